@@ -1,0 +1,1 @@
+"""States, kinds, configuration and errors of a federation: plain values, no I/O."""

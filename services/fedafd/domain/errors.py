@@ -1,0 +1,206 @@
+"""Errors that know themselves: a stable code, a public text, whether a retry may help, and their data.
+
+`docs/errors.md` lists the codes; `ERROR_STATUS` is the one table that maps each to HTTP and gRPC.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+__all__ = [
+    "ERROR_STATUS",
+    "AlreadyEnrolledError",
+    "ArtifactCorruptError",
+    "ArtifactNotFoundError",
+    "ConfigurationError",
+    "ConflictError",
+    "DataError",
+    "FedafdError",
+    "ForbiddenError",
+    "IdempotencyConflictError",
+    "IllegalTransitionError",
+    "InvalidRequestError",
+    "NotFoundError",
+    "PublicSetMismatchError",
+    "RepresentationError",
+    "RoundClosedError",
+    "StageLostError",
+    "Status",
+    "StorageError",
+    "StorageFullError",
+    "StorageUnavailableError",
+    "UnauthenticatedError",
+    "UploadError",
+]
+
+
+class Status(NamedTuple):
+    """How an error looks on each border: HTTP status and the name of the gRPC status code."""
+
+    http: int
+    grpc: str
+
+
+class FedafdError(Exception):
+    """Base of every error that may reach a user.
+
+    `code` is stable and documented; `str(error)` says what was wrong, where, and what to do;
+    `retryable` tells whether the same call may succeed later; `data` holds the particulars.
+    """
+
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, **data: Any) -> None:
+        super().__init__(message)
+        self.data = data
+
+
+class InvalidRequestError(FedafdError):
+    """A request's field is missing, malformed or out of range."""
+
+    code = "invalid-request"
+
+
+class ConfigurationError(FedafdError):
+    """A configuration key or value is not allowed; the message lists each with its path and what is allowed."""
+
+    code = "invalid-configuration"
+
+
+class DataError(FedafdError):
+    """A data set is unreadable, empty or malformed; the message names the file and the place in it."""
+
+    code = "invalid-data"
+
+
+class UnauthenticatedError(FedafdError):
+    """No credential, an unknown one, a revoked one, or a used-up token."""
+
+    code = "unauthenticated"
+
+
+class ForbiddenError(FedafdError):
+    """The credential is good, but not for this."""
+
+    code = "forbidden"
+
+
+class NotFoundError(FedafdError):
+    """The named thing does not exist."""
+
+    code = "not-found"
+
+
+class ConflictError(FedafdError):
+    """The request does not fit the present state, such as a name that is taken."""
+
+    code = "conflict"
+
+
+class IdempotencyConflictError(ConflictError):
+    """An Idempotency-Key was used before with another request."""
+
+    code = "idempotency-conflict"
+
+
+class AlreadyEnrolledError(ConflictError):
+    """The enrolment token was used before."""
+
+    code = "already-enrolled"
+
+
+class IllegalTransitionError(ConflictError):
+    """A state may not follow another."""
+
+    code = "illegal-transition"
+
+    def __init__(self, *, old: str, new: str) -> None:
+        super().__init__(f"a transition from {old} to {new} is not allowed", old=old, new=new)
+
+
+class RoundClosedError(ConflictError):
+    """The round no longer takes part in what was asked."""
+
+    code = "round-closed"
+
+
+class StageLostError(ConflictError):
+    """Another distiller holds the stage, or it is settled: drop the work."""
+
+    code = "stage-lost"
+
+
+class PublicSetMismatchError(FedafdError):
+    """The representations are of another public set than the round's."""
+
+    code = "public-set-mismatch"
+
+
+class RepresentationError(FedafdError):
+    """Uploaded representations have a wrong name, dtype, shape or value."""
+
+    code = "invalid-representations"
+
+
+class UploadError(FedafdError):
+    """A chunk or manifest does not fit what was announced."""
+
+    code = "invalid-upload"
+
+
+class ArtifactNotFoundError(NotFoundError):
+    """No artifact of that hash or key."""
+
+    code = "artifact-not-found"
+
+
+class ArtifactCorruptError(FedafdError):
+    """Stored or received bytes do not have the announced hash."""
+
+    code = "artifact-corrupt"
+    retryable = True
+
+
+class StorageError(FedafdError):
+    """The object store refused or failed."""
+
+    code = "storage"
+
+
+class StorageFullError(StorageError):
+    """The object store has no space left."""
+
+    code = "storage-full"
+
+
+class StorageUnavailableError(StorageError):
+    """The object store cannot be reached."""
+
+    code = "storage-unavailable"
+    retryable = True
+
+
+ERROR_STATUS: dict[type[FedafdError], Status] = {
+    FedafdError: Status(500, "INTERNAL"),
+    InvalidRequestError: Status(422, "INVALID_ARGUMENT"),
+    ConfigurationError: Status(422, "INVALID_ARGUMENT"),
+    DataError: Status(422, "INVALID_ARGUMENT"),
+    UnauthenticatedError: Status(401, "UNAUTHENTICATED"),
+    ForbiddenError: Status(403, "PERMISSION_DENIED"),
+    NotFoundError: Status(404, "NOT_FOUND"),
+    ConflictError: Status(409, "FAILED_PRECONDITION"),
+    IdempotencyConflictError: Status(409, "FAILED_PRECONDITION"),
+    AlreadyEnrolledError: Status(409, "ALREADY_EXISTS"),
+    IllegalTransitionError: Status(409, "FAILED_PRECONDITION"),
+    RoundClosedError: Status(409, "FAILED_PRECONDITION"),
+    StageLostError: Status(409, "ABORTED"),
+    PublicSetMismatchError: Status(422, "INVALID_ARGUMENT"),
+    RepresentationError: Status(422, "INVALID_ARGUMENT"),
+    UploadError: Status(422, "INVALID_ARGUMENT"),
+    ArtifactNotFoundError: Status(404, "NOT_FOUND"),
+    ArtifactCorruptError: Status(502, "DATA_LOSS"),
+    StorageError: Status(502, "INTERNAL"),
+    StorageFullError: Status(507, "RESOURCE_EXHAUSTED"),
+    StorageUnavailableError: Status(503, "UNAVAILABLE"),
+}

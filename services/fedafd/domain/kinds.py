@@ -1,0 +1,51 @@
+"""The kinds of things a federation is made of, under the names of the maths, the database and the protos."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = ["ClientKind", "Modality", "StageKind", "UploadPurpose"]
+
+
+class Modality(StrEnum):
+    """One of the two modalities of the public set."""
+
+    IMAGE = "image"
+    TEXT = "text"
+
+    @property
+    def other(self) -> Modality:
+        """The modality that this one is paired with."""
+        return Modality.TEXT if self is Modality.IMAGE else Modality.IMAGE
+
+
+class ClientKind(StrEnum):
+    """What a client's private data is made of; it decides the task and the representations it sends."""
+
+    IMAGE = "image"
+    TEXT = "text"
+    PAIR = "pair"
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """The modalities that a client of this kind holds an encoder for, image first."""
+        if self is ClientKind.PAIR:
+            return (Modality.IMAGE, Modality.TEXT)
+        return (Modality(self.value),)
+
+
+class StageKind(StrEnum):
+    """A unit of a distiller's work."""
+
+    PREPARE = "prepare"
+    FOLD = "fold"
+    MERGE = "merge"
+    DISTIL = "distil"
+    EVALUATE = "evaluate"
+
+
+class UploadPurpose(StrEnum):
+    """What a client may upload."""
+
+    REPRESENTATIONS = "representations"
+    PERSONALIZED_MODEL = "personalized-model"

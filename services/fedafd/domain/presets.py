@@ -1,0 +1,88 @@
+"""Presets of `federation.yaml`: values that stand under those the file sets itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["PRESETS"]
+
+_TINY_RESNET = {
+    "architecture": "resnet",
+    "options": {"embedding_size": 16, "hidden_sizes": [16, 32, 64, 128], "depths": [1, 1, 1, 1], "layer_type": "basic"},
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # Two CPU cores, minutes: tiny encoders and few local epochs.
+    "small": {
+        "image_encoder": _TINY_RESNET,
+        "text_encoder": {"architecture": "bigru", "options": {"embedding_size": 128, "hidden_size": 128}},
+        "client": {"local_epochs": 2},
+    },
+    # FedAFD, CVPR 2026, arXiv 2603.04890 and its published code.
+    "paper": {
+        "image_encoder": {"architecture": "resnet", "pretrained": "microsoft/resnet-101", "image_size": 224},
+        "text_encoder": {"architecture": "bert", "pretrained": "bert-base-uncased", "max_tokens": 64},
+        "server": {
+            "passes": 1,
+            "batch_size": 128,
+            "optimizer": "adamp",
+            "learning_rate": 1e-5,
+            "schedule": "cosine",
+            "schedule_rounds": 40,
+            "loss_scale": 15.0,
+            "clip_norm": 2.0,
+        },
+        "client": {
+            "local_epochs": 5,
+            "loss_scale": 15.0,
+            "image": {
+                "batch_size": 256,
+                "optimizer": "sgd",
+                "learning_rate": 0.05,
+                "momentum": 0.9,
+                "weight_decay": 5e-5,
+                "schedule": "steps",
+                "fusion_learning_rate": 5e-3,
+                "fusion_weight_decay": 0.01,
+            },
+            "text": {
+                "batch_size": 256,
+                "optimizer": "sgd",
+                "learning_rate": 0.02,
+                "momentum": 0.9,
+                "weight_decay": 5e-5,
+                "schedule": "steps",
+                "fusion_learning_rate": 5e-3,
+                "fusion_weight_decay": 0.01,
+            },
+            "pair": {
+                "batch_size": 128,
+                "optimizer": "adamp",
+                "learning_rate": 1e-5,
+                "fusion_learning_rate": 1e-4,
+                "fusion_weight_decay": 0.1,
+                "gate_init": 0.0,
+            },
+        },
+        "alignment": {"mode": "adversarial", "weight": 0.5, "schedule": "separate", "max_gradient_share": None, "centre": False},
+        "fusion": {
+            "mode": "tokens",
+            "reduction": 4,
+            "inner_norm": True,
+            "zero_init": False,
+            "normalise_output": False,
+            "calibrate_gate": False,
+            "auxiliary_weight": 0.0,
+        },
+        "distillation": {
+            "ensemble": "similarity",
+            "temperature": 1.0,
+            "weight": 0.4,
+            "start_round": 1,
+            "joint": False,
+            "centre": False,
+            "normalise_aggregate": False,
+        },
+    },
+}
