@@ -1,0 +1,1 @@
+"""SQLAlchemy models, migrations and repositories. Repositories add and flush; their callers commit."""

@@ -1,0 +1,382 @@
+"""The tables: the truth about federations, clients, rounds, stages, artifacts and versions.
+
+Times are UTC and timezone-aware. Ids are 32 hexadecimal characters unless said otherwise. Everything in Redis can
+be rebuilt from here, and everything in the object store is named from here.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from fedafd.domain.kinds import ClientKind, StageKind
+from fedafd.domain.states import ParticipationState, RoundState, StageState
+
+__all__ = [
+    "ApiKeyRow",
+    "ArtifactRow",
+    "Base",
+    "ClientRow",
+    "EventRow",
+    "FederationRow",
+    "IdempotencyRow",
+    "LeaseRow",
+    "ModelFileRow",
+    "ModelVersionRow",
+    "OutboxRow",
+    "ParticipationRow",
+    "PersonalizedModelRow",
+    "RoundRow",
+    "StageRow",
+    "UploadRow",
+    "new_id",
+    "utc_now",
+]
+
+_NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+def new_id() -> str:
+    """A fresh random id."""
+    return uuid.uuid4().hex
+
+
+def utc_now() -> datetime:
+    """The present moment, timezone-aware."""
+    return datetime.now(UTC)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A timezone-aware time, stored as UTC; SQLite, which drops the zone, gets it back on reading."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _one_of(column: str, states: type[StrEnum]) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({', '.join(repr(state.value) for state in states)})", name=column)
+
+
+class Base(DeclarativeBase):
+    """Base of all tables."""
+
+    metadata = MetaData(naming_convention=_NAMING)
+    type_annotation_map = {datetime: UtcDateTime(), dict[str, Any]: JSON(), dict[str, float]: JSON(), list[str]: JSON()}  # noqa: RUF012
+
+
+class FederationRow(Base):
+    """A federation. Its id is the name that the operator chose, a slug."""
+
+    __tablename__ = "federations"
+
+    id: Mapped[str] = mapped_column(String(63), primary_key=True)
+    config: Mapped[dict[str, Any]]
+    """FederationConfig as JSON."""
+    public_set_sha256: Mapped[str | None] = mapped_column(String(64))
+    """Hash of the public set's manifest; None until one was pushed."""
+    public_set_summary: Mapped[dict[str, Any] | None]
+    current_version: Mapped[int | None] = mapped_column(Integer)
+    """The promoted global model version, where the next round starts; None before the first round."""
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class ClientRow(Base):
+    """A client: invited, enrolled, perhaps revoked."""
+
+    __tablename__ = "clients"
+    __table_args__ = (UniqueConstraint("federation_id", "name"), _one_of("kind", ClientKind))
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
+    federation_id: Mapped[str] = mapped_column(ForeignKey("federations.id"), index=True)
+    name: Mapped[str] = mapped_column(String(63))
+    kind: Mapped[str] = mapped_column(String(8))
+    token_hash: Mapped[str | None] = mapped_column(String(64), unique=True)
+    """SHA-256 of the one-time enrolment token; kept after use, so that a second use is recognised."""
+    token_expires_at: Mapped[datetime | None]
+    credential_hash: Mapped[str | None] = mapped_column(String(64), unique=True)
+    """SHA-256 of the credential; None until enrolled."""
+    enrolled_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_seen_at: Mapped[datetime | None]
+    agent_version: Mapped[str | None] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class RoundRow(Base):
+    """A communication round."""
+
+    __tablename__ = "rounds"
+    __table_args__ = (UniqueConstraint("federation_id", "number"), _one_of("state", RoundState))
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
+    federation_id: Mapped[str] = mapped_column(ForeignKey("federations.id"), index=True)
+    number: Mapped[int]
+    """From 1, gapless per federation."""
+    state: Mapped[str] = mapped_column(String(16), default=RoundState.QUEUED.value, index=True)
+    reason: Mapped[str | None] = mapped_column(Text)
+    """Why it failed or was cancelled, for the operator."""
+    config: Mapped[dict[str, Any]]
+    """FederationConfig as JSON, frozen when the round was queued."""
+    public_set_sha256: Mapped[str] = mapped_column(String(64))
+    base_version: Mapped[int | None]
+    """Global model version that the round starts from; set when preparing begins."""
+    cohort: Mapped[list[str] | None] = mapped_column(JSON)
+    """Client ids invited, in the fixed order (by name) that shapes the merge tree; set when collecting begins."""
+    fencing_token: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Token of the lease under which the row was last moved; an update with a lower one is refused."""
+    metrics: Mapped[dict[str, float] | None]
+    """Server metrics of the finished round."""
+    deadline_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    started_at: Mapped[datetime | None]
+    state_changed_at: Mapped[datetime] = mapped_column(default=utc_now)
+    finished_at: Mapped[datetime | None]
+
+
+class ParticipationRow(Base):
+    """One client's part in one round."""
+
+    __tablename__ = "participations"
+    __table_args__ = (UniqueConstraint("round_id", "client_id"), _one_of("state", ParticipationState))
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"), index=True)
+    client_id: Mapped[str] = mapped_column(ForeignKey("clients.id"), index=True)
+    position: Mapped[int]
+    """Index in the round's cohort, from 0."""
+    state: Mapped[str] = mapped_column(String(16), default=ParticipationState.INVITED.value)
+    reason: Mapped[str | None] = mapped_column(Text)
+    progress: Mapped[float] = mapped_column(Float, default=0.0)
+    activity: Mapped[str | None] = mapped_column(String(200))
+    last_progress_at: Mapped[datetime] = mapped_column(default=utc_now)
+    receipt: Mapped[str | None] = mapped_column(String(64))
+    settled_at: Mapped[datetime | None]
+    metrics: Mapped[dict[str, float] | None]
+    num_private_samples: Mapped[int | None]
+    bytes_up: Mapped[int] = mapped_column(BigInteger, default=0)
+    bytes_down: Mapped[int] = mapped_column(BigInteger, default=0)
+    representations_sha256: Mapped[str | None] = mapped_column(String(64))
+
+
+class StageRow(Base):
+    """A unit of distiller work. Its fencing token is `attempt`."""
+
+    __tablename__ = "stages"
+    __table_args__ = (
+        UniqueConstraint("round_id", "kind", "modality", "level", "position"),
+        _one_of("kind", StageKind),
+        _one_of("state", StageState),
+    )
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    modality: Mapped[str] = mapped_column(String(8), default="")
+    """Of a fold or merge; empty otherwise."""
+    level: Mapped[int] = mapped_column(default=0)
+    """0 for a fold; height in the merge tree for a merge; 0 otherwise."""
+    position: Mapped[int] = mapped_column(default=0)
+    """Cohort position of a fold; index within the level for a merge; 0 otherwise."""
+    state: Mapped[str] = mapped_column(String(16), default=StageState.PENDING.value)
+    attempt: Mapped[int] = mapped_column(default=0)
+    failures: Mapped[int] = mapped_column(default=0)
+    """Attempts that failed or went silent."""
+    worker: Mapped[str | None] = mapped_column(String(120))
+    progress: Mapped[float] = mapped_column(Float, default=0.0)
+    activity: Mapped[str | None] = mapped_column(String(200))
+    last_progress_at: Mapped[datetime] = mapped_column(default=utc_now)
+    inputs: Mapped[dict[str, Any]]
+    """Name -> {sha256, size_bytes, purpose, key}."""
+    outputs: Mapped[dict[str, Any] | None]
+    metrics: Mapped[dict[str, float] | None]
+    reason: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    finished_at: Mapped[datetime | None]
+
+
+class ArtifactRow(Base):
+    """An immutable stored blob."""
+
+    __tablename__ = "artifacts"
+    __table_args__ = (UniqueConstraint("federation_id", "key"), Index("ix_artifacts_sha256", "sha256"))
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
+    federation_id: Mapped[str] = mapped_column(ForeignKey("federations.id"))
+    sha256: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    purpose: Mapped[str] = mapped_column(String(64))
+    key: Mapped[str] = mapped_column(String(512))
+    round_id: Mapped[str | None] = mapped_column(ForeignKey("rounds.id"), index=True)
+    client_id: Mapped[str | None] = mapped_column(ForeignKey("clients.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class UploadRow(Base):
+    """A blob on its way up: its manifest and which chunks have arrived (objects `<key_prefix><index>`)."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (UniqueConstraint("round_id", "client_id", "sha256", "purpose"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"), index=True)
+    client_id: Mapped[str] = mapped_column(ForeignKey("clients.id"))
+    purpose: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    chunk_size_bytes: Mapped[int]
+    chunk_sha256: Mapped[list[str]] = mapped_column(JSON)
+    completed: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class ModelVersionRow(Base):
+    """A published global model version: one per completed round."""
+
+    __tablename__ = "model_versions"
+    __table_args__ = (UniqueConstraint("federation_id", "version"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
+    federation_id: Mapped[str] = mapped_column(ForeignKey("federations.id"))
+    version: Mapped[int]
+    """Number of the round that made it."""
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"), unique=True)
+    parent_version: Mapped[int | None]
+    state_key: Mapped[str] = mapped_column(String(512))
+    """Object key of the server state (weights and optimizer) that the next round goes on from."""
+    state_sha256: Mapped[str] = mapped_column(String(64))
+    metrics: Mapped[dict[str, float]]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class PersonalizedModelRow(Base):
+    """A personalized model version that a site shared: one per client and round."""
+
+    __tablename__ = "personalized_models"
+    __table_args__ = (UniqueConstraint("client_id", "version"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
+    client_id: Mapped[str] = mapped_column(ForeignKey("clients.id"), index=True)
+    version: Mapped[int]
+    """Number of the round that made it."""
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"))
+    metrics: Mapped[dict[str, float]]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class ModelFileRow(Base):
+    """One file of a global or personalized model folder."""
+
+    __tablename__ = "model_files"
+    __table_args__ = (
+        UniqueConstraint("model_version_id", "path"),
+        UniqueConstraint("personalized_model_id", "path"),
+        CheckConstraint("(model_version_id IS NULL) <> (personalized_model_id IS NULL)", name="one_owner"),
+    )
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
+    model_version_id: Mapped[str | None] = mapped_column(ForeignKey("model_versions.id"))
+    personalized_model_id: Mapped[str | None] = mapped_column(ForeignKey("personalized_models.id"))
+    path: Mapped[str] = mapped_column(String(255))
+    """Relative to the folder, with forward slashes."""
+    sha256: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    key: Mapped[str] = mapped_column(String(512))
+
+
+class EventRow(Base):
+    """The audit log: what happened, when, to what, by whom. Append-only."""
+
+    __tablename__ = "events"
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
+    at: Mapped[datetime] = mapped_column(default=utc_now)
+    federation_id: Mapped[str | None] = mapped_column(ForeignKey("federations.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(64))
+    """Dotted, past tense, such as `round.state_changed` or `client.enrolled`."""
+    actor: Mapped[str] = mapped_column(String(128))
+    """`api-key:<name>`, `client:<name>`, `coordinator`, `distiller:<worker>`."""
+    data: Mapped[dict[str, Any]]
+
+
+class OutboxRow(Base):
+    """A message to Celery, written in the transaction that decided it and sent after."""
+
+    __tablename__ = "outbox"
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
+    stage_id: Mapped[str] = mapped_column(ForeignKey("stages.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    """StageKind; names the Celery task `fedafd.<kind>`."""
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    sent_at: Mapped[datetime | None] = mapped_column(index=True)
+
+
+class LeaseRow(Base):
+    """Who may do a singleton's work, such as the coordinator's. The token grows with every new holder."""
+
+    __tablename__ = "leases"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    holder: Mapped[str] = mapped_column(String(120))
+    token: Mapped[int] = mapped_column(BigInteger)
+    expires_at: Mapped[datetime]
+
+
+class ApiKeyRow(Base):
+    """A key of the REST API."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (CheckConstraint("role IN ('admin', 'operator', 'viewer')", name="role"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(63), unique=True)
+    role: Mapped[str] = mapped_column(String(16))
+    key_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    revoked_at: Mapped[datetime | None]
+
+
+class IdempotencyRow(Base):
+    """The answer to a POST that carried an Idempotency-Key."""
+
+    __tablename__ = "idempotency_keys"
+
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    """`<api key id>:<Idempotency-Key>`."""
+    request_hash: Mapped[str] = mapped_column(String(64))
+    status: Mapped[int]
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)

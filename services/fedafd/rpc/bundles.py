@@ -1,0 +1,49 @@
+"""How a folder travels as one artifact: an uncompressed tar that is the same, byte for byte, for the same files.
+
+Only plain files with relative paths are packed or accepted; there is nothing to execute and nothing to escape with.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+
+from fedafd.domain.errors import UploadError
+
+__all__ = ["pack_folder", "unpack_folder"]
+
+
+def pack_folder(files: Mapping[str, bytes]) -> bytes:
+    """Pack files, by relative path with forward slashes, in sorted order and without times or owners."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for path in sorted(files):
+            info = tarfile.TarInfo(_checked(path))
+            info.size = len(files[path])
+            info.mode = 0o644
+            tar.addfile(info, io.BytesIO(files[path]))
+    return buffer.getvalue()
+
+
+def unpack_folder(blob: bytes) -> dict[str, bytes]:
+    """The files of a packed folder. Raises UploadError for anything that pack_folder would not have written."""
+    files: dict[str, bytes] = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(blob), mode="r:") as tar:
+            for member in tar:
+                content = tar.extractfile(member) if member.isreg() else None
+                if content is None:
+                    raise UploadError(f"bundle: {member.name!r} is not a plain file")
+                files[_checked(member.name)] = content.read()
+    except tarfile.TarError as error:
+        raise UploadError(f"bundle: not a readable tar archive: {error}") from error
+    return files
+
+
+def _checked(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or str(PurePosixPath(path)) != path:
+        raise UploadError(f"bundle: {path!r} is not a plain relative path")
+    return path
