@@ -1,0 +1,125 @@
+"""Downloaded artifacts, named by their SHA-256: what is here and hashes right is never downloaded again.
+
+A download that breaks off leaves `<sha256>.part`, which the next try continues. Files count as held only after their
+hash was checked, once per process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from pathlib import Path
+
+from fedafd.agent.files import disk_full_is_clear, sync_folder
+from fedafd.domain.errors import ArtifactCorruptError
+
+__all__ = ["ArtifactCache", "PartialDownload"]
+
+_BLOCK_BYTES = 1 << 20
+
+
+class ArtifactCache:
+    """Files under `folder`, at most `limit_bytes` of them beside those in use."""
+
+    def __init__(self, folder: Path, *, limit_bytes: int) -> None:
+        self._folder = folder
+        self._limit_bytes = limit_bytes
+        self._checked: set[str] = set()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def held(self, sha256: str) -> Path | None:
+        """The file with that content, or None. A file that rotted is removed and does not count."""
+        path = self._folder / sha256
+        if not path.exists():
+            return None
+        if sha256 not in self._checked:
+            if _file_sha256(path) != sha256:
+                path.unlink()
+                return None
+            self._checked.add(sha256)
+        os.utime(path)
+        return path
+
+    def begin(self, sha256: str, size_bytes: int) -> PartialDownload:
+        """Start or continue a download. `size_bytes` is its announced length."""
+        return PartialDownload(self._folder / sha256, size_bytes, self._checked.add)
+
+    def trim(self, keep: Collection[str]) -> int:
+        """Remove the least recently used files beyond the limit, and parts that no one will continue.
+
+        `keep` are the hashes of the present task; they stay. Returns the number of bytes freed.
+        """
+        for part in self._folder.glob("*.part"):
+            if part.stem not in keep:
+                part.unlink()
+        files = [(path, path.stat()) for path in self._folder.iterdir() if path.suffix != ".part"]
+        total = sum(stat.st_size for _, stat in files)
+        freed = 0
+        for path, stat in sorted(files, key=lambda item: item[1].st_mtime):
+            if total - freed <= self._limit_bytes:
+                break
+            if path.name not in keep:
+                path.unlink()
+                self._checked.discard(path.name)
+                freed += stat.st_size
+        return freed
+
+
+class PartialDownload:
+    """A download on its way. `offset_bytes` is what is there already; append, then finish."""
+
+    def __init__(self, target: Path, size_bytes: int, on_checked: Callable[[str], None]) -> None:
+        self._target = target
+        self._part = target.with_name(f"{target.name}.part")
+        self._size_bytes = size_bytes
+        self._on_checked = on_checked
+        self.offset_bytes = self._part.stat().st_size if self._part.exists() else 0
+        if self.offset_bytes > size_bytes:
+            self.restart()
+
+    @property
+    def complete(self) -> bool:
+        """True if as many bytes are there as announced."""
+        return self.offset_bytes == self._size_bytes
+
+    def append(self, data: bytes) -> None:
+        """Add the next bytes. Raises ArtifactCorruptError for more than announced, StorageFullError on a full disk."""
+        if self.offset_bytes + len(data) > self._size_bytes:
+            self.restart()
+            raise ArtifactCorruptError(
+                f"artifact {self._target.name}: more than the announced {self._size_bytes} bytes came",
+                sha256=self._target.name,
+            )
+        with disk_full_is_clear(self._part.parent), self._part.open("ab", buffering=0) as file:
+            file.write(data)
+        self.offset_bytes += len(data)
+
+    def restart(self) -> None:
+        """Throw away what is there."""
+        with suppress(FileNotFoundError):
+            self._part.unlink()
+        self.offset_bytes = 0
+
+    def finish(self) -> Path:
+        """Check the hash and put the file in its place. Raises ArtifactCorruptError and forgets the bytes."""
+        if self._size_bytes == 0:
+            self._part.touch()
+        if _file_sha256(self._part) != self._target.name:
+            self.restart()
+            raise ArtifactCorruptError(
+                f"artifact {self._target.name}: the received bytes have another hash", sha256=self._target.name
+            )
+        self._part.replace(self._target)
+        sync_folder(self._target.parent)
+        self._on_checked(self._target.name)
+        return self._target
+
+
+def _file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

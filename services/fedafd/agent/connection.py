@@ -1,0 +1,255 @@
+"""The agent's calls to the aggregator: each may be repeated, and is, for as long as the aggregator is not reachable.
+
+Waiting between tries is random up to a bound that doubles (full jitter), so that a thousand sites do not come back in
+the same second. Only unavailability is retried; every answer that means something becomes its domain error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.duration_pb2 import Duration
+
+from fedafd.agent.cache import ArtifactCache, PartialDownload
+from fedafd.agent.chunks import ChunkedFile
+from fedafd.agent.state import Credential
+from fedafd.domain.errors import (
+    ArtifactCorruptError,
+    FedafdError,
+    StorageUnavailableError,
+)
+from fedafd.domain.kinds import ClientKind, UploadPurpose
+from fedafd.proto.v1 import aggregator_pb2 as pb
+from fedafd.proto.v1 import types_pb2
+from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
+from fedafd.rpc.channel import open_channel
+from fedafd.rpc.credentials import bearer_metadata
+from fedafd.rpc.status import error_from_rpc
+from fedafd.telemetry.logging import get_logger
+
+__all__ = ["AggregatorConnection", "Stopped"]
+
+_CALL_SECONDS = 60.0
+_SILENCE_SECONDS = 120.0
+_FIRST_WAIT_SECONDS = 0.5
+_LONGEST_WAIT_SECONDS = 30.0
+_CORRUPT_TRIES = 3
+_UNREACHABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
+_KINDS = {
+    ClientKind.IMAGE: types_pb2.CLIENT_KIND_IMAGE,
+    ClientKind.TEXT: types_pb2.CLIENT_KIND_TEXT,
+    ClientKind.PAIR: types_pb2.CLIENT_KIND_PAIR,
+}
+
+_log = get_logger(__name__)
+T = TypeVar("T")
+
+
+def _ignore(_: int) -> None:
+    pass
+
+
+class Stopped(Exception):
+    """The agent was asked to stop while it waited."""
+
+
+class AggregatorConnection:
+    """One aggregator, as seen by one agent. Every method raises Stopped once `stop` is set, or a FedafdError."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        stop: asyncio.Event,
+        secret: str | None = None,
+        on_sent: Callable[[int], None] = _ignore,
+        on_received: Callable[[int], None] = _ignore,
+    ) -> None:
+        """`on_sent` and `on_received` hear the length in bytes of every chunk of a blob."""
+        self._address = address
+        self._stop = stop
+        self._on_sent = on_sent
+        self._on_received = on_received
+        self._metadata = bearer_metadata(secret) if secret is not None else ()
+        self._channel = open_channel(address)
+        self._stub = AggregatorServiceStub(self._channel)
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
+
+    async def enrol(self, token: str, kind: ClientKind) -> Credential:
+        """Trade the one-time token for a credential."""
+        request = pb.EnrollRequest(token=token, kind=_KINDS[kind], agent_version=version("fedafd"))
+        answer = await self._repeat("enrol", lambda: self._stub.Enroll(request, timeout=_CALL_SECONDS))
+        return Credential(
+            federation_id=answer.federation_id,
+            client_id=answer.client_id,
+            client_name=answer.client_name,
+            kind=kind,
+            secret=answer.credential,
+        )
+
+    async def fetch_task(self, known_revision: int, wait_seconds: float) -> pb.FetchTaskResponse:
+        """The desired state; held by the server for up to `wait_seconds` while it is the known one."""
+        wait = Duration()
+        wait.FromMilliseconds(int(wait_seconds * 1000))
+        request = pb.FetchTaskRequest(wait=wait, known_revision=known_revision)
+        return await self._repeat(
+            "fetch task",
+            lambda: self._stub.FetchTask(request, metadata=self._metadata, timeout=wait_seconds + _CALL_SECONDS),
+        )
+
+    async def report_progress(self, round_id: str, fraction: float, activity: str) -> bool:
+        """Tell how far training is; False means: stop and discard."""
+        request = pb.ReportProgressRequest(round_id=round_id, fraction=fraction, activity=activity[:200])
+        answer = await self._repeat(
+            "report progress",
+            lambda: self._stub.ReportProgress(request, metadata=self._metadata, timeout=_CALL_SECONDS),
+        )
+        return answer.keep_going
+
+    async def download(self, artifact: types_pb2.Artifact, cache: ArtifactCache) -> Path:
+        """The file with the artifact's content: from the cache, else downloaded from where it broke off."""
+        held = await asyncio.to_thread(cache.held, artifact.sha256)
+        if held is not None:
+            return held
+        for tries_left in reversed(range(_CORRUPT_TRIES)):
+            part = cache.begin(artifact.sha256, artifact.size_bytes)
+            try:
+                await self._repeat("download", lambda part=part: self._receive(artifact.sha256, part))
+                return await asyncio.to_thread(part.finish)
+            except ArtifactCorruptError:
+                if not tries_left:
+                    raise
+                _log.warning("agent.download_corrupt", sha256=artifact.sha256, purpose=artifact.purpose)
+        raise AssertionError("the last try returns or raises")
+
+    async def upload(self, round_id: str, purpose: UploadPurpose, blob: ChunkedFile) -> str:
+        """Send what the server does not hold of the blob; returns the upload's id."""
+        request = pb.BeginUploadRequest(
+            round_id=round_id,
+            purpose=purpose.value,
+            sha256=blob.sha256,
+            size_bytes=blob.size_bytes,
+            chunk_size_bytes=blob.chunk_bytes,
+            chunk_sha256=blob.chunk_sha256,
+        )
+        while True:
+            begun = await self._repeat(
+                "begin upload",
+                lambda: self._stub.BeginUpload(request, metadata=self._metadata, timeout=_CALL_SECONDS),
+            )
+            if not begun.missing_chunks:
+                return begun.upload_id
+            missing = tuple(begun.missing_chunks)
+            try:
+                await self._guarded(self._send(begun.upload_id, missing, blob))
+            except (grpc.aio.AioRpcError, FedafdError) as error:
+                # Ask anew what is missing: chunks that arrived count.
+                await self._pause_or_raise("upload", error, attempt=1)
+
+    async def commit(
+        self, round_id: str, upload_ids: Sequence[str], metrics: Mapping[str, float], num_private_samples: int
+    ) -> pb.CommitUploadResponse:
+        """Deliver; repeating it gives the same receipt."""
+        request = pb.CommitUploadRequest(
+            round_id=round_id, upload_ids=upload_ids, metrics=metrics, num_private_samples=num_private_samples
+        )
+        return await self._repeat(
+            "commit upload",
+            lambda: self._stub.CommitUpload(request, metadata=self._metadata, timeout=10 * _CALL_SECONDS),
+        )
+
+    async def leave(self, round_id: str, reason: str) -> None:
+        """Give up the participation."""
+        request = pb.LeaveRoundRequest(round_id=round_id, reason=reason[:500])
+        await self._repeat(
+            "leave round", lambda: self._stub.LeaveRound(request, metadata=self._metadata, timeout=_CALL_SECONDS)
+        )
+
+    async def _receive(self, sha256: str, part: PartialDownload) -> None:
+        if part.complete:
+            return
+        request = pb.DownloadArtifactRequest(sha256=sha256, offset_bytes=part.offset_bytes)
+        call = self._stub.DownloadArtifact(request, metadata=self._metadata)
+        try:
+            while True:
+                message = await asyncio.wait_for(call.read(), _SILENCE_SECONDS)
+                if not isinstance(message, pb.DownloadArtifactResponse):  # the end of the stream
+                    break
+                part.append(message.data)
+                self._on_received(len(message.data))
+        except TimeoutError:
+            raise StorageUnavailableError(f"no byte of artifact {sha256} for {_SILENCE_SECONDS:.0f} s") from None
+        finally:
+            call.cancel()
+        if not part.complete:
+            raise StorageUnavailableError(f"the download of artifact {sha256} ended early")
+
+    async def _send(self, upload_id: str, missing: Sequence[int], blob: ChunkedFile) -> None:
+        async def chunks() -> AsyncIterator[pb.UploadChunksRequest]:
+            for index in missing:
+                data = await asyncio.to_thread(blob.read, index)
+                yield pb.UploadChunksRequest(upload_id=upload_id, index=index, data=data)
+                self._on_sent(len(data))
+
+        await self._stub.UploadChunks(chunks(), metadata=self._metadata)
+
+    async def _repeat(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
+        attempt = 0
+        while True:
+            try:
+                answer = await self._guarded(call())
+                if attempt:
+                    _log.info("agent.aggregator_reachable_again", aggregator=self._address, tries=attempt)
+                return answer
+            except (grpc.aio.AioRpcError, FedafdError) as error:
+                attempt += 1
+                await self._pause_or_raise(what, error, attempt)
+
+    async def _guarded(self, call: Awaitable[T]) -> T:
+        """Await `call`, but give up at once when the agent is asked to stop."""
+        work = asyncio.ensure_future(_awaited(call))
+        stopped = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait((work, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise Stopped
+            return work.result()
+        finally:
+            for task in (work, stopped):
+                if not task.done():
+                    task.cancel()
+
+    async def _pause_or_raise(self, what: str, error: grpc.aio.AioRpcError | FedafdError, attempt: int) -> None:
+        known = error if isinstance(error, FedafdError) else error_from_rpc(error)
+        unreachable = isinstance(error, grpc.aio.AioRpcError) and error.code() in _UNREACHABLE
+        if isinstance(known, ArtifactCorruptError) or not (unreachable or known.retryable):
+            raise known from error
+        bound = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** min(attempt - 1, 10))
+        pause = random.uniform(0, bound)
+        _log.warning(
+            "agent.aggregator_unreachable" if unreachable else "agent.aggregator_busy",
+            aggregator=self._address,
+            doing=what,
+            reason=str(known),
+            tries=attempt,
+            again_in_seconds=round(pause, 1),
+        )
+        try:
+            await asyncio.wait_for(self._stop.wait(), pause)
+        except TimeoutError:
+            return
+        raise Stopped
+
+
+async def _awaited(call: Awaitable[T]) -> T:
+    return await call

@@ -1,0 +1,76 @@
+"""Bringing a finished result to the aggregator, so that a crash at any point repeats no training and loses no receipt."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+
+from fedafd.agent.chunks import ChunkedFile
+from fedafd.agent.connection import AggregatorConnection
+from fedafd.agent.ledger import Ledger
+from fedafd.agent.state import PendingResult, StateDirectory
+from fedafd.domain.errors import FedafdError
+from fedafd.domain.kinds import UploadPurpose
+from fedafd.telemetry.logging import get_logger
+
+__all__ = ["Delivery"]
+
+_log = get_logger(__name__)
+
+
+class Delivery:
+    """Uploads, commits, and settles the pending result by what the receipt says."""
+
+    def __init__(self, state: StateDirectory, ledger: Ledger, *, share_metrics: bool) -> None:
+        self._state = state
+        self._ledger = ledger
+        self._share_metrics = share_metrics
+
+    async def deliver(self, connection: AggregatorConnection, pending: PendingResult) -> bool:
+        """Upload and commit; True if it counts. Raises RoundClosedError when the round no longer waits for it."""
+        upload_ids = []
+        for purpose, path in pending.blobs().items():
+            blob = await asyncio.to_thread(ChunkedFile.of, path)
+            upload_ids.append(await self._upload(connection, pending, purpose, blob))
+        pending = self._state.note_uploads(pending, tuple(upload_ids))
+        return await self._commit(connection, pending)
+
+    async def settle_old(self, connection: AggregatorConnection) -> None:
+        """After a restart: ask again for the receipt of a result that was perhaps committed."""
+        pending = self._state.load_pending()
+        if pending is None or not pending.upload_ids:
+            return
+        try:
+            await self._commit(connection, pending)
+        except FedafdError as error:
+            _log.warning("agent.old_result_discarded", round=pending.round_number, reason=str(error))
+            self._state.discard_pending()
+
+    async def _upload(
+        self, connection: AggregatorConnection, pending: PendingResult, purpose: UploadPurpose, blob: ChunkedFile
+    ) -> str:
+        self._ledger.record(
+            purpose.value, sha256=blob.sha256, size_bytes=blob.size_bytes, round_number=pending.round_number
+        )
+        return await connection.upload(pending.round_id, purpose, blob)
+
+    async def _commit(self, connection: AggregatorConnection, pending: PendingResult) -> bool:
+        metrics = pending.metrics if self._share_metrics else {}
+        samples = pending.num_private_samples if self._share_metrics else 0
+        told = json.dumps({"metrics": metrics, "num_private_samples": samples}, sort_keys=True)
+        self._ledger.record(
+            "metrics",
+            sha256=hashlib.sha256(told.encode()).hexdigest(),
+            size_bytes=len(told),
+            round_number=pending.round_number,
+            detail=told,
+        )
+        receipt = await connection.commit(pending.round_id, pending.upload_ids, metrics, samples)
+        if receipt.accepted:
+            self._state.promote(pending)
+            _log.info("agent.delivered", round=pending.round_number, receipt=receipt.receipt)
+        else:
+            self._state.discard_pending()
+            _log.error("agent.delivery_rejected", round=pending.round_number, reason=receipt.rejection_reason)
+        return receipt.accepted

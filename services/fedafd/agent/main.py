@@ -1,0 +1,126 @@
+"""Entry of the agent process: reads agent.yaml and FEDAFD_AGENT_*, checks the data, serves until SIGTERM.
+
+Exit codes: 0 stopped on request, 1 unexpected error, 2 configuration or command line, 3 refused by the federation
+(unknown or revoked credential, used-up token, wrong kind, told to stop), 4 private data unusable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from enum import IntEnum
+from pathlib import Path
+
+from fedafd.agent.settings import AgentSettings, load_settings
+from fedafd.agent.state import StateDirectory
+from fedafd.domain.config import AgentConfig, read_agent_config
+from fedafd.domain.errors import ConfigurationError, DataError, FedafdError
+from fedafd.telemetry.logging import configure, get_logger
+from fedafd.telemetry.metrics import start_metrics_server
+
+__all__ = ["ExitCode", "main", "run"]
+
+_log = get_logger(__name__)
+
+
+class ExitCode(IntEnum):
+    """How an agent ended; a supervisor should restart it only after UNEXPECTED."""
+
+    STOPPED = 0
+    UNEXPECTED = 1
+    CONFIGURATION = 2
+    REFUSED = 3
+    DATA = 4
+
+
+def run(config: AgentConfig, *, token: str | None = None, settings: AgentSettings | None = None) -> ExitCode:
+    """Run one site's agent in this process until SIGTERM or SIGINT; logs why it ended."""
+    settings = settings or AgentSettings()
+    _limit_threads(config.threads)
+    from fedafd.agent.metrics import AgentMetrics
+    from fedafd.agent.runner import Agent, AgentStoppedByServer
+    from fedafd.agent.site import Site
+
+    try:
+        with ExitStack() as stack:
+            state = StateDirectory(config.state_dir)
+            state.lock()
+            stack.callback(state.unlock)
+            metrics = AgentMetrics()
+            if config.metrics_port is not None:
+                stack.enter_context(start_metrics_server(metrics, port=config.metrics_port))
+            site = Site(config)
+
+            async def serve() -> None:
+                stop = asyncio.Event()
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    asyncio.get_running_loop().add_signal_handler(number, stop.set)
+                agent = Agent(
+                    config,
+                    site,
+                    state,
+                    stop=stop,
+                    metrics=metrics,
+                    cache_limit_bytes=settings.cache_limit_bytes,
+                    poll_seconds=settings.poll_seconds,
+                )
+                _log.info(
+                    "agent.started", aggregator=config.aggregator, kind=config.kind.value, state_dir=str(state.root)
+                )
+                await agent.run(token)
+
+            asyncio.run(serve())
+    except AgentStoppedByServer as error:
+        _log.error("agent.told_to_stop", reason=str(error))
+        return ExitCode.REFUSED
+    except FedafdError as error:
+        _log.error("agent.ended", reason=str(error), code=error.code)
+        return _exit_code(error)
+    _log.info("agent.stopped")
+    return ExitCode.STOPPED
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of the agent process; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="fedafd agent run", description="Runs one site's agent.")
+    parser.add_argument("--config", type=Path, help="agent.yaml (FEDAFD_AGENT_CONFIG)")
+    parser.add_argument("--token", help="one-time enrolment token; needed at the first start only")
+    parser.add_argument("--state-dir", type=Path, help="wins over agent.yaml's state_dir")
+    given = parser.parse_args(argv)
+    try:
+        settings = load_settings()
+        configure("agent", level=settings.log_level, format=settings.log_format)
+        config = _with_overrides(read_agent_config(given.config or settings.config), settings, given.state_dir)
+        token = given.token or settings.token()
+    except FedafdError as error:
+        print(f"agent: {error}", file=sys.stderr)
+        return ExitCode.CONFIGURATION
+    return run(config, token=token, settings=settings)
+
+
+def _with_overrides(config: AgentConfig, settings: AgentSettings, state_dir: Path | None) -> AgentConfig:
+    changes = {"aggregator": settings.aggregator, "state_dir": state_dir or settings.state_dir}
+    return config.model_copy(update={key: value for key, value in changes.items() if value is not None})
+
+
+def _limit_threads(threads: int | None) -> None:
+    # Before torch is imported: OpenMP reads its variables once. Two processes with all cores each are many times
+    # slower than with their share.
+    if threads is not None:
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ[name] = str(threads)
+
+
+def _exit_code(error: FedafdError) -> ExitCode:
+    if isinstance(error, DataError):
+        return ExitCode.DATA
+    return ExitCode.CONFIGURATION if isinstance(error, ConfigurationError) else ExitCode.REFUSED
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

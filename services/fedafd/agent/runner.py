@@ -1,0 +1,252 @@
+"""The agent's life: enrol once, then ask for the desired state and make it true, until stopped.
+
+Everything is derived from the answer to FetchTask and from the state directory, so the process may die at any point:
+the next start gets the same task again, finds what is already downloaded, trained or uploaded, and goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from fedafd.agent.cache import ArtifactCache
+from fedafd.agent.connection import AggregatorConnection, Stopped
+from fedafd.agent.delivery import Delivery
+from fedafd.agent.ledger import Ledger
+from fedafd.agent.metrics import AgentMetrics
+from fedafd.agent.state import Credential, PendingResult, StateDirectory
+from fedafd.agent.training import (
+    LocalResult,
+    LocalTask,
+    Trainer,
+    TrainingCancelled,
+    train_watched,
+)
+from fedafd.domain.config import AgentConfig, parse_federation_config
+from fedafd.domain.errors import (
+    ConfigurationError,
+    FedafdError,
+    ForbiddenError,
+    InvalidRequestError,
+    RoundClosedError,
+    UnauthenticatedError,
+)
+from fedafd.domain.kinds import Modality, UploadPurpose
+from fedafd.proto.v1 import aggregator_pb2 as pb
+from fedafd.proto.v1 import types_pb2
+from fedafd.telemetry.logging import bind_context, get_logger
+
+__all__ = ["Agent", "AgentStoppedByServer"]
+
+_BUNDLE_PREFIX = "encoder-bundle/"
+_AFTER_ERROR_SECONDS = 5.0
+_log = get_logger(__name__)
+
+
+class AgentStoppedByServer(Exception):
+    """The federation told this client to stop; the message says why."""
+
+
+class Agent:
+    """One site's agent. `run` returns after `stop` was set; it raises what ends the agent for good."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        trainer: Trainer,
+        state: StateDirectory,
+        *,
+        stop: asyncio.Event,
+        metrics: AgentMetrics,
+        cache_limit_bytes: int,
+        poll_seconds: float,
+    ) -> None:
+        self._config = config
+        self._trainer = trainer
+        self._state = state
+        self._stop = stop
+        self._metrics = metrics
+        self._poll_seconds = poll_seconds
+        self._cache = ArtifactCache(state.root / "artifacts", limit_bytes=cache_limit_bytes)
+        self._ledger = Ledger(state.root)
+        self._delivery = Delivery(state, self._ledger, share_metrics=config.share.metrics)
+
+    async def run(self, token: str | None) -> None:
+        """Enrol if need be, then serve. Raises UnauthenticatedError, AgentStoppedByServer, ConfigurationError."""
+        with suppress(Stopped):
+            credential = self._state.load_credential() or await self._enrol(token)
+            if credential.kind is not self._config.kind:
+                raise ConfigurationError(
+                    f"agent.yaml says kind: {self._config.kind.value}, but {self._state.root} holds the credential of"
+                    f" {credential.kind.value} client {credential.client_name!r}; correct one or choose another state_dir"
+                )
+            connection = AggregatorConnection(
+                self._config.aggregator,
+                stop=self._stop,
+                secret=credential.secret,
+                on_sent=self._metrics.bytes_sent.inc,
+                on_received=self._metrics.bytes_received.inc,
+            )
+            try:
+                with bind_context(federation=credential.federation_id, client=credential.client_name):
+                    await self._serve(connection)
+            finally:
+                await connection.close()
+
+    async def _enrol(self, token: str | None) -> Credential:
+        if not token:
+            raise ConfigurationError(
+                "this agent is not enrolled yet: give the invitation's token with --token or"
+                " FEDAFD_AGENT_ENROLMENT_TOKEN(_FILE)"
+            )
+        connection = AggregatorConnection(self._config.aggregator, stop=self._stop)
+        try:
+            self._ledger.record(
+                "enrolment", sha256=hashlib.sha256(token.encode()).hexdigest(), size_bytes=len(token), round_number=0
+            )
+            credential = await connection.enrol(token, self._config.kind)
+        finally:
+            await connection.close()
+        self._state.save_credential(credential)
+        _log.info("agent.enrolled", federation=credential.federation_id, client=credential.client_name)
+        return credential
+
+    async def _serve(self, connection: AggregatorConnection) -> None:
+        await self._delivery.settle_old(connection)
+        revision = 0
+        while not self._stop.is_set():
+            try:
+                answer = await connection.fetch_task(revision, self._poll_seconds)
+            except (UnauthenticatedError, ForbiddenError, InvalidRequestError):
+                raise
+            except FedafdError as error:
+                _log.error("agent.fetch_failed", reason=str(error), code=error.code)
+                await self._rest()
+                continue
+            if answer.revision == revision:
+                continue
+            revision = answer.revision
+            if answer.HasField("stop"):
+                raise AgentStoppedByServer(answer.stop.reason)
+            if answer.HasField("train"):
+                await self._participate(connection, answer.train)
+            else:
+                _log.info("agent.idle", reason=answer.idle.reason)
+
+    async def _participate(self, connection: AggregatorConnection, task: pb.TrainTask) -> None:
+        with bind_context(round_number=task.round_number):
+            started = time.monotonic()
+            try:
+                outcome = await self._do_round(connection, task)
+            except (TrainingCancelled, RoundClosedError) as error:
+                if self._stop.is_set():
+                    raise Stopped from error
+                self._state.discard_pending()
+                _log.warning("agent.round_closed", reason=str(error) or "the round closed for this client")
+                outcome = "closed"
+            except (Stopped, UnauthenticatedError, ForbiddenError):
+                raise
+            except Exception as error:
+                # One bad round must not end the agent, nor hold up the others: say so and leave the round.
+                _log.exception("agent.round_failed", reason=str(error))
+                self._state.discard_pending()
+                await self._leave(connection, task, error)
+                outcome = "failed"
+            self._metrics.round_done(outcome, time.monotonic() - started)
+
+    async def _do_round(self, connection: AggregatorConnection, task: pb.TrainTask) -> str:
+        local = await self._fetch_inputs(connection, task)
+        pending = self._state.load_pending()
+        if pending is not None and pending.task_key == local.key():
+            _log.info("agent.result_found", reason="trained before the restart; only delivering")
+        else:
+            result = await train_watched(
+                self._trainer, local, stop=self._stop, report=_reporter(connection, task.round_id)
+            )
+            pending = await asyncio.to_thread(self._keep, local, result)
+            _log.info("agent.trained", **result.metrics)
+        return "delivered" if await self._delivery.deliver(connection, pending) else "rejected"
+
+    def _keep(self, local: LocalTask, result: LocalResult) -> PendingResult:
+        blobs = {UploadPurpose.REPRESENTATIONS: result.representations}
+        if local.share_model and result.personalized_model is not None:
+            blobs[UploadPurpose.PERSONALIZED_MODEL] = result.personalized_model
+        return self._state.save_pending(
+            round_id=local.round_id,
+            round_number=local.round_number,
+            task_key=local.key(),
+            metrics=result.metrics,
+            num_private_samples=result.num_private_samples,
+            state=result.state,
+            blobs=blobs,
+        )
+
+    async def _fetch_inputs(self, connection: AggregatorConnection, task: pb.TrainTask) -> LocalTask:
+        config = parse_federation_config(_decoded(task.federation_config_json), "the federation's configuration")
+        artifacts = [*task.public_set, task.global_representations, *task.encoder_bundles]
+        self._cache.trim({artifact.sha256 for artifact in artifacts})
+        paths = {}
+        for number, artifact in enumerate(artifacts):
+            if not await connection.report_progress(
+                task.round_id, 0.05 * number / len(artifacts), f"downloading {artifact.purpose}"
+            ):
+                raise TrainingCancelled
+            paths[artifact.sha256] = await connection.download(artifact, self._cache)
+        previous = self._state.current_state()
+        return LocalTask(
+            round_id=task.round_id,
+            round_number=task.round_number,
+            seed=task.seed,
+            config=config,
+            public_set_sha256=task.public_set_sha256,
+            manifest=paths[task.public_set[0].sha256],
+            shards=[paths[shard.sha256] for shard in task.public_set[1:]],
+            global_representations=paths[task.global_representations.sha256],
+            encoder_bundles={_modality(bundle): paths[bundle.sha256] for bundle in task.encoder_bundles},
+            previous_state=None if previous is None else previous[1],
+            share_model=self._config.share.personalized_model and task.accepts_personalized_model,
+        )
+
+    async def _leave(self, connection: AggregatorConnection, task: pb.TrainTask, error: Exception) -> None:
+        # Only our own errors say something that may leave the site; others might quote private data.
+        reason = str(error) if isinstance(error, FedafdError) else f"{type(error).__name__}; see the agent's log"
+        self._ledger.record(
+            "leave",
+            sha256=hashlib.sha256(reason.encode()).hexdigest(),
+            size_bytes=len(reason.encode()),
+            round_number=task.round_number,
+            detail=reason,
+        )
+        try:
+            await connection.leave(task.round_id, reason)
+        except FedafdError as refused:
+            _log.warning("agent.leave_refused", reason=str(refused))
+
+    async def _rest(self) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), _AFTER_ERROR_SECONDS)
+
+
+def _reporter(connection: AggregatorConnection, round_id: str) -> Callable[[float, str], Awaitable[bool]]:
+    async def report(fraction: float, activity: str) -> bool:
+        return await connection.report_progress(round_id, 0.05 + 0.9 * fraction, activity)
+
+    return report
+
+
+def _modality(bundle: types_pb2.Artifact) -> Modality:
+    name = bundle.purpose.removeprefix(_BUNDLE_PREFIX)
+    if name not in set(Modality):
+        raise InvalidRequestError(f"the task names an encoder bundle of purpose {bundle.purpose!r}; update the agent")
+    return Modality(name)
+
+
+def _decoded(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigurationError(f"the federation's configuration is not JSON: {error}") from error

@@ -1,0 +1,208 @@
+"""What an agent keeps between rounds and restarts: its credential, its personalized state, a result not yet delivered.
+
+Layout of the state directory (readable by the agent's user only):
+
+    agent.lock              held while an agent runs; two agents never share a directory
+    credential.json         who this client is, and its secret (mode 0600)
+    state/round-<n>/        personalized state after the last delivered round
+    state/round-<n>.pending/  result of a finished training whose receipt has not come yet
+    artifacts/<sha256>      what was downloaded (see cache.py)
+    sent.jsonl              what left the site (see ledger.py)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedafd.agent.files import disk_full_is_clear, sync_folder, write_atomically
+from fedafd.domain.errors import ConfigurationError, ConflictError, DataError
+from fedafd.domain.kinds import ClientKind, UploadPurpose
+
+__all__ = ["Credential", "PendingResult", "StateDirectory"]
+
+_ROUND = re.compile(r"^round-(\d+)(\.pending)?$")
+_STATE_FILE = "state.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credential:
+    """Who this client is. `secret` is what every call carries; it is never logged."""
+
+    federation_id: str
+    client_id: str
+    client_name: str
+    kind: ClientKind
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PendingResult:
+    """A finished training whose delivery is not confirmed yet.
+
+    `task_key` identifies the task completely, so that the result is used for that very task or not at all.
+    """
+
+    round_id: str
+    round_number: int
+    task_key: str
+    metrics: dict[str, float]
+    num_private_samples: int
+    folder: Path
+    upload_ids: tuple[str, ...] = ()
+
+    def blobs(self) -> dict[UploadPurpose, Path]:
+        """The files to deliver, by purpose; the representations are always there."""
+        paths = {purpose: self.folder / f"{purpose.value}.blob" for purpose in UploadPurpose}
+        return {purpose: path for purpose, path in paths.items() if path.exists()}
+
+
+class StateDirectory:
+    """One agent's state directory.
+
+    Raises ConfigurationError where the directory cannot be used, ConflictError where another agent uses it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._lock_descriptor: int | None = None
+        try:
+            (root / "state").mkdir(parents=True, exist_ok=True)
+            root.chmod(0o700)
+        except OSError as error:
+            raise ConfigurationError(
+                f"state_dir {root}: cannot be used: {error.strerror}; choose another folder"
+            ) from error
+
+    def lock(self) -> None:
+        """Claim the directory until the process ends."""
+        descriptor = os.open(self.root / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise ConflictError(
+                f"state_dir {self.root}: another agent is running on it; stop that one or choose another folder"
+            ) from None
+        self._lock_descriptor = descriptor
+        self._sweep()
+
+    def unlock(self) -> None:
+        """Give the directory back."""
+        if self._lock_descriptor is not None:
+            os.close(self._lock_descriptor)
+            self._lock_descriptor = None
+
+    def load_credential(self) -> Credential | None:
+        """The credential of an earlier enrolment, or None."""
+        path = self.root / "credential.json"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return Credential(**values | {"kind": ClientKind(values["kind"])})
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError, OSError) as error:
+            raise ConfigurationError(
+                f"{path}: not a usable credential ({error}); remove it and enrol again with a new token"
+            ) from error
+
+    def save_credential(self, credential: Credential) -> None:
+        """Keep the credential, readable by this user only."""
+        write_atomically(self.root / "credential.json", json.dumps(asdict(credential), indent=1).encode(), mode=0o600)
+
+    def current_state(self) -> tuple[int, bytes] | None:
+        """Round number and personalized state after the last delivered round; None before the first."""
+        rounds = self._rounds(pending=False)
+        if not rounds:
+            return None
+        path = rounds[max(rounds)] / _STATE_FILE
+        try:
+            return max(rounds), path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}; remove its folder to start anew") from error
+
+    def save_pending(
+        self,
+        *,
+        round_id: str,
+        round_number: int,
+        task_key: str,
+        metrics: dict[str, float],
+        num_private_samples: int,
+        state: bytes,
+        blobs: dict[UploadPurpose, bytes],
+    ) -> PendingResult:
+        """Keep a finished training, all of it or nothing. Replaces an older pending result."""
+        self.discard_pending()
+        part = self.root / "state" / f".{round_number}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        values = {
+            "round_id": round_id,
+            "round_number": round_number,
+            "task_key": task_key,
+            "metrics": metrics,
+            "num_private_samples": num_private_samples,
+            "upload_ids": [],
+        }
+        with disk_full_is_clear(self.root):
+            part.mkdir()
+            write_atomically(part / _STATE_FILE, state)
+            for purpose, blob in blobs.items():
+                write_atomically(part / f"{purpose.value}.blob", blob)
+            write_atomically(part / "result.json", json.dumps(values, indent=1).encode())
+            part.rename(self._folder(round_number, pending=True))
+        sync_folder(self.root / "state")
+        return _read_pending(self._folder(round_number, pending=True))
+
+    def load_pending(self) -> PendingResult | None:
+        """The result that waits for its receipt, or None."""
+        rounds = self._rounds(pending=True)
+        return _read_pending(rounds[max(rounds)]) if rounds else None
+
+    def note_uploads(self, pending: PendingResult, upload_ids: tuple[str, ...]) -> PendingResult:
+        """Remember what is about to be committed, so that the commit can be repeated after a crash."""
+        path = pending.folder / "result.json"
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        write_atomically(path, json.dumps(values | {"upload_ids": list(upload_ids)}, indent=1).encode())
+        return _read_pending(pending.folder)
+
+    def promote(self, pending: PendingResult) -> None:
+        """The receipt came: the pending state becomes the current one, older ones and the sent blobs go."""
+        target = self._folder(pending.round_number, pending=False)
+        shutil.rmtree(target, ignore_errors=True)
+        pending.folder.rename(target)
+        sync_folder(self.root / "state")
+        for blob in target.glob("*.blob"):
+            blob.unlink()
+        for number, folder in self._rounds(pending=False).items():
+            if number < pending.round_number:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def discard_pending(self) -> None:
+        """Forget results that will never be delivered."""
+        for folder in self._rounds(pending=True).values():
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _folder(self, number: int, *, pending: bool) -> Path:
+        return self.root / "state" / (f"round-{number}.pending" if pending else f"round-{number}")
+
+    def _rounds(self, *, pending: bool) -> dict[int, Path]:
+        found = {path: _ROUND.match(path.name) for path in (self.root / "state").iterdir()}
+        return {int(m.group(1)): path for path, m in found.items() if m and bool(m.group(2)) == pending}
+
+    def _sweep(self) -> None:
+        for leftover in [*self.root.glob(".*.part"), *(self.root / "state").glob(".*.part")]:
+            with suppress(OSError):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+def _read_pending(folder: Path) -> PendingResult:
+    values = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return PendingResult(folder=folder, **values | {"upload_ids": tuple(values["upload_ids"])})

@@ -1,0 +1,125 @@
+"""What the agent hands to local training and gets back, and training in a thread that can be watched and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from fedafd.domain.config import FederationConfig
+from fedafd.domain.kinds import Modality
+
+__all__ = ["LocalResult", "LocalTask", "ProgressCallback", "Trainer", "TrainingCancelled", "train_watched"]
+
+ProgressCallback = Callable[[float, str], None]
+"""Hears the done share, 0 to 1, and what is being done; raises TrainingCancelled to stop the training."""
+
+
+class TrainingCancelled(Exception):
+    """Training was asked to stop; its work is discarded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalTask:
+    """One participation with everything it needs on this machine's disk."""
+
+    round_id: str
+    round_number: int
+    seed: int
+    config: FederationConfig
+    public_set_sha256: str
+    manifest: Path
+    shards: Sequence[Path]
+    """In the manifest's order."""
+    global_representations: Path
+    encoder_bundles: Mapping[Modality, Path]
+    previous_state: bytes | None
+    """The client's personalized state; None before its first round."""
+    share_model: bool
+    """True if the personalized model goes to the federation."""
+
+    def key(self) -> str:
+        """Identifies the task completely: equal keys mean equal results, bit for bit."""
+        parts = [
+            self.round_id,
+            self.round_number,
+            self.seed,
+            self.config.canonical_json(),
+            self.public_set_sha256,
+            self.global_representations.name,
+            sorted((modality.value, path.name) for modality, path in self.encoder_bundles.items()),
+            None if self.previous_state is None else hashlib.sha256(self.previous_state).hexdigest(),
+            self.share_model,
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalResult:
+    """What a participation made."""
+
+    representations: bytes
+    """safetensors, as the wire wants them."""
+    state: bytes
+    """The personalized state that the next round goes on from; safetensors; stays here."""
+    personalized_model: bytes | None
+    """Packed model folder; None unless the task asks for it."""
+    metrics: dict[str, float]
+    num_private_samples: int
+
+
+class Trainer(Protocol):
+    """One site's training. The real one is fedafd.agent.site.Site; tests bring a quick one."""
+
+    def train(self, task: LocalTask, progress: ProgressCallback) -> LocalResult:
+        """Do the client's part of a round; blocks. Deterministic in (task, private data, agent.yaml)."""
+
+
+async def train_watched(
+    trainer: Trainer,
+    task: LocalTask,
+    *,
+    stop: asyncio.Event,
+    report: Callable[[float, str], Awaitable[bool]],
+    interval_seconds: float = 1.0,
+) -> LocalResult:
+    """Train in a thread; tell `report` about steps, at most once per interval; stop when it answers False.
+
+    Steps are reported, not mere life: a training that hangs goes silent and is found out by the idle timeout.
+    Raises TrainingCancelled when the round closed or `stop` was set, and whatever the training raises.
+    """
+    cancelled = threading.Event()
+    latest: list[tuple[float, str]] = []
+
+    def progress(fraction: float, activity: str) -> None:
+        latest[:] = [(min(max(fraction, 0.0), 1.0), activity)]
+        if cancelled.is_set():
+            raise TrainingCancelled
+
+    async def watch() -> None:
+        while not stop.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), interval_seconds)
+            if latest and not stop.is_set() and not await report(*latest.pop()):
+                return
+
+    training = asyncio.ensure_future(asyncio.to_thread(trainer.train, task, progress))
+    watching = asyncio.ensure_future(watch())
+    try:
+        await asyncio.wait((training, watching), return_when=asyncio.FIRST_COMPLETED)
+        if watching.done() and not training.done():
+            cancelled.set()
+            await asyncio.wait((training,))
+            watching.result()
+            if training.exception() is None:
+                raise TrainingCancelled
+        return training.result()
+    finally:
+        cancelled.set()
+        watching.cancel()

@@ -1,0 +1,129 @@
+"""What an agent keeps survives crashes at any point and is never shared by two agents."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from fedafd.agent.ledger import Ledger, format_sent, read_sent
+from fedafd.agent.state import Credential, PendingResult, StateDirectory
+from fedafd.domain.errors import ConfigurationError, ConflictError, DataError
+from fedafd.domain.kinds import ClientKind, UploadPurpose
+
+CREDENTIAL = Credential(
+    federation_id="f", client_id="c" * 32, client_name="clinic-a", kind=ClientKind.IMAGE, secret="fedafd-client.s3cret"
+)
+
+
+def _pending(state: StateDirectory, number: int = 1, content: bytes = b"state") -> PendingResult:
+    return state.save_pending(
+        round_id=f"id-{number}",
+        round_number=number,
+        task_key="key",
+        metrics={"federated/acc1": 50.0},
+        num_private_samples=7,
+        state=content,
+        blobs={UploadPurpose.REPRESENTATIONS: b"reps"},
+    )
+
+
+def test_credential_comes_back_and_only_its_user_can_read_it(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path / "site")
+    assert state.load_credential() is None
+    state.save_credential(CREDENTIAL)
+    assert StateDirectory(tmp_path / "site").load_credential() == CREDENTIAL
+    assert stat.S_IMODE((tmp_path / "site" / "credential.json").stat().st_mode) == 0o600
+    assert "s3cret" not in repr(CREDENTIAL)
+
+
+def test_damaged_credential_is_a_clear_error(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path)
+    (tmp_path / "credential.json").write_text('{"kind": "image"')
+    with pytest.raises(ConfigurationError, match="credential.json.*enrol again"):
+        state.load_credential()
+
+
+def test_second_agent_on_the_same_directory_is_refused(tmp_path: Path) -> None:
+    first, second = StateDirectory(tmp_path), StateDirectory(tmp_path)
+    first.lock()
+    with pytest.raises(ConflictError, match="another agent is running"):
+        second.lock()
+    first.unlock()
+    second.lock()
+    second.unlock()
+
+
+def test_pending_state_becomes_current_only_with_the_receipt(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path)
+    pending = _pending(state)
+    assert state.current_state() is None
+    assert state.load_pending() == pending
+    assert {p: b.read_bytes() for p, b in pending.blobs().items()} == {UploadPurpose.REPRESENTATIONS: b"reps"}
+    state.promote(pending)
+    assert state.current_state() == (1, b"state")
+    assert state.load_pending() is None
+    second = _pending(state, 2, b"newer")
+    assert state.current_state() == (1, b"state")
+    state.promote(second)
+    assert state.current_state() == (2, b"newer")
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["round-2"]
+
+
+def test_discarded_result_leaves_the_current_state_alone(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path)
+    state.promote(_pending(state))
+    _pending(state, 2, b"never delivered")
+    state.discard_pending()
+    assert state.current_state() == (1, b"state")
+    assert state.load_pending() is None
+
+
+def test_upload_ids_survive_a_restart(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path)
+    state.note_uploads(_pending(state), ("u1", "u2"))
+    again = StateDirectory(tmp_path).load_pending()
+    assert again is not None
+    assert again.upload_ids == ("u1", "u2")
+
+
+def test_half_written_results_are_swept_at_the_next_start(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path)
+    (tmp_path / "state" / ".3.part").mkdir()
+    (tmp_path / ".credential.json.1.part").write_text("half")
+    state.lock()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["agent.lock", "state"]
+    assert state.load_pending() is None
+    state.unlock()
+
+
+def test_directory_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "site").write_text("")
+    with pytest.raises(ConfigurationError, match="state_dir .*site: cannot be used"):
+        StateDirectory(tmp_path / "site")
+
+
+def test_ledger_tells_what_left_in_order(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.record("representations", sha256="a" * 64, size_bytes=10, round_number=1)
+    ledger.record("metrics", sha256="b" * 64, size_bytes=2, round_number=1, detail="{}")
+    entries = list(read_sent(tmp_path))
+    assert [(e.what, e.bytes, e.round, e.detail) for e in entries] == [
+        ("representations", 10, 1, ""),
+        ("metrics", 2, 1, "{}"),
+    ]
+    table = format_sent(iter(entries)).splitlines()
+    assert table[0].startswith("when (UTC)")
+    assert "representations" in table[1]
+    assert len(json.loads((tmp_path / "sent.jsonl").read_text().splitlines()[0])) == 6
+
+
+def test_ledger_of_no_agent_is_a_clear_error(tmp_path: Path) -> None:
+    assert list(read_sent(tmp_path)) == []
+    with pytest.raises(DataError, match="no such folder"):
+        list(read_sent(tmp_path / "nowhere"))
+    (tmp_path / "sent.jsonl").write_text("nonsense\n")
+    with pytest.raises(DataError, match="line 1"):
+        list(read_sent(tmp_path))
