@@ -1,0 +1,197 @@
+"""Similarity-guided ensemble distillation (SED): weigh the clients' representations, fold them, distil.
+
+Source: FedAFD, arXiv 2603.04890. The ensemble is an associative reduction by the online softmax: clients are folded in
+as they arrive and states merge in any tree, with memory for N x D values whatever K is. The N x N similarities exist
+one block at a time only.
+Shape legend: K clients holding the modality, N public samples, D embedding dimension, B samples of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedafd.algorithm.checks import (
+    InvalidTensorError,
+    check_finite,
+    check_positive,
+    check_same_shape,
+    check_shape,
+)
+from fedafd.algorithm.similarity import similarity_scores
+from fedafd.domain.kinds import Modality
+
+__all__ = ["MeanEnsemble", "SimilarityEnsemble", "distillation_loss", "similarity_scores", "similarity_weights"]
+
+
+@torch.no_grad()
+def similarity_weights(reps_KND: Tensor, global_ND: Tensor, temperature: float = 1.0) -> Tensor:
+    """Weight of each client on each public sample, [K, N]; each column sums to 1.
+
+    Raises InvalidTensorError as similarity_scores does.
+    """
+    check_shape("global_ND", global_ND, None, None)
+    check_shape("reps_KND", reps_KND, None, *global_ND.shape)
+    return torch.stack([similarity_scores(reps_ND, global_ND, temperature) for reps_ND in reps_KND]).softmax(dim=0)
+
+
+class SimilarityEnsemble:
+    """The running ensemble of one modality: sum over clients of softmax_k(score) * representation.
+
+    State per public sample: the running maximum of the scores m [N], the normaliser l [N] and the weighted sum
+    A [N, D], both relative to m. The result is A / l, whatever the order of arrivals and merges, to float error.
+    """
+
+    def __init__(self, global_reps: Tensor, temperature: float = 1.0) -> None:
+        """`global_reps` [N, D]: what the scores compare with, in the public set's order. `temperature` is tau."""
+        check_positive("temperature", temperature)
+        check_shape("global_reps", global_reps, None, None)
+        check_finite("global_reps", global_reps)
+        self._start(*global_reps.shape, _compute_dtype(global_reps), global_reps.device)
+        self.temperature = float(temperature)
+        self._global_ND: Tensor | None = global_reps.to(self._sum_ND.dtype)
+
+    @property
+    def count(self) -> int:
+        """Number of clients folded in, here and in all that was merged."""
+        return self._count
+
+    def add(self, reps: Tensor) -> None:
+        """Fold in one client's representations [N, D], same order. Refuses other shapes, NaN and infinity."""
+        check_shape("reps", reps, *self._sum_ND.shape)
+        check_finite("reps", reps)
+        self._fold(self._scores(reps), torch.ones_like(self._normaliser_N), reps)
+        self._count += 1
+
+    def merge(self, other: SimilarityEnsemble) -> None:
+        """Fold in another ensemble of the same public set and temperature; it stays as it is."""
+        check_same_shape("other", other._sum_ND, "this ensemble", self._sum_ND)
+        if other.temperature != self.temperature:
+            raise InvalidTensorError(
+                f"merge: the other ensemble has temperature {other.temperature}, this one {self.temperature}"
+            )
+        if other._count:
+            self._fold(other._max_N, other._normaliser_N, other._sum_ND)
+            self._count += other._count
+
+    def result(self, *, normalise: bool = False) -> Tensor:
+        """M_agg [N, D], a new tensor; `normalise` makes its rows unit. Raises InvalidTensorError with no client in it."""
+        if not self._count:
+            raise InvalidTensorError("result: no representations were added; a modality without clients is left out")
+        result_ND = self._sum_ND / self._normaliser_N[:, None]
+        return F.normalize(result_ND, dim=1) if normalise else result_ND
+
+    def state(self) -> dict[str, Tensor]:
+        """All that there is to keep, as tensors: running_max [N], normaliser [N], weighted_sum [N, D], and the scalars
+        count (int64) and temperature (float64; infinite for the uniform mean). They are the ensemble's own memory:
+        the next fold changes them."""
+        return {
+            "running_max": self._max_N,
+            "normaliser": self._normaliser_N,
+            "weighted_sum": self._sum_ND,
+            "count": torch.tensor(self._count, dtype=torch.int64),
+            "temperature": torch.tensor(self.temperature, dtype=torch.float64),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor], global_reps: Tensor | None = None) -> SimilarityEnsemble:
+        """The ensemble of a state, which is copied. Without `global_reps` it can merge and give its result, but not add.
+
+        Gives a MeanEnsemble for the state of one. Raises InvalidTensorError for a state that is incomplete or whose
+        shapes or values do not fit.
+        """
+        _check_state(state)
+        temperature = float(state["temperature"])
+        ensemble = object.__new__(MeanEnsemble if temperature == float("inf") else SimilarityEnsemble)
+        sum_ND = state["weighted_sum"]
+        ensemble._start(*sum_ND.shape, sum_ND.dtype, sum_ND.device)
+        ensemble.temperature = temperature
+        ensemble._max_N.copy_(state["running_max"])
+        ensemble._normaliser_N.copy_(state["normaliser"])
+        ensemble._sum_ND.copy_(sum_ND)
+        ensemble._count = int(state["count"])
+        ensemble._global_ND = None
+        if global_reps is not None:
+            check_shape("global_reps", global_reps, *sum_ND.shape)
+            check_finite("global_reps", global_reps)
+            ensemble._global_ND = global_reps.to(sum_ND.dtype)
+        return ensemble
+
+    def _start(self, samples: int, dim: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._count = 0
+        self._max_N = torch.full((samples,), -torch.inf, dtype=dtype, device=device)
+        self._normaliser_N = torch.zeros(samples, dtype=dtype, device=device)
+        self._sum_ND = torch.zeros(samples, dim, dtype=dtype, device=device)
+
+    def _scores(self, reps_ND: Tensor) -> Tensor:
+        if self._global_ND is None:
+            raise InvalidTensorError("add: this ensemble was read from a state without global_reps; it can only merge")
+        return similarity_scores(reps_ND, self._global_ND, self.temperature).to(self._max_N.dtype)
+
+    @torch.no_grad()
+    def _fold(self, max_N: Tensor, normaliser_N: Tensor, sum_ND: Tensor) -> None:
+        """Online softmax: bring both sides to the larger maximum, then add. In place."""
+        new_max_N = torch.maximum(self._max_N, max_N)
+        kept_N = torch.exp(self._max_N - new_max_N)
+        added_N = torch.exp(max_N - new_max_N)
+        self._normaliser_N.mul_(kept_N).addcmul_(normaliser_N, added_N)
+        self._sum_ND.mul_(kept_N[:, None]).addcmul_(sum_ND.to(self._sum_ND.dtype), added_N[:, None])
+        self._max_N = new_max_N
+
+
+class MeanEnsemble(SimilarityEnsemble):
+    """The uniform mean of the clients, in the same state: the limit of an infinite temperature, all scores 0."""
+
+    def __init__(self, global_reps: Tensor) -> None:
+        """`global_reps` [N, D] gives the shape and the device only."""
+        super().__init__(global_reps)
+        self.temperature = float("inf")
+
+    def _scores(self, reps_ND: Tensor) -> Tensor:
+        return torch.zeros_like(self._normaliser_N)
+
+
+def distillation_loss(
+    features: Mapping[Modality, Tensor], aggregates: Mapping[Modality, Tensor], *, weight: float = 0.4
+) -> Tensor:
+    """L_kd = weight * sum over modalities of MSE(feature, aggregate), each [B, D]; `weight` is beta.
+
+    The modalities of `aggregates` count: one that no client delivered is left out of it. Its values get no gradient.
+    """
+    if not aggregates:
+        raise InvalidTensorError("aggregates: at least one modality is needed")
+    terms = []
+    for modality, target_BD in aggregates.items():
+        if modality not in features:
+            raise InvalidTensorError(f"features: the modality {modality.value} is missing")
+        check_shape(f"features[{modality.value}]", features[modality], None, None)
+        check_same_shape(f"aggregates[{modality.value}]", target_BD, "its features", features[modality])
+        terms.append(F.mse_loss(features[modality], target_BD.detach()))
+    return weight * torch.stack(terms).sum()
+
+
+def _compute_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _check_state(state: Mapping[str, Tensor]) -> None:
+    missing = {"running_max", "normaliser", "weighted_sum", "count", "temperature"} - state.keys()
+    if missing:
+        raise InvalidTensorError(f"state: missing {', '.join(sorted(missing))}")
+    check_shape("state weighted_sum", state["weighted_sum"], None, None)
+    samples = len(state["weighted_sum"])
+    check_shape("state running_max", state["running_max"], samples)
+    check_shape("state normaliser", state["normaliser"], samples)
+    if state["count"].numel() != 1 or state["temperature"].numel() != 1:
+        raise InvalidTensorError("state: count and temperature must be single numbers")
+    if int(state["count"]) < 0 or not float(state["temperature"]) > 0:
+        raise InvalidTensorError("state: count must be from 0 and temperature above 0")
+    check_finite("state weighted_sum", state["weighted_sum"])
+    check_finite("state normaliser", state["normaliser"])
+    if int(state["count"]):
+        check_finite("state running_max", state["running_max"])
+        if not bool((state["normaliser"] > 0).all()):
+            raise InvalidTensorError("state normaliser: every value must be above 0")

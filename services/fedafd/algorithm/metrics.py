@@ -1,0 +1,130 @@
+"""Evaluation in percent: recall of cross-modal retrieval and accuracy of classification.
+
+Ties count against the model: a wrong candidate whose similarity equals the right one's ranks before it, so that an
+encoder that has collapsed to one point scores 0, not 100.
+Shape legend: I images, T texts (captions), D embedding dimension, C classes, B samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from fedafd.algorithm.checks import InvalidTensorError, check_finite, check_labels, check_shape
+
+__all__ = ["accuracy_at_k", "fold_recall_at_k", "recall_at_k", "rsum"]
+
+_BLOCK_VALUES = 4_000_000
+"""Similarities held at once: 16 MB of float32 and about twice that of masks."""
+
+
+@torch.no_grad()
+def recall_at_k(
+    image_reps: Tensor, text_reps: Tensor, image_of_text: Tensor, ks: Sequence[int] = (1, 5, 10)
+) -> dict[str, float]:
+    """Recall in percent, both directions: {"i2t_r1": ..., "t2i_r10": ...}.
+
+    `image_reps` [I, D], `text_reps` [T, D]; `image_of_text[j]` is the row of the image that caption j describes.
+    Similarity is the dot product (the cosine, for unit rows). i2t: share of images with any of their captions in the
+    top k; t2i: share of captions with their image there. Raises InvalidTensorError for shapes that do not fit, NaN,
+    an index out of range, an image without a caption, or k below 1.
+    """
+    images, texts, owner_T = _checked(image_reps, text_reps, image_of_text)
+    _check_ks(ks)
+    metrics = _shares("i2t_r", _image_ranks(images, texts, owner_T), ks)
+    return metrics | _shares("t2i_r", _text_ranks(images, texts, owner_T), ks)
+
+
+@torch.no_grad()
+def fold_recall_at_k(
+    image_reps: Tensor, text_reps: Tensor, image_of_text: Tensor, ks: Sequence[int] = (1, 5, 10), *, folds: int = 5
+) -> dict[str, float]:
+    """Mean recall over `folds` equal runs of consecutive images, each with its captions: 5K images give 1K five-fold.
+
+    Raises InvalidTensorError as recall_at_k does, and where the images do not divide into the folds.
+    """
+    images, texts, owner_T = _checked(image_reps, text_reps, image_of_text)
+    if folds < 1 or len(images) % folds:
+        raise InvalidTensorError(f"folds: {len(images)} images do not divide into {folds} equal folds")
+    size = len(images) // folds
+    results = []
+    for start in range(0, len(images), size):
+        inside_T = (owner_T >= start) & (owner_T < start + size)
+        results.append(recall_at_k(images[start : start + size], texts[inside_T], owner_T[inside_T] - start, ks))
+    return {name: sum(result[name] for result in results) / folds for name in results[0]}
+
+
+def rsum(metrics: Mapping[str, float]) -> float:
+    """Sum of all recalls of a recall_at_k result: 0 to 600 for the default ks."""
+    return sum(value for name, value in metrics.items() if name.startswith(("i2t_r", "t2i_r")))
+
+
+@torch.no_grad()
+def accuracy_at_k(logits: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> dict[str, float]:
+    """Share in percent of samples whose class is among the k largest logits: {"acc1": ..., "acc5": ...}.
+
+    `logits` [B, C], `labels` [B]. With C <= k it is 100. Raises InvalidTensorError for shapes that do not fit, NaN, a
+    label out of range, or k below 1.
+    """
+    check_shape("logits", logits, None, None)
+    check_finite("logits", logits)
+    check_labels("labels", labels, *logits.shape)
+    _check_ks(ks)
+    labels = labels.to(logits.device).long()
+    ranks_B = (logits >= logits.gather(1, labels[:, None])).sum(dim=1) - 1
+    return _shares("acc", ranks_B, ks)
+
+
+def _image_ranks(images: Tensor, texts: Tensor, owner_T: Tensor) -> Tensor:
+    """Of each image: the number of other images' captions that rank before the best of its own, [I]."""
+    ranks = []
+    for start, block in _blocks(images, len(texts)):
+        similarity = block @ texts.T
+        rows = torch.arange(start, start + len(block), device=images.device)
+        own = owner_T == rows[:, None]
+        best = similarity.masked_fill(~own, -torch.inf).amax(dim=1, keepdim=True)
+        ranks.append(((similarity >= best) & ~own).sum(dim=1))
+    return torch.cat(ranks)
+
+
+def _text_ranks(images: Tensor, texts: Tensor, owner_T: Tensor) -> Tensor:
+    """Of each caption: the number of other images that rank before its own, [T]."""
+    ranks = []
+    for start, block in _blocks(texts, len(images)):
+        similarity = block @ images.T
+        own = similarity.gather(1, owner_T[start : start + len(block), None])
+        ranks.append((similarity >= own).sum(dim=1) - 1)
+    return torch.cat(ranks)
+
+
+def _blocks(rows: Tensor, columns: int) -> list[tuple[int, Tensor]]:
+    size = max(_BLOCK_VALUES // columns, 1)
+    return [(start, rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+def _shares(prefix: str, ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:
+    return {f"{prefix}{k}": 100.0 * int((ranks < k).sum()) / len(ranks) for k in ks}
+
+
+def _checked(image_reps: Tensor, text_reps: Tensor, image_of_text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    check_shape("image_reps", image_reps, None, None)
+    check_shape("text_reps", text_reps, None, image_reps.shape[1])
+    check_finite("image_reps", image_reps)
+    check_finite("text_reps", text_reps)
+    check_labels("image_of_text", image_of_text, len(text_reps), len(image_reps))
+    captions_I = torch.bincount(image_of_text.long(), minlength=len(image_reps))
+    if not bool((captions_I > 0).all()):
+        missing = (captions_I == 0).nonzero().flatten().tolist()
+        raise InvalidTensorError(
+            f"image_of_text: {len(missing)} of {len(image_reps)} images have no caption, the first is row {missing[0]}; "
+            "leave them out of image_reps"
+        )
+    dtype = torch.promote_types(torch.promote_types(image_reps.dtype, text_reps.dtype), torch.float32)
+    return image_reps.to(dtype), text_reps.to(dtype), image_of_text.to(image_reps.device).long()
+
+
+def _check_ks(ks: Sequence[int]) -> None:
+    if not ks or any(k < 1 for k in ks):
+        raise InvalidTensorError(f"ks: expected one or more numbers from 1, got {tuple(ks)}")
