@@ -1,0 +1,183 @@
+"""An aggregator in memory that keeps the wire's promises and can be told to break them on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from fedafd.domain.config import parse_federation_config
+from fedafd.proto.v1 import aggregator_pb2 as pb
+from fedafd.proto.v1 import types_pb2
+from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceServicer, add_AggregatorServiceServicer_to_server
+
+TOKEN = "fedafd-enrol.good"  # noqa: S105 - for the tests only
+CREDENTIAL = "fedafd-client.good"
+
+
+@dataclass
+class Upload:
+    """One announced blob and the chunks that came."""
+
+    request: pb.BeginUploadRequest
+    chunks: dict[int, bytes] = field(default_factory=dict)
+
+    def content(self) -> bytes:
+        return b"".join(self.chunks[index] for index in range(len(self.request.chunk_sha256)))
+
+
+class FakeAggregator(AggregatorServiceServicer):  # type: ignore[misc]
+    """Serves one client, whose desired state is `task`; counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.uploads: dict[str, Upload] = {}
+        self.commits: list[pb.CommitUploadRequest] = []
+        self.left: list[str] = []
+        self.progress: list[tuple[float, str]] = []
+        self.downloads: list[tuple[str, int]] = []
+        self.token_used = False
+        self.revision = 1
+        self.task = pb.FetchTaskResponse(revision=1, idle=pb.IdleTask(reason="no round"))
+        self.changed = asyncio.Event()
+        # Faults.
+        self.break_downloads = 0
+        self.corrupt_downloads = 0
+        self.break_uploads = 0
+        self.break_commits = 0
+        self.reject: str | None = None
+        self.keep_going = True
+        self.revoked = False
+        self._server: grpc.aio.Server | None = None
+        self.address = ""
+
+    async def start(self, address: str = "127.0.0.1:0") -> None:
+        self._server = grpc.aio.server()
+        add_AggregatorServiceServicer_to_server(self, self._server)
+        self.address = f"127.0.0.1:{self._server.add_insecure_port(address)}"
+        await self._server.start()
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self._server.stop(0)
+
+    def put(self, content: bytes, purpose: str) -> types_pb2.Artifact:
+        sha = hashlib.sha256(content).hexdigest()
+        self.blobs[sha] = content
+        return types_pb2.Artifact(sha256=sha, size_bytes=len(content), purpose=purpose)
+
+    def assign(self, number: int = 1, *, blob_bytes: int = 3_000_000, accepts_model: bool = False) -> None:
+        """Make the client train for a round."""
+        manifest = self.put(b"manifest", "public-set/manifest")
+        self.set_task(
+            train=pb.TrainTask(
+                round_id=f"round-{number}",
+                round_number=number,
+                federation_config_json=parse_federation_config({"name": "f"}).canonical_json(),
+                seed=number,
+                public_set_sha256=manifest.sha256,
+                public_set=[manifest, self.put(b"shard" * (blob_bytes // 5), "public-set/shard")],
+                global_representations=self.put(b"reps %d" % number, "representations"),
+                encoder_bundles=[self.put(b"bundle %d" % number, "encoder-bundle/image")],
+                accepts_personalized_model=accepts_model,
+            )
+        )
+
+    def set_task(self, **task: Any) -> None:
+        self.revision += 1
+        self.task = pb.FetchTaskResponse(revision=self.revision, **task)
+        self.changed.set()
+
+    async def _refuse(self, context: Any, status: grpc.StatusCode, code: str, text: str) -> None:
+        await context.abort(status, text, (("fedafd-error-code", code),))
+
+    async def _authenticate(self, context: Any) -> None:
+        if dict(context.invocation_metadata()).get("authorization") != f"Bearer {CREDENTIAL}" or self.revoked:
+            await self._refuse(context, grpc.StatusCode.UNAUTHENTICATED, "unauthenticated", "revoked")
+
+    async def Enroll(self, request: pb.EnrollRequest, context: Any) -> pb.EnrollResponse:
+        if request.token != TOKEN or self.token_used:
+            await self._refuse(context, grpc.StatusCode.UNAUTHENTICATED, "unauthenticated", "unknown or used-up token")
+        if request.kind != types_pb2.CLIENT_KIND_IMAGE:
+            await self._refuse(context, grpc.StatusCode.INVALID_ARGUMENT, "invalid-request", "invited as image")
+        self.token_used = True
+        return pb.EnrollResponse(federation_id="f", client_id="1", client_name="site-a", credential=CREDENTIAL)
+
+    async def FetchTask(self, request: pb.FetchTaskRequest, context: Any) -> pb.FetchTaskResponse:
+        await self._authenticate(context)
+        if request.known_revision == self.task.revision:
+            self.changed.clear()
+            try:
+                await asyncio.wait_for(self.changed.wait(), request.wait.ToMilliseconds() / 1000)
+            except TimeoutError:
+                pass
+        return self.task
+
+    async def ReportProgress(self, request: pb.ReportProgressRequest, context: Any) -> pb.ReportProgressResponse:
+        await self._authenticate(context)
+        self.progress.append((request.fraction, request.activity))
+        return pb.ReportProgressResponse(keep_going=self.keep_going)
+
+    async def DownloadArtifact(
+        self, request: pb.DownloadArtifactRequest, context: Any
+    ) -> AsyncIterator[pb.DownloadArtifactResponse]:
+        await self._authenticate(context)
+        self.downloads.append((request.sha256, request.offset_bytes))
+        content = self.blobs[request.sha256]
+        if self.corrupt_downloads and len(content) > 1 << 20:
+            self.corrupt_downloads -= 1
+            content = b"?" * len(content)
+        for start in range(request.offset_bytes, len(content), 1 << 20):
+            yield pb.DownloadArtifactResponse(data=content[start : start + (1 << 20)])
+            if self.break_downloads and len(content) > 1 << 20:
+                self.break_downloads -= 1
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "cable cut")
+
+    async def BeginUpload(self, request: pb.BeginUploadRequest, context: Any) -> pb.BeginUploadResponse:
+        await self._authenticate(context)
+        upload_id = f"{request.purpose}-{request.sha256[:8]}"
+        upload = self.uploads.setdefault(upload_id, Upload(request))
+        missing = [index for index in range(len(request.chunk_sha256)) if index not in upload.chunks]
+        return pb.BeginUploadResponse(upload_id=upload_id, missing_chunks=missing)
+
+    async def UploadChunks(
+        self, requests: AsyncIterator[pb.UploadChunksRequest], context: Any
+    ) -> pb.UploadChunksResponse:
+        await self._authenticate(context)
+        upload, accepted = None, 0
+        async for request in requests:
+            upload = upload or self.uploads[request.upload_id]
+            assert request.index not in upload.chunks, "a chunk was sent twice"
+            assert hashlib.sha256(request.data).hexdigest() == upload.request.chunk_sha256[request.index]
+            upload.chunks[request.index] = request.data
+            accepted += 1
+            if self.break_uploads:
+                self.break_uploads -= 1
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "cable cut")
+        return pb.UploadChunksResponse(accepted_chunks=accepted)
+
+    async def CommitUpload(self, request: pb.CommitUploadRequest, context: Any) -> pb.CommitUploadResponse:
+        await self._authenticate(context)
+        self.commits.append(request)
+        for upload_id in request.upload_ids:
+            content = self.uploads[upload_id].content()
+            assert hashlib.sha256(content).hexdigest() == self.uploads[upload_id].request.sha256
+        if self.break_commits:
+            self.break_commits -= 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "cable cut after the commit")
+        if self.task.HasField("train"):
+            self.set_task(idle=pb.IdleTask(reason="delivered"))
+        return pb.CommitUploadResponse(
+            receipt="receipt", accepted=self.reject is None, rejection_reason=self.reject or ""
+        )
+
+    async def LeaveRound(self, request: pb.LeaveRoundRequest, context: Any) -> pb.LeaveRoundResponse:
+        await self._authenticate(context)
+        self.left.append(request.reason)
+        self.set_task(idle=pb.IdleTask(reason="left"))
+        return pb.LeaveRoundResponse()

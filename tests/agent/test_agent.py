@@ -1,0 +1,388 @@
+"""An agent makes the desired state true, whatever breaks on the way, and tells what left the site."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from fake_aggregator import CREDENTIAL, TOKEN, FakeAggregator
+from fedafd.agent import connection as connection_module
+from fedafd.agent.ledger import read_sent
+from fedafd.agent.metrics import AgentMetrics
+from fedafd.agent.runner import Agent, AgentStoppedByServer
+from fedafd.agent.state import Credential, StateDirectory
+from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
+from fedafd.domain.config import parse_agent_config
+from fedafd.domain.errors import ConfigurationError, DataError, InvalidRequestError, UnauthenticatedError
+from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.proto.v1 import aggregator_pb2 as pb
+
+MIB = 1 << 20
+
+
+class CountingTrainer:
+    """Returns at once something that depends on the task only; counts how often it was asked."""
+
+    def __init__(self, fails: Exception | None = None, seconds: float = 0.0) -> None:
+        self.tasks: list[LocalTask] = []
+        self.fails, self.seconds = fails, seconds
+
+    def train(self, task: LocalTask, progress: ProgressCallback) -> LocalResult:
+        self.tasks.append(task)
+        assert set(task.encoder_bundles) == {Modality.IMAGE}
+        assert task.manifest.read_bytes() == b"manifest"
+        end = time.monotonic() + self.seconds
+        progress(0.5, "half")
+        while time.monotonic() < end:
+            time.sleep(0.01)
+            progress(0.5, "half")
+        if self.fails is not None:
+            raise self.fails
+        return LocalResult(
+            representations=bytes([task.seed]) * (2 * MIB + 10),
+            state=f"state after {task.round_number}".encode(),
+            personalized_model=b"model" if task.share_model else None,
+            metrics={"federated/acc1": 50.0},
+            num_private_samples=12,
+        )
+
+
+class Scene:
+    """A fake aggregator and one agent's directory; agents come and go."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.state_dir = tmp_path / "site"
+        self.server = FakeAggregator()
+        self.trainer = CountingTrainer()
+        self.share: dict[str, bool] = {}
+        self.kind = "image"
+
+    async def run(self, until: Callable[[], bool], token: str | None = TOKEN, seconds: float = 20.0) -> None:
+        """Run an agent until the condition holds, then stop it in good order."""
+        config = parse_agent_config(
+            {
+                "aggregator": self.server.address,
+                "kind": self.kind,
+                "data": {"adapter": "shapes"},
+                "state_dir": str(self.state_dir),
+                "share": self.share,
+            }
+        )
+        state, stop = StateDirectory(self.state_dir), asyncio.Event()
+        agent = Agent(
+            config,
+            self.trainer,
+            state,
+            stop=stop,
+            metrics=AgentMetrics(),
+            cache_limit_bytes=1 << 30,
+            poll_seconds=5.0,
+        )
+        running = asyncio.ensure_future(agent.run(token))
+        deadline = time.monotonic() + seconds
+        try:
+            while not running.done() and not until():
+                assert time.monotonic() < deadline, "the agent did not get there"
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+        finally:
+            stop.set()
+            await asyncio.wait((running,), timeout=10)
+        running.result()
+
+    def settled(self) -> bool:
+        return bool(self.server.commits or self.server.left) and self.server.task.HasField("idle")
+
+
+def play(tmp_path: Path, scenario: Callable[[Scene], Awaitable[None]]) -> Scene:
+    async def main() -> Scene:
+        scene = Scene(tmp_path)
+        await scene.server.start()
+        try:
+            await scenario(scene)
+        finally:
+            await scene.server.stop()
+        return scene
+
+    return asyncio.run(main())
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "_FIRST_WAIT_SECONDS", 0.01)
+
+
+def test_agent_enrols_trains_delivers_and_keeps_its_state(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.server.assign()
+        await scene.run(scene.settled)
+
+    scene = play(tmp_path, scenario)
+    (commit,) = scene.server.commits
+    assert dict(commit.metrics) == {"federated/acc1": 50.0}
+    assert commit.num_private_samples == 12
+    (upload,) = scene.server.uploads.values()
+    assert upload.content() == b"\x01" * (2 * MIB + 10)
+    state = StateDirectory(scene.state_dir)
+    assert state.current_state() == (1, b"state after 1")
+    assert state.load_pending() is None
+    credential = state.load_credential()
+    assert credential is not None
+    assert credential.secret == CREDENTIAL
+    assert scene.server.progress[0] == (0.0, "downloading public-set/manifest")
+
+
+def test_second_round_goes_on_from_the_state_and_downloads_only_what_is_new(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.server.assign(1)
+        await scene.run(scene.settled)
+        scene.server.commits.clear()
+        scene.server.downloads.clear()
+        scene.server.assign(2)
+        await scene.run(scene.settled, token=None)
+
+    scene = play(tmp_path, scenario)
+    assert [task.previous_state for task in scene.trainer.tasks] == [None, b"state after 1"]
+    assert len(scene.server.downloads) == 2
+    assert StateDirectory(scene.state_dir).current_state() == (2, b"state after 2")
+
+
+def test_broken_transfers_continue_where_they_broke(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.server.assign()
+        scene.server.break_downloads = 2
+        scene.server.break_uploads = 2
+        scene.server.break_commits = 1
+        await scene.run(scene.settled)
+
+    scene = play(tmp_path, scenario)
+    offsets = [offset for sha, offset in scene.server.downloads if len(scene.server.blobs[sha]) > MIB]
+    assert offsets == [0, MIB, 2 * MIB]
+    assert len(scene.server.commits) == 2
+    assert len(scene.trainer.tasks) == 1
+    assert StateDirectory(scene.state_dir).current_state() == (1, b"state after 1")
+
+
+def test_corrupt_download_is_noticed_and_repeated_from_the_start(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.server.assign()
+        scene.server.corrupt_downloads = 1
+        await scene.run(scene.settled)
+
+    scene = play(tmp_path, scenario)
+    assert len(scene.server.commits) == 1
+    assert [offset for sha, offset in scene.server.downloads if len(scene.server.blobs[sha]) > MIB] == [0, 0]
+
+
+def test_download_that_stays_corrupt_leaves_the_round_with_that_reason(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.server.assign()
+        scene.server.corrupt_downloads = 99
+        await scene.run(scene.settled)
+
+    scene = play(tmp_path, scenario)
+    assert "another hash" in scene.server.left[0]
+    assert scene.trainer.tasks == []
+
+
+def test_agent_stopped_while_training_begins_the_same_task_again(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.server.assign()
+        scene.trainer.seconds = 60
+        await scene.run(lambda: bool(scene.trainer.tasks))
+        assert scene.server.left == []
+        scene.trainer.seconds = 0
+        await scene.run(scene.settled, token=None)
+
+    scene = play(tmp_path, scenario)
+    first, second = scene.trainer.tasks
+    assert first == second
+    assert len(scene.server.commits) == 1
+
+
+def test_trained_result_is_delivered_after_a_restart_without_training_again(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.server.assign()
+        scene.server.break_uploads = 10**6
+        await scene.run(lambda: bool(scene.server.uploads))
+        scene.server.break_uploads = 0
+        await scene.run(scene.settled, token=None)
+
+    scene = play(tmp_path, scenario)
+    assert len(scene.trainer.tasks) == 1
+    assert len(scene.server.commits) == 1
+    assert StateDirectory(scene.state_dir).current_state() == (1, b"state after 1")
+
+
+def test_receipt_that_a_crash_swallowed_is_asked_for_again(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.server.assign()
+        scene.server.break_commits = 10**6
+        await scene.run(lambda: bool(scene.server.commits))
+        assert StateDirectory(scene.state_dir).current_state() is None
+        scene.server.break_commits = 0
+        scene.server.set_task(idle=pb.IdleTask(reason="round 1 is over"))
+        await scene.run(lambda: StateDirectory(scene.state_dir).current_state() is not None, token=None)
+
+    scene = play(tmp_path, scenario)
+    assert len(scene.trainer.tasks) == 1
+    assert StateDirectory(scene.state_dir).load_pending() is None
+
+
+def test_rejected_delivery_does_not_become_the_state(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.server.assign()
+        scene.server.reject = "row 3 is not finite"
+        await scene.run(scene.settled)
+
+    state = StateDirectory(play(tmp_path, scenario).state_dir)
+    assert state.current_state() is None
+    assert state.load_pending() is None
+
+
+def test_failed_training_leaves_the_round_and_takes_part_in_the_next(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.server.assign(1)
+        scene.trainer.fails = DataError("train.csv: line 7 is empty")
+        await scene.run(scene.settled)
+        scene.trainer.fails = None
+        scene.server.assign(2)
+        await scene.run(lambda: bool(scene.server.commits), token=None)
+
+    scene = play(tmp_path, scenario)
+    assert scene.server.left == ["train.csv: line 7 is empty"]
+    assert len(scene.server.commits) == 1
+
+
+def test_unknown_errors_tell_their_name_only_so_that_no_data_leaks(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.server.assign()
+        scene.trainer.fails = ValueError("patient 4711 has")
+        await scene.run(scene.settled)
+
+    assert play(tmp_path, scenario).server.left == ["ValueError; see the agent's log"]
+
+
+def test_closed_round_is_dropped_without_a_word(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.server.assign()
+        scene.trainer.seconds = 60
+        running = asyncio.ensure_future(scene.run(lambda: scene.server.task.HasField("idle")))
+        while not scene.trainer.tasks:
+            await asyncio.sleep(0.01)
+        scene.server.keep_going = False
+        await asyncio.sleep(1.5)
+        scene.server.set_task(idle=pb.IdleTask(reason="round 1 was cancelled"))
+        await running
+
+    scene = play(tmp_path, scenario)
+    assert scene.server.commits == []
+    assert scene.server.left == []
+    assert StateDirectory(scene.state_dir).current_state() is None
+
+
+def test_personalized_model_leaves_only_when_both_sides_agree(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        for number, (shares, accepts) in enumerate([(True, True), (True, False), (False, True)], start=1):
+            scene.share = {"personalized_model": shares}
+            scene.server.commits.clear()
+            scene.server.assign(number, accepts_model=accepts)
+            await scene.run(scene.settled)
+
+    scene = play(tmp_path, scenario)
+    models = [u for u in scene.server.uploads.values() if u.request.purpose == "personalized-model"]
+    assert [upload.content() for upload in models] == [b"model"]
+
+
+def test_metrics_stay_when_the_site_says_so(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.share = {"metrics": False}
+        scene.server.assign()
+        await scene.run(scene.settled)
+
+    (commit,) = play(tmp_path, scenario).server.commits
+    assert dict(commit.metrics) == {}
+    assert commit.num_private_samples == 0
+
+
+def test_ledger_names_everything_that_left(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.share = {"personalized_model": True}
+        scene.server.assign(accepts_model=True)
+        await scene.run(scene.settled)
+
+    scene = play(tmp_path, scenario)
+    entries = list(read_sent(scene.state_dir))
+    assert [(e.what, e.round) for e in entries] == [
+        ("enrolment", 0),
+        ("representations", 1),
+        ("personalized-model", 1),
+        ("metrics", 1),
+    ]
+    sent = {upload.request.sha256: upload.request.size_bytes for upload in scene.server.uploads.values()}
+    assert {e.sha256: e.bytes for e in entries if e.what in ("representations", "personalized-model")} == sent
+    assert json.loads(entries[-1].detail)["metrics"] == {"federated/acc1": 50.0}
+    assert TOKEN not in (scene.state_dir / "sent.jsonl").read_text()
+
+
+def test_agent_waits_for_an_aggregator_that_is_not_there_yet(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        address = scene.server.address
+        await scene.server.stop()
+        running = asyncio.ensure_future(scene.run(scene.settled))
+        await asyncio.sleep(0.5)
+        assert not running.done()
+        scene.server.assign()
+        await scene.server.start(address)
+        await running
+
+    assert len(play(tmp_path, scenario).server.commits) == 1
+
+
+def test_wrong_token_ends_the_agent(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        with pytest.raises(UnauthenticatedError, match="used-up token"):
+            await scene.run(lambda: False, token="fedafd-enrol.stolen")  # noqa: S106
+        with pytest.raises(ConfigurationError, match="not enrolled yet"):
+            await scene.run(lambda: False, token=None)
+
+    play(tmp_path, scenario)
+
+
+def test_wrong_kind_ends_the_agent(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.kind = "text"
+        with pytest.raises(InvalidRequestError, match="invited as image"):
+            await scene.run(lambda: False)
+        StateDirectory(scene.state_dir).save_credential(
+            Credential(federation_id="f", client_id="1", client_name="a", kind=ClientKind.IMAGE, secret=CREDENTIAL)
+        )
+        with pytest.raises(ConfigurationError, match="kind: text"):
+            await scene.run(lambda: False)
+
+    play(tmp_path, scenario)
+
+
+def test_revoked_client_ends_the_agent(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.server.assign()
+        await scene.run(scene.settled)
+        scene.server.revoked = True
+        with pytest.raises(UnauthenticatedError):
+            await scene.run(lambda: False, token=None)
+
+    play(tmp_path, scenario)
+
+
+def test_stop_task_ends_the_agent_with_its_reason(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.server.set_task(stop=pb.StopTask(reason="the federation was closed"))
+        with pytest.raises(AgentStoppedByServer, match="the federation was closed"):
+            await scene.run(lambda: False)
+
+    play(tmp_path, scenario)
