@@ -8,6 +8,7 @@ Shape legend: B public samples of the batch, M candidates, D embedding dimension
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +26,20 @@ class Discriminator(nn.Module):
     def __init__(self, dim: int = 256, hidden: Sequence[int] = (128, 64)) -> None:
         super().__init__()
         widths = [dim, *hidden, 1]
-        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(widths, widths[1:], strict=False))
+        self.weights = nn.ParameterList()
+        self.biases = nn.ParameterList()
+        for layer in (nn.Linear(*pair) for pair in pairwise(widths)):
+            self.weights.append(layer.weight)
+            self.biases.append(layer.bias)
 
     def forward(self, x_BD: Tensor, *, frozen: bool = False) -> Tensor:
         """Logits [B]. `frozen`: the gradient reaches `x_BD`, but not the weights."""
-        for index, layer in enumerate(self.layers):
-            weight, bias = layer.weight, layer.bias
-            if frozen:
-                weight, bias = weight.detach(), bias.detach()
-            x_BD = F.linear(F.leaky_relu(x_BD, 0.2) if index else x_BD, weight, bias)
-        return x_BD.squeeze(-1)
+        hidden = x_BD
+        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            if index:
+                hidden = F.leaky_relu(hidden, 0.2)
+            hidden = F.linear(hidden, weight.detach() if frozen else weight, bias.detach() if frozen else bias)
+        return hidden.squeeze(-1)
 
 
 class BiLevelAlignment(nn.Module):
@@ -141,11 +146,12 @@ def backward_balanced(
     None adds it as it is (the paper). Returns the factor applied, a scalar in 0 .. 1. Unbalanced, a tiny or a huge
     adversarial gradient destroys an encoder under Adam.
     """
-    task_loss.backward()
     shared = [parameter for parameter in parameters if parameter.requires_grad]
-    gradients = torch.autograd.grad(adversarial_loss, shared, allow_unused=True)
+    # The two losses may share a graph (features of one public batch), so the first pass keeps it.
+    adversarial = torch.autograd.grad(adversarial_loss, shared, retain_graph=True, allow_unused=True)
+    torch.autograd.backward(task_loss)
     pairs = [
-        (parameter, gradient) for parameter, gradient in zip(shared, gradients, strict=True) if gradient is not None
+        (parameter, gradient) for parameter, gradient in zip(shared, adversarial, strict=True) if gradient is not None
     ]
     factor = torch.ones((), device=adversarial_loss.device)
     if max_share is not None and pairs:
@@ -163,4 +169,6 @@ def backward_balanced(
 def _norm(gradients: list[Tensor], like: Tensor) -> Tensor:
     if not gradients:
         return torch.zeros_like(like)
-    return torch.stack([gradient.detach().float().norm() for gradient in gradients]).norm()
+    norms = [torch.linalg.vector_norm(gradient.detach().float()) for gradient in gradients]
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return total

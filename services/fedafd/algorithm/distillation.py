@@ -21,7 +21,7 @@ from fedafd.algorithm.checks import (
     check_same_shape,
     check_shape,
 )
-from fedafd.algorithm.similarity import similarity_scores
+from fedafd.algorithm.similarity import compute_dtype, scores_unchecked, similarity_scores
 from fedafd.domain.kinds import Modality
 
 __all__ = ["MeanEnsemble", "SimilarityEnsemble", "distillation_loss", "similarity_scores", "similarity_weights"]
@@ -50,9 +50,9 @@ class SimilarityEnsemble:
         check_positive("temperature", temperature)
         check_shape("global_reps", global_reps, None, None)
         check_finite("global_reps", global_reps)
-        self._start(*global_reps.shape, _compute_dtype(global_reps), global_reps.device)
+        self._global_ND: Tensor | None = global_reps.to(compute_dtype(global_reps))
+        self._start(self._global_ND)
         self.temperature = float(temperature)
-        self._global_ND: Tensor | None = global_reps.to(self._sum_ND.dtype)
 
     @property
     def count(self) -> int:
@@ -78,7 +78,7 @@ class SimilarityEnsemble:
             self._count += other._count
 
     def result(self, *, normalise: bool = False) -> Tensor:
-        """M_agg [N, D], a new tensor; `normalise` makes its rows unit. Raises InvalidTensorError with no client in it."""
+        """M_agg [N, D], a new tensor; `normalise`: unit rows. Raises InvalidTensorError with no client in it."""
         if not self._count:
             raise InvalidTensorError("result: no representations were added; a modality without clients is left out")
         result_ND = self._sum_ND / self._normaliser_N[:, None]
@@ -86,19 +86,18 @@ class SimilarityEnsemble:
 
     def state(self) -> dict[str, Tensor]:
         """All that there is to keep, as tensors: running_max [N], normaliser [N], weighted_sum [N, D], and the scalars
-        count (int64) and temperature (float64; infinite for the uniform mean). They are the ensemble's own memory:
-        the next fold changes them."""
+        count (int64) and temperature (float64; infinite for the uniform mean). Copies: later folds leave them be."""
         return {
-            "running_max": self._max_N,
-            "normaliser": self._normaliser_N,
-            "weighted_sum": self._sum_ND,
+            "running_max": self._max_N.clone(),
+            "normaliser": self._normaliser_N.clone(),
+            "weighted_sum": self._sum_ND.clone(),
             "count": torch.tensor(self._count, dtype=torch.int64),
             "temperature": torch.tensor(self.temperature, dtype=torch.float64),
         }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], global_reps: Tensor | None = None) -> SimilarityEnsemble:
-        """The ensemble of a state, which is copied. Without `global_reps` it can merge and give its result, but not add.
+        """The ensemble of a state, copied. Without `global_reps` it can merge and give its result, but not add.
 
         Gives a MeanEnsemble for the state of one. Raises InvalidTensorError for a state that is incomplete or whose
         shapes or values do not fit.
@@ -107,7 +106,7 @@ class SimilarityEnsemble:
         temperature = float(state["temperature"])
         ensemble = object.__new__(MeanEnsemble if temperature == float("inf") else SimilarityEnsemble)
         sum_ND = state["weighted_sum"]
-        ensemble._start(*sum_ND.shape, sum_ND.dtype, sum_ND.device)
+        ensemble._start(sum_ND)
         ensemble.temperature = temperature
         ensemble._max_N.copy_(state["running_max"])
         ensemble._normaliser_N.copy_(state["normaliser"])
@@ -120,16 +119,17 @@ class SimilarityEnsemble:
             ensemble._global_ND = global_reps.to(sum_ND.dtype)
         return ensemble
 
-    def _start(self, samples: int, dim: int, dtype: torch.dtype, device: torch.device) -> None:
+    def _start(self, like_ND: Tensor) -> None:
+        """The empty state, with the shape, dtype and device of `like_ND`."""
         self._count = 0
-        self._max_N = torch.full((samples,), -torch.inf, dtype=dtype, device=device)
-        self._normaliser_N = torch.zeros(samples, dtype=dtype, device=device)
-        self._sum_ND = torch.zeros(samples, dim, dtype=dtype, device=device)
+        self._max_N = like_ND.new_full((len(like_ND),), -torch.inf)
+        self._normaliser_N = like_ND.new_zeros(len(like_ND))
+        self._sum_ND = torch.zeros_like(like_ND, requires_grad=False)
 
     def _scores(self, reps_ND: Tensor) -> Tensor:
         if self._global_ND is None:
             raise InvalidTensorError("add: this ensemble was read from a state without global_reps; it can only merge")
-        return similarity_scores(reps_ND, self._global_ND, self.temperature).to(self._max_N.dtype)
+        return scores_unchecked(reps_ND, self._global_ND, self.temperature)
 
     @torch.no_grad()
     def _fold(self, max_N: Tensor, normaliser_N: Tensor, sum_ND: Tensor) -> None:
@@ -171,10 +171,6 @@ def distillation_loss(
         check_same_shape(f"aggregates[{modality.value}]", target_BD, "its features", features[modality])
         terms.append(F.mse_loss(features[modality], target_BD.detach()))
     return weight * torch.stack(terms).sum()
-
-
-def _compute_dtype(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _check_state(state: Mapping[str, Tensor]) -> None:

@@ -54,7 +54,8 @@ class _Attention(nn.Module):
 
     def forward(self, z_BPD: Tensor, weights_BP: Tensor) -> Tensor:
         """Logits [B, P, D]. Positions of weight 0 (padding) reach neither branch, not even their statistics."""
-        coarse_BD = self.coarse(_pool(z_BPD, weights_BP))
+        coarse_BD: Tensor = self.coarse(_pool(z_BPD, weights_BP))
+        fine_BPD: Tensor
         present_BP = weights_BP > 0
         if z_BPD.shape[1] == 1:
             fine_BPD = self.fine(z_BPD[:, 0]).unsqueeze(1)

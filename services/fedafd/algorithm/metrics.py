@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fedafd.algorithm.checks import InvalidTensorError, check_finite, check_labels, check_shape
+from fedafd.algorithm.similarity import compute_dtype
 
 __all__ = ["accuracy_at_k", "fold_recall_at_k", "recall_at_k", "rsum"]
 
@@ -118,10 +119,10 @@ def _checked(image_reps: Tensor, text_reps: Tensor, image_of_text: Tensor) -> tu
     if not bool((captions_I > 0).all()):
         missing = (captions_I == 0).nonzero().flatten().tolist()
         raise InvalidTensorError(
-            f"image_of_text: {len(missing)} of {len(image_reps)} images have no caption, the first is row {missing[0]}; "
-            "leave them out of image_reps"
+            f"image_of_text: {len(missing)} of {len(image_reps)} images have no caption, the first is row "
+            f"{missing[0]}; leave them out of image_reps"
         )
-    dtype = torch.promote_types(torch.promote_types(image_reps.dtype, text_reps.dtype), torch.float32)
+    dtype = compute_dtype(image_reps, text_reps)
     return image_reps.to(dtype), text_reps.to(dtype), image_of_text.to(image_reps.device).long()
 
 

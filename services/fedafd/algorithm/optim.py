@@ -63,19 +63,24 @@ class AdamP(Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step of every parameter that has a gradient. `closure` evaluates the loss again, as in every optimizer."""
+        """One step of every parameter that has a gradient. `closure` evaluates the loss anew."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad():
             for group in self.param_groups:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        self._update(parameter, parameter.grad, group)
+                self._step_group(group)
         return loss
 
-    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _step_group(self, group: dict[str, Any]) -> None:
+        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        for parameter, rows in zip(parameters, _invariant_rows(parameters, group["delta"], group["eps"]), strict=True):
+            self._update(parameter, group, rows)
+
+    def _update(self, parameter: Tensor, group: dict[str, Any], rows: int) -> None:
+        """Step one parameter; `rows`: as how many scale-invariant vectors to treat it, 0 for none."""
+        gradient = parameter.grad
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32)
@@ -86,26 +91,42 @@ class AdamP(Optimizer):
         beta1, beta2 = group["betas"]
         mean = state["exp_avg"].mul_(beta1).add_(gradient, alpha=1 - beta1)
         square = state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        scale = square.sqrt().div_(math.sqrt(1 - beta2**step)).add_(group["eps"])
-        update = mean / scale
+        update = mean / square.sqrt().div_(math.sqrt(1 - beta2**step)).add_(group["eps"])
         decay = group["weight_decay"]
-        if parameter.dim() > 1:
-            update, invariant = _project(parameter, gradient, update, group["delta"], group["eps"])
-            decay *= group["weight_decay_ratio"] if invariant else 1.0
+        if rows:
+            update = _tangential(parameter.reshape(rows, -1), update.reshape(rows, -1), group["eps"]).view_as(parameter)
+            decay *= group["weight_decay_ratio"]
         parameter.mul_(1 - group["lr"] * decay)
         parameter.add_(update, alpha=-group["lr"] / (1 - beta1**step))
 
 
-def _project(weight: Tensor, gradient: Tensor, update: Tensor, delta: float, eps: float) -> tuple[Tensor, bool]:
-    """The update without its radial part, by row if every row is scale invariant, else as a whole if that is."""
-    for rows in (weight.shape[0], 1):
-        weight_rows, gradient_rows = weight.reshape(rows, -1), gradient.reshape(rows, -1)
-        norms = weight_rows.norm(dim=1, keepdim=True).clamp(min=eps)
-        dots = (weight_rows * gradient_rows).sum(dim=1, keepdim=True).abs()
-        cosines = dots / (norms * gradient_rows.norm(dim=1, keepdim=True).clamp(min=eps))
-        if float(cosines.max()) < delta / math.sqrt(weight_rows.shape[1]):
-            unit = weight_rows / norms
-            update_rows = update.reshape(rows, -1)
-            tangential = update_rows - unit * (unit * update_rows).sum(dim=1, keepdim=True)
-            return tangential.reshape(update.shape), True
-    return update, False
+def _invariant_rows(parameters: list[Tensor], delta: float, eps: float) -> list[int]:
+    """As how many scale-invariant vectors to treat each parameter: each of its rows, 1 for the whole, 0 for none."""
+    cosines = [_cosines(parameter, eps) for parameter in parameters if parameter.dim() > 1]
+    # One question to the device for all, not one per weight.
+    answers = iter(torch.stack(cosines).tolist() if cosines else [])
+    rows = []
+    for parameter in parameters:
+        by_row, whole = next(answers) if parameter.dim() > 1 else (1.0, 1.0)
+        if parameter.dim() > 1 and by_row < delta / math.sqrt(parameter[0].numel()):
+            rows.append(len(parameter))
+        else:
+            rows.append(int(parameter.dim() > 1 and whole < delta / math.sqrt(parameter.numel())))
+    return rows
+
+
+def _cosines(parameter: Tensor, eps: float) -> Tensor:
+    """Cosine between weight and gradient, absolute, [2]: the largest over the rows, and of the whole."""
+    assert parameter.grad is not None
+    weight_rows, gradient_rows = parameter.flatten(1), parameter.grad.flatten(1)
+    dots = (weight_rows * gradient_rows).sum(dim=1)
+    weight_norms, gradient_norms = weight_rows.norm(dim=1), gradient_rows.norm(dim=1)
+    by_row = dots.abs() / (weight_norms.clamp(min=eps) * gradient_norms.clamp(min=eps))
+    whole = dots.sum().abs() / (weight_norms.norm().clamp(min=eps) * gradient_norms.norm().clamp(min=eps))
+    return torch.stack([by_row.max(), whole])
+
+
+def _tangential(weight_rows: Tensor, update_rows: Tensor, eps: float) -> Tensor:
+    """The update rows without their part along the weight rows."""
+    unit: Tensor = weight_rows / weight_rows.norm(dim=1, keepdim=True).clamp(min=eps)
+    return update_rows - unit * (unit * update_rows).sum(dim=1, keepdim=True)
