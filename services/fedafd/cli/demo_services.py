@@ -1,0 +1,116 @@
+"""The federation's own processes on this machine: Redis, control plane, aggregator, distiller.
+
+The demo gives them SQLite and a folder; anything else (PostgreSQL, an S3 bucket) is a matter of the same settings.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from fedafd.cli.demo_processes import Child, Supervisor, find_redis_server, free_port, is_free
+from fedafd.domain.errors import ConflictError
+
+__all__ = ["Backends", "Services", "start_redis", "thread_environment"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backends:
+    """What the services keep their state in. `store` is the settings of the object store, such as {"URL": folder}."""
+
+    database_url: str
+    redis_url: str
+    store: Mapping[str, str] = field(default_factory=dict)
+
+    def environment(self, process: str) -> dict[str, str]:
+        """The variables that tell one process about them."""
+        prefix = f"FEDAFD_{process}_"
+        values = {f"{prefix}REDIS_URL": self.redis_url}
+        if process != "DISTILLER":
+            values[f"{prefix}DATABASE_URL"] = self.database_url
+        return values | {f"{prefix}STORE__{key}": value for key, value in self.store.items()}
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Limits a process to its share of the cores; without it two training processes slow each other many times."""
+    return {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+
+
+def start_redis(supervisor: Supervisor, folder: Path) -> str:
+    """Start a Redis-compatible server on a free port of 127.0.0.1; returns its URL once it answers."""
+    port, folder = free_port(), folder / "redis"
+    folder.mkdir(parents=True, exist_ok=True)
+    options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(folder)]
+    supervisor.start("redis", [str(find_redis_server()), *options, "--protected-mode", "yes"], {})
+    supervisor.wait_until(lambda: _answers(port), "Redis", seconds=20)
+    return f"redis://127.0.0.1:{port}/0"
+
+
+class Services:
+    """Control plane, aggregator and distiller as processes of `supervisor`, on `backends`."""
+
+    def __init__(self, supervisor: Supervisor, backends: Backends, *, http_port: int | None, threads: int) -> None:
+        if http_port is not None and not is_free(http_port):
+            raise ConflictError(f"port {http_port} of 127.0.0.1 is in use; choose another with --port, or leave it out")
+        self.supervisor = supervisor
+        self.backends = backends
+        self._threads = threads
+        self._internal_token = secrets.token_urlsafe(32)
+        self.api_key = f"fedafd-key.{secrets.token_urlsafe(32)}"
+        self._http_port = http_port or free_port()
+        self._grpc_port = free_port()
+        self.url = f"http://127.0.0.1:{self._http_port}"
+        self.aggregator = f"127.0.0.1:{self._grpc_port}"
+
+    def start(self) -> None:
+        """Start all three and wait until they are ready."""
+        self.start_control_plane()
+        self.supervisor.wait_until(self._control_plane_ready, "the control plane")
+        self.start_aggregator()
+        self.start_distiller()
+        self.supervisor.wait_until(lambda: _answers(self._grpc_port), "the aggregator")
+
+    def start_control_plane(self) -> Child:
+        """Start the control plane, which also brings the database up to date."""
+        own = {"HOST": "127.0.0.1", "PORT": str(self._http_port), "AGGREGATOR": self.aggregator}
+        return self._start("control-plane", "fedafd.control_plane.app", "CONTROL_PLANE", own, threads=1)
+
+    def start_aggregator(self) -> Child:
+        """Start the aggregator."""
+        own = {"LISTEN": self.aggregator}
+        return self._start("aggregator", "fedafd.aggregator.server", "AGGREGATOR", own, threads=1)
+
+    def start_distiller(self) -> Child:
+        """Start the distiller."""
+        own = {"AGGREGATOR": self.aggregator}
+        return self._start("distiller", "fedafd.distiller.worker", "DISTILLER", own, threads=self._threads)
+
+    def _start(self, name: str, module: str, process: str, own: Mapping[str, str], *, threads: int) -> Child:
+        environment = {f"FEDAFD_{process}_{key}": value for key, value in own.items()}
+        environment |= self.backends.environment(process)
+        environment[f"FEDAFD_{process}_INTERNAL_TOKEN"] = self._internal_token
+        return self.supervisor.start(name, [sys.executable, "-m", module], environment | thread_environment(threads))
+
+    def _control_plane_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=2).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as client:
+        client.settimeout(1)
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
