@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedafd.algorithm import similarity
 from fedafd.algorithm.checks import InvalidTensorError
@@ -140,6 +142,29 @@ def test_more_samples_than_a_block_equals_torch_log_softmax() -> None:
     for tau in (1.0, 0.005):
         expected_N = (reps_ND @ global_ND.T / tau).log_softmax(dim=1).diagonal()
         torch.testing.assert_close(similarity_scores(reps_ND, global_ND, tau), expected_N)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Watches every operation for the number of values of its largest result."""
+
+    values = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.values = max(self.values, result.numel())
+        return result
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.005])
+def test_all_similarities_are_never_held_at_once(tau: float) -> None:
+    reps_ND, global_ND = unit_rows(4000, 4, dtype=torch.float32), unit_rows(4000, 4, seed=1, dtype=torch.float32)
+    ensemble = SimilarityEnsemble(global_ND, tau)
+    with LargestTensor() as watch:
+        ensemble.add(reps_ND)
+    assert 0 < watch.values <= 2048 * 512
 
 
 @pytest.mark.parametrize("tau", [0.1, 1.0])
@@ -372,7 +397,7 @@ def test_distillation_loss_is_the_weighted_sum_of_mean_squares() -> None:
         expected += 0.4 * sum(value**2 for value in difference) / 40
     loss = distillation_loss(features, aggregates)
     assert loss.item() == pytest.approx(expected, rel=1e-12)
-    loss.backward()
+    torch.autograd.backward(loss)
     assert features[Modality.IMAGE].grad is not None
     assert aggregates[Modality.IMAGE].grad is None
 

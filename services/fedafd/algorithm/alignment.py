@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedafd.algorithm.checks import InvalidTensorError, check_labels, check_positive, check_shape
+from fedafd.algorithm.checks import InvalidTensorError, check_labels, check_positive, check_shape, compute_dtype
 from fedafd.domain.kinds import Modality
 
 __all__ = ["BiLevelAlignment", "Discriminator", "backward_balanced", "info_nce", "pairing_loss"]
@@ -111,8 +111,9 @@ def info_nce(
         positives_B = torch.arange(len(features_BD), device=features_BD.device)
     else:
         check_labels("positives_B", positives_B, len(features_BD), len(targets_MD))
-    cosine_BM = F.normalize(features_BD, dim=-1) @ F.normalize(targets_MD, dim=-1).T
-    return F.cross_entropy(cosine_BM.float() / temperature, positives_B)
+    dtype = compute_dtype(features_BD, targets_MD)
+    cosine_BM = F.normalize(features_BD.to(dtype), dim=-1) @ F.normalize(targets_MD.to(dtype), dim=-1).T
+    return F.cross_entropy(cosine_BM / temperature, positives_B)
 
 
 def pairing_loss(

@@ -7,7 +7,15 @@ from torch import Tensor
 
 from fedafd.domain.errors import RepresentationError
 
-__all__ = ["InvalidTensorError", "check_finite", "check_labels", "check_positive", "check_same_shape", "check_shape"]
+__all__ = [
+    "InvalidTensorError",
+    "check_finite",
+    "check_labels",
+    "check_positive",
+    "check_same_shape",
+    "check_shape",
+    "compute_dtype",
+]
 
 
 class InvalidTensorError(RepresentationError, ValueError):
@@ -64,3 +72,11 @@ def check_positive(name: str, value: float) -> None:
     """Refuse a number that is not above zero and finite."""
     if not 0 < value < float("inf"):
         raise InvalidTensorError(f"{name}: expected a finite number above 0, got {value}", name=name)
+
+
+def compute_dtype(*tensors: Tensor) -> torch.dtype:
+    """The widest of the tensors' dtypes, float32 at least."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype

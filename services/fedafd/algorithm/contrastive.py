@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedafd.algorithm.checks import check_same_shape, check_shape
+from fedafd.algorithm.checks import check_same_shape, check_shape, compute_dtype
 
 __all__ = ["SoftContrastiveLoss"]
 
@@ -29,7 +29,7 @@ class SoftContrastiveLoss(nn.Module):
 
     def match_logits(self, x_BD: Tensor, y_BD: Tensor) -> Tensor:
         """s_ij = -a * ||x_i - y_j|| + b, [B, B], in float32 or better; also for unequal numbers of rows."""
-        dtype = torch.promote_types(x_BD.dtype, torch.float32)
+        dtype = compute_dtype(x_BD, y_BD)
         # Differences, not the expanded square: exact near zero, where the gradient of the square root is steep.
         distance_BB = torch.cdist(x_BD.to(dtype), y_BD.to(dtype), compute_mode="donot_use_mm_for_euclid_dist")
         return self.shift - self.scale * distance_BB

@@ -20,8 +20,9 @@ from fedafd.algorithm.checks import (
     check_positive,
     check_same_shape,
     check_shape,
+    compute_dtype,
 )
-from fedafd.algorithm.similarity import compute_dtype, scores_unchecked, similarity_scores
+from fedafd.algorithm.similarity import scores_unchecked, similarity_scores
 from fedafd.domain.kinds import Modality
 
 __all__ = ["MeanEnsemble", "SimilarityEnsemble", "distillation_loss", "similarity_scores", "similarity_weights"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +80,7 @@ class GranularityAwareFusion(nn.Module):
         self,
         dim: int = 256,
         *,
-        mode: Literal["vector", "tokens"] = "vector",
+        mode: str = "vector",
         reduction: int = 4,
         inner_norm: bool = False,
         zero_init: bool = True,

@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fedafd.algorithm.checks import InvalidTensorError, check_finite, check_labels, check_shape
-from fedafd.algorithm.similarity import compute_dtype
+from fedafd.algorithm.checks import InvalidTensorError, check_finite, check_labels, check_shape, compute_dtype
 
 __all__ = ["accuracy_at_k", "fold_recall_at_k", "recall_at_k", "rsum"]
 

@@ -12,9 +12,9 @@ import math
 import torch
 from torch import Tensor
 
-from fedafd.algorithm.checks import check_finite, check_positive, check_shape
+from fedafd.algorithm.checks import check_finite, check_positive, check_shape, compute_dtype
 
-__all__ = ["compute_dtype", "scores_unchecked", "similarity_scores"]
+__all__ = ["scores_unchecked", "similarity_scores"]
 
 _CPU_BLOCK = (2048, 512)
 """Rows and columns in work at once: 4 MB of float32 stay in cache between the product, the exponential and the sum."""
@@ -39,14 +39,6 @@ def similarity_scores(reps: Tensor, global_reps: Tensor, temperature: float = 1.
     check_finite("reps", reps)
     check_finite("global_reps", global_reps)
     return scores_unchecked(reps, global_reps.to(compute_dtype(reps, global_reps)), temperature)
-
-
-def compute_dtype(*tensors: Tensor) -> torch.dtype:
-    """The widest of the tensors' dtypes, float32 at least."""
-    dtype = torch.float32
-    for tensor in tensors:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype
 
 
 @torch.no_grad()

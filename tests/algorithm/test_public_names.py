@@ -1,0 +1,64 @@
+"""What others may rely on: the public names of the algorithm, and that it needs nothing but torch and the domain."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+
+import fedafd.algorithm
+
+PUBLIC = {
+    "alignment": {"BiLevelAlignment", "Discriminator", "backward_balanced", "info_nce", "pairing_loss"},
+    "centring": {"centre", "public_mean"},
+    "checks": {
+        "InvalidTensorError",
+        "check_finite",
+        "check_labels",
+        "check_positive",
+        "check_same_shape",
+        "check_shape",
+        "compute_dtype",
+    },
+    "contrastive": {"SoftContrastiveLoss"},
+    "distillation": {
+        "MeanEnsemble",
+        "SimilarityEnsemble",
+        "distillation_loss",
+        "similarity_scores",
+        "similarity_weights",
+    },
+    "fusion": {"GATE_OFFSETS", "GranularityAwareFusion", "calibrate_gate"},
+    "heads": {"ClassificationHead"},
+    "metrics": {"accuracy_at_k", "fold_recall_at_k", "recall_at_k", "rsum"},
+    "optim": {"AdamP"},
+    "similarity": {"scores_unchecked", "similarity_scores"},
+}
+
+SOURCES = sorted(path for path in Path(fedafd.algorithm.__path__[0]).glob("*.py") if path.stem != "__init__")
+
+
+def test_every_module_is_listed() -> None:
+    assert {path.stem for path in SOURCES} == PUBLIC.keys()
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_names_are_pinned_and_documented(module: str) -> None:
+    loaded = importlib.import_module(f"fedafd.algorithm.{module}")
+    assert set(loaded.__all__) == PUBLIC[module]
+    for name in loaded.__all__:
+        if callable(getattr(loaded, name)):
+            assert inspect.getdoc(getattr(loaded, name)), name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_it_imports_only_torch_the_domain_and_the_standard_library(path: Path) -> None:
+    standard = {"__future__", "collections", "itertools", "math", "typing"}
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            assert name.split(".")[0] in standard | {"torch"} or name.startswith(("fedafd.algorithm", "fedafd.domain"))
