@@ -1,0 +1,203 @@
+import datetime
+
+from fedafd.proto.v1 import types_pb2 as _types_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class EnrollRequest(_message.Message):
+    __slots__ = ("token", "kind", "agent_version")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    kind: _types_pb2.ClientKind
+    agent_version: str
+    def __init__(self, token: _Optional[str] = ..., kind: _Optional[_Union[_types_pb2.ClientKind, str]] = ..., agent_version: _Optional[str] = ...) -> None: ...
+
+class EnrollResponse(_message.Message):
+    __slots__ = ("federation_id", "client_id", "client_name", "credential")
+    FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_NAME_FIELD_NUMBER: _ClassVar[int]
+    CREDENTIAL_FIELD_NUMBER: _ClassVar[int]
+    federation_id: str
+    client_id: str
+    client_name: str
+    credential: str
+    def __init__(self, federation_id: _Optional[str] = ..., client_id: _Optional[str] = ..., client_name: _Optional[str] = ..., credential: _Optional[str] = ...) -> None: ...
+
+class FetchTaskRequest(_message.Message):
+    __slots__ = ("wait", "known_revision")
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_REVISION_FIELD_NUMBER: _ClassVar[int]
+    wait: _duration_pb2.Duration
+    known_revision: int
+    def __init__(self, wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., known_revision: _Optional[int] = ...) -> None: ...
+
+class FetchTaskResponse(_message.Message):
+    __slots__ = ("revision", "idle", "train", "stop")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    IDLE_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    idle: IdleTask
+    train: TrainTask
+    stop: StopTask
+    def __init__(self, revision: _Optional[int] = ..., idle: _Optional[_Union[IdleTask, _Mapping]] = ..., train: _Optional[_Union[TrainTask, _Mapping]] = ..., stop: _Optional[_Union[StopTask, _Mapping]] = ...) -> None: ...
+
+class IdleTask(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class StopTask(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class TrainTask(_message.Message):
+    __slots__ = ("round_id", "round_number", "federation_config_json", "seed", "public_set_sha256", "public_set", "global_representations", "encoder_bundles", "deadline", "accepts_personalized_model")
+    ROUND_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    FEDERATION_CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_SET_SHA256_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_SET_FIELD_NUMBER: _ClassVar[int]
+    GLOBAL_REPRESENTATIONS_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_BUNDLES_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTS_PERSONALIZED_MODEL_FIELD_NUMBER: _ClassVar[int]
+    round_id: str
+    round_number: int
+    federation_config_json: str
+    seed: int
+    public_set_sha256: str
+    public_set: _containers.RepeatedCompositeFieldContainer[_types_pb2.Artifact]
+    global_representations: _types_pb2.Artifact
+    encoder_bundles: _containers.RepeatedCompositeFieldContainer[_types_pb2.Artifact]
+    deadline: _timestamp_pb2.Timestamp
+    accepts_personalized_model: bool
+    def __init__(self, round_id: _Optional[str] = ..., round_number: _Optional[int] = ..., federation_config_json: _Optional[str] = ..., seed: _Optional[int] = ..., public_set_sha256: _Optional[str] = ..., public_set: _Optional[_Iterable[_Union[_types_pb2.Artifact, _Mapping]]] = ..., global_representations: _Optional[_Union[_types_pb2.Artifact, _Mapping]] = ..., encoder_bundles: _Optional[_Iterable[_Union[_types_pb2.Artifact, _Mapping]]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., accepts_personalized_model: _Optional[bool] = ...) -> None: ...
+
+class ReportProgressRequest(_message.Message):
+    __slots__ = ("round_id", "fraction", "activity")
+    ROUND_ID_FIELD_NUMBER: _ClassVar[int]
+    FRACTION_FIELD_NUMBER: _ClassVar[int]
+    ACTIVITY_FIELD_NUMBER: _ClassVar[int]
+    round_id: str
+    fraction: float
+    activity: str
+    def __init__(self, round_id: _Optional[str] = ..., fraction: _Optional[float] = ..., activity: _Optional[str] = ...) -> None: ...
+
+class ReportProgressResponse(_message.Message):
+    __slots__ = ("keep_going",)
+    KEEP_GOING_FIELD_NUMBER: _ClassVar[int]
+    keep_going: bool
+    def __init__(self, keep_going: _Optional[bool] = ...) -> None: ...
+
+class BeginUploadRequest(_message.Message):
+    __slots__ = ("round_id", "purpose", "sha256", "size_bytes", "chunk_size_bytes", "chunk_sha256")
+    ROUND_ID_FIELD_NUMBER: _ClassVar[int]
+    PURPOSE_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_SHA256_FIELD_NUMBER: _ClassVar[int]
+    round_id: str
+    purpose: str
+    sha256: str
+    size_bytes: int
+    chunk_size_bytes: int
+    chunk_sha256: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, round_id: _Optional[str] = ..., purpose: _Optional[str] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., chunk_size_bytes: _Optional[int] = ..., chunk_sha256: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class BeginUploadResponse(_message.Message):
+    __slots__ = ("upload_id", "missing_chunks")
+    UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
+    MISSING_CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    upload_id: str
+    missing_chunks: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, upload_id: _Optional[str] = ..., missing_chunks: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class UploadChunksRequest(_message.Message):
+    __slots__ = ("upload_id", "index", "data")
+    UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    upload_id: str
+    index: int
+    data: bytes
+    def __init__(self, upload_id: _Optional[str] = ..., index: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class UploadChunksResponse(_message.Message):
+    __slots__ = ("accepted_chunks",)
+    ACCEPTED_CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    accepted_chunks: int
+    def __init__(self, accepted_chunks: _Optional[int] = ...) -> None: ...
+
+class CommitUploadRequest(_message.Message):
+    __slots__ = ("round_id", "upload_ids", "metrics", "num_private_samples")
+    class MetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    ROUND_ID_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_IDS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    NUM_PRIVATE_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    round_id: str
+    upload_ids: _containers.RepeatedScalarFieldContainer[str]
+    metrics: _containers.ScalarMap[str, float]
+    num_private_samples: int
+    def __init__(self, round_id: _Optional[str] = ..., upload_ids: _Optional[_Iterable[str]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., num_private_samples: _Optional[int] = ...) -> None: ...
+
+class CommitUploadResponse(_message.Message):
+    __slots__ = ("receipt", "accepted", "rejection_reason", "settled_at")
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    REJECTION_REASON_FIELD_NUMBER: _ClassVar[int]
+    SETTLED_AT_FIELD_NUMBER: _ClassVar[int]
+    receipt: str
+    accepted: bool
+    rejection_reason: str
+    settled_at: _timestamp_pb2.Timestamp
+    def __init__(self, receipt: _Optional[str] = ..., accepted: _Optional[bool] = ..., rejection_reason: _Optional[str] = ..., settled_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class DownloadArtifactRequest(_message.Message):
+    __slots__ = ("sha256", "offset_bytes")
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    offset_bytes: int
+    def __init__(self, sha256: _Optional[str] = ..., offset_bytes: _Optional[int] = ...) -> None: ...
+
+class DownloadArtifactResponse(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class LeaveRoundRequest(_message.Message):
+    __slots__ = ("round_id", "reason")
+    ROUND_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    round_id: str
+    reason: str
+    def __init__(self, round_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class LeaveRoundResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

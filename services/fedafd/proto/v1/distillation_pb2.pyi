@@ -1,0 +1,123 @@
+from fedafd.proto.v1 import types_pb2 as _types_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class StageKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STAGE_KIND_UNSPECIFIED: _ClassVar[StageKind]
+    STAGE_KIND_PREPARE: _ClassVar[StageKind]
+    STAGE_KIND_FOLD: _ClassVar[StageKind]
+    STAGE_KIND_MERGE: _ClassVar[StageKind]
+    STAGE_KIND_DISTIL: _ClassVar[StageKind]
+    STAGE_KIND_EVALUATE: _ClassVar[StageKind]
+STAGE_KIND_UNSPECIFIED: StageKind
+STAGE_KIND_PREPARE: StageKind
+STAGE_KIND_FOLD: StageKind
+STAGE_KIND_MERGE: StageKind
+STAGE_KIND_DISTIL: StageKind
+STAGE_KIND_EVALUATE: StageKind
+
+class ClaimStageRequest(_message.Message):
+    __slots__ = ("stage_id", "worker")
+    STAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    stage_id: str
+    worker: str
+    def __init__(self, stage_id: _Optional[str] = ..., worker: _Optional[str] = ...) -> None: ...
+
+class ClaimStageResponse(_message.Message):
+    __slots__ = ("token", "kind", "federation_id", "round_id", "round_number", "seed", "federation_config_json", "public_set_sha256", "inputs", "output_prefix", "modality")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    FEDERATION_CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_SET_SHA256_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    MODALITY_FIELD_NUMBER: _ClassVar[int]
+    token: int
+    kind: StageKind
+    federation_id: str
+    round_id: str
+    round_number: int
+    seed: int
+    federation_config_json: str
+    public_set_sha256: str
+    inputs: _containers.RepeatedCompositeFieldContainer[NamedArtifact]
+    output_prefix: str
+    modality: _types_pb2.Modality
+    def __init__(self, token: _Optional[int] = ..., kind: _Optional[_Union[StageKind, str]] = ..., federation_id: _Optional[str] = ..., round_id: _Optional[str] = ..., round_number: _Optional[int] = ..., seed: _Optional[int] = ..., federation_config_json: _Optional[str] = ..., public_set_sha256: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[NamedArtifact, _Mapping]]] = ..., output_prefix: _Optional[str] = ..., modality: _Optional[_Union[_types_pb2.Modality, str]] = ...) -> None: ...
+
+class NamedArtifact(_message.Message):
+    __slots__ = ("name", "artifact")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ARTIFACT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    artifact: _types_pb2.Artifact
+    def __init__(self, name: _Optional[str] = ..., artifact: _Optional[_Union[_types_pb2.Artifact, _Mapping]] = ...) -> None: ...
+
+class ReportStageProgressRequest(_message.Message):
+    __slots__ = ("stage_id", "token", "fraction", "activity")
+    STAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    FRACTION_FIELD_NUMBER: _ClassVar[int]
+    ACTIVITY_FIELD_NUMBER: _ClassVar[int]
+    stage_id: str
+    token: int
+    fraction: float
+    activity: str
+    def __init__(self, stage_id: _Optional[str] = ..., token: _Optional[int] = ..., fraction: _Optional[float] = ..., activity: _Optional[str] = ...) -> None: ...
+
+class ReportStageProgressResponse(_message.Message):
+    __slots__ = ("keep_going",)
+    KEEP_GOING_FIELD_NUMBER: _ClassVar[int]
+    keep_going: bool
+    def __init__(self, keep_going: _Optional[bool] = ...) -> None: ...
+
+class CompleteStageRequest(_message.Message):
+    __slots__ = ("stage_id", "token", "outputs", "metrics")
+    class MetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    STAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    stage_id: str
+    token: int
+    outputs: _containers.RepeatedCompositeFieldContainer[NamedArtifact]
+    metrics: _containers.ScalarMap[str, float]
+    def __init__(self, stage_id: _Optional[str] = ..., token: _Optional[int] = ..., outputs: _Optional[_Iterable[_Union[NamedArtifact, _Mapping]]] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class CompleteStageResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class FailStageRequest(_message.Message):
+    __slots__ = ("stage_id", "token", "reason", "retryable")
+    STAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    RETRYABLE_FIELD_NUMBER: _ClassVar[int]
+    stage_id: str
+    token: int
+    reason: str
+    retryable: bool
+    def __init__(self, stage_id: _Optional[str] = ..., token: _Optional[int] = ..., reason: _Optional[str] = ..., retryable: _Optional[bool] = ...) -> None: ...
+
+class FailStageResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
