@@ -174,8 +174,7 @@ def test_each_stage_has_its_own_branches() -> None:
     torch.autograd.backward(module(rows(3, 8), rows(3, 8, seed=1)).sum())
     parameters = list(module.parameters())
     assert len(parameters) == 2 * 2 * 4
-    assert all(parameter.grad is not None
-    assert parameter.grad.any() for parameter in parameters)
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in parameters)
     assert {tuple(value.shape) for name, value in module.named_parameters() if "squeeze.weight" in name} == {(2, 8)}
 
 
