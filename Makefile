@@ -1,0 +1,56 @@
+# Thin targets; `make help` lists them. Everything works in .venv, which `make setup` makes.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p) 2>/dev/null)))
+# An index that serves PyTorch's builds; empty means pip's own default.
+TORCH_INDEX_URL ?=
+TOOLS ?= minio buf helm kubeconform grpcurl
+TEST_WORKERS ?= 2
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help setup tools test check format proto diagrams demo clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+setup: $(STAMP) ## Make .venv and install everything into it (TORCH_INDEX_URL=... for PyTorch's CPU build)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python found. Install it: apt-get install python3 python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11; set PYTHON=..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Install the venv module: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+tools: ## Build the pinned Go programs that tests use into .tools/bin (TOOLS="minio buf" for some)
+	@tools/install_go_tools.sh $(TOOLS)
+
+test: setup ## Run all tests; the servers they need are started by them
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) tests
+
+check: setup ## Formatting, lint, types, layers, protos, diagrams
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/generate_protos.py --check
+	$(BIN)/python -m fedafd.domain.diagram --check docs/architecture.md
+	@if [ -x .tools/bin/buf ]; then .tools/bin/buf lint; else echo "buf is not built (make tools TOOLS=buf): protos are not linted"; fi
+
+format: setup ## Format the code and sort imports
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: setup ## Generate the protos' code
+	$(BIN)/python tools/generate_protos.py
+
+diagrams: setup ## Write the state diagrams into docs/architecture.md
+	$(BIN)/python -m fedafd.domain.diagram docs/architecture.md
+
+demo: setup ## Run a federation of three sites on this machine
+	$(BIN)/fedafd demo
+
+clean: ## Remove what the targets made, but not .venv and .tools
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache demo-output
