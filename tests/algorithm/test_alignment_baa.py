@@ -271,3 +271,10 @@ def test_a_vanishing_adversarial_gradient_is_not_blown_up() -> None:
     encoder, head = nn.Linear(3, 4).double(), nn.Linear(4, 2).double()
     task, adversarial = losses(encoder, head, 0.0)
     assert backward_balanced(task, adversarial, encoder.parameters()).item() == 1.0
+
+
+def test_pairing_keeps_its_precision_under_autocast() -> None:
+    features_BD, targets_MD = unit_rows(8, 16).float(), unit_rows(8, 16, seed=1).float()
+    expected = info_nce(features_BD, targets_MD)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(info_nce(features_BD, targets_MD), expected)

@@ -252,3 +252,13 @@ def test_wrong_shapes_modes_and_offsets_are_refused() -> None:
         vector.set_gate_offset(math.nan)
     with pytest.raises(InvalidTensorError, match="offsets"):
         calibrate_gate(vector, lambda: 0.0, ())
+
+
+@pytest.mark.parametrize("inner_norm", [False, True])
+def test_fusion_works_under_autocast(inner_norm: bool) -> None:
+    module = GranularityAwareFusion(8, mode="tokens", inner_norm=inner_norm, zero_init=False)
+    local_BPD, global_BD = rows(4, 3, 8).float(), rows(4, 8, seed=1).float()
+    mask_BP = torch.tensor([[True, True, False]]).expand(4, 3)
+    expected_BD = module(local_BPD, global_BD, mask_BP)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(module(local_BPD, global_BD, mask_BP).float(), expected_BD, rtol=0, atol=0.03)

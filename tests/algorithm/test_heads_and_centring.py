@@ -56,7 +56,7 @@ def test_class_weights_stay_non_negative_and_none_dies_at_zero() -> None:
         loss = module.loss(x_BD, labels_B)
         torch.autograd.backward(loss)
         optimizer.step()
-        assert bool((module.class_weights_CD >= 0).all())
+        assert bool((module.class_weights >= 0).all())
     assert module.free_weight.grad is not None
     assert bool((module.free_weight.grad != 0).all())
 
@@ -66,7 +66,7 @@ def test_separation_pushes_classes_apart() -> None:
     optimizer = torch.optim.SGD(module.parameters(), lr=0.5)
 
     def overlap() -> float:
-        weights_CD = F.normalize(module.class_weights_CD, dim=1)
+        weights_CD = F.normalize(module.class_weights, dim=1)
         return ((weights_CD @ weights_CD.T).sum() - 4).item()
 
     before = overlap()

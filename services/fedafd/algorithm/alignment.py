@@ -112,8 +112,10 @@ def info_nce(
     else:
         check_labels("positives_B", positives_B, len(features_BD), len(targets_MD))
     dtype = compute_dtype(features_BD, targets_MD)
-    cosine_BM = F.normalize(features_BD.to(dtype), dim=-1) @ F.normalize(targets_MD.to(dtype), dim=-1).T
-    return F.cross_entropy(cosine_BM / temperature, positives_B)
+    # Divided by a small temperature, half precision would show: no autocast here.
+    with torch.autocast(features_BD.device.type, enabled=False):
+        cosine_BM = F.normalize(features_BD.to(dtype), dim=-1) @ F.normalize(targets_MD.to(dtype), dim=-1).T
+        return F.cross_entropy(cosine_BM / temperature, positives_B)
 
 
 def pairing_loss(

@@ -152,7 +152,7 @@ class MeanEnsemble(SimilarityEnsemble):
         self.temperature = float("inf")
 
     def _scores(self, reps_ND: Tensor) -> Tensor:
-        return torch.zeros_like(self._normaliser_N)
+        return self._normaliser_N.new_zeros(len(reps_ND))
 
 
 def distillation_loss(

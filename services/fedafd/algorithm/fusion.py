@@ -22,7 +22,7 @@ GATE_OFFSETS = (-math.inf, -4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0, math
 
 
 class _Branch(nn.Module):
-    """Pointwise bottleneck D -> D/reduction -> D, each with a normalisation layer if wanted; on rows [rows, D]."""
+    """Pointwise bottleneck D -> D/reduction -> D on [..., D]; with normalisation layers on [rows, D]."""
 
     def __init__(self, dim: int, reduction: int, *, inner_norm: bool, zero_init: bool, bias: float) -> None:
         super().__init__()
@@ -48,17 +48,17 @@ class _Attention(nn.Module):
 
     def __init__(self, dim: int, reduction: int, *, inner_norm: bool, zero_init: bool, gate_init: float) -> None:
         super().__init__()
+        self.inner_norm = inner_norm
         self.fine = _Branch(dim, reduction, inner_norm=inner_norm, zero_init=zero_init, bias=gate_init)
         self.coarse = _Branch(dim, reduction, inner_norm=inner_norm, zero_init=zero_init, bias=0.0)
 
     def forward(self, z_BPD: Tensor, weights_BP: Tensor) -> Tensor:
-        """Logits [B, P, D]. Positions of weight 0 (padding) reach neither branch, not even their statistics."""
+        """Logits [B, P, D]. Positions of weight 0 (padding) reach no statistics and no pooled summary."""
         coarse_BD: Tensor = self.coarse(_pool(z_BPD, weights_BP))
-        fine_BPD: Tensor
-        present_BP = weights_BP > 0
-        if z_BPD.shape[1] == 1:
-            fine_BPD = self.fine(z_BPD[:, 0]).unsqueeze(1)
+        if not self.inner_norm:
+            fine_BPD: Tensor = self.fine(z_BPD)
         else:
+            present_BP = weights_BP > 0
             rows = self.fine(z_BPD[present_BP])
             fine_BPD = rows.new_zeros(z_BPD.shape).masked_scatter(present_BP.unsqueeze(-1), rows)
         return fine_BPD + coarse_BD.unsqueeze(1)

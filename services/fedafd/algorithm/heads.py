@@ -31,18 +31,18 @@ class ClassificationHead(nn.Module):
         self.free_weight = nn.Parameter(torch.empty(num_classes, dim).uniform_(-1 / math.sqrt(dim), 1 / math.sqrt(dim)))
 
     @property
-    def class_weights_CD(self) -> Tensor:
+    def class_weights(self) -> Tensor:
         """W, non-negative, [C, D]."""
         return self.free_weight.abs()
 
     def forward(self, x_BD: Tensor) -> Tensor:
         """Logits [B, C]."""
         check_shape("x_BD", x_BD, None, self.free_weight.shape[1])
-        return self.logit_scale * F.linear(x_BD, self.class_weights_CD)
+        return self.logit_scale * F.linear(x_BD, self.class_weights)
 
     def separation_loss(self) -> Tensor:
         """Cross-entropy of W W^T [C, C] against 0 .. C-1, a scalar: each class is most like itself."""
-        weights_CD = self.class_weights_CD
+        weights_CD = self.class_weights
         return F.cross_entropy(weights_CD @ weights_CD.T, torch.arange(len(weights_CD), device=weights_CD.device))
 
     def loss(self, x_BD: Tensor, labels_B: Tensor, *, separation_weight: float = 0.5) -> Tensor:
