@@ -1,0 +1,25 @@
+"""Who calls: a bearer secret in the call's metadata, never a field of a message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fedafd.domain.errors import UnauthenticatedError
+
+__all__ = ["bearer_metadata", "bearer_secret"]
+
+_KEY = "authorization"
+_PREFIX = "Bearer "
+
+
+def bearer_metadata(secret: str) -> tuple[tuple[str, str], ...]:
+    """Metadata that carries `secret`, for a stub's call."""
+    return ((_KEY, f"{_PREFIX}{secret}"),)
+
+
+def bearer_secret(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
+    """The secret in a call's metadata. Raises UnauthenticatedError if there is none."""
+    for key, value in metadata or ():
+        if key == _KEY and isinstance(value, str) and value.startswith(_PREFIX):
+            return value.removeprefix(_PREFIX)
+    raise UnauthenticatedError("no credential; send the metadata `authorization: Bearer <credential>`")

@@ -1,0 +1,51 @@
+"""Domain errors as gRPC status and back: the code travels in the trailing metadata `fedafd-error-code`."""
+
+from __future__ import annotations
+
+import grpc
+
+from fedafd.domain.errors import ERROR_STATUS, FedafdError
+
+__all__ = ["ERROR_CODE_KEY", "RemoteError", "UnreachableError", "error_from_rpc", "status_of"]
+
+ERROR_CODE_KEY = "fedafd-error-code"
+
+
+class RemoteError(FedafdError):
+    """An answer that no domain error stands for, such as an internal failure of the other side."""
+
+
+class UnreachableError(FedafdError):
+    """The other side cannot be reached or does not answer in time."""
+
+    code = "unreachable"
+    retryable = True
+
+
+def status_of(error: FedafdError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
+    """Status code, text and trailing metadata that an error travels as."""
+    code = grpc.StatusCode[ERROR_STATUS[_known(type(error))].grpc]
+    return code, str(error), ((ERROR_CODE_KEY, error.code),)
+
+
+def error_from_rpc(error: grpc.RpcError) -> FedafdError:
+    """The domain error that a failed call stands for."""
+    code = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
+    text = (error.details() if hasattr(error, "details") else None) or str(code)
+    trailing = error.trailing_metadata() if hasattr(error, "trailing_metadata") else None
+    name = next((value for key, value in trailing or () if key == ERROR_CODE_KEY), None)
+    kind = _BY_CODE.get(str(name))
+    if kind is not None:
+        made = kind.__new__(kind)
+        FedafdError.__init__(made, text)
+        return made
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        return UnreachableError(f"no answer: {text}")
+    return RemoteError(f"{code.name}: {text}")
+
+
+def _known(kind: type[FedafdError]) -> type[FedafdError]:
+    return next(base for base in kind.__mro__ if base in ERROR_STATUS)
+
+
+_BY_CODE = {kind.code: kind for kind in ERROR_STATUS if kind is not FedafdError}

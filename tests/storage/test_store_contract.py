@@ -1,0 +1,182 @@
+"""What every object store does: a folder and a bucket of a real MinIO."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import uuid
+from datetime import timedelta
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from fedafd.domain.errors import (
+    ArtifactCorruptError,
+    ArtifactNotFoundError,
+    ConfigurationError,
+    InvalidRequestError,
+    StorageError,
+    StorageFullError,
+    StorageUnavailableError,
+)
+from fedafd.storage import CHUNK_BYTES, ObjectStore, StoreSettings, open_store
+from fedafd.storage.folder import FolderStore
+from fedafd.storage.s3 import S3Store
+from fedafd.storage.store import get_verified, sha256_of
+from tests.servers import Minio, free_port
+
+
+@pytest.fixture(params=["folder", "minio"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    if request.param == "folder":
+        return FolderStore(tmp_path / "store")
+    return _bucket(request.getfixturevalue("minio"))
+
+
+def _bucket(minio: Minio) -> S3Store:
+    store = S3Store(
+        endpoint=minio.endpoint,
+        bucket=f"b{uuid.uuid4().hex}",
+        access_key=minio.access_key,
+        secret_key=minio.secret_key,
+        secure=False,
+    )
+    store.make_bucket()
+    store.make_bucket()
+    return store
+
+
+def test_what_is_put_is_got(store: ObjectStore) -> None:
+    store.put("a/b", b"content")
+    assert store.get("a/b") == b"content"
+
+
+def test_an_empty_object_is_an_object(store: ObjectStore) -> None:
+    store.put("empty", b"")
+    assert store.get("empty") == b""
+    assert (found := store.stat("empty")) is not None and found.size_bytes == 0
+
+
+def test_a_second_put_replaces_the_first(store: ObjectStore) -> None:
+    store.put("a", b"old")
+    store.put("a", b"newer")
+    assert store.get("a") == b"newer"
+
+
+def test_a_file_is_put_without_change(store: ObjectStore, tmp_path: Path) -> None:
+    content = os.urandom(3 * CHUNK_BYTES + 17)
+    (tmp_path / "file").write_bytes(content)
+    store.put_file("big", tmp_path / "file")
+    assert store.get("big") == content
+
+
+@pytest.mark.parametrize(
+    "offset", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, 2 * CHUNK_BYTES + 4, 2 * CHUNK_BYTES + 5, 10**9]
+)
+def test_a_stream_starts_at_the_offset(store: ObjectStore, offset: int) -> None:
+    content = os.urandom(2 * CHUNK_BYTES + 5)
+    store.put("s", content)
+    pieces = list(store.stream("s", offset))
+    assert b"".join(pieces) == content[offset:]
+    assert all(len(piece) <= CHUNK_BYTES for piece in pieces)
+
+
+def test_a_missing_object_is_an_error_to_read_and_none_to_stat(store: ObjectStore) -> None:
+    with pytest.raises(ArtifactNotFoundError, match="no/such"):
+        store.get("no/such")
+    assert store.stat("no/such") is None
+
+
+def test_a_folder_of_objects_is_not_an_object(store: ObjectStore) -> None:
+    store.put("a/b", b"1")
+    assert store.stat("a") is None
+    with pytest.raises(ArtifactNotFoundError):
+        store.get("a")
+
+
+def test_a_listing_is_ordered_and_keeps_to_the_prefix(store: ObjectStore) -> None:
+    for key in ("x/2", "x/10", "x/1/deep", "y/1", "xx"):
+        store.put(key, b"12")
+    assert [(found.key, found.size_bytes) for found in store.list("x/")] == [("x/1/deep", 2), ("x/10", 2), ("x/2", 2)]
+    assert [found.key for found in store.list("x/1")] == ["x/1/deep", "x/10"]
+    assert list(store.list("none/")) == []
+
+
+def test_deleting_twice_is_harmless(store: ObjectStore) -> None:
+    store.put("a", b"1")
+    store.delete("a")
+    store.delete("a")
+    assert store.stat("a") is None
+
+
+@pytest.mark.parametrize("key", ["", "/etc/passwd", "a/../../b", "a//b", "a/.", "a\\b", "a\0b"])
+def test_a_key_that_could_escape_is_refused(store: ObjectStore, key: str) -> None:
+    with pytest.raises(InvalidRequestError):
+        store.put(key, b"")
+
+
+def test_content_that_does_not_fit_its_hash_is_refused(store: ObjectStore) -> None:
+    store.put("a", b"1")
+    assert get_verified(store, "a", sha256_of(b"1")) == b"1"
+    with pytest.raises(ArtifactCorruptError, match="object a"):
+        get_verified(store, "a", sha256_of(b"2"))
+
+
+def test_a_healthy_store_answers(store: ObjectStore) -> None:
+    store.ping()
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FolderStore(tmp_path)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageFullError, match="no space left"):
+        store.put("a", b"1")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a full file system needs root")
+def test_a_disk_that_is_really_full_is_said_so(tmp_path: Path) -> None:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], check=False).returncode:
+        pytest.skip("this machine does not let root mount a tmpfs")
+    try:
+        with pytest.raises(StorageFullError):
+            FolderStore(tmp_path).put("a", bytes(1 << 20))
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_store_that_cannot_be_reached_says_where() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    store = S3Store(endpoint=address, bucket="bucket", access_key="a", secret_key="b" * 8, secure=False)
+    with pytest.raises(StorageUnavailableError, match=address):
+        store.get("a")
+
+
+def test_a_wrong_key_of_the_store_is_refused(minio: Minio) -> None:
+    store = S3Store(
+        endpoint=minio.endpoint, bucket="bucket", access_key=minio.access_key, secret_key="wrong" * 4, secure=False
+    )
+    with pytest.raises(StorageError, match="SignatureDoesNotMatch"):
+        store.put("a", b"1")
+
+
+def test_a_presigned_url_reads_without_a_key(minio: Minio) -> None:
+    store = _bucket(minio)
+    store.put("a", b"content")
+    with urlopen(store.presigned_get("a", timedelta(minutes=1))) as answer:
+        assert answer.read() == b"content"
+
+
+def test_settings_choose_the_store(tmp_path: Path) -> None:
+    assert isinstance(open_store(StoreSettings(url=str(tmp_path))), FolderStore)
+    (tmp_path / "secret").write_text("very secret\n")
+    settings = StoreSettings(url="s3://b", endpoint="h:1", access_key="a", secret_key_file=tmp_path / "secret")
+    assert isinstance(open_store(settings), S3Store)
+    with pytest.raises(ConfigurationError, match="endpoint, access_key, secret_key"):
+        open_store(StoreSettings(url="s3://b"))
