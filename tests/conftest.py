@@ -10,7 +10,6 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-
 from tests.servers import Minio, minio_server, postgres_server, redis_server
 
 

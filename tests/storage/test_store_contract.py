@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from tests.servers import Minio, free_port
 
 from fedafd.domain.errors import (
     ArtifactCorruptError,
@@ -25,7 +26,6 @@ from fedafd.storage import CHUNK_BYTES, ObjectStore, StoreSettings, open_store
 from fedafd.storage.folder import FolderStore
 from fedafd.storage.s3 import S3Store
 from fedafd.storage.store import get_verified, sha256_of
-from tests.servers import Minio, free_port
 
 
 @pytest.fixture(params=["folder", "minio"])

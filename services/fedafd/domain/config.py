@@ -125,7 +125,9 @@ class AlignmentConfig(_Config):
         "joint", description="joint: one public batch beside each private batch; separate: a whole pass first (paper)."
     )
     max_gradient_share: float | None = Field(
-        0.05, gt=0, description="Adversarial gradient norm at most this share of the task's; null: no balancing (paper)."
+        0.05,
+        gt=0,
+        description="Adversarial gradient norm at most this share of the task's; null: no balancing (paper).",
     )
     discriminator_learning_rate: Positive = 1e-4
     pairing_weight: NonNegative = 0.3
@@ -154,7 +156,9 @@ class KindTrainingConfig(_Config):
     learning_rate: Positive = 1e-3
     weight_decay: NonNegative = 1e-4
     momentum: NonNegative = 0.9
-    schedule: Literal["constant", "steps"] = Field("constant", description="steps: x0.1 at 50 % and 80 % of the rounds.")
+    schedule: Literal["constant", "steps"] = Field(
+        "constant", description="steps: x0.1 at 50 % and 80 % of the rounds."
+    )
     fusion_learning_rate: Positive = 1e-4
     fusion_weight_decay: NonNegative = 0.0
     gate_init: float = Field(0.0, description="Initial gate logit: below 0 leans to the global feature.")
@@ -165,7 +169,9 @@ class ClientTrainingConfig(_Config):
 
     local_epochs: Count = 5
     loss_scale: Positive = Field(8.0, description="Initial a and b of a pair client's soft contrastive loss.")
-    separation_weight: NonNegative = Field(0.5, description="Weight of the class-separation term, cross-entropy of W W^T.")
+    separation_weight: NonNegative = Field(
+        0.5, description="Weight of the class-separation term, cross-entropy of W W^T."
+    )
     clip_norm: Positive = 2.0
     augment: bool = True
     autocast: Literal["auto", "bfloat16", "off"] = "auto"

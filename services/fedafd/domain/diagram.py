@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from pathlib import Path
 
@@ -16,14 +16,16 @@ from fedafd.domain.states import PARTICIPATION_TRANSITIONS, ROUND_TRANSITIONS, S
 
 __all__ = ["mermaid", "updated"]
 
-_DIAGRAMS: dict[str, Mapping[StrEnum, frozenset[StrEnum]]] = {
-    "round": dict(ROUND_TRANSITIONS),
-    "participation": dict(PARTICIPATION_TRANSITIONS),
-    "stage": dict(STAGE_TRANSITIONS),
+_Table = Mapping[StrEnum, Collection[StrEnum]]
+
+_DIAGRAMS: dict[str, _Table] = {
+    "round": {old: new for old, new in ROUND_TRANSITIONS.items()},
+    "participation": {old: new for old, new in PARTICIPATION_TRANSITIONS.items()},
+    "stage": {old: new for old, new in STAGE_TRANSITIONS.items()},
 }
 
 
-def mermaid(table: Mapping[StrEnum, frozenset[StrEnum]]) -> str:
+def mermaid(table: _Table) -> str:
     """A Mermaid state diagram of one transition table, in the order of the states' definition."""
     order = list(table)
     lines = ["stateDiagram-v2", f"    [*] --> {order[0].value}"]
@@ -41,7 +43,7 @@ def updated(text: str) -> str:
         if not pattern.search(text):
             raise ValueError(f"no <!-- states:{name} --> block")
         block = f"```mermaid\n{mermaid(table)}\n```\n"
-        text = pattern.sub(lambda found, block=block: found[1] + block + found[2], text)  # type: ignore[misc]
+        text = pattern.sub(rf"\g<1>{block}\g<2>", text)
     return text
 
 

@@ -56,9 +56,7 @@ def tree_height(cohort_size: int) -> int:
     return height
 
 
-def plan_merges(
-    cohort_size: int, leaves: Mapping[int, T | None], merged: Mapping[tuple[int, int], T]
-) -> MergePlan[T]:
+def plan_merges(cohort_size: int, leaves: Mapping[int, T | None], merged: Mapping[tuple[int, int], T]) -> MergePlan[T]:
     """Plan the merges of one modality.
 
     `leaves` maps each settled cohort position to its folded state, or to None when the client is known to deliver

@@ -65,7 +65,13 @@ PRESETS: dict[str, dict[str, Any]] = {
                 "gate_init": 0.0,
             },
         },
-        "alignment": {"mode": "adversarial", "weight": 0.5, "schedule": "separate", "max_gradient_share": None, "centre": False},
+        "alignment": {
+            "mode": "adversarial",
+            "weight": 0.5,
+            "schedule": "separate",
+            "max_gradient_share": None,
+            "centre": False,
+        },
         "fusion": {
             "mode": "tokens",
             "reduction": 4,

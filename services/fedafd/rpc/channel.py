@@ -10,7 +10,14 @@ import grpc.aio
 
 from fedafd.domain.errors import ConfigurationError
 
-__all__ = ["CHANNEL_OPTIONS", "MAX_MESSAGE_BYTES", "TlsFiles", "channel_credentials", "open_channel", "open_sync_channel"]
+__all__ = [
+    "CHANNEL_OPTIONS",
+    "MAX_MESSAGE_BYTES",
+    "TlsFiles",
+    "channel_credentials",
+    "open_channel",
+    "open_sync_channel",
+]
 
 MAX_MESSAGE_BYTES = 4 << 20
 """gRPC's default; a chunk and its frame stay well below."""

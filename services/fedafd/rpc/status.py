@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 
 from fedafd.domain.errors import ERROR_STATUS, FedafdError
@@ -32,9 +34,8 @@ def error_from_rpc(error: grpc.RpcError) -> FedafdError:
     """The domain error that a failed call stands for."""
     code = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
     text = (error.details() if hasattr(error, "details") else None) or str(code)
-    trailing = error.trailing_metadata() if hasattr(error, "trailing_metadata") else None
-    name = next((value for key, value in trailing or () if key == ERROR_CODE_KEY), None)
-    kind = _BY_CODE.get(str(name))
+    trailing: Any = error.trailing_metadata() if hasattr(error, "trailing_metadata") else None
+    kind = _BY_CODE.get(str(dict(trailing or ()).get(ERROR_CODE_KEY)))
     if kind is not None:
         made = kind.__new__(kind)
         FedafdError.__init__(made, text)

@@ -1,0 +1,17 @@
+"""Data adapters: private data of clients and the public set, read from files or generated."""
+
+from fedafd.datasets.public_set import PublicSet, read_manifest, write_public_set
+from fedafd.datasets.registry import load_client_data, load_public_data
+from fedafd.datasets.samples import ClientData, ImageSplit, PairSplit, TextSplit
+
+__all__ = [
+    "ClientData",
+    "ImageSplit",
+    "PairSplit",
+    "PublicSet",
+    "TextSplit",
+    "load_client_data",
+    "load_public_data",
+    "read_manifest",
+    "write_public_set",
+]

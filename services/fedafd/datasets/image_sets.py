@@ -1,0 +1,171 @@
+"""Labelled images: `cifar100` (npz, or the official python layout without running its pickles) and `image-folder`."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedafd.datasets.files import need_file, need_folder
+from fedafd.datasets.samples import ClientData, ImageSplit, LazyImages
+from fedafd.domain.errors import DataError
+from fedafd.domain.kinds import ClientKind
+
+__all__ = ["cifar100", "image_folder", "load_plain_pickle"]
+
+_SPLITS = ("train", "val", "test")
+_RECONSTRUCT = np.empty(0).__reduce__()[0]
+"""NumPy's own function that rebuilds an array; its module moved between versions."""
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
+
+
+def cifar100(path: Path | None) -> ClientData:
+    """CIFAR-100 from a folder with `*.npz` (arrays `<split>_images`, `<split>_labels`, `class_names`) or with the official
+    files `train`, `test`, `meta`; there the last tenth of `train` is the validation split.
+
+    Raises DataError naming the file and what it lacks.
+    """
+    folder = need_folder(path, "cifar100")
+    archives = sorted(folder.glob("*.npz"))
+    if archives:
+        return _cifar_npz(archives[0])
+    if (folder / "meta").is_file():
+        return _cifar_official(folder)
+    raise DataError(f"{folder}: neither an .npz nor the official files train, test and meta")
+
+
+def _cifar_npz(path: Path) -> ClientData:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            splits = {s: (arrays[f"{s}_images"], arrays[f"{s}_labels"].astype(np.int64)) for s in _SPLITS}
+            names = tuple(str(name) for name in arrays["class_names"])
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not the expected arrays: {error}") from None
+    made = {s: _image_split(images, labels, len(names), f"{path}: {s}") for s, (images, labels) in splits.items()}
+    return ClientData(ClientKind.IMAGE, made["train"], made["val"], made["test"], names)
+
+
+def _cifar_official(folder: Path) -> ClientData:
+    names = tuple(str(name) for name in _official(folder / "meta", "fine_label_names"))
+    images, labels = _official_split(folder / "train")
+    cut = max(1, len(images) // 10)
+    where = str(folder / "train")
+    train = _image_split(images[:-cut], labels[:-cut], len(names), where)
+    val = _image_split(images[-cut:], labels[-cut:], len(names), where)
+    test = _image_split(*_official_split(folder / "test"), len(names), str(folder / "test"))
+    return ClientData(ClientKind.IMAGE, train, val, test, names)
+
+
+def _official_split(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    flat, labels = _official(path, "data"), np.asarray(_official(path, "fine_labels"), dtype=np.int64)
+    if not isinstance(flat, np.ndarray) or flat.dtype != np.uint8 or flat.ndim != 2 or flat.shape[1] != 3072:
+        raise DataError(f"{path}: `data` is not a uint8 array of shape [n, 3072]")
+    return flat.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
+
+
+def _official(path: Path, key: str) -> Any:
+    content = load_plain_pickle(need_file(path, "cifar100").read_bytes(), str(path))
+    found = content.get(key, content.get(key.encode())) if isinstance(content, dict) else None
+    if found is None:
+        raise DataError(f"{path}: has no entry {key!r}")
+    return [name.decode() if isinstance(name, bytes) else name for name in found] if isinstance(found, list) else found
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Admits what rebuilds a NumPy array of numbers, and nothing else that could be called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        allowed = {
+            ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+            ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+            ("numpy", "ndarray"): np.ndarray,
+            ("numpy", "dtype"): np.dtype,
+            ("_codecs", "encode"): _latin1,
+        }
+        if (module, name) not in allowed:
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
+        return allowed[module, name]
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"encoding {encoding} is not allowed")
+    return text.encode("latin1")
+
+
+def load_plain_pickle(content: bytes, name: str) -> Any:
+    """Containers, strings, numbers and NumPy arrays from a pickle, executing nothing. Raises DataError otherwise."""
+    try:
+        return _PlainUnpickler(io.BytesIO(content), encoding="bytes").load()
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        ImportError,
+    ) as error:
+        raise DataError(f"{name}: refused, because it is not plain data: {error}") from None
+
+
+def image_folder(path: Path | None) -> ClientData:
+    """Images in `<split>/<class>/` sub-folders, or in `<class>/` alone, of which every tenth goes to validation and
+    every fifth to the test split. Raises DataError for a folder without classes or images.
+    """
+    folder = need_folder(path, "image-folder")
+    if (folder / "train").is_dir():
+        names = _class_names(folder / "train")
+        made = {split: _folder_split(_listed(need_folder(folder / split, "image-folder"), names)) for split in _SPLITS}
+        return ClientData(ClientKind.IMAGE, made["train"], made["val"], made["test"], names)
+    names = _class_names(folder)
+    files = _listed(folder, names)
+    rest = [entry for index, entry in enumerate(files) if index % 5]
+    train, val, test = (
+        _folder_split(part) for part in ([entry for i, entry in enumerate(rest) if i % 8], rest[::8], files[::5])
+    )
+    return ClientData(ClientKind.IMAGE, train, val, test, names)
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+    if len(names) < 2:
+        raise DataError(f"{folder}: needs two or more class folders, found {len(names)}")
+    return names
+
+
+def _listed(folder: Path, names: Sequence[str]) -> list[tuple[Path, int]]:
+    found = [
+        (path, label)
+        for label, name in enumerate(names)
+        for path in sorted((folder / name).glob("*"))
+        if path.suffix.lower() in _SUFFIXES
+    ]
+    if not found:
+        raise DataError(f"{folder}: no images in its class folders; known endings: {', '.join(sorted(_SUFFIXES))}")
+    return found
+
+
+def _folder_split(files: Sequence[tuple[Path, int]]) -> ImageSplit:
+    paths = [path for path, _ in files]
+    images = LazyImages(len(paths), lambda i: paths[i].read_bytes(), lambda i: str(paths[i]))
+    return ImageSplit(images, np.array([label for _, label in files], dtype=np.int64))
+
+
+def _image_split(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int, where: str) -> ImageSplit:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise DataError(
+            f"{where}: images must be uint8 of shape [n, h, w, 3], found {images.dtype} {list(images.shape)}"
+        )
+    if len(images) != len(labels) or not len(images):
+        raise DataError(f"{where}: {len(images)} images but {len(labels)} labels")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise DataError(f"{where}: labels must be 0 to {classes - 1}, found {labels.min()} to {labels.max()}")
+    return ImageSplit([np.ascontiguousarray(image) for image in images], labels)

@@ -1,0 +1,192 @@
+"""Adapters by name. A site adds its own as an entry point of the group `fedafd.datasets`.
+
+An adapter is an object with `client(path, kind, options, seed)` and `public(path, options)`; either may raise DataError
+to say that it does not serve that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedafd.datasets.image_sets import cifar100, image_folder
+from fedafd.datasets.pair_sets import PairOptions, pair_splits
+from fedafd.datasets.parquet_sets import parquet_client, parquet_pairs
+from fedafd.datasets.partition import partition_indices
+from fedafd.datasets.samples import ClientData, PairSplit, Split
+from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
+from fedafd.datasets.text_sets import ag_news
+from fedafd.domain.config import PartitionConfig
+from fedafd.domain.errors import ConfigurationError, DataError
+from fedafd.domain.kinds import ClientKind
+
+__all__ = ["Adapter", "adapter_names", "load_client_data", "load_public_data"]
+
+GROUP = "fedafd.datasets"
+
+
+class Adapter(Protocol):
+    """A source of data."""
+
+    def client(self, path: Path | None, kind: ClientKind, options: Mapping[str, Any]) -> ClientData:
+        """A site's private data of one kind."""
+
+    def public(self, path: Path | None, options: Mapping[str, Any]) -> dict[str, PairSplit]:
+        """Splits `train`, `val`, `test` of a public set."""
+
+
+class Shapes:
+    """Generated coloured shapes; see fedafd.datasets.shapes."""
+
+    def client(self, path: Path | None, kind: ClientKind, options: Mapping[str, Any]) -> ClientData:
+        return client_data(kind, _options(ShapesOptions, options, "shapes"))
+
+    def public(self, path: Path | None, options: Mapping[str, Any]) -> dict[str, PairSplit]:
+        return public_data(_options(ShapesOptions, options, "shapes"))
+
+
+class _Labelled:
+    name: str
+    kind: ClientKind
+
+    def read(self, path: Path | None) -> ClientData:
+        raise NotImplementedError
+
+    def client(self, path: Path | None, kind: ClientKind, options: Mapping[str, Any]) -> ClientData:
+        _options(_NoOptions, options, self.name)
+        if kind is not self.kind:
+            raise DataError(f"{self.name}: serves clients of kind {self.kind.value}, not {kind.value}")
+        return self.read(path)
+
+    def public(self, path: Path | None, options: Mapping[str, Any]) -> dict[str, PairSplit]:
+        raise DataError(f"{self.name}: holds no image-caption pairs, so it cannot be a public set")
+
+
+class Cifar100(_Labelled):
+    """CIFAR-100."""
+
+    name, kind = "cifar100", ClientKind.IMAGE
+
+    def read(self, path: Path | None) -> ClientData:
+        return cifar100(path)
+
+
+class ImageFolder(_Labelled):
+    """Images in a folder per class."""
+
+    name, kind = "image-folder", ClientKind.IMAGE
+
+    def read(self, path: Path | None) -> ClientData:
+        return image_folder(path)
+
+
+class AgNews(_Labelled):
+    """AG_NEWS or another CSV of that form."""
+
+    name, kind = "ag-news", ClientKind.TEXT
+
+    def read(self, path: Path | None) -> ClientData:
+        return ag_news(path)
+
+
+class _Pairs:
+    name: str
+
+    def client(self, path: Path | None, kind: ClientKind, options: Mapping[str, Any]) -> ClientData:
+        if kind is not ClientKind.PAIR:
+            raise DataError(f"{self.name}: serves clients of kind pair, not {kind.value}")
+        splits = self.public(path, options)
+        return ClientData(kind, splits["train"], splits["val"], splits["test"])
+
+    def public(self, path: Path | None, options: Mapping[str, Any]) -> dict[str, PairSplit]:
+        return pair_splits(path, _options(PairOptions, options, self.name), self.name)
+
+
+class Flickr(_Pairs):
+    """Flickr8k, Flickr30k and cuts of them."""
+
+    name = "flickr"
+
+
+class Coco(_Pairs):
+    """MS-COCO captions."""
+
+    name = "coco"
+
+
+class Parquet:
+    """Parquet files in the Hugging Face image layout."""
+
+    def client(self, path: Path | None, kind: ClientKind, options: Mapping[str, Any]) -> ClientData:
+        _options(_NoOptions, options, "parquet")
+        return parquet_client(path, kind)
+
+    def public(self, path: Path | None, options: Mapping[str, Any]) -> dict[str, PairSplit]:
+        _options(_NoOptions, options, "parquet")
+        return parquet_pairs(path)
+
+
+def adapter_names() -> list[str]:
+    """Names of all adapters that are installed."""
+    return sorted({point.name for point in entry_points(group=GROUP)})
+
+
+def load_client_data(
+    adapter: str,
+    path: Path | None,
+    kind: ClientKind,
+    options: Mapping[str, Any] | None = None,
+    partition: PartitionConfig | None = None,
+) -> ClientData:
+    """A site's private data. With `partition`, its training split is one site's share.
+
+    Raises ConfigurationError for an unknown adapter or option, DataError for unusable data.
+    """
+    data = _adapter(adapter).client(path, kind, options or {})
+    if partition is None:
+        return data
+    indices = partition_indices(_labels(data.train), partition)
+    return dataclasses.replace(data, train=data.train.take(indices.tolist()))
+
+
+def load_public_data(adapter: str, path: Path | None, options: Mapping[str, Any] | None = None) -> dict[str, PairSplit]:
+    """Splits `train`, `val`, `test` of a public set. Raises ConfigurationError, DataError."""
+    return _adapter(adapter).public(path, options or {})
+
+
+def _adapter(name: str) -> Adapter:
+    for point in entry_points(group=GROUP):
+        if point.name == name:
+            made: Adapter = point.load()()
+            return made
+    raise ConfigurationError(f"data adapter {name!r} is not known; installed: {', '.join(adapter_names())}")
+
+
+def _labels(split: Split) -> NDArray[np.int64]:
+    if isinstance(split, PairSplit):
+        return np.zeros(len(split), dtype=np.int64)
+    return split.labels
+
+
+@dataclasses.dataclass(frozen=True)
+class _NoOptions:
+    pass
+
+
+Options = TypeVar("Options", _NoOptions, PairOptions, ShapesOptions)
+
+
+def _options(kind: type[Options], values: Mapping[str, Any], adapter: str) -> Options:
+    known = {field.name for field in dataclasses.fields(kind)}
+    for name in values:
+        if name not in known:
+            raise ConfigurationError(
+                f"data.options.{name}: {adapter} has no such option; known: {', '.join(sorted(known)) or 'none'}"
+            )
+    return kind(**values)

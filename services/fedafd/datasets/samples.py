@@ -1,0 +1,148 @@
+"""What every adapter makes: splits of labelled images, labelled texts, or image-caption pairs.
+
+Images are uint8 arrays of shape [height, width, 3], decoded when they are asked for.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from fedafd.domain.errors import DataError
+from fedafd.domain.kinds import ClientKind
+
+__all__ = ["ClientData", "ImageArray", "ImageSplit", "LazyImages", "PairSplit", "Split", "TextSplit", "decode_image"]
+
+ImageArray = NDArray[np.uint8]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """Labelled images; `labels` [n] indexes ClientData.labels."""
+
+    images: Sequence[ImageArray]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: Sequence[int]) -> ImageSplit:
+        """The samples at `indices`, in that order."""
+        return ImageSplit(_picked(self.images, indices), self.labels[np.asarray(indices, dtype=np.int64)])
+
+
+@dataclass(frozen=True)
+class TextSplit:
+    """Labelled texts; `labels` [n] indexes ClientData.labels."""
+
+    texts: Sequence[str]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, indices: Sequence[int]) -> TextSplit:
+        """The samples at `indices`, in that order."""
+        return TextSplit(_picked(self.texts, indices), self.labels[np.asarray(indices, dtype=np.int64)])
+
+
+@dataclass(frozen=True)
+class PairSplit:
+    """Images, each with one or more captions, in a fixed order."""
+
+    images: Sequence[ImageArray]
+    captions: Sequence[tuple[str, ...]]
+    ids: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: Sequence[int]) -> PairSplit:
+        """The samples at `indices`, in that order."""
+        ids = tuple(self.ids[i] for i in indices) if self.ids else ()
+        return PairSplit(_picked(self.images, indices), _picked(self.captions, indices), ids)
+
+
+Split = ImageSplit | TextSplit | PairSplit
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """One client's private data. `labels` are the class names; empty for pairs."""
+
+    kind: ClientKind
+    train: Split
+    val: Split
+    test: Split
+    labels: tuple[str, ...] = field(default=())
+
+
+class LazyImages(Sequence[ImageArray]):
+    """Images decoded one by one, each time they are asked for, from bytes that `read(i)` brings.
+
+    Decoding raises DataError naming `name(i)`.
+    """
+
+    def __init__(self, count: int, read: Callable[[int], bytes], name: Callable[[int], str]) -> None:
+        self._count, self._read, self._name = count, read, name
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> ImageArray: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ImageArray]: ...
+    def __getitem__(self, index: int | slice) -> ImageArray | Sequence[ImageArray]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._count))]
+        if not -self._count <= index < self._count:
+            raise IndexError(index)
+        index %= self._count
+        return decode_image(self._read(index), self._name(index))
+
+    def __iter__(self) -> Iterator[ImageArray]:
+        return (self[index] for index in range(self._count))
+
+    def encoded(self, index: int) -> bytes:
+        """The image's file content."""
+        return self._read(index)
+
+
+def decode_image(content: bytes, name: str) -> ImageArray:
+    """Decode a JPEG, PNG or other image file to RGB. Raises DataError naming `name` for anything else."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return np.asarray(image.convert("RGB"), dtype=np.uint8)
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{name}: not a readable image ({error}); replace or remove it", name=name) from None
+
+
+class _Picked(Sequence[T]):
+    """Some items of a sequence, still lazily."""
+
+    def __init__(self, items: Sequence[T], indices: Sequence[int]) -> None:
+        self._items, self._indices = items, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        if isinstance(index, slice):
+            return [self._items[i] for i in self._indices[index]]
+        return self._items[self._indices[index]]
+
+
+def _picked(items: Sequence[T], indices: Sequence[int]) -> Sequence[T]:
+    return _Picked(items, [int(index) for index in indices])
