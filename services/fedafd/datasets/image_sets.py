@@ -26,8 +26,8 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif",
 
 
 def cifar100(path: Path | None) -> ClientData:
-    """CIFAR-100 from a folder with `*.npz` (arrays `<split>_images`, `<split>_labels`, `class_names`) or with the official
-    files `train`, `test`, `meta`; there the last tenth of `train` is the validation split.
+    """CIFAR-100 from a folder with `*.npz` (arrays `<split>_images`, `<split>_labels`, `class_names`) or with the
+    official files `train`, `test`, `meta`; there the last tenth of `train` is the validation split.
 
     Raises DataError naming the file and what it lacks.
     """

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import event, text
+from sqlalchemy import CursorResult, Update, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from fedafd.domain.errors import ConfigurationError
 
-__all__ = ["Database"]
+__all__ = ["Database", "affected_rows"]
 
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 
@@ -32,7 +32,9 @@ class Database:
         parsed = make_url(url)
         dialect = parsed.get_backend_name()
         if dialect not in _DRIVERS:
-            raise ConfigurationError(f"database URL: {dialect} is not supported; use sqlite or postgresql", dialect=dialect)
+            raise ConfigurationError(
+                f"database URL: {dialect} is not supported; use sqlite or postgresql", dialect=dialect
+            )
         self.url = parsed.set(drivername=_DRIVERS[dialect])
         self.is_sqlite = dialect == "sqlite"
         options: dict[str, Any] = {"connect_args": {"timeout": 30}} if self.is_sqlite else {"pool_pre_ping": True}
@@ -56,6 +58,12 @@ class Database:
     async def close(self) -> None:
         """Close all connections."""
         await self.engine.dispose()
+
+
+async def affected_rows(session: AsyncSession, statement: Update) -> int:
+    """Execute a guarded UPDATE; how many rows it found. 0 means that the guard held it back."""
+    result = await session.execute(statement, execution_options={"synchronize_session": False})
+    return cast("CursorResult[Any]", result).rowcount
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:

@@ -1,0 +1,51 @@
+"""Artifacts by hash, and uploads on their way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from fedafd.domain.errors import NotFoundError
+from fedafd.persistence.models import ArtifactRow, UploadRow
+
+__all__ = ["add_artifact", "add_upload", "find_upload", "get_upload"]
+
+
+async def add_artifact(
+    session: AsyncSession, federation_id: str, entry: dict[str, Any], *, round_id: str, client_id: str | None = None
+) -> None:
+    """Register a stored blob, {sha256, size_bytes, purpose, key}; harmless if it is registered already."""
+    same = select(ArtifactRow.id).where(ArtifactRow.federation_id == federation_id, ArtifactRow.key == entry["key"])
+    if await session.scalar(same) is None:
+        session.add(ArtifactRow(federation_id=federation_id, round_id=round_id, client_id=client_id, **entry))
+        await session.flush()
+
+
+async def find_upload(
+    session: AsyncSession, round_id: str, client_id: str, sha256: str, purpose: str
+) -> UploadRow | None:
+    """The upload of that blob, or None."""
+    query = select(UploadRow).where(
+        UploadRow.round_id == round_id,
+        UploadRow.client_id == client_id,
+        UploadRow.sha256 == sha256,
+        UploadRow.purpose == purpose,
+    )
+    return await session.scalar(query)
+
+
+async def add_upload(session: AsyncSession, row: UploadRow) -> UploadRow:
+    """Announce an upload."""
+    session.add(row)
+    await session.flush()
+    return row
+
+
+async def get_upload(session: AsyncSession, upload_id: str, client_id: str) -> UploadRow:
+    """A client's own upload. Raises NotFoundError, also for another client's."""
+    row = await session.get(UploadRow, upload_id)
+    if row is None or row.client_id != client_id:
+        raise NotFoundError(f"upload {upload_id}: does not exist; begin it first", upload_id=upload_id)
+    return row

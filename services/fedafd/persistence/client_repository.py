@@ -1,0 +1,131 @@
+"""Clients: invited, enrolled, revoked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from fedafd.domain.errors import AlreadyEnrolledError, ConflictError, NotFoundError, UnauthenticatedError
+from fedafd.domain.kinds import ClientKind
+from fedafd.domain.secrets import SecretKind, hash_secret, new_secret
+from fedafd.persistence.database import affected_rows
+from fedafd.persistence.models import ClientRow, utc_now
+
+__all__ = [
+    "client_by_credential",
+    "enrol_client",
+    "enrolled_clients",
+    "get_client",
+    "invite_client",
+    "list_clients",
+    "note_seen",
+    "revoke_client",
+]
+
+
+async def invite_client(
+    session: AsyncSession, federation_id: str, name: str, kind: ClientKind, lifetime: timedelta
+) -> tuple[ClientRow, str]:
+    """Add a client and its one-time enrolment token, which is shown here only. Raises ConflictError for a taken name.
+
+    Inviting a client again that has not enrolled replaces its token.
+    """
+    row = await session.scalar(
+        select(ClientRow).where(ClientRow.federation_id == federation_id, ClientRow.name == name)
+    )
+    if row is not None and (row.enrolled_at is not None or row.kind != kind.value):
+        raise ConflictError(
+            f"client {name}: exists already in federation {federation_id}; choose another name", name=name
+        )
+    if row is None:
+        row = ClientRow(federation_id=federation_id, name=name, kind=kind.value)
+        session.add(row)
+    token = new_secret(SecretKind.ENROLMENT)
+    row.token_hash, row.token_expires_at, row.revoked_at = hash_secret(token), utc_now() + lifetime, None
+    await session.flush()
+    return row, token
+
+
+async def enrol_client(
+    session: AsyncSession, token: str, kind: ClientKind, agent_version: str
+) -> tuple[ClientRow, str]:
+    """Trade a one-time token for a credential, which is shown here only.
+
+    Raises UnauthenticatedError for an unknown or expired token, AlreadyEnrolledError for a used one, and ConflictError
+    when the client was invited with another kind.
+    """
+    row = await session.scalar(select(ClientRow).where(ClientRow.token_hash == hash_secret(token)))
+    if row is None or row.revoked_at is not None:
+        raise UnauthenticatedError(
+            "the enrolment token is not known or was revoked; ask the operator for a new invitation"
+        )
+    if row.enrolled_at is not None:
+        raise AlreadyEnrolledError(
+            f"client {row.name}: its enrolment token was used on {row.enrolled_at:%Y-%m-%d %H:%M} UTC"
+        )
+    if row.token_expires_at is not None and row.token_expires_at < utc_now():
+        raise UnauthenticatedError(
+            f"client {row.name}: its enrolment token has expired; ask the operator for a new invitation"
+        )
+    if row.kind != kind.value:
+        raise ConflictError(f"client {row.name}: was invited as kind {row.kind}, but the agent is of kind {kind.value}")
+    credential = new_secret(SecretKind.CREDENTIAL)
+    values = {
+        "credential_hash": hash_secret(credential),
+        "enrolled_at": utc_now(),
+        "last_seen_at": utc_now(),
+        "agent_version": agent_version[:64],
+    }
+    first = update(ClientRow).where(ClientRow.id == row.id, ClientRow.enrolled_at.is_(None)).values(**values)
+    if await affected_rows(session, first) != 1:
+        raise AlreadyEnrolledError(f"client {row.name}: its enrolment token was used just now")
+    await session.refresh(row)
+    return row, credential
+
+
+async def client_by_credential(session: AsyncSession, credential: str) -> ClientRow:
+    """The client that a credential belongs to. Raises UnauthenticatedError for an unknown or revoked one."""
+    row = await session.scalar(select(ClientRow).where(ClientRow.credential_hash == hash_secret(credential)))
+    if row is None:
+        raise UnauthenticatedError("the credential is not known; enrol with a new invitation")
+    if row.revoked_at is not None:
+        raise UnauthenticatedError(f"client {row.name}: was revoked on {row.revoked_at:%Y-%m-%d %H:%M} UTC")
+    return row
+
+
+async def get_client(session: AsyncSession, federation_id: str, name: str) -> ClientRow:
+    """A client by name. Raises NotFoundError."""
+    row = await session.scalar(
+        select(ClientRow).where(ClientRow.federation_id == federation_id, ClientRow.name == name)
+    )
+    if row is None:
+        raise NotFoundError(f"federation {federation_id}: has no client {name}", federation=federation_id, client=name)
+    return row
+
+
+async def list_clients(session: AsyncSession, federation_id: str, after: str, limit: int) -> Sequence[ClientRow]:
+    """Clients whose name sorts after `after`, by name."""
+    query = select(ClientRow).where(ClientRow.federation_id == federation_id, ClientRow.name > after)
+    return (await session.scalars(query.order_by(ClientRow.name).limit(limit))).all()
+
+
+async def enrolled_clients(session: AsyncSession, federation_id: str) -> Sequence[ClientRow]:
+    """Clients that may take part, by name: enrolled and not revoked."""
+    query = select(ClientRow).where(
+        ClientRow.federation_id == federation_id, ClientRow.enrolled_at.is_not(None), ClientRow.revoked_at.is_(None)
+    )
+    return (await session.scalars(query.order_by(ClientRow.name))).all()
+
+
+async def revoke_client(session: AsyncSession, row: ClientRow) -> None:
+    """Refuse the client's credential and token from now on."""
+    row.revoked_at = utc_now()
+    await session.flush()
+
+
+async def note_seen(session: AsyncSession, client_id: str, at: datetime) -> None:
+    """The client's agent called."""
+    await session.execute(update(ClientRow).where(ClientRow.id == client_id).values(last_seen_at=at))

@@ -1,0 +1,40 @@
+"""Federations, and the public sets they agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from fedafd.domain.errors import ConflictError, NotFoundError
+from fedafd.persistence.models import FederationRow
+
+__all__ = ["add_federation", "get_federation", "list_federations"]
+
+
+async def add_federation(session: AsyncSession, federation_id: str, config: dict[str, Any]) -> FederationRow:
+    """Add a federation. Raises ConflictError for a taken name."""
+    if await session.get(FederationRow, federation_id) is not None:
+        raise ConflictError(
+            f"federation {federation_id}: exists already; choose another name", federation=federation_id
+        )
+    row = FederationRow(id=federation_id, config=config)
+    session.add(row)
+    await session.flush()
+    return row
+
+
+async def get_federation(session: AsyncSession, federation_id: str) -> FederationRow:
+    """A federation by name. Raises NotFoundError."""
+    row = await session.get(FederationRow, federation_id)
+    if row is None:
+        raise NotFoundError(f"federation {federation_id}: does not exist", federation=federation_id)
+    return row
+
+
+async def list_federations(session: AsyncSession, after: str, limit: int) -> Sequence[FederationRow]:
+    """Federations whose name sorts after `after`, by name."""
+    query = select(FederationRow).where(FederationRow.id > after).order_by(FederationRow.id).limit(limit)
+    return (await session.scalars(query)).all()

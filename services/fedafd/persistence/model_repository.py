@@ -1,0 +1,88 @@
+"""Model versions, global and personalized, and the files of their folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from fedafd.domain.errors import NotFoundError
+from fedafd.persistence.models import ClientRow, ModelFileRow, ModelVersionRow, PersonalizedModelRow
+
+__all__ = [
+    "add_files",
+    "find_version",
+    "get_personalized",
+    "get_version",
+    "list_files",
+    "list_personalized",
+    "list_versions",
+]
+
+
+async def find_version(session: AsyncSession, federation_id: str, version: int | None) -> ModelVersionRow | None:
+    """A global version, or None."""
+    if version is None:
+        return None
+    query = select(ModelVersionRow).where(
+        ModelVersionRow.federation_id == federation_id, ModelVersionRow.version == version
+    )
+    return await session.scalar(query)
+
+
+async def get_version(session: AsyncSession, federation_id: str, version: int | None) -> ModelVersionRow:
+    """A global version. Raises NotFoundError."""
+    row = await find_version(session, federation_id, version)
+    if row is None:
+        name = "current" if version is None else version
+        raise NotFoundError(f"federation {federation_id}: has no model version {name}", federation=federation_id)
+    return row
+
+
+async def list_versions(session: AsyncSession, federation_id: str, after: int, limit: int) -> Sequence[ModelVersionRow]:
+    """Global versions above `after`, ascending."""
+    query = select(ModelVersionRow).where(
+        ModelVersionRow.federation_id == federation_id, ModelVersionRow.version > after
+    )
+    return (await session.scalars(query.order_by(ModelVersionRow.version).limit(limit))).all()
+
+
+async def list_personalized(
+    session: AsyncSession, client_id: str, after: int, limit: int
+) -> Sequence[PersonalizedModelRow]:
+    """A client's shared versions above `after`, ascending."""
+    query = select(PersonalizedModelRow).where(
+        PersonalizedModelRow.client_id == client_id, PersonalizedModelRow.version > after
+    )
+    return (await session.scalars(query.order_by(PersonalizedModelRow.version).limit(limit))).all()
+
+
+async def get_personalized(session: AsyncSession, client: ClientRow, version: int | None) -> PersonalizedModelRow:
+    """A client's version, the newest for None. Raises NotFoundError."""
+    query = select(PersonalizedModelRow).where(PersonalizedModelRow.client_id == client.id)
+    if version is not None:
+        query = query.where(PersonalizedModelRow.version == version)
+    row = await session.scalar(query.order_by(PersonalizedModelRow.version.desc()).limit(1))
+    if row is None:
+        raise NotFoundError(f"client {client.name}: has shared no personalized model {version or ''}".rstrip())
+    return row
+
+
+async def list_files(session: AsyncSession, owner: ModelVersionRow | PersonalizedModelRow) -> Sequence[ModelFileRow]:
+    """The files of a version's folder, by path."""
+    column = ModelFileRow.model_version_id if isinstance(owner, ModelVersionRow) else ModelFileRow.personalized_model_id
+    query = select(ModelFileRow).where(column == owner.id).order_by(ModelFileRow.path)
+    return (await session.scalars(query)).all()
+
+
+async def add_files(
+    session: AsyncSession, owner: ModelVersionRow | PersonalizedModelRow, files: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Register a folder's files: path -> {sha256, size_bytes, key}."""
+    name = "model_version_id" if isinstance(owner, ModelVersionRow) else "personalized_model_id"
+    for path, entry in files.items():
+        known = {key: entry[key] for key in ("sha256", "size_bytes", "key")}
+        session.add(ModelFileRow(**{name: owner.id}, path=path, **known))
+    await session.flush()

@@ -1,0 +1,90 @@
+"""Rounds: guarded transitions, and what the coordinator looks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from fedafd.domain.errors import NotFoundError
+from fedafd.domain.states import OPEN_ROUND_STATES, ROUND_TRANSITIONS, RoundState, check_transition
+from fedafd.persistence.database import affected_rows
+from fedafd.persistence.event_repository import record_event
+from fedafd.persistence.models import RoundRow, utc_now
+
+__all__ = ["add_rounds", "get_round", "get_round_by_number", "list_open_rounds", "list_rounds", "transition_round"]
+
+
+async def add_rounds(
+    session: AsyncSession, federation_id: str, config: dict[str, Any], public_set_sha256: str, count: int
+) -> list[RoundRow]:
+    """Queue `count` rounds, numbered on from the last."""
+    last = await session.scalar(select(func.max(RoundRow.number)).where(RoundRow.federation_id == federation_id)) or 0
+    rows = [
+        RoundRow(federation_id=federation_id, number=last + i, config=config, public_set_sha256=public_set_sha256)
+        for i in range(1, count + 1)
+    ]
+    session.add_all(rows)
+    await session.flush()
+    return rows
+
+
+async def get_round(session: AsyncSession, round_id: str) -> RoundRow:
+    """A round by id. Raises NotFoundError."""
+    row = await session.get(RoundRow, round_id)
+    if row is None:
+        raise NotFoundError(f"round {round_id}: does not exist", round_id=round_id)
+    return row
+
+
+async def get_round_by_number(session: AsyncSession, federation_id: str, number: int) -> RoundRow:
+    """A round by its number in the federation. Raises NotFoundError."""
+    query = select(RoundRow).where(RoundRow.federation_id == federation_id, RoundRow.number == number)
+    row = await session.scalar(query)
+    if row is None:
+        raise NotFoundError(
+            f"federation {federation_id}: has no round {number}", federation=federation_id, round=number
+        )
+    return row
+
+
+async def list_rounds(session: AsyncSession, federation_id: str, after: int, limit: int) -> Sequence[RoundRow]:
+    """Rounds with a number above `after`, ascending."""
+    query = select(RoundRow).where(RoundRow.federation_id == federation_id, RoundRow.number > after)
+    return (await session.scalars(query.order_by(RoundRow.number).limit(limit))).all()
+
+
+async def list_open_rounds(session: AsyncSession) -> Sequence[RoundRow]:
+    """All rounds that are not over, by federation and number."""
+    query = select(RoundRow).where(RoundRow.state.in_([state.value for state in OPEN_ROUND_STATES]))
+    return (await session.scalars(query.order_by(RoundRow.federation_id, RoundRow.number))).all()
+
+
+async def transition_round(
+    session: AsyncSession, row: RoundRow, new: RoundState, *, token: int, actor: str, **values: Any
+) -> bool:
+    """Move a round from the state that `row` shows to `new`, with its event; one UPDATE guarded by state and token.
+
+    False, and nothing changed, when the round has moved on or a newer lease has touched it. Raises
+    IllegalTransitionError for a step that the table does not have.
+    """
+    old = RoundState(row.state)
+    check_transition(ROUND_TRANSITIONS, old, new)
+    now = utc_now()
+    guarded = update(RoundRow).where(
+        RoundRow.id == row.id, RoundRow.state == old.value, RoundRow.fencing_token <= token
+    )
+    if not ROUND_TRANSITIONS[new]:
+        values["finished_at"] = now
+    moved = await affected_rows(
+        session,
+        guarded.values(state=new.value, fencing_token=token, state_changed_at=now, **values),
+    )
+    if moved != 1:
+        return False
+    data = {"round": row.number, "old": old.value, "new": new.value, "reason": values.get("reason")}
+    record_event(session, "round.state_changed", federation_id=row.federation_id, actor=actor, **data)
+    await session.refresh(row)
+    return True

@@ -1,0 +1,161 @@
+"""Stages of distiller work and the outbox that announces them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from fedafd.domain.errors import NotFoundError, StageLostError
+from fedafd.domain.kinds import Modality, StageKind
+from fedafd.domain.states import StageState
+from fedafd.persistence.database import affected_rows
+from fedafd.persistence.models import OutboxRow, RoundRow, StageRow, utc_now
+
+__all__ = [
+    "add_stage",
+    "announce_again",
+    "cancel_stages",
+    "claim_stage",
+    "get_stage",
+    "list_stages",
+    "mark_sent",
+    "note_stage_progress",
+    "settle_stage",
+    "silent_stages",
+    "unsent_messages",
+]
+
+_OPEN = (StageState.PENDING.value, StageState.RUNNING.value)
+
+
+async def add_stage(
+    session: AsyncSession,
+    round_id: str,
+    kind: StageKind,
+    inputs: dict[str, Any],
+    *,
+    modality: Modality | None = None,
+    level: int = 0,
+    position: int = 0,
+) -> StageRow | None:
+    """Add a stage and the message that announces it; None if the round has that stage already."""
+    same = select(StageRow).where(
+        StageRow.round_id == round_id,
+        StageRow.kind == kind.value,
+        StageRow.modality == (modality or ""),
+        StageRow.level == level,
+        StageRow.position == position,
+    )
+    if await session.scalar(same) is not None:
+        return None
+    row = StageRow(
+        round_id=round_id, kind=kind.value, modality=modality or "", level=level, position=position, inputs=inputs
+    )
+    session.add(row)
+    await session.flush()
+    session.add(OutboxRow(stage_id=row.id, kind=kind.value))
+    return row
+
+
+async def get_stage(session: AsyncSession, stage_id: str) -> tuple[StageRow, RoundRow]:
+    """A stage and its round. Raises NotFoundError."""
+    query = select(StageRow, RoundRow).join(RoundRow, StageRow.round_id == RoundRow.id).where(StageRow.id == stage_id)
+    found = (await session.execute(query.execution_options(populate_existing=True))).first()
+    if found is None:
+        raise NotFoundError(f"stage {stage_id}: does not exist", stage_id=stage_id)
+    return found[0], found[1]
+
+
+async def list_stages(session: AsyncSession, round_id: str) -> Sequence[StageRow]:
+    """A round's stages, oldest first."""
+    query = select(StageRow).where(StageRow.round_id == round_id)
+    return (await session.scalars(query.order_by(StageRow.created_at, StageRow.id))).all()
+
+
+async def claim_stage(session: AsyncSession, stage_id: str, worker: str, silent_since: datetime) -> int:
+    """Claim a stage that nobody works on; its fencing token.
+
+    Raises StageLostError when it is settled, or somebody reported progress after `silent_since`.
+    """
+    row, _ = await get_stage(session, stage_id)
+    free = row.state == StageState.PENDING.value or (
+        row.state == StageState.RUNNING.value and row.last_progress_at < silent_since
+    )
+    if not free:
+        raise StageLostError(f"stage {stage_id}: is {row.state}, by {row.worker}", stage_id=stage_id)
+    claimed = update(StageRow).where(
+        StageRow.id == stage_id, StageRow.attempt == row.attempt, StageRow.state == row.state
+    )
+    taken = await affected_rows(
+        session,
+        claimed.values(
+            state=StageState.RUNNING.value,
+            attempt=row.attempt + 1,
+            worker=worker[:120],
+            progress=0.0,
+            activity=None,
+            last_progress_at=utc_now(),
+        ),
+    )
+    if taken != 1:
+        raise StageLostError(f"stage {stage_id}: another distiller was quicker", stage_id=stage_id)
+    return row.attempt + 1
+
+
+async def note_stage_progress(session: AsyncSession, stage_id: str, token: int, fraction: float, activity: str) -> bool:
+    """Keep a claim alive; False if it is lost."""
+    mine = _held(stage_id, token).values(
+        progress=min(max(fraction, 0.0), 1.0), activity=activity[:200], last_progress_at=utc_now()
+    )
+    return await affected_rows(session, mine) == 1
+
+
+async def settle_stage(session: AsyncSession, stage_id: str, token: int, new: StageState, **values: Any) -> bool:
+    """End or hand back a claimed stage as `new`; False if the claim is lost."""
+    if new is not StageState.PENDING:
+        values |= {"finished_at": utc_now()}
+    mine = _held(stage_id, token).values(state=new.value, **values)
+    return await affected_rows(session, mine) == 1
+
+
+async def cancel_stages(session: AsyncSession, round_id: str) -> None:
+    """Cancel what is open, so that no distiller starts or completes it."""
+    ours = update(StageRow).where(StageRow.round_id == round_id, StageRow.state.in_(_OPEN))
+    await session.execute(ours.values(state=StageState.CANCELLED.value, finished_at=utc_now()))
+
+
+async def silent_stages(session: AsyncSession, round_id: str, since: datetime) -> Sequence[StageRow]:
+    """Open stages of a round without a sign of life after `since`."""
+    query = select(StageRow).where(
+        StageRow.round_id == round_id, StageRow.state.in_(_OPEN), StageRow.last_progress_at < since
+    )
+    return (await session.scalars(query)).all()
+
+
+async def announce_again(session: AsyncSession, row: StageRow, *, failures: int) -> None:
+    """Offer a stage to the distillers once more; an old claim on it is void."""
+    guarded = update(StageRow).where(StageRow.id == row.id, StageRow.attempt == row.attempt, StageRow.state.in_(_OPEN))
+    values = {"state": StageState.PENDING.value, "failures": failures, "last_progress_at": utc_now()}
+    await session.execute(guarded.values(**values))
+    session.add(OutboxRow(stage_id=row.id, kind=row.kind))
+
+
+async def unsent_messages(session: AsyncSession, limit: int = 100) -> Sequence[OutboxRow]:
+    """Messages that have not left, oldest first."""
+    query = select(OutboxRow).where(OutboxRow.sent_at.is_(None)).order_by(OutboxRow.id).limit(limit)
+    return (await session.scalars(query)).all()
+
+
+async def mark_sent(session: AsyncSession, message_id: int) -> None:
+    """The message left."""
+    await session.execute(update(OutboxRow).where(OutboxRow.id == message_id).values(sent_at=utc_now()))
+
+
+def _held(stage_id: str, token: int) -> Any:
+    return update(StageRow).where(
+        StageRow.id == stage_id, StageRow.attempt == token, StageRow.state == StageState.RUNNING.value
+    )
