@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceServicer, add_AggregatorServiceServicer_to_server
 
-TOKEN = "fedafd-enrol.good"  # noqa: S105 - for the tests only
+TOKEN = "fedafd-enrol.good"
 CREDENTIAL = "fedafd-client.good"
 
 
@@ -112,10 +113,8 @@ class FakeAggregator(AggregatorServiceServicer):  # type: ignore[misc]
         await self._authenticate(context)
         if request.known_revision == self.task.revision:
             self.changed.clear()
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.changed.wait(), request.wait.ToMilliseconds() / 1000)
-            except TimeoutError:
-                pass
         return self.task
 
     async def ReportProgress(self, request: pb.ReportProgressRequest, context: Any) -> pb.ReportProgressResponse:

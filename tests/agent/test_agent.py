@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from tests.agent.fake_aggregator import CREDENTIAL, TOKEN, FakeAggregator
 
-from fake_aggregator import CREDENTIAL, TOKEN, FakeAggregator
 from fedafd.agent import connection as connection_module
 from fedafd.agent.ledger import read_sent
 from fedafd.agent.metrics import AgentMetrics
-from fedafd.agent.runner import Agent, AgentStoppedByServer
+from fedafd.agent.runner import Agent, StoppedByServerError
 from fedafd.agent.state import Credential, StateDirectory
 from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
 from fedafd.domain.config import parse_agent_config
@@ -30,10 +31,12 @@ class CountingTrainer:
 
     def __init__(self, fails: Exception | None = None, seconds: float = 0.0) -> None:
         self.tasks: list[LocalTask] = []
+        self.started = threading.Event()
         self.fails, self.seconds = fails, seconds
 
     def train(self, task: LocalTask, progress: ProgressCallback) -> LocalResult:
         self.tasks.append(task)
+        self.started.set()
         assert set(task.encoder_bundles) == {Modality.IMAGE}
         assert task.manifest.read_bytes() == b"manifest"
         end = time.monotonic() + self.seconds
@@ -273,8 +276,7 @@ def test_closed_round_is_dropped_without_a_word(tmp_path: Path) -> None:
         scene.server.assign()
         scene.trainer.seconds = 60
         running = asyncio.ensure_future(scene.run(lambda: scene.server.task.HasField("idle")))
-        while not scene.trainer.tasks:
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(scene.trainer.started.wait, 10)
         scene.server.keep_going = False
         await asyncio.sleep(1.5)
         scene.server.set_task(idle=pb.IdleTask(reason="round 1 was cancelled"))
@@ -347,7 +349,7 @@ def test_agent_waits_for_an_aggregator_that_is_not_there_yet(tmp_path: Path) -> 
 def test_wrong_token_ends_the_agent(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         with pytest.raises(UnauthenticatedError, match="used-up token"):
-            await scene.run(lambda: False, token="fedafd-enrol.stolen")  # noqa: S106
+            await scene.run(lambda: False, token="fedafd-enrol.stolen")
         with pytest.raises(ConfigurationError, match="not enrolled yet"):
             await scene.run(lambda: False, token=None)
 
@@ -382,7 +384,7 @@ def test_revoked_client_ends_the_agent(tmp_path: Path) -> None:
 def test_stop_task_ends_the_agent_with_its_reason(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         scene.server.set_task(stop=pb.StopTask(reason="the federation was closed"))
-        with pytest.raises(AgentStoppedByServer, match="the federation was closed"):
+        with pytest.raises(StoppedByServerError, match="the federation was closed"):
             await scene.run(lambda: False)
 
     play(tmp_path, scenario)

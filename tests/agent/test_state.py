@@ -42,7 +42,7 @@ def test_credential_comes_back_and_only_its_user_can_read_it(tmp_path: Path) -> 
 def test_damaged_credential_is_a_clear_error(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     (tmp_path / "credential.json").write_text('{"kind": "image"')
-    with pytest.raises(ConfigurationError, match="credential.json.*enrol again"):
+    with pytest.raises(ConfigurationError, match=r"credential.json.*enrol again"):
         state.load_credential()
 
 
@@ -101,7 +101,7 @@ def test_half_written_results_are_swept_at_the_next_start(tmp_path: Path) -> Non
 
 def test_directory_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "site").write_text("")
-    with pytest.raises(ConfigurationError, match="state_dir .*site: cannot be used"):
+    with pytest.raises(ConfigurationError, match=r"state_dir .*site: cannot be used"):
         StateDirectory(tmp_path / "site")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback, TrainingCancelled, train_watched
+from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback, TrainingCancelledError, train_watched
 from fedafd.domain.config import parse_federation_config
 from fedafd.domain.kinds import Modality
 
@@ -74,7 +74,7 @@ def test_closed_round_stops_the_training() -> None:
         return False
 
     trainer = StepTrainer(steps=1000, seconds=0.01)
-    with pytest.raises(TrainingCancelled):
+    with pytest.raises(TrainingCancelledError):
         asyncio.run(train_watched(trainer, TASK, stop=asyncio.Event(), report=report, interval_seconds=0.05))
     assert trainer.taken < 100
 
@@ -87,7 +87,7 @@ def test_stopping_the_agent_stops_the_training() -> None:
         asyncio.get_running_loop().call_later(0.1, stop.set)
         await train_watched(trainer, TASK, stop=stop, report=_yes)
 
-    with pytest.raises(TrainingCancelled):
+    with pytest.raises(TrainingCancelledError):
         asyncio.run(scenario())
     assert trainer.taken < 100
 

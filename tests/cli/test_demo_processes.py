@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fedafd.cli.demo_processes import ChildFailedError, Supervisor, find_redis_server, free_port, is_free
 from fedafd.cli.demo_output import DemoOutput
+from fedafd.cli.demo_processes import ChildFailedError, Supervisor, find_redis_server, free_port, is_free
 from fedafd.domain.errors import ConflictError, StorageFullError
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
@@ -112,7 +112,7 @@ def test_interrupted_demo_is_told_and_force_cleans_up(tmp_path: Path) -> None:
     first = DemoOutput(tmp_path / "out", force=False)
     (first.work / "left").write_text("over")
     first.release()
-    with pytest.raises(ConflictError, match="interrupted.*--force"):
+    with pytest.raises(ConflictError, match=r"interrupted.*--force"):
         DemoOutput(tmp_path / "out", force=False)
     again = DemoOutput(tmp_path / "out", force=True)
     assert not (again.work / "left").exists()
@@ -121,7 +121,7 @@ def test_interrupted_demo_is_told_and_force_cleans_up(tmp_path: Path) -> None:
 
 def test_foreign_folder_is_never_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ConflictError, match="thesis.tex"):
+    with pytest.raises(ConflictError, match=r"thesis\.tex"):
         DemoOutput(tmp_path, force=True)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 

@@ -34,7 +34,7 @@ from fedafd.rpc.credentials import bearer_metadata
 from fedafd.rpc.status import error_from_rpc
 from fedafd.telemetry.logging import get_logger
 
-__all__ = ["AggregatorConnection", "Stopped"]
+__all__ = ["AggregatorConnection", "StopRequestedError"]
 
 _CALL_SECONDS = 60.0
 _SILENCE_SECONDS = 120.0
@@ -48,6 +48,8 @@ _KINDS = {
     ClientKind.PAIR: types_pb2.CLIENT_KIND_PAIR,
 }
 
+_JITTER = random.SystemRandom()  # apart from the seeded generators of the training
+
 _log = get_logger(__name__)
 T = TypeVar("T")
 
@@ -56,12 +58,12 @@ def _ignore(_: int) -> None:
     pass
 
 
-class Stopped(Exception):
+class StopRequestedError(Exception):
     """The agent was asked to stop while it waited."""
 
 
 class AggregatorConnection:
-    """One aggregator, as seen by one agent. Every method raises Stopped once `stop` is set, or a FedafdError."""
+    """One aggregator, as seen by one agent. Every method raises StopRequestedError once `stop` is set, or a FedafdError."""
 
     def __init__(
         self,
@@ -222,7 +224,7 @@ class AggregatorConnection:
         try:
             await asyncio.wait((work, stopped), return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                raise Stopped
+                raise StopRequestedError
             return work.result()
         finally:
             for task in (work, stopped):
@@ -235,7 +237,7 @@ class AggregatorConnection:
         if isinstance(known, ArtifactCorruptError) or not (unreachable or known.retryable):
             raise known from error
         bound = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** min(attempt - 1, 10))
-        pause = random.uniform(0, bound)
+        pause = _JITTER.uniform(0, bound)
         _log.warning(
             "agent.aggregator_unreachable" if unreachable else "agent.aggregator_busy",
             aggregator=self._address,
@@ -248,7 +250,7 @@ class AggregatorConnection:
             await asyncio.wait_for(self._stop.wait(), pause)
         except TimeoutError:
             return
-        raise Stopped
+        raise StopRequestedError
 
 
 async def _awaited(call: Awaitable[T]) -> T:

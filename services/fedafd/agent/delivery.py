@@ -1,4 +1,4 @@
-"""Bringing a finished result to the aggregator, so that a crash at any point repeats no training and loses no receipt."""
+"""Delivers a finished result so that a crash at any point repeats no training and loses no receipt."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def run(config: AgentConfig, *, token: str | None = None, settings: AgentSetting
     settings = settings or AgentSettings()
     _limit_threads(config.threads)
     from fedafd.agent.metrics import AgentMetrics
-    from fedafd.agent.runner import Agent, AgentStoppedByServer
+    from fedafd.agent.runner import Agent, StoppedByServerError
     from fedafd.agent.site import Site
 
     try:
@@ -75,7 +75,7 @@ def run(config: AgentConfig, *, token: str | None = None, settings: AgentSetting
                 await agent.run(token)
 
             asyncio.run(serve())
-    except AgentStoppedByServer as error:
+    except StoppedByServerError as error:
         _log.error("agent.told_to_stop", reason=str(error))
         return ExitCode.REFUSED
     except FedafdError as error:
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = _with_overrides(read_agent_config(given.config or settings.config), settings, given.state_dir)
         token = given.token or settings.token()
     except FedafdError as error:
-        print(f"agent: {error}", file=sys.stderr)
+        sys.stderr.write(f"agent: {error}\n")
         return ExitCode.CONFIGURATION
     return run(config, token=token, settings=settings)
 

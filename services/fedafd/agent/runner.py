@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from fedafd.agent.cache import ArtifactCache
-from fedafd.agent.connection import AggregatorConnection, Stopped
+from fedafd.agent.connection import AggregatorConnection, StopRequestedError
 from fedafd.agent.delivery import Delivery
 from fedafd.agent.ledger import Ledger
 from fedafd.agent.metrics import AgentMetrics
@@ -23,7 +23,7 @@ from fedafd.agent.training import (
     LocalResult,
     LocalTask,
     Trainer,
-    TrainingCancelled,
+    TrainingCancelledError,
     train_watched,
 )
 from fedafd.domain.config import AgentConfig, parse_federation_config
@@ -40,14 +40,14 @@ from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.telemetry.logging import bind_context, get_logger
 
-__all__ = ["Agent", "AgentStoppedByServer"]
+__all__ = ["Agent", "StoppedByServerError"]
 
 _BUNDLE_PREFIX = "encoder-bundle/"
 _AFTER_ERROR_SECONDS = 5.0
 _log = get_logger(__name__)
 
 
-class AgentStoppedByServer(Exception):
+class StoppedByServerError(Exception):
     """The federation told this client to stop; the message says why."""
 
 
@@ -76,13 +76,13 @@ class Agent:
         self._delivery = Delivery(state, self._ledger, share_metrics=config.share.metrics)
 
     async def run(self, token: str | None) -> None:
-        """Enrol if need be, then serve. Raises UnauthenticatedError, AgentStoppedByServer, ConfigurationError."""
-        with suppress(Stopped):
+        """Enrol if need be, then serve. Raises UnauthenticatedError, StoppedByServerError, ConfigurationError."""
+        with suppress(StopRequestedError):
             credential = self._state.load_credential() or await self._enrol(token)
             if credential.kind is not self._config.kind:
                 raise ConfigurationError(
-                    f"agent.yaml says kind: {self._config.kind.value}, but {self._state.root} holds the credential of"
-                    f" {credential.kind.value} client {credential.client_name!r}; correct one or choose another state_dir"
+                    f"agent.yaml says kind: {self._config.kind.value}, but {self._state.root} holds the credential"
+                    f" of {credential.kind.value} client {credential.client_name!r}; correct one or choose another state_dir"
                 )
             connection = AggregatorConnection(
                 self._config.aggregator,
@@ -131,7 +131,7 @@ class Agent:
                 continue
             revision = answer.revision
             if answer.HasField("stop"):
-                raise AgentStoppedByServer(answer.stop.reason)
+                raise StoppedByServerError(answer.stop.reason)
             if answer.HasField("train"):
                 await self._participate(connection, answer.train)
             else:
@@ -142,13 +142,13 @@ class Agent:
             started = time.monotonic()
             try:
                 outcome = await self._do_round(connection, task)
-            except (TrainingCancelled, RoundClosedError) as error:
+            except (TrainingCancelledError, RoundClosedError) as error:
                 if self._stop.is_set():
-                    raise Stopped from error
+                    raise StopRequestedError from error
                 self._state.discard_pending()
                 _log.warning("agent.round_closed", reason=str(error) or "the round closed for this client")
                 outcome = "closed"
-            except (Stopped, UnauthenticatedError, ForbiddenError):
+            except (StopRequestedError, UnauthenticatedError, ForbiddenError):
                 raise
             except Exception as error:
                 # One bad round must not end the agent, nor hold up the others: say so and leave the round.
@@ -194,7 +194,7 @@ class Agent:
             if not await connection.report_progress(
                 task.round_id, 0.05 * number / len(artifacts), f"downloading {artifact.purpose}"
             ):
-                raise TrainingCancelled
+                raise TrainingCancelledError
             paths[artifact.sha256] = await connection.download(artifact, self._cache)
         previous = self._state.current_state()
         return LocalTask(

@@ -15,13 +15,13 @@ from typing import Protocol
 from fedafd.domain.config import FederationConfig
 from fedafd.domain.kinds import Modality
 
-__all__ = ["LocalResult", "LocalTask", "ProgressCallback", "Trainer", "TrainingCancelled", "train_watched"]
+__all__ = ["LocalResult", "LocalTask", "ProgressCallback", "Trainer", "TrainingCancelledError", "train_watched"]
 
 ProgressCallback = Callable[[float, str], None]
-"""Hears the done share, 0 to 1, and what is being done; raises TrainingCancelled to stop the training."""
+"""Hears the done share, 0 to 1, and what is being done; raises TrainingCancelledError to stop the training."""
 
 
-class TrainingCancelled(Exception):
+class TrainingCancelledError(Exception):
     """Training was asked to stop; its work is discarded."""
 
 
@@ -92,7 +92,7 @@ async def train_watched(
     """Train in a thread; tell `report` about steps, at most once per interval; stop when it answers False.
 
     Steps are reported, not mere life: a training that hangs goes silent and is found out by the idle timeout.
-    Raises TrainingCancelled when the round closed or `stop` was set before the last step, and what the training raises.
+    Raises TrainingCancelledError when the round closed or `stop` was set before the last step, and what the training raises.
     """
     cancelled = threading.Event()
     latest: list[tuple[float, str]] = []
@@ -100,7 +100,7 @@ async def train_watched(
     def progress(fraction: float, activity: str) -> None:
         latest[:] = [(min(max(fraction, 0.0), 1.0), activity)]
         if cancelled.is_set():
-            raise TrainingCancelled
+            raise TrainingCancelledError
 
     async def watch() -> None:
         while not stop.is_set():

@@ -1,4 +1,4 @@
-"""The demo's part of an operator: create a federation, push the public set, invite, start rounds, pull models. REST only."""
+"""The demo's part of an operator: creates a federation, invites, starts rounds, pulls models; REST only."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class DemoOutput:
         strangers = sorted(path.name for path in self.root.iterdir() if path.name not in _OURS)
         if strangers:
             raise ConflictError(
-                f"--output {self.root}: holds files that are not a demo's ({', '.join(strangers[:3])}); choose another folder"
+                f"--output {self.root}: holds files of others ({', '.join(strangers[:3])}); choose another folder"
             )
         self._lock = os.open(self.root / ".demo.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:

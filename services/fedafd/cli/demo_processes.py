@@ -110,6 +110,10 @@ class Supervisor:
         for child in self._children:
             child.check()
 
+    def forget(self, child: Child) -> None:
+        """Expect nothing of a child any more, because it was ended on purpose."""
+        self._children.remove(child)
+
     def wait_until(self, ready: Callable[[], bool], what: str, *, seconds: float = 60.0) -> None:
         """Wait for `ready()`, watching the children. Raises ChildFailedError, also when time is up."""
         deadline = time.monotonic() + seconds

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +17,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedafd.datasets.samples import LazyImages, PairSplit
 from fedafd.domain.errors import ArtifactCorruptError, DataError
+from fedafd.domain.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
 
 __all__ = ["MANIFEST_NAME", "Manifest", "PublicSet", "Shard", "read_manifest", "write_public_set"]
 
-MANIFEST_NAME = "manifest.json"
 _SCHEMA = pa.schema(
     [
         ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
@@ -33,41 +31,6 @@ _SCHEMA = pa.schema(
         ("id", pa.string()),
     ]
 )
-_HEX = r"^[0-9a-f]{64}$"
-
-
-class Shard(BaseModel):
-    """One Parquet file of a split."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    split: str
-    name: str = Field(pattern=r"^[a-z0-9-]+\.parquet$")
-    sha256: str = Field(pattern=_HEX)
-    size_bytes: int = Field(ge=1)
-    num_rows: int = Field(ge=1)
-
-
-class Manifest(BaseModel):
-    """What the public set consists of."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    version: int = Field(1, ge=1, le=1)
-    shards: tuple[Shard, ...] = Field(min_length=1)
-
-    def num_samples(self, split: str = "train") -> int:
-        """Samples of one split; N for `train`."""
-        return sum(shard.num_rows for shard in self.shards if shard.split == split)
-
-    def to_bytes(self) -> bytes:
-        """Canonical JSON: equal manifests have equal bytes."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
-
-    @property
-    def sha256(self) -> str:
-        """The hash that names the set."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -101,16 +64,6 @@ class PublicSet:
         return PairSplit(
             LazyImages(len(images), images.__getitem__, lambda i: f"public sample {ids[i]}"), captions, tuple(ids)
         )
-
-
-def read_manifest(content: bytes) -> Manifest:
-    """Parse a manifest. Raises DataError saying what is wrong where."""
-    try:
-        return Manifest.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "top level"
-        raise DataError(f"public set manifest, {place}: {first['msg']}") from None
 
 
 def write_public_set(splits: Mapping[str, PairSplit], folder: Path, rows_per_shard: int = 1000) -> Manifest:

@@ -1,0 +1,173 @@
+"""AggregatorService: what agents call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from fedafd.aggregator.context import Context
+from fedafd.aggregator.delivery import commit_delivery
+from fedafd.aggregator.identity import calling_client
+from fedafd.aggregator.tasks import desired_task, find_artifact
+from fedafd.aggregator.types import Call
+from fedafd.aggregator.uploads import begin_upload, open_participation, receive_chunk
+from fedafd.domain.errors import ForbiddenError, InvalidRequestError, RoundClosedError, UploadError
+from fedafd.domain.kinds import ClientKind
+from fedafd.domain.states import ParticipationState
+from fedafd.persistence.artifact_repository import get_upload
+from fedafd.persistence.client_repository import enrol_client, note_seen
+from fedafd.persistence.event_repository import record_event
+from fedafd.persistence.models import utc_now
+from fedafd.persistence.participation_repository import (
+    add_bytes,
+    current_participation,
+    note_progress,
+    settle_participation,
+)
+from fedafd.proto.v1 import aggregator_pb2 as pb
+from fedafd.proto.v1 import types_pb2
+from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceServicer
+
+__all__ = ["AgentService"]
+
+_KINDS = {
+    types_pb2.CLIENT_KIND_IMAGE: ClientKind.IMAGE,
+    types_pb2.CLIENT_KIND_TEXT: ClientKind.TEXT,
+    types_pb2.CLIENT_KIND_PAIR: ClientKind.PAIR,
+}
+_LONGEST_WAIT_SECONDS = 60.0
+_LOOK_SECONDS = 2.0
+_COUNT_EVERY = 16
+
+
+class AgentService(AggregatorServiceServicer):
+    """Every method looks the caller up by its credential; none trusts a field for that."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def Enroll(self, request: pb.EnrollRequest, call: Call) -> pb.EnrollResponse:
+        kind = _KINDS.get(request.kind)
+        if kind is None:
+            raise InvalidRequestError("kind must be image, text or pair")
+        async with self._context.database.transaction() as session:
+            client, credential = await enrol_client(session, request.token, kind, request.agent_version)
+            record_event(
+                session,
+                "client.enrolled",
+                federation_id=client.federation_id,
+                actor=f"client:{client.name}",
+                kind_of_client=client.kind,
+                agent_version=client.agent_version,
+            )
+        self._context.wakeups.changed(client.federation_id)
+        return pb.EnrollResponse(
+            federation_id=client.federation_id,
+            client_id=client.id,
+            client_name=client.name,
+            credential=credential,
+        )
+
+    async def FetchTask(self, request: pb.FetchTaskRequest, call: Call) -> pb.FetchTaskResponse:
+        seconds = request.wait.ToMilliseconds() / 1000
+        if not 0 <= seconds <= _LONGEST_WAIT_SECONDS:
+            raise InvalidRequestError(f"wait is {seconds} s; must be 0 to {_LONGEST_WAIT_SECONDS:.0f} s")
+        client = await calling_client(self._context, call)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        async with self._context.database.transaction() as session:
+            await note_seen(session, client.id, utc_now())
+        while True:
+            async with self._context.database.transaction() as session:
+                answer = await desired_task(self._context, session, client)
+            left = until - loop.time()
+            if answer.revision != request.known_revision or left <= 0:
+                return answer
+            await self._context.wakeups.wait(min(left, _LOOK_SECONDS))
+            client = await calling_client(self._context, call)
+
+    async def ReportProgress(self, request: pb.ReportProgressRequest, call: Call) -> pb.ReportProgressResponse:
+        client = await calling_client(self._context, call)
+        try:
+            participation, row = await open_participation(self._context, client, request.round_id)
+        except RoundClosedError:
+            return pb.ReportProgressResponse(keep_going=False)
+        async with self._context.database.transaction() as session:
+            await note_progress(session, participation.id, request.fraction, request.activity)
+            await note_seen(session, client.id, utc_now())
+        self._context.wakeups.changed(row.federation_id)
+        return pb.ReportProgressResponse(keep_going=True)
+
+    async def BeginUpload(self, request: pb.BeginUploadRequest, call: Call) -> pb.BeginUploadResponse:
+        return await begin_upload(self._context, await calling_client(self._context, call), request)
+
+    async def UploadChunks(
+        self, requests: AsyncIterator[pb.UploadChunksRequest], call: Call
+    ) -> pb.UploadChunksResponse:
+        client = await calling_client(self._context, call)
+        accepted, upload, row = 0, None, None
+        async for request in requests:
+            if upload is None or row is None:
+                async with self._context.database.transaction() as session:
+                    upload = await get_upload(session, request.upload_id, client.id)
+                _, row = await open_participation(self._context, client, upload.round_id)
+            await receive_chunk(self._context, row, upload, request.index, request.data)
+            self._context.metrics.bytes_in.inc(len(request.data))
+            accepted += 1
+        if upload is None:
+            raise UploadError("the stream brought no chunk")
+        return pb.UploadChunksResponse(accepted_chunks=accepted)
+
+    async def CommitUpload(self, request: pb.CommitUploadRequest, call: Call) -> pb.CommitUploadResponse:
+        return await commit_delivery(self._context, await calling_client(self._context, call), request)
+
+    async def DownloadArtifact(
+        self, request: pb.DownloadArtifactRequest, call: Call
+    ) -> AsyncIterator[pb.DownloadArtifactResponse]:
+        client = await calling_client(self._context, call)
+        if request.offset_bytes < 0:
+            raise InvalidRequestError(f"offset is {request.offset_bytes}; must be 0 or more")
+        async with self._context.database.transaction() as session:
+            artifact = await find_artifact(self._context, session, client, request.sha256)
+        if artifact is None:
+            raise ForbiddenError(
+                f"artifact {request.sha256}: the current task of client {client.name} does not name it"
+            )
+        current = await self._current_round(client.id)
+        pieces = self._context.store.stream(artifact.key, request.offset_bytes)
+        uncounted = 0
+        while data := await asyncio.to_thread(next, pieces, b""):
+            yield pb.DownloadArtifactResponse(data=data)
+            uncounted += len(data)
+            if uncounted >= _COUNT_EVERY << 20:
+                await self._count_down(current, client.id, uncounted)
+                uncounted = 0
+        await self._count_down(current, client.id, uncounted)
+
+    async def LeaveRound(self, request: pb.LeaveRoundRequest, call: Call) -> pb.LeaveRoundResponse:
+        client = await calling_client(self._context, call)
+        participation, row = await open_participation(self._context, client, request.round_id)
+        reason = f"left: {request.reason[:500] or 'no reason given'}"
+        async with self._context.database.transaction() as session:
+            if await settle_participation(session, participation.id, ParticipationState.DROPPED, reason=reason):
+                record_event(
+                    session,
+                    "participation.dropped",
+                    federation_id=row.federation_id,
+                    actor=f"client:{client.name}",
+                    round=row.number,
+                    reason=reason,
+                )
+        self._context.wakeups.changed(row.federation_id)
+        return pb.LeaveRoundResponse()
+
+    async def _current_round(self, client_id: str) -> str:
+        async with self._context.database.transaction() as session:
+            current = await current_participation(session, client_id)
+        return "" if current is None else current[1].id
+
+    async def _count_down(self, round_id: str, client_id: str, count: int) -> None:
+        if count and round_id:
+            self._context.metrics.bytes_out.inc(count)
+            async with self._context.database.transaction() as session:
+                await add_bytes(session, round_id, client_id, down=count)

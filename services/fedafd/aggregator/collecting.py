@@ -1,0 +1,118 @@
+"""Collecting: wait for the cohort, fold and merge as uploads arrive, then go on or fail by the quorum."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from fedafd.aggregator.step import COORDINATOR, Step
+from fedafd.domain.kinds import ClientKind, Modality, StageKind
+from fedafd.domain.merge_tree import MergePlan, plan_merges
+from fedafd.domain.states import PARTICIPATION_TRANSITIONS, ParticipationState, RoundState, StageState
+from fedafd.persistence.event_repository import record_event
+from fedafd.persistence.models import ClientRow, ParticipationRow, StageRow, utc_now
+from fedafd.persistence.participation_repository import list_participations, settle_participation
+from fedafd.persistence.stage_repository import add_stage
+
+__all__ = ["step_collecting"]
+
+_Cohort = list[tuple[ParticipationRow, ClientRow]]
+_Entry = dict[str, Any]
+
+
+async def step_collecting(step: Step, stages: list[StageRow]) -> bool:
+    """Drop who is lost, merge what is complete, close when all are settled."""
+    cohort = list(await list_participations(step.session, step.row.id))
+    if await _drop_lost(step, cohort):
+        return True
+    plans = {modality: _plan(cohort, stages, modality) for modality in Modality}
+    changed = False
+    for modality, plan in plans.items():
+        for ready in plan.ready:
+            inputs = {f"sed-state/{number}": entry for number, entry in enumerate(ready.children)}
+            place = (ready.level, ready.position)
+            changed = await _add_merge(step, modality, place, inputs) or changed
+    if any(_is_open(participation) for participation, _ in cohort):
+        return changed
+    missing = _quorum_missing(step, cohort)
+    if missing:
+        return await step.fail(missing)
+    if not all(plan.settled for plan in plans.values()):
+        return changed
+    return await _close(step, stages, {m: plan.root for m, plan in plans.items() if plan.root is not None})
+
+
+async def _add_merge(step: Step, modality: Modality, place: tuple[int, int], inputs: dict[str, _Entry]) -> bool:
+    level, position = place
+    added = await add_stage(
+        step.session, step.row.id, StageKind.MERGE, inputs, modality=modality, level=level, position=position
+    )
+    return added is not None
+
+
+async def _close(step: Step, stages: list[StageRow], roots: dict[Modality, _Entry]) -> bool:
+    prepared = next(stage for stage in stages if stage.kind == StageKind.PREPARE.value).outputs or {}
+    inputs = {"server-state": prepared["server-state"], "global-representations": prepared["representations"]}
+    inputs |= {f"sed-state/{modality.value}": entry for modality, entry in roots.items()}
+    await add_stage(step.session, step.row.id, StageKind.DISTIL, inputs)
+    return await step.move(RoundState.DISTILLING)
+
+
+async def _drop_lost(step: Step, cohort: _Cohort) -> bool:
+    now = utc_now()
+    late = step.row.deadline_at is not None and now >= step.row.deadline_at
+    silent_since = now - timedelta(seconds=step.config.idle_timeout_seconds)
+    dropped = False
+    for participation, client in cohort:
+        if client.revoked_at is not None:
+            reason = "the client was revoked"
+        elif late:
+            reason = "the round's deadline passed"
+        elif participation.last_progress_at < silent_since:
+            reason = f"no sign of progress for {step.config.idle_timeout_seconds:g} s"
+        else:
+            continue
+        values = {"reason": reason}
+        if await settle_participation(step.session, participation.id, ParticipationState.DROPPED, **values):
+            dropped = True
+            record_event(
+                step.session,
+                "participation.dropped",
+                federation_id=step.row.federation_id,
+                actor=COORDINATOR,
+                round=step.row.number,
+                client=client.name,
+                reason=reason,
+            )
+    return dropped
+
+
+def _plan(cohort: _Cohort, stages: list[StageRow], modality: Modality) -> MergePlan[_Entry]:
+    done = [s for s in stages if s.modality == modality.value and s.state == StageState.DONE.value and s.outputs]
+    folded = {s.position: (s.outputs or {})["sed-state"] for s in done if s.kind == StageKind.FOLD.value}
+    merged = {(s.level, s.position): (s.outputs or {})["sed-state"] for s in done if s.kind == StageKind.MERGE.value}
+    leaves: dict[int, _Entry | None] = {}
+    for participation, client in cohort:
+        delivers = modality in ClientKind(client.kind).modalities and (
+            _is_open(participation) or participation.state == ParticipationState.DELIVERED.value
+        )
+        if participation.position in folded:
+            leaves[participation.position] = folded[participation.position]
+        elif not delivers:
+            leaves[participation.position] = None
+    return plan_merges(len(cohort), leaves, merged)
+
+
+def _quorum_missing(step: Step, cohort: _Cohort) -> str | None:
+    delivered = [client for part, client in cohort if part.state == ParticipationState.DELIVERED.value]
+    quorum = step.config.quorum
+    counts = {"": (len(delivered), quorum.min_clients)}
+    for modality, needed in ((Modality.IMAGE, quorum.min_image_clients), (Modality.TEXT, quorum.min_text_clients)):
+        holders = [client for client in delivered if modality in ClientKind(client.kind).modalities]
+        counts[f" with {modality.value} representations"] = (len(holders), needed)
+    short = [f"{found} of {needed} deliveries{what}" for what, (found, needed) in counts.items() if found < needed]
+    return f"quorum not reached: {', '.join(short)}" if short else None
+
+
+def _is_open(participation: ParticipationRow) -> bool:
+    return bool(PARTICIPATION_TRANSITIONS[ParticipationState(participation.state)])

@@ -1,0 +1,49 @@
+"""What the services of one aggregator share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fedafd.aggregator.metrics import AggregatorMetrics
+from fedafd.persistence.database import Database
+from fedafd.storage import ObjectStore
+
+__all__ = ["Context", "Wakeups"]
+
+
+class Wakeups:
+    """Lets tasks of this process wait until something may have changed; `publish` also tells other processes."""
+
+    def __init__(self, publish: Callable[[str], None] = lambda _: None) -> None:
+        self._publish = publish
+        self._event = asyncio.Event()
+
+    def changed(self, federation_id: str) -> None:
+        """Rows of the federation changed in a committed transaction."""
+        self.wake()
+        self._publish(federation_id)
+
+    def wake(self) -> None:
+        """Wake all that wait in this process."""
+        event, self._event = self._event, asyncio.Event()
+        event.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Return when something may have changed, or after `seconds`."""
+        try:
+            await asyncio.wait_for(self._event.wait(), seconds)
+        except TimeoutError:
+            return
+
+
+@dataclass(frozen=True)
+class Context:
+    """Database, store and wake-ups; nothing that a restart would lose."""
+
+    database: Database
+    store: ObjectStore
+    internal_token: str
+    wakeups: Wakeups = field(default_factory=Wakeups)
+    metrics: AggregatorMetrics = field(default_factory=AggregatorMetrics)

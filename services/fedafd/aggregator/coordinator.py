@@ -1,0 +1,89 @@
+"""The coordinator: moves rounds along. One aggregator at a time does it, under a lease with a fencing token.
+
+It keeps nothing: each step looks at the rows, decides, and changes them in one transaction guarded by the round's old
+state and the lease's token. Whoever holds the lease next goes on from the rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import uuid
+from datetime import timedelta
+
+from fedafd.aggregator.context import Context
+from fedafd.aggregator.outbox import Outbox
+from fedafd.aggregator.steps import Step, step_round
+from fedafd.persistence.lease_repository import acquire_lease, release_lease
+from fedafd.persistence.models import RoundRow
+from fedafd.persistence.round_repository import get_round, list_open_rounds
+from fedafd.telemetry.logging import bind_context, get_logger
+
+__all__ = ["Coordinator"]
+
+_LEASE = "coordinator"
+_log = get_logger(__name__)
+
+
+class Coordinator:
+    """One candidate. `run` tries to hold the lease and works while it does, until cancelled."""
+
+    def __init__(
+        self, context: Context, outbox: Outbox, *, lease_seconds: float = 10.0, poll_seconds: float = 1.0
+    ) -> None:
+        self._context = context
+        self._outbox = outbox
+        self._lease = timedelta(seconds=lease_seconds)
+        self._poll_seconds = poll_seconds
+        self.holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+    async def run(self) -> None:
+        """Coordinate whenever this candidate holds the lease."""
+        try:
+            while True:
+                try:
+                    worked = await self.look()
+                except Exception as error:
+                    # A database that is away for a while must not end the coordinator.
+                    _log.exception("coordinator.failed", reason=str(error))
+                    worked = False
+                if not worked:
+                    await self._context.wakeups.wait(self._poll_seconds)
+        finally:
+            await asyncio.shield(self._release())
+
+    async def look(self) -> bool:
+        """Do what can be done now; True if something changed and another look is due at once."""
+        async with self._context.database.transaction() as session:
+            token = await acquire_lease(session, _LEASE, self.holder, self._lease)
+            rows = [] if token is None else list(await list_open_rounds(session))
+        self._context.metrics.leader.set(0 if token is None else 1)
+        if token is None:
+            return False
+        moved = False
+        blocked: set[str] = set()
+        for row in rows:
+            # Rounds come by number: only the first open one of a federation moves.
+            if row.federation_id not in blocked:
+                blocked.add(row.federation_id)
+                moved = await self._step(row, token) or moved
+        await self._outbox.send()
+        return moved
+
+    async def _step(self, row: RoundRow, token: int) -> bool:
+        with bind_context(federation=row.federation_id, round_number=row.number):
+            async with self._context.database.transaction() as session:
+                fresh = await get_round(session, row.id)
+                old = fresh.state
+                changed = await step_round(Step(session, fresh, token))
+            if fresh.state != old:
+                _log.info("round.state_changed", old=old, new=fresh.state, reason=fresh.reason)
+                self._context.metrics.transitions.labels(state=fresh.state).inc()
+            if changed:
+                self._context.wakeups.changed(row.federation_id)
+            return changed
+
+    async def _release(self) -> None:
+        async with self._context.database.transaction() as session:
+            await release_lease(session, _LEASE, self.holder)

@@ -1,0 +1,193 @@
+"""Settling a delivery: everything is checked before it counts; what is refused is refused with a reason, once."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from fedafd.aggregator.context import Context
+from fedafd.aggregator.tasks import public_set_manifest
+from fedafd.aggregator.uploads import Assembled, assemble, discard_chunks, open_participation
+from fedafd.domain.config import FederationConfig
+from fedafd.domain.errors import PublicSetMismatchError, RepresentationError, RoundClosedError, UploadError
+from fedafd.domain.kinds import ClientKind, StageKind, UploadPurpose
+from fedafd.domain.states import ParticipationState
+from fedafd.persistence.artifact_repository import add_artifact
+from fedafd.persistence.event_repository import record_event
+from fedafd.persistence.model_repository import add_files
+from fedafd.persistence.models import ClientRow, ParticipationRow, PersonalizedModelRow, RoundRow
+from fedafd.persistence.participation_repository import find_participation, settle_participation
+from fedafd.persistence.stage_repository import add_stage, list_stages
+from fedafd.proto.v1 import aggregator_pb2 as pb
+from fedafd.rpc.bundles import unpack_folder
+from fedafd.rpc.tensors import decode_representations
+from fedafd.storage.store import sha256_of
+
+__all__ = ["commit_delivery"]
+
+_MODEL_FILES = (".safetensors", ".json", ".txt", ".md")
+_MAX_METRICS = 200
+
+
+@dataclass(frozen=True)
+class _Delivery:
+    representations: Assembled
+    model_files: dict[str, dict[str, Any]]
+
+
+async def commit_delivery(
+    context: Context, client: ClientRow, request: pb.CommitUploadRequest
+) -> pb.CommitUploadResponse:
+    """Settle the client's participation as delivered or rejected. Repeating it gives the same receipt.
+
+    Raises RoundClosedError when the round does not wait for it, UploadError when chunks are still missing.
+    """
+    settled = await _settled(context, client, request.round_id)
+    if settled is not None:
+        return settled
+    participation, row = await open_participation(context, client, request.round_id)
+    blobs = [await assemble(context, client, row, upload_id) for upload_id in dict.fromkeys(request.upload_ids)]
+    try:
+        delivery = await _checked(context, client, row, [blob for _, blob in blobs])
+    except (RepresentationError, PublicSetMismatchError, UploadError) as error:
+        await _reject(context, client, row, participation, str(error))
+    else:
+        await _accept(context, client, row, participation, delivery, request)
+    for upload, _ in blobs:
+        await discard_chunks(context, row, upload)
+    context.wakeups.changed(row.federation_id)
+    settled = await _settled(context, client, request.round_id)
+    if settled is None:
+        raise RoundClosedError(f"round {row.number} closed while the delivery was checked")
+    return settled
+
+
+async def _settled(context: Context, client: ClientRow, round_id: str) -> pb.CommitUploadResponse | None:
+    async with context.database.transaction() as session:
+        row = await find_participation(session, round_id, client.id)
+    if row is None or row.receipt is None or row.settled_at is None:
+        return None
+    at = Timestamp()
+    at.FromDatetime(row.settled_at)
+    return pb.CommitUploadResponse(
+        receipt=row.receipt,
+        accepted=row.state == ParticipationState.DELIVERED.value,
+        rejection_reason=row.reason or "",
+        settled_at=at,
+    )
+
+
+async def _checked(context: Context, client: ClientRow, row: RoundRow, blobs: list[Assembled]) -> _Delivery:
+    config = FederationConfig.model_validate(row.config)
+    manifest = await public_set_manifest(context, row.public_set_sha256)
+    reps = [blob for blob in blobs if blob.purpose is UploadPurpose.REPRESENTATIONS]
+    models = [blob for blob in blobs if blob.purpose is UploadPurpose.PERSONALIZED_MODEL]
+    if len(reps) != 1 or len(models) > 1:
+        raise UploadError(
+            f"a delivery holds one blob of representations and at most one model; found {len(reps)}, {len(models)}"
+        )
+    await asyncio.to_thread(
+        decode_representations,
+        reps[0].content,
+        modalities=ClientKind(client.kind).modalities,
+        num_samples=manifest.num_samples(),
+        embedding_dim=config.embedding_dim,
+        public_set_sha256=row.public_set_sha256,
+        dtype=config.wire_dtype,
+    )
+    files = await asyncio.to_thread(_store_model, context, client, row, models[0].content) if models else {}
+    return _Delivery(reps[0], files)
+
+
+def _store_model(context: Context, client: ClientRow, row: RoundRow, bundle: bytes) -> dict[str, dict[str, Any]]:
+    files = unpack_folder(bundle)
+    for path, content in files.items():
+        _check_model_file(path, content)
+    prefix = f"federations/{row.federation_id}/clients/{client.name}/models/{row.number}"
+    entries = {}
+    for path, content in files.items():
+        context.store.put(f"{prefix}/{path}", content)
+        entries[path] = {"sha256": sha256_of(content), "size_bytes": len(content), "key": f"{prefix}/{path}"}
+    return entries
+
+
+def _check_model_file(path: str, content: bytes) -> None:
+    if not path.endswith(_MODEL_FILES):
+        raise UploadError(f"personalized model: {path} is not one of {', '.join(_MODEL_FILES)}")
+    try:
+        if path.endswith(".json"):
+            json.loads(content)
+        elif path.endswith(".safetensors"):
+            (length,) = struct.unpack_from("<Q", content)
+            json.loads(content[8 : 8 + length])
+    except (ValueError, struct.error) as error:
+        raise UploadError(f"personalized model: {path} is not readable: {error}") from None
+
+
+async def _reject(
+    context: Context, client: ClientRow, row: RoundRow, participation: ParticipationRow, reason: str
+) -> None:
+    async with context.database.transaction() as session:
+        values = {"reason": reason, "receipt": _receipt(participation)}
+        if await settle_participation(session, participation.id, ParticipationState.REJECTED, **values):
+            _record(session, "participation.rejected", client, row, reason=reason)
+            context.metrics.deliveries.labels(outcome="rejected").inc()
+
+
+async def _accept(
+    context: Context,
+    client: ClientRow,
+    row: RoundRow,
+    participation: ParticipationRow,
+    delivery: _Delivery,
+    request: pb.CommitUploadRequest,
+) -> None:
+    metrics = {name[:64]: value for name, value in list(request.metrics.items())[:_MAX_METRICS] if value - value == 0}
+    entry = delivery.representations.entry
+    async with context.database.transaction() as session:
+        counted = await settle_participation(
+            session,
+            participation.id,
+            ParticipationState.DELIVERED,
+            receipt=_receipt(participation),
+            progress=1.0,
+            metrics=metrics,
+            num_private_samples=request.num_private_samples or None,
+            representations_sha256=entry["sha256"],
+        )
+        if not counted:
+            return
+        await add_artifact(session, row.federation_id, entry, round_id=row.id, client_id=client.id)
+        await _add_folds(session, client, row, participation, entry)
+        if delivery.model_files:
+            made = PersonalizedModelRow(client_id=client.id, version=row.number, round_id=row.id, metrics=metrics)
+            session.add(made)
+            await session.flush()
+            await add_files(session, made, delivery.model_files)
+        _record(session, "participation.delivered", client, row, sha256=entry["sha256"], bytes=entry["size_bytes"])
+    context.metrics.deliveries.labels(outcome="delivered").inc()
+
+
+async def _add_folds(
+    session: AsyncSession, client: ClientRow, row: RoundRow, participation: ParticipationRow, entry: dict[str, Any]
+) -> None:
+    prepared = next(s for s in await list_stages(session, row.id) if s.kind == StageKind.PREPARE.value)
+    inputs = {"representations": entry, "global-representations": (prepared.outputs or {})["representations"]}
+    for modality in ClientKind(client.kind).modalities:
+        await add_stage(session, row.id, StageKind.FOLD, inputs, modality=modality, position=participation.position)
+
+
+def _record(session: AsyncSession, kind: str, client: ClientRow, row: RoundRow, **data: Any) -> None:
+    actor = f"client:{client.name}"
+    record_event(session, kind, federation_id=row.federation_id, actor=actor, round=row.number, **data)
+
+
+def _receipt(participation: ParticipationRow) -> str:
+    return hashlib.sha256(f"receipt:{participation.id}".encode()).hexdigest()

@@ -1,0 +1,160 @@
+"""DistillationService and CoordinationService: what distillers and the control plane call."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from fedafd.aggregator.context import Context
+from fedafd.aggregator.identity import require_internal
+from fedafd.aggregator.types import Call
+from fedafd.domain.config import FederationConfig
+from fedafd.domain.errors import InvalidRequestError, StageLostError
+from fedafd.domain.kinds import Modality, StageKind
+from fedafd.domain.seeds import derive_seed
+from fedafd.domain.states import StageState
+from fedafd.persistence.artifact_repository import add_artifact
+from fedafd.persistence.event_repository import record_event
+from fedafd.persistence.models import RoundRow, StageRow, utc_now
+from fedafd.persistence.stage_repository import (
+    announce_again,
+    claim_stage,
+    get_stage,
+    note_stage_progress,
+    settle_stage,
+)
+from fedafd.proto.v1 import coordination_pb2, types_pb2
+from fedafd.proto.v1 import distillation_pb2 as pb
+from fedafd.proto.v1.coordination_pb2_grpc import CoordinationServiceServicer
+from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceServicer
+
+__all__ = ["MAX_STAGE_FAILURES", "CoordinationService", "DistillationService"]
+
+MAX_STAGE_FAILURES = 3
+"""A stage that failed or went silent so often fails its round."""
+
+_KINDS = {
+    StageKind.PREPARE: pb.STAGE_KIND_PREPARE,
+    StageKind.FOLD: pb.STAGE_KIND_FOLD,
+    StageKind.MERGE: pb.STAGE_KIND_MERGE,
+    StageKind.DISTIL: pb.STAGE_KIND_DISTIL,
+    StageKind.EVALUATE: pb.STAGE_KIND_EVALUATE,
+}
+_MODALITIES = {
+    "": types_pb2.MODALITY_UNSPECIFIED,
+    Modality.IMAGE: types_pb2.MODALITY_IMAGE,
+    Modality.TEXT: types_pb2.MODALITY_TEXT,
+}
+
+
+class DistillationService(DistillationServiceServicer):
+    """Claims, progress and results of stages."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def ClaimStage(self, request: pb.ClaimStageRequest, call: Call) -> pb.ClaimStageResponse:
+        require_internal(self._context, call)
+        async with self._context.database.transaction() as session:
+            stage, row = await get_stage(session, request.stage_id)
+            config = FederationConfig.model_validate(row.config)
+            silent_since = utc_now() - timedelta(seconds=config.idle_timeout_seconds)
+            token = await claim_stage(session, stage.id, request.worker, silent_since)
+        self._context.wakeups.changed(row.federation_id)
+        return _description(stage, row, config, token)
+
+    async def ReportStageProgress(
+        self, request: pb.ReportStageProgressRequest, call: Call
+    ) -> pb.ReportStageProgressResponse:
+        require_internal(self._context, call)
+        async with self._context.database.transaction() as session:
+            held = await note_stage_progress(
+                session, request.stage_id, request.token, request.fraction, request.activity
+            )
+            _, row = await get_stage(session, request.stage_id)
+        self._context.wakeups.changed(row.federation_id)
+        return pb.ReportStageProgressResponse(keep_going=held)
+
+    async def CompleteStage(self, request: pb.CompleteStageRequest, call: Call) -> pb.CompleteStageResponse:
+        require_internal(self._context, call)
+        outputs = {output.name: _entry(output) for output in request.outputs}
+        async with self._context.database.transaction() as session:
+            stage, row = await get_stage(session, request.stage_id)
+            if stage.state == StageState.DONE.value and stage.attempt == request.token:
+                return pb.CompleteStageResponse()
+            values: dict[str, Any] = {"outputs": outputs, "metrics": dict(request.metrics), "progress": 1.0}
+            if not await settle_stage(session, stage.id, request.token, StageState.DONE, **values):
+                raise StageLostError(f"stage {stage.id}: token {request.token} no longer holds it; it is {stage.state}")
+            for entry in outputs.values():
+                await add_artifact(session, row.federation_id, entry, round_id=row.id)
+        self._context.wakeups.changed(row.federation_id)
+        return pb.CompleteStageResponse()
+
+    async def FailStage(self, request: pb.FailStageRequest, call: Call) -> pb.FailStageResponse:
+        require_internal(self._context, call)
+        async with self._context.database.transaction() as session:
+            stage, row = await get_stage(session, request.stage_id)
+            failures = stage.failures + 1
+            again = request.retryable and failures < MAX_STAGE_FAILURES
+            new = StageState.PENDING if again else StageState.FAILED
+            values = {"reason": request.reason[:2000], "failures": failures}
+            if not await settle_stage(session, stage.id, request.token, new, **values):
+                raise StageLostError(f"stage {stage.id}: token {request.token} no longer holds it")
+            if again:
+                stage, _ = await get_stage(session, stage.id)
+                await announce_again(session, stage, failures=failures)
+            record_event(
+                session,
+                "stage.failed",
+                federation_id=row.federation_id,
+                actor=f"distiller:{stage.worker}",
+                round=row.number,
+                stage=stage.kind,
+                reason=request.reason[:2000],
+                will_retry=again,
+            )
+        self._context.wakeups.changed(row.federation_id)
+        return pb.FailStageResponse()
+
+
+class CoordinationService(CoordinationServiceServicer):
+    """Prompt reaction; the row is still the truth."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def NotifyFederationChanged(
+        self, request: coordination_pb2.NotifyFederationChangedRequest, call: Call
+    ) -> coordination_pb2.NotifyFederationChangedResponse:
+        require_internal(self._context, call)
+        self._context.wakeups.changed(request.federation_id)
+        return coordination_pb2.NotifyFederationChangedResponse()
+
+
+def _description(stage: StageRow, row: RoundRow, config: FederationConfig, token: int) -> pb.ClaimStageResponse:
+    inputs = [pb.NamedArtifact(name=name, artifact=types_pb2.Artifact(**entry)) for name, entry in stage.inputs.items()]
+    return pb.ClaimStageResponse(
+        token=token,
+        kind=_KINDS[StageKind(stage.kind)],
+        federation_id=row.federation_id,
+        round_id=row.id,
+        round_number=row.number,
+        seed=derive_seed(config.seed, row.number, "server", stage.kind),
+        federation_config_json=config.canonical_json(),
+        public_set_sha256=row.public_set_sha256,
+        inputs=inputs,
+        output_prefix=f"federations/{row.federation_id}/rounds/{row.number}/",
+        modality=_MODALITIES[stage.modality],
+    )
+
+
+def _entry(output: pb.NamedArtifact) -> dict[str, Any]:
+    artifact = output.artifact
+    if len(artifact.sha256) != 64 or not artifact.key:
+        raise InvalidRequestError(f"output {output.name}: needs a SHA-256 and a key")
+    return {
+        "sha256": artifact.sha256,
+        "size_bytes": artifact.size_bytes,
+        "purpose": artifact.purpose or output.name,
+        "key": artifact.key,
+    }

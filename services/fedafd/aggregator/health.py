@@ -1,0 +1,45 @@
+"""Standard gRPC health: SERVING only while database and object store really answer."""
+
+from __future__ import annotations
+
+import asyncio
+
+from grpc_health.v1 import health_pb2
+from grpc_health.v1._async import HealthServicer
+
+from fedafd.aggregator.context import Context
+from fedafd.telemetry.logging import get_logger
+
+__all__ = ["SERVICE_NAMES", "watch_health"]
+
+SERVICE_NAMES = (
+    "fedafd.v1.AggregatorService",
+    "fedafd.v1.DistillationService",
+    "fedafd.v1.CoordinationService",
+)
+_log = get_logger(__name__)
+
+
+async def watch_health(context: Context, servicer: HealthServicer, seconds: float = 5.0) -> None:
+    """Check the dependencies again and again; ends when cancelled."""
+    while True:
+        problem = await _problem(context)
+        if problem:
+            _log.error("health.not_serving", reason=problem)
+        answer = health_pb2.HealthCheckResponse
+        status = answer.NOT_SERVING if problem else answer.SERVING
+        for name in ("", *SERVICE_NAMES):
+            await servicer.set(name, status)
+        await asyncio.sleep(seconds)
+
+
+async def _problem(context: Context) -> str | None:
+    try:
+        await asyncio.wait_for(context.database.ping(), 5)
+    except Exception as error:
+        return f"database: {error}"
+    try:
+        await asyncio.wait_for(asyncio.to_thread(context.store.ping), 5)
+    except Exception as error:
+        return f"object store: {error}"
+    return None

@@ -1,0 +1,43 @@
+"""Publishing a model version, in the transaction that completes its round."""
+
+from __future__ import annotations
+
+from fedafd.aggregator.step import COORDINATOR, Step
+from fedafd.persistence.event_repository import record_event
+from fedafd.persistence.federation_repository import get_federation
+from fedafd.persistence.model_repository import add_files
+from fedafd.persistence.models import ModelVersionRow, StageRow
+
+__all__ = ["publish_version"]
+
+_FILE_PREFIX = "model/"
+
+
+async def publish_version(step: Step, evaluated: StageRow) -> None:
+    """Make the evaluated model the federation's current version."""
+    outputs = evaluated.outputs or {}
+    state = outputs["server-state"]
+    version = ModelVersionRow(
+        federation_id=step.row.federation_id,
+        version=step.row.number,
+        round_id=step.row.id,
+        parent_version=step.row.base_version,
+        state_key=state["key"],
+        state_sha256=state["sha256"],
+        metrics=evaluated.metrics or {},
+    )
+    step.session.add(version)
+    await step.session.flush()
+    files = {name.removeprefix(_FILE_PREFIX): entry for name, entry in outputs.items() if name.startswith(_FILE_PREFIX)}
+    await add_files(step.session, version, files)
+    federation = await get_federation(step.session, step.row.federation_id)
+    federation.current_version = version.version
+    record_event(
+        step.session,
+        "model.published",
+        federation_id=federation.id,
+        actor=COORDINATOR,
+        version=version.version,
+        parent=version.parent_version,
+        metrics=version.metrics,
+    )

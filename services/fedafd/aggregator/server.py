@@ -1,0 +1,145 @@
+"""Entry of the aggregator process: gRPC, coordinator, health, metrics; stops gracefully on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from fedafd.aggregator.agent_service import AgentService
+from fedafd.aggregator.context import Context, Wakeups
+from fedafd.aggregator.coordinator import Coordinator
+from fedafd.aggregator.distillation_service import CoordinationService, DistillationService
+from fedafd.aggregator.health import SERVICE_NAMES, watch_health
+from fedafd.aggregator.interceptor import ErrorInterceptor
+from fedafd.aggregator.outbox import Outbox
+from fedafd.aggregator.settings import AggregatorSettings, load_settings
+from fedafd.domain.errors import ConfigurationError, FedafdError
+from fedafd.messaging.celery_app import make_celery, send_stage
+from fedafd.messaging.wakeups import WakeupPublisher, listen_for_wakeups
+from fedafd.persistence.database import Database
+from fedafd.proto.v1.aggregator_pb2_grpc import add_AggregatorServiceServicer_to_server
+from fedafd.proto.v1.coordination_pb2_grpc import add_CoordinationServiceServicer_to_server
+from fedafd.proto.v1.distillation_pb2_grpc import add_DistillationServiceServicer_to_server
+from fedafd.rpc.channel import MAX_MESSAGE_BYTES
+from fedafd.storage import open_store
+from fedafd.telemetry.logging import configure, get_logger
+from fedafd.telemetry.metrics import start_metrics_server
+
+__all__ = ["main", "make_server", "serve"]
+
+_GRACE_SECONDS = 10.0
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.so_reuseport", 0),
+)
+_log = get_logger(__name__)
+
+
+def make_server(context: Context) -> tuple[grpc.aio.Server, HealthServicer]:
+    """A server with all services on it, not bound to an address yet."""
+    server = grpc.aio.server(interceptors=[ErrorInterceptor(context.metrics)], options=_OPTIONS)
+    add_AggregatorServiceServicer_to_server(AgentService(context), server)
+    add_DistillationServiceServicer_to_server(DistillationService(context), server)
+    add_CoordinationServiceServicer_to_server(CoordinationService(context), server)
+    servicer = HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    reflection.enable_server_reflection((*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    return server, servicer
+
+
+async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set. Raises ConfigurationError when the address cannot be bound."""
+    async with AsyncExitStack() as stack:
+        redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+        wakeups = Wakeups(WakeupPublisher(redis_url).publish) if redis_url else Wakeups()
+        database = Database(settings.database_url.get_secret_value())
+        stack.push_async_callback(database.close)
+        context = Context(database, open_store(settings.store), settings.internal_token.get_secret_value(), wakeups)
+        if settings.metrics_listen:
+            host, _, port = settings.metrics_listen.rpartition(":")
+            stack.enter_context(start_metrics_server(context.metrics.metrics, host, int(port)))
+        server, servicer = make_server(context)
+        _bind(server, settings)
+        celery = make_celery(redis_url) if redis_url else None
+        if celery is None:
+            raise ConfigurationError("FEDAFD_AGGREGATOR_REDIS_URL: must be set; it is the way to the distillers")
+        outbox = Outbox(database, lambda kind, stage_id: send_stage(celery, kind, stage_id))
+        coordinator = Coordinator(
+            context, outbox, lease_seconds=settings.lease_seconds, poll_seconds=settings.poll_seconds
+        )
+        await server.start()
+        stack.push_async_callback(server.stop, _GRACE_SECONDS)
+        await stack.enter_async_context(_background(coordinator.run(), watch_health(context, servicer)))
+        await stack.enter_async_context(_background(listen_for_wakeups(str(redis_url), lambda _: wakeups.wake())))
+        _log.info("aggregator.started", listen=settings.listen)
+        await stop.wait()
+        await servicer.enter_graceful_shutdown()
+        _log.info("aggregator.stopping")
+
+
+@asynccontextmanager
+async def _background(*work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+def _bind(server: grpc.aio.Server, settings: AggregatorSettings) -> None:
+    try:
+        if settings.tls_certificate and settings.tls_key:
+            pair = (_read(settings.tls_key), _read(settings.tls_certificate))
+            bound = server.add_secure_port(settings.listen, grpc.ssl_server_credentials([pair]))
+        else:
+            bound = server.add_insecure_port(settings.listen)
+    except RuntimeError:
+        bound = 0
+    if not bound:
+        raise ConfigurationError(f"FEDAFD_AGGREGATOR_LISTEN: cannot listen on {settings.listen}; is the port in use?")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"TLS file {path}: cannot be read: {error.strerror}") from error
+
+
+def main() -> int:
+    """Run the aggregator; returns its exit code."""
+    try:
+        settings = load_settings()
+        configure("aggregator", level=settings.log_level)
+        asyncio.run(_serve_until_signal(settings))
+    except FedafdError as error:
+        sys.stderr.write(f"aggregator: {error}\n")
+        return 2
+    return 0
+
+
+async def _serve_until_signal(settings: AggregatorSettings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await serve(settings, stop)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,42 @@
+"""Settings of the aggregator, from FEDAFD_AGGREGATOR_*."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from fedafd.domain.errors import ConfigurationError
+from fedafd.storage import StoreSettings
+
+__all__ = ["AggregatorSettings", "load_settings"]
+
+_PREFIX = "FEDAFD_AGGREGATOR_"
+
+
+class AggregatorSettings(BaseSettings):
+    """What an aggregator needs; secrets may come as files in `secrets_dir`."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid")
+
+    listen: str = Field("127.0.0.1:7443", description="host:port for gRPC.")
+    database_url: SecretStr
+    redis_url: SecretStr | None = Field(None, description="Wake-ups, presence and the Celery broker.")
+    store: StoreSettings
+    internal_token: SecretStr = Field(description="Shared with the control plane and the distillers.")
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    metrics_listen: str | None = Field(None, description="host:port for Prometheus; unset: none.")
+    poll_seconds: float = Field(1.0, gt=0, description="How often the coordinator looks without a wake-up.")
+    lease_seconds: float = Field(10.0, gt=0, description="A dead coordinator is replaced after so long.")
+    log_level: str = "INFO"
+
+
+def load_settings() -> AggregatorSettings:
+    """Settings from the environment. Raises ConfigurationError naming each variable that is missing or wrong."""
+    try:
+        return AggregatorSettings()
+    except ValidationError as error:
+        problems = [f"{_PREFIX}{'__'.join(str(p) for p in e['loc']).upper()}: {e['msg']}" for e in error.errors()]
+        raise ConfigurationError("; ".join(problems)) from None

@@ -1,0 +1,56 @@
+"""One look at one round: its session, its row, and the token of the lease under which it is moved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from fedafd.domain.config import FederationConfig
+from fedafd.domain.states import ParticipationState, RoundState
+from fedafd.persistence.models import ArtifactRow, RoundRow
+from fedafd.persistence.participation_repository import list_participations, settle_participation
+from fedafd.persistence.round_repository import transition_round
+from fedafd.persistence.stage_repository import cancel_stages
+
+__all__ = ["COORDINATOR", "Step"]
+
+COORDINATOR = "coordinator"
+"""Actor of the coordinator's events."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step works with."""
+
+    session: AsyncSession
+    row: RoundRow
+    token: int
+
+    @property
+    def config(self) -> FederationConfig:
+        """The configuration that the round was queued with."""
+        return FederationConfig.model_validate(self.row.config)
+
+    async def move(self, new: RoundState, **values: Any) -> bool:
+        """Move the round; False if it has moved on or a newer coordinator has it."""
+        return await transition_round(self.session, self.row, new, token=self.token, actor=COORDINATOR, **values)
+
+    async def fail(self, reason: str) -> bool:
+        """End the round as failed; the current model version stays as it is."""
+        if not await self.move(RoundState.FAILED, reason=reason):
+            return False
+        await cancel_stages(self.session, self.row.id)
+        await self.drop_open("the round failed")
+        return True
+
+    async def drop_open(self, reason: str) -> None:
+        """End participations that are still open as dropped."""
+        for participation, _ in await list_participations(self.session, self.row.id):
+            await settle_participation(self.session, participation.id, ParticipationState.DROPPED, reason=reason)
+
+    async def artifact_size(self, key: str) -> int:
+        """Length of a registered artifact in bytes; 0 if it is not registered."""
+        return await self.session.scalar(select(ArtifactRow.size_bytes).where(ArtifactRow.key == key)) or 0

@@ -1,0 +1,109 @@
+"""What the coordinator does with a round in each state. Each step is one transaction; True if it changed something."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+from fedafd.aggregator.collecting import step_collecting
+from fedafd.aggregator.distillation_service import MAX_STAGE_FAILURES
+from fedafd.aggregator.publishing import publish_version
+from fedafd.aggregator.step import Step
+from fedafd.domain.kinds import StageKind
+from fedafd.domain.states import RoundState, StageState
+from fedafd.persistence.client_repository import enrolled_clients
+from fedafd.persistence.federation_repository import get_federation
+from fedafd.persistence.model_repository import find_version
+from fedafd.persistence.models import StageRow, utc_now
+from fedafd.persistence.participation_repository import invite_cohort
+from fedafd.persistence.stage_repository import add_stage, announce_again, list_stages, silent_stages
+
+__all__ = ["Step", "step_round"]
+
+
+async def step_round(step: Step) -> bool:
+    """Move one round as far as one transaction goes."""
+    stages = list(await list_stages(step.session, step.row.id))
+    failed = next((stage for stage in stages if stage.state == StageState.FAILED.value), None)
+    if failed is not None:
+        name = f"{failed.kind} {failed.modality}".strip()
+        return await step.fail(f"stage {name} failed: {failed.reason}")
+    if await _revive_silent(step):
+        return True
+    return await _STEPS[RoundState(step.row.state)](step, stages)
+
+
+async def _revive_silent(step: Step) -> bool:
+    since = utc_now() - timedelta(seconds=step.config.idle_timeout_seconds)
+    silent = list(await silent_stages(step.session, step.row.id, since))
+    for stage in silent:
+        # Not claimed: announce it again, as Redis may have lost the message. Claimed and silent: a failure.
+        failures = stage.failures + (1 if stage.state == StageState.RUNNING.value else 0)
+        if failures >= MAX_STAGE_FAILURES:
+            return await step.fail(f"stage {stage.kind} went silent {failures} times, last on {stage.worker}")
+        await announce_again(step.session, stage, failures=failures)
+    return bool(silent)
+
+
+async def _step_queued(step: Step, _: list[StageRow]) -> bool:
+    federation = await get_federation(step.session, step.row.federation_id)
+    version = await find_version(step.session, federation.id, federation.current_version)
+    inputs: dict[str, Any] = {}
+    if version is not None:
+        size = await step.artifact_size(version.state_key)
+        inputs["server-state"] = {
+            "sha256": version.state_sha256,
+            "size_bytes": size,
+            "purpose": "server-state",
+            "key": version.state_key,
+        }
+    await add_stage(step.session, step.row.id, StageKind.PREPARE, inputs)
+    return await step.move(RoundState.PREPARING, base_version=federation.current_version, started_at=utc_now())
+
+
+async def _step_preparing(step: Step, stages: list[StageRow]) -> bool:
+    if _done(stages, StageKind.PREPARE) is None:
+        return False
+    clients = await enrolled_clients(step.session, step.row.federation_id)
+    if not clients:
+        return await step.fail("no client is enrolled; invite clients and start their agents, then start a round")
+    seconds = step.config.round_deadline_seconds
+    deadline = None if seconds is None else utc_now() + timedelta(seconds=seconds)
+    cohort = [client.id for client in clients]
+    if not await step.move(RoundState.COLLECTING, cohort=cohort, deadline_at=deadline):
+        return False
+    await invite_cohort(step.session, step.row.id, clients)
+    return True
+
+
+async def _step_distilling(step: Step, stages: list[StageRow]) -> bool:
+    distilled = _done(stages, StageKind.DISTIL)
+    if distilled is None:
+        return False
+    inputs = {"server-state": (distilled.outputs or {})["server-state"]}
+    await add_stage(step.session, step.row.id, StageKind.EVALUATE, inputs)
+    return await step.move(RoundState.EVALUATING)
+
+
+async def _step_evaluating(step: Step, stages: list[StageRow]) -> bool:
+    evaluated = _done(stages, StageKind.EVALUATE)
+    if evaluated is None:
+        return False
+    if not await step.move(RoundState.COMPLETED, metrics=evaluated.metrics or {}):
+        return False
+    await publish_version(step, evaluated)
+    return True
+
+
+def _done(stages: list[StageRow], kind: StageKind) -> StageRow | None:
+    return next((s for s in stages if s.kind == kind.value and s.state == StageState.DONE.value), None)
+
+
+_STEPS: dict[RoundState, Callable[[Step, list[StageRow]], Awaitable[bool]]] = {
+    RoundState.QUEUED: _step_queued,
+    RoundState.PREPARING: _step_preparing,
+    RoundState.COLLECTING: step_collecting,
+    RoundState.DISTILLING: _step_distilling,
+    RoundState.EVALUATING: _step_evaluating,
+}

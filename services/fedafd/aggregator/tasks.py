@@ -1,0 +1,114 @@
+"""The desired state of a client, derived from rows alone, and what it may download for it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from fedafd.aggregator.context import Context
+from fedafd.domain.config import FederationConfig
+from fedafd.domain.kinds import ClientKind, StageKind
+from fedafd.domain.manifest import Manifest, read_manifest
+from fedafd.domain.seeds import derive_seed
+from fedafd.persistence.models import ClientRow, RoundRow, StageRow
+from fedafd.persistence.participation_repository import current_participation
+from fedafd.persistence.stage_repository import list_stages
+from fedafd.proto.v1 import aggregator_pb2 as pb
+from fedafd.proto.v1 import types_pb2
+from fedafd.storage.store import get_verified
+
+__all__ = ["desired_task", "find_artifact", "public_set_manifest"]
+
+_manifests: dict[str, Manifest] = {}
+
+
+async def public_set_manifest(context: Context, sha256: str) -> Manifest:
+    """A public set's manifest; immutable, so it is read once per process."""
+    if sha256 not in _manifests:
+        content = await asyncio.to_thread(get_verified, context.store, f"public-sets/{sha256}/manifest.json", sha256)
+        _manifests[sha256] = read_manifest(content)
+    return _manifests[sha256]
+
+
+async def desired_task(context: Context, session: AsyncSession, client: ClientRow) -> pb.FetchTaskResponse:
+    """What the client should be doing now."""
+    if client.revoked_at is not None:
+        return _answer(pb.FetchTaskResponse(stop=pb.StopTask(reason=f"client {client.name} was revoked")))
+    current = await current_participation(session, client.id)
+    if current is None:
+        return _answer(pb.FetchTaskResponse(idle=pb.IdleTask(reason="no round is waiting for this client")))
+    return _answer(pb.FetchTaskResponse(train=await _train_task(context, session, client, current[1])))
+
+
+async def find_artifact(
+    context: Context, session: AsyncSession, client: ClientRow, sha256: str
+) -> types_pb2.Artifact | None:
+    """The artifact of that hash with its key, if the client's current task names it."""
+    current = await current_participation(session, client.id)
+    if current is None:
+        return None
+    artifacts = await _artifacts(context, session, client, current[1])
+    return next((artifact for artifact in artifacts if artifact.sha256 == sha256), None)
+
+
+async def _train_task(context: Context, session: AsyncSession, client: ClientRow, row: RoundRow) -> pb.TrainTask:
+    config = FederationConfig.model_validate(row.config)
+    artifacts = await _artifacts(context, session, client, row)
+    for artifact in artifacts:
+        artifact.key = ""
+    task = pb.TrainTask(
+        round_id=row.id,
+        round_number=row.number,
+        federation_config_json=config.canonical_json(),
+        seed=derive_seed(config.seed, row.number, client.name, "train"),
+        public_set_sha256=row.public_set_sha256,
+        public_set=[artifact for artifact in artifacts if artifact.purpose.startswith("public-set")],
+        global_representations=next(a for a in artifacts if a.purpose == "representations"),
+        encoder_bundles=[a for a in artifacts if a.purpose.startswith("encoder-bundle/")],
+        accepts_personalized_model=config.accept_personalized_models,
+    )
+    if row.deadline_at is not None:
+        task.deadline.FromDatetime(row.deadline_at)
+    return task
+
+
+async def _artifacts(
+    context: Context, session: AsyncSession, client: ClientRow, row: RoundRow
+) -> list[types_pb2.Artifact]:
+    stages = await list_stages(session, row.id)
+    prepared = next(stage for stage in stages if stage.kind == StageKind.PREPARE.value)
+    manifest = await public_set_manifest(context, row.public_set_sha256)
+    return [*_public_set(row.public_set_sha256, manifest), *_prepared(prepared, ClientKind(client.kind))]
+
+
+def _public_set(sha256: str, manifest: Manifest) -> Iterator[types_pb2.Artifact]:
+    size = len(manifest.to_bytes())
+    key = f"public-sets/{sha256}/manifest.json"
+    yield types_pb2.Artifact(sha256=sha256, size_bytes=size, purpose="public-set/manifest", key=key)
+    for shard in manifest.shards:
+        if shard.split == "train":
+            yield types_pb2.Artifact(
+                sha256=shard.sha256,
+                size_bytes=shard.size_bytes,
+                purpose="public-set/shard",
+                key=f"public-sets/{sha256}/{shard.name}",
+            )
+
+
+def _prepared(stage: StageRow, kind: ClientKind) -> Iterator[types_pb2.Artifact]:
+    outputs: dict[str, Any] = stage.outputs or {}
+    names = ["representations", *(f"encoder-bundle/{modality.value}" for modality in kind.modalities)]
+    for name in names:
+        entry = outputs[name]
+        yield types_pb2.Artifact(sha256=entry["sha256"], size_bytes=entry["size_bytes"], purpose=name, key=entry["key"])
+
+
+def _answer(response: pb.FetchTaskResponse) -> pb.FetchTaskResponse:
+    # The revision is a hash of the task itself: equal tasks have equal revisions on every replica and after a restart.
+    digest = hashlib.sha256(response.SerializeToString(deterministic=True)).digest()
+    response.revision = int.from_bytes(digest[:8], "big") | 1
+    return response

@@ -1,0 +1,142 @@
+"""Blobs on their way up: announced, sent in chunks, assembled. Chunks go straight to the store, one object each."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from fedafd.aggregator.context import Context
+from fedafd.domain.config import FederationConfig
+from fedafd.domain.errors import RoundClosedError, UploadError
+from fedafd.domain.kinds import UploadPurpose
+from fedafd.persistence.artifact_repository import add_upload, find_upload, get_upload
+from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, UploadRow
+from fedafd.persistence.participation_repository import add_bytes, current_participation
+from fedafd.persistence.round_repository import get_round
+from fedafd.proto.v1 import aggregator_pb2 as pb
+from fedafd.storage import ObjectStore
+
+__all__ = ["Assembled", "assemble", "begin_upload", "discard_chunks", "open_participation", "receive_chunk"]
+
+_SMALLEST_CHUNK = 64 << 10
+_LARGEST_CHUNK = 2 << 20
+_HEX = frozenset("0123456789abcdef")
+
+
+async def open_participation(context: Context, client: ClientRow, round_id: str) -> tuple[ParticipationRow, RoundRow]:
+    """The client's unsettled part in that round. Raises RoundClosedError, NotFoundError."""
+    async with context.database.transaction() as session:
+        current = await current_participation(session, client.id)
+        if current is not None and current[1].id == round_id:
+            return current
+        row = await get_round(session, round_id)
+    raise RoundClosedError(f"round {row.number} waits for nothing from client {client.name} (it is {row.state})")
+
+
+async def begin_upload(context: Context, client: ClientRow, request: pb.BeginUploadRequest) -> pb.BeginUploadResponse:
+    """Announce a blob; says which chunks are missing. Raises UploadError for a manifest that does not add up."""
+    _, row = await open_participation(context, client, request.round_id)
+    _check_manifest(request, FederationConfig.model_validate(row.config))
+    async with context.database.transaction() as session:
+        upload = await find_upload(session, row.id, client.id, request.sha256, request.purpose)
+        if upload is None:
+            made = UploadRow(
+                round_id=row.id,
+                client_id=client.id,
+                purpose=request.purpose,
+                sha256=request.sha256,
+                size_bytes=request.size_bytes,
+                chunk_size_bytes=request.chunk_size_bytes,
+                chunk_sha256=list(request.chunk_sha256),
+            )
+            upload = await add_upload(session, made)
+        elif (upload.chunk_size_bytes, upload.chunk_sha256) != (request.chunk_size_bytes, list(request.chunk_sha256)):
+            raise UploadError("this blob was announced before with other chunks; announce it as before")
+    return pb.BeginUploadResponse(upload_id=upload.id, missing_chunks=await _missing(context.store, row, upload))
+
+
+async def receive_chunk(context: Context, row: RoundRow, upload: UploadRow, index: int, data: bytes) -> None:
+    """Store one chunk. Raises UploadError unless it is exactly what was announced."""
+    if not 0 <= index < len(upload.chunk_sha256):
+        raise UploadError(f"upload {upload.id}: has no chunk {index}; it has {len(upload.chunk_sha256)}")
+    if hashlib.sha256(data).hexdigest() != upload.chunk_sha256[index]:
+        raise UploadError(f"upload {upload.id}: chunk {index} does not have the announced hash; send it again")
+    await asyncio.to_thread(context.store.put, _chunk_key(row, upload, index), data)
+    async with context.database.transaction() as session:
+        await add_bytes(session, upload.round_id, upload.client_id, up=len(data))
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A complete, verified blob: its content, and the entry that names it."""
+
+    purpose: UploadPurpose
+    content: bytes
+    entry: dict[str, Any]
+
+
+async def assemble(context: Context, client: ClientRow, row: RoundRow, upload_id: str) -> tuple[UploadRow, Assembled]:
+    """Put an upload's chunks together and store the blob. Raises UploadError when chunks are missing or do not fit."""
+    async with context.database.transaction() as session:
+        upload = await get_upload(session, upload_id, client.id)
+    if upload.round_id != row.id:
+        raise UploadError(f"upload {upload_id}: belongs to another round")
+    key = f"federations/{row.federation_id}/rounds/{row.number}/{upload.purpose}/{upload.sha256}"
+    content = await asyncio.to_thread(_assembled, context.store, row, upload)
+    await asyncio.to_thread(context.store.put, key, content)
+    entry = {"sha256": upload.sha256, "size_bytes": upload.size_bytes, "purpose": upload.purpose, "key": key}
+    return upload, Assembled(UploadPurpose(upload.purpose), content, entry)
+
+
+async def discard_chunks(context: Context, row: RoundRow, upload: UploadRow) -> None:
+    """Remove the chunks of an upload that was committed."""
+    for index in range(len(upload.chunk_sha256)):
+        await asyncio.to_thread(context.store.delete, _chunk_key(row, upload, index))
+
+
+def _assembled(store: ObjectStore, row: RoundRow, upload: UploadRow) -> bytes:
+    parts = []
+    for index in range(len(upload.chunk_sha256)):
+        key = _chunk_key(row, upload, index)
+        if store.stat(key) is None:
+            raise UploadError(
+                f"upload {upload.id}: chunk {index} has not arrived; begin the upload again to see what is missing"
+            )
+        parts.append(store.get(key))
+    content = b"".join(parts)
+    if hashlib.sha256(content).hexdigest() != upload.sha256:
+        raise UploadError(f"upload {upload.id}: the whole blob does not have the announced hash")
+    return content
+
+
+async def _missing(store: ObjectStore, row: RoundRow, upload: UploadRow) -> list[int]:
+    def look() -> list[int]:
+        prefix = _chunk_key(row, upload, 0).removesuffix("0")
+        held = {found.key for found in store.list(prefix)}
+        return [i for i in range(len(upload.chunk_sha256)) if _chunk_key(row, upload, i) not in held]
+
+    return await asyncio.to_thread(look)
+
+
+def _chunk_key(row: RoundRow, upload: UploadRow, index: int) -> str:
+    return f"federations/{row.federation_id}/rounds/{row.number}/chunks/{upload.id}/{index}"
+
+
+def _check_manifest(request: pb.BeginUploadRequest, config: FederationConfig) -> None:
+    if request.purpose not in set(UploadPurpose):
+        raise UploadError(f"purpose {request.purpose!r} is not one of {', '.join(UploadPurpose)}")
+    if request.purpose == UploadPurpose.PERSONALIZED_MODEL and not config.accept_personalized_models:
+        raise UploadError("this federation takes no personalized models; set share.personalized_model: false")
+    if not 1 <= request.size_bytes <= config.max_upload_bytes:
+        raise UploadError(f"size is {request.size_bytes} bytes; must be 1 to {config.max_upload_bytes}")
+    if not _SMALLEST_CHUNK <= request.chunk_size_bytes <= _LARGEST_CHUNK:
+        raise UploadError(
+            f"chunk size is {request.chunk_size_bytes}; must be {_SMALLEST_CHUNK} to {_LARGEST_CHUNK} bytes"
+        )
+    if len(request.chunk_sha256) != -(-request.size_bytes // request.chunk_size_bytes):
+        raise UploadError(f"{len(request.chunk_sha256)} chunk hashes do not fit {request.size_bytes} bytes")
+    for name in (request.sha256, *request.chunk_sha256):
+        if len(name) != 64 or not set(name) <= _HEX:
+            raise UploadError(f"{name!r} is not a SHA-256 in lower-case hexadecimal")

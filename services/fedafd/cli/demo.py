@@ -1,0 +1,177 @@
+"""`fedafd demo`: a whole federation on one machine, for real: separate processes, REST, gRPC, Celery.
+
+Three sites (images, texts, image-text pairs) train together for a few rounds; meanwhile the same training runs for each
+site alone, at low priority, so that the table at the end can compare.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedafd.domain.errors import FedafdError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fedafd.cli.demo_output import DemoOutput
+    from fedafd.cli.demo_report import DemoResult
+
+__all__ = ["DemoOptions", "demo", "run_demo"]
+
+_ROUND_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """What the command line says."""
+
+    output: Path
+    rounds: int = 3
+    seed: int = 0
+    data: Path | None = None
+    """A folder of real data, laid out as docs/data.md says; None generates data."""
+    port: int | None = None
+    keep: bool = False
+    force: bool = False
+    alone: bool = True
+    """Also train each site alone, for comparison."""
+
+
+def demo(
+    output: Annotated[Path, typer.Option(help="Where results, models and logs go.")] = Path("demo-output"),
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds to train.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Real data instead of generated: a folder with flickr8k/, cifar100/ and ag_news_csv/."),
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of REST; any free one by default.")] = None,
+    keep: Annotated[bool, typer.Option(help="Leave everything running at the end, until Ctrl-C.")] = False,
+    force: Annotated[bool, typer.Option(help="Remove what an interrupted demo left in --output.")] = False,
+    alone: Annotated[bool, typer.Option(help="Also train each site alone, for comparison.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print results.json instead of tables.")] = False,
+) -> None:
+    """Run a whole federation on this machine: three sites, real processes, about three minutes."""
+    from rich.console import Console
+
+    options = DemoOptions(
+        output=output, rounds=rounds, seed=seed, data=data, port=port, keep=keep, force=force, alone=alone
+    )
+    raise typer.Exit(run_demo(options, Console(stderr=as_json), as_json=as_json))
+
+
+def run_demo(options: DemoOptions, console: Console, *, as_json: bool = False) -> int:
+    """Run the demo; returns the exit code: 0 done, 1 something failed (said on `console`), 130 interrupted."""
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        result = _run(options, console)
+    except KeyboardInterrupt:
+        console.print("\n[yellow]Interrupted; everything is stopped.[/]")
+        return 130
+    except FedafdError as error:
+        console.print(f"[red]The demo stopped:[/] {error}", highlight=False)
+        return 1
+    except OSError as error:
+        console.print(f"[red]The demo stopped:[/] {error.strerror or error} ({error.filename or 'no file'})")
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    if as_json:
+        sys.stdout.write(json.dumps(result.to_json(), indent=2) + "\n")
+    return 0
+
+
+def _run(options: DemoOptions, console: Console) -> DemoResult:
+    from fedafd.cli.demo_output import DemoOutput
+    from fedafd.cli.demo_processes import Supervisor
+    from fedafd.cli.demo_services import Backends, Services, cores, start_redis
+
+    started = time.monotonic()
+    with ExitStack() as stack:
+        output = DemoOutput(options.output, force=options.force)
+        stack.callback(output.release)
+        supervisor = stack.enter_context(Supervisor(output.logs))
+        with console.status("Starting Redis, control plane, aggregator, distiller"):
+            backends = Backends(
+                database_url=f"sqlite:///{output.work / 'fedafd.db'}",
+                redis_url=start_redis(supervisor, output.work),
+                store={"URL": str(output.work / "store")},
+            )
+            services = Services(supervisor, backends, http_port=options.port, threads=cores())
+            services.start()
+        run = _Federation(options, console, output, services)
+        result = run.result(started)
+        output.finish(result.to_json())
+        _say_where(console, result, output, services, keep=options.keep)
+        while options.keep:
+            supervisor.check()
+            time.sleep(0.5)
+    return result
+
+
+class _Federation:
+    """The federation of this demo: sites, rounds, comparison."""
+
+    def __init__(self, options: DemoOptions, console: Console, output: DemoOutput, services: Services) -> None:
+        from fedafd.cli.demo_federation import FederationClient
+        from fedafd.cli.demo_sites import prepare_sites
+
+        self._options = options
+        self._console = console
+        self._output = output
+        self._supervisor = services.supervisor
+        with console.status("Preparing the data"):
+            self._plan = prepare_sites(self._supervisor, output.work, options.data, options.seed)
+        self._rest = FederationClient(services.url, services.api_key, self._plan.federation["name"])
+        with console.status("Creating the federation, pushing the public set"):
+            self._rest.create(self._plan.federation)
+            self._rest.push_public_set(self._plan.public_set)
+        self._start_agents(services.aggregator)
+
+    def result(self, started: float) -> DemoResult:
+        """Run the rounds and the comparison, pull the models."""
+        from fedafd.cli.demo_report import ClientResult, DemoResult, headline_metric
+
+        alone = [self._start_alone(site) for site in self._plan.sites] if self._options.alone else []
+        rounds, parts, seconds = self._run_rounds()
+        with self._console.status("Pulling the models"):
+            self._pull_models()
+        with self._console.status("Finishing the comparison: each site alone"):
+            for child in alone:
+                self._supervisor.wait_until(
+                    lambda child=child: child.process.poll() is not None, child.name, seconds=3600
+                )
+                child.check()
+        clients = []
+        for site in self._plan.sites:
+            mine = [part for part in parts if part["client"] == site.name]
+            metric = headline_metric(site.kind)
+            clients.append(
+                ClientResult(
+                    name=site.name,
+                    kind=site.kind,
+                    metric=metric,
+                    alone=self._alone_metric(site, metric),
+                    federated=mine[-1]["metrics"][f"federated/{metric}"],
+                    bytes_up=sum(part["bytes_up"] for part in mine),
+                    bytes_down=sum(part["bytes_down"] for part in mine),
+                    details=mine[-1]["metrics"],
+                )
+            )
+        return DemoResult(
+            seed=self._options.seed,
+            rounds=rounds,
+            clients=clients,
+            seconds=round(seconds, 1),
+            seconds_total=round(time.monotonic() - started, 1),
+            data=self._plan.words,
+        )

@@ -1,0 +1,59 @@
+"""The public set's manifest: the shards of each split by hash. The SHA-256 of its canonical bytes names the set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedafd.domain.errors import DataError
+
+__all__ = ["MANIFEST_NAME", "Manifest", "Shard", "read_manifest"]
+
+MANIFEST_NAME = "manifest.json"
+_HEX = r"^[0-9a-f]{64}$"
+
+
+class Shard(BaseModel):
+    """One Parquet file of a split."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    split: str
+    name: str = Field(pattern=r"^[a-z0-9-]+\.parquet$")
+    sha256: str = Field(pattern=_HEX)
+    size_bytes: int = Field(ge=1)
+    num_rows: int = Field(ge=1)
+
+
+class Manifest(BaseModel):
+    """What the public set consists of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: int = Field(1, ge=1, le=1)
+    shards: tuple[Shard, ...] = Field(min_length=1)
+
+    def num_samples(self, split: str = "train") -> int:
+        """Samples of one split; N for `train`."""
+        return sum(shard.num_rows for shard in self.shards if shard.split == split)
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON: equal manifests have equal bytes."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
+
+    @property
+    def sha256(self) -> str:
+        """The hash that names the set."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+
+def read_manifest(content: bytes) -> Manifest:
+    """Parse a manifest. Raises DataError saying what is wrong where."""
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "top level"
+        raise DataError(f"public set manifest, {place}: {first['msg']}") from None

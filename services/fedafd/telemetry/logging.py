@@ -1,0 +1,108 @@
+"""Structured logs: one event per line on stderr, as JSON for machines or as text for people.
+
+Log events, not sentences: `log.info("round.closed", round_id=..., reason="quorum")`. Records of other libraries go
+through the same formatter. Values whose key names a secret are masked, so that a careless call leaks nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from typing import Any, Literal, TextIO
+
+import structlog
+
+from fedafd.domain.errors import ConfigurationError
+
+__all__ = ["LogFormat", "bind_context", "configure", "get_logger"]
+
+LogFormat = Literal["json", "console"]
+
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_SECRET_WORDS = ("token", "secret", "password", "credential", "authorization", "api_key")
+_NOT_SECRET = frozenset({"token", "fencing_token", "lease_token"})  # counters of ours, useful when a stage is lost
+_CHATTY = ("urllib3", "amqp", "kombu", "grpc", "asyncio", "aiosqlite", "httpcore", "httpx")
+
+
+def configure(process: str, *, level: str = "INFO", format: LogFormat = "json", stream: TextIO | None = None) -> None:
+    """Send the logs of this process to `stream` (stderr by default). May be called again, the last call wins.
+
+    `process` (such as "aggregator") is in every event. Raises ConfigurationError for an unknown level or format.
+    """
+    if level.upper() not in _LEVELS:
+        raise ConfigurationError(f"log level: {level!r} is not one of {', '.join(_LEVELS)}", level=level)
+    if format not in ("json", "console"):
+        raise ConfigurationError(f"log format: {format!r} is not one of json, console", format=format)
+    target = stream if stream is not None else sys.stderr
+    shared = _shared_processors(process)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,  # a later configure() must reach loggers that modules already hold
+    )
+    handler = logging.StreamHandler(target)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(format, target)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """The logger of a module; pass `__name__`."""
+    logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
+    return logger
+
+
+@contextmanager
+def bind_context(
+    *,
+    federation: str | None = None,
+    round_number: int | None = None,
+    client: str | None = None,
+    stage: str | None = None,
+) -> Iterator[None]:
+    """Put the named things into every event logged inside the block, in this thread or asyncio task."""
+    given = {"federation": federation, "round": round_number, "client": client, "stage": stage}
+    with structlog.contextvars.bound_contextvars(**{key: value for key, value in given.items() if value is not None}):
+        yield
+
+
+def _shared_processors(process: str) -> list[structlog.types.Processor]:
+    def add_process(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        event.setdefault("process", process)
+        return event
+
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        add_process,
+        _mask_secrets,
+    ]
+
+
+def _renderers(format: LogFormat, target: TextIO) -> list[structlog.types.Processor]:
+    if format == "json":
+        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+    return [structlog.dev.ConsoleRenderer(colors=target.isatty())]
+
+
+def _mask_secrets(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    for key in event:
+        lowered = key.lower()
+        if lowered not in _NOT_SECRET and any(word in lowered for word in _SECRET_WORDS):
+            event[key] = "***"
+    return event

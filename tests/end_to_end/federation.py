@@ -1,0 +1,96 @@
+"""A whole federation of real processes for the end-to-end tests: tiny encoders, few samples, one thread each."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedafd.cli.demo_federation import FederationClient
+from fedafd.cli.demo_processes import Child, Supervisor
+from fedafd.cli.demo_services import Backends, Services, thread_environment
+
+SEED = 11
+TINY_IMAGE = {
+    "architecture": "resnet",
+    "image_size": 32,
+    "options": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+}
+TINY_TEXT = {"architecture": "bigru", "max_tokens": 16, "options": {"embedding_size": 16, "hidden_size": 16}}
+FEDERATION: dict[str, Any] = {
+    "name": "trial",
+    "preset": "small",
+    "seed": SEED,
+    "embedding_dim": 32,
+    "image_encoder": TINY_IMAGE,
+    "text_encoder": TINY_TEXT,
+    "server": {"passes": 1, "batch_size": 16},
+    "client": {"local_epochs": 1},
+    "distillation": {"start_round": 1},
+    "idle_timeout_seconds": 60,
+}
+KINDS = {"images": "image", "pairs": "pair", "texts": "text"}
+
+
+class Trial:
+    """The services, the federation over REST, and agents by name that can be started and killed."""
+
+    def __init__(self, supervisor: Supervisor, backends: Backends, folder: Path) -> None:
+        self.folder = folder
+        self.supervisor = supervisor
+        self.services = Services(supervisor, backends, http_port=None, threads=1)
+        self.services.start()
+        self.rest = FederationClient(self.services.url, self.services.api_key, FEDERATION["name"])
+        self._tokens: dict[str, str] = {}
+
+    def invite_all(self) -> None:
+        for name, kind in KINDS.items():
+            self._tokens[name] = self.rest.invite(name, kind)
+
+    def agent_file(self, name: str) -> Path:
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(agent_config(name, self.folder / name, self.services.aggregator)))
+        return path
+
+    def start_agent(self, name: str, *, module: str = "fedafd.agent.main") -> Child:
+        """Start one agent; from the second time on it lives on its credential."""
+        command = [sys.executable, "-m", module, "--config", str(self.agent_file(name))]
+        token = self._tokens.pop(name, None)
+        environment = thread_environment(1) | ({"FEDAFD_AGENT_ENROLMENT_TOKEN": token} if token else {})
+        return self.supervisor.start(f"agent-{name}", command, environment)
+
+    def kill(self, child: Child) -> None:
+        """SIGKILL, as a power cut would; the supervisor forgets the child."""
+        os.kill(child.process.pid, signal.SIGKILL)
+        child.process.wait()
+        self.supervisor.forget(child)
+
+    def until(self, ready: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+        self.supervisor.wait_until(ready, what, seconds=seconds)
+
+
+def agent_config(name: str, state_dir: Path, aggregator: str) -> dict[str, Any]:
+    """agent.yaml of one tiny site."""
+    kind = KINDS[name]
+    config: dict[str, Any] = {
+        "aggregator": aggregator,
+        "kind": kind,
+        "data": {
+            "adapter": "shapes",
+            "options": {"num_train": 48, "num_val": 16, "num_test": 16, "seed": sorted(KINDS).index(name)},
+        },
+        "state_dir": str(state_dir),
+        "device": "cpu",
+        "threads": 1,
+        "share": {"personalized_model": True},
+    }
+    if kind != "text":
+        config["image_encoder"] = TINY_IMAGE
+    if kind != "image":
+        config["text_encoder"] = TINY_TEXT
+    return config
