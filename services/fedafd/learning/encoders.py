@@ -1,0 +1,167 @@
+"""Encoders: a backbone and a projection to D.
+
+Shape legend: B samples, P positions (feature-map cells or tokens), C backbone channels, D embedding dimension.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedafd.domain.config import EncoderConfig
+from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.kinds import Modality
+
+__all__ = ["Encoder", "Features", "build_encoder", "encoder_names"]
+
+GROUP = "fedafd.encoders"
+_TRANSFORMERS = {
+    "resnet": ("ResNetConfig", "ResNetModel", Modality.IMAGE),
+    "convnextv2": ("ConvNextV2Config", "ConvNextV2Model", Modality.IMAGE),
+    "vit": ("ViTConfig", "ViTModel", Modality.IMAGE),
+    "bert": ("BertConfig", "BertModel", Modality.TEXT),
+    "distilbert": ("DistilBertConfig", "DistilBertModel", Modality.TEXT),
+}
+
+
+class Features(NamedTuple):
+    """What an encoder makes of a batch: unit rows, and the positions they are the weighted mean of."""
+
+    vector_BD: Tensor
+    tokens_BPD: Tensor
+    weights_BP: Tensor
+
+
+class Encoder(nn.Module):
+    """A backbone that makes positions [B, P, C] with weights [B, P], then a projection to D."""
+
+    def __init__(self, backbone: nn.Module, channels: int, dim: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projection = nn.Linear(channels, dim)
+
+    def forward(self, batch: Tensor) -> Features:
+        """Encode scaled pixels [B, 3, S, S] or token ids [B, L]."""
+        positions_BPC, weights_BP = self.backbone(batch)
+        tokens_BPD = self.projection(positions_BPC)
+        pooled_BD = torch.einsum("bp,bpd->bd", weights_BP, tokens_BPD)
+        return Features(F.normalize(pooled_BD.float(), dim=-1), tokens_BPD, weights_BP)
+
+
+class _ImageBackbone(nn.Module):
+    """A transformers vision model; every position counts the same."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.model(pixels).last_hidden_state
+        positions_BPC = hidden.flatten(2).transpose(1, 2) if hidden.dim() == 4 else hidden
+        count = positions_BPC.shape[1]
+        return positions_BPC, positions_BPC.new_full(positions_BPC.shape[:2], 1.0 / count)
+
+
+class _TextBackbone(nn.Module):
+    """A transformers language model; every token that is no padding counts the same."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        mask = (ids != 0).long()
+        hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return hidden, mask.to(hidden.dtype) / mask.sum(1, keepdim=True).clamp(min=1)
+
+
+class _BiGru(nn.Module):
+    """Word embeddings, a bidirectional GRU, and attention over tokens (structured self-attention, arXiv 1703.03130)."""
+
+    def __init__(
+        self, vocabulary: int, embedding_size: int = 300, hidden_size: int = 256, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, embedding_size, padding_idx=0)
+        self.dropout = nn.Dropout(dropout)
+        self.gru = nn.GRU(embedding_size, hidden_size, batch_first=True, bidirectional=True)
+        self.attention = nn.Linear(2 * hidden_size, 1)
+        self.channels = 2 * hidden_size
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        longest = max(1, int((ids != 0).sum(1).max()))
+        ids = ids[:, :longest]
+        lengths = (ids != 0).sum(1).clamp(min=1).cpu()
+        packed = nn.utils.rnn.pack_padded_sequence(
+            self.dropout(self.embedding(ids)), lengths, batch_first=True, enforce_sorted=False
+        )
+        hidden, _ = nn.utils.rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=longest)
+        score = self.attention(hidden).squeeze(-1).masked_fill(ids == 0, float("-inf"))
+        score = torch.where((ids != 0).any(1, keepdim=True), score, torch.zeros_like(score))
+        return hidden, score.softmax(-1)
+
+
+def encoder_names() -> list[str]:
+    """Names of all architectures: the built-in ones and the entry points of the group `fedafd.encoders`."""
+    return sorted({*_TRANSFORMERS, "bigru", *(point.name for point in entry_points(group=GROUP))})
+
+
+def build_encoder(config: EncoderConfig, modality: Modality, *, dim: int, vocabulary: int = 0) -> Encoder:
+    """An encoder as configured; its fresh weights come from torch's global generator.
+
+    Raises ConfigurationError for an unknown architecture, one of the other modality, or weights that are not there.
+    """
+    if config.architecture == "bigru":
+        _check_modality(config, Modality.TEXT, modality)
+        backbone = _BiGru(vocabulary, **config.options)
+        return Encoder(backbone, backbone.channels, dim)
+    if config.architecture in _TRANSFORMERS:
+        _check_modality(config, _TRANSFORMERS[config.architecture][2], modality)
+        return _from_transformers(config, modality, dim, vocabulary)
+    for point in entry_points(group=GROUP):
+        if point.name == config.architecture:
+            made: Encoder = point.load()(config, dim=dim, vocabulary=vocabulary)
+            return made
+    raise ConfigurationError(f"encoder {config.architecture!r} is not known; installed: {', '.join(encoder_names())}")
+
+
+def _from_transformers(config: EncoderConfig, modality: Modality, dim: int, vocabulary: int) -> Encoder:
+    import transformers
+
+    config_name, model_name, _ = _TRANSFORMERS[config.architecture]
+    model_class: Any = getattr(transformers, model_name)
+    if config.pretrained is not None:
+        try:
+            model = model_class.from_pretrained(config.pretrained)
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(
+                f"weights {config.pretrained!r} for encoder {config.architecture} are neither a folder here nor in the"
+                " local cache of transformers, and no hub can be reached; copy the folder (config.json,"
+                f" model.safetensors) to this machine and name its path: {str(error).splitlines()[0]}"
+            ) from None
+    else:
+        options = dict(config.options)
+        if modality is Modality.IMAGE and config.architecture == "vit":
+            options.setdefault("image_size", config.image_size)
+        if modality is Modality.TEXT:
+            options.setdefault("vocab_size", vocabulary)
+        try:
+            model = model_class(getattr(transformers, config_name)(**options))
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"encoder {config.architecture}, options: {error}") from None
+    sizes = model.config
+    channels = int(
+        sizes.hidden_sizes[-1] if hasattr(sizes, "hidden_sizes") else getattr(sizes, "hidden_size", None) or sizes.dim
+    )
+    return Encoder(_ImageBackbone(model) if modality is Modality.IMAGE else _TextBackbone(model), channels, dim)
+
+
+def _check_modality(config: EncoderConfig, has: Modality, wanted: Modality) -> None:
+    if has is not wanted:
+        raise ConfigurationError(
+            f"encoder {config.architecture!r} encodes {has.value}, but stands where {wanted.value} is"
+        )
