@@ -1,0 +1,24 @@
+"""FedAFD: multimodal federated learning by adversarial alignment, fusion and distillation (arXiv 2603.04890)."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedafd.learning.global_model import GlobalModel
+    from fedafd.learning.personalized_model import PersonalizedModel
+
+__all__ = ["GlobalModel", "PersonalizedModel"]
+
+_HOMES = {
+    "GlobalModel": "fedafd.learning.global_model",
+    "PersonalizedModel": "fedafd.learning.personalized_model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Importing fedafd must not import torch: most processes never need it.
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'fedafd' has no attribute {name!r}")

@@ -1,0 +1,66 @@
+"""The public set as tensors. N samples; each with one or more captions, of which the first one is encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedafd.domain.kinds import Modality
+from fedafd.learning.tower import Tower
+
+__all__ = ["Pairs", "PairTensors"]
+
+
+class Pairs(Protocol):
+    """Images with captions, such as fedafd.datasets.PairSplit."""
+
+    @property
+    def images(self) -> Sequence[NDArray[np.uint8]]: ...
+    @property
+    def captions(self) -> Sequence[tuple[str, ...]]: ...
+    def __len__(self) -> int: ...
+
+
+class PairTensors:
+    """Samples read once by the towers of the modalities that are asked for."""
+
+    def __init__(self, pairs: Pairs, towers: dict[Modality, Tower]) -> None:
+        self.count = len(pairs)
+        self._pixels = towers[Modality.IMAGE].read(pairs.images) if Modality.IMAGE in towers else None
+        self.counts = torch.tensor([len(captions) for captions in pairs.captions])
+        self.starts = torch.cumsum(self.counts, 0) - self.counts
+        self._ids: Tensor | None = None
+        if Modality.TEXT in towers:
+            self._ids = towers[Modality.TEXT].read([text for captions in pairs.captions for text in captions])
+
+    @property
+    def image_of_text(self) -> Tensor:
+        """Row of the image that each caption describes."""
+        return torch.repeat_interleave(torch.arange(self.count), self.counts)
+
+    def fixed(self, modality: Modality) -> Tensor:
+        """All samples in order, each with its first caption."""
+        if modality is Modality.IMAGE:
+            assert self._pixels is not None
+            return self._pixels
+        assert self._ids is not None
+        return self._ids[self.starts]
+
+    def all_captions(self) -> Tensor:
+        """Every caption of every sample, in order."""
+        assert self._ids is not None
+        return self._ids
+
+    def drawn(self, modality: Modality, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """Samples `rows`, each with one of its captions at random."""
+        if modality is Modality.IMAGE:
+            assert self._pixels is not None
+            return self._pixels[rows]
+        assert self._ids is not None
+        which = (torch.rand(len(rows), generator=generator) * self.counts[rows]).long()
+        return self._ids[self.starts[rows] + which]
