@@ -1,0 +1,107 @@
+"""A client's personalized model: its own encoders, the frozen global ones beside them, fusion, and a task head.
+
+Shape legend: B samples, P positions, D embedding dimension. Local features live in the centred global space: the mean
+of the global representations is taken off the global feature before it is fused (see docs/adr/0006).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedafd.algorithm.alignment import BiLevelAlignment
+from fedafd.algorithm.centring import centre
+from fedafd.algorithm.contrastive import SoftContrastiveLoss
+from fedafd.algorithm.fusion import GranularityAwareFusion
+from fedafd.algorithm.heads import ClassificationHead
+from fedafd.domain.config import FederationConfig, FusionMode
+from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.learning.encoders import Features
+from fedafd.learning.tower import Tower
+
+__all__ = ["ClientModel", "Views"]
+
+_LOGIT_SCALE = 10.0
+
+
+class Views(NamedTuple):
+    """A modality's features of a batch: fused, local, global; unit rows [B, D]."""
+
+    fused: Tensor
+    local: Tensor
+    global_: Tensor
+
+
+class ClientModel(nn.Module):
+    """Everything a client keeps between rounds but the frozen global encoders and the optimizers' moments."""
+
+    def __init__(
+        self, config: FederationConfig, kind: ClientKind, towers: Mapping[Modality, Tower], num_labels: int
+    ) -> None:
+        super().__init__()
+        dim, fusion, training = config.embedding_dim, config.fusion, config.client.for_kind(kind)
+        self.kind, self.mode = kind, fusion.mode
+        self.towers = nn.ModuleDict({modality.value: tower for modality, tower in towers.items()})
+        self.fusions = nn.ModuleDict()
+        if fusion.mode is not FusionMode.OFF:
+            for modality in towers:
+                self.fusions[modality.value] = GranularityAwareFusion(
+                    dim,
+                    mode=fusion.mode.value,
+                    reduction=fusion.reduction,
+                    inner_norm=fusion.inner_norm,
+                    zero_init=fusion.zero_init,
+                    gate_init=training.gate_init,
+                    normalise_output=fusion.normalise_output,
+                )
+        self.head = ClassificationHead(dim, num_labels, logit_scale=_LOGIT_SCALE) if num_labels else None
+        self.contrast = None if num_labels else SoftContrastiveLoss(config.client.loss_scale)
+        self.alignment = BiLevelAlignment(dim, weight=config.alignment.weight)
+        for modality in Modality:
+            self.register_buffer(f"mean_{modality.value}", torch.zeros(dim))
+
+    def set_means(self, means: Mapping[Modality, Tensor]) -> None:
+        """Take the round's public means; zero for no centring."""
+        for modality, mean_D in means.items():
+            self.get_buffer(f"mean_{modality.value}").copy_(mean_D)
+
+    def centred(self, modality: Modality, reps: Tensor) -> Tensor:
+        """Global representations in the space that clients work in."""
+        mean_D = self.get_buffer(f"mean_{modality.value}")
+        return centre(reps, mean_D) if bool(mean_D.any()) else reps
+
+    def views(self, modality: Modality, local: Features, global_: Tensor) -> Views:
+        """Fuse local features with centred global ones [B, D]."""
+        if modality.value not in self.fusions:
+            return Views(local.vector_BD, local.vector_BD, global_)
+        fusion = self.fusions[modality.value]
+        if self.mode is FusionMode.TOKENS:
+            fused = fusion(local.tokens_BPD, global_, local.weights_BP)
+        else:
+            fused = fusion(local.vector_BD, global_)
+        return Views(fused, local.vector_BD, global_)
+
+    def task_loss(self, views: Mapping[Modality, Views], labels: Tensor | None, config: FederationConfig) -> Tensor:
+        """The task's loss on the fused features, and with `auxiliary_weight` on each branch alone."""
+        weight = config.fusion.auxiliary_weight if self.fusions else 0.0
+        parts = [(1.0, 0)] + ([(weight, 1), (weight, 2)] if weight else [])
+        loss = next(iter(views.values())).fused.new_zeros(())
+        for factor, which in parts:
+            rows = {modality: each[which] for modality, each in views.items()}
+            loss = loss + factor * self._task(rows, labels, config)
+        return loss
+
+    def _task(self, rows: Mapping[Modality, Tensor], labels: Tensor | None, config: FederationConfig) -> Tensor:
+        if self.head is not None:
+            assert labels is not None
+            (features,) = rows.values()
+            loss: Tensor = self.head.loss(features, labels, separation_weight=config.client.separation_weight)
+            return loss
+        assert self.contrast is not None
+        image, text = rows[Modality.IMAGE], rows[Modality.TEXT]
+        contrast: Tensor = self.contrast(F.normalize(image, dim=-1), F.normalize(text, dim=-1))
+        return contrast / len(image)
