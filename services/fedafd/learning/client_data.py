@@ -44,7 +44,7 @@ class SplitTensors:
         self, indices: Tensor, generator: torch.Generator, *, augment: bool
     ) -> tuple[dict[Modality, Tensor], dict[Modality, Tensor]]:
         """Input rows of the samples `indices`, and which rows of the split they are; pairs draw one caption each."""
-        which = {modality: indices for modality in self.rows}
+        which = dict.fromkeys(self.rows, indices)
         if self.pairs is not None:
             drawn = (torch.rand(len(indices), generator=generator) * self.pairs.counts[indices]).long()
             which[Modality.TEXT] = self.pairs.starts[indices] + drawn

@@ -233,7 +233,9 @@ class _Site:
         return made
 
     def train(self, round_number: int, progress: Progress) -> None:
-        factor = steps_factor(round_number, self.config.server.schedule_rounds) if self.training.schedule == "steps" else 1.0
+        factor = (
+            steps_factor(round_number, self.config.server.schedule_rounds) if self.training.schedule == "steps" else 1.0
+        )
         for group in self.optimizers["main"].param_groups:
             group["lr"] = self.training.learning_rate * factor
         epochs = self.config.client.local_epochs
@@ -296,7 +298,8 @@ class _Site:
             encoders = [p for tower in self.towers.values() for p in tower.parameters()]
             backward_balanced(loss, adversarial, encoders, max_share=self.config.alignment.max_gradient_share)
         nn.utils.clip_grad_norm_(
-            [p for n, p in self.model.named_parameters() if not n.startswith("alignment.")], self.config.client.clip_norm
+            [p for n, p in self.model.named_parameters() if not n.startswith("alignment.")],
+            self.config.client.clip_norm,
         )
         self.optimizers["main"].step()
         if "fusion" in self.optimizers:

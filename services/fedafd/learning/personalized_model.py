@@ -29,7 +29,9 @@ _BATCH = 128
 class PersonalizedModel:
     """One client's model: local and frozen global encoders, fused, with the client's task head."""
 
-    def __init__(self, kind: ClientKind, labels: Sequence[str], model: ClientModel, frozen: dict[Modality, Tower]) -> None:
+    def __init__(
+        self, kind: ClientKind, labels: Sequence[str], model: ClientModel, frozen: dict[Modality, Tower]
+    ) -> None:
         self.kind: str = kind.value
         """`image`, `text` or `pair`."""
         self.labels: tuple[str, ...] = tuple(labels)

@@ -13,7 +13,7 @@ from torch import Tensor
 from fedafd.domain.kinds import Modality
 from fedafd.learning.tower import Tower
 
-__all__ = ["Pairs", "PairTensors"]
+__all__ = ["PairTensors", "Pairs"]
 
 
 class Pairs(Protocol):

@@ -1,0 +1,53 @@
+"""Settings of the control plane, from FEDAFD_CONTROL_PLANE_*."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from fedafd.domain.errors import ConfigurationError
+from fedafd.storage import StoreSettings
+
+__all__ = ["ControlPlaneSettings", "load_settings"]
+
+_PREFIX = "FEDAFD_CONTROL_PLANE_"
+
+
+class ControlPlaneSettings(BaseSettings):
+    """What the control plane needs."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65535)
+    database_url: SecretStr
+    redis_url: SecretStr | None = None
+    store: StoreSettings
+    aggregator: str | None = Field(None, description="host:port; told of changes at once, if set.")
+    internal_token: SecretStr | None = None
+    admin_key: SecretStr | None = Field(None, description="The first admin's API key.")
+    admin_key_file: Path | None = Field(None, description="A file that holds it.")
+    invitation_hours: float = Field(168.0, gt=0, description="How long an enrolment token lives.")
+    log_level: str = "INFO"
+
+    def first_admin_key(self) -> str | None:
+        """The first admin's key from wherever it was given. Raises ConfigurationError for an unreadable file."""
+        if self.admin_key is not None:
+            return self.admin_key.get_secret_value()
+        if self.admin_key_file is None:
+            return None
+        try:
+            return self.admin_key_file.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ConfigurationError(f"{_PREFIX}ADMIN_KEY_FILE {self.admin_key_file}: {error.strerror}") from error
+
+
+def load_settings() -> ControlPlaneSettings:
+    """Settings from the environment. Raises ConfigurationError naming each variable that is missing or wrong."""
+    try:
+        return ControlPlaneSettings()
+    except ValidationError as error:
+        problems = [f"{_PREFIX}{'__'.join(str(p) for p in e['loc']).upper()}: {e['msg']}" for e in error.errors()]
+        raise ConfigurationError("; ".join(problems)) from None
