@@ -49,12 +49,15 @@ def decode_representations(
     blob: bytes,
     *,
     modalities: Sequence[Modality],
-    num_samples: int,
+    num_samples: int | None,
     embedding_dim: int,
     public_set_sha256: str,
     dtype: WireDtype,
+    allow_more: bool = False,
 ) -> dict[Modality, NDArray[np.float32]]:
     """The representations in `blob` as float32 [N, D] by modality, if they are exactly what is expected.
+
+    `num_samples` None takes N from the first tensor. With `allow_more` other modalities may be there; they are ignored.
 
     Raises RepresentationError for a wrong tensor name, dtype, shape, or value (not finite, not unit length), naming the
     tensor and what was expected; PublicSetMismatchError when the rows are about another public set.
@@ -68,9 +71,10 @@ def decode_representations(
         )
     wanted = [m.value for m in modalities]
     names = wanted + [f"{name}.scale" for name in wanted if dtype is WireDtype.INT8]
-    if sorted(tensors) != sorted(names):
+    if not (set(names) <= set(tensors) if allow_more else sorted(tensors) == sorted(names)):
         raise RepresentationError(f"representations hold tensors {sorted(tensors)}, expected {sorted(names)}")
-    return {m: _checked_rows(tensors, m.value, (num_samples, embedding_dim), dtype) for m in modalities}
+    count = num_samples if num_samples is not None else len(tensors[wanted[0]])
+    return {m: _checked_rows(tensors, m.value, (count, embedding_dim), dtype) for m in modalities}
 
 
 def _checked_rows(

@@ -1,0 +1,79 @@
+"""The site's own training: private data read once at start, then the client's part of each round."""
+
+from __future__ import annotations
+
+from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
+from fedafd.datasets import PublicSet, load_client_data, read_manifest
+from fedafd.domain.config import AgentConfig, WireDtype
+from fedafd.domain.errors import ArtifactCorruptError
+from fedafd.domain.kinds import Modality
+from fedafd.rpc.bundles import pack_folder
+from fedafd.rpc.tensors import decode_representations, encode_representations
+
+__all__ = ["Site"]
+
+
+class Site:
+    """One site. Reads its private data when made; raises DataError or ConfigurationError if that is not usable."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        self._config = config
+        data = config.data
+        self._data = load_client_data(data.adapter, data.path, config.kind, data.options, data.partition)
+
+    def train(self, task: LocalTask, progress: ProgressCallback) -> LocalResult:
+        """Do the client's part of a round; blocks. Deterministic in (task, private data, agent.yaml)."""
+        import torch
+
+        from fedafd.learning.client_round import export_personalized_model, train_client
+
+        if self._config.threads is not None:
+            torch.set_num_threads(self._config.threads)
+        manifest = read_manifest(task.manifest.read_bytes())
+        if manifest.sha256 != task.public_set_sha256:
+            raise ArtifactCorruptError("the public set's manifest does not have the announced hash")
+        files = {shard.name: task.manifest.parent / shard.sha256 for shard in manifest.shards}
+        global_reps = decode_representations(
+            task.global_representations.read_bytes(),
+            modalities=list(Modality),
+            num_samples=manifest.num_samples(),
+            embedding_dim=task.config.embedding_dim,
+            public_set_sha256=task.public_set_sha256,
+            dtype=WireDtype.FLOAT32,
+        )
+        bundles = {modality: path.read_bytes() for modality, path in task.encoder_bundles.items()}
+        made = train_client(
+            config=task.config,
+            kind=self._config.kind,
+            image_encoder=self._config.image_encoder,
+            text_encoder=self._config.text_encoder,
+            data=self._data,
+            public=PublicSet(manifest, files).split("train"),
+            global_representations=global_reps,
+            bundles=bundles,
+            state=task.previous_state,
+            round_number=task.round_number,
+            seed=task.seed,
+            device=self._config.device,
+            progress=progress,
+        )
+        model = None
+        if task.share_model:
+            lineage = {"round": task.round_number, "public_set_sha256": task.public_set_sha256}
+            model = pack_folder(
+                export_personalized_model(
+                    config=task.config,
+                    kind=self._config.kind,
+                    state=made.state,
+                    bundles=bundles,
+                    metrics=made.metrics,
+                    lineage=lineage,
+                )
+            )
+        return LocalResult(
+            representations=encode_representations(made.representations, task.public_set_sha256, task.config.wire_dtype),
+            state=made.state,
+            personalized_model=model,
+            metrics=made.metrics,
+            num_private_samples=made.num_private_samples,
+        )

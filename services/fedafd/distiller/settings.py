@@ -1,0 +1,39 @@
+"""Settings of the distiller, from FEDAFD_DISTILLER_*."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from fedafd.domain.errors import ConfigurationError
+from fedafd.storage import StoreSettings
+
+__all__ = ["DistillerSettings", "load_settings"]
+
+_PREFIX = "FEDAFD_DISTILLER_"
+
+
+class DistillerSettings(BaseSettings):
+    """What a distiller needs."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid")
+
+    aggregator: str = Field("127.0.0.1:7443", description="host:port of the aggregator.")
+    redis_url: SecretStr
+    store: StoreSettings
+    internal_token: SecretStr
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
+    threads: int | None = Field(None, ge=1, description="CPU threads; unset: OMP_NUM_THREADS, else all cores.")
+    cache_dir: Path | None = Field(None, description="Public sets are kept here; unset: a temporary folder.")
+    log_level: str = "INFO"
+
+
+def load_settings() -> DistillerSettings:
+    """Settings from the environment. Raises ConfigurationError naming each variable that is missing or wrong."""
+    try:
+        return DistillerSettings()
+    except ValidationError as error:
+        problems = [f"{_PREFIX}{'__'.join(str(p) for p in e['loc']).upper()}: {e['msg']}" for e in error.errors()]
+        raise ConfigurationError("; ".join(problems)) from None

@@ -1,0 +1,143 @@
+"""What each kind of stage does: inputs from the store, work, outputs. Pure but for progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedafd.datasets.samples import PairSplit
+from fedafd.domain.config import FederationConfig, WireDtype
+from fedafd.domain.kinds import Modality, StageKind
+from fedafd.learning.ensemble import aggregate, fold_state, merge_states
+from fedafd.learning.server_round import distil, evaluate, export_global_model, initial_server_state, prepare
+from fedafd.rpc.tensors import decode_representations, encode_representations
+
+__all__ = ["StageResult", "StageWork", "run_stage"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageWork:
+    """A stage with all it needs in memory."""
+
+    kind: StageKind
+    config: FederationConfig
+    federation_id: str
+    round_number: int
+    seed: int
+    public_set_sha256: str
+    modality: Modality | None
+    inputs: Mapping[str, bytes]
+    split: Callable[[str], PairSplit]
+    """Reads a split of the public set."""
+    device: str
+    progress: Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """Outputs by name, files of a model folder by path, metrics."""
+
+    outputs: dict[str, bytes]
+    model_files: dict[str, bytes] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def run_stage(work: StageWork) -> StageResult:
+    """Do the stage's work. Raises DivergedError, DataError, ConfigurationError."""
+    return _WORK[work.kind](work)
+
+
+def _prepare(work: StageWork) -> StageResult:
+    public = work.split("train")
+    state = work.inputs.get("server-state")
+    if state is None:
+        state = initial_server_state(config=work.config, captions=public.captions, seed=work.config.seed)
+    made = prepare(
+        config=work.config,
+        state=state,
+        public=public,
+        round_number=work.round_number,
+        seed=work.seed,
+        device=work.device,
+        progress=work.progress,
+    )
+    reps = encode_representations(made.representations, work.public_set_sha256, WireDtype.FLOAT32)
+    bundles = {f"encoder-bundle/{modality.value}": bundle for modality, bundle in made.bundles.items()}
+    return StageResult({"server-state": made.state, "representations": reps} | bundles)
+
+
+def _fold(work: StageWork) -> StageResult:
+    assert work.modality is not None
+    global_reps = _global(work)
+    count, dim = global_reps[work.modality].shape
+    held = [m for m in Modality if m is work.modality]
+    reps = decode_representations(
+        work.inputs["representations"],
+        modalities=held,
+        num_samples=count,
+        embedding_dim=dim,
+        public_set_sha256=work.public_set_sha256,
+        dtype=work.config.wire_dtype,
+        allow_more=True,
+    )
+    return StageResult({"sed-state": fold_state(work.config, reps[work.modality], global_reps[work.modality])})
+
+
+def _merge(work: StageWork) -> StageResult:
+    states = [work.inputs[f"sed-state/{number}"] for number in range(len(work.inputs))]
+    return StageResult({"sed-state": merge_states(states)})
+
+
+def _distil(work: StageWork) -> StageResult:
+    names = {m: f"sed-state/{m.value}" for m in Modality}
+    aggregates = {m: aggregate(work.config, work.inputs[n]) for m, n in names.items() if n in work.inputs}
+    state = distil(
+        config=work.config,
+        state=work.inputs["server-state"],
+        public=work.split("train"),
+        representations=_global(work),
+        aggregates=aggregates,
+        round_number=work.round_number,
+        seed=work.seed,
+        device=work.device,
+        progress=work.progress,
+    )
+    return StageResult({"server-state": state})
+
+
+def _evaluate(work: StageWork) -> StageResult:
+    state = work.inputs["server-state"]
+    metrics = evaluate(
+        config=work.config, state=state, samples=work.split("test"), device=work.device, progress=work.progress
+    )
+    lineage = {
+        "federation": work.federation_id,
+        "round": work.round_number,
+        "public_set_sha256": work.public_set_sha256,
+        "seed": work.config.seed,
+    }
+    files = export_global_model(config=work.config, state=state, metrics=metrics, lineage=lineage)
+    return StageResult({"server-state": state}, files, metrics)
+
+
+def _global(work: StageWork) -> dict[Modality, NDArray[np.float32]]:
+    return decode_representations(
+        work.inputs["global-representations"],
+        modalities=list(Modality),
+        num_samples=None,
+        embedding_dim=work.config.embedding_dim,
+        public_set_sha256=work.public_set_sha256,
+        dtype=WireDtype.FLOAT32,
+    )
+
+
+_WORK: dict[StageKind, Callable[[StageWork], StageResult]] = {
+    StageKind.PREPARE: _prepare,
+    StageKind.FOLD: _fold,
+    StageKind.MERGE: _merge,
+    StageKind.DISTIL: _distil,
+    StageKind.EVALUATE: _evaluate,
+}

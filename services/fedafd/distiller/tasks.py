@@ -1,0 +1,150 @@
+"""From a stage's id to its completion: claim, fetch inputs, work, store outputs, complete. May run twice; counts once."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+from fedafd.datasets.public_set import PublicSet
+from fedafd.datasets.samples import PairSplit
+from fedafd.distiller.client import DistillationClient
+from fedafd.distiller.stages import StageResult, StageWork, run_stage
+from fedafd.domain.config import parse_federation_config
+from fedafd.domain.errors import FedafdError, NotFoundError, StageLostError
+from fedafd.domain.kinds import Modality, StageKind
+from fedafd.domain.manifest import MANIFEST_NAME, read_manifest
+from fedafd.proto.v1 import distillation_pb2 as pb
+from fedafd.proto.v1 import types_pb2
+from fedafd.storage import ObjectStore
+from fedafd.storage.store import get_verified, sha256_of
+from fedafd.telemetry.logging import bind_context, get_logger
+
+__all__ = ["StageRunner"]
+
+_REPORT_SECONDS = 1.0
+_KINDS = {
+    pb.STAGE_KIND_PREPARE: StageKind.PREPARE,
+    pb.STAGE_KIND_FOLD: StageKind.FOLD,
+    pb.STAGE_KIND_MERGE: StageKind.MERGE,
+    pb.STAGE_KIND_DISTIL: StageKind.DISTIL,
+    pb.STAGE_KIND_EVALUATE: StageKind.EVALUATE,
+}
+_MODALITIES = {types_pb2.MODALITY_IMAGE: Modality.IMAGE, types_pb2.MODALITY_TEXT: Modality.TEXT}
+_log = get_logger(__name__)
+
+
+class StageRunner:
+    """Runs stages one after the other."""
+
+    def __init__(self, client: DistillationClient, store: ObjectStore, cache: Path, device: str) -> None:
+        self._client, self._store, self._cache, self._device = client, store, cache, device
+
+    def run(self, stage_id: str) -> None:
+        """Do one stage; a stage that somebody else holds or that is settled is left alone."""
+        try:
+            claim = self._client.claim(stage_id)
+        except (StageLostError, NotFoundError) as error:
+            _log.info("stage.not_ours", stage=stage_id, reason=str(error))
+            return
+        kind = _KINDS[claim.kind].value
+        with bind_context(federation=claim.federation_id, round_number=claim.round_number, stage=kind):
+            _log.info("stage.started", stage_id=stage_id, attempt=claim.token)
+            try:
+                self._work(stage_id, claim)
+                _log.info("stage.done", stage_id=stage_id)
+            except StageLostError as error:
+                _log.warning("stage.lost", stage_id=stage_id, reason=str(error))
+            except Exception as error:
+                self._give_up(stage_id, claim, error)
+
+    def _work(self, stage_id: str, claim: pb.ClaimStageResponse) -> None:
+        with _Heartbeat(self._client, stage_id, claim.token) as heartbeat:
+            work = StageWork(
+                kind=_KINDS[claim.kind],
+                config=parse_federation_config(json.loads(claim.federation_config_json)),
+                federation_id=claim.federation_id,
+                round_number=claim.round_number,
+                seed=claim.seed,
+                public_set_sha256=claim.public_set_sha256,
+                modality=_MODALITIES.get(claim.modality),
+                inputs={i.name: get_verified(self._store, i.artifact.key, i.artifact.sha256) for i in claim.inputs},
+                split=lambda name: self._split(claim.public_set_sha256, name),
+                device=self._device,
+                progress=heartbeat.step,
+            )
+            result = run_stage(work)
+        outputs = self._stored(claim, result)
+        self._client.complete(stage_id, claim.token, outputs, result.metrics)
+
+    def _stored(self, claim: pb.ClaimStageResponse, result: StageResult) -> list[pb.NamedArtifact]:
+        named = []
+        for name, content in result.outputs.items():
+            named.append(self._put(name, name, f"{claim.output_prefix}{name}/{sha256_of(content)}", content))
+        for path, content in result.model_files.items():
+            key = f"federations/{claim.federation_id}/models/{claim.round_number}/{path}"
+            named.append(self._put(f"model/{path}", "model-file", key, content))
+        return named
+
+    def _put(self, name: str, purpose: str, key: str, content: bytes) -> pb.NamedArtifact:
+        self._store.put(key, content)
+        artifact = types_pb2.Artifact(sha256=sha256_of(content), size_bytes=len(content), purpose=purpose, key=key)
+        return pb.NamedArtifact(name=name, artifact=artifact)
+
+    def _split(self, sha256: str, name: str) -> PairSplit:
+        prefix = f"public-sets/{sha256}"
+        manifest = read_manifest(get_verified(self._store, f"{prefix}/{MANIFEST_NAME}", sha256))
+        files = {}
+        for shard in manifest.shards:
+            path = self._cache / shard.sha256
+            if shard.split == name and not path.exists():
+                part = path.with_suffix(".part")
+                part.write_bytes(get_verified(self._store, f"{prefix}/{shard.name}", shard.sha256))
+                part.replace(path)
+            files[shard.name] = path
+        return PublicSet(manifest, files).split(name)
+
+    def _give_up(self, stage_id: str, claim: pb.ClaimStageResponse, error: Exception) -> None:
+        retryable = isinstance(error, FedafdError) and error.retryable
+        reason = str(error) if isinstance(error, FedafdError) else f"{type(error).__name__}: {error}"
+        _log.error("stage.failed", stage_id=stage_id, reason=reason, retryable=retryable, exc_info=error)
+        try:
+            self._client.fail(stage_id, claim.token, reason, retryable=retryable)
+        except FedafdError as refused:
+            _log.warning("stage.failure_not_taken", stage_id=stage_id, reason=str(refused))
+
+
+class _Heartbeat:
+    """Reports steps about once a second from a thread of its own; `step` raises StageLostError once it is told to stop."""
+
+    def __init__(self, client: DistillationClient, stage_id: str, token: int) -> None:
+        self._client, self._stage_id, self._token = client, stage_id, token
+        self._latest: tuple[float, str] | None = (0.0, "reading inputs")
+        self._lost = self._done = False
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def step(self, fraction: float, activity: str) -> None:
+        """A step of progress was made."""
+        self._latest = (fraction, activity)
+        if self._lost:
+            raise StageLostError(f"stage {self._stage_id}: cancelled, or another distiller has it")
+
+    def __enter__(self) -> _Heartbeat:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done = True
+        self._wake.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._done:
+            latest, self._latest = self._latest, None
+            if latest is not None:
+                try:
+                    self._lost = not self._client.report(self._stage_id, self._token, *latest)
+                except FedafdError as error:
+                    _log.warning("stage.report_failed", reason=str(error))
+            self._wake.wait(_REPORT_SECONDS)

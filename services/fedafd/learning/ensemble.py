@@ -1,0 +1,52 @@
+"""SED on bytes: one client's representations folded into a state, states merged, the ensemble read off.
+
+Shape legend: N public samples, D embedding dimension. A state is the safetensors of SimilarityEnsemble.state(). The
+global representations are centred first where the configuration says so; clients send theirs in that space already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load, save
+
+from fedafd.algorithm.centring import centre, public_mean
+from fedafd.algorithm.distillation import MeanEnsemble, SimilarityEnsemble
+from fedafd.domain.config import EnsembleMode, FederationConfig
+
+__all__ = ["aggregate", "fold_state", "merge_states"]
+
+
+def fold_state(config: FederationConfig, reps_ND: NDArray[np.float32], global_ND: NDArray[np.float32]) -> bytes:
+    """The state of one client's representations."""
+    target_ND = torch.from_numpy(global_ND)
+    if config.distillation.centre:
+        target_ND = centre(target_ND, public_mean(target_ND))
+    if config.distillation.ensemble is EnsembleMode.MEAN:
+        ensemble: SimilarityEnsemble = MeanEnsemble(target_ND)
+    else:
+        ensemble = SimilarityEnsemble(target_ND, config.distillation.temperature)
+    ensemble.add(torch.from_numpy(reps_ND))
+    return _packed(ensemble)
+
+
+def merge_states(states: Sequence[bytes]) -> bytes:
+    """One state of several, merged in the given order."""
+    merged = SimilarityEnsemble.from_state(load(states[0]))
+    for state in states[1:]:
+        merged.merge(SimilarityEnsemble.from_state(load(state)))
+    return _packed(merged)
+
+
+def aggregate(config: FederationConfig, state: bytes) -> NDArray[np.float32]:
+    """The weighted ensemble [N, D] of a state."""
+    ensemble = SimilarityEnsemble.from_state(load(state))
+    result: NDArray[np.float32] = ensemble.result(normalise=config.distillation.normalise_aggregate).float().numpy()
+    return result
+
+
+def _packed(ensemble: SimilarityEnsemble) -> bytes:
+    return save({name: torch.as_tensor(value).contiguous() for name, value in sorted(ensemble.state().items())})
