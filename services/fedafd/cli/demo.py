@@ -13,7 +13,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fedafd.cli.demo_output import DemoOutput
-    from fedafd.cli.demo_report import DemoResult
+    from fedafd.cli.demo_processes import Child
+    from fedafd.cli.demo_report import DemoResult, RoundResult
+    from fedafd.cli.demo_services import Services
+    from fedafd.cli.demo_sites import DemoSite
 
 __all__ = ["DemoOptions", "demo", "run_demo"]
 
@@ -175,3 +178,82 @@ class _Federation:
             seconds_total=round(time.monotonic() - started, 1),
             data=self._plan.words,
         )
+
+    def _start_agents(self, aggregator: str) -> None:
+        from fedafd.cli.demo_services import thread_environment
+
+        work = self._output.work
+        for site in self._plan.sites:
+            token = self._rest.invite(site.name, site.kind)
+            path = site.write_agent_file(work, aggregator)
+            command = [sys.executable, "-m", "fedafd.agent.main", "--config", str(path)]
+            environment = thread_environment(1) | {"FEDAFD_AGENT_ENROLMENT_TOKEN": token}
+            self._supervisor.start(f"agent-{site.name}", command, environment)
+        with self._console.status("Waiting for the agents to enrol"):
+            self._supervisor.wait_until(self._all_enrolled, "the agents", seconds=180)
+
+    def _all_enrolled(self) -> bool:
+        return all(client["state"] == "enrolled" for client in self._rest.clients())
+
+    def _start_alone(self, site: DemoSite) -> Child:
+        from fedafd.cli.demo_services import thread_environment
+
+        work = self._output.work
+        federation = work / "federation.json"
+        federation.write_text(json.dumps(self._plan.federation), encoding="utf-8")
+        files = [str(work / f"{site.name}.yaml"), str(federation)]
+        command = [sys.executable, "-m", "fedafd.cli.demo_alone", *files, str(self._options.rounds)]
+        result = str(work / f"alone-{site.name}.json")
+        # The comparison starts after the federation would be slowed by it least: at the lowest priority.
+        return self._supervisor.start(
+            f"alone-{site.name}", [*command, result], thread_environment(1), may_end=True, niceness=19
+        )
+
+    def _alone_metric(self, site: DemoSite, metric: str) -> float | None:
+        path = self._output.work / f"alone-{site.name}.json"
+        if not path.is_file():
+            return None
+        value: float = json.loads(path.read_text(encoding="utf-8"))[f"alone/{metric}"]
+        return value
+
+    def _run_rounds(self) -> tuple[list[RoundResult], list[dict[str, Any]], float]:
+        from fedafd.cli.demo_report import RoundResult
+        from fedafd.cli.demo_view import RoundView
+
+        started, view = time.monotonic(), RoundView(self._console, self._options.rounds)
+        rounds: list[RoundResult] = []
+        parts: list[dict[str, Any]] = []
+
+        def look(answer: dict[str, Any]) -> None:
+            self._supervisor.check()
+            view.update(answer)
+
+        with view.shown():
+            self._rest.start_rounds(self._options.rounds)
+            for number in range(1, self._options.rounds + 1):
+                begun = time.monotonic()
+                answer = self._rest.wait_for_round(number, look, seconds=_ROUND_SECONDS)
+                seconds = time.monotonic() - begun
+                rounds.append(RoundResult.of(number, answer["metrics"], answer["participations"], seconds))
+                parts += [part for part in answer["participations"] if part["state"] == "delivered"]
+                view.finished(answer, seconds)
+        return rounds, parts, time.monotonic() - started
+
+    def _pull_models(self) -> None:
+        self._rest.pull_global_model(self._output.models / "global")
+        for site in self._plan.sites:
+            self._rest.pull_personalized_model(site.name, self._output.models / "clients" / site.name)
+
+
+def _say_where(console: Console, result: DemoResult, output: DemoOutput, services: Services, *, keep: bool) -> None:
+    from fedafd.cli.demo_report import print_report
+
+    print_report(console, result)
+    console.print(f"Results [bold]{output.results}[/]; models [bold]{output.models}[/]; logs {output.logs}")
+    if keep:
+        console.print(f"REST and its documentation: {services.url}/docs with the API key {services.api_key}")
+        console.print("Everything keeps running; stop it with Ctrl-C.")
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

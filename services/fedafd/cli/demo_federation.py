@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from fedafd.domain.errors import FedafdError
+from fedafd.domain.manifest import MANIFEST_NAME, read_manifest
 
 __all__ = ["FederationClient", "RestError"]
 
@@ -39,12 +40,12 @@ class FederationClient:
         """Create the federation."""
         self._ask("POST", "/federations", json=config)
 
-    def push_public_set(self, folder: Path, shards: dict[str, str]) -> None:
-        """Send the shards (file name -> SHA-256), then the manifest."""
-        for name, sha256 in shards.items():
-            with (folder / name).open("rb") as file:
-                self._ask("PUT", f"{self._base}/public-set/shards/{sha256}", content=_blocks(file))
-        manifest = (folder / "manifest.json").read_bytes()
+    def push_public_set(self, folder: Path) -> None:
+        """Send the shards that the folder's manifest names, then the manifest."""
+        manifest = (folder / MANIFEST_NAME).read_bytes()
+        for shard in read_manifest(manifest).shards:
+            with (folder / shard.name).open("rb") as file:
+                self._ask("PUT", f"{self._base}/public-set/shards/{shard.sha256}", content=_blocks(file))
         self._ask("PUT", f"{self._base}/public-set", content=manifest, headers={"Content-Type": "application/json"})
 
     def invite(self, name: str, kind: str) -> str:

@@ -51,7 +51,7 @@ class ClientResult:
     name: str
     kind: str
     metric: str
-    alone: float
+    alone: float | None
     federated: float
     bytes_up: int
     bytes_down: int

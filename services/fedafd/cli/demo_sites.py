@@ -1,0 +1,65 @@
+"""What the demo's sites are: their data, their agent.yaml, and the federation they join."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedafd.cli.demo_processes import Supervisor
+
+__all__ = ["DemoSite", "Plan", "prepare_sites"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSite:
+    """One site: its name, kind and data source."""
+
+    name: str
+    kind: str
+    data: dict[str, Any]
+
+    def agent_config(self, folder: Path, aggregator: str) -> dict[str, Any]:
+        """agent.yaml of this site."""
+        return {
+            "aggregator": aggregator,
+            "kind": self.kind,
+            "data": self.data,
+            "state_dir": str(folder / f"agent-{self.name}"),
+            "threads": 1,
+            "share": {"personalized_model": True},
+        }
+
+    def write_agent_file(self, folder: Path, aggregator: str) -> Path:
+        """Write agent.yaml; returns its path."""
+        path = folder / f"{self.name}.yaml"
+        path.write_text(yaml.safe_dump(self.agent_config(folder, aggregator)), encoding="utf-8")
+        return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The federation's configuration, its public set's folder, its sites, and what the data is, in words."""
+
+    federation: dict[str, Any]
+    public_set: Path
+    sites: list[DemoSite]
+    words: str
+
+
+def prepare_sites(supervisor: Supervisor, work: Path, data: Path | None, seed: int) -> Plan:
+    """Write the public set and describe the sites; in a child, so that this process stays small."""
+    plan = work / "plan.json"
+    command = [sys.executable, "-m", "fedafd.cli.demo_data", str(work), str(seed), *([str(data)] if data else [])]
+    child = supervisor.start("data", command, {}, may_end=True)
+    supervisor.wait_until(lambda: child.process.poll() is not None, "the data", seconds=600)
+    child.check()
+    described = json.loads(plan.read_text(encoding="utf-8"))
+    sites = [DemoSite(**site) for site in described["sites"]]
+    return Plan(
+        federation=described["federation"], public_set=work / "public-set", sites=sites, words=described["words"]
+    )

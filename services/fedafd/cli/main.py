@@ -1,0 +1,90 @@
+"""The command `fedafd`. Heavy imports stand inside the commands that need them, so that --help answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedafd.cli.demo import demo
+from fedafd.cli.remote import add_remote_commands
+from fedafd.domain.errors import FedafdError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="fedafd",
+    help="Multimodal federated learning without sharing data. Start with [bold]fedafd demo[/].",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+agent_app = typer.Typer(help="A site's agent: runs beside its private data.", no_args_is_help=True)
+app.add_typer(agent_app, name="agent")
+app.command()(demo)
+add_remote_commands(app)
+
+
+@app.command("control-plane")
+def control_plane() -> None:
+    """Run the control plane (REST). Settings: FEDAFD_CONTROL_PLANE_*."""
+    from fedafd.control_plane.app import main as run
+
+    raise typer.Exit(run())
+
+
+@app.command()
+def aggregator() -> None:
+    """Run an aggregator (gRPC, coordinator). Settings: FEDAFD_AGGREGATOR_*."""
+    from fedafd.aggregator.server import main as run
+
+    raise typer.Exit(run())
+
+
+@app.command()
+def distiller() -> None:
+    """Run a distiller (GPU worker). Settings: FEDAFD_DISTILLER_*."""
+    from fedafd.distiller.worker import main as run
+
+    raise typer.Exit(run())
+
+
+@agent_app.command("run")
+def agent_run(
+    config: Annotated[Path, typer.Option(help="The site's agent.yaml.")] = Path("agent.yaml"),
+    token: Annotated[str | None, typer.Option(help="One-time enrolment token; first start only.")] = None,
+) -> None:
+    """Run this site's agent until it is stopped. It dials out and opens no port."""
+    from fedafd.agent.main import main as run
+
+    raise typer.Exit(run(["--config", str(config), *(["--token", token] if token else [])]))
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A personalized model's folder.")],
+    samples: Annotated[list[str], typer.Argument(help="Image files, or texts in quotes.")],
+) -> None:
+    """Predict labels with a personalized model; needs no service."""
+    from PIL import Image
+
+    from fedafd import PersonalizedModel
+
+    loaded = PersonalizedModel.from_pretrained(model)
+    inputs = [Image.open(path) for path in samples] if loaded.kind == "image" else samples
+    for sample, (label, probability) in zip(samples, loaded.predict(inputs), strict=True):
+        typer.echo(f"{label}\t{probability:.3f}\t{sample}")
+
+
+def main() -> None:
+    """Entry of the program: errors of ours become one line and exit code 1."""
+    try:
+        app()
+    except FedafdError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()
