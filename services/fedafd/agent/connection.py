@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
@@ -63,7 +64,7 @@ class StopRequestedError(Exception):
 
 
 class AggregatorConnection:
-    """One aggregator, as seen by one agent. Every method raises StopRequestedError once `stop` is set, or a FedafdError."""
+    """One aggregator, as seen by one agent. Methods raise StopRequestedError once `stop` is set, or a FedafdError."""
 
     def __init__(
         self,
@@ -85,7 +86,7 @@ class AggregatorConnection:
 
     async def close(self) -> None:
         """Close the channel."""
-        await self._channel.close()
+        await self._channel.close(None)
 
     async def enrol(self, token: str, kind: ClientKind) -> Credential:
         """Trade the one-time token for a credential."""
@@ -116,7 +117,7 @@ class AggregatorConnection:
             "report progress",
             lambda: self._stub.ReportProgress(request, metadata=self._metadata, timeout=_CALL_SECONDS),
         )
-        return answer.keep_going
+        return bool(answer.keep_going)
 
     async def download(self, artifact: types_pb2.Artifact, cache: ArtifactCache) -> Path:
         """The file with the artifact's content: from the cache, else downloaded from where it broke off."""
@@ -126,7 +127,7 @@ class AggregatorConnection:
         for tries_left in reversed(range(_CORRUPT_TRIES)):
             part = cache.begin(artifact.sha256, artifact.size_bytes)
             try:
-                await self._repeat("download", lambda part=part: self._receive(artifact.sha256, part))
+                await self._repeat("download", partial(self._receive, artifact.sha256, part))
                 return await asyncio.to_thread(part.finish)
             except ArtifactCorruptError:
                 if not tries_left:
@@ -150,7 +151,7 @@ class AggregatorConnection:
                 lambda: self._stub.BeginUpload(request, metadata=self._metadata, timeout=_CALL_SECONDS),
             )
             if not begun.missing_chunks:
-                return begun.upload_id
+                return str(begun.upload_id)
             missing = tuple(begun.missing_chunks)
             try:
                 await self._guarded(self._send(begun.upload_id, missing, blob))

@@ -82,7 +82,7 @@ class Agent:
             if credential.kind is not self._config.kind:
                 raise ConfigurationError(
                     f"agent.yaml says kind: {self._config.kind.value}, but {self._state.root} holds the credential"
-                    f" of {credential.kind.value} client {credential.client_name!r}; correct one or choose another state_dir"
+                    f" of {credential.kind.value} client {credential.client_name!r}; correct one, or state_dir"
                 )
             connection = AggregatorConnection(
                 self._config.aggregator,

@@ -70,8 +70,9 @@ class Site:
                     lineage=lineage,
                 )
             )
+        reps = encode_representations(made.representations, task.public_set_sha256, task.config.wire_dtype)
         return LocalResult(
-            representations=encode_representations(made.representations, task.public_set_sha256, task.config.wire_dtype),
+            representations=reps,
             state=made.state,
             personalized_model=model,
             metrics=made.metrics,

@@ -92,7 +92,7 @@ async def train_watched(
     """Train in a thread; tell `report` about steps, at most once per interval; stop when it answers False.
 
     Steps are reported, not mere life: a training that hangs goes silent and is found out by the idle timeout.
-    Raises TrainingCancelledError when the round closed or `stop` was set before the last step, and what the training raises.
+    Raises TrainingCancelledError when the round closed or `stop` was set before the last step.
     """
     cancelled = threading.Event()
     latest: list[tuple[float, str]] = []

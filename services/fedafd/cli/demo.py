@@ -12,6 +12,7 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -150,9 +151,7 @@ class _Federation:
             self._pull_models()
         with self._console.status("Finishing the comparison: each site alone"):
             for child in alone:
-                self._supervisor.wait_until(
-                    lambda child=child: child.process.poll() is not None, child.name, seconds=3600
-                )
+                self._supervisor.wait_until(partial(_ended, child), child.name, seconds=3600)
                 child.check()
         clients = []
         for site in self._plan.sites:
@@ -253,6 +252,10 @@ def _say_where(console: Console, result: DemoResult, output: DemoOutput, service
     if keep:
         console.print(f"REST and its documentation: {services.url}/docs with the API key {services.api_key}")
         console.print("Everything keeps running; stop it with Ctrl-C.")
+
+
+def _ended(child: Child) -> bool:
+    return child.process.poll() is not None
 
 
 def _interrupt(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Child of the demo: `python -m fedafd.cli.demo_data WORK SEED [DATA]` writes the public set and the plan of the sites."""
+"""Child of the demo: `python -m fedafd.cli.demo_data WORK SEED [DATA]` writes the public set and the sites' plan."""
 
 from __future__ import annotations
 
@@ -37,7 +37,11 @@ def main(arguments: list[str]) -> int:
 
 
 def _federation(seed: int, *, real: bool) -> dict[str, Any]:
-    return {"name": "demo", "preset": "small", "seed": seed} | ({} if real else {"image_encoder": {"image_size": 32}})
+    config: dict[str, Any] = {"name": "demo", "preset": "small", "seed": seed}
+    if not real:
+        # Generated sites are small: more epochs cost seconds.
+        config |= {"image_encoder": {"image_size": 32}, "client": {"local_epochs": 5}}
+    return config
 
 
 def _site(kind: ClientKind, source: DataSource) -> dict[str, Any]:

@@ -85,12 +85,12 @@ def print_report(console: Console, result: DemoResult) -> None:
     for heading in ("alone", "federated", "difference", "sent", "received"):
         clients.add_column(heading, justify="right")
     for client in result.clients:
-        gain = client.federated - client.alone
+        gain = None if client.alone is None else client.federated - client.alone
         clients.add_row(
             client.name,
             client.kind,
             client.metric,
-            f"{client.alone:.1f}",
+            _percent(client.alone),
             f"[bold]{client.federated:.1f}[/]",
             f"[{'green' if gain >= 0 else 'red'}]{gain:+.1f}[/]",
             _mebibytes(client.bytes_up),
@@ -105,6 +105,10 @@ def print_report(console: Console, result: DemoResult) -> None:
         server.add_row(str(item.number), *(f"{item.server[name]:.1f}" for name in _RECALLS), f"{item.seconds:.0f}")
     console.print(clients)
     console.print(server)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 def _mebibytes(count: int) -> str:

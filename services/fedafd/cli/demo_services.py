@@ -79,7 +79,12 @@ class Services:
 
     def start_control_plane(self) -> Child:
         """Start the control plane, which also brings the database up to date."""
-        own = {"HOST": "127.0.0.1", "PORT": str(self._http_port), "AGGREGATOR": self.aggregator, "ADMIN_KEY": self.api_key}
+        own = {
+            "HOST": "127.0.0.1",
+            "PORT": str(self._http_port),
+            "AGGREGATOR": self.aggregator,
+            "ADMIN_KEY": self.api_key,
+        }
         return self._start("control-plane", "fedafd.control_plane.app", "CONTROL_PLANE", own, threads=1)
 
     def start_aggregator(self) -> Child:

@@ -197,7 +197,9 @@ def _response(method: str, url: str, api_key: str, path: str, **options: Any) ->
     try:
         response = httpx.request(method, f"{url}/v1{path}", headers=headers, timeout=600, **options)
     except httpx.HTTPError as error:
-        raise RemoteError(f"{url}: cannot be reached ({error}); is the control plane up, is FEDAFD_URL right?") from None
+        raise RemoteError(
+            f"{url}: cannot be reached ({error}); is the control plane up, is FEDAFD_URL right?"
+        ) from None
     if response.is_success:
         return response
     try:

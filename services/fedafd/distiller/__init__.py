@@ -1,1 +1,1 @@
-"""The distiller: a Celery worker that trains the global model, folds and distils. Talks to the aggregator and the store."""
+"""The distiller: a Celery worker that trains the global model, folds and distils."""

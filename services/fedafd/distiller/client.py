@@ -35,7 +35,10 @@ class DistillationClient:
     def claim(self, stage_id: str) -> pb.ClaimStageResponse:
         """Claim a stage. Raises StageLostError, NotFoundError."""
         request = pb.ClaimStageRequest(stage_id=stage_id, worker=self.worker)
-        return self._call(lambda: self._stub.ClaimStage(request, metadata=self._metadata, timeout=_CALL_SECONDS))
+        answer: pb.ClaimStageResponse = self._call(
+            lambda: self._stub.ClaimStage(request, metadata=self._metadata, timeout=_CALL_SECONDS)
+        )
+        return answer
 
     def report(self, stage_id: str, token: int, fraction: float, activity: str) -> bool:
         """Tell how far the stage is; False means: stop and discard."""

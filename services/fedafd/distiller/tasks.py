@@ -1,4 +1,4 @@
-"""From a stage's id to its completion: claim, fetch inputs, work, store outputs, complete. May run twice; counts once."""
+"""From a stage's id to its completion: claim, fetch inputs, work, store outputs, complete. Counts once."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class StageRunner:
 
 
 class _Heartbeat:
-    """Reports steps about once a second from a thread of its own; `step` raises StageLostError once it is told to stop."""
+    """Reports steps about once a second from a thread of its own; `step` raises StageLostError when told to stop."""
 
     def __init__(self, client: DistillationClient, stage_id: str, token: int) -> None:
         self._client, self._stage_id, self._token = client, stage_id, token

@@ -1,4 +1,4 @@
-"""Modules and optimizers as safetensors bytes and back. No pickle: tensors by path, everything else as JSON metadata."""
+"""Modules and optimizers as safetensors bytes and back. No pickle: tensors by path, the rest as JSON."""
 
 from __future__ import annotations
 

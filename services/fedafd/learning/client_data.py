@@ -36,7 +36,7 @@ class SplitTensors:
 
     @staticmethod
     def global_features(split: Split, towers: Mapping[Modality, Tower], device: torch.device) -> dict[Modality, Tensor]:
-        """Unit rows of the frozen global encoders for the same rows; their input has no augmentation, so once is enough."""
+        """Unit rows of the frozen global encoders for the same rows, without augmentation: once is enough."""
         read = SplitTensors(split, towers).rows
         return {m: torch.from_numpy(encode_all(towers[m], rows, device)) for m, rows in read.items()}
 

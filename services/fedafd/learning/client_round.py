@@ -71,7 +71,7 @@ def train_client(
     """Do the client's part of a round. `state` is its personalized state, None before its first round.
 
     Metrics, in percent, on the client's own test split: `federated/...` of the personalized model, `global/...` of the
-    frozen global feature alone, `local/...` of the client's own feature alone. Raises DivergedError, ConfigurationError.
+    frozen global feature alone, `local/...` of the client's own feature. Raises DivergedError, ConfigurationError.
     """
     site = _Site(config, kind, {Modality.IMAGE: image_encoder, Modality.TEXT: text_encoder}, data, state, seed, device)
     progress(0.01, "reading data")
@@ -162,6 +162,7 @@ class _Site:
         self.training = config.client.for_kind(kind)
         self.device = choose_device(device)
         self.generator = torch.Generator().manual_seed(seed)
+        self.public: PairTensors | None = None
         self._encoders = encoders
         self._checkpoint = Checkpoint.from_bytes(state) if state is not None else None
 
@@ -205,7 +206,6 @@ class _Site:
         self.train_split, self.val, self.test = (
             SplitTensors(split, self.towers) for split in (self.data.train, self.data.val, self.data.test)
         )
-        self.public: PairTensors | None = None
         self.global_features: dict[int, dict[Modality, Tensor]] = {}
 
     def _fresh_meta(self, public_texts: list[str]) -> dict[str, Any]:
@@ -291,9 +291,9 @@ class _Site:
         check_loss(loss, f"client training, {self.kind.value}")
         if adversarial is None:
             if loss.requires_grad:
-                loss.backward()
+                torch.autograd.backward(loss)
         elif not loss.requires_grad:
-            adversarial.backward()
+            torch.autograd.backward(adversarial)
         else:
             encoders = [p for tower in self.towers.values() for p in tower.parameters()]
             backward_balanced(loss, adversarial, encoders, max_share=self.config.alignment.max_gradient_share)
@@ -314,7 +314,8 @@ class _Site:
             }
         targets = {m: reps[rows.to(self.device)] for m, reps in self.global_reps.items()}
         discriminators = self.optimizers["discriminators"]
-        self.model.alignment.discriminator_loss({m: f.detach() for m, f in features.items()}, targets).backward()
+        fakes = {m: f.detach() for m, f in features.items()}
+        torch.autograd.backward(self.model.alignment.discriminator_loss(fakes, targets))
         discriminators.step()
         discriminators.zero_grad(set_to_none=True)
         alignment = self.config.alignment

@@ -217,7 +217,7 @@ class _Run:
             loss = loss + distillation_loss(told, aims, weight=config.distillation.weight)
         check_loss(loss, f"global training, round {self.round_number}")
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.model.parameters(), config.server.clip_norm)
         self.optimizer.step()
 
