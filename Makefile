@@ -9,7 +9,7 @@ TEST_WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup tools test check format proto diagrams demo clean
+.PHONY: help setup tools test check format proto diagrams reference demo clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -37,6 +37,7 @@ check: setup ## Formatting, lint, types, layers, protos, diagrams
 	$(BIN)/lint-imports
 	$(BIN)/python tools/generate_protos.py --check
 	$(BIN)/python -m fedafd.domain.diagram --check docs/architecture.md
+	$(BIN)/python tools/write_reference.py --check
 	@if [ -x .tools/bin/buf ]; then .tools/bin/buf lint; else echo "buf is not built (make tools TOOLS=buf): protos are not linted"; fi
 
 format: setup ## Format the code and sort imports
@@ -48,6 +49,9 @@ proto: setup ## Generate the protos' code
 
 diagrams: setup ## Write the state diagrams into docs/architecture.md
 	$(BIN)/python -m fedafd.domain.diagram docs/architecture.md
+
+reference: setup ## Write docs/errors.md and docs/configuration.md from the code
+	$(BIN)/python tools/write_reference.py
 
 demo: setup ## Run a federation of three sites on this machine
 	$(BIN)/fedafd demo

@@ -85,14 +85,13 @@ def print_report(console: Console, result: DemoResult) -> None:
     for heading in ("alone", "federated", "difference", "sent", "received"):
         clients.add_column(heading, justify="right")
     for client in result.clients:
-        gain = None if client.alone is None else client.federated - client.alone
         clients.add_row(
             client.name,
             client.kind,
             client.metric,
             _percent(client.alone),
             f"[bold]{client.federated:.1f}[/]",
-            f"[{'green' if gain >= 0 else 'red'}]{gain:+.1f}[/]",
+            _difference(client),
             _mebibytes(client.bytes_up),
             _mebibytes(client.bytes_down),
         )
@@ -105,6 +104,13 @@ def print_report(console: Console, result: DemoResult) -> None:
         server.add_row(str(item.number), *(f"{item.server[name]:.1f}" for name in _RECALLS), f"{item.seconds:.0f}")
     console.print(clients)
     console.print(server)
+
+
+def _difference(client: ClientResult) -> str:
+    if client.alone is None:
+        return "-"
+    gain = client.federated - client.alone
+    return f"[{'green' if gain >= 0 else 'red'}]{gain:+.1f}[/]"
 
 
 def _percent(value: float | None) -> str:

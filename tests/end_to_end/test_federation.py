@@ -1,0 +1,111 @@
+"""A whole federation of real processes: two rounds, three agents, one of them killed in the middle."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.end_to_end.federation import FEDERATION, KINDS, Trial
+from tests.servers import Minio
+
+from fedafd.cli.demo_federation import RestError
+from fedafd.cli.demo_processes import Supervisor
+from fedafd.cli.demo_services import Backends
+from fedafd.datasets import load_public_data, write_public_set
+from fedafd.storage.s3 import S3Store
+
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture(params=["embedded", "servers"])
+def backends(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> Backends:
+    """SQLite and a folder; or PostgreSQL and MinIO. Redis is real in both, each test in a database of its own."""
+    redis = redis_url.removesuffix("/0") + ("/1" if request.param == "embedded" else "/2")
+    if request.param == "embedded":
+        store = {"URL": str(tmp_path / "store")}
+        return Backends(database_url=f"sqlite:///{tmp_path}/fedafd.db", redis_url=redis, store=store)
+    minio: Minio = request.getfixturevalue("minio")
+    bucket = f"b{uuid.uuid4().hex}"
+    keys = {"access_key": minio.access_key, "secret_key": minio.secret_key}
+    S3Store(endpoint=minio.endpoint, bucket=bucket, secure=False, **keys).make_bucket()
+    settings = {"URL": f"s3://{bucket}", "ENDPOINT": minio.endpoint, "SECURE": "false"}
+    settings |= {name.upper(): value for name, value in keys.items()}
+    return Backends(database_url=request.getfixturevalue("postgres_url"), redis_url=redis, store=settings)
+
+
+@pytest.fixture
+def trial(tmp_path: Path, backends: Backends) -> Iterator[Trial]:
+    with Supervisor(tmp_path / "logs") as supervisor:
+        trial = Trial(supervisor, backends, tmp_path)
+        public = load_public_data("shapes", None, {"num_train": 64, "num_val": 16, "num_test": 32, "seed": 5})
+        write_public_set(public, tmp_path / "public-set")
+        trial.rest.create(FEDERATION)
+        trial.rest.push_public_set(tmp_path / "public-set")
+        trial.invite_all()
+        yield trial
+        trial.rest.close()
+
+
+def test_two_rounds_complete_although_an_agent_is_killed(trial: Trial, tmp_path: Path) -> None:
+    agents = {name: trial.start_agent(name) for name in KINDS}
+    trial.until(lambda: all(c["state"] == "enrolled" for c in trial.rest.clients()), "the agents")
+    trial.rest.start_rounds(2)
+    trial.until(lambda: _participation(trial, "pairs").get("state") == "training", "the pair client's training")
+    trial.kill(agents["pairs"])
+    trial.start_agent("pairs")
+    rounds = [trial.rest.wait_for_round(number, lambda _: None, seconds=150) for number in (1, 2)]
+
+    for answer in rounds:
+        assert {p["client"]: p["state"] for p in answer["participations"]} == dict.fromkeys(KINDS, "delivered")
+        assert all(p["bytes_up"] > 0 and p["bytes_down"] > 0 for p in answer["participations"])
+        assert 0 <= answer["metrics"]["rsum"] <= 600
+    kinds = [event["kind"] for event in trial.rest.events()]
+    assert kinds.count("model.published") == 2
+    assert kinds.count("participation.delivered") == 6
+    assert kinds.count("client.enrolled") == 3
+
+    trial.rest.pull_global_model(tmp_path / "global")
+    trial.rest.pull_personalized_model("texts", tmp_path / "texts")
+    assert _predicted_in_a_fresh_process(tmp_path / "texts", tmp_path / "global")
+
+
+def test_a_poisoned_upload_is_rejected_and_the_round_goes_on(trial: Trial) -> None:
+    for name in KINDS:
+        module = "tests.end_to_end.poisoned_agent" if name == "images" else "fedafd.agent.main"
+        trial.start_agent(name, module=module)
+    trial.until(lambda: all(c["state"] == "enrolled" for c in trial.rest.clients()), "the agents")
+    trial.rest.start_rounds(1)
+    answer = trial.rest.wait_for_round(1, lambda _: None, seconds=150)
+    found = {p["client"]: p for p in answer["participations"]}
+    assert found["images"]["state"] == "rejected"
+    assert "not finite" in found["images"]["reason"]
+    assert [found[name]["state"] for name in ("pairs", "texts")] == ["delivered", "delivered"]
+
+
+def test_a_round_without_clients_fails_with_the_reason(trial: Trial) -> None:
+    trial.rest.start_rounds(1)
+    with pytest.raises(RestError, match="no client is enrolled"):
+        trial.rest.wait_for_round(1, lambda _: None, seconds=120)
+
+
+def _participation(trial: Trial, client: str) -> dict[str, Any]:
+    return next((p for p in trial.rest.round(1)["participations"] if p["client"] == client), {})
+
+
+def _predicted_in_a_fresh_process(personalized: Path, global_: Path) -> bool:
+    code = (
+        "import json, sys; from fedafd import GlobalModel, PersonalizedModel\n"
+        "p = PersonalizedModel.from_pretrained(sys.argv[1]); g = GlobalModel.from_pretrained(sys.argv[2])\n"
+        "(label, odds), = p.predict(['we saw something red , it is round all over'])\n"
+        "print(json.dumps([label in p.labels, 0 < odds <= 1, p.kind, list(g.embed_texts(['a red circle']).shape)]))"
+    )
+    command = [sys.executable, "-c", code, str(personalized), str(global_)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return bool(json.loads(done.stdout) == [True, True, "text", [1, FEDERATION["embedding_dim"]]])

@@ -1,0 +1,46 @@
+"""Rules of the house that no other tool checks."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedafd.domain import errors
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("torch", "transformers")
+NEVER = {
+    "fedafd.control_plane.app": (*HEAVY, "celery.app.base"),
+    "fedafd.aggregator.server": (*HEAVY, "pyarrow", "fastapi"),
+    "fedafd.agent.main": (*HEAVY, "sqlalchemy", "minio", "celery", "redis", "fastapi"),
+    "fedafd.agent.site": ("sqlalchemy", "minio", "celery", "redis", "torch"),
+    "fedafd.distiller.tasks": ("sqlalchemy", "fastapi"),
+    "fedafd.cli.main": (*HEAVY, "sqlalchemy", "minio", "celery", "grpc", "fastapi", "pyarrow"),
+    "fedafd": HEAVY,
+}
+
+
+@pytest.mark.parametrize("module", NEVER)
+def test_a_process_loads_only_what_it_may(module: str) -> None:
+    code = f"import sys, {module}; print(*[name for name in {NEVER[module]!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_every_error_has_a_status_and_is_documented() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.FedafdError)]
+    text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    for kind in kinds:
+        status = errors.ERROR_STATUS[kind]
+        assert f"| `{kind.code}` | {status.http} | {status.grpc} |" in text
+
+
+@pytest.mark.parametrize("path", [*sorted(path.name for path in (ROOT / "docs").glob("*.md")), "../README.md"])
+def test_links_between_documents_lead_somewhere(path: str) -> None:
+    document = ROOT / "docs" / path
+    for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
+        assert (document.parent / target).exists(), f"{path}: {target}"
