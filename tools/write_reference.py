@@ -22,8 +22,8 @@ def errors() -> str:
         f"| `{kind.code}` | {status.http} | {status.grpc} | {(kind.__doc__ or '').splitlines()[0]} |"
         for kind, status in sorted(ERROR_STATUS.items(), key=lambda item: item[0].code)
     ]
-    head = "# Errors\n\nOver REST an error is problem+json of type `urn:fedafd:error:<code>`; over gRPC the code is in the\n"
-    head += "trailing metadata `fedafd-error-code`.\n\n| code | HTTP | gRPC | meaning |\n|---|---|---|---|\n"
+    head = "# Errors\n\nOver REST an error is problem+json of type `urn:fedafd:error:<code>`; over gRPC the code is\n"
+    head += "in the trailing metadata `fedafd-error-code`.\n\n| code | HTTP | gRPC | meaning |\n|---|---|---|---|\n"
     return head + "\n".join(rows) + "\n"
 
 
