@@ -116,6 +116,7 @@ async def train_watched(
         if watching.done() and not training.done():
             cancelled.set()
             await asyncio.wait((training,))
+            training.exception()  # looked at, so that asyncio does not complain if the next line raises
             watching.result()
         return training.result()
     finally:
