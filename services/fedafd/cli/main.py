@@ -61,6 +61,16 @@ def agent_run(
     raise typer.Exit(run(["--config", str(config), *(["--token", token] if token else [])]))
 
 
+@agent_app.command("sent")
+def agent_sent(
+    state_dir: Annotated[Path, typer.Option(help="The agent's state_dir.")] = Path("fedafd-agent"),
+) -> None:
+    """Print everything that has left this site."""
+    from fedafd.agent.ledger import format_sent, read_sent
+
+    typer.echo(format_sent(read_sent(state_dir)))
+
+
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="A personalized model's folder.")],
