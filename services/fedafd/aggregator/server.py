@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
@@ -24,7 +25,9 @@ from fedafd.aggregator.interceptor import ErrorInterceptor
 from fedafd.aggregator.outbox import Outbox
 from fedafd.aggregator.settings import AggregatorSettings, load_settings
 from fedafd.domain.errors import ConfigurationError, FedafdError
+from fedafd.messaging.broker_memory import BrokerMemory
 from fedafd.messaging.celery_app import make_celery, send_stage
+from fedafd.messaging.presence import PresenceWriter
 from fedafd.messaging.wakeups import WakeupPublisher, listen_for_wakeups
 from fedafd.persistence.database import Database
 from fedafd.proto.v1.aggregator_pb2_grpc import add_AggregatorServiceServicer_to_server
@@ -66,16 +69,25 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
         wakeups = Wakeups(WakeupPublisher(redis_url).publish) if redis_url else Wakeups()
         database = Database(settings.database_url.get_secret_value())
         stack.push_async_callback(database.close)
-        context = Context(database, open_store(settings.store), settings.internal_token.get_secret_value(), wakeups)
+        context = Context(
+            database,
+            open_store(settings.store),
+            settings.internal_token.get_secret_value(),
+            wakeups,
+            stage_lease=timedelta(seconds=settings.stage_lease_seconds),
+            seen=PresenceWriter(redis_url).seen if redis_url else None,
+        )
         if settings.metrics_listen:
             host, _, port = settings.metrics_listen.rpartition(":")
             stack.enter_context(start_metrics_server(context.metrics.metrics, host, int(port)))
         server, servicer = make_server(context)
         _bind(server, settings)
         celery = make_celery(redis_url) if redis_url else None
-        if celery is None:
+        if celery is None or redis_url is None:
             raise ConfigurationError("FEDAFD_AGGREGATOR_REDIS_URL: must be set; it is the way to the distillers")
-        outbox = Outbox(database, lambda kind, stage_id: send_stage(celery, kind, stage_id))
+        outbox = Outbox(
+            database, lambda kind, stage_id: send_stage(celery, kind, stage_id), memory=BrokerMemory(redis_url)
+        )
         coordinator = Coordinator(
             context, outbox, lease_seconds=settings.lease_seconds, poll_seconds=settings.poll_seconds
         )

@@ -30,6 +30,9 @@ class AggregatorSettings(BaseSettings):
     metrics_listen: str | None = Field(None, description="host:port for Prometheus; unset: none.")
     poll_seconds: float = Field(1.0, gt=0, description="How often the coordinator looks without a wake-up.")
     lease_seconds: float = Field(10.0, gt=0, description="A dead coordinator is replaced after so long.")
+    stage_lease_seconds: float = Field(
+        15.0, ge=1, description="A distiller that gives no sign of life for so long has lost its stage."
+    )
     log_level: str = "INFO"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
@@ -28,6 +29,8 @@ class Step:
     session: AsyncSession
     row: RoundRow
     token: int
+    alive_since: datetime | None = None
+    """Distillers that were not heard of since then are lost; None: too early to tell."""
 
     @property
     def config(self) -> FederationConfig:

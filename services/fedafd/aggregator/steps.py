@@ -9,15 +9,16 @@ from typing import Any
 from fedafd.aggregator.collecting import step_collecting
 from fedafd.aggregator.distillation_service import MAX_STAGE_FAILURES
 from fedafd.aggregator.publishing import publish_version
-from fedafd.aggregator.step import Step
+from fedafd.aggregator.step import COORDINATOR, Step
 from fedafd.domain.kinds import StageKind
 from fedafd.domain.states import RoundState, StageState
 from fedafd.persistence.client_repository import enrolled_clients
+from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.federation_repository import get_federation
 from fedafd.persistence.model_repository import find_version
 from fedafd.persistence.models import StageRow, utc_now
 from fedafd.persistence.participation_repository import invite_cohort
-from fedafd.persistence.stage_repository import add_stage, announce_again, list_stages, silent_stages
+from fedafd.persistence.stage_repository import add_stage, announce_again, list_stages, lost_stages, silent_stages
 
 __all__ = ["Step", "step_round"]
 
@@ -29,21 +30,42 @@ async def step_round(step: Step) -> bool:
     if failed is not None:
         name = f"{failed.kind} {failed.modality}".strip()
         return await step.fail(f"stage {name} failed: {failed.reason}")
-    if await _revive_silent(step):
+    if await _revive(step):
         return True
     return await _STEPS[RoundState(step.row.state)](step, stages)
 
 
-async def _revive_silent(step: Step) -> bool:
+async def _revive(step: Step) -> bool:
+    """Offer again what nobody works on: the distiller died, or makes no step, or the message never came."""
     since = utc_now() - timedelta(seconds=step.config.idle_timeout_seconds)
-    silent = list(await silent_stages(step.session, step.row.id, since))
-    for stage in silent:
-        # Not claimed: announce it again, as Redis may have lost the message. Claimed and silent: a failure.
-        failures = stage.failures + (1 if stage.state == StageState.RUNNING.value else 0)
+    idle = list(await silent_stages(step.session, step.row.id, since))
+    lost = [] if step.alive_since is None else list(await lost_stages(step.session, step.row.id, step.alive_since))
+    for stage in {stage.id: stage for stage in (*idle, *lost)}.values():
+        if stage.state != StageState.RUNNING.value:
+            await announce_again(step.session, stage, failures=stage.failures)
+            continue
+        failures = stage.failures + 1
+        what = "lost its distiller" if stage in lost else "made no step"
         if failures >= MAX_STAGE_FAILURES:
-            return await step.fail(f"stage {stage.kind} went silent {failures} times, last on {stage.worker}")
+            return await step.fail(
+                f"stage {stage.kind} {what} {failures} times, last {stage.worker}: the process ended or hung while it"
+                " worked on this stage; look at the distiller's log and at its memory"
+            )
+        _record_lost(step, stage, f"{what}: {stage.worker}")
         await announce_again(step.session, stage, failures=failures)
-    return bool(silent)
+    return bool(idle or lost)
+
+
+def _record_lost(step: Step, stage: StageRow, reason: str) -> None:
+    record_event(
+        step.session,
+        "stage.lost",
+        federation_id=step.row.federation_id,
+        actor=COORDINATOR,
+        round=step.row.number,
+        stage=stage.kind,
+        reason=reason,
+    )
 
 
 async def _step_queued(step: Step, _: list[StageRow]) -> bool:

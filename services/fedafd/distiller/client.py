@@ -20,6 +20,7 @@ from fedafd.rpc.status import error_from_rpc
 __all__ = ["DistillationClient"]
 
 _CALL_SECONDS = 30.0
+_REPORT_SECONDS = 5.0
 _GIVE_UP_SECONDS = 300.0
 T = TypeVar("T")
 
@@ -40,12 +41,18 @@ class DistillationClient:
         )
         return answer
 
-    def report(self, stage_id: str, token: int, fraction: float, activity: str) -> bool:
-        """Tell how far the stage is; False means: stop and discard."""
-        request = pb.ReportStageProgressRequest(stage_id=stage_id, token=token, fraction=fraction, activity=activity)
-        answer = self._call(
-            lambda: self._stub.ReportStageProgress(request, metadata=self._metadata, timeout=_CALL_SECONDS)
-        )
+    def report(self, stage_id: str, token: int, step: tuple[float, str] | None) -> bool:
+        """Renew the lease, and tell how far the stage is if a step was made; False means: stop and discard.
+
+        Tries once: the next report comes soon.
+        """
+        request = pb.ReportStageProgressRequest(stage_id=stage_id, token=token, alive_only=step is None)
+        if step is not None:
+            request.fraction, request.activity = step
+        try:
+            answer = self._stub.ReportStageProgress(request, metadata=self._metadata, timeout=_REPORT_SECONDS)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from error
         return bool(answer.keep_going)
 
     def complete(

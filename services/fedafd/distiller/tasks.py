@@ -23,6 +23,7 @@ from fedafd.telemetry.logging import bind_context, get_logger
 __all__ = ["StageRunner"]
 
 _REPORT_SECONDS = 1.0
+_REPORTS_PER_LEASE = 5
 _KINDS = {
     pb.STAGE_KIND_PREPARE: StageKind.PREPARE,
     pb.STAGE_KIND_FOLD: StageKind.FOLD,
@@ -59,7 +60,7 @@ class StageRunner:
                 self._give_up(stage_id, claim, error)
 
     def _work(self, stage_id: str, claim: pb.ClaimStageResponse) -> None:
-        with _Heartbeat(self._client, stage_id, claim.token) as heartbeat:
+        with _Heartbeat(self._client, stage_id, claim) as heartbeat:
             work = StageWork(
                 kind=_KINDS[claim.kind],
                 config=parse_federation_config(json.loads(claim.federation_config_json)),
@@ -74,7 +75,7 @@ class StageRunner:
                 progress=heartbeat.step,
             )
             result = run_stage(work)
-        outputs = self._stored(claim, result)
+            outputs = self._stored(claim, result)
         self._client.complete(stage_id, claim.token, outputs, result.metrics)
 
     def _stored(self, claim: pb.ClaimStageResponse, result: StageResult) -> list[pb.NamedArtifact]:
@@ -115,10 +116,15 @@ class StageRunner:
 
 
 class _Heartbeat:
-    """Reports steps about once a second from a thread of its own; `step` raises StageLostError when told to stop."""
+    """Reports steps and renews the lease about once a second, from a thread of its own that outlives no stage.
 
-    def __init__(self, client: DistillationClient, stage_id: str, token: int) -> None:
-        self._client, self._stage_id, self._token = client, stage_id, token
+    `step` raises StageLostError when told to stop.
+    """
+
+    def __init__(self, client: DistillationClient, stage_id: str, claim: pb.ClaimStageResponse) -> None:
+        self._client, self._stage_id, self._token = client, stage_id, claim.token
+        lease = claim.lease.ToMilliseconds() / 1000
+        self._pause = min(_REPORT_SECONDS, lease / _REPORTS_PER_LEASE) if lease else _REPORT_SECONDS
         self._latest: tuple[float, str] | None = (0.0, "reading inputs")
         self._lost = self._done = False
         self._wake = threading.Event()
@@ -142,9 +148,9 @@ class _Heartbeat:
     def _beat(self) -> None:
         while not self._done:
             latest, self._latest = self._latest, None
-            if latest is not None:
-                try:
-                    self._lost = not self._client.report(self._stage_id, self._token, *latest)
-                except FedafdError as error:
-                    _log.warning("stage.report_failed", reason=str(error))
-            self._wake.wait(_REPORT_SECONDS)
+            try:
+                self._lost = not self._client.report(self._stage_id, self._token, latest)
+            except FedafdError as error:
+                _log.warning("stage.report_failed", reason=str(error))
+                self._latest = self._latest or latest
+            self._wake.wait(self._pause)

@@ -218,6 +218,9 @@ class StageRow(Base):
     progress: Mapped[float] = mapped_column(Float, default=0.0)
     activity: Mapped[str | None] = mapped_column(String(200))
     last_progress_at: Mapped[datetime] = mapped_column(default=utc_now)
+    """When it was announced, claimed, or made a step."""
+    alive_at: Mapped[datetime] = mapped_column(default=utc_now)
+    """When the claiming distiller last renewed its lease, with or without a step."""
     inputs: Mapped[dict[str, Any]]
     """Name -> {sha256, size_bytes, purpose, key}."""
     outputs: Mapped[dict[str, Any] | None]

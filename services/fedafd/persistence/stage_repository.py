@@ -18,12 +18,15 @@ from fedafd.persistence.models import OutboxRow, RoundRow, StageRow, utc_now
 __all__ = [
     "add_stage",
     "announce_again",
+    "announce_pending",
     "cancel_stages",
     "claim_stage",
     "get_stage",
     "list_stages",
+    "lost_stages",
     "mark_sent",
     "note_stage_progress",
+    "renew_stage",
     "settle_stage",
     "silent_stages",
     "unsent_messages",
@@ -99,6 +102,7 @@ async def claim_stage(session: AsyncSession, stage_id: str, worker: str, silent_
             progress=0.0,
             activity=None,
             last_progress_at=utc_now(),
+            alive_at=utc_now(),
         ),
     )
     if taken != 1:
@@ -107,11 +111,19 @@ async def claim_stage(session: AsyncSession, stage_id: str, worker: str, silent_
 
 
 async def note_stage_progress(session: AsyncSession, stage_id: str, token: int, fraction: float, activity: str) -> bool:
-    """Keep a claim alive; False if it is lost."""
+    """A step was made, which also renews the lease; False if the claim is lost."""
     mine = _held(stage_id, token).values(
-        progress=min(max(fraction, 0.0), 1.0), activity=activity[:200], last_progress_at=utc_now()
+        progress=min(max(fraction, 0.0), 1.0),
+        activity=activity[:200],
+        last_progress_at=utc_now(),
+        alive_at=utc_now(),
     )
     return await affected_rows(session, mine) == 1
+
+
+async def renew_stage(session: AsyncSession, stage_id: str, token: int) -> bool:
+    """The claiming distiller lives, though it made no step; False if the claim is lost."""
+    return await affected_rows(session, _held(stage_id, token).values(alive_at=utc_now())) == 1
 
 
 async def settle_stage(session: AsyncSession, stage_id: str, token: int, new: StageState, **values: Any) -> bool:
@@ -134,6 +146,24 @@ async def silent_stages(session: AsyncSession, round_id: str, since: datetime) -
         StageRow.round_id == round_id, StageRow.state.in_(_OPEN), StageRow.last_progress_at < since
     )
     return (await session.scalars(query)).all()
+
+
+async def lost_stages(session: AsyncSession, round_id: str, alive_since: datetime) -> Sequence[StageRow]:
+    """Claimed stages of a round whose distiller has not renewed its lease after `alive_since`."""
+    query = select(StageRow).where(
+        StageRow.round_id == round_id, StageRow.state == StageState.RUNNING.value, StageRow.alive_at < alive_since
+    )
+    return (await session.scalars(query)).all()
+
+
+async def announce_pending(session: AsyncSession) -> int:
+    """Announce every unclaimed stage whose message has left, because the broker lost it; how many there were."""
+    sent = select(OutboxRow.stage_id).where(OutboxRow.sent_at.is_(None))
+    query = select(StageRow).where(StageRow.state == StageState.PENDING.value, StageRow.id.not_in(sent))
+    rows = (await session.scalars(query.order_by(StageRow.created_at, StageRow.id))).all()
+    session.add_all(OutboxRow(stage_id=row.id, kind=row.kind) for row in rows)
+    await session.flush()
+    return len(rows)
 
 
 async def announce_again(session: AsyncSession, row: StageRow, *, failures: int) -> None:

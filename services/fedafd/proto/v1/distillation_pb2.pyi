@@ -1,4 +1,7 @@
+import datetime
+
 from fedafd.proto.v1 import types_pb2 as _types_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -32,7 +35,7 @@ class ClaimStageRequest(_message.Message):
     def __init__(self, stage_id: _Optional[str] = ..., worker: _Optional[str] = ...) -> None: ...
 
 class ClaimStageResponse(_message.Message):
-    __slots__ = ("token", "kind", "federation_id", "round_id", "round_number", "seed", "federation_config_json", "public_set_sha256", "inputs", "output_prefix", "modality")
+    __slots__ = ("token", "kind", "federation_id", "round_id", "round_number", "seed", "federation_config_json", "public_set_sha256", "inputs", "output_prefix", "modality", "lease")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -44,6 +47,7 @@ class ClaimStageResponse(_message.Message):
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_PREFIX_FIELD_NUMBER: _ClassVar[int]
     MODALITY_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
     token: int
     kind: StageKind
     federation_id: str
@@ -55,7 +59,8 @@ class ClaimStageResponse(_message.Message):
     inputs: _containers.RepeatedCompositeFieldContainer[NamedArtifact]
     output_prefix: str
     modality: _types_pb2.Modality
-    def __init__(self, token: _Optional[int] = ..., kind: _Optional[_Union[StageKind, str]] = ..., federation_id: _Optional[str] = ..., round_id: _Optional[str] = ..., round_number: _Optional[int] = ..., seed: _Optional[int] = ..., federation_config_json: _Optional[str] = ..., public_set_sha256: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[NamedArtifact, _Mapping]]] = ..., output_prefix: _Optional[str] = ..., modality: _Optional[_Union[_types_pb2.Modality, str]] = ...) -> None: ...
+    lease: _duration_pb2.Duration
+    def __init__(self, token: _Optional[int] = ..., kind: _Optional[_Union[StageKind, str]] = ..., federation_id: _Optional[str] = ..., round_id: _Optional[str] = ..., round_number: _Optional[int] = ..., seed: _Optional[int] = ..., federation_config_json: _Optional[str] = ..., public_set_sha256: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[NamedArtifact, _Mapping]]] = ..., output_prefix: _Optional[str] = ..., modality: _Optional[_Union[_types_pb2.Modality, str]] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class NamedArtifact(_message.Message):
     __slots__ = ("name", "artifact")
@@ -66,16 +71,18 @@ class NamedArtifact(_message.Message):
     def __init__(self, name: _Optional[str] = ..., artifact: _Optional[_Union[_types_pb2.Artifact, _Mapping]] = ...) -> None: ...
 
 class ReportStageProgressRequest(_message.Message):
-    __slots__ = ("stage_id", "token", "fraction", "activity")
+    __slots__ = ("stage_id", "token", "fraction", "activity", "alive_only")
     STAGE_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     FRACTION_FIELD_NUMBER: _ClassVar[int]
     ACTIVITY_FIELD_NUMBER: _ClassVar[int]
+    ALIVE_ONLY_FIELD_NUMBER: _ClassVar[int]
     stage_id: str
     token: int
     fraction: float
     activity: str
-    def __init__(self, stage_id: _Optional[str] = ..., token: _Optional[int] = ..., fraction: _Optional[float] = ..., activity: _Optional[str] = ...) -> None: ...
+    alive_only: bool
+    def __init__(self, stage_id: _Optional[str] = ..., token: _Optional[int] = ..., fraction: _Optional[float] = ..., activity: _Optional[str] = ..., alive_only: _Optional[bool] = ...) -> None: ...
 
 class ReportStageProgressResponse(_message.Message):
     __slots__ = ("keep_going",)

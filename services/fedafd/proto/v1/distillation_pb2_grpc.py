@@ -81,7 +81,8 @@ class DistillationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReportStageProgress(self, request, context):
-        """Keeps the claim alive and tells how far the stage is.
+        """Renews the lease of the claim and tells how far the stage is. A claim that is not renewed within the
+        lease is lost: the stage is offered to other distillers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
