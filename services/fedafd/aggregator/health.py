@@ -1,4 +1,8 @@
-"""Standard gRPC health: SERVING only while database and object store really answer."""
+"""Standard gRPC health: SERVING only while database and object store really answer.
+
+The service name `liveness` is SERVING for as long as the process answers at all: a supervisor should restart an
+aggregator that hangs, not one whose database is away.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +14,20 @@ from grpc_health.v1._async import HealthServicer
 from fedafd.aggregator.context import Context
 from fedafd.telemetry.logging import get_logger
 
-__all__ = ["SERVICE_NAMES", "watch_health"]
+__all__ = ["LIVENESS", "SERVICE_NAMES", "watch_health"]
 
 SERVICE_NAMES = (
     "fedafd.v1.AggregatorService",
     "fedafd.v1.DistillationService",
     "fedafd.v1.CoordinationService",
 )
+LIVENESS = "liveness"
 _log = get_logger(__name__)
 
 
 async def watch_health(context: Context, servicer: HealthServicer, seconds: float = 5.0) -> None:
     """Check the dependencies again and again; ends when cancelled."""
+    await servicer.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
     while True:
         problem = await _problem(context)
         if problem:

@@ -1,0 +1,82 @@
+"""`fedafd health`: ask a process how it is, for health checks in images that have no curl and no grpcurl."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import SplitResult, urlsplit
+
+import typer
+
+from fedafd.domain.errors import ConfigurationError, FedafdError
+
+if TYPE_CHECKING:
+    import grpc
+
+__all__ = ["NotHealthyError", "health"]
+
+_EXAMPLES = "http://127.0.0.1:8080/readyz, grpc://127.0.0.1:7443 or grpcs://host:7443/service"
+
+
+class NotHealthyError(FedafdError):
+    """The process does not answer, or says that it cannot serve."""
+
+    code = "not_healthy"
+
+
+def health(
+    url: Annotated[str, typer.Argument(help=f"What to ask: {_EXAMPLES}.")],
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the answer.")] = 5.0,
+    authorities: Annotated[Path | None, typer.Option(help="PEM file of the authorities to trust, for grpcs.")] = None,
+    server_name: Annotated[str | None, typer.Option(help="Name in the certificate, where it is not the host.")] = None,
+) -> None:
+    """Ask a process whether it can serve; exits with 0 if it can and with 1 if not."""
+    parts = urlsplit(url)
+    if parts.scheme in ("http", "https"):
+        typer.echo(_ask_http(url, timeout))
+    elif parts.scheme in ("grpc", "grpcs") and parts.hostname and parts.port:
+        typer.echo(_ask_grpc(parts, timeout, authorities, server_name))
+    else:
+        raise ConfigurationError(f"{url}: give an address such as {_EXAMPLES}")
+
+
+def _ask_http(url: str, timeout: float) -> str:
+    import httpx
+
+    try:
+        response = httpx.get(url, timeout=timeout)
+    except httpx.HTTPError as error:
+        raise NotHealthyError(f"{url}: no answer: {error}") from None
+    if not response.is_success:
+        raise NotHealthyError(f"{url}: {response.status_code} {response.text[:500]}")
+    return f"{url}: {response.status_code}"
+
+
+def _ask_grpc(parts: SplitResult, timeout: float, authorities: Path | None, server_name: str | None) -> str:
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    address, service = f"{parts.hostname}:{parts.port}", parts.path.strip("/")
+    with _channel(parts.scheme, address, authorities, server_name) as channel:
+        request = health_pb2.HealthCheckRequest(service=service)
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout, wait_for_ready=True)
+        except grpc.RpcError as error:
+            raise NotHealthyError(f"{address}: {error.code().name}: {error.details()}") from None
+    status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    if answer.status != health_pb2.HealthCheckResponse.SERVING:
+        raise NotHealthyError(f"{address}: {status}")
+    return f"{address}: {status}"
+
+
+def _channel(scheme: str, address: str, authorities: Path | None, server_name: str | None) -> grpc.Channel:
+    import grpc
+
+    if scheme == "grpc":
+        return grpc.insecure_channel(address)
+    try:
+        trusted = authorities.read_bytes() if authorities else None
+    except OSError as error:
+        raise ConfigurationError(f"--authorities {authorities}: cannot be read: {error.strerror}") from error
+    options = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(trusted), options=options)
