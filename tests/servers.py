@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -120,3 +121,13 @@ def postgres_server(folder: Path) -> Iterator[Callable[[], str]]:
         yield url
     finally:
         server.cleanup()
+
+
+def run_limited(code: str, *, file_bytes: int) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process whose files cannot grow beyond `file_bytes`: a real "no space left" for it."""
+    limit = (
+        "import resource, signal\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({file_bytes}, {file_bytes}))\n"
+    )
+    return subprocess.run([sys.executable, "-c", limit + code], capture_output=True, text=True, timeout=120)

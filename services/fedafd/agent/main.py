@@ -54,7 +54,7 @@ def run(config: AgentConfig, *, token: str | None = None, settings: AgentSetting
             metrics = AgentMetrics()
             if config.metrics_port is not None:
                 stack.enter_context(start_metrics_server(metrics, port=config.metrics_port))
-            site = Site(config)
+            site = Site(config, cache_limit_bytes=settings.cache_limit_bytes)
 
             async def serve() -> None:
                 stop = asyncio.Event()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
-from fedafd.datasets import PublicSet, load_client_data, read_manifest
+from fedafd.datasets import PixelCache, PublicSet, load_client_data, read_manifest
 from fedafd.domain.config import AgentConfig, WireDtype
 from fedafd.domain.errors import ArtifactCorruptError
 from fedafd.domain.kinds import Modality
+from fedafd.domain.manifest import Manifest
 from fedafd.rpc.bundles import pack_folder
 from fedafd.rpc.tensors import decode_representations, encode_representations
 
@@ -16,8 +20,10 @@ __all__ = ["Site"]
 class Site:
     """One site. Reads its private data when made; raises DataError or ConfigurationError if that is not usable."""
 
-    def __init__(self, config: AgentConfig) -> None:
+    def __init__(self, config: AgentConfig, *, cache_limit_bytes: int = 4 * 2**30) -> None:
         self._config = config
+        self._pixels = PixelCache(config.state_dir / "pixels", limit_bytes=cache_limit_bytes)
+        self._public: PublicSet | None = None
         data = config.data
         self._data = load_client_data(data.adapter, data.path, config.kind, data.options, data.partition)
 
@@ -48,7 +54,7 @@ class Site:
             image_encoder=self._config.image_encoder,
             text_encoder=self._config.text_encoder,
             data=self._data,
-            public=PublicSet(manifest, files).split("train"),
+            public=self._public_set(manifest, files).split("train"),
             global_representations=global_reps,
             bundles=bundles,
             state=task.previous_state,
@@ -78,3 +84,8 @@ class Site:
             metrics=made.metrics,
             num_private_samples=made.num_private_samples,
         )
+
+    def _public_set(self, manifest: Manifest, files: Mapping[str, Path]) -> PublicSet:
+        if self._public is None or self._public.manifest != manifest:
+            self._public = PublicSet(manifest, files, pixels=self._pixels)
+        return self._public

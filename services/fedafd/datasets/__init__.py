@@ -1,5 +1,6 @@
 """Data adapters: private data of clients and the public set, read from files or generated."""
 
+from fedafd.datasets.pixels import PixelCache
 from fedafd.datasets.public_set import PublicSet, read_manifest, write_public_set
 from fedafd.datasets.registry import load_client_data, load_public_data
 from fedafd.datasets.samples import ClientData, ImageSplit, PairSplit, TextSplit
@@ -8,6 +9,7 @@ __all__ = [
     "ClientData",
     "ImageSplit",
     "PairSplit",
+    "PixelCache",
     "PublicSet",
     "TextSplit",
     "load_client_data",

@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import Image
 
+from fedafd.datasets.pixels import PixelCache, resized_all
 from fedafd.datasets.samples import LazyImages, PairSplit
 from fedafd.domain.errors import ArtifactCorruptError, DataError
 from fedafd.domain.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
 
-__all__ = ["MANIFEST_NAME", "Manifest", "PublicSet", "Shard", "read_manifest", "write_public_set"]
+__all__ = ["MANIFEST_NAME", "Manifest", "PublicImages", "PublicSet", "Shard", "read_manifest", "write_public_set"]
 
 _SCHEMA = pa.schema(
     [
@@ -33,12 +37,28 @@ _SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class PublicSet:
-    """A manifest and the local files of its shards, by name."""
+_verified: set[tuple[str, int, int, str]] = set()
+"""Files whose hash this process has checked: path, inode, length, SHA-256. Shards are replaced whole, never changed."""
 
-    manifest: Manifest
-    files: Mapping[str, Path]
+
+class PublicSet:
+    """A manifest and the local files of its shards, by name. Each split is read once.
+
+    `fetch` brings a shard that is not at its path (yet, or any more). With `pixels` the images are decoded once for
+    each size and kept there.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        files: Mapping[str, Path],
+        *,
+        fetch: Callable[[Shard, Path], None] | None = None,
+        pixels: PixelCache | None = None,
+    ) -> None:
+        self.manifest = manifest
+        self._files, self._fetch, self._pixels = files, fetch, pixels
+        self._splits: dict[str, PairSplit] = {}
 
     @classmethod
     def open(cls, folder: Path) -> PublicSet:
@@ -51,19 +71,65 @@ class PublicSet:
         return cls(manifest, files)
 
     def split(self, name: str) -> PairSplit:
-        """One split's samples. Checks each shard's hash; raises ArtifactCorruptError, or DataError for a bad table."""
-        images: list[bytes] = []
+        """One split's samples. Checks each shard's hash, once per process and file; images are read when asked for.
+
+        Raises ArtifactCorruptError for a wrong hash, DataError for a bad table or a split that the set does not have.
+        """
+        if name not in self._splits:
+            self._splits[name] = self._read(name)
+        return self._splits[name]
+
+    def _read(self, name: str) -> PairSplit:
+        shards = [shard for shard in self.manifest.shards if shard.split == name]
+        if not shards:
+            known = ", ".join(sorted({shard.split for shard in self.manifest.shards}))
+            raise DataError(f"public set {self.manifest.sha256}: has no split {name!r}; it has {known}")
         captions: list[tuple[str, ...]] = []
         ids: list[str] = []
-        for shard in self.manifest.shards:
-            if shard.split == name:
-                table = _read_shard(self.files[shard.name], shard)
-                images += [image["bytes"] for image in table["image"].to_pylist()]
-                captions += [tuple(texts) for texts in table["captions"].to_pylist()]
-                ids += table["id"].to_pylist()
-        return PairSplit(
-            LazyImages(len(images), images.__getitem__, lambda i: f"public sample {ids[i]}"), captions, tuple(ids)
-        )
+        for shard in shards:
+            table = _read_shard(self._file(shard), shard, ["captions", "id"])
+            captions += [tuple(texts) for texts in table["captions"].to_pylist()]
+            ids += table["id"].to_pylist()
+        key = f"{self.manifest.sha256}-{name}"
+        images = PublicImages(shards, self._file, lambda i: f"public sample {ids[i]}", key, self._pixels)
+        return PairSplit(images, captions, tuple(ids))
+
+    def _file(self, shard: Shard) -> Path:
+        path = self._files[shard.name]
+        if self._fetch is not None and not path.is_file():
+            self._fetch(shard, path)
+        return path
+
+
+class PublicImages(LazyImages):
+    """Images of one split. One shard's file contents are in memory at a time."""
+
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        file: Callable[[Shard], Path],
+        name: Callable[[int], str],
+        key: str,
+        cache: PixelCache | None,
+    ) -> None:
+        super().__init__(sum(shard.num_rows for shard in shards), self._content, name)
+        self._shards, self._file, self._key, self._cache = shards, file, key, cache
+        self._first = [0, *accumulate(shard.num_rows for shard in shards)]
+        self._held: tuple[int, list[bytes]] = (-1, [])
+
+    def resized(self, size: int) -> NDArray[np.uint8]:
+        """All of them at `size` a side, uint8 [n, 3, S, S]; from the cache where there is one. Raises DataError."""
+        made = resized_all(self, size) if self._cache is None else self._cache.pixels(self._key, self, size)
+        self._held = (-1, [])
+        return made
+
+    def _content(self, index: int) -> bytes:
+        number = bisect_right(self._first, index) - 1
+        if number != self._held[0]:
+            shard = self._shards[number]
+            images = _read_shard(self._file(shard), shard, ["image"])["image"].to_pylist()
+            self._held = (number, [image["bytes"] for image in images])
+        return self._held[1][index - self._first[number]]
 
 
 def write_public_set(splits: Mapping[str, PairSplit], folder: Path, rows_per_shard: int = 1000) -> Manifest:
@@ -111,14 +177,28 @@ def _encoded(samples: PairSplit, row: int) -> bytes:
     return buffer.getvalue()
 
 
-def _read_shard(path: Path, shard: Shard) -> pa.Table:
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != shard.sha256:
-        raise ArtifactCorruptError(f"{path}: content differs from the manifest's hash; fetch the public set again")
+def _read_shard(path: Path, shard: Shard, columns: list[str]) -> pa.Table:
     try:
-        table = pq.read_table(io.BytesIO(content), schema=_SCHEMA)
+        state = path.stat()
+        mark = (str(path), state.st_ino, state.st_size, shard.sha256)
+        if mark not in _verified:
+            if _file_sha256(path) != shard.sha256:
+                raise ArtifactCorruptError(
+                    f"{path}: content differs from the manifest's hash; fetch the public set again"
+                )
+            _verified.add(mark)
+        table = pq.read_table(path, columns=columns)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise DataError(f"{path}: not a public set shard: {error}") from error
+    if table.column_names != columns or table.schema.types != [_SCHEMA.field(name).type for name in columns]:
+        raise DataError(f"{path}: not a public set shard: its columns are {table.schema.to_string()!r}")
     if table.num_rows != shard.num_rows:
         raise DataError(f"{path}: holds {table.num_rows} rows, the manifest says {shard.num_rows}")
     return table
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

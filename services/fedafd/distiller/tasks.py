@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-from pathlib import Path
 
-from fedafd.datasets.public_set import PublicSet
-from fedafd.datasets.samples import PairSplit
 from fedafd.distiller.client import DistillationClient
+from fedafd.distiller.public_sets import PublicSets
 from fedafd.distiller.stages import StageResult, StageWork, run_stage
 from fedafd.domain.config import parse_federation_config
 from fedafd.domain.errors import FedafdError, NotFoundError, StageLostError
 from fedafd.domain.kinds import Modality, StageKind
-from fedafd.domain.manifest import MANIFEST_NAME, read_manifest
 from fedafd.proto.v1 import distillation_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.storage import ObjectStore
@@ -38,8 +35,8 @@ _log = get_logger(__name__)
 class StageRunner:
     """Runs stages one after the other."""
 
-    def __init__(self, client: DistillationClient, store: ObjectStore, cache: Path, device: str) -> None:
-        self._client, self._store, self._cache, self._device = client, store, cache, device
+    def __init__(self, client: DistillationClient, store: ObjectStore, public_sets: PublicSets, device: str) -> None:
+        self._client, self._store, self._public_sets, self._device = client, store, public_sets, device
 
     def run(self, stage_id: str) -> None:
         """Do one stage; a stage that somebody else holds or that is settled is left alone."""
@@ -70,7 +67,7 @@ class StageRunner:
                 public_set_sha256=claim.public_set_sha256,
                 modality=_MODALITIES.get(claim.modality),
                 inputs={i.name: get_verified(self._store, i.artifact.key, i.artifact.sha256) for i in claim.inputs},
-                split=lambda name: self._split(claim.public_set_sha256, name),
+                split=self._public_sets.open(claim.public_set_sha256).split,
                 device=self._device,
                 progress=heartbeat.step,
             )
@@ -91,19 +88,6 @@ class StageRunner:
         self._store.put(key, content)
         artifact = types_pb2.Artifact(sha256=sha256_of(content), size_bytes=len(content), purpose=purpose, key=key)
         return pb.NamedArtifact(name=name, artifact=artifact)
-
-    def _split(self, sha256: str, name: str) -> PairSplit:
-        prefix = f"public-sets/{sha256}"
-        manifest = read_manifest(get_verified(self._store, f"{prefix}/{MANIFEST_NAME}", sha256))
-        files = {}
-        for shard in manifest.shards:
-            path = self._cache / shard.sha256
-            if shard.split == name and not path.exists():
-                part = path.with_suffix(".part")
-                part.write_bytes(get_verified(self._store, f"{prefix}/{shard.name}", shard.sha256))
-                part.replace(path)
-            files[shard.name] = path
-        return PublicSet(manifest, files).split(name)
 
     def _give_up(self, stage_id: str, claim: pb.ClaimStageResponse, error: Exception) -> None:
         retryable = isinstance(error, FedafdError) and error.retryable

@@ -26,12 +26,15 @@ def _run(settings: DistillerSettings, cache: Path) -> None:
     import torch
 
     from fedafd.distiller.client import DistillationClient
+    from fedafd.distiller.public_sets import PublicSets
     from fedafd.distiller.tasks import StageRunner
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     client = DistillationClient(settings.aggregator, settings.internal_token.get_secret_value())
-    runner = StageRunner(client, open_store(settings.store), cache, settings.device)
+    store = open_store(settings.store)
+    public_sets = PublicSets(store, cache, limit_bytes=settings.cache_limit_bytes)
+    runner = StageRunner(client, store, public_sets, settings.device)
     app = make_celery(settings.redis_url.get_secret_value())
     for kind in StageKind:
         app.task(runner.run, name=task_name(kind), acks_late=True)

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+
+from fedafd.datasets.pixels import resized_all
+from fedafd.datasets.public_set import PublicImages
 
 __all__ = ["augmented", "image_pixels", "scaled"]
 
@@ -17,13 +19,13 @@ _SHIFT_SHARE = 8
 
 
 def image_pixels(images: Iterable[NDArray[np.uint8]], size: int) -> Tensor:
-    """Resize to `size` a side (Pillow, bilinear); uint8 [B, 3, size, size]."""
-    rows = []
-    for image in images:
-        if image.shape[:2] != (size, size):
-            image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
-        rows.append(torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))))
-    return torch.stack(rows)
+    """Resize to `size` a side (Pillow, bilinear); uint8 [B, 3, size, size].
+
+    Images of a public set come from its cache, memory-mapped, where it has one.
+    """
+    if isinstance(images, PublicImages):
+        return torch.from_numpy(images.resized(size))
+    return torch.from_numpy(resized_all(images, size))
 
 
 def scaled(pixels: Tensor) -> Tensor:
