@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
 
-from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.settings import ProcessSettings, load_process_settings
 from fedafd.storage import StoreSettings
 
 __all__ = ["AggregatorSettings", "load_settings"]
@@ -15,8 +15,8 @@ __all__ = ["AggregatorSettings", "load_settings"]
 _PREFIX = "FEDAFD_AGGREGATOR_"
 
 
-class AggregatorSettings(BaseSettings):
-    """What an aggregator needs; secrets may come as files in `secrets_dir`."""
+class AggregatorSettings(ProcessSettings):
+    """What an aggregator needs."""
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid")
 
@@ -38,8 +38,4 @@ class AggregatorSettings(BaseSettings):
 
 def load_settings() -> AggregatorSettings:
     """Settings from the environment. Raises ConfigurationError naming each variable that is missing or wrong."""
-    try:
-        return AggregatorSettings()
-    except ValidationError as error:
-        problems = [f"{_PREFIX}{'__'.join(str(p) for p in e['loc']).upper()}: {e['msg']}" for e in error.errors()]
-        raise ConfigurationError("; ".join(problems)) from None
+    return load_process_settings(AggregatorSettings)

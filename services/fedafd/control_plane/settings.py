@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
 
 from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.settings import ProcessSettings, load_process_settings
 from fedafd.storage import StoreSettings
 
 __all__ = ["ControlPlaneSettings", "load_settings"]
@@ -15,7 +16,7 @@ __all__ = ["ControlPlaneSettings", "load_settings"]
 _PREFIX = "FEDAFD_CONTROL_PLANE_"
 
 
-class ControlPlaneSettings(BaseSettings):
+class ControlPlaneSettings(ProcessSettings):
     """What the control plane needs."""
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid")
@@ -46,8 +47,4 @@ class ControlPlaneSettings(BaseSettings):
 
 def load_settings() -> ControlPlaneSettings:
     """Settings from the environment. Raises ConfigurationError naming each variable that is missing or wrong."""
-    try:
-        return ControlPlaneSettings()
-    except ValidationError as error:
-        problems = [f"{_PREFIX}{'__'.join(str(p) for p in e['loc']).upper()}: {e['msg']}" for e in error.errors()]
-        raise ConfigurationError("; ".join(problems)) from None
+    return load_process_settings(ControlPlaneSettings)
