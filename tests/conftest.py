@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,8 +27,10 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
-    with postgres_server(tmp_path_factory.mktemp("postgres")) as url:
+def postgres() -> Iterator[Callable[[], str]]:
+    # Not below pytest's own folder: started by root, the server runs as another user, and each pytest that starts on
+    # the machine closes that folder to others, which ends the servers in it.
+    with tempfile.TemporaryDirectory(prefix="fedafd-postgres-") as folder, postgres_server(Path(folder)) as url:
         yield url
 
 

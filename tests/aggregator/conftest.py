@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from fedafd.domain.config import FederationConfig
 from fedafd.domain.kinds import StageKind
 from fedafd.persistence.database import Database
 from fedafd.persistence.federation_repository import add_federation
-from fedafd.persistence.models import Base
+from fedafd.persistence.migrate import migrate
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
 from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
 from fedafd.storage.folder import FolderStore
@@ -27,9 +28,8 @@ from fedafd.storage.folder import FolderStore
 
 @pytest.fixture
 async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
+    await asyncio.to_thread(migrate, database_url)
     database = Database(database_url)
-    async with database.engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
     store = FolderStore(tmp_path / "store")
     manifest = write_public_set(
         load_public_data("shapes", None, {"num_train": 6, "num_val": 1, "num_test": 1}), tmp_path

@@ -30,6 +30,7 @@ from fedafd.messaging.celery_app import make_celery, send_stage
 from fedafd.messaging.presence import PresenceWriter
 from fedafd.messaging.wakeups import WakeupPublisher, listen_for_wakeups
 from fedafd.persistence.database import Database
+from fedafd.persistence.migrate import check_schema
 from fedafd.proto.v1.aggregator_pb2_grpc import add_AggregatorServiceServicer_to_server
 from fedafd.proto.v1.coordination_pb2_grpc import add_CoordinationServiceServicer_to_server
 from fedafd.proto.v1.distillation_pb2_grpc import add_DistillationServiceServicer_to_server
@@ -69,6 +70,7 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
         wakeups = Wakeups(WakeupPublisher(redis_url).publish) if redis_url else Wakeups()
         database = Database(settings.database_url.get_secret_value())
         stack.push_async_callback(database.close)
+        await check_schema(database)
         context = Context(
             database,
             open_store(settings.store),

@@ -70,15 +70,25 @@ class Services:
         self.aggregator = f"127.0.0.1:{self._grpc_port}"
 
     def start(self) -> None:
-        """Start all three and wait until they are ready."""
+        """Migrate the database, start all three and wait until they are ready."""
+        self.migrate()
         self.start_control_plane()
         self.supervisor.wait_until(self._control_plane_ready, "the control plane")
         self.start_aggregator()
         self.start_distiller()
         self.supervisor.wait_until(lambda: _answers(self._grpc_port), "the aggregator")
 
+    def migrate(self) -> None:
+        """Bring the database to this program's schema."""
+        url = {"FEDAFD_DATABASE_URL": self.backends.database_url}
+        command = [sys.executable, "-m", "fedafd.cli.main", "migrate"]
+        child = self.supervisor.start("migrate", command, url, may_end=True)
+        self.supervisor.wait_until(lambda: child.process.poll() is not None, "the migration")
+        child.check()
+        self.supervisor.forget(child)
+
     def start_control_plane(self) -> Child:
-        """Start the control plane, which also brings the database up to date."""
+        """Start the control plane."""
         own = {
             "HOST": "127.0.0.1",
             "PORT": str(self._http_port),

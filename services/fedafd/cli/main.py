@@ -9,6 +9,7 @@ import typer
 
 from fedafd.cli.demo import demo
 from fedafd.cli.health import health
+from fedafd.cli.migrate import migrate_app
 from fedafd.cli.remote import add_remote_commands
 from fedafd.domain.errors import FedafdError
 
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 agent_app = typer.Typer(help="A site's agent: runs beside its private data.", no_args_is_help=True)
 app.add_typer(agent_app, name="agent")
+app.add_typer(migrate_app, name="migrate")
 app.command()(demo)
 app.command()(health)
 add_remote_commands(app)

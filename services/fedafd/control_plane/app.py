@@ -20,7 +20,7 @@ from fedafd.domain.errors import ConfigurationError, FedafdError
 from fedafd.messaging.wakeups import WakeupPublisher
 from fedafd.persistence.api_key_repository import ensure_admin_key
 from fedafd.persistence.database import Database
-from fedafd.persistence.models import Base
+from fedafd.persistence.migrate import check_schema
 from fedafd.storage import open_store
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.metrics import Metrics
@@ -42,8 +42,7 @@ def create_app(settings: ControlPlaneSettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with database.engine.begin() as connection:
-            await connection.run_sync(Base.metadata.create_all)
+        await check_schema(database)
         key = settings.first_admin_key()
         if key:
             async with database.transaction() as session:

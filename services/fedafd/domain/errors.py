@@ -12,9 +12,11 @@ __all__ = [
     "AlreadyEnrolledError",
     "ArtifactCorruptError",
     "ArtifactNotFoundError",
+    "ConcurrentChangeError",
     "ConfigurationError",
     "ConflictError",
     "DataError",
+    "DatabaseUnavailableError",
     "FedafdError",
     "ForbiddenError",
     "IdempotencyConflictError",
@@ -24,6 +26,7 @@ __all__ = [
     "PublicSetMismatchError",
     "RepresentationError",
     "RoundClosedError",
+    "SchemaError",
     "StageLostError",
     "Status",
     "StorageError",
@@ -98,6 +101,13 @@ class ConflictError(FedafdError):
     code = "conflict"
 
 
+class ConcurrentChangeError(ConflictError):
+    """Another request changed the same thing at the same moment; repeating it shows how things stand."""
+
+    code = "concurrent-change"
+    retryable = True
+
+
 class IdempotencyConflictError(ConflictError):
     """An Idempotency-Key was used before with another request."""
 
@@ -162,6 +172,19 @@ class ArtifactCorruptError(FedafdError):
     retryable = True
 
 
+class SchemaError(FedafdError):
+    """The database's schema is not the one that this program works on, or cannot be made so."""
+
+    code = "schema"
+
+
+class DatabaseUnavailableError(FedafdError):
+    """The database cannot be reached."""
+
+    code = "database-unavailable"
+    retryable = True
+
+
 class StorageError(FedafdError):
     """The object store refused or failed."""
 
@@ -190,6 +213,7 @@ ERROR_STATUS: dict[type[FedafdError], Status] = {
     ForbiddenError: Status(403, "PERMISSION_DENIED"),
     NotFoundError: Status(404, "NOT_FOUND"),
     ConflictError: Status(409, "FAILED_PRECONDITION"),
+    ConcurrentChangeError: Status(409, "ABORTED"),
     IdempotencyConflictError: Status(409, "FAILED_PRECONDITION"),
     AlreadyEnrolledError: Status(409, "ALREADY_EXISTS"),
     IllegalTransitionError: Status(409, "FAILED_PRECONDITION"),
@@ -200,6 +224,8 @@ ERROR_STATUS: dict[type[FedafdError], Status] = {
     UploadError: Status(422, "INVALID_ARGUMENT"),
     ArtifactNotFoundError: Status(404, "NOT_FOUND"),
     ArtifactCorruptError: Status(502, "DATA_LOSS"),
+    SchemaError: Status(503, "FAILED_PRECONDITION"),
+    DatabaseUnavailableError: Status(503, "UNAVAILABLE"),
     StorageError: Status(502, "INTERNAL"),
     StorageFullError: Status(507, "RESOURCE_EXHAUSTED"),
     StorageUnavailableError: Status(503, "UNAVAILABLE"),

@@ -10,15 +10,41 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, Update, event, text
-from sqlalchemy.engine import make_url
+from sqlalchemy import CursorResult, Engine, Update, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session
 
-from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.errors import ConcurrentChangeError, ConfigurationError
+from fedafd.persistence.event_repository import write_recorded_events
 
-__all__ = ["Database", "affected_rows"]
+__all__ = ["Database", "affected_rows", "driver_url", "set_up_sqlite"]
 
-_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+_DRIVERS = {"sqlite": "aiosqlite", "postgresql": "psycopg", "postgres": "psycopg"}
+
+
+def driver_url(url: str, *, asynchronous: bool = True) -> URL:
+    """`url` with the driver we use. Raises ConfigurationError for what is no URL and for other kinds of databases."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigurationError(
+            "database URL: not a URL; use sqlite:///path/to/file.db or postgresql://user:password@host/name"
+        ) from None
+    dialect = parsed.drivername.partition("+")[0]
+    if dialect not in _DRIVERS:
+        raise ConfigurationError(f"database URL: {dialect} is not supported; use sqlite or postgresql", dialect=dialect)
+    name = "sqlite" if dialect == "sqlite" else "postgresql"
+    driver = "pysqlite" if name == "sqlite" and not asynchronous else _DRIVERS[dialect]
+    return parsed.set(drivername=f"{name}+{driver}")
+
+
+class _AuditedSession(Session):
+    """A session that writes its audit events last."""
+
+
+event.listen(_AuditedSession, "before_commit", write_recorded_events)
 
 
 class Database:
@@ -29,26 +55,28 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        parsed = make_url(url)
-        dialect = parsed.get_backend_name()
-        if dialect not in _DRIVERS:
-            raise ConfigurationError(
-                f"database URL: {dialect} is not supported; use sqlite or postgresql", dialect=dialect
-            )
-        self.url = parsed.set(drivername=_DRIVERS[dialect])
-        self.is_sqlite = dialect == "sqlite"
+        self.url = driver_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
         options: dict[str, Any] = {"connect_args": {"timeout": 30}} if self.is_sqlite else {"pool_pre_ping": True}
         self.engine: AsyncEngine = create_async_engine(self.url, **options)
         if self.is_sqlite:
-            event.listen(self.engine.sync_engine, "connect", _set_up_sqlite)
-            event.listen(self.engine.sync_engine, "begin", _begin_immediate)
-        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+            set_up_sqlite(self.engine.sync_engine, foreign_keys=True)
+        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=_AuditedSession)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
-        """A session that commits when the block ends and rolls back when it raises."""
-        async with self._sessions.begin() as session:
-            yield session
+        """A session that commits when the block ends and rolls back when it raises.
+
+        Raises ConcurrentChangeError when another transaction, which committed first, holds a name or number that this
+        one was about to take.
+        """
+        try:
+            async with self._sessions.begin() as session:
+                yield session
+        except IntegrityError as error:
+            if not _is_taken(error):
+                raise
+            raise ConcurrentChangeError("somebody else changed the same thing at this moment; repeat it") from error
 
     async def ping(self) -> None:
         """Raise unless the database answers."""
@@ -66,12 +94,23 @@ async def affected_rows(session: AsyncSession, statement: Update) -> int:
     return cast("CursorResult[Any]", result).rowcount
 
 
-def _set_up_sqlite(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # SQLAlchemy says when a transaction begins, not the driver
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+def _is_taken(error: IntegrityError) -> bool:
+    return getattr(error.orig, "sqlstate", None) == "23505" or "UNIQUE constraint failed" in str(error.orig)
+
+
+def set_up_sqlite(engine: Engine, *, foreign_keys: bool) -> None:
+    """Make each connection of a SQLite engine use WAL, and each transaction take its turn at writing from the start."""
+    pragmas = ("journal_mode=WAL", "synchronous=NORMAL", f"foreign_keys={int(foreign_keys)}", "busy_timeout=30000")
+
+    def connect(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # SQLAlchemy says when a transaction begins, not the driver
+        cursor = connection.cursor()
+        for pragma in pragmas:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    event.listen(engine, "connect", connect)
+    event.listen(engine, "begin", _begin_immediate)
 
 
 def _begin_immediate(connection: Any) -> None:

@@ -1,26 +1,56 @@
-"""The audit log."""
+"""The audit log.
+
+Readers go on from the last id that they saw, so ids must grow in the order in which events become visible. A sequence
+alone does not promise that: a transaction may take a number and commit after a later one. Therefore recorded events
+are written last in their transaction, under a lock that is held for the commit only (SQLite has one writer anyway).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from fedafd.persistence.models import EventRow
 
-__all__ = ["events_after", "record_event"]
+__all__ = ["events_after", "last_event_id", "record_event", "write_recorded_events"]
+
+_PENDING = "recorded_events"
+_LOCK = 0x6576656E7473
+"""Any constant of our own: the number of the advisory lock."""
 
 
 def record_event(session: AsyncSession, kind: str, *, federation_id: str | None, actor: str, **data: Any) -> None:
     """Add an event to the transaction that makes it true. `kind` is dotted: `client.enrolled`."""
-    session.add(EventRow(kind=kind, federation_id=federation_id, actor=actor, data=data))
+    row = EventRow(kind=kind, federation_id=federation_id, actor=actor, data=data)
+    session.sync_session.info.setdefault(_PENDING, []).append(row)
+
+
+def write_recorded_events(session: Session) -> None:
+    """Write what `record_event` collected; called just before the commit."""
+    if session.in_nested_transaction():
+        return
+    rows = session.info.pop(_PENDING, [])
+    if rows:
+        if session.get_bind().dialect.name == "postgresql":
+            session.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+        session.add_all(rows)
+        session.flush()
 
 
 async def events_after(
-    session: AsyncSession, federation_id: str, after_id: int, limit: int = 100
+    session: AsyncSession, federation_id: str | None, after_id: int, limit: int = 100
 ) -> Sequence[EventRow]:
-    """Events of one federation with an id above `after_id`, oldest first."""
-    query = select(EventRow).where(EventRow.federation_id == federation_id, EventRow.id > after_id)
+    """Events with an id above `after_id`, oldest first; of one federation, or for None all there are."""
+    query = select(EventRow).where(EventRow.id > after_id)
+    if federation_id is not None:
+        query = query.where(EventRow.federation_id == federation_id)
     return (await session.scalars(query.order_by(EventRow.id).limit(limit))).all()
+
+
+async def last_event_id(session: AsyncSession) -> int:
+    """Id of the newest event of all; 0 if there is none."""
+    return await session.scalar(select(func.max(EventRow.id))) or 0

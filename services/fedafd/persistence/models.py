@@ -50,6 +50,7 @@ __all__ = [
     "RoundRow",
     "StageRow",
     "UploadRow",
+    "UtcDateTime",
     "new_id",
     "utc_now",
 ]
@@ -105,6 +106,8 @@ class FederationRow(Base):
     id: Mapped[str] = mapped_column(String(63), primary_key=True)
     config: Mapped[dict[str, Any]]
     """FederationConfig as JSON."""
+    config_version: Mapped[int] = mapped_column(default=1, server_default="1")
+    """Counts changes of the configuration, from 1."""
     public_set_sha256: Mapped[str | None] = mapped_column(String(64))
     """Hash of the public set's manifest; None until one was pushed."""
     public_set_summary: Mapped[dict[str, Any] | None]
@@ -219,7 +222,7 @@ class StageRow(Base):
     activity: Mapped[str | None] = mapped_column(String(200))
     last_progress_at: Mapped[datetime] = mapped_column(default=utc_now)
     """When it was announced, claimed, or made a step."""
-    alive_at: Mapped[datetime] = mapped_column(default=utc_now)
+    alive_at: Mapped[datetime] = mapped_column(default=utc_now, server_default="1970-01-01 00:00:00")
     """When the claiming distiller last renewed its lease, with or without a step."""
     inputs: Mapped[dict[str, Any]]
     """Name -> {sha256, size_bytes, purpose, key}."""
@@ -320,13 +323,15 @@ class ModelFileRow(Base):
 
 
 class EventRow(Base):
-    """The audit log: what happened, when, to what, by whom. Append-only."""
+    """The audit log: what happened, when, to what, by whom. Append-only; ids grow in the order of the commits."""
 
     __tablename__ = "events"
+    __table_args__ = (Index("ix_events_federation_id_id", "federation_id", "id"),)
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
     at: Mapped[datetime] = mapped_column(default=utc_now)
-    federation_id: Mapped[str | None] = mapped_column(ForeignKey("federations.id"), index=True)
+    federation_id: Mapped[str | None] = mapped_column(ForeignKey("federations.id"))
+    """None for what concerns no federation, such as API keys."""
     kind: Mapped[str] = mapped_column(String(64))
     """Dotted, past tense, such as `round.state_changed` or `client.enrolled`."""
     actor: Mapped[str] = mapped_column(String(128))
@@ -369,6 +374,11 @@ class ApiKeyRow(Base):
     role: Mapped[str] = mapped_column(String(16))
     key_hash: Mapped[str] = mapped_column(String(64), unique=True)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    created_by: Mapped[str | None] = mapped_column(String(128))
+    """The actor who made it; None for the first admin's key, which the settings give."""
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    """To the minute."""
     revoked_at: Mapped[datetime | None]
 
 
@@ -380,6 +390,9 @@ class IdempotencyRow(Base):
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     """`<api key id>:<Idempotency-Key>`."""
     request_hash: Mapped[str] = mapped_column(String(64))
+    """SHA-256 of method, path and body."""
     status: Mapped[int]
+    location: Mapped[str | None] = mapped_column(String(512))
     body: Mapped[bytes] = mapped_column(LargeBinary)
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    """Encrypted under the caller's own API key, because it may hold a secret that is shown once."""
+    created_at: Mapped[datetime] = mapped_column(default=utc_now, index=True)
