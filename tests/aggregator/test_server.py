@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from datetime import timedelta
@@ -93,8 +94,9 @@ async def test_a_round_without_its_quorum_fails_and_leaves_the_version(world: Wo
 
 async def test_a_silent_client_is_dropped(world: World) -> None:
     await world.enrol("north")
-    round_id = await world.start_round(idle_timeout_seconds=0.01)
+    round_id = await world.start_round(idle_timeout_seconds=2)
     await world.prepare()
+    await asyncio.sleep(2.1)
     await world.coordinate()
     assert (await world.round(round_id)).reason == "quorum not reached: 0 of 1 deliveries"
 
