@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from fedafd.control_plane.app import create_app
 from fedafd.control_plane.settings import ControlPlaneSettings, load_settings
 from fedafd.datasets import load_public_data, write_public_set
 from fedafd.domain.errors import ConfigurationError
+from fedafd.persistence.migrate import migrate
 from fedafd.storage import StoreSettings
 
 KEY = "fedafd-key.test"
@@ -21,6 +23,7 @@ FEDERATION = {"name": "trial", "preset": "small"}
 
 @pytest.fixture
 async def api(database_url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    await asyncio.to_thread(migrate, database_url)
     settings = ControlPlaneSettings(
         database_url=database_url,  # type: ignore[arg-type]
         store=StoreSettings(url=str(tmp_path / "store")),
