@@ -33,7 +33,8 @@ PUBLIC = {
     },
     "fusion": {"GATE_OFFSETS", "GranularityAwareFusion", "calibrate_gate"},
     "heads": {"ClassificationHead"},
-    "metrics": {"accuracy_at_k", "fold_recall_at_k", "recall_at_k", "rsum"},
+    "creamfl": {"ContrastiveEnsemble", "inter_modal_contrast", "intra_modal_contrast"},
+    "metrics": {"accuracy_at_k", "fold_recall_at_k", "own_accuracy_at_k", "recall_at_k", "rsum"},
     "optim": {"AdamP"},
     "similarity": {"scores_unchecked", "similarity_scores"},
 }

@@ -18,9 +18,10 @@ from fedafd.domain.config import EncoderConfig, FederationConfig, parse_federati
 from fedafd.domain.errors import ConfigurationError, DataError, InvalidRequestError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.checkpoint import Checkpoint
-from fedafd.learning.client_round import ClientRound, export_personalized_model, train_alone, train_client
+from fedafd.learning.client_round import ClientRound, train_alone, train_client
 from fedafd.learning.encoders import build_encoder
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
+from fedafd.learning.personalized_export import export_personalized_model
 from fedafd.learning.server_round import Prepared, distil, evaluate, export_global_model, initial_server_state, prepare
 from fedafd.learning.tokens import build_tokenizer, token_ids
 
@@ -90,7 +91,7 @@ def test_a_seeded_round_gives_the_same_bits_twice(public: dict[str, PairSplit]) 
         made = prepared(config, public)
         clients = [client(config, kind, made, public) for kind in ClientKind]
         states = {
-            m: merge_states([fold_state(config, c.representations[m], made.representations[m]) for c in holders])
+            m: merge_states([fold_state(config, m, c.representations[m], made.representations) for c in holders])
             for m, holders in {Modality.IMAGE: [clients[0], clients[2]], Modality.TEXT: clients[1:]}.items()
         }
         state = distil(
@@ -241,7 +242,7 @@ def test_training_alone_has_no_federation_in_it() -> None:
         seed=1,
         device="cpu",
     )
-    assert set(metrics) == {"alone/acc1", "alone/acc5"}
+    assert set(metrics) == {"alone/acc1", "alone/acc5", "alone/own_acc1"}
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ class Site:
         """Do the client's part of a round; blocks. Deterministic in (task, private data, agent.yaml)."""
         import torch
 
-        from fedafd.learning.client_round import export_personalized_model, train_client
+        from fedafd.learning.client_round import train_client
+        from fedafd.learning.personalized_export import export_personalized_model
 
         if self._config.threads is not None:
             torch.set_num_threads(self._config.threads)

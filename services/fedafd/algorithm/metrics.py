@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedafd.algorithm.checks import InvalidTensorError, check_finite, check_labels, check_shape, compute_dtype
 
-__all__ = ["accuracy_at_k", "fold_recall_at_k", "recall_at_k", "rsum"]
+__all__ = ["accuracy_at_k", "fold_recall_at_k", "own_accuracy_at_k", "recall_at_k", "rsum"]
 
 _BLOCK_VALUES = 4_000_000
 """Similarities held at once: 16 MB of float32 and about twice that of masks."""
@@ -75,6 +75,25 @@ def accuracy_at_k(logits: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) ->
     labels = labels.to(logits.device).long()
     ranks_B = (logits >= logits.gather(1, labels[:, None])).sum(dim=1) - 1
     return _shares("acc", ranks_B, ks)
+
+
+@torch.no_grad()
+def own_accuracy_at_k(
+    logits: Tensor, labels: Tensor, class_counts: Tensor, ks: Sequence[int] = (1, 5)
+) -> dict[str, float]:
+    """accuracy_at_k as if classes came as often as in `class_counts` [C], a client's own training labels.
+
+    Each sample weighs its class's share there over its share in `labels`; a class without samples here is left out.
+    0 when no class is left. Raises InvalidTensorError as accuracy_at_k does.
+    """
+    accuracy_at_k(logits, labels, ks)
+    check_shape("class_counts", class_counts.double(), logits.shape[1])
+    labels = labels.to(logits.device).long()
+    present_C = torch.bincount(labels, minlength=logits.shape[1]).double()
+    weight_B = (class_counts.to(present_C) / present_C.clamp(min=1))[labels]
+    ranks_B = (logits >= logits.gather(1, labels[:, None])).sum(dim=1) - 1
+    total = float(weight_B.sum())
+    return {f"acc{k}": 100.0 * float(weight_B[ranks_B < k].sum()) / total if total else 0.0 for k in ks}
 
 
 def _image_ranks(images: Tensor, texts: Tensor, owner_T: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ def _fold(work: StageWork) -> StageResult:
         dtype=work.config.wire_dtype,
         allow_more=True,
     )
-    return StageResult({"sed-state": fold_state(work.config, reps[work.modality], global_reps[work.modality])})
+    return StageResult({"sed-state": fold_state(work.config, work.modality, reps[work.modality], global_reps)})
 
 
 def _merge(work: StageWork) -> StageResult:

@@ -1,8 +1,8 @@
 """`federation.yaml` and `agent.yaml`: every knob with its default, unit, range and source.
 
-Presets: `default` is what measured best on small data, `small` trains it in a minute on two CPU cores,
-`paper` keeps the paper's choices to the letter (FedAFD, CVPR 2026, arXiv 2603.04890). A value that the file
-sets wins over its preset. Unknown keys and bad values raise ConfigurationError with the key's path.
+Presets: `default` is what measured best on small data, `small` trains it in a minute on two CPU cores, `paper` keeps
+the paper's choices to the letter (FedAFD, CVPR 2026, arXiv 2603.04890). Strategies (fedafd.domain.strategies) stand on
+a preset, what the file sets on both. Unknown keys and bad values raise ConfigurationError with the key's path.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind
-from fedafd.domain.presets import PRESETS
+from fedafd.domain.presets import PRESETS, merged
+from fedafd.domain.strategies import strategy_names, strategy_values
 
 __all__ = [
     "AgentConfig",
     "AlignmentConfig",
     "AlignmentMode",
+    "AveragingMode",
     "ClientTrainingConfig",
     "DataConfig",
     "DistillationConfig",
@@ -59,22 +61,44 @@ class AlignmentMode(StrEnum):
 
     OFF = "off"
     ADVERSARIAL = "adversarial"
+    """BAA, the paper's."""
     ADVERSARIAL_PAIRING = "adversarial+pairing"
+    """BAA and a contrastive term that tells which item is which."""
+    PAIRING = "pairing"
+    """That term alone."""
+    CONTRASTIVE = "contrastive"
+    """Inter- and intra-modal contrast of CreamFL, arXiv 2302.08888."""
+    DIGEST = "digest"
+    """Squared distance to the global representations: the digest step of FedMD, arXiv 1910.03581."""
 
 
 class FusionMode(StrEnum):
     """What the granularity-aware fusion sees."""
 
     OFF = "off"
+    """No fusion: the client's own feature."""
     VECTOR = "vector"
     TOKENS = "tokens"
+    GLOBAL = "global"
+    """No fusion and no local encoder: the frozen global feature, probed by the task's head."""
 
 
 class EnsembleMode(StrEnum):
     """How the server weighs the clients' representations."""
 
     SIMILARITY = "similarity"
+    """SED, the paper's: within the modality."""
     MEAN = "mean"
+    CONTRASTIVE = "contrastive"
+    """CreamFL's: against the other modality, the own item left out of the normaliser."""
+
+
+class AveragingMode(StrEnum):
+    """Whether clients of one architecture average their weights, and how."""
+
+    OFF = "off"
+    WEIGHTS = "weights"
+    """FedAvg, arXiv 1602.05629: by the number of private samples. Weights leave the site."""
 
 
 class WireDtype(StrEnum):
@@ -132,6 +156,9 @@ class AlignmentConfig(_Config):
     discriminator_learning_rate: Positive = 1e-4
     pairing_weight: NonNegative = 0.3
     pairing_temperature: Positive = 0.1
+    contrastive_weight: NonNegative = Field(0.5, description="Weight of CreamFL's two contrasts.")
+    contrastive_temperature: Positive = Field(0.1, description="Of CreamFL's two contrasts.")
+    digest_weight: NonNegative = Field(1.0, description="Weight of the squared distance of mode digest.")
     centre: bool = Field(True, description="Subtract the public mean of the global representations first.")
 
 
@@ -175,6 +202,9 @@ class ClientTrainingConfig(_Config):
     clip_norm: Positive = 2.0
     augment: bool = True
     autocast: Literal["auto", "bfloat16", "off"] = "auto"
+    vocabulary: Literal["public+private", "public"] = Field(
+        "public+private", description="Texts whose words a client's text encoder knows; averaging needs public."
+    )
     public_samples_per_epoch: int | None = Field(None, ge=1, description="null: the whole public set in each epoch.")
     image: KindTrainingConfig = KindTrainingConfig()
     text: KindTrainingConfig = KindTrainingConfig()
@@ -188,6 +218,7 @@ class ClientTrainingConfig(_Config):
 class DistillationConfig(_Config):
     """SED: similarity-guided ensemble distillation."""
 
+    enabled: bool = Field(True, description="false: the server learns from the public set alone.")
     ensemble: EnsembleMode = EnsembleMode.SIMILARITY
     temperature: Positive = Field(0.1, description="tau (paper: 1).")
     weight: NonNegative = Field(1.0, description="beta (paper: 0.4).")
@@ -211,6 +242,7 @@ class FederationConfig(_Config):
 
     name: Name
     preset: Literal["default", "small", "paper"] = "default"
+    strategy: str = Field("fedafd", description="A named set of values: see docs/strategies.md.")
     seed: int = Field(0, ge=0, lt=2**63)
     embedding_dim: int = Field(256, ge=8, le=4096, description="D.")
     image_encoder: EncoderConfig = EncoderConfig(architecture="resnet")
@@ -220,6 +252,7 @@ class FederationConfig(_Config):
     alignment: AlignmentConfig = AlignmentConfig()
     fusion: FusionConfig = FusionConfig()
     distillation: DistillationConfig = DistillationConfig()
+    averaging: AveragingMode = AveragingMode.OFF
     quorum: QuorumConfig = QuorumConfig()
     wire_dtype: WireDtype = WireDtype.FLOAT16
     round_deadline_seconds: float | None = Field(3600.0, gt=0, description="null: wait for ever.")
@@ -232,7 +265,22 @@ class FederationConfig(_Config):
     def _apply_preset(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        return _merged(PRESETS.get(str(values.get("preset", "default")), {}), values)
+        preset = PRESETS.get(str(values.get("preset", "default")), {})
+        name = str(values.get("strategy", "fedafd"))
+        strategy = strategy_values(name) if name in strategy_names() else {}
+        return merged(merged(preset, strategy), values)
+
+    @field_validator("strategy")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        strategy_values(name)
+        return name
+
+    @model_validator(mode="after")
+    def _averages_one_vocabulary(self) -> FederationConfig:
+        if self.averaging is not AveragingMode.OFF and self.client.vocabulary != "public":
+            raise ValueError("averaging: weights needs client.vocabulary: public, so that embeddings mean the same")
+        return self
 
     def canonical_json(self) -> str:
         """The configuration as JSON with sorted keys; parses back to an equal object."""
@@ -262,6 +310,7 @@ class SharingConfig(_Config):
     """What may leave the site beside representations of the public set."""
 
     personalized_model: bool = False
+    weights: bool = Field(False, description="The encoders' weights, for federations that average them.")
     metrics: bool = True
 
 
@@ -278,14 +327,6 @@ class AgentConfig(_Config):
     threads: int | None = Field(None, ge=1, description="CPU threads for training; null: all cores.")
     share: SharingConfig = SharingConfig()
     metrics_port: int | None = Field(None, ge=0, le=65535, description="Prometheus metrics on 127.0.0.1; null: none.")
-
-
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    out = dict(base)
-    for key, value in over.items():
-        old = out.get(key)
-        out[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return out
 
 
 C = TypeVar("C", bound=_Config)

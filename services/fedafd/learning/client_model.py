@@ -47,7 +47,7 @@ class ClientModel(nn.Module):
         self.kind, self.mode = kind, fusion.mode
         self.towers = nn.ModuleDict({modality.value: tower for modality, tower in towers.items()})
         self.fusions = nn.ModuleDict()
-        if fusion.mode is not FusionMode.OFF:
+        if fusion.mode in (FusionMode.VECTOR, FusionMode.TOKENS):
             for modality in towers:
                 self.fusions[modality.value] = GranularityAwareFusion(
                     dim,
@@ -76,7 +76,9 @@ class ClientModel(nn.Module):
 
     def views(self, modality: Modality, local: Features, global_: Tensor) -> Views:
         """Fuse local features with centred global ones [B, D]."""
-        if modality.value not in self.fusions:
+        if self.mode is FusionMode.GLOBAL:
+            return Views(global_, local.vector_BD, global_)
+        if self.mode is FusionMode.OFF:
             return Views(local.vector_BD, local.vector_BD, global_)
         fusion = self.fusions[modality.value]
         if self.mode is FusionMode.TOKENS:

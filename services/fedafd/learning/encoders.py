@@ -88,18 +88,22 @@ class _BiGru(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, embedding_size, padding_idx=0)
         self.dropout = nn.Dropout(dropout)
-        self.gru = nn.GRU(embedding_size, hidden_size, batch_first=True, bidirectional=True)
+        self.forward_gru = nn.GRU(embedding_size, hidden_size, batch_first=True)
+        self.backward_gru = nn.GRU(embedding_size, hidden_size, batch_first=True)
         self.attention = nn.Linear(2 * hidden_size, 1)
         self.channels = 2 * hidden_size
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         longest = max(1, int((ids != 0).sum(1).max()))
         ids = ids[:, :longest]
-        lengths = (ids != 0).sum(1).clamp(min=1).cpu()
-        packed = nn.utils.rnn.pack_padded_sequence(
-            self.dropout(self.embedding(ids)), lengths, batch_first=True, enforce_sorted=False
-        )
-        hidden, _ = nn.utils.rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=longest)
+        embedded = self.dropout(self.embedding(ids))
+        # Reversing the valid part of each row stands for packing, which takes twice the time on a CPU.
+        place = torch.arange(longest, device=ids.device).expand_as(ids)
+        mirrored = (ids != 0).sum(1, keepdim=True) - 1 - place
+        mirror = torch.where(mirrored >= 0, mirrored, place).unsqueeze(-1)
+        backward, _ = self.backward_gru(embedded.gather(1, mirror.expand_as(embedded)))
+        backward = backward.gather(1, mirror.expand_as(backward))
+        hidden = torch.cat([self.forward_gru(embedded)[0], backward], dim=-1)
         score = self.attention(hidden).squeeze(-1).masked_fill(ids == 0, float("-inf"))
         score = torch.where((ids != 0).any(1, keepdim=True), score, torch.zeros_like(score))
         return hidden, score.softmax(-1)

@@ -6,7 +6,7 @@ global representations are centred first where the configuration says so; client
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,21 +14,31 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 
 from fedafd.algorithm.centring import centre, public_mean
+from fedafd.algorithm.creamfl import ContrastiveEnsemble
 from fedafd.algorithm.distillation import MeanEnsemble, SimilarityEnsemble
 from fedafd.domain.config import EnsembleMode, FederationConfig
+from fedafd.domain.kinds import Modality
 
 __all__ = ["aggregate", "fold_state", "merge_states"]
 
 
-def fold_state(config: FederationConfig, reps_ND: NDArray[np.float32], global_ND: NDArray[np.float32]) -> bytes:
-    """The state of one client's representations."""
-    target_ND = torch.from_numpy(global_ND)
+def fold_state(
+    config: FederationConfig,
+    modality: Modality,
+    reps_ND: NDArray[np.float32],
+    global_reps: Mapping[Modality, NDArray[np.float32]],
+) -> bytes:
+    """The state of one client's representations of one modality; `global_reps` hold both, [N, D] each."""
+    mode, temperature = config.distillation.ensemble, config.distillation.temperature
+    target_ND = torch.from_numpy(global_reps[modality.other if mode is EnsembleMode.CONTRASTIVE else modality])
     if config.distillation.centre:
         target_ND = centre(target_ND, public_mean(target_ND))
-    if config.distillation.ensemble is EnsembleMode.MEAN:
+    if mode is EnsembleMode.MEAN:
         ensemble: SimilarityEnsemble = MeanEnsemble(target_ND)
+    elif mode is EnsembleMode.CONTRASTIVE:
+        ensemble = ContrastiveEnsemble(target_ND, temperature)
     else:
-        ensemble = SimilarityEnsemble(target_ND, config.distillation.temperature)
+        ensemble = SimilarityEnsemble(target_ND, temperature)
     ensemble.add(torch.from_numpy(reps_ND))
     return _packed(ensemble)
 

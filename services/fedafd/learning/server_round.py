@@ -107,7 +107,7 @@ def distil(
 
     Before `distillation.start_round`, and when nobody delivered, the state is given back unchanged.
     """
-    if not aggregates or round_number < config.distillation.start_round:
+    if not aggregates or not config.distillation.enabled or round_number < config.distillation.start_round:
         return state
     run = _Run(config, state, round_number, seed, device)
     means = {m: public_mean(torch.from_numpy(np.asarray(r))) for m, r in representations.items()}

@@ -1,0 +1,85 @@
+"""FedAvg among clients of one group: the same kind, encoders, vocabulary and labels (arXiv 1602.05629).
+
+An update is the safetensors of a client's model with the number of its private samples; updates of one group are summed
+in float64 in the order given, so that the average has the same bits wherever it is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fedafd.domain.errors import DataError
+from fedafd.learning.checkpoint import Checkpoint, tensors_below
+
+__all__ = ["average_updates", "group_of", "load_average", "weight_update"]
+
+_APART = ("alignment.", "mean_", "fusions.")
+"""Parts of a client's model that are its own."""
+
+
+def group_of(state: bytes) -> str:
+    """Name of the group that a client's state belongs to: a hash of everything that must be equal."""
+    return _group(Checkpoint.from_bytes(state))
+
+
+def weight_update(state: bytes, num_private_samples: int) -> bytes:
+    """What a client sends up: its encoders' and head's weights. Raises DataError for an unreadable state."""
+    checkpoint = Checkpoint.from_bytes(state)
+    kept = Checkpoint(meta={"group": _group(checkpoint), "num_private_samples": num_private_samples})
+    for key, value in tensors_below(checkpoint.tensors, "model").items():
+        if not key.startswith(_APART):
+            kept.tensors[f"model/{key}"] = value
+    return kept.to_bytes()
+
+
+def average_updates(updates: Sequence[bytes]) -> dict[str, bytes]:
+    """The average of each group by its name. Raises DataError for updates that do not fit their group."""
+    groups: dict[str, list[Checkpoint]] = {}
+    for update in updates:
+        checkpoint = Checkpoint.from_bytes(update)
+        groups.setdefault(str(checkpoint.meta["group"]), []).append(checkpoint)
+    return {name: _average(name, members) for name, members in sorted(groups.items())}
+
+
+def load_average(model: nn.Module, average: bytes) -> None:
+    """Put a group's average into a client's model; its own parts stay. Raises DataError if it does not fit."""
+    tensors = tensors_below(Checkpoint.from_bytes(average).tensors, "model")
+    missing, surplus = model.load_state_dict(tensors, strict=False)
+    lacking = [name for name in missing if not name.startswith(_APART)]
+    if lacking or surplus:
+        raise DataError(f"averaged weights do not fit this model: lacking {lacking}, unknown {surplus}")
+
+
+def _average(name: str, members: Sequence[Checkpoint]) -> bytes:
+    total = sum(int(member.meta["num_private_samples"]) for member in members)
+    if total <= 0:
+        raise DataError(f"averaging group {name}: the number of private samples is {total}")
+    made = Checkpoint(meta={"group": name, "num_private_samples": total})
+    for key, first in members[0].tensors.items():
+        if not first.is_floating_point():
+            made.tensors[key] = first
+            continue
+        summed: Tensor = torch.zeros(first.shape, dtype=torch.float64)
+        for member in members:
+            value = member.tensors.get(key)
+            if value is None or value.shape != first.shape or not bool(torch.isfinite(value).all()):
+                raise DataError(f"averaging group {name}: {key} is missing, of another shape, or not finite")
+            summed += value.double() * (int(member.meta["num_private_samples"]) / total)
+        made.tensors[key] = summed.to(first.dtype)
+    return made.to_bytes()
+
+
+def _group(checkpoint: Checkpoint) -> str:
+    model = tensors_below(checkpoint.tensors, "model")
+    described = {
+        "tensors": sorted((key, list(value.shape)) for key, value in model.items() if not key.startswith(_APART)),
+        "tokenizer": checkpoint.meta["tokenizer"],
+        "labels": checkpoint.meta["labels"],
+        "encoders": checkpoint.meta["encoders"],
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]

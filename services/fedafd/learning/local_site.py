@@ -1,0 +1,286 @@
+"""One client during one call: its personalized model, its splits, its optimizers, and what the server sent.
+
+Shape legend: B a batch, N public samples, D embedding dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from fedafd.algorithm.centring import public_mean
+from fedafd.algorithm.fusion import calibrate_gate
+from fedafd.algorithm.metrics import accuracy_at_k, own_accuracy_at_k, recall_at_k, rsum
+from fedafd.datasets.samples import ClientData, PairSplit, Split, TextSplit
+from fedafd.domain.config import AveragingMode, EncoderConfig, FederationConfig, FusionMode
+from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.domain.seeds import derive_seed
+from fedafd.learning.averaging import load_average
+from fedafd.learning.checkpoint import Checkpoint
+from fedafd.learning.client_data import SplitTensors
+from fedafd.learning.client_model import ClientModel, Views
+from fedafd.learning.encoders import Features
+from fedafd.learning.optimizers import choose_device, make_optimizer
+from fedafd.learning.public import Pairs, PairTensors
+from fedafd.learning.tokens import build_tokenizer
+from fedafd.learning.tower import Tower, encode_all
+from fedafd.rpc.bundles import unpack_folder
+
+__all__ = ["LocalSite", "SplitName", "make_client_model"]
+
+SplitName = Literal["train", "val", "test"]
+_EVALUATE_BATCH = 256
+
+
+class LocalSite:
+    """A client's model with all that its local training and evaluation need. Raises ConfigurationError, DataError."""
+
+    def __init__(
+        self,
+        config: FederationConfig,
+        kind: ClientKind,
+        encoders: Mapping[Modality, EncoderConfig | None],
+        data: ClientData,
+        state: bytes | None,
+        seed: int,
+        device: str,
+    ) -> None:
+        self.config, self.kind, self.data, self.seed = config, kind, data, seed
+        self.training = config.client.for_kind(kind)
+        self.device = choose_device(device)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.public: PairTensors | None = None
+        self.global_reps: dict[Modality, Tensor] = {}
+        self._encoders = encoders
+        self._checkpoint = Checkpoint.from_bytes(state) if state is not None else None
+        self._frozen: dict[Modality, Tower] = {}
+        self._global_features: dict[SplitName, dict[Modality, Tensor]] = {}
+
+    def meet(
+        self,
+        public: Pairs | None,
+        global_reps: Mapping[Modality, NDArray[np.float32]],
+        bundles: Mapping[Modality, bytes],
+        average: bytes | None,
+    ) -> None:
+        """Take what the server sent. Without `public` the client can be evaluated, but not trained further."""
+        self._build([] if public is None else [text for captions in public.captions for text in captions])
+        if average is not None:
+            load_average(self.model, average)
+        reps = {m: torch.from_numpy(np.asarray(rows, dtype=np.float32)) for m, rows in global_reps.items()}
+        if self.config.alignment.centre:
+            self.model.set_means({m: public_mean(rows).to(self.device) for m, rows in reps.items()})
+        self.global_reps = {m: self.model.centred(m, rows.to(self.device)) for m, rows in reps.items()}
+        self.public = PairTensors(public, self.towers) if public is not None else None
+        self._frozen = {m: Tower.from_files(unpack_folder(bundles[m])).to(self.device) for m in self.kind.modalities}
+
+    def meet_nobody(self) -> None:
+        """Train alone: no public set, no global feature."""
+        self._build([])
+
+    def task_loss(self, indices: Tensor) -> Tensor:
+        """The task's loss on the training samples `indices`; a constant where nothing of the client can learn."""
+        split = self.splits["train"]
+        rows, which = split.batch(indices, self.generator, augment=self.config.client.augment)
+        frozen = self._held("train", which)
+        if self.model.mode is FusionMode.GLOBAL:
+            if self.model.head is None:
+                return torch.zeros((), device=self.device)
+            views = {m: Views(row, row, row) for m, row in frozen.items()}
+        else:
+            views = {m: self.model.views(m, t(rows[m].to(self.device)), frozen[m]) for m, t in self.towers.items()}
+        labels = split.labels[indices].to(self.device) if split.labels is not None else None
+        return self.model.task_loss(views, labels, self.config)
+
+    def represent(self) -> dict[Modality, NDArray[np.float32]]:
+        """The client's representations of the public set, [N, D] by modality: its own encoders, no fusion."""
+        assert self.public is not None
+        return {m: encode_all(tower, self.public.fixed(m), self.device) for m, tower in self.towers.items()}
+
+    @torch.inference_mode()
+    def calibrate(self) -> None:
+        """Choose the gate's offset on the validation split."""
+        fusions: list[Any] = list(self.model.fusions.values())
+        if not self.config.fusion.calibrate_gate or not fusions:
+            return
+        self.model.eval()
+        local = {m: list(self._local_batches("val", m)) for m in self.splits["val"].rows}
+        gates = _Gates(fusions)
+
+        def score() -> float:
+            fused = {m: torch.cat([v.fused for v in self._viewed("val", m, batches)]) for m, batches in local.items()}
+            found = self._score("val", fused)
+            return found["rsum"] if "rsum" in found else found["acc1"]
+
+        calibrate_gate(gates, score)  # type: ignore[arg-type]
+
+    @torch.inference_mode()
+    def evaluate(self, name: SplitName) -> dict[str, dict[str, float]]:
+        """Metrics on a split of the fused (`federated`), the own (`local`) and the frozen (`global`) feature."""
+        self.model.eval()
+        views: dict[Modality, Views] = {}
+        for modality in self.splits[name].rows:
+            parts = list(self._viewed(name, modality, self._local_batches(name, modality)))
+            views[modality] = Views(*(torch.cat([part[which] for part in parts]) for which in range(3)))
+        told = {"federated": 0, "local": 1} | ({"global": 2} if self._frozen else {})
+        return {view: self._score(name, {m: each[which] for m, each in views.items()}) for view, which in told.items()}
+
+    def metrics(self, name: SplitName) -> dict[str, float]:
+        """`evaluate` in one level, and the offset of each gate."""
+        found = {
+            f"{view}/{metric}": v for view, metrics in self.evaluate(name).items() for metric, v in metrics.items()
+        }
+        for modality, fusion in self.model.fusions.items():
+            offset = float(fusion.gate_offset)  # type: ignore[arg-type]
+            found[f"gate_offset/{modality}"] = max(min(offset, 1e6), -1e6)
+        return found
+
+    def state(self) -> bytes:
+        """The personalized state that the next round goes on from."""
+        assert self._checkpoint is not None
+        kept = Checkpoint(meta=dict(self._checkpoint.meta))
+        kept.add_module("model", self.model)
+        for name, optimizer in self.optimizers.items():
+            if name != "fusion" or self.config.fusion.persistent:
+                kept.add_optimizer(name, optimizer)
+        return kept.to_bytes()
+
+    def _build(self, public_texts: list[str]) -> None:
+        if self._checkpoint is None:
+            self._checkpoint = Checkpoint(meta=self._fresh_meta(public_texts))
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self._first_seed())
+                self.model = make_client_model(self.config, self.kind, self._checkpoint)
+            self.optimizers = self._make_optimizers()
+        else:
+            self.model = make_client_model(self.config, self.kind, self._checkpoint)
+            self._checkpoint.load_module("model", self.model)
+            self.optimizers = self._make_optimizers()
+            for name, optimizer in self.optimizers.items():
+                self._checkpoint.load_optimizer(name, optimizer)
+        self.model.to(self.device)
+        self.towers: dict[Modality, Tower] = {m: self.model.towers[m.value] for m in self.kind.modalities}  # type: ignore[misc]
+        self.splits = _Splits({"train": self.data.train, "val": self.data.val, "test": self.data.test}, self.towers)
+
+    def _first_seed(self) -> int:
+        # Weights can only be averaged when all started from the same.
+        if self.config.averaging is AveragingMode.OFF:
+            return self.seed
+        return derive_seed(self.config.seed, "averaging", self.kind.value)
+
+    def _fresh_meta(self, public_texts: list[str]) -> dict[str, Any]:
+        own: list[str] = []
+        if self.config.client.vocabulary == "public":
+            pass
+        elif isinstance(self.data.train, TextSplit):
+            own = list(self.data.train.texts)
+        elif isinstance(self.data.train, PairSplit):
+            own = [text for captions in self.data.train.captions for text in captions]
+        defaults = {Modality.IMAGE: self.config.image_encoder, Modality.TEXT: self.config.text_encoder}
+        chosen = {m.value: (self._encoders.get(m) or defaults[m]).model_dump(mode="json") for m in self.kind.modalities}
+        has_text = Modality.TEXT in self.kind.modalities
+        tokenizer = build_tokenizer([*public_texts, *own]).to_str() if has_text else None
+        return {"encoders": chosen, "tokenizer": tokenizer, "labels": list(self.data.labels)}
+
+    def _make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        t, a = self.training, self.config.alignment
+        apart = [*self.model.fusions.parameters(), *self.model.alignment.parameters()]
+        held = {id(parameter) for parameter in apart}
+        main = [parameter for parameter in self.model.parameters() if id(parameter) not in held]
+        made = {"main": make_optimizer(t.optimizer, main, t.learning_rate, t.weight_decay, t.momentum)}
+        made["discriminators"] = torch.optim.Adam(self.model.alignment.parameters(), lr=a.discriminator_learning_rate)
+        if len(self.model.fusions):
+            fusion = self.model.fusions.parameters()
+            made["fusion"] = make_optimizer("adam", fusion, t.fusion_learning_rate, t.fusion_weight_decay)
+        return made
+
+    def _held(self, name: SplitName, which: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+        """Frozen global features of rows of a split; computed once, as no augmentation reaches them."""
+        if name not in self._global_features:
+            split: Split = getattr(self.data, name)
+            if self._frozen:
+                raw = SplitTensors.global_features(split, self._frozen, self.device)
+                made = {m: self.model.centred(m, rows.to(self.device)) for m, rows in raw.items()}
+            else:
+                dim = self.config.embedding_dim
+                made = {m: torch.zeros(1, dim, device=self.device) for m in self.splits[name].rows}
+            self._global_features[name] = made
+        held = self._global_features[name]
+        if not self._frozen:
+            return {m: held[m].expand(len(rows), -1) for m, rows in which.items()}
+        return {m: held[m][rows.to(held[m].device)] for m, rows in which.items()}
+
+    def _local_batches(self, name: SplitName, modality: Modality) -> Any:
+        rows = self.splits[name].rows[modality]
+        for start in range(0, len(rows), _EVALUATE_BATCH):
+            made: Features = self.towers[modality](rows[start : start + _EVALUATE_BATCH].to(self.device))
+            # Tokens are only kept where the fusion reads them: a split of them is large.
+            keep = self.model.mode is FusionMode.TOKENS
+            yield made if keep else made._replace(tokens_BPD=made.vector_BD, weights_BP=made.vector_BD)
+
+    def _viewed(self, name: SplitName, modality: Modality, batches: Any) -> Any:
+        start = 0
+        for local in batches:
+            which = torch.arange(start, start + len(local.vector_BD))
+            frozen = self._held(name, {modality: which})[modality]
+            viewed = self.model.views(modality, local, frozen)
+            yield Views(*(each.cpu() for each in viewed))
+            start += len(which)
+
+    def _score(self, name: SplitName, features: Mapping[Modality, Tensor]) -> dict[str, float]:
+        split = self.splits[name]
+        if self.model.head is not None:
+            assert split.labels is not None
+            (rows,) = features.values()
+            logits = self.model.head(rows.to(self.device)).cpu()
+            ks = (1, 5) if logits.shape[1] >= 5 else (1,)
+            found = accuracy_at_k(logits, split.labels, ks=ks)
+            own = torch.bincount(self.splits["train"].labels, minlength=logits.shape[1])  # type: ignore[arg-type]
+            return found | {f"own_{k}": v for k, v in own_accuracy_at_k(logits, split.labels, own, ks=(1,)).items()}
+        assert split.pairs is not None
+        image, text = (nn.functional.normalize(features[m], dim=-1) for m in Modality)
+        found = recall_at_k(image, text, split.pairs.image_of_text)
+        return found | {"rsum": rsum(found)}
+
+
+class _Splits:
+    """Splits as tensors, each read when it is first asked for."""
+
+    def __init__(self, splits: Mapping[SplitName, Split], towers: Mapping[Modality, Tower]) -> None:
+        self._splits, self._towers = splits, towers
+        self._read: dict[SplitName, SplitTensors] = {}
+
+    def __getitem__(self, name: SplitName) -> SplitTensors:
+        if name not in self._read:
+            self._read[name] = SplitTensors(self._splits[name], self._towers)
+        return self._read[name]
+
+
+class _Gates:
+    """The gates of a client's fusions, moved together."""
+
+    def __init__(self, fusions: list[Any]) -> None:
+        self._fusions = fusions
+
+    def set_gate_offset(self, offset: float) -> None:
+        """Move every gate."""
+        for fusion in self._fusions:
+            fusion.set_gate_offset(offset)
+
+
+def make_client_model(config: FederationConfig, kind: ClientKind, checkpoint: Checkpoint) -> ClientModel:
+    """A model with the encoders, vocabulary and labels of `checkpoint`; its weights are fresh."""
+    text = checkpoint.meta["tokenizer"]
+    tokenizer = Tokenizer.from_str(text) if text is not None else None
+    towers = {}
+    for modality in kind.modalities:
+        encoder = EncoderConfig.model_validate(checkpoint.meta["encoders"][modality.value])
+        held = tokenizer if modality is Modality.TEXT else None
+        towers[modality] = Tower(encoder, modality, dim=config.embedding_dim, tokenizer=held)
+    return ClientModel(config, kind, towers, len(checkpoint.meta["labels"]))

@@ -1,0 +1,139 @@
+"""Local epochs: a step takes a private batch, a public batch, or one of each, as the alignment's schedule says.
+
+Shape legend: B a batch, N public samples, D embedding dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from fedafd.algorithm.alignment import backward_balanced
+from fedafd.learning.local_site import LocalSite
+from fedafd.learning.optimizers import check_loss, steps_factor
+from fedafd.learning.regularisers import Regulariser, Terms, make_regulariser
+
+__all__ = ["Progress", "train_locally"]
+
+Progress = Callable[[float, str], None]
+
+
+def train_locally(site: LocalSite, round_number: int, progress: Progress = lambda _, __: None) -> None:
+    """All local epochs of one round. Raises DivergedError."""
+    config, training = site.config, site.training
+    factor = steps_factor(round_number, config.server.schedule_rounds) if training.schedule == "steps" else 1.0
+    for group in site.optimizers["main"].param_groups:
+        group["lr"] = training.learning_rate * factor
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(site.seed + round_number)
+        steps = _Steps(site, _regulariser(site))
+        site.model.train()
+        for epoch in range(config.client.local_epochs):
+            steps.epoch(epoch, config.client.local_epochs, progress)
+        site.model.eval()
+
+
+def _regulariser(site: LocalSite) -> Regulariser | None:
+    if site.public is None:
+        return None
+    previous = {}
+    if site.config.alignment.mode == "contrastive":
+        previous = {m: torch.from_numpy(rows).to(site.device) for m, rows in site.represent().items()}
+    return make_regulariser(
+        site.config.alignment,
+        global_reps=site.global_reps,
+        alignment=site.model.alignment,
+        discriminators=site.optimizers["discriminators"],
+        previous=previous,
+    )
+
+
+class _Steps:
+    def __init__(self, site: LocalSite, regulariser: Regulariser | None) -> None:
+        self._site, self._regularise = site, regulariser
+        self._encoders = [p for tower in site.towers.values() for p in tower.parameters()]
+        self._clipped = [p for n, p in site.model.named_parameters() if not n.startswith("alignment.")]
+
+    def epoch(self, epoch: int, epochs: int, progress: Progress) -> None:
+        site, activity = self._site, f"local epoch {epoch + 1} of {epochs}"
+        aligns = self._regularise is not None
+        if aligns and site.config.alignment.schedule == "separate":
+            for rows in self._public_batches(None):
+                progress(epoch / epochs, activity)
+                self._step(None, rows)
+        size = min(site.training.batch_size, site.splits["train"].count)
+        steps = max(1, site.splits["train"].count // size)
+        order = torch.randperm(site.splits["train"].count, generator=site.generator)
+        joint = aligns and site.config.alignment.schedule == "joint"
+        public = self._public_batches(steps) if joint else iter([None] * steps)
+        for step in range(steps):
+            progress((epoch + step / steps) / epochs, activity)
+            self._step(order[step * size : (step + 1) * size], next(public))
+
+    def _public_batches(self, steps: int | None) -> Iterator[Tensor | None]:
+        site = self._site
+        assert site.public is not None
+        limit = site.config.client.public_samples_per_epoch or site.public.count
+        size = min(site.training.batch_size, limit)
+        per_pass = max(1, limit // size)
+        for step in range(per_pass if steps is None else steps):
+            if step % per_pass == 0:
+                order = torch.randperm(site.public.count, generator=site.generator)
+            place = step % per_pass * size
+            yield order[place : place + size]
+
+    def _step(self, private: Tensor | None, public: Tensor | None) -> None:
+        site = self._site
+        loss = torch.zeros((), device=site.device)
+        if private is not None:
+            loss = loss + site.task_loss(private)
+        for optimizer in site.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        adversarial = None
+        if public is not None:
+            terms = self._terms(public)
+            adversarial = terms.adversarial
+            loss = loss if terms.joint is None else loss + terms.joint
+        check_loss(loss, f"client training, {site.kind.value}")
+        self._backward(loss, adversarial)
+        nn.utils.clip_grad_norm_(self._clipped, site.config.client.clip_norm)
+        for name in ("main", "fusion"):
+            if name in site.optimizers:
+                site.optimizers[name].step()
+
+    def _terms(self, rows: Tensor) -> Terms:
+        site = self._site
+        assert site.public is not None
+        assert self._regularise is not None
+        with _untouched_statistics(site.model):
+            features = {
+                m: tower(site.public.drawn(m, rows, site.generator).to(site.device)).vector_BD
+                for m, tower in site.towers.items()
+            }
+        return self._regularise(features, rows.to(site.device))
+
+    def _backward(self, loss: Tensor, adversarial: Tensor | None) -> None:
+        if adversarial is None:
+            if loss.requires_grad:
+                torch.autograd.backward(loss)
+        elif not loss.requires_grad:
+            torch.autograd.backward(adversarial)
+        else:
+            share = self._site.config.alignment.max_gradient_share
+            backward_balanced(loss, adversarial, self._encoders, max_share=share)
+
+
+@contextmanager
+def _untouched_statistics(model: nn.Module) -> Iterator[None]:
+    """Public batches are normalised by their own statistics and leave the private data's running ones alone."""
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True

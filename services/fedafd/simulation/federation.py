@@ -1,0 +1,201 @@
+"""One federation in one process: every role runs the very functions that the services run, in the same order.
+
+Seeds, merge tree and wire rounding are the services', so that a simulated round gives the same bits as a real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedafd.datasets.samples import ClientData, PairSplit
+from fedafd.domain.config import AveragingMode, EncoderConfig, FederationConfig
+from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.domain.merge_tree import plan_merges
+from fedafd.domain.seeds import derive_seed
+from fedafd.learning.averaging import average_updates, group_of, weight_update
+from fedafd.learning.client_round import evaluate_client, train_client
+from fedafd.learning.ensemble import aggregate, fold_state, merge_states
+from fedafd.learning.server_round import distil, evaluate, initial_server_state, prepare
+from fedafd.rpc.tensors import decode_representations, encode_representations
+
+__all__ = ["ClientProgress", "Federation", "FederationProgress", "SimulatedClient"]
+
+Reps = Mapping[Modality, NDArray[np.float32]]
+Watch = Callable[[float, str], None]
+_NO_PUBLIC_SET = "0" * 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatedClient:
+    """A client with its private data and, where they differ from the federation's, its encoders."""
+
+    name: str
+    kind: ClientKind
+    data: ClientData
+    image_encoder: EncoderConfig | None = None
+    text_encoder: EncoderConfig | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientProgress:
+    """A client after its last participation: state, and the round's inputs that its evaluation needs."""
+
+    state: bytes | None = None
+    round_number: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationProgress:
+    """All that a federation carries from one round to the next; `round_number` rounds are done."""
+
+    round_number: int = 0
+    server_state: bytes | None = None
+    clients: Mapping[str, ClientProgress] = field(default_factory=dict)
+    averages: Mapping[str, bytes] = field(default_factory=dict)
+    server_metrics: Mapping[str, float] = field(default_factory=dict)
+    representations: Reps = field(default_factory=dict)
+    bundles: Mapping[Modality, bytes] = field(default_factory=dict)
+    uploads: Mapping[str, Reps] = field(default_factory=dict)
+
+
+class Federation:
+    """A federation of `clients`, in the order of their names, on a public set with splits train, val and test."""
+
+    def __init__(
+        self,
+        config: FederationConfig,
+        public: Mapping[str, PairSplit],
+        clients: Sequence[SimulatedClient],
+        *,
+        device: str = "auto",
+        public_set_sha256: str = _NO_PUBLIC_SET,
+    ) -> None:
+        self.config, self.public, self.device = config, public, device
+        self.clients = sorted(clients, key=lambda client: client.name)
+        self._sha256 = public_set_sha256
+
+    def run_round(
+        self, before: FederationProgress, *, evaluate_on: str = "val", watch: Watch = lambda _, __: None
+    ) -> FederationProgress:
+        """One round. Metrics are of the split `evaluate_on`. Raises what the roles raise."""
+        number = before.round_number + 1
+        state = before.server_state or initial_server_state(
+            config=self.config, captions=self.public["train"].captions, seed=self.config.seed
+        )
+        watch(0.0, "server: public passes")
+        prepared = prepare(
+            config=self.config,
+            state=state,
+            public=self.public["train"],
+            round_number=number,
+            seed=self._seed(number, "server", "prepare"),
+            device=self.device,
+        )
+        made: dict[str, ClientProgress] = {}
+        uploads: dict[str, Reps] = {}
+        updates: list[bytes] = []
+        for place, client in enumerate(self.clients):
+            watch((1 + place) / (len(self.clients) + 2), f"client {client.name}")
+            held = before.clients.get(client.name, ClientProgress())
+            result = train_client(
+                config=self.config,
+                kind=client.kind,
+                image_encoder=client.image_encoder,
+                text_encoder=client.text_encoder,
+                data=client.data,
+                public=self.public["train"],
+                global_representations=prepared.representations,
+                bundles={m: prepared.bundles[m] for m in client.kind.modalities},
+                state=held.state,
+                round_number=number,
+                seed=self._seed(number, client.name, "train"),
+                device=self.device,
+                average=self._average(before, held),
+                evaluate_on=evaluate_on,  # type: ignore[arg-type]
+            )
+            made[client.name] = ClientProgress(state=result.state, round_number=number, metrics=result.metrics)
+            uploads[client.name] = self._sent(client, result.representations)
+            if self.config.averaging is not AveragingMode.OFF:
+                updates.append(weight_update(result.state, result.num_private_samples))
+        watch(1 - 1 / (len(self.clients) + 2), "server: distillation")
+        state = distil(
+            config=self.config,
+            state=prepared.state,
+            public=self.public["train"],
+            representations=prepared.representations,
+            aggregates=self._aggregates(uploads, prepared.representations),
+            round_number=number,
+            seed=self._seed(number, "server", "distil"),
+            device=self.device,
+        )
+        metrics = evaluate(config=self.config, state=state, samples=self.public[evaluate_on], device=self.device)
+        return FederationProgress(
+            round_number=number,
+            server_state=state,
+            clients=made,
+            averages=average_updates(updates) if updates else {},
+            server_metrics=metrics,
+            representations=prepared.representations,
+            bundles=prepared.bundles,
+            uploads=uploads,
+        )
+
+    def evaluate_server(self, state: bytes, split: str = "test") -> dict[str, float]:
+        """Recalls of a server state on a split of the public set."""
+        return evaluate(config=self.config, state=state, samples=self.public[split], device=self.device)
+
+    def evaluate_client(
+        self, name: str, state: bytes, representations: Reps, bundles: Mapping[Modality, bytes], split: str = "test"
+    ) -> dict[str, float]:
+        """Metrics of a client's state on its own split, with what its round had sent."""
+        client = next(client for client in self.clients if client.name == name)
+        return evaluate_client(
+            config=self.config,
+            kind=client.kind,
+            data=client.data,
+            global_representations=representations,
+            bundles={m: bundles[m] for m in client.kind.modalities},
+            state=state,
+            evaluate_on=split,  # type: ignore[arg-type]
+            device=self.device,
+        )
+
+    def _seed(self, number: int, who: str, stage: str) -> int:
+        return derive_seed(self.config.seed, number, who, stage)
+
+    def _average(self, before: FederationProgress, held: ClientProgress) -> bytes | None:
+        if self.config.averaging is AveragingMode.OFF or held.state is None:
+            return None
+        return before.averages.get(group_of(held.state))
+
+    def _sent(self, client: SimulatedClient, reps: Reps) -> Reps:
+        """Representations as they arrive: rounded by the wire."""
+        sent = encode_representations(dict(reps), self._sha256, self.config.wire_dtype)
+        return decode_representations(
+            sent,
+            modalities=list(client.kind.modalities),
+            num_samples=len(self.public["train"]),
+            embedding_dim=self.config.embedding_dim,
+            public_set_sha256=self._sha256,
+            dtype=self.config.wire_dtype,
+        )
+
+    def _aggregates(self, uploads: Mapping[str, Reps], global_reps: Reps) -> dict[Modality, NDArray[np.float32]]:
+        found = {}
+        for modality in Modality if self.config.distillation.enabled else ():
+            leaves: dict[int, bytes | None] = {}
+            for position, client in enumerate(self.clients):
+                reps = uploads.get(client.name, {}).get(modality)
+                leaves[position] = None if reps is None else fold_state(self.config, modality, reps, global_reps)
+            merged: dict[tuple[int, int], bytes] = {}
+            while not (plan := plan_merges(len(self.clients), leaves, merged)).settled:
+                for step in plan.ready:
+                    merged[step.level, step.position] = merge_states(step.children)
+            if plan.root is not None:
+                found[modality] = aggregate(self.config, plan.root)
+        return found
