@@ -100,7 +100,7 @@ class AdamP(Optimizer):
         beta1, beta2 = group["betas"]
         adamw(
             parameters,
-            [parameter.grad for parameter in parameters],
+            [parameter.grad for parameter in parameters if parameter.grad is not None],
             [self.state[parameter]["exp_avg"] for parameter in parameters],
             [self.state[parameter]["exp_avg_sq"] for parameter in parameters],
             [],
