@@ -40,6 +40,14 @@ class FederationClient:
         """Create the federation."""
         self._ask("POST", "/federations", json=config)
 
+    def exists(self) -> bool:
+        """Whether the federation was created."""
+        return self._find(self._base) is not None
+
+    def public_set(self) -> dict[str, Any] | None:
+        """Hash and sizes of the public set; None before one was pushed."""
+        return self._find(f"{self._base}/public-set")
+
     def push_public_set(self, folder: Path) -> None:
         """Send the shards that the folder's manifest names, then the manifest."""
         manifest = (folder / MANIFEST_NAME).read_bytes()
@@ -113,6 +121,13 @@ class FederationClient:
             cursor = page.get("next_cursor")
             if not cursor:
                 return items
+
+    def _find(self, path: str) -> dict[str, Any] | None:
+        response = self._http.get(path)
+        if response.status_code == httpx.codes.NOT_FOUND:
+            return None
+        found: dict[str, Any] = _checked(response).json()
+        return found
 
     def _ask(self, method: str, path: str, **options: Any) -> Any:
         response = _checked(self._http.request(method, path, **options))

@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from fedafd.cli.bootstrap import bootstrap
 from fedafd.cli.demo import demo
 from fedafd.cli.health import health
 from fedafd.cli.migrate import migrate_app
 from fedafd.cli.remote import add_remote_commands
+from fedafd.cli.store import store_app
 from fedafd.domain.errors import FedafdError
 
 __all__ = ["app", "main"]
@@ -25,6 +27,8 @@ app = typer.Typer(
 agent_app = typer.Typer(help="A site's agent: runs beside its private data.", no_args_is_help=True)
 app.add_typer(agent_app, name="agent")
 app.add_typer(migrate_app, name="migrate")
+app.add_typer(store_app, name="store")
+app.command()(bootstrap)
 app.command()(demo)
 app.command()(health)
 add_remote_commands(app)

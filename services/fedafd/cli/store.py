@@ -1,0 +1,59 @@
+"""`fedafd store provision`: the bucket and the access keys of a MinIO of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedafd.domain.errors import ConfigurationError
+
+__all__ = ["read_secret", "store_app"]
+
+store_app = typer.Typer(help="Prepare an object store of your own.", no_args_is_help=True)
+
+
+@store_app.callback()
+def _store() -> None:
+    """Prepare an object store of your own."""
+
+
+@store_app.command("provision")
+def store_provision(
+    endpoint: Annotated[str, typer.Option(envvar="FEDAFD_STORE_ENDPOINT", help="host:port of the MinIO server.")],
+    root_user_file: Annotated[Path, typer.Option(help="File with the administrator's access key.")],
+    root_password_file: Annotated[Path, typer.Option(help="File with the administrator's secret key.")],
+    key: Annotated[
+        list[str],
+        typer.Option(help="PROCESS=FILE: give control-plane, aggregator or distiller the secret key in FILE."),
+    ],
+    bucket: Annotated[str, typer.Option(envvar="FEDAFD_STORE_BUCKET")] = "fedafd",
+    secure: Annotated[bool, typer.Option(help="TLS to the server.")] = True,
+) -> None:
+    """Make the bucket, and for each process the access key fedafd-PROCESS with just its rights; safe to repeat."""
+    from fedafd.storage.provision import provision
+
+    pairs = [each.partition("=") for each in key]
+    wrong = [each for each, (_, sign, file) in zip(key, pairs, strict=True) if not (sign and file)]
+    if wrong:
+        raise ConfigurationError(f"--key {wrong[0]}: write it as PROCESS=FILE")
+    done = provision(
+        endpoint=endpoint,
+        bucket=bucket,
+        root=(read_secret(root_user_file), read_secret(root_password_file)),
+        secret_keys={process: read_secret(Path(file)) for process, _, file in pairs},
+        secure=secure,
+    )
+    typer.echo("\n".join(done))
+
+
+def read_secret(path: Path) -> str:
+    """A secret from its file. Raises ConfigurationError if it cannot be read or is empty."""
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
+    if not secret:
+        raise ConfigurationError(f"{path}: is empty; it must hold a secret")
+    return secret

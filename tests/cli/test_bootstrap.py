@@ -1,0 +1,97 @@
+"""`fedafd bootstrap` against a real control plane: first run, repeated run, after a token got lost, after enrolment."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.servers import child, free_port, wait_until
+from typer.testing import CliRunner
+
+from fedafd.cli.bootstrap import parse_invitation
+from fedafd.cli.main import app
+from fedafd.domain.errors import ConfigurationError, FedafdError
+from fedafd.domain.kinds import ClientKind
+from fedafd.persistence.client_repository import enrol_client
+from fedafd.persistence.database import Database
+from fedafd.persistence.migrate import migrate
+
+KEY = "fedafd-key.bootstrap-test"
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    port = free_port()
+    migrate(_database(tmp_path))
+    settings = {"DATABASE_URL": _database(tmp_path), "STORE__URL": str(tmp_path / "store"), "ADMIN_KEY": KEY}
+    environment = {f"FEDAFD_CONTROL_PLANE_{key}": value for key, value in settings.items()}
+    command = [sys.executable, "-m", "fedafd.control_plane.app"]
+    with child(command, tmp_path / "control-plane.log", FEDAFD_CONTROL_PLANE_PORT=str(port), **environment):
+        address = f"http://127.0.0.1:{port}"
+        wait_until(lambda: _ready(address), "the control plane", seconds=90)
+        yield address
+
+
+def _database(folder: Path) -> str:
+    return f"sqlite:///{folder}/fedafd.db"
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=5).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _run(folder: Path, url: str) -> str:
+    (folder / "federation.yaml").write_text("name: trial\npreset: small\n")
+    (folder / "key").write_text(f"{KEY}\n")
+    arguments = ["bootstrap", "-f", str(folder / "federation.yaml"), "--api-key-file", str(folder / "key")]
+    arguments += ["--options", '{"num_train": 8, "num_val": 4, "num_test": 4}', "--url", url]
+    for name in ("images", "texts"):
+        arguments += ["--client", f"{name}:{name.removesuffix('s')}:{folder}/{name}/token"]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=True)
+    if done.exception is not None:
+        raise done.exception
+    return done.output
+
+
+def test_it_makes_what_is_missing_and_leaves_what_is_there(url: str, tmp_path: Path) -> None:
+    assert "federation trial: created" in _run(tmp_path, url)
+    tokens = {name: tmp_path / name / "token" for name in ("images", "texts")}
+    assert all(path.stat().st_mode & 0o777 == 0o400 for path in tokens.values())
+    used = tokens["images"].read_text().strip()
+    asyncio.run(_enrol(_database(tmp_path), used))
+    tokens["texts"].unlink()
+
+    again = _run(tmp_path, url)
+    assert "federation trial: is there" in again
+    assert "public set: is there" in again
+    assert "client images: is enrolled" in again
+    assert tokens["images"].read_text().strip() == used
+    assert tokens["texts"].read_text().startswith("fedafd-enrol.")
+    headers = {"Authorization": f"Bearer {KEY}"}
+    clients = httpx.get(f"{url}/v1/federations/trial/clients", headers=headers).json()["items"]
+    assert {each["name"]: each["state"] for each in clients} == {"images": "enrolled", "texts": "invited"}
+
+
+async def _enrol(database_url: str, token: str) -> None:
+    database = Database(database_url)
+    async with database.transaction() as session:
+        await enrol_client(session, token, ClientKind.IMAGE, "test")
+    await database.close()
+
+
+def test_a_control_plane_that_is_away_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FedafdError, match=r"127\.0\.0\.1:1: cannot be reached"):
+        _run(tmp_path, "http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("text", ["images", "images:sound:/x", "images:image:", ":image:/x"])
+def test_a_wrong_invitation_says_how_to_write_it(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="NAME:KIND:FILE"):
+        parse_invitation(text)
