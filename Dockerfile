@@ -1,0 +1,100 @@
+# One image per process: --target control-plane, aggregator, distiller or agent. See docs/deploy-compose.md.
+#
+# Build arguments, all optional:
+#   TORCH_INDEX_URL   the index that torch alone comes from; empty: pip's default, whose build has CUDA
+#   PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, PIP_TRUSTED_HOST   as pip reads them
+#   VERSION, REVISION   for the labels
+# PIP_FIND_LINKS=/wheels finds the wheels in deploy/wheels.
+
+FROM python:3.11-slim-bookworm AS base
+# Volumes take over the owner of the folder that they are first mounted on.
+RUN groupadd --gid 10001 fedafd \
+ && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/fedafd --shell /usr/sbin/nologin fedafd \
+ && install -d -o 10001 -g 10001 -m 0700 /var/lib/fedafd /run/fedafd
+ENV HOME=/var/lib/fedafd PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+STOPSIGNAL SIGTERM
+ARG TORCH_INDEX_URL PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_TRUSTED_HOST
+
+FROM scratch AS recipe
+COPY constraints.txt pyproject.toml tools/list_requirements.py deploy/install-requirements.sh /
+COPY deploy/wheels /wheels
+
+# The package alone: a change of code makes this wheel and one small layer in each image, nothing else.
+FROM base AS package
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY services services
+RUN --mount=type=cache,target=/root/.cache/pip,sharing=locked --mount=from=recipe,source=/wheels,target=/wheels \
+    HOME=/root python -m pip wheel --quiet --no-deps --wheel-dir /wheel .
+
+FROM base AS services
+RUN --mount=type=cache,target=/root/.cache/pip --mount=from=recipe,target=/build --mount=from=recipe,source=/wheels,target=/wheels \
+    HOME=/root /build/install-requirements.sh control-plane aggregator
+
+# What agent and distiller share: one layer with torch.
+FROM base AS learning
+RUN --mount=type=cache,target=/root/.cache/pip --mount=from=recipe,target=/build --mount=from=recipe,source=/wheels,target=/wheels \
+    HOME=/root /build/install-requirements.sh agent
+
+FROM learning AS distilling
+RUN --mount=type=cache,target=/root/.cache/pip --mount=from=recipe,target=/build --mount=from=recipe,source=/wheels,target=/wheels \
+    HOME=/root /build/install-requirements.sh distiller
+
+FROM services AS service
+RUN --mount=from=package,source=/wheel,target=/wheel python -m pip install --quiet --no-index --no-deps --no-cache-dir /wheel/*.whl
+USER 10001:10001
+WORKDIR /var/lib/fedafd
+
+FROM service AS control-plane
+ENV FEDAFD_CONTROL_PLANE_HOST=0.0.0.0 FEDAFD_CONTROL_PLANE_PORT=8080
+EXPOSE 8080
+HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --start-interval=1s --retries=3 \
+    CMD ["fedafd", "health", "http://127.0.0.1:8080/readyz"]
+CMD ["fedafd", "control-plane"]
+ARG VERSION=0.1.0 REVISION=unknown
+LABEL org.opencontainers.image.title="FedAFD control plane" \
+      org.opencontainers.image.description="REST API and command line of a FedAFD federation" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="docker.io/library/python:3.11-slim-bookworm" \
+      org.opencontainers.image.version=$VERSION org.opencontainers.image.revision=$REVISION
+
+FROM service AS aggregator
+ENV FEDAFD_AGGREGATOR_LISTEN=0.0.0.0:7443
+EXPOSE 7443
+HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --start-interval=1s --retries=3 \
+    CMD ["fedafd", "health", "grpc://127.0.0.1:7443"]
+CMD ["fedafd", "aggregator"]
+ARG VERSION=0.1.0 REVISION=unknown
+LABEL org.opencontainers.image.title="FedAFD aggregator" \
+      org.opencontainers.image.description="gRPC service of a FedAFD federation: agents, rounds, uploads" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="docker.io/library/python:3.11-slim-bookworm" \
+      org.opencontainers.image.version=$VERSION org.opencontainers.image.revision=$REVISION
+
+FROM distilling AS distiller
+RUN --mount=from=package,source=/wheel,target=/wheel python -m pip install --quiet --no-index --no-deps --no-cache-dir /wheel/*.whl
+RUN install -d -o 10001 -g 10001 -m 0700 /var/cache/fedafd
+USER 10001:10001
+WORKDIR /var/lib/fedafd
+ENV FEDAFD_DISTILLER_CACHE_DIR=/var/cache/fedafd
+CMD ["fedafd", "distiller"]
+ARG VERSION=0.1.0 REVISION=unknown
+LABEL org.opencontainers.image.title="FedAFD distiller" \
+      org.opencontainers.image.description="GPU worker of a FedAFD federation: trains and distils the global model" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="docker.io/library/python:3.11-slim-bookworm" \
+      org.opencontainers.image.version=$VERSION org.opencontainers.image.revision=$REVISION
+
+FROM learning AS agent
+RUN --mount=from=package,source=/wheel,target=/wheel python -m pip install --quiet --no-index --no-deps --no-cache-dir /wheel/*.whl
+USER 10001:10001
+WORKDIR /var/lib/fedafd
+ENV FEDAFD_AGENT_CONFIG=/etc/fedafd/agent.yaml FEDAFD_AGENT_STATE_DIR=/var/lib/fedafd/state
+CMD ["fedafd", "agent", "run", "--config", "/etc/fedafd/agent.yaml"]
+ARG VERSION=0.1.0 REVISION=unknown
+LABEL org.opencontainers.image.title="FedAFD agent" \
+      org.opencontainers.image.description="A site's agent of a FedAFD federation: trains beside private data" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="docker.io/library/python:3.11-slim-bookworm" \
+      org.opencontainers.image.version=$VERSION org.opencontainers.image.revision=$REVISION

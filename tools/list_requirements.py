@@ -1,0 +1,38 @@
+"""Print what extras of pyproject.toml require, one requirement a line, with extras of our own resolved.
+
+Images install these before the code, so that a change of code does not install them again:
+`python list_requirements.py pyproject.toml agent distiller`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+_OWN = re.compile(r"^fedafd\[(?P<extras>[^\]]+)\]$")
+
+
+def requirements(project: dict[str, object], extras: list[str]) -> list[str]:
+    """All requirements of the package and of `extras`, sorted. Raises KeyError for an extra that does not exist."""
+    optional = project["optional-dependencies"]
+    assert isinstance(optional, dict) and isinstance(project["dependencies"], list)
+    found, waiting, seen = set(project["dependencies"]), list(extras), set()
+    while waiting:
+        extra = waiting.pop()
+        if extra in seen:
+            continue
+        seen.add(extra)
+        for requirement in optional[extra]:
+            own = _OWN.match(requirement)
+            if own:
+                waiting += [name.strip() for name in own["extras"].split(",")]
+            else:
+                found.add(requirement)
+    return sorted(found)
+
+
+if __name__ == "__main__":
+    described = tomllib.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["project"]
+    print("\n".join(requirements(described, sys.argv[2:])))
