@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -55,6 +56,8 @@ async def aggregator(tmp_path: Path) -> AsyncIterator[tuple[str, Path]]:
     watching = asyncio.ensure_future(watch_health(context, servicer, seconds=0.05))
     yield f"grpc://127.0.0.1:{port}", store
     watching.cancel()
+    with suppress(asyncio.CancelledError):
+        await watching
     await server.stop(None)
     await database.close()
 

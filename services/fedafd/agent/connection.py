@@ -21,8 +21,10 @@ from google.protobuf.duration_pb2 import Duration
 from fedafd.agent.cache import ArtifactCache, PartialDownload
 from fedafd.agent.chunks import ChunkedFile
 from fedafd.agent.state import Credential
+from fedafd.domain.config import TlsConfig
 from fedafd.domain.errors import (
     ArtifactCorruptError,
+    ConfigurationError,
     FedafdError,
     StorageUnavailableError,
 )
@@ -33,6 +35,7 @@ from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
 from fedafd.rpc.channel import open_channel
 from fedafd.rpc.credentials import bearer_metadata
 from fedafd.rpc.status import error_from_rpc
+from fedafd.rpc.tls import file_stamp
 from fedafd.telemetry.logging import get_logger
 
 __all__ = ["AggregatorConnection", "StopRequestedError"]
@@ -71,18 +74,22 @@ class AggregatorConnection:
         address: str,
         *,
         stop: asyncio.Event,
+        tls: TlsConfig | None = None,
         secret: str | None = None,
         on_sent: Callable[[int], None] = _ignore,
         on_received: Callable[[int], None] = _ignore,
     ) -> None:
-        """`on_sent` and `on_received` hear the length in bytes of every chunk of a blob."""
+        """`on_sent` and `on_received` hear the length in bytes of every chunk of a blob.
+
+        Raises ConfigurationError for TLS files that cannot be used.
+        """
         self._address = address
+        self._tls = tls
         self._stop = stop
         self._on_sent = on_sent
         self._on_received = on_received
         self._metadata = bearer_metadata(secret) if secret is not None else ()
-        self._channel = open_channel(address)
-        self._stub = AggregatorServiceStub(self._channel)
+        self._open()
 
     async def close(self) -> None:
         """Close the channel."""
@@ -178,6 +185,25 @@ class AggregatorConnection:
             "leave round", lambda: self._stub.LeaveRound(request, metadata=self._metadata, timeout=_CALL_SECONDS)
         )
 
+    def _open(self) -> None:
+        files = file_stamp(self._tls)
+        self._channel = open_channel(self._address, self._tls)
+        self._files = files
+        self._stub = AggregatorServiceStub(self._channel)
+
+    async def _follow_files(self) -> None:
+        # A channel keeps the certificate that it was opened with; a renewed one needs another channel.
+        if file_stamp(self._tls) == self._files:
+            return
+        old = self._channel
+        try:
+            self._open()
+        except ConfigurationError as error:  # half of the files are written
+            _log.warning("agent.tls_files_not_taken", reason=str(error))
+        else:
+            _log.info("agent.tls_files_reloaded")
+            await old.close(None)
+
     async def _receive(self, sha256: str, part: PartialDownload) -> None:
         if part.complete:
             return
@@ -250,6 +276,8 @@ class AggregatorConnection:
         try:
             await asyncio.wait_for(self._stop.wait(), pause)
         except TimeoutError:
+            if unreachable:
+                await self._follow_files()
             return
         raise StopRequestedError
 

@@ -104,7 +104,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _with_overrides(config: AgentConfig, settings: AgentSettings, state_dir: Path | None) -> AgentConfig:
-    changes = {"aggregator": settings.aggregator, "state_dir": state_dir or settings.state_dir}
+    changes = {
+        "aggregator": settings.aggregator,
+        "state_dir": state_dir or settings.state_dir,
+        "tls": settings.tls,
+    }
     return config.model_copy(update={key: value for key, value in changes.items() if value is not None})
 
 

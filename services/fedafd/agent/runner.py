@@ -86,6 +86,7 @@ class Agent:
                 )
             connection = AggregatorConnection(
                 self._config.aggregator,
+                tls=self._config.tls,
                 stop=self._stop,
                 secret=credential.secret,
                 on_sent=self._metrics.bytes_sent.inc,
@@ -103,7 +104,7 @@ class Agent:
                 "this agent is not enrolled yet: give the invitation's token with --token or"
                 " FEDAFD_AGENT_ENROLMENT_TOKEN(_FILE)"
             )
-        connection = AggregatorConnection(self._config.aggregator, stop=self._stop)
+        connection = AggregatorConnection(self._config.aggregator, tls=self._config.tls, stop=self._stop)
         try:
             self._ledger.record(
                 "enrolment", sha256=hashlib.sha256(token.encode()).hexdigest(), size_bytes=len(token), round_number=0

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from fedafd.domain.config import TlsConfig
 from fedafd.domain.errors import ConfigurationError
 
 __all__ = ["AgentSettings", "load_settings"]
@@ -17,7 +18,7 @@ __all__ = ["AgentSettings", "load_settings"]
 class AgentSettings(BaseSettings):
     """What may differ between two starts of the same site's agent."""
 
-    model_config = SettingsConfigDict(env_prefix="FEDAFD_AGENT_", extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="FEDAFD_AGENT_", env_nested_delimiter="__", extra="forbid")
 
     config: Path = Field(Path("agent.yaml"), description="The site's agent.yaml.")
     enrolment_token: SecretStr | None = Field(
@@ -25,6 +26,7 @@ class AgentSettings(BaseSettings):
     )
     enrolment_token_file: Path | None = Field(default=None, description="A file that holds the token.")
     aggregator: str | None = Field(default=None, description="host:port; wins over agent.yaml.")
+    tls: TlsConfig | None = Field(default=None, description="TLS__AUTHORITIES and so on; wins over agent.yaml.")
     state_dir: Path | None = Field(default=None, description="Wins over agent.yaml.")
     cache_limit_bytes: int = Field(default=4 * 2**30, ge=0, description="Downloads kept beside those in use.")
     poll_seconds: float = Field(
@@ -52,7 +54,7 @@ def load_settings() -> AgentSettings:
     try:
         settings = AgentSettings()
     except ValidationError as error:
-        wrong = [f"FEDAFD_AGENT_{'_'.join(map(str, item['loc'])).upper()}: {item['msg']}" for item in error.errors()]
+        wrong = [f"FEDAFD_AGENT_{'__'.join(map(str, item['loc'])).upper()}: {item['msg']}" for item in error.errors()]
         raise ConfigurationError("; ".join(wrong)) from None
     if settings.enrolment_token is not None and settings.enrolment_token_file is not None:
         raise ConfigurationError("set FEDAFD_AGENT_ENROLMENT_TOKEN or FEDAFD_AGENT_ENROLMENT_TOKEN_FILE, not both")

@@ -8,9 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
-from pathlib import Path
 
-import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
@@ -35,6 +33,7 @@ from fedafd.proto.v1.aggregator_pb2_grpc import add_AggregatorServiceServicer_to
 from fedafd.proto.v1.coordination_pb2_grpc import add_CoordinationServiceServicer_to_server
 from fedafd.proto.v1.distillation_pb2_grpc import add_DistillationServiceServicer_to_server
 from fedafd.rpc.channel import MAX_MESSAGE_BYTES
+from fedafd.rpc.tls import server_credentials
 from fedafd.storage import open_store
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.metrics import start_metrics_server
@@ -119,21 +118,14 @@ async def _background(*work: Coroutine[None, None, None]) -> AsyncIterator[None]
 def _bind(server: grpc.aio.Server, settings: AggregatorSettings) -> None:
     try:
         if settings.tls_certificate and settings.tls_key:
-            pair = (_read(settings.tls_key), _read(settings.tls_certificate))
-            bound = server.add_secure_port(settings.listen, grpc.ssl_server_credentials([pair]))
+            files = (settings.tls_certificate, settings.tls_key, settings.tls_client_authorities)
+            bound = server.add_secure_port(settings.listen, server_credentials(*files))
         else:
             bound = server.add_insecure_port(settings.listen)
     except RuntimeError:
         bound = 0
     if not bound:
         raise ConfigurationError(f"FEDAFD_AGGREGATOR_LISTEN: cannot listen on {settings.listen}; is the port in use?")
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"TLS file {path}: cannot be read: {error.strerror}") from error
 
 
 def main() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from fedafd.domain.settings import ProcessSettings, load_process_settings
@@ -25,8 +25,11 @@ class AggregatorSettings(ProcessSettings):
     redis_url: SecretStr | None = Field(None, description="Wake-ups, presence and the Celery broker.")
     store: StoreSettings
     internal_token: SecretStr = Field(description="Shared with the control plane and the distillers.")
-    tls_certificate: Path | None = None
-    tls_key: Path | None = None
+    tls_certificate: Path | None = Field(None, description="PEM of the server's certificate; unset: no TLS.")
+    tls_key: Path | None = Field(None, description="PEM of its key.")
+    tls_client_authorities: Path | None = Field(
+        None, description="PEM of the authorities whose certificates clients must show; unset: clients show none."
+    )
     metrics_listen: str | None = Field(None, description="host:port for Prometheus; unset: none.")
     poll_seconds: float = Field(1.0, gt=0, description="How often the coordinator looks without a wake-up.")
     lease_seconds: float = Field(10.0, gt=0, description="A dead coordinator is replaced after so long.")
@@ -34,6 +37,14 @@ class AggregatorSettings(ProcessSettings):
         15.0, ge=1, description="A distiller that gives no sign of life for so long has lost its stage."
     )
     log_level: str = "INFO"
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> AggregatorSettings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("TLS_CERTIFICATE and TLS_KEY are needed together")
+        if self.tls_client_authorities is not None and self.tls_certificate is None:
+            raise ValueError("TLS_CLIENT_AUTHORITIES needs TLS_CERTIFICATE and TLS_KEY")
+        return self
 
 
 def load_settings() -> AggregatorSettings:

@@ -11,7 +11,7 @@ import typer
 from fedafd.domain.errors import ConfigurationError, FedafdError
 
 if TYPE_CHECKING:
-    import grpc
+    from fedafd.domain.config import TlsConfig
 
 __all__ = ["NotHealthyError", "health"]
 
@@ -28,6 +28,8 @@ def health(
     url: Annotated[str, typer.Argument(help=f"What to ask: {_EXAMPLES}.")],
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the answer.")] = 5.0,
     authorities: Annotated[Path | None, typer.Option(help="PEM file of the authorities to trust, for grpcs.")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="PEM file of our certificate, for mutual TLS.")] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
     server_name: Annotated[str | None, typer.Option(help="Name in the certificate, where it is not the host.")] = None,
 ) -> None:
     """Ask a process whether it can serve; exits with 0 if it can and with 1 if not."""
@@ -35,7 +37,8 @@ def health(
     if parts.scheme in ("http", "https"):
         typer.echo(_ask_http(url, timeout))
     elif parts.scheme in ("grpc", "grpcs") and parts.hostname and parts.port:
-        typer.echo(_ask_grpc(parts, timeout, authorities, server_name))
+        tls = _tls(authorities, certificate, key, server_name) if parts.scheme == "grpcs" else None
+        typer.echo(_ask_grpc(parts, timeout, tls))
     else:
         raise ConfigurationError(f"{url}: give an address such as {_EXAMPLES}")
 
@@ -52,31 +55,29 @@ def _ask_http(url: str, timeout: float) -> str:
     return f"{url}: {response.status_code}"
 
 
-def _ask_grpc(parts: SplitResult, timeout: float, authorities: Path | None, server_name: str | None) -> str:
+def _ask_grpc(parts: SplitResult, timeout: float, tls: TlsConfig | None) -> str:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+    from fedafd.rpc.channel import open_sync_channel
+    from fedafd.rpc.status import error_from_rpc
+
     address, service = f"{parts.hostname}:{parts.port}", parts.path.strip("/")
-    with _channel(parts.scheme, address, authorities, server_name) as channel:
+    with open_sync_channel(address, tls) as channel:
         request = health_pb2.HealthCheckRequest(service=service)
         try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout, wait_for_ready=True)
+            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout)
         except grpc.RpcError as error:
-            raise NotHealthyError(f"{address}: {error.code().name}: {error.details()}") from None
+            raise NotHealthyError(f"{address}: {error.code().name}: {error_from_rpc(error)}") from None
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
         raise NotHealthyError(f"{address}: {status}")
     return f"{address}: {status}"
 
 
-def _channel(scheme: str, address: str, authorities: Path | None, server_name: str | None) -> grpc.Channel:
-    import grpc
+def _tls(authorities: Path | None, certificate: Path | None, key: Path | None, server_name: str | None) -> TlsConfig:
+    from fedafd.domain.config import TlsConfig
 
-    if scheme == "grpc":
-        return grpc.insecure_channel(address)
-    try:
-        trusted = authorities.read_bytes() if authorities else None
-    except OSError as error:
-        raise ConfigurationError(f"--authorities {authorities}: cannot be read: {error.strerror}") from error
-    options = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
-    return grpc.secure_channel(address, grpc.ssl_channel_credentials(trusted), options=options)
+    if (certificate is None) != (key is None):
+        raise ConfigurationError("--certificate and --key are needed together")
+    return TlsConfig(authorities=authorities, certificate=certificate, key=key, server_name=server_name)

@@ -4,32 +4,40 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import grpc
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from fedafd.domain.errors import FedafdError
+from fedafd.domain.config import TlsConfig
+from fedafd.domain.errors import ConfigurationError, FedafdError
 from fedafd.proto.v1 import distillation_pb2 as pb
 from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
 from fedafd.rpc.channel import open_sync_channel
 from fedafd.rpc.credentials import bearer_metadata
 from fedafd.rpc.status import error_from_rpc
+from fedafd.rpc.tls import file_stamp
+from fedafd.telemetry.logging import get_logger
 
 __all__ = ["DistillationClient"]
 
 _CALL_SECONDS = 30.0
 _REPORT_SECONDS = 5.0
 _GIVE_UP_SECONDS = 300.0
+_log = get_logger(__name__)
 T = TypeVar("T")
 
 
 class DistillationClient:
     """One connection; methods raise the domain error that a refusal stands for."""
 
-    def __init__(self, address: str, internal_token: str) -> None:
-        self._stub = DistillationServiceStub(open_sync_channel(address))
+    def __init__(self, address: str, internal_token: str, tls: TlsConfig | None = None) -> None:
+        """Raises ConfigurationError for TLS files that cannot be used."""
+        self._address, self._tls = address, tls
+        self._opening = threading.Lock()
+        self._open()
         self._metadata = bearer_metadata(internal_token)
         self.worker = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -52,6 +60,7 @@ class DistillationClient:
         try:
             answer = self._stub.ReportStageProgress(request, metadata=self._metadata, timeout=_REPORT_SECONDS)
         except grpc.RpcError as error:
+            self._follow_files()
             raise error_from_rpc(error) from error
         return bool(answer.keep_going)
 
@@ -67,11 +76,32 @@ class DistillationClient:
         request = pb.FailStageRequest(stage_id=stage_id, token=token, reason=reason, retryable=retryable)
         self._call(lambda: self._stub.FailStage(request, metadata=self._metadata, timeout=_CALL_SECONDS))
 
+    def _open(self) -> None:
+        files = file_stamp(self._tls)
+        self._channel = open_sync_channel(self._address, self._tls)
+        self._files = files
+        self._stub = DistillationServiceStub(self._channel)
+
+    def _follow_files(self) -> None:
+        # A channel keeps the certificate that it was opened with; a renewed one needs another channel.
+        with self._opening:
+            if file_stamp(self._tls) == self._files:
+                return
+            old = self._channel
+            try:
+                self._open()
+            except ConfigurationError as error:  # half of the files are written
+                _log.warning("distiller.tls_files_not_taken", reason=str(error))
+            else:
+                _log.info("distiller.tls_files_reloaded")
+                old.close()
+
     def _call(self, call: Callable[[], T]) -> T:
         def once() -> T:
             try:
                 return call()
             except grpc.RpcError as error:
+                self._follow_files()
                 raise error_from_rpc(error) from error
 
         retrying = Retrying(

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from fedafd.domain.config import TlsConfig
 from fedafd.domain.settings import ProcessSettings, load_process_settings
 from fedafd.storage import StoreSettings
 
@@ -21,6 +22,7 @@ class DistillerSettings(ProcessSettings):
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid")
 
     aggregator: str = Field("127.0.0.1:7443", description="host:port of the aggregator.")
+    tls: TlsConfig | None = Field(None, description="TLS__AUTHORITIES and so on; unset: no TLS to the aggregator.")
     redis_url: SecretStr
     store: StoreSettings
     internal_token: SecretStr

@@ -31,7 +31,7 @@ def _run(settings: DistillerSettings, cache: Path) -> None:
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    client = DistillationClient(settings.aggregator, settings.internal_token.get_secret_value())
+    client = DistillationClient(settings.aggregator, settings.internal_token.get_secret_value(), settings.tls)
     store = open_store(settings.store)
     public_sets = PublicSets(store, cache, limit_bytes=settings.cache_limit_bytes)
     runner = StageRunner(client, store, public_sets, settings.device)

@@ -39,6 +39,7 @@ __all__ = [
     "QuorumConfig",
     "ServerTrainingConfig",
     "SharingConfig",
+    "TlsConfig",
     "WireDtype",
     "parse_agent_config",
     "parse_federation_config",
@@ -314,6 +315,21 @@ class SharingConfig(_Config):
     metrics: bool = True
 
 
+class TlsConfig(_Config):
+    """TLS to the aggregator. Empty (`tls: {}`) trusts the public authorities and shows no certificate."""
+
+    authorities: Path | None = Field(None, description="PEM of the trusted authorities; null: the public ones.")
+    certificate: Path | None = Field(None, description="PEM of our certificate, where the aggregator asks for one.")
+    key: Path | None = Field(None, description="PEM of its key, unencrypted.")
+    server_name: str | None = Field(None, description="Name in the aggregator's certificate; null: the host's.")
+
+    @model_validator(mode="after")
+    def _check_pair(self) -> TlsConfig:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key are needed together")
+        return self
+
+
 class AgentConfig(_Config):
     """`agent.yaml`: one site's agent."""
 
@@ -326,6 +342,7 @@ class AgentConfig(_Config):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
     threads: int | None = Field(None, ge=1, description="CPU threads for training; null: all cores.")
     share: SharingConfig = SharingConfig()
+    tls: TlsConfig | None = Field(None, description="TLS to the aggregator; null: none.")
     metrics_port: int | None = Field(None, ge=0, le=65535, description="Prometheus metrics on 127.0.0.1; null: none.")
 
 

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import grpc
 import grpc.aio
 
-from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.config import TlsConfig
+from fedafd.rpc.tls import channel_credentials
 
-__all__ = [
-    "CHANNEL_OPTIONS",
-    "MAX_MESSAGE_BYTES",
-    "TlsFiles",
-    "channel_credentials",
-    "open_channel",
-    "open_sync_channel",
-]
+__all__ = ["CHANNEL_OPTIONS", "MAX_MESSAGE_BYTES", "open_channel", "open_sync_channel"]
 
 MAX_MESSAGE_BYTES = 4 << 20
 """gRPC's default; a chunk and its frame stay well below."""
@@ -32,38 +23,19 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class TlsFiles:
-    """PEM files of one side: the authorities it trusts and, for mutual TLS, its own certificate and key."""
-
-    authorities: Path
-    certificate: Path | None = None
-    key: Path | None = None
-
-
-def channel_credentials(tls: TlsFiles) -> grpc.ChannelCredentials:
-    """Client credentials from PEM files. Raises ConfigurationError naming the file that cannot be read."""
-    return grpc.ssl_channel_credentials(_read(tls.authorities), _read(tls.key), _read(tls.certificate))
-
-
-def open_channel(address: str, tls: TlsFiles | None = None) -> grpc.aio.Channel:
-    """An asyncio channel to `address`, host:port. Connects on first use."""
+def open_channel(address: str, tls: TlsConfig | None = None) -> grpc.aio.Channel:
+    """An asyncio channel to `address`, host:port. Connects on first use. Raises ConfigurationError for TLS files."""
     if tls is None:
         return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-    return grpc.aio.secure_channel(address, channel_credentials(tls), options=CHANNEL_OPTIONS)
+    return grpc.aio.secure_channel(address, channel_credentials(tls), options=_options(tls))
 
 
-def open_sync_channel(address: str, tls: TlsFiles | None = None) -> grpc.Channel:
-    """A blocking channel to `address`, host:port. Never share it with a forked child."""
+def open_sync_channel(address: str, tls: TlsConfig | None = None) -> grpc.Channel:
+    """A blocking channel to `address`, host:port. Never share it with a forked child. Raises as open_channel does."""
     if tls is None:
         return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-    return grpc.secure_channel(address, channel_credentials(tls), options=CHANNEL_OPTIONS)
+    return grpc.secure_channel(address, channel_credentials(tls), options=_options(tls))
 
 
-def _read(path: Path | None) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"TLS file {path}: cannot be read: {error.strerror}") from error
+def _options(tls: TlsConfig) -> tuple[tuple[str, int | str], ...]:
+    return (*CHANNEL_OPTIONS, *((("grpc.ssl_target_name_override", tls.server_name),) if tls.server_name else ()))

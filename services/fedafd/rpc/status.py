@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 
 from fedafd.domain.errors import ERROR_STATUS, FedafdError
+from fedafd.rpc.tls import explain_handshake
 
 __all__ = ["ERROR_CODE_KEY", "RemoteError", "UnreachableError", "error_from_rpc", "status_of"]
 
@@ -41,7 +42,7 @@ def error_from_rpc(error: grpc.RpcError) -> FedafdError:
         FedafdError.__init__(made, text)
         return made
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        return UnreachableError(f"no answer: {text}")
+        return UnreachableError(f"no answer: {explain_handshake(text) or text}")
     return RemoteError(f"{code.name}: {text}")
 
 
