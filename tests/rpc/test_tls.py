@@ -23,8 +23,7 @@ from fedafd.distiller.client import DistillationClient
 from fedafd.domain.config import TlsConfig, parse_agent_config
 from fedafd.domain.errors import ConfigurationError, NotFoundError, UnauthenticatedError
 from fedafd.domain.kinds import ClientKind
-from fedafd.persistence.database import Database
-from fedafd.persistence.models import Base
+from fedafd.persistence.migrate import migrate
 from fedafd.rpc.channel import open_channel
 from fedafd.rpc.status import error_from_rpc
 from fedafd.rpc.tls import channel_credentials, server_credentials
@@ -44,13 +43,11 @@ async def aggregator(tmp_path: Path, redis_url: str) -> AsyncIterator[Serve]:
     running: list[tuple[asyncio.Event, asyncio.Future[None]]] = []
 
     async def start(**tls: Path) -> str:
-        database = Database(f"sqlite:///{tmp_path}/tls.db")
-        async with database.engine.begin() as connection:
-            await connection.run_sync(Base.metadata.create_all)
-        await database.close()
+        database_url = f"sqlite:///{tmp_path}/tls.db"
+        await asyncio.to_thread(migrate, database_url)
         settings = AggregatorSettings(
             listen=f"localhost:{free_port()}",
-            database_url=f"sqlite:///{tmp_path}/tls.db",
+            database_url=database_url,
             redis_url=redis_url,
             store=StoreSettings(url=str(tmp_path / "store")),
             internal_token="internal",
