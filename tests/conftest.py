@@ -11,7 +11,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from tests.servers import Minio, minio_server, postgres_server, redis_server
+from tests.servers import ROOT, Minio, minio_server, postgres_server, redis_server
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +47,15 @@ def postgres_url(postgres: Callable[[], str]) -> Iterator[str]:
     yield make_url(admin_url).set(database=name).render_as_string(hide_password=False)
     with psycopg.connect(postgres(), autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The small cuts of real data: FEDAFD_TEST_DATA, or shared/data beside the checkout."""
+    folder = Path(os.environ.get("FEDAFD_TEST_DATA") or ROOT.parent / "shared" / "data")
+    if not (folder / "flickr8k").is_dir():
+        pytest.skip(f"real data: {folder} is not there; set FEDAFD_TEST_DATA to a folder laid out as docs/data.md says")
+    return folder
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

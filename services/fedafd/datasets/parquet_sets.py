@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fedafd.datasets.files import need_folder
+from fedafd.datasets.files import need_folder, need_unique
 from fedafd.datasets.samples import ClientData, ImageSplit, LazyImages, PairSplit, Split, TextSplit
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind
@@ -48,25 +48,51 @@ def _labelled(
         raise DataError(f"{folder}, split {split}: labels {', '.join(unknown[:5])} do not occur in train")
     labels = np.array([names.index(value) for value in values], dtype=np.int64)
     if kind is ClientKind.TEXT:
-        return TextSplit([str(text) for text in _column(table, "text", folder, split)], labels)
+        texts = _column(table, "text", folder, split)
+        wrong = next((row for row, text in enumerate(texts) if not isinstance(text, str) or not text.strip()), None)
+        if wrong is not None:
+            raise DataError(f"{folder}, split {split}, row {wrong}: column 'text' holds no text")
+        return TextSplit(texts, labels)
     return ImageSplit(_images(table, folder, split), labels)
 
 
 def _pairs(table: pa.Table, folder: Path, split: str) -> PairSplit:
-    captions = [tuple(str(text) for text in texts) for texts in _column(table, "captions", folder, split)]
-    ids = tuple(str(v) for v in table["id"].to_pylist()) if "id" in table.column_names else ()
+    captions = [
+        _captions(texts, f"{folder}, split {split}, row {row}")
+        for row, texts in enumerate(_column(table, "captions", folder, split))
+    ]
+    ids = tuple(str(v) for v in _column(table, "id", folder, split)) if "id" in table.column_names else ()
+    need_unique(ids, f"{folder}, split {split}, column 'id'")
     return PairSplit(_images(table, folder, split), captions, ids)
 
 
+def _captions(texts: Any, place: str) -> tuple[str, ...]:
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise DataError(f"{place}: captions must be a list of texts, found {type(texts).__name__}")
+    if not any(text.strip() for text in texts):
+        raise DataError(f"{place}: has no caption")
+    return tuple(text.strip() for text in texts if text.strip())
+
+
 def _images(table: pa.Table, folder: Path, split: str) -> LazyImages:
-    content = [image["bytes"] for image in _column(table, "image", folder, split)]
+    images = _column(table, "image", folder, split)
+    content: list[Any] = [image.get("bytes") if isinstance(image, dict) else None for image in images]
+    if None in content:
+        row = content.index(None)
+        raise DataError(
+            f"{folder}, split {split}, row {row}: column 'image' must hold the file's bytes, as in"
+            " Hugging Face's layout: a struct with `bytes`"
+        )
     return LazyImages(len(content), content.__getitem__, lambda i: f"{folder}, split {split}, row {i}")
 
 
 def _column(table: pa.Table, name: str, folder: Path, split: str) -> list[Any]:
     if name not in table.column_names:
         raise DataError(f"{folder}, split {split}: no column {name!r}; found {', '.join(table.column_names)}")
-    values: list[Any] = table[name].to_pylist()
+    try:
+        values: list[Any] = table[name].to_pylist()
+    except ValueError as error:
+        raise DataError(f"{folder}, split {split}: column {name!r} is not UTF-8: {error}") from None
     if any(value is None for value in values):
         raise DataError(
             f"{folder}, split {split}: column {name!r} has an empty cell, first in row {values.index(None)}"
@@ -75,12 +101,12 @@ def _column(table: pa.Table, name: str, folder: Path, split: str) -> list[Any]:
 
 
 def _table(folder: Path, split: str) -> pa.Table:
-    files = sorted(folder.glob(f"{split}*.parquet"))
+    files = sorted(folder.glob(f"{split}*.parquet")) or sorted(folder.glob(f"data/{split}*.parquet"))
     if not files:
-        raise DataError(f"{folder}: no file {split}*.parquet")
+        raise DataError(f"{folder}: no file {split}*.parquet, nor in its folder data/")
     try:
         table = pa.concat_tables([pq.read_table(file) for file in files])
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{folder}, split {split}: not readable as Parquet: {error}") from None
     if not table.num_rows:
         raise DataError(f"{folder}, split {split}: no rows")

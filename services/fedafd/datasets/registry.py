@@ -1,7 +1,7 @@
 """Adapters by name. A site adds its own as an entry point of the group `fedafd.datasets`.
 
-An adapter is an object with `client(path, kind, options, seed)` and `public(path, options)`; either may raise DataError
-to say that it does not serve that.
+An adapter is an object with `client(path, kind, options)` and `public(path, options)`; either raises ConfigurationError
+where it does not serve that.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from fedafd.datasets.image_sets import cifar100, image_folder
 from fedafd.datasets.pair_sets import PairOptions, pair_splits
@@ -23,7 +24,7 @@ from fedafd.datasets.samples import ClientData, PairSplit, Split
 from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
 from fedafd.datasets.text_sets import ag_news
 from fedafd.domain.config import PartitionConfig
-from fedafd.domain.errors import ConfigurationError, DataError
+from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind
 
 __all__ = ["Adapter", "adapter_names", "load_client_data", "load_public_data"]
@@ -61,11 +62,11 @@ class _Labelled:
     def client(self, path: Path | None, kind: ClientKind, options: Mapping[str, Any]) -> ClientData:
         _options(_NoOptions, options, self.name)
         if kind is not self.kind:
-            raise DataError(f"{self.name}: serves clients of kind {self.kind.value}, not {kind.value}")
+            raise _wrong_kind(self.name, self.kind, kind)
         return self.read(path)
 
     def public(self, path: Path | None, options: Mapping[str, Any]) -> dict[str, PairSplit]:
-        raise DataError(f"{self.name}: holds no image-caption pairs, so it cannot be a public set")
+        raise ConfigurationError(f"data adapter {self.name}: holds no image-caption pairs, so it is no public set")
 
 
 class Cifar100(_Labelled):
@@ -100,7 +101,7 @@ class _Pairs:
 
     def client(self, path: Path | None, kind: ClientKind, options: Mapping[str, Any]) -> ClientData:
         if kind is not ClientKind.PAIR:
-            raise DataError(f"{self.name}: serves clients of kind pair, not {kind.value}")
+            raise _wrong_kind(self.name, ClientKind.PAIR, kind)
         splits = self.public(path, options)
         return ClientData(kind, splits["train"], splits["val"], splits["test"])
 
@@ -168,6 +169,10 @@ def _adapter(name: str) -> Adapter:
     raise ConfigurationError(f"data adapter {name!r} is not known; installed: {', '.join(adapter_names())}")
 
 
+def _wrong_kind(adapter: str, serves: ClientKind, kind: ClientKind) -> ConfigurationError:
+    return ConfigurationError(f"data adapter {adapter}: serves clients of kind {serves.value}, not {kind.value}")
+
+
 def _labels(split: Split) -> NDArray[np.int64]:
     if isinstance(split, PairSplit):
         return np.zeros(len(split), dtype=np.int64)
@@ -189,4 +194,9 @@ def _options(kind: type[Options], values: Mapping[str, Any], adapter: str) -> Op
             raise ConfigurationError(
                 f"data.options.{name}: {adapter} has no such option; known: {', '.join(sorted(known)) or 'none'}"
             )
-    return kind(**values)
+    try:
+        return TypeAdapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        found = error.errors()[0]
+        place = ".".join(str(part) for part in found["loc"])
+        raise ConfigurationError(f"data.options.{place}: {found['msg']}; found {found['input']!r}") from None

@@ -6,6 +6,8 @@ Images are uint8 arrays of shape [height, width, 3], decoded when they are asked
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, overload
@@ -17,9 +19,35 @@ from PIL import Image, UnidentifiedImageError
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind
 
-__all__ = ["ClientData", "ImageArray", "ImageSplit", "LazyImages", "PairSplit", "Split", "TextSplit", "decode_image"]
+__all__ = [
+    "IMAGE_FORMATS",
+    "ClientData",
+    "ImageArray",
+    "ImageSplit",
+    "LazyImages",
+    "PairSplit",
+    "Split",
+    "TextSplit",
+    "decode_image",
+]
 
 ImageArray = NDArray[np.uint8]
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+"""What is decoded. Pillow knows more, among them formats that start other programs (EPS)."""
+_DECODER_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    TypeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow's decoders raise for damaged files, found by mutating good ones."""
 T = TypeVar("T")
 
 
@@ -117,11 +145,14 @@ class LazyImages(Sequence[ImageArray]):
 
 
 def decode_image(content: bytes, name: str) -> ImageArray:
-    """Decode a JPEG, PNG or other image file to RGB. Raises DataError naming `name` for anything else."""
+    """Decode an image file of one of IMAGE_FORMATS to RGB. Raises DataError naming `name` for anything else."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
             return np.asarray(image.convert("RGB"), dtype=np.uint8)
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError:
+        known = ", ".join(IMAGE_FORMATS)
+        raise DataError(f"{name}: not a readable image (none of {known}); replace or remove it", name=name) from None
+    except _DECODER_ERRORS as error:
         raise DataError(f"{name}: not a readable image ({error}); replace or remove it", name=name) from None
 
 

@@ -59,9 +59,12 @@ class ShapesOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_train", "num_val", "num_test", "image_size"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"shapes: {name} is {getattr(self, name)}; must be 1 or more")
+        least = {"num_train": 1, "num_val": 1, "num_test": 1, "image_size": 8, "noise": 0, "seed": 0}
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise ConfigurationError(
+                    f"data.options.{name} is {getattr(self, name)}; shapes needs {minimum} or more"
+                )
 
 
 @dataclass(frozen=True)

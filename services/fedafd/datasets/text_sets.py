@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import csv
 import html
+import io
 import re
 from pathlib import Path
 
 import numpy as np
 
-from fedafd.datasets.files import need_file, need_folder
+from fedafd.datasets.files import need_folder, need_unique, read_text
 from fedafd.datasets.samples import ClientData, TextSplit
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind
 
 __all__ = ["ag_news"]
 
+_NUMBER = re.compile(r"[0-9]{1,6}")
 _BARE_ENTITY = re.compile(r"(?<![&\w])(#\d+|quot|amp|lt|gt|nbsp);")
 
 
@@ -35,25 +37,23 @@ def ag_news(path: Path | None) -> ClientData:
 
 
 def _class_names(path: Path) -> tuple[str, ...]:
-    names = tuple(
-        line.strip() for line in need_file(path, "ag-news").read_text(encoding="utf-8").splitlines() if line.strip()
-    )
+    names = tuple(line.strip() for line in read_text(path, "ag-news").splitlines() if line.strip())
     if len(names) < 2:
         raise DataError(f"{path}: needs two or more class names, one a line")
+    need_unique(names, str(path))
     return names
 
 
 def _rows(path: Path, classes: int) -> TextSplit:
     texts, labels = [], []
-    with need_file(path, "ag-news").open(encoding="utf-8", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        try:
-            for row in reader:
-                label, text = _parsed(row, classes, f"{path}:{reader.line_num}")
-                texts.append(text)
-                labels.append(label)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{path}:{reader.line_num}: not readable as CSV: {error}") from None
+    reader = csv.reader(io.StringIO(read_text(path, "ag-news"), newline=""), strict=True)
+    try:
+        for row in reader:
+            label, text = _parsed(row, classes, f"{path}:{reader.line_num}")
+            texts.append(text)
+            labels.append(label)
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: not readable as CSV: {error}") from None
     if not texts:
         raise DataError(f"{path}: is empty; it must hold rows of class number, title, description")
     return TextSplit(texts, np.array(labels, dtype=np.int64))
@@ -62,10 +62,11 @@ def _rows(path: Path, classes: int) -> TextSplit:
 def _parsed(row: list[str], classes: int, place: str) -> tuple[int, str]:
     if len(row) < 2:
         raise DataError(f"{place}: {len(row)} fields; needs class number, title, description")
-    if not row[0].strip().isdigit() or not 1 <= int(row[0]) <= classes:
-        raise DataError(f"{place}: class is {row[0]!r}; must be 1 to {classes}, as in classes.txt")
+    label = row[0].strip()
+    if not _NUMBER.fullmatch(label) or not 1 <= int(label) <= classes:
+        raise DataError(f"{place}: class is {row[0][:40]!r}; must be 1 to {classes}, as in classes.txt")
     text = " ".join(row[1:]).replace("\\", " ")
     text = " ".join(html.unescape(_BARE_ENTITY.sub(r"&\1;", text)).split())
     if not text:
         raise DataError(f"{place}: has no text")
-    return int(row[0]) - 1, text
+    return int(label) - 1, text
