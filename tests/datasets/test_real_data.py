@@ -47,7 +47,9 @@ def test_the_same_captions_in_cocos_layout_give_the_same_pairs(real_data: Path, 
         mine = dict(zip(coco[split].ids, coco[split].captions, strict=True))
         theirs = dict(zip(flickr[split].ids, flickr[split].captions, strict=True))
         assert mine == theirs
-    np.testing.assert_array_equal(coco["val"].images[0], flickr["val"].images[flickr["val"].ids.index(coco["val"].ids[0])])
+    np.testing.assert_array_equal(
+        coco["val"].images[0], flickr["val"].images[flickr["val"].ids.index(coco["val"].ids[0])]
+    )
 
 
 def test_ag_news_and_cifar_look_as_they_should(real_data: Path) -> None:

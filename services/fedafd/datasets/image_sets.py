@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedafd.datasets.files import need_file, need_folder, read_bytes
+from fedafd.datasets.plain_pickle import load_plain_pickle
 from fedafd.datasets.samples import ClientData, ImageSplit, LazyImages
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind
 
-__all__ = ["cifar100", "image_folder", "load_plain_pickle"]
+__all__ = ["cifar100", "image_folder"]
 
 _SPLITS = ("train", "val", "test")
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
-"""NumPy's own function that rebuilds an array; its module moved between versions."""
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 
 
@@ -89,55 +86,6 @@ def _strings(content: Any, key: str, path: Path) -> list[str]:
     if not isinstance(found, list) or not all(isinstance(name, str | bytes) for name in found):
         raise DataError(f"{path}: {key!r} is not a list of names")
     return [name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in found]
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Admits what rebuilds a NumPy array of numbers, and nothing else that could be called."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        allowed = {
-            ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-            ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-            ("numpy.core.numeric", "_frombuffer"): _from_buffer,
-            ("numpy._core.numeric", "_frombuffer"): _from_buffer,
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-            ("_codecs", "encode"): _latin1,
-        }
-        if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
-        return allowed[module, name]
-
-
-def _from_buffer(buffer: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: Literal["C", "F"]) -> Any:
-    # How NumPy 2 rebuilds an array from a pickle of protocol 5.
-    return np.frombuffer(buffer, dtype=dtype).reshape(shape, order=order)
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"encoding {encoding} is not allowed")
-    return text.encode("latin1")
-
-
-def load_plain_pickle(content: bytes, name: str) -> Any:
-    """Containers, strings, numbers and NumPy arrays from a pickle, executing nothing. Raises DataError otherwise."""
-    try:
-        return _PlainUnpickler(io.BytesIO(content), encoding="bytes").load()
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        ImportError,
-        MemoryError,
-        OverflowError,
-        RecursionError,
-    ) as error:
-        raise DataError(f"{name}: refused, because it is not plain data: {error}") from None
 
 
 def image_folder(path: Path | None) -> ClientData:

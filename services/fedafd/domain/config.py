@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.presets import PRESETS, merged
 from fedafd.domain.strategies import strategy_names, strategy_values
+from fedafd.domain.yaml_files import parse_yaml
 
 __all__ = [
     "AgentConfig",
@@ -120,7 +121,7 @@ class EncoderConfig(_Config):
 
     architecture: str
     pretrained: str | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, JsonValue] = Field(default_factory=dict)
     image_size: int = Field(64, ge=8, le=1024, description="Side of the square input in pixels; image encoders.")
     max_tokens: int = Field(32, ge=4, le=512, description="Tokens kept of a text; text encoders.")
 
@@ -297,13 +298,19 @@ class PartitionConfig(_Config):
     index: int = Field(0, ge=0, description="This site's share, from 0.")
     seed: int = Field(0, ge=0)
 
+    @model_validator(mode="after")
+    def _index_is_a_part(self) -> PartitionConfig:
+        if self.index >= self.num_clients:
+            raise ValueError(f"index is {self.index}, but there are {self.num_clients} parts, counted from 0")
+        return self
+
 
 class DataConfig(_Config):
     """The private data: `adapter` names an entry point of the group `fedafd.datasets`."""
 
     adapter: str
     path: Path | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, JsonValue] = Field(default_factory=dict)
     partition: PartitionConfig | None = None
 
 
@@ -333,13 +340,18 @@ class TlsConfig(_Config):
 class AgentConfig(_Config):
     """`agent.yaml`: one site's agent."""
 
-    aggregator: str = Field(description="host:port of the aggregator.")
+    aggregator: str = Field(
+        description="host:port of the aggregator.",
+        pattern=r"^(dns:///)?(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}$",
+    )
     kind: ClientKind
     data: DataConfig
     state_dir: Path = Field(Path("fedafd-agent"), description="Credential, personalized model and cache live here.")
     image_encoder: EncoderConfig | None = None
     text_encoder: EncoderConfig | None = None
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$", description="auto, cpu, cuda, cuda:N or mps."
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads for training; null: all cores.")
     share: SharingConfig = SharingConfig()
     tls: TlsConfig | None = Field(None, description="TLS to the aggregator; null: none.")
@@ -347,6 +359,7 @@ class AgentConfig(_Config):
 
 
 C = TypeVar("C", bound=_Config)
+_SHOWN_CHARACTERS = 200
 
 
 def _parse(model: type[C], values: Any, source: str) -> C:
@@ -367,9 +380,19 @@ def _describe(model: type[BaseModel], error: ValidationError) -> str:
             lines.append(f"{path}: unknown key; allowed here: {allowed}")
         elif item["type"] == "missing":
             lines.append(f"{path}: missing, but needed")
+        elif item["type"] == "model_type":
+            allowed = ", ".join(_allowed_keys(model, item["loc"]))
+            lines.append(f"{path}: must be a block of keys ({allowed}); found {_shown(item['input'])}")
+        elif item["type"] == "value_error":
+            lines.append(f"{path}: {item['ctx']['error']}")
         else:
-            lines.append(f"{path}: {item['msg']}; found {item['input']!r}")
+            lines.append(f"{path}: {item['msg']}; found {_shown(item['input'])}")
     return "; ".join(lines)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 def _allowed_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
@@ -388,8 +411,10 @@ def _read(model: type[C], path: Path) -> C:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}", source=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: not UTF-8: {error.reason}", source=str(path)) from None
     try:
-        values = yaml.safe_load(text)
+        values = parse_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{path}: not valid YAML: {error}", source=str(path)) from None
     return _parse(model, values, str(path))

@@ -32,6 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # FedAFD, CVPR 2026, arXiv 2603.04890 and its published code.
     "paper": {
+        "embedding_dim": 256,
         "image_encoder": {"architecture": "resnet", "pretrained": "microsoft/resnet-101", "image_size": 224},
         "text_encoder": {"architecture": "bert", "pretrained": "bert-base-uncased", "max_tokens": 64},
         "server": {
@@ -43,10 +44,12 @@ PRESETS: dict[str, dict[str, Any]] = {
             "schedule_rounds": 40,
             "loss_scale": 15.0,
             "clip_norm": 2.0,
+            "autocast": "auto",
         },
         "client": {
             "local_epochs": 5,
             "loss_scale": 15.0,
+            "separation_weight": 0.5,
             "image": {
                 "batch_size": 256,
                 "optimizer": "sgd",
@@ -56,6 +59,7 @@ PRESETS: dict[str, dict[str, Any]] = {
                 "schedule": "steps",
                 "fusion_learning_rate": 5e-3,
                 "fusion_weight_decay": 0.01,
+                "gate_init": 0.0,
             },
             "text": {
                 "batch_size": 256,
@@ -66,6 +70,7 @@ PRESETS: dict[str, dict[str, Any]] = {
                 "schedule": "steps",
                 "fusion_learning_rate": 5e-3,
                 "fusion_weight_decay": 0.01,
+                "gate_init": 0.0,
             },
             "pair": {
                 "batch_size": 128,
@@ -80,6 +85,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "mode": "adversarial",
             "weight": 0.5,
             "schedule": "separate",
+            "discriminator_learning_rate": 1e-4,
             "max_gradient_share": None,
             "centre": False,
         },
@@ -97,6 +103,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "temperature": 1.0,
             "weight": 0.4,
             "start_round": 1,
+            "passes": 1,
             "joint": False,
             "centre": False,
             "normalise_aggregate": False,

@@ -121,7 +121,11 @@ def build_encoder(config: EncoderConfig, modality: Modality, *, dim: int, vocabu
     """
     if config.architecture == "bigru":
         _check_modality(config, Modality.TEXT, modality)
-        backbone = _BiGru(vocabulary, **config.options)
+        options: dict[str, Any] = config.options
+        try:
+            backbone = _BiGru(vocabulary, **options)
+        except TypeError as error:
+            raise ConfigurationError(f"encoder bigru, options: {error}") from None
         return Encoder(backbone, backbone.channels, dim)
     if config.architecture in _TRANSFORMERS:
         _check_modality(config, _TRANSFORMERS[config.architecture][2], modality)

@@ -1,0 +1,354 @@
+"""Configuration: what is wrong is refused with the key's path and what is allowed; what is right survives its JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from fedafd.domain.config import (
+    AgentConfig,
+    FederationConfig,
+    parse_agent_config,
+    parse_federation_config,
+    read_agent_config,
+    read_federation_config,
+)
+from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.presets import PRESETS
+from fedafd.domain.strategies import strategy_names
+
+ENCODER = {"architecture": "resnet"}
+FEDERATION: dict[str, Any] = {"name": "trial", "image_encoder": ENCODER, "text_encoder": {"architecture": "bigru"}}
+AGENT: dict[str, Any] = {
+    "aggregator": "host:7443",
+    "kind": "image",
+    "data": {"adapter": "shapes", "partition": {}},
+    "image_encoder": ENCODER,
+    "text_encoder": ENCODER,
+}
+
+
+def blocks(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], type[BaseModel]]]:
+    """Every level of a configuration: its path, its model."""
+    yield path, model
+    for name, field in model.model_fields.items():
+        for annotation in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                yield from blocks(annotation, (*path, name))
+
+
+def spoiled(values: dict[str, Any], path: tuple[str, ...], key: str, value: object) -> dict[str, Any]:
+    """A copy with one key set at `path`."""
+    made: dict[str, Any] = json.loads(json.dumps(values))
+    place = made
+    for part in path:
+        place = place.setdefault(part, {})
+    place[key] = value
+    return made
+
+
+LEVELS = [
+    *(pytest.param(FEDERATION, parse_federation_config, path, model) for path, model in blocks(FederationConfig)),
+    *(pytest.param(AGENT, parse_agent_config, path, model) for path, model in blocks(AgentConfig)),
+]
+
+
+@pytest.mark.parametrize(("values", "parse", "path", "model"), LEVELS)
+def test_an_unknown_key_at_every_level_is_refused_with_what_is_allowed(
+    values: dict[str, Any], parse: Any, path: tuple[str, ...], model: type[BaseModel]
+) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        parse(spoiled(values, path, "leerning_rate", 1), "the.yaml")
+    allowed = ", ".join(sorted(model.model_fields))
+    place = ".".join((*path, "leerning_rate"))
+    assert f"the.yaml: {place}: unknown key; allowed here: {allowed}" in str(raised.value)
+
+
+@pytest.mark.parametrize(("values", "parse", "path", "model"), LEVELS)
+def test_a_wrong_type_of_every_key_is_refused_with_its_path(
+    values: dict[str, Any], parse: Any, path: tuple[str, ...], model: type[BaseModel]
+) -> None:
+    parse(values)
+    for key in model.model_fields:
+        with pytest.raises(ConfigurationError) as raised:
+            parse(spoiled(values, path, key, ["wrong", "type"]), "the.yaml")
+        place = ".".join((*path, key))
+        assert f"the.yaml: {place}" in str(raised.value) or f"; {place}" in str(raised.value)
+        assert "wrong" in str(raised.value) or "must be" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("name", "Trial 1", "name: String should match pattern"),
+        ("preset", "papers", "preset: Input should be 'default', 'small' or 'paper'; found 'papers'"),
+        ("strategy", "fedprox", "strategy: strategy 'fedprox' is not known; installed: .*fedafd"),
+        ("seed", -1, "seed: Input should be greater than or equal to 0; found -1"),
+        ("seed", 2**63, "seed: Input should be less than"),
+        ("embedding_dim", 7, "embedding_dim: Input should be greater than or equal to 8; found 7"),
+        ("embedding_dim", 3.5, "embedding_dim: Input should be a valid integer"),
+        ("server.learning_rate", 0, "server.learning_rate: Input should be greater than 0; found 0"),
+        ("server.learning_rate", "fast", "server.learning_rate: Input should be a valid number.*found 'fast'"),
+        ("server.learning_rate", float("nan"), "server.learning_rate: Input should be a finite number; found nan"),
+        ("server.optimizer", "lion", "server.optimizer: Input should be 'adamp', 'adamw', 'adam' or 'sgd'"),
+        ("server", 5, r"server: must be a block of keys \(augment, autocast, batch_size.*\); found 5"),
+        ("client.image.batch_size", 1, "client.image.batch_size: Input should be greater than or equal to 2; found 1"),
+        ("alignment.mode", "maximal", "alignment.mode: Input should be 'off', 'adversarial'"),
+        ("fusion.mode", None, "fusion.mode: Input should be 'off', 'vector', 'tokens'"),
+        ("distillation.temperature", 0.0, "distillation.temperature: Input should be greater than 0"),
+        ("quorum.min_clients", 0, "quorum.min_clients: Input should be greater than or equal to 1"),
+        ("wire_dtype", "float64", "wire_dtype: Input should be 'float16', 'float32' or 'int8'"),
+        ("round_deadline_seconds", 0, "round_deadline_seconds: Input should be greater than 0"),
+        ("image_encoder.options", {"x": float("inf")}, "image_encoder.options.x"),
+        ("averaging", "weights", "averaging: weights needs client.vocabulary: public"),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_path_and_what_is_allowed(path: str, value: object, message: str) -> None:
+    *above, key = path.split(".")
+    values = dict(FEDERATION)
+    place = values
+    for part in above:
+        place[part] = dict(place.get(part, {}))
+        place = place[part]
+    place[key] = value
+    with pytest.raises(ConfigurationError, match=f"federation.yaml: .*{message}"):
+        parse_federation_config(values, "federation.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"aggregator": "host"}, "aggregator: String should match pattern"),
+        ({"aggregator": "http://host:7443"}, "aggregator: String should match pattern"),
+        ({"kind": "video"}, "kind: Input should be 'image', 'text' or 'pair'; found 'video'"),
+        ({"data": {}}, "data.adapter: missing, but needed"),
+        ({"data": {"adapter": "shapes", "partition": {"num_clients": 3, "index": 3}}}, "data.partition: index is 3"),
+        ({"data": {"adapter": "shapes", "partition": {"alpha": 0}}}, "data.partition.alpha: Input should be greater"),
+        ({"device": "gpu"}, "device: String should match pattern"),
+        ({"threads": 0}, "threads: Input should be greater than or equal to 1"),
+        ({"metrics_port": 70000}, "metrics_port: Input should be less than or equal to 65535"),
+        ({"share": {"private_data": True}}, "share.private_data: unknown key; allowed here: metrics"),
+    ],
+)
+def test_a_bad_agent_yaml_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"agent.yaml: {message}"):
+        parse_agent_config(AGENT | changes, "agent.yaml")
+
+
+@pytest.mark.parametrize("address", ["host:7443", "10.0.0.1:1", "[::1]:7443", "a.b-c.example.org:65535", "dns:///h:1"])
+def test_good_addresses_pass(address: str) -> None:
+    assert parse_agent_config(AGENT | {"aggregator": address}).aggregator == address
+
+
+def test_several_faults_are_told_at_once() -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        parse_federation_config({"seed": -1, "rounds": 3, "server": {"passes": 0}}, "f.yaml")
+    for part in ("name: missing, but needed", "seed:", "rounds: unknown key", "server.passes:"):
+        assert part in str(raised.value)
+
+
+def test_a_long_wrong_value_is_not_repeated_whole() -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        parse_federation_config(FEDERATION | {"seed": "x" * 10_000})
+    assert len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"f.yaml: expected keys and values, found NoneType"),
+        (b"- a\n- b\n", r"f.yaml: expected keys and values, found list"),
+        (b"name: [", r"(?s)f.yaml: not valid YAML: .*line 1"),
+        (b"name: trial\nseed: 1\nseed: 2\n", r"(?s)f.yaml: not valid YAML: key 'seed' occurs twice.*line 3"),
+        (b"name: caf\xe9\n", r"f.yaml: not UTF-8"),
+        (b"name: trial\n1: 2\n", r"f.yaml: 1: "),
+        (
+            b"name: !!python/object/apply:os.system ['true']\n",
+            r"f.yaml: not valid YAML: could not determine a constructor",
+        ),
+        (b"[" * 5000, r"f.yaml: not valid YAML"),
+        (b"name: trial\n--- \nname: second\n", r"f.yaml: not valid YAML: expected a single document"),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_name(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=message):
+        read_federation_config(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"nowhere.yaml: cannot be read: No such file"):
+        read_agent_config(tmp_path / "nowhere.yaml")
+
+
+def test_words_and_numbers_in_yaml_are_what_they_look_like(tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_text(
+        "name: on\nserver: {learning_rate: 1e-5, autocast: off, augment: false}\nalignment: {mode: off}\n"
+        "image_encoder: {architecture: resnet, options: {a: 1e-3, b: 2020-01-01, c: yes, d: 0.5, e: 7, f: -.5e+2}}\n"
+    )
+    config = read_federation_config(path)
+    assert (config.name, config.server.learning_rate, config.server.autocast) == ("on", 1e-5, "off")
+    assert not config.server.augment
+    assert config.alignment.mode == "off"
+    assert config.image_encoder.options == {"a": 1e-3, "b": "2020-01-01", "c": "yes", "d": 0.5, "e": 7, "f": -50.0}
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize("strategy", strategy_names())
+def test_every_preset_and_strategy_parses_and_the_file_wins(preset: str, strategy: str) -> None:
+    values = {"name": "trial", "preset": preset, "strategy": strategy}
+    config = parse_federation_config(values)
+    assert parse_federation_config(json.loads(config.canonical_json())) == config
+    own = parse_federation_config(values | {"client": {"local_epochs": 77}})
+    assert own.client.local_epochs == 77
+    assert own.client.image == config.client.image
+
+
+PAPER = {
+    # algorithm's table "Paper defaults": D, batch; rounds, local epochs
+    "embedding_dim": 256,
+    "client.image.batch_size": 256,
+    "client.text.batch_size": 256,
+    "client.pair.batch_size": 128,
+    "server.batch_size": 128,
+    "server.schedule_rounds": 40,
+    "client.local_epochs": 5,
+    # server: ResNet-101 + BERT-base, AdamP lr 1e-5, cosine over 40 rounds, half precision, clip 2
+    "image_encoder.architecture": "resnet",
+    "image_encoder.pretrained": "microsoft/resnet-101",
+    "text_encoder.architecture": "bert",
+    "text_encoder.pretrained": "bert-base-uncased",
+    "server.optimizer": "adamp",
+    "server.learning_rate": 1e-5,
+    "server.schedule": "cosine",
+    "server.autocast": "auto",
+    "server.clip_norm": 2.0,
+    # one pass over the public set for training and one for distillation
+    "server.passes": 1,
+    "distillation.passes": 1,
+    "distillation.joint": False,
+    "distillation.start_round": 1,
+    # image client: SGD lr 0.05 momentum 0.9 wd 5e-5, x0.1 at 50 % and 80 % of the rounds
+    "client.image.optimizer": "sgd",
+    "client.image.learning_rate": 0.05,
+    "client.image.momentum": 0.9,
+    "client.image.weight_decay": 5e-5,
+    "client.image.schedule": "steps",
+    # text client: SGD lr 0.02, same schedule
+    "client.text.optimizer": "sgd",
+    "client.text.learning_rate": 0.02,
+    "client.text.schedule": "steps",
+    # pair client: AdamP lr 1e-5
+    "client.pair.optimizer": "adamp",
+    "client.pair.learning_rate": 1e-5,
+    # discriminators: Adam lr 1e-4; lambda 0.5; discriminators then encoder over a whole public pass, unbalanced
+    "alignment.mode": "adversarial",
+    "alignment.discriminator_learning_rate": 1e-4,
+    "alignment.weight": 0.5,
+    "alignment.schedule": "separate",
+    "alignment.max_gradient_share": None,
+    "alignment.centre": False,
+    # fusion: Adam lr 5e-3 wd 0.01 (image, text); lr 1e-4 wd 0.1 (pair); AFF with bottleneck ratio 4 and norms
+    "client.image.fusion_learning_rate": 5e-3,
+    "client.image.fusion_weight_decay": 0.01,
+    "client.text.fusion_learning_rate": 5e-3,
+    "client.text.fusion_weight_decay": 0.01,
+    "client.pair.fusion_learning_rate": 1e-4,
+    "client.pair.fusion_weight_decay": 0.1,
+    "fusion.reduction": 4,
+    "fusion.mode": "tokens",
+    "fusion.inner_norm": True,
+    "fusion.zero_init": False,
+    "fusion.normalise_output": False,
+    "fusion.calibrate_gate": False,
+    "fusion.auxiliary_weight": 0.0,
+    "client.image.gate_init": 0.0,
+    "client.text.gate_init": 0.0,
+    "client.pair.gate_init": 0.0,
+    # losses: a and b start at 15; 0.5 * class separation; tau 1, beta 0.4
+    "server.loss_scale": 15.0,
+    "client.loss_scale": 15.0,
+    "client.separation_weight": 0.5,
+    "distillation.ensemble": "similarity",
+    "distillation.temperature": 1.0,
+    "distillation.weight": 0.4,
+    "distillation.centre": False,
+    "distillation.normalise_aggregate": False,
+}
+
+
+@pytest.mark.parametrize("path", PAPER)
+def test_the_paper_preset_keeps_the_paper_to_the_letter(path: str) -> None:
+    found = parse_federation_config({"name": "trial", "preset": "paper"}).model_dump(mode="json")
+    written: Any = PRESETS["paper"]
+    for part in path.split("."):
+        found, written = found[part], written[part]
+    assert found == PAPER[path]
+    assert written == PAPER[path], "the preset says it itself, whatever the defaults become"
+
+
+# -- round trip ------------------------------------------------------------------------------------------------------
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+positive = st.floats(1e-300, 1e300)
+federations = st.fixed_dictionaries(
+    {"name": st.from_regex(r"\A[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")},
+    optional={
+        "preset": st.sampled_from(sorted(PRESETS)),
+        "strategy": st.sampled_from(["fedafd", "creamfl", "fedmd", "local", "probe"]),
+        "seed": st.integers(0, 2**63 - 1),
+        "embedding_dim": st.integers(8, 4096),
+        "image_encoder": st.fixed_dictionaries(
+            {"architecture": st.text()},
+            optional={
+                "options": st.dictionaries(st.text(), json_values, max_size=3),
+                "image_size": st.integers(8, 1024),
+            },
+        ),
+        "server": st.fixed_dictionaries(
+            {}, optional={"learning_rate": positive, "passes": st.integers(1, 100), "augment": st.booleans()}
+        ),
+        "alignment": st.fixed_dictionaries({}, optional={"max_gradient_share": st.none() | positive}),
+        "round_deadline_seconds": st.none() | positive,
+        "wire_dtype": st.sampled_from(["float16", "float32", "int8"]),
+    },
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(values=federations)
+def test_canonical_json_round_trips_and_is_canonical(values: dict[str, Any]) -> None:
+    config = parse_federation_config(values)
+    text = config.canonical_json()
+    back = parse_federation_config(json.loads(text))
+    assert back == config
+    assert back.canonical_json() == text
+    assert parse_federation_config(dict(reversed(values.items()))).canonical_json() == text
+    assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
+
+
+@settings(deadline=None, max_examples=100)
+@given(values=st.dictionaries(st.sampled_from([*FederationConfig.model_fields, "x"]), json_values, max_size=5))
+def test_whatever_comes_it_parses_or_is_refused_and_nothing_else(values: dict[str, Any]) -> None:
+    for parse in (parse_federation_config, parse_agent_config):
+        try:
+            parse(values)
+        except ConfigurationError:
+            continue
