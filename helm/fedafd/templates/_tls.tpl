@@ -1,0 +1,76 @@
+{{/* TLS between the aggregator and those who call it. Callers get what they trust and, with mutual TLS, what they show. */}}
+{{- define "fedafd.tlsServerName" -}}
+{{- default (printf "%s-aggregator" (include "fedafd.fullname" .)) .Values.aggregator.tls.serverName -}}
+{{- end -}}
+
+{{/* "yes" where a caller needs files. */}}
+{{- define "fedafd.callerHasFiles" -}}
+{{- with .Values.aggregator.tls -}}
+{{- if and .existingSecret (or .caKey .clientSecret) -}}yes{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "fedafd.callerMount" -}}
+{{- if include "fedafd.callerHasFiles" . -}}
+- {name: caller-tls, mountPath: /etc/fedafd/caller-tls, readOnly: true}
+{{- end -}}
+{{- end -}}
+
+{{- define "fedafd.callerVolume" -}}
+{{- if include "fedafd.callerHasFiles" . -}}
+- name: caller-tls
+  projected:
+    defaultMode: 0440
+    sources:
+      {{- with .Values.aggregator.tls }}
+      {{- if .caKey }}
+      - secret: {name: {{ .existingSecret | quote }}, items: [{key: {{ .caKey }}, path: ca.crt}]}
+      {{- end }}
+      {{- if .clientSecret }}
+      - secret: {name: {{ .clientSecret | quote }}, items: [{key: tls.crt, path: tls.crt}, {key: tls.key, path: tls.key}]}
+      {{- end }}
+      {{- end }}
+{{- end -}}
+{{- end -}}
+
+{{/* A caller's settings for the ConfigMap. Takes (dict "root" $ "prefix" PREFIX). */}}
+{{- define "fedafd.callerSettings" -}}
+{{- with .root.Values.aggregator.tls -}}
+{{- if .existingSecret -}}
+{{ $.prefix }}_TLS__SERVER_NAME: {{ include "fedafd.tlsServerName" $.root | quote }}
+{{- if .caKey }}
+{{ $.prefix }}_TLS__AUTHORITIES: /etc/fedafd/caller-tls/ca.crt
+{{- end }}
+{{- if .clientSecret }}
+{{ $.prefix }}_TLS__CERTIFICATE: /etc/fedafd/caller-tls/tls.crt
+{{ $.prefix }}_TLS__KEY: /etc/fedafd/caller-tls/tls.key
+{{- end }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A command that asks the aggregator for its health. Takes (dict "root" $ "host" HOST:PORT "service" NAME "timeout" SECONDS). */}}
+{{- define "fedafd.askAggregator" -}}
+{{- $tls := .root.Values.aggregator.tls -}}
+- fedafd
+- health
+- --timeout
+- {{ .timeout | quote }}
+{{- if $tls.existingSecret }}
+{{- if $tls.caKey }}
+- --authorities
+- /etc/fedafd/caller-tls/ca.crt
+{{- end }}
+{{- if $tls.clientSecret }}
+- --certificate
+- /etc/fedafd/caller-tls/tls.crt
+- --key
+- /etc/fedafd/caller-tls/tls.key
+{{- end }}
+- --server-name
+- {{ include "fedafd.tlsServerName" .root }}
+- grpcs://{{ .host }}/{{ .service }}
+{{- else }}
+- grpc://{{ .host }}/{{ .service }}
+{{- end }}
+{{- end -}}
