@@ -9,7 +9,7 @@ TEST_WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup tools test check format proto diagrams reference demo clean
+.PHONY: help setup tools test check format proto diagrams reference charts test-helm demo clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -38,6 +38,7 @@ check: setup ## Formatting, lint, types, layers, protos, diagrams
 	$(BIN)/python tools/generate_protos.py --check
 	$(BIN)/python -m fedafd.domain.diagram --check docs/architecture.md
 	$(BIN)/python tools/write_reference.py --check
+	$(BIN)/python tools/write_chart_readme.py --check
 	@if [ -x .tools/bin/buf ]; then .tools/bin/buf lint; else echo "buf is not built (make tools TOOLS=buf): protos are not linted"; fi
 
 format: setup ## Format the code and sort imports
@@ -52,6 +53,14 @@ diagrams: setup ## Write the state diagrams into docs/architecture.md
 
 reference: setup ## Write docs/errors.md and docs/configuration.md from the code
 	$(BIN)/python tools/write_reference.py
+
+charts: setup ## Write the tables of values into the charts' READMEs
+	$(BIN)/python tools/write_chart_readme.py
+
+test-helm: setup ## Install the charts in the cluster of KUBECONFIG, run rounds, break, upgrade, remove (docs/deploy-kubernetes.md)
+	@test -n "$$KUBECONFIG" || { echo "Set KUBECONFIG to a cluster in which a namespace may be made and removed"; exit 1; }
+	@command -v helm >/dev/null || tools/install_go_tools.sh helm
+	FEDAFD_TEST_CLUSTER=1 $(BIN)/python -m pytest -n 0 -x -s tests/helm/cluster
 
 demo: setup ## Run a federation of three sites on this machine
 	$(BIN)/fedafd demo
