@@ -87,7 +87,7 @@ async def test_rounds_are_queued_by_number_and_can_be_cancelled(api: httpx.Async
     assert [r["number"] for r in queued.json()["items"]] == [1, 2]
     cancelled = await api.post("/federations/trial/rounds/1/cancel")
     assert cancelled.json()["state"] == "cancelled"
-    problem(await api.post("/federations/trial/rounds/1/cancel"), 409, "conflict")
+    problem(await api.post("/federations/trial/rounds/1/cancel"), 409, "round-closed")
     kinds = [e["kind"] for e in (await api.get("/federations/trial/events")).json()["items"]]
     assert kinds == ["federation.created", "public_set.changed", "rounds.queued", "round.state_changed"]
 
@@ -105,7 +105,7 @@ async def test_a_damaged_shard_is_refused(api: httpx.AsyncClient) -> None:
     await api.post("/federations", json=FEDERATION)
     sha256 = hashlib.sha256(b"right").hexdigest()
     answer = await api.put(f"/federations/trial/public-set/shards/{sha256}", content=b"wrong")
-    assert "send it again" in problem(answer, 502, "artifact-corrupt")
+    assert "send it again" in problem(answer, 422, "invalid-upload")
 
 
 async def test_a_client_is_invited_with_a_token_and_revoked_once(api: httpx.AsyncClient) -> None:

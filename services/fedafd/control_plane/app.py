@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
+from typing import Any
 
+import redis.asyncio
 import uvicorn
 from fastapi import FastAPI, Response
-from fastapi.responses import JSONResponse
 
-from fedafd.control_plane import federations, models, rounds
-from fedafd.control_plane.context import Context
+from fedafd.control_plane import probes
+from fedafd.control_plane.api_keys import endpoints as api_keys
+from fedafd.control_plane.clients import endpoints as clients
+from fedafd.control_plane.context import Context, Wakeups
+from fedafd.control_plane.events import endpoints as events
+from fedafd.control_plane.federations import endpoints as federations
+from fedafd.control_plane.limits import BodyLimit
+from fedafd.control_plane.models import endpoints as models
+from fedafd.control_plane.models import personalized_endpoints as personalized_models
+from fedafd.control_plane.openapi import describe, operation_id
 from fedafd.control_plane.problems import add_problem_handlers
+from fedafd.control_plane.public_sets import endpoints as public_sets
+from fedafd.control_plane.rounds import endpoints as rounds
 from fedafd.control_plane.settings import ControlPlaneSettings, load_settings
 from fedafd.domain.errors import ConfigurationError, FedafdError
-from fedafd.messaging.wakeups import WakeupPublisher
+from fedafd.messaging.wakeups import WakeupPublisher, listen_for_wakeups
 from fedafd.persistence.api_key_repository import ensure_admin_key
 from fedafd.persistence.database import Database
+from fedafd.persistence.idempotency_repository import forget_old_answers
 from fedafd.persistence.migrate import check_schema
 from fedafd.storage import open_store
 from fedafd.telemetry.logging import configure, get_logger
@@ -27,69 +39,96 @@ from fedafd.telemetry.metrics import Metrics
 
 __all__ = ["create_app", "main"]
 
+_RESOURCES = (federations, public_sets, clients, rounds, models, personalized_models, events, api_keys, probes)
+_FORGET_SECONDS = 600.0
+_GRACE_SECONDS = 5
 _log = get_logger(__name__)
 
 
 def create_app(settings: ControlPlaneSettings) -> FastAPI:
-    """The application; it connects when it starts."""
-    database = Database(settings.database_url.get_secret_value())
-    context = Context(
-        database=database,
-        store=open_store(settings.store),
-        changed=_publisher(settings),
-        invitation_lifetime=timedelta(hours=settings.invitation_hours),
-    )
+    """The application; it connects when it starts, and refuses to on a database that is not migrated."""
+    redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+    context = _context(settings, redis_url)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await check_schema(database)
-        key = settings.first_admin_key()
-        if key:
-            async with database.transaction() as session:
-                await ensure_admin_key(session, key)
-        yield
-        await database.close()
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(context.database.close)
+            await check_schema(context.database)
+            if key := settings.first_admin_key():
+                async with context.database.transaction() as session:
+                    await ensure_admin_key(session, key)
+            work = [_forget_answers(context)]
+            if redis_url and context.redis:
+                stack.push_async_callback(context.redis.aclose)
+                work.append(listen_for_wakeups(redis_url, context.wakeups.heard))
+            for each in work:
+                stack.push_async_callback(_cancelled, asyncio.create_task(each))
+            yield
 
-    app = FastAPI(title="FedAFD control plane", version="1", lifespan=lifespan)
+    app = FastAPI(
+        title="FedAFD control plane", version="1", lifespan=lifespan, generate_unique_id_function=operation_id
+    )
     app.state.context = context
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]
+    app.add_middleware(BodyLimit, shard_bytes=settings.max_shard_bytes)
     add_problem_handlers(app)
-    for part in (federations, rounds, models):
-        app.include_router(part.router)
-    _add_probes(app, context, Metrics("control_plane"))
+    for resource in _RESOURCES:
+        app.include_router(resource.router)
+    _add_metrics(app, Metrics("control_plane"))
     return app
 
 
-def _publisher(settings: ControlPlaneSettings) -> Callable[[str], None]:
-    if settings.redis_url is None:
-        return lambda _: None
-    return WakeupPublisher(settings.redis_url.get_secret_value()).publish
+def _context(settings: ControlPlaneSettings, redis_url: str | None) -> Context:
+    database = Database(settings.database_url.get_secret_value())
+    publish = WakeupPublisher(redis_url).publish if redis_url else lambda _: None
+    client = redis.asyncio.Redis.from_url(redis_url, socket_connect_timeout=2, socket_timeout=2) if redis_url else None
+    return Context(
+        database=database,
+        store=open_store(settings.store),
+        redis=client,
+        wakeups=Wakeups(publish),
+        invitation_lifetime=timedelta(hours=settings.invitation_hours),
+        idempotency_lifetime=timedelta(hours=settings.idempotency_hours),
+        ticket_lifetime=timedelta(minutes=settings.ticket_minutes),
+        stream_poll_seconds=settings.stream_poll_seconds,
+        stream_heartbeat_seconds=settings.stream_heartbeat_seconds,
+    )
 
 
-def _add_probes(app: FastAPI, context: Context, metrics: Metrics) -> None:
-    @app.get("/healthz", tags=["probes"])
-    async def healthz() -> dict[str, str]:
-        """The process runs."""
-        return {"status": "ok"}
-
-    @app.get("/readyz", tags=["probes"])
-    async def readyz() -> JSONResponse:
-        """Database and object store answer."""
-        checks = {"database": "ok", "store": "ok"}
+async def _forget_answers(context: Context) -> None:
+    while True:
         try:
-            await asyncio.wait_for(context.database.ping(), 5)
-        except Exception as error:
-            checks["database"] = f"{type(error).__name__}: {error}"
-        try:
-            await asyncio.wait_for(asyncio.to_thread(context.store.ping), 5)
-        except Exception as error:
-            checks["store"] = f"{type(error).__name__}: {error}"
-        ready = all(value == "ok" for value in checks.values())
-        return JSONResponse(checks, 200 if ready else 503)
+            async with context.database.transaction() as session:
+                await forget_old_answers(session, context.idempotency_lifetime)
+        except FedafdError as error:
+            _log.warning("idempotency.not_forgotten", reason=str(error))
+        await asyncio.sleep(_FORGET_SECONDS)
 
-    @app.get("/metrics", tags=["probes"], response_class=Response)
-    async def exposition() -> Response:
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def _add_metrics(app: FastAPI, metrics: Metrics) -> None:
+    text: dict[int | str, dict[str, Any]] = {
+        200: {"description": "Prometheus's text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    }
+
+    @app.get("/metrics", tags=["probes"], response_class=Response, responses=text)
+    async def metrics_exposition() -> Response:
         """Prometheus metrics."""
         return Response(metrics.exposition(), media_type=metrics.content_type)
+
+
+async def _check_database(settings: ControlPlaneSettings) -> None:
+    database = Database(settings.database_url.get_secret_value())
+    try:
+        await check_schema(database)
+    finally:
+        await database.close()
 
 
 def main() -> int:
@@ -98,6 +137,8 @@ def main() -> int:
         settings = load_settings()
         configure("control-plane", level=settings.log_level)
         app = create_app(settings)
+        settings.first_admin_key()
+        asyncio.run(_check_database(settings))
     except ConfigurationError as error:
         sys.stderr.write(f"control-plane: {error}\n")
         return 2
@@ -105,7 +146,14 @@ def main() -> int:
         sys.stderr.write(f"control-plane: {error}\n")
         return 1
     _log.info("control_plane.starting", host=settings.host, port=settings.port)
-    uvicorn.run(app, host=settings.host, port=settings.port, log_config=None, access_log=False)
+    uvicorn.run(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
     return 0
 
 

@@ -1,51 +1,60 @@
-"""What the endpoints share, and who calls them."""
+"""What the endpoints share."""
 
 from __future__ import annotations
 
+import asyncio
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
-from fastapi import Depends, Query, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+import redis.asyncio
+from fastapi import Depends, Request
 
-from fedafd.domain.errors import ForbiddenError, UnauthenticatedError
-from fedafd.persistence.api_key_repository import key_by_secret
-from fedafd.persistence.client_repository import client_by_credential
 from fedafd.persistence.database import Database
-from fedafd.persistence.models import ClientRow
 from fedafd.storage import ObjectStore
 
-__all__ = ["Caller", "Context", "ContextDep", "Limit", "admin", "any_caller", "operator", "viewer"]
-
-_RANK = {"viewer": 0, "operator": 1, "admin": 2}
-_bearer = HTTPBearer(
-    auto_error=False, description="An API key, or for its own personalized models a client's credential."
-)
+__all__ = ["Context", "ContextDep", "Wakeups"]
 
 
-@dataclass(frozen=True)
+class Wakeups:
+    """Lets streams wait until rows of a federation may have changed; `publish` tells other processes."""
+
+    def __init__(self, publish: Callable[[str], None] = lambda _: None) -> None:
+        self._publish = publish
+        self._events: dict[str | None, asyncio.Event] = defaultdict(asyncio.Event)
+
+    def changed(self, federation: str) -> None:
+        """Rows of the federation changed in a committed transaction of this process."""
+        self.heard(federation)
+        self._publish(federation)
+
+    def heard(self, federation: str) -> None:
+        """Somebody's rows changed: wake who waits for that federation, and who waits for any."""
+        for name in (federation, None):
+            waiting = self._events.pop(name, None)
+            if waiting is not None:
+                waiting.set()
+
+    def next_change(self, federation: str | None) -> asyncio.Event:
+        """Set at the next change of the federation (None: of any). Take it before looking, so that none is missed."""
+        return self._events[federation]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Context:
-    """Database, store, and how to tell others of a change."""
+    """Database, store, wake-ups, and how long things live."""
 
     database: Database
     store: ObjectStore
-    changed: Callable[[str], None]
-    invitation_lifetime: timedelta
-
-
-class Caller(NamedTuple):
-    """Who calls: an API key's name and role, or a client."""
-
-    name: str
-    role: str | None
-    client: ClientRow | None = None
-
-    @property
-    def actor(self) -> str:
-        """The caller in the audit log."""
-        return f"client:{self.name}" if self.client is not None else f"api-key:{self.name}"
+    redis: redis.asyncio.Redis | None = None
+    wakeups: Wakeups = field(default_factory=Wakeups)
+    invitation_lifetime: timedelta = timedelta(days=7)
+    idempotency_lifetime: timedelta = timedelta(hours=24)
+    ticket_lifetime: timedelta = timedelta(minutes=15)
+    stream_poll_seconds: float = 1.0
+    stream_heartbeat_seconds: float = 15.0
 
 
 def _context(request: Request) -> Context:
@@ -54,34 +63,3 @@ def _context(request: Request) -> Context:
 
 
 ContextDep = Annotated[Context, Depends(_context)]
-Limit = Annotated[int, Query(ge=1, le=200, description="At most so many items.")]
-
-
-async def any_caller(
-    context: ContextDep, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> Caller:
-    """The caller, whoever it is. Raises UnauthenticatedError."""
-    if given is None:
-        raise UnauthenticatedError("no API key; send the header `Authorization: Bearer <key>`")
-    async with context.database.transaction() as session:
-        row = await key_by_secret(session, given.credentials)
-        if row is not None:
-            return Caller(row.name, row.role)
-        client = await client_by_credential(session, given.credentials)
-        return Caller(client.name, None, client)
-
-
-def _at_least(role: str) -> Callable[[Caller], Caller]:
-    def check(caller: Annotated[Caller, Depends(any_caller)]) -> Caller:
-        if caller.role is None or _RANK[caller.role] < _RANK[role]:
-            raise ForbiddenError(
-                f"this needs an API key of role {role} or higher; yours is {caller.role or 'a client'}"
-            )
-        return caller
-
-    return check
-
-
-viewer = Annotated[Caller, Depends(_at_least("viewer"))]
-operator = Annotated[Caller, Depends(_at_least("operator"))]
-admin = Annotated[Caller, Depends(_at_least("admin"))]

@@ -7,14 +7,64 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from fedafd.domain.errors import ERROR_STATUS, FedafdError
 from fedafd.telemetry.logging import get_logger
 
-__all__ = ["add_problem_handlers"]
+__all__ = ["PROBLEM_MEDIA_TYPE", "Problem", "RefusedField", "add_problem_handlers", "problem_responses"]
 
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+_CODES = {
+    400: "invalid-request",
+    404: "not-found",
+    405: "method-not-allowed",
+    413: "request-too-large",
+}
+"""Of errors that the framework finds before any code of ours."""
+_TITLES = {
+    400: "The request cannot be read",
+    401: "No key, or one that is not known, expired or revoked",
+    403: "The key's role does not allow it",
+    404: "The named thing does not exist",
+    409: "The request does not fit the present state",
+    413: "The body is larger than allowed",
+    416: "The range lies outside the file",
+    422: "A field is missing, malformed or out of range",
+    500: "Internal error; the server's log has the details",
+    502: "The object store failed, or holds damaged bytes",
+    503: "Database or object store cannot be reached",
+    507: "The object store is full",
+}
 _log = get_logger(__name__)
+
+
+class RefusedField(BaseModel):
+    """A part of the request that was refused."""
+
+    location: str = Field(description="Dotted path, such as `body.count` or `query.limit`.")
+    message: str
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 says."""
+
+    type: str = Field(description="`urn:fedafd:error:<code>`; docs/errors.md lists the codes.")
+    title: str
+    status: int
+    detail: str = Field(description="What was wrong, where, and what to do.")
+    retryable: bool = Field(description="Whether the same request may succeed later.")
+    errors: list[RefusedField] | None = Field(None, description="Of a malformed request: each part that was refused.")
+
+
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """These statuses for OpenAPI; every operation also has those that any of them may answer with."""
+    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {
+        status: {"description": _TITLES[status], "content": {PROBLEM_MEDIA_TYPE: schema}}
+        for status in sorted({*statuses, 500, 503})
+    }
 
 
 def add_problem_handlers(app: FastAPI) -> None:
@@ -23,16 +73,27 @@ def add_problem_handlers(app: FastAPI) -> None:
     @app.exception_handler(FedafdError)
     async def known(_: Request, error: FedafdError) -> JSONResponse:
         status = next(ERROR_STATUS[kind] for kind in type(error).__mro__ if kind in ERROR_STATUS)
-        return _problem(status.http, error.code, str(error))
+        headers = {"WWW-Authenticate": "Bearer"} if status.http == 401 else {}
+        if error.retryable:
+            headers["Retry-After"] = "1"
+        return _problem(status.http, error.code, str(error), headers, retryable=error.retryable)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        found = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
-        return _problem(422, "invalid-request", "; ".join(found))
+        found = [
+            RefusedField(location=".".join(str(part) for part in item["loc"]), message=item["msg"])
+            for item in error.errors()
+        ]
+        detail = "; ".join(f"{item.location}: {item.message}" for item in found)
+        return _problem(422, "invalid-request", detail, errors=found)
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> JSONResponse:
-        return _problem(error.status_code, f"http-{error.status_code}", str(error.detail), dict(error.headers or {}))
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        code = _CODES.get(error.status_code, "invalid-request" if error.status_code < 500 else "internal")
+        detail = str(error.detail)
+        if error.status_code in (404, 405):
+            detail = f"{request.method} {request.url.path}: {detail}; /docs lists what there is"
+        return _problem(error.status_code, code, detail, dict(error.headers or {}))
 
     @app.exception_handler(Exception)
     async def surprise(request: Request, error: Exception) -> JSONResponse:
@@ -40,6 +101,22 @@ def add_problem_handlers(app: FastAPI) -> None:
         return _problem(500, "internal", "internal error; the control plane's log has the details")
 
 
-def _problem(status: int, code: str, detail: str, headers: dict[str, Any] | None = None) -> JSONResponse:
-    body = {"type": f"urn:fedafd:error:{code}", "title": code.replace("-", " "), "status": status, "detail": detail}
-    return JSONResponse(body, status, headers=headers, media_type="application/problem+json")
+def _problem(
+    status: int,
+    code: str,
+    detail: str,
+    headers: dict[str, str] | None = None,
+    *,
+    retryable: bool = False,
+    errors: list[RefusedField] | None = None,
+) -> JSONResponse:
+    problem = Problem(
+        type=f"urn:fedafd:error:{code}",
+        title=code.replace("-", " "),
+        status=status,
+        detail=detail,
+        retryable=retryable,
+        errors=errors,
+    )
+    body = problem.model_dump(mode="json", exclude_none=True)
+    return JSONResponse(body, status, headers=headers, media_type=PROBLEM_MEDIA_TYPE)

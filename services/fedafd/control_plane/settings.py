@@ -31,6 +31,11 @@ class ControlPlaneSettings(ProcessSettings):
     admin_key: SecretStr | None = Field(None, description="The first admin's API key.")
     admin_key_file: Path | None = Field(None, description="A file that holds it.")
     invitation_hours: float = Field(168.0, gt=0, description="How long an enrolment token lives.")
+    idempotency_hours: float = Field(24.0, gt=0, description="How long the answer to an Idempotency-Key is remembered.")
+    ticket_minutes: float = Field(15.0, gt=0, le=10080, description="How long a download ticket is good.")
+    max_shard_bytes: int = Field(4 << 30, gt=0, description="Longest shard of a public set that is taken.")
+    stream_poll_seconds: float = Field(1.0, gt=0, description="How often an event stream looks without a wake-up.")
+    stream_heartbeat_seconds: float = Field(15.0, gt=0, description="A comment after so long without an event.")
     log_level: str = "INFO"
 
     def first_admin_key(self) -> str | None:
@@ -40,9 +45,12 @@ class ControlPlaneSettings(ProcessSettings):
         if self.admin_key_file is None:
             return None
         try:
-            return self.admin_key_file.read_text(encoding="utf-8").strip()
+            key = self.admin_key_file.read_text(encoding="utf-8").strip()
         except OSError as error:
             raise ConfigurationError(f"{_PREFIX}ADMIN_KEY_FILE {self.admin_key_file}: {error.strerror}") from error
+        if not key:
+            raise ConfigurationError(f"{_PREFIX}ADMIN_KEY_FILE {self.admin_key_file}: is empty; put the key in it")
+        return key
 
 
 def load_settings() -> ControlPlaneSettings:

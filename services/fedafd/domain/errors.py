@@ -22,9 +22,11 @@ __all__ = [
     "IdempotencyConflictError",
     "IllegalTransitionError",
     "InvalidRequestError",
+    "MethodNotAllowedError",
     "NotFoundError",
     "PublicSetMismatchError",
     "RepresentationError",
+    "RequestTooLargeError",
     "RoundClosedError",
     "SchemaError",
     "StageLostError",
@@ -32,6 +34,7 @@ __all__ = [
     "StorageError",
     "StorageFullError",
     "StorageUnavailableError",
+    "TicketsUnavailableError",
     "UnauthenticatedError",
     "UploadError",
 ]
@@ -63,6 +66,18 @@ class InvalidRequestError(FedafdError):
     """A request's field is missing, malformed or out of range."""
 
     code = "invalid-request"
+
+
+class MethodNotAllowedError(FedafdError):
+    """The path exists, but not with this method."""
+
+    code = "method-not-allowed"
+
+
+class RequestTooLargeError(FedafdError):
+    """The body is longer than this path takes."""
+
+    code = "request-too-large"
 
 
 class ConfigurationError(FedafdError):
@@ -112,6 +127,12 @@ class IdempotencyConflictError(ConflictError):
     """An Idempotency-Key was used before with another request."""
 
     code = "idempotency-conflict"
+
+
+class TicketsUnavailableError(ConflictError):
+    """The object store gives no download tickets; fetch the archive instead."""
+
+    code = "tickets-unavailable"
 
 
 class AlreadyEnrolledError(ConflictError):
@@ -207,6 +228,8 @@ class StorageUnavailableError(StorageError):
 ERROR_STATUS: dict[type[FedafdError], Status] = {
     FedafdError: Status(500, "INTERNAL"),
     InvalidRequestError: Status(422, "INVALID_ARGUMENT"),
+    MethodNotAllowedError: Status(405, "UNIMPLEMENTED"),
+    RequestTooLargeError: Status(413, "RESOURCE_EXHAUSTED"),
     ConfigurationError: Status(422, "INVALID_ARGUMENT"),
     DataError: Status(422, "INVALID_ARGUMENT"),
     UnauthenticatedError: Status(401, "UNAUTHENTICATED"),
@@ -215,6 +238,7 @@ ERROR_STATUS: dict[type[FedafdError], Status] = {
     ConflictError: Status(409, "FAILED_PRECONDITION"),
     ConcurrentChangeError: Status(409, "ABORTED"),
     IdempotencyConflictError: Status(409, "FAILED_PRECONDITION"),
+    TicketsUnavailableError: Status(409, "FAILED_PRECONDITION"),
     AlreadyEnrolledError: Status(409, "ALREADY_EXISTS"),
     IllegalTransitionError: Status(409, "FAILED_PRECONDITION"),
     RoundClosedError: Status(409, "FAILED_PRECONDITION"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["ClientKind", "Modality", "StageKind", "UploadPurpose"]
+__all__ = ["ClientKind", "Modality", "Role", "StageKind", "UploadPurpose"]
 
 
 class Modality(StrEnum):
@@ -32,6 +32,14 @@ class ClientKind(StrEnum):
         if self is ClientKind.PAIR:
             return (Modality.IMAGE, Modality.TEXT)
         return (Modality(self.value),)
+
+
+class Role(StrEnum):
+    """What an API key may do: look, run federations, or everything (keys, personalized models)."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    ADMIN = "admin"
 
 
 class StageKind(StrEnum):

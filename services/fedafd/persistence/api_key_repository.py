@@ -1,29 +1,99 @@
-"""Keys of the REST API, and remembered answers of repeated requests."""
+"""Keys of the REST API."""
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from fedafd.domain.secrets import hash_secret
-from fedafd.persistence.models import ApiKeyRow
+from fedafd.domain.errors import ConflictError, NotFoundError
+from fedafd.domain.kinds import Role
+from fedafd.domain.secrets import SecretKind, hash_secret, new_secret
+from fedafd.persistence.models import ApiKeyRow, utc_now
 
-__all__ = ["ensure_admin_key", "key_by_secret"]
+__all__ = [
+    "FIRST_ADMIN",
+    "create_key",
+    "ensure_admin_key",
+    "get_key",
+    "key_by_secret",
+    "list_keys",
+    "note_used",
+    "revoke_key",
+]
 
-_FIRST_ADMIN = "admin"
+FIRST_ADMIN = "admin"
+"""Name of the key that the settings give."""
+_NOTE_AFTER = timedelta(minutes=1)
 
 
 async def key_by_secret(session: AsyncSession, secret: str) -> ApiKeyRow | None:
-    """The key's row, or None for one that is unknown or revoked."""
-    query = select(ApiKeyRow).where(ApiKeyRow.key_hash == hash_secret(secret), ApiKeyRow.revoked_at.is_(None))
+    """The key's row, or None for one that is unknown, revoked or expired."""
+    query = select(ApiKeyRow).where(ApiKeyRow.key_hash == hash_secret(secret), *_active())
     return await session.scalar(query)
 
 
-async def ensure_admin_key(session: AsyncSession, secret: str) -> None:
-    """Make `secret` the key named `admin`, replacing an older one of that name."""
-    row = await session.scalar(select(ApiKeyRow).where(ApiKeyRow.name == _FIRST_ADMIN))
-    if row is None:
-        session.add(ApiKeyRow(name=_FIRST_ADMIN, role="admin", key_hash=hash_secret(secret)))
-    else:
-        row.key_hash = hash_secret(secret)
+async def note_used(session: AsyncSession, row: ApiKeyRow) -> None:
+    """Remember when the key was used, to the minute, so that reading does not write every time."""
+    now = utc_now()
+    if row.last_used_at is None or now - row.last_used_at > _NOTE_AFTER:
+        row.last_used_at = now
+        await session.flush()
+
+
+async def create_key(
+    session: AsyncSession, name: str, role: Role, *, created_by: str, expires_at: datetime | None = None
+) -> tuple[ApiKeyRow, str]:
+    """A new key and its secret, which is shown here only. Raises ConflictError for a name that was ever used."""
+    if await session.scalar(select(ApiKeyRow.id).where(ApiKeyRow.name == name)) is not None:
+        raise ConflictError(f"API key {name}: the name is taken, revoked keys keep theirs; choose another", name=name)
+    secret = new_secret(SecretKind.API_KEY)
+    row = ApiKeyRow(
+        name=name, role=role.value, key_hash=hash_secret(secret), created_by=created_by, expires_at=expires_at
+    )
+    session.add(row)
     await session.flush()
+    return row, secret
+
+
+async def get_key(session: AsyncSession, name: str) -> ApiKeyRow:
+    """A key by name. Raises NotFoundError."""
+    row = await session.scalar(select(ApiKeyRow).where(ApiKeyRow.name == name))
+    if row is None:
+        raise NotFoundError(f"API key {name}: does not exist", name=name)
+    return row
+
+
+async def list_keys(session: AsyncSession, after: str, limit: int) -> Sequence[ApiKeyRow]:
+    """Keys whose name sorts after `after`, by name, revoked ones too."""
+    query = select(ApiKeyRow).where(ApiKeyRow.name > after).order_by(ApiKeyRow.name).limit(limit)
+    return (await session.scalars(query)).all()
+
+
+async def revoke_key(session: AsyncSession, row: ApiKeyRow) -> None:
+    """Refuse the key from now on. Raises ConflictError for the last admin's, and for one that was revoked before."""
+    if row.revoked_at is not None:
+        raise ConflictError(f"API key {row.name}: was revoked before", name=row.name)
+    # Locked in one order, so that two admins cannot revoke each other at the same moment.
+    admins = select(ApiKeyRow.id).where(ApiKeyRow.role == Role.ADMIN.value, *_active()).order_by(ApiKeyRow.id)
+    others = [key_id for key_id in await session.scalars(admins.with_for_update()) if key_id != row.id]
+    if row.role == Role.ADMIN.value and not others:
+        raise ConflictError(f"API key {row.name}: is the last admin's; create another admin's key first", name=row.name)
+    row.revoked_at = utc_now()
+    await session.flush()
+
+
+async def ensure_admin_key(session: AsyncSession, secret: str) -> None:
+    """Make `secret` the key named `admin`. A new secret replaces the old one; one that was revoked stays revoked."""
+    row = await session.scalar(select(ApiKeyRow).where(ApiKeyRow.name == FIRST_ADMIN).with_for_update())
+    if row is None:
+        session.add(ApiKeyRow(name=FIRST_ADMIN, role=Role.ADMIN.value, key_hash=hash_secret(secret)))
+    elif row.key_hash != hash_secret(secret):
+        row.key_hash, row.revoked_at = hash_secret(secret), None
+    await session.flush()
+
+
+def _active() -> tuple[ColumnElement[bool], ...]:
+    return ApiKeyRow.revoked_at.is_(None), or_(ApiKeyRow.expires_at.is_(None), ApiKeyRow.expires_at > utc_now())

@@ -19,6 +19,7 @@ __all__ = [
     "enrol_client",
     "enrolled_clients",
     "get_client",
+    "invite_again",
     "invite_client",
     "list_clients",
     "note_seen",
@@ -36,17 +37,24 @@ async def invite_client(
     row = await session.scalar(
         select(ClientRow).where(ClientRow.federation_id == federation_id, ClientRow.name == name)
     )
-    if row is not None and (row.enrolled_at is not None or row.kind != kind.value):
+    if row is not None and (row.enrolled_at is not None or row.revoked_at is not None or row.kind != kind.value):
         raise ConflictError(
-            f"client {name}: exists already in federation {federation_id}; choose another name", name=name
+            f"client {name}: exists already in federation {federation_id}; choose another name, or invite it again",
+            name=name,
         )
     if row is None:
         row = ClientRow(federation_id=federation_id, name=name, kind=kind.value)
         session.add(row)
+    return row, await invite_again(session, row, lifetime)
+
+
+async def invite_again(session: AsyncSession, row: ClientRow, lifetime: timedelta) -> str:
+    """A new one-time token, which is shown here only, for a client in any state; what it had before is void."""
     token = new_secret(SecretKind.ENROLMENT)
     row.token_hash, row.token_expires_at, row.revoked_at = hash_secret(token), utc_now() + lifetime, None
+    row.credential_hash, row.enrolled_at = None, None
     await session.flush()
-    return row, token
+    return token
 
 
 async def enrol_client(

@@ -12,11 +12,11 @@ from typing import Any, cast
 
 from sqlalchemy import CursorResult, Engine, Update, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError
+from sqlalchemy.exc import ArgumentError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
 
-from fedafd.domain.errors import ConcurrentChangeError, ConfigurationError
+from fedafd.domain.errors import ConcurrentChangeError, ConfigurationError, DatabaseUnavailableError
 from fedafd.persistence.event_repository import write_recorded_events
 
 __all__ = ["Database", "affected_rows", "driver_url", "set_up_sqlite"]
@@ -68,7 +68,7 @@ class Database:
         """A session that commits when the block ends and rolls back when it raises.
 
         Raises ConcurrentChangeError when another transaction, which committed first, holds a name or number that this
-        one was about to take.
+        one was about to take, and DatabaseUnavailableError when the database is away or too busy.
         """
         try:
             async with self._sessions.begin() as session:
@@ -77,6 +77,8 @@ class Database:
             if not _is_taken(error):
                 raise
             raise ConcurrentChangeError("somebody else changed the same thing at this moment; repeat it") from error
+        except (OperationalError, InterfaceError) as error:
+            raise DatabaseUnavailableError("the database cannot be reached, or is too busy; try again") from error
 
     async def ping(self) -> None:
         """Raise unless the database answers."""

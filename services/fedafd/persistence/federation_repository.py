@@ -26,9 +26,9 @@ async def add_federation(session: AsyncSession, federation_id: str, config: dict
     return row
 
 
-async def get_federation(session: AsyncSession, federation_id: str) -> FederationRow:
-    """A federation by name. Raises NotFoundError."""
-    row = await session.get(FederationRow, federation_id)
+async def get_federation(session: AsyncSession, federation_id: str, *, lock: bool = False) -> FederationRow:
+    """A federation by name; with `lock` nobody else changes it until the transaction ends. Raises NotFoundError."""
+    row = await session.get(FederationRow, federation_id, with_for_update=True if lock else None)
     if row is None:
         raise NotFoundError(f"federation {federation_id}: does not exist", federation=federation_id)
     return row

@@ -14,13 +14,24 @@ from fedafd.persistence.database import affected_rows
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import RoundRow, utc_now
 
-__all__ = ["add_rounds", "get_round", "get_round_by_number", "list_open_rounds", "list_rounds", "transition_round"]
+__all__ = [
+    "add_rounds",
+    "first_open_round",
+    "get_round",
+    "get_round_by_number",
+    "list_open_rounds",
+    "list_rounds",
+    "open_round_numbers",
+    "transition_round",
+]
+
+_OPEN = [state.value for state in OPEN_ROUND_STATES]
 
 
 async def add_rounds(
     session: AsyncSession, federation_id: str, config: dict[str, Any], public_set_sha256: str, count: int
 ) -> list[RoundRow]:
-    """Queue `count` rounds, numbered on from the last."""
+    """Queue `count` rounds, numbered on from the last. The caller holds the federation's row locked."""
     last = await session.scalar(select(func.max(RoundRow.number)).where(RoundRow.federation_id == federation_id)) or 0
     rows = [
         RoundRow(federation_id=federation_id, number=last + i, config=config, public_set_sha256=public_set_sha256)
@@ -58,8 +69,20 @@ async def list_rounds(session: AsyncSession, federation_id: str, after: int, lim
 
 async def list_open_rounds(session: AsyncSession) -> Sequence[RoundRow]:
     """All rounds that are not over, by federation and number."""
-    query = select(RoundRow).where(RoundRow.state.in_([state.value for state in OPEN_ROUND_STATES]))
+    query = select(RoundRow).where(RoundRow.state.in_(_OPEN))
     return (await session.scalars(query.order_by(RoundRow.federation_id, RoundRow.number))).all()
+
+
+async def open_round_numbers(session: AsyncSession, federation_id: str) -> Sequence[int]:
+    """Numbers of a federation's rounds that are not over, ascending."""
+    query = select(RoundRow.number).where(RoundRow.federation_id == federation_id, RoundRow.state.in_(_OPEN))
+    return (await session.scalars(query.order_by(RoundRow.number))).all()
+
+
+async def first_open_round(session: AsyncSession, federation_id: str) -> RoundRow | None:
+    """The round of a federation that is at work, or waits to be; None if all are over."""
+    query = select(RoundRow).where(RoundRow.federation_id == federation_id, RoundRow.state.in_(_OPEN))
+    return await session.scalar(query.order_by(RoundRow.number).limit(1))
 
 
 async def transition_round(

@@ -1,6 +1,6 @@
 """The object store: a folder or anything that speaks S3."""
 
 from fedafd.storage.factory import StoreSettings, open_store
-from fedafd.storage.store import CHUNK_BYTES, ObjectInfo, ObjectStore
+from fedafd.storage.store import CHUNK_BYTES, ObjectInfo, ObjectStore, PresigningStore
 
-__all__ = ["CHUNK_BYTES", "ObjectInfo", "ObjectStore", "StoreSettings", "open_store"]
+__all__ = ["CHUNK_BYTES", "ObjectInfo", "ObjectStore", "PresigningStore", "StoreSettings", "open_store"]

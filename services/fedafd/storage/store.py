@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from fedafd.domain.errors import ArtifactCorruptError, InvalidRequestError
 
-__all__ = ["CHUNK_BYTES", "ObjectInfo", "ObjectStore", "check_key", "get_verified", "sha256_of"]
+__all__ = ["CHUNK_BYTES", "ObjectInfo", "ObjectStore", "PresigningStore", "check_key", "get_verified", "sha256_of"]
 
 CHUNK_BYTES = 1 << 20
 """Length of the pieces that `stream` yields, the last may be shorter."""
@@ -61,6 +62,14 @@ class ObjectStore(Protocol):
 
     def ping(self) -> None:
         """Raise unless the store can be used."""
+
+
+@runtime_checkable
+class PresigningStore(Protocol):
+    """A store that can let somebody without a key of its own read one object for a while."""
+
+    def presigned_get(self, key: str, lifetime: timedelta) -> str:
+        """A URL that reads the object until `lifetime` is over. Raises as ObjectStore does."""
 
 
 def check_key(key: str) -> str:

@@ -1,0 +1,69 @@
+"""HTTP of API keys; for admins."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, cast
+
+from fastapi import APIRouter, Path, Response
+from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from fedafd.control_plane.api_keys.schemas import ApiKey, CreateApiKey, CreatedApiKey
+from fedafd.control_plane.callers import Admin
+from fedafd.control_plane.context import ContextDep
+from fedafd.control_plane.idempotency import AdminOnce
+from fedafd.control_plane.names import NAME_PATTERN
+from fedafd.control_plane.paging import Cursor, Limit, Page, decode_name, page_of
+from fedafd.control_plane.problems import problem_responses
+from fedafd.persistence.api_key_repository import create_key, get_key, list_keys, revoke_key
+from fedafd.persistence.event_repository import record_event
+from fedafd.persistence.models import utc_now
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1/api-keys", tags=["API keys"])
+
+KeyName = Annotated[str, Path(pattern=NAME_PATTERN, examples=["dashboard"], description="The key's name.")]
+
+
+@router.post("", status_code=201, response_model=CreatedApiKey, responses=problem_responses(401, 403, 409, 413, 422))
+async def create_api_key(body: CreateApiKey, once: AdminOnce) -> Response:
+    """Make a key. The answer holds its secret, which is never shown again."""
+    expires_at = utc_now() + timedelta(days=body.expires_in_days) if body.expires_in_days else None
+
+    async def act(session: AsyncSession) -> CreatedApiKey:
+        actor = once.caller.actor
+        row, secret = await create_key(session, body.name, body.role, created_by=actor, expires_at=expires_at)
+        record_event(session, "api_key.created", federation_id=None, actor=actor, name=row.name, role=row.role)
+        return CreatedApiKey.created(row, secret)
+
+    def location(made: BaseModel) -> str:
+        return f"/v1/api-keys/{cast('ApiKey', made).name}"
+
+    return await once(act, status=201, location=location)
+
+
+@router.get("", responses=problem_responses(401, 403, 422))
+async def get_api_keys(context: ContextDep, _: Admin, cursor: Cursor = None, limit: Limit = 50) -> Page[ApiKey]:
+    """All keys by name, revoked ones too."""
+    async with context.database.transaction() as session:
+        rows = await list_keys(session, decode_name(cursor), limit + 1)
+    return page_of(rows, limit, lambda row: row.name, ApiKey.of)
+
+
+@router.get("/{name}", responses=problem_responses(401, 403, 404, 422))
+async def get_api_key(name: KeyName, context: ContextDep, _: Admin) -> ApiKey:
+    """One key."""
+    async with context.database.transaction() as session:
+        return ApiKey.of(await get_key(session, name))
+
+
+@router.delete("/{name}", responses=problem_responses(401, 403, 404, 409, 422))
+async def revoke_api_key(name: KeyName, context: ContextDep, caller: Admin) -> ApiKey:
+    """Revoke a key: it is refused from now on, and its streams end. Refused (409) for the last admin's."""
+    async with context.database.transaction() as session:
+        row = await get_key(session, name)
+        await revoke_key(session, row)
+        record_event(session, "api_key.revoked", federation_id=None, actor=caller.actor, name=row.name)
+    return ApiKey.of(row)

@@ -1,0 +1,84 @@
+"""Who calls: an API key with a role, or a client with its credential."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
+
+from fastapi import Depends
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from fedafd.control_plane.context import ContextDep
+from fedafd.domain.errors import ForbiddenError, UnauthenticatedError
+from fedafd.domain.kinds import Role
+from fedafd.persistence.api_key_repository import key_by_secret, note_used
+from fedafd.persistence.client_repository import client_by_credential
+from fedafd.persistence.models import ClientRow
+
+__all__ = ["Admin", "AnyCaller", "Caller", "Operator", "Viewer", "any_caller", "at_least", "identify"]
+
+_RANK = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.ADMIN: 2}
+_bearer = HTTPBearer(
+    auto_error=False,
+    scheme_name="api_key",
+    description="An API key; for its own personalized models also a client's credential.",
+)
+
+
+class Caller(NamedTuple):
+    """An API key's name and role, or a client."""
+
+    id: str
+    name: str
+    role: Role | None
+    secret: str
+    client: ClientRow | None = None
+
+    @property
+    def actor(self) -> str:
+        """The caller in the audit log."""
+        return f"client:{self.name}" if self.client is not None else f"api-key:{self.name}"
+
+
+async def identify(session: AsyncSession, secret: str) -> Caller:
+    """The caller whose secret this is. Raises UnauthenticatedError."""
+    row = await key_by_secret(session, secret)
+    if row is not None:
+        await note_used(session, row)
+        return Caller(row.id, row.name, Role(row.role), secret)
+    try:
+        client = await client_by_credential(session, secret)
+    except UnauthenticatedError:
+        raise UnauthenticatedError(
+            "the API key is not known, has expired or was revoked; ask an admin for one"
+        ) from None
+    return Caller(client.id, client.name, None, secret, client)
+
+
+async def any_caller(
+    context: ContextDep, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Caller:
+    """The caller, whoever it is. Raises UnauthenticatedError."""
+    if given is None:
+        raise UnauthenticatedError("no API key; send the header `Authorization: Bearer <key>`")
+    async with context.database.transaction() as session:
+        return await identify(session, given.credentials)
+
+
+def at_least(role: Role) -> Callable[[Caller], Caller]:
+    """A dependency that lets callers of this role or a higher one through. Raises ForbiddenError."""
+
+    def check(caller: Annotated[Caller, Depends(any_caller)]) -> Caller:
+        if caller.role is None or _RANK[caller.role] < _RANK[role]:
+            yours = f"yours is {caller.role.value}" if caller.role else "a client's credential is none"
+            raise ForbiddenError(f"this needs an API key of role {role.value} or higher; {yours}")
+        return caller
+
+    return check
+
+
+AnyCaller = Annotated[Caller, Depends(any_caller)]
+Viewer = Annotated[Caller, Depends(at_least(Role.VIEWER))]
+Operator = Annotated[Caller, Depends(at_least(Role.OPERATOR))]
+Admin = Annotated[Caller, Depends(at_least(Role.ADMIN))]

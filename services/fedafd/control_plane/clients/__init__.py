@@ -1,0 +1,1 @@
+"""Clients: invite, list, look at, invite again, revoke."""

@@ -1,0 +1,97 @@
+"""HTTP of clients."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from fedafd.control_plane.callers import Operator, Viewer
+from fedafd.control_plane.clients import service
+from fedafd.control_plane.clients.schemas import Client, InviteClient, InvitedClient
+from fedafd.control_plane.context import ContextDep
+from fedafd.control_plane.idempotency import OperatorOnce
+from fedafd.control_plane.names import ClientName, FederationName
+from fedafd.control_plane.paging import Cursor, Limit, Page, decode_name, page_of
+from fedafd.control_plane.problems import problem_responses
+from fedafd.persistence.client_repository import get_client, list_clients
+from fedafd.persistence.federation_repository import get_federation
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1/federations/{federation}/clients", tags=["clients"])
+
+
+@router.post(
+    "", status_code=201, response_model=InvitedClient, responses=problem_responses(401, 403, 404, 409, 413, 422)
+)
+async def invite_client(
+    federation: FederationName, body: InviteClient, context: ContextDep, once: OperatorOnce
+) -> Response:
+    """Invite a client. The answer holds its one-time enrolment token, which is never shown again.
+
+    A client that was invited but has not enrolled gets a new token; the old one is void.
+    """
+
+    async def act(session: AsyncSession) -> InvitedClient:
+        return await service.invite(session, federation, body, context.invitation_lifetime, once.caller.actor)
+
+    def location(made: BaseModel) -> str:
+        return f"/v1/federations/{federation}/clients/{cast('Client', made).name}"
+
+    return await once(act, status=201, location=location, changed=federation)
+
+
+@router.get("", responses=problem_responses(401, 403, 404, 422))
+async def get_clients(
+    federation: FederationName, context: ContextDep, _: Viewer, cursor: Cursor = None, limit: Limit = 50
+) -> Page[Client]:
+    """The federation's clients, by name, and whether their agents are there."""
+    async with context.database.transaction() as session:
+        await get_federation(session, federation)
+        rows = await list_clients(session, federation, decode_name(cursor), limit + 1)
+    there = await service.presences(context, federation, rows)
+    return page_of(rows, limit, lambda row: row.name, lambda row: Client.of(row, there.get(row.name)))
+
+
+@router.get("/{client}", responses=problem_responses(401, 403, 404, 422))
+async def get_one_client(federation: FederationName, client: ClientName, context: ContextDep, _: Viewer) -> Client:
+    """One client."""
+    async with context.database.transaction() as session:
+        await get_federation(session, federation)
+        row = await get_client(session, federation, client)
+    there = await service.presences(context, federation, [row])
+    return Client.of(row, there.get(row.name))
+
+
+@router.post(
+    "/{client}/invitations",
+    status_code=201,
+    response_model=InvitedClient,
+    responses=problem_responses(401, 403, 404, 409, 422),
+)
+async def invite_client_again(
+    federation: FederationName, client: ClientName, context: ContextDep, once: OperatorOnce
+) -> Response:
+    """Invite a known client again: its site was set up anew, its credential was lost, or it was revoked by mistake.
+
+    The old token and credential are void at once. The client keeps its name, its history and its models.
+    """
+
+    async def act(session: AsyncSession) -> InvitedClient:
+        return await service.renew(session, federation, client, context.invitation_lifetime, once.caller.actor)
+
+    return await once(act, status=201, changed=federation)
+
+
+@router.delete("/{client}", responses=problem_responses(401, 403, 404, 409, 422))
+async def revoke_client(
+    federation: FederationName, client: ClientName, context: ContextDep, caller: Operator
+) -> Client:
+    """Revoke a client: its credential and token are refused from now on, and an open round goes on without it."""
+    async with context.database.transaction() as session:
+        answer = await service.revoke(session, federation, client, caller.actor)
+    context.wakeups.changed(federation)
+    return answer

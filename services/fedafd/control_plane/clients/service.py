@@ -1,0 +1,56 @@
+"""Inviting and revoking clients, and who is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from fedafd.control_plane.clients.schemas import Client, InviteClient, InvitedClient
+from fedafd.control_plane.context import Context
+from fedafd.domain.errors import ConflictError
+from fedafd.messaging.presence import Presence, read_presence
+from fedafd.persistence.client_repository import get_client, invite_again, invite_client, revoke_client
+from fedafd.persistence.event_repository import record_event
+from fedafd.persistence.federation_repository import get_federation
+from fedafd.persistence.models import ClientRow
+
+__all__ = ["invite", "presences", "renew", "revoke"]
+
+
+async def invite(
+    session: AsyncSession, federation: str, wanted: InviteClient, lifetime: timedelta, actor: str
+) -> InvitedClient:
+    """Invite a client. Raises ConflictError for a taken name, NotFoundError for an unknown federation."""
+    await get_federation(session, federation)
+    row, token = await invite_client(session, federation, wanted.name, wanted.kind, lifetime)
+    record_event(session, "client.invited", federation_id=federation, actor=actor, client=row.name)
+    return InvitedClient.invited(row, token)
+
+
+async def renew(session: AsyncSession, federation: str, client: str, lifetime: timedelta, actor: str) -> InvitedClient:
+    """Invite a known client again, whatever state it is in; its old token and credential are void at once."""
+    await get_federation(session, federation)
+    row = await get_client(session, federation, client)
+    token = await invite_again(session, row, lifetime)
+    record_event(session, "client.invited_again", federation_id=federation, actor=actor, client=row.name)
+    return InvitedClient.invited(row, token)
+
+
+async def revoke(session: AsyncSession, federation: str, client: str, actor: str) -> Client:
+    """Refuse the client's credential and token from now on. Raises ConflictError if that was done before."""
+    await get_federation(session, federation)
+    row = await get_client(session, federation, client)
+    if row.revoked_at is not None:
+        raise ConflictError(f"client {client}: was revoked before")
+    await revoke_client(session, row)
+    record_event(session, "client.revoked", federation_id=federation, actor=actor, client=row.name)
+    return Client.of(row, None)
+
+
+async def presences(context: Context, federation: str, rows: Sequence[ClientRow]) -> dict[str, Presence]:
+    """Presence of these clients from Redis; empty without one."""
+    if context.redis is None:
+        return {}
+    return await read_presence(context.redis, federation, [row.name for row in rows])

@@ -1,0 +1,1 @@
+"""The audit log, in pages and as it happens."""

@@ -1,0 +1,35 @@
+"""JSON of audit events."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from fedafd.control_plane.paging import Page
+from fedafd.persistence.models import EventRow
+
+__all__ = ["Event", "EventPage"]
+
+
+class Event(BaseModel):
+    """What happened, when, to what, by whom."""
+
+    id: int = Field(description="Grows in the order in which events became true.")
+    at: datetime
+    kind: str = Field(description="Dotted, such as `round.state_changed`.")
+    federation: str | None = Field(description="Null for what concerns no federation, such as API keys.")
+    actor: str = Field(description="`api-key:<name>`, `client:<name>`, `coordinator` or `distiller:<worker>`.")
+    data: dict[str, Any]
+
+    @classmethod
+    def of(cls, row: EventRow) -> Event:
+        """From its row."""
+        return cls(id=row.id, at=row.at, kind=row.kind, federation=row.federation_id, actor=row.actor, data=row.data)
+
+
+class EventPage(Page[Event]):
+    """A page of the audit log."""
+
+    end_cursor: str | None = Field(description="Cursor after the last event of this page: ask with it for later ones.")

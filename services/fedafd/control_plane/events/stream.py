@@ -1,0 +1,84 @@
+"""Server-sent events: the audit log as it happens, and how far open rounds are.
+
+Right with or without Redis: the rows are the truth, a wake-up only makes the next look come at once, and without one it
+comes after `stream_poll_seconds`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from fedafd.control_plane.callers import Caller, identify
+from fedafd.control_plane.context import Context
+from fedafd.control_plane.events.schemas import Event
+from fedafd.control_plane.rounds.service import details
+from fedafd.domain.errors import UnauthenticatedError
+from fedafd.persistence.event_repository import events_after
+from fedafd.persistence.round_repository import first_open_round
+
+__all__ = ["event_stream"]
+
+_BATCH = 200
+_PAUSE_SECONDS = 0.2
+"""At least so long between two looks, however often rows change."""
+
+
+def event_stream(
+    context: Context, caller: Caller, federation: str | None, after: int, *, progress: bool
+) -> EventSourceResponse:
+    """Events with an id above `after`, then each as it happens, until the caller goes or its key is revoked.
+
+    With `progress` the federation's open round comes too, as `round.progress` without an id, whenever it changed.
+    """
+    return EventSourceResponse(
+        _messages(context, caller, federation, after, progress),
+        ping=context.stream_heartbeat_seconds,
+        ping_message_factory=lambda: ServerSentEvent(comment="heartbeat"),
+        headers={"Cache-Control": "no-store"},
+        sep="\n",
+    )
+
+
+async def _messages(
+    context: Context, caller: Caller, federation: str | None, after: int, progress: bool
+) -> AsyncIterator[ServerSentEvent]:
+    shown = ""
+    while True:
+        change = context.wakeups.next_change(federation)
+        async with context.database.transaction() as session:
+            if not await _may_go_on(session, caller):
+                return
+            rows = await events_after(session, federation, after, _BATCH)
+            state = await _open_round(session, federation) if progress and federation else ""
+        for row in rows:
+            after = row.id
+            yield ServerSentEvent(Event.of(row).model_dump_json(), event=row.kind, id=str(row.id))
+        if state and state != shown:
+            yield ServerSentEvent(state, event="round.progress")
+        shown = state
+        if len(rows) < _BATCH:
+            await _wait(change, context.stream_poll_seconds)
+
+
+async def _may_go_on(session: AsyncSession, caller: Caller) -> bool:
+    try:
+        return (await identify(session, caller.secret)).role == caller.role
+    except UnauthenticatedError:
+        return False
+
+
+async def _open_round(session: AsyncSession, federation: str) -> str:
+    row = await first_open_round(session, federation)
+    return "" if row is None else (await details(session, row)).model_dump_json()
+
+
+async def _wait(change: asyncio.Event, seconds: float) -> None:
+    await asyncio.sleep(min(_PAUSE_SECONDS, seconds))
+    try:
+        await asyncio.wait_for(change.wait(), max(seconds - _PAUSE_SECONDS, 0))
+    except TimeoutError:
+        return

@@ -1,0 +1,35 @@
+"""JSON of federations."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel, Field
+
+from fedafd.domain.config import FederationConfig
+from fedafd.persistence.models import FederationRow
+
+__all__ = ["Federation"]
+
+
+class Federation(BaseModel):
+    """A federation with its whole configuration, defaults filled in."""
+
+    name: str
+    config: FederationConfig
+    config_version: int = Field(description="Counts changes of the configuration, from 1.")
+    public_set_sha256: str | None = Field(description="Hash of the public set's manifest; null before one was pushed.")
+    current_version: int | None = Field(description="The global model version that the next round starts from.")
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: FederationRow) -> Federation:
+        """From its row."""
+        return cls(
+            name=row.id,
+            config=FederationConfig.model_validate(row.config),
+            config_version=row.config_version,
+            public_set_sha256=row.public_set_sha256,
+            current_version=row.current_version,
+            created_at=row.created_at,
+        )

@@ -1,0 +1,1 @@
+"""Model versions, global and personalized, and their files."""

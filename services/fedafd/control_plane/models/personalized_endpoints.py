@@ -1,0 +1,95 @@
+"""HTTP of personalized models: for that client's credential and admins only, and only what its site shares."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from fastapi.responses import FileResponse
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from fedafd.control_plane.callers import AnyCaller
+from fedafd.control_plane.context import ContextDep
+from fedafd.control_plane.idempotency import AnyCallerOnce
+from fedafd.control_plane.models import service
+from fedafd.control_plane.models.downloads import archive_response, file_response
+from fedafd.control_plane.models.endpoints import ARCHIVE, FILE
+from fedafd.control_plane.models.schemas import (
+    DownloadTickets,
+    ModelFile,
+    PersonalizedModel,
+    PersonalizedModelDetails,
+)
+from fedafd.control_plane.names import ClientName, FederationName, Version
+from fedafd.control_plane.paging import Cursor, Limit, Page, decode_number, page_of
+from fedafd.control_plane.problems import problem_responses
+from fedafd.persistence.model_repository import list_files, list_personalized
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1/federations/{federation}/clients/{client}/models", tags=["personalized models"])
+
+
+@router.get("", responses=problem_responses(401, 403, 404, 422))
+async def get_personalized_models(
+    federation: FederationName,
+    client: ClientName,
+    context: ContextDep,
+    caller: AnyCaller,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[PersonalizedModel]:
+    """The personalized versions that the site shared, oldest first."""
+    async with context.database.transaction() as session:
+        owner = await service.owned_client(session, federation, client, caller)
+        rows = await list_personalized(session, owner.id, decode_number(cursor), limit + 1)
+    return page_of(rows, limit, lambda row: row.version, PersonalizedModel.of)
+
+
+@router.get("/{version}", responses=problem_responses(401, 403, 404, 422))
+async def get_personalized_model(
+    federation: FederationName, client: ClientName, version: Version, context: ContextDep, caller: AnyCaller
+) -> PersonalizedModelDetails:
+    """One personalized version with its files; `current` for the newest."""
+    async with context.database.transaction() as session:
+        row = await service.find_personalized(session, federation, client, version, caller)
+        files = [ModelFile.of(file) for file in await list_files(session, row)]
+    return PersonalizedModelDetails(**PersonalizedModel.of(row).model_dump(), files=files)
+
+
+@router.get("/{version}/archive", response_class=FileResponse, responses=ARCHIVE)
+async def get_personalized_archive(
+    federation: FederationName, client: ClientName, version: Version, context: ContextDep, caller: AnyCaller
+) -> Response:
+    """The personalized version's folder as a tar."""
+    async with context.database.transaction() as session:
+        row = await service.find_personalized(session, federation, client, version, caller)
+        files = await list_files(session, row)
+    return await archive_response(context.store, files, f"{federation}-{client}-{row.version}")
+
+
+@router.get("/{version}/files/{path:path}", response_class=FileResponse, responses=FILE)
+async def get_personalized_file(
+    federation: FederationName,
+    client: ClientName,
+    version: Version,
+    path: str,
+    context: ContextDep,
+    caller: AnyCaller,
+) -> Response:
+    """One file of the personalized version's folder."""
+    async with context.database.transaction() as session:
+        row = await service.find_personalized(session, federation, client, version, caller)
+        files = await list_files(session, row)
+    return await file_response(context.store, files, path)
+
+
+@router.post("/{version}/tickets", response_model=DownloadTickets, responses=problem_responses(401, 403, 404, 409, 422))
+async def make_personalized_tickets(
+    federation: FederationName, client: ClientName, version: Version, context: ContextDep, once: AnyCallerOnce
+) -> Response:
+    """URLs that read the version's files straight from the object store for 15 minutes, without a key."""
+
+    async def act(session: AsyncSession) -> DownloadTickets:
+        row = await service.find_personalized(session, federation, client, version, once.caller)
+        return await service.tickets(context, await list_files(session, row))
+
+    return await once(act)

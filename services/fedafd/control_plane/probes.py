@@ -1,0 +1,77 @@
+"""Probes: does the process run, can it serve, and its metrics. They need no key."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, Field
+
+from fedafd.control_plane.context import Context, ContextDep
+from fedafd.persistence.migrate import schema_problem
+
+__all__ = ["Health", "Readiness", "router"]
+
+router = APIRouter(tags=["probes"])
+_SECONDS = 5.0
+
+
+class Health(BaseModel):
+    """The process runs."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(BaseModel):
+    """What the process needs: `ok`, or what is wrong."""
+
+    database: str
+    schema_revision: str = Field(description="Whether the database is at the revision that this program needs.")
+    store: str
+    redis: str = Field(description="`not configured` where there is none.")
+
+
+@router.get("/healthz")
+async def healthz() -> Health:
+    """The process runs."""
+    return Health()
+
+
+@router.get("/readyz", responses={503: {"model": Readiness, "description": "Something that it needs is away."}})
+async def readyz(context: ContextDep, response: Response) -> Readiness:
+    """Database, its schema, object store and Redis answer."""
+    database, store, cache = await asyncio.gather(
+        _checked(context.database.ping()),
+        _checked(asyncio.to_thread(context.store.ping)),
+        _checked(_ping_redis(context)) if context.redis else _not_configured(),
+    )
+    schema = await _schema(context) if database == "ok" else "unknown"
+    ready = (database, schema, store) == ("ok", "ok", "ok") and cache in ("ok", "not configured")
+    response.status_code = 200 if ready else 503
+    return Readiness(database=database, schema_revision=schema, store=store, redis=cache)
+
+
+async def _schema(context: Context) -> str:
+    try:
+        return await schema_problem(context.database, newer_is_fine=True) or "ok"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+async def _ping_redis(context: Context) -> None:
+    if context.redis is not None:
+        await context.redis.echo("ready")
+
+
+async def _not_configured() -> str:
+    return "not configured"
+
+
+async def _checked(work: Awaitable[object]) -> str:
+    try:
+        await asyncio.wait_for(work, _SECONDS)
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no answer'}"
+    return "ok"

@@ -1,0 +1,1 @@
+"""The public set of a federation."""

@@ -1,0 +1,77 @@
+"""Taking in shards, and making a manifest a federation's public set. Shards lie by hash: repeats are harmless."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from fedafd.control_plane.context import Context
+from fedafd.domain.errors import ConflictError, InvalidRequestError, UploadError
+from fedafd.domain.manifest import MANIFEST_NAME, Manifest, read_manifest
+from fedafd.persistence.event_repository import record_event
+from fedafd.persistence.federation_repository import get_federation
+from fedafd.persistence.models import FederationRow
+from fedafd.storage import ObjectStore
+
+__all__ = ["adopt", "receive_shard"]
+
+_SHARDS = "public-sets/incoming"
+
+
+async def receive_shard(context: Context, sha256: str, content: AsyncIterator[bytes]) -> None:
+    """Store one shard. Raises UploadError, and keeps nothing, when the content does not have the announced hash."""
+    digest = hashlib.sha256()
+    with tempfile.NamedTemporaryFile() as file:
+        async for block in content:
+            digest.update(block)
+            file.write(block)
+        file.flush()
+        if digest.hexdigest() != sha256:
+            raise UploadError(f"the shard's content has SHA-256 {digest.hexdigest()}, not {sha256}; send it again")
+        await asyncio.to_thread(context.store.put_file, f"{_SHARDS}/{sha256}", Path(file.name))
+
+
+async def adopt(context: Context, federation: str, content: bytes, actor: str) -> FederationRow:
+    """Make a manifest, whose shards were sent before, the federation's public set.
+
+    Raises DataError for a malformed manifest, InvalidRequestError for one without samples to train or test on,
+    ConflictError for shards that have not arrived, NotFoundError.
+    """
+    async with context.database.transaction() as session:
+        await get_federation(session, federation)
+    manifest = read_manifest(content)
+    if not manifest.num_samples("train") or not manifest.num_samples("test"):
+        raise InvalidRequestError("public set: needs samples in the splits train and test")
+    await asyncio.to_thread(_collect, context.store, manifest)
+    summary = {split: manifest.num_samples(split) for split in ("train", "val", "test")}
+    async with context.database.transaction() as session:
+        row = await get_federation(session, federation, lock=True)
+        if row.public_set_sha256 != manifest.sha256:
+            row.public_set_sha256, row.public_set_summary = manifest.sha256, summary
+            record_event(session, "public_set.changed", federation_id=row.id, actor=actor, sha256=manifest.sha256)
+    return row
+
+
+def _collect(store: ObjectStore, manifest: Manifest) -> None:
+    absent = [shard.name for shard in manifest.shards if not _held(store, manifest.sha256, shard.sha256, shard.name)]
+    if absent:
+        raise ConflictError(f"public set: shards {', '.join(absent)} have not arrived; send them before the manifest")
+    store.put(f"public-sets/{manifest.sha256}/{MANIFEST_NAME}", manifest.to_bytes())
+
+
+def _held(store: ObjectStore, sha256: str, digest: str, name: str) -> bool:
+    target, source = f"public-sets/{sha256}/{name}", f"{_SHARDS}/{digest}"
+    if store.stat(target) is not None:
+        return True
+    if store.stat(source) is None:
+        return False
+    with tempfile.NamedTemporaryFile() as file:
+        for block in store.stream(source):
+            file.write(block)
+        file.flush()
+        store.put_file(target, Path(file.name))
+    store.delete(source)
+    return True

@@ -1,0 +1,1 @@
+"""Rounds: start, list, look at, cancel."""

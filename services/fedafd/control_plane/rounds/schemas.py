@@ -1,0 +1,121 @@
+"""JSON of rounds."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedafd.domain.kinds import ClientKind, Modality, StageKind
+from fedafd.domain.states import ParticipationState, RoundState, StageState
+from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, StageRow
+
+__all__ = ["Participation", "Round", "RoundDetails", "Rounds", "Stage", "StartRounds"]
+
+
+class StartRounds(BaseModel):
+    """How many rounds to queue."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    count: int = Field(1, ge=1, le=1000)
+
+
+class Participation(BaseModel):
+    """One client's part in a round."""
+
+    client: str
+    kind: ClientKind
+    state: ParticipationState
+    progress: float = Field(description="0 to 1.")
+    activity: str | None
+    reason: str | None = Field(description="Why it was dropped or rejected.")
+    metrics: dict[str, float] | None
+    bytes_up: int
+    bytes_down: int
+
+    @classmethod
+    def of(cls, row: ParticipationRow, client: ClientRow) -> Participation:
+        """From its rows."""
+        return cls(
+            client=client.name,
+            kind=ClientKind(client.kind),
+            state=ParticipationState(row.state),
+            progress=row.progress,
+            activity=row.activity,
+            reason=row.reason,
+            metrics=row.metrics,
+            bytes_up=row.bytes_up,
+            bytes_down=row.bytes_down,
+        )
+
+
+class Stage(BaseModel):
+    """A unit of a distiller's work in a round."""
+
+    kind: StageKind
+    modality: Modality | None = Field(description="Of a fold or merge.")
+    state: StageState
+    progress: float = Field(description="0 to 1.")
+    activity: str | None
+    worker: str | None
+    failures: int = Field(description="Attempts that failed or went silent; the third fails the round.")
+    reason: str | None
+
+    @classmethod
+    def of(cls, row: StageRow) -> Stage:
+        """From its row."""
+        return cls(
+            kind=StageKind(row.kind),
+            modality=Modality(row.modality) if row.modality else None,
+            state=StageState(row.state),
+            progress=row.progress,
+            activity=row.activity,
+            worker=row.worker,
+            failures=row.failures,
+            reason=row.reason,
+        )
+
+
+class Round(BaseModel):
+    """A communication round."""
+
+    number: int
+    state: RoundState
+    reason: str | None = Field(description="Why it failed or was cancelled.")
+    metrics: dict[str, float] | None = Field(description="Server metrics of a completed round.")
+    base_version: int | None = Field(description="Global model version that it starts from; null for the first.")
+    public_set_sha256: str
+    created_at: datetime
+    started_at: datetime | None
+    state_changed_at: datetime
+    finished_at: datetime | None
+    deadline_at: datetime | None
+
+    @classmethod
+    def of(cls, row: RoundRow) -> Round:
+        """From its row."""
+        return cls(**_fields(row))
+
+
+class RoundDetails(Round):
+    """A round with who takes part and what the distillers do."""
+
+    participations: list[Participation]
+    stages: list[Stage]
+
+    @classmethod
+    def with_parts(cls, row: RoundRow, participations: list[Participation], stages: list[Stage]) -> RoundDetails:
+        """From its row and parts."""
+        return cls(**_fields(row), participations=participations, stages=stages)
+
+
+class Rounds(BaseModel):
+    """Rounds that were just queued."""
+
+    items: list[Round]
+
+
+def _fields(row: RoundRow) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in Round.model_fields}
