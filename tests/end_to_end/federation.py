@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,19 @@ KINDS = {"images": "image", "pairs": "pair", "texts": "text"}
 class Trial:
     """The services, the federation over REST, and agents by name that can be started and killed."""
 
-    def __init__(self, supervisor: Supervisor, backends: Backends, folder: Path) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        backends: Backends,
+        folder: Path,
+        *,
+        distiller: bool = True,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self.supervisor = supervisor
-        self.services = Services(supervisor, backends, http_port=None, threads=1)
-        self.services.start()
+        self.services = Services(supervisor, backends, http_port=None, threads=1, settings=settings)
+        self.services.start(distiller=distiller)
         self.rest = FederationClient(self.services.url, self.services.api_key, FEDERATION["name"])
         self._tokens: dict[str, str] = {}
 

@@ -110,6 +110,11 @@ class Supervisor:
         for child in self._children:
             child.check()
 
+    @property
+    def children(self) -> tuple[Child, ...]:
+        """The children that are expected to run, in the order of their start."""
+        return tuple(self._children)
+
     def forget(self, child: Child) -> None:
         """Expect nothing of a child any more, because it was ended on purpose."""
         self._children.remove(child)

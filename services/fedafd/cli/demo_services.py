@@ -56,12 +56,22 @@ def start_redis(supervisor: Supervisor, folder: Path) -> str:
 class Services:
     """Control plane, aggregator and distiller as processes of `supervisor`, on `backends`."""
 
-    def __init__(self, supervisor: Supervisor, backends: Backends, *, http_port: int | None, threads: int) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        backends: Backends,
+        *,
+        http_port: int | None,
+        threads: int,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """`settings` are further environment variables of all three."""
         if http_port is not None and not is_free(http_port):
             raise ConflictError(f"port {http_port} of 127.0.0.1 is in use; choose another with --port, or leave it out")
         self.supervisor = supervisor
         self.backends = backends
         self._threads = threads
+        self._settings = dict(settings or {})
         self._internal_token = secrets.token_urlsafe(32)
         self.api_key = f"fedafd-key.{secrets.token_urlsafe(32)}"
         self._http_port = http_port or free_port()
@@ -69,13 +79,14 @@ class Services:
         self.url = f"http://127.0.0.1:{self._http_port}"
         self.aggregator = f"127.0.0.1:{self._grpc_port}"
 
-    def start(self) -> None:
-        """Migrate the database, start all three and wait until they are ready."""
+    def start(self, *, distiller: bool = True) -> None:
+        """Migrate the database, start all three (or all but the distiller) and wait until they are ready."""
         self.migrate()
         self.start_control_plane()
         self.supervisor.wait_until(self._control_plane_ready, "the control plane")
         self.start_aggregator()
-        self.start_distiller()
+        if distiller:
+            self.start_distiller()
         self.supervisor.wait_until(lambda: _answers(self._grpc_port), "the aggregator")
 
     def migrate(self) -> None:
@@ -102,15 +113,16 @@ class Services:
         own = {"LISTEN": self.aggregator}
         return self._start("aggregator", "fedafd.aggregator.server", "AGGREGATOR", own, threads=1)
 
-    def start_distiller(self) -> Child:
-        """Start the distiller."""
+    def start_distiller(self, module: str = "fedafd.distiller.worker") -> Child:
+        """Start the distiller; `module` may be another that serves as one."""
         own = {"AGGREGATOR": self.aggregator}
-        return self._start("distiller", "fedafd.distiller.worker", "DISTILLER", own, threads=self._threads)
+        return self._start("distiller", module, "DISTILLER", own, threads=self._threads)
 
     def _start(self, name: str, module: str, process: str, own: Mapping[str, str], *, threads: int) -> Child:
         environment = {f"FEDAFD_{process}_{key}": value for key, value in own.items()}
         environment |= self.backends.environment(process)
         environment[f"FEDAFD_{process}_INTERNAL_TOKEN"] = self._internal_token
+        environment |= self._settings
         return self.supervisor.start(name, [sys.executable, "-m", module], environment | thread_environment(threads))
 
     def _control_plane_ready(self) -> bool:

@@ -1,0 +1,58 @@
+"""A distiller that ends by SIGKILL in the middle of its work, as one does whose machine runs out of memory.
+
+DOOMED_MARKS names a folder. Each kind of stage kills one process, at a step in the middle if it makes steps, else after
+its work and before its outputs are stored; one more dies after storing outputs and before completing the stage. What
+has killed lies in the folder and kills no more. With DOOMED_ALWAYS every try at that kind of stage kills.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from fedafd.distiller import tasks, worker
+from fedafd.distiller.client import DistillationClient
+from fedafd.distiller.stages import StageResult, StageWork
+
+MARKS = Path(os.environ["DOOMED_MARKS"])
+ALWAYS = os.environ.get("DOOMED_ALWAYS")
+_run_stage, _complete = tasks.run_stage, DistillationClient.complete
+
+
+def _due(what: str) -> bool:
+    return what == ALWAYS if ALWAYS else not (MARKS / what).exists()
+
+
+def _die(what: str) -> None:
+    (MARKS / what).touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _doomed_stage(work: StageWork) -> StageResult:
+    what = work.kind.value
+
+    def progress(fraction: float, activity: str) -> None:
+        work.progress(fraction, activity)
+        if _due(what) and fraction >= 0.3:
+            _die(what)
+
+    result = _run_stage(dataclasses.replace(work, progress=progress))
+    if _due(what):
+        _die(what)
+    return result
+
+
+def _doomed_complete(self: DistillationClient, *arguments: Any) -> None:
+    if _due("complete"):
+        _die("complete")
+    _complete(self, *arguments)
+
+
+tasks.run_stage = _doomed_stage
+DistillationClient.complete = _doomed_complete  # type: ignore[method-assign]
+
+if __name__ == "__main__":
+    raise SystemExit(worker.main())

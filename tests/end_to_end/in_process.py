@@ -1,0 +1,129 @@
+"""The same federation without any service: stages and sites called one after the other in this process.
+
+What it makes is what the services must make, bit for bit, whatever fails meanwhile.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tests.end_to_end.federation import KINDS, agent_config
+
+from fedafd.agent.site import Site
+from fedafd.agent.training import LocalResult, LocalTask
+from fedafd.datasets import PublicSet
+from fedafd.distiller.stages import StageResult, StageWork, run_stage
+from fedafd.domain.config import FederationConfig, parse_agent_config, parse_federation_config
+from fedafd.domain.kinds import ClientKind, Modality, StageKind
+from fedafd.domain.merge_tree import plan_merges
+from fedafd.domain.seeds import derive_seed
+from fedafd.rpc.bundles import unpack_folder
+from fedafd.storage.store import sha256_of
+
+
+@dataclass(frozen=True)
+class RoundOutcome:
+    """Files by path of the published model and of each client's personalized model; the server's metrics."""
+
+    global_model: dict[str, bytes]
+    personalized: dict[str, dict[str, bytes]]
+    metrics: dict[str, float]
+
+
+class InProcess:
+    """One federation; `round` goes on from the last one."""
+
+    def __init__(self, values: Mapping[str, Any], public_folder: Path, folder: Path) -> None:
+        torch.set_num_threads(1)
+        self._config: FederationConfig = parse_federation_config(values)
+        self._public = PublicSet.open(public_folder)
+        self._files = folder / "artifacts"
+        self._files.mkdir(parents=True)
+        shutil.copy(public_folder / "manifest.json", self._files / "manifest.json")
+        for shard in self._public.manifest.shards:
+            shutil.copy(public_folder / shard.name, self._files / shard.sha256)
+        self._sites = {
+            name: Site(parse_agent_config(agent_config(name, folder / name, "unused:1"))) for name in sorted(KINDS)
+        }
+        self._states: dict[str, bytes] = {}
+        self._server: bytes | None = None
+
+    def round(self, number: int) -> RoundOutcome:
+        inputs = {} if self._server is None else {"server-state": self._server}
+        prepared = self._stage(StageKind.PREPARE, number, inputs).outputs
+        results = {name: self._train(name, number, prepared) for name in self._sites}
+        states = {f"sed-state/{m.value}": self._ensemble(m, number, results, prepared) for m in Modality}
+        inputs = {"server-state": prepared["server-state"], "global-representations": prepared["representations"]}
+        distilled = self._stage(StageKind.DISTIL, number, inputs | states).outputs["server-state"]
+        evaluated = self._stage(StageKind.EVALUATE, number, {"server-state": distilled})
+        self._server = evaluated.outputs["server-state"]
+        models = {name: unpack_folder(result.personalized_model or b"") for name, result in results.items()}
+        return RoundOutcome(evaluated.model_files, models, evaluated.metrics)
+
+    def _stage(
+        self, kind: StageKind, number: int, inputs: Mapping[str, bytes], modality: Modality | None = None
+    ) -> StageResult:
+        work = StageWork(
+            kind=kind,
+            config=self._config,
+            federation_id=self._config.name,
+            round_number=number,
+            seed=derive_seed(self._config.seed, number, "server", kind.value),
+            public_set_sha256=self._public.manifest.sha256,
+            modality=modality,
+            inputs=inputs,
+            split=self._public.split,
+            device="cpu",
+            progress=lambda _, __: None,
+        )
+        return run_stage(work)
+
+    def _train(self, name: str, number: int, prepared: Mapping[str, bytes]) -> LocalResult:
+        kind = ClientKind(KINDS[name])
+        task = LocalTask(
+            round_id="in-process",
+            round_number=number,
+            seed=derive_seed(self._config.seed, number, name, "train"),
+            config=self._config,
+            public_set_sha256=self._public.manifest.sha256,
+            manifest=self._files / "manifest.json",
+            shards=[],
+            global_representations=self._kept(prepared["representations"]),
+            encoder_bundles={m: self._kept(prepared[f"encoder-bundle/{m.value}"]) for m in kind.modalities},
+            previous_state=self._states.get(name),
+            share_model=True,
+        )
+        result = self._sites[name].train(task, lambda _, __: None)
+        self._states[name] = result.state
+        return result
+
+    def _ensemble(
+        self, modality: Modality, number: int, results: Mapping[str, LocalResult], prepared: Mapping[str, bytes]
+    ) -> bytes:
+        leaves: dict[int, bytes | None] = {}
+        for position, name in enumerate(results):
+            leaves[position] = None
+            if modality in ClientKind(KINDS[name]).modalities:
+                inputs = {"representations": results[name].representations}
+                inputs["global-representations"] = prepared["representations"]
+                leaves[position] = self._stage(StageKind.FOLD, number, inputs, modality).outputs["sed-state"]
+        merged: dict[tuple[int, int], bytes] = {}
+        while not (plan := plan_merges(len(results), leaves, merged)).settled:
+            for step in plan.ready:
+                merged[step.level, step.position] = self._merged(number, step.children, modality)
+        assert plan.root is not None
+        return plan.root
+
+    def _merged(self, number: int, states: Sequence[bytes], modality: Modality) -> bytes:
+        inputs = {f"sed-state/{index}": state for index, state in enumerate(states)}
+        return self._stage(StageKind.MERGE, number, inputs, modality).outputs["sed-state"]
+
+    def _kept(self, content: bytes) -> Path:
+        path = self._files / sha256_of(content)
+        path.write_bytes(content)
+        return path
