@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
@@ -27,6 +28,9 @@ class DistillerSettings(ProcessSettings):
     store: StoreSettings
     internal_token: SecretStr
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
+    processes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="Processes that share the global training; auto: one per GPU."
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; unset: OMP_NUM_THREADS, else all cores.")
     cache_dir: Path | None = Field(None, description="Public sets are kept here; unset: a temporary folder.")
     cache_limit_bytes: int = Field(

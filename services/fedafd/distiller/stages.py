@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,7 @@ class StageWork:
     split: Callable[[str], PairSplit]
     """Reads a split of the public set."""
     device: str
+    processes: int | Literal["auto"]
     progress: Callable[[float, str], None]
 
 
@@ -62,6 +64,7 @@ def _prepare(work: StageWork) -> StageResult:
         round_number=work.round_number,
         seed=work.seed,
         device=work.device,
+        processes=work.processes,
         progress=work.progress,
     )
     reps = encode_representations(made.representations, work.public_set_sha256, WireDtype.FLOAT32)
@@ -103,6 +106,7 @@ def _distil(work: StageWork) -> StageResult:
         round_number=work.round_number,
         seed=work.seed,
         device=work.device,
+        processes=work.processes,
         progress=work.progress,
     )
     return StageResult({"server-state": state})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from typing import Literal
 
 from fedafd.distiller.client import DistillationClient
 from fedafd.distiller.public_sets import PublicSets
@@ -35,8 +36,16 @@ _log = get_logger(__name__)
 class StageRunner:
     """Runs stages one after the other."""
 
-    def __init__(self, client: DistillationClient, store: ObjectStore, public_sets: PublicSets, device: str) -> None:
-        self._client, self._store, self._public_sets, self._device = client, store, public_sets, device
+    def __init__(
+        self,
+        client: DistillationClient,
+        store: ObjectStore,
+        public_sets: PublicSets,
+        device: str,
+        processes: int | Literal["auto"] = "auto",
+    ) -> None:
+        self._client, self._store, self._public_sets = client, store, public_sets
+        self._device, self._processes = device, processes
 
     def run(self, stage_id: str) -> None:
         """Do one stage; a stage that somebody else holds or that is settled is left alone."""
@@ -69,6 +78,7 @@ class StageRunner:
                 inputs={i.name: get_verified(self._store, i.artifact.key, i.artifact.sha256) for i in claim.inputs},
                 split=self._public_sets.open(claim.public_set_sha256).split,
                 device=self._device,
+                processes=self._processes,
                 progress=heartbeat.step,
             )
             result = run_stage(work)

@@ -116,7 +116,8 @@ class EncoderConfig(_Config):
 
     `architecture` names an entry point of the group `fedafd.encoders`. `pretrained` is a hub id or a local
     folder for `from_pretrained`; without it the backbone starts from `options`, which are passed to the
-    architecture's own configuration (for example transformers.ResNetConfig).
+    architecture's own configuration (for example transformers.ResNetConfig). A pretrained backbone brings its own
+    options, tokenizer and pixel normalisation; `options` are then not used.
     """
 
     architecture: str
@@ -124,6 +125,12 @@ class EncoderConfig(_Config):
     options: dict[str, JsonValue] = Field(default_factory=dict)
     image_size: int = Field(64, ge=8, le=1024, description="Side of the square input in pixels; image encoders.")
     max_tokens: int = Field(32, ge=4, le=512, description="Tokens kept of a text; text encoders.")
+    image_mean: tuple[float, float, float] | None = Field(
+        None, description="Per channel, of pixels in 0..1; null: the pretrained folder's, else 0.5."
+    )
+    image_std: tuple[Positive, Positive, Positive] | None = Field(
+        None, description="Per channel, of pixels in 0..1; null: the pretrained folder's, else 0.25."
+    )
 
 
 class ServerTrainingConfig(_Config):
@@ -139,7 +146,9 @@ class ServerTrainingConfig(_Config):
     loss_scale: Positive = Field(8.0, description="Initial a and b of the soft contrastive loss (paper: 15).")
     clip_norm: Positive = 2.0
     augment: bool = Field(True, description="Random crop and flip of public images during training.")
-    autocast: Literal["auto", "bfloat16", "off"] = "auto"
+    autocast: Literal["auto", "bfloat16", "off"] = Field("auto", description="auto: bfloat16 on a GPU.")
+    accumulate: Count = Field(1, description="Parts a batch is encoded in: same gradient, memory of one part.")
+    compile: bool = Field(False, description="torch.compile the encoders; on a CPU it needs a C++ compiler.")
 
 
 class AlignmentConfig(_Config):
@@ -203,7 +212,9 @@ class ClientTrainingConfig(_Config):
     )
     clip_norm: Positive = 2.0
     augment: bool = True
-    autocast: Literal["auto", "bfloat16", "off"] = "auto"
+    autocast: Literal["auto", "bfloat16", "off"] = Field("auto", description="auto: bfloat16 on a GPU.")
+    accumulate: Count = Field(1, description="Parts a batch is encoded in: same gradient, memory of one part.")
+    compile: bool = Field(False, description="torch.compile the encoders; on a CPU it needs a C++ compiler.")
     vocabulary: Literal["public+private", "public"] = Field(
         "public+private", description="Texts whose words a client's text encoder knows; averaging needs public."
     )
@@ -223,6 +234,9 @@ class DistillationConfig(_Config):
     enabled: bool = Field(True, description="false: the server learns from the public set alone.")
     ensemble: EnsembleMode = EnsembleMode.SIMILARITY
     temperature: Positive = Field(0.1, description="tau (paper: 1).")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Of the similarities; bfloat16 is faster where the hardware has it: docs/performance.md."
+    )
     weight: NonNegative = Field(1.0, description="beta (paper: 0.4).")
     start_round: Count = Field(3, description="First round that distils; earlier ones train only.")
     passes: int = Field(1, ge=1)

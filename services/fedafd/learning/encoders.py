@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from fedafd.domain.config import EncoderConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import Modality
+from fedafd.learning.pretrained import pretrained_backbone
 
 __all__ = ["Encoder", "Features", "build_encoder", "encoder_names"]
 
@@ -49,7 +50,8 @@ class Encoder(nn.Module):
         positions_BPC, weights_BP = self.backbone(batch)
         tokens_BPD = self.projection(positions_BPC)
         pooled_BD = torch.einsum("bp,bpd->bd", weights_BP, tokens_BPD)
-        return Features(F.normalize(pooled_BD.float(), dim=-1), tokens_BPD, weights_BP)
+        # Float32 for all that follows, also under autocast.
+        return Features(F.normalize(pooled_BD.float(), dim=-1), tokens_BPD.float(), weights_BP.float())
 
 
 class _ImageBackbone(nn.Module):
@@ -69,12 +71,12 @@ class _ImageBackbone(nn.Module):
 class _TextBackbone(nn.Module):
     """A transformers language model; every token that is no padding counts the same."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, padding: int) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.padding = model, padding
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        mask = (ids != 0).long()
+        mask = (ids != self.padding).long()
         hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
         return hidden, mask.to(hidden.dtype) / mask.sum(1, keepdim=True).clamp(min=1)
 
@@ -114,11 +116,21 @@ def encoder_names() -> list[str]:
     return sorted({*_TRANSFORMERS, "bigru", *(point.name for point in entry_points(group=GROUP))})
 
 
-def build_encoder(config: EncoderConfig, modality: Modality, *, dim: int, vocabulary: int = 0) -> Encoder:
+def build_encoder(
+    config: EncoderConfig, modality: Modality, *, dim: int, vocabulary: int = 0, padding: int = 0
+) -> Encoder:
     """An encoder as configured; its fresh weights come from torch's global generator.
+
+    `vocabulary`: number of tokens; `padding`: id of the one that stands for none. A plugin gets neither the padding
+    (its ids are padded with 0) nor pretrained weights.
 
     Raises ConfigurationError for an unknown architecture, one of the other modality, or weights that are not there.
     """
+    if config.pretrained is not None and config.architecture not in _TRANSFORMERS:
+        raise ConfigurationError(
+            f"encoder {config.architecture!r} starts from fresh weights; `pretrained` goes with one of"
+            f" {', '.join(sorted(_TRANSFORMERS))}"
+        )
     if config.architecture == "bigru":
         _check_modality(config, Modality.TEXT, modality)
         options: dict[str, Any] = config.options
@@ -129,7 +141,7 @@ def build_encoder(config: EncoderConfig, modality: Modality, *, dim: int, vocabu
         return Encoder(backbone, backbone.channels, dim)
     if config.architecture in _TRANSFORMERS:
         _check_modality(config, _TRANSFORMERS[config.architecture][2], modality)
-        return _from_transformers(config, modality, dim, vocabulary)
+        return _from_transformers(config, modality, dim, vocabulary, padding)
     for point in entry_points(group=GROUP):
         if point.name == config.architecture:
             made: Encoder = point.load()(config, dim=dim, vocabulary=vocabulary)
@@ -137,20 +149,18 @@ def build_encoder(config: EncoderConfig, modality: Modality, *, dim: int, vocabu
     raise ConfigurationError(f"encoder {config.architecture!r} is not known; installed: {', '.join(encoder_names())}")
 
 
-def _from_transformers(config: EncoderConfig, modality: Modality, dim: int, vocabulary: int) -> Encoder:
+def _from_transformers(config: EncoderConfig, modality: Modality, dim: int, vocabulary: int, padding: int) -> Encoder:
     import transformers
 
     config_name, model_name, _ = _TRANSFORMERS[config.architecture]
     model_class: Any = getattr(transformers, model_name)
     if config.pretrained is not None:
-        try:
-            model = model_class.from_pretrained(config.pretrained)
-        except (OSError, ValueError) as error:
+        model: Any = pretrained_backbone(config, modality, model_class)
+        held = model.config.vocab_size if modality is Modality.TEXT else vocabulary
+        if vocabulary > held:
             raise ConfigurationError(
-                f"weights {config.pretrained!r} for encoder {config.architecture} are neither a folder here nor in the"
-                " local cache of transformers, and no hub can be reached; copy the folder (config.json,"
-                f" model.safetensors) to this machine and name its path: {str(error).splitlines()[0]}"
-            ) from None
+                f"weights {config.pretrained!r} know {held} tokens, but its tokenizer makes {vocabulary}"
+            )
     else:
         options = dict(config.options)
         if modality is Modality.IMAGE and config.architecture == "vit":
@@ -165,7 +175,8 @@ def _from_transformers(config: EncoderConfig, modality: Modality, dim: int, voca
     channels = int(
         sizes.hidden_sizes[-1] if hasattr(sizes, "hidden_sizes") else getattr(sizes, "hidden_size", None) or sizes.dim
     )
-    return Encoder(_ImageBackbone(model) if modality is Modality.IMAGE else _TextBackbone(model), channels, dim)
+    backbone = _ImageBackbone(model) if modality is Modality.IMAGE else _TextBackbone(model, padding)
+    return Encoder(backbone, channels, dim)
 
 
 def _check_modality(config: EncoderConfig, has: Modality, wanted: Modality) -> None:

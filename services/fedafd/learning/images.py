@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from fedafd.datasets.pixels import resized_all
 from fedafd.datasets.public_set import PublicImages
 
-__all__ = ["augmented", "image_pixels", "scaled"]
+__all__ = ["Draws", "augmented", "draw", "image_pixels", "moved", "scaled"]
 
 _SHIFT_SHARE = 8
+
+
+class Draws(NamedTuple):
+    """One batch's random choices: where the window lies, and which of the images are mirrored, [B]."""
+
+    y: int
+    x: int
+    mirrored: Tensor
 
 
 def image_pixels(images: Iterable[NDArray[np.uint8]], size: int) -> Tensor:
@@ -28,16 +36,33 @@ def image_pixels(images: Iterable[NDArray[np.uint8]], size: int) -> Tensor:
     return torch.from_numpy(resized_all(images, size))
 
 
-def scaled(pixels: Tensor) -> Tensor:
-    """uint8 [B, 3, S, S] to float32 about zero mean and unit deviation, channels last in memory."""
-    return pixels.float().div_(63.75).sub_(2.0).contiguous(memory_format=torch.channels_last)
+def scaled(pixels: Tensor, factor: Tensor | float = 63.75, shift: Tensor | float = 2.0) -> Tensor:
+    """uint8 [B, 3, S, S] to float32 `pixels / factor - shift`, channels last in memory. One pass makes both."""
+    return pixels.to(torch.float32, memory_format=torch.channels_last).div_(factor).sub_(shift)
 
 
 def augmented(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift by up to an eighth of a side and mirror half of the images; uint8 in, uint8 out."""
-    reach = max(1, pixels.shape[-1] // _SHIFT_SHARE)
-    padded = F.pad(pixels.float(), (reach,) * 4, mode="replicate").to(torch.uint8)
-    y, x = (int(v) for v in torch.randint(0, 2 * reach + 1, (2,), generator=generator))
-    shifted = padded[..., y : y + pixels.shape[-2], x : x + pixels.shape[-1]]
-    mirror = torch.rand(len(pixels), generator=generator) < 0.5
-    return torch.where(mirror.view(-1, 1, 1, 1).to(pixels.device), shifted.flip(-1), shifted)
+    """Shift by up to an eighth of a side, edges repeated, and mirror half of the images; uint8 in, uint8 out."""
+    return moved(pixels, draw(len(pixels), pixels.shape[-1], generator))
+
+
+def moved(pixels: Tensor, draws: Draws) -> Tensor:
+    """`augmented` as drawn before, for images that are part of a larger batch."""
+    side = pixels.shape[-1]
+    reach = _reach(side)
+    places = torch.arange(side)
+    down, across = ((places + at - reach).clamp_(0, side - 1).to(pixels.device) for at in (draws.y, draws.x))
+    shifted = pixels.index_select(-2, down).index_select(-1, across)
+    rows = draws.mirrored.nonzero().flatten().to(pixels.device)
+    shifted[rows] = shifted[rows].flip(-1)
+    return shifted
+
+
+def draw(count: int, side: int, generator: torch.Generator) -> Draws:
+    """What is to be done to `count` images of `side` pixels."""
+    y, x = (int(v) for v in torch.randint(0, 2 * _reach(side) + 1, (2,), generator=generator))
+    return Draws(y, x, torch.rand(count, generator=generator) < 0.5)
+
+
+def _reach(side: int) -> int:
+    return max(1, side // _SHIFT_SHARE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -37,6 +37,21 @@ class PairTensors:
         self._ids: Tensor | None = None
         if Modality.TEXT in towers:
             self._ids = towers[Modality.TEXT].read([text for captions in pairs.captions for text in captions])
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """All that there is to keep, for `from_tensors`."""
+        held = {"pixels": self._pixels, "ids": self._ids, "counts": self.counts}
+        return {name: tensor.contiguous() for name, tensor in held.items() if tensor is not None}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> PairTensors:
+        """The same samples, not copied."""
+        pairs = object.__new__(cls)
+        pairs.counts = tensors["counts"]
+        pairs.count = len(pairs.counts)
+        pairs.starts = torch.cumsum(pairs.counts, 0) - pairs.counts
+        pairs._pixels, pairs._ids = tensors.get("pixels"), tensors.get("ids")
+        return pairs
 
     @property
     def image_of_text(self) -> Tensor:

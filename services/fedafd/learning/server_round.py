@@ -7,13 +7,16 @@ Source: FedAFD, arXiv 2603.04890; the recipe's choices beside the paper are Fede
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -21,13 +24,16 @@ from fedafd.algorithm.centring import centre, public_mean
 from fedafd.algorithm.contrastive import SoftContrastiveLoss
 from fedafd.algorithm.distillation import distillation_loss
 from fedafd.algorithm.metrics import fold_recall_at_k, recall_at_k, rsum
-from fedafd.domain.config import FederationConfig
+from fedafd.domain.config import EncoderConfig, FederationConfig
 from fedafd.domain.kinds import Modality
-from fedafd.learning.checkpoint import Checkpoint
-from fedafd.learning.images import augmented
+from fedafd.domain.seeds import derive_seed
+from fedafd.learning.acceleration import accelerate
+from fedafd.learning.checkpoint import Checkpoint, tensors_below
+from fedafd.learning.images import draw, moved
 from fedafd.learning.optimizers import check_loss, choose_device, cosine_factor, make_optimizer
+from fedafd.learning.parallel import ALONE, Group, Processes, number_of_processes, run_in_processes
 from fedafd.learning.public import Pairs, PairTensors
-from fedafd.learning.tokens import build_tokenizer
+from fedafd.learning.tokens import tokenizer_for
 from fedafd.learning.tower import Tower, encode_all
 from fedafd.rpc.bundles import pack_folder
 
@@ -36,6 +42,7 @@ __all__ = ["Prepared", "distil", "evaluate", "export_global_model", "initial_ser
 Progress = Callable[[float, str], None]
 Reps = Mapping[Modality, NDArray[np.float32]]
 _FOLD_AT = 5000
+_JOB, _STATE, _AIMS, _PAIRS, _TRAINED = "job.json", "state", "aims.safetensors", "pairs.safetensors", "trained"
 
 
 @dataclass(frozen=True)
@@ -48,11 +55,16 @@ class Prepared:
 
 
 class _GlobalModel(nn.Module):
-    def __init__(self, config: FederationConfig, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, config: FederationConfig, tokenizer: Tokenizer, encoders: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
+        """`encoders`: what the towers of an earlier version say of themselves; nothing pretrained is read again."""
         super().__init__()
-        dim = config.embedding_dim
-        self.image = Tower(config.image_encoder, Modality.IMAGE, dim=dim)
-        self.text = Tower(config.text_encoder, Modality.TEXT, dim=dim, tokenizer=tokenizer)
+        dim, chosen = config.embedding_dim, {Modality.IMAGE: config.image_encoder, Modality.TEXT: config.text_encoder}
+        if encoders is not None:
+            chosen = {modality: EncoderConfig.model_validate(encoders[modality.value]) for modality in chosen}
+        self.image = Tower(chosen[Modality.IMAGE], Modality.IMAGE, dim=dim)
+        self.text = Tower(chosen[Modality.TEXT], Modality.TEXT, dim=dim, tokenizer=tokenizer)
         self.contrast = SoftContrastiveLoss(config.server.loss_scale)
 
     @property
@@ -61,12 +73,15 @@ class _GlobalModel(nn.Module):
 
 
 def initial_server_state(*, config: FederationConfig, captions: Sequence[Sequence[str]], seed: int) -> bytes:
-    """Fresh weights, and the vocabulary of the public captions. Raises ConfigurationError for unusable encoders."""
-    tokenizer = build_tokenizer(caption for texts in captions for caption in texts)
+    """Fresh or pretrained weights; the vocabulary of the public captions, or the pretrained tokenizer.
+
+    Raises ConfigurationError for unusable encoders.
+    """
+    tokenizer = tokenizer_for(config.text_encoder, (caption for texts in captions for caption in texts))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _GlobalModel(config, tokenizer)
-    return _packed(model, _optimizer(model, config, 1), tokenizer)
+    return _packed(model, _optimizer(model, config, 1))
 
 
 def prepare(
@@ -77,12 +92,17 @@ def prepare(
     round_number: int,
     seed: int,
     device: str = "auto",
+    processes: Processes = 1,
     progress: Progress = lambda _, __: None,
 ) -> Prepared:
-    """Train with the soft contrastive loss, then represent the public set in eval mode. Raises DivergedError."""
+    """Train with the soft contrastive loss, then represent the public set in eval mode.
+
+    `processes` share the training (fedafd.learning.parallel). Raises DivergedError, ConfigurationError,
+    WorkerLostError.
+    """
     run = _Run(config, state, round_number, seed, device)
     pairs = PairTensors(public, run.model.towers)
-    run.train(pairs, config.server.passes, {}, None, lambda f, a: progress(0.8 * f, a))
+    run = _trained(run, pairs, config.server.passes, {}, None, processes, lambda f, a: progress(0.8 * f, a))
     reps = {}
     for number, (modality, tower) in enumerate(run.model.towers.items()):
         progress(0.8 + 0.1 * number, f"representing {modality.value}s")
@@ -101,11 +121,13 @@ def distil(
     round_number: int,
     seed: int,
     device: str = "auto",
+    processes: Processes = 1,
     progress: Progress = lambda _, __: None,
 ) -> bytes:
-    """Distil the ensemble into the global model; modalities without an aggregate are left out. Raises DivergedError.
+    """Distil the ensemble into the global model; modalities without an aggregate are left out.
 
-    Before `distillation.start_round`, and when nobody delivered, the state is given back unchanged.
+    `processes` share the training. Before `distillation.start_round`, and when nobody delivered, the state is given
+    back unchanged. Raises DivergedError, ConfigurationError, WorkerLostError.
     """
     if not aggregates or not config.distillation.enabled or round_number < config.distillation.start_round:
         return state
@@ -113,8 +135,8 @@ def distil(
     means = {m: public_mean(torch.from_numpy(np.asarray(r))) for m, r in representations.items()}
     targets = {m: torch.from_numpy(np.asarray(rows)).to(run.device) for m, rows in aggregates.items()}
     pairs = PairTensors(public, run.model.towers)
-    run.train(pairs, config.distillation.passes, targets, means if config.distillation.centre else None, progress)
-    return run.state()
+    centres = means if config.distillation.centre else None
+    return _trained(run, pairs, config.distillation.passes, targets, centres, processes, progress).state()
 
 
 def evaluate(
@@ -158,17 +180,26 @@ def export_global_model(
 class _Run:
     """A state unpacked onto a device."""
 
-    def __init__(self, config: FederationConfig, state: bytes, round_number: int, seed: int, device: str) -> None:
-        self.config, self.round_number, self.seed = config, round_number, seed
-        self.device = choose_device(device)
+    def __init__(
+        self,
+        config: FederationConfig,
+        state: bytes,
+        round_number: int,
+        seed: int,
+        device: str | torch.device,
+        group: Group = ALONE,
+    ) -> None:
+        self.config, self.round_number, self.seed, self.group = config, round_number, seed, group
+        self.device = choose_device(device) if isinstance(device, str) else device
         self.model, checkpoint = _unpacked(config, state)
         self.model.to(self.device)
         self.optimizer = _optimizer(self.model, config, round_number)
         checkpoint.load_optimizer("optimizer", self.optimizer)
         self.generator = torch.Generator().manual_seed(seed)
+        self.encoders: dict[Modality, nn.Module] = dict(self.model.towers)
 
     def state(self) -> bytes:
-        return _packed(self.model, self.optimizer, self.model.text.tokenizer)
+        return _packed(self.model, self.optimizer)
 
     def train(
         self,
@@ -178,10 +209,21 @@ class _Run:
         means: Mapping[Modality, Tensor] | None,
         progress: Progress,
     ) -> None:
-        size = min(self.config.server.batch_size, pairs.count)
+        server = self.config.server
+        size = min(server.batch_size, pairs.count)
         steps = max(1, pairs.count // size)
+        towers = self.model.towers
+        accelerate(
+            towers.values(),
+            device=self.device,
+            autocast=server.autocast,
+            accumulate=server.accumulate,
+            compiled=server.compile,
+        )
+        self.encoders = {modality: self.group.wrap(tower, self.device) for modality, tower in towers.items()}
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+            # Each process draws dropout masks of its own.
+            torch.manual_seed(self.seed if self.group.rank == 0 else derive_seed(self.seed, "rank", self.group.rank))
             self.model.train()
             for number in range(passes):
                 order = torch.randperm(pairs.count, generator=self.generator)
@@ -199,15 +241,16 @@ class _Run:
         means: Mapping[Modality, Tensor] | None,
     ) -> None:
         config = self.config
-        pixels = pairs.drawn(Modality.IMAGE, rows, self.generator)
+        # All draws are the whole batch's, so that they do not depend on the number of processes.
+        pixels = pairs.drawn(Modality.IMAGE, self.group.slice(rows), self.generator)
         if config.server.augment:
-            pixels = augmented(pixels, self.generator)
-        ids = pairs.drawn(Modality.TEXT, rows, self.generator)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=_autocasts(config.server.autocast, self.device)):
-            features = {
-                Modality.IMAGE: self.model.image(pixels.to(self.device)).vector_BD,
-                Modality.TEXT: self.model.text(ids.to(self.device)).vector_BD,
-            }
+            draws = draw(len(rows), pixels.shape[-1], self.generator)
+            pixels = moved(pixels, draws._replace(mirrored=self.group.slice(draws.mirrored)))
+        ids = self.group.slice(pairs.drawn(Modality.TEXT, rows, self.generator))
+        features = {
+            modality: self.group.gathered(self.encoders[modality](batch.to(self.device)).vector_BD)
+            for modality, batch in ((Modality.IMAGE, pixels), (Modality.TEXT, ids))
+        }
         loss = features[Modality.IMAGE].new_zeros(())
         if not targets or config.distillation.joint:
             loss = self.model.contrast(features[Modality.IMAGE], features[Modality.TEXT]) / len(rows)
@@ -218,12 +261,50 @@ class _Run:
         check_loss(loss, f"global training, round {self.round_number}")
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        self.group.averaged(self.model.contrast.parameters())
         nn.utils.clip_grad_norm_(self.model.parameters(), config.server.clip_norm)
         self.optimizer.step()
 
 
-def _autocasts(mode: str, device: torch.device) -> bool:
-    return mode == "bfloat16" or (mode == "auto" and device.type == "cuda")
+def _trained(
+    run: _Run,
+    pairs: PairTensors,
+    passes: int,
+    targets: Mapping[Modality, Tensor],
+    means: Mapping[Modality, Tensor] | None,
+    processes: Processes,
+    progress: Progress,
+) -> _Run:
+    """Train here, or in processes of its own; returns the run that holds the trained model."""
+    config = run.config
+    size = number_of_processes(processes, run.device, min(config.server.batch_size, pairs.count))
+    if size == 1:
+        run.train(pairs, passes, targets, means, progress)
+        return run
+    job = {"config": json.loads(config.canonical_json()), "round_number": run.round_number, "seed": run.seed}
+    given = {"targets": targets} | ({} if means is None else {"means": means})
+    tensors = {f"{name}/{m.value}": t.cpu().contiguous() for name, each in given.items() for m, t in each.items()}
+    with tempfile.TemporaryDirectory(prefix="fedafd-training-") as path:
+        folder = Path(path)
+        (folder / _JOB).write_text(json.dumps(job | {"passes": passes, "centred": means is not None}), encoding="utf-8")
+        (folder / _STATE).write_bytes(run.state())
+        save_file(tensors, folder / _AIMS)
+        save_file(pairs.to_tensors(), folder / _PAIRS)
+        run_in_processes(_train_share, size, run.device, folder, progress)
+        return _Run(config, (folder / _TRAINED).read_bytes(), run.round_number, run.seed, run.device)
+
+
+def _train_share(group: Group, device: torch.device, folder: Path, progress: Progress) -> None:
+    """What each of several training processes does; the files are memory-mapped, so that they share the pixels."""
+    job = json.loads((folder / _JOB).read_text(encoding="utf-8"))
+    config = FederationConfig.model_validate(job["config"])
+    run = _Run(config, (folder / _STATE).read_bytes(), job["round_number"], job["seed"], device, group)
+    aims = load_file(folder / _AIMS)
+    targets = {Modality(m): rows.to(device) for m, rows in tensors_below(aims, "targets").items()}
+    means = {Modality(m): mean for m, mean in tensors_below(aims, "means").items()} if job["centred"] else None
+    run.train(PairTensors.from_tensors(load_file(folder / _PAIRS)), job["passes"], targets, means, progress)
+    if group.rank == 0:
+        (folder / _TRAINED).write_bytes(run.state())
 
 
 def _optimizer(model: nn.Module, config: FederationConfig, round_number: int) -> torch.optim.Optimizer:
@@ -232,8 +313,16 @@ def _optimizer(model: nn.Module, config: FederationConfig, round_number: int) ->
     return make_optimizer(server.optimizer, model.parameters(), server.learning_rate * factor, server.weight_decay)
 
 
-def _packed(model: nn.Module, optimizer: torch.optim.Optimizer, tokenizer: Tokenizer | None) -> bytes:
-    checkpoint = Checkpoint(meta={"tokenizer": tokenizer.to_str() if tokenizer is not None else None})
+def _packed(model: _GlobalModel, optimizer: torch.optim.Optimizer) -> bytes:
+    tokenizer = model.text.tokenizer
+    checkpoint = Checkpoint(
+        meta={
+            "tokenizer": tokenizer.to_str() if tokenizer is not None else None,
+            "encoders": {
+                modality.value: tower.config.model_dump(mode="json") for modality, tower in model.towers.items()
+            },
+        }
+    )
     checkpoint.add_module("model", model)
     checkpoint.add_optimizer("optimizer", optimizer)
     return checkpoint.to_bytes()
@@ -241,7 +330,8 @@ def _packed(model: nn.Module, optimizer: torch.optim.Optimizer, tokenizer: Token
 
 def _unpacked(config: FederationConfig, state: bytes) -> tuple[_GlobalModel, Checkpoint]:
     checkpoint = Checkpoint.from_bytes(state)
-    model = _GlobalModel(config, Tokenizer.from_str(checkpoint.meta["tokenizer"]))
+    tokenizer = Tokenizer.from_str(checkpoint.meta["tokenizer"])
+    model = _GlobalModel(config, tokenizer, checkpoint.meta.get("encoders"))
     checkpoint.load_module("model", model)
     return model.eval(), checkpoint
 

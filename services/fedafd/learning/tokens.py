@@ -1,4 +1,7 @@
-"""Words as numbers: a word-level tokenizer that is the same for the same texts. 0 pads, 1 stands for unknown words."""
+"""Words as numbers: a word-level tokenizer that is the same for the same texts, or the one of pretrained weights.
+
+In the former 0 pads and 1 stands for unknown words.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
 from torch import Tensor
 
-__all__ = ["PAD", "build_tokenizer", "token_ids"]
+from fedafd.domain.config import EncoderConfig
+from fedafd.learning.pretrained import pretrained_tokenizer
+
+__all__ = ["PAD", "build_tokenizer", "padding_id", "token_ids", "tokenizer_for"]
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 _LIMIT = 20_000
@@ -27,13 +33,26 @@ def build_tokenizer(texts: Iterable[str], limit: int = _LIMIT) -> Tokenizer:
     return _tokenizer({PAD: 0, UNKNOWN: 1} | {word: index for index, word in enumerate(words, start=2)})
 
 
+def tokenizer_for(config: EncoderConfig, texts: Iterable[str]) -> Tokenizer:
+    """The tokenizer of a text encoder: the pretrained weights' own, else a vocabulary of `texts`."""
+    return build_tokenizer(texts) if config.pretrained is None else pretrained_tokenizer(config)
+
+
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> Tensor:
-    """int64 [len(texts), max_tokens]; cut at the end, padded with 0; an empty text is one unknown word."""
-    ids = torch.zeros(len(texts), max_tokens, dtype=torch.int64)
+    """int64 [len(texts), max_tokens]; cut at the end, padded with `padding_id`; an empty text is one unknown word.
+
+    A pretrained tokenizer cuts by itself, so that its closing token is kept.
+    """
+    ids = torch.full((len(texts), max_tokens), padding_id(tokenizer), dtype=torch.int64)
     for row, encoded in enumerate(tokenizer.encode_batch(list(texts))):
         kept = encoded.ids[:max_tokens] or [1]
         ids[row, : len(kept)] = torch.tensor(kept)
     return ids
+
+
+def padding_id(tokenizer: Tokenizer) -> int:
+    """The id that stands for no token: a pretrained tokenizer's own, else 0."""
+    return int(tokenizer.padding["pad_id"]) if tokenizer.padding else 0
 
 
 def _tokenizer(vocabulary: dict[str, int]) -> Tokenizer:

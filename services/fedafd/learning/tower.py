@@ -16,13 +16,16 @@ from torch import Tensor, nn
 from fedafd.domain.config import EncoderConfig
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import Modality
+from fedafd.learning.acceleration import encode_in_parts
 from fedafd.learning.encoders import Encoder, Features, build_encoder
 from fedafd.learning.images import image_pixels, scaled
-from fedafd.learning.tokens import token_ids
+from fedafd.learning.pretrained import pixel_scale
+from fedafd.learning.tokens import padding_id, token_ids
 
 __all__ = ["Tower", "encode_all"]
 
 _ENCODE_BATCH = 128
+_NOT_OPTIONS = {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype", "model_type"}
 
 
 class Tower(nn.Module):
@@ -32,9 +35,17 @@ class Tower(nn.Module):
         self, config: EncoderConfig, modality: Modality, *, dim: int, tokenizer: Tokenizer | None = None
     ) -> None:
         super().__init__()
-        self.config, self.modality, self.dim, self.tokenizer = config, modality, dim, tokenizer
+        self.modality, self.dim, self.tokenizer = modality, dim, tokenizer
+        self.in_bfloat16, self.parts = False, 1
+        """Trains in bfloat16; a batch in so many parts. `accelerate` sets them; in eval mode they count for nothing."""
         vocabulary = tokenizer.get_vocab_size() if tokenizer is not None else 0
-        self.encoder: Encoder = build_encoder(config, modality, dim=dim, vocabulary=vocabulary)
+        padding = padding_id(tokenizer) if tokenizer is not None else 0
+        self.encoder: Encoder = build_encoder(config, modality, dim=dim, vocabulary=vocabulary, padding=padding)
+        self.config = _self_contained(config, modality, self.encoder)
+        if modality is Modality.IMAGE:
+            mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.config.image_mean, self.config.image_std))
+            self.register_buffer("_factor", 255 * std, persistent=False)
+            self.register_buffer("_shift", mean / std, persistent=False)
 
     def read(self, samples: Sequence[Any]) -> Tensor:
         """Raw images (uint8 arrays) or texts as the tensor that `forward` takes rows of."""
@@ -45,7 +56,15 @@ class Tower(nn.Module):
 
     def forward(self, rows: Tensor) -> Features:
         """Encode rows of what `read` made."""
-        features: Features = self.encoder(scaled(rows) if self.modality is Modality.IMAGE else rows)
+        with torch.autocast(rows.device.type, torch.bfloat16, enabled=self.in_bfloat16 and self.training):
+            if self.parts > 1 and self.training and torch.is_grad_enabled():
+                return encode_in_parts(self._encode, rows, self.parts, self)
+            return self._encode(rows)
+
+    def _encode(self, rows: Tensor) -> Features:
+        if self.modality is Modality.IMAGE:
+            rows = scaled(rows, self.get_buffer("_factor"), self.get_buffer("_shift"))
+        features: Features = self.encoder(rows)
         return features
 
     def to_files(self, prefix: str = "") -> dict[str, bytes]:
@@ -53,15 +72,17 @@ class Tower(nn.Module):
         config = {
             "modality": self.modality.value,
             "embedding_dim": self.dim,
-            "encoder": self.config.model_dump(mode="json") | {"pretrained": None},
+            "encoder": self.config.model_dump(mode="json"),
+            "backbone": self.config.options,
         }
-        config["backbone"] = _backbone_options(self)
         files = {
             f"{prefix}config.json": json.dumps(config, indent=2, sort_keys=True).encode(),
             f"{prefix}model.safetensors": save(
                 {key: value.detach().cpu().contiguous() for key, value in sorted(self.encoder.state_dict().items())}
             ),
         }
+        if self.modality is Modality.IMAGE:
+            files[f"{prefix}preprocessor_config.json"] = json.dumps(_preprocessor(self.config), indent=2).encode()
         if self.tokenizer is not None:
             files[f"{prefix}tokenizer.json"] = self.tokenizer.to_str().encode()
         return files
@@ -83,14 +104,23 @@ class Tower(nn.Module):
         return tower.eval()
 
 
-def _backbone_options(tower: Tower) -> dict[str, Any]:
-    model = getattr(tower.encoder.backbone, "model", None)
-    if model is None:
-        return dict(tower.config.options)
-    drop = {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype", "model_type"}
-    options = {key: value for key, value in model.config.to_diff_dict().items() if key not in drop}
-    plain: dict[str, Any] = json.loads(json.dumps(options))
-    return plain
+def _self_contained(config: EncoderConfig, modality: Modality, encoder: Encoder) -> EncoderConfig:
+    """The configuration that builds the same encoder, reading the same input, with nothing pretrained at hand."""
+    changes: dict[str, Any] = {"pretrained": None}
+    if modality is Modality.IMAGE:
+        changes["image_mean"], changes["image_std"] = pixel_scale(config)
+    held: Any = getattr(getattr(encoder.backbone, "model", None), "config", None)
+    if hasattr(held, "to_diff_dict"):
+        options = {key: value for key, value in held.to_diff_dict().items() if key not in _NOT_OPTIONS}
+        changes["options"] = json.loads(json.dumps(options))
+    return config.model_copy(update=changes)
+
+
+def _preprocessor(config: EncoderConfig) -> dict[str, Any]:
+    """What a transformers image processor calls the way pixels are read here."""
+    side = {"height": config.image_size, "width": config.image_size}
+    scale = {"do_rescale": True, "rescale_factor": 1 / 255, "image_mean": config.image_mean}
+    return {"do_resize": True, "size": side, "resample": 2, "do_normalize": True, "image_std": config.image_std} | scale
 
 
 @torch.inference_mode()

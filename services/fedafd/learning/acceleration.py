@@ -1,0 +1,88 @@
+"""How towers run while they are trained: bfloat16 autocast, compiled, a batch in parts.
+
+A batch is encoded in parts by recomputing each part's activations when its gradient is due, so that a loss over all
+pairs of the batch, which is no sum over parts, keeps its exact gradient with the memory of one part. The idea is that
+of GradCache, arXiv 2101.06983; the tool is torch's checkpointing.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from fedafd.domain.errors import ConfigurationError
+from fedafd.learning.encoders import Features
+
+if TYPE_CHECKING:
+    from fedafd.learning.tower import Tower
+
+__all__ = ["accelerate", "autocasts", "encode_in_parts", "untouched_statistics"]
+
+
+def accelerate(
+    towers: Iterable[Tower],
+    *,
+    device: torch.device,
+    autocast: Literal["auto", "bfloat16", "off"],
+    accumulate: int,
+    compiled: bool,
+) -> None:
+    """Set how `towers` run in training. Raises ConfigurationError if they cannot be compiled here."""
+    if compiled and device.type == "cpu" and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        raise ConfigurationError(
+            "compile: torch.compile needs a C++ compiler on a CPU; install g++, or set compile: false"
+        )
+    for tower in towers:
+        tower.in_bfloat16, tower.parts = autocasts(autocast, device), accumulate
+        if compiled:
+            # In place: the names of the parameters, and so every saved state, stay as they are.
+            tower.encoder.compile()
+
+
+def autocasts(mode: Literal["auto", "bfloat16", "off"], device: torch.device) -> bool:
+    """True if training runs in bfloat16: `auto` does so on a GPU."""
+    return mode == "bfloat16" or (mode == "auto" and device.type == "cuda")
+
+
+def encode_in_parts(encode: Callable[[Tensor], Features], rows: Tensor, parts: int, model: nn.Module) -> Features:
+    """`encode` of `rows`, of which one of `parts` parts at a time holds activations.
+
+    Equal to encoding all at once where samples do not meet inside the encoder: batch normalisation takes each part's
+    own statistics. Dropout draws the same masks again when a part is recomputed.
+    """
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), untouched_statistics(model)
+
+    made = [
+        checkpoint(lambda part: tuple(encode(part)), part, use_reentrant=False, context_fn=contexts)
+        for part in rows.chunk(parts)
+    ]
+    # A text encoder may cut a part after its longest text: pad with positions of weight 0.
+    longest = max(tokens_BPD.shape[1] for _, tokens_BPD, _ in made)
+    vectors, tokens, weights = zip(*made, strict=True)
+    return Features(
+        torch.cat(vectors),
+        torch.cat([F.pad(each, (0, 0, 0, longest - each.shape[1])) for each in tokens]),
+        torch.cat([F.pad(each, (0, longest - each.shape[1])) for each in weights]),
+    )
+
+
+@contextmanager
+def untouched_statistics(model: nn.Module) -> Iterator[None]:
+    """Batches are normalised by their own statistics and leave the running ones alone."""
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True

@@ -1,0 +1,156 @@
+"""Pretrained backbones by hub id or local folder: weights as safetensors only, with their tokenizer and pixel scale.
+
+Nothing is fetched that is not needed, and no pickle is read: weights that exist as pickles only are refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from torch import nn
+
+from fedafd.domain.config import EncoderConfig
+from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.kinds import Modality
+
+__all__ = ["pixel_scale", "pretrained_backbone", "pretrained_tokenizer"]
+
+Channels = tuple[float, float, float]
+_HALF, _QUARTER = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth")
+_UNUSED = {"convnextv2": ("pooler.", "layernorm.")}
+"""Layers behind the last hidden state, which we do not read: a checkpoint without them is complete."""
+
+_FILES = {
+    Modality.IMAGE: "config.json, model.safetensors and preprocessor_config.json",
+    Modality.TEXT: "config.json, model.safetensors, tokenizer.json and tokenizer_config.json",
+}
+
+
+def pretrained_backbone(config: EncoderConfig, modality: Modality, model_class: Any) -> nn.Module:
+    """The weights named by `config.pretrained`. Raises ConfigurationError for what is missing or does not fit."""
+    assert config.pretrained is not None
+    _refuse_pickles(config.pretrained)
+    try:
+        _check_kind(config, model_class)
+        model, loading = model_class.from_pretrained(config.pretrained, use_safetensors=True, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _missing(config, modality, error) from None
+    unused = _UNUSED.get(config.architecture, ("pooler.",))
+    lacking = sorted(name for name in loading["missing_keys"] if not name.startswith(unused))
+    if lacking:
+        raise ConfigurationError(
+            f"weights {config.pretrained!r} do not hold a whole {config.architecture}: {len(lacking)} tensors are"
+            f" missing, such as {lacking[0]}"
+        )
+    _check_sizes(config, modality, model.config)
+    made: nn.Module = model
+    return made
+
+
+def pretrained_tokenizer(config: EncoderConfig) -> Tokenizer:
+    """The tokenizer beside the weights, cutting and padding to `config.max_tokens`. Raises ConfigurationError."""
+    import transformers
+
+    assert config.pretrained is not None
+    try:
+        loaded: Any = transformers.AutoTokenizer.from_pretrained(config.pretrained)
+    except (OSError, ValueError, KeyError) as error:
+        raise _missing(config, Modality.TEXT, error) from None
+    backend = getattr(loaded, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer) or loaded.pad_token_id is None:
+        raise ConfigurationError(
+            f"tokenizer of {config.pretrained!r}: it has no fast form (tokenizer.json) or no padding"
+        )
+    # A copy: what cuts and pads is part of the tokenizer's own file from here on.
+    tokenizer = Tokenizer.from_str(backend.to_str())
+    tokenizer.enable_truncation(config.max_tokens)
+    tokenizer.enable_padding(length=config.max_tokens, pad_id=loaded.pad_token_id, pad_token=loaded.pad_token)
+    return tokenizer
+
+
+def pixel_scale(config: EncoderConfig) -> tuple[Channels, Channels]:
+    """Mean and standard deviation per channel of pixels in 0 .. 1 that the backbone expects.
+
+    The configuration's own, else those of the pretrained folder's preprocessor_config.json, else 0.5 and 0.25.
+    """
+    if config.image_mean is not None and config.image_std is not None:
+        return config.image_mean, config.image_std
+    values = _preprocessor(config) if config.pretrained is not None else {}
+    mean, std = _scale(values) if values else (_HALF, _QUARTER)
+    return config.image_mean or mean, config.image_std or std
+
+
+def _scale(values: Mapping[str, Any]) -> tuple[Channels, Channels]:
+    """Mean and deviation of pixels / 255, where the folder speaks of pixels times its own factor."""
+    factor = float(values.get("rescale_factor", 1 / 255)) * 255 if values.get("do_rescale", True) else 255.0
+    mean, std = values.get("image_mean") or _HALF, values.get("image_std") or _HALF
+    if not values.get("do_normalize", True):
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    red, green, blue = ((float(m) / factor, float(s) / factor) for m, s in zip(mean, std, strict=True))
+    return (red[0], green[0], blue[0]), (red[1], green[1], blue[1])
+
+
+def _preprocessor(config: EncoderConfig) -> dict[str, Any]:
+    assert config.pretrained is not None
+    from transformers.utils.hub import cached_file
+
+    try:
+        path = cached_file(
+            config.pretrained,
+            "preprocessor_config.json",
+            _raise_exceptions_for_missing_entries=False,
+        )
+        values: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8")) if path is not None else {}
+    except (OSError, ValueError) as error:
+        raise _missing(config, Modality.IMAGE, error) from None
+    return values
+
+
+def _refuse_pickles(pretrained: str) -> None:
+    folder = Path(pretrained)
+    if not folder.is_dir() or list(folder.glob("*.safetensors")):
+        return
+    found = [name for name in _PICKLES if (folder / name).exists()]
+    if found:
+        raise ConfigurationError(
+            f"weights {pretrained!r}: {found[0]} is a pickle, which can run any code when it is read; only safetensors"
+            " are read here. Convert it on a machine apart: from_pretrained(...), then save_pretrained(...)"
+        )
+
+
+def _check_kind(config: EncoderConfig, model_class: Any) -> None:
+    found, _ = model_class.config_class.get_config_dict(config.pretrained)
+    kind, wanted = found.get("model_type"), model_class.config_class.model_type
+    if kind is not None and kind != wanted:
+        raise ConfigurationError(
+            f"weights {config.pretrained!r} are of a {kind}, but the encoder's architecture is {config.architecture}"
+        )
+
+
+def _check_sizes(config: EncoderConfig, modality: Modality, sizes: Any) -> None:
+    limit = getattr(sizes, "max_position_embeddings", None)
+    if modality is Modality.TEXT and limit is not None and config.max_tokens > limit:
+        raise ConfigurationError(f"max_tokens: {config.max_tokens}, but {config.pretrained!r} reads at most {limit}")
+    side = getattr(sizes, "image_size", None)
+    if config.architecture == "vit" and side != config.image_size:
+        raise ConfigurationError(f"image_size: {config.image_size}, but {config.pretrained!r} needs {side}")
+
+
+def _missing(config: EncoderConfig, modality: Modality, error: Exception) -> ConfigurationError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    name, place = config.pretrained or "", Path(config.pretrained or "")
+    if place.is_dir():
+        return ConfigurationError(f"weights {name!r}: the folder needs {_FILES[modality]}: {reason}")
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return ConfigurationError(
+        f"weights {name!r} for encoder {config.architecture} are neither a folder here nor in the hub cache"
+        f" {HF_HUB_CACHE}, and the hub cannot be reached or does not hold them. Put {_FILES[modality]} into a folder on"
+        f" this machine and set `pretrained` to its path, or copy the cache of a machine that has them"
+        f" (HF_HUB_CACHE names it): {reason}"
+    )
