@@ -21,6 +21,7 @@ from fedafd.datasets.samples import ClientData, PairSplit, Split, TextSplit
 from fedafd.domain.config import AveragingMode, EncoderConfig, FederationConfig, FusionMode
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.seeds import derive_seed
+from fedafd.learning.acceleration import accelerate
 from fedafd.learning.averaging import load_average
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.client_data import SplitTensors
@@ -28,7 +29,7 @@ from fedafd.learning.client_model import ClientModel, Views
 from fedafd.learning.encoders import Features
 from fedafd.learning.optimizers import choose_device, make_optimizer
 from fedafd.learning.public import Pairs, PairTensors
-from fedafd.learning.tokens import build_tokenizer
+from fedafd.learning.tokens import tokenizer_for
 from fedafd.learning.tower import Tower, encode_all
 from fedafd.rpc.bundles import unpack_folder
 
@@ -144,7 +145,9 @@ class LocalSite:
     def state(self) -> bytes:
         """The personalized state that the next round goes on from."""
         assert self._checkpoint is not None
-        kept = Checkpoint(meta=dict(self._checkpoint.meta))
+        # As the towers say of themselves: no later round needs the pretrained weights again.
+        encoders = {m.value: tower.config.model_dump(mode="json") for m, tower in self.towers.items()}
+        kept = Checkpoint(meta=self._checkpoint.meta | {"encoders": encoders})
         kept.add_module("model", self.model)
         for name, optimizer in self.optimizers.items():
             if name != "fusion" or self.config.fusion.persistent:
@@ -166,6 +169,14 @@ class LocalSite:
                 self._checkpoint.load_optimizer(name, optimizer)
         self.model.to(self.device)
         self.towers: dict[Modality, Tower] = {m: self.model.towers[m.value] for m in self.kind.modalities}  # type: ignore[misc]
+        client = self.config.client
+        accelerate(
+            self.towers.values(),
+            device=self.device,
+            autocast=client.autocast,
+            accumulate=client.accumulate,
+            compiled=client.compile,
+        )
         self.splits = _Splits({"train": self.data.train, "val": self.data.val, "test": self.data.test}, self.towers)
 
     def _first_seed(self) -> int:
@@ -183,10 +194,11 @@ class LocalSite:
         elif isinstance(self.data.train, PairSplit):
             own = [text for captions in self.data.train.captions for text in captions]
         defaults = {Modality.IMAGE: self.config.image_encoder, Modality.TEXT: self.config.text_encoder}
-        chosen = {m.value: (self._encoders.get(m) or defaults[m]).model_dump(mode="json") for m in self.kind.modalities}
-        has_text = Modality.TEXT in self.kind.modalities
-        tokenizer = build_tokenizer([*public_texts, *own]).to_str() if has_text else None
-        return {"encoders": chosen, "tokenizer": tokenizer, "labels": list(self.data.labels)}
+        chosen = {m: self._encoders.get(m) or defaults[m] for m in self.kind.modalities}
+        text = chosen.get(Modality.TEXT)
+        tokenizer = tokenizer_for(text, [*public_texts, *own]).to_str() if text is not None else None
+        encoders = {m.value: encoder.model_dump(mode="json") for m, encoder in chosen.items()}
+        return {"encoders": encoders, "tokenizer": tokenizer, "labels": list(self.data.labels)}
 
     def _make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         t, a = self.training, self.config.alignment

@@ -6,12 +6,12 @@ Shape legend: B a batch, N public samples, D embedding dimension.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from fedafd.algorithm.alignment import backward_balanced
+from fedafd.learning.acceleration import untouched_statistics
 from fedafd.learning.local_site import LocalSite
 from fedafd.learning.optimizers import check_loss, steps_factor
 from fedafd.learning.regularisers import Regulariser, Terms, make_regulariser
@@ -108,7 +108,7 @@ class _Steps:
         site = self._site
         assert site.public is not None
         assert self._regularise is not None
-        with _untouched_statistics(site.model):
+        with untouched_statistics(site.model):
             features = {
                 m: tower(site.public.drawn(m, rows, site.generator).to(site.device)).vector_BD
                 for m, tower in site.towers.items()
@@ -124,16 +124,3 @@ class _Steps:
         else:
             share = self._site.config.alignment.max_gradient_share
             backward_balanced(loss, adversarial, self._encoders, max_share=share)
-
-
-@contextmanager
-def _untouched_statistics(model: nn.Module) -> Iterator[None]:
-    """Public batches are normalised by their own statistics and leave the private data's running ones alone."""
-    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    for layer in layers:
-        layer.track_running_stats = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.track_running_stats = True
