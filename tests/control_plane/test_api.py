@@ -122,7 +122,7 @@ async def test_a_client_is_invited_with_a_token_and_revoked_once(api: httpx.Asyn
 
 async def test_there_is_no_model_before_the_first_round(api: httpx.AsyncClient) -> None:
     await api.post("/federations", json=FEDERATION)
-    assert "current" in problem(await api.get("/federations/trial/models/current"), 404, "not-found")
+    assert "first completed round" in problem(await api.get("/federations/trial/models/current"), 404, "not-found")
     problem(await api.get("/federations/trial/models/latest"), 422, "invalid-request")
 
 

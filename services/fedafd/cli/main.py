@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -13,7 +13,7 @@ from fedafd.cli.health import health
 from fedafd.cli.migrate import migrate_app
 from fedafd.cli.remote import add_remote_commands
 from fedafd.cli.store import store_app
-from fedafd.domain.errors import FedafdError
+from fedafd.domain.errors import ConfigurationError, FedafdError
 
 __all__ = ["app", "main"]
 
@@ -96,12 +96,18 @@ def predict(
 
 
 def main() -> None:
-    """Entry of the program: errors of ours become one line and exit code 1."""
+    """Entry of the program: errors of ours become one line and an exit code, which docs/operator.md lists."""
     try:
         app()
+    except ConfigurationError as error:
+        _end(error, 2)
     except FedafdError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        raise SystemExit(1) from None
+        _end(error, getattr(error, "exit_code", 1))
+
+
+def _end(error: FedafdError, exit_code: int) -> NoReturn:
+    typer.secho(f"error: {error}", fg="red", err=True)
+    raise SystemExit(exit_code)
 
 
 if __name__ == "__main__":

@@ -36,8 +36,12 @@ async def get_version(session: AsyncSession, federation_id: str, version: int | 
     """A global version. Raises NotFoundError."""
     row = await find_version(session, federation_id, version)
     if row is None:
-        name = "current" if version is None else version
-        raise NotFoundError(f"federation {federation_id}: has no model version {name}", federation=federation_id)
+        what = (
+            "no model version yet; the first completed round makes one"
+            if version is None
+            else f"no model version {version}"
+        )
+        raise NotFoundError(f"federation {federation_id}: has {what}", federation=federation_id)
     return row
 
 

@@ -23,7 +23,7 @@ LogFormat = Literal["json", "console"]
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _SECRET_WORDS = ("token", "secret", "password", "credential", "authorization", "api_key")
 _NOT_SECRET = frozenset({"token", "fencing_token", "lease_token"})  # counters of ours, useful when a stage is lost
-_CHATTY = ("urllib3", "amqp", "kombu", "grpc", "asyncio", "aiosqlite", "httpcore", "httpx")
+_CHATTY = ("urllib3", "alembic", "amqp", "kombu", "grpc", "asyncio", "aiosqlite", "httpcore", "httpx")
 
 
 def configure(process: str, *, level: str = "INFO", format: LogFormat = "json", stream: TextIO | None = None) -> None:

@@ -1,0 +1,61 @@
+"""`fedafd events`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from fedafd.cli.remote.output import short_time
+from fedafd.cli.remote.server import DEFAULT_URL, ApiKey, AsJson, Server, Url
+
+__all__ = ["events"]
+
+
+def events(
+    federation: Annotated[
+        str | None,
+        typer.Option("--federation", "-F", envvar="FEDAFD_FEDERATION", help="The federation; without it all (admins)."),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on with each event as it happens, until Ctrl-C.")
+    ] = False,
+    last: Annotated[int, typer.Option(min=0, help="At most so many of the past ones; 0 for all.")] = 0,
+    api_key: ApiKey = "",
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Print the audit log: what happened, when, to what, by whom. With --json one object per line."""
+    server, path = Server(url, api_key), f"/federations/{federation}/events" if federation else "/events"
+    found, cursor = _past(server, path)
+    for event in found[-last:]:
+        _print(event, as_json=as_json)
+    if not follow:
+        return
+    try:
+        for message in server.follow(path, {"cursor": cursor} if cursor else {}):
+            if message.event != "connected":
+                _print(message.data, as_json=as_json)
+    except KeyboardInterrupt:
+        return
+
+
+def _past(server: Server, path: str) -> tuple[list[dict[str, Any]], str | None]:
+    found: list[dict[str, Any]] = []
+    cursor: str | None = None
+    while True:
+        page = server.ask("GET", path, params={"limit": 200} | ({"cursor": cursor} if cursor else {}))
+        found += page["items"]
+        cursor = page["end_cursor"]
+        if page["next_cursor"] is None:
+            return found, cursor
+
+
+def _print(event: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(event))
+        return
+    data = "  ".join(f"{key}={value}" for key, value in event["data"].items() if value is not None)
+    where = "" if event["federation"] is None else f"  {event['federation']}"
+    typer.echo(f"{short_time(event['at'])}{where}  {event['kind']}  by {event['actor']}  {data}".rstrip())

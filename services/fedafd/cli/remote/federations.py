@@ -1,0 +1,141 @@
+"""`fedafd federation` and `fedafd public-set`."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedafd.cli.remote.output import print_fields, print_json, print_table, short_time
+from fedafd.cli.remote.server import DEFAULT_URL, ApiKey, AsJson, Federation, Server, Url
+from fedafd.domain.errors import ConfigurationError
+
+__all__ = ["federation_app", "public_set_app"]
+
+federation_app = typer.Typer(help="Create, list, show and configure federations.", no_args_is_help=True)
+public_set_app = typer.Typer(help="Push and show the public set.", no_args_is_help=True)
+
+File = Annotated[Path, typer.Option("--file", "-f", help="federation.yaml")]
+
+
+@federation_app.command("create")
+def create(file: File, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Create a federation from its federation.yaml."""
+    made = Server(url, api_key).ask("POST", "/federations", json=_read(file))
+    print_json(made) if as_json else typer.echo(f"federation {made['name']} created")
+
+
+@federation_app.command("configure")
+def configure(file: File, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Replace a federation's configuration with this federation.yaml; not while a round is open."""
+    config = _read(file)
+    made = Server(url, api_key).ask("PUT", f"/federations/{config['name']}", json=config)
+    if as_json:
+        print_json(made)
+    else:
+        typer.echo(f"federation {made['name']}: configuration is now version {made['config_version']}")
+
+
+@federation_app.command("list")
+def list_all(api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """List federations."""
+    found = Server(url, api_key).items("/federations")
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (each["name"], each["current_version"], (each["public_set_sha256"] or "-")[:12], short_time(each["created_at"]))
+        for each in found
+    ]
+    print_table(["NAME", "MODEL", "PUBLIC SET", "CREATED"], rows, "no federation yet; `fedafd federation create`")
+
+
+@federation_app.command("show")
+def show(
+    federation: Annotated[str, typer.Argument(envvar="FEDAFD_FEDERATION", help="Its name.")],
+    api_key: ApiKey = "",
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Show a federation with its whole configuration."""
+    found = Server(url, api_key).ask("GET", f"/federations/{federation}")
+    if as_json:
+        print_json(found)
+        return
+    config = found.pop("config")
+    found["created_at"] = short_time(found["created_at"])
+    print_fields(found | dict(_flat(config)))
+
+
+@public_set_app.command("push")
+def push(
+    federation: Federation,
+    adapter: Annotated[str, typer.Option(help="shapes, flickr, coco or parquet.")],
+    api_key: ApiKey = "",
+    path: Annotated[Path | None, typer.Option(help="The data's folder.")] = None,
+    options: Annotated[str, typer.Option(help="The adapter's options, as JSON.")] = "{}",
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Write the public set as Parquet shards and push it."""
+    from fedafd.datasets import load_public_data, write_public_set
+
+    server, base = Server(url, api_key), f"/federations/{federation}/public-set"
+    server.ask("GET", f"/federations/{federation}")  # before the work of reading the data
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = write_public_set(load_public_data(adapter, path, _options(options)), Path(folder))
+        for number, shard in enumerate(manifest.shards, 1):
+            if not as_json:
+                typer.echo(f"shard {number} of {len(manifest.shards)}: {shard.name}", err=True)
+            server.send(f"{base}/shards/{shard.sha256}", _blocks(Path(folder) / shard.name))
+        made = server.send(base, manifest.to_bytes())
+    print_json(made) if as_json else _print_public_set(federation, made)
+
+
+@public_set_app.command("show")
+def show_public_set(
+    federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False
+) -> None:
+    """Show the public set's hash and sizes."""
+    found = Server(url, api_key).ask("GET", f"/federations/{federation}/public-set")
+    print_json(found) if as_json else _print_public_set(federation, found)
+
+
+def _print_public_set(federation: str, found: dict[str, Any]) -> None:
+    samples = ", ".join(f"{count} {split}" for split, count in found["num_samples"].items())
+    typer.echo(f"public set of {federation}: {samples}; {found['sha256']}")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    from fedafd.domain.config import read_federation_config
+
+    config: dict[str, Any] = read_federation_config(file).model_dump(mode="json", exclude_unset=True)
+    return config
+
+
+def _options(text: str) -> dict[str, Any]:
+    try:
+        options = json.loads(text)
+    except ValueError as error:
+        raise ConfigurationError(f"--options: is not JSON: {error}") from None
+    if not isinstance(options, dict):
+        raise ConfigurationError('--options: must be a JSON object, such as {"num_train": 100}')
+    return options
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            yield block
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        elif key != "name" or prefix:
+            yield f"{prefix}{key}", value

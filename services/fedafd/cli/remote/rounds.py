@@ -1,0 +1,161 @@
+"""`fedafd round`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from fedafd.cli.remote.output import print_json, print_table, short_time, size
+from fedafd.cli.remote.server import DEFAULT_URL, ApiKey, AsJson, Federation, RemoteError, Server, Url
+
+__all__ = ["round_app"]
+
+round_app = typer.Typer(help="Start, list, watch and cancel rounds.", no_args_is_help=True)
+
+Number = Annotated[int, typer.Argument(min=1, help="The round's number.")]
+_OVER = frozenset({"completed", "failed", "cancelled"})
+_INTERRUPTED = 130
+
+
+@round_app.command("start")
+def start(
+    federation: Federation,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 1,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow them until the last is over.")] = False,
+    api_key: ApiKey = "",
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Queue rounds; with --watch exits with 1 if one does not complete."""
+    server = Server(url, api_key)
+    numbers = [each["number"] for each in server.ask("POST", _base(federation), json={"count": rounds})["items"]]
+    if watch:
+        _watch(server, federation, numbers, as_json=as_json)
+    elif as_json:
+        print_json({"numbers": numbers})
+    else:
+        typer.echo(f"queued: {', '.join(f'round {number}' for number in numbers)}")
+
+
+@round_app.command("watch")
+def watch_rounds(
+    federation: Federation,
+    number: Annotated[int | None, typer.Argument(min=1, help="The round; without it all that are open.")] = None,
+    api_key: ApiKey = "",
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Follow a round, or all open ones, until the last is over; exits with 1 if one does not complete."""
+    server = Server(url, api_key)
+    found = [number] if number else [r["number"] for r in server.items(_base(federation)) if r["state"] not in _OVER]
+    if not found:
+        typer.echo("no round is open", err=True)
+        return
+    _watch(server, federation, found, as_json=as_json)
+
+
+@round_app.command("list")
+def list_all(federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """List rounds."""
+    found = Server(url, api_key).items(_base(federation))
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (r["number"], r["state"], _rsum(r), short_time(r["started_at"]), short_time(r["finished_at"]), r["reason"])
+        for r in found
+    ]
+    columns = ["ROUND", "STATE", "RSUM", "STARTED", "FINISHED", "REASON"]
+    print_table(columns, rows, "no round yet; `fedafd round start`")
+
+
+@round_app.command("show")
+def show(
+    number: Number, federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False
+) -> None:
+    """Show one round: who takes part, and what the distillers do."""
+    found = Server(url, api_key).ask("GET", f"{_base(federation)}/{number}")
+    if as_json:
+        print_json(found)
+        return
+    typer.echo(f"round {number}: {found['state']}" + (f" ({found['reason']})" if found["reason"] else ""))
+    if found["metrics"]:
+        typer.echo("  ".join(f"{name} {value:.1f}" for name, value in sorted(found["metrics"].items())))
+    parts = [
+        (
+            p["client"],
+            p["kind"],
+            p["state"],
+            f"{p['progress']:.0%}",
+            size(p["bytes_up"]),
+            size(p["bytes_down"]),
+            _why(p),
+        )
+        for p in found["participations"]
+    ]
+    print_table(["CLIENT", "KIND", "STATE", "DONE", "UP", "DOWN", "ACTIVITY OR REASON"], parts, "nobody invited yet")
+    stages = [
+        (s["kind"], s["modality"], s["state"], f"{s['progress']:.0%}", s["worker"], _why(s)) for s in found["stages"]
+    ]
+    print_table(["STAGE", "MODALITY", "STATE", "DONE", "WORKER", "ACTIVITY OR REASON"], stages, "no stage yet")
+
+
+@round_app.command("cancel")
+def cancel(
+    number: Number, federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False
+) -> None:
+    """Cancel a round; the current model version stays."""
+    found = Server(url, api_key).ask("POST", f"{_base(federation)}/{number}/cancel")
+    print_json(found) if as_json else typer.echo(f"round {number} is cancelled")
+
+
+def _watch(server: Server, federation: str, numbers: Sequence[int], *, as_json: bool) -> None:
+    from rich.console import Console
+
+    from fedafd.cli.demo_view import RoundView
+
+    view, waiting = RoundView(Console(stderr=as_json), len(numbers)), list(numbers)
+    begun = time.monotonic()
+    try:
+        with view.shown():
+            for message in server.follow(f"/federations/{federation}/events", {"cursor": "end", "progress": "true"}):
+                if message.event == "round.progress" and message.data["number"] in waiting:
+                    view.update(message.data)
+                elif message.event in ("connected", "round.state_changed"):
+                    while waiting and (over := _over(server, federation, waiting[0], as_json=as_json)):
+                        waiting.pop(0)
+                        view.finished(over, time.monotonic() - begun)
+                        begun = time.monotonic()
+                if not waiting:
+                    return
+    except KeyboardInterrupt:
+        typer.echo("not watching any more; the rounds go on (`fedafd round watch`)", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
+
+
+def _over(server: Server, federation: str, number: int, *, as_json: bool) -> dict[str, Any] | None:
+    """The round if it completed, None while it is open. Raises RemoteError if it ended otherwise."""
+    found: dict[str, Any] = server.ask("GET", f"{_base(federation)}/{number}")
+    if found["state"] not in _OVER:
+        return None
+    if as_json:
+        print_json(found)
+    if found["state"] != "completed":
+        raise RemoteError(f"round {number} {found['state']}: {found['reason']}")
+    return found
+
+
+def _base(federation: str) -> str:
+    return f"/federations/{federation}/rounds"
+
+
+def _rsum(found: dict[str, Any]) -> str | None:
+    return f"{found['metrics']['rsum']:.1f}" if found["metrics"] and "rsum" in found["metrics"] else None
+
+
+def _why(part: dict[str, Any]) -> str | None:
+    words: str | None = part["reason"] or part["activity"]
+    return words

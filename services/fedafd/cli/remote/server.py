@@ -1,0 +1,204 @@
+"""The control plane as the commands see it: requests, pages, streams, and refusals as one line each.
+
+Exit codes: 1 refused or failed, 2 wrong usage or configuration, 3 the server cannot be reached, 4 the key is not
+accepted or not allowed to do this, 5 no such thing, 6 it does not fit the present state.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+
+from fedafd.domain.errors import ConfigurationError, FedafdError
+
+__all__ = [
+    "DEFAULT_URL",
+    "ApiKey",
+    "AsJson",
+    "Federation",
+    "Message",
+    "RemoteError",
+    "Server",
+    "UnreachableError",
+    "Url",
+]
+
+Url = Annotated[str, typer.Option("--url", envvar="FEDAFD_URL", help="The control plane.")]
+ApiKey = Annotated[
+    str,
+    typer.Option(
+        "--api-key",
+        envvar="FEDAFD_API_KEY",
+        help="Your API key; or set FEDAFD_API_KEY_FILE to a file that holds it.",
+        show_default=False,
+    ),
+]
+Federation = Annotated[str, typer.Option("--federation", "-F", envvar="FEDAFD_FEDERATION", help="The federation.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+_EXIT_CODES = {401: 4, 403: 4, 404: 5, 409: 6}
+_ATTEMPTS = 3
+_PATIENCE_SECONDS = 60.0
+_SILENCE_SECONDS = 60.0
+"""A stream brings a comment every 15 s; silent for so long, it is broken."""
+_LONGEST_PAUSE_SECONDS = 5.0
+
+
+class RemoteError(FedafdError):
+    """The control plane refused; the message is the problem's detail."""
+
+    code = "remote"
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class UnreachableError(RemoteError):
+    """The control plane cannot be reached."""
+
+    def __init__(self, url: str, error: Exception) -> None:
+        reason = str(error) or type(error).__name__
+        super().__init__(f"{url}: cannot be reached ({reason}); is the control plane up, is FEDAFD_URL right?", 3)
+
+
+class Message:
+    """One message of an event stream; `event` is `connected` for the moment after each (re)connection."""
+
+    def __init__(self, event: str, data: Any = None) -> None:
+        self.event = event
+        self.data = data
+
+
+class Server:
+    """One control plane. Every method raises RemoteError for a refusal and UnreachableError for a broken line."""
+
+    def __init__(self, url: str, api_key: str) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(
+            base_url=f"{_checked_url(self.url)}/v1",
+            headers={"Authorization": f"Bearer {_checked_key(api_key)}"},
+            timeout=httpx.Timeout(60, connect=10),
+        )
+
+    def ask(self, method: str, path: str, **options: Any) -> Any:
+        """The JSON of an answer. What may be repeated is, a few times; a POST carries a key that makes it so."""
+        headers = dict(options.pop("headers", {}))
+        if method == "POST":
+            headers["Idempotency-Key"] = str(uuid.uuid4())
+        response = self._repeated(method, path, headers=headers, **options)
+        return response.json() if response.content else None
+
+    def send(self, path: str, content: Iterable[bytes] | bytes, *, seconds: float = 3600) -> Any:
+        """PUT a body that may be long."""
+        try:
+            response = _accepted(self._http.put(path, content=content, timeout=seconds))
+        except httpx.HTTPError as error:
+            raise UnreachableError(self.url, error) from None
+        return response.json() if response.content else None
+
+    def items(self, path: str) -> list[dict[str, Any]]:
+        """All items of a list, page by page."""
+        found: list[dict[str, Any]] = []
+        cursor: str | None = None
+        while True:
+            page = self.ask("GET", path, params={"limit": 200} | ({"cursor": cursor} if cursor else {}))
+            found += page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return found
+
+    @contextmanager
+    def download(self, path: str) -> Iterator[httpx.Response]:
+        """A response whose body is read bit by bit."""
+        try:
+            with self._http.stream("GET", path, timeout=httpx.Timeout(600, connect=10)) as response:
+                if not response.is_success:
+                    response.read()
+                yield _accepted(response)
+        except httpx.HTTPError as error:
+            raise UnreachableError(self.url, error) from None
+
+    def follow(self, path: str, params: Mapping[str, Any]) -> Iterator[Message]:
+        """Messages of an event stream, for ever; a broken line is taken up where it broke, for a minute of trying."""
+        from httpx_sse import SSEError, connect_sse
+
+        last_id, broken_since, pause = "", 0.0, 0.2
+        while True:
+            headers = {"Last-Event-ID": last_id} if last_id else {}
+            silence = httpx.Timeout(10, read=_SILENCE_SECONDS)
+            try:
+                with connect_sse(self._http, "GET", path, params=params, headers=headers, timeout=silence) as source:
+                    if not source.response.is_success:
+                        source.response.read()
+                    _accepted(source.response)
+                    broken_since, pause = 0.0, 0.2
+                    yield Message("connected")
+                    for sse in source.iter_sse():
+                        last_id = sse.id or last_id
+                        yield Message(sse.event, sse.json())
+                failure: Exception = ConnectionError("the stream ended")
+            except (httpx.HTTPError, SSEError) as error:
+                failure = error
+            broken_since = broken_since or time.monotonic()
+            if time.monotonic() - broken_since > _PATIENCE_SECONDS:
+                raise UnreachableError(self.url, failure) from None
+            time.sleep(_jittered(pause))
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    def _repeated(self, method: str, path: str, **options: Any) -> httpx.Response:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                response = self._http.request(method, path, **options)
+            except httpx.HTTPError as error:
+                if attempt == _ATTEMPTS or isinstance(error, httpx.UnsupportedProtocol):
+                    raise UnreachableError(self.url, error) from None
+            else:
+                if response.status_code != httpx.codes.SERVICE_UNAVAILABLE or attempt == _ATTEMPTS:
+                    return _accepted(response)
+            time.sleep(_jittered(0.2 * 2**attempt))
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _jittered(seconds: float) -> float:
+    return seconds * random.SystemRandom().uniform(0.5, 1.5)
+
+
+def _accepted(response: httpx.Response) -> httpx.Response:
+    if response.is_success:
+        return response
+    try:
+        detail = str(response.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        detail = f"{response.status_code} {response.reason_phrase}: is this a control plane of FedAFD?"
+    raise RemoteError(detail, _EXIT_CODES.get(response.status_code, 1))
+
+
+def _checked_url(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ConfigurationError(f"--url {url}: must start with http:// or https://")
+    return url
+
+
+def _checked_key(api_key: str) -> str:
+    path = os.environ.get("FEDAFD_API_KEY_FILE", "")
+    if not api_key and path:
+        try:
+            api_key = Path(path).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ConfigurationError(f"FEDAFD_API_KEY_FILE {path}: cannot be read: {error.strerror}") from None
+    if not api_key:
+        raise ConfigurationError("no API key: set FEDAFD_API_KEY or FEDAFD_API_KEY_FILE, or give --api-key")
+    if not api_key.isascii() or not api_key.isprintable():
+        raise ConfigurationError("the API key holds characters that no key has; was it copied whole?")
+    return api_key
