@@ -49,7 +49,11 @@ class World:
     async def enrol(self, name: str, kind: ClientKind = ClientKind.IMAGE) -> tuple[tuple[str, str], ...]:
         async with self.context.database.transaction() as session:
             _, token = await invite_client(session, "trial", name, kind, timedelta(hours=1))
-        wire = {ClientKind.IMAGE: types_pb2.CLIENT_KIND_IMAGE, ClientKind.TEXT: types_pb2.CLIENT_KIND_TEXT}[kind]
+        wire = {
+            ClientKind.IMAGE: types_pb2.CLIENT_KIND_IMAGE,
+            ClientKind.TEXT: types_pb2.CLIENT_KIND_TEXT,
+            ClientKind.PAIR: types_pb2.CLIENT_KIND_PAIR,
+        }[kind]
         answer = await self.agents.Enroll(pb.EnrollRequest(token=token, kind=wire))
         return bearer_metadata(answer.credential)
 
@@ -89,11 +93,13 @@ class World:
         async with self.context.database.transaction() as session:
             return await get_round(session, round_id)
 
-    async def upload(self, caller: tuple[tuple[str, str], ...], round_id: str, blob: bytes) -> str:
+    async def upload(
+        self, caller: tuple[tuple[str, str], ...], round_id: str, blob: bytes, purpose: str = "representations"
+    ) -> str:
         chunks = [blob[i : i + 65536] for i in range(0, len(blob), 65536)]
         begin = pb.BeginUploadRequest(
             round_id=round_id,
-            purpose="representations",
+            purpose=purpose,
             sha256=sha256_of(blob),
             size_bytes=len(blob),
             chunk_size_bytes=65536,

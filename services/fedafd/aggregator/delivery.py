@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import struct
 from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from safetensors import SafetensorError, deserialize
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.aggregator.context import Context
@@ -125,9 +125,8 @@ def _check_model_file(path: str, content: bytes) -> None:
         if path.endswith(".json"):
             json.loads(content)
         elif path.endswith(".safetensors"):
-            (length,) = struct.unpack_from("<Q", content)
-            json.loads(content[8 : 8 + length])
-    except (ValueError, struct.error) as error:
+            deserialize(content)
+    except (ValueError, RecursionError, SafetensorError) as error:
         raise UploadError(f"personalized model: {path} is not readable: {error}") from None
 
 

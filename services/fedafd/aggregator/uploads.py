@@ -11,7 +11,7 @@ from fedafd.aggregator.context import Context
 from fedafd.domain.config import FederationConfig
 from fedafd.domain.errors import RoundClosedError, UploadError
 from fedafd.domain.kinds import UploadPurpose
-from fedafd.persistence.artifact_repository import add_upload, find_upload, get_upload
+from fedafd.persistence.artifact_repository import add_upload, count_uploads, find_upload, get_upload
 from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, UploadRow
 from fedafd.persistence.participation_repository import add_bytes, current_participation
 from fedafd.persistence.round_repository import get_round
@@ -22,6 +22,8 @@ __all__ = ["Assembled", "assemble", "begin_upload", "discard_chunks", "open_part
 
 _SMALLEST_CHUNK = 64 << 10
 _LARGEST_CHUNK = 2 << 20
+_MOST_UPLOADS = 16
+"""Of one client in one round: a few tries of each purpose, and no filling of the store."""
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -42,6 +44,8 @@ async def begin_upload(context: Context, client: ClientRow, request: pb.BeginUpl
     async with context.database.transaction() as session:
         upload = await find_upload(session, row.id, client.id, request.sha256, request.purpose)
         if upload is None:
+            if await count_uploads(session, row.id, client.id) >= _MOST_UPLOADS:
+                raise UploadError(f"{_MOST_UPLOADS} blobs were announced in this round already; deliver or leave it")
             made = UploadRow(
                 round_id=row.id,
                 client_id=client.id,
@@ -61,6 +65,9 @@ async def receive_chunk(context: Context, row: RoundRow, upload: UploadRow, inde
     """Store one chunk. Raises UploadError unless it is exactly what was announced."""
     if not 0 <= index < len(upload.chunk_sha256):
         raise UploadError(f"upload {upload.id}: has no chunk {index}; it has {len(upload.chunk_sha256)}")
+    announced = min(upload.chunk_size_bytes, upload.size_bytes - index * upload.chunk_size_bytes)
+    if len(data) != announced:
+        raise UploadError(f"upload {upload.id}: chunk {index} has {len(data)} bytes, announced were {announced}")
     if hashlib.sha256(data).hexdigest() != upload.chunk_sha256[index]:
         raise UploadError(f"upload {upload.id}: chunk {index} does not have the announced hash; send it again")
     await asyncio.to_thread(context.store.put, _chunk_key(row, upload, index), data)
@@ -126,7 +133,7 @@ def _chunk_key(row: RoundRow, upload: UploadRow, index: int) -> str:
 
 def _check_manifest(request: pb.BeginUploadRequest, config: FederationConfig) -> None:
     if request.purpose not in set(UploadPurpose):
-        raise UploadError(f"purpose {request.purpose!r} is not one of {', '.join(UploadPurpose)}")
+        raise UploadError(f"purpose {request.purpose[:40]!r} is not one of {', '.join(UploadPurpose)}")
     if request.purpose == UploadPurpose.PERSONALIZED_MODEL and not config.accept_personalized_models:
         raise UploadError("this federation takes no personalized models; set share.personalized_model: false")
     if not 1 <= request.size_bytes <= config.max_upload_bytes:
@@ -139,4 +146,4 @@ def _check_manifest(request: pb.BeginUploadRequest, config: FederationConfig) ->
         raise UploadError(f"{len(request.chunk_sha256)} chunk hashes do not fit {request.size_bytes} bytes")
     for name in (request.sha256, *request.chunk_sha256):
         if len(name) != 64 or not set(name) <= _HEX:
-            raise UploadError(f"{name!r} is not a SHA-256 in lower-case hexadecimal")
+            raise UploadError(f"{name[:80]!r} is not a SHA-256 in lower-case hexadecimal")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.errors import NotFoundError
 from fedafd.persistence.models import ArtifactRow, UploadRow
 
-__all__ = ["add_artifact", "add_upload", "find_upload", "get_upload"]
+__all__ = ["add_artifact", "add_upload", "count_uploads", "find_upload", "get_upload"]
 
 
 async def add_artifact(
@@ -41,6 +41,12 @@ async def add_upload(session: AsyncSession, row: UploadRow) -> UploadRow:
     session.add(row)
     await session.flush()
     return row
+
+
+async def count_uploads(session: AsyncSession, round_id: str, client_id: str) -> int:
+    """How many uploads the client announced in the round."""
+    mine = select(func.count()).where(UploadRow.round_id == round_id, UploadRow.client_id == client_id)
+    return await session.scalar(mine) or 0
 
 
 async def get_upload(session: AsyncSession, upload_id: str, client_id: str) -> UploadRow:

@@ -33,11 +33,14 @@ def unpack_folder(blob: bytes) -> dict[str, bytes]:
     try:
         with tarfile.open(fileobj=io.BytesIO(blob), mode="r:") as tar:
             for member in tar:
-                content = tar.extractfile(member) if member.isreg() else None
-                if content is None:
-                    raise UploadError(f"bundle: {member.name!r} is not a plain file")
-                files[_checked(member.name)] = content.read()
-    except tarfile.TarError as error:
+                path = _checked(member.name)
+                # Extended headers could announce any size: a sparse file of a few bytes unpacks to terabytes.
+                plain = member.type == tarfile.REGTYPE and not member.pax_headers
+                content = tar.extractfile(member) if plain else None
+                if content is None or path in files:
+                    raise UploadError(f"bundle: {path[:80]!r} is not a plain file, or is there twice")
+                files[path] = content.read()
+    except (tarfile.TarError, ValueError, OSError, EOFError) as error:
         raise UploadError(f"bundle: not a readable tar archive: {error}") from error
     return files
 
@@ -45,5 +48,5 @@ def unpack_folder(blob: bytes) -> dict[str, bytes]:
 def _checked(path: str) -> str:
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\\" in path or str(PurePosixPath(path)) != path:
-        raise UploadError(f"bundle: {path!r} is not a plain relative path")
+        raise UploadError(f"bundle: {path[:80]!r} is not a plain relative path")
     return path

@@ -12,6 +12,8 @@ from fedafd.rpc.tls import explain_handshake
 __all__ = ["ERROR_CODE_KEY", "RemoteError", "UnreachableError", "error_from_rpc", "status_of"]
 
 ERROR_CODE_KEY = "fedafd-error-code"
+_LONGEST_TEXT = 2000
+"""Characters; the text travels as a header, of which HTTP/2 takes about 8 KiB."""
 
 
 class RemoteError(FedafdError):
@@ -28,7 +30,7 @@ class UnreachableError(FedafdError):
 def status_of(error: FedafdError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
     """Status code, text and trailing metadata that an error travels as."""
     code = grpc.StatusCode[ERROR_STATUS[_known(type(error))].grpc]
-    return code, str(error), ((ERROR_CODE_KEY, error.code),)
+    return code, str(error)[:_LONGEST_TEXT], ((ERROR_CODE_KEY, error.code),)
 
 
 def error_from_rpc(error: grpc.RpcError) -> FedafdError:

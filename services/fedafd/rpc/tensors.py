@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ __all__ = ["NORM_TOLERANCE", "decode_representations", "encode_representations"]
 NORM_TOLERANCE = 0.02
 """How far a row's length may be from 1: int8 with row scales at D = 8 is the coarsest we send."""
 
+_TOLD_NAMES = 8
 _FLOATS = {WireDtype.FLOAT16: np.float16, WireDtype.FLOAT32: np.float32}
 
 
@@ -72,7 +73,7 @@ def decode_representations(
     wanted = [m.value for m in modalities]
     names = wanted + [f"{name}.scale" for name in wanted if dtype is WireDtype.INT8]
     if not (set(names) <= set(tensors) if allow_more else sorted(tensors) == sorted(names)):
-        raise RepresentationError(f"representations hold tensors {sorted(tensors)}, expected {sorted(names)}")
+        raise RepresentationError(f"representations hold tensors {_told(tensors)}, expected {sorted(names)}")
     count = num_samples if num_samples is not None else len(tensors[wanted[0]])
     return {m: _checked_rows(tensors, m.value, (count, embedding_dim), dtype) for m in modalities}
 
@@ -102,11 +103,19 @@ def _checked_rows(
     return rows_ND
 
 
+def _told(names: Iterable[str]) -> str:
+    """Names for an error's text, however many and long the sender made them."""
+    found = sorted(names)
+    more = f" and {len(found) - _TOLD_NAMES} more" if len(found) > _TOLD_NAMES else ""
+    return f"{[name[:40] for name in found[:_TOLD_NAMES]]}{more}"
+
+
 def _read(blob: bytes) -> tuple[dict[str, str], dict[str, NDArray[np.generic]]]:
     try:
+        # First by the library, which bounds the header's length and depth.
+        tensors = load(blob)
         (length,) = struct.unpack_from("<Q", blob)
         header = json.loads(blob[8 : 8 + length])
-        tensors = load(blob)
     except (struct.error, ValueError, SafetensorError, KeyError) as error:
         raise RepresentationError(f"representations are not readable as safetensors: {error}") from error
     found = header.get("__metadata__") or {}
