@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.errors import ConflictError, NotFoundError
@@ -87,10 +89,15 @@ async def revoke_key(session: AsyncSession, row: ApiKeyRow) -> None:
 
 async def ensure_admin_key(session: AsyncSession, secret: str) -> None:
     """Make `secret` the key named `admin`. A new secret replaces the old one; one that was revoked stays revoked."""
-    row = await session.scalar(select(ApiKeyRow).where(ApiKeyRow.name == FIRST_ADMIN).with_for_update())
+    query = select(ApiKeyRow).where(ApiKeyRow.name == FIRST_ADMIN).with_for_update()
+    row = await session.scalar(query)
     if row is None:
-        session.add(ApiKeyRow(name=FIRST_ADMIN, role=Role.ADMIN.value, key_hash=hash_secret(secret)))
-    elif row.key_hash != hash_secret(secret):
+        # Replicas that start together on an empty database all come here; one of them wins.
+        with suppress(IntegrityError):
+            async with session.begin_nested():
+                session.add(ApiKeyRow(name=FIRST_ADMIN, role=Role.ADMIN.value, key_hash=hash_secret(secret)))
+        row = await session.scalar(query)
+    if row is not None and row.key_hash != hash_secret(secret):
         row.key_hash, row.revoked_at = hash_secret(secret), None
     await session.flush()
 

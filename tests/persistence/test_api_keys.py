@@ -1,0 +1,39 @@
+"""The first admin's key, as every replica of the control plane sets it when it starts."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fedafd.persistence.api_key_repository import ensure_admin_key, key_by_secret
+from fedafd.persistence.database import Database
+from fedafd.persistence.migrate import migrate
+
+
+async def test_replicas_that_start_together_set_one_admin_key(database_url: str) -> None:
+    await asyncio.to_thread(migrate, database_url)
+    replicas = [Database(database_url) for _ in range(4)]
+    together = asyncio.Barrier(len(replicas))
+
+    async def start(database: Database) -> None:
+        async with database.transaction() as session:
+            await together.wait()
+            await ensure_admin_key(session, "fedafd-key.first")
+
+    await asyncio.gather(*(start(database) for database in replicas))
+    async with replicas[0].transaction() as session:
+        row = await key_by_secret(session, "fedafd-key.first")
+        assert row is not None and row.name == "admin"
+    for database in replicas:
+        await database.close()
+
+
+async def test_another_secret_replaces_the_admins_key(database_url: str) -> None:
+    await asyncio.to_thread(migrate, database_url)
+    database = Database(database_url)
+    for secret in ("fedafd-key.old", "fedafd-key.new"):
+        async with database.transaction() as session:
+            await ensure_admin_key(session, secret)
+    async with database.transaction() as session:
+        assert await key_by_secret(session, "fedafd-key.old") is None
+        assert await key_by_secret(session, "fedafd-key.new") is not None
+    await database.close()
