@@ -9,7 +9,7 @@ TEST_WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup tools test check format proto diagrams reference charts test-helm demo clean
+.PHONY: help setup tools test bench check format proto diagrams reference charts test-helm demo clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -29,6 +29,9 @@ tools: ## Build the pinned Go programs that tests use into .tools/bin (TOOLS="mi
 
 test: setup ## Run all tests; the servers they need are started by them
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) tests
+
+bench: setup ## Measure speed against references (BENCH="sed recall" for some; BENCH_ARGS="--threads 1 --clock cpu")
+	$(BIN)/python -m benchmarks $(BENCH) $(BENCH_ARGS)
 
 check: setup ## Formatting, lint, types, layers, protos, diagrams
 	$(BIN)/ruff format --check .

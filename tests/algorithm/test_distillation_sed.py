@@ -413,3 +413,25 @@ def test_distillation_leaves_out_a_modality_that_nobody_delivered() -> None:
         distillation_loss({Modality.IMAGE: target_BD}, {Modality.TEXT: target_BD})
     with pytest.raises(InvalidTensorError, match="shape"):
         distillation_loss(features, {Modality.TEXT: target_BD[:1]})
+
+
+def test_bfloat16_similarities_stay_near_the_exact_scores() -> None:
+    generator = torch.Generator().manual_seed(0)
+    global_ND = torch.nn.functional.normalize(torch.randn(700, 256, generator=generator), dim=1)
+    reps_ND = torch.nn.functional.normalize(global_ND + 0.1 * torch.randn(700, 256, generator=generator), dim=1)
+    exact, near = SimilarityEnsemble(global_ND, 0.1), SimilarityEnsemble(global_ND, 0.1, precision="bfloat16")
+    for ensemble in (exact, near):
+        ensemble.add(reps_ND)
+        ensemble.add(reps_ND.flip(0))
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    torch.testing.assert_close(near.state()["running_max"], exact.state()["running_max"], atol=5e-3, rtol=0)
+    torch.testing.assert_close(near.result(), exact.result(), atol=5e-3, rtol=0)
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_float64_is_never_rounded() -> None:
+    global_ND = torch.nn.functional.normalize(torch.randn(50, 8, dtype=torch.float64), dim=1)
+    exact, near = SimilarityEnsemble(global_ND, 0.1), SimilarityEnsemble(global_ND, 0.1, precision="bfloat16")
+    for ensemble in (exact, near):
+        ensemble.add(global_ND.flip(0))
+    assert torch.equal(exact.result(), near.result())

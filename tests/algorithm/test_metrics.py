@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedafd.algorithm import metrics
+from fedafd.algorithm import ranks
 from fedafd.algorithm.checks import InvalidTensorError
 from fedafd.algorithm.metrics import accuracy_at_k, fold_recall_at_k, recall_at_k, rsum
 
@@ -56,8 +56,8 @@ def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     image_reps, text_reps = whole_numbers(23, 8, seed=0, spread=3), whole_numbers(61, 8, seed=1, spread=3)
     owner = captions(23, 61, 0)
     expected = recall_at_k(image_reps, text_reps, owner)
-    for values in (1, 100, 500):
-        monkeypatch.setattr(metrics, "_BLOCK_VALUES", values)
+    for block in ((1, 1), (4, 100), (100, 7)):
+        monkeypatch.setattr(ranks, "_CPU_BLOCK", block)
         assert recall_at_k(image_reps, text_reps, owner) == expected
 
 
@@ -179,3 +179,19 @@ def test_bad_logits_and_labels_are_refused() -> None:
         accuracy_at_k(torch.ones(3, 4), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="logits"):
         accuracy_at_k(torch.full((3, 4), torch.nan), torch.tensor([0, 1, 2]))
+
+
+def test_similarities_within_rounding_are_ties_and_count_against_the_model() -> None:
+    rival = torch.nn.functional.normalize(torch.tensor([[1.0, 1e-4], [1.0, 0.0]]), dim=1)
+    # Own similarity 1, the rival's 1 - 5e-9: equal in float32, whatever the order of additions.
+    assert recall_at_k(rival, rival, torch.arange(2), ks=(1,)) == {"i2t_r1": 0.0, "t2i_r1": 0.0}
+    apart = torch.nn.functional.normalize(torch.tensor([[1.0, 1e-2], [1.0, 0.0]]), dim=1)
+    assert recall_at_k(apart, apart, torch.arange(2), ks=(1,)) == {"i2t_r1": 100.0, "t2i_r1": 100.0}
+
+
+def test_identical_candidates_are_ties_in_whatever_block_they_lie() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.nn.functional.normalize(torch.randn(1, 64, generator=generator), dim=1)
+    collapsed_I, collapsed_T = image.expand(1200, -1).contiguous(), image.expand(5000, -1).contiguous()
+    found = recall_at_k(collapsed_I, collapsed_T, torch.arange(5000) % 1200)
+    assert set(found.values()) == {0.0}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
 from fedafd.datasets import PixelCache, PublicSet, load_client_data, read_manifest
+from fedafd.datasets.pixels import keep_decoded
 from fedafd.domain.config import AgentConfig, WireDtype
 from fedafd.domain.errors import ArtifactCorruptError
 from fedafd.domain.kinds import Modality
@@ -25,7 +26,8 @@ class Site:
         self._pixels = PixelCache(config.state_dir / "pixels", limit_bytes=cache_limit_bytes)
         self._public: PublicSet | None = None
         data = config.data
-        self._data = load_client_data(data.adapter, data.path, config.kind, data.options, data.partition)
+        # Decoded in the first round, and kept for the next ones.
+        self._data = keep_decoded(load_client_data(data.adapter, data.path, config.kind, data.options, data.partition))
 
     def train(self, task: LocalTask, progress: ProgressCallback) -> LocalResult:
         """Do the client's part of a round; blocks. Deterministic in (task, private data, agent.yaml)."""

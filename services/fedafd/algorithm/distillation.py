@@ -22,7 +22,7 @@ from fedafd.algorithm.checks import (
     check_shape,
     compute_dtype,
 )
-from fedafd.algorithm.similarity import scores_unchecked, similarity_scores
+from fedafd.algorithm.similarity import Precision, scores_unchecked, similarity_scores
 from fedafd.domain.kinds import Modality
 
 __all__ = ["MeanEnsemble", "SimilarityEnsemble", "distillation_loss", "similarity_scores", "similarity_weights"]
@@ -46,14 +46,18 @@ class SimilarityEnsemble:
     A [N, D], both relative to m. The result is A / l, whatever the order of arrivals and merges, to float error.
     """
 
-    def __init__(self, global_reps: Tensor, temperature: float = 1.0) -> None:
-        """`global_reps` [N, D]: what the scores compare with, in the public set's order. `temperature` is tau."""
+    def __init__(self, global_reps: Tensor, temperature: float = 1.0, *, precision: Precision = "float32") -> None:
+        """`global_reps` [N, D]: what the scores compare with, in the public set's order. `temperature` is tau.
+
+        `precision` of the similarities, as in fedafd.algorithm.similarity; all else is float32 at least.
+        """
         check_positive("temperature", temperature)
         check_shape("global_reps", global_reps, None, None)
         check_finite("global_reps", global_reps)
         self._global_ND: Tensor | None = global_reps.to(compute_dtype(global_reps))
         self._start(self._global_ND)
         self.temperature = float(temperature)
+        self._precision: Precision = precision
 
     @property
     def count(self) -> int:
@@ -109,6 +113,7 @@ class SimilarityEnsemble:
         sum_ND = state["weighted_sum"]
         ensemble._start(sum_ND)
         ensemble.temperature = temperature
+        ensemble._precision = "float32"
         ensemble._max_N.copy_(state["running_max"])
         ensemble._normaliser_N.copy_(state["normaliser"])
         ensemble._sum_ND.copy_(sum_ND)
@@ -130,7 +135,7 @@ class SimilarityEnsemble:
     def _scores(self, reps_ND: Tensor) -> Tensor:
         if self._global_ND is None:
             raise InvalidTensorError("add: this ensemble was read from a state without global_reps; it can only merge")
-        return scores_unchecked(reps_ND, self._global_ND, self.temperature)
+        return scores_unchecked(reps_ND, self._global_ND, self.temperature, self._precision)
 
     @torch.no_grad()
     def _fold(self, max_N: Tensor, normaliser_N: Tensor, sum_ND: Tensor) -> None:

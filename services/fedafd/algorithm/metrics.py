@@ -1,7 +1,8 @@
 """Evaluation in percent: recall of cross-modal retrieval and accuracy of classification.
 
 Ties count against the model: a wrong candidate whose similarity equals the right one's ranks before it, so that an
-encoder that has collapsed to one point scores 0, not 100.
+encoder that has collapsed to one point scores 0, not 100. Equal, for recall, means within 8 rounding units of the
+norms' product (fedafd.algorithm.ranks); for accuracy, exactly.
 Shape legend: I images, T texts (captions), D embedding dimension, C classes, B samples.
 """
 
@@ -13,11 +14,9 @@ import torch
 from torch import Tensor
 
 from fedafd.algorithm.checks import InvalidTensorError, check_finite, check_labels, check_shape, compute_dtype
+from fedafd.algorithm.ranks import retrieval_ranks
 
 __all__ = ["accuracy_at_k", "fold_recall_at_k", "own_accuracy_at_k", "recall_at_k", "rsum"]
-
-_BLOCK_VALUES = 4_000_000
-"""Similarities held at once: 16 MB of float32 and about twice that of masks."""
 
 
 @torch.no_grad()
@@ -33,8 +32,8 @@ def recall_at_k(
     """
     images, texts, owner_T = _checked(image_reps, text_reps, image_of_text)
     _check_ks(ks)
-    metrics = _shares("i2t_r", _image_ranks(images, texts, owner_T), ks)
-    return metrics | _shares("t2i_r", _text_ranks(images, texts, owner_T), ks)
+    ranks_I, ranks_T = retrieval_ranks(images, texts, owner_T)
+    return _shares("i2t_r", ranks_I, ks) | _shares("t2i_r", ranks_T, ks)
 
 
 @torch.no_grad()
@@ -94,33 +93,6 @@ def own_accuracy_at_k(
     ranks_B = (logits >= logits.gather(1, labels[:, None])).sum(dim=1) - 1
     total = float(weight_B.sum())
     return {f"acc{k}": 100.0 * float(weight_B[ranks_B < k].sum()) / total if total else 0.0 for k in ks}
-
-
-def _image_ranks(images: Tensor, texts: Tensor, owner_T: Tensor) -> Tensor:
-    """Of each image: the number of other images' captions that rank before the best of its own, [I]."""
-    ranks = []
-    for start, block in _blocks(images, len(texts)):
-        similarity = block @ texts.T
-        rows = torch.arange(start, start + len(block), device=images.device)
-        own = owner_T == rows[:, None]
-        best = similarity.masked_fill(~own, -torch.inf).amax(dim=1, keepdim=True)
-        ranks.append(((similarity >= best) & ~own).sum(dim=1))
-    return torch.cat(ranks)
-
-
-def _text_ranks(images: Tensor, texts: Tensor, owner_T: Tensor) -> Tensor:
-    """Of each caption: the number of other images that rank before its own, [T]."""
-    ranks = []
-    for start, block in _blocks(texts, len(images)):
-        similarity = block @ images.T
-        own = similarity.gather(1, owner_T[start : start + len(block), None])
-        ranks.append((similarity >= own).sum(dim=1) - 1)
-    return torch.cat(ranks)
-
-
-def _blocks(rows: Tensor, columns: int) -> list[tuple[int, Tensor]]:
-    size = max(_BLOCK_VALUES // columns, 1)
-    return [(start, rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
 def _shares(prefix: str, ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:

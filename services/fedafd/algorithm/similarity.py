@@ -8,19 +8,25 @@ Shape legend: N public samples, D embedding dimension; R rows and C columns of o
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from fedafd.algorithm.checks import check_finite, check_positive, check_shape, compute_dtype
 
-__all__ = ["scores_unchecked", "similarity_scores"]
+__all__ = ["has_bfloat16", "scores_unchecked", "similarity_scores"]
+
+Precision = Literal["float32", "bfloat16"]
+"""Of the similarities in the normaliser. bfloat16: products of rounded rows, added up in float32."""
 
 _CPU_BLOCK = (2048, 512)
 """Rows and columns in work at once: 4 MB of float32 stay in cache between the product, the exponential and the sum."""
 
-_DEVICE_BLOCK = (4096, 4096)
-"""On an accelerator fewer and larger steps: 64 MB."""
+_DEVICE_BLOCK = (4096, 2048)
+"""On an accelerator fewer and larger steps: 32 MB, so that the exponential finds the product in the level-2 cache."""
 
 _SAFE_LOGIT = 60 * math.log2(math.e)
 """Logits (base 2) within this need no maximum: sums of up to 1e12 of their exponentials stay inside float32."""
@@ -41,40 +47,76 @@ def similarity_scores(reps: Tensor, global_reps: Tensor, temperature: float = 1.
     return scores_unchecked(reps, global_reps.to(compute_dtype(reps, global_reps)), temperature)
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """True if `device` multiplies bfloat16 in hardware."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    found = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
+
+
 @torch.no_grad()
-def scores_unchecked(reps_ND: Tensor, global_ND: Tensor, temperature: float) -> Tensor:
-    """similarity_scores for tensors already checked; computed in the dtype of `global_ND`, float32 or float64."""
-    rows, columns = _CPU_BLOCK if global_ND.device.type == "cpu" else _DEVICE_BLOCK
-    scores_N = torch.empty(len(reps_ND), dtype=global_ND.dtype, device=global_ND.device)
-    block = torch.empty(
-        min(rows, len(reps_ND)) * min(columns, len(global_ND)), dtype=global_ND.dtype, device=global_ND.device
-    )
-    largest = global_ND.norm(dim=1).max()
-    for start in range(0, len(reps_ND), rows):
-        rows_RD = reps_ND[start : start + rows].to(global_ND.dtype) * (math.log2(math.e) / temperature)
-        own_R = (rows_RD * global_ND[start : start + rows]).sum(dim=1)
-        # Cauchy-Schwarz: no logit is larger, so unit rows at tau from 1/60 need no pass for the maximum.
-        bounded = float(rows_RD.norm(dim=1).max() * largest) <= _SAFE_LOGIT
-        log_sum = _log2_sum if bounded else _log2_sum_stable
-        scores_N[start : start + rows] = (own_R - log_sum(rows_RD, global_ND, block, columns)) * math.log(2)
+def scores_unchecked(
+    reps_ND: Tensor, global_ND: Tensor, temperature: float, precision: Precision = "float32"
+) -> Tensor:
+    """similarity_scores for tensors already checked; computed in the dtype of `global_ND`, float32 or float64.
+
+    `precision` bfloat16 counts where `global_ND` is float32 and the hardware has it. A row's own similarity stays
+    exact; the error is measured in docs/performance.md.
+    """
+    device = global_ND.device
+    rounded = precision == "bfloat16" and global_ND.dtype == torch.float32 and has_bfloat16(device)
+    rows, columns = _CPU_BLOCK if device.type == "cpu" else _DEVICE_BLOCK
+    scores_N = torch.empty(len(reps_ND), dtype=global_ND.dtype, device=device)
+    block = scores_N.new_empty(min(rows, len(reps_ND)) * min(columns, len(global_ND)))
+    factor = math.log2(math.e) / temperature
+    # Cauchy-Schwarz: no logit is larger, so unit rows at tau from 1/60 need no pass for the maximum. Asked once: each
+    # question waits for the device.
+    longest = reps_ND.to(global_ND.dtype).norm(dim=1).max() * global_ND.norm(dim=1).max()
+    log_sum = _log2_sum if float(longest) * factor <= _SAFE_LOGIT else _log2_sum_stable
+    products = _Products(global_ND, block, rounded)
+    with _bfloat16_products(rounded and device.type == "cpu"):
+        for start in range(0, len(reps_ND), rows):
+            rows_RD = reps_ND[start : start + rows].to(global_ND.dtype) * factor
+            own_R = (rows_RD * global_ND[start : start + rows]).sum(dim=1)
+            scores_N[start : start + rows] = (own_R - log_sum(rows_RD, products, columns)) * math.log(2)
     return scores_N
 
 
-def _log2_sum(rows_RD: Tensor, global_ND: Tensor, block: Tensor, columns: int) -> Tensor:
+class _Products:
+    """Blocks of rows times global representations, each in the same memory."""
+
+    def __init__(self, global_ND: Tensor, block: Tensor, rounded: bool) -> None:
+        self._halves = rounded and global_ND.device.type == "cuda"
+        self._global_ND = global_ND.bfloat16() if self._halves else global_ND
+        self._block = block
+
+    def __len__(self) -> int:
+        return len(self._global_ND)
+
+    def __call__(self, rows_RD: Tensor, start: int, stop: int) -> Tensor:
+        columns_CD = self._global_ND[start:stop]
+        shape = (len(rows_RD), len(columns_CD))
+        made = self._block[: shape[0] * shape[1]].view(shape)
+        if self._halves:
+            return torch.mm(rows_RD.bfloat16(), columns_CD.T, out_dtype=torch.float32, out=made)
+        return torch.mm(rows_RD, columns_CD.T, out=made)
+
+
+def _log2_sum(rows_RD: Tensor, products: _Products, columns: int) -> Tensor:
     """log2 sum_j 2^<row, global[j]> of each row, for logits known to be small."""
     total_R = torch.zeros(len(rows_RD), dtype=rows_RD.dtype, device=rows_RD.device)
-    for start in range(0, len(global_ND), columns):
-        logits_RC = _product(rows_RD, global_ND[start : start + columns], block)
-        total_R += logits_RC.exp2_().sum(dim=1)
+    for start in range(0, len(products), columns):
+        total_R += products(rows_RD, start, start + columns).exp2_().sum(dim=1)
     return total_R.log2_()
 
 
-def _log2_sum_stable(rows_RD: Tensor, global_ND: Tensor, block: Tensor, columns: int) -> Tensor:
+def _log2_sum_stable(rows_RD: Tensor, products: _Products, columns: int) -> Tensor:
     """The same for logits of any size: a running maximum over the column blocks."""
     max_R = torch.full((len(rows_RD),), -torch.inf, dtype=rows_RD.dtype, device=rows_RD.device)
     total_R = torch.zeros_like(max_R)
-    for start in range(0, len(global_ND), columns):
-        logits_RC = _product(rows_RD, global_ND[start : start + columns], block)
+    for start in range(0, len(products), columns):
+        logits_RC = products(rows_RD, start, start + columns)
         new_max_R = torch.maximum(max_R, logits_RC.amax(dim=1))
         total_R *= torch.exp2(max_R - new_max_R)
         total_R += logits_RC.sub_(new_max_R[:, None]).exp2_().sum(dim=1)
@@ -82,6 +124,16 @@ def _log2_sum_stable(rows_RD: Tensor, global_ND: Tensor, block: Tensor, columns:
     return total_R.log2_() + max_R
 
 
-def _product(rows_RD: Tensor, columns_CD: Tensor, block: Tensor) -> Tensor:
-    shape = (len(rows_RD), len(columns_CD))
-    return torch.mm(rows_RD, columns_CD.T, out=block[: shape[0] * shape[1]].view(shape))
+@contextmanager
+def _bfloat16_products(wanted: bool) -> Iterator[None]:
+    """Let the CPU's float32 products round their inputs to bfloat16; what comes out stays float32."""
+    if not wanted:
+        yield
+        return
+    products: Any = torch.backends.mkldnn
+    before = products.matmul.fp32_precision
+    products.matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        products.matmul.fp32_precision = before

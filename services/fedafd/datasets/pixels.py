@@ -12,16 +12,19 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
+from fedafd.datasets.samples import ClientData, TextSplit
 from fedafd.telemetry.logging import get_logger
 
-__all__ = ["READER_VERSION", "PixelCache", "resized", "resized_all", "trim_folder"]
+__all__ = ["READER_VERSION", "KeptImages", "PixelCache", "keep_decoded", "resized", "resized_all", "trim_folder"]
 
 READER_VERSION = 1
 """Part of every entry's name: raise it when `resized` makes other pixels."""
@@ -43,6 +46,39 @@ def resized_all(images: Iterable[Pixels], size: int) -> Pixels:
     """All images in memory: uint8 [n, 3, S, S]."""
     rows = [resized(image, size) for image in images]
     return np.stack(rows) if rows else np.empty((0, 3, size, size), dtype=np.uint8)
+
+
+class KeptImages(Sequence[Pixels]):
+    """Images that stay in memory once they were decoded at a size; for data that a process uses in every round."""
+
+    def __init__(self, images: Sequence[Pixels]) -> None:
+        self._images = images
+        self._kept: dict[int, Pixels] = {}
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @overload
+    def __getitem__(self, index: int) -> Pixels: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Pixels]: ...
+    def __getitem__(self, index: int | slice) -> Pixels | Sequence[Pixels]:
+        return self._images[index]
+
+    def resized(self, size: int) -> Pixels:
+        """All images at `size` a side: uint8 [n, 3, S, S]. One size is kept, the last one asked for."""
+        if size not in self._kept:
+            self._kept = {size: resized_all(self._images, size)}
+        return self._kept[size]
+
+
+def keep_decoded(data: ClientData) -> ClientData:
+    """The same private data, whose images stay decoded from their first use on."""
+    train, val, test = (
+        split if isinstance(split, TextSplit) else replace(split, images=KeptImages(split.images))
+        for split in (data.train, data.val, data.test)
+    )
+    return replace(data, train=train, val=val, test=test)
 
 
 class PixelCache:

@@ -23,6 +23,8 @@ from fedafd.learning.encoders import Features
 if TYPE_CHECKING:
     from fedafd.learning.tower import Tower
 
+_Norm = nn.modules.batchnorm._BatchNorm
+
 __all__ = ["accelerate", "autocasts", "encode_in_parts", "untouched_statistics"]
 
 
@@ -59,7 +61,7 @@ def encode_in_parts(encode: Callable[[Tensor], Features], rows: Tensor, parts: i
     """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), untouched_statistics(model)
+        return nullcontext(), _Again(model)
 
     made = [
         checkpoint(lambda part: tuple(encode(part)), part, use_reentrant=False, context_fn=contexts)
@@ -75,10 +77,38 @@ def encode_in_parts(encode: Callable[[Tensor], Features], rows: Tensor, parts: i
     )
 
 
+class _Again(AbstractContextManager[None]):
+    """Batch normalisation as it was when this was made, and running statistics that do not count a second time.
+
+    May be entered again and again: a graph that is walked twice is recomputed twice.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._tracked = {layer: layer.track_running_stats for layer in _norms(model)}
+        self._held: list[tuple[dict[_Norm, bool], dict[Tensor, Tensor]]] = []
+
+    def __enter__(self) -> None:
+        now = {layer: layer.track_running_stats for layer in self._tracked}
+        buffers = {
+            buffer: buffer.clone() for layer, kept in self._tracked.items() if kept for buffer in layer.buffers()
+        }
+        self._held.append((now, buffers))
+        for layer, tracked in self._tracked.items():
+            layer.track_running_stats = tracked
+
+    def __exit__(self, *_: object) -> None:
+        now, buffers = self._held.pop()
+        for layer, tracked in now.items():
+            layer.track_running_stats = tracked
+        with torch.no_grad():
+            for buffer, before in buffers.items():
+                buffer.copy_(before)
+
+
 @contextmanager
 def untouched_statistics(model: nn.Module) -> Iterator[None]:
     """Batches are normalised by their own statistics and leave the running ones alone."""
-    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    layers = [layer for layer in _norms(model) if layer.track_running_stats]
     for layer in layers:
         layer.track_running_stats = False
     try:
@@ -86,3 +116,7 @@ def untouched_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.track_running_stats = True
+
+
+def _norms(model: nn.Module) -> list[_Norm]:
+    return [module for module in model.modules() if isinstance(module, _Norm)]

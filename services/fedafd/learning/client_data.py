@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,12 +34,21 @@ class SplitTensors:
             self.rows = {Modality.TEXT: towers[Modality.TEXT].read(split.texts)}
             self.labels = torch.from_numpy(split.labels)
         self.count = len(split)
+        self.image_size = towers[Modality.IMAGE].config.image_size if Modality.IMAGE in towers else None
 
-    @staticmethod
-    def global_features(split: Split, towers: Mapping[Modality, Tower], device: torch.device) -> dict[Modality, Tensor]:
-        """Unit rows of the frozen global encoders for the same rows, without augmentation: once is enough."""
-        read = SplitTensors(split, towers).rows
-        return {m: torch.from_numpy(encode_all(towers[m], rows, device)) for m, rows in read.items()}
+    def global_features(
+        self, split: Split, towers: Mapping[Modality, Tower], device: torch.device
+    ) -> dict[Modality, Tensor]:
+        """Unit rows of the frozen global encoders for the rows of `split`, without augmentation: once is enough.
+
+        Pixels that both encoders want at one size are those already read.
+        """
+        found = {}
+        for modality, tower in towers.items():
+            same = modality is Modality.IMAGE and self.image_size == tower.config.image_size
+            rows = self.rows[modality] if same else tower.read(_samples(split, modality))
+            found[modality] = torch.from_numpy(encode_all(tower, rows, device))
+        return found
 
     def batch(
         self, indices: Tensor, generator: torch.Generator, *, augment: bool
@@ -52,3 +62,9 @@ class SplitTensors:
         if augment and Modality.IMAGE in rows:
             rows[Modality.IMAGE] = augmented(rows[Modality.IMAGE], generator)
         return rows, which
+
+
+def _samples(split: Split, modality: Modality) -> Sequence[Any]:
+    if isinstance(split, PairSplit) and modality is Modality.TEXT:
+        return [text for captions in split.captions for text in captions]
+    return split.texts if isinstance(split, TextSplit) else split.images

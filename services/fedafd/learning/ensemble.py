@@ -36,9 +36,9 @@ def fold_state(
     if mode is EnsembleMode.MEAN:
         ensemble: SimilarityEnsemble = MeanEnsemble(target_ND)
     elif mode is EnsembleMode.CONTRASTIVE:
-        ensemble = ContrastiveEnsemble(target_ND, temperature)
+        ensemble = ContrastiveEnsemble(target_ND, temperature, precision=config.distillation.precision)
     else:
-        ensemble = SimilarityEnsemble(target_ND, temperature)
+        ensemble = SimilarityEnsemble(target_ND, temperature, precision=config.distillation.precision)
     ensemble.add(torch.from_numpy(reps_ND))
     return _packed(ensemble)
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedafd.datasets.pixels import resized_all
+from fedafd.datasets.pixels import KeptImages, resized_all
 from fedafd.datasets.public_set import PublicImages
 
 __all__ = ["Draws", "augmented", "draw", "image_pixels", "moved", "scaled"]
@@ -29,9 +29,9 @@ class Draws(NamedTuple):
 def image_pixels(images: Iterable[NDArray[np.uint8]], size: int) -> Tensor:
     """Resize to `size` a side (Pillow, bilinear); uint8 [B, 3, size, size].
 
-    Images of a public set come from its cache, memory-mapped, where it has one.
+    Images of a public set come from its cache, memory-mapped, where it has one; kept ones are decoded once.
     """
-    if isinstance(images, PublicImages):
+    if isinstance(images, PublicImages | KeptImages):
         return torch.from_numpy(images.resized(size))
     return torch.from_numpy(resized_all(images, size))
 

@@ -217,7 +217,7 @@ class LocalSite:
         if name not in self._global_features:
             split: Split = getattr(self.data, name)
             if self._frozen:
-                raw = SplitTensors.global_features(split, self._frozen, self.device)
+                raw = self.splits[name].global_features(split, self._frozen, self.device)
                 made = {m: self.model.centred(m, rows.to(self.device)) for m, rows in raw.items()}
             else:
                 dim = self.config.embedding_dim

@@ -18,6 +18,7 @@ from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.acceleration import encode_in_parts
 from fedafd.learning.encoders import Encoder, Features, build_encoder
+from fedafd.learning.feeding import batches
 from fedafd.learning.images import image_pixels, scaled
 from fedafd.learning.pretrained import pixel_scale
 from fedafd.learning.tokens import padding_id, token_ids
@@ -128,7 +129,8 @@ def encode_all(tower: Tower, rows: Tensor, device: torch.device) -> NDArray[np.f
     """Unit rows [n, D] of all samples, in eval mode; the tower's mode stays as it was."""
     training = tower.training
     tower.eval()
-    parts = [tower(rows[i : i + _ENCODE_BATCH].to(device)).vector_BD.cpu() for i in range(0, len(rows), _ENCODE_BATCH)]
+    # The result comes back once, at the end: each copy from a GPU would wait for it.
+    parts = [tower(batch).vector_BD for batch in batches(rows, _ENCODE_BATCH, device)]
     tower.train(training)
-    encoded: NDArray[np.float32] = torch.cat(parts).numpy()
+    encoded: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
     return encoded

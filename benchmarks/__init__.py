@@ -1,0 +1,1 @@
+"""Speed, measured: each benchmark against a straightforward reference in the same run. See docs/performance.md."""

@@ -1,0 +1,74 @@
+"""`python -m benchmarks [NAME ...]`: run, print a table, write JSON with the machine's facts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measure import Clock, Report, machine_facts
+
+NAMES = ("sed", "recall", "client_epoch", "public_encoding", "startup")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns 1 if a target is missed, else 0."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*NAMES, []], help="Which; all without a name.")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads; default: torch's own choice.")
+    parser.add_argument(
+        "--clock", choices=["wall", "cpu"], default="wall", help="cpu: seconds of work, for a machine that is not idle."
+    )
+    parser.add_argument("--tiny", action="store_true", help="Sizes of a smoke test; its figures mean nothing.")
+    parser.add_argument("--output", type=Path, default=Path("benchmark-results"))
+    chosen = parser.parse_args(arguments)
+    import torch
+
+    if chosen.threads is not None:
+        torch.set_num_threads(chosen.threads)
+    facts = machine_facts()
+    reports: list[Report] = []
+    for name in chosen.names or NAMES:
+        started = time.perf_counter()
+        made = import_module(f"benchmarks.{name}").run(tiny=chosen.tiny, repeats=chosen.repeats, clock=chosen.clock)
+        reports += made
+        sys.stderr.write(f"{name}: {time.perf_counter() - started:.0f} s\n")
+    _print(reports, chosen.clock)
+    chosen.output.mkdir(parents=True, exist_ok=True)
+    path = chosen.output / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
+    content = {"machine": facts, "clock": chosen.clock, "tiny": chosen.tiny, "reports": [r.to_json() for r in reports]}
+    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    print(f"written to {path}")
+    return int(any(ratio.holds is False for report in reports for ratio in report.ratios) and not chosen.tiny)
+
+
+def _print(reports: list[Report], clock: Clock) -> None:
+    table = Table("benchmark", "case", "what", "median", "spread", "target", title=f"seconds by the {clock} clock")
+    for report in reports:
+        if report.skipped is not None:
+            table.add_row(report.benchmark, report.case, f"skipped: {report.skipped}", "", "", "")
+        for name, times in report.times.items():
+            seconds = times.of(clock)
+            spread = f"{min(seconds):.3g} to {max(seconds):.3g}"
+            table.add_row(report.benchmark, report.case, name, f"{times.median(clock):.3g} s", spread, "")
+        for ratio in report.ratios:
+            target = ""
+            if ratio.holds is not None:
+                bound = f">= {ratio.at_least}" if ratio.at_least is not None else f"<= {ratio.at_most}"
+                target = f"{bound} {'[green]met' if ratio.holds else '[red]missed'}"
+            table.add_row("", "", f"[bold]{ratio.name}", f"{ratio.value:.3g}", "", target)
+        for name, value in report.facts.items():
+            table.add_row("", "", name, str(value), "", "")
+        table.add_section()
+    Console(width=None if sys.stdout.isatty() else 150).print(table)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,149 @@
+"""A client's local epoch, against the plain loop: decode each batch, ask the frozen global encoder about each batch.
+
+Both are the same training with the same draws: only what is computed once, and what is kept, differs.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.measure import Clock, Ratio, Report, interleaved
+from benchmarks.photographs import private_photographs, public_photographs
+from fedafd.datasets.samples import ClientData, ImageSplit, PairSplit, Split
+from fedafd.domain.config import FederationConfig, parse_federation_config
+from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.learning.client_data import SplitTensors
+from fedafd.learning.images import augmented
+from fedafd.learning.local_site import LocalSite
+from fedafd.learning.local_training import train_locally
+from fedafd.learning.public import Pairs, PairTensors
+from fedafd.learning.server_round import initial_server_state, prepare
+from fedafd.learning.tower import Tower
+
+_EPOCHS = 2
+
+
+def run(*, tiny: bool, repeats: int, clock: Clock) -> list[Report]:
+    """One case per kind of client, preset small, photographs as JPEG."""
+    public_count, private_count = (32, 32) if tiny else (512, 320)
+    server = {"passes": 1}
+    config = parse_federation_config({"name": "bench", "preset": "small", "seed": 1, "server": server})
+    with tempfile.TemporaryDirectory(prefix="fedafd-bench-") as folder:
+        public = public_photographs(public_count, Path(folder)).split("train")
+        state = initial_server_state(config=config, captions=public.captions, seed=1)
+        made = prepare(config=config, state=state, public=public, round_number=1, seed=1)
+        sent = (public, made.representations, made.bundles, None)
+        return [
+            _case(config, kind, private_photographs(kind, private_count), sent, min(repeats, 3), clock)
+            for kind in ClientKind
+        ]
+
+
+def _case(
+    config: FederationConfig, kind: ClientKind, data: ClientData, sent: Any, repeats: int, clock: Clock
+) -> Report:
+    config = FederationConfig.model_validate(
+        config.model_dump() | {"client": config.client.model_dump() | {"local_epochs": _EPOCHS}}
+    )
+    trained: dict[str, LocalSite] = {}
+
+    def fast() -> None:
+        site = LocalSite(config, kind, {}, data, None, 1, "auto")
+        site.meet(*sent)
+        train_locally(site, 1)
+        trained["fast"] = site
+
+    def plain() -> None:
+        site = PlainSite(config, kind, {}, data, None, 1, "auto")
+        site.meet(*sent)
+        train_locally(site, 1)
+        trained["plain"] = site
+
+    times = interleaved({"local epochs": fast, "plain loop": plain}, repeats)
+    ratio = times["plain loop"].median(clock) / times["local epochs"].median(clock)
+    scores = {name: site.evaluate("val")["federated"] for name, site in trained.items()}
+    metric = "rsum" if kind is ClientKind.PAIR else "acc1"
+    facts = {f"{metric} on validation, {name}": f"{found[metric]:.2f}" for name, found in scores.items()}
+    case = f"{kind.value} client, {_EPOCHS} epochs of {len(data.train)} samples beside {len(sent[0])} public ones"
+    return Report("client_epoch", case, times, [Ratio("times faster than the plain loop", ratio, at_least=1.5)], facts)
+
+
+class PlainSite(LocalSite):
+    """A client that keeps nothing between batches. What `meet` reads to hand over is not part of training."""
+
+    def meet(self, public: Pairs | None, *sent: Any) -> None:
+        """As LocalSite, then forget what was read."""
+        super().meet(public, *sent)
+        assert public is not None
+        self.public = _PlainPairs(public, self.towers)
+        plain: Any = self.splits
+        plain._read["train"] = _PlainSplit(self.data.train, self.towers)
+
+    def _held(self, name: Any, which: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+        if name != "train":
+            return super()._held(name, which)
+        rows = _PlainSplit(self.data.train, self._frozen).read(which)
+        with torch.no_grad():
+            return {
+                m: self.model.centred(m, self._frozen[m](rows[m].to(self.device)).vector_BD)
+                for m in self.kind.modalities
+            }
+
+
+class _PlainPairs(PairTensors):
+    """Decodes and tokenizes what is drawn, each time."""
+
+    def __init__(self, pairs: Pairs, towers: Mapping[Modality, Tower]) -> None:
+        self._pairs, self._towers = pairs, towers
+        self.count = len(pairs)
+        self.counts = torch.tensor([len(captions) for captions in pairs.captions])
+        self.starts = torch.cumsum(self.counts, 0) - self.counts
+
+    def drawn(self, modality: Modality, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """Samples `rows`, each with one of its captions at random."""
+        if modality is Modality.IMAGE:
+            return self._towers[modality].read([self._pairs.images[i] for i in rows.tolist()])
+        which = (torch.rand(len(rows), generator=generator) * self.counts[rows]).long()
+        texts = [self._pairs.captions[i][j] for i, j in zip(rows.tolist(), which.tolist(), strict=True)]
+        return self._towers[modality].read(texts)
+
+
+class _PlainSplit(SplitTensors):
+    """Decodes and tokenizes the samples of a batch, each time."""
+
+    def __init__(self, split: Split, towers: Mapping[Modality, Tower]) -> None:
+        self._split, self._towers, self.count = split, towers, len(split)
+        self.pairs = _PlainPairs(split, towers) if isinstance(split, PairSplit) else None
+        self.labels = None if isinstance(split, PairSplit) else torch.from_numpy(split.labels)
+        self.rows = dict.fromkeys(towers, torch.empty(0))
+
+    def read(self, which: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+        """Input rows of the samples, or captions, `which`."""
+        split, found = self._split, {}
+        for modality, rows in which.items():
+            if isinstance(split, PairSplit) and modality is Modality.TEXT:
+                every = [text for captions in split.captions for text in captions]
+                found[modality] = self._towers[modality].read([every[i] for i in rows.tolist()])
+            else:
+                samples: Any = split.images if isinstance(split, ImageSplit | PairSplit) else split.texts
+                found[modality] = self._towers[modality].read([samples[i] for i in rows.tolist()])
+        return found
+
+    def batch(
+        self, indices: Tensor, generator: torch.Generator, *, augment: bool
+    ) -> tuple[dict[Modality, Tensor], dict[Modality, Tensor]]:
+        """As SplitTensors, with the same draws."""
+        which = dict.fromkeys(self._towers, indices)
+        if self.pairs is not None:
+            drawn = (torch.rand(len(indices), generator=generator) * self.pairs.counts[indices]).long()
+            which[Modality.TEXT] = self.pairs.starts[indices] + drawn
+        rows = self.read(which)
+        if augment and Modality.IMAGE in rows:
+            rows[Modality.IMAGE] = augmented(rows[Modality.IMAGE], generator)
+        return rows, which

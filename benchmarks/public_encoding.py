@@ -1,0 +1,89 @@
+"""Encoding the public set: images and captions per second, and the share of the time spent waiting for data."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.measure import Clock, Ratio, Report, interleaved
+from benchmarks.photographs import public_photographs
+from fedafd.domain.config import parse_federation_config
+from fedafd.domain.kinds import Modality
+from fedafd.learning import tower as tower_module
+from fedafd.learning.feeding import batches
+from fedafd.learning.optimizers import choose_device
+from fedafd.learning.public import PairTensors
+from fedafd.learning.server_round import _unpacked, initial_server_state
+from fedafd.learning.tower import Tower, encode_all
+
+
+class _Watch:
+    """Counts the seconds that encoding waits for its next batch."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def batches(self, rows: Tensor, size: int, device: torch.device) -> Iterator[Tensor]:
+        """As fedafd.learning.feeding.batches."""
+        fed = batches(rows, size, device)
+        while True:
+            start = time.perf_counter()
+            batch = next(fed, None)
+            self.seconds += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+
+def run(*, tiny: bool, repeats: int, clock: Clock) -> list[Report]:
+    """The small preset's encoders on a decoded public set; the plain way decodes as it goes, with gradients on."""
+    count = 32 if tiny else 1_000
+    config = parse_federation_config({"name": "bench", "preset": "small"})
+    device = choose_device("auto")
+    reports = []
+    with tempfile.TemporaryDirectory(prefix="fedafd-bench-") as folder:
+        public = public_photographs(count, Path(folder)).split("train")
+        state = initial_server_state(config=config, captions=public.captions, seed=1)
+        model, _ = _unpacked(config, state)
+        model.to(device)
+        pairs = PairTensors(public, model.towers)
+        for modality, tower in model.towers.items():
+            samples = public.images if modality is Modality.IMAGE else [captions[0] for captions in public.captions]
+            watch = _Watch()
+            original, tower_module.batches = tower_module.batches, watch.batches
+            try:
+                rows = pairs.fixed(modality)
+                times = interleaved(
+                    {
+                        "decoded once": lambda t=tower, r=rows: encode_all(t, r, device),
+                        "plain": lambda t=tower, s=samples: _plain(t, s, device),
+                    },
+                    repeats,
+                )
+            finally:
+                tower_module.batches = original
+            seconds = times["decoded once"]
+            waited = watch.seconds / (sum(seconds.wall) * (repeats + 1) / repeats)
+            unit = "images" if modality is Modality.IMAGE else "captions"
+            facts = {f"{unit} per second": f"{count / seconds.median(clock):,.0f}"}
+            ratios = [
+                Ratio("share of time waiting for data", waited, at_most=0.1),
+                Ratio("times faster than plain", times["plain"].median(clock) / seconds.median(clock)),
+            ]
+            reports.append(Report("public_encoding", f"{count:,} {unit}", times, ratios, facts))
+    return reports
+
+
+def _plain(tower: Tower, samples: object, device: torch.device) -> Tensor:
+    tower.eval()
+    assert hasattr(samples, "__len__")
+    parts = []
+    for start in range(0, len(samples), 128):
+        batch = tower.read([samples[i] for i in range(start, min(start + 128, len(samples)))])  # type: ignore[index]
+        parts.append(tower(batch.to(device)).vector_BD.detach().cpu())
+    return torch.cat(parts)

@@ -1,0 +1,65 @@
+"""Ranks of cross-modal retrieval, both directions from one pass over the similarities.
+
+The similarities exist one block at a time; both directions are counted while the block is in cache, so that the whole
+costs little more than its matrix product.
+Shape legend: I images, T texts (captions), D embedding dimension; R rows and C columns of one block.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["TIE_ULPS", "retrieval_ranks"]
+
+TIE_ULPS = 8
+"""Similarities nearer than this many rounding units are ties: the same pair may differ by that between two products."""
+
+_CPU_BLOCK = (512, 2048)
+"""Images and texts in work at once: 4 MB of float32 similarities, and as much for what is counted."""
+
+_DEVICE_BLOCK = (4096, 4096)
+
+
+@torch.no_grad()
+def retrieval_ranks(images: Tensor, texts: Tensor, owner_T: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each image the number of other images' captions before the best of its own [I], of each caption the number of
+    other images before its own [T].
+
+    `images` [I, D] and `texts` [T, D] of one floating dtype, `owner_T` [T] the row of each caption's image; each image
+    has a caption. A candidate is before the right one unless its similarity is smaller by more than TIE_ULPS times the
+    dtype's epsilon times the norms' product (of the query, and of the longest candidate): ties count against the model.
+    """
+    least_I, least_T = _least(images, texts, owner_T)
+    rows, columns = _CPU_BLOCK if images.device.type == "cpu" else _DEVICE_BLOCK
+    held = images.new_empty(2, min(rows, len(images)) * min(columns, len(texts)))
+    ranks_I, ranks_T = (torch.zeros(len(side), dtype=torch.float64, device=side.device) for side in (images, texts))
+    for top in range(0, len(images), rows):
+        image_RD = images[top : top + rows]
+        for left in range(0, len(texts), columns):
+            text_CD = texts[left : left + columns]
+            shape = (len(image_RD), len(text_CD))
+            similar_RC, before_RC = (flat[: shape[0] * shape[1]].view(shape) for flat in held)
+            torch.mm(image_RD, text_CD.T, out=similar_RC)
+            _leave_out_own(similar_RC, owner_T[left : left + columns] - top)
+            # Comparing into floats and summing those is several times faster than summing booleans (measured).
+            torch.ge(similar_RC, least_I[top : top + rows, None], out=before_RC)
+            ranks_I[top : top + rows] += before_RC.sum(dim=1)
+            torch.ge(similar_RC, least_T[left : left + columns], out=before_RC)
+            ranks_T[left : left + columns] += before_RC.sum(dim=0)
+    return ranks_I.long(), ranks_T.long()
+
+
+def _least(images: Tensor, texts: Tensor, owner_T: Tensor) -> tuple[Tensor, Tensor]:
+    """The least similarity that ranks before the right one: of each image [I] and of each caption [T]."""
+    own_T = (texts * images[owner_T]).sum(dim=1)
+    best_I = own_T.new_full((len(images),), -torch.inf).scatter_reduce(0, owner_T, own_T, "amax")
+    unit = TIE_ULPS * torch.finfo(images.dtype).eps
+    norms_I, norms_T = images.norm(dim=1), texts.norm(dim=1)
+    return best_I - unit * norms_I * norms_T.max(), own_T - unit * norms_T * norms_I.max()
+
+
+def _leave_out_own(similar_RC: Tensor, row_C: Tensor) -> None:
+    """Captions are no rivals of their own image; `row_C` is its row in the block, if it is there."""
+    column = ((row_C >= 0) & (row_C < len(similar_RC))).nonzero().flatten()
+    similar_RC[row_C[column], column] = -torch.inf

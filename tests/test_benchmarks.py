@@ -1,0 +1,20 @@
+"""Each benchmark runs at tiny sizes, so that none rots. No figure is looked at here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from benchmarks.__main__ import NAMES, main
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_benchmark_runs_and_writes_its_figures(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--tiny", "--repeats", "1", "--clock", "cpu", "--output", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("*.json")
+    written = json.loads(path.read_text(encoding="utf-8"))
+    assert written["machine"]["cores"] >= 1
+    assert {report["benchmark"] for report in written["reports"]} == {name}
+    assert all(report["times"] or report["ratios"] or report["skipped"] for report in written["reports"])
+    assert name in capsys.readouterr().out
