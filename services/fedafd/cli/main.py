@@ -12,6 +12,7 @@ from fedafd.cli.demo import demo
 from fedafd.cli.health import health
 from fedafd.cli.migrate import migrate_app
 from fedafd.cli.remote import add_remote_commands
+from fedafd.cli.simulate import simulate
 from fedafd.cli.store import store_app
 from fedafd.domain.errors import ConfigurationError, FedafdError
 
@@ -31,6 +32,7 @@ app.add_typer(store_app, name="store")
 app.command()(bootstrap)
 app.command()(demo)
 app.command()(health)
+app.command()(simulate)
 add_remote_commands(app)
 
 

@@ -66,9 +66,9 @@ class KeptImages(Sequence[Pixels]):
         return self._images[index]
 
     def resized(self, size: int) -> Pixels:
-        """All images at `size` a side: uint8 [n, 3, S, S]. One size is kept, the last one asked for."""
+        """All images at `size` a side: uint8 [n, 3, S, S]; each size asked for is kept."""
         if size not in self._kept:
-            self._kept = {size: resized_all(self._images, size)}
+            self._kept[size] = resized_all(self._images, size)
         return self._kept[size]
 
 

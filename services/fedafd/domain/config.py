@@ -43,6 +43,7 @@ __all__ = [
     "TlsConfig",
     "WireDtype",
     "parse_agent_config",
+    "parse_config",
     "parse_federation_config",
     "read_agent_config",
     "read_federation_config",
@@ -376,7 +377,8 @@ C = TypeVar("C", bound=_Config)
 _SHOWN_CHARACTERS = 200
 
 
-def _parse(model: type[C], values: Any, source: str) -> C:
+def parse_config(model: type[C], values: Any, source: str) -> C:
+    """`values` checked against `model`. Raises ConfigurationError listing each key that is wrong, with its path."""
     if not isinstance(values, Mapping):
         raise ConfigurationError(f"{source}: expected keys and values, found {type(values).__name__}", source=source)
     try:
@@ -431,7 +433,7 @@ def _read(model: type[C], path: Path) -> C:
         values = parse_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{path}: not valid YAML: {error}", source=str(path)) from None
-    return _parse(model, values, str(path))
+    return parse_config(model, values, str(path))
 
 
 def read_federation_config(path: Path) -> FederationConfig:
@@ -446,9 +448,9 @@ def read_agent_config(path: Path) -> AgentConfig:
 
 def parse_federation_config(values: Any, source: str = "federation") -> FederationConfig:
     """Check already decoded values, such as a REST body. Raises ConfigurationError."""
-    return _parse(FederationConfig, values, source)
+    return parse_config(FederationConfig, values, source)
 
 
 def parse_agent_config(values: Any, source: str = "agent") -> AgentConfig:
     """Check already decoded values. Raises ConfigurationError."""
-    return _parse(AgentConfig, values, source)
+    return parse_config(AgentConfig, values, source)

@@ -1,0 +1,158 @@
+"""`fedafd simulate`: compare methods on one machine, every role in one process."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedafd.domain.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from fedafd.simulation.experiment import ExperimentConfig, RunKey
+
+__all__ = ["simulate"]
+
+
+def simulate(
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="The experiment.yaml.")] = None,
+    preset: Annotated[str | None, typer.Option(help="small or paper, instead of or under the file.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder that the data's paths start from; else the file's.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder for results; the same folder goes on where it stopped.")] = Path(
+        "simulate-output"
+    ),
+    strategies: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
+    scenarios: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="For example 0,1,2.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds per run.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; by default one per core, one where a GPU is.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    keep_models: Annotated[bool, typer.Option(help="Keep the states of each run's best rounds.")] = False,
+    report_only: Annotated[bool, typer.Option(help="Write the report of the runs that are done; run nothing.")] = False,
+) -> None:
+    """Compare strategies on one machine: strategies x scenarios x seeds, with tables, intervals and plots.
+
+    Interrupt it at any time: the same command goes on from the last round of each run. Choices are made on validation
+    splits, test splits are read once at the end of a run.
+    """
+    from fedafd.simulation.experiment import read_experiment
+
+    overrides: dict[str, Any] = {}
+    if preset is not None:
+        overrides["preset"] = preset
+    if seeds is not None:
+        overrides["seeds"] = _numbers(seeds)
+    if rounds is not None:
+        overrides["rounds"] = rounds
+    if file is None and preset is None:
+        raise ConfigurationError("give an experiment with -f experiment.yaml, or --preset small")
+    experiment = read_experiment(file, overrides, data)
+    experiment = _narrowed(experiment, "strategies", strategies)
+    experiment = _narrowed(experiment, "scenarios", scenarios)
+    _run(experiment, output, workers, device, keep_models=keep_models, report_only=report_only)
+
+
+def _run(
+    experiment: ExperimentConfig,
+    output: Path,
+    workers: int | None,
+    device: str,
+    *,
+    keep_models: bool,
+    report_only: bool,
+) -> None:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.markdown import Markdown
+
+    from fedafd.simulation.pool import default_workers, run_experiment
+    from fedafd.simulation.report import write_report
+
+    console = Console()
+    output.mkdir(parents=True, exist_ok=True)
+    failed: dict[RunKey, str] = {}
+    if not report_only:
+        count = workers or default_workers(len(experiment.runs()), device)
+        view = _View(experiment, output, count)
+        try:
+            with Live(view.render({}), console=console, refresh_per_second=2, transient=True) as live:
+                failed = run_experiment(
+                    experiment,
+                    output,
+                    workers=count,
+                    device=device,
+                    keep_models=keep_models,
+                    look=lambda now: live.update(view.render(now)),
+                )
+        except KeyboardInterrupt:
+            console.print(f"Stopped. The same command goes on where it was; what is done lies in {output}.")
+            raise typer.Exit(130) from None
+    files = write_report(experiment, output)
+    console.print(Markdown((output / "results.md").read_text(encoding="utf-8")))
+    console.print("Written: " + ", ".join(str(file) for file in files))
+    for key, reason in failed.items():
+        console.print(f"[red]failed[/] {key.scenario} / {key.strategy} / seed {key.seed}: {reason}")
+    if failed:
+        raise typer.Exit(1)
+
+
+class _View:
+    """What is done, what is at work, and how long it may still take."""
+
+    def __init__(self, experiment: ExperimentConfig, output: Path, workers: int) -> None:
+        self._experiment, self._output, self._workers = experiment, output, workers
+        self._started, self._done_before = time.monotonic(), self._done()
+
+    def _done(self) -> float:
+        return float(sum((self._output / key.folder / "result.json").exists() for key in self._experiment.runs()))
+
+    def render(self, now: dict[RunKey, tuple[int, float, str]]) -> RenderableType:
+        from rich.table import Table
+
+        rounds, total = self._experiment.rounds, len(self._experiment.runs())
+        finished = self._done()
+        parts = {key: (number - 1 + share) / rounds for key, (number, share, _) in now.items()}
+        done = finished + sum(parts.values())
+        table = Table.grid(padding=(0, 2))
+        table.add_row(
+            f"[bold]{self._experiment.name}[/]", f"{finished:.0f} of {total} runs done", self._left(done, total)
+        )
+        for key, (number, _, activity) in now.items():
+            name = f"{key.scenario} / {key.strategy} / seed {key.seed}"
+            table.add_row(name, f"round {number} of {rounds}", activity)
+        return table
+
+    def _left(self, done: float, total: int) -> str:
+        elapsed = time.monotonic() - self._started
+        gained = done - self._done_before
+        if gained <= 0 or elapsed < 5:
+            return "time left: not known yet"
+        minutes = (total - done) * elapsed / gained / 60
+        return f"about {minutes:.0f} min left" if minutes >= 1 else "about a minute left"
+
+
+def _narrowed(experiment: ExperimentConfig, what: str, chosen: str | None) -> ExperimentConfig:
+    if chosen is None:
+        return experiment
+    held = getattr(experiment, what)
+    names = [name.strip() for name in chosen.split(",") if name.strip()]
+    unknown = [name for name in names if name not in held]
+    if unknown or not names:
+        raise ConfigurationError(
+            f"--{what} {chosen}: {', '.join(unknown) or 'nothing'} is not in the experiment; it has: {', '.join(held)}"
+        )
+    values: dict[str, Any] = {what: {name: held[name] for name in names}}
+    if what == "strategies" and experiment.baseline not in names:
+        values["baseline"] = names[0]
+    return experiment.model_copy(update=values)
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigurationError(f"--seeds {text}: expected whole numbers separated by commas, such as 0,1,2") from None

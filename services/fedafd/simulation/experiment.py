@@ -1,0 +1,170 @@
+"""`experiment.yaml`: what `fedafd simulate` compares. Strategies x scenarios x seeds, each one run.
+
+Unknown keys and bad values raise ConfigurationError with the key's path and what is allowed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fedafd.domain.config import EncoderConfig, FederationConfig, parse_config, parse_federation_config
+from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.kinds import ClientKind
+from fedafd.domain.presets import merged
+from fedafd.domain.strategies import strategy_names
+from fedafd.simulation.presets import EXPERIMENTS
+
+__all__ = ["ClientGroup", "ExperimentConfig", "RunKey", "Scenario", "Source", "read_experiment"]
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Source(_Config):
+    """Where samples come from: an adapter, its path (relative to --data, or to the file) and its options."""
+
+    adapter: str
+    path: Path | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class ClientGroup(Source):
+    """Clients of one kind that share a data set between them."""
+
+    kind: ClientKind
+    count: int = Field(1, ge=1, le=10_000, description="Clients in the group.")
+    parts: int | None = Field(None, ge=1, description="Parts the training split is cut into; null: count.")
+    image_encoder: EncoderConfig | None = None
+    text_encoder: EncoderConfig | None = None
+
+    @model_validator(mode="after")
+    def _parts_suffice(self) -> ClientGroup:
+        if self.parts is not None and self.parts < self.count:
+            raise ValueError(f"parts is {self.parts}, fewer than the {self.count} clients")
+        return self
+
+
+class Scenario(_Config):
+    """How the training data are spread over a group's clients. Pairs have no labels: they are always spread evenly."""
+
+    scheme: Literal["iid", "dirichlet"] = "iid"
+    alpha: float = Field(0.1, gt=0)
+
+
+class RunKey(_Config):
+    """One run of an experiment."""
+
+    scenario: str
+    strategy: str
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """Where its files lie below the experiment's output."""
+        return f"runs/{self.scenario}/{self.strategy}/seed-{self.seed}"
+
+
+class ExperimentConfig(_Config):
+    """An experiment. `strategies` maps a name to values of federation.yaml on top of the strategy of that name."""
+
+    name: Name = "experiment"
+    preset: Literal["small", "paper"] | None = None
+    rounds: int = Field(8, ge=1, le=10_000)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0,), min_length=1)
+    federation: dict[str, Any] = Field(default_factory=dict, description="Values of federation.yaml for all runs.")
+    public: Source
+    clients: tuple[ClientGroup, ...] = Field(min_length=1)
+    scenarios: dict[Name, Scenario] = Field({"iid": Scenario()}, min_length=1)
+    strategies: dict[Name, dict[str, Any]] = Field({"fedafd": {}, "local": {}}, min_length=1)
+    baseline: str = Field("fedafd", description="What the others are compared with; fedafd, else the first strategy.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_its_preset(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        base = EXPERIMENTS.get(str(values.get("preset")), {})
+        given = dict(values)
+        # A list of names is short for names without further values; what the file names replaces the preset's.
+        if isinstance(given.get("strategies"), list):
+            given["strategies"] = {str(name): {} for name in given["strategies"]}
+        replaced = {key: given[key] for key in ("strategies", "scenarios", "clients", "public") if key in given}
+        whole = merged(base, given) | replaced
+        names = whole.get("strategies")
+        if isinstance(names, Mapping) and names:
+            whole.setdefault("baseline", "fedafd" if "fedafd" in names else next(iter(names)))
+        return whole
+
+    @model_validator(mode="after")
+    def _runs_make_sense(self) -> ExperimentConfig:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: each may stand there once")
+        if self.baseline not in self.strategies:
+            raise ValueError(f"baseline: {self.baseline!r} is none of the strategies {', '.join(self.strategies)}")
+        return self
+
+    def runs(self) -> list[RunKey]:
+        """All runs, in the order in which they are done: all of one seed's strategies side by side."""
+        return [
+            RunKey(scenario=scenario, strategy=strategy, seed=seed)
+            for seed in self.seeds
+            for scenario in self.scenarios
+            for strategy in self.strategies
+        ]
+
+    def federation_config(self, key: RunKey) -> FederationConfig:
+        """The federation's configuration of one run. Raises ConfigurationError."""
+        own = self.strategies[key.strategy]
+        named = {"strategy": key.strategy} if key.strategy in strategy_names() else {}
+        values = merged(merged({"name": self.name, "seed": key.seed} | named, self.federation), own)
+        return parse_federation_config(values, f"experiment, strategy {key.strategy}")
+
+    def fingerprint(self, key: RunKey) -> str:
+        """A hash of everything that a run's result depends on, but the data files."""
+        described = {
+            "federation": json.loads(self.federation_config(key).canonical_json()),
+            "rounds": self.rounds,
+            "public": self.public.model_dump(mode="json"),
+            "clients": [group.model_dump(mode="json") for group in self.clients],
+            "scenario": self.scenarios[key.scenario].model_dump(mode="json"),
+            "seed": key.seed,
+        }
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def read_experiment(path: Path | None, overrides: Mapping[str, Any], data: Path | None) -> ExperimentConfig:
+    """Read experiment.yaml with `overrides` on top, and make its paths absolute. Raises ConfigurationError."""
+    values: Any = {}
+    if path is not None:
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"{path}: not valid YAML: {error}") from None
+    if isinstance(values, Mapping):
+        values = {**values, **overrides}
+    config = parse_config(ExperimentConfig, values, str(path) if path is not None else "experiment")
+    for key in config.runs():
+        config.federation_config(key)
+    root = data if data is not None else path.parent if path is not None else Path.cwd()
+    return config.model_copy(
+        update={
+            "public": _placed(config.public, root),
+            "clients": tuple(_placed(group, root) for group in config.clients),
+        }
+    )
+
+
+def _placed(source: Any, root: Path) -> Any:
+    return source if source.path is None else source.model_copy(update={"path": (root / source.path).absolute()})

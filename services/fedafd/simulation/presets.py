@@ -1,0 +1,81 @@
+"""Experiments that come with FedAFD."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["EXPERIMENTS"]
+
+_COMPARED = ["fedafd", "creamfl", "fedmd", "fedavg", "local", "probe"]
+_ABLATED = [
+    "fedafd-no-alignment",
+    "fedafd-adversarial",
+    "fedafd-no-fusion",
+    "fedafd-tokens",
+    "fedafd-mean",
+    "fedafd-no-distillation",
+]
+
+EXPERIMENTS: dict[str, dict[str, Any]] = {
+    # Real cuts (docs/data.md) on two CPU cores.
+    "small": {
+        "name": "small",
+        "rounds": 8,
+        "federation": {
+            "preset": "small",
+            "embedding_dim": 128,
+            "image_encoder": {"image_size": 32},
+            "text_encoder": {"options": {"embedding_size": 64, "hidden_size": 64}},
+            "server": {"passes": 4},
+        },
+        "public": {"adapter": "flickr", "path": "flickr8k", "options": {"role": "public"}},
+        "clients": [
+            {"kind": "image", "count": 2, "parts": 4, "adapter": "cifar100", "path": "cifar100"},
+            {"kind": "text", "count": 2, "parts": 12, "adapter": "ag-news", "path": "ag_news_csv"},
+            {"kind": "pair", "count": 2, "adapter": "flickr", "path": "flickr8k", "options": {"role": "private"}},
+        ],
+        "scenarios": {"iid": {"scheme": "iid"}, "dirichlet": {"scheme": "dirichlet", "alpha": 0.1}},
+        "strategies": {name: {} for name in [*_COMPARED, *_ABLATED]},
+    },
+    # FedAFD, CVPR 2026, arXiv 2603.04890: 3 image, 3 text and 4 pair clients, 10,000 MS-COCO pairs, 40 rounds. A GPU.
+    "paper": {
+        "name": "paper",
+        "rounds": 40,
+        "federation": {"preset": "paper"},
+        "public": {"adapter": "coco", "path": "coco", "options": {"limit": 10_000}},
+        "clients": [
+            {
+                "kind": "image",
+                "count": 3,
+                "adapter": "cifar100",
+                "path": "cifar-100-python",
+                "image_encoder": {
+                    "architecture": "resnet",
+                    "image_size": 64,
+                    "options": {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"},
+                },
+            },
+            {
+                "kind": "text",
+                "count": 3,
+                "adapter": "ag-news",
+                "path": "ag_news_csv",
+                "text_encoder": {"architecture": "bigru", "max_tokens": 64},
+            },
+            {
+                "kind": "pair",
+                "count": 4,
+                "adapter": "flickr",
+                "path": "flickr30k",
+                "image_encoder": {
+                    "architecture": "resnet",
+                    "image_size": 224,
+                    "options": {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"},
+                },
+                "text_encoder": {"architecture": "bigru", "max_tokens": 64},
+            },
+        ],
+        "scenarios": {"iid": {"scheme": "iid"}, "dirichlet": {"scheme": "dirichlet", "alpha": 0.1}},
+        "strategies": {name: {} for name in [*_COMPARED, *_ABLATED]},
+    },
+}

@@ -1,0 +1,120 @@
+"""What an experiment leaves behind: results.json, results.csv, results.md and the plots beside them."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from fedafd.simulation.experiment import ExperimentConfig
+from fedafd.simulation.plots import draw_plots
+from fedafd.simulation.run import write_json
+from fedafd.simulation.summary import MEASURES, Difference, Row, differences, read_results, rows_of
+
+__all__ = ["markdown", "write_report"]
+
+
+def write_report(experiment: ExperimentConfig, output: Path) -> list[Path]:
+    """Write all files from the runs that are done; returns their paths. Raises DataError."""
+    results = read_results(experiment, output)
+    rows = rows_of(results)
+    compared = differences(rows, experiment.baseline)
+    _write_json(experiment, output, results, compared)
+    _write_csv(output / "results.csv", rows)
+    (output / "results.md").write_text(markdown(experiment, rows, compared), encoding="utf-8")
+    files = [output / name for name in ("results.json", "results.csv", "results.md")]
+    return files + (draw_plots(experiment, results, rows, output) if rows else [])
+
+
+def markdown(experiment: ExperimentConfig, rows: Sequence[Row], compared: Sequence[Difference]) -> str:
+    """The tables: means with standard deviations over seeds, then paired differences."""
+    parts = []
+    for scenario in experiment.scenarios:
+        here = [row for row in rows if row.scenario == scenario]
+        if here:
+            parts += [f"### {scenario}", "", *_means(here), "", *_recalls(here), ""]
+    present = {(d.scenario, d.strategy) for d in compared}
+    for scenario in [*experiment.scenarios, "all"]:
+        names = [name for name in experiment.strategies if (scenario, name) in present]
+        if names:
+            title = f"### {experiment.baseline} minus the others, {scenario}: paired, 95 % intervals"
+            parts += [title, "", *_differences([d for d in compared if d.scenario == scenario], names), ""]
+    parts += _checks(rows, experiment.baseline)
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _means(rows: Sequence[Row]) -> list[str]:
+    measures = [m for m in MEASURES if any(m in row.values for row in rows)]
+    lines = [f"| strategy | seeds | {' | '.join(measures)} |", "|---" * (len(measures) + 2) + "|"]
+    for strategy in dict.fromkeys(row.strategy for row in rows):
+        own = [row for row in rows if row.strategy == strategy]
+        cells = [_spread([row.values[m] for row in own if m in row.values]) for m in measures]
+        lines.append(f"| {strategy} | {len(own)} | {' | '.join(cells)} |")
+    return lines
+
+
+def _recalls(rows: Sequence[Row]) -> list[str]:
+    lines = ["| strategy | server i2t R@1 / R@5 / R@10 | server t2i R@1 / R@5 / R@10 |", "|---|---|---|"]
+    for strategy in dict.fromkeys(row.strategy for row in rows):
+        own = [row.recalls for row in rows if row.strategy == strategy]
+        cells = [
+            " / ".join(f"{fmean(each[f'{way}_r{k}'] for each in own):.1f}" for k in (1, 5, 10))
+            for way in ("i2t", "t2i")
+        ]
+        lines.append(f"| {strategy} | {cells[0]} | {cells[1]} |")
+    return lines
+
+
+def _differences(compared: Sequence[Difference], names: Sequence[str]) -> list[str]:
+    measures = [m for m in MEASURES if any(d.measure == m for d in compared)]
+    lines = [f"| against | pairs | {' | '.join(measures)} |", "|---" * (len(measures) + 2) + "|"]
+    for name in names:
+        own = {d.measure: d for d in compared if d.strategy == name}
+        cells = [_interval(own[m]) if m in own else "" for m in measures]
+        lines.append(f"| {name} | {next(iter(own.values())).pairs} | {' | '.join(cells)} |")
+    return lines
+
+
+def _interval(d: Difference) -> str:
+    if math.isinf(d.low):
+        return f"{d.mean:+.1f} (one seed)"
+    text = f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]"
+    return text if d.shown == "not shown" else f"**{text}**"
+
+
+def _checks(rows: Sequence[Row], baseline: str) -> list[str]:
+    own = [row for row in rows if row.strategy == baseline]
+    below = [f"{row.scenario} seed {row.seed}: {each}" for row in own for each in row.below_global]
+    verdict = f"below in {len(below)} cases: {'; '.join(below)}" if below else "never below"
+    return [
+        f"Pair clients of {baseline} against the frozen global model on the test split, {len(own)} runs: {verdict}."
+    ]
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{fmean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{fmean(values):.1f}"
+
+
+def _write_csv(path: Path, rows: Sequence[Row]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        names = [*MEASURES, *(f"server {name}" for name in (rows[0].recalls if rows else {}))]
+        writer = csv.writer(file)
+        writer.writerow(["scenario", "strategy", "seed", *names, "seconds"])
+        for row in rows:
+            values = row.values | {f"server {name}": value for name, value in row.recalls.items()}
+            cells = [f"{values[name]:.4f}" if name in values else "" for name in names]
+            writer.writerow([row.scenario, row.strategy, row.seed, *cells, f"{row.seconds:.1f}"])
+
+
+def _write_json(
+    experiment: ExperimentConfig, output: Path, results: Sequence[Any], compared: Sequence[Difference]
+) -> None:
+    def finite(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    shown = [d._asdict() | {"low": finite(d.low), "high": finite(d.high), "shown": d.shown} for d in compared]
+    content = {"experiment": experiment.model_dump(mode="json"), "runs": list(results), "differences": shown}
+    write_json(output / "results.json", content)

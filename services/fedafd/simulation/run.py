@@ -1,0 +1,199 @@
+"""One run of an experiment, resumable after every round. Its files, below `runs/<scenario>/<strategy>/seed-<n>/`:
+
+    run.json         what is run, and a fingerprint of it
+    progress.json    rounds done with their validation metrics, and which round was best for whom; written last
+    kept/            server states, personalized states and what belongs to them, by round
+    result.json      test metrics of the best rounds; the run is over. `kept/` goes then.
+
+Every choice (the server's round, each client's round) is made on validation splits; the test splits are read once.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import load, save
+
+from fedafd.domain.errors import ConfigurationError, DataError
+from fedafd.domain.kinds import Modality
+from fedafd.simulation.data import load_run_data
+from fedafd.simulation.experiment import ExperimentConfig, RunKey
+from fedafd.simulation.federation import ClientProgress, Federation, FederationProgress
+
+__all__ = ["read_json", "run_one", "score_of", "write_json"]
+
+Watch = Callable[[int, float, str], None]
+
+
+def score_of(metrics: Mapping[str, float]) -> float:
+    """What a client's rounds are compared by: rsum for pairs, else accuracy, of the personalized model."""
+    return metrics["federated/rsum"] if "federated/rsum" in metrics else metrics["federated/acc1"]
+
+
+def run_one(
+    experiment: ExperimentConfig,
+    key: RunKey,
+    output: Path,
+    *,
+    device: str = "auto",
+    keep_models: bool = False,
+    watch: Watch = lambda _, __, ___: None,
+) -> dict[str, Any]:
+    """Do a run, from where it was left. Returns the content of result.json. Raises what the roles raise."""
+    folder = output / key.folder
+    if (folder / "result.json").exists():
+        return read_json(folder / "result.json")
+    config = experiment.federation_config(key)
+    public, clients = load_run_data(experiment, key)
+    run = _Run(Federation(config, public, clients, device=device), folder)
+    run.open(key, experiment.fingerprint(key))
+    for number in range(run.progress.round_number + 1, experiment.rounds + 1):
+        started = time.monotonic()
+        made = run.federation.run_round(run.progress, watch=lambda f, a, n=number: watch(n, f, a))  # type: ignore[misc]
+        run.keep(made, time.monotonic() - started)
+    watch(experiment.rounds, 1.0, "test")
+    result = run.result(key)
+    write_json(folder / "result.json", result)
+    if not keep_models:
+        shutil.rmtree(folder / "kept", ignore_errors=True)
+    return result
+
+
+class _Run:
+    def __init__(self, federation: Federation, folder: Path) -> None:
+        self.federation, self.folder = federation, folder
+        self.progress = FederationProgress()
+        self.rounds: list[dict[str, Any]] = []
+        self.best: dict[str, int] = {}
+
+    def open(self, key: RunKey, fingerprint: str) -> None:
+        """Start anew, or go on from the last round kept. Raises ConfigurationError for the folder of another run."""
+        (self.folder / "kept").mkdir(parents=True, exist_ok=True)
+        described = {**key.model_dump(), "fingerprint": fingerprint}
+        place = self.folder / "run.json"
+        if place.exists() and read_json(place) != described:
+            raise ConfigurationError(f"{self.folder}: holds a run of another configuration; choose another --output")
+        write_json(place, described)
+        if not (self.folder / "progress.json").exists():
+            return
+        saved = read_json(self.folder / "progress.json")
+        self.rounds, self.best = saved["rounds"], saved["best"]
+        number = len(self.rounds)
+        self.progress = FederationProgress(
+            round_number=number,
+            server_state=self._read(f"server-{number}"),
+            clients={
+                client.name: ClientProgress(state=self._read(f"client-{client.name}-{number}"), round_number=number)
+                for client in self.federation.clients
+            },
+            averages={name: self._read(f"average-{name}-{number}") for name in saved["averages"]},
+        )
+
+    def keep(self, made: FederationProgress, seconds: float) -> None:
+        """Files first, then progress.json in one step, then away with what nobody needs any more."""
+        number = made.round_number
+        assert made.server_state is not None
+        self._write(f"server-{number}", made.server_state)
+        self._write(f"sent-{number}", save({m.value: rows for m, rows in made.representations.items()}))
+        for modality, bundle in made.bundles.items():
+            self._write(f"bundle-{modality.value}-{number}", bundle)
+        for name, average in made.averages.items():
+            self._write(f"average-{name}-{number}", average)
+        for name, client in made.clients.items():
+            assert client.state is not None
+            self._write(f"client-{name}-{number}", client.state)
+        self.rounds.append(
+            {
+                "number": number,
+                "seconds": seconds,
+                "server": dict(made.server_metrics),
+                "clients": {name: dict(client.metrics) for name, client in made.clients.items()},
+            }
+        )
+        self._choose(made)
+        self.progress = made
+        saved = {"rounds": self.rounds, "best": self.best, "averages": sorted(made.averages)}
+        write_json(self.folder / "progress.json", saved)
+        self._clear()
+
+    def _choose(self, made: FederationProgress) -> None:
+        for name, score in self._scores(self.rounds[-1]).items():
+            held = self.best.get(name)
+            if held is None or score > self._scores(self.rounds[held - 1])[name]:
+                self.best[name] = made.round_number
+
+    @staticmethod
+    def _scores(entry: Mapping[str, Any]) -> dict[str, float]:
+        return {"server": entry["server"]["rsum"]} | {n: score_of(m) for n, m in entry["clients"].items()}
+
+    def _clear(self) -> None:
+        last = len(self.rounds)
+        whole = {last, *self.best.values()}
+        for path in (self.folder / "kept").iterdir():
+            if path.name.startswith(".part-"):
+                path.unlink()
+                continue
+            stem, _, number = path.name.rpartition("-")
+            who = stem.removeprefix("client-")
+            mine = {last, self.best["server"]} if stem == "server" else {last, self.best.get(who, last)}
+            if int(number) not in (whole if stem.startswith(("sent", "bundle")) else mine):
+                path.unlink()
+
+    def result(self, key: RunKey) -> dict[str, Any]:
+        """Test metrics of the best rounds."""
+        server = self.federation.evaluate_server(self._read(f"server-{self.best['server']}"))
+        clients = {}
+        for client in self.federation.clients:
+            number = self.best[client.name]
+            reps = {Modality(m): rows for m, rows in load(self._read(f"sent-{number}")).items()}
+            bundles = {m: self._read(f"bundle-{m.value}-{number}") for m in client.kind.modalities}
+            state = self._read(f"client-{client.name}-{number}")
+            clients[client.name] = {
+                "kind": client.kind.value,
+                "round": number,
+                "num_private_samples": len(client.data.train),
+                "metrics": self.federation.evaluate_client(client.name, state, reps, bundles),
+            }
+        return {
+            **key.model_dump(),
+            "server": {"round": self.best["server"], "metrics": server},
+            "clients": clients,
+            "rounds": self.rounds,
+            "seconds": sum(entry["seconds"] for entry in self.rounds),
+        }
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = self.folder / "kept" / name
+        part = path.with_name(f".part-{name}")
+        part.write_bytes(content)
+        part.replace(path)
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return (self.folder / "kept" / name).read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{self.folder / 'kept' / name}: cannot be read: {error.strerror};"
+                f" remove {self.folder} to do the run anew"
+            ) from None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    part.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises DataError naming the file."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+    return content

@@ -1,0 +1,121 @@
+"""From runs to figures: one row per run, means per strategy, and paired differences with confidence intervals.
+
+Differences are paired by scenario and seed: the same data, partition and initial weights. The interval is Student's t
+over the pairs; with three seeds it is wide, and says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+from fedafd.simulation.experiment import ExperimentConfig
+from fedafd.simulation.run import read_json
+
+__all__ = ["MEASURES", "Difference", "Row", "differences", "read_results", "rows_of"]
+
+MEASURES = ("mean", "server rsum", "image acc1", "text acc1", "pair rsum", "image own acc1", "text own acc1")
+"""`mean`: of the kinds' metrics in percent, a pair client's being its mean recall (rsum / 6). `own`: weighted by the
+client's own label distribution."""
+
+_RECALLS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10")
+
+
+class Row(NamedTuple):
+    """One run: test figures by measure; `checks` are statements about single clients that must hold."""
+
+    scenario: str
+    strategy: str
+    seed: int
+    values: dict[str, float]
+    recalls: dict[str, float]
+    below_global: list[str]
+    """Pair clients whose personalized model is below the frozen global model on the test split, and by how much."""
+    seconds: float
+
+
+class Difference(NamedTuple):
+    """Mean of paired differences with its 95 % interval; infinite with a single pair."""
+
+    scenario: str
+    strategy: str
+    measure: str
+    mean: float
+    low: float
+    high: float
+    pairs: int
+
+    @property
+    def shown(self) -> str:
+        """`better`, `worse` or `not shown`: only what the interval says."""
+        return "better" if self.low > 0 else "worse" if self.high < 0 else "not shown"
+
+
+def read_results(experiment: ExperimentConfig, output: Path) -> list[dict[str, Any]]:
+    """Results of the runs that are done, in the experiment's order. Raises DataError for a broken file."""
+    places = [output / key.folder / "result.json" for key in experiment.runs()]
+    return [read_json(place) for place in places if place.exists()]
+
+
+def rows_of(results: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """One row per run."""
+    return [_row(result) for result in results]
+
+
+def _row(result: Mapping[str, Any]) -> Row:
+    kinds: dict[str, list[Mapping[str, float]]] = {}
+    below = []
+    for name, client in sorted(result["clients"].items()):
+        metrics = client["metrics"]
+        kinds.setdefault(client["kind"], []).append(metrics)
+        if client["kind"] == "pair" and metrics["federated/rsum"] < metrics["global/rsum"]:
+            below.append(f"{name} by {metrics['global/rsum'] - metrics['federated/rsum']:.1f}")
+    values = {"server rsum": result["server"]["metrics"]["rsum"]}
+    for kind, measure in (("image", "acc1"), ("text", "acc1"), ("pair", "rsum")):
+        if kind in kinds:
+            values[f"{kind} {measure}"] = fmean(metrics[f"federated/{measure}"] for metrics in kinds[kind])
+            if measure == "acc1":
+                values[f"{kind} own acc1"] = fmean(metrics["federated/own_acc1"] for metrics in kinds[kind])
+    shares = [values[name] for name in ("image acc1", "text acc1") if name in values]
+    shares += [values["pair rsum"] / len(_RECALLS)] if "pair rsum" in values else []
+    return Row(
+        result["scenario"],
+        result["strategy"],
+        int(result["seed"]),
+        {"mean": fmean(shares)} | values,
+        {name: result["server"]["metrics"][name] for name in _RECALLS},
+        below,
+        float(result["seconds"]),
+    )
+
+
+def differences(rows: Sequence[Row], baseline: str, confidence: float = 0.95) -> list[Difference]:
+    """`baseline` minus each other strategy, per scenario and, where there are several, over all of them."""
+    held = {(row.scenario, row.strategy, row.seed): row.values for row in rows}
+    scenarios = list(dict.fromkeys(row.scenario for row in rows))
+    strategies = [name for name in dict.fromkeys(row.strategy for row in rows) if name != baseline]
+    found = []
+    for group in [[name] for name in scenarios] + ([scenarios] if len(scenarios) > 1 else []):
+        for strategy in strategies:
+            for measure in MEASURES:
+                pairs = [
+                    held[s, baseline, seed][measure] - values[measure]
+                    for (s, name, seed), values in held.items()
+                    if s in group and name == strategy and measure in values and (s, baseline, seed) in held
+                ]
+                if pairs:
+                    mean, half = fmean(pairs), _half_width(pairs, confidence)
+                    scenario = group[0] if len(group) == 1 else "all"
+                    found.append(Difference(scenario, strategy, measure, mean, mean - half, mean + half, len(pairs)))
+    return found
+
+
+def _half_width(values: Sequence[float], confidence: float) -> float:
+    if len(values) < 2:
+        return math.inf
+    from scipy.stats import t
+
+    return float(t.ppf((1 + confidence) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))

@@ -1,0 +1,107 @@
+"""A federation in one process: every strategy, what averaging means, and the same bits twice."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load
+from tests.simulation.test_simulate import TINY
+
+from fedafd.datasets.samples import PairSplit
+from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
+from fedafd.domain.config import FederationConfig, parse_federation_config
+from fedafd.domain.errors import DataError
+from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.domain.strategies import ABLATIONS, STRATEGIES
+from fedafd.learning.averaging import average_updates, group_of, weight_update
+from fedafd.simulation.federation import Federation, FederationProgress, SimulatedClient
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def public() -> dict[str, PairSplit]:
+    return public_data(ShapesOptions(num_train=32, num_val=8, num_test=16, seed=1))
+
+
+def config(strategy: str) -> FederationConfig:
+    return parse_federation_config({"name": "tiny", "strategy": strategy} | TINY["federation"])
+
+
+def clients() -> list[SimulatedClient]:
+    options = [ShapesOptions(num_train=size, num_val=8, num_test=16, seed=seed) for seed, size in ((2, 40), (3, 24))]
+    return [
+        SimulatedClient(name=f"{kind.value}-{number}", kind=kind, data=client_data(kind, each))
+        for kind in ClientKind
+        for number, each in enumerate(options)
+    ]
+
+
+def run(strategy: str, public: dict[str, PairSplit], rounds: int = 2) -> list[FederationProgress]:
+    federation = Federation(config(strategy), public, clients(), device="cpu")
+    made = [FederationProgress()]
+    for _ in range(rounds):
+        made.append(federation.run_round(made[-1]))
+    return made[1:]
+
+
+@pytest.mark.parametrize("strategy", sorted({**STRATEGIES, **ABLATIONS}))
+def test_every_strategy_runs_two_rounds(strategy: str, public: dict[str, PairSplit]) -> None:
+    last = run(strategy, public)[-1]
+    assert last.round_number == 2
+    assert last.server_metrics["rsum"] >= 0
+    assert set(last.clients) == {client.name for client in clients()}
+    for progress in last.clients.values():
+        assert progress.metrics
+        assert all(np.isfinite(value) for value in progress.metrics.values())
+
+
+def test_a_federation_gives_the_same_bits_twice(public: dict[str, PairSplit]) -> None:
+    first, second = (run("fedafd", public)[-1] for _ in range(2))
+    assert first.server_state == second.server_state
+    assert {n: c.state for n, c in first.clients.items()} == {n: c.state for n, c in second.clients.items()}
+
+
+def test_without_distillation_the_clients_do_not_reach_the_server(public: dict[str, PairSplit]) -> None:
+    states = [run(strategy, public)[-1].server_state for strategy in ("local", "fedavg", "probe")]
+    assert states[0] == states[1] == states[2]
+    assert run("fedafd", public)[-1].server_state != states[0]
+
+
+def test_a_probe_of_pairs_is_the_frozen_global_model(public: dict[str, PairSplit]) -> None:
+    metrics = run("probe", public, rounds=1)[-1].clients["pair-0"].metrics
+    assert metrics["federated/rsum"] == metrics["global/rsum"]
+
+
+def test_averaging_starts_alike_and_weighs_by_private_samples(public: dict[str, PairSplit]) -> None:
+    first, second = run("fedavg", public)
+    states = {name: progress.state or b"" for name, progress in first.clients.items()}
+    assert len({group_of(state) for state in states.values()}) == 3
+    for kind in ClientKind:
+        parts = [load(states[f"{kind.value}-{n}"]) for n in (0, 1)]
+        average = load(first.averages[group_of(states[f"{kind.value}-0"])])
+        for key, value in average.items():
+            if value.is_floating_point():
+                wanted = (parts[0][key].double() * 40 + parts[1][key].double() * 24) / 64
+                torch.testing.assert_close(value.double(), wanted, rtol=1e-6, atol=1e-7)
+    assert second.averages.keys() == first.averages.keys()
+
+
+def test_an_update_that_does_not_fit_is_refused(public: dict[str, PairSplit]) -> None:
+    state = run("fedavg", public, rounds=1)[-1].clients["image-0"].state or b""
+    with pytest.raises(DataError, match="number of private samples is 0"):
+        average_updates([weight_update(state, 0)])
+    with pytest.raises(DataError, match="not a readable state"):
+        average_updates([b"broken"])
+
+
+def test_weights_by_similarity_differ_from_the_mean(public: dict[str, PairSplit]) -> None:
+    last = run("fedafd", public, rounds=1)[-1]
+    federation = {mode: Federation(config(mode), public, clients(), device="cpu") for mode in ("fedafd", "fedafd-mean")}
+    both = {mode: f._aggregates(last.uploads, last.representations) for mode, f in federation.items()}
+    for modality in Modality:
+        assert not np.array_equal(both["fedafd"][modality], both["fedafd-mean"][modality])

@@ -1,0 +1,160 @@
+"""`fedafd simulate` on generated data: real worker processes, killed for real, resumed to the same figures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from fedafd.domain.errors import ConfigurationError
+from fedafd.simulation.experiment import RunKey, read_experiment
+from fedafd.simulation.run import run_one
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "rounds": 2,
+    "federation": {
+        "preset": "small",
+        "embedding_dim": 16,
+        "image_encoder": {
+            "architecture": "resnet",
+            "image_size": 16,
+            "options": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+        },
+        "text_encoder": {
+            "architecture": "bigru",
+            "max_tokens": 8,
+            "options": {"embedding_size": 8, "hidden_size": 8},
+        },
+        "server": {"passes": 1, "batch_size": 16},
+        "client": {"local_epochs": 1},
+        "distillation": {"start_round": 1},
+    },
+    "public": {"adapter": "shapes", "options": {"num_train": 32, "num_val": 8, "num_test": 16, "seed": 1}},
+    "clients": [
+        {
+            "kind": kind,
+            "count": 2,
+            "adapter": "shapes",
+            "options": {"num_train": 48, "num_val": 8, "num_test": 16, "seed": 2},
+        }
+        for kind in ("image", "text", "pair")
+    ],
+}
+
+
+def command(tmp_path: Path, experiment: dict[str, Any], *more: str) -> list[str]:
+    file = tmp_path / "experiment.yaml"
+    file.write_text(yaml.safe_dump(experiment), encoding="utf-8")
+    output = ["--output", str(tmp_path / "out"), "--device", "cpu"]
+    return [sys.executable, "-m", "fedafd.cli.main", "simulate", "-f", str(file), *output, *more]
+
+
+def figures(result: dict[str, Any]) -> Any:
+    """A run's result without what depends on the clock."""
+    rounds = [{k: v for k, v in entry.items() if k != "seconds"} for entry in result["rounds"]]
+    return json.dumps({**result, "rounds": rounds, "seconds": 0}, sort_keys=True)
+
+
+def test_the_report_is_whole(tmp_path: Path) -> None:
+    strategies = ["fedafd", "fedavg"]
+    experiment = TINY | {"strategies": strategies, "seeds": [0, 1], "rounds": 1}
+    done = subprocess.run(command(tmp_path, experiment, "--workers", "2"), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+    out = tmp_path / "out"
+    results = json.loads((out / "results.json").read_text())
+    assert len(results["runs"]) == 4
+    differences = {d["strategy"]: d for d in results["differences"] if d["measure"] == "mean"}
+    assert set(differences) == set(strategies) - {"fedafd"}
+    assert all(d["pairs"] == 2 and d["low"] <= d["mean"] <= d["high"] for d in differences.values())
+    with (out / "results.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 4
+    assert "| fedavg | 2 |" in (out / "results.md").read_text()
+    for name in ("curves-iid.png", "bars-iid.png"):
+        with Image.open(out / name) as image:
+            assert image.width > 400
+    assert not list(out.glob("runs/*/*/*/kept"))
+
+
+def test_a_killed_experiment_goes_on_to_the_same_figures(tmp_path: Path) -> None:
+    experiment = TINY | {"strategies": ["fedafd"], "rounds": 3}
+    whole = read_experiment(None, experiment, tmp_path)
+    key = RunKey(scenario="iid", strategy="fedafd", seed=0)
+    wanted = run_one(whole, key, tmp_path / "unbroken", device="cpu")
+
+    process = subprocess.Popen(
+        command(tmp_path, experiment, "--workers", "1"),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    folder = tmp_path / "out" / key.folder
+    deadline = time.monotonic() + 240
+    while not (folder / "progress.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / "result.json").exists()
+    assert len(json.loads((folder / "progress.json").read_text())["rounds"]) in (1, 2)
+
+    again = run_one(whole, key, tmp_path / "out", device="cpu")
+    assert figures(again) == figures(wanted)
+
+
+def test_another_configuration_does_not_go_on_in_the_same_folder(tmp_path: Path) -> None:
+    local = TINY | {"strategies": ["local"], "rounds": 1, "clients": TINY["clients"][:1]}
+    first = read_experiment(None, local, tmp_path)
+    run_one(first, first.runs()[0], tmp_path, device="cpu")
+    (tmp_path / first.runs()[0].folder / "result.json").unlink()
+    other = read_experiment(None, local | {"rounds": 2}, tmp_path)
+    with pytest.raises(ConfigurationError, match="holds a run of another configuration; choose another --output"):
+        run_one(other, other.runs()[0], tmp_path, device="cpu")
+
+
+def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path: Path) -> None:
+    diverging = {"server": {"learning_rate": 1e30}}
+    experiment = TINY | {
+        "strategies": {"local": {}, "diverging": diverging},
+        "rounds": 1,
+        "clients": TINY["clients"][:1],
+    }
+    done = subprocess.run(command(tmp_path, experiment, "--workers", "1"), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "failed iid / diverging / seed 0: global training, round 1" in " ".join(done.stdout.split())
+    assert len(json.loads((tmp_path / "out" / "results.json").read_text())["runs"]) == 1
+
+
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        command(tmp_path, TINY, "--strategies", "fedprox"), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: --strategies fedprox: fedprox is not in the experiment")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.timeout(600)
+def test_a_hundred_clients(tmp_path: Path) -> None:
+    clients = [
+        {
+            "kind": kind,
+            "count": count,
+            "adapter": "shapes",
+            "options": {"num_train": 8 * count, "num_val": 4, "num_test": 8},
+        }
+        for kind, count in (("image", 40), ("text", 40), ("pair", 20))
+    ]
+    experiment = read_experiment(None, TINY | {"clients": clients, "rounds": 1, "strategies": ["fedafd"]}, tmp_path)
+    result = run_one(experiment, experiment.runs()[0], tmp_path, device="cpu")
+    assert len(result["clients"]) == 100
+    assert {client["num_private_samples"] for client in result["clients"].values()} == {8}
