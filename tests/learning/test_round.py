@@ -139,20 +139,33 @@ def test_every_ablation_runs(changes: dict[str, object], kind: ClientKind, publi
     assert client(config, kind, prepared(config, public), public).metrics
 
 
-def test_distillation_without_deliveries_changes_nothing(public: dict[str, PairSplit]) -> None:
-    config = federation()
-    made = prepared(config, public)
-    kept = distil(
-        config=config,
-        state=made.state,
-        public=public["train"],
-        representations=made.representations,
-        aggregates={},
-        round_number=1,
-        seed=6,
-        device="cpu",
-    )
-    assert kept == made.state
+@pytest.mark.parametrize(
+    "changes",
+    [{"distillation": {"start_round": 1}}, {"distillation": {"start_round": 2}}, {"distillation": {"enabled": False}}],
+    ids=str,
+)
+def test_a_round_that_distils_nothing_still_makes_its_public_passes(
+    changes: dict[str, object], public: dict[str, PairSplit]
+) -> None:
+    def distilled(joint: bool) -> tuple[Prepared, bytes]:
+        config = federation(distillation={**changes["distillation"], "joint": joint})  # type: ignore[dict-item]
+        made = prepared(config, public)
+        state = distil(
+            config=config,
+            state=made.state,
+            public=public["train"],
+            representations=made.representations,
+            aggregates={} if changes == {"distillation": {"start_round": 1}} else made.representations,
+            round_number=1,
+            seed=6,
+            device="cpu",
+        )
+        return made, state
+
+    made, alone = distilled(joint=False)
+    assert alone == made.state
+    made, joint = distilled(joint=True)
+    assert joint != made.state
 
 
 def test_a_pair_client_is_not_below_the_frozen_global_model_where_its_gate_was_chosen() -> None:

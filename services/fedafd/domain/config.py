@@ -373,7 +373,7 @@ class AgentConfig(_Config):
     metrics_port: int | None = Field(None, ge=0, le=65535, description="Prometheus metrics on 127.0.0.1; null: none.")
 
 
-C = TypeVar("C", bound=_Config)
+C = TypeVar("C", bound=BaseModel)
 _SHOWN_CHARACTERS = 200
 
 

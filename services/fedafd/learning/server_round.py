@@ -126,10 +126,14 @@ def distil(
 ) -> bytes:
     """Distil the ensemble into the global model; modalities without an aggregate are left out.
 
-    `processes` share the training. Before `distillation.start_round`, and when nobody delivered, the state is given
-    back unchanged. Raises DivergedError, ConfigurationError, WorkerLostError.
+    Nothing is distilled before `distillation.start_round`, where it is not enabled, and when nobody delivered. A joint
+    pass then trains on the public set alone, so that every strategy gets the same public passes; a pass that would only
+    distil is left out and gives the state back unchanged. `processes` share the training. Raises DivergedError,
+    ConfigurationError, WorkerLostError.
     """
-    if not aggregates or not config.distillation.enabled or round_number < config.distillation.start_round:
+    if not config.distillation.enabled or round_number < config.distillation.start_round:
+        aggregates = {}
+    if not aggregates and not config.distillation.joint:
         return state
     run = _Run(config, state, round_number, seed, device)
     means = {m: public_mean(torch.from_numpy(np.asarray(r))) for m, r in representations.items()}

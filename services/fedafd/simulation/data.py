@@ -9,8 +9,13 @@ import numpy as np
 
 from fedafd.datasets import load_client_data, load_public_data
 from fedafd.datasets.partition import partition_indices
+<<<<<<< HEAD
 from fedafd.datasets.pixels import KeptImages
 from fedafd.datasets.samples import ImageSplit, PairSplit, TextSplit
+=======
+from fedafd.datasets.pixels import HeldImages
+from fedafd.datasets.samples import PairSplit, Split, TextSplit
+>>>>>>> 8c36524 (Give every strategy the same public passes, whether it distils or not)
 from fedafd.domain.config import PartitionConfig
 from fedafd.domain.seeds import derive_seed
 from fedafd.simulation.experiment import ClientGroup, ExperimentConfig, RunKey
@@ -18,7 +23,7 @@ from fedafd.simulation.federation import SimulatedClient
 
 __all__ = ["load_run_data"]
 
-S = TypeVar("S", ImageSplit, TextSplit, PairSplit)
+S = TypeVar("S", bound=Split)
 
 
 def load_run_data(experiment: ExperimentConfig, key: RunKey) -> tuple[dict[str, PairSplit], list[SimulatedClient]]:
@@ -57,7 +62,7 @@ def _group(experiment: ExperimentConfig, key: RunKey, place: int, group: ClientG
     return made
 
 
-def _share(split: S, spec: PartitionConfig) -> S:
+def _share(split: Split, spec: PartitionConfig) -> Split:
     if isinstance(split, PairSplit):
         # Pairs carry no labels to be uneven in.
         even = spec.model_copy(update={"scheme": "iid"})
