@@ -9,13 +9,8 @@ import numpy as np
 
 from fedafd.datasets import load_client_data, load_public_data
 from fedafd.datasets.partition import partition_indices
-<<<<<<< HEAD
 from fedafd.datasets.pixels import KeptImages
-from fedafd.datasets.samples import ImageSplit, PairSplit, TextSplit
-=======
-from fedafd.datasets.pixels import HeldImages
 from fedafd.datasets.samples import PairSplit, Split, TextSplit
->>>>>>> 8c36524 (Give every strategy the same public passes, whether it distils or not)
 from fedafd.domain.config import PartitionConfig
 from fedafd.domain.seeds import derive_seed
 from fedafd.simulation.experiment import ClientGroup, ExperimentConfig, RunKey
