@@ -37,6 +37,7 @@ from fedafd.rpc.credentials import bearer_metadata
 from fedafd.rpc.status import error_from_rpc
 from fedafd.rpc.tls import file_stamp
 from fedafd.telemetry.logging import get_logger
+from fedafd.telemetry.tracing import trace_metadata
 
 __all__ = ["AggregatorConnection", "StopRequestedError"]
 
@@ -88,7 +89,7 @@ class AggregatorConnection:
         self._stop = stop
         self._on_sent = on_sent
         self._on_received = on_received
-        self._metadata = bearer_metadata(secret) if secret is not None else ()
+        self._credential = bearer_metadata(secret) if secret is not None else ()
         self._open()
 
     async def close(self) -> None:
@@ -184,6 +185,10 @@ class AggregatorConnection:
         await self._repeat(
             "leave round", lambda: self._stub.LeaveRound(request, metadata=self._metadata, timeout=_CALL_SECONDS)
         )
+
+    @property
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return (*self._credential, *trace_metadata())
 
     def _open(self) -> None:
         files = file_stamp(self._tls)

@@ -22,6 +22,7 @@ from fedafd.domain.config import AgentConfig, read_agent_config
 from fedafd.domain.errors import ConfigurationError, DataError, FedafdError
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.metrics import start_metrics_server
+from fedafd.telemetry.tracing import configure_tracing
 
 __all__ = ["ExitCode", "main", "run"]
 
@@ -53,7 +54,7 @@ def run(config: AgentConfig, *, token: str | None = None, settings: AgentSetting
             stack.callback(state.unlock)
             metrics = AgentMetrics()
             if config.metrics_port is not None:
-                stack.enter_context(start_metrics_server(metrics, port=config.metrics_port))
+                stack.enter_context(start_metrics_server(metrics, config.metrics_host, config.metrics_port))
             site = Site(config, cache_limit_bytes=settings.cache_limit_bytes)
 
             async def serve() -> None:
@@ -95,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings()
         configure("agent", level=settings.log_level, format=settings.log_format)
+        configure_tracing("agent")
         config = _with_overrides(read_agent_config(given.config or settings.config), settings, given.state_dir)
         token = given.token or settings.token()
     except FedafdError as error:

@@ -39,6 +39,7 @@ from fedafd.domain.kinds import Modality, UploadPurpose
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.telemetry.logging import bind_context, get_logger
+from fedafd.telemetry.tracing import span_below
 
 __all__ = ["Agent", "StoppedByServerError"]
 
@@ -139,7 +140,9 @@ class Agent:
                 _log.info("agent.idle", reason=answer.idle.reason)
 
     async def _participate(self, connection: AggregatorConnection, task: pb.TrainTask) -> None:
-        with bind_context(round_number=task.round_number):
+        traced = span_below(task.traceparent or None, "participation", kind="CONSUMER", round=task.round_number)
+        with bind_context(round_number=task.round_number), traced, self._metrics.training.track_inprogress():
+            self._metrics.last_round.set(task.round_number)
             started = time.monotonic()
             try:
                 outcome = await self._do_round(connection, task)
@@ -160,17 +163,20 @@ class Agent:
             self._metrics.round_done(outcome, time.monotonic() - started)
 
     async def _do_round(self, connection: AggregatorConnection, task: pb.TrainTask) -> str:
-        local = await self._fetch_inputs(connection, task)
+        with self._metrics.phase("download"):
+            local = await self._fetch_inputs(connection, task)
         pending = self._state.load_pending()
         if pending is not None and pending.task_key == local.key():
             _log.info("agent.result_found", reason="trained before the restart; only delivering")
         else:
-            result = await train_watched(
-                self._trainer, local, stop=self._stop, report=_reporter(connection, task.round_id)
-            )
+            with self._metrics.phase("train"):
+                result = await train_watched(
+                    self._trainer, local, stop=self._stop, report=_reporter(connection, task.round_id)
+                )
             pending = await asyncio.to_thread(self._keep, local, result)
             _log.info("agent.trained", **result.metrics)
-        return "delivered" if await self._delivery.deliver(connection, pending) else "rejected"
+        with self._metrics.phase("deliver"):
+            return "delivered" if await self._delivery.deliver(connection, pending) else "rejected"
 
     def _keep(self, local: LocalTask, result: LocalResult) -> PendingResult:
         blobs = {UploadPurpose.REPRESENTATIONS: result.representations}

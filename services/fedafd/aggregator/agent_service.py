@@ -82,7 +82,7 @@ class AgentService(AggregatorServiceServicer):
             async with self._context.database.transaction() as session:
                 answer = await desired_task(self._context, session, client)
             left = until - loop.time()
-            if answer.revision != request.known_revision or left <= 0:
+            if answer.revision != request.known_revision or left <= 0 or self._context.draining.is_set():
                 return answer
             await self._context.wakeups.wait(min(left, _LOOK_SECONDS))
             client = await calling_client(self._context, call)

@@ -52,3 +52,11 @@ class Context:
     seen: Callable[[str, str, str], None] | None = None
     """Hears of every call of an agent: federation's id, client's name, what the agent is doing."""
     metrics: AggregatorMetrics = field(default_factory=AggregatorMetrics)
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once this process finishes what runs and takes nothing new."""
+
+    def drain(self) -> None:
+        """Take nothing new from here on; long polls are answered."""
+        self.draining.set()
+        self.metrics.draining.set(1)
+        self.wakeups.wake()

@@ -16,10 +16,13 @@ from time import monotonic
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.outbox import Outbox
 from fedafd.aggregator.steps import Step, step_round
+from fedafd.domain.states import RoundState
+from fedafd.persistence.drain_repository import get_drain
 from fedafd.persistence.lease_repository import acquire_lease, release_lease
 from fedafd.persistence.models import RoundRow, utc_now
 from fedafd.persistence.round_repository import get_round, list_open_rounds
 from fedafd.telemetry.logging import bind_context, get_logger
+from fedafd.telemetry.tracing import span_below
 
 __all__ = ["Coordinator"]
 
@@ -40,10 +43,15 @@ class Coordinator:
         self._leading_since: float | None = None
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
+    @property
+    def leading(self) -> bool:
+        """True while this candidate holds the lease."""
+        return self._leading_since is not None
+
     async def run(self) -> None:
-        """Coordinate whenever this candidate holds the lease."""
+        """Coordinate whenever this candidate holds the lease, until the process drains: then give the lease up."""
         try:
-            while True:
+            while not self._context.draining.is_set():
                 try:
                     worked = await self.look()
                 except Exception as error:
@@ -60,6 +68,7 @@ class Coordinator:
         async with self._context.database.transaction() as session:
             token = await acquire_lease(session, _LEASE, self.holder, self._lease)
             rows = [] if token is None else list(await list_open_rounds(session))
+            held = await get_drain(session) is not None
         self._context.metrics.leader.set(0 if token is None else 1)
         if token is None:
             self._leading_since = None
@@ -72,6 +81,8 @@ class Coordinator:
             # Rounds come by number: only the first open one of a federation moves.
             if row.federation_id not in blocked:
                 blocked.add(row.federation_id)
+                if held and row.state == RoundState.QUEUED.value:
+                    continue
                 moved = await self._step(row, token) or moved
         await self._outbox.send()
         return moved
@@ -80,14 +91,23 @@ class Coordinator:
         with bind_context(federation=row.federation_id, round_number=row.number):
             async with self._context.database.transaction() as session:
                 fresh = await get_round(session, row.id)
-                old = fresh.state
-                changed = await step_round(Step(session, fresh, token, self._alive_since()))
+                old, since = fresh.state, fresh.state_changed_at
+                with span_below(fresh.traceparent if old != RoundState.COLLECTING.value else None, f"round.{old}"):
+                    changed = await step_round(Step(session, fresh, token, self._alive_since()))
             if fresh.state != old:
                 _log.info("round.state_changed", old=old, new=fresh.state, reason=fresh.reason)
-                self._context.metrics.transitions.labels(state=fresh.state).inc()
+                self._count(fresh, old, since)
             if changed:
                 self._context.wakeups.changed(row.federation_id)
             return changed
+
+    def _count(self, row: RoundRow, old: str, since: datetime) -> None:
+        metrics = self._context.metrics
+        metrics.transitions.labels(state=row.state).inc()
+        metrics.state_seconds.labels(state=old).observe((row.state_changed_at - since).total_seconds())
+        if row.finished_at is not None:
+            started = row.started_at or row.created_at
+            metrics.round_seconds.labels(state=row.state).observe((row.finished_at - started).total_seconds())
 
     def _alive_since(self) -> datetime | None:
         """Who was not heard of since then is lost. None at first: nobody could renew while no aggregator was there."""

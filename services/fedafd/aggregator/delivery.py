@@ -61,6 +61,7 @@ async def commit_delivery(
     else:
         await _accept(context, client, row, participation, delivery, request)
     for upload, _ in blobs:
+        context.metrics.uploads.labels(purpose=upload.purpose).inc()
         await discard_chunks(context, row, upload)
     context.wakeups.changed(row.federation_id)
     settled = await _settled(context, client, request.round_id)

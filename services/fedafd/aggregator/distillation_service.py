@@ -28,6 +28,7 @@ from fedafd.proto.v1 import coordination_pb2, types_pb2
 from fedafd.proto.v1 import distillation_pb2 as pb
 from fedafd.proto.v1.coordination_pb2_grpc import CoordinationServiceServicer
 from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceServicer
+from fedafd.telemetry.logging import add_context
 
 __all__ = ["MAX_STAGE_FAILURES", "CoordinationService", "DistillationService"]
 
@@ -60,7 +61,13 @@ class DistillationService(DistillationServiceServicer):
             stage, row = await get_stage(session, request.stage_id)
             config = FederationConfig.model_validate(row.config)
             silent_since = utc_now() - timedelta(seconds=config.idle_timeout_seconds)
+            waiting = stage.state == StageState.PENDING.value
+            announced_at = stage.last_progress_at
             token = await claim_stage(session, stage.id, request.worker, silent_since)
+        add_context(federation=row.federation_id, round_number=row.number)
+        if waiting:
+            waited = (utc_now() - announced_at).total_seconds()
+            self._context.metrics.stage_wait_seconds.labels(kind=stage.kind).observe(waited)
         self._context.wakeups.changed(row.federation_id)
         answer = _description(stage, row, config, token)
         answer.lease.FromTimedelta(self._context.stage_lease)
@@ -100,8 +107,8 @@ class DistillationService(DistillationServiceServicer):
         require_internal(self._context, call)
         async with self._context.database.transaction() as session:
             stage, row = await get_stage(session, request.stage_id)
-            failures = stage.failures + 1
-            again = request.retryable and failures < MAX_STAGE_FAILURES
+            failures = stage.failures + (0 if request.handed_back else 1)
+            again = request.handed_back or (request.retryable and failures < MAX_STAGE_FAILURES)
             new = StageState.PENDING if again else StageState.FAILED
             values = {"reason": request.reason[:2000], "failures": failures}
             if not await settle_stage(session, stage.id, request.token, new, **values):
@@ -111,7 +118,7 @@ class DistillationService(DistillationServiceServicer):
                 await announce_again(session, stage, failures=failures)
             record_event(
                 session,
-                "stage.failed",
+                "stage.handed_back" if request.handed_back else "stage.failed",
                 federation_id=row.federation_id,
                 actor=f"distiller:{stage.worker}",
                 round=row.number,
@@ -119,6 +126,8 @@ class DistillationService(DistillationServiceServicer):
                 reason=request.reason[:2000],
                 will_retry=again,
             )
+        if not request.handed_back:
+            self._context.metrics.stage_failures.labels(kind=stage.kind).inc()
         self._context.wakeups.changed(row.federation_id)
         return pb.FailStageResponse()
 

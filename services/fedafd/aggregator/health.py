@@ -32,6 +32,7 @@ async def watch_health(context: Context, servicer: HealthServicer, seconds: floa
         problem = await _problem(context)
         if problem:
             _log.error("health.not_serving", reason=problem)
+        context.metrics.healthy.set(0 if problem else 1)
         answer = health_pb2.HealthCheckResponse
         status = answer.NOT_SERVING if problem else answer.SERVING
         for name in ("", *SERVICE_NAMES):

@@ -10,6 +10,7 @@ from fedafd.domain.errors import UnauthenticatedError
 from fedafd.persistence.client_repository import client_by_credential
 from fedafd.persistence.models import ClientRow
 from fedafd.rpc.credentials import bearer_secret
+from fedafd.telemetry.logging import add_context
 
 __all__ = ["calling_client", "require_internal"]
 
@@ -18,7 +19,9 @@ async def calling_client(context: Context, call: Call) -> ClientRow:
     """The client whose credential the call carries. Raises UnauthenticatedError."""
     secret = bearer_secret(call.invocation_metadata())
     async with context.database.transaction() as session:
-        return await client_by_credential(session, secret)
+        client = await client_by_credential(session, secret)
+    add_context(federation=client.federation_id, client=client.name)
+    return client
 
 
 def require_internal(context: Context, call: Call) -> None:

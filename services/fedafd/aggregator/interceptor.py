@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import grpc
@@ -13,6 +14,7 @@ from fedafd.aggregator.types import Call, Handler, Interceptor
 from fedafd.domain.errors import FedafdError
 from fedafd.rpc.status import status_of
 from fedafd.telemetry.logging import get_logger
+from fedafd.telemetry.tracing import span_below, traceparent_in
 
 __all__ = ["ErrorInterceptor"]
 
@@ -44,9 +46,11 @@ class ErrorInterceptor(Interceptor):
         return wrapped
 
     def _single(self, inner: Callable[..., Any], method: str) -> Callable[..., Any]:
+        seconds = self._metrics.call_seconds
+
         async def call(request: Any, context: Call) -> Any:
             try:
-                with self._metrics.metrics.timed(self._metrics.call_seconds, method=method):
+                with self._around(method, context), self._metrics.metrics.timed(seconds, method=method):
                     answer = await inner(request, context)
             except Exception as error:
                 await self._abort(error, method, context)
@@ -59,14 +63,21 @@ class ErrorInterceptor(Interceptor):
     def _streaming(self, inner: Callable[..., Any], method: str) -> Callable[..., Any]:
         async def call(request: Any, context: Call) -> AsyncIterator[Any]:
             try:
-                async for answer in inner(request, context):
-                    yield answer
+                with self._around(method, context):
+                    async for answer in inner(request, context):
+                        yield answer
             except Exception as error:
                 await self._abort(error, method, context)
                 raise
             self._metrics.calls.labels(method=method, code="OK").inc()
 
         return call
+
+    @contextmanager
+    def _around(self, method: str, context: Call) -> Iterator[None]:
+        parent = traceparent_in(context.invocation_metadata())
+        with self._metrics.calls_in_flight.track_inprogress(), span_below(parent, f"rpc.{method}", kind="SERVER"):
+            yield
 
     async def _abort(self, error: Exception, method: str, context: Call) -> None:
         if isinstance(error, grpc.aio.AbortError):

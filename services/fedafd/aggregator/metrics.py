@@ -1,21 +1,90 @@
-"""Metrics of the aggregator."""
+"""Metrics of the aggregator: what it did itself, and, while it coordinates, what the database says of all."""
 
 from __future__ import annotations
 
-from fedafd.telemetry.metrics import Metrics
+from collections.abc import Iterator
 
-__all__ = ["AggregatorMetrics"]
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from fedafd.persistence.survey_repository import Survey
+from fedafd.telemetry.metrics import STAGE_BUCKETS, Metrics
+
+__all__ = ["AggregatorMetrics", "SurveyCollector"]
 
 
 class AggregatorMetrics:
-    """Counters and timings; labels are bounded."""
+    """Counters and timings of this process; `survey` is set by the one that coordinates."""
 
     def __init__(self) -> None:
-        self.metrics = Metrics("aggregator")
-        self.calls = self.metrics.counter("calls", "RPCs by method and status code.", ("method", "code"))
-        self.call_seconds = self.metrics.histogram("call_seconds", "Duration of unary RPCs.", ("method",))
-        self.bytes_in = self.metrics.counter("upload_bytes", "Bytes of chunks received from agents.")
-        self.bytes_out = self.metrics.counter("download_bytes", "Bytes of artifacts sent to agents.")
-        self.deliveries = self.metrics.counter("deliveries", "Settled deliveries.", ("outcome",))
-        self.transitions = self.metrics.counter("round_transitions", "Rounds that entered a state.", ("state",))
-        self.leader = self.metrics.gauge("coordinator_leader", "1 while this aggregator coordinates.")
+        self.metrics = metrics = Metrics("aggregator")
+        self.calls = metrics.counter("calls", "RPCs by method and status code.", ("method", "code"))
+        self.call_seconds = metrics.histogram("call_seconds", "Duration of unary RPCs.", ("method",))
+        self.calls_in_flight = metrics.gauge("calls_in_flight", "RPCs that are being answered.")
+        self.bytes_in = metrics.counter("upload_bytes", "Bytes of chunks received from agents.")
+        self.bytes_out = metrics.counter("download_bytes", "Bytes of artifacts sent to agents.")
+        self.uploads = metrics.counter("uploads", "Complete blobs received from agents.", ("purpose",))
+        self.deliveries = metrics.counter("deliveries", "Settled deliveries.", ("outcome",))
+        self.transitions = metrics.counter("round_transitions", "Rounds that entered a state.", ("state",))
+        self.round_seconds = metrics.histogram(
+            "round_seconds", "From the start of a round to its end, by how it ended.", ("state",), STAGE_BUCKETS
+        )
+        self.state_seconds = metrics.histogram(
+            "round_state_seconds", "How long rounds stayed in a state that they left.", ("state",), STAGE_BUCKETS
+        )
+        self.stage_wait_seconds = metrics.histogram(
+            "stage_wait_seconds", "From a stage's announcement to its claim.", ("kind",), STAGE_BUCKETS
+        )
+        self.stage_failures = metrics.counter("stage_failures", "Stages given up or lost by a distiller.", ("kind",))
+        self.leader = metrics.gauge("coordinator_leader", "1 while this aggregator coordinates.")
+        self.draining = metrics.gauge("draining", "1 while this aggregator takes nothing new.")
+        self.healthy = metrics.gauge("healthy", "1 while database and object store answer.")
+        self.survey = SurveyCollector()
+        metrics.registry.register(self.survey)
+
+
+class SurveyCollector(Collector):
+    """The newest survey as gauges; without samples while another aggregator coordinates."""
+
+    def __init__(self) -> None:
+        self._latest: tuple[Survey, int | None] | None = None
+
+    def show(self, survey: Survey | None, queue_depth: int | None = None) -> None:
+        """From here on show this survey; None shows nothing. `queue_depth` is None if Redis does not answer."""
+        self._latest = None if survey is None else (survey, queue_depth)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """All families, also those without samples, so that names can be checked."""
+        survey, depth = self._latest or (Survey(), None)
+        known = self._latest is not None
+        yield _family("rounds", "Rounds by state.", ("federation", "state"), survey.rounds)
+        yield _family("stages", "Open stages by state.", ("kind", "state"), survey.stages)
+        yield _family("clients", "Clients: invited, present, away, revoked.", ("federation", "state"), survey.clients)
+        yield _family(
+            "participations",
+            "Participations of the latest round, by state.",
+            ("federation", "state"),
+            survey.participations,
+        )
+        yield _family("model_version", "The federation's current version.", ("federation",), survey.current_versions)
+        yield _family(
+            "model_metric",
+            "Metrics of the latest ten model versions.",
+            ("federation", "version", "metric"),
+            survey.model_metrics,
+        )
+        outbox: dict[tuple[str, ...], float] = {(): survey.unsent_messages} if known else {}
+        yield _family("outbox_unsent", "Messages that the broker has not taken yet.", (), outbox)
+        queue: dict[tuple[str, ...], float] = {} if depth is None else {(): depth}
+        yield _family("queue_depth", "Messages in the broker that no distiller has taken.", (), queue)
+        drained: dict[tuple[str, ...], float] = {(): float(survey.drained)} if known else {}
+        yield _family(
+            "rounds_held", "1 while no new round starts, because an operator drained the service.", (), drained
+        )
+
+
+def _family(name: str, help: str, labels: tuple[str, ...], values: dict[tuple[str, ...], float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"fedafd_aggregator_{name}", help, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family

@@ -9,8 +9,9 @@ from typing import Protocol
 from fedafd.domain.errors import StorageUnavailableError
 from fedafd.domain.kinds import StageKind
 from fedafd.persistence.database import Database
-from fedafd.persistence.stage_repository import announce_pending, mark_sent, unsent_messages
+from fedafd.persistence.stage_repository import announce_pending, mark_sent, traceparents, unsent_messages
 from fedafd.telemetry.logging import get_logger
+from fedafd.telemetry.tracing import span_below
 
 __all__ = ["Memory", "Outbox"]
 
@@ -47,9 +48,11 @@ class Outbox:
             await self._check_memory(self._memory)
         async with self._database.transaction() as session:
             messages = list(await unsent_messages(session))
+            parents = await traceparents(session, [message.stage_id for message in messages])
         for number, message in enumerate(messages):
             try:
-                await asyncio.to_thread(self._deliver, StageKind(message.kind), message.stage_id)
+                with span_below(parents[message.stage_id], "outbox.send", kind="PRODUCER", stage=message.kind):
+                    await asyncio.to_thread(self._deliver, StageKind(message.kind), message.stage_id)
             except StorageUnavailableError as error:
                 _log.warning("outbox.broker_unavailable", reason=str(error), unsent=len(messages) - number)
                 return number

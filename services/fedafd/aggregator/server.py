@@ -22,10 +22,12 @@ from fedafd.aggregator.health import SERVICE_NAMES, watch_health
 from fedafd.aggregator.interceptor import ErrorInterceptor
 from fedafd.aggregator.outbox import Outbox
 from fedafd.aggregator.settings import AggregatorSettings, load_settings
+from fedafd.aggregator.survey import watch_federations
 from fedafd.domain.errors import ConfigurationError, FedafdError
 from fedafd.messaging.broker_memory import BrokerMemory
 from fedafd.messaging.celery_app import make_celery, send_stage
 from fedafd.messaging.presence import PresenceWriter
+from fedafd.messaging.queue_depth import QueueDepth
 from fedafd.messaging.wakeups import WakeupPublisher, listen_for_wakeups
 from fedafd.persistence.database import Database
 from fedafd.persistence.migrate import check_schema
@@ -37,10 +39,10 @@ from fedafd.rpc.tls import server_credentials
 from fedafd.storage import open_store
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.metrics import start_metrics_server
+from fedafd.telemetry.tracing import configure_tracing
 
 __all__ = ["main", "make_server", "serve"]
 
-_GRACE_SECONDS = 10.0
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -93,13 +95,20 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
             context, outbox, lease_seconds=settings.lease_seconds, poll_seconds=settings.poll_seconds
         )
         await server.start()
-        stack.push_async_callback(server.stop, _GRACE_SECONDS)
-        await stack.enter_async_context(_background(coordinator.run(), watch_health(context, servicer)))
+        stack.push_async_callback(server.stop, settings.shutdown_grace_seconds)
+        coordinating = asyncio.ensure_future(coordinator.run())
+        stack.push_async_callback(_finished, coordinating, settings.shutdown_grace_seconds)
+        survey = watch_federations(context, coordinator, QueueDepth(redis_url))
+        await stack.enter_async_context(_background(watch_health(context, servicer), survey))
         await stack.enter_async_context(_background(listen_for_wakeups(str(redis_url), lambda _: wakeups.wake())))
         _log.info("aggregator.started", listen=settings.listen)
         await stop.wait()
+        # Finish what runs, take nothing new: load balancers look elsewhere, long polls are answered, another aggregator
+        # coordinates, and calls that have begun are brought to their end.
         await servicer.enter_graceful_shutdown()
-        _log.info("aggregator.stopping")
+        context.drain()
+        _log.info("aggregator.draining", grace_seconds=settings.shutdown_grace_seconds)
+    _log.info("aggregator.stopped")
 
 
 @asynccontextmanager
@@ -113,6 +122,14 @@ async def _background(*work: Coroutine[None, None, None]) -> AsyncIterator[None]
         for task in tasks:
             with suppress(asyncio.CancelledError):
                 await task
+
+
+async def _finished(task: asyncio.Future[None], seconds: float) -> None:
+    _, late = await asyncio.wait((task,), timeout=seconds)
+    for each in late:
+        each.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 def _bind(server: grpc.aio.Server, settings: AggregatorSettings) -> None:
@@ -133,6 +150,7 @@ def main() -> int:
     try:
         settings = load_settings()
         configure("aggregator", level=settings.log_level)
+        configure_tracing("aggregator")
         asyncio.run(_serve_until_signal(settings))
     except FedafdError as error:
         sys.stderr.write(f"aggregator: {error}\n")

@@ -36,6 +36,9 @@ class AggregatorSettings(ProcessSettings):
     stage_lease_seconds: float = Field(
         15.0, ge=1, description="A distiller that gives no sign of life for so long has lost its stage."
     )
+    shutdown_grace_seconds: float = Field(
+        25.0, ge=0, description="After SIGTERM running calls may take so long; keep it below the platform's own limit."
+    )
     log_level: str = "INFO"
 
     @model_validator(mode="after")

@@ -70,6 +70,7 @@ async def _train_task(context: Context, session: AsyncSession, client: ClientRow
         global_representations=next(a for a in artifacts if a.purpose == "representations"),
         encoder_bundles=[a for a in artifacts if a.purpose.startswith("encoder-bundle/")],
         accepts_personalized_model=config.accept_personalized_models,
+        traceparent=row.traceparent or "",
     )
     if row.deadline_at is not None:
         task.deadline.FromDatetime(row.deadline_at)

@@ -17,6 +17,7 @@ from fedafd.persistence.participation_repository import add_bytes, current_parti
 from fedafd.persistence.round_repository import get_round
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.storage import ObjectStore
+from fedafd.telemetry.logging import add_context
 
 __all__ = ["Assembled", "assemble", "begin_upload", "discard_chunks", "open_participation", "receive_chunk"]
 
@@ -32,6 +33,7 @@ async def open_participation(context: Context, client: ClientRow, round_id: str)
     async with context.database.transaction() as session:
         current = await current_participation(session, client.id)
         if current is not None and current[1].id == round_id:
+            add_context(round_number=current[1].number)
             return current
         row = await get_round(session, round_id)
     raise RoundClosedError(f"round {row.number} waits for nothing from client {client.name} (it is {row.state})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -17,11 +18,13 @@ from fedafd.control_plane import probes
 from fedafd.control_plane.api_keys import endpoints as api_keys
 from fedafd.control_plane.clients import endpoints as clients
 from fedafd.control_plane.context import Context, Wakeups
+from fedafd.control_plane.drain import endpoints as drain
 from fedafd.control_plane.events import endpoints as events
 from fedafd.control_plane.federations import endpoints as federations
 from fedafd.control_plane.limits import BodyLimit
 from fedafd.control_plane.models import endpoints as models
 from fedafd.control_plane.models import personalized_endpoints as personalized_models
+from fedafd.control_plane.observed import ControlPlaneMetrics, Observed
 from fedafd.control_plane.openapi import describe, operation_id
 from fedafd.control_plane.problems import add_problem_handlers
 from fedafd.control_plane.public_sets import endpoints as public_sets
@@ -36,10 +39,11 @@ from fedafd.persistence.migrate import check_schema
 from fedafd.storage import open_store
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.metrics import Metrics
+from fedafd.telemetry.tracing import configure_tracing
 
 __all__ = ["create_app", "main"]
 
-_RESOURCES = (federations, public_sets, clients, rounds, models, personalized_models, events, api_keys, probes)
+_RESOURCES = (federations, public_sets, clients, rounds, models, personalized_models, events, api_keys, drain, probes)
 _FORGET_SECONDS = 600.0
 _GRACE_SECONDS = 5
 _log = get_logger(__name__)
@@ -75,7 +79,9 @@ def create_app(settings: ControlPlaneSettings) -> FastAPI:
     add_problem_handlers(app)
     for resource in _RESOURCES:
         app.include_router(resource.router)
-    _add_metrics(app, Metrics("control_plane"))
+    metrics = ControlPlaneMetrics()
+    app.add_middleware(Observed, metrics=metrics)
+    _add_metrics(app, metrics)
     return app
 
 
@@ -136,6 +142,7 @@ def main() -> int:
     try:
         settings = load_settings()
         configure("control-plane", level=settings.log_level)
+        configure_tracing("control-plane")
         app = create_app(settings)
         settings.first_admin_key()
         asyncio.run(_check_database(settings))
@@ -146,6 +153,9 @@ def main() -> int:
         sys.stderr.write(f"control-plane: {error}\n")
         return 1
     _log.info("control_plane.starting", host=settings.host, port=settings.port)
+    # uvicorn ends gracefully and then raises the signal again, which would end us by it instead of with exit code 0.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     uvicorn.run(
         app,
         host=settings.host,
@@ -154,6 +164,7 @@ def main() -> int:
         access_log=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
+    _log.info("control_plane.stopped")
     return 0
 
 

@@ -20,6 +20,7 @@ from fedafd.rpc.credentials import bearer_metadata
 from fedafd.rpc.status import error_from_rpc
 from fedafd.rpc.tls import file_stamp
 from fedafd.telemetry.logging import get_logger
+from fedafd.telemetry.tracing import trace_metadata
 
 __all__ = ["DistillationClient"]
 
@@ -38,7 +39,7 @@ class DistillationClient:
         self._address, self._tls = address, tls
         self._opening = threading.Lock()
         self._open()
-        self._metadata = bearer_metadata(internal_token)
+        self._credential = bearer_metadata(internal_token)
         self.worker = f"{socket.gethostname()}:{os.getpid()}"
 
     def claim(self, stage_id: str) -> pb.ClaimStageResponse:
@@ -73,8 +74,19 @@ class DistillationClient:
 
     def fail(self, stage_id: str, token: int, reason: str, *, retryable: bool) -> None:
         """Give the stage up. Raises StageLostError."""
-        request = pb.FailStageRequest(stage_id=stage_id, token=token, reason=reason, retryable=retryable)
+        self._fail(pb.FailStageRequest(stage_id=stage_id, token=token, reason=reason, retryable=retryable))
+
+    def hand_back(self, stage_id: str, token: int, reason: str) -> None:
+        """Let another distiller do the stage; not a failure. Raises StageLostError."""
+        request = pb.FailStageRequest(stage_id=stage_id, token=token, reason=reason, retryable=True, handed_back=True)
+        self._fail(request)
+
+    def _fail(self, request: pb.FailStageRequest) -> None:
         self._call(lambda: self._stub.FailStage(request, metadata=self._metadata, timeout=_CALL_SECONDS))
+
+    @property
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return (*self._credential, *trace_metadata())
 
     def _open(self) -> None:
         files = file_stamp(self._tls)

@@ -36,6 +36,13 @@ class DistillerSettings(ProcessSettings):
     cache_limit_bytes: int = Field(
         20 * 2**30, ge=0, description="Decoded public images kept in cache_dir at most, and as much again of shards."
     )
+    metrics_listen: str | None = Field(None, description="host:port for Prometheus; unset: none.")
+    shutdown_grace_seconds: float = Field(
+        25.0,
+        ge=0,
+        description="After SIGTERM a stage may go on for so long, then it is handed back for another distiller;"
+        " keep it below the platform's own limit.",
+    )
     log_level: str = "INFO"
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from typing import Literal
 
 from fedafd.distiller.client import DistillationClient
+from fedafd.distiller.metrics import DistillerMetrics
 from fedafd.distiller.public_sets import PublicSets
+from fedafd.distiller.shutdown import Shutdown, StageHandedBackError
 from fedafd.distiller.stages import StageResult, StageWork, run_stage
 from fedafd.domain.config import parse_federation_config
 from fedafd.domain.errors import FedafdError, NotFoundError, StageLostError
@@ -17,6 +20,7 @@ from fedafd.proto.v1 import types_pb2
 from fedafd.storage import ObjectStore
 from fedafd.storage.store import get_verified, sha256_of
 from fedafd.telemetry.logging import bind_context, get_logger
+from fedafd.telemetry.tracing import note, span, span_below
 
 __all__ = ["StageRunner"]
 
@@ -42,31 +46,55 @@ class StageRunner:
         store: ObjectStore,
         public_sets: PublicSets,
         device: str,
+        metrics: DistillerMetrics,
+        shutdown: Shutdown,
         processes: int | Literal["auto"] = "auto",
     ) -> None:
         self._client, self._store, self._public_sets = client, store, public_sets
         self._device, self._processes = device, processes
+        self._metrics, self._shutdown = metrics, shutdown
 
-    def run(self, stage_id: str) -> None:
-        """Do one stage; a stage that somebody else holds or that is settled is left alone."""
+    def run(self, stage_id: str, traceparent: str | None = None) -> None:
+        """Do one stage; a stage that somebody else holds or that is settled is left alone.
+
+        `traceparent` is the trace that the message belongs to.
+        """
+        with span_below(traceparent, "stage", kind="CONSUMER"), self._metrics.busy.track_inprogress():
+            self._run(stage_id)
+
+    def _run(self, stage_id: str) -> None:
         try:
             claim = self._client.claim(stage_id)
         except (StageLostError, NotFoundError) as error:
             _log.info("stage.not_ours", stage=stage_id, reason=str(error))
             return
         kind = _KINDS[claim.kind].value
+        note(stage=kind, federation=claim.federation_id, round=claim.round_number)
         with bind_context(federation=claim.federation_id, round_number=claim.round_number, stage=kind):
             _log.info("stage.started", stage_id=stage_id, attempt=claim.token)
-            try:
-                self._work(stage_id, claim)
-                _log.info("stage.done", stage_id=stage_id)
-            except StageLostError as error:
-                _log.warning("stage.lost", stage_id=stage_id, reason=str(error))
-            except Exception as error:
-                self._give_up(stage_id, claim, error)
+            with self._metrics.timed(self._metrics.stage_seconds, kind=kind):
+                outcome = self._settled(stage_id, claim)
+            self._metrics.stages.labels(kind=kind, outcome=outcome).inc()
+
+    def _settled(self, stage_id: str, claim: pb.ClaimStageResponse) -> str:
+        try:
+            self._work(stage_id, claim)
+        except StageLostError as error:
+            _log.warning("stage.lost", stage_id=stage_id, reason=str(error))
+            return "lost"
+        except StageHandedBackError as error:
+            reason = str(error)
+            _log.warning("stage.handed_back", stage_id=stage_id, reason=reason)
+            self._tell(lambda: self._client.hand_back(stage_id, claim.token, reason), stage_id)
+            return "handed_back"
+        except Exception as error:
+            self._give_up(stage_id, claim, error)
+            return "failed"
+        _log.info("stage.done", stage_id=stage_id)
+        return "done"
 
     def _work(self, stage_id: str, claim: pb.ClaimStageResponse) -> None:
-        with _Heartbeat(self._client, stage_id, claim) as heartbeat:
+        with _Heartbeat(self._client, stage_id, claim, self._shutdown) as heartbeat:
             work = StageWork(
                 kind=_KINDS[claim.kind],
                 config=parse_federation_config(json.loads(claim.federation_config_json)),
@@ -75,15 +103,22 @@ class StageRunner:
                 seed=claim.seed,
                 public_set_sha256=claim.public_set_sha256,
                 modality=_MODALITIES.get(claim.modality),
-                inputs={i.name: get_verified(self._store, i.artifact.key, i.artifact.sha256) for i in claim.inputs},
+                inputs={i.name: self._input(i.artifact) for i in claim.inputs},
                 split=self._public_sets.open(claim.public_set_sha256).split,
                 device=self._device,
                 processes=self._processes,
                 progress=heartbeat.step,
             )
-            result = run_stage(work)
-            outputs = self._stored(claim, result)
+            with span("work"):
+                result = run_stage(work)
+            with span("store outputs"):
+                outputs = self._stored(claim, result)
         self._client.complete(stage_id, claim.token, outputs, result.metrics)
+
+    def _input(self, artifact: types_pb2.Artifact) -> bytes:
+        content = get_verified(self._store, artifact.key, artifact.sha256)
+        self._metrics.bytes_read.inc(len(content))
+        return content
 
     def _stored(self, claim: pb.ClaimStageResponse, result: StageResult) -> list[pb.NamedArtifact]:
         named = []
@@ -96,6 +131,7 @@ class StageRunner:
 
     def _put(self, name: str, purpose: str, key: str, content: bytes) -> pb.NamedArtifact:
         self._store.put(key, content)
+        self._metrics.bytes_written.inc(len(content))
         artifact = types_pb2.Artifact(sha256=sha256_of(content), size_bytes=len(content), purpose=purpose, key=key)
         return pb.NamedArtifact(name=name, artifact=artifact)
 
@@ -103,8 +139,11 @@ class StageRunner:
         retryable = isinstance(error, FedafdError) and error.retryable
         reason = str(error) if isinstance(error, FedafdError) else f"{type(error).__name__}: {error}"
         _log.error("stage.failed", stage_id=stage_id, reason=reason, retryable=retryable, exc_info=error)
+        self._tell(lambda: self._client.fail(stage_id, claim.token, reason, retryable=retryable), stage_id)
+
+    def _tell(self, call: Callable[[], None], stage_id: str) -> None:
         try:
-            self._client.fail(stage_id, claim.token, reason, retryable=retryable)
+            call()
         except FedafdError as refused:
             _log.warning("stage.failure_not_taken", stage_id=stage_id, reason=str(refused))
 
@@ -112,10 +151,13 @@ class StageRunner:
 class _Heartbeat:
     """Reports steps and renews the lease about once a second, from a thread of its own that outlives no stage.
 
-    `step` raises StageLostError when told to stop.
+    `step` raises StageLostError when told to stop, and StageHandedBackError when the process must end.
     """
 
-    def __init__(self, client: DistillationClient, stage_id: str, claim: pb.ClaimStageResponse) -> None:
+    def __init__(
+        self, client: DistillationClient, stage_id: str, claim: pb.ClaimStageResponse, shutdown: Shutdown
+    ) -> None:
+        self._shutdown = shutdown
         self._client, self._stage_id, self._token = client, stage_id, claim.token
         lease = claim.lease.ToMilliseconds() / 1000
         self._pause = min(_REPORT_SECONDS, lease / _REPORTS_PER_LEASE) if lease else _REPORT_SECONDS
@@ -127,6 +169,7 @@ class _Heartbeat:
     def step(self, fraction: float, activity: str) -> None:
         """A step of progress was made."""
         self._latest = (fraction, activity)
+        self._shutdown.check()
         if self._lost:
             raise StageLostError(f"stage {self._stage_id}: cancelled, or another distiller has it")
 

@@ -8,14 +8,26 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from celery import Celery, Task
+from celery.signals import setup_logging
+
+from fedafd.distiller.metrics import DistillerMetrics
 from fedafd.distiller.settings import DistillerSettings, load_settings
-from fedafd.domain.errors import ConfigurationError
+from fedafd.distiller.shutdown import Shutdown
+from fedafd.domain.errors import FedafdError
 from fedafd.domain.kinds import StageKind
 from fedafd.messaging.celery_app import QUEUE, make_celery, task_name
 from fedafd.storage import open_store
 from fedafd.telemetry.logging import configure, get_logger
+from fedafd.telemetry.metrics import start_metrics_server
+from fedafd.telemetry.tracing import configure_tracing, traceparent_in
+
+if TYPE_CHECKING:
+    from fedafd.distiller.tasks import StageRunner
 
 __all__ = ["main"]
 
@@ -34,14 +46,39 @@ def _run(settings: DistillerSettings, cache: Path) -> None:
     client = DistillationClient(settings.aggregator, settings.internal_token.get_secret_value(), settings.tls)
     store = open_store(settings.store)
     public_sets = PublicSets(store, cache, limit_bytes=settings.cache_limit_bytes)
-    runner = StageRunner(client, store, public_sets, settings.device)
-    app = make_celery(settings.redis_url.get_secret_value())
+    metrics = DistillerMetrics()
+    shutdown = Shutdown(settings.shutdown_grace_seconds, metrics)
+    runner = StageRunner(client, store, public_sets, settings.device, metrics, shutdown, settings.processes)
+    with ExitStack() as stack:
+        if settings.metrics_listen:
+            host, _, port = settings.metrics_listen.rpartition(":")
+            stack.enter_context(start_metrics_server(metrics, host, int(port)))
+        _log.info("distiller.started", aggregator=settings.aggregator, device=settings.device)
+        _work(make_celery(settings.redis_url.get_secret_value()), runner)
+    _log.info("distiller.stopped")
+
+
+def _work(app: Celery, runner: StageRunner) -> None:
+    """Work until SIGTERM: Celery then finishes the task at hand and takes no other."""
+    # Whoever hears this signal sets logging up; without a hearer Celery would raise our loggers' level to its own.
+    setup_logging.connect(_keep_logging, weak=False)
+
+    def run(task: Task, stage_id: str) -> None:
+        runner.run(stage_id, traceparent_in(task.request.headers))
+
     for kind in StageKind:
-        app.task(runner.run, name=task_name(kind), acks_late=True)
+        app.task(run, bind=True, name=task_name(kind), acks_late=True)
     name = f"distiller-{os.getpid()}@%h"
-    _log.info("distiller.started", aggregator=settings.aggregator, device=settings.device)
     options = ["--pool", "solo", "--queues", QUEUE, "--hostname", name, "--without-gossip", "--without-mingle"]
-    app.worker_main(["worker", *options, "--without-heartbeat", "--loglevel", "WARNING"])
+    try:
+        app.worker_main(["worker", *options, "--without-heartbeat", "--loglevel", "WARNING"])
+    except SystemExit as ended:
+        if ended.code:
+            raise
+
+
+def _keep_logging(**_: object) -> None:
+    pass
 
 
 def main() -> int:
@@ -49,17 +86,18 @@ def main() -> int:
     try:
         settings = load_settings()
         configure("distiller", level=settings.log_level)
-    except ConfigurationError as error:
+        configure_tracing("distiller")
+        if settings.threads is not None:
+            os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+        with ExitStack() as stack:
+            cache = settings.cache_dir
+            if cache is None:
+                cache = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedafd-distiller-")))
+            cache.mkdir(parents=True, exist_ok=True)
+            _run(settings, cache)
+    except FedafdError as error:
         sys.stderr.write(f"distiller: {error}\n")
         return 2
-    if settings.threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(settings.threads)
-    if settings.cache_dir is not None:
-        settings.cache_dir.mkdir(parents=True, exist_ok=True)
-        _run(settings, settings.cache_dir)
-    else:
-        with tempfile.TemporaryDirectory(prefix="fedafd-distiller-") as folder:
-            _run(settings, Path(folder))
     return 0
 
 

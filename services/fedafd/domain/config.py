@@ -370,7 +370,8 @@ class AgentConfig(_Config):
     threads: int | None = Field(None, ge=1, description="CPU threads for training; null: all cores.")
     share: SharingConfig = SharingConfig()
     tls: TlsConfig | None = Field(None, description="TLS to the aggregator; null: none.")
-    metrics_port: int | None = Field(None, ge=0, le=65535, description="Prometheus metrics on 127.0.0.1; null: none.")
+    metrics_port: int | None = Field(None, ge=0, le=65535, description="Prometheus metrics; null: none.")
+    metrics_host: str = Field("127.0.0.1", description="Address that the metrics are served on.")
 
 
 C = TypeVar("C", bound=BaseModel)

@@ -13,6 +13,7 @@ from celery import Celery
 
 from fedafd.domain.errors import StorageUnavailableError
 from fedafd.domain.kinds import StageKind
+from fedafd.telemetry.tracing import TRACEPARENT, current_traceparent
 
 __all__ = ["QUEUE", "VISIBILITY_TIMEOUT_SECONDS", "make_celery", "send_stage", "task_name"]
 
@@ -70,13 +71,16 @@ def make_celery(redis_url: str, *, visibility_timeout_seconds: int = VISIBILITY_
 
 
 def send_stage(app: Celery, kind: StageKind, stage_id: str) -> None:
-    """Hand a stage to the distillers. Blocks for up to about 5 s; call it from a thread in asyncio code.
+    """Hand a stage to the distillers, with the current trace.
 
+    Blocks for up to about 5 s; call it from a thread in asyncio code.
     Raises StorageUnavailableError when the broker cannot be reached; the outbox row then stays unsent.
     """
     from kombu.exceptions import OperationalError
 
     options: dict[str, Any] = {"queue": QUEUE, "ignore_result": True, "retry": False}
+    if traceparent := current_traceparent():
+        options["headers"] = {TRACEPARENT: traceparent}
     try:
         app.send_task(task_name(kind), args=(stage_id,), **options)
     except (OperationalError, OSError) as error:

@@ -32,12 +32,14 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from fedafd.domain.kinds import ClientKind, StageKind
 from fedafd.domain.states import ParticipationState, RoundState, StageState
+from fedafd.telemetry.tracing import current_traceparent
 
 __all__ = [
     "ApiKeyRow",
     "ArtifactRow",
     "Base",
     "ClientRow",
+    "DrainRow",
     "EventRow",
     "FederationRow",
     "IdempotencyRow",
@@ -167,6 +169,8 @@ class RoundRow(Base):
     started_at: Mapped[datetime | None]
     state_changed_at: Mapped[datetime] = mapped_column(default=utc_now)
     finished_at: Mapped[datetime | None]
+    traceparent: Mapped[str | None] = mapped_column(String(64), default=current_traceparent)
+    """W3C trace context of the request that queued it; null while tracing is off."""
 
 
 class ParticipationRow(Base):
@@ -361,6 +365,17 @@ class LeaseRow(Base):
     holder: Mapped[str] = mapped_column(String(120))
     token: Mapped[int] = mapped_column(BigInteger)
     expires_at: Mapped[datetime]
+
+
+class DrainRow(Base):
+    """The service is drained while the only row is there: no queued round starts."""
+
+    __tablename__ = "drains"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    actor: Mapped[str] = mapped_column(String(128))
+    reason: Mapped[str | None] = mapped_column(Text)
+    since: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class ApiKeyRow(Base):

@@ -29,6 +29,7 @@ __all__ = [
     "renew_stage",
     "settle_stage",
     "silent_stages",
+    "traceparents",
     "unsent_messages",
 ]
 
@@ -178,6 +179,13 @@ async def unsent_messages(session: AsyncSession, limit: int = 100) -> Sequence[O
     """Messages that have not left, oldest first."""
     query = select(OutboxRow).where(OutboxRow.sent_at.is_(None)).order_by(OutboxRow.id).limit(limit)
     return (await session.scalars(query)).all()
+
+
+async def traceparents(session: AsyncSession, stage_ids: Sequence[str]) -> dict[str, str | None]:
+    """Of each stage the trace that its round belongs to."""
+    query = select(StageRow.id, RoundRow.traceparent).join(RoundRow, StageRow.round_id == RoundRow.id)
+    found = await session.execute(query.where(StageRow.id.in_(stage_ids)))
+    return {stage_id: traceparent for stage_id, traceparent in found}
 
 
 async def mark_sent(session: AsyncSession, message_id: int) -> None:

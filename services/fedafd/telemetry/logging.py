@@ -16,14 +16,14 @@ import structlog
 
 from fedafd.domain.errors import ConfigurationError
 
-__all__ = ["LogFormat", "bind_context", "configure", "get_logger"]
+__all__ = ["LogFormat", "add_context", "bind_context", "configure", "get_logger"]
 
 LogFormat = Literal["json", "console"]
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _SECRET_WORDS = ("token", "secret", "password", "credential", "authorization", "api_key")
 _NOT_SECRET = frozenset({"token", "fencing_token", "lease_token"})  # counters of ours, useful when a stage is lost
-_CHATTY = ("urllib3", "alembic", "amqp", "kombu", "grpc", "asyncio", "aiosqlite", "httpcore", "httpx")
+_CHATTY = ("celery", "urllib3", "alembic", "amqp", "kombu", "grpc", "asyncio", "aiosqlite", "httpcore", "httpx")
 
 
 def configure(process: str, *, level: str = "INFO", format: LogFormat = "json", stream: TextIO | None = None) -> None:
@@ -75,6 +75,12 @@ def bind_context(
     given = {"federation": federation, "round": round_number, "client": client, "stage": stage}
     with structlog.contextvars.bound_contextvars(**{key: value for key, value in given.items() if value is not None}):
         yield
+
+
+def add_context(*, federation: str | None = None, round_number: int | None = None, client: str | None = None) -> None:
+    """Put the named things into every later event of this thread or asyncio task, such as one RPC's."""
+    given = {"federation": federation, "round": round_number, "client": client}
+    structlog.contextvars.bind_contextvars(**{key: value for key, value in given.items() if value is not None})
 
 
 def _shared_processors(process: str) -> list[structlog.types.Processor]:

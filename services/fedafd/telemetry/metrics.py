@@ -1,6 +1,7 @@
 """Prometheus metrics: names, buckets and the HTTP endpoint that all processes share.
 
-Names are `fedafd_<process>_<what>_<unit>`. Labels are few and bounded: never an id, a round number or a client's name.
+Names are `fedafd_<process>_<what>_<unit>`; beside them stand Prometheus's own `process_*` (memory, CPU, open files).
+Labels are few and bounded: a federation's name, a state, a kind; never an id or a client's name.
 """
 
 from __future__ import annotations
@@ -11,10 +12,19 @@ from contextlib import contextmanager
 from time import perf_counter
 from types import TracebackType
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+    start_http_server,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from fedafd.domain.errors import ConfigurationError
+from fedafd.telemetry.gpu import GpuCollector
 
 __all__ = ["LATENCY_BUCKETS", "STAGE_BUCKETS", "Metrics", "MetricsServer", "start_metrics_server"]
 
@@ -31,6 +41,8 @@ class Metrics:
 
     def __init__(self, process: str) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.registry.register(GpuCollector(process))
         self._prefix = f"fedafd_{process.replace('-', '_')}"
 
     def counter(self, name: str, help: str, labels: Sequence[str] = ()) -> Counter:

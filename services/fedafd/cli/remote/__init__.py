@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from fedafd.cli.remote.clients import client_app
+from fedafd.cli.remote.drain import drain, resume
 from fedafd.cli.remote.events import events
 from fedafd.cli.remote.federations import federation_app, public_set_app
 from fedafd.cli.remote.keys import key_app
@@ -15,7 +16,7 @@ __all__ = ["add_remote_commands"]
 
 
 def add_remote_commands(app: typer.Typer) -> None:
-    """Attach the groups federation, public-set, client, round, model and key, and the command events."""
+    """Attach the groups federation, public-set, client, round, model and key, and the commands events, drain and resume."""
     for name, group in (
         ("federation", federation_app),
         ("public-set", public_set_app),
@@ -25,4 +26,5 @@ def add_remote_commands(app: typer.Typer) -> None:
         ("key", key_app),
     ):
         app.add_typer(group, name=name)
-    app.command()(events)
+    for command in (events, drain, resume):
+        app.command()(command)

@@ -1,0 +1,1 @@
+"""Drain mode: no queued round starts, running ones run to their end."""

@@ -1,0 +1,20 @@
+"""Metrics of the distiller."""
+
+from __future__ import annotations
+
+from fedafd.telemetry.metrics import STAGE_BUCKETS, Metrics
+
+__all__ = ["DistillerMetrics"]
+
+
+class DistillerMetrics(Metrics):
+    """Stages by kind and outcome, their seconds, bytes from and to the object store; GPU memory where there is one."""
+
+    def __init__(self) -> None:
+        super().__init__("distiller")
+        self.stages = self.counter("stages", "Stages by kind and outcome.", ("kind", "outcome"))
+        self.stage_seconds = self.histogram("stage_seconds", "From claim to end of a stage.", ("kind",), STAGE_BUCKETS)
+        self.busy = self.gauge("busy", "1 while a stage is worked on.")
+        self.draining = self.gauge("draining", "1 while this distiller takes nothing new.")
+        self.bytes_read = self.counter("read_bytes", "Bytes of inputs read from the object store.")
+        self.bytes_written = self.counter("written_bytes", "Bytes of outputs written to the object store.")
