@@ -16,7 +16,7 @@ __all__ = ["add_remote_commands"]
 
 
 def add_remote_commands(app: typer.Typer) -> None:
-    """Attach the groups federation, public-set, client, round, model and key, and the commands events, drain and resume."""
+    """Attach the groups federation, public-set, client, round, model, key; the commands events, drain, resume."""
     for name, group in (
         ("federation", federation_app),
         ("public-set", public_set_app),
