@@ -18,7 +18,7 @@ from fedafd.cli.demo_processes import Child, Supervisor
 from fedafd.cli.demo_services import Backends
 from fedafd.datasets import load_public_data, write_public_set
 
-pytestmark = pytest.mark.timeout(500)
+pytestmark = pytest.mark.timeout(900)
 _GRACE = "FEDAFD_DISTILLER_SHUTDOWN_GRACE_SECONDS"
 
 
@@ -42,7 +42,7 @@ class RollingTrial(Trial):
         self.until(lambda: accepts(port), "the aggregator")
         return child
 
-    def terminate(self, child: Child, seconds: float = 60) -> int:
+    def terminate(self, child: Child, seconds: float = 120) -> int:
         """SIGTERM; the exit code."""
         self.supervisor.forget(child)
         os.kill(child.process.pid, signal.SIGTERM)
@@ -61,7 +61,7 @@ def trial(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> It
         trial = RollingTrial(supervisor, backends, tmp_path)
         public = load_public_data("shapes", None, {"num_train": 64, "num_val": 16, "num_test": 32, "seed": 5})
         write_public_set(public, tmp_path / "public-set")
-        trial.rest.create(FEDERATION | {"server": {"passes": 12, "batch_size": 16}})
+        trial.rest.create(FEDERATION | {"server": {"passes": 4, "batch_size": 16}})
         trial.rest.push_public_set(tmp_path / "public-set")
         trial.invite_all()
         yield trial
@@ -72,17 +72,17 @@ def test_every_process_is_replaced_while_a_round_is_in_flight(
     trial: RollingTrial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agents = {name: trial.start_agent(name) for name in KINDS}
-    trial.until(lambda: all(c["state"] == "enrolled" for c in trial.rest.clients()), "the agents", 120)
+    trial.until(lambda: all(c["state"] == "enrolled" for c in trial.rest.clients()), "the agents", 300)
     trial.rest.start_rounds(1)
 
     # A distiller without grace hands its stage back instead of finishing it.
-    trial.until(lambda: _stage(trial, "prepare").get("progress", 0) > 0, "a step of the first stage", 120)
+    trial.until(lambda: _stage(trial, "prepare").get("progress", 0) > 0, "a step of the first stage", 300)
     assert trial.terminate(trial.distiller) == 0
     assert _stage(trial, "prepare")["state"] == "pending"
-    monkeypatch.setenv(_GRACE, "60")
+    monkeypatch.setenv(_GRACE, "100")
     trial.distiller = trial.services.start_distiller()
 
-    trial.until(lambda: trial.rest.round(1)["state"] == "collecting", "the cohort's turn", 120)
+    trial.until(lambda: trial.rest.round(1)["state"] == "collecting", "the cohort's turn", 300)
     for port in trial.ports:
         assert trial.terminate(trial.aggregators[port]) == 0
         trial.start_aggregator(port)
@@ -94,12 +94,12 @@ def test_every_process_is_replaced_while_a_round_is_in_flight(
     trial.services.wait_for_control_plane()
 
     # A distiller with grace finishes its stage.
-    trial.until(lambda: _stage(trial, "distil").get("state") in ("running", "done"), "distilling", 200)
+    trial.until(lambda: _stage(trial, "distil").get("state") in ("running", "done"), "distilling", 300)
     assert trial.terminate(trial.distiller) == 0
     assert _stage(trial, "distil")["state"] == "done"
     trial.services.start_distiller()
 
-    answer = trial.rest.wait_for_round(1, lambda _: None, seconds=200)
+    answer = trial.rest.wait_for_round(1, lambda _: None, seconds=300)
     assert {p["client"]: p["state"] for p in answer["participations"]} == dict.fromkeys(KINDS, "delivered")
     events = trial.rest.events()
     kinds = [event["kind"] for event in events]
