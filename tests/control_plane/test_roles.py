@@ -26,6 +26,7 @@ LEAST = {
         ("GET", f"{F}/models/{{version}}/files/{{path}}"),
         ("POST", f"{F}/models/{{version}}/tickets"),
         ("GET", f"{F}/events"),
+        ("GET", "/drain"),
     ],
     "operator": [
         ("POST", "/federations"),
@@ -51,6 +52,8 @@ LEAST = {
         ("GET", "/api-keys"),
         ("GET", "/api-keys/{name}"),
         ("DELETE", "/api-keys/{name}"),
+        ("PUT", "/drain"),
+        ("DELETE", "/drain"),
     ],
 }
 VALUES = {"federation": "trial", "client": "north", "number": "1", "version": "1", "path": "x", "name": "nobody"}
@@ -59,6 +62,7 @@ BODIES = {
     F: {"name": "trial"},
     f"{F}/clients": {"name": "south", "kind": "image"},
     f"{F}/rounds": {"count": 1},
+    "/drain": {"reason": "test"},
     "/api-keys": {"name": "other", "role": "viewer"},
 }
 OPERATIONS = [(role, method, path) for role, operations in LEAST.items() for method, path in operations]
