@@ -30,16 +30,25 @@ RUN --mount=type=cache,target=/root/.cache/pip,sharing=locked --mount=from=recip
 
 FROM base AS services
 RUN --mount=type=cache,target=/root/.cache/pip --mount=from=recipe,target=/build --mount=from=recipe,source=/wheels,target=/wheels \
-    HOME=/root /build/install-requirements.sh control-plane aggregator
+    HOME=/root /build/install-requirements.sh control-plane aggregator tracing
 
-# What agent and distiller share: one layer with torch.
+# torch's layer depends on nothing but the pins of torch and of what it requires, so that it is hardly ever made again.
+FROM base AS torch-pins
+COPY constraints.txt /
+RUN grep -iE '^(torch|filelock|fsspec|jinja2|markupsafe|mpmath|networkx|numpy|sympy|typing_extensions)==' /constraints.txt > /torch.txt
+
+# What agent and distiller share. torch's own index need not hold what torch requires, so that comes from pip's.
 FROM base AS learning
+RUN --mount=type=cache,target=/root/.cache/pip --mount=from=torch-pins,source=/torch.txt,target=/torch.txt --mount=from=recipe,source=/wheels,target=/wheels \
+    export HOME=/root install="python -m pip install --quiet --constraint /torch.txt" \
+ && { [ -z "$TORCH_INDEX_URL" ] || $install --no-deps --index-url "$TORCH_INDEX_URL" torch; } \
+ && $install torch numpy
 RUN --mount=type=cache,target=/root/.cache/pip --mount=from=recipe,target=/build --mount=from=recipe,source=/wheels,target=/wheels \
-    HOME=/root /build/install-requirements.sh agent
+    HOME=/root /build/install-requirements.sh agent tracing
 
 FROM learning AS distilling
 RUN --mount=type=cache,target=/root/.cache/pip --mount=from=recipe,target=/build --mount=from=recipe,source=/wheels,target=/wheels \
-    HOME=/root /build/install-requirements.sh distiller
+    HOME=/root /build/install-requirements.sh distiller tracing
 
 FROM services AS service
 RUN --mount=from=package,source=/wheel,target=/wheel python -m pip install --quiet --no-index --no-deps --no-cache-dir /wheel/*.whl
@@ -60,8 +69,8 @@ LABEL org.opencontainers.image.title="FedAFD control plane" \
       org.opencontainers.image.version=$VERSION org.opencontainers.image.revision=$REVISION
 
 FROM service AS aggregator
-ENV FEDAFD_AGGREGATOR_LISTEN=0.0.0.0:7443
-EXPOSE 7443
+ENV FEDAFD_AGGREGATOR_LISTEN=0.0.0.0:7443 FEDAFD_AGGREGATOR_METRICS_LISTEN=0.0.0.0:9090
+EXPOSE 7443 9090
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --start-interval=1s --retries=3 \
     CMD ["fedafd", "health", "grpc://127.0.0.1:7443"]
 CMD ["fedafd", "aggregator"]
@@ -77,7 +86,10 @@ RUN --mount=from=package,source=/wheel,target=/wheel python -m pip install --qui
 RUN install -d -o 10001 -g 10001 -m 0700 /var/cache/fedafd
 USER 10001:10001
 WORKDIR /var/lib/fedafd
-ENV FEDAFD_DISTILLER_CACHE_DIR=/var/cache/fedafd
+ENV FEDAFD_DISTILLER_CACHE_DIR=/var/cache/fedafd FEDAFD_DISTILLER_METRICS_LISTEN=0.0.0.0:9090
+EXPOSE 9090
+HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --start-interval=1s --retries=3 \
+    CMD ["fedafd", "health", "http://127.0.0.1:9090/metrics"]
 CMD ["fedafd", "distiller"]
 ARG VERSION=0.1.0 REVISION=unknown
 LABEL org.opencontainers.image.title="FedAFD distiller" \
@@ -90,7 +102,10 @@ FROM learning AS agent
 RUN --mount=from=package,source=/wheel,target=/wheel python -m pip install --quiet --no-index --no-deps --no-cache-dir /wheel/*.whl
 USER 10001:10001
 WORKDIR /var/lib/fedafd
-ENV FEDAFD_AGENT_CONFIG=/etc/fedafd/agent.yaml FEDAFD_AGENT_STATE_DIR=/var/lib/fedafd/state
+# An agent opens no port: its metrics are for this check, inside the container.
+ENV FEDAFD_AGENT_CONFIG=/etc/fedafd/agent.yaml FEDAFD_AGENT_STATE_DIR=/var/lib/fedafd/state FEDAFD_AGENT_METRICS_PORT=9090
+HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --start-interval=1s --retries=3 \
+    CMD ["fedafd", "health", "http://127.0.0.1:9090/metrics"]
 CMD ["fedafd", "agent", "run", "--config", "/etc/fedafd/agent.yaml"]
 ARG VERSION=0.1.0 REVISION=unknown
 LABEL org.opencontainers.image.title="FedAFD agent" \

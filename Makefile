@@ -9,7 +9,7 @@ TEST_WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup tools test bench check format proto diagrams reference charts test-helm demo clean
+.PHONY: help setup tools test bench check format proto diagrams reference charts test-helm secrets certificates images test-compose demo clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -41,7 +41,6 @@ check: setup ## Formatting, lint, types, layers, protos, diagrams
 	$(BIN)/python tools/generate_protos.py --check
 	$(BIN)/python -m fedafd.domain.diagram --check docs/architecture.md
 	$(BIN)/python tools/write_reference.py --check
-	$(BIN)/python tools/write_openapi.py --check
 	$(BIN)/python tools/write_chart_readme.py --check
 	@if [ -x .tools/bin/buf ]; then .tools/bin/buf lint; else echo "buf is not built (make tools TOOLS=buf): protos are not linted"; fi
 
@@ -55,9 +54,8 @@ proto: setup ## Generate the protos' code
 diagrams: setup ## Write the state diagrams into docs/architecture.md
 	$(BIN)/python -m fedafd.domain.diagram docs/architecture.md
 
-reference: setup ## Write docs/errors.md, configuration.md, openapi.json and rest.md's table from the code
+reference: setup ## Write docs/errors.md and docs/configuration.md from the code
 	$(BIN)/python tools/write_reference.py
-	$(BIN)/python tools/write_openapi.py
 
 charts: setup ## Write the tables of values into the charts' READMEs
 	$(BIN)/python tools/write_chart_readme.py
@@ -66,6 +64,19 @@ test-helm: setup ## Install the charts in the cluster of KUBECONFIG, run rounds,
 	@test -n "$$KUBECONFIG" || { echo "Set KUBECONFIG to a cluster in which a namespace may be made and removed"; exit 1; }
 	@command -v helm >/dev/null || tools/install_go_tools.sh helm
 	FEDAFD_TEST_CLUSTER=1 $(BIN)/python -m pytest -n 0 -x -s tests/helm/cluster
+
+secrets: ## Generate what docker-compose.yml needs into deploy/secrets; what is there stays
+	@deploy/make-secrets.sh
+
+certificates: ## Make an authority and certificates for deploy/compose/tls.yml
+	@deploy/make-certificates.sh
+
+images: ## Build all images (TORCH_INDEX_URL= for CUDA, PIP_INDEX_URL= and so on: docs/deploy-compose.md)
+	FEDAFD_SECRETS=deploy/secrets docker compose build
+
+test-compose: setup ## Build the images, bring the Compose stack up, run rounds, break, stop, remove (docs/deploy-compose.md)
+	@docker info >/dev/null 2>&1 || { echo "No Docker engine answers; install Docker, or start it"; exit 1; }
+	TORCH_INDEX_URL="$(TORCH_INDEX_URL)" FEDAFD_TEST_COMPOSE=1 $(BIN)/python -m pytest -n 0 -x -s tests/compose/stack
 
 demo: setup ## Run a federation of three sites on this machine
 	$(BIN)/fedafd demo

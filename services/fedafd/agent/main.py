@@ -110,6 +110,7 @@ def _with_overrides(config: AgentConfig, settings: AgentSettings, state_dir: Pat
         "aggregator": settings.aggregator,
         "state_dir": state_dir or settings.state_dir,
         "tls": settings.tls,
+        "metrics_port": settings.metrics_port,
     }
     return config.model_copy(update={key: value for key, value in changes.items() if value is not None})
 

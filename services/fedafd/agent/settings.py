@@ -28,6 +28,7 @@ class AgentSettings(BaseSettings):
     aggregator: str | None = Field(default=None, description="host:port; wins over agent.yaml.")
     tls: TlsConfig | None = Field(default=None, description="TLS__AUTHORITIES and so on; wins over agent.yaml.")
     state_dir: Path | None = Field(default=None, description="Wins over agent.yaml.")
+    metrics_port: int | None = Field(default=None, ge=0, le=65535, description="Wins over agent.yaml.")
     cache_limit_bytes: int = Field(default=4 * 2**30, ge=0, description="Downloads kept beside those in use.")
     poll_seconds: float = Field(
         default=30.0, gt=0, le=60, description="How long the server may hold a request for a task."

@@ -41,15 +41,19 @@ class Invitation:
 
 
 def bootstrap(
-    file: Annotated[Path, typer.Option("--file", "-f", help="federation.yaml")],
-    api_key_file: Annotated[Path, typer.Option(help="File with an operator's API key.")],
+    file: Annotated[Path, typer.Option("--file", "-f", envvar="FEDAFD_BOOTSTRAP_FILE", help="federation.yaml")],
+    api_key_file: Annotated[Path, typer.Option(envvar="FEDAFD_API_KEY_FILE", help="File with an operator's API key.")],
     url: Annotated[str, typer.Option(envvar="FEDAFD_URL", help="The control plane.")] = "http://127.0.0.1:8080",
     client: Annotated[
         list[str] | None, typer.Option(help="NAME:KIND:FILE: invite the client, write its one-time token to FILE.")
     ] = None,
-    adapter: Annotated[str, typer.Option(help="Public set: shapes, flickr, coco or parquet.")] = "shapes",
-    path: Annotated[Path | None, typer.Option(help="The public set's folder.")] = None,
-    options: Annotated[str, typer.Option(help="The adapter's options, as JSON.")] = "{}",
+    adapter: Annotated[
+        str, typer.Option(envvar="FEDAFD_PUBLIC_ADAPTER", help="Public set: shapes, flickr, coco or parquet.")
+    ] = "shapes",
+    path: Annotated[Path | None, typer.Option(envvar="FEDAFD_PUBLIC_PATH", help="The public set's folder.")] = None,
+    options: Annotated[
+        str, typer.Option(envvar="FEDAFD_PUBLIC_OPTIONS", help="The adapter's options, as JSON.")
+    ] = "{}",
 ) -> None:
     """Create a federation, push its public set, invite its clients: what of it is not there yet."""
     config = read_federation_config(file)

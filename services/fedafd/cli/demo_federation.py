@@ -74,6 +74,10 @@ class FederationClient:
         answer: dict[str, Any] = self._ask("GET", f"{self._base}/rounds/{number}")
         return answer
 
+    def models(self) -> list[dict[str, Any]]:
+        """The global model versions."""
+        return self._items(f"{self._base}/models")
+
     def events(self) -> list[dict[str, Any]]:
         """The audit log."""
         return self._items(f"{self._base}/events")

@@ -1,0 +1,116 @@
+"""One stack of docker-compose.yml under a project name of its own, with tiny sites, beside whatever else runs here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.servers import ROOT, free_port
+
+HERE = Path(__file__).resolve().parent
+SERVICES = (
+    "postgres",
+    "redis",
+    "minio",
+    "control-plane",
+    "aggregator",
+    "distiller",
+    "agent-images",
+    "agent-texts",
+    "agent-pairs",
+)
+IMAGES = ("control-plane", "aggregator", "distiller", "agent", "minio")
+
+
+class Stack:
+    """Commands on the stack. Each raises AssertionError with the command's output if it fails."""
+
+    def __init__(self, project: str, folder: Path) -> None:
+        self.project = project
+        self.figures: dict[str, Any] = {}
+        self._folder = folder
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        prebuilt = ":tests/compose/stack/prebuilt.yml" if (ROOT / ".tools" / "bin" / "minio").exists() else ""
+        self.environment = os.environ | {
+            "COMPOSE_PROJECT_NAME": project,
+            "COMPOSE_FILE": f"docker-compose.yml{prebuilt}",
+            "COMPOSE_ANSI": "never",
+            "COMPOSE_PROGRESS": "plain",
+            "FEDAFD_SECRETS": str(folder / "secrets"),
+            "FEDAFD_HTTP_PORT": str(port),
+            "FEDAFD_VERSION": "compose-test",
+            "FEDAFD_FEDERATION_FILE": str(HERE / "federation.yaml"),
+            "FEDAFD_SITES": str(HERE / "sites"),
+            "FEDAFD_PUBLIC_OPTIONS": '{"num_train": 64, "num_val": 16, "num_test": 32, "seed": 5}',
+        }
+        run(["deploy/make-secrets.sh", str(folder / "secrets")])
+
+    @property
+    def admin_key(self) -> str:
+        return (self._folder / "secrets" / "admin_key").read_text(encoding="utf-8").strip()
+
+    def compose(self, *arguments: str, seconds: float = 300) -> str:
+        """`docker compose ...`; its standard output."""
+        return run(["docker", "compose", *arguments], environment=self.environment, seconds=seconds)
+
+    def exec(self, service: str, *command: str) -> subprocess.CompletedProcess[str]:
+        """A command in a running container, whatever its exit code."""
+        return subprocess.run(
+            ["docker", "compose", "exec", "-T", service, *command],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            cwd=ROOT,
+            env=self.environment,
+        )
+
+    def containers(self) -> dict[str, dict[str, Any]]:
+        """`docker inspect` of each container, by service."""
+        ids = self.compose("ps", "--all", "--quiet").split()
+        found = json.loads(run(["docker", "inspect", *ids])) if ids else []
+        return {each["Config"]["Labels"]["com.docker.compose.service"]: each for each in found}
+
+    def health(self, service: str) -> str:
+        """healthy, starting, unhealthy, or the container's state where it has no health check."""
+        state = self.containers()[service]["State"]
+        return str(state["Health"]["Status"] if "Health" in state else state["Status"])
+
+    def wait_healthy(self, service: str, seconds: float = 240) -> None:
+        deadline = time.monotonic() + seconds
+        while (state := self.health(service)) not in ("healthy", "running"):
+            assert time.monotonic() < deadline, f"{service} is {state}:\n{self.logs(service)}"
+            time.sleep(0.5)
+
+    def logs(self, *services: str) -> str:
+        return self.compose("logs", "--no-color", "--tail", "40", *services)
+
+    def leftovers(self) -> list[str]:
+        """Containers, volumes and networks of this project that exist."""
+        label = f"label=com.docker.compose.project={self.project}"
+        lists = [["ps", "--all"], ["volume", "ls"], ["network", "ls"]]
+        return [line for each in lists for line in run(["docker", *each, "--quiet", "--filter", label]).split()]
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Note how many seconds the block took."""
+        started = time.monotonic()
+        yield
+        self.figures[what] = round(time.monotonic() - started, 1)
+
+
+def run(command: list[str], *, environment: dict[str, str] | None = None, seconds: float = 300) -> str:
+    """Standard output of a command that must succeed, run at the top of the repository."""
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=seconds, check=False, cwd=ROOT, env=environment
+    )
+    output = f"{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
+    assert done.returncode == 0, f"{' '.join(command)}: exit code {done.returncode}\n{output}"
+    return done.stdout

@@ -1,0 +1,159 @@
+"""What the Compose files promise, read from the files: no Docker engine is needed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.servers import ROOT
+
+from fedafd.agent.settings import AgentSettings
+from fedafd.aggregator.settings import AggregatorSettings
+from fedafd.control_plane.settings import ControlPlaneSettings
+from fedafd.distiller.settings import DistillerSettings
+from fedafd.domain.config import read_agent_config, read_federation_config
+
+OVERLAYS = ("gpu", "observability", "scale", "tls")
+JOBS = {"migrate", "store-keys", "federation", "invite-images", "invite-texts", "invite-pairs"}
+AGENTS = {"agent-images", "agent-texts", "agent-pairs"}
+SETTINGS = {
+    "CONTROL_PLANE": ControlPlaneSettings,
+    "AGGREGATOR": AggregatorSettings,
+    "DISTILLER": DistillerSettings,
+    "AGENT": AgentSettings,
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with Compose's tags."""
+
+
+_Loader.add_constructor("!override", lambda loader, node: loader.construct_sequence(node))  # type: ignore[no-untyped-call]
+
+
+def read(path: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.load((ROOT / path).read_text(encoding="utf-8"), _Loader)
+    return content
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = read("docker-compose.yml")["services"]
+    return found
+
+
+def test_every_service_is_confined_and_limited(services: dict[str, dict[str, Any]]) -> None:
+    for name, service in services.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert "no-new-privileges:true" in service["security_opt"], name
+        limits = service["deploy"]["resources"]["limits"]
+        assert {"cpus", "memory", "pids"} <= set(limits), name
+        assert service["restart"] == ("no" if name in JOBS else "unless-stopped"), name
+
+
+def test_an_agent_meets_the_aggregator_only(services: dict[str, dict[str, Any]]) -> None:
+    for agent in AGENTS:
+        networks = set(services[agent]["networks"])
+        met = {name for name, service in services.items() if networks & set(service["networks"])}
+        assert met == {agent, "aggregator"}
+
+
+def test_only_the_database_users_are_on_its_network(services: dict[str, dict[str, Any]]) -> None:
+    on = {name for name, service in services.items() if "database" in service["networks"]}
+    assert on == {"postgres", "migrate", "control-plane", "aggregator"}
+
+
+def test_nothing_is_published_but_rest_on_this_machine(services: dict[str, dict[str, Any]]) -> None:
+    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert list(published) == ["control-plane"]
+    assert all(port.startswith("127.0.0.1:") for port in published["control-plane"])
+
+
+def test_what_is_waited_for_is_healthy_or_done(services: dict[str, dict[str, Any]]) -> None:
+    for name, service in services.items():
+        for needed, how in service.get("depends_on", {}).items():
+            wanted = "service_completed_successfully" if needed in JOBS else "service_healthy"
+            assert how == {"condition": wanted}, f"{name} waits for {needed}"
+
+
+def test_a_secret_goes_to_those_who_need_it(services: dict[str, dict[str, Any]]) -> None:
+    holders: dict[str, set[str]] = {}
+    for name, service in services.items():
+        for secret in service.get("secrets", []):
+            holders.setdefault(secret if isinstance(secret, str) else secret["source"], set()).add(name)
+    assert holders["database_url"] == {"migrate", "control-plane", "aggregator"}
+    assert holders["minio_root_password"] == {"minio", "store-keys"}
+    for process in ("control-plane", "aggregator", "distiller"):
+        assert holders[f"store_key_{process.replace('-', '_')}"] == {process, "store-keys"}
+    assert not any(name in AGENTS for names in holders.values() for name in names)
+
+
+@pytest.mark.parametrize("path", ["docker-compose.yml", *(f"deploy/compose/{name}.yml" for name in OVERLAYS)])
+def test_no_password_stands_in_a_file(path: str) -> None:
+    text = (ROOT / path).read_text(encoding="utf-8")
+    assigned = re.findall(r"\b[A-Z_]*(?:PASSWORD|TOKEN|SECRET|_KEY)[A-Z_]*: (\S+)", text)
+    assert all(value.startswith(("/run/", "fedafd-")) for value in assigned), assigned
+
+
+@pytest.mark.parametrize("path", ["docker-compose.yml", *(f"deploy/compose/{name}.yml" for name in OVERLAYS)])
+def test_every_variable_is_a_setting(path: str) -> None:
+    for name in re.findall(
+        r"\bFEDAFD_(?:CONTROL_PLANE|AGGREGATOR|DISTILLER|AGENT)_\w+(?=: )", (ROOT / path).read_text()
+    ):
+        process = next(each for each in SETTINGS if name.startswith(f"FEDAFD_{each}_"))
+        key = name.removeprefix(f"FEDAFD_{process}_").split("__")[0].lower()
+        assert key in SETTINGS[process].model_fields, name
+
+
+def test_the_sites_and_the_federation_are_valid() -> None:
+    for folder in ("deploy/compose", "tests/compose/stack"):
+        assert read_federation_config(ROOT / folder / "federation.yaml").name == "local"
+        for name, kind in (("images", "image"), ("texts", "text"), ("pairs", "pair")):
+            assert read_agent_config(ROOT / folder / "sites" / f"{name}.yaml").kind.value == kind
+
+
+def test_pins_of_torchs_layer_are_all_in_the_constraints() -> None:
+    pattern = re.search(r"grep -iE '\^\(([^)]+)\)=='", (ROOT / "Dockerfile").read_text(encoding="utf-8"))
+    assert pattern is not None
+    pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert set(pattern[1].split("|")) <= pinned
+
+
+def test_secrets_are_made_once_and_kept(tmp_path: Path) -> None:
+    def make() -> dict[str, str]:
+        subprocess.run(["deploy/make-secrets.sh", str(tmp_path / "s")], cwd=ROOT, check=True, capture_output=True)
+        return {path.name: path.read_text() for path in (tmp_path / "s").iterdir()}
+
+    first = make()
+    assert first == make()
+    own = {name: text for name, text in first.items() if name not in ("database_url", "redis_url", "redis_auth.conf")}
+    assert len(set(own.values())) == len(own)
+    assert all(len(text.strip()) >= 64 for text in own.values())
+    assert first["postgres_password"].strip() in first["database_url"]
+    assert (tmp_path / "s").stat().st_mode & 0o777 == 0o700
+    declared = read("docker-compose.yml")["secrets"] | {"grafana_password": None}
+    assert set(declared) == set(first)
+
+
+def _compose() -> bool:
+    try:
+        return subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not _compose(), reason="Docker Compose is not installed")
+@pytest.mark.parametrize("overlays", [(), *((name,) for name in OVERLAYS), OVERLAYS])
+def test_compose_takes_the_files(overlays: tuple[str, ...]) -> None:
+    files = ["docker-compose.yml", *(f"deploy/compose/{name}.yml" for name in overlays)]
+    command = ["docker", "compose", *(word for file in files for word in ("--file", file)), "config", "--quiet"]
+    environment = os.environ | {"FEDAFD_SECRETS": "./s", "FEDAFD_TLS": "./t"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "not set" not in done.stderr, done.stderr
