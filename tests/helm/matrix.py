@@ -86,6 +86,17 @@ SERVER_CASES: dict[str, Values] = {
         EXTERNAL,
         {"metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}, "interval": "15s"}}},
     ),
+    "tracing": merged(
+        EXTERNAL,
+        {
+            "tracing": {
+                "endpoint": "http://collector.monitoring:4317",
+                "protocol": "grpc",
+                "port": 4317,
+                "collectorTo": [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}],
+            }
+        },
+    ),
     "no metrics": merged(EXTERNAL, {"metrics": {"enabled": False}}),
     "narrow policies": merged(
         EXTERNAL,
@@ -164,6 +175,13 @@ AGENT_CASES: dict[str, Values] = {
         },
     ),
     "narrow policy": merged(SITE, {"networkPolicy": {"aggregatorTo": [{"ipBlock": {"cidr": "192.0.2.7/32"}}]}}),
+    "metrics": merged(
+        SITE,
+        {
+            "metrics": {"enabled": True, "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
+            "networkPolicy": {"metricsFrom": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}]},
+        },
+    ),
     "no policy, no account": merged(SITE, {"networkPolicy": {"enabled": False}, "serviceAccount": {"create": False}}),
 }
 CASES = [("fedafd", name, values) for name, values in SERVER_CASES.items()] + [

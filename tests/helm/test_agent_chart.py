@@ -68,7 +68,7 @@ def test_defaults_keep_the_personalized_model_at_the_site() -> None:
 
 
 def test_every_key_of_agent_yaml_can_be_set_or_is_the_charts() -> None:
-    ours = {"aggregator", "state_dir", "threads", "tls", "metrics_port", "metrics_listen"}
+    ours = {"aggregator", "state_dir", "threads", "tls", "metrics_port", "metrics_host"}
     values = {re.sub(r"(?<!^)(?=[A-Z])", "_", key).lower() for key in chart_values(AGENT)["agent"]}
     assert AgentConfig.model_fields.keys() - ours <= values
 
@@ -216,6 +216,21 @@ def test_the_agent_reaches_names_and_the_aggregator_and_nobody_reaches_it() -> N
     rules = narrow.one("NetworkPolicy", NAME)["spec"]["egress"]
     assert rules[1]["to"] == [{"ipBlock": {"cidr": "192.0.2.7/32"}}]
     assert render(AGENT, site(networkPolicy={"enabled": False})).of("NetworkPolicy") == []
+
+
+def test_metrics_open_one_port_to_the_cluster() -> None:
+    monitor = {"enabled": True, "labels": {"release": "prometheus"}, "interval": "10s"}
+    manifests = render(AGENT, site(metrics={"enabled": True, "serviceMonitor": monitor}))
+    config = parse_agent_config(agent_yaml(manifests))
+    assert (config.metrics_host, config.metrics_port) == ("0.0.0.0", 9090)
+    (rule,) = manifests.one("NetworkPolicy", NAME)["spec"]["ingress"]
+    assert rule == {"ports": [{"port": "metrics"}], "from": [{"namespaceSelector": {}}]}
+    found = manifests.one("ServiceMonitor", NAME)
+    assert found["metadata"]["labels"]["release"] == "prometheus"
+    assert found["spec"]["endpoints"] == [{"port": "metrics", "path": "/metrics", "interval": "10s"}]
+    labels = manifests.one("Service", f"{NAME}-metrics")["metadata"]["labels"]
+    assert found["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert parse_agent_config(agent_yaml(render(AGENT, SITE))).metrics_port is None
 
 
 # --- words -----------------------------------------------------------------------------------------------------------

@@ -524,7 +524,7 @@ def test_service_monitors_find_the_metrics_ports() -> None:
     monitor = {"enabled": True, "labels": {"release": "prometheus"}, "interval": "10s"}
     manifests = render(SERVER, external(metrics={"serviceMonitor": monitor}))
     services = manifests.of("Service")
-    for process in ("control-plane", "aggregator"):
+    for process in PROCESSES:
         found = manifests.one("ServiceMonitor", f"fed-fedafd-{process}")
         assert found["metadata"]["labels"]["release"] == "prometheus"
         wanted, (endpoint,) = found["spec"]["selector"]["matchLabels"], found["spec"]["endpoints"]
@@ -538,6 +538,38 @@ def test_metrics_can_be_switched_off() -> None:
     manifests = render(SERVER, external(metrics={"enabled": False}))
     assert not [name for process in PROCESSES for name in settings_of(manifests, process) if "METRICS" in name]
     assert not [item for item in manifests.of("Service") if item["metadata"]["name"].endswith("-metrics")]
+
+
+def test_a_distillers_metrics_can_be_read_by_the_cluster() -> None:
+    manifests = render(SERVER, EXTERNAL)
+    (rule,) = manifests.one("NetworkPolicy", "fed-fedafd-distiller")["spec"]["ingress"]
+    assert rule == {"ports": [{"port": "metrics"}], "from": [{"namespaceSelector": {}}]}
+    off = render(SERVER, external(metrics={"enabled": False}))
+    assert "ingress" not in off.one("NetworkPolicy", "fed-fedafd-distiller")["spec"]
+    assert "livenessProbe" not in off.container("Deployment", "fed-fedafd-distiller")
+
+
+def test_traces_go_to_the_collector_through_its_port() -> None:
+    tracing = {
+        "endpoint": "http://collector.monitoring:4318",
+        "sampledShare": 0.1,
+        "collectorTo": [{"podSelector": {}}],
+    }
+    manifests = render(SERVER, external(tracing=tracing))
+    for process in PROCESSES:
+        given = settings_of(manifests, process)
+        assert given["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector.monitoring:4318"
+        assert (given["OTEL_EXPORTER_OTLP_PROTOCOL"], given["OTEL_TRACES_SAMPLER_ARG"]) == ("http/protobuf", "0.1")
+        rules = manifests.one("NetworkPolicy", f"fed-fedafd-{process}")["spec"]["egress"]
+        assert {"ports": [{"port": 4318}], "to": [{"podSelector": {}}]} in rules
+        assert not [name for name in settings_of(render(SERVER, EXTERNAL), process) if name.startswith("OTEL")]
+
+
+@pytest.mark.parametrize("process", ["aggregator", "distiller"])
+def test_a_process_ends_by_itself_before_the_kubelet_ends_it(process: str) -> None:
+    manifests = render(SERVER, external(**{process: {"terminationGracePeriodSeconds": 100}}))
+    name = f"{PROCESSES[process][0]}SHUTDOWN_GRACE_SECONDS"
+    assert settings_of(manifests, process)[name] == "90"
 
 
 # --- names, accounts, images -----------------------------------------------------------------------------------------

@@ -92,3 +92,15 @@
 {{- define "fedafd.aggregatorAddress" -}}
 {{ include "fedafd.fullname" . }}-aggregator:{{ .Values.aggregator.service.port }}
 {{- end -}}
+
+{{/* OpenTelemetry's own variables, for the ConfigMap. */}}
+{{- define "fedafd.tracingSettings" -}}
+{{- with .Values.tracing -}}
+{{- if .endpoint -}}
+OTEL_EXPORTER_OTLP_ENDPOINT: {{ .endpoint | quote }}
+OTEL_EXPORTER_OTLP_PROTOCOL: {{ .protocol | quote }}
+OTEL_TRACES_SAMPLER: parentbased_traceidratio
+OTEL_TRACES_SAMPLER_ARG: {{ .sampledShare | quote }}
+{{- end -}}
+{{- end -}}
+{{- end -}}

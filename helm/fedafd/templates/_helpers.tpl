@@ -187,3 +187,8 @@ topologySpreadConstraints:
 {{- if not .Values.gateway.parentRefs }}{{ fail "gateway: set gateway.parentRefs to the Gateways that serve the routes" }}{{ end -}}
 {{ toYaml .Values.gateway.parentRefs }}
 {{- end -}}
+
+{{/* How long a process may finish what it does: what the kubelet grants, less the preStop pause and time to end. */}}
+{{- define "fedafd.shutdownGrace" -}}
+{{- max 1 (sub (int .) 10) -}}
+{{- end -}}

@@ -44,3 +44,13 @@
   from: {{ include "fedafd.metricsFrom" . | nindent 4 }}
 {{- end -}}
 {{- end -}}
+
+{{/* To the collector of traces, where one is given. */}}
+{{- define "fedafd.toCollector" -}}
+{{- if .Values.tracing.endpoint -}}
+- ports: [{port: {{ .Values.tracing.port }}}]
+  {{- with .Values.tracing.collectorTo }}
+  to: {{ toYaml . | nindent 4 }}
+  {{- end }}
+{{- end -}}
+{{- end -}}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from tests.end_to_end.federation import FEDERATION, KINDS, TINY_IMAGE, TINY_TEXT
+from tests.end_to_end.federation import FEDERATION as TINY_FEDERATION
+from tests.end_to_end.federation import KINDS, TINY_IMAGE, TINY_TEXT
 from tests.helm.charts import TRIAL, Values, merged
 
 from fedafd.datasets import load_public_data, write_public_set
@@ -21,6 +22,8 @@ __all__ = [
     "write_public_set",
 ]
 
+# Long enough for something to be broken in the middle of a site's training.
+FEDERATION = merged(TINY_FEDERATION, {"client": {"local_epochs": 12}})
 REGISTRY = os.environ.get("FEDAFD_IMAGE_REGISTRY", "")
 TAG = os.environ.get("FEDAFD_IMAGE_TAG", "latest")
 POSTGRES = os.environ.get("FEDAFD_POSTGRES_IMAGE", "postgres:15-bookworm")
