@@ -72,14 +72,16 @@ class FakeAggregator(AggregatorServiceServicer):  # type: ignore[misc]
         self.blobs[sha] = content
         return types_pb2.Artifact(sha256=sha, size_bytes=len(content), purpose=purpose)
 
-    def assign(self, number: int = 1, *, blob_bytes: int = 3_000_000, accepts_model: bool = False) -> None:
+    def assign(
+        self, number: int = 1, *, blob_bytes: int = 3_000_000, accepts_model: bool = False, strategy: str = "fedafd"
+    ) -> None:
         """Make the client train for a round."""
         manifest = self.put(b"manifest", "public-set/manifest")
         self.set_task(
             train=pb.TrainTask(
                 round_id=f"round-{number}",
                 round_number=number,
-                federation_config_json=parse_federation_config({"name": "f"}).canonical_json(),
+                federation_config_json=parse_federation_config({"name": "f", "strategy": strategy}).canonical_json(),
                 seed=number,
                 public_set_sha256=manifest.sha256,
                 public_set=[manifest, self.put(b"shard" * (blob_bytes // 5), "public-set/shard")],

@@ -50,6 +50,7 @@ class CountingTrainer:
             representations=bytes([task.seed]) * (2 * MIB + 10),
             state=f"state after {task.round_number}".encode(),
             personalized_model=b"model" if task.share_model else None,
+            weights=b"weights" if task.config.averaging == "weights" else None,
             metrics={"federated/acc1": 50.0},
             num_private_samples=12,
         )
@@ -299,6 +300,22 @@ def test_personalized_model_leaves_only_when_both_sides_agree(tmp_path: Path) ->
     scene = play(tmp_path, scenario)
     models = [u for u in scene.server.uploads.values() if u.request.purpose == "personalized-model"]
     assert [upload.content() for upload in models] == [b"model"]
+
+
+def test_weights_leave_only_where_the_site_says_so(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        for number, shares in enumerate([False, True], start=1):
+            scene.share = {"weights": shares}
+            scene.server.left.clear() if shares else None
+            scene.server.assign(number, strategy="fedavg")
+            await scene.run(scene.settled)
+            if not shares:
+                assert "share.weights: true" in scene.server.left[0]
+                assert not scene.server.uploads
+
+    scene = play(tmp_path, scenario)
+    weights = [u for u in scene.server.uploads.values() if u.request.purpose == "weights"]
+    assert [upload.content() for upload in weights] == [b"weights"]
 
 
 def test_metrics_stay_when_the_site_says_so(tmp_path: Path) -> None:

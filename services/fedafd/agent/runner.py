@@ -26,7 +26,7 @@ from fedafd.agent.training import (
     TrainingCancelledError,
     train_watched,
 )
-from fedafd.domain.config import AgentConfig, parse_federation_config
+from fedafd.domain.config import AgentConfig, AveragingMode, parse_federation_config
 from fedafd.domain.errors import (
     ConfigurationError,
     FedafdError,
@@ -182,6 +182,8 @@ class Agent:
         blobs = {UploadPurpose.REPRESENTATIONS: result.representations}
         if local.share_model and result.personalized_model is not None:
             blobs[UploadPurpose.PERSONALIZED_MODEL] = result.personalized_model
+        if result.weights is not None:
+            blobs[UploadPurpose.WEIGHTS] = result.weights
         return self._state.save_pending(
             round_id=local.round_id,
             round_number=local.round_number,
@@ -194,7 +196,12 @@ class Agent:
 
     async def _fetch_inputs(self, connection: AggregatorConnection, task: pb.TrainTask) -> LocalTask:
         config = parse_federation_config(_decoded(task.federation_config_json), "the federation's configuration")
-        artifacts = [*task.public_set, task.global_representations, *task.encoder_bundles]
+        if config.averaging is not AveragingMode.OFF and not self._config.share.weights:
+            raise ConfigurationError(
+                f"the federation's strategy {config.strategy} averages weights, and this site shares none; set"
+                " share.weights: true in agent.yaml to take part"
+            )
+        artifacts = [*task.public_set, task.global_representations, *task.encoder_bundles, *task.averaged_weights]
         self._cache.trim({artifact.sha256 for artifact in artifacts})
         paths = {}
         for number, artifact in enumerate(artifacts):
@@ -214,6 +221,7 @@ class Agent:
             shards=[paths[shard.sha256] for shard in task.public_set[1:]],
             global_representations=paths[task.global_representations.sha256],
             encoder_bundles={_modality(bundle): paths[bundle.sha256] for bundle in task.encoder_bundles},
+            averages={w.purpose.partition("/")[2]: paths[w.sha256] for w in task.averaged_weights},
             previous_state=None if previous is None else previous[1],
             share_model=self._config.share.personalized_model and task.accepts_personalized_model,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
 from fedafd.datasets import PixelCache, PublicSet, load_client_data, read_manifest
 from fedafd.datasets.pixels import keep_decoded
-from fedafd.domain.config import AgentConfig, WireDtype
+from fedafd.domain.config import AgentConfig, AveragingMode, WireDtype
 from fedafd.domain.errors import ArtifactCorruptError
 from fedafd.domain.kinds import Modality
 from fedafd.domain.manifest import Manifest
@@ -65,6 +65,7 @@ class Site:
             seed=task.seed,
             device=self._config.device,
             progress=progress,
+            average=_own_average(task),
         )
         model = None
         if task.share_model:
@@ -84,6 +85,7 @@ class Site:
             representations=reps,
             state=made.state,
             personalized_model=model,
+            weights=_weights(task, made.state, made.num_private_samples),
             metrics=made.metrics,
             num_private_samples=made.num_private_samples,
         )
@@ -92,3 +94,18 @@ class Site:
         if self._public is None or self._public.manifest != manifest:
             self._public = PublicSet(manifest, files, pixels=self._pixels)
         return self._public
+
+
+def _own_average(task: LocalTask) -> bytes | None:
+    from fedafd.learning.averaging import group_of
+
+    if task.previous_state is None or not task.averages:
+        return None
+    path = task.averages.get(group_of(task.previous_state))
+    return None if path is None else path.read_bytes()
+
+
+def _weights(task: LocalTask, state: bytes, num_private_samples: int) -> bytes | None:
+    from fedafd.learning.averaging import weight_update
+
+    return None if task.config.averaging is AveragingMode.OFF else weight_update(state, num_private_samples)

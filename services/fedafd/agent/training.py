@@ -8,7 +8,7 @@ import json
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -39,6 +39,8 @@ class LocalTask:
     """In the manifest's order."""
     global_representations: Path
     encoder_bundles: Mapping[Modality, Path]
+    averages: Mapping[str, Path] = field(default_factory=dict)
+    """Averaged weights by group, of the groups of this client's kind."""
     previous_state: bytes | None
     """The client's personalized state; None before its first round."""
     share_model: bool
@@ -54,6 +56,7 @@ class LocalTask:
             self.public_set_sha256,
             self.global_representations.name,
             sorted((modality.value, path.name) for modality, path in self.encoder_bundles.items()),
+            sorted((group, path.name) for group, path in self.averages.items()),
             None if self.previous_state is None else hashlib.sha256(self.previous_state).hexdigest(),
             self.share_model,
         ]
@@ -70,6 +73,8 @@ class LocalResult:
     """The personalized state that the next round goes on from; safetensors; stays here."""
     personalized_model: bytes | None
     """Packed model folder; None unless the task asks for it."""
+    weights: bytes | None = None
+    """For federations that average them."""
     metrics: dict[str, float]
     num_private_samples: int
 

@@ -6,9 +6,11 @@ from datetime import timedelta
 from typing import Any
 
 from fedafd.aggregator.step import COORDINATOR, Step
-from fedafd.domain.kinds import ClientKind, Modality, StageKind
+from fedafd.domain.config import AveragingMode
+from fedafd.domain.kinds import ClientKind, Modality, StageKind, UploadPurpose
 from fedafd.domain.merge_tree import MergePlan, plan_merges
 from fedafd.domain.states import PARTICIPATION_TRANSITIONS, ParticipationState, RoundState, StageState
+from fedafd.persistence.artifact_repository import round_artifacts
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import ClientRow, ParticipationRow, StageRow, utc_now
 from fedafd.persistence.participation_repository import list_participations, settle_participation
@@ -54,6 +56,10 @@ async def _close(step: Step, stages: list[StageRow], roots: dict[Modality, _Entr
     prepared = next(stage for stage in stages if stage.kind == StageKind.PREPARE.value).outputs or {}
     inputs = {"server-state": prepared["server-state"], "global-representations": prepared["representations"]}
     inputs |= {f"sed-state/{modality.value}": entry for modality, entry in roots.items()}
+    if step.config.averaging is not AveragingMode.OFF:
+        weights = await round_artifacts(step.session, step.row.id, UploadPurpose.WEIGHTS.value)
+        # In the order of clients' names, so that the average has the same bits whoever was first.
+        inputs |= {f"weights/{place:06d}": entry for place, entry in enumerate(weights)}
     await add_stage(step.session, step.row.id, StageKind.DISTIL, inputs)
     return await step.move(RoundState.DISTILLING)
 

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.tasks import public_set_manifest
 from fedafd.aggregator.uploads import Assembled, assemble, discard_chunks, open_participation
-from fedafd.domain.config import FederationConfig
+from fedafd.domain.config import AveragingMode, FederationConfig
 from fedafd.domain.errors import PublicSetMismatchError, RepresentationError, RoundClosedError, UploadError
 from fedafd.domain.kinds import ClientKind, StageKind, UploadPurpose
 from fedafd.domain.states import ParticipationState
@@ -28,6 +28,7 @@ from fedafd.persistence.stage_repository import add_stage, list_stages
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.rpc.bundles import unpack_folder
 from fedafd.rpc.tensors import decode_representations
+from fedafd.rpc.weights import check_weight_update
 from fedafd.storage.store import sha256_of
 
 __all__ = ["commit_delivery"]
@@ -40,6 +41,7 @@ _MAX_METRICS = 200
 class _Delivery:
     representations: Assembled
     model_files: dict[str, dict[str, Any]]
+    weights: Assembled | None
 
 
 async def commit_delivery(
@@ -90,10 +92,14 @@ async def _checked(context: Context, client: ClientRow, row: RoundRow, blobs: li
     manifest = await public_set_manifest(context, row.public_set_sha256)
     reps = [blob for blob in blobs if blob.purpose is UploadPurpose.REPRESENTATIONS]
     models = [blob for blob in blobs if blob.purpose is UploadPurpose.PERSONALIZED_MODEL]
-    if len(reps) != 1 or len(models) > 1:
+    weights = [blob for blob in blobs if blob.purpose is UploadPurpose.WEIGHTS]
+    if len(reps) != 1 or len(models) > 1 or len(weights) > 1:
         raise UploadError(
-            f"a delivery holds one blob of representations and at most one model; found {len(reps)}, {len(models)}"
+            "a delivery holds one blob of representations, and at most one model and one of weights; found"
+            f" {len(reps)}, {len(models)}, {len(weights)}"
         )
+    if config.averaging is not AveragingMode.OFF and not weights:
+        raise UploadError("this federation averages weights, and the delivery holds none; update the agent")
     await asyncio.to_thread(
         decode_representations,
         reps[0].content,
@@ -103,8 +109,10 @@ async def _checked(context: Context, client: ClientRow, row: RoundRow, blobs: li
         public_set_sha256=row.public_set_sha256,
         dtype=config.wire_dtype,
     )
+    if weights:
+        await asyncio.to_thread(check_weight_update, weights[0].content, ClientKind(client.kind))
     files = await asyncio.to_thread(_store_model, context, client, row, models[0].content) if models else {}
-    return _Delivery(reps[0], files)
+    return _Delivery(reps[0], files, weights[0] if weights else None)
 
 
 def _store_model(context: Context, client: ClientRow, row: RoundRow, bundle: bytes) -> dict[str, dict[str, Any]]:
@@ -165,6 +173,9 @@ async def _accept(
         if not counted:
             return
         await add_artifact(session, row.federation_id, entry, round_id=row.id, client_id=client.id)
+        if delivery.weights is not None:
+            sent = delivery.weights.entry
+            await add_artifact(session, row.federation_id, sent, round_id=row.id, client_id=client.id)
         await _add_folds(session, client, row, participation, entry)
         if delivery.model_files:
             made = PersonalizedModelRow(client_id=client.id, version=row.number, round_id=row.id, metrics=metrics)

@@ -14,6 +14,7 @@ from fedafd.domain.config import FederationConfig
 from fedafd.domain.kinds import ClientKind, StageKind
 from fedafd.domain.manifest import Manifest, read_manifest
 from fedafd.domain.seeds import derive_seed
+from fedafd.persistence.model_repository import find_version
 from fedafd.persistence.models import ClientRow, RoundRow, StageRow
 from fedafd.persistence.participation_repository import current_participation
 from fedafd.persistence.stage_repository import list_stages
@@ -23,6 +24,7 @@ from fedafd.storage.store import get_verified
 
 __all__ = ["desired_task", "find_artifact", "public_set_manifest"]
 
+_WEIGHTS = "weights/"
 _manifests: dict[str, Manifest] = {}
 
 
@@ -69,6 +71,7 @@ async def _train_task(context: Context, session: AsyncSession, client: ClientRow
         public_set=[artifact for artifact in artifacts if artifact.purpose.startswith("public-set")],
         global_representations=next(a for a in artifacts if a.purpose == "representations"),
         encoder_bundles=[a for a in artifacts if a.purpose.startswith("encoder-bundle/")],
+        averaged_weights=[a for a in artifacts if a.purpose.startswith(_WEIGHTS)],
         accepts_personalized_model=config.accept_personalized_models,
         traceparent=row.traceparent or "",
     )
@@ -83,7 +86,21 @@ async def _artifacts(
     stages = await list_stages(session, row.id)
     prepared = next(stage for stage in stages if stage.kind == StageKind.PREPARE.value)
     manifest = await public_set_manifest(context, row.public_set_sha256)
-    return [*_public_set(row.public_set_sha256, manifest), *_prepared(prepared, ClientKind(client.kind))]
+    kind = ClientKind(client.kind)
+    averages = await _averages(session, row, kind)
+    return [*_public_set(row.public_set_sha256, manifest), *_prepared(prepared, kind), *averages]
+
+
+async def _averages(session: AsyncSession, row: RoundRow, kind: ClientKind) -> list[types_pb2.Artifact]:
+    """Averaged weights of the groups of that kind, made by the round that made this round's base version."""
+    base = await find_version(session, row.federation_id, row.base_version)
+    if base is None:
+        return []
+    outputs: dict[str, Any] = {}
+    for stage in await list_stages(session, base.round_id):
+        outputs |= stage.outputs or {} if stage.kind == StageKind.DISTIL.value else {}
+    names = sorted(name for name in outputs if name.startswith(f"{_WEIGHTS}{kind.value}-"))
+    return [_artifact(name, outputs[name]) for name in names]
 
 
 def _public_set(sha256: str, manifest: Manifest) -> Iterator[types_pb2.Artifact]:
@@ -104,8 +121,11 @@ def _prepared(stage: StageRow, kind: ClientKind) -> Iterator[types_pb2.Artifact]
     outputs: dict[str, Any] = stage.outputs or {}
     names = ["representations", *(f"encoder-bundle/{modality.value}" for modality in kind.modalities)]
     for name in names:
-        entry = outputs[name]
-        yield types_pb2.Artifact(sha256=entry["sha256"], size_bytes=entry["size_bytes"], purpose=name, key=entry["key"])
+        yield _artifact(name, outputs[name])
+
+
+def _artifact(name: str, entry: dict[str, Any]) -> types_pb2.Artifact:
+    return types_pb2.Artifact(sha256=entry["sha256"], size_bytes=entry["size_bytes"], purpose=name, key=entry["key"])
 
 
 def _answer(response: pb.FetchTaskResponse) -> pb.FetchTaskResponse:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedafd.aggregator.context import Context
-from fedafd.domain.config import FederationConfig
+from fedafd.domain.config import AveragingMode, FederationConfig
 from fedafd.domain.errors import RoundClosedError, UploadError
 from fedafd.domain.kinds import UploadPurpose
 from fedafd.persistence.artifact_repository import add_upload, count_uploads, find_upload, get_upload
@@ -138,6 +138,8 @@ def _check_manifest(request: pb.BeginUploadRequest, config: FederationConfig) ->
         raise UploadError(f"purpose {request.purpose[:40]!r} is not one of {', '.join(UploadPurpose)}")
     if request.purpose == UploadPurpose.PERSONALIZED_MODEL and not config.accept_personalized_models:
         raise UploadError("this federation takes no personalized models; set share.personalized_model: false")
+    if request.purpose == UploadPurpose.WEIGHTS and config.averaging is AveragingMode.OFF:
+        raise UploadError("this federation averages no weights; send none")
     if not 1 <= request.size_bytes <= config.max_upload_bytes:
         raise UploadError(f"size is {request.size_bytes} bytes; must be 1 to {config.max_upload_bytes}")
     if not _SMALLEST_CHUNK <= request.chunk_size_bytes <= _LARGEST_CHUNK:

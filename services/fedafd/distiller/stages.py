@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fedafd.datasets.samples import PairSplit
 from fedafd.domain.config import FederationConfig, WireDtype
 from fedafd.domain.kinds import Modality, StageKind
+from fedafd.learning.averaging import average_updates
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
 from fedafd.learning.server_round import distil, evaluate, export_global_model, initial_server_state, prepare
 from fedafd.rpc.tensors import decode_representations, encode_representations
@@ -109,7 +110,9 @@ def _distil(work: StageWork) -> StageResult:
         processes=work.processes,
         progress=work.progress,
     )
-    return StageResult({"server-state": state})
+    updates = [content for name, content in sorted(work.inputs.items()) if name.startswith("weights/")]
+    averages = {f"weights/{group}": average for group, average in average_updates(updates).items()}
+    return StageResult({"server-state": state} | averages)
 
 
 def _evaluate(work: StageWork) -> StageResult:

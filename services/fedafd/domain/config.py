@@ -238,7 +238,7 @@ class DistillationConfig(_Config):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Of the similarities; bfloat16 is faster where the hardware has it: docs/performance.md."
     )
-    weight: NonNegative = Field(1.0, description="beta (paper: 0.4).")
+    weight: NonNegative = Field(100.0, description="beta, on the mean over B and D (paper: 0.4, in its own pass).")
     start_round: Count = Field(3, description="First round that distils; earlier ones train only.")
     passes: int = Field(1, ge=1)
     joint: bool = Field(True, description="Distil in the same pass as the contrastive loss (paper: false).")

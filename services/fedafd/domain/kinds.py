@@ -57,3 +57,5 @@ class UploadPurpose(StrEnum):
 
     REPRESENTATIONS = "representations"
     PERSONALIZED_MODEL = "personalized-model"
+    WEIGHTS = "weights"
+    """For strategies that average them."""

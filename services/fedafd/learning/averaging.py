@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from fedafd.domain.errors import DataError
+from fedafd.domain.kinds import ClientKind
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
+from fedafd.rpc.weights import group_name, layout_of
 
 __all__ = ["average_updates", "group_of", "load_average", "weight_update"]
 
@@ -76,10 +78,15 @@ def _average(name: str, members: Sequence[Checkpoint]) -> bytes:
 
 def _group(checkpoint: Checkpoint) -> str:
     model = tensors_below(checkpoint.tensors, "model")
-    described = {
-        "tensors": sorted((key, list(value.shape)) for key, value in model.items() if not key.startswith(_APART)),
-        "tokenizer": checkpoint.meta["tokenizer"],
-        "labels": checkpoint.meta["labels"],
-        "encoders": checkpoint.meta["encoders"],
-    }
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+    layout = layout_of(
+        {
+            f"model/{key}": (str(value.dtype).removeprefix("torch."), tuple(value.shape))
+            for key, value in model.items()
+            if not key.startswith(_APART)
+        }
+    )
+    meaning = {name: checkpoint.meta[name] for name in ("tokenizer", "labels", "encoders")}
+    digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
+    modalities = sorted(checkpoint.meta["encoders"])
+    kind = ClientKind.PAIR if len(modalities) == 2 else ClientKind(modalities[0])
+    return group_name(kind, layout, digest)

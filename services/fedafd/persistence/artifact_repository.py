@@ -8,9 +8,9 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.errors import NotFoundError
-from fedafd.persistence.models import ArtifactRow, UploadRow
+from fedafd.persistence.models import ArtifactRow, ClientRow, UploadRow
 
-__all__ = ["add_artifact", "add_upload", "count_uploads", "find_upload", "get_upload"]
+__all__ = ["add_artifact", "add_upload", "count_uploads", "find_upload", "get_upload", "round_artifacts"]
 
 
 async def add_artifact(
@@ -21,6 +21,20 @@ async def add_artifact(
     if await session.scalar(same) is None:
         session.add(ArtifactRow(federation_id=federation_id, round_id=round_id, client_id=client_id, **entry))
         await session.flush()
+
+
+async def round_artifacts(session: AsyncSession, round_id: str, purpose: str) -> list[dict[str, Any]]:
+    """Entries of a round's artifacts of one purpose that clients sent, in the order of the clients' names."""
+    query = (
+        select(ArtifactRow)
+        .join(ClientRow, ArtifactRow.client_id == ClientRow.id)
+        .where(ArtifactRow.round_id == round_id, ArtifactRow.purpose == purpose)
+        .order_by(ClientRow.name)
+    )
+    return [
+        {"sha256": row.sha256, "size_bytes": row.size_bytes, "purpose": row.purpose, "key": row.key}
+        for row in (await session.scalars(query)).all()
+    ]
 
 
 async def find_upload(

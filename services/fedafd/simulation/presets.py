@@ -20,13 +20,13 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     # Real cuts (docs/data.md) on two CPU cores.
     "small": {
         "name": "small",
-        "rounds": 8,
+        "rounds": 6,
         "federation": {
             "preset": "small",
             "embedding_dim": 128,
             "image_encoder": {"image_size": 32},
             "text_encoder": {"options": {"embedding_size": 64, "hidden_size": 64}},
-            "server": {"passes": 4},
+            "server": {"passes": 3},
         },
         "public": {"adapter": "flickr", "path": "flickr8k", "options": {"role": "public"}},
         "clients": [

@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66\x65\x64\x61\x66\x64/v1/aggregator.proto\x12\tfedafd.v1\x1a\x15\x66\x65\x64\x61\x66\x64/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"Z\n\rEnrollRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.fedafd.v1.ClientKind\x12\x15\n\ragent_version\x18\x03 \x01(\t\"c\n\x0e\x45nrollResponse\x12\x15\n\rfederation_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63lient_name\x18\x03 \x01(\t\x12\x12\n\ncredential\x18\x04 \x01(\t\"S\n\x10\x46\x65tchTaskRequest\x12\'\n\x04wait\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0eknown_revision\x18\x02 \x01(\x04\"\x9e\x01\n\x11\x46\x65tchTaskResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12#\n\x04idle\x18\x02 \x01(\x0b\x32\x13.fedafd.v1.IdleTaskH\x00\x12%\n\x05train\x18\x03 \x01(\x0b\x32\x14.fedafd.v1.TrainTaskH\x00\x12#\n\x04stop\x18\x04 \x01(\x0b\x32\x13.fedafd.v1.StopTaskH\x00\x42\x06\n\x04task\"\x1a\n\x08IdleTask\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1a\n\x08StopTask\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xef\x02\n\tTrainTask\x12\x10\n\x08round_id\x18\x01 \x01(\t\x12\x14\n\x0cround_number\x18\x02 \x01(\x03\x12\x1e\n\x16\x66\x65\x64\x65ration_config_json\x18\x03 \x01(\t\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x19\n\x11public_set_sha256\x18\x05 \x01(\t\x12\'\n\npublic_set\x18\x06 \x03(\x0b\x32\x13.fedafd.v1.Artifact\x12\x33\n\x16global_representations\x18\x07 \x01(\x0b\x32\x13.fedafd.v1.Artifact\x12,\n\x0f\x65ncoder_bundles\x18\x08 \x03(\x0b\x32\x13.fedafd.v1.Artifact\x12,\n\x08\x64\x65\x61\x64line\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x1a\x61\x63\x63\x65pts_personalized_model\x18\n \x01(\x08\x12\x13\n\x0btraceparent\x18\x0b \x01(\t\"M\n\x15ReportProgressRequest\x12\x10\n\x08round_id\x18\x01 \x01(\t\x12\x10\n\x08\x66raction\x18\x02 \x01(\x01\x12\x10\n\x08\x61\x63tivity\x18\x03 \x01(\t\",\n\x16ReportProgressResponse\x12\x12\n\nkeep_going\x18\x01 \x01(\x08\"\x8b\x01\n\x12\x42\x65ginUploadRequest\x12\x10\n\x08round_id\x18\x01 \x01(\t\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x18\n\x10\x63hunk_size_bytes\x18\x05 \x01(\x03\x12\x14\n\x0c\x63hunk_sha256\x18\x06 \x03(\t\"@\n\x13\x42\x65ginUploadResponse\x12\x11\n\tupload_id\x18\x01 \x01(\t\x12\x16\n\x0emissing_chunks\x18\x02 \x03(\x05\"E\n\x13UploadChunksRequest\x12\x11\n\tupload_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x05\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"/\n\x14UploadChunksResponse\x12\x17\n\x0f\x61\x63\x63\x65pted_chunks\x18\x01 \x01(\x05\"\xc6\x01\n\x13\x43ommitUploadRequest\x12\x10\n\x08round_id\x18\x01 \x01(\t\x12\x12\n\nupload_ids\x18\x02 \x03(\t\x12<\n\x07metrics\x18\x03 \x03(\x0b\x32+.fedafd.v1.CommitUploadRequest.MetricsEntry\x12\x1b\n\x13num_private_samples\x18\x04 \x01(\x03\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x83\x01\n\x14\x43ommitUploadResponse\x12\x0f\n\x07receipt\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x08\x12\x18\n\x10rejection_reason\x18\x03 \x01(\t\x12.\n\nsettled_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"?\n\x17\x44ownloadArtifactRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x03\"(\n\x18\x44ownloadArtifactResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"5\n\x11LeaveRoundRequest\x12\x10\n\x08round_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x14\n\x12LeaveRoundResponse2\x8d\x05\n\x11\x41ggregatorService\x12=\n\x06\x45nroll\x12\x18.fedafd.v1.EnrollRequest\x1a\x19.fedafd.v1.EnrollResponse\x12\x46\n\tFetchTask\x12\x1b.fedafd.v1.FetchTaskRequest\x1a\x1c.fedafd.v1.FetchTaskResponse\x12U\n\x0eReportProgress\x12 .fedafd.v1.ReportProgressRequest\x1a!.fedafd.v1.ReportProgressResponse\x12L\n\x0b\x42\x65ginUpload\x12\x1d.fedafd.v1.BeginUploadRequest\x1a\x1e.fedafd.v1.BeginUploadResponse\x12Q\n\x0cUploadChunks\x12\x1e.fedafd.v1.UploadChunksRequest\x1a\x1f.fedafd.v1.UploadChunksResponse(\x01\x12O\n\x0c\x43ommitUpload\x12\x1e.fedafd.v1.CommitUploadRequest\x1a\x1f.fedafd.v1.CommitUploadResponse\x12]\n\x10\x44ownloadArtifact\x12\".fedafd.v1.DownloadArtifactRequest\x1a#.fedafd.v1.DownloadArtifactResponse0\x01\x12I\n\nLeaveRound\x12\x1c.fedafd.v1.LeaveRoundRequest\x1a\x1d.fedafd.v1.LeaveRoundResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66\x65\x64\x61\x66\x64/v1/aggregator.proto\x12\tfedafd.v1\x1a\x15\x66\x65\x64\x61\x66\x64/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"Z\n\rEnrollRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.fedafd.v1.ClientKind\x12\x15\n\ragent_version\x18\x03 \x01(\t\"c\n\x0e\x45nrollResponse\x12\x15\n\rfederation_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63lient_name\x18\x03 \x01(\t\x12\x12\n\ncredential\x18\x04 \x01(\t\"S\n\x10\x46\x65tchTaskRequest\x12\'\n\x04wait\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0eknown_revision\x18\x02 \x01(\x04\"\x9e\x01\n\x11\x46\x65tchTaskResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12#\n\x04idle\x18\x02 \x01(\x0b\x32\x13.fedafd.v1.IdleTaskH\x00\x12%\n\x05train\x18\x03 \x01(\x0b\x32\x14.fedafd.v1.TrainTaskH\x00\x12#\n\x04stop\x18\x04 \x01(\x0b\x32\x13.fedafd.v1.StopTaskH\x00\x42\x06\n\x04task\"\x1a\n\x08IdleTask\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1a\n\x08StopTask\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x9e\x03\n\tTrainTask\x12\x10\n\x08round_id\x18\x01 \x01(\t\x12\x14\n\x0cround_number\x18\x02 \x01(\x03\x12\x1e\n\x16\x66\x65\x64\x65ration_config_json\x18\x03 \x01(\t\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x19\n\x11public_set_sha256\x18\x05 \x01(\t\x12\'\n\npublic_set\x18\x06 \x03(\x0b\x32\x13.fedafd.v1.Artifact\x12\x33\n\x16global_representations\x18\x07 \x01(\x0b\x32\x13.fedafd.v1.Artifact\x12,\n\x0f\x65ncoder_bundles\x18\x08 \x03(\x0b\x32\x13.fedafd.v1.Artifact\x12,\n\x08\x64\x65\x61\x64line\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x1a\x61\x63\x63\x65pts_personalized_model\x18\n \x01(\x08\x12\x13\n\x0btraceparent\x18\x0b \x01(\t\x12-\n\x10\x61veraged_weights\x18\x0c \x03(\x0b\x32\x13.fedafd.v1.Artifact\"M\n\x15ReportProgressRequest\x12\x10\n\x08round_id\x18\x01 \x01(\t\x12\x10\n\x08\x66raction\x18\x02 \x01(\x01\x12\x10\n\x08\x61\x63tivity\x18\x03 \x01(\t\",\n\x16ReportProgressResponse\x12\x12\n\nkeep_going\x18\x01 \x01(\x08\"\x8b\x01\n\x12\x42\x65ginUploadRequest\x12\x10\n\x08round_id\x18\x01 \x01(\t\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x18\n\x10\x63hunk_size_bytes\x18\x05 \x01(\x03\x12\x14\n\x0c\x63hunk_sha256\x18\x06 \x03(\t\"@\n\x13\x42\x65ginUploadResponse\x12\x11\n\tupload_id\x18\x01 \x01(\t\x12\x16\n\x0emissing_chunks\x18\x02 \x03(\x05\"E\n\x13UploadChunksRequest\x12\x11\n\tupload_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x05\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"/\n\x14UploadChunksResponse\x12\x17\n\x0f\x61\x63\x63\x65pted_chunks\x18\x01 \x01(\x05\"\xc6\x01\n\x13\x43ommitUploadRequest\x12\x10\n\x08round_id\x18\x01 \x01(\t\x12\x12\n\nupload_ids\x18\x02 \x03(\t\x12<\n\x07metrics\x18\x03 \x03(\x0b\x32+.fedafd.v1.CommitUploadRequest.MetricsEntry\x12\x1b\n\x13num_private_samples\x18\x04 \x01(\x03\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x83\x01\n\x14\x43ommitUploadResponse\x12\x0f\n\x07receipt\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x08\x12\x18\n\x10rejection_reason\x18\x03 \x01(\t\x12.\n\nsettled_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"?\n\x17\x44ownloadArtifactRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x03\"(\n\x18\x44ownloadArtifactResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"5\n\x11LeaveRoundRequest\x12\x10\n\x08round_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x14\n\x12LeaveRoundResponse2\x8d\x05\n\x11\x41ggregatorService\x12=\n\x06\x45nroll\x12\x18.fedafd.v1.EnrollRequest\x1a\x19.fedafd.v1.EnrollResponse\x12\x46\n\tFetchTask\x12\x1b.fedafd.v1.FetchTaskRequest\x1a\x1c.fedafd.v1.FetchTaskResponse\x12U\n\x0eReportProgress\x12 .fedafd.v1.ReportProgressRequest\x1a!.fedafd.v1.ReportProgressResponse\x12L\n\x0b\x42\x65ginUpload\x12\x1d.fedafd.v1.BeginUploadRequest\x1a\x1e.fedafd.v1.BeginUploadResponse\x12Q\n\x0cUploadChunks\x12\x1e.fedafd.v1.UploadChunksRequest\x1a\x1f.fedafd.v1.UploadChunksResponse(\x01\x12O\n\x0c\x43ommitUpload\x12\x1e.fedafd.v1.CommitUploadRequest\x1a\x1f.fedafd.v1.CommitUploadResponse\x12]\n\x10\x44ownloadArtifact\x12\".fedafd.v1.DownloadArtifactRequest\x1a#.fedafd.v1.DownloadArtifactResponse0\x01\x12I\n\nLeaveRound\x12\x1c.fedafd.v1.LeaveRoundRequest\x1a\x1d.fedafd.v1.LeaveRoundResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,33 +49,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STOPTASK']._serialized_start=596
   _globals['_STOPTASK']._serialized_end=622
   _globals['_TRAINTASK']._serialized_start=625
-  _globals['_TRAINTASK']._serialized_end=992
-  _globals['_REPORTPROGRESSREQUEST']._serialized_start=994
-  _globals['_REPORTPROGRESSREQUEST']._serialized_end=1071
-  _globals['_REPORTPROGRESSRESPONSE']._serialized_start=1073
-  _globals['_REPORTPROGRESSRESPONSE']._serialized_end=1117
-  _globals['_BEGINUPLOADREQUEST']._serialized_start=1120
-  _globals['_BEGINUPLOADREQUEST']._serialized_end=1259
-  _globals['_BEGINUPLOADRESPONSE']._serialized_start=1261
-  _globals['_BEGINUPLOADRESPONSE']._serialized_end=1325
-  _globals['_UPLOADCHUNKSREQUEST']._serialized_start=1327
-  _globals['_UPLOADCHUNKSREQUEST']._serialized_end=1396
-  _globals['_UPLOADCHUNKSRESPONSE']._serialized_start=1398
-  _globals['_UPLOADCHUNKSRESPONSE']._serialized_end=1445
-  _globals['_COMMITUPLOADREQUEST']._serialized_start=1448
-  _globals['_COMMITUPLOADREQUEST']._serialized_end=1646
-  _globals['_COMMITUPLOADREQUEST_METRICSENTRY']._serialized_start=1600
-  _globals['_COMMITUPLOADREQUEST_METRICSENTRY']._serialized_end=1646
-  _globals['_COMMITUPLOADRESPONSE']._serialized_start=1649
-  _globals['_COMMITUPLOADRESPONSE']._serialized_end=1780
-  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_start=1782
-  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_end=1845
-  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_start=1847
-  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_end=1887
-  _globals['_LEAVEROUNDREQUEST']._serialized_start=1889
-  _globals['_LEAVEROUNDREQUEST']._serialized_end=1942
-  _globals['_LEAVEROUNDRESPONSE']._serialized_start=1944
-  _globals['_LEAVEROUNDRESPONSE']._serialized_end=1964
-  _globals['_AGGREGATORSERVICE']._serialized_start=1967
-  _globals['_AGGREGATORSERVICE']._serialized_end=2620
+  _globals['_TRAINTASK']._serialized_end=1039
+  _globals['_REPORTPROGRESSREQUEST']._serialized_start=1041
+  _globals['_REPORTPROGRESSREQUEST']._serialized_end=1118
+  _globals['_REPORTPROGRESSRESPONSE']._serialized_start=1120
+  _globals['_REPORTPROGRESSRESPONSE']._serialized_end=1164
+  _globals['_BEGINUPLOADREQUEST']._serialized_start=1167
+  _globals['_BEGINUPLOADREQUEST']._serialized_end=1306
+  _globals['_BEGINUPLOADRESPONSE']._serialized_start=1308
+  _globals['_BEGINUPLOADRESPONSE']._serialized_end=1372
+  _globals['_UPLOADCHUNKSREQUEST']._serialized_start=1374
+  _globals['_UPLOADCHUNKSREQUEST']._serialized_end=1443
+  _globals['_UPLOADCHUNKSRESPONSE']._serialized_start=1445
+  _globals['_UPLOADCHUNKSRESPONSE']._serialized_end=1492
+  _globals['_COMMITUPLOADREQUEST']._serialized_start=1495
+  _globals['_COMMITUPLOADREQUEST']._serialized_end=1693
+  _globals['_COMMITUPLOADREQUEST_METRICSENTRY']._serialized_start=1647
+  _globals['_COMMITUPLOADREQUEST_METRICSENTRY']._serialized_end=1693
+  _globals['_COMMITUPLOADRESPONSE']._serialized_start=1696
+  _globals['_COMMITUPLOADRESPONSE']._serialized_end=1827
+  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_start=1829
+  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_end=1892
+  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_start=1894
+  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_end=1934
+  _globals['_LEAVEROUNDREQUEST']._serialized_start=1936
+  _globals['_LEAVEROUNDREQUEST']._serialized_end=1989
+  _globals['_LEAVEROUNDRESPONSE']._serialized_start=1991
+  _globals['_LEAVEROUNDRESPONSE']._serialized_end=2011
+  _globals['_AGGREGATORSERVICE']._serialized_start=2014
+  _globals['_AGGREGATORSERVICE']._serialized_end=2667
 # @@protoc_insertion_point(module_scope)

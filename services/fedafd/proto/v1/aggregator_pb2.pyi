@@ -66,7 +66,7 @@ class StopTask(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class TrainTask(_message.Message):
-    __slots__ = ("round_id", "round_number", "federation_config_json", "seed", "public_set_sha256", "public_set", "global_representations", "encoder_bundles", "deadline", "accepts_personalized_model", "traceparent")
+    __slots__ = ("round_id", "round_number", "federation_config_json", "seed", "public_set_sha256", "public_set", "global_representations", "encoder_bundles", "deadline", "accepts_personalized_model", "traceparent", "averaged_weights")
     ROUND_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_NUMBER_FIELD_NUMBER: _ClassVar[int]
     FEDERATION_CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +78,7 @@ class TrainTask(_message.Message):
     DEADLINE_FIELD_NUMBER: _ClassVar[int]
     ACCEPTS_PERSONALIZED_MODEL_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    AVERAGED_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     round_id: str
     round_number: int
     federation_config_json: str
@@ -89,7 +90,8 @@ class TrainTask(_message.Message):
     deadline: _timestamp_pb2.Timestamp
     accepts_personalized_model: bool
     traceparent: str
-    def __init__(self, round_id: _Optional[str] = ..., round_number: _Optional[int] = ..., federation_config_json: _Optional[str] = ..., seed: _Optional[int] = ..., public_set_sha256: _Optional[str] = ..., public_set: _Optional[_Iterable[_Union[_types_pb2.Artifact, _Mapping]]] = ..., global_representations: _Optional[_Union[_types_pb2.Artifact, _Mapping]] = ..., encoder_bundles: _Optional[_Iterable[_Union[_types_pb2.Artifact, _Mapping]]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., accepts_personalized_model: _Optional[bool] = ..., traceparent: _Optional[str] = ...) -> None: ...
+    averaged_weights: _containers.RepeatedCompositeFieldContainer[_types_pb2.Artifact]
+    def __init__(self, round_id: _Optional[str] = ..., round_number: _Optional[int] = ..., federation_config_json: _Optional[str] = ..., seed: _Optional[int] = ..., public_set_sha256: _Optional[str] = ..., public_set: _Optional[_Iterable[_Union[_types_pb2.Artifact, _Mapping]]] = ..., global_representations: _Optional[_Union[_types_pb2.Artifact, _Mapping]] = ..., encoder_bundles: _Optional[_Iterable[_Union[_types_pb2.Artifact, _Mapping]]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., accepts_personalized_model: _Optional[bool] = ..., traceparent: _Optional[str] = ..., averaged_weights: _Optional[_Iterable[_Union[_types_pb2.Artifact, _Mapping]]] = ...) -> None: ...
 
 class ReportProgressRequest(_message.Message):
     __slots__ = ("round_id", "fraction", "activity")

@@ -1,0 +1,55 @@
+"""A client's weights on the wire, for strategies that average them: safetensors with a group and a sample count.
+
+The group's name holds a hash of the tensors' names, dtypes and shapes, which the receiver computes anew: members of a
+group always fit each other, whatever a site sends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from fedafd.domain.errors import UploadError
+from fedafd.domain.kinds import ClientKind
+
+__all__ = ["check_weight_update", "group_name", "layout_of"]
+
+_MOST_SAMPLES = 2**40
+
+
+def layout_of(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> str:
+    """Eight hexadecimal digits for names, dtypes (such as float32) and shapes."""
+    described = sorted((name, dtype, list(shape)) for name, (dtype, shape) in tensors.items())
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:8]
+
+
+def group_name(kind: ClientKind, layout: str, meaning: str) -> str:
+    """Clients average with those of the same kind, layout, and meaning (vocabulary, labels, encoders; hashed)."""
+    return f"{kind.value}-{layout}-{meaning}"
+
+
+def check_weight_update(blob: bytes, kind: ClientKind) -> None:
+    """Raises UploadError unless the blob can be averaged with its group."""
+    try:
+        tensors = load(blob)
+        (length,) = struct.unpack_from("<Q", blob)
+        meta: dict[str, Any] = json.loads(json.loads(blob[8 : 8 + length])["__metadata__"]["meta"])
+        group, samples = str(meta["group"]), int(meta["num_private_samples"])
+    except (struct.error, ValueError, SafetensorError, KeyError, TypeError) as error:
+        raise UploadError(f"weights are not readable: {error}") from None
+    layout = layout_of({name: (str(value.dtype), value.shape) for name, value in tensors.items()})
+    parts = group.split("-")
+    if len(parts) != 3 or parts[:2] != [kind.value, layout] or not parts[2].isalnum() or len(parts[2]) > 64:
+        raise UploadError(f"weights name the group {group[:80]!r}, but their tensors make {kind.value}-{layout}-...")
+    if not 1 <= samples <= _MOST_SAMPLES:
+        raise UploadError(f"weights are of {samples} private samples; must be 1 or more")
+    for name, value in tensors.items():
+        if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+            raise UploadError(f"weights: tensor {name[:80]!r} has a value that is not finite")

@@ -1,0 +1,124 @@
+"""Every strategy through the real services gives, bit for bit, what the simulation gives."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tests.end_to_end.federation import FEDERATION, TINY_IMAGE, TINY_TEXT
+
+from fedafd.cli.demo_federation import FederationClient
+from fedafd.cli.demo_processes import Supervisor
+from fedafd.cli.demo_services import Backends, Services, thread_environment
+from fedafd.datasets import PublicSet, load_client_data, load_public_data, write_public_set
+from fedafd.domain.config import EncoderConfig, parse_federation_config
+from fedafd.domain.kinds import ClientKind
+from fedafd.simulation.federation import Federation, FederationProgress, SimulatedClient
+from fedafd.storage.store import sha256_of
+
+pytestmark = pytest.mark.timeout(560)
+
+# Federation -> its clients' kinds. Two text clients average with each other; a pair client holds both encoders.
+COHORTS: dict[str, dict[str, str]] = {
+    "fedavg": {"text-a": "text", "text-b": "text"},
+    "creamfl": {"pair-a": "pair"},
+    "fedmd": {"pair-a": "pair"},
+    "probe": {"pair-a": "pair"},
+    "local": {"image-a": "image"},
+    "fedafd": {"image-a": "image", "pair-a": "pair", "text-a": "text"},
+}
+ROUNDS = {"fedavg": 2}
+
+
+def data_options(name: str, num_train: int = 32) -> dict[str, Any]:
+    return {"num_train": num_train, "num_val": 8, "num_test": 8, "seed": sum(map(ord, name))}
+
+
+def values(strategy: str) -> dict[str, Any]:
+    return FEDERATION | {"name": strategy, "strategy": strategy}
+
+
+def simulated(strategy: str, public: PublicSet) -> FederationProgress:
+    clients = [
+        SimulatedClient(
+            name=name,
+            kind=ClientKind(kind),
+            data=load_client_data("shapes", None, ClientKind(kind), data_options(name)),
+            image_encoder=EncoderConfig.model_validate(TINY_IMAGE),
+            text_encoder=EncoderConfig.model_validate(TINY_TEXT),
+        )
+        for name, kind in COHORTS[strategy].items()
+    ]
+    splits = {split: public.split(split) for split in ("train", "val", "test")}
+    config = parse_federation_config(values(strategy))
+    sha256 = public.manifest.sha256
+    federation = Federation(config, splits, clients, device="cpu", public_set_sha256=sha256)
+    progress = FederationProgress()
+    for _ in range(ROUNDS.get(strategy, 1)):
+        progress = federation.run_round(progress)
+    return progress
+
+
+def test_services_and_simulation_give_the_same_bits(tmp_path: Path, redis_url: str) -> None:
+    torch.set_num_threads(1)
+    folder = tmp_path / "public-set"
+    write_public_set(
+        load_public_data("shapes", None, {"num_train": 48, "num_val": 8, "num_test": 16, "seed": 5}), folder
+    )
+    redis = redis_url.removesuffix("/0") + "/3"
+    store = tmp_path / "store"
+    backends = Backends(database_url=f"sqlite:///{tmp_path}/f.db", redis_url=redis, store={"URL": str(store)})
+    with Supervisor(tmp_path / "logs") as supervisor:
+        services = Services(supervisor, backends, http_port=None, threads=1)
+        services.start()
+        for strategy, clients in COHORTS.items():
+            rest = FederationClient(services.url, services.api_key, strategy)
+            rest.create(values(strategy))
+            rest.push_public_set(folder)
+            agents = []
+            for name, kind in clients.items():
+                command = [sys.executable, "-m", "fedafd.agent.main", "--config"]
+                file = tmp_path / f"{strategy}-{name}.yaml"
+                file.write_text(yaml.safe_dump(_agent(tmp_path, strategy, name, kind, services.aggregator)))
+                token = {"FEDAFD_AGENT_ENROLMENT_TOKEN": rest.invite(name, kind)}
+                environment = thread_environment(1) | token
+                agents.append(supervisor.start(f"{strategy}-{name}", [*command, str(file)], environment))
+            supervisor.wait_until(
+                lambda rest=rest: all(c["state"] == "enrolled" for c in rest.clients()), "agents", seconds=90
+            )
+            rest.start_rounds(ROUNDS.get(strategy, 1))
+            for number in range(1, ROUNDS.get(strategy, 1) + 1):
+                rest.wait_for_round(number, lambda _: None, seconds=150)
+            rest.close()
+            for agent in agents:
+                agent.process.kill()
+                agent.process.wait()
+                supervisor.forget(agent)
+
+    public = PublicSet.open(folder)
+    for strategy in COHORTS:
+        wanted = simulated(strategy, public)
+        place = store / "federations" / strategy / "rounds" / str(wanted.round_number)
+        stored = {path.name for path in place.rglob("*") if path.is_file()}
+        assert sha256_of(wanted.server_state or b"") in stored, strategy
+        for group, average in wanted.averages.items():
+            assert sha256_of(average) in stored, group
+    assert len(list((store / "federations" / "fedavg" / "rounds").rglob("weights/*"))) >= 4
+
+
+def _agent(folder: Path, strategy: str, name: str, kind: str, aggregator: str) -> dict[str, Any]:
+    return {
+        "aggregator": aggregator,
+        "kind": kind,
+        "data": {"adapter": "shapes", "options": data_options(name)},
+        "state_dir": str(folder / strategy / name),
+        "image_encoder": TINY_IMAGE,
+        "text_encoder": TINY_TEXT,
+        "device": "cpu",
+        "threads": 1,
+        "share": {"weights": strategy == "fedavg"},
+    }
