@@ -41,6 +41,7 @@ check: setup ## Formatting, lint, types, layers, protos, diagrams
 	$(BIN)/python tools/generate_protos.py --check
 	$(BIN)/python -m fedafd.domain.diagram --check docs/architecture.md
 	$(BIN)/python tools/write_reference.py --check
+	$(BIN)/python tools/write_openapi.py --check
 	$(BIN)/python tools/write_chart_readme.py --check
 	@if [ -x .tools/bin/buf ]; then .tools/bin/buf lint; else echo "buf is not built (make tools TOOLS=buf): protos are not linted"; fi
 
@@ -54,8 +55,9 @@ proto: setup ## Generate the protos' code
 diagrams: setup ## Write the state diagrams into docs/architecture.md
 	$(BIN)/python -m fedafd.domain.diagram docs/architecture.md
 
-reference: setup ## Write docs/errors.md and docs/configuration.md from the code
+reference: setup ## Write docs/errors.md, configuration.md, openapi.json and rest.md's table from the code
 	$(BIN)/python tools/write_reference.py
+	$(BIN)/python tools/write_openapi.py
 
 charts: setup ## Write the tables of values into the charts' READMEs
 	$(BIN)/python tools/write_chart_readme.py

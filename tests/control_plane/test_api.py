@@ -2,49 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
+from tests.control_plane.rest import FEDERATION, Rest, problem
 
-from fedafd.control_plane.app import create_app
-from fedafd.control_plane.settings import ControlPlaneSettings, load_settings
+from fedafd.control_plane.settings import load_settings
 from fedafd.datasets import load_public_data, write_public_set
 from fedafd.domain.errors import ConfigurationError
-from fedafd.persistence.migrate import migrate
-from fedafd.storage import StoreSettings
-
-KEY = "fedafd-key.test"
-FEDERATION = {"name": "trial", "preset": "small"}
 
 
 @pytest.fixture
-async def api(database_url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    await asyncio.to_thread(migrate, database_url)
-    settings = ControlPlaneSettings(
-        database_url=database_url,  # type: ignore[arg-type]
-        store=StoreSettings(url=str(tmp_path / "store")),
-        admin_key=KEY,  # type: ignore[arg-type]
-    )
-    app = create_app(settings)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    headers = {"Authorization": f"Bearer {KEY}"}
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test/v1", headers=headers) as client,
-    ):
-        yield client
-
-
-def problem(response: httpx.Response, status: int, code: str) -> str:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    body = response.json()
-    assert body["type"] == f"urn:fedafd:error:{code}"
-    return str(body["detail"])
+def api(rest: Rest) -> httpx.AsyncClient:
+    return rest.http
 
 
 async def test_without_a_key_nothing_is_told(api: httpx.AsyncClient) -> None:
@@ -81,8 +53,11 @@ async def test_a_round_needs_a_public_set(api: httpx.AsyncClient) -> None:
     problem(await api.post("/federations/trial/rounds", json={"count": 0}), 422, "invalid-request")
 
 
-async def test_rounds_are_queued_by_number_and_can_be_cancelled(api: httpx.AsyncClient, tmp_path: Path) -> None:
-    await _with_public_set(api, tmp_path)
+async def test_rounds_are_queued_by_number_and_can_be_cancelled(
+    rest: Rest, api: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    await api.post("/federations", json=FEDERATION)
+    await rest.public_set(tmp_path)
     queued = await api.post("/federations/trial/rounds", json={"count": 2})
     assert [r["number"] for r in queued.json()["items"]] == [1, 2]
     cancelled = await api.post("/federations/trial/rounds/1/cancel")
@@ -142,11 +117,81 @@ def _public_set(tmp_path: Path) -> bytes:
     return write_public_set(data, tmp_path / "public").to_bytes()
 
 
-async def _with_public_set(api: httpx.AsyncClient, tmp_path: Path) -> None:
-    await api.post("/federations", json=FEDERATION)
-    manifest = _public_set(tmp_path)
-    for path in (tmp_path / "public").glob("*.parquet"):
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        content = path.read_bytes()
-        assert (await api.put(f"/federations/trial/public-set/shards/{sha256}", content=content)).status_code == 204
-    assert (await api.put("/federations/trial/public-set", content=manifest)).status_code == 200
+async def test_a_configuration_changes_only_between_rounds(rest: Rest, tmp_path: Path) -> None:
+    api = rest.http
+    await rest.federation()
+    await rest.public_set(tmp_path)
+    first = await api.get("/federations/trial")
+    assert first.headers["etag"] == '"1"'
+    new = FEDERATION | {"seed": 7}
+    changed = await api.put("/federations/trial", json=new, headers={"If-Match": '"1"'})
+    assert (changed.json()["config"]["seed"], changed.json()["config_version"]) == (7, 2)
+    stale = await api.put("/federations/trial", json=FEDERATION, headers={"If-Match": '"1"'})
+    assert "version 2, not 1" in problem(stale, 409, "conflict")
+    assert "create another" in problem(await api.put("/federations/trial", json=new | {"name": "b"}), 409, "conflict")
+    await api.post("/federations/trial/rounds", json={"count": 1})
+    assert "round 1 is open" in problem(await api.put("/federations/trial", json=FEDERATION), 409, "conflict")
+    await api.post("/federations/trial/rounds/1/cancel")
+    assert (await api.put("/federations/trial", json=FEDERATION)).json()["config_version"] == 3
+    assert (await api.put("/federations/trial", json=FEDERATION)).json()["config_version"] == 3
+
+
+async def test_what_shapes_a_model_stays_once_there_is_one(rest: Rest) -> None:
+    await rest.federation()
+    wider = FEDERATION | {"embedding_dim": 128}
+    assert (await rest.http.put("/federations/trial", json=wider)).status_code == 200
+    await rest.publish(1)
+    answer = await rest.http.put("/federations/trial", json=wider | {"embedding_dim": 64})
+    assert "embedding_dim cannot change" in problem(answer, 409, "conflict")
+    assert (await rest.http.put("/federations/trial", json=wider | {"seed": 3})).status_code == 200
+
+
+async def test_a_client_is_invited_again_under_its_name(rest: Rest) -> None:
+    await rest.federation()
+    credential = await rest.enrol("north")
+    assert (await rest.http.get("/federations/trial/clients/north/models", headers=credential)).status_code == 200
+    taken = await rest.http.post("/federations/trial/clients", json={"name": "north", "kind": "text"})
+    assert "invite it again" in problem(taken, 409, "conflict")
+    again = await rest.http.post("/federations/trial/clients/north/invitations")
+    assert (again.status_code, again.json()["state"]) == (201, "invited")
+    refused = await rest.http.get("/federations/trial/clients/north/models", headers=credential)
+    problem(refused, 401, "unauthenticated")
+    await rest.http.delete("/federations/trial/clients/north")
+    assert (await rest.http.post("/federations/trial/clients/north/invitations")).json()["state"] == "invited"
+
+
+@pytest.mark.parametrize("value", ["\u0000", "\ud800", float("inf")], ids=["NUL", "half a surrogate", "infinity"])
+async def test_what_a_database_cannot_hold_is_refused(rest: Rest, value: object) -> None:
+    import json
+
+    body = json.dumps(FEDERATION | {"image_encoder": {"architecture": "resnet", "options": {"x": value}}})
+    answer = await rest.http.post("/federations", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    answer = await rest.http.put("/drain", json={"reason": "x\x00y"})
+    assert answer.status_code in (200, 422), answer.text  # SQLite holds it, PostgreSQL does not
+
+
+async def test_lists_come_in_pages_that_hold_everything_once(rest: Rest) -> None:
+    names = [f"f{number}" for number in range(5)]
+    for name in names:
+        await rest.federation(name)
+    found, cursor, pages = [], None, 0
+    while cursor is not None or pages == 0:
+        page = (
+            await rest.http.get("/federations", params={"limit": 2} | ({"cursor": cursor} if cursor else {}))
+        ).json()
+        found += [item["name"] for item in page["items"]]
+        cursor, pages = page["next_cursor"], pages + 1
+    assert (found, pages) == (names, 3)
+    whole = (await rest.http.get("/federations", params={"limit": 5})).json()
+    assert whole["next_cursor"] is None
+
+
+async def test_a_cursor_that_is_none_is_refused(rest: Rest) -> None:
+    await rest.federation()
+    for path in ("/federations", "/federations/trial/rounds", "/federations/trial/events", "/api-keys"):
+        for cursor in ("", "!", "x", "abc", "é", "MQ=", "-1", "99999999999999999999"):
+            problem(await rest.http.get(path, params={"cursor": cursor}), 422, "invalid-request")
+    too_large = "OTk5OTk5OTk5OTk5OTk5OTk5OTk5"
+    for path in ("/federations/trial/rounds", "/federations/trial/events"):
+        problem(await rest.http.get(path, params={"cursor": too_large}), 422, "invalid-request")

@@ -52,9 +52,12 @@ class Trial:
         self.folder = folder
         self.supervisor = supervisor
         self.services = Services(supervisor, backends, http_port=None, threads=1, settings=settings)
-        self.services.start(distiller=distiller)
+        self.start_services(distiller=distiller)
         self.rest = FederationClient(self.services.url, self.services.api_key, FEDERATION["name"])
         self._tokens: dict[str, str] = {}
+
+    def start_services(self, *, distiller: bool) -> None:
+        self.services.start(distiller=distiller)
 
     def invite_all(self) -> None:
         for name, kind in KINDS.items():

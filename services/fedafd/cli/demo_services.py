@@ -83,11 +83,15 @@ class Services:
         """Migrate the database, start all three (or all but the distiller) and wait until they are ready."""
         self.migrate()
         self.start_control_plane()
-        self.supervisor.wait_until(self._control_plane_ready, "the control plane")
+        self.wait_for_control_plane()
         self.start_aggregator()
         if distiller:
             self.start_distiller()
         self.supervisor.wait_until(lambda: _answers(self._grpc_port), "the aggregator")
+
+    def wait_for_control_plane(self) -> None:
+        """Wait until the control plane can serve."""
+        self.supervisor.wait_until(self._control_plane_ready, "the control plane")
 
     def migrate(self) -> None:
         """Bring the database to this program's schema."""
@@ -108,10 +112,10 @@ class Services:
         }
         return self._start("control-plane", "fedafd.control_plane.app", "CONTROL_PLANE", own, threads=1)
 
-    def start_aggregator(self) -> Child:
-        """Start the aggregator."""
-        own = {"LISTEN": self.aggregator}
-        return self._start("aggregator", "fedafd.aggregator.server", "AGGREGATOR", own, threads=1)
+    def start_aggregator(self, listen: str | None = None, name: str = "aggregator") -> Child:
+        """Start the aggregator, or one of several with addresses of their own."""
+        own = {"LISTEN": listen or self.aggregator}
+        return self._start(name, "fedafd.aggregator.server", "AGGREGATOR", own, threads=1)
 
     def start_distiller(self, module: str = "fedafd.distiller.worker") -> Child:
         """Start the distiller; `module` may be another that serves as one."""

@@ -12,11 +12,16 @@ from typing import Any, cast
 
 from sqlalchemy import CursorResult, Engine, Update, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
 
-from fedafd.domain.errors import ConcurrentChangeError, ConfigurationError, DatabaseUnavailableError
+from fedafd.domain.errors import (
+    ConcurrentChangeError,
+    ConfigurationError,
+    DatabaseUnavailableError,
+    InvalidRequestError,
+)
 from fedafd.persistence.event_repository import write_recorded_events
 
 __all__ = ["Database", "affected_rows", "driver_url", "set_up_sqlite"]
@@ -68,7 +73,8 @@ class Database:
         """A session that commits when the block ends and rolls back when it raises.
 
         Raises ConcurrentChangeError when another transaction, which committed first, holds a name or number that this
-        one was about to take, and DatabaseUnavailableError when the database is away or too busy.
+        one was about to take, InvalidRequestError for a value that the database does not hold (a NUL character, a text
+        that is too long), and DatabaseUnavailableError when the database is away or too busy.
         """
         try:
             async with self._sessions.begin() as session:
@@ -77,6 +83,8 @@ class Database:
             if not _is_taken(error):
                 raise
             raise ConcurrentChangeError("somebody else changed the same thing at this moment; repeat it") from error
+        except DataError as error:
+            raise InvalidRequestError(f"a value cannot be stored: {str(error.orig).splitlines()[0]}") from error
         except (OperationalError, InterfaceError) as error:
             raise DatabaseUnavailableError("the database cannot be reached, or is too busy; try again") from error
 

@@ -146,7 +146,8 @@ class Server:
                     yield Message("connected")
                     for sse in source.iter_sse():
                         last_id = sse.id or last_id
-                        yield Message(sse.event, sse.json())
+                        if sse.data:  # a heartbeat has none
+                            yield Message(sse.event, sse.json())
                 failure: Exception = ConnectionError("the stream ended")
             except (httpx.HTTPError, SSEError) as error:
                 failure = error

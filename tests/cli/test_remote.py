@@ -1,0 +1,259 @@
+"""The commands against a real control plane: what people see, what scripts get, and which exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.servers import free_port, wait_until
+
+from fedafd.cli.main import main
+from fedafd.domain.states import RoundState
+from fedafd.persistence.database import Database
+from fedafd.persistence.migrate import migrate
+from fedafd.persistence.round_repository import get_round_by_number, transition_round
+
+KEY = "fedafd-key.remote-test"
+Run = Callable[..., tuple[int, str, str]]
+
+
+class ControlPlane:
+    """A control plane as a process that can be stopped and started again on its port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.database_url = f"sqlite:///{folder}/fedafd.db"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log = folder / "control-plane.log"
+        migrate(self.database_url)
+        settings = {"DATABASE_URL": self.database_url, "STORE__URL": str(folder / "store"), "ADMIN_KEY": KEY}
+        settings |= {"PORT": str(self.port), "STREAM_POLL_SECONDS": "0.2"}
+        self._environment = os.environ | {f"FEDAFD_CONTROL_PLANE_{key}": value for key, value in settings.items()}
+        self.start()
+
+    def start(self) -> None:
+        with self._log.open("ab") as output:
+            command = [sys.executable, "-m", "fedafd.control_plane.app"]
+            self.process = subprocess.Popen(command, env=self._environment, stdout=output, stderr=output)
+        wait_until(self._ready, "the control plane", seconds=90)
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def finish_round(self, number: int, state: RoundState) -> None:
+        """Walk a round to its end, as a coordinator would."""
+
+        async def walk() -> None:
+            database = Database(self.database_url)
+            steps = [RoundState.PREPARING, RoundState.COLLECTING, RoundState.DISTILLING, RoundState.EVALUATING, state]
+            for step in steps if state is RoundState.COMPLETED else [state]:
+                async with database.transaction() as session:
+                    row = await get_round_by_number(session, "trial", number)
+                    metrics = {"rsum": 10.0, "i2t_r1": 1.0, "t2i_r1": 2.0}
+                    values = {"metrics": metrics} if step is RoundState.COMPLETED else {"reason": "a test"}
+                    assert await transition_round(session, row, step, token=1, actor="test", **values)
+            await database.close()
+
+        asyncio.run(walk())
+
+    def _ready(self) -> bool:
+        assert self.process.poll() is None, self._log.read_text()
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=5).is_success
+        except httpx.HTTPError:
+            return False
+
+
+@pytest.fixture(scope="module")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    server = ControlPlane(tmp_path_factory.mktemp("remote"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def environment(control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    given = {"FEDAFD_URL": control_plane.url, "FEDAFD_API_KEY": KEY, "FEDAFD_FEDERATION": "trial"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    return given
+
+
+@pytest.fixture
+def run(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fedafd", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def federation(run: Run, tmp_path: Path) -> Path:
+    """The file of a federation that is there."""
+    path = tmp_path / "federation.yaml"
+    path.write_text("name: trial\npreset: small\n")
+    run("federation", "create", "-f", str(path))
+    return path
+
+
+def as_json(answer: tuple[int, str, str]) -> Any:
+    assert answer[0] == 0, answer
+    return json.loads(answer[1])
+
+
+def push(run: Run) -> tuple[int, str, str]:
+    options = '{"num_train": 8, "num_val": 4, "num_test": 4}'
+    return run("public-set", "push", "--adapter", "shapes", "--options", options)
+
+
+def test_a_federation_is_made_shown_and_configured(run: Run, federation: Path) -> None:
+    assert run("federation", "create", "-f", str(federation)) == (
+        6,
+        "",
+        "error: federation trial: exists already; choose another name\n",
+    )
+    assert "trial" in run("federation", "list")[1]
+    assert "embedding_dim" in run("federation", "show")[1]
+    assert as_json(run("federation", "show", "trial", "--json"))["name"] == "trial"
+    before = as_json(run("federation", "show", "--json"))["config_version"]
+    federation.write_text(f"name: trial\npreset: small\nseed: {before + 40}\n")
+    for number in [r["number"] for r in as_json(run("round", "list", "--json")) if r["state"] == "queued"]:
+        run("round", "cancel", str(number))
+    assert f"version {before + 1}" in run("federation", "configure", "-f", str(federation))[1]
+
+
+def test_a_wrong_file_is_a_wrong_usage(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text("name: trial\npassess: 3\n")
+    code, _, said = run("federation", "create", "-f", str(tmp_path / "wrong.yaml"))
+    assert (code, "passess: unknown key" in said, said.count("\n")) == (2, True, 1)
+    code, _, said = run("public-set", "push", "--adapter", "shapes", "--options", "{")
+    assert (code, "--options: is not JSON" in said) == (2, True)
+
+
+def test_a_token_goes_to_standard_output_alone(run: Run, federation: Path) -> None:
+    code, out, said = run("client", "invite", "north", "--kind", "image")
+    assert (code, out.startswith("fedafd-enrol."), out.count("\n")) == (0, True, 1)
+    assert "fedafd agent run" in said
+    again = as_json(run("client", "invite", "north", "--again", "--json"))
+    assert again["enrolment_token"] != out.strip()
+    assert run("client", "invite", "north")[0] == 2
+    assert "invited" in run("client", "list")[1]
+    assert as_json(run("client", "show", "north", "--json"))["state"] == "invited"
+    assert run("client", "revoke", "north")[:2] == (0, "client north is revoked\n")
+    assert [c["state"] for c in as_json(run("client", "list", "--json"))] == ["revoked"]
+
+
+def test_keys_open_what_their_role_allows(run: Run, federation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, secret, _ = run("key", "create", "board", "--role", "viewer", "--days", "3")
+    assert (code, secret.count("\n")) == (0, 1)
+    assert "active" in run("key", "list")[1]
+    monkeypatch.setenv("FEDAFD_API_KEY", secret.strip())
+    assert run("client", "list")[0] == 0
+    code, _, said = run("round", "start")
+    assert (code, said) == (4, "error: this needs an API key of role operator or higher; yours is viewer\n")
+    monkeypatch.setenv("FEDAFD_API_KEY", KEY)
+    assert run("key", "revoke", "board")[0] == 0
+
+
+def test_a_key_may_come_from_a_file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    monkeypatch.setenv("FEDAFD_API_KEY", "")
+    monkeypatch.setenv("FEDAFD_API_KEY_FILE", str(tmp_path / "key"))
+    assert run("federation", "list")[0] == 0
+    monkeypatch.setenv("FEDAFD_API_KEY_FILE", str(tmp_path / "none"))
+    assert run("federation", "list")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "code", "words"),
+    [
+        ("FEDAFD_URL", "http://127.0.0.1:1", 3, "cannot be reached"),
+        ("FEDAFD_URL", "127.0.0.1", 2, "must start with http"),
+        ("FEDAFD_API_KEY", "wrong", 4, "not known"),
+        ("FEDAFD_API_KEY", "", 2, "no API key"),
+        ("FEDAFD_API_KEY", "schlüssel", 2, "copied whole"),
+        ("FEDAFD_FEDERATION", "nowhere", 5, "nowhere"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, code: int, words: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    found, out, said = run("client", "list")
+    assert (found, out, said.count("\n")) == (code, "", 1)
+    assert words in said
+
+
+def test_something_else_on_the_port_is_recognised(
+    run: Run, monkeypatch: pytest.MonkeyPatch, control_plane: ControlPlane
+) -> None:
+    monkeypatch.setenv("FEDAFD_URL", f"{control_plane.url}/docs")
+    assert run("federation", "list")[0] == 5
+
+
+def test_rounds_are_started_listed_and_cancelled(run: Run, federation: Path) -> None:
+    assert "public set of trial: 8 train" in push(run)[1]
+    assert as_json(run("public-set", "show", "--json"))["num_samples"]["train"] == 8
+    numbers = as_json(run("round", "start", "--rounds", "2", "--json"))["numbers"]
+    assert "queued" in run("round", "list")[1]
+    for number in numbers:
+        assert run("round", "cancel", str(number))[1] == f"round {number} is cancelled\n"
+        assert "cancelled by admin" in run("round", "show", str(number))[1]
+    assert run("round", "cancel", str(numbers[0]))[0] == 6
+    assert run("round", "watch", str(numbers[0]))[0] == 1
+    assert run("round", "show", "999")[0] == 5
+    assert "round.state_changed" in run("events", "--last", "2")[1]
+    assert json.loads(run("events", "--json", "--last", "1")[1])["data"]["new"] == "cancelled"
+
+
+def test_a_model_that_is_not_there_leaves_no_folder(run: Run, federation: Path, tmp_path: Path) -> None:
+    assert run("model", "list")[1] == "no model version yet\n"
+    code, _, said = run("model", "pull", str(tmp_path / "model"))
+    assert (code, "no model version yet" in said, (tmp_path / "model").exists()) == (5, True, False)
+    code, _, said = run("model", "pull", str(tmp_path))
+    assert (code, "not empty" in said) == (2, True)
+
+
+def test_watching_goes_on_over_a_restart_of_the_server(
+    run: Run, federation: Path, control_plane: ControlPlane, environment: dict[str, str]
+) -> None:
+    push(run)
+    first, second = as_json(run("round", "start", "--rounds", "2", "--json"))["numbers"]
+    command = [sys.executable, "-m", "fedafd.cli.main", "round", "watch"]
+    watching = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
+    assert watching.stdout is not None
+    assert watching.stdout.readline() == f"round {first} of 2: queued\n"
+    control_plane.stop()
+    time.sleep(1)
+    control_plane.finish_round(first, RoundState.COMPLETED)
+    control_plane.start()
+    control_plane.finish_round(second, RoundState.FAILED)
+    rest, _ = watching.communicate(timeout=90)
+    assert f"round {first} of 2 in" in rest
+    assert watching.returncode == 1
+
+
+def test_following_events_shows_each_as_it_happens(run: Run, federation: Path, environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "fedafd.cli.main", "events", "--follow", "--last", "1", "--json"]
+    following = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
+    assert following.stdout is not None
+    following.stdout.readline()
+    run("client", "invite", "followed", "--kind", "text")
+    event = json.loads(following.stdout.readline())
+    assert (event["kind"], event["data"]) == ("client.invited", {"client": "followed"})
+    following.terminate()
+    following.wait(30)

@@ -1,0 +1,163 @@
+"""The REST API in this process: the real application on a real database, with what tests put into it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from fedafd.control_plane.app import create_app
+from fedafd.control_plane.context import Context
+from fedafd.control_plane.settings import ControlPlaneSettings
+from fedafd.datasets import load_public_data, write_public_set
+from fedafd.domain.kinds import ClientKind
+from fedafd.persistence.client_repository import enrol_client, invite_client
+from fedafd.persistence.federation_repository import get_federation
+from fedafd.persistence.migrate import migrate
+from fedafd.persistence.model_repository import add_files
+from fedafd.persistence.models import ModelVersionRow, PersonalizedModelRow
+from fedafd.persistence.round_repository import add_rounds
+from fedafd.storage import StoreSettings
+from fedafd.storage.store import sha256_of
+
+KEY = "fedafd-key.test"
+FEDERATION = {"name": "trial", "preset": "small"}
+
+
+@dataclass
+class Rest:
+    app: FastAPI
+    http: httpx.AsyncClient
+    url: str = ""
+
+    @property
+    def context(self) -> Context:
+        context: Context = self.app.state.context
+        return context
+
+    async def key(self, name: str, role: str) -> dict[str, str]:
+        """Headers of a new key."""
+        made = await self.http.post("/api-keys", json={"name": name, "role": role})
+        assert made.status_code == 201, made.text
+        return {"Authorization": f"Bearer {made.json()['secret']}"}
+
+    async def federation(self, name: str = "trial") -> None:
+        made = await self.http.post("/federations", json=FEDERATION | {"name": name})
+        assert made.status_code == 201, made.text
+
+    async def public_set(self, folder: Path) -> None:
+        manifest = write_public_set(
+            load_public_data("shapes", None, {"num_train": 8, "num_val": 4, "num_test": 4}), folder / "public"
+        )
+        for path in (folder / "public").glob("*.parquet"):
+            content = path.read_bytes()
+            name = hashlib.sha256(content).hexdigest()
+            sent = await self.http.put(f"/federations/trial/public-set/shards/{name}", content=content)
+            assert sent.status_code == 204, sent.text
+        made = await self.http.put("/federations/trial/public-set", content=manifest.to_bytes())
+        assert made.status_code == 200, made.text
+
+    async def enrol(self, name: str, federation: str = "trial") -> dict[str, str]:
+        """Headers of a client that has enrolled."""
+        async with self.context.database.transaction() as session:
+            _, token = await invite_client(session, federation, name, ClientKind.TEXT, timedelta(hours=1))
+            _, credential = await enrol_client(session, token, ClientKind.TEXT, "1.0")
+        return {"Authorization": f"Bearer {credential}"}
+
+    async def publish(self, count: int) -> None:
+        """Global versions 1 to `count`, each from the one before, of two files each; the last is current."""
+        async with self.context.database.transaction() as session:
+            owner = await get_federation(session, "trial", lock=True)
+            for row in await add_rounds(session, "trial", owner.config, "0" * 64, count):
+                version = ModelVersionRow(
+                    federation_id="trial",
+                    version=row.number,
+                    round_id=row.id,
+                    parent_version=row.number - 1 or None,
+                    state_key="none",
+                    state_sha256="0" * 64,
+                    metrics={"rsum": float(row.number)},
+                )
+                session.add(version)
+                await session.flush()
+                await add_files(session, version, self._files(f"global-{row.number}"))
+                owner.current_version, row.state = row.number, "completed"
+
+    async def share(self, client: str) -> None:
+        """A personalized version of a client, of the first round."""
+        from fedafd.persistence.client_repository import get_client
+        from fedafd.persistence.round_repository import get_round_by_number
+
+        async with self.context.database.transaction() as session:
+            owner = await get_client(session, "trial", client)
+            round_id = (await get_round_by_number(session, "trial", 1)).id
+            version = PersonalizedModelRow(client_id=owner.id, version=1, round_id=round_id, metrics={"acc1": 50.0})
+            session.add(version)
+            await session.flush()
+            await add_files(session, version, self._files(f"of-{client}"))
+
+    def _files(self, name: str) -> dict[str, Any]:
+        contents = {"config.json": f'{{"name": "{name}"}}'.encode(), "weights/model.safetensors": name.encode() * 1000}
+        entries = {}
+        for path, content in contents.items():
+            key = f"federations/trial/test/{sha256_of(content)}"
+            self.context.store.put(key, content)
+            entries[path] = {"sha256": sha256_of(content), "size_bytes": len(content), "key": key}
+        return entries
+
+
+def settings_for(database_url: str, store: StoreSettings, **more: Any) -> ControlPlaneSettings:
+    values: dict[str, Any] = {"database_url": database_url, "store": store, "admin_key": KEY}
+    return ControlPlaneSettings(**(values | more))
+
+
+@asynccontextmanager
+async def in_process(settings: ControlPlaneSettings) -> AsyncIterator[Rest]:
+    """Without a socket: quick, but streams do not stream."""
+    await asyncio.to_thread(migrate, settings.database_url.get_secret_value())
+    app = create_app(settings)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test/v1", headers=headers) as client,
+    ):
+        yield Rest(app, client)
+
+
+@asynccontextmanager
+async def listening(settings: ControlPlaneSettings) -> AsyncIterator[Rest]:
+    """Behind a real server on a free port of this process."""
+    await asyncio.to_thread(migrate, settings.database_url.get_secret_value())
+    app = create_app(settings)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2))
+    running = asyncio.create_task(server.serve())
+    while not server.started:
+        assert not running.done(), running
+        await asyncio.sleep(0.02)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    headers = {"Authorization": f"Bearer {KEY}"}
+    url = f"http://127.0.0.1:{port}"
+    async with httpx.AsyncClient(base_url=f"{url}/v1", headers=headers, timeout=60) as client:
+        yield Rest(app, client, url)
+    server.should_exit = True
+    await running
+
+
+def problem(response: httpx.Response, status: int, code: str) -> str:
+    """The detail of an answer that must be this problem."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body = response.json()
+    assert body["type"] == f"urn:fedafd:error:{code}"
+    assert body["status"] == status
+    return str(body["detail"])

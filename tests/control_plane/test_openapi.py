@@ -1,0 +1,115 @@
+"""OpenAPI tells the truth: generated requests against the real server, on both databases, checked against it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+    unsupported_method,
+)
+from tests.control_plane.rest import FEDERATION, KEY, Rest, listening, settings_for
+
+from fedafd.storage import StoreSettings
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    unsupported_method,
+]
+HEADERS = {"Authorization": f"Bearer {KEY}"}
+EXAMPLES = 3
+
+
+@pytest.fixture
+def server(database_url: str, tmp_path: Path) -> Iterator[str]:
+    """A server in a thread of its own, with something in it."""
+    ready, stop, url = threading.Event(), asyncio.Event(), ""
+    loop = asyncio.new_event_loop()
+
+    async def prepare(rest: Rest) -> None:
+        await rest.federation()
+        await rest.public_set(tmp_path)
+        await rest.enrol("north")
+        await rest.publish(2)
+        await rest.share("north")
+
+    async def serve() -> None:
+        nonlocal url
+        async with listening(settings_for(database_url, StoreSettings(url=str(tmp_path / "store")))) as rest:
+            await prepare(rest)
+            url = rest.url
+            ready.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    assert ready.wait(120)
+    yield url
+    loop.call_soon_threadsafe(stop.set)
+    thread.join(60)
+
+
+def test_generated_requests_are_answered_as_documented(server: str) -> None:
+    schema = schemathesis.openapi.from_url(f"{server}/openapi.json")
+    tried = 0
+    for result in schema.get_all_operations():
+        _try(result.ok())
+        tried += 1
+    assert tried > 35
+    assert httpx.get(f"{server}/readyz").status_code == 200
+
+
+def _try(operation: Any) -> None:
+    @given(case=operation.as_strategy())
+    @settings(
+        max_examples=EXAMPLES,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    def request(case: Any) -> None:
+        # What exists is asked for more often than chance would.
+        for name, value in {"federation": "trial", "client": "north", "version": "current", "number": 1}.items():
+            if name in case.path_parameters and len(str(case.path_parameters[name])) % 2:
+                case.path_parameters[name] = value
+        if case.path.endswith("/events"):
+            case.headers = {"Accept": "application/json"}
+        case.call_and_validate(headers=HEADERS, checks=CHECKS, timeout=60)
+
+    request()
+
+
+def test_the_document_names_every_error_by_one_schema(server: str) -> None:
+    document = httpx.get(f"{server}/openapi.json").json()
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            for status, response in operation["responses"].items():
+                if int(status) >= 400 and path != "/readyz":
+                    assert list(response["content"]) == ["application/problem+json"], (method, path, status)
+            if path.startswith("/v1/"):
+                assert {"401", "403"} <= set(operation["responses"]), (method, path)
+                assert operation["security"], (method, path)
+            if method == "post":
+                headers = [each["name"] for each in operation["parameters"] if each["in"] == "header"]
+                assert "Idempotency-Key" in headers, path
+
+
+def test_the_example_configuration_fits_its_schema(server: str) -> None:
+    made = httpx.get(f"{server}/v1/federations/{FEDERATION['name']}", headers=HEADERS)
+    assert made.json()["config"]["preset"] == FEDERATION["preset"]

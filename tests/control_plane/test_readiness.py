@@ -1,0 +1,99 @@
+"""Presence of agents, and probes that say what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from tests.control_plane.rest import Rest, in_process, settings_for
+
+from fedafd.control_plane.settings import load_settings
+from fedafd.domain.errors import ConfigurationError
+from fedafd.messaging.presence import PresenceWriter
+from fedafd.persistence.client_repository import note_seen
+from fedafd.persistence.migrate import head_revision
+from fedafd.persistence.models import utc_now
+from fedafd.storage import StoreSettings
+
+
+async def test_an_agent_is_there_by_redis_and_by_the_database(
+    postgres_url: str, tmp_path: Path, redis_url: str
+) -> None:
+    settings = settings_for(postgres_url, StoreSettings(url=str(tmp_path / "store")), redis_url=redis_url)
+    async with in_process(settings) as rest:
+        await rest.federation()
+        await rest.enrol("north")
+        PresenceWriter(redis_url).seen("trial", "north", "training, epoch 2")
+        async with asyncio.timeout(30):
+            while True:
+                found = (await rest.http.get("/federations/trial/clients/north")).json()
+                if found["activity"]:
+                    break
+                await asyncio.sleep(0.1)
+        assert (found["online"], found["activity"]) == (True, "training, epoch 2")
+        (listed,) = (await rest.http.get("/federations/trial/clients")).json()["items"]
+        assert listed == found
+        assert (await rest.http.get("http://test/readyz")).json()["redis"] == "ok"
+
+
+async def test_without_redis_the_last_call_says_who_is_there(rest: Rest) -> None:
+    from datetime import timedelta
+
+    from fedafd.persistence.client_repository import get_client
+
+    await rest.federation()
+    await rest.enrol("north")
+    assert (await rest.http.get("/federations/trial/clients/north")).json()["online"] is True
+    async with rest.context.database.transaction() as session:
+        client = await get_client(session, "trial", "north")
+        await note_seen(session, client.id, utc_now() - timedelta(minutes=5))
+    found = (await rest.http.get("/federations/trial/clients/north")).json()
+    assert (found["online"], found["state"]) == (False, "enrolled")
+
+
+async def test_a_server_that_has_all_is_ready(rest: Rest) -> None:
+    answer = await rest.http.get("http://test/readyz")
+    assert answer.json() == {"database": "ok", "schema_revision": "ok", "store": "ok", "redis": "not configured"}
+
+
+async def test_what_is_away_is_named(postgres_url: str, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    settings = settings_for(postgres_url, StoreSettings(url=str(store)), redis_url="redis://127.0.0.1:1/0")
+    async with in_process(settings) as rest:
+        answer = await rest.http.get("http://test/readyz")
+        assert (answer.status_code, answer.json()["database"], answer.json()["store"]) == (503, "ok", "ok")
+        assert "ConnectionError" in answer.json()["redis"]
+        assert (await rest.http.get("/federations")).status_code == 200
+        (store / ".incoming").rmdir()
+        assert "not there" in (await rest.http.get("http://test/readyz")).json()["store"]
+        async with rest.context.database.transaction() as session:
+            await session.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+        assert "run `fedafd migrate`" in (await rest.http.get("http://test/readyz")).json()["schema_revision"]
+        async with rest.context.database.transaction() as session:
+            await session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        assert (await rest.http.get("http://test/readyz")).json()["schema_revision"] == "ok"
+        assert (await rest.http.get("http://test/healthz")).json() == {"status": "ok"}
+
+
+def test_the_process_refuses_a_database_that_is_not_migrated(tmp_path: Path) -> None:
+    variables = {"DATABASE_URL": f"sqlite:///{tmp_path}/new.db", "STORE__URL": str(tmp_path / "store")}
+    environment = os.environ | {f"FEDAFD_CONTROL_PLANE_{key}": value for key, value in variables.items()}
+    command = [sys.executable, "-m", "fedafd.control_plane.app"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith(f"needs revision {head_revision()}; run `fedafd migrate` first")
+    assert "Traceback" not in done.stderr
+
+
+def test_an_empty_file_for_the_admin_key_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("\n")
+    given = {"DATABASE_URL": "sqlite:///x.db", "STORE__URL": "x", "ADMIN_KEY_FILE": f"{tmp_path}/key"}
+    for name, value in given.items():
+        monkeypatch.setenv(f"FEDAFD_CONTROL_PLANE_{name}", value)
+    with pytest.raises(ConfigurationError, match="is empty"):
+        load_settings().first_admin_key()
