@@ -65,6 +65,7 @@ charts: setup ## Write the tables of values into the charts' READMEs
 test-helm: setup ## Install the charts in the cluster of KUBECONFIG, run rounds, break, upgrade, remove (docs/deploy-kubernetes.md)
 	@test -n "$$KUBECONFIG" || { echo "Set KUBECONFIG to a cluster in which a namespace may be made and removed"; exit 1; }
 	@command -v helm >/dev/null || tools/install_go_tools.sh helm
+	@if [ -n "$$FEDAFD_LOAD_IMAGES" ] && [ -z "$$FEDAFD_IMAGE_TAG" ]; then $(MAKE) images; fi
 	FEDAFD_TEST_CLUSTER=1 $(BIN)/python -m pytest -n 0 -x -s tests/helm/cluster
 
 secrets: ## Generate what docker-compose.yml needs into deploy/secrets; what is there stays

@@ -163,4 +163,9 @@ def chart_values(chart: str) -> Values:
     return loaded
 
 
+def chart_version() -> str:
+    """The version of the program that the charts install, which is the default tag of its images."""
+    return str(yaml.safe_load((CHARTS / SERVER / "Chart.yaml").read_text(encoding="utf-8"))["appVersion"])
+
+
 SCHEMAS = Path(__file__).resolve().parent / "schemas"

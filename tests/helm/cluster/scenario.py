@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.end_to_end.federation import FEDERATION as TINY_FEDERATION
 from tests.end_to_end.federation import KINDS, TINY_IMAGE, TINY_TEXT
-from tests.helm.charts import TRIAL, Values, merged
+from tests.helm.charts import TRIAL, Values, chart_version, merged
 
 from fedafd.datasets import load_public_data, write_public_set
 
@@ -25,7 +25,7 @@ __all__ = [
 # Long enough for something to be broken in the middle of a site's training.
 FEDERATION = merged(TINY_FEDERATION, {"client": {"local_epochs": 12}})
 REGISTRY = os.environ.get("FEDAFD_IMAGE_REGISTRY", "")
-TAG = os.environ.get("FEDAFD_IMAGE_TAG", "latest")
+TAG = os.environ.get("FEDAFD_IMAGE_TAG") or chart_version()
 POSTGRES = os.environ.get("FEDAFD_POSTGRES_IMAGE", "postgres:15-bookworm")
 REDIS = os.environ.get("FEDAFD_REDIS_IMAGE", "redis:7-bookworm")
 RELEASE = "fed"

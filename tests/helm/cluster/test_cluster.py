@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.helm.cluster import scenario
-from tests.helm.cluster.kubernetes import Namespace, Pod, Transcript, load_images, run, wait_until
+from tests.helm.cluster.kubernetes import Namespace, Pod, Transcript, is_ready, load_images, run, wait_until
 from tests.helm.cluster.operator_client import Operator
 from tests.helm.cluster.scenario import FEDERATION, KINDS, RELEASE, SERVER_PODS, server_values, site_values
 from tests.servers import ROOT
@@ -276,3 +276,59 @@ def _openssl(folder: Path, *arguments: str) -> None:
     options = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     paths = [str(folder / each) if each.endswith((".key", ".crt", ".csr")) else each for each in arguments]
     run("openssl", *paths[:1], *options, *paths[1:])
+
+
+def test_on_stores_of_ones_own_migration_is_a_hook_and_pods_scale(world: World) -> None:
+    """A second installation, in a namespace of its own, on PostgreSQL, Redis and S3 that are not the release's."""
+    stores = Namespace(f"{world.namespace}-stores")
+    try:
+        _install_on_other_stores(world, stores)
+    finally:
+        stores.remove()
+
+
+def _install_on_other_stores(world: World, stores: Namespace) -> None:
+    nothing = {"controlPlane": {"replicas": 0}, "aggregator": {"replicas": 0}, "distiller": {"replicas": 0}}
+    stores.create()
+    stores.install("stores", "fedafd", server_values(networkPolicy={"enabled": False}, **nothing))
+    given = {key: base64.b64decode(value).decode() for key, value in stores.secret("stores-fedafd-generated").items()}
+    host = f"stores-fedafd-{{}}.{stores}.svc"
+    secrets = {
+        "keys": {"admin-key": "fedafd-key.own", "internal-token": "own-internal-token"},
+        "postgres": {"url": given["database-url"].replace("stores-fedafd-postgresql", host.format("postgresql"))},
+        "redis": {"url": given["redis-url"].replace("stores-fedafd-redis", host.format("redis"))},
+    }
+    for process in ("control-plane", "aggregator", "distiller"):
+        pair = {half: given[f"{process}-{half}"] for half in ("access-key", "secret-key")}
+        secrets[f"s3-{process}"] = pair
+    for name, content in secrets.items():
+        literals = [f"--from-literal={key}={value}" for key, value in content.items()]
+        world.namespace.kubectl("create", "secret", "generic", f"own-{name}", *literals)
+    values = server_values(
+        auth={"generate": False, "existingSecret": "own-keys"},
+        database={"existingSecret": "own-postgres", "trial": {"enabled": False}},
+        redis={"existingSecret": "own-redis", "trial": {"enabled": False}},
+        objectStore={
+            "trial": {"enabled": False},
+            "endpoint": f"{host.format('minio')}:9000",
+            "secure": False,
+            "port": 9000,
+        },
+        controlPlane={"objectStoreSecret": "own-s3-control-plane", "autoscaling": {"enabled": True}},
+        aggregator={"objectStoreSecret": "own-s3-aggregator", "autoscaling": {"enabled": True}},
+        distiller={"objectStoreSecret": "own-s3-distiller", "replicas": 1},
+    )
+    with world.transcript.step(
+        "helm install on stores of one's own: migration as a hook, autoscaling to two pods each"
+    ):
+        world.namespace.install("own", "fedafd", values)
+        selector = "--selector=app.kubernetes.io/instance=own"
+        wait_until(lambda: _ready(world.namespace.get("pods", selector)) == 5, "two pods of each, and the distiller")
+    assert not world.namespace.get("jobs", selector), "a hook that succeeded is deleted"
+    assert len(world.namespace.get("poddisruptionbudgets", selector)) == 2
+    world.namespace.helm("test", "own")
+    world.namespace.helm("uninstall", "own", "--wait")
+
+
+def _ready(pods: list[Pod]) -> int:
+    return sum(is_ready(pod) for pod in pods)
