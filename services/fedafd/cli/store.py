@@ -1,4 +1,4 @@
-"""`fedafd store provision`: the bucket and the access keys of a MinIO of one's own."""
+"""`fedafd store`: prepare an object store of one's own, and check what it holds."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from typing import Annotated
 
 import typer
 
+from fedafd.cli.verify import store_verify
 from fedafd.domain.errors import ConfigurationError
 
 __all__ = ["read_secret", "store_app"]
 
-store_app = typer.Typer(help="Prepare an object store of your own.", no_args_is_help=True)
+store_app = typer.Typer(help="Prepare and check the object store.", no_args_is_help=True)
 
 
 @store_app.callback()
 def _store() -> None:
-    """Prepare an object store of your own."""
+    """Prepare and check the object store."""
+
+
+store_app.command("verify")(store_verify)
 
 
 @store_app.command("provision")

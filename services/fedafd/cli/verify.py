@@ -1,0 +1,86 @@
+"""`fedafd store verify`: does the object store hold what the database names? For use after a restore."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import typer
+
+from fedafd.domain.errors import FedafdError
+
+if TYPE_CHECKING:
+    from fedafd.persistence.object_repository import NamedObject
+    from fedafd.storage import ObjectStore
+
+__all__ = ["IncompleteStoreError", "store_verify"]
+
+_SHOWN = 20
+
+
+class IncompleteStoreError(FedafdError):
+    """Objects that the database names are not there, or are not what they were."""
+
+    code = "incomplete-store"
+
+
+def store_verify() -> None:
+    """Read every object that the database names and compare its hash. Settings: FEDAFD_AGGREGATOR_*."""
+    from fedafd.aggregator.settings import load_settings
+    from fedafd.storage import open_store
+
+    settings = load_settings()
+    store = open_store(settings.store)
+    objects, public_sets = asyncio.run(_named(settings.database_url.get_secret_value()))
+    problems, count = [], 0
+    for each in (*objects, *_public_objects(store, public_sets)):
+        count += 1
+        if problem := _problem(store, each):
+            problems.append(problem)
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise IncompleteStoreError(f"{len(problems)} of {count} objects: {'; '.join(problems[:_SHOWN])}{more}")
+    typer.echo(f"{count} objects are there and have the hash that the database names")
+
+
+async def _named(database_url: str) -> tuple[list[NamedObject], list[str]]:
+    from fedafd.persistence.database import Database
+    from fedafd.persistence.migrate import check_schema
+    from fedafd.persistence.object_repository import named_objects, public_set_hashes
+
+    database = Database(database_url)
+    try:
+        await check_schema(database)
+        async with database.transaction() as session:
+            return await named_objects(session), await public_set_hashes(session)
+    finally:
+        await database.close()
+
+
+def _public_objects(store: ObjectStore, public_sets: list[str]) -> Iterator[NamedObject]:
+    from fedafd.domain.manifest import MANIFEST_NAME, read_manifest
+    from fedafd.persistence.object_repository import NamedObject
+    from fedafd.storage.store import get_verified
+
+    for sha256 in public_sets:
+        manifest = NamedObject(f"public-sets/{sha256}/{MANIFEST_NAME}", sha256)
+        yield manifest
+        if _problem(store, manifest) is None:
+            for shard in read_manifest(get_verified(store, manifest.key, sha256)).shards:
+                yield NamedObject(f"public-sets/{sha256}/{shard.name}", shard.sha256)
+
+
+def _problem(store: ObjectStore, named: NamedObject) -> str | None:
+    """What is wrong with an object, or None. Reads it in pieces: a model may be large."""
+    import hashlib
+
+    from fedafd.domain.errors import ArtifactNotFoundError
+
+    digest = hashlib.sha256()
+    try:
+        for piece in store.stream(named.key):
+            digest.update(piece)
+    except ArtifactNotFoundError:
+        return f"{named.key} is missing"
+    return None if digest.hexdigest() == named.sha256 else f"{named.key} has other content"

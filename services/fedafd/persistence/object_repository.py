@@ -1,0 +1,41 @@
+"""Every object that the database names: what a backup must hold and a restore is checked against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from fedafd.persistence.models import ArtifactRow, FederationRow, ModelFileRow, ModelVersionRow, RoundRow
+
+__all__ = ["NamedObject", "named_objects", "public_set_hashes"]
+
+
+@dataclass(frozen=True, order=True)
+class NamedObject:
+    """An object's key and the SHA-256 of its content."""
+
+    key: str
+    sha256: str
+
+
+async def named_objects(session: AsyncSession) -> list[NamedObject]:
+    """Artifacts, files of models and server states, each once, by key."""
+    found: set[NamedObject] = set()
+    for key, sha256 in (
+        (ArtifactRow.key, ArtifactRow.sha256),
+        (ModelFileRow.key, ModelFileRow.sha256),
+        (ModelVersionRow.state_key, ModelVersionRow.state_sha256),
+    ):
+        found |= {NamedObject(*row) for row in await session.execute(select(key, sha256))}
+    return sorted(found)
+
+
+async def public_set_hashes(session: AsyncSession) -> list[str]:
+    """Public sets of federations and of their rounds."""
+    federations = select(FederationRow.public_set_sha256).where(FederationRow.public_set_sha256.is_not(None))
+    rows: Iterator[str | None] = iter(await session.scalars(federations))
+    rounds: Iterator[str | None] = iter(await session.scalars(select(RoundRow.public_set_sha256).distinct()))
+    return sorted({sha256 for sha256 in (*rows, *rounds) if sha256})
