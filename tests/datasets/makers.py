@@ -75,10 +75,10 @@ def ag_news(folder: Path, *, val: bool = True) -> Path:
     return folder
 
 
-def karpathy(folder: Path, *, images: str = "tar") -> Path:
+def karpathy(folder: Path, *, images: str = "tar", counts: tuple[int, int, int] = (6, 2, 2)) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     entries, files = [], {}
-    for split, count in zip(SPLITS, (6, 2, 2), strict=True):
+    for split, count in zip(SPLITS, counts, strict=True):
         for n in range(count):
             name = f"{split}{n}.jpg"
             files[name] = picture(len(files), form="JPEG")

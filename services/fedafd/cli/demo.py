@@ -10,7 +10,7 @@ import json
 import signal
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fedafd.cli.demo_processes import Child
     from fedafd.cli.demo_report import DemoResult, RoundResult
     from fedafd.cli.demo_services import Services
-    from fedafd.cli.demo_sites import DemoSite
+    from fedafd.cli.demo_sites import DemoSite, Plan
 
 __all__ = ["DemoOptions", "demo", "run_demo"]
 
@@ -75,35 +75,39 @@ def demo(
 
 def run_demo(options: DemoOptions, console: Console, *, as_json: bool = False) -> int:
     """Run the demo; returns the exit code: 0 done, 1 something failed (said on `console`), 130 interrupted."""
+    from rich.markup import escape
+
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        result = _run(options, console)
+        _run(options, console, as_json=as_json)
     except KeyboardInterrupt:
         console.print("\n[yellow]Interrupted; everything is stopped.[/]")
         return 130
     except FedafdError as error:
-        console.print(f"[red]The demo stopped:[/] {error}", highlight=False)
+        console.print(f"[red]The demo stopped:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         return 1
     except OSError as error:
-        console.print(f"[red]The demo stopped:[/] {error.strerror or error} ({error.filename or 'no file'})")
+        where = escape(f"{error.filename or 'no file'}: {error.strerror or error}")
+        console.print(f"[red]The demo stopped:[/] {where}", highlight=False, soft_wrap=True)
         return 1
     finally:
         signal.signal(signal.SIGTERM, previous)
-    if as_json:
-        sys.stdout.write(json.dumps(result.to_json(), indent=2) + "\n")
     return 0
 
 
-def _run(options: DemoOptions, console: Console) -> DemoResult:
+def _run(options: DemoOptions, console: Console, *, as_json: bool) -> None:
     from fedafd.cli.demo_output import DemoOutput
     from fedafd.cli.demo_processes import Supervisor
     from fedafd.cli.demo_services import Backends, Services, cores, start_redis
+    from fedafd.cli.demo_sites import prepare_sites
 
     started = time.monotonic()
     with ExitStack() as stack:
         output = DemoOutput(options.output, force=options.force)
         stack.callback(output.release)
         supervisor = stack.enter_context(Supervisor(output.logs))
+        with console.status("Preparing the data"):
+            plan = prepare_sites(supervisor, output.work, options.data, options.seed)
         with console.status("Starting Redis, control plane, aggregator, distiller"):
             backends = Backends(
                 database_url=f"sqlite:///{output.work / 'fedafd.db'}",
@@ -112,29 +116,31 @@ def _run(options: DemoOptions, console: Console) -> DemoResult:
             )
             services = Services(supervisor, backends, http_port=options.port, threads=cores())
             services.start()
-        run = _Federation(options, console, output, services)
-        result = run.result(started)
+        result = _Federation(options, console, output, services, plan).result(started)
         output.finish(result.to_json())
         _say_where(console, result, output, services, keep=options.keep)
-        while options.keep:
-            supervisor.check()
-            time.sleep(0.5)
-    return result
+        if as_json:
+            sys.stdout.write(json.dumps(result.to_json(), indent=2) + "\n")
+            sys.stdout.flush()
+        with suppress(KeyboardInterrupt):
+            while options.keep:
+                supervisor.check()
+                time.sleep(0.5)
 
 
 class _Federation:
     """The federation of this demo: sites, rounds, comparison."""
 
-    def __init__(self, options: DemoOptions, console: Console, output: DemoOutput, services: Services) -> None:
+    def __init__(
+        self, options: DemoOptions, console: Console, output: DemoOutput, services: Services, plan: Plan
+    ) -> None:
         from fedafd.cli.demo_federation import FederationClient
-        from fedafd.cli.demo_sites import prepare_sites
 
         self._options = options
         self._console = console
         self._output = output
         self._supervisor = services.supervisor
-        with console.status("Preparing the data"):
-            self._plan = prepare_sites(self._supervisor, output.work, options.data, options.seed)
+        self._plan = plan
         self._rest = FederationClient(services.url, services.api_key, self._plan.federation["name"])
         with console.status("Creating the federation, pushing the public set"):
             self._rest.create(self._plan.federation)
@@ -248,9 +254,13 @@ def _say_where(console: Console, result: DemoResult, output: DemoOutput, service
     from fedafd.cli.demo_report import print_report
 
     print_report(console, result)
-    console.print(f"Results [bold]{output.results}[/]; models [bold]{output.models}[/]; logs {output.logs}")
+    console.print(
+        f"Results [bold]{output.results}[/]; models [bold]{output.models}[/]; logs {output.logs}", soft_wrap=True
+    )
     if keep:
-        console.print(f"REST and its documentation: {services.url}/docs with the API key {services.api_key}")
+        console.print(
+            f"REST and its documentation: {services.url}/docs with the API key {services.api_key}", soft_wrap=True
+        )
         console.print("Everything keeps running; stop it with Ctrl-C.")
 
 

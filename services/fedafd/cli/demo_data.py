@@ -12,7 +12,10 @@ from fedafd.datasets.cuts import DataSource, generated, real_cuts
 from fedafd.domain.errors import FedafdError
 from fedafd.domain.kinds import ClientKind
 
-__all__ = ["main"]
+__all__ = ["TOLD", "main"]
+
+TOLD = 3
+"""Exit code: what was wrong is all that was written."""
 
 _NAMES = {ClientKind.IMAGE: "images", ClientKind.TEXT: "texts", ClientKind.PAIR: "pairs"}
 
@@ -26,7 +29,10 @@ def main(arguments: list[str]) -> int:
         write_public_set(load_public_data(public.adapter, public.path, public.options), work / "public-set")
     except FedafdError as error:
         sys.stderr.write(f"{error}\n")
-        return 1
+        return TOLD
+    except OSError as error:
+        sys.stderr.write(f"{error.filename or work}: cannot be written: {error.strerror or error}; is the disk full?\n")
+        return TOLD
     plan = {
         "federation": _federation(seed, real=data is not None),
         "sites": [_site(kind, source) for kind, source in clients.items()],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,12 @@ from typing import Any
 import yaml
 
 from fedafd.cli.demo_processes import Supervisor
+from fedafd.domain.errors import DataError
 
 __all__ = ["DemoSite", "Plan", "prepare_sites"]
+
+_TOLD = 3
+"""Exit code of fedafd.cli.demo_data for an error that it has told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +57,17 @@ class Plan:
 
 
 def prepare_sites(supervisor: Supervisor, work: Path, data: Path | None, seed: int) -> Plan:
-    """Write the public set and describe the sites; in a child, so that this process stays small."""
+    """Write the public set and describe the sites; in a child, so that this process stays small.
+
+    Raises DataError for data that cannot be used or a public set that cannot be written.
+    """
     plan = work / "plan.json"
     command = [sys.executable, "-m", "fedafd.cli.demo_data", str(work), str(seed), *([str(data)] if data else [])]
     child = supervisor.start("data", command, {}, may_end=True)
-    supervisor.wait_until(lambda: child.process.poll() is not None, "the data", seconds=600)
+    while child.process.poll() is None:
+        time.sleep(0.05)
+    if child.process.returncode == _TOLD:
+        raise DataError(child.log.read_text(encoding="utf-8", errors="replace").strip())
     child.check()
     described = json.loads(plan.read_text(encoding="utf-8"))
     sites = [DemoSite(**site) for site in described["sites"]]

@@ -1,0 +1,259 @@
+"""`fedafd demo` as a user runs it: what it leaves behind, what it says when something is in its way, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from tests.datasets import makers
+from tests.servers import ROOT, wait_until
+
+pytestmark = pytest.mark.timeout(900)
+
+FEDAFD = [sys.executable, "-m", "fedafd.cli.main"]
+CLIENT_KEYS = {"name", "kind", "metric", "alone", "federated", "bytes_up", "bytes_down", "details"}
+RECALLS = {"i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "rsum"}
+
+
+@contextmanager
+def demo(folder: Path, *arguments: str, limit_bytes: int | None = None) -> Iterator[subprocess.Popen[str]]:
+    """A demo in `folder`; its output goes to demo.txt there."""
+
+    def limit() -> None:
+        if limit_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+
+    with (folder / "demo.txt").open("w") as output:
+        command = [*FEDAFD, "demo", "--rounds", "1", "--no-alone", *arguments]
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, text=True, preexec_fn=limit
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def said(folder: Path) -> str:
+    return " ".join((folder / "demo.txt").read_text().split())
+
+
+def children(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def assert_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=15)
+    assert [each.cmdline() for each in alive if each.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_a_busy_port_is_told(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with demo(tmp_path, "--port", str(port)) as process:
+            assert process.wait(300) == 1
+    assert f"port {port} of 127.0.0.1 is in use; choose another with --port" in said(tmp_path)
+    assert "Traceback" not in said(tmp_path)
+
+
+def test_a_folder_that_holds_other_files_is_told_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    with demo(tmp_path, "--output", "mine") as process:
+        assert process.wait(300) == 1
+    assert "holds files of others (thesis.tex); choose another folder" in said(tmp_path)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_missing_real_data_is_told_before_anything_is_started(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    makers.karpathy(data / "flickr8k")
+    makers.cifar_npz(data / "cifar100")
+    with demo(tmp_path, "--data", str(data)) as process:
+        assert process.wait(300) == 1
+    assert f"{data}/ag_news_csv: no such folder" in said(tmp_path)
+    assert not (tmp_path / "demo-output" / "work" / "logs" / "redis.log").exists()
+    makers.ag_news(data / "ag_news_csv")
+    (data / "flickr8k" / "images.tar").unlink()
+    with demo(tmp_path, "--data", str(data), "--force") as process:
+        assert process.wait(300) == 1
+    assert "neither a folder images/ nor a .tar of images" in said(tmp_path)
+    assert "Traceback" not in said(tmp_path)
+
+
+def test_a_disk_that_fills_up_is_told_and_nothing_keeps_running(tmp_path: Path) -> None:
+    """A limit on the size of files is a full disk to every process of the demo."""
+    with demo(tmp_path, limit_bytes=300_000) as process:
+        assert process.wait(300) == 1
+    assert re.search(r"demo-output/work: cannot be written: .*File too large; is the disk full\?", said(tmp_path))
+    assert "Traceback" not in said(tmp_path)
+
+
+def log_exists(name: str) -> Callable[[Path], bool]:
+    return lambda folder: (folder / "demo-output" / "work" / "logs" / f"{name}.log").exists()
+
+
+PHASES: dict[str, Callable[[Path], bool]] = {
+    "data": log_exists("data"),
+    "services": log_exists("control-plane"),
+    "agents": log_exists("agent-pairs"),
+    "round": lambda folder: "round 1 of 1: preparing" in said(folder),
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_ctrl_c_stops_everything_at_every_phase(tmp_path: Path, phase: str) -> None:
+    with demo(tmp_path) as process:
+        wait_until(lambda: PHASES[phase](tmp_path) or process.poll() is not None, phase, seconds=300)
+        running = children(process)
+        assert running
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert_gone(running)
+    assert "Interrupted; everything is stopped." in said(tmp_path)
+    assert "Traceback" not in said(tmp_path)
+    with demo(tmp_path) as process:
+        assert process.wait(300) == 1
+    assert "an earlier demo was interrupted here" in said(tmp_path)
+    assert "--force removes what it left" in said(tmp_path)
+
+
+def test_a_demo_leaves_what_it_promises_and_the_documents_commands_work_on_it(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    makers.karpathy(data / "flickr8k", counts=(40, 8, 8))
+    makers.cifar_npz(data / "cifar100")
+    makers.ag_news(data / "ag_news_csv")
+    with demo(tmp_path, "--data", str(data), "--keep", "--seed", "3") as process:
+        wait_until(
+            lambda: "stop it with Ctrl-C" in said(tmp_path) or process.poll() is not None, "the demo", seconds=600
+        )
+        assert process.poll() is None, said(tmp_path)
+        check_results(tmp_path / "demo-output")
+        readme_python_runs(tmp_path)
+        found = re.search(r"(http://127.0.0.1:\d+)/docs with the API key (\S+)", said(tmp_path))
+        assert found is not None
+        operators_commands_run(tmp_path, found[1], found[2])
+        running = children(process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        assert_gone(running)
+    again = json.loads((tmp_path / "demo-output" / ".demo.json").read_text())
+    assert again["state"] == "finished"
+
+
+def check_results(output: Path) -> None:
+    results = json.loads((output / "results.json").read_text())
+    assert (results["seed"], len(results["rounds"])) == (3, 1)
+    assert results["seconds"] > 0
+    for item in results["rounds"]:
+        assert set(item) >= {"number", "server", "bytes_up", "bytes_down", "seconds"}
+        assert set(item["server"]) == RECALLS
+        assert item["server"]["rsum"] == pytest.approx(
+            sum(v for k, v in item["server"].items() if k != "rsum"), abs=0.01
+        )
+    assert {client["kind"]: client["name"] for client in results["clients"]} == {
+        "image": "images",
+        "text": "texts",
+        "pair": "pairs",
+    }
+    for client in results["clients"]:
+        assert set(client) == CLIENT_KEYS
+        assert client["bytes_up"] > 0
+        assert client["bytes_down"] > 0
+        assert client["alone"] is None, "--no-alone"
+        assert (output / "models" / "clients" / client["name"] / "config.json").is_file()
+    assert (output / "models" / "global" / "config.json").is_file()
+    assert sum(client["bytes_up"] for client in results["clients"]) == results["rounds"][0]["bytes_up"]
+
+
+def blocks(document: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def readme_python_runs(folder: Path) -> None:
+    """The README's Python, word for word, where the demo lies."""
+    code = "\n".join(blocks("README.md", "python"))
+    assert "GlobalModel" in code
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nassert captions.shape[0] == 2"], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def operators_commands_run(folder: Path, url: str, api_key: str) -> None:
+    """The operator's and the site's guide, word for word but for paths, addresses and one round in place of ten."""
+    (folder / "admin-key").write_text(api_key)
+    (folder / "federation.yaml").write_text("name: lungs\npreset: small\n")
+    makers.karpathy(folder / "flickr30k", counts=(20, 4, 4))
+    (block,) = [block for block in blocks("docs/operator.md", "sh") if "federation create" in block]
+    for old, new in (
+        ("http://127.0.0.1:8080", url),
+        ("/run/secrets/admin-key", str(folder / "admin-key")),
+        ("/data/flickr30k", str(folder / "flickr30k")),
+        ("--rounds 10", "--rounds 1"),
+    ):
+        assert old in block
+        block = block.replace(old, new)
+    before, invite, after = re.split(r"(fedafd client invite [^\n]*\n)", block)
+    exports = before.splitlines()[0]
+    answer = shell(folder, before + invite)
+    token = re.search(r"fedafd-enrol\.[\w-]+", answer)
+    assert token is not None, answer
+    with site(folder, url, token[0]):
+        answer = shell(folder, f"{exports}\n{after}")
+    assert (folder / "models" / "current" / "config.json").is_file(), answer
+
+
+@contextmanager
+def site(folder: Path, url: str, token: str) -> Iterator[None]:
+    """The site engineer's agent, from the guide's agent.yaml."""
+    (text,) = [block for block in blocks("docs/site.md", "yaml") if "agent.yaml" in block]
+    config: dict[str, Any] = yaml.safe_load(text)
+    demo_agent = yaml.safe_load((folder / "demo-output" / "work" / "images.yaml").read_text())
+    makers.image_folder(folder / "xrays", splits=False, per_class=10)
+    config["data"]["path"] = str(folder / "xrays")
+    config |= {"aggregator": demo_agent["aggregator"], "state_dir": str(folder / "site"), "threads": 1}
+    (folder / "agent.yaml").write_text(yaml.safe_dump(config))
+    with (folder / "site.log").open("w") as log:
+        command = [*FEDAFD, "agent", "run", "--config", "agent.yaml", "--token", token]
+        agent = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        wait_until(
+            lambda: "agent.enrolled" in (folder / "site.log").read_text() or agent.poll() is not None, "the site", 120
+        )
+        assert agent.poll() is None, (folder / "site.log").read_text()
+        yield
+    finally:
+        agent.terminate()
+        assert agent.wait(60) == 0
+
+
+def shell(folder: Path, script: str) -> str:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euc", script],
+        cwd=folder,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
