@@ -87,7 +87,8 @@ def _fold(work: StageWork) -> StageResult:
         dtype=work.config.wire_dtype,
         allow_more=True,
     )
-    return StageResult({"sed-state": fold_state(work.config, work.modality, reps[work.modality], global_reps)})
+    state = fold_state(work.config, work.modality, reps[work.modality], global_reps, work.device)
+    return StageResult({"sed-state": state})
 
 
 def _merge(work: StageWork) -> StageResult:

@@ -18,6 +18,7 @@ from fedafd.algorithm.creamfl import ContrastiveEnsemble
 from fedafd.algorithm.distillation import MeanEnsemble, SimilarityEnsemble
 from fedafd.domain.config import EnsembleMode, FederationConfig
 from fedafd.domain.kinds import Modality
+from fedafd.learning.optimizers import choose_device
 
 __all__ = ["aggregate", "fold_state", "merge_states"]
 
@@ -27,10 +28,14 @@ def fold_state(
     modality: Modality,
     reps_ND: NDArray[np.float32],
     global_reps: Mapping[Modality, NDArray[np.float32]],
+    device: str = "cpu",
 ) -> bytes:
     """The state of one client's representations of one modality; `global_reps` hold both, [N, D] each."""
+    place = choose_device(device)
     mode, temperature = config.distillation.ensemble, config.distillation.temperature
-    target_ND = torch.from_numpy(global_reps[modality.other if mode is EnsembleMode.CONTRASTIVE else modality])
+    target_ND = torch.from_numpy(global_reps[modality.other if mode is EnsembleMode.CONTRASTIVE else modality]).to(
+        place
+    )
     if config.distillation.centre:
         target_ND = centre(target_ND, public_mean(target_ND))
     if mode is EnsembleMode.MEAN:
@@ -39,7 +44,7 @@ def fold_state(
         ensemble = ContrastiveEnsemble(target_ND, temperature, precision=config.distillation.precision)
     else:
         ensemble = SimilarityEnsemble(target_ND, temperature, precision=config.distillation.precision)
-    ensemble.add(torch.from_numpy(reps_ND))
+    ensemble.add(torch.from_numpy(reps_ND).to(place))
     return _packed(ensemble)
 
 
@@ -59,4 +64,4 @@ def aggregate(config: FederationConfig, state: bytes) -> NDArray[np.float32]:
 
 
 def _packed(ensemble: SimilarityEnsemble) -> bytes:
-    return save({name: torch.as_tensor(value).contiguous() for name, value in sorted(ensemble.state().items())})
+    return save({name: torch.as_tensor(value).cpu().contiguous() for name, value in sorted(ensemble.state().items())})
