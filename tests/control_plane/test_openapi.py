@@ -70,7 +70,7 @@ def test_generated_requests_are_answered_as_documented(server: str) -> None:
         _try(result.ok())
         tried += 1
     assert tried > 35
-    assert httpx.get(f"{server}/readyz").status_code == 200
+    assert httpx.get(f"{server}/readyz", timeout=60).status_code == 200
 
 
 def _try(operation: Any) -> None:
@@ -96,7 +96,7 @@ def _try(operation: Any) -> None:
 
 
 def test_the_document_names_every_error_by_one_schema(server: str) -> None:
-    document = httpx.get(f"{server}/openapi.json").json()
+    document = httpx.get(f"{server}/openapi.json", timeout=60).json()
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             for status, response in operation["responses"].items():
@@ -111,5 +111,5 @@ def test_the_document_names_every_error_by_one_schema(server: str) -> None:
 
 
 def test_the_example_configuration_fits_its_schema(server: str) -> None:
-    made = httpx.get(f"{server}/v1/federations/{FEDERATION['name']}", headers=HEADERS)
+    made = httpx.get(f"{server}/v1/federations/{FEDERATION['name']}", headers=HEADERS, timeout=60)
     assert made.json()["config"]["preset"] == FEDERATION["preset"]
