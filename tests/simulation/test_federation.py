@@ -102,6 +102,34 @@ def test_an_update_that_does_not_fit_is_refused(public: dict[str, PairSplit]) ->
 def test_weights_by_similarity_differ_from_the_mean(public: dict[str, PairSplit]) -> None:
     last = run("fedafd", public, rounds=1)[-1]
     federation = {mode: Federation(config(mode), public, clients(), device="cpu") for mode in ("fedafd", "fedafd-mean")}
-    both = {mode: f._aggregates(last.uploads, last.representations) for mode, f in federation.items()}
+    both = {mode: f._aggregates(last.uploads, last.ages, last.representations) for mode, f in federation.items()}
     for modality in Modality:
         assert not np.array_equal(both["fedafd"][modality], both["fedafd-mean"][modality])
+
+
+def test_a_stale_client_counts_only_where_the_configuration_says_so(public: dict[str, PairSplit]) -> None:
+    def second_round(**distillation: object) -> tuple[FederationProgress, bytes | None]:
+        values = TINY["federation"] | {"distillation": {"start_round": 1, **distillation}}
+        federation = Federation(parse_federation_config({"name": "tiny", **values}), public, clients(), device="cpu")
+        first = federation.run_round(FederationProgress())
+        second = federation.run_round(first, absent=["pair-0", "pair-1"])
+        assert second.clients["pair-0"] == first.clients["pair-0"]
+        assert second.ages == {"image-0": 0, "image-1": 0, "text-0": 0, "text-1": 0, "pair-0": 1, "pair-1": 1}
+        return second, second.server_state
+
+    left_out = second_round()[1]
+    kept = second_round(staleness_decay=0.5)[1]
+    assert left_out != kept
+    assert second_round(staleness_decay=1e-30)[1] != kept
+
+
+def test_a_warm_start_moves_fusion_and_head_and_holds_the_encoders(public: dict[str, PairSplit]) -> None:
+    def after(steps: int, epochs_that_do_nothing: float = 1e-12) -> dict[str, torch.Tensor]:
+        values = {**TINY["federation"], "fusion": {"warm_start_steps": steps}}
+        config = parse_federation_config({"name": "tiny", **values})
+        federation = Federation(config, public, clients()[:1], device="cpu")
+        return load(federation.run_round(FederationProgress()).clients["image-0"].state or b"")
+
+    # With the same seed, the epochs after a warm start draw other batches: compare what the warm start alone can move.
+    cold, warm = after(0), after(3)
+    assert not torch.equal(cold["model/head.free_weight"], warm["model/head.free_weight"])

@@ -7,10 +7,10 @@ from typing import Any
 
 from fedafd.aggregator.step import COORDINATOR, Step
 from fedafd.domain.config import AveragingMode
-from fedafd.domain.kinds import ClientKind, Modality, StageKind, UploadPurpose
+from fedafd.domain.kinds import STALE, ClientKind, Modality, StageKind, UploadPurpose
 from fedafd.domain.merge_tree import MergePlan, plan_merges
 from fedafd.domain.states import PARTICIPATION_TRANSITIONS, ParticipationState, RoundState, StageState
-from fedafd.persistence.artifact_repository import round_artifacts
+from fedafd.persistence.artifact_repository import earlier_representations, round_artifacts
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import ClientRow, ParticipationRow, StageRow, utc_now
 from fedafd.persistence.participation_repository import list_participations, settle_participation
@@ -27,6 +27,8 @@ async def step_collecting(step: Step, stages: list[StageRow]) -> bool:
     cohort = list(await list_participations(step.session, step.row.id))
     if await _drop_lost(step, cohort):
         return True
+    if await _fold_stale(step, cohort, stages):
+        return True
     plans = {modality: _plan(cohort, stages, modality) for modality in Modality}
     changed = False
     for modality, plan in plans.items():
@@ -42,6 +44,30 @@ async def step_collecting(step: Step, stages: list[StageRow]) -> bool:
     if not all(plan.settled for plan in plans.values()):
         return changed
     return await _close(step, stages, {m: plan.root for m, plan in plans.items() if plan.root is not None})
+
+
+async def _fold_stale(step: Step, cohort: _Cohort, stages: list[StageRow]) -> bool:
+    """Fold what clients without a delivery sent in an earlier round, where the configuration lets it count."""
+    if step.config.distillation.staleness_decay is None:
+        return False
+    folding = {stage.position for stage in stages if stage.kind == StageKind.FOLD.value}
+    prepared = next(stage for stage in stages if stage.kind == StageKind.PREPARE.value).outputs or {}
+    added = False
+    for participation, client in cohort:
+        settled_without = not _is_open(participation) and participation.state != ParticipationState.DELIVERED.value
+        if not settled_without or participation.position in folding or client.revoked_at is not None:
+            continue
+        most = step.config.distillation.max_staleness
+        found = await earlier_representations(step.session, client.id, step.row, most)
+        if found is None:
+            continue
+        entry, age = found
+        inputs = {f"{STALE}{age}": entry, "global-representations": prepared["representations"]}
+        for modality in ClientKind(client.kind).modalities:
+            place = participation.position
+            await add_stage(step.session, step.row.id, StageKind.FOLD, inputs, modality=modality, position=place)
+        added = True
+    return added
 
 
 async def _add_merge(step: Step, modality: Modality, place: tuple[int, int], inputs: dict[str, _Entry]) -> bool:
@@ -97,6 +123,7 @@ def _plan(cohort: _Cohort, stages: list[StageRow], modality: Modality) -> MergeP
     done = [s for s in stages if s.modality == modality.value and s.state == StageState.DONE.value and s.outputs]
     folded = {s.position: (s.outputs or {})["sed-state"] for s in done if s.kind == StageKind.FOLD.value}
     merged = {(s.level, s.position): (s.outputs or {})["sed-state"] for s in done if s.kind == StageKind.MERGE.value}
+    folding = {s.position for s in stages if s.kind == StageKind.FOLD.value and s.modality == modality.value}
     leaves: dict[int, _Entry | None] = {}
     for participation, client in cohort:
         delivers = modality in ClientKind(client.kind).modalities and (
@@ -104,7 +131,7 @@ def _plan(cohort: _Cohort, stages: list[StageRow], modality: Modality) -> MergeP
         )
         if participation.position in folded:
             leaves[participation.position] = folded[participation.position]
-        elif not delivers:
+        elif not delivers and participation.position not in folding:
             leaves[participation.position] = None
     return plan_merges(len(cohort), leaves, merged)
 

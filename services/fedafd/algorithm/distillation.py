@@ -8,6 +8,7 @@ Shape legend: K clients holding the modality, N public samples, D embedding dime
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -64,11 +65,15 @@ class SimilarityEnsemble:
         """Number of clients folded in, here and in all that was merged."""
         return self._count
 
-    def add(self, reps: Tensor) -> None:
-        """Fold in one client's representations [N, D], same order. Refuses other shapes, NaN and infinity."""
+    def add(self, reps: Tensor, *, weight: float = 1.0) -> None:
+        """Fold in one client's representations [N, D], same order. Refuses other shapes, NaN and infinity.
+
+        `weight`, above 0, multiplies the client's share before shares are normalised: below 1 for stale ones.
+        """
         check_shape("reps", reps, *self._sum_ND.shape)
         check_finite("reps", reps)
-        self._fold(self._scores(reps), torch.ones_like(self._normaliser_N), reps)
+        check_positive("weight", weight)
+        self._fold(self._scores(reps) + math.log(weight), torch.ones_like(self._normaliser_N), reps)
         self._count += 1
 
     def merge(self, other: SimilarityEnsemble) -> None:

@@ -1,7 +1,7 @@
 """`fedafd demo`: a whole federation on one machine, for real: separate processes, REST, gRPC, Celery.
 
-Three sites (images, texts, image-text pairs) train together for a few rounds; meanwhile the same training runs for each
-site alone, at low priority, so that the table at the end can compare.
+Three sites (images, texts, image-text pairs) train together for a few rounds; then the same training runs for each site
+alone, so that the table at the end can compare.
 """
 
 from __future__ import annotations
@@ -151,12 +151,12 @@ class _Federation:
         """Run the rounds and the comparison, pull the models."""
         from fedafd.cli.demo_report import ClientResult, DemoResult, headline_metric
 
-        alone = [self._start_alone(site) for site in self._plan.sites] if self._options.alone else []
         rounds, parts, seconds = self._run_rounds()
         with self._console.status("Pulling the models"):
             self._pull_models()
-        with self._console.status("Finishing the comparison: each site alone"):
-            for child in alone:
+        with self._console.status("For comparison: each site alone"):
+            # Not beside the rounds: training processes that share cores slow each other many times, nice or not.
+            for child in [self._start_alone(site) for site in self._plan.sites if self._options.alone]:
                 self._supervisor.wait_until(partial(_ended, child), child.name, seconds=3600)
                 child.check()
         clients = []
@@ -209,10 +209,7 @@ class _Federation:
         files = [str(work / f"{site.name}.yaml"), str(federation)]
         command = [sys.executable, "-m", "fedafd.cli.demo_alone", *files, str(self._options.rounds)]
         result = str(work / f"alone-{site.name}.json")
-        # The comparison starts after the federation would be slowed by it least: at the lowest priority.
-        return self._supervisor.start(
-            f"alone-{site.name}", [*command, result], thread_environment(1), may_end=True, niceness=19
-        )
+        return self._supervisor.start(f"alone-{site.name}", [*command, result], thread_environment(1), may_end=True)
 
     def _alone_metric(self, site: DemoSite, metric: str) -> float | None:
         path = self._output.work / f"alone-{site.name}.json"

@@ -76,7 +76,6 @@ class Supervisor:
         environment: Mapping[str, str],
         *,
         may_end: bool = False,
-        niceness: int = 0,
     ) -> Child:
         """Start `command` with `environment` added to ours. Call it from the main thread only: on Linux the child
         lives no longer than the thread that started it."""
@@ -88,8 +87,6 @@ class Supervisor:
             die_with_parent()
             if os.getppid() != parent:
                 os._exit(1)
-            if niceness:
-                os.nice(niceness)
 
         with log.open("ab") as output:
             process = subprocess.Popen(

@@ -40,7 +40,9 @@ class Backends:
 
 def thread_environment(threads: int) -> dict[str, str]:
     """Limits a process to its share of the cores; without it two training processes slow each other many times."""
-    return {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    # Threads that wait for each other sleep: spinning, they would take the cores from the processes beside them.
+    return limits | {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def start_redis(supervisor: Supervisor, folder: Path) -> str:

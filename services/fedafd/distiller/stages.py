@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedafd.datasets.samples import PairSplit
 from fedafd.domain.config import FederationConfig, WireDtype
-from fedafd.domain.kinds import Modality, StageKind
+from fedafd.domain.kinds import STALE, Modality, StageKind
 from fedafd.learning.averaging import average_updates
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
 from fedafd.learning.server_round import distil, evaluate, export_global_model, initial_server_state, prepare
@@ -78,8 +78,9 @@ def _fold(work: StageWork) -> StageResult:
     global_reps = _global(work)
     count, dim = global_reps[work.modality].shape
     held = [m for m in Modality if m is work.modality]
+    name = next(name for name in work.inputs if name == "representations" or name.startswith(STALE))
     reps = decode_representations(
-        work.inputs["representations"],
+        work.inputs[name],
         modalities=held,
         num_samples=count,
         embedding_dim=dim,
@@ -87,7 +88,9 @@ def _fold(work: StageWork) -> StageResult:
         dtype=work.config.wire_dtype,
         allow_more=True,
     )
-    state = fold_state(work.config, work.modality, reps[work.modality], global_reps, work.device)
+    age = int(name.removeprefix(STALE)) if name.startswith(STALE) else 0
+    modality = work.modality
+    state = fold_state(work.config, modality, reps[modality], global_reps, device=work.device, staleness=age)
     return StageResult({"sed-state": state})
 
 

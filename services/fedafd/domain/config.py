@@ -185,6 +185,9 @@ class FusionConfig(_Config):
     calibrate_gate: bool = Field(True, description="Choose the gate's offset on the validation split after training.")
     auxiliary_weight: NonNegative = Field(0.5, description="Weight of the task loss on the local and global feature.")
     persistent: bool = Field(True, description="Keep the fusion's weights between rounds.")
+    warm_start_steps: int = Field(
+        0, ge=0, description="Steps of fusion and head alone, encoders held, before a client's first local epoch."
+    )
 
 
 class KindTrainingConfig(_Config):
@@ -244,6 +247,13 @@ class DistillationConfig(_Config):
     joint: bool = Field(True, description="Distil in the same pass as the contrastive loss (paper: false).")
     centre: bool = Field(True, description="Weigh and distil on centred representations.")
     normalise_aggregate: bool = True
+    staleness_decay: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Weight per round of age of what a client without a delivery sent before; null: leave it out.",
+    )
+    max_staleness: int = Field(3, ge=1, description="Rounds after which what a client sent before no longer counts.")
 
 
 class QuorumConfig(_Config):

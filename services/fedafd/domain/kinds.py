@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["ClientKind", "Modality", "Role", "StageKind", "UploadPurpose"]
+__all__ = ["STALE", "ClientKind", "Modality", "Role", "StageKind", "UploadPurpose"]
+
+STALE = "stale-representations/"
+"""Name of a fold's input, with the number of rounds it is old."""
 
 
 class Modality(StrEnum):

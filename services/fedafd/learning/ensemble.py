@@ -28,9 +28,14 @@ def fold_state(
     modality: Modality,
     reps_ND: NDArray[np.float32],
     global_reps: Mapping[Modality, NDArray[np.float32]],
+    *,
     device: str = "cpu",
+    staleness: int = 0,
 ) -> bytes:
-    """The state of one client's representations of one modality; `global_reps` hold both, [N, D] each."""
+    """The state of one client's representations of one modality; `global_reps` hold both, [N, D] each.
+
+    `staleness`: how many rounds ago they were made; each multiplies the client's weight by `staleness_decay`.
+    """
     place = choose_device(device)
     mode, temperature = config.distillation.ensemble, config.distillation.temperature
     target_ND = torch.from_numpy(global_reps[modality.other if mode is EnsembleMode.CONTRASTIVE else modality]).to(
@@ -44,7 +49,8 @@ def fold_state(
         ensemble = ContrastiveEnsemble(target_ND, temperature, precision=config.distillation.precision)
     else:
         ensemble = SimilarityEnsemble(target_ND, temperature, precision=config.distillation.precision)
-    ensemble.add(torch.from_numpy(reps_ND).to(place))
+    decay = config.distillation.staleness_decay
+    ensemble.add(torch.from_numpy(reps_ND).to(place), weight=1.0 if decay is None else decay**staleness)
     return _packed(ensemble)
 
 

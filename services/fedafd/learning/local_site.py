@@ -58,6 +58,7 @@ class LocalSite:
         self.generator = torch.Generator().manual_seed(seed)
         self.public: PairTensors | None = None
         self.global_reps: dict[Modality, Tensor] = {}
+        self.is_new = state is None
         self._encoders = encoders
         self._checkpoint = Checkpoint.from_bytes(state) if state is not None else None
         self._frozen: dict[Modality, Tower] = {}

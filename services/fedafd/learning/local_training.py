@@ -31,6 +31,8 @@ def train_locally(site: LocalSite, round_number: int, progress: Progress = lambd
         torch.manual_seed(site.seed + round_number)
         steps = _Steps(site, _regulariser(site))
         site.model.train()
+        if site.is_new:
+            steps.warm_start(config.fusion.warm_start_steps)
         for epoch in range(config.client.local_epochs):
             steps.epoch(epoch, config.client.local_epochs, progress)
         site.model.eval()
@@ -56,6 +58,15 @@ class _Steps:
         self._site, self._regularise = site, regulariser
         self._encoders = [p for tower in site.towers.values() for p in tower.parameters()]
         self._clipped = [p for n, p in site.model.named_parameters() if not n.startswith("alignment.")]
+
+    def warm_start(self, count: int) -> None:
+        """Fusion and head find their place beside encoders that are held."""
+        site = self._site
+        if "fusion" not in site.optimizers:
+            return
+        for _ in range(count):
+            size = min(site.training.batch_size, site.splits["train"].count)
+            self._step(torch.randperm(site.splits["train"].count, generator=site.generator)[:size], None, held=True)
 
     def epoch(self, epoch: int, epochs: int, progress: Progress) -> None:
         site, activity = self._site, f"local epoch {epoch + 1} of {epochs}"
@@ -85,7 +96,8 @@ class _Steps:
             place = step % per_pass * size
             yield order[place : place + size]
 
-    def _step(self, private: Tensor | None, public: Tensor | None) -> None:
+    def _step(self, private: Tensor | None, public: Tensor | None, *, held: bool = False) -> None:
+        """One step of all optimizers; `held`: the encoders stay as they are."""
         site = self._site
         loss = torch.zeros((), device=site.device)
         if private is not None:
@@ -99,6 +111,9 @@ class _Steps:
             loss = loss if terms.joint is None else loss + terms.joint
         check_loss(loss, f"client training, {site.kind.value}")
         self._backward(loss, adversarial)
+        if held:
+            for parameter in self._encoders:
+                parameter.grad = None
         nn.utils.clip_grad_norm_(self._clipped, site.config.client.clip_norm)
         for name in ("main", "fusion"):
             if name in site.optimizers:

@@ -8,9 +8,18 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.errors import NotFoundError
-from fedafd.persistence.models import ArtifactRow, ClientRow, UploadRow
+from fedafd.domain.kinds import UploadPurpose
+from fedafd.persistence.models import ArtifactRow, ClientRow, RoundRow, UploadRow
 
-__all__ = ["add_artifact", "add_upload", "count_uploads", "find_upload", "get_upload", "round_artifacts"]
+__all__ = [
+    "add_artifact",
+    "add_upload",
+    "count_uploads",
+    "earlier_representations",
+    "find_upload",
+    "get_upload",
+    "round_artifacts",
+]
 
 
 async def add_artifact(
@@ -31,10 +40,37 @@ async def round_artifacts(session: AsyncSession, round_id: str, purpose: str) ->
         .where(ArtifactRow.round_id == round_id, ArtifactRow.purpose == purpose)
         .order_by(ClientRow.name)
     )
-    return [
-        {"sha256": row.sha256, "size_bytes": row.size_bytes, "purpose": row.purpose, "key": row.key}
-        for row in (await session.scalars(query)).all()
-    ]
+    return [_entry(row) for row in (await session.scalars(query)).all()]
+
+
+def _entry(row: ArtifactRow) -> dict[str, Any]:
+    return {"sha256": row.sha256, "size_bytes": row.size_bytes, "purpose": row.purpose, "key": row.key}
+
+
+async def earlier_representations(
+    session: AsyncSession, client_id: str, row: RoundRow, max_rounds: int
+) -> tuple[dict[str, Any], int] | None:
+    """The entry of what a client delivered last before `row`, and how many rounds ago; None if there is nothing.
+
+    Only of the same public set, written as this round's configuration says, and at most `max_rounds` rounds old.
+    """
+    query = (
+        select(ArtifactRow, RoundRow)
+        .join(RoundRow, ArtifactRow.round_id == RoundRow.id)
+        .where(
+            ArtifactRow.client_id == client_id,
+            ArtifactRow.purpose == UploadPurpose.REPRESENTATIONS.value,
+            RoundRow.federation_id == row.federation_id,
+            RoundRow.public_set_sha256 == row.public_set_sha256,
+            RoundRow.number < row.number,
+            RoundRow.number >= row.number - max_rounds,
+        )
+        .order_by(RoundRow.number.desc())
+    )
+    for artifact, made in (await session.execute(query)).all():
+        if all(made.config.get(name) == row.config.get(name) for name in ("wire_dtype", "embedding_dim")):
+            return _entry(artifact), row.number - made.number
+    return None
 
 
 async def find_upload(

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,6 +19,7 @@ from fedafd.domain.config import EncoderConfig, FederationConfig, parse_config, 
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.presets import merged
+from fedafd.domain.seeds import derive_seed
 from fedafd.domain.strategies import strategy_names
 from fedafd.simulation.presets import EXPERIMENTS
 
@@ -81,6 +83,9 @@ class ExperimentConfig(_Config):
     preset: Literal["small", "paper"] | None = None
     rounds: int = Field(8, ge=1, le=10_000)
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0,), min_length=1)
+    participation: float = Field(
+        1.0, gt=0, le=1, description="Chance of a client to deliver in a round, from the second on; drawn by the seed."
+    )
     federation: dict[str, Any] = Field(default_factory=dict, description="Values of federation.yaml for all runs.")
     public: Source
     clients: tuple[ClientGroup, ...] = Field(min_length=1)
@@ -129,11 +134,20 @@ class ExperimentConfig(_Config):
         values = merged(merged({"name": self.name, "seed": key.seed} | named, self.federation), own)
         return parse_federation_config(values, f"experiment, strategy {key.strategy}")
 
+    def absent(self, key: RunKey, number: int, names: Sequence[str]) -> list[str]:
+        """Who delivers nothing in a round: the same clients under every strategy; at least one delivers."""
+        if number == 1 or self.participation == 1:
+            return []
+        rng = np.random.default_rng(derive_seed(key.seed, key.scenario, number, "absent"))
+        missing = [name for name in sorted(names) if rng.random() >= self.participation]
+        return missing if len(missing) < len(names) else missing[1:]
+
     def fingerprint(self, key: RunKey) -> str:
         """A hash of everything that a run's result depends on, but the data files."""
         described = {
             "federation": json.loads(self.federation_config(key).canonical_json()),
             "rounds": self.rounds,
+            **({"participation": self.participation} if self.participation < 1 else {}),
             "public": self.public.model_dump(mode="json"),
             "clients": [group.model_dump(mode="json") for group in self.clients],
             "scenario": self.scenarios[key.scenario].model_dump(mode="json"),

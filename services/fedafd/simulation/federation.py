@@ -5,7 +5,7 @@ Seeds, merge tree and wire rounding are the services', so that a simulated round
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -61,6 +61,9 @@ class FederationProgress:
     representations: Reps = field(default_factory=dict)
     bundles: Mapping[Modality, bytes] = field(default_factory=dict)
     uploads: Mapping[str, Reps] = field(default_factory=dict)
+    """What each client sent last, as it arrived."""
+    ages: Mapping[str, int] = field(default_factory=dict)
+    """How many rounds ago that was."""
 
 
 class Federation:
@@ -80,9 +83,17 @@ class Federation:
         self._sha256 = public_set_sha256
 
     def run_round(
-        self, before: FederationProgress, *, evaluate_on: str = "val", watch: Watch = lambda _, __: None
+        self,
+        before: FederationProgress,
+        *,
+        absent: Collection[str] = (),
+        evaluate_on: str = "val",
+        watch: Watch = lambda _, __: None,
     ) -> FederationProgress:
-        """One round. Metrics are of the split `evaluate_on`. Raises what the roles raise."""
+        """One round; the clients `absent` deliver nothing. Metrics are of the split `evaluate_on`.
+
+        Raises what the roles raise.
+        """
         number = before.round_number + 1
         state = before.server_state or initial_server_state(
             config=self.config, captions=self.public["train"].captions, seed=self.config.seed
@@ -98,10 +109,16 @@ class Federation:
         )
         made: dict[str, ClientProgress] = {}
         uploads: dict[str, Reps] = {}
+        ages: dict[str, int] = {}
         updates: list[bytes] = []
         for place, client in enumerate(self.clients):
             watch((1 + place) / (len(self.clients) + 2), f"client {client.name}")
             held = before.clients.get(client.name, ClientProgress())
+            if client.name in absent:
+                made[client.name] = held
+                if client.name in before.uploads:
+                    uploads[client.name], ages[client.name] = before.uploads[client.name], before.ages[client.name] + 1
+                continue
             result = train_client(
                 config=self.config,
                 kind=client.kind,
@@ -119,7 +136,7 @@ class Federation:
                 evaluate_on=evaluate_on,  # type: ignore[arg-type]
             )
             made[client.name] = ClientProgress(state=result.state, round_number=number, metrics=result.metrics)
-            uploads[client.name] = self._sent(client, result.representations)
+            uploads[client.name], ages[client.name] = self._sent(client, result.representations), 0
             if self.config.averaging is not AveragingMode.OFF:
                 updates.append(weight_update(result.state, result.num_private_samples))
         watch(1 - 1 / (len(self.clients) + 2), "server: distillation")
@@ -128,7 +145,7 @@ class Federation:
             state=prepared.state,
             public=self.public["train"],
             representations=prepared.representations,
-            aggregates=self._aggregates(uploads, prepared.representations),
+            aggregates=self._aggregates(uploads, ages, prepared.representations),
             round_number=number,
             seed=self._seed(number, "server", "distil"),
             device=self.device,
@@ -143,6 +160,7 @@ class Federation:
             representations=prepared.representations,
             bundles=prepared.bundles,
             uploads=uploads,
+            ages=ages,
         )
 
     def evaluate_server(self, state: bytes, split: str = "test") -> dict[str, float]:
@@ -185,13 +203,21 @@ class Federation:
             dtype=self.config.wire_dtype,
         )
 
-    def _aggregates(self, uploads: Mapping[str, Reps], global_reps: Reps) -> dict[Modality, NDArray[np.float32]]:
+    def _aggregates(
+        self, uploads: Mapping[str, Reps], ages: Mapping[str, int], global_reps: Reps
+    ) -> dict[Modality, NDArray[np.float32]]:
         found = {}
+        distillation = self.config.distillation
+        oldest = 0 if distillation.staleness_decay is None else distillation.max_staleness
         for modality in Modality if self.config.distillation.enabled else ():
             leaves: dict[int, bytes | None] = {}
             for position, client in enumerate(self.clients):
-                reps = uploads.get(client.name, {}).get(modality)
-                leaves[position] = None if reps is None else fold_state(self.config, modality, reps, global_reps)
+                reps, age = uploads.get(client.name, {}).get(modality), ages.get(client.name, 0)
+                leaves[position] = None
+                if reps is not None and age <= oldest:
+                    leaves[position] = fold_state(
+                        self.config, modality, reps, global_reps, device=self.device, staleness=age
+                    )
             merged: dict[tuple[int, int], bytes] = {}
             while not (plan := plan_merges(len(self.clients), leaves, merged)).settled:
                 for step in plan.ready:

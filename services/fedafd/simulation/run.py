@@ -54,7 +54,12 @@ def run_one(
     run.open(key, experiment.fingerprint(key))
     for number in range(run.progress.round_number + 1, experiment.rounds + 1):
         started = time.monotonic()
-        made = run.federation.run_round(run.progress, watch=lambda f, a, n=number: watch(n, f, a))  # type: ignore[misc]
+        absent = experiment.absent(key, number, [client.name for client in clients])
+        made = run.federation.run_round(
+            run.progress,
+            absent=absent,
+            watch=lambda f, a, n=number: watch(n, f, a),  # type: ignore[misc]
+        )
         run.keep(made, time.monotonic() - started)
     watch(experiment.rounds, 1.0, "test")
     result = run.result(key)
@@ -91,6 +96,11 @@ class _Run:
                 client.name: ClientProgress(state=self._read(f"client-{client.name}-{number}"), round_number=number)
                 for client in self.federation.clients
             },
+            uploads={
+                name: {Modality(m): rows for m, rows in load(self._read(f"upload-{name}-{number}")).items()}
+                for name in saved["ages"]
+            },
+            ages=saved["ages"],
             averages={name: self._read(f"average-{name}-{number}") for name in saved["averages"]},
         )
 
@@ -104,6 +114,8 @@ class _Run:
             self._write(f"bundle-{modality.value}-{number}", bundle)
         for name, average in made.averages.items():
             self._write(f"average-{name}-{number}", average)
+        for name, upload in made.uploads.items():
+            self._write(f"upload-{name}-{number}", save({m.value: rows for m, rows in upload.items()}))
         for name, client in made.clients.items():
             assert client.state is not None
             self._write(f"client-{name}-{number}", client.state)
@@ -117,7 +129,7 @@ class _Run:
         )
         self._choose(made)
         self.progress = made
-        saved = {"rounds": self.rounds, "best": self.best, "averages": sorted(made.averages)}
+        saved = {"rounds": self.rounds, "best": self.best, "averages": sorted(made.averages), "ages": dict(made.ages)}
         write_json(self.folder / "progress.json", saved)
         self._clear()
 
