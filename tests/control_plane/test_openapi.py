@@ -64,7 +64,7 @@ def server(database_url: str, tmp_path: Path) -> Iterator[str]:
 
 
 def test_generated_requests_are_answered_as_documented(server: str) -> None:
-    schema = schemathesis.openapi.from_url(f"{server}/openapi.json")
+    schema = schemathesis.openapi.from_url(f"{server}/openapi.json", timeout=60)
     tried = 0
     for result in schema.get_all_operations():
         _try(result.ok())
