@@ -1,0 +1,84 @@
+"""Drain mode: what runs goes on, nothing new starts; and a stage that is handed back is no failure."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+from tests.aggregator.world import INTERNAL, World
+
+from fedafd.aggregator.coordinator import Coordinator
+from fedafd.aggregator.outbox import Outbox
+from fedafd.domain.kinds import StageKind
+from fedafd.persistence.drain_repository import end_drain, start_drain
+from fedafd.persistence.event_repository import events_after
+from fedafd.persistence.lease_repository import acquire_lease
+from fedafd.persistence.stage_repository import get_stage
+from fedafd.proto.v1 import aggregator_pb2 as pb
+from fedafd.proto.v1 import distillation_pb2
+
+
+async def test_a_drained_service_holds_queued_rounds_until_it_is_resumed(world: World) -> None:
+    async with world.context.database.transaction() as session:
+        await start_drain(session, "api-key:admin", "upgrade")
+    round_id = await world.start_round()
+    assert (await world.round(round_id)).state == "queued"
+    async with world.context.database.transaction() as session:
+        await end_drain(session, "api-key:admin")
+    await world.coordinate()
+    assert (await world.round(round_id)).state == "preparing"
+    async with world.context.database.transaction() as session:
+        kinds = [event.kind for event in await events_after(session, None, 0)]
+    assert [kind for kind in kinds if kind.startswith("service.")] == ["service.drained", "service.resumed"]
+
+
+async def test_a_drained_service_lets_a_running_round_go_on(world: World) -> None:
+    await world.enrol("north")
+    round_id = await world.start_round()
+    async with world.context.database.transaction() as session:
+        await start_drain(session, "api-key:admin", None)
+    await world.prepare()
+    assert (await world.round(round_id)).state == "collecting"
+
+
+async def test_a_draining_aggregator_answers_long_polls_at_once(world: World) -> None:
+    caller = await world.enrol("north")
+    idle = await world.agents.FetchTask(pb.FetchTaskRequest(), metadata=caller)
+    request = pb.FetchTaskRequest(known_revision=idle.revision)
+    request.wait.FromTimedelta(timedelta(seconds=60))
+    polling = asyncio.ensure_future(world.agents.FetchTask(request, metadata=caller))
+    await asyncio.sleep(0.5)
+    assert not polling.done()
+    world.context.drain()
+    assert (await asyncio.wait_for(polling, 30)).revision == idle.revision
+
+
+async def test_a_draining_coordinator_gives_its_lease_up(world: World) -> None:
+    database = world.context.database
+    first = Coordinator(world.context, Outbox(database, lambda kind, stage: None), lease_seconds=3600)
+    assert await first.look() is False
+    assert first.leading
+    running = asyncio.ensure_future(first.run())
+    world.context.drain()
+    await asyncio.wait_for(running, 30)
+    async with database.transaction() as session:
+        assert await acquire_lease(session, "coordinator", "another", timedelta(seconds=10)) is not None
+
+
+async def test_a_stage_that_is_handed_back_is_offered_again_and_counts_no_failure(world: World) -> None:
+    await world.start_round()
+    stage_id = world.sent[-1][1]
+    for _ in range(5):
+        claim = await world.distillers.ClaimStage(
+            distillation_pb2.ClaimStageRequest(stage_id=stage_id, worker="ending"), metadata=INTERNAL
+        )
+        request = distillation_pb2.FailStageRequest(
+            stage_id=stage_id, token=claim.token, reason="shutting down", retryable=True, handed_back=True
+        )
+        await world.distillers.FailStage(request, metadata=INTERNAL)
+    async with world.context.database.transaction() as session:
+        stage, _ = await get_stage(session, stage_id)
+    assert (stage.state, stage.failures) == ("pending", 0)
+    await world.coordinate()
+    assert world.sent[-1] == (StageKind.PREPARE, stage_id)
+    await world.prepare()
