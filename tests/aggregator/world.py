@@ -65,9 +65,9 @@ class World:
         await self.coordinate()
         return row.id
 
-    async def distil(self, kind: StageKind, **outputs: bytes) -> None:
-        """Claim the newest announced stage of a kind and complete it with these outputs."""
-        stage_id = [stage for sent, stage in self.sent if sent is kind][-1]
+    async def distil(self, kind: StageKind, /, *, nth: int = -1, **outputs: bytes) -> list[str]:
+        """Claim an announced stage of a kind, the newest, and complete it with these outputs; its inputs' names."""
+        stage_id = [stage for sent, stage in self.sent if sent is kind][nth]
         claim = await self.distillers.ClaimStage(
             distillation_pb2.ClaimStageRequest(stage_id=stage_id, worker="script"), metadata=INTERNAL
         )
@@ -84,6 +84,7 @@ class World:
         for _ in range(2):
             await self.distillers.CompleteStage(request, metadata=INTERNAL)
         await self.coordinate()
+        return [each.name for each in claim.inputs]
 
     async def prepare(self) -> None:
         outputs = {"server_state": b"state", "representations": b"reps"}

@@ -121,15 +121,3 @@ def test_a_stale_client_counts_only_where_the_configuration_says_so(public: dict
     kept = second_round(staleness_decay=0.5)[1]
     assert left_out != kept
     assert second_round(staleness_decay=1e-30)[1] != kept
-
-
-def test_a_warm_start_moves_fusion_and_head_and_holds_the_encoders(public: dict[str, PairSplit]) -> None:
-    def after(steps: int, epochs_that_do_nothing: float = 1e-12) -> dict[str, torch.Tensor]:
-        values = {**TINY["federation"], "fusion": {"warm_start_steps": steps}}
-        config = parse_federation_config({"name": "tiny", **values})
-        federation = Federation(config, public, clients()[:1], device="cpu")
-        return load(federation.run_round(FederationProgress()).clients["image-0"].state or b"")
-
-    # With the same seed, the epochs after a warm start draw other batches: compare what the warm start alone can move.
-    cold, warm = after(0), after(3)
-    assert not torch.equal(cold["model/head.free_weight"], warm["model/head.free_weight"])

@@ -92,7 +92,9 @@ async def assemble(context: Context, client: ClientRow, row: RoundRow, upload_id
         upload = await get_upload(session, upload_id, client.id)
     if upload.round_id != row.id:
         raise UploadError(f"upload {upload_id}: belongs to another round")
-    key = f"federations/{row.federation_id}/rounds/{row.number}/{upload.purpose}/{upload.sha256}"
+    # Weights count once per client, even where two clients send the same bytes.
+    owner = f"/{client.name}" if upload.purpose == UploadPurpose.WEIGHTS else ""
+    key = f"federations/{row.federation_id}/rounds/{row.number}/{upload.purpose}{owner}/{upload.sha256}"
     content = await asyncio.to_thread(_assembled, context.store, row, upload)
     await asyncio.to_thread(context.store.put, key, content)
     entry = {"sha256": upload.sha256, "size_bytes": upload.size_bytes, "purpose": upload.purpose, "key": key}

@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.errors import NotFoundError
 from fedafd.domain.kinds import UploadPurpose
-from fedafd.persistence.models import ArtifactRow, ClientRow, RoundRow, UploadRow
+from fedafd.domain.states import ParticipationState
+from fedafd.persistence.models import ArtifactRow, ClientRow, ParticipationRow, RoundRow, UploadRow
 
 __all__ = [
     "add_artifact",
@@ -54,11 +55,17 @@ async def earlier_representations(
 
     Only of the same public set, written as this round's configuration says, and at most `max_rounds` rounds old.
     """
+    # By the participation: clients that sent the same bytes share one artifact.
+    sent = (ArtifactRow.round_id == ParticipationRow.round_id) & (
+        ArtifactRow.sha256 == ParticipationRow.representations_sha256
+    )
     query = (
         select(ArtifactRow, RoundRow)
-        .join(RoundRow, ArtifactRow.round_id == RoundRow.id)
+        .join(ParticipationRow, sent)
+        .join(RoundRow, ParticipationRow.round_id == RoundRow.id)
         .where(
-            ArtifactRow.client_id == client_id,
+            ParticipationRow.client_id == client_id,
+            ParticipationRow.state == ParticipationState.DELIVERED.value,
             ArtifactRow.purpose == UploadPurpose.REPRESENTATIONS.value,
             RoundRow.federation_id == row.federation_id,
             RoundRow.public_set_sha256 == row.public_set_sha256,

@@ -1,0 +1,75 @@
+"""Local training: what a warm start moves, and what it leaves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.learning.test_round import TINY_IMAGE, TINY_TEXT
+
+from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
+from fedafd.domain.config import parse_federation_config
+from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.learning.local_site import LocalSite
+from fedafd.learning.local_training import _Steps, train_locally
+from fedafd.learning.server_round import initial_server_state, prepare
+
+
+def site(kind: ClientKind, **fusion: object) -> LocalSite:
+    torch.set_num_threads(1)
+    config = parse_federation_config(
+        {
+            "name": "tiny",
+            "preset": "small",
+            "embedding_dim": 16,
+            "image_encoder": TINY_IMAGE,
+            "text_encoder": TINY_TEXT,
+            "server": {"passes": 1, "batch_size": 16},
+            "client": {"local_epochs": 1},
+            "fusion": fusion,
+        }
+    )
+    public = public_data(ShapesOptions(num_train=32, num_val=8, num_test=8, seed=1))["train"]
+    state = initial_server_state(config=config, captions=public.captions, seed=3)
+    made = prepare(config=config, state=state, public=public, round_number=1, seed=4, device="cpu")
+    data = client_data(kind, ShapesOptions(num_train=40, num_val=8, num_test=8, seed=2))
+    local = LocalSite(config, kind, {}, data, None, 5, "cpu")
+    local.meet(public, made.representations, {m: made.bundles[m] for m in kind.modalities}, None)
+    return local
+
+
+def weights(local: LocalSite, part: str) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in local.model.named_parameters() if name.startswith(part)}
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> bool:
+    return any(not torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("kind", ClientKind)
+def test_a_warm_start_moves_the_fusion_and_holds_the_encoders(kind: ClientKind) -> None:
+    local = site(kind)
+    parts = ["towers.", "fusions.", "head." if kind is not ClientKind.PAIR else "contrast."]
+    before = {part: weights(local, part) for part in parts}
+    local.model.train()
+    _Steps(local, None).warm_start(4)
+    assert [changed(before[part], weights(local, part)) for part in parts] == [False, True, True]
+
+
+def test_a_warm_start_happens_in_the_first_round_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(_Steps, "warm_start", lambda self, count: asked.append(count))
+    local = site(ClientKind.IMAGE, warm_start_steps=7)
+    train_locally(local, 1)
+    again = LocalSite(local.config, local.kind, {}, local.data, local.state(), 6, "cpu")
+    assert not again.is_new
+    again.meet_nobody()
+    train_locally(again, 2)
+    assert asked == [7]
+
+
+def test_without_fusion_there_is_nothing_to_warm() -> None:
+    local = site(ClientKind.TEXT, mode="off")
+    before = weights(local, "")
+    _Steps(local, None).warm_start(3)
+    assert not changed(before, weights(local, ""))
+    assert set(local.towers) == {Modality.TEXT}
