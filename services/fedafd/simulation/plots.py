@@ -35,6 +35,7 @@ def draw_plots(
 def _curves(scenario: str, results: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """Validation figures per round: the mean over seeds, and the band from the least to the greatest."""
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     panels = ["server", *sorted({client["kind"] for client in results[0]["clients"].values()})]
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.8), squeeze=False)
@@ -49,6 +50,7 @@ def _curves(scenario: str, results: Sequence[Mapping[str, Any]], path: Path) -> 
                 axis.fill_between(rounds, [min(c) for c in columns], [max(c) for c in columns], color=colour, alpha=0.1)
         axis.set_title(f"{panel}: {'rsum' if panel in ('server', 'pair') else 'acc@1'} (validation)", fontsize=10)
         axis.set_xlabel("round")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), fontsize=8, frameon=False)
