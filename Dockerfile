@@ -58,8 +58,8 @@ WORKDIR /var/lib/fedafd
 FROM service AS control-plane
 ENV FEDAFD_CONTROL_PLANE_HOST=0.0.0.0 FEDAFD_CONTROL_PLANE_PORT=8080
 EXPOSE 8080
-HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --start-interval=1s --retries=3 \
-    CMD ["fedafd", "health", "http://127.0.0.1:8080/readyz"]
+HEALTHCHECK --interval=15s --timeout=30s --start-period=180s --start-interval=3s --retries=3 \
+    CMD ["fedafd", "health", "--timeout", "20", "http://127.0.0.1:8080/readyz"]
 CMD ["fedafd", "control-plane"]
 ARG VERSION=0.1.0 REVISION=unknown
 LABEL org.opencontainers.image.title="FedAFD control plane" \
@@ -71,8 +71,8 @@ LABEL org.opencontainers.image.title="FedAFD control plane" \
 FROM service AS aggregator
 ENV FEDAFD_AGGREGATOR_LISTEN=0.0.0.0:7443 FEDAFD_AGGREGATOR_METRICS_LISTEN=0.0.0.0:9090
 EXPOSE 7443 9090
-HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --start-interval=1s --retries=3 \
-    CMD ["fedafd", "health", "grpc://127.0.0.1:7443"]
+HEALTHCHECK --interval=15s --timeout=30s --start-period=180s --start-interval=3s --retries=3 \
+    CMD ["fedafd", "health", "--timeout", "20", "grpc://127.0.0.1:7443"]
 CMD ["fedafd", "aggregator"]
 ARG VERSION=0.1.0 REVISION=unknown
 LABEL org.opencontainers.image.title="FedAFD aggregator" \
@@ -88,8 +88,8 @@ USER 10001:10001
 WORKDIR /var/lib/fedafd
 ENV FEDAFD_DISTILLER_CACHE_DIR=/var/cache/fedafd FEDAFD_DISTILLER_METRICS_LISTEN=0.0.0.0:9090
 EXPOSE 9090
-HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --start-interval=1s --retries=3 \
-    CMD ["fedafd", "health", "http://127.0.0.1:9090/metrics"]
+HEALTHCHECK --interval=15s --timeout=30s --start-period=180s --start-interval=3s --retries=3 \
+    CMD ["fedafd", "health", "--timeout", "20", "http://127.0.0.1:9090/metrics"]
 CMD ["fedafd", "distiller"]
 ARG VERSION=0.1.0 REVISION=unknown
 LABEL org.opencontainers.image.title="FedAFD distiller" \
@@ -104,8 +104,8 @@ USER 10001:10001
 WORKDIR /var/lib/fedafd
 # An agent opens no port: its metrics are for this check, inside the container.
 ENV FEDAFD_AGENT_CONFIG=/etc/fedafd/agent.yaml FEDAFD_AGENT_STATE_DIR=/var/lib/fedafd/state FEDAFD_AGENT_METRICS_PORT=9090
-HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --start-interval=1s --retries=3 \
-    CMD ["fedafd", "health", "http://127.0.0.1:9090/metrics"]
+HEALTHCHECK --interval=15s --timeout=30s --start-period=180s --start-interval=3s --retries=3 \
+    CMD ["fedafd", "health", "--timeout", "20", "http://127.0.0.1:9090/metrics"]
 CMD ["fedafd", "agent", "run", "--config", "/etc/fedafd/agent.yaml"]
 ARG VERSION=0.1.0 REVISION=unknown
 LABEL org.opencontainers.image.title="FedAFD agent" \

@@ -11,16 +11,18 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import httpx
 import typer
 
-from fedafd.cli.demo_federation import FederationClient
 from fedafd.cli.store import read_secret
-from fedafd.domain.config import FederationConfig, read_federation_config
 from fedafd.domain.errors import ConfigurationError, FedafdError
 from fedafd.domain.kinds import ClientKind
+
+if TYPE_CHECKING:
+    from fedafd.cli.demo_federation import FederationClient
+    from fedafd.domain.config import FederationConfig
 
 __all__ = ["Invitation", "bootstrap", "parse_invitation"]
 
@@ -56,6 +58,9 @@ def bootstrap(
     ] = "{}",
 ) -> None:
     """Create a federation, push its public set, invite its clients: what of it is not there yet."""
+    from fedafd.cli.demo_federation import FederationClient
+    from fedafd.domain.config import read_federation_config
+
     config = read_federation_config(file)
     invitations = [parse_invitation(each) for each in client or []]
     rest = FederationClient(url, read_secret(api_key_file), config.name)

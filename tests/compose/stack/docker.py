@@ -50,6 +50,8 @@ class Stack:
             "FEDAFD_SITES": str(HERE / "sites"),
             "FEDAFD_PUBLIC_OPTIONS": '{"num_train": 64, "num_val": 16, "num_test": 32, "seed": 5}',
         }
+        if Path(self.environment.get("PIP_FIND_LINKS") or "/wheels").is_dir():
+            del self.environment["PIP_FIND_LINKS"]  # a folder of this machine, which a build does not see
         run(["deploy/make-secrets.sh", str(folder / "secrets")])
 
     @property
@@ -59,6 +61,13 @@ class Stack:
     def compose(self, *arguments: str, seconds: float = 300) -> str:
         """`docker compose ...`; its standard output."""
         return run(["docker", "compose", *arguments], environment=self.environment, seconds=seconds)
+
+    def up(self) -> None:
+        """Start everything and wait until it is healthy; a failure shows the logs."""
+        try:
+            self.compose("up", "--detach", "--wait", seconds=1200)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.logs()}") from None
 
     def exec(self, service: str, *command: str) -> subprocess.CompletedProcess[str]:
         """A command in a running container, whatever its exit code."""
