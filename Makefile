@@ -77,9 +77,10 @@ certificates: ## Make an authority and certificates for deploy/compose/tls.yml
 images: ## Build all images (TORCH_INDEX_URL= for CUDA, PIP_INDEX_URL= and so on: docs/deploy-compose.md)
 	FEDAFD_SECRETS=deploy/secrets docker compose build
 
-test-compose: setup ## Build the images, bring the Compose stack up, run rounds, break, stop, remove (docs/deploy-compose.md)
+test-compose: setup ## Build the images, bring the Compose stack up, run rounds, break, stop, remove (COMPOSE_TESTS=: pytest's -k)
 	@docker info >/dev/null 2>&1 || { echo "No Docker engine answers; install Docker, or start it"; exit 1; }
-	TORCH_INDEX_URL="$(TORCH_INDEX_URL)" FEDAFD_TEST_COMPOSE=1 $(BIN)/python -m pytest -n 0 -x -s tests/compose/stack
+	TORCH_INDEX_URL="$(TORCH_INDEX_URL)" FEDAFD_TEST_COMPOSE=1 $(BIN)/python -m pytest -n 0 -x -s tests/compose/stack \
+		$(if $(COMPOSE_TESTS),-k "$(COMPOSE_TESTS)")
 
 demo: setup ## Run a federation of three sites on this machine
 	$(BIN)/fedafd demo

@@ -15,6 +15,7 @@ key "$folder/authority.key"
 
 certificate() { # NAME SUBJECT-ALTERNATIVE-NAMES
   key "$folder/$1.key"
+  rm -f "$folder/$1.crt"
   openssl req -new -key "$folder/$1.key" -subj "/CN=FedAFD ${1#tls_}" |
     openssl x509 -req -CA "$folder/tls_authority.pem" -CAkey "$folder/authority.key" -days 365 -out "$folder/$1.crt" \
       -extfile <(printf 'subjectAltName=%s\nextendedKeyUsage=serverAuth\n' "$2") 2>/dev/null
@@ -22,6 +23,7 @@ certificate() { # NAME SUBJECT-ALTERNATIVE-NAMES
 names="DNS:localhost,IP:127.0.0.1${FEDAFD_TLS_NAMES:+,$FEDAFD_TLS_NAMES}"
 certificate tls_aggregator "DNS:aggregator,$names"
 certificate tls_rest "DNS:control-plane,$names"
+rm -f "$folder/tls_rest.pem"
 cat "$folder/tls_rest.crt" "$folder/tls_rest.key" > "$folder/tls_rest.pem"
 # Containers run as users that this machine does not know, so the files are readable; the folder is not.
 chmod 0444 "$folder"/tls_*

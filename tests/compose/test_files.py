@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -157,3 +158,20 @@ def test_compose_takes_the_files(overlays: tuple[str, ...]) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "not set" not in done.stderr, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_certificates_are_made_anew_by_the_same_authority(tmp_path: Path) -> None:
+    def make() -> dict[str, str]:
+        subprocess.run(["deploy/make-certificates.sh", str(tmp_path / "t")], cwd=ROOT, check=True, capture_output=True)
+        return {path.name: path.read_text() for path in (tmp_path / "t").iterdir()}
+
+    first, second = make(), make()
+    assert set(read("deploy/compose/tls.yml")["secrets"]) <= set(first)
+    assert first["tls_authority.pem"] == second["tls_authority.pem"]
+    assert first["tls_aggregator.crt"] != second["tls_aggregator.crt"]
+    verify = ["openssl", "verify", "-CAfile", "tls_authority.pem", "-verify_hostname"]
+    for name, host in (("tls_aggregator.crt", "aggregator"), ("tls_rest.crt", "localhost")):
+        done = subprocess.run([*verify, host, name], cwd=tmp_path / "t", capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "t" / "authority.key").stat().st_mode & 0o777 == 0o400
