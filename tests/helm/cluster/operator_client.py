@@ -13,7 +13,8 @@ from tests.helm.cluster.kubernetes import Namespace, PortForward
 from fedafd.cli.demo_federation import FederationClient, RestError
 
 T = TypeVar("T")
-OPEN = frozenset({"queued", "preparing", "collecting", "distilling", "evaluating"})
+OPEN = ("queued", "preparing", "collecting", "distilling", "evaluating")
+"""States of a round that is not over, in their order."""
 _PATIENCE_SECONDS = 120.0
 
 
@@ -51,6 +52,15 @@ class Operator:
 
     def state(self, number: int) -> str:
         return str(self.round(number)["state"])
+
+    def reaches(self, number: int, state: str, seconds: float = 300) -> str:
+        """The round's state once it is `state` or a later one. Raises AssertionError if the round is over by then."""
+        deadline = time.monotonic() + seconds
+        while (found := self.state(number)) in OPEN[: OPEN.index(state)]:
+            assert time.monotonic() < deadline, f"round {number} is still {found}"
+            time.sleep(0.1)
+        assert found in OPEN, f"round {number} is {found} already"
+        return found
 
     def completed(self, number: int, seconds: float = 600) -> dict[str, Any]:
         """The round, once it is over. Raises AssertionError unless it completed."""

@@ -22,8 +22,8 @@ __all__ = [
     "write_public_set",
 ]
 
-# Long enough for something to be broken in the middle of a site's training.
-FEDERATION = merged(TINY_FEDERATION, {"client": {"local_epochs": 12}})
+# Long enough for something to be broken in the middle of the server's or a site's training.
+FEDERATION = merged(TINY_FEDERATION, {"server": {"passes": 30}, "client": {"local_epochs": 20}})
 REGISTRY = os.environ.get("FEDAFD_IMAGE_REGISTRY", "")
 TAG = os.environ.get("FEDAFD_IMAGE_TAG") or chart_version()
 POSTGRES = os.environ.get("FEDAFD_POSTGRES_IMAGE", "postgres:15-bookworm")

@@ -168,13 +168,12 @@ def test_every_pod_may_die_in_a_round(world: World) -> None:
     for name, pod in sorted(world.namespace.pods().items()):
         component = pod["metadata"]["labels"]["app.kubernetes.io/component"]
         (number,) = world.rest.start_rounds(1)
-        busy = "preparing" if component == "distiller" else "collecting"
-        wait_until(lambda n=number, state=busy: world.rest.state(n) == state, f"round {number}: {busy}")
+        state = world.rest.reaches(number, "preparing" if component == "distiller" else "collecting")
         seconds = _kill(world, name, pod)
         answer = world.rest.completed(number)
         states = {each["client"]: each["state"] for each in answer["participations"]}
         assert states == dict.fromkeys(KINDS, "delivered"), answer
-        world.transcript.add(f"{component}: killed while {busy}; ready again, and the round completed", seconds)
+        world.transcript.add(f"{component}: killed while {state}; ready again, and the round completed", seconds)
 
 
 def _kill(world: World, name: str, pod: Pod) -> float:
@@ -193,7 +192,7 @@ def test_an_upgrade_in_the_middle_of_a_round_rolls_the_pods_and_keeps_the_secret
     secrets = world.namespace.secret(GENERATED)
     before = set(world.namespace.pods())
     (number,) = world.rest.start_rounds(1)
-    wait_until(lambda: world.rest.state(number) == "collecting", "the round's collecting")
+    world.rest.reaches(number, "collecting")
     levels = {process: {"logLevel": "debug"} for process in ("controlPlane", "aggregator", "distiller")}
     with world.transcript.step("helm upgrade --wait with changed values while a round is collecting"):
         world.namespace.upgrade(RELEASE, "fedafd", server_values(**levels))
@@ -209,7 +208,7 @@ def test_an_upgrade_in_the_middle_of_a_round_rolls_the_pods_and_keeps_the_secret
 
 def test_a_rollback_in_the_middle_of_a_round_is_as_harmless(world: World) -> None:
     (number,) = world.rest.start_rounds(1)
-    wait_until(lambda: world.rest.state(number) == "collecting", "the round's collecting")
+    world.rest.reaches(number, "collecting")
     with world.transcript.step("helm rollback --wait while a round is collecting"):
         world.namespace.helm("rollback", RELEASE, "1", "--wait", "--timeout", "10m")
     world.rest.completed(number)
