@@ -337,7 +337,7 @@ async def test_a_delivery_holds_representations_exactly_once(world: World, count
         pb.CommitUploadRequest(round_id=round_id, upload_ids=uploads), metadata=site
     )
     assert not receipt.accepted
-    assert f"one blob of representations and at most one model; found {count}, 0" in receipt.rejection_reason
+    assert f"at most one model and one of weights; found {count}, 0, 0" in receipt.rejection_reason
 
 
 async def test_metrics_that_are_no_numbers_are_left_out(world: World) -> None:
