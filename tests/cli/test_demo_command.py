@@ -30,14 +30,16 @@ RECALLS = {"i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "rsum"}
 def demo(folder: Path, *arguments: str, limit_bytes: int | None = None) -> Iterator[subprocess.Popen[str]]:
     """A demo in `folder`; its output goes to demo.txt there."""
 
-    def limit() -> None:
+    def prepare() -> None:
+        # Tests that a script runs in the background ignore Ctrl-C, and their children would too.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         if limit_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
 
     with (folder / "demo.txt").open("w") as output:
         command = [*FEDAFD, "demo", "--rounds", "1", "--no-alone", *arguments]
         process = subprocess.Popen(
-            command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, text=True, preexec_fn=limit
+            command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, text=True, preexec_fn=prepare
         )
     try:
         yield process
