@@ -98,7 +98,7 @@ def test_a_wrong_type_of_every_key_is_refused_with_its_path(
         ("server.learning_rate", "fast", "server.learning_rate: Input should be a valid number.*found 'fast'"),
         ("server.learning_rate", float("nan"), "server.learning_rate: Input should be a finite number; found nan"),
         ("server.optimizer", "lion", "server.optimizer: Input should be 'adamp', 'adamw', 'adam' or 'sgd'"),
-        ("server", 5, r"server: must be a block of keys \(augment, autocast, batch_size.*\); found 5"),
+        ("server", 5, r"server: must be a block of keys \(accumulate, augment, autocast, batch_size.*\); found 5"),
         ("client.image.batch_size", 1, "client.image.batch_size: Input should be greater than or equal to 2; found 1"),
         ("alignment.mode", "maximal", "alignment.mode: Input should be 'off', 'adversarial'"),
         ("fusion.mode", None, "fusion.mode: Input should be 'off', 'vector', 'tokens'"),
