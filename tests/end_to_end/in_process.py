@@ -79,6 +79,7 @@ class InProcess:
             inputs=inputs,
             split=self._public.split,
             device="cpu",
+            processes=1,
             progress=lambda _, __: None,
         )
         return run_stage(work)
