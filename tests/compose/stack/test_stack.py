@@ -212,11 +212,7 @@ def test_a_personalized_model_is_pulled_over_rest_and_used(stack: Stack, tmp_pat
 def test_each_service_is_killed_once_during_a_round(stack: Stack, rest: FederationClient) -> None:
     number = 2
     for service in SERVICES:
-        if number == 2 or round_state(rest, number)["state"] not in OPEN:
-            patiently(lambda: rest.start_rounds(1))
-            number += 1
-        _wait_for_its_part(rest, number, service)
-        assert round_state(rest, number)["state"] in OPEN
+        number = _round_with_work_for(service, rest, number)
         stack.compose("kill", "--signal", "KILL", service)
         assert stack.containers()[service]["State"]["ExitCode"] == 137
         with stack.timed(f"{service}_back_seconds"):
@@ -227,13 +223,17 @@ def test_each_service_is_killed_once_during_a_round(stack: Stack, rest: Federati
         completed(rest, each)
 
 
-def _wait_for_its_part(rest: FederationClient, number: int, service: str) -> None:
-    """Until the round is where the service has work; goes on if that has just passed."""
+def _round_with_work_for(service: str, rest: FederationClient, number: int) -> int:
+    """Wait until a round is where the service has work, starting another round when one ends; its number."""
     wanted = {"distiller": {"preparing", "distilling"}}.get(service, {"collecting"} if "agent" in service else OPEN)
-    deadline = time.monotonic() + 300
-    while (state := round_state(rest, number)["state"]) not in wanted and state in OPEN:
+    deadline = time.monotonic() + 600
+    while (state := round_state(rest, number)["state"]) not in wanted:
         assert time.monotonic() < deadline, f"round {number} stays {state}"
+        if state not in OPEN:
+            patiently(lambda: rest.start_rounds(1))
+            number += 1
         time.sleep(0.1)
+    return number
 
 
 def test_data_survive_down_and_up(stack: Stack, rest: FederationClient) -> None:
