@@ -138,7 +138,7 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
         command(tmp_path, TINY, "--strategies", "fedprox"), capture_output=True, text=True, check=False
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("error: --strategies fedprox: fedprox is not in the experiment")
     assert "Traceback" not in done.stderr
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from fedafd.cli.archives import extract_files
 from fedafd.domain.errors import FedafdError
 from fedafd.domain.manifest import MANIFEST_NAME, read_manifest
 
@@ -114,7 +115,7 @@ class FederationClient:
         target.mkdir(parents=True, exist_ok=True)
         response = _checked(self._http.get(path, timeout=600))
         with tarfile.open(fileobj=io.BytesIO(response.content)) as tar:
-            tar.extractall(target, filter="data")
+            extract_files(tar, target)
 
     def _items(self, path: str) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = []

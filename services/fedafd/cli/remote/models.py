@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import httpx
 import typer
 
+from fedafd.cli.archives import extract_files
 from fedafd.cli.remote.output import print_json, print_table, short_time
 from fedafd.cli.remote.server import (
     DEFAULT_URL,
@@ -110,7 +111,7 @@ def _fetch_archive(server: Server, path: str, folder: Path) -> None:
                 file.write(block)
         file.seek(0)
         with tarfile.open(fileobj=file) as tar:
-            tar.extractall(folder, filter="data")
+            extract_files(tar, folder)
 
 
 def _fetch_direct(server: Server, path: str, folder: Path) -> None:
