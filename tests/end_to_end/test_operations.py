@@ -62,7 +62,9 @@ def trial(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> It
         trial = RollingTrial(supervisor, backends, tmp_path)
         public = load_public_data("shapes", None, {"num_train": 64, "num_val": 16, "num_test": 32, "seed": 5})
         write_public_set(public, tmp_path / "public-set")
-        trial.rest.create(FEDERATION | {"server": {"passes": 4, "batch_size": 16}, "idle_timeout_seconds": 600})
+        # Progress is told once a second: stages must last longer than that on a fast machine too.
+        long = {"server": {"passes": 80, "batch_size": 16}, "distillation": {"start_round": 1, "passes": 40}}
+        trial.rest.create(FEDERATION | long | {"idle_timeout_seconds": 600})
         trial.rest.push_public_set(tmp_path / "public-set")
         trial.invite_all()
         yield trial

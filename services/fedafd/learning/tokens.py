@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
@@ -43,11 +44,11 @@ def token_ids(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> Te
 
     A pretrained tokenizer cuts by itself, so that its closing token is kept.
     """
-    ids = torch.full((len(texts), max_tokens), padding_id(tokenizer), dtype=torch.int64)
-    for row, encoded in enumerate(tokenizer.encode_batch(list(texts))):
+    ids = np.full((len(texts), max_tokens), padding_id(tokenizer), dtype=np.int64)
+    for row, encoded in zip(ids, tokenizer.encode_batch_fast(list(texts)), strict=True):
         kept = encoded.ids[:max_tokens] or [1]
-        ids[row, : len(kept)] = torch.tensor(kept)
-    return ids
+        row[: len(kept)] = kept
+    return torch.from_numpy(ids)
 
 
 def padding_id(tokenizer: Tokenizer) -> int:
