@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -13,9 +16,13 @@ from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
 from fedafd.domain.config import FederationConfig, parse_federation_config
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.domain.presets import merged
 from fedafd.domain.strategies import ABLATIONS, STRATEGIES
 from fedafd.learning.averaging import average_updates, group_of, weight_update
+from fedafd.learning.server_round import initial_server_state, prepare
+from fedafd.simulation import server_stages
 from fedafd.simulation.federation import Federation, FederationProgress, SimulatedClient
+from fedafd.simulation.server_stages import ServerStages
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +77,43 @@ def test_without_distillation_the_clients_do_not_reach_the_server(public: dict[s
     states = [run(strategy, public)[-1].server_state for strategy in ("local", "fedavg", "probe")]
     assert states[0] == states[1] == states[2]
     assert run("fedafd", public)[-1].server_state != states[0]
+
+
+def test_kept_server_stages_give_the_bits_of_stages_of_its_own(
+    public: dict[str, PairSplit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = {strategy: run(strategy, public)[-1] for strategy in ("local", "fedafd", "fedavg")}
+    made: list[int] = []
+    monkeypatch.setattr(
+        server_stages, "prepare", lambda **given: made.append(given["round_number"]) or prepare(**given)
+    )
+    for strategy, progress in expected.items():
+        federation = Federation(config(strategy), public, clients(), device="cpu", kept_stages=tmp_path)
+        found = federation.run_round(federation.run_round(FederationProgress()))
+        assert found.server_state == progress.server_state
+        assert {n: c.state for n, c in found.clients.items()} == {n: c.state for n, c in progress.clients.items()}
+    # Rounds 1 and 2 of the first; fedafd distils in round 1, so that only its second is its own.
+    assert config("fedafd").distillation.start_round == 1
+    assert made == [1, 2, 2]
+    assert not [path for path in tmp_path.rglob(".part-*")]
+
+
+def test_stages_of_other_server_settings_are_not_taken(public: dict[str, PairSplit], tmp_path: Path) -> None:
+    changes: list[dict[str, Any]] = [
+        {},
+        {"server": {"initial_passes": 2}},
+        {"server": {"learning_rate": 0.01}},
+        {"seed": 9},
+    ]
+    states = set()
+    for change in changes:
+        values = merged({"name": "tiny", "strategy": "local"} | TINY["federation"], change)
+        stages = ServerStages(parse_federation_config(values), public["train"], device="cpu", folder=tmp_path)
+        seed = values.get("seed", 0)
+        start = initial_server_state(config=config("local"), captions=public["train"].captions, seed=seed)
+        states.add(stages.prepare(start, 1, seed).state)
+    states.add(stages.prepare(start, 2, seed).state)
+    assert len(states) == len(changes) + 1
 
 
 def test_a_probe_of_pairs_is_the_frozen_global_model(public: dict[str, PairSplit]) -> None:

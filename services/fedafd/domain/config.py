@@ -138,6 +138,9 @@ class ServerTrainingConfig(_Config):
     """Training of the global model on the public set."""
 
     passes: int = Field(2, ge=1, le=100, description="Public passes per round before the representations are taken.")
+    initial_passes: int = Field(
+        0, ge=0, le=1000, description="Public passes before those of round 1: for a global model with fresh weights."
+    )
     batch_size: int = Field(64, ge=2)
     optimizer: Literal["adamp", "adamw", "adam", "sgd"] = "adamp"
     learning_rate: Positive = 1e-3
@@ -204,6 +207,9 @@ class KindTrainingConfig(_Config):
     fusion_learning_rate: Positive = 1e-4
     fusion_weight_decay: NonNegative = 0.0
     gate_init: float = Field(0.0, description="Initial gate logit: below 0 leans to the global feature.")
+    public_weight: NonNegative = Field(
+        1.0, description="Factor on the pairing term, the contrasts and the digest, beside this kind's task loss."
+    )
 
 
 class ClientTrainingConfig(_Config):
@@ -225,7 +231,8 @@ class ClientTrainingConfig(_Config):
     public_samples_per_epoch: int | None = Field(None, ge=1, description="null: the whole public set in each epoch.")
     image: KindTrainingConfig = KindTrainingConfig()
     text: KindTrainingConfig = KindTrainingConfig()
-    pair: KindTrainingConfig = KindTrainingConfig(gate_init=-1.5)
+    # A pair client's task loss, a sum over the pairs of a batch, is more than ten times a cross-entropy.
+    pair: KindTrainingConfig = KindTrainingConfig(gate_init=-1.5, public_weight=16.0)
 
     def for_kind(self, kind: ClientKind) -> KindTrainingConfig:
         """The block of one kind."""

@@ -79,6 +79,7 @@ PRESETS: dict[str, dict[str, Any]] = {
                 "fusion_learning_rate": 1e-4,
                 "fusion_weight_decay": 0.1,
                 "gate_init": 0.0,
+                "public_weight": 1.0,
             },
         },
         "alignment": {

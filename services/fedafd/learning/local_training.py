@@ -50,6 +50,7 @@ def _regulariser(site: LocalSite) -> Regulariser | None:
         alignment=site.model.alignment,
         discriminators=site.optimizers["discriminators"],
         previous=previous,
+        weight=site.training.public_weight,
     )
 
 

@@ -41,29 +41,34 @@ def make_regulariser(
     alignment: BiLevelAlignment,
     discriminators: torch.optim.Optimizer,
     previous: Reps,
+    weight: float = 1.0,
 ) -> Regulariser | None:
-    """The regulariser of `config.mode`; None for off. `global_reps`, `previous`: [N, D] by modality."""
+    """The regulariser of `config.mode`; None for off. `global_reps`, `previous`: [N, D] by modality.
+
+    `weight`: a factor on all but the adversarial term, whose gradient is balanced anyway.
+    """
     mode = config.mode
     if mode is AlignmentMode.OFF:
         return None
     if mode is AlignmentMode.CONTRASTIVE:
-        return _Contrastive(config, global_reps, previous)
+        return _Contrastive(config, global_reps, previous, weight)
     if mode is AlignmentMode.DIGEST:
-        return _Digest(config, global_reps)
+        return _Digest(config, global_reps, weight)
     if mode is AlignmentMode.PAIRING:
-        return _Pairing(config, global_reps)
-    pairing = _Pairing(config, global_reps) if mode is AlignmentMode.ADVERSARIAL_PAIRING else None
+        return _Pairing(config, global_reps, weight)
+    pairing = _Pairing(config, global_reps, weight) if mode is AlignmentMode.ADVERSARIAL_PAIRING else None
     return _Adversarial(global_reps, alignment, discriminators, pairing)
 
 
 class _Pairing:
-    def __init__(self, config: AlignmentConfig, global_reps: Reps) -> None:
+    def __init__(self, config: AlignmentConfig, global_reps: Reps, weight: float) -> None:
         self._config, self._global = config, global_reps
+        self._weight = weight * config.pairing_weight
 
     def __call__(self, features: Reps, rows_B: Tensor) -> Terms:
         targets = {m: reps[rows_B] for m, reps in self._global.items()}
         term = pairing_loss(features, targets, temperature=self._config.pairing_temperature)
-        return Terms(self._config.pairing_weight * term, None)
+        return Terms(self._weight * term, None)
 
 
 class _Adversarial:
@@ -92,8 +97,9 @@ class _Adversarial:
 class _Contrastive:
     """CreamFL's local regularisation."""
 
-    def __init__(self, config: AlignmentConfig, global_reps: Reps, previous: Reps) -> None:
+    def __init__(self, config: AlignmentConfig, global_reps: Reps, previous: Reps, weight: float) -> None:
         self._config, self._global, self._previous = config, global_reps, previous
+        self._weight = weight * config.contrastive_weight
 
     def __call__(self, features: Reps, rows_B: Tensor) -> Terms:
         tau = self._config.contrastive_temperature
@@ -102,15 +108,15 @@ class _Contrastive:
             terms.append(inter_modal_contrast(feature_BD, self._global[modality.other], rows_B, temperature=tau))
             own, before = self._global[modality][rows_B], self._previous[modality][rows_B]
             terms.append(intra_modal_contrast(feature_BD, own, before, temperature=tau))
-        return Terms(self._config.contrastive_weight * torch.stack(terms).sum(), None)
+        return Terms(self._weight * torch.stack(terms).sum(), None)
 
 
 class _Digest:
     """FedMD's digest step: squared distance to the consensus."""
 
-    def __init__(self, config: AlignmentConfig, global_reps: Reps) -> None:
-        self._config, self._global = config, global_reps
+    def __init__(self, config: AlignmentConfig, global_reps: Reps, weight: float) -> None:
+        self._global, self._weight = global_reps, weight * config.digest_weight
 
     def __call__(self, features: Reps, rows_B: Tensor) -> Terms:
         terms = [(f - self._global[m][rows_B]).square().sum(-1).mean() for m, f in features.items()]
-        return Terms(self._config.digest_weight * torch.stack(terms).sum(), None)
+        return Terms(self._weight * torch.stack(terms).sum(), None)

@@ -37,7 +37,7 @@ from fedafd.learning.tokens import tokenizer_for
 from fedafd.learning.tower import Tower, encode_all
 from fedafd.rpc.bundles import pack_folder
 
-__all__ = ["Prepared", "distil", "evaluate", "export_global_model", "initial_server_state", "prepare"]
+__all__ = ["Prepared", "distil", "distils", "evaluate", "export_global_model", "initial_server_state", "prepare"]
 
 Progress = Callable[[float, str], None]
 Reps = Mapping[Modality, NDArray[np.float32]]
@@ -95,20 +95,26 @@ def prepare(
     processes: Processes = 1,
     progress: Progress = lambda _, __: None,
 ) -> Prepared:
-    """Train with the soft contrastive loss, then represent the public set in eval mode.
+    """Train with the soft contrastive loss, in round 1 first `server.initial_passes`, then represent the public set.
 
     `processes` share the training (fedafd.learning.parallel). Raises DivergedError, ConfigurationError,
     WorkerLostError.
     """
     run = _Run(config, state, round_number, seed, device)
     pairs = PairTensors(public, run.model.towers)
-    run = _trained(run, pairs, config.server.passes, {}, None, processes, lambda f, a: progress(0.8 * f, a))
+    passes = config.server.passes + (config.server.initial_passes if round_number == 1 else 0)
+    run = _trained(run, pairs, passes, {}, None, processes, lambda f, a: progress(0.8 * f, a))
     reps = {}
     for number, (modality, tower) in enumerate(run.model.towers.items()):
         progress(0.8 + 0.1 * number, f"representing {modality.value}s")
         reps[modality] = encode_all(tower, pairs.fixed(modality), run.device)
     bundles = {modality: pack_folder(tower.to_files()) for modality, tower in run.model.towers.items()}
     return Prepared(run.state(), reps, bundles)
+
+
+def distils(config: FederationConfig, round_number: int) -> bool:
+    """Whether a round distils what its clients delivered."""
+    return config.distillation.enabled and round_number >= config.distillation.start_round
 
 
 def distil(
@@ -131,7 +137,7 @@ def distil(
     distil is left out and gives the state back unchanged. `processes` share the training. Raises DivergedError,
     ConfigurationError, WorkerLostError.
     """
-    if not config.distillation.enabled or round_number < config.distillation.start_round:
+    if not distils(config, round_number):
         aggregates = {}
     if not aggregates and not config.distillation.joint:
         return state

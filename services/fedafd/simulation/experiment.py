@@ -142,6 +142,10 @@ class ExperimentConfig(_Config):
         missing = [name for name in sorted(names) if rng.random() >= self.participation]
         return missing if len(missing) < len(names) else missing[1:]
 
+    def public_set_id(self) -> str:
+        """A short hash of where the public set comes from."""
+        return hashlib.sha256(self.public.model_dump_json().encode()).hexdigest()[:16]
+
     def fingerprint(self, key: RunKey) -> str:
         """A hash of everything that a run's result depends on, but the data files."""
         described = {

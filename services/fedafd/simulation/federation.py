@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,9 @@ from fedafd.domain.seeds import derive_seed
 from fedafd.learning.averaging import average_updates, group_of, weight_update
 from fedafd.learning.client_round import evaluate_client, train_client
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
-from fedafd.learning.server_round import distil, evaluate, initial_server_state, prepare
+from fedafd.learning.server_round import evaluate, initial_server_state
 from fedafd.rpc.tensors import decode_representations, encode_representations
+from fedafd.simulation.server_stages import ServerStages
 
 __all__ = ["ClientProgress", "Federation", "FederationProgress", "SimulatedClient"]
 
@@ -77,8 +79,11 @@ class Federation:
         *,
         device: str = "auto",
         public_set_sha256: str = _NO_PUBLIC_SET,
+        kept_stages: Path | None = None,
     ) -> None:
+        """`kept_stages`: a folder for the server's stages that this federation has in common with others."""
         self.config, self.public, self.device = config, public, device
+        self._server = ServerStages(config, public["train"], device=device, folder=kept_stages)
         self.clients = sorted(clients, key=lambda client: client.name)
         self._sha256 = public_set_sha256
 
@@ -99,14 +104,7 @@ class Federation:
             config=self.config, captions=self.public["train"].captions, seed=self.config.seed
         )
         watch(0.0, "server: public passes")
-        prepared = prepare(
-            config=self.config,
-            state=state,
-            public=self.public["train"],
-            round_number=number,
-            seed=self._seed(number, "server", "prepare"),
-            device=self.device,
-        )
+        prepared = self._server.prepare(state, number, self._seed(number, "server", "prepare"))
         made: dict[str, ClientProgress] = {}
         uploads: dict[str, Reps] = {}
         ages: dict[str, int] = {}
@@ -140,15 +138,12 @@ class Federation:
             if self.config.averaging is not AveragingMode.OFF:
                 updates.append(weight_update(result.state, result.num_private_samples))
         watch(1 - 1 / (len(self.clients) + 2), "server: distillation")
-        state = distil(
-            config=self.config,
-            state=prepared.state,
-            public=self.public["train"],
-            representations=prepared.representations,
-            aggregates=self._aggregates(uploads, ages, prepared.representations),
-            round_number=number,
-            seed=self._seed(number, "server", "distil"),
-            device=self.device,
+        state = self._server.distil(
+            prepared.state,
+            number,
+            self._seed(number, "server", "distil"),
+            prepared.representations,
+            self._aggregates(uploads, ages, prepared.representations),
         )
         metrics = evaluate(config=self.config, state=state, samples=self.public[evaluate_on], device=self.device)
         return FederationProgress(

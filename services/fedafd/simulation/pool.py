@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -13,7 +14,7 @@ from typing import Any
 
 from fedafd.domain.errors import FedafdError
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
-from fedafd.simulation.run import run_one, write_json
+from fedafd.simulation.run import SERVER_STAGES, run_one, write_json
 
 __all__ = ["WorkerLostError", "default_workers", "run_experiment"]
 
@@ -77,6 +78,8 @@ def run_experiment(
             for process in list((getattr(pool, "_processes", None) or {}).values()):
                 process.terminate()
             raise
+    if not failed and not keep_models:
+        shutil.rmtree(output / SERVER_STAGES, ignore_errors=True)
     return failed
 
 

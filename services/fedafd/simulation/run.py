@@ -25,9 +25,11 @@ from fedafd.simulation.data import load_run_data
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
 from fedafd.simulation.federation import ClientProgress, Federation, FederationProgress
 
-__all__ = ["read_json", "run_one", "score_of", "write_json"]
+__all__ = ["SERVER_STAGES", "read_json", "run_one", "score_of", "write_json"]
 
 Watch = Callable[[int, float, str], None]
+SERVER_STAGES = "server"
+"""Folder below an experiment's output: stages of the server that its runs have in common."""
 
 
 def score_of(metrics: Mapping[str, float]) -> float:
@@ -50,7 +52,8 @@ def run_one(
         return read_json(folder / "result.json")
     config = experiment.federation_config(key)
     public, clients = load_run_data(experiment, key)
-    run = _Run(Federation(config, public, clients, device=device), folder)
+    kept_stages = output / SERVER_STAGES / experiment.public_set_id()
+    run = _Run(Federation(config, public, clients, device=device, kept_stages=kept_stages), folder)
     run.open(key, experiment.fingerprint(key))
     for number in range(run.progress.round_number + 1, experiment.rounds + 1):
         started = time.monotonic()

@@ -1,0 +1,116 @@
+"""The server's stages of many runs: what several runs would do alike is done once and kept.
+
+Until a run distils for the first time, its server depends on the seed and the server's settings alone, so that all
+strategies share those stages; those that never distil share them to the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from fedafd.datasets.samples import PairSplit
+from fedafd.domain.config import FederationConfig
+from fedafd.domain.kinds import Modality
+from fedafd.learning.server_round import Prepared, distil, distils, prepare
+
+__all__ = ["ServerStages"]
+
+Reps = Mapping[Modality, NDArray[np.float32]]
+_STATE, _REPS = "state", "representations.safetensors"
+
+
+class ServerStages:
+    """Prepares and distils as fedafd.learning.server_round does.
+
+    `folder`: where to keep, one folder for one public set; None keeps nothing.
+    """
+
+    def __init__(self, config: FederationConfig, public: PairSplit, *, device: str, folder: Path | None = None) -> None:
+        self._config, self._public, self._device, self._folder = config, public, device, folder
+
+    def prepare(self, state: bytes, number: int, seed: int) -> Prepared:
+        """Round `number`'s preparation of `state`."""
+        place = (
+            None if number > 1 and distils(self._config, number - 1) else self._place("prepare", state, number, seed)
+        )
+        if place is not None and place.exists():
+            return self._prepared(place)
+        made = prepare(
+            config=self._config,
+            state=state,
+            public=self._public,
+            round_number=number,
+            seed=seed,
+            device=self._device,
+        )
+        if place is not None:
+            reps = save({modality.value: rows for modality, rows in made.representations.items()})
+            bundles = {modality.value: bundle for modality, bundle in made.bundles.items()}
+            self._keep(place, {_STATE: made.state, _REPS: reps, **bundles})
+        return made
+
+    def distil(self, state: bytes, number: int, seed: int, representations: Reps, aggregates: Reps) -> bytes:
+        """Round `number`'s distillation, or the pass that stands in its place."""
+        alone = not distils(self._config, number) or not aggregates
+        place = self._place("distil", state, number, seed) if alone else None
+        if place is not None and place.exists():
+            return (place / _STATE).read_bytes()
+        made = distil(
+            config=self._config,
+            state=state,
+            public=self._public,
+            representations=representations,
+            aggregates=aggregates,
+            round_number=number,
+            seed=seed,
+            device=self._device,
+        )
+        if place is not None:
+            self._keep(place, {_STATE: made})
+        return made
+
+    def _place(self, stage: str, state: bytes, number: int, seed: int) -> Path | None:
+        """Where a stage that distils nothing is kept: a hash of all that it depends on."""
+        if self._folder is None:
+            return None
+        config = self._config
+        described: dict[str, Any] = {
+            "stage": stage,
+            "round": number,
+            "seed": seed,
+            "device": self._device,
+            "embedding_dim": config.embedding_dim,
+            "image_encoder": config.image_encoder.model_dump(mode="json"),
+            "text_encoder": config.text_encoder.model_dump(mode="json"),
+            "server": config.server.model_dump(mode="json"),
+            "distillation": [config.distillation.joint, config.distillation.passes],
+            "state": hashlib.sha256(state).hexdigest(),
+        }
+        return self._folder / hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
+
+    @staticmethod
+    def _prepared(place: Path) -> Prepared:
+        reps = {Modality(m): rows for m, rows in load((place / _REPS).read_bytes()).items()}
+        bundles = {modality: (place / modality.value).read_bytes() for modality in Modality}
+        return Prepared((place / _STATE).read_bytes(), reps, bundles)
+
+    def _keep(self, place: Path, files: Mapping[str, bytes]) -> None:
+        """All files or none: another worker may be keeping the same."""
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=".part-", dir=place.parent))
+        for name, content in files.items():
+            (part / name).write_bytes(content)
+        try:
+            part.rename(place)
+        except OSError:
+            shutil.rmtree(part)
