@@ -24,7 +24,7 @@ class AggregatorSettings(ProcessSettings):
     database_url: SecretStr
     redis_url: SecretStr | None = Field(None, description="Wake-ups, presence and the Celery broker.")
     store: StoreSettings
-    internal_token: SecretStr = Field(description="Shared with the control plane and the distillers.")
+    internal_token: SecretStr = Field(description="Shared with the distillers.")
     tls_certificate: Path | None = Field(None, description="PEM of the server's certificate; unset: no TLS.")
     tls_key: Path | None = Field(None, description="PEM of its key.")
     tls_client_authorities: Path | None = Field(

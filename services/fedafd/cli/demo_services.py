@@ -116,18 +116,17 @@ class Services:
 
     def start_aggregator(self, listen: str | None = None, name: str = "aggregator") -> Child:
         """Start the aggregator, or one of several with addresses of their own."""
-        own = {"LISTEN": listen or self.aggregator}
+        own = {"LISTEN": listen or self.aggregator, "INTERNAL_TOKEN": self._internal_token}
         return self._start(name, "fedafd.aggregator.server", "AGGREGATOR", own, threads=1)
 
     def start_distiller(self, module: str = "fedafd.distiller.worker") -> Child:
         """Start the distiller; `module` may be another that serves as one."""
-        own = {"AGGREGATOR": self.aggregator}
+        own = {"AGGREGATOR": self.aggregator, "INTERNAL_TOKEN": self._internal_token}
         return self._start("distiller", module, "DISTILLER", own, threads=self._threads)
 
     def _start(self, name: str, module: str, process: str, own: Mapping[str, str], *, threads: int) -> Child:
         environment = {f"FEDAFD_{process}_{key}": value for key, value in own.items()}
         environment |= self.backends.environment(process)
-        environment[f"FEDAFD_{process}_INTERNAL_TOKEN"] = self._internal_token
         environment |= self._settings
         return self.supervisor.start(name, [sys.executable, "-m", module], environment | thread_environment(threads))
 

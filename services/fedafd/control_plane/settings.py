@@ -26,8 +26,6 @@ class ControlPlaneSettings(ProcessSettings):
     database_url: SecretStr
     redis_url: SecretStr | None = None
     store: StoreSettings
-    aggregator: str | None = Field(None, description="host:port; told of changes at once, if set.")
-    internal_token: SecretStr | None = None
     admin_key: SecretStr | None = Field(None, description="The first admin's API key.")
     admin_key_file: Path | None = Field(None, description="A file that holds it.")
     invitation_hours: float = Field(168.0, gt=0, description="How long an enrolment token lives.")
