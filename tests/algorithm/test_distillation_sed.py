@@ -20,6 +20,7 @@ from fedafd.algorithm.distillation import (
     MeanEnsemble,
     SimilarityEnsemble,
     distillation_loss,
+    distillation_targets,
     similarity_scores,
     similarity_weights,
 )
@@ -386,6 +387,31 @@ def test_a_broken_state_is_refused(name: str, value: Tensor | None) -> None:
     state = {key: tensor for key, tensor in (ensemble.state() | {name: value}).items() if tensor is not None}
     with pytest.raises(InvalidTensorError, match="state"):
         SimilarityEnsemble.from_state(state)
+
+
+@given(share=st.floats(0, 1), seed=st.integers(0, 2**31))
+def test_targets_hold_the_share_of_the_global_models_own(share: float, seed: int) -> None:
+    aggregate_ND, global_ND = 0.5 * unit_rows(4, 3, seed=seed), unit_rows(4, 3, seed=seed + 1)
+    plain = distillation_targets(aggregate_ND, global_ND, self_share=share)
+    unit = distillation_targets(aggregate_ND, global_ND, self_share=share, normalise=True)
+    for n in range(4):
+        mixed = [
+            (1 - share) * a + share * g for a, g in zip(aggregate_ND[n].tolist(), global_ND[n].tolist(), strict=True)
+        ]
+        assert plain[n].tolist() == pytest.approx(mixed, abs=1e-12)
+        norm = math.sqrt(math.fsum(value**2 for value in mixed))
+        if norm > 1e-6:
+            assert unit[n].tolist() == pytest.approx([value / norm for value in mixed], abs=1e-9)
+
+
+def test_targets_at_the_ends_are_the_ensemble_and_the_global_models_own() -> None:
+    aggregate_ND, global_ND = unit_rows(5, 8), unit_rows(5, 8, seed=1)
+    assert torch.equal(distillation_targets(aggregate_ND, global_ND), aggregate_ND)
+    torch.testing.assert_close(distillation_targets(aggregate_ND, global_ND, self_share=1.0), global_ND)
+    with pytest.raises(InvalidTensorError, match="self_share"):
+        distillation_targets(aggregate_ND, global_ND, self_share=1.1)
+    with pytest.raises(InvalidTensorError, match="shape"):
+        distillation_targets(aggregate_ND, global_ND[:4])
 
 
 def test_distillation_loss_is_the_weighted_sum_of_mean_squares() -> None:

@@ -28,6 +28,7 @@ PUBLIC = {
         "MeanEnsemble",
         "SimilarityEnsemble",
         "distillation_loss",
+        "distillation_targets",
         "similarity_scores",
         "similarity_weights",
     },

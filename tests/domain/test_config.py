@@ -281,6 +281,8 @@ PAPER = {
     "distillation.ensemble": "similarity",
     "distillation.temperature": 1.0,
     "distillation.weight": 0.4,
+    "distillation.self_share": 0.0,
+    "client.pair.public_weight": 1.0,
     "distillation.centre": False,
     "distillation.normalise_aggregate": False,
 }

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from fedafd import GlobalModel, PersonalizedModel
+from fedafd.algorithm.alignment import BiLevelAlignment
 from fedafd.datasets.cuts import generated
 from fedafd.datasets.samples import ClientData, PairSplit
 from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
@@ -22,6 +24,7 @@ from fedafd.learning.client_round import ClientRound, train_alone, train_client
 from fedafd.learning.encoders import build_encoder
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
 from fedafd.learning.personalized_export import export_personalized_model
+from fedafd.learning.regularisers import make_regulariser
 from fedafd.learning.server_round import Prepared, distil, evaluate, export_global_model, initial_server_state, prepare
 from fedafd.learning.tokens import build_tokenizer, token_ids
 
@@ -137,6 +140,61 @@ def test_representations_are_unit_rows_of_the_public_set(kind: ClientKind, publi
 def test_every_ablation_runs(changes: dict[str, object], kind: ClientKind, public: dict[str, PairSplit]) -> None:
     config = federation(**changes)
     assert client(config, kind, prepared(config, public), public).metrics
+
+
+@pytest.mark.parametrize(("share", "depends"), [(0.0, True), (0.5, True), (1.0, False)])
+def test_the_own_share_of_the_targets_leaves_the_clients_the_rest(
+    share: float, depends: bool, public: dict[str, PairSplit]
+) -> None:
+    config = federation(distillation={"start_round": 1, "self_share": share})
+    made = prepared(config, public)
+    states = {
+        distil(
+            config=config,
+            state=made.state,
+            public=public["train"],
+            representations=made.representations,
+            aggregates={m: np.roll(rows, shift, axis=0) for m, rows in made.representations.items()},
+            round_number=1,
+            seed=6,
+            device="cpu",
+        )
+        for shift in (0, 1)
+    }
+    assert len(states) == 1 + depends
+
+
+def test_initial_passes_come_once_before_the_first_rounds(public: dict[str, PairSplit]) -> None:
+    def trained(round_number: int, **server: int) -> bytes:
+        config = federation(server={"batch_size": 16, "schedule": "constant", **server})
+        state = initial_server_state(config=config, captions=public["train"].captions, seed=3)
+        return prepare(
+            config=config, state=state, public=public["train"], round_number=round_number, seed=4, device="cpu"
+        ).state
+
+    assert trained(1, passes=1, initial_passes=2) == trained(1, passes=3)
+    assert trained(2, passes=1, initial_passes=2) == trained(2, passes=1)
+
+
+@pytest.mark.parametrize("mode", ["pairing", "contrastive", "digest"])
+def test_public_weight_multiplies_what_public_batches_add(mode: str) -> None:
+    generator = torch.Generator().manual_seed(7)
+    reps = {m: F.normalize(torch.randn(12, 8, generator=generator), dim=-1) for m in Modality}
+    features = {Modality.TEXT: F.normalize(torch.randn(4, 8, generator=generator), dim=-1)}
+    added = []
+    for weight in (1.0, 16.0):
+        regularise = make_regulariser(
+            federation(alignment={"mode": mode}).alignment,
+            global_reps=reps,
+            alignment=BiLevelAlignment(8),
+            discriminators=torch.optim.SGD(torch.nn.Linear(1, 1).parameters()),
+            previous=reps,
+            weight=weight,
+        )
+        assert regularise is not None
+        added.append(regularise(features, torch.arange(4)).joint)
+    torch.testing.assert_close(added[1], 16 * added[0])
+    assert added[0] > 0
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,14 @@ from fedafd.algorithm.checks import (
 from fedafd.algorithm.similarity import Precision, scores_unchecked, similarity_scores
 from fedafd.domain.kinds import Modality
 
-__all__ = ["MeanEnsemble", "SimilarityEnsemble", "distillation_loss", "similarity_scores", "similarity_weights"]
+__all__ = [
+    "MeanEnsemble",
+    "SimilarityEnsemble",
+    "distillation_loss",
+    "distillation_targets",
+    "similarity_scores",
+    "similarity_weights",
+]
 
 
 @torch.no_grad()
@@ -163,6 +170,23 @@ class MeanEnsemble(SimilarityEnsemble):
 
     def _scores(self, reps_ND: Tensor) -> Tensor:
         return self._normaliser_N.new_zeros(len(reps_ND))
+
+
+def distillation_targets(
+    aggregate_ND: Tensor, global_ND: Tensor, *, self_share: float = 0.0, normalise: bool = False
+) -> Tensor:
+    """What is distilled, [N, D]: the ensemble with a share of the global model's own representations; 0 is the paper.
+
+    An ensemble that knows less than its student forgets part of what it knows; its own share holds on to that.
+    `normalise`: unit rows. Both tensors live in the same, centred or plain, space. Raises InvalidTensorError for other
+    shapes, and a share outside 0 .. 1.
+    """
+    check_shape("aggregate_ND", aggregate_ND, None, None)
+    check_same_shape("global_ND", global_ND, "aggregate_ND", aggregate_ND)
+    if not 0 <= self_share <= 1:
+        raise InvalidTensorError(f"self_share: expected 0 .. 1, got {self_share}")
+    mixed_ND = aggregate_ND.lerp(global_ND.to(aggregate_ND), self_share) if self_share else aggregate_ND
+    return F.normalize(mixed_ND, dim=1) if normalise else mixed_ND
 
 
 def distillation_loss(

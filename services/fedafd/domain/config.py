@@ -248,7 +248,10 @@ class DistillationConfig(_Config):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Of the similarities; bfloat16 is faster where the hardware has it: docs/performance.md."
     )
-    weight: NonNegative = Field(100.0, description="beta, on the mean over B and D (paper: 0.4, in its own pass).")
+    self_share: float = Field(
+        0.5, ge=0, le=1, description="Share of the global model's own representations in the targets (paper: 0)."
+    )
+    weight: NonNegative = Field(300.0, description="beta, on the mean over B and D (paper: 0.4, in its own pass).")
     start_round: Count = Field(3, description="First round that distils; earlier ones train only.")
     passes: int = Field(1, ge=1)
     joint: bool = Field(True, description="Distil in the same pass as the contrastive loss (paper: false).")

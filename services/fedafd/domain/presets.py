@@ -102,6 +102,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "distillation": {
             "ensemble": "similarity",
             "temperature": 1.0,
+            "self_share": 0.0,
             "weight": 0.4,
             "start_round": 1,
             "passes": 1,

@@ -23,14 +23,20 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "creamfl": {
         "alignment": {"mode": "contrastive"},
         "fusion": {"mode": "off"},
-        "distillation": {"ensemble": "contrastive"},
+        "distillation": {"ensemble": "contrastive", "self_share": 0.0},
     },
     # FedMD, arXiv 1910.03581, with representations in place of class scores: digest the consensus, mean of clients.
-    "fedmd": {"alignment": {"mode": "digest"}, "fusion": {"mode": "off"}, "distillation": {"ensemble": "mean"}},
+    "fedmd": {
+        "alignment": {"mode": "digest"},
+        "fusion": {"mode": "off"},
+        "distillation": {"ensemble": "mean", "self_share": 0.0},
+    },
     # FedAvg, arXiv 1602.05629, among clients of one kind, encoder and label set; the server learns by itself.
     "fedavg": {**_ALONE, "averaging": "weights", "client": {"vocabulary": "public"}},
     # No federation: every client and the server by itself.
     "local": _ALONE,
+    # No federation either, but the server distils its own representations: what FedAFD's share of them does alone.
+    "self-distillation": {**_ALONE, "distillation": {"self_share": 1.0}},
     # The frozen global model alone: clients train a head on its features, pair clients nothing.
     "probe": {**_ALONE, "fusion": {"mode": "global"}},
 }
@@ -42,6 +48,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "fedafd-no-fusion": {"fusion": {"mode": "off"}},
     "fedafd-tokens": {"fusion": {"mode": "tokens"}},
     "fedafd-mean": {"distillation": {"ensemble": "mean"}},
+    "fedafd-no-self": {"distillation": {"self_share": 0.0}},
     "fedafd-no-distillation": {"distillation": {"enabled": False}},
 }
 """FedAFD less or other than one of its parts."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fedafd.algorithm.centring import centre, public_mean
 from fedafd.algorithm.contrastive import SoftContrastiveLoss
-from fedafd.algorithm.distillation import distillation_loss
+from fedafd.algorithm.distillation import distillation_loss, distillation_targets
 from fedafd.algorithm.metrics import fold_recall_at_k, recall_at_k, rsum
 from fedafd.domain.config import EncoderConfig, FederationConfig
 from fedafd.domain.kinds import Modality
@@ -142,11 +142,18 @@ def distil(
     if not aggregates and not config.distillation.joint:
         return state
     run = _Run(config, state, round_number, seed, device)
-    means = {m: public_mean(torch.from_numpy(np.asarray(r))) for m, r in representations.items()}
-    targets = {m: torch.from_numpy(np.asarray(rows)).to(run.device) for m, rows in aggregates.items()}
+    own = {m: torch.from_numpy(np.asarray(rows)) for m, rows in representations.items()}
+    means = {m: public_mean(rows) for m, rows in own.items()} if config.distillation.centre else None
+    targets = {}
+    for modality, rows in aggregates.items():
+        targets[modality] = distillation_targets(
+            torch.from_numpy(np.asarray(rows)),
+            own[modality] if means is None else centre(own[modality], means[modality]),
+            self_share=config.distillation.self_share,
+            normalise=config.distillation.normalise_aggregate,
+        ).to(run.device)
     pairs = PairTensors(public, run.model.towers)
-    centres = means if config.distillation.centre else None
-    return _trained(run, pairs, config.distillation.passes, targets, centres, processes, progress).state()
+    return _trained(run, pairs, config.distillation.passes, targets, means, processes, progress).state()
 
 
 def evaluate(
