@@ -12,9 +12,19 @@ from typing import Any
 from fedafd.simulation.experiment import ExperimentConfig
 from fedafd.simulation.plots import draw_plots
 from fedafd.simulation.run import write_json
-from fedafd.simulation.summary import MEASURES, Difference, Row, differences, read_results, rows_of
+from fedafd.simulation.summary import (
+    MEASURES,
+    Difference,
+    Row,
+    client_differences,
+    differences,
+    read_results,
+    rows_of,
+)
 
 __all__ = ["markdown", "write_report"]
+
+_ALONE = "local"
 
 
 def write_report(experiment: ExperimentConfig, output: Path) -> list[Path]:
@@ -89,9 +99,16 @@ def _checks(rows: Sequence[Row], baseline: str) -> list[str]:
     own = [row for row in rows if row.strategy == baseline]
     below = [f"{row.scenario} seed {row.seed}: {each}" for row in own for each in row.below_global]
     verdict = f"below in {len(below)} cases: {'; '.join(below)}" if below else "never below"
-    return [
+    lines = [
         f"Pair clients of {baseline} against the frozen global model on the test split, {len(own)} runs: {verdict}."
     ]
+    alone = client_differences(rows, baseline, _ALONE) if baseline != _ALONE else {}
+    if alone:
+        worse = {name: value for name, value in alone.items() if value < 0}
+        most = min(worse, key=lambda name: worse[name], default="")
+        told = f"{len(worse)} of {len(alone)} below" + (f", most of all {most} by {-worse[most]:.1f}" if worse else "")
+        lines += ["", f"Clients of {baseline} against themselves under {_ALONE} on the test split: {told}."]
+    return lines
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -13,9 +13,9 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from fedafd.simulation.experiment import ExperimentConfig
-from fedafd.simulation.run import read_json
+from fedafd.simulation.run import read_json, score_of
 
-__all__ = ["MEASURES", "Difference", "Row", "differences", "read_results", "rows_of"]
+__all__ = ["MEASURES", "Difference", "Row", "client_differences", "differences", "read_results", "rows_of"]
 
 MEASURES = ("mean", "server rsum", "image acc1", "text acc1", "pair rsum", "image own acc1", "text own acc1")
 """`mean`: of the kinds' metrics in percent, a pair client's being its mean recall (rsum / 6). `own`: weighted by the
@@ -25,13 +25,15 @@ _RECALLS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10")
 
 
 class Row(NamedTuple):
-    """One run: test figures by measure; `checks` are statements about single clients that must hold."""
+    """One run: test figures by measure."""
 
     scenario: str
     strategy: str
     seed: int
     values: dict[str, float]
     recalls: dict[str, float]
+    clients: dict[str, float]
+    """Each client's own metric: rsum for pairs, else accuracy, of the personalized model."""
     below_global: list[str]
     """Pair clients whose personalized model is below the frozen global model on the test split, and by how much."""
     seconds: float
@@ -67,10 +69,11 @@ def rows_of(results: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 def _row(result: Mapping[str, Any]) -> Row:
     kinds: dict[str, list[Mapping[str, float]]] = {}
-    below = []
+    below, clients = [], {}
     for name, client in sorted(result["clients"].items()):
         metrics = client["metrics"]
         kinds.setdefault(client["kind"], []).append(metrics)
+        clients[name] = score_of(metrics)
         if client["kind"] == "pair" and metrics["federated/rsum"] < metrics["global/rsum"]:
             below.append(f"{name} by {metrics['global/rsum'] - metrics['federated/rsum']:.1f}")
     values = {"server rsum": result["server"]["metrics"]["rsum"]}
@@ -87,6 +90,7 @@ def _row(result: Mapping[str, Any]) -> Row:
         int(result["seed"]),
         {"mean": fmean(shares)} | values,
         {name: result["server"]["metrics"][name] for name in _RECALLS},
+        clients,
         below,
         float(result["seconds"]),
     )
@@ -111,6 +115,17 @@ def differences(rows: Sequence[Row], baseline: str, confidence: float = 0.95) ->
                     scenario = group[0] if len(group) == 1 else "all"
                     found.append(Difference(scenario, strategy, measure, mean, mean - half, mean + half, len(pairs)))
     return found
+
+
+def client_differences(rows: Sequence[Row], strategy: str, other: str) -> dict[str, float]:
+    """Each client's own metric under `strategy` less that under `other`, by `<scenario>, seed <n>, <client>`."""
+    held = {(row.scenario, row.seed): row.clients for row in rows if row.strategy == other}
+    return {
+        f"{row.scenario}, seed {row.seed}, {name}": value - held[row.scenario, row.seed][name]
+        for row in rows
+        if row.strategy == strategy and (row.scenario, row.seed) in held
+        for name, value in row.clients.items()
+    }
 
 
 def _half_width(values: Sequence[float], confidence: float) -> float:

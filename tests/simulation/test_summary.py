@@ -1,0 +1,77 @@
+"""Figures from runs: means over kinds, paired intervals, and what is said of single clients."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from tests.simulation.test_simulate import TINY
+
+from fedafd.simulation.experiment import ExperimentConfig
+from fedafd.simulation.report import markdown
+from fedafd.simulation.summary import client_differences, differences, rows_of
+
+RECALLS = dict.fromkeys(("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10"), 10.0)
+
+
+def result(strategy: str, seed: int, *, image: float, pairs: float, server: float = 60.0) -> dict[str, Any]:
+    acc = {"federated/acc1": image, "federated/acc5": 50.0, "federated/own_acc1": image + 1}
+    return {
+        "scenario": "iid",
+        "strategy": strategy,
+        "seed": seed,
+        "server": {"metrics": RECALLS | {"rsum": server}},
+        "clients": {
+            "image-0": {"kind": "image", "metrics": acc},
+            "pair-0": {"kind": "pair", "metrics": {"federated/rsum": pairs, "global/rsum": 55.0}},
+        },
+        "seconds": 1.0,
+    }
+
+
+def results() -> list[dict[str, Any]]:
+    """Paired differences of the image clients: 1, 3, 4; of the pair clients: 30, 30, 24."""
+    return [
+        *(result("fedafd", seed, image=20.0 + seed, pairs=60.0 - 6 * (seed == 2)) for seed in range(3)),
+        *(result("local", seed, image=19.0 - (seed > 0), pairs=30.0) for seed in range(3)),
+    ]
+
+
+def test_the_mean_is_over_kinds_and_counts_mean_recall_for_pairs() -> None:
+    first = rows_of(results())[0]
+    assert first.values["mean"] == pytest.approx((20.0 + 60.0 / 6) / 2)
+    assert first.values["image own acc1"] == 21.0
+    assert first.clients == {"image-0": 20.0, "pair-0": 60.0}
+    assert first.below_global == []
+
+
+def test_intervals_are_students_over_the_pairs() -> None:
+    held = {d.measure: d for d in differences(rows_of(results()), "fedafd")}
+    image = held["image acc1"]
+    pairs = [1.0, 3.0, 4.0]
+    mean = sum(pairs) / 3
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in pairs) / 2)
+    # The 97.5 % quantile of Student's t with two degrees of freedom: tables.
+    half = 4.30265 * deviation / math.sqrt(3)
+    assert (image.mean, image.low, image.high) == pytest.approx((mean, mean - half, mean + half), abs=1e-4)
+    assert image.shown == "not shown"
+    assert held["pair rsum"].shown == "better"
+    assert held["server rsum"].mean == 0
+
+
+def test_single_clients_are_compared_with_themselves() -> None:
+    found = client_differences(rows_of(results()), "fedafd", "local")
+    assert found["iid, seed 2, image-0"] == 4.0
+    assert found["iid, seed 2, pair-0"] == 24.0
+    assert len(found) == 6
+
+
+def test_the_report_says_which_clients_fall_below() -> None:
+    made = results()
+    made[1]["clients"]["image-0"]["metrics"]["federated/acc1"] = 15.0
+    experiment = ExperimentConfig.model_validate(TINY | {"strategies": ["fedafd", "local"], "seeds": [0, 1, 2]})
+    rows = rows_of(made)
+    text = markdown(experiment, rows, differences(rows, "fedafd"))
+    assert "3 runs: below in 1 cases: iid seed 2: pair-0 by 1.0." in text
+    assert "1 of 6 below, most of all iid, seed 1, image-0 by 3.0." in text
