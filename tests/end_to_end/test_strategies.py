@@ -17,6 +17,7 @@ from fedafd.cli.demo_services import Backends, Services, thread_environment
 from fedafd.datasets import PublicSet, load_client_data, load_public_data, write_public_set
 from fedafd.domain.config import EncoderConfig, parse_federation_config
 from fedafd.domain.kinds import ClientKind
+from fedafd.domain.strategies import ABLATIONS, STRATEGIES
 from fedafd.simulation.federation import Federation, FederationProgress, SimulatedClient
 from fedafd.storage.store import sha256_of
 
@@ -29,7 +30,10 @@ COHORTS: dict[str, dict[str, str]] = {
     "fedmd": {"pair-a": "pair"},
     "probe": {"pair-a": "pair"},
     "local": {"image-a": "image"},
+    "self-distillation": {"text-a": "text"},
     "fedafd": {"image-a": "image", "pair-a": "pair", "text-a": "text"},
+    "fedafd-tokens": {"pair-a": "pair"},
+    **{name: {"image-a": "image"} for name in sorted(ABLATIONS.keys() - {"fedafd-tokens"})},
 }
 ROUNDS = {"fedavg": 2}
 
@@ -64,6 +68,7 @@ def simulated(strategy: str, public: PublicSet) -> FederationProgress:
 
 
 def test_services_and_simulation_give_the_same_bits(tmp_path: Path, redis_url: str) -> None:
+    assert COHORTS.keys() == {**STRATEGIES, **ABLATIONS}.keys()
     torch.set_num_threads(1)
     folder = tmp_path / "public-set"
     write_public_set(
