@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -111,6 +112,33 @@ def test_a_seeded_round_gives_the_same_bits_twice(public: dict[str, PairSplit]) 
         return made.state, made.bundles, [c.state for c in clients], states, state
 
     assert run() == run()
+
+
+def test_the_order_in_which_tensors_were_read_changes_no_bit(public: dict[str, PairSplit]) -> None:
+    config = federation()
+    made = prepared(config, public)
+    turned = dataclasses.replace(made, representations=dict(reversed(made.representations.items())))
+    assert list(turned.representations) != list(made.representations)
+    pair, image = (client(config, kind, made, public) for kind in (ClientKind.PAIR, ClientKind.IMAGE))
+    assert client(config, ClientKind.PAIR, turned, public).state == pair.state
+    assert client(config, ClientKind.IMAGE, turned, public).state == image.state
+    states = [
+        distil(
+            config=config,
+            state=made.state,
+            public=public["train"],
+            representations=each.representations,
+            aggregates=aggregates,
+            round_number=1,
+            seed=6,
+            device="cpu",
+        )
+        for each, aggregates in (
+            (made, pair.representations),
+            (turned, dict(reversed(pair.representations.items()))),
+        )
+    ]
+    assert states[0] == states[1]
 
 
 @pytest.mark.parametrize("kind", ClientKind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,21 @@ def test_stages_of_other_server_settings_are_not_taken(public: dict[str, PairSpl
         states.add(stages.prepare(start, 1, seed).state)
     states.add(stages.prepare(start, 2, seed).state)
     assert len(states) == len(changes) + 1
+
+
+def test_a_full_disk_while_keeping_a_stage_does_not_end_the_run(public: dict[str, PairSplit], tmp_path: Path) -> None:
+    stages = ServerStages(config("local"), public["train"], device="cpu", folder=tmp_path / "kept")
+    start = initial_server_state(config=config("local"), captions=public["train"].captions, seed=0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            (tmp_path / "any").write_bytes(bytes(1001))
+        made = stages.prepare(start, 1, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert made.state == stages.prepare(start, 1, 0).state
+    assert len(list((tmp_path / "kept").iterdir())) == 1  # the second time there was room
 
 
 def test_a_probe_of_pairs_is_the_frozen_global_model(public: dict[str, PairSplit]) -> None:

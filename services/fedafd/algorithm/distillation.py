@@ -185,7 +185,7 @@ def distillation_targets(
     check_same_shape("global_ND", global_ND, "aggregate_ND", aggregate_ND)
     if not 0 <= self_share <= 1:
         raise InvalidTensorError(f"self_share: expected 0 .. 1, got {self_share}")
-    mixed_ND = aggregate_ND.lerp(global_ND.to(aggregate_ND), self_share) if self_share else aggregate_ND
+    mixed_ND = aggregate_ND.lerp(global_ND.to(aggregate_ND), self_share)
     return F.normalize(mixed_ND, dim=1) if normalise else mixed_ND
 
 

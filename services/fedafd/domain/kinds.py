@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import TypeVar
 
-__all__ = ["STALE", "ClientKind", "Modality", "Role", "StageKind", "UploadPurpose"]
+__all__ = ["STALE", "ClientKind", "Modality", "Role", "StageKind", "UploadPurpose", "in_order"]
+
+Value = TypeVar("Value")
 
 STALE = "stale-representations/"
 """Name of a fold's input, with the number of rounds it is old."""
@@ -20,6 +24,11 @@ class Modality(StrEnum):
     def other(self) -> Modality:
         """The modality that this one is paired with."""
         return Modality.TEXT if self is Modality.IMAGE else Modality.IMAGE
+
+
+def in_order(values: Mapping[Modality, Value]) -> dict[Modality, Value]:
+    """`values`, image first. Files give their tensors in any order, and a sum's last bits depend on it."""
+    return {modality: values[modality] for modality in Modality if modality in values}
 
 
 class ClientKind(StrEnum):

@@ -19,7 +19,7 @@ from fedafd.algorithm.fusion import calibrate_gate
 from fedafd.algorithm.metrics import accuracy_at_k, own_accuracy_at_k, recall_at_k, rsum
 from fedafd.datasets.samples import ClientData, PairSplit, Split, TextSplit
 from fedafd.domain.config import AveragingMode, EncoderConfig, FederationConfig, FusionMode
-from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.domain.kinds import ClientKind, Modality, in_order
 from fedafd.domain.seeds import derive_seed
 from fedafd.learning.acceleration import accelerate
 from fedafd.learning.averaging import load_average
@@ -75,7 +75,7 @@ class LocalSite:
         self._build([] if public is None else [text for captions in public.captions for text in captions])
         if average is not None:
             load_average(self.model, average)
-        reps = {m: torch.from_numpy(np.asarray(rows, dtype=np.float32)) for m, rows in global_reps.items()}
+        reps = {m: torch.from_numpy(np.asarray(rows, dtype=np.float32)) for m, rows in in_order(global_reps).items()}
         if self.config.alignment.centre:
             self.model.set_means({m: public_mean(rows).to(self.device) for m, rows in reps.items()})
         self.global_reps = {m: self.model.centred(m, rows.to(self.device)) for m, rows in reps.items()}

@@ -25,7 +25,7 @@ from fedafd.algorithm.contrastive import SoftContrastiveLoss
 from fedafd.algorithm.distillation import distillation_loss, distillation_targets
 from fedafd.algorithm.metrics import fold_recall_at_k, recall_at_k, rsum
 from fedafd.domain.config import EncoderConfig, FederationConfig
-from fedafd.domain.kinds import Modality
+from fedafd.domain.kinds import Modality, in_order
 from fedafd.domain.seeds import derive_seed
 from fedafd.learning.acceleration import accelerate
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
@@ -145,7 +145,7 @@ def distil(
     own = {m: torch.from_numpy(np.asarray(rows)) for m, rows in representations.items()}
     means = {m: public_mean(rows) for m, rows in own.items()} if config.distillation.centre else None
     targets = {}
-    for modality, rows in aggregates.items():
+    for modality, rows in in_order(aggregates).items():
         targets[modality] = distillation_targets(
             torch.from_numpy(np.asarray(rows)),
             own[modality] if means is None else centre(own[modality], means[modality]),
@@ -317,7 +317,7 @@ def _train_share(group: Group, device: torch.device, folder: Path, progress: Pro
     config = FederationConfig.model_validate(job["config"])
     run = _Run(config, (folder / _STATE).read_bytes(), job["round_number"], job["seed"], device, group)
     aims = load_file(folder / _AIMS)
-    targets = {Modality(m): rows.to(device) for m, rows in tensors_below(aims, "targets").items()}
+    targets = in_order({Modality(m): rows.to(device) for m, rows in tensors_below(aims, "targets").items()})
     means = {Modality(m): mean for m, mean in tensors_below(aims, "means").items()} if job["centred"] else None
     run.train(PairTensors.from_tensors(load_file(folder / _PAIRS)), job["passes"], targets, means, progress)
     if group.rank == 0:

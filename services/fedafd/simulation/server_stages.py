@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from safetensors.numpy import load, save
 
 from fedafd.datasets.samples import PairSplit
 from fedafd.domain.config import FederationConfig
-from fedafd.domain.kinds import Modality
+from fedafd.domain.kinds import Modality, in_order
 from fedafd.learning.server_round import Prepared, distil, distils, prepare
 
 __all__ = ["ServerStages"]
@@ -40,9 +40,7 @@ class ServerStages:
 
     def prepare(self, state: bytes, number: int, seed: int) -> Prepared:
         """Round `number`'s preparation of `state`."""
-        place = (
-            None if number > 1 and distils(self._config, number - 1) else self._place("prepare", state, number, seed)
-        )
+        place = None if distils(self._config, number - 1) else self._place("prepare", state, number, seed)
         if place is not None and place.exists():
             return self._prepared(place)
         made = prepare(
@@ -100,17 +98,15 @@ class ServerStages:
 
     @staticmethod
     def _prepared(place: Path) -> Prepared:
-        reps = {Modality(m): rows for m, rows in load((place / _REPS).read_bytes()).items()}
+        reps = in_order({Modality(m): rows for m, rows in load((place / _REPS).read_bytes()).items()})
         bundles = {modality: (place / modality.value).read_bytes() for modality in Modality}
         return Prepared((place / _STATE).read_bytes(), reps, bundles)
 
     def _keep(self, place: Path, files: Mapping[str, bytes]) -> None:
-        """All files or none: another worker may be keeping the same."""
-        place.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".part-", dir=place.parent))
-        for name, content in files.items():
-            (part / name).write_bytes(content)
-        try:
-            part.rename(place)
-        except OSError:
-            shutil.rmtree(part)
+        """All files or none: another worker may be keeping the same, or the disk is full, and neither is needed."""
+        with suppress(OSError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".part-", dir=place.parent, ignore_cleanup_errors=True) as path:
+                for name, content in files.items():
+                    Path(path, name).write_bytes(content)
+                Path(path).rename(place)
