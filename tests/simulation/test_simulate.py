@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -84,6 +85,31 @@ def test_the_report_is_whole(tmp_path: Path) -> None:
         with Image.open(out / name) as image:
             assert image.width > 400
     assert not list(out.glob("runs/*/*/*/kept"))
+
+
+def test_a_full_disk_is_named_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    experiment = TINY | {"strategies": ["local"], "seeds": [0], "rounds": 1}
+
+    def fill() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8000, resource.RLIM_INFINITY))
+
+    wanted = command(tmp_path, experiment, "--workers", "1")
+    full = subprocess.run(wanted, capture_output=True, text=True, check=False, preexec_fn=fill)
+    assert full.returncode == 1, full.stderr + full.stdout
+    told = " ".join(full.stdout.split())
+    assert "failed iid / local / seed 0" in told
+    assert "File too large; mend it, and the same command goes on" in told
+    assert "Traceback" not in full.stdout + full.stderr
+    done = subprocess.run(wanted, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+
+
+def test_an_output_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("in the way")
+    wanted = command(tmp_path, TINY)
+    done = subprocess.run(wanted, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {tmp_path / 'out'}: File exists\n"
 
 
 def test_a_killed_experiment_goes_on_to_the_same_figures(tmp_path: Path) -> None:

@@ -105,9 +105,12 @@ def main() -> None:
         _end(error, 2)
     except FedafdError as error:
         _end(error, getattr(error, "exit_code", 1))
+    except OSError as error:
+        # A full disk, a folder that may not be written to: nothing of ours is wrong, so no stack trace.
+        _end(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
 
 
-def _end(error: FedafdError, exit_code: int) -> NoReturn:
+def _end(error: FedafdError | str, exit_code: int) -> NoReturn:
     typer.secho(f"error: {error}", fg="red", err=True)
     raise SystemExit(exit_code)
 

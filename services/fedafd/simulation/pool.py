@@ -106,6 +106,10 @@ def _work(key: dict[str, Any], experiment: str, output: str, device: str, keep_m
         run_one(config, run, Path(output), device=device, keep_models=keep_models, watch=watch)
     except FedafdError as error:
         return str(error)
+    except OSError as error:
+        return (
+            f"{error.filename or folder}: {error.strerror}; mend it, and the same command goes on from the last round"
+        )
     finally:
         (folder / "now.json").unlink(missing_ok=True)
     return None
