@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+import httpx
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,6 +51,17 @@ def accepts(port: int) -> bool:
     return True
 
 
+def go_program(name: str) -> str | None:
+    """A program of `make tools`: the one that is built here, else the one on PATH; None if there is neither."""
+    built = ROOT / ".tools" / "bin" / name
+    return str(built) if built.exists() else shutil.which(name)
+
+
+def required_go_program(name: str) -> str:
+    """The same; skips the test, or fails it, where the program is missing."""
+    return go_program(name) or require_or_skip(name, f"build it with `make tools TOOLS={name}`")
+
+
 @contextmanager
 def child(command: list[str], log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as output:
@@ -74,16 +86,28 @@ class Minio:
 
 @contextmanager
 def minio_server(folder: Path) -> Iterator[Minio]:
-    built = ROOT / ".tools" / "bin" / "minio"
-    program = str(built) if built.exists() else shutil.which("minio")
-    if program is None:
-        require_or_skip("MinIO", "build it with `make tools TOOLS=minio`")
+    program = required_go_program("minio")
     port = free_port()
     keys = {"MINIO_ROOT_USER": "tester", "MINIO_ROOT_PASSWORD": "test-secret-1234"}
     command = [program, "server", str(folder / "data"), "--address", f"127.0.0.1:{port}", "--quiet"]
     with child(command, folder / "minio.log", **keys, MINIO_BROWSER="off"):
         wait_until(lambda: accepts(port), "MinIO")
         yield Minio(f"127.0.0.1:{port}", keys["MINIO_ROOT_USER"], keys["MINIO_ROOT_PASSWORD"])
+
+
+@contextmanager
+def prometheus_server(program: str, config: Path, folder: Path) -> Iterator[str]:
+    """A Prometheus with that configuration file, its data below `folder`; yields its URL once it answers."""
+    port = free_port()
+    command = [program, f"--config.file={config}", f"--storage.tsdb.path={folder}/data"]
+    with child([*command, f"--web.listen-address=127.0.0.1:{port}"], folder / "prometheus.log") as process:
+
+        def ready() -> bool:
+            assert process.poll() is None, (folder / "prometheus.log").read_text(encoding="utf-8")
+            return accepts(port) and httpx.get(f"http://127.0.0.1:{port}/-/ready").is_success
+
+        wait_until(ready, "Prometheus")
+        yield f"http://127.0.0.1:{port}"
 
 
 def _wheel_programs() -> Iterator[Path]:

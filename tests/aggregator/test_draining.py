@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
+from sqlalchemy import text
 from tests.aggregator.world import INTERNAL, World
 
 from fedafd.aggregator.coordinator import Coordinator
@@ -63,6 +64,26 @@ async def test_a_draining_coordinator_gives_its_lease_up(world: World) -> None:
     await asyncio.wait_for(running, 30)
     async with database.transaction() as session:
         assert await acquire_lease(session, "coordinator", "another", timedelta(seconds=10)) is not None
+    assert _leader(world) == 0
+
+
+async def test_a_coordinator_without_its_database_does_not_say_that_it_leads_and_still_ends(world: World) -> None:
+    assert await world.coordinator.look() is False
+    assert _leader(world) == 1
+    async with world.context.database.transaction() as session:
+        await session.execute(text("ALTER TABLE leases RENAME TO away"))
+    running = asyncio.ensure_future(world.coordinator.run())
+    for _ in range(600):
+        if _leader(world) == 0:
+            break
+        await asyncio.sleep(0.05)
+    assert _leader(world) == 0
+    world.context.drain()
+    await asyncio.wait_for(running, 30)
+
+
+def _leader(world: World) -> float | None:
+    return world.context.metrics.metrics.registry.get_sample_value("fedafd_aggregator_coordinator_leader")
 
 
 async def test_a_stage_that_is_handed_back_is_offered_again_and_counts_no_failure(world: World) -> None:

@@ -67,6 +67,8 @@ async def test_a_stage_whose_distiller_is_silent_is_offered_again_and_the_old_cl
     async with world.context.database.transaction() as session:
         events = [event for event in await events_after(session, "trial", 0) if event.kind == "stage.lost"]
     assert [event.data["reason"] for event in events] == ["lost its distiller: doomed"]
+    failures = world.context.metrics.metrics.registry.get_sample_value
+    assert failures("fedafd_aggregator_stage_failures_total", {"kind": "prepare"}) == 1
 
 
 @pytest.mark.parametrize("alive_only", [True, False], ids=["alive", "steps"])
@@ -113,6 +115,8 @@ async def test_a_stage_that_loses_three_distillers_fails_its_round_with_the_reas
         await asyncio.sleep(0.05)
     assert row.reason is not None
     assert row.reason.startswith("stage prepare lost its distiller 3 times, last gpu-3: the process ended or hung")
+    failures = world.context.metrics.metrics.registry.get_sample_value
+    assert failures("fedafd_aggregator_stage_failures_total", {"kind": "prepare"}) == 3
 
 
 async def test_a_new_coordinator_gives_distillers_a_lease_to_report(world: World) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from tests.end_to_end.federation import FEDERATION, KINDS, Trial, agent_config
 from tests.end_to_end.otlp import Collector, collector
-from tests.servers import free_port
+from tests.end_to_end.prometheus import Prometheus, write_config
+from tests.operations.rules import alerts, panels, variables
+from tests.servers import free_port, go_program, prometheus_server, required_go_program
 
 from fedafd.cli.demo_processes import Supervisor
 from fedafd.cli.demo_services import Backends
@@ -46,6 +49,8 @@ class Observed:
     logs: dict[str, list[dict[str, object]]]
     traces: Collector
     trace_id: bytes
+    prometheus: Prometheus | None
+    """None where the program is not built."""
 
     def value(self, process: str, name: str, **labels: str) -> float:
         """Sum of the series of that name that have these labels."""
@@ -59,10 +64,10 @@ class Observed:
 
 
 @pytest.fixture(scope="module")
-def observed(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Observed:
+def observed(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[Observed]:
     folder = tmp_path_factory.mktemp("observed")
     ports = {"aggregator": free_port(), "distiller": free_port()}
-    with pytest.MonkeyPatch.context() as patch, collector() as traces:
+    with pytest.MonkeyPatch.context() as patch, collector() as traces, ExitStack() as stack:
         for process, port in ports.items():
             patch.setenv(f"FEDAFD_{process.upper()}_METRICS_LISTEN", f"127.0.0.1:{port}")
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", traces.endpoint)
@@ -74,14 +79,31 @@ def observed(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Observ
         )
         with Supervisor(folder / "logs") as supervisor:
             trial = ObservedTrial(supervisor, backends, folder)
+            prometheus = watched(stack, trial, folder, ports)
             trace_id = run_a_round(trial)
             urls = {name: f"http://127.0.0.1:{port}/metrics" for name, port in (ports | trial.ports).items()}
             urls["control-plane"] = f"{trial.services.url}/metrics"
             trial.until(lambda: "model_metric{" in httpx.get(urls["aggregator"]).text, "the survey after the round")
             metrics = {name: scraped(url) for name, url in urls.items()}
+            if prometheus:
+                done = 'fedafd_aggregator_round_transitions_total{state="completed"} > 0'
+                look = f"{done} and on () fedafd_aggregator_model_metric"
+                trial.until(lambda: bool(prometheus.samples(look)), "Prometheus's look")
+                prometheus.note(time.time())
             trial.rest.close()
         logs = {path.stem: list(events(path)) for path in (folder / "logs").glob("*.log")}
-    return Observed(metrics, logs, traces, trace_id)
+        yield Observed(metrics, logs, traces, trace_id, prometheus)
+
+
+def watched(stack: ExitStack, trial: Trial, folder: Path, ports: Mapping[str, int]) -> Prometheus | None:
+    """A Prometheus that scrapes the trial's processes, where its program is there."""
+    program = go_program("prometheus")
+    if program is None:
+        return None
+    targets = {f"fedafd-{name}": f"127.0.0.1:{port}" for name, port in ports.items()}
+    targets["fedafd-control-plane"] = trial.services.url.removeprefix("http://")
+    write_config(folder / "prometheus.yml", targets)
+    return Prometheus(stack.enter_context(prometheus_server(program, folder / "prometheus.yml", folder)))
 
 
 def run_a_round(trial: Trial) -> bytes:
@@ -223,3 +245,54 @@ def test_one_trace_joins_rest_outbox_celery_distiller_grpc_and_agents(observed: 
     assert ancestry("rpc.CommitUpload") == ["rpc.CommitUpload", "deliver", "participation", "http.POST"]
     assert len([span for span in of_trace if span.name == "participation"]) == len(KINDS)
     assert not observed.traces.named("rpc.FetchTask"), "polling must not make traces"
+
+
+@pytest.fixture
+def prometheus(observed: Observed) -> Prometheus:
+    required_go_program("prometheus")
+    assert observed.prometheus is not None
+    return observed.prometheus
+
+
+def test_prometheus_finds_every_process_under_the_name_that_alerts_expect(prometheus: Prometheus) -> None:
+    assert {target["labels"]["job"]: target["health"] for target in prometheus.targets} == {
+        "fedafd-control-plane": "up",
+        "fedafd-aggregator": "up",
+        "fedafd-distiller": "up",
+    }
+
+
+def test_prometheus_takes_every_alert_and_none_fires_after_a_good_round(prometheus: Prometheus) -> None:
+    assert {rule["name"] for rule in prometheus.rules} == {rule["alert"] for rule in alerts()}
+    for rule in prometheus.rules:
+        assert (rule["health"], rule["state"]) == ("ok", "inactive"), rule
+        assert prometheus.samples(rule["query"]) == [], rule["name"]
+
+
+@pytest.mark.parametrize(("place", "expression"), list(panels()))
+def test_every_panel_has_data_after_a_round(prometheus: Prometheus, place: str, expression: str) -> None:
+    values = prometheus.samples(expression.replace("$federation", FEDERATION["name"]))
+    if "gpu" in expression:  # this distiller has no such device
+        assert values == []
+    else:
+        assert values
+
+
+@pytest.mark.parametrize(("place", "query"), list(variables()))
+def test_a_dashboards_variable_lists_the_federation(prometheus: Prometheus, place: str, query: str) -> None:
+    series, label = query.removeprefix("label_values(").removesuffix(")").split(", ")
+    assert prometheus.ask(f"label/{label}/values", **{"match[]": series}) == [FEDERATION["name"]]
+
+
+@pytest.mark.parametrize(
+    ("expression", "least"),
+    [
+        ('sum(increase(fedafd_aggregator_round_transitions_total{state="completed"}[1h]))', 1),
+        ('sum(increase(fedafd_aggregator_deliveries_total{outcome="delivered"}[1h]))', len(KINDS)),
+        ('sum(increase(fedafd_distiller_stages_total{outcome="done"}[1h]))', 7),
+    ],
+)
+def test_the_first_round_of_all_is_an_increase(prometheus: Prometheus, expression: str, least: int) -> None:
+    """For Prometheus a counter that appears with 1 has not increased, and the first failure would go unnoticed."""
+    (value,) = prometheus.samples(expression)
+    assert value >= least

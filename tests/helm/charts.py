@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tests.servers import ROOT, require_or_skip
+from tests.servers import ROOT, required_go_program
 
 CHARTS = ROOT / "helm"
 SERVER, AGENT = "fedafd", "fedafd-agent"
@@ -38,11 +38,7 @@ SITE: Values = {
 
 def program(name: str) -> str:
     """Path of helm or kubeconform; skips the test, or fails it in CI, where it cannot be had."""
-    built = ROOT / ".tools" / "bin" / name
-    found = str(built) if built.exists() else shutil.which(name)
-    if found is None:
-        require_or_skip(name, f"build it with `make tools TOOLS={name}`")
-    return found
+    return required_go_program(name)
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Values:

@@ -531,6 +531,7 @@ def test_service_monitors_find_the_metrics_ports() -> None:
         (service,) = [each for each in services if wanted.items() <= each["metadata"]["labels"].items()]
         assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
         assert endpoint["interval"] == "10s"
+        assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": f"fedafd-{process}"}]
     assert render(SERVER, EXTERNAL).of("ServiceMonitor") == []
 
 

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from prometheus_client import CollectorRegistry
+from tests.operations.rules import DASHBOARDS, alerts, expressions
+from tests.servers import ROOT
 
 from fedafd.agent.metrics import AgentMetrics
 from fedafd.aggregator.metrics import AggregatorMetrics
 from fedafd.control_plane.observed import ControlPlaneMetrics
 from fedafd.distiller.metrics import DistillerMetrics
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-OBSERVABILITY = ROOT / "deploy" / "observability"
-DASHBOARDS = sorted((OBSERVABILITY / "dashboards").glob("*.json"))
 _NAME = re.compile(r"\b(?:fedafd|process)_[a-z_]+\b|\bup\b(?=\{)")
 _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 
@@ -36,24 +31,6 @@ def exported() -> set[str]:
         for family in registry.collect()
         for suffix in _SUFFIXES.get(family.type, ("",))
     }
-
-
-def alerts() -> list[dict[str, Any]]:
-    (path,) = (OBSERVABILITY / "alerts").glob("*.yml")
-    groups = yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
-    return [rule for group in groups for rule in group["rules"]]
-
-
-def expressions() -> Iterator[tuple[str, str]]:
-    for rule in alerts():
-        yield rule["alert"], rule["expr"]
-    for path in DASHBOARDS:
-        board = json.loads(path.read_text(encoding="utf-8"))
-        for panel in board["panels"]:
-            for target in panel["targets"]:
-                yield f"{path.name}: {panel['title']}", target["expr"]
-        for variable in board["templating"]["list"]:
-            yield f"{path.name}: ${variable['name']}", variable["query"]
 
 
 @pytest.mark.parametrize(("place", "expression"), list(expressions()))

@@ -58,9 +58,11 @@ class Coordinator:
                     # A database that is away for a while must not end the coordinator.
                     _log.exception("coordinator.failed", reason=str(error))
                     worked, self._leading_since = False, None
+                    self._context.metrics.leader.set(0)
                 if not worked:
                     await self._context.wakeups.wait(self._poll_seconds)
         finally:
+            self._context.metrics.leader.set(0)
             await asyncio.shield(self._release())
 
     async def look(self) -> bool:
@@ -93,7 +95,10 @@ class Coordinator:
                 fresh = await get_round(session, row.id)
                 old, since = fresh.state, fresh.state_changed_at
                 with span_below(fresh.traceparent if old != RoundState.COLLECTING.value else None, f"round.{old}"):
-                    changed = await step_round(Step(session, fresh, token, self._alive_since()))
+                    step = Step(session, fresh, token, self._alive_since())
+                    changed = await step_round(step)
+            for kind in step.lost:
+                self._context.metrics.stage_failures.labels(kind=kind).inc()
             if fresh.state != old:
                 _log.info("round.state_changed", old=old, new=fresh.state, reason=fresh.reason)
                 self._count(fresh, old, since)
@@ -117,5 +122,9 @@ class Coordinator:
         return utc_now() - lease
 
     async def _release(self) -> None:
-        async with self._context.database.transaction() as session:
-            await release_lease(session, _LEASE, self.holder)
+        try:
+            async with self._context.database.transaction() as session:
+                await release_lease(session, _LEASE, self.holder)
+        except Exception as error:
+            # Without its database a process must still end; the lease runs out by itself.
+            _log.warning("coordinator.lease_not_released", reason=str(error))

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from fedafd.domain.kinds import StageKind, UploadPurpose
+from fedafd.domain.states import OPEN_ROUND_STATES, ParticipationState, RoundState
 from fedafd.persistence.survey_repository import Survey
 from fedafd.telemetry.metrics import STAGE_BUCKETS, Metrics
 
@@ -25,7 +27,9 @@ class AggregatorMetrics:
         self.bytes_out = metrics.counter("download_bytes", "Bytes of artifacts sent to agents.")
         self.uploads = metrics.counter("uploads", "Complete blobs received from agents.", ("purpose",))
         self.deliveries = metrics.counter("deliveries", "Settled deliveries.", ("outcome",))
-        self.transitions = metrics.counter("round_transitions", "Rounds that entered a state.", ("state",))
+        self.transitions = metrics.counter(
+            "round_transitions", "Rounds that the coordinator moved into a state.", ("state",)
+        )
         self.round_seconds = metrics.histogram(
             "round_seconds", "From the start of a round to its end, by how it ended.", ("state",), STAGE_BUCKETS
         )
@@ -39,8 +43,27 @@ class AggregatorMetrics:
         self.leader = metrics.gauge("coordinator_leader", "1 while this aggregator coordinates.")
         self.draining = metrics.gauge("draining", "1 while this aggregator takes nothing new.")
         self.healthy = metrics.gauge("healthy", "1 while database and object store answer.")
+        self._start_at_zero()
         self.survey = SurveyCollector()
         metrics.registry.register(self.survey)
+
+    def _start_at_zero(self) -> None:
+        """Export the series that alerts and dashboards look at from the start: Prometheus sees an increase only between
+        two samples, so a counter that first appears with 1 would hide the first failure, and the first round."""
+        for state in RoundState:
+            if state in OPEN_ROUND_STATES:
+                self.state_seconds.labels(state=state.value)
+            if state not in (RoundState.QUEUED, RoundState.CANCELLED):  # the control plane moves rounds there
+                self.transitions.labels(state=state.value)
+        for ended in (RoundState.COMPLETED, RoundState.FAILED):
+            self.round_seconds.labels(state=ended.value)
+        for outcome in (ParticipationState.DELIVERED, ParticipationState.REJECTED):
+            self.deliveries.labels(outcome=outcome.value)
+        for kind in StageKind:
+            self.stage_failures.labels(kind=kind.value)
+            self.stage_wait_seconds.labels(kind=kind.value)
+        for purpose in UploadPurpose:
+            self.uploads.labels(purpose=purpose.value)
 
 
 class SurveyCollector(Collector):

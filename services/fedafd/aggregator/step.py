@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -31,6 +31,8 @@ class Step:
     token: int
     alive_since: datetime | None = None
     """Distillers that were not heard of since then are lost; None: too early to tell."""
+    lost: list[str] = field(default_factory=list)
+    """Kinds of the stages that this step found lost, for the metrics."""
 
     @property
     def config(self) -> FederationConfig:

@@ -45,6 +45,7 @@ async def _revive(step: Step) -> bool:
             await announce_again(step.session, stage, failures=stage.failures)
             continue
         failures = stage.failures + 1
+        step.lost.append(stage.kind)
         what = "lost its distiller" if stage in lost else "made no step"
         if failures >= MAX_STAGE_FAILURES:
             return await step.fail(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from fedafd.domain.kinds import StageKind
 from fedafd.telemetry.metrics import STAGE_BUCKETS, Metrics
 
 __all__ = ["DistillerMetrics"]
+
+_OUTCOMES = ("done", "failed", "lost", "handed_back")
 
 
 class DistillerMetrics(Metrics):
@@ -18,3 +21,8 @@ class DistillerMetrics(Metrics):
         self.draining = self.gauge("draining", "1 while this distiller takes nothing new.")
         self.bytes_read = self.counter("read_bytes", "Bytes of inputs read from the object store.")
         self.bytes_written = self.counter("written_bytes", "Bytes of outputs written to the object store.")
+        # From the start, so that the first stage is an increase and not a new series.
+        for kind in StageKind:
+            self.stage_seconds.labels(kind=kind.value)
+            for outcome in _OUTCOMES:
+                self.stages.labels(kind=kind.value, outcome=outcome)
