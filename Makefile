@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p) 2>/dev/null)))
 # An index that serves PyTorch's builds; empty means pip's own default.
 TORCH_INDEX_URL ?=
-TOOLS ?= minio buf helm kubeconform grpcurl
+TOOLS ?= minio buf helm kubeconform promtool prometheus grpcurl
 TEST_WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed

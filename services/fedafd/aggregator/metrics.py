@@ -8,11 +8,13 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from fedafd.domain.kinds import StageKind, UploadPurpose
-from fedafd.domain.states import OPEN_ROUND_STATES, ParticipationState, RoundState
+from fedafd.domain.states import OPEN_ROUND_STATES, ParticipationState, RoundState, StageState
 from fedafd.persistence.survey_repository import Survey
 from fedafd.telemetry.metrics import STAGE_BUCKETS, Metrics
 
 __all__ = ["AggregatorMetrics", "SurveyCollector"]
+
+_OPEN_STAGES = (StageState.PENDING, StageState.RUNNING)
 
 
 class AggregatorMetrics:
@@ -81,7 +83,9 @@ class SurveyCollector(Collector):
         survey, depth = self._latest or (Survey(), None)
         known = self._latest is not None
         yield _family("rounds", "Rounds by state.", ("federation", "state"), survey.rounds)
-        yield _family("stages", "Open stages by state.", ("kind", "state"), survey.stages)
+        # None is 0, not nothing: a panel would go on with the last value that it saw.
+        none = {(kind.value, state.value): 0.0 for kind in StageKind for state in _OPEN_STAGES} if known else {}
+        yield _family("stages", "Open stages by state.", ("kind", "state"), none | survey.stages)
         yield _family("clients", "Clients: invited, present, away, revoked.", ("federation", "state"), survey.clients)
         yield _family(
             "participations",
