@@ -13,7 +13,9 @@ from fedafd.aggregator.outbox import Outbox
 from fedafd.domain.kinds import StageKind
 from fedafd.persistence.drain_repository import end_drain, start_drain
 from fedafd.persistence.event_repository import events_after
-from fedafd.persistence.lease_repository import acquire_lease
+from fedafd.persistence.federation_repository import get_federation
+from fedafd.persistence.lease_repository import COORDINATOR_LEASE, acquire_lease
+from fedafd.persistence.round_repository import add_rounds, list_open_rounds
 from fedafd.persistence.stage_repository import get_stage
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import distillation_pb2
@@ -31,6 +33,29 @@ async def test_a_drained_service_holds_queued_rounds_until_it_is_resumed(world: 
     async with world.context.database.transaction() as session:
         kinds = [event.kind for event in await events_after(session, None, 0)]
     assert [kind for kind in kinds if kind.startswith("service.")] == ["service.drained", "service.resumed"]
+
+
+async def test_no_round_starts_after_a_drain_that_saw_none_running(world: World) -> None:
+    """A coordinator that looked before the drain began must not start a round after it."""
+    database = world.context.database
+    async with database.transaction() as session:
+        federation = await get_federation(session, "trial")
+        (row,) = await add_rounds(session, "trial", federation.config, world.public_sha256, 1)
+    assert await acquired(world)
+    async with database.transaction() as session:
+        await start_drain(session, "api-key:admin", None)
+        looking = asyncio.ensure_future(world.coordinate())
+        await asyncio.sleep(0.5)
+        assert [each.state for each in await list_open_rounds(session)] == ["queued"]
+    await asyncio.wait_for(looking, 60)
+    assert (await world.round(row.id)).state == "queued"
+
+
+async def acquired(world: World) -> bool:
+    """The coordinator's lease, without a look at rounds."""
+    async with world.context.database.transaction() as session:
+        name, holder = COORDINATOR_LEASE, world.coordinator.holder
+        return await acquire_lease(session, name, holder, timedelta(seconds=60)) is not None
 
 
 async def test_a_drained_service_lets_a_running_round_go_on(world: World) -> None:

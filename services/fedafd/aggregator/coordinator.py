@@ -17,8 +17,8 @@ from fedafd.aggregator.context import Context
 from fedafd.aggregator.outbox import Outbox
 from fedafd.aggregator.steps import Step, step_round
 from fedafd.domain.states import RoundState
-from fedafd.persistence.drain_repository import get_drain
-from fedafd.persistence.lease_repository import acquire_lease, release_lease
+from fedafd.persistence.drain_repository import may_start_rounds
+from fedafd.persistence.lease_repository import COORDINATOR_LEASE, acquire_lease, release_lease
 from fedafd.persistence.models import RoundRow, utc_now
 from fedafd.persistence.round_repository import get_round, list_open_rounds
 from fedafd.telemetry.logging import bind_context, get_logger
@@ -26,7 +26,6 @@ from fedafd.telemetry.tracing import span_below
 
 __all__ = ["Coordinator"]
 
-_LEASE = "coordinator"
 _log = get_logger(__name__)
 
 
@@ -68,9 +67,8 @@ class Coordinator:
     async def look(self) -> bool:
         """Do what can be done now; True if something changed and another look is due at once."""
         async with self._context.database.transaction() as session:
-            token = await acquire_lease(session, _LEASE, self.holder, self._lease)
+            token = await acquire_lease(session, COORDINATOR_LEASE, self.holder, self._lease)
             rows = [] if token is None else list(await list_open_rounds(session))
-            held = await get_drain(session) is not None
         self._context.metrics.leader.set(0 if token is None else 1)
         if token is None:
             self._leading_since = None
@@ -83,8 +81,6 @@ class Coordinator:
             # Rounds come by number: only the first open one of a federation moves.
             if row.federation_id not in blocked:
                 blocked.add(row.federation_id)
-                if held and row.state == RoundState.QUEUED.value:
-                    continue
                 moved = await self._step(row, token) or moved
         await self._outbox.send()
         return moved
@@ -94,6 +90,8 @@ class Coordinator:
             async with self._context.database.transaction() as session:
                 fresh = await get_round(session, row.id)
                 old, since = fresh.state, fresh.state_changed_at
+                if old == RoundState.QUEUED.value and not await may_start_rounds(session):
+                    return False
                 with span_below(fresh.traceparent if old != RoundState.COLLECTING.value else None, f"round.{old}"):
                     step = Step(session, fresh, token, self._alive_since())
                     changed = await step_round(step)
@@ -124,7 +122,7 @@ class Coordinator:
     async def _release(self) -> None:
         try:
             async with self._context.database.transaction() as session:
-                await release_lease(session, _LEASE, self.holder)
+                await release_lease(session, COORDINATOR_LEASE, self.holder)
         except Exception as error:
             # Without its database a process must still end; the lease runs out by itself.
             _log.warning("coordinator.lease_not_released", reason=str(error))

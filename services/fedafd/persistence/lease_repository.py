@@ -11,7 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from fedafd.persistence.database import affected_rows
 from fedafd.persistence.models import LeaseRow, utc_now
 
-__all__ = ["acquire_lease", "release_lease"]
+__all__ = ["COORDINATOR_LEASE", "acquire_lease", "release_lease"]
+
+COORDINATOR_LEASE = "coordinator"
+"""Its holder moves rounds."""
 
 
 async def acquire_lease(session: AsyncSession, name: str, holder: str, lifetime: timedelta) -> int | None:

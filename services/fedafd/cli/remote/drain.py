@@ -7,12 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from fedafd.cli.remote.server import DEFAULT_URL, ApiKey, Server, Url
+from fedafd.cli.remote.server import DEFAULT_URL, PATIENCE_SECONDS, ApiKey, RemoteError, Server, Url
 from fedafd.domain.errors import FedafdError
 
 __all__ = ["drain", "resume"]
 
 _LOOK_SECONDS = 1.0
+_INTERRUPTED = 130
+_NOT_AS_ASKED = 6
 
 
 class StillRunningError(FedafdError):
@@ -31,12 +33,16 @@ def drain(
     """Hold queued rounds and wait for running ones; exits with 1 if some still run when the time is up."""
     server = Server(url, api_key)
     state = server.ask("PUT", "/drain", json={"reason": reason})
-    started = time.monotonic()
-    while wait and state["running"]:
-        if timeout is not None and time.monotonic() - started > timeout:
-            raise StillRunningError(f"after {timeout:g} s these rounds still run and go on: {_listed(state)}")
-        time.sleep(_LOOK_SECONDS)
-        state = server.ask("GET", "/drain")
+    if wait:
+        try:
+            state = _waited(server, state, timeout)
+        except KeyboardInterrupt:
+            typer.echo(
+                "not waiting any more; the service stays drained: rounds that run go on to their end, queued ones wait"
+                " until `fedafd resume`",
+                err=True,
+            )
+            raise typer.Exit(_INTERRUPTED) from None
     typer.echo(f"draining; still running: {_listed(state)}" if state["running"] else "drained: no round runs")
 
 
@@ -44,6 +50,38 @@ def resume(api_key: ApiKey = "", url: Url = DEFAULT_URL) -> None:
     """Let queued rounds start again."""
     Server(url, api_key).ask("DELETE", "/drain")
     typer.echo("queued rounds start again")
+
+
+def _waited(server: Server, state: dict[str, Any], timeout: float | None) -> dict[str, Any]:
+    """The state when no round runs any more; tells on standard error what it waits for, whenever that changes."""
+    started, told = time.monotonic(), ""
+    while state["running"]:
+        if (now := _listed(state)) != told:
+            typer.echo(f"queued rounds wait; still running: {now}", err=True)
+            told = now
+        if timeout is not None and time.monotonic() - started >= timeout:
+            raise StillRunningError(
+                f"after {timeout:g} s these rounds still run and go on: {now}; the service stays drained"
+            )
+        time.sleep(_LOOK_SECONDS)
+        state = _look(server)
+        if not state["draining"]:
+            raise RemoteError("somebody resumed the service meanwhile: it is not drained", _NOT_AS_ASKED)
+    return state
+
+
+def _look(server: Server) -> dict[str, Any]:
+    """The state; asked again for a while where the control plane is away, since it may be restarted meanwhile."""
+    away_since = time.monotonic()
+    while True:
+        try:
+            found: dict[str, Any] = server.ask("GET", "/drain")
+        except RemoteError as error:
+            if not error.passing or time.monotonic() - away_since > PATIENCE_SECONDS:
+                raise
+            time.sleep(_LOOK_SECONDS)
+        else:
+            return found
 
 
 def _listed(state: dict[str, Any]) -> str:

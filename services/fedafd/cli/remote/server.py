@@ -22,6 +22,7 @@ from fedafd.domain.errors import ConfigurationError, FedafdError
 
 __all__ = [
     "DEFAULT_URL",
+    "PATIENCE_SECONDS",
     "ApiKey",
     "AsJson",
     "Federation",
@@ -48,7 +49,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")
 DEFAULT_URL = "http://127.0.0.1:8080"
 _EXIT_CODES = {401: 4, 403: 4, 404: 5, 409: 6}
 _ATTEMPTS = 3
-_PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 60.0
+"""For how long a command that follows something tries again over a broken line."""
 _SILENCE_SECONDS = 60.0
 """A stream brings a comment every 15 s; silent for so long, it is broken."""
 _LONGEST_PAUSE_SECONDS = 5.0
@@ -59,9 +61,11 @@ class RemoteError(FedafdError):
 
     code = "remote"
 
-    def __init__(self, message: str, exit_code: int = 1) -> None:
+    def __init__(self, message: str, exit_code: int = 1, *, passing: bool = False) -> None:
+        """`passing`: the server is away or cannot serve at the moment."""
         super().__init__(message)
         self.exit_code = exit_code
+        self.passing = passing
 
 
 class UnreachableError(RemoteError):
@@ -69,7 +73,9 @@ class UnreachableError(RemoteError):
 
     def __init__(self, url: str, error: Exception) -> None:
         reason = str(error) or type(error).__name__
-        super().__init__(f"{url}: cannot be reached ({reason}); is the control plane up, is FEDAFD_URL right?", 3)
+        super().__init__(
+            f"{url}: cannot be reached ({reason}); is the control plane up, is FEDAFD_URL right?", 3, passing=True
+        )
 
 
 class Message:
@@ -152,7 +158,7 @@ class Server:
             except (httpx.HTTPError, SSEError) as error:
                 failure = error
             broken_since = broken_since or time.monotonic()
-            if time.monotonic() - broken_since > _PATIENCE_SECONDS:
+            if time.monotonic() - broken_since > PATIENCE_SECONDS:
                 raise UnreachableError(self.url, failure) from None
             time.sleep(_jittered(pause))
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
@@ -182,7 +188,8 @@ def _accepted(response: httpx.Response) -> httpx.Response:
         detail = str(response.json()["detail"])
     except (ValueError, KeyError, TypeError):
         detail = f"{response.status_code} {response.reason_phrase}: is this a control plane of FedAFD?"
-    raise RemoteError(detail, _EXIT_CODES.get(response.status_code, 1))
+    away = response.status_code == httpx.codes.SERVICE_UNAVAILABLE
+    raise RemoteError(detail, _EXIT_CODES.get(response.status_code, 1), passing=away)
 
 
 def _checked_url(url: str) -> str:
