@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.servers import ROOT, free_port
 
 HERE = Path(__file__).resolve().parent
@@ -25,22 +27,31 @@ SERVICES = (
     "agent-texts",
     "agent-pairs",
 )
+NEEDS_DOCKER = pytest.mark.skipif(
+    not os.environ.get("FEDAFD_TEST_COMPOSE"), reason="needs a Docker engine: run `make test-compose`"
+)
 IMAGES = ("control-plane", "aggregator", "distiller", "agent", "minio")
 
 
 class Stack:
     """Commands on the stack. Each raises AssertionError with the command's output if it fails."""
 
-    def __init__(self, project: str, folder: Path) -> None:
+    def __init__(self, project: str, folder: Path, overlay: str | None = None) -> None:
+        """`overlay` is the name of one of deploy/compose/*.yml."""
         self.project = project
+        self.overlay = overlay
         self.figures: dict[str, Any] = {}
         self._folder = folder
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        prebuilt = ":tests/compose/stack/prebuilt.yml" if (ROOT / ".tools" / "bin" / "minio").exists() else ""
+        files = ["docker-compose.yml"]
+        if (ROOT / ".tools" / "bin" / "minio").exists():
+            files.append("tests/compose/stack/prebuilt.yml")
+        if overlay:
+            files.append(f"deploy/compose/{overlay}.yml")
         self.environment = os.environ | {
             "COMPOSE_PROJECT_NAME": project,
-            "COMPOSE_FILE": f"docker-compose.yml{prebuilt}",
+            "COMPOSE_FILE": ":".join(files),
             "COMPOSE_ANSI": "never",
             "COMPOSE_PROGRESS": "plain",
             "FEDAFD_SECRETS": str(folder / "secrets"),
@@ -62,10 +73,10 @@ class Stack:
         """`docker compose ...`; its standard output."""
         return run(["docker", "compose", *arguments], environment=self.environment, seconds=seconds)
 
-    def up(self) -> None:
-        """Start everything and wait until it is healthy; a failure shows the logs."""
+    def up(self, *services: str) -> None:
+        """Start everything, or these services, and wait until it is healthy; a failure shows the logs."""
         try:
-            self.compose("up", "--detach", "--wait", seconds=1200)
+            self.compose("up", "--detach", "--wait", *services, seconds=1200)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.logs()}") from None
 
@@ -82,15 +93,27 @@ class Stack:
         )
 
     def containers(self) -> dict[str, dict[str, Any]]:
-        """`docker inspect` of each container, by service."""
-        ids = self.compose("ps", "--all", "--quiet").split()
-        found = json.loads(run(["docker", "inspect", *ids])) if ids else []
-        return {each["Config"]["Labels"]["com.docker.compose.service"]: each for each in found}
+        """`docker inspect` of each container, by service; of one of them where a service has several."""
+        return {each["Config"]["Labels"]["com.docker.compose.service"]: each for each in self._inspected()}
+
+    def replicas(self, service: str) -> list[dict[str, Any]]:
+        """`docker inspect` of each container of a service."""
+        return self._inspected(service)
+
+    def _inspected(self, *services: str) -> list[dict[str, Any]]:
+        ids = self.compose("ps", "--all", "--quiet", *services).split()
+        found: list[dict[str, Any]] = json.loads(run(["docker", "inspect", *ids])) if ids else []
+        return found
 
     def health(self, service: str) -> str:
         """healthy, starting, unhealthy, or the container's state where it has no health check."""
         state = self.containers()[service]["State"]
         return str(state["Health"]["Status"] if "Health" in state else state["Status"])
+
+    def make_certificates(self, name: str) -> Path:
+        """Files of an authority of its own and what it signed, as deploy/compose/tls.yml wants them."""
+        run(["deploy/make-certificates.sh", str(self._folder / name / "tls")])
+        return self._folder / name / "tls"
 
     def wait_healthy(self, service: str, seconds: float = 240) -> None:
         deadline = time.monotonic() + seconds
@@ -113,6 +136,24 @@ class Stack:
         started = time.monotonic()
         yield
         self.figures[what] = round(time.monotonic() - started, 1)
+
+    def report(self) -> None:
+        """Write the figures into benchmark-results and show them."""
+        path = ROOT / "benchmark-results" / f"compose{'-' + self.overlay if self.overlay else ''}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(self.figures, indent=2) + "\n", encoding="utf-8")
+        print(f"\n{path}:\n{json.dumps(self.figures, indent=2)}")
+
+
+@contextmanager
+def fresh_stack(folder: Path, overlay: str | None = None) -> Iterator[Stack]:
+    """A stack under a name that nobody has; it is removed at the end, whatever happened, and its figures written."""
+    stack = Stack(f"fedafd-test-{uuid.uuid4().hex[:8]}", folder, overlay)
+    try:
+        yield stack
+    finally:
+        stack.compose("down", "--volumes", "--timeout", "5")
+        stack.report()
 
 
 def run(command: list[str], *, environment: dict[str, str] | None = None, seconds: float = 300) -> str:

@@ -1,7 +1,8 @@
 """The stack of docker-compose.yml for real: built, brought up, trained on, broken, stopped, removed.
 
 Runs by `make test-compose` only, and needs a Docker engine. The tests stand in the order of a stack's life; each
-goes on where the one before ended. What they measured lies in benchmark-results/compose.json afterwards.
+goes on where the one before ended. What they measured lies in benchmark-results/compose.json afterwards. The overlays
+have files of their own, which come after this one and use the images that it built.
 """
 
 from __future__ import annotations
@@ -9,41 +10,26 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, TypeVar
 
-import httpx
 import pytest
-from tests.compose.stack.docker import IMAGES, SERVICES, Stack, run
+from tests.compose.stack.docker import IMAGES, NEEDS_DOCKER, SERVICES, Stack, fresh_stack, run
+from tests.compose.stack.rounds import OPEN, completed, fedafd, patiently, round_state
 from tests.servers import ROOT
 
 from fedafd import PersonalizedModel
-from fedafd.cli.demo_federation import FederationClient, RestError
+from fedafd.cli.demo_federation import FederationClient
 
-pytestmark = [
-    pytest.mark.timeout(2400),
-    pytest.mark.skipif(
-        not os.environ.get("FEDAFD_TEST_COMPOSE"), reason="needs a Docker engine: run `make test-compose`"
-    ),
-]
-OPEN = frozenset({"queued", "preparing", "collecting", "distilling", "evaluating"})
-T = TypeVar("T")
+pytestmark = [pytest.mark.timeout(2400), NEEDS_DOCKER]
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    stack = Stack(f"fedafd-test-{uuid.uuid4().hex[:8]}", tmp_path_factory.mktemp("compose"))
-    yield stack
-    stack.compose("down", "--volumes", "--timeout", "5")
-    report = ROOT / "benchmark-results" / "compose.json"
-    report.parent.mkdir(exist_ok=True)
-    report.write_text(json.dumps(stack.figures, indent=2) + "\n", encoding="utf-8")
-    print(f"\n{report}:\n{json.dumps(stack.figures, indent=2)}")
+    with fresh_stack(tmp_path_factory.mktemp("compose")) as stack:
+        yield stack
 
 
 @pytest.fixture
@@ -51,39 +37,6 @@ def rest(stack: Stack) -> Iterator[FederationClient]:
     client = FederationClient(stack.url, stack.admin_key, "local")
     yield client
     client.close()
-
-
-def patiently(ask: Callable[[], T], seconds: float = 180) -> T:
-    """Ask again while the control plane is down or says that it cannot serve."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return ask()
-        except (httpx.HTTPError, RestError):
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
-
-
-def round_state(rest: FederationClient, number: int) -> dict[str, Any]:
-    return patiently(lambda: rest.round(number))
-
-
-def completed(rest: FederationClient, number: int, seconds: float = 600) -> dict[str, Any]:
-    deadline = time.monotonic() + seconds
-    while (answer := round_state(rest, number))["state"] in OPEN:
-        assert time.monotonic() < deadline, f"round {number} is still {answer}"
-        time.sleep(0.5)
-    assert answer["state"] == "completed", (answer["reason"], answer["participations"])
-    assert [each["state"] for each in answer["participations"]] == ["delivered"] * 3
-    return answer
-
-
-def fedafd(stack: Stack, *arguments: str) -> str:
-    """The command line, as an operator uses it on the host."""
-    own = {"FEDAFD_URL": stack.url, "FEDAFD_API_KEY": stack.admin_key, "FEDAFD_FEDERATION": "local"}
-    command = [sys.executable, "-m", "fedafd.cli.main", *arguments]
-    return run(command, environment=stack.environment | own, seconds=900)
 
 
 def test_the_images_build(stack: Stack) -> None:
