@@ -1,4 +1,4 @@
-"""DistillationService and CoordinationService: what distillers and the control plane call."""
+"""DistillationService: what distillers call."""
 
 from __future__ import annotations
 
@@ -24,13 +24,12 @@ from fedafd.persistence.stage_repository import (
     renew_stage,
     settle_stage,
 )
-from fedafd.proto.v1 import coordination_pb2, types_pb2
 from fedafd.proto.v1 import distillation_pb2 as pb
-from fedafd.proto.v1.coordination_pb2_grpc import CoordinationServiceServicer
+from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceServicer
 from fedafd.telemetry.logging import add_context
 
-__all__ = ["MAX_STAGE_FAILURES", "CoordinationService", "DistillationService"]
+__all__ = ["MAX_STAGE_FAILURES", "DistillationService"]
 
 MAX_STAGE_FAILURES = 3
 """A stage that failed or went silent so often fails its round."""
@@ -130,20 +129,6 @@ class DistillationService(DistillationServiceServicer):
             self._context.metrics.stage_failures.labels(kind=stage.kind).inc()
         self._context.wakeups.changed(row.federation_id)
         return pb.FailStageResponse()
-
-
-class CoordinationService(CoordinationServiceServicer):
-    """Prompt reaction; the row is still the truth."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-
-    async def NotifyFederationChanged(
-        self, request: coordination_pb2.NotifyFederationChangedRequest, call: Call
-    ) -> coordination_pb2.NotifyFederationChangedResponse:
-        require_internal(self._context, call)
-        self._context.wakeups.changed(request.federation_id)
-        return coordination_pb2.NotifyFederationChangedResponse()
 
 
 def _description(stage: StageRow, row: RoundRow, config: FederationConfig, token: int) -> pb.ClaimStageResponse:

@@ -19,7 +19,6 @@ __all__ = ["LIVENESS", "SERVICE_NAMES", "watch_health"]
 SERVICE_NAMES = (
     "fedafd.v1.AggregatorService",
     "fedafd.v1.DistillationService",
-    "fedafd.v1.CoordinationService",
 )
 LIVENESS = "liveness"
 _log = get_logger(__name__)

@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection
 from fedafd.aggregator.agent_service import AgentService
 from fedafd.aggregator.context import Context, Wakeups
 from fedafd.aggregator.coordinator import Coordinator
-from fedafd.aggregator.distillation_service import CoordinationService, DistillationService
+from fedafd.aggregator.distillation_service import DistillationService
 from fedafd.aggregator.health import SERVICE_NAMES, watch_health
 from fedafd.aggregator.interceptor import ErrorInterceptor
 from fedafd.aggregator.outbox import Outbox
@@ -32,7 +32,6 @@ from fedafd.messaging.wakeups import WakeupPublisher, listen_for_wakeups
 from fedafd.persistence.database import Database
 from fedafd.persistence.migrate import check_schema
 from fedafd.proto.v1.aggregator_pb2_grpc import add_AggregatorServiceServicer_to_server
-from fedafd.proto.v1.coordination_pb2_grpc import add_CoordinationServiceServicer_to_server
 from fedafd.proto.v1.distillation_pb2_grpc import add_DistillationServiceServicer_to_server
 from fedafd.rpc.channel import MAX_MESSAGE_BYTES
 from fedafd.rpc.tls import server_credentials
@@ -57,7 +56,6 @@ def make_server(context: Context) -> tuple[grpc.aio.Server, HealthServicer]:
     server = grpc.aio.server(interceptors=[ErrorInterceptor(context.metrics)], options=_OPTIONS)
     add_AggregatorServiceServicer_to_server(AgentService(context), server)
     add_DistillationServiceServicer_to_server(DistillationService(context), server)
-    add_CoordinationServiceServicer_to_server(CoordinationService(context), server)
     servicer = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     reflection.enable_server_reflection((*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

@@ -106,12 +106,7 @@ class Services:
 
     def start_control_plane(self) -> Child:
         """Start the control plane."""
-        own = {
-            "HOST": "127.0.0.1",
-            "PORT": str(self._http_port),
-            "AGGREGATOR": self.aggregator,
-            "ADMIN_KEY": self.api_key,
-        }
+        own = {"HOST": "127.0.0.1", "PORT": str(self._http_port), "ADMIN_KEY": self.api_key}
         return self._start("control-plane", "fedafd.control_plane.app", "CONTROL_PLANE", own, threads=1)
 
     def start_aggregator(self, listen: str | None = None, name: str = "aggregator") -> Child:
