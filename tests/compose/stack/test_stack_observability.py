@@ -1,7 +1,7 @@
 """deploy/compose/observability.yml for real, as far as Prometheus goes: Grafana is not built here, so it is left out.
 
-Where upstream's image is not at hand, a stand-in with the same program at the same path is made for the test, from what
-`make tools TOOLS=prometheus` has built.
+A stand-in takes the place of upstream's image, which cannot be had everywhere: the same program at the same path, as
+`make tools TOOLS=prometheus` has built it.
 """
 
 from __future__ import annotations
