@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ def write_config(path: Path, targets: Mapping[str, str]) -> None:
 
 @dataclass
 class Prometheus:
-    """Its API, and what it said at the moment `at`, to which queries refer."""
+    """Its API, and what it said at the moment `at` (Unix seconds), to which queries refer."""
 
     url: str
     at: float = 0.0
@@ -41,14 +42,15 @@ class Prometheus:
         assert not answer.get("warnings"), answer
         return answer["data"]
 
-    def samples(self, expression: str, at: float | None = None) -> list[float]:
-        """Values of the expression's series that are numbers; `at` is now if `at` was not noted yet."""
-        moment = at or self.at
-        result = self.ask("query", query=expression, **({"time": moment} if moment else {}))["result"]
+    def samples(self, expression: str) -> list[float]:
+        """Values of the expression's series that are numbers, at the moment that was noted; now if none was."""
+        result = self.ask("query", query=expression, **({"time": self.at} if self.at else {}))["result"]
         return [value for each in result if not math.isnan(value := float(each["value"][1]))]
 
-    def note(self, at: float) -> None:
-        """From here on answer as of that moment; keep what it says about rules and targets now."""
-        self.at = at
+    def note(self, expression: str) -> bool:
+        """Answer as of now from here on, and keep what it says about rules and targets. False, for another try, while
+        the expression has no samples or a target is not up."""
+        self.at = time.time()
         self.rules = [rule for group in self.ask("rules")["groups"] for rule in group["rules"]]
         self.targets = self.ask("targets")["activeTargets"]
+        return bool(self.samples(expression)) and all(target["health"] == "up" for target in self.targets)
