@@ -438,6 +438,12 @@ def test_default_paths_keep_metrics_and_probes_inside() -> None:
     assert "/v1" in paths and "/" not in paths and "/metrics" not in paths
 
 
+def test_an_ingress_leads_agents_to_their_service_only() -> None:
+    values = external(ingress={"grpc": {"enabled": True, "host": "h.example", "tlsSecret": "tls"}})
+    paths = [each["path"] for each in render(SERVER, values).of("Ingress")[0]["spec"]["rules"][0]["http"]["paths"]]
+    assert paths == ["/fedafd.v1.AggregatorService", "/grpc.health.v1.Health/Check"]
+
+
 def test_gateway_routes_agents_to_their_service_only() -> None:
     parents = [{"name": "public", "namespace": "gateways"}]
     gateway = {"enabled": True, "parentRefs": parents, "restHostnames": ["r.example"], "grpcHostnames": ["g.example"]}
@@ -448,7 +454,10 @@ def test_gateway_routes_agents_to_their_service_only() -> None:
     )
     assert rest["parentRefs"] == grpc["parentRefs"] == parents
     assert (rest["hostnames"], grpc["hostnames"]) == (["r.example"], ["g.example"])
-    assert grpc["rules"][0]["matches"] == [{"method": {"service": "fedafd.v1.AggregatorService"}}]
+    assert grpc["rules"][0]["matches"] == [
+        {"method": {"service": "fedafd.v1.AggregatorService"}},
+        {"method": {"service": "grpc.health.v1.Health", "method": "Check"}},
+    ]
     with pytest.raises(RefusedError, match=r"gateway\.parentRefs"):
         render(SERVER, external(gateway={"enabled": True}))
 
