@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 import time
@@ -358,6 +359,39 @@ def test_agent_waits_for_an_aggregator_that_is_not_there_yet(tmp_path: Path) -> 
         assert not running.done()
         scene.server.assign()
         await scene.server.start(address)
+        await running
+
+    assert len(play(tmp_path, scenario).server.commits) == 1
+
+
+def test_agent_waits_where_a_controller_has_no_route_to_the_aggregator(tmp_path: Path) -> None:
+    asked = asyncio.Queue[asyncio.StreamWriter]()
+
+    async def not_found(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """An HTTP/2 server that has one answer, as an Ingress controller for a name that it does not know."""
+        await reader.readexactly(24)  # the preface
+        writer.write(bytes(3) + b"\x04" + bytes(5))  # SETTINGS
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readexactly(9)
+                await reader.readexactly(int.from_bytes(head[:3], "big"))
+                if head[3] == 1:  # HEADERS: the answer is `:status 404`, which is number 13 of HPACK's static table
+                    asked.put_nowait(writer)
+                    writer.write(b"\x00\x00\x01\x01\x05" + head[5:] + b"\x8d")
+        writer.close()
+
+    async def scenario(scene: Scene) -> None:
+        host, _, port = scene.server.address.rpartition(":")
+        await scene.server.stop()
+        front = await asyncio.start_server(not_found, host, int(port))
+        running = asyncio.ensure_future(scene.run(scene.settled))
+        for _ in range(3):
+            line = await asyncio.wait_for(asked.get(), 10)
+        assert not running.done()
+        front.close()
+        line.close()
+        scene.server.assign()
+        await scene.server.start(f"{host}:{port}")
         await running
 
     assert len(play(tmp_path, scenario).server.commits) == 1

@@ -34,7 +34,7 @@ from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
 from fedafd.rpc.channel import open_channel
 from fedafd.rpc.credentials import bearer_metadata
-from fedafd.rpc.status import error_from_rpc
+from fedafd.rpc.status import error_from_rpc, has_no_route
 from fedafd.rpc.tls import file_stamp
 from fedafd.telemetry.logging import get_logger
 from fedafd.telemetry.tracing import trace_metadata
@@ -294,4 +294,4 @@ async def _awaited(call: Awaitable[T]) -> T:
 def _is_broken_line(error: grpc.aio.AioRpcError) -> bool:
     # A stream that the other side ends while we write to it may surface as an error of gRPC's own core.
     torn = error.code() is grpc.StatusCode.INTERNAL and "from Core" in (error.details() or "")
-    return torn or error.code() in _UNREACHABLE
+    return torn or has_no_route(error) or error.code() in _UNREACHABLE

@@ -9,7 +9,7 @@ import grpc
 from fedafd.domain.errors import ERROR_STATUS, FedafdError
 from fedafd.rpc.tls import explain_handshake
 
-__all__ = ["ERROR_CODE_KEY", "RemoteError", "UnreachableError", "error_from_rpc", "status_of"]
+__all__ = ["ERROR_CODE_KEY", "RemoteError", "UnreachableError", "error_from_rpc", "has_no_route", "status_of"]
 
 ERROR_CODE_KEY = "fedafd-error-code"
 _LONGEST_TEXT = 2000
@@ -43,9 +43,21 @@ def error_from_rpc(error: grpc.RpcError) -> FedafdError:
         made = kind.__new__(kind)
         FedafdError.__init__(made, text)
         return made
+    if has_no_route(error):
+        return UnreachableError("no answer: what is there has no route to an aggregator (HTTP 404); is the name right?")
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return UnreachableError(f"no answer: {explain_handshake(text) or text}")
     return RemoteError(f"{code.name}: {text}")
+
+
+def has_no_route(error: grpc.RpcError) -> bool:
+    """Whether an Ingress or Gateway answered in place of an aggregator, as while its route is being changed.
+
+    It has a page for that and no gRPC status; gRPC makes UNIMPLEMENTED of it, in words that no aggregator uses.
+    """
+    code = error.code() if hasattr(error, "code") else None
+    text = error.details() if hasattr(error, "details") else None
+    return code is grpc.StatusCode.UNIMPLEMENTED and "http2 header with status: 404" in (text or "")
 
 
 def _known(kind: type[FedafdError]) -> type[FedafdError]:
