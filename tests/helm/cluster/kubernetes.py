@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +27,12 @@ class CommandFailedError(AssertionError):
     """A program ended with an error; the message is what it printed."""
 
 
-def run(*command: str, stdin: str | None = None, seconds: float = 900) -> str:
-    """Run a program; what it printed. Raises CommandFailedError."""
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=seconds)
+def run(
+    *command: str, stdin: str | None = None, seconds: float = 900, environment: Mapping[str, str] | None = None
+) -> str:
+    """Run a program, with `environment` on top of ours; what it printed. Raises CommandFailedError."""
+    own = None if environment is None else os.environ | dict(environment)
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=seconds, env=own)
     if done.returncode:
         raise CommandFailedError(f"{shlex.join(command)}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done.stdout
