@@ -39,6 +39,7 @@ from tests.helm.cluster.kubernetes import (
 from tests.helm.cluster.scenario import KINDS, RELEASE, server_values, site_values
 from tests.servers import ROOT
 
+from fedafd import GlobalModel
 from fedafd.domain.config import TlsConfig
 from fedafd.proto.v1 import aggregator_pb2, types_pb2
 from fedafd.rpc.channel import open_sync_channel
@@ -255,7 +256,7 @@ def _complete_a_round(front: Front, number: int, words: str) -> None:
     assert moved["images"][0] > 2 << 20, "several chunks went up"
     assert number > 1 or min(down for _, down in moved.values()) > 1 << 20, "the public set came down"
     front.fedafd("model", "pull", str(front.folder / f"global-{number}"))
-    assert (front.folder / f"global-{number}" / "model.safetensors").exists()
+    GlobalModel.from_pretrained(front.folder / f"global-{number}")
 
 
 def test_a_request_longer_than_the_read_timeout_is_cut_and_long_polls_are_not(front: Front) -> None:
