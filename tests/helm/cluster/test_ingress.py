@@ -290,6 +290,7 @@ def _compare_read_timeouts(front: Front, credential: str) -> None:
     for name in SITES:
         assert "agent.aggregator_unreachable" not in front.releases.kubectl("logs", f"{name}-fedafd-agent-0")
     front.controller.configure(read_timeout="0s")
+    front.close()  # the port-forward led to the pod before
     for what, (text, seconds) in _slow_requests(front, credential).items():
         front.transcript.add(f"a slow {what} with readTimeout=0s: {text}", seconds)
         assert seconds > SLOW_SECONDS and "the server's own answer" in text, (what, text, seconds)
