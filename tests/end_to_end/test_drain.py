@@ -46,7 +46,12 @@ def command(trial: Trial, *arguments: str) -> subprocess.Popen[str]:
     own = {"FEDAFD_URL": trial.services.url, "FEDAFD_API_KEY": trial.services.api_key}
     program = [sys.executable, "-m", "fedafd.cli.main", *arguments]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(program, env=os.environ | own, text=True, **pipes)
+    # A shell that runs the tests in the background lets them ignore Ctrl-C, and what they start would too.
+    return subprocess.Popen(program, env=os.environ | own, text=True, preexec_fn=_hear_interrupts, **pipes)
+
+
+def _hear_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finished(process: subprocess.Popen[str], seconds: float = 60) -> tuple[int, str, str]:
