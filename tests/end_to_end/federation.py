@@ -37,6 +37,13 @@ FEDERATION: dict[str, Any] = {
 KINDS = {"images": "image", "pairs": "pair", "texts": "text"}
 
 
+def embedded(folder: Path, redis_url: str) -> Backends:
+    """SQLite and a folder as the store, both below `folder`; Redis is real."""
+    return Backends(
+        database_url=f"sqlite:///{folder}/fedafd.db", redis_url=redis_url, store={"URL": str(folder / "store")}
+    )
+
+
 class Trial:
     """The services, the federation over REST, and agents by name that can be started and killed."""
 

@@ -15,19 +15,17 @@ import pytest
 import yaml
 from tests.datasets import makers
 from tests.documents import blocks
-from tests.end_to_end.federation import Trial
+from tests.end_to_end.federation import Trial, embedded
 from tests.servers import wait_until
 
 from fedafd.cli.demo_processes import Supervisor
-from fedafd.cli.demo_services import Backends
 
 pytestmark = pytest.mark.timeout(900)
 
 
 def test_the_guides_commands_make_a_federation_that_trains(tmp_path: Path, redis_url: str) -> None:
     redis = redis_url.removesuffix("/0") + "/3"
-    store = {"URL": str(tmp_path / "store")}
-    backends = Backends(database_url=f"sqlite:///{tmp_path}/fedafd.db", redis_url=redis, store=store)
+    backends = embedded(tmp_path, redis)
     with Supervisor(tmp_path / "logs") as supervisor:
         trial = Trial(supervisor, backends, tmp_path)
         (tmp_path / ".fedafd-key").write_text(trial.services.api_key)

@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 import redis
-from tests.end_to_end.federation import FEDERATION, KINDS, Trial
+from tests.end_to_end.federation import FEDERATION, KINDS, Trial, embedded
 from tests.end_to_end.in_process import InProcess, RoundOutcome
 from tests.servers import redis_server
 
 from fedafd.cli.demo_federation import RestError
 from fedafd.cli.demo_processes import Child, Supervisor
-from fedafd.cli.demo_services import Backends
 from fedafd.datasets import load_public_data, write_public_set
 
 pytestmark = pytest.mark.timeout(400)
@@ -38,9 +37,7 @@ class Storm:
         self.redis_url = self._redis.enter_context(redis_server(self._redis_folder))
         settings = SETTINGS | {"DOOMED_MARKS": str(self.marks)} | ({"DOOMED_ALWAYS": always} if always else {})
         settings["FEDAFD_DISTILLER_CACHE_DIR"] = str(folder / "cache")
-        backends = Backends(
-            database_url=f"sqlite:///{folder}/fedafd.db", redis_url=self.redis_url, store={"URL": str(folder / "store")}
-        )
+        backends = embedded(folder, self.redis_url)
         self.trial = Trial(supervisor, backends, folder, distiller=False, settings=settings)
         self.public = folder / "public-set"
         write_public_set(

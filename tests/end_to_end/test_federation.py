@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.end_to_end.federation import FEDERATION, KINDS, Trial
+from tests.end_to_end.federation import FEDERATION, KINDS, Trial, embedded
 from tests.servers import Minio
 
 from fedafd.cli.demo_federation import RestError
@@ -28,8 +28,7 @@ def backends(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> 
     """SQLite and a folder; or PostgreSQL and MinIO. Redis is real in both, each test in a database of its own."""
     redis = redis_url.removesuffix("/0") + ("/1" if request.param == "embedded" else "/2")
     if request.param == "embedded":
-        store = {"URL": str(tmp_path / "store")}
-        return Backends(database_url=f"sqlite:///{tmp_path}/fedafd.db", redis_url=redis, store=store)
+        return embedded(tmp_path, redis)
     minio: Minio = request.getfixturevalue("minio")
     bucket = f"b{uuid.uuid4().hex}"
     keys = {"access_key": minio.access_key, "secret_key": minio.secret_key}

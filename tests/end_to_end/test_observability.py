@@ -13,7 +13,7 @@ import httpx
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from tests.end_to_end.federation import FEDERATION, KINDS, Trial, agent_config
+from tests.end_to_end.federation import FEDERATION, KINDS, Trial, agent_config, embedded
 from tests.end_to_end.otlp import Collector, collector
 from tests.end_to_end.prometheus import Prometheus, write_config
 from tests.operations.rules import alerts, panels, variables
@@ -72,11 +72,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterat
             patch.setenv(f"FEDAFD_{process.upper()}_METRICS_LISTEN", f"127.0.0.1:{port}")
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", traces.endpoint)
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")
-        backends = Backends(
-            database_url=f"sqlite:///{folder}/fedafd.db",
-            redis_url=redis_url.removesuffix("/0") + "/5",
-            store={"URL": str(folder / "store")},
-        )
+        backends = embedded(folder, redis_url.removesuffix("/0") + "/5")
         with Supervisor(folder / "logs") as supervisor:
             trial = ObservedTrial(supervisor, backends, folder)
             prometheus = watched(stack, trial, folder, ports)

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.end_to_end.federation import FEDERATION, KINDS, Trial
+from tests.end_to_end.federation import FEDERATION, KINDS, Trial, embedded
 from tests.end_to_end.proxy import proxy
 from tests.servers import accepts, free_port
 
 from fedafd.cli.demo_processes import Child, Supervisor
-from fedafd.cli.demo_services import Backends
 from fedafd.datasets import load_public_data, write_public_set
 
 pytestmark = pytest.mark.timeout(900)
@@ -55,8 +54,7 @@ def trial(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setenv("FEDAFD_AGGREGATOR_STAGE_LEASE_SECONDS", "120")  # a loaded machine must not look like a death
     ports = (free_port(), free_port())
     redis = redis_url.removesuffix("/0") + "/6"
-    store = {"URL": str(tmp_path / "store")}
-    backends = Backends(database_url=f"sqlite:///{tmp_path}/fedafd.db", redis_url=redis, store=store)
+    backends = embedded(tmp_path, redis)
     with proxy(ports) as address, Supervisor(tmp_path / "logs") as supervisor:
         RollingTrial.address, RollingTrial.ports = address, ports
         trial = RollingTrial(supervisor, backends, tmp_path)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 __all__ = ["STALE", "ClientKind", "Modality", "Role", "StageKind", "UploadPurpose", "in_order"]
 
-Value = TypeVar("Value")
+T = TypeVar("T")
 
 STALE = "stale-representations/"
 """Name of a fold's input, with the number of rounds it is old."""
@@ -26,7 +26,7 @@ class Modality(StrEnum):
         return Modality.TEXT if self is Modality.IMAGE else Modality.IMAGE
 
 
-def in_order(values: Mapping[Modality, Value]) -> dict[Modality, Value]:
+def in_order(values: Mapping[Modality, T]) -> dict[Modality, T]:
     """`values`, image first. Files give their tensors in any order, and a sum's last bits depend on it."""
     return {modality: values[modality] for modality in Modality if modality in values}
 

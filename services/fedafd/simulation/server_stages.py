@@ -20,7 +20,7 @@ from safetensors.numpy import load, save
 
 from fedafd.datasets.samples import PairSplit
 from fedafd.domain.config import FederationConfig
-from fedafd.domain.kinds import Modality, in_order
+from fedafd.domain.kinds import Modality
 from fedafd.learning.server_round import Prepared, distil, distils, prepare
 
 __all__ = ["ServerStages"]
@@ -98,7 +98,7 @@ class ServerStages:
 
     @staticmethod
     def _prepared(place: Path) -> Prepared:
-        reps = in_order({Modality(m): rows for m, rows in load((place / _REPS).read_bytes()).items()})
+        reps = {Modality(m): rows for m, rows in load((place / _REPS).read_bytes()).items()}
         bundles = {modality: (place / modality.value).read_bytes() for modality in Modality}
         return Prepared((place / _STATE).read_bytes(), reps, bundles)
 

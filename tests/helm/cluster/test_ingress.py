@@ -202,7 +202,7 @@ def _check_what_is_refused(front: Front) -> None:
         # The aggregator has these methods, and would ask for a token; no route leads to them.
         for method in (
             "fedafd.v1.DistillationService/ClaimStage",
-            "fedafd.v1.CoordinationService/NotifyFederationChanged",
+            "fedafd.v1.DistillationService/CompleteStage",
             "grpc.health.v1.Health/Watch",
         ):
             code, text = _refusal(channel, method)
