@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx
 from tests.control_plane.rest import Rest
 
@@ -68,8 +70,9 @@ BODIES = {
 OPERATIONS = [(role, method, path) for role, operations in LEAST.items() for method, path in operations]
 
 
-def test_the_table_names_every_operation() -> None:
-    settings = ControlPlaneSettings(database_url="sqlite:///none", store=StoreSettings(url="none"))  # type: ignore[arg-type]
+def test_the_table_names_every_operation(tmp_path: Path) -> None:
+    store = StoreSettings(url=str(tmp_path))
+    settings = ControlPlaneSettings(database_url=f"sqlite:///{tmp_path}/none", store=store)  # type: ignore[arg-type]
     paths = create_app(settings).openapi()["paths"]
     there = {
         (method.upper(), path.removeprefix("/v1"))
