@@ -215,23 +215,38 @@ def test_large_and_small_inputs_stay_finite(size: float) -> None:
 
 def test_calibration_takes_the_best_offset_and_of_equals_the_nearest_to_zero() -> None:
     module = fusion(8)
-    assert calibrate_gate(module, lambda: -abs(module.gate_offset.item() - 1.9)) == 2.0
+    same = torch.ones(5)
+    assert calibrate_gate(module, lambda: -same * math.atan(abs(module.gate_offset.item() - 1.9))) == 2.0
     assert module.gate_offset.item() == 2.0
-    assert calibrate_gate(module, lambda: 1.0) == 0.0
-    assert calibrate_gate(module, lambda: -module.gate_offset.item()) == -math.inf
-    assert calibrate_gate(module, lambda: math.nan if module.gate_offset.item() > 0 else 1.0, (2.0, -1.0)) == -1.0
+    assert calibrate_gate(module, lambda: same) == 0.0
+    assert calibrate_gate(module, lambda: same, (2.0, 1.0, -1.0, -2.0)) == -1.0
+    assert calibrate_gate(module, lambda: -same * math.atan(module.gate_offset.item())) == -math.inf
     assert {-math.inf, 0.0, math.inf} <= set(GATE_OFFSETS)
 
 
-def test_calibrated_fusion_is_never_worse_than_the_global_side() -> None:
+def test_a_gain_within_two_standard_errors_does_not_move_the_gate() -> None:
+    module = fusion(8)
+    chance = torch.tensor([3.0, -1.0, 3.0, -1.0])  # mean 1, standard error 1.15
+    sure = torch.tensor([3.0, 1.0, 3.0, 1.0])  # mean 2, standard error 0.58
+
+    def on_the_global_side(gain: Tensor) -> Tensor:
+        return gain if module.gate_offset.item() == -math.inf else torch.zeros(4)
+
+    assert calibrate_gate(module, lambda: on_the_global_side(chance)) == 0.0
+    assert calibrate_gate(module, lambda: on_the_global_side(sure)) == -math.inf
+    below = torch.full((4,), 9.0)
+    assert calibrate_gate(module, lambda: on_the_global_side(chance) + below * (module.gate_offset.item() < 0)) == -0.5
+
+
+def test_calibrated_fusion_is_as_good_as_the_global_side() -> None:
     module = fusion(8, gate_init=2.0)
     local_BD, global_BD = rows(20, 8), rows(20, 8, seed=1)
 
-    def score() -> float:
-        return -float((module(local_BD, global_BD) - global_BD).square().sum().item())
+    def score() -> Tensor:
+        return -(module(local_BD, global_BD) - global_BD).square().sum(dim=1).detach()
 
     assert calibrate_gate(module, score) == -math.inf
-    assert score() == 0.0
+    assert float(score().sum()) == 0.0
 
 
 def test_wrong_shapes_modes_and_offsets_are_refused() -> None:
@@ -251,7 +266,9 @@ def test_wrong_shapes_modes_and_offsets_are_refused() -> None:
     with pytest.raises(InvalidTensorError, match="NaN"):
         vector.set_gate_offset(math.nan)
     with pytest.raises(InvalidTensorError, match="offsets"):
-        calibrate_gate(vector, lambda: 0.0, ())
+        calibrate_gate(vector, lambda: torch.zeros(2), ())
+    with pytest.raises(InvalidTensorError, match="2 of 2 values are not finite"):
+        calibrate_gate(vector, lambda: torch.full((2,), math.nan))
 
 
 @pytest.mark.parametrize("inner_norm", [False, True])

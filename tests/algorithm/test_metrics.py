@@ -10,7 +10,14 @@ from torch import Tensor
 
 from fedafd.algorithm import ranks
 from fedafd.algorithm.checks import InvalidTensorError
-from fedafd.algorithm.metrics import accuracy_at_k, fold_recall_at_k, recall_at_k, rsum
+from fedafd.algorithm.metrics import (
+    accuracy_at_k,
+    accuracy_scores,
+    fold_recall_at_k,
+    recall_at_k,
+    recall_scores,
+    rsum,
+)
 
 
 def whole_numbers(*shape: int, seed: int, spread: int) -> Tensor:
@@ -50,6 +57,30 @@ def test_recall_equals_the_sorting_loop(images: int, more: int, dim: int, spread
     owner = captions(images, images + more, seed)
     expected = oracle_recall(image_reps, text_reps, owner.tolist(), (1, 5, 10))
     assert recall_at_k(image_reps, text_reps, owner) == pytest.approx(expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 12), st.integers(0, 20), st.integers(0, 10**6))
+def test_scores_of_samples_average_to_the_metric(images: int, more: int, seed: int) -> None:
+    image_reps = whole_numbers(images, 4, seed=seed, spread=3)
+    text_reps = whole_numbers(images + more, 4, seed=seed + 1, spread=3)
+    owner = captions(images, images + more, seed)
+    scores = recall_scores(image_reps, text_reps, owner)
+    assert scores.shape == (images,)
+    assert float(scores.mean()) == pytest.approx(rsum(recall_at_k(image_reps, text_reps, owner)))
+    labels = owner % 4
+    assert float(accuracy_scores(text_reps, labels).mean()) == pytest.approx(accuracy_at_k(text_reps, labels)["acc1"])
+
+
+def test_scores_of_samples_are_their_own() -> None:
+    image_reps = torch.eye(3)
+    text_reps = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]])
+    owner = torch.tensor([0, 1, 2, 2])
+    # Image 2 has a caption that is image 0's before its own, beside one that is found at once.
+    scores = recall_scores(image_reps, text_reps, owner, ks=(1,))
+    assert scores.tolist() == pytest.approx([75.0, 175.0, 175.0])
+    logits = torch.tensor([[2.0, 1.0], [1.0, 1.0]])
+    assert accuracy_scores(logits, torch.tensor([0, 0])).tolist() == [100.0, 0.0]
 
 
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:

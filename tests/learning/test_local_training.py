@@ -1,15 +1,20 @@
-"""Local training: what a warm start moves, and what it leaves."""
+"""Local training: what a warm start moves and leaves, and what becomes of the gate's offset."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from tests.learning.test_round import TINY_IMAGE, TINY_TEXT
 
+from fedafd.algorithm.fusion import GATE_OFFSETS, calibrate_gate
 from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
 from fedafd.domain.config import parse_federation_config
 from fedafd.domain.kinds import ClientKind, Modality
-from fedafd.learning.local_site import LocalSite
+from fedafd.learning import local_site
+from fedafd.learning.local_site import Gates, LocalSite
 from fedafd.learning.local_training import _Steps, train_locally
 from fedafd.learning.server_round import initial_server_state, prepare
 
@@ -73,3 +78,39 @@ def test_without_fusion_there_is_nothing_to_warm() -> None:
     _Steps(local, None).warm_start(3)
     assert not changed(before, weights(local, ""))
     assert set(local.towers) == {Modality.TEXT}
+
+
+def test_training_sees_the_gate_as_trained_whatever_was_chosen_for_use() -> None:
+    ways = []
+    for offset in (0.0, math.inf):
+        local = site(ClientKind.IMAGE)
+        local.gates.set_gate_offset(offset)
+        train_locally(local, 1)
+        ways.append(weights(local, ""))
+    assert not changed(*ways)
+
+
+@pytest.mark.parametrize("kind", ClientKind)
+def test_calibration_scores_each_offset_on_the_validation_split(
+    kind: ClientKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = site(kind)
+    train_locally(local, 1)
+    metric = "rsum" if kind is ClientKind.PAIR else "acc1"
+    means: dict[float, float] = {}
+
+    def watched(gates: Gates, score: Callable[[], torch.Tensor]) -> float:
+        for offset in GATE_OFFSETS:
+            gates.set_gate_offset(offset)
+            means[offset] = float(score().mean())
+        return calibrate_gate(gates, score)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(local_site, "calibrate_gate", watched)
+    local.calibrate()
+    evaluated = local.assess("val")
+    (offset, *_) = [value for name, value in evaluated.metrics.items() if name.startswith("gate_offset/")]
+    chosen = next(each for each in GATE_OFFSETS if max(min(each, 1e6), -1e6) == offset)
+    assert evaluated.metrics[f"federated/{metric}"] == pytest.approx(means[chosen])
+    assert evaluated.metrics[f"global/{metric}"] == pytest.approx(means[-math.inf])
+    assert evaluated.scores.mean() == pytest.approx(evaluated.metrics[f"federated/{metric}"])
+    assert len(evaluated.scores) == len(local.data.val)

@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedafd.algorithm.checks import InvalidTensorError, check_shape
+from fedafd.algorithm.choices import as_good
 
 __all__ = ["GATE_OFFSETS", "GranularityAwareFusion", "calibrate_gate"]
 
 GATE_OFFSETS = (-math.inf, -4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0, math.inf)
 """Offsets of the gate's logit that calibration tries, from global only to local only."""
+
+_ERRORS = 2.0
 
 
 class _Branch(nn.Module):
@@ -149,20 +152,24 @@ def _pool(x_BPD: Tensor, weights_BP: Tensor) -> Tensor:
 
 
 def calibrate_gate(
-    fusion: GranularityAwareFusion, score: Callable[[], float], offsets: Sequence[float] = GATE_OFFSETS
+    fusion: GranularityAwareFusion, score: Callable[[], Tensor], offsets: Sequence[float] = GATE_OFFSETS
 ) -> float:
-    """Set the offset with the best `score` (higher is better) and return it; of equals, the one nearest to 0.
+    """Set the offset nearest to 0, the gate as trained, that is `as_good` as the best one, and return it.
 
-    `score` evaluates the client's validation split with the fusion as it then is (eval mode is the caller's). With
-    -inf among the offsets the calibrated client is never worse there than the frozen global model.
+    `score` gives a score of each sample of the client's validation split [n] with the fusion as it then is, higher is
+    better (eval mode is the caller's). Leaving the gate as trained takes a gain of two standard errors, so that chance
+    seldom moves it. With -inf among the offsets the calibrated client is there at most two standard errors below the
+    frozen global model. Of two as near to 0 it takes the one on the global side. Raises InvalidTensorError without
+    offsets, or for scores that are not finite.
     """
     if not offsets:
         raise InvalidTensorError("offsets: at least one is needed")
-    scores: list[tuple[float, float, float]] = []
+    scores: dict[float, Tensor] = {}
     for offset in offsets:
         fusion.set_gate_offset(offset)
-        value = score()
-        scores.append((-math.inf if math.isnan(value) else value, -abs(offset), offset))
-    best = max(scores)[2]
-    fusion.set_gate_offset(best)
-    return best
+        scores[offset] = score()
+    best = max(scores.values(), key=lambda each: float(each.double().mean()))
+    good = [offset for offset, each in scores.items() if as_good(each, best, errors=_ERRORS)]
+    chosen = min(good, key=lambda offset: (abs(offset), offset))
+    fusion.set_gate_offset(chosen)
+    return chosen

@@ -16,7 +16,15 @@ from torch import Tensor
 from fedafd.algorithm.checks import InvalidTensorError, check_finite, check_labels, check_shape, compute_dtype
 from fedafd.algorithm.ranks import retrieval_ranks
 
-__all__ = ["accuracy_at_k", "fold_recall_at_k", "own_accuracy_at_k", "recall_at_k", "rsum"]
+__all__ = [
+    "accuracy_at_k",
+    "accuracy_scores",
+    "fold_recall_at_k",
+    "own_accuracy_at_k",
+    "recall_at_k",
+    "recall_scores",
+    "rsum",
+]
 
 
 @torch.no_grad()
@@ -61,19 +69,36 @@ def rsum(metrics: Mapping[str, float]) -> float:
 
 
 @torch.no_grad()
+def recall_scores(
+    image_reps: Tensor, text_reps: Tensor, image_of_text: Tensor, ks: Sequence[int] = (1, 5, 10)
+) -> Tensor:
+    """Each image's part of rsum, with its captions' [I], in percent: the mean over images is rsum.
+
+    Arguments and errors as recall_at_k's.
+    """
+    images, texts, owner_T = _checked(image_reps, text_reps, image_of_text)
+    _check_ks(ks)
+    ranks_I, ranks_T = retrieval_ranks(images, texts, owner_T)
+    hits_I = torch.stack([ranks_I < k for k in ks]).sum(dim=0).double()
+    hits_T = torch.stack([ranks_T < k for k in ks]).sum(dim=0).double()
+    return 100.0 * hits_I.index_add(0, owner_T, hits_T * (len(images) / len(texts)))
+
+
+@torch.no_grad()
 def accuracy_at_k(logits: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> dict[str, float]:
     """Share in percent of samples whose class is among the k largest logits: {"acc1": ..., "acc5": ...}.
 
     `logits` [B, C], `labels` [B]. With C <= k it is 100. Raises InvalidTensorError for shapes that do not fit, NaN, a
     label out of range, or k below 1.
     """
-    check_shape("logits", logits, None, None)
-    check_finite("logits", logits)
-    check_labels("labels", labels, *logits.shape)
     _check_ks(ks)
-    labels = labels.to(logits.device).long()
-    ranks_B = (logits >= logits.gather(1, labels[:, None])).sum(dim=1) - 1
-    return _shares("acc", ranks_B, ks)
+    return _shares("acc", _class_ranks(logits, labels), ks)
+
+
+@torch.no_grad()
+def accuracy_scores(logits: Tensor, labels: Tensor) -> Tensor:
+    """100 for each sample whose class has the largest logit, else 0 [B]: the mean is acc1. As accuracy_at_k else."""
+    return 100.0 * (_class_ranks(logits, labels) < 1).double()
 
 
 @torch.no_grad()
@@ -85,14 +110,22 @@ def own_accuracy_at_k(
     Each sample weighs its class's share there over its share in `labels`; a class without samples here is left out.
     0 when no class is left. Raises InvalidTensorError as accuracy_at_k does.
     """
-    accuracy_at_k(logits, labels, ks)
+    _check_ks(ks)
+    ranks_B = _class_ranks(logits, labels)
     check_shape("class_counts", class_counts.double(), logits.shape[1])
     labels = labels.to(logits.device).long()
     present_C = torch.bincount(labels, minlength=logits.shape[1]).double()
     weight_B = (class_counts.to(present_C) / present_C.clamp(min=1))[labels]
-    ranks_B = (logits >= logits.gather(1, labels[:, None])).sum(dim=1) - 1
     total = float(weight_B.sum())
     return {f"acc{k}": 100.0 * float(weight_B[ranks_B < k].sum()) / total if total else 0.0 for k in ks}
+
+
+def _class_ranks(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many wrong classes come before each sample's own [B]."""
+    check_shape("logits", logits, None, None)
+    check_finite("logits", logits)
+    check_labels("labels", labels, *logits.shape)
+    return (logits >= logits.gather(1, labels.to(logits.device).long()[:, None])).sum(dim=1) - 1
 
 
 def _shares(prefix: str, ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:

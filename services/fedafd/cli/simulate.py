@@ -31,7 +31,7 @@ def simulate(
     rounds: Annotated[int | None, typer.Option(help="Rounds per run.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; by default one per core, one where a GPU is.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    keep_models: Annotated[bool, typer.Option(help="Keep the states of each run's best rounds.")] = False,
+    keep_models: Annotated[bool, typer.Option(help="Keep the states of each run's chosen rounds.")] = False,
     report_only: Annotated[bool, typer.Option(help="Write the report of the runs that are done; run nothing.")] = False,
 ) -> None:
     """Compare strategies on one machine: strategies x scenarios x seeds, with tables, intervals and plots.

@@ -121,7 +121,7 @@ def _distil(work: StageWork) -> StageResult:
 
 def _evaluate(work: StageWork) -> StageResult:
     state = work.inputs["server-state"]
-    metrics = evaluate(
+    metrics, _ = evaluate(
         config=work.config, state=state, samples=work.split("test"), device=work.device, progress=work.progress
     )
     lineage = {

@@ -185,7 +185,10 @@ class FusionConfig(_Config):
     inner_norm: bool = Field(False, description="Normalisation layers inside the attention branches (paper: true).")
     zero_init: bool = Field(True, description="Zero-initialised last layers, so that the gate starts at its offset.")
     normalise_output: bool = True
-    calibrate_gate: bool = Field(True, description="Choose the gate's offset on the validation split after training.")
+    calibrate_gate: bool = Field(
+        True,
+        description="After training, move the gate where the validation split shows a gain of two standard errors.",
+    )
     auxiliary_weight: NonNegative = Field(0.5, description="Weight of the task loss on the local and global feature.")
     persistent: bool = Field(True, description="Keep the fusion's weights between rounds.")
     warm_start_steps: int = Field(

@@ -31,6 +31,8 @@ class ClientRound:
     state: bytes
     representations: dict[Modality, NDArray[np.float32]]
     metrics: dict[str, float]
+    scores: NDArray[np.float64]
+    """As Evaluation's, of the personalized model."""
     num_private_samples: int
 
 
@@ -68,7 +70,8 @@ def train_client(
     progress(0.9, "representing the public set")
     reps = site.represent()
     progress(0.95, "evaluating")
-    return ClientRound(site.state(), reps, site.metrics(evaluate_on), len(data.train))
+    metrics, scores = site.assess(evaluate_on)
+    return ClientRound(site.state(), reps, metrics, scores, len(data.train))
 
 
 def evaluate_client(
@@ -85,7 +88,7 @@ def evaluate_client(
     """Metrics of a personalized state, as train_client gives them; the representations and bundles of its round."""
     site = LocalSite(config, kind, {}, data, state, 0, device)
     site.meet(None, global_representations, bundles, None)
-    return site.metrics(evaluate_on)
+    return site.assess(evaluate_on).metrics
 
 
 def train_alone(

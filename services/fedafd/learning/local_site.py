@@ -5,7 +5,7 @@ Shape legend: B a batch, N public samples, D embedding dimension.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 from fedafd.algorithm.centring import public_mean
 from fedafd.algorithm.fusion import calibrate_gate
-from fedafd.algorithm.metrics import accuracy_at_k, own_accuracy_at_k, recall_at_k, rsum
+from fedafd.algorithm.metrics import (
+    accuracy_at_k,
+    accuracy_scores,
+    own_accuracy_at_k,
+    recall_at_k,
+    recall_scores,
+    rsum,
+)
 from fedafd.datasets.samples import ClientData, PairSplit, Split, TextSplit
 from fedafd.domain.config import AveragingMode, EncoderConfig, FederationConfig, FusionMode
 from fedafd.domain.kinds import ClientKind, Modality, in_order
@@ -27,13 +34,14 @@ from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.client_data import SplitTensors
 from fedafd.learning.client_model import ClientModel, Views
 from fedafd.learning.encoders import Features
+from fedafd.learning.evaluation import Evaluation
 from fedafd.learning.optimizers import choose_device, make_optimizer
 from fedafd.learning.public import Pairs, PairTensors
 from fedafd.learning.tokens import tokenizer_for
 from fedafd.learning.tower import Tower, encode_all
 from fedafd.rpc.bundles import unpack_folder
 
-__all__ = ["LocalSite", "SplitName", "make_client_model"]
+__all__ = ["Gates", "LocalSite", "SplitName", "make_client_model"]
 
 SplitName = Literal["train", "val", "test"]
 _EVALUATE_BATCH = 256
@@ -105,43 +113,39 @@ class LocalSite:
         assert self.public is not None
         return {m: encode_all(tower, self.public.fixed(m), self.device) for m, tower in self.towers.items()}
 
+    @property
+    def gates(self) -> Gates:
+        """The gates of the fusions, moved together."""
+        return Gates(self.model.fusions.values())
+
     @torch.inference_mode()
     def calibrate(self) -> None:
         """Choose the gate's offset on the validation split."""
-        fusions: list[Any] = list(self.model.fusions.values())
-        if not self.config.fusion.calibrate_gate or not fusions:
+        if not self.config.fusion.calibrate_gate or not self.model.fusions:
             return
         self.model.eval()
         local = {m: list(self._local_batches("val", m)) for m in self.splits["val"].rows}
-        gates = _Gates(fusions)
 
-        def score() -> float:
+        def score() -> Tensor:
             fused = {m: torch.cat([v.fused for v in self._viewed("val", m, batches)]) for m, batches in local.items()}
-            found = self._score("val", fused)
-            return found["rsum"] if "rsum" in found else found["acc1"]
+            return self._sample_scores("val", fused)
 
-        calibrate_gate(gates, score)  # type: ignore[arg-type]
+        calibrate_gate(self.gates, score)  # type: ignore[arg-type]
 
-    @torch.inference_mode()
     def evaluate(self, name: SplitName) -> dict[str, dict[str, float]]:
         """Metrics on a split of the fused (`federated`), the own (`local`) and the frozen (`global`) feature."""
-        self.model.eval()
-        views: dict[Modality, Views] = {}
-        for modality in self.splits[name].rows:
-            parts = list(self._viewed(name, modality, self._local_batches(name, modality)))
-            views[modality] = Views(*(torch.cat([part[which] for part in parts]) for which in range(3)))
-        told = {"federated": 0, "local": 1} | ({"global": 2} if self._frozen else {})
-        return {view: self._score(name, {m: each[which] for m, each in views.items()}) for view, which in told.items()}
+        return self._metrics(name, self._features(name))
 
-    def metrics(self, name: SplitName) -> dict[str, float]:
-        """`evaluate` in one level, and the offset of each gate."""
+    def assess(self, name: SplitName) -> Evaluation:
+        """`evaluate` in one level, with the offset of each gate; the scores are the fused feature's."""
+        features = self._features(name)
         found = {
-            f"{view}/{metric}": v for view, metrics in self.evaluate(name).items() for metric, v in metrics.items()
+            f"{view}/{m}": v for view, metrics in self._metrics(name, features).items() for m, v in metrics.items()
         }
         for modality, fusion in self.model.fusions.items():
             offset = float(fusion.gate_offset)  # type: ignore[arg-type]
             found[f"gate_offset/{modality}"] = max(min(offset, 1e6), -1e6)
-        return found
+        return Evaluation(found, self._sample_scores(name, features["federated"]).numpy())
 
     def state(self) -> bytes:
         """The personalized state that the next round goes on from."""
@@ -246,20 +250,49 @@ class LocalSite:
             yield Views(*(each.cpu() for each in viewed))
             start += len(which)
 
+    @torch.inference_mode()
+    def _features(self, name: SplitName) -> dict[str, dict[Modality, Tensor]]:
+        """A split's features by view and modality."""
+        self.model.eval()
+        made: dict[Modality, Views] = {}
+        for modality in self.splits[name].rows:
+            parts = list(self._viewed(name, modality, self._local_batches(name, modality)))
+            made[modality] = Views(*(torch.cat([part[which] for part in parts]) for which in range(3)))
+        told = {"federated": 0, "local": 1} | ({"global": 2} if self._frozen else {})
+        return {view: {m: views[which] for m, views in made.items()} for view, which in told.items()}
+
+    def _metrics(
+        self, name: SplitName, features: Mapping[str, Mapping[Modality, Tensor]]
+    ) -> dict[str, dict[str, float]]:
+        return {view: self._score(name, each) for view, each in features.items()}
+
     def _score(self, name: SplitName, features: Mapping[Modality, Tensor]) -> dict[str, float]:
         split = self.splits[name]
         if self.model.head is not None:
             assert split.labels is not None
-            (rows,) = features.values()
-            logits = self.model.head(rows.to(self.device)).cpu()
+            logits = self._logits(features)
             ks = (1, 5) if logits.shape[1] >= 5 else (1,)
             found = accuracy_at_k(logits, split.labels, ks=ks)
             own = torch.bincount(self.splits["train"].labels, minlength=logits.shape[1])  # type: ignore[arg-type]
             return found | {f"own_{k}": v for k, v in own_accuracy_at_k(logits, split.labels, own, ks=(1,)).items()}
         assert split.pairs is not None
-        image, text = (nn.functional.normalize(features[m], dim=-1) for m in Modality)
-        found = recall_at_k(image, text, split.pairs.image_of_text)
+        found = recall_at_k(*_unit_rows(features), split.pairs.image_of_text)
         return found | {"rsum": rsum(found)}
+
+    def _sample_scores(self, name: SplitName, features: Mapping[Modality, Tensor]) -> Tensor:
+        split = self.splits[name]
+        if self.model.head is not None:
+            assert split.labels is not None
+            return accuracy_scores(self._logits(features), split.labels)
+        assert split.pairs is not None
+        return recall_scores(*_unit_rows(features), split.pairs.image_of_text)
+
+    @torch.inference_mode()
+    def _logits(self, features: Mapping[Modality, Tensor]) -> Tensor:
+        assert self.model.head is not None
+        (rows,) = features.values()
+        logits: Tensor = self.model.head(rows.to(self.device))
+        return logits.cpu()
 
 
 class _Splits:
@@ -275,16 +308,21 @@ class _Splits:
         return self._read[name]
 
 
-class _Gates:
-    """The gates of a client's fusions, moved together."""
+class Gates:
+    """The gates of a client's fusions, if it has any, moved together."""
 
-    def __init__(self, fusions: list[Any]) -> None:
-        self._fusions = fusions
+    def __init__(self, fusions: Iterable[Any]) -> None:
+        self._fusions = list(fusions)
 
     def set_gate_offset(self, offset: float) -> None:
         """Move every gate."""
         for fusion in self._fusions:
             fusion.set_gate_offset(offset)
+
+
+def _unit_rows(features: Mapping[Modality, Tensor]) -> tuple[Tensor, Tensor]:
+    image, text = (nn.functional.normalize(features[modality], dim=-1) for modality in Modality)
+    return image, text
 
 
 def make_client_model(config: FederationConfig, kind: ClientKind, checkpoint: Checkpoint) -> ClientModel:

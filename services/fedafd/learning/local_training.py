@@ -27,6 +27,8 @@ def train_locally(site: LocalSite, round_number: int, progress: Progress = lambd
     factor = steps_factor(round_number, config.server.schedule_rounds) if training.schedule == "steps" else 1.0
     for group in site.optimizers["main"].param_groups:
         group["lr"] = training.learning_rate * factor
+    # The offset was chosen for use; far from 0 it would keep the gate, or the own encoder, from learning.
+    site.gates.set_gate_offset(0.0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(site.seed + round_number)
         steps = _Steps(site, _regulariser(site))

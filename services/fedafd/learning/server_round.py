@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from fedafd.algorithm.centring import centre, public_mean
 from fedafd.algorithm.contrastive import SoftContrastiveLoss
 from fedafd.algorithm.distillation import distillation_loss, distillation_targets
-from fedafd.algorithm.metrics import fold_recall_at_k, recall_at_k, rsum
+from fedafd.algorithm.metrics import fold_recall_at_k, recall_at_k, recall_scores, rsum
 from fedafd.domain.config import EncoderConfig, FederationConfig
 from fedafd.domain.kinds import Modality, in_order
 from fedafd.domain.seeds import derive_seed
 from fedafd.learning.acceleration import accelerate
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
+from fedafd.learning.evaluation import Evaluation
 from fedafd.learning.images import draw, moved
 from fedafd.learning.optimizers import check_loss, choose_device, cosine_factor, make_optimizer
 from fedafd.learning.parallel import ALONE, Group, Processes, number_of_processes, run_in_processes
@@ -163,8 +164,8 @@ def evaluate(
     samples: Pairs,
     device: str = "auto",
     progress: Progress = lambda _, __: None,
-) -> dict[str, float]:
-    """Recall@1/5/10 both ways on `samples`, in percent, and their sum; from 5,000 pairs on also five-fold."""
+) -> Evaluation:
+    """Recall@1/5/10 both ways on `samples`, and their sum; from 5,000 pairs on also five-fold."""
     run = _Run(config, state, 1, 0, device)
     pairs = PairTensors(samples, run.model.towers)
     progress(0.2, "encoding the test pairs")
@@ -175,7 +176,7 @@ def evaluate(
     if pairs.count >= _FOLD_AT:
         folded = fold_recall_at_k(image_reps, text_reps, pairs.image_of_text)
         metrics |= {f"folds5_{name}": value for name, value in folded.items()}
-    return metrics
+    return Evaluation(metrics, recall_scores(image_reps, text_reps, pairs.image_of_text).numpy())
 
 
 def export_global_model(

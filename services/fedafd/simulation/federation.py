@@ -20,6 +20,7 @@ from fedafd.domain.seeds import derive_seed
 from fedafd.learning.averaging import average_updates, group_of, weight_update
 from fedafd.learning.client_round import evaluate_client, train_client
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
+from fedafd.learning.evaluation import Evaluation
 from fedafd.learning.server_round import evaluate, initial_server_state
 from fedafd.rpc.tensors import decode_representations, encode_representations
 from fedafd.simulation.server_stages import ServerStages
@@ -49,6 +50,8 @@ class ClientProgress:
     state: bytes | None = None
     round_number: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    scores: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    """Of each sample of the split that `metrics` are of (fedafd.learning.evaluation)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,7 @@ class FederationProgress:
     server_state: bytes | None = None
     clients: Mapping[str, ClientProgress] = field(default_factory=dict)
     averages: Mapping[str, bytes] = field(default_factory=dict)
-    server_metrics: Mapping[str, float] = field(default_factory=dict)
+    server: Evaluation | None = None
     representations: Reps = field(default_factory=dict)
     bundles: Mapping[Modality, bytes] = field(default_factory=dict)
     uploads: Mapping[str, Reps] = field(default_factory=dict)
@@ -133,7 +136,9 @@ class Federation:
                 average=self._average(before, held),
                 evaluate_on=evaluate_on,  # type: ignore[arg-type]
             )
-            made[client.name] = ClientProgress(state=result.state, round_number=number, metrics=result.metrics)
+            made[client.name] = ClientProgress(
+                state=result.state, round_number=number, metrics=result.metrics, scores=result.scores
+            )
             uploads[client.name], ages[client.name] = self._sent(client, result.representations), 0
             if self.config.averaging is not AveragingMode.OFF:
                 updates.append(weight_update(result.state, result.num_private_samples))
@@ -145,13 +150,12 @@ class Federation:
             prepared.representations,
             self._aggregates(uploads, ages, prepared.representations),
         )
-        metrics = evaluate(config=self.config, state=state, samples=self.public[evaluate_on], device=self.device)
         return FederationProgress(
             round_number=number,
             server_state=state,
             clients=made,
             averages=average_updates(updates) if updates else {},
-            server_metrics=metrics,
+            server=evaluate(config=self.config, state=state, samples=self.public[evaluate_on], device=self.device),
             representations=prepared.representations,
             bundles=prepared.bundles,
             uploads=uploads,
@@ -160,7 +164,7 @@ class Federation:
 
     def evaluate_server(self, state: bytes, split: str = "test") -> dict[str, float]:
         """Recalls of a server state on a split of the public set."""
-        return evaluate(config=self.config, state=state, samples=self.public[split], device=self.device)
+        return evaluate(config=self.config, state=state, samples=self.public[split], device=self.device).metrics
 
     def evaluate_client(
         self, name: str, state: bytes, representations: Reps, bundles: Mapping[Modality, bytes], split: str = "test"

@@ -1,11 +1,12 @@
 """One run of an experiment, resumable after every round. Its files, below `runs/<scenario>/<strategy>/seed-<n>/`:
 
     run.json         what is run, and a fingerprint of it
-    progress.json    rounds done with their validation metrics, and which round was best for whom; written last
+    progress.json    rounds done with their validation metrics, and which round is chosen for whom; written last
     kept/            server states, personalized states and what belongs to them, by round
-    result.json      test metrics of the best rounds; the run is over. `kept/` goes then.
+    result.json      test metrics of the chosen rounds; the run is over. `kept/` goes then.
 
-Every choice (the server's round, each client's round) is made on validation splits; the test splits are read once.
+Every choice (the server's round, each client's round) is made on validation splits (fedafd.simulation.choice); the test
+splits are read once.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.domain.kinds import Modality
+from fedafd.simulation.choice import RoundChoice
 from fedafd.simulation.data import load_run_data
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
 from fedafd.simulation.federation import ClientProgress, Federation, FederationProgress
@@ -33,7 +37,7 @@ SERVER_STAGES = "server"
 
 
 def score_of(metrics: Mapping[str, float]) -> float:
-    """What a client's rounds are compared by: rsum for pairs, else accuracy, of the personalized model."""
+    """A client's own metric: rsum for pairs, else accuracy, of the personalized model."""
     return metrics["federated/rsum"] if "federated/rsum" in metrics else metrics["federated/acc1"]
 
 
@@ -77,7 +81,7 @@ class _Run:
         self.federation, self.folder = federation, folder
         self.progress = FederationProgress()
         self.rounds: list[dict[str, Any]] = []
-        self.best: dict[str, int] = {}
+        self.chosen: dict[str, RoundChoice] = {}
 
     def open(self, key: RunKey, fingerprint: str) -> None:
         """Start anew, or go on from the last round kept. Raises ConfigurationError for the folder of another run."""
@@ -90,7 +94,10 @@ class _Run:
         if not (self.folder / "progress.json").exists():
             return
         saved = read_json(self.folder / "progress.json")
-        self.rounds, self.best = saved["rounds"], saved["best"]
+        if "chosen" not in saved:
+            raise DataError(f"{self.folder}: begun by an older version of FedAFD; remove it to do the run anew")
+        self.rounds = saved["rounds"]
+        self.chosen = {name: RoundChoice.from_json(choice) for name, choice in saved["chosen"].items()}
         number = len(self.rounds)
         self.progress = FederationProgress(
             round_number=number,
@@ -111,6 +118,7 @@ class _Run:
         """Files first, then progress.json in one step, then away with what nobody needs any more."""
         number = made.round_number
         assert made.server_state is not None
+        assert made.server is not None
         self._write(f"server-{number}", made.server_state)
         self._write(f"sent-{number}", save({m.value: rows for m, rows in made.representations.items()}))
         for modality, bundle in made.bundles.items():
@@ -126,45 +134,49 @@ class _Run:
             {
                 "number": number,
                 "seconds": seconds,
-                "server": dict(made.server_metrics),
+                "server": made.server.metrics,
                 "clients": {name: dict(client.metrics) for name, client in made.clients.items()},
             }
         )
-        self._choose(made)
+        self._choose("server", number, made.server.scores)
+        for name, client in made.clients.items():
+            if client.round_number == number:
+                self._choose(name, number, client.scores)
         self.progress = made
-        saved = {"rounds": self.rounds, "best": self.best, "averages": sorted(made.averages), "ages": dict(made.ages)}
+        saved = {
+            "rounds": self.rounds,
+            "chosen": {name: choice.to_json() for name, choice in self.chosen.items()},
+            "averages": sorted(made.averages),
+            "ages": dict(made.ages),
+        }
         write_json(self.folder / "progress.json", saved)
         self._clear()
 
-    def _choose(self, made: FederationProgress) -> None:
-        for name, score in self._scores(self.rounds[-1]).items():
-            held = self.best.get(name)
-            if held is None or score > self._scores(self.rounds[held - 1])[name]:
-                self.best[name] = made.round_number
-
-    @staticmethod
-    def _scores(entry: Mapping[str, Any]) -> dict[str, float]:
-        return {"server": entry["server"]["rsum"]} | {n: score_of(m) for n, m in entry["clients"].items()}
+    def _choose(self, name: str, number: int, scores: NDArray[np.float64]) -> None:
+        held = self.chosen.get(name)
+        self.chosen[name] = RoundChoice(number, scores) if held is None else held.after(number, scores)
 
     def _clear(self) -> None:
         last = len(self.rounds)
-        whole = {last, *self.best.values()}
+        chosen = {name: choice.number for name, choice in self.chosen.items()}
+        whole = {last, *chosen.values()}
         for path in (self.folder / "kept").iterdir():
             if path.name.startswith(".part-"):
                 path.unlink()
                 continue
             stem, _, number = path.name.rpartition("-")
             who = stem.removeprefix("client-")
-            mine = {last, self.best["server"]} if stem == "server" else {last, self.best.get(who, last)}
+            mine = {last, chosen.get(who, last)}
             if int(number) not in (whole if stem.startswith(("sent", "bundle")) else mine):
                 path.unlink()
 
     def result(self, key: RunKey) -> dict[str, Any]:
-        """Test metrics of the best rounds."""
-        server = self.federation.evaluate_server(self._read(f"server-{self.best['server']}"))
+        """Test metrics of the chosen rounds."""
+        server_round = self.chosen["server"].number
+        server = self.federation.evaluate_server(self._read(f"server-{server_round}"))
         clients = {}
         for client in self.federation.clients:
-            number = self.best[client.name]
+            number = self.chosen[client.name].number
             reps = {Modality(m): rows for m, rows in load(self._read(f"sent-{number}")).items()}
             bundles = {m: self._read(f"bundle-{m.value}-{number}") for m in client.kind.modalities}
             state = self._read(f"client-{client.name}-{number}")
@@ -176,7 +188,7 @@ class _Run:
             }
         return {
             **key.model_dump(),
-            "server": {"round": self.best["server"], "metrics": server},
+            "server": {"round": server_round, "metrics": server},
             "clients": clients,
             "rounds": self.rounds,
             "seconds": sum(entry["seconds"] for entry in self.rounds),
