@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests.learning.test_round import TINY_IMAGE, TINY_TEXT
 
+from fedafd.algorithm.choices import as_good
 from fedafd.algorithm.fusion import GATE_OFFSETS, calibrate_gate
 from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
 from fedafd.domain.config import parse_federation_config
@@ -97,12 +98,12 @@ def test_calibration_scores_each_offset_on_the_validation_split(
     local = site(kind)
     train_locally(local, 1)
     metric = "rsum" if kind is ClientKind.PAIR else "acc1"
-    means: dict[float, float] = {}
+    scores: dict[float, torch.Tensor] = {}
 
     def watched(gates: Gates, score: Callable[[], torch.Tensor]) -> float:
         for offset in GATE_OFFSETS:
             gates.set_gate_offset(offset)
-            means[offset] = float(score().mean())
+            scores[offset] = score()
         return calibrate_gate(gates, score)  # type: ignore[arg-type]
 
     monkeypatch.setattr(local_site, "calibrate_gate", watched)
@@ -110,7 +111,8 @@ def test_calibration_scores_each_offset_on_the_validation_split(
     evaluated = local.assess("val")
     (offset, *_) = [value for name, value in evaluated.metrics.items() if name.startswith("gate_offset/")]
     chosen = next(each for each in GATE_OFFSETS if max(min(each, 1e6), -1e6) == offset)
-    assert evaluated.metrics[f"federated/{metric}"] == pytest.approx(means[chosen])
-    assert evaluated.metrics[f"global/{metric}"] == pytest.approx(means[-math.inf])
+    assert evaluated.metrics[f"federated/{metric}"] == pytest.approx(float(scores[chosen].mean()))
+    assert evaluated.metrics[f"global/{metric}"] == pytest.approx(float(scores[-math.inf].mean()))
     assert evaluated.scores.mean() == pytest.approx(evaluated.metrics[f"federated/{metric}"])
     assert len(evaluated.scores) == len(local.data.val)
+    assert all(as_good(scores[chosen], other, errors=2.0) for other in scores.values())
