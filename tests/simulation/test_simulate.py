@@ -137,6 +137,40 @@ def test_a_killed_experiment_goes_on_to_the_same_figures(tmp_path: Path) -> None
     assert figures(again) == figures(wanted)
 
 
+def workers_of(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_workers_end_with_their_parent_and_a_folder_has_one_simulation(tmp_path: Path) -> None:
+    wanted = command(tmp_path, TINY | {"strategies": ["fedafd"], "rounds": 500}, "--workers", "2")
+    first = subprocess.Popen(wanted, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not list((tmp_path / "out").rglob("progress.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    workers = workers_of(first.pid)
+    assert len(workers) >= 2
+
+    second = subprocess.run(wanted, capture_output=True, text=True, check=False)
+    assert second.returncode == 1
+    assert "another simulation is at work here; wait for it or choose another folder" in second.stderr.replace(
+        "\n", " "
+    )
+
+    first.kill()
+    first.wait()
+    while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(alive(pid) for pid in workers)
+
+
 def test_another_configuration_does_not_go_on_in_the_same_folder(tmp_path: Path) -> None:
     local = TINY | {"strategies": ["local"], "rounds": 1, "clients": TINY["clients"][:1]}
     first = read_experiment(None, local, tmp_path)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedafd.domain.errors import FedafdError
+from fedafd.domain.errors import ConflictError, FedafdError
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
 from fedafd.simulation.run import SERVER_STAGES, run_one, write_json
 
@@ -48,9 +51,24 @@ def run_experiment(
     """Do all runs that are not done yet. Returns the reason of each run that failed; the others have a result.json.
 
     `look` is told twice a second what each run at work does: rounds begun, share of the round, words. Raises
-    WorkerLostError when a worker was killed; the same call goes on from the last rounds that were kept.
+    WorkerLostError when a worker was killed; the same call goes on from the last rounds that were kept. Raises
+    ConflictError while another one works in `output`.
     """
+    with _claimed(output):
+        return _run_all(experiment, output, workers, device, keep_models, look)
+
+
+def _run_all(
+    experiment: ExperimentConfig,
+    output: Path,
+    workers: int,
+    device: str,
+    keep_models: bool,
+    look: Callable[[dict[RunKey, tuple[int, float, str]]], None],
+) -> dict[RunKey, str]:
     todo = [key for key in experiment.runs() if not (output / key.folder / "result.json").exists()]
+    for key in todo:
+        (output / key.folder / "now.json").unlink(missing_ok=True)
     failed: dict[RunKey, str] = {}
     threads = max(1, len(os.sched_getaffinity(0)) // workers)
     for name in _THREAD_VARIABLES:
@@ -83,6 +101,20 @@ def run_experiment(
     return failed
 
 
+@contextmanager
+def _claimed(output: Path) -> Iterator[None]:
+    """Hold the folder; the system lets go of it with the process, however that ends."""
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / ".simulate.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConflictError(
+                f"--output {output}: another simulation is at work here; wait for it or choose another folder"
+            ) from None
+        yield
+
+
 def _start_worker(threads: int) -> None:
     import signal
 
@@ -90,7 +122,16 @@ def _start_worker(threads: int) -> None:
 
     # Ctrl-C reaches the whole group; the parent ends its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would write into runs that the next command has taken up."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(key: dict[str, Any], experiment: str, output: str, device: str, keep_models: bool) -> str | None:
