@@ -77,7 +77,7 @@ def test_the_report_is_whole(tmp_path: Path) -> None:
     assert len(results["runs"]) == 4
     differences = {d["strategy"]: d for d in results["differences"] if d["measure"] == "mean"}
     assert set(differences) == set(strategies) - {"fedafd"}
-    assert all(d["pairs"] == 2 and d["low"] <= d["mean"] <= d["high"] for d in differences.values())
+    assert all(d["seeds"] == 2 and d["low"] <= d["mean"] <= d["high"] for d in differences.values())
     with (out / "results.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 4
     assert "| fedavg | 2 |" in (out / "results.md").read_text()

@@ -46,7 +46,7 @@ def test_the_mean_is_over_kinds_and_counts_mean_recall_for_pairs() -> None:
     assert first.below_global == []
 
 
-def test_intervals_are_students_over_the_pairs() -> None:
+def test_intervals_are_students_over_the_seeds() -> None:
     held = {d.measure: d for d in differences(rows_of(results()), "fedafd")}
     image = held["image acc1"]
     pairs = [1.0, 3.0, 4.0]
@@ -58,6 +58,15 @@ def test_intervals_are_students_over_the_pairs() -> None:
     assert image.shown == "not shown"
     assert held["pair rsum"].shown == "better"
     assert held["server rsum"].mean == 0
+
+
+def test_over_scenarios_a_seed_counts_once_and_only_where_it_was_run_in_all() -> None:
+    other = [each | {"scenario": "dirichlet"} for each in results() if each["seed"] < 2]
+    other[1]["clients"]["image-0"]["metrics"]["federated/acc1"] += 4.0  # fedafd, seed 1
+    found = {(d.scenario, d.measure): d for d in differences(rows_of(results() + other), "fedafd")}
+    assert (found["iid", "image acc1"].seeds, found["dirichlet", "image acc1"].seeds) == (3, 2)
+    over_all = found["all", "image acc1"]
+    assert (over_all.mean, over_all.seeds) == (pytest.approx((1.0 + (3.0 + 7.0) / 2) / 2), 2)
 
 
 def test_single_clients_are_compared_with_themselves() -> None:

@@ -80,11 +80,11 @@ def _recalls(rows: Sequence[Row]) -> list[str]:
 
 def _differences(compared: Sequence[Difference], names: Sequence[str]) -> list[str]:
     measures = [m for m in MEASURES if any(d.measure == m for d in compared)]
-    lines = [f"| against | pairs | {' | '.join(measures)} |", "|---" * (len(measures) + 2) + "|"]
+    lines = [f"| against | seeds | {' | '.join(measures)} |", "|---" * (len(measures) + 2) + "|"]
     for name in names:
         own = {d.measure: d for d in compared if d.strategy == name}
         cells = [_interval(own[m]) if m in own else "" for m in measures]
-        lines.append(f"| {name} | {next(iter(own.values())).pairs} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {next(iter(own.values())).seeds} | {' | '.join(cells)} |")
     return lines
 
 

@@ -1,7 +1,8 @@
 """From runs to figures: one row per run, means per strategy, and paired differences with confidence intervals.
 
 Differences are paired by scenario and seed: the same data, partition and initial weights. The interval is Student's t
-over the pairs; with three seeds it is wide, and says so.
+over the seeds; with three it is wide, and says so. Over several scenarios a seed counts once, with their mean: its runs
+share initial weights and more, so that they are not independent.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Difference(NamedTuple):
     mean: float
     low: float
     high: float
-    pairs: int
+    seeds: int
 
     @property
     def shown(self) -> str:
@@ -101,20 +102,31 @@ def differences(rows: Sequence[Row], baseline: str, confidence: float = 0.95) ->
     held = {(row.scenario, row.strategy, row.seed): row.values for row in rows}
     scenarios = list(dict.fromkeys(row.scenario for row in rows))
     strategies = [name for name in dict.fromkeys(row.strategy for row in rows) if name != baseline]
+    seeds = list(dict.fromkeys(row.seed for row in rows))
     found = []
     for group in [[name] for name in scenarios] + ([scenarios] if len(scenarios) > 1 else []):
         for strategy in strategies:
             for measure in MEASURES:
-                pairs = [
-                    held[s, baseline, seed][measure] - values[measure]
-                    for (s, name, seed), values in held.items()
-                    if s in group and name == strategy and measure in values and (s, baseline, seed) in held
-                ]
-                if pairs:
-                    mean, half = fmean(pairs), _half_width(pairs, confidence)
+                by_seed = [_gains(held, group, baseline, strategy, measure, seed) for seed in seeds]
+                gains = [fmean(each) for each in by_seed if len(each) == len(group)]
+                if gains:
+                    mean, half = fmean(gains), _half_width(gains, confidence)
                     scenario = group[0] if len(group) == 1 else "all"
-                    found.append(Difference(scenario, strategy, measure, mean, mean - half, mean + half, len(pairs)))
+                    found.append(Difference(scenario, strategy, measure, mean, mean - half, mean + half, len(gains)))
     return found
+
+
+def _gains(
+    held: Mapping[tuple[str, str, int], Mapping[str, float]],
+    scenarios: Sequence[str],
+    baseline: str,
+    strategy: str,
+    measure: str,
+    seed: int,
+) -> list[float]:
+    """One seed's differences, of the scenarios in which both strategies were run."""
+    pairs = [(held.get((s, baseline, seed), {}), held.get((s, strategy, seed), {})) for s in scenarios]
+    return [own[measure] - other[measure] for own, other in pairs if measure in own and measure in other]
 
 
 def client_differences(rows: Sequence[Row], strategy: str, other: str) -> dict[str, float]:
