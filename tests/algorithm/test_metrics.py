@@ -15,8 +15,8 @@ from fedafd.algorithm.metrics import (
     accuracy_scores,
     fold_recall_at_k,
     recall_at_k,
-    recall_scores,
     rsum,
+    scored_recall_at_k,
 )
 
 
@@ -65,7 +65,7 @@ def test_scores_of_samples_average_to_the_metric(images: int, more: int, seed: i
     image_reps = whole_numbers(images, 4, seed=seed, spread=3)
     text_reps = whole_numbers(images + more, 4, seed=seed + 1, spread=3)
     owner = captions(images, images + more, seed)
-    scores = recall_scores(image_reps, text_reps, owner)
+    _, scores = scored_recall_at_k(image_reps, text_reps, owner)
     assert scores.shape == (images,)
     assert float(scores.mean()) == pytest.approx(rsum(recall_at_k(image_reps, text_reps, owner)))
     labels = owner % 4
@@ -77,7 +77,7 @@ def test_scores_of_samples_are_their_own() -> None:
     text_reps = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]])
     owner = torch.tensor([0, 1, 2, 2])
     # Image 2 has a caption that is image 0's before its own, beside one that is found at once.
-    scores = recall_scores(image_reps, text_reps, owner, ks=(1,))
+    _, scores = scored_recall_at_k(image_reps, text_reps, owner, ks=(1,))
     assert scores.tolist() == pytest.approx([75.0, 175.0, 175.0])
     logits = torch.tensor([[2.0, 1.0], [1.0, 1.0]])
     assert accuracy_scores(logits, torch.tensor([0, 0])).tolist() == [100.0, 0.0]

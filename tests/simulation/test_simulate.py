@@ -17,7 +17,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.simulation.experiment import RunKey, read_experiment
 from fedafd.simulation.run import run_one
 
@@ -169,6 +169,16 @@ def test_workers_end_with_their_parent_and_a_folder_has_one_simulation(tmp_path:
     while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(alive(pid) for pid in workers)
+
+
+def test_a_run_that_an_older_version_began_is_refused(tmp_path: Path) -> None:
+    experiment = read_experiment(None, TINY | {"strategies": ["local"]}, tmp_path)
+    key = RunKey(scenario="iid", strategy="local", seed=0)
+    folder = tmp_path / "out" / key.folder
+    folder.mkdir(parents=True)
+    (folder / "progress.json").write_text(json.dumps({"rounds": [], "best": {}, "averages": [], "ages": {}}))
+    with pytest.raises(DataError, match="begun by an older version of FedAFD; remove it to do the run anew"):
+        run_one(experiment, key, tmp_path / "out", device="cpu")
 
 
 def test_another_configuration_does_not_go_on_in_the_same_folder(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ Layout of the state directory (readable by the agent's user only):
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -23,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from fedafd.agent.files import disk_full_is_clear, sync_folder, write_atomically
-from fedafd.domain.errors import ConfigurationError, ConflictError, DataError
+from fedafd.domain.claims import claim
+from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.domain.kinds import ClientKind, UploadPurpose
 
 __all__ = ["Credential", "PendingResult", "StateDirectory"]
@@ -83,15 +83,8 @@ class StateDirectory:
 
     def lock(self) -> None:
         """Claim the directory until the process ends."""
-        descriptor = os.open(self.root / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            raise ConflictError(
-                f"state_dir {self.root}: another agent is running on it; stop that one or choose another folder"
-            ) from None
-        self._lock_descriptor = descriptor
+        taken = f"state_dir {self.root}: another agent is running on it; stop that one or choose another folder"
+        self._lock_descriptor = claim(self.root / "agent.lock", taken)
         self._sweep()
 
     def unlock(self) -> None:

@@ -22,8 +22,8 @@ __all__ = [
     "fold_recall_at_k",
     "own_accuracy_at_k",
     "recall_at_k",
-    "recall_scores",
     "rsum",
+    "scored_recall_at_k",
 ]
 
 
@@ -38,10 +38,21 @@ def recall_at_k(
     top k; t2i: share of captions with their image there. Raises InvalidTensorError for shapes that do not fit, NaN,
     an index out of range, an image without a caption, or k below 1.
     """
+    return scored_recall_at_k(image_reps, text_reps, image_of_text, ks)[0]
+
+
+@torch.no_grad()
+def scored_recall_at_k(
+    image_reps: Tensor, text_reps: Tensor, image_of_text: Tensor, ks: Sequence[int] = (1, 5, 10)
+) -> tuple[dict[str, float], Tensor]:
+    """recall_at_k, and each image's part of rsum, with its captions', in percent [I]: the mean over images is rsum."""
     images, texts, owner_T = _checked(image_reps, text_reps, image_of_text)
     _check_ks(ks)
     ranks_I, ranks_T = retrieval_ranks(images, texts, owner_T)
-    return _shares("i2t_r", ranks_I, ks) | _shares("t2i_r", ranks_T, ks)
+    hits_I = torch.stack([ranks_I < k for k in ks]).sum(dim=0).double()
+    hits_T = torch.stack([ranks_T < k for k in ks]).sum(dim=0).double()
+    scores_I = 100.0 * hits_I.index_add(0, owner_T, hits_T * (len(images) / len(texts)))
+    return _shares("i2t_r", ranks_I, ks) | _shares("t2i_r", ranks_T, ks), scores_I
 
 
 @torch.no_grad()
@@ -66,22 +77,6 @@ def fold_recall_at_k(
 def rsum(metrics: Mapping[str, float]) -> float:
     """Sum of all recalls of a recall_at_k result: 0 to 600 for the default ks."""
     return sum(value for name, value in metrics.items() if name.startswith(("i2t_r", "t2i_r")))
-
-
-@torch.no_grad()
-def recall_scores(
-    image_reps: Tensor, text_reps: Tensor, image_of_text: Tensor, ks: Sequence[int] = (1, 5, 10)
-) -> Tensor:
-    """Each image's part of rsum, with its captions' [I], in percent: the mean over images is rsum.
-
-    Arguments and errors as recall_at_k's.
-    """
-    images, texts, owner_T = _checked(image_reps, text_reps, image_of_text)
-    _check_ks(ks)
-    ranks_I, ranks_T = retrieval_ranks(images, texts, owner_T)
-    hits_I = torch.stack([ranks_I < k for k in ks]).sum(dim=0).double()
-    hits_T = torch.stack([ranks_T < k for k in ks]).sum(dim=0).double()
-    return 100.0 * hits_I.index_add(0, owner_T, hits_T * (len(images) / len(texts)))
 
 
 @torch.no_grad()

@@ -9,13 +9,13 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+from fedafd.domain.claims import claim
 from fedafd.domain.errors import ConflictError, StorageFullError
 
 __all__ = ["DemoOutput"]
@@ -56,14 +56,8 @@ class DemoOutput:
             raise ConflictError(
                 f"--output {self.root}: holds files of others ({', '.join(strangers[:3])}); choose another folder"
             )
-        self._lock = os.open(self.root / ".demo.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            raise ConflictError(
-                f"--output {self.root}: another demo is running here; wait for it or choose another folder"
-            ) from None
+        taken = f"--output {self.root}: another demo is running here; wait for it or choose another folder"
+        self._lock = claim(self.root / ".demo.lock", taken)
         try:
             if self._state() == "running" and not force:
                 raise ConflictError(

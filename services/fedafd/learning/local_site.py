@@ -16,14 +16,7 @@ from torch import Tensor, nn
 
 from fedafd.algorithm.centring import public_mean
 from fedafd.algorithm.fusion import calibrate_gate
-from fedafd.algorithm.metrics import (
-    accuracy_at_k,
-    accuracy_scores,
-    own_accuracy_at_k,
-    recall_at_k,
-    recall_scores,
-    rsum,
-)
+from fedafd.algorithm.metrics import accuracy_at_k, accuracy_scores, own_accuracy_at_k, rsum, scored_recall_at_k
 from fedafd.datasets.samples import ClientData, PairSplit, Split, TextSplit
 from fedafd.domain.config import AveragingMode, EncoderConfig, FederationConfig, FusionMode
 from fedafd.domain.kinds import ClientKind, Modality, in_order
@@ -128,24 +121,22 @@ class LocalSite:
 
         def score() -> Tensor:
             fused = {m: torch.cat([v.fused for v in self._viewed("val", m, batches)]) for m, batches in local.items()}
-            return self._sample_scores("val", fused)
+            return self._score("val", fused)[1]
 
         calibrate_gate(self.gates, score)  # type: ignore[arg-type]
 
     def evaluate(self, name: SplitName) -> dict[str, dict[str, float]]:
         """Metrics on a split of the fused (`federated`), the own (`local`) and the frozen (`global`) feature."""
-        return self._metrics(name, self._features(name))
+        return {view: self._score(name, each)[0] for view, each in self._features(name).items()}
 
     def assess(self, name: SplitName) -> Evaluation:
         """`evaluate` in one level, with the offset of each gate; the scores are the fused feature's."""
-        features = self._features(name)
-        found = {
-            f"{view}/{m}": v for view, metrics in self._metrics(name, features).items() for m, v in metrics.items()
-        }
+        scored = {view: self._score(name, each) for view, each in self._features(name).items()}
+        found = {f"{view}/{metric}": value for view, (each, _) in scored.items() for metric, value in each.items()}
         for modality, fusion in self.model.fusions.items():
             offset = float(fusion.gate_offset)  # type: ignore[arg-type]
             found[f"gate_offset/{modality}"] = max(min(offset, 1e6), -1e6)
-        return Evaluation(found, self._sample_scores(name, features["federated"]).numpy())
+        return Evaluation(found, scored["federated"][1].numpy())
 
     def state(self) -> bytes:
         """The personalized state that the next round goes on from."""
@@ -261,38 +252,23 @@ class LocalSite:
         told = {"federated": 0, "local": 1} | ({"global": 2} if self._frozen else {})
         return {view: {m: views[which] for m, views in made.items()} for view, which in told.items()}
 
-    def _metrics(
-        self, name: SplitName, features: Mapping[str, Mapping[Modality, Tensor]]
-    ) -> dict[str, dict[str, float]]:
-        return {view: self._score(name, each) for view, each in features.items()}
-
-    def _score(self, name: SplitName, features: Mapping[Modality, Tensor]) -> dict[str, float]:
+    @torch.inference_mode()
+    def _score(self, name: SplitName, features: Mapping[Modality, Tensor]) -> tuple[dict[str, float], Tensor]:
+        """Metrics, and each sample's part of the task's own one."""
         split = self.splits[name]
         if self.model.head is not None:
             assert split.labels is not None
-            logits = self._logits(features)
+            (rows,) = features.values()
+            logits = self.model.head(rows.to(self.device)).cpu()
             ks = (1, 5) if logits.shape[1] >= 5 else (1,)
             found = accuracy_at_k(logits, split.labels, ks=ks)
             own = torch.bincount(self.splits["train"].labels, minlength=logits.shape[1])  # type: ignore[arg-type]
-            return found | {f"own_{k}": v for k, v in own_accuracy_at_k(logits, split.labels, own, ks=(1,)).items()}
+            found |= {f"own_{k}": v for k, v in own_accuracy_at_k(logits, split.labels, own, ks=(1,)).items()}
+            return found, accuracy_scores(logits, split.labels)
         assert split.pairs is not None
-        found = recall_at_k(*_unit_rows(features), split.pairs.image_of_text)
-        return found | {"rsum": rsum(found)}
-
-    def _sample_scores(self, name: SplitName, features: Mapping[Modality, Tensor]) -> Tensor:
-        split = self.splits[name]
-        if self.model.head is not None:
-            assert split.labels is not None
-            return accuracy_scores(self._logits(features), split.labels)
-        assert split.pairs is not None
-        return recall_scores(*_unit_rows(features), split.pairs.image_of_text)
-
-    @torch.inference_mode()
-    def _logits(self, features: Mapping[Modality, Tensor]) -> Tensor:
-        assert self.model.head is not None
-        (rows,) = features.values()
-        logits: Tensor = self.model.head(rows.to(self.device))
-        return logits.cpu()
+        image, text = (nn.functional.normalize(features[m], dim=-1) for m in Modality)
+        found, scores = scored_recall_at_k(image, text, split.pairs.image_of_text)
+        return found | {"rsum": rsum(found)}, scores
 
 
 class _Splits:
@@ -318,11 +294,6 @@ class Gates:
         """Move every gate."""
         for fusion in self._fusions:
             fusion.set_gate_offset(offset)
-
-
-def _unit_rows(features: Mapping[Modality, Tensor]) -> tuple[Tensor, Tensor]:
-    image, text = (nn.functional.normalize(features[modality], dim=-1) for modality in Modality)
-    return image, text
 
 
 def make_client_model(config: FederationConfig, kind: ClientKind, checkpoint: Checkpoint) -> ClientModel:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from fedafd.algorithm.centring import centre, public_mean
 from fedafd.algorithm.contrastive import SoftContrastiveLoss
 from fedafd.algorithm.distillation import distillation_loss, distillation_targets
-from fedafd.algorithm.metrics import fold_recall_at_k, recall_at_k, recall_scores, rsum
+from fedafd.algorithm.metrics import fold_recall_at_k, rsum, scored_recall_at_k
 from fedafd.domain.config import EncoderConfig, FederationConfig
 from fedafd.domain.kinds import Modality, in_order
 from fedafd.domain.seeds import derive_seed
@@ -171,12 +171,12 @@ def evaluate(
     progress(0.2, "encoding the test pairs")
     image_reps = torch.from_numpy(encode_all(run.model.image, pairs.fixed(Modality.IMAGE), run.device))
     text_reps = torch.from_numpy(encode_all(run.model.text, pairs.all_captions(), run.device))
-    metrics = recall_at_k(image_reps, text_reps, pairs.image_of_text)
+    metrics, scores = scored_recall_at_k(image_reps, text_reps, pairs.image_of_text)
     metrics["rsum"] = rsum(metrics)
     if pairs.count >= _FOLD_AT:
         folded = fold_recall_at_k(image_reps, text_reps, pairs.image_of_text)
         metrics |= {f"folds5_{name}": value for name, value in folded.items()}
-    return Evaluation(metrics, recall_scores(image_reps, text_reps, pairs.image_of_text).numpy())
+    return Evaluation(metrics, scores.numpy())
 
 
 def export_global_model(

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import multiprocessing
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedafd.domain.errors import ConflictError, FedafdError
+from fedafd.domain.claims import claimed
+from fedafd.domain.errors import FedafdError
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
 from fedafd.simulation.run import SERVER_STAGES, run_one, write_json
 
@@ -52,29 +51,22 @@ def run_experiment(
 
     `look` is told twice a second what each run at work does: rounds begun, share of the round, words. Raises
     WorkerLostError when a worker was killed; the same call goes on from the last rounds that were kept. Raises
-    ConflictError while another one works in `output`.
+    ConflictError while another simulation works in `output`.
     """
-    with _claimed(output):
-        return _run_all(experiment, output, workers, device, keep_models, look)
-
-
-def _run_all(
-    experiment: ExperimentConfig,
-    output: Path,
-    workers: int,
-    device: str,
-    keep_models: bool,
-    look: Callable[[dict[RunKey, tuple[int, float, str]]], None],
-) -> dict[RunKey, str]:
     todo = [key for key in experiment.runs() if not (output / key.folder / "result.json").exists()]
-    for key in todo:
-        (output / key.folder / "now.json").unlink(missing_ok=True)
     failed: dict[RunKey, str] = {}
     threads = max(1, len(os.sched_getaffinity(0)) // workers)
     for name in _THREAD_VARIABLES:
         os.environ[name] = str(threads)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool:
+    output.mkdir(parents=True, exist_ok=True)
+    taken = f"--output {output}: another simulation is at work here; wait for it or choose another folder"
+    with (
+        claimed(output / ".simulate.lock", taken),
+        ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool,
+    ):
+        for key in todo:
+            (output / key.folder / "now.json").unlink(missing_ok=True)
         arguments = (experiment.model_dump_json(), str(output), device, keep_models)
         pending = {pool.submit(_work, key.model_dump(), *arguments): key for key in todo}
         try:
@@ -96,23 +88,9 @@ def _run_all(
             for process in list((getattr(pool, "_processes", None) or {}).values()):
                 process.terminate()
             raise
-    if not failed and not keep_models:
-        shutil.rmtree(output / SERVER_STAGES, ignore_errors=True)
+        if not failed and not keep_models:
+            shutil.rmtree(output / SERVER_STAGES, ignore_errors=True)
     return failed
-
-
-@contextmanager
-def _claimed(output: Path) -> Iterator[None]:
-    """Hold the folder; the system lets go of it with the process, however that ends."""
-    output.mkdir(parents=True, exist_ok=True)
-    with (output / ".simulate.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConflictError(
-                f"--output {output}: another simulation is at work here; wait for it or choose another folder"
-            ) from None
-        yield
 
 
 def _start_worker(threads: int) -> None:

@@ -1,0 +1,37 @@
+"""A folder for one process at a time: a lock on a file, which the system lets go of however the process ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedafd.domain.errors import ConflictError
+
+__all__ = ["claim", "claimed"]
+
+
+def claim(lock: Path, taken: str) -> int:
+    """Lock the file `lock`, made if it is not there, until the descriptor returned is closed.
+
+    Raises ConflictError with the words `taken` while another process, or an earlier claim of this one, holds it.
+    """
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise ConflictError(taken) from None
+    return descriptor
+
+
+@contextmanager
+def claimed(lock: Path, taken: str) -> Iterator[None]:
+    """`claim` for a block. Raises ConflictError."""
+    descriptor = claim(lock, taken)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
