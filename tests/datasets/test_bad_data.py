@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,13 @@ def test_npz_files_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str
 def test_a_truncated_npz_is_refused(tmp_path: Path, keep: int) -> None:
     path = makers.cifar_npz(tmp_path) / "cifar.npz"
     path.write_bytes(path.read_bytes()[:keep])
+    refused("cifar100", tmp_path, "cifar.npz: not the expected arrays", ClientKind.IMAGE)
+
+
+@pytest.mark.parametrize("header", [b"{(", b"{\n  'a'\n 'b'", b"{'descr': \x00}"], ids=["bracket", "indent", "null"])
+def test_an_npz_whose_header_is_no_python_is_refused(tmp_path: Path, header: bytes) -> None:
+    with zipfile.ZipFile(makers.cifar_npz(tmp_path) / "cifar.npz", "w") as archive:
+        archive.writestr("train_images.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
     refused("cifar100", tmp_path, "cifar.npz: not the expected arrays", ClientKind.IMAGE)
 
 

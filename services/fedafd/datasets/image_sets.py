@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -38,12 +39,26 @@ def cifar100(path: Path | None) -> ClientData:
     raise DataError(f"{folder}: neither an .npz nor the official files train, test and meta")
 
 
+_NPZ_ERRORS = (
+    KeyError,
+    ValueError,
+    TypeError,
+    OSError,
+    EOFError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What NumPy raises for damaged archives, found by mutating good ones; it reads an array's header as Python."""
+
+
 def _cifar_npz(path: Path) -> ClientData:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             splits = {s: (arrays[f"{s}_images"], arrays[f"{s}_labels"]) for s in _SPLITS}
             names = tuple(str(name) for name in arrays["class_names"])
-    except (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _NPZ_ERRORS as error:
         raise DataError(f"{path}: not the expected arrays: {error}") from None
     made = {s: _image_split(images, labels, len(names), f"{path}: {s}") for s, (images, labels) in splits.items()}
     return ClientData(ClientKind.IMAGE, made["train"], made["val"], made["test"], names)
