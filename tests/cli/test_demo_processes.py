@@ -69,6 +69,22 @@ def test_child_that_may_end_is_no_failure_unless_it_failed(tmp_path: Path) -> No
             supervisor.check()
 
 
+def test_ctrl_c_in_the_middle_of_a_start_is_heard_and_the_child_is_known(tmp_path: Path) -> None:
+    code = (
+        "import os, signal; from pathlib import Path; from fedafd.cli.demo_processes import Supervisor\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGINT))\n"
+        f"s = Supervisor(Path({str(tmp_path)!r}))\n"
+        "try:\n"
+        f"    s.start('a', {SLEEPER!r}, {{}})\n"
+        "except KeyboardInterrupt:\n"
+        "    print('heard', len(s.children))\n"
+        "s.stop()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("heard 1\n", "")
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's help exists on Linux only")
 def test_children_die_when_the_parent_is_killed(tmp_path: Path) -> None:
     code = (

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +88,7 @@ class Supervisor:
             if os.getppid() != parent:
                 os._exit(1)
 
-        with log.open("ab") as output:
+        with log.open("ab") as output, _interrupts_later():
             process = subprocess.Popen(
                 list(command),
                 env={**os.environ, **environment},
@@ -98,8 +98,8 @@ class Supervisor:
                 start_new_session=True,
                 preexec_fn=in_child,
             )
-        child = Child(name, process, log, may_end)
-        self._children.append(child)
+            child = Child(name, process, log, may_end)
+            self._children.append(child)
         return child
 
     def check(self) -> None:
@@ -189,6 +189,23 @@ def _fits_machine(program: Path) -> bool:
         return subprocess.run([program, "--version"], capture_output=True, check=False, timeout=10).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
+
+
+@contextlib.contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM until the end of the block: an exception that they raise while Python forks is swallowed
+    by its own hooks, and one between the start of a child and its record would leave the child unknown."""
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda got, _: came.append(got)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for got in came[:1]:
+            signal.raise_signal(got)
 
 
 def _signal(child: Child, number: signal.Signals) -> None:
