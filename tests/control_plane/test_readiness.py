@@ -16,6 +16,9 @@ from fedafd.control_plane.settings import load_settings
 from fedafd.domain.errors import ConfigurationError
 from fedafd.messaging.presence import PresenceWriter
 from fedafd.persistence.client_repository import note_seen
+from fedafd.persistence.database import Database
+from fedafd.persistence.event_repository import record_event
+from fedafd.persistence.federation_repository import get_federation
 from fedafd.persistence.migrate import head_revision
 from fedafd.persistence.models import utc_now
 from fedafd.storage import StoreSettings
@@ -59,6 +62,21 @@ async def test_without_redis_the_last_call_says_who_is_there(rest: Rest) -> None
 async def test_a_server_that_has_all_is_ready(rest: Rest) -> None:
     answer = await rest.http.get("http://test/readyz")
     assert answer.json() == {"database": "ok", "schema_revision": "ok", "store": "ok", "redis": "not configured"}
+
+
+async def test_who_only_reads_waits_for_no_writer(rest: Rest, database_url: str) -> None:
+    await rest.federation()
+    writer = Database(database_url)
+    async with asyncio.timeout(10), writer.transaction() as session:
+        await get_federation(session, "trial", lock=True)
+        record_event(session, "still.writing", federation_id="trial", actor="test")
+        await session.flush()
+        assert (await rest.http.get("http://test/readyz")).status_code == 200
+        for path in ("", "/rounds", "/clients", "/models", "/events"):
+            assert (await rest.http.get(f"/federations/trial{path}")).status_code == 200
+        kinds = [each["kind"] for each in (await rest.http.get("/federations/trial/events")).json()["items"]]
+        assert kinds == ["federation.created"]
+    await writer.close()
 
 
 async def test_what_is_away_is_named(postgres_url: str, tmp_path: Path) -> None:

@@ -131,6 +131,7 @@ async def test_a_client_sees_its_own_models_and_nothing_else(rest: Rest) -> None
 async def test_a_key_is_shown_once_and_ends_when_revoked(rest: Rest) -> None:
     headers = await rest.key("board", "viewer")
     assert (await rest.http.get("/federations", headers=headers)).status_code == 200
+    await rest.context.key_uses.write(rest.context.database)
     listed = (await rest.http.get("/api-keys")).json()["items"]
     assert [(key["name"], key["role"], key["active"]) for key in listed] == [
         ("admin", "admin", True),

@@ -16,9 +16,8 @@ import yaml
 from tests.datasets import makers
 from tests.documents import blocks
 from tests.end_to_end.federation import Trial, embedded
+from tests.end_to_end.supervised import LoggedSupervisor
 from tests.servers import wait_until
-
-from fedafd.cli.demo_processes import Supervisor
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -26,7 +25,7 @@ pytestmark = pytest.mark.timeout(900)
 def test_the_guides_commands_make_a_federation_that_trains(tmp_path: Path, redis_url: str) -> None:
     redis = redis_url.removesuffix("/0") + "/3"
     backends = embedded(tmp_path, redis)
-    with Supervisor(tmp_path / "logs") as supervisor:
+    with LoggedSupervisor(tmp_path / "logs") as supervisor:
         trial = Trial(supervisor, backends, tmp_path)
         (tmp_path / ".fedafd-key").write_text(trial.services.api_key)
         (tmp_path / ".fedafd-key").chmod(0o600)

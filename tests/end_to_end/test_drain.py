@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 from tests.end_to_end.federation import FEDERATION, KINDS, Trial, embedded
+from tests.end_to_end.supervised import LoggedSupervisor
 
-from fedafd.cli.demo_processes import Supervisor
 from fedafd.datasets import load_public_data, write_public_set
 
 pytestmark = pytest.mark.timeout(600)
@@ -26,7 +26,7 @@ _LOOKS = 5.0
 @pytest.fixture
 def trial(tmp_path: Path, redis_url: str) -> Iterator[Trial]:
     backends = embedded(tmp_path, redis_url.removesuffix("/0") + "/7")
-    with Supervisor(tmp_path / "logs") as supervisor:
+    with LoggedSupervisor(tmp_path / "logs") as supervisor:
         trial = Trial(supervisor, backends, tmp_path)
         public = load_public_data("shapes", None, {"num_train": 64, "num_val": 16, "num_test": 32, "seed": 5})
         write_public_set(public, tmp_path / "public-set")

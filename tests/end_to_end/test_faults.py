@@ -12,10 +12,11 @@ import pytest
 import redis
 from tests.end_to_end.federation import FEDERATION, KINDS, Trial, embedded
 from tests.end_to_end.in_process import InProcess, RoundOutcome
+from tests.end_to_end.supervised import LoggedSupervisor
 from tests.servers import redis_server
 
-from fedafd.cli.demo_federation import RestError
 from fedafd.cli.demo_processes import Child, Supervisor
+from fedafd.cli.remote.server import RemoteError
 from fedafd.datasets import load_public_data, write_public_set
 
 pytestmark = pytest.mark.timeout(400)
@@ -87,7 +88,7 @@ class Storm:
 
 @pytest.fixture
 def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
-    with Supervisor(tmp_path / "logs") as started:
+    with LoggedSupervisor(tmp_path / "logs") as started:
         yield started
 
 
@@ -108,7 +109,7 @@ def test_whatever_is_killed_the_rounds_complete_bit_identically(supervisor: Supe
         assert storm.deaths >= 5
         outcomes = [storm.outcome(answer, 1)]
 
-        # Round 2: the announced stage is lost with Redis; then Redis and the aggregator go while clients train.
+        # Round 2: the announced stage is lost with Redis; then Redis and both services go in training.
         storm.kill_distillers()
         trial.rest.start_rounds(1)
         trial.until(lambda: trial.rest.round(2)["state"] == "preparing", "round 2", 120)
@@ -118,7 +119,12 @@ def test_whatever_is_killed_the_rounds_complete_bit_identically(supervisor: Supe
         trial.kill(next(child for child in trial.supervisor.children if child.name == "aggregator"))
         storm.restart_redis()
         trial.services.start_aggregator()
-        answer = trial.rest.wait_for_round(2, storm.restart_the_dead, seconds=240)
+        trial.kill(next(child for child in trial.supervisor.children if child.name == "control-plane"))
+        silences = iter((trial.services.start_control_plane,))
+        answer = trial.rest.wait_for_round(
+            2, storm.restart_the_dead, seconds=240, on_silence=lambda: next(silences, lambda: None)()
+        )
+        assert next(silences, None) is None
         outcomes.append(storm.outcome(answer, 2))
 
         kinds = [event["kind"] for event in trial.rest.events()]
@@ -143,7 +149,7 @@ def test_a_stage_that_kills_every_distiller_fails_its_round_and_says_so(supervis
     try:
         storm.start_distillers(3)
         storm.trial.rest.start_rounds(1)
-        with pytest.raises(RestError, match=r"stage prepare lost its distiller 3 times, last .*: the process ended"):
+        with pytest.raises(RemoteError, match=r"stage prepare lost its distiller 3 times, last .*: the process ended"):
             storm.trial.rest.wait_for_round(1, lambda _: None, seconds=240)
         assert [child.process.poll() for child in storm.distillers] == [-signal.SIGKILL] * 3
     finally:

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from tests.end_to_end.federation import FEDERATION, KINDS, Trial, embedded
+from tests.end_to_end.supervised import LoggedSupervisor
 from tests.servers import Minio
 
-from fedafd.cli.demo_federation import RestError
-from fedafd.cli.demo_processes import Supervisor
 from fedafd.cli.demo_services import Backends
+from fedafd.cli.remote.server import RemoteError
 from fedafd.datasets import load_public_data, write_public_set
 from fedafd.storage.s3 import S3Store
 
@@ -40,7 +40,7 @@ def backends(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> 
 
 @pytest.fixture
 def trial(tmp_path: Path, backends: Backends) -> Iterator[Trial]:
-    with Supervisor(tmp_path / "logs") as supervisor:
+    with LoggedSupervisor(tmp_path / "logs") as supervisor:
         trial = Trial(supervisor, backends, tmp_path)
         public = load_public_data("shapes", None, {"num_train": 64, "num_val": 16, "num_test": 32, "seed": 5})
         write_public_set(public, tmp_path / "public-set")
@@ -89,7 +89,7 @@ def test_a_poisoned_upload_is_rejected_and_the_round_goes_on(trial: Trial) -> No
 
 def test_a_round_without_clients_fails_with_the_reason(trial: Trial) -> None:
     trial.rest.start_rounds(1)
-    with pytest.raises(RestError, match="no client is enrolled"):
+    with pytest.raises(RemoteError, match="no client is enrolled"):
         trial.rest.wait_for_round(1, lambda _: None, seconds=120)
 
 

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.end_to_end.federation import FEDERATION, KINDS, Trial, agent_config, embedded
 from tests.end_to_end.otlp import Collector, collector
 from tests.end_to_end.prometheus import Prometheus, write_config
+from tests.end_to_end.supervised import LoggedSupervisor
 from tests.operations.rules import alerts, panels, variables
 from tests.servers import free_port, go_program, prometheus_server, required_go_program
 
@@ -75,7 +76,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterat
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", traces.endpoint)
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")
         backends = embedded(folder, redis_url.removesuffix("/0") + "/5")
-        with Supervisor(folder / "logs") as supervisor:
+        with LoggedSupervisor(folder / "logs") as supervisor:
             trial = ObservedTrial(supervisor, backends, folder)
             prometheus = watched(stack, trial, folder, ports)
             if prometheus:

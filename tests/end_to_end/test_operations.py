@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from tests.end_to_end.federation import FEDERATION, KINDS, Trial, embedded
 from tests.end_to_end.proxy import proxy
+from tests.end_to_end.supervised import LoggedSupervisor
 from tests.servers import accepts, free_port
 
-from fedafd.cli.demo_processes import Child, Supervisor
+from fedafd.cli.demo_processes import Child
 from fedafd.datasets import load_public_data, write_public_set
 
 pytestmark = pytest.mark.timeout(900)
@@ -55,7 +56,7 @@ def trial(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> It
     ports = (free_port(), free_port())
     redis = redis_url.removesuffix("/0") + "/6"
     backends = embedded(tmp_path, redis)
-    with proxy(ports) as address, Supervisor(tmp_path / "logs") as supervisor:
+    with proxy(ports) as address, LoggedSupervisor(tmp_path / "logs") as supervisor:
         RollingTrial.address, RollingTrial.ports = address, ports
         trial = RollingTrial(supervisor, backends, tmp_path)
         public = load_public_data("shapes", None, {"num_train": 64, "num_val": 16, "num_test": 32, "seed": 5})

@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 from tests.end_to_end.federation import FEDERATION, TINY_IMAGE, TINY_TEXT
+from tests.end_to_end.supervised import LoggedSupervisor
 
 from fedafd.cli.demo_federation import FederationClient
-from fedafd.cli.demo_processes import Supervisor
 from fedafd.cli.demo_services import Backends, Services, thread_environment
 from fedafd.datasets import PublicSet, load_client_data, load_public_data, write_public_set
 from fedafd.domain.config import EncoderConfig, parse_federation_config
@@ -77,7 +77,7 @@ def test_services_and_simulation_give_the_same_bits(tmp_path: Path, redis_url: s
     redis = redis_url.removesuffix("/0") + "/3"
     store = tmp_path / "store"
     backends = Backends(database_url=f"sqlite:///{tmp_path}/f.db", redis_url=redis, store={"URL": str(store)})
-    with Supervisor(tmp_path / "logs") as supervisor:
+    with LoggedSupervisor(tmp_path / "logs") as supervisor:
         services = Services(supervisor, backends, http_port=None, threads=1)
         services.start()
         for strategy, clients in COHORTS.items():

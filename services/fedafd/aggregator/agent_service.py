@@ -79,7 +79,7 @@ class AgentService(AggregatorServiceServicer):
             await note_seen(session, client.id, utc_now())
         while True:
             self._seen(client, "waiting for a task")
-            async with self._context.database.transaction() as session:
+            async with self._context.database.snapshot() as session:
                 answer = await desired_task(self._context, session, client)
             left = until - loop.time()
             if answer.revision != request.known_revision or left <= 0 or self._context.draining.is_set():
@@ -112,7 +112,7 @@ class AgentService(AggregatorServiceServicer):
         accepted, upload, row = 0, None, None
         async for request in requests:
             if upload is None or row is None:
-                async with self._context.database.transaction() as session:
+                async with self._context.database.snapshot() as session:
                     upload = await get_upload(session, request.upload_id, client.id)
                 _, row = await open_participation(self._context, client, upload.round_id)
             await receive_chunk(self._context, row, upload, request.index, request.data)
@@ -134,7 +134,7 @@ class AgentService(AggregatorServiceServicer):
         client = await calling_client(self._context, call)
         if request.offset_bytes < 0:
             raise InvalidRequestError(f"offset is {request.offset_bytes}; must be 0 or more")
-        async with self._context.database.transaction() as session:
+        async with self._context.database.snapshot() as session:
             artifact = await find_artifact(self._context, session, client, request.sha256)
         if artifact is None:
             raise ForbiddenError(
@@ -174,7 +174,7 @@ class AgentService(AggregatorServiceServicer):
             self._context.seen(client.federation_id, client.name, activity)
 
     async def _current_round(self, client_id: str) -> str:
-        async with self._context.database.transaction() as session:
+        async with self._context.database.snapshot() as session:
             current = await current_participation(session, client_id)
         return "" if current is None else current[1].id
 

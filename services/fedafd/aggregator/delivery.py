@@ -73,7 +73,7 @@ async def commit_delivery(
 
 
 async def _settled(context: Context, client: ClientRow, round_id: str) -> pb.CommitUploadResponse | None:
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         row = await find_participation(session, round_id, client.id)
     if row is None or row.receipt is None or row.settled_at is None:
         return None

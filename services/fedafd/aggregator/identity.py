@@ -18,7 +18,7 @@ __all__ = ["calling_client", "require_internal"]
 async def calling_client(context: Context, call: Call) -> ClientRow:
     """The client whose credential the call carries. Raises UnauthenticatedError."""
     secret = bearer_secret(call.invocation_metadata())
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         client = await client_by_credential(session, secret)
     add_context(federation=client.federation_id, client=client.name)
     return client

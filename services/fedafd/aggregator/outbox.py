@@ -46,7 +46,7 @@ class Outbox:
         """Send all that is unsent; how many left. What the broker does not take stays for the next time."""
         if self._memory is not None:
             await self._check_memory(self._memory)
-        async with self._database.transaction() as session:
+        async with self._database.snapshot() as session:
             messages = list(await unsent_messages(session))
             parents = await traceparents(session, [message.stage_id for message in messages])
         for number, message in enumerate(messages):

@@ -26,7 +26,7 @@ async def watch_federations(
     while True:
         if coordinator.leading:
             try:
-                async with context.database.transaction() as session:
+                async with context.database.snapshot() as session:
                     survey = await take_survey(session, utc_now() - _PRESENT)
                 context.metrics.survey.show(survey, await asyncio.to_thread(queue.look))
             except Exception as error:

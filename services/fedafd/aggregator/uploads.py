@@ -30,7 +30,7 @@ _HEX = frozenset("0123456789abcdef")
 
 async def open_participation(context: Context, client: ClientRow, round_id: str) -> tuple[ParticipationRow, RoundRow]:
     """The client's unsettled part in that round. Raises RoundClosedError, NotFoundError."""
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         current = await current_participation(session, client.id)
         if current is not None and current[1].id == round_id:
             add_context(round_number=current[1].number)
@@ -88,7 +88,7 @@ class Assembled:
 
 async def assemble(context: Context, client: ClientRow, row: RoundRow, upload_id: str) -> tuple[UploadRow, Assembled]:
     """Put an upload's chunks together and store the blob. Raises UploadError when chunks are missing or do not fit."""
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         upload = await get_upload(session, upload_id, client.id)
     if upload.round_id != row.id:
         raise UploadError(f"upload {upload_id}: belongs to another round")

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import httpx
 import typer
 
 from fedafd.cli.store import read_secret
-from fedafd.domain.errors import ConfigurationError, FedafdError
+from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind
 
 if TYPE_CHECKING:
@@ -25,12 +24,6 @@ if TYPE_CHECKING:
     from fedafd.domain.config import FederationConfig
 
 __all__ = ["Invitation", "bootstrap", "parse_invitation"]
-
-
-class ControlPlaneUnreachableError(FedafdError):
-    """The control plane does not answer."""
-
-    code = "control_plane_unreachable"
 
 
 @dataclass(frozen=True)
@@ -67,8 +60,6 @@ def bootstrap(
     try:
         for line in _steps(rest, config, invitations, adapter=adapter, path=path, options=_parsed(options)):
             typer.echo(line)
-    except httpx.HTTPError as error:
-        raise ControlPlaneUnreachableError(f"{url}: cannot be reached ({error}); is the control plane up?") from None
     finally:
         rest.close()
 

@@ -234,7 +234,9 @@ class _Federation:
             self._rest.start_rounds(self._options.rounds)
             for number in range(1, self._options.rounds + 1):
                 begun = time.monotonic()
-                answer = self._rest.wait_for_round(number, look, seconds=_ROUND_SECONDS)
+                answer = self._rest.wait_for_round(
+                    number, look, seconds=_ROUND_SECONDS, on_silence=self._supervisor.check
+                )
                 seconds = time.monotonic() - begun
                 rounds.append(RoundResult.of(number, answer["metrics"], answer["participations"], seconds))
                 parts += [part for part in answer["participations"] if part["state"] == "delivered"]

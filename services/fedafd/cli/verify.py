@@ -52,7 +52,7 @@ async def _named(database_url: str) -> tuple[list[NamedObject], list[str]]:
     database = Database(database_url)
     try:
         await check_schema(database)
-        async with database.transaction() as session:
+        async with database.snapshot() as session:
             return await named_objects(session), await public_set_hashes(session)
     finally:
         await database.close()

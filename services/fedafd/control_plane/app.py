@@ -62,7 +62,8 @@ def create_app(settings: ControlPlaneSettings) -> FastAPI:
             if key := settings.first_admin_key():
                 async with context.database.transaction() as session:
                     await ensure_admin_key(session, key)
-            work = [_forget_answers(context)]
+            stack.push_async_callback(context.key_uses.write, context.database)
+            work = [_forget_answers(context), context.key_uses.keep_writing(context.database)]
             if redis_url and context.redis:
                 stack.push_async_callback(context.redis.aclose)
                 work.append(listen_for_wakeups(redis_url, context.wakeups.heard))

@@ -9,10 +9,10 @@ from fastapi import Depends
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from fedafd.control_plane.context import ContextDep
+from fedafd.control_plane.context import Context, ContextDep
 from fedafd.domain.errors import ForbiddenError, UnauthenticatedError
 from fedafd.domain.kinds import Role
-from fedafd.persistence.api_key_repository import key_by_secret, note_used
+from fedafd.persistence.api_key_repository import key_by_secret
 from fedafd.persistence.client_repository import client_by_credential
 from fedafd.persistence.models import ClientRow
 
@@ -41,11 +41,11 @@ class Caller(NamedTuple):
         return f"client:{self.name}" if self.client is not None else f"api-key:{self.name}"
 
 
-async def identify(session: AsyncSession, secret: str) -> Caller:
+async def identify(context: Context, session: AsyncSession, secret: str) -> Caller:
     """The caller whose secret this is. Raises UnauthenticatedError."""
     row = await key_by_secret(session, secret)
     if row is not None:
-        await note_used(session, row)
+        context.key_uses.note(row)
         return Caller(row.id, row.name, Role(row.role), secret)
     try:
         client = await client_by_credential(session, secret)
@@ -62,8 +62,8 @@ async def any_caller(
     """The caller, whoever it is. Raises UnauthenticatedError."""
     if given is None:
         raise UnauthenticatedError("no API key; send the header `Authorization: Bearer <key>`")
-    async with context.database.transaction() as session:
-        return await identify(session, given.credentials)
+    async with context.database.snapshot() as session:
+        return await identify(context, session, given.credentials)
 
 
 def at_least(role: Role) -> Callable[[Caller], Caller]:

@@ -12,6 +12,7 @@ from typing import Annotated
 import redis.asyncio
 from fastapi import Depends, Request
 
+from fedafd.control_plane.key_uses import KeyUses
 from fedafd.persistence.database import Database
 from fedafd.storage import ObjectStore
 
@@ -50,6 +51,7 @@ class Context:
     store: ObjectStore
     redis: redis.asyncio.Redis | None = None
     wakeups: Wakeups = field(default_factory=Wakeups)
+    key_uses: KeyUses = field(default_factory=KeyUses)
     invitation_lifetime: timedelta = timedelta(days=7)
     idempotency_lifetime: timedelta = timedelta(hours=24)
     ticket_lifetime: timedelta = timedelta(minutes=15)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -28,7 +28,6 @@ __all__ = [
 
 FIRST_ADMIN = "admin"
 """Name of the key that the settings give."""
-_NOTE_AFTER = timedelta(minutes=1)
 
 
 async def key_by_secret(session: AsyncSession, secret: str) -> ApiKeyRow | None:
@@ -37,12 +36,10 @@ async def key_by_secret(session: AsyncSession, secret: str) -> ApiKeyRow | None:
     return await session.scalar(query)
 
 
-async def note_used(session: AsyncSession, row: ApiKeyRow) -> None:
-    """Remember when the key was used, to the minute, so that reading does not write every time."""
-    now = utc_now()
-    if row.last_used_at is None or now - row.last_used_at > _NOTE_AFTER:
-        row.last_used_at = now
-        await session.flush()
+async def note_used(session: AsyncSession, key_id: str, at: datetime) -> None:
+    """Remember when the key was used; another replica may know of a later time."""
+    earlier = or_(ApiKeyRow.last_used_at.is_(None), ApiKeyRow.last_used_at < at)
+    await session.execute(update(ApiKeyRow).where(ApiKeyRow.id == key_id, earlier).values(last_used_at=at))
 
 
 async def create_key(

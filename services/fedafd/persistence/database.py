@@ -1,18 +1,19 @@
 """Engines and sessions for SQLite and PostgreSQL.
 
-SQLite runs in WAL mode with BEGIN IMMEDIATE, so that several processes on one machine take turns at writing instead
-of failing; PostgreSQL runs at READ COMMITTED, which the guarded updates are written for.
+SQLite runs in WAL mode. What may write begins with BEGIN IMMEDIATE, so that several processes on one machine take turns
+instead of failing; what only reads waits for nobody. PostgreSQL runs at READ COMMITTED, which the guarded updates are
+written for, and reads from one snapshot.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, cast
 
 from sqlalchemy import CursorResult, Engine, Update, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
 
@@ -23,9 +24,17 @@ from fedafd.domain.errors import (
     InvalidRequestError,
 )
 from fedafd.persistence.event_repository import write_recorded_events
+from fedafd.telemetry.logging import get_logger
 
 __all__ = ["Database", "affected_rows", "driver_url", "set_up_sqlite"]
 
+_READS_ONLY = "fedafd_reads_only"
+_READING: dict[bool, dict[str, Any]] = {
+    True: {_READS_ONLY: True},
+    False: {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
+}
+"""Execution options of transactions that only read, of SQLite or not."""
+_log = get_logger(__name__)
 _DRIVERS = {"sqlite": "aiosqlite", "postgresql": "psycopg", "postgres": "psycopg"}
 
 
@@ -67,6 +76,9 @@ class Database:
         if self.is_sqlite:
             set_up_sqlite(self.engine.sync_engine, foreign_keys=True)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=_AuditedSession)
+        self.reading_engine = self.engine.execution_options(**_READING[self.is_sqlite])
+        """The same connections, for transactions that only read."""
+        self._readers = async_sessionmaker(self.reading_engine, expire_on_commit=False)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
@@ -76,21 +88,23 @@ class Database:
         one was about to take, InvalidRequestError for a value that the database does not hold (a NUL character, a text
         that is too long), and DatabaseUnavailableError when the database is away or too busy.
         """
-        try:
+        with _translated():
             async with self._sessions.begin() as session:
                 yield session
-        except IntegrityError as error:
-            if not _is_taken(error):
-                raise
-            raise ConcurrentChangeError("somebody else changed the same thing at this moment; repeat it") from error
-        except DataError as error:
-            raise InvalidRequestError(f"a value cannot be stored: {str(error.orig).splitlines()[0]}") from error
-        except (OperationalError, InterfaceError) as error:
-            raise DatabaseUnavailableError("the database cannot be reached, or is too busy; try again") from error
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[AsyncSession]:
+        """A session that only reads, all of it as of one moment, and on SQLite without waiting for who writes.
+
+        Raises DatabaseUnavailableError when the database is away. An attempt to write fails.
+        """
+        with _translated():
+            async with self._readers.begin() as session:
+                yield session
 
     async def ping(self) -> None:
         """Raise unless the database answers."""
-        async with self.engine.connect() as connection:
+        async with self.reading_engine.connect() as connection:
             await connection.execute(text("SELECT 1"))
 
     async def close(self) -> None:
@@ -102,6 +116,26 @@ async def affected_rows(session: AsyncSession, statement: Update) -> int:
     """Execute a guarded UPDATE; how many rows it found. 0 means that the guard held it back."""
     result = await session.execute(statement, execution_options={"synchronize_session": False})
     return cast("CursorResult[Any]", result).rowcount
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError as error:
+        if not _is_taken(error):
+            raise
+        raise ConcurrentChangeError("somebody else changed the same thing at this moment; repeat it") from error
+    except DataError as error:
+        raise InvalidRequestError(f"a value cannot be stored: {_first_line(error)}") from error
+    except (OperationalError, InterfaceError) as error:
+        # Callers learn that it failed, the log why: the driver may name hosts, files and users.
+        _log.warning("database.failed", reason=_first_line(error))
+        raise DatabaseUnavailableError("the database cannot be reached, or is too busy; try again") from error
+
+
+def _first_line(error: DBAPIError) -> str:
+    return next(iter(str(error.orig).splitlines()), type(error.orig).__name__)
 
 
 def _is_taken(error: IntegrityError) -> bool:
@@ -120,8 +154,10 @@ def set_up_sqlite(engine: Engine, *, foreign_keys: bool) -> None:
         cursor.close()
 
     event.listen(engine, "connect", connect)
-    event.listen(engine, "begin", _begin_immediate)
+    event.listen(engine, "begin", _begin)
 
 
-def _begin_immediate(connection: Any) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _begin(connection: Any) -> None:
+    reads_only = connection.get_execution_options().get(_READS_ONLY, False)
+    connection.exec_driver_sql(f"PRAGMA query_only={int(reads_only)}")
+    connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")

@@ -111,7 +111,7 @@ async def schema_problem(database: Database, *, newer_is_fine: bool = False) -> 
         return _current(connection), _has_version(connection)
 
     try:
-        async with database.engine.connect() as connection:
+        async with database.reading_engine.connect() as connection:
             found, stamped = await connection.run_sync(look)
     except SchemaError as error:
         return str(error)

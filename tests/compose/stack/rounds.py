@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import httpx
 from tests.compose.stack.docker import Stack, run
 
-from fedafd.cli.demo_federation import FederationClient, RestError
+from fedafd.cli.demo_federation import FederationClient
+from fedafd.cli.remote.server import RemoteError
 
 OPEN = frozenset({"queued", "preparing", "collecting", "distilling", "evaluating"})
 T = TypeVar("T")
@@ -22,7 +22,7 @@ def patiently(ask: Callable[[], T], seconds: float = 180) -> T:
     while True:
         try:
             return ask()
-        except (httpx.HTTPError, RestError):
+        except RemoteError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
 from tests.helm.cluster.kubernetes import Namespace, PortForward
 
-from fedafd.cli.demo_federation import FederationClient, RestError
+from fedafd.cli.demo_federation import FederationClient
+from fedafd.cli.remote.server import RemoteError
 
 T = TypeVar("T")
 OPEN = ("queued", "preparing", "collecting", "distilling", "evaluating")
@@ -83,8 +83,7 @@ class Operator:
             self._forward.ensure()
             try:
                 return call()
-            except (httpx.HTTPError, RestError) as error:
-                unavailable = isinstance(error, httpx.HTTPError) or " 503 " in str(error) or " 500 " in str(error)
-                if not unavailable or time.monotonic() > deadline:
+            except RemoteError as error:
+                if not error.passing or time.monotonic() > deadline:
                     raise
                 time.sleep(0.5)

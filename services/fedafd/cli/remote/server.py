@@ -22,6 +22,7 @@ from fedafd.domain.errors import ConfigurationError, FedafdError
 
 __all__ = [
     "DEFAULT_URL",
+    "NOT_FOUND",
     "PATIENCE_SECONDS",
     "ApiKey",
     "AsJson",
@@ -47,7 +48,9 @@ Federation = Annotated[str, typer.Option("--federation", "-F", envvar="FEDAFD_FE
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 DEFAULT_URL = "http://127.0.0.1:8080"
-_EXIT_CODES = {401: 4, 403: 4, 404: 5, 409: 6}
+NOT_FOUND = 5
+"""Exit code where there is no such thing."""
+_EXIT_CODES = {401: 4, 403: 4, 404: NOT_FOUND, 409: 6}
 _ATTEMPTS = 3
 PATIENCE_SECONDS = 60.0
 """For how long a command that follows something tries again over a broken line."""
@@ -96,6 +99,10 @@ class Server:
             headers={"Authorization": f"Bearer {_checked_key(api_key)}"},
             timeout=httpx.Timeout(60, connect=10),
         )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
 
     def ask(self, method: str, path: str, **options: Any) -> Any:
         """The JSON of an answer. What may be repeated is, a few times; a POST carries a key that makes it so."""
@@ -164,17 +171,21 @@ class Server:
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
     def _repeated(self, method: str, path: str, **options: Any) -> httpx.Response:
-        for attempt in range(1, _ATTEMPTS + 1):
+        from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+        def once() -> httpx.Response:
             try:
-                response = self._http.request(method, path, **options)
+                return _accepted(self._http.request(method, path, **options))
             except httpx.HTTPError as error:
-                if attempt == _ATTEMPTS or isinstance(error, httpx.UnsupportedProtocol):
-                    raise UnreachableError(self.url, error) from None
-            else:
-                if response.status_code != httpx.codes.SERVICE_UNAVAILABLE or attempt == _ATTEMPTS:
-                    return _accepted(response)
-            time.sleep(_jittered(0.2 * 2**attempt))
-        raise AssertionError("the last attempt returns or raises")
+                raise UnreachableError(self.url, error) from None
+
+        repeated = Retrying(
+            retry=retry_if_exception(lambda error: isinstance(error, RemoteError) and error.passing),
+            wait=wait_random_exponential(multiplier=0.5, max=_LONGEST_PAUSE_SECONDS),
+            stop=stop_after_attempt(_ATTEMPTS),
+            reraise=True,
+        )
+        return repeated(once)
 
 
 def _jittered(seconds: float) -> float:

@@ -47,7 +47,7 @@ async def create_api_key(body: CreateApiKey, once: AdminOnce) -> Response:
 @router.get("", responses=problem_responses(401, 403, 422))
 async def get_api_keys(context: ContextDep, _: Admin, cursor: Cursor = None, limit: Limit = 50) -> Page[ApiKey]:
     """All keys by name, revoked ones too."""
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         rows = await list_keys(session, decode_name(cursor), limit + 1)
     return page_of(rows, limit, lambda row: row.name, ApiKey.of)
 
@@ -55,7 +55,7 @@ async def get_api_keys(context: ContextDep, _: Admin, cursor: Cursor = None, lim
 @router.get("/{name}", responses=problem_responses(401, 403, 404, 422))
 async def get_api_key(name: KeyName, context: ContextDep, _: Admin) -> ApiKey:
     """One key."""
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         return ApiKey.of(await get_key(session, name))
 
 

@@ -49,7 +49,7 @@ async def get_clients(
     federation: FederationName, context: ContextDep, _: Viewer, cursor: Cursor = None, limit: Limit = 50
 ) -> Page[Client]:
     """The federation's clients, by name, and whether their agents are there."""
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         await get_federation(session, federation)
         rows = await list_clients(session, federation, decode_name(cursor), limit + 1)
     there = await service.presences(context, federation, rows)
@@ -59,7 +59,7 @@ async def get_clients(
 @router.get("/{client}", responses=problem_responses(401, 403, 404, 422))
 async def get_one_client(federation: FederationName, client: ClientName, context: ContextDep, _: Viewer) -> Client:
     """One client."""
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         await get_federation(session, federation)
         row = await get_client(session, federation, client)
     there = await service.presences(context, federation, [row])

@@ -19,7 +19,7 @@ router = APIRouter(prefix="/v1/drain", tags=["drain"])
 @router.get("", responses=problem_responses(401, 403))
 async def get_drain_state(context: ContextDep, _: Viewer) -> Drain:
     """Whether queued rounds are held, and which rounds still run."""
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         return Drain.of(await get_drain(session), await list_open_rounds(session))
 
 

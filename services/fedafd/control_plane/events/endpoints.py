@@ -63,7 +63,7 @@ async def get_events(
     progress: Annotated[bool, Query(description="Of a stream: also `round.progress`, the open round.")] = False,
 ) -> Response:
     """A federation's audit log, oldest first."""
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         await get_federation(session, federation)
         after = await _start(session, cursor, last_event_id)
         if not _wants_stream(request):
@@ -81,7 +81,7 @@ async def get_all_events(
     last_event_id: LastEventId = None,
 ) -> Response:
     """The audit log of all federations and of API keys, oldest first; for admins."""
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         after = await _start(session, cursor, last_event_id)
         if not _wants_stream(request):
             return await _page(session, None, after, limit)

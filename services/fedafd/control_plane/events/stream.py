@@ -49,8 +49,8 @@ async def _messages(
     shown = ""
     while True:
         change = context.wakeups.next_change(federation)
-        async with context.database.transaction() as session:
-            if not await _may_go_on(session, caller):
+        async with context.database.snapshot() as session:
+            if not await _may_go_on(context, session, caller):
                 return
             rows = await events_after(session, federation, after, _BATCH)
             state = await _open_round(session, federation) if progress and federation else ""
@@ -64,9 +64,9 @@ async def _messages(
             await _wait(change, context.stream_poll_seconds)
 
 
-async def _may_go_on(session: AsyncSession, caller: Caller) -> bool:
+async def _may_go_on(context: Context, session: AsyncSession, caller: Caller) -> bool:
     try:
-        return (await identify(session, caller.secret)).role == caller.role
+        return (await identify(context, session, caller.secret)).role == caller.role
     except UnauthenticatedError:
         return False
 

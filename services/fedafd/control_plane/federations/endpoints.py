@@ -45,7 +45,7 @@ async def create_federation(config: Config, once: OperatorOnce) -> Response:
 @router.get("", responses=problem_responses(401, 403, 422))
 async def get_federations(context: ContextDep, _: Viewer, cursor: Cursor = None, limit: Limit = 50) -> Page[Federation]:
     """All federations, by name."""
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         rows = await list_federations(session, decode_name(cursor), limit + 1)
     return page_of(rows, limit, lambda row: row.id, Federation.of)
 
@@ -55,7 +55,7 @@ async def get_one_federation(
     federation: FederationName, context: ContextDep, response: Response, _: Viewer
 ) -> Federation:
     """One federation with its configuration, whose version is the `ETag`."""
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         row = await get_federation(session, federation)
     response.headers["ETag"] = f'"{row.config_version}"'
     return Federation.of(row)

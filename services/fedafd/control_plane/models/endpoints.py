@@ -41,7 +41,7 @@ async def get_models(
     federation: FederationName, context: ContextDep, _: Viewer, cursor: Cursor = None, limit: Limit = 50
 ) -> Page[ModelVersion]:
     """Global model versions, oldest first."""
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         current = (await get_federation(session, federation)).current_version
         rows = await list_versions(session, federation, decode_number(cursor), limit + 1)
     return page_of(rows, limit, lambda row: row.version, lambda row: ModelVersion.of(row, current))
@@ -62,7 +62,7 @@ async def get_model(
     federation: FederationName, version: Version, context: ContextDep, _: Viewer
 ) -> ModelVersionDetails:
     """One global version with its files."""
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         row, current = await service.find_global(session, federation, version)
         files = [ModelFile.of(file) for file in await list_files(session, row)]
     return ModelVersionDetails(**ModelVersion.of(row, current).model_dump(), files=files)
@@ -84,7 +84,7 @@ async def promote_model(federation: FederationName, version: RoundNumber, once: 
 @router.get("/{version}/archive", response_class=FileResponse, responses=ARCHIVE)
 async def get_model_archive(federation: FederationName, version: Version, context: ContextDep, _: Viewer) -> Response:
     """The version's folder as a tar."""
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         row, _current = await service.find_global(session, federation, version)
         files = await list_files(session, row)
     return await archive_response(context.store, files, f"{federation}-{row.version}")
@@ -95,7 +95,7 @@ async def get_model_file(
     federation: FederationName, version: Version, path: str, context: ContextDep, _: Viewer
 ) -> Response:
     """One file of the version's folder."""
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         row, _current = await service.find_global(session, federation, version)
         files = await list_files(session, row)
     return await file_response(context.store, files, path)

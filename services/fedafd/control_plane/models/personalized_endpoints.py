@@ -38,7 +38,7 @@ async def get_personalized_models(
     limit: Limit = 50,
 ) -> Page[PersonalizedModel]:
     """The personalized versions that the site shared, oldest first."""
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         owner = await service.owned_client(session, federation, client, caller)
         rows = await list_personalized(session, owner.id, decode_number(cursor), limit + 1)
     return page_of(rows, limit, lambda row: row.version, PersonalizedModel.of)
@@ -49,7 +49,7 @@ async def get_personalized_model(
     federation: FederationName, client: ClientName, version: Version, context: ContextDep, caller: AnyCaller
 ) -> PersonalizedModelDetails:
     """One personalized version with its files; `current` for the newest."""
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         row = await service.find_personalized(session, federation, client, version, caller)
         files = [ModelFile.of(file) for file in await list_files(session, row)]
     return PersonalizedModelDetails(**PersonalizedModel.of(row).model_dump(), files=files)
@@ -60,7 +60,7 @@ async def get_personalized_archive(
     federation: FederationName, client: ClientName, version: Version, context: ContextDep, caller: AnyCaller
 ) -> Response:
     """The personalized version's folder as a tar."""
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         row = await service.find_personalized(session, federation, client, version, caller)
         files = await list_files(session, row)
     return await archive_response(context.store, files, f"{federation}-{client}-{row.version}")
@@ -76,7 +76,7 @@ async def get_personalized_file(
     caller: AnyCaller,
 ) -> Response:
     """One file of the personalized version's folder."""
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         row = await service.find_personalized(session, federation, client, version, caller)
         files = await list_files(session, row)
     return await file_response(context.store, files, path)

@@ -31,7 +31,7 @@ async def put_shard(
     federation: FederationName, sha256: Sha256, request: Request, context: ContextDep, _: Operator
 ) -> None:
     """Send one Parquet shard of the public set; its content must have the hash in the path. Repeating is harmless."""
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         await get_federation(session, federation)
     await service.receive_shard(context, sha256, request.stream())
 
@@ -53,7 +53,7 @@ async def put_public_set(
 @router.get("", responses=problem_responses(401, 403, 404, 422))
 async def get_public_set(federation: FederationName, context: ContextDep, _: Viewer) -> PublicSet:
     """The public set's hash and sizes."""
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         row = await get_federation(session, federation)
     if row.public_set_sha256 is None:
         raise NotFoundError(f"federation {federation}: has no public set yet; push one with `fedafd public-set push`")

@@ -40,7 +40,7 @@ async def adopt(context: Context, federation: str, content: bytes, actor: str) -
     Raises DataError for a malformed manifest, InvalidRequestError for one without samples to train or test on,
     ConflictError for shards that have not arrived, NotFoundError.
     """
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         await get_federation(session, federation)
     manifest = read_manifest(content)
     if not manifest.num_samples("train") or not manifest.num_samples("test"):

@@ -36,7 +36,7 @@ async def get_rounds(
     federation: FederationName, context: ContextDep, _: Viewer, cursor: Cursor = None, limit: Limit = 50
 ) -> Page[Round]:
     """The federation's rounds, by number."""
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         await get_federation(session, federation)
         rows = await list_rounds(session, federation, decode_number(cursor), limit + 1)
     return page_of(rows, limit, lambda row: row.number, Round.of)
@@ -47,7 +47,7 @@ async def get_one_round(
     federation: FederationName, number: RoundNumber, context: ContextDep, _: Viewer
 ) -> RoundDetails:
     """One round with its participations and stages."""
-    async with context.database.transaction() as session:
+    async with context.database.snapshot() as session:
         await get_federation(session, federation)
         return await service.details(session, await get_round_by_number(session, federation, number))
 

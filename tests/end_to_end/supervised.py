@@ -1,0 +1,34 @@
+"""A supervisor whose children's logs are shown when a test fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from fedafd.cli.demo_processes import Supervisor
+
+__all__ = ["LoggedSupervisor", "newest_logs"]
+
+_LINES = 30
+
+
+class LoggedSupervisor(Supervisor):
+    """Remembers where it lets its children write."""
+
+    newest: ClassVar[Path | None] = None
+
+    def __init__(self, logs: Path) -> None:
+        super().__init__(logs)
+        LoggedSupervisor.newest = logs
+
+
+def newest_logs() -> str:
+    """The last lines of every log of the newest supervisor's children."""
+    if LoggedSupervisor.newest is None:
+        return ""
+    logs = sorted(LoggedSupervisor.newest.glob("*.log"))
+    return "\n".join(f"== {path.name}\n" + "\n".join(_tail(path)) for path in logs)
+
+
+def _tail(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()[-_LINES:]
