@@ -48,7 +48,7 @@ def scored_recall_at_k(
     """recall_at_k, and each image's part of rsum, with its captions', in percent [I]: the mean over images is rsum."""
     images, texts, owner_T = _checked(image_reps, text_reps, image_of_text)
     _check_ks(ks)
-    ranks_I, ranks_T = retrieval_ranks(images, texts, owner_T)
+    ranks_I, ranks_T = retrieval_ranks(images, texts, owner_T, max(ks))
     hits_I = torch.stack([ranks_I < k for k in ks]).sum(dim=0).double()
     hits_T = torch.stack([ranks_T < k for k in ks]).sum(dim=0).double()
     scores_I = 100.0 * hits_I.index_add(0, owner_T, hits_T * (len(images) / len(texts)))
