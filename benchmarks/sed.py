@@ -90,7 +90,7 @@ def _at_size(samples: int, clients: int, repeats: int, clock: Clock, device: tor
         [
             Ratio("times faster than all at once", whole / ours, at_least=4.0),
             Ratio("times the bare products", ours / bare, at_most=1.3),
-            Ratio("times faster the bare products are than all at once: the limit of any exact form", whole / bare),
+            Ratio("times faster the bare products alone are than all at once", whole / bare),
         ],
     )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -35,21 +35,17 @@ _MOST_PAIRS = 1 / 64
 
 @dataclass(frozen=True)
 class Side:
-    """One side of the retrieval: `reps` [N, D] float32, and `group` [N] int64: rows of one group are each other's own.
+    """One side of the retrieval: `reps` [N, D] and their `norms` [N].
 
-    `least` [N] is the least float32 similarity that ranks before a row's right candidate, `best` [N] the right one's.
+    An image and its captions share a number in `group` [N] int64. `best` [N] is the similarity of a row's right
+    candidate, the most similar one of its group; `least` [N] the least with which another one ranks before it.
     """
 
     reps: Tensor
     group: Tensor
-    least: Tensor
+    norms: Tensor
     best: Tensor
-
-    @cached_property
-    def norms(self) -> Tensor:
-        """Of the rows [N]."""
-        norms: Tensor = self.reps.norm(dim=1)
-        return norms
+    least: Tensor
 
 
 @cache
@@ -68,7 +64,7 @@ def has_rounded_products() -> bool:
 
 
 def bounded_ranks(images: Side, texts: Side, cap: int) -> tuple[Tensor, Tensor]:
-    """As retrieval_ranks: of each image and each text the number of rivals at or above `least`, exact below `cap`."""
+    """As retrieval_ranks, float32 on a CPU: of each image and each text the rivals at or above `least`, up to `cap`."""
     open_I, open_T = _first_pass(images, texts)
     if not len(open_I) and not len(open_T):
         return torch.zeros(len(images.reps), dtype=torch.int64), torch.zeros(len(texts.reps), dtype=torch.int64)

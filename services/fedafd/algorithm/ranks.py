@@ -42,10 +42,9 @@ def retrieval_ranks(images: Tensor, texts: Tensor, owner_T: Tensor, cap: int) ->
     has a caption. A candidate is before the right one unless its similarity is smaller by more than TIE_ULPS times the
     dtype's epsilon times the norms' product (of the query, and of the longest candidate): ties count against the model.
     """
-    (least_I, best_I), (least_T, own_T) = _least(images, texts, owner_T)
-    if _rounds_well(images, texts):
-        everyone = torch.arange(len(images))
-        return bounded_ranks(Side(images, everyone, least_I, best_I), Side(texts, owner_T, least_T, own_T), cap)
+    image, text = _sides(images, texts, owner_T)
+    if _rounds_well(image, text):
+        return bounded_ranks(image, text, cap)
     rows, columns = _CPU_BLOCK if images.device.type == "cpu" else _DEVICE_BLOCK
     held = images.new_empty(2, min(rows, len(images)) * min(columns, len(texts)))
     ranks_I, ranks_T = (torch.zeros(len(side), dtype=torch.float64, device=side.device) for side in (images, texts))
@@ -58,24 +57,23 @@ def retrieval_ranks(images: Tensor, texts: Tensor, owner_T: Tensor, cap: int) ->
             torch.mm(image_RD, text_CD.T, out=similar_RC)
             _leave_out_own(similar_RC, owner_T[left : left + columns] - top)
             # Comparing into floats and summing those is several times faster than summing booleans (measured).
-            torch.ge(similar_RC, least_I[top : top + rows, None], out=before_RC)
+            torch.ge(similar_RC, image.least[top : top + rows, None], out=before_RC)
             ranks_I[top : top + rows] += before_RC.sum(dim=1)
-            torch.ge(similar_RC, least_T[left : left + columns], out=before_RC)
+            torch.ge(similar_RC, text.least[left : left + columns], out=before_RC)
             ranks_T[left : left + columns] += before_RC.sum(dim=0)
     return ranks_I.long(), ranks_T.long()
 
 
-def _rounds_well(images: Tensor, texts: Tensor) -> bool:
-    is_on_cpu = images.device.type == "cpu" and images.dtype == torch.float32
-    is_large = len(images) * len(texts) >= _LEAST_PAIRS and images.shape[1] >= LEAST_DIM
-    if not is_on_cpu or not is_large or not has_rounded_products():
+def _rounds_well(image: Side, text: Side) -> bool:
+    reps = image.reps
+    is_large = len(reps) * len(text.reps) >= _LEAST_PAIRS and reps.shape[1] >= LEAST_DIM
+    if reps.device.type != "cpu" or reps.dtype != torch.float32 or not is_large or not has_rounded_products():
         return False
     # Bounds hold where nothing overflows, and nothing that counts underflows.
-    return all(_SMALLEST < float(side.norm(dim=1).max()) < _LARGEST for side in (images, texts))
+    return all(_SMALLEST < float(side.norms.max()) < _LARGEST for side in (image, text))
 
 
-def _least(images: Tensor, texts: Tensor, owner_T: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """The least similarity that ranks before the right one, and the right one: of each image [I], each caption [T]."""
+def _sides(images: Tensor, texts: Tensor, owner_T: Tensor) -> tuple[Side, Side]:
     own_T = texts.new_empty(len(texts))
     for start in range(0, len(texts), _OWN_ROWS):
         rows = slice(start, start + _OWN_ROWS)
@@ -84,7 +82,8 @@ def _least(images: Tensor, texts: Tensor, owner_T: Tensor) -> tuple[tuple[Tensor
     unit = TIE_ULPS * torch.finfo(images.dtype).eps
     norms_I, norms_T = images.norm(dim=1), texts.norm(dim=1)
     least_I, least_T = best_I - unit * norms_I * norms_T.max(), own_T - unit * norms_T * norms_I.max()
-    return (least_I, best_I), (least_T, own_T)
+    group_I = torch.arange(len(images), device=images.device)
+    return Side(images, group_I, norms_I, best_I, least_I), Side(texts, owner_T, norms_T, own_T, least_T)
 
 
 def _leave_out_own(similar_RC: Tensor, row_C: Tensor) -> None:
