@@ -82,7 +82,7 @@ def print_report(console: Console, result: DemoResult) -> None:
     clients = Table(title="Clients, on the test split of each", title_justify="left")
     for heading in ("client", "kind", "metric"):
         clients.add_column(heading)
-    for heading in ("alone", "federated", "difference", "sent", "received"):
+    for heading in ("alone", "federated", "gain", "MiB up", "MiB down"):
         clients.add_column(heading, justify="right")
     for client in result.clients:
         clients.add_row(
@@ -98,7 +98,7 @@ def print_report(console: Console, result: DemoResult) -> None:
     server = Table(title="Server, recall in percent on the public test split", title_justify="left")
     server.add_column("round", justify="right")
     for name in _RECALLS:
-        server.add_column(name.replace("_r", " R@"), justify="right")
+        server.add_column(name.replace("_r", "\nR@"), justify="right")
     server.add_column("seconds", justify="right")
     for item in result.rounds:
         server.add_row(str(item.number), *(f"{item.server[name]:.1f}" for name in _RECALLS), f"{item.seconds:.0f}")
@@ -118,4 +118,4 @@ def _percent(value: float | None) -> str:
 
 
 def _mebibytes(count: int) -> str:
-    return f"{count / 2**20:.2f} MiB"
+    return f"{count / 2**20:.2f}"
