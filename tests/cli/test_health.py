@@ -81,6 +81,25 @@ async def test_without_its_store_an_aggregator_lives_but_is_not_healthy(aggregat
     assert (await asyncio.to_thread(ask, f"{address}/{LIVENESS}"))[0] == 0
 
 
+async def test_the_watch_ends_when_it_is_cancelled_at_whatever_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(f"sqlite:///{tmp_path}/health.db")
+    context = Context(database, FolderStore(tmp_path / "store"), "token")
+    _, servicer = make_server(context)
+    watching = asyncio.ensure_future(watch_health(context, servicer, seconds=0.01))
+
+    async def ping_and_cancel(_: Database) -> None:
+        # The cancellation comes between the end of this and the moment at which who waits for it goes on.
+        asyncio.get_running_loop().call_soon(watching.cancel)
+
+    monkeypatch.setattr(Database, "ping", ping_and_cancel)
+    done, _ = await asyncio.wait((watching,), timeout=20)
+    assert done
+    assert watching.cancelled()
+    await database.close()
+
+
 def test_nobody_there_is_not_healthy() -> None:
     port = free_port()
     assert ask(f"http://127.0.0.1:{port}/readyz")[0] == 1

@@ -216,7 +216,8 @@ class AggregatorConnection:
         call = self._stub.DownloadArtifact(request, metadata=self._metadata)
         try:
             while True:
-                message = await asyncio.wait_for(call.read(), _SILENCE_SECONDS)
+                async with asyncio.timeout(_SILENCE_SECONDS):
+                    message = await call.read()
                 if not isinstance(message, pb.DownloadArtifactResponse):  # the end of the stream
                     break
                 part.append(message.data)
@@ -279,7 +280,8 @@ class AggregatorConnection:
             again_in_seconds=round(pause, 1),
         )
         try:
-            await asyncio.wait_for(self._stop.wait(), pause)
+            async with asyncio.timeout(pause):
+                await self._stop.wait()
         except TimeoutError:
             if unreachable:
                 await self._follow_files()

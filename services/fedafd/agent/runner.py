@@ -243,7 +243,8 @@ class Agent:
 
     async def _rest(self) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), _AFTER_ERROR_SECONDS)
+            async with asyncio.timeout(_AFTER_ERROR_SECONDS):
+                await self._stop.wait()
 
 
 def _reporter(connection: AggregatorConnection, round_id: str) -> Callable[[float, str], Awaitable[bool]]:

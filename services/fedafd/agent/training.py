@@ -110,7 +110,8 @@ async def train_watched(
     async def watch() -> None:
         while not stop.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), interval_seconds)
+                async with asyncio.timeout(interval_seconds):
+                    await stop.wait()
             if latest and not stop.is_set() and not await report(*latest.pop()):
                 return
 

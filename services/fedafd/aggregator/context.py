@@ -34,7 +34,8 @@ class Wakeups:
     async def wait(self, seconds: float) -> None:
         """Return when something may have changed, or after `seconds`."""
         try:
-            await asyncio.wait_for(self._event.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
         except TimeoutError:
             return
 

@@ -41,11 +41,13 @@ async def watch_health(context: Context, servicer: HealthServicer, seconds: floa
 
 async def _problem(context: Context) -> str | None:
     try:
-        await asyncio.wait_for(context.database.ping(), 5)
+        async with asyncio.timeout(5):
+            await context.database.ping()
     except Exception as error:
         return f"database: {error}"
     try:
-        await asyncio.wait_for(asyncio.to_thread(context.store.ping), 5)
+        async with asyncio.timeout(5):
+            await asyncio.to_thread(context.store.ping)
     except Exception as error:
         return f"object store: {error}"
     return None

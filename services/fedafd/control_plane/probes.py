@@ -71,7 +71,8 @@ async def _not_configured() -> str:
 
 async def _checked(work: Awaitable[object]) -> str:
     try:
-        await asyncio.wait_for(work, _SECONDS)
+        async with asyncio.timeout(_SECONDS):
+            await work
     except Exception as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no answer'}"
     return "ok"

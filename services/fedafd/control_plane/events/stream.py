@@ -79,6 +79,7 @@ async def _open_round(session: AsyncSession, federation: str) -> str:
 async def _wait(change: asyncio.Event, seconds: float) -> None:
     await asyncio.sleep(min(_PAUSE_SECONDS, seconds))
     try:
-        await asyncio.wait_for(change.wait(), max(seconds - _PAUSE_SECONDS, 0))
+        async with asyncio.timeout(max(seconds - _PAUSE_SECONDS, 0)):
+            await change.wait()
     except TimeoutError:
         return
