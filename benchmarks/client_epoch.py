@@ -31,7 +31,7 @@ _TRANSFORMER = {
     "architecture": "bert",
     "options": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 1536},
 }
-"""Half of BERT-base's width and depth: asking the whole one, as the paper does, costs a plain loop still more."""
+"""Half of BERT-base's width and depth."""
 
 
 def run(*, tiny: bool, repeats: int, clock: Clock) -> list[Report]:

@@ -46,7 +46,7 @@ PUBLIC = {
         "scored_recall_at_k",
     },
     "optim": {"AdamP"},
-    "bounded_ranks": {"LEAST_DIM", "Side", "bounded_ranks", "has_rounded_products"},
+    "bounded_ranks": {"LEAST_DIM", "Side", "bounded_ranks", "has_rounded_products", "leave_out_own"},
     "ranks": {"TIE_ULPS", "retrieval_ranks"},
     "similarity": {"has_bfloat16", "scores_unchecked", "similarity_scores"},
 }

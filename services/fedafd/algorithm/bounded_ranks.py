@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fedafd.algorithm.similarity import has_bfloat16
 
-__all__ = ["LEAST_DIM", "Side", "bounded_ranks", "has_rounded_products"]
+__all__ = ["LEAST_DIM", "Side", "bounded_ranks", "has_rounded_products", "leave_out_own"]
 
 _BLOCK = (1024, 2048)
 """Of the first pass: 8 MB of int32 products."""
@@ -61,6 +61,13 @@ def has_rounded_products() -> bool:
     except (AttributeError, RuntimeError):
         return False
     return torch.equal(product.long(), left @ right.T)
+
+
+def leave_out_own(product_RC: Tensor, row_C: Tensor, least: float) -> None:
+    """Captions are no rivals of their own image: their products become `least`. `row_C` is its row in the block [R, C],
+    if it is there."""
+    column = ((row_C >= 0) & (row_C < len(product_RC))).nonzero().flatten()
+    product_RC[row_C[column], column] = least
 
 
 def bounded_ranks(images: Side, texts: Side, cap: int) -> tuple[Tensor, Tensor]:
@@ -118,9 +125,7 @@ def _first_pass(images: Side, texts: Side) -> tuple[Tensor, Tensor]:
             image_RD, text_CD = image.reps[top : top + rows], text.reps[left : left + columns]
             product_RC = held[: len(image_RD) * len(text_CD)].view(len(image_RD), len(text_CD))
             torch._int_mm(image_RD, text_CD.T, out=product_RC)
-            row_C = texts.group[left : left + columns] - top
-            own = ((row_C >= 0) & (row_C < len(image_RD))).nonzero().flatten()
-            product_RC[row_C[own], own] = none
+            leave_out_own(product_RC, texts.group[left : left + columns] - top, none)
             most_R, most_C = most_N[top : top + rows], most_M[left : left + columns]
             torch.maximum(most_R, product_RC.amax(dim=1), out=most_R)
             torch.maximum(most_C, product_RC.amax(dim=0), out=most_C)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedafd.algorithm.bounded_ranks import LEAST_DIM, Side, bounded_ranks, has_rounded_products
+from fedafd.algorithm.bounded_ranks import LEAST_DIM, Side, bounded_ranks, has_rounded_products, leave_out_own
 
 __all__ = ["TIE_ULPS", "retrieval_ranks"]
 
@@ -55,7 +55,7 @@ def retrieval_ranks(images: Tensor, texts: Tensor, owner_T: Tensor, cap: int) ->
             shape = (len(image_RD), len(text_CD))
             similar_RC, before_RC = (flat[: shape[0] * shape[1]].view(shape) for flat in held)
             torch.mm(image_RD, text_CD.T, out=similar_RC)
-            _leave_out_own(similar_RC, owner_T[left : left + columns] - top)
+            leave_out_own(similar_RC, owner_T[left : left + columns] - top, -torch.inf)
             # Comparing into floats and summing those is several times faster than summing booleans (measured).
             torch.ge(similar_RC, image.least[top : top + rows, None], out=before_RC)
             ranks_I[top : top + rows] += before_RC.sum(dim=1)
@@ -84,9 +84,3 @@ def _sides(images: Tensor, texts: Tensor, owner_T: Tensor) -> tuple[Side, Side]:
     least_I, least_T = best_I - unit * norms_I * norms_T.max(), own_T - unit * norms_T * norms_I.max()
     group_I = torch.arange(len(images), device=images.device)
     return Side(images, group_I, norms_I, best_I, least_I), Side(texts, owner_T, norms_T, own_T, least_T)
-
-
-def _leave_out_own(similar_RC: Tensor, row_C: Tensor) -> None:
-    """Captions are no rivals of their own image; `row_C` is its row in the block, if it is there."""
-    column = ((row_C >= 0) & (row_C < len(similar_RC))).nonzero().flatten()
-    similar_RC[row_C[column], column] = -torch.inf

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,7 @@ class FederationClient:
         """Send the shards that the folder's manifest names, then the manifest."""
         manifest = (folder / MANIFEST_NAME).read_bytes()
         for shard in read_manifest(manifest).shards:
-            with (folder / shard.name).open("rb") as file:
-                self._server.send(f"{self._base}/public-set/shards/{shard.sha256}", _blocks(file))
+            self._server.send(f"{self._base}/public-set/shards/{shard.sha256}", folder / shard.name)
         self._server.send(f"{self._base}/public-set", manifest)
 
     def invite(self, name: str, kind: str) -> str:
@@ -131,8 +130,3 @@ class FederationClient:
                 return None
             raise
         return found
-
-
-def _blocks(file: io.BufferedReader) -> Iterator[bytes]:
-    while block := file.read(1 << 20):
-        yield block

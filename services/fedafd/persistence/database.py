@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from sqlalchemy import CursorResult, Engine, Update, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
 
@@ -26,7 +26,7 @@ from fedafd.domain.errors import (
 from fedafd.persistence.event_repository import write_recorded_events
 from fedafd.telemetry.logging import get_logger
 
-__all__ = ["Database", "affected_rows", "driver_url", "set_up_sqlite"]
+__all__ = ["Database", "affected_rows", "driver_url", "first_line", "set_up_sqlite"]
 
 _READS_ONLY = "fedafd_reads_only"
 _READING: dict[bool, dict[str, Any]] = {
@@ -127,15 +127,17 @@ def _translated() -> Iterator[None]:
             raise
         raise ConcurrentChangeError("somebody else changed the same thing at this moment; repeat it") from error
     except DataError as error:
-        raise InvalidRequestError(f"a value cannot be stored: {_first_line(error)}") from error
+        raise InvalidRequestError(f"a value cannot be stored: {first_line(error)}") from error
     except (OperationalError, InterfaceError) as error:
         # Callers learn that it failed, the log why: the driver may name hosts, files and users.
-        _log.warning("database.failed", reason=_first_line(error))
+        _log.warning("database.failed", reason=first_line(error))
         raise DatabaseUnavailableError("the database cannot be reached, or is too busy; try again") from error
 
 
-def _first_line(error: DBAPIError) -> str:
-    return next(iter(str(error.orig).splitlines()), type(error.orig).__name__)
+def first_line(error: Exception) -> str:
+    """What the driver says, without the statement and the parameters that SQLAlchemy adds."""
+    cause = getattr(error, "orig", None) or error
+    return str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
 
 
 def _is_taken(error: IntegrityError) -> bool:

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, create_engine, inspect
 from sqlalchemy.exc import DBAPIError
 
 from fedafd.domain.errors import DatabaseUnavailableError, SchemaError
-from fedafd.persistence.database import Database, driver_url, set_up_sqlite
+from fedafd.persistence.database import Database, driver_url, first_line, set_up_sqlite
 
 __all__ = [
     "BASE",
@@ -128,7 +128,7 @@ async def check_schema(database: Database) -> None:
     try:
         problem = await schema_problem(database)
     except (DBAPIError, OSError) as error:
-        raise DatabaseUnavailableError(f"{_shown(database)}: cannot be reached: {_first_line(error)}") from None
+        raise DatabaseUnavailableError(f"{_shown(database)}: cannot be reached: {first_line(error)}") from None
     if problem:
         raise SchemaError(f"{_shown(database)}: {problem}")
 
@@ -141,11 +141,11 @@ def _connected(url: str) -> Iterator[Connection]:
         try:
             connection = engine.connect()
         except DBAPIError as error:
-            raise DatabaseUnavailableError(f"{place}: cannot be reached: {_first_line(error)}") from None
+            raise DatabaseUnavailableError(f"{place}: cannot be reached: {first_line(error)}") from None
         with connection:
             yield connection
     except DBAPIError as error:
-        raise SchemaError(f"{place}: failed, nothing was changed: {_first_line(error)}") from error
+        raise SchemaError(f"{place}: failed, nothing was changed: {first_line(error)}") from error
     except CommandError as error:
         raise SchemaError(f"{place}: {error}") from None
     finally:
@@ -244,8 +244,3 @@ def _scripts() -> ScriptDirectory:
 
 def _shown(database: Database) -> str:
     return database.url.render_as_string(hide_password=True)
-
-
-def _first_line(error: Exception) -> str:
-    cause = getattr(error, "orig", None) or error
-    return str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__

@@ -91,7 +91,7 @@ def push(
         for number, shard in enumerate(manifest.shards, 1):
             if not as_json:
                 typer.echo(f"shard {number} of {len(manifest.shards)}: {shard.name}", err=True)
-            server.send(f"{base}/shards/{shard.sha256}", _blocks(Path(folder) / shard.name))
+            server.send(f"{base}/shards/{shard.sha256}", Path(folder) / shard.name)
         made = server.send(base, manifest.to_bytes())
     print_json(made) if as_json else _print_public_set(federation, made)
 
@@ -125,12 +125,6 @@ def _options(text: str) -> dict[str, Any]:
     if not isinstance(options, dict):
         raise ConfigurationError('--options: must be a JSON object, such as {"num_train": 100}')
     return options
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            yield block
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:

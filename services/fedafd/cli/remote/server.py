@@ -10,7 +10,7 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -112,10 +112,11 @@ class Server:
         response = self._repeated(method, path, headers=headers, **options)
         return response.json() if response.content else None
 
-    def send(self, path: str, content: Iterable[bytes] | bytes, *, seconds: float = 3600) -> Any:
-        """PUT a body that may be long."""
+    def send(self, path: str, content: Path | bytes, *, seconds: float = 3600) -> Any:
+        """PUT a body, or a file that may be long."""
+        body = _blocks(content) if isinstance(content, Path) else content
         try:
-            response = _accepted(self._http.put(path, content=content, timeout=seconds))
+            response = _accepted(self._http.put(path, content=body, timeout=seconds))
         except httpx.HTTPError as error:
             raise UnreachableError(self.url, error) from None
         return response.json() if response.content else None
@@ -186,6 +187,12 @@ class Server:
             reraise=True,
         )
         return repeated(once)
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            yield block
 
 
 def _jittered(seconds: float) -> float:
