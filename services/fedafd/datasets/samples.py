@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from fedafd.datasets.listing import Listing
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind
 
@@ -110,6 +111,8 @@ class ClientData:
     val: Split
     test: Split
     labels: tuple[str, ...] = field(default=())
+    listing: Listing = field(default=Listing())
+    """What the adapter saw on its way here."""
 
 
 class LazyImages(Sequence[ImageArray]):

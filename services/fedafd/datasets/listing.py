@@ -1,0 +1,68 @@
+"""What an adapter saw on its way to the samples: files read, files left out and why, and what it wants to tell.
+
+A listing costs nothing beyond what loading costs anyway. What takes a look at every sample - broken files, repeats,
+sizes, unknown words - is found by `fedafd.datasets.report`, which starts from the listing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+__all__ = ["LeftOut", "LeftOutReason", "Listing", "left_out"]
+
+_EXAMPLES = 3
+
+
+class LeftOutReason(StrEnum):
+    """Why a file or folder below the data's path is not read."""
+
+    HIDDEN = "hidden"
+    """Its name starts with a dot; `._*` files of macOS, too."""
+    SYSTEM = "system"
+    """A folder that an archive program or a file system made: `__MACOSX`, `lost+found`, `@eaDir`."""
+    EXTENSION = "extension"
+    """Its ending is none that the adapter reads."""
+    NESTED = "nested"
+    """It lies deeper than the adapter looks."""
+    OUTSIDE = "outside"
+    """A link that leaves the data's folder."""
+    UNUSED = "unused"
+    """A file that the adapter could read, but that belongs to no split, such as a backup copy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """Files left out for one reason; `what` tells them apart further, such as the ending `.heic`."""
+
+    reason: LeftOutReason
+    what: str
+    count: int
+    examples: tuple[str, ...]
+    """A few paths, relative to the data's folder. They are for the site's own eyes and never leave it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What loading a data set met. Paths and names in it never leave the site."""
+
+    source: str = ""
+    """The folder or file that was read; empty for generated data."""
+    files_seen: int = 0
+    files_read: int = 0
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+    """What a person should know, a sentence each: a class without samples, a split that was made by the adapter."""
+
+
+def left_out(reason: LeftOutReason, entries: Iterable[tuple[str, str]]) -> tuple[LeftOut, ...]:
+    """One LeftOut for each `what` in `entries`, pairs of (what, relative path), most frequent first."""
+    paths: dict[str, list[str]] = {}
+    for what, path in entries:
+        paths.setdefault(what, []).append(path)
+    by_count = sorted(paths.items(), key=lambda item: (-len(item[1]), item[0]))
+    return tuple(
+        LeftOut(reason=reason, what=what, count=len(found), examples=tuple(sorted(found)[:_EXAMPLES]))
+        for what, found in by_count
+    )
