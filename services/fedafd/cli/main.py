@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from fedafd.cli.agent import agent_app
 from fedafd.cli.bootstrap import bootstrap
 from fedafd.cli.demo import demo
 from fedafd.cli.health import health
@@ -25,7 +26,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-agent_app = typer.Typer(help="A site's agent: runs beside its private data.", no_args_is_help=True)
 app.add_typer(agent_app, name="agent")
 app.add_typer(migrate_app, name="migrate")
 app.add_typer(store_app, name="store")
@@ -58,27 +58,6 @@ def distiller() -> None:
     from fedafd.distiller.worker import main as run
 
     raise typer.Exit(run())
-
-
-@agent_app.command("run")
-def agent_run(
-    config: Annotated[Path, typer.Option(help="The site's agent.yaml.")] = Path("agent.yaml"),
-    token: Annotated[str | None, typer.Option(help="One-time enrolment token; first start only.")] = None,
-) -> None:
-    """Run this site's agent until it is stopped. It dials out and opens no port."""
-    from fedafd.agent.main import main as run
-
-    raise typer.Exit(run(["--config", str(config), *(["--token", token] if token else [])]))
-
-
-@agent_app.command("sent")
-def agent_sent(
-    state_dir: Annotated[Path, typer.Option(help="The agent's state_dir.")] = Path("fedafd-agent"),
-) -> None:
-    """Print everything that has left this site."""
-    from fedafd.agent.ledger import format_sent, read_sent
-
-    typer.echo(format_sent(read_sent(state_dir)))
 
 
 @app.command()

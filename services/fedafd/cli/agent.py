@@ -1,0 +1,33 @@
+"""`fedafd agent ...`: what a site does beside its private data. Heavy imports stand inside the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["agent_app"]
+
+agent_app = typer.Typer(help="A site's agent: runs beside its private data.", no_args_is_help=True)
+
+
+@agent_app.command("run")
+def agent_run(
+    config: Annotated[Path, typer.Option(help="The site's agent.yaml.")] = Path("agent.yaml"),
+    token: Annotated[str | None, typer.Option(help="One-time enrolment token; first start only.")] = None,
+) -> None:
+    """Run this site's agent until it is stopped. It dials out and opens no port."""
+    from fedafd.agent.main import main as run
+
+    raise typer.Exit(run(["--config", str(config), *(["--token", token] if token else [])]))
+
+
+@agent_app.command("sent")
+def agent_sent(
+    state_dir: Annotated[Path, typer.Option(help="The agent's state_dir.")] = Path("fedafd-agent"),
+) -> None:
+    """Print everything that has left this site."""
+    from fedafd.agent.ledger import format_sent, read_sent
+
+    typer.echo(format_sent(read_sent(state_dir)))
