@@ -156,14 +156,15 @@ class LocalSite:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self._first_seed())
                 self.model = make_client_model(self.config, self.kind, self._checkpoint)
-            self.optimizers = self._make_optimizers()
         else:
             self.model = make_client_model(self.config, self.kind, self._checkpoint)
             self._checkpoint.load_module("model", self.model)
-            self.optimizers = self._make_optimizers()
+        # Before the optimizers: they place the moments that they are given where their parameters then are.
+        self.model.to(self.device)
+        self.optimizers = self._make_optimizers()
+        if not self.is_new:
             for name, optimizer in self.optimizers.items():
                 self._checkpoint.load_optimizer(name, optimizer)
-        self.model.to(self.device)
         self.towers: dict[Modality, Tower] = {m: self.model.towers[m.value] for m in self.kind.modalities}  # type: ignore[misc]
         client = self.config.client
         accelerate(
