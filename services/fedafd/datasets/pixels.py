@@ -65,6 +65,11 @@ class KeptImages(Sequence[Pixels]):
     def __getitem__(self, index: int | slice) -> Pixels | Sequence[Pixels]:
         return self._images[index]
 
+    def encoded(self, index: int) -> bytes | None:
+        """The content of an image's file; None where it comes from none."""
+        encoded = getattr(self._images, "encoded", None)
+        return None if encoded is None else encoded(index)
+
     def resized(self, size: int) -> Pixels:
         """All images at `size` a side: uint8 [n, 3, S, S]; each size asked for is kept."""
         if size not in self._kept:

@@ -177,6 +177,11 @@ class _Picked(Sequence[T]):
             return [self._items[i] for i in self._indices[index]]
         return self._items[self._indices[index]]
 
+    def encoded(self, index: int) -> bytes | None:
+        """The content of an image's file; None where it comes from none."""
+        encoded = getattr(self._items, "encoded", None)
+        return None if encoded is None else encoded(self._indices[index])
+
 
 def _picked(items: Sequence[T], indices: Sequence[int]) -> Sequence[T]:
     return _Picked(items, [int(index) for index in indices])
