@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tests.datasets import makers
 
 from fedafd.datasets import load_client_data
-from fedafd.datasets.partition import partition_indices
+from fedafd.datasets.partition import partition_indices, share_of, stratified_cut
+from fedafd.datasets.samples import PairSplit
 from fedafd.domain.config import PartitionConfig
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind
@@ -84,3 +88,55 @@ def test_only_the_training_split_is_partitioned(kind: ClientKind) -> None:
     ]
     assert sum(len(site.train) for site in sites) == 21
     assert all((len(site.val), len(site.test), site.labels) == (4, 5, whole.labels) for site in sites)
+
+
+def test_an_agents_pairs_are_dealt_evenly_by_every_scheme(tmp_path: Path) -> None:
+    """As `simulate` deals them: pairs carry no labels to be uneven in."""
+    folder = makers.karpathy(tmp_path, counts=(40, 2, 2))
+    whole = load_client_data("flickr", folder, ClientKind.PAIR)
+    sites = []
+    for index in range(10):
+        spec = PartitionConfig(scheme="dirichlet", alpha=0.1, num_clients=10, index=index)
+        site = load_client_data("flickr", folder, ClientKind.PAIR, partition=spec)
+        assert isinstance(site.train, PairSplit)
+        assert site.train.ids == share_of(whole.train, spec).ids  # type: ignore[union-attr]
+        sites.append(site.train.ids)
+    assert [len(ids) for ids in sites] == [4] * 10
+    assert len({name for ids in sites for name in ids}) == 40
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    sizes=st.lists(st.integers(0, 40), min_size=1, max_size=12),
+    fractions=st.lists(st.floats(0.01, 0.3), min_size=1, max_size=3),
+    seed=st.integers(0, 2**32),
+)
+def test_a_stratified_cut_is_a_partition_with_every_class_in_each_part(
+    sizes: list[int], fractions: list[float], seed: int
+) -> None:
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    made = stratified_cut(labels, fractions, seed)
+    assert sorted(np.concatenate(made).tolist()) == list(range(len(labels)))
+    assert all((np.diff(part) > 0).all() for part in made)
+    for one, other in zip(made, stratified_cut(labels, fractions, seed), strict=True):
+        np.testing.assert_array_equal(one, other)
+    for label, size in enumerate(sizes):
+        counts = [int((labels[part] == label).sum()) for part in made]
+        assert not size or counts[0]
+        if size >= len(made):
+            assert all(counts)
+        assert all(abs(count - max(1, size * part)) < 1.51 for count, part in zip(counts[1:], fractions, strict=True))
+
+
+def test_a_stratified_cut_keeps_to_its_fractions_and_its_seed() -> None:
+    labels = np.repeat(np.arange(20), 14)
+    train, val, test = stratified_cut(labels, (0.1, 0.2), 3)
+    assert (len(train), len(val), len(test)) == (196, 28, 56)
+    assert stratified_cut(labels, (0.1, 0.2), 4)[2].tolist() != test.tolist()
+    assert [part.tolist() for part in stratified_cut(np.zeros(2, np.int64), (0.1, 0.2), 0)][1] == []
+    assert [len(part) for part in stratified_cut(np.zeros(1, np.int64), (0.1, 0.2), 0)] == [1, 0, 0]
+
+
+def test_a_sample_added_at_the_end_moves_few_others() -> None:
+    before, after = (set(stratified_cut(np.zeros(size, np.int64), (0.1,), 0)[1].tolist()) for size in (200, 201))
+    assert len(before ^ after) <= 2

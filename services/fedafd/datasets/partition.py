@@ -1,4 +1,4 @@
-"""Splitting one data set among sites: uniformly, or unlike each other by Dirichlet(alpha) over labels.
+"""Splitting one data set: among sites, uniformly or by Dirichlet(alpha) over labels; and into training and held-out parts.
 
 Dirichlet partitioning as in Hsu, Qi, Brown, arXiv 1909.06335. Parts are disjoint, complete, never empty, and depend on
 nothing but the arguments.
@@ -6,13 +6,19 @@ nothing but the arguments.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
+from fedafd.datasets.samples import PairSplit, Split
 from fedafd.domain.config import PartitionConfig
 from fedafd.domain.errors import DataError
 
-__all__ = ["partition_indices"]
+__all__ = ["partition_indices", "share_of", "stratified_cut"]
+
+S = TypeVar("S", bound=Split)
 
 
 def partition_indices(labels: NDArray[np.int64], spec: PartitionConfig) -> NDArray[np.int64]:
@@ -25,6 +31,48 @@ def partition_indices(labels: NDArray[np.int64], spec: PartitionConfig) -> NDArr
     rng = np.random.default_rng(spec.seed)
     owner = _iid(len(labels), spec, rng) if spec.scheme == "iid" else _dirichlet(labels, spec, rng)
     return np.flatnonzero(owner == spec.index)
+
+
+def share_of(split: S, spec: PartitionConfig) -> S:
+    """The samples of `split` that belong to the site `spec.index`. Raises DataError, as partition_indices does."""
+    if isinstance(split, PairSplit):
+        # Pairs carry no labels to be uneven in.
+        even = spec.model_copy(update={"scheme": "iid"})
+        indices = partition_indices(np.zeros(len(split), dtype=np.int64), even)
+    else:
+        indices = partition_indices(split.labels, spec)
+    return split.take(indices.tolist())
+
+
+def stratified_cut(
+    labels: NDArray[np.int64], fractions: Sequence[float], seed: int = 0
+) -> tuple[NDArray[np.int64], ...]:
+    """Indices, ascending, of the training part and of one held-out part for each of `fractions` (0.1: a tenth).
+
+    Each part has its fraction of every class, and of every class with as many samples as there are parts, one or more.
+    A smaller class serves training first, then the largest fractions. Samples added at the end move few others.
+    """
+    parts: list[list[int]] = [[] for _ in range(1 + len(fractions))]
+    carried = np.zeros(len(fractions))
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        rows = rows[np.argsort(np.random.default_rng([seed, int(label)]).random(len(rows)), kind="stable")]
+        wanted = np.asarray(fractions) * len(rows) + carried
+        carried = wanted - np.round(wanted)
+        ends = np.cumsum(_held_out(wanted, np.asarray(fractions), len(rows)))
+        for part, chosen in zip([*parts[1:], parts[0]], np.split(rows, ends), strict=True):
+            part.extend(chosen.tolist())
+    return tuple(np.array(sorted(part), dtype=np.int64) for part in parts)
+
+
+def _held_out(wanted: NDArray[np.float64], fractions: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """How many of a class's `count` samples each held-out part gets; one or more stays for training."""
+    sizes = np.maximum(np.round(wanted), 1).astype(np.int64)
+    while sizes.sum() > count - 1:
+        # Equal sizes: the smaller fraction gives first.
+        largest = np.flatnonzero(sizes == sizes.max())
+        sizes[largest[np.argmin(fractions[largest])]] -= 1
+    return sizes
 
 
 def _iid(count: int, spec: PartitionConfig, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -12,15 +12,13 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from fedafd.datasets.image_sets import cifar100, image_folder
 from fedafd.datasets.pair_sets import PairOptions, pair_splits
 from fedafd.datasets.parquet_sets import parquet_client, parquet_pairs
-from fedafd.datasets.partition import partition_indices
-from fedafd.datasets.samples import ClientData, PairSplit, Split
+from fedafd.datasets.partition import share_of
+from fedafd.datasets.samples import ClientData, PairSplit
 from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
 from fedafd.datasets.text_sets import ag_news
 from fedafd.domain.config import PartitionConfig
@@ -152,8 +150,7 @@ def load_client_data(
     data = _adapter(adapter).client(path, kind, options or {})
     if partition is None:
         return data
-    indices = partition_indices(_labels(data.train), partition)
-    return dataclasses.replace(data, train=data.train.take(indices.tolist()))
+    return dataclasses.replace(data, train=share_of(data.train, partition))
 
 
 def load_public_data(adapter: str, path: Path | None, options: Mapping[str, Any] | None = None) -> dict[str, PairSplit]:
@@ -171,12 +168,6 @@ def _adapter(name: str) -> Adapter:
 
 def _wrong_kind(adapter: str, serves: ClientKind, kind: ClientKind) -> ConfigurationError:
     return ConfigurationError(f"data adapter {adapter}: serves clients of kind {serves.value}, not {kind.value}")
-
-
-def _labels(split: Split) -> NDArray[np.int64]:
-    if isinstance(split, PairSplit):
-        return np.zeros(len(split), dtype=np.int64)
-    return split.labels
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TypeVar
 
-import numpy as np
-
 from fedafd.datasets import load_client_data, load_public_data
-from fedafd.datasets.partition import partition_indices
+from fedafd.datasets.partition import share_of
 from fedafd.datasets.pixels import KeptImages
 from fedafd.datasets.samples import PairSplit, Split, TextSplit
 from fedafd.domain.config import PartitionConfig
@@ -49,22 +47,12 @@ def _group(experiment: ExperimentConfig, key: RunKey, place: int, group: ClientG
             SimulatedClient(
                 name=f"{group.kind.value}-{place}-{index:03d}",
                 kind=group.kind,
-                data=replace(whole, train=_held(_share(whole.train, spec))),
+                data=replace(whole, train=_held(share_of(whole.train, spec))),
                 image_encoder=group.image_encoder,
                 text_encoder=group.text_encoder,
             )
         )
     return made
-
-
-def _share(split: Split, spec: PartitionConfig) -> Split:
-    if isinstance(split, PairSplit):
-        # Pairs carry no labels to be uneven in.
-        even = spec.model_copy(update={"scheme": "iid"})
-        indices = partition_indices(np.zeros(len(split), dtype=np.int64), even)
-    else:
-        indices = partition_indices(split.labels, spec)
-    return split.take(indices.tolist())
 
 
 def _held(split: S) -> S:
