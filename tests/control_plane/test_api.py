@@ -11,6 +11,7 @@ from tests.control_plane.rest import FEDERATION, Rest, problem
 
 from fedafd.control_plane.settings import load_settings
 from fedafd.datasets import load_public_data, write_public_set
+from fedafd.datasets.samples import PairSplit
 from fedafd.domain.errors import ConfigurationError
 
 
@@ -74,6 +75,27 @@ async def test_a_manifest_whose_shards_are_missing_is_refused(api: httpx.AsyncCl
     assert "train-00000.parquet" in problem(answer, 409, "conflict")
     answer = await api.put("/federations/trial/public-set", content=b'{"shards": []}')
     assert "shards" in problem(answer, 422, "invalid-data")
+
+
+async def test_a_public_set_may_hold_shards_of_equal_content(rest: Rest, tmp_path: Path) -> None:
+    """Its val split is its test split, as when a site has held out but once."""
+    await rest.federation()
+    data = load_public_data("shapes", None, {"num_train": 8, "num_val": 4, "num_test": 4})
+    twice = data["val"]
+    twice = PairSplit(twice.images, twice.captions, tuple(f"s{n}" for n in range(4)))
+    manifest = write_public_set({"train": data["train"], "val": twice, "test": twice}, tmp_path)
+    train, val, test = manifest.shards
+    assert val.sha256 == test.sha256
+    for shard in manifest.shards:
+        content = (tmp_path / shard.name).read_bytes()
+        sent = await rest.http.put(f"/federations/trial/public-set/shards/{shard.sha256}", content=content)
+        assert sent.status_code == 204, sent.text
+    made = await rest.http.put("/federations/trial/public-set", content=manifest.to_bytes())
+    assert made.status_code == 200, made.text
+    assert made.json()["num_samples"] == {"train": 8, "val": 4, "test": 4}
+    store = rest.context.store
+    assert all(store.stat(f"public-sets/{manifest.sha256}/{shard.name}") for shard in (train, val, test))
+    assert not store.stat(f"public-sets/incoming/{val.sha256}")
 
 
 async def test_a_damaged_shard_is_refused(api: httpx.AsyncClient) -> None:

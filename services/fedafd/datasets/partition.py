@@ -1,4 +1,4 @@
-"""Splitting one data set: among sites, uniformly or by Dirichlet(alpha) over labels; and into training and held-out parts.
+"""Splitting one data set: among sites, evenly or by Dirichlet(alpha) over labels; and into training and held-out parts.
 
 Dirichlet partitioning as in Hsu, Qi, Brown, arXiv 1909.06335. Parts are disjoint, complete, never empty, and depend on
 nothing but the arguments.
@@ -7,7 +7,6 @@ nothing but the arguments.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +16,6 @@ from fedafd.domain.config import PartitionConfig
 from fedafd.domain.errors import DataError
 
 __all__ = ["partition_indices", "share_of", "stratified_cut"]
-
-S = TypeVar("S", bound=Split)
 
 
 def partition_indices(labels: NDArray[np.int64], spec: PartitionConfig) -> NDArray[np.int64]:
@@ -33,7 +30,7 @@ def partition_indices(labels: NDArray[np.int64], spec: PartitionConfig) -> NDArr
     return np.flatnonzero(owner == spec.index)
 
 
-def share_of(split: S, spec: PartitionConfig) -> S:
+def share_of(split: Split, spec: PartitionConfig) -> Split:
     """The samples of `split` that belong to the site `spec.index`. Raises DataError, as partition_indices does."""
     if isinstance(split, PairSplit):
         # Pairs carry no labels to be uneven in.

@@ -1,26 +1,38 @@
 """Words as numbers: a word-level tokenizer that is the same for the same texts, or the one of pretrained weights.
 
-In the former 0 pads and 1 stands for unknown words.
+In the former 0 pads and 1 stands for unknown words. Scripts that are written without spaces between words are split
+into characters: a letter with its vowel signs and stacked consonants. Tibetan needs no such rule: its tsheg, a point
+between syllables, is punctuation, at which words end.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
 from torch import Tensor
 
 from fedafd.domain.config import EncoderConfig
 from fedafd.learning.pretrained import pretrained_tokenizer
 
-__all__ = ["PAD", "build_tokenizer", "padding_id", "token_ids", "tokenizer_for"]
+__all__ = ["PAD", "build_tokenizer", "padding_id", "token_ids", "tokenizer_for", "unknown_share"]
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 _LIMIT = 20_000
+_SPACELESS = (
+    *("Han", "Hiragana", "Katakana", "Bopomofo", "Yi", "Tangut", "Nushu", "Thai", "Lao", "Myanmar", "Khmer"),
+    *("Tai_Le", "New_Tai_Lue", "Tai_Tham", "Tai_Viet", "Ahom", "Javanese", "Balinese"),
+)
+"""Scripts without spaces between words: Unicode's line breaking classes ID, SA, AK and CJ."""
+_CHARACTER = (
+    r"[[{scripts}\u30FC\u3006\x{{20000}}-\x{{3FFFF}}]&&[\p{{L}}\p{{Nl}}]]"  # ー and 〆 belong to several scripts
+    r"(?:[\u1039\u17D2\u1A60\u1B44\uA9C0]\p{{L}}|\p{{M}})*"  # signs that stack the next consonant
+).format(scripts="".join(rf"\p{{{script}}}" for script in _SPACELESS))
 
 
 def build_tokenizer(texts: Iterable[str], limit: int = _LIMIT) -> Tokenizer:
@@ -51,6 +63,24 @@ def token_ids(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> Te
     return torch.from_numpy(ids)
 
 
+def unknown_share(tokenizer: Tokenizer, texts: Iterable[str]) -> float:
+    """Share, 0 to 1, of the tokens of `texts` that the vocabulary lacks; a text without a token is one unknown word."""
+    unknown = _unknown_id(tokenizer)
+    lacking = total = 0
+    for encoded in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False):
+        ids = [token for token, real in zip(encoded.ids, encoded.attention_mask, strict=True) if real]
+        lacking += sum(token == unknown for token in ids) if ids else 1
+        total += len(ids) or 1
+    return lacking / total if total else 0.0
+
+
+def _unknown_id(tokenizer: Tokenizer) -> int | None:
+    model = json.loads(tokenizer.to_str())["model"]
+    token = model.get("unk_token")
+    found: int | None = model.get("unk_id") if token is None else tokenizer.token_to_id(token)
+    return found
+
+
 def padding_id(tokenizer: Tokenizer) -> int:
     """The id that stands for no token: a pretrained tokenizer's own, else 0."""
     return int(tokenizer.padding["pad_id"]) if tokenizer.padding else 0
@@ -59,5 +89,7 @@ def padding_id(tokenizer: Tokenizer) -> int:
 def _tokenizer(vocabulary: dict[str, int]) -> Tokenizer:
     made = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
     made.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace()])
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(_CHARACTER), "isolated"), pre_tokenizers.Whitespace()]
+    )
     return made

@@ -60,6 +60,9 @@ def _collect(store: ObjectStore, manifest: Manifest) -> None:
     if absent:
         raise ConflictError(f"public set: shards {', '.join(absent)} have not arrived; send them before the manifest")
     store.put(f"public-sets/{manifest.sha256}/{MANIFEST_NAME}", manifest.to_bytes())
+    # Only now: several shards of one manifest may have the same content.
+    for digest in {shard.sha256 for shard in manifest.shards}:
+        store.delete(f"{_SHARDS}/{digest}")
 
 
 def _held(store: ObjectStore, sha256: str, digest: str, name: str) -> bool:
@@ -73,5 +76,4 @@ def _held(store: ObjectStore, sha256: str, digest: str, name: str) -> bool:
             file.write(block)
         file.flush()
         store.put_file(target, Path(file.name))
-    store.delete(source)
     return True
