@@ -26,8 +26,8 @@ from fedafd.telemetry.logging import get_logger
 
 __all__ = ["READER_VERSION", "KeptImages", "PixelCache", "keep_decoded", "resized", "resized_all", "trim_folder"]
 
-READER_VERSION = 1
-"""Part of every entry's name: raise it when `resized` makes other pixels."""
+READER_VERSION = 2
+"""Part of every entry's name: raise it when decoding or `resized` makes other pixels."""
 
 _STALE_PART_SECONDS = 3600.0
 _log = get_logger(__name__)

@@ -5,19 +5,16 @@ Images are uint8 arrays of shape [height, width, 3], decoded when they are asked
 
 from __future__ import annotations
 
-import io
-import struct
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
+from fedafd.datasets.decoding import IMAGE_FORMATS, ImageArray, decode_image
+from fedafd.datasets.intensity import IntensityRange
 from fedafd.datasets.listing import Listing
-from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind
 
 __all__ = [
@@ -32,23 +29,6 @@ __all__ = [
     "decode_image",
 ]
 
-ImageArray = NDArray[np.uint8]
-IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
-"""What is decoded. Pillow knows more, among them formats that start other programs (EPS)."""
-_DECODER_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    LookupError,
-    ArithmeticError,
-    MemoryError,
-    TypeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-"""What Pillow's decoders raise for damaged files, found by mutating good ones."""
 T = TypeVar("T")
 
 
@@ -118,11 +98,19 @@ class ClientData:
 class LazyImages(Sequence[ImageArray]):
     """Images decoded one by one, each time they are asked for, from bytes that `read(i)` brings.
 
-    Decoding raises DataError naming `name(i)`.
+    Decoding raises DataError naming `name(i)`. `intensity_range` is decode_image's.
     """
 
-    def __init__(self, count: int, read: Callable[[int], bytes], name: Callable[[int], str]) -> None:
+    def __init__(
+        self,
+        count: int,
+        read: Callable[[int], bytes],
+        name: Callable[[int], str],
+        *,
+        intensity_range: IntensityRange | None = None,
+    ) -> None:
         self._count, self._read, self._name = count, read, name
+        self.intensity_range = intensity_range
 
     def __len__(self) -> int:
         return self._count
@@ -137,26 +125,18 @@ class LazyImages(Sequence[ImageArray]):
         if not -self._count <= index < self._count:
             raise IndexError(index)
         index %= self._count
-        return decode_image(self._read(index), self._name(index))
+        return decode_image(self._read(index), self._name(index), intensity_range=self.intensity_range)
 
     def __iter__(self) -> Iterator[ImageArray]:
         return (self[index] for index in range(self._count))
 
+    def name(self, index: int) -> str:
+        """Where the image comes from, for errors and reports on the site."""
+        return self._name(index)
+
     def encoded(self, index: int) -> bytes:
         """The image's file content."""
         return self._read(index)
-
-
-def decode_image(content: bytes, name: str) -> ImageArray:
-    """Decode an image file of one of IMAGE_FORMATS to RGB. Raises DataError naming `name` for anything else."""
-    try:
-        with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
-            return np.asarray(image.convert("RGB"), dtype=np.uint8)
-    except UnidentifiedImageError:
-        known = ", ".join(IMAGE_FORMATS)
-        raise DataError(f"{name}: not a readable image (none of {known}); replace or remove it", name=name) from None
-    except _DECODER_ERRORS as error:
-        raise DataError(f"{name}: not a readable image ({error}); replace or remove it", name=name) from None
 
 
 class _Picked(Sequence[T]):

@@ -1,0 +1,260 @@
+"""The one way from an image file, or an image in memory, to RGB pixels: uint8 [height, width, 3].
+
+Adapters, public sets, `fedafd predict` and the models' `embed_images` all decode here, so that a picture has the same
+pixels everywhere. The rules: the camera's orientation is applied; more than 8 bits are scaled by their depth or by
+`intensity_range`, never clipped (see intensity.py); what is transparent lies on white; of several frames the first is
+taken. What cannot be read by these rules is refused by name.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageSequence, UnidentifiedImageError
+
+from fedafd.datasets.file_kinds import kind_of_content
+from fedafd.datasets.intensity import IntensityRange, to_8_bits
+from fedafd.domain.errors import DataError
+
+__all__ = ["IMAGE_FORMATS", "MAX_PIXELS", "ImageArray", "as_rgb", "count_frames", "decode_image", "to_rgb"]
+
+ImageArray = NDArray[np.uint8]
+
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""What is decoded, besides DICOM. Pillow knows more, among them formats that start other programs (EPS)."""
+MAX_PIXELS = 1 << 26
+"""The largest picture that is decoded: 67 million pixels, 8192 x 8192; its RGB takes 201 MB."""
+
+_DECODER_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    TypeError,
+    AttributeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+    ImageCms.PyCMSError,
+)
+"""What Pillow's decoders raise for damaged files, found by mutating good ones."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's orientations: what to do to see the picture upright."""
+_ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 274, 258, 262, 339
+_DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
+
+
+def decode_image(content: bytes, name: str, *, intensity_range: IntensityRange | None = None) -> ImageArray:
+    """Decode an image file of one of IMAGE_FORMATS to RGB. Raises DataError naming `name` for others."""
+    with _opened(content, name) as image:
+        return to_rgb(image, name, intensity_range=intensity_range)
+
+
+def to_rgb(image: Image.Image, name: str, *, intensity_range: IntensityRange | None = None) -> ImageArray:
+    """A Pillow image, opened or made, as RGB by the rules of decode_image; it is not changed. Raises DataError."""
+    if image.format not in (None, "MPO", *IMAGE_FORMATS):
+        raise DataError(f"{name}: {image.format} is not read; known: {', '.join(IMAGE_FORMATS)}", name=name)
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(
+            f"{name}: not decoded, because {image.width} x {image.height} pixels are more than {MAX_PIXELS}"
+            " (a decompression bomb?); make it smaller or remove it",
+            name=name,
+        )
+    with _refusing(name):
+        return _rgb(image, name, intensity_range)
+
+
+def as_rgb(
+    source: Image.Image | NDArray[Any] | bytes | str | Path,
+    name: str = "",
+    *,
+    intensity_range: IntensityRange | None = None,
+) -> ImageArray:
+    """A Pillow image, a path, a file's content, or an array [h, w] or [h, w, 1 to 4] as RGB by the same rules.
+
+    An array of two or four channels ends with its opacity. Raises DataError naming `name`, or the path.
+    """
+    if isinstance(source, str | Path):
+        return decode_image(_content(Path(source)), name or str(source), intensity_range=intensity_range)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return decode_image(bytes(source), name or "image", intensity_range=intensity_range)
+    if isinstance(source, Image.Image):
+        return to_rgb(source, name or "image", intensity_range=intensity_range)
+    if isinstance(source, np.ndarray):
+        return _array_rgb(source, name or "image", intensity_range)
+    raise DataError(f"{name or 'image'}: neither a Pillow image, a path, bytes nor an array: {type(source).__name__}")
+
+
+def count_frames(content: bytes, name: str) -> int:
+    """How many frames or pages an image file holds; the first of them is what is decoded. Raises DataError."""
+    with _opened(content, name) as image, _refusing(name):
+        return sum(1 for _ in ImageSequence.Iterator(image)) if getattr(image, "is_animated", False) else 1
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+@contextmanager
+def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is lower
+            image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
+    except UnidentifiedImageError:
+        found = kind_of_content(content) or f"none of {', '.join(IMAGE_FORMATS)}"
+        raise DataError(f"{name}: not a readable image ({found}); replace or remove it", name=name) from None
+    except _DECODER_ERRORS as error:
+        raise _unreadable(name, error) from None
+    with image:
+        yield image
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    try:
+        yield
+    except _DECODER_ERRORS as error:
+        raise _unreadable(name, error) from None
+
+
+def _unreadable(name: str, error: Exception) -> DataError:
+    reason = str(error) or type(error).__name__
+    return DataError(f"{name}: not a readable image ({reason}); replace or remove it", name=name)
+
+
+def _rgb(image: Image.Image, name: str, given: IntensityRange | None) -> ImageArray:
+    tags = getattr(image, "tag_v2", None) or {}
+    bits, inverted = _tag(tags, _BITS), _tag(tags, _PHOTOMETRIC) == 0
+    signed, known, unit = _tag(tags, _SAMPLE_FORMAT) == 2, _known_range(image, bits), _unit(image)
+    raw_mode = _raw_mode(image)
+    image.load()
+    if image.mode in _DEEP_MODES:
+        values = np.asarray(_upright(image))
+        if image.mode == "I" and image.format == "TIFF" and not signed:
+            values = values.view(np.uint32)
+        if given is not None:
+            given = (given[0] * unit, given[1] * unit)
+        grey = to_8_bits(values, name, known=known, given=given, inverted=inverted)
+        clear = image.info.get("transparency")
+        if isinstance(clear, int):
+            grey = np.where(values == clear, np.uint8(255), grey)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    pixels = np.array(_on_white(_upright(image), _clear_shade(image, raw_mode)), dtype=np.uint8)
+    if ";16" in raw_mode and 0 < pixels.max() < 16:
+        raise DataError(
+            f"{name}: uses 12 bits or fewer of its 16 a colour, so that it would come out black; save it with 8 bits",
+            name=name,
+        )
+    return pixels
+
+
+def _tag(tags: Any, number: int) -> Any:
+    value = tags.get(number)
+    return value[0] if isinstance(value, tuple) and value else value
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the file stores its pixels, in Pillow's words. Of `RGB;16B`, 16 bits a colour, Pillow keeps the upper 8."""
+    tiles = getattr(image, "tile", ())
+    arguments = tiles[0][3] if tiles else ""
+    found = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return found if isinstance(found, str) else ""
+
+
+def _clear_shade(image: Image.Image, raw_mode: str) -> Any:
+    """The shade or colour that is transparent, in the decoded pixels' depth; Pillow gives it in the file's."""
+    clear = image.info.get("transparency")
+    if isinstance(clear, int) and raw_mode in ("L;2", "L;4"):
+        return clear * (85 if raw_mode == "L;2" else 17)
+    return tuple(part >> 8 for part in clear) if isinstance(clear, tuple) and raw_mode.startswith("RGB;16") else clear
+
+
+def _known_range(image: Image.Image, bits: object) -> IntensityRange | None:
+    """What is black and white in a file of one channel and more than 8 bits, where its format says so."""
+    if image.mode.startswith("I;16"):
+        return 0.0, float(2**bits - 1) if isinstance(bits, int) and 8 < bits <= 16 else 65535.0
+    return (0.0, 65535.0) if image.mode == "I" and image.format == "PPM" else None
+
+
+def _unit(image: Image.Image) -> float:
+    """By how much Pillow has multiplied the file's values: those of a PGM are brought to 16 bits."""
+    tiles = getattr(image, "tile", ())
+    if image.mode == "I" and image.format == "PPM" and tiles:
+        arguments = tiles[0][3]
+        if isinstance(arguments, tuple) and len(arguments) == 2 and isinstance(arguments[1], int):
+            return 65535.0 / arguments[1]
+    return 1.0
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except _DECODER_ERRORS:  # a damaged EXIF block says nothing about the pixels
+        return image
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _on_white(image: Image.Image, clear_shade: Any) -> Image.Image:
+    if image.mode == "LAB":
+        return _from_lab(image)
+    if image.mode == "La":
+        image = image.convert("LA")
+    if clear_shade is not None:
+        image = image.copy()
+        image.info["transparency"] = clear_shade
+    has_palette = image.mode == "P" and image.palette is not None and image.palette.mode.endswith("A")
+    if image.mode not in ("RGBA", "LA", "PA", "RGBa") and clear_shade is None and not has_palette:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def _from_lab(image: Image.Image) -> Image.Image:
+    lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    made = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
+    if made is None:
+        raise ValueError("LAB colours cannot be converted")
+    return made
+
+
+def _array_rgb(array: NDArray[Any], name: str, given: IntensityRange | None) -> ImageArray:
+    channels = array[:, :, None] if array.ndim == 2 else array
+    if channels.ndim != 3 or not 1 <= channels.shape[2] <= 4 or not channels.size:
+        raise DataError(f"{name}: an image array must be [h, w] or [h, w, 1 to 4], found {list(array.shape)}")
+    has_opacity = channels.shape[2] in (2, 4)
+    colours, opacity = (channels[:, :, :-1], channels[:, :, -1:]) if has_opacity else (channels, None)
+    rgb = colours if colours.dtype == np.uint8 else to_8_bits(colours, name, given=given)
+    if opacity is not None:
+        share = to_8_bits(opacity, name, known=_full_range(opacity)).astype(np.float64) / 255.0
+        rgb = np.rint(rgb * share + 255.0 * (1.0 - share)).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(rgb, (*rgb.shape[:2], 3)))
+
+
+def _full_range(opacity: NDArray[Any]) -> IntensityRange | None:
+    return (0.0, float(np.iinfo(opacity.dtype).max)) if opacity.dtype.kind in "ui" else None

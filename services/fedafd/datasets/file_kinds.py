@@ -1,0 +1,48 @@
+"""What a file is by its first bytes, for errors in words that help: `report.jpg` is often no picture at all."""
+
+from __future__ import annotations
+
+__all__ = ["HEAD_BYTES", "is_dicom", "kind_of_content"]
+
+HEAD_BYTES = 512
+"""How much of a file is_dicom and kind_of_content look at."""
+
+_DICOM_ENDINGS = (".dcm", ".dicom")
+_LFS = b"version https://git-lfs.github.com/spec/"
+_HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+_STARTS = (
+    (_LFS, "a Git LFS pointer in place of the file; run `git lfs pull`"),
+    (b"%!PS", "PostScript (EPS), which is a program and never run; save it as PNG"),
+    (b"\xc5\xd0\xd3\xc6", "PostScript (EPS), which is a program and never run; save it as PNG"),
+    (b"%PDF", "a PDF document; save its picture as PNG"),
+    (b"\xd7\xcd\xc6\x9a", "a Windows metafile; save it as PNG"),
+    (b"\x00\x05\x16\x07", "side data of macOS (AppleDouble)"),
+    (b"\x00\x00\x01\x00", "an icon (ICO); save it as PNG"),
+    (b"8BPS", "a Photoshop document; save it as PNG"),
+    (b"PK\x03\x04", "a zip archive; unpack it"),
+    (b"\x1f\x8b", "compressed by gzip; unpack it"),
+    (b"<svg", "an SVG drawing; save it as PNG"),
+    (b"<?xml", "XML text"),
+    (b"<!doctype", "a web page, perhaps an error page of a download"),
+    (b"<html", "a web page, perhaps an error page of a download"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x5c\x01\x00\x00", "a NIfTI volume; cut it into pictures"),
+    (b"II*\x00", "a TIFF of a kind that is not read"),
+    (b"MM\x00*", "a TIFF of a kind that is not read"),
+)
+
+
+def is_dicom(head: bytes, name: str) -> bool:
+    """Whether a file is DICOM: by the mark behind its preamble, or else by the ending of its name."""
+    return head[128:132] == b"DICM" or name.lower().endswith(_DICOM_ENDINGS)
+
+
+def kind_of_content(head: bytes) -> str | None:
+    """What a file that is no readable picture seems to be; None if nothing is known."""
+    if not head:
+        return "an empty file"
+    start = head.lstrip()[:16].lower() if head[:1] in b"< \t\r\n\xef" else head
+    found = next((what for mark, what in _STARTS if start.startswith(mark)), None)
+    if found is None and head[4:8] == b"ftyp" and head[8:12] in _HEIC:
+        return "HEIC, which is not read; save it as JPEG or PNG"
+    return found
