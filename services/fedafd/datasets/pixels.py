@@ -70,6 +70,11 @@ class KeptImages(Sequence[Pixels]):
         encoded = getattr(self._images, "encoded", None)
         return None if encoded is None else encoded(index)
 
+    def name(self, index: int) -> str | None:
+        """Where an image comes from; None where that is not known."""
+        name = getattr(self._images, "name", None)
+        return None if name is None else name(index)
+
     def resized(self, size: int) -> Pixels:
         """All images at `size` a side: uint8 [n, 3, S, S]; each size asked for is kept."""
         if size not in self._kept:

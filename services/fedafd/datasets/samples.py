@@ -27,6 +27,7 @@ __all__ = [
     "Split",
     "TextSplit",
     "decode_image",
+    "sample_name",
 ]
 
 T = TypeVar("T")
@@ -139,6 +140,16 @@ class LazyImages(Sequence[ImageArray]):
         return self._read(index)
 
 
+def sample_name(split: Split, index: int) -> str:
+    """What a person finds a sample by: where its image comes from, its id, or else its place in the split."""
+    items = split.texts if isinstance(split, TextSplit) else split.images
+    name = getattr(items, "name", None)
+    found: str | None = None if name is None else name(index)
+    if found is None and isinstance(split, PairSplit) and split.ids:
+        found = split.ids[index]
+    return f"sample {index + 1}" if found is None else found
+
+
 class _Picked(Sequence[T]):
     """Some items of a sequence, still lazily."""
 
@@ -161,6 +172,11 @@ class _Picked(Sequence[T]):
         """The content of an image's file; None where it comes from none."""
         encoded = getattr(self._items, "encoded", None)
         return None if encoded is None else encoded(self._indices[index])
+
+    def name(self, index: int) -> str | None:
+        """Where an item comes from; None where that is not known."""
+        name = getattr(self._items, "name", None)
+        return None if name is None else name(self._indices[index])
 
 
 def _picked(items: Sequence[T], indices: Sequence[int]) -> Sequence[T]:

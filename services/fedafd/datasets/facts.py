@@ -1,0 +1,190 @@
+"""What a look at every sample of a site's data found: counts, broken and repeated samples, sizes and lengths.
+
+`DataReport.problems` say why the data cannot be used, `DataReport.warnings` what a person should look at. A report
+holds names of files and classes: it is for the site's own eyes and never leaves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from fedafd.datasets.fingerprint import DataFingerprint
+from fedafd.datasets.listing import Listing
+from fedafd.domain.kinds import ClientKind
+
+__all__ = ["REPORT_VERSION", "DataReport", "ImageFacts", "Repeats", "TextFacts", "Unreadable", "UnreadableSample"]
+
+REPORT_VERSION = 1
+"""Of `DataReport.to_dict`: raised when a key changes its meaning or goes."""
+_MOST_WARNINGS = 20
+_MOST_NAMES = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnreadableSample:
+    """One sample that cannot be read, and why."""
+
+    split: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unreadable:
+    """All samples that cannot be read; the first ones by name."""
+
+    count: int = 0
+    first: tuple[UnreadableSample, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeats:
+    """Samples of equal content: decoded pixels, or a text but for its white space. Captions do not count."""
+
+    within: Mapping[str, int] = field(default_factory=dict)
+    """By split: samples beyond the first of each content."""
+    across: Mapping[str, int] = field(default_factory=dict)
+    """By two splits, such as `train/test`: samples of the first whose content is in the other, too."""
+    conflicting: int = 0
+    """Contents that stand under two or more classes."""
+    ids: int = 0
+    """Ids that occur more than once, over all splits."""
+    first: tuple[tuple[str, ...], ...] = ()
+    """Samples of equal content, by name, a few such groups; those across splits come first."""
+    dropped: int = 0
+    """Training samples left out since they repeat in another split: `data.drop_repeats`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """Sizes and colours of all images that can be read."""
+
+    smallest: tuple[int, int]
+    """Width and height in pixels of the image with the fewest pixels."""
+    smallest_name: str
+    largest: tuple[int, int]
+    largest_name: str
+    grey: int
+    """Images whose three channels are equal."""
+    blank: int
+    """Images of a single colour."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFacts:
+    """Lengths of all texts, or of all captions."""
+
+    count: int
+    characters: tuple[int, int, int]
+    """Smallest, median, largest."""
+    words: tuple[int, int, int]
+    """As `characters`; what white space parts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataReport:
+    """A site's data after a look at every sample."""
+
+    kind: ClientKind
+    listing: Listing
+    counts: Mapping[str, int]
+    """Samples by split."""
+    classes: Mapping[str, Mapping[str, int]]
+    """Samples by class and split; empty for pairs."""
+    unreadable: Unreadable
+    repeats: Repeats
+    images: ImageFacts | None
+    texts: TextFacts | None
+    fingerprint: DataFingerprint
+
+    @property
+    def untrained(self) -> tuple[str, ...]:
+        """Classes without a training sample."""
+        return tuple(name for name, counts in self.classes.items() if not counts.get("train"))
+
+    def problems(self) -> tuple[str, ...]:
+        """Why these data cannot be used; empty if they can."""
+        found = []
+        if self.unreadable.count:
+            one = self.unreadable.first[0]
+            found.append(
+                f"{_samples(self.unreadable.count)} cannot be read; the first, of split {one.split}:"
+                f" {one.name}: {one.reason}"
+            )
+        if self.kind is not ClientKind.PAIR and len(self.classes) < 2:
+            names = ", ".join(self.classes) or "none"
+            found.append(f"classes: {len(self.classes)} ({names}); telling classes apart needs two or more")
+        train = self.counts["train"]
+        if train < 2:
+            found.append(f"{train or 'no'} training sample; a site needs two or more to train on")
+        found += [f"split {split} has no sample" for split in ("val", "test") if not self.counts[split]]
+        return tuple(found)
+
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should look at; at most 20 sentences, then how many more."""
+        found = [*self._class_warnings(), *self._repeat_warnings(), *self._content_warnings(), *self.listing.notes]
+        over = len(found) - _MOST_WARNINGS
+        return tuple(found) if over <= 0 else (*found[:_MOST_WARNINGS], f"and {over} more")
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a JSON file; the keys are documented by this class's fields."""
+        values = {name: value for name, value in asdict(self).items() if name != "fingerprint"}
+        return {
+            "version": REPORT_VERSION,
+            **values,
+            "untrained": list(self.untrained),
+            "fingerprint": self.fingerprint.value,
+            "problems": list(self.problems()),
+            "warnings": list(self.warnings()),
+        }
+
+    def _class_warnings(self) -> list[str]:
+        found = []
+        if self.untrained and self.counts["train"]:
+            found.append(f"no training sample in {_named('class', 'classes', self.untrained)}: it cannot be learned")
+        trained = [name for name in self.classes if name not in self.untrained]
+        if self.classes and len(trained) == 1:
+            found.append(f"all training samples are of one class, {trained[0]}")
+        for split in ("val", "test"):
+            absent = tuple(name for name in trained if not self.classes[name].get(split))
+            if absent and self.counts[split]:
+                found.append(f"no sample in split {split} of {_named('class', 'classes', absent)}")
+        return found
+
+    def _repeat_warnings(self) -> list[str]:
+        repeats, found = self.repeats, []
+        for splits, count in repeats.across.items():
+            one, other = splits.split("/")
+            told = f"{_samples(count)} of split {one} {'is' if count == 1 else 'are'} also in split {other}"
+            found.append(told + ("; data.drop_repeats: true leaves them out" if one == "train" else ""))
+        for split, count in repeats.within.items():
+            found.append(f"split {split} holds {_samples(count)} more than once")
+        if repeats.conflicting:
+            found.append(f"equal content stands under different classes: {_times(repeats.conflicting)}")
+        if repeats.ids:
+            found.append(f"ids occur more than once: {repeats.ids} of them")
+        return found
+
+    def _content_warnings(self) -> list[str]:
+        found = []
+        if self.images is not None and self.images.blank:
+            found.append(f"images of a single colour: {self.images.blank}")
+        if self.images is not None and min(self.images.smallest) < 8:
+            width, height = self.images.smallest
+            found.append(f"the smallest image has {width} x {height} pixels: {self.images.smallest_name}")
+        return found
+
+
+def _samples(count: int) -> str:
+    return f"{count} sample" if count == 1 else f"{count} samples"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def _named(one: str, many: str, names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return f"{one if len(names) == 1 else many} {', '.join(names[:_MOST_NAMES])}{more}"
