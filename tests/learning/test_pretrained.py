@@ -109,6 +109,47 @@ def test_backbone_starts_from_the_saved_weights(architecture: str, tmp_path: Pat
     torch.testing.assert_close(positions, hidden.flatten(2).transpose(1, 2) if hidden.dim() == 4 else hidden)
 
 
+HALVES = (torch.float16, torch.bfloat16)
+
+
+def halved(folder: Path, dtype: torch.dtype) -> Path:
+    """The same folder with its weights and its config.json in half precision, as hubs hold most weights now."""
+    model = transformers.AutoModel.from_pretrained(folder, dtype=dtype)
+    model.save_pretrained(folder)
+    assert json.loads((folder / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+    return folder
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("architecture", SIZES)
+def test_weights_stored_in_half_precision_are_trained_in_float32(
+    architecture: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    text = architecture in ("bert", "distilbert")
+    folder = halved(saved_text(architecture, tmp_path) if text else saved_image(architecture, tmp_path), dtype)
+    config = EncoderConfig(architecture=architecture, pretrained=str(folder), image_size=32, max_tokens=8)
+    modality = Modality.TEXT if text else Modality.IMAGE
+    tower = Tower(config, modality, dim=8, tokenizer=pretrained_tokenizer(config) if text else None)
+    held = {name: tensor.dtype for name, tensor in tower.state_dict().items() if tensor.is_floating_point()}
+    assert set(held.values()) == {torch.float32}, held
+    stored = transformers.AutoModel.from_pretrained(folder).state_dict()
+    for name, tensor in tower.encoder.backbone.model.state_dict().items():  # type: ignore[union-attr]
+        assert torch.equal(tensor, stored[name].to(tensor.dtype)), name
+    assert "dtype" not in tower.config.options
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_a_whole_round_starts_from_weights_in_half_precision(dtype: torch.dtype, tmp_path: Path) -> None:
+    config, public = pretrained_federation(tmp_path), tiny_public()
+    for name in ("resnet", "bert"):
+        halved(tmp_path / name, dtype)
+    state = initial_server_state(config=config, captions=public["train"].captions, seed=3)
+    made = _prepared(config, state, public)
+    first = _client(config, tiny_private(ClientKind.PAIR), public, made, None)
+    second = _client(config, tiny_private(ClientKind.PAIR), public, made, first.state)
+    assert all(np.isfinite(rows).all() for rows in second.representations.values())
+
+
 def pretrained_federation(folder: Path, **changes: object) -> FederationConfig:
     image = {"architecture": "resnet", "pretrained": str(saved_image("resnet", folder / "resnet")), "image_size": 32}
     text = {"architecture": "bert", "pretrained": str(saved_text("bert", folder / "bert")), "max_tokens": 8}

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer
 from torch import nn
 
@@ -37,7 +38,10 @@ def pretrained_backbone(config: EncoderConfig, modality: Modality, model_class: 
     _refuse_pickles(config.pretrained)
     try:
         _check_kind(config, model_class)
-        model, loading = model_class.from_pretrained(config.pretrained, use_safetensors=True, output_loading_info=True)
+        # Hubs store half precision, which transformers would keep; training adds steps too small for it to hold.
+        model, loading = model_class.from_pretrained(
+            config.pretrained, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise _missing(config, modality, error) from None
     unused = _UNUSED.get(config.architecture, ("pooler.",))

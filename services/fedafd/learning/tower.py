@@ -41,7 +41,8 @@ class Tower(nn.Module):
         """Trains in bfloat16; a batch in so many parts. `accelerate` sets them; in eval mode they count for nothing."""
         vocabulary = tokenizer.get_vocab_size() if tokenizer is not None else 0
         padding = padding_id(tokenizer) if tokenizer is not None else 0
-        self.encoder: Encoder = build_encoder(config, modality, dim=dim, vocabulary=vocabulary, padding=padding)
+        # Weights are float32, wherever they come from: half precision is for products alone, by autocast.
+        self.encoder: Encoder = build_encoder(config, modality, dim=dim, vocabulary=vocabulary, padding=padding).float()
         self.config = _self_contained(config, modality, self.encoder)
         if modality is Modality.IMAGE:
             mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.config.image_mean, self.config.image_std))
