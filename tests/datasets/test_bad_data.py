@@ -271,7 +271,6 @@ def test_image_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     [
         ("train.csv", b"", r"train.csv: is empty; it must hold rows of class number, title, description"),
         ("train.csv", b'"1"\n', r"train.csv:1: 1 fields; needs class number, title, description"),
-        ("train.csv", b'"1","a","b"\n\n"2","c","d"\n', r"train.csv:2: 0 fields"),
         ("train.csv", b'"1","a","b"\n"3","c","d"\n', r"train.csv:2: class is '3'; must be 1 to 2, as in classes.txt"),
         ("train.csv", b'"0","a","b"\n', r"train.csv:1: class is '0'"),
         ("train.csv", b'"-1","a","b"\n', r"train.csv:1: class is '-1'"),
@@ -281,7 +280,6 @@ def test_image_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ("test.csv", b'"1","a","b"\n"1","caf\xe9","d"\n', r"test.csv:2: not UTF-8: .*; save the file as UTF-8"),
         ("test.csv", b'"1","a","b"\n"2","c\n', r"test.csv:2: not readable as CSV: unexpected end of data"),
         ("test.csv", b'"1","a"b","c"\n', r"test.csv:1: not readable as CSV"),
-        ("test.csv", b'"1","' + b"x" * 200_000 + b'","c"\n', r"test.csv:1: not readable as CSV: field larger"),
         ("val.csv", b'"1","",""\n', r"val.csv:1: has no text"),
         ("classes.txt", b"World\n", r"classes.txt: needs two or more class names"),
         ("classes.txt", b"World\nWorld\n", r"classes.txt: 'World' occur twice"),

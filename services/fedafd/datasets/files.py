@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fedafd.datasets.texts import decoded
 from fedafd.domain.errors import DataError
 
 __all__ = [
@@ -66,20 +67,15 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path, adapter: str) -> str:
-    """A UTF-8 file's content. Raises DataError naming the line that is not UTF-8."""
-    content = read_bytes(need_file(path, adapter))
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}:{line}: not UTF-8: {error.reason}; save the file as UTF-8") from None
+    """A UTF-8 file's content. Raises DataError naming the line that is not UTF-8 or holds a NUL."""
+    return decoded(read_bytes(need_file(path, adapter)), path)
 
 
 def read_json(path: Path, adapter: str) -> Any:
     """A JSON file's content. Raises DataError with the place of a syntax error."""
     try:
         return json.loads(read_text(path, adapter))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON: {error}") from None
 
 

@@ -6,11 +6,12 @@ sizes, unknown words - is found by `fedafd.datasets.report`, which starts from t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
-__all__ = ["LeftOut", "LeftOutReason", "Listing", "left_out"]
+__all__ = ["LeftOut", "LeftOutReason", "Listing", "folder_listing", "left_out"]
 
 _EXAMPLES = 3
 
@@ -66,3 +67,25 @@ def left_out(reason: LeftOutReason, entries: Iterable[tuple[str, str]]) -> tuple
         LeftOut(reason=reason, what=what, count=len(found), examples=tuple(sorted(found)[:_EXAMPLES]))
         for what, found in by_count
     )
+
+
+def folder_listing(
+    folder: Path, read: Collection[str], endings: Collection[str], *, notes: tuple[str, ...] = ()
+) -> Listing:
+    """What lies in `folder` itself, without its sub-folders, where the files `read` were read.
+
+    Other files with one of `endings`, in small letters, could have been read, but are unused.
+    """
+    files = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    others = [name for name in files if name not in read]
+    kinds: dict[LeftOutReason, list[tuple[str, str]]] = {reason: [] for reason in LeftOutReason}
+    for name in others:
+        ending = Path(name).suffix.lower()
+        if name.startswith("."):
+            kinds[LeftOutReason.HIDDEN].append(("name starts with a dot", name))
+        elif ending in endings:
+            kinds[LeftOutReason.UNUSED].append((f"{ending} of no split", name))
+        else:
+            kinds[LeftOutReason.EXTENSION].append((ending or "no ending", name))
+    left = tuple(found for reason, entries in kinds.items() for found in left_out(reason, entries))
+    return Listing(source=str(folder), files_seen=len(files), files_read=len(read), left_out=left, notes=notes)

@@ -20,7 +20,7 @@ from fedafd.datasets.parquet_sets import parquet_client, parquet_pairs
 from fedafd.datasets.partition import share_of
 from fedafd.datasets.samples import ClientData, PairSplit
 from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
-from fedafd.datasets.text_sets import ag_news
+from fedafd.datasets.text_sets import TextOptions, ag_news
 from fedafd.domain.config import PartitionConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind
@@ -64,7 +64,7 @@ class _Labelled:
         return self.read(path)
 
     def public(self, path: Path | None, options: Mapping[str, Any]) -> dict[str, PairSplit]:
-        raise ConfigurationError(f"data adapter {self.name}: holds no image-caption pairs, so it is no public set")
+        raise _no_pairs(self.name)
 
 
 class Cifar100(_Labelled):
@@ -85,13 +85,17 @@ class ImageFolder(_Labelled):
         return image_folder(path)
 
 
-class AgNews(_Labelled):
+class AgNews:
     """AG_NEWS or another CSV of that form."""
 
-    name, kind = "ag-news", ClientKind.TEXT
+    def client(self, path: Path | None, kind: ClientKind, options: Mapping[str, Any]) -> ClientData:
+        chosen = _options(TextOptions, options, "ag-news")
+        if kind is not ClientKind.TEXT:
+            raise _wrong_kind("ag-news", ClientKind.TEXT, kind)
+        return ag_news(path, chosen)
 
-    def read(self, path: Path | None) -> ClientData:
-        return ag_news(path)
+    def public(self, path: Path | None, options: Mapping[str, Any]) -> dict[str, PairSplit]:
+        raise _no_pairs("ag-news")
 
 
 class _Pairs:
@@ -166,6 +170,10 @@ def _adapter(name: str) -> Adapter:
     raise ConfigurationError(f"data adapter {name!r} is not known; installed: {', '.join(adapter_names())}")
 
 
+def _no_pairs(adapter: str) -> ConfigurationError:
+    return ConfigurationError(f"data adapter {adapter}: holds no image-caption pairs, so it is no public set")
+
+
 def _wrong_kind(adapter: str, serves: ClientKind, kind: ClientKind) -> ConfigurationError:
     return ConfigurationError(f"data adapter {adapter}: serves clients of kind {serves.value}, not {kind.value}")
 
@@ -175,7 +183,7 @@ class _NoOptions:
     pass
 
 
-Options = TypeVar("Options", _NoOptions, PairOptions, ShapesOptions)
+Options = TypeVar("Options", _NoOptions, PairOptions, ShapesOptions, TextOptions)
 
 
 def _options(kind: type[Options], values: Mapping[str, Any], adapter: str) -> Options:

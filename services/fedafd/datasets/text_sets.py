@@ -6,67 +6,160 @@ import csv
 import html
 import io
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from fedafd.datasets.classes import settled_classes
 from fedafd.datasets.files import need_folder, need_unique, read_text
+from fedafd.datasets.listing import folder_listing
+from fedafd.datasets.partition import stratified_cut
 from fedafd.datasets.samples import ClientData, TextSplit
+from fedafd.datasets.texts import lines_of, normal_name
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind
 
-__all__ = ["ag_news"]
+__all__ = ["LONGEST_TEXT", "TextOptions", "ag_news"]
 
+LONGEST_TEXT = 16 * 1024 * 1024
+"""Characters of one field. A quote that is never closed makes a field of all that follows."""
+_AG_NEWS = frozenset({"World", "Sports", "Business", "Sci/Tech"})
+_VAL = 0.1
 _NUMBER = re.compile(r"[0-9]{1,6}")
 _BARE_ENTITY = re.compile(r"(?<![&\w])(#\d+|quot|amp|lt|gt|nbsp);")
 
 
-def ag_news(path: Path | None) -> ClientData:
+@dataclass(frozen=True)
+class TextOptions:
+    """How the texts are written."""
+
+    unescape: bool | Literal["auto"] = "auto"
+    """Read AG_NEWS's own escapes: a backslash is a line break, `#39;` and `&amp;` are characters. auto: where all
+    classes are AG_NEWS's, as in cuts of it; any other text is taken as it is."""
+
+
+@dataclass(frozen=True)
+class _Table:
+    rows: TextSplit
+    blank: int
+    unescaped: int
+
+
+def ag_news(path: Path | None, options: TextOptions | None = None) -> ClientData:
     """AG_NEWS: `train.csv`, `test.csv` and perhaps `val.csv` of rows (class from 1, title, description), `classes.txt`.
 
-    Without `val.csv` every tenth training row is for validation. Raises DataError naming file and line.
+    Without `val.csv` a tenth of each class's training rows is for validation. Raises DataError naming file and line.
     """
     folder = need_folder(path, "ag-news")
     names = _class_names(folder / "classes.txt")
-    train, test = (_rows(folder / f"{split}.csv", len(names)) for split in ("train", "test"))
-    if (folder / "val.csv").is_file():
-        val = _rows(folder / "val.csv", len(names))
-    else:
-        val, train = train.take(range(0, len(train), 10)), train.take([i for i in range(len(train)) if i % 10])
-    return ClientData(ClientKind.TEXT, train, val, test, names)
+    unescape = (options or TextOptions()).unescape
+    unescape = _AG_NEWS.issuperset(names) if unescape == "auto" else unescape
+    given = [split for split in ("train", "val", "test") if split != "val" or (folder / "val.csv").is_file()]
+    tables = {split: _table(folder / f"{split}.csv", len(names), unescape) for split in given}
+    splits, notes = {split: table.rows for split, table in tables.items()}, _notes(tables)
+    if "val" not in splits:
+        splits, note = _with_val(splits, folder)
+        notes.append(note)
+    labels, splits, told = settled_classes(names, splits, folder)
+    if told:
+        _need_no_comment(names, folder / "classes.txt")
+    read = {"classes.txt", *(f"{split}.csv" for split in given)}
+    listing = folder_listing(folder, read, {".csv"}, notes=(*notes, *told))
+    return ClientData(ClientKind.TEXT, splits["train"], splits["val"], splits["test"], labels, listing)
 
 
 def _class_names(path: Path) -> tuple[str, ...]:
-    names = tuple(line.strip() for line in read_text(path, "ag-news").splitlines() if line.strip())
+    lines = enumerate(lines_of(read_text(path, "ag-news"), path), 1)
+    names = tuple(normal_name(line, f"{path}:{number}") for number, line in lines if line.strip())
     if len(names) < 2:
         raise DataError(f"{path}: needs two or more class names, one a line")
     need_unique(names, str(path))
     return names
 
 
-def _rows(path: Path, classes: int) -> TextSplit:
-    texts, labels = [], []
-    reader = csv.reader(io.StringIO(read_text(path, "ag-news"), newline=""), strict=True)
-    try:
-        for row in reader:
-            label, text = _parsed(row, classes, f"{path}:{reader.line_num}")
-            texts.append(text)
-            labels.append(label)
-    except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: not readable as CSV: {error}") from None
+def _need_no_comment(names: tuple[str, ...], path: Path) -> None:
+    """Where there are more names than classes, a comment would give each class the name of the one before."""
+    comment = next((name for name in names if name.startswith("#")), None)
+    if comment is not None:
+        raise DataError(
+            f"{path}: {comment!r} is read as the name of a class, and some class has no sample;"
+            " remove the line if it is a comment"
+        )
+
+
+def _with_val(splits: dict[str, TextSplit], folder: Path) -> tuple[dict[str, TextSplit], str]:
+    whole = splits["train"]
+    train, val = stratified_cut(whole.labels, (_VAL,))
+    if not len(val):
+        raise DataError(
+            f"{folder / 'train.csv'}: has {len(whole)} rows, too few to train on some and validate on others, as no"
+            " class has two; add rows, or val.csv"
+        )
+    made = splits | {"train": whole.take(train.tolist()), "val": whole.take(val.tolist())}
+    return made, f"no val.csv: {len(val)} of {len(whole)} rows of train.csv, a tenth of each class, are for validation"
+
+
+def _table(path: Path, classes: int, unescape: bool) -> _Table:
+    texts, labels, blank, unescaped = [], [], 0, 0
+    for place, row in _csv_rows(path):
+        if not any(field.strip() for field in row) and len(row) < 2:
+            blank += 1
+            continue
+        label, plain = _parsed(row, classes, place)
+        text = " ".join(_unescaped(plain).split()) if unescape else plain
+        if not text:
+            raise DataError(f"{place}: has no text")
+        unescaped += text != plain
+        texts.append(text)
+        labels.append(label)
     if not texts:
         raise DataError(f"{path}: is empty; it must hold rows of class number, title, description")
-    return TextSplit(texts, np.array(labels, dtype=np.int64))
+    return _Table(TextSplit(texts, np.array(labels, dtype=np.int64)), blank, unescaped)
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each row and the line it starts at. Only LF and CRLF end lines; a quoted field may hold any of them."""
+    csv.field_size_limit(LONGEST_TEXT)
+    reader = csv.reader(io.StringIO(read_text(path, "ag-news"), newline="\n"), strict=True)
+    start = 1
+    try:
+        for row in reader:
+            yield f"{path}:{start}", row
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{path}:{start}: {_csv_fault(str(error))}") from None
+
+
+def _csv_fault(fault: str) -> str:
+    if "field limit" in fault:
+        return f"a field has more than {LONGEST_TEXT} characters; shorten it, or close the quote that it starts with"
+    if "new-line character" in fault:
+        return "has a carriage return alone; lines must end at LF or CRLF"
+    return f"not readable as CSV: {fault}"
 
 
 def _parsed(row: list[str], classes: int, place: str) -> tuple[int, str]:
     if len(row) < 2:
-        raise DataError(f"{place}: {len(row)} fields; needs class number, title, description")
+        raise DataError(f"{place}: {len(row)} fields; needs class number, title, description, with commas between")
     label = row[0].strip()
     if not _NUMBER.fullmatch(label) or not 1 <= int(label) <= classes:
         raise DataError(f"{place}: class is {row[0][:40]!r}; must be 1 to {classes}, as in classes.txt")
-    text = " ".join(row[1:]).replace("\\", " ")
-    text = " ".join(html.unescape(_BARE_ENTITY.sub(r"&\1;", text)).split())
-    if not text:
-        raise DataError(f"{place}: has no text")
-    return int(label) - 1, text
+    return int(label) - 1, " ".join(" ".join(row[1:]).split())
+
+
+def _unescaped(text: str) -> str:
+    return html.unescape(_BARE_ENTITY.sub(r"&\1;", text.replace("\\", " ")))
+
+
+def _notes(tables: dict[str, _Table]) -> list[str]:
+    found = [f"{split}.csv: {table.blank} blank lines skipped" for split, table in tables.items() if table.blank]
+    unescaped = sum(table.unescaped for table in tables.values())
+    if unescaped:
+        found.append(
+            f"AG_NEWS's escapes were read in {unescaped} texts, where a backslash is a line break;"
+            " options.unescape: false takes texts as they are"
+        )
+    return found

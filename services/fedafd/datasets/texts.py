@@ -1,0 +1,64 @@
+"""Text that every part of the product can hold: UTF-8 without NUL or half characters, in lines that end at LF or CRLF.
+
+A lone surrogate, half a character of UTF-16, comes from cut emoji and JSON escapes; nothing can write it as UTF-8.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import unicodedata
+
+from fedafd.domain.errors import DataError
+
+__all__ = ["decoded", "lines_of", "normal_name", "sound_text"]
+
+_UNSOUND = re.compile("[\0\ud800-\udfff]")
+_OTHER_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+
+
+def decoded(content: bytes, path: object) -> str:
+    """A text file's content. Raises DataError naming the line that is not UTF-8 or holds a NUL."""
+    for mark, encoding in _OTHER_MARKS.items():
+        if content.startswith(mark):
+            raise DataError(f"{path}:1: is {encoding}; save the file as UTF-8")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}:{line}: not UTF-8: {error.reason}; save the file as UTF-8") from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(f"{path}:{line}: holds a NUL character, as no text does; save the file as UTF-8 text")
+    return text
+
+
+def lines_of(text: str, path: object) -> list[str]:
+    """Lines without their ends, LF or CRLF. Raises DataError for a carriage return alone."""
+    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    for number, line in enumerate(lines, 1):
+        if "\r" in line:
+            raise DataError(f"{path}:{number}: has a carriage return alone; lines must end at LF or CRLF")
+    return lines
+
+
+def sound_text(text: str, place: object) -> str:
+    """`text`, if it can be stored. Raises DataError naming `place` for a NUL or half a character."""
+    found = _UNSOUND.search(text)
+    if found is None:
+        return text
+    what = "a NUL character" if found[0] == "\0" else f"half a character (U+{ord(found[0]):04X}, a lone surrogate)"
+    raise DataError(f"{place}: holds {what} at position {found.start()}; mend or remove it")
+
+
+def normal_name(name: str, place: object) -> str:
+    """A class name in Unicode's composed form (NFC), in which names are compared. Raises DataError for an empty one."""
+    normal = unicodedata.normalize("NFC", sound_text(name, place)).strip()
+    if not normal:
+        raise DataError(f"{place}: a class has an empty name; give it one")
+    return normal
