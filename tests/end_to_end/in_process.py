@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from tests.end_to_end.federation import KINDS, agent_config
 
+from fedafd.agent.own_data import look_at
 from fedafd.agent.site import Site
 from fedafd.agent.training import LocalResult, LocalTask
 from fedafd.datasets import PublicSet
@@ -47,9 +48,8 @@ class InProcess:
         shutil.copy(public_folder / "manifest.json", self._files / "manifest.json")
         for shard in self._public.manifest.shards:
             shutil.copy(public_folder / shard.name, self._files / shard.sha256)
-        self._sites = {
-            name: Site(parse_agent_config(agent_config(name, folder / name, "unused:1"))) for name in sorted(KINDS)
-        }
+        configs = {name: parse_agent_config(agent_config(name, folder / name, "unused:1")) for name in sorted(KINDS)}
+        self._sites = {name: Site(config, look_at(config)[0]) for name, config in configs.items()}
         self._states: dict[str, bytes] = {}
         self._server: bytes | None = None
 

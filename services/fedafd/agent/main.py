@@ -46,6 +46,7 @@ def run(config: AgentConfig, *, token: str | None = None, settings: AgentSetting
     from fedafd.agent.metrics import AgentMetrics
     from fedafd.agent.runner import Agent, StoppedByServerError
     from fedafd.agent.site import Site
+    from fedafd.agent.start import StartStoppedError, prepare
 
     try:
         with ExitStack() as stack:
@@ -55,15 +56,18 @@ def run(config: AgentConfig, *, token: str | None = None, settings: AgentSetting
             metrics = AgentMetrics()
             if config.metrics_port is not None:
                 stack.enter_context(start_metrics_server(metrics, config.metrics_host, config.metrics_port))
-            site = Site(config, cache_limit_bytes=settings.cache_limit_bytes)
 
             async def serve() -> None:
                 stop = asyncio.Event()
                 for number in (signal.SIGTERM, signal.SIGINT):
                     asyncio.get_running_loop().add_signal_handler(number, stop.set)
+                try:
+                    data = await prepare(config, state, stop)
+                except StartStoppedError:
+                    return
                 agent = Agent(
                     config,
-                    site,
+                    Site(config, data, cache_limit_bytes=settings.cache_limit_bytes),
                     state,
                     stop=stop,
                     metrics=metrics,

@@ -1,4 +1,4 @@
-"""The site's own training: private data read once at start, then the client's part of each round."""
+"""The site's own training: private data, and the client's part of each round."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
-from fedafd.datasets import PixelCache, PublicSet, load_client_data, read_manifest
+from fedafd.datasets import ClientData, PixelCache, PublicSet, read_manifest
 from fedafd.datasets.pixels import keep_decoded
 from fedafd.domain.config import AgentConfig, AveragingMode, WireDtype
 from fedafd.domain.errors import ArtifactCorruptError
@@ -19,15 +19,14 @@ __all__ = ["Site"]
 
 
 class Site:
-    """One site. Reads its private data when made; raises DataError or ConfigurationError if that is not usable."""
+    """One site, with its private data."""
 
-    def __init__(self, config: AgentConfig, *, cache_limit_bytes: int = 4 * 2**30) -> None:
+    def __init__(self, config: AgentConfig, data: ClientData, *, cache_limit_bytes: int = 4 * 2**30) -> None:
         self._config = config
         self._pixels = PixelCache(config.state_dir / "pixels", limit_bytes=cache_limit_bytes)
         self._public: PublicSet | None = None
-        data = config.data
         # Decoded in the first round, and kept for the next ones.
-        self._data = keep_decoded(load_client_data(data.adapter, data.path, config.kind, data.options, data.partition))
+        self._data = keep_decoded(data)
 
     def train(self, task: LocalTask, progress: ProgressCallback) -> LocalResult:
         """Do the client's part of a round; blocks. Deterministic in (task, private data, agent.yaml)."""

@@ -7,6 +7,7 @@ Layout of the state directory (readable by the agent's user only):
     state/round-<n>/        personalized state after the last delivered round
     state/round-<n>.pending/  result of a finished training whose receipt has not come yet
     artifacts/<sha256>      what was downloaded (see cache.py)
+    data/                   what the last look at the private data found (see own_data.py)
     sent.jsonl              what left the site (see ledger.py)
 """
 
@@ -120,6 +121,10 @@ class StateDirectory:
             return max(rounds), path.read_bytes()
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}; remove its folder to start anew") from error
+
+    def current_round(self) -> int | None:
+        """The last delivered round; None before the first."""
+        return max(self._rounds(pending=False), default=None)
 
     def save_pending(
         self,

@@ -6,6 +6,7 @@ holds names of files and classes: it is for the site's own eyes and never leaves
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -129,16 +130,18 @@ class DataReport:
         return tuple(found) if over <= 0 else (*found[:_MOST_WARNINGS], f"and {over} more")
 
     def to_dict(self) -> dict[str, Any]:
-        """For a JSON file; the keys are documented by this class's fields."""
+        """For a JSON file, in JSON's own types; the keys are this class's fields."""
         values = {name: value for name, value in asdict(self).items() if name != "fingerprint"}
-        return {
+        made = {
             "version": REPORT_VERSION,
             **values,
-            "untrained": list(self.untrained),
+            "untrained": self.untrained,
             "fingerprint": self.fingerprint.value,
-            "problems": list(self.problems()),
-            "warnings": list(self.warnings()),
+            "problems": self.problems(),
+            "warnings": self.warnings(),
         }
+        plain: dict[str, Any] = json.loads(json.dumps(made))
+        return plain
 
     def _class_warnings(self) -> list[str]:
         found = []

@@ -12,6 +12,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ from fedafd.datasets.fingerprint import (
     splits_of,
     text_content,
 )
-from fedafd.datasets.repeats import Look, find_repeats
+from fedafd.datasets.repeats import Look, find_repeats, without
 from fedafd.datasets.samples import ClientData, ImageArray, ImageSplit, PairSplit, Split, TextSplit, sample_name
 from fedafd.domain.errors import DataError
 
@@ -55,11 +56,27 @@ class _Seen(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """The report, and what is kept of the look beside it."""
+    """The data, the report on them, and what else is kept of the look."""
 
+    data: ClientData
     report: DataReport
     repeated_in_train: tuple[int, ...]
     """Training samples whose content is in another split, too."""
+
+    def dropped(self) -> tuple[ClientData, DataReport, tuple[int, ...]]:
+        """Data and report without the training samples that another split holds, too; and which those are."""
+        if not self.repeated_in_train:
+            return self.data, self.report, ()
+        data = without(self.data, self.repeated_in_train)
+        splits, repeats = splits_of(data), self.report.repeats
+        across = {names: count for names, count in repeats.across.items() if not names.startswith("train/")}
+        report = replace(
+            self.report,
+            counts={name: len(split) for name, split in splits.items()},
+            classes=_classes(data, splits),
+            repeats=replace(repeats, across=across, dropped=len(self.repeated_in_train)),
+        )
+        return data, report, self.repeated_in_train
 
 
 def survey(data: ClientData, *, progress: Progress | None = None) -> Survey:
@@ -92,7 +109,7 @@ def survey(data: ClientData, *, progress: Progress | None = None) -> Survey:
             {name: joined(each.digest for each in found if each.digest) for name, found in seen.items()}
         ),
     )
-    return Survey(report, in_train)
+    return Survey(data, report, in_train)
 
 
 def _looked_at(data: ClientData, name: str, split: Split) -> Iterator[list[_Seen]]:

@@ -350,6 +350,9 @@ class DataConfig(_Config):
     path: Path | None = None
     options: dict[str, JsonValue] = Field(default_factory=dict)
     partition: PartitionConfig | None = None
+    drop_repeats: bool = Field(
+        False, description="Leave out training samples whose content is in the validation or test split, too."
+    )
 
 
 class SharingConfig(_Config):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedafd.algorithm.optim import AdamP
-from fedafd.domain.errors import FedafdError
+from fedafd.domain.errors import ConfigurationError, FedafdError
 
 __all__ = ["DivergedError", "check_loss", "choose_device", "cosine_factor", "make_optimizer", "steps_factor"]
 
@@ -30,12 +30,27 @@ def check_loss(loss: Tensor, place: str) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the first GPU that torch can use, else the CPU."""
+    """`auto` is the first GPU that torch can use, else the CPU. Raises ConfigurationError for one that is not here."""
     if name != "auto":
-        return torch.device(name)
+        return _present(torch.device(name))
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _present(device: torch.device) -> torch.device:
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) < count:
+            return device
+        found = f"CUDA GPUs found by torch {torch.__version__}: {count or 'none'}"
+    elif device.type == "mps":
+        if torch.backends.mps.is_available():
+            return device
+        found = f"torch {torch.__version__} finds no Apple GPU"
+    else:
+        return device
+    raise ConfigurationError(f"device: {device} is asked for, but it is not here ({found}); set device: auto or cpu")
 
 
 def make_optimizer(

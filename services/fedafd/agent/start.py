@@ -1,0 +1,87 @@
+"""Before an agent enrols: its device is there, its data can be used, and what changed since the last start is told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from fedafd.agent.own_data import OwnData, changed_since_start, load_own_data, note_start
+from fedafd.agent.state import StateDirectory
+from fedafd.datasets import ClientData
+from fedafd.datasets.report import Progress
+from fedafd.domain.config import AgentConfig
+from fedafd.telemetry.logging import get_logger
+
+__all__ = ["StartStoppedError", "prepare"]
+
+_SECONDS_BETWEEN_WORDS = 30.0
+_log = get_logger(__name__)
+
+
+class StartStoppedError(Exception):
+    """The agent was asked to stop before it had read its data."""
+
+
+async def prepare(config: AgentConfig, state: StateDirectory, stop: asyncio.Event) -> ClientData:
+    """The data, after every check that needs nobody else; in a thread, so that `stop` is heard.
+
+    Raises ConfigurationError for a device that is not here, DataError for data that cannot be used,
+    StartStoppedError.
+    """
+    return await asyncio.to_thread(_prepare, config, state, _watching(stop))
+
+
+def _prepare(config: AgentConfig, state: StateDirectory, progress: Progress) -> ClientData:
+    if config.device not in ("auto", "cpu"):
+        from fedafd.learning.optimizers import choose_device
+
+        choose_device(config.device)
+    started = time.monotonic()
+    own = load_own_data(config, state.root, progress)
+    _tell(own, time.monotonic() - started)
+    _tell_changes(own, state)
+    note_start(state.root, own.fingerprint)
+    return own.data
+
+
+def _watching(stop: asyncio.Event) -> Progress:
+    """Stops the look when asked to, and says from time to time how far it is."""
+    said = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal said
+        if stop.is_set():
+            raise StartStoppedError
+        if time.monotonic() - said > _SECONDS_BETWEEN_WORDS:
+            said = time.monotonic()
+            _log.info("agent.reading_data", samples=done, of=total)
+
+    return progress
+
+
+def _tell(own: OwnData, seconds: float) -> None:
+    report: Any = own.report
+    repeats = report["repeats"]
+    _log.info(
+        "agent.data_checked",
+        **report["counts"],
+        classes=len(report["classes"]),
+        warnings=len(report["warnings"]),
+        repeats_across_splits=sum(repeats["across"].values()),
+        dropped_repeats=repeats["dropped"],
+        looked="every sample" if own.looked else "files unchanged since the last look",
+        seconds=round(seconds, 1),
+    )
+    if report["warnings"]:
+        _log.warning("agent.data_warnings", count=len(report["warnings"]), next="fedafd agent check tells them")
+
+
+def _tell_changes(own: OwnData, state: StateDirectory) -> None:
+    changes = changed_since_start(state.root, own.fingerprint)
+    if not changes:
+        return
+    last_round = state.current_round()
+    told = "; ".join(f"{each.added} added, {each.removed} removed in {split}" for split, each in changes.items())
+    since = "the last start" if last_round is None else f"round {last_round}"
+    _log.warning("agent.data_changed", reason=f"your data changed since {since}: {told}")
