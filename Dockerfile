@@ -44,7 +44,7 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=from=torch-pins,source=/t
  && { [ -z "$TORCH_INDEX_URL" ] || $install --no-deps --index-url "$TORCH_INDEX_URL" torch; } \
  && $install torch numpy
 RUN --mount=type=cache,target=/root/.cache/pip --mount=from=recipe,target=/build --mount=from=recipe,source=/wheels,target=/wheels \
-    HOME=/root /build/install-requirements.sh agent tracing
+    HOME=/root /build/install-requirements.sh agent dicom tracing
 
 FROM learning AS distilling
 RUN --mount=type=cache,target=/root/.cache/pip --mount=from=recipe,target=/build --mount=from=recipe,source=/wheels,target=/wheels \

@@ -21,11 +21,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageSequence, UnidentifiedImageError
 
-from fedafd.datasets.file_kinds import kind_of_content
+from fedafd.datasets.file_kinds import is_dicom, kind_of_content
 from fedafd.datasets.intensity import IntensityRange, to_8_bits
 from fedafd.domain.errors import DataError
 
-__all__ = ["IMAGE_FORMATS", "MAX_PIXELS", "ImageArray", "as_rgb", "count_frames", "decode_image", "to_rgb"]
+__all__ = [
+    "IMAGE_FORMATS",
+    "MAX_PIXELS",
+    "ImageArray",
+    "as_rgb",
+    "count_frames",
+    "decode_image",
+    "need_few_pixels",
+    "to_rgb",
+]
 
 ImageArray = NDArray[np.uint8]
 
@@ -66,7 +75,11 @@ _DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 
 
 def decode_image(content: bytes, name: str, *, intensity_range: IntensityRange | None = None) -> ImageArray:
-    """Decode an image file of one of IMAGE_FORMATS to RGB. Raises DataError naming `name` for others."""
+    """Decode an image file of one of IMAGE_FORMATS, or DICOM, to RGB. Raises DataError naming `name` for others."""
+    if is_dicom(content, name):
+        from fedafd.datasets.dicom import decode_dicom
+
+        return decode_dicom(content, name, intensity_range=intensity_range)
     with _opened(content, name) as image:
         return to_rgb(image, name, intensity_range=intensity_range)
 
@@ -75,12 +88,7 @@ def to_rgb(image: Image.Image, name: str, *, intensity_range: IntensityRange | N
     """A Pillow image, opened or made, as RGB by the rules of decode_image; it is not changed. Raises DataError."""
     if image.format not in (None, "MPO", *IMAGE_FORMATS):
         raise DataError(f"{name}: {image.format} is not read; known: {', '.join(IMAGE_FORMATS)}", name=name)
-    if image.width * image.height > MAX_PIXELS:
-        raise DataError(
-            f"{name}: not decoded, because {image.width} x {image.height} pixels are more than {MAX_PIXELS}"
-            " (a decompression bomb?); make it smaller or remove it",
-            name=name,
-        )
+    need_few_pixels(image.width, image.height, name)
     with _refusing(name):
         return _rgb(image, name, intensity_range)
 
@@ -106,8 +114,20 @@ def as_rgb(
     raise DataError(f"{name or 'image'}: neither a Pillow image, a path, bytes nor an array: {type(source).__name__}")
 
 
+def need_few_pixels(width: int, height: int, name: str) -> None:
+    """Raise DataError for a picture of more than MAX_PIXELS, before anything of it is decoded."""
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            f"{name}: not decoded, because {width} x {height} pixels are more than {MAX_PIXELS} (a decompression"
+            " bomb?); make it smaller or remove it",
+            name=name,
+        )
+
+
 def count_frames(content: bytes, name: str) -> int:
     """How many frames or pages an image file holds; the first of them is what is decoded. Raises DataError."""
+    if is_dicom(content, name):
+        return 1
     with _opened(content, name) as image, _refusing(name):
         return sum(1 for _ in ImageSequence.Iterator(image)) if getattr(image, "is_animated", False) else 1
 
