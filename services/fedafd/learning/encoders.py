@@ -27,6 +27,8 @@ _TRANSFORMERS = {
     "bert": ("BertConfig", "BertModel", Modality.TEXT),
     "distilbert": ("DistilBertConfig", "DistilBertModel", Modality.TEXT),
 }
+_RUNS_CODE = {"auto_map", "custom_pipelines", "quantization_config", "trust_remote_code", "kernel_config"}
+_KERNELS = {"attn_implementation", "experts_implementation"}
 
 
 class Features(NamedTuple):
@@ -152,6 +154,7 @@ def build_encoder(
 def _from_transformers(config: EncoderConfig, modality: Modality, dim: int, vocabulary: int, padding: int) -> Encoder:
     import transformers
 
+    _refuse_options_that_fetch(config)
     config_name, model_name, _ = _TRANSFORMERS[config.architecture]
     model_class: Any = getattr(transformers, model_name)
     if config.pretrained is not None:
@@ -177,6 +180,16 @@ def _from_transformers(config: EncoderConfig, modality: Modality, dim: int, voca
     )
     backbone = _ImageBackbone(model) if modality is Modality.IMAGE else _TextBackbone(model, padding)
     return Encoder(backbone, channels, dim)
+
+
+def _refuse_options_that_fetch(config: EncoderConfig) -> None:
+    """transformers runs code from the hub where an option names it: options come from a server or a folder too."""
+    for name, value in config.options.items():
+        runs = name in _RUNS_CODE or name.startswith("_") or (name in _KERNELS and value not in (None, "eager", "sdpa"))
+        if runs:
+            raise ConfigurationError(
+                f"encoder {config.architecture}, options: {name}: {value!r} may load code from elsewhere; leave it out"
+            )
 
 
 def _check_modality(config: EncoderConfig, has: Modality, wanted: Modality) -> None:

@@ -2,55 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from torch import Tensor
 
-from fedafd.domain.errors import DataError
+from fedafd.datasets.intensity import IntensityRange
 from fedafd.domain.kinds import Modality
-from fedafd.learning.tower import Tower, encode_all
+from fedafd.learning.inputs import ImageSample, TextSample
+from fedafd.learning.loaded_model import LoadedModel
+from fedafd.learning.model_folder import GLOBAL_MODEL, ModelFolder, read_whole
+from fedafd.learning.optimizers import choose_device
+from fedafd.learning.tower import Tower
 
-__all__ = ["GlobalModel", "image_arrays", "read_folder"]
+__all__ = ["GlobalModel"]
 
 
-class GlobalModel:
+class GlobalModel(LoadedModel):
     """Image and text encoders of one global model version."""
 
-    def __init__(self, towers: dict[Modality, Tower]) -> None:
-        self._towers = towers
+    kind = "pair"
+
+    def __init__(
+        self,
+        towers: dict[Modality, Tower],
+        *,
+        device: torch.device | None = None,
+        intensity_range: IntensityRange | None = None,
+    ) -> None:
+        super().__init__({m: [tower] for m, tower in towers.items()}, device or torch.device("cpu"), intensity_range)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> GlobalModel:
-        """Load a model folder. Raises DataError naming what is missing."""
-        files = read_folder(Path(folder))
-        return cls({modality: Tower.from_files(files, f"{modality.value}/") for modality in Modality})
+    def from_pretrained(
+        cls, folder: str | Path, *, device: str = "auto", intensity_range: IntensityRange | None = None
+    ) -> GlobalModel:
+        """Load a model folder onto `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
 
-    def embed_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
-        """Unit rows [n, D], float32."""
-        return _embed(self._towers[Modality.IMAGE], image_arrays(images))
+        `intensity_range`: the window for images of more than eight bits. Raises DataError naming the file or tensor
+        that is missing or does not fit, ConfigurationError for a device that is not there.
+        """
+        chosen = choose_device(device)
+        return cls(read_whole(folder, _towers), device=chosen, intensity_range=intensity_range)
 
-    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit rows [n, D], float32."""
-        return _embed(self._towers[Modality.TEXT], list(texts))
+    def embed_images(self, images: Iterable[ImageSample]) -> NDArray[np.float32]:
+        """Unit rows [n, D], float32. Raises DataError naming the image that cannot be read."""
+        return self._rows(Modality.IMAGE, images)
 
+    def embed_texts(self, texts: Iterable[TextSample]) -> NDArray[np.float32]:
+        """Unit rows [n, D], float32. Raises DataError naming the text that cannot be read."""
+        return self._rows(Modality.TEXT, texts)
 
-def image_arrays(images: Sequence[Image.Image]) -> list[NDArray[np.uint8]]:
-    """Pillow images as uint8 arrays [height, width, 3]."""
-    return [np.asarray(image.convert("RGB"), dtype=np.uint8) for image in images]
-
-
-def read_folder(folder: Path) -> dict[str, bytes]:
-    """All files of a model folder by relative path. Raises DataError if it is none."""
-    if not (folder / "config.json").is_file():
-        raise DataError(f"{folder}: not a model folder; it has no config.json")
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    def _embedded(self, modality: Modality, batch: Sequence[Tensor]) -> Tensor:
+        vector_BD: Tensor = self._towers[modality][0](batch[0]).vector_BD
+        return vector_BD
 
 
-def _embed(tower: Tower, samples: Sequence[object]) -> NDArray[np.float32]:
-    if not samples:
-        return np.zeros((0, tower.dim), dtype=np.float32)
-    return encode_all(tower, tower.read(samples), torch.device("cpu"))
+def _towers(folder: ModelFolder) -> dict[Modality, Tower]:
+    folder.need(GLOBAL_MODEL)
+    return {modality: folder.tower(modality.value) for modality in Modality}

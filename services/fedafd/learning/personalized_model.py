@@ -2,93 +2,173 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from safetensors.torch import load
 from torch import Tensor
 
-from fedafd.domain.config import FederationConfig
-from fedafd.domain.errors import DataError, InvalidRequestError
+from fedafd.datasets.intensity import IntensityRange
+from fedafd.domain.config import FederationConfig, parse_federation_config
+from fedafd.domain.errors import ConfigurationError, DataError, InvalidRequestError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.client_model import ClientModel
-from fedafd.learning.global_model import image_arrays, read_folder
+from fedafd.learning.inputs import ImageSample, OnBad, TextSample
+from fedafd.learning.loaded_model import LoadedModel
+from fedafd.learning.model_folder import PERSONALIZED_MODEL, ModelFolder, read_whole
+from fedafd.learning.optimizers import choose_device
+from fedafd.learning.tensor_fit import load_fitting
 from fedafd.learning.tower import Tower
 
-__all__ = ["PersonalizedModel"]
+__all__ = ["Branch", "PersonalizedModel", "Prediction"]
 
-_BATCH = 128
+Branch = Literal["personalized", "own", "global"]
+"""Which features are used: fused, of the site's own encoder alone, or of the frozen global one alone."""
+Prediction = tuple[str, float]
+"""A label and its probability."""
+
+_KEPT_APART = ("towers.", "alignment.")
+"""Parts of a client's model that other files hold, and that only training needs."""
 
 
-class PersonalizedModel:
+class PersonalizedModel(LoadedModel):
     """One client's model: local and frozen global encoders, fused, with the client's task head."""
 
     def __init__(
-        self, kind: ClientKind, labels: Sequence[str], model: ClientModel, frozen: dict[Modality, Tower]
+        self,
+        labels: Sequence[str],
+        model: ClientModel,
+        frozen: dict[Modality, Tower],
+        *,
+        device: torch.device | None = None,
+        intensity_range: IntensityRange | None = None,
     ) -> None:
-        self.kind: str = kind.value
-        """`image`, `text` or `pair`."""
+        self.kind = model.kind.value
         self.labels: tuple[str, ...] = tuple(labels)
         """Class names; empty for `pair`."""
-        self._model, self._frozen = model.eval(), frozen
+        device = device or torch.device("cpu")
+        towers: dict[Modality, list[Tower]] = {m: [model.towers[m.value], frozen[m]] for m in frozen}  # type: ignore[list-item]
+        super().__init__(towers, device, intensity_range)
+        self._model = model.eval().to(device)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> PersonalizedModel:
-        """Load a model folder. Raises DataError naming what is missing or does not fit."""
-        files = read_folder(Path(folder))
-        try:
-            described = json.loads(files["config.json"])
-            kind, labels = ClientKind(described["kind"]), described["labels"]
-            config = FederationConfig.model_validate(described["federation"])
-            towers = {m: Tower.from_files(files, f"local/{m.value}/") for m in kind.modalities}
-            frozen = {m: Tower.from_files(files, f"global/{m.value}/") for m in kind.modalities}
-            model = ClientModel(config, kind, towers, len(labels))
-            missing, surplus = model.load_state_dict(load(files["model.safetensors"]), strict=False)
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise DataError(f"{folder}: not a personalized model folder: {error}") from None
-        lacking = [name for name in missing if not name.startswith(("towers.", "alignment."))]
-        if lacking or surplus:
-            raise DataError(f"{folder}: model.safetensors lacks {lacking} or holds unknown {surplus}")
-        return cls(kind, labels, model, frozen)
+    def from_pretrained(
+        cls, folder: str | Path, *, device: str = "auto", intensity_range: IntensityRange | None = None
+    ) -> PersonalizedModel:
+        """Load a model folder onto `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
 
-    def predict(self, samples: Sequence[Image.Image] | Sequence[str]) -> list[tuple[str, float]]:
-        """The likeliest label of each image or text, with its probability. Raises InvalidRequestError for `pair`."""
-        if self._model.head is None:
+        `intensity_range`: another window for images of more than eight bits than the one that the model was trained
+        with. Raises DataError naming the file or tensor that is missing or does not fit, ConfigurationError for a
+        device that is not there.
+        """
+        chosen = choose_device(device)
+        labels, model, frozen, window = read_whole(folder, _parts)
+        return cls(labels, model, frozen, device=chosen, intensity_range=intensity_range or window)
+
+    @overload
+    def predict(
+        self, samples: Iterable[ImageSample | TextSample], *, top_k: None = None, branch: Branch = "personalized"
+    ) -> list[Prediction]: ...
+    @overload
+    def predict(
+        self, samples: Iterable[ImageSample | TextSample], *, top_k: int, branch: Branch = "personalized"
+    ) -> list[list[Prediction]]: ...
+    def predict(
+        self,
+        samples: Iterable[ImageSample | TextSample],
+        *,
+        top_k: int | None = None,
+        branch: Branch = "personalized",
+    ) -> list[Prediction] | list[list[Prediction]]:
+        """The likeliest label of each image or text, with its probability; with `top_k` the likeliest ones, best first.
+
+        No more than there are classes. Raises InvalidRequestError for `pair`, DataError naming the sample that cannot
+        be read.
+        """
+        found = [each for _, each in self.each_prediction(samples, top_k=top_k or 1, branch=branch)]
+        return found if top_k is not None else [each[0] for each in found]
+
+    def each_prediction(
+        self,
+        samples: Iterable[ImageSample | TextSample],
+        *,
+        top_k: int = 1,
+        branch: Branch = "personalized",
+        on_bad: OnBad | None = None,
+    ) -> Iterator[tuple[int, list[Prediction]]]:
+        """Place and predictions of each sample, as it comes: of an iterable of any length one batch is in memory.
+
+        A sample that cannot be read raises DataError, or goes to `on_bad` and is left out.
+        """
+        head = self._model.head
+        if head is None:
             raise InvalidRequestError("a pair client's model embeds, it has no labels; use embed_images or embed_texts")
-        if not len(samples):
-            return []
-        with torch.inference_mode():
-            odds = self._model.head(self._embed(Modality(self.kind), samples)).softmax(-1)
-        best = odds.max(-1)
-        return [(self.labels[int(i)], float(p)) for p, i in zip(best.values, best.indices, strict=True)]
+        if top_k < 1:
+            raise InvalidRequestError(f"top_k is {top_k}; must be 1 or more")
+        modality = Modality(self.kind)
+        for places, batch in self.each_batch(modality, samples, on_bad):
+            with torch.inference_mode():
+                odds = head(self._viewed(modality, batch, branch)).softmax(-1)
+                best = odds.topk(min(top_k, len(self.labels)), dim=-1)
+            rows = zip(places, best.values.tolist(), best.indices.tolist(), strict=True)
+            yield from ((n, [(self.labels[i], p) for p, i in zip(v, w, strict=True)]) for n, v, w in rows)
 
-    def embed_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+    def embed_images(self, images: Iterable[ImageSample]) -> NDArray[np.float32]:
         """Fused features as unit rows [n, D], float32."""
         return self._rows(Modality.IMAGE, images)
 
-    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def embed_texts(self, texts: Iterable[TextSample]) -> NDArray[np.float32]:
         """Fused features as unit rows [n, D], float32."""
         return self._rows(Modality.TEXT, texts)
 
-    def _rows(self, modality: Modality, samples: Sequence[Any]) -> NDArray[np.float32]:
-        if modality not in self._frozen:
-            raise InvalidRequestError(f"this is a model of kind {self.kind}; it has no {modality.value} encoder")
-        embedded: NDArray[np.float32] = torch.nn.functional.normalize(self._embed(modality, samples), dim=-1).numpy()
-        return embedded
+    def _embedded(self, modality: Modality, batch: Sequence[Tensor]) -> Tensor:
+        return torch.nn.functional.normalize(self._viewed(modality, batch, "personalized"), dim=-1)
 
-    @torch.inference_mode()
-    def _embed(self, modality: Modality, samples: Sequence[Any]) -> Tensor:
-        raw = image_arrays(samples) if modality is Modality.IMAGE else list(samples)
-        local, frozen = self._model.towers[modality.value], self._frozen[modality]
-        parts = []
-        for start in range(0, len(raw), _BATCH):
-            batch = raw[start : start + _BATCH]
-            reps = self._model.centred(modality, frozen(frozen.read(batch)).vector_BD)
-            parts.append(self._model.views(modality, local(local.read(batch)), reps).fused)  # type: ignore[operator]
-        return torch.cat(parts)
+    def _viewed(self, modality: Modality, batch: Sequence[Tensor], branch: Branch) -> Tensor:
+        if branch not in get_args(Branch):
+            raise InvalidRequestError(f"branch is {branch!r}; must be one of {', '.join(get_args(Branch))}")
+        local, frozen = self._towers[modality]
+        reps = self._model.centred(modality, frozen(batch[1]).vector_BD)
+        views = self._model.views(modality, local(batch[0]), reps)
+        return {"personalized": views.fused, "own": views.local, "global": views.global_}[branch]
+
+
+def _parts(folder: ModelFolder) -> tuple[list[str], ClientModel, dict[Modality, Tower], IntensityRange | None]:
+    folder.need(PERSONALIZED_MODEL)
+    place = str(folder.path / "config.json")
+    try:
+        kind = ClientKind(folder.value("kind"))
+        config = parse_federation_config(folder.value("federation"), "federation")
+    except (ValueError, TypeError, ConfigurationError) as error:
+        raise DataError(f"{place}: {error}") from None
+    labels = folder.value("labels")
+    if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
+        raise DataError(f"{place}: labels must be class names")
+    if bool(labels) is (kind is ClientKind.PAIR):
+        raise DataError(f"{place}: a model of kind {kind.value} {'has no' if labels else 'needs'} labels")
+    towers = {m: _tower(folder, "local", m, config) for m in kind.modalities}
+    frozen = {m: _tower(folder, "global", m, config) for m in kind.modalities}
+    model = ClientModel(config, kind, towers, len(labels))
+    load_fitting(model, folder.tensors("model.safetensors"), str(folder.path / "model.safetensors"), apart=_KEPT_APART)
+    return labels, model, frozen, _window(folder.described.get("intensity_range"), place)
+
+
+def _tower(folder: ModelFolder, whose: str, modality: Modality, config: FederationConfig) -> Tower:
+    tower = folder.tower(f"{whose}/{modality.value}")
+    if (tower.modality, tower.dim) != (modality, config.embedding_dim):
+        raise DataError(
+            f"{folder.path / whose / modality.value / 'config.json'}: describes a {tower.modality.value} encoder of"
+            f" {tower.dim} dimensions; this model needs {modality.value} and {config.embedding_dim}"
+        )
+    return tower
+
+
+def _window(value: Any, place: str) -> IntensityRange | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(each, int | float) for each in value):
+        raise DataError(f"{place}: intensity_range is {value!r}; must be two numbers, or null")
+    return float(value[0]), float(value[1])

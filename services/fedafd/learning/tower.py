@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from fedafd.domain.config import EncoderConfig
-from fedafd.domain.errors import DataError
+from fedafd.domain.config import EncoderConfig, parse_config
+from fedafd.domain.errors import ConfigurationError, DataError, FedafdError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.acceleration import encode_in_parts
 from fedafd.learning.encoders import Encoder, Features, build_encoder
 from fedafd.learning.feeding import batches
 from fedafd.learning.images import image_pixels, scaled
 from fedafd.learning.pretrained import pixel_scale
+from fedafd.learning.tensor_fit import load_fitting
 from fedafd.learning.tokens import padding_id, token_ids
 
-__all__ = ["Tower", "encode_all"]
+__all__ = ["Tower", "description", "encode_all"]
 
 _ENCODE_BATCH = 128
-_NOT_OPTIONS = {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype", "model_type"}
+_NOT_OPTIONS = {"transformers_version", "architectures", "auto_map", "dtype", "torch_dtype", "model_type"}
 
 
 class Tower(nn.Module):
@@ -71,39 +73,73 @@ class Tower(nn.Module):
 
     def to_files(self, prefix: str = "") -> dict[str, bytes]:
         """The tower as files of a model folder."""
-        config = {
-            "modality": self.modality.value,
-            "embedding_dim": self.dim,
-            "encoder": self.config.model_dump(mode="json"),
-            "backbone": self.config.options,
-        }
-        files = {
-            f"{prefix}config.json": json.dumps(config, indent=2, sort_keys=True).encode(),
-            f"{prefix}model.safetensors": save(
-                {key: value.detach().cpu().contiguous() for key, value in sorted(self.encoder.state_dict().items())}
-            ),
-        }
-        if self.modality is Modality.IMAGE:
-            files[f"{prefix}preprocessor_config.json"] = json.dumps(_preprocessor(self.config), indent=2).encode()
-        if self.tokenizer is not None:
-            files[f"{prefix}tokenizer.json"] = self.tokenizer.to_str().encode()
-        return files
+        weights = {key: value.detach().cpu().contiguous() for key, value in sorted(self.encoder.state_dict().items())}
+        text = self.tokenizer.to_str() if self.tokenizer is not None else None
+        files = description(self.config, self.modality, self.dim, text) | {"model.safetensors": save(weights)}
+        return {f"{prefix}{name}": content for name, content in files.items()}
 
     @classmethod
-    def from_files(cls, files: dict[str, bytes], prefix: str = "") -> Tower:
+    def from_files(cls, files: Mapping[str, bytes], prefix: str = "") -> Tower:
         """Read back what to_files made. Raises DataError naming the file that is missing or does not fit."""
+        place = f"model folder, {prefix or 'top level'}"
         try:
-            config = json.loads(files[f"{prefix}config.json"])
-            weights = load(files[f"{prefix}model.safetensors"])
-            encoder = EncoderConfig.model_validate(config["encoder"] | {"options": config["backbone"]})
-            modality = Modality(config["modality"])
-            content = files.get(f"{prefix}tokenizer.json")
-            tokenizer = Tokenizer.from_str(content.decode()) if content is not None else None
-            tower = cls(encoder, modality, dim=int(config["embedding_dim"]), tokenizer=tokenizer)
-            tower.encoder.load_state_dict(weights)
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise DataError(f"model folder, {prefix or 'top level'}: {error}") from None
+            config, weights = json.loads(files[f"{prefix}config.json"]), load(files[f"{prefix}model.safetensors"])
+        except KeyError as error:
+            raise DataError(f"{place}: {error} is missing") from None
+        except (ValueError, RecursionError, SafetensorError) as error:
+            raise DataError(f"{place}: {error}") from None
+        return cls.restored(config, weights, files.get(f"{prefix}tokenizer.json"), place=place)
+
+    @classmethod
+    def restored(
+        cls, described: Mapping[str, Any], weights: Mapping[str, Tensor], tokenizer: bytes | None, *, place: str
+    ) -> Tower:
+        """The tower that a config.json describes, in eval mode. It holds all it needs: nothing pretrained is looked up.
+
+        Raises DataError naming `place`.
+        """
+        try:
+            values = described["encoder"] | {"options": described["backbone"]}
+            modality, dim = Modality(described["modality"]), int(described["embedding_dim"])
+            words = Tokenizer.from_str(tokenizer.decode()) if tokenizer is not None else None
+            config = parse_config(EncoderConfig, values, "encoder")
+        except (KeyError, TypeError, ValueError, ConfigurationError) as error:
+            told = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise DataError(f"{place}: not the description of an encoder: {told}", place=place) from None
+        except Exception as error:  # tokenizers raises Exception itself
+            raise DataError(f"{place}: tokenizer.json is not a tokenizer: {error}", place=place) from None
+        if config.pretrained is not None:
+            raise DataError(
+                f"{place}: names pretrained weights {config.pretrained!r}; a model folder holds its weights itself, and"
+                " nothing is fetched for it",
+                place=place,
+            )
+        if modality is Modality.TEXT and words is None:
+            raise DataError(f"{place}: tokenizer.json is missing", place=place)
+        try:
+            tower = cls(config, modality, dim=dim, tokenizer=words)
+        except FedafdError:
+            raise
+        except Exception as error:  # any value may stand in a folder, and libraries fail on each in their own way
+            raise DataError(f"{place}: makes no encoder: {type(error).__name__}: {error}", place=place) from None
+        load_fitting(tower.encoder, weights, f"{place}: model.safetensors")
         return tower.eval()
+
+
+def description(config: EncoderConfig, modality: Modality, dim: int, tokenizer: str | None) -> dict[str, bytes]:
+    """The files of a tower's folder beside its weights. `config` is what a tower says of itself."""
+    described = {
+        "modality": modality.value,
+        "embedding_dim": dim,
+        "encoder": config.model_dump(mode="json"),
+        "backbone": config.options,
+    }
+    files = {"config.json": json.dumps(described, indent=2, sort_keys=True).encode()}
+    if modality is Modality.IMAGE:
+        files["preprocessor_config.json"] = json.dumps(_preprocessor(config), indent=2).encode()
+    if tokenizer is not None:
+        files["tokenizer.json"] = tokenizer.encode()
+    return files
 
 
 def _self_contained(config: EncoderConfig, modality: Modality, encoder: Encoder) -> EncoderConfig:
@@ -113,7 +149,9 @@ def _self_contained(config: EncoderConfig, modality: Modality, encoder: Encoder)
         changes["image_mean"], changes["image_std"] = pixel_scale(config)
     held: Any = getattr(getattr(encoder.backbone, "model", None), "config", None)
     if hasattr(held, "to_diff_dict"):
-        options = {key: value for key, value in held.to_diff_dict().items() if key not in _NOT_OPTIONS}
+        options = {
+            key: value for key, value in held.to_diff_dict().items() if key not in _NOT_OPTIONS and key[0] != "_"
+        }
         changes["options"] = json.loads(json.dumps(options))
     return config.model_copy(update=changes)
 

@@ -1,0 +1,121 @@
+"""Samples as users have them - paths, file contents, Pillow images, arrays, texts - read for encoders, batch by batch.
+
+Images go through the decoder that training uses. Memory holds one batch, at the encoders' size, however many there are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from fedafd.datasets.decoding import ImageArray, as_rgb, decode_image
+from fedafd.datasets.files import read_bytes
+from fedafd.datasets.intensity import IntensityRange
+from fedafd.datasets.pixels import resized
+from fedafd.domain.errors import DataError, InvalidRequestError
+from fedafd.domain.kinds import Modality
+from fedafd.learning.tower import Tower
+
+__all__ = ["BATCH", "ImageSample", "OnBad", "Reader", "TextSample"]
+
+BATCH = 64
+
+ImageSample = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
+"""A path, a file's content, a Pillow image, or an array: [h, w], or [h, w, 1 to 4]."""
+TextSample = str | os.PathLike[str] | bytes
+"""A text, the path of a file that holds one, or UTF-8."""
+OnBad = Callable[[Any, DataError], None]
+"""Is told each sample that cannot be read, and why."""
+
+
+class Reader:
+    """Reads samples of one modality for encoders that may want them at different sizes, with different vocabularies."""
+
+    def __init__(self, towers: Sequence[Tower], window: IntensityRange | None = None) -> None:
+        self._towers, self._window = towers, window
+        self._modality = towers[0].modality
+        self._sizes = sorted({tower.config.image_size for tower in towers})
+
+    def batches(self, samples: Iterable[Any], on_bad: OnBad | None = None) -> Iterator[tuple[list[int], list[Tensor]]]:
+        """Places of the readable samples of each batch, counted from 0 over all, and what each encoder takes of them.
+
+        Raises DataError for a sample that cannot be read, unless `on_bad` takes it.
+        """
+        _refuse_one_sample(samples)
+        places: list[int] = []
+        kept: list[Any] = []
+        for place, sample in enumerate(samples):
+            try:
+                kept.append(self._read(sample, place))
+            except DataError as error:
+                if on_bad is None:
+                    raise
+                on_bad(sample, error)
+                continue
+            places.append(place)
+            if len(kept) == BATCH:
+                yield places, self._tensors(kept)
+                places, kept = [], []
+        if kept:
+            yield places, self._tensors(kept)
+
+    def _read(self, sample: Any, place: int) -> Any:
+        if self._modality is Modality.TEXT:
+            return _text(sample, f"text {place + 1}")
+        image = _image(sample, f"image {place + 1}", self._window)
+        return {size: resized(image, size) for size in self._sizes}
+
+    def _tensors(self, kept: list[Any]) -> list[Tensor]:
+        if self._modality is Modality.TEXT:
+            return [tower.read(kept) for tower in self._towers]
+        stacked = {size: torch.from_numpy(np.stack([each[size] for each in kept])) for size in self._sizes}
+        return [stacked[tower.config.image_size] for tower in self._towers]
+
+
+def _image(sample: ImageSample, name: str, window: IntensityRange | None) -> ImageArray:
+    if isinstance(sample, str | os.PathLike):
+        return decode_image(_content(sample), os.fspath(sample), intensity_range=window)
+    name = str(getattr(sample, "filename", "") or name)
+    return as_rgb(sample, name, intensity_range=window)
+
+
+def _text(sample: TextSample, name: str) -> str:
+    if isinstance(sample, os.PathLike):
+        name, sample = os.fspath(sample), _content(sample)
+    if isinstance(sample, bytes):
+        try:
+            return sample.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{name}: not UTF-8 at byte {error.start + 1}: {error.reason}") from None
+    if not isinstance(sample, str):
+        raise DataError(f"{name}: is {type(sample).__name__}; give a text, bytes of UTF-8 or the path of a file")
+    try:
+        sample.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{name}: not Unicode at character {error.start + 1}: {error.reason}") from None
+    return sample
+
+
+def _content(path: str | os.PathLike[str]) -> bytes:
+    place = Path(path)
+    try:
+        there, plain = place.exists(), place.is_file()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{str(path)[:200]!r}: cannot be read: {error}") from None
+    if not plain:
+        raise DataError(f"{place}: {'is no file' if there else 'no such file'}")
+    return read_bytes(place)
+
+
+def _refuse_one_sample(samples: object) -> None:
+    one = isinstance(samples, str | bytes | os.PathLike | Image.Image)
+    if one or (isinstance(samples, np.ndarray) and samples.ndim < 4):
+        raise InvalidRequestError(f"expected samples, found one {type(samples).__name__}; put it into a list")

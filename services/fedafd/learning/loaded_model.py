@@ -1,0 +1,72 @@
+"""What the models that users load have in common: a device, and embedding of whatever samples they have.
+
+Shape legend: n samples, D embedding dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedafd.datasets.intensity import IntensityRange
+from fedafd.domain.errors import InvalidRequestError
+from fedafd.domain.kinds import Modality
+from fedafd.learning.inputs import OnBad, Reader
+from fedafd.learning.tower import Tower
+
+__all__ = ["LoadedModel"]
+
+
+class LoadedModel:
+    """Encoders on a device; each class of models says which, and what it makes of their features."""
+
+    kind: str
+    """`image`, `text` or `pair`: what the model takes."""
+
+    def __init__(
+        self, towers: dict[Modality, list[Tower]], device: torch.device, window: IntensityRange | None
+    ) -> None:
+        self.device = device
+        self.intensity_range = window
+        """The values that become black and white in images of more than eight bits; None: as their depth says."""
+        self._towers = {modality: [t.eval().to(device) for t in each] for modality, each in towers.items()}
+
+    @property
+    def dim(self) -> int:
+        """The embedding dimension D."""
+        return next(iter(self._towers.values()))[0].dim
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What the model has encoders of, image first."""
+        return tuple(modality for modality in Modality if modality in self._towers)
+
+    def each_batch(
+        self, modality: Modality, samples: Iterable[Any], on_bad: OnBad | None = None
+    ) -> Iterator[tuple[list[int], list[Tensor]]]:
+        """As `Reader.batches`, on the model's device. Raises InvalidRequestError for a modality it has not."""
+        if modality not in self._towers:
+            raise InvalidRequestError(f"this is a model of kind {self.kind}; it has no {modality.value} encoder")
+        for places, batch in Reader(self._towers[modality], self.intensity_range).batches(samples, on_bad):
+            yield places, [rows.to(self.device) for rows in batch]
+
+    def each_embedded(
+        self, modality: Modality, samples: Iterable[Any], on_bad: OnBad | None = None
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Place and unit row [D] of each sample that can be read, batch by batch."""
+        for places, batch in self.each_batch(modality, samples, on_bad):
+            with torch.inference_mode():
+                rows = self._embedded(modality, batch)
+            yield from zip(places, rows.float().cpu().numpy(), strict=True)
+
+    def _embedded(self, modality: Modality, batch: Sequence[Tensor]) -> Tensor:
+        raise NotImplementedError
+
+    def _rows(self, modality: Modality, samples: Iterable[Any]) -> NDArray[np.float32]:
+        rows = [row for _, row in self.each_embedded(modality, samples)]
+        return np.stack(rows) if rows else np.zeros((0, self.dim), dtype=np.float32)
