@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from fedafd.datasets.samples import ClientData, PairSplit
 from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
 from fedafd.domain.config import FederationConfig, parse_federation_config
-from fedafd.domain.kinds import ClientKind
+from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.learning.local_site import LocalSite
+from fedafd.learning.personalized_export import export_personalized_model
+from fedafd.learning.server_round import export_global_model, initial_server_state
+from fedafd.rpc.bundles import pack_folder
 
 IMAGE = {
     "architecture": "resnet",
@@ -48,3 +55,42 @@ def tiny_public() -> dict[str, PairSplit]:
 def tiny_private(kind: ClientKind) -> ClientData:
     """40 private samples."""
     return client_data(kind, ShapesOptions(num_train=40, num_val=16, num_test=24, seed=2))
+
+
+def tiny_global() -> dict[str, bytes]:
+    """The files of a global model that has learned nothing; its encoders read what `tiny_public` holds."""
+    config, captions = tiny_federation(), tiny_public()["train"].captions
+    state = initial_server_state(config=config, captions=captions, seed=3)
+    return export_global_model(config=config, state=state, metrics={"rsum": 12.5}, lineage={"round": 1})
+
+
+def tiny_bundles() -> dict[Modality, bytes]:
+    """That model's encoders, packed as a server packs them."""
+    files = tiny_global()
+    names = {m: [name for name in files if name.startswith(f"{m.value}/")] for m in Modality}
+    return {m: pack_folder({name.removeprefix(f"{m.value}/"): files[name] for name in names[m]}) for m in Modality}
+
+
+def tiny_state(kind: ClientKind, bundles: dict[Modality, bytes], **changes: object) -> bytes:
+    """A client's state before its first training."""
+    site = LocalSite(tiny_federation(**changes), kind, {}, tiny_private(kind), None, 5, "cpu")
+    site.meet(None, {}, bundles, None)
+    return site.state()
+
+
+def write_files(files: dict[str, bytes], folder: Path) -> Path:
+    """A folder of those files."""
+    for path, content in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    return folder
+
+
+def personalized_folder(kind: ClientKind, folder: Path, **recipe: object) -> Path:
+    """A personalized model's folder, of a client that has learned nothing."""
+    bundles = tiny_bundles()
+    given: dict[str, Any] = {"metrics": {"federated/acc1": 50.0}, "lineage": {"round": 1}} | recipe
+    files = export_personalized_model(
+        config=tiny_federation(), kind=kind, state=tiny_state(kind, bundles), bundles=bundles, **given
+    )
+    return write_files(files, folder)

@@ -13,9 +13,8 @@ from torch import Tensor
 from fedafd.datasets.intensity import IntensityRange
 from fedafd.domain.kinds import Modality
 from fedafd.learning.inputs import ImageSample, TextSample
-from fedafd.learning.loaded_model import LoadedModel
+from fedafd.learning.loaded_model import LoadedModel, device_named
 from fedafd.learning.model_folder import GLOBAL_MODEL, ModelFolder, read_whole
-from fedafd.learning.optimizers import choose_device
 from fedafd.learning.tower import Tower
 
 __all__ = ["GlobalModel"]
@@ -44,7 +43,7 @@ class GlobalModel(LoadedModel):
         `intensity_range`: the window for images of more than eight bits. Raises DataError naming the file or tensor
         that is missing or does not fit, ConfigurationError for a device that is not there.
         """
-        chosen = choose_device(device)
+        chosen = device_named(device)
         return cls(read_whole(folder, _towers), device=chosen, intensity_range=intensity_range)
 
     def embed_images(self, images: Iterable[ImageSample]) -> NDArray[np.float32]:

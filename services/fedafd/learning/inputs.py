@@ -109,10 +109,16 @@ def _content(path: str | os.PathLike[str]) -> bytes:
     try:
         there, plain = place.exists(), place.is_file()
     except (OSError, ValueError) as error:
-        raise DataError(f"{str(path)[:200]!r}: cannot be read: {error}") from None
+        raise DataError(f"{_shown(place)}: cannot be read: {error}") from None
     if not plain:
-        raise DataError(f"{place}: {'is no file' if there else 'no such file'}")
+        raise DataError(f"{_shown(place)}: {'is no file' if there else 'no such file'}")
     return read_bytes(place)
+
+
+def _shown(path: Path) -> str:
+    """A path in one line, whatever its characters."""
+    text = str(path)
+    return text if text.isprintable() and len(text) < 1000 else ascii(text[:1000])
 
 
 def _refuse_one_sample(samples: object) -> None:

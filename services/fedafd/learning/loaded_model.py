@@ -5,6 +5,7 @@ Shape legend: n samples, D embedding dimension.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,12 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedafd.datasets.intensity import IntensityRange
-from fedafd.domain.errors import InvalidRequestError
+from fedafd.domain.errors import ConfigurationError, InvalidRequestError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.inputs import OnBad, Reader
+from fedafd.learning.optimizers import choose_device
 from fedafd.learning.tower import Tower
 
-__all__ = ["LoadedModel"]
+__all__ = ["LoadedModel", "device_named"]
+
+_DEVICES = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,4})?")
 
 
 class LoadedModel:
@@ -70,3 +74,10 @@ class LoadedModel:
     def _rows(self, modality: Modality, samples: Iterable[Any]) -> NDArray[np.float32]:
         rows = [row for _, row in self.each_embedded(modality, samples)]
         return np.stack(rows) if rows else np.zeros((0, self.dim), dtype=np.float32)
+
+
+def device_named(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`. Raises ConfigurationError for another, or one that is not here."""
+    if not _DEVICES.fullmatch(name):
+        raise ConfigurationError(f"device: {name!r} is not one of auto, cpu, cuda, cuda:N, mps")
+    return choose_device(name)

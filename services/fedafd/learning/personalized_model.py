@@ -17,9 +17,8 @@ from fedafd.domain.errors import ConfigurationError, DataError, InvalidRequestEr
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.client_model import ClientModel
 from fedafd.learning.inputs import ImageSample, OnBad, TextSample
-from fedafd.learning.loaded_model import LoadedModel
+from fedafd.learning.loaded_model import LoadedModel, device_named
 from fedafd.learning.model_folder import PERSONALIZED_MODEL, ModelFolder, read_whole
-from fedafd.learning.optimizers import choose_device
 from fedafd.learning.tensor_fit import load_fitting
 from fedafd.learning.tower import Tower
 
@@ -64,7 +63,7 @@ class PersonalizedModel(LoadedModel):
         with. Raises DataError naming the file or tensor that is missing or does not fit, ConfigurationError for a
         device that is not there.
         """
-        chosen = choose_device(device)
+        chosen = device_named(device)
         labels, model, frozen, window = read_whole(folder, _parts)
         return cls(labels, model, frozen, device=chosen, intensity_range=intensity_range or window)
 
@@ -88,7 +87,7 @@ class PersonalizedModel(LoadedModel):
         No more than there are classes. Raises InvalidRequestError for `pair`, DataError naming the sample that cannot
         be read.
         """
-        found = [each for _, each in self.each_prediction(samples, top_k=top_k or 1, branch=branch)]
+        found = [each for _, each in self.each_prediction(samples, top_k=1 if top_k is None else top_k, branch=branch)]
         return found if top_k is not None else [each[0] for each in found]
 
     def each_prediction(

@@ -81,11 +81,11 @@ class Tower(nn.Module):
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], prefix: str = "") -> Tower:
         """Read back what to_files made. Raises DataError naming the file that is missing or does not fit."""
-        place = f"model folder, {prefix or 'top level'}"
+        place = f"model folder {prefix.rstrip('/') or '.'}"
         try:
             config, weights = json.loads(files[f"{prefix}config.json"]), load(files[f"{prefix}model.safetensors"])
         except KeyError as error:
-            raise DataError(f"{place}: {error} is missing") from None
+            raise DataError(f"{place}: file {error} is missing") from None
         except (ValueError, RecursionError, SafetensorError) as error:
             raise DataError(f"{place}: {error}") from None
         return cls.restored(config, weights, files.get(f"{prefix}tokenizer.json"), place=place)
@@ -98,31 +98,18 @@ class Tower(nn.Module):
 
         Raises DataError naming `place`.
         """
-        try:
-            values = described["encoder"] | {"options": described["backbone"]}
-            modality, dim = Modality(described["modality"]), int(described["embedding_dim"])
-            words = Tokenizer.from_str(tokenizer.decode()) if tokenizer is not None else None
-            config = parse_config(EncoderConfig, values, "encoder")
-        except (KeyError, TypeError, ValueError, ConfigurationError) as error:
-            told = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise DataError(f"{place}: not the description of an encoder: {told}", place=place) from None
-        except Exception as error:  # tokenizers raises Exception itself
-            raise DataError(f"{place}: tokenizer.json is not a tokenizer: {error}", place=place) from None
-        if config.pretrained is not None:
-            raise DataError(
-                f"{place}: names pretrained weights {config.pretrained!r}; a model folder holds its weights itself, and"
-                " nothing is fetched for it",
-                place=place,
-            )
+        where = f"{place}/config.json"
+        config, modality, dim = _read_description(described, where)
+        words = _read_tokenizer(tokenizer, f"{place}/tokenizer.json")
         if modality is Modality.TEXT and words is None:
-            raise DataError(f"{place}: tokenizer.json is missing", place=place)
+            raise DataError(f"{place}/tokenizer.json: is missing")
         try:
             tower = cls(config, modality, dim=dim, tokenizer=words)
         except FedafdError:
             raise
         except Exception as error:  # any value may stand in a folder, and libraries fail on each in their own way
-            raise DataError(f"{place}: makes no encoder: {type(error).__name__}: {error}", place=place) from None
-        load_fitting(tower.encoder, weights, f"{place}: model.safetensors")
+            raise DataError(f"{where}: makes no encoder: {type(error).__name__}: {error}") from None
+        load_fitting(tower.encoder, weights, f"{place}/model.safetensors")
         return tower.eval()
 
 
@@ -140,6 +127,29 @@ def description(config: EncoderConfig, modality: Modality, dim: int, tokenizer: 
     if tokenizer is not None:
         files["tokenizer.json"] = tokenizer.encode()
     return files
+
+
+def _read_description(described: Mapping[str, Any], where: str) -> tuple[EncoderConfig, Modality, int]:
+    try:
+        values = described["encoder"] | {"options": described["backbone"]}
+        modality, dim = Modality(described["modality"]), int(described["embedding_dim"])
+        config = parse_config(EncoderConfig, values, "encoder")
+    except (KeyError, TypeError, ValueError, OverflowError, ConfigurationError) as error:
+        told = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise DataError(f"{where}: not the description of an encoder: {told}") from None
+    if config.pretrained is not None:
+        raise DataError(
+            f"{where}: names pretrained weights {config.pretrained!r}; a model folder holds its weights itself, and"
+            " nothing is fetched for it"
+        )
+    return config, modality, dim
+
+
+def _read_tokenizer(content: bytes | None, where: str) -> Tokenizer | None:
+    try:
+        return None if content is None else Tokenizer.from_str(content.decode())
+    except Exception as error:  # tokenizers raises Exception itself
+        raise DataError(f"{where}: is not a tokenizer: {error}") from None
 
 
 def _self_contained(config: EncoderConfig, modality: Modality, encoder: Encoder) -> EncoderConfig:
