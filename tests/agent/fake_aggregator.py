@@ -11,11 +11,14 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 
 from fedafd.domain.config import parse_federation_config
+from fedafd.domain.leaving import LeaveReason
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceServicer, add_AggregatorServiceServicer_to_server
+from fedafd.rpc.codes import activity_from_wire, leave_reason_from_wire, purpose_from_wire
 
 TOKEN = "fedafd-enrol.good"
 CREDENTIAL = "fedafd-client.good"
@@ -39,8 +42,10 @@ class FakeAggregator(AggregatorServiceServicer):  # type: ignore[misc]
         self.blobs: dict[str, bytes] = {}
         self.uploads: dict[str, Upload] = {}
         self.commits: list[pb.CommitUploadRequest] = []
-        self.left: list[str] = []
+        self.left: list[LeaveReason] = []
         self.progress: list[tuple[float, str]] = []
+        self.requests: list[Message] = []
+        """Every message that came, in order."""
         self.downloads: list[tuple[str, int]] = []
         self.token_used = False
         self.revision = 1
@@ -121,7 +126,7 @@ class FakeAggregator(AggregatorServiceServicer):  # type: ignore[misc]
 
     async def ReportProgress(self, request: pb.ReportProgressRequest, context: Any) -> pb.ReportProgressResponse:
         await self._authenticate(context)
-        self.progress.append((request.fraction, request.activity))
+        self.progress.append((request.fraction, str(activity_from_wire(request.doing, request.step, request.steps))))
         return pb.ReportProgressResponse(keep_going=self.keep_going)
 
     async def DownloadArtifact(
@@ -141,7 +146,7 @@ class FakeAggregator(AggregatorServiceServicer):  # type: ignore[misc]
 
     async def BeginUpload(self, request: pb.BeginUploadRequest, context: Any) -> pb.BeginUploadResponse:
         await self._authenticate(context)
-        upload_id = f"{request.purpose}-{request.sha256[:8]}"
+        upload_id = f"{purpose_from_wire(request.upload_purpose)}-{request.sha256[:8]}"
         upload = self.uploads.setdefault(upload_id, Upload(request))
         missing = [index for index in range(len(request.chunk_sha256)) if index not in upload.chunks]
         return pb.BeginUploadResponse(upload_id=upload_id, missing_chunks=missing)
@@ -179,6 +184,6 @@ class FakeAggregator(AggregatorServiceServicer):  # type: ignore[misc]
 
     async def LeaveRound(self, request: pb.LeaveRoundRequest, context: Any) -> pb.LeaveRoundResponse:
         await self._authenticate(context)
-        self.left.append(request.reason)
+        self.left.append(leave_reason_from_wire(request.leave_reason))
         self.set_task(idle=pb.IdleTask(reason="left"))
         return pb.LeaveRoundResponse()

@@ -22,9 +22,11 @@ from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
 from fedafd.domain.config import parse_agent_config
 from fedafd.domain.errors import ConfigurationError, DataError, InvalidRequestError, UnauthenticatedError
 from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.domain.leaving import Activity, ActivityKind, LeaveReason
 from fedafd.proto.v1 import aggregator_pb2 as pb
 
 MIB = 1 << 20
+_HALF = Activity(ActivityKind.TRAINING, 1, 2)
 
 
 class CountingTrainer:
@@ -41,10 +43,10 @@ class CountingTrainer:
         assert set(task.encoder_bundles) == {Modality.IMAGE}
         assert task.manifest.read_bytes() == b"manifest"
         end = time.monotonic() + self.seconds
-        progress(0.5, "half")
+        progress(0.5, _HALF)
         while time.monotonic() < end:
             time.sleep(0.01)
-            progress(0.5, "half")
+            progress(0.5, _HALF)
         if self.fails is not None:
             raise self.fails
         return LocalResult(
@@ -139,7 +141,7 @@ def test_agent_enrols_trains_delivers_and_keeps_its_state(tmp_path: Path) -> Non
     credential = state.load_credential()
     assert credential is not None
     assert credential.secret == CREDENTIAL
-    assert scene.server.progress[0] == (0.0, "downloading public-set/manifest")
+    assert scene.server.progress[0] == (0.0, "downloading 1 of 4")
 
 
 def test_second_round_goes_on_from_the_state_and_downloads_only_what_is_new(tmp_path: Path) -> None:
@@ -191,7 +193,7 @@ def test_download_that_stays_corrupt_leaves_the_round_with_that_reason(tmp_path:
         await scene.run(scene.settled)
 
     scene = play(tmp_path, scenario)
-    assert "another hash" in scene.server.left[0]
+    assert scene.server.left == [LeaveReason.DOWNLOAD_CORRUPT]
     assert scene.trainer.tasks == []
 
 
@@ -260,17 +262,17 @@ def test_failed_training_leaves_the_round_and_takes_part_in_the_next(tmp_path: P
         await scene.run(lambda: bool(scene.server.commits), token=None)
 
     scene = play(tmp_path, scenario)
-    assert scene.server.left == ["train.csv: line 7 is empty"]
+    assert scene.server.left == [LeaveReason.DATA_UNUSABLE]
     assert len(scene.server.commits) == 1
 
 
-def test_unknown_errors_tell_their_name_only_so_that_no_data_leaks(tmp_path: Path) -> None:
+def test_unknown_errors_travel_as_unexpected(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         scene.server.assign()
         scene.trainer.fails = ValueError("patient 4711 has")
         await scene.run(scene.settled)
 
-    assert play(tmp_path, scenario).server.left == ["ValueError; see the agent's log"]
+    assert play(tmp_path, scenario).server.left == [LeaveReason.UNEXPECTED]
 
 
 def test_closed_round_is_dropped_without_a_word(tmp_path: Path) -> None:
@@ -299,7 +301,9 @@ def test_personalized_model_leaves_only_when_both_sides_agree(tmp_path: Path) ->
             await scene.run(scene.settled)
 
     scene = play(tmp_path, scenario)
-    models = [u for u in scene.server.uploads.values() if u.request.purpose == "personalized-model"]
+    models = [
+        u for u in scene.server.uploads.values() if u.request.upload_purpose == pb.UPLOAD_PURPOSE_PERSONALIZED_MODEL
+    ]
     assert [upload.content() for upload in models] == [b"model"]
 
 
@@ -311,11 +315,11 @@ def test_weights_leave_only_where_the_site_says_so(tmp_path: Path) -> None:
             scene.server.assign(number, strategy="fedavg")
             await scene.run(scene.settled)
             if not shares:
-                assert "share.weights: true" in scene.server.left[0]
+                assert scene.server.left == [LeaveReason.WEIGHTS_NOT_SHARED]
                 assert not scene.server.uploads
 
     scene = play(tmp_path, scenario)
-    weights = [u for u in scene.server.uploads.values() if u.request.purpose == "weights"]
+    weights = [u for u in scene.server.uploads.values() if u.request.upload_purpose == pb.UPLOAD_PURPOSE_WEIGHTS]
     assert [upload.content() for upload in weights] == [b"weights"]
 
 

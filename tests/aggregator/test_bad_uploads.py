@@ -230,7 +230,7 @@ async def test_a_federation_that_takes_no_models_refuses_them_at_the_door(world:
 def begin(round_id: str, blob: bytes, **changes: Any) -> pb.BeginUploadRequest:
     values: dict[str, Any] = {
         "round_id": round_id,
-        "purpose": "representations",
+        "upload_purpose": pb.UPLOAD_PURPOSE_REPRESENTATIONS,
         "sha256": sha256_of(blob),
         "size_bytes": len(blob),
         "chunk_size_bytes": 65536,
@@ -242,8 +242,8 @@ def begin(round_id: str, blob: bytes, **changes: Any) -> pb.BeginUploadRequest:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"purpose": "private-data"}, "purpose 'private-data' is not one of representations, personalized-model"),
-        ({"purpose": "p" * 100_000}, "is not one of"),
+        ({"upload_purpose": 0}, "upload_purpose 0 is none of representations, personalized-model"),
+        ({"upload_purpose": 99}, "upload_purpose 99 is none of"),
         ({"size_bytes": 0}, "size is 0 bytes; must be 1 to"),
         ({"size_bytes": -1}, "size is -1 bytes"),
         ({"size_bytes": 2**40}, "size is 1099511627776 bytes; must be 1 to 2097152"),
@@ -252,8 +252,8 @@ def begin(round_id: str, blob: bytes, **changes: Any) -> pb.BeginUploadRequest:
         ({"chunk_sha256": []}, "0 chunk hashes do not fit"),
         ({"chunk_sha256": ["a" * 64] * 9}, "9 chunk hashes do not fit"),
         ({"sha256": "A" * 64}, "is not a SHA-256 in lower-case hexadecimal"),
-        ({"sha256": "../../../etc/passwd"}, "'../../../etc/passwd' is not a SHA-256"),
-        ({"chunk_sha256": ["short"]}, "'short' is not a SHA-256"),
+        ({"sha256": "../../../etc/passwd"}, "a hash is not a SHA-256"),
+        ({"chunk_sha256": ["short"]}, "a hash is not a SHA-256"),
     ],
 )
 async def test_a_manifest_that_does_not_add_up_is_refused(world: World, changes: dict[str, Any], reason: str) -> None:
@@ -374,7 +374,9 @@ async def test_another_clients_upload_can_neither_be_filled_nor_committed(world:
 async def test_nothing_is_taken_after_the_round_closed(world: World) -> None:
     round_id, (early, late) = await opened(world, ClientKind.IMAGE, ClientKind.IMAGE)
     begun = await world.agents.BeginUpload(begin(round_id, b"blob"), metadata=late)
-    await world.agents.LeaveRound(pb.LeaveRoundRequest(round_id=round_id, reason="enough"), metadata=late)
+    await world.agents.LeaveRound(
+        pb.LeaveRoundRequest(round_id=round_id, leave_reason=pb.LEAVE_REASON_DISK_FULL), metadata=late
+    )
     await world.deliver(early, round_id, world.reps())
     await world.coordinate()
     await world.distil(StageKind.FOLD, sed_state=b"sed")

@@ -43,7 +43,9 @@ async def second_round(world: World, early: Caller, late: Caller, **config: obje
     round_id = await world.start_round(**config)
     await world.prepare()
     assert (await world.deliver(early, round_id, world.reps())).accepted
-    await world.agents.LeaveRound(pb.LeaveRoundRequest(round_id=round_id, reason="busy"), metadata=late)
+    await world.agents.LeaveRound(
+        pb.LeaveRoundRequest(round_id=round_id, leave_reason=pb.LEAVE_REASON_OUT_OF_MEMORY), metadata=late
+    )
     await world.coordinate()
     return round_id
 
@@ -73,7 +75,9 @@ async def test_what_is_too_old_or_written_otherwise_is_left_out(world: World) ->
     round_id = await world.start_round(**decay, wire_dtype="float32")
     await world.prepare()
     assert (await world.deliver(callers[0], round_id, world.reps(dtype="float32"))).accepted
-    await world.agents.LeaveRound(pb.LeaveRoundRequest(round_id=round_id, reason="busy"), metadata=callers[1])
+    await world.agents.LeaveRound(
+        pb.LeaveRoundRequest(round_id=round_id, leave_reason=pb.LEAVE_REASON_OUT_OF_MEMORY), metadata=callers[1]
+    )
     await world.coordinate()
     assert await finished(world, 1) == [["representations", "global-representations"]]
 

@@ -149,7 +149,7 @@ async def test_a_chunk_without_its_hash_is_refused_and_stays_missing(world: Worl
     await world.prepare()
     begin = pb.BeginUploadRequest(
         round_id=round_id,
-        purpose="representations",
+        upload_purpose=pb.UPLOAD_PURPOSE_REPRESENTATIONS,
         sha256=sha256_of(b"blob"),
         size_bytes=4,
         chunk_size_bytes=65536,

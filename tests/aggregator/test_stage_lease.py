@@ -187,7 +187,9 @@ async def test_every_call_of_an_agent_is_a_sign_of_its_presence(world: World) ->
     await world.agents.FetchTask(aggregator_pb2.FetchTaskRequest(), metadata=caller)
     round_id = await world.start_round()
     await world.prepare()
-    progress = aggregator_pb2.ReportProgressRequest(round_id=round_id, fraction=0.1, activity="epoch 1 of 5")
+    progress = aggregator_pb2.ReportProgressRequest(
+        round_id=round_id, fraction=0.1, doing="CLIENT_ACTIVITY_TRAINING", step=1, steps=5
+    )
     await world.agents.ReportProgress(progress, metadata=caller)
     download = aggregator_pb2.DownloadArtifactRequest(sha256=sha256_of(b"reps"))
     assert [part.data async for part in world.agents.DownloadArtifact(download, metadata=caller)] == [b"reps"]
@@ -195,7 +197,7 @@ async def test_every_call_of_an_agent_is_a_sign_of_its_presence(world: World) ->
     assert {call[:2] for call in world.seen} == {("trial", "north")}
     assert list(dict.fromkeys(call[2] for call in world.seen)) == [
         "waiting for a task",
-        "epoch 1 of 5",
+        "local epoch 1 of 5",
         "downloading representations",
         "uploading representations",
         "delivering",

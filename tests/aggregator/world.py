@@ -14,7 +14,7 @@ import pytest
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.coordinator import Coordinator
 from fedafd.domain.config import WireDtype
-from fedafd.domain.kinds import ClientKind, Modality, StageKind
+from fedafd.domain.kinds import ClientKind, Modality, StageKind, UploadPurpose
 from fedafd.persistence.client_repository import invite_client
 from fedafd.persistence.federation_repository import get_federation
 from fedafd.persistence.models import RoundRow
@@ -23,6 +23,7 @@ from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import distillation_pb2, types_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
 from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
+from fedafd.rpc.codes import wire_purpose
 from fedafd.rpc.credentials import bearer_metadata
 from fedafd.rpc.tensors import encode_representations
 from fedafd.storage.store import sha256_of
@@ -100,7 +101,7 @@ class World:
         chunks = [blob[i : i + 65536] for i in range(0, len(blob), 65536)]
         begin = pb.BeginUploadRequest(
             round_id=round_id,
-            purpose=purpose,
+            upload_purpose=wire_purpose(UploadPurpose(purpose)),
             sha256=sha256_of(blob),
             size_bytes=len(blob),
             chunk_size_bytes=65536,

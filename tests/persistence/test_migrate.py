@@ -186,7 +186,8 @@ def test_tables_from_before_there_were_revisions_are_recognised(database_url: st
     with pytest.raises(SchemaError, match="--revision 0001"):
         migration_sql(database_url)
     assert migrate(database_url) == ("0001", head_revision())
-    assert contents(engine)["clients"] == before["clients"]
+    rows = zip(contents(engine)["clients"], before["clients"], strict=True)
+    assert all(row.items() >= old.items() for row, old in rows)
 
 
 def test_foreign_tables_of_the_same_names_are_refused(database_url: str, engine: Engine) -> None:

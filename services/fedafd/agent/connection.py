@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -20,6 +21,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from fedafd.agent.cache import ArtifactCache, PartialDownload
 from fedafd.agent.chunks import ChunkedFile
+from fedafd.agent.outgoing import Departure, activity_to_send, fraction_to_send
 from fedafd.agent.state import Credential
 from fedafd.domain.config import TlsConfig
 from fedafd.domain.errors import (
@@ -29,10 +31,12 @@ from fedafd.domain.errors import (
     StorageUnavailableError,
 )
 from fedafd.domain.kinds import ClientKind, UploadPurpose
+from fedafd.domain.leaving import Activity
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
 from fedafd.rpc.channel import open_channel
+from fedafd.rpc.codes import wire_activity, wire_leave_reason, wire_purpose
 from fedafd.rpc.credentials import bearer_metadata
 from fedafd.rpc.status import error_from_rpc, has_no_route
 from fedafd.rpc.tls import file_stamp
@@ -98,7 +102,7 @@ class AggregatorConnection:
 
     async def enrol(self, token: str, kind: ClientKind) -> Credential:
         """Trade the one-time token for a credential."""
-        request = pb.EnrollRequest(token=token, kind=_KINDS[kind], agent_version=version("fedafd"))
+        request = pb.EnrollRequest(token=token, kind=_KINDS[kind], software=_software())
         answer = await self._repeat("enrol", lambda: self._stub.Enroll(request, timeout=_CALL_SECONDS))
         return Credential(
             federation_id=answer.federation_id,
@@ -118,9 +122,16 @@ class AggregatorConnection:
             lambda: self._stub.FetchTask(request, metadata=self._metadata, timeout=wait_seconds + _CALL_SECONDS),
         )
 
-    async def report_progress(self, round_id: str, fraction: float, activity: str) -> bool:
+    async def report_progress(self, round_id: str, fraction: float, activity: Activity) -> bool:
         """Tell how far training is; False means: stop and discard."""
-        request = pb.ReportProgressRequest(round_id=round_id, fraction=fraction, activity=activity[:200])
+        told = activity_to_send(activity)
+        request = pb.ReportProgressRequest(
+            round_id=round_id,
+            fraction=fraction_to_send(fraction),
+            doing=wire_activity(told.kind),
+            step=told.step,
+            steps=told.steps,
+        )
         answer = await self._repeat(
             "report progress",
             lambda: self._stub.ReportProgress(request, metadata=self._metadata, timeout=_CALL_SECONDS),
@@ -147,7 +158,7 @@ class AggregatorConnection:
         """Send what the server does not hold of the blob; returns the upload's id."""
         request = pb.BeginUploadRequest(
             round_id=round_id,
-            purpose=purpose.value,
+            upload_purpose=wire_purpose(purpose),
             sha256=blob.sha256,
             size_bytes=blob.size_bytes,
             chunk_size_bytes=blob.chunk_bytes,
@@ -179,9 +190,13 @@ class AggregatorConnection:
             lambda: self._stub.CommitUpload(request, metadata=self._metadata, timeout=10 * _CALL_SECONDS),
         )
 
-    async def leave(self, round_id: str, reason: str) -> None:
+    async def leave(self, round_id: str, departure: Departure) -> None:
         """Give up the participation."""
-        request = pb.LeaveRoundRequest(round_id=round_id, reason=reason[:500])
+        request = pb.LeaveRoundRequest(
+            round_id=round_id,
+            leave_reason=wire_leave_reason(departure.reason),
+            num_affected=departure.num_affected,
+        )
         await self._repeat(
             "leave round", lambda: self._stub.LeaveRound(request, metadata=self._metadata, timeout=_CALL_SECONDS)
         )
@@ -287,6 +302,12 @@ class AggregatorConnection:
                 await self._follow_files()
             return
         raise StopRequestedError
+
+
+def _software() -> pb.SoftwareVersion:
+    numbers = [int(part) for part in re.findall(r"\d+", version("fedafd"))]
+    major, minor, patch, *_ = [*numbers, 0, 0, 0]
+    return pb.SoftwareVersion(major=major, minor=minor, patch=patch)
 
 
 async def _awaited(call: Awaitable[T]) -> T:

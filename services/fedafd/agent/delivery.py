@@ -9,7 +9,9 @@ import json
 from fedafd.agent.chunks import ChunkedFile
 from fedafd.agent.connection import AggregatorConnection
 from fedafd.agent.ledger import Ledger
+from fedafd.agent.outgoing import metrics_to_send, samples_to_send
 from fedafd.agent.state import PendingResult, StateDirectory
+from fedafd.domain.config import SharingConfig
 from fedafd.domain.errors import FedafdError
 from fedafd.domain.kinds import UploadPurpose
 from fedafd.telemetry.logging import get_logger
@@ -22,10 +24,10 @@ _log = get_logger(__name__)
 class Delivery:
     """Uploads, commits, and settles the pending result by what the receipt says."""
 
-    def __init__(self, state: StateDirectory, ledger: Ledger, *, share_metrics: bool) -> None:
+    def __init__(self, state: StateDirectory, ledger: Ledger, share: SharingConfig) -> None:
         self._state = state
         self._ledger = ledger
-        self._share_metrics = share_metrics
+        self._share = share
 
     async def deliver(self, connection: AggregatorConnection, pending: PendingResult) -> bool:
         """Upload and commit; True if it counts. Raises RoundClosedError when the round no longer waits for it."""
@@ -56,8 +58,8 @@ class Delivery:
         return await connection.upload(pending.round_id, purpose, blob)
 
     async def _commit(self, connection: AggregatorConnection, pending: PendingResult) -> bool:
-        metrics = pending.metrics if self._share_metrics else {}
-        samples = pending.num_private_samples if self._share_metrics else 0
+        metrics = metrics_to_send(pending.metrics, self._share)
+        samples = samples_to_send(pending.num_private_samples, self._share)
         told = json.dumps({"metrics": metrics, "num_private_samples": samples}, sort_keys=True)
         self._ledger.record(
             "metrics",

@@ -18,6 +18,7 @@ from fedafd.agent.connection import AggregatorConnection, StopRequestedError
 from fedafd.agent.delivery import Delivery
 from fedafd.agent.ledger import Ledger
 from fedafd.agent.metrics import AgentMetrics
+from fedafd.agent.outgoing import departure_of
 from fedafd.agent.state import Credential, PendingResult, StateDirectory
 from fedafd.agent.training import (
     LocalResult,
@@ -36,6 +37,7 @@ from fedafd.domain.errors import (
     UnauthenticatedError,
 )
 from fedafd.domain.kinds import Modality, UploadPurpose
+from fedafd.domain.leaving import Activity, ActivityKind
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.telemetry.logging import bind_context, get_logger
@@ -50,6 +52,12 @@ _log = get_logger(__name__)
 
 class StoppedByServerError(Exception):
     """The federation told this client to stop; the message says why."""
+
+
+class WeightsNotSharedError(ConfigurationError):
+    """The federation averages weights, and this site shares none."""
+
+    code = "weights-not-shared"
 
 
 class Agent:
@@ -74,7 +82,7 @@ class Agent:
         self._poll_seconds = poll_seconds
         self._cache = ArtifactCache(state.root / "artifacts", limit_bytes=cache_limit_bytes)
         self._ledger = Ledger(state.root)
-        self._delivery = Delivery(state, self._ledger, share_metrics=config.share.metrics)
+        self._delivery = Delivery(state, self._ledger, config.share)
 
     async def run(self, token: str | None) -> None:
         """Enrol if need be, then serve. Raises UnauthenticatedError, StoppedByServerError, ConfigurationError."""
@@ -197,7 +205,7 @@ class Agent:
     async def _fetch_inputs(self, connection: AggregatorConnection, task: pb.TrainTask) -> LocalTask:
         config = parse_federation_config(_decoded(task.federation_config_json), "the federation's configuration")
         if config.averaging is not AveragingMode.OFF and not self._config.share.weights:
-            raise ConfigurationError(
+            raise WeightsNotSharedError(
                 f"the federation's strategy {config.strategy} averages weights, and this site shares none; set"
                 " share.weights: true in agent.yaml to take part"
             )
@@ -206,7 +214,9 @@ class Agent:
         paths = {}
         for number, artifact in enumerate(artifacts):
             if not await connection.report_progress(
-                task.round_id, 0.05 * number / len(artifacts), f"downloading {artifact.purpose}"
+                task.round_id,
+                0.05 * number / len(artifacts),
+                Activity(ActivityKind.DOWNLOADING, number + 1, len(artifacts)),
             ):
                 raise TrainingCancelledError
             paths[artifact.sha256] = await connection.download(artifact, self._cache)
@@ -227,17 +237,17 @@ class Agent:
         )
 
     async def _leave(self, connection: AggregatorConnection, task: pb.TrainTask, error: Exception) -> None:
-        # Only our own errors say something that may leave the site; others might quote private data.
-        reason = str(error) if isinstance(error, FedafdError) else f"{type(error).__name__}; see the agent's log"
+        departure = departure_of(error, self._config.share)
+        told = json.dumps({"reason": departure.reason.value, "num_affected": departure.num_affected}, sort_keys=True)
         self._ledger.record(
             "leave",
-            sha256=hashlib.sha256(reason.encode()).hexdigest(),
-            size_bytes=len(reason.encode()),
+            sha256=hashlib.sha256(told.encode()).hexdigest(),
+            size_bytes=len(told.encode()),
             round_number=task.round_number,
-            detail=reason,
+            detail=told,
         )
         try:
-            await connection.leave(task.round_id, reason)
+            await connection.leave(task.round_id, departure)
         except FedafdError as refused:
             _log.warning("agent.leave_refused", reason=str(refused))
 
@@ -247,8 +257,8 @@ class Agent:
                 await self._stop.wait()
 
 
-def _reporter(connection: AggregatorConnection, round_id: str) -> Callable[[float, str], Awaitable[bool]]:
-    async def report(fraction: float, activity: str) -> bool:
+def _reporter(connection: AggregatorConnection, round_id: str) -> Callable[[float, Activity], Awaitable[bool]]:
+    async def report(fraction: float, activity: Activity) -> bool:
         return await connection.report_progress(round_id, 0.05 + 0.9 * fraction, activity)
 
     return report

@@ -14,10 +14,11 @@ from typing import Protocol
 
 from fedafd.domain.config import FederationConfig
 from fedafd.domain.kinds import Modality
+from fedafd.domain.leaving import Activity
 
 __all__ = ["LocalResult", "LocalTask", "ProgressCallback", "Trainer", "TrainingCancelledError", "train_watched"]
 
-ProgressCallback = Callable[[float, str], None]
+ProgressCallback = Callable[[float, Activity], None]
 """Hears the done share, 0 to 1, and what is being done; raises TrainingCancelledError to stop the training."""
 
 
@@ -91,7 +92,7 @@ async def train_watched(
     task: LocalTask,
     *,
     stop: asyncio.Event,
-    report: Callable[[float, str], Awaitable[bool]],
+    report: Callable[[float, Activity], Awaitable[bool]],
     interval_seconds: float = 1.0,
 ) -> LocalResult:
     """Train in a thread; tell `report` about steps, at most once per interval; stop when it answers False.
@@ -100,10 +101,10 @@ async def train_watched(
     Raises TrainingCancelledError when the round closed or `stop` was set before the last step.
     """
     cancelled = threading.Event()
-    latest: list[tuple[float, str]] = []
+    latest: list[tuple[float, Activity]] = []
 
-    def progress(fraction: float, activity: str) -> None:
-        latest[:] = [(min(max(fraction, 0.0), 1.0), activity)]
+    def progress(fraction: float, activity: Activity) -> None:
+        latest[:] = [(fraction, activity)]
         if cancelled.is_set():
             raise TrainingCancelledError
 

@@ -13,6 +13,7 @@ from fedafd.aggregator.types import Call
 from fedafd.aggregator.uploads import begin_upload, open_participation, receive_chunk
 from fedafd.domain.errors import ForbiddenError, InvalidRequestError, RoundClosedError, UploadError
 from fedafd.domain.kinds import ClientKind
+from fedafd.domain.leaving import ActivityKind, leave_words
 from fedafd.domain.states import ParticipationState
 from fedafd.persistence.artifact_repository import get_upload
 from fedafd.persistence.client_repository import enrol_client, note_seen
@@ -27,6 +28,7 @@ from fedafd.persistence.participation_repository import (
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceServicer
+from fedafd.rpc.codes import activity_from_wire, leave_reason_from_wire, purpose_from_wire
 
 __all__ = ["AgentService"]
 
@@ -38,6 +40,7 @@ _KINDS = {
 _LONGEST_WAIT_SECONDS = 60.0
 _LOOK_SECONDS = 2.0
 _COUNT_EVERY = 16
+_MOST_AFFECTED = 2**40
 
 
 class AgentService(AggregatorServiceServicer):
@@ -51,7 +54,7 @@ class AgentService(AggregatorServiceServicer):
         if kind is None:
             raise InvalidRequestError("kind must be image, text or pair")
         async with self._context.database.transaction() as session:
-            client, credential = await enrol_client(session, request.token, kind, request.agent_version)
+            client, credential = await enrol_client(session, request.token, kind, _version(request))
             record_event(
                 session,
                 "client.enrolled",
@@ -78,7 +81,7 @@ class AgentService(AggregatorServiceServicer):
         async with self._context.database.transaction() as session:
             await note_seen(session, client.id, utc_now())
         while True:
-            self._seen(client, "waiting for a task")
+            self._seen(client, str(ActivityKind.WAITING))
             async with self._context.database.snapshot() as session:
                 answer = await desired_task(self._context, session, client)
             left = until - loop.time()
@@ -89,20 +92,23 @@ class AgentService(AggregatorServiceServicer):
 
     async def ReportProgress(self, request: pb.ReportProgressRequest, call: Call) -> pb.ReportProgressResponse:
         client = await calling_client(self._context, call)
+        if not 0 <= request.fraction <= 1:  # also what is no number
+            raise InvalidRequestError("fraction must be a number from 0 to 1")
+        activity = str(activity_from_wire(request.doing, request.step, request.steps) or "")
         try:
             participation, row = await open_participation(self._context, client, request.round_id)
         except RoundClosedError:
             return pb.ReportProgressResponse(keep_going=False)
         async with self._context.database.transaction() as session:
-            await note_progress(session, participation.id, request.fraction, request.activity)
+            await note_progress(session, participation.id, request.fraction, activity)
             await note_seen(session, client.id, utc_now())
-        self._seen(client, request.activity)
+        self._seen(client, activity)
         self._context.wakeups.changed(row.federation_id)
         return pb.ReportProgressResponse(keep_going=True)
 
     async def BeginUpload(self, request: pb.BeginUploadRequest, call: Call) -> pb.BeginUploadResponse:
         client = await calling_client(self._context, call)
-        self._seen(client, f"uploading {request.purpose}")
+        self._seen(client, f"{ActivityKind.UPLOADING} {purpose_from_wire(request.upload_purpose)}")
         return await begin_upload(self._context, client, request)
 
     async def UploadChunks(
@@ -117,7 +123,7 @@ class AgentService(AggregatorServiceServicer):
                 _, row = await open_participation(self._context, client, upload.round_id)
             await receive_chunk(self._context, row, upload, request.index, request.data)
             self._context.metrics.bytes_in.inc(len(request.data))
-            self._seen(client, f"uploading {upload.purpose}")
+            self._seen(client, f"{ActivityKind.UPLOADING} {upload.purpose}")
             accepted += 1
         if upload is None:
             raise UploadError("the stream brought no chunk")
@@ -125,7 +131,7 @@ class AgentService(AggregatorServiceServicer):
 
     async def CommitUpload(self, request: pb.CommitUploadRequest, call: Call) -> pb.CommitUploadResponse:
         client = await calling_client(self._context, call)
-        self._seen(client, "delivering")
+        self._seen(client, str(ActivityKind.DELIVERING))
         return await commit_delivery(self._context, client, request)
 
     async def DownloadArtifact(
@@ -146,7 +152,7 @@ class AgentService(AggregatorServiceServicer):
         while data := await asyncio.to_thread(next, pieces, b""):
             yield pb.DownloadArtifactResponse(data=data)
             uncounted += len(data)
-            self._seen(client, f"downloading {artifact.purpose}")
+            self._seen(client, f"{ActivityKind.DOWNLOADING} {artifact.purpose}")
             if uncounted >= _COUNT_EVERY << 20:
                 await self._count_down(current, client.id, uncounted)
                 uncounted = 0
@@ -155,16 +161,22 @@ class AgentService(AggregatorServiceServicer):
     async def LeaveRound(self, request: pb.LeaveRoundRequest, call: Call) -> pb.LeaveRoundResponse:
         client = await calling_client(self._context, call)
         participation, row = await open_participation(self._context, client, request.round_id)
-        reason = f"left: {request.reason[:500] or 'no reason given'}"
+        code = leave_reason_from_wire(request.leave_reason)
+        count = request.num_affected if 0 < request.num_affected <= _MOST_AFFECTED else 0
+        reason = f"left: {leave_words(code, count)}"
+        values = {"reason": reason, "reason_code": code.value}
         async with self._context.database.transaction() as session:
-            if await settle_participation(session, participation.id, ParticipationState.DROPPED, reason=reason):
+            if await settle_participation(session, participation.id, ParticipationState.DROPPED, **values):
                 record_event(
                     session,
                     "participation.dropped",
                     federation_id=row.federation_id,
                     actor=f"client:{client.name}",
                     round=row.number,
+                    client=client.name,
                     reason=reason,
+                    code=code.value,
+                    num_affected=count,
                 )
         self._context.wakeups.changed(row.federation_id)
         return pb.LeaveRoundResponse()
@@ -183,3 +195,8 @@ class AgentService(AggregatorServiceServicer):
             self._context.metrics.bytes_out.inc(count)
             async with self._context.database.transaction() as session:
                 await add_bytes(session, round_id, client_id, down=count)
+
+
+def _version(request: pb.EnrollRequest) -> str | None:
+    software = request.software
+    return f"{software.major}.{software.minor}.{software.patch}" if request.HasField("software") else None

@@ -8,6 +8,7 @@ from typing import Any
 from fedafd.aggregator.step import COORDINATOR, Step
 from fedafd.domain.config import AveragingMode
 from fedafd.domain.kinds import STALE, ClientKind, Modality, StageKind, UploadPurpose
+from fedafd.domain.leaving import LeaveReason
 from fedafd.domain.merge_tree import MergePlan, plan_merges
 from fedafd.domain.states import PARTICIPATION_TRANSITIONS, ParticipationState, RoundState, StageState
 from fedafd.persistence.artifact_repository import earlier_representations, round_artifacts
@@ -97,14 +98,15 @@ async def _drop_lost(step: Step, cohort: _Cohort) -> bool:
     dropped = False
     for participation, client in cohort:
         if client.revoked_at is not None:
-            reason = "the client was revoked"
+            code, reason = LeaveReason.REVOKED, LeaveReason.REVOKED.words
         elif late:
-            reason = "the round's deadline passed"
+            code, reason = LeaveReason.DEADLINE, LeaveReason.DEADLINE.words
         elif participation.last_progress_at < silent_since:
-            reason = f"no sign of progress for {step.config.idle_timeout_seconds:g} s"
+            code = LeaveReason.SILENT
+            reason = f"{code.words} for {step.config.idle_timeout_seconds:g} s"
         else:
             continue
-        values = {"reason": reason}
+        values = {"reason": reason, "reason_code": code.value}
         if await settle_participation(step.session, participation.id, ParticipationState.DROPPED, **values):
             dropped = True
             record_event(
@@ -115,6 +117,7 @@ async def _drop_lost(step: Step, cohort: _Cohort) -> bool:
                 round=step.row.number,
                 client=client.name,
                 reason=reason,
+                code=code.value,
             )
     return dropped
 

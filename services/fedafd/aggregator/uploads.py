@@ -16,6 +16,7 @@ from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, Upl
 from fedafd.persistence.participation_repository import add_bytes, current_participation
 from fedafd.persistence.round_repository import get_round
 from fedafd.proto.v1 import aggregator_pb2 as pb
+from fedafd.rpc.codes import purpose_from_wire
 from fedafd.storage import ObjectStore
 from fedafd.telemetry.logging import add_context
 
@@ -41,17 +42,18 @@ async def open_participation(context: Context, client: ClientRow, round_id: str)
 
 async def begin_upload(context: Context, client: ClientRow, request: pb.BeginUploadRequest) -> pb.BeginUploadResponse:
     """Announce a blob; says which chunks are missing. Raises UploadError for a manifest that does not add up."""
+    purpose = purpose_from_wire(request.upload_purpose)
     _, row = await open_participation(context, client, request.round_id)
-    _check_manifest(request, FederationConfig.model_validate(row.config))
+    _check_manifest(request, purpose, FederationConfig.model_validate(row.config))
     async with context.database.transaction() as session:
-        upload = await find_upload(session, row.id, client.id, request.sha256, request.purpose)
+        upload = await find_upload(session, row.id, client.id, request.sha256, purpose.value)
         if upload is None:
             if await count_uploads(session, row.id, client.id) >= _MOST_UPLOADS:
                 raise UploadError(f"{_MOST_UPLOADS} blobs were announced in this round already; deliver or leave it")
             made = UploadRow(
                 round_id=row.id,
                 client_id=client.id,
-                purpose=request.purpose,
+                purpose=purpose.value,
                 sha256=request.sha256,
                 size_bytes=request.size_bytes,
                 chunk_size_bytes=request.chunk_size_bytes,
@@ -135,12 +137,10 @@ def _chunk_key(row: RoundRow, upload: UploadRow, index: int) -> str:
     return f"federations/{row.federation_id}/rounds/{row.number}/chunks/{upload.id}/{index}"
 
 
-def _check_manifest(request: pb.BeginUploadRequest, config: FederationConfig) -> None:
-    if request.purpose not in set(UploadPurpose):
-        raise UploadError(f"purpose {request.purpose[:40]!r} is not one of {', '.join(UploadPurpose)}")
-    if request.purpose == UploadPurpose.PERSONALIZED_MODEL and not config.accept_personalized_models:
+def _check_manifest(request: pb.BeginUploadRequest, purpose: UploadPurpose, config: FederationConfig) -> None:
+    if purpose is UploadPurpose.PERSONALIZED_MODEL and not config.accept_personalized_models:
         raise UploadError("this federation takes no personalized models; set share.personalized_model: false")
-    if request.purpose == UploadPurpose.WEIGHTS and config.averaging is AveragingMode.OFF:
+    if purpose is UploadPurpose.WEIGHTS and config.averaging is AveragingMode.OFF:
         raise UploadError("this federation averages no weights; send none")
     if not 1 <= request.size_bytes <= config.max_upload_bytes:
         raise UploadError(f"size is {request.size_bytes} bytes; must be 1 to {config.max_upload_bytes}")
@@ -152,4 +152,4 @@ def _check_manifest(request: pb.BeginUploadRequest, config: FederationConfig) ->
         raise UploadError(f"{len(request.chunk_sha256)} chunk hashes do not fit {request.size_bytes} bytes")
     for name in (request.sha256, *request.chunk_sha256):
         if len(name) != 64 or not set(name) <= _HEX:
-            raise UploadError(f"{name[:80]!r} is not a SHA-256 in lower-case hexadecimal")
+            raise UploadError("a hash is not a SHA-256 in lower-case hexadecimal")

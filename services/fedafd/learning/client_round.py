@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fedafd.datasets.samples import ClientData
 from fedafd.domain.config import EncoderConfig, FederationConfig
 from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.domain.leaving import Activity, ActivityKind
 from fedafd.domain.presets import merged
 from fedafd.domain.strategies import STRATEGIES
 from fedafd.learning.local_site import LocalSite, SplitName
@@ -62,14 +63,14 @@ def train_client(
     """
     encoders = {Modality.IMAGE: image_encoder, Modality.TEXT: text_encoder}
     site = LocalSite(config, kind, encoders, data, state, seed, device)
-    progress(0.01, "reading data")
+    progress(0.01, Activity(ActivityKind.READING_DATA))
     site.meet(public, global_representations, bundles, average)
     train_locally(site, round_number, lambda f, a: progress(0.05 + 0.8 * f, a))
-    progress(0.87, "calibrating the gate")
+    progress(0.87, Activity(ActivityKind.CALIBRATING))
     site.calibrate()
-    progress(0.9, "representing the public set")
+    progress(0.9, Activity(ActivityKind.REPRESENTING))
     reps = site.represent()
-    progress(0.95, "evaluating")
+    progress(0.95, Activity(ActivityKind.EVALUATING))
     metrics, scores = site.assess(evaluate_on)
     return ClientRound(site.state(), reps, metrics, scores, len(data.train))
 

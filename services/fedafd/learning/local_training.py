@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedafd.algorithm.alignment import backward_balanced
+from fedafd.domain.leaving import Activity, ActivityKind
 from fedafd.learning.acceleration import untouched_statistics
 from fedafd.learning.local_site import LocalSite
 from fedafd.learning.optimizers import check_loss, steps_factor
@@ -18,7 +19,8 @@ from fedafd.learning.regularisers import Regulariser, Terms, make_regulariser
 
 __all__ = ["Progress", "train_locally"]
 
-Progress = Callable[[float, str], None]
+Progress = Callable[[float, Activity], None]
+"""Hears the done share, 0 to 1, and what is being done."""
 
 
 def train_locally(site: LocalSite, round_number: int, progress: Progress = lambda _, __: None) -> None:
@@ -72,7 +74,7 @@ class _Steps:
             self._step(torch.randperm(site.splits["train"].count, generator=site.generator)[:size], None, held=True)
 
     def epoch(self, epoch: int, epochs: int, progress: Progress) -> None:
-        site, activity = self._site, f"local epoch {epoch + 1} of {epochs}"
+        site, activity = self._site, Activity(ActivityKind.TRAINING, epoch + 1, epochs)
         aligns = self._regularise is not None
         if aligns and site.config.alignment.schedule == "separate":
             for rows in self._public_batches(None):

@@ -58,7 +58,7 @@ async def invite_again(session: AsyncSession, row: ClientRow, lifetime: timedelt
 
 
 async def enrol_client(
-    session: AsyncSession, token: str, kind: ClientKind, agent_version: str
+    session: AsyncSession, token: str, kind: ClientKind, agent_version: str | None
 ) -> tuple[ClientRow, str]:
     """Trade a one-time token for a credential, which is shown here only.
 
@@ -85,7 +85,7 @@ async def enrol_client(
         "credential_hash": hash_secret(credential),
         "enrolled_at": utc_now(),
         "last_seen_at": utc_now(),
-        "agent_version": agent_version[:64],
+        "agent_version": agent_version,
     }
     first = update(ClientRow).where(ClientRow.id == row.id, ClientRow.enrolled_at.is_(None)).values(**values)
     if await affected_rows(session, first) != 1:

@@ -137,6 +137,12 @@ class ClientRow(Base):
     revoked_at: Mapped[datetime | None]
     last_seen_at: Mapped[datetime | None]
     agent_version: Mapped[str | None] = mapped_column(String(64))
+    session: Mapped[str | None] = mapped_column(String(16))
+    """Names the process of the client's live agent, in hexadecimal; None after it ended in good order."""
+    session_until: Mapped[datetime | None]
+    """Until when that agent counts as alive without another call."""
+    other_agent_refused_at: Mapped[datetime | None]
+    """When another agent was last refused during that session."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
@@ -186,6 +192,9 @@ class ParticipationRow(Base):
     """Index in the round's cohort, from 0."""
     state: Mapped[str] = mapped_column(String(16), default=ParticipationState.INVITED.value)
     reason: Mapped[str | None] = mapped_column(Text)
+    """Why it was dropped or rejected, in our words."""
+    reason_code: Mapped[str | None] = mapped_column(String(32))
+    """A LeaveReason, where it was dropped."""
     progress: Mapped[float] = mapped_column(Float, default=0.0)
     activity: Mapped[str | None] = mapped_column(String(200))
     last_progress_at: Mapped[datetime] = mapped_column(default=utc_now)

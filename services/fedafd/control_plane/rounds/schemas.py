@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedafd.domain.kinds import ClientKind, Modality, StageKind
+from fedafd.domain.leaving import LeaveReason
 from fedafd.domain.states import ParticipationState, RoundState, StageState
 from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, StageRow
 
@@ -31,6 +32,7 @@ class Participation(BaseModel):
     progress: float = Field(description="0 to 1.")
     activity: str | None
     reason: str | None = Field(description="Why it was dropped or rejected.")
+    reason_code: LeaveReason | None = Field(description="Why it was dropped, as a code.")
     metrics: dict[str, float] | None
     bytes_up: int
     bytes_down: int
@@ -45,6 +47,7 @@ class Participation(BaseModel):
             progress=row.progress,
             activity=row.activity,
             reason=row.reason,
+            reason_code=LeaveReason(row.reason_code) if row.reason_code else None,
             metrics=row.metrics,
             bytes_up=row.bytes_up,
             bytes_down=row.bytes_down,

@@ -4,6 +4,7 @@ from fedafd.proto.v1 import types_pb2 as _types_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -11,15 +12,84 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class ClientActivity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CLIENT_ACTIVITY_UNSPECIFIED: _ClassVar[ClientActivity]
+    CLIENT_ACTIVITY_DOWNLOADING: _ClassVar[ClientActivity]
+    CLIENT_ACTIVITY_READING_DATA: _ClassVar[ClientActivity]
+    CLIENT_ACTIVITY_TRAINING: _ClassVar[ClientActivity]
+    CLIENT_ACTIVITY_CALIBRATING: _ClassVar[ClientActivity]
+    CLIENT_ACTIVITY_REPRESENTING: _ClassVar[ClientActivity]
+    CLIENT_ACTIVITY_EVALUATING: _ClassVar[ClientActivity]
+    CLIENT_ACTIVITY_UPLOADING: _ClassVar[ClientActivity]
+
+class UploadPurpose(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    UPLOAD_PURPOSE_UNSPECIFIED: _ClassVar[UploadPurpose]
+    UPLOAD_PURPOSE_REPRESENTATIONS: _ClassVar[UploadPurpose]
+    UPLOAD_PURPOSE_PERSONALIZED_MODEL: _ClassVar[UploadPurpose]
+    UPLOAD_PURPOSE_WEIGHTS: _ClassVar[UploadPurpose]
+
+class LeaveReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LEAVE_REASON_UNSPECIFIED: _ClassVar[LeaveReason]
+    LEAVE_REASON_DATA_UNUSABLE: _ClassVar[LeaveReason]
+    LEAVE_REASON_CONFIGURATION_UNSUITABLE: _ClassVar[LeaveReason]
+    LEAVE_REASON_WEIGHTS_NOT_SHARED: _ClassVar[LeaveReason]
+    LEAVE_REASON_STATE_UNUSABLE: _ClassVar[LeaveReason]
+    LEAVE_REASON_DEVICE_UNAVAILABLE: _ClassVar[LeaveReason]
+    LEAVE_REASON_OUT_OF_MEMORY: _ClassVar[LeaveReason]
+    LEAVE_REASON_DISK_FULL: _ClassVar[LeaveReason]
+    LEAVE_REASON_DISK_FAILED: _ClassVar[LeaveReason]
+    LEAVE_REASON_TRAINING_DIVERGED: _ClassVar[LeaveReason]
+    LEAVE_REASON_DOWNLOAD_CORRUPT: _ClassVar[LeaveReason]
+    LEAVE_REASON_TASK_NOT_UNDERSTOOD: _ClassVar[LeaveReason]
+    LEAVE_REASON_UNEXPECTED: _ClassVar[LeaveReason]
+CLIENT_ACTIVITY_UNSPECIFIED: ClientActivity
+CLIENT_ACTIVITY_DOWNLOADING: ClientActivity
+CLIENT_ACTIVITY_READING_DATA: ClientActivity
+CLIENT_ACTIVITY_TRAINING: ClientActivity
+CLIENT_ACTIVITY_CALIBRATING: ClientActivity
+CLIENT_ACTIVITY_REPRESENTING: ClientActivity
+CLIENT_ACTIVITY_EVALUATING: ClientActivity
+CLIENT_ACTIVITY_UPLOADING: ClientActivity
+UPLOAD_PURPOSE_UNSPECIFIED: UploadPurpose
+UPLOAD_PURPOSE_REPRESENTATIONS: UploadPurpose
+UPLOAD_PURPOSE_PERSONALIZED_MODEL: UploadPurpose
+UPLOAD_PURPOSE_WEIGHTS: UploadPurpose
+LEAVE_REASON_UNSPECIFIED: LeaveReason
+LEAVE_REASON_DATA_UNUSABLE: LeaveReason
+LEAVE_REASON_CONFIGURATION_UNSUITABLE: LeaveReason
+LEAVE_REASON_WEIGHTS_NOT_SHARED: LeaveReason
+LEAVE_REASON_STATE_UNUSABLE: LeaveReason
+LEAVE_REASON_DEVICE_UNAVAILABLE: LeaveReason
+LEAVE_REASON_OUT_OF_MEMORY: LeaveReason
+LEAVE_REASON_DISK_FULL: LeaveReason
+LEAVE_REASON_DISK_FAILED: LeaveReason
+LEAVE_REASON_TRAINING_DIVERGED: LeaveReason
+LEAVE_REASON_DOWNLOAD_CORRUPT: LeaveReason
+LEAVE_REASON_TASK_NOT_UNDERSTOOD: LeaveReason
+LEAVE_REASON_UNEXPECTED: LeaveReason
+
 class EnrollRequest(_message.Message):
-    __slots__ = ("token", "kind", "agent_version")
+    __slots__ = ("token", "kind", "software")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
-    AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_FIELD_NUMBER: _ClassVar[int]
     token: str
     kind: _types_pb2.ClientKind
-    agent_version: str
-    def __init__(self, token: _Optional[str] = ..., kind: _Optional[_Union[_types_pb2.ClientKind, str]] = ..., agent_version: _Optional[str] = ...) -> None: ...
+    software: SoftwareVersion
+    def __init__(self, token: _Optional[str] = ..., kind: _Optional[_Union[_types_pb2.ClientKind, str]] = ..., software: _Optional[_Union[SoftwareVersion, _Mapping]] = ...) -> None: ...
+
+class SoftwareVersion(_message.Message):
+    __slots__ = ("major", "minor", "patch")
+    MAJOR_FIELD_NUMBER: _ClassVar[int]
+    MINOR_FIELD_NUMBER: _ClassVar[int]
+    PATCH_FIELD_NUMBER: _ClassVar[int]
+    major: int
+    minor: int
+    patch: int
+    def __init__(self, major: _Optional[int] = ..., minor: _Optional[int] = ..., patch: _Optional[int] = ...) -> None: ...
 
 class EnrollResponse(_message.Message):
     __slots__ = ("federation_id", "client_id", "client_name", "credential")
@@ -42,16 +112,18 @@ class FetchTaskRequest(_message.Message):
     def __init__(self, wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., known_revision: _Optional[int] = ...) -> None: ...
 
 class FetchTaskResponse(_message.Message):
-    __slots__ = ("revision", "idle", "train", "stop")
+    __slots__ = ("revision", "idle", "train", "stop", "other_agent_refused_at")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     IDLE_FIELD_NUMBER: _ClassVar[int]
     TRAIN_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
+    OTHER_AGENT_REFUSED_AT_FIELD_NUMBER: _ClassVar[int]
     revision: int
     idle: IdleTask
     train: TrainTask
     stop: StopTask
-    def __init__(self, revision: _Optional[int] = ..., idle: _Optional[_Union[IdleTask, _Mapping]] = ..., train: _Optional[_Union[TrainTask, _Mapping]] = ..., stop: _Optional[_Union[StopTask, _Mapping]] = ...) -> None: ...
+    other_agent_refused_at: _timestamp_pb2.Timestamp
+    def __init__(self, revision: _Optional[int] = ..., idle: _Optional[_Union[IdleTask, _Mapping]] = ..., train: _Optional[_Union[TrainTask, _Mapping]] = ..., stop: _Optional[_Union[StopTask, _Mapping]] = ..., other_agent_refused_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class IdleTask(_message.Message):
     __slots__ = ("reason",)
@@ -94,14 +166,20 @@ class TrainTask(_message.Message):
     def __init__(self, round_id: _Optional[str] = ..., round_number: _Optional[int] = ..., federation_config_json: _Optional[str] = ..., seed: _Optional[int] = ..., public_set_sha256: _Optional[str] = ..., public_set: _Optional[_Iterable[_Union[_types_pb2.Artifact, _Mapping]]] = ..., global_representations: _Optional[_Union[_types_pb2.Artifact, _Mapping]] = ..., encoder_bundles: _Optional[_Iterable[_Union[_types_pb2.Artifact, _Mapping]]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., accepts_personalized_model: _Optional[bool] = ..., traceparent: _Optional[str] = ..., averaged_weights: _Optional[_Iterable[_Union[_types_pb2.Artifact, _Mapping]]] = ...) -> None: ...
 
 class ReportProgressRequest(_message.Message):
-    __slots__ = ("round_id", "fraction", "activity")
+    __slots__ = ("round_id", "fraction", "doing", "step", "steps", "alive_only")
     ROUND_ID_FIELD_NUMBER: _ClassVar[int]
     FRACTION_FIELD_NUMBER: _ClassVar[int]
-    ACTIVITY_FIELD_NUMBER: _ClassVar[int]
+    DOING_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    ALIVE_ONLY_FIELD_NUMBER: _ClassVar[int]
     round_id: str
     fraction: float
-    activity: str
-    def __init__(self, round_id: _Optional[str] = ..., fraction: _Optional[float] = ..., activity: _Optional[str] = ...) -> None: ...
+    doing: ClientActivity
+    step: int
+    steps: int
+    alive_only: bool
+    def __init__(self, round_id: _Optional[str] = ..., fraction: _Optional[float] = ..., doing: _Optional[_Union[ClientActivity, str]] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., alive_only: _Optional[bool] = ...) -> None: ...
 
 class ReportProgressResponse(_message.Message):
     __slots__ = ("keep_going",)
@@ -110,20 +188,20 @@ class ReportProgressResponse(_message.Message):
     def __init__(self, keep_going: _Optional[bool] = ...) -> None: ...
 
 class BeginUploadRequest(_message.Message):
-    __slots__ = ("round_id", "purpose", "sha256", "size_bytes", "chunk_size_bytes", "chunk_sha256")
+    __slots__ = ("round_id", "upload_purpose", "sha256", "size_bytes", "chunk_size_bytes", "chunk_sha256")
     ROUND_ID_FIELD_NUMBER: _ClassVar[int]
-    PURPOSE_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_PURPOSE_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     CHUNK_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     CHUNK_SHA256_FIELD_NUMBER: _ClassVar[int]
     round_id: str
-    purpose: str
+    upload_purpose: UploadPurpose
     sha256: str
     size_bytes: int
     chunk_size_bytes: int
     chunk_sha256: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, round_id: _Optional[str] = ..., purpose: _Optional[str] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., chunk_size_bytes: _Optional[int] = ..., chunk_sha256: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, round_id: _Optional[str] = ..., upload_purpose: _Optional[_Union[UploadPurpose, str]] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., chunk_size_bytes: _Optional[int] = ..., chunk_sha256: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class BeginUploadResponse(_message.Message):
     __slots__ = ("upload_id", "missing_chunks")
@@ -195,13 +273,23 @@ class DownloadArtifactResponse(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class LeaveRoundRequest(_message.Message):
-    __slots__ = ("round_id", "reason")
+    __slots__ = ("round_id", "leave_reason", "num_affected")
     ROUND_ID_FIELD_NUMBER: _ClassVar[int]
-    REASON_FIELD_NUMBER: _ClassVar[int]
+    LEAVE_REASON_FIELD_NUMBER: _ClassVar[int]
+    NUM_AFFECTED_FIELD_NUMBER: _ClassVar[int]
     round_id: str
-    reason: str
-    def __init__(self, round_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    leave_reason: LeaveReason
+    num_affected: int
+    def __init__(self, round_id: _Optional[str] = ..., leave_reason: _Optional[_Union[LeaveReason, str]] = ..., num_affected: _Optional[int] = ...) -> None: ...
 
 class LeaveRoundResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class EndSessionRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class EndSessionResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -34,7 +34,11 @@ class AggregatorServiceStub:
     agent downloads what it does not hold yet, trains, uploads its representations of the public set in
     hash-checked chunks, and commits. The commit's receipt is the proof of delivery; committing again
     gives the same receipt. Every call but Enroll carries the credential as the metadata entry
-    `authorization: Bearer <credential>`; who the client is follows from it and never from a field.
+    `authorization: Bearer <credential>`; who the client is follows from it and never from a field. The
+    metadata entry `fedafd-session` (16 hexadecimal digits) names the agent's process: a client has one live
+    agent, and a second one that carries the same credential is refused while the first is alive.
+
+    No message of an agent has a field for free text: there are codes, numbers, hashes and ids of ours.
 
     Errors carry a google.rpc-style status code and, in the trailing metadata `fedafd-error-code`, the
     stable code of the error (docs/errors.md).
@@ -86,6 +90,11 @@ class AggregatorServiceStub:
                 request_serializer=fedafd_dot_v1_dot_aggregator__pb2.LeaveRoundRequest.SerializeToString,
                 response_deserializer=fedafd_dot_v1_dot_aggregator__pb2.LeaveRoundResponse.FromString,
                 _registered_method=True)
+        self.EndSession = channel.unary_unary(
+                '/fedafd.v1.AggregatorService/EndSession',
+                request_serializer=fedafd_dot_v1_dot_aggregator__pb2.EndSessionRequest.SerializeToString,
+                response_deserializer=fedafd_dot_v1_dot_aggregator__pb2.EndSessionResponse.FromString,
+                _registered_method=True)
 
 
 class AggregatorServiceServicer:
@@ -97,7 +106,11 @@ class AggregatorServiceServicer:
     agent downloads what it does not hold yet, trains, uploads its representations of the public set in
     hash-checked chunks, and commits. The commit's receipt is the proof of delivery; committing again
     gives the same receipt. Every call but Enroll carries the credential as the metadata entry
-    `authorization: Bearer <credential>`; who the client is follows from it and never from a field.
+    `authorization: Bearer <credential>`; who the client is follows from it and never from a field. The
+    metadata entry `fedafd-session` (16 hexadecimal digits) names the agent's process: a client has one live
+    agent, and a second one that carries the same credential is refused while the first is alive.
+
+    No message of an agent has a field for free text: there are codes, numbers, hashes and ids of ours.
 
     Errors carry a google.rpc-style status code and, in the trailing metadata `fedafd-error-code`, the
     stable code of the error (docs/errors.md).
@@ -161,6 +174,13 @@ class AggregatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EndSession(self, request, context):
+        """Says that the agent ends, so that the client's next agent, wherever it runs, need not wait.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AggregatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -204,6 +224,11 @@ def add_AggregatorServiceServicer_to_server(servicer, server):
                     request_deserializer=fedafd_dot_v1_dot_aggregator__pb2.LeaveRoundRequest.FromString,
                     response_serializer=fedafd_dot_v1_dot_aggregator__pb2.LeaveRoundResponse.SerializeToString,
             ),
+            'EndSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndSession,
+                    request_deserializer=fedafd_dot_v1_dot_aggregator__pb2.EndSessionRequest.FromString,
+                    response_serializer=fedafd_dot_v1_dot_aggregator__pb2.EndSessionResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'fedafd.v1.AggregatorService', rpc_method_handlers)
@@ -221,7 +246,11 @@ class AggregatorService:
     agent downloads what it does not hold yet, trains, uploads its representations of the public set in
     hash-checked chunks, and commits. The commit's receipt is the proof of delivery; committing again
     gives the same receipt. Every call but Enroll carries the credential as the metadata entry
-    `authorization: Bearer <credential>`; who the client is follows from it and never from a field.
+    `authorization: Bearer <credential>`; who the client is follows from it and never from a field. The
+    metadata entry `fedafd-session` (16 hexadecimal digits) names the agent's process: a client has one live
+    agent, and a second one that carries the same credential is refused while the first is alive.
+
+    No message of an agent has a field for free text: there are codes, numbers, hashes and ids of ours.
 
     Errors carry a google.rpc-style status code and, in the trailing metadata `fedafd-error-code`, the
     stable code of the error (docs/errors.md).
@@ -433,6 +462,33 @@ class AggregatorService:
             '/fedafd.v1.AggregatorService/LeaveRound',
             fedafd_dot_v1_dot_aggregator__pb2.LeaveRoundRequest.SerializeToString,
             fedafd_dot_v1_dot_aggregator__pb2.LeaveRoundResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedafd.v1.AggregatorService/EndSession',
+            fedafd_dot_v1_dot_aggregator__pb2.EndSessionRequest.SerializeToString,
+            fedafd_dot_v1_dot_aggregator__pb2.EndSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,117 @@
+"""What a site may say about its part in a round: codes and numbers with the words that the federation has for them.
+
+No text of a site travels. An agent sends a code and, where it helps, a count; the aggregator turns them into these
+words for events, REST and the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = [
+    "CLIENT_METRICS",
+    "SAID_BY_AGENTS",
+    "Activity",
+    "ActivityKind",
+    "LeaveReason",
+    "leave_words",
+]
+
+
+class LeaveReason(StrEnum):
+    """Why a client has no delivery in a round."""
+
+    NOT_TOLD = "not-told"
+    DATA_UNUSABLE = "data-unusable"
+    CONFIGURATION_UNSUITABLE = "configuration-unsuitable"
+    WEIGHTS_NOT_SHARED = "weights-not-shared"
+    STATE_UNUSABLE = "state-unusable"
+    DEVICE_UNAVAILABLE = "device-unavailable"
+    OUT_OF_MEMORY = "out-of-memory"
+    DISK_FULL = "disk-full"
+    DISK_FAILED = "disk-failed"
+    TRAINING_DIVERGED = "training-diverged"
+    DOWNLOAD_CORRUPT = "download-corrupt"
+    TASK_NOT_UNDERSTOOD = "task-not-understood"
+    UNEXPECTED = "unexpected"
+    DEADLINE = "deadline"
+    SILENT = "silent"
+    REVOKED = "revoked"
+
+    @property
+    def words(self) -> str:
+        """For operators: what it means and who can do what about it."""
+        return _WORDS[self]
+
+
+_WORDS: Mapping[LeaveReason, str] = {
+    LeaveReason.NOT_TOLD: "it gave no reason; the log of the site's agent may have one",
+    LeaveReason.DATA_UNUSABLE: "its private data cannot be used; the log of the site's agent names what and where",
+    LeaveReason.CONFIGURATION_UNSUITABLE: (
+        "its configuration does not fit the federation's or its machine; the log of the site's agent names the key"
+    ),
+    LeaveReason.WEIGHTS_NOT_SHARED: (
+        "the federation's strategy averages weights, and this site shares none; it would take part with"
+        " share.weights: true in its agent.yaml"
+    ),
+    LeaveReason.STATE_UNUSABLE: "its state of earlier rounds cannot be used; the log of the site's agent says why",
+    LeaveReason.DEVICE_UNAVAILABLE: "its computing device is not there or failed; the site looks at the agent's device",
+    LeaveReason.OUT_OF_MEMORY: "its memory did not suffice; the site gives the agent more, or trains smaller batches",
+    LeaveReason.DISK_FULL: "its disk is full; the site frees some space or moves state_dir",
+    LeaveReason.DISK_FAILED: "it could not read or write its disk; the log of the site's agent names the file",
+    LeaveReason.TRAINING_DIVERGED: "its training lost its footing: a loss was not finite; a lower learning rate helps",
+    LeaveReason.DOWNLOAD_CORRUPT: "what it downloaded did not have the announced hash, time and again",
+    LeaveReason.TASK_NOT_UNDERSTOOD: "it could not follow the task; its agent may be older than the federation",
+    LeaveReason.UNEXPECTED: "an unexpected error; the log of the site's agent has it",
+    LeaveReason.DEADLINE: "the round's deadline passed",
+    LeaveReason.SILENT: "no sign of progress",
+    LeaveReason.REVOKED: "the client was revoked",
+}
+
+_SAID_BY_THE_FEDERATION = frozenset({LeaveReason.DEADLINE, LeaveReason.SILENT, LeaveReason.REVOKED})
+SAID_BY_AGENTS: frozenset[LeaveReason] = frozenset(LeaveReason) - _SAID_BY_THE_FEDERATION
+"""What an agent may give as its reason; the others are the federation's own."""
+
+
+def leave_words(reason: LeaveReason, num_affected: int = 0) -> str:
+    """The reason in words; `num_affected` is how many items (samples, files, values) it is about, 0 if not told."""
+    return f"{reason.words} ({num_affected:,} affected)" if num_affected else reason.words
+
+
+class ActivityKind(StrEnum):
+    """What a client is doing, in the words that are shown."""
+
+    WAITING = "waiting for a task"
+    DOWNLOADING = "downloading"
+    READING_DATA = "reading data"
+    TRAINING = "local epoch"
+    CALIBRATING = "calibrating the gate"
+    REPRESENTING = "representing the public set"
+    EVALUATING = "evaluating"
+    UPLOADING = "uploading"
+    DELIVERING = "delivering"
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What a client is doing, and which of how many: epochs, files."""
+
+    kind: ActivityKind
+    step: int = 0
+    """From 1; 0 if it has no steps."""
+    steps: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.kind.value} {self.step} of {self.steps}" if self.steps else self.kind.value
+
+
+_MODELS = ("federated", "local", "global", "alone")
+_CLASSIFICATION = ("acc1", "acc5", "own_acc1")
+_RETRIEVAL = (*(f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)), "rsum")
+
+CLIENT_METRICS: frozenset[str] = frozenset(
+    f"{model}/{name}" for model in _MODELS for name in (*_CLASSIFICATION, *_RETRIEVAL)
+)
+"""Every name of a metric that a client may send; others neither leave a site nor are taken."""
