@@ -17,6 +17,7 @@ from fedafd.aggregator.outbox import Outbox
 from fedafd.domain.kinds import ClientKind, StageKind
 from fedafd.domain.states import RoundState
 from fedafd.persistence.client_repository import get_client, invite_client, revoke_client
+from fedafd.persistence.event_repository import events_after
 from fedafd.persistence.federation_repository import get_federation
 from fedafd.persistence.round_repository import transition_round
 from fedafd.proto.v1 import aggregator_pb2 as pb
@@ -99,6 +100,30 @@ async def test_a_silent_client_is_dropped(world: World) -> None:
     await asyncio.sleep(2.1)
     await world.coordinate()
     assert (await world.round(round_id)).reason == "quorum not reached: 0 of 1 deliveries"
+
+
+async def test_a_completed_round_names_whom_it_went_on_without_and_why(world: World) -> None:
+    callers = {name: await world.enrol(name) for name in ("bad", "good")}
+    await world.enrol("silent")
+    round_id = await world.start_round(idle_timeout_seconds=2)
+    await world.prepare()
+    await world.deliver(callers["bad"], round_id, world.reps(num=5))
+    await world.deliver(callers["good"], round_id, world.reps())
+    await asyncio.sleep(2.1)
+    await world.coordinate()
+    await world.distil(StageKind.FOLD, sed_state=b"sed")
+    await world.distil(StageKind.DISTIL, server_state=b"distilled")
+    await world.distil(StageKind.EVALUATE, server_state=b"distilled", model__config=b"{}")
+    assert (await world.round(round_id)).state == "completed"
+    async with world.context.database.snapshot() as session:
+        events = await events_after(session, "trial", 0)
+    (completed,) = [event.data for event in events if event.kind == "round.completed"]
+    assert (completed["num_delivered"], completed["num_missing"]) == (1, 2)
+    missing = {each["client"]: (each["state"], each["reason"]) for each in completed["missing"]}
+    assert missing["silent"][0] == "dropped"
+    assert "no sign of progress" in missing["silent"][1]
+    assert missing["bad"][0] == "rejected"
+    assert "shape [5, 8]" in missing["bad"][1]
 
 
 async def test_an_unknown_or_revoked_credential_is_refused(world: World) -> None:

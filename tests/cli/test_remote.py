@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -17,9 +18,12 @@ import pytest
 from tests.servers import free_port, wait_until
 
 from fedafd.cli.main import main
-from fedafd.domain.states import RoundState
+from fedafd.domain.states import ParticipationState, RoundState
+from fedafd.persistence.client_repository import get_client
 from fedafd.persistence.database import Database
 from fedafd.persistence.migrate import migrate
+from fedafd.persistence.models import utc_now
+from fedafd.persistence.participation_repository import invite_cohort, list_participations, settle_participation
 from fedafd.persistence.round_repository import get_round_by_number, transition_round
 
 KEY = "fedafd-key.remote-test"
@@ -50,8 +54,8 @@ class ControlPlane:
         self.process.kill()
         self.process.wait()
 
-    def finish_round(self, number: int, state: RoundState) -> None:
-        """Walk a round to its end, as a coordinator would."""
+    def finish_round(self, number: int, state: RoundState, *, dropped: str | None = None) -> None:
+        """Walk a round to its end, as a coordinator would; `dropped` names a client that was dropped from it."""
 
         async def walk() -> None:
             database = Database(self.database_url)
@@ -60,8 +64,15 @@ class ControlPlane:
                 async with database.transaction() as session:
                     row = await get_round_by_number(session, "trial", number)
                     metrics = {"rsum": 10.0, "i2t_r1": 1.0, "t2i_r1": 2.0}
-                    values = {"metrics": metrics} if step is RoundState.COMPLETED else {"reason": "a test"}
+                    values: dict[str, Any] = {RoundState.COMPLETED: {"metrics": metrics}}.get(step, {})
+                    values |= {"reason": "a test"} if step is RoundState.FAILED else {}
+                    values |= {"started_at": utc_now()} if step is RoundState.PREPARING else {}
                     assert await transition_round(session, row, step, token=1, actor="test", **values)
+                    if step is RoundState.COLLECTING and dropped is not None:
+                        await invite_cohort(session, row.id, [await get_client(session, "trial", dropped)])
+                        ((part, _),) = await list_participations(session, row.id)
+                        left = {"reason": "the round's deadline passed"}
+                        assert await settle_participation(session, part.id, ParticipationState.DROPPED, **left)
             await database.close()
 
         asyncio.run(walk())
@@ -232,19 +243,25 @@ def test_watching_goes_on_over_a_restart_of_the_server(
     run: Run, federation: Path, control_plane: ControlPlane, environment: dict[str, str]
 ) -> None:
     push(run)
+    run("client", "invite", "late", "--kind", "image")
+    (before,) = as_json(run("round", "start", "--json"))["numbers"]
+    run("round", "cancel", str(before))
     first, second = as_json(run("round", "start", "--rounds", "2", "--json"))["numbers"]
     command = [sys.executable, "-m", "fedafd.cli.main", "round", "watch"]
     watching = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
     assert watching.stdout is not None
-    assert watching.stdout.readline() == f"round {first} of 2: queued\n"
+    assert watching.stdout.readline() == f"round {first} (1 of 2): queued\n"
     control_plane.stop()
     time.sleep(1)
-    control_plane.finish_round(first, RoundState.COMPLETED)
+    control_plane.finish_round(first, RoundState.COMPLETED, dropped="late")
     control_plane.start()
     control_plane.finish_round(second, RoundState.FAILED)
     rest, _ = watching.communicate(timeout=90)
-    assert f"round {first} of 2 in" in rest
+    assert re.search(rf"round {first} \(1 of 2\) in [0-9]+ s: server rsum 10.0", rest)
+    assert "delivered: none; dropped: late (the round's deadline passed)" in rest
     assert watching.returncode == 1
+    shown = run("round", "show", str(first))[1]
+    assert "delivered: none; dropped: late (the round's deadline passed)" in shown
 
 
 def test_following_events_shows_each_as_it_happens(run: Run, federation: Path, environment: dict[str, str]) -> None:

@@ -11,16 +11,19 @@ from fedafd.aggregator.distillation_service import MAX_STAGE_FAILURES
 from fedafd.aggregator.publishing import publish_version
 from fedafd.aggregator.step import COORDINATOR, Step
 from fedafd.domain.kinds import StageKind
-from fedafd.domain.states import RoundState, StageState
+from fedafd.domain.states import ParticipationState, RoundState, StageState
 from fedafd.persistence.client_repository import enrolled_clients
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.federation_repository import get_federation
 from fedafd.persistence.model_repository import find_version
 from fedafd.persistence.models import StageRow, utc_now
-from fedafd.persistence.participation_repository import invite_cohort
+from fedafd.persistence.participation_repository import invite_cohort, list_participations
 from fedafd.persistence.stage_repository import add_stage, announce_again, list_stages, lost_stages, silent_stages
 
 __all__ = ["Step", "step_round"]
+
+_MOST_NAMED = 100
+"""Clients that an event names; REST has them all."""
 
 
 async def step_round(step: Step) -> bool:
@@ -116,7 +119,26 @@ async def _step_evaluating(step: Step, stages: list[StageRow]) -> bool:
     if not await step.move(RoundState.COMPLETED, metrics=evaluated.metrics or {}):
         return False
     await publish_version(step, evaluated)
+    await _record_completed(step)
     return True
+
+
+async def _record_completed(step: Step) -> None:
+    """The event of a round that went on to its end: who delivered, and whom it went on without and why."""
+    parts = await list_participations(step.session, step.row.id)
+    delivered = ParticipationState.DELIVERED.value
+    missing = [(part, client.name) for part, client in parts if part.state != delivered]
+    named = [{"client": name, "state": part.state, "reason": part.reason} for part, name in missing[:_MOST_NAMED]]
+    record_event(
+        step.session,
+        "round.completed",
+        federation_id=step.row.federation_id,
+        actor=COORDINATOR,
+        round=step.row.number,
+        num_delivered=len(parts) - len(missing),
+        num_missing=len(missing),
+        missing=named,
+    )
 
 
 def _done(stages: list[StageRow], kind: StageKind) -> StageRow | None:

@@ -222,7 +222,7 @@ class _Federation:
         from fedafd.cli.demo_report import RoundResult
         from fedafd.cli.demo_view import RoundView
 
-        started, view = time.monotonic(), RoundView(self._console, self._options.rounds)
+        started, view = time.monotonic(), RoundView(self._console, range(1, self._options.rounds + 1))
         rounds: list[RoundResult] = []
         parts: list[dict[str, Any]] = []
 
@@ -240,7 +240,7 @@ class _Federation:
                 seconds = time.monotonic() - begun
                 rounds.append(RoundResult.of(number, answer["metrics"], answer["participations"], seconds))
                 parts += [part for part in answer["participations"] if part["state"] == "delivered"]
-                view.finished(answer, seconds)
+                view.finished(answer)
         return rounds, parts, time.monotonic() - started
 
     def _pull_models(self) -> None:

@@ -1,17 +1,19 @@
-"""What the demo shows while it runs: a line per finished round, and the present round with its clients and stages."""
+"""What the demo and `round watch` show: a line per finished round, and the present round, its clients and stages."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from fedafd.cli.remote.outcome import delivered_words, duration_words, missing_words, round_seconds
 
 __all__ = ["RoundView"]
 
@@ -28,12 +30,12 @@ _STAGE_WORDS = {
 class RoundView:
     """Shows rounds as REST tells them. Without a terminal it prints a line per change of state instead."""
 
-    def __init__(self, console: Console, rounds: int) -> None:
+    def __init__(self, console: Console, numbers: Sequence[int]) -> None:
+        """`numbers`: those of the rounds that are shown, in order; each is named with its place among them."""
         self._console = console
-        self._rounds = rounds
+        self._numbers = list(numbers)
         self._live: Live | None = None
         self._said: tuple[int, str] | None = None
-        self._started = time.monotonic()
 
     @contextmanager
     def shown(self) -> Iterator[RoundView]:
@@ -53,31 +55,40 @@ class RoundView:
         said = (int(answer["number"]), str(answer["state"]))
         if said != self._said:
             self._said = said
-            self._console.print(f"round {said[0]} of {self._rounds}: {said[1]}", highlight=False)
+            self._console.print(f"{self._name(said[0])}: {said[1]}", highlight=False)
 
-    def finished(self, answer: Mapping[str, Any], seconds: float) -> None:
-        """Say what a completed round brought."""
-        metrics = answer["metrics"]
-        delivered = [part["client"] for part in answer["participations"] if part["state"] == "delivered"]
+    def finished(self, answer: Mapping[str, Any]) -> None:
+        """Say what a completed round brought, and who is missing in it."""
+        metrics, seconds, missing = answer["metrics"], round_seconds(answer), missing_words(answer)
         self._console.print(
-            f"[green]round {answer['number']} of {self._rounds}[/] in {seconds:.0f} s: server rsum"
-            f" [bold]{metrics['rsum']:.1f}[/], R@1 {metrics['i2t_r1']:.1f} / {metrics['t2i_r1']:.1f};"
-            f" delivered: {', '.join(delivered) or 'none'}",
+            f"[green]{self._name(answer['number'])}[/]" + ("" if seconds is None else f" in {duration_words(seconds)}"),
+            f"server rsum [bold]{metrics['rsum']:.1f}[/], R@1 {metrics['i2t_r1']:.1f} / {metrics['t2i_r1']:.1f};"
+            f" {escape(delivered_words(answer))}" + (f"; [yellow]{escape(missing)}[/]" if missing else ""),
+            sep=": ",
             highlight=False,
+            soft_wrap=True,
         )
+
+    def _name(self, number: int) -> str:
+        """`round 2 of 3`; `round 5 (2 of 3)` where the rounds do not start at 1; `round 5` where it is alone."""
+        count = len(self._numbers)
+        place = self._numbers.index(number) + 1 if number in self._numbers else number
+        if place == number:
+            return f"round {number} of {count}"
+        return f"round {number} ({place} of {count})" if count > 1 else f"round {number}"
 
     def _render(self, answer: Mapping[str, Any]) -> RenderableType:
-        seconds = time.monotonic() - self._started
-        title = Text.assemble(
-            (f"Round {answer['number']} of {self._rounds}", "bold"), f"  {answer['state']}  {seconds:.0f} s"
-        )
+        seconds = round_seconds(answer)
+        took = "" if seconds is None else f"  {duration_words(seconds)}"
+        name = self._name(answer["number"])
+        title = Text.assemble((name.capitalize(), "bold"), f"  {answer['state']}{took}")
         table = Table.grid(padding=(0, 2))
         for stage in answer["stages"]:
             if stage["kind"] not in ("fold", "merge"):
                 words = stage["activity"] if stage["state"] == "running" else None
                 table.add_row("server", *_row(stage, words or _STAGE_WORDS[stage["kind"]]))
         for part in answer["participations"]:
-            table.add_row(f"[cyan]{part['client']}[/]", *_row(part, part["activity"] or part["reason"] or ""))
+            table.add_row(f"[cyan]{part['client']}[/]", *_row(part, part["reason"] or part["activity"] or ""))
         return Group(title, table)
 
 

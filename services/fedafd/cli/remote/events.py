@@ -56,6 +56,13 @@ def _print(event: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(event))
         return
-    data = "  ".join(f"{key}={value}" for key, value in event["data"].items() if value is not None)
+    data = "  ".join(f"{key}={_words(value)}" for key, value in event["data"].items() if value not in (None, []))
     where = "" if event["federation"] is None else f"  {event['federation']}"
     typer.echo(f"{short_time(event['at'])}{where}  {event['kind']}  by {event['actor']}  {data}".rstrip())
+
+
+def _words(value: Any) -> str:
+    """Of a list of objects, such as the clients that are missing in a round, the values alone."""
+    if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+        return "; ".join(" ".join(str(part) for part in each.values() if part is not None) for each in value)
+    return str(value)

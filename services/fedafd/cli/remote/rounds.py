@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
+from fedafd.cli.remote.outcome import delivered_words, duration_words, missing_words, round_seconds
 from fedafd.cli.remote.output import print_json, print_table, short_time, size
 from fedafd.cli.remote.server import DEFAULT_URL, ApiKey, AsJson, Federation, RemoteError, Server, Url
 
@@ -81,7 +81,11 @@ def show(
     if as_json:
         print_json(found)
         return
-    typer.echo(f"round {number}: {found['state']}" + (f" ({found['reason']})" if found["reason"] else ""))
+    seconds = round_seconds(found)
+    took = "" if seconds is None else f", {duration_words(seconds)}"
+    typer.echo(f"round {number}: {found['state']}{took}" + (f" ({found['reason']})" if found["reason"] else ""))
+    if missing := missing_words(found):
+        typer.echo(f"{delivered_words(found)}; {missing}")
     if found["metrics"]:
         typer.echo("  ".join(f"{name} {value:.1f}" for name, value in sorted(found["metrics"].items())))
     parts = [
@@ -117,8 +121,7 @@ def _watch(server: Server, federation: str, numbers: Sequence[int], *, as_json: 
 
     from fedafd.cli.demo_view import RoundView
 
-    view, waiting = RoundView(Console(stderr=as_json), len(numbers)), list(numbers)
-    begun = time.monotonic()
+    view, waiting = RoundView(Console(stderr=as_json), numbers), list(numbers)
     try:
         with view.shown():
             for message in server.follow(f"/federations/{federation}/events", {"cursor": "end", "progress": "true"}):
@@ -127,8 +130,7 @@ def _watch(server: Server, federation: str, numbers: Sequence[int], *, as_json: 
                 elif message.event in ("connected", "round.state_changed"):
                     while waiting and (over := _over(server, federation, waiting[0], as_json=as_json)):
                         waiting.pop(0)
-                        view.finished(over, time.monotonic() - begun)
-                        begun = time.monotonic()
+                        view.finished(over)
                 if not waiting:
                     return
     except KeyboardInterrupt:
@@ -144,7 +146,8 @@ def _over(server: Server, federation: str, number: int, *, as_json: bool) -> dic
     if as_json:
         print_json(found)
     if found["state"] != "completed":
-        raise RemoteError(f"round {number} {found['state']}: {found['reason']}")
+        missing = missing_words(found)
+        raise RemoteError(f"round {number} {found['state']}: {found['reason']}" + (f"; {missing}" if missing else ""))
     return found
 
 

@@ -1,0 +1,51 @@
+"""How a round went, in words: how long it took, who delivered, and who did not and why. From what REST tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+__all__ = ["delivered_words", "duration_words", "missing_words", "round_seconds"]
+
+_MOST_NAMED = 20
+
+
+def round_seconds(answer: Mapping[str, Any]) -> float | None:
+    """How long the round has been at work, or was; None before it starts."""
+    if answer["started_at"] is None:
+        return None
+    until = datetime.fromisoformat(answer["finished_at"]) if answer["finished_at"] else datetime.now(UTC)
+    return max((until - datetime.fromisoformat(answer["started_at"])).total_seconds(), 0.0)
+
+
+def duration_words(seconds: float) -> str:
+    """A duration for people: `72 s`, `12 min`, `3.5 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def delivered_words(answer: Mapping[str, Any]) -> str:
+    """Who delivered: `delivered: north, south`."""
+    names = [part["client"] for part in answer["participations"] if part["state"] == "delivered"]
+    return f"delivered: {_some(names) or 'none'}"
+
+
+def missing_words(answer: Mapping[str, Any]) -> str:
+    """Who was dropped or rejected, each with the reason; empty where nobody was."""
+    parts = []
+    for state in ("dropped", "rejected"):
+        told = [
+            f"{part['client']} ({part['reason'] or 'no reason recorded'})"
+            for part in answer["participations"]
+            if part["state"] == state
+        ]
+        if told:
+            parts.append(f"{state}: {_some(told)}")
+    return "; ".join(parts)
+
+
+def _some(words: Sequence[str]) -> str:
+    more = len(words) - _MOST_NAMED
+    return ", ".join(words[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,69 @@
+"""How rounds are named and what is said at their end: places, durations, and who is missing."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fedafd.cli.demo_view import RoundView
+from fedafd.cli.remote.outcome import duration_words, missing_words, round_seconds
+
+STARTED = datetime(2026, 11, 1, 12, tzinfo=UTC)
+
+
+def part(client: str, state: str, reason: str | None = None) -> dict[str, Any]:
+    return {"client": client, "state": state, "reason": reason}
+
+
+def answer(number: int, *parts: dict[str, Any], seconds: float = 72) -> dict[str, Any]:
+    return {
+        "number": number,
+        "state": "completed",
+        "metrics": {"rsum": 120.0, "i2t_r1": 10.0, "t2i_r1": 11.0},
+        "started_at": STARTED.isoformat(),
+        "finished_at": (STARTED + timedelta(seconds=seconds)).isoformat(),
+        "participations": list(parts),
+    }
+
+
+@pytest.mark.parametrize(
+    ("numbers", "number", "name"),
+    [
+        ([1, 2, 3], 2, "round 2 of 3 in"),
+        ([4, 5, 6], 4, "round 4 (1 of 3) in"),
+        ([4, 6, 9], 9, "round 9 (3 of 3) in"),
+        ([17], 17, "round 17 in"),
+        ([1], 1, "round 1 of 1 in"),
+    ],
+)
+def test_a_round_is_named_with_its_place_among_those_watched(numbers: list[int], number: int, name: str) -> None:
+    out = io.StringIO()
+    RoundView(Console(file=out, width=400), numbers).finished(answer(number))
+    assert out.getvalue().startswith(f"{name} 72 s: server rsum 120.0")
+
+
+def test_the_end_of_a_round_names_who_is_missing_and_why() -> None:
+    out = io.StringIO()
+    parts = [part("a", "delivered"), part("b", "dropped", "deadline [late]"), part("c", "rejected", "not finite")]
+    RoundView(Console(file=out, width=400), [1]).finished(answer(1, *parts))
+    assert out.getvalue().endswith("delivered: a; dropped: b (deadline [late]); rejected: c (not finite)\n")
+
+
+def test_a_round_in_which_all_delivered_names_nobody_missing() -> None:
+    assert missing_words(answer(1, part("a", "delivered"))) == ""
+
+
+def test_many_that_are_missing_are_counted() -> None:
+    words = missing_words(answer(1, *(part(f"c{n}", "dropped", "late") for n in range(100))))
+    assert words.endswith("c19 (late) and 80 more")
+
+
+def test_a_duration_is_the_rounds_own() -> None:
+    assert round_seconds(answer(1, seconds=72)) == 72
+    assert round_seconds(answer(1) | {"started_at": None, "finished_at": None}) is None
+    assert (round_seconds(answer(1) | {"finished_at": None}) or 0) > 72
+    assert [duration_words(s) for s in (0.4, 119, 121, 7199, 9000)] == ["0 s", "119 s", "2 min", "120 min", "2.5 h"]
