@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from fedafd.simulation.experiment import ExperimentConfig, RunKey
 
 __all__ = ["simulate"]
+
+_INTERRUPTED, _TERMINATED = 130, 143
 
 
 def simulate(
@@ -36,8 +39,9 @@ def simulate(
 ) -> None:
     """Compare strategies on one machine: strategies x scenarios x seeds, with tables, intervals and plots.
 
-    Interrupt it at any time: the same command goes on from the last round of each run. Choices are made on validation
-    splits, test splits are read once at the end of a run.
+    Interrupt it at any time: the same command goes on from where each run was kept. Choices are made on validation
+    splits, test splits are read once at the end of a run. A run that fails does not end the others: it is named at the
+    end, the exit code is 1, and the same command tries it again.
     """
     from fedafd.simulation.experiment import read_experiment
 
@@ -53,7 +57,22 @@ def simulate(
     experiment = read_experiment(file, overrides, data)
     experiment = _narrowed(experiment, "strategies", strategies)
     experiment = _narrowed(experiment, "scenarios", scenarios)
-    _run(experiment, output, workers, device, keep_models=keep_models, report_only=report_only)
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        _run(experiment, output, workers, device, keep_models=keep_models, report_only=report_only)
+    except KeyboardInterrupt as stop:
+        typer.echo(f"Stopped. The same command goes on where it was; what is done lies in {output}.")
+        raise typer.Exit(_TERMINATED if isinstance(stop, _Terminated) else _INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: as Ctrl-C, with an exit code of its own."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
 
 
 def _run(
@@ -68,6 +87,7 @@ def _run(
     from rich.console import Console
     from rich.live import Live
     from rich.markdown import Markdown
+    from rich.markup import escape
 
     from fedafd.simulation.pool import default_workers, run_experiment
     from fedafd.simulation.report import write_report
@@ -78,24 +98,20 @@ def _run(
     if not report_only:
         count = workers or default_workers(len(experiment.runs()), device)
         view = _View(experiment, output, count)
-        try:
-            with Live(view.render({}), console=console, refresh_per_second=2, transient=True) as live:
-                failed = run_experiment(
-                    experiment,
-                    output,
-                    workers=count,
-                    device=device,
-                    keep_models=keep_models,
-                    look=lambda now: live.update(view.render(now)),
-                )
-        except KeyboardInterrupt:
-            console.print(f"Stopped. The same command goes on where it was; what is done lies in {output}.")
-            raise typer.Exit(130) from None
+        with Live(view.render({}), console=console, refresh_per_second=2, transient=True) as live:
+            failed = run_experiment(
+                experiment,
+                output,
+                workers=count,
+                device=device,
+                keep_models=keep_models,
+                look=lambda now: live.update(view.render(now)),
+            )
     files = write_report(experiment, output)
     console.print(Markdown((output / "results.md").read_text(encoding="utf-8")))
     console.print("Written: " + ", ".join(str(file) for file in files))
     for key, reason in failed.items():
-        console.print(f"[red]failed[/] {key.scenario} / {key.strategy} / seed {key.seed}: {reason}")
+        console.print(f"[red]failed[/] {key.name}: {escape(reason)}", highlight=False)
     if failed:
         raise typer.Exit(1)
 
@@ -122,7 +138,7 @@ class _View:
             f"[bold]{self._experiment.name}[/]", f"{finished:.0f} of {total} runs done", self._left(done, total)
         )
         for key, (number, _, activity) in now.items():
-            name = f"{key.scenario} / {key.strategy} / seed {key.seed}"
+            name = key.name
             table.add_row(name, f"round {number} of {rounds}", activity)
         return table
 

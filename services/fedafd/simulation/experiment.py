@@ -71,6 +71,11 @@ class RunKey(_Config):
     seed: int
 
     @property
+    def name(self) -> str:
+        """As people read it."""
+        return f"{self.scenario} / {self.strategy} / seed {self.seed}"
+
+    @property
     def folder(self) -> str:
         """Where its files lie below the experiment's output."""
         return f"runs/{self.scenario}/{self.strategy}/seed-{self.seed}"

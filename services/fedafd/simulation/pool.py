@@ -1,34 +1,36 @@
-"""Worker processes for an experiment's runs, each with its share of the cores."""
+"""The runs of an experiment, spread over worker processes, each with its share of the cores.
+
+Parent and workers speak over pipes, not through semaphores: nothing needs /dev/shm, and a worker that is killed takes
+with it the run that it was at, and no other.
+"""
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import shutil
-import threading
-from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
 
 from fedafd.domain.claims import claimed
-from fedafd.domain.errors import FedafdError
+from fedafd.domain.errors import DataError
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
-from fedafd.simulation.run import SERVER_STAGES, run_one, write_json
+from fedafd.simulation.failures import Failure, killed, note_failure
+from fedafd.simulation.files import read_json
+from fedafd.simulation.run import SERVER_STAGES
+from fedafd.simulation.worker import NOW, Job, serve
 
-__all__ = ["WorkerLostError", "default_workers", "run_experiment"]
+__all__ = ["AtWork", "default_workers", "run_experiment"]
 
+AtWork = dict[RunKey, tuple[int, float, str]]
 _LOOK_SECONDS = 0.5
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-
-class WorkerLostError(FedafdError):
-    """A worker process of an experiment was killed."""
-
-    code = "worker-lost"
-    retryable = True
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 def default_workers(runs: int, device: str) -> int:
@@ -45,102 +47,127 @@ def run_experiment(
     workers: int,
     device: str = "auto",
     keep_models: bool = False,
-    look: Callable[[dict[RunKey, tuple[int, float, str]]], None] = lambda _: None,
+    look: Callable[[AtWork], None] = lambda _: None,
 ) -> dict[RunKey, str]:
     """Do all runs that are not done yet. Returns the reason of each run that failed; the others have a result.json.
 
-    `look` is told twice a second what each run at work does: rounds begun, share of the round, words. Raises
-    WorkerLostError when a worker was killed; the same call goes on from the last rounds that were kept. Raises
-    ConflictError while another simulation works in `output`.
+    A run that fails, or whose process is killed, leaves its reason (fedafd.simulation.failures) and the others go on;
+    the same call tries it again. `look` is told twice a second what each run at work does: rounds begun, share of the
+    round, words. Whatever ends this call ends the workers. Raises ConflictError while another simulation works in
+    `output`.
     """
-    todo = [key for key in experiment.runs() if not (output / key.folder / "result.json").exists()]
+    todo = deque(key for key in experiment.runs() if not (output / key.folder / "result.json").exists())
     failed: dict[RunKey, str] = {}
     threads = max(1, len(os.sched_getaffinity(0)) // workers)
     for name in _THREAD_VARIABLES:
         os.environ[name] = str(threads)
-    context = multiprocessing.get_context("spawn")
     output.mkdir(parents=True, exist_ok=True)
     taken = f"--output {output}: another simulation is at work here; wait for it or choose another folder"
-    with (
-        claimed(output / ".simulate.lock", taken),
-        ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool,
-    ):
+    with claimed(output / ".simulate.lock", taken):
         for key in todo:
-            (output / key.folder / "now.json").unlink(missing_ok=True)
-        arguments = (experiment.model_dump_json(), str(output), device, keep_models)
-        pending = {pool.submit(_work, key.model_dump(), *arguments): key for key in todo}
+            (output / key.folder / NOW).unlink(missing_ok=True)
+        pool = _Pool(Job(experiment.model_dump_json(), str(output), device, keep_models, threads))
         try:
-            while pending:
-                done, _ = wait(pending, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
-                for future in done:
-                    key = pending.pop(future)
-                    reason = future.result()
-                    if reason is not None:
-                        failed[key] = reason
-                look(_at_work(output, list(pending.values())))
-        except BrokenProcessPool:
-            raise WorkerLostError(
-                "a worker process was killed, perhaps for memory: run the same command again to go on, with fewer"
-                " --workers if memory is short"
-            ) from None
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in list((getattr(pool, "_processes", None) or {}).values()):
-                process.terminate()
-            raise
+            while todo or pool.at_work:
+                while todo and len(pool.at_work) < workers:
+                    pool.begin(todo.popleft())
+                for key, failure in pool.ended():
+                    if failure is not None:
+                        failed[key] = failure.reason
+                        note_failure(output / key.folder, failure)
+                look(_at_work(output, pool.at_work))
+        finally:
+            pool.close()
         if not failed and not keep_models:
             shutil.rmtree(output / SERVER_STAGES, ignore_errors=True)
     return failed
 
 
-def _start_worker(threads: int) -> None:
-    import signal
+class _Worker:
+    """A process, and our end of the pipe to it."""
 
-    import torch
+    def __init__(self, job: Job) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, job))
+        self.process.start()
+        theirs.close()
 
-    # Ctrl-C reaches the whole group; the parent ends its workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
+    def answer(self) -> Failure | None:
+        """How its run ended; the process may have ended with it."""
+        try:
+            answered: Failure | None = self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            return killed(self.process.exitcode)
+        return answered
 
 
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would write into runs that the next command has taken up."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+class _Pool:
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._busy: dict[RunKey, _Worker] = {}
+        self._idle: list[_Worker] = []
+
+    @property
+    def at_work(self) -> list[RunKey]:
+        return list(self._busy)
+
+    def begin(self, key: RunKey) -> None:
+        """Give a run to a worker that waits, or to a new one."""
+        with _signals_held():
+            worker = self._idle.pop() if self._idle else _Worker(self._job)
+            self._busy[key] = worker
+        try:
+            worker.pipe.send(key.model_dump())
+        except OSError:
+            return  # It is dead; `ended` tells.
+
+    def ended(self) -> Iterator[tuple[RunKey, Failure | None]]:
+        """Runs that ended within the next moment, and why if not well."""
+        ready = wait([worker.pipe for worker in self._busy.values()], timeout=_LOOK_SECONDS)
+        for key, worker in list(self._busy.items()):
+            if worker.pipe not in ready:
+                continue
+            failure = worker.answer()
+            del self._busy[key]
+            if failure is None or failure.expected:
+                self._idle.append(worker)
+            else:
+                _end([worker])
+            yield key, failure
+
+    def close(self) -> None:
+        """End all workers, at once if they are at work: what they write is written whole or not at all."""
+        _end([*self._busy.values(), *self._idle])
 
 
-def _work(key: dict[str, Any], experiment: str, output: str, device: str, keep_models: bool) -> str | None:
-    """In a worker: one run. The reason if it failed."""
-    run, config = RunKey.model_validate(key), ExperimentConfig.model_validate_json(experiment)
-    folder = Path(output) / run.folder
-    folder.mkdir(parents=True, exist_ok=True)
+def _end(workers: Iterable[_Worker]) -> None:
+    workers = list(workers)
+    for worker in workers:
+        worker.process.kill()
+    for worker in workers:
+        worker.process.join()
+        worker.pipe.close()
 
-    def watch(number: int, fraction: float, activity: str) -> None:
-        write_json(folder / "now.json", {"round": number, "fraction": fraction, "activity": activity})
 
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """A Ctrl-C is heard only when the process that starts is known; it inherits the mask, and starts undisturbed."""
+    resource_tracker.ensure_running()  # Its first start would lift the mask.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
     try:
-        run_one(config, run, Path(output), device=device, keep_models=keep_models, watch=watch)
-    except FedafdError as error:
-        return str(error)
-    except OSError as error:
-        return (
-            f"{error.filename or folder}: {error.strerror}; mend it, and the same command goes on from the last round"
-        )
+        yield
     finally:
-        (folder / "now.json").unlink(missing_ok=True)
-    return None
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _at_work(output: Path, keys: list[RunKey]) -> dict[RunKey, tuple[int, float, str]]:
+def _at_work(output: Path, keys: Iterable[RunKey]) -> AtWork:
     found = {}
     for key in keys:
-        place = output / key.folder / "now.json"
         try:
-            now = json.loads(place.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            now = read_json(output / key.folder / NOW)
+        except DataError:
             continue
         found[key] = (int(now["round"]), float(now["fraction"]), str(now["activity"]))
     return found

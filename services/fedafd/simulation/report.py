@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from fedafd.simulation.experiment import ExperimentConfig
+from fedafd.simulation.experiment import ExperimentConfig, RunKey
+from fedafd.simulation.failures import failures_in
+from fedafd.simulation.files import write_json
 from fedafd.simulation.plots import draw_plots
-from fedafd.simulation.run import write_json
 from fedafd.simulation.summary import (
     MEASURES,
     Difference,
     Row,
     client_differences,
     differences,
+    not_done,
     read_results,
     rows_of,
 )
@@ -32,16 +34,22 @@ def write_report(experiment: ExperimentConfig, output: Path) -> list[Path]:
     results = read_results(experiment, output)
     rows = rows_of(results)
     compared = differences(rows, experiment.baseline)
-    _write_json(experiment, output, results, compared)
+    failed = failures_in(output, not_done(experiment, rows))
+    _write_json(experiment, output, results, compared, failed)
     _write_csv(output / "results.csv", rows)
-    (output / "results.md").write_text(markdown(experiment, rows, compared), encoding="utf-8")
+    (output / "results.md").write_text(markdown(experiment, rows, compared, failed), encoding="utf-8")
     files = [output / name for name in ("results.json", "results.csv", "results.md")]
     return files + (draw_plots(experiment, results, rows, output) if rows else [])
 
 
-def markdown(experiment: ExperimentConfig, rows: Sequence[Row], compared: Sequence[Difference]) -> str:
-    """The tables: means with standard deviations over seeds, then paired differences."""
-    parts = []
+def markdown(
+    experiment: ExperimentConfig,
+    rows: Sequence[Row],
+    compared: Sequence[Difference],
+    failed: Mapping[RunKey, str] | None = None,
+) -> str:
+    """The tables: means with standard deviations over seeds, then paired differences; first what is missing in them."""
+    parts = _missing(experiment, rows, failed or {})
     for scenario in experiment.scenarios:
         here = [row for row in rows if row.scenario == scenario]
         if here:
@@ -54,6 +62,15 @@ def markdown(experiment: ExperimentConfig, rows: Sequence[Row], compared: Sequen
             parts += [title, "", *_differences([d for d in compared if d.scenario == scenario], names), ""]
     parts += _checks(rows, experiment.baseline)
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _missing(experiment: ExperimentConfig, rows: Sequence[Row], failed: Mapping[RunKey, str]) -> list[str]:
+    missing = not_done(experiment, rows)
+    if not missing:
+        return []
+    lines = [f"**{len(missing)} of {len(experiment.runs())} runs are not done: the tables are without them.**", ""]
+    lines += [f"- {key.name} failed: {reason}" for key, reason in failed.items()]
+    return [*lines, ""] if failed else lines
 
 
 def _means(rows: Sequence[Row]) -> list[str]:
@@ -127,11 +144,20 @@ def _write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _write_json(
-    experiment: ExperimentConfig, output: Path, results: Sequence[Any], compared: Sequence[Difference]
+    experiment: ExperimentConfig,
+    output: Path,
+    results: Sequence[Any],
+    compared: Sequence[Difference],
+    failed: Mapping[RunKey, str],
 ) -> None:
     def finite(value: float) -> float | None:
         return value if math.isfinite(value) else None
 
     shown = [d._asdict() | {"low": finite(d.low), "high": finite(d.high), "shown": d.shown} for d in compared]
-    content = {"experiment": experiment.model_dump(mode="json"), "runs": list(results), "differences": shown}
+    content = {
+        "experiment": experiment.model_dump(mode="json"),
+        "runs": list(results),
+        "failed": [key.model_dump() | {"reason": reason} for key, reason in failed.items()],
+        "differences": shown,
+    }
     write_json(output / "results.json", content)

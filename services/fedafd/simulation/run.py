@@ -11,7 +11,6 @@ splits are read once.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -28,8 +27,9 @@ from fedafd.simulation.choice import RoundChoice
 from fedafd.simulation.data import load_run_data
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
 from fedafd.simulation.federation import ClientProgress, Federation, FederationProgress
+from fedafd.simulation.files import read_json, write_json
 
-__all__ = ["SERVER_STAGES", "read_json", "run_one", "score_of", "write_json"]
+__all__ = ["SERVER_STAGES", "run_one", "score_of"]
 
 Watch = Callable[[int, float, str], None]
 SERVER_STAGES = "server"
@@ -208,19 +208,3 @@ class _Run:
                 f"{self.folder / 'kept' / name}: cannot be read: {error.strerror};"
                 f" remove {self.folder} to do the run anew"
             ) from None
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    part.replace(path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises DataError naming the file."""
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
-    return content

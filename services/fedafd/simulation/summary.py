@@ -13,10 +13,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from fedafd.simulation.experiment import ExperimentConfig
-from fedafd.simulation.run import read_json, score_of
+from fedafd.simulation.experiment import ExperimentConfig, RunKey
+from fedafd.simulation.files import read_json
+from fedafd.simulation.run import score_of
 
-__all__ = ["MEASURES", "Difference", "Row", "client_differences", "differences", "read_results", "rows_of"]
+__all__ = ["MEASURES", "Difference", "Row", "client_differences", "differences", "not_done", "read_results", "rows_of"]
 
 MEASURES = ("mean", "server rsum", "image acc1", "text acc1", "pair rsum", "image own acc1", "text own acc1")
 """`mean`: of the kinds' metrics in percent, a pair client's being its mean recall (rsum / 6). `own`: weighted by the
@@ -61,6 +62,12 @@ def read_results(experiment: ExperimentConfig, output: Path) -> list[dict[str, A
     """Results of the runs that are done, in the experiment's order. Raises DataError for a broken file."""
     places = [output / key.folder / "result.json" for key in experiment.runs()]
     return [read_json(place) for place in places if place.exists()]
+
+
+def not_done(experiment: ExperimentConfig, rows: Sequence[Row]) -> list[RunKey]:
+    """Runs without a row."""
+    done = {(row.scenario, row.strategy, row.seed) for row in rows}
+    return [key for key in experiment.runs() if (key.scenario, key.strategy, key.seed) not in done]
 
 
 def rows_of(results: Sequence[Mapping[str, Any]]) -> list[Row]:
