@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import tarfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,9 +12,9 @@ from fedafd.datasets.texts import decoded
 from fedafd.domain.errors import DataError
 
 __all__ = [
-    "image_reader",
     "need_file",
     "need_folder",
+    "need_one",
     "need_plain_path",
     "need_unique",
     "read_bytes",
@@ -58,6 +57,15 @@ def need_unique(ids: Sequence[str], place: str) -> None:
         raise DataError(f"{place}: {', '.join(map(repr, twice[:3]))}{more} occur twice; each sample must be there once")
 
 
+def need_one(candidates: Sequence[str], place: object, option: str) -> str | None:
+    """The only one of `candidates`; None if there is none. Raises DataError naming several, and the option to set."""
+    if len(candidates) > 1:
+        raise DataError(
+            f"{place}: {len(candidates)} candidates: {', '.join(candidates)}; set options.{option} to the one to read"
+        )
+    return candidates[0] if candidates else None
+
+
 def read_bytes(path: Path) -> bytes:
     """A file's content. Raises DataError."""
     try:
@@ -77,52 +85,3 @@ def read_json(path: Path, adapter: str) -> Any:
         return json.loads(read_text(path, adapter))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON: {error}") from None
-
-
-def image_reader(root: Path, location: str) -> tuple[Callable[[str], bytes], Callable[[str], str]]:
-    """How to read an image by file name from `root/location`, a folder or an uncompressed tar; and how to name it.
-
-    A file is found by its path or else by its last part. Raises DataError when it is not there, or when several
-    members of a tar have that last part.
-    """
-    place = root / location
-    if place.is_dir():
-        return lambda name: read_bytes(_found(place, name)), lambda name: str(place / name)
-    if not place.is_file():
-        raise DataError(f"{place}: no such folder or tar of images")
-    members = _tar_members(place)
-    last_parts = Counter(name.rpartition("/")[2] for name in members)
-    by_last_part = {name.rpartition("/")[2]: span for name, span in members.items()}
-
-    def read(name: str) -> bytes:
-        span = members.get(name)
-        if span is None:
-            last = name.rpartition("/")[2]
-            if last_parts[last] > 1:
-                raise DataError(f"{place}: {last_parts[last]} members are named {last}; name one by its path")
-            span = by_last_part.get(last)
-        if span is None:
-            raise DataError(f"{place}: has no member {name}")
-        with place.open("rb") as file:
-            file.seek(span[0])
-            return file.read(span[1])
-
-    return read, lambda name: f"{place}: {name}"
-
-
-def _found(folder: Path, name: str) -> Path:
-    path = folder / name
-    return path if path.exists() else folder / name.rpartition("/")[2]
-
-
-def _tar_members(place: Path) -> dict[str, tuple[int, int]]:
-    """Offset and length of each file in a tar; nothing is ever unpacked."""
-    members = {}
-    try:
-        with tarfile.open(place, "r:") as tar:
-            for member in tar:
-                if member.isreg() and not member.issparse():
-                    members[need_plain_path(member.name, str(place))] = (member.offset_data, member.size)
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise DataError(f"{place}: not a whole, uncompressed tar: {error}; copy or pack it again") from None
-    return members

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fedafd.datasets.files import image_reader, need_folder, need_plain_path, need_unique, read_json
+from fedafd.datasets.annotations import SPLITS, Entry, coco_entries, karpathy_entries
+from fedafd.datasets.files import need_folder, need_one, need_unique
+from fedafd.datasets.intensity import IntensityRange
+from fedafd.datasets.listing import LeftOutReason, Listing, left_out
+from fedafd.datasets.picture_store import PictureStore, find_pictures, open_store
 from fedafd.datasets.samples import LazyImages, PairSplit
 from fedafd.domain.errors import DataError
 
 __all__ = ["PairOptions", "pair_splits"]
 
-_SPLITS = ("train", "val", "test")
+_COCO = "captions_train.json"
 
 
 @dataclass(frozen=True)
@@ -30,118 +34,99 @@ class PairOptions:
     """Training images of this role only, where the annotations give roles."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """At most so many training pairs, the first ones."""
+    intensity_range: IntensityRange | None = None
+    """The values that become black and white in images of more than 8 bits."""
 
 
-@dataclass(frozen=True)
-class _Entry:
-    file: str
-    captions: tuple[str, ...]
+def pair_splits(path: Path | None, options: PairOptions, adapter: str) -> tuple[dict[str, PairSplit], Listing]:
+    """Splits `train`, `val`, `test`, and what was met on the way.
 
-
-def pair_splits(path: Path | None, options: PairOptions, adapter: str) -> dict[str, PairSplit]:
-    """Splits `train`, `val`, `test`. Raises DataError naming the file, or the entry in it, that does not fit."""
+    Raises DataError naming the file, or the entry in it, that does not fit, and the images that are not there.
+    """
     folder = need_folder(path, adapter)
-    entries = _entries(folder, options, adapter)
-    read, name = image_reader(folder, options.images or _find_images(folder))
-    need_unique([entry.file for split in _SPLITS for entry in entries[split]], f"{folder}, over all splits")
-    entries["train"] = entries["train"][: options.limit]
-    for split in _SPLITS:
-        if not entries[split]:
+    every, notes = _entries(folder, options.annotations, adapter)
+    names = [entry.file for split in SPLITS for entry in every[split]]
+    need_unique(names, f"{folder}, over all splits")
+    chosen = every | {"train": _of_role(every["train"], options.role)[: options.limit]}
+    for split in SPLITS:
+        if not chosen[split]:
             role = f" of role {options.role}" if options.role else ""
             raise DataError(f"{folder}: no pairs{role} in split {split}")
-    return {split: _split(entries[split], read, name) for split in _SPLITS}
+    store = open_store(folder, options.images or _find_images(folder))
+    wanted = {entry.file: entry.place for split in SPLITS for entry in chosen[split]}
+    found = find_pictures(store, wanted, names)
+    made = {split: _split(chosen[split], store, found, options.intensity_range) for split in SPLITS}
+    return made, _listing(folder, store, found, names, notes)
 
 
-def _split(entries: Sequence[_Entry], read: Callable[[str], bytes], name: Callable[[str], str]) -> PairSplit:
-    files = [entry.file for entry in entries]
-    images = LazyImages(len(files), lambda i: read(files[i]), lambda i: name(files[i]))
-    return PairSplit(images, [entry.captions for entry in entries], tuple(files))
+def _of_role(entries: Sequence[Entry], role: str | None) -> list[Entry]:
+    return [entry for entry in entries if role is None or entry.role == role]
 
 
-def _entries(folder: Path, options: PairOptions, adapter: str) -> dict[str, list[_Entry]]:
-    if options.annotations and "{split}" in options.annotations:
-        return {split: _coco(folder / options.annotations.format(split=split), adapter) for split in _SPLITS}
-    if options.annotations:
-        return _karpathy(folder / options.annotations, options.role, adapter)
-    found = sorted(folder.glob("dataset_*.json"))
-    if found:
-        return _karpathy(found[0], options.role, adapter)
-    if (folder / "captions_train.json").is_file():
-        return {split: _coco(folder / f"captions_{split}.json", adapter) for split in _SPLITS}
-    raise DataError(
-        f"{folder}: neither dataset_*.json (Karpathy) nor captions_train.json (COCO); set options.annotations"
+def _split(
+    entries: Sequence[Entry], store: PictureStore, found: Mapping[str, str], window: IntensityRange | None
+) -> PairSplit:
+    paths = [found[entry.file] for entry in entries]
+    images = LazyImages(
+        len(paths), lambda i: store.read(paths[i]), lambda i: store.name(paths[i]), intensity_range=window
     )
+    return PairSplit(images, [entry.captions for entry in entries], tuple(entry.file for entry in entries))
 
 
-def _karpathy(path: Path, role: str | None, adapter: str) -> dict[str, list[_Entry]]:
-    splits: dict[str, list[_Entry]] = {split: [] for split in _SPLITS}
-    files = []
-    for number, image in enumerate(_list(read_json(path, adapter), "images", path)):
-        place = f"{path}: images[{number}]"
-        split, entry = _karpathy_entry(image, place)
-        files.append(entry.file)
-        if split != "train" or role is None or image.get("role") == role:
-            splits[split].append(entry)
-    need_unique(files, str(path))
-    return splits
-
-
-def _karpathy_entry(image: Any, place: str) -> tuple[str, _Entry]:
-    try:
-        split, captions = image["split"], tuple(sentence["raw"].strip() for sentence in image["sentences"])
-        folder, file = image.get("filepath"), need_plain_path(image["filename"], place)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{place}: lacks or garbles {error}") from None
-    split = "train" if split == "restval" else split
-    if split not in _SPLITS:
-        raise DataError(f"{place}: split is {split!r}; must be train, restval, val or test")
-    if not any(captions):
-        raise DataError(f"{place}: {file} has no caption")
-    # Karpathy's COCO names the folder apart from the file; the others do not.
-    name = f"{need_plain_path(folder, place)}/{file}" if folder else file
-    return split, _Entry(name, tuple(caption for caption in captions if caption))
-
-
-def _coco(path: Path, adapter: str) -> list[_Entry]:
-    """Images that no caption is about are left out."""
-    content = read_json(path, adapter)
-    images: dict[int | str, str] = {}
-    for number, image in enumerate(_list(content, "images", path)):
-        place = f"{path}: images[{number}]"
-        key, file = _fields(image, ("id", "file_name"), place)
-        if key in images:
-            raise DataError(f"{place}: id {key!r} occurs twice; each image must be there once")
-        images[key] = need_plain_path(file, place)
-    need_unique(list(images.values()), str(path))
-    captions: dict[int | str, list[str]] = {}
-    for number, note in enumerate(_list(content, "annotations", path)):
-        place = f"{path}: annotations[{number}]"
-        key, caption = _fields(note, ("image_id", "caption"), place)
-        if key not in images or not isinstance(caption, str) or not caption.strip():
-            raise DataError(f"{place}: needs an image_id that is in images, and a caption; found {key!r}, {caption!r}")
-        captions.setdefault(key, []).append(caption.strip())
-    return [_Entry(file, tuple(captions[key])) for key, file in images.items() if key in captions]
-
-
-def _fields(entry: Any, names: tuple[str, str], place: str) -> tuple[Any, Any]:
-    if not isinstance(entry, dict) or any(name not in entry for name in names):
-        raise DataError(f"{place}: must have {names[0]!r} and {names[1]!r}")
-    if not isinstance(entry[names[0]], int | str):
-        raise DataError(f"{place}: {names[0]!r} is {entry[names[0]]!r}; must be a number or text")
-    return entry[names[0]], entry[names[1]]
-
-
-def _list(content: Any, key: str, path: Path) -> list[Any]:
-    found = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(found, list):
-        raise DataError(f"{path}: has no list {key!r}")
-    return found
+def _entries(folder: Path, given: str | None, adapter: str) -> tuple[dict[str, list[Entry]], tuple[str, ...]]:
+    """Entries of each split, and notes."""
+    if given is None:
+        usual = sorted(file.name for file in folder.glob("dataset_*.json"))
+        usual += [_COCO] if (folder / _COCO).is_file() else []
+        given = need_one(usual, f"{folder}, annotations", "annotations")
+        if given is None:
+            raise DataError(f"{folder}: neither dataset_*.json (Karpathy) nor {_COCO} (COCO); set options.annotations")
+        given = "captions_{split}.json" if given == _COCO else given
+    notes = []
+    if "{split}" in given:
+        read = {split: coco_entries(folder / given.replace("{split}", split), adapter) for split in SPLITS}
+        made = {split: entries for split, (entries, _) in read.items()}
+        without = sum(count for _, count in read.values())
+        notes += [f"{without} images that no caption is about are left out"] if without else []
+    else:
+        made = karpathy_entries(folder / given, adapter)
+    blank = sum(entry.blank for entries in made.values() for entry in entries)
+    notes += [f"{blank} blank captions are left out"] if blank else []
+    return made, tuple(notes)
 
 
 def _find_images(folder: Path) -> str:
-    if (folder / "images").is_dir():
-        return "images"
-    tars = sorted(entry.name for entry in folder.glob("*.tar"))
-    if tars:
-        return tars[0]
-    raise DataError(f"{folder}: neither a folder images/ nor a .tar of images; set options.images")
+    usual = ["images"] if (folder / "images").is_dir() else []
+    usual += sorted(entry.name for entry in folder.glob("*.tar") if not entry.name.startswith("."))
+    found = need_one(usual, f"{folder}, images", "images")
+    if found is None:
+        raise DataError(f"{folder}: neither a folder images/ nor a .tar of images; set options.images")
+    return found
+
+
+def _listing(
+    folder: Path, store: PictureStore, found: Mapping[str, str], names: Iterable[str], notes: tuple[str, ...]
+) -> Listing:
+    read = set(found.values())
+    left: dict[LeftOutReason, list[tuple[str, str]]] = {reason: [] for reason in LeftOutReason}
+    for path in sorted({*store.files, *store.barred} - read - set(names)):
+        reason, what = _why_left_out(path, store)
+        left[reason].append((what, path))
+    return Listing(
+        source=str(folder),
+        files_seen=len({*store.files, *store.barred}),
+        files_read=len(read),
+        left_out=tuple(each for reason, entries in left.items() for each in left_out(reason, entries)),
+        notes=notes,
+    )
+
+
+def _why_left_out(path: str, store: PictureStore) -> tuple[LeftOutReason, str]:
+    parts = PurePosixPath(path).parts
+    if any(part in ("__MACOSX", "lost+found", "@eaDir") for part in parts):
+        return LeftOutReason.SYSTEM, "in a folder of a system"
+    if any(part.startswith(".") for part in parts):
+        return LeftOutReason.HIDDEN, "name starts with a dot"
+    if path in store.barred:
+        return LeftOutReason.OUTSIDE, "link or no plain file"
+    return LeftOutReason.UNUSED, "no entry names it"

@@ -23,6 +23,7 @@ from PIL import Image
 
 from fedafd.datasets.pixels import PixelCache, resized_all
 from fedafd.datasets.samples import LazyImages, PairSplit
+from fedafd.datasets.texts import sound_text
 from fedafd.domain.errors import ArtifactCorruptError, DataError
 from fedafd.domain.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
 
@@ -136,7 +137,7 @@ def write_public_set(splits: Mapping[str, PairSplit], folder: Path, rows_per_sha
     """Write `splits` into `folder` (made if needed). Returns the manifest, which is also written there.
 
     Images keep their file content where there is one, else they are stored as PNG. Raises DataError for an empty split,
-    a sample without a caption, or an image that cannot be read.
+    a sample without a caption, text that UTF-8 cannot hold, or an image that cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shards = []
@@ -160,8 +161,9 @@ def write_public_set(splits: Mapping[str, PairSplit], folder: Path, rows_per_sha
 def _table(samples: PairSplit, rows: Sequence[int], split: str) -> pa.Table:
     records: list[dict[str, Any]] = []
     for row in rows:
-        name = samples.ids[row] if samples.ids else f"{split}-{row}"
-        captions = [caption.strip() for caption in samples.captions[row] if caption.strip()]
+        place = f"public set, split {split}: sample {row}"
+        name = sound_text(samples.ids[row], place) if samples.ids else f"{split}-{row}"
+        captions = [sound_text(caption, place).strip() for caption in samples.captions[row] if caption.strip()]
         if not captions:
             raise DataError(f"public set, split {split}: sample {name} has no caption")
         records.append({"image": {"bytes": _encoded(samples, row), "path": name}, "captions": captions, "id": name})
@@ -170,7 +172,8 @@ def _table(samples: PairSplit, rows: Sequence[int], split: str) -> pa.Table:
 
 def _encoded(samples: PairSplit, row: int) -> bytes:
     image = samples.images[row]
-    if isinstance(samples.images, LazyImages):
+    # A range of intensities belongs to the adapter: readers of the set know none.
+    if isinstance(samples.images, LazyImages) and samples.images.intensity_range is None:
         return samples.images.encoded(row)
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from fedafd.datasets.image_sets import cifar100, image_folder
+from fedafd.datasets.listing import Listing
 from fedafd.datasets.pair_sets import PairOptions, pair_splits
 from fedafd.datasets.parquet_sets import parquet_client, parquet_pairs
 from fedafd.datasets.partition import share_of
@@ -104,10 +105,13 @@ class _Pairs:
     def client(self, path: Path | None, kind: ClientKind, options: Mapping[str, Any]) -> ClientData:
         if kind is not ClientKind.PAIR:
             raise _wrong_kind(self.name, ClientKind.PAIR, kind)
-        splits = self.public(path, options)
-        return ClientData(kind, splits["train"], splits["val"], splits["test"])
+        splits, listing = self._read(path, options)
+        return ClientData(kind, splits["train"], splits["val"], splits["test"], listing=listing)
 
     def public(self, path: Path | None, options: Mapping[str, Any]) -> dict[str, PairSplit]:
+        return self._read(path, options)[0]
+
+    def _read(self, path: Path | None, options: Mapping[str, Any]) -> tuple[dict[str, PairSplit], Listing]:
         return pair_splits(path, _options(PairOptions, options, self.name), self.name)
 
 

@@ -1,0 +1,122 @@
+"""What annotations say about pictures: Karpathy's JSON (Flickr8k, Flickr30k, COCO) and COCO's own captions JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedafd.datasets.files import need_plain_path, need_unique, read_json
+from fedafd.datasets.texts import sound_text
+from fedafd.domain.errors import DataError
+
+__all__ = ["SPLITS", "Entry", "coco_entries", "karpathy_entries"]
+
+SPLITS = ("train", "val", "test")
+_JSON_KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture."""
+
+    place: str
+    """Where in the annotations it stands."""
+    file: str
+    captions: tuple[str, ...]
+    """None of them is blank."""
+    role: object = None
+    blank: int = 0
+    """How many blank captions were left out."""
+
+
+def karpathy_entries(path: Path, adapter: str) -> dict[str, list[Entry]]:
+    """Entries of each split; `restval` counts as train. Raises DataError naming the entry and the field."""
+    splits: dict[str, list[Entry]] = {split: [] for split in SPLITS}
+    for number, image in enumerate(_list(read_json(path, adapter), "images", path)):
+        split, entry = _karpathy_entry(image, f"{path}: images[{number}]")
+        splits[split].append(entry)
+    need_unique([entry.file for entries in splits.values() for entry in entries], str(path))
+    return splits
+
+
+def _karpathy_entry(image: Any, place: str) -> tuple[str, Entry]:
+    split = _field(image, "split", place)
+    if split not in (*SPLITS, "restval"):
+        raise DataError(f"{place}: split is {split!r}; must be train, restval, val or test")
+    file = _file(_field(image, "filename", place), place)
+    # Karpathy's COCO names the folder apart from the file; the others do not.
+    if folder := image.get("filepath"):
+        file = f"{_file(folder, place)}/{file}"
+    sentences = _need(_field(image, "sentences", place), list, f"{place}.sentences")
+    raw = [_sentence(sentence, f"{place}.sentences[{number}]") for number, sentence in enumerate(sentences)]
+    captions = tuple(caption for caption in raw if caption)
+    if not captions:
+        raise DataError(f"{place}: {file} has no caption")
+    entry = Entry(place, file, captions, image.get("role"), len(raw) - len(captions))
+    return "train" if split == "restval" else split, entry
+
+
+def _sentence(sentence: Any, place: str) -> str:
+    if not isinstance(sentence, dict):
+        raise DataError(f"{place} must be an object with the text in `raw`, found {_kind(sentence)}")
+    raw = _need(_field(sentence, "raw", place), str, f"{place}.raw")
+    return sound_text(raw, f"{place}.raw").strip()
+
+
+def coco_entries(path: Path, adapter: str) -> tuple[list[Entry], int]:
+    """Entries, and how many images are left out because no caption is about them."""
+    content = read_json(path, adapter)
+    files: dict[int | str, tuple[str, str]] = {}
+    for number, image in enumerate(_list(content, "images", path)):
+        place = f"{path}: images[{number}]"
+        key, file = _key(image, "id", place), _field(image, "file_name", place)
+        if key in files:
+            raise DataError(f"{place}: id {key!r} occurs twice; each image must be there once")
+        files[key] = place, _file(file, place)
+    need_unique([file for _, file in files.values()], str(path))
+    captions: dict[int | str, list[str]] = {}
+    for number, note in enumerate(_list(content, "annotations", path)):
+        place = f"{path}: annotations[{number}]"
+        key, caption = _key(note, "image_id", place), _field(note, "caption", place)
+        if key not in files or not isinstance(caption, str) or not caption.strip():
+            raise DataError(f"{place}: needs an image_id that is in images, and a caption; found {key!r}, {caption!r}")
+        captions.setdefault(key, []).append(sound_text(caption, f"{place}.caption").strip())
+    made = [Entry(place, file, tuple(captions[key])) for key, (place, file) in files.items() if key in captions]
+    return made, len(files) - len(made)
+
+
+def _key(entry: Any, name: str, place: str) -> int | str:
+    found = _field(entry, name, place)
+    if isinstance(found, bool) or not isinstance(found, int | str):
+        raise DataError(f"{place}.{name} must be a number or text, found {_kind(found)}")
+    return found
+
+
+def _file(name: object, place: str) -> str:
+    return sound_text(need_plain_path(name, place), f"{place}: file name")
+
+
+def _field(entry: Any, name: str, place: str) -> Any:
+    if not isinstance(entry, dict):
+        raise DataError(f"{place} must be an object, found {_kind(entry)}")
+    if name not in entry:
+        raise DataError(f"{place}: has no {name!r}")
+    return entry[name]
+
+
+def _need(value: Any, kind: type, place: str) -> Any:
+    if not isinstance(value, kind):
+        raise DataError(f"{place} must be {_JSON_KINDS[kind]}, found {_kind(value)}")
+    return value
+
+
+def _kind(value: object) -> str:
+    return _JSON_KINDS.get(type(value), f"the number {value}")
+
+
+def _list(content: Any, key: str, path: Path) -> list[Any]:
+    found = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(found, list):
+        raise DataError(f"{path}: has no list {key!r}")
+    return found
