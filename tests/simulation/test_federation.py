@@ -20,6 +20,7 @@ from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.presets import merged
 from fedafd.domain.strategies import ABLATIONS, STRATEGIES
 from fedafd.learning.averaging import average_updates, group_of, weight_update
+from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.server_round import initial_server_state, prepare
 from fedafd.simulation import server_stages
 from fedafd.simulation.federation import Federation, FederationProgress, SimulatedClient
@@ -145,6 +146,12 @@ def test_averaging_starts_alike_and_weighs_by_private_samples(public: dict[str, 
     for kind in ClientKind:
         parts = [load(states[f"{kind.value}-{n}"]) for n in (0, 1)]
         average = load(first.averages[group_of(states[f"{kind.value}-0"])])
+        names = Checkpoint.from_bytes(states[f"{kind.value}-0"]).meta["labels"]
+        for part in parts if names else ():
+            # On the way the rows are in the order of the classes' names.
+            part["model/head.free_weight"] = part["model/head.free_weight"][
+                sorted(range(len(names)), key=names.__getitem__)
+            ]
         for key, value in average.items():
             if value.is_floating_point():
                 wanted = (parts[0][key].double() * 40 + parts[1][key].double() * 24) / 64

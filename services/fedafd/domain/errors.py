@@ -30,6 +30,7 @@ __all__ = [
     "RoundClosedError",
     "SchemaError",
     "StageLostError",
+    "StateMismatchError",
     "Status",
     "StorageError",
     "StorageFullError",
@@ -84,6 +85,12 @@ class ConfigurationError(FedafdError):
     """A configuration key or value is not allowed; the message lists each with its path and what is allowed."""
 
     code = "invalid-configuration"
+
+
+class StateMismatchError(ConfigurationError):
+    """A site's saved state was made for something else than its data or configuration now are."""
+
+    code = "state-mismatch"
 
 
 class DataError(FedafdError):
@@ -231,6 +238,7 @@ ERROR_STATUS: dict[type[FedafdError], Status] = {
     MethodNotAllowedError: Status(405, "UNIMPLEMENTED"),
     RequestTooLargeError: Status(413, "RESOURCE_EXHAUSTED"),
     ConfigurationError: Status(422, "INVALID_ARGUMENT"),
+    StateMismatchError: Status(422, "INVALID_ARGUMENT"),
     DataError: Status(422, "INVALID_ARGUMENT"),
     UnauthenticatedError: Status(401, "UNAUTHENTICATED"),
     ForbiddenError: Status(403, "PERMISSION_DENIED"),

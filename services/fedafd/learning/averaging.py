@@ -1,7 +1,8 @@
-"""FedAvg among clients of one group: the same kind, encoders, vocabulary and labels (arXiv 1602.05629).
+"""FedAvg among clients of one group: the same kind, encoders, vocabulary and classes (arXiv 1602.05629).
 
 An update is the safetensors of a client's model with the number of its private samples; updates of one group are summed
-in float64 in the order given, so that the average has the same bits wherever it is made.
+in float64 in the order given, so that the average has the same bits wherever it is made. The head's rows travel in the
+order of the classes' names, so that a row means the same class whatever order a client has learned them in.
 """
 
 from __future__ import annotations
@@ -15,18 +16,21 @@ from torch import Tensor, nn
 
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind
+from fedafd.domain.state_fingerprint import rows_by_name
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
 from fedafd.rpc.weights import group_name, layout_of
 
-__all__ = ["average_updates", "group_of", "load_average", "weight_update"]
+__all__ = ["HEAD", "average_updates", "group_of", "load_average", "weight_update"]
 
+HEAD = "head.free_weight"
+"""The weights of a classifier in a client's model: a row per class."""
 _APART = ("alignment.", "mean_", "fusions.")
 """Parts of a client's model that are its own."""
 
 
-def group_of(state: bytes) -> str:
+def group_of(state: bytes | Checkpoint) -> str:
     """Name of the group that a client's state belongs to: a hash of everything that must be equal."""
-    return _group(Checkpoint.from_bytes(state))
+    return _group(state if isinstance(state, Checkpoint) else Checkpoint.from_bytes(state))
 
 
 def weight_update(state: bytes, num_private_samples: int) -> bytes:
@@ -35,7 +39,8 @@ def weight_update(state: bytes, num_private_samples: int) -> bytes:
     kept = Checkpoint(meta={"group": _group(checkpoint), "num_private_samples": num_private_samples})
     for key, value in tensors_below(checkpoint.tensors, "model").items():
         if not key.startswith(_APART):
-            kept.tensors[f"model/{key}"] = value
+            travels = value[_rows_in_order(checkpoint.meta["labels"])] if key == HEAD else value
+            kept.tensors[f"model/{key}"] = travels
     return kept.to_bytes()
 
 
@@ -48,9 +53,15 @@ def average_updates(updates: Sequence[bytes]) -> dict[str, bytes]:
     return {name: _average(name, members) for name, members in sorted(groups.items())}
 
 
-def load_average(model: nn.Module, average: bytes) -> None:
-    """Put a group's average into a client's model; its own parts stay. Raises DataError if it does not fit."""
+def load_average(model: nn.Module, average: bytes, labels: Sequence[str]) -> None:
+    """Put a group's average into a client's model of the classes `labels`; its own parts stay.
+
+    Raises DataError if it does not fit.
+    """
     tensors = tensors_below(Checkpoint.from_bytes(average).tensors, "model")
+    if HEAD in tensors and len(tensors[HEAD]) == len(labels):
+        rows = torch.tensor(_rows_in_order(labels))
+        tensors[HEAD] = tensors[HEAD][torch.argsort(rows)]
     missing, surplus = model.load_state_dict(tensors, strict=False)
     lacking = [name for name in missing if not name.startswith(_APART)]
     if lacking or surplus:
@@ -76,6 +87,11 @@ def _average(name: str, members: Sequence[Checkpoint]) -> bytes:
     return made.to_bytes()
 
 
+def _rows_in_order(labels: Sequence[str]) -> list[int]:
+    (rows,) = rows_by_name(labels)
+    return [rows[name] for name in sorted(rows)]
+
+
 def _group(checkpoint: Checkpoint) -> str:
     model = tensors_below(checkpoint.tensors, "model")
     layout = layout_of(
@@ -85,7 +101,8 @@ def _group(checkpoint: Checkpoint) -> str:
             if not key.startswith(_APART)
         }
     )
-    meaning = {name: checkpoint.meta[name] for name in ("tokenizer", "labels", "encoders")}
+    meaning = {name: checkpoint.meta[name] for name in ("tokenizer", "encoders")}
+    meaning["labels"] = sorted(rows_by_name(checkpoint.meta["labels"])[0])
     digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
     modalities = sorted(checkpoint.meta["encoders"])
     kind = ClientKind.PAIR if len(modalities) == 2 else ClientKind(modalities[0])

@@ -1,7 +1,9 @@
-"""Batch normalisation by the statistics of the whole batch when several processes hold a slice of it each.
+"""Batch normalisation where a batch is not what torch takes it for: split among processes, or a single value.
 
-On GPUs torch's SyncBatchNorm does that; it has no CPU form, so here is one: mean and variance by two sums over all
-processes, each with its gradient.
+Of a batch that several processes hold a slice of each, the statistics are the whole batch's. On GPUs torch's
+SyncBatchNorm does that; it has no CPU form, so here is one: mean and variance by two sums over all processes, each with
+its gradient. A batch that has one value per channel (one sample, at one position) has no variance: it is normalised by
+the running statistics, and leaves them alone.
 """
 
 from __future__ import annotations
@@ -12,7 +14,31 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 
-__all__ = ["synchronise"]
+__all__ = ["accept_single_values", "synchronise"]
+
+
+def accept_single_values(model: nn.Module) -> None:
+    """Make batch-normalisation layers of any kind take a batch with one value per channel, in place."""
+    for layer in model.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not isinstance(layer, _Patient):
+            # Of the layer's own class, so that it stays what it was else: a state, an activation behind it.
+            layer.__class__ = type(type(layer).__name__, (_Patient, type(layer)), {})
+
+
+class _Patient(nn.modules.batchnorm._BatchNorm):
+    """A BatchNorm that trains on a single value per channel as it is used: by the running statistics."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As the layer does, if it can."""
+        if not self.training or input.numel() != input.shape[1] or self.running_mean is None:
+            made: Tensor = super().forward(input)
+            return made
+        self.training = False
+        try:
+            made = super().forward(input)
+        finally:
+            self.training = True
+        return made
 
 
 def synchronise(encoder: nn.Module, device: torch.device) -> None:

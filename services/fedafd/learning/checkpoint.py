@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from fedafd.domain.errors import DataError
+from fedafd.rpc.headers import read_meta
 
 __all__ = ["Checkpoint", "tensors_below"]
 
@@ -29,12 +30,21 @@ class Checkpoint:
         for key, value in module.state_dict().items():
             self.tensors[f"{name}/{key}"] = value.detach().cpu().clone().contiguous()
 
-    def load_module(self, name: str, module: torch.nn.Module) -> None:
-        """Give them back. Raises DataError when they do not fit."""
+    def load_module(self, name: str, module: torch.nn.Module, *, fresh: str | None = None) -> None:
+        """Give them back; parts that start with `fresh` may be missing. Raises DataError when they do not fit."""
         try:
-            module.load_state_dict(tensors_below(self.tensors, name))
+            missing, surplus = module.load_state_dict(tensors_below(self.tensors, name), strict=False)
         except RuntimeError as error:
             raise DataError(f"state of {name} does not fit this configuration: {error}") from None
+        lacking = [key for key in missing if fresh is None or not key.startswith(fresh)]
+        if lacking or surplus:
+            raise DataError(f"state of {name} does not fit this configuration: it lacks {lacking}, and holds {surplus}")
+
+    def drop(self, name: str, prefix: str = "") -> None:
+        """Forget the tensors under `name/` that start with `prefix`; all of them, with what is beside them, if none."""
+        self.tensors = {key: value for key, value in self.tensors.items() if not key.startswith(f"{name}/{prefix}")}
+        if not prefix:
+            self.meta.pop(name, None)
 
     def add_optimizer(self, name: str, optimizer: torch.optim.Optimizer) -> None:
         """Keep an optimizer's moments; its hyper-parameters come from the configuration."""
@@ -48,11 +58,12 @@ class Checkpoint:
         self.meta[name] = plain
 
     def load_optimizer(self, name: str, optimizer: torch.optim.Optimizer) -> None:
-        """Give the moments back."""
+        """Give the moments back; those of rows that a parameter has got since are zero."""
         state: dict[int, dict[str, Any]] = {int(i): dict(v) for i, v in self.meta.get(name, {}).items()}
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for path, value in tensors_below(self.tensors, name).items():
             index, _, key = path.partition("/")
-            state.setdefault(int(index), {})[key] = value.clone()
+            state.setdefault(int(index), {})[key] = _grown(value, parameters[int(index)].shape)
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
     def to_bytes(self) -> bytes:
@@ -64,13 +75,18 @@ class Checkpoint:
     def from_bytes(cls, blob: bytes) -> Checkpoint:
         """Raises DataError for anything that to_bytes did not make."""
         try:
-            (length,) = struct.unpack_from("<Q", blob)
-            meta = json.loads(json.loads(blob[8 : 8 + length])["__metadata__"]["meta"])
-            return cls(dict(load(blob)), meta)
-        except (struct.error, ValueError, KeyError, TypeError) as error:
+            return cls(dict(load(blob)), read_meta(blob))
+        except (ValueError, SafetensorError) as error:
             raise DataError(f"not a readable state: {error}") from error
 
 
 def tensors_below(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The tensors under `name/`, without that prefix."""
     return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+
+
+def _grown(moments: Tensor, shape: torch.Size) -> Tensor:
+    """A copy, with rows of zeros up to the parameter's shape where only rows are missing."""
+    if moments.dim() == 0 or moments.shape[1:] != shape[1:] or len(moments) >= shape[0]:
+        return moments.clone()
+    return torch.cat([moments, moments.new_zeros(shape[0] - len(moments), *shape[1:])])

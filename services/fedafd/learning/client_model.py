@@ -20,6 +20,7 @@ from fedafd.algorithm.fusion import GranularityAwareFusion
 from fedafd.algorithm.heads import ClassificationHead
 from fedafd.domain.config import FederationConfig, FusionMode
 from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.learning.batch_norm import accept_single_values
 from fedafd.learning.encoders import Features
 from fedafd.learning.tower import Tower
 
@@ -58,6 +59,7 @@ class ClientModel(nn.Module):
                     gate_init=training.gate_init,
                     normalise_output=fusion.normalise_output,
                 )
+        accept_single_values(self.fusions)
         self.head = ClassificationHead(dim, num_labels, logit_scale=_LOGIT_SCALE) if num_labels else None
         self.contrast = None if num_labels else SoftContrastiveLoss(config.client.loss_scale)
         self.alignment = BiLevelAlignment(dim, weight=config.alignment.weight)

@@ -17,6 +17,8 @@ from fedafd.domain.config import EncoderConfig, FederationConfig
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.leaving import Activity, ActivityKind
 from fedafd.domain.presets import merged
+from fedafd.domain.state_cases import Difference
+from fedafd.domain.state_fingerprint import StateFingerprint
 from fedafd.domain.strategies import STRATEGIES
 from fedafd.learning.local_site import LocalSite, SplitName
 from fedafd.learning.local_training import Progress, train_locally
@@ -35,6 +37,8 @@ class ClientRound:
     scores: NDArray[np.float64]
     """As Evaluation's, of the personalized model."""
     num_private_samples: int
+    differences: tuple[Difference, ...] = ()
+    """What the state that the round started from was made for, where it was something else."""
 
 
 def train_client(
@@ -54,15 +58,20 @@ def train_client(
     progress: Progress = lambda _, __: None,
     average: bytes | None = None,
     evaluate_on: SplitName = "test",
+    made_for: StateFingerprint | None = None,
 ) -> ClientRound:
     """Do the client's part of a round. `state` is its personalized state, None before its first round.
 
+    A state that was made for other classes or another configuration is adapted (docs/site.md). `made_for`: what the
+    site knows of that beside the other arguments.
+
     `average`: its group's averaged weights, for strategies that average. Metrics, in percent, on the client's own split
     `evaluate_on`: `federated/...` of the personalized model, `global/...` of the frozen global feature alone,
-    `local/...` of the client's own feature. Raises DivergedError, ConfigurationError.
+    `local/...` of the client's own feature; none where that split is empty. Raises DivergedError, ConfigurationError,
+    DataError, StateMismatchError.
     """
     encoders = {Modality.IMAGE: image_encoder, Modality.TEXT: text_encoder}
-    site = LocalSite(config, kind, encoders, data, state, seed, device)
+    site = LocalSite(config, kind, encoders, data, state, seed, device, made_for=made_for)
     progress(0.01, Activity(ActivityKind.READING_DATA))
     site.meet(public, global_representations, bundles, average)
     train_locally(site, round_number, lambda f, a: progress(0.05 + 0.8 * f, a))
@@ -72,7 +81,7 @@ def train_client(
     reps = site.represent()
     progress(0.95, Activity(ActivityKind.EVALUATING))
     metrics, scores = site.assess(evaluate_on)
-    return ClientRound(site.state(), reps, metrics, scores, len(data.train))
+    return ClientRound(site.state(), reps, metrics, scores, len(data.train), tuple(site.differences))
 
 
 def evaluate_client(
@@ -87,7 +96,7 @@ def evaluate_client(
     device: str = "auto",
 ) -> dict[str, float]:
     """Metrics of a personalized state, as train_client gives them; the representations and bundles of its round."""
-    site = LocalSite(config, kind, {}, data, state, 0, device)
+    site = LocalSite(config, kind, None, data, state, 0, device)
     site.meet(None, global_representations, bundles, None)
     return site.assess(evaluate_on).metrics
 

@@ -19,9 +19,13 @@ from fedafd.algorithm.fusion import calibrate_gate
 from fedafd.algorithm.metrics import accuracy_at_k, accuracy_scores, own_accuracy_at_k, rsum, scored_recall_at_k
 from fedafd.datasets.samples import ClientData, PairSplit, Split, TextSplit
 from fedafd.domain.config import AveragingMode, EncoderConfig, FederationConfig, FusionMode
+from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind, Modality, in_order
 from fedafd.domain.seeds import derive_seed
+from fedafd.domain.state_cases import Difference
+from fedafd.domain.state_fingerprint import StateFingerprint
 from fedafd.learning.acceleration import accelerate
+from fedafd.learning.adaptation import FUSIONS, adapt, bound_by_name, chosen_encoders, fingerprint_of_round
 from fedafd.learning.averaging import load_average
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.client_data import SplitTensors
@@ -41,27 +45,44 @@ _EVALUATE_BATCH = 256
 
 
 class LocalSite:
-    """A client's model with all that its local training and evaluation need. Raises ConfigurationError, DataError."""
+    """A client's model with all that its local training and evaluation need.
+
+    `encoders`: the site's own; None, with a state only, to take the state's. `made_for`: what the site knows of what it
+    trains for, beside what follows from the other arguments. Raises ConfigurationError, DataError, and
+    StateMismatchError for a state that was made for something else.
+    """
 
     def __init__(
         self,
         config: FederationConfig,
         kind: ClientKind,
-        encoders: Mapping[Modality, EncoderConfig | None],
+        encoders: Mapping[Modality, EncoderConfig | None] | None,
         data: ClientData,
         state: bytes | None,
         seed: int,
         device: str,
+        *,
+        made_for: StateFingerprint | None = None,
     ) -> None:
-        self.config, self.kind, self.data, self.seed = config, kind, data, seed
+        self.config, self.kind, self.seed = config, kind, seed
         self.training = config.client.for_kind(kind)
         self.device = choose_device(device)
         self.generator = torch.Generator().manual_seed(seed)
         self.public: PairTensors | None = None
         self.global_reps: dict[Modality, Tensor] = {}
         self.is_new = state is None
-        self._encoders = encoders
-        self._checkpoint = Checkpoint.from_bytes(state) if state is not None else None
+        self.differences: list[Difference] = []
+        """What the state was made for that is another today."""
+        _check_samples(data)
+        today = fingerprint_of_round(config, kind, encoders, data.labels)
+        self._made_for = today if made_for is None else today.over(made_for)
+        self._encoders = encoders or {}
+        self._checkpoint: Checkpoint | None = None
+        if state is not None:
+            self._checkpoint = Checkpoint.from_bytes(state)
+            self.differences = adapt(self._checkpoint, self._made_for, self._first_seed())
+            data = bound_by_name(data, self._checkpoint.meta["labels"])
+        self.data = data
         self._frozen: dict[Modality, Tower] = {}
         self._global_features: dict[SplitName, dict[Modality, Tensor]] = {}
 
@@ -75,10 +96,10 @@ class LocalSite:
         """Take what the server sent. Without `public` the client can be evaluated, but not trained further."""
         self._build([] if public is None else [text for captions in public.captions for text in captions])
         if average is not None:
-            load_average(self.model, average)
+            load_average(self.model, average, self.data.labels)
         reps = {m: torch.from_numpy(np.asarray(rows, dtype=np.float32)) for m, rows in in_order(global_reps).items()}
-        if self.config.alignment.centre:
-            self.model.set_means({m: public_mean(rows).to(self.device) for m, rows in reps.items()})
+        means = {m: public_mean(rows) if self.config.alignment.centre else torch.zeros(1) for m, rows in reps.items()}
+        self.model.set_means({m: mean.to(self.device) for m, mean in means.items()})
         self.global_reps = {m: self.model.centred(m, rows.to(self.device)) for m, rows in reps.items()}
         self.public = PairTensors(public, self.towers) if public is not None else None
         self._frozen = {m: Tower.from_files(unpack_folder(bundles[m])).to(self.device) for m in self.kind.modalities}
@@ -113,8 +134,8 @@ class LocalSite:
 
     @torch.inference_mode()
     def calibrate(self) -> None:
-        """Choose the gate's offset on the validation split."""
-        if not self.config.fusion.calibrate_gate or not self.model.fusions:
+        """Choose the gate's offset on the validation split; without one the gate stays as trained."""
+        if not self.config.fusion.calibrate_gate or not self.model.fusions or not self._has("val"):
             return
         self.model.eval()
         local = {m: list(self._local_batches("val", m)) for m in self.splits["val"].rows}
@@ -126,7 +147,10 @@ class LocalSite:
         calibrate_gate(self.gates, score)  # type: ignore[arg-type]
 
     def evaluate(self, name: SplitName) -> dict[str, dict[str, float]]:
-        """Metrics on a split of the fused (`federated`), the own (`local`) and the frozen (`global`) feature."""
+        """Metrics on a split of the fused (`federated`), the own (`local`) and the frozen (`global`) feature.
+
+        None for an empty split.
+        """
         return {view: self._score(name, each)[0] for view, each in self._features(name).items()}
 
     def assess(self, name: SplitName) -> Evaluation:
@@ -136,7 +160,7 @@ class LocalSite:
         for modality, fusion in self.model.fusions.items():
             offset = float(fusion.gate_offset)  # type: ignore[arg-type]
             found[f"gate_offset/{modality}"] = max(min(offset, 1e6), -1e6)
-        return Evaluation(found, scored["federated"][1].numpy())
+        return Evaluation(found, scored["federated"][1].numpy() if scored else np.empty(0))
 
     def state(self) -> bytes:
         """The personalized state that the next round goes on from."""
@@ -153,12 +177,12 @@ class LocalSite:
     def _build(self, public_texts: list[str]) -> None:
         if self._checkpoint is None:
             self._checkpoint = Checkpoint(meta=self._fresh_meta(public_texts))
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self._first_seed())
-                self.model = make_client_model(self.config, self.kind, self._checkpoint)
-        else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._first_seed())
             self.model = make_client_model(self.config, self.kind, self._checkpoint)
-            self._checkpoint.load_module("model", self.model)
+        if not self.is_new:
+            begins = any(each.case == "fusion-fresh" for each in self.differences)
+            self._checkpoint.load_module("model", self.model, fresh=FUSIONS if begins else None)
         # Before the optimizers: they place the moments that they are given where their parameters then are.
         self.model.to(self.device)
         self.optimizers = self._make_optimizers()
@@ -190,12 +214,17 @@ class LocalSite:
             own = list(self.data.train.texts)
         elif isinstance(self.data.train, PairSplit):
             own = [text for captions in self.data.train.captions for text in captions]
-        defaults = {Modality.IMAGE: self.config.image_encoder, Modality.TEXT: self.config.text_encoder}
-        chosen = {m: self._encoders.get(m) or defaults[m] for m in self.kind.modalities}
+        chosen = chosen_encoders(self.config, self.kind, self._encoders)
         text = chosen.get(Modality.TEXT)
         tokenizer = tokenizer_for(text, [*public_texts, *own]).to_str() if text is not None else None
         encoders = {m.value: encoder.model_dump(mode="json") for m, encoder in chosen.items()}
-        return {"encoders": encoders, "tokenizer": tokenizer, "labels": list(self.data.labels)}
+        made_for = self._made_for.as_json()
+        return {
+            "encoders": encoders,
+            "tokenizer": tokenizer,
+            "labels": list(self.data.labels),
+            "fingerprint": made_for,
+        }
 
     def _make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         t, a = self.training, self.config.alignment
@@ -225,6 +254,9 @@ class LocalSite:
             return {m: held[m].expand(len(rows), -1) for m, rows in which.items()}
         return {m: held[m][rows.to(held[m].device)] for m, rows in which.items()}
 
+    def _has(self, name: SplitName) -> bool:
+        return len(getattr(self.data, name)) > 0
+
     def _local_batches(self, name: SplitName, modality: Modality) -> Any:
         rows = self.splits[name].rows[modality]
         for start in range(0, len(rows), _EVALUATE_BATCH):
@@ -244,8 +276,10 @@ class LocalSite:
 
     @torch.inference_mode()
     def _features(self, name: SplitName) -> dict[str, dict[Modality, Tensor]]:
-        """A split's features by view and modality."""
+        """A split's features by view and modality; none of an empty split."""
         self.model.eval()
+        if not self._has(name):
+            return {}
         made: dict[Modality, Views] = {}
         for modality in self.splits[name].rows:
             parts = list(self._viewed(name, modality, self._local_batches(name, modality)))
@@ -270,6 +304,13 @@ class LocalSite:
         image, text = (nn.functional.normalize(features[m], dim=-1) for m in Modality)
         found, scores = scored_recall_at_k(image, text, split.pairs.image_of_text)
         return found | {"rsum": rsum(found)}, scores
+
+
+def _check_samples(data: ClientData) -> None:
+    if not len(data.train):
+        raise DataError("the private data have no training sample")
+    if len(data.labels) == 1:
+        raise DataError("the private data have one class; telling classes apart takes two or more")
 
 
 class _Splits:

@@ -92,7 +92,7 @@ class _Steps:
     def _public_batches(self, steps: int | None) -> Iterator[Tensor | None]:
         site = self._site
         assert site.public is not None
-        limit = site.config.client.public_samples_per_epoch or site.public.count
+        limit = min(site.config.client.public_samples_per_epoch or site.public.count, site.public.count)
         size = min(site.training.batch_size, limit)
         per_pass = max(1, limit // size)
         for step in range(per_pass if steps is None else steps):

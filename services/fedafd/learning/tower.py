@@ -18,6 +18,7 @@ from fedafd.domain.config import EncoderConfig, parse_config
 from fedafd.domain.errors import ConfigurationError, DataError, FedafdError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.acceleration import encode_in_parts
+from fedafd.learning.batch_norm import accept_single_values
 from fedafd.learning.encoders import Encoder, Features, build_encoder
 from fedafd.learning.feeding import batches
 from fedafd.learning.images import image_pixels, scaled
@@ -45,6 +46,7 @@ class Tower(nn.Module):
         padding = padding_id(tokenizer) if tokenizer is not None else 0
         # Weights are float32, wherever they come from: half precision is for products alone, by autocast.
         self.encoder: Encoder = build_encoder(config, modality, dim=dim, vocabulary=vocabulary, padding=padding).float()
+        accept_single_values(self.encoder)
         self.config = _self_contained(config, modality, self.encoder)
         if modality is Modality.IMAGE:
             mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.config.image_mean, self.config.image_std))
