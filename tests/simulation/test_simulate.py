@@ -187,7 +187,7 @@ def test_another_configuration_does_not_go_on_in_the_same_folder(tmp_path: Path)
     run_one(first, first.runs()[0], tmp_path, device="cpu")
     (tmp_path / first.runs()[0].folder / "result.json").unlink()
     other = read_experiment(None, local | {"rounds": 2}, tmp_path)
-    with pytest.raises(ConfigurationError, match="holds a run of another configuration; choose another --output"):
+    with pytest.raises(ConfigurationError, match="holds a run of another configuration or of other data"):
         run_one(other, other.runs()[0], tmp_path, device="cpu")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,9 @@ def simulate(
     workers: Annotated[int | None, typer.Option(help="Processes; by default one per core, one where a GPU is.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     keep_models: Annotated[bool, typer.Option(help="Keep the states of each run's chosen rounds.")] = False,
+    restart: Annotated[
+        bool, typer.Option(help="Set aside runs of other settings or other data that the output folder holds.")
+    ] = False,
     report_only: Annotated[bool, typer.Option(help="Write the report of the runs that are done; run nothing.")] = False,
 ) -> None:
     """Compare strategies on one machine: strategies x scenarios x seeds, with tables, intervals and plots.
@@ -59,7 +63,11 @@ def simulate(
     experiment = _narrowed(experiment, "scenarios", scenarios)
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        _run(experiment, output, workers, device, keep_models=keep_models, report_only=report_only)
+        output.mkdir(parents=True, exist_ok=True)
+        if report_only:
+            _report(experiment, output, {})
+        else:
+            _run(experiment, output, workers, device, keep_models=keep_models, restart=restart)
     except KeyboardInterrupt as stop:
         typer.echo(f"Stopped. The same command goes on where it was; what is done lies in {output}.")
         raise typer.Exit(_TERMINATED if isinstance(stop, _Terminated) else _INTERRUPTED) from None
@@ -82,31 +90,40 @@ def _run(
     device: str,
     *,
     keep_models: bool,
-    report_only: bool,
+    restart: bool,
 ) -> None:
     from rich.console import Console
     from rich.live import Live
+
+    from fedafd.simulation.pool import default_workers, run_experiment
+
+    console = Console()
+    count = workers or default_workers(len(experiment.runs()), device)
+    view = _View(experiment, output, count)
+    with Live(view.render({}), console=console, refresh_per_second=2, transient=True) as live:
+        failed = run_experiment(
+            experiment,
+            output,
+            workers=count,
+            device=device,
+            keep_models=keep_models,
+            restart=restart,
+            look=lambda now: live.update(view.render(now)),
+            tell=lambda note: typer.echo(f"note: {note}", err=True),
+        )
+    _report(experiment, output, failed)
+
+
+def _report(experiment: ExperimentConfig, output: Path, failed: Mapping[RunKey, str]) -> None:
+    from rich.console import Console
     from rich.markdown import Markdown
     from rich.markup import escape
 
-    from fedafd.simulation.pool import default_workers, run_experiment
+    from fedafd.simulation.kept_runs import check_kept_runs
     from fedafd.simulation.report import write_report
 
     console = Console()
-    output.mkdir(parents=True, exist_ok=True)
-    failed: dict[RunKey, str] = {}
-    if not report_only:
-        count = workers or default_workers(len(experiment.runs()), device)
-        view = _View(experiment, output, count)
-        with Live(view.render({}), console=console, refresh_per_second=2, transient=True) as live:
-            failed = run_experiment(
-                experiment,
-                output,
-                workers=count,
-                device=device,
-                keep_models=keep_models,
-                look=lambda now: live.update(view.render(now)),
-            )
+    check_kept_runs(experiment, output, None)
     files = write_report(experiment, output)
     console.print(Markdown((output / "results.md").read_text(encoding="utf-8")))
     console.print("Written: " + ", ".join(str(file) for file in files))

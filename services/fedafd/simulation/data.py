@@ -2,36 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from fedafd.datasets import load_client_data, load_public_data
+from fedafd.datasets import fingerprint_of, load_client_data, load_public_data
 from fedafd.datasets.partition import share_of
 from fedafd.datasets.pixels import KeptImages
-from fedafd.datasets.samples import PairSplit, Split, TextSplit
+from fedafd.datasets.samples import ClientData, PairSplit, Split, TextSplit
 from fedafd.domain.config import PartitionConfig
+from fedafd.domain.kinds import ClientKind
 from fedafd.domain.seeds import derive_seed
 from fedafd.simulation.experiment import ClientGroup, ExperimentConfig, RunKey
 from fedafd.simulation.federation import SimulatedClient
 
-__all__ = ["load_run_data"]
+__all__ = ["PUBLIC_SET", "Prints", "RunData", "data_prints", "load_run_data"]
+
+PUBLIC_SET = "the public set"
+Prints = Mapping[str, Mapping[str, Any]]
+"""Of the public set and each group of clients: the fingerprint of their data, and the number of samples by split."""
 
 S = TypeVar("S", bound=Split)
 
 
-def load_run_data(experiment: ExperimentConfig, key: RunKey) -> tuple[dict[str, PairSplit], list[SimulatedClient]]:
+class RunData(NamedTuple):
+    """What a run works on."""
+
+    public: dict[str, PairSplit]
+    clients: list[SimulatedClient]
+    prints: Prints
+
+
+def load_run_data(experiment: ExperimentConfig, key: RunKey) -> RunData:
     """The public set's splits and the clients of one run. Raises DataError, ConfigurationError."""
-    source = experiment.public
-    splits = load_public_data(source.adapter, source.path, source.options)
-    public = {name: _held(split) for name, split in splits.items()}
+    public, groups = _load(experiment)
+    prints = _prints(experiment, public, groups)
     clients: list[SimulatedClient] = []
-    for place, group in enumerate(experiment.clients):
-        clients += _group(experiment, key, place, group)
-    return public, clients
+    for place, (group, whole) in enumerate(zip(experiment.clients, groups, strict=True)):
+        clients += _clients(experiment, key, place, group, whole)
+    return RunData({name: _held(split) for name, split in public.items()}, clients, prints)
 
 
-def _group(experiment: ExperimentConfig, key: RunKey, place: int, group: ClientGroup) -> list[SimulatedClient]:
-    whole = load_client_data(group.adapter, group.path, group.kind, group.options)
+def data_prints(experiment: ExperimentConfig) -> Prints:
+    """Fingerprints of all data of an experiment, as they are now. Raises DataError, ConfigurationError."""
+    return _prints(experiment, *_load(experiment))
+
+
+def _load(experiment: ExperimentConfig) -> tuple[dict[str, PairSplit], list[ClientData]]:
+    source = experiment.public
+    public = load_public_data(source.adapter, source.path, source.options)
+    return public, [load_client_data(g.adapter, g.path, g.kind, g.options) for g in experiment.clients]
+
+
+def _prints(experiment: ExperimentConfig, public: Mapping[str, PairSplit], groups: Sequence[ClientData]) -> Prints:
+    whole = ClientData(ClientKind.PAIR, public["train"], public["val"], public["test"])
+    found = {PUBLIC_SET: _print(whole)}
+    for place, (group, data) in enumerate(zip(experiment.clients, groups, strict=True)):
+        found[f"clients[{place}] ({group.kind.value}, {group.adapter})"] = _print(data)
+    return found
+
+
+def _print(data: ClientData) -> dict[str, Any]:
+    samples = {name: len(getattr(data, name)) for name in ("train", "val", "test")}
+    return {"fingerprint": fingerprint_of(data), "samples": samples}
+
+
+def _clients(
+    experiment: ExperimentConfig, key: RunKey, place: int, group: ClientGroup, whole: ClientData
+) -> list[SimulatedClient]:
     whole = replace(whole, val=_held(whole.val), test=_held(whole.test))
     scenario = experiment.scenarios[key.scenario]
     made = []

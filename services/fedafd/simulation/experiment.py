@@ -147,22 +147,25 @@ class ExperimentConfig(_Config):
         missing = [name for name in sorted(names) if rng.random() >= self.participation]
         return missing if len(missing) < len(names) else missing[1:]
 
-    def public_set_id(self) -> str:
-        """A short hash of where the public set comes from."""
-        return hashlib.sha256(self.public.model_dump_json().encode()).hexdigest()[:16]
+    def described(self, key: RunKey) -> dict[str, Any]:
+        """Everything that a run's result depends on, but the data: where they lie does not count."""
+        return self._described(key, exclude={"path"})
 
     def fingerprint(self, key: RunKey) -> str:
-        """A hash of everything that a run's result depends on, but the data files."""
-        described = {
+        """What older versions kept of a configuration: a hash, of the data's places too."""
+        described = self._described(key, exclude=set())
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+    def _described(self, key: RunKey, exclude: set[str]) -> dict[str, Any]:
+        return {
             "federation": json.loads(self.federation_config(key).canonical_json()),
             "rounds": self.rounds,
             **({"participation": self.participation} if self.participation < 1 else {}),
-            "public": self.public.model_dump(mode="json"),
-            "clients": [group.model_dump(mode="json") for group in self.clients],
+            "public": self.public.model_dump(mode="json", exclude=exclude),
+            "clients": [group.model_dump(mode="json", exclude=exclude) for group in self.clients],
             "scenario": self.scenarios[key.scenario].model_dump(mode="json"),
             "seed": key.seed,
         }
-        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def read_experiment(path: Path | None, overrides: Mapping[str, Any], data: Path | None) -> ExperimentConfig:

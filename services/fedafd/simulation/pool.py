@@ -19,9 +19,11 @@ from pathlib import Path
 
 from fedafd.domain.claims import claimed
 from fedafd.domain.errors import DataError
+from fedafd.simulation.data import data_prints
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
 from fedafd.simulation.failures import Failure, killed, note_failure
 from fedafd.simulation.files import read_json
+from fedafd.simulation.kept_runs import check_kept_runs
 from fedafd.simulation.run import SERVER_STAGES
 from fedafd.simulation.worker import NOW, Job, serve
 
@@ -47,16 +49,20 @@ def run_experiment(
     workers: int,
     device: str = "auto",
     keep_models: bool = False,
+    restart: bool = False,
     look: Callable[[AtWork], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> dict[RunKey, str]:
     """Do all runs that are not done yet. Returns the reason of each run that failed; the others have a result.json.
+
+    What `output` holds must be of the same configuration and data (fedafd.simulation.kept_runs), or is set aside with
+    `restart`: ConfigurationError, DataError. Notes on that go to `tell`.
 
     A run that fails, or whose process is killed, leaves its reason (fedafd.simulation.failures) and the others go on;
     the same call tries it again. `look` is told twice a second what each run at work does: rounds begun, share of the
     round, words. Whatever ends this call ends the workers. Raises ConflictError while another simulation works in
     `output`.
     """
-    todo = deque(key for key in experiment.runs() if not (output / key.folder / "result.json").exists())
     failed: dict[RunKey, str] = {}
     threads = max(1, len(os.sched_getaffinity(0)) // workers)
     for name in _THREAD_VARIABLES:
@@ -64,6 +70,9 @@ def run_experiment(
     output.mkdir(parents=True, exist_ok=True)
     taken = f"--output {output}: another simulation is at work here; wait for it or choose another folder"
     with claimed(output / ".simulate.lock", taken):
+        for note in check_kept_runs(experiment, output, data_prints(experiment), restart=restart):
+            tell(note)
+        todo = deque(key for key in experiment.runs() if not (output / key.folder / "result.json").exists())
         for key in todo:
             (output / key.folder / NOW).unlink(missing_ok=True)
         pool = _Pool(Job(experiment.model_dump_json(), str(output), device, keep_models, threads))

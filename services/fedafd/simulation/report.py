@@ -12,6 +12,7 @@ from typing import Any
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
 from fedafd.simulation.failures import failures_in
 from fedafd.simulation.files import write_json
+from fedafd.simulation.kept_runs import versions_note
 from fedafd.simulation.plots import draw_plots
 from fedafd.simulation.summary import (
     MEASURES,
@@ -37,7 +38,11 @@ def write_report(experiment: ExperimentConfig, output: Path) -> list[Path]:
     failed = failures_in(output, not_done(experiment, rows))
     _write_json(experiment, output, results, compared, failed)
     _write_csv(output / "results.csv", rows)
-    (output / "results.md").write_text(markdown(experiment, rows, compared, failed), encoding="utf-8")
+    text = markdown(experiment, rows, compared, failed)
+    done = [key for key in experiment.runs() if key not in not_done(experiment, rows)]
+    if note := versions_note(output, done):
+        text += f"\n{note}\n"
+    (output / "results.md").write_text(text, encoding="utf-8")
     files = [output / name for name in ("results.json", "results.csv", "results.md")]
     return files + (draw_plots(experiment, results, rows, output) if rows else [])
 

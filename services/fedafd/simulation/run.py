@@ -1,6 +1,6 @@
 """One run of an experiment, resumable after every round. Its files, below `runs/<scenario>/<strategy>/seed-<n>/`:
 
-    run.json         what is run, and a fingerprint of it
+    run.json         what the run is made from (fedafd.simulation.kept_runs)
     progress.json    rounds done with their validation metrics, and which round is chosen for whom; written last
     kept/            server states, personalized states and what belongs to them, by round
     result.json      test metrics of the chosen rounds; the run is over. `kept/` goes then.
@@ -21,13 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from fedafd.domain.errors import ConfigurationError, DataError
+from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import Modality
 from fedafd.simulation.choice import RoundChoice
-from fedafd.simulation.data import load_run_data
+from fedafd.simulation.data import PUBLIC_SET, load_run_data
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
 from fedafd.simulation.federation import ClientProgress, Federation, FederationProgress
 from fedafd.simulation.files import read_json, write_json
+from fedafd.simulation.kept_runs import note_run
 
 __all__ = ["SERVER_STAGES", "run_one", "score_of"]
 
@@ -55,10 +56,12 @@ def run_one(
     if (folder / "result.json").exists():
         return read_json(folder / "result.json")
     config = experiment.federation_config(key)
-    public, clients = load_run_data(experiment, key)
-    kept_stages = output / SERVER_STAGES / experiment.public_set_id()
+    public, clients, prints = load_run_data(experiment, key)
+    folder.mkdir(parents=True, exist_ok=True)
+    note_run(folder, experiment, key, prints, device)
+    kept_stages = output / SERVER_STAGES / prints[PUBLIC_SET]["fingerprint"][:16]
     run = _Run(Federation(config, public, clients, device=device, kept_stages=kept_stages), folder)
-    run.open(key, experiment.fingerprint(key))
+    run.open()
     for number in range(run.progress.round_number + 1, experiment.rounds + 1):
         started = time.monotonic()
         absent = experiment.absent(key, number, [client.name for client in clients])
@@ -83,14 +86,9 @@ class _Run:
         self.rounds: list[dict[str, Any]] = []
         self.chosen: dict[str, RoundChoice] = {}
 
-    def open(self, key: RunKey, fingerprint: str) -> None:
-        """Start anew, or go on from the last round kept. Raises ConfigurationError for the folder of another run."""
+    def open(self) -> None:
+        """Start anew, or go on from the last round kept. Raises DataError for what cannot be read."""
         (self.folder / "kept").mkdir(parents=True, exist_ok=True)
-        described = {**key.model_dump(), "fingerprint": fingerprint}
-        place = self.folder / "run.json"
-        if place.exists() and read_json(place) != described:
-            raise ConfigurationError(f"{self.folder}: holds a run of another configuration; choose another --output")
-        write_json(place, described)
         if not (self.folder / "progress.json").exists():
             return
         saved = read_json(self.folder / "progress.json")
