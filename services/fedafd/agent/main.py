@@ -13,30 +13,20 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from enum import IntEnum
 from pathlib import Path
 
+from fedafd.agent.exit_codes import ExitCode, exit_code_of
 from fedafd.agent.settings import AgentSettings, load_settings
 from fedafd.agent.state import StateDirectory
 from fedafd.domain.config import AgentConfig, read_agent_config
-from fedafd.domain.errors import ConfigurationError, DataError, FedafdError
+from fedafd.domain.errors import FedafdError
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.metrics import start_metrics_server
 from fedafd.telemetry.tracing import configure_tracing
 
-__all__ = ["ExitCode", "main", "run"]
+__all__ = ["ExitCode", "main", "read_site", "run"]
 
 _log = get_logger(__name__)
-
-
-class ExitCode(IntEnum):
-    """How an agent ended; a supervisor should restart it only after UNEXPECTED."""
-
-    STOPPED = 0
-    UNEXPECTED = 1
-    CONFIGURATION = 2
-    REFUSED = 3
-    DATA = 4
 
 
 def run(config: AgentConfig, *, token: str | None = None, settings: AgentSettings | None = None) -> ExitCode:
@@ -85,7 +75,7 @@ def run(config: AgentConfig, *, token: str | None = None, settings: AgentSetting
         return ExitCode.REFUSED
     except FedafdError as error:
         _log.error("agent.ended", reason=str(error), code=error.code)
-        return _exit_code(error)
+        return exit_code_of(error)
     _log.info("agent.stopped")
     return ExitCode.STOPPED
 
@@ -109,6 +99,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(config, token=token, settings=settings)
 
 
+def read_site(path: Path) -> AgentConfig:
+    """`agent.yaml` as an agent would run it: with FEDAFD_AGENT_* on top, threads limited. Raises ConfigurationError."""
+    config = _with_overrides(read_agent_config(path), load_settings(), None)
+    _limit_threads(config.threads)
+    return config
+
+
 def _with_overrides(config: AgentConfig, settings: AgentSettings, state_dir: Path | None) -> AgentConfig:
     changes = {
         "aggregator": settings.aggregator,
@@ -125,12 +122,6 @@ def _limit_threads(threads: int | None) -> None:
     if threads is not None:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ[name] = str(threads)
-
-
-def _exit_code(error: FedafdError) -> ExitCode:
-    if isinstance(error, DataError):
-        return ExitCode.DATA
-    return ExitCode.CONFIGURATION if isinstance(error, ConfigurationError) else ExitCode.REFUSED
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from fedafd.aggregator.agent_service import AgentService
 from fedafd.aggregator.context import Context, Wakeups
 from fedafd.aggregator.coordinator import Coordinator
 from fedafd.aggregator.distillation_service import DistillationService
-from fedafd.aggregator.health import SERVICE_NAMES, watch_health
+from fedafd.aggregator.health import SERVICE_NAMES, ClockedHealth, watch_health
 from fedafd.aggregator.interceptor import ErrorInterceptor
 from fedafd.aggregator.outbox import Outbox
 from fedafd.aggregator.settings import AggregatorSettings, load_settings
@@ -56,7 +56,7 @@ def make_server(context: Context) -> tuple[grpc.aio.Server, HealthServicer]:
     server = grpc.aio.server(interceptors=[ErrorInterceptor(context.metrics)], options=_OPTIONS)
     add_AggregatorServiceServicer_to_server(AgentService(context), server)
     add_DistillationServiceServicer_to_server(DistillationService(context), server)
-    servicer = HealthServicer()
+    servicer = ClockedHealth()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     reflection.enable_server_reflection((*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return server, servicer

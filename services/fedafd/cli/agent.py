@@ -7,9 +7,12 @@ from typing import Annotated
 
 import typer
 
+from fedafd.cli.agent_check import agent_check
+
 __all__ = ["agent_app"]
 
 agent_app = typer.Typer(help="A site's agent: runs beside its private data.", no_args_is_help=True)
+agent_app.command("check")(agent_check)
 
 
 @agent_app.command("run")

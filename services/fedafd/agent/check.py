@@ -1,0 +1,88 @@
+"""`fedafd agent check`: all that a site can find out before it joins. No token is spent, nothing of it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fedafd.agent.exit_codes import ExitCode, exit_code_of
+from fedafd.agent.findings import Finding, error, fine, warning, worst_exit_code
+from fedafd.agent.own_data import look_at
+from fedafd.datasets.facts import DataReport
+from fedafd.datasets.report import Progress
+from fedafd.datasets.samples import ClientData
+from fedafd.domain.config import AgentConfig
+from fedafd.domain.errors import FedafdError
+
+__all__ = ["CHECK_VERSION", "SiteCheck", "check_site"]
+
+CHECK_VERSION = 1
+"""Of `SiteCheck.to_dict`: raised when a key changes its meaning or goes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteCheck:
+    """What was found; `data` and `report` are None where the data could not even be loaded."""
+
+    findings: tuple[Finding, ...]
+    data: ClientData | None
+    report: DataReport | None
+
+    def exit_code(self, *, strict: bool = False) -> ExitCode:
+        """What the check ends with."""
+        return worst_exit_code(self.findings, strict=strict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a JSON file."""
+        return {
+            "version": CHECK_VERSION,
+            "exit_code": int(self.exit_code()),
+            "findings": [asdict(each) | {"level": each.level.value} for each in self.findings],
+            "data": None if self.report is None else self.report.to_dict(),
+        }
+
+
+def check_site(
+    config: AgentConfig,
+    *,
+    offline: bool = False,
+    progress: Progress | None = None,
+    doing: Callable[[str], None] = lambda _: None,
+) -> SiteCheck:
+    """Look at data, device, training, folder and, unless `offline`, the aggregator. `doing` hears what is next."""
+    from fedafd.agent.check_folder import check_folder
+
+    doing("reading every sample")
+    data, report, found = _data(config, progress)
+    doing("training a few steps")
+    found += _training(config, data, report)
+    doing("looking at the state folder")
+    found += check_folder(config)
+    if not offline:
+        from fedafd.agent.check_aggregator import check_aggregator
+
+        doing(f"asking {config.aggregator}")
+        found += check_aggregator(config)
+    return SiteCheck(findings=tuple(found), data=data, report=report)
+
+
+def _data(config: AgentConfig, progress: Progress | None) -> tuple[ClientData | None, DataReport | None, list[Finding]]:
+    try:
+        data, report = look_at(config, progress)
+    except FedafdError as failed:
+        return None, None, [error("data", str(failed), exit_code_of(failed))]
+    found = [error("data", problem, ExitCode.DATA) for problem in report.problems()]
+    if not report.unreadable.count:
+        found.append(fine("data", f"all {sum(report.counts.values())} samples read"))
+    return data, report, [*found, *(warning("data", each) for each in report.warnings())]
+
+
+def _training(config: AgentConfig, data: ClientData | None, report: DataReport | None) -> list[Finding]:
+    from fedafd.agent.check_training import check_device, check_tokens, check_training
+
+    found = check_device(config)
+    if data is None or report is None or report.problems():
+        return found
+    found += check_tokens(config, data)
+    return found if any(each.exit_code for each in found) else [*found, *check_training(config, data)]

@@ -1,0 +1,115 @@
+"""Whether the aggregator answers, whom its certificate names and until when, and whether both clocks agree.
+
+Asks for health alone, which needs no credential: nothing of the site leaves, and no token is spent.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from datetime import UTC, datetime
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from fedafd.agent.exit_codes import ExitCode
+from fedafd.agent.findings import Finding, error, fine, warning
+from fedafd.domain.config import AgentConfig, TlsConfig
+from fedafd.domain.errors import ConfigurationError
+from fedafd.rpc.channel import open_sync_channel
+from fedafd.rpc.clock import CLOCK_KEY
+from fedafd.rpc.status import UnreachableError, error_from_rpc
+
+__all__ = ["check_aggregator"]
+
+_ABOUT = "aggregator"
+_SECONDS = 10.0
+_MOST_SKEW_SECONDS = 60.0
+_SOON_DAYS = 21
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+_PLAIN = {
+    "connection refused": "no answer: nothing listens there; are host and port right, and does it run?",
+    "deadline exceeded": "no answer in time; does a firewall let connections out to this port?",
+    "dns resolution failed": "no such host; is the name right?",
+    "name or service not known": "no such host; is the name right?",
+    "domain name not found": "no such host; is the name right?",
+}
+"""What gRPC says, by a part of it, and what it means."""
+
+
+def check_aggregator(config: AgentConfig, *, seconds: float = _SECONDS) -> list[Finding]:
+    """What an agent would meet at `aggregator`."""
+    try:
+        found = _health(config, seconds)
+    except ConfigurationError as wrong:  # TLS files
+        return [error("TLS", str(wrong), ExitCode.CONFIGURATION)]
+    return [*found, *_security(config, seconds)]
+
+
+def _health(config: AgentConfig, seconds: float) -> list[Finding]:
+    with open_sync_channel(config.aggregator, config.tls) as channel:
+        asked = time.time()
+        try:
+            answer, call = health_pb2_grpc.HealthStub(channel).Check.with_call(
+                health_pb2.HealthCheckRequest(), timeout=seconds
+            )
+        except grpc.RpcError as failed:
+            known = error_from_rpc(failed)
+            if isinstance(known, UnreachableError):
+                return [error(_ABOUT, f"{config.aggregator}: {_plain(str(known))}", ExitCode.UNREACHABLE)]
+            return [fine(_ABOUT, f"{config.aggregator}: answers, but tells nothing of its health")]
+        between = (asked + time.time()) / 2
+    if answer.status != health_pb2.HealthCheckResponse.SERVING:
+        told = warning(_ABOUT, f"{config.aggregator}: answers, but cannot serve now; an agent would wait for it")
+    else:
+        told = fine(_ABOUT, f"{config.aggregator}: answers and can serve")
+    return [told, *_clock(dict(call.trailing_metadata() or ()), between)]
+
+
+def _plain(told: str) -> str:
+    """gRPC's words without the addresses and states of its own."""
+    lowered = told.lower()
+    for sign, words in _PLAIN.items():
+        if sign in lowered:
+            return words
+    return told
+
+
+def _clock(trailing: dict[str, str | bytes], here: float) -> list[Finding]:
+    try:
+        skew = float(trailing[CLOCK_KEY]) - here
+    except (KeyError, ValueError):
+        return []  # an aggregator of before, or something in between that lets it not through
+    if abs(skew) <= _MOST_SKEW_SECONDS:
+        return [fine("clock", f"{abs(skew):.0f} s from the aggregator's")]
+    side = "behind" if skew > 0 else "before"
+    return [warning("clock", f"{abs(skew):.0f} s {side} the aggregator's; set both by NTP: certificates depend on it")]
+
+
+def _security(config: AgentConfig, seconds: float) -> list[Finding]:
+    host, _, port = config.aggregator.removeprefix("dns:///").rpartition(":")
+    if config.tls is None:
+        if host in _LOOPBACK:
+            return []
+        return [warning("TLS", f"off: whoever sits between here and {host} can read and change everything")]
+    try:
+        ends = _certificate_end(config.tls, host.strip("[]"), int(port), seconds)
+    except (OSError, ValueError):
+        return []  # no direct way, as through a proxy; the call above has told what there is to tell
+    days = (ends - datetime.now(UTC)).days
+    text = f"the aggregator's certificate is valid until {ends:%Y-%m-%d}, {days} days from now"
+    return [warning("TLS", f"{text}; its operator should renew it") if days < _SOON_DAYS else fine("TLS", text)]
+
+
+def _certificate_end(tls: TlsConfig, host: str, port: int, seconds: float) -> datetime:
+    context = ssl.create_default_context(cafile=None if tls.authorities is None else str(tls.authorities))
+    context.set_alpn_protocols(["h2"])
+    if tls.certificate is not None and tls.key is not None:
+        context.load_cert_chain(tls.certificate, tls.key)
+    with (
+        socket.create_connection((host, port), timeout=seconds) as plain,
+        context.wrap_socket(plain, server_hostname=tls.server_name or host) as line,
+    ):
+        shown = line.getpeercert() or {}
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(str(shown["notAfter"])), UTC)

@@ -1,0 +1,162 @@
+"""One measured look at training on this machine: the device, a few real steps, their time and memory, the tokens.
+
+What the federation will ask for is not known before joining; its defaults stand in, with the site's own encoders.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from fedafd.agent.exit_codes import ExitCode, exit_code_of
+from fedafd.agent.findings import Finding, error, fine, warning
+from fedafd.datasets.report import texts_of
+from fedafd.datasets.samples import ClientData, TextSplit
+from fedafd.domain.config import AgentConfig, FederationConfig, parse_federation_config
+from fedafd.domain.errors import FedafdError
+from fedafd.domain.kinds import Modality
+from fedafd.learning.local_site import LocalSite
+from fedafd.learning.local_training import train_locally
+from fedafd.learning.optimizers import choose_device
+from fedafd.learning.tokens import tokenizer_for, unknown_share
+
+__all__ = ["check_device", "check_tokens", "check_training"]
+
+_STEPS = 3
+_UNKNOWN_BOUND = 0.2
+_CUT_BOUND = 0.1
+_MEMORY_BOUND = 0.8
+_TOKENS_LOOKED_AT = 20_000
+"""Texts; more of them would not change a share in its first digits."""
+
+
+def check_device(config: AgentConfig) -> list[Finding]:
+    """The device that training would use."""
+    try:
+        device = choose_device(config.device)
+    except FedafdError as found:
+        return [error("device", str(found), exit_code_of(found))]
+    if device.type == "cuda":
+        seen = torch.cuda.get_device_properties(device)
+        return [fine("device", f"{device}: {seen.name}, {_gib(seen.total_memory)}")]
+    threads = config.threads or os.cpu_count() or 1
+    return [fine("device", f"{device}, {threads} threads" if device.type == "cpu" else str(device))]
+
+
+def check_training(config: AgentConfig, data: ClientData) -> list[Finding]:
+    """A few steps on the site's own samples, and what a round would take."""
+    federation = parse_federation_config({"name": "check"})
+    size = min(federation.client.for_kind(config.kind).batch_size, len(data.train))
+    few = data.train.take(range(min(_STEPS * size, len(data.train))))
+    epochs = math.ceil(_STEPS / max(1, len(few) // size))
+    short = federation.model_copy(update={"client": federation.client.model_copy(update={"local_epochs": epochs})})
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    moments: list[float] = []
+    try:
+        encoders = {Modality.IMAGE: config.image_encoder, Modality.TEXT: config.text_encoder}
+        part = ClientData(data.kind, few, data.val.take([0]), data.test.take([0]), data.labels)
+        site = LocalSite(short, config.kind, encoders, part, None, 0, config.device)
+        site.meet_nobody()
+        train_locally(site, 1, lambda *_: moments.append(time.monotonic()))
+        moments.append(time.monotonic())
+    except FedafdError as found:
+        return [error("training step", str(found), exit_code_of(found))]
+    except (RuntimeError, ValueError) as found:
+        return [error("training step", f"fails on this machine: {found}", ExitCode.CONFIGURATION)]
+    step = min(later - earlier for earlier, later in pairwise(moments))
+    return [_time(federation, len(data.train), size, step), _memory(site, data)]
+
+
+def check_tokens(config: AgentConfig, data: ClientData) -> list[Finding]:
+    """Words that the site's vocabulary lacks on texts it was not made of, and texts that are cut."""
+    train = list(texts_of(data.train))
+    others = [*texts_of(data.val), *texts_of(data.test)][:_TOKENS_LOOKED_AT]
+    if not train or not others:
+        return []
+    encoder = config.text_encoder or parse_federation_config({"name": "check"}).text_encoder
+    try:
+        tokenizer = tokenizer_for(encoder, train)
+    except FedafdError as found:
+        return [error("tokens", str(found), exit_code_of(found))]
+    unknown = unknown_share(tokenizer, others)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    lengths = [len(encoded.ids) for encoded in tokenizer.encode_batch_fast(train[:_TOKENS_LOOKED_AT])]
+    cut = sum(length > encoder.max_tokens for length in lengths) / len(lengths)
+    text = (
+        f"{unknown:.0%} unknown in the other splits; {cut:.0%} of texts are longer than {encoder.max_tokens} tokens"
+        " and lose their end"
+    )
+    if unknown > _UNKNOWN_BOUND or cut > _CUT_BOUND:
+        return [warning("tokens", f"{text} (text_encoder.max_tokens, or a pretrained encoder, would help)")]
+    return [fine("tokens", text)]
+
+
+def _time(federation: FederationConfig, count: int, size: int, step: float) -> Finding:
+    epochs = federation.client.local_epochs
+    # Beside each private batch goes a public one of the same size.
+    seconds = 2 * step * epochs * max(1, count // size)
+    told = f"about {_duration(seconds)} a round by a few measured steps: {epochs} epochs of {count} samples"
+    assumed = "; what the federation asks for is not known yet"
+    deadline = federation.round_deadline_seconds
+    if deadline is not None and seconds > deadline:
+        return warning("time", f"{told}, more than the {_duration(deadline)} that a round waits by default{assumed}")
+    return fine("time", told + assumed)
+
+
+def _memory(site: LocalSite, data: ClientData) -> Finding:
+    rows = sum(
+        math.prod(site.splits["train"].rows[modality].shape[1:]) * site.splits["train"].rows[modality].element_size()
+        for modality in site.towers
+    )
+    samples = sum(len(split) for split in (data.train, data.val, data.test))
+    if isinstance(data.train, TextSplit):
+        samples = min(samples, 1)
+    needed = _peak_bytes() + rows * samples
+    text = f"about {_gib(needed)} of memory, data included"
+    if site.device.type == "cuda":
+        held = torch.cuda.max_memory_allocated(site.device)
+        whole = torch.cuda.get_device_properties(site.device).total_memory
+        text += f", and {_gib(held)} of the GPU's {_gib(whole)}"
+    available = _memory_bytes()
+    if available is not None and needed > _MEMORY_BOUND * available:
+        return warning("memory", f"{text}, but this machine or container has {_gib(available)}")
+    return fine("memory", text if available is None else f"{text}, of {_gib(available)}")
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _memory_bytes() -> int | None:
+    """What this process may use: the machine's memory, or less where a container says so."""
+    found = []
+    if "SC_PHYS_PAGES" in os.sysconf_names:
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        try:
+            found.append(int(limit.read_text()))
+        except (OSError, ValueError):
+            continue
+    return min(found, default=None)
+
+
+def _gib(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return "a second"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,56 @@
+"""What a check of a site found: one line each, fine, a warning or an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fedafd.agent.exit_codes import ExitCode
+
+__all__ = ["Finding", "Level", "error", "fine", "warning", "worst_exit_code"]
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    FINE = "fine"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    about: str
+    """A word or two, such as `device`."""
+    level: Level
+    text: str
+    exit_code: ExitCode = ExitCode.STOPPED
+    """Of an error: what the check ends with."""
+
+
+def fine(about: str, text: str) -> Finding:
+    """Nothing is wrong with it."""
+    return Finding(about=about, level=Level.FINE, text=text)
+
+
+def warning(about: str, text: str) -> Finding:
+    """A person should look at it."""
+    return Finding(about=about, level=Level.WARNING, text=text)
+
+
+def error(about: str, text: str, exit_code: ExitCode) -> Finding:
+    """The agent would not run."""
+    return Finding(about=about, level=Level.ERROR, text=text, exit_code=exit_code)
+
+
+def worst_exit_code(findings: Iterable[Finding], *, strict: bool) -> ExitCode:
+    """The first of the errors' codes in the order configuration, data, aggregator; warnings count if `strict`."""
+    found = list(findings)
+    codes = sorted(each.exit_code for each in found if each.level is Level.ERROR)
+    if codes:
+        return codes[0]
+    warned = strict and any(each.level is Level.WARNING for each in found)
+    return ExitCode.WARNINGS if warned else ExitCode.STOPPED

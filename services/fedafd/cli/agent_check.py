@@ -1,0 +1,66 @@
+"""`fedafd agent check`: the site's data and everything around it, looked at before it joins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+__all__ = ["agent_check"]
+
+
+def agent_check(
+    config: Annotated[Path, typer.Option(help="The site's agent.yaml.")] = Path("agent.yaml"),
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all that was found to this file.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write a contact sheet (PNG): a few samples of each class.")
+    ] = None,
+    offline: Annotated[bool, typer.Option(help="Leave the aggregator alone.")] = False,
+    strict: Annotated[bool, typer.Option(help="Exit with 6 if there is something to look at.")] = False,
+) -> None:
+    """Look at every sample, the device, one training step, the disk, the state folder and the aggregator.
+
+    Joins nothing and spends no token. Exit codes: 0 ready, 2 configuration, 4 data, 5 aggregator not reachable.
+    """
+    from rich.console import Console
+
+    from fedafd.agent.check import check_site
+    from fedafd.agent.check_view import print_check
+    from fedafd.agent.contact_sheet import write_contact_sheet
+    from fedafd.agent.main import read_site
+
+    site = read_site(config)
+    with _shown() as bar:
+        task = bar.add_task("", total=None)
+        check = check_site(
+            site,
+            offline=offline,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            doing=lambda words: bar.update(task, description=words),
+        )
+    print_check(check, Console(), site=site, config=config)
+    if json_file is not None:
+        json_file.write_text(json.dumps(check.to_dict(), indent=1), encoding="utf-8")
+    if sheet is not None and check.data is not None:
+        written = write_contact_sheet(check.data, sheet)
+        typer.echo(f"contact sheet: {sheet}" if written else "contact sheet: texts have no picture, none written")
+    raise typer.Exit(check.exit_code(strict=strict))
+
+
+@contextmanager
+def _shown() -> Iterator[Progress]:
+    """A line on standard error while the check runs, on a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        yield bar
