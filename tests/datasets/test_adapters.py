@@ -11,7 +11,7 @@ from tests.datasets import makers
 
 from fedafd.datasets import ImageSplit, PairSplit, TextSplit, load_client_data, load_public_data
 from fedafd.datasets.registry import adapter_names
-from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.domain.kinds import ClientKind
 
 
@@ -49,12 +49,15 @@ def test_cifar100_from_npz(tmp_path: Path) -> None:
 
 def test_cifar100_from_the_official_files(tmp_path: Path) -> None:
     data = load_client_data("cifar100", makers.cifar_official(tmp_path), ClientKind.IMAGE)
-    assert (len(data.train), len(data.val), len(data.test)) == (18, 2, 6)
+    assert (len(data.train), len(data.val), len(data.test)) == (17, 3, 6)
     assert data.labels == ("apple", "bear", "cup")
-    flat = pickle.loads((tmp_path / "train").read_bytes(), encoding="bytes")[b"data"][0]
-    assert isinstance(data.train, ImageSplit)
-    np.testing.assert_array_equal(data.train.images[0], flat.reshape(3, 32, 32).transpose(1, 2, 0))
-    assert data.train.labels.tolist() == [n % 3 for n in range(18)]
+    assert sorted(data.val.labels.tolist()) == [0, 1, 2]  # type: ignore[union-attr]
+    flat = pickle.loads((tmp_path / "train").read_bytes(), encoding="bytes")[b"data"]
+    shown = {image.reshape(3, 32, 32).transpose(1, 2, 0).tobytes(): n % 3 for n, image in enumerate(flat)}
+    for split in (data.train, data.val):
+        assert isinstance(split, ImageSplit)
+        assert [shown.pop(image.tobytes()) for image in split.images] == split.labels.tolist()
+    assert not shown
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
@@ -63,6 +66,48 @@ def test_the_official_files_are_read_in_every_pickle_protocol(tmp_path: Path, pr
     made = {name: pickle.dumps(content, protocol) for name in ("train", "test")}
     made["meta"] = pickle.dumps({"fine_label_names": ["a", "b"]}, protocol)
     assert len(load_client_data("cifar100", makers.cifar_official(tmp_path, **made), ClientKind.IMAGE).test) == 10
+
+
+def test_the_official_files_are_cut_within_each_class_even_where_rows_are_sorted(tmp_path: Path) -> None:
+    labels = [n // 10 for n in range(30)]
+    train = {b"data": np.zeros((30, 3072), np.uint8), b"fine_labels": labels}
+    folder = makers.cifar_official(tmp_path, train=train)
+    data = load_client_data("cifar100", folder, ClientKind.IMAGE)
+    assert data.val.labels.tolist() == [0, 1, 2]  # type: ignore[union-attr]
+    assert "made from train by split_seed 0" in data.listing.notes[0]
+    more = load_client_data("cifar100", folder, ClientKind.IMAGE, {"val_fraction": 0.3, "split_seed": 5})
+    assert more.val.labels.tolist() == [n // 3 for n in range(9)]  # type: ignore[union-attr]
+
+
+def test_several_sources_of_cifar_are_named_until_an_option_decides(tmp_path: Path) -> None:
+    makers.cifar_npz(tmp_path)
+    (tmp_path / "other.npz").write_bytes((tmp_path / "cifar.npz").read_bytes())
+    with pytest.raises(DataError, match="cifar.npz, other.npz could each be the data; set the option file"):
+        load_client_data("cifar100", tmp_path, ClientKind.IMAGE)
+    data = load_client_data("cifar100", tmp_path, ClientKind.IMAGE, {"file": "other.npz"})
+    assert [(entry.reason.value, entry.examples) for entry in data.listing.left_out] == [("unused", ("cifar.npz",))]
+    (tmp_path / "other.npz").unlink()
+    makers.cifar_official(tmp_path)
+    with pytest.raises(DataError, match="cifar.npz, meta could each be the data"):
+        load_client_data("cifar100", tmp_path, ClientKind.IMAGE)
+    assert load_client_data("cifar100", tmp_path, ClientKind.IMAGE, {"file": "meta"}).labels[0] == "apple"
+    with pytest.raises(DataError, match="no such file"):
+        load_client_data("cifar100", tmp_path, ClientKind.IMAGE, {"file": "third.npz"})
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (np.array([b"a", b"b", "caf\u00e9".encode(), b"d"]), ("a", "b", "caf\u00e9", "d")),
+        (np.array(["a", "b", "cafe\u0301", "d"]), ("a", "b", "caf\u00e9", "d")),
+        (np.arange(4), ("0", "1", "2", "3")),
+        (np.array(["a", "b", "c", "d", "e"]), ("a", "b", "c", "d")),
+    ],
+    ids=["bytes", "parted", "numbers", "one without samples"],
+)
+def test_class_names_of_an_npz_are_text(tmp_path: Path, names: np.ndarray, expected: tuple[str, ...]) -> None:
+    data = load_client_data("cifar100", makers.cifar_npz(tmp_path, class_names=names), ClientKind.IMAGE)
+    assert data.labels == expected
 
 
 def test_image_folder_with_and_without_split_folders(tmp_path: Path) -> None:

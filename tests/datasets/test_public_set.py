@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -9,11 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
+from tests.datasets import makers
+from tests.datasets.dicom_files import PATIENT, RAMP, dicom
 
 from fedafd.datasets import PixelCache, PublicSet, load_public_data, read_manifest, write_public_set
 from fedafd.datasets import public_set as module
 from fedafd.datasets.pixels import resized_all
-from fedafd.datasets.samples import PairSplit
+from fedafd.datasets.samples import LazyImages, PairSplit
 from fedafd.domain.errors import ArtifactCorruptError, DataError
 from fedafd.domain.manifest import Manifest
 
@@ -35,6 +39,29 @@ def test_what_is_written_is_read_back_in_order(folder: Path) -> None:
         assert back.ids == samples.ids
         for one, other in zip(back.images, samples.images, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_pictures_that_not_everybody_decodes_alike_are_stored_as_png(tmp_path: Path) -> None:
+    deep = np.full((4, 4), 2000, np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(deep).save(buffer, format="PNG")
+    files = [dicom(RAMP, WindowCenter=2048, WindowWidth=1000), buffer.getvalue(), makers.picture(form="JPEG")]
+    names = ["scan1.dcm", "scan2.png", "photo.jpg"]
+    ranged = LazyImages(3, files.__getitem__, names.__getitem__, intensity_range=(1000, 3000))
+    plain = LazyImages(1, files.__getitem__, names.__getitem__)
+    captions = [("a",), ("b",), ("c",)]
+    splits = {"train": PairSplit(ranged, captions, tuple(names)), "val": PairSplit(plain, captions[:1], ("scan1.dcm",))}
+    write_public_set(splits, tmp_path)
+    read = PublicSet.open(tmp_path)
+    for split, samples in splits.items():
+        for made, expected in zip(read.split(split).images, samples.images, strict=True):
+            np.testing.assert_array_equal(made, expected)
+    assert not any(PATIENT.encode() in path.read_bytes() for path in tmp_path.iterdir())
+    stored = [row["bytes"] for path in tmp_path.glob("*.parquet") for row in pq.read_table(path)["image"].to_pylist()]
+    assert all(content.startswith(b"\x89PNG") for content in stored)
+    kept = PairSplit(LazyImages(1, files[2:].__getitem__, names[2:].__getitem__), captions[:1], ("photo",))
+    write_public_set({"train": kept}, tmp_path / "kept")
+    assert PublicSet.open(tmp_path / "kept").split("train").images.encoded(0) == files[2]  # type: ignore[attr-defined]
 
 
 def test_equal_samples_have_equal_hashes(folder: Path, tmp_path: Path) -> None:

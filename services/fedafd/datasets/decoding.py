@@ -70,6 +70,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF's orientations: what to do to see the picture upright."""
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is lower
 _ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 274, 258, 262, 339
 _DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 
@@ -142,9 +143,7 @@ def _content(path: Path) -> bytes:
 @contextmanager
 def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is lower
-            image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
+        image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
     except UnidentifiedImageError:
         found = kind_of_content(content) or f"none of {', '.join(IMAGE_FORMATS)}"
         raise DataError(f"{name}: not a readable image ({found}); replace or remove it", name=name) from None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 import warnings
 from typing import Any
 
@@ -35,7 +36,10 @@ except ImportError as error:
 
 __all__ = ["decode_dicom"]
 
-logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # its messages quote what tags hold
+# Messages and warnings of pydicom quote what tags hold.
+logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
+_ALONE = threading.Lock()
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _SHOWN_BY = ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence")
@@ -58,8 +62,8 @@ _TAGS = (
 def decode_dicom(content: bytes, name: str, *, intensity_range: IntensityRange | None = None) -> ImageArray:
     """The picture in a DICOM file as uint8 [h, w, 3]. Raises DataError naming `name` and the kind of fault."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's warnings quote what tags hold
+        with _ALONE, warnings.catch_warnings():  # the filters of warnings belong to all threads
+            warnings.simplefilter("ignore")
             return _decoded(_read(content, name), name, intensity_range)
     except DataError:
         raise

@@ -8,6 +8,7 @@ HEAD_BYTES = 512
 """How much of a file is_dicom and kind_of_content look at."""
 
 _DICOM_ENDINGS = (".dcm", ".dicom")
+_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"\0\0\0\x0cjP", b"P5", b"P6")
 _LFS = b"version https://git-lfs.github.com/spec/"
 _HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _STARTS = (
@@ -33,8 +34,11 @@ _STARTS = (
 
 
 def is_dicom(head: bytes, name: str) -> bool:
-    """Whether a file is DICOM: by the mark behind its preamble, or else by the ending of its name."""
-    return head[128:132] == b"DICM" or name.lower().endswith(_DICOM_ENDINGS)
+    """Whether a file is DICOM: by the mark behind its preamble, or by the ending of its name and no other's mark."""
+    if head[128:132] == b"DICM":
+        return True
+    others = (*_PICTURES, *(mark for mark, _ in _STARTS))
+    return name.lower().endswith(_DICOM_ENDINGS) and bool(head) and not head.startswith(others)
 
 
 def kind_of_content(head: bytes) -> str | None:

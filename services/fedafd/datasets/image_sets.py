@@ -1,42 +1,85 @@
-"""Labelled images: `cifar100` (npz, or the official python layout without running its pickles) and `image-folder`."""
+"""`cifar100`: labelled images from an npz, or from the official python files without running their pickles."""
 
 from __future__ import annotations
 
 import tokenize
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedafd.datasets.files import need_file, need_folder, read_bytes
+from fedafd.datasets.classes import settled_classes
+from fedafd.datasets.files import need_file, need_folder, need_plain_path, read_bytes
+from fedafd.datasets.listing import folder_listing
+from fedafd.datasets.partition import stratified_cut
 from fedafd.datasets.plain_pickle import load_plain_pickle
-from fedafd.datasets.samples import ClientData, ImageSplit, LazyImages
-from fedafd.domain.errors import DataError
+from fedafd.datasets.samples import ClientData, ImageSplit
+from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.domain.kinds import ClientKind
 
-__all__ = ["cifar100", "image_folder"]
+__all__ = ["CifarOptions", "cifar100"]
 
 _SPLITS = ("train", "val", "test")
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
+_OFFICIAL = ("meta", "train", "test")
 
 
-def cifar100(path: Path | None) -> ClientData:
-    """CIFAR-100 from a folder with `*.npz` (arrays `<split>_images`, `<split>_labels`, `class_names`) or with the
-    official files `train`, `test`, `meta`; there the last tenth of `train` is the validation split.
+@dataclass(frozen=True, kw_only=True)
+class CifarOptions:
+    """Which file, and how the official files are split."""
 
-    Raises DataError naming the file and what it lacks.
+    file: str | None = None
+    """The .npz to read, or `meta` for the official files, where the folder holds several."""
+    val_fraction: float = 0.1
+    """The share of each class of the official `train` that is cut for validation."""
+    split_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.val_fraction < 1:
+            raise ConfigurationError(f"data.options.val_fraction is {self.val_fraction:g}; must be above 0 and below 1")
+        if self.split_seed < 0:
+            raise ConfigurationError(f"data.options.split_seed is {self.split_seed}; must be 0 or more")
+
+
+def cifar100(path: Path | None, options: CifarOptions | None = None) -> ClientData:
+    """CIFAR-100 from a folder with one `*.npz` (arrays `<split>_images`, `<split>_labels`, `class_names`) or with the
+    official files `train`, `test`, `meta`; there a share of each class of `train` is the validation split.
+
+    Raises DataError naming the file and what it lacks, or the files that could be meant.
     """
+    chosen = options or CifarOptions()
     folder = need_folder(path, "cifar100")
-    archives = sorted(folder.glob("*.npz"))
-    if archives:
-        return _cifar_npz(archives[0])
+    file = _source(folder, chosen.file)
+    read: tuple[str, ...] = _OFFICIAL
+    notes: tuple[str, ...] = ()
+    if file.suffix.lower() == ".npz":
+        read = (file.name,)
+        names, splits = _cifar_npz(file)
+    else:
+        names, splits = _cifar_official(folder, chosen)
+        notes = (f"val ({chosen.val_fraction:g} of each class): made from train by split_seed {chosen.split_seed}",)
+    kept, made, more = settled_classes(names, splits, file)
+    listing = folder_listing(folder, read, {".npz"}, notes=notes + more)
+    return ClientData(ClientKind.IMAGE, made["train"], made["val"], made["test"], kept, listing=listing)
+
+
+def _source(folder: Path, wanted: str | None) -> Path:
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".npz" and not p.name.startswith("."))
     if (folder / "meta").is_file():
-        return _cifar_official(folder)
-    raise DataError(f"{folder}: neither an .npz nor the official files train, test and meta")
+        found.append(folder / "meta")
+    if wanted is not None:
+        return need_file(folder / need_plain_path(wanted, "data.options.file"), "cifar100")
+    if not found:
+        raise DataError(f"{folder}: neither an .npz nor the official files train, test and meta")
+    if len(found) > 1:
+        candidates = ", ".join(path.name for path in found)
+        raise DataError(f"{folder}: {candidates} could each be the data; set the option file to one of them")
+    return found[0]
 
 
 _NPZ_ERRORS = (
@@ -53,26 +96,59 @@ _NPZ_ERRORS = (
 """What NumPy raises for damaged archives, found by mutating good ones; it reads an array's header as Python."""
 
 
-def _cifar_npz(path: Path) -> ClientData:
+_Read = tuple[tuple[str, ...], dict[str, ImageSplit]]
+"""Class names and splits."""
+
+
+def _cifar_npz(path: Path) -> _Read:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             splits = {s: (arrays[f"{s}_images"], arrays[f"{s}_labels"]) for s in _SPLITS}
-            names = tuple(str(name) for name in arrays["class_names"])
+            names = _npz_names(arrays["class_names"], path)
     except _NPZ_ERRORS as error:
         raise DataError(f"{path}: not the expected arrays: {error}") from None
-    made = {s: _image_split(images, labels, len(names), f"{path}: {s}") for s, (images, labels) in splits.items()}
-    return ClientData(ClientKind.IMAGE, made["train"], made["val"], made["test"], names)
+    return names, {s: _image_split(*arrays, len(names), f"{path}: {s}") for s, arrays in splits.items()}
 
 
-def _cifar_official(folder: Path) -> ClientData:
-    names = tuple(_strings(_official(folder / "meta"), "fine_label_names", folder / "meta"))
+def _npz_names(array: NDArray[Any], path: Path) -> tuple[str, ...]:
+    if array.ndim != 1 or array.dtype.kind not in "USiu":
+        raise DataError(
+            f"{path}: class_names must be texts or whole numbers [n], found {array.dtype} {list(array.shape)}"
+        )
+    return _class_names(array.tolist(), f"{path}: class_names")
+
+
+def _class_names(found: Sequence[object], place: str) -> tuple[str, ...]:
+    """Names as text in NFC. Raises DataError for one that is empty, not UTF-8, or there twice."""
+    names = []
+    for position, raw in enumerate(found):
+        try:
+            text = raw.decode("utf-8") if isinstance(raw, bytes) else str(raw)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{place}: name {position} is not UTF-8: {error.reason}") from None
+        if not text.strip():
+            raise DataError(f"{place}: name {position} is empty")
+        names.append(unicodedata.normalize("NFC", text))
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"{place}: {', '.join(map(repr, twice[:5]))} is the name of two or more classes; name each once"
+        )
+    return tuple(names)
+
+
+def _cifar_official(folder: Path, options: CifarOptions) -> _Read:
+    meta = folder / "meta"
+    names = _class_names(_names(_official(meta), "fine_label_names", meta), f"{meta}: fine_label_names")
     images, labels = _official_split(folder / "train")
-    cut = max(1, len(images) // 10)
-    where = str(folder / "train")
-    train = _image_split(images[:-cut], labels[:-cut], len(names), where)
-    val = _image_split(images[-cut:], labels[-cut:], len(names), where)
+    whole = _image_split(images, labels, len(names), str(folder / "train"))
+    train, val = (
+        whole.take(part.tolist()) for part in stratified_cut(whole.labels, [options.val_fraction], options.split_seed)
+    )
+    if not len(val):
+        raise DataError(f"{folder / 'train'}: too few images to cut val from: no class has two or more")
     test = _image_split(*_official_split(folder / "test"), len(names), str(folder / "test"))
-    return ClientData(ClientKind.IMAGE, train, val, test, names)
+    return names, {"train": train, "val": val, "test": test}
 
 
 def _official_split(path: Path) -> tuple[NDArray[np.uint8], NDArray[Any]]:
@@ -96,66 +172,11 @@ def _entry(content: Any, key: str, path: Path) -> Any:
     return found
 
 
-def _strings(content: Any, key: str, path: Path) -> list[str]:
+def _names(content: Any, key: str, path: Path) -> list[str | bytes]:
     found = _entry(content, key, path)
     if not isinstance(found, list) or not all(isinstance(name, str | bytes) for name in found):
         raise DataError(f"{path}: {key!r} is not a list of names")
-    return [name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in found]
-
-
-def image_folder(path: Path | None) -> ClientData:
-    """Images in `<split>/<class>/` sub-folders, or in `<class>/` alone, of which every tenth goes to validation and
-    every fifth to the test split. Raises DataError for a folder without classes or images.
-    """
-    folder = need_folder(path, "image-folder")
-    if (folder / "train").is_dir():
-        names = _class_names(folder / "train")
-        made = {split: _folder_split(folder / split, names) for split in _SPLITS}
-        return ClientData(ClientKind.IMAGE, made["train"], made["val"], made["test"], names)
-    names = _class_names(folder)
-    files = _listed(folder, names)
-    rest = [entry for index, entry in enumerate(files) if index % 5]
-    parts = [entry for i, entry in enumerate(rest) if i % 8], rest[::8], files[::5]
-    if not all(parts):
-        raise DataError(f"{folder}: {len(files)} images are too few for a train, a validation and a test split")
-    train, val, test = (_images_of(part) for part in parts)
-    return ClientData(ClientKind.IMAGE, train, val, test, names)
-
-
-def _class_names(folder: Path) -> tuple[str, ...]:
-    names = tuple(sorted(_folders(folder)))
-    if len(names) < 2:
-        raise DataError(f"{folder}: needs two or more class folders, found {len(names)}")
-    return names
-
-
-def _listed(folder: Path, names: Sequence[str]) -> list[tuple[Path, int]]:
-    found = [
-        (path, label)
-        for label, name in enumerate(names)
-        for path in sorted((folder / name).glob("*"))
-        if path.suffix.lower() in _SUFFIXES
-    ]
-    if not found:
-        raise DataError(f"{folder}: no images in its class folders; known endings: {', '.join(sorted(_SUFFIXES))}")
     return found
-
-
-def _folders(folder: Path) -> list[str]:
-    return [entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
-
-
-def _folder_split(folder: Path, names: Sequence[str]) -> ImageSplit:
-    unknown = sorted(set(_folders(need_folder(folder, "image-folder"))) - set(names))
-    if unknown:
-        raise DataError(f"{folder / unknown[0]}: a class that train does not have; train has {', '.join(names[:10])}")
-    return _images_of(_listed(folder, names))
-
-
-def _images_of(files: Sequence[tuple[Path, int]]) -> ImageSplit:
-    paths = [path for path, _ in files]
-    images = LazyImages(len(paths), lambda i: read_bytes(paths[i]), lambda i: str(paths[i]))
-    return ImageSplit(images, np.array([label for _, label in files], dtype=np.int64))
 
 
 def _image_split(images: NDArray[np.uint8], labels: NDArray[Any], classes: int, where: str) -> ImageSplit:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fedafd.domain.errors import DataError
+from fedafd.domain.errors import ConfigurationError, DataError
 
-__all__ = ["IntensityRange", "scaled_to_8_bits", "to_8_bits"]
+__all__ = ["IntensityRange", "need_intensity_range", "scaled_to_8_bits", "to_8_bits"]
 
 IntensityRange = tuple[float, float]
 """The values that become black and white."""
@@ -95,4 +95,12 @@ def _check_given(low: float, high: float, given: IntensityRange, name: str) -> N
             f"{name}: none of its values ({low:g} to {high:g}) lies in intensity_range [{given[0]:g}, {given[1]:g}];"
             " give the range that the pictures have",
             name=name,
+        )
+
+
+def need_intensity_range(given: IntensityRange | None) -> None:
+    """Raise ConfigurationError unless black lies below white and both are finite."""
+    if given is not None and not (np.isfinite(given).all() and given[0] < given[1]):
+        raise ConfigurationError(
+            f"data.options.intensity_range is [{given[0]:g}, {given[1]:g}]; must be [BLACK, WHITE], BLACK below WHITE"
         )

@@ -136,8 +136,9 @@ class PublicImages(LazyImages):
 def write_public_set(splits: Mapping[str, PairSplit], folder: Path, rows_per_shard: int = 1000) -> Manifest:
     """Write `splits` into `folder` (made if needed). Returns the manifest, which is also written there.
 
-    Images keep their file content where there is one, else they are stored as PNG. Raises DataError for an empty split,
-    a sample without a caption, text that UTF-8 cannot hold, or an image that cannot be read.
+    Images keep their file content where there is one that everybody decodes alike, else they are stored as PNG. Raises
+    DataError for an empty split, a sample without a caption, text that UTF-8 cannot hold, or an image that cannot be
+    read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shards = []
@@ -172,9 +173,9 @@ def _table(samples: PairSplit, rows: Sequence[int], split: str) -> pa.Table:
 
 def _encoded(samples: PairSplit, row: int) -> bytes:
     image = samples.images[row]
-    # A range of intensities belongs to the adapter: readers of the set know none.
-    if isinstance(samples.images, LazyImages) and samples.images.intensity_range is None:
-        return samples.images.encoded(row)
+    content = samples.images.shareable(row) if isinstance(samples.images, LazyImages) else None
+    if content is not None:
+        return content
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from fedafd.datasets.image_sets import cifar100, image_folder
+from fedafd.datasets.image_folders import ImageFolderOptions, image_folder
+from fedafd.datasets.image_sets import CifarOptions, cifar100
 from fedafd.datasets.listing import Listing
 from fedafd.datasets.pair_sets import PairOptions, pair_splits
 from fedafd.datasets.parquet_sets import parquet_client, parquet_pairs
@@ -51,39 +53,37 @@ class Shapes:
         return public_data(_options(ShapesOptions, options, "shapes"))
 
 
-class _Labelled:
+class _Images:
     name: str
-    kind: ClientKind
 
-    def read(self, path: Path | None) -> ClientData:
+    def read(self, path: Path | None, options: Mapping[str, Any]) -> ClientData:
         raise NotImplementedError
 
     def client(self, path: Path | None, kind: ClientKind, options: Mapping[str, Any]) -> ClientData:
-        _options(_NoOptions, options, self.name)
-        if kind is not self.kind:
-            raise _wrong_kind(self.name, self.kind, kind)
-        return self.read(path)
+        if kind is not ClientKind.IMAGE:
+            raise _wrong_kind(self.name, ClientKind.IMAGE, kind)
+        return self.read(path, options)
 
     def public(self, path: Path | None, options: Mapping[str, Any]) -> dict[str, PairSplit]:
         raise _no_pairs(self.name)
 
 
-class Cifar100(_Labelled):
+class Cifar100(_Images):
     """CIFAR-100."""
 
-    name, kind = "cifar100", ClientKind.IMAGE
+    name = "cifar100"
 
-    def read(self, path: Path | None) -> ClientData:
-        return cifar100(path)
+    def read(self, path: Path | None, options: Mapping[str, Any]) -> ClientData:
+        return cifar100(path, _options(CifarOptions, options, self.name))
 
 
-class ImageFolder(_Labelled):
+class ImageFolder(_Images):
     """Images in a folder per class."""
 
-    name, kind = "image-folder", ClientKind.IMAGE
+    name = "image-folder"
 
-    def read(self, path: Path | None) -> ClientData:
-        return image_folder(path)
+    def read(self, path: Path | None, options: Mapping[str, Any]) -> ClientData:
+        return image_folder(path, _options(ImageFolderOptions, options, self.name))
 
 
 class AgNews:
@@ -141,7 +141,7 @@ class Parquet:
 
 def adapter_names() -> list[str]:
     """Names of all adapters that are installed."""
-    return sorted({point.name for point in entry_points(group=GROUP)})
+    return sorted(_installed())
 
 
 def load_client_data(
@@ -166,12 +166,18 @@ def load_public_data(adapter: str, path: Path | None, options: Mapping[str, Any]
     return _adapter(adapter).public(path, options or {})
 
 
+@cache
+def _installed() -> Mapping[str, EntryPoint]:
+    """Adapters by name; looked up once in a process, because it reads the files of every package."""
+    return {point.name: point for point in reversed(list(entry_points(group=GROUP)))}
+
+
 def _adapter(name: str) -> Adapter:
-    for point in entry_points(group=GROUP):
-        if point.name == name:
-            made: Adapter = point.load()()
-            return made
-    raise ConfigurationError(f"data adapter {name!r} is not known; installed: {', '.join(adapter_names())}")
+    point = _installed().get(name)
+    if point is None:
+        raise ConfigurationError(f"data adapter {name!r} is not known; installed: {', '.join(adapter_names())}")
+    made: Adapter = point.load()()
+    return made
 
 
 def _no_pairs(adapter: str) -> ConfigurationError:
@@ -187,7 +193,7 @@ class _NoOptions:
     pass
 
 
-Options = TypeVar("Options", _NoOptions, PairOptions, ShapesOptions, TextOptions)
+Options = TypeVar("Options", _NoOptions, CifarOptions, ImageFolderOptions, PairOptions, ShapesOptions, TextOptions)
 
 
 def _options(kind: type[Options], values: Mapping[str, Any], adapter: str) -> Options:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedafd.datasets.decoding import IMAGE_FORMATS, ImageArray, decode_image
+from fedafd.datasets.file_kinds import is_dicom
 from fedafd.datasets.intensity import IntensityRange
 from fedafd.datasets.listing import Listing
 from fedafd.domain.kinds import ClientKind
@@ -138,6 +139,13 @@ class LazyImages(Sequence[ImageArray]):
     def encoded(self, index: int) -> bytes:
         """The image's file content."""
         return self._read(index)
+
+    def shareable(self, index: int) -> bytes | None:
+        """The image's file content where everybody decodes it alike from that alone; None for DICOM, which needs an
+        extra and names the patient, and where `intensity_range` is set.
+        """
+        content = self._read(index)
+        return None if self.intensity_range is not None or is_dicom(content, self._name(index)) else content
 
 
 def sample_name(split: Split, index: int) -> str:
