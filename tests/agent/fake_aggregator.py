@@ -11,7 +11,6 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf.message import Message
 
 from fedafd.domain.config import parse_federation_config
 from fedafd.domain.leaving import LeaveReason
@@ -19,9 +18,31 @@ from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceServicer, add_AggregatorServiceServicer_to_server
 from fedafd.rpc.codes import activity_from_wire, leave_reason_from_wire, purpose_from_wire
+from fedafd.rpc.sessions import sessions_in
 
 TOKEN = "fedafd-enrol.good"
 CREDENTIAL = "fedafd-client.good"
+
+
+class _Recorder(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Keeps what comes over the wire, byte for byte."""
+
+    def __init__(self, wire: list[bytes]) -> None:
+        self._wire = wire
+
+    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+        handler = await continuation(details)
+        for key, value in details.invocation_metadata or ():
+            self._wire.append(f"{key}: {value}".encode())
+
+        def deserialize(message: bytes) -> Any:
+            self._wire.append(message)
+            return handler.request_deserializer(message)
+
+        kinds = ("unary", "stream")
+        kind = f"{kinds[handler.request_streaming]}_{kinds[handler.response_streaming]}"
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        return make(getattr(handler, kind), deserialize, handler.response_serializer)
 
 
 @dataclass
@@ -44,8 +65,8 @@ class FakeAggregator(AggregatorServiceServicer):  # type: ignore[misc]
         self.commits: list[pb.CommitUploadRequest] = []
         self.left: list[LeaveReason] = []
         self.progress: list[tuple[float, str]] = []
-        self.requests: list[Message] = []
-        """Every message that came, in order."""
+        self.wire: list[bytes] = []
+        """Every message and every piece of metadata that came, in order."""
         self.downloads: list[tuple[str, int]] = []
         self.token_used = False
         self.revision = 1
@@ -59,11 +80,13 @@ class FakeAggregator(AggregatorServiceServicer):  # type: ignore[misc]
         self.reject: str | None = None
         self.keep_going = True
         self.revoked = False
+        self.in_use = False
+        self.goodbyes = 0
         self._server: grpc.aio.Server | None = None
         self.address = ""
 
     async def start(self, address: str = "127.0.0.1:0") -> None:
-        self._server = grpc.aio.server()
+        self._server = grpc.aio.server(interceptors=[_Recorder(self.wire)])
         add_AggregatorServiceServicer_to_server(self, self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(address)}"
         await self._server.start()
@@ -107,6 +130,9 @@ class FakeAggregator(AggregatorServiceServicer):  # type: ignore[misc]
     async def _authenticate(self, context: Any) -> None:
         if dict(context.invocation_metadata()).get("authorization") != f"Bearer {CREDENTIAL}" or self.revoked:
             await self._refuse(context, grpc.StatusCode.UNAUTHENTICATED, "unauthenticated", "revoked")
+        sessions_in(context.invocation_metadata())
+        if self.in_use:
+            await self._refuse(context, grpc.StatusCode.FAILED_PRECONDITION, "identity-in-use", "another agent")
 
     async def Enroll(self, request: pb.EnrollRequest, context: Any) -> pb.EnrollResponse:
         if request.token != TOKEN or self.token_used:
@@ -126,6 +152,8 @@ class FakeAggregator(AggregatorServiceServicer):  # type: ignore[misc]
 
     async def ReportProgress(self, request: pb.ReportProgressRequest, context: Any) -> pb.ReportProgressResponse:
         await self._authenticate(context)
+        if request.alive_only:
+            return pb.ReportProgressResponse(keep_going=self.keep_going)
         self.progress.append((request.fraction, str(activity_from_wire(request.doing, request.step, request.steps))))
         return pb.ReportProgressResponse(keep_going=self.keep_going)
 
@@ -187,3 +215,8 @@ class FakeAggregator(AggregatorServiceServicer):  # type: ignore[misc]
         self.left.append(leave_reason_from_wire(request.leave_reason))
         self.set_task(idle=pb.IdleTask(reason="left"))
         return pb.LeaveRoundResponse()
+
+    async def EndSession(self, request: pb.EndSessionRequest, context: Any) -> pb.EndSessionResponse:
+        await self._authenticate(context)
+        self.goodbyes += 1
+        return pb.EndSessionResponse()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,6 +26,7 @@ from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
 from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
 from fedafd.rpc.codes import wire_purpose
 from fedafd.rpc.credentials import bearer_metadata
+from fedafd.rpc.sessions import session_metadata
 from fedafd.rpc.tensors import encode_representations
 from fedafd.storage.store import sha256_of
 
@@ -56,7 +58,7 @@ class World:
             ClientKind.PAIR: types_pb2.CLIENT_KIND_PAIR,
         }[kind]
         answer = await self.agents.Enroll(pb.EnrollRequest(token=token, kind=wire))
-        return bearer_metadata(answer.credential)
+        return (*bearer_metadata(answer.credential), *session_metadata(secrets.token_hex(8)))
 
     async def start_round(self, **config: object) -> str:
         async with self.context.database.transaction() as session:

@@ -10,6 +10,7 @@ import asyncio
 import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +23,7 @@ from google.protobuf.duration_pb2 import Duration
 from fedafd.agent.cache import ArtifactCache, PartialDownload
 from fedafd.agent.chunks import ChunkedFile
 from fedafd.agent.outgoing import Departure, activity_to_send, fraction_to_send
+from fedafd.agent.session import AgentSession
 from fedafd.agent.state import Credential
 from fedafd.domain.config import TlsConfig
 from fedafd.domain.errors import (
@@ -47,6 +49,7 @@ __all__ = ["AggregatorConnection", "StopRequestedError"]
 
 _CALL_SECONDS = 60.0
 _SILENCE_SECONDS = 120.0
+_GOODBYE_SECONDS = 2.0
 _FIRST_WAIT_SECONDS = 0.5
 _LONGEST_WAIT_SECONDS = 30.0
 _CORRUPT_TRIES = 3
@@ -81,6 +84,7 @@ class AggregatorConnection:
         stop: asyncio.Event,
         tls: TlsConfig | None = None,
         secret: str | None = None,
+        session: AgentSession | None = None,
         on_sent: Callable[[int], None] = _ignore,
         on_received: Callable[[int], None] = _ignore,
     ) -> None:
@@ -94,6 +98,7 @@ class AggregatorConnection:
         self._on_sent = on_sent
         self._on_received = on_received
         self._credential = bearer_metadata(secret) if secret is not None else ()
+        self._session = session
         self._open()
 
     async def close(self) -> None:
@@ -117,10 +122,13 @@ class AggregatorConnection:
         wait = Duration()
         wait.FromMilliseconds(int(wait_seconds * 1000))
         request = pb.FetchTaskRequest(wait=wait, known_revision=known_revision)
-        return await self._repeat(
+        answer: pb.FetchTaskResponse = await self._repeat(
             "fetch task",
             lambda: self._stub.FetchTask(request, metadata=self._metadata, timeout=wait_seconds + _CALL_SECONDS),
         )
+        if self._session is not None:
+            self._session.accepted()
+        return answer
 
     async def report_progress(self, round_id: str, fraction: float, activity: Activity) -> bool:
         """Tell how far training is; False means: stop and discard."""
@@ -137,6 +145,19 @@ class AggregatorConnection:
             lambda: self._stub.ReportProgress(request, metadata=self._metadata, timeout=_CALL_SECONDS),
         )
         return bool(answer.keep_going)
+
+    async def keep_session(self, round_id: str) -> None:
+        """Tell that this process lives, while it is busy with a round."""
+        request = pb.ReportProgressRequest(round_id=round_id, alive_only=True)
+        await self._repeat(
+            "keep the session",
+            lambda: self._stub.ReportProgress(request, metadata=self._metadata, timeout=_CALL_SECONDS),
+        )
+
+    async def end_session(self) -> None:
+        """Say that this process ends; tried once, since the session runs out by itself."""
+        with suppress(grpc.aio.AioRpcError):
+            await self._stub.EndSession(pb.EndSessionRequest(), metadata=self._metadata, timeout=_GOODBYE_SECONDS)
 
     async def download(self, artifact: types_pb2.Artifact, cache: ArtifactCache) -> Path:
         """The file with the artifact's content: from the cache, else downloaded from where it broke off."""
@@ -203,7 +224,8 @@ class AggregatorConnection:
 
     @property
     def _metadata(self) -> tuple[tuple[str, str], ...]:
-        return (*self._credential, *trace_metadata())
+        session = self._session.metadata() if self._session is not None else ()
+        return (*self._credential, *session, *trace_metadata())
 
     def _open(self) -> None:
         files = file_stamp(self._tls)

@@ -19,6 +19,7 @@ from fedafd.agent.delivery import Delivery
 from fedafd.agent.ledger import Ledger
 from fedafd.agent.metrics import AgentMetrics
 from fedafd.agent.outgoing import departure_of
+from fedafd.agent.session import AgentSession
 from fedafd.agent.state import Credential, PendingResult, StateDirectory
 from fedafd.agent.training import (
     LocalResult,
@@ -32,12 +33,14 @@ from fedafd.domain.errors import (
     ConfigurationError,
     FedafdError,
     ForbiddenError,
+    IdentityInUseError,
     InvalidRequestError,
     RoundClosedError,
     UnauthenticatedError,
 )
 from fedafd.domain.kinds import Modality, UploadPurpose
 from fedafd.domain.leaving import Activity, ActivityKind
+from fedafd.domain.secrets import plain_secret
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.telemetry.logging import bind_context, get_logger
@@ -47,6 +50,8 @@ __all__ = ["Agent", "StoppedByServerError"]
 
 _BUNDLE_PREFIX = "encoder-bundle/"
 _AFTER_ERROR_SECONDS = 5.0
+_KEEP_SESSION_SECONDS = 10.0
+"""Well below the aggregator's lease on a session."""
 _log = get_logger(__name__)
 
 
@@ -58,6 +63,14 @@ class WeightsNotSharedError(ConfigurationError):
     """The federation averages weights, and this site shares none."""
 
     code = "weights-not-shared"
+
+
+class _CredentialRefusedError(Exception):
+    """The very first call was refused: the credential was revoked or replaced."""
+
+    def __init__(self, error: UnauthenticatedError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class Agent:
@@ -85,27 +98,59 @@ class Agent:
         self._delivery = Delivery(state, self._ledger, config.share)
 
     async def run(self, token: str | None) -> None:
-        """Enrol if need be, then serve. Raises UnauthenticatedError, StoppedByServerError, ConfigurationError."""
+        """Enrol if need be, then serve.
+
+        Raises UnauthenticatedError, IdentityInUseError, StoppedByServerError, ConfigurationError.
+        """
+        session = AgentSession(self._state.root)
         with suppress(StopRequestedError):
             credential = self._state.load_credential() or await self._enrol(token)
-            if credential.kind is not self._config.kind:
-                raise ConfigurationError(
-                    f"agent.yaml says kind: {self._config.kind.value}, but {self._state.root} holds the credential"
-                    f" of {credential.kind.value} client {credential.client_name!r}; correct one, or state_dir"
-                )
-            connection = AggregatorConnection(
-                self._config.aggregator,
-                tls=self._config.tls,
-                stop=self._stop,
-                secret=credential.secret,
-                on_sent=self._metrics.bytes_sent.inc,
-                on_received=self._metrics.bytes_received.inc,
-            )
             try:
-                with bind_context(federation=credential.federation_id, client=credential.client_name):
-                    await self._serve(connection)
-            finally:
-                await connection.close()
+                await self._serve_as(credential, session)
+            except _CredentialRefusedError as refused:
+                if not token:
+                    raise refused.error from None
+                _log.warning("agent.credential_refused", reason=str(refused.error), next="enrolling with the token")
+                await self._serve_as(await self._enrol_anew(token, credential), session)
+
+    async def _serve_as(self, credential: Credential, session: AgentSession) -> None:
+        if credential.kind is not self._config.kind:
+            raise ConfigurationError(
+                f"agent.yaml says kind: {self._config.kind.value}, but {self._state.root} holds the credential"
+                f" of {credential.kind.value} client {credential.client_name!r}; correct one, or state_dir"
+            )
+        connection = AggregatorConnection(
+            self._config.aggregator,
+            tls=self._config.tls,
+            stop=self._stop,
+            secret=credential.secret,
+            session=session,
+            on_sent=self._metrics.bytes_sent.inc,
+            on_received=self._metrics.bytes_received.inc,
+        )
+        try:
+            with bind_context(federation=credential.federation_id, client=credential.client_name):
+                await self._begin(connection)
+                await self._serve(connection)
+        finally:
+            await connection.end_session()
+            await connection.close()
+
+    async def _begin(self, connection: AggregatorConnection) -> None:
+        """The first call: takes the session, before anything is delivered in the client's name."""
+        try:
+            await connection.fetch_task(0, 0.0)
+        except UnauthenticatedError as error:
+            raise _CredentialRefusedError(error) from error
+        await self._delivery.settle_old(connection)
+
+    async def _enrol_anew(self, token: str, old: Credential) -> Credential:
+        """Take a new invitation in place of a refused credential; the personalized state stays if it still fits."""
+        credential = await self._enrol(token)
+        if credential.federation_id != old.federation_id:
+            kept = self._state.set_state_aside(old.federation_id)
+            _log.warning("agent.state_set_aside", federation=old.federation_id, folder=str(kept))
+        return credential
 
     async def _enrol(self, token: str | None) -> Credential:
         if not token:
@@ -113,6 +158,7 @@ class Agent:
                 "this agent is not enrolled yet: give the invitation's token with --token or"
                 " FEDAFD_AGENT_ENROLMENT_TOKEN(_FILE)"
             )
+        token = plain_secret(token)
         connection = AggregatorConnection(self._config.aggregator, tls=self._config.tls, stop=self._stop)
         try:
             self._ledger.record(
@@ -126,12 +172,11 @@ class Agent:
         return credential
 
     async def _serve(self, connection: AggregatorConnection) -> None:
-        await self._delivery.settle_old(connection)
-        revision = 0
+        revision, refused_at = 0, 0
         while not self._stop.is_set():
             try:
                 answer = await connection.fetch_task(revision, self._poll_seconds)
-            except (UnauthenticatedError, ForbiddenError, InvalidRequestError):
+            except (UnauthenticatedError, ForbiddenError, InvalidRequestError, IdentityInUseError):
                 raise
             except FedafdError as error:
                 _log.error("agent.fetch_failed", reason=str(error), code=error.code)
@@ -140,6 +185,13 @@ class Agent:
             if answer.revision == revision:
                 continue
             revision = answer.revision
+            if answer.other_agent_refused_at.seconds > refused_at:
+                refused_at = answer.other_agent_refused_at.seconds
+                _log.warning(
+                    "agent.second_agent_refused",
+                    at=answer.other_agent_refused_at.ToJsonString(),
+                    reason=f"another agent has this site's credential: {self._state.root} was copied, or runs twice",
+                )
             if answer.HasField("stop"):
                 raise StoppedByServerError(answer.stop.reason)
             if answer.HasField("train"):
@@ -152,6 +204,7 @@ class Agent:
         with bind_context(round_number=task.round_number), traced, self._metrics.training.track_inprogress():
             self._metrics.last_round.set(task.round_number)
             started = time.monotonic()
+            living = asyncio.ensure_future(_keep_session(connection, task.round_id))
             try:
                 outcome = await self._do_round(connection, task)
             except (TrainingCancelledError, RoundClosedError) as error:
@@ -160,7 +213,7 @@ class Agent:
                 self._state.discard_pending()
                 _log.warning("agent.round_closed", reason=str(error) or "the round closed for this client")
                 outcome = "closed"
-            except (StopRequestedError, UnauthenticatedError, ForbiddenError):
+            except (StopRequestedError, UnauthenticatedError, ForbiddenError, IdentityInUseError):
                 raise
             except Exception as error:
                 # One bad round must not end the agent, nor hold up the others: say so and leave the round.
@@ -168,6 +221,8 @@ class Agent:
                 self._state.discard_pending()
                 await self._leave(connection, task, error)
                 outcome = "failed"
+            finally:
+                living.cancel()
             self._metrics.round_done(outcome, time.monotonic() - started)
 
     async def _do_round(self, connection: AggregatorConnection, task: pb.TrainTask) -> str:
@@ -255,6 +310,14 @@ class Agent:
         with suppress(TimeoutError):
             async with asyncio.timeout(_AFTER_ERROR_SECONDS):
                 await self._stop.wait()
+
+
+async def _keep_session(connection: AggregatorConnection, round_id: str) -> None:
+    """Keep the session while a round is worked on, however long a step takes; what goes wrong, other calls tell."""
+    with suppress(FedafdError, StopRequestedError):
+        while True:
+            await asyncio.sleep(_KEEP_SESSION_SECONDS)
+            await connection.keep_session(round_id)
 
 
 def _reporter(connection: AggregatorConnection, round_id: str) -> Callable[[float, Activity], Awaitable[bool]]:

@@ -8,6 +8,7 @@ Layout of the state directory (readable by the agent's user only):
     state/round-<n>.pending/  result of a finished training whose receipt has not come yet
     artifacts/<sha256>      what was downloaded (see cache.py)
     data/                   what the last look at the private data found (see own_data.py)
+    session.json            which process is this client's agent (see session.py)
     sent.jsonl              what left the site (see ledger.py)
 """
 
@@ -187,6 +188,17 @@ class StateDirectory:
         """Forget results that will never be delivered."""
         for folder in self._rounds(pending=True).values():
             shutil.rmtree(folder, ignore_errors=True)
+
+    def set_state_aside(self, federation: str) -> Path:
+        """Keep the state of another federation out of the way; returns where it lies now."""
+        target = self.root / f"state-of-{federation}"
+        for number in range(2, 1000):
+            if not target.exists():
+                break
+            target = self.root / f"state-of-{federation}-{number}"
+        (self.root / "state").rename(target)
+        (self.root / "state").mkdir()
+        return target
 
     def _folder(self, number: int, *, pending: bool) -> Path:
         return self.root / "state" / (f"round-{number}.pending" if pending else f"round-{number}")

@@ -25,10 +25,12 @@ from fedafd.persistence.participation_repository import (
     note_progress,
     settle_participation,
 )
+from fedafd.persistence.session_repository import end_session
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceServicer
 from fedafd.rpc.codes import activity_from_wire, leave_reason_from_wire, purpose_from_wire
+from fedafd.rpc.sessions import sessions_in
 
 __all__ = ["AgentService"]
 
@@ -75,11 +77,9 @@ class AgentService(AggregatorServiceServicer):
         seconds = request.wait.ToMilliseconds() / 1000
         if not 0 <= seconds <= _LONGEST_WAIT_SECONDS:
             raise InvalidRequestError(f"wait is {seconds} s; must be 0 to {_LONGEST_WAIT_SECONDS:.0f} s")
-        client = await calling_client(self._context, call)
+        client = await calling_client(self._context, call, wait_seconds=seconds)
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
-        async with self._context.database.transaction() as session:
-            await note_seen(session, client.id, utc_now())
         while True:
             self._seen(client, str(ActivityKind.WAITING))
             async with self._context.database.snapshot() as session:
@@ -99,6 +99,8 @@ class AgentService(AggregatorServiceServicer):
             participation, row = await open_participation(self._context, client, request.round_id)
         except RoundClosedError:
             return pb.ReportProgressResponse(keep_going=False)
+        if request.alive_only:
+            return pb.ReportProgressResponse(keep_going=True)
         async with self._context.database.transaction() as session:
             await note_progress(session, participation.id, request.fraction, activity)
             await note_seen(session, client.id, utc_now())
@@ -180,6 +182,12 @@ class AgentService(AggregatorServiceServicer):
                 )
         self._context.wakeups.changed(row.federation_id)
         return pb.LeaveRoundResponse()
+
+    async def EndSession(self, request: pb.EndSessionRequest, call: Call) -> pb.EndSessionResponse:
+        client = await calling_client(self._context, call)
+        async with self._context.database.transaction() as session:
+            await end_session(session, client.id, sessions_in(call.invocation_metadata()).own)
+        return pb.EndSessionResponse()
 
     def _seen(self, client: ClientRow, activity: str) -> None:
         if self._context.seen is not None:

@@ -1,27 +1,79 @@
-"""Who calls: the client of a credential, or a process that knows the internal token."""
+"""Who calls: the client of a credential and its one live agent, or a process that knows the internal token."""
 
 from __future__ import annotations
 
 import hmac
+from datetime import timedelta
 
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.types import Call
-from fedafd.domain.errors import UnauthenticatedError
+from fedafd.domain.errors import IdentityInUseError, UnauthenticatedError
 from fedafd.persistence.client_repository import client_by_credential
-from fedafd.persistence.models import ClientRow
+from fedafd.persistence.event_repository import record_event
+from fedafd.persistence.models import ClientRow, utc_now
+from fedafd.persistence.session_repository import hold_session, note_refused_agent
 from fedafd.rpc.credentials import bearer_secret
-from fedafd.telemetry.logging import add_context
+from fedafd.rpc.sessions import Sessions, sessions_in
+from fedafd.telemetry.logging import add_context, get_logger
 
 __all__ = ["calling_client", "require_internal"]
 
+_log = get_logger(__name__)
 
-async def calling_client(context: Context, call: Call) -> ClientRow:
-    """The client whose credential the call carries. Raises UnauthenticatedError."""
-    secret = bearer_secret(call.invocation_metadata())
+
+async def calling_client(context: Context, call: Call, *, wait_seconds: float | None = None) -> ClientRow:
+    """The client whose credential the call carries, if the call comes from its one live agent.
+
+    The agent's session is held for the lease and, where `wait_seconds` is given, for as long as the call may wait.
+    Raises UnauthenticatedError, InvalidRequestError without a session, IdentityInUseError while another is alive.
+    """
+    metadata = call.invocation_metadata()
+    secret = bearer_secret(metadata)
     async with context.database.snapshot() as session:
         client = await client_by_credential(session, secret)
     add_context(federation=client.federation_id, client=client.name)
+    sessions = sessions_in(metadata)
+    if wait_seconds is not None or not _is_held(context, client, sessions.own):
+        await _hold(context, client, sessions, wait_seconds or 0.0)
     return client
+
+
+def _is_held(context: Context, client: ClientRow, own: str) -> bool:
+    """Whether the session is the caller's for a good while yet, so that most calls write nothing."""
+    if client.session != own or client.session_until is None:
+        return False
+    return client.session_until - utc_now() > context.session_lease / 2
+
+
+async def _hold(context: Context, client: ClientRow, sessions: Sessions, wait_seconds: float) -> None:
+    now = utc_now()
+    until = now + context.session_lease + timedelta(seconds=wait_seconds)
+    async with context.database.transaction() as session:
+        if await hold_session(session, client.id, sessions.own, sessions.ended, now, until):
+            return
+        # Agents that are started again and again make one event, not one each.
+        news = await note_refused_agent(session, client.id, now)
+        if news:
+            record_event(
+                session,
+                "client.second_agent_refused",
+                federation_id=client.federation_id,
+                actor=f"client:{client.name}",
+                client=client.name,
+            )
+    if news:
+        _log.warning("client.second_agent_refused")
+        context.wakeups.changed(client.federation_id)
+    raise IdentityInUseError(
+        f"client {client.name}: another agent with this credential is at work, so this one is refused; one of the two"
+        " state folders is a copy. Stop one of them and give it an invitation and a state folder of its own. If the"
+        f" other one is gone for good, start this one again {_after(context, client)}"
+    )
+
+
+def _after(context: Context, client: ClientRow) -> str:
+    left = (client.session_until - utc_now() if client.session_until else context.session_lease).total_seconds()
+    return f"in {max(1, round(left))} s"
 
 
 def require_internal(context: Context, call: Call) -> None:

@@ -23,6 +23,7 @@ from fedafd.aggregator.interceptor import ErrorInterceptor
 from fedafd.aggregator.outbox import Outbox
 from fedafd.aggregator.settings import AggregatorSettings, load_settings
 from fedafd.aggregator.survey import watch_federations
+from fedafd.domain.addresses import split_address
 from fedafd.domain.errors import ConfigurationError, FedafdError
 from fedafd.messaging.broker_memory import BrokerMemory
 from fedafd.messaging.celery_app import make_celery, send_stage
@@ -76,11 +77,12 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
             settings.internal_token.get_secret_value(),
             wakeups,
             stage_lease=timedelta(seconds=settings.stage_lease_seconds),
+            session_lease=timedelta(seconds=settings.session_lease_seconds),
             seen=PresenceWriter(redis_url).seen if redis_url else None,
         )
         if settings.metrics_listen:
-            host, _, port = settings.metrics_listen.rpartition(":")
-            stack.enter_context(start_metrics_server(context.metrics.metrics, host, int(port)))
+            host, port = split_address(settings.metrics_listen)
+            stack.enter_context(start_metrics_server(context.metrics.metrics, host, port))
         server, servicer = make_server(context)
         _bind(server, settings)
         celery = make_celery(redis_url) if redis_url else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from fedafd.domain.addresses import ListenAddress
 from fedafd.domain.settings import ProcessSettings, load_process_settings
 from fedafd.storage import StoreSettings
 
@@ -20,7 +21,7 @@ class AggregatorSettings(ProcessSettings):
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid")
 
-    listen: str = Field("127.0.0.1:7443", description="host:port for gRPC.")
+    listen: ListenAddress = Field("127.0.0.1:7443", description="host:port for gRPC.")
     database_url: SecretStr
     redis_url: SecretStr | None = Field(None, description="Wake-ups, presence and the Celery broker.")
     store: StoreSettings
@@ -30,11 +31,16 @@ class AggregatorSettings(ProcessSettings):
     tls_client_authorities: Path | None = Field(
         None, description="PEM of the authorities whose certificates clients must show; unset: clients show none."
     )
-    metrics_listen: str | None = Field(None, description="host:port for Prometheus; unset: none.")
+    metrics_listen: ListenAddress | None = Field(None, description="host:port for Prometheus; unset: none.")
     poll_seconds: float = Field(1.0, gt=0, description="How often the coordinator looks without a wake-up.")
     lease_seconds: float = Field(10.0, gt=0, description="A dead coordinator is replaced after so long.")
     stage_lease_seconds: float = Field(
         15.0, ge=1, description="A distiller that gives no sign of life for so long has lost its stage."
+    )
+    session_lease_seconds: float = Field(
+        30.0,
+        ge=1,
+        description="An agent that gives no sign of life for so long may be replaced by another of its client.",
     )
     shutdown_grace_seconds: float = Field(
         25.0, ge=0, description="After SIGTERM running calls may take so long; keep it below the platform's own limit."

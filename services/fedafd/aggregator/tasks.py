@@ -38,12 +38,17 @@ async def public_set_manifest(context: Context, sha256: str) -> Manifest:
 
 async def desired_task(context: Context, session: AsyncSession, client: ClientRow) -> pb.FetchTaskResponse:
     """What the client should be doing now."""
-    if client.revoked_at is not None:
-        return _answer(pb.FetchTaskResponse(stop=pb.StopTask(reason=f"client {client.name} was revoked")))
+    response = pb.FetchTaskResponse()
+    if client.other_agent_refused_at is not None:
+        response.other_agent_refused_at.FromDatetime(client.other_agent_refused_at)
     current = await current_participation(session, client.id)
-    if current is None:
-        return _answer(pb.FetchTaskResponse(idle=pb.IdleTask(reason="no round is waiting for this client")))
-    return _answer(pb.FetchTaskResponse(train=await _train_task(context, session, client, current[1])))
+    if client.revoked_at is not None:
+        response.stop.reason = f"client {client.name} was revoked"
+    elif current is None:
+        response.idle.reason = "no round is waiting for this client"
+    else:
+        response.train.CopyFrom(await _train_task(context, session, client, current[1]))
+    return _answer(response)
 
 
 async def find_artifact(

@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     work, seed = Path(arguments[0]), int(arguments[1])
     data = Path(arguments[2]) if len(arguments) > 2 else None
     try:
-        public, clients = generated(seed) if data is None else real_cuts(data)
+        public, clients = generated(seed) if data is None else real_cuts(data.absolute())
         write_public_set(load_public_data(public.adapter, public.path, public.options), work / "public-set")
     except FedafdError as error:
         sys.stderr.write(f"{error}\n")

@@ -9,6 +9,7 @@ import typer
 
 from fedafd.cli.verify import store_verify
 from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.secrets import read_secret_file
 
 __all__ = ["read_secret", "store_app"]
 
@@ -54,10 +55,4 @@ def store_provision(
 
 def read_secret(path: Path) -> str:
     """A secret from its file. Raises ConfigurationError if it cannot be read or is empty."""
-    try:
-        secret = path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
-    if not secret:
-        raise ConfigurationError(f"{path}: is empty; it must hold a secret")
-    return secret
+    return read_secret_file(path, "file")

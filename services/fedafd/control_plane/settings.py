@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.secrets import read_secret_file
 from fedafd.domain.settings import ProcessSettings, load_process_settings
 from fedafd.storage import StoreSettings
 
@@ -22,7 +22,7 @@ class ControlPlaneSettings(ProcessSettings):
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid")
 
     host: str = "127.0.0.1"
-    port: int = Field(8080, ge=0, le=65535)
+    port: int = Field(8080, ge=1, le=65535)
     database_url: SecretStr
     redis_url: SecretStr | None = None
     store: StoreSettings
@@ -40,15 +40,8 @@ class ControlPlaneSettings(ProcessSettings):
         """The first admin's key from wherever it was given. Raises ConfigurationError for an unreadable file."""
         if self.admin_key is not None:
             return self.admin_key.get_secret_value()
-        if self.admin_key_file is None:
-            return None
-        try:
-            key = self.admin_key_file.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ConfigurationError(f"{_PREFIX}ADMIN_KEY_FILE {self.admin_key_file}: {error.strerror}") from error
-        if not key:
-            raise ConfigurationError(f"{_PREFIX}ADMIN_KEY_FILE {self.admin_key_file}: is empty; put the key in it")
-        return key
+        file = self.admin_key_file
+        return None if file is None else read_secret_file(file, f"{_PREFIX}ADMIN_KEY_FILE")
 
 
 def load_settings() -> ControlPlaneSettings:

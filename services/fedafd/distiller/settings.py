@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from fedafd.domain.addresses import DialAddress, ListenAddress
 from fedafd.domain.config import TlsConfig
 from fedafd.domain.settings import ProcessSettings, load_process_settings
 from fedafd.storage import StoreSettings
@@ -22,7 +23,7 @@ class DistillerSettings(ProcessSettings):
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid")
 
-    aggregator: str = Field("127.0.0.1:7443", description="host:port of the aggregator.")
+    aggregator: DialAddress = Field("127.0.0.1:7443", description="host:port of the aggregator.")
     tls: TlsConfig | None = Field(None, description="TLS__AUTHORITIES and so on; unset: no TLS to the aggregator.")
     redis_url: SecretStr
     store: StoreSettings
@@ -36,7 +37,7 @@ class DistillerSettings(ProcessSettings):
     cache_limit_bytes: int = Field(
         20 * 2**30, ge=0, description="Decoded public images kept in cache_dir at most, and as much again of shards."
     )
-    metrics_listen: str | None = Field(None, description="host:port for Prometheus; unset: none.")
+    metrics_listen: ListenAddress | None = Field(None, description="host:port for Prometheus; unset: none.")
     shutdown_grace_seconds: float = Field(
         25.0,
         ge=0,

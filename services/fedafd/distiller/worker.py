@@ -18,6 +18,7 @@ from celery.signals import setup_logging
 from fedafd.distiller.metrics import DistillerMetrics
 from fedafd.distiller.settings import DistillerSettings, load_settings
 from fedafd.distiller.shutdown import Shutdown
+from fedafd.domain.addresses import split_address
 from fedafd.domain.errors import FedafdError
 from fedafd.domain.kinds import StageKind
 from fedafd.messaging.celery_app import QUEUE, make_celery, task_name
@@ -51,8 +52,8 @@ def _run(settings: DistillerSettings, cache: Path) -> None:
     runner = StageRunner(client, store, public_sets, settings.device, metrics, shutdown, settings.processes)
     with ExitStack() as stack:
         if settings.metrics_listen:
-            host, _, port = settings.metrics_listen.rpartition(":")
-            stack.enter_context(start_metrics_server(metrics, host, int(port)))
+            host, port = split_address(settings.metrics_listen)
+            stack.enter_context(start_metrics_server(metrics, host, port))
         _log.info("distiller.started", aggregator=settings.aggregator, device=settings.device)
         _work(make_celery(settings.redis_url.get_secret_value()), runner)
     _log.info("distiller.stopped")

@@ -16,8 +16,10 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
+from fedafd.domain.addresses import DialAddress
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind
+from fedafd.domain.paths import HubIdOrFolder, OwnPath, placed
 from fedafd.domain.presets import PRESETS, merged
 from fedafd.domain.strategies import strategy_names, strategy_values
 from fedafd.domain.yaml_files import parse_yaml
@@ -122,7 +124,7 @@ class EncoderConfig(_Config):
     """
 
     architecture: str
-    pretrained: str | None = None
+    pretrained: HubIdOrFolder | None = None
     options: dict[str, JsonValue] = Field(default_factory=dict)
     image_size: int = Field(64, ge=8, le=1024, description="Side of the square input in pixels; image encoders.")
     max_tokens: int = Field(32, ge=4, le=512, description="Tokens kept of a text; text encoders.")
@@ -347,7 +349,7 @@ class DataConfig(_Config):
     """The private data: `adapter` names an entry point of the group `fedafd.datasets`."""
 
     adapter: str
-    path: Path | None = None
+    path: OwnPath | None = None
     options: dict[str, JsonValue] = Field(default_factory=dict)
     partition: PartitionConfig | None = None
     drop_repeats: bool = Field(
@@ -366,9 +368,9 @@ class SharingConfig(_Config):
 class TlsConfig(_Config):
     """TLS to the aggregator. Empty (`tls: {}`) trusts the public authorities and shows no certificate."""
 
-    authorities: Path | None = Field(None, description="PEM of the trusted authorities; null: the public ones.")
-    certificate: Path | None = Field(None, description="PEM of our certificate, where the aggregator asks for one.")
-    key: Path | None = Field(None, description="PEM of its key, unencrypted.")
+    authorities: OwnPath | None = Field(None, description="PEM of the trusted authorities; null: the public ones.")
+    certificate: OwnPath | None = Field(None, description="PEM of our certificate, where the aggregator asks for one.")
+    key: OwnPath | None = Field(None, description="PEM of its key, unencrypted.")
     server_name: str | None = Field(None, description="Name in the aggregator's certificate; null: the host's.")
 
     @model_validator(mode="after")
@@ -381,13 +383,10 @@ class TlsConfig(_Config):
 class AgentConfig(_Config):
     """`agent.yaml`: one site's agent."""
 
-    aggregator: str = Field(
-        description="host:port of the aggregator.",
-        pattern=r"^(dns:///)?(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}$",
-    )
+    aggregator: DialAddress = Field(description="host:port of the aggregator.")
     kind: ClientKind
     data: DataConfig
-    state_dir: Path = Field(Path("fedafd-agent"), description="Credential, personalized model and cache live here.")
+    state_dir: OwnPath = Field(Path("fedafd-agent"), description="Credential, personalized model and cache live here.")
     image_encoder: EncoderConfig | None = None
     text_encoder: EncoderConfig | None = None
     device: str = Field(
@@ -396,7 +395,7 @@ class AgentConfig(_Config):
     threads: int | None = Field(None, ge=1, description="CPU threads for training; null: all cores.")
     share: SharingConfig = SharingConfig()
     tls: TlsConfig | None = Field(None, description="TLS to the aggregator; null: none.")
-    metrics_port: int | None = Field(None, ge=0, le=65535, description="Prometheus metrics; null: none.")
+    metrics_port: int | None = Field(None, ge=1, le=65535, description="Prometheus metrics; null: none.")
     metrics_host: str = Field("127.0.0.1", description="Address that the metrics are served on.")
 
 
@@ -464,13 +463,19 @@ def _read(model: type[C], path: Path) -> C:
 
 
 def read_federation_config(path: Path) -> FederationConfig:
-    """Read `federation.yaml`. Raises ConfigurationError naming the file, the key's path and what is allowed."""
-    return _read(FederationConfig, path)
+    """Read `federation.yaml`; relative paths in it follow the file.
+
+    Raises ConfigurationError naming the file, the key's path and what is allowed.
+    """
+    return placed(_read(FederationConfig, path), path.parent)
 
 
 def read_agent_config(path: Path) -> AgentConfig:
-    """Read `agent.yaml`. Raises ConfigurationError naming the file, the key's path and what is allowed."""
-    return _read(AgentConfig, path)
+    """Read `agent.yaml`; relative paths in it, and its defaults, follow the file.
+
+    Raises ConfigurationError naming the file, the key's path and what is allowed.
+    """
+    return placed(_read(AgentConfig, path), path.parent)
 
 
 def parse_federation_config(values: Any, source: str = "federation") -> FederationConfig:

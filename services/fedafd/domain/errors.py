@@ -20,6 +20,7 @@ __all__ = [
     "FedafdError",
     "ForbiddenError",
     "IdempotencyConflictError",
+    "IdentityInUseError",
     "IllegalTransitionError",
     "InvalidRequestError",
     "MethodNotAllowedError",
@@ -148,6 +149,12 @@ class AlreadyEnrolledError(ConflictError):
     code = "already-enrolled"
 
 
+class IdentityInUseError(ConflictError):
+    """Another agent with the same client's credential is alive: one of the two state folders is a copy."""
+
+    code = "identity-in-use"
+
+
 class IllegalTransitionError(ConflictError):
     """A state may not follow another."""
 
@@ -248,6 +255,7 @@ ERROR_STATUS: dict[type[FedafdError], Status] = {
     IdempotencyConflictError: Status(409, "FAILED_PRECONDITION"),
     TicketsUnavailableError: Status(409, "FAILED_PRECONDITION"),
     AlreadyEnrolledError: Status(409, "ALREADY_EXISTS"),
+    IdentityInUseError: Status(409, "FAILED_PRECONDITION"),
     IllegalTransitionError: Status(409, "FAILED_PRECONDITION"),
     RoundClosedError: Status(409, "FAILED_PRECONDITION"),
     StageLostError: Status(409, "ABORTED"),

@@ -1,12 +1,18 @@
-"""Random secrets, and the hash that is stored in their place."""
+"""Random secrets, the files that hold them, and the hash that is stored in their place."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from enum import StrEnum
+from pathlib import Path
 
-__all__ = ["SecretKind", "hash_secret", "new_secret"]
+from fedafd.domain.errors import ConfigurationError
+
+__all__ = ["SecretKind", "hash_secret", "new_secret", "plain_secret", "read_secret_file"]
+
+_BOM = "\ufeff"
 
 
 class SecretKind(StrEnum):
@@ -26,3 +32,28 @@ def new_secret(kind: SecretKind) -> str:
 def hash_secret(secret: str) -> str:
     """Lower-case hexadecimal SHA-256. Enough for random secrets; see docs/adr/0005."""
     return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def plain_secret(text: str) -> str:
+    """The secret in what an editor saved or a terminal pasted: no byte order mark, no line end, no space around it."""
+    return text.strip().strip(_BOM).strip()
+
+
+def read_secret_file(path: Path, what: str) -> str:
+    """The secret in a file, as Notepad or PowerShell may have saved it too; `what` names the setting in errors.
+
+    Raises ConfigurationError for a file that cannot be read, is empty, or is no text.
+    """
+    path = path.expanduser()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{what} {path}: cannot be read: {error.strerror}") from error
+    wide = content.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+    try:
+        secret = plain_secret(content.decode("utf-16" if wide else "utf-8"))
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{what} {path}: is not text; it must hold the secret and nothing else") from None
+    if not secret:
+        raise ConfigurationError(f"{what} {path}: is empty; put the secret in it")
+    return secret

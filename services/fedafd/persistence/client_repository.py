@@ -53,6 +53,7 @@ async def invite_again(session: AsyncSession, row: ClientRow, lifetime: timedelt
     token = new_secret(SecretKind.ENROLMENT)
     row.token_hash, row.token_expires_at, row.revoked_at = hash_secret(token), utc_now() + lifetime, None
     row.credential_hash, row.enrolled_at = None, None
+    row.session, row.session_until, row.other_agent_refused_at = None, None, None
     await session.flush()
     return token
 

@@ -7,7 +7,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from fedafd.domain.addresses import StoreEndpoint
 from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.secrets import read_secret_file
 from fedafd.storage.folder import FolderStore
 from fedafd.storage.store import ObjectStore
 
@@ -20,7 +22,7 @@ class StoreSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     url: Annotated[str, Field(description="A folder's path, or s3://bucket.")]
-    endpoint: Annotated[str | None, Field(description="host:port of the S3 service.")] = None
+    endpoint: Annotated[StoreEndpoint | None, Field(description="host:port of the S3 service.")] = None
     region: str | None = None
     secure: Annotated[bool, Field(description="TLS to the S3 service.")] = True
     access_key: str | None = None
@@ -52,7 +54,4 @@ def open_store(settings: StoreSettings) -> ObjectStore:
 def _read_secret(path: Path | None) -> str | None:
     if path is None:
         return None
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigurationError(f"store: secret_key_file {path} cannot be read: {error.strerror}") from error
+    return read_secret_file(path, "store: secret_key_file")

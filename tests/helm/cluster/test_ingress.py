@@ -44,6 +44,7 @@ from fedafd.domain.config import TlsConfig
 from fedafd.proto.v1 import aggregator_pb2, types_pb2
 from fedafd.rpc.channel import open_sync_channel
 from fedafd.rpc.credentials import bearer_metadata
+from fedafd.rpc.sessions import session_metadata
 
 pytestmark = [
     pytest.mark.timeout(2400),
@@ -341,7 +342,7 @@ def _slow_chunks(front: Front, credential: str) -> str:
             request_serializer=aggregator_pb2.UploadChunksRequest.SerializeToString,
         )
         with pytest.raises(grpc.RpcError) as caught:
-            call(chunks(), metadata=bearer_metadata(credential), timeout=120)
+            call(chunks(), metadata=(*bearer_metadata(credential), *session_metadata("0" * 16)), timeout=120)
     text = str(caught.value.details())
     ours = "the server's own answer" if "the stream brought no chunk" in text else text
     return f"{caught.value.code().name}, {ours}"

@@ -19,6 +19,7 @@ import httpx
 import typer
 
 from fedafd.domain.errors import ConfigurationError, FedafdError
+from fedafd.domain.secrets import plain_secret, read_secret_file
 
 __all__ = [
     "DEFAULT_URL",
@@ -219,10 +220,8 @@ def _checked_url(url: str) -> str:
 def _checked_key(api_key: str) -> str:
     path = os.environ.get("FEDAFD_API_KEY_FILE", "")
     if not api_key and path:
-        try:
-            api_key = Path(path).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ConfigurationError(f"FEDAFD_API_KEY_FILE {path}: cannot be read: {error.strerror}") from None
+        api_key = read_secret_file(Path(path), "FEDAFD_API_KEY_FILE")
+    api_key = plain_secret(api_key)
     if not api_key:
         raise ConfigurationError("no API key: set FEDAFD_API_KEY or FEDAFD_API_KEY_FILE, or give --api-key")
     if not api_key.isascii() or not api_key.isprintable():

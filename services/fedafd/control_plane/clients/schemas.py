@@ -43,6 +43,9 @@ class Client(BaseModel):
     activity: str | None = Field(description="What the agent was doing; null when it is away or nobody noted it.")
     last_seen_at: datetime | None
     agent_version: str | None
+    other_agent_refused_at: datetime | None = Field(
+        description="When a second agent with its credential was last refused: its state folder was copied."
+    )
     invited_at: datetime = Field(description="When it was first invited.")
     enrolled_at: datetime | None
     revoked_at: datetime | None
@@ -77,6 +80,7 @@ def _fields(row: ClientRow, presence: Presence | None) -> dict[str, Any]:
         "activity": (presence.activity or None) if presence else None,
         "last_seen_at": seen,
         "agent_version": row.agent_version,
+        "other_agent_refused_at": row.other_agent_refused_at,
         "invited_at": row.created_at,
         "enrolled_at": row.enrolled_at,
         "revoked_at": row.revoked_at,

@@ -1,0 +1,53 @@
+"""Network addresses in settings and files: host:port, checked where they are read, so that no port wraps around.
+
+Sockets and gRPC take a port modulo 65536 and dial another one; nothing here does.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator
+
+__all__ = ["DialAddress", "ListenAddress", "StoreEndpoint", "UrlWithPort", "checked_url_port", "split_address"]
+
+_ADDRESS = re.compile(r"^(?:dns:///)?(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):([0-9]+)$")
+_PORT = re.compile(r":([0-9]+)$")
+_LAST_PORT = 65535
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host, without an IPv6 address's brackets, and port. Raises ValueError saying what is allowed."""
+    found = _ADDRESS.match(address)
+    if found is None:
+        raise ValueError(f"must be host:port, such as example.org:7443 or [::1]:7443; found {address[:200]!r}")
+    port = int(found[2][:9])
+    if not 1 <= port <= _LAST_PORT:
+        raise ValueError(f"port must be 1 to {_LAST_PORT}; found {found[2][:9]}")
+    return found[1].strip("[]"), port
+
+
+def _address(address: str) -> str:
+    split_address(address)
+    return address
+
+
+def checked_url_port(url: str) -> str:
+    """`url`, if its hosts name no port or one that there is. Raises ValueError."""
+    hosts = urlsplit(url).netloc.rpartition("@")[2].split(",")
+    for port in (found[1] for host in hosts if (found := _PORT.search(host))):
+        if not 1 <= int(port[:9]) <= _LAST_PORT:
+            raise ValueError(f"the port must be 1 to {_LAST_PORT}; found {port[:9]}")
+    return url
+
+
+DialAddress = Annotated[str, AfterValidator(_address)]
+"""host:port to call; IPv6 in brackets; gRPC's prefix dns:/// is allowed."""
+ListenAddress = Annotated[str, AfterValidator(_address)]
+"""host:port to listen on."""
+StoreEndpoint = Annotated[str, AfterValidator(lambda name: checked_url_port(f"//{name}") and name)]
+"""host or host:port."""
+UrlWithPort = Annotated[str, AfterValidator(checked_url_port)]
+"""A URL whose port, if it names one, is one."""
