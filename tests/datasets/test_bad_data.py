@@ -471,31 +471,43 @@ def test_a_folder_without_images_says_what_to_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "changes", "match"),
     [
-        (("image", "id"), {}, r"split train: no column 'captions'; found image, id"),
-        (("captions",), {}, r"split train: no column 'image'; found captions"),
-        (("image", "captions"), {"captions": ["text"] * 6}, r"split train, row 0: captions must be a list of texts"),
-        (("image", "captions"), {"captions": [["a"]] * 5 + [[]]}, r"split train, row 5: has no caption"),
+        (
+            ("image", "id"),
+            {},
+            r"train-00000-of-00001.parquet: no column 'captions'; found image, id; options.caption_column",
+        ),
+        (("captions",), {}, r"train-00000-of-00001.parquet: no column 'image'; found captions; options.image_column"),
         (
             ("image", "captions"),
-            {"captions": [["a"]] * 5 + [None]},
-            r"column 'captions' has an empty cell, first in row 5",
+            {"captions": ["text"] * 6},
+            r"train-00000-of-00001.parquet, row 0: column 'captions' must be a list of texts",
         ),
         (
             ("image", "captions"),
-            {"image": [b"x"] * 6},
-            r"split train, row 0: column 'image' must hold the file's bytes",
+            {"captions": [["a"]] * 5 + [[]]},
+            r"train-00000-of-00001.parquet, row 5: column 'captions' has no caption",
+        ),
+        (
+            ("image", "captions"),
+            {"captions": [["a"]] * 5 + [None]},
+            r"row 5: column 'captions' has an empty cell",
+        ),
+        (
+            ("image", "captions"),
+            {"image": ["x"] * 6},
+            r"train-00000-of-00001.parquet, row 0: column 'image' must hold the file's bytes",
         ),
         (
             ("image", "captions"),
             {"image": [{"bytes": None, "path": "a.jpg"}] * 6},
-            r"split train, row 0: column 'image'",
+            r"train-00000-of-00001.parquet, row 0: column 'image'",
         ),
         (
             ("image", "captions"),
             {"image": [{"bytes": b"broken", "path": ""}] * 6},
-            r"split train, row 0: not a readable",
+            r"train-00000-of-00001.parquet, row 0: column 'image': not a readable",
         ),
-        (("image", "captions", "id"), {"id": ["a"] * 6}, r"split train, column 'id': 'a' occur twice"),
+        (("image", "captions", "id"), {"id": ["a"] * 6}, r"train-00000-of-00001.parquet, column 'id': 'a' occur twice"),
     ],
 )
 def test_parquet_files_that_do_not_fit_are_refused(
@@ -507,14 +519,19 @@ def test_parquet_files_that_do_not_fit_are_refused(
 def test_parquet_texts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     refused("parquet", makers.parquet(tmp_path, "text"), "no column 'label'", ClientKind.TEXT)
     numbers = makers.parquet(tmp_path / "n", "text", "label", text=[1, 2, 3, 4, 5, 6])
-    refused("parquet", numbers, "split train, row 0: column 'text' holds no text", ClientKind.TEXT)
+    refused(
+        "parquet",
+        numbers,
+        "train-00000-of-00001.parquet, row 0: column 'text' holds no text, but a number",
+        ClientKind.TEXT,
+    )
 
 
 @pytest.mark.parametrize("keep", [0, 100, -10])
 def test_a_truncated_parquet_file_is_refused(tmp_path: Path, keep: int) -> None:
     path = makers.parquet(tmp_path, "image", "captions") / "train-00000-of-00001.parquet"
     path.write_bytes(path.read_bytes()[:keep])
-    refused("parquet", tmp_path, "split train: not readable as Parquet")
+    refused("parquet", tmp_path, "train-00000-of-00001.parquet: not readable as Parquet")
 
 
 def test_parquet_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:

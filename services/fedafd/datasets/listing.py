@@ -70,22 +70,29 @@ def left_out(reason: LeftOutReason, entries: Iterable[tuple[str, str]]) -> tuple
 
 
 def folder_listing(
-    folder: Path, read: Collection[str], endings: Collection[str], *, notes: tuple[str, ...] = ()
+    folder: Path,
+    read: Collection[str],
+    endings: Collection[str],
+    *,
+    below: Iterable[str] = ("",),
+    notes: tuple[str, ...] = (),
 ) -> Listing:
-    """What lies in `folder` itself, without its sub-folders, where the files `read` were read.
+    """What lies in the sub-folders `below` of `folder`, itself by default, where the files `read` were read.
 
     Other files with one of `endings`, in small letters, could have been read, but are unused.
     """
-    files = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
-    others = [name for name in files if name not in read]
+    places = [folder / name for name in below if (folder / name).is_dir()]
+    files = {entry.relative_to(folder).as_posix() for place in places for entry in place.iterdir() if entry.is_file()}
     kinds: dict[LeftOutReason, list[tuple[str, str]]] = {reason: [] for reason in LeftOutReason}
-    for name in others:
+    for path in sorted(files - set(read)):
+        name = path.rpartition("/")[2]
         ending = Path(name).suffix.lower()
         if name.startswith("."):
-            kinds[LeftOutReason.HIDDEN].append(("name starts with a dot", name))
+            kinds[LeftOutReason.HIDDEN].append(("name starts with a dot", path))
         elif ending in endings:
-            kinds[LeftOutReason.UNUSED].append((f"{ending} of no split", name))
+            kinds[LeftOutReason.UNUSED].append((f"{ending} of no split", path))
         else:
-            kinds[LeftOutReason.EXTENSION].append((ending or "no ending", name))
+            kinds[LeftOutReason.EXTENSION].append((ending or "no ending", path))
     left = tuple(found for reason, entries in kinds.items() for found in left_out(reason, entries))
-    return Listing(source=str(folder), files_seen=len(files), files_read=len(read), left_out=left, notes=notes)
+    seen = len(files | set(read))
+    return Listing(source=str(folder), files_seen=seen, files_read=len(set(read)), left_out=left, notes=notes)

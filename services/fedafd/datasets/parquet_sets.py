@@ -1,113 +1,176 @@
-"""`parquet`: files in the Hugging Face image layout, `<split>*.parquet`, with labels, texts or captions."""
+"""`parquet`: files in the Hugging Face image layout, with labels, texts or captions; options name other columns."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from fedafd.datasets.classes import settled_classes
 from fedafd.datasets.files import need_folder, need_unique
+from fedafd.datasets.intensity import IntensityRange
+from fedafd.datasets.listing import Listing, folder_listing
+from fedafd.datasets.parquet_files import SPLITS, Column, open_parquet, read_column, split_files
+from fedafd.datasets.parquet_labels import named_labels
 from fedafd.datasets.samples import ClientData, ImageSplit, LazyImages, PairSplit, Split, TextSplit
+from fedafd.datasets.texts import sound_text
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind
 
-__all__ = ["parquet_client", "parquet_pairs"]
+__all__ = ["ParquetOptions", "parquet_client", "parquet_pairs"]
 
-_SPLITS = ("train", "val", "test")
+_SHOWN = 3
 
 
-def parquet_pairs(path: Path | None) -> dict[str, PairSplit]:
-    """Columns `image` (struct with bytes) and `captions` (list of strings). Raises DataError naming what is missing."""
+@dataclass(frozen=True)
+class ParquetOptions:
+    """Which columns and files. A name with dots is a field of a struct, or of each struct of a list."""
+
+    image_column: str = "image"
+    """A file's bytes, or a struct with `bytes`."""
+    text_column: str = "text"
+    label_column: str = "label"
+    caption_column: str = "captions"
+    """A list of texts; `captions.raw` where it is one of structs."""
+    id_column: str | None = "id"
+    """Of pairs; need not be there. None: read none."""
+    train: str | None = None
+    """Name or pattern of the files of the split; None: the usual names. The same for the next two."""
+    val: str | None = None
+    test: str | None = None
+    intensity_range: IntensityRange | None = None
+    """The values that become black and white in images of more than 8 bits."""
+
+
+def parquet_pairs(path: Path | None, options: ParquetOptions) -> tuple[dict[str, PairSplit], Listing]:
+    """Columns of images and captions, and perhaps of ids. Raises DataError naming what is missing, and where."""
     folder = need_folder(path, "parquet")
-    return {split: _pairs(_table(folder, split), folder, split) for split in _SPLITS}
+    files = _files(folder, options)
+    made = {split: _pairs(files[split], options) for split in SPLITS}
+    return made, _listing(folder, files, _need_apart(made, folder))
 
 
-def parquet_client(path: Path | None, kind: ClientKind) -> ClientData:
-    """Pairs as above; or `image` and `label`; or `text` and `label`. Labels are names or numbers."""
+def parquet_client(path: Path | None, kind: ClientKind, options: ParquetOptions) -> ClientData:
+    """Pairs as above; or images and labels; or texts and labels."""
     if kind is ClientKind.PAIR:
-        pairs = parquet_pairs(path)
-        return ClientData(kind, pairs["train"], pairs["val"], pairs["test"])
+        pairs, listing = parquet_pairs(path, options)
+        return ClientData(kind, pairs["train"], pairs["val"], pairs["test"], listing=listing)
     folder = need_folder(path, "parquet")
-    tables = {split: _table(folder, split) for split in _SPLITS}
-    values = {split: [str(v) for v in _column(table, "label", folder, split)] for split, table in tables.items()}
-    names = tuple(
-        sorted(set(values["train"]), key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
-    )
-    made = {split: _labelled(kind, tables[split], values[split], names, folder, split) for split in _SPLITS}
-    return ClientData(kind, made["train"], made["val"], made["test"], names)
-
-
-def _labelled(
-    kind: ClientKind, table: pa.Table, values: list[str], names: tuple[str, ...], folder: Path, split: str
-) -> Split:
-    unknown = sorted(set(values) - set(names))
-    if unknown:
-        raise DataError(f"{folder}, split {split}: labels {', '.join(unknown[:5])} do not occur in train")
-    labels = np.array([names.index(value) for value in values], dtype=np.int64)
+    files = _files(folder, options)
+    columns = {split: read_column(files[split], options.label_column, "label_column") for split in SPLITS}
+    names, numbers, notes = named_labels(columns)
+    labels = {split: np.array(found, dtype=np.int64) for split, found in numbers.items()}
+    made: Mapping[str, Split]
     if kind is ClientKind.TEXT:
-        texts = _column(table, "text", folder, split)
-        wrong = next((row for row, text in enumerate(texts) if not isinstance(text, str) or not text.strip()), None)
-        if wrong is not None:
-            raise DataError(f"{folder}, split {split}, row {wrong}: column 'text' holds no text")
-        return TextSplit(texts, labels)
-    return ImageSplit(_images(table, folder, split), labels)
+        texts = {split: TextSplit(_texts(files[split], options), labels[split]) for split in SPLITS}
+        kept, made, told = settled_classes(names, texts, folder)
+    else:
+        images = {split: ImageSplit(_images(files[split], options), labels[split]) for split in SPLITS}
+        kept, made, told = settled_classes(names, images, folder)
+    listing = _listing(folder, files, (*notes, *told))
+    return ClientData(kind, made["train"], made["val"], made["test"], kept, listing)
 
 
-def _pairs(table: pa.Table, folder: Path, split: str) -> PairSplit:
-    captions = [
-        _captions(texts, f"{folder}, split {split}, row {row}")
-        for row, texts in enumerate(_column(table, "captions", folder, split))
-    ]
-    ids = tuple(str(v) for v in _column(table, "id", folder, split)) if "id" in table.column_names else ()
-    need_unique(ids, f"{folder}, split {split}, column 'id'")
-    return PairSplit(_images(table, folder, split), captions, ids)
+def _files(folder: Path, options: ParquetOptions) -> dict[str, list[Path]]:
+    return split_files(folder, {split: getattr(options, split) for split in SPLITS})
+
+
+def _listing(folder: Path, files: Mapping[str, list[Path]], notes: tuple[str, ...]) -> Listing:
+    read = {path.relative_to(folder).as_posix() for paths in files.values() for path in paths}
+    return folder_listing(folder, read, {".parquet"}, below=("", "data"), notes=notes)
+
+
+def _texts(files: list[Path], options: ParquetOptions) -> list[str]:
+    column = read_column(files, options.text_column, "text_column")
+    for row, text in enumerate(column.values):
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"{column.place(row)} holds no text, but {_kind(text)}")
+        sound_text(text, column.place(row))
+    return column.values
+
+
+def _pairs(files: list[Path], options: ParquetOptions) -> PairSplit:
+    column = read_column(files, options.caption_column, "caption_column")
+    captions = [_captions(texts, column.place(row)) for row, texts in enumerate(column.values)]
+    return PairSplit(_images(files, options), captions, _ids(files, options.id_column))
 
 
 def _captions(texts: Any, place: str) -> tuple[str, ...]:
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise DataError(f"{place}: captions must be a list of texts, found {type(texts).__name__}")
+    if not isinstance(texts, list):
+        raise DataError(f"{place} must be a list of texts, found {_kind(texts)}")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            fields = (
+                f"; options.caption_column names a field of it: {', '.join(text)}" if isinstance(text, dict) else ""
+            )
+            raise DataError(f"{place}: element {number} must be text, found {_kind(text)}{fields}")
+        sound_text(text, f"{place}: element {number}")
     if not any(text.strip() for text in texts):
-        raise DataError(f"{place}: has no caption")
+        raise DataError(f"{place} has no caption")
     return tuple(text.strip() for text in texts if text.strip())
 
 
-def _images(table: pa.Table, folder: Path, split: str) -> LazyImages:
-    images = _column(table, "image", folder, split)
-    content: list[Any] = [image.get("bytes") if isinstance(image, dict) else None for image in images]
-    if None in content:
-        row = content.index(None)
+def _kind(value: object) -> str:
+    known = {type(None): "null", list: "a list", dict: "a struct", bytes: "bytes", bool: "true or false", str: "text"}
+    known |= {int: "a number", float: "a number"}
+    if isinstance(value, str) and not value.strip():
+        return "a blank"
+    return known.get(type(value), f"a {type(value).__name__}")
+
+
+def _ids(files: list[Path], name: str | None) -> tuple[str, ...]:
+    if name is None:
+        return ()
+    with_ids = [file for file in files if _has_column(file, name)]
+    if not with_ids:
+        return ()
+    if len(with_ids) < len(files):
+        other = next(file for file in files if file not in with_ids)
+        raise DataError(f"{other}: no column {name!r}, but {with_ids[0]} has it; write both alike")
+    column = read_column(files, name, "id_column")
+    for row, value in enumerate(column.values):
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise DataError(f"{column.place(row)} must be text or a whole number, found {_kind(value)}")
+    ids = tuple(sound_text(str(value), column.place(row)) for row, value in enumerate(column.values))
+    need_unique(ids, f"{', '.join(map(str, files[:_SHOWN]))}, column {name!r}")
+    return ids
+
+
+def _has_column(file: Path, name: str) -> bool:
+    with open_parquet(file) as opened:
+        names: list[str] = opened.schema_arrow.names
+    return name in names or name.partition(".")[0] in names
+
+
+def _need_apart(splits: Mapping[str, PairSplit], folder: Path) -> tuple[str, ...]:
+    """Refuse ids that are in two splits, but for a val split that is the test split altogether; it gets a note."""
+    val, test = splits["val"], splits["test"]
+    same = bool(val.ids) and val.ids == test.ids and list(val.captions) == list(test.captions)
+    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        common = sorted(set(splits[one].ids) & set(splits[other].ids))
+        if common and not (same and one == "val"):
+            more = f" and {len(common) - _SHOWN} more" if len(common) > _SHOWN else ""
+            raise DataError(
+                f"{folder}: ids {', '.join(map(repr, common[:_SHOWN]))}{more} are in {one} and in {other}; each sample"
+                " must be in one split. If the column is no identity of samples, set options.id_column to null"
+            )
+    return ("val and test hold the same samples",) if same else ()
+
+
+def _images(files: list[Path], options: ParquetOptions) -> LazyImages:
+    column = read_column(files, options.image_column, "image_column")
+    content = [_bytes(cell, column, row) for row, cell in enumerate(column.values)]
+    return LazyImages(len(content), content.__getitem__, column.place, intensity_range=options.intensity_range)
+
+
+def _bytes(cell: Any, column: Column, row: int) -> bytes:
+    found = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(found, bytes):
         raise DataError(
-            f"{folder}, split {split}, row {row}: column 'image' must hold the file's bytes, as in"
-            " Hugging Face's layout: a struct with `bytes`"
+            f"{column.place(row)} must hold the file's bytes, as in Hugging Face's layout: a struct with `bytes`; found"
+            f" {_kind(cell)}"
         )
-    return LazyImages(len(content), content.__getitem__, lambda i: f"{folder}, split {split}, row {i}")
-
-
-def _column(table: pa.Table, name: str, folder: Path, split: str) -> list[Any]:
-    if name not in table.column_names:
-        raise DataError(f"{folder}, split {split}: no column {name!r}; found {', '.join(table.column_names)}")
-    try:
-        values: list[Any] = table[name].to_pylist()
-    except ValueError as error:
-        raise DataError(f"{folder}, split {split}: column {name!r} is not UTF-8: {error}") from None
-    if any(value is None for value in values):
-        raise DataError(
-            f"{folder}, split {split}: column {name!r} has an empty cell, first in row {values.index(None)}"
-        )
-    return values
-
-
-def _table(folder: Path, split: str) -> pa.Table:
-    files = sorted(folder.glob(f"{split}*.parquet")) or sorted(folder.glob(f"data/{split}*.parquet"))
-    if not files:
-        raise DataError(f"{folder}: no file {split}*.parquet, nor in its folder data/")
-    try:
-        table = pa.concat_tables([pq.read_table(file) for file in files])
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{folder}, split {split}: not readable as Parquet: {error}") from None
-    if not table.num_rows:
-        raise DataError(f"{folder}, split {split}: no rows")
-    return table
+    return found

@@ -19,7 +19,7 @@ from fedafd.datasets.image_folders import ImageFolderOptions, image_folder
 from fedafd.datasets.image_sets import CifarOptions, cifar100
 from fedafd.datasets.listing import Listing
 from fedafd.datasets.pair_sets import PairOptions, pair_splits
-from fedafd.datasets.parquet_sets import parquet_client, parquet_pairs
+from fedafd.datasets.parquet_sets import ParquetOptions, parquet_client, parquet_pairs
 from fedafd.datasets.partition import share_of
 from fedafd.datasets.samples import ClientData, PairSplit
 from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
@@ -131,12 +131,10 @@ class Parquet:
     """Parquet files in the Hugging Face image layout."""
 
     def client(self, path: Path | None, kind: ClientKind, options: Mapping[str, Any]) -> ClientData:
-        _options(_NoOptions, options, "parquet")
-        return parquet_client(path, kind)
+        return parquet_client(path, kind, _options(ParquetOptions, options, "parquet"))
 
     def public(self, path: Path | None, options: Mapping[str, Any]) -> dict[str, PairSplit]:
-        _options(_NoOptions, options, "parquet")
-        return parquet_pairs(path)
+        return parquet_pairs(path, _options(ParquetOptions, options, "parquet"))[0]
 
 
 def adapter_names() -> list[str]:
@@ -188,12 +186,7 @@ def _wrong_kind(adapter: str, serves: ClientKind, kind: ClientKind) -> Configura
     return ConfigurationError(f"data adapter {adapter}: serves clients of kind {serves.value}, not {kind.value}")
 
 
-@dataclasses.dataclass(frozen=True)
-class _NoOptions:
-    pass
-
-
-Options = TypeVar("Options", _NoOptions, CifarOptions, ImageFolderOptions, PairOptions, ShapesOptions, TextOptions)
+Options = TypeVar("Options", CifarOptions, ImageFolderOptions, PairOptions, ParquetOptions, ShapesOptions, TextOptions)
 
 
 def _options(kind: type[Options], values: Mapping[str, Any], adapter: str) -> Options:

@@ -1,0 +1,143 @@
+"""Labels of Parquet files as class names: numbers, text or booleans, or Hugging Face's ClassLabel."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from fedafd.datasets.files import need_unique
+from fedafd.datasets.parquet_files import Column, open_parquet
+from fedafd.datasets.texts import normal_name
+from fedafd.domain.errors import DataError
+
+__all__ = ["named_labels"]
+
+_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+_BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+_KINDS: Mapping[str, tuple[Callable[[pa.DataType], bool], ...]] = {
+    "whole numbers": (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal),
+    "text": (*_TEXT, *_BYTES),
+    "booleans": (pa.types.is_boolean,),
+}
+_LONGEST_NUMBER = 18
+
+
+def named_labels(columns: Mapping[str, Column]) -> tuple[tuple[str, ...], dict[str, list[int]], tuple[str, ...]]:
+    """Class names, each split's labels as their numbers, and notes. ClassLabel keeps its order; names are in NFC.
+
+    Raises DataError naming file and row of a label that is no name of a class, or the files whose labels differ in
+    kind.
+    """
+    kind = _kind(columns)
+    given, notes = _class_label(columns) if kind == "whole numbers" else (None, ())
+    if given is not None:
+        return given, {split: _numbered(column, given) for split, column in columns.items()}, notes
+    values = {
+        split: [_name(v, column.place(row)) for row, v in enumerate(column.values)] for split, column in columns.items()
+    }
+    names = tuple(sorted({name for found in values.values() for name in found}, key=_order))
+    number = {name: index for index, name in enumerate(names)}
+    return names, {split: [number[name] for name in found] for split, found in values.items()}, ()
+
+
+def _kind(columns: Mapping[str, Column]) -> str:
+    first: tuple[str, Path] | None = None
+    for column in columns.values():
+        for file, held in zip(column.files, column.types, strict=True):
+            kind = next((name for name, tests in _KINDS.items() if any(test(held) for test in tests)), None)
+            if kind is None:
+                raise DataError(
+                    f"{file}: column {column.name!r} is of type {held}; labels must be whole numbers, text or booleans"
+                )
+            first = first or (kind, file)
+            if kind != first[0]:
+                raise DataError(
+                    f"{file}: column {column.name!r} holds {kind}, but {first[0]} in {first[1]}; write both alike"
+                )
+    assert first is not None
+    return first[0]
+
+
+def _name(value: Any, place: str) -> str:
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{place} is no UTF-8: {error.reason}; write labels as text") from None
+    return normal_name(value, place) if isinstance(value, str) else str(_whole(value, place))
+
+
+def _whole(value: int | float | Decimal, place: str) -> int:
+    # int() of what is not finite raises.
+    if value != value or value in (float("inf"), float("-inf")) or value != int(value):
+        raise DataError(f"{place} is {value}; a label must be a whole number")
+    if value < 0:
+        raise DataError(
+            f"{place} is {int(value)}, which stands for unlabelled; remove such rows, or write labels as names"
+        )
+    return int(value)
+
+
+def _numbered(column: Column, names: Sequence[str]) -> list[int]:
+    made = []
+    for row, value in enumerate(column.values):
+        number = _whole(value, column.place(row))
+        if number >= len(names):
+            raise DataError(
+                f"{column.place(row)} is {number}, but the file's ClassLabel has {len(names)} names, from 0"
+            )
+        made.append(number)
+    return made
+
+
+def _order(name: str) -> tuple[bool, int, str]:
+    """Numbers by value, then names by alphabet."""
+    number = name.isascii() and name.isdecimal() and len(name) <= _LONGEST_NUMBER
+    return not number, int(name) if number else 0, name
+
+
+def _class_label(columns: Mapping[str, Column]) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """ClassLabel's names, the same in all files that have some, and a note on files that have none."""
+    found = {file: _names_in(file, column.name) for column in columns.values() for file in column.files}
+    named = {file: names for file, names in found.items() if names is not None}
+    if not named:
+        return None, ()
+    first, names = next(iter(named.items()))
+    for file, others in named.items():
+        if others != names:
+            raise DataError(f"{file}: its ClassLabel names other classes than that of {first}; write both alike")
+    without = [file.name for file in found if file not in named]
+    if not without:
+        return names, ()
+    return names, (
+        f"labels of {', '.join(without)}, which has no ClassLabel, are read as the numbers of {first.name}'s",
+    )
+
+
+def _names_in(file: Path, column: str) -> tuple[str, ...] | None:
+    with open_parquet(file) as opened:
+        content = (opened.schema_arrow.metadata or {}).get(b"huggingface")
+    if content is None:
+        return None
+    try:
+        feature = json.loads(content)["info"]["features"]
+        for part in [column] if column in feature else column.split("."):
+            feature = feature[part]
+        names = feature.get("names") if isinstance(feature, dict) else None
+    except (ValueError, KeyError, TypeError):
+        return None
+    if isinstance(names, dict):
+        names = [names[key] for key in sorted(names, key=lambda key: _order(str(key)))]
+    if not isinstance(names, list):
+        return None
+    place = f"{file}: ClassLabel of column {column!r}"
+    made = tuple(normal_name(str(name), place) for name in names)
+    need_unique(made, place)
+    return made
