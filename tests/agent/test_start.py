@@ -25,6 +25,7 @@ from fedafd.agent.state import StateDirectory
 from fedafd.domain.config import AgentConfig, parse_agent_config
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import UploadPurpose
+from fedafd.learning.checkpoint import Checkpoint
 
 NOBODY = "127.0.0.1:1"
 """An agent that got as far as enrolling would wait there for ever."""
@@ -194,7 +195,7 @@ def finish_round(config: AgentConfig, number: int) -> None:
         task_key="k",
         metrics={},
         num_private_samples=1,
-        state=b"s",
+        state=Checkpoint(meta={"labels": ["cat", "dog"], "encoders": {}}).to_bytes(),
         blobs={UploadPurpose.REPRESENTATIONS: b"b"},
     )
     state.promote(pending)

@@ -7,10 +7,11 @@ import stat
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from fedafd.agent.ledger import Ledger, format_sent, read_sent
 from fedafd.agent.state import Credential, PendingResult, StateDirectory
-from fedafd.domain.errors import ConfigurationError, ConflictError, DataError
+from fedafd.domain.errors import ConfigurationError, ConflictError, DataError, StateUnusableError
 from fedafd.domain.kinds import ClientKind, UploadPurpose
 
 CREDENTIAL = Credential(
@@ -69,7 +70,62 @@ def test_pending_state_becomes_current_only_with_the_receipt(tmp_path: Path) -> 
     assert state.current_state() == (1, b"state")
     state.promote(second)
     assert state.current_state() == (2, b"newer")
-    assert [path.name for path in (tmp_path / "state").iterdir()] == ["round-2"]
+    third = _pending(state, 3, b"newest")
+    state.promote(third)
+    assert state.current_state() == (3, b"newest")
+    # One older state stays, in case the newest is damaged.
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["round-2", "round-3"]
+    assert not list((tmp_path / "state").rglob("*.blob"))
+
+
+def _flip_a_byte(tmp_path: Path, number: int) -> None:
+    path = tmp_path / "state" / f"round-{number}" / "state.safetensors"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_flipped_byte_is_found_and_the_round_before_is_gone_on_from(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path)
+    for number in (1, 2):
+        state.promote(_pending(state, number, f"state {number}".encode()))
+    _flip_a_byte(tmp_path, 2)
+    with capture_logs() as logs:
+        assert state.current_state() == (1, b"state 1")
+    assert [(entry["event"], entry["goes_on_from_round"]) for entry in logs] == [("agent.state_damaged", 1)]
+    assert "SHA-256" in logs[0]["reason"]
+    # The damaged one is of no more use: what stays beside the next state is whole.
+    state.promote(_pending(state, 3, b"state 3"))
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["round-1", "round-3"]
+    _flip_a_byte(tmp_path, 1)
+    _flip_a_byte(tmp_path, 3)
+    with pytest.raises(StateUnusableError, match=r"round-3.*round-1.*fedafd agent reset"):
+        state.current_state()
+
+
+def test_a_state_without_a_noted_hash_is_taken(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path)
+    state.promote(_pending(state))
+    path = tmp_path / "state" / "round-1" / "result.json"
+    values = json.loads(path.read_text())
+    del values["state_sha256"]
+    path.write_text(json.dumps(values))
+    assert state.current_state() == (1, b"state")
+    path.write_text("{")
+    with pytest.raises(StateUnusableError, match="cannot be read"):
+        state.current_state()
+
+
+def test_a_state_set_aside_is_kept_beside_and_forgotten(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path)
+    assert state.set_state_aside("old") is None
+    for folder in ("state-old", "state-old-2"):
+        state.promote(_pending(state, 4))
+        _pending(state, 5)
+        assert state.set_state_aside("old") == tmp_path / folder
+        assert state.current_state() is None
+        assert state.load_pending() is None
+        assert (tmp_path / folder / "round-4" / "state.safetensors").read_bytes() == b"state"
 
 
 def test_discarded_result_leaves_the_current_state_alone(tmp_path: Path) -> None:

@@ -148,8 +148,9 @@ class Agent:
         """Take a new invitation in place of a refused credential; the personalized state stays if it still fits."""
         credential = await self._enrol(token)
         if credential.federation_id != old.federation_id:
-            kept = self._state.set_state_aside(old.federation_id)
-            _log.warning("agent.state_set_aside", federation=old.federation_id, folder=str(kept))
+            kept = self._state.set_state_aside(f"of-{old.federation_id}")
+            if kept is not None:
+                _log.warning("agent.state_set_aside", federation=old.federation_id, folder=str(kept))
         return credential
 
     async def _enrol(self, token: str | None) -> Credential:

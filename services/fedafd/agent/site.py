@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from fedafd.agent.saved_state import fingerprint_of_site, tell_differences
 from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
 from fedafd.datasets import ClientData, PixelCache, PublicSet, read_manifest
 from fedafd.datasets.pixels import keep_decoded
@@ -27,6 +28,7 @@ class Site:
         self._public: PublicSet | None = None
         # Decoded in the first round, and kept for the next ones.
         self._data = keep_decoded(data)
+        self._made_for = fingerprint_of_site(config, data.labels)
 
     def train(self, task: LocalTask, progress: ProgressCallback) -> LocalResult:
         """Do the client's part of a round; blocks. Deterministic in (task, private data, agent.yaml)."""
@@ -64,8 +66,10 @@ class Site:
             seed=task.seed,
             device=self._config.device,
             progress=progress,
-            average=_own_average(task),
+            average=self._own_average(task),
+            made_for=self._made_for,
         )
+        tell_differences(made.differences)
         model = None
         if task.share_model:
             lineage = {"round": task.round_number, "public_set_sha256": task.public_set_sha256}
@@ -87,6 +91,7 @@ class Site:
             weights=_weights(task, made.state, made.num_private_samples),
             metrics=made.metrics,
             num_private_samples=made.num_private_samples,
+            differences=made.differences,
         )
 
     def _public_set(self, manifest: Manifest, files: Mapping[str, Path]) -> PublicSet:
@@ -94,14 +99,15 @@ class Site:
             self._public = PublicSet(manifest, files, pixels=self._pixels)
         return self._public
 
+    def _own_average(self, task: LocalTask) -> bytes | None:
+        from fedafd.learning.adaptation import adapted_group
 
-def _own_average(task: LocalTask) -> bytes | None:
-    from fedafd.learning.averaging import group_of
-
-    if task.previous_state is None or not task.averages:
-        return None
-    path = task.averages.get(group_of(task.previous_state))
-    return None if path is None else path.read_bytes()
+        if task.previous_state is None or not task.averages:
+            return None
+        encoders = {Modality.IMAGE: self._config.image_encoder, Modality.TEXT: self._config.text_encoder}
+        group = adapted_group(task.previous_state, task.config, self._config.kind, encoders, self._made_for)
+        path = task.averages.get(group)
+        return None if path is None else path.read_bytes()
 
 
 def _weights(task: LocalTask, state: bytes, num_private_samples: int) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Before an agent enrols: its device is there, its data can be used, and what changed since the last start is told."""
+"""Before an agent enrols: device, data and saved state can be used, and what changed since the last start is told."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from fedafd.agent.own_data import OwnData, changed_since_start, load_own_data, note_start
+from fedafd.agent.saved_state import check_saved_state, tell_differences
 from fedafd.agent.state import StateDirectory
 from fedafd.datasets import ClientData
 from fedafd.datasets.report import Progress
@@ -26,8 +27,8 @@ class StartStoppedError(Exception):
 async def prepare(config: AgentConfig, state: StateDirectory, stop: asyncio.Event) -> ClientData:
     """The data, after every check that needs nobody else; in a thread, so that `stop` is heard.
 
-    Raises ConfigurationError for a device that is not here, DataError for data that cannot be used,
-    StartStoppedError.
+    Raises ConfigurationError for a device that is not here, DataError for data that cannot be used, StateUnusableError
+    for a saved state that does not fit them, StartStoppedError.
     """
     return await asyncio.to_thread(_prepare, config, state, _watching(stop))
 
@@ -41,6 +42,7 @@ def _prepare(config: AgentConfig, state: StateDirectory, progress: Progress) -> 
     own = load_own_data(config, state.root, progress)
     _tell(own, time.monotonic() - started)
     _tell_changes(own, state)
+    tell_differences(check_saved_state(config, own.data.labels, state))
     note_start(state.root, own.fingerprint)
     return own.data
 

@@ -4,7 +4,7 @@ Layout of the state directory (readable by the agent's user only):
 
     agent.lock              held while an agent runs; two agents never share a directory
     credential.json         who this client is, and its secret (mode 0600)
-    state/round-<n>/        personalized state after the last delivered round
+    state/round-<n>/        personalized state after the last delivered round, and after the one before it
     state/round-<n>.pending/  result of a finished training whose receipt has not come yet
     artifacts/<sha256>      what was downloaded (see cache.py)
     data/                   what the last look at the private data found (see own_data.py)
@@ -14,6 +14,7 @@ Layout of the state directory (readable by the agent's user only):
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -25,13 +26,16 @@ from typing import Any
 
 from fedafd.agent.files import disk_full_is_clear, sync_folder, write_atomically
 from fedafd.domain.claims import claim
-from fedafd.domain.errors import ConfigurationError, DataError
+from fedafd.domain.errors import ConfigurationError, StateUnusableError
 from fedafd.domain.kinds import ClientKind, UploadPurpose
+from fedafd.domain.state_cases import AFRESH
+from fedafd.telemetry.logging import get_logger
 
 __all__ = ["Credential", "PendingResult", "StateDirectory"]
 
 _ROUND = re.compile(r"^round-(\d+)(\.pending)?$")
 _STATE_FILE = "state.safetensors"
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +79,7 @@ class StateDirectory:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._lock_descriptor: int | None = None
+        self._damaged: set[int] = set()
         try:
             (root / "state").mkdir(parents=True, exist_ok=True)
             root.chmod(0o700)
@@ -113,15 +118,24 @@ class StateDirectory:
         write_atomically(self.root / "credential.json", json.dumps(asdict(credential), indent=1).encode(), mode=0o600)
 
     def current_state(self) -> tuple[int, bytes] | None:
-        """Round number and personalized state after the last delivered round; None before the first."""
+        """Round number and personalized state after the last delivered round; None before the first.
+
+        Where its file is damaged, those of the round before. Raises StateUnusableError where that one is, too.
+        """
         rounds = self._rounds(pending=False)
-        if not rounds:
-            return None
-        path = rounds[max(rounds)] / _STATE_FILE
-        try:
-            return max(rounds), path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}; remove its folder to start anew") from error
+        damaged = []
+        for number in sorted(rounds, reverse=True):
+            state, wrong = _read_whole(rounds[number])
+            if state is None:
+                self._damaged.add(number)
+                damaged.append(f"{rounds[number] / _STATE_FILE}: {wrong}")
+                continue
+            if damaged:
+                _log.error("agent.state_damaged", reason="; ".join(damaged), goes_on_from_round=number)
+            return number, state
+        if damaged:
+            raise StateUnusableError(f"no saved state is whole: {'; '.join(damaged)}; {AFRESH}")
+        return None
 
     def current_round(self) -> int | None:
         """The last delivered round; None before the first."""
@@ -148,6 +162,7 @@ class StateDirectory:
             "task_key": task_key,
             "metrics": metrics,
             "num_private_samples": num_private_samples,
+            "state_sha256": hashlib.sha256(state).hexdigest(),
             "upload_ids": [],
         }
         with disk_full_is_clear(self.root):
@@ -173,15 +188,17 @@ class StateDirectory:
         return _read_pending(pending.folder)
 
     def promote(self, pending: PendingResult) -> None:
-        """The receipt came: the pending state becomes the current one, older ones and the sent blobs go."""
+        """The receipt came: the pending state becomes the current one; of older ones the last stays, sent blobs go."""
         target = self._folder(pending.round_number, pending=False)
         shutil.rmtree(target, ignore_errors=True)
         pending.folder.rename(target)
         sync_folder(self.root / "state")
         for blob in target.glob("*.blob"):
             blob.unlink()
-        for number, folder in self._rounds(pending=False).items():
-            if number < pending.round_number:
+        older = {n: folder for n, folder in self._rounds(pending=False).items() if n < pending.round_number}
+        stays = max(older.keys() - self._damaged, default=None)
+        for number, folder in older.items():
+            if number != stays:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def discard_pending(self) -> None:
@@ -189,15 +206,18 @@ class StateDirectory:
         for folder in self._rounds(pending=True).values():
             shutil.rmtree(folder, ignore_errors=True)
 
-    def set_state_aside(self, federation: str) -> Path:
-        """Keep the state of another federation out of the way; returns where it lies now."""
-        target = self.root / f"state-of-{federation}"
-        for number in range(2, 1000):
-            if not target.exists():
-                break
-            target = self.root / f"state-of-{federation}-{number}"
+    def set_state_aside(self, label: str) -> Path | None:
+        """Move all personalized state to a folder beside it, named after `label`; None if there is none.
+
+        The next round starts afresh.
+        """
+        if not any((self.root / "state").iterdir()):
+            return None
+        names = (f"state-{label}{suffix}" for suffix in ("", *(f"-{number}" for number in range(2, 1000))))
+        target = next(self.root / name for name in names if not (self.root / name).exists())
         (self.root / "state").rename(target)
         (self.root / "state").mkdir()
+        sync_folder(self.root)
         return target
 
     def _folder(self, number: int, *, pending: bool) -> Path:
@@ -213,6 +233,20 @@ class StateDirectory:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
+def _read_whole(folder: Path) -> tuple[bytes | None, str]:
+    """The state in a folder, and what is wrong with it if it cannot be used."""
+    try:
+        state = (folder / _STATE_FILE).read_bytes()
+        values = json.loads((folder / "result.json").read_bytes())
+    except (OSError, ValueError) as error:
+        return None, f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    # States of before have none.
+    if values.get("state_sha256", (found := hashlib.sha256(state).hexdigest())) != found:
+        return None, "its SHA-256 is not the one that was noted when it was written: the file was changed or damaged"
+    return state, ""
+
+
 def _read_pending(folder: Path) -> PendingResult:
     values = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    values.pop("state_sha256", None)
     return PendingResult(folder=folder, **values | {"upload_ids": tuple(values["upload_ids"])})

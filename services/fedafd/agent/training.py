@@ -15,6 +15,7 @@ from typing import Protocol
 from fedafd.domain.config import FederationConfig
 from fedafd.domain.kinds import Modality
 from fedafd.domain.leaving import Activity
+from fedafd.domain.state_cases import Difference
 
 __all__ = ["LocalResult", "LocalTask", "ProgressCallback", "Trainer", "TrainingCancelledError", "train_watched"]
 
@@ -78,6 +79,8 @@ class LocalResult:
     """For federations that average them."""
     metrics: dict[str, float]
     num_private_samples: int
+    differences: tuple[Difference, ...] = ()
+    """Parts of what the earlier state was made for that are others today; they may name classes and stay here."""
 
 
 class Trainer(Protocol):

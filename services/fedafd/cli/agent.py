@@ -34,3 +34,18 @@ def agent_sent(
     from fedafd.agent.ledger import format_sent, read_sent
 
     typer.echo(format_sent(read_sent(state_dir)))
+
+
+@agent_app.command("reset")
+def agent_reset(
+    config: Annotated[Path, typer.Option(help="The site's agent.yaml.")] = Path("agent.yaml"),
+    state_dir: Annotated[Path | None, typer.Option(help="Wins over agent.yaml's state_dir.")] = None,
+) -> None:
+    """Set the personalized state aside, so that the next round starts afresh. The agent must not run.
+
+    Nothing is deleted: the state stays in a folder beside the new one. The credential and the record of what was sent
+    stay as they are.
+    """
+    from fedafd.agent.saved_state import reset
+
+    typer.echo(reset(config, state_dir))

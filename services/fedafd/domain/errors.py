@@ -31,7 +31,7 @@ __all__ = [
     "RoundClosedError",
     "SchemaError",
     "StageLostError",
-    "StateMismatchError",
+    "StateUnusableError",
     "Status",
     "StorageError",
     "StorageFullError",
@@ -88,10 +88,10 @@ class ConfigurationError(FedafdError):
     code = "invalid-configuration"
 
 
-class StateMismatchError(ConfigurationError):
-    """A site's saved state was made for something else than its data or configuration now are."""
+class StateUnusableError(ConfigurationError):
+    """A site's saved state is damaged, or was made for something else than its data or configuration now are."""
 
-    code = "state-mismatch"
+    code = "state-unusable"
 
 
 class DataError(FedafdError):
@@ -245,7 +245,7 @@ ERROR_STATUS: dict[type[FedafdError], Status] = {
     MethodNotAllowedError: Status(405, "UNIMPLEMENTED"),
     RequestTooLargeError: Status(413, "RESOURCE_EXHAUSTED"),
     ConfigurationError: Status(422, "INVALID_ARGUMENT"),
-    StateMismatchError: Status(422, "INVALID_ARGUMENT"),
+    StateUnusableError: Status(422, "INVALID_ARGUMENT"),
     DataError: Status(422, "INVALID_ARGUMENT"),
     UnauthenticatedError: Status(401, "UNAUTHENTICATED"),
     ForbiddenError: Status(403, "PERMISSION_DENIED"),

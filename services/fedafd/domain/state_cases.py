@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-__all__ = ["CASES", "Answer", "Case", "Difference"]
+__all__ = ["AFRESH", "CASES", "Answer", "Case", "Difference"]
+
+
+AFRESH = (
+    "run `fedafd agent reset` with this agent.yaml: it sets the state aside (nothing is deleted, the credential stays),"
+    " and the next round starts afresh"
+)
+"""What a site can do about a state that cannot be used, in a message."""
 
 
 class Answer(StrEnum):
@@ -104,7 +111,6 @@ CASES: Mapping[str, Case] = {
     "adapter": Case("data adapter", "another one", Answer.GO_ON, "training goes on with what it reads"),
     "data-options": Case("data options", "other ones", Answer.GO_ON, "training goes on with what they give"),
     "partition": Case("partition", "another share", Answer.GO_ON, "training goes on with the new share"),
-    "samples": Case("samples", "some came or went", Answer.GO_ON, "training goes on with those of today"),
 }
 """Every difference that there is, by its code."""
 

@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedafd.domain.config import AveragingMode, DataConfig, EncoderConfig, FusionConfig, FusionMode
-from fedafd.domain.errors import StateMismatchError
+from fedafd.domain.errors import StateUnusableError
 from fedafd.domain.kinds import ClientKind, Modality
-from fedafd.domain.state_cases import CASES, Answer, Difference
+from fedafd.domain.state_cases import AFRESH, CASES, Answer, Difference
 
 __all__ = ["StateFingerprint", "compare", "refuse_mismatch", "rows_by_name", "tokenizer_rules"]
 
@@ -48,8 +48,6 @@ class StateFingerprint(BaseModel):
     strategy: str | None = None
     data: DataConfig | None = None
     """Without its path: a folder may move."""
-    samples: str | None = None
-    """The samples in one number (fedafd.datasets.fingerprint)."""
 
     def over(self, earlier: StateFingerprint) -> StateFingerprint:
         """What is known of this one, else of the earlier one."""
@@ -80,13 +78,12 @@ def compare(saved: StateFingerprint, today: StateFingerprint) -> list[Difference
 
 
 def refuse_mismatch(differences: Sequence[Difference]) -> None:
-    """Raise StateMismatchError naming every difference that the state cannot follow, and what to do."""
+    """Raise StateUnusableError naming every difference that the state cannot follow, and what to do."""
     refused = [each for each in differences if each.answer is Answer.REFUSE]
     if refused:
         said = "; ".join(each.message for each in refused)
-        raise StateMismatchError(
-            f"the saved state does not fit: {said}. Undo the change, or run `fedafd agent reset` with this agent.yaml:"
-            " it sets the state aside (nothing is deleted, the credential stays), and the next round starts afresh",
+        raise StateUnusableError(
+            f"the saved state does not fit: {said}. Undo the change, or {AFRESH}",
             cases=[each.case for each in refused],
         )
 
@@ -266,5 +263,3 @@ def _data(saved: StateFingerprint, today: StateFingerprint) -> Iterator[Differen
             yield _difference("data-options", saved.data.options, today.data.options)
         if saved.data.partition != today.data.partition:
             yield _difference("partition", saved.data.partition, today.data.partition)
-    if saved.samples is not None and today.samples is not None and saved.samples != today.samples:
-        yield _difference("samples", saved.samples[:12], today.samples[:12])

@@ -23,12 +23,12 @@ from fedafd.domain.state_fingerprint import (
     rows_by_name,
     tokenizer_rules,
 )
-from fedafd.learning.averaging import HEAD
+from fedafd.learning.averaging import HEAD, group_of
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.pretrained import pixel_scale
 from fedafd.learning.tokens import build_tokenizer
 
-__all__ = ["FUSIONS", "adapt", "bound_by_name", "chosen_encoders", "fingerprint_of_round"]
+__all__ = ["FUSIONS", "adapt", "adapted_group", "bound_by_name", "chosen_encoders", "fingerprint_of_round"]
 
 FUSIONS = "fusions."
 """Where a client's model holds its fusions."""
@@ -67,7 +67,7 @@ def fingerprint_of_round(
 def adapt(checkpoint: Checkpoint, today: StateFingerprint, seed: int) -> list[Difference]:
     """Make a state, in place, one of today's; returns what differed. `seed`: of the rows of new classes.
 
-    Raises StateMismatchError where the state cannot follow.
+    Raises StateUnusableError where the state cannot follow.
     """
     saved = StateFingerprint.of_state(checkpoint.meta)
     found = compare(saved, today)
@@ -87,6 +87,16 @@ def adapt(checkpoint: Checkpoint, today: StateFingerprint, seed: int) -> list[Di
     rows = tuple(checkpoint.meta["labels"])
     checkpoint.meta["fingerprint"] = today.over(saved).model_copy(update={"classes": rows}).as_json()
     return found
+
+
+def adapted_group(
+    state: bytes, config: FederationConfig, kind: ClientKind, encoders: Encoders, made_for: StateFingerprint
+) -> str:
+    """Name of the group that a state averages with once it is adapted. Raises StateUnusableError."""
+    checkpoint = Checkpoint.from_bytes(state)
+    today = fingerprint_of_round(config, kind, encoders, made_for.classes or ())
+    adapt(checkpoint, today.over(made_for), 0)
+    return group_of(checkpoint)
 
 
 def bound_by_name(data: ClientData, classes: Sequence[str]) -> ClientData:

@@ -68,7 +68,7 @@ def train_client(
     `average`: its group's averaged weights, for strategies that average. Metrics, in percent, on the client's own split
     `evaluate_on`: `federated/...` of the personalized model, `global/...` of the frozen global feature alone,
     `local/...` of the client's own feature; none where that split is empty. Raises DivergedError, ConfigurationError,
-    DataError, StateMismatchError.
+    DataError, StateUnusableError.
     """
     encoders = {Modality.IMAGE: image_encoder, Modality.TEXT: text_encoder}
     site = LocalSite(config, kind, encoders, data, state, seed, device, made_for=made_for)

@@ -5,7 +5,8 @@ Shape legend: B a batch, N public samples, D embedding dimension.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -19,10 +20,10 @@ from fedafd.algorithm.fusion import calibrate_gate
 from fedafd.algorithm.metrics import accuracy_at_k, accuracy_scores, own_accuracy_at_k, rsum, scored_recall_at_k
 from fedafd.datasets.samples import ClientData, PairSplit, Split, TextSplit
 from fedafd.domain.config import AveragingMode, EncoderConfig, FederationConfig, FusionMode
-from fedafd.domain.errors import DataError
+from fedafd.domain.errors import DataError, StateUnusableError
 from fedafd.domain.kinds import ClientKind, Modality, in_order
 from fedafd.domain.seeds import derive_seed
-from fedafd.domain.state_cases import Difference
+from fedafd.domain.state_cases import AFRESH, Difference
 from fedafd.domain.state_fingerprint import StateFingerprint
 from fedafd.learning.acceleration import accelerate
 from fedafd.learning.adaptation import FUSIONS, adapt, bound_by_name, chosen_encoders, fingerprint_of_round
@@ -49,7 +50,7 @@ class LocalSite:
 
     `encoders`: the site's own; None, with a state only, to take the state's. `made_for`: what the site knows of what it
     trains for, beside what follows from the other arguments. Raises ConfigurationError, DataError, and
-    StateMismatchError for a state that was made for something else.
+    StateUnusableError for a state that was made for something else.
     """
 
     def __init__(
@@ -79,7 +80,8 @@ class LocalSite:
         self._encoders = encoders or {}
         self._checkpoint: Checkpoint | None = None
         if state is not None:
-            self._checkpoint = Checkpoint.from_bytes(state)
+            with _unusable_is_clear():
+                self._checkpoint = Checkpoint.from_bytes(state)
             self.differences = adapt(self._checkpoint, self._made_for, self._first_seed())
             data = bound_by_name(data, self._checkpoint.meta["labels"])
         self.data = data
@@ -182,7 +184,8 @@ class LocalSite:
             self.model = make_client_model(self.config, self.kind, self._checkpoint)
         if not self.is_new:
             begins = any(each.case == "fusion-fresh" for each in self.differences)
-            self._checkpoint.load_module("model", self.model, fresh=FUSIONS if begins else None)
+            with _unusable_is_clear():
+                self._checkpoint.load_module("model", self.model, fresh=FUSIONS if begins else None)
         # Before the optimizers: they place the moments that they are given where their parameters then are.
         self.model.to(self.device)
         self.optimizers = self._make_optimizers()
@@ -304,6 +307,14 @@ class LocalSite:
         image, text = (nn.functional.normalize(features[m], dim=-1) for m in Modality)
         found, scores = scored_recall_at_k(image, text, split.pairs.image_of_text)
         return found | {"rsum": rsum(found)}, scores
+
+
+@contextmanager
+def _unusable_is_clear() -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        raise StateUnusableError(f"the saved state cannot be used: {error}; {AFRESH}") from None
 
 
 def _check_samples(data: ClientData) -> None:
