@@ -19,6 +19,7 @@ from tests.datasets.makers import ag_news, image_folder, karpathy, picture
 
 from fedafd.datasets import load_client_data
 from fedafd.datasets.fingerprint import fingerprint_of
+from fedafd.datasets.listing import LeftOutReason, Listing, left_out
 from fedafd.datasets.repeats import without
 from fedafd.datasets.report import survey
 from fedafd.datasets.samples import ClientData, ImageSplit, TextSplit
@@ -193,11 +194,21 @@ def test_lengths_of_texts_are_smallest_median_and_largest(tmp_path: Path) -> Non
 
 
 def test_warnings_are_bounded() -> None:
-    data = client_data(ClientKind.TEXT, SMALL)
-    noted = replace(data, listing=replace(data.listing, notes=tuple(f"note {n}" for n in range(100))))
-    warnings = survey(noted).report.warnings()
+    report = survey(client_data(ClientKind.TEXT, SMALL)).report
+    many = replace(report, repeats=replace(report.repeats, within={f"split{n}": 1 for n in range(100)}))
+    warnings = many.warnings()
     assert len(warnings) == 21
     assert warnings[-1].startswith("and ")
+
+
+@pytest.mark.parametrize(("heic", "told"), [(60, True), (1, False)])
+def test_many_files_left_out_that_may_be_data_are_a_warning(heic: int, told: bool) -> None:
+    data = client_data(ClientKind.IMAGE, SMALL)
+    left = left_out(LeftOutReason.EXTENSION, [(".heic", f"{n}.heic") for n in range(heic)])
+    hidden = left_out(LeftOutReason.HIDDEN, [("._*", f"._{n}") for n in range(100)])
+    listing = Listing(files_seen=300, files_read=100, left_out=(*left, *hidden))
+    warnings = survey(replace(data, listing=listing)).report.warnings()
+    assert any(f"{heic} of 300 files are not read" in text for text in warnings) == told
 
 
 def test_the_report_is_json_with_a_version(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedafd.agent.exit_codes import ExitCode, exit_code_of
-from fedafd.agent.findings import Finding, error, fine, warning, worst_exit_code
+from fedafd.agent.findings import Finding, error, fine, note, warning, worst_exit_code
 from fedafd.agent.own_data import look_at
 from fedafd.datasets.facts import DataReport
 from fedafd.datasets.report import Progress
@@ -75,6 +75,7 @@ def _data(config: AgentConfig, progress: Progress | None) -> tuple[ClientData | 
     found = [error("data", problem, ExitCode.DATA) for problem in report.problems()]
     if not report.unreadable.count:
         found.append(fine("data", f"all {sum(report.counts.values())} samples read"))
+    found += [note("data", each) for each in report.listing.notes]
     return data, report, [*found, *(warning("data", each) for each in report.warnings())]
 
 

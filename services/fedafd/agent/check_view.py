@@ -13,6 +13,7 @@ from rich.text import Text
 from fedafd.agent.check import SiteCheck
 from fedafd.agent.findings import Finding, Level
 from fedafd.datasets.facts import DataReport
+from fedafd.datasets.listing import LeftOutReason
 from fedafd.domain.config import AgentConfig
 
 __all__ = ["print_check"]
@@ -20,7 +21,20 @@ __all__ = ["print_check"]
 _MOST_CLASSES = 20
 _MOST_UNREADABLE = 10
 _MOST_REPEATS = 5
-_MARKS = {Level.FINE: ("ok", "green"), Level.WARNING: ("look", "yellow"), Level.ERROR: ("error", "bold red")}
+_MARKS = {
+    Level.FINE: ("ok", "green"),
+    Level.NOTE: ("note", "cyan"),
+    Level.WARNING: ("look", "yellow"),
+    Level.ERROR: ("error", "bold red"),
+}
+_LEFT_OUT = {
+    LeftOutReason.HIDDEN: "hidden",
+    LeftOutReason.SYSTEM: "of the system",
+    LeftOutReason.EXTENSION: "of another ending",
+    LeftOutReason.NESTED: "deeper than the adapter looks",
+    LeftOutReason.OUTSIDE: "links that lead elsewhere",
+    LeftOutReason.UNUSED: "of no split",
+}
 
 
 def print_check(check: SiteCheck, console: Console, *, site: AgentConfig, config: Path) -> None:
@@ -33,7 +47,11 @@ def print_check(check: SiteCheck, console: Console, *, site: AgentConfig, config
         console.print()
     console.print(_findings(check.findings))
     console.print()
-    console.print(_verdict(check, config), highlight=False)
+    console.print(_verdict(check))
+    if not check.exit_code():
+        at = "" if str(config) == "agent.yaml" else f" --config {config}"
+        console.print("Next, with the token of your invitation:")
+        console.print(f"  fedafd agent run{at} --token TOKEN", soft_wrap=True, highlight=False, markup=False)
 
 
 def _data(report: DataReport, where: str) -> RenderableType:
@@ -69,7 +87,7 @@ def _facts(report: DataReport) -> Iterator[tuple[str, str]]:
     if listing.files_seen:
         yield "files", f"{listing.files_read} read, of {listing.files_seen}"
     for each in listing.left_out:
-        yield "left out", f"{each.count} {each.reason.value} {each.what}, such as {', '.join(each.examples[:2])}"
+        yield "left out", f"{each.count} {_LEFT_OUT[each.reason]} ({each.what}), such as {', '.join(each.examples[:2])}"
     if report.images is not None:
         images = report.images
         small, large = (f"{width} x {height}" for width, height in (images.smallest, images.largest))
@@ -115,12 +133,11 @@ def _findings(findings: tuple[Finding, ...]) -> Table:
     return table
 
 
-def _verdict(check: SiteCheck, config: Path) -> Text:
+def _verdict(check: SiteCheck) -> Text:
     errors = sum(each.level is Level.ERROR for each in check.findings)
     looks = sum(each.level is Level.WARNING for each in check.findings)
     looked = "" if not looks else f" {looks} thing to look at." if looks == 1 else f" {looks} things to look at."
     if errors:
         told = f"{errors} error{'s' if errors > 1 else ''}: an agent would not run."
         return Text(f"{told}{looked}", style="bold red")
-    command = f"fedafd agent run --config {config} --token TOKEN"
-    return Text.assemble(("Ready to join.", "bold green"), looked, "\nNext, with your invitation's token: ", command)
+    return Text.assemble(("Ready to join.", "bold green"), looked)

@@ -15,6 +15,8 @@ class Level(StrEnum):
     """How bad it is."""
 
     FINE = "fine"
+    NOTE = "note"
+    """Good to know."""
     WARNING = "warning"
     ERROR = "error"
 
@@ -34,6 +36,11 @@ class Finding:
 def fine(about: str, text: str) -> Finding:
     """Nothing is wrong with it."""
     return Finding(about=about, level=Level.FINE, text=text)
+
+
+def note(about: str, text: str) -> Finding:
+    """Good to know, and nothing to do about it."""
+    return Finding(about=about, level=Level.NOTE, text=text)
 
 
 def warning(about: str, text: str) -> Finding:

@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from fedafd.cli.agent_check import agent_check
+from fedafd.cli.agent_init import agent_init
 
 __all__ = ["agent_app"]
 
 agent_app = typer.Typer(help="A site's agent: runs beside its private data.", no_args_is_help=True)
+agent_app.command("init")(agent_init)
 agent_app.command("check")(agent_check)
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fedafd.datasets.fingerprint import DataFingerprint
-from fedafd.datasets.listing import Listing
+from fedafd.datasets.listing import LeftOutReason, Listing
 from fedafd.domain.kinds import ClientKind
 
 __all__ = ["REPORT_VERSION", "DataReport", "ImageFacts", "Repeats", "TextFacts", "Unreadable", "UnreadableSample"]
@@ -21,6 +21,9 @@ REPORT_VERSION = 1
 """Of `DataReport.to_dict`: raised when a key changes its meaning or goes."""
 _MOST_WARNINGS = 20
 _MOST_NAMES = 5
+_LEFT_OUT_BOUND = 0.05
+_PERHAPS_MEANT = (LeftOutReason.EXTENSION, LeftOutReason.NESTED, LeftOutReason.OUTSIDE, LeftOutReason.UNUSED)
+"""Reasons for which files are left out that a person may have meant as data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +128,8 @@ class DataReport:
 
     def warnings(self) -> tuple[str, ...]:
         """What a person should look at; at most 20 sentences, then how many more."""
-        found = [*self._class_warnings(), *self._repeat_warnings(), *self._content_warnings(), *self.listing.notes]
+        found = [*self._listing_warnings(), *self._class_warnings(), *self._repeat_warnings()]
+        found += self._content_warnings()
         over = len(found) - _MOST_WARNINGS
         return tuple(found) if over <= 0 else (*found[:_MOST_WARNINGS], f"and {over} more")
 
@@ -142,6 +146,14 @@ class DataReport:
         }
         plain: dict[str, Any] = json.loads(json.dumps(made))
         return plain
+
+    def _listing_warnings(self) -> list[str]:
+        meant = [each for each in self.listing.left_out if each.reason in _PERHAPS_MEANT]
+        count = sum(each.count for each in meant)
+        if not count or count <= _LEFT_OUT_BOUND * self.listing.files_seen:
+            return []
+        what = ", ".join(f"{each.count} {each.reason.value} ({each.what})" for each in meant[:_MOST_NAMES])
+        return [f"{count} of {self.listing.files_seen} files are not read: {what}"]
 
     def _class_warnings(self) -> list[str]:
         found = []

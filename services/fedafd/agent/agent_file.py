@@ -1,0 +1,65 @@
+"""`agent.yaml` with a comment beside each key, for a person to go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedafd.domain.config import AgentConfig, parse_agent_config
+from fedafd.domain.kinds import ClientKind
+from fedafd.domain.yaml_files import parse_yaml
+
+__all__ = ["agent_file"]
+
+
+def agent_file(
+    *,
+    aggregator: str,
+    kind: ClientKind,
+    adapter: str,
+    path: Path | None,
+    options: Mapping[str, Any],
+    state_dir: str,
+    authorities: Path | None,
+) -> tuple[str, AgentConfig]:
+    """The file's text, and the configuration that it reads as. Raises ConfigurationError."""
+    lines = [
+        "# One site of a federation. `fedafd agent check` looks at all of it before you join.",
+        "# Every key: docs/configuration.md",
+        f"aggregator: {_plain(aggregator)}  # host:port; the agent dials out and opens no port",
+        f"kind: {kind.value}  # what the data are: image, text or pair (image with captions)",
+        "data:",
+        f"  adapter: {_plain(adapter)}  # how they are read: docs/data.md",
+        *([f"  path: {_plain(str(path))}"] if path is not None else []),
+        *(["  options:"] if options else []),
+        *(f"    {_plain(name)}: {_plain(value)}" for name, value in options.items()),
+        "  drop_repeats: false  # true: training samples that another split holds, too, are left out",
+        f"state_dir: {_plain(state_dir)}  # credential, personalized model, downloads; for this user alone",
+        "device: auto  # auto, cpu, cuda, cuda:N or mps",
+        "share:",
+        "  personalized_model: false  # true: your personalized model is sent up, too",
+        "  metrics: true  # false: no scores and no number of samples leave either",
+        "  weights: false  # true: for federations that average the encoders' weights",
+        *_tls(authorities),
+    ]
+    text = "\n".join(lines) + "\n"
+    return text, parse_agent_config(parse_yaml(text), "agent.yaml")
+
+
+def _tls(authorities: Path | None) -> list[str]:
+    if authorities is not None:
+        return ["tls:", f"  authorities: {_plain(str(authorities))}  # PEM of who signed the aggregator's certificate"]
+    return [
+        "# tls: {}  # TLS by a certificate of a public authority; or with a file that your operator gives you:",
+        "# tls:",
+        "#   authorities: authority.pem",
+    ]
+
+
+def _plain(value: Any) -> str:
+    """A value on one line of YAML."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...").rstrip("\n")
