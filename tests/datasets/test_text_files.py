@@ -15,7 +15,7 @@ from tests.datasets import makers
 from fedafd.datasets import ClientData, TextSplit, load_client_data
 from fedafd.datasets.text_sets import LONGEST_TEXT
 from fedafd.datasets.texts import decoded, lines_of, normal_name, sound_text
-from fedafd.domain.errors import DataError
+from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.domain.kinds import ClientKind
 
 NAMES = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0\n\r"), min_size=1, max_size=12)
@@ -178,6 +178,11 @@ def test_without_val_csv_every_class_is_validated_and_the_cut_is_told(tmp_path: 
     assert np.bincount(data.val.labels).tolist() == [6, 1]  # type: ignore[union-attr]
     assert np.bincount(data.train.labels).tolist() == [54, 9]  # type: ignore[union-attr]
     assert list(data.val.texts) == list(load(tmp_path).val.texts)  # type: ignore[union-attr]
+    assert list(data.val.texts) != list(load(tmp_path, split_seed=1).val.texts)  # type: ignore[union-attr]
+    assert len(load(tmp_path, val_fraction=0.5).val) == 35
+    for wrong in ({"val_fraction": 1}, {"val_fraction": 0}, {"split_seed": -1}):
+        with pytest.raises(ConfigurationError, match=f"data.options.{next(iter(wrong))} is "):
+            load(tmp_path, **wrong)
     assert any(note.startswith("no val.csv: 7 of 70 rows of train.csv") for note in data.listing.notes)
 
 

@@ -19,7 +19,7 @@ from fedafd.datasets.listing import folder_listing
 from fedafd.datasets.partition import stratified_cut
 from fedafd.datasets.samples import ClientData, TextSplit
 from fedafd.datasets.texts import lines_of, normal_name
-from fedafd.domain.errors import DataError
+from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.domain.kinds import ClientKind
 
 __all__ = ["LONGEST_TEXT", "TextOptions", "ag_news"]
@@ -27,7 +27,6 @@ __all__ = ["LONGEST_TEXT", "TextOptions", "ag_news"]
 LONGEST_TEXT = 16 * 1024 * 1024
 """Characters of one field. A quote that is never closed makes a field of all that follows."""
 _AG_NEWS = frozenset({"World", "Sports", "Business", "Sci/Tech"})
-_VAL = 0.1
 _NUMBER = re.compile(r"[0-9]{1,6}")
 _BARE_ENTITY = re.compile(r"(?<![&\w])(#\d+|quot|amp|lt|gt|nbsp);")
 
@@ -39,6 +38,16 @@ class TextOptions:
     unescape: bool | Literal["auto"] = "auto"
     """Read AG_NEWS's own escapes: a backslash is a line break, `#39;` and `&amp;` are characters. auto: where all
     classes are AG_NEWS's, as in cuts of it; any other text is taken as it is."""
+    val_fraction: float = 0.1
+    """Share of each class's training rows that is for validation, where there is no val.csv."""
+    split_seed: int = 0
+    """Draws these rows."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.val_fraction < 1:
+            raise ConfigurationError(f"data.options.val_fraction is {self.val_fraction:g}; must be above 0 and below 1")
+        if self.split_seed < 0:
+            raise ConfigurationError(f"data.options.split_seed is {self.split_seed}; must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -51,17 +60,17 @@ class _Table:
 def ag_news(path: Path | None, options: TextOptions | None = None) -> ClientData:
     """AG_NEWS: `train.csv`, `test.csv` and perhaps `val.csv` of rows (class from 1, title, description), `classes.txt`.
 
-    Without `val.csv` a tenth of each class's training rows is for validation. Raises DataError naming file and line.
+    Without `val.csv` a share of each class's training rows is for validation. Raises DataError naming file and line.
     """
     folder = need_folder(path, "ag-news")
     names = _class_names(folder / "classes.txt")
-    unescape = (options or TextOptions()).unescape
-    unescape = _AG_NEWS.issuperset(names) if unescape == "auto" else unescape
+    chosen = options or TextOptions()
+    unescape = _AG_NEWS.issuperset(names) if chosen.unescape == "auto" else chosen.unescape
     given = [split for split in ("train", "val", "test") if split != "val" or (folder / "val.csv").is_file()]
     tables = {split: _table(folder / f"{split}.csv", len(names), unescape) for split in given}
     splits, notes = {split: table.rows for split, table in tables.items()}, _notes(tables)
     if "val" not in splits:
-        splits, note = _with_val(splits, folder)
+        splits, note = _with_val(splits, folder, chosen)
         notes.append(note)
     labels, splits, told = settled_classes(names, splits, folder)
     if told:
@@ -90,16 +99,17 @@ def _need_no_comment(names: tuple[str, ...], path: Path) -> None:
         )
 
 
-def _with_val(splits: dict[str, TextSplit], folder: Path) -> tuple[dict[str, TextSplit], str]:
+def _with_val(splits: dict[str, TextSplit], folder: Path, options: TextOptions) -> tuple[dict[str, TextSplit], str]:
     whole = splits["train"]
-    train, val = stratified_cut(whole.labels, (_VAL,))
+    train, val = stratified_cut(whole.labels, (options.val_fraction,), options.split_seed)
     if not len(val):
         raise DataError(
             f"{folder / 'train.csv'}: has {len(whole)} rows, too few to train on some and validate on others, as no"
             " class has two; add rows, or val.csv"
         )
     made = splits | {"train": whole.take(train.tolist()), "val": whole.take(val.tolist())}
-    return made, f"no val.csv: {len(val)} of {len(whole)} rows of train.csv, a tenth of each class, are for validation"
+    share = f"{options.val_fraction:g} of each class, drawn by split_seed {options.split_seed}"
+    return made, f"no val.csv: {len(val)} of {len(whole)} rows of train.csv ({share}) are for validation"
 
 
 def _table(path: Path, classes: int, unescape: bool) -> _Table:
