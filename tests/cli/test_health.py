@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from grpc_health.v1 import health_pb2
 from tests.servers import free_port
 from typer.testing import CliRunner
 
@@ -111,3 +112,23 @@ def test_nobody_there_is_not_healthy() -> None:
 def test_other_addresses_are_refused_with_an_example(url: str) -> None:
     code, text = ask(url)
     assert (code, "grpc://127.0.0.1:7443" in text) == (1, True)
+
+
+async def test_an_ipv6_address_keeps_its_brackets(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/health.db")
+    server, servicer = make_server(Context(database, FolderStore(tmp_path / "store"), "token"))
+    port = server.add_insecure_port("[::1]:0")
+    await server.start()
+    await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+    exit_code, text = await asyncio.to_thread(ask, f"grpc://[::1]:{port}")
+    await server.stop(None)
+    await database.close()
+    assert (exit_code, text.strip()) == (0, f"[::1]:{port}: SERVING")
+
+
+@pytest.mark.parametrize("url", ["grpc://127.0.0.1:99999", "http://127.0.0.1:99999/readyz", "grpc://h", "grpc://h:0"])
+def test_a_port_that_there_is_not_is_told(url: str) -> None:
+    exit_code, text = ask(url)
+    assert exit_code != 0
+    assert url in text
+    assert "port" in text.lower()

@@ -37,7 +37,7 @@ from fedafd.domain.leaving import Activity
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
-from fedafd.rpc.channel import open_channel
+from fedafd.rpc.channel import open_channel, way_to
 from fedafd.rpc.codes import wire_activity, wire_leave_reason, wire_purpose
 from fedafd.rpc.credentials import bearer_metadata
 from fedafd.rpc.status import error_from_rpc, has_no_route
@@ -312,7 +312,7 @@ class AggregatorConnection:
             "agent.aggregator_unreachable" if unreachable else "agent.aggregator_busy",
             aggregator=self._address,
             doing=what,
-            reason=str(known),
+            reason=f"{known}{way_to(self._address) if unreachable else ''}",
             tries=attempt,
             again_in_seconds=round(pause, 1),
         )

@@ -34,7 +34,7 @@ from fedafd.persistence.database import Database
 from fedafd.persistence.migrate import check_schema
 from fedafd.proto.v1.aggregator_pb2_grpc import add_AggregatorServiceServicer_to_server
 from fedafd.proto.v1.distillation_pb2_grpc import add_DistillationServiceServicer_to_server
-from fedafd.rpc.channel import MAX_MESSAGE_BYTES
+from fedafd.rpc.channel import KEEPALIVE_SECONDS, MAX_MESSAGE_BYTES, keepalive_options
 from fedafd.rpc.tls import server_credentials
 from fedafd.storage import open_store
 from fedafd.telemetry.logging import configure, get_logger
@@ -44,9 +44,9 @@ from fedafd.telemetry.tracing import configure_tracing
 __all__ = ["main", "make_server", "serve"]
 
 _OPTIONS = (
+    *keepalive_options(*KEEPALIVE_SECONDS),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.so_reuseport", 0),
 )
 _log = get_logger(__name__)

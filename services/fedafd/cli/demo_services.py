@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 
 from fedafd.cli.demo_processes import Child, Supervisor, find_redis_server, free_port, is_free
+from fedafd.cli.http import make_client
 from fedafd.domain.errors import ConflictError
 
 __all__ = ["Backends", "Services", "start_redis", "thread_environment"]
@@ -127,7 +128,8 @@ class Services:
 
     def _control_plane_ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/readyz", timeout=2).status_code == httpx.codes.OK
+            with make_client(self.url, timeout=2) as client:
+                return client.get(f"{self.url}/readyz").status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
 

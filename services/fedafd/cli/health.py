@@ -36,9 +36,10 @@ def health(
     parts = urlsplit(url)
     if parts.scheme in ("http", "https"):
         typer.echo(_ask_http(url, timeout))
-    elif parts.scheme in ("grpc", "grpcs") and parts.hostname and parts.port:
+    elif parts.scheme in ("grpc", "grpcs"):
+        address = _address(url, parts)
         tls = _tls(authorities, certificate, key, server_name) if parts.scheme == "grpcs" else None
-        typer.echo(_ask_grpc(parts, timeout, tls))
+        typer.echo(_ask_grpc(address, parts.path.strip("/"), timeout, tls))
     else:
         raise ConfigurationError(f"{url}: give an address such as {_EXAMPLES}")
 
@@ -46,29 +47,43 @@ def health(
 def _ask_http(url: str, timeout: float) -> str:
     import httpx
 
-    try:
-        response = httpx.get(url, timeout=timeout)
-    except httpx.HTTPError as error:
-        raise NotHealthyError(f"{url}: no answer: {error}") from None
+    from fedafd.cli.http import checked_url, make_client, way_to
+
+    with make_client(checked_url(url, "url"), timeout=timeout) as client:
+        try:
+            response = client.get(url)
+        except httpx.HTTPError as error:
+            raise NotHealthyError(f"{url}: no answer{way_to(url)}: {error or type(error).__name__}") from None
     if not response.is_success:
         raise NotHealthyError(f"{url}: {response.status_code} {response.text[:500]}")
     return f"{url}: {response.status_code}"
 
 
-def _ask_grpc(parts: SplitResult, timeout: float, tls: TlsConfig | None) -> str:
+def _address(url: str, parts: SplitResult) -> str:
+    """host:port as gRPC wants it: an IPv6 address keeps its brackets."""
+    from fedafd.domain.addresses import split_address
+
+    address = parts.netloc.rpartition("@")[2]
+    try:
+        split_address(address)
+    except ValueError as error:
+        raise ConfigurationError(f"{url}: {error}; give an address such as {_EXAMPLES}") from None
+    return address
+
+
+def _ask_grpc(address: str, service: str, timeout: float, tls: TlsConfig | None) -> str:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    from fedafd.rpc.channel import open_sync_channel
+    from fedafd.rpc.channel import open_sync_channel, way_to
     from fedafd.rpc.status import error_from_rpc
 
-    address, service = f"{parts.hostname}:{parts.port}", parts.path.strip("/")
     with open_sync_channel(address, tls) as channel:
         request = health_pb2.HealthCheckRequest(service=service)
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout)
         except grpc.RpcError as error:
-            raise NotHealthyError(f"{address}: {error.code().name}: {error_from_rpc(error)}") from None
+            raise NotHealthyError(f"{address}: {error.code().name}: {error_from_rpc(error)}{way_to(address)}") from None
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
         raise NotHealthyError(f"{address}: {status}")

@@ -15,9 +15,9 @@ from fedafd.domain.config import TlsConfig
 from fedafd.domain.errors import ConfigurationError, FedafdError
 from fedafd.proto.v1 import distillation_pb2 as pb
 from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
-from fedafd.rpc.channel import open_sync_channel
+from fedafd.rpc.channel import open_sync_channel, way_to
 from fedafd.rpc.credentials import bearer_metadata
-from fedafd.rpc.status import error_from_rpc
+from fedafd.rpc.status import UnreachableError, error_from_rpc
 from fedafd.rpc.tls import file_stamp
 from fedafd.telemetry.logging import get_logger
 from fedafd.telemetry.tracing import trace_metadata
@@ -114,7 +114,10 @@ class DistillationClient:
                 return call()
             except grpc.RpcError as error:
                 self._follow_files()
-                raise error_from_rpc(error) from error
+                known = error_from_rpc(error)
+                if isinstance(known, UnreachableError):
+                    known = UnreachableError(f"{self._address}: {known}{way_to(self._address)}")
+                raise known from error
 
         retrying = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, FedafdError) and error.retryable),

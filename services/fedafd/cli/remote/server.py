@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import httpx
 import typer
 
+from fedafd.cli.http import checked_url, make_client, way_to
 from fedafd.domain.errors import ConfigurationError, FedafdError
 from fedafd.domain.secrets import plain_secret, read_secret_file
 
@@ -78,7 +79,9 @@ class UnreachableError(RemoteError):
     def __init__(self, url: str, error: Exception) -> None:
         reason = str(error) or type(error).__name__
         super().__init__(
-            f"{url}: cannot be reached ({reason}); is the control plane up, is FEDAFD_URL right?", 3, passing=True
+            f"{url}: cannot be reached{way_to(url)} ({reason}); is the control plane up, is FEDAFD_URL right?",
+            3,
+            passing=True,
         )
 
 
@@ -95,8 +98,9 @@ class Server:
 
     def __init__(self, url: str, api_key: str) -> None:
         self.url = url.rstrip("/")
-        self._http = httpx.Client(
-            base_url=f"{_checked_url(self.url)}/v1",
+        self._http = make_client(
+            checked_url(self.url, "--url"),
+            base_url=f"{self.url}/v1",
             headers={"Authorization": f"Bearer {_checked_key(api_key)}"},
             timeout=httpx.Timeout(60, connect=10),
         )
@@ -209,12 +213,6 @@ def _accepted(response: httpx.Response) -> httpx.Response:
         detail = f"{response.status_code} {response.reason_phrase}: is this a control plane of FedAFD?"
     away = response.status_code == httpx.codes.SERVICE_UNAVAILABLE
     raise RemoteError(detail, _EXIT_CODES.get(response.status_code, 1), passing=away)
-
-
-def _checked_url(url: str) -> str:
-    if not url.startswith(("http://", "https://")):
-        raise ConfigurationError(f"--url {url}: must start with http:// or https://")
-    return url
 
 
 def _checked_key(api_key: str) -> str:
