@@ -22,7 +22,7 @@ from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.client_round import train_client
 from fedafd.learning.encoders import build_encoder
-from fedafd.learning.personalized_export import export_personalized_model
+from fedafd.learning.personalized_export import Recipe, export_personalized_model
 from fedafd.learning.pretrained import pixel_scale, pretrained_tokenizer
 from fedafd.learning.server_round import evaluate, export_global_model, initial_server_state, prepare
 from fedafd.learning.tower import Tower
@@ -172,9 +172,8 @@ def test_a_round_needs_the_pretrained_folders_once_and_its_models_never(tmp_path
     np.testing.assert_allclose(model.embed_images(images), made.representations[Modality.IMAGE], atol=1e-5)
     texts = [captions[0] for captions in public["train"].captions]
     np.testing.assert_allclose(model.embed_texts(texts), made.representations[Modality.TEXT], atol=1e-5)
-    files = export_personalized_model(
-        config=config, kind=ClientKind.PAIR, state=client.state, bundles=made.bundles, metrics={}, lineage={}
-    )
+    recipe = Recipe(config=config, kind=ClientKind.PAIR, metrics={}, lineage={})
+    files = export_personalized_model(recipe, state=client.state, bundles=made.bundles)
     _write(files, tmp_path / "client")
     assert PersonalizedModel.from_pretrained(tmp_path / "client").embed_texts(texts).shape == (48, 16)
     described = json.loads((tmp_path / "global" / "image" / "preprocessor_config.json").read_text())

@@ -23,7 +23,7 @@ from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.client_round import ClientRound, train_alone, train_client
 from fedafd.learning.encoders import build_encoder
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
-from fedafd.learning.personalized_export import export_personalized_model
+from fedafd.learning.personalized_export import Recipe, export_personalized_model
 from fedafd.learning.regularisers import make_regulariser
 from fedafd.learning.server_round import Prepared, distil, evaluate, export_global_model, initial_server_state, prepare
 from fedafd.learning.tokens import build_tokenizer, token_ids
@@ -287,9 +287,8 @@ def test_personalized_folder_is_complete(kind: ClientKind, public: dict[str, Pai
     config = federation()
     made = prepared(config, public)
     result = client(config, kind, made, public)
-    files = export_personalized_model(
-        config=config, kind=kind, state=result.state, bundles=made.bundles, metrics=result.metrics, lineage={}
-    )
+    recipe = Recipe(config=config, kind=kind, metrics=result.metrics, lineage={})
+    files = export_personalized_model(recipe, state=result.state, bundles=made.bundles)
     _write(files, tmp_path)
     model = PersonalizedModel.from_pretrained(tmp_path)
     images = [Image.fromarray(image) for image in public["test"].images]

@@ -10,7 +10,7 @@ from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
 from fedafd.domain.config import FederationConfig, parse_federation_config
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.local_site import LocalSite
-from fedafd.learning.personalized_export import export_personalized_model
+from fedafd.learning.personalized_export import Recipe, export_personalized_model
 from fedafd.learning.server_round import export_global_model, initial_server_state
 from fedafd.rpc.bundles import pack_folder
 
@@ -86,11 +86,14 @@ def write_files(files: dict[str, bytes], folder: Path) -> Path:
     return folder
 
 
-def personalized_folder(kind: ClientKind, folder: Path, **recipe: object) -> Path:
+def personalized_folder(kind: ClientKind, folder: Path, **changes: Any) -> Path:
     """A personalized model's folder, of a client that has learned nothing."""
     bundles = tiny_bundles()
-    given: dict[str, Any] = {"metrics": {"federated/acc1": 50.0}, "lineage": {"round": 1}} | recipe
-    files = export_personalized_model(
-        config=tiny_federation(), kind=kind, state=tiny_state(kind, bundles), bundles=bundles, **given
-    )
-    return write_files(files, folder)
+    recipe = tiny_recipe(kind, **changes)
+    return write_files(export_personalized_model(recipe, state=tiny_state(kind, bundles), bundles=bundles), folder)
+
+
+def tiny_recipe(kind: ClientKind, **changes: Any) -> Recipe:
+    """What a model of that client is made of beside its state."""
+    given: dict[str, Any] = {"metrics": {"federated/acc1": 50.0}, "lineage": {"round": 1}} | changes
+    return Recipe(config=tiny_federation(), kind=kind, **given)

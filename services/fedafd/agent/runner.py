@@ -20,6 +20,7 @@ from fedafd.agent.ledger import Ledger
 from fedafd.agent.metrics import AgentMetrics
 from fedafd.agent.outgoing import departure_of
 from fedafd.agent.session import AgentSession
+from fedafd.agent.site_model import SiteModel
 from fedafd.agent.state import Credential, PendingResult, StateDirectory
 from fedafd.agent.training import (
     LocalResult,
@@ -94,6 +95,7 @@ class Agent:
         self._metrics = metrics
         self._poll_seconds = poll_seconds
         self._cache = ArtifactCache(state.root / "artifacts", limit_bytes=cache_limit_bytes)
+        self._model = SiteModel(state.root)
         self._ledger = Ledger(state.root)
         self._delivery = Delivery(state, self._ledger, config.share)
 
@@ -138,11 +140,13 @@ class Agent:
 
     async def _begin(self, connection: AggregatorConnection) -> None:
         """The first call: takes the session, before anything is delivered in the client's name."""
+        await self._refresh_model()
         try:
             await connection.fetch_task(0, 0.0)
         except UnauthenticatedError as error:
             raise _CredentialRefusedError(error) from error
         await self._delivery.settle_old(connection)
+        await self._refresh_model()
 
     async def _enrol_anew(self, token: str, old: Credential) -> Credential:
         """Take a new invitation in place of a refused credential; the personalized state stays if it still fits."""
@@ -240,7 +244,13 @@ class Agent:
             pending = await asyncio.to_thread(self._keep, local, result)
             _log.info("agent.trained", **result.metrics)
         with self._metrics.phase("deliver"):
-            return "delivered" if await self._delivery.deliver(connection, pending) else "rejected"
+            delivered = await self._delivery.deliver(connection, pending)
+        if delivered:
+            await self._refresh_model()
+        return "delivered" if delivered else "rejected"
+
+    async def _refresh_model(self) -> None:
+        await asyncio.to_thread(self._model.refresh, self._state, self._cache)
 
     def _keep(self, local: LocalTask, result: LocalResult) -> PendingResult:
         blobs = {UploadPurpose.REPRESENTATIONS: result.representations}
@@ -248,6 +258,10 @@ class Agent:
             blobs[UploadPurpose.PERSONALIZED_MODEL] = result.personalized_model
         if result.weights is not None:
             blobs[UploadPurpose.WEIGHTS] = result.weights
+        source = {
+            "recipe": result.model_recipe,
+            "bundles": {modality.value: path.name for modality, path in local.encoder_bundles.items()},
+        }
         return self._state.save_pending(
             round_id=local.round_id,
             round_number=local.round_number,
@@ -256,6 +270,7 @@ class Agent:
             num_private_samples=result.num_private_samples,
             state=result.state,
             blobs=blobs,
+            model_source=None if result.model_recipe is None else source,
         )
 
     async def _fetch_inputs(self, connection: AggregatorConnection, task: pb.TrainTask) -> LocalTask:

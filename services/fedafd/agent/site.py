@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from fedafd.agent.saved_state import fingerprint_of_site, tell_differences
 from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
 from fedafd.datasets import ClientData, PixelCache, PublicSet, read_manifest
+from fedafd.datasets.intensity import IntensityRange
 from fedafd.datasets.pixels import keep_decoded
+from fedafd.datasets.samples import PairSplit
 from fedafd.domain.config import AgentConfig, AveragingMode, WireDtype
 from fedafd.domain.errors import ArtifactCorruptError
 from fedafd.domain.kinds import Modality
@@ -35,7 +41,8 @@ class Site:
         import torch
 
         from fedafd.learning.client_round import train_client
-        from fedafd.learning.personalized_export import export_personalized_model
+        from fedafd.learning.model_card import SiteFacts
+        from fedafd.learning.personalized_export import Recipe, export_personalized_model
 
         if self._config.threads is not None:
             torch.set_num_threads(self._config.threads)
@@ -70,24 +77,26 @@ class Site:
             made_for=self._made_for,
         )
         tell_differences(made.differences)
+        recipe = Recipe(
+            config=task.config,
+            kind=self._config.kind,
+            metrics=made.metrics,
+            lineage={"round": task.round_number, "public_set_sha256": task.public_set_sha256},
+            intensity_range=_intensity_range(self._config.data.options),
+            facts=SiteFacts(**_facts(self._data)),
+        )
         model = None
         if task.share_model:
-            lineage = {"round": task.round_number, "public_set_sha256": task.public_set_sha256}
-            model = pack_folder(
-                export_personalized_model(
-                    config=task.config,
-                    kind=self._config.kind,
-                    state=made.state,
-                    bundles=bundles,
-                    metrics=made.metrics,
-                    lineage=lineage,
-                )
-            )
+            # What a site keeps to itself is in no card that leaves it either.
+            metrics = made.metrics if self._config.share.metrics else {}
+            shared = replace(recipe, facts=None, metrics=metrics)
+            model = pack_folder(export_personalized_model(shared, state=made.state, bundles=bundles))
         reps = encode_representations(made.representations, task.public_set_sha256, task.config.wire_dtype)
         return LocalResult(
             representations=reps,
             state=made.state,
             personalized_model=model,
+            model_recipe=recipe.to_json(),
             weights=_weights(task, made.state, made.num_private_samples),
             metrics=made.metrics,
             num_private_samples=made.num_private_samples,
@@ -108,6 +117,21 @@ class Site:
         group = adapted_group(task.previous_state, task.config, self._config.kind, encoders, self._made_for)
         path = task.averages.get(group)
         return None if path is None else path.read_bytes()
+
+
+def _facts(data: ClientData) -> dict[str, dict[str, int]]:
+    """What the site's own model card says of its data."""
+    samples = {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
+    if isinstance(data.train, PairSplit):
+        return {"samples": samples}
+    counts = np.bincount(data.train.labels, minlength=len(data.labels)).tolist()
+    return {"samples": samples, "classes": dict(zip(data.labels, counts, strict=True))}
+
+
+def _intensity_range(options: Mapping[str, Any]) -> IntensityRange | None:
+    """The window that the site's pictures are read with, for those that its model will be asked about."""
+    value = options.get("intensity_range")
+    return (float(value[0]), float(value[1])) if isinstance(value, list | tuple) else None
 
 
 def _weights(task: LocalTask, state: bytes, num_private_samples: int) -> bytes | None:

@@ -6,6 +6,7 @@ Layout of the state directory (readable by the agent's user only):
     credential.json         who this client is, and its secret (mode 0600)
     state/round-<n>/        personalized state after the last delivered round, and after the one before it
     state/round-<n>.pending/  result of a finished training whose receipt has not come yet
+    model -> models/...     the personalized model after the last delivered round (see site_model.py)
     artifacts/<sha256>      what was downloaded (see cache.py)
     data/                   what the last look at the private data found (see own_data.py)
     session.json            which process is this client's agent (see session.py)
@@ -19,6 +20,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,10 +33,10 @@ from fedafd.domain.kinds import ClientKind, UploadPurpose
 from fedafd.domain.state_cases import AFRESH
 from fedafd.telemetry.logging import get_logger
 
-__all__ = ["Credential", "PendingResult", "StateDirectory"]
+__all__ = ["MODEL_SOURCE_FILE", "STATE_FILE", "Credential", "PendingResult", "StateDirectory"]
 
 _ROUND = re.compile(r"^round-(\d+)(\.pending)?$")
-_STATE_FILE = "state.safetensors"
+STATE_FILE, MODEL_SOURCE_FILE = "state.safetensors", "model_source.json"
 _log = get_logger(__name__)
 
 
@@ -128,7 +130,7 @@ class StateDirectory:
             state, wrong = _read_whole(rounds[number])
             if state is None:
                 self._damaged.add(number)
-                damaged.append(f"{rounds[number] / _STATE_FILE}: {wrong}")
+                damaged.append(f"{rounds[number] / STATE_FILE}: {wrong}")
                 continue
             if damaged:
                 _log.error("agent.state_damaged", reason="; ".join(damaged), goes_on_from_round=number)
@@ -141,6 +143,11 @@ class StateDirectory:
         """The last delivered round; None before the first."""
         return max(self._rounds(pending=False), default=None)
 
+    def current_folder(self) -> tuple[int, Path] | None:
+        """Round number and folder of the last delivered round, which holds STATE_FILE; None before the first."""
+        rounds = self._rounds(pending=False)
+        return (max(rounds), rounds[max(rounds)]) if rounds else None
+
     def save_pending(
         self,
         *,
@@ -151,8 +158,12 @@ class StateDirectory:
         num_private_samples: int,
         state: bytes,
         blobs: dict[UploadPurpose, bytes],
+        model_source: Mapping[str, Any] | None = None,
     ) -> PendingResult:
-        """Keep a finished training, all of it or nothing. Replaces an older pending result."""
+        """Keep a finished training, all of it or nothing. Replaces an older pending result.
+
+        `model_source` is what the site's model folder is made of beside the state (see site_model.py).
+        """
         self.discard_pending()
         part = self.root / "state" / f".{round_number}.part"
         shutil.rmtree(part, ignore_errors=True)
@@ -167,9 +178,11 @@ class StateDirectory:
         }
         with disk_full_is_clear(self.root):
             part.mkdir()
-            write_atomically(part / _STATE_FILE, state)
+            write_atomically(part / STATE_FILE, state)
             for purpose, blob in blobs.items():
                 write_atomically(part / f"{purpose.value}.blob", blob)
+            if model_source is not None:
+                write_atomically(part / MODEL_SOURCE_FILE, json.dumps(model_source).encode())
             write_atomically(part / "result.json", json.dumps(values, indent=1).encode())
             part.rename(self._folder(round_number, pending=True))
         sync_folder(self.root / "state")
@@ -236,7 +249,7 @@ class StateDirectory:
 def _read_whole(folder: Path) -> tuple[bytes | None, str]:
     """The state in a folder, and what is wrong with it if it cannot be used."""
     try:
-        state = (folder / _STATE_FILE).read_bytes()
+        state = (folder / STATE_FILE).read_bytes()
         values = json.loads((folder / "result.json").read_bytes())
     except (OSError, ValueError) as error:
         return None, f"cannot be read: {getattr(error, 'strerror', None) or error}"

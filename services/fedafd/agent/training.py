@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from fedafd.domain.config import FederationConfig
 from fedafd.domain.kinds import Modality
@@ -75,6 +75,8 @@ class LocalResult:
     """The personalized state that the next round goes on from; safetensors; stays here."""
     personalized_model: bytes | None
     """Packed model folder; None unless the task asks for it."""
+    model_recipe: Mapping[str, Any] | None = None
+    """What the site's own model folder is made of beside the state and the bundles, as JSON; stays here."""
     weights: bytes | None = None
     """For federations that average them."""
     metrics: dict[str, float]

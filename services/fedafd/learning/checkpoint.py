@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from fedafd.domain.errors import DataError
@@ -78,6 +79,16 @@ class Checkpoint:
             return cls(dict(load(blob)), read_meta(blob))
         except (ValueError, SafetensorError) as error:
             raise DataError(f"not a readable state: {error}") from error
+
+    @classmethod
+    def mapped(cls, path: Path) -> Checkpoint:
+        """The same from a file, whose tensors stay on disk until they are used. Raises DataError naming it."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                meta = json.loads((file.metadata() or {})["meta"])
+            return cls(load_file(path), meta)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: not a readable state: {error}") from error
 
 
 def tensors_below(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -1,50 +1,137 @@
-"""The personalized model's folder, made from a client's state."""
+"""The personalized model's folder, made from a client's state: in memory to be sent, or on disk for the site itself.
+
+On disk the weights go from file to file: the state is memory-mapped and the server's bundles are streamed.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
+from safetensors.torch import save, save_file
+from torch import Tensor
 
-from fedafd.domain.config import FederationConfig
+from fedafd.datasets.intensity import IntensityRange
+from fedafd.domain.config import EncoderConfig, FederationConfig, parse_federation_config
+from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind, Modality
-from fedafd.learning.checkpoint import Checkpoint
-from fedafd.learning.local_site import make_client_model
-from fedafd.rpc.bundles import unpack_folder
+from fedafd.learning.checkpoint import Checkpoint, tensors_below
+from fedafd.learning.model_card import SiteFacts, personalized_card
+from fedafd.learning.tower import description
+from fedafd.rpc.bundles import each_file, unpack_folder
 
-__all__ = ["export_personalized_model"]
+__all__ = ["Recipe", "export_personalized_model", "write_personalized_model"]
+
+_TOWER_FILES = frozenset({"config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"})
+"""What a bundle's folder is read for; nothing else that it may hold gets into a model's folder."""
 
 
-def export_personalized_model(
-    *,
-    config: FederationConfig,
-    kind: ClientKind,
-    state: bytes,
-    bundles: Mapping[Modality, bytes],
-    metrics: Mapping[str, float],
-    lineage: Mapping[str, Any],
-) -> dict[str, bytes]:
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What beside its state and the server's encoders a personalized model is made of."""
+
+    config: FederationConfig
+    kind: ClientKind
+    metrics: Mapping[str, float]
+    lineage: Mapping[str, Any]
+    intensity_range: IntensityRange | None = None
+    facts: SiteFacts | None = field(default=None)
+    """Only where the model stays at its site."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As values of JSON."""
+        return {
+            "config": json.loads(self.config.canonical_json()),
+            "kind": self.kind.value,
+            "metrics": dict(self.metrics),
+            "lineage": dict(self.lineage),
+            "intensity_range": self.intensity_range,
+            "facts": None if self.facts is None else asdict(self.facts),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Recipe:
+        """Read back. Raises DataError for anything that to_json did not make."""
+        try:
+            window, facts = values["intensity_range"], values["facts"]
+            return cls(
+                config=parse_federation_config(values["config"]),
+                kind=ClientKind(values["kind"]),
+                metrics=values["metrics"],
+                lineage=values["lineage"],
+                intensity_range=None if window is None else (float(window[0]), float(window[1])),
+                facts=None if facts is None else SiteFacts(**facts),
+            )
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise DataError(f"not the description of a personalized model: {error}") from None
+
+
+def export_personalized_model(recipe: Recipe, *, state: bytes, bundles: Mapping[Modality, bytes]) -> dict[str, bytes]:
     """Complete: local and frozen global encoders, fusion, head, labels, model card. Files by path."""
     checkpoint = Checkpoint.from_bytes(state)
-    model = make_client_model(config, kind, checkpoint)
-    checkpoint.load_module("model", model)
+    files, weights = _parts(recipe, checkpoint.meta, checkpoint.tensors)
+    files |= {path: save(tensors) for path, tensors in weights.items()}
+    for modality in recipe.kind.modalities:
+        kept = {path: c for path, c in unpack_folder(bundles[modality]).items() if path in _TOWER_FILES}
+        files |= {f"global/{modality.value}/{path}": content for path, content in kept.items()}
+    return files
+
+
+def write_personalized_model(folder: Path, recipe: Recipe, *, state: Path, bundles: Mapping[Modality, Path]) -> None:
+    """Write the same files into `folder`, which is made. Raises DataError for an unreadable state, OSError."""
+    checkpoint = Checkpoint.mapped(state)
+    files, weights = _parts(recipe, checkpoint.meta, checkpoint.tensors)
+    for path, content in files.items():
+        _made_parent(folder / path).write_bytes(content)
+    for path, tensors in weights.items():
+        save_file(tensors, _made_parent(folder / path))
+    for modality in recipe.kind.modalities:
+        target = folder / "global" / modality.value
+        target.mkdir(parents=True, exist_ok=True)
+        with bundles[modality].open("rb") as blob:
+            for path, packed in each_file(blob):
+                if path in _TOWER_FILES:
+                    with (target / path).open("wb") as file:
+                        shutil.copyfileobj(packed, file, 1 << 20)
+
+
+def _parts(
+    recipe: Recipe, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, bytes], dict[str, dict[str, Tensor]]]:
+    """The small files, and the tensors of each file of weights, all by path."""
+    config, kind = recipe.config, recipe.kind
+    model = tensors_below(tensors, "model")
+    rest = {name: value for name, value in sorted(model.items()) if not name.startswith(("towers.", "alignment."))}
     files: dict[str, bytes] = {}
+    weights = {"model.safetensors": rest}
     for modality in kind.modalities:
-        files |= model.towers[modality.value].to_files(f"local/{modality.value}/")  # type: ignore[operator]
-        files |= {f"global/{modality.value}/{path}": c for path, c in unpack_folder(bundles[modality]).items()}
-    rest = {k: v.contiguous() for k, v in model.state_dict().items() if not k.startswith(("towers.", "alignment."))}
-    files["model.safetensors"] = save(dict(sorted(rest.items())))
+        encoder = EncoderConfig.model_validate(meta["encoders"][modality.value])
+        words = meta["tokenizer"] if modality is Modality.TEXT else None
+        for name, content in description(encoder, modality, config.embedding_dim, words).items():
+            files[f"local/{modality.value}/{name}"] = content
+        start = f"towers.{modality.value}.encoder."
+        found = {name.removeprefix(start): value for name, value in sorted(model.items()) if name.startswith(start)}
+        weights[f"local/{modality.value}/model.safetensors"] = found
     described = {
         "model_type": "fedafd-personalized",
         "kind": kind.value,
-        "labels": checkpoint.meta["labels"],
+        "labels": meta["labels"],
         "federation": json.loads(config.canonical_json()),
-        "lineage": dict(lineage),
+        "intensity_range": recipe.intensity_range,
+        "lineage": dict(recipe.lineage),
     }
     files["config.json"] = json.dumps(described, indent=2, sort_keys=True).encode()
-    rows = "\n".join(f"| {name} | {value:.2f} |" for name, value in sorted(metrics.items()))
-    card = f"# Personalized {kind.value} model of federation {config.name}\n\n| metric | value |\n|---|---|\n{rows}\n"
+    card = personalized_card(
+        config, kind, meta["labels"], metrics=recipe.metrics, lineage=recipe.lineage, facts=recipe.facts
+    )
     files["README.md"] = card.encode()
-    return files
+    return files, weights
+
+
+def _made_parent(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

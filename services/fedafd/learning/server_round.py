@@ -31,6 +31,7 @@ from fedafd.learning.acceleration import accelerate
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
 from fedafd.learning.evaluation import Evaluation
 from fedafd.learning.images import draw, moved
+from fedafd.learning.model_card import global_card
 from fedafd.learning.optimizers import check_loss, choose_device, cosine_factor, make_optimizer
 from fedafd.learning.parallel import ALONE, Group, Processes, number_of_processes, run_in_processes
 from fedafd.learning.public import Pairs, PairTensors
@@ -191,7 +192,7 @@ def export_global_model(
     }
     described = {"model_type": "fedafd-global", "embedding_dim": config.embedding_dim, "lineage": dict(lineage)}
     files["config.json"] = json.dumps(described, indent=2, sort_keys=True).encode()
-    files["README.md"] = _model_card(config, metrics, lineage).encode()
+    files["README.md"] = global_card(config, metrics=metrics, lineage=lineage).encode()
     return files
 
 
@@ -352,13 +353,3 @@ def _unpacked(config: FederationConfig, state: bytes) -> tuple[_GlobalModel, Che
     model = _GlobalModel(config, tokenizer, checkpoint.meta.get("encoders"))
     checkpoint.load_module("model", model)
     return model.eval(), checkpoint
-
-
-def _model_card(config: FederationConfig, metrics: Mapping[str, float], lineage: Mapping[str, Any]) -> str:
-    rows = "\n".join(f"| {name} | {value:.2f} |" for name, value in metrics.items())
-    facts = "\n".join(f"- {name}: {value}" for name, value in lineage.items())
-    return (
-        f"# Global model of federation {config.name}\n\nImage and text encoders into a common space of"
-        f" {config.embedding_dim} dimensions, trained by FedAFD (arXiv 2603.04890).\n\n## Lineage\n\n{facts}\n\n"
-        f"## Metrics on the public test pairs, in percent\n\n| metric | value |\n|---|---|\n{rows}\n"
-    )

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
+from typing import IO
 
 from fedafd.domain.errors import UploadError
 
-__all__ = ["pack_folder", "unpack_folder"]
+__all__ = ["each_file", "pack_folder", "unpack_folder"]
 
 
 def pack_folder(files: Mapping[str, bytes]) -> bytes:
@@ -29,20 +30,25 @@ def pack_folder(files: Mapping[str, bytes]) -> bytes:
 
 def unpack_folder(blob: bytes) -> dict[str, bytes]:
     """The files of a packed folder. Raises UploadError for anything that pack_folder would not have written."""
-    files: dict[str, bytes] = {}
+    return {path: content.read() for path, content in each_file(io.BytesIO(blob))}
+
+
+def each_file(blob: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
+    """Path and content of each file of a packed folder, one after the other. Raises UploadError as unpack_folder."""
+    seen: set[str] = set()
     try:
-        with tarfile.open(fileobj=io.BytesIO(blob), mode="r:") as tar:
+        with tarfile.open(fileobj=blob, mode="r:") as tar:
             for member in tar:
                 path = _checked(member.name)
                 # Extended headers could announce any size: a sparse file of a few bytes unpacks to terabytes.
                 plain = member.type == tarfile.REGTYPE and not member.pax_headers
                 content = tar.extractfile(member) if plain else None
-                if content is None or path in files:
+                if content is None or path in seen:
                     raise UploadError(f"bundle: {path[:80]!r} is not a plain file, or is there twice")
-                files[path] = content.read()
+                seen.add(path)
+                yield path, content
     except (tarfile.TarError, ValueError, OSError, EOFError) as error:
         raise UploadError(f"bundle: not a readable tar archive: {error}") from error
-    return files
 
 
 def _checked(path: str) -> str:

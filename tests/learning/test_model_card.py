@@ -1,0 +1,92 @@
+"""Model cards are read by the hub's own library, their code runs, and a shared one tells nothing of a site's data."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import EvalResult, ModelCard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.learning.tiny import personalized_folder, tiny_federation, tiny_global, write_files
+
+from fedafd.domain.kinds import ClientKind
+from fedafd.learning.model_card import SiteFacts, global_card, personalized_card
+
+METRICS = {
+    "federated/acc1": 71.25,
+    "federated/own_acc1": 70.0,
+    "local/acc1": 60.0,
+    "global/acc1": 50.0,
+    "gate_offset/image": 0.3,
+}
+FACTS = SiteFacts(samples={"train": 4711, "val": 42, "test": 43}, classes={"round": 4000, "square": 711})
+
+
+def results(card: ModelCard) -> dict[str, EvalResult]:
+    return {str(result.metric_name): result for result in card.data.eval_results or []}
+
+
+@pytest.mark.parametrize("kind", [*ClientKind, None], ids=str)
+def test_the_hubs_library_reads_the_card_and_its_code_runs(kind: ClientKind | None, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    if kind is None:
+        write_files(tiny_global(), tmp_path)
+    else:
+        personalized_folder(kind, tmp_path, metrics=METRICS, facts=FACTS)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.library_name == "fedafd"
+    assert card.data.license == "other"
+    assert {"federated-learning", "arxiv:2603.04890"} <= set(card.data.tags or [])
+    wanted = {ClientKind.IMAGE: "image-classification", ClientKind.TEXT: "text-classification"}
+    assert card.data.pipeline_tag == wanted.get(kind, "feature-extraction")  # type: ignore[arg-type]
+    assert len(results(card)) == (1 if kind is None else 4)
+    assert set(card.data.metrics) == {result.metric_type for result in results(card).values()}
+    (code,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_a_shared_card_says_nothing_of_the_data() -> None:
+    def card(facts: SiteFacts | None, metrics: dict[str, float]) -> str:
+        labels = ["round", "square"]
+        return personalized_card(
+            tiny_federation(), ClientKind.IMAGE, labels, metrics=metrics, lineage={"round": 3}, facts=facts
+        )
+
+    own, shared, silent = card(FACTS, METRICS), card(None, METRICS), card(None, {})
+    assert "- train: 4711 samples" in own and "- round: 4000" in own
+    assert not re.search(r"4711|4000|\b42\b", shared)
+    assert "71.25" in shared
+    assert not re.search(r"71\.25|## Metrics|## Data", silent)
+    assert ModelCard(silent).data.eval_results is None
+    assert "- round\n- square" in silent
+
+
+@settings(max_examples=60, deadline=None)
+@given(names=st.lists(st.text(min_size=1), min_size=1, max_size=4), federation=st.text(min_size=1, max_size=20))
+def test_any_name_is_shown_as_it_is_and_breaks_no_card(names: list[str], federation: str) -> None:
+    config: Any = tiny_federation().model_copy(update={"name": federation})
+    for text in (
+        personalized_card(config, ClientKind.TEXT, names, metrics=METRICS, lineage={"round": 1}),
+        global_card(config, metrics={"rsum": 1.0}, lineage={"version": 2}),
+    ):
+        card = ModelCard(text)
+        assert card.data.library_name == "fedafd"
+        assert set(yaml.safe_load(text.split("---\n")[1])) >= {"library_name", "license", "model-index"}
+        headings = [line for line in card.text.splitlines() if line.startswith("#")]
+        assert sorted({line.split(" ")[0] for line in headings}) == ["#", "##"]
+        assert len([line for line in headings if line.startswith("# ")]) == 1
+
+
+def test_results_are_in_percent_and_named_by_what_was_measured() -> None:
+    text = personalized_card(tiny_federation(), ClientKind.IMAGE, ["a", "b"], metrics=METRICS, lineage={})
+    found = results(ModelCard(text))
+    assert found["federated/acc1 (personalized model, percent)"].metric_value == 71.25
+    assert found["global/acc1 (frozen global encoder alone, percent)"].metric_type == "accuracy"
+    assert all(result.dataset_type == "private" for result in found.values())
