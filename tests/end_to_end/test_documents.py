@@ -19,6 +19,8 @@ from tests.end_to_end.federation import Trial, embedded
 from tests.end_to_end.supervised import LoggedSupervisor
 from tests.servers import wait_until
 
+from fedafd import PersonalizedModel
+
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -48,6 +50,11 @@ def test_the_guides_commands_make_a_federation_that_trains(tmp_path: Path, redis
             answer = shell(tmp_path, f"{exports}\n{after}")
         assert (tmp_path / "models" / "current" / "config.json").is_file(), answer
         trial.rest.close()
+        # The guide's site shares no model; it has its own nevertheless.
+        model = PersonalizedModel.from_pretrained(tmp_path / "site" / "model")
+        ((label, _),) = model.predict([next((tmp_path / "xrays").rglob("*.png"))])
+        assert label in model.labels
+        assert "## Data" in (tmp_path / "site" / "model" / "README.md").read_text()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fedafd.agent.outgoing import metrics_to_send
 from fedafd.agent.saved_state import fingerprint_of_site, tell_differences
 from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
 from fedafd.datasets import ClientData, PixelCache, PublicSet, read_manifest
@@ -88,8 +89,7 @@ class Site:
         model = None
         if task.share_model:
             # What a site keeps to itself is in no card that leaves it either.
-            metrics = made.metrics if self._config.share.metrics else {}
-            shared = replace(recipe, facts=None, metrics=metrics)
+            shared = replace(recipe, facts=None, metrics=metrics_to_send(made.metrics, self._config.share))
             model = pack_folder(export_personalized_model(shared, state=made.state, bundles=bundles))
         reps = encode_representations(made.representations, task.public_set_sha256, task.config.wire_dtype)
         return LocalResult(
