@@ -13,7 +13,6 @@ from rich.text import Text
 from fedafd.agent.check import SiteCheck
 from fedafd.agent.findings import Finding, Level
 from fedafd.datasets.facts import DataReport
-from fedafd.datasets.listing import LeftOutReason
 from fedafd.domain.config import AgentConfig
 
 __all__ = ["print_check"]
@@ -26,14 +25,6 @@ _MARKS = {
     Level.NOTE: ("note", "cyan"),
     Level.WARNING: ("look", "yellow"),
     Level.ERROR: ("error", "bold red"),
-}
-_LEFT_OUT = {
-    LeftOutReason.HIDDEN: "hidden",
-    LeftOutReason.SYSTEM: "of the system",
-    LeftOutReason.EXTENSION: "of another ending",
-    LeftOutReason.NESTED: "deeper than the adapter looks",
-    LeftOutReason.OUTSIDE: "links that lead elsewhere",
-    LeftOutReason.UNUSED: "of no split",
 }
 
 
@@ -87,7 +78,7 @@ def _facts(report: DataReport) -> Iterator[tuple[str, str]]:
     if listing.files_seen:
         yield "files", f"{listing.files_read} read, of {listing.files_seen}"
     for each in listing.left_out:
-        yield "left out", f"{each.count} {_LEFT_OUT[each.reason]} ({each.what}), such as {', '.join(each.examples[:2])}"
+        yield "left out", f"{each.count} {each.reason.words} ({each.what}), such as {', '.join(each.examples[:2])}"
     if report.images is not None:
         images = report.images
         small, large = (f"{width} x {height}" for width, height in (images.smallest, images.largest))

@@ -22,6 +22,8 @@ REPORT_VERSION = 1
 _MOST_WARNINGS = 20
 _MOST_NAMES = 5
 _LEFT_OUT_BOUND = 0.05
+_FEW_LEFT_OUT = 5
+"""A page of notes beside the data is no warning."""
 _PERHAPS_MEANT = (LeftOutReason.EXTENSION, LeftOutReason.NESTED, LeftOutReason.OUTSIDE, LeftOutReason.UNUSED)
 """Reasons for which files are left out that a person may have meant as data."""
 
@@ -150,9 +152,9 @@ class DataReport:
     def _listing_warnings(self) -> list[str]:
         meant = [each for each in self.listing.left_out if each.reason in _PERHAPS_MEANT]
         count = sum(each.count for each in meant)
-        if not count or count <= _LEFT_OUT_BOUND * self.listing.files_seen:
+        if count < _FEW_LEFT_OUT or count <= _LEFT_OUT_BOUND * self.listing.files_seen:
             return []
-        what = ", ".join(f"{each.count} {each.reason.value} ({each.what})" for each in meant[:_MOST_NAMES])
+        what = ", ".join(f"{each.count} {each.reason.words} ({each.what})" for each in meant[:_MOST_NAMES])
         return [f"{count} of {self.listing.files_seen} files are not read: {what}"]
 
     def _class_warnings(self) -> list[str]:

@@ -32,6 +32,21 @@ class LeftOutReason(StrEnum):
     UNUSED = "unused"
     """A file that the adapter could read, but that belongs to no split, such as a backup copy."""
 
+    @property
+    def words(self) -> str:
+        """For a sentence such as `7 files of another ending`."""
+        return _WORDS[self]
+
+
+_WORDS = {
+    LeftOutReason.HIDDEN: "hidden",
+    LeftOutReason.SYSTEM: "of the system",
+    LeftOutReason.EXTENSION: "of another ending",
+    LeftOutReason.NESTED: "deeper than the adapter looks",
+    LeftOutReason.OUTSIDE: "behind links that lead elsewhere",
+    LeftOutReason.UNUSED: "of no split",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
