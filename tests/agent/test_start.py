@@ -96,7 +96,7 @@ def no_gpu(tmp_path: Path) -> AgentConfig:
         (broken_picture, ExitCode.DATA, "1 sample cannot be read"),
         (broken_test_picture, ExitCode.DATA, "1 sample cannot be read"),
         (no_training_row, ExitCode.DATA, ""),
-        (one_training_row, ExitCode.DATA, "1 training sample"),
+        (one_training_row, ExitCode.DATA, "no training sample"),
         (one_class, ExitCode.DATA, ""),
         (nothing_left, ExitCode.DATA, "no training sample"),
         (no_gpu, ExitCode.CONFIGURATION, "device: cuda:97 is asked for"),

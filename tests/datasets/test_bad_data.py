@@ -20,8 +20,8 @@ from PIL import Image
 from tests.datasets import makers
 
 from fedafd.datasets import load_client_data, load_public_data, write_public_set
+from fedafd.datasets.decoding import IMAGE_FORMATS, decode_image
 from fedafd.datasets.plain_pickle import load_plain_pickle
-from fedafd.datasets.samples import decode_image
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind
 
@@ -235,7 +235,7 @@ def test_an_image_of_absurd_size_is_refused_before_it_is_decoded() -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @settings(deadline=None, max_examples=400)
-@given(form=st.sampled_from(["JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM"]), data=st.data())
+@given(form=st.sampled_from(IMAGE_FORMATS), data=st.data())
 def test_a_mutated_image_is_decoded_or_refused_and_nothing_else(form: str, data: st.DataObject) -> None:
     content = bytearray(makers.picture(form=form))
     for _ in range(data.draw(st.integers(1, 6))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -313,6 +314,24 @@ def test_class_names_are_one_whichever_way_they_are_written(tmp_path: Path, name
     if len(list((tmp_path / "b").iterdir())) == 3:  # not where the file system holds them for one
         with pytest.raises(DataError, match="two class folders are named"):
             load(tmp_path / "b")
+
+
+def test_names_that_are_no_utf8_never_break_a_message(tmp_path: Path) -> None:
+    folder = lay(tmp_path, a=3, b=3)
+    try:
+        for old, new in (("a/000.png", b"a/\xff0.png"), ("a/001.png", b"a/\xff1.b\xfe"), ("b/001.png", b"b/x1.png")):
+            (folder / old).rename(folder / os.fsdecode(new))
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    lay(folder, a=2)
+    data = load(folder)
+    found = [getattr(data, split).images.name(i) for split in SPLITS for i in range(len(getattr(data, split)))]
+    texts = [*found, *data.listing.notes, *(text for e in data.listing.left_out for text in (e.what, *e.examples))]
+    assert "\n".join(texts).encode().count(b"\\xff") == 2
+    (folder / "b").rename(folder / os.fsdecode(b"\xffb"))
+    with pytest.raises(DataError, match="not plain text in UTF-8; rename it") as caught:
+        load(folder)
+    str(caught.value).encode()
 
 
 def test_names_that_differ_by_capitals_only_are_told(tmp_path: Path) -> None:

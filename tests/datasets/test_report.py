@@ -172,6 +172,16 @@ def test_data_that_cannot_be_used_say_why(texts: dict[str, Any], names: tuple[st
     assert any(re.search(words, problem) for problem in problems)
 
 
+def test_pictures_of_several_frames_are_told(tmp_path: Path) -> None:
+    folder = image_folder(tmp_path, splits=True)
+    frames = [Image.new("RGB", (12, 10), colour) for colour in ("red", "blue")]
+    frames[0].save(folder / "train" / "cat" / "moving.gif", save_all=True, append_images=frames[1:])
+    report = survey(load_client_data("image-folder", folder, ClientKind.IMAGE)).report
+    assert report.images is not None and report.images.several_frames == 1
+    assert "images of several frames or pages, of which the first is read: 1" in report.warnings()
+    assert report.unreadable.count == 0
+
+
 def test_sizes_colours_and_blank_pictures_are_told(tmp_path: Path) -> None:
     folder = image_folder(tmp_path, splits=True)
     Image.new("RGB", (3, 40), (9, 9, 9)).save(folder / "train" / "cat" / "blank.png")

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from fedafd.datasets.file_kinds import is_dicom, kind_of_content
 from fedafd.datasets.intensity import IntensityRange, to_8_bits
@@ -30,8 +30,8 @@ __all__ = [
     "MAX_PIXELS",
     "ImageArray",
     "as_rgb",
-    "count_frames",
     "decode_image",
+    "has_several_frames",
     "need_few_pixels",
     "to_rgb",
 ]
@@ -53,6 +53,7 @@ _DECODER_ERRORS = (
     MemoryError,
     TypeError,
     AttributeError,
+    RuntimeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -125,12 +126,18 @@ def need_few_pixels(width: int, height: int, name: str) -> None:
         )
 
 
-def count_frames(content: bytes, name: str) -> int:
-    """How many frames or pages an image file holds; the first of them is what is decoded. Raises DataError."""
+def has_several_frames(content: bytes, name: str) -> bool:
+    """Whether an image file holds frames or pages beyond the first, which is what is decoded. Raises DataError.
+
+    The second picture in a photograph of a telephone (MPO) is the camera's own and does not count.
+    """
     if is_dicom(content, name):
-        return 1
-    with _opened(content, name) as image, _refusing(name):
-        return sum(1 for _ in ImageSequence.Iterator(image)) if getattr(image, "is_animated", False) else 1
+        return False
+    with _opened(content, name) as image:
+        try:
+            return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+        except _DECODER_ERRORS:  # of a second frame that nobody needs
+            return True
 
 
 def _content(path: Path) -> bytes:

@@ -76,6 +76,8 @@ class ImageFacts:
     """Images whose three channels are equal."""
     blank: int
     """Images of a single colour."""
+    several_frames: int = 0
+    """Images of several frames or pages, of which the first is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +190,8 @@ class DataReport:
         found = []
         if self.images is not None and self.images.blank:
             found.append(f"images of a single colour: {self.images.blank}")
+        if self.images is not None and self.images.several_frames:
+            found.append(f"images of several frames or pages, of which the first is read: {self.images.several_frames}")
         if self.images is not None and min(self.images.smallest) < 8:
             width, height = self.images.smallest
             found.append(f"the smallest image has {width} x {height} pixels: {self.images.smallest_name}")

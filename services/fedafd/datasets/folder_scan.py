@@ -15,7 +15,7 @@ from fedafd.datasets.file_kinds import is_dicom
 from fedafd.datasets.listing import LeftOut, LeftOutReason, Listing, left_out
 from fedafd.domain.errors import DataError
 
-__all__ = ["ENDINGS", "FolderScan", "Look"]
+__all__ = ["ENDINGS", "FolderScan", "Look", "shown"]
 
 ENDINGS = frozenset(
     {
@@ -75,13 +75,13 @@ class FolderScan:
             elif _is_picture(path):
                 pictures.append(path)
             else:
-                others.append(path.suffix.lower() or "no ending")
+                others.append(shown(Path(path.suffix.lower())) if path.suffix else "no ending")
                 self._leave_out(LeftOutReason.EXTENSION, others[-1], path)
         return Look(tuple(folders), tuple(pictures), tuple(others))
 
     def leave_out_nested(self, folder: Path) -> int:
         """Remember all files below a sub-folder of a class as too deep. Returns how many pictures are among them."""
-        place = folder.relative_to(self.root).as_posix()
+        place = shown(folder.relative_to(self.root))
         return self._leave_out(LeftOutReason.NESTED, f"in {place}", folder)
 
     def leave_out_unused(self, path: Path, what: str) -> None:
@@ -112,7 +112,7 @@ class FolderScan:
 
     def _leave_out(self, reason: LeftOutReason, what: str, path: Path) -> int:
         files = list(_files_below(path)) if path.is_dir() and not path.is_symlink() else [path]
-        self._left.setdefault(reason, {}).update({file.relative_to(self.root).as_posix(): what for file in files})
+        self._left.setdefault(reason, {}).update({shown(file.relative_to(self.root)): what for file in files})
         return sum(file.suffix.lower() in ENDINGS for file in files)
 
     def _leaves(self, path: Path) -> bool:
@@ -122,6 +122,11 @@ class FolderScan:
             return not path.resolve().is_relative_to(self.root.resolve())
         except (OSError, RuntimeError):  # a link to itself
             return True
+
+
+def shown(path: Path) -> str:
+    """A path as text that can be written anywhere: bytes of a name that are not UTF-8 become escapes."""
+    return path.as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from fedafd.datasets.classes import settled_classes
 from fedafd.datasets.files import need_folder, read_bytes
-from fedafd.datasets.folder_scan import ENDINGS, FolderScan
+from fedafd.datasets.folder_scan import ENDINGS, FolderScan, shown
 from fedafd.datasets.intensity import IntensityRange, need_intensity_range
 from fedafd.datasets.partition import stratified_cut
 from fedafd.datasets.samples import ClientData, ImageSplit, LazyImages
@@ -134,6 +134,8 @@ def _class_files(scan: FolderScan, place: Path) -> _Files:
     folders: dict[str, Path] = {}
     for folder in look.folders:
         name = unicodedata.normalize("NFC", folder.name)
+        if not _is_text(name):
+            raise DataError(f"{shown(folder)}: the class folder's name is not plain text in UTF-8; rename it")
         if name in files:
             raise DataError(
                 f"{place}: two class folders are named {name!r}, in two ways of Unicode ({folders[name].name!a},"
@@ -141,6 +143,10 @@ def _class_files(scan: FolderScan, place: Path) -> _Files:
             )
         files[name], folders[name] = _pictures_of(scan, folder), folder
     return dict(sorted(files.items()))
+
+
+def _is_text(name: str) -> bool:
+    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in name)
 
 
 def _pictures_of(scan: FolderScan, folder: Path) -> list[Path]:
@@ -171,7 +177,7 @@ def _split_of(
     images = LazyImages(
         len(paths),
         lambda i: read_bytes(paths[i]),
-        lambda i: str(paths[i]),
+        lambda i: shown(paths[i]),
         intensity_range=options.intensity_range,
     )
     return ImageSplit(images, np.array(labels, dtype=np.int64))

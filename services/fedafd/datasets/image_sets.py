@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tokenize
 import unicodedata
 import zipfile
@@ -90,6 +91,9 @@ _NPZ_ERRORS = (
     EOFError,
     SyntaxError,
     tokenize.TokenError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
     zipfile.BadZipFile,
     zlib.error,
 )

@@ -167,7 +167,7 @@ def load_public_data(adapter: str, path: Path | None, options: Mapping[str, Any]
 @cache
 def _installed() -> Mapping[str, EntryPoint]:
     """Adapters by name; looked up once in a process, because it reads the files of every package."""
-    return {point.name: point for point in reversed(list(entry_points(group=GROUP)))}
+    return {point.name: point for point in entry_points(group=GROUP)}
 
 
 def _adapter(name: str) -> Adapter:

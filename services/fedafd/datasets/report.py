@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedafd.datasets.decoding import has_several_frames
 from fedafd.datasets.facts import DataReport, ImageFacts, TextFacts, Unreadable, UnreadableSample
 from fedafd.datasets.fingerprint import (
     DataFingerprint,
@@ -51,6 +52,7 @@ class _Seen(NamedTuple):
     size: tuple[int, int] | None = None
     grey: bool = False
     blank: bool = False
+    several_frames: bool = False
     reason: str | None = None
     """Why it cannot be read."""
 
@@ -143,6 +145,7 @@ def _look(name: str, label: str | None, split: Split, index: int) -> _Seen:
         if isinstance(split, TextSplit):
             return _Seen(digest, _hashed(text_content(" ".join(split.texts[index].split()))))
         image = split.images[index]
+        several_frames = _has_several_frames(split, split.images, index)
     except DataError as error:
         return _Seen(reason=str(error))
     except Exception as error:  # of an adapter that somebody else wrote: every such sample is told, not the first alone
@@ -154,7 +157,14 @@ def _look(name: str, label: str | None, split: Split, index: int) -> _Seen:
         size=(width, height),
         grey=bool((image == image[..., :1]).all()),
         blank=bool((image == image[:1, :1]).all()),
+        several_frames=several_frames,
     )
+
+
+def _has_several_frames(split: Split, images: Sequence[ImageArray], index: int) -> bool:
+    encoded = getattr(images, "encoded", None)
+    content = None if encoded is None else encoded(index)
+    return content is not None and has_several_frames(content, sample_name(split, index))
 
 
 def _hashed(content: bytes) -> bytes:
@@ -204,6 +214,7 @@ def _image_facts(splits: dict[str, Split], seen: dict[str, list[_Seen]]) -> Imag
         largest_name=names[1],
         grey=sum(each.grey for each in every),
         blank=sum(each.blank for each in every),
+        several_frames=sum(each.several_frames for each in every),
     )
 
 

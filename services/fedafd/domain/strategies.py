@@ -7,7 +7,8 @@ entry points of the group `fedafd.strategies`, each a mapping of the same form.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 __all__ = ["ABLATIONS", "STRATEGIES", "strategy_names", "strategy_values"]
@@ -56,7 +57,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 def strategy_names() -> list[str]:
     """Names of all strategies: built in, ablations, and entry points of the group `fedafd.strategies`."""
-    return sorted({*STRATEGIES, *ABLATIONS, *(point.name for point in entry_points(group=GROUP))})
+    return sorted({*STRATEGIES, *ABLATIONS, *_installed()})
 
 
 def strategy_values(name: str) -> Mapping[str, Any]:
@@ -64,8 +65,14 @@ def strategy_values(name: str) -> Mapping[str, Any]:
     for table in (STRATEGIES, ABLATIONS):
         if name in table:
             return table[name]
-    for point in entry_points(group=GROUP):
-        if point.name == name:
-            values: Mapping[str, Any] = point.load()
-            return values
+    point = _installed().get(name)
+    if point is not None:
+        values: Mapping[str, Any] = point.load()
+        return values
     raise ValueError(f"strategy {name!r} is not known; installed: {', '.join(strategy_names())}")
+
+
+@cache
+def _installed() -> Mapping[str, EntryPoint]:
+    """Strategies of other packages; looked up once in a process, because it reads the files of every package."""
+    return {point.name: point for point in entry_points(group=GROUP)}
