@@ -55,7 +55,7 @@ proto: setup ## Generate the protos' code
 diagrams: setup ## Write the state diagrams into docs/architecture.md
 	$(BIN)/python -m fedafd.domain.diagram docs/architecture.md
 
-reference: setup ## Write docs/errors.md, configuration.md, openapi.json and rest.md's table from the code
+reference: setup ## Write docs/errors.md, configuration.md, state.md, openapi.json and rest.md's table from the code
 	$(BIN)/python tools/write_reference.py
 	$(BIN)/python tools/write_openapi.py
 

@@ -1,4 +1,4 @@
-"""Writes docs/errors.md and docs/configuration.md from the code; with --check only compares and exits 1."""
+"""Writes docs/errors.md, configuration.md and state.md from the code; with --check only compares and exits 1."""
 
 from __future__ import annotations
 
@@ -12,8 +12,39 @@ from pydantic_core import PydanticUndefined
 
 from fedafd.domain.config import AgentConfig, FederationConfig
 from fedafd.domain.errors import ERROR_STATUS
+from fedafd.domain.state_cases import CASES
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+STATE_PAGE = """# When your data, agent.yaml or the federation change
+
+After each round the agent keeps the site's personalized state in `state_dir/state`: encoders, fusion, head, and what
+the optimizers remember. It notes what the state was made for. At every start, in `fedafd agent check` and in every
+round that is compared with today, part by part, classes by their names. Each difference has one of three answers:
+
+- **goes on**: training continues, and the log says what changed;
+- **adapts**: the state is changed so that it fits, and the log says so (`agent.state_differs`, a warning);
+- **refuses**: the agent ends with exit code 2 before it joins, or leaves the round with the code `state-unusable`. The
+  message names what was and what is. Undo the change, or start afresh:
+
+```sh
+fedafd agent reset --config agent.yaml     # the agent must not run
+```
+
+That moves the state to a folder beside it, `state_dir/state-before-<time>`; nothing is deleted, and the credential and
+the record of what was sent stay. The next round then begins with fresh weights.
+
+| part | what changed | the state | what happens |
+|---|---|---|---|
+{rows}
+
+Labels are bound to class names, never to numbers: names are compared in Unicode's normal form NFC, as file systems
+differ in it, and `predict` and the metrics use the rows of those names. How many samples came and went since the last
+start is told in the log, too (`agent.data_changed`). A state of an older version, which notes less, is compared by what
+it says of its classes and encoders, and notes the rest from then on.
+
+The file's SHA-256 is kept beside it. Where it does not fit, the agent says so (`agent.state_damaged`) and goes on from
+the round before, whose state is kept for that.
+"""
 
 
 def errors() -> str:
@@ -25,6 +56,12 @@ def errors() -> str:
     head = "# Errors\n\nOver REST an error is problem+json of type `urn:fedafd:error:<code>`; over gRPC the code is\n"
     head += "in the trailing metadata `fedafd-error-code`.\n\n| code | HTTP | gRPC | meaning |\n|---|---|---|---|\n"
     return head + "\n".join(rows) + "\n"
+
+
+def state() -> str:
+    """What becomes of a site's saved state where something is another today."""
+    rows = [f"| {case.part} | {case.change} | {case.answer.value} | {case.effect} |" for case in CASES.values()]
+    return STATE_PAGE.format(rows="\n".join(rows))
 
 
 def configuration() -> str:
@@ -55,7 +92,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     status = 0
-    for path, text in ((DOCS / "errors.md", errors()), (DOCS / "configuration.md", configuration())):
+    pages = {"errors.md": errors(), "configuration.md": configuration(), "state.md": state()}
+    for path, text in ((DOCS / name, text) for name, text in pages.items()):
         if not check:
             path.write_text(text, encoding="utf-8")
         elif not path.is_file() or path.read_text(encoding="utf-8") != text:

@@ -15,6 +15,9 @@ from structlog.testing import capture_logs
 from tests.learning.tiny import IMAGE, tiny_federation
 from typer.testing import CliRunner
 
+from fedafd import PersonalizedModel
+from fedafd.agent.check_state import check_state
+from fedafd.agent.findings import Level
 from fedafd.agent.main import ExitCode, run
 from fedafd.agent.own_data import look_at
 from fedafd.agent.saved_state import check_saved_state
@@ -23,11 +26,13 @@ from fedafd.agent.state import Credential, StateDirectory
 from fedafd.agent.training import LocalResult, LocalTask
 from fedafd.cli.agent import agent_app
 from fedafd.datasets import PublicSet, load_public_data, write_public_set
+from fedafd.datasets.samples import ClientData, ImageSplit
 from fedafd.domain.config import AgentConfig, WireDtype, parse_agent_config
 from fedafd.domain.errors import StateUnusableError
 from fedafd.domain.kinds import ClientKind, Modality, UploadPurpose
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.server_round import initial_server_state, prepare
+from fedafd.rpc.bundles import unpack_folder
 from fedafd.rpc.tensors import encode_representations
 
 COLOURS = {
@@ -40,7 +45,7 @@ COLOURS = {
 V1, V2, V3 = ["blue", "green", "red"], ["green", "red", "yellow"], ["azure", "blue", "green", "red"]
 
 
-def pictures(folder: Path, names: list[str]) -> None:
+def draw(folder: Path, names: list[str]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     noise = np.random.default_rng(0)
     for split, count in (("train", 12), ("val", 4), ("test", 4)):
@@ -106,7 +111,7 @@ class World:
             global_representations=reps,
             encoder_bundles={Modality.IMAGE: bundle},
             previous_state=None if current is None else current[1],
-            share_model=False,
+            share_model=True,
         )
         result = Site(config, look_at(config)[0]).train(task, lambda *_: None)
         pending = self.state.save_pending(
@@ -138,11 +143,11 @@ def world(tmp_path: Path) -> World:
     ids=str,
 )
 def test_classes_that_change_between_rounds_keep_their_names(
-    world: World, later: list[str], cases: list[str], rows: list[str]
+    world: World, tmp_path: Path, later: list[str], cases: list[str], rows: list[str]
 ) -> None:
-    pictures(world.data, V1)
+    draw(world.data, V1)
     world.round(world.config())
-    pictures(world.data, later)
+    draw(world.data, later)
     with capture_logs() as logs:
         made = world.round(world.config())
     assert [each.case for each in made.differences] == cases
@@ -152,15 +157,27 @@ def test_classes_that_change_between_rounds_keep_their_names(
     )
     assert len(told) == len(cases)
     assert Checkpoint.from_bytes(made.state).meta["labels"] == rows
-    if later == V1:
-        return
-    assert all(np.isfinite(list(made.metrics.values())))
+    # What the site then uses says the names that its metrics were counted by.
+    model = PersonalizedModel.from_pretrained(_unpacked(made, tmp_path / "model"))
+    pictures = [(name, path) for name in later for path in sorted((world.data / "test" / name).iterdir())]
+    said = model.predict([Image.open(path) for _, path in pictures])
+    right = [label == name for (label, _), (name, _) in zip(said, pictures, strict=True)]
+    assert 100 * sum(right) / len(right) == pytest.approx(made.metrics["federated/acc1"])
+    assert made.metrics["federated/own_acc1"] == pytest.approx(made.metrics["federated/acc1"])
+
+
+def _unpacked(made: LocalResult, folder: Path) -> Path:
+    assert made.personalized_model is not None
+    for path, content in unpack_folder(made.personalized_model).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    return folder
 
 
 def test_an_agent_whose_classes_were_all_replaced_ends_before_it_joins(world: World, tmp_path: Path) -> None:
-    pictures(world.data, ["blue", "red"])
+    draw(world.data, ["blue", "red"])
     world.round(world.config())
-    pictures(world.data, ["green", "yellow"])
+    draw(world.data, ["green", "yellow"])
     with capture_logs() as logs:
         # Nobody listens at its address: joining would wait for ever.
         assert run(world.config()) is ExitCode.CONFIGURATION
@@ -173,7 +190,7 @@ def test_an_agent_whose_classes_were_all_replaced_ends_before_it_joins(world: Wo
 def test_an_encoder_that_changed_in_agent_yaml_ends_the_agent_and_one_that_only_reads_differently_goes_on(
     world: World,
 ) -> None:
-    pictures(world.data, V1)
+    draw(world.data, V1)
     world.round(world.config())
     wide = IMAGE | {"options": IMAGE["options"] | {"hidden_sizes": [8, 24]}}  # type: ignore[operator]
     with capture_logs() as logs:
@@ -182,12 +199,24 @@ def test_an_encoder_that_changed_in_agent_yaml_ends_the_agent_and_one_that_only_
     larger = world.config(image_encoder=IMAGE | {"image_size": 48})
     (differs,) = check_saved_state(larger, V1, world.state)
     assert (differs.case, differs.saved, differs.today) == ("image-size", "32", "48")
+    assert findings(larger, V1) == [(Level.WARNING, differs.message)]
     assert [each.case for each in world.round(larger).differences] == ["image-size"]
     assert check_saved_state(larger, V1, world.state) == []
+    assert findings(larger, V1) == [(Level.FINE, "round 3 can go on from it")]
+    ((level, text),) = findings(world.config(image_encoder=wide), V1)
+    assert level is Level.ERROR
+    assert "fedafd agent reset" in text
+
+
+def findings(config: AgentConfig, classes: list[str]) -> list[tuple[Level, str]]:
+    """What `agent check` says of the saved state."""
+    split = ImageSplit([], np.zeros(0, np.int64))
+    data = ClientData(ClientKind.IMAGE, split, split, split, tuple(classes))
+    return [(each.level, each.text) for each in check_state(config, data)]
 
 
 def test_a_site_without_an_encoder_of_its_own_is_compared_when_the_federation_says_which(world: World) -> None:
-    pictures(world.data, V1)
+    draw(world.data, V1)
     world.round(world.config())
     plain = world.config(image_encoder=None)
     assert check_saved_state(plain, V1, world.state) == []
@@ -198,7 +227,7 @@ def test_a_site_without_an_encoder_of_its_own_is_compared_when_the_federation_sa
 
 
 def test_bytes_that_are_no_state_end_the_agent_in_words(world: World) -> None:
-    pictures(world.data, V1)
+    draw(world.data, V1)
     assert check_saved_state(world.config(), V1, world.state) == []
     for content in (b"", b"nonsense" * 9, Checkpoint(meta={"labels": 5}).to_bytes()):
         pending = world.state.save_pending(
@@ -218,7 +247,7 @@ def test_bytes_that_are_no_state_end_the_agent_in_words(world: World) -> None:
 def test_reset_keeps_the_credential_and_the_old_state_and_the_next_round_starts_afresh(
     world: World, tmp_path: Path
 ) -> None:
-    pictures(world.data, ["blue", "red"])
+    draw(world.data, ["blue", "red"])
     before = world.round(world.config())
     world.state.save_credential(
         Credential(
@@ -239,7 +268,7 @@ def test_reset_keeps_the_credential_and_the_old_state_and_the_next_round_starts_
     assert (aside / "round-1" / "state.safetensors").read_bytes() == before.state
     assert world.state.load_credential() is not None
     assert "no state yet" in CliRunner().invoke(agent_app, command).output.replace("\n", " ")
-    pictures(world.data, ["green", "yellow"])
+    draw(world.data, ["green", "yellow"])
     assert check_saved_state(world.config(), ["green", "yellow"], world.state) == []
     assert world.round(world.config()).differences == ()
     elsewhere = CliRunner().invoke(agent_app, [*command, "--state-dir", str(tmp_path / "nowhere")])

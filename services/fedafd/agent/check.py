@@ -52,13 +52,14 @@ def check_site(
 ) -> SiteCheck:
     """Look at data, device, training, folder and, unless `offline`, the aggregator. `doing` hears what is next."""
     from fedafd.agent.check_folder import check_folder
+    from fedafd.agent.check_state import check_state
 
     doing("reading every sample")
     data, report, found = _data(config, progress)
     doing("training a few steps")
     found += _training(config, data, report)
     doing("looking at the state folder")
-    found += check_folder(config)
+    found += [*check_folder(config), *check_state(config, data)]
     if not offline:
         from fedafd.agent.check_aggregator import check_aggregator
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fedafd.agent.settings import load_settings
 from fedafd.agent.state import StateDirectory
-from fedafd.domain.config import AgentConfig, DataConfig, read_agent_config
+from fedafd.domain.config import AgentConfig, DataConfig
 from fedafd.domain.errors import StateUnusableError
 from fedafd.domain.kinds import Modality
 from fedafd.domain.state_cases import AFRESH, Answer, Difference
@@ -64,7 +63,9 @@ def reset(config: Path, state_dir: Path | None) -> str:
 
     Raises ConfigurationError for an unusable agent.yaml, ConflictError while an agent runs.
     """
-    root = state_dir or load_settings().state_dir or read_agent_config(config).state_dir
+    from fedafd.agent.main import read_site
+
+    root = state_dir or read_site(config).state_dir
     if not (root / "state").is_dir():
         return f"{root}: no agent has kept anything here; there is nothing to set aside"
     state = StateDirectory(root)
