@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from fedafd.datasets.decoding import MAX_PIXELS, as_rgb, decode_image, has_several_frames, to_rgb
-from fedafd.domain.errors import DataError
+from fedafd.domain.errors import ConfigurationError, DataError
 
 Floats = NDArray[np.float64]
 WIDTH, HEIGHT = 6, 5
@@ -288,6 +288,12 @@ def test_where_black_and_white_are_not_known_the_option_is_named(values: NDArray
 def test_a_range_that_holds_no_value_of_a_picture_is_refused() -> None:
     with pytest.raises(DataError, match=r"x: none of its values \(5000 to 5000\) lies in intensity_range \[0, 4095\]"):
         to_rgb(Image.fromarray(np.full((4, 4), 5000, np.int32)), "x", intensity_range=(0, 4095))
+
+
+@pytest.mark.parametrize("given", [(5, 5), (9, 2), (0, float("nan"))])
+def test_a_range_that_is_none_is_refused(given: tuple[float, float]) -> None:
+    with pytest.raises(ConfigurationError, match=r"intensity_range is .*must be \[BLACK, WHITE\]"):
+        as_rgb(np.zeros((4, 4), np.uint16), "x", intensity_range=given)
 
 
 def test_pictures_of_8_bits_do_not_change_with_a_range() -> None:

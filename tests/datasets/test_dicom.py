@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -169,6 +170,36 @@ def test_compressed_pixels_are_read(syntax: UID) -> None:
     assert np.abs(grey(content).astype(int) - smooth).max() <= 2
 
 
+@pytest.mark.parametrize("kind", ["JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_lossless_pixels_of_12_bits_are_the_same_as_uncompressed(tmp_path: Path, kind: str, signed: bool) -> None:
+    plain = dicom((RAMP.astype(np.int16) - 2048).astype(np.int16) if signed else RAMP)
+    np.testing.assert_array_equal(grey(_compressed(tmp_path, plain, kind)), grey(plain))
+
+
+def test_pixels_that_no_decoder_reads_are_refused_with_their_transfer_syntax(tmp_path: Path) -> None:
+    content = _compressed(tmp_path, dicom(RAMP), "JPEGExtendedProcess2_4")
+    with pytest.raises(DataError, match=r"x.dcm: .*its pixels \(JPEG Extended .*\) cannot be decoded; save it"):
+        decode_image(content, "x.dcm")
+
+
+def _compressed(folder: Path, content: bytes, kind: str) -> bytes:
+    import gdcm
+
+    (folder / "plain").write_bytes(content)
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(folder / "plain"))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, kind)))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFileName(str(folder / "made"))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    return (folder / "made").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("syntax", "words"), [(HTJ2KLossless, "High-Throughput JPEG 2000"), (MPEG2MPML, "MPEG2"), ("1.2.3.99", "unknown")]
 )
@@ -209,7 +240,7 @@ def test_what_is_no_single_picture_is_refused(tags: dict[str, Any], match: str) 
     assert "DOE" not in str(caught.value)
 
 
-def test_a_file_is_known_by_its_mark_or_by_its_ending(tmp_path: Any) -> None:
+def test_a_file_is_known_by_its_mark_or_by_its_ending(tmp_path: Path) -> None:
     (tmp_path / "IM0001").write_bytes(dicom(RAMP))
     near(as_rgb(tmp_path / "IM0001")[:, :, 0], RAMP * 255.0 / 4095)
     bare = dicom(RAMP, syntax=ImplicitVRLittleEndian, preamble=False)
@@ -243,7 +274,7 @@ def test_nothing_of_the_patient_shows_in_an_error_a_log_or_a_warning(data: st.Da
     assert not any("DOE" in text or "JANE" in text or "SECRET" in text for text in records)
 
 
-def test_without_the_extra_an_error_says_what_to_install(tmp_path: Any) -> None:
+def test_without_the_extra_an_error_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "a.dcm").write_bytes(dicom(RAMP))
     code = (
         "import sys; sys.modules['pydicom'] = None\n"

@@ -121,7 +121,7 @@ def _take_from_groups(data: Dataset) -> None:
 
 def _decoded(data: Dataset, name: str, given: IntensityRange | None) -> ImageArray:
     kind = str(data.PhotometricInterpretation)
-    stored = pixel_array(data)
+    stored = _pixels(data, name)
     if kind in _GREY:
         grey = _grey(data, stored, name, given, inverted=kind == "MONOCHROME1")
         return np.repeat(grey[:, :, None], 3, axis=2)
@@ -133,6 +133,18 @@ def _decoded(data: Dataset, name: str, given: IntensityRange | None) -> ImageArr
     if stored.ndim != 3 or stored.shape[2] != 3:
         raise DataError(f"{name}: a DICOM picture whose colours are of no kind that is read", name=name)
     return to_8_bits(stored, name, known=(0.0, float(2**bits - 1)))
+
+
+def _pixels(data: Dataset, name: str) -> NDArray[Any]:
+    try:
+        return pixel_array(data)
+    except Exception:  # whatever a decoder raises
+        syntax = UID(data.file_meta.TransferSyntaxUID).name
+        raise DataError(
+            f"{name}: not readable as a DICOM picture: its pixels ({syntax}) cannot be decoded; save it uncompressed"
+            " (Explicit VR Little Endian), or replace or remove it",
+            name=name,
+        ) from None
 
 
 def _grey(

@@ -17,7 +17,7 @@ import numpy as np
 from fedafd.datasets.classes import settled_classes
 from fedafd.datasets.files import need_folder, read_bytes
 from fedafd.datasets.folder_scan import ENDINGS, FolderScan, shown
-from fedafd.datasets.intensity import IntensityRange, need_intensity_range
+from fedafd.datasets.intensity import IntensityRange
 from fedafd.datasets.partition import stratified_cut
 from fedafd.datasets.samples import ClientData, ImageSplit, LazyImages
 from fedafd.domain.errors import ConfigurationError, DataError
@@ -49,7 +49,6 @@ class ImageFolderOptions:
     """Follow links out of the folder; otherwise files behind them are left out."""
 
     def __post_init__(self) -> None:
-        need_intensity_range(self.intensity_range)
         if self.val_fraction <= 0 or self.test_fraction <= 0 or self.val_fraction + self.test_fraction >= 1:
             raise ConfigurationError(
                 f"data.options: val_fraction {self.val_fraction:g} and test_fraction {self.test_fraction:g} must be"

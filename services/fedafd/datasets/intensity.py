@@ -42,6 +42,7 @@ def to_8_bits(
         raise DataError(f"{name}: holds values that are no finite numbers; replace or remove it", name=name)
     low, high = float(values.min()), float(values.max())
     if given is not None:
+        need_intensity_range(given)
         _check_given(low, high, given, name)
     chosen = given or known or _range_of_type(values, low, high, name)
     if given is None:
@@ -98,9 +99,7 @@ def _check_given(low: float, high: float, given: IntensityRange, name: str) -> N
         )
 
 
-def need_intensity_range(given: IntensityRange | None) -> None:
+def need_intensity_range(given: IntensityRange | None, place: str = "intensity_range") -> None:
     """Raise ConfigurationError unless black lies below white and both are finite."""
     if given is not None and not (np.isfinite(given).all() and given[0] < given[1]):
-        raise ConfigurationError(
-            f"data.options.intensity_range is [{given[0]:g}, {given[1]:g}]; must be [BLACK, WHITE], BLACK below WHITE"
-        )
+        raise ConfigurationError(f"{place} is [{given[0]:g}, {given[1]:g}]; must be [BLACK, WHITE], BLACK below WHITE")

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fedafd.datasets.image_folders import ImageFolderOptions, image_folder
 from fedafd.datasets.image_sets import CifarOptions, cifar100
+from fedafd.datasets.intensity import need_intensity_range
 from fedafd.datasets.listing import Listing
 from fedafd.datasets.pair_sets import PairOptions, pair_splits
 from fedafd.datasets.parquet_sets import ParquetOptions, parquet_client, parquet_pairs
@@ -197,8 +198,10 @@ def _options(kind: type[Options], values: Mapping[str, Any], adapter: str) -> Op
                 f"data.options.{name}: {adapter} has no such option; known: {', '.join(sorted(known)) or 'none'}"
             )
     try:
-        return TypeAdapter(kind).validate_python(dict(values))
+        made = TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
         found = error.errors()[0]
         place = ".".join(str(part) for part in found["loc"])
         raise ConfigurationError(f"data.options.{place}: {found['msg']}; found {found['input']!r}") from None
+    need_intensity_range(getattr(made, "intensity_range", None), "data.options.intensity_range")
+    return made
