@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,8 +12,6 @@ import typer
 from fedafd.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from fedafd.simulation.experiment import ExperimentConfig, RunKey
 
 __all__ = ["simulate"]
@@ -93,14 +90,12 @@ def _run(
     restart: bool,
 ) -> None:
     from rich.console import Console
-    from rich.live import Live
 
+    from fedafd.cli.simulate_view import SimulationView
     from fedafd.simulation.pool import default_workers, run_experiment
 
-    console = Console()
     count = workers or default_workers(len(experiment.runs()), device)
-    view = _View(experiment, output, count)
-    with Live(view.render({}), console=console, refresh_per_second=2, transient=True) as live:
+    with SimulationView(experiment, output, Console(), Console(stderr=True)).shown() as view:
         failed = run_experiment(
             experiment,
             output,
@@ -108,8 +103,8 @@ def _run(
             device=device,
             keep_models=keep_models,
             restart=restart,
-            look=lambda now: live.update(view.render(now)),
-            tell=lambda note: typer.echo(f"note: {note}", err=True),
+            look=view.update,
+            tell=view.say,
         )
     _report(experiment, output, failed)
 
@@ -131,41 +126,6 @@ def _report(experiment: ExperimentConfig, output: Path, failed: Mapping[RunKey, 
         console.print(f"[red]failed[/] {key.name}: {escape(reason)}", highlight=False)
     if failed:
         raise typer.Exit(1)
-
-
-class _View:
-    """What is done, what is at work, and how long it may still take."""
-
-    def __init__(self, experiment: ExperimentConfig, output: Path, workers: int) -> None:
-        self._experiment, self._output, self._workers = experiment, output, workers
-        self._started, self._done_before = time.monotonic(), self._done()
-
-    def _done(self) -> float:
-        return float(sum((self._output / key.folder / "result.json").exists() for key in self._experiment.runs()))
-
-    def render(self, now: dict[RunKey, tuple[int, float, str]]) -> RenderableType:
-        from rich.table import Table
-
-        rounds, total = self._experiment.rounds, len(self._experiment.runs())
-        finished = self._done()
-        parts = {key: (number - 1 + share) / rounds for key, (number, share, _) in now.items()}
-        done = finished + sum(parts.values())
-        table = Table.grid(padding=(0, 2))
-        table.add_row(
-            f"[bold]{self._experiment.name}[/]", f"{finished:.0f} of {total} runs done", self._left(done, total)
-        )
-        for key, (number, _, activity) in now.items():
-            name = key.name
-            table.add_row(name, f"round {number} of {rounds}", activity)
-        return table
-
-    def _left(self, done: float, total: int) -> str:
-        elapsed = time.monotonic() - self._started
-        gained = done - self._done_before
-        if gained <= 0 or elapsed < 5:
-            return "time left: not known yet"
-        minutes = (total - done) * elapsed / gained / 60
-        return f"about {minutes:.0f} min left" if minutes >= 1 else "about a minute left"
 
 
 def _narrowed(experiment: ExperimentConfig, what: str, chosen: str | None) -> ExperimentConfig:

@@ -23,6 +23,7 @@ from fedafd.domain.strategies import STRATEGIES
 from fedafd.learning.local_site import LocalSite, SplitName
 from fedafd.learning.local_training import Progress, train_locally
 from fedafd.learning.public import Pairs
+from fedafd.learning.waypoints import NOWHERE, Waypoints
 
 __all__ = ["ClientRound", "evaluate_client", "train_alone", "train_client"]
 
@@ -59,6 +60,7 @@ def train_client(
     average: bytes | None = None,
     evaluate_on: SplitName = "test",
     made_for: StateFingerprint | None = None,
+    waypoints: Waypoints = NOWHERE,
 ) -> ClientRound:
     """Do the client's part of a round. `state` is its personalized state, None before its first round.
 
@@ -67,18 +69,18 @@ def train_client(
 
     `average`: its group's averaged weights, for strategies that average. Metrics, in percent, on the client's own split
     `evaluate_on`: `federated/...` of the personalized model, `global/...` of the frozen global feature alone,
-    `local/...` of the client's own feature; none where that split is empty. Raises DivergedError, ConfigurationError,
-    DataError, StateUnusableError.
+    `local/...` of the client's own feature; none where that split is empty. What `waypoints` hold is not done again.
+    Raises DivergedError, ConfigurationError, DataError, StateUnusableError.
     """
     encoders = {Modality.IMAGE: image_encoder, Modality.TEXT: text_encoder}
     site = LocalSite(config, kind, encoders, data, state, seed, device, made_for=made_for)
     progress(0.01, Activity(ActivityKind.READING_DATA))
     site.meet(public, global_representations, bundles, average)
-    train_locally(site, round_number, lambda f, a: progress(0.05 + 0.8 * f, a))
+    train_locally(site, round_number, lambda f, a: progress(0.05 + 0.8 * f, a), waypoints)
     progress(0.87, Activity(ActivityKind.CALIBRATING))
     site.calibrate()
     progress(0.9, Activity(ActivityKind.REPRESENTING))
-    reps = site.represent()
+    reps = site.represent(waypoints)
     progress(0.95, Activity(ActivityKind.EVALUATING))
     metrics, scores = site.assess(evaluate_on)
     return ClientRound(site.state(), reps, metrics, scores, len(data.train), tuple(site.differences))

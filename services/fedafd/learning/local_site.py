@@ -36,7 +36,8 @@ from fedafd.learning.evaluation import Evaluation
 from fedafd.learning.optimizers import choose_device, make_optimizer
 from fedafd.learning.public import Pairs, PairTensors
 from fedafd.learning.tokens import tokenizer_for
-from fedafd.learning.tower import Tower, encode_all
+from fedafd.learning.tower import Tower
+from fedafd.learning.waypoints import NOWHERE, Waypoints, encode_kept
 from fedafd.rpc.bundles import unpack_folder
 
 __all__ = ["Gates", "LocalSite", "SplitName", "make_client_model"]
@@ -124,10 +125,11 @@ class LocalSite:
         labels = split.labels[indices].to(self.device) if split.labels is not None else None
         return self.model.task_loss(views, labels, self.config)
 
-    def represent(self) -> dict[Modality, NDArray[np.float32]]:
+    def represent(self, waypoints: Waypoints = NOWHERE) -> dict[Modality, NDArray[np.float32]]:
         """The client's representations of the public set, [N, D] by modality: its own encoders, no fusion."""
         assert self.public is not None
-        return {m: encode_all(tower, self.public.fixed(m), self.device) for m, tower in self.towers.items()}
+        public = {m: self.public.fixed(m) for m in self.towers}
+        return {m: encode_kept(t, public[m], self.device, waypoints, m.value) for m, t in self.towers.items()}
 
     @property
     def gates(self) -> Gates:

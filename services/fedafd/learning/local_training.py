@@ -16,6 +16,7 @@ from fedafd.learning.acceleration import untouched_statistics
 from fedafd.learning.local_site import LocalSite
 from fedafd.learning.optimizers import check_loss, steps_factor
 from fedafd.learning.regularisers import Regulariser, Terms, make_regulariser
+from fedafd.learning.waypoints import NOWHERE, TrainingWay, Waypoints
 
 __all__ = ["Progress", "train_locally"]
 
@@ -23,8 +24,13 @@ Progress = Callable[[float, Activity], None]
 """Hears the done share, 0 to 1, and what is being done."""
 
 
-def train_locally(site: LocalSite, round_number: int, progress: Progress = lambda _, __: None) -> None:
-    """All local epochs of one round. Raises DivergedError."""
+def train_locally(
+    site: LocalSite,
+    round_number: int,
+    progress: Progress = lambda _, __: None,
+    waypoints: Waypoints = NOWHERE,
+) -> None:
+    """All local epochs of one round, each kept in `waypoints` when it is over. Raises DivergedError."""
     config, training = site.config, site.training
     factor = steps_factor(round_number, config.server.schedule_rounds) if training.schedule == "steps" else 1.0
     for group in site.optimizers["main"].param_groups:
@@ -35,10 +41,14 @@ def train_locally(site: LocalSite, round_number: int, progress: Progress = lambd
         torch.manual_seed(site.seed + round_number)
         steps = _Steps(site, _regulariser(site))
         site.model.train()
-        if site.is_new:
+        way = TrainingWay(waypoints, site.model, site.optimizers, site.device, site.generator)
+        done, _ = way.restore()
+        if site.is_new and not done:
             steps.warm_start(config.fusion.warm_start_steps)
-        for epoch in range(config.client.local_epochs):
-            steps.epoch(epoch, config.client.local_epochs, progress)
+        epochs = config.client.local_epochs
+        for epoch in range(done, epochs):
+            steps.epoch(epoch, epochs, progress)
+            way.keep(epoch + 1, last=epoch + 1 == epochs)
         site.model.eval()
 
 

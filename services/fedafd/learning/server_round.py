@@ -37,6 +37,7 @@ from fedafd.learning.parallel import ALONE, Group, Processes, number_of_processe
 from fedafd.learning.public import Pairs, PairTensors
 from fedafd.learning.tokens import tokenizer_for
 from fedafd.learning.tower import Tower, encode_all
+from fedafd.learning.waypoints import NOWHERE, TrainingWay, Waypoints, encode_kept
 from fedafd.rpc.bundles import pack_folder
 
 __all__ = ["Prepared", "distil", "distils", "evaluate", "export_global_model", "initial_server_state", "prepare"]
@@ -96,20 +97,28 @@ def prepare(
     device: str = "auto",
     processes: Processes = 1,
     progress: Progress = lambda _, __: None,
+    waypoints: Waypoints = NOWHERE,
 ) -> Prepared:
     """Train with the soft contrastive loss, in round 1 first `server.initial_passes`, then represent the public set.
 
-    `processes` share the training (fedafd.learning.parallel). Raises DivergedError, ConfigurationError,
+    `processes` share the training (fedafd.learning.parallel). The work goes on from `waypoints`, and is kept there
+    (fedafd.learning.waypoints) as far as a single process trains. Raises DivergedError, ConfigurationError,
     WorkerLostError.
     """
     run = _Run(config, state, round_number, seed, device)
     pairs = PairTensors(public, run.model.towers)
     passes = config.server.passes + (config.server.initial_passes if round_number == 1 else 0)
-    run = _trained(run, pairs, passes, {}, None, processes, lambda f, a: progress(0.8 * f, a))
+    run = _trained(run, pairs, passes, {}, None, processes, lambda f, a: progress(0.8 * f, a), waypoints)
     reps = {}
     for number, (modality, tower) in enumerate(run.model.towers.items()):
-        progress(0.8 + 0.1 * number, f"representing {modality.value}s")
-        reps[modality] = encode_all(tower, pairs.fixed(modality), run.device)
+        reps[modality] = encode_kept(
+            tower,
+            pairs.fixed(modality),
+            run.device,
+            waypoints,
+            modality.value,
+            lambda f, m=modality, n=number: progress(0.8 + 0.1 * (n + f), f"representing {m.value}s"),  # type: ignore[misc]
+        )
     bundles = {modality: pack_folder(tower.to_files()) for modality, tower in run.model.towers.items()}
     return Prepared(run.state(), reps, bundles)
 
@@ -131,13 +140,14 @@ def distil(
     device: str = "auto",
     processes: Processes = 1,
     progress: Progress = lambda _, __: None,
+    waypoints: Waypoints = NOWHERE,
 ) -> bytes:
     """Distil the ensemble into the global model; modalities without an aggregate are left out.
 
     Nothing is distilled before `distillation.start_round`, where it is not enabled, and when nobody delivered. A joint
     pass then trains on the public set alone, so that every strategy gets the same public passes; a pass that would only
-    distil is left out and gives the state back unchanged. `processes` share the training. Raises DivergedError,
-    ConfigurationError, WorkerLostError.
+    distil is left out and gives the state back unchanged. `processes` and `waypoints` as `prepare`'s. Raises
+    DivergedError, ConfigurationError, WorkerLostError.
     """
     if not distils(config, round_number):
         aggregates = {}
@@ -155,7 +165,7 @@ def distil(
             normalise=config.distillation.normalise_aggregate,
         ).to(run.device)
     pairs = PairTensors(public, run.model.towers)
-    return _trained(run, pairs, config.distillation.passes, targets, means, processes, progress).state()
+    return _trained(run, pairs, config.distillation.passes, targets, means, processes, progress, waypoints).state()
 
 
 def evaluate(
@@ -227,6 +237,7 @@ class _Run:
         targets: Mapping[Modality, Tensor],
         means: Mapping[Modality, Tensor] | None,
         progress: Progress,
+        waypoints: Waypoints = NOWHERE,
     ) -> None:
         server = self.config.server
         size = min(server.batch_size, pairs.count)
@@ -244,12 +255,16 @@ class _Run:
             # Each process draws dropout masks of its own.
             torch.manual_seed(self.seed if self.group.rank == 0 else derive_seed(self.seed, "rank", self.group.rank))
             self.model.train()
-            for number in range(passes):
-                order = torch.randperm(pairs.count, generator=self.generator)
-                for step in range(steps):
-                    done = (number * steps + step) / (passes * steps)
-                    progress(done, f"public pass {number + 1} of {passes}")
-                    self._step(pairs, order[step * size : (step + 1) * size], targets, means)
+            way = TrainingWay(waypoints, self.model, {"optimizer": self.optimizer}, self.device, self.generator)
+            done, held = way.restore()
+            order = held.get("order")
+            for number in range(done, passes * steps):
+                if number % steps == 0 or order is None:
+                    order = torch.randperm(pairs.count, generator=self.generator)
+                progress(number / (passes * steps), f"public pass {number // steps + 1} of {passes}")
+                start = number % steps * size
+                self._step(pairs, order[start : start + size], targets, means)
+                way.keep(number + 1, order=order, last=number + 1 == passes * steps)
             self.model.eval()
 
     def _step(
@@ -293,12 +308,13 @@ def _trained(
     means: Mapping[Modality, Tensor] | None,
     processes: Processes,
     progress: Progress,
+    waypoints: Waypoints = NOWHERE,
 ) -> _Run:
     """Train here, or in processes of its own; returns the run that holds the trained model."""
     config = run.config
     size = number_of_processes(processes, run.device, min(config.server.batch_size, pairs.count))
     if size == 1:
-        run.train(pairs, passes, targets, means, progress)
+        run.train(pairs, passes, targets, means, progress, waypoints)
         return run
     job = {"config": json.loads(config.canonical_json()), "round_number": run.round_number, "seed": run.seed}
     given = {"targets": targets} | ({} if means is None else {"means": means})

@@ -28,7 +28,7 @@ from fedafd.learning.tokens import padding_id, token_ids
 
 __all__ = ["Tower", "description", "encode_all"]
 
-_ENCODE_BATCH = 128
+ENCODE_BATCH = 128
 _NOT_OPTIONS = {"transformers_version", "architectures", "auto_map", "dtype", "torch_dtype", "model_type"}
 
 
@@ -181,7 +181,7 @@ def encode_all(tower: Tower, rows: Tensor, device: torch.device) -> NDArray[np.f
     training = tower.training
     tower.eval()
     # The result comes back once, at the end: each copy from a GPU would wait for it.
-    parts = [tower(batch).vector_BD for batch in batches(rows, _ENCODE_BATCH, device)]
+    parts = [tower(batch).vector_BD for batch in batches(rows, ENCODE_BATCH, device)]
     tower.train(training)
     encoded: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
     return encoded

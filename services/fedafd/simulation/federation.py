@@ -18,17 +18,21 @@ from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.merge_tree import plan_merges
 from fedafd.domain.seeds import derive_seed
 from fedafd.learning.averaging import average_updates, group_of, weight_update
-from fedafd.learning.client_round import evaluate_client, train_client
+from fedafd.learning.client_round import ClientRound, evaluate_client, train_client
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
 from fedafd.learning.evaluation import Evaluation
-from fedafd.learning.server_round import evaluate, initial_server_state
+from fedafd.learning.server_round import Prepared, evaluate, initial_server_state
+from fedafd.learning.waypoints import Waypoints
 from fedafd.rpc.tensors import decode_representations, encode_representations
+from fedafd.simulation.effort import DISTIL, PREPARE
+from fedafd.simulation.round_stages import UNKEPT, RoundStages
 from fedafd.simulation.server_stages import ServerStages
 
 __all__ = ["ClientProgress", "Federation", "FederationProgress", "SimulatedClient"]
 
 Reps = Mapping[Modality, NDArray[np.float32]]
-Watch = Callable[[float, str], None]
+Watch = Callable[[str, float, str], None]
+"""Told of the stage at work (fedafd.simulation.effort), how much of it is done, and in words what is being done."""
 _NO_PUBLIC_SET = "0" * 64
 
 
@@ -96,9 +100,12 @@ class Federation:
         *,
         absent: Collection[str] = (),
         evaluate_on: str = "val",
-        watch: Watch = lambda _, __: None,
+        watch: Watch = lambda _, __, ___: None,
+        stages: RoundStages = UNKEPT,
     ) -> FederationProgress:
         """One round; the clients `absent` deliver nothing. Metrics are of the split `evaluate_on`.
+
+        What `stages` holds of the round is not done again.
 
         Raises what the roles raise.
         """
@@ -106,35 +113,30 @@ class Federation:
         state = before.server_state or initial_server_state(
             config=self.config, captions=self.public["train"].captions, seed=self.config.seed
         )
-        watch(0.0, "server: public passes")
-        prepared = self._server.prepare(state, number, self._seed(number, "server", "prepare"))
+        prepared = self._server.prepare(
+            state,
+            number,
+            self._seed(number, "server", "prepare"),
+            stages,
+            lambda fraction, activity: watch(PREPARE, fraction, f"server: {activity}"),
+        )
         made: dict[str, ClientProgress] = {}
         uploads: dict[str, Reps] = {}
         ages: dict[str, int] = {}
         updates: list[bytes] = []
-        for place, client in enumerate(self.clients):
-            watch((1 + place) / (len(self.clients) + 2), f"client {client.name}")
+        for client in self.clients:
+            watch(client.name, 0.0, f"client {client.name}")
             held = before.clients.get(client.name, ClientProgress())
             if client.name in absent:
                 made[client.name] = held
                 if client.name in before.uploads:
                     uploads[client.name], ages[client.name] = before.uploads[client.name], before.ages[client.name] + 1
                 continue
-            result = train_client(
-                config=self.config,
-                kind=client.kind,
-                image_encoder=client.image_encoder,
-                text_encoder=client.text_encoder,
-                data=client.data,
-                public=self.public["train"],
-                global_representations=prepared.representations,
-                bundles={m: prepared.bundles[m] for m in client.kind.modalities},
-                state=held.state,
-                round_number=number,
-                seed=self._seed(number, client.name, "train"),
-                device=self.device,
-                average=self._average(before, held),
-                evaluate_on=evaluate_on,  # type: ignore[arg-type]
+            result = stages.client(
+                client.name,
+                lambda waypoints, client=client, held=held: self._train(  # type: ignore[misc]
+                    client, held, before, prepared, number, evaluate_on, watch, waypoints
+                ),
             )
             made[client.name] = ClientProgress(
                 state=result.state, round_number=number, metrics=result.metrics, scores=result.scores
@@ -142,13 +144,15 @@ class Federation:
             uploads[client.name], ages[client.name] = self._sent(client, result.representations), 0
             if self.config.averaging is not AveragingMode.OFF:
                 updates.append(weight_update(result.state, result.num_private_samples))
-        watch(1 - 1 / (len(self.clients) + 2), "server: distillation")
+        watch(DISTIL, 0.0, "server: distillation")
         state = self._server.distil(
             prepared.state,
             number,
             self._seed(number, "server", "distil"),
             prepared.representations,
             self._aggregates(uploads, ages, prepared.representations),
+            stages,
+            lambda fraction, activity: watch(DISTIL, fraction, f"server: distillation, {activity}"),
         )
         return FederationProgress(
             round_number=number,
@@ -180,6 +184,36 @@ class Federation:
             state=state,
             evaluate_on=split,  # type: ignore[arg-type]
             device=self.device,
+        )
+
+    def _train(
+        self,
+        client: SimulatedClient,
+        held: ClientProgress,
+        before: FederationProgress,
+        prepared: Prepared,
+        number: int,
+        evaluate_on: str,
+        watch: Watch,
+        waypoints: Waypoints,
+    ) -> ClientRound:
+        return train_client(
+            config=self.config,
+            kind=client.kind,
+            image_encoder=client.image_encoder,
+            text_encoder=client.text_encoder,
+            data=client.data,
+            public=self.public["train"],
+            global_representations=prepared.representations,
+            bundles={m: prepared.bundles[m] for m in client.kind.modalities},
+            state=held.state,
+            round_number=number,
+            seed=self._seed(number, client.name, "train"),
+            device=self.device,
+            average=self._average(before, held),
+            evaluate_on=evaluate_on,  # type: ignore[arg-type]
+            progress=lambda fraction, activity: watch(client.name, fraction, f"client {client.name}: {activity}"),
+            waypoints=waypoints,
         )
 
     def _seed(self, number: int, who: str, stage: str) -> int:

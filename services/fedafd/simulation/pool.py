@@ -56,12 +56,12 @@ def run_experiment(
     """Do all runs that are not done yet. Returns the reason of each run that failed; the others have a result.json.
 
     What `output` holds must be of the same configuration and data (fedafd.simulation.kept_runs), or is set aside with
-    `restart`: ConfigurationError, DataError. Notes on that go to `tell`.
+    `restart`: ConfigurationError, DataError.
 
     A run that fails, or whose process is killed, leaves its reason (fedafd.simulation.failures) and the others go on;
-    the same call tries it again. `look` is told twice a second what each run at work does: rounds begun, share of the
-    round, words. Whatever ends this call ends the workers. Raises ConflictError while another simulation works in
-    `output`.
+    the same call tries it again. `look` is told twice a second what each run at work does: its round, the share of the
+    run that is done, words; `tell` hears what else happens. Whatever ends this call ends the workers. Raises
+    ConflictError while another simulation works in `output`.
     """
     failed: dict[RunKey, str] = {}
     threads = max(1, len(os.sched_getaffinity(0)) // workers)
@@ -71,7 +71,7 @@ def run_experiment(
     taken = f"--output {output}: another simulation is at work here; wait for it or choose another folder"
     with claimed(output / ".simulate.lock", taken):
         for note in check_kept_runs(experiment, output, data_prints(experiment), restart=restart):
-            tell(note)
+            tell(f"note: {note}")
         todo = deque(key for key in experiment.runs() if not (output / key.folder / "result.json").exists())
         for key in todo:
             (output / key.folder / NOW).unlink(missing_ok=True)
@@ -83,6 +83,7 @@ def run_experiment(
                 for key, failure in pool.ended():
                     if failure is not None:
                         failed[key] = failure.reason
+                        tell(f"{key.name}: failed: {failure.reason}")
                         note_failure(output / key.folder, failure)
                 look(_at_work(output, pool.at_work))
         finally:

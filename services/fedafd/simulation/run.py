@@ -1,7 +1,8 @@
-"""One run of an experiment, resumable after every round. Its files, below `runs/<scenario>/<strategy>/seed-<n>/`:
+"""One run of an experiment, resumable at any time. Its files, below `runs/<scenario>/<strategy>/seed-<n>/`:
 
     run.json         what the run is made from (fedafd.simulation.kept_runs)
     progress.json    rounds done with their validation metrics, and which round is chosen for whom; written last
+    round-<n>/       stages of the round at work that are done, and waypoints within the one at work
     kept/            server states, personalized states and what belongs to them, by round
     result.json      test metrics of the chosen rounds; the run is over. `kept/` goes then.
 
@@ -25,14 +26,18 @@ from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import Modality
 from fedafd.simulation.choice import RoundChoice
 from fedafd.simulation.data import PUBLIC_SET, load_run_data
+from fedafd.simulation.effort import ClientSize, Effort
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
 from fedafd.simulation.federation import ClientProgress, Federation, FederationProgress
 from fedafd.simulation.files import read_json, write_json
 from fedafd.simulation.kept_runs import note_run
+from fedafd.simulation.round_stages import RoundStages
 
 __all__ = ["SERVER_STAGES", "run_one", "score_of"]
 
 Watch = Callable[[int, float, str], None]
+"""Told of the round at work, the share of the run that is done, and in words what is being done."""
+_STAGES = "round-"
 SERVER_STAGES = "server"
 """Folder below an experiment's output: stages of the server that its runs have in common."""
 
@@ -62,18 +67,22 @@ def run_one(
     kept_stages = output / SERVER_STAGES / prints[PUBLIC_SET]["fingerprint"][:16]
     run = _Run(Federation(config, public, clients, device=device, kept_stages=kept_stages), folder)
     run.open()
+    sizes = {c.name: ClientSize(c.kind, len(c.data.train), len(c.data.val)) for c in clients}
+    effort = Effort(config, len(public["train"]), sizes, experiment.rounds)
     for number in range(run.progress.round_number + 1, experiment.rounds + 1):
         started = time.monotonic()
         absent = experiment.absent(key, number, [client.name for client in clients])
         made = run.federation.run_round(
             run.progress,
             absent=absent,
-            watch=lambda f, a, n=number: watch(n, f, a),  # type: ignore[misc]
+            watch=lambda stage, f, a, n=number: watch(n, effort.share(n, stage, f), a),  # type: ignore[misc]
+            stages=RoundStages(run.stages(number)),
         )
         run.keep(made, time.monotonic() - started)
     watch(experiment.rounds, 1.0, "test")
     result = run.result(key)
     write_json(folder / "result.json", result)
+    run.stages(0)
     if not keep_models:
         shutil.rmtree(folder / "kept", ignore_errors=True)
     return result
@@ -101,7 +110,11 @@ class _Run:
             round_number=number,
             server_state=self._read(f"server-{number}"),
             clients={
-                client.name: ClientProgress(state=self._read(f"client-{client.name}-{number}"), round_number=number)
+                client.name: ClientProgress(
+                    state=self._read(f"client-{client.name}-{number}"),
+                    round_number=number,
+                    metrics=self.rounds[-1]["clients"][client.name],
+                )
                 for client in self.federation.clients
             },
             uploads={
@@ -111,6 +124,13 @@ class _Run:
             ages=saved["ages"],
             averages={name: self._read(f"average-{name}-{number}") for name in saved["averages"]},
         )
+
+    def stages(self, number: int) -> Path:
+        """Folder of what is done of a round at work; those of other rounds go."""
+        for path in self.folder.glob(f"{_STAGES}*"):
+            if path.name != f"{_STAGES}{number}":
+                shutil.rmtree(path, ignore_errors=True)
+        return self.folder / f"{_STAGES}{number}"
 
     def keep(self, made: FederationProgress, seconds: float) -> None:
         """Files first, then progress.json in one step, then away with what nobody needs any more."""

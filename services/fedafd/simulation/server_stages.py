@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +20,12 @@ from fedafd.datasets.samples import PairSplit
 from fedafd.domain.config import FederationConfig
 from fedafd.domain.kinds import Modality
 from fedafd.learning.server_round import Prepared, distil, distils, prepare
+from fedafd.simulation.files import write_folder
+from fedafd.simulation.round_stages import UNKEPT, RoundStages
 
 __all__ = ["ServerStages"]
 
+Progress = Callable[[float, str], None]
 Reps = Mapping[Modality, NDArray[np.float32]]
 _STATE, _REPS = "state", "representations.safetensors"
 
@@ -38,9 +39,17 @@ class ServerStages:
     def __init__(self, config: FederationConfig, public: PairSplit, *, device: str, folder: Path | None = None) -> None:
         self._config, self._public, self._device, self._folder = config, public, device, folder
 
-    def prepare(self, state: bytes, number: int, seed: int) -> Prepared:
-        """Round `number`'s preparation of `state`."""
-        place = None if distils(self._config, number - 1) else self._place("prepare", state, number, seed)
+    def prepare(
+        self,
+        state: bytes,
+        number: int,
+        seed: int,
+        stages: RoundStages = UNKEPT,
+        progress: Progress = lambda _, __: None,
+    ) -> Prepared:
+        """Round `number`'s preparation of `state`. What is this run's alone is kept in `stages`."""
+        shared = None if distils(self._config, number - 1) else self._place("prepare", state, number, seed)
+        place = shared or stages.place("prepare")
         if place is not None and place.exists():
             return self._prepared(place)
         made = prepare(
@@ -50,17 +59,28 @@ class ServerStages:
             round_number=number,
             seed=seed,
             device=self._device,
+            progress=progress,
+            waypoints=stages.waypoints("prepare"),
         )
         if place is not None:
             reps = save({modality.value: rows for modality, rows in made.representations.items()})
             bundles = {modality.value: bundle for modality, bundle in made.bundles.items()}
-            self._keep(place, {_STATE: made.state, _REPS: reps, **bundles})
+            write_folder(place, {_STATE: made.state, _REPS: reps, **bundles})
         return made
 
-    def distil(self, state: bytes, number: int, seed: int, representations: Reps, aggregates: Reps) -> bytes:
+    def distil(
+        self,
+        state: bytes,
+        number: int,
+        seed: int,
+        representations: Reps,
+        aggregates: Reps,
+        stages: RoundStages = UNKEPT,
+        progress: Progress = lambda _, __: None,
+    ) -> bytes:
         """Round `number`'s distillation, or the pass that stands in its place."""
         alone = not distils(self._config, number) or not aggregates
-        place = self._place("distil", state, number, seed) if alone else None
+        place = (self._place("distil", state, number, seed) if alone else None) or stages.place("distil")
         if place is not None and place.exists():
             return (place / _STATE).read_bytes()
         made = distil(
@@ -72,9 +92,11 @@ class ServerStages:
             round_number=number,
             seed=seed,
             device=self._device,
+            progress=progress,
+            waypoints=stages.waypoints("distil"),
         )
         if place is not None:
-            self._keep(place, {_STATE: made})
+            write_folder(place, {_STATE: made})
         return made
 
     def _place(self, stage: str, state: bytes, number: int, seed: int) -> Path | None:
@@ -101,12 +123,3 @@ class ServerStages:
         reps = {Modality(m): rows for m, rows in load((place / _REPS).read_bytes()).items()}
         bundles = {modality: (place / modality.value).read_bytes() for modality in Modality}
         return Prepared((place / _STATE).read_bytes(), reps, bundles)
-
-    def _keep(self, place: Path, files: Mapping[str, bytes]) -> None:
-        """All files or none: another worker may be keeping the same, or the disk is full, and neither is needed."""
-        with suppress(OSError):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".part-", dir=place.parent, ignore_cleanup_errors=True) as path:
-                for name, content in files.items():
-                    Path(path, name).write_bytes(content)
-                Path(path).rename(place)

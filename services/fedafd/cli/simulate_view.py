@@ -1,0 +1,96 @@
+"""What `fedafd simulate` shows at work: a bar for all runs and one for each of them; lines without a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+
+from fedafd.cli.remote.outcome import duration_words
+
+if TYPE_CHECKING:
+    from fedafd.simulation.experiment import ExperimentConfig, RunKey
+
+__all__ = ["SimulationView"]
+
+_FIRST_LINE_SECONDS, _LINE_SECONDS = 10.0, 30.0
+_KNOWN_AFTER_SECONDS = 10.0
+"""A speed that was measured over less says nothing."""
+
+
+class SimulationView:
+    """Shows how far the runs are, and how long they may still take: bars on `console`, lines on `lines`."""
+
+    def __init__(self, experiment: ExperimentConfig, output: Path, console: Console, lines: Console) -> None:
+        self._runs, self._rounds, self._output = experiment.runs(), experiment.rounds, output
+        self._console, self._lines = console, lines
+        self._begun = time.monotonic()
+        self._next_line = self._begun + _FIRST_LINE_SECONDS
+        self._at_work: dict[RunKey, TaskID] = {}
+        self._first_seen: dict[RunKey, float] = {}
+        """The share of each run that was done when it came to work here: what an earlier command did is no speed."""
+        self._done_before = len(self._done())
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[words]}", style="dim"),
+            console=console,
+            refresh_per_second=2,
+            transient=True,
+        )
+        self._whole = self._bars.add_task(f"[bold]{escape(experiment.name)}[/]", total=len(self._runs), words="")
+
+    @contextmanager
+    def shown(self) -> Iterator[SimulationView]:
+        """Draw while the block runs, if there is a terminal."""
+        if not self._console.is_terminal:
+            yield self
+            return
+        with self._bars:
+            yield self
+
+    def say(self, text: str) -> None:
+        """A line above the bars."""
+        place = self._bars.console if self._console.is_terminal else self._lines
+        place.print(escape(text), highlight=False, soft_wrap=True)
+
+    def update(self, now: dict[RunKey, tuple[int, float, str]]) -> None:
+        """Show what each run at work does: its round, the share of the run that is done, and words."""
+        done = self._done()
+        now = {key: at for key, at in now.items() if key not in done}
+        for key in [key for key in self._at_work if key not in now]:
+            self._bars.remove_task(self._at_work.pop(key))
+            if key in done:
+                self.say(f"{key.name}: done")
+        for key, (number, share, words) in now.items():
+            if key not in self._at_work:
+                self._first_seen.setdefault(key, share)
+                self._at_work[key] = self._bars.add_task(escape(key.name), total=1.0, words="")
+            told = f"round {number} of {self._rounds}, {words}"
+            self._bars.update(self._at_work[key], completed=share, words=escape(told))
+        whole = len(done) + sum(share for _, share, _ in now.values())
+        left = self._left(whole, done, now)
+        words = f"{len(done)} of {len(self._runs)} runs done, {left}"
+        self._bars.update(self._whole, completed=whole, words=words)
+        if not self._console.is_terminal and time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + _LINE_SECONDS
+            self.say(f"{words} ({whole / len(self._runs):.0%})")
+            for key, (number, share, activity) in now.items():
+                self.say(f"  {key.name}: round {number} of {self._rounds}, {activity} ({share:.0%})")
+
+    def _done(self) -> list[RunKey]:
+        return [key for key in self._runs if (self._output / key.folder / "result.json").exists()]
+
+    def _left(self, whole: float, done: list[RunKey], now: dict[RunKey, tuple[int, float, str]]) -> str:
+        elapsed = time.monotonic() - self._begun
+        gained = whole - self._done_before - sum(self._first_seen.get(key, 0.0) for key in {*done, *now})
+        if gained <= 0 or elapsed < _KNOWN_AFTER_SECONDS:
+            return "time left not known yet"
+        return f"about {duration_words((len(self._runs) - whole) * elapsed / gained)} left"

@@ -1,0 +1,154 @@
+"""How far a long stage came, kept at intervals in a folder, so that what interrupts the stage costs little.
+
+A stage that goes on from its waypoints ends with the bits that it would have had without the interruption: what is kept
+is everything that its further steps depend on, the states of the random generators among it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedafd.domain.errors import DataError
+from fedafd.learning.checkpoint import Checkpoint, tensors_below
+from fedafd.learning.tower import ENCODE_BATCH, Tower, encode_all
+from fedafd.telemetry.logging import get_logger
+
+__all__ = ["EVERY_SECONDS", "NOWHERE", "TrainingWay", "Waypoints", "encode_kept"]
+
+EVERY_SECONDS = 30.0
+_LEAST_TIME_PER_SAVE = 20
+"""Between two saves pass so many times what the last one took: keeping costs at most a twentieth of the time."""
+_TRAINING = "training"
+_BLOCK = 4 * ENCODE_BATCH
+"""Samples encoded between two looks at the clock: whole batches, so that the bits are those of one go."""
+_SHARE_FOR_LAST = 0.2
+_MADE_BY = f"{version('fedafd')} torch {torch.__version__}"
+_log = get_logger(__name__)
+
+
+class Waypoints:
+    """One stage's folder, with a file for each part of the stage; None keeps nothing and holds nothing."""
+
+    def __init__(self, folder: Path | None, *, every_seconds: float | None = None) -> None:
+        """`every_seconds`: the least time between two saves; None: EVERY_SECONDS."""
+        self._folder = folder
+        self._every = EVERY_SECONDS if every_seconds is None else every_seconds
+        self._saved, self._pause = time.monotonic(), self._every
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is kept at all."""
+        return self._folder is not None
+
+    def held(self, part: str) -> Checkpoint | None:
+        """What a part kept last; None where that is nothing, is damaged, or is another version's."""
+        if self._folder is None:
+            return None
+        try:
+            found = Checkpoint.from_bytes((self._folder / part).read_bytes())
+        except (OSError, DataError):
+            return None
+        return found if found.meta.get("made_by") == _MADE_BY else None
+
+    def due(self, *, last: bool = False) -> bool:
+        """Whether enough time has passed since the last save; a part's `last` state is kept sooner than others."""
+        pause = self._pause * _SHARE_FOR_LAST if last else self._pause
+        return self.keeps and time.monotonic() - self._saved >= pause
+
+    def keep(self, part: str, content: Checkpoint) -> None:
+        """Keep this. A disk that is full or broken is told in the log: the stage can do without."""
+        if self._folder is None:
+            return
+        begun = time.monotonic()
+        content.meta["made_by"] = _MADE_BY
+        part_file = self._folder / f".part-{part}"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            part_file.write_bytes(content.to_bytes())
+            part_file.replace(self._folder / part)
+        except OSError as error:
+            _log.warning("waypoint.not_kept", folder=str(self._folder), reason=str(error))
+            with suppress(OSError):
+                part_file.unlink()
+        self._saved = time.monotonic()
+        if self._every:
+            self._pause = max(self._every, _LEAST_TIME_PER_SAVE * (self._saved - begun))
+
+
+NOWHERE = Waypoints(None)
+
+
+class TrainingWay:
+    """The waypoint of a training: the model, its optimizers, all random generators, and tensors of the loop's own."""
+
+    def __init__(
+        self,
+        waypoints: Waypoints,
+        model: nn.Module,
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        device: torch.device,
+        generator: torch.Generator,
+    ) -> None:
+        self._waypoints, self._model, self._optimizers = waypoints, model, optimizers
+        self._device, self._generator = device, generator
+
+    def restore(self) -> tuple[int, dict[str, Tensor]]:
+        """Go on from what was kept: how many steps are done, and the loop's own tensors. 0 and none at the start."""
+        held = self._waypoints.held(_TRAINING)
+        if held is None:
+            return 0, {}
+        held.load_module("model", self._model)
+        for name, optimizer in self._optimizers.items():
+            held.load_optimizer(name, optimizer)
+        random = tensors_below(held.tensors, "random")
+        self._generator.set_state(random["own"])
+        torch.set_rng_state(random["cpu"])
+        if self._device.type == "cuda" and "cuda" in random:
+            torch.cuda.set_rng_state(random["cuda"], self._device)
+        return int(held.meta["done"]), tensors_below(held.tensors, "loop")
+
+    def keep(self, done: int, *, last: bool = False, **loop: Tensor) -> None:
+        """Keep the state after `done` steps, `last` of them all, if that is due."""
+        if self._waypoints.due(last=last):
+            self._waypoints.keep(_TRAINING, self._content(done, loop))
+
+    def _content(self, done: int, loop: Mapping[str, Tensor]) -> Checkpoint:
+        kept = Checkpoint({f"loop/{name}": tensor for name, tensor in loop.items()}, {"done": done})
+        kept.add_module("model", self._model)
+        for name, optimizer in self._optimizers.items():
+            kept.add_optimizer(name, optimizer)
+        kept.tensors["random/own"] = self._generator.get_state()
+        kept.tensors["random/cpu"] = torch.get_rng_state()
+        if self._device.type == "cuda":
+            kept.tensors["random/cuda"] = torch.cuda.get_rng_state(self._device)
+        return kept
+
+
+def encode_kept(
+    tower: Tower,
+    rows: Tensor,
+    device: torch.device,
+    waypoints: Waypoints,
+    part: str,
+    progress: Callable[[float], None] = lambda _: None,
+) -> NDArray[np.float32]:
+    """As fedafd.learning.tower.encode_all, in blocks that `waypoints` keeps under the name `part`."""
+    if not waypoints.keeps:
+        return encode_all(tower, rows, device)
+    held = waypoints.held(part)
+    done = [] if held is None else [held.tensors["rows"].numpy()]
+    for start in range(sum(map(len, done)), len(rows), _BLOCK):
+        progress(start / len(rows))
+        done.append(encode_all(tower, rows[start : start + _BLOCK], device))
+        if waypoints.due(last=start + _BLOCK >= len(rows)):
+            waypoints.keep(part, Checkpoint({"rows": torch.from_numpy(np.concatenate(done))}))
+    return np.concatenate(done) if done else encode_all(tower, rows, device)

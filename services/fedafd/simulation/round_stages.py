@@ -1,0 +1,73 @@
+"""What is done already of a round at work: a folder with the results of its stages, and waypoints within them.
+
+Everything in it follows from the run's own state at the start of the round, so that it is the round's as long as the
+run is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from fedafd.domain.kinds import Modality
+from fedafd.learning.client_round import ClientRound
+from fedafd.learning.waypoints import NOWHERE, Waypoints
+from fedafd.simulation.files import write_folder
+
+__all__ = ["UNKEPT", "RoundStages"]
+
+_STATE, _TENSORS, _FACTS, _SCORES = "state", "tensors", "facts", "scores"
+
+
+class RoundStages:
+    """One round's folder; None keeps nothing."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    def place(self, stage: str) -> Path | None:
+        """Where a stage's result lies once it is there."""
+        return None if self._folder is None else self._folder / stage
+
+    def waypoints(self, stage: str) -> Waypoints:
+        """Where a stage keeps how far it came."""
+        return NOWHERE if self._folder is None else Waypoints(self._folder / f"{stage}.way")
+
+    def client(self, name: str, train: Callable[[Waypoints], ClientRound]) -> ClientRound:
+        """A client's part, done by `train` unless it is there."""
+        place = self.place(f"client-{name}")
+        if place is not None and place.exists():
+            return _read(place)
+        made = train(self.waypoints(f"client-{name}"))
+        if place is not None:
+            write_folder(place, _files(made))
+        return made
+
+
+UNKEPT = RoundStages(None)
+
+
+def _files(made: ClientRound) -> dict[str, bytes]:
+    tensors = {modality.value: rows for modality, rows in made.representations.items()}
+    facts = {"metrics": made.metrics, "num_private_samples": made.num_private_samples}
+    return {
+        _STATE: made.state,
+        _TENSORS: save({**tensors, _SCORES: made.scores}),
+        _FACTS: json.dumps(facts).encode(),
+    }
+
+
+def _read(place: Path) -> ClientRound:
+    tensors, facts = load((place / _TENSORS).read_bytes()), json.loads((place / _FACTS).read_bytes())
+    scores = np.asarray(tensors.pop(_SCORES), dtype=np.float64)
+    return ClientRound(
+        state=(place / _STATE).read_bytes(),
+        representations={Modality(name): rows for name, rows in tensors.items()},
+        metrics=facts["metrics"],
+        scores=scores,
+        num_private_samples=facts["num_private_samples"],
+    )

@@ -1,0 +1,204 @@
+"""A long stage that is interrupted anywhere goes on from its waypoints to the same bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.simulation.test_simulate import TINY
+
+from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
+from fedafd.domain.config import FederationConfig, parse_federation_config
+from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.domain.presets import merged
+from fedafd.learning import waypoints as module
+from fedafd.learning.client_round import train_client
+from fedafd.learning.server_round import Prepared, distil, initial_server_state, prepare
+from fedafd.learning.waypoints import NOWHERE, Waypoints
+
+PUBLIC = public_data(ShapesOptions(num_train=40, num_val=8, num_test=8, seed=1))["train"]
+BERT = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 16}
+DROPOUT = {"text_encoder": {"architecture": "bert", "options": BERT}}
+
+
+class InterruptedHereError(Exception):
+    """What a signal is to a process."""
+
+
+class Until:
+    """Progress that goes on until its n-th step."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.seen = steps, 0
+
+    def __call__(self, *_: object) -> None:
+        self.seen += 1
+        if self.seen > self.steps:
+            raise InterruptedHereError
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def config(**changes: Any) -> FederationConfig:
+    return parse_federation_config(merged({"name": "tiny", "strategy": "fedafd"} | TINY["federation"], changes))
+
+
+def prepared(made: FederationConfig, waypoints: Waypoints, progress: Any = lambda *_: None) -> Prepared:
+    state = initial_server_state(config=made, captions=PUBLIC.captions, seed=0)
+    return prepare(
+        config=made,
+        state=state,
+        public=PUBLIC,
+        round_number=1,
+        seed=5,
+        device="cpu",
+        progress=progress,
+        waypoints=waypoints,
+    )
+
+
+def same(one: Prepared, other: Prepared) -> bool:
+    return (
+        one.state == other.state
+        and one.bundles == other.bundles
+        and all(np.array_equal(rows, other.representations[m]) for m, rows in one.representations.items())
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["adamp", "adam", "adamw", "sgd"])
+def test_public_passes_that_are_interrupted_time_and_again_give_the_same_bits(tmp_path: Path, optimizer: str) -> None:
+    made = config(server={"optimizer": optimizer, "initial_passes": 2})
+    whole = prepared(made, NOWHERE)
+    steps = 0
+    while True:
+        progress = Until(2)
+        steps += 1
+        try:
+            found = prepared(made, Waypoints(tmp_path, every_seconds=0), progress)
+            break
+        except InterruptedHereError:
+            assert steps < 20
+    # 3 passes of 2 steps, then two modalities: each attempt does two of them.
+    assert steps > 3
+    assert same(found, whole)
+
+
+def test_dropout_goes_on_where_it_was(tmp_path: Path) -> None:
+    made = config(**DROPOUT)
+    whole = prepared(made, NOWHERE)
+    with pytest.raises(InterruptedHereError):
+        prepared(made, Waypoints(tmp_path, every_seconds=0), Until(1))
+    assert same(prepared(made, Waypoints(tmp_path, every_seconds=0)), whole)
+
+
+def test_encodings_are_not_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BLOCK", 16)
+    made = config()
+    whole = prepared(made, NOWHERE)
+    encoded: list[int] = []
+    original = module.encode_all
+    monkeypatch.setattr(
+        module, "encode_all", lambda tower, rows, device: encoded.append(len(rows)) or original(tower, rows, device)
+    )
+    with pytest.raises(InterruptedHereError):
+        prepared(made, Waypoints(tmp_path, every_seconds=0), Until(2 + 2))  # two steps, two blocks of images
+    assert encoded == [16, 16]
+    found = prepared(made, Waypoints(tmp_path, every_seconds=0))
+    assert encoded == [16, 16, 8, 16, 16, 8]
+    assert found.state == whole.state
+    for modality in Modality:
+        np.testing.assert_allclose(found.representations[modality], whole.representations[modality], atol=1e-6)
+
+
+def test_a_distillation_goes_on(tmp_path: Path) -> None:
+    made = config(distillation={"passes": 3, "start_round": 1})
+    before = prepared(made, NOWHERE)
+
+    def distilled(waypoints: Waypoints, progress: Any = lambda *_: None) -> bytes:
+        return distil(
+            config=made,
+            state=before.state,
+            public=PUBLIC,
+            representations=before.representations,
+            aggregates={m: np.roll(rows, 1, axis=0) for m, rows in before.representations.items()},
+            round_number=1,
+            seed=7,
+            device="cpu",
+            progress=progress,
+            waypoints=waypoints,
+        )
+
+    whole = distilled(NOWHERE)
+    with pytest.raises(InterruptedHereError):
+        distilled(Waypoints(tmp_path, every_seconds=0), Until(3))
+    remaining = Until(100)
+    assert distilled(Waypoints(tmp_path, every_seconds=0), remaining) == whole
+    assert remaining.seen == 3  # of 3 passes of 2 steps
+
+
+@pytest.mark.parametrize("mode", ["adversarial+pairing", "contrastive"])
+@pytest.mark.parametrize("kind", list(ClientKind))
+def test_a_client_goes_on_from_its_last_epoch(tmp_path: Path, kind: ClientKind, mode: str) -> None:
+    made = config(client={"local_epochs": 3}, alignment={"mode": mode}, fusion={"warm_start_steps": 2})
+    sent = prepared(made, NOWHERE)
+
+    def trained(waypoints: Waypoints, progress: Any = lambda *_: None) -> Any:
+        return train_client(
+            config=made,
+            kind=kind,
+            image_encoder=None,
+            text_encoder=None,
+            data=client_data(kind, ShapesOptions(num_train=64, num_val=8, num_test=8, seed=2)),
+            public=PUBLIC,
+            global_representations=sent.representations,
+            bundles={m: sent.bundles[m] for m in kind.modalities},
+            state=None,
+            round_number=1,
+            seed=3,
+            device="cpu",
+            progress=progress,
+            waypoints=waypoints,
+        )
+
+    whole = trained(NOWHERE)
+    counted = Until(1000)
+    trained(NOWHERE, counted)
+    with pytest.raises(InterruptedHereError):
+        trained(Waypoints(tmp_path, every_seconds=0), Until(1 + 5))  # in the third epoch of two steps
+    again = Until(1000)
+    found = trained(Waypoints(tmp_path, every_seconds=0), again)
+    assert again.seen == counted.seen - 4
+    assert found.state == whole.state
+    assert found.metrics == whole.metrics
+    assert all(np.array_equal(rows, found.representations[m]) for m, rows in whole.representations.items())
+
+
+@pytest.mark.parametrize("damage", ["cut", "another version"])
+def test_a_waypoint_that_does_not_fit_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    made = config()
+    with pytest.raises(InterruptedHereError):
+        prepared(made, Waypoints(tmp_path, every_seconds=0), Until(1))
+    if damage == "cut":
+        (tmp_path / "training").write_bytes((tmp_path / "training").read_bytes()[:-100])
+    else:
+        monkeypatch.setattr(module, "_MADE_BY", "another")
+    assert Waypoints(tmp_path).held("training") is None
+    assert same(prepared(made, Waypoints(tmp_path, every_seconds=0)), prepared(made, NOWHERE))
+
+
+def test_nothing_is_kept_before_its_time(tmp_path: Path) -> None:
+    prepared(config(), Waypoints(tmp_path / "way", every_seconds=3600))
+    assert not (tmp_path / "way").exists()
+
+
+def test_a_folder_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "way").write_text("in the way")
+    assert same(prepared(config(), Waypoints(tmp_path / "way", every_seconds=0)), prepared(config(), NOWHERE))

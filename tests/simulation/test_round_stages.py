@@ -1,0 +1,99 @@
+"""A run that is interrupted within a round does nothing twice that it kept, and ends at the same figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.simulation.test_simulate import TINY, figures
+
+from fedafd.domain.config import parse_federation_config
+from fedafd.domain.kinds import ClientKind
+from fedafd.learning import waypoints
+from fedafd.simulation.effort import DISTIL, PREPARE, ClientSize, Effort
+from fedafd.simulation.experiment import ExperimentConfig, RunKey, read_experiment
+from fedafd.simulation.run import run_one
+
+KEY = RunKey(scenario="iid", strategy="fedafd", seed=0)
+
+
+class StoppedError(Exception):
+    """What a signal is to a process."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> ExperimentConfig:
+    clients = [group | {"count": 1} for group in TINY["clients"]]
+    values = TINY | {"strategies": ["fedafd"], "clients": clients, "rounds": 3, "participation": 0.5}
+    return read_experiment(None, values, tmp_path)
+
+
+def test_a_run_that_is_stopped_at_every_stage_ends_at_the_same_figures(
+    tmp_path: Path, experiment: ExperimentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    unbroken = run_one(
+        experiment, KEY, tmp_path / "unbroken", device="cpu", watch=lambda n, _, words: told.append(f"{n} {words}")
+    )
+    monkeypatch.setattr(waypoints, "EVERY_SECONDS", 0.0)
+    begun: list[str] = []
+
+    def stop_after_something_new(number: int, _: float, words: str) -> None:
+        begun.append(f"{number} {words}")
+        if begun.count(begun[-1]) == 1:
+            raise StoppedError
+
+    result: dict[str, Any] | None = None
+    while result is None:
+        assert len(begun) < 50 * len(told)
+        try:
+            result = run_one(experiment, KEY, tmp_path / "broken", device="cpu", watch=stop_after_something_new)
+        except StoppedError:
+            continue
+    assert figures(result) == figures(unbroken)
+    assert set(begun) == set(told)
+    assert not list((tmp_path / "broken" / KEY.folder).glob("round-*"))
+
+
+def test_what_a_round_has_done_is_not_done_again(tmp_path: Path, experiment: ExperimentConfig) -> None:
+    def stop_at_distillation(number: int, _: float, words: str) -> None:
+        if "distillation" in words:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        run_one(experiment, KEY, tmp_path / "out", device="cpu", watch=stop_at_distillation)
+    folder = tmp_path / "out" / KEY.folder / "round-1"
+    clients = {path.name for path in folder.glob("client-*") if not path.name.endswith(".way")}
+    assert clients == {"client-image-0-000", "client-text-1-000", "client-pair-2-000"}
+    told: list[str] = []
+    run_one(experiment, KEY, tmp_path / "out", device="cpu", watch=lambda n, _, words: told.append(f"{n} {words}"))
+    first = [words for words in told if words.startswith("1 ")]
+    assert first
+    assert not [words for words in first if "epoch" in words or "server: public pass" in words]
+
+
+def test_stages_of_another_round_go(tmp_path: Path, experiment: ExperimentConfig) -> None:
+    stale = tmp_path / "out" / KEY.folder / "round-7" / "prepare"
+    stale.mkdir(parents=True)
+    run_one(experiment, KEY, tmp_path / "out", device="cpu")
+    assert not stale.exists()
+
+
+def test_shares_rise_evenly_to_one() -> None:
+    config = parse_federation_config(
+        {"name": "tiny", "server": {"initial_passes": 10}} | {"distillation": {"passes": 2}}
+    )
+    sizes = {"a": ClientSize(ClientKind.IMAGE, 100, 10), "b": ClientSize(ClientKind.PAIR, 50, 10)}
+    effort = Effort(config, 200, sizes, rounds=3)
+    stages = [PREPARE, "a", "b", DISTIL]
+    shares = [effort.share(n, stage, f) for n in (1, 2, 3) for stage in stages for f in (0.0, 0.5, 1.0)]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0.0, pytest.approx(1.0))
+    assert effort.share(1, PREPARE, 1.0) > 2 * (effort.share(2, PREPARE, 1.0) - effort.share(2, PREPARE, 0.0))
