@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,25 @@ def wait_for(happened: Callable[[], Any], seconds: float = 240) -> None:
         time.sleep(0.02)
 
 
+@contextmanager
+def started(wanted: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """The command in a session of its own, with Ctrl-C heard even where this one runs in the background."""
+    process = subprocess.Popen(
+        wanted,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
 def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -42,33 +62,31 @@ def read(path: Path) -> Any:
 )
 def test_a_signal_stops_all_that_computes(tmp_path: Path, sent: signal.Signals, code: int, to_group: bool) -> None:
     wanted = command(tmp_path, ENDLESS, "--workers", "2")
-    process = subprocess.Popen(
-        wanted, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
     at_work = [tmp_path / "out" / f"runs/iid/fedafd/seed-{seed}" for seed in (0, 1)]
-    wait_for(lambda: all((folder / "now.json").exists() for folder in at_work))
-    children = workers_of(process.pid)
-    assert len(children) >= 2
-    begun = time.monotonic()
-    os.killpg(process.pid, sent) if to_group else process.send_signal(sent)
-    told, complaints = process.communicate(timeout=60)
-    assert time.monotonic() - begun < 15
-    assert process.returncode == code
-    assert "Stopped. The same command goes on where it was" in told
-    assert "Traceback" not in told + complaints
-    wait_for(lambda: not any(alive(pid) for pid in children), seconds=5)
+    with started(wanted) as process:
+        wait_for(lambda: all((folder / "now.json").exists() for folder in at_work))
+        children = workers_of(process.pid)
+        assert len(children) >= 2
+        begun = time.monotonic()
+        os.killpg(process.pid, sent) if to_group else process.send_signal(sent)
+        told, complaints = process.communicate(timeout=60)
+        assert time.monotonic() - begun < 30
+        assert process.returncode == code
+        assert "Stopped. The same command goes on where it was" in told
+        assert "Traceback" not in told + complaints
+        wait_for(lambda: not any(alive(pid) for pid in children), seconds=5)
 
 
 def test_a_killed_worker_takes_one_run_with_it_and_the_next_command_does_that(tmp_path: Path) -> None:
     experiment = SMALLEST | {"strategies": ["local", "fedavg"], "rounds": 3}
     wanted = command(tmp_path, experiment, "--workers", "1")
-    process = subprocess.Popen(wanted, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     first, second = (tmp_path / "out" / f"runs/iid/{strategy}/seed-0" for strategy in ("local", "fedavg"))
-    wait_for(lambda: (first / "now.json").exists())
-    for pid in workers_of(process.pid):
-        if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            os.kill(pid, signal.SIGKILL)
-    told, complaints = process.communicate(timeout=240)
+    with started(wanted) as process:
+        wait_for(lambda: (first / "now.json").exists())
+        for pid in workers_of(process.pid):
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+        told, complaints = process.communicate(timeout=240)
     assert process.returncode == 1, complaints
     assert "failed iid / local / seed 0: its process was ended by SIGKILL" in " ".join(told.split())
     assert "fewer --workers" in read(first / "failed.json")["reason"]
