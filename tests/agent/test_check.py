@@ -127,7 +127,7 @@ def test_texts_that_lose_their_end_and_unknown_words_are_told(tmp_path: Path) ->
         tmp_path, {"adapter": "ag-news", "path": str(folder)}, "text", text_encoder=TEXT | {"max_tokens": 4}
     )
     (told,) = [each for each in check_site(parse_agent_config(short), offline=True).findings if each.about == "tokens"]
-    assert "100% of texts are longer than 4 tokens" in told.text
+    assert "texts cut at 4 tokens: 100 %" in told.text
 
 
 def folder_findings(config: AgentConfig) -> list[tuple[Level, str]]:
@@ -143,6 +143,17 @@ def test_a_state_folder_of_another_kind_is_an_error(tmp_path: Path) -> None:
     assert "kind text" in text
     right = config.model_copy(update={"kind": ClientKind.TEXT})
     assert folder_findings(right) == [(Level.FINE, f"{config.state_dir}: enrolled as clinic, no round yet")]
+
+
+def test_an_agent_at_work_is_told_and_not_disturbed(tmp_path: Path) -> None:
+    config = parse_agent_config(agent_values(tmp_path, {"adapter": "shapes"}))
+    state = StateDirectory(config.state_dir)
+    state.lock()
+    ((level, text),) = folder_findings(config)
+    assert level is Level.FINE
+    assert "an agent is at work on it" in text
+    state.unlock()
+    assert "at work" not in folder_findings(config)[0][1]
 
 
 def test_a_state_folder_that_is_a_file_is_an_error(tmp_path: Path) -> None:

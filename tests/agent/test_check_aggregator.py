@@ -53,10 +53,13 @@ def serving(servicer: Health | None, credentials: grpc.ServerCredentials | None 
         server.stop(0)
 
 
-def ask(address: str, **tls: Any) -> dict[str, Finding]:
+def told(address: str, **tls: Any) -> list[Finding]:
     values: dict[str, Any] = {"aggregator": address, "kind": "image", "data": {"adapter": "shapes"}}
-    config = parse_agent_config(values | ({"tls": tls} if tls else {}))
-    return {each.about: each for each in check_aggregator(config, seconds=5)}
+    return check_aggregator(parse_agent_config(values | ({"tls": tls} if tls else {})), seconds=5)
+
+
+def ask(address: str, **tls: Any) -> dict[str, Finding]:
+    return {each.about: each for each in told(address, **tls)}
 
 
 def test_an_aggregator_that_serves_is_fine() -> None:
@@ -104,12 +107,19 @@ def test_a_client_certificate_is_shown_where_it_is_asked_for(tmp_path: Path) -> 
     authority = Authority(tmp_path, "ours")
     certificate, key = authority.issue("server", days=100)
     mine = authority.issue("site", days=100)
+    old = authority.issue("old", days=-1)
+    soon = authority.issue("soon", days=3)
     with serving(Health(), server_credentials(certificate, key, authority.file)) as address:
         shown = ask(address, authorities=str(authority.file), certificate=str(mine[0]), key=str(mine[1]))
         without = ask(address, authorities=str(authority.file))
+        expired = told(address, authorities=str(authority.file), certificate=str(old[0]), key=str(old[1]))
+        ending = told(address, authorities=str(authority.file), certificate=str(soon[0]), key=str(soon[1]))
     assert shown["aggregator"].level is Level.FINE
     assert shown["TLS"].level is Level.FINE
     assert without["aggregator"].exit_code is ExitCode.UNREACHABLE
+    assert any(each.level is Level.ERROR and "old.pem has expired; renew it" in each.text for each in expired)
+    (warned,) = [each.text for each in ending if each.level is Level.WARNING]
+    assert warned.startswith("your certificate is valid until") and "2 days from now; renew it" in warned
 
 
 def untrusted(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from structlog.testing import capture_logs
-from tests.datasets.makers import image_folder, picture
+from tests.datasets.makers import image_folder, karpathy, picture
 
 from fedafd.agent import own_data
 from fedafd.agent.ledger import read_sent
@@ -66,8 +66,8 @@ def no_training_row(tmp_path: Path) -> AgentConfig:
     return texts(tmp_path, 0)
 
 
-def one_training_row(tmp_path: Path) -> AgentConfig:
-    return texts(tmp_path, 1)
+def one_training_sample(tmp_path: Path) -> AgentConfig:
+    return site(tmp_path, {"adapter": "shapes", "options": {"num_train": 1}})
 
 
 def one_class(tmp_path: Path) -> AgentConfig:
@@ -96,7 +96,7 @@ def no_gpu(tmp_path: Path) -> AgentConfig:
         (broken_picture, ExitCode.DATA, "1 sample cannot be read"),
         (broken_test_picture, ExitCode.DATA, "1 sample cannot be read"),
         (no_training_row, ExitCode.DATA, ""),
-        (one_training_row, ExitCode.DATA, "no training sample"),
+        (one_training_sample, ExitCode.DATA, "1 training sample"),
         (one_class, ExitCode.DATA, ""),
         (nothing_left, ExitCode.DATA, "no training sample"),
         (no_gpu, ExitCode.CONFIGURATION, "device: cuda:97 is asked for"),
@@ -148,6 +148,17 @@ def test_other_options_are_another_look(tmp_path: Path) -> None:
     load(config)
     split = config.data.model_copy(update={"drop_repeats": True})
     assert load(config.model_copy(update={"data": split})).looked
+
+
+def test_files_that_an_option_leads_to_count_too(tmp_path: Path) -> None:
+    karpathy(tmp_path / "data", images="folder")
+    (tmp_path / "data" / "images").rename(tmp_path / "elsewhere")
+    data = {"adapter": "flickr", "path": str(tmp_path / "data"), "options": {"images": str(tmp_path / "elsewhere")}}
+    config = site(tmp_path, data, "pair")
+    before = own_data._stamp(config)
+    assert own_data._stamp(config) == before
+    next((tmp_path / "elsewhere").iterdir()).write_bytes(picture(77))
+    assert own_data._stamp(config) != before
 
 
 @pytest.mark.parametrize("spoilt", ["look.json", "look.npz"])

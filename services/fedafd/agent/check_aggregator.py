@@ -5,7 +5,6 @@ Asks for health alone, which needs no credential: nothing of the site leaves, an
 
 from __future__ import annotations
 
-import socket
 import ssl
 import time
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from datetime import UTC, datetime
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from fedafd.agent.certificates import own_certificate_end, server_certificate_end
 from fedafd.agent.exit_codes import ExitCode
 from fedafd.agent.findings import Finding, error, fine, warning
 from fedafd.domain.config import AgentConfig, TlsConfig
@@ -93,23 +93,26 @@ def _security(config: AgentConfig, seconds: float) -> list[Finding]:
         if host in _LOOPBACK:
             return []
         return [warning("TLS", f"off: whoever sits between here and {host} can read and change everything")]
+    found = _own_certificate(config.tls)
     try:
-        ends = _certificate_end(config.tls, host.strip("[]"), int(port), seconds)
+        ends = server_certificate_end(config.tls, host.strip("[]"), int(port), seconds)
     except (OSError, ValueError):
-        return []  # no direct way, as through a proxy; the call above has told what there is to tell
+        return found  # no direct way, as through a proxy; the call above has told what there is to tell
+    return [*found, _end("the aggregator's certificate", ends, "its operator should renew it")]
+
+
+def _own_certificate(tls: TlsConfig) -> list[Finding]:
+    if tls.certificate is None or tls.key is None:
+        return []
+    try:
+        return [_end("your certificate", own_certificate_end(tls.certificate, tls.key), "renew it")]
+    except ssl.SSLError as failed:
+        if "expired" not in str(failed):
+            return []
+        return [error("TLS", f"your certificate {tls.certificate} has expired; renew it", ExitCode.CONFIGURATION)]
+
+
+def _end(whose: str, ends: datetime, do: str) -> Finding:
     days = (ends - datetime.now(UTC)).days
-    text = f"the aggregator's certificate is valid until {ends:%Y-%m-%d}, {days} days from now"
-    return [warning("TLS", f"{text}; its operator should renew it") if days < _SOON_DAYS else fine("TLS", text)]
-
-
-def _certificate_end(tls: TlsConfig, host: str, port: int, seconds: float) -> datetime:
-    context = ssl.create_default_context(cafile=None if tls.authorities is None else str(tls.authorities))
-    context.set_alpn_protocols(["h2"])
-    if tls.certificate is not None and tls.key is not None:
-        context.load_cert_chain(tls.certificate, tls.key)
-    with (
-        socket.create_connection((host, port), timeout=seconds) as plain,
-        context.wrap_socket(plain, server_hostname=tls.server_name or host) as line,
-    ):
-        shown = line.getpeercert() or {}
-    return datetime.fromtimestamp(ssl.cert_time_to_seconds(str(shown["notAfter"])), UTC)
+    text = f"{whose} is valid until {ends:%Y-%m-%d}, {days} days from now"
+    return warning("TLS", f"{text}; {do}") if days < _SOON_DAYS else fine("TLS", text)

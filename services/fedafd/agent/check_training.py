@@ -92,12 +92,15 @@ def check_tokens(config: AgentConfig, data: ClientData) -> list[Finding]:
     lengths = [len(encoded.ids) for encoded in tokenizer.encode_batch_fast(train[:_TOKENS_LOOKED_AT])]
     cut = sum(length > encoder.max_tokens for length in lengths) / len(lengths)
     text = (
-        f"{unknown:.0%} unknown in the other splits; {cut:.0%} of texts are longer than {encoder.max_tokens} tokens"
-        " and lose their end"
+        f"unknown words in the other splits: {_share(unknown)}; texts cut at {encoder.max_tokens} tokens: {_share(cut)}"
     )
     if unknown > _UNKNOWN_BOUND or cut > _CUT_BOUND:
-        return [warning("tokens", f"{text} (text_encoder.max_tokens, or a pretrained encoder, would help)")]
+        return [warning("tokens", f"{text}; text_encoder: max_tokens, or a pretrained one, would help")]
     return [fine("tokens", text)]
+
+
+def _share(share: float) -> str:
+    return "none" if not share else "less than 1 %" if share < 0.01 else f"{100 * share:.0f} %"
 
 
 def _time(federation: FederationConfig, count: int, size: int, step: float) -> Finding:

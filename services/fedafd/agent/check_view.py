@@ -86,7 +86,8 @@ def _facts(report: DataReport) -> Iterator[tuple[str, str]]:
         yield "images", f"{size}, {images.grey} grey, {images.blank} of a single colour"
     if report.texts is not None:
         texts = report.texts
-        yield "texts", f"{texts.words[0]} to {texts.words[2]} words, half of them up to {texts.words[1]}"
+        (few, middle, many), (short, _, long) = texts.words, texts.characters
+        yield "texts", f"{few} to {many} words, half of them up to {middle}; {short} to {long} characters"
     if report.repeats.dropped:
         yield "dropped", f"{report.repeats.dropped} training samples that another split holds, too"
     yield "fingerprint", report.fingerprint.value[:16]

@@ -50,7 +50,7 @@ def _of_classes(split: ImageSplit, labels: Sequence[str]) -> Image.Image:
     for place, name in enumerate(shown):
         mine = np.flatnonzero(split.labels == place)
         top = _GAP + place * row
-        pen.text((_GAP, top), f"{_fitting(name, 70)}  ({len(mine)} in training)", _INK, _font(14))
+        pen.text((_GAP, top), f"{place + 1}. {_fitting(name, 70)}  ({len(mine)} in training)", _INK, _font(14))
         _line_up(sheet, split.images, _spread(mine.tolist()), top + _TITLE)
     if more:
         told = f"and {len(labels) - len(shown)} more classes"
@@ -67,7 +67,7 @@ def _of_pairs(split: PairSplit) -> Image.Image:
         part = chosen[start : start + _COLUMNS]
         _line_up(sheet, split.images, part, top)
         for left, index in zip(_lefts(), part, strict=False):
-            lines = textwrap.wrap(split.captions[index][0], 19, max_lines=_CAPTION_LINES, placeholder=" ...")
+            lines = textwrap.wrap(split.captions[index][0], 18, max_lines=_CAPTION_LINES, placeholder=" ...")
             pen.multiline_text((left, top + _SIDE + 2), "\n".join(lines), _INK, _font(11), spacing=2)
     return sheet
 

@@ -128,9 +128,19 @@ def _stamp(config: AgentConfig) -> str | None:
         return None
     settings = [config.kind.value, config.data.model_dump(mode="json"), version("fedafd"), PIL.__version__]
     whole = hashlib.sha256(json.dumps([REPORT_VERSION, *settings]).encode())
-    for place, size, changed in sorted(_files(path) if path is not None else ()):
+    for place, size, changed in sorted({each for root in _roots(config) for each in _files(root)}):
         whole.update(f"{size} {changed} {len(place)} ".encode() + os.fsencode(place))
     return whole.hexdigest()
+
+
+def _roots(config: AgentConfig) -> Iterator[Path]:
+    """Where the data's files are: below the path, and where an option leads out of it."""
+    path = config.data.path
+    if path is None:
+        return
+    yield path
+    named = (path / value for value in config.data.options.values() if isinstance(value, str) and "\0" not in value)
+    yield from (place for place in named if not place.is_relative_to(path) or ".." in place.parts)
 
 
 def _files(path: Path) -> Iterator[tuple[str, int, int]]:
