@@ -19,6 +19,14 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     # Importing fedafd must not import torch: most processes never need it.
-    if name in _HOMES:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fedafd' has no attribute {name!r}")
+    try:
         return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'fedafd' has no attribute {name!r}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("fedafd"):
+            raise
+        raise ImportError(
+            f"fedafd.{name} needs {error.name}, which this installation does not have; install the extra `learning`:"
+            " pip install 'fedafd[learning]'"
+        ) from None

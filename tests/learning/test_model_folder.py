@@ -116,9 +116,9 @@ def test_a_path_that_is_no_model_folder_says_what_it_is(made: Path, tmp_path: Pa
     (tmp_path / "empty" / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(DataError, match="model_type is 'bert'"):
         PersonalizedModel.from_pretrained(tmp_path / "empty")
-    with pytest.raises(DataError, match="load it with GlobalModel"):
+    with pytest.raises(DataError, match="in Python load it with GlobalModel"):
         PersonalizedModel.from_pretrained(made / "global")
-    with pytest.raises(DataError, match="load it with PersonalizedModel"):
+    with pytest.raises(DataError, match="in Python load it with PersonalizedModel"):
         GlobalModel.from_pretrained(made / "pair")
 
 
@@ -226,7 +226,7 @@ def test_json_that_nests_too_deep_is_refused(image_model: Path) -> None:
 
 
 def test_a_device_that_is_not_there_is_refused(made: Path) -> None:
-    for device in ("tpu", "cuda:x"):
+    for device in ("tpu", "cuda:x", "cuda:99"):
         with pytest.raises(ConfigurationError, match=device):
             GlobalModel.from_pretrained(made / "global", device=device)
     assert str(GlobalModel.from_pretrained(made / "global", device="cpu").device) == "cpu"
@@ -320,15 +320,15 @@ def test_an_image_that_cannot_be_read_is_named(made: Path, sample: Any, told: st
     model = GlobalModel.from_pretrained(made / "global")
     with pytest.raises(DataError, match=told):
         model.embed_images([good, sample])
-    bad: list[str] = []
-    kept = list(model.each_embedded(Modality.IMAGE, [good, sample, good], lambda _, error: bad.append(str(error))))
+    bad: list[int] = []
+    kept = list(model.each_embedded(Modality.IMAGE, [good, sample, good], lambda place, _: bad.append(place)))
     assert [place for place, _ in kept] == [0, 2]
-    assert len(bad) == 1
+    assert bad == [1]
 
 
 @pytest.mark.parametrize(
     ("sample", "told"),
-    [("\udc80", "text 2: not Unicode"), (b"caf\xe9", "text 2: not UTF-8 at byte 4"), (7, "text 2: is int")],
+    [("\udc80", "text 2: holds half"), (b"caf\xe9", "text 2:1: not UTF-8"), (7, "text 2: is int"), ("\0", "a NUL")],
     ids=repr,
 )
 def test_a_text_that_cannot_be_read_is_named(made: Path, sample: Any, told: str) -> None:

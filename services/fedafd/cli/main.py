@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import NoReturn
 
 import typer
 
@@ -12,6 +11,7 @@ from fedafd.cli.bootstrap import bootstrap
 from fedafd.cli.demo import demo
 from fedafd.cli.health import health
 from fedafd.cli.migrate import migrate_app
+from fedafd.cli.predict import predict
 from fedafd.cli.remote import add_remote_commands
 from fedafd.cli.simulate import simulate
 from fedafd.cli.store import store_app
@@ -32,6 +32,7 @@ app.add_typer(store_app, name="store")
 app.command()(bootstrap)
 app.command()(demo)
 app.command()(health)
+app.command()(predict)
 app.command()(simulate)
 add_remote_commands(app)
 
@@ -58,22 +59,6 @@ def distiller() -> None:
     from fedafd.distiller.worker import main as run
 
     raise typer.Exit(run())
-
-
-@app.command()
-def predict(
-    model: Annotated[Path, typer.Argument(help="A personalized model's folder.")],
-    samples: Annotated[list[str], typer.Argument(help="Image files, or texts in quotes.")],
-) -> None:
-    """Predict labels with a personalized model; needs no service."""
-    from PIL import Image
-
-    from fedafd import PersonalizedModel
-
-    loaded = PersonalizedModel.from_pretrained(model)
-    inputs = [Image.open(path) for path in samples] if loaded.kind == "image" else samples
-    for sample, (label, probability) in zip(samples, loaded.predict(inputs), strict=True):
-        typer.echo(f"{label}\t{probability:.3f}\t{sample}")
 
 
 def main() -> None:

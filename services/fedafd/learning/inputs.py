@@ -20,6 +20,7 @@ from fedafd.datasets.decoding import ImageArray, as_rgb, decode_image
 from fedafd.datasets.files import read_bytes
 from fedafd.datasets.intensity import IntensityRange
 from fedafd.datasets.pixels import resized
+from fedafd.datasets.texts import decoded, sound_text
 from fedafd.domain.errors import DataError, InvalidRequestError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.tower import Tower
@@ -32,8 +33,8 @@ ImageSample = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
 """A path, a file's content, a Pillow image, or an array: [h, w], or [h, w, 1 to 4]."""
 TextSample = str | os.PathLike[str] | bytes
 """A text, the path of a file that holds one, or UTF-8."""
-OnBad = Callable[[Any, DataError], None]
-"""Is told each sample that cannot be read, and why."""
+OnBad = Callable[[int, DataError], None]
+"""Is told the place of each sample that cannot be read, and why."""
 
 
 class Reader:
@@ -58,7 +59,7 @@ class Reader:
             except DataError as error:
                 if on_bad is None:
                     raise
-                on_bad(sample, error)
+                on_bad(place, error)
                 continue
             places.append(place)
             if len(kept) == BATCH:
@@ -89,19 +90,12 @@ def _image(sample: ImageSample, name: str, window: IntensityRange | None) -> Ima
 
 def _text(sample: TextSample, name: str) -> str:
     if isinstance(sample, os.PathLike):
-        name, sample = os.fspath(sample), _content(sample)
+        return decoded(_content(sample), os.fspath(sample))
     if isinstance(sample, bytes):
-        try:
-            return sample.decode()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{name}: not UTF-8 at byte {error.start + 1}: {error.reason}") from None
+        return decoded(sample, name)
     if not isinstance(sample, str):
         raise DataError(f"{name}: is {type(sample).__name__}; give a text, bytes of UTF-8 or the path of a file")
-    try:
-        sample.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{name}: not Unicode at character {error.start + 1}: {error.reason}") from None
-    return sample
+    return sound_text(sample, name)
 
 
 def _content(path: str | os.PathLike[str]) -> bytes:

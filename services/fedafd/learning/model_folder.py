@@ -46,7 +46,10 @@ class ModelFolder:
     def need(self, model_type: str) -> None:
         """Raise DataError unless the folder holds that type of model."""
         if self.model_type != model_type:
-            raise DataError(f"{self.path}: is a {self.model_type} model; load it with {_CLASSES[self.model_type]}")
+            raise DataError(
+                f"{self.path}: is a {self.model_type} model, and a {model_type} one is needed; in Python load it with"
+                f" {_CLASSES[self.model_type]}"
+            )
 
     def value(self, key: str) -> Any:
         """A value of `config.json`."""
