@@ -51,3 +51,20 @@ def agent_reset(
     from fedafd.agent.saved_state import reset
 
     typer.echo(reset(config, state_dir))
+
+
+@agent_app.command("export")
+def agent_export(
+    output: Annotated[Path, typer.Argument(help="The folder to make.")],
+    config: Annotated[Path, typer.Option(help="The site's agent.yaml.")] = Path("agent.yaml"),
+    state_dir: Annotated[Path | None, typer.Option(help="Wins over agent.yaml's state_dir.")] = None,
+    force: Annotated[bool, typer.Option(help="Replace the folder, if it is a model.")] = False,
+) -> None:
+    """Copy this site's personalized model, whatever the site shares. The agent may be running."""
+    from fedafd.agent.export import export_site_model
+    from fedafd.agent.settings import load_settings
+    from fedafd.domain.config import read_agent_config
+
+    root = state_dir or load_settings().state_dir or read_agent_config(config).state_dir
+    export_site_model(root, output, force=force)
+    typer.echo(str(output))
