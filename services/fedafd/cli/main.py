@@ -13,6 +13,7 @@ from fedafd.cli.health import health
 from fedafd.cli.migrate import migrate_app
 from fedafd.cli.predict import predict
 from fedafd.cli.remote import add_remote_commands
+from fedafd.cli.search import search
 from fedafd.cli.simulate import simulate
 from fedafd.cli.store import store_app
 from fedafd.domain.errors import ConfigurationError, FedafdError
@@ -33,6 +34,7 @@ app.command()(bootstrap)
 app.command()(demo)
 app.command()(health)
 app.command()(predict)
+app.command()(search)
 app.command()(simulate)
 add_remote_commands(app)
 

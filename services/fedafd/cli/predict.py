@@ -74,6 +74,10 @@ def predict(
     skip_bad: Annotated[
         bool, typer.Option(help=f"Name samples that cannot be read, go on, and exit with {SOME_SKIPPED}.")
     ] = False,
+    intensity_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="The values that become black and white in images of more than eight bits."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     force: Annotated[bool, typer.Option(help="Replace the output file.")] = False,
 ) -> None:
@@ -84,7 +88,7 @@ def predict(
     need_learning("predict")
     from fedafd import PersonalizedModel
 
-    loaded = PersonalizedModel.from_pretrained(model, device=device)
+    loaded = PersonalizedModel.from_pretrained(model, device=device, intensity_range=intensity_range)
     if loaded.kind == "pair":
         raise InvalidRequestError(f"{model}: is a model of image-text pairs, which has no labels; use fedafd search")
     header: list[str] = []
