@@ -149,12 +149,14 @@ def test_alone_a_site_of_one_sample_trains_too() -> None:
     assert np.isfinite(list(metrics.values())).all()
 
 
-def test_no_training_sample_and_a_single_class_are_refused_in_words() -> None:
+def test_no_training_sample_a_single_class_and_two_of_one_name_are_refused_in_words() -> None:
     with pytest.raises(DataError, match="no training sample"):
         round_of(tiny_federation(), few(ClientKind.TEXT, 0), first(20))
     train = TextSplit(["a", "b"], np.array([0, 0]))
     with pytest.raises(DataError, match="one class"):
         round_of(tiny_federation(), ClientData(ClientKind.TEXT, train, train, train, ("a",)), first(20))
+    with pytest.raises(DataError, match="more than one class called a"):
+        round_of(tiny_federation(), ClientData(ClientKind.TEXT, train, train, train, ("a", "b", "a")), first(20))
 
 
 class _Activated(nn.BatchNorm2d):

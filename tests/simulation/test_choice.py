@@ -31,6 +31,10 @@ def test_it_is_the_latest_round_that_is_as_good_as_the_best(rounds: list[list[in
     assert chosen(scores).number == max(good) + 1
 
 
+def test_without_a_validation_sample_it_is_the_latest_round() -> None:
+    assert chosen([np.empty(0), np.empty(0), np.empty(0)]).number == 3
+
+
 def test_a_lucky_early_round_is_not_taken_and_a_clear_fall_is_seen() -> None:
     lucky = np.array([100.0, 0.0, 100.0, 100.0, 0.0])
     usual = np.array([100.0, 100.0, 0.0, 0.0, 100.0])

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from fedafd.datasets.samples import ImageSplit, PairSplit, Split, TextSplit
+from fedafd.datasets.samples import ClientData, ImageSplit, PairSplit, Split, TextSplit
+from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.images import augmented
 from fedafd.learning.public import PairTensors
 from fedafd.learning.tower import Tower, encode_all
 
-__all__ = ["SplitTensors"]
+__all__ = ["SplitName", "SplitTensors", "Splits", "check_samples"]
+
+SplitName = Literal["train", "val", "test"]
 
 
 class SplitTensors:
@@ -62,6 +65,30 @@ class SplitTensors:
         if augment and Modality.IMAGE in rows:
             rows[Modality.IMAGE] = augmented(rows[Modality.IMAGE], generator)
         return rows, which
+
+
+class Splits:
+    """Splits as tensors, each read when it is first asked for."""
+
+    def __init__(self, splits: Mapping[SplitName, Split], towers: Mapping[Modality, Tower]) -> None:
+        self._splits, self._towers = splits, towers
+        self._read: dict[SplitName, SplitTensors] = {}
+
+    def __getitem__(self, name: SplitName) -> SplitTensors:
+        if name not in self._read:
+            self._read[name] = SplitTensors(self._splits[name], self._towers)
+        return self._read[name]
+
+
+def check_samples(data: ClientData) -> None:
+    """Raise DataError for data that nothing can be learned from."""
+    if not len(data.train):
+        raise DataError("the private data have no training sample")
+    if len(data.labels) == 1:
+        raise DataError("the private data have one class; telling classes apart takes two or more")
+    twice = sorted({name for name in data.labels if data.labels.count(name) > 1})
+    if twice:
+        raise DataError(f"the private data have more than one class called {', '.join(twice)}; names tell them apart")
 
 
 def _samples(split: Split, modality: Modality) -> Sequence[Any]:

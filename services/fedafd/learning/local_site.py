@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from fedafd.learning.acceleration import accelerate
 from fedafd.learning.adaptation import FUSIONS, adapt, bound_by_name, chosen_encoders, fingerprint_of_round
 from fedafd.learning.averaging import load_average
 from fedafd.learning.checkpoint import Checkpoint
-from fedafd.learning.client_data import SplitTensors
+from fedafd.learning.client_data import SplitName, Splits, check_samples
 from fedafd.learning.client_model import ClientModel, Views
 from fedafd.learning.encoders import Features
 from fedafd.learning.evaluation import Evaluation
@@ -42,7 +42,6 @@ from fedafd.rpc.bundles import unpack_folder
 
 __all__ = ["Gates", "LocalSite", "SplitName", "make_client_model"]
 
-SplitName = Literal["train", "val", "test"]
 _EVALUATE_BATCH = 256
 
 
@@ -75,7 +74,7 @@ class LocalSite:
         self.is_new = state is None
         self.differences: list[Difference] = []
         """What the state was made for that is another today."""
-        _check_samples(data)
+        check_samples(data)
         today = fingerprint_of_round(config, kind, encoders, data.labels)
         self._made_for = today if made_for is None else today.over(made_for)
         self._encoders = encoders or {}
@@ -203,7 +202,7 @@ class LocalSite:
             accumulate=client.accumulate,
             compiled=client.compile,
         )
-        self.splits = _Splits({"train": self.data.train, "val": self.data.val, "test": self.data.test}, self.towers)
+        self.splits = Splits({"train": self.data.train, "val": self.data.val, "test": self.data.test}, self.towers)
 
     def _first_seed(self) -> int:
         # Weights can only be averaged when all started from the same.
@@ -317,26 +316,6 @@ def _unusable_is_clear() -> Iterator[None]:
         yield
     except DataError as error:
         raise StateUnusableError(f"the saved state cannot be used: {error}; {AFRESH}") from None
-
-
-def _check_samples(data: ClientData) -> None:
-    if not len(data.train):
-        raise DataError("the private data have no training sample")
-    if len(data.labels) == 1:
-        raise DataError("the private data have one class; telling classes apart takes two or more")
-
-
-class _Splits:
-    """Splits as tensors, each read when it is first asked for."""
-
-    def __init__(self, splits: Mapping[SplitName, Split], towers: Mapping[Modality, Tower]) -> None:
-        self._splits, self._towers = splits, towers
-        self._read: dict[SplitName, SplitTensors] = {}
-
-    def __getitem__(self, name: SplitName) -> SplitTensors:
-        if name not in self._read:
-            self._read[name] = SplitTensors(self._splits[name], self._towers)
-        return self._read[name]
 
 
 class Gates:

@@ -26,8 +26,8 @@ class RoundChoice:
     best: NDArray[np.float64]
 
     def after(self, number: int, scores: NDArray[np.float64]) -> RoundChoice:
-        """The choice when a further round is in; `scores` of the same samples as `best`."""
-        if scores.mean() >= self.best.mean():
+        """The choice when a further round is in; `scores` of the same samples as `best`; without any, the latest."""
+        if not len(scores) or scores.mean() >= self.best.mean():
             return RoundChoice(number, scores)
         same = as_good(torch.from_numpy(scores), torch.from_numpy(self.best))
         return RoundChoice(number, self.best) if same else self
