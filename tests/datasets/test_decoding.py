@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import zlib
@@ -163,6 +164,24 @@ def test_a_pgm_is_scaled_by_its_own_white(maxval: int, plain: bool) -> None:
     if maxval > 255:
         half = decode_image(head + body, "x.pgm", intensity_range=(0, maxval // 2))
         near(half, np.clip(values * 255.0 / (maxval // 2), 0, 255))
+
+
+JPEG_2000_OF_12_BITS = (
+    "/0//UQApAAAAAAAgAAAAIAAAAAAAAAAAAAAAIAAAACAAAAAAAAAAAAABCwEB/1IADAAAAAEABQQEAAH/XAATQGBoaHBoaHBoaHBoaHBoaHD/ZAAl"
+    "AAFDcmVhdGVkIGJ5IE9wZW5KUEVHIHZlcnNpb24gMi41LjL/kAAKAAAAAADuAAH/k8/kDAbof8A+oCn+AKD9gIAEDwOQCITP8A8fyDx/gIANlILB"
+    "QgHnCZ5DUJ4GVw1y4LBySSqfw/YSn+A+D9gsHZKuv1CC8tqwxLLZQ5ilD+d/DHUgJC1+I2DpwJBNxvCfG88aBovj6KyehCHH8jE/wLw/kKBQQpYK"
+    "cMqVdCOVBQIHLSRx6M45t7NoG40AzzXq5or6SwRlrGE7CSLWJCfMsHZ25yn+YM5Ct4ODWwrH8i8/wIQfsCCWBefzrJJlChr7i94FgcT8yID7/vo6"
+    "QYUe7P8g0LQaOGAi4TSjlRuFIHCp/9k="
+)
+"""As OpenJPEG makes it; Pillow writes 8 and 16 bits only. Values 0 above, 4095 below, and 1000 from column 20 on."""
+
+
+def test_jpeg_2000_of_12_bits_is_scaled_by_its_depth_and_takes_a_range_in_its_own_unit() -> None:
+    values = np.zeros((32, 32))
+    values[16:], values[:, 20:] = 4095, 1000
+    content = base64.b64decode(JPEG_2000_OF_12_BITS)
+    near(decode_image(content, "x.j2k"), values * 255.0 / 4095)
+    near(decode_image(content, "x.j2k", intensity_range=(500, 3000)), np.clip((values - 500) * 255 / 2500, 0, 255))
 
 
 def png(depth: int, colour: int, rows: NDArray[Any], *chunks: tuple[bytes, bytes]) -> bytes:

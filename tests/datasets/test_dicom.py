@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
@@ -155,8 +156,6 @@ def test_a_palette_gives_colours(bits: int) -> None:
 def test_compressed_pixels_are_read(syntax: UID) -> None:
     smooth = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8)
     if syntax == RLELossless:
-        from pydicom import dcmread
-
         data = dcmread(io.BytesIO(dicom(smooth)))
         data.compress(RLELossless)
         buffer = io.BytesIO()
@@ -210,8 +209,6 @@ def test_a_transfer_syntax_that_is_not_read_is_named(syntax: str, words: str) ->
 
 
 def _with_syntax(content: bytes, syntax: str) -> bytes:
-    from pydicom import dcmread
-
     data = dcmread(io.BytesIO(content))
     data.file_meta.TransferSyntaxUID = UID(syntax)
     data.PixelData = encapsulate([b"\0" * 8])

@@ -23,6 +23,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from fedafd.datasets.file_kinds import is_dicom, kind_of_content
 from fedafd.datasets.intensity import IntensityRange, to_8_bits
+from fedafd.datasets.stored_pixels import StoredPixels
 from fedafd.domain.errors import DataError
 
 __all__ = [
@@ -71,9 +72,10 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF's orientations: what to do to see the picture upright."""
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is lower
-_ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 274, 258, 262, 339
+_ORIENTATION = 274
 _DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is lower
 
 
 def decode_image(content: bytes, name: str, *, intensity_range: IntensityRange | None = None) -> ImageArray:
@@ -174,24 +176,12 @@ def _unreadable(name: str, error: Exception) -> DataError:
 
 
 def _rgb(image: Image.Image, name: str, given: IntensityRange | None) -> ImageArray:
-    tags = getattr(image, "tag_v2", None) or {}
-    bits, inverted = _tag(tags, _BITS), _tag(tags, _PHOTOMETRIC) == 0
-    signed, known, unit = _tag(tags, _SAMPLE_FORMAT) == 2, _known_range(image, bits), _unit(image)
-    raw_mode = _raw_mode(image)
+    stored = StoredPixels.of(image)
     image.load()
     if image.mode in _DEEP_MODES:
-        values = np.asarray(_upright(image))
-        if image.mode == "I" and image.format == "TIFF" and not signed:
-            values = values.view(np.uint32)
-        if given is not None:
-            given = (given[0] * unit, given[1] * unit)
-        grey = to_8_bits(values, name, known=known, given=given, inverted=inverted)
-        clear = image.info.get("transparency")
-        if isinstance(clear, int):
-            grey = np.where(values == clear, np.uint8(255), grey)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    pixels = np.array(_on_white(_upright(image), _clear_shade(image, raw_mode)), dtype=np.uint8)
-    if ";16" in raw_mode and 0 < pixels.max() < 16:
+        return _deep_rgb(image, stored, name, given)
+    pixels = np.array(_on_white(_upright(image), stored.clear_shade(image)), dtype=np.uint8)
+    if ";16" in stored.raw_mode and 0 < pixels.max() < 16:
         raise DataError(
             f"{name}: uses 12 bits or fewer of its 16 a colour, so that it would come out black; save it with 8 bits",
             name=name,
@@ -199,42 +189,17 @@ def _rgb(image: Image.Image, name: str, given: IntensityRange | None) -> ImageAr
     return pixels
 
 
-def _tag(tags: Any, number: int) -> Any:
-    value = tags.get(number)
-    return value[0] if isinstance(value, tuple) and value else value
-
-
-def _raw_mode(image: Image.Image) -> str:
-    """How the file stores its pixels, in Pillow's words. Of `RGB;16B`, 16 bits a colour, Pillow keeps the upper 8."""
-    tiles = getattr(image, "tile", ())
-    arguments = tiles[0][3] if tiles else ""
-    found = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
-    return found if isinstance(found, str) else ""
-
-
-def _clear_shade(image: Image.Image, raw_mode: str) -> Any:
-    """The shade or colour that is transparent, in the decoded pixels' depth; Pillow gives it in the file's."""
+def _deep_rgb(image: Image.Image, stored: StoredPixels, name: str, given: IntensityRange | None) -> ImageArray:
+    values = np.asarray(_upright(image))
+    if stored.unsigned_32:
+        values = values.view(np.uint32)
+    if given is not None:
+        given = (given[0] * stored.unit, given[1] * stored.unit)
+    grey = to_8_bits(values, name, known=stored.known, given=given, inverted=stored.inverted)
     clear = image.info.get("transparency")
-    if isinstance(clear, int) and raw_mode in ("L;2", "L;4"):
-        return clear * (85 if raw_mode == "L;2" else 17)
-    return tuple(part >> 8 for part in clear) if isinstance(clear, tuple) and raw_mode.startswith("RGB;16") else clear
-
-
-def _known_range(image: Image.Image, bits: object) -> IntensityRange | None:
-    """What is black and white in a file of one channel and more than 8 bits, where its format says so."""
-    if image.mode.startswith("I;16"):
-        return 0.0, float(2**bits - 1) if isinstance(bits, int) and 8 < bits <= 16 else 65535.0
-    return (0.0, 65535.0) if image.mode == "I" and image.format == "PPM" else None
-
-
-def _unit(image: Image.Image) -> float:
-    """By how much Pillow has multiplied the file's values: those of a PGM are brought to 16 bits."""
-    tiles = getattr(image, "tile", ())
-    if image.mode == "I" and image.format == "PPM" and tiles:
-        arguments = tiles[0][3]
-        if isinstance(arguments, tuple) and len(arguments) == 2 and isinstance(arguments[1], int):
-            return 65535.0 / arguments[1]
-    return 1.0
+    if isinstance(clear, int):
+        grey = np.where(values == clear, np.uint8(255), grey)
+    return np.repeat(grey[:, :, None], 3, axis=2)
 
 
 def _upright(image: Image.Image) -> Image.Image:
