@@ -52,8 +52,9 @@ class StoredPixels:
         clear = image.info.get("transparency")
         if isinstance(clear, int) and self.raw_mode in ("L;2", "L;4"):
             return clear * (85 if self.raw_mode == "L;2" else 17)
-        is_deep = isinstance(clear, tuple) and self.raw_mode.startswith("RGB;16")
-        return tuple(part >> 8 for part in clear) if is_deep else clear
+        if isinstance(clear, tuple) and self.raw_mode.startswith("RGB;16"):
+            return tuple(part >> 8 for part in clear)
+        return clear
 
 
 def _tag(tags: Any, number: int) -> Any:
