@@ -43,7 +43,7 @@ def test_the_mean_is_over_kinds_and_counts_mean_recall_for_pairs() -> None:
     assert first.values["mean"] == pytest.approx((20.0 + 60.0 / 6) / 2)
     assert first.values["image own acc1"] == 21.0
     assert first.clients == {"image-0": 20.0, "pair-0": 60.0}
-    assert first.below_global == []
+    assert first.over_global == {"pair-0": 5.0}
 
 
 def test_intervals_are_students_over_the_seeds() -> None:
@@ -82,5 +82,42 @@ def test_the_report_says_which_clients_fall_below() -> None:
     experiment = ExperimentConfig.model_validate(TINY | {"strategies": ["fedafd", "local"], "seeds": [0, 1, 2]})
     rows = rows_of(made)
     text = markdown(experiment, rows, differences(rows, "fedafd"))
-    assert "3 runs: below in 1 cases: iid seed 2: pair-0 by 1.0." in text
+    assert "3 cases in 3 runs: below in 1 cases: iid seed 2: pair-0 by 1.0." in text
     assert "1 of 6 below, most of all iid, seed 1, image-0 by 3.0." in text
+
+
+def report(made: list[dict[str, Any]], **changes: Any) -> str:
+    values = TINY | {"strategies": ["fedafd", "local"], "seeds": [0, 1, 2]} | changes
+    experiment, rows = ExperimentConfig.model_validate(values), rows_of(made)
+    return markdown(experiment, rows, differences(rows, experiment.baseline))
+
+
+def test_nothing_is_said_of_runs_or_clients_that_are_not_there() -> None:
+    others = [each for each in results() if each["strategy"] == "local"]
+    text = report(others)
+    assert "No run of fedafd is done: nothing is said of its clients." in text
+    assert "never below" not in text
+    assert "3 of 6 runs are not done" in text
+
+    alone = [each for each in results() if each["strategy"] == "fedafd"]
+    assert "No run of local is done for the same scenario and seed" in report(alone)
+
+    no_pairs = results()
+    for each in no_pairs:
+        del each["clients"]["pair-0"]
+    text = report(no_pairs)
+    assert "There is no pair client to compare with the frozen global model." in text
+    assert "never below" not in text
+
+
+def test_pairs_that_are_the_global_model_itself_are_not_praised() -> None:
+    same = [result("fedafd", seed, image=20.0, pairs=55.0) for seed in range(3)]
+    assert "equal in each" in report(same)
+
+
+def test_the_report_tells_settings_without_effect() -> None:
+    federation = TINY["federation"] | {"distillation": {"start_round": 3}}
+    text = report(results(), federation=federation, rounds=2)
+    assert "Settings without effect:" in text
+    assert "- fedafd: distillation.start_round is 3, but there are 2 rounds: nothing is distilled" in text
+    assert "without effect" not in report(results())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,10 +27,18 @@ _KNOWN_AFTER_SECONDS = 10.0
 class SimulationView:
     """Shows how far the runs are, and how long they may still take: bars on `console`, lines on `lines`."""
 
-    def __init__(self, experiment: ExperimentConfig, output: Path, console: Console, lines: Console) -> None:
+    def __init__(
+        self,
+        experiment: ExperimentConfig,
+        output: Path,
+        console: Console,
+        lines: Console,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._runs, self._rounds, self._output = experiment.runs(), experiment.rounds, output
         self._console, self._lines = console, lines
-        self._begun = time.monotonic()
+        self._begun = clock()
         self._next_line = self._begun + _FIRST_LINE_SECONDS
         self._at_work: dict[RunKey, TaskID] = {}
         self._first_seen: dict[RunKey, float] = {}
@@ -79,8 +87,8 @@ class SimulationView:
         left = self._left(whole, done, now)
         words = f"{len(done)} of {len(self._runs)} runs done, {left}"
         self._bars.update(self._whole, completed=whole, words=words)
-        if not self._console.is_terminal and time.monotonic() >= self._next_line:
-            self._next_line = time.monotonic() + _LINE_SECONDS
+        if not self._console.is_terminal and self._clock() >= self._next_line:
+            self._next_line = self._clock() + _LINE_SECONDS
             self.say(f"{words} ({whole / len(self._runs):.0%})")
             for key, (number, share, activity) in now.items():
                 self.say(f"  {key.name}: round {number} of {self._rounds}, {activity} ({share:.0%})")
@@ -89,7 +97,7 @@ class SimulationView:
         return [key for key in self._runs if (self._output / key.folder / "result.json").exists()]
 
     def _left(self, whole: float, done: list[RunKey], now: dict[RunKey, tuple[int, float, str]]) -> str:
-        elapsed = time.monotonic() - self._begun
+        elapsed = self._clock() - self._begun
         gained = whole - self._done_before - sum(self._first_seen.get(key, 0.0) for key in {*done, *now})
         if gained <= 0 or elapsed < _KNOWN_AFTER_SECONDS:
             return "time left not known yet"

@@ -11,6 +11,7 @@ from fedafd.datasets.partition import share_of
 from fedafd.datasets.pixels import KeptImages
 from fedafd.datasets.samples import ClientData, PairSplit, Split, TextSplit
 from fedafd.domain.config import PartitionConfig
+from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.seeds import derive_seed
 from fedafd.simulation.experiment import ClientGroup, ExperimentConfig, RunKey
@@ -18,7 +19,7 @@ from fedafd.simulation.federation import SimulatedClient
 
 __all__ = ["PUBLIC_SET", "Prints", "RunData", "data_prints", "load_run_data"]
 
-PUBLIC_SET = "the public set"
+PUBLIC_SET, _SPLITS = "the public set", ("train", "val", "test")
 Prints = Mapping[str, Mapping[str, Any]]
 """Of the public set and each group of clients: the fingerprint of their data, and the number of samples by split."""
 
@@ -51,19 +52,46 @@ def data_prints(experiment: ExperimentConfig) -> Prints:
 def _load(experiment: ExperimentConfig) -> tuple[dict[str, PairSplit], list[ClientData]]:
     source = experiment.public
     public = load_public_data(source.adapter, source.path, source.options)
-    return public, [load_client_data(g.adapter, g.path, g.kind, g.options) for g in experiment.clients]
+    groups = [load_client_data(g.adapter, g.path, g.kind, g.options) for g in experiment.clients]
+    for name in _SPLITS:
+        if not len(public[name]):
+            raise DataError(f"{PUBLIC_SET} ({source.adapter}): the split {name} has no sample; a simulation needs one")
+    for place, (group, data) in enumerate(zip(experiment.clients, groups, strict=True)):
+        _check_group(place, group, data)
+    return public, groups
+
+
+def _check_group(place: int, group: ClientGroup, data: ClientData) -> None:
+    """Raise DataError where a client would have nothing to train on, to choose by or to be tested on."""
+    parts = group.parts or group.count
+    if len(data.train) < parts:
+        raise DataError(
+            f"{_named(place, group)}: {len(data.train)} training samples for {parts} parts:"
+            f" {_client(place, group, parts - 1)} would have none; lower count or parts, or give more data"
+        )
+    for name, use in (("val", "rounds and gates are chosen on it"), ("test", "results are measured on it")):
+        if not len(getattr(data, name)):
+            raise DataError(f"{_named(place, group)}: the split {name} has no sample, and {use}")
+
+
+def _named(place: int, group: ClientGroup) -> str:
+    return f"clients[{place}] ({group.kind.value}, {group.adapter})"
+
+
+def _client(place: int, group: ClientGroup, index: int) -> str:
+    return f"{group.kind.value}-{place}-{index:03d}"
 
 
 def _prints(experiment: ExperimentConfig, public: Mapping[str, PairSplit], groups: Sequence[ClientData]) -> Prints:
     whole = ClientData(ClientKind.PAIR, public["train"], public["val"], public["test"])
     found = {PUBLIC_SET: _print(whole)}
     for place, (group, data) in enumerate(zip(experiment.clients, groups, strict=True)):
-        found[f"clients[{place}] ({group.kind.value}, {group.adapter})"] = _print(data)
+        found[_named(place, group)] = _print(data)
     return found
 
 
 def _print(data: ClientData) -> dict[str, Any]:
-    samples = {name: len(getattr(data, name)) for name in ("train", "val", "test")}
+    samples = {name: len(getattr(data, name)) for name in _SPLITS}
     return {"fingerprint": fingerprint_of(data), "samples": samples}
 
 
@@ -81,11 +109,17 @@ def _clients(
             index=index,
             seed=derive_seed(key.seed, place, "partition") % 2**32,
         )
+        share = share_of(whole.train, spec)
+        if not len(share):
+            raise DataError(
+                f"scenario {key.scenario}, seed {key.seed}: {_client(place, group, index)} has no training sample;"
+                " lower the count of clients, or raise alpha"
+            )
         made.append(
             SimulatedClient(
-                name=f"{group.kind.value}-{place}-{index:03d}",
+                name=_client(place, group, index),
                 kind=group.kind,
-                data=replace(whole, train=_held(share_of(whole.train, spec))),
+                data=replace(whole, train=_held(share)),
                 image_encoder=group.image_encoder,
                 text_encoder=group.text_encoder,
             )

@@ -24,6 +24,7 @@ from fedafd.simulation.experiment import ExperimentConfig, RunKey
 from fedafd.simulation.failures import Failure, killed, note_failure
 from fedafd.simulation.files import read_json
 from fedafd.simulation.kept_runs import check_kept_runs
+from fedafd.simulation.no_effect import settings_without_effect
 from fedafd.simulation.run import SERVER_STAGES
 from fedafd.simulation.worker import NOW, Job, serve
 
@@ -72,6 +73,8 @@ def run_experiment(
     with claimed(output / ".simulate.lock", taken):
         for note in check_kept_runs(experiment, output, data_prints(experiment), restart=restart):
             tell(f"note: {note}")
+        for idle in settings_without_effect(experiment):
+            tell(f"without effect: {idle}")
         todo = deque(key for key in experiment.runs() if not (output / key.folder / "result.json").exists())
         for key in todo:
             (output / key.folder / NOW).unlink(missing_ok=True)

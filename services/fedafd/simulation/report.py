@@ -13,6 +13,7 @@ from fedafd.simulation.experiment import ExperimentConfig, RunKey
 from fedafd.simulation.failures import failures_in
 from fedafd.simulation.files import write_json
 from fedafd.simulation.kept_runs import versions_note
+from fedafd.simulation.no_effect import settings_without_effect
 from fedafd.simulation.plots import draw_plots
 from fedafd.simulation.summary import (
     MEASURES,
@@ -65,7 +66,9 @@ def markdown(
         if names:
             title = f"### {experiment.baseline} minus the others, {scenario}: paired, 95 % intervals"
             parts += [title, "", *_differences([d for d in compared if d.scenario == scenario], names), ""]
-    parts += _checks(rows, experiment.baseline)
+    parts += _checks(experiment, rows)
+    if idle := settings_without_effect(experiment):
+        parts += ["", "Settings without effect:", "", *(f"- {each}" for each in idle)]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -117,20 +120,40 @@ def _interval(d: Difference) -> str:
     return text if d.shown == "not shown" else f"**{text}**"
 
 
-def _checks(rows: Sequence[Row], baseline: str) -> list[str]:
+def _checks(experiment: ExperimentConfig, rows: Sequence[Row]) -> list[str]:
+    """What is said of single clients; where there is nothing to compare, that."""
+    baseline = experiment.baseline
     own = [row for row in rows if row.strategy == baseline]
-    below = [f"{row.scenario} seed {row.seed}: {each}" for row in own for each in row.below_global]
+    if not own:
+        return [f"No run of {baseline} is done: nothing is said of its clients."]
+    return [_against_global(baseline, own), *_against_alone(experiment, rows)]
+
+
+def _against_global(baseline: str, own: Sequence[Row]) -> str:
+    over = {f"{r.scenario} seed {r.seed}: {name}": value for r in own for name, value in r.over_global.items()}
+    if not over:
+        return "There is no pair client to compare with the frozen global model."
+    below = [f"{name} by {-value:.1f}" for name, value in over.items() if value < 0]
     verdict = f"below in {len(below)} cases: {'; '.join(below)}" if below else "never below"
-    lines = [
-        f"Pair clients of {baseline} against the frozen global model on the test split, {len(own)} runs: {verdict}."
-    ]
-    alone = client_differences(rows, baseline, _ALONE) if baseline != _ALONE else {}
-    if alone:
-        worse = {name: value for name, value in alone.items() if value < 0}
-        most = min(worse, key=lambda name: worse[name], default="")
-        told = f"{len(worse)} of {len(alone)} below" + (f", most of all {most} by {-worse[most]:.1f}" if worse else "")
-        lines += ["", f"Clients of {baseline} against themselves under {_ALONE} on the test split: {told}."]
-    return lines
+    if not any(over.values()):
+        verdict = "equal in each, as where nothing but the global model is used"
+    return (
+        f"Pair clients of {baseline} against the frozen global model on the test split, {len(over)} cases in"
+        f" {len(own)} runs: {verdict}."
+    )
+
+
+def _against_alone(experiment: ExperimentConfig, rows: Sequence[Row]) -> list[str]:
+    baseline = experiment.baseline
+    if baseline == _ALONE or _ALONE not in experiment.strategies:
+        return []
+    alone = client_differences(rows, baseline, _ALONE)
+    if not alone:
+        return ["", f"No run of {_ALONE} is done for the same scenario and seed: nothing to compare {baseline} with."]
+    worse = {name: value for name, value in alone.items() if value < 0}
+    most = min(worse, key=lambda name: worse[name], default="")
+    told = f"{len(worse)} of {len(alone)} below" + (f", most of all {most} by {-worse[most]:.1f}" if worse else "")
+    return ["", f"Clients of {baseline} against themselves under {_ALONE} on the test split: {told}."]
 
 
 def _spread(values: Sequence[float]) -> str:

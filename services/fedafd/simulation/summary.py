@@ -36,8 +36,8 @@ class Row(NamedTuple):
     recalls: dict[str, float]
     clients: dict[str, float]
     """Each client's own metric: rsum for pairs, else accuracy, of the personalized model."""
-    below_global: list[str]
-    """Pair clients whose personalized model is below the frozen global model on the test split, and by how much."""
+    over_global: dict[str, float]
+    """By how much each pair client's personalized model is above the frozen global model on the test split."""
     seconds: float
 
 
@@ -77,13 +77,13 @@ def rows_of(results: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 def _row(result: Mapping[str, Any]) -> Row:
     kinds: dict[str, list[Mapping[str, float]]] = {}
-    below, clients = [], {}
+    over, clients = {}, {}
     for name, client in sorted(result["clients"].items()):
         metrics = client["metrics"]
         kinds.setdefault(client["kind"], []).append(metrics)
         clients[name] = score_of(metrics)
-        if client["kind"] == "pair" and metrics["federated/rsum"] < metrics["global/rsum"]:
-            below.append(f"{name} by {metrics['global/rsum'] - metrics['federated/rsum']:.1f}")
+        if client["kind"] == "pair":
+            over[name] = metrics["federated/rsum"] - metrics["global/rsum"]
     values = {"server rsum": result["server"]["metrics"]["rsum"]}
     for kind, measure in (("image", "acc1"), ("text", "acc1"), ("pair", "rsum")):
         if kind in kinds:
@@ -99,7 +99,7 @@ def _row(result: Mapping[str, Any]) -> Row:
         {"mean": fmean(shares)} | values,
         {name: result["server"]["metrics"][name] for name in _RECALLS},
         clients,
-        below,
+        over,
         float(result["seconds"]),
     )
 
