@@ -282,6 +282,18 @@ def test_encoders_that_changed_follow_or_are_refused_never_ignored() -> None:
         trained(data, first.state, encoders={"text": EncoderConfig(architecture="bert", max_tokens=16)})
 
 
+def test_texts_in_words_that_the_vocabulary_lacks_are_told_once() -> None:
+    data = tiny_private(ClientKind.TEXT)
+    first = trained(data)
+    assert isinstance(data.train, TextSplit)
+    foreign = dataclasses.replace(data.train, texts=[f"ein rotes {text[::-1]}" for text in data.train.texts])
+    changed = dataclasses.replace(data, train=foreign)
+    made = trained(changed, first.state)
+    assert cases(made) == ["words"]
+    assert made.differences[0].saved == "0 %"
+    assert cases(trained(changed, made.state)) == []
+
+
 def test_images_are_read_at_the_new_size_and_scale() -> None:
     data = tiny_private(ClientKind.IMAGE)
     config = tiny_federation()

@@ -17,6 +17,8 @@ from fedafd.telemetry.logging import get_logger
 
 __all__ = ["check_saved_state", "fingerprint_of_site", "reset", "tell_differences"]
 
+_WARNED = ("words",)
+"""Goes on, but a person should look at it."""
 _log = get_logger(__name__)
 
 
@@ -54,7 +56,7 @@ def check_saved_state(config: AgentConfig, classes: Sequence[str], state: StateD
 def tell_differences(differences: Sequence[Difference]) -> None:
     """Say in the site's own log what the state was made for, and what becomes of it."""
     for each in differences:
-        tell = _log.warning if each.answer is Answer.ADAPT else _log.info
+        tell = _log.warning if each.answer is Answer.ADAPT or each.case in _WARNED else _log.info
         tell("agent.state_differs", part=each.part, answer=each.answer.value, reason=each.message)
 
 

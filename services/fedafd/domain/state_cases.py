@@ -84,6 +84,12 @@ CASES: Mapping[str, Case] = {
     "tokenizer": Case(
         "tokenizer", "texts are cut into words in another way", Answer.GO_ON, "the saved tokenizer is used"
     ),
+    "words": Case(
+        "words",
+        "the share of your texts' words that the saved vocabulary lacks grew by 10 points or more",
+        Answer.GO_ON,
+        "all of them are read as one unknown word, with a warning; starting afresh would learn them",
+    ),
     "vocabulary": Case(
         "vocabulary", "the federation's `client.vocabulary`", Answer.GO_ON, "the saved vocabulary is used"
     ),

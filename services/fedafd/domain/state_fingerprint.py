@@ -19,6 +19,8 @@ from fedafd.domain.state_cases import AFRESH, CASES, Answer, Difference
 __all__ = ["StateFingerprint", "compare", "refuse_mismatch", "rows_by_name", "tokenizer_rules"]
 
 _SHOWN_NAMES = 10
+_MORE_UNKNOWN = 10
+"""Percentage points."""
 _FIXED_SIDE = ("vit",)
 """Architectures whose weights are made for one image size."""
 
@@ -39,6 +41,8 @@ class StateFingerprint(BaseModel):
     tokenizer: str | None = None
     """`tokenizer_rules` of an encoder that starts from fresh weights."""
     vocabulary: str | None = None
+    unknown_words: int | None = None
+    """Percent of the words of the training texts that the tokenizer does not know."""
     embedding_dim: int | None = None
     fusion: FusionConfig | None = None
     centre: bool | None = None
@@ -233,6 +237,9 @@ def _training(saved: StateFingerprint, today: StateFingerprint) -> Iterator[Diff
         before, now = getattr(saved, name), getattr(today, name)
         if before is not None and now is not None and before != now:
             yield _difference(case, before, now)
+    lacking = (saved.unknown_words, today.unknown_words)
+    if lacking[0] is not None and lacking[1] is not None and lacking[1] - lacking[0] >= _MORE_UNKNOWN:
+        yield _difference("words", *(f"{percent} %" for percent in lacking))
     if saved.averaging is not None and today.averaging is not None and saved.averaging is not today.averaging:
         begins = saved.averaging is AveragingMode.OFF
         yield _difference("averaging-on" if begins else "averaging-off", saved.averaging, today.averaging)

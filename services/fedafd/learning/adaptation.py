@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from fedafd.datasets.report import texts_of
 from fedafd.datasets.samples import ClientData, PairSplit, Split
 from fedafd.domain.config import EncoderConfig, FederationConfig
 from fedafd.domain.kinds import ClientKind, Modality
@@ -26,12 +28,22 @@ from fedafd.domain.state_fingerprint import (
 from fedafd.learning.averaging import HEAD, group_of
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.pretrained import pixel_scale
-from fedafd.learning.tokens import build_tokenizer
+from fedafd.learning.tokens import build_tokenizer, unknown_share
 
-__all__ = ["FUSIONS", "adapt", "adapted_group", "bound_by_name", "chosen_encoders", "fingerprint_of_round"]
+__all__ = [
+    "FUSIONS",
+    "adapt",
+    "adapted_group",
+    "bound_by_name",
+    "chosen_encoders",
+    "fingerprint_of_round",
+    "unknown_words",
+]
 
 FUSIONS = "fusions."
 """Where a client's model holds its fusions."""
+_TEXTS_LOOKED_AT = 5000
+"""More would not change a share in its first digits."""
 Encoders = Mapping[Modality, EncoderConfig | None]
 
 
@@ -62,6 +74,14 @@ def fingerprint_of_round(
         preset=config.preset,
         strategy=config.strategy,
     )
+
+
+def unknown_words(tokenizer: str | None, data: ClientData) -> int | None:
+    """Percent of the words of the training texts that a tokenizer (as JSON) does not know; None without texts."""
+    if tokenizer is None:
+        return None
+    texts = islice(texts_of(data.train), _TEXTS_LOOKED_AT)
+    return round(100 * unknown_share(Tokenizer.from_str(tokenizer), texts))
 
 
 def adapt(checkpoint: Checkpoint, today: StateFingerprint, seed: int) -> list[Difference]:

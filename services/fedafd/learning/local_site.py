@@ -26,7 +26,14 @@ from fedafd.domain.seeds import derive_seed
 from fedafd.domain.state_cases import AFRESH, Difference
 from fedafd.domain.state_fingerprint import StateFingerprint
 from fedafd.learning.acceleration import accelerate
-from fedafd.learning.adaptation import FUSIONS, adapt, bound_by_name, chosen_encoders, fingerprint_of_round
+from fedafd.learning.adaptation import (
+    FUSIONS,
+    adapt,
+    bound_by_name,
+    chosen_encoders,
+    fingerprint_of_round,
+    unknown_words,
+)
 from fedafd.learning.averaging import load_average
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.client_data import SplitName, Splits, check_samples
@@ -82,6 +89,7 @@ class LocalSite:
         if state is not None:
             with _unusable_is_clear():
                 self._checkpoint = Checkpoint.from_bytes(state)
+            self._note_unknown_words(self._checkpoint.meta.get("tokenizer"), data)
             self.differences = adapt(self._checkpoint, self._made_for, self._first_seed())
             data = bound_by_name(data, self._checkpoint.meta["labels"])
         self.data = data
@@ -210,6 +218,9 @@ class LocalSite:
             return self.seed
         return derive_seed(self.config.seed, "averaging", self.kind.value)
 
+    def _note_unknown_words(self, tokenizer: str | None, data: ClientData) -> None:
+        self._made_for = self._made_for.model_copy(update={"unknown_words": unknown_words(tokenizer, data)})
+
     def _fresh_meta(self, public_texts: list[str]) -> dict[str, Any]:
         own: list[str] = []
         if self.config.client.vocabulary == "public":
@@ -222,6 +233,7 @@ class LocalSite:
         text = chosen.get(Modality.TEXT)
         tokenizer = tokenizer_for(text, [*public_texts, *own]).to_str() if text is not None else None
         encoders = {m.value: encoder.model_dump(mode="json") for m, encoder in chosen.items()}
+        self._note_unknown_words(tokenizer, self.data)
         made_for = self._made_for.as_json()
         return {
             "encoders": encoders,
