@@ -180,7 +180,7 @@ def test_an_agent_whose_classes_were_all_replaced_ends_before_it_joins(world: Wo
     draw(world.data, ["green", "yellow"])
     with capture_logs() as logs:
         # Nobody listens at its address: joining would wait for ever.
-        assert run(world.config()) is ExitCode.CONFIGURATION
+        assert run(world.config(), token="t") is ExitCode.CONFIGURATION
     (ended,) = [entry for entry in logs if entry["event"] == "agent.ended"]
     assert ended["code"] == "state-unusable"
     for word in ("added green, yellow", "removed blue, red", "fedafd agent reset"):
@@ -194,7 +194,7 @@ def test_an_encoder_that_changed_in_agent_yaml_ends_the_agent_and_one_that_only_
     world.round(world.config())
     wide = IMAGE | {"options": IMAGE["options"] | {"hidden_sizes": [8, 24]}}  # type: ignore[operator]
     with capture_logs() as logs:
-        assert run(world.config(image_encoder=wide)) is ExitCode.CONFIGURATION
+        assert run(world.config(image_encoder=wide), token="t") is ExitCode.CONFIGURATION
     assert any("hidden_sizes" in str(entry.get("reason")) for entry in logs)
     larger = world.config(image_encoder=IMAGE | {"image_size": 48})
     (differs,) = check_saved_state(larger, V1, world.state)

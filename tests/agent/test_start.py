@@ -21,10 +21,10 @@ from fedafd.agent.ledger import read_sent
 from fedafd.agent.main import ExitCode, run
 from fedafd.agent.own_data import load_own_data
 from fedafd.agent.start import StartStoppedError, prepare
-from fedafd.agent.state import StateDirectory
+from fedafd.agent.state import Credential, StateDirectory
 from fedafd.domain.config import AgentConfig, parse_agent_config
 from fedafd.domain.errors import DataError
-from fedafd.domain.kinds import UploadPurpose
+from fedafd.domain.kinds import ClientKind, UploadPurpose
 from fedafd.learning.checkpoint import Checkpoint
 
 NOBODY = "127.0.0.1:1"
@@ -194,7 +194,7 @@ def test_repeats_are_dropped_from_training_only_when_asked_for_and_also_after_a_
 
 def started(config: AgentConfig) -> list[dict[str, Any]]:
     with capture_logs() as logs:
-        asyncio.run(prepare(config, StateDirectory(config.state_dir), asyncio.Event()))
+        asyncio.run(prepare(config, StateDirectory(config.state_dir), asyncio.Event(), token="t"))
     return [dict(each) for each in logs]
 
 
@@ -238,7 +238,19 @@ def test_an_agent_that_is_stopped_while_it_looks_ends_at_once(tmp_path: Path) ->
     async def main() -> None:
         stop = asyncio.Event()
         stop.set()
-        await prepare(config, StateDirectory(config.state_dir), stop)
+        await prepare(config, StateDirectory(config.state_dir), stop, token="t")
 
     with pytest.raises(StartStoppedError):
         asyncio.run(main())
+
+
+def test_an_agent_without_token_or_of_another_kind_is_told_before_it_reads_its_data(tmp_path: Path) -> None:
+    config = folder_site(tmp_path)  # without data: reading them would be another error
+    with capture_logs() as logs:
+        assert run(config) is ExitCode.CONFIGURATION
+    assert "not enrolled yet" in logs[-1]["reason"]
+    credential = Credential(federation_id="f", client_id="c", client_name="clinic", kind=ClientKind.TEXT, secret="s")
+    StateDirectory(config.state_dir).save_credential(credential)
+    with capture_logs() as logs:
+        assert run(config) is ExitCode.CONFIGURATION
+    assert "text client 'clinic'" in logs[-1]["reason"]

@@ -52,7 +52,7 @@ def run(config: AgentConfig, *, token: str | None = None, settings: AgentSetting
                 for number in (signal.SIGTERM, signal.SIGINT):
                     asyncio.get_running_loop().add_signal_handler(number, stop.set)
                 try:
-                    data = await prepare(config, state, stop)
+                    data = await prepare(config, state, stop, token=token)
                 except StartStoppedError:
                     return
                 agent = Agent(

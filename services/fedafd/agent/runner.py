@@ -16,6 +16,7 @@ from contextlib import suppress
 from fedafd.agent.cache import ArtifactCache
 from fedafd.agent.connection import AggregatorConnection, StopRequestedError
 from fedafd.agent.delivery import Delivery
+from fedafd.agent.enrolled import need_kind, need_token
 from fedafd.agent.ledger import Ledger
 from fedafd.agent.metrics import AgentMetrics
 from fedafd.agent.outgoing import departure_of
@@ -116,11 +117,7 @@ class Agent:
                 await self._serve_as(await self._enrol_anew(token, credential), session)
 
     async def _serve_as(self, credential: Credential, session: AgentSession) -> None:
-        if credential.kind is not self._config.kind:
-            raise ConfigurationError(
-                f"agent.yaml says kind: {self._config.kind.value}, but {self._state.root} holds the credential"
-                f" of {credential.kind.value} client {credential.client_name!r}; correct one, or state_dir"
-            )
+        need_kind(credential, self._config.kind, self._state.root)
         connection = AggregatorConnection(
             self._config.aggregator,
             tls=self._config.tls,
@@ -158,12 +155,7 @@ class Agent:
         return credential
 
     async def _enrol(self, token: str | None) -> Credential:
-        if not token:
-            raise ConfigurationError(
-                "this agent is not enrolled yet: give the invitation's token with --token or"
-                " FEDAFD_AGENT_ENROLMENT_TOKEN(_FILE)"
-            )
-        token = plain_secret(token)
+        token = plain_secret(need_token(token))
         connection = AggregatorConnection(self._config.aggregator, tls=self._config.tls, stop=self._stop)
         try:
             self._ledger.record(

@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import Any
 
+from fedafd.agent.enrolled import need_kind, need_token
 from fedafd.agent.own_data import OwnData, changed_since_start, load_own_data, note_start
 from fedafd.agent.saved_state import check_saved_state, tell_differences
 from fedafd.agent.state import StateDirectory
@@ -24,12 +25,17 @@ class StartStoppedError(Exception):
     """The agent was asked to stop before it had read its data."""
 
 
-async def prepare(config: AgentConfig, state: StateDirectory, stop: asyncio.Event) -> ClientData:
+async def prepare(config: AgentConfig, state: StateDirectory, stop: asyncio.Event, *, token: str | None) -> ClientData:
     """The data, after every check that needs nobody else; in a thread, so that `stop` is heard.
 
-    Raises ConfigurationError for a device that is not here, DataError for data that cannot be used, StateUnusableError
-    for a saved state that does not fit them, StartStoppedError.
+    Raises ConfigurationError for an agent that cannot enrol or a device that is not here, DataError for data that
+    cannot be used, StateUnusableError for a saved state that does not fit them, StartStoppedError.
     """
+    credential = state.load_credential()
+    if credential is None:
+        need_token(token)
+    else:
+        need_kind(credential, config.kind, state.root)
     return await asyncio.to_thread(_prepare, config, state, _watching(stop))
 
 

@@ -1,0 +1,30 @@
+"""Who an agent is, checked before it speaks: it is enrolled or has a token, and its kind is agent.yaml's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedafd.agent.state import Credential
+from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.kinds import ClientKind
+
+__all__ = ["need_kind", "need_token"]
+
+
+def need_token(token: str | None) -> str:
+    """The invitation's token. Raises ConfigurationError if there is none."""
+    if not token:
+        raise ConfigurationError(
+            "this agent is not enrolled yet: give the invitation's token with --token or"
+            " FEDAFD_AGENT_ENROLMENT_TOKEN(_FILE)"
+        )
+    return token
+
+
+def need_kind(credential: Credential, kind: ClientKind, root: Path) -> None:
+    """Raise ConfigurationError if the credential below `root` is of a client of another kind."""
+    if credential.kind is not kind:
+        raise ConfigurationError(
+            f"agent.yaml says kind: {kind.value}, but {root} holds the credential"
+            f" of {credential.kind.value} client {credential.client_name!r}; correct one, or state_dir"
+        )
