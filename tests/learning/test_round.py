@@ -19,8 +19,9 @@ from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
 from fedafd.domain.config import EncoderConfig, FederationConfig, parse_federation_config
 from fedafd.domain.errors import ConfigurationError, DataError, InvalidRequestError
 from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.learning.baseline import train_alone
 from fedafd.learning.checkpoint import Checkpoint
-from fedafd.learning.client_round import ClientRound, train_alone, train_client
+from fedafd.learning.client_round import ClientRound, train_client
 from fedafd.learning.encoders import build_encoder
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
 from fedafd.learning.personalized_export import Recipe, export_personalized_model
@@ -312,7 +313,7 @@ def test_training_alone_has_no_federation_in_it() -> None:
         text_encoder=None,
         data=private(ClientKind.TEXT),
         rounds=2,
-        seed=1,
+        client="site",
         device="cpu",
     )
     assert set(metrics) == {"alone/acc1", "alone/acc5", "alone/own_acc1"}

@@ -17,8 +17,9 @@ from fedafd.domain.config import EncoderConfig, FederationConfig
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.acceleration import accelerate, untouched_statistics
+from fedafd.learning.baseline import train_alone
 from fedafd.learning.batch_norm import accept_single_values
-from fedafd.learning.client_round import ClientRound, train_alone, train_client
+from fedafd.learning.client_round import ClientRound, train_client
 from fedafd.learning.ensemble import aggregate, fold_state
 from fedafd.learning.server_round import distil, evaluate, initial_server_state, prepare
 from fedafd.learning.tower import Tower
@@ -143,7 +144,7 @@ def test_alone_a_site_of_one_sample_trains_too() -> None:
         text_encoder=None,
         data=few(ClientKind.IMAGE, 1),
         rounds=2,
-        seed=1,
+        client="site",
         device="cpu",
     )
     assert np.isfinite(list(metrics.values())).all()

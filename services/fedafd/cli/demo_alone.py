@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 from fedafd.domain.config import parse_federation_config, read_agent_config
-from fedafd.domain.seeds import derive_seed
 
 __all__ = ["main"]
 
@@ -18,7 +17,8 @@ __all__ = ["main"]
 def main(arguments: list[str]) -> int:
     """Train and write; returns the exit code."""
     from fedafd.datasets import load_client_data
-    from fedafd.learning.client_round import train_alone
+    from fedafd.datasets.pixels import keep_decoded
+    from fedafd.learning.baseline import train_alone
 
     site = read_agent_config(Path(arguments[0]))
     config = parse_federation_config(json.loads(Path(arguments[1]).read_text(encoding="utf-8")))
@@ -28,9 +28,9 @@ def main(arguments: list[str]) -> int:
         kind=site.kind,
         image_encoder=site.image_encoder,
         text_encoder=site.text_encoder,
-        data=data,
+        data=keep_decoded(data),
         rounds=int(arguments[2]),
-        seed=derive_seed(config.seed, 1, Path(arguments[0]).stem, "train"),
+        client=Path(arguments[0]).stem,
         device=site.device,
     )
     Path(arguments[3]).write_text(json.dumps(metrics), encoding="utf-8")

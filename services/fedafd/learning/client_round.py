@@ -6,8 +6,8 @@ Source: FedAFD, arXiv 2603.04890; choices beside the paper are FederationConfig'
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +16,15 @@ from fedafd.datasets.samples import ClientData
 from fedafd.domain.config import EncoderConfig, FederationConfig
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.leaving import Activity, ActivityKind
-from fedafd.domain.presets import merged
 from fedafd.domain.state_cases import Difference
 from fedafd.domain.state_fingerprint import StateFingerprint
-from fedafd.domain.strategies import STRATEGIES
+from fedafd.learning.evaluation import Evaluation
 from fedafd.learning.local_site import LocalSite, SplitName
 from fedafd.learning.local_training import Progress, train_locally
 from fedafd.learning.public import Pairs
 from fedafd.learning.waypoints import NOWHERE, Waypoints
 
-__all__ = ["ClientRound", "evaluate_client", "train_alone", "train_client"]
+__all__ = ["ClientRound", "evaluate_client", "train_client"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,8 @@ class ClientRound:
     num_private_samples: int
     differences: tuple[Difference, ...] = ()
     """What the state that the round started from was made for, where it was something else."""
+    views: Mapping[str, Mapping[str, Evaluation]] = field(default_factory=dict)
+    """By split, of those asked for, and there by feature, as LocalSite.assess_views tells them."""
 
 
 def train_client(
@@ -61,6 +62,7 @@ def train_client(
     evaluate_on: SplitName = "test",
     made_for: StateFingerprint | None = None,
     waypoints: Waypoints = NOWHERE,
+    compare_on: Sequence[SplitName] = (),
 ) -> ClientRound:
     """Do the client's part of a round. `state` is its personalized state, None before its first round.
 
@@ -70,7 +72,8 @@ def train_client(
     `average`: its group's averaged weights, for strategies that average. Metrics, in percent, on the client's own split
     `evaluate_on`: `federated/...` of the personalized model, `global/...` of the frozen global feature alone,
     `local/...` of the client's own feature; none where that split is empty. What `waypoints` hold is not done again.
-    Raises DivergedError, ConfigurationError, DataError, StateUnusableError.
+    `compare_on`: splits whose samples' scores by feature are told, too. Raises DivergedError, ConfigurationError,
+    DataError, StateUnusableError.
     """
     encoders = {Modality.IMAGE: image_encoder, Modality.TEXT: text_encoder}
     site = LocalSite(config, kind, encoders, data, state, seed, device, made_for=made_for)
@@ -82,8 +85,10 @@ def train_client(
     progress(0.9, Activity(ActivityKind.REPRESENTING))
     reps = site.represent(waypoints)
     progress(0.95, Activity(ActivityKind.EVALUATING))
-    metrics, scores = site.assess(evaluate_on)
-    return ClientRound(site.state(), reps, metrics, scores, len(data.train), tuple(site.differences))
+    views = {name: site.assess_views(name) for name in {evaluate_on, *compare_on}}
+    metrics, scores = site.in_one_level(views[evaluate_on])
+    told: dict[str, Mapping[str, Evaluation]] = {name: views[name] for name in compare_on}
+    return ClientRound(site.state(), reps, metrics, scores, len(data.train), tuple(site.differences), told)
 
 
 def evaluate_client(
@@ -101,25 +106,3 @@ def evaluate_client(
     site = LocalSite(config, kind, None, data, state, 0, device)
     site.meet(None, global_representations, bundles, None)
     return site.assess(evaluate_on).metrics
-
-
-def train_alone(
-    *,
-    config: FederationConfig,
-    kind: ClientKind,
-    image_encoder: EncoderConfig | None,
-    text_encoder: EncoderConfig | None,
-    data: ClientData,
-    rounds: int,
-    seed: int,
-    device: str = "auto",
-    progress: Progress = lambda _, __: None,
-) -> dict[str, float]:
-    """The same client without federation: same encoders, epochs, batches and optimizers. Metrics `alone/...`."""
-    values = merged(config.model_dump(mode="json"), STRATEGIES["local"])
-    encoders = {Modality.IMAGE: image_encoder, Modality.TEXT: text_encoder}
-    site = LocalSite(FederationConfig.model_validate(values), kind, encoders, data, None, seed, device)
-    site.meet_nobody()
-    for number in range(1, rounds + 1):
-        train_locally(site, number, lambda f, a, n=number: progress((n - 1 + f) / rounds, a))  # type: ignore[misc]
-    return {f"alone/{name}": value for name, value in site.evaluate("test")["federated"].items()}

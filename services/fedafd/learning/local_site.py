@@ -114,9 +114,12 @@ class LocalSite:
         self.public = PairTensors(public, self.towers) if public is not None else None
         self._frozen = {m: Tower.from_files(unpack_folder(bundles[m])).to(self.device) for m in self.kind.modalities}
 
-    def meet_nobody(self) -> None:
-        """Train alone: no public set, no global feature."""
-        self._build([])
+    def meet_nobody(self, *, tokenizer: str | None = None) -> None:
+        """Train alone: no public set, no global feature.
+
+        `tokenizer`: of a client that starts afresh, as JSON; None: made from its own texts.
+        """
+        self._build([], tokenizer)
 
     def task_loss(self, indices: Tensor) -> Tensor:
         """The task's loss on the training samples `indices`; a constant where nothing of the client can learn."""
@@ -157,21 +160,25 @@ class LocalSite:
 
         calibrate_gate(self.gates, score)  # type: ignore[arg-type]
 
-    def evaluate(self, name: SplitName) -> dict[str, dict[str, float]]:
-        """Metrics on a split of the fused (`federated`), the own (`local`) and the frozen (`global`) feature.
+    def assess_views(self, name: SplitName) -> dict[str, Evaluation]:
+        """A split with the fused (`federated`), the own (`local`) and the frozen (`global`) feature, each by itself.
 
         None for an empty split.
         """
-        return {view: self._score(name, each)[0] for view, each in self._features(name).items()}
+        scored = {view: self._score(name, each) for view, each in self._features(name).items()}
+        return {view: Evaluation(found, scores.numpy()) for view, (found, scores) in scored.items()}
 
     def assess(self, name: SplitName) -> Evaluation:
-        """`evaluate` in one level, with the offset of each gate; the scores are the fused feature's."""
-        scored = {view: self._score(name, each) for view, each in self._features(name).items()}
-        found = {f"{view}/{metric}": value for view, (each, _) in scored.items() for metric, value in each.items()}
+        """`assess_views` in one level, with the offset of each gate; the scores are the fused feature's."""
+        return self.in_one_level(self.assess_views(name))
+
+    def in_one_level(self, views: Mapping[str, Evaluation]) -> Evaluation:
+        """What `assess` makes of `assess_views`."""
+        found = {f"{view}/{metric}": value for view, each in views.items() for metric, value in each.metrics.items()}
         for modality, fusion in self.model.fusions.items():
             offset = float(fusion.gate_offset)  # type: ignore[arg-type]
             found[f"gate_offset/{modality}"] = max(min(offset, 1e6), -1e6)
-        return Evaluation(found, scored["federated"][1].numpy() if scored else np.empty(0))
+        return Evaluation(found, views["federated"].scores if views else np.empty(0))
 
     def state(self) -> bytes:
         """The personalized state that the next round goes on from."""
@@ -185,9 +192,9 @@ class LocalSite:
                 kept.add_optimizer(name, optimizer)
         return kept.to_bytes()
 
-    def _build(self, public_texts: list[str]) -> None:
+    def _build(self, public_texts: list[str], tokenizer: str | None = None) -> None:
         if self._checkpoint is None:
-            self._checkpoint = Checkpoint(meta=self._fresh_meta(public_texts))
+            self._checkpoint = Checkpoint(meta=self._fresh_meta(public_texts, tokenizer))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._first_seed())
             self.model = make_client_model(self.config, self.kind, self._checkpoint)
@@ -221,7 +228,7 @@ class LocalSite:
     def _note_unknown_words(self, tokenizer: str | None, data: ClientData) -> None:
         self._made_for = self._made_for.model_copy(update={"unknown_words": unknown_words(tokenizer, data)})
 
-    def _fresh_meta(self, public_texts: list[str]) -> dict[str, Any]:
+    def _fresh_meta(self, public_texts: list[str], tokenizer: str | None) -> dict[str, Any]:
         own: list[str] = []
         if self.config.client.vocabulary == "public":
             pass
@@ -231,13 +238,14 @@ class LocalSite:
             own = [text for captions in self.data.train.captions for text in captions]
         chosen = chosen_encoders(self.config, self.kind, self._encoders)
         text = chosen.get(Modality.TEXT)
-        tokenizer = tokenizer_for(text, [*public_texts, *own]).to_str() if text is not None else None
+        if text is not None and tokenizer is None:
+            tokenizer = tokenizer_for(text, [*public_texts, *own]).to_str()
         encoders = {m.value: encoder.model_dump(mode="json") for m, encoder in chosen.items()}
         self._note_unknown_words(tokenizer, self.data)
         made_for = self._made_for.as_json()
         return {
             "encoders": encoders,
-            "tokenizer": tokenizer,
+            "tokenizer": tokenizer if text is not None else None,
             "labels": list(self.data.labels),
             "fingerprint": made_for,
         }

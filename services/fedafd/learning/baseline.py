@@ -1,0 +1,104 @@
+"""The baseline: a client's own encoders trained alone, by itself, for as many rounds as it took part in.
+
+It is strategy `local` of the same federation: same encoders, first weights, batches, epochs, optimizers and seeds, and
+nothing of the other sites or of the public set. What the federation gave is what a model has more than this one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedafd.datasets.samples import ClientData
+from fedafd.domain.config import EncoderConfig, FederationConfig
+from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.domain.presets import merged
+from fedafd.domain.seeds import derive_seed
+from fedafd.domain.state_fingerprint import StateFingerprint
+from fedafd.domain.strategies import STRATEGIES
+from fedafd.learning.evaluation import Evaluation
+from fedafd.learning.local_site import LocalSite, SplitName
+from fedafd.learning.local_training import Progress, train_locally
+from fedafd.learning.waypoints import NOWHERE, Waypoints
+
+__all__ = ["BaselineRound", "alone", "train_alone", "train_baseline"]
+
+_SPLITS: tuple[SplitName, ...] = ("val", "test")
+
+
+@dataclass(frozen=True)
+class BaselineRound:
+    """The baseline after one more round."""
+
+    state: bytes
+    evaluations: dict[str, Evaluation]
+    """By split, of those that have a sample."""
+
+
+def alone(config: FederationConfig) -> FederationConfig:
+    """The same federation's configuration for a client that trains by itself."""
+    values = merged(config.model_dump(mode="json"), STRATEGIES["local"])
+    # Averaging would start it from other weights; and where all words are the public set's, it would know none.
+    by_itself = {"strategy": "local", "averaging": "off", "client": {"vocabulary": "public+private"}}
+    return FederationConfig.model_validate(merged(values, by_itself))
+
+
+def train_baseline(
+    *,
+    config: FederationConfig,
+    kind: ClientKind,
+    image_encoder: EncoderConfig | None,
+    text_encoder: EncoderConfig | None,
+    data: ClientData,
+    client: str,
+    round_number: int,
+    state: bytes | None,
+    tokenizer: str | None = None,
+    device: str = "auto",
+    progress: Progress = lambda _, __: None,
+    waypoints: Waypoints = NOWHERE,
+    made_for: StateFingerprint | None = None,
+) -> BaselineRound:
+    """Train the baseline for round `round_number`, counted from 1; `state` is that of the round before, None at first.
+
+    `client`: its name in the federation, which its seeds follow from. `tokenizer`: the one of its federated model, so
+    that both read the same words; None: made from its own texts. Raises what fedafd.learning.client_round raises.
+    """
+    encoders = {Modality.IMAGE: image_encoder, Modality.TEXT: text_encoder}
+    seed = derive_seed(config.seed, round_number, client, "train")
+    site = LocalSite(alone(config), kind, encoders, data, state, seed, device, made_for=made_for)
+    site.meet_nobody(tokenizer=tokenizer)
+    train_locally(site, round_number, progress, waypoints)
+    views = {name: site.assess_views(name) for name in _SPLITS}
+    return BaselineRound(site.state(), {name: each["federated"] for name, each in views.items() if each})
+
+
+def train_alone(
+    *,
+    config: FederationConfig,
+    kind: ClientKind,
+    image_encoder: EncoderConfig | None,
+    text_encoder: EncoderConfig | None,
+    data: ClientData,
+    rounds: int,
+    client: str,
+    device: str = "auto",
+    progress: Progress = lambda _, __: None,
+) -> dict[str, float]:
+    """All rounds of the baseline in one go; metrics `alone/...` on the test split."""
+    state, made = None, None
+    for number in range(1, rounds + 1):
+        made = train_baseline(
+            config=config,
+            kind=kind,
+            image_encoder=image_encoder,
+            text_encoder=text_encoder,
+            data=data,
+            client=client,
+            round_number=number,
+            state=state,
+            device=device,
+            progress=lambda f, a, n=number: progress((n - 1 + f) / rounds, a),  # type: ignore[misc]
+        )
+        state = made.state
+    tested = {} if made is None or "test" not in made.evaluations else made.evaluations["test"].metrics
+    return {f"alone/{name}": value for name, value in tested.items()}
