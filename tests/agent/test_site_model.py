@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,13 @@ from fedafd.learning.model_folder import read_whole
 KIND = ClientKind.TEXT
 
 
+@cache
+def made() -> tuple[bytes, bytes]:
+    """A client's state, and the server's encoder."""
+    bundles = tiny_bundles()
+    return tiny_state(KIND, bundles), bundles[Modality.TEXT]
+
+
 class Site:
     """A state directory with downloads, as an agent leaves it after a round."""
 
@@ -31,12 +39,11 @@ class Site:
         torch.set_num_threads(1)
         self.state, self.cache = StateDirectory(root), ArtifactCache(root / "artifacts", limit_bytes=1 << 30)
         self.model = SiteModel(root)
-        kept = root.with_name("made.safetensors")
-        if not kept.exists():
-            bundles = tiny_bundles()
-            kept.write_bytes(tiny_state(KIND, bundles))
-            kept.with_suffix(".bundle").write_bytes(bundles[Modality.TEXT])
-        self.bytes, bundle = kept.read_bytes(), kept.with_suffix(".bundle").read_bytes()
+        kept = [root.with_name("made.state"), root.with_name("made.bundle")]
+        if not kept[0].exists():
+            for path, content in zip(kept, made(), strict=True):
+                path.write_bytes(content)
+        self.bytes, bundle = (path.read_bytes() for path in kept)
         self.sha256 = hashlib.sha256(bundle).hexdigest()
         self.bundle = root / "artifacts" / self.sha256
         self.bundle.write_bytes(bundle)
