@@ -254,3 +254,14 @@ def test_an_agent_without_token_or_of_another_kind_is_told_before_it_reads_its_d
     with capture_logs() as logs:
         assert run(config) is ExitCode.CONFIGURATION
     assert "text client 'clinic'" in logs[-1]["reason"]
+
+
+def test_words_that_the_vocabulary_lacks_are_told_at_start_without_naming_them(tmp_path: Path) -> None:
+    config = texts(tmp_path, 20)
+    rows = [f"{n % 2 + 1},unheard{n} of{n} words{n},here{n}" for n in range(8)]
+    (tmp_path / "data" / "test.csv").write_text("\n".join(rows) + "\n")
+    (told,) = [each for each in started(config) if each["event"] == "agent.words"]
+    assert told["log_level"] == "warning"
+    assert "unknown words in the other splits: 85 %" in told["reason"]
+    assert "unheard" not in told["reason"]
+    assert not [each for each in started(config) if each["event"] == "agent.words"]

@@ -7,12 +7,14 @@ import time
 from typing import Any
 
 from fedafd.agent.enrolled import need_kind, need_token
+from fedafd.agent.findings import Level
 from fedafd.agent.own_data import OwnData, changed_since_start, load_own_data, note_start
 from fedafd.agent.saved_state import check_saved_state, tell_differences
 from fedafd.agent.state import StateDirectory
 from fedafd.datasets import ClientData
 from fedafd.datasets.report import Progress
 from fedafd.domain.config import AgentConfig
+from fedafd.domain.kinds import ClientKind
 from fedafd.telemetry.logging import get_logger
 
 __all__ = ["StartStoppedError", "prepare"]
@@ -47,6 +49,7 @@ def _prepare(config: AgentConfig, state: StateDirectory, progress: Progress) -> 
     started = time.monotonic()
     own = load_own_data(config, state.root, progress)
     _tell(own, time.monotonic() - started)
+    _tell_tokens(config, own)
     _tell_changes(own, state)
     tell_differences(check_saved_state(config, own.data.labels, state))
     note_start(state.root, own.fingerprint)
@@ -83,6 +86,15 @@ def _tell(own: OwnData, seconds: float) -> None:
     )
     if report["warnings"]:
         _log.warning("agent.data_warnings", count=len(report["warnings"]), next="fedafd agent check tells them")
+
+
+def _tell_tokens(config: AgentConfig, own: OwnData) -> None:
+    if config.kind is ClientKind.IMAGE or not own.looked:
+        return
+    from fedafd.agent.check_training import check_tokens
+
+    for found in check_tokens(config, own.data):
+        (_log.info if found.level is Level.FINE else _log.warning)("agent.words", reason=found.text)
 
 
 def _tell_changes(own: OwnData, state: StateDirectory) -> None:
