@@ -14,7 +14,8 @@ from rich.table import Table
 
 from benchmarks.measure import Clock, Report, machine_facts
 
-NAMES = ("sed", "recall", "client_epoch", "public_encoding", "startup")
+NAMES = ("sed", "recall", "client_epoch", "public_encoding", "startup", "gpu_steps")
+_ON_DEVICE = {"gpu_steps"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,6 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=None, help="CPU threads; default: torch's own choice.")
     parser.add_argument(
         "--clock", choices=["wall", "cpu"], default="wall", help="cpu: seconds of work, for a machine that is not idle."
+    )
+    parser.add_argument(
+        "--device",
+        help="Of gpu_steps: cuda, cuda:N, cpu or stand-in (counts as on a GPU); default: a GPU if there is one, else"
+        " the stand-in.",
     )
     parser.add_argument("--tiny", action="store_true", help="Sizes of a smoke test; its figures mean nothing.")
     parser.add_argument("--output", type=Path, default=Path("benchmark-results"))
@@ -37,7 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
     reports: list[Report] = []
     for name in chosen.names or NAMES:
         started = time.perf_counter()
-        made = import_module(f"benchmarks.{name}").run(tiny=chosen.tiny, repeats=chosen.repeats, clock=chosen.clock)
+        device = {"device": chosen.device or ("cuda" if torch.cuda.is_available() else "stand-in")}
+        made = import_module(f"benchmarks.{name}").run(
+            tiny=chosen.tiny, repeats=chosen.repeats, clock=chosen.clock, **(device if name in _ON_DEVICE else {})
+        )
         reports += made
         sys.stderr.write(f"{name}: {time.perf_counter() - started:.0f} s\n")
     _print(reports, chosen.clock)

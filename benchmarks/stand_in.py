@@ -1,0 +1,160 @@
+"""A device that stands in for a GPU: its tensors compute on the CPU, but are apart from the CPU's as a GPU's are.
+
+It is a backend of torch as any other (PrivateUse1), so that autograd, optimizers and modules treat it as they do a
+GPU. A tensor of the host beside one of the device is refused as CUDA refuses it. What is computed is real, so that
+whole rounds run. A process that has it keeps it: `torch.accelerator` then names it. So tests run it in a process of its
+own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._foreach_utils import _foreach_supported_types
+from torch.utils._mode_utils import no_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
+
+__all__ = ["DEVICE", "stand_in"]
+
+NAME = "standin"
+
+
+class _Backend(_DummyBackendModule):
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16]
+
+
+_setup_privateuseone_for_python_backend(NAME, _Backend())  # type: ignore[no-untyped-call]
+DEVICE = torch.device(NAME, 0)
+_HOST = torch.device("cpu")
+
+
+class Placed(Tensor):
+    """A tensor of the device; `raw` are its values."""
+
+    raw: Tensor
+
+    @staticmethod
+    def __new__(cls, raw: Tensor) -> Placed:
+        made: Placed = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls, raw.shape, strides=raw.stride(), storage_offset=raw.storage_offset(), dtype=raw.dtype, device=DEVICE
+        )
+        made.raw = raw
+        return made
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        # So that Module.to() swaps what a parameter holds: the parameter stays the same object, as on CUDA.
+        return ["raw"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner: dict[str, Tensor], *_: object) -> Placed:
+        return Placed(inner["raw"])
+
+    def tolist(self) -> Any:
+        """torch reads no subclass; as on CUDA, the values come by way of the host."""
+        return self.cpu().tolist()
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+_foreach_supported_types.append(Placed)  # type: ignore[arg-type]
+
+
+class _Factories(TorchDispatchMode):
+    """Makes tensors on the device; what is there already dispatches by itself."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        wanted = kwargs.get("device")
+        if any(issubclass(kind, Placed) for kind in types) or (wanted is not None and _is_device(wanted)):
+            return _run(func, args, kwargs)
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def stand_in() -> Iterator[torch.device]:
+    """`DEVICE`, which tensors can be made on in here."""
+    with _Factories():
+        yield DEVICE
+
+
+_MAY_MEET = {"copy_", "_to_copy", "index", "index_put_", "_index_put_impl_", "is_same_size", "set_"}
+
+
+def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    name = func.overloadpacket.__name__
+    given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    if name not in _MAY_MEET:
+        strangers = [leaf for leaf in given if not isinstance(leaf, Placed) and leaf.dim()]
+        if strangers and len(strangers) < len(given):
+            raise RuntimeError(
+                f"Expected all tensors to be on the same device, but {name} got one on cpu, {list(strangers[0].shape)}"
+            )
+    kernel = _KERNELS.get(name, func)
+    out = kernel(*tree_map(_raw, args), **tree_map(_raw, kwargs))
+    if torch.Tag.inplace_view in func.tags:
+        with no_dispatch():  # sizes and strides of the outer tensor follow
+            func(*args, **kwargs)
+    to_host = kwargs.get("device") is not None and not _is_device(kwargs["device"])
+    counts_versions = not any(leaf.is_inference() for leaf in given)
+    # What an operator writes into is what it returns.
+    known = {id(leaf.raw) if isinstance(leaf, Placed) else id(leaf): leaf for leaf in given}
+
+    def placed(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if func._schema.is_mutable and id(value) in known:
+            return known[id(value)]
+        if to_host:
+            return value
+        # A view shares its base's version counter, which a tensor made in inference mode has not.
+        with torch.inference_mode(torch.is_inference_mode_enabled() and not (func.is_view and counts_versions)):
+            return Placed(value)
+
+    return tree_map(placed, out)
+
+
+def _raw(value: Any) -> Any:
+    if isinstance(value, Placed):
+        return value.raw
+    return _HOST if isinstance(value, torch.device) and _is_device(value) else value
+
+
+def _is_device(device: Any) -> bool:
+    return torch.device(device).type == NAME
+
+
+def _gru_cell(
+    inputs: Tensor, hiddens: Tensor, hx: Tensor, input_bias: Tensor | None = None, hidden_bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """torch has this for GPUs only. The workspace is what backward needs: reset, update, new, hx, hidden's new."""
+    inputs = inputs if input_bias is None else inputs + input_bias
+    hiddens = hiddens if hidden_bias is None else hiddens + hidden_bias
+    (ir, iz, new), (hr, hz, hn) = inputs.chunk(3, 1), hiddens.chunk(3, 1)
+    reset, update = (ir + hr).sigmoid(), (iz + hz).sigmoid()
+    new = (new + reset * hn).tanh()
+    return update * (hx - new) + new, torch.cat([reset, update, new, hx, hn], 1)
+
+
+def _gru_cell_backward(grad: Tensor, workspace: Tensor, has_bias: bool) -> tuple[Tensor | None, ...]:
+    reset, update, new, hx, hn = workspace.chunk(5, 1)
+    grad_update = grad * (hx - new) * update * (1 - update)
+    grad_new = grad * (1 - update) * (1 - new.square())
+    grad_reset = grad_new * hn * reset * (1 - reset)
+    inputs = torch.cat([grad_reset, grad_update, grad_new], 1)
+    hiddens = torch.cat([grad_reset, grad_update, grad_new * reset], 1)
+    biases = (inputs.sum(0), hiddens.sum(0)) if has_bias else (None, None)
+    return (inputs, hiddens, grad * update, *biases)
+
+
+_KERNELS = {"_thnn_fused_gru_cell": _gru_cell, "_thnn_fused_gru_cell_backward": _gru_cell_backward}
