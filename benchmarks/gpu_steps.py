@@ -52,9 +52,9 @@ class Steps:
         self._seen: tuple[Counter[str], Counter[str]] | None = None
         self._at: float | None = None
 
-    def __call__(self, share: float, activity: str) -> None:
+    def __call__(self, share: float, activity: object) -> None:
         """For `progress`; steps are told of by passes and epochs, other activities end them."""
-        is_step = activity.startswith(_STEPS)
+        is_step = str(activity).startswith(_STEPS)
         if self._counter is not None:
             now = self._counter.operators.copy(), self._counter.syncs.copy()
             if self._seen is not None:
@@ -161,8 +161,8 @@ def _busy(work: Callable[[Any], object], device: torch.device, step_seconds: flo
     kinds = [torch.profiler.ProfilerActivity.CUDA]
     marks: list[Any] = []
 
-    def progress(share: float, activity: str) -> None:
-        if not activity.startswith(_STEPS):
+    def progress(share: float, activity: object) -> None:
+        if not str(activity).startswith(_STEPS):
             return
         marks.append(None)
         if len(marks) == _SETTLED + 1:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from fedafd.algorithm import adamp_on_device
 from fedafd.algorithm.optim import AdamP
 
 Vector = list[float]
@@ -99,6 +100,41 @@ def test_equals_the_papers_algorithm(kinds: list[str], decay: float, seed: int) 
         assert oracle.step(parameter.grad.tolist()) == kind
         optimizer.step()
         torch.testing.assert_close(parameter.detach(), torch.tensor(oracle.weight, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("portion", [1 << 24, 40], ids=["at-once", "in-portions"])
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.integers(1, 7), st.booleans()), min_size=1, max_size=6),
+    st.lists(st.sampled_from(["rows", "whole", "none"]), min_size=1, max_size=4),
+    st.sampled_from([0.0, 0.1]),
+    st.integers(0, 10**6),
+)
+def test_all_matrices_at_once_take_the_step_of_each_alone(
+    portion: int, shapes: list[tuple[int, int, bool]], kinds: list[str], decay: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    starts = [torch.randn(rows, width, generator=generator, dtype=torch.float64) for rows, width, _ in shapes]
+    alone, together = ([nn.Parameter(start.clone()) for start in starts] for _ in range(2))
+    optimizer = AdamP(alone, lr=0.1, weight_decay=decay)
+    states = [
+        {"step": torch.zeros(()), "exp_avg": torch.zeros_like(start), "exp_avg_sq": torch.zeros_like(start)}
+        for start in starts
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adamp_on_device, "_PORTION", portion)
+        for number, kind in enumerate(kinds):
+            # Some have no gradient in the first step, so that numbers of steps differ.
+            held = [i for i, (_, _, late) in enumerate(shapes) if number or not late or i == 0]
+            for i in range(len(shapes)):
+                alone[i].grad = gradient_of_kind(alone[i].detach(), kind, generator) if i in held else None
+                together[i].grad = alone[i].grad
+            optimizer.step()
+            chosen = [together[i] for i in held]
+            with torch.no_grad():
+                adamp_on_device.step_matrices(chosen, [states[i] for i in held], optimizer.param_groups[0])
+    for left, right in zip(alone, together, strict=True):
+        torch.testing.assert_close(left, right)
 
 
 def test_vectors_take_the_step_of_adamw() -> None:

@@ -12,6 +12,7 @@ import pytest
 import fedafd.algorithm
 
 PUBLIC = {
+    "adamp_on_device": {"step_matrices"},
     "alignment": {"BiLevelAlignment", "Discriminator", "backward_balanced", "info_nce", "pairing_loss"},
     "centring": {"centre", "public_mean"},
     "checks": {

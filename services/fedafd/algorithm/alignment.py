@@ -161,17 +161,21 @@ def backward_balanced(
         task_norm = _norm([parameter.grad for parameter in shared if parameter.grad is not None], factor)
         adversarial_norm = _norm([gradient for _, gradient in pairs], factor)
         factor = (max_share * task_norm / adversarial_norm.clamp(min=torch.finfo(torch.float32).tiny)).clamp(max=1.0)
-    for parameter, gradient in pairs:
+    if not pairs:
+        return factor
+    scaled = torch._foreach_mul([gradient for _, gradient in pairs], factor)
+    held = [(parameter.grad, part) for (parameter, _), part in zip(pairs, scaled, strict=True)]
+    both = [(grad, part) for grad, part in held if grad is not None]
+    if both:
+        torch._foreach_add_([grad for grad, _ in both], [part for _, part in both])
+    for (parameter, _), part in zip(pairs, scaled, strict=True):
         if parameter.grad is None:
-            parameter.grad = gradient * factor
-        else:
-            parameter.grad.add_(gradient * factor)
+            parameter.grad = part
     return factor
 
 
 def _norm(gradients: list[Tensor], like: Tensor) -> Tensor:
     if not gradients:
         return torch.zeros_like(like)
-    norms = [torch.linalg.vector_norm(gradient.detach().float()) for gradient in gradients]
-    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    total: Tensor = nn.utils.get_total_norm([gradient.detach().float() for gradient in gradients])
     return total

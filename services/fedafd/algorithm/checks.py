@@ -58,11 +58,16 @@ def check_finite(name: str, tensor: Tensor) -> None:
 
 
 def check_labels(name: str, labels: Tensor, count: int, limit: int) -> None:
-    """Refuse labels that are not `count` whole numbers in 0 .. limit - 1."""
+    """Refuse labels that are not `count` whole numbers in 0 .. limit - 1.
+
+    Of labels on a GPU the values are left to it: they would have to be waited for, in every step.
+    """
     if labels.dim() != 1 or labels.shape[0] != count:
         raise InvalidTensorError(f"{name}: expected shape [{count}], got {list(labels.shape)}", name=name)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise InvalidTensorError(f"{name}: expected whole numbers, got {labels.dtype}", name=name)
+    if labels.device.type != "cpu":
+        return
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= limit:
         raise InvalidTensorError(f"{name}: expected values in 0..{limit - 1}, got {low}..{high}", name=name)

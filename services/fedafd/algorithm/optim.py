@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
+from fedafd.algorithm.adamp_on_device import step_matrices
 from fedafd.algorithm.checks import InvalidTensorError
 
 __all__ = ["AdamP"]
@@ -79,6 +80,10 @@ class AdamP(Optimizer):
         parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
         for parameter in parameters:
             self._start(parameter)
+        waits = [parameter for parameter in parameters if parameter.device.type != "cpu"]
+        if waits:
+            self._step_on_device(waits, group)
+            parameters = [parameter for parameter in parameters if parameter.device.type == "cpu"]
         rows = _invariant_rows(parameters, group["delta"], group["eps"])
         plain = [parameter for parameter, row in zip(parameters, rows, strict=True) if not row]
         # Most weights are not projected: torch's fused kernel takes a ninth of the time of the operations below.
@@ -88,13 +93,28 @@ class AdamP(Optimizer):
             if row:
                 self._update_projected(parameter, group, row)
 
+    def _step_on_device(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """The same step, without a question to the device."""
+
+        def kind(parameter: Tensor) -> tuple[bool, str, str]:
+            return parameter.dim() > 1, str(parameter.device), str(parameter.dtype)
+
+        for (is_matrix, _, _), batch in groupby(sorted(parameters, key=kind), key=kind):
+            each = list(batch)
+            if is_matrix:
+                step_matrices(each, [self.state[parameter] for parameter in each], group)
+            else:
+                self._update_plain(each, group)
+
     def _start(self, parameter: Tensor) -> None:
         state = self.state[parameter]
+        # Of a matrix on a GPU the host counts the steps; torch's fused kernel has them where the parameter is.
+        place = parameter.device if parameter.dim() < 2 else torch.device("cpu")
         if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            state["step"] = torch.zeros((), dtype=torch.float32, device=place)
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
-        state["step"] = state["step"].to(parameter.device)
+        state["step"] = state["step"].to(place)
 
     def _update_plain(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]
@@ -105,7 +125,7 @@ class AdamP(Optimizer):
             [self.state[parameter]["exp_avg_sq"] for parameter in parameters],
             [],
             [self.state[parameter]["step"] for parameter in parameters],
-            fused=parameters[0].device.type in ("cpu", "cuda"),
+            fused=True,
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,

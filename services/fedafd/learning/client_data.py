@@ -8,9 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fedafd.algorithm.checks import check_labels
 from fedafd.datasets.samples import ClientData, ImageSplit, PairSplit, Split, TextSplit
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import Modality
+from fedafd.learning.feeding import gathered, resident
 from fedafd.learning.images import augmented
 from fedafd.learning.public import PairTensors
 from fedafd.learning.tower import Tower, encode_all
@@ -21,20 +23,26 @@ SplitName = Literal["train", "val", "test"]
 
 
 class SplitTensors:
-    """One split, read by the local towers. Rows of texts of a pair split are its captions, all of them."""
+    """One split, read by the local towers. Rows of texts of a pair split are its captions, all of them.
 
-    def __init__(self, split: Split, towers: Mapping[Modality, Tower]) -> None:
+    Rows are kept on `device` where there is room, labels and draws on the host.
+    """
+
+    def __init__(
+        self, split: Split, towers: Mapping[Modality, Tower], device: torch.device = torch.device("cpu")
+    ) -> None:
         self.labels: Tensor | None = None
         self.pairs: PairTensors | None = None
         self.rows: dict[Modality, Tensor] = {}
         if isinstance(split, PairSplit):
             self.pairs = PairTensors(split, dict(towers))
+            self.pairs.keep_on(device)
             self.rows = {Modality.IMAGE: self.pairs.fixed(Modality.IMAGE), Modality.TEXT: self.pairs.all_captions()}
         elif isinstance(split, ImageSplit):
-            self.rows = {Modality.IMAGE: towers[Modality.IMAGE].read(split.images)}
+            self.rows = {Modality.IMAGE: resident(towers[Modality.IMAGE].read(split.images), device)}
             self.labels = torch.from_numpy(split.labels)
         elif isinstance(split, TextSplit):
-            self.rows = {Modality.TEXT: towers[Modality.TEXT].read(split.texts)}
+            self.rows = {Modality.TEXT: resident(towers[Modality.TEXT].read(split.texts), device)}
             self.labels = torch.from_numpy(split.labels)
         self.count = len(split)
         self.image_size = towers[Modality.IMAGE].config.image_size if Modality.IMAGE in towers else None
@@ -61,7 +69,7 @@ class SplitTensors:
         if self.pairs is not None:
             drawn = (torch.rand(len(indices), generator=generator) * self.pairs.counts[indices]).long()
             which[Modality.TEXT] = self.pairs.starts[indices] + drawn
-        rows = {modality: self.rows[modality][chosen] for modality, chosen in which.items()}
+        rows = {modality: gathered(self.rows[modality], chosen) for modality, chosen in which.items()}
         if augment and Modality.IMAGE in rows:
             rows[Modality.IMAGE] = augmented(rows[Modality.IMAGE], generator)
         return rows, which
@@ -70,13 +78,18 @@ class SplitTensors:
 class Splits:
     """Splits as tensors, each read when it is first asked for."""
 
-    def __init__(self, splits: Mapping[SplitName, Split], towers: Mapping[Modality, Tower]) -> None:
-        self._splits, self._towers = splits, towers
+    def __init__(self, data: ClientData, towers: Mapping[Modality, Tower], device: torch.device) -> None:
+        self._data, self._towers, self._device = data, towers, device
         self._read: dict[SplitName, SplitTensors] = {}
 
     def __getitem__(self, name: SplitName) -> SplitTensors:
         if name not in self._read:
-            self._read[name] = SplitTensors(self._splits[name], self._towers)
+            split: Split = getattr(self._data, name)
+            made = SplitTensors(split, self._towers, self._device)
+            if made.labels is not None:
+                # Here, on the host: no step waits for a device to say that they fit.
+                check_labels(f"labels of {name}", made.labels, made.count, len(self._data.labels))
+            self._read[name] = made
         return self._read[name]
 
 

@@ -27,6 +27,7 @@ _TRANSFORMERS = {
     "bert": ("BertConfig", "BertModel", Modality.TEXT),
     "distilbert": ("DistilBertConfig", "DistilBertModel", Modality.TEXT),
 }
+_TAKE_WHOLE_MASKS = {"bert", "distilbert"}
 _RUNS_CODE = {"auto_map", "custom_pipelines", "quantization_config", "trust_remote_code", "kernel_config"}
 _KERNELS = {"attn_implementation", "experts_implementation"}
 
@@ -79,8 +80,18 @@ class _TextBackbone(nn.Module):
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         mask = (ids != self.padding).long()
-        hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        hidden = self.model(input_ids=ids, attention_mask=self._attended(mask)).last_hidden_state
         return hidden, mask.to(hidden.dtype) / mask.sum(1, keepdim=True).clamp(min=1)
+
+    def _attended(self, mask_BP: Tensor) -> Tensor:
+        """What transformers is given. It looks into a mask [B, P] whether it masks anything, and a GPU would have to be
+        waited for; a mask of all queries and keys [B, 1, P, P] it takes as it is."""
+        sizes: Any = self.model.config
+        if mask_BP.device.type == "cpu" or sizes.model_type not in _TAKE_WHOLE_MASKS:
+            return mask_BP
+        if sizes._attn_implementation != "sdpa":
+            return mask_BP
+        return mask_BP.bool()[:, None, None, :].expand(-1, 1, mask_BP.shape[1], -1)
 
 
 class _BiGru(nn.Module):
@@ -98,7 +109,8 @@ class _BiGru(nn.Module):
         self.channels = 2 * hidden_size
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        longest = max(1, int((ids != 0).sum(1).max()))
+        # Padding at the end costs a CPU time; a GPU would have to be waited for to know where it starts.
+        longest = max(1, int((ids != 0).sum(1).max())) if ids.device.type == "cpu" else ids.shape[1]
         ids = ids[:, :longest]
         embedded = self.dropout(self.embedding(ids))
         # Reversing the valid part of each row stands for packing, which takes twice the time on a CPU.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedafd.datasets.pixels import KeptImages, resized_all
 from fedafd.datasets.public_set import PublicImages
+from fedafd.learning.feeding import sent
 
 __all__ = ["Draws", "augmented", "draw", "image_pixels", "moved", "scaled"]
 
@@ -51,9 +52,9 @@ def moved(pixels: Tensor, draws: Draws) -> Tensor:
     side = pixels.shape[-1]
     reach = _reach(side)
     places = torch.arange(side)
-    down, across = ((places + at - reach).clamp_(0, side - 1).to(pixels.device) for at in (draws.y, draws.x))
+    down, across = (sent((places + at - reach).clamp_(0, side - 1), pixels.device) for at in (draws.y, draws.x))
     shifted = pixels.index_select(-2, down).index_select(-1, across)
-    rows = draws.mirrored.nonzero().flatten().to(pixels.device)
+    rows = sent(draws.mirrored.nonzero().flatten(), pixels.device)
     shifted[rows] = shifted[rows].flip(-1)
     return shifted
 

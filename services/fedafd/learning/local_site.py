@@ -40,6 +40,7 @@ from fedafd.learning.client_data import SplitName, Splits, check_samples
 from fedafd.learning.client_model import ClientModel, Views
 from fedafd.learning.encoders import Features
 from fedafd.learning.evaluation import Evaluation
+from fedafd.learning.feeding import gathered, sent
 from fedafd.learning.optimizers import choose_device, make_optimizer
 from fedafd.learning.public import Pairs, PairTensors
 from fedafd.learning.tokens import tokenizer_for
@@ -112,6 +113,8 @@ class LocalSite:
         self.model.set_means({m: mean.to(self.device) for m, mean in means.items()})
         self.global_reps = {m: self.model.centred(m, rows.to(self.device)) for m, rows in reps.items()}
         self.public = PairTensors(public, self.towers) if public is not None else None
+        if self.public is not None:
+            self.public.keep_on(self.device)
         self._frozen = {m: Tower.from_files(unpack_folder(bundles[m])).to(self.device) for m in self.kind.modalities}
 
     def meet_nobody(self, *, tokenizer: str | None = None) -> None:
@@ -131,8 +134,8 @@ class LocalSite:
                 return torch.zeros((), device=self.device)
             views = {m: Views(row, row, row) for m, row in frozen.items()}
         else:
-            views = {m: self.model.views(m, t(rows[m].to(self.device)), frozen[m]) for m, t in self.towers.items()}
-        labels = split.labels[indices].to(self.device) if split.labels is not None else None
+            views = {m: self.model.views(m, t(sent(rows[m], self.device)), frozen[m]) for m, t in self.towers.items()}
+        labels = sent(split.labels[indices], self.device) if split.labels is not None else None
         return self.model.task_loss(views, labels, self.config)
 
     def represent(self, waypoints: Waypoints = NOWHERE) -> dict[Modality, NDArray[np.float32]]:
@@ -217,7 +220,7 @@ class LocalSite:
             accumulate=client.accumulate,
             compiled=client.compile,
         )
-        self.splits = Splits({"train": self.data.train, "val": self.data.val, "test": self.data.test}, self.towers)
+        self.splits = Splits(self.data, self.towers, self.device)
 
     def _first_seed(self) -> int:
         # Weights can only be averaged when all started from the same.
@@ -256,7 +259,8 @@ class LocalSite:
         held = {id(parameter) for parameter in apart}
         main = [parameter for parameter in self.model.parameters() if id(parameter) not in held]
         made = {"main": make_optimizer(t.optimizer, main, t.learning_rate, t.weight_decay, t.momentum)}
-        made["discriminators"] = torch.optim.Adam(self.model.alignment.parameters(), lr=a.discriminator_learning_rate)
+        discriminators = self.model.alignment.parameters()
+        made["discriminators"] = make_optimizer("adam", discriminators, a.discriminator_learning_rate, 0.0)
         if len(self.model.fusions):
             fusion = self.model.fusions.parameters()
             made["fusion"] = make_optimizer("adam", fusion, t.fusion_learning_rate, t.fusion_weight_decay)
@@ -276,7 +280,7 @@ class LocalSite:
         held = self._global_features[name]
         if not self._frozen:
             return {m: held[m].expand(len(rows), -1) for m, rows in which.items()}
-        return {m: held[m][rows.to(held[m].device)] for m, rows in which.items()}
+        return {m: gathered(held[m], rows) for m, rows in which.items()}
 
     def _has(self, name: SplitName) -> bool:
         return len(getattr(self.data, name)) > 0

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from fedafd.algorithm.alignment import backward_balanced
 from fedafd.domain.leaving import Activity, ActivityKind
 from fedafd.learning.acceleration import untouched_statistics
+from fedafd.learning.feeding import sent
 from fedafd.learning.local_site import LocalSite
-from fedafd.learning.optimizers import check_loss, steps_factor
+from fedafd.learning.optimizers import LossCheck, steps_factor
 from fedafd.learning.regularisers import Regulariser, Terms, make_regulariser
 from fedafd.learning.waypoints import NOWHERE, TrainingWay, Waypoints
 
@@ -48,6 +49,8 @@ def train_locally(
         epochs = config.client.local_epochs
         for epoch in range(done, epochs):
             steps.epoch(epoch, epochs, progress)
+            # What is kept is of a run that has not diverged.
+            steps.losses.read()
             way.keep(epoch + 1, last=epoch + 1 == epochs)
         site.model.eval()
 
@@ -71,6 +74,7 @@ def _regulariser(site: LocalSite) -> Regulariser | None:
 class _Steps:
     def __init__(self, site: LocalSite, regulariser: Regulariser | None) -> None:
         self._site, self._regularise = site, regulariser
+        self.losses = LossCheck(f"client training, {site.kind.value}")
         self._encoders = [p for tower in site.towers.values() for p in tower.parameters()]
         self._clipped = [p for n, p in site.model.named_parameters() if not n.startswith("alignment.")]
 
@@ -124,7 +128,7 @@ class _Steps:
             terms = self._terms(public)
             adversarial = terms.adversarial
             loss = loss if terms.joint is None else loss + terms.joint
-        check_loss(loss, f"client training, {site.kind.value}")
+        self.losses.add(loss)
         self._backward(loss, adversarial)
         if held:
             for parameter in self._encoders:
@@ -140,10 +144,10 @@ class _Steps:
         assert self._regularise is not None
         with untouched_statistics(site.model):
             features = {
-                m: tower(site.public.drawn(m, rows, site.generator).to(site.device)).vector_BD
+                m: tower(sent(site.public.drawn(m, rows, site.generator), site.device)).vector_BD
                 for m, tower in site.towers.items()
             }
-        return self._regularise(features, rows.to(site.device))
+        return self._regularise(features, sent(rows, site.device))
 
     def _backward(self, loss: Tensor, adversarial: Tensor | None) -> None:
         if adversarial is None:

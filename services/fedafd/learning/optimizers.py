@@ -12,8 +12,17 @@ from torch import Tensor
 from fedafd.algorithm.optim import AdamP
 from fedafd.domain.errors import ConfigurationError, FedafdError
 
-__all__ = ["DivergedError", "check_loss", "choose_device", "cosine_factor", "make_optimizer", "steps_factor"]
+__all__ = [
+    "DivergedError",
+    "LossCheck",
+    "check_loss",
+    "choose_device",
+    "cosine_factor",
+    "make_optimizer",
+    "steps_factor",
+]
 
+_READ_EVERY = 32
 OptimizerName = Literal["adamp", "adamw", "adam", "sgd"]
 
 
@@ -27,6 +36,37 @@ def check_loss(loss: Tensor, place: str) -> None:
     """Raise DivergedError naming the place unless the loss is finite."""
     if not bool(torch.isfinite(loss)):
         raise DivergedError(f"{place}: the loss is {float(loss)}; lower the learning rate, or look for broken samples")
+
+
+class LossCheck:
+    """check_loss of the steps at `place`: on the CPU of each at once, on another device of many together.
+
+    Each look at a loss waits for the device. The state of a run that diverged is thrown away, so nothing is lost by
+    hearing of it some steps later.
+    """
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+        self._seen: Tensor | None = None
+        self._unread = 0
+
+    def add(self, loss: Tensor) -> None:
+        """Take a step's loss. Raises DivergedError."""
+        if loss.device.type == "cpu":
+            check_loss(loss, self._place)
+            return
+        # The first one that is not finite stays.
+        loss = loss.detach()
+        self._seen = loss if self._seen is None else torch.where(torch.isfinite(self._seen), loss, self._seen)
+        self._unread += 1
+        if self._unread >= _READ_EVERY:
+            self.read()
+
+    def read(self) -> None:
+        """Look at what was taken and not looked at; once more when training ends. Raises DivergedError."""
+        seen, self._seen, self._unread = self._seen, None, 0
+        if seen is not None:
+            check_loss(seen, self._place)
 
 
 def choose_device(name: str) -> torch.device:
@@ -56,12 +96,16 @@ def _present(device: torch.device) -> torch.device:
 def make_optimizer(
     name: OptimizerName, parameters: Iterable[Tensor], lr: float, weight_decay: float, momentum: float = 0.9
 ) -> torch.optim.Optimizer:
-    """A fresh optimizer over `parameters`."""
+    """A fresh optimizer over `parameters`, which are where they will be trained: on a GPU it is torch's fused one."""
     kept = list(parameters)
+    # On a CPU the fused ones round otherwise.
+    fused = {"fused": True} if kept and kept[0].device.type != "cpu" else {}
     if name == "sgd":
-        return torch.optim.SGD(kept, lr=lr, momentum=momentum, weight_decay=weight_decay)
-    kinds: dict[str, Any] = {"adamp": AdamP, "adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
-    made: torch.optim.Optimizer = kinds[name](kept, lr=lr, weight_decay=weight_decay)
+        return torch.optim.SGD(kept, lr=lr, momentum=momentum, weight_decay=weight_decay, **fused)
+    kinds: dict[str, Any] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+    if name == "adamp":
+        return AdamP(kept, lr=lr, weight_decay=weight_decay)
+    made: torch.optim.Optimizer = kinds[name](kept, lr=lr, weight_decay=weight_decay, **fused)
     return made
 
 

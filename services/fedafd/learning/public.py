@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedafd.domain.kinds import Modality
+from fedafd.learning.feeding import gathered, resident
 from fedafd.learning.tower import Tower
 
 __all__ = ["PairTensors", "Pairs"]
@@ -38,10 +39,16 @@ class PairTensors:
         if Modality.TEXT in towers:
             self._ids = towers[Modality.TEXT].read([text for captions in pairs.captions for text in captions])
 
+    def keep_on(self, device: torch.device) -> None:
+        """Move pixels and tokens to `device`, where there is room; draws stay on the host."""
+        self._pixels, self._ids = (
+            None if held is None else resident(held, device) for held in (self._pixels, self._ids)
+        )
+
     def to_tensors(self) -> dict[str, Tensor]:
         """All that there is to keep, for `from_tensors`."""
         held = {"pixels": self._pixels, "ids": self._ids, "counts": self.counts}
-        return {name: tensor.contiguous() for name, tensor in held.items() if tensor is not None}
+        return {name: tensor.cpu().contiguous() for name, tensor in held.items() if tensor is not None}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> PairTensors:
@@ -64,7 +71,7 @@ class PairTensors:
             assert self._pixels is not None
             return self._pixels
         assert self._ids is not None
-        return self._ids[self.starts]
+        return gathered(self._ids, self.starts)
 
     def all_captions(self) -> Tensor:
         """Every caption of every sample, in order."""
@@ -75,7 +82,7 @@ class PairTensors:
         """Samples `rows`, each with one of its captions at random."""
         if modality is Modality.IMAGE:
             assert self._pixels is not None
-            return self._pixels[rows]
+            return gathered(self._pixels, rows)
         assert self._ids is not None
         which = (torch.rand(len(rows), generator=generator) * self.counts[rows]).long()
-        return self._ids[self.starts[rows] + which]
+        return gathered(self._ids, self.starts[rows] + which)

@@ -30,9 +30,10 @@ from fedafd.domain.seeds import derive_seed
 from fedafd.learning.acceleration import accelerate
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
 from fedafd.learning.evaluation import Evaluation
+from fedafd.learning.feeding import gathered, sent
 from fedafd.learning.images import draw, moved
 from fedafd.learning.model_card import global_card
-from fedafd.learning.optimizers import check_loss, choose_device, cosine_factor, make_optimizer
+from fedafd.learning.optimizers import LossCheck, choose_device, cosine_factor, make_optimizer
 from fedafd.learning.parallel import ALONE, Group, Processes, number_of_processes, run_in_processes
 from fedafd.learning.public import Pairs, PairTensors
 from fedafd.learning.tokens import tokenizer_for
@@ -226,6 +227,7 @@ class _Run:
         checkpoint.load_optimizer("optimizer", self.optimizer)
         self.generator = torch.Generator().manual_seed(seed)
         self.encoders: dict[Modality, nn.Module] = dict(self.model.towers)
+        self.losses = LossCheck(f"global training, round {round_number}")
 
     def state(self) -> bytes:
         return _packed(self.model, self.optimizer)
@@ -243,6 +245,8 @@ class _Run:
         size = min(server.batch_size, pairs.count)
         steps = max(1, pairs.count // size)
         towers = self.model.towers
+        pairs.keep_on(self.device)
+        means = None if means is None else {m: mean.to(self.device) for m, mean in means.items()}
         accelerate(
             towers.values(),
             device=self.device,
@@ -264,7 +268,10 @@ class _Run:
                 progress(number / (passes * steps), f"public pass {number // steps + 1} of {passes}")
                 start = number % steps * size
                 self._step(pairs, order[start : start + size], targets, means)
-                way.keep(number + 1, order=order, last=number + 1 == passes * steps)
+                last = number + 1 == passes * steps
+                if last or waypoints.due():
+                    self.losses.read()  # what is kept is of a run that has not diverged
+                way.keep(number + 1, order=order, last=last)
             self.model.eval()
 
     def _step(
@@ -282,17 +289,17 @@ class _Run:
             pixels = moved(pixels, draws._replace(mirrored=self.group.slice(draws.mirrored)))
         ids = self.group.slice(pairs.drawn(Modality.TEXT, rows, self.generator))
         features = {
-            modality: self.group.gathered(self.encoders[modality](batch.to(self.device)).vector_BD)
+            modality: self.group.gathered(self.encoders[modality](sent(batch, self.device)).vector_BD)
             for modality, batch in ((Modality.IMAGE, pixels), (Modality.TEXT, ids))
         }
         loss = features[Modality.IMAGE].new_zeros(())
         if not targets or config.distillation.joint:
             loss = self.model.contrast(features[Modality.IMAGE], features[Modality.TEXT]) / len(rows)
         if targets:
-            told = {m: f if means is None else centre(f, means[m].to(self.device)) for m, f in features.items()}
-            aims = {m: target[rows.to(self.device)] for m, target in targets.items()}
+            told = {m: f if means is None else centre(f, means[m]) for m, f in features.items()}
+            aims = {m: gathered(target, rows) for m, target in targets.items()}
             loss = loss + distillation_loss(told, aims, weight=config.distillation.weight)
-        check_loss(loss, f"global training, round {self.round_number}")
+        self.losses.add(loss)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self.group.averaged(self.model.contrast.parameters())
