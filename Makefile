@@ -9,7 +9,7 @@ TEST_WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup tools test bench check format proto diagrams reference charts test-helm secrets certificates images test-compose demo clean
+.PHONY: help setup tools test test-gpu bench check format proto diagrams reference charts test-helm secrets certificates images test-compose demo clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -29,6 +29,11 @@ tools: ## Build the pinned Go programs that tests use into .tools/bin (TOOLS="mi
 
 test: setup ## Run all tests; the servers they need are started by them
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) tests
+
+test-gpu: setup ## Test algorithm, learning, simulation and whole federations on a CUDA device, if torch finds one
+	@if $(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then \
+		FEDAFD_TEST_DEVICE=cuda $(BIN)/python -m pytest -n 0 tests/algorithm tests/learning tests/simulation tests/end_to_end/test_federation.py; \
+	else echo "torch finds no CUDA device: nothing is tested (make test runs rounds on a stand-in for one)"; fi
 
 bench: setup ## Measure speed against references (BENCH="sed recall" for some; BENCH_ARGS="--threads 1 --clock cpu")
 	$(BIN)/python -m benchmarks $(BENCH) $(BENCH_ARGS)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.devices import DEVICES
 from torch import Tensor, nn
 
 from fedafd.algorithm import adamp_on_device
@@ -84,22 +85,23 @@ def gradient_of_kind(weight: Tensor, kind: str, generator: torch.Generator) -> T
     return gradient - unit * (unit * gradient).sum()
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.sampled_from(["rows", "whole", "none"]), min_size=1, max_size=6),
     st.sampled_from([0.0, 0.1]),
     st.integers(0, 10**6),
 )
-def test_equals_the_papers_algorithm(kinds: list[str], decay: float, seed: int) -> None:
+def test_equals_the_papers_algorithm(device: str, kinds: list[str], decay: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    parameter = nn.Parameter(torch.randn(3, 5, generator=generator, dtype=torch.float64))
+    parameter = nn.Parameter(torch.randn(3, 5, generator=generator, dtype=torch.float64).to(device))
     oracle = OracleAdamP(parameter.tolist(), lr=0.1, decay=decay)
     optimizer = AdamP([parameter], lr=0.1, weight_decay=decay)
     for kind in kinds:
-        parameter.grad = gradient_of_kind(parameter.detach(), kind, generator)
+        parameter.grad = gradient_of_kind(parameter.detach().cpu(), kind, generator).to(device)
         assert oracle.step(parameter.grad.tolist()) == kind
         optimizer.step()
-        torch.testing.assert_close(parameter.detach(), torch.tensor(oracle.weight, dtype=torch.float64))
+        torch.testing.assert_close(parameter.detach().cpu(), torch.tensor(oracle.weight, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("portion", [1 << 24, 40], ids=["at-once", "in-portions"])

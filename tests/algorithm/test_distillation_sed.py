@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.devices import DEVICES
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -79,13 +80,18 @@ def fold_in_random_tree(reps_KND: Tensor, global_ND: Tensor, tau: float, rng: ra
     return workers[0]
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @settings(max_examples=60, deadline=None)
 @given(sizes, st.sampled_from([0.05, 0.1, 1.0, 4.0]), st.integers(0, 10**6))
-def test_any_order_split_and_merge_equals_the_formula(size: tuple[int, int, int], tau: float, seed: int) -> None:
+def test_any_order_split_and_merge_equals_the_formula(
+    device: str, size: tuple[int, int, int], tau: float, seed: int
+) -> None:
     reps_KND, global_ND = unit_rows(*size, seed=seed), unit_rows(*size[1:], seed=seed + 1)
-    ensemble = fold_in_random_tree(reps_KND, global_ND, tau, random.Random(seed))
+    ensemble = fold_in_random_tree(reps_KND.to(device), global_ND.to(device), tau, random.Random(seed))
     assert ensemble.count == size[0]
-    torch.testing.assert_close(ensemble.result(), oracle_aggregate(reps_KND, global_ND, tau), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        ensemble.result().cpu(), oracle_aggregate(reps_KND, global_ND, tau), rtol=1e-10, atol=1e-12
+    )
 
 
 @settings(max_examples=40, deadline=None)

@@ -103,7 +103,7 @@ def agent_config(name: str, state_dir: Path, aggregator: str) -> dict[str, Any]:
             "options": {"num_train": 48, "num_val": 16, "num_test": 16, "seed": sorted(KINDS).index(name)},
         },
         "state_dir": str(state_dir),
-        "device": "cpu",
+        "device": os.environ.get("FEDAFD_TEST_DEVICE", "cpu"),
         "threads": 1,
         "share": {"personalized_model": True},
     }

@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 import pytest
-import torch
+from tests.devices import CUDA
 from tests.servers import ROOT
 
 from fedafd.domain.kinds import ClientKind
@@ -25,11 +25,8 @@ cuDNN's convolutions round to 10 bits besides."""
 OPERATORS = {"server": 470, "image": 800, "text": 1250, "pair": 1900}
 """Of a step, at most. A GRU, which cuDNN computes as one, counts each of its positions here."""
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
-DEVICES = ["stand-in", pytest.param("cuda", marks=[pytest.mark.cuda, needs_cuda])]
 
-
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", ["stand-in", CUDA])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_two_rounds_on_a_device_are_those_on_the_cpu_and_no_step_waits(optimizer: str, device: str) -> None:
     found = rounds(device, optimizer)

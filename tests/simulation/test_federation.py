@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load
+from tests.devices import DEVICES
 from tests.simulation.test_simulate import TINY
 
 from fedafd.datasets.samples import PairSplit
@@ -50,17 +51,18 @@ def clients() -> list[SimulatedClient]:
     ]
 
 
-def run(strategy: str, public: dict[str, PairSplit], rounds: int = 2) -> list[FederationProgress]:
-    federation = Federation(config(strategy), public, clients(), device="cpu")
+def run(strategy: str, public: dict[str, PairSplit], rounds: int = 2, device: str = "cpu") -> list[FederationProgress]:
+    federation = Federation(config(strategy), public, clients(), device=device)
     made = [FederationProgress()]
     for _ in range(rounds):
         made.append(federation.run_round(made[-1]))
     return made[1:]
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("strategy", sorted({**STRATEGIES, **ABLATIONS}))
-def test_every_strategy_runs_two_rounds(strategy: str, public: dict[str, PairSplit]) -> None:
-    last = run(strategy, public)[-1]
+def test_every_strategy_runs_two_rounds(strategy: str, device: str, public: dict[str, PairSplit]) -> None:
+    last = run(strategy, public, device=device)[-1]
     assert last.round_number == 2
     assert last.server is not None
     assert last.server.metrics["rsum"] == pytest.approx(last.server.scores.mean())
