@@ -119,8 +119,8 @@ async def test_a_completed_round_names_whom_it_went_on_without_and_why(world: Wo
         events = await events_after(session, "trial", 0)
     (completed,) = [event.data for event in events if event.kind == "round.completed"]
     assert (completed["num_delivered"], completed["num_missing"]) == (1, 2)
-    missing = {each["client"]: (each["state"], each["reason"]) for each in completed["missing"]}
-    assert missing["silent"][0] == "dropped"
+    missing = {each["client"]: (each["state"], each["reason"], each["code"]) for each in completed["missing"]}
+    assert missing["silent"][::2] == ("dropped", "silent")
     assert "no sign of progress" in missing["silent"][1]
     assert missing["bad"][0] == "rejected"
     assert "shape [5, 8]" in missing["bad"][1]

@@ -128,7 +128,10 @@ async def _record_completed(step: Step) -> None:
     parts = await list_participations(step.session, step.row.id)
     delivered = ParticipationState.DELIVERED.value
     missing = [(part, client.name) for part, client in parts if part.state != delivered]
-    named = [{"client": name, "state": part.state, "reason": part.reason} for part, name in missing[:_MOST_NAMED]]
+    named = [
+        {"client": name, "state": part.state, "code": part.reason_code, "reason": part.reason}
+        for part, name in missing[:_MOST_NAMED]
+    ]
     record_event(
         step.session,
         "round.completed",
