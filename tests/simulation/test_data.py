@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.simulation.test_simulate import TINY
 
+from fedafd.datasets import ClientData, load_client_data
 from fedafd.domain.errors import DataError
+from fedafd.simulation import data
 from fedafd.simulation.data import data_prints, load_run_data
 from fedafd.simulation.experiment import ExperimentConfig, read_experiment
 from fedafd.simulation.run import run_one
@@ -51,3 +54,14 @@ def test_clients_of_one_sample_train(tmp_path: Path) -> None:
     assert min(shares) == 1
     result = run_one(skewed, key, tmp_path, device="cpu")
     assert len(result["clients"]) == 10
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_an_empty_split_is_refused_by_name(split: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def emptied(*given: Any) -> ClientData:
+        held = load_client_data(*given)
+        return replace(held, **{split: getattr(held, split).take([])})
+
+    monkeypatch.setattr(data, "load_client_data", emptied)
+    with pytest.raises(DataError, match=rf"clients\[0\] \(image, shapes\): the split {split} has no sample, and "):
+        data.data_prints(experiment(**images(2)))
