@@ -204,12 +204,22 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path: Path) -> No
     assert len(json.loads((tmp_path / "out" / "results.json").read_text())["runs"]) == 1
 
 
-def test_mistakes_are_one_line(tmp_path: Path) -> None:
-    done = subprocess.run(
-        command(tmp_path, TINY, "--strategies", "fedprox"), capture_output=True, text=True, check=False
-    )
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--strategies", "fedprox"], "--strategies fedprox: fedprox is not in the experiment"),
+        (["--device", "gpu"], "--device gpu: expected auto, cpu, cuda, cuda:N or mps"),
+        (["--workers", "0"], "--workers 0: expected 1 or more"),
+        pytest.param(
+            ["--device", "cuda:77"], "device: cuda:77 is asked for, but it is not here", id="a device that is not here"
+        ),
+    ],
+    ids=lambda given: given[0] if isinstance(given, list) else "",
+)
+def test_mistakes_are_one_line(tmp_path: Path, given: list[str], told: str) -> None:
+    done = subprocess.run(command(tmp_path, TINY, *given), capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: --strategies fedprox: fedprox is not in the experiment")
+    assert done.stderr.startswith(f"error: {told}")
     assert "Traceback" not in done.stderr
 
 

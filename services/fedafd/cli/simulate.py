@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["simulate"]
 
 _INTERRUPTED, _TERMINATED = 130, 143
+_DEVICES = r"auto|cpu|mps|cuda(:[0-9]+)?"
 
 
 def simulate(
@@ -46,6 +48,10 @@ def simulate(
     """
     from fedafd.simulation.experiment import read_experiment
 
+    if not re.fullmatch(_DEVICES, device):
+        raise ConfigurationError(f"--device {device}: expected auto, cpu, cuda, cuda:N or mps")
+    if workers is not None and workers < 1:
+        raise ConfigurationError(f"--workers {workers}: expected 1 or more")
     overrides: dict[str, Any] = {}
     if preset is not None:
         overrides["preset"] = preset

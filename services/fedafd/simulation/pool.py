@@ -19,6 +19,7 @@ from pathlib import Path
 
 from fedafd.domain.claims import claimed
 from fedafd.domain.errors import DataError
+from fedafd.learning.optimizers import choose_device
 from fedafd.simulation.data import data_prints
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
 from fedafd.simulation.failures import Failure, killed, note_failure
@@ -56,14 +57,15 @@ def run_experiment(
 ) -> dict[RunKey, str]:
     """Do all runs that are not done yet. Returns the reason of each run that failed; the others have a result.json.
 
-    What `output` holds must be of the same configuration and data (fedafd.simulation.kept_runs), or is set aside with
-    `restart`: ConfigurationError, DataError.
+    `device` must be here, and what `output` holds must be of the same configuration and data, or is set aside with
+    `restart` (fedafd.simulation.kept_runs): ConfigurationError, DataError.
 
     A run that fails, or whose process is killed, leaves its reason (fedafd.simulation.failures) and the others go on;
     the same call tries it again. `look` is told twice a second what each run at work does: its round, the share of the
     run that is done, words; `tell` hears what else happens. Whatever ends this call ends the workers. Raises
     ConflictError while another simulation works in `output`.
     """
+    choose_device(device)
     failed: dict[RunKey, str] = {}
     threads = max(1, len(os.sched_getaffinity(0)) // workers)
     for name in _THREAD_VARIABLES:
