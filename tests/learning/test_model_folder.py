@@ -334,3 +334,19 @@ def test_an_image_that_cannot_be_read_is_named(made: Path, sample: Any, told: st
 def test_a_text_that_cannot_be_read_is_named(made: Path, sample: Any, told: str) -> None:
     with pytest.raises(DataError, match=told):
         PersonalizedModel.from_pretrained(made / "text").predict(["good", sample])
+
+
+def test_a_model_reads_deep_pictures_with_the_window_it_was_trained_with(tmp_path: Path) -> None:
+    grey = tiny_private(ClientKind.IMAGE).test.images[0][:, :, 0]  # type: ignore[union-attr]
+    deep = (grey.astype(np.uint16) * 16 + 8).clip(0, 4095)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    folder = personalized_folder(ClientKind.IMAGE, tmp_path / "model", intensity_range=(8.0, 4088.0))
+    model = PersonalizedModel.from_pretrained(folder, device="cpu")
+    assert model.intensity_range == (8.0, 4088.0)
+    rows = model.embed_images([tmp_path / "deep.png", Image.fromarray(grey)])
+    np.testing.assert_allclose(rows[0], rows[1], atol=1e-5)
+    other = PersonalizedModel.from_pretrained(folder, device="cpu", intensity_range=(8.0, 40000.0))
+    assert np.abs(other.embed_images([tmp_path / "deep.png"])[0] - rows[0]).max() > 1e-4
+    plain = GlobalModel.from_pretrained(write_files(tiny_global(), tmp_path / "global"), device="cpu")
+    with pytest.raises(DataError, match="set the option intensity_range"):
+        plain.embed_images([tmp_path / "deep.png"])
