@@ -40,7 +40,6 @@ _BY_CODE: Mapping[str, LeaveReason] = {
     "invalid-upload": LeaveReason.TASK_NOT_UNDERSTOOD,
     "weights-not-shared": LeaveReason.WEIGHTS_NOT_SHARED,
     "state-unusable": LeaveReason.STATE_UNUSABLE,
-    "device-unavailable": LeaveReason.DEVICE_UNAVAILABLE,
 }
 """By the code of an error of ours or of its nearest base that has an entry."""
 

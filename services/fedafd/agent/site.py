@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fedafd.agent.outgoing import metrics_to_send
+from fedafd.agent.outgoing import metrics_to_send, samples_to_send
 from fedafd.agent.saved_state import fingerprint_of_site, tell_differences
 from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
 from fedafd.datasets import ClientData, PixelCache, PublicSet, read_manifest
@@ -97,7 +97,7 @@ class Site:
             state=made.state,
             personalized_model=model,
             model_recipe=recipe.to_json(),
-            weights=_weights(task, made.state, made.num_private_samples),
+            weights=_weights(task, made.state, samples_to_send(made.num_private_samples, self._config.share)),
             metrics=made.metrics,
             num_private_samples=made.num_private_samples,
             differences=made.differences,
@@ -134,7 +134,7 @@ def _intensity_range(options: Mapping[str, Any]) -> IntensityRange | None:
     return (float(value[0]), float(value[1])) if isinstance(value, list | tuple) else None
 
 
-def _weights(task: LocalTask, state: bytes, num_private_samples: int) -> bytes | None:
+def _weights(task: LocalTask, state: bytes, told_samples: int) -> bytes | None:
     from fedafd.learning.averaging import weight_update
 
-    return None if task.config.averaging is AveragingMode.OFF else weight_update(state, num_private_samples)
+    return None if task.config.averaging is AveragingMode.OFF else weight_update(state, told_samples)

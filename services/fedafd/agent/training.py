@@ -121,7 +121,14 @@ async def train_watched(
             if latest and not stop.is_set() and not await report(*latest.pop()):
                 return
 
-    training = asyncio.ensure_future(asyncio.to_thread(trainer.train, task, progress))
+    def train() -> LocalResult:
+        try:
+            return trainer.train(task, progress)
+        except StopIteration as error:
+            # A future takes every exception but this one: it would wait for ever.
+            raise RuntimeError("the training raised StopIteration") from error
+
+    training = asyncio.ensure_future(asyncio.to_thread(train))
     watching = asyncio.ensure_future(watch())
     try:
         await asyncio.wait((training, watching), return_when=asyncio.FIRST_COMPLETED)

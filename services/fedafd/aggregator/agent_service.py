@@ -10,7 +10,7 @@ from fedafd.aggregator.delivery import commit_delivery
 from fedafd.aggregator.identity import calling_client
 from fedafd.aggregator.tasks import desired_task, find_artifact
 from fedafd.aggregator.types import Call
-from fedafd.aggregator.uploads import begin_upload, open_participation, receive_chunk
+from fedafd.aggregator.uploads import begin_upload, check_id, open_participation, receive_chunk
 from fedafd.domain.errors import ForbiddenError, InvalidRequestError, RoundClosedError, UploadError
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.leaving import ActivityKind, leave_words
@@ -120,6 +120,7 @@ class AgentService(AggregatorServiceServicer):
         accepted, upload, row = 0, None, None
         async for request in requests:
             if upload is None or row is None:
+                check_id(request.upload_id, "upload_id")
                 async with self._context.database.snapshot() as session:
                     upload = await get_upload(session, request.upload_id, client.id)
                 _, row = await open_participation(self._context, client, upload.round_id)
@@ -145,9 +146,7 @@ class AgentService(AggregatorServiceServicer):
         async with self._context.database.snapshot() as session:
             artifact = await find_artifact(self._context, session, client, request.sha256)
         if artifact is None:
-            raise ForbiddenError(
-                f"artifact {request.sha256}: the current task of client {client.name} does not name it"
-            )
+            raise ForbiddenError(f"the current task of client {client.name} does not name that artifact")
         current = await self._current_round(client.id)
         pieces = self._context.store.stream(artifact.key, request.offset_bytes)
         uncounted = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,15 @@ from fedafd.aggregator.context import Context
 from fedafd.aggregator.tasks import public_set_manifest
 from fedafd.aggregator.uploads import Assembled, assemble, discard_chunks, open_participation
 from fedafd.domain.config import AveragingMode, FederationConfig
-from fedafd.domain.errors import PublicSetMismatchError, RepresentationError, RoundClosedError, UploadError
+from fedafd.domain.errors import (
+    InvalidRequestError,
+    PublicSetMismatchError,
+    RepresentationError,
+    RoundClosedError,
+    UploadError,
+)
 from fedafd.domain.kinds import ClientKind, StageKind, UploadPurpose
+from fedafd.domain.leaving import CLIENT_METRICS
 from fedafd.domain.states import ParticipationState
 from fedafd.persistence.artifact_repository import add_artifact
 from fedafd.persistence.event_repository import record_event
@@ -34,7 +42,7 @@ from fedafd.storage.store import sha256_of
 __all__ = ["commit_delivery"]
 
 _MODEL_FILES = (".safetensors", ".json", ".txt", ".md")
-_MAX_METRICS = 200
+_MOST_SAMPLES = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ async def commit_delivery(
     settled = await _settled(context, client, request.round_id)
     if settled is not None:
         return settled
+    _check_numbers(request)
     participation, row = await open_participation(context, client, request.round_id)
     blobs = [await assemble(context, client, row, upload_id) for upload_id in dict.fromkeys(request.upload_ids)]
     try:
@@ -70,6 +79,17 @@ async def commit_delivery(
     if settled is None:
         raise RoundClosedError(f"round {row.number} closed while the delivery was checked")
     return settled
+
+
+def _check_numbers(request: pb.CommitUploadRequest) -> None:
+    """Raise InvalidRequestError unless metrics have names of ours and finite values, and the count is one."""
+    unknown = len(request.metrics.keys() - CLIENT_METRICS)
+    if unknown:
+        raise InvalidRequestError(f"{unknown} of {len(request.metrics)} metrics have a name that no metric has here")
+    if not all(math.isfinite(value) for value in request.metrics.values()):
+        raise InvalidRequestError("metrics must be finite numbers")
+    if not 0 <= request.num_private_samples <= _MOST_SAMPLES:
+        raise InvalidRequestError("num_private_samples must be 0, for not told, or a number of samples")
 
 
 async def _settled(context: Context, client: ClientRow, round_id: str) -> pb.CommitUploadResponse | None:
@@ -129,14 +149,14 @@ def _store_model(context: Context, client: ClientRow, row: RoundRow, bundle: byt
 
 def _check_model_file(path: str, content: bytes) -> None:
     if not path.endswith(_MODEL_FILES):
-        raise UploadError(f"personalized model: {path} is not one of {', '.join(_MODEL_FILES)}")
+        raise UploadError(f"personalized model: a file is not one of {', '.join(_MODEL_FILES)}")
     try:
         if path.endswith(".json"):
             json.loads(content)
         elif path.endswith(".safetensors"):
             deserialize(content)
     except (ValueError, RecursionError, SafetensorError) as error:
-        raise UploadError(f"personalized model: {path} is not readable: {error}") from None
+        raise UploadError(f"personalized model: a {path.rpartition('.')[2]} file is not readable") from error
 
 
 async def _reject(
@@ -157,7 +177,7 @@ async def _accept(
     delivery: _Delivery,
     request: pb.CommitUploadRequest,
 ) -> None:
-    metrics = {name[:64]: value for name, value in list(request.metrics.items())[:_MAX_METRICS] if value - value == 0}
+    metrics = dict(request.metrics)
     entry = delivery.representations.entry
     async with context.database.transaction() as session:
         counted = await settle_participation(

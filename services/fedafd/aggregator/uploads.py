@@ -9,7 +9,7 @@ from typing import Any
 
 from fedafd.aggregator.context import Context
 from fedafd.domain.config import AveragingMode, FederationConfig
-from fedafd.domain.errors import RoundClosedError, UploadError
+from fedafd.domain.errors import NotFoundError, RoundClosedError, UploadError
 from fedafd.domain.kinds import UploadPurpose
 from fedafd.persistence.artifact_repository import add_upload, count_uploads, find_upload, get_upload
 from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, UploadRow
@@ -20,7 +20,7 @@ from fedafd.rpc.codes import purpose_from_wire
 from fedafd.storage import ObjectStore
 from fedafd.telemetry.logging import add_context
 
-__all__ = ["Assembled", "assemble", "begin_upload", "discard_chunks", "open_participation", "receive_chunk"]
+__all__ = ["Assembled", "assemble", "begin_upload", "check_id", "discard_chunks", "open_participation", "receive_chunk"]
 
 _SMALLEST_CHUNK = 64 << 10
 _LARGEST_CHUNK = 2 << 20
@@ -31,6 +31,7 @@ _HEX = frozenset("0123456789abcdef")
 
 async def open_participation(context: Context, client: ClientRow, round_id: str) -> tuple[ParticipationRow, RoundRow]:
     """The client's unsettled part in that round. Raises RoundClosedError, NotFoundError."""
+    check_id(round_id, "round_id")
     async with context.database.snapshot() as session:
         current = await current_participation(session, client.id)
         if current is not None and current[1].id == round_id:
@@ -38,6 +39,12 @@ async def open_participation(context: Context, client: ClientRow, round_id: str)
             return current
         row = await get_round(session, round_id)
     raise RoundClosedError(f"round {row.number} waits for nothing from client {client.name} (it is {row.state})")
+
+
+def check_id(text: str, field: str) -> None:
+    """Raise NotFoundError unless a text can be an id of ours: no other is quoted anywhere."""
+    if len(text) != 32 or not set(text) <= _HEX:
+        raise NotFoundError(f"{field}: there is no such id")
 
 
 async def begin_upload(context: Context, client: ClientRow, request: pb.BeginUploadRequest) -> pb.BeginUploadResponse:
@@ -90,6 +97,7 @@ class Assembled:
 
 async def assemble(context: Context, client: ClientRow, row: RoundRow, upload_id: str) -> tuple[UploadRow, Assembled]:
     """Put an upload's chunks together and store the blob. Raises UploadError when chunks are missing or do not fit."""
+    check_id(upload_id, "upload_ids")
     async with context.database.snapshot() as session:
         upload = await get_upload(session, upload_id, client.id)
     if upload.round_id != row.id:

@@ -1,8 +1,9 @@
 """FedAvg among clients of one group: the same kind, encoders, vocabulary and classes (arXiv 1602.05629).
 
-An update is the safetensors of a client's model with the number of its private samples; updates of one group are summed
-in float64 in the order given, so that the average has the same bits wherever it is made. The head's rows travel in the
-order of the classes' names, so that a row means the same class whatever order a client has learned them in.
+An update is the safetensors of a client's model with the number of its private samples, 0 where its site does not tell
+it; such a client counts as the mean of those that do. Updates of one group are summed in float64 in the order given, so
+that the average has the same bits wherever it is made. The head's rows travel in the order of the classes' names, so
+that a row means the same class whatever order a client has learned them in.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ def group_of(state: bytes | Checkpoint) -> str:
 
 
 def weight_update(state: bytes, num_private_samples: int) -> bytes:
-    """What a client sends up: its encoders' and head's weights. Raises DataError for an unreadable state."""
+    """What a client sends up: its encoders' and head's weights; 0 samples are not told.
+
+    Raises DataError for an unreadable state.
+    """
     checkpoint = Checkpoint.from_bytes(state)
     kept = Checkpoint(meta={"group": _group(checkpoint), "num_private_samples": num_private_samples})
     for key, value in tensors_below(checkpoint.tensors, "model").items():
@@ -69,22 +73,30 @@ def load_average(model: nn.Module, average: bytes, labels: Sequence[str]) -> Non
 
 
 def _average(name: str, members: Sequence[Checkpoint]) -> bytes:
-    total = sum(int(member.meta["num_private_samples"]) for member in members)
-    if total <= 0:
-        raise DataError(f"averaging group {name}: the number of private samples is {total}")
-    made = Checkpoint(meta={"group": name, "num_private_samples": total})
+    shares = _shares(name, [int(member.meta["num_private_samples"]) for member in members])
+    made = Checkpoint(meta={"group": name})
     for key, first in members[0].tensors.items():
         if not first.is_floating_point():
             made.tensors[key] = first
             continue
         summed: Tensor = torch.zeros(first.shape, dtype=torch.float64)
-        for member in members:
+        for member, share in zip(members, shares, strict=True):
             value = member.tensors.get(key)
             if value is None or value.shape != first.shape or not bool(torch.isfinite(value).all()):
                 raise DataError(f"averaging group {name}: {key} is missing, of another shape, or not finite")
-            summed += value.double() * (int(member.meta["num_private_samples"]) / total)
+            summed += value.double() * share
         made.tensors[key] = summed.to(first.dtype)
     return made.to_bytes()
+
+
+def _shares(name: str, counts: Sequence[int]) -> list[float]:
+    """Each member's share, by its number of samples; one that tells none counts as the mean of those that do."""
+    if min(counts) < 0:
+        raise DataError(f"averaging group {name}: a number of private samples is {min(counts)}")
+    told = [count for count in counts if count]
+    mean = sum(told) / len(told) if told else 1.0
+    weights = [count or mean for count in counts]
+    return [weight / sum(weights) for weight in weights]
 
 
 def _rows_in_order(labels: Sequence[str]) -> list[int]:

@@ -44,15 +44,15 @@ def each_file(blob: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
                 plain = member.type == tarfile.REGTYPE and not member.pax_headers
                 content = tar.extractfile(member) if plain else None
                 if content is None or path in seen:
-                    raise UploadError(f"bundle: {path[:80]!r} is not a plain file, or is there twice")
+                    raise UploadError("bundle: a member is not a plain file, or is there twice")
                 seen.add(path)
                 yield path, content
     except (tarfile.TarError, ValueError, OSError, EOFError) as error:
-        raise UploadError(f"bundle: not a readable tar archive: {error}") from error
+        raise UploadError("bundle: not a readable tar archive") from error
 
 
 def _checked(path: str) -> str:
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\\" in path or str(PurePosixPath(path)) != path:
-        raise UploadError(f"bundle: {path[:80]!r} is not a plain relative path")
+        raise UploadError("bundle: a member's name is not a plain relative path")
     return path

@@ -8,8 +8,9 @@ metadata names the public set that the rows are about.
 from __future__ import annotations
 
 import json
+import re
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ __all__ = ["NORM_TOLERANCE", "decode_representations", "encode_representations"]
 NORM_TOLERANCE = 0.02
 """How far a row's length may be from 1: int8 with row scales at D = 8 is the coarsest we send."""
 
-_TOLD_NAMES = 8
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _FLOATS = {WireDtype.FLOAT16: np.float16, WireDtype.FLOAT32: np.float32}
 
 
@@ -66,14 +67,15 @@ def decode_representations(
     metadata, tensors = _read(blob)
     about = metadata.get("public_set_sha256")
     if about != public_set_sha256:
+        told = about if about is not None and _SHA256.fullmatch(about) else "none"
         raise PublicSetMismatchError(
-            f"representations are of public set {about}, but this round is about {public_set_sha256};"
+            f"representations are of public set {told}, but this round is about {public_set_sha256};"
             " encode the public set that the task names"
         )
     wanted = [m.value for m in modalities]
     names = wanted + [f"{name}.scale" for name in wanted if dtype is WireDtype.INT8]
     if not (set(names) <= set(tensors) if allow_more else sorted(tensors) == sorted(names)):
-        raise RepresentationError(f"representations hold tensors {_told(tensors)}, expected {sorted(names)}")
+        raise RepresentationError(_unexpected(tensors, names))
     count = num_samples if num_samples is not None else len(tensors[wanted[0]])
     return {m: _checked_rows(tensors, m.value, (count, embedding_dim), dtype) for m in modalities}
 
@@ -103,11 +105,11 @@ def _checked_rows(
     return rows_ND
 
 
-def _told(names: Iterable[str]) -> str:
-    """Names for an error's text, however many and long the sender made them."""
-    found = sorted(names)
-    more = f" and {len(found) - _TOLD_NAMES} more" if len(found) > _TOLD_NAMES else ""
-    return f"{[name[:40] for name in found[:_TOLD_NAMES]]}{more}"
+def _unexpected(found: Collection[str], names: Sequence[str]) -> str:
+    """What is wrong with the tensors, without a word of the sender's: names of its own are counted."""
+    ours, others = sorted(set(found) & set(names)), len(set(found) - set(names))
+    more = f" and {others} of other names" if others else ""
+    return f"representations hold tensors {ours}{more}, expected {sorted(names)}"
 
 
 def _read(blob: bytes) -> tuple[dict[str, str], dict[str, NDArray[np.generic]]]:
@@ -117,6 +119,6 @@ def _read(blob: bytes) -> tuple[dict[str, str], dict[str, NDArray[np.generic]]]:
         (length,) = struct.unpack_from("<Q", blob)
         header = json.loads(blob[8 : 8 + length])
     except (struct.error, ValueError, SafetensorError, KeyError) as error:
-        raise RepresentationError(f"representations are not readable as safetensors: {error}") from error
+        raise RepresentationError("representations are not readable as safetensors") from error
     found = header.get("__metadata__") or {}
     return {str(key): str(value) for key, value in found.items()}, tensors

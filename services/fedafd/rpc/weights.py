@@ -43,13 +43,14 @@ def check_weight_update(blob: bytes, kind: ClientKind) -> None:
         meta: dict[str, Any] = json.loads(json.loads(blob[8 : 8 + length])["__metadata__"]["meta"])
         group, samples = str(meta["group"]), int(meta["num_private_samples"])
     except (struct.error, ValueError, SafetensorError, KeyError, TypeError) as error:
-        raise UploadError(f"weights are not readable: {error}") from None
+        raise UploadError("weights are not readable as safetensors with a group and a number of samples") from error
     layout = layout_of({name: (str(value.dtype), value.shape) for name, value in tensors.items()})
     parts = group.split("-")
     if len(parts) != 3 or parts[:2] != [kind.value, layout] or not parts[2].isalnum() or len(parts[2]) > 64:
-        raise UploadError(f"weights name the group {group[:80]!r}, but their tensors make {kind.value}-{layout}-...")
-    if not 1 <= samples <= _MOST_SAMPLES:
-        raise UploadError(f"weights are of {samples} private samples; must be 1 or more")
-    for name, value in tensors.items():
-        if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
-            raise UploadError(f"weights: tensor {name[:80]!r} has a value that is not finite")
+        raise UploadError(f"weights name another group than {kind.value}-{layout}-..., which their tensors make")
+    if not 0 <= samples <= _MOST_SAMPLES:
+        raise UploadError(f"weights are of {samples} private samples; must be 1 or more, or 0 for not told")
+    floats = [value for value in tensors.values() if np.issubdtype(value.dtype, np.floating)]
+    broken = sum(not np.isfinite(value).all() for value in floats)
+    if broken:
+        raise UploadError(f"weights: {broken} of {len(tensors)} tensors have a value that is not finite")

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
-from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.errors import ConfigurationError, FedafdError
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -76,8 +76,20 @@ def span(name: str, *, parent: str | None = None, kind: Kind = "INTERNAL", **att
 
     context = _context(parent) if parent else None
     named = {f"fedafd.{key}": value for key, value in attributes.items()}
-    with _tracer.start_as_current_span(name, context=context, kind=trace.SpanKind[kind], attributes=named):
-        yield
+    with _tracer.start_as_current_span(
+        name,
+        context=context,
+        kind=trace.SpanKind[kind],
+        attributes=named,
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as made:
+        try:
+            yield
+        except Exception as error:
+            # Spans leave the machine: the error's code and no more, since its text may name files and samples.
+            made.set_status(trace.StatusCode.ERROR, error.code if isinstance(error, FedafdError) else "unexpected")
+            raise
 
 
 @contextmanager
