@@ -76,9 +76,9 @@ BAD_BLOBS: dict[str, tuple[Callable[[World], bytes], str]] = {
     "no tensor": (lambda w: tensors(w, image=None), r"hold tensors \[\], expected \['image'\]"),
     "thousands of tensors": (
         lambda w: tensors(w, **{f"t{n}" + "x" * 100: np.zeros(0, np.float16) for n in range(3000)}),
-        r"hold tensors \[.*\] and 2993 more, expected",
+        r"hold tensors \[.*\] and 3000 of other names, expected",
     ),
-    "no public set named": (lambda w: save({"image": off_unit()}), "are of public set None, but this round is about"),
+    "no public set named": (lambda w: save({"image": off_unit()}), "are of public set none, but this round is about"),
     "truncated": (lambda w: tensors(w)[:-3], "not readable as safetensors"),
     "truncated in the header": (lambda w: tensors(w)[:20], "not readable as safetensors"),
     "header longer than memory": (lambda w: struct.pack("<Q", 2**62) + b"{}", "not readable as safetensors"),
@@ -182,24 +182,24 @@ BAD_MODELS: dict[str, tuple[Callable[[], bytes], str]] = {
     "truncated": (lambda: pack_folder({"config.json": b"{}" + b" " * 5000})[:3000], "not a readable tar"),
     "climbing path": (
         lambda: tar((member("../../evil.json"), b"{}")),
-        "'../../evil.json' is not a plain relative path",
+        "a member's name is not a plain relative path",
     ),
     "absolute path": (lambda: tar((member("/etc/cron.d/evil.json"), b"{}")), "is not a plain relative path"),
     "link": (
         lambda: tar((member("a.json", type=tarfile.SYMTYPE, linkname="/etc/passwd"), b"")),
-        "'a.json' is not a plain file",
+        "a member is not a plain file",
     ),
-    "device": (lambda: tar((member("a.json", type=tarfile.CHRTYPE), b"")), "'a.json' is not a plain file"),
+    "device": (lambda: tar((member("a.json", type=tarfile.CHRTYPE), b"")), "a member is not a plain file"),
     "sparse bomb": (sparse_bomb, "is not a plain"),
     "the same path twice": (lambda: tar((member("a.json"), b"{}"), (member("a.json"), b"[]")), "is there twice"),
-    "program": (lambda: pack_folder({"run.py": b"import os"}), "run.py is not one of .safetensors, .json"),
-    "pickle": (lambda: pack_folder({"pytorch_model.bin": b"\x80"}), "pytorch_model.bin is not one of"),
-    "broken json": (lambda: pack_folder({"config.json": b"{"}), "config.json is not readable"),
-    "deep json": (lambda: pack_folder({"config.json": b"[" * 100_000}), "config.json is not readable"),
-    "broken weights": (lambda: pack_folder({"model.safetensors": b"\x01\0"}), "model.safetensors is not readable"),
+    "program": (lambda: pack_folder({"run.py": b"import os"}), "a file is not one of .safetensors, .json"),
+    "pickle": (lambda: pack_folder({"pytorch_model.bin": b"\x80"}), "a file is not one of"),
+    "broken json": (lambda: pack_folder({"config.json": b"{"}), "a json file is not readable"),
+    "deep json": (lambda: pack_folder({"config.json": b"[" * 100_000}), "a json file is not readable"),
+    "broken weights": (lambda: pack_folder({"model.safetensors": b"\x01\0"}), "a safetensors file is not readable"),
     "cut weights": (
         lambda: pack_folder({"model.safetensors": save({"w": np.zeros(9, np.float32)})[:-4]}),
-        "model.safetensors is not readable",
+        "a safetensors file is not readable",
     ),
 }
 
@@ -338,21 +338,6 @@ async def test_a_delivery_holds_representations_exactly_once(world: World, count
     )
     assert not receipt.accepted
     assert f"at most one model and one of weights; found {count}, 0, 0" in receipt.rejection_reason
-
-
-async def test_metrics_that_are_no_numbers_are_left_out(world: World) -> None:
-    round_id, (site,) = await opened(world, ClientKind.IMAGE)
-    upload = await world.upload(site, round_id, world.reps())
-    metrics = {"good": 1.5, "nan": float("nan"), "inf": float("inf"), "n" * 1000: 2.0}
-    request = pb.CommitUploadRequest(round_id=round_id, upload_ids=[upload], metrics=metrics, num_private_samples=-3)
-    assert (await world.agents.CommitUpload(request, metadata=site)).accepted
-    from fedafd.persistence.participation_repository import find_participation
-
-    async with world.context.database.transaction() as session:
-        client = await get_client(session, "trial", "site-0")
-        row = await find_participation(session, round_id, client.id)
-    assert row is not None
-    assert row.metrics == {"good": 1.5, "n" * 64: 2.0}
 
 
 # -- who may ---------------------------------------------------------------------------------------------------------

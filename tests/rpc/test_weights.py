@@ -48,9 +48,9 @@ def test_layouts_differ_by_name_dtype_and_shape() -> None:
         (update(group="image-00000000-abc123"), "but their tensors make image-"),
         (update(group=group().replace("image", "text")), "but their tensors make image-"),
         (update(group=group() + "/../x"), "but their tensors make image-"),
-        (update(num_private_samples=0), "of 0 private samples"),
+        (update(num_private_samples=-1), "of -1 private samples"),
         (update(num_private_samples="many"), "not readable"),
-        (update(TENSORS | {"model/head": np.full((2, 3), np.nan, dtype=np.float32)}), "'model/head' has a value"),
+        (update(TENSORS | {"model/head": np.full((2, 3), np.nan, dtype=np.float32)}), "1 of 2 tensors have a value"),
     ],
     ids=range(8),
 )

@@ -26,6 +26,7 @@ __all__ = ["NORM_TOLERANCE", "decode_representations", "encode_representations"]
 NORM_TOLERANCE = 0.02
 """How far a row's length may be from 1: int8 with row scales at D = 8 is the coarsest we send."""
 
+_NAMES = frozenset(f"{modality}{part}" for modality in Modality for part in ("", ".scale"))
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FLOATS = {WireDtype.FLOAT16: np.float16, WireDtype.FLOAT32: np.float32}
 
@@ -107,7 +108,7 @@ def _checked_rows(
 
 def _unexpected(found: Collection[str], names: Sequence[str]) -> str:
     """What is wrong with the tensors, without a word of the sender's: names of its own are counted."""
-    ours, others = sorted(set(found) & set(names)), len(set(found) - set(names))
+    ours, others = sorted(_NAMES & set(found)), len(set(found) - _NAMES)
     more = f" and {others} of other names" if others else ""
     return f"representations hold tensors {ours}{more}, expected {sorted(names)}"
 

@@ -47,7 +47,7 @@ def check_weight_update(blob: bytes, kind: ClientKind) -> None:
     layout = layout_of({name: (str(value.dtype), value.shape) for name, value in tensors.items()})
     parts = group.split("-")
     if len(parts) != 3 or parts[:2] != [kind.value, layout] or not parts[2].isalnum() or len(parts[2]) > 64:
-        raise UploadError(f"weights name another group than {kind.value}-{layout}-..., which their tensors make")
+        raise UploadError(f"weights name another group, but their tensors make {kind.value}-{layout}-...")
     if not 0 <= samples <= _MOST_SAMPLES:
         raise UploadError(f"weights are of {samples} private samples; must be 1 or more, or 0 for not told")
     floats = [value for value in tensors.values() if np.issubdtype(value.dtype, np.floating)]
