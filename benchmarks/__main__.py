@@ -63,6 +63,8 @@ def _print(reports: list[Report], clock: Clock) -> None:
     for report in reports:
         if report.skipped is not None:
             table.add_row(report.benchmark, report.case, f"skipped: {report.skipped}", "", "", "")
+        elif not report.times:
+            table.add_row(report.benchmark, report.case, "", "", "", "")
         for name, times in report.times.items():
             seconds = times.of(clock)
             spread = f"{min(seconds):.3g} to {max(seconds):.3g}"

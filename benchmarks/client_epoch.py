@@ -92,9 +92,9 @@ def _case(
 
     times = interleaved({"local epochs": fast, "plain loop": plain}, repeats)
     ratio = times["plain loop"].median(clock) / times["local epochs"].median(clock)
-    scores = {name: site.evaluate("val")["federated"] for name, site in trained.items()}
+    scores = {name: site.assess("val").metrics for name, site in trained.items()}
     metric = "rsum" if kind is ClientKind.PAIR else "acc1"
-    facts = {f"{metric} on validation, {name}": f"{found[metric]:.2f}" for name, found in scores.items()}
+    facts = {f"{metric} on validation, {name}": f"{found[f'federated/{metric}']:.2f}" for name, found in scores.items()}
     case = f"{kind.value} client, {_EPOCHS} epochs of {len(data.train)} samples beside {len(sent[0])} public ones{note}"
     return Report("client_epoch", case, times, [Ratio("times faster than the plain loop", ratio, at_least=1.5)], facts)
 
