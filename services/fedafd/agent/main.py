@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from fedafd.agent.exit_codes import ExitCode, exit_code_of
+from fedafd.agent.sentences import SENTENCES
 from fedafd.agent.settings import AgentSettings, load_settings
 from fedafd.agent.state import StateDirectory
 from fedafd.domain.config import AgentConfig, read_agent_config
@@ -89,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     try:
         settings = load_settings()
-        configure("agent", level=settings.log_level, format=settings.log_format)
+        configure("agent", level=settings.log_level, format=settings.log_format, sentences=SENTENCES)
         configure_tracing("agent")
         config = _with_overrides(read_agent_config(given.config or settings.config), settings, given.state_dir)
         token = given.token or settings.token()

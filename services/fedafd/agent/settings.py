@@ -38,7 +38,9 @@ class AgentSettings(BaseSettings):
         default=30.0, gt=0, le=60, description="How long the server may hold a request for a task."
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["json", "console"] = "json"
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="auto: lines for people on a terminal, JSON elsewhere."
+    )
 
     def token(self) -> str | None:
         """The enrolment token from wherever it was given. Raises ConfigurationError for an unreadable file."""

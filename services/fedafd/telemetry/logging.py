@@ -1,4 +1,4 @@
-"""Structured logs: one event per line on stderr, as JSON for machines or as text for people.
+"""Structured logs: one event per line on stderr, as text for people on a terminal, as JSON for machines elsewhere.
 
 Log events, not sentences: `log.info("round.closed", round_id=..., reason="quorum")`. Records of other libraries go
 through the same formatter. Values whose key names a secret are masked, so that a careless call leaks nothing.
@@ -7,18 +7,21 @@ through the same formatter. Values whose key names a secret are masked, so that 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, get_args
 
 import structlog
 
 from fedafd.domain.errors import ConfigurationError
+from fedafd.telemetry.console import ConsoleLines
 
 __all__ = ["LogFormat", "add_context", "bind_context", "configure", "get_logger"]
 
-LogFormat = Literal["json", "console"]
+LogFormat = Literal["auto", "json", "console"]
+"""`auto` is `console` where the logs go to a terminal, else `json`."""
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _SECRET_WORDS = ("token", "secret", "password", "credential", "authorization", "api_key")
@@ -26,16 +29,27 @@ _NOT_SECRET = frozenset({"token", "fencing_token", "lease_token"})  # counters o
 _CHATTY = ("celery", "urllib3", "alembic", "amqp", "kombu", "grpc", "asyncio", "aiosqlite", "httpcore", "httpx")
 
 
-def configure(process: str, *, level: str = "INFO", format: LogFormat = "json", stream: TextIO | None = None) -> None:
+def configure(
+    process: str,
+    *,
+    level: str = "INFO",
+    format: LogFormat = "auto",
+    stream: TextIO | None = None,
+    sentences: Mapping[str, str] | None = None,
+) -> None:
     """Send the logs of this process to `stream` (stderr by default). May be called again, the last call wins.
 
-    `process` (such as "aggregator") is in every event. Raises ConfigurationError for an unknown level or format.
+    `process` (such as "aggregator") is in every event of JSON; `sentences` are the words of events on a console.
+    Raises ConfigurationError for an unknown level or format.
     """
     if level.upper() not in _LEVELS:
         raise ConfigurationError(f"log level: {level!r} is not one of {', '.join(_LEVELS)}", level=level)
-    if format not in ("json", "console"):
-        raise ConfigurationError(f"log format: {format!r} is not one of json, console", format=format)
+    if format not in get_args(LogFormat):
+        raise ConfigurationError(
+            f"log format: {format!r} is not one of {', '.join(get_args(LogFormat))}", format=format
+        )
     target = stream if stream is not None else sys.stderr
+    for_people = target.isatty() if format == "auto" else format == "console"
     shared = _shared_processors(process)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -47,7 +61,10 @@ def configure(process: str, *, level: str = "INFO", format: LogFormat = "json", 
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(format, target)],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_renderers(target, sentences, for_people=for_people),
+            ],
         )
     )
     root = logging.getLogger()
@@ -100,10 +117,12 @@ def _shared_processors(process: str) -> list[structlog.types.Processor]:
     ]
 
 
-def _renderers(format: LogFormat, target: TextIO) -> list[structlog.types.Processor]:
-    if format == "json":
+def _renderers(
+    target: TextIO, sentences: Mapping[str, str] | None, *, for_people: bool
+) -> list[structlog.types.Processor]:
+    if not for_people:
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
-    return [structlog.dev.ConsoleRenderer(colors=target.isatty())]
+    return [ConsoleLines(sentences or {}, colours=target.isatty() and "NO_COLOR" not in os.environ)]
 
 
 def _mask_secrets(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
