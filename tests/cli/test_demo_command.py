@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import signal
@@ -21,6 +22,8 @@ from tests.servers import wait_until
 
 pytestmark = pytest.mark.timeout(900)
 
+BEHIND_A_PROXY = dict.fromkeys(("http_proxy", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
+"""Nobody listens there: a demo talks to itself alone, and needs none of it."""
 FEDAFD = [sys.executable, "-m", "fedafd.cli.main"]
 CLIENT_KEYS = {"name", "kind", "metric", "alone", "federated", "bytes_up", "bytes_down", "details"}
 RECALLS = {"i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "rsum"}
@@ -39,7 +42,13 @@ def demo(folder: Path, *arguments: str, limit_bytes: int | None = None) -> Itera
     with (folder / "demo.txt").open("w") as output:
         command = [*FEDAFD, "demo", "--rounds", "1", "--no-alone", *arguments]
         process = subprocess.Popen(
-            command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, text=True, preexec_fn=prepare
+            command,
+            cwd=folder,
+            env=os.environ | BEHIND_A_PROXY,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=prepare,
         )
     try:
         yield process

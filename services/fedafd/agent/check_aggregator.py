@@ -17,7 +17,7 @@ from fedafd.agent.exit_codes import ExitCode
 from fedafd.agent.findings import Finding, error, fine, warning
 from fedafd.domain.config import AgentConfig, TlsConfig
 from fedafd.domain.errors import ConfigurationError
-from fedafd.rpc.channel import open_sync_channel
+from fedafd.rpc.channel import open_sync_channel, way_to
 from fedafd.rpc.clock import CLOCK_KEY
 from fedafd.rpc.status import UnreachableError, error_from_rpc
 
@@ -57,7 +57,8 @@ def _health(config: AgentConfig, seconds: float) -> list[Finding]:
         except grpc.RpcError as failed:
             known = error_from_rpc(failed)
             if isinstance(known, UnreachableError):
-                return [error(_ABOUT, f"{config.aggregator}: {_plain(str(known))}", ExitCode.UNREACHABLE)]
+                words = f"{config.aggregator}: {_plain(str(known))}{way_to(config.aggregator)}"
+                return [error(_ABOUT, words, ExitCode.UNREACHABLE)]
             return [fine(_ABOUT, f"{config.aggregator}: answers, but tells nothing of its health")]
         between = (asked + time.time()) / 2
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
