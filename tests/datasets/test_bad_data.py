@@ -158,7 +158,7 @@ def test_official_cifar_files_that_do_not_fit_are_refused(tmp_path: Path, change
         ({"test_labels": np.array([0.5, 1, 2, 3])}, "test: labels must be whole numbers"),
         ({"test_labels": np.zeros((4, 1), int)}, "test: labels must be whole numbers"),
         ({"class_names": np.array(["a", "b", "a", "c"])}, "cifar.npz: class_names: 'a' is the name of two or more"),
-        ({"class_names": np.array(["a", " ", "b", "c"])}, "cifar.npz: class_names: name 1 is empty"),
+        ({"class_names": np.array(["a", " ", "b", "c"])}, "cifar.npz: class_names: name 1: a class has an empty name"),
         ({"class_names": np.array([b"a", b"\xff", b"b", b"c"])}, "cifar.npz: class_names: name 1 is not UTF-8"),
         ({"class_names": np.array([0.0, 1.5, 2.0, 3.0])}, "cifar.npz: class_names must be texts or whole numbers"),
         ({"class_names": np.array([["a", "b"]])}, "cifar.npz: class_names must be texts or whole numbers"),

@@ -251,15 +251,65 @@ def test_a_tiff_whose_white_is_zero_is_not_read_as_a_negative() -> None:
     near(decode_image(content, "x"), 255 - values * 255.0 / 65535)
 
 
-def tiff(values: NDArray[Any], sample_format: int) -> bytes:
-    """A TIFF by hand, one row of one strip, for kinds of numbers that Pillow does not write."""
-    width, bits = values.shape[1], 8 * values.dtype.itemsize
-    entries = [(256, width), (257, 1), (258, bits), (259, 1), (262, 1), (277, 1), (278, 1), (279, values.nbytes)]
-    entries += [(339, sample_format)]
-    place = 8 + 2 + 12 * (len(entries) + 1) + 4
-    fields = sorted([*entries, (273, place)])
-    body = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields)
-    return b"II*\0" + struct.pack("<IH", 8, len(fields)) + body + struct.pack("<I", 0) + values.tobytes()
+def tiff(values: NDArray[Any], sample_format: int, *, compressed: bool = False, planes: int = 1) -> bytes:
+    """A TIFF by hand, one row of one strip, for kinds of numbers that Pillow does not write.
+
+    `values` [planes, w] are written in their own byte order; a plane is a strip, and a colour.
+    """
+    order = ">" if values.dtype.byteorder == ">" else "<"
+    strips = [zlib.compress(row.tobytes()) if compressed else row.tobytes() for row in values]
+    starts = [8 + sum(map(len, strips[:number])) for number in range(planes)]
+    fields = {256: [values.shape[1]], 257: [1], 258: [8 * values.dtype.itemsize] * planes, 278: [1], 277: [planes]}
+    fields |= {259: [8 if compressed else 1], 262: [{1: 1, 3: 2, 4: 5}[planes]], 284: [2 if planes > 1 else 1]}
+    fields |= {339: [sample_format] * planes, 273: starts, 279: [len(strip) for strip in strips]}
+    body, entries = b"".join(strips), b""
+    for tag, numbers in sorted(fields.items()):
+        written = struct.pack(f"{order}{len(numbers)}I", *numbers)
+        if len(written) > 4:
+            written, body = struct.pack(f"{order}I", 8 + len(body)), body + written
+        entries += struct.pack(f"{order}HHI", tag, 4, len(numbers)) + written
+    start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(body))
+    return start + body + struct.pack(f"{order}H", len(fields)) + entries + bytes(4)
+
+
+def picture_or_refusal(content: bytes, window: tuple[float, float] | None) -> NDArray[np.uint8] | str:
+    try:
+        return decode_image(content, "x.tif", intensity_range=window)
+    except DataError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "planes", "window"),
+    [
+        *[(kind, 1, None) for kind in ("u1", "u2", "f4")],
+        *[(kind, 1, (-100, 100)) for kind in ("i1", "i2", "i4", "f4", "f8")],
+        ("u4", 1, (0, 2**32 - 1)),
+        *[(kind, planes, None) for kind in ("u1", "u2") for planes in (3, 4)],
+    ],
+)
+def test_a_tiff_of_any_numbers_is_read_right_or_refused_by_name(
+    order: str, compressed: bool, kind: str, planes: int, window: tuple[int, int] | None
+) -> None:
+    shares = np.random.default_rng(planes).random((planes, 40))
+    shares[:, :2] = 0, 1
+    low, high = window or (0.0, 1.0 if kind[0] == "f" else 2.0 ** (8 * int(kind[1])) - 1)
+    content = tiff(
+        (low + shares * (high - low)).astype(f"{order}{kind}"),
+        "?uif".index(kind[0]),
+        compressed=compressed,
+        planes=planes,
+    )
+    made = picture_or_refusal(content, window)
+    if isinstance(made, str):
+        assert made.startswith("x.tif: ")
+        assert "not read" in made
+        assert kind not in ("u1", "u2", "f4") or planes > 1 or (compressed and order == ">")
+        return
+    expected = 255 * ((1 - shares[:3]) * (1 - shares[3:]) if planes == 4 else shares).T[None]
+    near(made, expected, within=3)
 
 
 def test_a_tiff_of_unsigned_32_bits_is_not_read_as_negative_numbers() -> None:

@@ -144,9 +144,11 @@ def has_several_frames(content: bytes, name: str) -> bool:
 
 def _content(path: Path) -> bytes:
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise DataError(f"{path}: cannot be read: a pipe, socket or device")
         return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 @contextmanager
@@ -177,6 +179,8 @@ def _unreadable(name: str, error: Exception) -> DataError:
 
 def _rgb(image: Image.Image, name: str, given: IntensityRange | None) -> ImageArray:
     stored = StoredPixels.of(image)
+    if stored.misread is not None:
+        raise DataError(f"{name}: {stored.misread}, which is not read; save it as PNG", name=name)
     image.load()
     if image.mode in _DEEP_MODES:
         return _deep_rgb(image, stored, name, given)

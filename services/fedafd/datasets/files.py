@@ -67,8 +67,10 @@ def need_one(candidates: Sequence[str], place: object, option: str) -> str | Non
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's content. Raises DataError."""
+    """A file's content. Raises DataError, also for a pipe or device, which might never end."""
     try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path}: cannot be read: {'a folder' if path.is_dir() else 'a pipe, socket or device'}")
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None

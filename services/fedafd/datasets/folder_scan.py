@@ -63,6 +63,8 @@ class FolderScan:
                 self._leave_out(LeftOutReason.HIDDEN, "name starts with a dot", path)
             elif path.name.lower() in _SYSTEM:
                 self._leave_out(LeftOutReason.SYSTEM, path.name, path)
+            elif path.is_symlink() and not path.exists():
+                self._leave_out(LeftOutReason.OUTSIDE, "link to nothing", path)
             elif self._leaves(path):
                 if path.is_dir():
                     raise DataError(
@@ -72,6 +74,10 @@ class FolderScan:
                 self._leave_out(LeftOutReason.OUTSIDE, "link that leaves the folder", path)
             elif path.is_dir():
                 folders.append(path)
+            elif (
+                path.exists() and not path.is_file()
+            ):  # opening a pipe waits for its writer, and a device may never end
+                self._leave_out(LeftOutReason.SYSTEM, "a pipe, socket or device", path)
             elif _is_picture(path):
                 pictures.append(path)
             else:

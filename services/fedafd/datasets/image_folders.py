@@ -20,6 +20,7 @@ from fedafd.datasets.folder_scan import ENDINGS, FolderScan, shown
 from fedafd.datasets.intensity import IntensityRange
 from fedafd.datasets.partition import stratified_cut
 from fedafd.datasets.samples import ClientData, ImageSplit, LazyImages
+from fedafd.datasets.texts import is_visible
 from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.domain.kinds import ClientKind
 
@@ -134,7 +135,9 @@ def _class_files(scan: FolderScan, place: Path) -> _Files:
     for folder in look.folders:
         name = unicodedata.normalize("NFC", folder.name)
         if not _is_text(name):
-            raise DataError(f"{shown(folder)}: the class folder's name is not plain text in UTF-8; rename it")
+            raise DataError(
+                f"{shown(folder)!r}: the class folder's name is blank, or not plain text in UTF-8; rename it"
+            )
         if name in files:
             raise DataError(
                 f"{place}: two class folders are named {name!r}, in two ways of Unicode ({folders[name].name!a},"
@@ -145,7 +148,7 @@ def _class_files(scan: FolderScan, place: Path) -> _Files:
 
 
 def _is_text(name: str) -> bool:
-    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in name)
+    return is_visible(name) and not any(unicodedata.category(character) in ("Cc", "Cs") for character in name)
 
 
 def _pictures_of(scan: FolderScan, folder: Path) -> list[Path]:

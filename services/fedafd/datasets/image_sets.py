@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import tokenize
-import unicodedata
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from fedafd.datasets.listing import folder_listing
 from fedafd.datasets.partition import stratified_cut
 from fedafd.datasets.plain_pickle import load_plain_pickle
 from fedafd.datasets.samples import ClientData, ImageSplit
+from fedafd.datasets.texts import normal_name
 from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.domain.kinds import ClientKind
 
@@ -130,9 +130,7 @@ def _class_names(found: Sequence[object], place: str) -> tuple[str, ...]:
             text = raw.decode("utf-8") if isinstance(raw, bytes) else str(raw)
         except UnicodeDecodeError as error:
             raise DataError(f"{place}: name {position} is not UTF-8: {error.reason}") from None
-        if not text.strip():
-            raise DataError(f"{place}: name {position} is empty")
-        names.append(unicodedata.normalize("NFC", text))
+        names.append(normal_name(text, f"{place}: name {position}"))
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(

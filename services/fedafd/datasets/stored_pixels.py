@@ -11,8 +11,9 @@ from fedafd.datasets.intensity import IntensityRange
 
 __all__ = ["StoredPixels"]
 
-_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_BITS, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 262, 284, 339
 """Tags of TIFF."""
+_SEPARATE = 2
 _WHITE_IS_ZERO, _SIGNED = 0, 2
 _SIZE_MARKER, _DEPTH_PLACE = b"\xff\x4f\xff\x51", 42
 """How a JPEG 2000 stream starts, and where it says how many bits a value has."""
@@ -32,6 +33,8 @@ class StoredPixels:
     inverted: bool
     unsigned_32: bool
     """Pillow's mode I has a sign, which this TIFF has not."""
+    misread: str | None
+    """What the file is, where Pillow would decode it to other pixels without a word (13.0.0)."""
 
     @classmethod
     def of(cls, image: Image.Image) -> StoredPixels:
@@ -45,6 +48,7 @@ class StoredPixels:
             unit=_unit(image, maximum),
             inverted=_tag(tags, _PHOTOMETRIC) == _WHITE_IS_ZERO,
             unsigned_32=is_tiff and image.mode == "I" and _tag(tags, _SAMPLE_FORMAT) != _SIGNED,
+            misread=_misread(image, tags, raw_mode) if is_tiff else None,
         )
 
     def clear_shade(self, image: Image.Image) -> Any:
@@ -60,6 +64,22 @@ class StoredPixels:
 def _tag(tags: Any, number: int) -> Any:
     value = tags.get(number)
     return value[0] if isinstance(value, tuple) and value else value
+
+
+def _misread(image: Image.Image, tags: Any, raw_mode: str) -> str | None:
+    tiles: Any = getattr(image, "tile", None)
+    is_compressed = bool(tiles) and tiles[0][0] == "libtiff"
+    bits = _tag(tags, _BITS) or 1
+    if bits <= 8 and _tag(tags, _SAMPLE_FORMAT) == _SIGNED:
+        return f"a TIFF of {bits} bits with a sign"
+    if (
+        is_compressed and "B" in raw_mode.partition(";")[2]
+    ):  # libtiff has brought the bytes into order, and Pillow again
+        return "a compressed TIFF of big-endian numbers"
+    wide = bits > 8 and not is_compressed
+    if _tag(tags, _PLANES) == _SEPARATE and len(image.getbands()) > 1 and (wide or image.mode == "LA"):
+        return "a TIFF with a plane for each colour, of more than 8 bits or with transparency"
+    return None
 
 
 def _tile_arguments(image: Image.Image) -> tuple[str, object]:

@@ -11,9 +11,10 @@ import unicodedata
 
 from fedafd.domain.errors import DataError
 
-__all__ = ["decoded", "lines_of", "normal_name", "sound_text"]
+__all__ = ["decoded", "is_visible", "lines_of", "normal_name", "sound_text"]
 
 _UNSOUND = re.compile("[\0\ud800-\udfff]")
+_UNSEEN = ("Zs", "Zl", "Zp", "Cc", "Cf", "Cs")
 _OTHER_MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -59,6 +60,11 @@ def sound_text(text: str, place: object) -> str:
 def normal_name(name: str, place: object) -> str:
     """A class name in Unicode's composed form (NFC), in which names are compared. Raises DataError for an empty one."""
     normal = unicodedata.normalize("NFC", sound_text(name, place)).strip()
-    if not normal:
+    if not is_visible(normal):
         raise DataError(f"{place}: a class has an empty name; give it one")
     return normal
+
+
+def is_visible(text: str) -> bool:
+    """Whether any character of `text` can be seen: neither space nor control, nor of no width."""
+    return any(unicodedata.category(character) not in _UNSEEN for character in text)
