@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from tests.datasets.makers import image_folder
 
@@ -53,3 +54,14 @@ def test_a_broken_picture_leaves_its_place(tmp_path: Path) -> None:
     (folder / "train" / "cat" / "0.png").write_bytes(b"")
     data = load_client_data("image-folder", folder, ClientKind.IMAGE)
     assert write_contact_sheet(data, tmp_path / "sheet.png")
+
+
+def test_letters_that_the_built_in_font_lacks_are_taken_from_the_systems_fonts() -> None:
+    from fedafd.agent import contact_sheet
+
+    own = contact_sheet._font(14, "normal")
+    if not contact_sheet._system_fonts(14):
+        pytest.skip("this machine has none of the fonts that are looked for")
+    assert not contact_sheet._has_all(own, "Übergang")
+    assert contact_sheet._has_all(contact_sheet._font(14, "Übergang"), "Übergang")
+    assert contact_sheet._font(14, "normal") is not None

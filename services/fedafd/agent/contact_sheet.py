@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +23,16 @@ _MOST_ROWS = 30
 _TITLE = 22
 _CAPTION_LINES = 4
 _LINE = 13
+_SYSTEM_FONTS = (
+    "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "wqy-zenhei.ttc",
+    "Arial Unicode.ttf",
+    "arial.ttf",
+)
+"""Where Linux distributions and macOS have letters of many scripts."""
+_NO_LETTER = "\U0010ffff"
 _PAPER, _INK, _FAINT = (255, 255, 255), (30, 30, 30), (150, 150, 150)
 
 
@@ -50,11 +62,12 @@ def _of_classes(split: ImageSplit, labels: Sequence[str]) -> Image.Image:
     for place, name in enumerate(shown):
         mine = np.flatnonzero(split.labels == place)
         top = _GAP + place * row
-        pen.text((_GAP, top), f"{place + 1}. {_fitting(name, 70)}  ({len(mine)} in training)", _INK, _font(14))
+        title = f"{place + 1}. {_fitting(name, 70)}  ({len(mine)} in training)"
+        pen.text((_GAP, top), title, _INK, _font(14, title))
         _line_up(sheet, split.images, _spread(mine.tolist()), top + _TITLE)
     if more:
         told = f"and {len(labels) - len(shown)} more classes"
-        pen.text((_GAP, _GAP + row * len(shown)), told, _FAINT, _font(14))
+        pen.text((_GAP, _GAP + row * len(shown)), told, _FAINT, _font(14, told))
     return sheet
 
 
@@ -68,7 +81,8 @@ def _of_pairs(split: PairSplit) -> Image.Image:
         _line_up(sheet, split.images, part, top)
         for left, index in zip(_lefts(), part, strict=False):
             lines = textwrap.wrap(split.captions[index][0], 18, max_lines=_CAPTION_LINES, placeholder=" ...")
-            pen.multiline_text((left, top + _SIDE + 2), "\n".join(lines), _INK, _font(11), spacing=2)
+            caption = "\n".join(lines)
+            pen.multiline_text((left, top + _SIDE + 2), caption, _INK, _font(11, caption), spacing=2)
     return sheet
 
 
@@ -88,7 +102,8 @@ def _line_up(sheet: Image.Image, images: Sequence[ImageArray], chosen: Sequence[
         try:
             picture = Image.fromarray(images[index])
         except DataError:
-            ImageDraw.Draw(sheet).text((left + 6, top + 6), "cannot be read", (200, 30, 30), _font(11))
+            told = "cannot be read"
+            ImageDraw.Draw(sheet).text((left + 6, top + 6), told, (200, 30, 30), _font(11, told))
             continue
         scale = _SIDE / max(picture.size)
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
@@ -108,5 +123,21 @@ def _fitting(name: str, characters: int) -> str:
     return name if len(name) <= characters else f"{name[: characters - 3]}..."
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+def _font(size: int, text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The first font that has all letters of `text`; Pillow's own has little beyond ASCII."""
+    own = ImageFont.load_default(size)
+    return next((font for font in (own, *_system_fonts(size)) if _has_all(font, text)), own)
+
+
+@functools.cache
+def _system_fonts(size: int) -> tuple[ImageFont.FreeTypeFont, ...]:
+    fonts = []
+    for name in _SYSTEM_FONTS:
+        with contextlib.suppress(OSError):
+            fonts.append(ImageFont.truetype(name, size))
+    return tuple(fonts)
+
+
+def _has_all(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, text: str) -> bool:
+    box = bytes(font.getmask(_NO_LETTER))
+    return all(bytes(font.getmask(letter)) != box for letter in set(text) if not letter.isspace())
