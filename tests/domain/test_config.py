@@ -19,6 +19,7 @@ from fedafd.domain.config import (
     parse_federation_config,
     read_agent_config,
     read_federation_config,
+    stored_federation_config,
 )
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.presets import PRESETS
@@ -357,3 +358,11 @@ def test_whatever_comes_it_parses_or_is_refused_and_nothing_else(values: dict[st
             parse(values)
         except ConfigurationError:
             continue
+
+
+def test_a_stored_configuration_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = FederationConfig(name="once", seed=7, strategy="creamfl").model_dump(mode="json")
+    first = stored_federation_config(values)
+    monkeypatch.setattr(FederationConfig, "model_validate_json", None)
+    assert stored_federation_config(dict(reversed(values.items()))) is first
+    assert first == FederationConfig.model_validate(values)

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.tasks import public_set_manifest
 from fedafd.aggregator.uploads import Assembled, assemble, discard_chunks, open_participation
-from fedafd.domain.config import AveragingMode, FederationConfig
+from fedafd.domain.config import AveragingMode, stored_federation_config
 from fedafd.domain.errors import (
     InvalidRequestError,
     PublicSetMismatchError,
@@ -32,7 +32,7 @@ from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.model_repository import add_files
 from fedafd.persistence.models import ClientRow, ParticipationRow, PersonalizedModelRow, RoundRow
 from fedafd.persistence.participation_repository import find_participation, settle_participation
-from fedafd.persistence.stage_repository import add_stage, list_stages
+from fedafd.persistence.stage_repository import add_stage, stage_outputs
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.rpc.bundles import unpack_folder
 from fedafd.rpc.tensors import decode_representations
@@ -108,7 +108,7 @@ async def _settled(context: Context, client: ClientRow, round_id: str) -> pb.Com
 
 
 async def _checked(context: Context, client: ClientRow, row: RoundRow, blobs: list[Assembled]) -> _Delivery:
-    config = FederationConfig.model_validate(row.config)
+    config = stored_federation_config(row.config)
     manifest = await public_set_manifest(context, row.public_set_sha256)
     reps = [blob for blob in blobs if blob.purpose is UploadPurpose.REPRESENTATIONS]
     models = [blob for blob in blobs if blob.purpose is UploadPurpose.PERSONALIZED_MODEL]
@@ -209,8 +209,8 @@ async def _accept(
 async def _add_folds(
     session: AsyncSession, client: ClientRow, row: RoundRow, participation: ParticipationRow, entry: dict[str, Any]
 ) -> None:
-    prepared = next(s for s in await list_stages(session, row.id) if s.kind == StageKind.PREPARE.value)
-    inputs = {"representations": entry, "global-representations": (prepared.outputs or {})["representations"]}
+    prepared = await stage_outputs(session, row.id, StageKind.PREPARE) or {}
+    inputs = {"representations": entry, "global-representations": prepared["representations"]}
     for modality in ClientKind(client.kind).modalities:
         await add_stage(session, row.id, StageKind.FOLD, inputs, modality=modality, position=participation.position)
 

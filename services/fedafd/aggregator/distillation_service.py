@@ -8,7 +8,7 @@ from typing import Any
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.identity import require_internal
 from fedafd.aggregator.types import Call
-from fedafd.domain.config import FederationConfig
+from fedafd.domain.config import FederationConfig, stored_federation_config
 from fedafd.domain.errors import InvalidRequestError, StageLostError
 from fedafd.domain.kinds import Modality, StageKind
 from fedafd.domain.seeds import derive_seed
@@ -58,7 +58,7 @@ class DistillationService(DistillationServiceServicer):
         require_internal(self._context, call)
         async with self._context.database.transaction() as session:
             stage, row = await get_stage(session, request.stage_id)
-            config = FederationConfig.model_validate(row.config)
+            config = stored_federation_config(row.config)
             silent_since = utc_now() - timedelta(seconds=config.idle_timeout_seconds)
             waiting = stage.state == StageState.PENDING.value
             announced_at = stage.last_progress_at

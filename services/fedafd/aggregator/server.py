@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 
@@ -23,6 +23,7 @@ from fedafd.aggregator.interceptor import ErrorInterceptor
 from fedafd.aggregator.outbox import Outbox
 from fedafd.aggregator.settings import AggregatorSettings, load_settings
 from fedafd.aggregator.survey import watch_federations
+from fedafd.aggregator.types import Interceptor
 from fedafd.domain.addresses import split_address
 from fedafd.domain.errors import ConfigurationError, FedafdError
 from fedafd.messaging.broker_memory import BrokerMemory
@@ -52,9 +53,9 @@ _OPTIONS = (
 _log = get_logger(__name__)
 
 
-def make_server(context: Context) -> tuple[grpc.aio.Server, HealthServicer]:
-    """A server with all services on it, not bound to an address yet."""
-    server = grpc.aio.server(interceptors=[ErrorInterceptor(context.metrics)], options=_OPTIONS)
+def make_server(context: Context, interceptors: Sequence[Interceptor] = ()) -> tuple[grpc.aio.Server, HealthServicer]:
+    """A server with all services on it, not bound to an address yet; `interceptors` come around ours."""
+    server = grpc.aio.server(interceptors=[*interceptors, ErrorInterceptor(context.metrics)], options=_OPTIONS)
     add_AggregatorServiceServicer_to_server(AgentService(context), server)
     add_DistillationServiceServicer_to_server(DistillationService(context), server)
     servicer = ClockedHealth()

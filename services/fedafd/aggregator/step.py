@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from fedafd.domain.config import FederationConfig
+from fedafd.domain.config import FederationConfig, stored_federation_config
 from fedafd.domain.states import ParticipationState, RoundState
 from fedafd.persistence.models import ArtifactRow, RoundRow
 from fedafd.persistence.participation_repository import list_participations, settle_participation
@@ -37,7 +37,7 @@ class Step:
     @property
     def config(self) -> FederationConfig:
         """The configuration that the round was queued with."""
-        return FederationConfig.model_validate(self.row.config)
+        return stored_federation_config(self.row.config)
 
     async def move(self, new: RoundState, **values: Any) -> bool:
         """Move the round; False if it has moved on or a newer coordinator has it."""

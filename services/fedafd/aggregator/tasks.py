@@ -10,14 +10,14 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.aggregator.context import Context
-from fedafd.domain.config import FederationConfig
+from fedafd.domain.config import stored_federation_config
 from fedafd.domain.kinds import ClientKind, StageKind
 from fedafd.domain.manifest import Manifest, read_manifest
 from fedafd.domain.seeds import derive_seed
 from fedafd.persistence.model_repository import find_version
-from fedafd.persistence.models import ClientRow, RoundRow, StageRow
+from fedafd.persistence.models import ClientRow, RoundRow
 from fedafd.persistence.participation_repository import current_participation
-from fedafd.persistence.stage_repository import list_stages
+from fedafd.persistence.stage_repository import stage_outputs
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.storage.store import get_verified
@@ -63,7 +63,7 @@ async def find_artifact(
 
 
 async def _train_task(context: Context, session: AsyncSession, client: ClientRow, row: RoundRow) -> pb.TrainTask:
-    config = FederationConfig.model_validate(row.config)
+    config = stored_federation_config(row.config)
     artifacts = await _artifacts(context, session, client, row)
     for artifact in artifacts:
         artifact.key = ""
@@ -88,8 +88,7 @@ async def _train_task(context: Context, session: AsyncSession, client: ClientRow
 async def _artifacts(
     context: Context, session: AsyncSession, client: ClientRow, row: RoundRow
 ) -> list[types_pb2.Artifact]:
-    stages = await list_stages(session, row.id)
-    prepared = next(stage for stage in stages if stage.kind == StageKind.PREPARE.value)
+    prepared = await stage_outputs(session, row.id, StageKind.PREPARE) or {}
     manifest = await public_set_manifest(context, row.public_set_sha256)
     kind = ClientKind(client.kind)
     averages = await _averages(session, row, kind)
@@ -101,9 +100,7 @@ async def _averages(session: AsyncSession, row: RoundRow, kind: ClientKind) -> l
     base = await find_version(session, row.federation_id, row.base_version)
     if base is None:
         return []
-    outputs: dict[str, Any] = {}
-    for stage in await list_stages(session, base.round_id):
-        outputs |= stage.outputs or {} if stage.kind == StageKind.DISTIL.value else {}
+    outputs = await stage_outputs(session, base.round_id, StageKind.DISTIL) or {}
     names = sorted(name for name in outputs if name.startswith(f"{_WEIGHTS}{kind.value}-"))
     return [_artifact(name, outputs[name]) for name in names]
 
@@ -122,8 +119,7 @@ def _public_set(sha256: str, manifest: Manifest) -> Iterator[types_pb2.Artifact]
             )
 
 
-def _prepared(stage: StageRow, kind: ClientKind) -> Iterator[types_pb2.Artifact]:
-    outputs: dict[str, Any] = stage.outputs or {}
+def _prepared(outputs: dict[str, Any], kind: ClientKind) -> Iterator[types_pb2.Artifact]:
     names = ["representations", *(f"encoder-bundle/{modality.value}" for modality in kind.modalities)]
     for name in names:
         yield _artifact(name, outputs[name])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedafd.aggregator.context import Context
-from fedafd.domain.config import AveragingMode, FederationConfig
+from fedafd.domain.config import AveragingMode, FederationConfig, stored_federation_config
 from fedafd.domain.errors import NotFoundError, RoundClosedError, UploadError
 from fedafd.domain.kinds import UploadPurpose
 from fedafd.persistence.artifact_repository import add_upload, count_uploads, find_upload, get_upload
@@ -51,7 +51,7 @@ async def begin_upload(context: Context, client: ClientRow, request: pb.BeginUpl
     """Announce a blob; says which chunks are missing. Raises UploadError for a manifest that does not add up."""
     purpose = purpose_from_wire(request.upload_purpose)
     _, row = await open_participation(context, client, request.round_id)
-    _check_manifest(request, purpose, FederationConfig.model_validate(row.config))
+    _check_manifest(request, purpose, stored_federation_config(row.config))
     async with context.database.transaction() as session:
         upload = await find_upload(session, row.id, client.id, request.sha256, purpose.value)
         if upload is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -49,6 +50,7 @@ __all__ = [
     "parse_federation_config",
     "read_agent_config",
     "read_federation_config",
+    "stored_federation_config",
 ]
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
@@ -327,6 +329,16 @@ class FederationConfig(_Config):
     def canonical_json(self) -> str:
         """The configuration as JSON with sorted keys; parses back to an equal object."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+def stored_federation_config(values: Mapping[str, Any]) -> FederationConfig:
+    """A configuration that was checked when it was stored; parsed once in a process, because it is asked for often."""
+    return _parsed(json.dumps(values, sort_keys=True, separators=(",", ":")))
+
+
+@lru_cache(maxsize=64)
+def _parsed(canonical: str) -> FederationConfig:
+    return FederationConfig.model_validate_json(canonical)
 
 
 class PartitionConfig(_Config):

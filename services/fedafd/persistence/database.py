@@ -14,6 +14,7 @@ from typing import Any, cast
 from sqlalchemy import CursorResult, Engine, Update, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
 
@@ -28,12 +29,10 @@ from fedafd.telemetry.logging import get_logger
 
 __all__ = ["Database", "affected_rows", "driver_url", "first_line", "set_up_sqlite"]
 
-_READS_ONLY = "fedafd_reads_only"
-_READING: dict[bool, dict[str, Any]] = {
-    True: {_READS_ONLY: True},
-    False: {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
-}
-"""Execution options of transactions that only read, of SQLite or not."""
+_READS_ONLY = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+"""Execution options of PostgreSQL's transactions that only read."""
+_POOL_SECONDS = 10
+"""A call that waits so long for a connection is told to come again."""
 _log = get_logger(__name__)
 _DRIVERS = {"sqlite": "aiosqlite", "postgresql": "psycopg", "postgres": "psycopg"}
 
@@ -62,7 +61,7 @@ event.listen(_AuditedSession, "before_commit", write_recorded_events)
 
 
 class Database:
-    """One database and its sessions.
+    """One database and its sessions. `reading_engine` is for transactions that only read.
 
     `url` is `sqlite:///path/to/file.db` or `postgresql://user:password@host:port/name`.
     Raises ConfigurationError for any other kind of database.
@@ -72,12 +71,16 @@ class Database:
         self.url = driver_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         options: dict[str, Any] = {"connect_args": {"timeout": 30}} if self.is_sqlite else {"pool_pre_ping": True}
+        # The connection that was used last comes first: it has the newest pages in its cache.
+        options |= {"pool_timeout": _POOL_SECONDS, "pool_use_lifo": True}
         self.engine: AsyncEngine = create_async_engine(self.url, **options)
         if self.is_sqlite:
+            self.reading_engine = create_async_engine(self.url, **options)
             set_up_sqlite(self.engine.sync_engine, foreign_keys=True)
+            set_up_sqlite(self.reading_engine.sync_engine, foreign_keys=True, reads_only=True)
+        else:
+            self.reading_engine = self.engine.execution_options(**_READS_ONLY)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=_AuditedSession)
-        self.reading_engine = self.engine.execution_options(**_READING[self.is_sqlite])
-        """The same connections, for transactions that only read."""
         self._readers = async_sessionmaker(self.reading_engine, expire_on_commit=False)
 
     @asynccontextmanager
@@ -86,7 +89,7 @@ class Database:
 
         Raises ConcurrentChangeError when another transaction, which committed first, holds a name or number that this
         one was about to take, InvalidRequestError for a value that the database does not hold (a NUL character, a text
-        that is too long), and DatabaseUnavailableError when the database is away or too busy.
+        that is too long), and DatabaseUnavailableError when the database is away or too busy, or no connection is free.
         """
         with _translated():
             async with self._sessions.begin() as session:
@@ -110,6 +113,7 @@ class Database:
     async def close(self) -> None:
         """Close all connections."""
         await self.engine.dispose()
+        await self.reading_engine.dispose()
 
 
 async def affected_rows(session: AsyncSession, statement: Update) -> int:
@@ -132,6 +136,9 @@ def _translated() -> Iterator[None]:
         # Callers learn that it failed, the log why: the driver may name hosts, files and users.
         _log.warning("database.failed", reason=first_line(error))
         raise DatabaseUnavailableError("the database cannot be reached, or is too busy; try again") from error
+    except PoolTimeoutError as error:
+        _log.warning("database.no_connection_free", waited_seconds=_POOL_SECONDS)
+        raise DatabaseUnavailableError("all connections to the database are in use; try again") from error
 
 
 def first_line(error: Exception) -> str:
@@ -144,9 +151,15 @@ def _is_taken(error: IntegrityError) -> bool:
     return getattr(error.orig, "sqlstate", None) == "23505" or "UNIQUE constraint failed" in str(error.orig)
 
 
-def set_up_sqlite(engine: Engine, *, foreign_keys: bool) -> None:
-    """Make each connection of a SQLite engine use WAL, and each transaction take its turn at writing from the start."""
-    pragmas = ("journal_mode=WAL", "synchronous=NORMAL", f"foreign_keys={int(foreign_keys)}", "busy_timeout=30000")
+def set_up_sqlite(engine: Engine, *, foreign_keys: bool, reads_only: bool = False) -> None:
+    """Make each connection of a SQLite engine use WAL, and each transaction take its turn at writing from the start.
+
+    With `reads_only` its connections cannot write, and wait for nobody.
+    """
+    pragmas = ["journal_mode=WAL", "synchronous=NORMAL", f"foreign_keys={int(foreign_keys)}", "busy_timeout=30000"]
+    if reads_only:
+        # A mode of the connection, not of each transaction: setting it costs as much as a statement.
+        pragmas.append("query_only=1")
 
     def connect(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # SQLAlchemy says when a transaction begins, not the driver
@@ -155,11 +168,8 @@ def set_up_sqlite(engine: Engine, *, foreign_keys: bool) -> None:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+
     event.listen(engine, "connect", connect)
-    event.listen(engine, "begin", _begin)
-
-
-def _begin(connection: Any) -> None:
-    reads_only = connection.get_execution_options().get(_READS_ONLY, False)
-    connection.exec_driver_sql(f"PRAGMA query_only={int(reads_only)}")
-    connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+    event.listen(engine, "begin", begin)

@@ -29,6 +29,7 @@ __all__ = [
     "renew_stage",
     "settle_stage",
     "silent_stages",
+    "stage_outputs",
     "traceparents",
     "unsent_messages",
 ]
@@ -78,6 +79,14 @@ async def list_stages(session: AsyncSession, round_id: str) -> Sequence[StageRow
     """A round's stages, oldest first."""
     query = select(StageRow).where(StageRow.round_id == round_id)
     return (await session.scalars(query.order_by(StageRow.created_at, StageRow.id))).all()
+
+
+async def stage_outputs(session: AsyncSession, round_id: str, kind: StageKind) -> dict[str, Any] | None:
+    """Outputs of the round's one stage of a kind that it has once; None if that stage is not done."""
+    query = select(StageRow.outputs).where(
+        StageRow.round_id == round_id, StageRow.kind == kind.value, StageRow.state == StageState.DONE.value
+    )
+    return await session.scalar(query)
 
 
 async def claim_stage(session: AsyncSession, stage_id: str, worker: str, silent_since: datetime) -> int:

@@ -1,0 +1,295 @@
+"""Rounds of real agents that train nothing, an aggregator and a scripted distiller in one process, all counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import numpy as np
+from sqlalchemy import event
+from tests.aggregator.world import DIM, INTERNAL, TOKEN
+
+from fedafd.agent.metrics import AgentMetrics
+from fedafd.agent.runner import Agent
+from fedafd.agent.state import StateDirectory
+from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
+from fedafd.aggregator.context import Context, Wakeups
+from fedafd.aggregator.coordinator import Coordinator
+from fedafd.aggregator.outbox import Outbox
+from fedafd.aggregator.server import make_server
+from fedafd.datasets import load_public_data, write_public_set
+from fedafd.domain.config import FederationConfig, WireDtype, parse_agent_config
+from fedafd.domain.kinds import ClientKind, Modality, StageKind
+from fedafd.messaging.wakeups import WakeupPublisher, listen_for_wakeups
+from fedafd.persistence.client_repository import invite_client
+from fedafd.persistence.database import Database
+from fedafd.persistence.federation_repository import add_federation, get_federation
+from fedafd.persistence.migrate import migrate
+from fedafd.persistence.round_repository import add_rounds, get_round
+from fedafd.proto.v1 import distillation_pb2 as distillation
+from fedafd.proto.v1 import types_pb2
+from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
+from fedafd.rpc.tensors import encode_representations
+from fedafd.storage import ObjectStore
+from fedafd.storage.folder import FolderStore
+from fedafd.storage.store import ObjectInfo, sha256_of
+
+_NUM_PUBLIC = 6
+_OUTPUTS = {
+    StageKind.PREPARE: ("server-state", "representations", "encoder-bundle/image", "encoder-bundle/text"),
+    StageKind.FOLD: ("sed-state",),
+    StageKind.MERGE: ("sed-state",),
+    StageKind.DISTIL: ("server-state",),
+    StageKind.EVALUATE: ("server-state", "model/config"),
+}
+
+
+@dataclass
+class Counts:
+    """What a stretch of time cost: by name, how often."""
+
+    statements: Counter[str] = field(default_factory=Counter)
+    transactions: Counter[str] = field(default_factory=Counter)
+    objects: Counter[str] = field(default_factory=Counter)
+    stages: Counter[str] = field(default_factory=Counter)
+    calls: Counter[str] = field(default_factory=Counter)
+
+    def copy(self) -> Counts:
+        return Counts(*(Counter(part) for part in self._parts()))
+
+    def since(self, earlier: Counts) -> Counts:
+        return Counts(*(now - then for now, then in zip(self._parts(), earlier._parts(), strict=True)))
+
+    def totals(self) -> dict[str, int]:
+        return {name: part.total() for name, part in vars(self).items()}
+
+    def _parts(self) -> list[Counter[str]]:
+        return list(vars(self).values())
+
+
+class CountingStore:
+    """A store that counts what it is asked."""
+
+    def __init__(self, store: ObjectStore, objects: Counter[str]) -> None:
+        self._store = store
+        self._objects = objects
+
+    def put(self, key: str, data: bytes) -> None:
+        self._objects["put"] += 1
+        self._store.put(key, data)
+
+    def put_file(self, key: str, path: Path) -> None:
+        self._objects["put"] += 1
+        self._store.put_file(key, path)
+
+    def get(self, key: str) -> bytes:
+        self._objects["get"] += 1
+        return self._store.get(key)
+
+    def stream(self, key: str, offset: int = 0) -> Iterator[bytes]:
+        self._objects["get"] += 1
+        return self._store.stream(key, offset)
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        self._objects["stat"] += 1
+        return self._store.stat(key)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        self._objects["list"] += 1
+        return self._store.list(prefix)
+
+    def delete(self, key: str) -> None:
+        self._objects["delete"] += 1
+        self._store.delete(key)
+
+    def ping(self) -> None:
+        self._store.ping()
+
+
+class _CallCounter(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    def __init__(self, calls: Counter[str]) -> None:
+        self._calls = calls
+
+    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+        self._calls[details.method.rpartition("/")[2]] += 1
+        return await continuation(details)
+
+
+class Nothing:
+    """Training that takes no time: what comes out depends on nothing."""
+
+    def __init__(self, representations: bytes) -> None:
+        self._representations = representations
+
+    def train(self, task: LocalTask, progress: ProgressCallback) -> LocalResult:
+        return LocalResult(
+            representations=self._representations,
+            state=b"state",
+            personalized_model=None,
+            metrics={"federated/acc1": 50.0},
+            num_private_samples=1,
+        )
+
+
+@dataclass
+class Crowd:
+    """The aggregator, its agents, and what was counted."""
+
+    context: Context
+    counts: Counts
+    public_sha256: str
+    address: str
+    folder: Path
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    agents: list[asyncio.Future[None]] = field(default_factory=list)
+
+    async def add_agents(self, count: int) -> None:
+        """Invite clients and start their agents, each as its own site would."""
+        rows = np.eye(_NUM_PUBLIC, DIM, dtype=np.float32)
+        both = {Modality.IMAGE: rows, Modality.TEXT: rows}
+        blob = encode_representations(both, self.public_sha256, WireDtype.FLOAT16)
+        for number in range(count):
+            name = f"site-{number:04d}"
+            async with self.context.database.transaction() as session:
+                _, token = await invite_client(session, "trial", name, ClientKind.PAIR, timedelta(hours=1))
+            values = {"aggregator": self.address, "kind": "pair", "data": {"adapter": "shapes"}}
+            values["state_dir"] = str(self.folder / name)
+            agent = Agent(
+                parse_agent_config(values),
+                Nothing(blob),
+                StateDirectory(self.folder / name),
+                stop=self.stop,
+                metrics=AgentMetrics(),
+                cache_limit_bytes=1 << 30,
+                poll_seconds=60.0,
+            )
+            self.agents.append(asyncio.ensure_future(agent.run(token)))
+        while self.counts.calls["FetchTask"] < 2 * count:
+            self._check()
+            await asyncio.sleep(0.02)
+
+    async def round(self, seconds: float = 240.0) -> Counts:
+        """Run a round to its end; what it cost."""
+        before = self.counts.copy()
+        async with self.context.database.transaction() as session:
+            federation = await get_federation(session, "trial")
+            (row,) = await add_rounds(session, "trial", federation.config, self.public_sha256, 1)
+        self.context.wakeups.changed("trial")
+        async with asyncio.timeout(seconds):
+            while (state := await self._state(row.id)) not in ("completed", "failed"):
+                self._check()
+                await asyncio.sleep(0.25)
+        assert state == "completed"
+        await asyncio.sleep(0.5)  # the agents ask for their next task
+        return self.counts.copy().since(before)
+
+    async def _state(self, round_id: str) -> str:
+        statements, transactions = Counter(self.counts.statements), Counter(self.counts.transactions)
+        async with self.context.database.snapshot() as session:
+            state = (await get_round(session, round_id)).state
+        self.counts.statements -= self.counts.statements - statements
+        self.counts.transactions -= self.counts.transactions - transactions
+        return state
+
+    def _check(self) -> None:
+        for agent in self.agents:
+            if agent.done():
+                agent.result()
+                raise AssertionError("an agent ended")
+
+
+@asynccontextmanager
+async def crowd_of(count: int, folder: Path, redis_url: str) -> AsyncIterator[Crowd]:
+    """`count` enrolled agents of pair clients that wait for a round."""
+    url = f"sqlite:///{folder}/crowd.db"
+    await asyncio.to_thread(migrate, url)
+    database, counts = Database(url), Counts()
+    _count_statements(database, counts)
+    store = FolderStore(folder / "store")
+    public = load_public_data("shapes", None, {"num_train": _NUM_PUBLIC, "num_val": 1, "num_test": 1})
+    manifest = write_public_set(public, folder)
+    store.put(f"public-sets/{manifest.sha256}/manifest.json", manifest.to_bytes())
+    for shard in manifest.shards:
+        store.put_file(f"public-sets/{manifest.sha256}/{shard.name}", folder / shard.name)
+    wakeups = Wakeups(WakeupPublisher(redis_url).publish)
+    context = Context(database, CountingStore(store, counts.objects), TOKEN, wakeups)
+    config = FederationConfig(name="trial", embedding_dim=DIM).model_dump(mode="json")
+    async with database.transaction() as session:
+        row = await add_federation(session, "trial", config)
+        row.public_set_sha256 = manifest.sha256
+    server, _ = make_server(context, interceptors=[_CallCounter(counts.calls)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    announced: asyncio.Queue[tuple[StageKind, str]] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def announce(kind: StageKind, stage: str) -> None:
+        loop.call_soon_threadsafe(announced.put_nowait, (kind, stage))
+
+    coordinator = Coordinator(context, Outbox(database, announce))
+    crowd = Crowd(context, counts, manifest.sha256, f"127.0.0.1:{port}", folder)
+    async with grpc.aio.insecure_channel(crowd.address) as channel:
+        work = [
+            asyncio.ensure_future(coordinator.run()),
+            asyncio.ensure_future(listen_for_wakeups(redis_url, lambda _: wakeups.wake())),
+            asyncio.ensure_future(_distil(announced, DistillationServiceStub(channel), store, counts)),
+        ]
+        try:
+            await crowd.add_agents(count)
+            yield crowd
+        finally:
+            crowd.stop.set()
+            await asyncio.wait(crowd.agents, timeout=20)
+            context.drain()
+            for task in work:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+    await server.stop(None)
+    await database.close()
+
+
+def _count_statements(database: Database, counts: Counts) -> None:
+    def executed(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        counts.statements[statement.partition(" ")[0].partition("=")[0]] += 1
+
+    for engine, name in ((database.engine, "write"), (database.reading_engine, "read")):
+
+        def begun(connection: Any, name: str = name) -> None:
+            counts.transactions[name] += 1
+
+        event.listen(engine.sync_engine, "before_cursor_execute", executed)
+        event.listen(engine.sync_engine, "begin", begun)
+
+
+async def _distil(
+    announced: asyncio.Queue[tuple[StageKind, str]], stub: DistillationServiceStub, store: ObjectStore, counts: Counts
+) -> None:
+    """One distiller that makes each stage's outputs out of nothing, with one step of progress."""
+    while True:
+        kind, stage_id = await announced.get()
+        counts.stages[kind.value] += 1
+        claim = await stub.ClaimStage(
+            distillation.ClaimStageRequest(stage_id=stage_id, worker="script"), metadata=INTERNAL
+        )
+        step = distillation.ReportStageProgressRequest(stage_id=stage_id, token=claim.token, fraction=0.5)
+        await stub.ReportStageProgress(step, metadata=INTERNAL)
+        outputs = []
+        for name in _OUTPUTS[kind]:
+            content = f"{name} {stage_id}".encode()
+            sha256 = sha256_of(content)
+            key = f"{claim.output_prefix}{name}/{sha256}"
+            await asyncio.to_thread(store.put, key, content)
+            artifact = types_pb2.Artifact(sha256=sha256, size_bytes=len(content), purpose=name, key=key)
+            outputs.append(distillation.NamedArtifact(name=name, artifact=artifact))
+        done = distillation.CompleteStageRequest(
+            stage_id=stage_id, token=claim.token, outputs=outputs, metrics={"rsum": 1.0}
+        )
+        await stub.CompleteStage(done, metadata=INTERNAL)

@@ -1,0 +1,42 @@
+"""What a round costs beside training, counted, so that no machine's load moves it: per client a constant."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from tests.aggregator.crowd import Counts, crowd_of
+
+_BOUNDS = {"statements": 10_000, "transactions": 10_000, "objects": 100, "stages": 10, "calls": 60}
+"""Per client and round, at any number of clients."""
+
+
+async def _second_round(count: int, folder: Path, redis_url: str) -> Counts:
+    """What a round costs after the first, in which agents also download the public set."""
+    async with crowd_of(count, folder, redis_url) as crowd:
+        await crowd.round()
+        started, used = time.monotonic(), time.process_time()
+        counts = await crowd.round()
+        used, took = time.process_time() - used, time.monotonic() - started
+    each = {name: round(total / count, 1) for name, total in counts.totals().items()}
+    print(f"{count} clients: {each} per client and round; {took:.1f} s, {used:.1f} s of CPU, agents' too")
+    for part in vars(counts).items():
+        print("   ", part)
+    return counts
+
+
+@pytest.mark.parametrize("count", [2, 20])
+async def test_what_a_client_costs_in_a_round_is_bounded(count: int, tmp_path: Path, redis_url: str) -> None:
+    counts = await _second_round(count, tmp_path, redis_url)
+    for name, total in counts.totals().items():
+        assert total / count <= _BOUNDS[name], f"{name}: {vars(counts)[name]}"
+
+
+@pytest.mark.skipif("FEDAFD_TEST_CROWD" not in os.environ, reason="set FEDAFD_TEST_CROWD to a number of clients")
+async def test_what_a_client_costs_in_a_crowd_is_bounded(tmp_path: Path, redis_url: str) -> None:
+    count = int(os.environ["FEDAFD_TEST_CROWD"])
+    counts = await _second_round(count, tmp_path, redis_url)
+    for name, total in counts.totals().items():
+        assert total / count <= _BOUNDS[name], f"{name}: {vars(counts)[name]}"
