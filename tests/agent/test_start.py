@@ -155,10 +155,10 @@ def test_files_that_an_option_leads_to_count_too(tmp_path: Path) -> None:
     (tmp_path / "data" / "images").rename(tmp_path / "elsewhere")
     data = {"adapter": "flickr", "path": str(tmp_path / "data"), "options": {"images": str(tmp_path / "elsewhere")}}
     config = site(tmp_path, data, "pair")
-    before = own_data._stamp(config)
-    assert own_data._stamp(config) == before
+    before = own_data.stamp_of(config)
+    assert own_data.stamp_of(config) == before
     next((tmp_path / "elsewhere").iterdir()).write_bytes(picture(77))
-    assert own_data._stamp(config) != before
+    assert own_data.stamp_of(config) != before
 
 
 @pytest.mark.parametrize("spoilt", ["look.json", "look.npz"])
@@ -173,7 +173,7 @@ def test_a_spoilt_record_is_made_again(tmp_path: Path, spoilt: str) -> None:
 def test_a_link_that_leads_back_does_not_hold_up_the_start(tmp_path: Path) -> None:
     config = good(tmp_path)
     (tmp_path / "data" / "train" / "loop").symlink_to(tmp_path / "data", target_is_directory=True)
-    assert own_data._stamp(config) == own_data._stamp(config)
+    assert own_data.stamp_of(config) == own_data.stamp_of(config)
 
 
 def test_repeats_are_dropped_from_training_only_when_asked_for_and_also_after_a_restart(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from fedafd.datasets.samples import ClientData, ImageArray, ImageSplit, PairSplit
 from fedafd.domain.errors import DataError
 
-__all__ = ["write_contact_sheet"]
+__all__ = ["contact_sheet", "write_contact_sheet"]
 
 _SIDE = 112
 _GAP = 8
@@ -41,17 +41,21 @@ def write_contact_sheet(data: ClientData, path: Path) -> bool:
 
     Raises DataError where the file cannot be written.
     """
-    if isinstance(data.train, ImageSplit):
-        sheet = _of_classes(data.train, data.labels)
-    elif isinstance(data.train, PairSplit):
-        sheet = _of_pairs(data.train)
-    else:
+    sheet = contact_sheet(data)
+    if sheet is None:
         return False
     try:
         sheet.save(path, format="PNG")
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
     return True
+
+
+def contact_sheet(data: ClientData) -> Image.Image | None:
+    """Training samples, row by row; None where there is no picture to show."""
+    if isinstance(data.train, ImageSplit):
+        return _of_classes(data.train, data.labels)
+    return _of_pairs(data.train) if isinstance(data.train, PairSplit) else None
 
 
 def _of_classes(split: ImageSplit, labels: Sequence[str]) -> Image.Image:

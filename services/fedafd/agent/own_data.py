@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,16 @@ from fedafd.datasets.report import Progress, survey
 from fedafd.domain.config import AgentConfig
 from fedafd.domain.errors import DataError
 
-__all__ = ["OwnData", "changed_since_start", "load_own_data", "look_at", "note_start"]
+__all__ = [
+    "KeptLook",
+    "OwnData",
+    "changed_since_start",
+    "kept_look",
+    "load_own_data",
+    "look_at",
+    "note_start",
+    "stamp_of",
+]
 
 _FORMAT = 1
 
@@ -46,6 +56,17 @@ class OwnData:
     """False if the files are as they were at an earlier look."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class KeptLook:
+    """An earlier look at the data, whether or not they are still the same."""
+
+    report: Mapping[str, Any]
+    """DataReport.to_dict's."""
+    stamp: str
+    """`stamp_of` then."""
+    at: datetime
+
+
 def look_at(config: AgentConfig, progress: Progress | None = None) -> tuple[ClientData, DataReport]:
     """Load the data and look at every sample; with `data.drop_repeats` without those that another split holds, too.
 
@@ -60,7 +81,7 @@ def load_own_data(config: AgentConfig, root: Path, progress: Progress | None = N
 
     Raises ConfigurationError, DataError if the data cannot be used.
     """
-    stamp = _stamp(config)
+    stamp = stamp_of(config)
     kept = None if stamp is None else _kept(root, stamp)
     if kept is not None:
         report, dropped, fingerprint = kept
@@ -73,6 +94,19 @@ def load_own_data(config: AgentConfig, root: Path, progress: Progress | None = N
     if stamp is not None:
         _keep(root, stamp, found, dropped)
     return OwnData(data=data, report=found.to_dict(), fingerprint=found.fingerprint, looked=True)
+
+
+def kept_look(root: Path) -> KeptLook | None:
+    """The look that an agent's start left below `root`; None where there is none that can be read."""
+    path = root / "data" / "look.json"
+    try:
+        at, values = datetime.fromtimestamp(path.stat().st_mtime, UTC), json.loads(path.read_bytes())
+        report = dict(values["report"])
+        if (values["format"], report["version"]) != (_FORMAT, REPORT_VERSION):
+            return None
+        return KeptLook(report=report, stamp=str(values["stamp"]), at=at)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def changed_since_start(root: Path, fingerprint: DataFingerprint) -> dict[str, Change]:
@@ -121,7 +155,7 @@ def _kept(root: Path, stamp: str) -> tuple[dict[str, Any], tuple[int, ...], Data
         return None
 
 
-def _stamp(config: AgentConfig) -> str | None:
+def stamp_of(config: AgentConfig) -> str | None:
     """Changes with the settings and with the path, size or time of change of any file; None where there is no file."""
     path = config.data.path
     if path is None and config.data.adapter != "shapes":
