@@ -182,6 +182,29 @@ async def test_a_flushed_broker_makes_no_noise_about_a_stage_that_is_claimed(wor
     assert await outbox.send() == 0
 
 
+async def test_a_message_that_a_distiller_lost_is_sent_again_once_none_waits_in_the_broker(world: World) -> None:
+    waiting = [1]
+    outbox = Outbox(
+        world.context.database,
+        lambda kind, stage: world.sent.append((kind, stage)),
+        waiting=lambda: waiting[0],
+        overdue_seconds=0.4,
+    )
+    await world.start_round()
+    (first,) = world.sent
+    await asyncio.sleep(0.5)
+    assert await outbox.send() == 0, "a message that still waits is not doubled"
+    waiting[0] = 0
+    await asyncio.sleep(0.3)
+    assert await outbox.send() == 1
+    assert world.sent == [first, first]
+    await asyncio.sleep(0.3)
+    assert await outbox.send() == 0, "the new message has its time too"
+    await claim(world, first[1])
+    await asyncio.sleep(0.5)
+    assert await outbox.send() == 0
+
+
 async def test_every_call_of_an_agent_is_a_sign_of_its_presence(world: World) -> None:
     caller = await world.enrol("north")
     await world.agents.FetchTask(aggregator_pb2.FetchTaskRequest(), metadata=caller)

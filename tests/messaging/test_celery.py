@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 import redis
-from tests.servers import child, free_port, wait_until
+from tests.servers import child, free_port, redis_server, wait_until
 
 from fedafd.domain.errors import StorageUnavailableError
 from fedafd.domain.kinds import StageKind
@@ -17,7 +18,7 @@ from fedafd.messaging.broker_memory import BrokerMemory
 from fedafd.messaging.celery_app import QUEUE, make_celery, send_stage, task_name
 
 WORKER = """
-import sys
+import sys, time
 from pathlib import Path
 from fedafd.domain.kinds import StageKind
 from fedafd.messaging.celery_app import QUEUE, make_celery, task_name
@@ -25,8 +26,12 @@ app, heard = make_celery(sys.argv[1]), Path(sys.argv[2])
 def run(stage_id):
     with heard.open("a") as file:
         file.write(stage_id + "\\n")
+    if stage_id.startswith("long"):
+        time.sleep(3)
+        with heard.open("a") as file:
+            file.write("end\\n")
 for kind in StageKind:
-    app.task(run, name=task_name(kind), acks_late=True)
+    app.task(run, name=task_name(kind))
 app.worker_main(["worker", "--pool", "solo", "--queues", QUEUE, "--without-gossip", "--without-mingle",
                  "--without-heartbeat", "--loglevel", "WARNING"])
 """
@@ -68,6 +73,18 @@ def test_a_worker_hears_what_was_sent_before_and_after_redis_forgot_everything(b
         client.flushdb()
         send_stage(app, StageKind.FOLD, "after")
         wait_until(lambda: heard(path) == ["before", "after"], "the second message", seconds=60)
+
+
+def test_a_worker_hears_again_after_each_time_that_redis_was_away_while_a_task_ended(tmp_path: Path) -> None:
+    port, path = free_port(), tmp_path / "heard"
+    url = f"redis://127.0.0.1:{port}/0"
+    with child([sys.executable, "-c", WORKER, url, str(path)], tmp_path / "worker.log"):
+        for number in range(3):
+            with redis_server(tmp_path, port=port):
+                send_stage(make_celery(url), StageKind.FOLD, f"long-{number}")
+                wait_until(lambda n=number: f"long-{n}" in heard(path), "the message", seconds=60)
+            wait_until(lambda n=number: heard(path).count("end") == n + 1, "the end of the task", seconds=20)
+            time.sleep(1)
 
 
 def test_a_pickled_message_is_refused_and_the_worker_goes_on(broker: str, tmp_path: Path) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
+from time import monotonic
 from typing import Protocol
 
 from fedafd.domain.errors import StorageUnavailableError
 from fedafd.domain.kinds import StageKind
 from fedafd.persistence.database import Database
+from fedafd.persistence.models import utc_now
 from fedafd.persistence.stage_repository import announce_pending, mark_sent, traceparents, unsent_messages
 from fedafd.telemetry.logging import get_logger
 from fedafd.telemetry.tracing import span_below
@@ -33,19 +36,32 @@ class Outbox:
 
     A crash between sending and marking sends a message twice, which the stage's claim makes harmless. `memory` tells
     whether the broker still knows what it was given; once it does not, what nobody has claimed is sent again.
+    `waiting` counts the messages in the broker (None: it does not answer); what left `overdue_seconds` ago, is claimed
+    by nobody and waits there no more was lost by a distiller that died or was cut off, and is sent again.
     """
 
     def __init__(
-        self, database: Database, deliver: Callable[[StageKind, str], None], memory: Memory | None = None
+        self,
+        database: Database,
+        deliver: Callable[[StageKind, str], None],
+        memory: Memory | None = None,
+        *,
+        waiting: Callable[[], int | None] | None = None,
+        overdue_seconds: float = 10.0,
     ) -> None:
         self._database = database
         self._deliver = deliver
         self._memory = memory
+        self._waiting = waiting
+        self._overdue = timedelta(seconds=overdue_seconds)
+        self._looked_at = monotonic()
 
     async def send(self) -> int:
         """Send all that is unsent; how many left. What the broker does not take stays for the next time."""
         if self._memory is not None:
             await self._check_memory(self._memory)
+        if self._waiting is not None:
+            await self._check_arrivals(self._waiting)
         async with self._database.snapshot() as session:
             messages = list(await unsent_messages(session))
             parents = await traceparents(session, [message.stage_id for message in messages])
@@ -71,3 +87,14 @@ class Outbox:
             await asyncio.to_thread(memory.remember)
         except StorageUnavailableError as error:
             _log.warning("outbox.broker_unavailable", reason=str(error))
+
+    async def _check_arrivals(self, waiting: Callable[[], int | None]) -> None:
+        if monotonic() - self._looked_at < self._overdue.total_seconds() / 2:
+            return
+        self._looked_at = monotonic()
+        if await asyncio.to_thread(waiting) != 0:
+            return
+        async with self._database.transaction() as session:
+            announced = await announce_pending(session, sent_before=utc_now() - self._overdue)
+        if announced:
+            _log.warning("outbox.lost_on_the_way", announced_again=announced)

@@ -89,8 +89,12 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
         celery = make_celery(redis_url) if redis_url else None
         if celery is None or redis_url is None:
             raise ConfigurationError("FEDAFD_AGGREGATOR_REDIS_URL: must be set; it is the way to the distillers")
+        queue = QueueDepth(redis_url)
         outbox = Outbox(
-            database, lambda kind, stage_id: send_stage(celery, kind, stage_id), memory=BrokerMemory(redis_url)
+            database,
+            lambda kind, stage_id: send_stage(celery, kind, stage_id),
+            memory=BrokerMemory(redis_url),
+            waiting=queue.look,
         )
         coordinator = Coordinator(
             context, outbox, lease_seconds=settings.lease_seconds, poll_seconds=settings.poll_seconds
@@ -99,7 +103,7 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
         stack.push_async_callback(server.stop, settings.shutdown_grace_seconds)
         coordinating = asyncio.ensure_future(coordinator.run())
         stack.push_async_callback(_finished, coordinating, settings.shutdown_grace_seconds)
-        survey = watch_federations(context, coordinator, QueueDepth(redis_url))
+        survey = watch_federations(context, coordinator, queue)
         await stack.enter_async_context(_background(watch_health(context, servicer), survey))
         await stack.enter_async_context(_background(listen_for_wakeups(str(redis_url), lambda _: wakeups.wake())))
         _log.info("aggregator.started", listen=settings.listen)

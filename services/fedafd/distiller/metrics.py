@@ -18,6 +18,7 @@ class DistillerMetrics(Metrics):
         self.stages = self.counter("stages", "Stages by kind and outcome.", ("kind", "outcome"))
         self.stage_seconds = self.histogram("stage_seconds", "From claim to end of a stage.", ("kind",), STAGE_BUCKETS)
         self.busy = self.gauge("busy", "1 while a stage is worked on.")
+        self.deaf = self.gauge("deaf", "1 once messages waited and none arrived: the process ends.")
         self.draining = self.gauge("draining", "1 while this distiller takes nothing new.")
         self.bytes_read = self.counter("read_bytes", "Bytes of inputs read from the object store.")
         self.bytes_written = self.counter("written_bytes", "Bytes of outputs written to the object store.")

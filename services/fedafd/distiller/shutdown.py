@@ -28,6 +28,11 @@ class Shutdown:
         self._deadline: float | None = None
         worker_shutting_down.connect(self.begin, weak=False)
 
+    @property
+    def begun(self) -> bool:
+        """True once nothing new is taken."""
+        return self._deadline is not None
+
     def begin(self, **_: Any) -> None:
         """Start the clock; harmless when repeated."""
         if self._deadline is None:

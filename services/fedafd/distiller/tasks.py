@@ -53,6 +53,7 @@ class StageRunner:
         self._client, self._store, self._public_sets = client, store, public_sets
         self._device, self._processes = device, processes
         self._metrics, self._shutdown = metrics, shutdown
+        self.busy = False
 
     def run(self, stage_id: str, traceparent: str | None = None) -> None:
         """Do one stage; a stage that somebody else holds or that is settled is left alone.
@@ -60,7 +61,11 @@ class StageRunner:
         `traceparent` is the trace that the message belongs to.
         """
         with span_below(traceparent, "stage", kind="CONSUMER"), self._metrics.busy.track_inprogress():
-            self._run(stage_id)
+            self.busy = True
+            try:
+                self._run(stage_id)
+            finally:
+                self.busy = False
 
     def _run(self, stage_id: str) -> None:
         try:

@@ -5,6 +5,7 @@ The solo pool is used on purpose: torch, CUDA and gRPC do not survive a fork, an
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from celery import Celery, Task
 from celery.signals import setup_logging
 
+from fedafd.distiller.hearing import DEAF_EXIT_CODE, Hearing
 from fedafd.distiller.metrics import DistillerMetrics
 from fedafd.distiller.settings import DistillerSettings, load_settings
 from fedafd.distiller.shutdown import Shutdown
@@ -22,6 +24,7 @@ from fedafd.domain.addresses import split_address
 from fedafd.domain.errors import FedafdError
 from fedafd.domain.kinds import StageKind
 from fedafd.messaging.celery_app import QUEUE, make_celery, task_name
+from fedafd.messaging.queue_depth import QueueDepth
 from fedafd.storage import open_store
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.metrics import start_metrics_server
@@ -35,7 +38,7 @@ __all__ = ["main"]
 _log = get_logger(__name__)
 
 
-def _run(settings: DistillerSettings, cache: Path) -> None:
+def _run(settings: DistillerSettings, cache: Path) -> int:
     import torch
 
     from fedafd.distiller.client import DistillationClient
@@ -55,20 +58,27 @@ def _run(settings: DistillerSettings, cache: Path) -> None:
             host, port = split_address(settings.metrics_listen)
             stack.enter_context(start_metrics_server(metrics, host, port))
         _log.info("distiller.started", aggregator=settings.aggregator, device=settings.device)
-        _work(make_celery(settings.redis_url.get_secret_value()), runner)
+        redis_url = settings.redis_url.get_secret_value()
+        hearing = Hearing(QueueDepth(redis_url), lambda: runner.busy or shutdown.begun, metrics)
+        hearing.start()
+        _work(make_celery(redis_url), runner, hearing)
     _log.info("distiller.stopped")
+    return DEAF_EXIT_CODE if hearing.deaf else 0
 
 
-def _work(app: Celery, runner: StageRunner) -> None:
+def _work(app: Celery, runner: StageRunner, hearing: Hearing) -> None:
     """Work until SIGTERM: Celery then finishes the task at hand and takes no other."""
     # Whoever hears this signal sets logging up; without a hearer Celery would raise our loggers' level to its own.
     setup_logging.connect(_keep_logging, weak=False)
+    # Celery acknowledges whatever it received, though the broker keeps no account of it; failing does no harm.
+    logging.getLogger("celery.worker.request").addFilter(_is_news)
 
     def run(task: Task, stage_id: str) -> None:
+        hearing.took()
         runner.run(stage_id, traceparent_in(task.request.headers))
 
     for kind in StageKind:
-        app.task(run, bind=True, name=task_name(kind), acks_late=True)
+        app.task(run, bind=True, name=task_name(kind))
     name = f"distiller-{os.getpid()}@%h"
     options = ["--pool", "solo", "--queues", QUEUE, "--hostname", name, "--without-gossip", "--without-mingle"]
     try:
@@ -76,6 +86,10 @@ def _work(app: Celery, runner: StageRunner) -> None:
     except SystemExit as ended:
         if ended.code:
             raise
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Couldn't ack")
 
 
 def _keep_logging(**_: object) -> None:
@@ -95,11 +109,10 @@ def main() -> int:
             if cache is None:
                 cache = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedafd-distiller-")))
             cache.mkdir(parents=True, exist_ok=True)
-            _run(settings, cache)
+            return _run(settings, cache)
     except FedafdError as error:
         sys.stderr.write(f"distiller: {error}\n")
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The Celery application: how a stage's id reaches a distiller.
 
-Delivery is at least once. A message carries the id of a stage and nothing else; who may work on the stage is decided
-by the claim (fencing token) in the database, so a message that comes twice, late or never does no harm: the
-coordinator sends again what stays silent.
+A message carries the id of a stage and nothing else; who may work on the stage is decided by the claim (fencing token)
+in the database, so a message that comes twice, late or never does no harm: the coordinator sends again what nobody
+claims. So the broker keeps no account of what was received (`no_ack`). An account does harm: when Redis is away at the
+moment that a stage ends, Celery logs that it could not acknowledge, goes on, and never receives again.
 """
 
 from __future__ import annotations
@@ -10,18 +11,15 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Celery
+from kombu.entity import Queue
 
 from fedafd.domain.errors import StorageUnavailableError
 from fedafd.domain.kinds import StageKind
 from fedafd.telemetry.tracing import TRACEPARENT, current_traceparent
 
-__all__ = ["QUEUE", "VISIBILITY_TIMEOUT_SECONDS", "make_celery", "send_stage", "task_name"]
+__all__ = ["QUEUE", "make_celery", "send_stage", "task_name"]
 
 QUEUE = "fedafd.distiller"
-
-VISIBILITY_TIMEOUT_SECONDS = 24 * 3600
-"""After so long an unacknowledged message is delivered again, even if its task still runs: so far above any stage.
-Quick recovery is the coordinator's work (`idle_timeout_seconds`), not the broker's."""
 
 
 def task_name(kind: StageKind) -> str:
@@ -29,17 +27,14 @@ def task_name(kind: StageKind) -> str:
     return f"fedafd.{kind.value}"
 
 
-def make_celery(redis_url: str, *, visibility_timeout_seconds: int = VISIBILITY_TIMEOUT_SECONDS) -> Celery:
+def make_celery(redis_url: str) -> Celery:
     """The application, for sending and for working. Connects on first use, not here."""
     app = Celery("fedafd", broker=redis_url, set_as_current=False)
     app.conf.update(
         task_default_queue=QUEUE,
+        task_queues=[Queue(QUEUE, no_ack=True)],
         task_routes={task_name(kind): {"queue": QUEUE} for kind in StageKind},
-        task_create_missing_queues=True,
-        # A message is acknowledged when the stage is settled or handed back, so a killed worker loses none.
-        task_acks_late=True,
-        task_reject_on_worker_lost=True,
-        task_acks_on_failure_or_timeout=True,
+        task_acks_late=False,
         worker_prefetch_multiplier=1,
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,
@@ -56,11 +51,9 @@ def make_celery(redis_url: str, *, visibility_timeout_seconds: int = VISIBILITY_
         # Sending fails quickly when Redis is away: the outbox keeps the message and sends it later.
         task_publish_retry=False,
         broker_transport_options={
-            "visibility_timeout": visibility_timeout_seconds,
-            # Look for unacknowledged messages every second, not every 100 s (measured: timeout + 0.6 s).
-            "unacked_restore_interval": 1,
-            "unacked_restore_throttle": 1,
             "socket_connect_timeout": 5,
+            # Without it a Redis that swallows packets holds whoever sends for as long as TCP tries, many minutes.
+            "socket_timeout": 5,
             "socket_keepalive": True,
             "health_check_interval": 10,
         },

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.errors import NotFoundError, StageLostError
@@ -166,10 +166,16 @@ async def lost_stages(session: AsyncSession, round_id: str, alive_since: datetim
     return (await session.scalars(query)).all()
 
 
-async def announce_pending(session: AsyncSession) -> int:
-    """Announce every unclaimed stage whose message has left, because the broker lost it; how many there were."""
-    sent = select(OutboxRow.stage_id).where(OutboxRow.sent_at.is_(None))
-    query = select(StageRow).where(StageRow.state == StageState.PENDING.value, StageRow.id.not_in(sent))
+async def announce_pending(session: AsyncSession, sent_before: datetime | None = None) -> int:
+    """Announce every unclaimed stage whose message has left, because the broker lost it; how many there were.
+
+    With `sent_before` only those whose every message left before then.
+    """
+    unsent = OutboxRow.sent_at.is_(None)
+    on_its_way = select(OutboxRow.stage_id).where(
+        unsent if sent_before is None else or_(unsent, OutboxRow.sent_at >= sent_before)
+    )
+    query = select(StageRow).where(StageRow.state == StageState.PENDING.value, StageRow.id.not_in(on_its_way))
     rows = (await session.scalars(query.order_by(StageRow.created_at, StageRow.id))).all()
     session.add_all(OutboxRow(stage_id=row.id, kind=row.kind) for row in rows)
     await session.flush()
