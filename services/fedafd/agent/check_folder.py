@@ -11,9 +11,9 @@ from pathlib import Path
 from fedafd.agent.exit_codes import ExitCode
 from fedafd.agent.findings import Finding, error, fine, warning
 from fedafd.agent.state import StateDirectory
-from fedafd.domain.claims import claimed
+from fedafd.domain.claims import is_claimed
 from fedafd.domain.config import AgentConfig
-from fedafd.domain.errors import ConflictError, FedafdError
+from fedafd.domain.errors import FedafdError
 
 __all__ = ["check_folder"]
 
@@ -70,7 +70,7 @@ def _content(folder: Path, config: AgentConfig) -> list[Finding]:
         credential = state.load_credential()
     except (FedafdError, json.JSONDecodeError) as found:
         return [error(_ABOUT, str(found), ExitCode.CONFIGURATION)]
-    at_work = ", an agent is at work on it" if _is_held(folder) else ""
+    at_work = ", an agent is at work on it" if is_claimed(folder / "agent.lock") else ""
     last_round = state.current_round()
     done = "no round yet" if last_round is None else f"last round {last_round}"
     if credential is None:
@@ -79,16 +79,6 @@ def _content(folder: Path, config: AgentConfig) -> list[Finding]:
         told = f"{folder} is of a client of kind {credential.kind.value}, agent.yaml says {config.kind.value}"
         return [error(_ABOUT, f"{told}; correct one, or state_dir", ExitCode.CONFIGURATION)]
     return [fine(_ABOUT, f"{folder}: enrolled as {credential.client_name}, {done}{at_work}")]
-
-
-def _is_held(folder: Path) -> bool:
-    if not (folder / "agent.lock").exists():
-        return False
-    try:
-        with claimed(folder / "agent.lock", ""):
-            return False
-    except ConflictError:
-        return True
 
 
 def _disk(folder: Path) -> Finding:

@@ -5,6 +5,7 @@ Layout below the state directory, for the site's own eyes:
     data/look.json    the last look: a stamp of the files it was at, the report, the training samples left out
     data/look.npz     digests of all samples then
     data/start.npz    digests at the agent's last start, to tell what changed since
+    data/changes.json how many samples had come and gone at that start
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from fedafd.domain.errors import DataError
 __all__ = [
     "KeptLook",
     "OwnData",
+    "changed_at_start",
     "changed_since_start",
     "kept_look",
     "load_own_data",
@@ -118,9 +120,20 @@ def changed_since_start(root: Path, fingerprint: DataFingerprint) -> dict[str, C
     return fingerprint.changes_since(earlier)
 
 
+def changed_at_start(root: Path) -> dict[str, Change]:
+    """What had come and gone at the agent's last start, since the one before."""
+    try:
+        values = json.loads((root / "data" / "changes.json").read_bytes())
+        return {str(split): Change(int(added), int(removed)) for split, (added, removed) in values.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
 def note_start(root: Path, fingerprint: DataFingerprint) -> None:
-    """Remember what the data are at this start."""
+    """Remember what the data are at this start, and how they changed since the last one."""
     (root / "data").mkdir(exist_ok=True)
+    changes = json.dumps(changed_since_start(root, fingerprint)).encode()
+    write_atomically(root / "data" / "changes.json", changes, mode=0o600)
     write_atomically(root / "data" / "start.npz", fingerprint.to_bytes(), mode=0o600)
 
 

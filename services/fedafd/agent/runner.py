@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from fedafd.agent.cache import ArtifactCache
+from fedafd.agent.comparing import Comparing
 from fedafd.agent.connection import AggregatorConnection, StopRequestedError
 from fedafd.agent.delivery import Delivery
 from fedafd.agent.enrolled import need_kind, need_token
@@ -23,6 +24,7 @@ from fedafd.agent.outgoing import departure_of
 from fedafd.agent.session import AgentSession
 from fedafd.agent.site_model import SiteModel
 from fedafd.agent.state import Credential, PendingResult, StateDirectory
+from fedafd.agent.task_note import note_task
 from fedafd.agent.training import (
     LocalResult,
     LocalTask,
@@ -97,6 +99,7 @@ class Agent:
         self._poll_seconds = poll_seconds
         self._cache = ArtifactCache(state.root / "artifacts", limit_bytes=cache_limit_bytes)
         self._model = SiteModel(state.root)
+        self._comparing = Comparing(config, state)
         self._ledger = Ledger(state.root)
         self._delivery = Delivery(state, self._ledger, config.share)
 
@@ -132,18 +135,19 @@ class Agent:
                 await self._begin(connection)
                 await self._serve(connection)
         finally:
+            await self._comparing.stop()
             await connection.end_session()
             await connection.close()
 
     async def _begin(self, connection: AggregatorConnection) -> None:
         """The first call: takes the session, before anything is delivered in the client's name."""
-        await self._refresh_model()
+        await self._follow_delivery()
         try:
             await connection.fetch_task(0, 0.0)
         except UnauthenticatedError as error:
             raise _CredentialRefusedError(error) from error
         await self._delivery.settle_old(connection)
-        await self._refresh_model()
+        await self._follow_delivery()
 
     async def _enrol_anew(self, token: str, old: Credential) -> Credential:
         """Take a new invitation in place of a refused credential; the personalized state stays if it still fits."""
@@ -192,8 +196,10 @@ class Agent:
             if answer.HasField("stop"):
                 raise StoppedByServerError(answer.stop.reason)
             if answer.HasField("train"):
+                note_task(self._state.root, round_number=answer.train.round_number)
                 await self._participate(connection, answer.train)
             else:
+                note_task(self._state.root, reason=answer.idle.reason)
                 _log.info("agent.idle", reason=answer.idle.reason)
 
     async def _participate(self, connection: AggregatorConnection, task: pb.TrainTask) -> None:
@@ -230,19 +236,21 @@ class Agent:
             _log.info("agent.result_found", reason="trained before the restart; only delivering")
         else:
             with self._metrics.phase("train"):
-                result = await train_watched(
-                    self._trainer, local, stop=self._stop, report=_reporter(connection, task.round_id)
-                )
+                async with self._comparing.making_way():
+                    result = await train_watched(
+                        self._trainer, local, stop=self._stop, report=_reporter(connection, task.round_id)
+                    )
             pending = await asyncio.to_thread(self._keep, local, result)
             _log.info("agent.trained", **result.metrics)
         with self._metrics.phase("deliver"):
             delivered = await self._delivery.deliver(connection, pending)
         if delivered:
-            await self._refresh_model()
+            await self._follow_delivery()
         return "delivered" if delivered else "rejected"
 
-    async def _refresh_model(self) -> None:
+    async def _follow_delivery(self) -> None:
         await asyncio.to_thread(self._model.refresh, self._state, self._cache)
+        await self._comparing.follow()
 
     def _keep(self, local: LocalTask, result: LocalResult) -> PendingResult:
         blobs = {UploadPurpose.REPRESENTATIONS: result.representations}
@@ -258,11 +266,12 @@ class Agent:
             round_id=local.round_id,
             round_number=local.round_number,
             task_key=local.key(),
-            metrics=result.metrics,
+            metrics=result.metrics | self._comparing.metrics(result.scores),
             num_private_samples=result.num_private_samples,
             state=result.state,
             blobs=blobs,
             model_source=None if result.model_recipe is None else source,
+            scores=result.scores,
         )
 
     async def _fetch_inputs(self, connection: AggregatorConnection, task: pb.TrainTask) -> LocalTask:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fedafd.agent.kept_scores import COMPARED_SPLITS, KeptScores
 from fedafd.agent.outgoing import metrics_to_send, samples_to_send
 from fedafd.agent.saved_state import fingerprint_of_site, tell_differences
 from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
@@ -33,6 +34,7 @@ class Site:
         self._config = config
         self._pixels = PixelCache(config.state_dir / "pixels", limit_bytes=cache_limit_bytes)
         self._public: PublicSet | None = None
+        self._undecoded = data
         # Decoded in the first round, and kept for the next ones.
         self._data = keep_decoded(data)
         self._made_for = fingerprint_of_site(config, data.labels)
@@ -76,6 +78,7 @@ class Site:
             progress=progress,
             average=self._own_average(task),
             made_for=self._made_for,
+            compare_on=COMPARED_SPLITS,
         )
         tell_differences(made.differences)
         recipe = Recipe(
@@ -98,6 +101,7 @@ class Site:
             personalized_model=model,
             model_recipe=recipe.to_json(),
             weights=_weights(task, made.state, samples_to_send(made.num_private_samples, self._config.share)),
+            scores=KeptScores.of(self._undecoded, made.views).to_bytes(),
             metrics=made.metrics,
             num_private_samples=made.num_private_samples,
             differences=made.differences,

@@ -6,6 +6,8 @@ Layout of the state directory (readable by the agent's user only):
     credential.json         who this client is, and its secret (mode 0600)
     state/round-<n>/        personalized state after the last delivered round, and after the one before it
     state/round-<n>.pending/  result of a finished training whose receipt has not come yet
+    state/history/          what each delivered round's model got on the site's own samples (see history.py)
+    state/baseline/         the same model trained alone, if the site wants it (see baseline_folder.py)
     model -> models/...     the personalized model after the last delivered round (see site_model.py)
     artifacts/<sha256>      what was downloaded (see cache.py)
     data/                   what the last look at the private data found (see own_data.py)
@@ -33,10 +35,10 @@ from fedafd.domain.kinds import ClientKind, UploadPurpose
 from fedafd.domain.state_cases import AFRESH
 from fedafd.telemetry.logging import get_logger
 
-__all__ = ["MODEL_SOURCE_FILE", "STATE_FILE", "Credential", "PendingResult", "StateDirectory"]
+__all__ = ["MODEL_SOURCE_FILE", "SCORES_FILE", "STATE_FILE", "Credential", "PendingResult", "StateDirectory"]
 
 _ROUND = re.compile(r"^round-(\d+)(\.pending)?$")
-STATE_FILE, MODEL_SOURCE_FILE = "state.safetensors", "model_source.json"
+STATE_FILE, MODEL_SOURCE_FILE, SCORES_FILE = "state.safetensors", "model_source.json", "scores.npz"
 _log = get_logger(__name__)
 
 
@@ -159,10 +161,12 @@ class StateDirectory:
         state: bytes,
         blobs: dict[UploadPurpose, bytes],
         model_source: Mapping[str, Any] | None = None,
+        scores: bytes | None = None,
     ) -> PendingResult:
         """Keep a finished training, all of it or nothing. Replaces an older pending result.
 
-        `model_source` is what the site's model folder is made of beside the state (see site_model.py).
+        `model_source` is what the site's model folder is made of beside the state (see site_model.py); `scores` are
+        KeptScores.
         """
         self.discard_pending()
         part = self.root / "state" / f".{round_number}.part"
@@ -183,6 +187,8 @@ class StateDirectory:
                 write_atomically(part / f"{purpose.value}.blob", blob)
             if model_source is not None:
                 write_atomically(part / MODEL_SOURCE_FILE, json.dumps(model_source).encode())
+            if scores is not None:
+                write_atomically(part / SCORES_FILE, scores)
             write_atomically(part / "result.json", json.dumps(values, indent=1).encode())
             part.rename(self._folder(round_number, pending=True))
         sync_folder(self.root / "state")

@@ -79,6 +79,8 @@ class LocalResult:
     """What the site's own model folder is made of beside the state and the bundles, as JSON; stays here."""
     weights: bytes | None = None
     """For federations that average them."""
+    scores: bytes | None = None
+    """KeptScores of the site's own samples; they stay here."""
     metrics: dict[str, float]
     num_private_samples: int
     differences: tuple[Difference, ...] = ()

@@ -9,6 +9,7 @@ import typer
 
 from fedafd.cli.agent_check import agent_check
 from fedafd.cli.agent_init import agent_init
+from fedafd.cli.agent_status import agent_baseline, agent_status
 from fedafd.cli.agent_ui import agent_ui
 
 __all__ = ["agent_app"]
@@ -16,6 +17,8 @@ __all__ = ["agent_app"]
 agent_app = typer.Typer(help="A site's agent: runs beside its private data.", no_args_is_help=True)
 agent_app.command("init")(agent_init)
 agent_app.command("check")(agent_check)
+agent_app.command("status")(agent_status)
+agent_app.command("baseline")(agent_baseline)
 agent_app.command("ui")(agent_ui)
 
 

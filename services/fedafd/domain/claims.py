@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fedafd.domain.errors import ConflictError
 
-__all__ = ["claim", "claimed"]
+__all__ = ["claim", "claimed", "is_claimed"]
 
 
 def claim(lock: Path, taken: str) -> int:
@@ -35,3 +35,14 @@ def claimed(lock: Path, taken: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def is_claimed(lock: Path) -> bool:
+    """Whether a process holds the lock now."""
+    if not lock.exists():
+        return False
+    try:
+        with claimed(lock, ""):
+            return False
+    except (ConflictError, OSError):
+        return True

@@ -392,6 +392,13 @@ class TlsConfig(_Config):
         return self
 
 
+class BaselineMode(StrEnum):
+    """Who trains the baseline, a site's own model without the federation."""
+
+    OFF = "off"
+    BACKGROUND = "background"
+
+
 class AgentConfig(_Config):
     """`agent.yaml`: one site's agent."""
 
@@ -406,6 +413,11 @@ class AgentConfig(_Config):
     )
     threads: int | None = Field(None, ge=1, description="CPU threads for training; null: all cores.")
     share: SharingConfig = SharingConfig()
+    baseline: BaselineMode = Field(
+        BaselineMode.OFF,
+        description="Your model trained alone, to compare with. off: by `fedafd agent baseline` only; background: by"
+        " the agent, with time and threads that rounds do not need.",
+    )
     tls: TlsConfig | None = Field(None, description="TLS to the aggregator; null: none.")
     metrics_port: int | None = Field(None, ge=1, le=65535, description="Prometheus metrics; null: none.")
     metrics_host: str = Field("127.0.0.1", description="Address that the metrics are served on.")

@@ -1,0 +1,135 @@
+"""Training a site's baseline: the same model alone, for as many rounds as its federated one has trained.
+
+It needs nobody: the federation's configuration and the words that the text encoder reads are kept from the last
+delivered round. Killed at any point it goes on from its last epoch, to the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedafd.agent.baseline_folder import BaselineFolder
+from fedafd.agent.history import History
+from fedafd.agent.kept_scores import KeptScores
+from fedafd.agent.own_data import load_own_data
+from fedafd.agent.saved_state import fingerprint_of_site
+from fedafd.agent.state import MODEL_SOURCE_FILE, STATE_FILE, StateDirectory
+from fedafd.datasets import ClientData
+from fedafd.datasets.pixels import keep_decoded
+from fedafd.domain.config import AgentConfig, FederationConfig
+from fedafd.domain.errors import ConfigurationError, DataError
+from fedafd.domain.leaving import Activity
+
+__all__ = ["AHEAD", "BaselineTask", "advance", "baseline_target", "read_task"]
+
+AHEAD = 1
+"""In the background the baseline is a round ahead, so that it is there when the next round is trained."""
+Done = Callable[[int, int], None]
+"""Hears for how many rounds the baseline has trained, and for how many it will."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineTask:
+    """What the baseline is trained by, as the last delivered round left it."""
+
+    federation: FederationConfig
+    client: str
+    tokenizer: str | None
+    """Of the site's own text encoder."""
+
+
+def baseline_target(root: Path, *, ahead: int = 0) -> int:
+    """For how many rounds the federated model has trained, and `ahead` more; 0 before the first delivered round."""
+    return max((each.participation + ahead for each in History(root).rounds()), default=0)
+
+
+def read_task(root: Path) -> BaselineTask:
+    """Raises DataError before the first delivered round, ConfigurationError for a site that is not enrolled."""
+    from fedafd.learning.checkpoint import Checkpoint
+    from fedafd.learning.personalized_export import Recipe
+
+    state = StateDirectory(root)
+    credential, found = state.load_credential(), state.current_folder()
+    if credential is None:
+        raise ConfigurationError(f"{root}: this site is not enrolled; the baseline is that of a federation")
+    if found is None:
+        raise DataError(f"{root}: no round is delivered yet; the baseline trains for as many rounds as the agent did")
+    try:
+        source: dict[str, Any] = json.loads((found[1] / MODEL_SOURCE_FILE).read_bytes())
+        recipe = Recipe.from_json(source["recipe"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(
+            f"{found[1]}: was left by an older agent; the baseline can train after the next round"
+        ) from None
+    tokenizer = Checkpoint.mapped(found[1] / STATE_FILE).meta.get("tokenizer")
+    return BaselineTask(federation=recipe.config, client=credential.client_name, tokenizer=tokenizer)
+
+
+def advance(
+    config: AgentConfig,
+    *,
+    ahead: int = 0,
+    done: Done = lambda _, __: None,
+    progress: Callable[[int, float, Activity], None] = lambda _, __, ___: None,
+) -> int:
+    """Train the baseline for as many rounds as the federated model has, and `ahead` more; returns how many those are.
+
+    Raises ConflictError while another process trains it, and what read_task, loading and training raise.
+    """
+    folder = BaselineFolder(config.state_dir)
+    with folder.held():
+        data: ClientData | None = None
+        while (number := folder.done() + 1) <= (target := baseline_target(config.state_dir, ahead=ahead)):
+            task = read_task(config.state_dir)
+            if data is None:
+                data = load_own_data(config, config.state_dir).data
+                decoded = keep_decoded(data)
+            _train(config, task, folder, data, decoded, number, progress)
+            done(number, target)
+        return folder.done()
+
+
+def _train(
+    config: AgentConfig,
+    task: BaselineTask,
+    folder: BaselineFolder,
+    data: ClientData,
+    decoded: ClientData,
+    number: int,
+    progress: Callable[[int, float, Activity], None],
+) -> None:
+    from fedafd.learning.baseline import train_baseline
+    from fedafd.learning.waypoints import Waypoints
+
+    _, path = folder.state()
+    state = None if path is None else path.read_bytes()
+    made = train_baseline(
+        config=task.federation,
+        kind=config.kind,
+        image_encoder=config.image_encoder,
+        text_encoder=config.text_encoder,
+        data=decoded,
+        client=task.client,
+        round_number=number,
+        state=state,
+        tokenizer=task.tokenizer,
+        device=config.device,
+        progress=lambda share, activity: progress(number, share, activity),
+        # After each epoch: what is lost is less than one.
+        waypoints=Waypoints(folder.way / _way(task, state, number), every_seconds=0),
+        made_for=fingerprint_of_site(config, data.labels),
+    )
+    views = {name: {"alone": each} for name, each in made.evaluations.items()}
+    folder.keep(number, made.state, KeptScores.of(data, views, rounds=number))
+
+
+def _way(task: BaselineTask, state: bytes | None, number: int) -> str:
+    """Name of the folder of this very training's waypoints."""
+    before = "" if state is None else hashlib.sha256(state).hexdigest()
+    parts = [task.federation.canonical_json(), task.client, task.tokenizer, before, number]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,115 @@
+"""Where a site stands, read from its state directory alone: no service is asked, and the agent may be running."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fedafd.agent.baseline import baseline_target
+from fedafd.agent.baseline_folder import BaselineFolder
+from fedafd.agent.benefit import RoundBenefit, benefits
+from fedafd.agent.ledger import SentEntry, read_sent
+from fedafd.agent.own_data import changed_at_start
+from fedafd.agent.site_model import SiteModel
+from fedafd.agent.state import Credential, StateDirectory
+from fedafd.agent.task_note import TaskNote, read_task_note
+from fedafd.domain.claims import is_claimed
+from fedafd.domain.errors import DataError
+
+__all__ = ["STATUS_VERSION", "SiteStatus", "status_of"]
+
+STATUS_VERSION = 1
+"""Of `SiteStatus.to_dict`: raised when a key changes its meaning or goes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteStatus:
+    """Of one state directory."""
+
+    state_dir: Path
+    running: bool
+    credential: Credential | None
+    task: TaskNote | None
+    waits_for_receipt: int | None
+    """The round whose result is trained and not confirmed yet."""
+    rounds: tuple[RoundBenefit, ...]
+    sent: tuple[SentEntry, ...]
+    """What left in delivered rounds."""
+    model: Path | None
+    """Where the site's own model is, if there is one."""
+    baseline_rounds: int
+    baseline_target: int
+    baseline_running: bool
+    data_changes: Mapping[str, tuple[int, int]]
+    """Samples added and removed by split, found at the agent's last start."""
+    disk_bytes: Mapping[str, int]
+    """By what is in the directory."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; no secret is in it."""
+        held = self.credential
+        return {
+            "version": STATUS_VERSION,
+            "state_dir": str(self.state_dir),
+            "running": self.running,
+            "enrolled": None
+            if held is None
+            else {"federation": held.federation_id, "client": held.client_name, "kind": held.kind.value},
+            "task": None if self.task is None else asdict(self.task),
+            "waits_for_receipt": self.waits_for_receipt,
+            "rounds": [each.to_dict() for each in self.rounds],
+            "sent": [asdict(each) for each in self.sent],
+            "model": None if self.model is None else str(self.model),
+            "baseline": {
+                "rounds": self.baseline_rounds,
+                "of": self.baseline_target,
+                "running": self.baseline_running,
+            },
+            "data_changes": {
+                split: {"added": added, "removed": removed} for split, (added, removed) in self.data_changes.items()
+            },
+            "disk_bytes": dict(self.disk_bytes),
+        }
+
+
+def status_of(root: Path) -> SiteStatus:
+    """Raises DataError where no agent has kept anything, ConfigurationError for an unusable credential."""
+    if not (root / "state").is_dir():
+        raise DataError(f"{root}: no agent has kept anything here; name its state_dir, or its agent.yaml with --config")
+    state = StateDirectory(root)
+    pending, baseline = state.load_pending(), BaselineFolder(root)
+    return SiteStatus(
+        state_dir=root,
+        running=is_claimed(root / "agent.lock"),
+        credential=state.load_credential(),
+        task=read_task_note(root),
+        waits_for_receipt=None if pending is None else pending.round_number,
+        rounds=tuple(benefits(root)),
+        sent=tuple(each for each in read_sent(root) if each.round),
+        model=root / "model" if SiteModel(root).current() is not None else None,
+        baseline_rounds=baseline.done(),
+        baseline_target=baseline_target(root),
+        baseline_running=is_claimed(root / "baseline.lock"),
+        data_changes={split: (each.added, each.removed) for split, each in changed_at_start(root).items()},
+        disk_bytes=_disk(root),
+    )
+
+
+def _disk(root: Path) -> dict[str, int]:
+    """Bytes by entry of the directory, links not followed; what goes meanwhile does not count."""
+    found = {}
+    for path in sorted(root.iterdir()):
+        if not path.is_symlink():
+            files = [path] if path.is_file() else [Path(at, name) for at, _, names in os.walk(path) for name in names]
+            found[path.name] = sum(map(_size, files))
+    return found
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,113 @@
+"""A site's status for a person to read, on a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fedafd.agent.benefit import MODELS, RoundBenefit
+from fedafd.agent.status import SiteStatus
+from fedafd.learning.comparison import PairedDifference
+
+__all__ = ["print_status"]
+
+_MIB = 1 << 20
+
+
+def print_status(status: SiteStatus, console: Console) -> None:
+    """All of it: facts, a table of rounds, and what to think about."""
+    facts = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for name, value in _facts(status):
+        facts.add_row(name, Text(value))
+    console.print(facts)
+    if status.rounds:
+        console.print()
+        console.print(_rounds(status.rounds))
+        console.print(Text(_legend(status), style="dim"))
+        for warning in status.rounds[-1].warnings():
+            console.print()
+            console.print(Text(warning[0].upper() + warning[1:] + ".", style="yellow"))
+
+
+def _facts(status: SiteStatus) -> Iterator[tuple[str, str]]:
+    held = status.credential
+    if held is None:
+        yield "enrolled", "not yet"
+    else:
+        yield "enrolled", f"as {held.kind.value} client {held.client_name} in federation {held.federation_id}"
+    yield "agent", "running" if status.running else "not running"
+    yield "task", _task(status)
+    delivered = f"round {status.rounds[-1].round_number}, {status.rounds[-1].delivered_at}" if status.rounds else "none"
+    yield "last delivered", delivered
+    if status.sent and status.rounds:
+        last = [each for each in status.sent if each.round == status.rounds[-1].round_number]
+        yield "sent in it", ", ".join(f"{each.what} ({each.bytes:,} bytes)" for each in last) or "nothing"
+    yield "your model", "none yet" if status.model is None else str(status.model)
+    yield "trained alone", _baseline(status)
+    if status.data_changes:
+        told = "; ".join(f"{a} added, {r} removed in {split}" for split, (a, r) in status.data_changes.items())
+        yield "data", f"changed before the agent's last start: {told}"
+    largest = sorted(status.disk_bytes.items(), key=lambda each: -each[1])[:4]
+    told = ", ".join(f"{name} {size / _MIB:.1f}" for name, size in largest if size >= _MIB / 20)
+    yield "disk", f"{sum(status.disk_bytes.values()) / _MIB:.1f} MiB" + (f" ({told})" if told else "")
+
+
+def _task(status: SiteStatus) -> str:
+    if status.waits_for_receipt is not None:
+        return f"round {status.waits_for_receipt} is trained and waits for its receipt"
+    note = status.task
+    if note is None:
+        return "none yet"
+    if note.round_number is not None:
+        return f"to take part in round {note.round_number} (told {note.at})"
+    return f"to wait: {note.reason or 'no round is open'} (told {note.at})"
+
+
+def _baseline(status: SiteStatus) -> str:
+    at_work = ", at work now" if status.baseline_running else ""
+    if status.baseline_rounds:
+        return f"{status.baseline_rounds} rounds, of {status.baseline_target} that your model has trained{at_work}"
+    if status.baseline_running:
+        return "the first round, at work now"
+    return "not yet: `fedafd agent baseline`, or baseline: background in agent.yaml"
+
+
+def _rounds(rounds: tuple[RoundBenefit, ...]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("round", justify="right")
+    for name in ("personalized", "own branch", "frozen global", "alone"):
+        table.add_column(name, justify="right")
+    table.add_column("over alone", justify="right")
+    table.add_column("over global", justify="right")
+    for each in rounds:
+        split = each.splits[each.on] if each.on is not None else None
+        values = {} if split is None else split.values
+        gains = {} if split is None else split.differences
+        cells = [f"{values[view]:.1f}" if view in values else "-" for view in MODELS]
+        table.add_row(str(each.round_number), *cells, _gain(gains.get("alone")), _gain(gains.get("global")))
+    return table
+
+
+def _gain(found: PairedDifference | None) -> Text:
+    if found is None:
+        return Text("-")
+    error = "" if found.standard_error is None else f" ± {found.standard_error:.1f}"
+    style = "green" if found.is_above else "red" if found.is_below else ""
+    return Text(f"{found.mean:+.1f}{error}", style=style)
+
+
+def _legend(status: SiteStatus) -> str:
+    last = status.rounds[-1]
+    if last.on is None:
+        return "The data have no test and no validation sample: nothing to measure."
+    split = last.splits[last.on]
+    unit = "rsum, of 600" if split.metric == "rsum" else f"{split.metric}, percent"
+    return (
+        f"{unit}, on your {split.num_samples} {last.on} samples. over: the personalized model less the other,"
+        " ± the standard error of that difference."
+    )

@@ -1,0 +1,69 @@
+"""`fedafd agent status` and `fedafd agent baseline`: does the federation help this site?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["agent_baseline", "agent_status"]
+
+
+def agent_status(
+    config: Annotated[Path, typer.Option(help="The site's agent.yaml.")] = Path("agent.yaml"),
+    state_dir: Annotated[Path | None, typer.Option(help="Wins over agent.yaml's state_dir.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Tell where this site stands: what it is, its rounds, whether they helped, its model. Asks no service."""
+    from rich.console import Console
+
+    from fedafd.agent.settings import load_settings
+    from fedafd.agent.status import status_of
+    from fedafd.agent.status_view import print_status
+    from fedafd.domain.config import read_agent_config
+
+    root = state_dir or load_settings().state_dir or read_agent_config(config).state_dir
+    status = status_of(root)
+    if as_json:
+        typer.echo(json.dumps(status.to_dict(), indent=1))
+    else:
+        print_status(status, Console())
+
+
+def agent_baseline(
+    config: Annotated[Path, typer.Option(help="The site's agent.yaml.")] = Path("agent.yaml"),
+) -> None:
+    """Train the same model alone, for as many rounds as this site delivered, and tell what the federation gave.
+
+    May be stopped at any time: it goes on from its last epoch.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from fedafd.agent.baseline import advance, baseline_target
+    from fedafd.agent.benefit import benefits
+    from fedafd.agent.main import read_site
+    from fedafd.domain.errors import DataError
+
+    site = read_site(config)
+    target = baseline_target(site.state_dir)
+    if not target:
+        raise DataError(
+            f"{site.state_dir}: no round is delivered yet; the baseline trains for as many rounds as the agent did"
+        )
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading the data", total=None)
+        advance(
+            site,
+            progress=lambda number, share, activity: bar.update(
+                task, description=f"round {number}, {activity}", completed=share, total=1.0
+            ),
+        )
+    last = benefits(site.state_dir)[-1]
+    typer.echo(last.words())
+    for warning in last.warnings():
+        typer.echo(warning)
