@@ -39,6 +39,7 @@ def agent_file(
         "  drop_repeats: false  # true: training samples that another split holds, too, are left out",
         f"state_dir: {_plain(state_dir)}  # credential, personalized model, downloads; for this user alone",
         "device: auto  # auto, cpu, cuda, cuda:N or mps",
+        "baseline: off  # background: your model is also trained alone, to see what the federation gives",
         "share:",
         "  personalized_model: false  # true: your personalized model is sent up, too",
         "  metrics: true  # false: no scores and no number of samples leave either",

@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+from fedafd.agent.best_model import BestModel, write_best
 from fedafd.agent.files import disk_full_is_clear, sync_folder
 from fedafd.agent.site_model import SiteModel
 from fedafd.domain.errors import ConflictError, DataError
 
-__all__ = ["export_site_model"]
+__all__ = ["export_best_model", "export_site_model"]
+
+T = TypeVar("T")
+
+
+def export_best_model(state_dir: Path, output: Path, *, force: bool = False) -> BestModel:
+    """Write the best of the site's models by its validation split to `output`; otherwise as export_site_model."""
+    return _exported(state_dir, output, lambda part: write_best(state_dir, part), force=force)
 
 
 def export_site_model(state_dir: Path, output: Path, *, force: bool = False) -> Path:
@@ -20,6 +30,10 @@ def export_site_model(state_dir: Path, output: Path, *, force: bool = False) -> 
     An agent may be running. Raises DataError if there is no model yet, ConflictError if `output` is there; `force`
     replaces a model folder, and nothing else.
     """
+    return _exported(state_dir, output, lambda part: _copy(SiteModel(state_dir), state_dir, part), force=force)
+
+
+def _exported(state_dir: Path, output: Path, make: Callable[[Path], T], *, force: bool) -> T:
     if not state_dir.is_dir():
         raise DataError(f"{state_dir}: no such folder; name the agent's state_dir, or its agent.yaml with --config")
     if output.exists() or output.is_symlink():
@@ -28,7 +42,7 @@ def export_site_model(state_dir: Path, output: Path, *, force: bool = False) -> 
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         with disk_full_is_clear(output.parent):
-            source = _copy(SiteModel(state_dir), state_dir, part)
+            source = make(part)
         _put(part, output)
     finally:
         shutil.rmtree(part, ignore_errors=True)

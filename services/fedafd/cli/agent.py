@@ -64,12 +64,21 @@ def agent_export(
     config: Annotated[Path, typer.Option(help="The site's agent.yaml.")] = Path("agent.yaml"),
     state_dir: Annotated[Path | None, typer.Option(help="Wins over agent.yaml's state_dir.")] = None,
     force: Annotated[bool, typer.Option(help="Replace the folder, if it is a model.")] = False,
+    best: Annotated[
+        bool,
+        typer.Option(
+            help="The best by the validation split of: personalized, own branch, frozen global, trained alone."
+        ),
+    ] = False,
 ) -> None:
     """Copy this site's personalized model, whatever the site shares. The agent may be running."""
-    from fedafd.agent.export import export_site_model
+    from fedafd.agent.export import export_best_model, export_site_model
     from fedafd.agent.settings import load_settings
     from fedafd.domain.config import read_agent_config
 
     root = state_dir or load_settings().state_dir or read_agent_config(config).state_dir
-    export_site_model(root, output, force=force)
+    if best:
+        typer.echo(export_best_model(root, output, force=force).words(), err=True)
+    else:
+        export_site_model(root, output, force=force)
     typer.echo(str(output))

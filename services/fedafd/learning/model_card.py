@@ -24,6 +24,7 @@ _VIEWS = {
     "federated": "personalized model",
     "local": "own encoder alone",
     "global": "frozen global encoder alone",
+    "alone": "the same encoder trained without the federation",
 }
 _SHOWN_CLASSES = 200
 _SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>|#!~$"})
@@ -47,8 +48,9 @@ def personalized_card(
     metrics: Mapping[str, float],
     lineage: Mapping[str, Any],
     facts: SiteFacts | None = None,
+    note: str = "",
 ) -> str:
-    """The card of a client's model. `facts` only where the card stays at its site."""
+    """The card of a client's model. `facts` only where it stays at its site; `note`: which of its models it is."""
     names = list(labels)
     about = (
         f"One client's {kind.value} model of the federation {_plain(config.name)}: its own encoder and the federation's"
@@ -57,6 +59,7 @@ def personalized_card(
     )
     parts = [
         f"# Personalized {kind.value} model of federation {_plain(config.name)}\n\n{about}",
+        f"## Which model this is\n\n{_plain(note)}" if note else "",
         f"## Use\n\n{_usage('PersonalizedModel', _CODE[kind])}",
         _classes(names, facts),
         _data(facts),

@@ -16,7 +16,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from fedafd.datasets.intensity import IntensityRange
-from fedafd.domain.config import EncoderConfig, FederationConfig, parse_federation_config
+from fedafd.domain.config import EncoderConfig, FederationConfig, FusionMode, parse_federation_config
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
@@ -41,6 +41,8 @@ class Recipe:
     intensity_range: IntensityRange | None = None
     facts: SiteFacts | None = field(default=None)
     """Only where the model stays at its site."""
+    note: str = ""
+    """What the card says first: which of a site's models this is."""
 
     def to_json(self) -> dict[str, Any]:
         """As values of JSON."""
@@ -51,6 +53,7 @@ class Recipe:
             "lineage": dict(self.lineage),
             "intensity_range": self.intensity_range,
             "facts": None if self.facts is None else asdict(self.facts),
+            "note": self.note,
         }
 
     @classmethod
@@ -65,6 +68,7 @@ class Recipe:
                 lineage=values["lineage"],
                 intensity_range=None if window is None else (float(window[0]), float(window[1])),
                 facts=None if facts is None else SiteFacts(**facts),
+                note=str(values.get("note", "")),
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise DataError(f"not the description of a personalized model: {error}") from None
@@ -82,14 +86,17 @@ def export_personalized_model(recipe: Recipe, *, state: bytes, bundles: Mapping[
 
 
 def write_personalized_model(folder: Path, recipe: Recipe, *, state: Path, bundles: Mapping[Modality, Path]) -> None:
-    """Write the same files into `folder`, which is made. Raises DataError for an unreadable state, OSError."""
+    """Write the same files into `folder`, which is made; without the frozen encoders whose bundle is not given.
+
+    Raises DataError for an unreadable state, OSError.
+    """
     checkpoint = Checkpoint.mapped(state)
     files, weights = _parts(recipe, checkpoint.meta, checkpoint.tensors)
     for path, content in files.items():
         _made_parent(folder / path).write_bytes(content)
     for path, tensors in weights.items():
         save_file(tensors, _made_parent(folder / path))
-    for modality in recipe.kind.modalities:
+    for modality in bundles:
         target = folder / "global" / modality.value
         target.mkdir(parents=True, exist_ok=True)
         with bundles[modality].open("rb") as blob:
@@ -105,7 +112,9 @@ def _parts(
     """The small files, and the tensors of each file of weights, all by path."""
     config, kind = recipe.config, recipe.kind
     model = tensors_below(tensors, "model")
-    rest = {name: value for name, value in sorted(model.items()) if not name.startswith(("towers.", "alignment."))}
+    fuses = config.fusion.mode in (FusionMode.VECTOR, FusionMode.TOKENS)
+    apart = ("towers.", "alignment.") if fuses else ("towers.", "alignment.", "fusions.")
+    rest = {name: value for name, value in sorted(model.items()) if not name.startswith(apart)}
     files: dict[str, bytes] = {}
     weights = {"model.safetensors": rest}
     for modality in kind.modalities:
@@ -126,7 +135,13 @@ def _parts(
     }
     files["config.json"] = json.dumps(described, indent=2, sort_keys=True).encode()
     card = personalized_card(
-        config, kind, meta["labels"], metrics=recipe.metrics, lineage=recipe.lineage, facts=recipe.facts
+        config,
+        kind,
+        meta["labels"],
+        metrics=recipe.metrics,
+        lineage=recipe.lineage,
+        facts=recipe.facts,
+        note=recipe.note,
     )
     files["README.md"] = card.encode()
     return files, weights
