@@ -96,7 +96,7 @@ def write_personalized_model(folder: Path, recipe: Recipe, *, state: Path, bundl
         _made_parent(folder / path).write_bytes(content)
     for path, tensors in weights.items():
         save_file(tensors, _made_parent(folder / path))
-    for modality in bundles:
+    for modality in (each for each in recipe.kind.modalities if each in bundles):
         target = folder / "global" / modality.value
         target.mkdir(parents=True, exist_ok=True)
         with bundles[modality].open("rb") as blob:
