@@ -16,6 +16,7 @@ from fedafd.agent.baseline_folder import BaselineFolder
 from fedafd.agent.best_model import choose_best
 from fedafd.agent.history import History
 from fedafd.agent.kept_scores import KeptScores, SplitScores
+from fedafd.agent.own_data import load_own_data
 from fedafd.cli.main import app
 from fedafd.domain.errors import ConflictError, DataError
 from fedafd.domain.kinds import ClientKind
@@ -100,8 +101,6 @@ def test_the_chosen_alone_model_is_as_good_as_it_was_measured(tmp_path: Path) ->
     rescored(site, alone=(90.0, 0.0))
     assert ask(tmp_path / "best", "--best", "--config", site.file).exit_code == 0
     model = PersonalizedModel.from_pretrained(tmp_path / "best", device="cpu")
-    from fedafd.agent.own_data import load_own_data
-
     data = load_own_data(site.config, site.root).data
     found = [label for label, _ in model.predict(list(data.test.texts))]  # type: ignore[union-attr]
     right = [label == data.labels[row] for label, row in zip(found, data.test.labels, strict=True)]  # type: ignore[union-attr]

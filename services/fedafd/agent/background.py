@@ -16,12 +16,15 @@ from typing import Any
 
 from fedafd.agent.baseline import AHEAD, baseline_target
 from fedafd.agent.baseline_folder import BaselineFolder
+from fedafd.domain.claims import is_claimed
 from fedafd.domain.config import AgentConfig, BaselineMode
 from fedafd.telemetry.logging import get_logger
 
 __all__ = ["Background", "own_threads"]
 
 _STOP_SECONDS = 5.0
+_ASK_AGAIN_SECONDS = 5.0
+_COMMAND = (sys.executable, "-m", "fedafd.agent.baseline_child")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _log = get_logger(__name__)
 
@@ -102,11 +105,13 @@ class Background:
 
     async def _one_child(self) -> bool:
         """One child to its end; True if it did all that it was asked for."""
+        if is_claimed(self._config.state_dir / "baseline.lock"):
+            # `fedafd agent baseline` at work, or a child that has not yet heard of its agent's end.
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)
+            return True
         threads = own_threads(self._config.threads, os.cpu_count() or 1)
         self._child = child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "fedafd.agent.baseline_child",
+            *_COMMAND,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads)),

@@ -52,7 +52,8 @@ def _stand_back() -> None:
 
 
 def _end_with_parent() -> None:
-    while sys.stdin.buffer.read(1):
+    # Not through the buffer: a thread that waits in it keeps the interpreter from ending in good order.
+    while os.read(sys.stdin.fileno(), 1):
         pass
     os._exit(0)
 
