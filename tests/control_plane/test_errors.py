@@ -92,3 +92,10 @@ async def test_a_database_that_is_away_is_a_503(rest: Rest, tmp_path: Path) -> N
     object.__setattr__(rest.context, "database", working)
     problem(answer, 503, "database-unavailable")
     assert answer.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "9" * 20, "-1", "0x1", "\u0663"])
+async def test_a_number_that_is_none_is_refused(rest: Rest, number: str) -> None:
+    await rest.federation()
+    for path in (f"/federations/trial/rounds/{number}", f"/federations/trial/models/{number}"):
+        problem(await rest.http.get(path), 422, "invalid-request")

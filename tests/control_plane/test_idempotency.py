@@ -9,6 +9,7 @@ from pathlib import Path
 from sqlalchemy import select, update
 from tests.control_plane.rest import FEDERATION, Rest, problem
 
+from fedafd.persistence.api_key_repository import ensure_admin_key
 from fedafd.persistence.idempotency_repository import forget_old_answers
 from fedafd.persistence.models import IdempotencyRow, utc_now
 
@@ -109,3 +110,14 @@ async def test_a_key_that_is_none_is_refused(rest: Rest) -> None:
     for key in ("", "two words", "x" * 201):
         answer = await rest.http.post("/federations", json=FEDERATION, headers={"Idempotency-Key": key})
         problem(answer, 422, "invalid-request")
+
+
+async def test_an_answer_of_before_a_new_secret_cannot_be_read_and_is_a_conflict(rest: Rest) -> None:
+    await rest.federation()
+    made = await rest.http.post("/federations/trial/clients", json=CLIENT, headers=ONE)
+    assert made.status_code == 201
+    async with rest.context.database.transaction() as session:
+        await ensure_admin_key(session, "another long and random secret")
+    headers = ONE | {"Authorization": "Bearer another long and random secret"}
+    again = await rest.http.post("/federations/trial/clients", json=CLIENT, headers=headers)
+    assert "new key" in problem(again, 409, "idempotency-conflict")

@@ -13,6 +13,7 @@ import redis.asyncio
 from fastapi import Depends, Request
 
 from fedafd.control_plane.key_uses import KeyUses
+from fedafd.control_plane.models.reads import ModelReads
 from fedafd.persistence.database import Database
 from fedafd.storage import ObjectStore
 
@@ -52,6 +53,7 @@ class Context:
     redis: redis.asyncio.Redis | None = None
     wakeups: Wakeups = field(default_factory=Wakeups)
     key_uses: KeyUses = field(default_factory=KeyUses)
+    model_reads: ModelReads = field(default_factory=ModelReads)
     invitation_lifetime: timedelta = timedelta(days=7)
     idempotency_lifetime: timedelta = timedelta(hours=24)
     ticket_lifetime: timedelta = timedelta(minutes=15)

@@ -65,7 +65,8 @@ class Once:
     ) -> Response:
         """Do it, or answer as before. `changed` is the federation to wake up for.
 
-        Raises IdempotencyConflictError when the key came with another request before, and what `act` raises.
+        Raises IdempotencyConflictError when the key came with another request before, or the caller's secret was
+        another then, and what `act` raises.
         """
         async with self._context.database.transaction() as session:
             row = None
@@ -95,7 +96,13 @@ class Once:
 
     def _open(self, sealed: bytes) -> bytes:
         nonce, tag, text = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:_TEXT_START], sealed[_TEXT_START:]
-        return AES.new(self._secret, AES.MODE_GCM, nonce=nonce).decrypt_and_verify(text, tag)
+        try:
+            return AES.new(self._secret, AES.MODE_GCM, nonce=nonce).decrypt_and_verify(text, tag)
+        except ValueError:
+            raise IdempotencyConflictError(
+                "the Idempotency-Key was used before, and its answer can be read with the secret that the caller had"
+                " then only; what it asked for was done. Take a new key for a new request"
+            ) from None
 
 
 def _answer(body: bytes, status: int, location: str | None, *, replayed: bool = False) -> Response:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["ControlPlaneMetrics", "Observed"]
 
 _QUIET = frozenset({"/metrics", "/healthz", "/readyz"})
-_ABOUT = re.compile(r"^/v1/federations/(?P<federation>[^/]+)(?:/rounds/(?P<round>\d+)|/clients/(?P<client>[^/]+))?")
+_ABOUT = re.compile(
+    r"^/v1/federations/(?P<federation>[^/]+)(?:/rounds/(?P<round>[0-9]{1,10})(?![^/])|/clients/(?P<client>[^/]+))?"
+)
 
 
 class ControlPlaneMetrics(Metrics):

@@ -76,6 +76,8 @@ def add_problem_handlers(app: FastAPI) -> None:
         headers = {"WWW-Authenticate": "Bearer"} if status.http == 401 else {}
         if error.retryable:
             headers["Retry-After"] = "1"
+        if status.http == 416 and "size_bytes" in error.data:
+            headers["Content-Range"] = f"bytes */{error.data['size_bytes']}"
         return _problem(status.http, error.code, str(error), headers, retryable=error.retryable)
 
     @app.exception_handler(RequestValidationError)

@@ -26,6 +26,7 @@ __all__ = [
     "MethodNotAllowedError",
     "NotFoundError",
     "PublicSetMismatchError",
+    "RangeNotSatisfiableError",
     "RepresentationError",
     "RequestTooLargeError",
     "RoundClosedError",
@@ -80,6 +81,12 @@ class RequestTooLargeError(FedafdError):
     """The body is longer than this path takes."""
 
     code = "request-too-large"
+
+
+class RangeNotSatisfiableError(FedafdError):
+    """`Range` asks for no part of the file: it lies outside, or is none."""
+
+    code = "range-not-satisfiable"
 
 
 class ConfigurationError(FedafdError):
@@ -244,6 +251,7 @@ ERROR_STATUS: dict[type[FedafdError], Status] = {
     InvalidRequestError: Status(422, "INVALID_ARGUMENT"),
     MethodNotAllowedError: Status(405, "UNIMPLEMENTED"),
     RequestTooLargeError: Status(413, "RESOURCE_EXHAUSTED"),
+    RangeNotSatisfiableError: Status(416, "OUT_OF_RANGE"),
     ConfigurationError: Status(422, "INVALID_ARGUMENT"),
     StateUnusableError: Status(422, "INVALID_ARGUMENT"),
     DataError: Status(422, "INVALID_ARGUMENT"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
@@ -54,12 +55,14 @@ async def list_versions(session: AsyncSession, federation_id: str, after: int, l
 
 
 async def list_personalized(
-    session: AsyncSession, client_id: str, after: int, limit: int
+    session: AsyncSession, client_id: str, after: int, limit: int, since: datetime | None = None
 ) -> Sequence[PersonalizedModelRow]:
-    """A client's shared versions above `after`, ascending."""
+    """A client's versions above `after`, ascending; with `since` those that were shared from then on."""
     query = select(PersonalizedModelRow).where(
         PersonalizedModelRow.client_id == client_id, PersonalizedModelRow.version > after
     )
+    if since is not None:
+        query = query.where(PersonalizedModelRow.created_at >= since)
     return (await session.scalars(query.order_by(PersonalizedModelRow.version).limit(limit))).all()
 
 

@@ -1,77 +1,184 @@
-"""Files and archives as responses. Every byte is checked against its hash before the first one is sent."""
+"""Files and archives as responses, streamed from the store: no copy is kept, and no byte leaves that is not checked.
+
+What a request needs is read twice: once to compare it with its hash, before the answer begins, and once to send it.
+Sizes and hashes are known from the database, so a `Range` that cannot be answered is refused before anything is read.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
+import re
 import tarfile
-import tempfile
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import IO
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from urllib.parse import quote
 
-from fastapi.responses import FileResponse
-from starlette.background import BackgroundTask
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
 
-from fedafd.domain.errors import ArtifactCorruptError, NotFoundError
+from fedafd.domain.errors import ArtifactCorruptError, NotFoundError, RangeNotSatisfiableError
 from fedafd.persistence.models import ModelFileRow
 from fedafd.storage import ObjectStore
 
-__all__ = ["archive_response", "file_response"]
+__all__ = ["archive_response", "check_file", "file_response"]
+
+_BYTES = re.compile(r"\s*([0-9]{0,4000})-([0-9]{0,4000})\s*")
 
 
-async def archive_response(store: ObjectStore, files: Sequence[ModelFileRow], name: str) -> FileResponse:
-    """All files as an uncompressed tar, the same byte for byte each time. Raises ArtifactCorruptError."""
+@dataclass(frozen=True)
+class _Part:
+    """Consecutive bytes of a download: those of a stored object, or some made here."""
+
+    size_bytes: int
+    stored: ModelFileRow | None = None
+    made: bytes = b""
+
+
+async def archive_response(
+    request: Request, store: ObjectStore, files: Sequence[ModelFileRow], name: str
+) -> StreamingResponse:
+    """All files as an uncompressed tar, the same byte for byte each time.
+
+    Raises NotFoundError, RangeNotSatisfiableError, ArtifactCorruptError.
+    """
     if not files:
         raise NotFoundError(f"{name}: has no files")
-    path = await asyncio.to_thread(_written, lambda file: _write_archive(store, files, file))
-    return _response(path, "application/x-tar", f"{name}.tar")
+    parts = _archive(sorted(files, key=lambda file: file.path))
+    named = hashlib.sha256(
+        "".join(f"{part.stored.path}\0{part.stored.sha256}\0" for part in parts if part.stored).encode()
+    )
+    return await _response(request, store, parts, f"{name}.tar", "application/x-tar", named.hexdigest())
 
 
-async def file_response(store: ObjectStore, files: Sequence[ModelFileRow], wanted: str) -> FileResponse:
-    """One file; ranges are answered. Raises NotFoundError naming what there is, ArtifactCorruptError."""
+async def file_response(
+    request: Request, store: ObjectStore, files: Sequence[ModelFileRow], wanted: str
+) -> StreamingResponse:
+    """One file. Raises NotFoundError naming what there is, RangeNotSatisfiableError, ArtifactCorruptError."""
+    row = check_file(files, wanted)
+    part = _Part(row.size_bytes, row)
+    name = PurePosixPath(wanted).name
+    return await _response(request, store, [part], name, "application/octet-stream", row.sha256)
+
+
+def check_file(files: Sequence[ModelFileRow], wanted: str) -> ModelFileRow:
+    """The file of that path. Raises NotFoundError naming what there is."""
     row = next((file for file in files if file.path == wanted), None)
     if row is None:
         raise NotFoundError(f"{wanted}: the version has no such file; it has {', '.join(file.path for file in files)}")
-    path = await asyncio.to_thread(_written, lambda file: _write_checked(store, row, file))
-    return _response(path, "application/octet-stream", Path(wanted).name)
+    return row
 
 
-def _response(path: Path, media_type: str, name: str) -> FileResponse:
-    removal = BackgroundTask(path.unlink, missing_ok=True)
-    return FileResponse(path, media_type=media_type, filename=name, background=removal)
+async def _response(
+    request: Request, store: ObjectStore, parts: Sequence[_Part], name: str, media_type: str, tag: str
+) -> StreamingResponse:
+    size, etag = sum(part.size_bytes for part in parts), f'"{tag}"'
+    asked = request.headers.get("range")
+    if asked is not None and request.headers.get("if-range", etag) == etag:
+        piece = _range(asked, size)
+    else:
+        piece = None
+    start, end = piece or (0, size)
+    await run_in_threadpool(_check, store, parts, start, end)
+    headers = {
+        "Accept-Ranges": "bytes",
+        "Content-Disposition": _disposition(name),
+        "Content-Length": str(end - start),
+        "ETag": etag,
+    }
+    if piece:
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+    return StreamingResponse(_content(store, parts, start, end), 206 if piece else 200, headers, media_type)
 
 
-def _written(write: Callable[[IO[bytes]], None]) -> Path:
-    with tempfile.NamedTemporaryFile(prefix="fedafd-download-", delete=False) as file:
-        path = Path(file.name)
-        try:
-            write(file.file)
-        except BaseException:
-            path.unlink()
-            raise
-    return path
+def _range(asked: str, size: int) -> tuple[int, int] | None:
+    """First byte and the one after the last; None for what RFC 9110 lets a server answer with the whole.
+
+    That are other units than bytes, and several ranges at once. Raises RangeNotSatisfiableError.
+    """
+    unit, is_one, text = asked.partition("=")
+    if (is_one and unit.strip().lower() != "bytes") or "," in text:
+        return None
+    found = _BYTES.fullmatch(text)
+    first, last = found.groups() if found else ("", "")
+    if first:
+        start, end = int(first), min(int(last) + 1, size) if last else size
+    else:
+        start, end = max(size - int(last or 0), 0), size
+    if start >= end:
+        raise RangeNotSatisfiableError(
+            f"Range {asked[:80]!r}: is no part of these {size} bytes; ask for `bytes=<first>-<last>`, counted from 0",
+            size_bytes=size,
+        )
+    return start, end
 
 
-def _write_archive(store: ObjectStore, files: Sequence[ModelFileRow], target: IO[bytes]) -> None:
-    with tarfile.open(fileobj=target, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for row in sorted(files, key=lambda file: file.path):
-            info = tarfile.TarInfo(row.path)
-            info.size, info.mode = row.size_bytes, 0o644
-            with tempfile.TemporaryFile() as content:
-                _write_checked(store, row, content)
-                content.seek(0)
-                tar.addfile(info, content)
+def _disposition(name: str) -> str:
+    quoted = quote(name)
+    return f'attachment; filename="{name}"' if quoted == name else f"attachment; filename*=utf-8''{quoted}"
 
 
-def _write_checked(store: ObjectStore, row: ModelFileRow, target: IO[bytes]) -> None:
-    digest = hashlib.sha256()
-    for block in store.stream(row.key):
+def _archive(files: Sequence[ModelFileRow]) -> list[_Part]:
+    parts: list[_Part] = []
+    for row in files:
+        info = tarfile.TarInfo(row.path)
+        info.size, info.mode = row.size_bytes, 0o644
+        # As USTAR, but a path that is too long for it gets a header of its own.
+        header = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+        filling = -row.size_bytes % tarfile.BLOCKSIZE
+        parts += [_Part(len(header), made=header), _Part(row.size_bytes, row), _Part(filling, made=bytes(filling))]
+    end = 2 * tarfile.BLOCKSIZE
+    end += -(sum(part.size_bytes for part in parts) + end) % tarfile.RECORDSIZE
+    return [*parts, _Part(end, made=bytes(end))]
+
+
+def _overlaps(parts: Sequence[_Part], start: int, end: int) -> Iterator[tuple[_Part, int, int]]:
+    """The parts that the range touches, each with the range within it."""
+    position = 0
+    for part in parts:
+        first, last = max(start - position, 0), min(end - position, part.size_bytes)
+        position += part.size_bytes
+        if first < last:
+            yield part, first, last
+
+
+def _check(store: ObjectStore, parts: Sequence[_Part], start: int, end: int) -> None:
+    """Raise ArtifactCorruptError unless every stored object that the range touches has its hash."""
+    for part, _, _ in _overlaps(parts, start, end):
+        if part.stored:
+            digest = hashlib.sha256()
+            for block in store.stream(part.stored.key):
+                digest.update(block)
+            _compare(part.stored, digest.hexdigest())
+
+
+def _content(store: ObjectStore, parts: Sequence[_Part], start: int, end: int) -> Iterator[bytes]:
+    for part, first, last in _overlaps(parts, start, end):
+        if part.stored:
+            yield from _stored(store, part.stored, first, last)
+        else:
+            yield part.made[first:last]
+
+
+def _stored(store: ObjectStore, row: ModelFileRow, first: int, last: int) -> Iterator[bytes]:
+    """Bytes of an object. One that was damaged since it was checked breaks off before its last block."""
+    left, digest = last - first, hashlib.sha256()
+    for whole in store.stream(row.key, first):
+        block = whole[:left]
+        left -= len(block)
         digest.update(block)
-        target.write(block)
-    if digest.hexdigest() != row.sha256:
+        if not left and last - first == row.size_bytes:
+            _compare(row, digest.hexdigest())
+        yield block
+        if not left:
+            return
+    _compare(row, digest.hexdigest())
+
+
+def _compare(row: ModelFileRow, found: str) -> None:
+    if found != row.sha256:
         raise ArtifactCorruptError(
-            f"object {row.key}: its content has SHA-256 {digest.hexdigest()}, expected {row.sha256}; "
-            "restore it from a backup",
+            f"object {row.key}: its content has SHA-256 {found}, expected {row.sha256}; restore it from a backup",
             key=row.key,
         )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Response
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.control_plane.callers import Viewer
 from fedafd.control_plane.context import ContextDep
 from fedafd.control_plane.idempotency import OperatorOnce, ViewerOnce
 from fedafd.control_plane.models import service
-from fedafd.control_plane.models.downloads import archive_response, file_response
+from fedafd.control_plane.models.downloads import archive_response, check_file, file_response
+from fedafd.control_plane.models.reads import ModelRead
 from fedafd.control_plane.models.schemas import DownloadTickets, ModelFile, ModelVersion, ModelVersionDetails
 from fedafd.control_plane.names import FederationName, RoundNumber, Version
 from fedafd.control_plane.paging import Cursor, Limit, Page, decode_number, page_of
@@ -81,24 +81,29 @@ async def promote_model(federation: FederationName, version: RoundNumber, once: 
     return await once(act, changed=federation)
 
 
-@router.get("/{version}/archive", response_class=FileResponse, responses=ARCHIVE)
-async def get_model_archive(federation: FederationName, version: Version, context: ContextDep, _: Viewer) -> Response:
+@router.get("/{version}/archive", response_class=Response, responses=ARCHIVE)
+async def get_model_archive(
+    federation: FederationName, version: Version, request: Request, context: ContextDep, caller: Viewer
+) -> Response:
     """The version's folder as a tar."""
     async with context.database.snapshot() as session:
-        row, _current = await service.find_global(session, federation, version)
+        row, _ = await service.find_global(session, federation, version)
         files = await list_files(session, row)
-    return await archive_response(context.store, files, f"{federation}-{row.version}")
+    await context.model_reads.audit(context.database, ModelRead(caller, federation, None, row.version, "(archive)"))
+    return await archive_response(request, context.store, files, f"{federation}-{row.version}")
 
 
-@router.get("/{version}/files/{path:path}", response_class=FileResponse, responses=FILE)
+@router.get("/{version}/files/{path:path}", response_class=Response, responses=FILE)
 async def get_model_file(
-    federation: FederationName, version: Version, path: str, context: ContextDep, _: Viewer
+    federation: FederationName, version: Version, path: str, request: Request, context: ContextDep, caller: Viewer
 ) -> Response:
     """One file of the version's folder."""
     async with context.database.snapshot() as session:
-        row, _current = await service.find_global(session, federation, version)
+        row, _ = await service.find_global(session, federation, version)
         files = await list_files(session, row)
-    return await file_response(context.store, files, path)
+    check_file(files, path)
+    await context.model_reads.audit(context.database, ModelRead(caller, federation, None, row.version, path))
+    return await file_response(request, context.store, files, path)
 
 
 @router.post(
@@ -115,7 +120,9 @@ async def make_model_tickets(
     """
 
     async def act(session: AsyncSession) -> DownloadTickets:
-        row, _current = await service.find_global(session, federation, version)
-        return await service.tickets(context, await list_files(session, row))
+        row, _ = await service.find_global(session, federation, version)
+        made = await service.tickets(context, await list_files(session, row))
+        ModelRead(once.caller, federation, None, row.version, "(tickets)").record(session)
+        return made
 
     return await once(act)

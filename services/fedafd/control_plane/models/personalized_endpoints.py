@@ -1,17 +1,20 @@
-"""HTTP of personalized models: for that client's credential and admins only, and only what its site shares."""
+"""HTTP of personalized models: for that client's credential and admins only, and only what its site shares.
+
+A credential opens what was shared since its enrolment: whoever enrols with a later invitation may be somebody else.
+"""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.control_plane.callers import AnyCaller
 from fedafd.control_plane.context import ContextDep
 from fedafd.control_plane.idempotency import AnyCallerOnce
 from fedafd.control_plane.models import service
-from fedafd.control_plane.models.downloads import archive_response, file_response
+from fedafd.control_plane.models.downloads import archive_response, check_file, file_response
 from fedafd.control_plane.models.endpoints import ARCHIVE, FILE
+from fedafd.control_plane.models.reads import ModelRead
 from fedafd.control_plane.models.schemas import (
     DownloadTickets,
     ModelFile,
@@ -40,7 +43,8 @@ async def get_personalized_models(
     """The personalized versions that the site shared, oldest first."""
     async with context.database.snapshot() as session:
         owner = await service.owned_client(session, federation, client, caller)
-        rows = await list_personalized(session, owner.id, decode_number(cursor), limit + 1)
+        since = service.readable_since(owner, caller)
+        rows = await list_personalized(session, owner.id, decode_number(cursor), limit + 1, since)
     return page_of(rows, limit, lambda row: row.version, PersonalizedModel.of)
 
 
@@ -52,26 +56,34 @@ async def get_personalized_model(
     async with context.database.snapshot() as session:
         row = await service.find_personalized(session, federation, client, version, caller)
         files = [ModelFile.of(file) for file in await list_files(session, row)]
+    await context.model_reads.audit(context.database, ModelRead(caller, federation, client, row.version, "(details)"))
     return PersonalizedModelDetails(**PersonalizedModel.of(row).model_dump(), files=files)
 
 
-@router.get("/{version}/archive", response_class=FileResponse, responses=ARCHIVE)
+@router.get("/{version}/archive", response_class=Response, responses=ARCHIVE)
 async def get_personalized_archive(
-    federation: FederationName, client: ClientName, version: Version, context: ContextDep, caller: AnyCaller
+    federation: FederationName,
+    client: ClientName,
+    version: Version,
+    request: Request,
+    context: ContextDep,
+    caller: AnyCaller,
 ) -> Response:
     """The personalized version's folder as a tar."""
     async with context.database.snapshot() as session:
         row = await service.find_personalized(session, federation, client, version, caller)
         files = await list_files(session, row)
-    return await archive_response(context.store, files, f"{federation}-{client}-{row.version}")
+    await context.model_reads.audit(context.database, ModelRead(caller, federation, client, row.version, "(archive)"))
+    return await archive_response(request, context.store, files, f"{federation}-{client}-{row.version}")
 
 
-@router.get("/{version}/files/{path:path}", response_class=FileResponse, responses=FILE)
+@router.get("/{version}/files/{path:path}", response_class=Response, responses=FILE)
 async def get_personalized_file(
     federation: FederationName,
     client: ClientName,
     version: Version,
     path: str,
+    request: Request,
     context: ContextDep,
     caller: AnyCaller,
 ) -> Response:
@@ -79,7 +91,9 @@ async def get_personalized_file(
     async with context.database.snapshot() as session:
         row = await service.find_personalized(session, federation, client, version, caller)
         files = await list_files(session, row)
-    return await file_response(context.store, files, path)
+    check_file(files, path)
+    await context.model_reads.audit(context.database, ModelRead(caller, federation, client, row.version, path))
+    return await file_response(request, context.store, files, path)
 
 
 @router.post("/{version}/tickets", response_model=DownloadTickets, responses=problem_responses(401, 403, 404, 409, 422))
@@ -90,6 +104,8 @@ async def make_personalized_tickets(
 
     async def act(session: AsyncSession) -> DownloadTickets:
         row = await service.find_personalized(session, federation, client, version, once.caller)
-        return await service.tickets(context, await list_files(session, row))
+        made = await service.tickets(context, await list_files(session, row))
+        ModelRead(once.caller, federation, client, row.version, "(tickets)").record(session)
+        return made
 
     return await once(act)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -19,7 +20,7 @@ from fedafd.persistence.model_repository import get_personalized, get_version
 from fedafd.persistence.models import ClientRow, ModelFileRow, ModelVersionRow, PersonalizedModelRow, utc_now
 from fedafd.storage import PresigningStore
 
-__all__ = ["find_global", "find_personalized", "owned_client", "promote", "roll_back", "tickets"]
+__all__ = ["find_global", "find_personalized", "owned_client", "promote", "readable_since", "roll_back", "tickets"]
 
 
 async def find_global(session: AsyncSession, federation: str, version: str) -> tuple[ModelVersionRow, int | None]:
@@ -44,9 +45,24 @@ async def owned_client(session: AsyncSession, federation: str, client: str, call
 async def find_personalized(
     session: AsyncSession, federation: str, client: str, version: str, caller: Caller
 ) -> PersonalizedModelRow:
-    """A client's version, the newest for `current`. Raises NotFoundError, ForbiddenError."""
+    """A client's version, the newest for `current`.
+
+    Raises NotFoundError, and ForbiddenError to a client for one that was shared before it enrolled.
+    """
     owner = await owned_client(session, federation, client, caller)
-    return await get_personalized(session, owner, None if version == "current" else int(version))
+    row = await get_personalized(session, owner, None if version == "current" else int(version))
+    since = readable_since(owner, caller)
+    if since is not None and row.created_at < since:
+        raise ForbiddenError(
+            f"version {row.version} of {client} was shared before this credential was made"
+            f" ({since:%Y-%m-%d %H:%M} UTC); an admin's key opens it"
+        )
+    return row
+
+
+def readable_since(owner: ClientRow, caller: Caller) -> datetime | None:
+    """From when on shared versions are the caller's to read: its enrolment; None, for admins, for all."""
+    return None if caller.client is None else owner.enrolled_at or utc_now()
 
 
 async def promote(session: AsyncSession, federation: str, version: int, actor: str) -> ModelVersion:
