@@ -141,14 +141,20 @@ def test_data_that_changed_since_the_look_are_told(tmp_path: Path) -> None:
 
 def test_what_is_wrong_with_the_data_is_told_and_names_are_text(tmp_path: Path) -> None:
     config = picture_site(tmp_path)
-    folder = tmp_path / "data" / "train" / "<script>caf\udce9"
+    folder = tmp_path / "data" / "train" / "<script>alert(1)"
     folder.mkdir()
     (folder / "a&b\udcff.png").write_bytes(b"no picture")
     with visiting(config) as visitor:
         visitor.looked()
         raw = visitor.get("/").text
     assert "1 cannot be read" in raw and "Cannot be used" in raw
-    assert "<script" not in raw and "&lt;script&gt;caf" in raw and "a&amp;b" in raw
+    assert "<script" not in raw and "&lt;script&gt;alert(1)" in raw and "a&amp;b" in raw
+
+
+def test_names_that_are_no_characters_are_shown_as_their_bytes(tmp_path: Path) -> None:
+    config = picture_site(tmp_path / "caf\udce9")
+    with visiting(config) as visitor:
+        assert r"caf\udce9" in visitor.looked()
 
 
 def test_data_that_are_not_there_are_an_error_in_their_place(tmp_path: Path) -> None:
