@@ -169,3 +169,14 @@ def test_a_reset_sets_the_baseline_aside_with_the_state(tmp_path: Path) -> None:
     assert BaselineFolder(site.root).done() == 0
     assert benefits(site.root) == []
     assert list((site.root / "state").iterdir()) == []
+
+
+def test_a_reset_waits_for_the_baseline_that_is_being_trained(tmp_path: Path) -> None:
+    site = ComparedSite(tmp_path)
+    site.deliver(1)
+    with BaselineFolder(site.root).held():
+        refused = CliRunner().invoke(app, ["agent", "reset", "--config", str(site.file)])
+    assert isinstance(refused.exception, ConflictError)
+    assert site.state.current_round() == 1
+    assert CliRunner().invoke(app, ["agent", "reset", "--config", str(site.file)]).exit_code == 0
+    assert site.state.current_round() is None

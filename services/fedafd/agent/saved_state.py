@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from fedafd.agent.baseline_folder import BaselineFolder
 from fedafd.agent.state import StateDirectory
 from fedafd.domain.config import AgentConfig, DataConfig
 from fedafd.domain.errors import StateUnusableError
@@ -63,7 +64,7 @@ def tell_differences(differences: Sequence[Difference]) -> None:
 def reset(config: Path, state_dir: Path | None) -> str:
     """Set the personalized state of a site aside; returns what was done, in words.
 
-    Raises ConfigurationError for an unusable agent.yaml, ConflictError while an agent runs.
+    Raises ConfigurationError for an unusable agent.yaml, ConflictError while an agent or its baseline's training runs.
     """
     from fedafd.agent.main import read_site
 
@@ -73,7 +74,9 @@ def reset(config: Path, state_dir: Path | None) -> str:
     state = StateDirectory(root)
     state.lock()
     try:
-        aside = state.set_state_aside(f"before-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+        # What trains the baseline at this moment would write into the new state.
+        with BaselineFolder(root).held():
+            aside = state.set_state_aside(f"before-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
     finally:
         state.unlock()
     if aside is None:
