@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 from tests.agent.compared import ComparedSite
 from typer.testing import CliRunner, Result
 
@@ -77,6 +78,9 @@ def test_each_of_the_four_is_chosen_by_validation_and_answers_as_itself(
     assert "## Which model this is" in card
     assert "of the validation split" in card
     assert choice.words() in result.stderr
+    results = ModelCard(card, ignore_metadata_errors=False).data.eval_results
+    told = {str(each.metric_name).partition("/")[0] for each in results}
+    assert told == ({"federated", "local", "global"} if best == "federated" else {best})
     found = answers(tmp_path / "best", trained.kind)
     if trained.kind is not ClientKind.PAIR and best != "alone":
         branch = {"federated": "personalized", "local": "own", "global": "global"}[best]

@@ -98,7 +98,7 @@ def write_best(root: Path, folder: Path) -> BestModel:
         if path is None or rounds != best.baseline_rounds:
             raise DataError(f"{root}: the baseline went on meanwhile; try again")
         state = path
-    _write(best, found[1] / MODEL_SOURCE_FILE, state, current / "global", folder)
+    _write(best, found[1] / MODEL_SOURCE_FILE, state, current / "global", folder, _tested_alone(root, best))
     return best
 
 
@@ -120,7 +120,15 @@ def _is_of(model: Path, round_number: int) -> bool:
         return False
 
 
-def _write(best: BestModel, source: Path, state: Path, frozen: Path, folder: Path) -> None:
+def _tested_alone(root: Path, best: BestModel) -> dict[str, float]:
+    kept = BaselineFolder(root).scores(best.baseline_rounds) if best.view == "alone" else None
+    tested = None if kept is None else kept.splits.get("test")
+    return {} if tested is None else {f"alone/{name}": v for name, v in tested.views["alone"].metrics.items()}
+
+
+def _write(
+    best: BestModel, source: Path, state: Path, frozen: Path, folder: Path, tested_alone: Mapping[str, float]
+) -> None:
     from fedafd.learning.personalized_export import Recipe, write_personalized_model
 
     try:
@@ -128,11 +136,11 @@ def _write(best: BestModel, source: Path, state: Path, frozen: Path, folder: Pat
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{source}: cannot be read: {error}; the next round makes a choice possible") from None
     folder.mkdir(parents=True)
-    write_personalized_model(folder, _recipe_of(best, recipe), state=state, bundles={})
+    write_personalized_model(folder, _recipe_of(best, recipe, tested_alone), state=state, bundles={})
     shutil.copytree(frozen, folder / "global")
 
 
-def _recipe_of(best: BestModel, recipe: Recipe) -> Recipe:
+def _recipe_of(best: BestModel, recipe: Recipe, tested_alone: Mapping[str, float]) -> Recipe:
     from fedafd.learning.baseline import alone
 
     config, lineage = recipe.config, dict(recipe.lineage) | {"model": MODELS[best.view]}
@@ -141,4 +149,8 @@ def _recipe_of(best: BestModel, recipe: Recipe) -> Recipe:
     elif best.view in _FUSION:
         fusion = config.fusion.model_copy(update={"mode": _FUSION[best.view]})
         config = config.model_copy(update={"fusion": fusion})
-    return replace(recipe, config=config, lineage=lineage, note=best.words())
+    metrics = {**recipe.metrics, **tested_alone}
+    if best.view != "federated":
+        # The card of one model tells the results of that one.
+        metrics = {name: value for name, value in metrics.items() if name.startswith(f"{best.view}/")}
+    return replace(recipe, config=config, lineage=lineage, note=best.words(), metrics=metrics)
