@@ -45,6 +45,33 @@ class _Recorder(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return make(getattr(handler, kind), deserialize, handler.response_serializer)
 
 
+class _Surprising(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Ends calls with codes that no handler gives."""
+
+    def __init__(self, due: dict[str, list[grpc.StatusCode]]) -> None:
+        self._due = due
+
+    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+        handler = await continuation(details)
+        due = self._due.get(details.method.rpartition("/")[2])
+        if not due:
+            return handler
+        code = due.pop(0)
+
+        async def single(_: Any, context: Any) -> None:
+            await context.abort(code, "a surprise")
+
+        async def stream(_: Any, context: Any) -> AsyncIterator[Any]:
+            await context.abort(code, "a surprise")
+            yield
+
+        kinds = ("unary", "stream")
+        kind = f"{kinds[handler.request_streaming]}_{kinds[handler.response_streaming]}"
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        inner = stream if handler.response_streaming else single
+        return make(inner, handler.request_deserializer, handler.response_serializer)
+
+
 @dataclass
 class Upload:
     """One announced blob and the chunks that came."""
@@ -82,11 +109,13 @@ class FakeAggregator(AggregatorServiceServicer):  # type: ignore[misc]
         self.revoked = False
         self.in_use = False
         self.goodbyes = 0
+        self.surprises: dict[str, list[grpc.StatusCode]] = {}
+        """Of an RPC the codes that its next calls end with."""
         self._server: grpc.aio.Server | None = None
         self.address = ""
 
     async def start(self, address: str = "127.0.0.1:0") -> None:
-        self._server = grpc.aio.server(interceptors=[_Recorder(self.wire)])
+        self._server = grpc.aio.server(interceptors=[_Recorder(self.wire), _Surprising(self.surprises)])
         add_AggregatorServiceServicer_to_server(self, self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(address)}"
         await self._server.start()

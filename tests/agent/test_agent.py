@@ -24,6 +24,7 @@ from fedafd.domain.errors import ConfigurationError, DataError, InvalidRequestEr
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.leaving import Activity, ActivityKind, LeaveReason
 from fedafd.proto.v1 import aggregator_pb2 as pb
+from fedafd.rpc.status import PASSING
 
 MIB = 1 << 20
 _HALF = Activity(ActivityKind.TRAINING, 1, 2)
@@ -399,6 +400,22 @@ def test_agent_waits_where_a_controller_has_no_route_to_the_aggregator(tmp_path:
         await running
 
     assert len(play(tmp_path, scenario).server.commits) == 1
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["Enroll", "FetchTask", "ReportProgress", "DownloadArtifact", "BeginUpload", "UploadChunks", "CommitUpload"],
+)
+def test_no_surprising_answer_makes_a_site_throw_its_training_away(tmp_path: Path, method: str) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.server.surprises[method] = [code for code, passing in PASSING.items() if passing]
+        scene.server.assign()
+        await scene.run(lambda: scene.settled() and not scene.server.surprises[method])
+
+    scene = play(tmp_path, scenario)
+    assert len(scene.trainer.tasks) == 1
+    assert len(scene.server.commits) == 1
+    assert not scene.server.left
 
 
 def test_wrong_token_ends_the_agent(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from fedafd.aggregator.coordinator import Coordinator
 from fedafd.aggregator.outbox import Outbox
 from fedafd.domain.kinds import StageKind
 from fedafd.persistence.event_repository import events_after
+from fedafd.persistence.models import utc_now
+from fedafd.persistence.round_repository import get_round
 from fedafd.persistence.stage_repository import get_stage
 from fedafd.proto.v1 import aggregator_pb2
 from fedafd.proto.v1 import distillation_pb2 as pb
@@ -145,6 +147,73 @@ async def test_a_result_that_comes_twice_counts_once(world: World) -> None:
     async with world.context.database.transaction() as session:
         stage, _ = await get_stage(session, stage_id)
     assert stage.metrics == {"loss": 1.0}
+
+
+async def state_of(world: World, stage_id: str) -> tuple[str, int, int]:
+    async with world.context.database.transaction() as session:
+        stage, _ = await get_stage(session, stage_id)
+    return stage.state, stage.attempt, stage.failures
+
+
+async def test_a_distiller_that_was_cut_off_has_its_stage_back_and_no_strike(world: World) -> None:
+    await world.start_round()
+    (_, stage_id) = world.sent[-1]
+    claimed = await claim(world, stage_id)
+    for number in range(1, 5):
+        await until_offered_again(world, number)
+        assert await state_of(world, stage_id) == ("pending", 1, 1)
+        assert await report(world, stage_id, claimed.token, alive_only=bool(number % 2))
+        assert await state_of(world, stage_id) == ("running", 1, 0)
+    await until_offered_again(world, 5)
+    request = pb.CompleteStageRequest(stage_id=stage_id, token=claimed.token)
+    await world.distillers.CompleteStage(request, metadata=INTERNAL)
+    assert (await state_of(world, stage_id))[0] == "done"
+
+
+async def test_a_distiller_that_was_cut_off_while_another_took_its_stage_leaves_no_strike(world: World) -> None:
+    await world.start_round()
+    (_, stage_id) = world.sent[-1]
+    old = await claim(world, stage_id)
+    await until_offered_again(world, 1)
+    await claim(world, stage_id, "second")
+    assert await state_of(world, stage_id) == ("running", 2, 1)
+    assert not await report(world, stage_id, old.token, alive_only=True)
+    assert await state_of(world, stage_id) == ("running", 2, 0)
+
+
+async def test_an_outage_is_no_strike_however_often_it_comes(world: World) -> None:
+    round_id = await world.start_round()
+    (_, stage_id) = world.sent[-1]
+    for number in range(5):
+        claimed = await claim(world, stage_id)
+        request = pb.FailStageRequest(stage_id=stage_id, token=claimed.token, reason="store away", outage=True)
+        await world.distillers.FailStage(request, metadata=INTERNAL)
+        assert await state_of(world, stage_id) == ("pending", number + 1, 0)
+        assert not await report(world, stage_id, claimed.token, alive_only=True), "what was given up is not taken back"
+        await world.coordinate()
+    assert (await world.round(round_id)).state == "preparing"
+
+
+async def test_an_outage_that_outlasts_the_deadline_fails_the_round_with_its_words(world: World) -> None:
+    await world.enrol("north")
+    round_id = await world.start_round()
+    async with world.context.database.transaction() as session:
+        (await get_round(session, round_id)).deadline_at = utc_now()
+    (_, stage_id) = world.sent[-1]
+    claimed = await claim(world, stage_id)
+    request = pb.FailStageRequest(stage_id=stage_id, token=claimed.token, reason="store away", outage=True)
+    await world.distillers.FailStage(request, metadata=INTERNAL)
+    await world.coordinate()
+    row = await world.round(round_id)
+    assert (row.state, row.reason) == ("failed", "stage prepare failed: store away")
+
+
+async def test_a_claim_whose_answer_was_lost_is_given_again(world: World) -> None:
+    await world.start_round()
+    (_, stage_id) = world.sent[-1]
+    claims = [await claim(world, stage_id) for _ in range(4)]
+    assert {each.token for each in claims} == {1}
+    assert await state_of(world, stage_id) == ("running", 1, 0)
 
 
 class Forgetful:

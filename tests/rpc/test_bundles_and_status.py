@@ -101,11 +101,10 @@ def test_an_answer_that_did_not_come_may_be_tried_again(code: grpc.StatusCode) -
     assert error.retryable
 
 
-def test_an_unknown_answer_is_an_error_that_is_not_tried_again() -> None:
+def test_an_unknown_answer_that_speaks_of_the_request_is_not_tried_again() -> None:
     for failed in (
-        Failed(grpc.StatusCode.INTERNAL, "boom"),
-        Failed(grpc.StatusCode.INTERNAL, None, ((ERROR_CODE_KEY, "from-the-future"),)),
-        grpc.RpcError(),
+        Failed(grpc.StatusCode.OUT_OF_RANGE, "boom"),
+        Failed(grpc.StatusCode.FAILED_PRECONDITION, None, ((ERROR_CODE_KEY, "from-the-future"),)),
     ):
         error = error_from_rpc(failed)
         assert isinstance(error, RemoteError)

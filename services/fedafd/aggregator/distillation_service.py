@@ -19,6 +19,7 @@ from fedafd.persistence.models import RoundRow, StageRow, utc_now
 from fedafd.persistence.stage_repository import (
     announce_again,
     claim_stage,
+    forgive_strike,
     get_stage,
     note_stage_progress,
     renew_stage,
@@ -79,10 +80,14 @@ class DistillationService(DistillationServiceServicer):
         async with self._context.database.transaction() as session:
             if request.alive_only:
                 held = await renew_stage(session, request.stage_id, request.token)
+                if not held:
+                    await forgive_strike(session, request.stage_id, request.token)
                 return pb.ReportStageProgressResponse(keep_going=held)
             held = await note_stage_progress(
                 session, request.stage_id, request.token, request.fraction, request.activity
             )
+            if not held:
+                await forgive_strike(session, request.stage_id, request.token)
             _, row = await get_stage(session, request.stage_id)
         self._context.wakeups.changed(row.federation_id)
         return pb.ReportStageProgressResponse(keep_going=held)
@@ -106,10 +111,13 @@ class DistillationService(DistillationServiceServicer):
         require_internal(self._context, call)
         async with self._context.database.transaction() as session:
             stage, row = await get_stage(session, request.stage_id)
-            failures = stage.failures + (0 if request.handed_back else 1)
+            worker, blameless = stage.worker, request.handed_back or request.outage
+            failures = stage.failures + (0 if blameless else 1)
             again = request.handed_back or (request.retryable and failures < MAX_STAGE_FAILURES)
+            if request.outage:
+                again = not _is_late(row)
             new = StageState.PENDING if again else StageState.FAILED
-            values = {"reason": request.reason[:2000], "failures": failures}
+            values = {"reason": request.reason[:2000], "failures": failures, "worker": None if again else worker}
             if not await settle_stage(session, stage.id, request.token, new, **values):
                 raise StageLostError(f"stage {stage.id}: token {request.token} no longer holds it")
             if again:
@@ -119,7 +127,7 @@ class DistillationService(DistillationServiceServicer):
                 session,
                 "stage.handed_back" if request.handed_back else "stage.failed",
                 federation_id=row.federation_id,
-                actor=f"distiller:{stage.worker}",
+                actor=f"distiller:{worker}",
                 round=row.number,
                 stage=stage.kind,
                 reason=request.reason[:2000],
@@ -129,6 +137,10 @@ class DistillationService(DistillationServiceServicer):
             self._context.metrics.stage_failures.labels(kind=stage.kind).inc()
         self._context.wakeups.changed(row.federation_id)
         return pb.FailStageResponse()
+
+
+def _is_late(row: RoundRow) -> bool:
+    return row.deadline_at is not None and utc_now() >= row.deadline_at
 
 
 def _description(stage: StageRow, row: RoundRow, config: FederationConfig, token: int) -> pb.ClaimStageResponse:

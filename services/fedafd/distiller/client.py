@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import uuid
 from collections.abc import Callable, Mapping
+from time import monotonic, sleep
 from typing import TypeVar
 
 import grpc
@@ -24,23 +26,38 @@ from fedafd.telemetry.tracing import trace_metadata
 
 __all__ = ["DistillationClient"]
 
-_CALL_SECONDS = 30.0
+_CALL_SECONDS = 15.0
 _REPORT_SECONDS = 5.0
 _GIVE_UP_SECONDS = 300.0
+_FINISHED_GIVE_UP_SECONDS = 6 * 3600.0
+"""For what is computed: doing it again takes longer than waiting for the aggregator."""
+_HAND_BACK_SECONDS = 5.0
+_SLICE_SECONDS = 0.5
 _log = get_logger(__name__)
 T = TypeVar("T")
 
 
 class DistillationClient:
-    """One connection; methods raise the domain error that a refusal stands for."""
+    """One connection; methods raise the domain error that a refusal stands for.
 
-    def __init__(self, address: str, internal_token: str, tls: TlsConfig | None = None) -> None:
+    While a call waits for the aggregator, `check` is called again and again; what it raises ends the waiting.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        internal_token: str,
+        tls: TlsConfig | None = None,
+        *,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         """Raises ConfigurationError for TLS files that cannot be used."""
-        self._address, self._tls = address, tls
+        self._address, self._tls, self._check = address, tls, check
         self._opening = threading.Lock()
         self._open()
         self._credential = bearer_metadata(internal_token)
-        self.worker = f"{socket.gethostname()}:{os.getpid()}"
+        # A process that starts anew in a container has its predecessor's name and number.
+        self.worker = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
     def claim(self, stage_id: str) -> pb.ClaimStageResponse:
         """Claim a stage. Raises StageLostError, NotFoundError."""
@@ -68,18 +85,26 @@ class DistillationClient:
     def complete(
         self, stage_id: str, token: int, outputs: list[pb.NamedArtifact], metrics: Mapping[str, float]
     ) -> None:
-        """Settle the stage. Raises StageLostError."""
+        """Settle the stage, however long the aggregator is away. Raises StageLostError."""
         request = pb.CompleteStageRequest(stage_id=stage_id, token=token, outputs=outputs, metrics=metrics)
-        self._call(lambda: self._stub.CompleteStage(request, metadata=self._metadata, timeout=_CALL_SECONDS))
+        self._call(
+            lambda: self._stub.CompleteStage(request, metadata=self._metadata, timeout=_CALL_SECONDS),
+            give_up_seconds=_FINISHED_GIVE_UP_SECONDS,
+        )
 
-    def fail(self, stage_id: str, token: int, reason: str, *, retryable: bool) -> None:
-        """Give the stage up. Raises StageLostError."""
-        self._fail(pb.FailStageRequest(stage_id=stage_id, token=token, reason=reason, retryable=retryable))
+    def fail(self, stage_id: str, token: int, reason: str, *, retryable: bool, outage: bool = False) -> None:
+        """Give the stage up; `outage` if what it needs was away. Raises StageLostError."""
+        request = pb.FailStageRequest(stage_id=stage_id, token=token, reason=reason, retryable=retryable, outage=outage)
+        self._fail(request)
 
     def hand_back(self, stage_id: str, token: int, reason: str) -> None:
-        """Let another distiller do the stage; not a failure. Raises StageLostError."""
+        """Let another distiller do the stage; not a failure. Tried for seconds only. Raises StageLostError."""
         request = pb.FailStageRequest(stage_id=stage_id, token=token, reason=reason, retryable=True, handed_back=True)
-        self._fail(request)
+        self._call(
+            lambda: self._stub.FailStage(request, metadata=self._metadata, timeout=_HAND_BACK_SECONDS),
+            give_up_seconds=_HAND_BACK_SECONDS,
+            check=lambda: None,
+        )
 
     def _fail(self, request: pb.FailStageRequest) -> None:
         self._call(lambda: self._stub.FailStage(request, metadata=self._metadata, timeout=_CALL_SECONDS))
@@ -108,7 +133,13 @@ class DistillationClient:
                 _log.info("distiller.tls_files_reloaded")
                 old.close()
 
-    def _call(self, call: Callable[[], T]) -> T:
+    def _call(
+        self,
+        call: Callable[[], T],
+        *,
+        give_up_seconds: float = _GIVE_UP_SECONDS,
+        check: Callable[[], None] | None = None,
+    ) -> T:
         def once() -> T:
             try:
                 return call()
@@ -122,7 +153,15 @@ class DistillationClient:
         retrying = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, FedafdError) and error.retryable),
             wait=wait_random_exponential(multiplier=0.5, max=15),
-            stop=stop_after_delay(_GIVE_UP_SECONDS),
+            stop=stop_after_delay(give_up_seconds),
+            sleep=lambda seconds: _pause(seconds, check or self._check),
             reraise=True,
         )
         return retrying(once)
+
+
+def _pause(seconds: float, check: Callable[[], None]) -> None:
+    end = monotonic() + seconds
+    while (left := end - monotonic()) > 0:
+        check()
+        sleep(min(left, _SLICE_SECONDS))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from functools import partial
 from pathlib import Path
 
 from fedafd.datasets.pixels import PixelCache, trim_folder
 from fedafd.datasets.public_set import PublicSet
+from fedafd.distiller.patience import Patience
+from fedafd.domain.errors import FedafdError, StorageError, StorageFullError
 from fedafd.domain.manifest import MANIFEST_NAME, Shard, read_manifest
 from fedafd.storage import ObjectStore
 from fedafd.storage.store import get_verified
@@ -18,18 +21,24 @@ _OPEN_SETS = 4
 
 
 class PublicSets:
-    """Public sets of `store` by hash. `folder` keeps up to `limit_bytes` of decoded images and as much of shards."""
+    """Public sets of `store` by hash. `folder` keeps up to `limit_bytes` of decoded images and as much of shards.
 
-    def __init__(self, store: ObjectStore, folder: Path, *, limit_bytes: int) -> None:
+    A store that is away, and a disk that is full, are waited for as long as `patience` does.
+    """
+
+    def __init__(self, store: ObjectStore, folder: Path, *, limit_bytes: int, patience: Patience | None = None) -> None:
+        self._patience = patience or Patience(give_up_seconds=0)
         self._store, self._shards, self._limit_bytes = store, folder / "shards", limit_bytes
         self._pixels = PixelCache(folder / "pixels", limit_bytes=limit_bytes)
         self._open: dict[str, PublicSet] = {}
 
     def open(self, sha256: str) -> PublicSet:
-        """The set of that hash. Raises ArtifactNotFoundError, ArtifactCorruptError, DataError."""
+        """The set of that hash. Raises ArtifactNotFoundError, ArtifactCorruptError, DataError, StorageFullError."""
         if sha256 not in self._open:
             prefix = f"public-sets/{sha256}"
-            manifest = read_manifest(get_verified(self._store, f"{prefix}/{MANIFEST_NAME}", sha256))
+            manifest = read_manifest(
+                self._patience.through(lambda: get_verified(self._store, f"{prefix}/{MANIFEST_NAME}", sha256))
+            )
             files = {shard.name: self._shards / shard.sha256 for shard in manifest.shards}
             fetch = partial(self._fetch, prefix)
             while len(self._open) >= _OPEN_SETS:
@@ -38,11 +47,24 @@ class PublicSets:
         return self._open[sha256]
 
     def _fetch(self, prefix: str, shard: Shard, path: Path) -> None:
+        self._patience.through(lambda: self._fetch_once(prefix, shard, path))
+
+    def _fetch_once(self, prefix: str, shard: Shard, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
             part.write_bytes(get_verified(self._store, f"{prefix}/{shard.name}", shard.sha256))
             part.replace(path)
+        except OSError as error:
+            raise _cache_error(path, error) from error
         finally:
             part.unlink(missing_ok=True)
         trim_folder(path.parent, self._limit_bytes, keep={path.name})
+
+
+def _cache_error(path: Path, error: OSError) -> FedafdError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFullError(
+            f"the distiller's cache {path.parent}: no space left; free some, or give it a bigger disk"
+        )
+    return StorageError(f"the distiller's cache {path.parent}: cannot be written: {error.strerror}")

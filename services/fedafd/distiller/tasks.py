@@ -9,6 +9,7 @@ from typing import Literal
 
 from fedafd.distiller.client import DistillationClient
 from fedafd.distiller.metrics import DistillerMetrics
+from fedafd.distiller.patience import Patience, is_outage
 from fedafd.distiller.public_sets import PublicSets
 from fedafd.distiller.shutdown import Shutdown, StageHandedBackError
 from fedafd.distiller.stages import StageResult, StageWork, run_stage
@@ -49,8 +50,10 @@ class StageRunner:
         metrics: DistillerMetrics,
         shutdown: Shutdown,
         processes: int | Literal["auto"] = "auto",
+        patience: Patience | None = None,
     ) -> None:
         self._client, self._store, self._public_sets = client, store, public_sets
+        self._patience = patience or Patience()
         self._device, self._processes = device, processes
         self._metrics, self._shutdown = metrics, shutdown
         self.busy = False
@@ -72,6 +75,10 @@ class StageRunner:
             claim = self._client.claim(stage_id)
         except (StageLostError, NotFoundError) as error:
             _log.info("stage.not_ours", stage=stage_id, reason=str(error))
+            return
+        except (FedafdError, StageHandedBackError) as error:
+            # The coordinator offers again what nobody claimed.
+            _log.warning("stage.not_claimed", stage=stage_id, reason=str(error))
             return
         kind = _KINDS[claim.kind].value
         note(stage=kind, federation=claim.federation_id, round=claim.round_number)
@@ -99,7 +106,10 @@ class StageRunner:
         return "done"
 
     def _work(self, stage_id: str, claim: pb.ClaimStageResponse) -> None:
-        with _Heartbeat(self._client, stage_id, claim, self._shutdown) as heartbeat:
+        with (
+            _Heartbeat(self._client, stage_id, claim, self._shutdown) as heartbeat,
+            self._patience.telling(heartbeat.wait),
+        ):
             work = StageWork(
                 kind=_KINDS[claim.kind],
                 config=parse_federation_config(json.loads(claim.federation_config_json)),
@@ -121,7 +131,7 @@ class StageRunner:
         self._client.complete(stage_id, claim.token, outputs, result.metrics)
 
     def _input(self, artifact: types_pb2.Artifact) -> bytes:
-        content = get_verified(self._store, artifact.key, artifact.sha256)
+        content = self._patience.through(lambda: get_verified(self._store, artifact.key, artifact.sha256))
         self._metrics.bytes_read.inc(len(content))
         return content
 
@@ -135,21 +145,26 @@ class StageRunner:
         return named
 
     def _put(self, name: str, purpose: str, key: str, content: bytes) -> pb.NamedArtifact:
-        self._store.put(key, content)
+        self._patience.through(lambda: self._store.put(key, content))
         self._metrics.bytes_written.inc(len(content))
         artifact = types_pb2.Artifact(sha256=sha256_of(content), size_bytes=len(content), purpose=purpose, key=key)
         return pb.NamedArtifact(name=name, artifact=artifact)
 
     def _give_up(self, stage_id: str, claim: pb.ClaimStageResponse, error: Exception) -> None:
-        retryable = isinstance(error, FedafdError) and error.retryable
+        outage = is_outage(error)
+        retryable = outage or (isinstance(error, FedafdError) and error.retryable)
         reason = str(error) if isinstance(error, FedafdError) else f"{type(error).__name__}: {error}"
-        _log.error("stage.failed", stage_id=stage_id, reason=reason, retryable=retryable, exc_info=error)
-        self._tell(lambda: self._client.fail(stage_id, claim.token, reason, retryable=retryable), stage_id)
+        _log.error(
+            "stage.failed", stage_id=stage_id, reason=reason, retryable=retryable, exc_info=None if outage else error
+        )
+        self._tell(
+            lambda: self._client.fail(stage_id, claim.token, reason, retryable=retryable, outage=outage), stage_id
+        )
 
     def _tell(self, call: Callable[[], None], stage_id: str) -> None:
         try:
             call()
-        except FedafdError as refused:
+        except (FedafdError, StageHandedBackError) as refused:
             _log.warning("stage.failure_not_taken", stage_id=stage_id, reason=str(refused))
 
 
@@ -167,16 +182,21 @@ class _Heartbeat:
         lease = claim.lease.ToMilliseconds() / 1000
         self._pause = min(_REPORT_SECONDS, lease / _REPORTS_PER_LEASE) if lease else _REPORT_SECONDS
         self._latest: tuple[float, str] | None = (0.0, "reading inputs")
+        self._fraction = 0.0
         self._lost = self._done = False
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def step(self, fraction: float, activity: str) -> None:
         """A step of progress was made."""
-        self._latest = (fraction, activity)
+        self._latest, self._fraction = (fraction, activity), fraction
         self._shutdown.check()
         if self._lost:
             raise StageLostError(f"stage {self._stage_id}: cancelled, or another distiller has it")
+
+    def wait(self, activity: str) -> None:
+        """Something is waited for, which is as good as a step. Raises as `step` does."""
+        self.step(self._fraction, activity)
 
     def __enter__(self) -> _Heartbeat:
         self._thread.start()
@@ -188,7 +208,7 @@ class _Heartbeat:
         self._thread.join()
 
     def _beat(self) -> None:
-        while not self._done:
+        while not (self._done or self._lost):
             latest, self._latest = self._latest, None
             try:
                 self._lost = not self._client.report(self._stage_id, self._token, latest)

@@ -42,17 +42,19 @@ def _run(settings: DistillerSettings, cache: Path) -> int:
     import torch
 
     from fedafd.distiller.client import DistillationClient
+    from fedafd.distiller.patience import Patience
     from fedafd.distiller.public_sets import PublicSets
     from fedafd.distiller.tasks import StageRunner
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    client = DistillationClient(settings.aggregator, settings.internal_token.get_secret_value(), settings.tls)
-    store = open_store(settings.store)
-    public_sets = PublicSets(store, cache, limit_bytes=settings.cache_limit_bytes)
     metrics = DistillerMetrics()
     shutdown = Shutdown(settings.shutdown_grace_seconds, metrics)
-    runner = StageRunner(client, store, public_sets, settings.device, metrics, shutdown, settings.processes)
+    token = settings.internal_token.get_secret_value()
+    client = DistillationClient(settings.aggregator, token, settings.tls, check=shutdown.check)
+    store, patience = open_store(settings.store), Patience()
+    public_sets = PublicSets(store, cache, limit_bytes=settings.cache_limit_bytes, patience=patience)
+    runner = StageRunner(client, store, public_sets, settings.device, metrics, shutdown, settings.processes, patience)
     with ExitStack() as stack:
         if settings.metrics_listen:
             host, port = split_address(settings.metrics_listen)

@@ -234,9 +234,10 @@ class StorageError(FedafdError):
 
 
 class StorageFullError(StorageError):
-    """The object store has no space left."""
+    """The object store has no space left; the same call may succeed once somebody frees some."""
 
     code = "storage-full"
+    retryable = True
 
 
 class StorageUnavailableError(StorageError):

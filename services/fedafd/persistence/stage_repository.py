@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import and_, case, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.errors import NotFoundError, StageLostError
@@ -21,6 +21,7 @@ __all__ = [
     "announce_pending",
     "cancel_stages",
     "claim_stage",
+    "forgive_strike",
     "get_stage",
     "list_stages",
     "lost_stages",
@@ -92,9 +93,13 @@ async def stage_outputs(session: AsyncSession, round_id: str, kind: StageKind) -
 async def claim_stage(session: AsyncSession, stage_id: str, worker: str, silent_since: datetime) -> int:
     """Claim a stage that nobody works on; its fencing token.
 
-    Raises StageLostError when it is settled, or somebody reported progress after `silent_since`.
+    The holder who asks again, because an answer was lost, gets the same token.
+    Raises StageLostError when it is settled, or somebody else reported progress after `silent_since`.
     """
     row, _ = await get_stage(session, stage_id)
+    if row.state == StageState.RUNNING.value and row.worker == worker[:120]:
+        await renew_stage(session, stage_id, row.attempt)
+        return row.attempt
     free = row.state == StageState.PENDING.value or (
         row.state == StageState.RUNNING.value and row.last_progress_at < silent_since
     )
@@ -127,13 +132,21 @@ async def note_stage_progress(session: AsyncSession, stage_id: str, token: int, 
         activity=activity[:200],
         last_progress_at=utc_now(),
         alive_at=utc_now(),
+        **_TAKEN_UP_AGAIN,
     )
     return await affected_rows(session, mine) == 1
 
 
 async def renew_stage(session: AsyncSession, stage_id: str, token: int) -> bool:
     """The claiming distiller lives, though it made no step; False if the claim is lost."""
-    return await affected_rows(session, _held(stage_id, token).values(alive_at=utc_now())) == 1
+    mine = _held(stage_id, token).values(alive_at=utc_now(), **_TAKEN_UP_AGAIN)
+    return await affected_rows(session, mine) == 1
+
+
+async def forgive_strike(session: AsyncSession, stage_id: str, token: int) -> None:
+    """A distiller that was taken for lost lives, and another one has its stage: it was cut off, and did not die."""
+    struck = update(StageRow).where(StageRow.id == stage_id, StageRow.attempt > token, StageRow.failures > 0)
+    await session.execute(struck.values(failures=StageRow.failures - 1))
 
 
 async def settle_stage(session: AsyncSession, stage_id: str, token: int, new: StageState, **values: Any) -> bool:
@@ -209,6 +222,17 @@ async def mark_sent(session: AsyncSession, message_id: int) -> None:
 
 
 def _held(stage_id: str, token: int) -> Any:
-    return update(StageRow).where(
-        StageRow.id == stage_id, StageRow.attempt == token, StageRow.state == StageState.RUNNING.value
-    )
+    """The stage as long as nobody claimed it after the holder of `token`, even if that one was taken for lost."""
+    running = StageRow.state == StageState.RUNNING.value
+    cut_off = and_(StageRow.state == StageState.PENDING.value, StageRow.worker.is_not(None))
+    return update(StageRow).where(StageRow.id == stage_id, StageRow.attempt == token, or_(running, cut_off))
+
+
+_TAKEN_UP_AGAIN: dict[str, Any] = {
+    "state": StageState.RUNNING.value,
+    "failures": case(
+        (and_(StageRow.state == StageState.PENDING.value, StageRow.failures > 0), StageRow.failures - 1),
+        else_=StageRow.failures,
+    ),
+}
+"""A distiller that was taken for lost has its stage back, and the strike is taken back: it was cut off, not dead."""

@@ -1,7 +1,13 @@
-"""Domain errors as gRPC status and back: the code travels in the trailing metadata `fedafd-error-code`."""
+"""Domain errors as gRPC status and back: the code travels in the trailing metadata `fedafd-error-code`.
+
+An answer without such a code comes from gRPC, from something between the two sides, or from a failure inside the other
+side. `PASSING` says which of them may go well when the call is repeated; it holds for every RPC, because each may be
+repeated by the same caller with the same effect as once.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -9,15 +15,50 @@ import grpc
 from fedafd.domain.errors import ERROR_STATUS, FedafdError
 from fedafd.rpc.tls import explain_handshake
 
-__all__ = ["ERROR_CODE_KEY", "RemoteError", "UnreachableError", "error_from_rpc", "has_no_route", "status_of"]
+__all__ = [
+    "ERROR_CODE_KEY",
+    "PASSING",
+    "PassingRemoteError",
+    "RemoteError",
+    "UnreachableError",
+    "error_from_rpc",
+    "has_no_route",
+    "status_of",
+]
 
 ERROR_CODE_KEY = "fedafd-error-code"
+PASSING: Mapping[grpc.StatusCode, bool] = {
+    grpc.StatusCode.CANCELLED: True,
+    grpc.StatusCode.UNKNOWN: True,
+    grpc.StatusCode.INVALID_ARGUMENT: False,
+    grpc.StatusCode.DEADLINE_EXCEEDED: True,
+    grpc.StatusCode.NOT_FOUND: False,
+    grpc.StatusCode.ALREADY_EXISTS: False,
+    grpc.StatusCode.PERMISSION_DENIED: False,
+    # What is too busy; also what is too long, which no message of ours is.
+    grpc.StatusCode.RESOURCE_EXHAUSTED: True,
+    grpc.StatusCode.FAILED_PRECONDITION: False,
+    grpc.StatusCode.ABORTED: True,
+    grpc.StatusCode.OUT_OF_RANGE: False,
+    grpc.StatusCode.UNIMPLEMENTED: False,
+    grpc.StatusCode.INTERNAL: True,
+    grpc.StatusCode.UNAVAILABLE: True,
+    grpc.StatusCode.DATA_LOSS: True,
+    grpc.StatusCode.UNAUTHENTICATED: False,
+}
+"""Of each code of a failed call without a code of ours: whether repeating the call may help."""
 _LONGEST_TEXT = 2000
 """Characters; the text travels as a header, of which HTTP/2 takes about 8 KiB."""
 
 
 class RemoteError(FedafdError):
     """An answer that no domain error stands for, such as an internal failure of the other side."""
+
+
+class PassingRemoteError(RemoteError):
+    """Such an answer to a call that may go well when it is repeated."""
+
+    retryable = True
 
 
 class UnreachableError(FedafdError):
@@ -47,7 +88,7 @@ def error_from_rpc(error: grpc.RpcError) -> FedafdError:
         return UnreachableError("no answer: what is there has no route to an aggregator (HTTP 404); is the name right?")
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return UnreachableError(f"no answer: {explain_handshake(text) or text}")
-    return RemoteError(f"{code.name}: {text}")
+    return (PassingRemoteError if PASSING.get(code, False) else RemoteError)(f"{code.name}: {text}")
 
 
 def has_no_route(error: grpc.RpcError) -> bool:

@@ -18,6 +18,10 @@ __all__ = ["FolderStore"]
 
 _TEMPORARY = ".incoming"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_AWAY = frozenset(
+    {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENODEV}
+)
+"""What a network file system says while its server is away."""
 
 
 class FolderStore:
@@ -46,13 +50,17 @@ class FolderStore:
         try:
             file = self._path(key).open("rb")
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            self._check_there()
             raise ArtifactNotFoundError(f"object {key}: not in the store", key=key) from None
         except OSError as error:
-            raise StorageError(f"object {key}: cannot be read: {error.strerror}", key=key) from error
+            raise self._error(error, f"object {key}: cannot be read", key) from error
         with file:
-            file.seek(offset)
-            while chunk := file.read(CHUNK_BYTES):
-                yield chunk
+            try:
+                file.seek(offset)
+                while chunk := file.read(CHUNK_BYTES):
+                    yield chunk
+            except OSError as error:
+                raise self._error(error, f"object {key}: cannot be read", key) from error
 
     def stat(self, key: str) -> ObjectInfo | None:
         path = self._path(key)
@@ -73,6 +81,18 @@ class FolderStore:
         if not os.access(self.root / _TEMPORARY, os.W_OK):
             raise StorageUnavailableError(f"store folder {self.root}: not there or not writable")
 
+    def _check_there(self) -> None:
+        """Raise StorageUnavailableError if the folder itself is gone, such as a share that is not mounted."""
+        if not (self.root / _TEMPORARY).is_dir():
+            raise StorageUnavailableError(f"store folder {self.root}: not there; is it mounted?")
+
+    def _error(self, error: OSError, what: str, key: str) -> StorageError:
+        if error.errno in _FULL:
+            return StorageFullError(f"store folder {self.root}: no space left for {key}; free some", key=key)
+        if error.errno in _AWAY or not (self.root / _TEMPORARY).is_dir():
+            return StorageUnavailableError(f"{what}: the folder is away: {error.strerror}", key=key)
+        return StorageError(f"{what}: {error.strerror}", key=key)
+
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 
@@ -90,13 +110,7 @@ class FolderStore:
             temporary.replace(target)
             _sync_folder(target.parent)
         except OSError as error:
-            if error.errno in _FULL:
-                raise StorageFullError(
-                    f"store folder {self.root}: no space left for {key}; free some", key=key
-                ) from error
-            raise StorageError(
-                f"object {key}: cannot be written below {self.root}: {error.strerror}", key=key
-            ) from error
+            raise self._error(error, f"object {key}: cannot be written below {self.root}", key) from error
         finally:
             if temporary is not None:
                 temporary.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import urllib3
 from minio import Minio
-from minio.error import MinioException, S3Error
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
 from fedafd.domain.errors import ArtifactNotFoundError, StorageError, StorageFullError, StorageUnavailableError
 from fedafd.storage.store import CHUNK_BYTES, ObjectInfo, check_key
@@ -19,7 +19,18 @@ __all__ = ["S3Store"]
 
 _MISSING = frozenset({"NoSuchKey", "NoSuchObject"})
 _FULL = frozenset({"XMinioStorageFull", "QuotaExceeded", "EntityTooLarge"})
-_BUSY = frozenset({"SlowDown", "ServiceUnavailable", "InternalError", "XMinioServerNotInitialized"})
+_BUSY = frozenset(
+    {
+        "InternalError",
+        "OperationAborted",
+        "RequestTimeout",
+        "ServiceUnavailable",
+        "SlowDown",
+        "SlowDownRead",
+        "SlowDownWrite",
+        "XMinioServerNotInitialized",
+    }
+)
 
 
 class S3Store:
@@ -115,7 +126,8 @@ class S3Store:
             if error.code in _BUSY:
                 raise StorageUnavailableError(f"object store, {place}: busy ({error.code})", key=key) from error
             raise StorageError(f"object store, {place}: refused with {error.code}: {error.message}", key=key) from error
-        except (urllib3.exceptions.HTTPError, OSError) as error:
+        except (urllib3.exceptions.HTTPError, OSError, ServerError, InvalidResponseError) as error:
+            # The last two are a proxy's or a starting server's, which speaks no S3.
             raise StorageUnavailableError(f"object store, {place}: cannot be reached: {error}", key=key) from error
         except (MinioException, ValueError) as error:
             raise StorageError(f"object store, {place}: {error}", key=key) from error

@@ -1,0 +1,78 @@
+"""Outlasts what is away for a while: the object store is asked again until it answers, and the stage goes on there.
+
+An outage is nobody's failure. A stage that waits says so as its activity, keeps its lease, and stops as soon as the
+round does; nothing that was computed is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic, sleep
+from typing import TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
+
+from fedafd.domain.errors import StorageFullError, StorageUnavailableError
+from fedafd.rpc.status import UnreachableError
+from fedafd.telemetry.logging import get_logger
+
+__all__ = ["Patience", "is_outage"]
+
+_LONGEST_PAUSE_SECONDS = 30.0
+_SLICE_SECONDS = 0.5
+_OUTAGES = (StorageUnavailableError, StorageFullError, UnreachableError)
+_log = get_logger(__name__)
+T = TypeVar("T")
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether something that the stage needs was away or full, which tells nothing about the stage itself."""
+    return isinstance(error, _OUTAGES)
+
+
+class Patience:
+    """Waits for `give_up_seconds`, 1 s at first, then twice as long each time up to 30 s."""
+
+    def __init__(self, *, first_seconds: float = 1.0, give_up_seconds: float = 1800.0) -> None:
+        self._first, self._give_up = first_seconds, give_up_seconds
+        self._tell: Callable[[str], None] = _nobody
+        self._words = ""
+
+    @contextmanager
+    def telling(self, tell: Callable[[str], None]) -> Iterator[None]:
+        """Meanwhile `tell` hears again and again what is waited for; what it raises ends the waiting."""
+        self._tell = tell
+        try:
+            yield
+        finally:
+            self._tell = _nobody
+
+    def through(self, call: Callable[[], T]) -> T:
+        """What `call` returns, once it does. Raises what it raises if that is no outage, or one that does not end."""
+        retrying = Retrying(
+            retry=retry_if_exception(is_outage),
+            wait=wait_exponential(multiplier=self._first, max=_LONGEST_PAUSE_SECONDS),
+            stop=stop_after_delay(self._give_up),
+            before_sleep=self._say,
+            sleep=self._pause,
+            reraise=True,
+        )
+        return retrying(call)
+
+    def _say(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        _log.warning("stage.waiting_for_store", reason=str(error), tries=state.attempt_number)
+        self._words = (
+            "waiting for space in the store" if isinstance(error, StorageFullError) else "waiting for the store"
+        )
+
+    def _pause(self, seconds: float) -> None:
+        end = monotonic() + seconds
+        while (left := end - monotonic()) > 0:
+            self._tell(self._words)
+            sleep(min(left, _SLICE_SECONDS))
+
+
+def _nobody(_: str) -> None:
+    pass
