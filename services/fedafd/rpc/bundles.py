@@ -36,6 +36,8 @@ def unpack_folder(blob: bytes) -> dict[str, bytes]:
 def each_file(blob: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
     """Path and content of each file of a packed folder, one after the other. Raises UploadError as unpack_folder."""
     seen: set[str] = set()
+    end = blob.seek(0, io.SEEK_END)
+    blob.seek(0)
     try:
         with tarfile.open(fileobj=blob, mode="r:") as tar:
             for member in tar:
@@ -45,6 +47,9 @@ def each_file(blob: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
                 content = tar.extractfile(member) if plain else None
                 if content is None or path in seen:
                     raise UploadError("bundle: a member is not a plain file, or is there twice")
+                # Whoever reads the content does so outside of this block, so a cut one is found here.
+                if member.offset_data + member.size > end:
+                    raise UploadError("bundle: not a readable tar archive")
                 seen.add(path)
                 yield path, content
     except (tarfile.TarError, ValueError, OSError, EOFError) as error:
