@@ -86,7 +86,7 @@ def test_class_files_that_are_not_text_say_the_line(tmp_path: Path, content: byt
         (b'"1","a","b"\n"2","c\0","d"\n', r"train.csv:2: holds a NUL character"),
         ('"1","a","b"\n'.encode("utf-16"), r"train.csv:1: is UTF-16"),
         (b'"1","a","b"\n"2","c\nd\ne', r"train.csv:2: not readable as CSV: unexpected end of data"),
-        (b"1;a;b\n2;c;d\n", r"train.csv:1: 1 fields; .*, with commas between"),
+        (b"1;a;b\n2;c;d\n", r"train.csv:1: its fields are parted by semicolons; .*with commas between"),
     ],
 )
 def test_rows_that_are_not_text_say_the_line_at_which_they_start(tmp_path: Path, content: bytes, match: str) -> None:

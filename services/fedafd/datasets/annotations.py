@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedafd.datasets.files import need_plain_path, need_unique, read_json
-from fedafd.datasets.texts import sound_text
+from fedafd.datasets.texts import is_visible, sound_text
 from fedafd.domain.errors import DataError
 
-__all__ = ["SPLITS", "Entry", "coco_entries", "karpathy_entries"]
+__all__ = ["SPLITS", "CocoEntries", "Entry", "coco_entries", "karpathy_entries"]
 
 SPLITS = ("train", "val", "test")
 _JSON_KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
@@ -50,7 +50,7 @@ def _karpathy_entry(image: Any, place: str) -> tuple[str, Entry]:
         file = f"{_file(folder, place)}/{file}"
     sentences = _need(_field(image, "sentences", place), list, f"{place}.sentences")
     raw = [_sentence(sentence, f"{place}.sentences[{number}]") for number, sentence in enumerate(sentences)]
-    captions = tuple(caption for caption in raw if caption)
+    captions = tuple(caption for caption in raw if is_visible(caption))
     if not captions:
         raise DataError(f"{place}: {file} has no caption")
     entry = Entry(place, file, captions, image.get("role"), len(raw) - len(captions))
@@ -64,8 +64,18 @@ def _sentence(sentence: Any, place: str) -> str:
     return sound_text(raw, f"{place}.raw").strip()
 
 
-def coco_entries(path: Path, adapter: str) -> tuple[list[Entry], int]:
-    """Entries, and how many images are left out because no caption is about them."""
+class CocoEntries(NamedTuple):
+    """Entries of one file, and what was left out."""
+
+    entries: list[Entry]
+    without_caption: int
+    """Images that no caption is about."""
+    blank: int
+    """Captions."""
+
+
+def coco_entries(path: Path, adapter: str) -> CocoEntries:
+    """Entries of one file of COCO. Raises DataError naming the entry and the field."""
     content = read_json(path, adapter)
     files: dict[int | str, tuple[str, str]] = {}
     for number, image in enumerate(_list(content, "images", path)):
@@ -76,14 +86,18 @@ def coco_entries(path: Path, adapter: str) -> tuple[list[Entry], int]:
         files[key] = place, _file(file, place)
     need_unique([file for _, file in files.values()], str(path))
     captions: dict[int | str, list[str]] = {}
+    blank = 0
     for number, note in enumerate(_list(content, "annotations", path)):
         place = f"{path}: annotations[{number}]"
-        key, caption = _key(note, "image_id", place), _field(note, "caption", place)
-        if key not in files or not isinstance(caption, str) or not caption.strip():
-            raise DataError(f"{place}: needs an image_id that is in images, and a caption; found {key!r}, {caption!r}")
-        captions.setdefault(key, []).append(sound_text(caption, f"{place}.caption").strip())
+        key, caption = _key(note, "image_id", place), _need(_field(note, "caption", place), str, f"{place}.caption")
+        if key not in files:
+            raise DataError(f"{place}: image_id {key!r} is the id of none of the images; correct or remove it")
+        if is_visible(sound_text(caption, f"{place}.caption")):
+            captions.setdefault(key, []).append(caption.strip())
+        else:
+            blank += 1
     made = [Entry(place, file, tuple(captions[key])) for key, (place, file) in files.items() if key in captions]
-    return made, len(files) - len(made)
+    return CocoEntries(made, len(files) - len(made), blank)
 
 
 def _key(entry: Any, name: str, place: str) -> int | str:

@@ -11,6 +11,7 @@ _DICOM_ENDINGS = (".dcm", ".dicom")
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"\0\0\0\x0cjP", b"P5", b"P6")
 _LFS = b"version https://git-lfs.github.com/spec/"
 _HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+_VIDEO = (b"isom", b"iso2", b"mp41", b"mp42", b"avc1", b"M4V ", b"qt  ")
 _STARTS = (
     (_LFS, "a Git LFS pointer in place of the file; run `git lfs pull`"),
     (b"%!PS", "PostScript (EPS), which is a program and never run; save it as PNG"),
@@ -22,6 +23,13 @@ _STARTS = (
     (b"8BPS", "a Photoshop document; save it as PNG"),
     (b"PK\x03\x04", "a zip archive; unpack it"),
     (b"\x1f\x8b", "compressed by gzip; unpack it"),
+    (b"BZh", "compressed by bzip2; unpack it"),
+    (b"\xfd7zXZ", "compressed by xz; unpack it"),
+    (b"7z\xbc\xaf", "a 7z archive; unpack it"),
+    (b"Rar!", "a RAR archive; unpack it"),
+    (b"\xd0\xcf\x11\xe0", "a document of Microsoft Office; save its content as a file of the kind that is read"),
+    (b"\x93NUMPY", "a single NumPy array (.npy)"),
+    (b"\xff\x0a", "JPEG XL; save it as PNG"),
     (b"<svg", "an SVG drawing; save it as PNG"),
     (b"<?xml", "XML text"),
     (b"<!doctype", "a web page, perhaps an error page of a download"),
@@ -47,6 +55,7 @@ def kind_of_content(head: bytes) -> str | None:
         return "an empty file"
     start = head.lstrip()[:16].lower() if head[:1] in b"< \t\r\n\xef" else head
     found = next((what for mark, what in _STARTS if start.startswith(mark)), None)
-    if found is None and head[4:8] == b"ftyp" and head[8:12] in _HEIC:
-        return "HEIC, which is not read; save it as JPEG or PNG"
+    if found is None and head[4:8] == b"ftyp":
+        found = "HEIC, which is not read; save it as JPEG or PNG" if head[8:12] in _HEIC else None
+        found = "a video; save single pictures of it" if head[8:12] in _VIDEO else found
     return found

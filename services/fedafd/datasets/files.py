@@ -8,11 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fedafd.datasets.file_kinds import HEAD_BYTES, kind_of_content
 from fedafd.datasets.texts import decoded
 from fedafd.domain.errors import DataError
 
 __all__ = [
+    "is_file",
+    "is_folder",
     "need_file",
+    "need_file_of_its_kind",
     "need_folder",
     "need_one",
     "need_plain_path",
@@ -23,20 +27,54 @@ __all__ = [
 ]
 
 
+def is_folder(path: Path) -> bool:
+    """Path.is_dir, which raises for a name that is too long."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Path.is_file, which raises for a name that is too long."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def need_folder(path: Path | None, adapter: str) -> Path:
     """`path`, if it is a folder. Raises DataError."""
     if path is None:
         raise DataError(f"{adapter}: needs a path to a folder; set data.path")
-    if not path.is_dir():
+    if not is_folder(path):
         raise DataError(f"{path}: not a folder; {adapter} reads its files from one")
     return path
 
 
 def need_file(path: Path, adapter: str) -> Path:
     """`path`, if it is a file. Raises DataError."""
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"{path}: no such file; {adapter} needs it")
     return path
+
+
+def need_file_of_its_kind(path: Path, adapter: str, start: bytes) -> Path:
+    """`path`, if it is a file and begins with `start`, or at least not like another kind, such as a Git LFS pointer.
+
+    Raises DataError; a pipe is never opened.
+    """
+    with need_file(path, adapter).open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if head and not head.startswith(start):
+        _refuse_other_kind(head, path)
+    return path
+
+
+def _refuse_other_kind(head: bytes, path: Path) -> None:
+    found = kind_of_content(head)
+    if found is not None:
+        raise DataError(f"{path}: is {found}")
 
 
 def need_plain_path(name: object, place: str) -> str:
@@ -49,12 +87,12 @@ def need_plain_path(name: object, place: str) -> str:
     return name
 
 
-def need_unique(ids: Sequence[str], place: str) -> None:
-    """Raise DataError naming the first ids that occur twice."""
+def need_unique(ids: Sequence[str], place: str, what: str = "sample") -> None:
+    """Raise DataError naming the first ids that occur twice; each names a `what`."""
     twice = [name for name, count in Counter(ids).items() if count > 1]
     if twice:
         more = f" and {len(twice) - 3} more" if len(twice) > 3 else ""
-        raise DataError(f"{place}: {', '.join(map(repr, twice[:3]))}{more} occur twice; each sample must be there once")
+        raise DataError(f"{place}: {', '.join(map(repr, twice[:3]))}{more} occur twice; each {what} must be there once")
 
 
 def need_one(candidates: Sequence[str], place: object, option: str) -> str | None:
@@ -78,7 +116,10 @@ def read_bytes(path: Path) -> bytes:
 
 def read_text(path: Path, adapter: str) -> str:
     """A UTF-8 file's content. Raises DataError naming the line that is not UTF-8 or holds a NUL."""
-    return decoded(read_bytes(need_file(path, adapter)), path)
+    content = read_bytes(need_file(path, adapter))
+    if content:
+        _refuse_other_kind(content[:HEAD_BYTES], path)
+    return decoded(content, path)
 
 
 def read_json(path: Path, adapter: str) -> Any:

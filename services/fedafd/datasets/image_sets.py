@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedafd.datasets.classes import settled_classes
-from fedafd.datasets.files import need_file, need_folder, need_plain_path, read_bytes
+from fedafd.datasets.files import need_file, need_file_of_its_kind, need_folder, need_plain_path, read_bytes
 from fedafd.datasets.listing import folder_listing
 from fedafd.datasets.partition import stratified_cut
 from fedafd.datasets.plain_pickle import load_plain_pickle
@@ -80,7 +80,7 @@ def _source(folder: Path, wanted: str | None) -> Path:
     if len(found) > 1:
         candidates = ", ".join(path.name for path in found)
         raise DataError(f"{folder}: {candidates} could each be the data; set the option file to one of them")
-    return found[0]
+    return need_file(found[0], "cifar100")
 
 
 _NPZ_ERRORS = (
@@ -105,12 +105,14 @@ _Read = tuple[tuple[str, ...], dict[str, ImageSplit]]
 
 
 def _cifar_npz(path: Path) -> _Read:
+    need_file_of_its_kind(path, "cifar100", b"PK")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             splits = {s: (arrays[f"{s}_images"], arrays[f"{s}_labels"]) for s in _SPLITS}
             names = _npz_names(arrays["class_names"], path)
     except _NPZ_ERRORS as error:
-        raise DataError(f"{path}: not the expected arrays: {error}") from None
+        told = "it holds Python objects (pickled); save plain arrays" if "allow_pickle" in str(error) else error
+        raise DataError(f"{path}: not the expected arrays: {told}") from None
     return names, {s: _image_split(*arrays, len(names), f"{path}: {s}") for s, arrays in splits.items()}
 
 
@@ -164,7 +166,7 @@ def _official_split(path: Path) -> tuple[NDArray[np.uint8], NDArray[Any]]:
 
 
 def _official(path: Path) -> Any:
-    return load_plain_pickle(read_bytes(need_file(path, "cifar100")), str(path))
+    return load_plain_pickle(read_bytes(need_file_of_its_kind(path, "cifar100", b"\x80")), str(path))
 
 
 def _entry(content: Any, key: str, path: Path) -> Any:

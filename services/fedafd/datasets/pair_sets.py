@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fedafd.datasets.annotations import SPLITS, Entry, coco_entries, karpathy_entries
+from fedafd.datasets.annotations import SPLITS, CocoEntries, Entry, coco_entries, karpathy_entries
 from fedafd.datasets.files import need_folder, need_one, need_unique
 from fedafd.datasets.intensity import IntensityRange
 from fedafd.datasets.listing import LeftOutReason, Listing, left_out
@@ -20,6 +20,7 @@ from fedafd.domain.errors import DataError
 __all__ = ["PairOptions", "pair_splits"]
 
 _COCO = "captions_train.json"
+_PACKED = (".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,16 @@ def _entries(folder: Path, given: str | None, adapter: str) -> tuple[dict[str, l
             raise DataError(f"{folder}: neither dataset_*.json (Karpathy) nor {_COCO} (COCO); set options.annotations")
         given = "captions_{split}.json" if given == _COCO else given
     notes = []
+    read: dict[str, CocoEntries] = {}
     if "{split}" in given:
         read = {split: coco_entries(folder / given.replace("{split}", split), adapter) for split in SPLITS}
-        made = {split: entries for split, (entries, _) in read.items()}
-        without = sum(count for _, count in read.values())
+        made = {split: found.entries for split, found in read.items()}
+        without = sum(found.without_caption for found in read.values())
         notes += [f"{without} images that no caption is about are left out"] if without else []
     else:
         made = karpathy_entries(folder / given, adapter)
     blank = sum(entry.blank for entries in made.values() for entry in entries)
+    blank += sum(found.blank for found in read.values())
     notes += [f"{blank} blank captions are left out"] if blank else []
     return made, tuple(notes)
 
@@ -100,7 +103,9 @@ def _find_images(folder: Path) -> str:
     usual += sorted(entry.name for entry in folder.glob("*.tar") if not entry.name.startswith("."))
     found = need_one(usual, f"{folder}, images", "images")
     if found is None:
-        raise DataError(f"{folder}: neither a folder images/ nor a .tar of images; set options.images")
+        packed = sorted(entry.name for entry in folder.iterdir() if entry.name.lower().endswith(_PACKED))
+        told = f"unpack {', '.join(packed[:3])} into images/, or set options.images" if packed else "set options.images"
+        raise DataError(f"{folder}: neither a folder images/ nor a .tar of images; {told}")
     return found
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fedafd.datasets.files import need_plain_path
+from fedafd.datasets.files import need_file_of_its_kind, need_plain_path
 from fedafd.domain.errors import DataError
 
 __all__ = ["SPLITS", "Column", "open_parquet", "read_column", "split_files"]
@@ -110,6 +110,11 @@ class Column:
 @contextmanager
 def open_parquet(file: Path) -> Iterator[pq.ParquetFile]:
     """An open file. Raises DataError in one line for what cannot be read, while it is open, too."""
+    if file.is_dir():
+        raise DataError(
+            f"{file}: is a folder; to read the files in it set options.train, val or test to {file.name}/*.parquet"
+        )
+    need_file_of_its_kind(file, "parquet", b"PAR1")
     try:
         with pq.ParquetFile(file) as opened:
             yield opened

@@ -139,5 +139,5 @@ def _names_in(file: Path, column: str) -> tuple[str, ...] | None:
         return None
     place = f"{file}: ClassLabel of column {column!r}"
     made = tuple(normal_name(str(name), place) for name in names)
-    need_unique(made, place)
+    need_unique(made, place, "class")
     return made

@@ -16,7 +16,7 @@ from fedafd.datasets.listing import Listing, folder_listing
 from fedafd.datasets.parquet_files import SPLITS, Column, open_parquet, read_column, split_files
 from fedafd.datasets.parquet_labels import named_labels
 from fedafd.datasets.samples import ClientData, ImageSplit, LazyImages, PairSplit, Split, TextSplit
-from fedafd.datasets.texts import sound_text
+from fedafd.datasets.texts import is_visible, sound_text
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind
 
@@ -86,7 +86,7 @@ def _listing(folder: Path, files: Mapping[str, list[Path]], notes: tuple[str, ..
 def _texts(files: list[Path], options: ParquetOptions) -> list[str]:
     column = read_column(files, options.text_column, "text_column")
     for row, text in enumerate(column.values):
-        if not isinstance(text, str) or not text.strip():
+        if not isinstance(text, str) or not is_visible(text):
             raise DataError(f"{column.place(row)} holds no text, but {_kind(text)}")
         sound_text(text, column.place(row))
     return column.values
@@ -108,15 +108,16 @@ def _captions(texts: Any, place: str) -> tuple[str, ...]:
             )
             raise DataError(f"{place}: element {number} must be text, found {_kind(text)}{fields}")
         sound_text(text, f"{place}: element {number}")
-    if not any(text.strip() for text in texts):
+    seen = tuple(text.strip() for text in texts if is_visible(text))
+    if not seen:
         raise DataError(f"{place} has no caption")
-    return tuple(text.strip() for text in texts if text.strip())
+    return seen
 
 
 def _kind(value: object) -> str:
     known = {type(None): "null", list: "a list", dict: "a struct", bytes: "bytes", bool: "true or false", str: "text"}
     known |= {int: "a number", float: "a number"}
-    if isinstance(value, str) and not value.strip():
+    if isinstance(value, str) and not is_visible(value):
         return "a blank"
     return known.get(type(value), f"a {type(value).__name__}")
 
@@ -168,6 +169,11 @@ def _images(files: list[Path], options: ParquetOptions) -> LazyImages:
 
 def _bytes(cell: Any, column: Column, row: int) -> bytes:
     found = cell.get("bytes") if isinstance(cell, dict) else cell
+    if isinstance(cell, dict) and found is None and isinstance(cell.get("path"), str):
+        raise DataError(
+            f"{column.place(row)} holds only the path {cell['path'][:80]!r} of a picture, not its content; write it"
+            " again with the pictures inside (Hugging Face: datasets.Image, embed_external_files)"
+        )
     if not isinstance(found, bytes):
         raise DataError(
             f"{column.place(row)} must hold the file's bytes, as in Hugging Face's layout: a struct with `bytes`; found"

@@ -16,7 +16,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from fedafd.datasets.files import need_plain_path, read_bytes
+from fedafd.datasets.file_kinds import HEAD_BYTES, kind_of_content
+from fedafd.datasets.files import is_file, is_folder, need_plain_path, read_bytes
 from fedafd.domain.errors import DataError
 
 __all__ = ["PictureStore", "find_pictures", "open_store"]
@@ -47,9 +48,9 @@ class PictureStore(Protocol):
 def open_store(root: Path, location: str) -> PictureStore:
     """`root/location`, a folder or a tar. Raises DataError when it is neither."""
     place = root / location
-    if place.is_dir():
+    if is_folder(place):
         return _Folder(place, _roots(root, place))
-    if not place.is_file():
+    if not is_file(place):
         raise DataError(f"{place}: no such folder or tar of images")
     return _Tar(place)
 
@@ -114,7 +115,9 @@ class _Tar:
                 for member in tar:
                     self._add(member)
         except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            raise DataError(f"{place}: not a whole, uncompressed tar: {error}; copy or pack it again") from None
+            with place.open("rb") as file:
+                found = kind_of_content(file.read(HEAD_BYTES)) or error
+            raise DataError(f"{place}: not a whole, uncompressed tar: {found}; copy or pack it again") from None
         self.files = list(self._spans)
 
     def _add(self, member: tarfile.TarInfo) -> None:

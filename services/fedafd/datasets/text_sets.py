@@ -18,7 +18,7 @@ from fedafd.datasets.files import need_folder, need_unique, read_text
 from fedafd.datasets.listing import folder_listing
 from fedafd.datasets.partition import stratified_cut
 from fedafd.datasets.samples import ClientData, TextSplit
-from fedafd.datasets.texts import lines_of, normal_name
+from fedafd.datasets.texts import is_visible, lines_of, normal_name
 from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.domain.kinds import ClientKind
 
@@ -28,6 +28,7 @@ LONGEST_TEXT = 16 * 1024 * 1024
 """Characters of one field. A quote that is never closed makes a field of all that follows."""
 _AG_NEWS = frozenset({"World", "Sports", "Business", "Sci/Tech"})
 _NUMBER = re.compile(r"[0-9]{1,6}")
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars (|)"}
 _BARE_ENTITY = re.compile(r"(?<![&\w])(#\d+|quot|amp|lt|gt|nbsp);")
 
 
@@ -81,11 +82,13 @@ def ag_news(path: Path | None, options: TextOptions | None = None) -> ClientData
 
 
 def _class_names(path: Path) -> tuple[str, ...]:
+    if not path.exists():
+        raise DataError(f"{path}: no such file; write it: the names of classes 1, 2 and so on, one a line")
     lines = enumerate(lines_of(read_text(path, "ag-news"), path), 1)
     names = tuple(normal_name(line, f"{path}:{number}") for number, line in lines if line.strip())
     if len(names) < 2:
         raise DataError(f"{path}: needs two or more class names, one a line")
-    need_unique(names, str(path))
+    need_unique(names, str(path), "class")
     return names
 
 
@@ -120,7 +123,7 @@ def _table(path: Path, classes: int, unescape: bool) -> _Table:
             continue
         label, plain = _parsed(row, classes, place)
         text = " ".join(_unescaped(plain).split()) if unescape else plain
-        if not text:
+        if not is_visible(text):
             raise DataError(f"{place}: has no text")
         unescaped += text != plain
         texts.append(text)
@@ -152,11 +155,15 @@ def _csv_fault(fault: str) -> str:
 
 
 def _parsed(row: list[str], classes: int, place: str) -> tuple[int, str]:
+    label = row[0].strip()
+    other = next((name for mark, name in _SEPARATORS.items() if re.match(rf"\"?\w+\"?{re.escape(mark)}", label)), None)
+    if other is not None:
+        raise DataError(f"{place}: its fields are parted by {other}; save the file with commas between them")
     if len(row) < 2:
         raise DataError(f"{place}: {len(row)} fields; needs class number, title, description, with commas between")
-    label = row[0].strip()
     if not _NUMBER.fullmatch(label) or not 1 <= int(label) <= classes:
-        raise DataError(f"{place}: class is {row[0][:40]!r}; must be 1 to {classes}, as in classes.txt")
+        hint = "; remove the row if it is a header" if place.endswith(":1") and re.match(r"[^\W\d]", label) else ""
+        raise DataError(f"{place}: class is {row[0][:40]!r}; must be 1 to {classes}, as in classes.txt{hint}")
     return int(label) - 1, " ".join(" ".join(row[1:]).split())
 
 
