@@ -10,12 +10,14 @@ import asyncio
 import os
 import socket
 import uuid
+from contextlib import suppress
 from datetime import datetime, timedelta
 from time import monotonic
 
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.outbox import Outbox
 from fedafd.aggregator.steps import Step, step_round
+from fedafd.domain.errors import DatabaseUnavailableError, FedafdError
 from fedafd.domain.states import RoundState
 from fedafd.persistence.drain_repository import may_start_rounds
 from fedafd.persistence.lease_repository import COORDINATOR_LEASE, acquire_lease, release_lease
@@ -26,6 +28,8 @@ from fedafd.telemetry.tracing import span_below
 
 __all__ = ["Coordinator"]
 
+_LEASES_PER_LOOK = 3
+_RELEASE_SECONDS = 5.0
 _log = get_logger(__name__)
 
 
@@ -40,6 +44,7 @@ class Coordinator:
         self._lease = timedelta(seconds=lease_seconds)
         self._poll_seconds = poll_seconds
         self._leading_since: float | None = None
+        self._looked = asyncio.Event()
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
     @property
@@ -48,24 +53,68 @@ class Coordinator:
         return self._leading_since is not None
 
     async def run(self) -> None:
-        """Coordinate whenever this candidate holds the lease, until the process drains: then give the lease up."""
+        """Coordinate whenever this candidate holds the lease, until the process drains: then give the lease up.
+
+        The broker is served from a task of its own: one that does not answer delays no round.
+        """
+        sending = asyncio.ensure_future(self._send_always())
         try:
             while not self._context.draining.is_set():
                 try:
-                    worked = await self.look()
+                    worked = await self._move_in_time()
                 except Exception as error:
                     # A database that is away for a while must not end the coordinator.
-                    _log.exception("coordinator.failed", reason=str(error))
-                    worked, self._leading_since = False, None
-                    self._context.metrics.leader.set(0)
+                    if isinstance(error, FedafdError):
+                        _log.error("coordinator.failed", reason=str(error))
+                    else:
+                        _log.exception("coordinator.failed", reason=str(error))
+                    worked = False
+                    self._stand_down()
+                self._looked.set()
                 if not worked:
                     await self._context.wakeups.wait(self._poll_seconds)
         finally:
-            self._context.metrics.leader.set(0)
+            sending.cancel()
+            self._stand_down()
             await asyncio.shield(self._release())
 
     async def look(self) -> bool:
-        """Do what can be done now; True if something changed and another look is due at once."""
+        """Do what can be done now and send what is due; True if something changed and another look is due at once."""
+        moved = await self._move()
+        await self._outbox.send()
+        return moved
+
+    async def _move_in_time(self) -> bool:
+        """As `_move`, but who does not get through within the lease coordinates no more, and gives up after three."""
+        seconds = self._lease.total_seconds()
+        alarm = asyncio.get_running_loop().call_later(seconds, self._stand_down)
+        try:
+            async with asyncio.timeout(_LEASES_PER_LOOK * seconds):
+                return await self._move()
+        except TimeoutError:
+            words = f"the database did not answer in {_LEASES_PER_LOOK * seconds:g} s; coordination stands still"
+            raise DatabaseUnavailableError(words) from None
+        finally:
+            alarm.cancel()
+
+    def _stand_down(self) -> None:
+        self._leading_since = None
+        self._context.metrics.leader.set(0)
+
+    async def _send_always(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._poll_seconds):
+                    await self._looked.wait()
+            self._looked.clear()
+            if not self.leading:
+                continue
+            try:
+                await self._outbox.send()
+            except Exception as error:
+                _log.warning("outbox.failed", reason=str(error))
+
+    async def _move(self) -> bool:
         async with self._context.database.transaction() as session:
             token = await acquire_lease(session, COORDINATOR_LEASE, self.holder, self._lease)
             rows = [] if token is None else list(await list_open_rounds(session))
@@ -82,7 +131,6 @@ class Coordinator:
             if row.federation_id not in blocked:
                 blocked.add(row.federation_id)
                 moved = await self._step(row, token) or moved
-        await self._outbox.send()
         return moved
 
     async def _step(self, row: RoundRow, token: int) -> bool:
@@ -121,7 +169,7 @@ class Coordinator:
 
     async def _release(self) -> None:
         try:
-            async with self._context.database.transaction() as session:
+            async with asyncio.timeout(_RELEASE_SECONDS), self._context.database.transaction() as session:
                 await release_lease(session, COORDINATOR_LEASE, self.holder)
         except Exception as error:
             # Without its database a process must still end; the lease runs out by itself.

@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1._async import HealthServicer
 
 from fedafd.aggregator.context import Context
+from fedafd.persistence.clock import shared_clock
 from fedafd.rpc.clock import CLOCK_KEY
 from fedafd.telemetry.logging import get_logger
 
@@ -44,6 +45,7 @@ async def watch_health(context: Context, servicer: HealthServicer, seconds: floa
         if problem:
             _log.error("health.not_serving", reason=problem)
         context.metrics.healthy.set(0 if problem else 1)
+        context.metrics.clock_skew.set(shared_clock.skew_seconds)
         answer = health_pb2.HealthCheckResponse
         status = answer.NOT_SERVING if problem else answer.SERVING
         for name in ("", *SERVICE_NAMES):

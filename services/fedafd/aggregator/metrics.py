@@ -42,6 +42,9 @@ class AggregatorMetrics:
             "stage_wait_seconds", "From a stage's announcement to its claim.", ("kind",), STAGE_BUCKETS
         )
         self.stage_failures = metrics.counter("stage_failures", "Stages given up or lost by a distiller.", ("kind",))
+        self.clock_skew = metrics.gauge(
+            "clock_skew_seconds", "How far this machine's clock is ahead of the database's."
+        )
         self.leader = metrics.gauge("coordinator_leader", "1 while this aggregator coordinates.")
         self.draining = metrics.gauge("draining", "1 while this aggregator takes nothing new.")
         self.healthy = metrics.gauge("healthy", "1 while database and object store answer.")

@@ -38,6 +38,7 @@ from fedafd.proto.v1.distillation_pb2_grpc import add_DistillationServiceService
 from fedafd.rpc.channel import KEEPALIVE_SECONDS, MAX_MESSAGE_BYTES, keepalive_options
 from fedafd.rpc.tls import server_credentials
 from fedafd.storage import open_store
+from fedafd.telemetry.ending import end_within
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.metrics import start_metrics_server
 from fedafd.telemetry.tracing import configure_tracing
@@ -50,6 +51,8 @@ _OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.so_reuseport", 0),
 )
+_HARD_END_SECONDS = 4.0
+"""After the grace a process that still waits for a hung database or broker is ended."""
 _log = get_logger(__name__)
 
 
@@ -72,6 +75,7 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
         database = Database(settings.database_url.get_secret_value())
         stack.push_async_callback(database.close)
         await check_schema(database)
+        await database.ping()
         context = Context(
             database,
             open_store(settings.store),
@@ -165,8 +169,14 @@ def main() -> int:
 
 async def _serve_until_signal(settings: AggregatorSettings) -> None:
     stop = asyncio.Event()
+
+    def end() -> None:
+        if not stop.is_set():
+            end_within(settings.shutdown_grace_seconds + _HARD_END_SECONDS)
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, end)
     await serve(settings, stop)
 
 

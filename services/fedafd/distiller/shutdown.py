@@ -8,10 +8,13 @@ from typing import Any
 from celery.signals import worker_shutting_down
 
 from fedafd.distiller.metrics import DistillerMetrics
+from fedafd.telemetry.ending import end_within
 from fedafd.telemetry.logging import get_logger
 
 __all__ = ["Shutdown", "StageHandedBackError"]
 
+_HARD_END_SECONDS = 20.0
+"""After the grace: the stage is handed back, which an aggregator that is away delays."""
 _log = get_logger(__name__)
 
 
@@ -38,6 +41,7 @@ class Shutdown:
         if self._deadline is None:
             self._deadline = monotonic() + self._grace
             self._metrics.draining.set(1)
+            end_within(self._grace + _HARD_END_SECONDS)
             _log.info("distiller.draining", grace_seconds=self._grace)
 
     def check(self) -> None:

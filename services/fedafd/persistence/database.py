@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
+from time import monotonic
 from typing import Any, cast
 
 from sqlalchemy import CursorResult, Engine, Update, event, text
@@ -24,6 +26,7 @@ from fedafd.domain.errors import (
     DatabaseUnavailableError,
     InvalidRequestError,
 )
+from fedafd.persistence.clock import shared_clock
 from fedafd.persistence.event_repository import write_recorded_events
 from fedafd.telemetry.logging import get_logger
 
@@ -31,6 +34,15 @@ __all__ = ["Database", "affected_rows", "driver_url", "first_line", "set_up_sqli
 
 _READS_ONLY = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 """Execution options of PostgreSQL's transactions that only read."""
+_LINE = {
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 15_000,
+}
+"""Of libpq: a line to PostgreSQL that leads nowhere is given up after about 20 s, not after the many minutes of TCP."""
 _POOL_SECONDS = 10
 """A call that waits so long for a connection is told to come again."""
 _log = get_logger(__name__)
@@ -70,7 +82,9 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = driver_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        options: dict[str, Any] = {"connect_args": {"timeout": 30}} if self.is_sqlite else {"pool_pre_ping": True}
+        options: dict[str, Any] = (
+            {"connect_args": {"timeout": 30}} if self.is_sqlite else {"pool_pre_ping": True, "connect_args": _LINE}
+        )
         # The connection that was used last comes first: it has the newest pages in its cache.
         options |= {"pool_timeout": _POOL_SECONDS, "pool_use_lifo": True}
         self.engine: AsyncEngine = create_async_engine(self.url, **options)
@@ -106,9 +120,14 @@ class Database:
                 yield session
 
     async def ping(self) -> None:
-        """Raise unless the database answers."""
+        """Raise unless the database answers; a server also tells the time, by which this process goes from then on."""
+        asked_at = monotonic()
         async with self.reading_engine.connect() as connection:
-            await connection.execute(text("SELECT 1"))
+            if self.is_sqlite:  # the processes of one machine share its clock
+                await connection.execute(text("SELECT 1"))
+                return
+            told = await connection.scalar(text("SELECT clock_timestamp()"))
+        shared_clock.set(cast("datetime", told), asked_at)
 
     async def close(self) -> None:
         """Close all connections."""

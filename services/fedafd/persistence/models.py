@@ -32,6 +32,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from fedafd.domain.kinds import ClientKind, StageKind
 from fedafd.domain.states import ParticipationState, RoundState, StageState
+from fedafd.persistence.clock import utc_now
 from fedafd.telemetry.tracing import current_traceparent
 
 __all__ = [
@@ -69,11 +70,6 @@ _NAMING = {
 def new_id() -> str:
     """A fresh random id."""
     return uuid.uuid4().hex
-
-
-def utc_now() -> datetime:
-    """The present moment, timezone-aware."""
-    return datetime.now(UTC)
 
 
 class UtcDateTime(TypeDecorator[datetime]):

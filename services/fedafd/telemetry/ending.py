@@ -1,0 +1,27 @@
+"""A process that was asked to end does so in time, even where something it waits for does not answer."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from fedafd.telemetry.logging import get_logger
+
+__all__ = ["END_EXIT_CODE", "end_within"]
+
+END_EXIT_CODE = 4
+"""Of a process that was asked to end and had to be ended."""
+_log = get_logger(__name__)
+
+
+def end_within(seconds: float) -> threading.Timer:
+    """End this process after `seconds` if it is still there, whatever its threads wait for; all it knows is stored."""
+    timer = threading.Timer(seconds, _end, args=(seconds,))
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def _end(seconds: float) -> None:
+    _log.error("process.ended_hard", reason=f"asked to end {seconds:g} s ago, and something did not answer")
+    os._exit(END_EXIT_CODE)
