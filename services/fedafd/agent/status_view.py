@@ -12,7 +12,7 @@ from fedafd.agent.benefit import MODELS, RoundBenefit
 from fedafd.agent.status import SiteStatus
 from fedafd.learning.comparison import PairedDifference
 
-__all__ = ["print_status"]
+__all__ = ["legend_of", "print_status", "status_facts"]
 
 _MIB = 1 << 20
 
@@ -22,19 +22,20 @@ def print_status(status: SiteStatus, console: Console) -> None:
     facts = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
-    for name, value in _facts(status):
+    for name, value in status_facts(status):
         facts.add_row(name, Text(value))
     console.print(facts)
     if status.rounds:
         console.print()
         console.print(_rounds(status.rounds))
-        console.print(Text(_legend(status), style="dim"))
+        console.print(Text(legend_of(status.rounds[-1]), style="dim"))
         for warning in status.rounds[-1].warnings():
             console.print()
             console.print(Text(warning[0].upper() + warning[1:] + ".", style="yellow"))
 
 
-def _facts(status: SiteStatus) -> Iterator[tuple[str, str]]:
+def status_facts(status: SiteStatus) -> Iterator[tuple[str, str]]:
+    """What is what, in words."""
     held = status.credential
     if held is None:
         yield "enrolled", "not yet"
@@ -101,8 +102,8 @@ def _gain(found: PairedDifference | None) -> Text:
     return Text(f"{found.mean:+.1f}{error}", style=style)
 
 
-def _legend(status: SiteStatus) -> str:
-    last = status.rounds[-1]
+def legend_of(last: RoundBenefit) -> str:
+    """What the figures of the rounds are, by the last of them."""
     if last.on is None:
         return "The data have no test and no validation sample: nothing to measure."
     split = last.splits[last.on]

@@ -92,7 +92,13 @@ def test_after_rounds_it_shows_them_and_what_left(tmp_path: Path) -> None:
         whole = visitor.text("/sent")
     assert "north" in text and "f1" in text
     assert "s3cret" not in text + whole
-    assert text.index("Rounds</h2>") < text.index("54.0") < text.index("51.0")
+    assert re.findall(r'<td class="number main">([\d.]+)', text) == ["50.0", "53.0"]
+    assert re.findall(r'class="number (better|worse)"[^>]*>([+-][\d.]+)', text) == [
+        ("worse", "-1.0"),
+        ("better", "+2.0"),
+    ]
+    assert "The personalized model of round 2 is worse than the frozen global model" in text
+    assert "not running" in text
     assert "2.0 MiB" in text and "5 entries" in text
     assert "e" * 64 in whole and '"federated/acc1": 54.0' in whole
     assert whole.index("2" * 64) < whole.index("1" * 64) < whole.index("e" * 64)
@@ -158,11 +164,11 @@ def test_names_that_are_no_characters_are_shown_as_their_bytes(tmp_path: Path) -
 
 
 def test_data_that_are_not_there_are_an_error_in_their_place(tmp_path: Path) -> None:
-    data = {"adapter": "image-folder", "path": str(tmp_path / "nowhere")}
-    config = after_two_rounds(site_config(tmp_path, ClientKind.IMAGE, data=data))
+    config = after_two_rounds(picture_site(tmp_path))
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
     with visiting(config) as visitor:
         text = visitor.looked()
-        assert str(tmp_path / "nowhere") in text and "2.0 MiB" in text and "Try it" in text
+        assert f"{tmp_path / 'data'}: not a folder" in text and "2.0 MiB" in text and "Try it" in text
         assert visitor.get("/sheet.png").status_code == 400
 
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from fedafd.agent.state import Credential, StateDirectory
 from fedafd.agent.ui.own_look import LookView, OwnLook
 from fedafd.agent.ui.own_model import Found, Guess, ModelView, OwnModel
-from fedafd.agent.ui.rounds import COLUMNS, metric_name, rounds_of
+from fedafd.agent.ui.rounds import rounds_of
 from fedafd.agent.ui.sent import sent_of
 from fedafd.datasets.listing import LeftOutReason
 from fedafd.domain.config import AgentConfig
@@ -48,17 +48,17 @@ class Page:
 
     def whole(self, look: OwnLook, model: OwnModel, tried: Tried | None = None) -> Response:
         """All four sections; `tried` is what the form for the model was answered with."""
-        root, kind = self._config.state_dir, self._config.kind
+        root = self._config.state_dir
         looked, look_problem = _or_problem(look.view)
+        rounds, rounds_problem = _or_problem(lambda: rounds_of(root))
         modelled, model_problem = _or_problem(model.view)
         return self._render(
             "page.html",
             look=looked,
             look_problem=look_problem,
             reasons={reason.value: reason.words for reason in LeftOutReason},
-            rounds=rounds_of(root, kind),
-            columns=COLUMNS,
-            metric=metric_name(kind),
+            rounds=rounds,
+            rounds_problem=rounds_problem,
             sent=sent_of(root),
             model=modelled,
             model_problem=model_problem,

@@ -1,60 +1,94 @@
-"""The rounds for the page: what each model reached on the site's own samples."""
+"""The rounds for the page: what each model got on the site's own samples, and whether the difference is chance."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
-from fedafd.domain.kinds import ClientKind
+from fedafd.agent.benefit import MODELS, RoundBenefit, benefits
+from fedafd.agent.status import status_of
+from fedafd.agent.status_view import legend_of, status_facts
+from fedafd.domain.errors import DataError
+from fedafd.learning.comparison import PairedDifference
 
-__all__ = ["COLUMNS", "Round", "metric_name", "rounds_of"]
+__all__ = ["Gain", "RoundRow", "RoundsView", "rounds_of"]
 
-COLUMNS = {
-    "alone": "trained alone",
-    "local": "own branch",
-    "global": "frozen global",
-    "federated": "personalized",
-}
-"""By the prefix of their metrics, in the order of the page."""
-_FOLDER = re.compile(r"^round-(\d+)$")
+_GAINS = ("alone", "global")
+_FACTS = ("agent", "task", "trained alone", "data", "disk")
+"""Of the status: what no other section tells."""
 
 
 @dataclass(frozen=True)
-class Round:
-    """One delivered round."""
+class Gain:
+    """The personalized model less another."""
+
+    text: str
+    verdict: str
+    """`better` or `worse` if by more than a standard error, else empty."""
+
+
+@dataclass(frozen=True)
+class RoundRow:
+    """One delivered round; a cell is empty where there is nothing to tell."""
 
     number: int
     at: datetime
-    figures: Mapping[str, float]
-    """By column, of those that are known."""
-
-    @property
-    def best(self) -> str:
-        """The column with the highest figure; empty where fewer than two are known."""
-        return max(self.figures, key=lambda name: self.figures[name]) if len(self.figures) > 1 else ""
+    values: list[str]
+    """In the order of RoundsView.models."""
+    gains: list[Gain]
+    """Over the baseline, and over the frozen global model."""
 
 
-def metric_name(kind: ClientKind) -> str:
-    """What the figures are."""
-    return "rsum" if kind is ClientKind.PAIR else "acc1"
+@dataclass(frozen=True)
+class RoundsView:
+    """All rounds, newest first."""
+
+    models: list[str]
+    rows: list[RoundRow]
+    legend: str
+    warnings: list[str]
+    """Where the last model is the worse one, in words."""
+    facts: list[tuple[str, str]]
+    """Where the site stands."""
 
 
-def rounds_of(state_dir: Path, kind: ClientKind) -> list[Round]:
-    """The delivered rounds that the state still holds, newest first."""
-    return sorted(_rounds(state_dir, metric_name(kind)), key=lambda each: -each.number)
+def rounds_of(root: Path) -> RoundsView:
+    """Of a state directory; no rows where no agent has run. Raises DataError for a history that cannot be read."""
+    found = benefits(root)
+    return RoundsView(
+        models=list(MODELS.values()),
+        rows=[_row(each) for each in reversed(found)],
+        legend=legend_of(found[-1]) if found else "",
+        warnings=found[-1].warnings() if found else [],
+        facts=list(_facts(root)),
+    )
 
 
-def _rounds(state_dir: Path, metric: str) -> Iterator[Round]:
-    for path in (state_dir / "state").glob("round-*/result.json"):
-        named = _FOLDER.match(path.parent.name)
-        try:
-            metrics, at = json.loads(path.read_bytes())["metrics"], datetime.fromtimestamp(path.stat().st_mtime, UTC)
-            known = {name: float(metrics[f"{name}/{metric}"]) for name in COLUMNS if f"{name}/{metric}" in metrics}
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if named:
-            yield Round(int(named.group(1)), at, known)
+def _row(delivered: RoundBenefit) -> RoundRow:
+    split = None if delivered.on is None else delivered.splits[delivered.on]
+    values, differences = ({}, {}) if split is None else (split.values, split.differences)
+    return RoundRow(
+        number=delivered.round_number,
+        at=datetime.fromisoformat(delivered.delivered_at),
+        values=[f"{values[view]:.1f}" if view in values else "" for view in MODELS],
+        gains=[_gain(differences.get(view)) for view in _GAINS],
+    )
+
+
+def _gain(found: PairedDifference | None) -> Gain:
+    if found is None:
+        return Gain("", "")
+    error = "" if found.standard_error is None else f" ± {found.standard_error:.1f}"
+    return Gain(f"{found.mean:+.1f}{error}", "better" if found.is_above else "worse" if found.is_below else "")
+
+
+def _facts(root: Path) -> Iterator[tuple[str, str]]:
+    if not (root / "state").is_dir():
+        return
+    try:
+        status = status_of(root)
+    except DataError:
+        return  # a damaged ledger: its own section says so
+    yield from ((name, value) for name, value in status_facts(status) if name in _FACTS)
