@@ -58,7 +58,7 @@ def rounds_of(root: Path) -> RoundsView:
     """Of a state directory; no rows where no agent has run. Raises DataError for a history that cannot be read."""
     found = benefits(root)
     return RoundsView(
-        models=list(MODELS.values()),
+        models=[name.removesuffix(" model").removeprefix("trained ") for name in MODELS.values()],
         rows=[_row(each) for each in reversed(found)],
         legend=legend_of(found[-1]) if found else "",
         warnings=found[-1].warnings() if found else [],
