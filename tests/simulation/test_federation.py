@@ -11,11 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load
 from tests.devices import DEVICES
-from tests.simulation.test_simulate import TINY
+from tests.simulation.tiny_federation import FEDERATION, clients, config, public_set, run
 
 from fedafd.datasets.samples import PairSplit
-from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
-from fedafd.domain.config import FederationConfig, parse_federation_config
+from fedafd.domain.config import parse_federation_config
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.presets import merged
@@ -24,7 +23,7 @@ from fedafd.learning.averaging import average_updates, group_of, weight_update
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.server_round import initial_server_state, prepare
 from fedafd.simulation import server_stages
-from fedafd.simulation.federation import Federation, FederationProgress, SimulatedClient
+from fedafd.simulation.federation import Federation, FederationProgress
 from fedafd.simulation.server_stages import ServerStages
 
 
@@ -35,28 +34,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def public() -> dict[str, PairSplit]:
-    return public_data(ShapesOptions(num_train=32, num_val=8, num_test=16, seed=1))
-
-
-def config(strategy: str) -> FederationConfig:
-    return parse_federation_config({"name": "tiny", "strategy": strategy} | TINY["federation"])
-
-
-def clients() -> list[SimulatedClient]:
-    options = [ShapesOptions(num_train=size, num_val=8, num_test=16, seed=seed) for seed, size in ((2, 40), (3, 24))]
-    return [
-        SimulatedClient(name=f"{kind.value}-{number}", kind=kind, data=client_data(kind, each))
-        for kind in ClientKind
-        for number, each in enumerate(options)
-    ]
-
-
-def run(strategy: str, public: dict[str, PairSplit], rounds: int = 2, device: str = "cpu") -> list[FederationProgress]:
-    federation = Federation(config(strategy), public, clients(), device=device)
-    made = [FederationProgress()]
-    for _ in range(rounds):
-        made.append(federation.run_round(made[-1]))
-    return made[1:]
+    return public_set()
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -112,7 +90,7 @@ def test_stages_of_other_server_settings_are_not_taken(public: dict[str, PairSpl
     ]
     states = set()
     for change in changes:
-        values = merged({"name": "tiny", "strategy": "local"} | TINY["federation"], change)
+        values = merged({"name": "tiny", "strategy": "local"} | FEDERATION, change)
         stages = ServerStages(parse_federation_config(values), public["train"], device="cpu", folder=tmp_path)
         seed = values.get("seed", 0)
         start = initial_server_state(config=config("local"), captions=public["train"].captions, seed=seed)
@@ -179,7 +157,7 @@ def test_weights_by_similarity_differ_from_the_mean(public: dict[str, PairSplit]
 
 def test_a_stale_client_counts_only_where_the_configuration_says_so(public: dict[str, PairSplit]) -> None:
     def second_round(**distillation: object) -> tuple[FederationProgress, bytes | None]:
-        values = TINY["federation"] | {"distillation": {"start_round": 1, **distillation}}
+        values = FEDERATION | {"distillation": {"start_round": 1, **distillation}}
         federation = Federation(parse_federation_config({"name": "tiny", **values}), public, clients(), device="cpu")
         first = federation.run_round(FederationProgress())
         second = federation.run_round(first, absent=["pair-0", "pair-1"])

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
+from tests.simulation.tiny_federation import FEDERATION
 
 from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.simulation.experiment import RunKey, read_experiment
@@ -24,23 +25,7 @@ from fedafd.simulation.run import run_one
 TINY: dict[str, Any] = {
     "name": "tiny",
     "rounds": 2,
-    "federation": {
-        "preset": "small",
-        "embedding_dim": 16,
-        "image_encoder": {
-            "architecture": "resnet",
-            "image_size": 16,
-            "options": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
-        },
-        "text_encoder": {
-            "architecture": "bigru",
-            "max_tokens": 8,
-            "options": {"embedding_size": 8, "hidden_size": 8},
-        },
-        "server": {"passes": 1, "batch_size": 16},
-        "client": {"local_epochs": 1},
-        "distillation": {"start_round": 1},
-    },
+    "federation": FEDERATION,
     "public": {"adapter": "shapes", "options": {"num_train": 32, "num_val": 8, "num_test": 16, "seed": 1}},
     "clients": [
         {

@@ -46,14 +46,14 @@ class LossCheck:
     """
 
     def __init__(self, place: str) -> None:
-        self._place = place
+        self.place = place
         self._seen: Tensor | None = None
         self._unread = 0
 
     def add(self, loss: Tensor) -> None:
         """Take a step's loss. Raises DivergedError."""
         if loss.device.type == "cpu":
-            check_loss(loss, self._place)
+            check_loss(loss, self.place)
             return
         # The first one that is not finite stays.
         loss = loss.detach()
@@ -66,7 +66,7 @@ class LossCheck:
         """Look at what was taken and not looked at; once more when training ends. Raises DivergedError."""
         seen, self._seen, self._unread = self._seen, None, 0
         if seen is not None:
-            check_loss(seen, self._place)
+            check_loss(seen, self.place)
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,0 +1,28 @@
+"""The numerics of every strategy are those that were committed: to the bit where they were made, else within float
+error. A difference is either a defect, or a change that is meant: then run `make golden` and say what moved them.
+"""
+
+from __future__ import annotations
+
+import pytest
+from tests.simulation.golden import ALL, committed, here, recorded
+
+GOLDEN = committed()
+
+
+def test_all_strategies_are_recorded() -> None:
+    assert sorted(GOLDEN["strategies"]) == ALL
+
+
+@pytest.mark.parametrize("strategy", ALL)
+def test_a_seeded_round_gives_the_golden_losses(strategy: str) -> None:
+    found, golden = recorded(strategy), GOLDEN["strategies"][strategy]
+    if here() == GOLDEN["platform"]:
+        assert found == golden
+        return
+    for now, then in zip(found, golden, strict=True):
+        assert now.keys() == then.keys()
+        for name, value in then.items():
+            # A metric of 8 samples moves by ranks that float error may swap.
+            tolerance = {"rel": 1e-3} if name.startswith("losses") else {"abs": 26.0}
+            assert now[name] == pytest.approx(value, **tolerance), name
