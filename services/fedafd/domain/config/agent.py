@@ -1,0 +1,108 @@
+"""`agent.yaml`: one site's agent, its data, what it may share, and how it reaches the aggregator."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, JsonValue, model_validator
+
+from fedafd.domain.addresses import DialAddress
+from fedafd.domain.config.base import Config, Count, Positive
+from fedafd.domain.config.encoders import EncoderConfig
+from fedafd.domain.kinds import ClientKind
+from fedafd.domain.paths import OwnPath
+
+__all__ = ["AgentConfig", "BaselineMode", "DataConfig", "PartitionConfig", "SharingConfig", "TlsConfig"]
+
+
+class PartitionConfig(Config):
+    """Which share of a data set a site takes; for trials that split one data set among sites."""
+
+    scheme: Literal["iid", "dirichlet"] = Field(
+        "iid", description="iid: equal random shares; dirichlet: shares with unlike classes."
+    )
+    alpha: Positive = Field(0.1, description="Dirichlet concentration; small means unlike sites.")
+    num_clients: Count = Field(1, description="Shares that the data set is split into.")
+    index: int = Field(0, ge=0, description="This site's share, from 0.")
+    seed: int = Field(0, ge=0, description="The split follows from it: the same at all sites of a trial.")
+
+    @model_validator(mode="after")
+    def _index_is_a_part(self) -> PartitionConfig:
+        if self.index >= self.num_clients:
+            raise ValueError(f"index is {self.index}, but there are {self.num_clients} parts, counted from 0")
+        return self
+
+
+class DataConfig(Config):
+    """The private data: `adapter` names an entry point of the group `fedafd.datasets`."""
+
+    adapter: str = Field(
+        description="What reads the data: `image-folder`, `parquet` and so on, or one of an installed package (entry"
+        " point group `fedafd.datasets`): docs/data.md."
+    )
+    path: OwnPath | None = Field(None, description="Folder or file with the data; `shapes` needs none.")
+    options: dict[str, JsonValue] = Field(
+        default_factory=dict, description="The adapter's own keys, such as the columns of a table: docs/data.md."
+    )
+    partition: PartitionConfig | None = None
+    drop_repeats: bool = Field(
+        False, description="Leave out training samples whose content is in the validation or test split, too."
+    )
+
+
+class SharingConfig(Config):
+    """What may leave the site beside representations of the public set."""
+
+    personalized_model: bool = Field(False, description="The personalized model, with its class names and vocabulary.")
+    weights: bool = Field(False, description="The encoders' weights, for federations that average them.")
+    metrics: bool = Field(True, description="Metrics on the own test split, and the number of samples.")
+
+
+class TlsConfig(Config):
+    """TLS to the aggregator. Empty (`tls: {}`) trusts the public authorities and shows no certificate."""
+
+    authorities: OwnPath | None = Field(None, description="PEM of the trusted authorities; null: the public ones.")
+    certificate: OwnPath | None = Field(None, description="PEM of our certificate, where the aggregator asks for one.")
+    key: OwnPath | None = Field(None, description="PEM of its key, unencrypted.")
+    server_name: str | None = Field(None, description="Name in the aggregator's certificate; null: the host's.")
+
+    @model_validator(mode="after")
+    def _check_pair(self) -> TlsConfig:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key are needed together")
+        return self
+
+
+class BaselineMode(StrEnum):
+    """Who trains the baseline, a site's own model without the federation."""
+
+    OFF = "off"
+    BACKGROUND = "background"
+
+
+class AgentConfig(Config):
+    """`agent.yaml`: one site's agent."""
+
+    aggregator: DialAddress = Field(description="host:port of the aggregator.")
+    kind: ClientKind = Field(description="What the private data is: labelled images, labelled texts, or pairs of both.")
+    data: DataConfig
+    state_dir: OwnPath = Field(Path("fedafd-agent"), description="Credential, personalized model and cache live here.")
+    image_encoder: EncoderConfig | None = None
+    text_encoder: EncoderConfig | None = None
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$",
+        description="What trains: auto (the first GPU, else the CPU), cpu, cuda, cuda:N or mps.",
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads for training; null: all cores.")
+    share: SharingConfig = SharingConfig()
+    baseline: BaselineMode = Field(
+        BaselineMode.OFF,
+        description="Your model trained alone, to compare with. off: by `fedafd agent baseline` only; background: by"
+        " the agent, with time and threads that rounds do not need.",
+    )
+    tls: TlsConfig | None = Field(None, description="TLS to the aggregator; null: none.")
+    metrics_port: int | None = Field(None, ge=1, le=65535, description="Prometheus metrics; null: none.")
+    metrics_host: str = Field("127.0.0.1", description="Address that the metrics are served on.")

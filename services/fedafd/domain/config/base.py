@@ -1,0 +1,22 @@
+"""What all blocks of a configuration have in common: they are frozen, take no unknown key, and share these types."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["Config", "Count", "Name", "NonNegative", "Optimizer", "Positive", "Precision"]
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Optimizer = Literal["adamp", "adamw", "adam", "sgd"]
+Precision = Literal["auto", "bfloat16", "off"]
+
+
+class Config(BaseModel):
+    """A block of keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

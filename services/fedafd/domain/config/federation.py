@@ -1,0 +1,102 @@
+"""`federation.yaml`: what every participant of a federation agrees on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from fedafd.domain.config.base import Config, Count, Name
+from fedafd.domain.config.encoders import EncoderConfig
+from fedafd.domain.config.method import AlignmentConfig, DistillationConfig, FusionConfig
+from fedafd.domain.config.modes import AveragingMode, WireDtype
+from fedafd.domain.config.training import ClientTrainingConfig, ServerTrainingConfig
+from fedafd.domain.presets import PRESETS, merged
+from fedafd.domain.strategies import strategy_names, strategy_values
+
+__all__ = ["FederationConfig", "QuorumConfig", "stored_federation_config"]
+
+
+class QuorumConfig(Config):
+    """Deliveries that a round needs to go on; less and it fails with that reason."""
+
+    min_clients: Count = Field(1, description="Deliveries that a round needs; with fewer it fails.")
+    min_image_clients: int = Field(0, ge=0, description="Deliveries with image representations that it needs.")
+    min_text_clients: int = Field(0, ge=0, description="Deliveries with text representations that it needs.")
+
+
+class FederationConfig(Config):
+    """`federation.yaml`: what every participant of a federation agrees on."""
+
+    name: Name = Field(
+        description="The federation's name in addresses and files: up to 63 small letters, digits and inner hyphens."
+    )
+    preset: Literal["default", "small", "paper"] = Field(
+        "default",
+        description="Values that all others stand on: what measured best, tiny encoders for two CPU cores, or the"
+        " paper's choices.",
+    )
+    strategy: str = Field("fedafd", description="A named set of values: see docs/strategies.md.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Every random choice of every round follows from it.")
+    embedding_dim: int = Field(256, ge=8, le=4096, description="D: numbers in each representation.")
+    image_encoder: EncoderConfig = EncoderConfig(architecture="resnet")
+    text_encoder: EncoderConfig = EncoderConfig(architecture="bigru")
+    server: ServerTrainingConfig = ServerTrainingConfig()
+    client: ClientTrainingConfig = ClientTrainingConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
+    fusion: FusionConfig = FusionConfig()
+    distillation: DistillationConfig = DistillationConfig()
+    averaging: AveragingMode = Field(
+        AveragingMode.OFF,
+        description="weights: clients of one kind and architecture average their weights (FedAvg), which then leave"
+        " the sites.",
+    )
+    quorum: QuorumConfig = QuorumConfig()
+    wire_dtype: WireDtype = Field(
+        WireDtype.FLOAT16, description="How representations travel; int8 has one float32 scale per row."
+    )
+    round_deadline_seconds: float | None = Field(
+        3600.0, gt=0, description="How long a round waits for deliveries; null: for ever."
+    )
+    idle_timeout_seconds: float = Field(300.0, gt=0, description="No byte and no step of progress for so long: lost.")
+    accept_personalized_models: bool = Field(True, description="Take personalized models from sites that share them.")
+    max_upload_bytes: int = Field(2 * 2**30, ge=2**20, description="Longest upload that is taken from a site.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_preset(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        preset = PRESETS.get(str(values.get("preset", "default")), {})
+        name = str(values.get("strategy", "fedafd"))
+        strategy = strategy_values(name) if name in strategy_names() else {}
+        return merged(merged(preset, strategy), values)
+
+    @field_validator("strategy")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        strategy_values(name)
+        return name
+
+    @model_validator(mode="after")
+    def _averages_one_vocabulary(self) -> FederationConfig:
+        if self.averaging is not AveragingMode.OFF and self.client.vocabulary != "public":
+            raise ValueError("averaging: weights needs client.vocabulary: public, so that embeddings mean the same")
+        return self
+
+    def canonical_json(self) -> str:
+        """The configuration as JSON with sorted keys; parses back to an equal object."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+def stored_federation_config(values: Mapping[str, Any]) -> FederationConfig:
+    """A configuration that was checked when it was stored; parsed once in a process, because it is asked for often."""
+    return _parsed(json.dumps(values, sort_keys=True, separators=(",", ":")))
+
+
+@lru_cache(maxsize=64)
+def _parsed(canonical: str) -> FederationConfig:
+    return FederationConfig.model_validate_json(canonical)

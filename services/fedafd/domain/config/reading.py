@@ -1,0 +1,112 @@
+"""Reads and checks configurations: a key or value that is not allowed is named with its path and what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from fedafd.domain.config.agent import AgentConfig
+from fedafd.domain.config.federation import FederationConfig
+from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.paths import placed
+from fedafd.domain.yaml_files import parse_yaml
+
+__all__ = [
+    "parse_agent_config",
+    "parse_config",
+    "parse_federation_config",
+    "read_agent_config",
+    "read_federation_config",
+]
+
+C = TypeVar("C", bound=BaseModel)
+_SHOWN_CHARACTERS = 200
+
+
+def parse_config(model: type[C], values: Any, source: str) -> C:
+    """`values` checked against `model`. Raises ConfigurationError listing each key that is wrong, with its path."""
+    if not isinstance(values, Mapping):
+        raise ConfigurationError(f"{source}: expected keys and values, found {type(values).__name__}", source=source)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigurationError(f"{source}: {_describe(model, error)}", source=source) from None
+
+
+def _describe(model: type[BaseModel], error: ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        path = ".".join(str(part) for part in item["loc"]) or "(top level)"
+        if item["type"] == "extra_forbidden":
+            allowed = ", ".join(_allowed_keys(model, item["loc"][:-1]))
+            lines.append(f"{path}: unknown key; allowed here: {allowed}")
+        elif item["type"] == "missing":
+            lines.append(f"{path}: missing, but needed")
+        elif item["type"] == "model_type":
+            allowed = ", ".join(_allowed_keys(model, item["loc"]))
+            lines.append(f"{path}: must be a block of keys ({allowed}); found {_shown(item['input'])}")
+        elif item["type"] == "value_error":
+            lines.append(f"{path}: {item['ctx']['error']}")
+        else:
+            lines.append(f"{path}: {item['msg']}; found {_shown(item['input'])}")
+    return "; ".join(lines)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+
+
+def _allowed_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(str(part))
+        annotations = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
+        nested = [a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel)]
+        if not nested:
+            return []
+        model = nested[0]
+    return sorted(model.model_fields)
+
+
+def _read(model: type[C], path: Path) -> C:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}", source=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: not UTF-8: {error.reason}", source=str(path)) from None
+    try:
+        values = parse_yaml(text)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path}: not valid YAML: {error}", source=str(path)) from None
+    return parse_config(model, values, str(path))
+
+
+def read_federation_config(path: Path) -> FederationConfig:
+    """Read `federation.yaml`; relative paths in it follow the file.
+
+    Raises ConfigurationError naming the file, the key's path and what is allowed.
+    """
+    return placed(_read(FederationConfig, path), path.parent)
+
+
+def read_agent_config(path: Path) -> AgentConfig:
+    """Read `agent.yaml`; relative paths in it, and its defaults, follow the file.
+
+    Raises ConfigurationError naming the file, the key's path and what is allowed.
+    """
+    return placed(_read(AgentConfig, path), path.parent)
+
+
+def parse_federation_config(values: Any, source: str = "federation") -> FederationConfig:
+    """Check already decoded values, such as a REST body. Raises ConfigurationError."""
+    return parse_config(FederationConfig, values, source)
+
+
+def parse_agent_config(values: Any, source: str = "agent") -> AgentConfig:
+    """Check already decoded values. Raises ConfigurationError."""
+    return parse_config(AgentConfig, values, source)
