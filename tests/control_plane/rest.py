@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from fedafd.control_plane.app import create_app
 from fedafd.control_plane.context import Context
+from fedafd.control_plane.patience import PatientProtocol
 from fedafd.control_plane.settings import ControlPlaneSettings
 from fedafd.datasets import load_public_data, write_public_set
 from fedafd.domain.kinds import ClientKind
@@ -29,7 +30,7 @@ from fedafd.persistence.round_repository import add_rounds
 from fedafd.storage import StoreSettings
 from fedafd.storage.store import sha256_of
 
-KEY = "fedafd-key.test"
+KEY = "fedafd-key.test-of-rest"
 FEDERATION = {"name": "trial", "preset": "small"}
 
 
@@ -139,7 +140,9 @@ async def listening(settings: ControlPlaneSettings) -> AsyncIterator[Rest]:
     """Behind a real server on a free port of this process."""
     await asyncio.to_thread(migrate, settings.database_url.get_secret_value())
     app = create_app(settings)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2))
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2, http=PatientProtocol)
+    )
     running = asyncio.create_task(server.serve())
     while not server.started:
         assert not running.done(), running

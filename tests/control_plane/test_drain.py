@@ -14,7 +14,7 @@ from fedafd.control_plane.settings import ControlPlaneSettings
 from fedafd.persistence.migrate import migrate
 from fedafd.storage import StoreSettings
 
-KEY = "fedafd-key.drain"
+KEY = "fedafd-key.drain-test"
 
 
 @pytest.fixture

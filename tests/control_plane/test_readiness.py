@@ -106,7 +106,7 @@ def test_a_process_refuses_a_database_that_is_not_migrated(tmp_path: Path, modul
         "DATABASE_URL": f"sqlite:///{tmp_path}/new.db",
         "STORE__URL": str(tmp_path / "store"),
         "REDIS_URL": "redis://127.0.0.1:1/0",
-    } | ({"INTERNAL_TOKEN": "internal"} if process == "AGGREGATOR" else {})
+    } | ({"INTERNAL_TOKEN": "internal-token-of-tests"} if process == "AGGREGATOR" else {})
     environment = os.environ | {f"FEDAFD_{process}_{key}": value for key, value in variables.items()}
     command = [sys.executable, "-m", f"fedafd.{module}"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from fedafd.agent.settings import load_settings as load_agent_settings
+from fedafd.aggregator.settings import load_settings as load_aggregator_settings
 from fedafd.cli.remote.server import Server
 from fedafd.cli.store import read_secret
 from fedafd.control_plane.settings import load_settings as load_control_plane_settings
+from fedafd.distiller.settings import load_settings as load_distiller_settings
 from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.secrets import MIN_SECRET_LENGTH
 from fedafd.storage.factory import StoreSettings, open_store
 
 SECRET = "fedafd-enrol.x_y-z"
@@ -73,3 +76,34 @@ def test_a_file_without_a_secret_is_named(tmp_path: Path, content: bytes, words:
     (tmp_path / "secret").write_bytes(content)
     with pytest.raises(ConfigurationError, match=f"{tmp_path}/secret: {words}"):
         read_secret(tmp_path / "secret")
+
+
+SHORT = ["", "x", "fedafd-key", "x" * (MIN_SECRET_LENGTH - 1), " " * 40]
+PROCESSES = {
+    "CONTROL_PLANE_ADMIN_KEY": load_control_plane_settings,
+    "AGGREGATOR_INTERNAL_TOKEN": load_aggregator_settings,
+    "DISTILLER_INTERNAL_TOKEN": load_distiller_settings,
+}
+
+
+@pytest.mark.parametrize("secret", SHORT, ids=["empty", "a letter", "a prefix", "one too few", "spaces"])
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_short_secret_is_refused_at_start(monkeypatch: pytest.MonkeyPatch, name: str, secret: str) -> None:
+    process = name.rpartition("_")[0].rpartition("_")[0]
+    given = {"DATABASE_URL": "sqlite:///x", "STORE__URL": "x", "REDIS_URL": "redis://h:1/0"}
+    for each, value in given.items():
+        if process != "DISTILLER" or each != "DATABASE_URL":
+            monkeypatch.setenv(f"FEDAFD_{process}_{each}", value)
+    monkeypatch.setenv(f"FEDAFD_{name}", secret)
+    with pytest.raises(ConfigurationError, match=f"FEDAFD_{name}: (is empty|has [0-9]+ characters)"):
+        PROCESSES[name]()
+    monkeypatch.setenv(f"FEDAFD_{name}", "x" * MIN_SECRET_LENGTH)
+    PROCESSES[name]()
+
+
+def test_a_short_admin_key_in_a_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("short\n")
+    for name, value in {"DATABASE_URL": "sqlite:///x", "STORE__URL": "x", "ADMIN_KEY_FILE": tmp_path / "key"}.items():
+        monkeypatch.setenv(f"FEDAFD_CONTROL_PLANE_{name}", str(value))
+    with pytest.raises(ConfigurationError, match=f"ADMIN_KEY_FILE {tmp_path}/key: has 5 characters"):
+        load_control_plane_settings().first_admin_key()

@@ -14,7 +14,11 @@ from fedafd.domain.errors import ConfigurationError
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FEDAFD_AGGREGATOR_SECRETS_DIR", str(tmp_path))
     monkeypatch.setenv("FEDAFD_AGGREGATOR_STORE__URL", "s3://bucket")
-    for name, value in {"database_url": "sqlite:///x.db", "store__secret_key": "s3cret", "internal_token": "t"}.items():
+    for name, value in {
+        "database_url": "sqlite:///x.db",
+        "store__secret_key": "s3cret",
+        "internal_token": "t" * 20,
+    }.items():
         (tmp_path / name).write_text(f"{value}\n")
     return tmp_path
 

@@ -30,7 +30,7 @@ from fedafd.storage import ObjectStore, StoreSettings, open_store
 from fedafd.storage.s3 import S3Store
 from fedafd.storage.store import sha256_of
 
-KEY = "fedafd-key.backup"
+KEY = "fedafd-key.backup-test"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 ARTIFACT = b"representations of a round"
 
@@ -93,7 +93,7 @@ async def snapshot(database_url: str, store: StoreSettings) -> dict[str, Any]:
 
 def verify(database_url: str, store: dict[str, str], patch: pytest.MonkeyPatch) -> tuple[int, str]:
     patch.setenv("FEDAFD_AGGREGATOR_DATABASE_URL", database_url)
-    patch.setenv("FEDAFD_AGGREGATOR_INTERNAL_TOKEN", "internal")
+    patch.setenv("FEDAFD_AGGREGATOR_INTERNAL_TOKEN", "internal-token-of-tests")
     for name, value in store.items():
         patch.setenv(f"FEDAFD_AGGREGATOR_STORE__{name.upper()}", value)
     result = CliRunner().invoke(app, ["store", "verify"])

@@ -50,7 +50,7 @@ async def aggregator(tmp_path: Path, redis_url: str) -> AsyncIterator[Serve]:
             database_url=database_url,
             redis_url=redis_url,
             store=StoreSettings(url=str(tmp_path / "store")),
-            internal_token="internal",
+            internal_token="internal-token-of-tests",
             **tls,
         )
         stop = asyncio.Event()
@@ -215,7 +215,11 @@ def test_half_a_pair_is_refused(tmp_path: Path) -> None:
         parse_agent_config(values | {"tls": {"certificate": "c.pem"}})
     with pytest.raises(ConfigurationError, match="tls.ca: unknown key; allowed here: authorities"):
         parse_agent_config(values | {"tls": {"ca": "c.pem"}})
-    needed: dict[str, Any] = {"database_url": "sqlite:///x", "store": {"url": str(tmp_path)}, "internal_token": "t"}
+    needed: dict[str, Any] = {
+        "database_url": "sqlite:///x",
+        "store": {"url": str(tmp_path)},
+        "internal_token": "t" * 20,
+    }
     for given in ({"tls_certificate": "c.pem"}, {"tls_client_authorities": "c.pem"}):
         with pytest.raises(ValueError, match="TLS_CERTIFICATE and TLS_KEY"):
             AggregatorSettings(**needed, **given)

@@ -21,6 +21,7 @@ from fedafd.agent.settings import AgentSettings, load_settings
 from fedafd.agent.state import StateDirectory
 from fedafd.domain.config import AgentConfig, read_agent_config
 from fedafd.domain.errors import FedafdError
+from fedafd.domain.proxies import is_off_machine
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.metrics import start_metrics_server
 from fedafd.telemetry.tracing import configure_tracing
@@ -68,6 +69,7 @@ def run(config: AgentConfig, *, token: str | None = None, settings: AgentSetting
                 _log.info(
                     "agent.started", aggregator=config.aggregator, kind=config.kind.value, state_dir=str(state.root)
                 )
+                _warn_of_plain_text(config)
                 await agent.run(token)
 
             asyncio.run(serve())
@@ -115,6 +117,15 @@ def _with_overrides(config: AgentConfig, settings: AgentSettings, state_dir: Pat
         "metrics_port": settings.metrics_port,
     }
     return config.model_copy(update={key: value for key, value in changes.items() if value is not None})
+
+
+def _warn_of_plain_text(config: AgentConfig) -> None:
+    if config.tls is None and is_off_machine(config.aggregator):
+        _log.warning(
+            "agent.plaintext",
+            aggregator=config.aggregator,
+            reason="this site's credential and models can be read and changed on the way; set `tls` in agent.yaml",
+        )
 
 
 def _limit_threads(threads: int | None) -> None:

@@ -6,6 +6,7 @@ __all__ = ["SENTENCES"]
 
 SENTENCES: dict[str, str] = {
     "agent.started": "agent of a site with {kind} data, for the aggregator {aggregator}; its state is in {state_dir}",
+    "agent.plaintext": "the line to the aggregator {aggregator} has no TLS",
     "agent.reading_data": "looking at every sample: {samples} of {of}",
     "agent.data_checked": "data are usable ({looked})",
     "agent.data_warnings": "the data raise {count} warnings; `fedafd agent check` tells them",

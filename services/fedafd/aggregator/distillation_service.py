@@ -11,6 +11,7 @@ from fedafd.aggregator.types import Call
 from fedafd.domain.config import FederationConfig, stored_federation_config
 from fedafd.domain.errors import InvalidRequestError, StageLostError
 from fedafd.domain.kinds import Modality, StageKind
+from fedafd.domain.plain_text import plain_text
 from fedafd.domain.seeds import derive_seed
 from fedafd.domain.states import StageState
 from fedafd.persistence.artifact_repository import add_artifact
@@ -63,7 +64,7 @@ class DistillationService(DistillationServiceServicer):
             silent_since = utc_now() - timedelta(seconds=config.idle_timeout_seconds)
             waiting = stage.state == StageState.PENDING.value
             announced_at = stage.last_progress_at
-            token = await claim_stage(session, stage.id, request.worker, silent_since)
+            token = await claim_stage(session, stage.id, plain_text(request.worker), silent_since)
         add_context(federation=row.federation_id, round_number=row.number)
         if waiting:
             waited = (utc_now() - announced_at).total_seconds()
@@ -78,13 +79,15 @@ class DistillationService(DistillationServiceServicer):
     ) -> pb.ReportStageProgressResponse:
         require_internal(self._context, call)
         async with self._context.database.transaction() as session:
+            if not request.alive_only and not 0 <= request.fraction <= 1:  # also what is no number
+                raise InvalidRequestError("fraction must be a number from 0 to 1")
             if request.alive_only:
                 held = await renew_stage(session, request.stage_id, request.token)
                 if not held:
                     await forgive_strike(session, request.stage_id, request.token)
                 return pb.ReportStageProgressResponse(keep_going=held)
             held = await note_stage_progress(
-                session, request.stage_id, request.token, request.fraction, request.activity
+                session, request.stage_id, request.token, request.fraction, plain_text(request.activity)
             )
             if not held:
                 await forgive_strike(session, request.stage_id, request.token)
@@ -117,7 +120,8 @@ class DistillationService(DistillationServiceServicer):
             if request.outage:
                 again = not _is_late(row)
             new = StageState.PENDING if again else StageState.FAILED
-            values = {"reason": request.reason[:2000], "failures": failures, "worker": None if again else worker}
+            reason = plain_text(request.reason[:2000])
+            values = {"reason": reason, "failures": failures, "worker": None if again else worker}
             if not await settle_stage(session, stage.id, request.token, new, **values):
                 raise StageLostError(f"stage {stage.id}: token {request.token} no longer holds it")
             if again:
@@ -130,7 +134,7 @@ class DistillationService(DistillationServiceServicer):
                 actor=f"distiller:{worker}",
                 round=row.number,
                 stage=stage.kind,
-                reason=request.reason[:2000],
+                reason=reason,
                 will_retry=again,
             )
         if not request.handed_back:

@@ -26,6 +26,7 @@ from fedafd.aggregator.survey import watch_federations
 from fedafd.aggregator.types import Interceptor
 from fedafd.domain.addresses import split_address
 from fedafd.domain.errors import ConfigurationError, FedafdError
+from fedafd.domain.proxies import is_off_machine
 from fedafd.messaging.broker_memory import BrokerMemory
 from fedafd.messaging.celery_app import make_celery, send_stage
 from fedafd.messaging.presence import PresenceWriter
@@ -148,6 +149,13 @@ def _bind(server: grpc.aio.Server, settings: AggregatorSettings) -> None:
             bound = server.add_secure_port(settings.listen, server_credentials(*files))
         else:
             bound = server.add_insecure_port(settings.listen)
+            if is_off_machine(settings.listen):
+                _log.warning(
+                    "aggregator.plaintext",
+                    listen=settings.listen,
+                    reason="no TLS: credentials and models can be read and changed on the way; set"
+                    " FEDAFD_AGGREGATOR_TLS_CERTIFICATE and _TLS_KEY, unless a proxy ends TLS in front",
+                )
     except RuntimeError:
         bound = 0
     if not bound:

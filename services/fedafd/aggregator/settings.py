@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from fedafd.domain.addresses import ListenAddress
+from fedafd.domain.secrets import LongSecret
 from fedafd.domain.settings import ProcessSettings, load_process_settings
 from fedafd.storage import StoreSettings
 
@@ -25,7 +26,7 @@ class AggregatorSettings(ProcessSettings):
     database_url: SecretStr
     redis_url: SecretStr | None = Field(None, description="Wake-ups, presence and the Celery broker.")
     store: StoreSettings
-    internal_token: SecretStr = Field(description="Shared with the distillers.")
+    internal_token: LongSecret = Field(description="Shared with the distillers.")
     tls_certificate: Path | None = Field(None, description="PEM of the server's certificate; unset: no TLS.")
     tls_key: Path | None = Field(None, description="PEM of its key.")
     tls_client_authorities: Path | None = Field(

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedafd.cli.remote.outcome import delivered_words, duration_words, missing_words, round_seconds
+from fedafd.domain.plain_text import plain_text
 
 __all__ = ["RoundView"]
 
@@ -62,8 +63,10 @@ class RoundView:
         metrics, seconds, missing = answer["metrics"], round_seconds(answer), missing_words(answer)
         self._console.print(
             f"[green]{self._name(answer['number'])}[/]" + ("" if seconds is None else f" in {duration_words(seconds)}"),
-            f"server rsum [bold]{metrics['rsum']:.1f}[/], R@1 {metrics['i2t_r1']:.1f} / {metrics['t2i_r1']:.1f};"
-            f" {escape(delivered_words(answer))}" + (f"; [yellow]{escape(missing)}[/]" if missing else ""),
+            f"server rsum [bold]{_score(metrics, 'rsum')}[/], R@1 {_score(metrics, 'i2t_r1')} /"
+            f" {_score(metrics, 't2i_r1')};"
+            f" {escape(plain_text(delivered_words(answer)))}"
+            + (f"; [yellow]{escape(plain_text(missing))}[/]" if missing else ""),
             sep=": ",
             highlight=False,
             soft_wrap=True,
@@ -92,8 +95,17 @@ class RoundView:
         return Group(title, table)
 
 
+def _score(metrics: Mapping[str, float | None], name: str) -> str:
+    value = metrics.get(name)
+    return "-" if value is None else f"{value:.1f}"
+
+
 def _row(item: Mapping[str, Any], words: str) -> tuple[RenderableType, ...]:
     state = str(item["state"])
     share = 1.0 if state in ("done", "delivered") else float(item["progress"] or 0.0)
     colour = _COLOURS.get(state, "yellow")
-    return ProgressBar(total=1.0, completed=share, width=24), f"[{colour}]{state}[/]", Text(words[:70], style="dim")
+    return (
+        ProgressBar(total=1.0, completed=share, width=24),
+        f"[{colour}]{state}[/]",
+        Text(plain_text(words)[:70], style="dim"),
+    )

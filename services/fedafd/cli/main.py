@@ -17,6 +17,7 @@ from fedafd.cli.search import search
 from fedafd.cli.simulate import simulate
 from fedafd.cli.store import store_app
 from fedafd.domain.errors import ConfigurationError, FedafdError
+from fedafd.domain.plain_text import plain_text
 
 __all__ = ["app", "main"]
 
@@ -77,7 +78,9 @@ def main() -> None:
 
 
 def _end(error: FedafdError | str, exit_code: int) -> NoReturn:
-    typer.secho(f"error: {error}", fg="red", err=True)
+    # Line by line: a message of ours may have several, and may tell what others wrote.
+    lines = "\n".join(plain_text(line) for line in str(error).split("\n"))
+    typer.secho(f"error: {lines}", fg="red", err=True)
     raise SystemExit(exit_code)
 
 

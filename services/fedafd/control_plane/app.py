@@ -18,19 +18,23 @@ from fedafd.control_plane import probes
 from fedafd.control_plane.api_keys import endpoints as api_keys
 from fedafd.control_plane.clients import endpoints as clients
 from fedafd.control_plane.context import Context, Wakeups
+from fedafd.control_plane.door import Door, SecureHeaders
 from fedafd.control_plane.drain import endpoints as drain
 from fedafd.control_plane.events import endpoints as events
+from fedafd.control_plane.failed_logins import FailedLogins
 from fedafd.control_plane.federations import endpoints as federations
 from fedafd.control_plane.limits import BodyLimit
 from fedafd.control_plane.models import endpoints as models
 from fedafd.control_plane.models import personalized_endpoints as personalized_models
 from fedafd.control_plane.observed import ControlPlaneMetrics, Observed
 from fedafd.control_plane.openapi import describe, operation_id
+from fedafd.control_plane.patience import PatientBody, PatientProtocol
 from fedafd.control_plane.problems import add_problem_handlers
 from fedafd.control_plane.public_sets import endpoints as public_sets
 from fedafd.control_plane.rounds import endpoints as rounds
 from fedafd.control_plane.settings import ControlPlaneSettings, load_settings
 from fedafd.domain.errors import ConfigurationError, FedafdError
+from fedafd.domain.proxies import is_off_machine
 from fedafd.messaging.wakeups import WakeupPublisher, listen_for_wakeups
 from fedafd.persistence.api_key_repository import ensure_admin_key
 from fedafd.persistence.database import Database
@@ -45,6 +49,7 @@ __all__ = ["create_app", "main"]
 
 _RESOURCES = (federations, public_sets, clients, rounds, models, personalized_models, events, api_keys, drain, probes)
 _FORGET_SECONDS = 600.0
+_FAILURES_SECONDS = 5.0
 _GRACE_SECONDS = 5
 _log = get_logger(__name__)
 
@@ -63,7 +68,8 @@ def create_app(settings: ControlPlaneSettings) -> FastAPI:
                 async with context.database.transaction() as session:
                     await ensure_admin_key(session, key)
             stack.push_async_callback(context.key_uses.write, context.database)
-            work = [_forget_answers(context), context.key_uses.keep_writing(context.database)]
+            stack.push_async_callback(context.failed_logins.write, context.database)
+            work = [_forget_answers(context), context.key_uses.keep_writing(context.database), _write_failures(context)]
             if redis_url and context.redis:
                 stack.push_async_callback(context.redis.aclose)
                 work.append(listen_for_wakeups(redis_url, context.wakeups.heard))
@@ -77,10 +83,13 @@ def create_app(settings: ControlPlaneSettings) -> FastAPI:
     app.state.context = context
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     app.add_middleware(BodyLimit, shard_bytes=settings.max_shard_bytes)
+    app.add_middleware(PatientBody, idle_seconds=settings.body_idle_seconds)
+    app.add_middleware(Door, context=context)
     add_problem_handlers(app)
     for resource in _RESOURCES:
         app.include_router(resource.router)
     metrics = ControlPlaneMetrics()
+    app.add_middleware(SecureHeaders)
     app.add_middleware(Observed, metrics=metrics)
     _add_metrics(app, metrics)
     return app
@@ -98,6 +107,8 @@ def _context(settings: ControlPlaneSettings, redis_url: str | None) -> Context:
         invitation_lifetime=timedelta(hours=settings.invitation_hours),
         idempotency_lifetime=timedelta(hours=settings.idempotency_hours),
         ticket_lifetime=timedelta(minutes=settings.ticket_minutes),
+        failed_logins=FailedLogins(settings.failed_logins_per_minute),
+        streams_per_key=settings.streams_per_key,
         stream_poll_seconds=settings.stream_poll_seconds,
         stream_heartbeat_seconds=settings.stream_heartbeat_seconds,
     )
@@ -111,6 +122,12 @@ async def _forget_answers(context: Context) -> None:
         except FedafdError as error:
             _log.warning("idempotency.not_forgotten", reason=str(error))
         await asyncio.sleep(_FORGET_SECONDS)
+
+
+async def _write_failures(context: Context) -> None:
+    while True:
+        await asyncio.sleep(_FAILURES_SECONDS)
+        await context.failed_logins.write(context.database)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
@@ -154,6 +171,12 @@ def main() -> int:
         sys.stderr.write(f"control-plane: {error}\n")
         return 1
     _log.info("control_plane.starting", host=settings.host, port=settings.port)
+    if is_off_machine(f"[{settings.host}]:1" if ":" in settings.host else f"{settings.host}:1"):
+        _log.warning(
+            "control_plane.plaintext",
+            host=settings.host,
+            reason="HTTP without TLS: API keys can be read on the way; let only a proxy that ends TLS reach this port",
+        )
     # uvicorn ends gracefully and then raises the signal again, which would end us by it instead of with exit code 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
@@ -163,6 +186,8 @@ def main() -> int:
         port=settings.port,
         log_config=None,
         access_log=False,
+        server_header=False,
+        http=PatientProtocol,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     _log.info("control_plane.stopped")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -12,6 +12,7 @@ from typing import Annotated
 import redis.asyncio
 from fastapi import Depends, Request
 
+from fedafd.control_plane.failed_logins import FailedLogins
 from fedafd.control_plane.key_uses import KeyUses
 from fedafd.control_plane.models.reads import ModelReads
 from fedafd.persistence.database import Database
@@ -53,6 +54,10 @@ class Context:
     redis: redis.asyncio.Redis | None = None
     wakeups: Wakeups = field(default_factory=Wakeups)
     key_uses: KeyUses = field(default_factory=KeyUses)
+    failed_logins: FailedLogins = field(default_factory=lambda: FailedLogins(per_minute=60))
+    open_streams: Counter[str] = field(default_factory=Counter)
+    """Event streams by caller."""
+    streams_per_key: int = 20
     model_reads: ModelReads = field(default_factory=ModelReads)
     invitation_lifetime: timedelta = timedelta(days=7)
     idempotency_lifetime: timedelta = timedelta(hours=24)

@@ -32,7 +32,8 @@ class BodyLimit:
             return
         limit = self._limit(scope["path"])
         announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > limit:
+        # More digits than any length has, and than Python reads, are too many as well.
+        if announced.isdigit() and (len(announced) > 19 or int(announced) > limit):
             await _refuse(send, limit)
             return
         received = 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from fedafd.domain.secrets import read_secret_file
+from fedafd.domain.secrets import LongSecret, check_length, read_secret_file
 from fedafd.domain.settings import ProcessSettings, load_process_settings
 from fedafd.storage import StoreSettings
 
@@ -26,7 +26,7 @@ class ControlPlaneSettings(ProcessSettings):
     database_url: SecretStr
     redis_url: SecretStr | None = None
     store: StoreSettings
-    admin_key: SecretStr | None = Field(None, description="The first admin's API key.")
+    admin_key: LongSecret | None = Field(None, description="The first admin's API key.")
     admin_key_file: Path | None = Field(None, description="A file that holds it.")
     invitation_hours: float = Field(168.0, gt=0, description="How long an enrolment token lives.")
     idempotency_hours: float = Field(24.0, gt=0, description="How long the answer to an Idempotency-Key is remembered.")
@@ -34,14 +34,20 @@ class ControlPlaneSettings(ProcessSettings):
     max_shard_bytes: int = Field(4 << 30, gt=0, description="Longest shard of a public set that is taken.")
     stream_poll_seconds: float = Field(1.0, gt=0, description="How often an event stream looks without a wake-up.")
     stream_heartbeat_seconds: float = Field(15.0, gt=0, description="A comment after so long without an event.")
+    streams_per_key: int = Field(20, ge=1, description="Event streams of one key at once.")
+    failed_logins_per_minute: int = Field(
+        60, ge=1, description="Wrong keys from one address; beyond it keys that are new there are refused unseen."
+    )
+    body_idle_seconds: float = Field(30.0, gt=0, description="A body of which nothing comes for so long is refused.")
     log_level: str = "INFO"
 
     def first_admin_key(self) -> str | None:
-        """The first admin's key from wherever it was given. Raises ConfigurationError for an unreadable file."""
+        """The first admin's key from wherever it was given. Raises ConfigurationError."""
         if self.admin_key is not None:
             return self.admin_key.get_secret_value()
         file = self.admin_key_file
-        return None if file is None else read_secret_file(file, f"{_PREFIX}ADMIN_KEY_FILE")
+        name = f"{_PREFIX}ADMIN_KEY_FILE"
+        return None if file is None else check_length(read_secret_file(file, name), f"{name} {file}")
 
 
 def load_settings() -> ControlPlaneSettings:

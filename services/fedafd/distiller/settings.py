@@ -10,6 +10,7 @@ from pydantic_settings import SettingsConfigDict
 
 from fedafd.domain.addresses import DialAddress, ListenAddress
 from fedafd.domain.config import TlsConfig
+from fedafd.domain.secrets import LongSecret
 from fedafd.domain.settings import ProcessSettings, load_process_settings
 from fedafd.storage import StoreSettings
 
@@ -27,7 +28,7 @@ class DistillerSettings(ProcessSettings):
     tls: TlsConfig | None = Field(None, description="TLS__AUTHORITIES and so on; unset: no TLS to the aggregator.")
     redis_url: SecretStr
     store: StoreSettings
-    internal_token: SecretStr
+    internal_token: LongSecret
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
     processes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="Processes that share the global training; auto: one per GPU."

@@ -23,6 +23,7 @@ from fedafd.distiller.shutdown import Shutdown
 from fedafd.domain.addresses import split_address
 from fedafd.domain.errors import FedafdError
 from fedafd.domain.kinds import StageKind
+from fedafd.domain.proxies import is_off_machine
 from fedafd.messaging.celery_app import QUEUE, make_celery, task_name
 from fedafd.messaging.queue_depth import QueueDepth
 from fedafd.storage import open_store
@@ -59,6 +60,13 @@ def _run(settings: DistillerSettings, cache: Path) -> int:
         if settings.metrics_listen:
             host, port = split_address(settings.metrics_listen)
             stack.enter_context(start_metrics_server(metrics, host, port))
+        if settings.tls is None and is_off_machine(settings.aggregator):
+            _log.warning(
+                "distiller.plaintext",
+                aggregator=settings.aggregator,
+                reason="no TLS: the internal token can be read on the way; set FEDAFD_DISTILLER_TLS__AUTHORITIES,"
+                " unless the network between is yours alone",
+            )
         _log.info("distiller.started", aggregator=settings.aggregator, device=settings.device)
         redis_url = settings.redis_url.get_secret_value()
         hearing = Hearing(QueueDepth(redis_url), lambda: runner.busy or shutdown.begun, metrics)

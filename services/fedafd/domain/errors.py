@@ -28,6 +28,7 @@ __all__ = [
     "PublicSetMismatchError",
     "RangeNotSatisfiableError",
     "RepresentationError",
+    "RequestTimeoutError",
     "RequestTooLargeError",
     "RoundClosedError",
     "SchemaError",
@@ -38,6 +39,7 @@ __all__ = [
     "StorageFullError",
     "StorageUnavailableError",
     "TicketsUnavailableError",
+    "TooManyRequestsError",
     "UnauthenticatedError",
     "UploadError",
 ]
@@ -81,6 +83,20 @@ class RequestTooLargeError(FedafdError):
     """The body is longer than this path takes."""
 
     code = "request-too-large"
+
+
+class RequestTimeoutError(FedafdError):
+    """The request did not arrive in time."""
+
+    code = "request-timeout"
+    retryable = True
+
+
+class TooManyRequestsError(FedafdError):
+    """Too many of one caller or address at once: wrong keys, or event streams."""
+
+    code = "too-many-requests"
+    retryable = True
 
 
 class RangeNotSatisfiableError(FedafdError):
@@ -252,6 +268,8 @@ ERROR_STATUS: dict[type[FedafdError], Status] = {
     InvalidRequestError: Status(422, "INVALID_ARGUMENT"),
     MethodNotAllowedError: Status(405, "UNIMPLEMENTED"),
     RequestTooLargeError: Status(413, "RESOURCE_EXHAUSTED"),
+    RequestTimeoutError: Status(408, "DEADLINE_EXCEEDED"),
+    TooManyRequestsError: Status(429, "RESOURCE_EXHAUSTED"),
     RangeNotSatisfiableError: Status(416, "OUT_OF_RANGE"),
     ConfigurationError: Status(422, "INVALID_ARGUMENT"),
     StateUnusableError: Status(422, "INVALID_ARGUMENT"),

@@ -11,7 +11,9 @@ import os
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-__all__ = ["Proxy", "is_loopback", "proxy_for"]
+from fedafd.domain.addresses import split_address
+
+__all__ = ["Proxy", "is_loopback", "is_off_machine", "proxy_for"]
 
 _VARIABLES = {
     "http": ("http_proxy", "all_proxy"),
@@ -61,6 +63,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return name == "localhost" or name.endswith(".localhost")
+
+
+def is_off_machine(address: str) -> bool:
+    """Whether what is sent to, or comes in at, this host:port may be seen on a network: plain text is read there."""
+    try:
+        host, _ = split_address(address)
+    except ValueError:  # a Unix socket, or a name of gRPC's own
+        return False
+    return not is_loopback(host)
 
 
 def _covers(exception: str, host: str) -> bool:

@@ -7,11 +7,25 @@ import secrets
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, SecretStr
 
 from fedafd.domain.errors import ConfigurationError
 
-__all__ = ["SecretKind", "hash_secret", "new_secret", "plain_secret", "read_secret_file"]
+__all__ = [
+    "MIN_SECRET_LENGTH",
+    "LongSecret",
+    "SecretKind",
+    "check_length",
+    "hash_secret",
+    "new_secret",
+    "plain_secret",
+    "read_secret_file",
+]
 
+MIN_SECRET_LENGTH = 16
+"""Characters of a secret that people may choose. Shorter ones, and none at all, are guessed."""
 _BOM = "\ufeff"
 
 
@@ -37,6 +51,29 @@ def hash_secret(secret: str) -> str:
 def plain_secret(text: str) -> str:
     """The secret in what an editor saved or a terminal pasted: no byte order mark, no line end, no space around it."""
     return text.strip().strip(_BOM).strip()
+
+
+def check_length(secret: str, what: str) -> str:
+    """`secret`, if it is long enough to stand for a process or an admin. Raises ConfigurationError naming `what`."""
+    try:
+        return _long(SecretStr(secret)).get_secret_value()
+    except ValueError as error:
+        raise ConfigurationError(f"{what}: {error}") from None
+
+
+def _long(secret: SecretStr) -> SecretStr:
+    length = len(plain_secret(secret.get_secret_value()))
+    if length < MIN_SECRET_LENGTH:
+        found = f"has {length} characters" if length else "is empty"
+        raise ValueError(
+            f"{found}, and at least {MIN_SECRET_LENGTH} are needed, or it is guessed; make one with"
+            " `openssl rand -hex 32`"
+        )
+    return secret
+
+
+LongSecret = Annotated[SecretStr, AfterValidator(_long)]
+"""A setting that is such a secret."""
 
 
 def read_secret_file(path: Path, what: str) -> str:

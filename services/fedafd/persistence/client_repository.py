@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.errors import AlreadyEnrolledError, ConflictError, NotFoundError, UnauthenticatedError
 from fedafd.domain.kinds import ClientKind
+from fedafd.domain.plain_text import plain_text
 from fedafd.domain.secrets import SecretKind, hash_secret, new_secret
 from fedafd.persistence.database import affected_rows
 from fedafd.persistence.models import ClientRow, utc_now
@@ -86,7 +87,7 @@ async def enrol_client(
         "credential_hash": hash_secret(credential),
         "enrolled_at": utc_now(),
         "last_seen_at": utc_now(),
-        "agent_version": agent_version,
+        "agent_version": plain_text(agent_version)[:64] if agent_version else None,
     }
     first = update(ClientRow).where(ClientRow.id == row.id, ClientRow.enrolled_at.is_(None)).values(**values)
     if await affected_rows(session, first) != 1:

@@ -21,5 +21,7 @@ def bearer_secret(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
     """The secret in a call's metadata. Raises UnauthenticatedError if there is none."""
     for key, value in metadata or ():
         if key == _KEY and isinstance(value, str) and value.startswith(_PREFIX):
-            return value.removeprefix(_PREFIX)
+            secret = value.removeprefix(_PREFIX).strip()
+            if secret:
+                return secret
     raise UnauthenticatedError("no credential; send the metadata `authorization: Bearer <credential>`")

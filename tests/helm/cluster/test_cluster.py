@@ -293,7 +293,7 @@ def _install_on_other_stores(world: World, stores: Namespace) -> None:
     given = {key: base64.b64decode(value).decode() for key, value in stores.secret("stores-fedafd-generated").items()}
     host = f"stores-fedafd-{{}}.{stores}.svc"
     secrets = {
-        "keys": {"admin-key": "fedafd-key.own", "internal-token": "own-internal-token"},
+        "keys": {"admin-key": "fedafd-key.own-admin", "internal-token": "own-internal-token"},
         "postgres": {"url": given["database-url"].replace("stores-fedafd-postgresql", host.format("postgresql"))},
         "redis": {"url": given["redis-url"].replace("stores-fedafd-redis", host.format("redis"))},
     }

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedafd.cli.remote.output import short_time
+from fedafd.cli.remote.output import print_line, short_time
 from fedafd.cli.remote.server import DEFAULT_URL, ApiKey, AsJson, Server, Url
 
 __all__ = ["events"]
@@ -58,7 +58,7 @@ def _print(event: dict[str, Any], *, as_json: bool) -> None:
         return
     data = "  ".join(f"{key}={_words(value)}" for key, value in event["data"].items() if value not in (None, []))
     where = "" if event["federation"] is None else f"  {event['federation']}"
-    typer.echo(f"{short_time(event['at'])}{where}  {event['kind']}  by {event['actor']}  {data}".rstrip())
+    print_line(f"{short_time(event['at'])}{where}  {event['kind']}  by {event['actor']}  {data}")
 
 
 def _words(value: Any) -> str:

@@ -11,7 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["print_fields", "print_json", "print_table", "short_time", "size"]
+from fedafd.domain.plain_text import plain_text
+
+__all__ = ["percent", "print_fields", "print_json", "print_line", "print_table", "short_time", "size"]
 
 _WIDTH_OF_A_PIPE = 200
 
@@ -19,6 +21,16 @@ _WIDTH_OF_A_PIPE = 200
 def print_json(answer: Any) -> None:
     """JSON on standard output."""
     typer.echo(json.dumps(answer, indent=2))
+
+
+def print_line(text: str) -> None:
+    """A line of text that others wrote a part of, without what a terminal obeys."""
+    typer.echo(plain_text(text))
+
+
+def percent(share: float | None) -> str:
+    """A share from 0 to 1 as `40%`; a dash for none, which is what JSON makes of what is no number."""
+    return "-" if share is None else f"{share:.0%}"
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
@@ -68,4 +80,4 @@ def _text(cell: object) -> str:
         return "-"
     if isinstance(cell, bool):
         return "yes" if cell else "no"
-    return str(cell).replace("[", "\\[")
+    return plain_text(str(cell)).replace("[", "\\[")

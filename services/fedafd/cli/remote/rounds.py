@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from fedafd.cli.remote.outcome import delivered_words, duration_words, missing_words, round_seconds
-from fedafd.cli.remote.output import print_json, print_table, short_time, size
+from fedafd.cli.remote.output import percent, print_json, print_line, print_table, short_time, size
 from fedafd.cli.remote.server import DEFAULT_URL, ApiKey, AsJson, Federation, RemoteError, Server, Url
+from fedafd.domain.plain_text import plain_text
 
 __all__ = ["round_app"]
 
@@ -83,17 +84,19 @@ def show(
         return
     seconds = round_seconds(found)
     took = "" if seconds is None else f", {duration_words(seconds)}"
-    typer.echo(f"round {number}: {found['state']}{took}" + (f" ({found['reason']})" if found["reason"] else ""))
+    print_line(f"round {number}: {found['state']}{took}" + (f" ({found['reason']})" if found["reason"] else ""))
     if missing := missing_words(found):
-        typer.echo(f"{delivered_words(found)}; {missing}")
+        print_line(f"{delivered_words(found)}; {missing}")
     if found["metrics"]:
-        typer.echo("  ".join(f"{name} {value:.1f}" for name, value in sorted(found["metrics"].items())))
+        typer.echo(
+            "  ".join(f"{name} {value:.1f}" for name, value in sorted(found["metrics"].items()) if value is not None)
+        )
     parts = [
         (
             p["client"],
             p["kind"],
             p["state"],
-            f"{p['progress']:.0%}",
+            percent(p["progress"]),
             size(p["bytes_up"]),
             size(p["bytes_down"]),
             _why(p),
@@ -102,7 +105,7 @@ def show(
     ]
     print_table(["CLIENT", "KIND", "STATE", "DONE", "UP", "DOWN", "ACTIVITY OR REASON"], parts, "nobody invited yet")
     stages = [
-        (s["kind"], s["modality"], s["state"], f"{s['progress']:.0%}", s["worker"], _why(s)) for s in found["stages"]
+        (s["kind"], s["modality"], s["state"], percent(s["progress"]), s["worker"], _why(s)) for s in found["stages"]
     ]
     print_table(["STAGE", "MODALITY", "STATE", "DONE", "WORKER", "ACTIVITY OR REASON"], stages, "no stage yet")
 
@@ -147,7 +150,8 @@ def _over(server: Server, federation: str, number: int, *, as_json: bool) -> dic
         print_json(found)
     if found["state"] != "completed":
         missing = missing_words(found)
-        raise RemoteError(f"round {number} {found['state']}: {found['reason']}" + (f"; {missing}" if missing else ""))
+        words = f"round {number} {found['state']}: {found['reason']}" + (f"; {missing}" if missing else "")
+        raise RemoteError(plain_text(words))
     return found
 
 
@@ -156,7 +160,8 @@ def _base(federation: str) -> str:
 
 
 def _rsum(found: dict[str, Any]) -> str | None:
-    return f"{found['metrics']['rsum']:.1f}" if found["metrics"] and "rsum" in found["metrics"] else None
+    value = (found["metrics"] or {}).get("rsum")
+    return f"{value:.1f}" if value is not None else None
 
 
 def _why(part: dict[str, Any]) -> str | None:

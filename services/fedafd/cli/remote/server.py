@@ -14,12 +14,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import httpx
 import typer
 
 from fedafd.cli.http import checked_url, make_client, way_to
 from fedafd.domain.errors import ConfigurationError, FedafdError
+from fedafd.domain.plain_text import plain_text
+from fedafd.domain.proxies import is_loopback
 from fedafd.domain.secrets import plain_secret, read_secret_file
 
 __all__ = [
@@ -98,12 +101,22 @@ class Server:
 
     def __init__(self, url: str, api_key: str) -> None:
         self.url = url.rstrip("/")
+        self._warn_of_plain_text()
         self._http = make_client(
             checked_url(self.url, "--url"),
             base_url=f"{self.url}/v1",
             headers={"Authorization": f"Bearer {_checked_key(api_key)}"},
             timeout=httpx.Timeout(60, connect=10),
         )
+
+    def _warn_of_plain_text(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+            typer.echo(
+                f"warning: {plain_text(self.url)}: the API key goes there without TLS and can be read on the way; use"
+                " https",
+                err=True,
+            )
 
     def close(self) -> None:
         """Close the connections."""
@@ -208,7 +221,7 @@ def _accepted(response: httpx.Response) -> httpx.Response:
     if response.is_success:
         return response
     try:
-        detail = str(response.json()["detail"])
+        detail = plain_text(str(response.json()["detail"]))
     except (ValueError, KeyError, TypeError):
         detail = f"{response.status_code} {response.reason_phrase}: is this a control plane of FedAFD?"
     away = response.status_code == httpx.codes.SERVICE_UNAVAILABLE

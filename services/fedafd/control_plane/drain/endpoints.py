@@ -8,6 +8,7 @@ from fedafd.control_plane.callers import Admin, Viewer
 from fedafd.control_plane.context import ContextDep
 from fedafd.control_plane.drain.schemas import Drain, StartDrain
 from fedafd.control_plane.problems import problem_responses
+from fedafd.domain.plain_text import plain_text
 from fedafd.persistence.drain_repository import end_drain, get_drain, start_drain
 from fedafd.persistence.round_repository import list_open_rounds
 
@@ -27,7 +28,7 @@ async def get_drain_state(context: ContextDep, _: Viewer) -> Drain:
 async def drain(body: StartDrain, context: ContextDep, caller: Admin) -> Drain:
     """Hold queued rounds from here on; running ones run to their end. Safe to repeat."""
     async with context.database.transaction() as session:
-        row = await start_drain(session, caller.actor, body.reason)
+        row = await start_drain(session, caller.actor, plain_text(body.reason or "") or None)
         return Drain.of(row, await list_open_rounds(session))
 
 

@@ -7,16 +7,19 @@ comes after `stream_poll_seconds`.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.types import Receive, Scope, Send
 
 from fedafd.control_plane.callers import Caller, identify
 from fedafd.control_plane.context import Context
 from fedafd.control_plane.events.schemas import Event
 from fedafd.control_plane.rounds.service import details
-from fedafd.domain.errors import UnauthenticatedError
+from fedafd.domain.errors import TooManyRequestsError, UnauthenticatedError
 from fedafd.persistence.event_repository import events_after
 from fedafd.persistence.round_repository import first_open_round
 
@@ -32,15 +35,40 @@ def event_stream(
 ) -> EventSourceResponse:
     """Events with an id above `after`, then each as it happens, until the caller goes or its key is revoked.
 
+    Raises TooManyRequestsError for one stream too many of a caller.
+
     With `progress` the federation's open round comes too, as `round.progress` without an id, whenever it changed.
     """
-    return EventSourceResponse(
+    if context.open_streams[caller.id] >= context.streams_per_key:
+        raise TooManyRequestsError(
+            f"{caller.name}: has {context.streams_per_key} event streams open, and may have no more; close some"
+        )
+    return _CountedStream(
+        context.open_streams,
+        caller.id,
         _messages(context, caller, federation, after, progress),
         ping=context.stream_heartbeat_seconds,
         ping_message_factory=lambda: ServerSentEvent(comment="heartbeat"),
         headers={"Cache-Control": "no-store"},
         sep="\n",
     )
+
+
+class _CountedStream(EventSourceResponse):
+    """Counts as its caller's while it is sent."""
+
+    def __init__(self, counts: Counter[str], caller: str, *content: Any, **options: Any) -> None:
+        super().__init__(*content, **options)
+        self._counts, self._caller = counts, caller
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._counts[self._caller] += 1
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._counts[self._caller] -= 1
+            if not self._counts[self._caller]:
+                del self._counts[self._caller]
 
 
 async def _messages(

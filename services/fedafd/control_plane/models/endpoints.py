@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.control_plane.callers import Viewer
@@ -55,6 +55,12 @@ async def roll_back_model(federation: FederationName, once: OperatorOnce) -> Res
         return await service.roll_back(session, federation, once.caller.actor)
 
     return await once(act, changed=federation)
+
+
+@router.get("/rollback", include_in_schema=False)
+async def get_rollback() -> None:
+    """Without this, the path would be taken for that of a version."""
+    raise HTTPException(405, "Method Not Allowed", {"Allow": "POST"})
 
 
 @router.get("/{version}", responses=problem_responses(401, 403, 404, 422))

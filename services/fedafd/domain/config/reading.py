@@ -25,6 +25,7 @@ __all__ = [
 
 C = TypeVar("C", bound=BaseModel)
 _SHOWN_CHARACTERS = 200
+_MOST_PROBLEMS = 20
 
 
 def parse_config(model: type[C], values: Any, source: str) -> C:
@@ -39,8 +40,9 @@ def parse_config(model: type[C], values: Any, source: str) -> C:
 
 def _describe(model: type[BaseModel], error: ValidationError) -> str:
     lines = []
-    for item in error.errors():
-        path = ".".join(str(part) for part in item["loc"]) or "(top level)"
+    found = error.errors(include_url=False)
+    for item in found[:_MOST_PROBLEMS]:
+        path = ".".join(str(part)[:_SHOWN_CHARACTERS] for part in item["loc"]) or "(top level)"
         if item["type"] == "extra_forbidden":
             allowed = ", ".join(_allowed_keys(model, item["loc"][:-1]))
             lines.append(f"{path}: unknown key; allowed here: {allowed}")
@@ -53,6 +55,8 @@ def _describe(model: type[BaseModel], error: ValidationError) -> str:
             lines.append(f"{path}: {item['ctx']['error']}")
         else:
             lines.append(f"{path}: {item['msg']}; found {_shown(item['input'])}")
+    if len(found) > _MOST_PROBLEMS:
+        lines.append(f"and {len(found) - _MOST_PROBLEMS} more")
     return "; ".join(lines)
 
 

@@ -1,0 +1,80 @@
+"""Before anything of a request below /v1 is read: who sends it. Around every answer: headers that browsers heed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi.security.utils import get_authorization_scheme_param
+from starlette.datastructures import Headers, MutableHeaders
+
+from fedafd.control_plane.callers import Caller, identify
+from fedafd.control_plane.problems import problem_of
+from fedafd.domain.errors import FedafdError, UnauthenticatedError
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from fedafd.control_plane.context import Context
+
+__all__ = ["Door", "SecureHeaders"]
+
+_NOTHING = "default-src 'none'; frame-ancestors 'none'"
+_DOCS = (
+    "default-src 'none'; connect-src 'self'; frame-ancestors 'none'; img-src 'self' data: https://fastapi.tiangolo.com;"
+    " script-src 'unsafe-inline' https://cdn.jsdelivr.net; style-src 'unsafe-inline' https://cdn.jsdelivr.net"
+)
+"""Of the pages at /docs and /redoc, which FastAPI makes with scripts from there."""
+
+
+class Door:
+    """ASGI middleware: a request below /v1 goes on with its caller, or is refused before its body is read."""
+
+    def __init__(self, app: ASGIApp, context: Context) -> None:
+        self._app = app
+        self._context = context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+            try:
+                scope.setdefault("state", {})["caller"] = await self._caller(scope)
+            except FedafdError as error:
+                await problem_of(error, close=True)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    async def _caller(self, scope: Scope) -> Caller:
+        scheme, secret = get_authorization_scheme_param(Headers(scope=scope).get("authorization"))
+        secret = secret.strip()
+        if scheme.lower() != "bearer" or not secret:
+            raise UnauthenticatedError("no API key; send the header `Authorization: Bearer <key>`")
+        address, failed = (scope.get("client") or ("unknown",))[0], self._context.failed_logins
+        failed.check(address, secret)
+        try:
+            async with self._context.database.snapshot() as session:
+                caller = await identify(self._context, session, secret)
+        except UnauthenticatedError:
+            failed.failed(address)
+            raise
+        failed.opened(secret)
+        return caller
+
+
+class SecureHeaders:
+    """ASGI middleware. A route's own headers win."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def adding(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+                headers.setdefault("X-Frame-Options", "DENY")
+                headers.setdefault("Referrer-Policy", "no-referrer")
+                headers.setdefault("Cache-Control", "no-store")
+                is_page = scope["path"].startswith(("/docs", "/redoc"))
+                headers.setdefault("Content-Security-Policy", _DOCS if is_page else _NOTHING)
+            await send(message)
+
+        await self._app(scope, receive, adding if scope["type"] == "http" else send)

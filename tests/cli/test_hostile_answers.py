@@ -1,0 +1,87 @@
+"""What others wrote - names, reasons, numbers that are none - is printed as text, and ends no command."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from fedafd.cli.main import main
+
+HOSTILE = "up\x1b[2J\x1b]0;owned\x07load\r\nround 1: completed \u202eevil\x9b31m"
+PART = {
+    "client": f"north{HOSTILE}",
+    "kind": "image",
+    "state": "dropped",
+    "progress": None,
+    "activity": None,
+    "reason": HOSTILE,
+    "reason_code": None,
+    "metrics": None,
+    "bytes_up": 0,
+    "bytes_down": 0,
+}
+STAGE = {"kind": "fold", "modality": "image", "state": "failed", "progress": None, "worker": HOSTILE, "reason": HOSTILE}
+MOMENT = "2026-11-01T12:00:00Z"
+ROUND = {
+    "number": 1,
+    "state": "failed",
+    "reason": HOSTILE,
+    "metrics": {"rsum": None, "i2t_r1": 1.0},
+    "started_at": MOMENT,
+    "finished_at": MOMENT,
+    "participations": [PART],
+    "stages": [STAGE | {"activity": None, "failures": 3}],
+}
+EVENT = {"id": 1, "at": MOMENT, "kind": HOSTILE, "federation": HOSTILE, "actor": HOSTILE, "data": {HOSTILE: [HOSTILE]}}
+ANSWERS: dict[str, Any] = {
+    "/rounds/1": ROUND,
+    "/rounds": {"items": [ROUND], "next_cursor": None},
+    "/events": {"items": [EVENT], "next_cursor": None, "end_cursor": None},
+}
+
+
+class _Hostile(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        found = next((answer for end, answer in ANSWERS.items() if path.endswith(end)), None)
+        content = json.dumps(found or {"detail": HOSTILE}).encode()
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Hostile) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("command", ["round show 1", "round list", "events", "round watch 1", "client show nobody"])
+def test_nothing_that_a_terminal_obeys_is_printed(
+    url: str, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FEDAFD_URL", url)
+    monkeypatch.setenv("FEDAFD_API_KEY", "any")
+    monkeypatch.setenv("FEDAFD_FEDERATION", "trial")
+    monkeypatch.setattr(sys, "argv", ["fedafd", *command.split()])
+    if command == "round watch 1":
+        monkeypatch.setattr("fedafd.cli.remote.server.PATIENCE_SECONDS", 0.0)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = "".join(capsys.readouterr())
+    assert printed.strip()
+    assert "Traceback" not in printed
+    assert not any(mark in printed for mark in "\x1b\x07\r\x9b\u202e"), repr(printed)
+    assert (ended.value.code or 0) == (0 if command in ("round show 1", "round list", "events") else ended.value.code)
