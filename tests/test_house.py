@@ -16,7 +16,17 @@ HEAVY = ("torch", "transformers")
 NEVER = {
     "fedafd.control_plane.app": (*HEAVY, "celery.app.base"),
     "fedafd.aggregator.server": (*HEAVY, "pyarrow", "fastapi"),
-    "fedafd.agent.main": (*HEAVY, "sqlalchemy", "minio", "celery", "redis", "fastapi"),
+    "fedafd.agent.main": (
+        *HEAVY,
+        "sqlalchemy",
+        "minio",
+        "celery",
+        "redis",
+        "fastapi",
+        "starlette",
+        "jinja2",
+        "uvicorn",
+    ),
     "fedafd.agent.site": ("sqlalchemy", "minio", "celery", "redis", "torch"),
     "fedafd.distiller.tasks": ("sqlalchemy", "fastapi"),
     "fedafd.cli.main": (*HEAVY, "sqlalchemy", "minio", "celery", "grpc", "fastapi", "pyarrow"),
