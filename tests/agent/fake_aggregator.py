@@ -96,6 +96,8 @@ class FakeAggregator(AggregatorServiceServicer):  # type: ignore[misc]
         """Every message and every piece of metadata that came, in order."""
         self.downloads: list[tuple[str, int]] = []
         self.token_used = False
+        self.nonces: list[bytes] = []
+        self.lost_enrolments = 0
         self.revision = 1
         self.task = pb.FetchTaskResponse(revision=1, idle=pb.IdleTask(reason="no round"))
         self.changed = asyncio.Event()
@@ -164,11 +166,16 @@ class FakeAggregator(AggregatorServiceServicer):  # type: ignore[misc]
             await self._refuse(context, grpc.StatusCode.FAILED_PRECONDITION, "identity-in-use", "another agent")
 
     async def Enroll(self, request: pb.EnrollRequest, context: Any) -> pb.EnrollResponse:
-        if request.token != TOKEN or self.token_used:
+        self.nonces.append(request.nonce)
+        repeated = self.token_used and request.nonce and request.nonce == self.nonces[0]
+        if request.token != TOKEN or (self.token_used and not repeated):
             await self._refuse(context, grpc.StatusCode.UNAUTHENTICATED, "unauthenticated", "unknown or used-up token")
         if request.kind != types_pb2.CLIENT_KIND_IMAGE:
             await self._refuse(context, grpc.StatusCode.INVALID_ARGUMENT, "invalid-request", "invited as image")
         self.token_used = True
+        if self.lost_enrolments:
+            self.lost_enrolments -= 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "cable cut after the enrolment")
         return pb.EnrollResponse(federation_id="f", client_id="1", client_name="site-a", credential=CREDENTIAL)
 
     async def FetchTask(self, request: pb.FetchTaskRequest, context: Any) -> pb.FetchTaskResponse:

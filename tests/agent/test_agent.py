@@ -418,6 +418,22 @@ def test_no_surprising_answer_makes_a_site_throw_its_training_away(tmp_path: Pat
     assert not scene.server.left
 
 
+def test_an_enrolment_whose_answer_was_lost_is_repeated_also_by_the_next_process(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.server.lost_enrolments = 10**6
+        await scene.run(lambda: len(scene.server.nonces) > 2)
+        assert not (scene.state_dir / "credential.json").exists()
+        scene.server.lost_enrolments = 0
+        scene.server.assign()
+        await scene.run(scene.settled)
+
+    scene = play(tmp_path, scenario)
+    assert len(set(scene.server.nonces)) == 1
+    assert len(scene.server.nonces[0]) == 32
+    assert len(scene.server.commits) == 1
+    assert not (scene.state_dir / "enrolment.json").exists()
+
+
 def test_wrong_token_ends_the_agent(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         with pytest.raises(UnauthenticatedError, match="used-up token"):

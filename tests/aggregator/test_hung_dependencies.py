@@ -120,7 +120,7 @@ def test_an_aggregator_ends_in_its_grace_though_database_and_broker_swallow_pack
             "DATABASE_URL": through(postgres_url, database.port),
             "REDIS_URL": f"redis://127.0.0.1:{broker.port}/0",
             "STORE__URL": str(tmp_path / "store"),
-            "INTERNAL_TOKEN": "internal",
+            "INTERNAL_TOKEN": "an internal token",
             "SHUTDOWN_GRACE_SECONDS": "1",
         }
         environment = os.environ | {f"FEDAFD_AGGREGATOR_{key}": value for key, value in settings.items()}

@@ -71,7 +71,7 @@ class Rest:
         """Headers of a client that has enrolled."""
         async with self.context.database.transaction() as session:
             _, token = await invite_client(session, federation, name, ClientKind.TEXT, timedelta(hours=1))
-            _, credential = await enrol_client(session, token, ClientKind.TEXT, "1.0")
+            _, credential, _ = await enrol_client(session, token, ClientKind.TEXT, "1.0")
         return {"Authorization": f"Bearer {credential}"}
 
     async def publish(self, count: int) -> None:

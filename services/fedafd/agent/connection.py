@@ -105,9 +105,9 @@ class AggregatorConnection:
         """Close the channel."""
         await self._channel.close(None)
 
-    async def enrol(self, token: str, kind: ClientKind) -> Credential:
-        """Trade the one-time token for a credential."""
-        request = pb.EnrollRequest(token=token, kind=_KINDS[kind], software=_software())
+    async def enrol(self, token: str, kind: ClientKind, nonce: bytes = b"") -> Credential:
+        """Trade the one-time token for a credential; with the same `nonce` again for the same one."""
+        request = pb.EnrollRequest(token=token, kind=_KINDS[kind], software=_software(), nonce=nonce)
         answer = await self._repeat("enrol", lambda: self._stub.Enroll(request, timeout=_CALL_SECONDS))
         return Credential(
             federation_id=answer.federation_id,

@@ -18,6 +18,7 @@ from fedafd.agent.comparing import Comparing
 from fedafd.agent.connection import AggregatorConnection, StopRequestedError
 from fedafd.agent.delivery import Delivery
 from fedafd.agent.enrolled import need_kind, need_token
+from fedafd.agent.enrolment import forget_enrolment, nonce_of
 from fedafd.agent.ledger import Ledger
 from fedafd.agent.metrics import AgentMetrics
 from fedafd.agent.outgoing import departure_of
@@ -165,10 +166,12 @@ class Agent:
             self._ledger.record(
                 "enrolment", sha256=hashlib.sha256(token.encode()).hexdigest(), size_bytes=len(token), round_number=0
             )
-            credential = await connection.enrol(token, self._config.kind)
+            nonce = await asyncio.to_thread(nonce_of, token, self._state.root)
+            credential = await connection.enrol(token, self._config.kind, nonce)
         finally:
             await connection.close()
         self._state.save_credential(credential)
+        forget_enrolment(self._state.root)
         _log.info("agent.enrolled", federation=credential.federation_id, client=credential.client_name)
         return credential
 

@@ -39,6 +39,7 @@ _KINDS = {
     types_pb2.CLIENT_KIND_TEXT: ClientKind.TEXT,
     types_pb2.CLIENT_KIND_PAIR: ClientKind.PAIR,
 }
+_NONCE_BYTES = (16, 64)
 _LONGEST_WAIT_SECONDS = 60.0
 _LOOK_SECONDS = 2.0
 _COUNT_EVERY = 16
@@ -56,15 +57,18 @@ class AgentService(AggregatorServiceServicer):
         if kind is None:
             raise InvalidRequestError("kind must be image, text or pair")
         async with self._context.database.transaction() as session:
-            client, credential = await enrol_client(session, request.token, kind, _version(request))
-            record_event(
-                session,
-                "client.enrolled",
-                federation_id=client.federation_id,
-                actor=f"client:{client.name}",
-                kind_of_client=client.kind,
-                agent_version=client.agent_version,
+            client, credential, new = await enrol_client(
+                session, request.token, kind, _version(request), _nonce(request)
             )
+            if new:
+                record_event(
+                    session,
+                    "client.enrolled",
+                    federation_id=client.federation_id,
+                    actor=f"client:{client.name}",
+                    kind_of_client=client.kind,
+                    agent_version=client.agent_version,
+                )
         self._context.wakeups.changed(client.federation_id)
         return pb.EnrollResponse(
             federation_id=client.federation_id,
@@ -202,6 +206,12 @@ class AgentService(AggregatorServiceServicer):
             self._context.metrics.bytes_out.inc(count)
             async with self._context.database.transaction() as session:
                 await add_bytes(session, round_id, client_id, down=count)
+
+
+def _nonce(request: pb.EnrollRequest) -> bytes:
+    if request.nonce and not _NONCE_BYTES[0] <= len(request.nonce) <= _NONCE_BYTES[1]:
+        raise InvalidRequestError(f"nonce: must be {_NONCE_BYTES[0]} to {_NONCE_BYTES[1]} random bytes, or unset")
+    return bytes(request.nonce)
 
 
 def _version(request: pb.EnrollRequest) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import hmac
 import secrets
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from enum import StrEnum
@@ -18,6 +20,7 @@ __all__ = [
     "LongSecret",
     "SecretKind",
     "check_length",
+    "derived_secret",
     "hash_secret",
     "new_secret",
     "plain_secret",
@@ -41,6 +44,12 @@ class SecretKind(StrEnum):
 def new_secret(kind: SecretKind) -> str:
     """A fresh secret of 256 random bits."""
     return f"{kind.value}.{secrets.token_urlsafe(32)}"
+
+
+def derived_secret(kind: SecretKind, key: str, nonce: bytes) -> str:
+    """The secret of 256 bits that `key`, itself a secret, and `nonce` make together, the same each time."""
+    digest = hmac.new(key.encode(), f"{kind.value}:".encode() + nonce, hashlib.sha256).digest()
+    return f"{kind.value}.{base64.urlsafe_b64encode(digest).decode().rstrip('=')}"
 
 
 def hash_secret(secret: str) -> str:

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from fedafd.domain.errors import AlreadyEnrolledError, ConflictError, NotFoundError, UnauthenticatedError
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.plain_text import plain_text
-from fedafd.domain.secrets import SecretKind, hash_secret, new_secret
+from fedafd.domain.secrets import SecretKind, derived_secret, hash_secret, new_secret
 from fedafd.persistence.database import affected_rows
 from fedafd.persistence.models import ClientRow, utc_now
 
@@ -60,10 +60,12 @@ async def invite_again(session: AsyncSession, row: ClientRow, lifetime: timedelt
 
 
 async def enrol_client(
-    session: AsyncSession, token: str, kind: ClientKind, agent_version: str | None
-) -> tuple[ClientRow, str]:
-    """Trade a one-time token for a credential, which is shown here only.
+    session: AsyncSession, token: str, kind: ClientKind, agent_version: str | None, nonce: bytes = b""
+) -> tuple[ClientRow, str, bool]:
+    """Trade a one-time token for a credential, which is shown here only; True if this call did it.
 
+    Whoever repeats the call with its `nonce`, because the answer was lost, gets the same credential; an empty one
+    stands for an agent that cannot repeat.
     Raises UnauthenticatedError for an unknown or expired token, AlreadyEnrolledError for a used one, and ConflictError
     when the client was invited with another kind.
     """
@@ -72,6 +74,9 @@ async def enrol_client(
         raise UnauthenticatedError(
             "the enrolment token is not known or was revoked; ask the operator for a new invitation"
         )
+    credential = derived_secret(SecretKind.CREDENTIAL, token, nonce) if nonce else new_secret(SecretKind.CREDENTIAL)
+    if row.enrolled_at is not None and row.credential_hash == hash_secret(credential):
+        return row, credential, False
     if row.enrolled_at is not None:
         raise AlreadyEnrolledError(
             f"client {row.name}: its enrolment token was used on {row.enrolled_at:%Y-%m-%d %H:%M} UTC"
@@ -82,7 +87,6 @@ async def enrol_client(
         )
     if row.kind != kind.value:
         raise ConflictError(f"client {row.name}: was invited as kind {row.kind}, but the agent is of kind {kind.value}")
-    credential = new_secret(SecretKind.CREDENTIAL)
     values = {
         "credential_hash": hash_secret(credential),
         "enrolled_at": utc_now(),
@@ -93,7 +97,7 @@ async def enrol_client(
     if await affected_rows(session, first) != 1:
         raise AlreadyEnrolledError(f"client {row.name}: its enrolment token was used just now")
     await session.refresh(row)
-    return row, credential
+    return row, credential, True
 
 
 async def client_by_credential(session: AsyncSession, credential: str) -> ClientRow:

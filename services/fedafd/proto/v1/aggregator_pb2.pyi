@@ -72,14 +72,16 @@ LEAVE_REASON_TASK_NOT_UNDERSTOOD: LeaveReason
 LEAVE_REASON_UNEXPECTED: LeaveReason
 
 class EnrollRequest(_message.Message):
-    __slots__ = ("token", "kind", "software")
+    __slots__ = ("token", "kind", "software", "nonce")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
     token: str
     kind: _types_pb2.ClientKind
     software: SoftwareVersion
-    def __init__(self, token: _Optional[str] = ..., kind: _Optional[_Union[_types_pb2.ClientKind, str]] = ..., software: _Optional[_Union[SoftwareVersion, _Mapping]] = ...) -> None: ...
+    nonce: bytes
+    def __init__(self, token: _Optional[str] = ..., kind: _Optional[_Union[_types_pb2.ClientKind, str]] = ..., software: _Optional[_Union[SoftwareVersion, _Mapping]] = ..., nonce: _Optional[bytes] = ...) -> None: ...
 
 class SoftwareVersion(_message.Message):
     __slots__ = ("major", "minor", "patch")
