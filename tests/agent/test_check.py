@@ -196,3 +196,18 @@ def test_the_command_spends_no_token(tmp_path: Path) -> None:
     assert code == 5
     assert "nothing listens there" in " ".join(text.split())
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("below", ["", "state", "red/state"])
+def test_a_state_folder_within_the_data_is_refused(tmp_path: Path, below: str) -> None:
+    config = images(tmp_path, state_dir=str(tmp_path / "data" / below))
+    check = check_site(config, offline=True)
+    assert check.exit_code() is ExitCode.CONFIGURATION
+    assert any("lies in the folder of the data" in each.text for each in check.findings)
+
+
+def test_a_state_folder_that_is_a_link_to_nothing_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "dead").symlink_to(tmp_path / "nowhere" / "at-all")
+    check = check_site(images(tmp_path, state_dir=str(tmp_path / "dead")), offline=True)
+    assert check.exit_code() is ExitCode.CONFIGURATION
+    assert any("dead is no folder; set state_dir to one" in each.text for each in check.findings)

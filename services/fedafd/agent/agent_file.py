@@ -62,5 +62,6 @@ def _tls(authorities: Path | None) -> list[str]:
 
 def _plain(value: Any) -> str:
     """A value on one line of YAML."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
+    plain = str(value).isprintable()  # YAML folds some line ends of Unicode, such as U+0085, unless they are escaped
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=plain)
     return text.removesuffix("\n").removesuffix("\n...").rstrip("\n")

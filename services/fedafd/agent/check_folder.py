@@ -28,7 +28,7 @@ def check_folder(config: AgentConfig) -> list[Finding]:
     folder = config.state_dir.expanduser().absolute()
     there = _nearest(folder)
     if not there.is_dir():
-        return [error(_ABOUT, f"{there} is a file; set state_dir to a folder", ExitCode.CONFIGURATION)]
+        return [error(_ABOUT, f"{there} is no folder; set state_dir to one", ExitCode.CONFIGURATION)]
     problem = _not_writable(there)
     if problem is not None:
         who = f"{folder}: {problem}; run as its owner, or choose another state_dir"
@@ -39,7 +39,7 @@ def check_folder(config: AgentConfig) -> list[Finding]:
 
 
 def _nearest(folder: Path) -> Path:
-    return next(each for each in (folder, *folder.parents) if each.exists())
+    return next(each for each in (folder, *folder.parents) if os.path.lexists(each))
 
 
 def _not_writable(folder: Path) -> str | None:

@@ -29,7 +29,7 @@ from fedafd.datasets.fingerprint import Change
 from fedafd.datasets.repeats import without
 from fedafd.datasets.report import Progress, survey
 from fedafd.domain.config import AgentConfig
-from fedafd.domain.errors import DataError
+from fedafd.domain.errors import ConfigurationError, DataError
 
 __all__ = [
     "KeptLook",
@@ -139,7 +139,19 @@ def note_start(root: Path, fingerprint: DataFingerprint) -> None:
 
 def _load(config: AgentConfig) -> ClientData:
     data = config.data
+    if data.path is not None and _lies_in(config.state_dir, data.path):
+        raise ConfigurationError(
+            f"state_dir {config.state_dir} lies in the folder of the data, {data.path}, and its files would be taken"
+            " for data; set state_dir to a folder outside of it"
+        )
     return load_client_data(data.adapter, data.path, config.kind, data.options, data.partition)
+
+
+def _lies_in(inner: Path, outer: Path) -> bool:
+    try:
+        return inner.resolve().is_relative_to(outer.resolve())
+    except (OSError, RuntimeError, ValueError):  # a name that is no path; whoever opens it tells
+        return False
 
 
 def _look(config: AgentConfig, progress: Progress | None) -> tuple[ClientData, DataReport, tuple[int, ...]]:

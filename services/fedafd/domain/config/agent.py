@@ -96,7 +96,7 @@ class AgentConfig(Config):
         pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$",
         description="What trains: auto (the first GPU, else the CPU), cpu, cuda, cuda:N or mps.",
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads for training; null: all cores.")
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads for training; null: all cores.")
     share: SharingConfig = SharingConfig()
     baseline: BaselineMode = Field(
         BaselineMode.OFF,
