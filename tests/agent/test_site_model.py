@@ -71,6 +71,13 @@ class Site:
         return int(read_whole(self.state.root / "model", lambda folder: folder.value("lineage")["round"]))
 
 
+def model_folders(site: Site) -> list[Path]:
+    """What lies in `models`, but for the one folder's note of hashes."""
+    found = sorted((site.state.root / "models").iterdir())
+    assert [each.name for each in found if not each.is_dir()] in ([], [f"{found[0].name}.sums"])
+    return [each for each in found if each.is_dir()]
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     return Site(tmp_path / "site")
@@ -81,7 +88,7 @@ def test_the_model_is_that_of_the_last_delivered_round_and_the_only_one_kept(sit
     for number in (1, 2):
         site.deliver(number)
         assert site.round_of_model() == number
-        (kept,) = (site.state.root / "models").iterdir()
+        (kept,) = model_folders(site)
         assert kept == site.model.current()
 
 
@@ -102,6 +109,35 @@ def test_a_restart_makes_the_model_that_is_missing(site: Site) -> None:
     assert site.round_of_model() == 1
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "local/text/model.safetensors", "README.md"])
+@pytest.mark.parametrize("how", ["flipped", "cut", "gone"])
+def test_a_restart_makes_a_damaged_model_anew(site: Site, name: str, how: str) -> None:
+    site.deliver(1)
+    (expected,) = PersonalizedModel.from_pretrained(site.state.root / "model", device="cpu").predict(["a red dog"])
+    path = (site.state.root / "model").resolve() / name
+    content = bytearray(path.read_bytes())
+    path.unlink()
+    if how != "gone":
+        content[-2] ^= 1
+        path.write_bytes(content if how == "flipped" else content[:-7])
+    SiteModel(site.state.root).refresh(site.state, site.cache)
+    assert site.round_of_model() == 1
+    assert PersonalizedModel.from_pretrained(site.state.root / "model", device="cpu").predict(["a red dog"]) == [
+        expected
+    ]
+    assert len(model_folders(site)) == 1
+
+
+def test_a_model_of_an_older_agent_stays_as_it_is(site: Site) -> None:
+    site.deliver(1)
+    (note,) = (site.state.root / "models").glob("*.sums")
+    note.unlink()
+    before = site.model.current()
+    site.bundle.unlink()
+    SiteModel(site.state.root).refresh(site.state, site.cache)
+    assert site.model.current() == before
+
+
 def test_what_is_missing_is_said_and_nothing_half_made_is_left(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     site.deliver(1)
     site.bundle.unlink()
@@ -109,7 +145,7 @@ def test_what_is_missing_is_said_and_nothing_half_made_is_left(site: Site, capsy
     told = capsys.readouterr()
     assert "no longer among the downloads" in told.out + told.err
     assert site.round_of_model() == 1
-    assert len(list((site.state.root / "models").iterdir())) == 1
+    assert len(model_folders(site)) == 1
 
 
 def test_a_bundle_that_rotted_is_not_taken(site: Site) -> None:
@@ -192,6 +228,6 @@ for number in range(int(sys.argv[1]), 1_000_000):
         assert found is not None
         reached = site.round_of_model()
         assert reached == found[0]
-        assert len(list((site.state.root / "models").iterdir())) == 1
+        assert len(model_folders(site)) == 1
         assert list(site.state.root.glob(".*")) == []
     assert reached > 1

@@ -116,6 +116,38 @@ def test_a_state_without_a_noted_hash_is_taken(tmp_path: Path) -> None:
         state.current_state()
 
 
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"7", b'"x"', b'{"state_sha256": []}', b"\xff", b"{", None])
+def test_whatever_stands_in_the_notes_of_a_round_the_one_before_is_gone_on_from(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    state = StateDirectory(tmp_path)
+    for number in (1, 2):
+        state.promote(_pending(state, number, f"state {number}".encode()))
+    path = tmp_path / "state" / "round-2" / "result.json"
+    path.unlink()
+    path.mkdir() if content is None else path.write_bytes(content)
+    with capture_logs() as logs:
+        assert state.current_state() == (1, b"state 1")
+    assert "round-2" in logs[0]["reason"]
+    if content != b'{"state_sha256": []}':
+        assert "result.json" in logs[0]["reason"]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"{}", b"\xff", b"{", None])
+def test_a_damaged_result_that_waits_for_its_receipt_is_told_and_forgotten(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    state = StateDirectory(tmp_path)
+    state.promote(_pending(state, 1))
+    path = _pending(state, 2).folder / "result.json"
+    path.unlink()
+    path.mkdir() if content is None else path.write_bytes(content)
+    with capture_logs() as logs:
+        assert state.load_pending() is None
+    assert [entry["event"] for entry in logs] == ["agent.result_damaged"]
+    assert [each.name for each in (tmp_path / "state").iterdir()] == ["round-1"]
+
+
 def test_a_state_set_aside_is_kept_beside_and_forgotten(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     assert state.set_state_aside("old") is None

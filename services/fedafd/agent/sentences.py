@@ -26,6 +26,8 @@ SENTENCES: dict[str, str] = {
     "agent.tls_files_reloaded": "TLS files were renewed and are in use",
     "agent.tls_files_not_taken": "renewed TLS files cannot be used; the old ones stay",
     "agent.trained": "trained",
+    "agent.result_damaged": "a finished result that was not delivered yet is damaged, and is forgotten",
+    "agent.model_damaged": "your model's folder was changed or damaged; it is made again",
     "agent.result_found": "a finished result is here",
     "agent.delivered": "delivered round {round}",
     "agent.delivery_rejected": "the federation rejected the delivery of round {round}",

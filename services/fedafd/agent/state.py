@@ -39,6 +39,8 @@ __all__ = ["MODEL_SOURCE_FILE", "SCORES_FILE", "STATE_FILE", "Credential", "Pend
 
 _ROUND = re.compile(r"^round-(\d+)(\.pending)?$")
 STATE_FILE, MODEL_SOURCE_FILE, SCORES_FILE = "state.safetensors", "model_source.json", "scores.npz"
+_RESULT_FILE = "result.json"
+_CHANGED = "its SHA-256 is not the one that was noted when it was written: the file was changed or damaged"
 _log = get_logger(__name__)
 
 
@@ -132,7 +134,7 @@ class StateDirectory:
             state, wrong = _read_whole(rounds[number])
             if state is None:
                 self._damaged.add(number)
-                damaged.append(f"{rounds[number] / STATE_FILE}: {wrong}")
+                damaged.append(wrong)
                 continue
             if damaged:
                 _log.error("agent.state_damaged", reason="; ".join(damaged), goes_on_from_round=number)
@@ -189,19 +191,26 @@ class StateDirectory:
                 write_atomically(part / MODEL_SOURCE_FILE, json.dumps(model_source).encode())
             if scores is not None:
                 write_atomically(part / SCORES_FILE, scores)
-            write_atomically(part / "result.json", json.dumps(values, indent=1).encode())
+            write_atomically(part / _RESULT_FILE, json.dumps(values, indent=1).encode())
             part.rename(self._folder(round_number, pending=True))
         sync_folder(self.root / "state")
         return _read_pending(self._folder(round_number, pending=True))
 
     def load_pending(self) -> PendingResult | None:
-        """The result that waits for its receipt, or None."""
+        """The result that waits for its receipt, or None. A damaged one is told and forgotten: its round trains again."""
         rounds = self._rounds(pending=True)
-        return _read_pending(rounds[max(rounds)]) if rounds else None
+        if not rounds:
+            return None
+        try:
+            return _read_pending(rounds[max(rounds)])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _log.error("agent.result_damaged", folder=str(rounds[max(rounds)]), reason=_told(error))
+            self.discard_pending()
+            return None
 
     def note_uploads(self, pending: PendingResult, upload_ids: tuple[str, ...]) -> PendingResult:
         """Remember what is about to be committed, so that the commit can be repeated after a crash."""
-        path = pending.folder / "result.json"
+        path = pending.folder / _RESULT_FILE
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         write_atomically(path, json.dumps(values | {"upload_ids": list(upload_ids)}, indent=1).encode())
         return _read_pending(pending.folder)
@@ -253,19 +262,35 @@ class StateDirectory:
 
 
 def _read_whole(folder: Path) -> tuple[bytes | None, str]:
-    """The state in a folder, and what is wrong with it if it cannot be used."""
+    """The state in a folder, and which file is damaged and how, if it cannot be used."""
+    path, noted = folder / STATE_FILE, folder / _RESULT_FILE
     try:
-        state = (folder / STATE_FILE).read_bytes()
-        values = json.loads((folder / "result.json").read_bytes())
+        state = path.read_bytes()
+    except OSError as error:
+        return None, f"{path}: cannot be read: {_told(error)}"
+    try:
+        # States of before have none.
+        expected = _read_result(folder).get("state_sha256")
     except (OSError, ValueError) as error:
-        return None, f"cannot be read: {getattr(error, 'strerror', None) or error}"
-    # States of before have none.
-    if values.get("state_sha256", (found := hashlib.sha256(state).hexdigest())) != found:
-        return None, "its SHA-256 is not the one that was noted when it was written: the file was changed or damaged"
+        return None, f"{noted}: cannot be read: {_told(error)}"
+    if expected not in (None, hashlib.sha256(state).hexdigest()):
+        return None, f"{path}: {_CHANGED}"
     return state, ""
 
 
+def _read_result(folder: Path) -> dict[str, Any]:
+    values = json.loads((folder / _RESULT_FILE).read_bytes())
+    if not isinstance(values, dict):
+        raise ValueError(f"holds {type(values).__name__}, and must hold keys and values")
+    return values
+
+
+def _told(error: Exception) -> str:
+    """An error of a file whose name is told beside it."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def _read_pending(folder: Path) -> PendingResult:
-    values = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    values = _read_result(folder)
     values.pop("state_sha256", None)
     return PendingResult(folder=folder, **values | {"upload_ids": tuple(values["upload_ids"])})
