@@ -140,3 +140,25 @@ def test_a_stratified_cut_keeps_to_its_fractions_and_its_seed() -> None:
 def test_a_sample_added_at_the_end_moves_few_others() -> None:
     before, after = (set(stratified_cut(np.zeros(size, np.int64), (0.1,), 0)[1].tolist()) for size in (200, 201))
     assert len(before ^ after) <= 2
+
+
+def test_named_samples_keep_their_part_while_others_and_classes_come_and_go() -> None:
+    def cut(classes: dict[str, list[str]]) -> dict[str, set[str]]:
+        names = [f"{name}/{each}" for name in sorted(classes) for each in classes[name]]
+        labels = np.array([label for label, name in enumerate(sorted(classes)) for _ in classes[name]])
+        made = stratified_cut(labels, (0.1, 0.2), 0, names)
+        parts = {part: {names[i] for i in rows} for part, rows in zip(("train", "val", "test"), made, strict=True)}
+        assert sum(map(len, parts.values())) == len(names)
+        return parts
+
+    before = {"healthy": [f"p{n:03}" for n in range(100)], "mild": [f"p{n:03}" for n in range(50)]}
+    # In the middle by name, and a class that comes first.
+    after = {"all": ["x1", "x2", "x3", "x4"], "healthy": sorted([*before["healthy"], "p0500", "p0501"])}
+    after |= {"mild": before["mild"][1:]}
+    old, new = cut(before), cut(after)
+    moved = (old["train"] & (new["test"] | new["val"])) | (old["val"] & new["test"])
+    assert len(moved) <= 4
+    # The order that names are listed in does not count.
+    shuffled = {name: each[::-1] for name, each in before.items()}
+    assert cut(shuffled) == old
+    assert cut(before) != cut({name: [f"q{each}" for each in found] for name, found in before.items()})

@@ -5,6 +5,7 @@ A cut made here is stratified by class and drawn from `split_seed`: every class 
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -73,7 +74,8 @@ def image_folder(path: Path | None, options: ImageFolderOptions | None = None) -
     notes = _alike(names)
     missing = tuple(split for split in _SPLITS if split not in splits)
     if missing:
-        splits, note = _with_cut(splits, names, missing, places["train"], chosen)
+        own = [path for name in names for path in found["train"].get(name, ())]
+        splits, note = _with_cut(splits, names, missing, places["train"], own, chosen)
         notes += note
     kept, made, more = settled_classes(names, splits, folder)
     listing = scan.listing(sum(map(len, made.values())), notes + more + scan.unread_note())
@@ -190,9 +192,13 @@ def _with_cut(
     names: Sequence[str],
     missing: Sequence[str],
     place: Path,
+    paths: Sequence[Path],
     options: ImageFolderOptions,
 ) -> tuple[dict[str, ImageSplit], tuple[str, ...]]:
-    """All three splits, those that are missing cut from train; and a note that says so."""
+    """All three splits, those that are missing cut from train, whose files are `paths`; and a note that says so.
+
+    A picture's part is drawn by its place below the folder: it keeps it while others, and classes, come and go.
+    """
     whole = splits["train"]
     counts = np.bincount(whole.labels, minlength=len(names))
     needed = 1 + len(missing)
@@ -204,7 +210,8 @@ def _with_cut(
             f" needs {needed} or more; add images, or lay the splits out as folders yourself"
         )
     fractions = [options.val_fraction if split == "val" else options.test_fraction for split in missing]
-    train, *parts = stratified_cut(whole.labels, fractions, options.split_seed)
+    own = [Path(os.path.relpath(path, place)).as_posix() for path in paths]
+    train, *parts = stratified_cut(whole.labels, fractions, options.split_seed, own)
     made = dict(splits) | {split: whole.take(part.tolist()) for split, part in zip(missing, parts, strict=True)}
     shares = " and ".join(f"{split} ({share:g} of each class)" for split, share in zip(missing, fractions, strict=True))
     source = f"folder {place.name}" if len(missing) < 2 else "class folders"

@@ -6,6 +6,7 @@ nothing but the arguments.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,24 +43,33 @@ def share_of(split: Split, spec: PartitionConfig) -> Split:
 
 
 def stratified_cut(
-    labels: NDArray[np.int64], fractions: Sequence[float], seed: int = 0
+    labels: NDArray[np.int64], fractions: Sequence[float], seed: int = 0, names: Sequence[str] | None = None
 ) -> tuple[NDArray[np.int64], ...]:
     """Indices, ascending, of the training part and of one held-out part for each of `fractions` (0.1: a tenth).
 
     Each part has its fraction of every class, and of every class with as many samples as there are parts, one or more.
-    A smaller class serves training first, then the largest fractions. Samples added at the end move few others.
+    A smaller class serves training first, then the largest fractions. With `names`, which are a sample's own, samples
+    that come or go and classes that are numbered anew move few others from part to part: what was trained on does not
+    become what is tested on. Without, that holds for samples added at the end.
     """
     parts: list[list[int]] = [[] for _ in range(1 + len(fractions))]
     carried = np.zeros(len(fractions))
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        rows = rows[np.argsort(np.random.default_rng([seed, int(label)]).random(len(rows)), kind="stable")]
+        if names is None:
+            rows = rows[np.argsort(np.random.default_rng([seed, int(label)]).random(len(rows)), kind="stable")]
+        else:
+            rows = np.array(sorted(rows.tolist(), key=lambda row: _rank(seed, names[row])), dtype=np.int64)
         wanted = np.asarray(fractions) * len(rows) + carried
         carried = wanted - np.round(wanted)
         ends = np.cumsum(_held_out(wanted, np.asarray(fractions), len(rows)))
         for part, chosen in zip([*parts[1:], parts[0]], np.split(rows, ends), strict=True):
             part.extend(chosen.tolist())
     return tuple(np.array(sorted(part), dtype=np.int64) for part in parts)
+
+
+def _rank(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed} {name}".encode(errors="surrogatepass")).digest()
 
 
 def _held_out(wanted: NDArray[np.float64], fractions: NDArray[np.float64], count: int) -> NDArray[np.int64]:
