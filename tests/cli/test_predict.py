@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -130,7 +131,7 @@ def test_without_an_output_file_a_csv_goes_to_standard_output(models: Path, tmp_
     ("content", "words"),
     [
         (b"", "is empty"),
-        (b"other\nx\n", "has 0 columns named 'text'"),
+        (b"other\nx\n", "has no column named 'text'"),
         (b"text,text\nx,y\n", "has 2 columns named 'text'"),
         (b"id,text\n1,good\n2\n", "in.csv:3: has 1 fields"),
         (b"id,text\n1,caf\xe9\n", "in.csv:2: not UTF-8"),
@@ -230,3 +231,56 @@ def test_without_torch_the_extra_to_install_is_said(models: Path) -> None:
     code = "import sys; sys.modules['torch'] = None\nfrom fedafd import GlobalModel"
     python = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "ImportError: fedafd.GlobalModel needs torch" in python.stderr
+
+
+def test_a_result_never_takes_the_place_of_a_sample(models: Path, pictures: Path) -> None:
+    before = {path: path.read_bytes() for path in pictures.rglob("*") if path.is_file()}
+    link = pictures / "link.png"
+    link.symlink_to(pictures / "b.png")
+    for output in (pictures / "b.png", pictures / "more" / ".." / "b.png", link):
+        for given in (pictures / "b.png", pictures):
+            assert "would be lost" in told(ask(models / "image", given, "--output", output, "--force"))
+    texts = pictures / "notes.txt"
+    assert "would be lost" in told(ask(models / "text", "--texts", texts, "--output", texts, "--force"))
+    table = pictures / "in.csv"
+    table.write_text("id,what\n1,word\n")
+    given = ("--csv", table, "--column", "what", "--output", table, "--force")
+    assert "would be lost" in told(ask(models / "text", *given, "--json"))
+    assert {path: path.read_bytes() for path in before} == before
+    # Over the CSV itself, its rows are kept.
+    assert ask(models / "text", *given).exit_code == 0
+    assert table.read_text().startswith("id,what,predicted,predicted_probability\n1,word,")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["image"], "nothing was given"),
+        (["image", "a", "--texts", "t"], "SAMPLES and --texts was given"),
+        (["image", "--csv", "x"], "go together"),
+        (["image", ""], "is a variable not set"),
+        (["image", "{there}/b.png", "--output", "{there}/none/x.txt"], "none/x.txt: cannot be written to"),
+        (["image", "{there}/b.png", "--output", "{there}/b.png"], "is there already"),
+        (["image", "{there}/b.png", "--delimiter", ";"], "goes with --csv"),
+        (["text", "--csv", "{there}/in.csv", "--column", "what", "--delimiter", ";;"], "one character"),
+        (["text", "--csv", "{there}/in.csv", "--column", "what"], "no column named 'what'.*--delimiter ';'"),
+        (["text", "--csv", "{there}/in.csv", "--column", "no", "--delimiter", ";"], "its columns: 'id', ' what '"),
+    ],
+)
+def test_wrong_usage_is_told_before_anything_is_printed_and_ends_with_2(
+    models: Path, pictures: Path, arguments: list[str], words: str
+) -> None:
+    (pictures / "in.csv").write_text("id; what \n1;word\n")
+    kind, *others = (each.format(there=pictures) for each in arguments)
+    result = ask(models / kind, *others)
+    assert re.search(words, told(result))
+    assert getattr(result.exception, "exit_code", None) == 2
+    assert result.stdout == ""
+
+
+def test_columns_may_be_separated_by_something_else(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text('id;what\n1;"one; word"\n')
+    result = ask(models / "text", "--csv", tmp_path / "in.csv", "--column", "what", "--delimiter", ";")
+    header, row = csv.reader(io.StringIO(result.stdout), delimiter=";")
+    assert header == ["id", "what", "predicted", "predicted_probability"]
+    assert row[:2] == ["1", "one; word"]

@@ -5,16 +5,33 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TypeVar
 
 from fedafd.domain.errors import ConfigurationError, DataError, InvalidRequestError
 
-__all__ = ["exactly_one", "in_chunks", "need_learning", "one_line", "pictures_in", "progress", "results_to", "texts_in"]
+__all__ = [
+    "UsageError",
+    "exactly_one",
+    "in_chunks",
+    "need_learning",
+    "one_line",
+    "pictures_in",
+    "progress",
+    "results_to",
+    "texts_in",
+]
 
 T = TypeVar("T")
+
+
+class UsageError(InvalidRequestError):
+    """Options that do not go together, or a place where results cannot be written."""
+
+    exit_code = 2
+
 
 _NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "PIL")
 
@@ -90,8 +107,11 @@ def progress(what: str, total: int | None, *, prints: bool) -> Iterator[Callable
 
 
 @contextmanager
-def results_to(output: Path | None, *, force: bool) -> Iterator[IO[str]]:
-    """Standard output, or a file that is there whole or not at all. Raises InvalidRequestError if it is there."""
+def results_to(output: Path | None, *, force: bool, inputs: Iterable[Path] = ()) -> Iterator[IO[str]]:
+    """Standard output, or a file that is there whole or not at all.
+
+    Raises UsageError if it is there, cannot be written, or, whatever `force` says, is one of `inputs`.
+    """
     if output is None:
         reconfigure = getattr(sys.stdout, "reconfigure", None)
         if reconfigure is not None:
@@ -100,10 +120,18 @@ def results_to(output: Path | None, *, force: bool) -> Iterator[IO[str]]:
         return
     if output.is_dir() or (output.exists() and not force):
         hint = "name a file in it" if output.is_dir() else "name another, or add --force"
-        raise InvalidRequestError(f"{output}: is there already; {hint}")
+        raise UsageError(f"{output}: is there already; {hint}")
+    for path in inputs if output.exists() else ():
+        with suppress(OSError):
+            if path.samefile(output):
+                raise UsageError(f"{output}: is one of the samples, and would be lost; name another file")
     part = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
-        with part.open("x", encoding="utf-8", newline="") as file:
+        opened = part.open("x", encoding="utf-8", newline="")
+    except OSError as error:
+        raise UsageError(f"{output}: cannot be written to {output.parent}: {error.strerror}") from None
+    try:
+        with opened as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -113,11 +141,11 @@ def results_to(output: Path | None, *, force: bool) -> Iterator[IO[str]]:
 
 
 def exactly_one(given: Sequence[tuple[str, object]]) -> str:
-    """The name of the one way that samples are given in. Raises InvalidRequestError for none or several."""
+    """The name of the one way that samples are given in. Raises UsageError for none or several."""
     names = [name for name, value in given if value]
     if len(names) != 1:
         what = " and ".join(names) if names else "nothing"
-        raise InvalidRequestError(f"give one of {', '.join(name for name, _ in given)}; {what} was given")
+        raise UsageError(f"give one of {', '.join(name for name, _ in given)}; {what} was given")
     return names[0]
 
 

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedafd.cli.model_tools import (
+    UsageError,
     exactly_one,
     in_chunks,
     need_learning,
@@ -22,7 +23,7 @@ from fedafd.cli.model_tools import (
     results_to,
     texts_in,
 )
-from fedafd.domain.errors import DataError, InvalidRequestError
+from fedafd.domain.errors import DataError
 
 if TYPE_CHECKING:
     from fedafd.learning.personalized_model import PersonalizedModel, Prediction
@@ -32,6 +33,8 @@ __all__ = ["SOME_SKIPPED", "predict"]
 SOME_SKIPPED = 4
 """The exit code when --skip-bad left samples out."""
 _CHUNK = 256
+_OTHER_DELIMITERS = ";\t|,"
+"""What separates the columns of a file whose header seems to be one column."""
 
 
 class BranchName(StrEnum):
@@ -65,6 +68,9 @@ def predict(
     column: Annotated[
         str | None, typer.Option(help="Column of the CSV: texts, or paths of images from the CSV's folder on.")
     ] = None,
+    delimiter: Annotated[
+        str | None, typer.Option(help="What separates the columns; a comma, and a tab in a .tsv.", show_default=False)
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write here instead of standard output.")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="The likeliest labels of each sample.")] = 1,
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
@@ -84,18 +90,21 @@ def predict(
     """Predict labels with a personalized model; needs no service."""
     way = exactly_one((("SAMPLES", samples), ("--texts", texts), ("--csv", csv_file)))
     if (column is not None) != (way == "--csv"):
-        raise InvalidRequestError("--csv and --column go together: name the column that holds the samples")
+        raise UsageError("--csv and --column go together: name the column that holds the samples")
+    if delimiter is not None and (csv_file is None or len(delimiter) != 1 or delimiter in '"\r\n'):
+        raise UsageError(f"--delimiter {delimiter!r}: is one character, such as ';', and goes with --csv")
     need_learning("predict")
     from fedafd import PersonalizedModel
 
     loaded = PersonalizedModel.from_pretrained(model, device=device, intensity_range=intensity_range)
     if loaded.kind == "pair":
-        raise InvalidRequestError(f"{model}: is a model of image-text pairs, which has no labels; use fedafd search")
+        raise UsageError(f"{model}: is a model of image-text pairs, which has no labels; use fedafd search")
     header: list[str] = []
+    listed: list[_Item] = []
     total: int | None = None
     if csv_file is not None:
-        header = _header(csv_file)
-        items = _rows(csv_file, header, str(column), loaded.kind)
+        header = _header(csv_file, delimiter)
+        items = _rows(csv_file, delimiter, header, _place_of(str(column), header, csv_file), loaded.kind)
     elif texts is not None:
         _need_kind(loaded, "text", "--texts")
         listed = [_Item(text, text, []) for _, text in texts_in(texts)]
@@ -104,12 +113,20 @@ def predict(
         listed = list(_given(samples or [], loaded.kind))
         items, total = iter(listed), len(listed)
     skipped = 0
-    with results_to(output, force=force) as file, progress("predicting", total, prints=output is None) as advance:
+    # A CSV may be written over: its rows are all in the result.
+    inputs = [Path(item.sample) for item in listed if loaded.kind == "image"]
+    inputs += [each for each in (texts, csv_file if json_lines else None) if each is not None]
+    with (
+        results_to(output, force=force, inputs=inputs) as file,
+        progress("predicting", total, prints=output is None) as advance,
+    ):
         if json_lines:
             write = _json_writer(file)
         elif csv_file is not None:
             ranks = min(top_k, len(loaded.labels))
-            write = _csv_writer(file, header, ranks, delimiter=_delimiter(output or csv_file), skips=skip_bad)
+            write = _csv_writer(
+                file, header, ranks, delimiter=delimiter or _delimiter(output or csv_file), skips=skip_bad
+            )
         else:
             write = _line_writer(file)
         for chunk in in_chunks(items, _CHUNK):
@@ -125,7 +142,7 @@ def predict(
 
 def _need_kind(model: PersonalizedModel, kind: str, option: str) -> None:
     if model.kind != kind:
-        raise InvalidRequestError(f"{option} is for models of kind {kind}; this one is of kind {model.kind}")
+        raise UsageError(f"{option} is for models of kind {kind}; this one is of kind {model.kind}")
 
 
 def _given(samples: list[str], kind: str) -> Iterator[_Item]:
@@ -136,6 +153,8 @@ def _given(samples: list[str], kind: str) -> Iterator[_Item]:
             yield _Item(text, text, [])
         return
     for name in samples:
+        if not name:
+            raise UsageError("a sample has an empty name; is a variable not set?")
         path = Path(name)
         if not path.is_dir():
             yield _Item(name, path, [])
@@ -146,30 +165,37 @@ def _given(samples: list[str], kind: str) -> Iterator[_Item]:
         yield from (_Item(str(each), each, []) for each in found)
 
 
-def _header(path: Path) -> list[str]:
-    header = next(_lines_of_csv(path), (0, []))[1]
+def _header(path: Path, delimiter: str | None) -> list[str]:
+    header = next(_lines_of_csv(path, delimiter), (0, []))[1]
     if not header:
         raise DataError(f"{path}: is empty; it must start with a header")
     return header
 
 
-def _rows(path: Path, header: list[str], column: str, kind: str) -> Iterator[_Item]:
-    if header.count(column) != 1:
-        known = ", ".join(map(one_line, header))
-        raise InvalidRequestError(f"{path}: has {header.count(column)} columns named {column!r}; its columns: {known}")
-    at = header.index(column)
-    lines = _lines_of_csv(path)
+def _place_of(column: str, header: list[str], path: Path) -> int:
+    if header.count(column) == 1:
+        return header.index(column)
+    known = ", ".join(map(repr, header))
+    count = header.count(column)
+    told = f"{path}: has {count or 'no'} column{'s' if count else ''} named {column!r}; its columns: {known}"
+    other = next((each for each in _OTHER_DELIMITERS if len(header) == 1 and each in header[0]), None)
+    hint = f"; name what separates them with --delimiter '{other}'" if other else ""
+    raise UsageError(told + hint)
+
+
+def _rows(path: Path, delimiter: str | None, header: list[str], at: int, kind: str) -> Iterator[_Item]:
+    lines = _lines_of_csv(path, delimiter)
     next(lines)
     for number, row in lines:
         if len(row) != len(header):
             raise DataError(f"{path}:{number}: has {len(row)} fields, and the header {len(header)}")
         item = _Item(row[at], row[at] if kind == "text" else path.parent / row[at], row)
         if not row[at].strip():
-            item.error = DataError(f"{path}:{number}: column {column!r} is empty")
+            item.error = DataError(f"{path}:{number}: column {header[at]!r} is empty")
         yield item
 
 
-def _lines_of_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _lines_of_csv(path: Path, delimiter: str | None) -> Iterator[tuple[int, list[str]]]:
     """Line number and fields of each row. Raises DataError naming file and line."""
     from fedafd.datasets.files import read_bytes
     from fedafd.datasets.texts import decoded
@@ -179,7 +205,7 @@ def _lines_of_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(2**31 - 1)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=_delimiter(path), strict=True)
+            reader = csv.reader(file, delimiter=delimiter or _delimiter(path), strict=True)
             try:
                 yield from ((reader.line_num, row) for row in reader if row)
             except csv.Error as error:
@@ -229,7 +255,7 @@ def _csv_writer(
     added = [name for stem in stems for name in (stem, f"{stem}_probability")] + ["error"] * skips
     taken = [name for name in added if name in header]
     if taken:
-        raise InvalidRequestError(f"the CSV has a column {taken[0]!r} already; rename it")
+        raise UsageError(f"the CSV has a column {taken[0]!r} already; rename it")
     table = csv.writer(file, delimiter=delimiter, lineterminator="\n")
     table.writerow(header + added)
 
