@@ -190,6 +190,21 @@ def test_the_command_prints_tables_of_80_columns_and_writes_its_files(tmp_path: 
     assert written[1].read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_site_that_is_enrolled_is_told_to_go_on_and_asked_for_no_token(tmp_path: Path) -> None:
+    folder = distinct_folder(tmp_path / "data")
+    values = agent_values(tmp_path, {"adapter": "image-folder", "path": str(folder)})
+    (tmp_path / "agent.yaml").write_text(yaml.safe_dump(values))
+    command = ["agent", "check", "--offline", "--config", str(tmp_path / "agent.yaml")]
+    assert "Ready to join." in (before := CliRunner().invoke(app, command).output)
+    assert "--token TOKEN" in before
+    StateDirectory(tmp_path / "state").save_credential(
+        Credential(federation_id="f", client_id="c", client_name="n", kind=ClientKind.IMAGE, secret="s")
+    )
+    after = CliRunner().invoke(app, command).output
+    assert "Ready to go on." in after
+    assert "--token" not in after
+
+
 def test_the_command_spends_no_token(tmp_path: Path) -> None:
     values = agent_values(tmp_path, {"adapter": "shapes", "options": {"num_train": 20, "num_val": 16, "num_test": 16}})
     code, text = run_command(tmp_path, values)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from fedafd import PersonalizedModel
 from fedafd.cli.main import app
-from fedafd.domain.errors import ConflictError, DataError
+from fedafd.domain.errors import ConfigurationError, ConflictError, DataError
 
 
 def ask(*arguments: object) -> Result:
@@ -72,3 +72,17 @@ def test_before_the_first_round_it_says_that_there_is_none(tmp_path: Path) -> No
         assert isinstance(result.exception, DataError)
         assert words in str(result.exception)
         assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize("name", ["models/mine", "state/mine", "artifacts/mine", "model/mine"])
+def test_a_copy_is_never_put_where_the_agent_would_remove_it(site: Site, name: str) -> None:
+    result = ask(site.state.root / name, "--state-dir", site.state.root)
+    assert isinstance(result.exception, ConflictError)
+    assert "where the agent removes" in str(result.exception)
+
+
+def test_a_place_that_cannot_be_made_is_named_as_it_was_given(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    result = ask(tmp_path / "file" / "copy", "--state-dir", site.state.root)
+    assert isinstance(result.exception, ConfigurationError)
+    assert f"{tmp_path / 'file' / 'copy'}: cannot be made" in str(result.exception)

@@ -28,6 +28,8 @@ class SiteCheck:
     findings: tuple[Finding, ...]
     data: ClientData | None
     report: DataReport | None
+    enrolled: bool = False
+    """The site has a credential: a start needs no token."""
 
     def exit_code(self, *, strict: bool = False) -> ExitCode:
         """What the check ends with."""
@@ -65,7 +67,8 @@ def check_site(
 
         doing(f"asking {config.aggregator}")
         found += check_aggregator(config)
-    return SiteCheck(findings=tuple(found), data=data, report=report)
+    enrolled = (config.state_dir / "credential.json").is_file()
+    return SiteCheck(findings=tuple(found), data=data, report=report, enrolled=enrolled)
 
 
 def _data(config: AgentConfig, progress: Progress | None) -> tuple[ClientData | None, DataReport | None, list[Finding]]:

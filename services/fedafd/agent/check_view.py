@@ -41,8 +41,9 @@ def print_check(check: SiteCheck, console: Console, *, site: AgentConfig, config
     console.print(_verdict(check))
     if not check.exit_code():
         at = "" if str(config) == "agent.yaml" else f" --config {config}"
-        console.print("Next, with the token of your invitation:")
-        console.print(f"  fedafd agent run{at} --token TOKEN", soft_wrap=True, highlight=False, markup=False)
+        console.print("Next:" if check.enrolled else "Next, with the token of your invitation:")
+        token = "" if check.enrolled else " --token TOKEN"
+        console.print(f"  fedafd agent run{at}{token}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _data(report: DataReport, where: str) -> RenderableType:
@@ -132,4 +133,4 @@ def _verdict(check: SiteCheck) -> Text:
     if errors:
         told = f"{errors} error{'s' if errors > 1 else ''}: an agent would not run."
         return Text(f"{told}{looked}", style="bold red")
-    return Text.assemble(("Ready to join.", "bold green"), looked)
+    return Text.assemble(("Ready to go on." if check.enrolled else "Ready to join.", "bold green"), looked)

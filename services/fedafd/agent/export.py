@@ -12,7 +12,7 @@ from typing import TypeVar
 from fedafd.agent.best_model import BestModel, write_best
 from fedafd.agent.files import disk_full_is_clear, sync_folder
 from fedafd.agent.site_model import SiteModel
-from fedafd.domain.errors import ConflictError, DataError
+from fedafd.domain.errors import ConfigurationError, ConflictError, DataError
 
 __all__ = ["export_best_model", "export_site_model"]
 
@@ -22,6 +22,9 @@ T = TypeVar("T")
 def export_best_model(state_dir: Path, output: Path, *, force: bool = False) -> BestModel:
     """Write the best of the site's models by its validation split to `output`; otherwise as export_site_model."""
     return _exported(state_dir, output, lambda part: write_best(state_dir, part), force=force)
+
+
+_AGENTS_OWN = ("models", "state", "artifacts", "pixels", "data")
 
 
 def export_site_model(state_dir: Path, output: Path, *, force: bool = False) -> Path:
@@ -38,8 +41,14 @@ def _exported(state_dir: Path, output: Path, make: Callable[[Path], T], *, force
         raise DataError(f"{state_dir}: no such folder; name the agent's state_dir, or its agent.yaml with --config")
     if output.exists() or output.is_symlink():
         _check_may_replace(output, force=force)
+    _check_is_no_folder_of_the_agent(output, state_dir)
     part = output.with_name(f".{output.name}.{os.getpid()}.part")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        part.mkdir()
+        part.rmdir()
+    except OSError as error:
+        raise ConfigurationError(f"{output}: cannot be made: {error.strerror}; name another folder") from None
     try:
         with disk_full_is_clear(output.parent):
             source = make(part)
@@ -81,6 +90,15 @@ def _put(part: Path, output: Path) -> None:
         old.rename(output)
         raise
     shutil.rmtree(old)
+
+
+def _check_is_no_folder_of_the_agent(output: Path, state_dir: Path) -> None:
+    place, root = output.resolve(), state_dir.resolve()
+    for name in _AGENTS_OWN:
+        if place.is_relative_to(root / name):
+            raise ConflictError(
+                f"{output}: is in {root / name}, where the agent removes what it does not need; name a folder elsewhere"
+            )
 
 
 def _check_may_replace(output: Path, *, force: bool) -> None:
