@@ -197,7 +197,7 @@ class StateDirectory:
         return _read_pending(self._folder(round_number, pending=True))
 
     def load_pending(self) -> PendingResult | None:
-        """The result that waits for its receipt, or None. A damaged one is told and forgotten: its round trains again."""
+        """The result that waits for its receipt, or None. A damaged one is told and forgotten: it is trained anew."""
         rounds = self._rounds(pending=True)
         if not rounds:
             return None
