@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from fedafd.aggregator.context import Context
+from fedafd.aggregator.fallback import older_inputs
 from fedafd.aggregator.identity import require_internal
 from fedafd.aggregator.types import Call
 from fedafd.domain.config import FederationConfig, stored_federation_config
@@ -119,9 +120,13 @@ class DistillationService(DistillationServiceServicer):
             again = request.handed_back or (request.retryable and failures < MAX_STAGE_FAILURES)
             if request.outage:
                 again = not _is_late(row)
+            inputs = await older_inputs(session, stage, row, request.bad_input, plain_text(request.reason[:2000]))
+            if inputs is not None:
+                again, failures = True, stage.failures
             new = StageState.PENDING if again else StageState.FAILED
             reason = plain_text(request.reason[:2000])
             values = {"reason": reason, "failures": failures, "worker": None if again else worker}
+            values |= {} if inputs is None else {"inputs": inputs}
             if not await settle_stage(session, stage.id, request.token, new, **values):
                 raise StageLostError(f"stage {stage.id}: token {request.token} no longer holds it")
             if again:

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.config import FederationConfig, stored_federation_config
 from fedafd.domain.states import ParticipationState, RoundState
-from fedafd.persistence.models import ArtifactRow, RoundRow
+from fedafd.persistence.artifact_repository import artifact_size
+from fedafd.persistence.models import RoundRow
 from fedafd.persistence.participation_repository import list_participations, settle_participation
 from fedafd.persistence.round_repository import transition_round
 from fedafd.persistence.stage_repository import cancel_stages
@@ -58,4 +58,4 @@ class Step:
 
     async def artifact_size(self, key: str) -> int:
         """Length of a registered artifact in bytes; 0 if it is not registered."""
-        return await self.session.scalar(select(ArtifactRow.size_bytes).where(ArtifactRow.key == key)) or 0
+        return await artifact_size(self.session, key)

@@ -92,9 +92,15 @@ class DistillationClient:
             give_up_seconds=_FINISHED_GIVE_UP_SECONDS,
         )
 
-    def fail(self, stage_id: str, token: int, reason: str, *, retryable: bool, outage: bool = False) -> None:
-        """Give the stage up; `outage` if what it needs was away. Raises StageLostError."""
-        request = pb.FailStageRequest(stage_id=stage_id, token=token, reason=reason, retryable=retryable, outage=outage)
+    def fail(
+        self, stage_id: str, token: int, reason: str, *, retryable: bool, outage: bool = False, bad_input: str = ""
+    ) -> None:
+        """Give the stage up; `outage` if what it needs was away, `bad_input` names what is lost or damaged.
+
+        Raises StageLostError.
+        """
+        request = pb.FailStageRequest(stage_id=stage_id, token=token, reason=reason, retryable=retryable)
+        request.outage, request.bad_input = outage, bad_input
         self._fail(request)
 
     def hand_back(self, stage_id: str, token: int, reason: str) -> None:

@@ -14,7 +14,13 @@ from fedafd.distiller.public_sets import PublicSets
 from fedafd.distiller.shutdown import Shutdown, StageHandedBackError
 from fedafd.distiller.stages import StageResult, StageWork, run_stage
 from fedafd.domain.config import parse_federation_config
-from fedafd.domain.errors import FedafdError, NotFoundError, StageLostError
+from fedafd.domain.errors import (
+    ArtifactCorruptError,
+    ArtifactNotFoundError,
+    FedafdError,
+    NotFoundError,
+    StageLostError,
+)
 from fedafd.domain.kinds import Modality, StageKind
 from fedafd.proto.v1 import distillation_pb2 as pb
 from fedafd.proto.v1 import types_pb2
@@ -118,7 +124,7 @@ class StageRunner:
                 seed=claim.seed,
                 public_set_sha256=claim.public_set_sha256,
                 modality=_MODALITIES.get(claim.modality),
-                inputs={i.name: self._input(i.artifact) for i in claim.inputs},
+                inputs={i.name: self._input(i.name, i.artifact) for i in claim.inputs},
                 split=self._public_sets.open(claim.public_set_sha256).split,
                 device=self._device,
                 processes=self._processes,
@@ -130,7 +136,18 @@ class StageRunner:
                 outputs = self._stored(claim, result)
         self._client.complete(stage_id, claim.token, outputs, result.metrics)
 
-    def _input(self, artifact: types_pb2.Artifact) -> bytes:
+    def _input(self, name: str, artifact: types_pb2.Artifact) -> bytes:
+        try:
+            return self._read(artifact)
+        except (ArtifactCorruptError, ArtifactNotFoundError):
+            _log.warning("stage.input_unusable", input=name, key=artifact.key, next="reading it once more")
+        try:
+            return self._read(artifact)
+        except (ArtifactCorruptError, ArtifactNotFoundError) as error:
+            error.data["input"] = name
+            raise
+
+    def _read(self, artifact: types_pb2.Artifact) -> bytes:
         content = self._patience.through(lambda: get_verified(self._store, artifact.key, artifact.sha256))
         self._metrics.bytes_read.inc(len(content))
         return content
@@ -157,9 +174,9 @@ class StageRunner:
         _log.error(
             "stage.failed", stage_id=stage_id, reason=reason, retryable=retryable, exc_info=None if outage else error
         )
-        self._tell(
-            lambda: self._client.fail(stage_id, claim.token, reason, retryable=retryable, outage=outage), stage_id
-        )
+        bad = str(error.data.get("input", "")) if isinstance(error, FedafdError) else ""
+        options = {"retryable": retryable, "outage": outage}
+        self._tell(lambda: self._client.fail(stage_id, claim.token, reason, **options, bad_input=bad), stage_id)
 
     def _tell(self, call: Callable[[], None], stage_id: str) -> None:
         try:

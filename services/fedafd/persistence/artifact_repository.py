@@ -15,6 +15,7 @@ from fedafd.persistence.models import ArtifactRow, ClientRow, ParticipationRow, 
 __all__ = [
     "add_artifact",
     "add_upload",
+    "artifact_size",
     "count_uploads",
     "earlier_representations",
     "find_upload",
@@ -112,3 +113,8 @@ async def get_upload(session: AsyncSession, upload_id: str, client_id: str) -> U
     if row is None or row.client_id != client_id:
         raise NotFoundError(f"upload {upload_id}: does not exist; begin it first", upload_id=upload_id)
     return row
+
+
+async def artifact_size(session: AsyncSession, key: str) -> int:
+    """Length of a registered artifact in bytes; 0 if it is not registered."""
+    return await session.scalar(select(ArtifactRow.size_bytes).where(ArtifactRow.key == key).limit(1)) or 0

@@ -20,6 +20,7 @@ __all__ = [
     "list_files",
     "list_personalized",
     "list_versions",
+    "version_before",
 ]
 
 
@@ -31,6 +32,17 @@ async def find_version(session: AsyncSession, federation_id: str, version: int |
         ModelVersionRow.federation_id == federation_id, ModelVersionRow.version == version
     )
     return await session.scalar(query)
+
+
+async def version_before(session: AsyncSession, federation_id: str, state_key: str) -> ModelVersionRow | None:
+    """The newest global version that is older than every one with that state, or None."""
+    of_federation = select(ModelVersionRow).where(ModelVersionRow.federation_id == federation_id)
+    oldest = of_federation.where(ModelVersionRow.state_key == state_key).order_by(ModelVersionRow.version).limit(1)
+    bad = await session.scalar(oldest)
+    if bad is None:
+        return None
+    older = of_federation.where(ModelVersionRow.version < bad.version)
+    return await session.scalar(older.order_by(ModelVersionRow.version.desc()).limit(1))
 
 
 async def get_version(session: AsyncSession, federation_id: str, version: int | None) -> ModelVersionRow:

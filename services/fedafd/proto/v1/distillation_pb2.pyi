@@ -114,20 +114,22 @@ class CompleteStageResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class FailStageRequest(_message.Message):
-    __slots__ = ("stage_id", "token", "reason", "retryable", "handed_back", "outage")
+    __slots__ = ("stage_id", "token", "reason", "retryable", "handed_back", "outage", "bad_input")
     STAGE_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     RETRYABLE_FIELD_NUMBER: _ClassVar[int]
     HANDED_BACK_FIELD_NUMBER: _ClassVar[int]
     OUTAGE_FIELD_NUMBER: _ClassVar[int]
+    BAD_INPUT_FIELD_NUMBER: _ClassVar[int]
     stage_id: str
     token: int
     reason: str
     retryable: bool
     handed_back: bool
     outage: bool
-    def __init__(self, stage_id: _Optional[str] = ..., token: _Optional[int] = ..., reason: _Optional[str] = ..., retryable: _Optional[bool] = ..., handed_back: _Optional[bool] = ..., outage: _Optional[bool] = ...) -> None: ...
+    bad_input: str
+    def __init__(self, stage_id: _Optional[str] = ..., token: _Optional[int] = ..., reason: _Optional[str] = ..., retryable: _Optional[bool] = ..., handed_back: _Optional[bool] = ..., outage: _Optional[bool] = ..., bad_input: _Optional[str] = ...) -> None: ...
 
 class FailStageResponse(_message.Message):
     __slots__ = ()

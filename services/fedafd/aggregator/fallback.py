@@ -1,0 +1,49 @@
+"""A server state that is lost or damaged: the round starts from the newest older version whose state is whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from fedafd.aggregator.step import COORDINATOR
+from fedafd.domain.kinds import StageKind
+from fedafd.persistence.artifact_repository import artifact_size
+from fedafd.persistence.event_repository import record_event
+from fedafd.persistence.model_repository import version_before
+from fedafd.persistence.models import RoundRow, StageRow
+
+__all__ = ["SERVER_STATE", "older_inputs"]
+
+SERVER_STATE = "server-state"
+"""Name of the input of a preparing stage that the version before the round left."""
+
+
+async def older_inputs(
+    session: AsyncSession, stage: StageRow, row: RoundRow, bad_input: str, reason: str
+) -> dict[str, Any] | None:
+    """Inputs of a preparing stage whose server state cannot be used, with the next older one; None if there is none."""
+    if stage.kind != StageKind.PREPARE.value or bad_input != SERVER_STATE or SERVER_STATE not in stage.inputs:
+        return None
+    older = await version_before(session, row.federation_id, stage.inputs[SERVER_STATE]["key"])
+    if older is None:
+        return None
+    record_event(
+        session,
+        "model.state_unusable",
+        federation_id=row.federation_id,
+        actor=COORDINATOR,
+        round=row.number,
+        version=row.base_version,
+        goes_on_from=older.version,
+        reason=reason,
+    )
+    row.base_version = older.version
+    return stage.inputs | {
+        SERVER_STATE: {
+            "sha256": older.state_sha256,
+            "size_bytes": await artifact_size(session, older.state_key),
+            "purpose": SERVER_STATE,
+            "key": older.state_key,
+        }
+    }

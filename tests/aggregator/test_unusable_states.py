@@ -1,0 +1,107 @@
+"""A server state that is damaged or lost does not end the federation: a round goes back to the newest that is whole."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.aggregator.world import INTERNAL, TOKEN, World
+
+from fedafd.aggregator.server import make_server
+from fedafd.distiller.client import DistillationClient
+from fedafd.distiller.metrics import DistillerMetrics
+from fedafd.distiller.public_sets import PublicSets
+from fedafd.distiller.shutdown import Shutdown
+from fedafd.distiller.tasks import StageRunner
+from fedafd.domain.kinds import StageKind
+from fedafd.persistence.event_repository import events_after
+from fedafd.persistence.federation_repository import get_federation
+from fedafd.persistence.models import ModelVersionRow
+from fedafd.persistence.stage_repository import list_stages
+from fedafd.proto.v1 import distillation_pb2 as pb
+from fedafd.storage.store import sha256_of
+
+
+@pytest.fixture
+async def runner(world: World, tmp_path: Path) -> AsyncIterator[StageRunner]:
+    """A distiller's own part, in a thread, on a listener of the same aggregator."""
+    server, _ = make_server(world.context)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    metrics = DistillerMetrics()
+    sets = PublicSets(world.context.store, tmp_path / "cache", limit_bytes=10**8)
+    client = DistillationClient(f"127.0.0.1:{port}", TOKEN)
+    yield StageRunner(client, world.context.store, sets, "cpu", metrics, Shutdown(5, metrics), 1)
+    await server.stop(None)
+
+
+async def add_versions(world: World, count: int) -> list[str]:
+    """Versions 1 to `count`, the last of them current; the keys of their states."""
+    keys = []
+    round_ids = [await world.start_round() for _ in range(count)]
+    async with world.context.database.transaction() as session:
+        for number, round_id in enumerate(round_ids, start=1):
+            content = f"state {number}".encode()
+            key = f"federations/trial/rounds/{number}/server-state/{sha256_of(content)}"
+            world.context.store.put(key, content)
+            keys.append(key)
+            row = ModelVersionRow(
+                federation_id="trial",
+                version=number,
+                round_id=round_id,
+                parent_version=number - 1 or None,
+                state_key=key,
+                state_sha256=sha256_of(content),
+                metrics={},
+            )
+            session.add(row)
+        (await get_federation(session, "trial")).current_version = count
+    for round_id in round_ids:
+        async with world.context.database.transaction() as session:
+            row = await session.get(type(await world.round(round_id)), round_id)
+            assert row is not None
+            row.state = "cancelled"
+    world.sent.clear()
+    return keys
+
+
+async def announced(world: World) -> str:
+    return [stage for kind, stage in world.sent if kind is StageKind.PREPARE][-1]
+
+
+async def test_damaged_and_lost_states_are_passed_over_to_the_newest_whole_one(
+    world: World, runner: StageRunner
+) -> None:
+    keys = await add_versions(world, 3)
+    world.context.store.put(keys[2], b"flipped")
+    world.context.store.delete(keys[1])
+    round_id = await world.start_round()
+    for _ in range(2):
+        await asyncio.to_thread(runner.run, await announced(world))
+        await world.coordinate()
+    claimed = await world.distillers.ClaimStage(
+        pb.ClaimStageRequest(stage_id=await announced(world), worker="script"), metadata=INTERNAL
+    )
+    (state,) = claimed.inputs
+    assert (state.name, state.artifact.key) == ("server-state", keys[0])
+    row = await world.round(round_id)
+    assert (row.state, row.base_version) == ("preparing", 1)
+    async with world.context.database.transaction() as session:
+        stages = [stage for stage in await list_stages(session, round_id) if stage.kind == "prepare"]
+        events = [event for event in await events_after(session, "trial", 0) if event.kind == "model.state_unusable"]
+    assert [stage.failures for stage in stages] == [0]
+    assert [(event.data["version"], event.data["goes_on_from"]) for event in events] == [(3, 2), (2, 1)]
+
+
+async def test_where_no_state_is_whole_the_round_fails_and_names_the_object(world: World, runner: StageRunner) -> None:
+    (key,) = await add_versions(world, 1)
+    world.context.store.delete(key)
+    round_id = await world.start_round()
+    await asyncio.to_thread(runner.run, await announced(world))
+    await world.coordinate()
+    row = await world.round(round_id)
+    assert row.state == "failed"
+    assert row.reason is not None
+    assert key in row.reason
