@@ -332,7 +332,7 @@ federations = st.fixed_dictionaries(
             {}, optional={"learning_rate": positive, "passes": st.integers(1, 100), "augment": st.booleans()}
         ),
         "alignment": st.fixed_dictionaries({}, optional={"max_gradient_share": st.none() | positive}),
-        "round_deadline_seconds": st.none() | positive,
+        "round_deadline_seconds": st.none() | st.floats(1e-300, 1e9),
         "wire_dtype": st.sampled_from(["float16", "float32", "int8"]),
     },
 )

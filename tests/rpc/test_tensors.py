@@ -107,3 +107,22 @@ def test_a_damaged_blob_is_decoded_or_refused_but_never_crashes(position: int, v
         decode(bytes(blob))
     except (RepresentationError, PublicSetMismatchError):
         pass
+
+
+def test_a_tensor_whose_name_is_there_twice_is_refused() -> None:
+    import struct
+
+    rows = np.tile(np.array([1.0, 0.0, 0, 0, 0, 0, 0, 0], dtype=np.float32), (2, 1)).tobytes()
+    entry = '"image":{"dtype":"F32","shape":[2,8],"data_offsets":[%d,%d]}'
+    meta = '"__metadata__":{"public_set_sha256":"%s"}' % ("a" * 64)
+    header = ("{" + ",".join([meta, entry % (0, 64), entry % (64, 128)]) + "}").encode()
+    blob = struct.pack("<Q", len(header)) + header + rows + rows
+    with pytest.raises(RepresentationError, match="safetensors"):
+        decode_representations(
+            blob,
+            modalities=[Modality.IMAGE],
+            num_samples=2,
+            embedding_dim=8,
+            public_set_sha256="a" * 64,
+            dtype=WireDtype.FLOAT32,
+        )

@@ -44,6 +44,8 @@ IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "JPEG2000",
 MAX_PIXELS = 1 << 26
 """The largest picture that is decoded: 67 million pixels, 8192 x 8192; its RGB takes 201 MB."""
 
+_STRIP_PIXELS = 1 << 22
+
 _DECODER_ERRORS = (
     OSError,
     ValueError,
@@ -184,13 +186,23 @@ def _rgb(image: Image.Image, name: str, given: IntensityRange | None) -> ImageAr
     image.load()
     if image.mode in _DEEP_MODES:
         return _deep_rgb(image, stored, name, given)
-    pixels = np.array(_on_white(_upright(image), stored.clear_shade(image)), dtype=np.uint8)
+    pixels = _pixels(_upright(image), stored.clear_shade(image))
     if ";16" in stored.raw_mode and 0 < pixels.max() < 16:
         raise DataError(
             f"{name}: uses 12 bits or fewer of its 16 a colour, so that it would come out black; save it with 8 bits",
             name=name,
         )
     return pixels
+
+
+def _pixels(image: Image.Image, clear_shade: Any) -> ImageArray:
+    """Strip by strip: the steps to RGB on white need five times the memory of what they make."""
+    made = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    rows = max(1, _STRIP_PIXELS // max(image.width, 1))
+    for top in range(0, image.height, rows):
+        below = min(top + rows, image.height)
+        made[top:below] = np.asarray(_on_white(image.crop((0, top, image.width, below)), clear_shade))
+    return made
 
 
 def _deep_rgb(image: Image.Image, stored: StoredPixels, name: str, given: IntensityRange | None) -> ImageArray:

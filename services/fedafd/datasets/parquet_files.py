@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from fedafd.datasets.files import need_file_of_its_kind, need_plain_path
 from fedafd.domain.errors import DataError
 
-__all__ = ["SPLITS", "Column", "open_parquet", "read_column", "split_files"]
+__all__ = ["SPLITS", "Column", "bounded_batches", "open_parquet", "read_column", "split_files"]
 
 SPLITS = ("train", "val", "test")
 _NAMES = {"train": "train", "val": "val|valid|validation|dev", "test": "test"}
@@ -29,6 +29,12 @@ _SHARD = r"(?:-(\d+)(?:-of-(\d+)(?:-[0-9a-f]{16})?)?)?"
 _FOLDERS = ("", "data")
 _ROWS_AT_ONCE = 256
 _SHOWN = 5
+_SPARE_BYTES = 128 << 20
+_TIMES = 100
+_CELL_BYTES = 64
+"""A column may grow to so many times its file, and 128 MiB; each cell counts as 64 bytes more, as an object."""
+_BATCH_BYTES = 64 << 20
+"""At most so much is decoded at once, even if each cell is the largest value of its column."""
 
 
 def split_files(folder: Path, chosen: Mapping[str, str | None]) -> dict[str, list[Path]]:
@@ -145,6 +151,51 @@ def read_column(files: Sequence[Path], name: str, option: str) -> Column:
     return column
 
 
+def bounded_batches(opened: pq.ParquetFile, columns: Sequence[str], file: Path) -> Iterator[pa.RecordBatch]:
+    """A file's rows in small batches. Raises DataError where a small file holds far too much, before it is decoded.
+
+    One value may stand in it once and be named by millions of rows, or be packed a thousandfold.
+    """
+    budget = _TIMES * file.stat().st_size + _SPARE_BYTES
+    metadata = opened.metadata
+    chunks = [
+        metadata.row_group(group).column(index)
+        for group in range(metadata.num_row_groups)
+        for index in range(metadata.num_columns)
+        if metadata.row_group(group).column(index).path_in_schema.split(".")[0]
+        in {column.split(".")[0] for column in columns}
+    ]
+    packed = sum(chunk.total_uncompressed_size for chunk in chunks)
+    if packed > budget or metadata.num_rows * _CELL_BYTES > budget:
+        raise _bomb(file, max(packed, metadata.num_rows * _CELL_BYTES))
+    largest = max((chunk.total_uncompressed_size for chunk in chunks), default=0)
+    rows = max(1, min(_ROWS_AT_ONCE, _BATCH_BYTES // max(largest, 1)))
+    # In small batches also because Arrow cannot hold more than 2 GiB of a struct's bytes in one piece.
+    for batch in opened.iter_batches(batch_size=rows, columns=list(columns)):
+        budget -= sum(map(_whole_bytes, batch.columns)) + _CELL_BYTES * batch.num_rows
+        if budget < 0:
+            raise _bomb(file, _TIMES * file.stat().st_size + _SPARE_BYTES - budget)
+        yield batch
+
+
+def _whole_bytes(array: pa.Array) -> int:
+    """Bytes of an array with each value of a dictionary as often as rows name it, as Python will hold it."""
+    if pa.types.is_dictionary(array.type):
+        return int(array.dictionary_decode().nbytes)
+    if pa.types.is_struct(array.type):
+        return sum(map(_whole_bytes, array.flatten()))
+    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        return int(8 * len(array)) + _whole_bytes(array.flatten())
+    return int(array.nbytes)
+
+
+def _bomb(file: Path, found: int) -> DataError:
+    return DataError(
+        f"{file}: not read, because its {file.stat().st_size} bytes unpack to {found} or more (a decompression bomb?);"
+        " write it anew, or in several files"
+    )
+
+
 def _split_path(schema: pa.Schema, name: str, file: Path, option: str) -> tuple[str, list[str]]:
     """The column of the table, whose own name may have dots, and the fields below it."""
     parts = name.split(".")
@@ -170,8 +221,7 @@ def _type_at(kind: pa.DataType, fields: Sequence[str], place: str) -> pa.DataTyp
 
 def _cells(opened: pq.ParquetFile, top: str, file: Path) -> list[Any]:
     cells: list[Any] = []
-    # In small batches, because Arrow cannot hold more than 2 GiB of a struct's bytes in one piece.
-    for batch in opened.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[top]):
+    for batch in bounded_batches(opened, [top], file):
         array = batch.column(batch.schema.names.index(top))
         try:
             cells += array.to_pylist()

@@ -26,6 +26,9 @@ _BYTES_OPS = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
 _OLD_BYTES_OPS = ("STRING", "BINSTRING", "SHORT_BINSTRING")
 """Of Python 2; pickletools gives them as Latin-1 text."""
 _MARK = object()
+_SPARE_BYTES = 1 << 20
+_TIMES = 4
+"""An array's numbers, and each value, lie in the file once; some more are allowed, what names itself is not."""
 
 
 class _RefusedError(Exception):
@@ -35,7 +38,7 @@ class _RefusedError(Exception):
 def load_plain_pickle(content: bytes, name: str) -> Any:
     """The data in a pickle; text of Python 2 comes as bytes. Raises DataError naming `name` for anything else."""
     try:
-        return _finished(_Machine().run(content))
+        return _Finished(len(content)).of(_Machine(len(content)).run(content))
     except Exception as error:  # whatever a hostile file makes the reading raise
         raise DataError(f"{name}: refused, because it is not plain data: {error or type(error).__name__}") from None
 
@@ -102,7 +105,9 @@ _ALLOWED = {
 class _Machine:
     """A stack and a memo."""
 
-    def __init__(self) -> None:
+    def __init__(self, size_bytes: int) -> None:
+        self.left = _TIMES * size_bytes + _SPARE_BYTES
+        """Bytes of arrays and texts that may still be made: the same bytes can be asked for again and again."""
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -140,6 +145,8 @@ class _Machine:
     def set_items(self, items: list[Any]) -> None:
         if not isinstance(self.stack[-1], dict):
             raise _RefusedError("a dictionary is garbled")
+        if any(map(_is_container, items[::2])):
+            raise _RefusedError("a key that is a container is not allowed")
         self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
     def push_dict(self, items: list[Any]) -> None:
@@ -155,13 +162,26 @@ class _Machine:
         named, arguments = self.take(2)
         if not isinstance(named, _Named) or named.call is None or not isinstance(arguments, tuple):
             raise _RefusedError("this call is not allowed")
-        self.push(named.call(*arguments))
+        _need_flat(arguments)
+        made = named.call(*arguments)
+        self.spend(made)
+        self.push(made)
+
+    def spend(self, made: Any) -> None:
+        array = made.value if isinstance(made, _Array) else made
+        self.left -= array.nbytes if isinstance(array, np.ndarray) else len(array) if isinstance(array, bytes) else 0
+        if self.left < 0:
+            raise _RefusedError("it makes more of the same bytes than it holds")
 
     def restore(self) -> None:
         (state,) = self.take(1)
+        if not isinstance(state, tuple):
+            raise _RefusedError("a state is garbled")
+        _need_flat(state)
         if not isinstance(self.stack[-1], _Array | _Type):
             raise _RefusedError(f"a state for {type(self.stack[-1]).__name__} is not allowed")
         self.stack[-1].restore(state)
+        self.spend(self.stack[-1])
 
 
 _Step = Callable[[_Machine, Any], object]
@@ -198,13 +218,36 @@ _STEPS: dict[str, _Step] = {
 }
 
 
-def _finished(value: Any) -> Any:
-    if isinstance(value, _Array):
-        if value.value is None:
-            raise _RefusedError("an array without content is not allowed")
-        return value.value
-    if isinstance(value, _Named | _Type) or value is _MARK:
-        raise _RefusedError("a class is not data")
-    if isinstance(value, dict):
-        return {key: _finished(item) for key, item in value.items()}
-    return [_finished(item) for item in value] if isinstance(value, list) else value
+def _need_flat(arguments: tuple[Any, ...]) -> None:
+    """Refuse containers in containers: comparing or showing what names itself often would never end."""
+    for each in arguments:
+        if isinstance(each, list | dict) or (isinstance(each, tuple) and any(map(_is_container, each))):
+            raise _RefusedError("the arguments of an array are garbled")
+
+
+def _is_container(value: Any) -> bool:
+    return isinstance(value, tuple | list | dict)
+
+
+class _Finished:
+    """Data with arrays in the place of what stands for them, and no more values than the file can hold."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._left = _TIMES * size_bytes + 1000
+
+    def of(self, value: Any) -> Any:
+        """The data. A value that the file names twice counts twice, and one that holds itself never ends."""
+        self._left -= 1
+        if self._left < 0:
+            raise _RefusedError("it names its own parts more often than data do")
+        if isinstance(value, _Array):
+            if value.value is None:
+                raise _RefusedError("an array without content is not allowed")
+            return value.value
+        if isinstance(value, _Named | _Type) or value is _MARK:
+            raise _RefusedError("a class is not data")
+        if isinstance(value, dict):
+            return {key: self.of(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.of(item) for item in value]
+        return tuple(self.of(item) for item in value) if isinstance(value, tuple) else value

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
+from fedafd.datasets.parquet_files import bounded_batches
 from fedafd.datasets.pixels import PixelCache, resized_all
 from fedafd.datasets.samples import LazyImages, PairSplit
 from fedafd.datasets.texts import sound_text
@@ -191,16 +192,26 @@ def _read_shard(path: Path, shard: Shard, columns: list[str]) -> pa.Table:
                     f"{path}: content differs from the manifest's hash; fetch the public set again"
                 )
             _verified.add(mark)
-        table = pq.read_table(path, columns=columns)
+        table = _bounded_table(path, shard, columns)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise DataError(f"{path}: not a public set shard: {error}") from error
-    if table.column_names != columns or table.schema.types != [_SCHEMA.field(name).type for name in columns]:
-        raise DataError(f"{path}: not a public set shard: its columns are {table.schema.to_string()!r}")
-    if table.num_rows != shard.num_rows:
-        raise DataError(f"{path}: holds {table.num_rows} rows, the manifest says {shard.num_rows}")
     return table
+
+
+def _bounded_table(path: Path, shard: Shard, columns: list[str]) -> pa.Table:
+    with pq.ParquetFile(path) as opened:
+        schema = opened.schema_arrow
+        if any(
+            schema.names.count(name) != 1 or schema.field(name).type != _SCHEMA.field(name).type for name in columns
+        ):
+            raise DataError(f"{path}: not a public set shard: its columns are {schema.to_string()!r}")
+        if opened.metadata.num_rows != shard.num_rows:
+            raise DataError(f"{path}: holds {opened.metadata.num_rows} rows, the manifest says {shard.num_rows}")
+        batches = list(bounded_batches(opened, columns, path))
+    kept = pa.schema([schema.field(name) for name in columns])
+    return pa.Table.from_batches([batch.select(columns) for batch in batches], None if batches else kept)
 
 
 def _file_sha256(path: Path) -> str:

@@ -10,7 +10,10 @@ from typing import Any
 
 import yaml
 
-__all__ = ["parse_yaml"]
+__all__ = ["MOST_NODES", "parse_yaml"]
+
+MOST_NODES = 50_000
+"""Values in a file: no configuration comes near."""
 
 _BOOL = "tag:yaml.org,2002:bool"
 _FLOAT = "tag:yaml.org,2002:float"
@@ -18,14 +21,49 @@ _DATE = "tag:yaml.org,2002:timestamp"
 
 
 def parse_yaml(text: str) -> Any:
-    """The one document in `text`. Raises yaml.YAMLError with line and column, also for a key that occurs twice."""
+    """The one document in `text`. Raises yaml.YAMLError with line and column, also for a key that occurs twice.
+
+    Aliases are followed, but not to more than MOST_NODES values: a few lines can stand for billions.
+    """
     loader = _Loader(text)
     try:
-        return loader.get_single_data()
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _need_few_nodes(node)
+        return loader.construct_document(node)
     except RecursionError:
         raise yaml.YAMLError("nested too deeply") from None
     finally:
         loader.dispose()
+
+
+def _need_few_nodes(node: yaml.Node) -> None:
+    """Raise yaml.YAMLError for more values than MOST_NODES, each counted as often as aliases name it, and for loops."""
+    _count(node, {}, set())
+
+
+def _count(node: yaml.Node, known: dict[int, int], open_nodes: set[int]) -> int:
+    if id(node) in known:
+        return known[id(node)]
+    if id(node) in open_nodes:
+        raise yaml.MarkedYAMLError(None, None, "an alias names what it stands in", node.start_mark)
+    open_nodes.add(id(node))
+    inner: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        inner = node.value
+    elif isinstance(node, yaml.MappingNode):
+        inner = [each for pair in node.value for each in pair]
+    total = 1
+    for each in inner:
+        total += _count(each, known, open_nodes)
+        if total > MOST_NODES:
+            raise yaml.MarkedYAMLError(
+                None, None, f"stands, with its aliases, for more than {MOST_NODES} values", node.start_mark
+            )
+    open_nodes.discard(id(node))
+    known[id(node)] = total
+    return total
 
 
 class _Loader(yaml.SafeLoader):

@@ -21,7 +21,7 @@ from fedafd.domain.config import WireDtype
 from fedafd.domain.errors import PublicSetMismatchError, RepresentationError
 from fedafd.domain.kinds import Modality
 
-__all__ = ["NORM_TOLERANCE", "decode_representations", "encode_representations"]
+__all__ = ["NORM_TOLERANCE", "decode_representations", "encode_representations", "need_distinct"]
 
 NORM_TOLERANCE = 0.02
 """How far a row's length may be from 1: int8 with row scales at D = 8 is the coarsest we send."""
@@ -113,12 +113,20 @@ def _unexpected(found: Collection[str], names: Sequence[str]) -> str:
     return f"representations hold tensors {ours}{more}, expected {sorted(names)}"
 
 
+def need_distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """The object of these names. Raises ValueError for a name that is there twice: which one counts?"""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is there twice")
+    return found
+
+
 def _read(blob: bytes) -> tuple[dict[str, str], dict[str, NDArray[np.generic]]]:
     try:
         # First by the library, which bounds the header's length and depth.
         tensors = load(blob)
         (length,) = struct.unpack_from("<Q", blob)
-        header = json.loads(blob[8 : 8 + length])
+        header = json.loads(blob[8 : 8 + length], object_pairs_hook=need_distinct)
     except (struct.error, ValueError, SafetensorError, KeyError) as error:
         raise RepresentationError("representations are not readable as safetensors") from error
     found = header.get("__metadata__") or {}

@@ -18,6 +18,7 @@ from safetensors.numpy import load
 
 from fedafd.domain.errors import UploadError
 from fedafd.domain.kinds import ClientKind
+from fedafd.rpc.tensors import need_distinct
 
 __all__ = ["check_weight_update", "group_name", "layout_of"]
 
@@ -40,7 +41,9 @@ def check_weight_update(blob: bytes, kind: ClientKind) -> None:
     try:
         tensors = load(blob)
         (length,) = struct.unpack_from("<Q", blob)
-        meta: dict[str, Any] = json.loads(json.loads(blob[8 : 8 + length])["__metadata__"]["meta"])
+        meta: dict[str, Any] = json.loads(
+            json.loads(blob[8 : 8 + length], object_pairs_hook=need_distinct)["__metadata__"]["meta"]
+        )
         group, samples = str(meta["group"]), int(meta["num_private_samples"])
     except (struct.error, ValueError, SafetensorError, KeyError, TypeError) as error:
         raise UploadError("weights are not readable as safetensors with a group and a number of samples") from error

@@ -6,12 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Config", "Count", "Name", "NonNegative", "Optimizer", "Positive", "Precision"]
+__all__ = ["LONGEST_SECONDS", "Config", "Count", "Name", "NonNegative", "Optimizer", "Positive", "Precision"]
 
+LONGEST_SECONDS = 1e9
+"""Thirty years: longer ones are slips, and far longer ones no clock can count."""
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Optimizer = Literal["adamp", "adamw", "adam", "sgd"]
 Precision = Literal["auto", "bfloat16", "off"]
 

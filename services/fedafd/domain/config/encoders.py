@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, JsonValue
+from collections.abc import Iterator, Mapping
+
+from pydantic import Field, JsonValue, field_validator
 
 from fedafd.domain.config.base import Config, Positive
 from fedafd.domain.paths import HubIdOrFolder
@@ -38,3 +40,34 @@ class EncoderConfig(Config):
     image_std: tuple[Positive, Positive, Positive] | None = Field(
         None, description="Per channel, of pixels in 0..1; null: the pretrained folder's, else 0.25."
     )
+
+    @field_validator("options")
+    @classmethod
+    def _few_and_small(cls, options: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        """Sizes are those of networks that exist: one of a thousand millions asks for more memory than there is."""
+        for count, (name, value) in enumerate(_each_number("", options)):
+            last = name.rpartition(".")[2]
+            limit = next((limit for word, limit in _LARGEST.items() if word in last), _LARGEST_NUMBER)
+            if abs(value) > limit:
+                raise ValueError(f"{name}: {value} is too much; at most {limit} is allowed")
+            if count >= _MOST_NUMBERS:
+                raise ValueError(f"holds more than {_MOST_NUMBERS} numbers")
+        return options
+
+
+_LARGEST = {"vocab": 1_000_000, "token": 1_000_000, "size": 16_384, "dim": 16_384, "depth": 256, "layer": 256}
+"""By a word in the option's name, the first that fits."""
+_LARGEST_NUMBER = 1_000_000
+_MOST_NUMBERS = 1000
+
+
+def _each_number(name: str, value: JsonValue) -> Iterator[tuple[str, float]]:
+    """Name and value of each number in the options; those of a list have the list's name."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _each_number(f"{name}.{key}".lstrip("."), inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _each_number(name, inner)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield name, value

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fedafd.domain.config.base import Config, Count, Name
+from fedafd.domain.config.base import LONGEST_SECONDS, Config, Count, Name
 from fedafd.domain.config.encoders import EncoderConfig
 from fedafd.domain.config.method import AlignmentConfig, DistillationConfig, FusionConfig
 from fedafd.domain.config.modes import AveragingMode, WireDtype
@@ -24,8 +24,12 @@ class QuorumConfig(Config):
     """Deliveries that a round needs to go on; less and it fails with that reason."""
 
     min_clients: Count = Field(1, description="Deliveries that a round needs; with fewer it fails.")
-    min_image_clients: int = Field(0, ge=0, description="Deliveries with image representations that it needs.")
-    min_text_clients: int = Field(0, ge=0, description="Deliveries with text representations that it needs.")
+    min_image_clients: int = Field(
+        0, ge=0, le=1_000_000, description="Deliveries with image representations that it needs."
+    )
+    min_text_clients: int = Field(
+        0, ge=0, le=1_000_000, description="Deliveries with text representations that it needs."
+    )
 
 
 class FederationConfig(Config):
@@ -59,11 +63,15 @@ class FederationConfig(Config):
         WireDtype.FLOAT16, description="How representations travel; int8 has one float32 scale per row."
     )
     round_deadline_seconds: float | None = Field(
-        3600.0, gt=0, description="How long a round waits for deliveries; null: for ever."
+        3600.0, gt=0, le=LONGEST_SECONDS, description="How long a round waits for deliveries; null: for ever."
     )
-    idle_timeout_seconds: float = Field(300.0, gt=0, description="No byte and no step of progress for so long: lost.")
+    idle_timeout_seconds: float = Field(
+        300.0, gt=0, le=LONGEST_SECONDS, description="No byte and no step of progress for so long: lost."
+    )
     accept_personalized_models: bool = Field(True, description="Take personalized models from sites that share them.")
-    max_upload_bytes: int = Field(2 * 2**30, ge=2**20, description="Longest upload that is taken from a site.")
+    max_upload_bytes: int = Field(
+        2 * 2**30, ge=2**20, le=2**40, description="Longest upload that is taken from a site."
+    )
 
     @model_validator(mode="before")
     @classmethod

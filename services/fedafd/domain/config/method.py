@@ -85,7 +85,7 @@ class DistillationConfig(Config):
     )
     weight: NonNegative = Field(300.0, description="beta, on the mean over B and D (paper: 0.4, in its own pass).")
     start_round: Count = Field(3, description="First round that distils; earlier ones train only.")
-    passes: int = Field(1, ge=1, description="Public passes per round that distil.")
+    passes: int = Field(1, ge=1, le=100, description="Public passes per round that distil.")
     joint: bool = Field(True, description="Distil in the same pass as the contrastive loss (paper: false).")
     centre: bool = Field(True, description="Weigh and distil on centred representations.")
     normalise_aggregate: bool = Field(
@@ -97,4 +97,6 @@ class DistillationConfig(Config):
         le=1,
         description="Weight per round of age of what a client without a delivery sent before; null: leave it out.",
     )
-    max_staleness: int = Field(3, ge=1, description="Rounds after which what a client sent before no longer counts.")
+    max_staleness: int = Field(
+        3, ge=1, le=1_000_000, description="Rounds after which what a client sent before no longer counts."
+    )

@@ -28,7 +28,9 @@ class ServerTrainingConfig(Config):
     initial_passes: int = Field(
         0, ge=0, le=1000, description="Public passes before those of round 1: for a global model with fresh weights."
     )
-    batch_size: int = Field(64, ge=2, description="Public pairs per step; more of them make a harder contrast.")
+    batch_size: int = Field(
+        64, ge=2, le=65_536, description="Public pairs per step; more of them make a harder contrast."
+    )
     optimizer: Optimizer = Field("adamp", description=_OPTIMIZER)
     learning_rate: Positive = Field(1e-3, description="Step size in the first round.")
     weight_decay: NonNegative = Field(1e-4, description=_WEIGHT_DECAY)
@@ -50,7 +52,7 @@ class ServerTrainingConfig(Config):
 class KindTrainingConfig(Config):
     """Local training of one kind of client."""
 
-    batch_size: int = Field(32, ge=2, description="Private samples per step, and public ones beside them.")
+    batch_size: int = Field(32, ge=2, le=65_536, description="Private samples per step, and public ones beside them.")
     optimizer: Optimizer = Field("adamp", description=_OPTIMIZER)
     learning_rate: Positive = Field(1e-3, description="Step size of encoders and head.")
     weight_decay: NonNegative = Field(1e-4, description=_WEIGHT_DECAY)
@@ -69,7 +71,7 @@ class KindTrainingConfig(Config):
 class ClientTrainingConfig(Config):
     """Local training: common values and one block per kind."""
 
-    local_epochs: Count = Field(5, description="Passes over the private training samples in each round.")
+    local_epochs: int = Field(5, ge=1, le=1000, description="Passes over the private training samples in each round.")
     loss_scale: Positive = Field(8.0, description="Initial a and b of a pair client's soft contrastive loss.")
     separation_weight: NonNegative = Field(
         0.5, description="Weight of the class-separation term, cross-entropy of W W^T."
