@@ -212,7 +212,7 @@ def finish_round(config: AgentConfig, number: int) -> None:
     state.promote(pending)
 
 
-def test_a_start_says_what_changed_since_the_last_round(tmp_path: Path) -> None:
+def test_a_start_says_what_changed_since_the_last_start(tmp_path: Path) -> None:
     config = good(tmp_path)
     assert not any(each["event"] == "agent.data_changed" for each in started(config))
     assert not any(each["event"] == "agent.data_changed" for each in started(config))
@@ -221,8 +221,11 @@ def test_a_start_says_what_changed_since_the_last_round(tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / "data" / "train" / "dog" / f"new{number}.png").write_bytes(picture(500 + number))
     (change,) = [each for each in started(config) if each["event"] == "agent.data_changed"]
-    assert change["reason"] == "your data changed since round 7: 3 added, 1 removed in train"
+    assert change["reason"] == "your data changed since the agent's last start: 3 added, 1 removed in train"
     assert not any(each["event"] == "agent.data_changed" for each in started(config))
+    (tmp_path / "data" / "train" / "dog" / "0.png").unlink()
+    (change,) = [each for each in started(config) if each["event"] == "agent.data_changed"]
+    assert change["reason"].endswith(": 0 added, 1 removed in train")
 
 
 def test_the_log_of_a_start_holds_counts_and_no_name(tmp_path: Path) -> None:

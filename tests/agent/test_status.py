@@ -75,6 +75,54 @@ def test_a_site_after_rounds_shows_them_with_their_errors(tmp_path: Path) -> Non
     assert "hidden" not in json.dumps(values)
 
 
+def test_what_left_in_another_federations_round_of_the_same_number_is_not_told(tmp_path: Path) -> None:
+    site = ComparedSite(tmp_path)
+    ledger = Ledger(site.root)
+    for what, size, number in (
+        ("representations", 111, 1),
+        ("enrolment", 56, 0),  # in another federation
+        ("representations", 222, 1),
+        ("metrics", 33, 1),
+        ("leave", 44, 2),
+    ):
+        ledger.record(what, sha256="a" * 64, size_bytes=size, round_number=number)
+    site.deliver(1)
+    assert "sent in it representations (222 bytes), metrics (33 bytes) your model" in told(site)
+
+
+def test_after_a_reset_the_model_is_told_as_one_of_before(tmp_path: Path) -> None:
+    site = ComparedSite(tmp_path)
+    site.deliver(1)
+    site.deliver(2)
+    assert "of before" not in told(site)
+    result = CliRunner().invoke(app, ["agent", "reset", "--config", str(site.file)])
+    assert result.exit_code == 0, result.exception
+    text = told(site)
+    assert "last delivered none" in text
+    assert f"{site.root / 'model'},ofround2ofbefore" in text.replace(" ", "")
+    assert status_of(site.root).model_round == 2
+
+
+def test_every_command_of_a_site_finds_its_folder_in_the_same_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = ComparedSite(tmp_path)
+    Ledger(site.root).record("representations", sha256="a" * 64, size_bytes=12345, round_number=1)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    ways: list[tuple[list[str], dict[str, str]]] = [
+        (["--config", str(site.file)], {}),
+        ([], {"FEDAFD_AGENT_CONFIG": str(site.file)}),
+        ([], {"FEDAFD_AGENT_STATE_DIR": str(site.root)}),
+        (["--state-dir", str(site.root)], {}),
+    ]
+    for options, variables in ways:
+        for command, words in (("sent", "12,345"), ("status", "clinic"), ("export", "has no model yet")):
+            given = ["agent", command, *options, *(["copy"] if command == "export" else [])]
+            result = CliRunner().invoke(app, given, env=variables)
+            assert words in result.output + str(result.exception), (command, options, variables)
+
+
 def test_who_is_at_work_and_what_waits_is_told(tmp_path: Path) -> None:
     site = ComparedSite(tmp_path)
     site.state.lock()

@@ -22,7 +22,7 @@ from tests.helm.charts import (
 )
 
 from fedafd.agent.settings import AgentSettings
-from fedafd.domain.config import AgentConfig, parse_agent_config
+from fedafd.domain.config import AgentConfig, SharingConfig, parse_agent_config
 
 NAME = "fed-fedafd-agent"
 PAIR: dict[str, Any] = {
@@ -31,7 +31,8 @@ PAIR: dict[str, Any] = {
     "data": {"adapter": "flickr", "path": "/data", "options": {"limit": 10}},
     "imageEncoder": {"architecture": "resnet", "image_size": 32},
     "textEncoder": {"architecture": "bigru"},
-    "share": {"personalized_model": True, "metrics": False},
+    "share": {"personalized_model": True, "metrics": False, "weights": True},
+    "baseline": "background",
 }
 
 
@@ -57,13 +58,14 @@ def test_agent_yaml_is_what_the_values_say() -> None:
     assert (config.kind, config.device, config.aggregator) == ("pair", "cuda", "aggregator.example.org:7443")
     assert config.data.adapter == "flickr" and config.data.options == {"limit": 10}
     assert config.image_encoder is not None and config.image_encoder.image_size == 32
-    assert config.share.personalized_model is True and config.share.metrics is False
+    assert config.share == SharingConfig(personalized_model=True, metrics=False, weights=True)
+    assert config.baseline == "background"
     assert str(config.state_dir) == "/var/lib/fedafd/state"
 
 
 def test_defaults_keep_the_personalized_model_at_the_site() -> None:
     config = parse_agent_config(agent_yaml(render(AGENT, SITE)))
-    assert config.share.personalized_model is False
+    assert config.share == SharingConfig() and config.baseline == "off"
     assert config.image_encoder is None and config.text_encoder is None
 
 
@@ -71,6 +73,13 @@ def test_every_key_of_agent_yaml_can_be_set_or_is_the_charts() -> None:
     ours = {"aggregator", "state_dir", "threads", "tls", "metrics_port", "metrics_host"}
     values = {re.sub(r"(?<!^)(?=[A-Z])", "_", key).lower() for key in chart_values(AGENT)["agent"]}
     assert AgentConfig.model_fields.keys() - ours <= values
+    assert SharingConfig.model_fields.keys() == chart_values(AGENT)["agent"]["share"].keys()
+
+
+def test_every_command_in_the_pod_finds_agent_yaml() -> None:
+    (container,) = pod(render(AGENT, SITE))["containers"]
+    (mount,) = [each for each in container["volumeMounts"] if each["name"] == "config"]
+    assert environment(container)["FEDAFD_AGENT_CONFIG"] == f"{mount['mountPath']}/agent.yaml"
 
 
 @pytest.mark.parametrize(
@@ -80,6 +89,7 @@ def test_every_key_of_agent_yaml_can_be_set_or_is_the_charts() -> None:
         ({"aggregator": {"address": "https://host"}}, "/aggregator/address"),
         ({"agent": {"kind": ""}}, "agent.kind"),
         ({"agent": {"kind": "video"}}, "/agent/kind"),
+        ({"agent": {"baseline": "always"}}, "/agent/baseline"),
         ({"enrolment": {"token": "x"}}, "not both"),
     ],
 )

@@ -80,8 +80,8 @@ class RoundBenefit:
             if found is not None and found.is_below:
                 told.append(
                     f"the personalized model of round {self.round_number} is worse than {name}, by {-found.mean:.1f}"
-                    f" ± {found.standard_error:.1f}; `fedafd agent export --best` takes the best of them by the"
-                    " validation split"
+                    f" ± {found.standard_error:.1f}; `fedafd agent export FOLDER --best` takes the best of them by"
+                    " the validation split"
                 )
         return told
 

@@ -9,7 +9,7 @@ SENTENCES: dict[str, str] = {
     "agent.plaintext": "the line to the aggregator {aggregator} has no TLS",
     "agent.reading_data": "looking at every sample: {samples} of {of}",
     "agent.data_checked": "data are usable ({looked})",
-    "agent.data_warnings": "the data raise {count} warnings; `fedafd agent check` tells them",
+    "agent.data_warnings": "the data raise {count} warnings; {next}",
     "agent.data_changed": "data changed",
     "agent.words": "texts",
     "agent.enrolled": "enrolled as client {client} of federation {federation}",

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ from fedafd.telemetry.logging import get_logger
 __all__ = ["SiteModel"]
 
 _LINK, _FOLDERS, _PART, _SUMS = "model", "models", ".part", ".sums"
+_NAME = re.compile(r"^round-(\d+)-")
 _log = get_logger(__name__)
 
 
@@ -45,6 +47,12 @@ class SiteModel:
         """The folder that `model` leads to; None before the first delivered round."""
         target = self._link.resolve()
         return target if self._link.is_symlink() and target.is_dir() else None
+
+    def round_number(self) -> int | None:
+        """The round that the current model is of; None where there is none, or it does not say."""
+        current = self.current()
+        named = None if current is None else _NAME.match(current.name)
+        return int(named.group(1)) if named else None
 
     def refresh(self, state: StateDirectory, cache: ArtifactCache) -> None:
         """Make the model of the last delivered round if it is not there. Logs why it cannot be; never raises that."""

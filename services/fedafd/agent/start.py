@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 from fedafd.agent.enrolled import need_kind, need_token
@@ -50,7 +51,7 @@ def _prepare(config: AgentConfig, state: StateDirectory, progress: Progress) -> 
     own = load_own_data(config, state.root, progress)
     _tell(own, time.monotonic() - started)
     _tell_tokens(config, own)
-    _tell_changes(own, state)
+    _tell_changes(own, state.root)
     tell_differences(check_saved_state(config, own.data.labels, state))
     note_start(state.root, own.fingerprint)
     return own.data
@@ -85,7 +86,7 @@ def _tell(own: OwnData, seconds: float) -> None:
         seconds=round(seconds, 1),
     )
     if report["warnings"]:
-        _log.warning("agent.data_warnings", count=len(report["warnings"]), next="fedafd agent check tells them")
+        _log.warning("agent.data_warnings", count=len(report["warnings"]), next="`fedafd agent check` tells them")
 
 
 def _tell_tokens(config: AgentConfig, own: OwnData) -> None:
@@ -97,11 +98,8 @@ def _tell_tokens(config: AgentConfig, own: OwnData) -> None:
         (_log.info if found.level is Level.FINE else _log.warning)("agent.words", reason=found.text)
 
 
-def _tell_changes(own: OwnData, state: StateDirectory) -> None:
-    changes = changed_since_start(state.root, own.fingerprint)
-    if not changes:
-        return
-    last_round = state.current_round()
-    told = "; ".join(f"{each.added} added, {each.removed} removed in {split}" for split, each in changes.items())
-    since = "the last start" if last_round is None else f"round {last_round}"
-    _log.warning("agent.data_changed", reason=f"your data changed since {since}: {told}")
+def _tell_changes(own: OwnData, root: Path) -> None:
+    changes = changed_since_start(root, own.fingerprint)
+    if changes:
+        told = "; ".join(f"{each.added} added, {each.removed} removed in {split}" for split, each in changes.items())
+        _log.warning("agent.data_changed", reason=f"your data changed since the agent's last start: {told}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,13 @@ class SiteStatus:
     """The round whose result is trained and not confirmed yet."""
     rounds: tuple[RoundBenefit, ...]
     sent: tuple[SentEntry, ...]
-    """What left in delivered rounds."""
+    """What left in rounds, of other federations too."""
+    sent_last: tuple[SentEntry, ...]
+    """What left in the last of `rounds`."""
     model: Path | None
     """Where the site's own model is, if there is one."""
+    model_round: int | None
+    """The round it is of; after a reset or in a new federation an earlier one than any of `rounds`."""
     baseline_rounds: int
     baseline_target: int
     baseline_running: bool
@@ -63,6 +67,7 @@ class SiteStatus:
             "rounds": [each.to_dict() for each in self.rounds],
             "sent": [asdict(each) for each in self.sent],
             "model": None if self.model is None else str(self.model),
+            "model_round": self.model_round,
             "baseline": {
                 "rounds": self.baseline_rounds,
                 "of": self.baseline_target,
@@ -81,21 +86,35 @@ def status_of(root: Path) -> SiteStatus:
         raise DataError(f"{root}: no agent has kept anything here; name its state_dir, or its agent.yaml with --config")
     state = StateDirectory(root)
     pending, baseline = state.load_pending(), BaselineFolder(root)
+    rounds, sent, model = tuple(benefits(root)), tuple(read_sent(root)), SiteModel(root)
     return SiteStatus(
         state_dir=root,
         running=is_claimed(root / "agent.lock"),
         credential=state.load_credential(),
         task=read_task_note(root),
         waits_for_receipt=None if pending is None else pending.round_number,
-        rounds=tuple(benefits(root)),
-        sent=tuple(each for each in read_sent(root) if each.round),
-        model=root / "model" if SiteModel(root).current() is not None else None,
+        rounds=rounds,
+        sent=tuple(each for each in sent if each.round),
+        sent_last=_last_of(sent, rounds[-1].round_number) if rounds else (),
+        model=root / "model" if model.current() is not None else None,
+        model_round=model.round_number(),
         baseline_rounds=baseline.done(),
         baseline_target=baseline_target(root),
         baseline_running=is_claimed(root / "baseline.lock"),
         data_changes={split: (each.added, each.removed) for split, each in changed_at_start(root).items()},
         disk_bytes=_disk(root),
     )
+
+
+def _last_of(sent: Sequence[SentEntry], number: int) -> tuple[SentEntry, ...]:
+    """The last run of entries of a round: another federation that this site was in had a round of that number, too."""
+    found: list[SentEntry] = []
+    for each in reversed(sent):
+        if each.round == number:
+            found.append(each)
+        elif found:
+            break
+    return tuple(reversed(found))
 
 
 def _disk(root: Path) -> dict[str, int]:

@@ -46,9 +46,9 @@ def status_facts(status: SiteStatus) -> Iterator[tuple[str, str]]:
     delivered = f"round {status.rounds[-1].round_number}, {status.rounds[-1].delivered_at}" if status.rounds else "none"
     yield "last delivered", delivered
     if status.sent and status.rounds:
-        last = [each for each in status.sent if each.round == status.rounds[-1].round_number]
-        yield "sent in it", ", ".join(f"{each.what} ({each.bytes:,} bytes)" for each in last) or "nothing"
-    yield "your model", "none yet" if status.model is None else str(status.model)
+        told = ", ".join(f"{each.what} ({each.bytes:,} bytes)" for each in status.sent_last)
+        yield "sent in it", told or "nothing"
+    yield "your model", _model(status)
     yield "trained alone", _baseline(status)
     if status.data_changes:
         told = "; ".join(f"{a} added, {r} removed in {split}" for split, (a, r) in status.data_changes.items())
@@ -56,6 +56,14 @@ def status_facts(status: SiteStatus) -> Iterator[tuple[str, str]]:
     largest = sorted(status.disk_bytes.items(), key=lambda each: -each[1])[:4]
     told = ", ".join(f"{name} {size / _MIB:.1f}" for name, size in largest if size >= _MIB / 20)
     yield "disk", f"{sum(status.disk_bytes.values()) / _MIB:.1f} MiB" + (f" ({told})" if told else "")
+
+
+def _model(status: SiteStatus) -> str:
+    if status.model is None:
+        return "none yet"
+    last = status.rounds[-1].round_number if status.rounds else None
+    earlier = "" if status.model_round in (None, last) else f", of round {status.model_round} of before"
+    return f"{status.model}{earlier}"
 
 
 def _task(status: SiteStatus) -> str:
@@ -72,7 +80,8 @@ def _task(status: SiteStatus) -> str:
 def _baseline(status: SiteStatus) -> str:
     at_work = ", at work now" if status.baseline_running else ""
     if status.baseline_rounds:
-        return f"{status.baseline_rounds} rounds, of {status.baseline_target} that your model has trained{at_work}"
+        rounds = f"{status.baseline_rounds} round{'' if status.baseline_rounds == 1 else 's'}"
+        return f"{rounds}, of {status.baseline_target} that your model has trained{at_work}"
     if status.baseline_running:
         return "the first round, at work now"
     return "not yet: `fedafd agent baseline`, or baseline: background in agent.yaml"

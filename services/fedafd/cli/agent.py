@@ -9,6 +9,7 @@ import typer
 
 from fedafd.cli.agent_check import agent_check
 from fedafd.cli.agent_init import agent_init
+from fedafd.cli.agent_options import AgentYaml, StateDir, state_dir_of
 from fedafd.cli.agent_status import agent_baseline, agent_status
 from fedafd.cli.agent_ui import agent_ui
 
@@ -24,7 +25,7 @@ agent_app.command("ui")(agent_ui)
 
 @agent_app.command("run")
 def agent_run(
-    config: Annotated[Path, typer.Option(help="The site's agent.yaml.")] = Path("agent.yaml"),
+    config: AgentYaml = Path("agent.yaml"),
     token: Annotated[str | None, typer.Option(help="One-time enrolment token; first start only.")] = None,
 ) -> None:
     """Run this site's agent until it is stopped. It dials out and opens no port."""
@@ -35,18 +36,19 @@ def agent_run(
 
 @agent_app.command("sent")
 def agent_sent(
-    state_dir: Annotated[Path, typer.Option(help="The agent's state_dir.")] = Path("fedafd-agent"),
+    config: AgentYaml = Path("agent.yaml"),
+    state_dir: StateDir = None,
 ) -> None:
     """Print everything that has left this site."""
     from fedafd.agent.ledger import format_sent, read_sent
 
-    typer.echo(format_sent(read_sent(state_dir)))
+    typer.echo(format_sent(read_sent(state_dir_of(config, state_dir))))
 
 
 @agent_app.command("reset")
 def agent_reset(
-    config: Annotated[Path, typer.Option(help="The site's agent.yaml.")] = Path("agent.yaml"),
-    state_dir: Annotated[Path | None, typer.Option(help="Wins over agent.yaml's state_dir.")] = None,
+    config: AgentYaml = Path("agent.yaml"),
+    state_dir: StateDir = None,
 ) -> None:
     """Set the personalized state aside, so that the next round starts afresh. The agent must not run.
 
@@ -61,8 +63,8 @@ def agent_reset(
 @agent_app.command("export")
 def agent_export(
     output: Annotated[Path, typer.Argument(help="The folder to make.")],
-    config: Annotated[Path, typer.Option(help="The site's agent.yaml.")] = Path("agent.yaml"),
-    state_dir: Annotated[Path | None, typer.Option(help="Wins over agent.yaml's state_dir.")] = None,
+    config: AgentYaml = Path("agent.yaml"),
+    state_dir: StateDir = None,
     force: Annotated[bool, typer.Option(help="Replace the folder, if it is a model.")] = False,
     best: Annotated[
         bool,
@@ -73,10 +75,8 @@ def agent_export(
 ) -> None:
     """Copy this site's personalized model, whatever the site shares. The agent may be running."""
     from fedafd.agent.export import export_best_model, export_site_model
-    from fedafd.agent.settings import load_settings
-    from fedafd.domain.config import read_agent_config
 
-    root = state_dir or load_settings().state_dir or read_agent_config(config).state_dir
+    root = state_dir_of(config, state_dir)
     if best:
         typer.echo(export_best_model(root, output, force=force).words(), err=True)
     else:

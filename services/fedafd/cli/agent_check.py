@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedafd.cli.agent_options import AgentYaml
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -17,7 +19,7 @@ __all__ = ["agent_check"]
 
 
 def agent_check(
-    config: Annotated[Path, typer.Option(help="The site's agent.yaml.")] = Path("agent.yaml"),
+    config: AgentYaml = Path("agent.yaml"),
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all that was found to this file.")] = None,
     sheet: Annotated[
         Path | None, typer.Option(help="Write a contact sheet (PNG): a few samples of each class.")

@@ -8,24 +8,23 @@ from typing import Annotated
 
 import typer
 
+from fedafd.cli.agent_options import AgentYaml, StateDir, state_dir_of
+
 __all__ = ["agent_baseline", "agent_status"]
 
 
 def agent_status(
-    config: Annotated[Path, typer.Option(help="The site's agent.yaml.")] = Path("agent.yaml"),
-    state_dir: Annotated[Path | None, typer.Option(help="Wins over agent.yaml's state_dir.")] = None,
+    config: AgentYaml = Path("agent.yaml"),
+    state_dir: StateDir = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Tell where this site stands: what it is, its rounds, whether they helped, its model. Asks no service."""
     from rich.console import Console
 
-    from fedafd.agent.settings import load_settings
     from fedafd.agent.status import status_of
     from fedafd.agent.status_view import print_status
-    from fedafd.domain.config import read_agent_config
 
-    root = state_dir or load_settings().state_dir or read_agent_config(config).state_dir
-    status = status_of(root)
+    status = status_of(state_dir_of(config, state_dir))
     if as_json:
         typer.echo(json.dumps(status.to_dict(), indent=1))
     else:
@@ -33,7 +32,7 @@ def agent_status(
 
 
 def agent_baseline(
-    config: Annotated[Path, typer.Option(help="The site's agent.yaml.")] = Path("agent.yaml"),
+    config: AgentYaml = Path("agent.yaml"),
 ) -> None:
     """Train the same model alone, for as many rounds as this site delivered, and tell what the federation gave.
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fedafd.cli.agent_options import AgentYaml, StateDir
 from fedafd.domain.errors import ConfigurationError
 
 __all__ = ["agent_ui"]
@@ -16,8 +17,8 @@ _NEEDED = {"starlette": "starlette", "jinja2": "jinja2", "python_multipart": "py
 
 
 def agent_ui(
-    config: Annotated[Path, typer.Option(help="The site's agent.yaml.")] = Path("agent.yaml"),
-    state_dir: Annotated[Path | None, typer.Option(help="Wins over agent.yaml's state_dir.")] = None,
+    config: AgentYaml = Path("agent.yaml"),
+    state_dir: StateDir = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where it listens; 0 takes any that is free.")] = 8765,
     host: Annotated[str, typer.Option(help="127.0.0.1 or ::1; other machines never reach it.")] = "127.0.0.1",
 ) -> None:

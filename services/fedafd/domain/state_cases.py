@@ -1,6 +1,6 @@
 """What becomes of a client's saved state where a part of what it was made for is another today.
 
-`CASES` is the whole policy: docs/site.md prints it, and fedafd.domain.state_fingerprint answers nothing else.
+`CASES` is the whole policy: docs/state.md prints it, and fedafd.domain.state_fingerprint answers nothing else.
 """
 
 from __future__ import annotations
