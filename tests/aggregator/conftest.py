@@ -52,4 +52,5 @@ async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
         stubs = AggregatorServiceStub(channel), DistillationServiceStub(channel)
         yield World(context, *stubs, coordinator, sent, manifest.sha256, seen)
     await server.stop(None)
+    await context.progress.close()
     await database.close()

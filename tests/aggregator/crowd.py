@@ -20,10 +20,12 @@ from fedafd.agent.metrics import AgentMetrics
 from fedafd.agent.runner import Agent
 from fedafd.agent.state import StateDirectory
 from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
-from fedafd.aggregator.context import Context, Wakeups
+from fedafd.aggregator.context import Context
 from fedafd.aggregator.coordinator import Coordinator
 from fedafd.aggregator.outbox import Outbox
+from fedafd.aggregator.round_watch import watch_rounds
 from fedafd.aggregator.server import make_server
+from fedafd.aggregator.wakeups import Wakeups
 from fedafd.datasets import load_public_data, write_public_set
 from fedafd.domain.config import FederationConfig, WireDtype, parse_agent_config
 from fedafd.domain.kinds import ClientKind, Modality, StageKind
@@ -218,7 +220,8 @@ async def crowd_of(count: int, folder: Path, redis_url: str) -> AsyncIterator[Cr
     store.put(f"public-sets/{manifest.sha256}/manifest.json", manifest.to_bytes())
     for shard in manifest.shards:
         store.put_file(f"public-sets/{manifest.sha256}/{shard.name}", folder / shard.name)
-    wakeups = Wakeups(WakeupPublisher(redis_url).publish)
+    publisher = WakeupPublisher(redis_url)
+    wakeups = Wakeups(publisher.publish)
     context = Context(database, CountingStore(store, counts.objects), TOKEN, wakeups)
     config = FederationConfig(name="trial", embedding_dim=DIM).model_dump(mode="json")
     async with database.transaction() as session:
@@ -238,7 +241,8 @@ async def crowd_of(count: int, folder: Path, redis_url: str) -> AsyncIterator[Cr
     async with grpc.aio.insecure_channel(crowd.address) as channel:
         work = [
             asyncio.ensure_future(coordinator.run()),
-            asyncio.ensure_future(listen_for_wakeups(redis_url, lambda _: wakeups.wake())),
+            asyncio.ensure_future(listen_for_wakeups(redis_url, wakeups.heard, but=publisher.origin)),
+            asyncio.ensure_future(watch_rounds(context)),
             asyncio.ensure_future(_distil(announced, DistillationServiceStub(channel), store, counts)),
         ]
         try:
@@ -253,12 +257,13 @@ async def crowd_of(count: int, folder: Path, redis_url: str) -> AsyncIterator[Cr
                 with suppress(asyncio.CancelledError):
                     await task
     await server.stop(None)
+    await context.progress.close()
     await database.close()
 
 
 def _count_statements(database: Database, counts: Counts) -> None:
-    def executed(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        counts.statements[statement.partition(" ")[0].partition("=")[0]] += 1
+    def executed(connection: Any, cursor: Any, statement: str, given: Any, _: Any, many: bool) -> None:
+        counts.statements[statement.partition(" ")[0]] += len(given) if many else 1
 
     for engine, name in ((database.engine, "write"), (database.reading_engine, "read")):
 

@@ -9,8 +9,20 @@ from pathlib import Path
 import pytest
 from tests.aggregator.crowd import Counts, crowd_of
 
-_BOUNDS = {"statements": 10_000, "transactions": 10_000, "objects": 100, "stages": 10, "calls": 60}
-"""Per client and round, at any number of clients."""
+_BOUNDS = {
+    "statements": (700, 130),
+    "transactions": (180, 32),
+    "objects": (5, 10.5),
+    "stages": (5, 2.5),
+    "calls": (25, 25),
+}
+"""Per round, and beside that per client, at any number of clients. A slow machine's coordinator looks more often."""
+
+
+def _check(counts: Counts, count: int) -> None:
+    for name, total in counts.totals().items():
+        a_round, each = _BOUNDS[name]
+        assert total <= a_round + each * count, f"{name}: {vars(counts)[name]}"
 
 
 async def _second_round(count: int, folder: Path, redis_url: str) -> Counts:
@@ -21,22 +33,20 @@ async def _second_round(count: int, folder: Path, redis_url: str) -> Counts:
         counts = await crowd.round()
         used, took = time.process_time() - used, time.monotonic() - started
     each = {name: round(total / count, 1) for name, total in counts.totals().items()}
-    print(f"{count} clients: {each} per client and round; {took:.1f} s, {used:.1f} s of CPU, agents' too")
-    for part in vars(counts).items():
-        print("   ", part)
+    print(f"{count} clients: {each} per client and round; {took:.1f} s, {used:.1f} s of CPU with the agents'")
+    for name, part in vars(counts).items():
+        print(f"    {name}: {dict(part)}")
     return counts
 
 
 @pytest.mark.parametrize("count", [2, 20])
 async def test_what_a_client_costs_in_a_round_is_bounded(count: int, tmp_path: Path, redis_url: str) -> None:
     counts = await _second_round(count, tmp_path, redis_url)
-    for name, total in counts.totals().items():
-        assert total / count <= _BOUNDS[name], f"{name}: {vars(counts)[name]}"
+    _check(counts, count)
 
 
 @pytest.mark.skipif("FEDAFD_TEST_CROWD" not in os.environ, reason="set FEDAFD_TEST_CROWD to a number of clients")
 async def test_what_a_client_costs_in_a_crowd_is_bounded(tmp_path: Path, redis_url: str) -> None:
     count = int(os.environ["FEDAFD_TEST_CROWD"])
     counts = await _second_round(count, tmp_path, redis_url)
-    for name, total in counts.totals().items():
-        assert total / count <= _BOUNDS[name], f"{name}: {vars(counts)[name]}"
+    _check(counts, count)

@@ -15,7 +15,6 @@ from tests.control_plane.rest import Rest, in_process, settings_for
 from fedafd.control_plane.settings import load_settings
 from fedafd.domain.errors import ConfigurationError
 from fedafd.messaging.presence import PresenceWriter
-from fedafd.persistence.client_repository import note_seen
 from fedafd.persistence.database import Database
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.federation_repository import get_federation
@@ -54,7 +53,7 @@ async def test_without_redis_the_last_call_says_who_is_there(rest: Rest) -> None
     assert (await rest.http.get("/federations/trial/clients/north")).json()["online"] is True
     async with rest.context.database.transaction() as session:
         client = await get_client(session, "trial", "north")
-        await note_seen(session, client.id, utc_now() - timedelta(minutes=5))
+        client.last_seen_at = utc_now() - timedelta(minutes=5)
     found = (await rest.http.get("/federations/trial/clients/north")).json()
     assert (found["online"], found["state"]) == (False, "enrolled")
 

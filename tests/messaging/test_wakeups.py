@@ -16,7 +16,7 @@ from fedafd.messaging.wakeups import WakeupPublisher, listen_for_wakeups
 
 @asynccontextmanager
 async def listening(url: str, heard: list[str]) -> AsyncIterator[None]:
-    task = asyncio.ensure_future(listen_for_wakeups(url, heard.append))
+    task = asyncio.ensure_future(listen_for_wakeups(url, lambda change: heard.append(change.federation)))
     try:
         yield
     finally:

@@ -58,3 +58,17 @@ async def test_a_transaction_on_sqlite_sets_no_mode(database: Database) -> None:
         async with transaction() as session:
             await session.execute(text("SELECT 1"))
     assert statements == ["BEGIN", "SELECT 1", "BEGIN IMMEDIATE", "SELECT 1", "BEGIN", "SELECT 1"]
+
+
+async def test_writers_on_sqlite_take_turns_in_order_and_hold_no_connection_while_they_wait(database: Database) -> None:
+    order: list[int] = []
+
+    async def write(number: int) -> None:
+        async with database.transaction() as session:
+            await session.execute(text("SELECT 1"))
+            await asyncio.sleep(0.005)
+            order.append(number)
+
+    writers = 3 * _CONNECTIONS  # longer than the pool, and than what a connection is waited for
+    await asyncio.gather(*(write(number) for number in range(writers)))
+    assert order == list(range(writers))

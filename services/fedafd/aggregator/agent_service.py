@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.delivery import commit_delivery
-from fedafd.aggregator.identity import calling_client
+from fedafd.aggregator.identity import caller_of, calling_client
 from fedafd.aggregator.tasks import desired_task, find_artifact
 from fedafd.aggregator.types import Call
 from fedafd.aggregator.uploads import begin_upload, check_id, open_participation, receive_chunk
@@ -16,15 +17,10 @@ from fedafd.domain.kinds import ClientKind
 from fedafd.domain.leaving import ActivityKind, leave_words
 from fedafd.domain.states import ParticipationState
 from fedafd.persistence.artifact_repository import get_upload
-from fedafd.persistence.client_repository import enrol_client, note_seen
+from fedafd.persistence.client_repository import enrol_client
 from fedafd.persistence.event_repository import record_event
-from fedafd.persistence.models import ClientRow, utc_now
-from fedafd.persistence.participation_repository import (
-    add_bytes,
-    current_participation,
-    note_progress,
-    settle_participation,
-)
+from fedafd.persistence.models import ClientRow
+from fedafd.persistence.participation_repository import settle_participation
 from fedafd.persistence.session_repository import end_session
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
@@ -41,8 +37,9 @@ _KINDS = {
 }
 _NONCE_BYTES = (16, 64)
 _LONGEST_WAIT_SECONDS = 60.0
-_LOOK_SECONDS = 2.0
-_COUNT_EVERY = 16
+_SLOW_LOOK_SECONDS = (15.0, 30.0)
+"""A long poll that hears nothing looks again after a time between these, should a wake-up have been lost."""
+_JITTER = random.SystemRandom()
 _MOST_AFFECTED = 2**40
 
 
@@ -69,7 +66,7 @@ class AgentService(AggregatorServiceServicer):
                     kind_of_client=client.kind,
                     agent_version=client.agent_version,
                 )
-        self._context.wakeups.changed(client.federation_id)
+        self._context.wakeups.changed(client.federation_id, clients=(client.id,), rounds=False)
         return pb.EnrollResponse(
             federation_id=client.federation_id,
             client_id=client.id,
@@ -81,18 +78,20 @@ class AgentService(AggregatorServiceServicer):
         seconds = request.wait.ToMilliseconds() / 1000
         if not 0 <= seconds <= _LONGEST_WAIT_SECONDS:
             raise InvalidRequestError(f"wait is {seconds} s; must be 0 to {_LONGEST_WAIT_SECONDS:.0f} s")
-        client = await calling_client(self._context, call, wait_seconds=seconds)
-        loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
-        while True:
-            self._seen(client, str(ActivityKind.WAITING))
-            async with self._context.database.snapshot() as session:
-                answer = await desired_task(self._context, session, client)
-            left = until - loop.time()
-            if answer.revision != request.known_revision or left <= 0 or self._context.draining.is_set():
-                return answer
-            await self._context.wakeups.wait(min(left, _LOOK_SECONDS))
-            client = await calling_client(self._context, call)
+        loop, wakeups = asyncio.get_running_loop(), self._context.wakeups
+        until, tick = loop.time() + seconds, wakeups.tick
+        caller = await caller_of(self._context, call, fresh=True, wait_seconds=seconds)
+        client = caller.client
+        with wakeups.of_client(client.federation_id, client.id, since=tick) as news:
+            while True:
+                self._seen(client, str(ActivityKind.WAITING))
+                answer = await desired_task(self._context, caller)
+                left = until - loop.time()
+                if answer.revision != request.known_revision or left <= 0 or self._context.draining.is_set():
+                    return answer
+                if not await news.wait(min(left, _JITTER.uniform(*_SLOW_LOOK_SECONDS))) and loop.time() >= until:
+                    return answer  # the agent asks anew at once
+                caller = await caller_of(self._context, call, fresh=True)
 
     async def ReportProgress(self, request: pb.ReportProgressRequest, call: Call) -> pb.ReportProgressResponse:
         client = await calling_client(self._context, call)
@@ -105,11 +104,8 @@ class AgentService(AggregatorServiceServicer):
             return pb.ReportProgressResponse(keep_going=False)
         if request.alive_only:
             return pb.ReportProgressResponse(keep_going=True)
-        async with self._context.database.transaction() as session:
-            await note_progress(session, participation.id, request.fraction, activity)
-            await note_seen(session, client.id, utc_now())
+        self._context.progress.step(row.federation_id, participation.id, request.fraction, activity)
         self._seen(client, activity)
-        self._context.wakeups.changed(row.federation_id)
         return pb.ReportProgressResponse(keep_going=True)
 
     async def BeginUpload(self, request: pb.BeginUploadRequest, call: Call) -> pb.BeginUploadResponse:
@@ -121,14 +117,15 @@ class AgentService(AggregatorServiceServicer):
         self, requests: AsyncIterator[pb.UploadChunksRequest], call: Call
     ) -> pb.UploadChunksResponse:
         client = await calling_client(self._context, call)
-        accepted, upload, row = 0, None, None
+        accepted, upload, part, row = 0, None, None, None
         async for request in requests:
-            if upload is None or row is None:
+            if upload is None or part is None or row is None:
                 check_id(request.upload_id, "upload_id")
                 async with self._context.database.snapshot() as session:
                     upload = await get_upload(session, request.upload_id, client.id)
-                _, row = await open_participation(self._context, client, upload.round_id)
+                part, row = await open_participation(self._context, client, upload.round_id)
             await receive_chunk(self._context, row, upload, request.index, request.data)
+            self._context.progress.moved(row.federation_id, part.id, up=len(request.data))
             self._context.metrics.bytes_in.inc(len(request.data))
             self._seen(client, f"{ActivityKind.UPLOADING} {upload.purpose}")
             accepted += 1
@@ -147,21 +144,16 @@ class AgentService(AggregatorServiceServicer):
         client = await calling_client(self._context, call)
         if request.offset_bytes < 0:
             raise InvalidRequestError(f"offset is {request.offset_bytes}; must be 0 or more")
-        async with self._context.database.snapshot() as session:
-            artifact = await find_artifact(self._context, session, client, request.sha256)
-        if artifact is None:
+        found = await find_artifact(self._context, client, request.sha256)
+        if found is None:
             raise ForbiddenError(f"the current task of client {client.name} does not name that artifact")
-        current = await self._current_round(client.id)
+        artifact, part = found
         pieces = self._context.store.stream(artifact.key, request.offset_bytes)
-        uncounted = 0
         while data := await asyncio.to_thread(next, pieces, b""):
             yield pb.DownloadArtifactResponse(data=data)
-            uncounted += len(data)
             self._seen(client, f"{ActivityKind.DOWNLOADING} {artifact.purpose}")
-            if uncounted >= _COUNT_EVERY << 20:
-                await self._count_down(current, client.id, uncounted)
-                uncounted = 0
-        await self._count_down(current, client.id, uncounted)
+            self._context.metrics.bytes_out.inc(len(data))
+            self._context.progress.moved(client.federation_id, part.id, down=len(data))
 
     async def LeaveRound(self, request: pb.LeaveRoundRequest, call: Call) -> pb.LeaveRoundResponse:
         client = await calling_client(self._context, call)
@@ -183,29 +175,19 @@ class AgentService(AggregatorServiceServicer):
                     code=code.value,
                     num_affected=count,
                 )
-        self._context.wakeups.changed(row.federation_id)
+        self._context.wakeups.changed(row.federation_id, clients=(client.id,))
         return pb.LeaveRoundResponse()
 
     async def EndSession(self, request: pb.EndSessionRequest, call: Call) -> pb.EndSessionResponse:
         client = await calling_client(self._context, call)
         async with self._context.database.transaction() as session:
             await end_session(session, client.id, sessions_in(call.invocation_metadata()).own)
+        self._context.wakeups.changed(client.federation_id, clients=(client.id,), rounds=False)
         return pb.EndSessionResponse()
 
     def _seen(self, client: ClientRow, activity: str) -> None:
         if self._context.seen is not None:
             self._context.seen(client.federation_id, client.name, activity)
-
-    async def _current_round(self, client_id: str) -> str:
-        async with self._context.database.snapshot() as session:
-            current = await current_participation(session, client_id)
-        return "" if current is None else current[1].id
-
-    async def _count_down(self, round_id: str, client_id: str, count: int) -> None:
-        if count and round_id:
-            self._context.metrics.bytes_out.inc(count)
-            async with self._context.database.transaction() as session:
-                await add_bytes(session, round_id, client_id, down=count)
 
 
 def _nonce(request: pb.EnrollRequest) -> bytes:

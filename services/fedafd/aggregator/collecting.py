@@ -109,6 +109,7 @@ async def _drop_lost(step: Step, cohort: _Cohort) -> bool:
         values = {"reason": reason, "reason_code": code.value}
         if await settle_participation(step.session, participation.id, ParticipationState.DROPPED, **values):
             dropped = True
+            step.dropped.append(client.id)
             record_event(
                 step.session,
                 "participation.dropped",

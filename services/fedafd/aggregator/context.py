@@ -7,42 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from fedafd.aggregator.callers import Callers
 from fedafd.aggregator.metrics import AggregatorMetrics
+from fedafd.aggregator.progress import ProgressBook
+from fedafd.aggregator.round_facts import RoundFacts
+from fedafd.aggregator.wakeups import Wakeups
 from fedafd.persistence.database import Database
 from fedafd.storage import ObjectStore
 
 __all__ = ["Context", "Wakeups"]
 
 
-class Wakeups:
-    """Lets tasks of this process wait until something may have changed; `publish` also tells other processes."""
-
-    def __init__(self, publish: Callable[[str], None] = lambda _: None) -> None:
-        self._publish = publish
-        self._event = asyncio.Event()
-
-    def changed(self, federation_id: str) -> None:
-        """Rows of the federation changed in a committed transaction."""
-        self.wake()
-        self._publish(federation_id)
-
-    def wake(self) -> None:
-        """Wake all that wait in this process."""
-        event, self._event = self._event, asyncio.Event()
-        event.set()
-
-    async def wait(self, seconds: float) -> None:
-        """Return when something may have changed, or after `seconds`."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._event.wait()
-        except TimeoutError:
-            return
-
-
 @dataclass(frozen=True)
 class Context:
-    """Database, store, wake-ups and presence; nothing that a restart would lose."""
+    """Database, store, wake-ups and presence; nothing that a restart would lose, but half a second of progress."""
 
     database: Database
     store: ObjectStore
@@ -57,6 +35,14 @@ class Context:
     metrics: AggregatorMetrics = field(default_factory=AggregatorMetrics)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once this process finishes what runs and takes nothing new."""
+    callers: Callers = field(default_factory=Callers)
+    rounds: RoundFacts = field(default_factory=RoundFacts)
+    progress: ProgressBook = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "progress", ProgressBook(self.database, self.wakeups))
+        self.wakeups.first_tell(self.callers.forget)
+        self.wakeups.first_tell(self.rounds.forget)
 
     def drain(self) -> None:
         """Take nothing new from here on; long polls are answered."""

@@ -30,6 +30,9 @@ __all__ = ["Coordinator"]
 
 _LEASES_PER_LOOK = 3
 _RELEASE_SECONDS = 5.0
+_REST = 2.0
+_LONGEST_REST_SECONDS = 0.2
+"""After a look that changed nothing the coordinator rests so many times as long as the look took, at most so long."""
 _log = get_logger(__name__)
 
 
@@ -59,24 +62,32 @@ class Coordinator:
         """
         sending = asyncio.ensure_future(self._send_always())
         try:
-            while not self._context.draining.is_set():
-                try:
-                    worked = await self._move_in_time()
-                except Exception as error:
-                    # A database that is away for a while must not end the coordinator.
-                    if isinstance(error, FedafdError):
-                        _log.error("coordinator.failed", reason=str(error))
-                    else:
-                        _log.exception("coordinator.failed", reason=str(error))
-                    worked = False
-                    self._stand_down()
-                self._looked.set()
-                if not worked:
-                    await self._context.wakeups.wait(self._poll_seconds)
+            with self._context.wakeups.of_rounds() as news:
+                while not self._context.draining.is_set():
+                    began = monotonic()
+                    worked = await self._try_to_move()
+                    self._looked.set()
+                    if not worked:
+                        # What arrives while many deliver is seen in one look, not in one each; a look that comes after
+                        # a quiet moment comes at once.
+                        await asyncio.sleep(min(_LONGEST_REST_SECONDS, _REST * (monotonic() - began)))
+                        await news.wait(self._poll_seconds)
         finally:
             sending.cancel()
             self._stand_down()
             await asyncio.shield(self._release())
+
+    async def _try_to_move(self) -> bool:
+        try:
+            return await self._move_in_time()
+        except Exception as error:
+            # A database that is away for a while must not end the coordinator.
+            if isinstance(error, FedafdError):
+                _log.error("coordinator.failed", reason=str(error))
+            else:
+                _log.exception("coordinator.failed", reason=str(error))
+            self._stand_down()
+            return False
 
     async def look(self) -> bool:
         """Do what can be done now and send what is due; True if something changed and another look is due at once."""
@@ -149,7 +160,10 @@ class Coordinator:
                 _log.info("round.state_changed", old=old, new=fresh.state, reason=fresh.reason)
                 self._count(fresh, old, since)
             if changed:
-                self._context.wakeups.changed(row.federation_id)
+                # Tasks change where a round begins or ends to collect, and for whom it goes on without.
+                collecting = RoundState.COLLECTING.value in (old, fresh.state) and fresh.state != old
+                clients = None if collecting else step.dropped
+                self._context.wakeups.changed(row.federation_id, clients=clients, rounds=False)
             return changed
 
     def _count(self, row: RoundRow, old: str, since: datetime) -> None:

@@ -63,7 +63,7 @@ async def commit_delivery(
     if settled is not None:
         return settled
     _check_numbers(request)
-    participation, row = await open_participation(context, client, request.round_id)
+    participation, row = await open_participation(context, client, request.round_id, fresh=True)
     blobs = [await assemble(context, client, row, upload_id) for upload_id in dict.fromkeys(request.upload_ids)]
     try:
         delivery = await _checked(context, client, row, [blob for _, blob in blobs])
@@ -74,7 +74,7 @@ async def commit_delivery(
     for upload, _ in blobs:
         context.metrics.uploads.labels(purpose=upload.purpose).inc()
         await discard_chunks(context, row, upload)
-    context.wakeups.changed(row.federation_id)
+    context.wakeups.changed(row.federation_id, clients=(client.id,))
     settled = await _settled(context, client, request.round_id)
     if settled is None:
         raise RoundClosedError(f"round {row.number} closed while the delivery was checked")
@@ -179,6 +179,7 @@ async def _accept(
 ) -> None:
     metrics = dict(request.metrics)
     entry = delivery.representations.entry
+    up, down = context.progress.take_bytes(participation.id)
     async with context.database.transaction() as session:
         counted = await settle_participation(
             session,
@@ -186,6 +187,8 @@ async def _accept(
             ParticipationState.DELIVERED,
             receipt=_receipt(participation),
             progress=1.0,
+            bytes_up=ParticipationRow.bytes_up + up,
+            bytes_down=ParticipationRow.bytes_down + down,
             metrics=metrics,
             num_private_samples=request.num_private_samples or None,
             representations_sha256=entry["sha256"],

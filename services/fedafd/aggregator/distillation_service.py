@@ -70,7 +70,7 @@ class DistillationService(DistillationServiceServicer):
         if waiting:
             waited = (utc_now() - announced_at).total_seconds()
             self._context.metrics.stage_wait_seconds.labels(kind=stage.kind).observe(waited)
-        self._context.wakeups.changed(row.federation_id)
+        self._context.wakeups.changed(row.federation_id, clients=(), rounds=False)
         answer = _description(stage, row, config, token)
         answer.lease.FromTimedelta(self._context.stage_lease)
         return answer
@@ -93,7 +93,7 @@ class DistillationService(DistillationServiceServicer):
             if not held:
                 await forgive_strike(session, request.stage_id, request.token)
             _, row = await get_stage(session, request.stage_id)
-        self._context.wakeups.changed(row.federation_id)
+        self._context.wakeups.changed(row.federation_id, clients=(), rounds=False)
         return pb.ReportStageProgressResponse(keep_going=held)
 
     async def CompleteStage(self, request: pb.CompleteStageRequest, call: Call) -> pb.CompleteStageResponse:
@@ -108,7 +108,7 @@ class DistillationService(DistillationServiceServicer):
                 raise StageLostError(f"stage {stage.id}: token {request.token} no longer holds it; it is {stage.state}")
             for entry in outputs.values():
                 await add_artifact(session, row.federation_id, entry, round_id=row.id)
-        self._context.wakeups.changed(row.federation_id)
+        self._context.wakeups.changed(row.federation_id, clients=())
         return pb.CompleteStageResponse()
 
     async def FailStage(self, request: pb.FailStageRequest, call: Call) -> pb.FailStageResponse:
@@ -144,7 +144,7 @@ class DistillationService(DistillationServiceServicer):
             )
         if not request.handed_back:
             self._context.metrics.stage_failures.labels(kind=stage.kind).inc()
-        self._context.wakeups.changed(row.federation_id)
+        self._context.wakeups.changed(row.federation_id, clients=())
         return pb.FailStageResponse()
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hmac
 from datetime import timedelta
+from time import monotonic
 
+from fedafd.aggregator.callers import Caller
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.types import Call
 from fedafd.domain.errors import IdentityInUseError, UnauthenticatedError
-from fedafd.persistence.client_repository import client_by_credential
+from fedafd.domain.secrets import hash_secret
+from fedafd.persistence.client_repository import caller_by_credential
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import ClientRow, utc_now
 from fedafd.persistence.session_repository import hold_session, note_refused_agent
@@ -16,33 +19,43 @@ from fedafd.rpc.credentials import bearer_secret
 from fedafd.rpc.sessions import Sessions, sessions_in
 from fedafd.telemetry.logging import add_context, get_logger
 
-__all__ = ["calling_client", "require_internal"]
+__all__ = ["caller_of", "calling_client", "require_internal"]
 
 _log = get_logger(__name__)
 
 
-async def calling_client(context: Context, call: Call, *, wait_seconds: float | None = None) -> ClientRow:
-    """The client whose credential the call carries, if the call comes from its one live agent.
+async def calling_client(context: Context, call: Call) -> ClientRow:
+    """The client whose credential the call carries; see caller_of."""
+    return (await caller_of(context, call)).client
 
-    The agent's session is held for the lease and, where `wait_seconds` is given, for as long as the call may wait.
+
+async def caller_of(context: Context, call: Call, *, fresh: bool = False, wait_seconds: float = 0.0) -> Caller:
+    """Whose credential the call carries, if the call comes from its one live agent; asked anew with `fresh`.
+
+    The agent's session is held for the lease, and for as long as the call may wait.
     Raises UnauthenticatedError, InvalidRequestError without a session, IdentityInUseError while another is alive.
     """
     metadata = call.invocation_metadata()
-    secret = bearer_secret(metadata)
-    async with context.database.snapshot() as session:
-        client = await client_by_credential(session, secret)
+    credential_hash = hash_secret(bearer_secret(metadata))
+    caller = None if fresh else context.callers.find(credential_hash)
+    if caller is None:
+        now = monotonic()
+        async with context.database.snapshot() as session:
+            caller = Caller(*await caller_by_credential(session, credential_hash), found_at=now)
+        context.callers.keep(credential_hash, caller)
+    client = caller.client
     add_context(federation=client.federation_id, client=client.name)
     sessions = sessions_in(metadata)
-    if wait_seconds is not None or not _is_held(context, client, sessions.own):
-        await _hold(context, client, sessions, wait_seconds or 0.0)
-    return client
+    if not _is_held(context, client, sessions.own, wait_seconds):
+        await _hold(context, client, sessions, wait_seconds)
+    return caller
 
 
-def _is_held(context: Context, client: ClientRow, own: str) -> bool:
+def _is_held(context: Context, client: ClientRow, own: str, wait_seconds: float) -> bool:
     """Whether the session is the caller's for a good while yet, so that most calls write nothing."""
     if client.session != own or client.session_until is None:
         return False
-    return client.session_until - utc_now() > context.session_lease / 2
+    return client.session_until - utc_now() > context.session_lease / 2 + timedelta(seconds=wait_seconds)
 
 
 async def _hold(context: Context, client: ClientRow, sessions: Sessions, wait_seconds: float) -> None:
@@ -50,6 +63,7 @@ async def _hold(context: Context, client: ClientRow, sessions: Sessions, wait_se
     until = now + context.session_lease + timedelta(seconds=wait_seconds)
     async with context.database.transaction() as session:
         if await hold_session(session, client.id, sessions.own, sessions.ended, now, until):
+            client.session, client.session_until = sessions.own, until
             return
         # Agents that are started again and again make one event, not one each.
         news = await note_refused_agent(session, client.id, now)
@@ -63,7 +77,7 @@ async def _hold(context: Context, client: ClientRow, sessions: Sessions, wait_se
             )
     if news:
         _log.warning("client.second_agent_refused")
-        context.wakeups.changed(client.federation_id)
+        context.wakeups.changed(client.federation_id, clients=(client.id,), rounds=False)
     raise IdentityInUseError(
         f"client {client.name}: another agent with this credential is at work, so this one is refused; one of the two"
         " state folders is a copy. Stop one of them and give it an invitation and a state folder of its own. If the"

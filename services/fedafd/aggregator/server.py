@@ -15,15 +15,17 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from fedafd.aggregator.agent_service import AgentService
-from fedafd.aggregator.context import Context, Wakeups
+from fedafd.aggregator.context import Context
 from fedafd.aggregator.coordinator import Coordinator
 from fedafd.aggregator.distillation_service import DistillationService
 from fedafd.aggregator.health import SERVICE_NAMES, ClockedHealth, watch_health
 from fedafd.aggregator.interceptor import ErrorInterceptor
 from fedafd.aggregator.outbox import Outbox
+from fedafd.aggregator.round_watch import watch_rounds
 from fedafd.aggregator.settings import AggregatorSettings, load_settings
 from fedafd.aggregator.survey import watch_federations
 from fedafd.aggregator.types import Interceptor
+from fedafd.aggregator.wakeups import Wakeups
 from fedafd.domain.addresses import split_address
 from fedafd.domain.errors import ConfigurationError, FedafdError
 from fedafd.domain.proxies import is_off_machine
@@ -72,7 +74,8 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set. Raises ConfigurationError when the address cannot be bound."""
     async with AsyncExitStack() as stack:
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
-        wakeups = Wakeups(WakeupPublisher(redis_url).publish) if redis_url else Wakeups()
+        publisher = WakeupPublisher(redis_url) if redis_url else None
+        wakeups = Wakeups(publisher.publish) if publisher else Wakeups()
         database = Database(settings.database_url.get_secret_value())
         stack.push_async_callback(database.close)
         await check_schema(database)
@@ -86,6 +89,7 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
             session_lease=timedelta(seconds=settings.session_lease_seconds),
             seen=PresenceWriter(redis_url).seen if redis_url else None,
         )
+        stack.push_async_callback(context.progress.close)
         if settings.metrics_listen:
             host, port = split_address(settings.metrics_listen)
             stack.enter_context(start_metrics_server(context.metrics.metrics, host, port))
@@ -110,7 +114,9 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
         stack.push_async_callback(_finished, coordinating, settings.shutdown_grace_seconds)
         survey = watch_federations(context, coordinator, queue)
         await stack.enter_async_context(_background(watch_health(context, servicer), survey))
-        await stack.enter_async_context(_background(listen_for_wakeups(str(redis_url), lambda _: wakeups.wake())))
+        origin = publisher.origin if publisher else ""
+        listening = listen_for_wakeups(redis_url, wakeups.heard, but=origin, connected=wakeups.wake)
+        await stack.enter_async_context(_background(listening, watch_rounds(context)))
         _log.info("aggregator.started", listen=settings.listen)
         await stop.wait()
         # Finish what runs, take nothing new: load balancers look elsewhere, long polls are answered, another aggregator

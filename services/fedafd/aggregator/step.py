@@ -33,6 +33,8 @@ class Step:
     """Distillers that were not heard of since then are lost; None: too early to tell."""
     lost: list[str] = field(default_factory=list)
     """Kinds of the stages that this step found lost, for the metrics."""
+    dropped: list[str] = field(default_factory=list)
+    """Ids of the clients that this step dropped, whose task is another now."""
 
     @property
     def config(self) -> FederationConfig:

@@ -9,13 +9,15 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from fedafd.aggregator.callers import Caller
 from fedafd.aggregator.context import Context
+from fedafd.aggregator.round_facts import RoundTask
 from fedafd.domain.config import stored_federation_config
 from fedafd.domain.kinds import ClientKind, StageKind
 from fedafd.domain.manifest import Manifest, read_manifest
 from fedafd.domain.seeds import derive_seed
 from fedafd.persistence.model_repository import find_version
-from fedafd.persistence.models import ClientRow, RoundRow
+from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow
 from fedafd.persistence.participation_repository import current_participation
 from fedafd.persistence.stage_repository import stage_outputs
 from fedafd.proto.v1 import aggregator_pb2 as pb
@@ -36,42 +38,67 @@ async def public_set_manifest(context: Context, sha256: str) -> Manifest:
     return _manifests[sha256]
 
 
-async def desired_task(context: Context, session: AsyncSession, client: ClientRow) -> pb.FetchTaskResponse:
-    """What the client should be doing now."""
-    response = pb.FetchTaskResponse()
+async def desired_task(context: Context, caller: Caller) -> pb.FetchTaskResponse:
+    """What the client should be doing now, as of the moment when the caller was looked up."""
+    response, client = pb.FetchTaskResponse(), caller.client
     if client.other_agent_refused_at is not None:
         response.other_agent_refused_at.FromDatetime(client.other_agent_refused_at)
-    current = await current_participation(session, client.id)
-    if client.revoked_at is not None:
-        response.stop.reason = f"client {client.name} was revoked"
-    elif current is None:
+    if caller.part is None:
         response.idle.reason = "no round is waiting for this client"
     else:
-        response.train.CopyFrom(await _train_task(context, session, client, current[1]))
+        row = await context.rounds.row(context.database, caller.part.round_id)
+        task, _ = await _round_task(context, row, ClientKind(client.kind))
+        response.train.CopyFrom(task)
+        seed = stored_federation_config(row.config).seed
+        response.train.seed = derive_seed(seed, row.number, client.name, "train")
     return _answer(response)
 
 
 async def find_artifact(
-    context: Context, session: AsyncSession, client: ClientRow, sha256: str
-) -> types_pb2.Artifact | None:
-    """The artifact of that hash with its key, if the client's current task names it."""
-    current = await current_participation(session, client.id)
-    if current is None:
-        return None
-    artifacts = await _artifacts(context, session, client, current[1])
+    context: Context, client: ClientRow, sha256: str
+) -> tuple[types_pb2.Artifact, ParticipationRow] | None:
+    """The artifact of that hash with its key, if the client's current task names it; and the part it is for."""
+    remembered = context.callers.of(client.id)
+    if remembered is not None and remembered.part is not None:
+        found = await _named(context, client, remembered.part, sha256)
+        if found is not None:
+            return found, remembered.part
+    async with context.database.snapshot() as session:
+        current = await current_participation(session, client.id)
+    found = None if current is None else await _named(context, client, current[0], sha256)
+    return None if found is None or current is None else (found, current[0])
+
+
+async def _named(context: Context, client: ClientRow, part: ParticipationRow, sha256: str) -> types_pb2.Artifact | None:
+    row = await context.rounds.row(context.database, part.round_id)
+    _, artifacts = await _round_task(context, row, ClientKind(client.kind))
     return next((artifact for artifact in artifacts if artifact.sha256 == sha256), None)
 
 
-async def _train_task(context: Context, session: AsyncSession, client: ClientRow, row: RoundRow) -> pb.TrainTask:
+async def _round_task(context: Context, row: RoundRow, kind: ClientKind) -> RoundTask:
+    """The round's task for clients of a kind, made once for all of them, and its artifacts with their keys."""
+
+    async def make() -> RoundTask:
+        async with context.database.snapshot() as session:
+            artifacts = await _artifacts(context, session, row, kind)
+        return _train_task(row, [_without_key(artifact) for artifact in artifacts]), artifacts
+
+    return await context.rounds.task(row.id, kind, make)
+
+
+def _without_key(artifact: types_pb2.Artifact) -> types_pb2.Artifact:
+    told = types_pb2.Artifact()
+    told.CopyFrom(artifact)
+    told.key = ""
+    return told
+
+
+def _train_task(row: RoundRow, artifacts: list[types_pb2.Artifact]) -> pb.TrainTask:
     config = stored_federation_config(row.config)
-    artifacts = await _artifacts(context, session, client, row)
-    for artifact in artifacts:
-        artifact.key = ""
     task = pb.TrainTask(
         round_id=row.id,
         round_number=row.number,
         federation_config_json=config.canonical_json(),
-        seed=derive_seed(config.seed, row.number, client.name, "train"),
         public_set_sha256=row.public_set_sha256,
         public_set=[artifact for artifact in artifacts if artifact.purpose.startswith("public-set")],
         global_representations=next(a for a in artifacts if a.purpose == "representations"),
@@ -86,11 +113,10 @@ async def _train_task(context: Context, session: AsyncSession, client: ClientRow
 
 
 async def _artifacts(
-    context: Context, session: AsyncSession, client: ClientRow, row: RoundRow
+    context: Context, session: AsyncSession, row: RoundRow, kind: ClientKind
 ) -> list[types_pb2.Artifact]:
     prepared = await stage_outputs(session, row.id, StageKind.PREPARE) or {}
     manifest = await public_set_manifest(context, row.public_set_sha256)
-    kind = ClientKind(client.kind)
     averages = await _averages(session, row, kind)
     return [*_public_set(row.public_set_sha256, manifest), *_prepared(prepared, kind), *averages]
 

@@ -72,7 +72,7 @@ def create_app(settings: ControlPlaneSettings) -> FastAPI:
             work = [_forget_answers(context), context.key_uses.keep_writing(context.database), _write_failures(context)]
             if redis_url and context.redis:
                 stack.push_async_callback(context.redis.aclose)
-                work.append(listen_for_wakeups(redis_url, context.wakeups.heard))
+                work.append(listen_for_wakeups(redis_url, lambda change: context.wakeups.heard(change.federation)))
             for each in work:
                 stack.push_async_callback(_cancelled, asyncio.create_task(each))
             yield

@@ -12,8 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from fedafd.control_plane.context import Context
 from fedafd.domain.errors import ForbiddenError, UnauthenticatedError
 from fedafd.domain.kinds import Role
+from fedafd.domain.secrets import hash_secret
 from fedafd.persistence.api_key_repository import key_by_secret
-from fedafd.persistence.client_repository import client_by_credential
+from fedafd.persistence.client_repository import caller_by_credential
 from fedafd.persistence.models import ClientRow
 
 __all__ = ["Admin", "AnyCaller", "Caller", "Operator", "Viewer", "any_caller", "at_least", "identify"]
@@ -48,7 +49,7 @@ async def identify(context: Context, session: AsyncSession, secret: str) -> Call
         context.key_uses.note(row)
         return Caller(row.id, row.name, Role(row.role), secret)
     try:
-        client = await client_by_credential(session, secret)
+        client, _ = await caller_by_credential(session, hash_secret(secret))
     except UnauthenticatedError:
         raise UnauthenticatedError(
             "the API key is not known, has expired or was revoked; ask an admin for one"

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-from sqlalchemy import select, update
+from sqlalchemy import and_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.errors import AlreadyEnrolledError, ConflictError, NotFoundError, UnauthenticatedError
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.plain_text import plain_text
 from fedafd.domain.secrets import SecretKind, derived_secret, hash_secret, new_secret
+from fedafd.domain.states import RoundState
 from fedafd.persistence.database import affected_rows
-from fedafd.persistence.models import ClientRow, utc_now
+from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, utc_now
+from fedafd.persistence.participation_repository import OPEN_PARTICIPATIONS
 
 __all__ = [
-    "client_by_credential",
+    "caller_by_credential",
     "enrol_client",
     "enrolled_clients",
     "get_client",
     "invite_again",
     "invite_client",
     "list_clients",
-    "note_seen",
     "revoke_client",
 ]
 
@@ -100,14 +101,26 @@ async def enrol_client(
     return row, credential, True
 
 
-async def client_by_credential(session: AsyncSession, credential: str) -> ClientRow:
-    """The client that a credential belongs to. Raises UnauthenticatedError for an unknown or revoked one."""
-    row = await session.scalar(select(ClientRow).where(ClientRow.credential_hash == hash_secret(credential)))
-    if row is None:
+async def caller_by_credential(
+    session: AsyncSession, credential_hash: str
+) -> tuple[ClientRow, ParticipationRow | None]:
+    """The client that a credential belongs to, and its unsettled participation in a round that is collecting.
+
+    Raises UnauthenticatedError for a credential that is not known or revoked.
+    """
+    waits = and_(
+        ParticipationRow.client_id == ClientRow.id,
+        ParticipationRow.state.in_(OPEN_PARTICIPATIONS),
+        ParticipationRow.round_id.in_(select(RoundRow.id).where(RoundRow.state == RoundState.COLLECTING.value)),
+    )
+    query = select(ClientRow, ParticipationRow).outerjoin(ParticipationRow, waits)
+    found = (await session.execute(query.where(ClientRow.credential_hash == credential_hash))).first()
+    if found is None:
         raise UnauthenticatedError("the credential is not known; enrol with a new invitation")
+    row, part = found
     if row.revoked_at is not None:
         raise UnauthenticatedError(f"client {row.name}: was revoked on {row.revoked_at:%Y-%m-%d %H:%M} UTC")
-    return row
+    return row, part
 
 
 async def get_client(session: AsyncSession, federation_id: str, name: str) -> ClientRow:
@@ -138,8 +151,3 @@ async def revoke_client(session: AsyncSession, row: ClientRow) -> None:
     """Refuse the client's credential and token from now on."""
     row.revoked_at = utc_now()
     await session.flush()
-
-
-async def note_seen(session: AsyncSession, client_id: str, at: datetime) -> None:
-    """The client's agent called."""
-    await session.execute(update(ClientRow).where(ClientRow.id == client_id).values(last_seen_at=at))

@@ -7,6 +7,7 @@ written for, and reads from one snapshot.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
@@ -43,6 +44,7 @@ _LINE = {
     "tcp_user_timeout": 15_000,
 }
 """Of libpq: a line to PostgreSQL that leads nowhere is given up after about 20 s, not after the many minutes of TCP."""
+_TURN_SECONDS = 30
 _POOL_SECONDS = 10
 """A call that waits so long for a connection is told to come again."""
 _log = get_logger(__name__)
@@ -94,6 +96,7 @@ class Database:
             set_up_sqlite(self.reading_engine.sync_engine, foreign_keys=True, reads_only=True)
         else:
             self.reading_engine = self.engine.execution_options(**_READS_ONLY)
+        self._writing = asyncio.Lock()
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=_AuditedSession)
         self._readers = async_sessionmaker(self.reading_engine, expire_on_commit=False)
 
@@ -106,7 +109,7 @@ class Database:
         that is too long), and DatabaseUnavailableError when the database is away or too busy, or no connection is free.
         """
         with _translated():
-            async with self._sessions.begin() as session:
+            async with self._turn(), self._sessions.begin() as session:
                 yield session
 
     @asynccontextmanager
@@ -118,6 +121,26 @@ class Database:
         with _translated():
             async with self._readers.begin() as session:
                 yield session
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """On SQLite one of this process writes at a time, in the order of asking; who waits holds no connection.
+
+        SQLite's own waiting is a sleep in a thread, after which whoever comes first is next: with many writers some
+        wait for long, and with them all connections.
+        """
+        if not self.is_sqlite:
+            yield
+            return
+        try:
+            async with asyncio.timeout(_TURN_SECONDS):
+                await self._writing.acquire()
+        except TimeoutError:
+            raise DatabaseUnavailableError("the database is too busy with other writers; try again") from None
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     async def ping(self) -> None:
         """Raise unless the database answers; a server also tells the time, by which this process goes from then on."""

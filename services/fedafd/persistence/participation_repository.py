@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
-from sqlalchemy import select, update
+from sqlalchemy import Boolean, Float, String, Table, bindparam, case, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.states import PARTICIPATION_TRANSITIONS, ParticipationState, RoundState
@@ -13,16 +13,16 @@ from fedafd.persistence.database import affected_rows
 from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, utc_now
 
 __all__ = [
-    "add_bytes",
+    "OPEN_PARTICIPATIONS",
     "current_participation",
     "find_participation",
     "invite_cohort",
     "list_participations",
-    "note_progress",
     "settle_participation",
+    "write_progress",
 ]
 
-_OPEN = [state.value for state, targets in PARTICIPATION_TRANSITIONS.items() if targets]
+OPEN_PARTICIPATIONS = [state.value for state, targets in PARTICIPATION_TRANSITIONS.items() if targets]
 
 
 async def invite_cohort(session: AsyncSession, round_id: str, clients: Sequence[ClientRow]) -> None:
@@ -58,7 +58,7 @@ async def current_participation(session: AsyncSession, client_id: str) -> tuple[
         .join(RoundRow, ParticipationRow.round_id == RoundRow.id)
         .where(
             ParticipationRow.client_id == client_id,
-            ParticipationRow.state.in_(_OPEN),
+            ParticipationRow.state.in_(OPEN_PARTICIPATIONS),
             RoundRow.state == RoundState.COLLECTING.value,
         )
     )
@@ -66,30 +66,25 @@ async def current_participation(session: AsyncSession, client_id: str) -> tuple[
     return None if found is None else (found[0], found[1])
 
 
-async def note_progress(session: AsyncSession, participation_id: str, fraction: float, activity: str) -> None:
-    """Keep an unsettled participation alive and move it to `training`."""
-    alive = update(ParticipationRow).where(ParticipationRow.id == participation_id, ParticipationRow.state.in_(_OPEN))
-    await session.execute(
-        alive.values(
-            state=ParticipationState.TRAINING.value,
-            progress=min(max(fraction, 0.0), 1.0),
-            activity=activity[:200],
-            last_progress_at=utc_now(),
-        )
-    )
+async def write_progress(session: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write what clients did since the last time, many at once: a moving byte is progress, and so is a step.
 
-
-async def add_bytes(session: AsyncSession, round_id: str, client_id: str, *, up: int = 0, down: int = 0) -> None:
-    """Count bytes of artifacts, and keep the participation alive: a moving byte is progress."""
-    counted = update(ParticipationRow).where(
-        ParticipationRow.round_id == round_id, ParticipationRow.client_id == client_id
-    )
-    await session.execute(
-        counted.values(
-            bytes_up=ParticipationRow.bytes_up + up,
-            bytes_down=ParticipationRow.bytes_down + down,
-            last_progress_at=utc_now(),
-        )
+    Each row has `participation_id`, `at`, bytes `up` and `down`, and whether the client `stepped`, which moves an
+    unsettled participation to `training`, to `fraction` and `activity_now`.
+    """
+    table = cast("Table", ParticipationRow.__table__)
+    steps = or_(*(table.c.state == state for state in OPEN_PARTICIPATIONS)) & bindparam("stepped", type_=Boolean)
+    written = update(table).where(table.c.id == bindparam("participation_id"))
+    await (await session.connection()).execute(
+        written.values(
+            bytes_up=table.c.bytes_up + bindparam("up"),
+            bytes_down=table.c.bytes_down + bindparam("down"),
+            last_progress_at=bindparam("at", type_=table.c.last_progress_at.type),
+            state=case((steps, ParticipationState.TRAINING.value), else_=table.c.state),
+            progress=case((steps, bindparam("fraction", type_=Float)), else_=table.c.progress),
+            activity=case((steps, bindparam("activity_now", type_=String(200))), else_=table.c.activity),
+        ),
+        [dict(row) for row in rows],
     )
 
 
@@ -97,5 +92,7 @@ async def settle_participation(
     session: AsyncSession, participation_id: str, new: ParticipationState, **values: Any
 ) -> bool:
     """End a participation as `new`; False, and nothing changed, if it is settled already."""
-    guarded = update(ParticipationRow).where(ParticipationRow.id == participation_id, ParticipationRow.state.in_(_OPEN))
+    guarded = update(ParticipationRow).where(
+        ParticipationRow.id == participation_id, ParticipationRow.state.in_(OPEN_PARTICIPATIONS)
+    )
     return await affected_rows(session, guarded.values(state=new.value, settled_at=utc_now(), **values)) == 1

@@ -1,0 +1,116 @@
+"""Progress and bytes of participations: kept in memory, written now and then for all clients in one transaction.
+
+Each report would otherwise be a transaction. What is lost when the process dies is half a second of progress, which is
+nothing: the next report brings it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from fedafd.aggregator.wakeups import Wakeups
+from fedafd.domain.errors import DatabaseUnavailableError
+from fedafd.persistence.database import Database
+from fedafd.persistence.models import utc_now
+from fedafd.persistence.participation_repository import write_progress
+from fedafd.telemetry.logging import get_logger
+
+__all__ = ["ProgressBook"]
+
+_log = get_logger(__name__)
+
+
+@dataclass
+class _Entry:
+    federation_id: str
+    at: datetime = field(default_factory=utc_now)
+    step: tuple[float, str] | None = None
+    up: int = 0
+    down: int = 0
+
+
+class ProgressBook:
+    """Notes at once, writes `seconds` later. While the database is away it keeps what was noted, and tries again."""
+
+    def __init__(self, database: Database, wakeups: Wakeups, *, seconds: float = 0.5) -> None:
+        self._database = database
+        self._wakeups = wakeups
+        self._seconds = seconds
+        self._noted: dict[str, _Entry] = {}
+        self._writing: asyncio.Task[None] | None = None
+
+    def step(self, federation_id: str, participation_id: str, fraction: float, activity: str) -> None:
+        """The client made a step."""
+        self._note(federation_id, participation_id).step = (min(max(fraction, 0.0), 1.0), activity[:200])
+
+    def moved(self, federation_id: str, participation_id: str, *, up: int = 0, down: int = 0) -> None:
+        """Bytes of artifacts moved, which is a sign of progress."""
+        entry = self._note(federation_id, participation_id)
+        entry.up += up
+        entry.down += down
+
+    def take_bytes(self, participation_id: str) -> tuple[int, int]:
+        """Bytes up and down that were not written yet; the caller writes them."""
+        entry = self._noted.pop(participation_id, None)
+        return (0, 0) if entry is None else (entry.up, entry.down)
+
+    async def flush(self) -> None:
+        """Write what was noted. Raises DatabaseUnavailableError, and keeps it then."""
+        noted, self._noted = self._noted, {}
+        if not noted:
+            return
+        try:
+            async with self._database.transaction() as session:
+                await write_progress(session, [_row(key, entry) for key, entry in sorted(noted.items())])
+        except DatabaseUnavailableError:
+            for key, entry in noted.items():
+                newer = self._noted.setdefault(key, entry)
+                if newer is not entry:
+                    newer.up, newer.down = newer.up + entry.up, newer.down + entry.down
+                    newer.step = newer.step or entry.step
+            raise
+        for federation_id in {entry.federation_id for entry in noted.values()}:
+            self._wakeups.changed(federation_id, clients=(), rounds=False)
+
+    async def close(self) -> None:
+        """Write the rest."""
+        if self._writing is not None:
+            self._writing.cancel()
+            await asyncio.wait((self._writing,))
+        try:
+            await self.flush()
+        except DatabaseUnavailableError as error:
+            _log.warning("progress.lost", reason=str(error))
+
+    def _note(self, federation_id: str, participation_id: str) -> _Entry:
+        entry = self._noted.setdefault(participation_id, _Entry(federation_id))
+        entry.at = utc_now()
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.ensure_future(self._write())
+        return entry
+
+    async def _write(self) -> None:
+        while self._noted:
+            await asyncio.sleep(self._seconds)
+            try:
+                await self.flush()
+            except DatabaseUnavailableError as error:
+                _log.warning("progress.waits", reason=str(error), participations=len(self._noted))
+            except Exception as error:
+                _log.exception("progress.lost", reason=str(error))
+
+
+def _row(participation_id: str, entry: _Entry) -> dict[str, Any]:
+    fraction, activity = entry.step or (0.0, "")
+    return {
+        "participation_id": participation_id,
+        "at": entry.at,
+        "stepped": entry.step is not None,
+        "fraction": fraction,
+        "activity_now": activity,
+        "up": entry.up,
+        "down": entry.down,
+    }

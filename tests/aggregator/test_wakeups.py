@@ -1,0 +1,160 @@
+"""Who wakes: a client by what concerns it, nobody by what concerns others; nothing is missed before the wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import grpc
+import grpc.aio
+import pytest
+from tests.aggregator.world import World, refused
+
+from fedafd.aggregator import agent_service
+from fedafd.aggregator.callers import CALLER_SECONDS
+from fedafd.aggregator.round_watch import watch_rounds
+from fedafd.aggregator.wakeups import Listener, Wakeups
+from fedafd.messaging.wakeups import Change
+from fedafd.persistence.client_repository import get_client, revoke_client
+from fedafd.persistence.participation_repository import list_participations
+from fedafd.proto.v1 import aggregator_pb2 as pb
+
+
+@dataclass
+class Waiting:
+    wakeups: Wakeups
+    north: Listener
+    south: Listener
+    elsewhere: Listener
+    coordinator: Listener
+
+    async def woken(self) -> set[str]:
+        names = ("north", "south", "elsewhere", "coordinator")
+        return {name for name in names if await getattr(self, name).wait(0.01)}
+
+
+@contextmanager
+def waiting() -> Iterator[Waiting]:
+    wakeups = Wakeups()
+    with ExitStack() as stack:
+        places = (("trial", "north"), ("trial", "south"), ("other", "north"))
+        clients = [stack.enter_context(wakeups.of_client(*place, since=wakeups.tick)) for place in places]
+        yield Waiting(wakeups, *clients, stack.enter_context(wakeups.of_rounds()))
+
+
+@pytest.mark.parametrize(
+    ("change", "woken"),
+    [
+        (Change("trial"), {"north", "south", "coordinator"}),
+        (Change("trial", frozenset({"south"})), {"south", "coordinator"}),
+        (Change("trial", frozenset({"south"}), rounds=False), {"south"}),
+        (Change("trial", frozenset(), rounds=False), set()),
+        (Change("other", rounds=False), {"elsewhere"}),
+    ],
+    ids=["federation", "client", "client alone", "watchers", "other federation"],
+)
+async def test_a_change_wakes_whom_it_concerns_and_once(change: Change, woken: set[str]) -> None:
+    with waiting() as those:
+        those.wakeups.heard(change)
+        assert await those.woken() == woken
+        assert await those.woken() == set()
+
+
+async def test_a_change_between_the_look_and_the_wait_is_not_missed() -> None:
+    wakeups = Wakeups()
+    before = wakeups.tick
+    wakeups.changed("trial", clients=("north",))
+    with wakeups.of_client("trial", "north", since=before) as news:
+        assert await news.wait(5)
+        assert not await news.wait(0.01)
+
+
+async def test_a_change_is_published_with_whom_it_concerns() -> None:
+    told: list[tuple[object, ...]] = []
+    wakeups = Wakeups(lambda *change: told.append(change))
+    wakeups.changed("trial", clients=("north",), rounds=False)
+    wakeups.heard(Change("trial"))  # what was heard is not told on
+    assert told == [("trial", ("north",), False)]
+
+
+async def test_other_sites_progress_makes_a_waiting_agent_look_at_nothing(world: World) -> None:
+    north, south = await world.enrol("north"), await world.enrol("south")
+    round_id = await world.start_round()
+    await world.prepare()
+    task = await world.agents.FetchTask(pb.FetchTaskRequest(), metadata=south)
+    wait = pb.FetchTaskRequest(known_revision=task.revision)
+    wait.wait.FromMilliseconds(1500)
+    polled = asyncio.ensure_future(world.agents.FetchTask(wait, metadata=south))
+    await asyncio.sleep(0.2)
+    looks = len([call for call in world.seen if call[1] == "south"])
+    for step in range(5):
+        request = pb.ReportProgressRequest(round_id=round_id, fraction=step / 5)
+        assert (await world.agents.ReportProgress(request, metadata=north)).keep_going
+    await world.deliver(north, round_id, world.reps())
+    assert (await polled).revision == task.revision
+    assert len([call for call in world.seen if call[1] == "south"]) == looks
+
+
+async def test_progress_is_written_for_many_reports_at_once(world: World) -> None:
+    caller = await world.enrol("north")
+    round_id = await world.start_round()
+    await world.prepare()
+    for step in range(1, 6):
+        request = pb.ReportProgressRequest(round_id=round_id, fraction=step / 5)
+        await world.agents.ReportProgress(request, metadata=caller)
+    for expected in ("invited", "training"):
+        async with world.context.database.snapshot() as session:
+            ((part, _),) = await list_participations(session, round_id)
+        assert (part.state, part.progress) == (expected, 0.0 if expected == "invited" else 1.0)
+        await world.context.progress.flush()
+
+
+async def test_a_revocation_that_is_heard_of_acts_at_once(world: World) -> None:
+    caller = await world.enrol("north")
+    await world.agents.FetchTask(pb.FetchTaskRequest(), metadata=caller)
+    await _revoke(world, "north")
+    world.context.wakeups.heard(Change("trial"))  # as the control plane's message says
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await world.agents.EndSession(pb.EndSessionRequest(), metadata=caller)
+    assert "revoked" in refused(raised, grpc.StatusCode.UNAUTHENTICATED, "unauthenticated")
+
+
+async def test_a_revocation_whose_message_was_lost_acts_within_two_seconds(world: World) -> None:
+    caller = await world.enrol("north")
+    round_id = await world.start_round()
+    await world.prepare()
+    await _revoke(world, "north")
+    await asyncio.sleep(CALLER_SECONDS)
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await world.agents.ReportProgress(pb.ReportProgressRequest(round_id=round_id), metadata=caller)
+    assert "revoked" in refused(raised, grpc.StatusCode.UNAUTHENTICATED, "unauthenticated")
+    assert CALLER_SECONDS <= 2
+
+
+async def test_a_waiting_agent_hears_of_a_revocation_and_a_round_whose_messages_were_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_service, "_SLOW_LOOK_SECONDS", (60.0, 60.0))
+    north, south = await world.enrol("north"), await world.enrol("south")
+    watching = asyncio.ensure_future(watch_rounds(world.context, seconds=0.1))
+    idle = await world.agents.FetchTask(pb.FetchTaskRequest(), metadata=north)
+    request = pb.FetchTaskRequest(known_revision=idle.revision)
+    request.wait.FromTimedelta(timedelta(seconds=50))
+    polls = [asyncio.ensure_future(world.agents.FetchTask(request, metadata=each)) for each in (north, south)]
+    await asyncio.sleep(0.5)
+    await _revoke(world, "north")
+    with pytest.raises(grpc.aio.AioRpcError, match="revoked"):
+        await polls[0]
+    monkeypatch.setattr(world.context.wakeups, "changed", lambda *_, **__: None)
+    await world.start_round()
+    await world.prepare()
+    assert (await polls[1]).HasField("train")
+    watching.cancel()
+
+
+async def _revoke(world: World, name: str) -> None:
+    async with world.context.database.transaction() as session:
+        await revoke_client(session, await get_client(session, "trial", name))
