@@ -24,7 +24,7 @@ def options(**changes: Any) -> dict[str, Any]:
         (options(hidden_sizes=[10**9]), "hidden_sizes"),
         (options(depths=[10**9]), "depths"),
         (options(embedding_size=10**6), "embedding_size"),
-        (options(anything={"deep": [[10**12]]}), "anything.deep"),
+        (options(anything={"num_layers": [[10**12]]}), "anything.num_layers"),
         (options(many=[1] * 5000), "more than 1000 numbers"),
         ({"client": {"local_epochs": 10**12}}, "client.local_epochs"),
         ({"server": {"batch_size": 10**9}}, "server.batch_size"),

@@ -47,17 +47,22 @@ class EncoderConfig(Config):
         """Sizes are those of networks that exist: one of a thousand millions asks for more memory than there is."""
         for count, (name, value) in enumerate(_each_number("", options)):
             last = name.rpartition(".")[2]
-            limit = next((limit for word, limit in _LARGEST.items() if word in last), _LARGEST_NUMBER)
-            if abs(value) > limit:
+            limit = next((limit for word, limit in _LARGEST.items() if word in last), None)
+            if limit is not None and abs(value) > limit:
                 raise ValueError(f"{name}: {value} is too much; at most {limit} is allowed")
             if count >= _MOST_NUMBERS:
                 raise ValueError(f"holds more than {_MOST_NUMBERS} numbers")
         return options
 
 
-_LARGEST = {"vocab": 1_000_000, "token": 1_000_000, "size": 16_384, "dim": 16_384, "depth": 256, "layer": 256}
-"""By a word in the option's name, the first that fits."""
-_LARGEST_NUMBER = 1_000_000
+_LARGEST = {
+    "vocab": 1_000_000,
+    "token": 1_000_000,
+    "position": 1_000_000,
+    **dict.fromkeys(("size", "dim", "width", "channel", "feature"), 16_384),
+    **dict.fromkeys(("depth", "layer", "head", "block", "stage"), 1024),
+}
+"""By a word in the option's name, the first that fits; what has none of them, such as a seed, may be any number."""
 _MOST_NUMBERS = 1000
 
 
