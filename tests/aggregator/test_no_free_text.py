@@ -118,16 +118,13 @@ async def test_text_in_any_field_or_metadata_goes_nowhere(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"metrics": {PLANTED: 1.0}},
         {"metrics": {"federated/acc1": float("nan")}},
         {"metrics": {"federated/acc1": float("inf")}},
         {"num_private_samples": -1},
         {"num_private_samples": 2**40},
     ],
 )
-async def test_metrics_of_other_names_and_numbers_that_are_none_are_refused(
-    world: World, changes: dict[str, Any]
-) -> None:
+async def test_numbers_that_are_none_are_refused(world: World, changes: dict[str, Any]) -> None:
     caller = await world.enrol("north")
     round_id = await world.start_round()
     await world.prepare()
@@ -138,6 +135,22 @@ async def test_metrics_of_other_names_and_numbers_that_are_none_are_refused(
         )
     assert dict(raised.value.trailing_metadata() or ())["fedafd-error-code"] == "invalid-request"
     assert (await world.deliver(caller, round_id, world.reps())).accepted
+
+
+async def test_metrics_of_a_newer_agent_are_left_out_and_its_delivery_counts(world: World) -> None:
+    caller = await world.enrol("north")
+    round_id = await world.start_round()
+    await world.prepare()
+    upload_id = await world.upload(caller, round_id, world.reps())
+    metrics = {PLANTED: 1.0, "newer/nan": float("nan"), "federated/acc1": 50.0}
+    receipt = await world.agents.CommitUpload(
+        pb.CommitUploadRequest(round_id=round_id, upload_ids=[upload_id], metrics=metrics), metadata=caller
+    )
+    assert receipt.accepted
+    kept = await everything_kept(world)
+    assert "federated/acc1" in kept
+    assert PLANTED not in kept
+    assert "newer/nan" not in kept
 
 
 @pytest.mark.parametrize("fraction", [float("nan"), float("inf"), -0.1, 1.1])

@@ -38,9 +38,11 @@ from fedafd.rpc.bundles import unpack_folder
 from fedafd.rpc.tensors import decode_representations
 from fedafd.rpc.weights import check_weight_update
 from fedafd.storage.store import sha256_of
+from fedafd.telemetry.logging import get_logger
 
 __all__ = ["commit_delivery"]
 
+_log = get_logger(__name__)
 _MODEL_FILES = (".safetensors", ".json", ".txt", ".md")
 _MOST_SAMPLES = 2**31 - 1
 
@@ -82,14 +84,17 @@ async def commit_delivery(
 
 
 def _check_numbers(request: pb.CommitUploadRequest) -> None:
-    """Raise InvalidRequestError unless metrics have names of ours and finite values, and the count is one."""
-    unknown = len(request.metrics.keys() - CLIENT_METRICS)
-    if unknown:
-        raise InvalidRequestError(f"{unknown} of {len(request.metrics)} metrics have a name that no metric has here")
-    if not all(math.isfinite(value) for value in request.metrics.values()):
+    """Raise InvalidRequestError unless the metrics' values are finite, and the count is one."""
+    if not all(math.isfinite(value) for value in _metrics_of(request).values()):
         raise InvalidRequestError("metrics must be finite numbers")
     if not 0 <= request.num_private_samples <= _MOST_SAMPLES:
         raise InvalidRequestError("num_private_samples must be 0, for not told, or a number of samples")
+
+
+def _metrics_of(request: pb.CommitUploadRequest) -> dict[str, float]:
+    """The metrics with names of ours. An agent that is newer than this aggregator may send others: they are left out,
+    as no text of an agent is kept, and its delivery counts."""
+    return {name: request.metrics[name] for name in sorted(CLIENT_METRICS & request.metrics.keys())}
 
 
 async def _settled(context: Context, client: ClientRow, round_id: str) -> pb.CommitUploadResponse | None:
@@ -177,7 +182,9 @@ async def _accept(
     delivery: _Delivery,
     request: pb.CommitUploadRequest,
 ) -> None:
-    metrics = dict(request.metrics)
+    metrics = _metrics_of(request)
+    if len(metrics) < len(request.metrics):
+        _log.info("delivery.metrics_left_out", count=len(request.metrics) - len(metrics))
     entry = delivery.representations.entry
     up, down = context.progress.take_bytes(participation.id)
     async with context.database.transaction() as session:
