@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from fedafd.agent.settings import load_settings as agent
 from fedafd.aggregator.settings import load_settings
+from fedafd.control_plane.settings import load_settings as control_plane
+from fedafd.distiller.settings import load_settings as distiller
 from fedafd.domain.errors import ConfigurationError
 
 
@@ -49,5 +54,61 @@ def test_a_missing_folder_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_missing_secret_is_named(folder: Path) -> None:
     (folder / "internal_token").unlink()
-    with pytest.raises(ConfigurationError, match="FEDAFD_AGGREGATOR_INTERNAL_TOKEN: Field required"):
+    with pytest.raises(ConfigurationError, match="FEDAFD_AGGREGATOR_INTERNAL_TOKEN: must be set"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("load", "given", "words"),
+    [
+        (
+            control_plane,
+            {},
+            "FEDAFD_CONTROL_PLANE_DATABASE_URL: must be set; FEDAFD_CONTROL_PLANE_STORE__URL: must be set",
+        ),
+        (
+            control_plane,
+            {"FEDAFD_CONTROL_PLANE_DATABASE_URL": "sqlite:///x.db", "FEDAFD_CONTROL_PLANE_STORE": "s3://bucket"},
+            "FEDAFD_CONTROL_PLANE_STORE: is no variable of its own; set FEDAFD_CONTROL_PLANE_STORE__URL and so on",
+        ),
+        (
+            control_plane,
+            {"FEDAFD_CONTROL_PLANE_STORE__SECURE": "maybe", "FEDAFD_CONTROL_PLANE_DATABASE_URL": "sqlite:///x.db"},
+            "FEDAFD_CONTROL_PLANE_STORE__URL: must be set; FEDAFD_CONTROL_PLANE_STORE__SECURE: Input should be a valid"
+            " boolean, unable to interpret input",
+        ),
+        (
+            load_settings,
+            {"FEDAFD_AGGREGATOR_METRICS_LISTEN": "localhost"},
+            "FEDAFD_AGGREGATOR_METRICS_LISTEN: must be host:port, such as example.org:7443 or [::1]:7443; found"
+            " 'localhost'",
+        ),
+        (
+            distiller,
+            {"FEDAFD_DISTILLER_PROCESSES": "many"},
+            "FEDAFD_DISTILLER_PROCESSES: Input should be a valid integer, unable to parse string as an integer or Input"
+            " should be 'auto'",
+        ),
+        (
+            agent,
+            {"FEDAFD_AGENT_TLS": "ca.pem"},
+            "FEDAFD_AGENT_TLS: is no variable of its own; set FEDAFD_AGENT_TLS__AUTHORITIES and so on",
+        ),
+        (
+            agent,
+            {"FEDAFD_AGENT_TLS": '["ca.pem"]'},
+            "FEDAFD_AGENT_TLS: is no variable of its own; set FEDAFD_AGENT_TLS__AUTHORITIES and so on",
+        ),
+    ],
+)
+def test_a_wrong_variable_is_named_as_it_must_be_set(
+    load: Callable[[], object], given: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("FEDAFD_")]:
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as refused:
+        load()
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)

@@ -1,13 +1,15 @@
 """Entry of the agent process: reads agent.yaml and FEDAFD_AGENT_*, checks the data, serves until SIGTERM.
 
 Exit codes: 0 stopped on request, 1 unexpected error, 2 configuration or command line, 3 refused by the federation
-(unknown or revoked credential, used-up token, wrong kind, told to stop), 4 private data unusable.
+(unknown or revoked credential, used-up token, wrong kind, told to stop), 4 private data unusable, 7 disk full,
+8 another agent of this client is alive (fedafd.agent.exit_codes).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -79,6 +81,11 @@ def run(config: AgentConfig, *, token: str | None = None, settings: AgentSetting
     except FedafdError as error:
         _log.error("agent.ended", reason=str(error), code=error.code)
         return exit_code_of(error)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _log.error("agent.ended", reason=f"{error.filename or config.state_dir}: the disk is full", code="storage-full")
+        return ExitCode.DISK_FULL
     _log.info("agent.stopped")
     return ExitCode.STOPPED
 

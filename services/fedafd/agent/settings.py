@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fedafd.domain.addresses import DialAddress
@@ -14,7 +14,7 @@ from fedafd.domain.config import TlsConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.paths import OwnPath
 from fedafd.domain.secrets import plain_secret, read_secret_file
-from fedafd.domain.settings import described_problems
+from fedafd.domain.settings import load_process_settings
 
 __all__ = ["AgentSettings", "load_settings"]
 
@@ -53,10 +53,7 @@ class AgentSettings(BaseSettings):
 
 def load_settings() -> AgentSettings:
     """Read the environment. Raises ConfigurationError naming each variable that is wrong."""
-    try:
-        settings = AgentSettings()
-    except ValidationError as error:
-        raise ConfigurationError(described_problems("FEDAFD_AGENT_", error)) from None
+    settings = load_process_settings(AgentSettings)
     if settings.enrolment_token is not None and settings.enrolment_token_file is not None:
         raise ConfigurationError("set FEDAFD_AGENT_ENROLMENT_TOKEN or FEDAFD_AGENT_ENROLMENT_TOKEN_FILE, not both")
     # A secret in the environment is inherited by every child process; it is needed once.

@@ -30,7 +30,7 @@ from typing import Any
 
 from fedafd.agent.files import disk_full_is_clear, sync_folder, write_atomically
 from fedafd.domain.claims import claim
-from fedafd.domain.errors import ConfigurationError, StateUnusableError
+from fedafd.domain.errors import ConfigurationError, ConflictError, IdentityInUseError, StateUnusableError
 from fedafd.domain.kinds import ClientKind, UploadPurpose
 from fedafd.domain.state_cases import AFRESH
 from fedafd.telemetry.logging import get_logger
@@ -79,7 +79,7 @@ class PendingResult:
 class StateDirectory:
     """One agent's state directory.
 
-    Raises ConfigurationError where the directory cannot be used, ConflictError where another agent uses it.
+    Raises ConfigurationError where the directory cannot be used, IdentityInUseError where another agent uses it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -97,7 +97,10 @@ class StateDirectory:
     def lock(self) -> None:
         """Claim the directory until the process ends."""
         taken = f"state_dir {self.root}: another agent is running on it; stop that one or choose another folder"
-        self._lock_descriptor = claim(self.root / "agent.lock", taken)
+        try:
+            self._lock_descriptor = claim(self.root / "agent.lock", taken)
+        except ConflictError as error:
+            raise IdentityInUseError(str(error)) from None
         self._sweep()
 
     def unlock(self) -> None:

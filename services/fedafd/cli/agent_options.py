@@ -9,7 +9,10 @@ import typer
 
 __all__ = ["AgentYaml", "StateDir", "state_dir_of"]
 
-AgentYaml = Annotated[Path, typer.Option(envvar="FEDAFD_AGENT_CONFIG", help="The site's agent.yaml.")]
+AgentYaml = Annotated[
+    Path,
+    typer.Option(envvar="FEDAFD_AGENT_CONFIG", help="The site's agent.yaml.", callback=lambda path: path.expanduser()),
+]
 StateDir = Annotated[
     Path | None, typer.Option(help="The agent's own folder; wins over FEDAFD_AGENT_STATE_DIR and agent.yaml.")
 ]

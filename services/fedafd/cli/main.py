@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import NoReturn
 
 import typer
@@ -20,6 +21,21 @@ from fedafd.domain.errors import ConfigurationError, FedafdError
 from fedafd.domain.plain_text import plain_text
 
 __all__ = ["app", "main"]
+
+_EXTRAS = {
+    "agent": "agent",
+    "aggregator": "aggregator",
+    "control-plane": "control-plane",
+    "demo": "demo",
+    "distiller": "distiller",
+    "health": "rpc",
+    "migrate": "database",
+    "predict": "learning",
+    "search": "learning",
+    "simulate": "simulation",
+    "store": "control-plane",
+}
+"""What of pyproject.toml's optional dependencies a command needs, by its first word."""
 
 app = typer.Typer(
     name="fedafd",
@@ -72,6 +88,11 @@ def main() -> None:
         _end(error, 2)
     except FedafdError as error:
         _end(error, getattr(error, "exit_code", 1))
+    except ModuleNotFoundError as error:
+        if (error.name or "fedafd").startswith("fedafd"):
+            raise
+        extra = _EXTRAS.get(next((word for word in sys.argv[1:] if not word.startswith("-")), ""), "all")
+        _end(f"this command needs {error.name}, which is not installed: pip install 'fedafd[{extra}]'", 2)
     except OSError as error:
         # A full disk, a folder that may not be written to: nothing of ours is wrong, so no stack trace.
         _end(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)

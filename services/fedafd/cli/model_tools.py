@@ -17,6 +17,7 @@ __all__ = [
     "exactly_one",
     "in_chunks",
     "need_learning",
+    "need_modules",
     "one_line",
     "pictures_in",
     "progress",
@@ -38,11 +39,16 @@ _NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "PIL")
 
 def need_learning(command: str) -> None:
     """Raise ConfigurationError saying what to install, where the libraries that load models are missing."""
-    missing = [name for name in _NEEDED if not _is_there(name)]
+    need_modules(command, _NEEDED, "learning")
+
+
+def need_modules(command: str, names: Iterable[str], extra: str) -> None:
+    """Raise ConfigurationError naming the modules that are missing and the extra that brings them."""
+    missing = [name for name in names if not _is_there(name)]
     if missing:
         raise ConfigurationError(
             f"fedafd {command} needs {', '.join(missing)}, which this installation does not have; install the extra"
-            " `learning`: pip install 'fedafd[learning]'"
+            f" `{extra}`: pip install 'fedafd[{extra}]'"
         )
 
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, NestedSecretsSettingsSource, PydanticBaseSettingsSource
+from pydantic_settings import BaseSettings, NestedSecretsSettingsSource, PydanticBaseSettingsSource, SettingsError
 
 from fedafd.domain.addresses import checked_url_port
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.secrets import plain_secret
 
-__all__ = ["ProcessSettings", "described_problems", "load_process_settings"]
+__all__ = ["ProcessSettings", "load_process_settings"]
 
-Settings = TypeVar("Settings", bound="ProcessSettings")
+Settings = TypeVar("Settings", bound=BaseSettings)
 
 
 class ProcessSettings(BaseSettings):
@@ -69,21 +70,67 @@ class ProcessSettings(BaseSettings):
 
 def load_process_settings(kind: type[Settings]) -> Settings:
     """Settings of `kind`. Raises ConfigurationError naming each variable that is missing or wrong."""
-    prefix = kind.model_config["env_prefix"]
+    prefix = str(kind.model_config["env_prefix"])
     try:
         return kind()
     except ValidationError as error:
-        raise ConfigurationError(described_problems(prefix, error)) from None
+        raise ConfigurationError("; ".join(_problems(kind, prefix, error.errors()))) from None
+    except SettingsError as error:
+        # A block that was given as one text.
+        found = re.search(r'field "(\w+)"', str(error))
+        raise ConfigurationError(_block(kind, prefix, found[1] if found else "")) from None
     except OSError as error:
         raise ConfigurationError(f"{prefix}SECRETS_DIR: {error.filename}: {error.strerror}") from None
 
 
-def described_problems(prefix: str, error: ValidationError) -> str:
-    """Each variable that is missing or wrong, and what is allowed."""
-    return "; ".join(_problem(prefix, each) for each in error.errors())
+def _problems(kind: type[BaseModel], prefix: str, errors: Iterable[ErrorDetails]) -> list[str]:
+    """Each variable with what is wrong with it; of a value that may be of several types, what each asks for."""
+    found: dict[str, list[str]] = {}
+    for error in errors:
+        path = _fields(kind, error["loc"])
+        name = prefix + "__".join(path).upper()
+        if error["type"] == "missing":
+            below = _block_of(kind, path)
+            needed = [name] if below is None else [f"{name}__{each.upper()}" for each in _needed(below)]
+            found |= {each: ["must be set"] for each in needed}
+        elif error["type"] == "model_type":
+            found[name] = [_block(kind, prefix, *path).partition(": ")[2]]
+        else:
+            words = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
+            found.setdefault(name, []).append(words)
+    return [f"{name}: {' or '.join(words)}" if name != prefix else prefix + words[0] for name, words in found.items()]
 
 
-def _problem(prefix: str, error: ErrorDetails) -> str:
-    words = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
-    name = "__".join(str(part) for part in error["loc"]).upper()
-    return f"{prefix}{name}: {words}" if name else f"{prefix}{words}"
+def _fields(kind: type[BaseModel], place: Iterable[int | str]) -> list[str]:
+    """The settings in an error's place; the rest of it names types."""
+    path: list[str] = []
+    at: type[BaseModel] | None = kind
+    for part in place:
+        if at is None or str(part) not in at.model_fields:
+            break
+        path.append(str(part))
+        at = _block_of(kind, path)
+    return path
+
+
+def _block_of(kind: type[BaseModel], path: Iterable[str]) -> type[BaseModel] | None:
+    """The settings below a setting, None where it is a single value."""
+    at: type[BaseModel] | None = kind
+    for name in path:
+        if at is None or name not in at.model_fields:
+            return None
+        annotation = at.model_fields[name].annotation
+        parts = (annotation, *getattr(annotation, "__args__", ()))
+        at = next((each for each in parts if isinstance(each, type) and issubclass(each, BaseModel)), None)
+    return at
+
+
+def _needed(block: type[BaseModel]) -> list[str]:
+    return [name for name, field in block.model_fields.items() if field.is_required()]
+
+
+def _block(kind: type[BaseModel], prefix: str, *path: str) -> str:
+    """What to set in place of a block that was given as one text."""
+    name, below = prefix + "__".join(path).upper(), _block_of(kind, path)
+    names = [] if below is None else [*_needed(below), *below.model_fields]
+    return f"{name}: is no variable of its own; set {name}__{names[0].upper()} and so on" if names else f"{name}: wrong"
