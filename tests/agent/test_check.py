@@ -22,6 +22,7 @@ from fedafd.agent.findings import Level
 from fedafd.agent.state import Credential, StateDirectory
 from fedafd.cli.main import app
 from fedafd.domain.config import AgentConfig, parse_agent_config
+from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind
 
 NOBODY = "127.0.0.1:1"
@@ -226,3 +227,29 @@ def test_a_state_folder_that_is_a_link_to_nothing_is_an_error(tmp_path: Path) ->
     check = check_site(images(tmp_path, state_dir=str(tmp_path / "dead")), offline=True)
     assert check.exit_code() is ExitCode.CONFIGURATION
     assert any("dead is no folder; set state_dir to one" in each.text for each in check.findings)
+
+
+@pytest.mark.parametrize("flag", ["--json", "--sheet"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_long_look(tmp_path: Path, flag: str) -> None:
+    (tmp_path / "agent.yaml").write_text("nothing that could be looked at")
+    os.mkfifo(tmp_path / "pipe")
+    for place, words in ((tmp_path, "is a folder"), (tmp_path / "no" / "x", "no folder"), (tmp_path / "pipe", "pipe")):
+        command = ["agent", "check", "--config", str(tmp_path / "agent.yaml"), flag, str(place)]
+        result = CliRunner().invoke(app, command)
+        assert isinstance(result.exception, ConfigurationError)
+        assert words in str(result.exception) and str(place) in str(result.exception)
+
+
+@pytest.mark.parametrize("name", ["authorities", "certificate"])
+def test_a_tls_file_that_is_missing_is_told_offline_too(tmp_path: Path, name: str) -> None:
+    tls = {name: str(tmp_path / "none.pem")} | ({"key": str(tmp_path / "key")} if name == "certificate" else {})
+    check = check_site(parse_agent_config(agent_values(tmp_path, {"adapter": "shapes"}, tls=tls)), offline=True)
+    assert check.exit_code() is ExitCode.CONFIGURATION
+    assert any(each.about == "TLS" and "none.pem" in each.text for each in check.findings)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "new/" + "x" * 300, "/".join(["x" * 200] * 30)])
+def test_a_state_folder_whose_name_is_too_long_is_an_error(tmp_path: Path, name: str) -> None:
+    check = check_site(images(tmp_path, state_dir=str(tmp_path / name)), offline=True)
+    assert check.exit_code() is ExitCode.CONFIGURATION
+    assert any(each.about == "state folder" and "too long" in each.text for each in check.findings)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,3 +143,36 @@ def test_any_name_survives_the_file(name: str, value: str) -> None:
     assert config.state_dir == Path(f"/state/{name}")
     assert config.data.options == {"annotations": value, "limit": 3}
     assert all(isinstance(key, str) for key in yaml.safe_load(text))
+
+
+@pytest.mark.parametrize("answers", ["", "{folder}\n", "{folder}\ny\n", "{folder}\ny\na:1\n"])
+def test_an_input_that_ends_writes_nothing_and_says_what_to_do(tmp_path: Path, answers: str) -> None:
+    folder = makers.image_folder(tmp_path / "data", splits=True)
+    output = tmp_path / "agent.yaml"
+    code, text = init("--output", str(output), answers=answers.format(folder=folder))
+    assert code == 2
+    assert "the input ended" in text and "--yes" in text
+    assert not output.exists()
+
+
+def test_ctrl_c_at_a_question_ends_with_130_and_no_file(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fedafd.cli.main", "agent", "init"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=tmp_path) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.read(6) == b"Folder"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
+        assert b"Traceback" not in process.stderr.read()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("data", "is a folder"), ("no/such.yaml", "no folder"), ("pipe", "a pipe"), ("x" * 300, "too")]
+)
+def test_a_place_that_cannot_be_written_is_refused_before_a_question(tmp_path: Path, name: str, words: str) -> None:
+    makers.image_folder(tmp_path / "data", splits=True)
+    os.mkfifo(tmp_path / "pipe")
+    code, text = init("--output", str(tmp_path / name), "--force")
+    assert code == 2
+    assert words in text and "Folder of your data" not in text

@@ -280,3 +280,49 @@ def test_without_the_extra_an_error_says_what_to_install(tmp_path: Path) -> None
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install 'fedafd[dicom]'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("pixels", "tags", "match"),
+    [
+        (RAMP, {"PixelData": RAMP.tobytes() * 2}, r"pixels of shape \[2, 64, 64\]: several frames"),
+        (np.zeros((4, 4, 3), np.uint8), {"PhotometricInterpretation": "MONOCHROME2"}, "several frames or colours"),
+        (RAMP, {"RescaleSlope": 0, "RescaleIntercept": 5}, "its rescale slope is 0"),
+        (RAMP, {"RescaleSlope": 0, "WindowCenter": 1, "WindowWidth": 9}, "its rescale slope is 0"),
+        (RAMP << 4, {"HighBit": 15}, r"12 stored bits end at bit 15, not 11"),
+        (RAMP, {"HighBit": 7}, r"12 stored bits end at bit 7, not 11"),
+        (RAMP * 16, {}, r"more than the 12 bits"),
+        (RAMP, {"BitsStored": 10, "HighBit": 9}, r"more than the 10 bits"),
+        ((RAMP << 3).astype(np.int16), {}, r"more than the 12 bits"),
+        (RAMP, {"BitsStored": 20, "HighBit": 19}, "20 bits are stored of 16"),
+        (RAMP, {"BitsStored": 0, "HighBit": 0}, "0 bits are stored of 16"),
+    ],
+)
+def test_numbers_that_would_come_out_wrong_are_refused(
+    pixels: np.ndarray[Any, Any], tags: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(DataError, match=f"^x.dcm: .*{match}") as caught:
+        decode_image(dicom(pixels, **tags), "x.dcm")
+    assert "DOE" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_signs_that_go_on_to_the_top_or_stop_at_the_stored_bits_are_the_same_picture(syntax: UID) -> None:
+    signed = (RAMP.astype(np.int16) - 2048).astype(np.int16)
+    near(grey(dicom(signed, syntax=syntax)), RAMP * 255.0 / 4095)
+    near(grey(dicom(signed & 0xFFF, syntax=syntax)), RAMP * 255.0 / 4095)
+
+
+def test_an_overlay_in_the_free_bits_is_not_part_of_the_picture() -> None:
+    data = dcmread(io.BytesIO(dicom(RAMP | 0x8000)))
+    data.add_new(0x60000102, "US", 15)
+    buffer = io.BytesIO()
+    data.save_as(buffer)
+    near(grey(buffer.getvalue()), RAMP * 255.0 / 4095)
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_a_window_of_width_1_has_two_shades(inverted: bool) -> None:
+    kind = "MONOCHROME1" if inverted else "MONOCHROME2"
+    made = grey(dicom(RAMP, WindowCenter=1000, WindowWidth=1, PhotometricInterpretation=kind))
+    np.testing.assert_array_equal(made, np.where((RAMP > 999.5) != inverted, 255, 0))

@@ -218,3 +218,33 @@ def test_a_name_is_not_empty() -> None:
     assert normal_name(" Cafe\u0301 ", "x") == "Caf\u00e9"
     with pytest.raises(DataError, match=r"^x: a class has an empty name"):
         normal_name(" \u2003", "x")
+
+
+@pytest.mark.parametrize("name", ["val.csv", "valid.csv", "validation.csv", "dev.csv", "Valid.CSV"])
+def test_the_validation_split_is_read_from_a_file_of_any_usual_name(tmp_path: Path, name: str) -> None:
+    makers.ag_news(tmp_path)
+    content = (tmp_path / "val.csv").read_bytes()
+    (tmp_path / "val.csv").unlink()
+    cut = load(tmp_path)
+    (tmp_path / name).write_bytes(content + b"\n\n")
+    data = load(tmp_path)
+    assert len(data.train) > len(cut.train)
+    assert len(data.val) == len(content.splitlines())
+    assert not data.listing.left_out
+    assert next(note for note in data.listing.notes if "blank" in note).startswith(f"{name}: 2 blank")
+    assert not any(note.startswith("no val.csv") for note in data.listing.notes)
+
+
+def test_two_files_for_validation_are_refused_by_name(tmp_path: Path) -> None:
+    makers.ag_news(tmp_path)
+    (tmp_path / "dev.csv").write_bytes((tmp_path / "val.csv").read_bytes())
+    with pytest.raises(DataError, match=r"dev\.csv, val\.csv are all files for validation"):
+        load(tmp_path)
+
+
+def test_a_folder_in_place_of_the_validation_file_is_refused(tmp_path: Path) -> None:
+    makers.ag_news(tmp_path)
+    (tmp_path / "val.csv").unlink()
+    (tmp_path / "valid.csv").mkdir()
+    with pytest.raises(DataError, match=r"valid\.csv"):
+        load(tmp_path)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -366,3 +367,10 @@ def test_a_stored_configuration_is_parsed_once(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(FederationConfig, "model_validate_json", None)
     assert stored_federation_config(dict(reversed(values.items()))) is first
     assert first == FederationConfig.model_validate(values)
+
+
+@pytest.mark.parametrize("read", [read_agent_config, read_federation_config])
+def test_a_pipe_is_refused_without_waiting(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    os.mkfifo(tmp_path / "agent.yaml")
+    with pytest.raises(ConfigurationError, match=r"agent\.yaml: a pipe, socket or device; give a regular file"):
+        read(tmp_path / "agent.yaml")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedafd.agent.exit_codes import ExitCode, exit_code_of
-from fedafd.agent.findings import Finding, error, fine, note, warning, worst_exit_code
+from fedafd.agent.findings import Finding, Level, error, fine, note, warning, worst_exit_code
 from fedafd.agent.own_data import look_at
 from fedafd.datasets.facts import DataReport
 from fedafd.datasets.report import Progress
@@ -61,10 +61,14 @@ def check_site(
     doing("training a few steps")
     found += _training(config, data, report)
     doing("looking at the state folder")
-    found += [*check_folder(config), *check_state(config, data)]
-    if not offline:
-        from fedafd.agent.check_aggregator import check_aggregator
+    of_folder = check_folder(config)
+    usable = all(each.level is not Level.ERROR for each in of_folder)
+    found += [*of_folder, *(check_state(config, data) if usable else [])]
+    from fedafd.agent.check_aggregator import check_aggregator, check_tls_files
 
+    if offline:
+        found += check_tls_files(config)
+    else:
         doing(f"asking {config.aggregator}")
         found += check_aggregator(config)
     enrolled = (config.state_dir / "credential.json").is_file()

@@ -20,8 +20,9 @@ from fedafd.domain.errors import ConfigurationError
 from fedafd.rpc.channel import open_sync_channel, way_to
 from fedafd.rpc.clock import CLOCK_KEY
 from fedafd.rpc.status import UnreachableError, error_from_rpc
+from fedafd.rpc.tls import channel_credentials
 
-__all__ = ["check_aggregator"]
+__all__ = ["check_aggregator", "check_tls_files"]
 
 _ABOUT = "aggregator"
 _SECONDS = 10.0
@@ -45,6 +46,16 @@ def check_aggregator(config: AgentConfig, *, seconds: float = _SECONDS) -> list[
     except ConfigurationError as wrong:  # TLS files
         return [error("TLS", str(wrong), ExitCode.CONFIGURATION)]
     return [*found, *_security(config, seconds)]
+
+
+def check_tls_files(config: AgentConfig) -> list[Finding]:
+    """Whether the files that `tls` names can be used; connects to nobody."""
+    try:
+        if config.tls is not None:
+            channel_credentials(config.tls)
+    except ConfigurationError as wrong:
+        return [error("TLS", str(wrong), ExitCode.CONFIGURATION)]
+    return []
 
 
 def _health(config: AgentConfig, seconds: float) -> list[Finding]:

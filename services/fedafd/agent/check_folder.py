@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -29,7 +30,7 @@ def check_folder(config: AgentConfig) -> list[Finding]:
     there = _nearest(folder)
     if not there.is_dir():
         return [error(_ABOUT, f"{there} is no folder; set state_dir to one", ExitCode.CONFIGURATION)]
-    problem = _not_writable(there)
+    problem = _too_long(folder, there) or _not_writable(there)
     if problem is not None:
         who = f"{folder}: {problem}; run as its owner, or choose another state_dir"
         return [error(_ABOUT, who, ExitCode.CONFIGURATION)]
@@ -40,6 +41,19 @@ def check_folder(config: AgentConfig) -> list[Finding]:
 
 def _nearest(folder: Path) -> Path:
     return next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+
+
+def _too_long(folder: Path, there: Path) -> str | None:
+    """What the file system says of the names of folders that are still to be made."""
+    try:
+        for part in folder.relative_to(there).parts:
+            with contextlib.suppress(FileNotFoundError):
+                os.lstat(there / part)
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(folder)
+    except OSError as found:
+        return (found.strerror or str(found)).lower()
+    return None
 
 
 def _not_writable(folder: Path) -> str | None:

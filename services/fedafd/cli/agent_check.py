@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedafd.cli.agent_options import AgentYaml
+from fedafd.cli.output_place import need_place
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -38,6 +39,9 @@ def agent_check(
     from fedafd.agent.contact_sheet import write_contact_sheet
     from fedafd.agent.main import read_site
 
+    for place in (json_file, sheet):
+        if place is not None:
+            need_place(place)
     site = read_site(config)
     with _shown() as bar:
         task = bar.add_task("", total=None)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedafd.cli.output_place import need_place
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind
 
@@ -37,7 +40,9 @@ def agent_init(
 ) -> None:
     """Write an agent.yaml for a folder of data: looks at it, proposes, asks what is left, and loads what it wrote."""
     from fedafd.agent.agent_file import agent_file
+    from fedafd.agent.files import write_atomically
 
+    need_place(output)
     if output.exists() and not force:
         raise ConfigurationError(f"{output} is there already; give --force to overwrite it, or another --output")
     asks = not yes
@@ -45,12 +50,15 @@ def agent_init(
         path = Path(_asked("Folder of your data", None, asks, "PATH"))
     found = _proposal(path, kind, adapter, _options(option or []))
     _describe(found)
-    if asks and not typer.confirm("Is that right?", default=True):
+    if asks and not _is_right():
         raise ConfigurationError("say it with --kind, --adapter and --option NAME=VALUE; docs/data.md lists them")
     if aggregator is None:
         aggregator = _asked("Address of the aggregator (host:port)", _DEFAULT_AGGREGATOR, asks, "--aggregator")
         if asks and authorities is None:
-            told = typer.prompt("PEM file of who signed its certificate (empty: none)", default="", show_default=False)
+            with _answers():
+                told = typer.prompt(
+                    "PEM file of who signed its certificate (empty: none)", default="", show_default=False
+                )
             authorities = Path(told).expanduser() if told else None
     text, _ = agent_file(
         aggregator=aggregator,
@@ -61,7 +69,7 @@ def agent_init(
         state_dir=state_dir,
         authorities=None if authorities is None else authorities.absolute(),
     )
-    output.write_text(text, encoding="utf-8")
+    write_atomically(output.resolve(), text.encode())
     _next(output)
 
 
@@ -92,8 +100,27 @@ def _splits(found: Proposal) -> dict[str, Any]:
 
 def _asked(question: str, default: str | None, asks: bool, flag: str) -> str:
     if asks:
-        return str(typer.prompt(question, default=default))
+        with _answers():
+            return str(typer.prompt(question, default=default))
     raise ConfigurationError(f"{flag} is needed where nothing may be asked; see `fedafd agent init --help`")
+
+
+def _is_right() -> bool:
+    with _answers():
+        return typer.confirm("Is that right?", default=True)
+
+
+@contextmanager
+def _answers() -> Iterator[None]:
+    """Tell Ctrl-C (exit code 130) from an input that ended, which click's prompts make the same."""
+    try:
+        yield
+    except typer.Abort as ended:
+        if isinstance(ended.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise ConfigurationError(
+            "the input ended before all was answered, and nothing was written; give flags and --yes to be asked nothing"
+        ) from None
 
 
 def _options(given: list[str]) -> dict[str, Any]:

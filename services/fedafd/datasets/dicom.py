@@ -30,7 +30,15 @@ try:
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.processing import apply_color_lut
     from pydicom.pixels.utils import pixel_array
-    from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+    from pydicom.tag import Tag
+    from pydicom.uid import (
+        UID,
+        DeflatedExplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+        ExplicitVRLittleEndian,
+        ImplicitVRLittleEndian,
+        RLELossless,
+    )
 except ImportError as error:
     raise ConfigurationError("DICOM pictures need pydicom; pip install 'fedafd[dicom]'") from error
 
@@ -41,6 +49,12 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 _ALONE = threading.Lock()
 
+_UNCOMPRESSED = (
+    ImplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+)
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _SHOWN_BY = ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence")
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
@@ -49,13 +63,16 @@ _PALETTES = tuple(
     for colour in ("Red", "Green", "Blue")
     for kind, what in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
 )
-_TAGS = (
+_OVERLAYS = tuple((group << 16) + 0x0102 for group in range(0x6000, 0x6020, 2))
+"""OverlayBitPosition: in files of before 2004 an overlay may lie in the bits that the picture leaves free."""
+_TAGS: tuple[str | int, ...] = (
     *("Rows", "Columns", "SamplesPerPixel", "PlanarConfiguration", "PhotometricInterpretation", "NumberOfFrames"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "ModalityLUTSequence"),
     *("PixelData", "FloatPixelData", "DoubleFloatPixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
     *_SHOWN_BY,
     *_GROUPS,
     *_PALETTES,
+    *_OVERLAYS,
 )
 
 
@@ -75,9 +92,9 @@ def decode_dicom(content: bytes, name: str, *, intensity_range: IntensityRange |
 
 def _read(content: bytes, name: str) -> Dataset:
     try:
-        data = dcmread(io.BytesIO(content), specific_tags=list(_TAGS))
+        data = dcmread(io.BytesIO(content), specific_tags=[Tag(tag) for tag in _TAGS])
     except InvalidDicomError:
-        data = dcmread(io.BytesIO(content), specific_tags=list(_TAGS), force=True)
+        data = dcmread(io.BytesIO(content), specific_tags=[Tag(tag) for tag in _TAGS], force=True)
     if not any(pixels in data for pixels in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise DataError(f"{name}: a DICOM file without a picture in it; remove it", name=name)
     if int(data.get("NumberOfFrames") or 1) > 1:
@@ -86,6 +103,7 @@ def _read(content: bytes, name: str) -> Dataset:
         )
     need_few_pixels(int(data.Columns), int(data.Rows), name)
     _need_decoder(data, name)
+    _need_sound_bits(data, name)
     _take_from_groups(data)
     return data
 
@@ -109,6 +127,42 @@ def _need_decoder(data: Dataset, name: str) -> None:
         )
 
 
+def _need_sound_bits(data: Dataset, name: str) -> None:
+    """Refuse numbers that lie in other bits than those read, which are the lowest: they would wrap around."""
+    syntax = data.file_meta.TransferSyntaxUID
+    if "PixelData" not in data or syntax not in (*_UNCOMPRESSED, RLELossless):
+        return
+    stored, allocated = (int(data.get(bits) or 0) for bits in ("BitsStored", "BitsAllocated"))
+    high = data.get("HighBit")
+    if not 0 < stored <= allocated:
+        raise DataError(
+            f"{name}: says that {stored} bits are stored of {allocated} (BitsStored, BitsAllocated); save it anew",
+            name=name,
+        )
+    if high is not None and int(high) != stored - 1:
+        raise DataError(
+            f"{name}: its {stored} stored bits end at bit {high}, not {stored - 1} (HighBit); save it anew", name=name
+        )
+    if syntax == RLELossless or allocated not in (8, 16, 32) or any(data.get(tag) for tag in _OVERLAYS):
+        return
+    if stored == allocated:
+        return
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    width = allocated // 8
+    values = np.frombuffer(data.PixelData[: len(data.PixelData) // width * width], dtype=f"{order}u{width}")
+    values = values[: int(data.Rows) * int(data.Columns) * int(data.get("SamplesPerPixel") or 1)]
+    above = values >> stored
+    sound = above == 0
+    if data.get("PixelRepresentation"):  # a sign may go on to the top
+        sound |= (above == (1 << allocated - stored) - 1) & (values >> (stored - 1) & 1 == 1)
+    if not sound.all():
+        raise DataError(
+            f"{name}: some of its numbers need more than the {stored} bits that it says are stored (BitsStored);"
+            " save it anew",
+            name=name,
+        )
+
+
 def _take_from_groups(data: Dataset) -> None:
     """The enhanced kinds of DICOM keep rescaling and window in groups: bring them to the top, as the others have it."""
     for group in _GROUPS:
@@ -123,6 +177,12 @@ def _decoded(data: Dataset, name: str, given: IntensityRange | None) -> ImageArr
     kind = str(data.PhotometricInterpretation)
     stored = _pixels(data, name)
     if kind in _GREY:
+        if stored.ndim != 2:
+            raise DataError(
+                f"{name}: a grey DICOM picture with pixels of shape {list(stored.shape)}: several frames or colours;"
+                " save each picture as a file of its own",
+                name=name,
+            )
         grey = _grey(data, stored, name, given, inverted=kind == "MONOCHROME1")
         return np.repeat(grey[:, :, None], 3, axis=2)
     if kind == "PALETTE COLOR":
@@ -150,7 +210,7 @@ def _pixels(data: Dataset, name: str) -> NDArray[Any]:
 def _grey(
     data: Dataset, stored: NDArray[Any], name: str, given: IntensityRange | None, *, inverted: bool
 ) -> NDArray[np.uint8]:
-    values, known = _modality_values(data, stored)
+    values, known = _modality_values(data, stored, name)
     if given is not None:
         return to_8_bits(values, name, given=given, inverted=inverted)
     if data.get("VOILUTSequence"):
@@ -165,6 +225,8 @@ def _grey(
             f"{name}: the window in the file shows none of its values; set the option intensity_range: [BLACK, WHITE]",
             name=name,
         )
+    if low == high:  # a window of width 1 has two shades
+        return to_8_bits(values > low, name, inverted=inverted)
     if str(data.get("VOILUTFunction") or "LINEAR").upper() == "SIGMOID":
         values = 1.0 / (1.0 + np.exp(-4.0 * (values - (low + high) / 2) / (high - low)))
         return to_8_bits(values, name, known=(0.0, 1.0), inverted=inverted)
@@ -175,7 +237,7 @@ def _window(data: Dataset) -> IntensityRange | None:
     """The first window as the values that become black and white (PS3.3 C.11.2.1.2, C.11.2.1.3)."""
     centre, width = (_first(data.get(keyword)) for keyword in ("WindowCenter", "WindowWidth"))
     exact = str(data.get("VOILUTFunction") or "LINEAR").upper() in ("LINEAR_EXACT", "SIGMOID")
-    if centre is None or width is None or width <= (0.0 if exact else 1.0):
+    if centre is None or width is None or not (width > 0.0 if exact else width >= 1.0):
         return None
     if not exact:
         centre, width = centre - 0.5, width - 1.0
@@ -188,11 +250,13 @@ def _first(value: Any) -> float | None:
     return float(value if isinstance(value, int | float | str) else value[0])
 
 
-def _modality_values(data: Dataset, stored: NDArray[Any]) -> tuple[NDArray[Any], IntensityRange | None]:
+def _modality_values(data: Dataset, stored: NDArray[Any], name: str) -> tuple[NDArray[Any], IntensityRange | None]:
     """The stored numbers in the modality's unit, and what all stored bits can hold there; None for floating point."""
     if data.get("ModalityLUTSequence"):
         return _through_table(stored, data.ModalityLUTSequence[0], data)
     slope, intercept = _first(data.get("RescaleSlope")), _first(data.get("RescaleIntercept"))
+    if slope == 0.0:
+        raise DataError(f"{name}: its rescale slope is 0, which makes all pixels the same; save it anew", name=name)
     values = stored.astype(np.float64) * (1.0 if slope is None else slope) + (intercept or 0.0)
     if "PixelData" not in data:
         return values, None

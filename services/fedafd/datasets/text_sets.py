@@ -27,6 +27,7 @@ __all__ = ["LONGEST_TEXT", "TextOptions", "ag_news"]
 LONGEST_TEXT = 16 * 1024 * 1024
 """Characters of one field. A quote that is never closed makes a field of all that follows."""
 _AG_NEWS = frozenset({"World", "Sports", "Business", "Sci/Tech"})
+_VAL_FILES = frozenset({"val.csv", "valid.csv", "validation.csv", "dev.csv"})
 _NUMBER = re.compile(r"[0-9]{1,6}")
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars (|)"}
 _BARE_ENTITY = re.compile(r"(?<![&\w])(#\d+|quot|amp|lt|gt|nbsp);")
@@ -61,24 +62,33 @@ class _Table:
 def ag_news(path: Path | None, options: TextOptions | None = None) -> ClientData:
     """AG_NEWS: `train.csv`, `test.csv` and perhaps `val.csv` of rows (class from 1, title, description), `classes.txt`.
 
-    Without `val.csv` a share of each class's training rows is for validation. Raises DataError naming file and line.
+    Instead of `val.csv` it may be `valid.csv`, `validation.csv` or `dev.csv`; without it a share of each class's
+    training rows is for validation. Raises DataError naming file and line.
     """
     folder = need_folder(path, "ag-news")
     names = _class_names(folder / "classes.txt")
     chosen = options or TextOptions()
     unescape = _AG_NEWS.issuperset(names) if chosen.unescape == "auto" else chosen.unescape
-    given = [split for split in ("train", "val", "test") if split != "val" or (folder / "val.csv").is_file()]
-    tables = {split: _table(folder / f"{split}.csv", len(names), unescape) for split in given}
-    splits, notes = {split: table.rows for split, table in tables.items()}, _notes(tables)
+    files = _files(folder)
+    tables = {split: _table(folder / name, len(names), unescape) for split, name in files.items()}
+    splits = {split: table.rows for split, table in tables.items()}
+    notes = _notes({files[split]: table for split, table in tables.items()})
     if "val" not in splits:
         splits, note = _with_val(splits, folder, chosen)
         notes.append(note)
     labels, splits, told = settled_classes(names, splits, folder)
     if told:
         _need_no_comment(names, folder / "classes.txt")
-    read = {"classes.txt", *(f"{split}.csv" for split in given)}
-    listing = folder_listing(folder, read, {".csv"}, notes=(*notes, *told))
+    listing = folder_listing(folder, {"classes.txt", *files.values()}, {".csv"}, notes=(*notes, *told))
     return ClientData(ClientKind.TEXT, splits["train"], splits["val"], splits["test"], labels, listing)
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """The file of each split; that for validation has one of several names, or is not there."""
+    found = sorted(each.name for each in folder.iterdir() if each.name.lower() in _VAL_FILES)
+    if len(found) > 1:
+        raise DataError(f"{folder}: {', '.join(found)} are all files for validation; keep the one to read")
+    return {"train": "train.csv", **({"val": found[0]} if found else {}), "test": "test.csv"}
 
 
 def _class_names(path: Path) -> tuple[str, ...]:
@@ -172,7 +182,7 @@ def _unescaped(text: str) -> str:
 
 
 def _notes(tables: dict[str, _Table]) -> list[str]:
-    found = [f"{split}.csv: {table.blank} blank lines skipped" for split, table in tables.items() if table.blank]
+    found = [f"{name}: {table.blank} blank lines skipped" for name, table in tables.items() if table.blank]
     unescaped = sum(table.unescaped for table in tables.values())
     if unescaped:
         found.append(

@@ -78,6 +78,8 @@ def _allowed_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[s
 
 def _read(model: type[C], path: Path) -> C:
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ConfigurationError(f"{path}: a pipe, socket or device; give a regular file", source=str(path))
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}", source=str(path)) from error
