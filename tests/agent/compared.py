@@ -58,7 +58,8 @@ class ComparedSite:
         self._public = self._publish(folder)
         self.federation: FederationConfig = tiny_federation(client={"local_epochs": 2})
         self._prepared: Prepared | None = None
-        self.site = Site(self.config, load_own_data(self.config, self.root).data)
+        own = load_own_data(self.config, self.root)
+        self.site = Site(self.config, own.data, content=own.fingerprint)
 
     def train_for(self, *, epochs: int, **training: Any) -> None:
         """Change how the federation trains from now on."""

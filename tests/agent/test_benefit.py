@@ -10,16 +10,18 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 from tests.agent.compared import ComparedSite
+from tests.datasets.makers import image_folder, picture
 
 from fedafd.agent.baseline import advance
 from fedafd.agent.baseline_folder import BaselineFolder
 from fedafd.agent.benefit import RoundBenefit, benefits
 from fedafd.agent.comparing import Comparing
 from fedafd.agent.history import History
-from fedafd.agent.kept_scores import KeptScores, SplitScores
+from fedafd.agent.kept_scores import KeptScores, SplitScores, samples_digest
 from fedafd.agent.outgoing import metrics_to_send
+from fedafd.agent.own_data import load_own_data
 from fedafd.agent.state import SCORES_FILE, StateDirectory
-from fedafd.domain.config import SharingConfig
+from fedafd.domain.config import SharingConfig, parse_agent_config
 from fedafd.domain.errors import DataError
 from fedafd.domain.leaving import CLIENT_METRICS
 from fedafd.learning.checkpoint import Checkpoint
@@ -102,6 +104,23 @@ def test_a_baseline_of_other_rounds_or_other_samples_is_not_compared(tmp_path: P
     assert "alone" not in only(tmp_path).splits["test"].values
     trained_alone(tmp_path, 3, test=split(alone=HALF))
     assert only(tmp_path).splits["test"].values["alone"] == 50.0
+
+
+def test_pictures_of_the_same_names_with_another_content_or_intensity_range_are_other_samples(tmp_path: Path) -> None:
+    image_folder(tmp_path / "data", splits=True)
+
+    def digest(**options: object) -> str:
+        data = {"adapter": "image-folder", "path": str(tmp_path / "data"), "options": options}
+        values = {"aggregator": "127.0.0.1:1", "kind": "image", "state_dir": str(tmp_path), "data": data}
+        own = load_own_data(parse_agent_config(values), tmp_path)
+        return samples_digest(own.data, "test", own.fingerprint)
+
+    found = [digest(), digest(intensity_range=[0, 1000]), digest(intensity_range=[0, 2000])]
+    assert digest() == found[0]
+    (tmp_path / "data" / "train" / "dog" / "0.png").write_bytes(picture(501))
+    assert digest() == found[0]
+    (tmp_path / "data" / "test" / "dog" / "0.png").write_bytes(picture(502))
+    assert len({*found, digest()}) == 4
 
 
 def test_without_test_samples_the_validation_split_is_told_and_without_both_nothing(tmp_path: Path) -> None:

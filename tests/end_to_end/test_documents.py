@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from tests.datasets import makers
 from tests.documents import blocks
 from tests.end_to_end.federation import Trial, embedded
 from tests.end_to_end.supervised import LoggedSupervisor
 from tests.servers import wait_until
 
-from fedafd import PersonalizedModel
+from fedafd.domain.config import SharingConfig, parse_agent_config, read_agent_config
+from fedafd.domain.yaml_files import parse_yaml
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -45,30 +45,56 @@ def test_the_guides_commands_make_a_federation_that_trains(tmp_path: Path, redis
         answer = shell(tmp_path, before + invite)
         token = re.search(r"fedafd-enrol\.[\w-]+", answer)
         assert token is not None, answer
-        with site(tmp_path, trial.services.aggregator, token[0]):
+        init, check, run, predict = site_commands(tmp_path, token[0])
+        makers.image_folder(tmp_path / "xrays", splits=False, per_class=10)
+        shell(tmp_path, init, answers=f"y\n{trial.services.aggregator}\n\n")
+        assert "Ready to join" in shell(tmp_path, check)
+        assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+        with site(tmp_path, run):
             exports = before.splitlines()[0]
             answer = shell(tmp_path, f"{exports}\n{after}")
         assert (tmp_path / "models" / "current" / "config.json").is_file(), answer
         trial.rest.close()
         # The guide's site shares no model; it has its own nevertheless.
-        model = PersonalizedModel.from_pretrained(tmp_path / "site" / "model")
-        ((label, _),) = model.predict([next((tmp_path / "xrays").rglob("*.png"))])
-        assert label in model.labels
-        assert "## Data" in (tmp_path / "site" / "model" / "README.md").read_text()
+        config = read_agent_config(tmp_path / "agent.yaml")
+        assert config.share == SharingConfig()
+        shutil.copy(next((tmp_path / "xrays").rglob("*.png")), tmp_path / "new-scan.png")
+        label, probability, name = shell(tmp_path, predict).strip().split("\t")
+        assert label in {each.name for each in (tmp_path / "xrays").iterdir()}
+        assert 0 < float(probability) <= 1
+        assert name == "new-scan.png"
+        assert "## Data" in (config.state_dir / "model" / "README.md").read_text()
+
+
+def test_the_site_guides_agent_yaml_is_valid_and_shows_the_defaults() -> None:
+    (text,) = [block for block in blocks("docs/site.md", "yaml") if "agent.yaml" in block]
+    config = parse_agent_config(parse_yaml(text), "docs/site.md")
+    assert config.share == SharingConfig()
+    assert not config.data.drop_repeats
+
+
+def site_commands(folder: Path, token: str) -> list[str]:
+    """The commands of the site engineer's guide after the first, which installs; for this folder and token."""
+    (block,) = [block for block in blocks("docs/site.md", "sh") if "agent init" in block]
+    for old, new in (("/data/xrays", str(folder / "xrays")), ("fedafd-enrol....", token)):
+        assert old in block
+        block = block.replace(old, new)
+    install, *commands = block.strip().splitlines()
+    assert install.startswith("pip install 'fedafd[agent]'")
+    return commands
 
 
 @contextmanager
-def site(folder: Path, aggregator: str, token: str) -> Iterator[None]:
-    """The agent of the site engineer's guide, from its agent.yaml, until it is asked to stop."""
-    (text,) = [block for block in blocks("docs/site.md", "yaml") if "agent.yaml" in block]
-    config: dict[str, Any] = yaml.safe_load(text)
-    makers.image_folder(folder / "xrays", splits=False, per_class=10)
-    config["data"]["path"] = str(folder / "xrays")
-    config |= {"aggregator": aggregator, "state_dir": str(folder / "site"), "threads": 1}
-    (folder / "agent.yaml").write_text(yaml.safe_dump(config))
+def site(folder: Path, command: str) -> Iterator[None]:
+    """The agent, from its start until it is asked to stop."""
     with (folder / "site.log").open("w") as log:
-        command = [sys.executable, "-m", "fedafd.cli.main", "agent", "run", "--config", "agent.yaml", "--token", token]
-        agent = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        agent = subprocess.Popen(
+            ["bash", "-euc", f"exec {command}"],
+            cwd=folder,
+            env=environment(folder) | {"OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
     try:
         wait_until(
             lambda: "agent.enrolled" in (folder / "site.log").read_text() or agent.poll() is not None, "the site", 240
@@ -81,10 +107,19 @@ def site(folder: Path, aggregator: str, token: str) -> Iterator[None]:
     assert status == 0
 
 
-def shell(folder: Path, script: str) -> str:
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(folder)}
+def environment(folder: Path) -> dict[str, str]:
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(folder)}
+
+
+def shell(folder: Path, script: str, *, answers: str = "") -> str:
     done = subprocess.run(
-        ["bash", "-euc", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+        ["bash", "-euc", script],
+        cwd=folder,
+        env=environment(folder),
+        input=answers,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout

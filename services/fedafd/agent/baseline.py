@@ -16,7 +16,7 @@ from typing import Any
 from fedafd.agent.baseline_folder import BaselineFolder
 from fedafd.agent.history import History
 from fedafd.agent.kept_scores import KeptScores
-from fedafd.agent.own_data import load_own_data
+from fedafd.agent.own_data import OwnData, load_own_data
 from fedafd.agent.saved_state import fingerprint_of_site
 from fedafd.agent.state import MODEL_SOURCE_FILE, STATE_FILE, StateDirectory
 from fedafd.datasets import ClientData
@@ -83,13 +83,13 @@ def advance(
     """
     folder = BaselineFolder(config.state_dir)
     with folder.held():
-        data: ClientData | None = None
+        own: OwnData | None = None
         while (number := folder.done() + 1) <= (target := baseline_target(config.state_dir, ahead=ahead)):
             task = read_task(config.state_dir)
-            if data is None:
-                data = load_own_data(config, config.state_dir).data
-                decoded = keep_decoded(data)
-            _train(config, task, folder, data, decoded, number, progress)
+            if own is None:
+                own = load_own_data(config, config.state_dir)
+                decoded = keep_decoded(own.data)
+            _train(config, task, folder, own, decoded, number, progress)
             done(number, target)
         return folder.done()
 
@@ -98,7 +98,7 @@ def _train(
     config: AgentConfig,
     task: BaselineTask,
     folder: BaselineFolder,
-    data: ClientData,
+    own: OwnData,
     decoded: ClientData,
     number: int,
     progress: Callable[[int, float, Activity], None],
@@ -122,10 +122,10 @@ def _train(
         progress=lambda share, activity: progress(number, share, activity),
         # After each epoch: what is lost is less than one.
         waypoints=Waypoints(folder.way / _way(task, state, number), every_seconds=0),
-        made_for=fingerprint_of_site(config, data.labels),
+        made_for=fingerprint_of_site(config, own.data.labels),
     )
     views = {name: {"alone": each} for name, each in made.evaluations.items()}
-    folder.keep(number, made.state, KeptScores.of(data, views, rounds=number))
+    folder.keep(number, made.state, KeptScores.of(own.data, views, own.fingerprint, rounds=number))
 
 
 def _way(task: BaselineTask, state: bytes | None, number: int) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedafd.agent.files import disk_full_is_clear, write_atomically
-from fedafd.datasets.fingerprint import label_of, splits_of
+from fedafd.datasets.fingerprint import DataFingerprint, label_of, splits_of
 from fedafd.datasets.samples import ClientData, PairSplit, TextSplit, sample_name
 from fedafd.domain.errors import DataError
 from fedafd.learning.evaluation import Evaluation
@@ -47,9 +47,16 @@ class KeptScores:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, data: ClientData, views: Mapping[str, Mapping[str, Evaluation]], **about: Any) -> KeptScores:
-        """Evaluations by split and view, on those splits of `data`."""
-        return cls({name: SplitScores(samples_digest(data, name), each) for name, each in views.items() if each}, about)
+    def of(
+        cls,
+        data: ClientData,
+        views: Mapping[str, Mapping[str, Evaluation]],
+        content: DataFingerprint | None = None,
+        **about: Any,
+    ) -> KeptScores:
+        """Evaluations by split and view, on those splits of `data`; `content` is the fingerprint of the data."""
+        splits = {name: SplitScores(samples_digest(data, name, content), each) for name, each in views.items() if each}
+        return cls(splits, about)
 
     def to_bytes(self) -> bytes:
         """For a file."""
@@ -88,9 +95,15 @@ class KeptScores:
             return None
 
 
-def samples_digest(data: ClientData, name: str) -> str:
-    """Which samples a split has, in their order: their names, texts and classes. Pixels are not read for it."""
+def samples_digest(data: ClientData, name: str, content: DataFingerprint | None = None) -> str:
+    """Which samples a split has, in their order: their names, texts and classes, and how their pixels are read.
+
+    What is in their files counts as `content` knows it from the last look: no file is read for it.
+    """
     split, whole = splits_of(data)[name], hashlib.sha256()
+    window = None if isinstance(split, TextSplit) else getattr(split.images, "intensity_range", None)
+    for known in (b"" if window is None else repr(window).encode(), b"" if content is None else content.digests[name]):
+        whole.update(len(known).to_bytes(8, "little") + known)
     for index in range(len(split)):
         parts = [label_of(data, split, index) or ""]
         if isinstance(split, TextSplit):

@@ -56,12 +56,12 @@ def run(config: AgentConfig, *, token: str | None = None, settings: AgentSetting
                 for number in (signal.SIGTERM, signal.SIGINT):
                     asyncio.get_running_loop().add_signal_handler(number, stop.set)
                 try:
-                    data = await prepare(config, state, stop, token=token)
+                    own = await prepare(config, state, stop, token=token)
                 except StartStoppedError:
                     return
                 agent = Agent(
                     config,
-                    Site(config, data, cache_limit_bytes=settings.cache_limit_bytes),
+                    Site(config, own.data, content=own.fingerprint, cache_limit_bytes=settings.cache_limit_bytes),
                     state,
                     stop=stop,
                     metrics=metrics,

@@ -14,6 +14,7 @@ from fedafd.agent.outgoing import metrics_to_send, samples_to_send
 from fedafd.agent.saved_state import fingerprint_of_site, tell_differences
 from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
 from fedafd.datasets import ClientData, PixelCache, PublicSet, read_manifest
+from fedafd.datasets.fingerprint import DataFingerprint
 from fedafd.datasets.intensity import IntensityRange
 from fedafd.datasets.pixels import keep_decoded
 from fedafd.datasets.samples import PairSplit
@@ -30,8 +31,16 @@ __all__ = ["Site"]
 class Site:
     """One site, with its private data."""
 
-    def __init__(self, config: AgentConfig, data: ClientData, *, cache_limit_bytes: int = 4 * 2**30) -> None:
-        self._config = config
+    def __init__(
+        self,
+        config: AgentConfig,
+        data: ClientData,
+        *,
+        content: DataFingerprint | None = None,
+        cache_limit_bytes: int = 4 * 2**30,
+    ) -> None:
+        """`content` is the fingerprint of `data`, by which later comparisons know whether they are the same."""
+        self._config, self._content = config, content
         self._pixels = PixelCache(config.state_dir / "pixels", limit_bytes=cache_limit_bytes)
         self._public: PublicSet | None = None
         self._undecoded = data
@@ -101,7 +110,7 @@ class Site:
             personalized_model=model,
             model_recipe=recipe.to_json(),
             weights=_weights(task, made.state, samples_to_send(made.num_private_samples, self._config.share)),
-            scores=KeptScores.of(self._undecoded, made.views).to_bytes(),
+            scores=KeptScores.of(self._undecoded, made.views, self._content).to_bytes(),
             metrics=made.metrics,
             num_private_samples=made.num_private_samples,
             differences=made.differences,

@@ -12,7 +12,6 @@ from fedafd.agent.findings import Level
 from fedafd.agent.own_data import OwnData, changed_since_start, load_own_data, note_start
 from fedafd.agent.saved_state import check_saved_state, tell_differences
 from fedafd.agent.state import StateDirectory
-from fedafd.datasets import ClientData
 from fedafd.datasets.report import Progress
 from fedafd.domain.config import AgentConfig
 from fedafd.domain.kinds import ClientKind
@@ -28,7 +27,7 @@ class StartStoppedError(Exception):
     """The agent was asked to stop before it had read its data."""
 
 
-async def prepare(config: AgentConfig, state: StateDirectory, stop: asyncio.Event, *, token: str | None) -> ClientData:
+async def prepare(config: AgentConfig, state: StateDirectory, stop: asyncio.Event, *, token: str | None) -> OwnData:
     """The data, after every check that needs nobody else; in a thread, so that `stop` is heard.
 
     Raises ConfigurationError for an agent that cannot enrol or a device that is not here, DataError for data that
@@ -42,7 +41,7 @@ async def prepare(config: AgentConfig, state: StateDirectory, stop: asyncio.Even
     return await asyncio.to_thread(_prepare, config, state, _watching(stop))
 
 
-def _prepare(config: AgentConfig, state: StateDirectory, progress: Progress) -> ClientData:
+def _prepare(config: AgentConfig, state: StateDirectory, progress: Progress) -> OwnData:
     if config.device not in ("auto", "cpu"):
         from fedafd.learning.optimizers import choose_device
 
@@ -54,7 +53,7 @@ def _prepare(config: AgentConfig, state: StateDirectory, progress: Progress) -> 
     _tell_changes(own, state.root)
     tell_differences(check_saved_state(config, own.data.labels, state))
     note_start(state.root, own.fingerprint)
-    return own.data
+    return own
 
 
 def _watching(stop: asyncio.Event) -> Progress:

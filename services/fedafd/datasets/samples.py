@@ -181,6 +181,12 @@ class _Picked(Sequence[T]):
         encoded = getattr(self._items, "encoded", None)
         return None if encoded is None else encoded(self._indices[index])
 
+    @property
+    def intensity_range(self) -> IntensityRange | None:
+        """LazyImages'; None for what has none."""
+        window: IntensityRange | None = getattr(self._items, "intensity_range", None)
+        return window
+
     def name(self, index: int) -> str | None:
         """Where an item comes from; None where that is not known."""
         name = getattr(self._items, "name", None)
