@@ -134,7 +134,8 @@ class AgentService(AggregatorServiceServicer):
         return pb.UploadChunksResponse(accepted_chunks=accepted)
 
     async def CommitUpload(self, request: pb.CommitUploadRequest, call: Call) -> pb.CommitUploadResponse:
-        client = await calling_client(self._context, call)
+        # The call that counts: asked anew, so that a revocation holds for it even where its wake-up was lost.
+        client = (await caller_of(self._context, call, fresh=True)).client
         self._seen(client, str(ActivityKind.DELIVERING))
         return await commit_delivery(self._context, client, request)
 

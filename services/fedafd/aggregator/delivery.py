@@ -65,7 +65,7 @@ async def commit_delivery(
     if settled is not None:
         return settled
     _check_numbers(request)
-    participation, row = await open_participation(context, client, request.round_id, fresh=True)
+    participation, row = await open_participation(context, client, request.round_id)
     blobs = [await assemble(context, client, row, upload_id) for upload_id in dict.fromkeys(request.upload_ids)]
     try:
         delivery = await _checked(context, client, row, [blob for _, blob in blobs])

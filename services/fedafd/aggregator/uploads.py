@@ -29,13 +29,11 @@ _MOST_UPLOADS = 16
 _HEX = frozenset("0123456789abcdef")
 
 
-async def open_participation(
-    context: Context, client: ClientRow, round_id: str, *, fresh: bool = False
-) -> tuple[ParticipationRow, RoundRow]:
-    """The client's unsettled part in that round, asked anew with `fresh`. Raises RoundClosedError, NotFoundError."""
+async def open_participation(context: Context, client: ClientRow, round_id: str) -> tuple[ParticipationRow, RoundRow]:
+    """The client's unsettled part in that round. Raises RoundClosedError, NotFoundError."""
     check_id(round_id, "round_id")
     remembered = context.callers.of(client.id)
-    if not fresh and remembered is not None and remembered.part is not None and remembered.part.round_id == round_id:
+    if remembered is not None and remembered.part is not None and remembered.part.round_id == round_id:
         row = await context.rounds.row(context.database, round_id)
         add_context(round_number=row.number)
         return remembered.part, row
