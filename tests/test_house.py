@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,12 @@ def test_links_between_documents_lead_somewhere(path: str) -> None:
     document = ROOT / "docs" / path
     for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
         assert (document.parent / target).exists(), f"{path}: {target}"
+
+
+def test_every_file_of_the_package_is_in_its_wheel() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["fedafd"]
+    package = ROOT / "services" / "fedafd"
+    files = [each for each in package.rglob("*") if each.is_file() and "__pycache__" not in each.parts]
+    others = [each.relative_to(package) for each in files if each.suffix not in (".py", ".pyi")]
+    assert any(each.suffix == ".html" for each in others)
+    assert [each for each in others if not any(each.match(pattern) for pattern in patterns)] == []
