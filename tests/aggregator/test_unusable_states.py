@@ -18,7 +18,7 @@ from fedafd.distiller.tasks import StageRunner
 from fedafd.domain.kinds import StageKind
 from fedafd.persistence.event_repository import events_after
 from fedafd.persistence.federation_repository import get_federation
-from fedafd.persistence.models import ModelVersionRow
+from fedafd.persistence.models import ModelVersionRow, RoundRow
 from fedafd.persistence.stage_repository import list_stages
 from fedafd.proto.v1 import distillation_pb2 as pb
 from fedafd.storage.store import sha256_of
@@ -60,7 +60,7 @@ async def add_versions(world: World, count: int) -> list[str]:
         (await get_federation(session, "trial")).current_version = count
     for round_id in round_ids:
         async with world.context.database.transaction() as session:
-            row = await session.get(type(await world.round(round_id)), round_id)
+            row = await session.get(RoundRow, round_id)
             assert row is not None
             row.state = "cancelled"
     world.sent.clear()
