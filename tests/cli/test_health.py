@@ -108,7 +108,7 @@ def test_nobody_there_is_not_healthy() -> None:
     assert (code, f"127.0.0.1:{port}" in text) == (1, True)
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:7443", "grpc://host", "ftp://host:21"])
+@pytest.mark.parametrize("url", ["127.0.0.1:7443", "grpc://host", "ftp://host:21", "grpc://[::1", "http://[::1"])
 def test_other_addresses_are_refused_with_an_example(url: str) -> None:
     code, text = ask(url)
     assert (code, "grpc://127.0.0.1:7443" in text) == (1, True)

@@ -33,7 +33,10 @@ def health(
     server_name: Annotated[str | None, typer.Option(help="Name in the certificate, where it is not the host.")] = None,
 ) -> None:
     """Ask a process whether it can serve; exits with 0 if it can and with 1 if not."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigurationError(f"{url[:200]}: {error}; give an address such as {_EXAMPLES}") from None
     if parts.scheme in ("http", "https"):
         typer.echo(_ask_http(url, timeout))
     elif parts.scheme in ("grpc", "grpcs"):

@@ -100,10 +100,10 @@ class Server:
     """One control plane. Every method raises RemoteError for a refusal and UnreachableError for a broken line."""
 
     def __init__(self, url: str, api_key: str) -> None:
-        self.url = url.rstrip("/")
+        self.url = checked_url(url.rstrip("/"), "--url")
         self._warn_of_plain_text()
         self._http = make_client(
-            checked_url(self.url, "--url"),
+            self.url,
             base_url=f"{self.url}/v1",
             headers={"Authorization": f"Bearer {_checked_key(api_key)}"},
             timeout=httpx.Timeout(60, connect=10),
