@@ -54,6 +54,7 @@ def try_the_model(page: playwright.Page, config: AgentConfig) -> None:
     page.wait_for_selector(".answer")
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("kind", "size"), [("image", "desktop"), ("image", "phone"), ("text", "desktop"), ("pair", "phone")]
 )
@@ -65,7 +66,7 @@ def test_every_section_works_and_asks_nobody_else(tmp_path: Path, kind: str, siz
     with served(config, tmp_path) as address, playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(120_000)
         told: list[str] = []
         asked: list[str] = []
         page.on("console", lambda message: told.append(message.text))
@@ -110,6 +111,7 @@ def test_everything_can_be_reached_by_keyboard(tmp_path: Path) -> None:
     with served(config, tmp_path) as address, playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         page = browser.new_page()
+        page.set_default_timeout(120_000)
         page.goto(address)
         reached = []
         for _ in range(30):
