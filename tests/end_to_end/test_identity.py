@@ -14,10 +14,11 @@ import yaml
 from tests.end_to_end.federation import FEDERATION, Trial, agent_config, embedded
 from tests.end_to_end.supervised import LoggedSupervisor
 
+from fedafd.agent.exit_codes import ExitCode
 from fedafd.cli.demo_processes import Child, Supervisor
 from fedafd.cli.demo_services import thread_environment
 
-REFUSED = 3
+REFUSED = ExitCode.REFUSED
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_a_copied_state_folder_is_refused_and_shown_and_a_restart_goes_on_at_onc
     shutil.copytree(state_dir, trial.folder / "copy")
 
     second = start(trial, trial.folder / "copy", "second")
-    assert ended(trial, second) == REFUSED
+    assert ended(trial, second) == ExitCode.SECOND_AGENT
     (told,) = said(second, "agent.ended")
     assert "another agent with this credential is at work" in told["reason"]
     trial.until(lambda: bool(said(first, "agent.second_agent_refused")), "the first agent's warning")
@@ -71,7 +72,7 @@ def test_a_copied_state_folder_is_refused_and_shown_and_a_restart_goes_on_at_onc
 
     # The first is killed: the copy has to wait for the lease, a restart in the same folder has not.
     trial.kill(first)
-    assert ended(trial, start(trial, trial.folder / "copy", "too-early")) == REFUSED
+    assert ended(trial, start(trial, trial.folder / "copy", "too-early")) == ExitCode.SECOND_AGENT
     again = start(trial, state_dir, "again")
     trial.until(lambda: bool(said(again, "agent.idle")), "the restarted agent", 60)
 

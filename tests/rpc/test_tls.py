@@ -99,7 +99,7 @@ async def test_the_right_authority_lets_agent_distiller_and_health_check_in(
         await agent.enrol("no such token", ClientKind.IMAGE)
     await agent.close()
     with pytest.raises(NotFoundError):
-        await asyncio.to_thread(DistillationClient(address, "internal", tls).claim, "no such stage")
+        await asyncio.to_thread(DistillationClient(address, "internal-token-of-tests", tls).claim, "no such stage")
     arguments = ["health", f"grpcs://{address}", "--authorities", str(authority.file)]
     assert (await asyncio.to_thread(CliRunner().invoke, app, arguments)).exit_code == 0
 
@@ -172,7 +172,7 @@ async def test_a_renewed_client_certificate_is_taken_up_without_a_restart(
         connection = AggregatorConnection(address, stop=asyncio.Event(), tls=tls)
         asked = asyncio.ensure_future(connection.enrol("no such token", ClientKind.IMAGE))
     else:
-        client = DistillationClient(address, "internal", tls)
+        client = DistillationClient(address, "internal-token-of-tests", tls)
         asked = asyncio.ensure_future(asyncio.to_thread(client.claim, "no such stage"))
     await asyncio.sleep(1)
     assert not asked.done(), "an expired certificate must not be let in"
