@@ -29,6 +29,8 @@ from fedafd.aggregator.settings import AggregatorSettings
 from fedafd.control_plane.settings import ControlPlaneSettings
 from fedafd.distiller.settings import DistillerSettings
 
+SECRET = "a secret of enough characters"
+
 PROCESSES: dict[str, tuple[str, type[BaseSettings]]] = {
     "control-plane": ("FEDAFD_CONTROL_PLANE_", ControlPlaneSettings),
     "aggregator": ("FEDAFD_AGGREGATOR_", AggregatorSettings),
@@ -46,7 +48,7 @@ def settings_of(manifests: Manifests, process: str) -> dict[str, str]:
     """What the ConfigMap and the Secrets put into a process's environment; secrets as long as they must be."""
     given = dict(manifests.one("ConfigMap", f"fed-fedafd-{process}")["data"])
     for name, value in environment(manifests.container("Deployment", f"fed-fedafd-{process}")).items():
-        given[name] = value if isinstance(value, str) else "a secret of enough characters"
+        given[name] = value if isinstance(value, str) else SECRET
     return given
 
 
@@ -145,8 +147,8 @@ def test_the_store_is_described_by_its_values() -> None:
             "ENDPOINT": "s3:9000",
             "REGION": "eu-central-1",
             "SECURE": "false",
-            "ACCESS_KEY": "secret",
-            "SECRET_KEY": "secret",
+            "ACCESS_KEY": SECRET,
+            "SECRET_KEY": SECRET,
         }
 
 

@@ -71,7 +71,7 @@ def check_site(
     else:
         doing(f"asking {config.aggregator}")
         found += check_aggregator(config)
-    enrolled = (config.state_dir / "credential.json").is_file()
+    enrolled = usable and (config.state_dir / "credential.json").is_file()
     return SiteCheck(findings=tuple(found), data=data, report=report, enrolled=enrolled)
 
 

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from fedafd.datasets.classes import settled_classes
 from fedafd.datasets.files import need_file, need_file_of_its_kind, need_folder, need_plain_path, read_bytes
 from fedafd.datasets.listing import folder_listing
-from fedafd.datasets.partition import stratified_cut
+from fedafd.datasets.partition import check_cut, stratified_cut
 from fedafd.datasets.plain_pickle import load_plain_pickle
 from fedafd.datasets.samples import ClientData, ImageSplit
 from fedafd.datasets.texts import normal_name
-from fedafd.domain.errors import ConfigurationError, DataError
+from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind
 
 __all__ = ["CifarOptions", "cifar100"]
@@ -41,10 +41,7 @@ class CifarOptions:
     split_seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.val_fraction < 1:
-            raise ConfigurationError(f"data.options.val_fraction is {self.val_fraction:g}; must be above 0 and below 1")
-        if self.split_seed < 0:
-            raise ConfigurationError(f"data.options.split_seed is {self.split_seed}; must be 0 or more")
+        check_cut(self.val_fraction, self.split_seed)
 
 
 def cifar100(path: Path | None, options: CifarOptions | None = None) -> ClientData:

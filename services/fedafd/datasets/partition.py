@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from fedafd.datasets.samples import PairSplit, Split
 from fedafd.domain.config import PartitionConfig
-from fedafd.domain.errors import DataError
+from fedafd.domain.errors import ConfigurationError, DataError
 
-__all__ = ["partition_indices", "share_of", "stratified_cut"]
+__all__ = ["check_cut", "partition_indices", "share_of", "stratified_cut"]
 
 
 def partition_indices(labels: NDArray[np.int64], spec: PartitionConfig) -> NDArray[np.int64]:
@@ -99,3 +99,11 @@ def _dirichlet(labels: NDArray[np.int64], spec: PartitionConfig, rng: np.random.
         richest = int(np.bincount(owner, minlength=spec.num_clients).argmax())
         owner[rng.choice(np.flatnonzero(owner == richest))] = empty
     return owner
+
+
+def check_cut(val_fraction: float, split_seed: int) -> None:
+    """Raise ConfigurationError for adapter options that draw no validation split."""
+    if not 0 < val_fraction < 1:
+        raise ConfigurationError(f"data.options.val_fraction is {val_fraction:g}; must be above 0 and below 1")
+    if split_seed < 0:
+        raise ConfigurationError(f"data.options.split_seed is {split_seed}; must be 0 or more")

@@ -16,10 +16,10 @@ import numpy as np
 from fedafd.datasets.classes import settled_classes
 from fedafd.datasets.files import need_folder, need_unique, read_text
 from fedafd.datasets.listing import folder_listing
-from fedafd.datasets.partition import stratified_cut
+from fedafd.datasets.partition import check_cut, stratified_cut
 from fedafd.datasets.samples import ClientData, TextSplit
 from fedafd.datasets.texts import is_visible, lines_of, normal_name
-from fedafd.domain.errors import ConfigurationError, DataError
+from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind
 
 __all__ = ["LONGEST_TEXT", "TextOptions", "ag_news"]
@@ -46,10 +46,7 @@ class TextOptions:
     """Draws these rows."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.val_fraction < 1:
-            raise ConfigurationError(f"data.options.val_fraction is {self.val_fraction:g}; must be above 0 and below 1")
-        if self.split_seed < 0:
-            raise ConfigurationError(f"data.options.split_seed is {self.split_seed}; must be 0 or more")
+        check_cut(self.val_fraction, self.split_seed)
 
 
 @dataclass(frozen=True)
