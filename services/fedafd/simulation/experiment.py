@@ -22,6 +22,7 @@ from fedafd.domain.presets import merged
 from fedafd.domain.seeds import derive_seed
 from fedafd.domain.strategies import strategy_names
 from fedafd.simulation.presets import EXPERIMENTS
+from fedafd.tracking.trackers import tracker_names
 
 __all__ = ["ClientGroup", "ExperimentConfig", "RunKey", "Scenario", "Source", "read_experiment"]
 
@@ -97,6 +98,9 @@ class ExperimentConfig(_Config):
     scenarios: dict[Name, Scenario] = Field({"iid": Scenario()}, min_length=1)
     strategies: dict[Name, dict[str, Any]] = Field({"fedafd": {}, "local": {}}, min_length=1)
     baseline: str = Field("fedafd", description="What the others are compared with; fedafd, else the first strategy.")
+    tracking: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="Trackers that get each round's metrics, by name, with their options."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -119,6 +123,9 @@ class ExperimentConfig(_Config):
     def _runs_make_sense(self) -> ExperimentConfig:
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: each may stand there once")
+        for name in self.tracking:
+            if name not in tracker_names():
+                raise ValueError(f"tracking: {name!r} is not known; installed: {', '.join(tracker_names())}")
         if self.baseline not in self.strategies:
             raise ValueError(f"baseline: {self.baseline!r} is none of the strategies {', '.join(self.strategies)}")
         return self

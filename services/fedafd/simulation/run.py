@@ -15,6 +15,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from fedafd.simulation.federation import ClientProgress, Federation, FederationP
 from fedafd.simulation.files import read_json, write_json
 from fedafd.simulation.kept_runs import note_run
 from fedafd.simulation.round_stages import RoundStages
+from fedafd.tracking.trackers import TrackedRun, Trackers
 
 __all__ = ["SERVER_STAGES", "run_one", "score_of"]
 
@@ -55,8 +57,12 @@ def run_one(
     device: str = "auto",
     keep_models: bool = False,
     watch: Watch = lambda _, __, ___: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Do a run, from where it was left. Returns the content of result.json. Raises what the roles raise."""
+    """Do a run, from where it was left; `tell` gets a line for what does not stop it.
+
+    Returns the content of result.json. Raises what the roles raise.
+    """
     folder = output / key.folder
     if (folder / "result.json").exists():
         return read_json(folder / "result.json")
@@ -69,16 +75,23 @@ def run_one(
     run.open()
     sizes = {c.name: ClientSize(c.kind, len(c.data.train), len(c.data.val)) for c in clients}
     effort = Effort(config, len(public["train"]), sizes, experiment.rounds)
-    for number in range(run.progress.round_number + 1, experiment.rounds + 1):
-        started = time.monotonic()
-        absent = experiment.absent(key, number, [client.name for client in clients])
-        made = run.federation.run_round(
-            run.progress,
-            absent=absent,
-            watch=lambda stage, f, a, n=number: watch(n, effort.share(n, stage, f), a),  # type: ignore[misc]
-            stages=RoundStages(run.stages(number)),
-        )
-        run.keep(made, time.monotonic() - started)
+    tags = {name: str(value) for name, value in key.model_dump().items()}
+    named = TrackedRun(name=f"{key.scenario}/{key.strategy}/seed-{key.seed}", tags=tags, output=output)
+    trackers = Trackers(experiment.tracking, named, tell)
+    with closing(trackers):
+        for entry in run.rounds:
+            trackers.log(entry["number"], _points(entry))
+        for number in range(run.progress.round_number + 1, experiment.rounds + 1):
+            started = time.monotonic()
+            absent = experiment.absent(key, number, [client.name for client in clients])
+            made = run.federation.run_round(
+                run.progress,
+                absent=absent,
+                watch=lambda stage, f, a, n=number: watch(n, effort.share(n, stage, f), a),  # type: ignore[misc]
+                stages=RoundStages(run.stages(number)),
+            )
+            run.keep(made, time.monotonic() - started)
+            trackers.log(number, _points(run.rounds[-1]))
     watch(experiment.rounds, 1.0, "test")
     result = run.result(key)
     write_json(folder / "result.json", result)
@@ -86,6 +99,14 @@ def run_one(
     if not keep_models:
         shutil.rmtree(folder / "kept", ignore_errors=True)
     return result
+
+
+def _points(entry: Mapping[str, Any]) -> dict[str, float]:
+    """A round's metrics as a tracker shows them, by who they are of."""
+    points = {"seconds": entry["seconds"]} | {f"server/{name}": value for name, value in entry["server"].items()}
+    for client, metrics in entry["clients"].items():
+        points |= {f"{client}/{name}": value for name, value in metrics.items()}
+    return points
 
 
 class _Run:

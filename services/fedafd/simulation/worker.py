@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from multiprocessing.connection import Connection
@@ -81,10 +82,14 @@ def _work(experiment: ExperimentConfig, key: RunKey, job: Job) -> Failure | None
             write_json(folder / NOW, {"round": number, "fraction": fraction, "activity": activity})
             told_at = time.monotonic()
 
+    def tell(line: str) -> None:
+        sys.stderr.write(f"{key.name}: {line}\n")
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         forget_failure(folder)
-        run_one(experiment, key, Path(job.output), device=job.device, keep_models=job.keep_models, watch=watch)
+        output = Path(job.output)
+        run_one(experiment, key, output, device=job.device, keep_models=job.keep_models, watch=watch, tell=tell)
     except Exception as error:
         return failure_of(error, folder)
     finally:
