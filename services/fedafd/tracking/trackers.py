@@ -68,7 +68,10 @@ class Trackers:
             act()
         except Exception as error:  # a tracker is other people's code, and the run is worth more
             self._open.pop(name, None)
-            said = " ".join(str(error).split())
+            named = (
+                f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+            )
+            said = " ".join(named.split())
             self._tell(f"tracker {name}: {said or type(error).__name__}; the run goes on without it")
 
 
