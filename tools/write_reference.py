@@ -17,6 +17,7 @@ from pydantic_core import PydanticUndefined
 
 from fedafd.domain.config import AgentConfig, FederationConfig
 from fedafd.domain.errors import ERROR_STATUS
+from fedafd.domain.process_errors import PROCESS_ERRORS
 from fedafd.domain.state_cases import CASES
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -60,7 +61,13 @@ def errors() -> str:
     ]
     head = "# Errors\n\nOver REST an error is problem+json of type `urn:fedafd:error:<code>`; over gRPC the code is\n"
     head += "in the trailing metadata `fedafd-error-code`.\n\n| code | HTTP | gRPC | meaning |\n|---|---|---|---|\n"
-    return head + "\n".join(rows) + "\n"
+    own = [
+        f"| `{kind.code}` | {'yes' if kind.retryable else 'no'} | {(kind.__doc__ or '').splitlines()[0]} |"
+        for kind in sorted(PROCESS_ERRORS, key=lambda kind: kind.code)
+    ]
+    behind = "\n## Errors of one process\n\nThey stand in logs and in the last line of a command; none is sent.\n\n"
+    behind += "| code | may pass by itself | meaning |\n|---|---|---|\n"
+    return head + "\n".join(rows) + "\n" + behind + "\n".join(own) + "\n"
 
 
 def state() -> str:

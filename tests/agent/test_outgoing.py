@@ -25,7 +25,6 @@ from tests.agent.test_agent import Scene, play
 from fedafd.agent import outgoing
 from fedafd.agent.connection import StopRequestedError
 from fedafd.agent.outgoing import activity_to_send, departure_of, fraction_to_send, metrics_to_send
-from fedafd.agent.runner import WeightsNotSharedError
 from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback, TrainingCancelledError
 from fedafd.domain.config import SharingConfig
 from fedafd.domain.errors import (
@@ -37,6 +36,7 @@ from fedafd.domain.errors import (
     UnauthenticatedError,
 )
 from fedafd.domain.leaving import CLIENT_METRICS, SAID_BY_AGENTS, Activity, ActivityKind, LeaveReason
+from fedafd.domain.process_errors import WeightsNotSharedError
 from fedafd.telemetry import tracing
 from fedafd.telemetry.logging import configure
 

@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 from fedafd.cli.demo_output import DemoOutput
-from fedafd.cli.demo_processes import ChildFailedError, Supervisor, find_redis_server, free_port, is_free
+from fedafd.cli.demo_processes import Supervisor, find_redis_server, free_port, is_free
 from fedafd.domain.errors import ConflictError, StorageFullError
+from fedafd.domain.process_errors import ChildFailedError
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 

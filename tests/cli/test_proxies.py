@@ -10,8 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from fedafd.cli.main import app
-from fedafd.cli.remote.server import Server, UnreachableError
+from fedafd.cli.remote.server import Server
 from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.process_errors import ControlPlaneUnreachableError
 
 NOBODY = "http://127.0.0.1:9"
 VARIABLES = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
@@ -51,7 +52,9 @@ def test_a_proxy_in_the_way_is_named(monkeypatch: pytest.MonkeyPatch, variable: 
     monkeypatch.setenv(variable, proxy)
     named = rf"through the proxy {proxy} \({variable}\)"
     server = Server("http://fedafd.invalid:8080", "key")
-    with pytest.raises(UnreachableError, match=rf"http://fedafd.invalid:8080: cannot be reached, {named} \("):
+    with pytest.raises(
+        ControlPlaneUnreachableError, match=rf"http://fedafd.invalid:8080: cannot be reached, {named} \("
+    ):
         server.send("/x", b"")
     server.close()
     for url in ("http://fedafd.invalid:8080/readyz",) if proxy == NOBODY else ():

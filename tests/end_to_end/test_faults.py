@@ -16,8 +16,8 @@ from tests.end_to_end.supervised import LoggedSupervisor
 from tests.servers import redis_server
 
 from fedafd.cli.demo_processes import Child, Supervisor
-from fedafd.cli.remote.server import RemoteError
 from fedafd.datasets import load_public_data, write_public_set
+from fedafd.domain.process_errors import ControlPlaneError
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -149,7 +149,9 @@ def test_a_stage_that_kills_every_distiller_fails_its_round_and_says_so(supervis
     try:
         storm.start_distillers(3)
         storm.trial.rest.start_rounds(1)
-        with pytest.raises(RemoteError, match=r"stage prepare lost its distiller 3 times, last .*: the process ended"):
+        with pytest.raises(
+            ControlPlaneError, match=r"stage prepare lost its distiller 3 times, last .*: the process ended"
+        ):
             storm.trial.rest.wait_for_round(1, lambda _: None, seconds=240)
         assert [child.process.poll() for child in storm.distillers] == [-signal.SIGKILL] * 3
     finally:

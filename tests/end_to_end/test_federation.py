@@ -16,8 +16,8 @@ from tests.end_to_end.supervised import LoggedSupervisor
 from tests.servers import Minio
 
 from fedafd.cli.demo_services import Backends
-from fedafd.cli.remote.server import RemoteError
 from fedafd.datasets import load_public_data, write_public_set
+from fedafd.domain.process_errors import ControlPlaneError
 from fedafd.storage.s3 import S3Store
 
 pytestmark = pytest.mark.timeout(400)
@@ -89,7 +89,7 @@ def test_a_poisoned_upload_is_rejected_and_the_round_goes_on(trial: Trial) -> No
 
 def test_a_round_without_clients_fails_with_the_reason(trial: Trial) -> None:
     trial.rest.start_rounds(1)
-    with pytest.raises(RemoteError, match="no client is enrolled"):
+    with pytest.raises(ControlPlaneError, match="no client is enrolled"):
         trial.rest.wait_for_round(1, lambda _: None, seconds=120)
 
 

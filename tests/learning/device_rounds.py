@@ -20,10 +20,10 @@ from tests.learning.tiny import TEXT, tiny_federation
 from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
 from fedafd.domain.config import FederationConfig
 from fedafd.domain.kinds import ClientKind
+from fedafd.domain.process_errors import DivergedError
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.client_round import train_client
 from fedafd.learning.ensemble import aggregate, fold_state
-from fedafd.learning.optimizers import DivergedError
 from fedafd.learning.server_round import Prepared, distil, evaluate, initial_server_state, prepare
 
 BERT = {

@@ -16,9 +16,9 @@ from torch import nn
 
 from fedafd.domain.config import FederationConfig
 from fedafd.domain.errors import ConfigurationError, FedafdError
+from fedafd.domain.process_errors import DivergedError, WorkerLostError
 from fedafd.learning.checkpoint import Checkpoint
-from fedafd.learning.optimizers import DivergedError
-from fedafd.learning.parallel import Group, WorkerLostError, number_of_processes, run_in_processes
+from fedafd.learning.parallel import Group, number_of_processes, run_in_processes
 from fedafd.learning.server_round import Prepared, distil, initial_server_state, prepare
 
 CPU = torch.device("cpu")

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedafd.domain.errors import ERROR_STATUS, FedafdError, IllegalTransitionError, UnauthenticatedError, UploadError
+from fedafd.domain.process_errors import UnexpectedAnswerError, UnreachableError
 from fedafd.rpc.bundles import pack_folder, unpack_folder
 from fedafd.rpc.credentials import bearer_metadata, bearer_secret
-from fedafd.rpc.status import ERROR_CODE_KEY, RemoteError, UnreachableError, error_from_rpc, status_of
+from fedafd.rpc.status import ERROR_CODE_KEY, error_from_rpc, status_of
 
 paths = st.from_regex(r"\A[a-z0-9_.]{1,12}(/[a-z0-9_]{1,12}){0,3}\Z").filter(
     lambda path: not set(path.split("/")) & {".", ".."}
@@ -107,7 +108,7 @@ def test_an_unknown_answer_that_speaks_of_the_request_is_not_tried_again() -> No
         Failed(grpc.StatusCode.FAILED_PRECONDITION, None, ((ERROR_CODE_KEY, "from-the-future"),)),
     ):
         error = error_from_rpc(failed)
-        assert isinstance(error, RemoteError)
+        assert isinstance(error, UnexpectedAnswerError)
         assert not error.retryable
 
 

@@ -17,9 +17,10 @@ from fedafd.agent.exit_codes import ExitCode
 from fedafd.agent.findings import Finding, error, fine, warning
 from fedafd.domain.config import AgentConfig, TlsConfig
 from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.process_errors import UnreachableError
 from fedafd.rpc.channel import open_sync_channel, way_to
 from fedafd.rpc.clock import CLOCK_KEY
-from fedafd.rpc.status import UnreachableError, error_from_rpc
+from fedafd.rpc.status import error_from_rpc
 from fedafd.rpc.tls import channel_credentials
 
 __all__ = ["check_aggregator", "check_tls_files"]

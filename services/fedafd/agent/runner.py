@@ -45,6 +45,7 @@ from fedafd.domain.errors import (
 )
 from fedafd.domain.kinds import Modality, UploadPurpose
 from fedafd.domain.leaving import Activity, ActivityKind
+from fedafd.domain.process_errors import WeightsNotSharedError
 from fedafd.domain.secrets import plain_secret
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
@@ -62,12 +63,6 @@ _log = get_logger(__name__)
 
 class StoppedByServerError(Exception):
     """The federation told this client to stop; the message says why."""
-
-
-class WeightsNotSharedError(ConfigurationError):
-    """The federation averages weights, and this site shares none."""
-
-    code = "weights-not-shared"
 
 
 class _CredentialRefusedError(Exception):

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
 from fedafd.algorithm.adamp_on_device import step_matrices
-from fedafd.algorithm.checks import InvalidTensorError
+from fedafd.domain.process_errors import InvalidOptimizerError
 
 __all__ = ["AdamP"]
 
@@ -43,7 +43,7 @@ class AdamP(Optimizer):
         weight_decay_ratio: float = 0.1,
     ) -> None:
         if not lr >= 0 or not eps > 0 or not weight_decay >= 0 or not all(0 <= beta < 1 for beta in betas):
-            raise InvalidTensorError(
+            raise InvalidOptimizerError(
                 f"AdamP: expected lr and weight_decay from 0, eps above 0, betas in 0..1 (below 1); got lr={lr}, "
                 f"weight_decay={weight_decay}, eps={eps}, betas={betas}"
             )

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fedafd.cli.archives import extract_files
-from fedafd.cli.remote.server import NOT_FOUND, PATIENCE_SECONDS, RemoteError, Server
+from fedafd.cli.remote.server import NOT_FOUND, PATIENCE_SECONDS, Server
 from fedafd.domain.manifest import MANIFEST_NAME, read_manifest
+from fedafd.domain.process_errors import ControlPlaneError
 
 __all__ = ["FederationClient"]
 
@@ -19,7 +20,7 @@ _TERMINAL = frozenset({"completed", "failed", "cancelled"})
 
 
 class FederationClient:
-    """One federation over REST. Every method raises RemoteError for a refusal, UnreachableError for a broken line."""
+    """One federation over REST. Methods raise ControlPlaneError."""
 
     def __init__(self, url: str, api_key: str, federation: str) -> None:
         self.federation = federation
@@ -83,7 +84,7 @@ class FederationClient:
         seconds: float,
         on_silence: Callable[[], None] = lambda: None,
     ) -> dict[str, Any]:
-        """Look at the round until it is over; `on_look` sees each answer. Raises RemoteError unless it completed.
+        """Look at the round until it is over; `on_look` sees each answer. Raises ControlPlaneError unless it completed.
 
         A control plane that is away or busy is asked again for a minute; `on_silence` is called before each time.
         """
@@ -92,7 +93,7 @@ class FederationClient:
         while True:
             try:
                 answer = self.round(number)
-            except RemoteError as error:
+            except ControlPlaneError as error:
                 if not error.passing or time.monotonic() > min(heard + PATIENCE_SECONDS, deadline):
                     raise
                 on_silence()
@@ -102,9 +103,9 @@ class FederationClient:
                 if answer["state"] == "completed":
                     return answer
                 if answer["state"] in _TERMINAL:
-                    raise RemoteError(f"round {number} {answer['state']}: {answer['reason']}")
+                    raise ControlPlaneError(f"round {number} {answer['state']}: {answer['reason']}")
                 if heard > deadline:
-                    raise RemoteError(f"round {number} is still {answer['state']} after {seconds:.0f} s")
+                    raise ControlPlaneError(f"round {number} is still {answer['state']} after {seconds:.0f} s")
             time.sleep(0.25)
 
     def pull_global_model(self, target: Path, version: str = "current") -> None:
@@ -125,7 +126,7 @@ class FederationClient:
     def _find(self, path: str) -> dict[str, Any] | None:
         try:
             found: dict[str, Any] = self._server.ask("GET", path)
-        except RemoteError as error:
+        except ControlPlaneError as error:
             if error.exit_code == NOT_FOUND:
                 return None
             raise

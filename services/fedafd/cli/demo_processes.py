@@ -20,18 +20,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedafd.domain.errors import ConfigurationError, FedafdError
+from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.process_errors import ChildFailedError
 
 __all__ = ["Child", "ChildFailedError", "Supervisor", "find_redis_server", "free_port", "is_free", "log_tail"]
 
 _TAIL_LINES = 15
 _PR_SET_PDEATHSIG = 1
-
-
-class ChildFailedError(FedafdError):
-    """A child process ended by itself; the message has the last lines of its log and where the log lies."""
-
-    code = "child-failed"
 
 
 @dataclass(frozen=True)

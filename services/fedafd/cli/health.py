@@ -8,7 +8,8 @@ from urllib.parse import SplitResult, urlsplit
 
 import typer
 
-from fedafd.domain.errors import ConfigurationError, FedafdError
+from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.process_errors import NotHealthyError
 
 if TYPE_CHECKING:
     from fedafd.domain.config import TlsConfig
@@ -16,12 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["NotHealthyError", "health"]
 
 _EXAMPLES = "http://127.0.0.1:8080/readyz, grpc://127.0.0.1:7443 or grpcs://host:7443/service"
-
-
-class NotHealthyError(FedafdError):
-    """The process does not answer, or says that it cannot serve."""
-
-    code = "not_healthy"
 
 
 def health(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from fedafd.domain.errors import FedafdError
+from fedafd.domain.process_errors import IncompleteStoreError
 
 if TYPE_CHECKING:
     from fedafd.persistence.object_repository import NamedObject
@@ -17,12 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["IncompleteStoreError", "store_verify"]
 
 _SHOWN = 20
-
-
-class IncompleteStoreError(FedafdError):
-    """Objects that the database names are not there, or are not what they were."""
-
-    code = "incomplete-store"
 
 
 def store_verify() -> None:

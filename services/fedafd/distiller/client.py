@@ -15,11 +15,12 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from fedafd.domain.config import TlsConfig
 from fedafd.domain.errors import ConfigurationError, FedafdError
+from fedafd.domain.process_errors import UnreachableError
 from fedafd.proto.v1 import distillation_pb2 as pb
 from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
 from fedafd.rpc.channel import open_sync_channel, way_to
 from fedafd.rpc.credentials import bearer_metadata
-from fedafd.rpc.status import UnreachableError, error_from_rpc
+from fedafd.rpc.status import error_from_rpc
 from fedafd.rpc.tls import file_stamp
 from fedafd.telemetry.logging import get_logger
 from fedafd.telemetry.tracing import trace_metadata

@@ -14,7 +14,7 @@ from typing import TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from fedafd.domain.errors import StorageFullError, StorageUnavailableError
-from fedafd.rpc.status import UnreachableError
+from fedafd.domain.process_errors import UnreachableError
 from fedafd.telemetry.logging import get_logger
 
 __all__ = ["Patience", "is_outage"]

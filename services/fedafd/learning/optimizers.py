@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fedafd.algorithm.optim import AdamP
-from fedafd.domain.errors import ConfigurationError, FedafdError
+from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.process_errors import DivergedError
 
 __all__ = [
     "DivergedError",
@@ -24,12 +25,6 @@ __all__ = [
 
 _READ_EVERY = 32
 OptimizerName = Literal["adamp", "adamw", "adam", "sgd"]
-
-
-class DivergedError(FedafdError):
-    """Training lost its footing: a loss is not a finite number."""
-
-    code = "diverged"
 
 
 def check_loss(loss: Tensor, place: str) -> None:

@@ -23,8 +23,8 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from torch.nn.parallel import DistributedDataParallel
 
 from fedafd.domain.errors import ConfigurationError, FedafdError
+from fedafd.domain.process_errors import DivergedError, WorkerLostError
 from fedafd.learning.batch_norm import synchronise
-from fedafd.learning.optimizers import DivergedError
 
 __all__ = ["ALONE", "Group", "Processes", "Work", "WorkerLostError", "number_of_processes", "run_in_processes"]
 
@@ -32,13 +32,6 @@ Progress = Callable[[float, str], None]
 Processes = int | Literal["auto"]
 _POLL_SECONDS = 0.5
 _SILENT_PEER = timedelta(minutes=30)
-
-
-class WorkerLostError(FedafdError):
-    """A training process died; the stage may be tried again."""
-
-    code = "worker-lost"
-    retryable = True
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,12 @@ from typing import Any
 import grpc
 
 from fedafd.domain.errors import ERROR_STATUS, FedafdError
+from fedafd.domain.process_errors import PassingAnswerError, UnexpectedAnswerError, UnreachableError
 from fedafd.rpc.tls import explain_handshake
 
 __all__ = [
     "ERROR_CODE_KEY",
     "PASSING",
-    "PassingRemoteError",
-    "RemoteError",
-    "UnreachableError",
     "error_from_rpc",
     "has_no_route",
     "status_of",
@@ -51,23 +49,6 @@ _LONGEST_TEXT = 2000
 """Characters; the text travels as a header, of which HTTP/2 takes about 8 KiB."""
 
 
-class RemoteError(FedafdError):
-    """An answer that no domain error stands for, such as an internal failure of the other side."""
-
-
-class PassingRemoteError(RemoteError):
-    """Such an answer to a call that may go well when it is repeated."""
-
-    retryable = True
-
-
-class UnreachableError(FedafdError):
-    """The other side cannot be reached or does not answer in time."""
-
-    code = "unreachable"
-    retryable = True
-
-
 def status_of(error: FedafdError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
     """Status code, text and trailing metadata that an error travels as."""
     code = grpc.StatusCode[ERROR_STATUS[_known(type(error))].grpc]
@@ -88,7 +69,7 @@ def error_from_rpc(error: grpc.RpcError) -> FedafdError:
         return UnreachableError("no answer: what is there has no route to an aggregator (HTTP 404); is the name right?")
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return UnreachableError(f"no answer: {explain_handshake(text) or text}")
-    return (PassingRemoteError if PASSING.get(code, False) else RemoteError)(f"{code.name}: {text}")
+    return (PassingAnswerError if PASSING.get(code, False) else UnexpectedAnswerError)(f"{code.name}: {text}")
 
 
 def has_no_route(error: grpc.RpcError) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from tests.compose.stack.docker import Stack, run
 
 from fedafd.cli.demo_federation import FederationClient
-from fedafd.cli.remote.server import RemoteError
+from fedafd.domain.process_errors import ControlPlaneError
 
 OPEN = frozenset({"queued", "preparing", "collecting", "distilling", "evaluating"})
 T = TypeVar("T")
@@ -22,7 +22,7 @@ def patiently(ask: Callable[[], T], seconds: float = 180) -> T:
     while True:
         try:
             return ask()
-        except RemoteError:
+        except ControlPlaneError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from tests.helm.cluster.kubernetes import Namespace, PortForward
 
 from fedafd.cli.demo_federation import FederationClient
-from fedafd.cli.remote.server import RemoteError
+from fedafd.domain.process_errors import ControlPlaneError
 
 T = TypeVar("T")
 OPEN = ("queued", "preparing", "collecting", "distilling", "evaluating")
@@ -83,7 +83,7 @@ class Operator:
             self._forward.ensure()
             try:
                 return call()
-            except RemoteError as error:
+            except ControlPlaneError as error:
                 if not error.passing or time.monotonic() > deadline:
                     raise
                 time.sleep(0.5)

@@ -7,20 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from fedafd.cli.remote.server import DEFAULT_URL, PATIENCE_SECONDS, ApiKey, RemoteError, Server, Url
-from fedafd.domain.errors import FedafdError
+from fedafd.cli.remote.server import DEFAULT_URL, PATIENCE_SECONDS, ApiKey, Server, Url
+from fedafd.domain.process_errors import ControlPlaneError, StillRunningError
 
 __all__ = ["drain", "resume"]
 
 _LOOK_SECONDS = 1.0
 _INTERRUPTED = 130
 _NOT_AS_ASKED = 6
-
-
-class StillRunningError(FedafdError):
-    """The time is up and rounds still run."""
-
-    code = "still-running"
 
 
 def drain(
@@ -66,7 +60,7 @@ def _waited(server: Server, state: dict[str, Any], timeout: float | None) -> dic
         time.sleep(_LOOK_SECONDS)
         state = _look(server)
         if not state["draining"]:
-            raise RemoteError("somebody resumed the service meanwhile: it is not drained", _NOT_AS_ASKED)
+            raise ControlPlaneError("somebody resumed the service meanwhile: it is not drained", _NOT_AS_ASKED)
     return state
 
 
@@ -76,7 +70,7 @@ def _look(server: Server) -> dict[str, Any]:
     while True:
         try:
             found: dict[str, Any] = server.ask("GET", "/drain")
-        except RemoteError as error:
+        except ControlPlaneError as error:
             if not error.passing or time.monotonic() - away_since > PATIENCE_SECONDS:
                 raise
             time.sleep(_LOOK_SECONDS)

@@ -14,17 +14,9 @@ import typer
 
 from fedafd.cli.archives import extract_files
 from fedafd.cli.remote.output import print_json, print_table, short_time
-from fedafd.cli.remote.server import (
-    DEFAULT_URL,
-    ApiKey,
-    AsJson,
-    Federation,
-    RemoteError,
-    Server,
-    UnreachableError,
-    Url,
-)
+from fedafd.cli.remote.server import DEFAULT_URL, ApiKey, AsJson, Federation, Server, Url, unreachable
 from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.process_errors import ControlPlaneError
 
 __all__ = ["model_app"]
 
@@ -118,7 +110,7 @@ def _fetch_direct(server: Server, path: str, folder: Path) -> None:
     for ticket in server.ask("POST", f"{path}/tickets")["items"]:
         target = folder / ticket["path"]
         if not target.resolve().is_relative_to(folder.resolve()):
-            raise RemoteError(f"{ticket['path']}: lies outside the folder")
+            raise ControlPlaneError(f"{ticket['path']}: lies outside the folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with httpx.stream("GET", ticket["url"], timeout=600) as response, target.open("wb") as file:
@@ -126,7 +118,7 @@ def _fetch_direct(server: Server, path: str, folder: Path) -> None:
                 for block in response.iter_bytes(1 << 20):
                     file.write(block)
         except httpx.HTTPError as error:
-            raise UnreachableError(ticket["url"].partition("?")[0], error) from None
+            raise unreachable(ticket["url"].partition("?")[0], error) from None
 
 
 def _check(folder: Path, files: list[dict[str, Any]]) -> None:
@@ -134,7 +126,7 @@ def _check(folder: Path, files: list[dict[str, Any]]) -> None:
         path = folder / file["path"]
         with path.open("rb") as content:
             if hashlib.file_digest(content, "sha256").hexdigest() != file["sha256"]:
-                raise RemoteError(f"{file['path']}: came with another content than announced; pull again")
+                raise ControlPlaneError(f"{file['path']}: came with another content than announced; pull again")
 
 
 def _owner(federation: str, client: str | None) -> str:

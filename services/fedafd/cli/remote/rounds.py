@@ -9,8 +9,9 @@ import typer
 
 from fedafd.cli.remote.outcome import delivered_words, duration_words, missing_words, round_seconds
 from fedafd.cli.remote.output import percent, print_json, print_line, print_table, short_time, size
-from fedafd.cli.remote.server import DEFAULT_URL, ApiKey, AsJson, Federation, RemoteError, Server, Url
+from fedafd.cli.remote.server import DEFAULT_URL, ApiKey, AsJson, Federation, Server, Url
 from fedafd.domain.plain_text import plain_text
+from fedafd.domain.process_errors import ControlPlaneError
 
 __all__ = ["round_app"]
 
@@ -142,7 +143,7 @@ def _watch(server: Server, federation: str, numbers: Sequence[int], *, as_json: 
 
 
 def _over(server: Server, federation: str, number: int, *, as_json: bool) -> dict[str, Any] | None:
-    """The round if it completed, None while it is open. Raises RemoteError if it ended otherwise."""
+    """The round if it completed, None while it is open. Raises ControlPlaneError if it ended otherwise."""
     found: dict[str, Any] = server.ask("GET", f"{_base(federation)}/{number}")
     if found["state"] not in _OVER:
         return None
@@ -151,7 +152,7 @@ def _over(server: Server, federation: str, number: int, *, as_json: bool) -> dic
     if found["state"] != "completed":
         missing = missing_words(found)
         words = f"round {number} {found['state']}: {found['reason']}" + (f"; {missing}" if missing else "")
-        raise RemoteError(plain_text(words))
+        raise ControlPlaneError(plain_text(words))
     return found
 
 

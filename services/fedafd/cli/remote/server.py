@@ -20,8 +20,9 @@ import httpx
 import typer
 
 from fedafd.cli.http import checked_url, make_client, way_to
-from fedafd.domain.errors import ConfigurationError, FedafdError
+from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.plain_text import plain_text
+from fedafd.domain.process_errors import ControlPlaneError, ControlPlaneUnreachableError
 from fedafd.domain.proxies import is_loopback
 from fedafd.domain.secrets import plain_secret, read_secret_file
 
@@ -33,10 +34,9 @@ __all__ = [
     "AsJson",
     "Federation",
     "Message",
-    "RemoteError",
     "Server",
-    "UnreachableError",
     "Url",
+    "unreachable",
 ]
 
 Url = Annotated[str, typer.Option("--url", envvar="FEDAFD_URL", help="The control plane.")]
@@ -64,28 +64,9 @@ _SILENCE_SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 5.0
 
 
-class RemoteError(FedafdError):
-    """The control plane refused; the message is the problem's detail."""
-
-    code = "remote"
-
-    def __init__(self, message: str, exit_code: int = 1, *, passing: bool = False) -> None:
-        """`passing`: the server is away or cannot serve at the moment."""
-        super().__init__(message)
-        self.exit_code = exit_code
-        self.passing = passing
-
-
-class UnreachableError(RemoteError):
-    """The control plane cannot be reached."""
-
-    def __init__(self, url: str, error: Exception) -> None:
-        reason = str(error) or type(error).__name__
-        super().__init__(
-            f"{url}: cannot be reached{way_to(url)} ({reason}); is the control plane up, is FEDAFD_URL right?",
-            3,
-            passing=True,
-        )
+def unreachable(url: str, error: Exception) -> ControlPlaneUnreachableError:
+    """The error of a broken line to `url`, with the proxy in between named."""
+    return ControlPlaneUnreachableError(url, f"{way_to(url)} ({str(error) or type(error).__name__})")
 
 
 class Message:
@@ -97,7 +78,7 @@ class Message:
 
 
 class Server:
-    """One control plane. Every method raises RemoteError for a refusal and UnreachableError for a broken line."""
+    """One control plane. Methods raise ControlPlaneError; for a broken line it is a ControlPlaneUnreachableError."""
 
     def __init__(self, url: str, api_key: str) -> None:
         self.url = checked_url(url.rstrip("/"), "--url")
@@ -136,7 +117,7 @@ class Server:
         try:
             response = _accepted(self._http.put(path, content=body, timeout=seconds))
         except httpx.HTTPError as error:
-            raise UnreachableError(self.url, error) from None
+            raise unreachable(self.url, error) from None
         return response.json() if response.content else None
 
     def items(self, path: str) -> list[dict[str, Any]]:
@@ -159,7 +140,7 @@ class Server:
                     response.read()
                 yield _accepted(response)
         except httpx.HTTPError as error:
-            raise UnreachableError(self.url, error) from None
+            raise unreachable(self.url, error) from None
 
     def follow(self, path: str, params: Mapping[str, Any]) -> Iterator[Message]:
         """Messages of an event stream, for ever; a broken line is taken up where it broke, for a minute of trying."""
@@ -185,7 +166,7 @@ class Server:
                 failure = error
             broken_since = broken_since or time.monotonic()
             if time.monotonic() - broken_since > PATIENCE_SECONDS:
-                raise UnreachableError(self.url, failure) from None
+                raise unreachable(self.url, failure) from None
             time.sleep(_jittered(pause))
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
@@ -196,10 +177,10 @@ class Server:
             try:
                 return _accepted(self._http.request(method, path, **options))
             except httpx.HTTPError as error:
-                raise UnreachableError(self.url, error) from None
+                raise unreachable(self.url, error) from None
 
         repeated = Retrying(
-            retry=retry_if_exception(lambda error: isinstance(error, RemoteError) and error.passing),
+            retry=retry_if_exception(lambda error: isinstance(error, ControlPlaneError) and error.passing),
             wait=wait_random_exponential(multiplier=0.5, max=_LONGEST_PAUSE_SECONDS),
             stop=stop_after_attempt(_ATTEMPTS),
             reraise=True,
@@ -225,7 +206,7 @@ def _accepted(response: httpx.Response) -> httpx.Response:
     except (ValueError, KeyError, TypeError):
         detail = f"{response.status_code} {response.reason_phrase}: is this a control plane of FedAFD?"
     away = response.status_code == httpx.codes.SERVICE_UNAVAILABLE
-    raise RemoteError(detail, _EXIT_CODES.get(response.status_code, 1), passing=away)
+    raise ControlPlaneError(detail, _EXIT_CODES.get(response.status_code, 1), passing=away)
 
 
 def _checked_key(api_key: str) -> str:
