@@ -89,7 +89,8 @@ class AgentService(AggregatorServiceServicer):
                 left = until - loop.time()
                 if answer.revision != request.known_revision or left <= 0 or self._context.draining.is_set():
                     return answer
-                if not await news.wait(min(left, _JITTER.uniform(*_SLOW_LOOK_SECONDS))) and loop.time() >= until:
+                woken = not news.replaced and await news.wait(min(left, _JITTER.uniform(*_SLOW_LOOK_SECONDS)))
+                if news.replaced or (not woken and loop.time() >= until):
                     return answer  # the agent asks anew at once
                 caller = await caller_of(self._context, call, fresh=True)
 
@@ -117,13 +118,15 @@ class AgentService(AggregatorServiceServicer):
         self, requests: AsyncIterator[pb.UploadChunksRequest], call: Call
     ) -> pb.UploadChunksResponse:
         client = await calling_client(self._context, call)
-        accepted, upload, part, row = 0, None, None, None
+        accepted, upload = 0, None
         async for request in requests:
-            if upload is None or part is None or row is None:
+            if upload is None:
                 check_id(request.upload_id, "upload_id")
                 async with self._context.database.snapshot() as session:
                     upload = await get_upload(session, request.upload_id, client.id)
-                part, row = await open_participation(self._context, client, upload.round_id)
+            # With each chunk, from memory: a stream ends with its round, and with its client's credential.
+            client = await calling_client(self._context, call)
+            part, row = await open_participation(self._context, client, upload.round_id)
             await receive_chunk(self._context, row, upload, request.index, request.data)
             self._context.progress.moved(row.federation_id, part.id, up=len(request.data))
             self._context.metrics.bytes_in.inc(len(request.data))

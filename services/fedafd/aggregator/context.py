@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from fedafd.aggregator.callers import Callers
+from fedafd.aggregator.limits import ByteBudget, CallCaps, Turns
 from fedafd.aggregator.metrics import AggregatorMetrics
 from fedafd.aggregator.progress import ProgressBook
 from fedafd.aggregator.round_facts import RoundFacts
@@ -37,6 +38,9 @@ class Context:
     """Set once this process finishes what runs and takes nothing new."""
     callers: Callers = field(default_factory=Callers)
     rounds: RoundFacts = field(default_factory=RoundFacts)
+    calls: CallCaps = field(default_factory=CallCaps)
+    commits: Turns = field(default_factory=Turns)
+    in_memory: ByteBudget = field(default_factory=ByteBudget)
     progress: ProgressBook = field(init=False)
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.tasks import public_set_manifest
-from fedafd.aggregator.uploads import Assembled, assemble, discard_chunks, open_participation
+from fedafd.aggregator.uploads import Assembled, announced, assemble, discard_chunks, open_participation
 from fedafd.domain.config import AveragingMode, stored_federation_config
 from fedafd.domain.errors import (
     InvalidRequestError,
@@ -30,7 +30,7 @@ from fedafd.domain.states import ParticipationState
 from fedafd.persistence.artifact_repository import add_artifact
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.model_repository import add_files
-from fedafd.persistence.models import ClientRow, ParticipationRow, PersonalizedModelRow, RoundRow
+from fedafd.persistence.models import ClientRow, ParticipationRow, PersonalizedModelRow, RoundRow, UploadRow
 from fedafd.persistence.participation_repository import find_participation, settle_participation
 from fedafd.persistence.stage_repository import add_stage, stage_outputs
 from fedafd.proto.v1 import aggregator_pb2 as pb
@@ -59,21 +59,31 @@ async def commit_delivery(
 ) -> pb.CommitUploadResponse:
     """Settle the client's participation as delivered or rejected. Repeating it gives the same receipt.
 
-    Raises RoundClosedError when the round does not wait for it, UploadError when chunks are still missing.
+    Raises RoundClosedError when the round does not wait for it, UploadError when chunks are still missing, and
+    TooManyRequestsError when other deliveries fill the memory that there is for them.
     """
-    settled = await _settled(context, client, request.round_id)
-    if settled is not None:
-        return settled
-    _check_numbers(request)
+    async with context.commits.of(client.id):
+        settled = await _settled(context, client, request.round_id)
+        if settled is not None:
+            return settled
+        _check_numbers(request)
+        try:
+            return await _commit(context, client, request)
+        except (UploadError, RoundClosedError):
+            # The same commit, sent to another aggregator before, may have settled it and removed the chunks meanwhile.
+            settled = await _settled(context, client, request.round_id)
+            if settled is None:
+                raise
+            return settled
+
+
+async def _commit(context: Context, client: ClientRow, request: pb.CommitUploadRequest) -> pb.CommitUploadResponse:
     participation, row = await open_participation(context, client, request.round_id)
-    blobs = [await assemble(context, client, row, upload_id) for upload_id in dict.fromkeys(request.upload_ids)]
-    try:
-        delivery = await _checked(context, client, row, [blob for _, blob in blobs])
-    except (RepresentationError, PublicSetMismatchError, UploadError) as error:
-        await _reject(context, client, row, participation, str(error))
-    else:
-        await _accept(context, client, row, participation, delivery, request)
-    for upload, _ in blobs:
+    uploads = await announced(context, client, row, list(dict.fromkeys(request.upload_ids)))
+    # Chunks and the whole, or the whole and its tensors.
+    async with context.in_memory.room_for(2 * sum(upload.size_bytes for upload in uploads)):
+        await _settle(context, client, row, participation, uploads, request)
+    for upload in uploads:
         context.metrics.uploads.labels(purpose=upload.purpose).inc()
         await discard_chunks(context, row, upload)
     context.wakeups.changed(row.federation_id, clients=(client.id,))
@@ -81,6 +91,28 @@ async def commit_delivery(
     if settled is None:
         raise RoundClosedError(f"round {row.number} closed while the delivery was checked")
     return settled
+
+
+async def _settle(
+    context: Context,
+    client: ClientRow,
+    row: RoundRow,
+    participation: ParticipationRow,
+    uploads: list[UploadRow],
+    request: pb.CommitUploadRequest,
+) -> None:
+    """Check what was uploaded, and accept it, or reject it and keep none of it."""
+    blobs = [await assemble(context, client, row, upload) for upload in uploads]
+    receipt = _receipt(participation, blobs)
+    try:
+        delivery = await _checked(context, client, row, blobs)
+    except (RepresentationError, PublicSetMismatchError, UploadError) as error:
+        await _reject(context, client, row, participation, receipt, str(error))
+        return
+    for blob in (delivery.representations, delivery.weights):
+        if blob is not None:
+            await asyncio.to_thread(context.store.put, blob.entry["key"], blob.content)
+    await _accept(context, client, row, participation, receipt, delivery, request)
 
 
 def _check_numbers(request: pb.CommitUploadRequest) -> None:
@@ -165,10 +197,10 @@ def _check_model_file(path: str, content: bytes) -> None:
 
 
 async def _reject(
-    context: Context, client: ClientRow, row: RoundRow, participation: ParticipationRow, reason: str
+    context: Context, client: ClientRow, row: RoundRow, participation: ParticipationRow, receipt: str, reason: str
 ) -> None:
     async with context.database.transaction() as session:
-        values = {"reason": reason, "receipt": _receipt(participation)}
+        values = {"reason": reason, "receipt": receipt}
         if await settle_participation(session, participation.id, ParticipationState.REJECTED, **values):
             _record(session, "participation.rejected", client, row, reason=reason)
             context.metrics.deliveries.labels(outcome="rejected").inc()
@@ -179,6 +211,7 @@ async def _accept(
     client: ClientRow,
     row: RoundRow,
     participation: ParticipationRow,
+    receipt: str,
     delivery: _Delivery,
     request: pb.CommitUploadRequest,
 ) -> None:
@@ -192,7 +225,7 @@ async def _accept(
             session,
             participation.id,
             ParticipationState.DELIVERED,
-            receipt=_receipt(participation),
+            receipt=receipt,
             progress=1.0,
             bytes_up=ParticipationRow.bytes_up + up,
             bytes_down=ParticipationRow.bytes_down + down,
@@ -230,5 +263,7 @@ def _record(session: AsyncSession, kind: str, client: ClientRow, row: RoundRow, 
     record_event(session, kind, federation_id=row.federation_id, actor=actor, round=row.number, **data)
 
 
-def _receipt(participation: ParticipationRow) -> str:
-    return hashlib.sha256(f"receipt:{participation.id}".encode()).hexdigest()
+def _receipt(participation: ParticipationRow, blobs: list[Assembled]) -> str:
+    """Of this part in the round and of the content that was delivered for it."""
+    content = sorted((blob.purpose.value, blob.entry["sha256"]) for blob in blobs)
+    return hashlib.sha256(json.dumps(["receipt", participation.id, *content]).encode()).hexdigest()

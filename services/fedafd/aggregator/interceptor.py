@@ -1,23 +1,27 @@
-"""Around every RPC: domain errors become status, surprises become INTERNAL without a stack trace, calls are counted."""
+"""Around every RPC: domain errors become status, surprises INTERNAL without a trace; calls are counted and capped."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import grpc
 import grpc.aio
 
+from fedafd.aggregator.limits import CallCaps
 from fedafd.aggregator.metrics import AggregatorMetrics
 from fedafd.aggregator.types import Call, Handler, Interceptor
 from fedafd.domain.errors import FedafdError
+from fedafd.domain.secrets import hash_secret
+from fedafd.rpc.credentials import find_bearer_secret
 from fedafd.rpc.status import status_of
 from fedafd.telemetry.logging import get_logger
 from fedafd.telemetry.tracing import span_below, traceparent_in
 
 __all__ = ["ErrorInterceptor"]
 
+_AGENTS = "/fedafd.v1.AggregatorService/"
 _ARITY = {False: "unary", True: "stream"}
 _log = get_logger(__name__)
 
@@ -25,8 +29,9 @@ _log = get_logger(__name__)
 class ErrorInterceptor(Interceptor):
     """Translates what handlers raise."""
 
-    def __init__(self, metrics: AggregatorMetrics) -> None:
+    def __init__(self, metrics: AggregatorMetrics, caps: CallCaps) -> None:
         self._metrics = metrics
+        self._caps = caps
 
     async def intercept_service(
         self,
@@ -34,23 +39,24 @@ class ErrorInterceptor(Interceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
         handler: Any = await continuation(handler_call_details)
-        method = handler_call_details.method.rpartition("/")[2]
         if handler is None or not handler_call_details.method.startswith("/fedafd."):
             return cast("Handler", handler)
         kind = f"{_ARITY[handler.request_streaming]}_{_ARITY[handler.response_streaming]}"
         wrap = self._streaming if handler.response_streaming else self._single
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         wrapped: Handler = make(
-            wrap(getattr(handler, kind), method), handler.request_deserializer, handler.response_serializer
+            wrap(getattr(handler, kind), handler_call_details.method),
+            handler.request_deserializer,
+            handler.response_serializer,
         )
         return wrapped
 
-    def _single(self, inner: Callable[..., Any], method: str) -> Callable[..., Any]:
-        seconds = self._metrics.call_seconds
+    def _single(self, inner: Callable[..., Any], path: str) -> Callable[..., Any]:
+        seconds, method = self._metrics.call_seconds, path.rpartition("/")[2]
 
         async def call(request: Any, context: Call) -> Any:
             try:
-                with self._around(method, context), self._metrics.metrics.timed(seconds, method=method):
+                with self._around(path, context), self._metrics.metrics.timed(seconds, method=method):
                     answer = await inner(request, context)
             except Exception as error:
                 await self._abort(error, method, context)
@@ -60,10 +66,12 @@ class ErrorInterceptor(Interceptor):
 
         return call
 
-    def _streaming(self, inner: Callable[..., Any], method: str) -> Callable[..., Any]:
+    def _streaming(self, inner: Callable[..., Any], path: str) -> Callable[..., Any]:
+        method = path.rpartition("/")[2]
+
         async def call(request: Any, context: Call) -> AsyncIterator[Any]:
             try:
-                with self._around(method, context):
+                with self._around(path, context):
                     async for answer in inner(request, context):
                         yield answer
             except Exception as error:
@@ -74,9 +82,13 @@ class ErrorInterceptor(Interceptor):
         return call
 
     @contextmanager
-    def _around(self, method: str, context: Call) -> Iterator[None]:
-        parent = traceparent_in(context.invocation_metadata())
-        with self._metrics.calls_in_flight.track_inprogress(), span_below(parent, f"rpc.{method}", kind="SERVER"):
+    def _around(self, path: str, context: Call) -> Iterator[None]:
+        metadata = context.invocation_metadata()
+        # Distillers share one credential; a call without any is refused by its handler.
+        secret = find_bearer_secret(metadata) if path.startswith(_AGENTS) else None
+        cap = nullcontext() if secret is None else self._caps.one_of(hash_secret(secret))
+        span = span_below(traceparent_in(metadata), f"rpc.{path.rpartition('/')[2]}", kind="SERVER")
+        with self._metrics.calls_in_flight.track_inprogress(), span, cap:
             yield
 
     async def _abort(self, error: Exception, method: str, context: Call) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fedafd.aggregator.context import Context
 from fedafd.domain.config import AveragingMode, FederationConfig, stored_federation_config
-from fedafd.domain.errors import NotFoundError, RoundClosedError, UploadError
+from fedafd.domain.errors import ArtifactNotFoundError, NotFoundError, RoundClosedError, UploadError
 from fedafd.domain.kinds import UploadPurpose
 from fedafd.persistence.artifact_repository import add_upload, count_uploads, find_upload, get_upload
 from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, UploadRow
@@ -20,12 +20,22 @@ from fedafd.rpc.codes import purpose_from_wire
 from fedafd.storage import ObjectStore
 from fedafd.telemetry.logging import add_context
 
-__all__ = ["Assembled", "assemble", "begin_upload", "check_id", "discard_chunks", "open_participation", "receive_chunk"]
+__all__ = [
+    "Assembled",
+    "announced",
+    "assemble",
+    "begin_upload",
+    "check_id",
+    "discard_chunks",
+    "open_participation",
+    "receive_chunk",
+]
 
 _SMALLEST_CHUNK = 64 << 10
 _LARGEST_CHUNK = 2 << 20
 _MOST_UPLOADS = 16
 """Of one client in one round: a few tries of each purpose, and no filling of the store."""
+_TRIES_OF_FULL_SIZE = 2
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -56,12 +66,20 @@ async def begin_upload(context: Context, client: ClientRow, request: pb.BeginUpl
     """Announce a blob; says which chunks are missing. Raises UploadError for a manifest that does not add up."""
     purpose = purpose_from_wire(request.upload_purpose)
     _, row = await open_participation(context, client, request.round_id)
-    _check_manifest(request, purpose, stored_federation_config(row.config))
+    config = stored_federation_config(row.config)
+    _check_manifest(request, purpose, config)
     async with context.database.transaction() as session:
         upload = await find_upload(session, row.id, client.id, request.sha256, purpose.value)
         if upload is None:
-            if await count_uploads(session, row.id, client.id) >= _MOST_UPLOADS:
+            count, size = await count_uploads(session, row.id, client.id)
+            if count >= _MOST_UPLOADS:
                 raise UploadError(f"{_MOST_UPLOADS} blobs were announced in this round already; deliver or leave it")
+            quota = _quota(config)
+            if size + request.size_bytes > quota:
+                raise UploadError(
+                    f"{size} bytes were announced in this round already, and {request.size_bytes} more are above the"
+                    f" {quota} bytes of a client; deliver what is there, or leave the round"
+                )
             made = UploadRow(
                 round_id=row.id,
                 client_id=client.id,
@@ -98,20 +116,26 @@ class Assembled:
     entry: dict[str, Any]
 
 
-async def assemble(context: Context, client: ClientRow, row: RoundRow, upload_id: str) -> tuple[UploadRow, Assembled]:
-    """Put an upload's chunks together and store the blob. Raises UploadError when chunks are missing or do not fit."""
-    check_id(upload_id, "upload_ids")
+async def announced(context: Context, client: ClientRow, row: RoundRow, upload_ids: list[str]) -> list[UploadRow]:
+    """The client's uploads of those ids in the round. Raises NotFoundError, UploadError."""
+    for upload_id in upload_ids:
+        check_id(upload_id, "upload_ids")
     async with context.database.snapshot() as session:
-        upload = await get_upload(session, upload_id, client.id)
-    if upload.round_id != row.id:
-        raise UploadError(f"upload {upload_id}: belongs to another round")
+        uploads = [await get_upload(session, upload_id, client.id) for upload_id in upload_ids]
+    for upload in uploads:
+        if upload.round_id != row.id:
+            raise UploadError(f"upload {upload.id}: belongs to another round")
+    return uploads
+
+
+async def assemble(context: Context, client: ClientRow, row: RoundRow, upload: UploadRow) -> Assembled:
+    """Put an upload's chunks together. Raises UploadError when chunks are missing or do not fit."""
     # Weights count once per client, even where two clients send the same bytes.
     owner = f"/{client.name}" if upload.purpose == UploadPurpose.WEIGHTS else ""
     key = f"federations/{row.federation_id}/rounds/{row.number}/{upload.purpose}{owner}/{upload.sha256}"
     content = await asyncio.to_thread(_assembled, context.store, row, upload)
-    await asyncio.to_thread(context.store.put, key, content)
     entry = {"sha256": upload.sha256, "size_bytes": upload.size_bytes, "purpose": upload.purpose, "key": key}
-    return upload, Assembled(UploadPurpose(upload.purpose), content, entry)
+    return Assembled(UploadPurpose(upload.purpose), content, entry)
 
 
 async def discard_chunks(context: Context, row: RoundRow, upload: UploadRow) -> None:
@@ -124,11 +148,12 @@ def _assembled(store: ObjectStore, row: RoundRow, upload: UploadRow) -> bytes:
     parts = []
     for index in range(len(upload.chunk_sha256)):
         key = _chunk_key(row, upload, index)
-        if store.stat(key) is None:
+        try:
+            parts.append(store.get(key))
+        except ArtifactNotFoundError:
             raise UploadError(
                 f"upload {upload.id}: chunk {index} has not arrived; begin the upload again to see what is missing"
-            )
-        parts.append(store.get(key))
+            ) from None
     content = b"".join(parts)
     if hashlib.sha256(content).hexdigest() != upload.sha256:
         raise UploadError(f"upload {upload.id}: the whole blob does not have the announced hash")
@@ -146,6 +171,12 @@ async def _missing(store: ObjectStore, row: RoundRow, upload: UploadRow) -> list
 
 def _chunk_key(row: RoundRow, upload: UploadRow, index: int) -> str:
     return f"federations/{row.federation_id}/rounds/{row.number}/chunks/{upload.id}/{index}"
+
+
+def _quota(config: FederationConfig) -> int:
+    """Bytes that a client may announce in a round: of each purpose that the federation takes two blobs of any size."""
+    purposes = 1 + config.accept_personalized_models + (config.averaging is not AveragingMode.OFF)
+    return _TRIES_OF_FULL_SIZE * purposes * config.max_upload_bytes
 
 
 def _check_manifest(request: pb.BeginUploadRequest, purpose: UploadPurpose, config: FederationConfig) -> None:

@@ -29,6 +29,8 @@ class Listener:
 
     def __init__(self, *, awake: bool = False) -> None:
         self._event = asyncio.Event()
+        self.replaced = False
+        """Whether a newer listener of the same client took its place."""
         if awake:
             self._event.set()
 
@@ -64,8 +66,14 @@ class Wakeups:
 
     @contextmanager
     def of_client(self, federation_id: str, client_id: str, since: int) -> Iterator[Listener]:
-        """Hear of what may change that client's task, from the moment on when `tick` was `since`."""
+        """Hear of what may change that client's task, from the moment on when `tick` was `since`.
+
+        A client has one listener: those that it had before are woken for the last time.
+        """
         listener, place = Listener(awake=self.tick != since), (federation_id, client_id)
+        for earlier in self._clients[place]:
+            earlier.replaced = True
+            earlier.wake()
         self._clients[place].add(listener)
         try:
             yield listener

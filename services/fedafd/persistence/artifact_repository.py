@@ -101,10 +101,13 @@ async def add_upload(session: AsyncSession, row: UploadRow) -> UploadRow:
     return row
 
 
-async def count_uploads(session: AsyncSession, round_id: str, client_id: str) -> int:
-    """How many uploads the client announced in the round."""
-    mine = select(func.count()).where(UploadRow.round_id == round_id, UploadRow.client_id == client_id)
-    return await session.scalar(mine) or 0
+async def count_uploads(session: AsyncSession, round_id: str, client_id: str) -> tuple[int, int]:
+    """How many uploads the client announced in the round, and their bytes together."""
+    mine = select(func.count(), func.coalesce(func.sum(UploadRow.size_bytes), 0)).where(
+        UploadRow.round_id == round_id, UploadRow.client_id == client_id
+    )
+    count, size = (await session.execute(mine)).one()
+    return int(count), int(size)
 
 
 async def get_upload(session: AsyncSession, upload_id: str, client_id: str) -> UploadRow:

@@ -1,0 +1,94 @@
+"""What one client may take of this process at once: calls, commits, and bytes that are held in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from fedafd.domain.errors import TooManyRequestsError
+
+__all__ = ["MOST_CALLS", "ByteBudget", "CallCaps", "Turns"]
+
+MOST_CALLS = 8
+"""Of one client at once. An agent has a poll, a report and one stream; a pool has 15 connections."""
+_BUDGET_BYTES = 512 << 20
+_ROOM_SECONDS = 30.0
+"""A commit that waits so long for room is told to come again."""
+
+
+class CallCaps:
+    """How many calls of each credential run; nothing is asked of the database to refuse one."""
+
+    def __init__(self, most: int = MOST_CALLS) -> None:
+        self._most = most
+        self._running: Counter[str] = Counter()
+
+    @contextmanager
+    def one_of(self, credential: str) -> Iterator[None]:
+        """Count a call while it runs. Raises TooManyRequestsError for one too many."""
+        if self._running[credential] >= self._most:
+            raise TooManyRequestsError(
+                f"{self._most} calls with this credential run already; wait for one of them to end"
+            )
+        self._running[credential] += 1
+        try:
+            yield
+        finally:
+            self._running[credential] -= 1
+            if not self._running[credential]:
+                del self._running[credential]
+
+
+class Turns:
+    """One thing at a time for each client; who comes while another runs waits for it."""
+
+    def __init__(self) -> None:
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._asking: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def of(self, client_id: str) -> AsyncIterator[None]:
+        """Wait for that client's turn, and hold it."""
+        self._asking[client_id] += 1
+        try:
+            async with self._locks[client_id]:
+                yield
+        finally:
+            self._asking[client_id] -= 1
+            if not self._asking[client_id]:
+                del self._asking[client_id], self._locks[client_id]
+
+
+class ByteBudget:
+    """Bytes of deliveries that are in memory at once, in the order of asking.
+
+    A delivery that is larger than the whole budget gets its room alone.
+    """
+
+    def __init__(self, most_bytes: int = _BUDGET_BYTES, *, wait_seconds: float = _ROOM_SECONDS) -> None:
+        self._most = most_bytes
+        self._wait_seconds = wait_seconds
+        self._held = 0
+        self._door = asyncio.Lock()
+        self._freed = asyncio.Event()
+
+    @asynccontextmanager
+    async def room_for(self, size: int) -> AsyncIterator[None]:
+        """Wait for room for so many bytes, and hold it. Raises TooManyRequestsError when none comes free in time."""
+        try:
+            async with asyncio.timeout(self._wait_seconds), self._door:
+                while self._held and self._held + size > self._most:
+                    self._freed.clear()
+                    await self._freed.wait()
+                self._held += size
+        except TimeoutError:
+            raise TooManyRequestsError(
+                f"deliveries of {self._held} bytes are being checked; commit again in a while"
+            ) from None
+        try:
+            yield
+        finally:
+            self._held -= size
+            self._freed.set()
