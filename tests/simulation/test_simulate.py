@@ -193,7 +193,7 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path: Path) -> No
     ("given", "told"),
     [
         (["--strategies", "fedprox"], "--strategies fedprox: fedprox is not in the experiment"),
-        (["--device", "gpu"], "--device gpu: expected auto, cpu, cuda, cuda:N or mps"),
+        (["--device", "gpu"], "--device gpu: expected auto, cpu, cuda, cuda:N or mps, or cuda:N,cuda:M"),
         (["--workers", "0"], "--workers 0: expected 1 or more"),
         pytest.param(
             ["--device", "cuda:77"], "device: cuda:77 is asked for, but it is not here", id="a device that is not here"

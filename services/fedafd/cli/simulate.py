@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["simulate"]
 
 _INTERRUPTED, _TERMINATED = 130, 143
-_DEVICES = r"auto|cpu|mps|cuda(:[0-9]+)?"
 
 
 def simulate(
@@ -32,8 +30,11 @@ def simulate(
     scenarios: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
     seeds: Annotated[str | None, typer.Option(help="For example 0,1,2.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds per run.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes; by default one per core, one where a GPU is.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    workers: Annotated[int | None, typer.Option(help="Processes; by default one per core, or one per GPU.")] = None,
+    device: Annotated[
+        str,
+        typer.Option(help="auto (all GPUs, if any), cpu, mps, cuda (the first), cuda:N, or several: cuda:0,cuda:1."),
+    ] = "auto",
     keep_models: Annotated[bool, typer.Option(help="Keep the states of each run's chosen rounds.")] = False,
     restart: Annotated[
         bool, typer.Option(help="Set aside runs of other settings or other data that the output folder holds.")
@@ -47,9 +48,9 @@ def simulate(
     end, the exit code is 1, and the same command tries it again.
     """
     from fedafd.simulation.experiment import read_experiment
+    from fedafd.simulation.places import check_places
 
-    if not re.fullmatch(_DEVICES, device):
-        raise ConfigurationError(f"--device {device}: expected auto, cpu, cuda, cuda:N or mps")
+    check_places(device)
     if workers is not None and workers < 1:
         raise ConfigurationError(f"--workers {workers}: expected 1 or more")
     overrides: dict[str, Any] = {}

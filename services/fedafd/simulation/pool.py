@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
@@ -26,6 +26,7 @@ from fedafd.simulation.failures import Failure, killed, note_failure
 from fedafd.simulation.files import read_json
 from fedafd.simulation.kept_runs import check_kept_runs
 from fedafd.simulation.no_effect import settings_without_effect
+from fedafd.simulation.places import least_used, places
 from fedafd.simulation.run import SERVER_STAGES
 from fedafd.simulation.worker import NOW, Job, serve
 
@@ -38,9 +39,10 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 def default_workers(runs: int, device: str) -> int:
-    """As many as there are cores to run on, at most one per run; one where a GPU does the work."""
-    if device.startswith("cuda") or (device == "auto" and _has_gpu()):
-        return 1
+    """As many as there are cores to run on, at most one per run; one per GPU where GPUs do the work."""
+    gpus = _gpus()
+    if device.startswith("cuda") or (device == "auto" and gpus):
+        return max(1, min(len(places(device, gpus)), runs))
     return max(1, min(len(os.sched_getaffinity(0)), runs))
 
 
@@ -57,15 +59,18 @@ def run_experiment(
 ) -> dict[RunKey, str]:
     """Do all runs that are not done yet. Returns the reason of each run that failed; the others have a result.json.
 
-    `device` must be here, and what `output` holds must be of the same configuration and data, or is set aside with
-    `restart` (fedafd.simulation.kept_runs): ConfigurationError, DataError.
+    Of several devices (fedafd.simulation.places) each worker keeps to one. They must be here, and what `output` holds
+    must be of the same configuration and data, or is set aside with `restart` (fedafd.simulation.kept_runs):
+    ConfigurationError, DataError.
 
     A run that fails, or whose process is killed, leaves its reason (fedafd.simulation.failures) and the others go on;
     the same call tries it again. `look` is told twice a second what each run at work does: its round, the share of the
     run that is done, words; `tell` hears what else happens. Whatever ends this call ends the workers. Raises
     ConflictError while another simulation works in `output`.
     """
-    choose_device(device)
+    devices = places(device, _gpus())
+    for name in devices:
+        choose_device(name)
     failed: dict[RunKey, str] = {}
     threads = max(1, len(os.sched_getaffinity(0)) // workers)
     for name in _THREAD_VARIABLES:
@@ -80,7 +85,7 @@ def run_experiment(
         todo = deque(key for key in experiment.runs() if not (output / key.folder / "result.json").exists())
         for key in todo:
             (output / key.folder / NOW).unlink(missing_ok=True)
-        pool = _Pool(Job(experiment.model_dump_json(), str(output), device, keep_models, threads))
+        pool = _Pool(Job(experiment.model_dump_json(), str(output), devices[0], keep_models, threads), devices)
         try:
             while todo or pool.at_work:
                 while todo and len(pool.at_work) < workers:
@@ -102,6 +107,7 @@ class _Worker:
     """A process, and our end of the pipe to it."""
 
     def __init__(self, job: Job) -> None:
+        self.device = job.device
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, job))
@@ -119,8 +125,8 @@ class _Worker:
 
 
 class _Pool:
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, job: Job, devices: Sequence[str]) -> None:
+        self._job, self._devices = job, devices
         self._busy: dict[RunKey, _Worker] = {}
         self._idle: list[_Worker] = []
 
@@ -131,12 +137,21 @@ class _Pool:
     def begin(self, key: RunKey) -> None:
         """Give a run to a worker that waits, or to a new one."""
         with _signals_held():
-            worker = self._idle.pop() if self._idle else _Worker(self._job)
+            worker = self._free_worker()
             self._busy[key] = worker
         try:
             worker.pipe.send(key.model_dump())
         except OSError:
             return  # It is dead; `ended` tells.
+
+    def _free_worker(self) -> _Worker:
+        busy = [worker.device for worker in self._busy.values()]
+        if not self._idle:
+            return _Worker(self._job._replace(device=least_used(self._devices, busy)))
+        wanted = least_used([worker.device for worker in self._idle], busy)
+        worker = next(worker for worker in self._idle if worker.device == wanted)
+        self._idle.remove(worker)
+        return worker
 
     def ended(self) -> Iterator[tuple[RunKey, Failure | None]]:
         """Runs that ended within the next moment, and why if not well."""
@@ -188,7 +203,7 @@ def _at_work(output: Path, keys: Iterable[RunKey]) -> AtWork:
     return found
 
 
-def _has_gpu() -> bool:
+def _gpus() -> int:
     import torch
 
-    return torch.cuda.is_available()
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0

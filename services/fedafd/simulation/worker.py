@@ -40,7 +40,7 @@ def serve(requests: Connection, job: Job) -> None:
 
     After a failure that nobody foresaw the process ends: a GPU, or a library's state, may be broken.
     """
-    _prepare(job.threads)
+    _prepare(job.threads, job.device)
     experiment = ExperimentConfig.model_validate_json(job.experiment)
     while True:
         try:
@@ -53,7 +53,7 @@ def serve(requests: Connection, job: Job) -> None:
             return
 
 
-def _prepare(threads: int) -> None:
+def _prepare(threads: int, device: str) -> None:
     # Ctrl-C reaches the whole group; the parent, which started us with both signals held, ends its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
@@ -62,6 +62,9 @@ def _prepare(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+    if device.startswith("cuda:"):
+        # The random generator that is kept and given back is the current device's.
+        torch.cuda.set_device(device)
 
 
 def _end_with_parent() -> None:
