@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedafd.learning.global_model import GlobalModel
     from fedafd.learning.personalized_model import PersonalizedModel
 
-__all__ = ["GlobalModel", "PersonalizedModel"]
+    __version__: str
+
+__all__ = ["GlobalModel", "PersonalizedModel", "__version__"]
 
 _HOMES = {
     "GlobalModel": "fedafd.learning.global_model",
@@ -18,6 +21,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        # Looked up when it is asked for: the lookup reads files, and most processes never ask.
+        return version("fedafd")
     # Importing fedafd must not import torch: most processes never need it.
     if name not in _HOMES:
         raise AttributeError(f"module 'fedafd' has no attribute {name!r}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+from importlib.metadata import version
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -39,7 +40,6 @@ _EXTRAS = {
 
 app = typer.Typer(
     name="fedafd",
-    help="Multimodal federated learning without sharing data. Start with [bold]fedafd demo[/].",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -54,6 +54,21 @@ app.command()(predict)
 app.command()(search)
 app.command()(simulate)
 add_remote_commands(app)
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fedafd {version('fedafd')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    shows_version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Multimodal federated learning without sharing data. Start with [bold]fedafd demo[/]."""
 
 
 @app.command("control-plane")
