@@ -98,4 +98,4 @@ def test_an_installed_encoder_trains_and_loads_from_the_model_folder(installed: 
     assert "embedded (48, 16)" in _python(ROUND, tmp_path / "model", installed)
     # Without the distribution the folder says what it lacks.
     said = _python(LOAD, tmp_path / "model")
-    assert "encoder 'patches' is not known; installed: bert, bigru" in said
+    assert "encoder 'patches' is not known; installed: auto, bert, bigru" in said

@@ -62,6 +62,11 @@ def saved(architecture: str, folder: Path, **options: Any) -> Path:
 def saved_text(architecture: str, folder: Path) -> Path:
     """With a tokenizer whose padding is not 0."""
     saved(architecture, folder, vocab_size=20, pad_token_id=8)
+    save_tokenizer(folder)
+    return folder
+
+
+def save_tokenizer(folder: Path) -> None:
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
     tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
@@ -69,7 +74,6 @@ def saved_text(architecture: str, folder: Path) -> Path:
     )
     special = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    return folder
 
 
 def saved_image(architecture: str, folder: Path) -> Path:

@@ -5,6 +5,7 @@ Shape legend: B samples, P positions (feature-map cells or tokens), C backbone c
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
@@ -15,11 +16,13 @@ from torch.nn import functional as F
 from fedafd.domain.config import EncoderConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import Modality
+from fedafd.learning.automatic import any_backbone, fresh_backbone
 from fedafd.learning.pretrained import pretrained_backbone
 
 __all__ = ["Encoder", "Features", "build_encoder", "encoder_names"]
 
 GROUP = "fedafd.encoders"
+AUTO = "auto"
 _TRANSFORMERS = {
     "resnet": ("ResNetConfig", "ResNetModel", Modality.IMAGE),
     "convnextv2": ("ConvNextV2Config", "ConvNextV2Model", Modality.IMAGE),
@@ -66,9 +69,18 @@ class _ImageBackbone(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         hidden = self.model(pixels).last_hidden_state
-        positions_BPC = hidden.flatten(2).transpose(1, 2) if hidden.dim() == 4 else hidden
+        positions_BPC = _as_positions(hidden, getattr(self.model, "timm_model", None))
         count = positions_BPC.shape[1]
         return positions_BPC, positions_BPC.new_full(positions_BPC.shape[:2], 1.0 / count)
+
+
+def _as_positions(hidden: Tensor, timm_model: Any) -> Tensor:
+    """A map [B, C, H, W] as positions [B, P, C]; some of timm's are [B, H, W, C], and a pooled row is one position."""
+    if hidden.dim() == 4 and timm_model is not None and hidden.shape[1] != timm_model.num_features:
+        return hidden.flatten(1, 2)
+    if hidden.dim() == 4:
+        return hidden.flatten(2).transpose(1, 2)
+    return hidden if hidden.dim() == 3 else hidden.unsqueeze(1)
 
 
 class _TextBackbone(nn.Module):
@@ -127,7 +139,7 @@ class _BiGru(nn.Module):
 
 def encoder_names() -> list[str]:
     """Names of all architectures: the built-in ones and the entry points of the group `fedafd.encoders`."""
-    return sorted({*_TRANSFORMERS, "bigru", *(point.name for point in entry_points(group=GROUP))})
+    return sorted({*_TRANSFORMERS, AUTO, "bigru", *(point.name for point in entry_points(group=GROUP))})
 
 
 def build_encoder(
@@ -140,10 +152,10 @@ def build_encoder(
 
     Raises ConfigurationError for an unknown architecture, one of the other modality, or weights that are not there.
     """
-    if config.pretrained is not None and config.architecture not in _TRANSFORMERS:
+    if config.pretrained is not None and config.architecture not in {*_TRANSFORMERS, AUTO}:
         raise ConfigurationError(
             f"encoder {config.architecture!r} starts from fresh weights; `pretrained` goes with one of"
-            f" {', '.join(sorted(_TRANSFORMERS))}"
+            f" {', '.join(sorted({*_TRANSFORMERS, AUTO}))}"
         )
     if config.architecture == "bigru":
         _check_modality(config, Modality.TEXT, modality)
@@ -153,6 +165,8 @@ def build_encoder(
         except TypeError as error:
             raise ConfigurationError(f"encoder bigru, options: {error}") from None
         return Encoder(backbone, backbone.channels, dim)
+    if config.architecture == AUTO:
+        return _automatic(config, modality, dim, vocabulary, padding)
     if config.architecture in _TRANSFORMERS:
         _check_modality(config, _TRANSFORMERS[config.architecture][2], modality)
         return _from_transformers(config, modality, dim, vocabulary, padding)
@@ -171,11 +185,7 @@ def _from_transformers(config: EncoderConfig, modality: Modality, dim: int, voca
     model_class: Any = getattr(transformers, model_name)
     if config.pretrained is not None:
         model: Any = pretrained_backbone(config, modality, model_class)
-        held = model.config.vocab_size if modality is Modality.TEXT else vocabulary
-        if vocabulary > held:
-            raise ConfigurationError(
-                f"weights {config.pretrained!r} know {held} tokens, but its tokenizer makes {vocabulary}"
-            )
+        _check_vocabulary(config, modality, model, vocabulary)
     else:
         options = dict(config.options)
         if modality is Modality.IMAGE and config.architecture == "vit":
@@ -194,14 +204,65 @@ def _from_transformers(config: EncoderConfig, modality: Modality, dim: int, voca
     return Encoder(backbone, channels, dim)
 
 
+def _automatic(config: EncoderConfig, modality: Modality, dim: int, vocabulary: int, padding: int) -> Encoder:
+    """Whatever transformers' AutoModel makes of the weights' or the options' `model_type`."""
+    _refuse_options_that_fetch(config)
+    if config.pretrained is not None:
+        model: Any = any_backbone(config, modality)
+        _check_vocabulary(config, modality, model, vocabulary)
+    else:
+        model = fresh_backbone(config, modality, vocabulary=vocabulary, padding=padding)
+    backbone = _ImageBackbone(model) if modality is Modality.IMAGE else _TextBackbone(model, padding)
+    return Encoder(backbone, _channels_seen(config, modality, backbone, padding), dim)
+
+
+@torch.no_grad()
+def _channels_seen(config: EncoderConfig, modality: Modality, backbone: nn.Module, padding: int) -> int:
+    """Channels of the positions made of one full sample: families do not tell them, nor their limits, in one way."""
+    if modality is Modality.IMAGE:
+        sample = torch.zeros(1, 3, config.image_size, config.image_size)
+    else:
+        sample = torch.full((1, config.max_tokens), 0 if padding else 1)
+    training = backbone.training
+    try:
+        positions_BPC, _ = backbone.float().eval()(sample)
+    except Exception as error:  # each family refuses in its own way what it cannot read
+        size = "image_size" if modality is Modality.IMAGE else "max_tokens"
+        reason = (str(error).splitlines() or [""])[0]
+        raise ConfigurationError(
+            f"encoder {config.architecture}, {config.pretrained or config.options.get('model_type')}: reads no"
+            f" {modality.value} of {size} {getattr(config, size)}, or is no encoder of {modality.value}:"
+            f" {type(error).__name__}: {reason}"
+        ) from None
+    backbone.train(training)
+    return int(positions_BPC.shape[-1])
+
+
+def _check_vocabulary(config: EncoderConfig, modality: Modality, model: Any, vocabulary: int) -> None:
+    held = model.config.vocab_size if modality is Modality.TEXT else vocabulary
+    if vocabulary > held:
+        raise ConfigurationError(
+            f"weights {config.pretrained!r} know {held} tokens, but its tokenizer makes {vocabulary}"
+        )
+
+
 def _refuse_options_that_fetch(config: EncoderConfig) -> None:
     """transformers runs code from the hub where an option names it: options come from a server or a folder too."""
-    for name, value in config.options.items():
+    for name, value in _each_option(config.options):
         runs = name in _RUNS_CODE or name.startswith("_") or (name in _KERNELS and value not in (None, "eager", "sdpa"))
-        if runs:
+        fetches = "backbone" in name and value not in (None, False)
+        if runs or fetches:
             raise ConfigurationError(
                 f"encoder {config.architecture}, options: {name}: {value!r} may load code from elsewhere; leave it out"
             )
+
+
+def _each_option(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Name and value of each option; those of a part of a model, such as `vision_config`, too."""
+    for name, value in options.items():
+        yield name, value
+        if isinstance(value, Mapping) and name.endswith("_config"):
+            yield from _each_option(value)
 
 
 def _check_modality(config: EncoderConfig, has: Modality, wanted: Modality) -> None:

@@ -18,7 +18,7 @@ from fedafd.domain.config import EncoderConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import Modality
 
-__all__ = ["pixel_scale", "pretrained_backbone", "pretrained_tokenizer"]
+__all__ = ["missing_weights", "pixel_scale", "pretrained_backbone", "pretrained_tokenizer", "refuse_pickles"]
 
 Channels = tuple[float, float, float]
 _HALF, _QUARTER = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -35,7 +35,7 @@ _FILES = {
 def pretrained_backbone(config: EncoderConfig, modality: Modality, model_class: Any) -> nn.Module:
     """The weights named by `config.pretrained`. Raises ConfigurationError for what is missing or does not fit."""
     assert config.pretrained is not None
-    _refuse_pickles(config.pretrained)
+    refuse_pickles(config.pretrained)
     try:
         _check_kind(config, model_class)
         # Hubs store half precision, which transformers would keep; training adds steps too small for it to hold.
@@ -43,7 +43,7 @@ def pretrained_backbone(config: EncoderConfig, modality: Modality, model_class: 
             config.pretrained, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise _missing(config, modality, error) from None
+        raise missing_weights(config, modality, error) from None
     unused = _UNUSED.get(config.architecture, ("pooler.",))
     lacking = sorted(name for name in loading["missing_keys"] if not name.startswith(unused))
     if lacking:
@@ -62,9 +62,9 @@ def pretrained_tokenizer(config: EncoderConfig) -> Tokenizer:
 
     assert config.pretrained is not None
     try:
-        loaded: Any = transformers.AutoTokenizer.from_pretrained(config.pretrained)
+        loaded: Any = transformers.AutoTokenizer.from_pretrained(config.pretrained, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise _missing(config, Modality.TEXT, error) from None
+        raise missing_weights(config, Modality.TEXT, error) from None
     backend = getattr(loaded, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer) or loaded.pad_token_id is None:
         raise ConfigurationError(
@@ -110,12 +110,21 @@ def _preprocessor(config: EncoderConfig) -> dict[str, Any]:
             _raise_exceptions_for_missing_entries=False,
         )
         values: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8")) if path is not None else {}
+        return values or _timm_scale(config)
     except (OSError, ValueError) as error:
-        raise _missing(config, Modality.IMAGE, error) from None
-    return values
+        raise missing_weights(config, Modality.IMAGE, error) from None
 
 
-def _refuse_pickles(pretrained: str) -> None:
+def _timm_scale(config: EncoderConfig) -> dict[str, Any]:
+    """timm keeps what it does to pixels in the folder's config.json."""
+    from transformers import PreTrainedConfig
+
+    assert config.pretrained is not None
+    kept = PreTrainedConfig.get_config_dict(config.pretrained)[0].get("pretrained_cfg") or {}
+    return {"image_mean": kept["mean"], "image_std": kept["std"]} if "mean" in kept and "std" in kept else {}
+
+
+def refuse_pickles(pretrained: str) -> None:
     folder = Path(pretrained)
     if not folder.is_dir() or list(folder.glob("*.safetensors")):
         return
@@ -145,7 +154,7 @@ def _check_sizes(config: EncoderConfig, modality: Modality, sizes: Any) -> None:
         raise ConfigurationError(f"image_size: {config.image_size}, but {config.pretrained!r} needs {side}")
 
 
-def _missing(config: EncoderConfig, modality: Modality, error: Exception) -> ConfigurationError:
+def missing_weights(config: EncoderConfig, modality: Modality, error: Exception) -> ConfigurationError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     name, place = config.pretrained or "", Path(config.pretrained or "")
     if place.is_dir():

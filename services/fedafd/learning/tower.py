@@ -18,6 +18,7 @@ from fedafd.domain.config import EncoderConfig, parse_config
 from fedafd.domain.errors import ConfigurationError, DataError, FedafdError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.acceleration import encode_in_parts
+from fedafd.learning.automatic import plain_options, self_options
 from fedafd.learning.batch_norm import accept_single_values
 from fedafd.learning.encoders import Encoder, Features, build_encoder
 from fedafd.learning.feeding import batches
@@ -29,7 +30,6 @@ from fedafd.learning.tokens import padding_id, token_ids
 __all__ = ["Tower", "description", "encode_all"]
 
 ENCODE_BATCH = 128
-_NOT_OPTIONS = {"transformers_version", "architectures", "auto_map", "dtype", "torch_dtype", "model_type"}
 
 
 class Tower(nn.Module):
@@ -160,11 +160,10 @@ def _self_contained(config: EncoderConfig, modality: Modality, encoder: Encoder)
     if modality is Modality.IMAGE:
         changes["image_mean"], changes["image_std"] = pixel_scale(config)
     held: Any = getattr(getattr(encoder.backbone, "model", None), "config", None)
-    if hasattr(held, "to_diff_dict"):
-        options = {
-            key: value for key, value in held.to_diff_dict().items() if key not in _NOT_OPTIONS and key[0] != "_"
-        }
-        changes["options"] = json.loads(json.dumps(options))
+    if config.architecture == "auto":
+        changes["options"] = self_options(held)
+    elif hasattr(held, "to_diff_dict"):
+        changes["options"] = plain_options(held)
     return config.model_copy(update=changes)
 
 

@@ -22,7 +22,7 @@ class EncoderConfig(Config):
     """
 
     architecture: str = Field(
-        description="Kind of the backbone: `resnet`, `bigru`, `bert` and so on, or one of an installed package"
+        description="Kind of the backbone: `resnet`, `bert` and so on, `auto`, or one of an installed package"
         " (entry point group `fedafd.encoders`): docs/models.md."
     )
     pretrained: HubIdOrFolder | None = Field(

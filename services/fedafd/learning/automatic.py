@@ -1,0 +1,145 @@
+"""The backbone that transformers' AutoModel makes of a `model_type`: any family, pretrained or from options.
+
+timm's models come through transformers' own wrapper, where timm is installed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fedafd.domain.config import EncoderConfig
+from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.kinds import Modality
+from fedafd.learning.pretrained import missing_weights, refuse_pickles
+
+__all__ = ["any_backbone", "fresh_backbone", "plain_options", "self_options"]
+
+_NOT_OPTIONS = {"transformers_version", "architectures", "auto_map", "dtype", "torch_dtype", "model_type"}
+_TIMM = "timm_wrapper"
+_NUMBERS = ("img_size", "in_chans", "num_classes")
+_PARTS = {Modality.IMAGE: "vision_config", Modality.TEXT: "text_config"}
+
+
+def any_backbone(config: EncoderConfig, modality: Modality) -> Any:
+    """The weights named by `config.pretrained`, in float32; of a dual encoder the tower of this modality.
+
+    Raises ConfigurationError for what is missing or does not fit.
+    """
+    import transformers
+
+    assert config.pretrained is not None
+    refuse_pickles(config.pretrained)
+    try:
+        sizes: Any = transformers.AutoConfig.from_pretrained(config.pretrained, trust_remote_code=False)
+        sizes = getattr(sizes, _PARTS[modality], None) or sizes
+        arguments = _timm_arguments(
+            sizes.model_type, getattr(sizes, "architecture", ""), getattr(sizes, "model_args", None)
+        )
+        if sizes.model_type == _TIMM:
+            sizes.model_args = arguments
+        found = _text_tower(sizes) or transformers.AutoModel
+        model, loading = found.from_pretrained(
+            config.pretrained,
+            config=sizes,
+            use_safetensors=True,
+            output_loading_info=True,
+            dtype=torch.float32,
+            trust_remote_code=False,
+        )
+    except ImportError:
+        raise _lacks_timm(config.pretrained) from None
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise missing_weights(config, modality, error) from None
+    lacking = sorted(name for name in loading["missing_keys"] if "pooler." not in name)
+    if lacking:
+        raise ConfigurationError(
+            f"weights {config.pretrained!r} do not hold a whole {sizes.model_type}: {len(lacking)} tensors are"
+            f" missing, such as {lacking[0]}"
+        )
+    return model
+
+
+def fresh_backbone(config: EncoderConfig, modality: Modality, *, vocabulary: int, padding: int) -> Any:
+    """Fresh weights of the family that the option `model_type` names. Raises ConfigurationError."""
+    import transformers
+
+    options: dict[str, Any] = dict(config.options)
+    kind = options.pop("model_type", None)
+    if not isinstance(kind, str):
+        raise ConfigurationError(
+            "encoder auto, options: `model_type` is missing; without `pretrained` it names the family,"
+            " such as roberta or swin"
+        )
+    if kind == _TIMM:
+        options["model_args"] = _timm_arguments(kind, str(options.get("architecture", "")), options.get("model_args"))
+    if modality is Modality.TEXT:
+        options.setdefault("vocab_size", vocabulary)
+        options.setdefault("pad_token_id", padding)
+    try:
+        sizes = transformers.AutoConfig.for_model(kind, **options)
+        auto: Any = transformers.AutoModel
+        tower = _text_tower(sizes)
+        return tower(sizes) if tower else auto.from_config(sizes, trust_remote_code=False)
+    except ImportError:
+        raise _lacks_timm(kind) from None
+    except Exception as error:  # any value may stand in a folder, and families fail on each in their own way
+        reason = (str(error).splitlines() or [""])[0]
+        raise ConfigurationError(f"encoder auto, options: {type(error).__name__}: {reason}") from None
+
+
+def _lacks_timm(named: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"encoder auto, {named}: models of timm need the extra `vision`: pip install fedafd[vision]"
+    )
+
+
+def _text_tower(sizes: Any) -> Any:
+    """The text half of SigLIP, which AutoModel does not find by its configuration; null for all else."""
+    import transformers
+
+    name = {"siglip_text_model": "SiglipTextModel", "siglip2_text_model": "Siglip2TextModel"}.get(sizes.model_type)
+    return getattr(transformers, name) if name else None
+
+
+def plain_options(held: Any) -> dict[str, Any]:
+    """What a transformers configuration says otherwise than its defaults, as JSON."""
+    options = {key: value for key, value in held.to_diff_dict().items() if key not in _NOT_OPTIONS and key[0] != "_"}
+    kept: dict[str, Any] = json.loads(json.dumps(options))
+    return kept
+
+
+def self_options(held: Any) -> dict[str, Any]:
+    """Options that make the same backbone with nothing pretrained at hand."""
+    kind = held.model_type
+    if kind == _TIMM:
+        return {"model_type": kind, "architecture": held.architecture, "model_args": held.model_args}
+    # Labels are those of a head that is not read, and there may be thousands.
+    options = plain_options(held)
+    return {"model_type": kind} | {k: v for k, v in options.items() if k not in ("id2label", "label2id")}
+
+
+def _timm_arguments(kind: str, architecture: str, arguments: Any) -> dict[str, Any]:
+    """Arguments of a timm model that change its backbone. Raises ConfigurationError for all but harmless ones.
+
+    timm's names may point to a hub or a folder, and its arguments to a pickle.
+    """
+    if kind != _TIMM:
+        return {}
+    given = dict(arguments) if isinstance(arguments, Mapping) else {}
+    harmless = isinstance(given.get("global_pool", ""), str) and all(_are_numbers(given.get(n, 0)) for n in _NUMBERS)
+    unknown = given.keys() - {*_NUMBERS, "global_pool"}
+    if not architecture.replace("_", "").replace(".", "").isalnum() or unknown or not harmless:
+        raise ConfigurationError(
+            f"encoder auto: timm architecture {architecture!r}, model_args {given}: only the plain name of a model of"
+            f" timm is taken, with the arguments {', '.join(_NUMBERS)} and global_pool"
+        )
+    return {name: value for name, value in given.items() if name in ("img_size", "global_pool")}
+
+
+def _are_numbers(value: Any) -> bool:
+    values = value if isinstance(value, list | tuple) else [value]
+    return len(values) <= 2 and all(isinstance(v, int) and 0 <= v <= 16_384 for v in values)
