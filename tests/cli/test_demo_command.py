@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(900)
 BEHIND_A_PROXY = dict.fromkeys(("http_proxy", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
 """Nobody listens there: a demo talks to itself alone, and needs none of it."""
 FEDAFD = [sys.executable, "-m", "fedafd.cli.main"]
-CLIENT_KEYS = {"name", "kind", "metric", "alone", "federated", "bytes_up", "bytes_down", "details"}
+CLIENT_KEYS = {"name", "kind", "metric", "alone", "federated", "standard_error", "bytes_up", "bytes_down", "details"}
 RECALLS = {"i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "rsum"}
 
 

@@ -105,7 +105,7 @@ def test_a_site_alone_has_its_own_words_where_the_federation_takes_the_public_se
 
 def test_all_rounds_in_one_go_are_the_same_rounds() -> None:
     config = tiny_federation()
-    metrics = train_alone(
+    made = train_alone(
         config=config,
         kind=ClientKind.IMAGE,
         image_encoder=None,
@@ -115,8 +115,10 @@ def test_all_rounds_in_one_go_are_the_same_rounds() -> None:
         client=NAME,
         device="cpu",
     )
-    last = baseline(config, ClientKind.IMAGE, 2)[-1].evaluations["test"].metrics
-    assert metrics == {f"alone/{name}": value for name, value in last.items()}
+    last = baseline(config, ClientKind.IMAGE, 2)[-1]
+    assert made.state == last.state
+    assert made.evaluations["test"].metrics == last.evaluations["test"].metrics
+    assert np.array_equal(made.evaluations["test"].scores, last.evaluations["test"].scores)
     assert (
         Modality.IMAGE.value in Checkpoint.from_bytes(baseline(config, ClientKind.IMAGE, 1)[0].state).meta["encoders"]
     )

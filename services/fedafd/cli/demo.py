@@ -179,13 +179,15 @@ class _Federation:
         for site in self._plan.sites:
             mine = [part for part in parts if part["client"] == site.name]
             metric = headline_metric(site.kind)
+            alone = self._alone(site)
             clients.append(
                 ClientResult(
                     name=site.name,
                     kind=site.kind,
                     metric=metric,
-                    alone=self._alone_metric(site, metric),
+                    alone=alone["metrics"][metric] if alone else None,
                     federated=mine[-1]["metrics"][f"federated/{metric}"],
+                    standard_error=alone["standard_error"] if alone else None,
                     bytes_up=sum(part["bytes_up"] for part in mine),
                     bytes_down=sum(part["bytes_down"] for part in mine),
                     details=mine[-1]["metrics"],
@@ -227,12 +229,12 @@ class _Federation:
         result = str(work / f"alone-{site.name}.json")
         return self._supervisor.start(f"alone-{site.name}", [*command, result], thread_environment(1), may_end=True)
 
-    def _alone_metric(self, site: DemoSite, metric: str) -> float | None:
+    def _alone(self, site: DemoSite) -> dict[str, Any] | None:
         path = self._output.work / f"alone-{site.name}.json"
         if not path.is_file():
             return None
-        value: float = json.loads(path.read_text(encoding="utf-8"))[f"alone/{metric}"]
-        return value
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return result
 
     def _run_rounds(self) -> tuple[list[RoundResult], list[dict[str, Any]], float]:
         from fedafd.cli.demo_report import RoundResult

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["ClientResult", "DemoResult", "RoundResult", "headline_metric", "print_report"]
 
 _RECALLS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "rsum")
+_CAPTION = "gain: ± one standard error over the test samples; within it nothing is shown"
 _HEADLINES = {"image": "acc1", "text": "acc1", "pair": "rsum"}
 
 
@@ -53,6 +54,8 @@ class ClientResult:
     metric: str
     alone: float | None
     federated: float
+    standard_error: float | None
+    """Of federated less alone, over the test samples that both were asked; None where it cannot be told."""
     bytes_up: int
     bytes_down: int
     details: dict[str, float]
@@ -79,7 +82,9 @@ def print_report(console: Console, result: DemoResult) -> None:
     """Two tables: clients, and the server per round."""
     from rich.table import Table
 
-    clients = Table(title="Clients, on the test split of each", title_justify="left")
+    clients = Table(
+        title="Clients, on the test split of each", title_justify="left", caption=_CAPTION, caption_justify="left"
+    )
     for heading in ("client", "kind", "metric"):
         clients.add_column(heading)
     for heading in ("alone", "federated", "gain", "MiB up", "MiB down"):
@@ -107,10 +112,16 @@ def print_report(console: Console, result: DemoResult) -> None:
 
 
 def _difference(client: ClientResult) -> str:
+    """The gain with its standard error; marked as gain or loss only where it is beyond that error."""
     if client.alone is None:
         return "-"
-    gain = client.federated - client.alone
-    return f"[{'green' if gain >= 0 else 'red'}]{gain:+.1f}[/]"
+    gain, error = client.federated - client.alone, client.standard_error
+    if error is None:
+        return f"{gain:+.1f}"
+    told = f"{gain:+.1f} ± {error:.1f}"
+    if abs(gain) <= error:
+        return told
+    return f"[green]{told}[/]" if gain > 0 else f"[red]{told} lost[/]"
 
 
 def _percent(value: float | None) -> str:

@@ -83,10 +83,10 @@ def train_alone(
     client: str,
     device: str = "auto",
     progress: Progress = lambda _, __: None,
-) -> dict[str, float]:
-    """All rounds of the baseline in one go; metrics `alone/...` on the test split."""
-    state, made = None, None
-    for number in range(1, rounds + 1):
+) -> BaselineRound:
+    """All rounds of the baseline in one go, at least one; the last of them."""
+    state = None
+    for number in range(1, max(rounds, 1) + 1):
         made = train_baseline(
             config=config,
             kind=kind,
@@ -100,5 +100,4 @@ def train_alone(
             progress=lambda f, a, n=number: progress((n - 1 + f) / rounds, a),  # type: ignore[misc]
         )
         state = made.state
-    tested = {} if made is None or "test" not in made.evaluations else made.evaluations["test"].metrics
-    return {f"alone/{name}": value for name, value in tested.items()}
+    return made
