@@ -29,7 +29,7 @@ def printed(alone: float | None, federated: float, error: float | None) -> str:
     )
     result = DemoResult(seed=0, rounds=[], clients=[client], seconds=1.0, seconds_total=1.0, data="")
     file = io.StringIO()
-    print_report(Console(file=file, width=120), result)
+    print_report(Console(file=file, width=80), result)
     return file.getvalue()
 
 

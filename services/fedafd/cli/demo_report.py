@@ -87,8 +87,8 @@ def print_report(console: Console, result: DemoResult) -> None:
     )
     for heading in ("client", "kind", "metric"):
         clients.add_column(heading)
-    for heading in ("alone", "federated", "gain", "MiB up", "MiB down"):
-        clients.add_column(heading, justify="right")
+    for heading in ("alone", "federated", "gain", "MiB\nup", "MiB\ndown"):
+        clients.add_column(heading, justify="right", no_wrap=heading == "gain")
     for client in result.clients:
         clients.add_row(
             client.name,
