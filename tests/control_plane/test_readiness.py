@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 from tests.control_plane.rest import Rest, in_process, settings_for
+from tests.full_disk import full_disk
 
 from fedafd.control_plane.settings import load_settings
 from fedafd.domain.errors import ConfigurationError
@@ -21,6 +22,7 @@ from fedafd.persistence.federation_repository import get_federation
 from fedafd.persistence.migrate import head_revision
 from fedafd.persistence.models import utc_now
 from fedafd.storage import StoreSettings
+from fedafd.storage.folder import FolderStore
 
 
 async def test_an_agent_is_there_by_redis_and_by_the_database(
@@ -63,6 +65,18 @@ async def test_a_server_that_has_all_is_ready(rest: Rest) -> None:
     assert answer.json() == {"database": "ok", "schema_revision": "ok", "store": "ok", "redis": "not configured"}
 
 
+async def test_a_store_that_is_full_is_said_so_and_rest_goes_on(rest: Rest) -> None:
+    store = rest.context.store
+    assert isinstance(store, FolderStore)
+    with full_disk(store.root / ".incoming"):
+        answer = await rest.http.get("http://test/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["store"].startswith("StorageFullError: the store refuses writes: ")
+        assert "no space left" in answer.json()["store"]
+        assert (await rest.http.get("http://test/readyz?serving=true")).status_code == 200
+        assert (await rest.http.get("/federations")).status_code == 200
+
+
 async def test_who_only_reads_waits_for_no_writer(rest: Rest, database_url: str) -> None:
     await rest.federation()
     writer = Database(database_url)
@@ -85,6 +99,7 @@ async def test_what_is_away_is_named(postgres_url: str, tmp_path: Path) -> None:
         answer = await rest.http.get("http://test/readyz")
         assert (answer.status_code, answer.json()["database"], answer.json()["store"]) == (503, "ok", "ok")
         assert "ConnectionError" in answer.json()["redis"]
+        assert (await rest.http.get("http://test/readyz?serving=true")).status_code == 200
         assert (await rest.http.get("/federations")).status_code == 200
         (store / ".incoming").rmdir()
         assert "not there" in (await rest.http.get("http://test/readyz")).json()["store"]

@@ -354,7 +354,7 @@ def test_more_environment_annotations_and_resources(process: str) -> None:
 def test_probes_speak_the_protocol() -> None:
     manifests = render(SERVER, EXTERNAL)
     rest = manifests.container("Deployment", "fed-fedafd-control-plane")
-    assert rest["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
+    assert rest["readinessProbe"]["httpGet"] == {"path": "/readyz?serving=true", "port": "http"}
     assert rest["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
     grpc = manifests.container("Deployment", "fed-fedafd-aggregator")
     assert grpc["readinessProbe"]["grpc"] == {"port": 7443}

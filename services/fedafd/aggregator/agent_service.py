@@ -12,7 +12,14 @@ from fedafd.aggregator.identity import caller_of, calling_client
 from fedafd.aggregator.tasks import desired_task, find_artifact
 from fedafd.aggregator.types import Call
 from fedafd.aggregator.uploads import begin_upload, check_id, open_participation, receive_chunk
-from fedafd.domain.errors import ForbiddenError, InvalidRequestError, RoundClosedError, UploadError
+from fedafd.domain.errors import (
+    ForbiddenError,
+    InvalidRequestError,
+    RoundClosedError,
+    StorageFullError,
+    StorageUnavailableError,
+    UploadError,
+)
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.leaving import ActivityKind, leave_words
 from fedafd.domain.states import ParticipationState
@@ -35,6 +42,8 @@ _KINDS = {
     types_pb2.CLIENT_KIND_TEXT: ClientKind.TEXT,
     types_pb2.CLIENT_KIND_PAIR: ClientKind.PAIR,
 }
+_STORE_OUTAGES = (StorageFullError, StorageUnavailableError)
+"""A site that meets one lives and tries again: it is not silent."""
 _NONCE_BYTES = (16, 64)
 _LONGEST_WAIT_SECONDS = 60.0
 _SLOW_LOOK_SECONDS = (15.0, 30.0)
@@ -127,7 +136,11 @@ class AgentService(AggregatorServiceServicer):
             # With each chunk, from memory: a stream ends with its round, and with its client's credential.
             client = await calling_client(self._context, call)
             part, row = await open_participation(self._context, client, upload.round_id)
-            await receive_chunk(self._context, row, upload, request.index, request.data)
+            try:
+                await receive_chunk(self._context, row, upload, request.index, request.data)
+            except _STORE_OUTAGES:
+                self._context.progress.moved(row.federation_id, part.id)
+                raise
             self._context.progress.moved(row.federation_id, part.id, up=len(request.data))
             self._context.metrics.bytes_in.inc(len(request.data))
             self._seen(client, f"{ActivityKind.UPLOADING} {upload.purpose}")
@@ -140,7 +153,12 @@ class AgentService(AggregatorServiceServicer):
         # The call that counts: asked anew, so that a revocation holds for it even where its wake-up was lost.
         client = (await caller_of(self._context, call, fresh=True)).client
         self._seen(client, str(ActivityKind.DELIVERING))
-        return await commit_delivery(self._context, client, request)
+        try:
+            return await commit_delivery(self._context, client, request)
+        except _STORE_OUTAGES:
+            part, row = await open_participation(self._context, client, request.round_id)
+            self._context.progress.moved(row.federation_id, part.id)
+            raise
 
     async def DownloadArtifact(
         self, request: pb.DownloadArtifactRequest, call: Call

@@ -41,7 +41,7 @@ async def step_collecting(step: Step, stages: list[StageRow]) -> bool:
         return changed
     missing = _quorum_missing(step, cohort)
     if missing:
-        return await step.fail(missing)
+        return await step.fail(f"{missing}; {step.store_trouble}" if step.store_trouble else missing)
     if not all(plan.settled for plan in plans.values()):
         return changed
     return await _close(step, stages, {m: plan.root for m, plan in plans.items() if plan.root is not None})

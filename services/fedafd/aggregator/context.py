@@ -14,7 +14,7 @@ from fedafd.aggregator.progress import ProgressBook
 from fedafd.aggregator.round_facts import RoundFacts
 from fedafd.aggregator.wakeups import Wakeups
 from fedafd.persistence.database import Database
-from fedafd.storage import ObjectStore
+from fedafd.storage import ObjectStore, WriteProbe
 
 __all__ = ["Context", "Wakeups"]
 
@@ -42,9 +42,13 @@ class Context:
     commits: Turns = field(default_factory=Turns)
     in_memory: ByteBudget = field(default_factory=ByteBudget)
     progress: ProgressBook = field(init=False)
+    writes: WriteProbe = field(init=False)
+    store_trouble: list[str] = field(default_factory=list)
+    """Why the store takes no writes at the moment, if so: for the reason of a round that fails meanwhile."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "progress", ProgressBook(self.database, self.wakeups))
+        object.__setattr__(self, "writes", WriteProbe(self.store))
         self.wakeups.first_tell(self.callers.forget)
         self.wakeups.first_tell(self.rounds.forget)
 

@@ -152,7 +152,7 @@ class Coordinator:
                 if old == RoundState.QUEUED.value and not await may_start_rounds(session):
                     return False
                 with span_below(fresh.traceparent if old != RoundState.COLLECTING.value else None, f"round.{old}"):
-                    step = Step(session, fresh, token, self._alive_since())
+                    step = Step(session, fresh, token, self._alive_since(), "".join(self._context.store_trouble))
                     changed = await step_round(step)
             for kind in step.lost:
                 self._context.metrics.stage_failures.labels(kind=kind).inc()

@@ -42,6 +42,7 @@ async def watch_health(context: Context, servicer: HealthServicer, seconds: floa
     await servicer.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
     while True:
         problem = await _problem(context)
+        await _look_at_writes(context)
         if problem:
             _log.error("health.not_serving", reason=problem)
         context.metrics.healthy.set(0 if problem else 1)
@@ -65,3 +66,17 @@ async def _problem(context: Context) -> str | None:
     except Exception as error:
         return f"object store: {error}"
     return None
+
+
+async def _look_at_writes(context: Context) -> None:
+    """Sites wait for a store that is full; without an aggregator that serves they would not learn what for."""
+    try:
+        async with asyncio.timeout(5):
+            await asyncio.to_thread(context.writes.check)
+    except Exception as error:
+        context.store_trouble[:] = [str(error) or "the store did not answer a write within 5 s"]
+        _log.error("health.store_refuses_writes", reason=context.store_trouble[0])
+    else:
+        if context.store_trouble:
+            _log.info("health.store_takes_writes_again")
+        context.store_trouble.clear()

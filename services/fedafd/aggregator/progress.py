@@ -47,7 +47,7 @@ class ProgressBook:
         self._note(federation_id, participation_id).step = (min(max(fraction, 0.0), 1.0), activity[:200])
 
     def moved(self, federation_id: str, participation_id: str, *, up: int = 0, down: int = 0) -> None:
-        """Bytes of artifacts moved, which is a sign of progress."""
+        """Bytes of artifacts moved, which is a sign of progress; none where the store is what it waits for."""
         entry = self._note(federation_id, participation_id)
         entry.up += up
         entry.down += down

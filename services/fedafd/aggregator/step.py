@@ -31,6 +31,8 @@ class Step:
     token: int
     alive_since: datetime | None = None
     """Distillers that were not heard of since then are lost; None: too early to tell."""
+    store_trouble: str = ""
+    """Why the store takes no writes at the moment, if so."""
     lost: list[str] = field(default_factory=list)
     """Kinds of the stages that this step found lost, for the metrics."""
     dropped: list[str] = field(default_factory=list)

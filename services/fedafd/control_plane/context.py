@@ -16,7 +16,7 @@ from fedafd.control_plane.failed_logins import FailedLogins
 from fedafd.control_plane.key_uses import KeyUses
 from fedafd.control_plane.models.reads import ModelReads
 from fedafd.persistence.database import Database
-from fedafd.storage import ObjectStore
+from fedafd.storage import ObjectStore, WriteProbe
 
 __all__ = ["Context", "ContextDep", "Wakeups"]
 
@@ -55,6 +55,7 @@ class Context:
     wakeups: Wakeups = field(default_factory=Wakeups)
     key_uses: KeyUses = field(default_factory=KeyUses)
     failed_logins: FailedLogins = field(default_factory=lambda: FailedLogins(per_minute=60))
+    writes: WriteProbe = field(init=False)
     open_streams: Counter[str] = field(default_factory=Counter)
     """Event streams by caller."""
     streams_per_key: int = 20
@@ -64,6 +65,9 @@ class Context:
     ticket_lifetime: timedelta = timedelta(minutes=15)
     stream_poll_seconds: float = 1.0
     stream_heartbeat_seconds: float = 15.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "writes", WriteProbe(self.store))
 
 
 def _context(request: Request) -> Context:

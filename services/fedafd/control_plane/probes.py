@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
 from fedafd.control_plane.context import Context, ContextDep
@@ -40,15 +40,23 @@ async def healthz() -> Health:
 
 
 @router.get("/readyz", responses={503: {"model": Readiness, "description": "Something that it needs is away."}})
-async def readyz(context: ContextDep, response: Response) -> Readiness:
-    """Database, its schema, object store and Redis answer."""
+async def readyz(
+    context: ContextDep,
+    response: Response,
+    serving: Annotated[
+        bool, Query(description="503 only for what no request is answered without: the database.")
+    ] = False,
+) -> Readiness:
+    """Database, its schema, object store and Redis answer, and the store takes writes."""
     database, store, cache = await asyncio.gather(
         _checked(context.database.ping()),
-        _checked(asyncio.to_thread(context.store.ping)),
+        _checked(asyncio.to_thread(_use_store, context)),
         _checked(_ping_redis(context)) if context.redis else _not_configured(),
     )
     schema = await _schema(context) if database == "ok" else "unknown"
-    ready = (database, schema, store) == ("ok", "ok", "ok") and cache in ("ok", "not configured")
+    ready = (database, schema) == ("ok", "ok")
+    if not serving:
+        ready = ready and store == "ok" and cache in ("ok", "not configured")
     response.status_code = 200 if ready else 503
     return Readiness(database=database, schema_revision=schema, store=store, redis=cache)
 
@@ -58,6 +66,11 @@ async def _schema(context: Context) -> str:
         return await schema_problem(context.database, newer_is_fine=True) or "ok"
     except Exception as error:
         return f"{type(error).__name__}: {error}"
+
+
+def _use_store(context: Context) -> None:
+    context.store.ping()
+    context.writes.check()
 
 
 async def _ping_redis(context: Context) -> None:

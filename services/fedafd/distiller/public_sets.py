@@ -50,9 +50,9 @@ class PublicSets:
         self._patience.through(lambda: self._fetch_once(prefix, shard, path))
 
     def _fetch_once(self, prefix: str, shard: Shard, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             part.write_bytes(get_verified(self._store, f"{prefix}/{shard.name}", shard.sha256))
             part.replace(path)
         except OSError as error:

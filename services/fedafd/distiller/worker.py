@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from celery.signals import setup_logging
 
 from fedafd.distiller.hearing import DEAF_EXIT_CODE, Hearing
 from fedafd.distiller.metrics import DistillerMetrics
+from fedafd.distiller.scratch import scratch_folder
 from fedafd.distiller.settings import DistillerSettings, load_settings
 from fedafd.distiller.shutdown import Shutdown
 from fedafd.domain.addresses import split_address
@@ -117,7 +117,7 @@ def main() -> int:
         with ExitStack() as stack:
             cache = settings.cache_dir
             if cache is None:
-                cache = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedafd-distiller-")))
+                cache = stack.enter_context(scratch_folder())
             cache.mkdir(parents=True, exist_ok=True)
             return _run(settings, cache)
     except FedafdError as error:

@@ -2,5 +2,6 @@
 
 from fedafd.storage.factory import StoreSettings, open_store
 from fedafd.storage.store import CHUNK_BYTES, ObjectInfo, ObjectStore, PresigningStore
+from fedafd.storage.write_probe import WriteProbe
 
-__all__ = ["CHUNK_BYTES", "ObjectInfo", "ObjectStore", "PresigningStore", "StoreSettings", "open_store"]
+__all__ = ["CHUNK_BYTES", "ObjectInfo", "ObjectStore", "PresigningStore", "StoreSettings", "WriteProbe", "open_store"]
