@@ -9,10 +9,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
+import grpc
 import hypothesis
 import pytest
 from tests.servers import ROOT, Minio, minio_server, postgres_server, redis_server
+
+# Tests start processes while channels of earlier ones are open. gRPC's handlers of a fork then run in the child before
+# it becomes another program, and once in some thousand times end it with SIGABRT ("epoll_wait: Bad file descriptor").
+# gRPC reads the setting at its first use; the processes that tests start have gRPC's own default.
+grpc.insecure_channel("127.0.0.1:1").close()
+del os.environ["GRPC_ENABLE_FORK_SUPPORT"]
 
 # A loaded machine is no reason to fail.
 hypothesis.settings.register_profile("house", deadline=None)
