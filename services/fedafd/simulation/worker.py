@@ -63,7 +63,7 @@ def _prepare(threads: int, device: str) -> None:
 
     torch.set_num_threads(threads)
     if device.startswith("cuda:"):
-        # The random generator that is kept and given back is the current device's.
+        # What names no index (cuda alone, a library) must not open a second GPU.
         torch.cuda.set_device(device)
 
 
