@@ -158,7 +158,13 @@ def test_an_input_that_ends_writes_nothing_and_says_what_to_do(tmp_path: Path, a
 def test_ctrl_c_at_a_question_ends_with_130_and_no_file(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fedafd.cli.main", "agent", "init"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=tmp_path) as process:
+    # What runs in the background of a shell ignores Ctrl-C, and what it starts would, too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.read(6) == b"Folder"
         process.send_signal(signal.SIGINT)
