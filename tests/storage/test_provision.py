@@ -7,7 +7,10 @@ import uuid
 import pytest
 from tests.servers import Minio
 
+from fedafd.aggregator import context as aggregator
+from fedafd.control_plane import context as control_plane
 from fedafd.domain.errors import ConfigurationError, StorageError, StorageUnavailableError
+from fedafd.storage import WriteProbe
 from fedafd.storage.provision import PROCESSES, access_key, provision
 from fedafd.storage.s3 import S3Store
 
@@ -59,6 +62,17 @@ def test_a_key_reads_everything_and_writes_what_its_process_writes(minio: Minio,
                 refused.append(str(error))
     assert done == MAY[process]
     assert all("AccessDenied" in message for message in refused)
+
+
+@pytest.mark.parametrize(
+    ("process", "below"), [("control-plane", control_plane.WRITES_BELOW), ("aggregator", aggregator.WRITES_BELOW)]
+)
+def test_a_process_may_write_where_it_asks_whether_the_store_takes_writes(
+    minio: Minio, bucket: str, process: str, below: str
+) -> None:
+    store = _store(minio, bucket, process)
+    WriteProbe(store, below=below).check()
+    assert list(store.list("")) == []
 
 
 def test_a_key_reaches_no_other_bucket(minio: Minio, bucket: str) -> None:

@@ -146,7 +146,7 @@ def test_a_disk_that_is_really_full_is_said_so(tmp_path: Path) -> None:
 
 
 def test_a_probe_of_writes_leaves_nothing_behind(store: ObjectStore) -> None:
-    WriteProbe(store).check()
+    WriteProbe(store, below="federations").check()
     assert list(store.list("")) == []
 
 

@@ -16,7 +16,10 @@ from fedafd.aggregator.wakeups import Wakeups
 from fedafd.persistence.database import Database
 from fedafd.storage import ObjectStore, WriteProbe
 
-__all__ = ["Context", "Wakeups"]
+__all__ = ["WRITES_BELOW", "Context", "Wakeups"]
+
+WRITES_BELOW = "federations"
+"""Prefix of the object store under which this process writes and deletes."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Context:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "progress", ProgressBook(self.database, self.wakeups))
-        object.__setattr__(self, "writes", WriteProbe(self.store))
+        object.__setattr__(self, "writes", WriteProbe(self.store, below=WRITES_BELOW))
         self.wakeups.first_tell(self.callers.forget)
         self.wakeups.first_tell(self.rounds.forget)
 

@@ -18,7 +18,10 @@ from fedafd.control_plane.models.reads import ModelReads
 from fedafd.persistence.database import Database
 from fedafd.storage import ObjectStore, WriteProbe
 
-__all__ = ["Context", "ContextDep", "Wakeups"]
+__all__ = ["WRITES_BELOW", "Context", "ContextDep", "Wakeups"]
+
+WRITES_BELOW = "public-sets"
+"""Prefix of the object store under which this process writes and deletes."""
 
 
 class Wakeups:
@@ -67,7 +70,7 @@ class Context:
     stream_heartbeat_seconds: float = 15.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "writes", WriteProbe(self.store))
+        object.__setattr__(self, "writes", WriteProbe(self.store, below=WRITES_BELOW))
 
 
 def _context(request: Request) -> Context:

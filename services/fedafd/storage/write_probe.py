@@ -11,17 +11,19 @@ from fedafd.storage.store import ObjectStore
 
 __all__ = ["WriteProbe"]
 
-_PREFIX = "write-probe"
 _BYTES = 64 << 10
 """As long as the smallest chunk of an upload: where this does not fit, nothing does."""
 
 
 class WriteProbe:
-    """Writes a small object and removes it, at most once in `seconds`; in between the last answer holds."""
+    """Writes a small object and removes it, at most once in `seconds`; in between the last answer holds.
 
-    def __init__(self, store: ObjectStore, *, seconds: float = 10.0) -> None:
+    `below`: a prefix that this process's access key may write and delete under (fedafd.storage.provision).
+    """
+
+    def __init__(self, store: ObjectStore, *, below: str, seconds: float = 10.0) -> None:
         self._store, self._seconds = store, seconds
-        self._key = f"{_PREFIX}/{uuid.uuid4().hex}"
+        self._key = f"{below}/write-probe/{uuid.uuid4().hex}"
         self._lock = threading.Lock()
         self._looked: float | None = None
         self._error: StorageError | None = None
