@@ -23,7 +23,7 @@ from pathlib import Path
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.process_errors import ChildFailedError
 
-__all__ = ["Child", "ChildFailedError", "Supervisor", "find_redis_server", "free_port", "is_free", "log_tail"]
+__all__ = ["Child", "Supervisor", "find_redis_server", "free_port", "is_free", "log_tail"]
 
 _TAIL_LINES = 15
 _PR_SET_PDEATHSIG = 1

@@ -14,7 +14,7 @@ from fedafd.domain.process_errors import NotHealthyError
 if TYPE_CHECKING:
     from fedafd.domain.config import TlsConfig
 
-__all__ = ["NotHealthyError", "health"]
+__all__ = ["health"]
 
 _EXAMPLES = "http://127.0.0.1:8080/readyz, grpc://127.0.0.1:7443 or grpcs://host:7443/service"
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fedafd.persistence.object_repository import NamedObject
     from fedafd.storage import ObjectStore
 
-__all__ = ["IncompleteStoreError", "store_verify"]
+__all__ = ["store_verify"]
 
 _SHOWN = 20
 

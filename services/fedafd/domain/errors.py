@@ -93,7 +93,7 @@ class RequestTimeoutError(FedafdError):
 
 
 class TooManyRequestsError(FedafdError):
-    """Too many of one caller or address at once: wrong keys, or event streams."""
+    """Too many of one caller or address at once: wrong keys, event streams, calls, or deliveries."""
 
     code = "too-many-requests"
     retryable = True

@@ -14,7 +14,7 @@ import torch
 from fedafd.domain.config import EncoderConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import Modality
-from fedafd.learning.pretrained import missing_weights, refuse_pickles
+from fedafd.learning.pretrained import check_whole, missing_weights, refuse_pickles
 
 __all__ = ["any_backbone", "fresh_backbone", "plain_options", "self_options"]
 
@@ -54,12 +54,7 @@ def any_backbone(config: EncoderConfig, modality: Modality) -> Any:
         raise _lacks_timm(config.pretrained) from None
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise missing_weights(config, modality, error) from None
-    lacking = sorted(name for name in loading["missing_keys"] if "pooler." not in name)
-    if lacking:
-        raise ConfigurationError(
-            f"weights {config.pretrained!r} do not hold a whole {sizes.model_type}: {len(lacking)} tensors are"
-            f" missing, such as {lacking[0]}"
-        )
+    check_whole(config, sizes.model_type, (name for name in loading["missing_keys"] if "pooler." not in name))
     return model
 
 

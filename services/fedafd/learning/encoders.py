@@ -19,7 +19,7 @@ from fedafd.domain.kinds import Modality
 from fedafd.learning.automatic import any_backbone, fresh_backbone
 from fedafd.learning.pretrained import pretrained_backbone
 
-__all__ = ["Encoder", "Features", "build_encoder", "encoder_names"]
+__all__ = ["AUTO", "Encoder", "Features", "build_encoder", "encoder_names"]
 
 GROUP = "fedafd.encoders"
 AUTO = "auto"

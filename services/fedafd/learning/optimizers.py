@@ -14,7 +14,6 @@ from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.process_errors import DivergedError
 
 __all__ = [
-    "DivergedError",
     "LossCheck",
     "check_loss",
     "choose_device",

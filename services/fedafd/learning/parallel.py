@@ -26,7 +26,7 @@ from fedafd.domain.errors import ConfigurationError, FedafdError
 from fedafd.domain.process_errors import DivergedError, WorkerLostError
 from fedafd.learning.batch_norm import synchronise
 
-__all__ = ["ALONE", "Group", "Processes", "Work", "WorkerLostError", "number_of_processes", "run_in_processes"]
+__all__ = ["ALONE", "Group", "Processes", "Work", "number_of_processes", "run_in_processes"]
 
 Progress = Callable[[float, str], None]
 Processes = int | Literal["auto"]

@@ -6,7 +6,7 @@ Nothing is fetched that is not needed, and no pickle is read: weights that exist
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,14 @@ from fedafd.domain.config import EncoderConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import Modality
 
-__all__ = ["missing_weights", "pixel_scale", "pretrained_backbone", "pretrained_tokenizer", "refuse_pickles"]
+__all__ = [
+    "check_whole",
+    "missing_weights",
+    "pixel_scale",
+    "pretrained_backbone",
+    "pretrained_tokenizer",
+    "refuse_pickles",
+]
 
 Channels = tuple[float, float, float]
 _HALF, _QUARTER = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -45,12 +52,7 @@ def pretrained_backbone(config: EncoderConfig, modality: Modality, model_class: 
     except (OSError, ValueError, RuntimeError) as error:
         raise missing_weights(config, modality, error) from None
     unused = _UNUSED.get(config.architecture, ("pooler.",))
-    lacking = sorted(name for name in loading["missing_keys"] if not name.startswith(unused))
-    if lacking:
-        raise ConfigurationError(
-            f"weights {config.pretrained!r} do not hold a whole {config.architecture}: {len(lacking)} tensors are"
-            f" missing, such as {lacking[0]}"
-        )
+    check_whole(config, config.architecture, (name for name in loading["missing_keys"] if not name.startswith(unused)))
     _check_sizes(config, modality, model.config)
     made: nn.Module = model
     return made
@@ -124,7 +126,18 @@ def _timm_scale(config: EncoderConfig) -> dict[str, Any]:
     return {"image_mean": kept["mean"], "image_std": kept["std"]} if "mean" in kept and "std" in kept else {}
 
 
+def check_whole(config: EncoderConfig, kind: str, lacking: Iterable[str]) -> None:
+    """Raise ConfigurationError where the weights lack tensors that a backbone of this kind reads."""
+    names = sorted(lacking)
+    if names:
+        raise ConfigurationError(
+            f"weights {config.pretrained!r} do not hold a whole {kind}: {len(names)} tensors are missing, such as"
+            f" {names[0]}"
+        )
+
+
 def refuse_pickles(pretrained: str) -> None:
+    """Raise ConfigurationError for a folder whose weights are pickles only."""
     folder = Path(pretrained)
     if not folder.is_dir() or list(folder.glob("*.safetensors")):
         return
@@ -155,6 +168,7 @@ def _check_sizes(config: EncoderConfig, modality: Modality, sizes: Any) -> None:
 
 
 def missing_weights(config: EncoderConfig, modality: Modality, error: Exception) -> ConfigurationError:
+    """The error that says where the weights were looked for, what a folder needs, and why they were not read."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     name, place = config.pretrained or "", Path(config.pretrained or "")
     if place.is_dir():

@@ -20,7 +20,7 @@ from fedafd.domain.kinds import Modality
 from fedafd.learning.acceleration import encode_in_parts
 from fedafd.learning.automatic import plain_options, self_options
 from fedafd.learning.batch_norm import accept_single_values
-from fedafd.learning.encoders import Encoder, Features, build_encoder
+from fedafd.learning.encoders import AUTO, Encoder, Features, build_encoder
 from fedafd.learning.feeding import batches
 from fedafd.learning.images import image_pixels, scaled
 from fedafd.learning.pretrained import pixel_scale
@@ -160,7 +160,7 @@ def _self_contained(config: EncoderConfig, modality: Modality, encoder: Encoder)
     if modality is Modality.IMAGE:
         changes["image_mean"], changes["image_std"] = pixel_scale(config)
     held: Any = getattr(getattr(encoder.backbone, "model", None), "config", None)
-    if config.architecture == "auto":
+    if config.architecture == AUTO:
         changes["options"] = self_options(held)
     elif hasattr(held, "to_diff_dict"):
         changes["options"] = plain_options(held)
