@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.end_to_end.federation import KINDS, agent_config
+from tests.end_to_end.federation import KINDS, Trial, agent_config
 
 from fedafd.agent.own_data import look_at
 from fedafd.agent.site import Site
@@ -34,6 +34,32 @@ class RoundOutcome:
     global_model: dict[str, bytes]
     personalized: dict[str, dict[str, bytes]]
     metrics: dict[str, float]
+
+
+def pulled(trial: Trial, answer: Mapping[str, Any], number: int) -> RoundOutcome:
+    """What a round of the services left, over REST."""
+    place = trial.folder / f"pulled-{number}"
+    trial.rest.pull_global_model(place / "global", str(number))
+    for name in KINDS:
+        trial.rest.pull_personalized_model(name, place / name, str(number))
+    return RoundOutcome(_files(place / "global"), {name: _files(place / name) for name in KINDS}, answer["metrics"])
+
+
+def assert_same(found: RoundOutcome, expected: RoundOutcome) -> None:
+    """Every bit."""
+    assert found.metrics == expected.metrics
+    _assert_same_files(found.global_model, expected.global_model)
+    for name in KINDS:
+        _assert_same_files(found.personalized[name], expected.personalized[name])
+
+
+def _assert_same_files(found: Mapping[str, bytes], expected: Mapping[str, bytes]) -> None:
+    assert sorted(found) == sorted(expected)
+    assert [name for name in found if found[name] != expected[name]] == []
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 class InProcess:

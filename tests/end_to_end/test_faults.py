@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 from tests.end_to_end.federation import FEDERATION, KINDS, Trial, embedded
-from tests.end_to_end.in_process import InProcess, RoundOutcome
+from tests.end_to_end.in_process import InProcess, assert_same, pulled
 from tests.end_to_end.supervised import LoggedSupervisor
 from tests.servers import redis_server
 
@@ -78,13 +78,6 @@ class Storm:
         parts = self.trial.rest.round(number)["participations"]
         return next((part for part in parts if part["client"] == client), {})
 
-    def outcome(self, answer: dict[str, Any], number: int) -> RoundOutcome:
-        place = self.trial.folder / f"pulled-{number}"
-        self.trial.rest.pull_global_model(place / "global", str(number))
-        for name in KINDS:
-            self.trial.rest.pull_personalized_model(name, place / name, str(number))
-        return RoundOutcome(_files(place / "global"), {name: _files(place / name) for name in KINDS}, answer["metrics"])
-
 
 @pytest.fixture
 def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
@@ -107,7 +100,7 @@ def test_whatever_is_killed_the_rounds_complete_bit_identically(supervisor: Supe
         answer = trial.rest.wait_for_round(1, storm.restart_the_dead, seconds=240)
         assert {path.name for path in storm.marks.iterdir()} == DEADLY
         assert storm.deaths >= 5
-        outcomes = [storm.outcome(answer, 1)]
+        outcomes = [pulled(trial, answer, 1)]
 
         # Round 2: the announced stage is lost with Redis; then Redis and both services go in training.
         storm.kill_distillers()
@@ -125,7 +118,7 @@ def test_whatever_is_killed_the_rounds_complete_bit_identically(supervisor: Supe
             2, storm.restart_the_dead, seconds=240, on_silence=lambda: next(silences, lambda: None)()
         )
         assert next(silences, None) is None
-        outcomes.append(storm.outcome(answer, 2))
+        outcomes.append(pulled(trial, answer, 2))
 
         kinds = [event["kind"] for event in trial.rest.events()]
         assert kinds.count("model.published") == 2
@@ -137,11 +130,7 @@ def test_whatever_is_killed_the_rounds_complete_bit_identically(supervisor: Supe
 
     calm = InProcess(FEDERATION, storm.public, tmp_path / "in-process")
     for number, outcome in enumerate(outcomes, start=1):
-        expected = calm.round(number)
-        assert outcome.metrics == expected.metrics
-        _assert_same(outcome.global_model, expected.global_model)
-        for name in KINDS:
-            _assert_same(outcome.personalized[name], expected.personalized[name])
+        assert_same(outcome, calm.round(number))
 
 
 def test_a_stage_that_kills_every_distiller_fails_its_round_and_says_so(supervisor: Supervisor, tmp_path: Path) -> None:
@@ -156,12 +145,3 @@ def test_a_stage_that_kills_every_distiller_fails_its_round_and_says_so(supervis
         assert [child.process.poll() for child in storm.distillers] == [-signal.SIGKILL] * 3
     finally:
         storm.close()
-
-
-def _files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def _assert_same(found: dict[str, bytes], expected: dict[str, bytes]) -> None:
-    assert sorted(found) == sorted(expected)
-    assert [name for name in found if found[name] != expected[name]] == []

@@ -23,6 +23,7 @@ from fedafd.persistence.stage_repository import (
     claim_stage,
     forgive_strike,
     get_stage,
+    maker_of,
     note_stage_progress,
     renew_stage,
     settle_stage,
@@ -110,6 +111,24 @@ class DistillationService(DistillationServiceServicer):
                 await add_artifact(session, row.federation_id, entry, round_id=row.id)
         self._context.wakeups.changed(row.federation_id, clients=())
         return pb.CompleteStageResponse()
+
+    async def DescribeMaker(self, request: pb.DescribeMakerRequest, call: Call) -> pb.DescribeMakerResponse:
+        require_internal(self._context, call)
+        async with self._context.database.transaction() as session:
+            stage, row = await get_stage(session, request.stage_id)
+            maker, made_in = await maker_of(session, row.federation_id, request.key)
+            record_event(
+                session,
+                "artifact.unusable",
+                federation_id=row.federation_id,
+                actor=f"distiller:{stage.worker}",
+                round=row.number,
+                stage=stage.kind,
+                key=request.key,
+                made_by=maker.kind,
+            )
+        description = _description(maker, made_in, stored_federation_config(made_in.config), 0)
+        return pb.DescribeMakerResponse(maker=description)
 
     async def FailStage(self, request: pb.FailStageRequest, call: Call) -> pb.FailStageResponse:
         require_internal(self._context, call)

@@ -93,6 +93,14 @@ class DistillationClient:
             give_up_seconds=_FINISHED_GIVE_UP_SECONDS,
         )
 
+    def maker(self, stage_id: str, key: str) -> pb.ClaimStageResponse:
+        """The stage that made an input of ours. Raises NotFoundError where none did."""
+        request = pb.DescribeMakerRequest(stage_id=stage_id, key=key)
+        answer: pb.DescribeMakerResponse = self._call(
+            lambda: self._stub.DescribeMaker(request, metadata=self._metadata, timeout=_CALL_SECONDS)
+        )
+        return answer.maker
+
     def fail(
         self, stage_id: str, token: int, reason: str, *, retryable: bool, outage: bool = False, bad_input: str = ""
     ) -> None:

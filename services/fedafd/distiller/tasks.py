@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from fedafd.distiller.client import DistillationClient
+from fedafd.distiller.inputs import StageInputs
 from fedafd.distiller.metrics import DistillerMetrics
 from fedafd.distiller.patience import Patience, is_outage
 from fedafd.distiller.public_sets import PublicSets
@@ -15,8 +16,6 @@ from fedafd.distiller.shutdown import Shutdown, StageHandedBackError
 from fedafd.distiller.stages import StageResult, StageWork, run_stage
 from fedafd.domain.config import parse_federation_config
 from fedafd.domain.errors import (
-    ArtifactCorruptError,
-    ArtifactNotFoundError,
     FedafdError,
     NotFoundError,
     StageLostError,
@@ -25,7 +24,7 @@ from fedafd.domain.kinds import Modality, StageKind
 from fedafd.proto.v1 import distillation_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.storage import ObjectStore
-from fedafd.storage.store import get_verified, sha256_of
+from fedafd.storage.store import sha256_of
 from fedafd.telemetry.logging import bind_context, get_logger
 from fedafd.telemetry.tracing import note, span, span_below
 
@@ -116,41 +115,38 @@ class StageRunner:
             _Heartbeat(self._client, stage_id, claim, self._shutdown) as heartbeat,
             self._patience.telling(heartbeat.wait),
         ):
-            work = StageWork(
-                kind=_KINDS[claim.kind],
-                config=parse_federation_config(json.loads(claim.federation_config_json)),
-                federation_id=claim.federation_id,
-                round_number=claim.round_number,
-                seed=claim.seed,
-                public_set_sha256=claim.public_set_sha256,
-                modality=_MODALITIES.get(claim.modality),
-                inputs={i.name: self._input(i.name, i.artifact) for i in claim.inputs},
-                split=self._public_sets.open(claim.public_set_sha256).split,
-                device=self._device,
-                processes=self._processes,
-                progress=heartbeat.step,
+            inputs = StageInputs(
+                self._client,
+                self._store,
+                self._patience,
+                self._metrics,
+                stage_id=stage_id,
+                redo=lambda maker, given: run_stage(self._described(maker, given, heartbeat.step)),
             )
+            work = self._described(claim, {each.name: inputs.read(each) for each in claim.inputs}, heartbeat.step)
             with span("work"):
                 result = run_stage(work)
             with span("store outputs"):
                 outputs = self._stored(claim, result)
         self._client.complete(stage_id, claim.token, outputs, result.metrics)
 
-    def _input(self, name: str, artifact: types_pb2.Artifact) -> bytes:
-        try:
-            return self._read(artifact)
-        except (ArtifactCorruptError, ArtifactNotFoundError):
-            _log.warning("stage.input_unusable", input=name, key=artifact.key, next="reading it once more")
-        try:
-            return self._read(artifact)
-        except (ArtifactCorruptError, ArtifactNotFoundError) as error:
-            error.data["input"] = name
-            raise
-
-    def _read(self, artifact: types_pb2.Artifact) -> bytes:
-        content = self._patience.through(lambda: get_verified(self._store, artifact.key, artifact.sha256))
-        self._metrics.bytes_read.inc(len(content))
-        return content
+    def _described(
+        self, claim: pb.ClaimStageResponse, inputs: Mapping[str, bytes], progress: Callable[[float, str], None]
+    ) -> StageWork:
+        return StageWork(
+            kind=_KINDS[claim.kind],
+            config=parse_federation_config(json.loads(claim.federation_config_json)),
+            federation_id=claim.federation_id,
+            round_number=claim.round_number,
+            seed=claim.seed,
+            public_set_sha256=claim.public_set_sha256,
+            modality=_MODALITIES.get(claim.modality),
+            inputs=inputs,
+            split=self._public_sets.open(claim.public_set_sha256).split,
+            device=self._device,
+            processes=self._processes,
+            progress=progress,
+        )
 
     def _stored(self, claim: pb.ClaimStageResponse, result: StageResult) -> list[pb.NamedArtifact]:
         named = []

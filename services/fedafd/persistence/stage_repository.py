@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +13,7 @@ from fedafd.domain.errors import NotFoundError, StageLostError
 from fedafd.domain.kinds import Modality, StageKind
 from fedafd.domain.states import StageState
 from fedafd.persistence.database import affected_rows
-from fedafd.persistence.models import OutboxRow, RoundRow, StageRow, utc_now
+from fedafd.persistence.models import ArtifactRow, OutboxRow, RoundRow, StageRow, utc_now
 
 __all__ = [
     "add_stage",
@@ -25,6 +25,7 @@ __all__ = [
     "get_stage",
     "list_stages",
     "lost_stages",
+    "maker_of",
     "mark_sent",
     "note_stage_progress",
     "renew_stage",
@@ -88,6 +89,24 @@ async def stage_outputs(session: AsyncSession, round_id: str, kind: StageKind) -
         StageRow.round_id == round_id, StageRow.kind == kind.value, StageRow.state == StageState.DONE.value
     )
     return await session.scalar(query)
+
+
+async def maker_of(session: AsyncSession, federation_id: str, key: str) -> tuple[StageRow, RoundRow]:
+    """The stage, and its round, that made the artifact of that key. Raises NotFoundError, as for what a client sent."""
+    registered = select(ArtifactRow.round_id).where(
+        ArtifactRow.federation_id == federation_id, ArtifactRow.key == key, ArtifactRow.client_id.is_(None)
+    )
+    query = select(StageRow, RoundRow).join(RoundRow, StageRow.round_id == RoundRow.id)
+    done = query.where(RoundRow.id.in_(registered), StageRow.state == StageState.DONE.value)
+    for stage, row in (await session.execute(done.order_by(StageRow.created_at, StageRow.id))).all():
+        # A stage that gives back what it was given has not made it.
+        if _names(stage.outputs, key) and not _names(stage.inputs, key):
+            return stage, row
+    raise NotFoundError(f"object {key}: no stage of this federation made it", key=key)
+
+
+def _names(entries: Mapping[str, Any] | None, key: str) -> bool:
+    return any(entry["key"] == key for entry in (entries or {}).values())
 
 
 async def claim_stage(session: AsyncSession, stage_id: str, worker: str, silent_since: datetime) -> int:

@@ -113,6 +113,20 @@ class CompleteStageResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class DescribeMakerRequest(_message.Message):
+    __slots__ = ("stage_id", "key")
+    STAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    stage_id: str
+    key: str
+    def __init__(self, stage_id: _Optional[str] = ..., key: _Optional[str] = ...) -> None: ...
+
+class DescribeMakerResponse(_message.Message):
+    __slots__ = ("maker",)
+    MAKER_FIELD_NUMBER: _ClassVar[int]
+    maker: ClaimStageResponse
+    def __init__(self, maker: _Optional[_Union[ClaimStageResponse, _Mapping]] = ...) -> None: ...
+
 class FailStageRequest(_message.Message):
     __slots__ = ("stage_id", "token", "reason", "retryable", "handed_back", "outage", "bad_input")
     STAGE_ID_FIELD_NUMBER: _ClassVar[int]

@@ -56,6 +56,11 @@ class DistillationServiceStub:
                 request_serializer=fedafd_dot_v1_dot_distillation__pb2.CompleteStageRequest.SerializeToString,
                 response_deserializer=fedafd_dot_v1_dot_distillation__pb2.CompleteStageResponse.FromString,
                 _registered_method=True)
+        self.DescribeMaker = channel.unary_unary(
+                '/fedafd.v1.DistillationService/DescribeMaker',
+                request_serializer=fedafd_dot_v1_dot_distillation__pb2.DescribeMakerRequest.SerializeToString,
+                response_deserializer=fedafd_dot_v1_dot_distillation__pb2.DescribeMakerResponse.FromString,
+                _registered_method=True)
         self.FailStage = channel.unary_unary(
                 '/fedafd.v1.DistillationService/FailStage',
                 request_serializer=fedafd_dot_v1_dot_distillation__pb2.FailStageRequest.SerializeToString,
@@ -95,6 +100,14 @@ class DistillationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DescribeMaker(self, request, context):
+        """Says how an input was made, where a stage made it: who finds it lost or damaged makes it again, with the same bits.
+        NOT_FOUND where no stage made it, as a client did.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FailStage(self, request, context):
         """Gives the stage up, for good or to be tried again.
         """
@@ -119,6 +132,11 @@ def add_DistillationServiceServicer_to_server(servicer, server):
                     servicer.CompleteStage,
                     request_deserializer=fedafd_dot_v1_dot_distillation__pb2.CompleteStageRequest.FromString,
                     response_serializer=fedafd_dot_v1_dot_distillation__pb2.CompleteStageResponse.SerializeToString,
+            ),
+            'DescribeMaker': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeMaker,
+                    request_deserializer=fedafd_dot_v1_dot_distillation__pb2.DescribeMakerRequest.FromString,
+                    response_serializer=fedafd_dot_v1_dot_distillation__pb2.DescribeMakerResponse.SerializeToString,
             ),
             'FailStage': grpc.unary_unary_rpc_method_handler(
                     servicer.FailStage,
@@ -214,6 +232,33 @@ class DistillationService:
             '/fedafd.v1.DistillationService/CompleteStage',
             fedafd_dot_v1_dot_distillation__pb2.CompleteStageRequest.SerializeToString,
             fedafd_dot_v1_dot_distillation__pb2.CompleteStageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeMaker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedafd.v1.DistillationService/DescribeMaker',
+            fedafd_dot_v1_dot_distillation__pb2.DescribeMakerRequest.SerializeToString,
+            fedafd_dot_v1_dot_distillation__pb2.DescribeMakerResponse.FromString,
             options,
             channel_credentials,
             insecure,

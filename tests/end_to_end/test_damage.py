@@ -1,0 +1,100 @@
+"""What is lost or damaged in the object store is made again, or asked for again: no round is lost, no bit differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.end_to_end.federation import FEDERATION, KINDS, Trial, embedded
+from tests.end_to_end.in_process import InProcess, assert_same, pulled
+from tests.end_to_end.supervised import LoggedSupervisor
+
+from fedafd.cli.demo_processes import Child, Supervisor
+from fedafd.datasets import load_public_data, write_public_set
+
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
+    with LoggedSupervisor(tmp_path / "logs") as started:
+        yield started
+
+
+class Damage:
+    """A trial whose sites can be held back, and what lies in its store."""
+
+    def __init__(self, supervisor: Supervisor, folder: Path, redis_url: str) -> None:
+        self.trial = Trial(supervisor, embedded(folder, redis_url), folder)
+        self.public = folder / "public-set"
+        write_public_set(
+            load_public_data("shapes", None, {"num_train": 64, "num_val": 16, "num_test": 32, "seed": 5}), self.public
+        )
+        self.trial.rest.create(FEDERATION)
+        self.trial.rest.push_public_set(self.public)
+        self.trial.invite_all()
+        self.agents: dict[str, Child] = {}
+        self.start(*KINDS)
+        credentials = [folder / name / "credential.json" for name in KINDS]
+        self.trial.until(lambda: all(path.exists() for path in credentials), "the agents", 120)
+
+    def start(self, *names: str) -> None:
+        for name in names:
+            self.agents[name] = self.trial.start_agent(name)
+
+    def stop(self, *names: str) -> None:
+        for name in names:
+            self.trial.kill(self.agents.pop(name))
+
+    def objects(self, number: int, purpose: str) -> list[Path]:
+        """The stored objects of a round, without those that are being written."""
+        place = self.trial.folder / "store" / "federations" / "trial" / "rounds" / str(number) / purpose
+        return sorted(path for path in place.rglob("*") if path.is_file() and not path.name.startswith("."))
+
+    def until_stored(self, number: int, purpose: str) -> list[Path]:
+        self.trial.until(lambda: bool(self.objects(number, purpose)), purpose, 120)
+        return self.objects(number, purpose)
+
+    def kinds_of_events(self) -> list[str]:
+        return [event["kind"] for event in self.trial.rest.events()]
+
+
+def flip(path: Path) -> None:
+    """One bit in the middle, as a bad disk does it."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def test_states_that_are_lost_or_damaged_are_made_again_with_the_same_bits(
+    supervisor: Supervisor, tmp_path: Path, redis_url: str
+) -> None:
+    damage = Damage(supervisor, tmp_path, redis_url.removesuffix("/0") + "/11")
+    trial = damage.trial
+    try:
+        # Round 1: an SED state is damaged before it is merged, and the server state before it is distilled into.
+        damage.stop("pairs", "texts")
+        trial.rest.start_rounds(1)
+        for path in damage.until_stored(1, "sed-state"):
+            flip(path)
+        for path in damage.objects(1, "server-state"):
+            path.unlink()
+        damage.start("pairs", "texts")
+        outcomes = [pulled(trial, trial.rest.wait_for_round(1, lambda _: None, seconds=200), 1)]
+
+        # Round 2: the current version's state is lost, and everything between it and what the clients sent.
+        for purpose in ("server-state", "sed-state"):
+            for path in damage.objects(1, purpose):
+                path.unlink()
+        trial.rest.start_rounds(1)
+        outcomes.append(pulled(trial, trial.rest.wait_for_round(2, lambda _: None, seconds=200), 2))
+        kinds = damage.kinds_of_events()
+        assert "artifact.unusable" in kinds
+        assert "stage.failed" not in kinds
+    finally:
+        trial.rest.close()
+    supervisor.stop()
+    calm = InProcess(FEDERATION, damage.public, tmp_path / "in-process")
+    for number, outcome in enumerate(outcomes, start=1):
+        assert_same(outcome, calm.round(number))
