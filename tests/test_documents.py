@@ -33,7 +33,7 @@ FOLDERS = ("services", "tests", "docs", "tools", "deploy", "helm", "protos", "be
 MADE = ("deploy/secrets", "deploy/certificates")
 """What a target makes, and a checkout has not."""
 SETTINGS: tuple[type[BaseSettings], ...] = (AgentSettings, AggregatorSettings, ControlPlaneSettings, DistillerSettings)
-GROUPS = ("fedafd.encoders", "fedafd.datasets", "fedafd.tasks", "fedafd.strategies")
+GROUPS = ("fedafd.encoders", "fedafd.datasets", "fedafd.tasks", "fedafd.trackers", "fedafd.strategies")
 REMOVED = ("fedafd.v1.CoordinationService",)
 _VARIABLE = re.compile(r"\bFEDAFD_[A-Z0-9_]*[A-Z0-9]\b(?!\*|_)")
 _PATH = re.compile(rf"^(?:{'|'.join(map(re.escape, FOLDERS))})/[\w./-]*$")

@@ -13,7 +13,8 @@ from tests.simulation.test_simulate import TINY
 from fedafd.domain.errors import ConfigurationError
 from fedafd.simulation.experiment import read_experiment
 from fedafd.simulation.run import run_one
-from fedafd.tracking.trackers import TrackedRun, Trackers
+from fedafd.tracking.run import TrackedRun
+from fedafd.tracking.trackers import Trackers
 
 
 def points(folder: Path) -> list[tuple[str, int]]:
@@ -30,7 +31,7 @@ def points(folder: Path) -> list[tuple[str, int]]:
 
 
 def opened(output: Path, told: list[str], **options: Any) -> Trackers:
-    run = TrackedRun(name="iid/fedafd/seed-0", tags={"strategy": "fedafd"}, output=output)
+    run = TrackedRun(name="iid/fedafd/seed-0", id="1", tags={"strategy": "fedafd"}, output=output)
     return Trackers({"tensorboard": options}, run, told.append)
 
 
@@ -38,8 +39,7 @@ def test_a_resumed_run_has_each_point_once(tmp_path: Path) -> None:
     told: list[str] = []
     for rounds in (1, 2):
         trackers = opened(tmp_path, told)
-        for step in range(1, rounds + 1):
-            trackers.log(step, {"server/rsum": 1.0})
+        trackers.show({step: {"server/rsum": 1.0} for step in range(1, rounds + 1)})
         trackers.close()
     assert told == []
     assert points(tmp_path) == [("server/rsum", 1), ("server/rsum", 2)]
@@ -49,8 +49,8 @@ def test_a_tracker_that_fails_is_told_once_and_left_out(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").write_text("a file, where the folder should be", encoding="utf-8")
     told: list[str] = []
     trackers = opened(tmp_path, told)
-    trackers.log(1, {"seconds": 1.0})
-    trackers.log(2, {"seconds": 1.0})
+    trackers.show({1: {"seconds": 1.0}})
+    trackers.show({1: {"seconds": 1.0}, 2: {"seconds": 1.0}})
     trackers.close()
     assert len(told) == 1
     place = tmp_path / "tensorboard/iid/fedafd/seed-0"

@@ -22,7 +22,7 @@ from fedafd.domain.presets import merged
 from fedafd.domain.seeds import derive_seed
 from fedafd.domain.strategies import strategy_names
 from fedafd.simulation.presets import EXPERIMENTS
-from fedafd.tracking.trackers import tracker_names
+from fedafd.tracking.trackers import check_trackers
 
 __all__ = ["ClientGroup", "ExperimentConfig", "RunKey", "Scenario", "Source", "read_experiment"]
 
@@ -123,9 +123,10 @@ class ExperimentConfig(_Config):
     def _runs_make_sense(self) -> ExperimentConfig:
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: each may stand there once")
-        for name in self.tracking:
-            if name not in tracker_names():
-                raise ValueError(f"tracking: {name!r} is not known; installed: {', '.join(tracker_names())}")
+        try:
+            check_trackers(self.tracking, "tracking")
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from None
         if self.baseline not in self.strategies:
             raise ValueError(f"baseline: {self.baseline!r} is none of the strategies {', '.join(self.strategies)}")
         return self

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ from fedafd.simulation.federation import ClientProgress, Federation, FederationP
 from fedafd.simulation.files import read_json, write_json
 from fedafd.simulation.kept_runs import note_run
 from fedafd.simulation.round_stages import RoundStages
-from fedafd.tracking.trackers import TrackedRun, Trackers
+from fedafd.tracking.run import TrackedRun, lasting_id
+from fedafd.tracking.trackers import Trackers
 
 __all__ = ["SERVER_STAGES", "run_one", "score_of"]
 
@@ -75,12 +76,8 @@ def run_one(
     run.open()
     sizes = {c.name: ClientSize(c.kind, len(c.data.train), len(c.data.val)) for c in clients}
     effort = Effort(config, len(public["train"]), sizes, experiment.rounds)
-    tags = {name: str(value) for name, value in key.model_dump().items()}
-    named = TrackedRun(name=f"{key.scenario}/{key.strategy}/seed-{key.seed}", tags=tags, output=output)
-    trackers = Trackers(experiment.tracking, named, tell)
-    with closing(trackers):
-        for entry in run.rounds:
-            trackers.log(entry["number"], _points(entry))
+    with closing(_trackers(experiment, key, output, tell)) as trackers:
+        trackers.show(_points(run.rounds))
         for number in range(run.progress.round_number + 1, experiment.rounds + 1):
             started = time.monotonic()
             absent = experiment.absent(key, number, [client.name for client in clients])
@@ -91,7 +88,7 @@ def run_one(
                 stages=RoundStages(run.stages(number)),
             )
             run.keep(made, time.monotonic() - started)
-            trackers.log(number, _points(run.rounds[-1]))
+            trackers.show(_points(run.rounds))
     watch(experiment.rounds, 1.0, "test")
     result = run.result(key)
     write_json(folder / "result.json", result)
@@ -101,11 +98,25 @@ def run_one(
     return result
 
 
-def _points(entry: Mapping[str, Any]) -> dict[str, float]:
-    """A round's metrics as a tracker shows them, by who they are of."""
-    points = {"seconds": entry["seconds"]} | {f"server/{name}": value for name, value in entry["server"].items()}
-    for client, metrics in entry["clients"].items():
-        points |= {f"{client}/{name}": value for name, value in metrics.items()}
+def _trackers(experiment: ExperimentConfig, key: RunKey, output: Path, tell: Callable[[str], None]) -> Trackers:
+    name = f"{key.scenario}/{key.strategy}/seed-{key.seed}"
+    named = TrackedRun(
+        name=name,
+        id=f"{lasting_id(output)}/{name}" if experiment.tracking else name,
+        tags={name: str(value) for name, value in key.model_dump().items()},
+        output=output,
+    )
+    return Trackers(experiment.tracking, named, tell)
+
+
+def _points(rounds: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
+    """Each round's metrics as a tracker shows them, by who they are of."""
+    points = {}
+    for entry in rounds:
+        metrics = {"seconds": entry["seconds"]} | {f"server/{name}": value for name, value in entry["server"].items()}
+        for client, found in entry["clients"].items():
+            metrics |= {f"{client}/{name}": value for name, value in found.items()}
+        points[entry["number"]] = metrics
     return points
 
 

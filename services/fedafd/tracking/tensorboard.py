@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedafd.domain.errors import ConfigurationError
-from fedafd.tracking.trackers import TrackedRun
+from fedafd.tracking.run import TrackedRun, check_options
 
 __all__ = ["TensorBoard"]
 
@@ -23,15 +23,14 @@ class TensorBoard:
 
     def __init__(self, run: TrackedRun, options: Mapping[str, Any]) -> None:
         """Raises ConfigurationError for unknown options or a missing library, OSError for a folder that cannot be."""
-        if unknown := sorted(set(options) - {"path"}):
-            raise ConfigurationError(f"tracking.tensorboard.{unknown[0]}: not known; allowed: path")
+        check_options("tensorboard", options, {"path"})
         try:
             from tensorboardX.event_file_writer import EventsWriter
             from tensorboardX.proto import event_pb2
             from tensorboardX.summary import scalar, text
         except ImportError:
             raise ConfigurationError("needs tensorboardX: pip install 'fedafd[tensorboard]'") from None
-        folder = run.output / Path(str(options.get("path", "tensorboard"))) / run.name
+        folder = run.output / Path(options.get("path", "tensorboard")) / run.name
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.glob(f"events.out.tfevents.*{_SUFFIX}"):
             path.unlink()

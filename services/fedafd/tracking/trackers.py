@@ -1,4 +1,4 @@
-"""Trackers by name, and a wrapper under which none of them can stop a run.
+"""Trackers by name, and those of one run, under which none of them can stop or delay anything.
 
 A tracker is built in, or an entry point of the group `fedafd.trackers`: a callable that takes a TrackedRun and
 the options of the configuration and returns a Tracker.
@@ -6,78 +6,72 @@ the options of the configuration and returns a Tracker.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-__all__ = ["TrackedRun", "Tracker", "Trackers", "tracker_names"]
+from fedafd.domain.errors import ConfigurationError
+from fedafd.tracking.run import TrackedRun, Tracker
+from fedafd.tracking.tracker_thread import TrackerThread
+
+__all__ = ["Trackers", "check_trackers", "tracker_names"]
 
 GROUP = "fedafd.trackers"
-_BUILT_IN = {"tensorboard": EntryPoint("tensorboard", "fedafd.tracking.tensorboard:TensorBoard", GROUP)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrackedRun:
-    """What a tracker is told of a run before its first point."""
-
-    name: str
-    """With slashes, and the same each time the run is taken up again."""
-    tags: Mapping[str, str]
-    output: Path
-    """Folder of the experiment; relative paths of a tracker start here."""
-
-
-class Tracker(Protocol):
-    """Where the metrics of one run go. Whatever its methods raise ends the tracker, never the run."""
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Metrics of one round. A run that is resumed tells all its rounds again: replace them, don't add."""
-
-    def close(self) -> None:
-        """The run is over, or left."""
+_BUILT_IN = {
+    "tensorboard": EntryPoint("tensorboard", "fedafd.tracking.tensorboard:TensorBoard", GROUP),
+    "mlflow": EntryPoint("mlflow", "fedafd.tracking.mlflow:MlFlow", GROUP),
+}
+CLOSE_SECONDS = 30.0
+"""A tracker may take so long for what it was given last: a library's import, a new database, a slow server."""
 
 
 class Trackers:
-    """All trackers of a run; one that fails is left out from then on, and `tell` gets one line about it."""
+    """All trackers of a run, each in a thread of its own; `tell` gets a line when one stops working."""
 
-    def __init__(self, options: Mapping[str, Mapping[str, Any]], run: TrackedRun, tell: Callable[[str], None]) -> None:
-        self._tell = tell
-        self._open: dict[str, Tracker] = {}
-        for name, values in options.items():
-            self._try(name, lambda name=name, values=values: self._start(name, run, values))  # type: ignore[misc]
+    def __init__(
+        self,
+        options: Mapping[str, Mapping[str, Any]],
+        run: TrackedRun,
+        tell: Callable[[str], None],
+        *,
+        close_seconds: float = CLOSE_SECONDS,
+    ) -> None:
+        self._close_seconds = close_seconds
+        self._threads = [
+            TrackerThread(name, partial(_start, name, run, values), tell) for name, values in options.items()
+        ]
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Tell every tracker that still works."""
-        for name, tracker in list(self._open.items()):
-            self._try(name, lambda tracker=tracker: tracker.log(step, metrics))  # type: ignore[misc]
+    def show(self, rounds: Mapping[int, Mapping[str, float]]) -> None:
+        """All rounds of the run so far, by number: each tracker gets what it was not told yet. Returns at once."""
+        for thread in self._threads:
+            thread.show(rounds)
 
     def close(self) -> None:
-        """End those that still work."""
-        for name, tracker in list(self._open.items()):
-            self._try(name, tracker.close)
-        self._open.clear()
-
-    def _start(self, name: str, run: TrackedRun, options: Mapping[str, Any]) -> None:
-        self._open[name] = _known()[name].load()(run, options)
-
-    def _try(self, name: str, act: Callable[[], None]) -> None:
-        try:
-            act()
-        except Exception as error:  # a tracker is other people's code, and the run is worth more
-            self._open.pop(name, None)
-            named = (
-                f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-            )
-            said = " ".join(named.split())
-            self._tell(f"tracker {name}: {said or type(error).__name__}; the run goes on without it")
+        """End them: what they were given is written first, as far as that takes no longer than `close_seconds`."""
+        until = time.monotonic() + self._close_seconds
+        for thread in self._threads:
+            thread.end()
+        for thread in self._threads:
+            thread.wait(max(0.0, until - time.monotonic()))
 
 
 def tracker_names() -> list[str]:
     """Trackers that are built in or installed."""
     return sorted(_known())
+
+
+def check_trackers(names: Mapping[str, Any], where: str) -> None:
+    """Raises ConfigurationError for one that is not known; `where` names the key that holds them."""
+    for name in names:
+        if name not in _known():
+            raise ConfigurationError(f"{where}: {name!r} is not known; installed: {', '.join(tracker_names())}")
+
+
+def _start(name: str, run: TrackedRun, options: Mapping[str, Any]) -> Tracker:
+    tracker: Tracker = _known()[name].load()(run, options)
+    return tracker
 
 
 @cache
