@@ -110,9 +110,9 @@ class PlainSite(LocalSite):
         plain: Any = self.splits
         plain._read["train"] = _PlainSplit(self.data.train, self.towers)
 
-    def _held(self, name: Any, which: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+    def held(self, name: Any, which: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
         if name != "train":
-            return super()._held(name, which)
+            return super().held(name, which)
         rows = _PlainSplit(self.data.train, self._frozen).read(which)
         with torch.no_grad():
             return {

@@ -47,6 +47,7 @@ PUBLIC = {
         "scored_recall_at_k",
     },
     "optim": {"AdamP"},
+    "pooling": {"fit_pool", "pooled"},
     "bounded_ranks": {"LEAST_DIM", "Side", "bounded_ranks", "has_rounded_products", "leave_out_own"},
     "ranks": {"TIE_ULPS", "retrieval_ranks"},
     "similarity": {"has_bfloat16", "scores_unchecked", "similarity_scores"},

@@ -13,7 +13,8 @@ from tests.learning.tiny import tiny_federation, tiny_private, tiny_public
 
 from fedafd.domain.config import AveragingMode, FederationConfig
 from fedafd.domain.kinds import ClientKind, Modality
-from fedafd.learning.baseline import BaselineRound, alone, train_alone, train_baseline
+from fedafd.learning.alone import alone
+from fedafd.learning.baseline import BaselineRound, train_alone, train_baseline
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.waypoints import Waypoints
 from fedafd.simulation.federation import Federation, FederationProgress, SimulatedClient

@@ -15,7 +15,8 @@ from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
 from fedafd.domain.config import parse_federation_config
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning import local_site
-from fedafd.learning.local_site import Gates, LocalSite
+from fedafd.learning.client_model import Gates
+from fedafd.learning.local_site import LocalSite
 from fedafd.learning.local_training import _Steps, train_locally
 from fedafd.learning.server_round import initial_server_state, prepare
 
@@ -111,7 +112,8 @@ def test_calibration_scores_each_offset_on_the_validation_split(
     evaluated = local.assess("val")
     (offset, *_) = [value for name, value in evaluated.metrics.items() if name.startswith("gate_offset/")]
     chosen = next(each for each in GATE_OFFSETS if max(min(each, 1e6), -1e6) == offset)
-    assert evaluated.metrics[f"federated/{metric}"] == pytest.approx(float(scores[chosen].mean()))
+    view = "federated" if local.beside is None else "fused"
+    assert evaluated.metrics[f"{view}/{metric}"] == pytest.approx(float(scores[chosen].mean()))
     assert evaluated.metrics[f"global/{metric}"] == pytest.approx(float(scores[-math.inf].mean()))
     assert evaluated.scores.mean() == pytest.approx(evaluated.metrics[f"federated/{metric}"])
     assert len(evaluated.scores) == len(local.data.val)

@@ -141,7 +141,7 @@ def _write(
 
 
 def _recipe_of(best: BestModel, recipe: Recipe, tested_alone: Mapping[str, float]) -> Recipe:
-    from fedafd.learning.baseline import alone
+    from fedafd.learning.alone import alone
 
     config, lineage = recipe.config, dict(recipe.lineage) | {"model": MODELS[best.view]}
     if best.view == "alone":

@@ -43,6 +43,7 @@ class BranchName(StrEnum):
     PERSONALIZED = "personalized"
     OWN = "own"
     GLOBAL = "global"
+    ALONE = "alone"
 
 
 @dataclass
@@ -75,7 +76,11 @@ def predict(
     top_k: Annotated[int, typer.Option(min=1, help="The likeliest labels of each sample.")] = 1,
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     branch: Annotated[
-        BranchName, typer.Option(help="The whole model, the site's encoder alone, or the frozen global one alone.")
+        BranchName,
+        typer.Option(
+            help="The whole model, the site's encoder alone, the frozen global one alone, or what the site trained"
+            " without the federation."
+        ),
     ] = BranchName.PERSONALIZED,
     skip_bad: Annotated[
         bool, typer.Option(help=f"Name samples that cannot be read, go on, and exit with {SOME_SKIPPED}.")

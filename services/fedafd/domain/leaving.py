@@ -107,7 +107,7 @@ class Activity:
         return f"{self.kind.value} {self.step} of {self.steps}" if self.steps else self.kind.value
 
 
-_MODELS = ("federated", "local", "global", "alone")
+_MODELS = ("federated", "fused", "local", "global", "alone")
 _CLASSIFICATION = ("acc1", "acc5", "own_acc1")
 _RETRIEVAL = (*(f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)), "rsum")
 

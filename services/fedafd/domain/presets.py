@@ -97,6 +97,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "zero_init": False,
             "normalise_output": False,
             "calibrate_gate": False,
+            "alone_branch": False,
             "auxiliary_weight": 0.0,
         },
         "distillation": {

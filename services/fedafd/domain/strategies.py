@@ -47,6 +47,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "fedafd-adversarial": {"alignment": {"mode": "adversarial"}},
     "fedafd-pairing": {"alignment": {"mode": "pairing"}},
     "fedafd-no-fusion": {"fusion": {"mode": "off"}},
+    "fedafd-no-alone-branch": {"fusion": {"alone_branch": False}},
     "fedafd-tokens": {"fusion": {"mode": "tokens"}},
     "fedafd-mean": {"distillation": {"ensemble": "mean"}},
     "fedafd-no-self": {"distillation": {"self_share": 0.0}},

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from fedafd.datasets.samples import ClientData
 from fedafd.domain.config import EncoderConfig, FederationConfig
 from fedafd.domain.kinds import ClientKind, Modality
-from fedafd.domain.presets import merged
 from fedafd.domain.seeds import derive_seed
 from fedafd.domain.state_fingerprint import StateFingerprint
-from fedafd.domain.strategies import STRATEGIES
+from fedafd.learning.alone import alone
 from fedafd.learning.evaluation import Evaluation
 from fedafd.learning.local_site import LocalSite, SplitName
 from fedafd.learning.local_training import Progress, train_locally
 from fedafd.learning.waypoints import NOWHERE, Waypoints
 
-__all__ = ["BaselineRound", "alone", "train_alone", "train_baseline"]
+__all__ = ["BaselineRound", "train_alone", "train_baseline"]
 
 _SPLITS: tuple[SplitName, ...] = ("val", "test")
 
@@ -32,14 +31,6 @@ class BaselineRound:
     state: bytes
     evaluations: dict[str, Evaluation]
     """By split, of those that have a sample."""
-
-
-def alone(config: FederationConfig) -> FederationConfig:
-    """The same federation's configuration for a client that trains by itself."""
-    values = merged(config.model_dump(mode="json"), STRATEGIES["local"])
-    # Averaging would start it from other weights; and where all words are the public set's, it would know none.
-    by_itself = {"strategy": "local", "averaging": "off", "client": {"vocabulary": "public+private"}}
-    return FederationConfig.model_validate(merged(values, by_itself))
 
 
 def train_baseline(

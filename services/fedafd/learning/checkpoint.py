@@ -47,6 +47,17 @@ class Checkpoint:
         if not prefix:
             self.meta.pop(name, None)
 
+    def add_nested(self, name: str, other: Checkpoint) -> None:
+        """Keep another checkpoint, whole, under `name/`."""
+        self.tensors |= {f"{name}/{key}": value for key, value in other.tensors.items()}
+        self.meta[name] = other.meta
+
+    def nested(self, name: str) -> Checkpoint | None:
+        """Give it back; None where there is none."""
+        if name not in self.meta:
+            return None
+        return Checkpoint(tensors_below(self.tensors, name), self.meta[name])
+
     def add_optimizer(self, name: str, optimizer: torch.optim.Optimizer) -> None:
         """Keep an optimizer's moments; its hyper-parameters come from the configuration."""
         plain: dict[str, dict[str, Any]] = {}

@@ -6,10 +6,11 @@ of the global representations is taken off the global feature before it is fused
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,13 +19,14 @@ from fedafd.algorithm.centring import centre
 from fedafd.algorithm.contrastive import SoftContrastiveLoss
 from fedafd.algorithm.fusion import GranularityAwareFusion
 from fedafd.algorithm.heads import ClassificationHead
-from fedafd.domain.config import FederationConfig, FusionMode
+from fedafd.domain.config import EncoderConfig, FederationConfig, FusionMode
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.batch_norm import accept_single_values
+from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.encoders import Features
 from fedafd.learning.tower import Tower
 
-__all__ = ["ClientModel", "Views"]
+__all__ = ["ClientModel", "Gates", "Views", "make_client_model", "make_head"]
 
 _LOGIT_SCALE = 10.0
 
@@ -60,7 +62,7 @@ class ClientModel(nn.Module):
                     normalise_output=fusion.normalise_output,
                 )
         accept_single_values(self.fusions)
-        self.head = ClassificationHead(dim, num_labels, logit_scale=_LOGIT_SCALE) if num_labels else None
+        self.head = make_head(dim, num_labels) if num_labels else None
         self.contrast = None if num_labels else SoftContrastiveLoss(config.client.loss_scale)
         self.alignment = BiLevelAlignment(dim, weight=config.alignment.weight)
         for modality in Modality:
@@ -109,3 +111,32 @@ class ClientModel(nn.Module):
         image, text = rows[Modality.IMAGE], rows[Modality.TEXT]
         contrast: Tensor = self.contrast(F.normalize(image, dim=-1), F.normalize(text, dim=-1))
         return contrast / len(image)
+
+
+def make_head(dim: int, num_labels: int) -> ClassificationHead:
+    """A classifying client's head, fresh."""
+    return ClassificationHead(dim, num_labels, logit_scale=_LOGIT_SCALE)
+
+
+class Gates:
+    """The gates of a client's fusions, if it has any, moved together."""
+
+    def __init__(self, fusions: Iterable[Any]) -> None:
+        self._fusions = list(fusions)
+
+    def set_gate_offset(self, offset: float) -> None:
+        """Move every gate."""
+        for fusion in self._fusions:
+            fusion.set_gate_offset(offset)
+
+
+def make_client_model(config: FederationConfig, kind: ClientKind, checkpoint: Checkpoint) -> ClientModel:
+    """A model with the encoders, vocabulary and labels of `checkpoint`; its weights are fresh."""
+    text = checkpoint.meta["tokenizer"]
+    tokenizer = Tokenizer.from_str(text) if text is not None else None
+    towers = {}
+    for modality in kind.modalities:
+        encoder = EncoderConfig.model_validate(checkpoint.meta["encoders"][modality.value])
+        held = tokenizer if modality is Modality.TEXT else None
+        towers[modality] = Tower(encoder, modality, dim=config.embedding_dim, tokenizer=held)
+    return ClientModel(config, kind, towers, len(checkpoint.meta["labels"]))

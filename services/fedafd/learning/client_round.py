@@ -26,6 +26,9 @@ from fedafd.learning.waypoints import NOWHERE, Waypoints
 
 __all__ = ["ClientRound", "evaluate_client", "train_client"]
 
+_SHARE_FEDERATED = 0.7
+"""Of the training, where a branch trains alone, too: it has no public batches."""
+
 
 @dataclass(frozen=True)
 class ClientRound:
@@ -79,7 +82,7 @@ def train_client(
     site = LocalSite(config, kind, encoders, data, state, seed, device, made_for=made_for)
     progress(0.01, Activity(ActivityKind.READING_DATA))
     site.meet(public, global_representations, bundles, average)
-    train_locally(site, round_number, lambda f, a: progress(0.05 + 0.8 * f, a), waypoints)
+    _train(site, round_number, lambda f, a: progress(0.05 + 0.8 * f, a), waypoints)
     progress(0.87, Activity(ActivityKind.CALIBRATING))
     site.calibrate()
     progress(0.9, Activity(ActivityKind.REPRESENTING))
@@ -106,3 +109,15 @@ def evaluate_client(
     site = LocalSite(config, kind, None, data, state, 0, device)
     site.meet(None, global_representations, bundles, None)
     return site.assess(evaluate_on).metrics
+
+
+def _train(site: LocalSite, round_number: int, progress: Progress, waypoints: Waypoints) -> None:
+    """The federated model, then the branch that trains alone, where there is one."""
+    if site.beside is None:
+        train_locally(site, round_number, progress, waypoints)
+        return
+    train_locally(site, round_number, lambda f, a: progress(_SHARE_FEDERATED * f, a), waypoints)
+    rest = 1 - _SHARE_FEDERATED
+    train_locally(
+        site.beside, round_number, lambda f, a: progress(_SHARE_FEDERATED + rest * f, a), waypoints.below("alone")
+    )

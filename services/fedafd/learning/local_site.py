@@ -5,19 +5,17 @@ Shape legend: B a batch, N public samples, D embedding dimension.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedafd.algorithm.centring import public_mean
 from fedafd.algorithm.fusion import calibrate_gate
-from fedafd.algorithm.metrics import accuracy_at_k, accuracy_scores, own_accuracy_at_k, rsum, scored_recall_at_k
 from fedafd.datasets.samples import ClientData, PairSplit, Split, TextSplit
 from fedafd.domain.config import AveragingMode, EncoderConfig, FederationConfig, FusionMode
 from fedafd.domain.errors import DataError, StateUnusableError
@@ -34,23 +32,26 @@ from fedafd.learning.adaptation import (
     fingerprint_of_round,
     unknown_words,
 )
+from fedafd.learning.alone import alone, has_alone_branch
 from fedafd.learning.averaging import load_average
+from fedafd.learning.branches import ONLY_FUSED, Weights, fit_branches, weights_from_json
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.client_data import SplitName, Splits, check_samples
-from fedafd.learning.client_model import ClientModel, Views
-from fedafd.learning.encoders import Features
+from fedafd.learning.client_model import Gates, Views, make_client_model
 from fedafd.learning.evaluation import Evaluation
 from fedafd.learning.feeding import gathered, sent
 from fedafd.learning.optimizers import choose_device, make_optimizer
 from fedafd.learning.public import Pairs, PairTensors
+from fedafd.learning.site_evaluation import SiteEvaluator
 from fedafd.learning.tokens import tokenizer_for
 from fedafd.learning.tower import Tower
 from fedafd.learning.waypoints import NOWHERE, Waypoints, encode_kept
 from fedafd.rpc.bundles import unpack_folder
 
-__all__ = ["Gates", "LocalSite", "SplitName", "make_client_model"]
+__all__ = ["LocalSite", "SplitName"]
 
-_EVALUATE_BATCH = 256
+_ALONE, _BRANCHES = "alone", "branches"
+"""Where a state holds the branch that is trained alone, and the weights of all branches."""
 
 
 class LocalSite:
@@ -85,7 +86,7 @@ class LocalSite:
         check_samples(data)
         today = fingerprint_of_round(config, kind, encoders, data.labels)
         self._made_for = today if made_for is None else today.over(made_for)
-        self._encoders = encoders or {}
+        self._encoders, self._told_made_for = encoders, made_for
         self._checkpoint: Checkpoint | None = None
         if state is not None:
             with _unusable_is_clear():
@@ -94,6 +95,10 @@ class LocalSite:
             self.differences = adapt(self._checkpoint, self._made_for, self._first_seed())
             data = bound_by_name(data, self._checkpoint.meta["labels"])
         self.data = data
+        self.beside: LocalSite | None = None
+        """The branch that trains alone, as a site of its own; None for a client without one."""
+        self.weights: Weights = ONLY_FUSED
+        """Of the branches of a classifier's personalized model."""
         self._frozen: dict[Modality, Tower] = {}
         self._global_features: dict[SplitName, dict[Modality, Tensor]] = {}
 
@@ -116,6 +121,7 @@ class LocalSite:
         if self.public is not None:
             self.public.keep_on(self.device)
         self._frozen = {m: Tower.from_files(unpack_folder(bundles[m])).to(self.device) for m in self.kind.modalities}
+        self._stand_beside()
 
     def meet_nobody(self, *, tokenizer: str | None = None) -> None:
         """Train alone: no public set, no global feature.
@@ -128,7 +134,7 @@ class LocalSite:
         """The task's loss on the training samples `indices`; a constant where nothing of the client can learn."""
         split = self.splits["train"]
         rows, which = split.batch(indices, self.generator, augment=self.config.client.augment)
-        frozen = self._held("train", which)
+        frozen = self.held("train", which)
         if self.model.mode is FusionMode.GLOBAL:
             if self.model.head is None:
                 return torch.zeros((), device=self.device)
@@ -149,30 +155,31 @@ class LocalSite:
         """The gates of the fusions, moved together."""
         return Gates(self.model.fusions.values())
 
-    @torch.inference_mode()
     def calibrate(self) -> None:
-        """Choose the gate's offset on the validation split; without one the gate stays as trained."""
-        if not self.config.fusion.calibrate_gate or not self.model.fusions or not self._has("val"):
+        """Choose the gate's offset, then the branches' weights, on the validation split.
+
+        Without one the gate stays as trained, and the model predicts by the fused feature.
+        """
+        if not self.has("val"):
             return
-        self.model.eval()
-        local = {m: list(self._local_batches("val", m)) for m in self.splits["val"].rows}
-
-        def score() -> Tensor:
-            fused = {m: torch.cat([v.fused for v in self._viewed("val", m, batches)]) for m, batches in local.items()}
-            return self._score("val", fused)[1]
-
-        calibrate_gate(self.gates, score)  # type: ignore[arg-type]
+        evaluator = SiteEvaluator(self)
+        if self.config.fusion.calibrate_gate and self.model.fusions:
+            calibrate_gate(self.gates, evaluator.gate_scores("val"))  # type: ignore[arg-type]
+        if self.beside is not None:
+            labels = self.splits["val"].labels
+            assert labels is not None
+            self.weights = fit_branches(evaluator.logits("val"), labels)
 
     def assess_views(self, name: SplitName) -> dict[str, Evaluation]:
-        """A split with the fused (`federated`), the own (`local`) and the frozen (`global`) feature, each by itself.
+        """A split with the personalized model (`federated`), the own (`local`) and the frozen (`global`) feature.
 
-        None for an empty split.
+        With a branch that trains alone also that one (`alone`) and the fused feature by itself (`fused`), which
+        otherwise is the personalized model. None for an empty split.
         """
-        scored = {view: self._score(name, each) for view, each in self._features(name).items()}
-        return {view: Evaluation(found, scores.numpy()) for view, (found, scores) in scored.items()}
+        return SiteEvaluator(self).views(name)
 
     def assess(self, name: SplitName) -> Evaluation:
-        """`assess_views` in one level, with the offset of each gate; the scores are the fused feature's."""
+        """`assess_views` in one level, with the offset of each gate; the scores are the personalized model's."""
         return self.in_one_level(self.assess_views(name))
 
     def in_one_level(self, views: Mapping[str, Evaluation]) -> Evaluation:
@@ -185,15 +192,49 @@ class LocalSite:
 
     def state(self) -> bytes:
         """The personalized state that the next round goes on from."""
+        return self._kept().to_bytes()
+
+    def _kept(self) -> Checkpoint:
         assert self._checkpoint is not None
         # As the towers say of themselves: no later round needs the pretrained weights again.
         encoders = {m.value: tower.config.model_dump(mode="json") for m, tower in self.towers.items()}
-        kept = Checkpoint(meta=self._checkpoint.meta | {"encoders": encoders})
+        earlier = {name: value for name, value in self._checkpoint.meta.items() if name not in (_ALONE, _BRANCHES)}
+        kept = Checkpoint(meta=earlier | {"encoders": encoders})
         kept.add_module("model", self.model)
         for name, optimizer in self.optimizers.items():
             if name != "fusion" or self.config.fusion.persistent:
                 kept.add_optimizer(name, optimizer)
-        return kept.to_bytes()
+        if self.beside is not None:
+            kept.add_nested(_ALONE, self.beside._kept())
+            kept.meta[_BRANCHES] = dict(self.weights)
+        return kept
+
+    def _stand_beside(self) -> None:
+        """The branch that trains alone, as it was left or new."""
+        assert self._checkpoint is not None
+        if not has_alone_branch(self.config, self.kind):
+            return
+        held = self._checkpoint.nested(_ALONE)
+        if held is None and self.public is None:
+            return  # evaluated only, and its state is of a time without such a branch
+        if held is not None:
+            with _unusable_is_clear():
+                self.weights = _weights(self._checkpoint)
+        self.beside = LocalSite(
+            alone(self.config),
+            self.kind,
+            self._encoders,
+            self.data,
+            None if held is None else held.to_bytes(),
+            self.seed,
+            self.device.type if self.device.index is None else str(self.device),
+            made_for=self._told_made_for,
+        )
+        # The words of the federated model, as a site's own baseline has them; but never the public set's alone.
+        words = None if self.config.client.vocabulary == "public" else self._checkpoint.meta["tokenizer"]
+        self.beside.meet_nobody(tokenizer=words)
+        if self.kind is ClientKind.IMAGE:
+            self.beside.splits = self.splits  # both encoders read the same pixels
 
     def _build(self, public_texts: list[str], tokenizer: str | None = None) -> None:
         if self._checkpoint is None:
@@ -239,7 +280,7 @@ class LocalSite:
             own = list(self.data.train.texts)
         elif isinstance(self.data.train, PairSplit):
             own = [text for captions in self.data.train.captions for text in captions]
-        chosen = chosen_encoders(self.config, self.kind, self._encoders)
+        chosen = chosen_encoders(self.config, self.kind, self._encoders or {})
         text = chosen.get(Modality.TEXT)
         if text is not None and tokenizer is None:
             tokenizer = tokenizer_for(text, [*public_texts, *own]).to_str()
@@ -266,7 +307,7 @@ class LocalSite:
             made["fusion"] = make_optimizer("adam", fusion, t.fusion_learning_rate, t.fusion_weight_decay)
         return made
 
-    def _held(self, name: SplitName, which: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+    def held(self, name: SplitName, which: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
         """Frozen global features of rows of a split; computed once, as no augmentation reaches them."""
         if name not in self._global_features:
             split: Split = getattr(self.data, name)
@@ -282,56 +323,21 @@ class LocalSite:
             return {m: held[m].expand(len(rows), -1) for m, rows in which.items()}
         return {m: gathered(held[m], rows) for m, rows in which.items()}
 
-    def _has(self, name: SplitName) -> bool:
+    @property
+    def has_global(self) -> bool:
+        """Whether the server sent frozen encoders."""
+        return bool(self._frozen)
+
+    def has(self, name: SplitName) -> bool:
+        """Whether a split has a sample."""
         return len(getattr(self.data, name)) > 0
 
-    def _local_batches(self, name: SplitName, modality: Modality) -> Any:
-        rows = self.splits[name].rows[modality]
-        for start in range(0, len(rows), _EVALUATE_BATCH):
-            made: Features = self.towers[modality](rows[start : start + _EVALUATE_BATCH].to(self.device))
-            # Tokens are only kept where the fusion reads them: a split of them is large.
-            keep = self.model.mode is FusionMode.TOKENS
-            yield made if keep else made._replace(tokens_BPD=made.vector_BD, weights_BP=made.vector_BD)
 
-    def _viewed(self, name: SplitName, modality: Modality, batches: Any) -> Any:
-        start = 0
-        for local in batches:
-            which = torch.arange(start, start + len(local.vector_BD))
-            frozen = self._held(name, {modality: which})[modality]
-            viewed = self.model.views(modality, local, frozen)
-            yield Views(*(each.cpu() for each in viewed))
-            start += len(which)
-
-    @torch.inference_mode()
-    def _features(self, name: SplitName) -> dict[str, dict[Modality, Tensor]]:
-        """A split's features by view and modality; none of an empty split."""
-        self.model.eval()
-        if not self._has(name):
-            return {}
-        made: dict[Modality, Views] = {}
-        for modality in self.splits[name].rows:
-            parts = list(self._viewed(name, modality, self._local_batches(name, modality)))
-            made[modality] = Views(*(torch.cat([part[which] for part in parts]) for which in range(3)))
-        told = {"federated": 0, "local": 1} | ({"global": 2} if self._frozen else {})
-        return {view: {m: views[which] for m, views in made.items()} for view, which in told.items()}
-
-    @torch.inference_mode()
-    def _score(self, name: SplitName, features: Mapping[Modality, Tensor]) -> tuple[dict[str, float], Tensor]:
-        """Metrics, and each sample's part of the task's own one."""
-        split = self.splits[name]
-        if self.model.head is not None:
-            assert split.labels is not None
-            (rows,) = features.values()
-            logits = self.model.head(rows.to(self.device)).cpu()
-            ks = (1, 5) if logits.shape[1] >= 5 else (1,)
-            found = accuracy_at_k(logits, split.labels, ks=ks)
-            own = torch.bincount(self.splits["train"].labels, minlength=logits.shape[1])  # type: ignore[arg-type]
-            found |= {f"own_{k}": v for k, v in own_accuracy_at_k(logits, split.labels, own, ks=(1,)).items()}
-            return found, accuracy_scores(logits, split.labels)
-        assert split.pairs is not None
-        image, text = (nn.functional.normalize(features[m], dim=-1) for m in Modality)
-        found, scores = scored_recall_at_k(image, text, split.pairs.image_of_text)
-        return found | {"rsum": rsum(found)}, scores
+def _weights(checkpoint: Checkpoint) -> Weights:
+    try:
+        return weights_from_json(checkpoint.meta[_BRANCHES])
+    except (KeyError, ValueError) as error:
+        raise DataError(f"the weights of its branches: {error}") from None
 
 
 @contextmanager
@@ -340,27 +346,3 @@ def _unusable_is_clear() -> Iterator[None]:
         yield
     except DataError as error:
         raise StateUnusableError(f"the saved state cannot be used: {error}; {AFRESH}") from None
-
-
-class Gates:
-    """The gates of a client's fusions, if it has any, moved together."""
-
-    def __init__(self, fusions: Iterable[Any]) -> None:
-        self._fusions = list(fusions)
-
-    def set_gate_offset(self, offset: float) -> None:
-        """Move every gate."""
-        for fusion in self._fusions:
-            fusion.set_gate_offset(offset)
-
-
-def make_client_model(config: FederationConfig, kind: ClientKind, checkpoint: Checkpoint) -> ClientModel:
-    """A model with the encoders, vocabulary and labels of `checkpoint`; its weights are fresh."""
-    text = checkpoint.meta["tokenizer"]
-    tokenizer = Tokenizer.from_str(text) if text is not None else None
-    towers = {}
-    for modality in kind.modalities:
-        encoder = EncoderConfig.model_validate(checkpoint.meta["encoders"][modality.value])
-        held = tokenizer if modality is Modality.TEXT else None
-        towers[modality] = Tower(encoder, modality, dim=config.embedding_dim, tokenizer=held)
-    return ClientModel(config, kind, towers, len(checkpoint.meta["labels"]))

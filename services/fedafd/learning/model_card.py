@@ -22,6 +22,7 @@ _TASKS = {
 }
 _VIEWS = {
     "federated": "personalized model",
+    "fused": "fused feature alone",
     "local": "own encoder alone",
     "global": "frozen global encoder alone",
     "alone": "the same encoder trained without the federation",

@@ -19,6 +19,8 @@ from fedafd.datasets.intensity import IntensityRange
 from fedafd.domain.config import EncoderConfig, FederationConfig, FusionMode, parse_federation_config
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.learning.alone import has_alone_branch
+from fedafd.learning.averaging import HEAD
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
 from fedafd.learning.model_card import SiteFacts, personalized_card
 from fedafd.learning.tower import description
@@ -117,14 +119,12 @@ def _parts(
     rest = {name: value for name, value in sorted(model.items()) if not name.startswith(apart)}
     files: dict[str, bytes] = {}
     weights = {"model.safetensors": rest}
-    for modality in kind.modalities:
-        encoder = EncoderConfig.model_validate(meta["encoders"][modality.value])
-        words = meta["tokenizer"] if modality is Modality.TEXT else None
-        for name, content in description(encoder, modality, config.embedding_dim, words).items():
-            files[f"local/{modality.value}/{name}"] = content
-        start = f"towers.{modality.value}.encoder."
-        found = {name.removeprefix(start): value for name, value in sorted(model.items()) if name.startswith(start)}
-        weights[f"local/{modality.value}/model.safetensors"] = found
+    _add_towers(files, weights, "local", meta, model, config)
+    pool = meta.get("branches", {}) if has_alone_branch(config, kind) else {}
+    if "alone" in pool:
+        by_itself = tensors_below(tensors, "alone/model")
+        _add_towers(files, weights, "alone", meta["alone"], by_itself, config)
+        weights["alone/head.safetensors"] = {"free_weight": by_itself[HEAD]}
     described = {
         "model_type": "fedafd-personalized",
         "kind": kind.value,
@@ -132,6 +132,7 @@ def _parts(
         "federation": json.loads(config.canonical_json()),
         "intensity_range": recipe.intensity_range,
         "lineage": dict(recipe.lineage),
+        **({"branches": pool} if pool else {}),
     }
     files["config.json"] = json.dumps(described, indent=2, sort_keys=True).encode()
     card = personalized_card(
@@ -145,6 +146,26 @@ def _parts(
     )
     files["README.md"] = card.encode()
     return files, weights
+
+
+def _add_towers(
+    files: dict[str, bytes],
+    weights: dict[str, dict[str, Tensor]],
+    whose: str,
+    meta: Mapping[str, Any],
+    model: Mapping[str, Tensor],
+    config: FederationConfig,
+) -> None:
+    """The folder of each encoder of a client's model, below `whose`."""
+    for name, described in meta["encoders"].items():
+        modality = Modality(name)
+        words = meta["tokenizer"] if modality is Modality.TEXT else None
+        encoder = EncoderConfig.model_validate(described)
+        for path, content in description(encoder, modality, config.embedding_dim, words).items():
+            files[f"{whose}/{name}/{path}"] = content
+        start = f"towers.{name}.encoder."
+        found = {key.removeprefix(start): value for key, value in sorted(model.items()) if key.startswith(start)}
+        weights[f"{whose}/{name}/model.safetensors"] = found
 
 
 def _made_parent(path: Path) -> Path:

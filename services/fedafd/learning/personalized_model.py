@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, overload
+from typing import Any, Literal, NamedTuple, get_args, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedafd.algorithm.heads import ClassificationHead
 from fedafd.datasets.intensity import IntensityRange
 from fedafd.domain.config import FederationConfig, parse_federation_config
 from fedafd.domain.errors import ConfigurationError, DataError, InvalidRequestError
 from fedafd.domain.kinds import ClientKind, Modality
-from fedafd.learning.client_model import ClientModel
+from fedafd.learning.branches import ONLY_FUSED, Weights, pool_branches, weights_from_json
+from fedafd.learning.client_model import ClientModel, Views, make_head
 from fedafd.learning.inputs import ImageSample, OnBad, TextSample
 from fedafd.learning.loaded_model import LoadedModel, device_named
 from fedafd.learning.model_folder import PERSONALIZED_MODEL, ModelFolder, read_whole
 from fedafd.learning.tensor_fit import load_fitting
 from fedafd.learning.tower import Tower
 
-__all__ = ["Branch", "PersonalizedModel", "Prediction"]
+__all__ = ["AloneBranch", "Branch", "PersonalizedModel", "Prediction"]
 
-Branch = Literal["personalized", "own", "global"]
-"""Which features are used: fused, of the site's own encoder alone, or of the frozen global one alone."""
+Branch = Literal["personalized", "own", "global", "alone"]
+"""What is predicted by: the whole model, the site's own encoder alone, the frozen global one alone, or the branch that
+the site trained without the federation."""
 Prediction = tuple[str, float]
 """A label and its probability."""
 
@@ -33,8 +36,18 @@ _KEPT_APART = ("towers.", "alignment.")
 """Parts of a client's model that other files hold, and that only training needs."""
 
 
+class AloneBranch(NamedTuple):
+    """The branch of a classifier that its site trained without the federation."""
+
+    tower: Tower
+    head: ClassificationHead
+
+
 class PersonalizedModel(LoadedModel):
-    """One client's model: local and frozen global encoders, fused, with the client's task head."""
+    """One client's model: local and frozen global encoders, fused, with the client's task head.
+
+    A classifier predicts by a pool of its branches, weighed by `weights` (fedafd.learning.branches).
+    """
 
     def __init__(
         self,
@@ -44,14 +57,21 @@ class PersonalizedModel(LoadedModel):
         *,
         device: torch.device | None = None,
         intensity_range: IntensityRange | None = None,
+        weights: Weights = ONLY_FUSED,
+        by_itself: AloneBranch | None = None,
     ) -> None:
         self.kind = model.kind.value
         self.labels: tuple[str, ...] = tuple(labels)
         """Class names; empty for `pair`."""
         device = device or torch.device("cpu")
         towers: dict[Modality, list[Tower]] = {m: [model.towers[m.value], frozen[m]] for m in frozen}  # type: ignore[list-item]
+        if by_itself is not None:
+            towers[Modality(self.kind)].append(by_itself.tower)
         super().__init__(towers, device, intensity_range)
         self._model = model.eval().to(device)
+        self.weights: Weights = weights
+        """Of the branches that a classifier predicts by."""
+        self._alone_head = None if by_itself is None else by_itself.head.eval().to(device)
 
     @classmethod
     def from_pretrained(
@@ -64,8 +84,14 @@ class PersonalizedModel(LoadedModel):
         device that is not there.
         """
         chosen = device_named(device)
-        labels, model, frozen, window = read_whole(folder, _parts)
-        return cls(labels, model, frozen, device=chosen, intensity_range=intensity_range or window)
+        parts = read_whole(folder, _parts)
+        parts["intensity_range"] = intensity_range or parts["intensity_range"]
+        return cls(**parts, device=chosen)
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """What the model can predict or embed by."""
+        return ("personalized", "own", "global", *(("alone",) if self._alone_head is not None else ()))
 
     @overload
     def predict(
@@ -102,15 +128,14 @@ class PersonalizedModel(LoadedModel):
 
         A sample that cannot be read raises DataError, or goes to `on_bad` and is left out.
         """
-        head = self._model.head
-        if head is None:
+        if self._model.head is None:
             raise InvalidRequestError("a pair client's model embeds, it has no labels; use embed_images or embed_texts")
         if top_k < 1:
             raise InvalidRequestError(f"top_k is {top_k}; must be 1 or more")
         modality = Modality(self.kind)
         for places, batch in self.each_batch(modality, samples, on_bad):
             with torch.inference_mode():
-                odds = head(self._viewed(modality, batch, branch)).softmax(-1)
+                odds = self._log_odds(modality, batch, branch).exp()
                 best = odds.topk(min(top_k, len(self.labels)), dim=-1)
             rows = zip(places, best.values.tolist(), best.indices.tolist(), strict=True)
             yield from ((n, [(self.labels[i], p) for p, i in zip(v, w, strict=True)]) for n, v, w in rows)
@@ -126,16 +151,42 @@ class PersonalizedModel(LoadedModel):
     def _embedded(self, modality: Modality, batch: Sequence[Tensor]) -> Tensor:
         return torch.nn.functional.normalize(self._viewed(modality, batch, "personalized"), dim=-1)
 
+    def _log_odds(self, modality: Modality, batch: Sequence[Tensor], branch: Branch) -> Tensor:
+        """Log-probabilities of a classifier, [B, C]."""
+        head = self._model.head
+        assert head is not None
+        if branch == "alone":
+            return self._alone(batch).log_softmax(-1)
+        if branch != "personalized" or self.weights == ONLY_FUSED:
+            logits: Tensor = head(self._viewed(modality, batch, branch))
+            return logits.log_softmax(-1)
+        found = {"alone": self._alone(batch)} if "alone" in self.weights else {}
+        if set(self.weights) != {"alone"}:
+            views = self._views(modality, batch)
+            features = {"fused": views.fused, "local": views.local, "global": views.global_}
+            found |= {name: head(rows) for name, rows in features.items() if name in self.weights}
+        return pool_branches(found, self.weights)
+
+    def _alone(self, batch: Sequence[Tensor]) -> Tensor:
+        if self._alone_head is None:
+            raise InvalidRequestError("this model has no branch that was trained alone; choose another branch")
+        logits: Tensor = self._alone_head(self._towers[Modality(self.kind)][2](batch[2]).vector_BD)
+        return logits
+
     def _viewed(self, modality: Modality, batch: Sequence[Tensor], branch: Branch) -> Tensor:
         if branch not in get_args(Branch):
             raise InvalidRequestError(f"branch is {branch!r}; must be one of {', '.join(get_args(Branch))}")
-        local, frozen = self._towers[modality]
-        reps = self._model.centred(modality, frozen(batch[1]).vector_BD)
-        views = self._model.views(modality, local(batch[0]), reps)
+        views = self._views(modality, batch)
         return {"personalized": views.fused, "own": views.local, "global": views.global_}[branch]
 
+    def _views(self, modality: Modality, batch: Sequence[Tensor]) -> Views:
+        local, frozen = self._towers[modality][:2]
+        reps = self._model.centred(modality, frozen(batch[1]).vector_BD)
+        return self._model.views(modality, local(batch[0]), reps)
 
-def _parts(folder: ModelFolder) -> tuple[list[str], ClientModel, dict[Modality, Tower], IntensityRange | None]:
+
+def _parts(folder: ModelFolder) -> dict[str, Any]:
+    """Arguments of PersonalizedModel."""
     folder.need(PERSONALIZED_MODEL)
     place = str(folder.path / "config.json")
     try:
@@ -152,7 +203,34 @@ def _parts(folder: ModelFolder) -> tuple[list[str], ClientModel, dict[Modality, 
     frozen = {m: _tower(folder, "global", m, config) for m in kind.modalities}
     model = ClientModel(config, kind, towers, len(labels))
     load_fitting(model, folder.tensors("model.safetensors"), str(folder.path / "model.safetensors"), apart=_KEPT_APART)
-    return labels, model, frozen, _window(folder.described.get("intensity_range"), place)
+    weights, by_itself = _pool(folder, kind, config, len(labels), place)
+    return {
+        "labels": labels,
+        "model": model,
+        "frozen": frozen,
+        "intensity_range": _window(folder.described.get("intensity_range"), place),
+        "weights": weights,
+        "by_itself": by_itself,
+    }
+
+
+def _pool(
+    folder: ModelFolder, kind: ClientKind, config: FederationConfig, num_labels: int, place: str
+) -> tuple[Weights, AloneBranch | None]:
+    """The weights of a classifier's branches, and the one that was trained alone, where it has a weight."""
+    if "branches" not in folder.described:
+        return ONLY_FUSED, None
+    try:
+        weights = weights_from_json(folder.described["branches"])
+    except ValueError as error:
+        raise DataError(f"{place}: {error}") from None
+    if kind is ClientKind.PAIR:
+        raise DataError(f"{place}: a model of kind pair has no branches to weigh")
+    if "alone" not in weights:
+        return weights, None
+    head = make_head(config.embedding_dim, num_labels)
+    load_fitting(head, folder.tensors("alone/head.safetensors"), str(folder.path / "alone" / "head.safetensors"))
+    return weights, AloneBranch(_tower(folder, "alone", kind.modalities[0], config), head)
 
 
 def _tower(folder: ModelFolder, whose: str, modality: Modality, config: FederationConfig) -> Tower:

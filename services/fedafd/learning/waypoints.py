@@ -44,6 +44,10 @@ class Waypoints:
         self._every = EVERY_SECONDS if every_seconds is None else every_seconds
         self._saved, self._pause = time.monotonic(), self._every
 
+    def below(self, name: str) -> Waypoints:
+        """Those of a part that has parts of its own."""
+        return Waypoints(None if self._folder is None else self._folder / name, every_seconds=self._every)
+
     @property
     def keeps(self) -> bool:
         """Whether anything is kept at all."""

@@ -11,6 +11,7 @@ _ABLATED = [
     "fedafd-no-alignment",
     "fedafd-adversarial",
     "fedafd-no-fusion",
+    "fedafd-no-alone-branch",
     "fedafd-tokens",
     "fedafd-mean",
     "fedafd-no-self",

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from fedafd.agent.site_model import SiteModel
 from fedafd.agent.ui.jobs import Job, JobView
@@ -55,7 +55,7 @@ class Guess:
     picture: str
     """As the model gets it, a data URL; empty for a text."""
     by_branch: dict[str, list[Prediction]]
-    """Best first: personalized, own, global."""
+    """Best first, by branch: personalized, own, global, and alone where the model has it."""
 
 
 @dataclass(frozen=True)
@@ -181,9 +181,8 @@ class OwnModel:
                         raise
 
     def _by_branch(self, model: PersonalizedModel, sample: ImageArray | str) -> dict[str, list[Prediction]]:
-        from fedafd.learning.personalized_model import Branch
 
-        return {branch: model.predict([sample], top_k=_TOP, branch=branch)[0] for branch in get_args(Branch)}
+        return {branch: model.predict([sample], top_k=_TOP, branch=branch)[0] for branch in model.branches}
 
     def _pictures(self) -> _Pictures | None:
         pictures = self._job.result

@@ -60,6 +60,12 @@ class FusionConfig(Config):
         True,
         description="After training, move the gate where the validation split shows a gain of two standard errors.",
     )
+    alone_branch: bool = Field(
+        True,
+        description="Classifiers that fuse: also train the client's own encoder as if there were no federation, and"
+        " predict by a pool of that branch with the fused, own and global features, weighed on the validation split;"
+        " a second encoder, and the time to train it.",
+    )
     auxiliary_weight: NonNegative = Field(0.5, description="Weight of the task loss on the local and global feature.")
     persistent: bool = Field(True, description="Keep the fusion's weights between rounds.")
     warm_start_steps: int = Field(

@@ -1,0 +1,45 @@
+"""What a classifying client's personalized model predicts by: its branches, and the weight of each in their pool.
+
+The branches are the fused feature, the own encoder's, the frozen global one, all through the federated head, and the
+model that the site trains alone. See docs/adr/0016.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from fedafd.algorithm.pooling import fit_pool, pooled
+
+__all__ = ["BRANCHES", "ONLY_FUSED", "Weights", "fit_branches", "pool_branches", "weights_from_json"]
+
+BRANCHES = ("alone", "fused", "local", "global")
+"""By the names of metrics. The first is the one that the pool must not fall below."""
+Weights = Mapping[str, float]
+"""By branch; they sum to 1. A branch that is not named has none."""
+ONLY_FUSED: Weights = {"fused": 1.0}
+"""Of a model without a branch that is trained alone, or without validation samples to weigh it by."""
+
+
+def fit_branches(logits: Mapping[str, Tensor], labels_n: Tensor) -> Weights:
+    """The weights that validation samples bear out; `logits` [n, C] of each of BRANCHES."""
+    weights = fit_pool([logits[branch] for branch in BRANCHES], labels_n)
+    return {branch: weight for branch, weight in zip(BRANCHES, weights, strict=True) if weight > 0}
+
+
+def pool_branches(logits: Mapping[str, Tensor], weights: Weights) -> Tensor:
+    """Log-probabilities [n, C] of the pool; `logits` of the branches that `weights` name, or more."""
+    return pooled([logits[branch] for branch in weights], list(weights.values()))
+
+
+def weights_from_json(values: Any) -> Weights:
+    """Read back. Raises ValueError for what is not weights of branches that sum to 1."""
+    if not isinstance(values, Mapping) or not values or not set(values) <= set(BRANCHES):
+        raise ValueError(f"branches is {values!r}; must be weights of some of {', '.join(BRANCHES)}")
+    numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in values.values())
+    if not numbers or not all(0 < each <= 1 for each in values.values()) or not math.isclose(sum(values.values()), 1):
+        raise ValueError(f"branches is {dict(values)!r}; the weights must be above 0 and sum to 1")
+    return {branch: float(values[branch]) for branch in BRANCHES if branch in values}

@@ -1,0 +1,130 @@
+"""A pool of classifiers never looks worse than its first one on the samples that its weights come from."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fedafd.algorithm.checks import InvalidTensorError
+from fedafd.algorithm.pooling import fit_pool, pooled
+
+CLASSES = 4
+
+
+def classifiers(seed: int, count: int, samples: int, *, knowledge: tuple[float, ...]) -> tuple[list[Tensor], Tensor]:
+    """Logits of noise, with so much of the right answer in each classifier's."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(CLASSES, (samples,), generator=generator)
+    right = torch.nn.functional.one_hot(labels, CLASSES).float()
+    noise = [torch.randn(samples, CLASSES, generator=generator) for _ in range(count)]
+    return [share * right + each for share, each in zip(knowledge, noise, strict=True)], labels
+
+
+def oracle_log_probabilities(logits: list[Tensor], weights: tuple[float, ...]) -> np.ndarray:
+    """Element by element, in float64."""
+    samples, classes = logits[0].shape
+    found = np.zeros((samples, classes))
+    for n in range(samples):
+        powers = []
+        for c in range(classes):
+            power = 1.0
+            for each, weight in zip(logits, weights, strict=True):
+                row = [math.exp(value) for value in each[n].double().tolist()]
+                power *= (row[c] / sum(row)) ** weight
+            powers.append(power)
+        found[n] = [math.log(power / sum(powers)) for power in powers]
+    return found
+
+
+def oracle_bounds(logits: list[Tensor], labels: Tensor, errors: float, steps: int) -> dict[tuple[float, ...], float]:
+    """Lower bound of the gain over the first classifier, of each choice of weights."""
+    choices = [w for w in itertools.product(range(steps + 1), repeat=len(logits)) if sum(w) == steps]
+    rows = np.arange(len(labels))
+    first = oracle_log_probabilities(logits[:1], (1.0,))[rows, labels.numpy()]
+    bounds = {}
+    for parts in choices:
+        weights = tuple(part / steps for part in parts)
+        gain = oracle_log_probabilities(logits, weights)[rows, labels.numpy()] - first
+        bounds[weights] = gain.mean() - errors * gain.std(ddof=1) / math.sqrt(len(labels))
+    return bounds
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10_000), parts=st.lists(st.integers(0, 4), min_size=3, max_size=3).filter(any))
+def test_the_pool_is_the_oracles(seed: int, parts: list[int]) -> None:
+    logits, _ = classifiers(seed, 3, 5, knowledge=(1.0, 0.5, 0.0))
+    weights = tuple(part / sum(parts) for part in parts)
+    np.testing.assert_allclose(
+        pooled(logits, weights).numpy(), oracle_log_probabilities(logits, weights), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_one_classifier_with_all_the_weight_is_itself_to_the_bit() -> None:
+    logits, _ = classifiers(0, 2, 9, knowledge=(1.0, 1.0))
+    assert torch.equal(pooled(logits, (0.0, 1.0)), torch.log_softmax(logits[1], dim=-1))
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10_000), share=st.floats(0, 3), errors=st.floats(0, 3))
+def test_the_weights_are_those_of_the_surest_gain(seed: int, share: float, errors: float) -> None:
+    logits, labels = classifiers(seed, 3, 20, knowledge=(1.0, share, 0.3))
+    bounds = oracle_bounds(logits, labels, errors, 2)
+    weights = fit_pool(logits, labels, errors=errors, steps=2)
+    assert bounds[weights] == pytest.approx(max(bounds.values()), abs=1e-9)
+    assert bounds[weights] >= 0
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), samples=st.integers(1, 60))
+def test_the_pool_is_never_less_likely_than_the_first_classifier_where_it_was_weighed(seed: int, samples: int) -> None:
+    logits, labels = classifiers(seed, 3, samples, knowledge=(1.0, 1.0, 0.0))
+    rows = torch.arange(samples)
+    mixed = pooled(logits, fit_pool(logits, labels))[rows, labels].double().mean()
+    assert float(mixed) >= float(torch.log_softmax(logits[0], -1)[rows, labels].double().mean()) - 1e-6
+
+
+def test_a_classifier_that_knows_nothing_gets_no_weight() -> None:
+    logits, labels = classifiers(1, 2, 200, knowledge=(3.0, 0.0))
+    assert fit_pool(logits, labels) == (1.0, 0.0)
+
+
+def test_one_that_knows_as_much_by_other_noise_is_taken_in() -> None:
+    logits, labels = classifiers(2, 2, 400, knowledge=(2.0, 2.0))
+    first, second = fit_pool(logits, labels)
+    assert first > 0
+    assert second > 0
+
+
+def test_a_copy_of_the_first_adds_nothing_and_gets_nothing() -> None:
+    logits, labels = classifiers(3, 1, 50, knowledge=(1.0,))
+    assert fit_pool([*logits, *logits], labels) == (1.0, 0.0)
+
+
+def test_one_sample_says_nothing() -> None:
+    logits, labels = classifiers(4, 2, 1, knowledge=(0.0, 9.0))
+    assert fit_pool(logits, labels) == (1.0, 0.0)
+
+
+def test_what_does_not_fit_is_named() -> None:
+    logits, labels = classifiers(5, 2, 6, knowledge=(1.0, 1.0))
+    with pytest.raises(InvalidTensorError, match="at least one classifier"):
+        fit_pool([], labels)
+    with pytest.raises(InvalidTensorError, match="steps"):
+        fit_pool(logits, labels, steps=0)
+    with pytest.raises(InvalidTensorError, match="they must be equal"):
+        fit_pool([logits[0], logits[1][:, :3]], labels)
+    with pytest.raises(InvalidTensorError, match="not finite"):
+        fit_pool([logits[0], logits[1] / 0], labels)
+    with pytest.raises(InvalidTensorError, match="labels_n"):
+        fit_pool(logits, labels + CLASSES)
+    with pytest.raises(InvalidTensorError, match="one above 0"):
+        pooled(logits, (0.0, 0.0))
+    with pytest.raises(InvalidTensorError, match="2 classifiers"):
+        pooled(logits, (1.0,))
