@@ -33,7 +33,9 @@ SHAPES = {"num_train": 40, "num_val": 16, "num_test": 24, "seed": 2}
 class ComparedSite:
     """A state directory, and a federation's rounds for it, without a network."""
 
-    def __init__(self, folder: Path, kind: ClientKind = ClientKind.TEXT, **changes: Any) -> None:
+    def __init__(
+        self, folder: Path, kind: ClientKind = ClientKind.TEXT, *, alone_branch: bool = False, **changes: Any
+    ) -> None:
         torch.set_num_threads(1)
         self.kind, self.root, self._inputs = kind, folder / "site", folder / "inputs"
         values: dict[str, Any] = {
@@ -56,7 +58,9 @@ class ComparedSite:
         )
         self.cache = ArtifactCache(self.root / "artifacts", limit_bytes=1 << 30)
         self._public = self._publish(folder)
-        self.federation: FederationConfig = tiny_federation(client={"local_epochs": 2})
+        # Without it the baseline is trained apart from the rounds, which is what most of these tests are about.
+        fusion = {"alone_branch": alone_branch}
+        self.federation: FederationConfig = tiny_federation(client={"local_epochs": 2}, fusion=fusion)
         self._prepared: Prepared | None = None
         own = load_own_data(self.config, self.root)
         self.site = Site(self.config, own.data, content=own.fingerprint)

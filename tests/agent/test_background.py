@@ -244,3 +244,12 @@ def test_what_goes_wrong_is_told_and_ends_nothing_else(site: ComparedSite, monke
         asyncio.run(scenario(run))
     (failed,) = (each for each in logs if each["event"] == "agent.baseline_failed")
     assert "left by an older agent" in failed["reason"]
+
+
+def test_where_the_rounds_train_the_branch_nothing_is_left_for_the_background(tmp_path: Path) -> None:
+    for alone_branch in (True, False):
+        folder = tmp_path / str(alone_branch)
+        folder.mkdir()
+        site = ComparedSite(folder, alone_branch=alone_branch)
+        site.deliver(1)
+        assert Background(site.config)._left() is not alone_branch

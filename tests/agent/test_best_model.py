@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from tests.agent.compared import ComparedSite
 from typer.testing import CliRunner, Result
@@ -21,6 +22,7 @@ from fedafd.agent.own_data import load_own_data
 from fedafd.cli.main import app
 from fedafd.domain.errors import ConflictError, DataError
 from fedafd.domain.kinds import ClientKind
+from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.evaluation import Evaluation
 
 VIEWS = ("federated", "local", "global", "alone")
@@ -87,6 +89,30 @@ def test_each_of_the_four_is_chosen_by_validation_and_answers_as_itself(
         assert found == answers(trained.root / "model", trained.kind, branch)
     if best != "federated":
         assert found != answers(trained.root / "model", trained.kind)
+
+
+@pytest.mark.parametrize("best", ["federated", "alone"])
+def test_a_branch_that_is_trained_alone_is_a_candidate_without_a_baseline(tmp_path: Path, best: str) -> None:
+    site = ComparedSite(tmp_path, alone_branch=True)
+    site.deliver(1)
+    site.deliver(2)
+    rescored(site, **{best: (90.0, 0.0)})
+    choice = choose_best(site.root)
+    assert (choice.view, choice.baseline_rounds) == (best, 2)
+    assert ask(tmp_path / "best", "--best", "--config", site.file).exit_code == 0
+    chosen = PersonalizedModel.from_pretrained(tmp_path / "best", device="cpu")
+    held = PersonalizedModel.from_pretrained(site.root / "model", device="cpu")
+    texts = ["two red dogs", "a blue circle"]
+    if best == "federated":
+        assert chosen.predict(texts, top_k=3) == held.predict(texts, top_k=3)
+        return
+    kept = Checkpoint.from_bytes(site.state.current_state()[1]).nested("alone")  # type: ignore[index]
+    assert kept is not None
+    head = chosen._model.head
+    assert head is not None
+    assert torch.equal(head.free_weight, kept.tensors["model/head.free_weight"])
+    card = (tmp_path / "best" / "README.md").read_text(encoding="utf-8")
+    assert "trained alone, without the federation, for 2 rounds" in card
 
 
 def test_of_equals_the_personalized_model_is_taken(trained: ComparedSite) -> None:

@@ -1,4 +1,4 @@
-"""A pool of classifiers never looks worse than its first one on the samples that its weights come from."""
+"""A pool of classifiers is as accurate as its first one on the samples that its weights come from, and cautious."""
 
 from __future__ import annotations
 
@@ -43,17 +43,27 @@ def oracle_log_probabilities(logits: list[Tensor], weights: tuple[float, ...]) -
     return found
 
 
-def oracle_bounds(logits: list[Tensor], labels: Tensor, errors: float, steps: int) -> dict[tuple[float, ...], float]:
-    """Lower bound of the gain over the first classifier, of each choice of weights."""
-    choices = [w for w in itertools.product(range(steps + 1), repeat=len(logits)) if sum(w) == steps]
-    rows = np.arange(len(labels))
-    first = oracle_log_probabilities(logits[:1], (1.0,))[rows, labels.numpy()]
-    bounds = {}
-    for parts in choices:
-        weights = tuple(part / steps for part in parts)
-        gain = oracle_log_probabilities(logits, weights)[rows, labels.numpy()] - first
-        bounds[weights] = gain.mean() - errors * gain.std(ddof=1) / math.sqrt(len(labels))
-    return bounds
+def oracle_weights(logits: list[Tensor], labels: Tensor, errors: float, steps: int) -> tuple[float, ...]:
+    """The one-standard-error rule, spelled out."""
+    right = {}
+    for parts in itertools.product(range(steps + 1), repeat=len(logits)):
+        if sum(parts) == steps:
+            weights = tuple(part / steps for part in parts)
+            right[weights] = oracle_log_probabilities(logits, weights).argmax(1) == labels.numpy()
+    top = max(scores.mean() for scores in right.values())
+    # Several may be as accurate and differ in which samples they tell right: the first of them is compared with.
+    order = sorted(right, reverse=True)
+    best = next(right[weights] for weights in order if right[weights].mean() == top)
+    good = []
+    for weights in order:
+        behind = best.astype(float) - right[weights]
+        if right[weights].mean() >= right[order[0]].mean() and behind.mean() <= errors * behind.std(ddof=1) / math.sqrt(
+            len(labels)
+        ):
+            good.append(weights)
+    most = max(weights[0] for weights in good)
+    cautious = [weights for weights in good if weights[0] == most]
+    return max(cautious, key=lambda weights: right[weights].mean())
 
 
 @settings(max_examples=10, deadline=None)
@@ -73,21 +83,17 @@ def test_one_classifier_with_all_the_weight_is_itself_to_the_bit() -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10_000), share=st.floats(0, 3), errors=st.floats(0, 3))
-def test_the_weights_are_those_of_the_surest_gain(seed: int, share: float, errors: float) -> None:
+def test_the_weights_are_the_oracles(seed: int, share: float, errors: float) -> None:
     logits, labels = classifiers(seed, 3, 20, knowledge=(1.0, share, 0.3))
-    bounds = oracle_bounds(logits, labels, errors, 2)
-    weights = fit_pool(logits, labels, errors=errors, steps=2)
-    assert bounds[weights] == pytest.approx(max(bounds.values()), abs=1e-9)
-    assert bounds[weights] >= 0
+    assert fit_pool(logits, labels, errors=errors, steps=2) == oracle_weights(logits, labels, errors, 2)
 
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000), samples=st.integers(1, 60))
-def test_the_pool_is_never_less_likely_than_the_first_classifier_where_it_was_weighed(seed: int, samples: int) -> None:
+def test_the_pool_is_as_accurate_as_the_first_classifier_where_it_was_weighed(seed: int, samples: int) -> None:
     logits, labels = classifiers(seed, 3, samples, knowledge=(1.0, 1.0, 0.0))
-    rows = torch.arange(samples)
-    mixed = pooled(logits, fit_pool(logits, labels))[rows, labels].double().mean()
-    assert float(mixed) >= float(torch.log_softmax(logits[0], -1)[rows, labels].double().mean()) - 1e-6
+    mixed = pooled(logits, fit_pool(logits, labels)).argmax(-1) == labels
+    assert float(mixed.double().mean()) >= float((logits[0].argmax(-1) == labels).double().mean())
 
 
 def test_a_classifier_that_knows_nothing_gets_no_weight() -> None:
@@ -107,9 +113,12 @@ def test_a_copy_of_the_first_adds_nothing_and_gets_nothing() -> None:
     assert fit_pool([*logits, *logits], labels) == (1.0, 0.0)
 
 
-def test_one_sample_says_nothing() -> None:
-    logits, labels = classifiers(4, 2, 1, knowledge=(0.0, 9.0))
-    assert fit_pool(logits, labels) == (1.0, 0.0)
+def test_a_gain_within_the_error_moves_nothing() -> None:
+    logits, labels = classifiers(6, 2, 40, knowledge=(1.0, 1.2))
+    first, second = ((each.argmax(-1) == labels).double().mean() for each in logits)
+    assert second > first
+    assert fit_pool(logits, labels, errors=3.0) == (1.0, 0.0)
+    assert fit_pool(logits, labels, errors=0.0) != (1.0, 0.0)
 
 
 def test_what_does_not_fit_is_named() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from fedafd.agent.baseline import AHEAD, baseline_target
 from fedafd.agent.baseline_folder import BaselineFolder
+from fedafd.agent.history import History
 from fedafd.domain.claims import is_claimed
 from fedafd.domain.config import AgentConfig, BaselineMode
 from fedafd.telemetry.logging import get_logger
@@ -91,6 +92,9 @@ class Background:
         return None if child is None or child.returncode is not None else child.pid
 
     def _left(self) -> bool:
+        rounds = History(self._config.state_dir).rounds()
+        if rounds and any("alone" in split.views for split in rounds[-1].splits.values()):
+            return False  # the round itself trains what would be trained here: docs/adr/0016
         target = baseline_target(self._config.state_dir, ahead=AHEAD)
         return BaselineFolder(self._config.state_dir).done() < target
 

@@ -43,6 +43,8 @@ class BestModel:
     """Of each candidate, on the validation split."""
     baseline_rounds: int
     """For how many rounds the baseline has trained; 0 where it was no candidate."""
+    is_branch: bool = False
+    """Whether the baseline is the branch of the personalized model that is trained alone."""
 
     def words(self) -> str:
         """Which it is, and why, for a person."""
@@ -83,6 +85,7 @@ def choose_best(root: Path) -> BestModel:
         num_samples=len(candidates["federated"].scores),
         values=values,
         baseline_rounds=baseline_rounds,
+        is_branch="alone" in last.splits["val"].views,
     )
 
 
@@ -92,19 +95,23 @@ def write_best(root: Path, folder: Path) -> BestModel:
     found, current = StateDirectory(root).current_folder(), SiteModel(root).current()
     if found is None or found[0] != best.round_number or current is None or not _is_of(current, best.round_number):
         raise DataError(f"{root}: the model of round {best.round_number} is not there yet, or no longer; try again")
-    state = found[1] / STATE_FILE
-    if best.view == "alone":
+    state, part = found[1] / STATE_FILE, None
+    if best.view == "alone" and best.is_branch:
+        part = "alone"
+    elif best.view == "alone":
         rounds, path = BaselineFolder(root).state()
         if path is None or rounds != best.baseline_rounds:
             raise DataError(f"{root}: the baseline went on meanwhile; try again")
         state = path
-    _write(best, found[1] / MODEL_SOURCE_FILE, state, current / "global", folder, _tested_alone(root, best))
+    _write(best, found[1] / MODEL_SOURCE_FILE, state, part, current / "global", folder, _tested_alone(root, best))
     return best
 
 
 def _candidates(root: Path, last: DeliveredRound) -> tuple[int, dict[str, Evaluation]]:
     split, baseline = last.splits["val"], BaselineFolder(root)
     candidates = dict(split.views)
+    if "alone" in candidates:
+        return last.participation, candidates
     done = baseline.done()
     kept = baseline.scores(done)
     alone = None if kept is None else kept.splits.get("val")
@@ -121,13 +128,20 @@ def _is_of(model: Path, round_number: int) -> bool:
 
 
 def _tested_alone(root: Path, best: BestModel) -> dict[str, float]:
-    kept = BaselineFolder(root).scores(best.baseline_rounds) if best.view == "alone" else None
+    # A branch's are with the round's own.
+    kept = BaselineFolder(root).scores(best.baseline_rounds) if best.view == "alone" and not best.is_branch else None
     tested = None if kept is None else kept.splits.get("test")
     return {} if tested is None else {f"alone/{name}": v for name, v in tested.views["alone"].metrics.items()}
 
 
 def _write(
-    best: BestModel, source: Path, state: Path, frozen: Path, folder: Path, tested_alone: Mapping[str, float]
+    best: BestModel,
+    source: Path,
+    state: Path,
+    part: str | None,
+    frozen: Path,
+    folder: Path,
+    tested_alone: Mapping[str, float],
 ) -> None:
     from fedafd.learning.personalized_export import Recipe, write_personalized_model
 
@@ -136,7 +150,7 @@ def _write(
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{source}: cannot be read: {error}; the next round makes a choice possible") from None
     folder.mkdir(parents=True)
-    write_personalized_model(folder, _recipe_of(best, recipe, tested_alone), state=state, bundles={})
+    write_personalized_model(folder, _recipe_of(best, recipe, tested_alone), state=state, part=part, bundles={})
     shutil.copytree(frozen, folder / "global")
 
 

@@ -1,14 +1,13 @@
 """A log-linear pool of classifiers, and the weights that a validation split bears out against one of them.
 
 Source: the logarithmic opinion pool of Genest and Zidek, Statistical Science 1(1), 1986; weights on a simplex from
-samples that no member was trained on are stacking: Breiman, Machine Learning 24, 1996. Judging a candidate by a lower
-bound of its gain over what is safe: Thomas, Theocharous and Ghavamzadeh, ICML 2015.
-Shape legend: K classifiers, G candidates, n samples, C classes.
+samples that no member was trained on are stacking: Breiman, Machine Learning 24, 1996. Among weights that cannot be
+told from the best the most cautious ones are taken, as fedafd.algorithm.choices says.
+Shape legend: K classifiers, n samples, C classes.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from itertools import product
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedafd.algorithm.checks import InvalidTensorError, check_finite, check_labels, check_same_shape, check_shape
+from fedafd.algorithm.choices import as_good
 
 __all__ = ["fit_pool", "pooled"]
 
@@ -40,14 +40,15 @@ def pooled(logits: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return F.log_softmax(mixed, dim=-1)
 
 
-def fit_pool(logits: Sequence[Tensor], labels_n: Tensor, *, errors: float = 2.0, steps: int = 4) -> tuple[float, ...]:
-    """Weights [K] that sum to 1, multiples of 1 / `steps`: those whose gain over the first classifier is the surest.
+def fit_pool(logits: Sequence[Tensor], labels_n: Tensor, *, errors: float = 1.0, steps: int = 4) -> tuple[float, ...]:
+    """Weights [K] that sum to 1, multiples of 1 / `steps`, by the accuracy on samples that none was trained on.
 
-    The gain is the mean difference of a sample's log-likelihood to the first classifier's, less so many standard
-    `errors` of that mean. The first classifier by itself gains 0 for sure, so nothing is taken in whose gain cannot be
-    told from chance; of equals the first classifier has the most weight. `logits`: of each classifier, [n, C], of
-    samples that none was trained on. Raises InvalidTensorError for shapes that differ, NaN or infinity, labels out of
-    range.
+    Of the weights that are `as_good` as the most accurate ones, within so many standard `errors`, those with the most
+    for the first classifier; then the most accurate. So what cannot be told from chance takes nothing from the first
+    classifier, and on these samples the pool is at least as accurate as it. Accuracy and not likelihood: members that
+    were trained on few of the classes are too sure of themselves, which says little of how often they are right.
+    `logits`: of each classifier, [n, C]. Raises InvalidTensorError for shapes that differ, NaN or infinity, labels out
+    of range.
     """
     if not logits:
         raise InvalidTensorError("logits: at least one classifier is needed")
@@ -59,19 +60,20 @@ def fit_pool(logits: Sequence[Tensor], labels_n: Tensor, *, errors: float = 2.0,
         check_finite("logits", each)
     check_labels("labels_n", labels_n, *logits[0].shape)
     log_probs = [F.log_softmax(each.double(), dim=-1) for each in logits]
-    labels_n1, count = labels_n.long().unsqueeze(1), len(labels_n)
-    first_n = log_probs[0].gather(1, labels_n1).squeeze(1)
-    best, surest = (1.0, *[0.0] * (len(logits) - 1)), 0.0
-    for weights in _simplex(len(logits), steps) if count > 1 else ():
-        gain_n = pooled(log_probs, weights).gather(1, labels_n1).squeeze(1) - first_n
-        sure = float(gain_n.mean()) - errors * float(gain_n.std()) / math.sqrt(count)
-        if sure > surest:
-            best, surest = weights, sure
-    return best
+    right = {weights: _right(log_probs, weights, labels_n) for weights in _simplex(len(logits), steps)}
+    best = max(right.values(), key=lambda scores: float(scores.mean()))
+    first = next(iter(right.values())).mean()
+    good = [w for w, scores in right.items() if scores.mean() >= first and as_good(scores, best, errors=errors)]
+    return max(good, key=lambda weights: (weights[0], float(right[weights].mean())))
+
+
+def _right(log_probs: Sequence[Tensor], weights: Sequence[float], labels_n: Tensor) -> Tensor:
+    """1 for each sample that the pool tells right [n]."""
+    return (pooled(log_probs, weights).argmax(-1) == labels_n).double()
 
 
 def _simplex(count: int, steps: int) -> Iterator[tuple[float, ...]]:
-    """All weights that sum to 1 in multiples of 1 / `steps`, those with the most for the first one first."""
+    """All weights that sum to 1 in multiples of 1 / `steps`; all for the first classifier comes first."""
     for parts in product(range(steps, -1, -1), repeat=count):
         if sum(parts) == steps:
             yield tuple(part / steps for part in parts)

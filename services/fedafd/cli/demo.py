@@ -10,6 +10,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -170,16 +171,18 @@ class _Federation:
         rounds, parts, seconds = self._run_rounds()
         with self._console.status("Pulling the models"):
             self._pull_models()
+        last = {part["client"]: part["metrics"] for part in parts}
+        apart = [site for site in self._plan.sites if _branch_alone(last[site.name]) is None]
         with self._console.status("For comparison: each site alone"):
             # Not beside the rounds: training processes that share cores slow each other many times, nice or not.
-            for child in [self._start_alone(site) for site in self._plan.sites if self._options.alone]:
+            for child in [self._start_alone(site) for site in apart if self._options.alone]:
                 self._supervisor.wait_until(partial(_ended, child), child.name, seconds=3600)
                 child.check()
         clients = []
         for site in self._plan.sites:
             mine = [part for part in parts if part["client"] == site.name]
             metric = headline_metric(site.kind)
-            alone = self._alone(site)
+            alone = self._alone(site, last[site.name]) if self._options.alone else None
             clients.append(
                 ClientResult(
                     name=site.name,
@@ -229,7 +232,10 @@ class _Federation:
         result = str(work / f"alone-{site.name}.json")
         return self._supervisor.start(f"alone-{site.name}", [*command, result], thread_environment(1), may_end=True)
 
-    def _alone(self, site: DemoSite) -> dict[str, Any] | None:
+    def _alone(self, site: DemoSite, told: Mapping[str, float]) -> dict[str, Any] | None:
+        """What a site got by itself: its last round tells it if its model has a branch for that; else a child does."""
+        if (branch := _branch_alone(told)) is not None:
+            return branch
         path = self._output.work / f"alone-{site.name}.json"
         if not path.is_file():
             return None
@@ -279,6 +285,12 @@ def _say_where(console: Console, result: DemoResult, output: DemoOutput, service
             f"REST and its documentation: {services.url}/docs with the API key {services.api_key}", soft_wrap=True
         )
         console.print("Everything keeps running; stop it with Ctrl-C.")
+
+
+def _branch_alone(told: Mapping[str, float]) -> dict[str, Any] | None:
+    """As a child of the comparison tells it, from the metrics of a round; None for a model without such a branch."""
+    metrics = {name.removeprefix("alone/"): value for name, value in told.items() if name.startswith("alone/")}
+    return {"metrics": metrics, "standard_error": told.get("over_alone/standard_error")} if metrics else None
 
 
 def _ended(child: Child) -> bool:

@@ -95,6 +95,8 @@ class LocalSite:
             self.differences = adapt(self._checkpoint, self._made_for, self._first_seed())
             data = bound_by_name(data, self._checkpoint.meta["labels"])
         self.data = data
+        self.stage = f"client training, {kind.value}"
+        """What this training is called where it goes wrong."""
         self.beside: LocalSite | None = None
         """The branch that trains alone, as a site of its own; None for a client without one."""
         self.weights: Weights = ONLY_FUSED
@@ -230,6 +232,7 @@ class LocalSite:
             self.device.type if self.device.index is None else str(self.device),
             made_for=self._told_made_for,
         )
+        self.beside.stage = f"client training alone, {self.kind.value}"
         # The words of the federated model, as a site's own baseline has them; but never the public set's alone.
         words = None if self.config.client.vocabulary == "public" else self._checkpoint.meta["tokenizer"]
         self.beside.meet_nobody(tokenizer=words)

@@ -74,7 +74,7 @@ def _regulariser(site: LocalSite) -> Regulariser | None:
 class _Steps:
     def __init__(self, site: LocalSite, regulariser: Regulariser | None) -> None:
         self._site, self._regularise = site, regulariser
-        self.losses = LossCheck(f"client training, {site.kind.value}")
+        self.losses = LossCheck(site.stage)
         self._encoders = [p for tower in site.towers.values() for p in tower.parameters()]
         self._clipped = [p for n, p in site.model.named_parameters() if not n.startswith("alignment.")]
 

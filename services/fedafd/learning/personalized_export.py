@@ -87,12 +87,19 @@ def export_personalized_model(recipe: Recipe, *, state: bytes, bundles: Mapping[
     return files
 
 
-def write_personalized_model(folder: Path, recipe: Recipe, *, state: Path, bundles: Mapping[Modality, Path]) -> None:
+def write_personalized_model(
+    folder: Path, recipe: Recipe, *, state: Path, bundles: Mapping[Modality, Path], part: str | None = None
+) -> None:
     """Write the same files into `folder`, which is made; without the frozen encoders whose bundle is not given.
 
-    Raises DataError for an unreadable state, OSError.
+    `part`: of a state that is nested in `state` under that name. Raises DataError for an unreadable state, OSError.
     """
     checkpoint = Checkpoint.mapped(state)
+    if part is not None:
+        nested = checkpoint.nested(part)
+        if nested is None:
+            raise DataError(f"{state}: holds no {part}")
+        checkpoint = nested
     files, weights = _parts(recipe, checkpoint.meta, checkpoint.tensors)
     for path, content in files.items():
         _made_parent(folder / path).write_bytes(content)
