@@ -76,7 +76,7 @@ def test_every_piece_of_metadata_is_named() -> None:
 
 
 def test_metrics_are_of_models_and_not_of_classes_or_files() -> None:
-    of_models = r"(federated|local|global|alone)/[a-z0-9_]+|over_(local|global|alone)/(difference|standard_error)"
+    of_models = r"(federated|fused|local|global|alone)/[a-z0-9_]+|over_(local|global|alone)/(difference|standard_error)"
     assert all(re.fullmatch(of_models, name) for name in CLIENT_METRICS)
 
 
