@@ -75,7 +75,8 @@ def test_pending_state_becomes_current_only_with_the_receipt(tmp_path: Path) -> 
     assert state.current_state() == (3, b"newest")
     # One older state stays, in case the newest is damaged.
     assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["round-2", "round-3"]
-    assert not list((tmp_path / "state").rglob("*.blob"))
+    # What was sent last stays as well, in case the store loses it.
+    assert [path.parent.name for path in (tmp_path / "state").rglob("*.blob")] == ["round-3"]
 
 
 def _flip_a_byte(tmp_path: Path, number: int) -> None:
@@ -146,6 +147,31 @@ def test_a_damaged_result_that_waits_for_its_receipt_is_told_and_forgotten(
         assert state.load_pending() is None
     assert [entry["event"] for entry in logs] == ["agent.result_damaged"]
     assert [each.name for each in (tmp_path / "state").iterdir()] == ["round-1"]
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "representations.blob"])
+def test_a_result_with_a_flipped_bit_is_not_delivered(tmp_path: Path, name: str) -> None:
+    state = StateDirectory(tmp_path)
+    path = _pending(state).folder / name
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+    with capture_logs() as logs:
+        assert state.load_pending() is None
+    assert name in logs[0]["reason"]
+
+
+def test_what_was_delivered_for_a_round_can_be_sent_again_until_the_next_one(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path)
+    first = _pending(state)
+    assert state.delivered(first.round_id) is None
+    state.promote(first)
+    again = state.delivered(first.round_id)
+    assert again is not None
+    assert (again.waits, again.blobs()[UploadPurpose.REPRESENTATIONS].read_bytes()) == (False, b"reps")
+    assert state.delivered("another round") is None
+    # A round that is trained once more goes on from the state before it.
+    assert state.current_state(before=first.round_id) is None
+    again.blobs()[UploadPurpose.REPRESENTATIONS].write_bytes(b"repz")
+    assert state.delivered(first.round_id) is None
 
 
 def test_a_state_set_aside_is_kept_beside_and_forgotten(tmp_path: Path) -> None:

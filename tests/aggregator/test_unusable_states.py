@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import pytest
-from tests.aggregator.world import INTERNAL, TOKEN, World
+from tests.aggregator.world import INTERNAL, TOKEN, World, refused
 
 from fedafd.aggregator.server import make_server
 from fedafd.distiller.client import DistillationClient
@@ -20,6 +22,7 @@ from fedafd.persistence.event_repository import events_after
 from fedafd.persistence.federation_repository import get_federation
 from fedafd.persistence.models import ModelVersionRow, RoundRow
 from fedafd.persistence.stage_repository import list_stages
+from fedafd.proto.v1 import aggregator_pb2 as agents_pb
 from fedafd.proto.v1 import distillation_pb2 as pb
 from fedafd.storage.store import sha256_of
 
@@ -93,6 +96,42 @@ async def test_damaged_and_lost_states_are_passed_over_to_the_newest_whole_one(
         events = [event for event in await events_after(session, "trial", 0) if event.kind == "model.state_unusable"]
     assert [stage.failures for stage in stages] == [0]
     assert [(event.data["version"], event.data["goes_on_from"]) for event in events] == [(3, 2), (2, 1)]
+
+
+async def test_a_client_whose_deliveries_the_store_loses_time_and_again_is_left_out(world: World) -> None:
+    caller = await world.enrol("alice")
+    round_id = await world.start_round()
+    await world.prepare()
+    for number in range(1, 4):
+        assert (await world.deliver(caller, round_id, world.reps())).accepted
+        await world.coordinate()
+        stage_id = [stage for kind, stage in world.sent if kind is StageKind.FOLD][-1]
+        claim = await world.distillers.ClaimStage(
+            pb.ClaimStageRequest(stage_id=stage_id, worker="script"), metadata=INTERNAL
+        )
+        request = pb.FailStageRequest(stage_id=stage_id, token=claim.token, reason="lost", bad_input="representations")
+        await world.distillers.FailStage(request, metadata=INTERNAL)
+        task = await world.agents.FetchTask(agents_pb.FetchTaskRequest(), metadata=caller)
+        assert task.HasField("train") is (number < 3)
+    await world.coordinate()
+    row = await world.round(round_id)
+    assert (row.state, row.reason) == ("failed", "quorum not reached: 0 of 1 deliveries")
+
+
+async def test_a_chunk_that_is_damaged_in_the_store_is_asked_for_again(world: World) -> None:
+    caller = await world.enrol("alice")
+    round_id = await world.start_round()
+    await world.prepare()
+    blob = world.reps()
+    upload_id = await world.upload(caller, round_id, blob)
+    store = world.context.store
+    (chunk,) = store.list("federations/trial/rounds/1/chunks/")
+    store.put(chunk.key, b"x" + store.get(chunk.key)[1:])
+    request = agents_pb.CommitUploadRequest(round_id=round_id, upload_ids=[upload_id])
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await world.agents.CommitUpload(request, metadata=caller)
+    refused(raised, grpc.StatusCode.FAILED_PRECONDITION, "upload-incomplete")
+    assert (await world.deliver(caller, round_id, blob)).accepted
 
 
 async def test_where_no_state_is_whole_the_round_fails_and_names_the_object(world: World, runner: StageRunner) -> None:

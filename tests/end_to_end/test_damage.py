@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.end_to_end.federation import FEDERATION, KINDS, Trial, embedded
-from tests.end_to_end.in_process import InProcess, assert_same, pulled
+from tests.end_to_end.in_process import InProcess, RoundOutcome, assert_same, pulled
 from tests.end_to_end.supervised import LoggedSupervisor
 
 from fedafd.cli.demo_processes import Child, Supervisor
@@ -56,6 +56,9 @@ class Damage:
         self.trial.until(lambda: bool(self.objects(number, purpose)), purpose, 120)
         return self.objects(number, purpose)
 
+    def states(self, number: int) -> set[str]:
+        return {part["state"] for part in self.trial.rest.round(number)["participations"]}
+
     def kinds_of_events(self) -> list[str]:
         return [event["kind"] for event in self.trial.rest.events()]
 
@@ -95,6 +98,34 @@ def test_states_that_are_lost_or_damaged_are_made_again_with_the_same_bits(
     finally:
         trial.rest.close()
     supervisor.stop()
+    _compare(outcomes, damage, tmp_path)
+
+
+def test_a_delivery_that_is_damaged_before_it_is_folded_is_asked_for_again(
+    supervisor: Supervisor, tmp_path: Path, redis_url: str
+) -> None:
+    damage = Damage(supervisor, tmp_path, redis_url.removesuffix("/0") + "/12")
+    trial = damage.trial
+    try:
+        trial.rest.start_rounds(1)
+        trial.until(lambda: trial.rest.round(1)["state"] == "collecting", "collecting", 120)
+        trial.kill(next(child for child in supervisor.children if child.name == "distiller"))
+        prepared = damage.objects(1, "representations")
+        trial.until(lambda: damage.states(1) == {"delivered"}, "the deliveries", 120)
+        damaged, lost, _ = (path for path in damage.objects(1, "representations") if path not in prepared)
+        flip(damaged)
+        lost.unlink()
+        trial.services.start_distiller()
+        outcome = pulled(trial, trial.rest.wait_for_round(1, lambda _: None, seconds=200), 1)
+        assert damage.kinds_of_events().count("delivery.lost") == 2
+        assert damage.states(1) == {"delivered"}
+    finally:
+        trial.rest.close()
+    supervisor.stop()
+    _compare([outcome], damage, tmp_path)
+
+
+def _compare(outcomes: list[RoundOutcome], damage: Damage, tmp_path: Path) -> None:
     calm = InProcess(FEDERATION, damage.public, tmp_path / "in-process")
     for number, outcome in enumerate(outcomes, start=1):
         assert_same(outcome, calm.round(number))

@@ -12,12 +12,13 @@ from fedafd.agent.ledger import Ledger
 from fedafd.agent.outgoing import metrics_to_send, samples_to_send
 from fedafd.agent.state import PendingResult, StateDirectory
 from fedafd.domain.config import SharingConfig
-from fedafd.domain.errors import FedafdError
+from fedafd.domain.errors import FedafdError, UploadIncompleteError
 from fedafd.domain.kinds import UploadPurpose
 from fedafd.telemetry.logging import get_logger
 
 __all__ = ["Delivery"]
 
+_UPLOAD_TRIES = 3
 _log = get_logger(__name__)
 
 
@@ -31,6 +32,16 @@ class Delivery:
 
     async def deliver(self, connection: AggregatorConnection, pending: PendingResult) -> bool:
         """Upload and commit; True if it counts. Raises RoundClosedError when the round no longer waits for it."""
+        for tries_left in reversed(range(_UPLOAD_TRIES)):
+            try:
+                return await self._deliver_once(connection, pending)
+            except UploadIncompleteError as error:
+                if not tries_left:
+                    raise
+                _log.warning("agent.upload_incomplete", round=pending.round_number, reason=str(error))
+        raise AssertionError("the last try returns or raises")
+
+    async def _deliver_once(self, connection: AggregatorConnection, pending: PendingResult) -> bool:
         upload_ids = []
         for purpose, path in pending.blobs().items():
             blob = await asyncio.to_thread(ChunkedFile.of, path)
@@ -45,6 +56,9 @@ class Delivery:
             return
         try:
             await self._commit(connection, pending)
+        except UploadIncompleteError as error:
+            # If the round still waits for it, its task says so, and the result is delivered then.
+            _log.warning("agent.upload_incomplete", round=pending.round_number, reason=str(error))
         except FedafdError as error:
             _log.warning("agent.old_result_discarded", round=pending.round_number, reason=str(error))
             self._state.discard_pending()
@@ -70,9 +84,11 @@ class Delivery:
         )
         receipt = await connection.commit(pending.round_id, pending.upload_ids, metrics, samples)
         if receipt.accepted:
-            self._state.promote(pending)
+            if pending.waits:
+                self._state.promote(pending)
             _log.info("agent.delivered", round=pending.round_number, receipt=receipt.receipt)
         else:
-            self._state.discard_pending()
+            if pending.waits:
+                self._state.discard_pending()
             _log.error("agent.delivery_rejected", round=pending.round_number, reason=receipt.rejection_reason)
         return receipt.accepted

@@ -227,6 +227,11 @@ class Agent:
             self._metrics.round_done(outcome, time.monotonic() - started)
 
     async def _do_round(self, connection: AggregatorConnection, task: pb.TrainTask) -> str:
+        again = await asyncio.to_thread(self._state.delivered, task.round_id)
+        if again is not None:
+            _log.warning("agent.asked_again", round=task.round_number)
+            with self._metrics.phase("deliver"):
+                return "delivered" if await self._delivery.deliver(connection, again) else "rejected"
         with self._metrics.phase("download"):
             local = await self._fetch_inputs(connection, task)
         pending = self._state.load_pending()
@@ -290,7 +295,7 @@ class Agent:
             ):
                 raise TrainingCancelledError
             paths[artifact.sha256] = await connection.download(artifact, self._cache)
-        previous = self._state.current_state()
+        previous = self._state.current_state(before=task.round_id)
         return LocalTask(
             round_id=task.round_id,
             round_number=task.round_number,

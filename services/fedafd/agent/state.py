@@ -24,7 +24,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,8 @@ class PendingResult:
     num_private_samples: int
     folder: Path
     upload_ids: tuple[str, ...] = ()
+    waits: bool = True
+    """False: it was delivered before, and is asked for once more."""
 
     def blobs(self) -> dict[UploadPurpose, Path]:
         """The files to deliver, by purpose; the representations are always there."""
@@ -126,14 +128,17 @@ class StateDirectory:
         """Keep the credential, readable by this user only."""
         write_atomically(self.root / "credential.json", json.dumps(asdict(credential), indent=1).encode(), mode=0o600)
 
-    def current_state(self) -> tuple[int, bytes] | None:
+    def current_state(self, *, before: str = "") -> tuple[int, bytes] | None:
         """Round number and personalized state after the last delivered round; None before the first.
 
-        Where its file is damaged, those of the round before. Raises StateUnusableError where that one is, too.
+        `before` is the id of a round that is done once more: its own state does not count. Where a file is damaged,
+        those of the round before. Raises StateUnusableError where that one is, too.
         """
         rounds = self._rounds(pending=False)
         damaged = []
         for number in sorted(rounds, reverse=True):
+            if before and _round_id(rounds[number]) == before:
+                continue
             state, wrong = _read_whole(rounds[number])
             if state is None:
                 self._damaged.add(number)
@@ -183,6 +188,7 @@ class StateDirectory:
             "metrics": metrics,
             "num_private_samples": num_private_samples,
             "state_sha256": hashlib.sha256(state).hexdigest(),
+            "blob_sha256": {purpose.value: hashlib.sha256(blob).hexdigest() for purpose, blob in blobs.items()},
             "upload_ids": [],
         }
         with disk_full_is_clear(self.root):
@@ -205,11 +211,23 @@ class StateDirectory:
         if not rounds:
             return None
         try:
-            return _read_pending(rounds[max(rounds)])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return _checked(_read_pending(rounds[max(rounds)]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             _log.error("agent.result_damaged", folder=str(rounds[max(rounds)]), reason=_told(error))
             self.discard_pending()
             return None
+
+    def delivered(self, round_id: str) -> PendingResult | None:
+        """The result that was delivered last, if it was for that round, and is whole; its blobs are still here."""
+        found = self.current_folder()
+        if found is None or _round_id(found[1]) != round_id:
+            return None
+        try:
+            result = _checked(replace(_read_pending(found[1]), waits=False))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            _log.error("agent.result_damaged", folder=str(found[1]), reason=_told(error))
+            return None
+        return result if UploadPurpose.REPRESENTATIONS in result.blobs() else None
 
     def note_uploads(self, pending: PendingResult, upload_ids: tuple[str, ...]) -> PendingResult:
         """Remember what is about to be committed, so that the commit can be repeated after a crash."""
@@ -219,18 +237,22 @@ class StateDirectory:
         return _read_pending(pending.folder)
 
     def promote(self, pending: PendingResult) -> None:
-        """The receipt came: the pending state becomes the current one; of older ones the last stays, sent blobs go."""
+        """The receipt came: the pending state becomes the current one; of older ones the last stays.
+
+        What was sent stays until the next round's, except for the model: an aggregator may have lost it.
+        """
         target = self._folder(pending.round_number, pending=False)
         shutil.rmtree(target, ignore_errors=True)
         pending.folder.rename(target)
         sync_folder(self.root / "state")
-        for blob in target.glob("*.blob"):
-            blob.unlink()
+        (target / f"{UploadPurpose.PERSONALIZED_MODEL.value}.blob").unlink(missing_ok=True)
         older = {n: folder for n, folder in self._rounds(pending=False).items() if n < pending.round_number}
         stays = max(older.keys() - self._damaged, default=None)
         for number, folder in older.items():
             if number != stays:
                 shutil.rmtree(folder, ignore_errors=True)
+            for blob in folder.glob("*.blob"):
+                blob.unlink()
 
     def discard_pending(self) -> None:
         """Forget results that will never be delivered."""
@@ -288,12 +310,40 @@ def _read_result(folder: Path) -> dict[str, Any]:
     return values
 
 
+def _round_id(folder: Path) -> str:
+    try:
+        return str(_read_result(folder).get("round_id", ""))
+    except (OSError, ValueError):
+        return ""
+
+
 def _told(error: Exception) -> str:
     """An error of a file whose name is told beside it."""
     return getattr(error, "strerror", None) or str(error)
 
 
+def _checked(result: PendingResult) -> PendingResult:
+    """The result, if its files have the hashes that were noted when they were written. Raises ValueError, OSError."""
+    noted = _read_result(result.folder)
+    # Results of before have none.
+    hashes = {f"{purpose}.blob": sha256 for purpose, sha256 in noted.get("blob_sha256", {}).items()}
+    if result.waits:
+        hashes[STATE_FILE] = noted.get("state_sha256")
+    else:
+        hashes.pop(f"{UploadPurpose.PERSONALIZED_MODEL.value}.blob", None)
+    for name, sha256 in hashes.items():
+        if sha256 is not None and _file_sha256(result.folder / name) != sha256:
+            raise ValueError(f"{result.folder / name}: {_CHANGED}")
+    return result
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _read_pending(folder: Path) -> PendingResult:
     values = _read_result(folder)
-    values.pop("state_sha256", None)
+    for hashes in ("state_sha256", "blob_sha256"):
+        values.pop(hashes, None)
     return PendingResult(folder=folder, **values | {"upload_ids": tuple(values["upload_ids"])})

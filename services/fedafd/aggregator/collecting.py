@@ -10,7 +10,7 @@ from fedafd.domain.config import AveragingMode
 from fedafd.domain.kinds import STALE, ClientKind, Modality, StageKind, UploadPurpose
 from fedafd.domain.leaving import LeaveReason
 from fedafd.domain.merge_tree import MergePlan, plan_merges
-from fedafd.domain.states import PARTICIPATION_TRANSITIONS, ParticipationState, RoundState, StageState
+from fedafd.domain.states import OPEN_PARTICIPATION_STATES, ParticipationState, RoundState, StageState
 from fedafd.persistence.artifact_repository import earlier_representations, round_artifacts
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import ClientRow, ParticipationRow, StageRow, utc_now
@@ -127,7 +127,8 @@ def _plan(cohort: _Cohort, stages: list[StageRow], modality: Modality) -> MergeP
     done = [s for s in stages if s.modality == modality.value and s.state == StageState.DONE.value and s.outputs]
     folded = {s.position: (s.outputs or {})["sed-state"] for s in done if s.kind == StageKind.FOLD.value}
     merged = {(s.level, s.position): (s.outputs or {})["sed-state"] for s in done if s.kind == StageKind.MERGE.value}
-    folding = {s.position for s in stages if s.kind == StageKind.FOLD.value and s.modality == modality.value}
+    folds = [s for s in stages if s.kind == StageKind.FOLD.value and s.modality == modality.value]
+    folding = {s.position for s in folds if s.state != StageState.CANCELLED.value}
     leaves: dict[int, _Entry | None] = {}
     for participation, client in cohort:
         delivers = modality in ClientKind(client.kind).modalities and (
@@ -152,4 +153,4 @@ def _quorum_missing(step: Step, cohort: _Cohort) -> str | None:
 
 
 def _is_open(participation: ParticipationRow) -> bool:
-    return bool(PARTICIPATION_TRANSITIONS[ParticipationState(participation.state)])
+    return ParticipationState(participation.state) in OPEN_PARTICIPATION_STATES

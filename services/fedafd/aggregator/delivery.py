@@ -29,10 +29,10 @@ from fedafd.domain.leaving import CLIENT_METRICS
 from fedafd.domain.states import ParticipationState
 from fedafd.persistence.artifact_repository import add_artifact
 from fedafd.persistence.event_repository import record_event
-from fedafd.persistence.model_repository import add_files
+from fedafd.persistence.model_repository import add_files, has_personalized
 from fedafd.persistence.models import ClientRow, ParticipationRow, PersonalizedModelRow, RoundRow, UploadRow
 from fedafd.persistence.participation_repository import find_participation, settle_participation
-from fedafd.persistence.stage_repository import add_stage, stage_outputs
+from fedafd.persistence.stage_repository import add_stage, fold_anew, stage_outputs
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.rpc.bundles import unpack_folder
 from fedafd.rpc.tensors import decode_representations
@@ -240,7 +240,7 @@ async def _accept(
             sent = delivery.weights.entry
             await add_artifact(session, row.federation_id, sent, round_id=row.id, client_id=client.id)
         await _add_folds(session, client, row, participation, entry)
-        if delivery.model_files:
+        if delivery.model_files and not await has_personalized(session, client, row.number):
             made = PersonalizedModelRow(client_id=client.id, version=row.number, round_id=row.id, metrics=metrics)
             session.add(made)
             await session.flush()
@@ -254,8 +254,10 @@ async def _add_folds(
 ) -> None:
     prepared = await stage_outputs(session, row.id, StageKind.PREPARE) or {}
     inputs = {"representations": entry, "global-representations": prepared["representations"]}
+    place = participation.position
     for modality in ClientKind(client.kind).modalities:
-        await add_stage(session, row.id, StageKind.FOLD, inputs, modality=modality, position=participation.position)
+        if await add_stage(session, row.id, StageKind.FOLD, inputs, modality=modality, position=place) is None:
+            await fold_anew(session, row.id, inputs, modality=modality, position=place)
 
 
 def _record(session: AsyncSession, kind: str, client: ClientRow, row: RoundRow, **data: Any) -> None:

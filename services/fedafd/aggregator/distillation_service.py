@@ -8,6 +8,7 @@ from typing import Any
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.fallback import older_inputs
 from fedafd.aggregator.identity import require_internal
+from fedafd.aggregator.lost_delivery import take_back
 from fedafd.aggregator.types import Call
 from fedafd.domain.config import FederationConfig, stored_federation_config
 from fedafd.domain.errors import InvalidRequestError, StageLostError
@@ -143,6 +144,9 @@ class DistillationService(DistillationServiceServicer):
             if inputs is not None:
                 again, failures = True, stage.failures
             new = StageState.PENDING if again else StageState.FAILED
+            asked = await take_back(session, stage, row, request.bad_input)
+            if asked is not None:
+                again, failures, new = False, stage.failures + 1, StageState.CANCELLED
             reason = plain_text(request.reason[:2000])
             values = {"reason": reason, "failures": failures, "worker": None if again else worker}
             values |= {} if inputs is None else {"inputs": inputs}
@@ -159,11 +163,11 @@ class DistillationService(DistillationServiceServicer):
                 round=row.number,
                 stage=stage.kind,
                 reason=reason,
-                will_retry=again,
+                will_retry=again or asked is not None,
             )
         if not request.handed_back:
             self._context.metrics.stage_failures.labels(kind=stage.kind).inc()
-        self._context.wakeups.changed(row.federation_id, clients=())
+        self._context.wakeups.changed(row.federation_id, clients=() if asked is None else (asked,))
         return pb.FailStageResponse()
 
 

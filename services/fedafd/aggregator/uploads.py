@@ -9,7 +9,13 @@ from typing import Any
 
 from fedafd.aggregator.context import Context
 from fedafd.domain.config import AveragingMode, FederationConfig, stored_federation_config
-from fedafd.domain.errors import ArtifactNotFoundError, NotFoundError, RoundClosedError, UploadError
+from fedafd.domain.errors import (
+    ArtifactNotFoundError,
+    NotFoundError,
+    RoundClosedError,
+    UploadError,
+    UploadIncompleteError,
+)
 from fedafd.domain.kinds import UploadPurpose
 from fedafd.persistence.artifact_repository import add_upload, count_uploads, find_upload, get_upload
 from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, UploadRow
@@ -36,6 +42,7 @@ _LARGEST_CHUNK = 2 << 20
 _MOST_UPLOADS = 16
 """Of one client in one round: a few tries of each purpose, and no filling of the store."""
 _TRIES_OF_FULL_SIZE = 2
+_MOST_TOLD = 10
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -151,13 +158,24 @@ def _assembled(store: ObjectStore, row: RoundRow, upload: UploadRow) -> bytes:
         try:
             parts.append(store.get(key))
         except ArtifactNotFoundError:
-            raise UploadError(
+            raise UploadIncompleteError(
                 f"upload {upload.id}: chunk {index} has not arrived; begin the upload again to see what is missing"
             ) from None
     content = b"".join(parts)
     if hashlib.sha256(content).hexdigest() != upload.sha256:
+        _drop_damaged(store, row, upload, parts)
         raise UploadError(f"upload {upload.id}: the whole blob does not have the announced hash")
     return content
+
+
+def _drop_damaged(store: ObjectStore, row: RoundRow, upload: UploadRow, parts: list[bytes]) -> None:
+    """Remove chunks that are not what arrived. Raises UploadIncompleteError if there are some."""
+    damaged = [i for i, part in enumerate(parts) if hashlib.sha256(part).hexdigest() != upload.chunk_sha256[i]]
+    for index in damaged:
+        store.delete(_chunk_key(row, upload, index))
+    if damaged:
+        told = ", ".join(str(index) for index in damaged[:_MOST_TOLD])
+        raise UploadIncompleteError(f"upload {upload.id}: chunks {told} were damaged in the store; begin it again")
 
 
 async def _missing(store: ObjectStore, row: RoundRow, upload: UploadRow) -> list[int]:

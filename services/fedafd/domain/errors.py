@@ -42,6 +42,7 @@ __all__ = [
     "TooManyRequestsError",
     "UnauthenticatedError",
     "UploadError",
+    "UploadIncompleteError",
 ]
 
 
@@ -217,6 +218,12 @@ class UploadError(FedafdError):
     code = "invalid-upload"
 
 
+class UploadIncompleteError(UploadError):
+    """Chunks of an upload are missing in the object store, or damaged there: begin it again, and send those."""
+
+    code = "upload-incomplete"
+
+
 class ArtifactNotFoundError(NotFoundError):
     """No artifact of that hash or key."""
 
@@ -289,6 +296,7 @@ ERROR_STATUS: dict[type[FedafdError], Status] = {
     PublicSetMismatchError: Status(422, "INVALID_ARGUMENT"),
     RepresentationError: Status(422, "INVALID_ARGUMENT"),
     UploadError: Status(422, "INVALID_ARGUMENT"),
+    UploadIncompleteError: Status(409, "FAILED_PRECONDITION"),
     ArtifactNotFoundError: Status(404, "NOT_FOUND"),
     ArtifactCorruptError: Status(502, "DATA_LOSS"),
     SchemaError: Status(503, "FAILED_PRECONDITION"),

@@ -12,6 +12,7 @@ from typing import TypeVar
 from fedafd.domain.errors import IllegalTransitionError
 
 __all__ = [
+    "OPEN_PARTICIPATION_STATES",
     "OPEN_ROUND_STATES",
     "PARTICIPATION_TRANSITIONS",
     "ROUND_TRANSITIONS",
@@ -82,10 +83,14 @@ _P = ParticipationState
 PARTICIPATION_TRANSITIONS: Mapping[ParticipationState, frozenset[ParticipationState]] = {
     _P.INVITED: frozenset({_P.TRAINING, _P.DELIVERED, _P.DROPPED, _P.REJECTED}),
     _P.TRAINING: frozenset({_P.DELIVERED, _P.DROPPED, _P.REJECTED}),
-    _P.DELIVERED: frozenset(),
+    # What was delivered is asked for again where the store has lost it before it counted, or given up.
+    _P.DELIVERED: frozenset({_P.INVITED, _P.REJECTED}),
     _P.DROPPED: frozenset(),
     _P.REJECTED: frozenset(),
 }
+
+OPEN_PARTICIPATION_STATES: frozenset[ParticipationState] = frozenset({_P.INVITED, _P.TRAINING})
+"""The round waits for these."""
 
 _S = StageState
 STAGE_TRANSITIONS: Mapping[StageState, frozenset[StageState]] = {
@@ -93,7 +98,8 @@ STAGE_TRANSITIONS: Mapping[StageState, frozenset[StageState]] = {
     _S.RUNNING: frozenset({_S.RUNNING, _S.PENDING, _S.DONE, _S.FAILED, _S.CANCELLED}),
     _S.DONE: frozenset(),
     _S.FAILED: frozenset(),
-    _S.CANCELLED: frozenset(),
+    # A fold whose client delivers once more.
+    _S.CANCELLED: frozenset({_S.PENDING}),
 }
 
 OPEN_ROUND_STATES: frozenset[RoundState] = frozenset(state for state, targets in ROUND_TRANSITIONS.items() if targets)

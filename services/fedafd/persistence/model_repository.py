@@ -17,6 +17,7 @@ __all__ = [
     "find_version",
     "get_personalized",
     "get_version",
+    "has_personalized",
     "list_files",
     "list_personalized",
     "list_versions",
@@ -87,6 +88,14 @@ async def get_personalized(session: AsyncSession, client: ClientRow, version: in
     if row is None:
         raise NotFoundError(f"client {client.name}: has shared no personalized model {version or ''}".rstrip())
     return row
+
+
+async def has_personalized(session: AsyncSession, client: ClientRow, version: int) -> bool:
+    """Whether the client has shared that version."""
+    query = select(PersonalizedModelRow.id).where(
+        PersonalizedModelRow.client_id == client.id, PersonalizedModelRow.version == version
+    )
+    return await session.scalar(query) is not None
 
 
 async def list_files(session: AsyncSession, owner: ModelVersionRow | PersonalizedModelRow) -> Sequence[ModelFileRow]:

@@ -8,7 +8,7 @@ from typing import Any, cast
 from sqlalchemy import Boolean, Float, String, Table, bindparam, case, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from fedafd.domain.states import PARTICIPATION_TRANSITIONS, ParticipationState, RoundState
+from fedafd.domain.states import OPEN_PARTICIPATION_STATES, ParticipationState, RoundState
 from fedafd.persistence.database import affected_rows
 from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, utc_now
 
@@ -18,11 +18,13 @@ __all__ = [
     "find_participation",
     "invite_cohort",
     "list_participations",
+    "participation_at",
+    "reopen_participation",
     "settle_participation",
     "write_progress",
 ]
 
-OPEN_PARTICIPATIONS = [state.value for state, targets in PARTICIPATION_TRANSITIONS.items() if targets]
+OPEN_PARTICIPATIONS = sorted(state.value for state in OPEN_PARTICIPATION_STATES)
 
 
 async def invite_cohort(session: AsyncSession, round_id: str, clients: Sequence[ClientRow]) -> None:
@@ -86,6 +88,27 @@ async def write_progress(session: AsyncSession, rows: Sequence[Mapping[str, Any]
         ),
         [dict(row) for row in rows],
     )
+
+
+async def participation_at(session: AsyncSession, round_id: str, position: int) -> tuple[ParticipationRow, ClientRow]:
+    """The part of the client at a cohort position."""
+    query = select(ParticipationRow, ClientRow).join(ClientRow, ParticipationRow.client_id == ClientRow.id)
+    at = query.where(ParticipationRow.round_id == round_id, ParticipationRow.position == position)
+    found = (await session.execute(at.execution_options(populate_existing=True))).one()
+    return found[0], found[1]
+
+
+async def reopen_participation(
+    session: AsyncSession, participation_id: str, new: ParticipationState, **values: Any
+) -> bool:
+    """Take a delivery back: it is asked for again (INVITED), or does not count (REJECTED); False if there is none."""
+    delivered = update(ParticipationRow).where(
+        ParticipationRow.id == participation_id, ParticipationRow.state == ParticipationState.DELIVERED.value
+    )
+    if new is ParticipationState.INVITED:
+        values |= {"receipt": None, "settled_at": None, "progress": 0.0, "last_progress_at": utc_now()}
+    taken = delivered.values(state=new.value, representations_sha256=None, **values)
+    return await affected_rows(session, taken) == 1
 
 
 async def settle_participation(

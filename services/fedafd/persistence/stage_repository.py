@@ -21,6 +21,7 @@ __all__ = [
     "announce_pending",
     "cancel_stages",
     "claim_stage",
+    "fold_anew",
     "forgive_strike",
     "get_stage",
     "list_stages",
@@ -66,6 +67,25 @@ async def add_stage(
     await session.flush()
     session.add(OutboxRow(stage_id=row.id, kind=kind.value))
     return row
+
+
+async def fold_anew(
+    session: AsyncSession, round_id: str, inputs: dict[str, Any], *, modality: Modality, position: int
+) -> None:
+    """Announce a client's fold that was cancelled because its delivery was lost, now that it has delivered again."""
+    query = select(StageRow).where(
+        StageRow.round_id == round_id,
+        StageRow.kind == StageKind.FOLD.value,
+        StageRow.modality == modality.value,
+        StageRow.position == position,
+        StageRow.state == StageState.CANCELLED.value,
+    )
+    row = await session.scalar(query)
+    if row is None:
+        return
+    values = {"state": StageState.PENDING.value, "inputs": inputs, "worker": None, "finished_at": None}
+    await session.execute(update(StageRow).where(StageRow.id == row.id).values(last_progress_at=utc_now(), **values))
+    session.add(OutboxRow(stage_id=row.id, kind=row.kind))
 
 
 async def get_stage(session: AsyncSession, stage_id: str) -> tuple[StageRow, RoundRow]:
