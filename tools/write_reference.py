@@ -49,7 +49,10 @@ start is told in the log, too (`agent.data_changed`). A state of an older versio
 it says of its classes and encoders, and notes the rest from then on.
 
 The file's SHA-256 is kept beside it. Where it does not fit, the agent says so (`agent.state_damaged`) and goes on from
-the round before, whose state is kept for that.
+the round before, whose state is kept for that. A finished result that waits for its delivery has hashes of the same
+kind: a damaged one is forgotten (`agent.result_damaged`), and the round is trained again. What was sent last stays in
+the folder until the next round's was, without the model: if the federation's store loses it before it counts, the
+agent is asked again, and sends the same bytes (`agent.asked_again`).
 """
 
 

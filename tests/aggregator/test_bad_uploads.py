@@ -324,7 +324,7 @@ async def test_a_commit_before_all_chunks_came_can_be_repeated_afterwards(world:
     request = pb.CommitUploadRequest(round_id=round_id, upload_ids=[begun.upload_id])
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await world.agents.CommitUpload(request, metadata=site)
-    assert "chunk 0 has not arrived" in refused(raised, grpc.StatusCode.INVALID_ARGUMENT, "invalid-upload")
+    assert "chunk 0 has not arrived" in refused(raised, grpc.StatusCode.FAILED_PRECONDITION, "upload-incomplete")
     assert (await world.deliver(site, round_id, world.reps())).accepted
 
 
