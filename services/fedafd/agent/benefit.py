@@ -15,7 +15,7 @@ from fedafd.agent.history import DeliveredRound, History
 from fedafd.agent.kept_scores import SplitScores
 from fedafd.learning.comparison import PairedDifference, paired_difference
 
-__all__ = ["MODELS", "RoundBenefit", "SplitBenefit", "benefit_of", "benefits"]
+__all__ = ["MODELS", "TOLD_AS", "RoundBenefit", "SplitBenefit", "benefit_of", "benefits"]
 
 MODELS: Mapping[str, str] = {
     "federated": "personalized model",
@@ -26,7 +26,7 @@ MODELS: Mapping[str, str] = {
 """The views in words, the order of all tables."""
 _COMPARED = ("local", "global", "alone")
 _SAID_IF_BELOW = {"alone": "the same model trained alone", "global": "the frozen global model"}
-_TOLD_AS = {"local": "over_local", "global": "over_global", "alone": "over_alone"}
+TOLD_AS = {"local": "over_local", "global": "over_global", "alone": "over_alone"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +91,9 @@ class RoundBenefit:
         if split is None:
             return {}
         found = {f"alone/{name}": value for name, value in split.alone.items()}
-        found |= {f"{_TOLD_AS[view]}/difference": each.mean for view, each in split.differences.items()}
+        found |= {f"{TOLD_AS[view]}/difference": each.mean for view, each in split.differences.items()}
         errors = {view: each.standard_error for view, each in split.differences.items()}
-        return found | {f"{_TOLD_AS[v]}/standard_error": e for v, e in errors.items() if e is not None}
+        return found | {f"{TOLD_AS[v]}/standard_error": e for v, e in errors.items() if e is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -14,6 +14,7 @@ from fedafd.datasets.report import Progress
 from fedafd.datasets.samples import ClientData
 from fedafd.domain.config import AgentConfig
 from fedafd.domain.errors import FedafdError
+from fedafd.tracking.trackers import check_trackers, missing_library
 
 __all__ = ["CHECK_VERSION", "SiteCheck", "check_site"]
 
@@ -60,6 +61,7 @@ def check_site(
     data, report, found = _data(config, progress)
     doing("training a few steps")
     found += _training(config, data, report)
+    found += _tracking(config)
     doing("looking at the state folder")
     of_folder = check_folder(config)
     usable = all(each.level is not Level.ERROR for each in of_folder)
@@ -85,6 +87,20 @@ def _data(config: AgentConfig, progress: Progress | None) -> tuple[ClientData | 
         found.append(fine("data", f"all {sum(report.counts.values())} samples read"))
     found += [note("data", each) for each in report.listing.notes]
     return data, report, [*found, *(warning("data", each) for each in report.warnings())]
+
+
+def _tracking(config: AgentConfig) -> list[Finding]:
+    if not config.tracking:
+        return []
+    try:
+        check_trackers(config.tracking, "tracking")
+    except FedafdError as failed:
+        return [error("tracking", str(failed), ExitCode.CONFIGURATION)]
+    lacking = [name for name in config.tracking if missing_library(name) is not None]
+    needed = [f"{name} needs its library: pip install 'fedafd[{name}]'" for name in lacking]
+    return [warning("tracking", each) for each in needed] or [
+        fine("tracking", f"metrics go to {', '.join(config.tracking)}")
+    ]
 
 
 def _training(config: AgentConfig, data: ClientData | None, report: DataReport | None) -> list[Finding]:

@@ -12,6 +12,7 @@ from fedafd.agent.benefit import RoundBenefit, benefit_of
 from fedafd.agent.history import DeliveredRound, History
 from fedafd.agent.kept_scores import KeptScores
 from fedafd.agent.state import StateDirectory
+from fedafd.agent.tracking import SiteTracking
 from fedafd.domain.config import AgentConfig
 from fedafd.domain.errors import DataError, FedafdError
 from fedafd.telemetry.logging import get_logger
@@ -27,6 +28,7 @@ class Comparing:
     def __init__(self, config: AgentConfig, state: StateDirectory) -> None:
         self._state = state
         self._history, self._baseline = History(state.root), BaselineFolder(state.root)
+        self._tracking = SiteTracking(config, state)
         self._background = Background(config, trained=self._tell_alone)
 
     async def follow(self) -> None:
@@ -34,6 +36,7 @@ class Comparing:
         try:
             if await asyncio.to_thread(self._history.follow, self._state):
                 await asyncio.to_thread(self._tell)
+            await asyncio.to_thread(self._tracking.show)
             await self._background.wake()
         except (FedafdError, OSError) as error:
             _log.error("agent.not_compared", reason=str(error))
@@ -45,6 +48,7 @@ class Comparing:
     async def stop(self) -> None:
         """End what runs in the background."""
         await self._background.stop()
+        await asyncio.to_thread(self._tracking.close)
 
     def metrics(self, scores: bytes | None) -> dict[str, float]:
         """What is to be told, beside its own metrics, of a round that was just trained; `scores` are KeptScores."""
@@ -67,6 +71,7 @@ class Comparing:
         found = self._last()
         if found is not None and found.participation == rounds:
             self._tell(found)
+        self._tracking.show()
 
     def _tell(self, found: RoundBenefit | None = None) -> None:
         found = found or self._last()

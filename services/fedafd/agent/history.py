@@ -30,6 +30,8 @@ class DeliveredRound:
     delivered_at: str
     """ISO 8601, UTC."""
     splits: dict[str, SplitScores]
+    loss: float | None = None
+    """Mean of its last local epoch; None where an older agent trained it."""
 
 
 class History:
@@ -61,6 +63,7 @@ class History:
         except OSError:
             when = datetime.now(UTC)
         about = {"round": number, "participation": participation, "delivered_at": when.isoformat(timespec="seconds")}
+        about = (dict(scores.about) if scores is not None else {}) | about
         KeptScores({} if scores is None else scores.splits, about).write(self._path(number))
         return True
 
@@ -85,6 +88,7 @@ def _read(number: int, kept: KeptScores) -> DeliveredRound:
             participation=int(kept.about["participation"]),
             delivered_at=str(kept.about["delivered_at"]),
             splits=dict(kept.splits),
+            loss=None if kept.about.get("loss") is None else float(kept.about["loss"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"the history's round {number} cannot be read: {error}; remove its file") from None

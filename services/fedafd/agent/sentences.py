@@ -42,6 +42,7 @@ SENTENCES: dict[str, str] = {
     "agent.compared": "{told}",
     "agent.model_is_worse": "this model helps you less than another",
     "agent.not_compared": "the round could not be compared",
+    "agent.not_tracked": "a tracker does not work",
     "agent.baseline_training": "training your model alone in the background, to compare with; {done} rounds are done",
     "agent.baseline_trained": "trained alone for {rounds} of {of} rounds",
     "agent.baseline_failed": "training alone failed",

@@ -110,7 +110,7 @@ class Site:
             personalized_model=model,
             model_recipe=recipe.to_json(),
             weights=_weights(task, made.state, samples_to_send(made.num_private_samples, self._config.share)),
-            scores=KeptScores.of(self._undecoded, made.views, self._content).to_bytes(),
+            scores=KeptScores.of(self._undecoded, made.views, self._content, loss=made.loss).to_bytes(),
             metrics=made.metrics,
             num_private_samples=made.num_private_samples,
             differences=made.differences,

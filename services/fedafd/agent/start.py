@@ -16,6 +16,7 @@ from fedafd.datasets.report import Progress
 from fedafd.domain.config import AgentConfig
 from fedafd.domain.kinds import ClientKind
 from fedafd.telemetry.logging import get_logger
+from fedafd.tracking.trackers import check_trackers
 
 __all__ = ["StartStoppedError", "prepare"]
 
@@ -46,6 +47,7 @@ def _prepare(config: AgentConfig, state: StateDirectory, progress: Progress) -> 
         from fedafd.learning.optimizers import choose_device
 
         choose_device(config.device)
+    check_trackers(config.tracking, "tracking")
     started = time.monotonic()
     own = load_own_data(config, state.root, progress)
     _tell(own, time.monotonic() - started)

@@ -44,6 +44,8 @@ class ClientRound:
     """What the state that the round started from was made for, where it was something else."""
     views: Mapping[str, Mapping[str, Evaluation]] = field(default_factory=dict)
     """By split, of those asked for, and there by feature, as LocalSite.assess_views tells them."""
+    loss: float | None = None
+    """Mean over the steps of the last local epoch; None where that was done before."""
 
 
 def train_client(
@@ -82,7 +84,7 @@ def train_client(
     site = LocalSite(config, kind, encoders, data, state, seed, device, made_for=made_for)
     progress(0.01, Activity(ActivityKind.READING_DATA))
     site.meet(public, global_representations, bundles, average)
-    _train(site, round_number, lambda f, a: progress(0.05 + 0.8 * f, a), waypoints)
+    loss = _train(site, round_number, lambda f, a: progress(0.05 + 0.8 * f, a), waypoints)
     progress(0.87, Activity(ActivityKind.CALIBRATING))
     site.calibrate()
     progress(0.9, Activity(ActivityKind.REPRESENTING))
@@ -91,7 +93,7 @@ def train_client(
     views = {name: site.assess_views(name) for name in {evaluate_on, *compare_on}}
     metrics, scores = site.in_one_level(views[evaluate_on])
     told: dict[str, Mapping[str, Evaluation]] = {name: views[name] for name in compare_on}
-    return ClientRound(site.state(), reps, metrics, scores, len(data.train), tuple(site.differences), told)
+    return ClientRound(site.state(), reps, metrics, scores, len(data.train), tuple(site.differences), told, loss)
 
 
 def evaluate_client(
@@ -111,13 +113,13 @@ def evaluate_client(
     return site.assess(evaluate_on).metrics
 
 
-def _train(site: LocalSite, round_number: int, progress: Progress, waypoints: Waypoints) -> None:
-    """The federated model, then the branch that trains alone, where there is one."""
+def _train(site: LocalSite, round_number: int, progress: Progress, waypoints: Waypoints) -> float | None:
+    """The federated model, whose loss is told, then the branch that trains alone, where there is one."""
     if site.beside is None:
-        train_locally(site, round_number, progress, waypoints)
-        return
-    train_locally(site, round_number, lambda f, a: progress(_SHARE_FEDERATED * f, a), waypoints)
+        return train_locally(site, round_number, progress, waypoints)
+    loss = train_locally(site, round_number, lambda f, a: progress(_SHARE_FEDERATED * f, a), waypoints)
     rest = 1 - _SHARE_FEDERATED
     train_locally(
         site.beside, round_number, lambda f, a: progress(_SHARE_FEDERATED + rest * f, a), waypoints.below("alone")
     )
+    return loss

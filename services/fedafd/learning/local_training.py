@@ -30,8 +30,11 @@ def train_locally(
     round_number: int,
     progress: Progress = lambda _, __: None,
     waypoints: Waypoints = NOWHERE,
-) -> None:
-    """All local epochs of one round, each kept in `waypoints` when it is over. Raises DivergedError."""
+) -> float | None:
+    """All local epochs of one round, each kept in `waypoints` when it is over. Raises DivergedError.
+
+    Returns the mean loss of the last epoch's steps on private samples; None if that was done before.
+    """
     config, training = site.config, site.training
     factor = steps_factor(round_number, config.server.schedule_rounds) if training.schedule == "steps" else 1.0
     for group in site.optimizers["main"].param_groups:
@@ -53,6 +56,7 @@ def train_locally(
             steps.losses.read()
             way.keep(epoch + 1, last=epoch + 1 == epochs)
         site.model.eval()
+        return steps.mean_loss()
 
 
 def _regulariser(site: LocalSite) -> Regulariser | None:
@@ -76,6 +80,7 @@ class _Steps:
         self._site, self._regularise = site, regulariser
         self.losses = LossCheck(site.stage)
         self._encoders = [p for tower in site.towers.values() for p in tower.parameters()]
+        self._sum, self._count = torch.zeros((), device=site.device), 0
         self._clipped = [p for n, p in site.model.named_parameters() if not n.startswith("alignment.")]
 
     def warm_start(self, count: int) -> None:
@@ -87,7 +92,12 @@ class _Steps:
             size = min(site.training.batch_size, site.splits["train"].count)
             self._step(torch.randperm(site.splits["train"].count, generator=site.generator)[:size], None, held=True)
 
+    def mean_loss(self) -> float | None:
+        """Over the steps of the epoch that was done last."""
+        return float(self._sum) / self._count if self._count else None
+
     def epoch(self, epoch: int, epochs: int, progress: Progress) -> None:
+        self._sum, self._count = torch.zeros_like(self._sum), 0
         site, activity = self._site, Activity(ActivityKind.TRAINING, epoch + 1, epochs)
         aligns = self._regularise is not None
         if aligns and site.config.alignment.schedule == "separate":
@@ -129,6 +139,8 @@ class _Steps:
             adversarial = terms.adversarial
             loss = loss if terms.joint is None else loss + terms.joint
         self.losses.add(loss)
+        if private is not None:
+            self._sum, self._count = self._sum + loss.detach(), self._count + 1
         self._backward(loss, adversarial)
         if held:
             for parameter in self._encoders:

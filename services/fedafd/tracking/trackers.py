@@ -10,19 +10,21 @@ import time
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from typing import Any
 
 from fedafd.domain.errors import ConfigurationError
 from fedafd.tracking.run import TrackedRun, Tracker
 from fedafd.tracking.tracker_thread import TrackerThread
 
-__all__ = ["Trackers", "check_trackers", "tracker_names"]
+__all__ = ["Trackers", "check_trackers", "missing_library", "tracker_names"]
 
 GROUP = "fedafd.trackers"
 _BUILT_IN = {
     "tensorboard": EntryPoint("tensorboard", "fedafd.tracking.tensorboard:TensorBoard", GROUP),
     "mlflow": EntryPoint("mlflow", "fedafd.tracking.mlflow:MlFlow", GROUP),
 }
+_LIBRARIES = {"tensorboard": "tensorboardX", "mlflow": "mlflow"}
 CLOSE_SECONDS = 30.0
 """A tracker may take so long for what it was given last: a library's import, a new database, a slow server."""
 
@@ -67,6 +69,12 @@ def check_trackers(names: Mapping[str, Any], where: str) -> None:
     for name in names:
         if name not in _known():
             raise ConfigurationError(f"{where}: {name!r} is not known; installed: {', '.join(tracker_names())}")
+
+
+def missing_library(name: str) -> str | None:
+    """The extra that brings what a built-in tracker needs, if that is not installed."""
+    library = _LIBRARIES.get(name)
+    return name if library is not None and find_spec(library) is None else None
 
 
 def _start(name: str, run: TrackedRun, options: Mapping[str, Any]) -> Tracker:

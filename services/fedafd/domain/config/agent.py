@@ -103,6 +103,11 @@ class AgentConfig(Config):
         description="Your model trained alone, to compare with. off: by `fedafd agent baseline` only; background: by"
         " the agent, with time and threads that rounds do not need.",
     )
+    tracking: dict[str, dict[str, JsonValue]] = Field(
+        default_factory=dict,
+        description="Trackers that get your losses and metrics, by name, with their options: docs/tracking.md. They"
+        " write where you say, by default into state_dir.",
+    )
     tls: TlsConfig | None = Field(None, description="TLS to the aggregator; null: none.")
     metrics_port: int | None = Field(None, ge=1, le=65535, description="Prometheus metrics; null: none.")
     metrics_host: str = Field("127.0.0.1", description="Address that the metrics are served on.")
