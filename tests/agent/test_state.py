@@ -168,6 +168,7 @@ def test_what_was_delivered_for_a_round_can_be_sent_again_until_the_next_one(tmp
     assert again is not None
     assert (again.waits, again.blobs()[UploadPurpose.REPRESENTATIONS].read_bytes()) == (False, b"reps")
     assert state.delivered("another round") is None
+    assert not state.note_uploads(again, ("u1",)).waits
     # A round that is trained once more goes on from the state before it.
     assert state.current_state(before=first.round_id) is None
     again.blobs()[UploadPurpose.REPRESENTATIONS].write_bytes(b"repz")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.end_to_end.federation import FEDERATION, KINDS, Trial, embedded
-from tests.end_to_end.in_process import InProcess, RoundOutcome, assert_same, pulled
+from tests.end_to_end.in_process import InProcess, assert_same, pulled
 from tests.end_to_end.supervised import LoggedSupervisor
 
-from fedafd.cli.demo_processes import Child, Supervisor
+from fedafd.cli.demo_processes import Supervisor
 from fedafd.datasets import load_public_data, write_public_set
 
 pytestmark = pytest.mark.timeout(400)
@@ -34,27 +36,18 @@ class Damage:
         self.trial.rest.create(FEDERATION)
         self.trial.rest.push_public_set(self.public)
         self.trial.invite_all()
-        self.agents: dict[str, Child] = {}
-        self.start(*KINDS)
+        self.agents = [self.trial.start_agent(name) for name in KINDS]
         credentials = [folder / name / "credential.json" for name in KINDS]
         self.trial.until(lambda: all(path.exists() for path in credentials), "the agents", 120)
 
-    def start(self, *names: str) -> None:
-        for name in names:
-            self.agents[name] = self.trial.start_agent(name)
-
-    def stop(self, *names: str) -> None:
-        for name in names:
-            self.trial.kill(self.agents.pop(name))
+    def signal_agents(self, which: signal.Signals) -> None:
+        for agent in self.agents:
+            os.kill(agent.process.pid, which)
 
     def objects(self, number: int, purpose: str) -> list[Path]:
         """The stored objects of a round, without those that are being written."""
         place = self.trial.folder / "store" / "federations" / "trial" / "rounds" / str(number) / purpose
         return sorted(path for path in place.rglob("*") if path.is_file() and not path.name.startswith("."))
-
-    def until_stored(self, number: int, purpose: str) -> list[Path]:
-        self.trial.until(lambda: bool(self.objects(number, purpose)), purpose, 120)
-        return self.objects(number, purpose)
 
     def states(self, number: int) -> set[str]:
         return {part["state"] for part in self.trial.rest.round(number)["participations"]}
@@ -70,45 +63,15 @@ def flip(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
-def test_states_that_are_lost_or_damaged_are_made_again_with_the_same_bits(
+def test_what_the_store_loses_or_damages_costs_no_round_and_no_bit(
     supervisor: Supervisor, tmp_path: Path, redis_url: str
 ) -> None:
     damage = Damage(supervisor, tmp_path, redis_url.removesuffix("/0") + "/11")
-    trial = damage.trial
+    trial, rest = damage.trial, damage.trial.rest
     try:
-        # Round 1: an SED state is damaged before it is merged, and the server state before it is distilled into.
-        damage.stop("pairs", "texts")
-        trial.rest.start_rounds(1)
-        for path in damage.until_stored(1, "sed-state"):
-            flip(path)
-        for path in damage.objects(1, "server-state"):
-            path.unlink()
-        damage.start("pairs", "texts")
-        outcomes = [pulled(trial, trial.rest.wait_for_round(1, lambda _: None, seconds=200), 1)]
-
-        # Round 2: the current version's state is lost, and everything between it and what the clients sent.
-        for purpose in ("server-state", "sed-state"):
-            for path in damage.objects(1, purpose):
-                path.unlink()
-        trial.rest.start_rounds(1)
-        outcomes.append(pulled(trial, trial.rest.wait_for_round(2, lambda _: None, seconds=200), 2))
-        kinds = damage.kinds_of_events()
-        assert "artifact.unusable" in kinds
-        assert "stage.failed" not in kinds
-    finally:
-        trial.rest.close()
-    supervisor.stop()
-    _compare(outcomes, damage, tmp_path)
-
-
-def test_a_delivery_that_is_damaged_before_it_is_folded_is_asked_for_again(
-    supervisor: Supervisor, tmp_path: Path, redis_url: str
-) -> None:
-    damage = Damage(supervisor, tmp_path, redis_url.removesuffix("/0") + "/12")
-    trial = damage.trial
-    try:
-        trial.rest.start_rounds(1)
-        trial.until(lambda: trial.rest.round(1)["state"] == "collecting", "collecting", 120)
+        # Round 1: two deliveries are damaged or lost before they are folded.
+        rest.start_rounds(1)
+        trial.until(lambda: rest.round(1)["state"] == "collecting", "collecting", 120)
         trial.kill(next(child for child in supervisor.children if child.name == "distiller"))
         prepared = damage.objects(1, "representations")
         trial.until(lambda: damage.states(1) == {"delivered"}, "the deliveries", 120)
@@ -116,16 +79,29 @@ def test_a_delivery_that_is_damaged_before_it_is_folded_is_asked_for_again(
         flip(damaged)
         lost.unlink()
         trial.services.start_distiller()
-        outcome = pulled(trial, trial.rest.wait_for_round(1, lambda _: None, seconds=200), 1)
+        outcomes = [pulled(trial, rest.wait_for_round(1, lambda _: None, seconds=200), 1)]
         assert damage.kinds_of_events().count("delivery.lost") == 2
-        assert damage.states(1) == {"delivered"}
+
+        # Round 2: the current version's state is lost, and everything between it and what the clients sent.
+        damage.signal_agents(signal.SIGSTOP)
+        for purpose in ("server-state", "sed-state"):
+            for path in damage.objects(1, purpose):
+                path.unlink()
+        rest.start_rounds(1)
+        trial.until(lambda: rest.round(2)["state"] == "collecting", "collecting", 120)
+        # Then what the sites download, and the state that is distilled into.
+        for path in (*damage.objects(2, "representations"), *damage.objects(2, "server-state")):
+            path.unlink()
+        for path in damage.objects(2, "encoder-bundle"):
+            flip(path)
+        damage.signal_agents(signal.SIGCONT)
+        outcomes.append(pulled(trial, rest.wait_for_round(2, lambda _: None, seconds=200), 2))
+        assert damage.kinds_of_events().count("artifact.unusable") >= 3
+        assert damage.states(2) == {"delivered"}
     finally:
-        trial.rest.close()
+        damage.signal_agents(signal.SIGCONT)
+        rest.close()
     supervisor.stop()
-    _compare([outcome], damage, tmp_path)
-
-
-def _compare(outcomes: list[RoundOutcome], damage: Damage, tmp_path: Path) -> None:
     calm = InProcess(FEDERATION, damage.public, tmp_path / "in-process")
     for number, outcome in enumerate(outcomes, start=1):
         assert_same(outcome, calm.round(number))

@@ -167,7 +167,8 @@ class AggregatorConnection:
         for tries_left in reversed(range(_CORRUPT_TRIES)):
             part = cache.begin(artifact.sha256, artifact.size_bytes)
             try:
-                await self._repeat("download", partial(self._receive, artifact.sha256, part))
+                damaged = tries_left < _CORRUPT_TRIES - 1
+                await self._repeat("download", partial(self._receive, artifact.sha256, part, damaged))
                 return await asyncio.to_thread(part.finish)
             except ArtifactCorruptError:
                 if not tries_left:
@@ -246,10 +247,10 @@ class AggregatorConnection:
             _log.info("agent.tls_files_reloaded")
             await old.close(None)
 
-    async def _receive(self, sha256: str, part: PartialDownload) -> None:
+    async def _receive(self, sha256: str, part: PartialDownload, damaged: bool) -> None:
         if part.complete:
             return
-        request = pb.DownloadArtifactRequest(sha256=sha256, offset_bytes=part.offset_bytes)
+        request = pb.DownloadArtifactRequest(sha256=sha256, offset_bytes=part.offset_bytes, damaged=damaged)
         call = self._stub.DownloadArtifact(request, metadata=self._metadata)
         try:
             while True:

@@ -24,7 +24,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,11 @@ class PendingResult:
     num_private_samples: int
     folder: Path
     upload_ids: tuple[str, ...] = ()
-    waits: bool = True
-    """False: it was delivered before, and is asked for once more."""
+
+    @property
+    def waits(self) -> bool:
+        """False: it was delivered before, and is asked for once more."""
+        return self.folder.suffix == ".pending"
 
     def blobs(self) -> dict[UploadPurpose, Path]:
         """The files to deliver, by purpose; the representations are always there."""
@@ -223,7 +226,7 @@ class StateDirectory:
         if found is None or _round_id(found[1]) != round_id:
             return None
         try:
-            result = _checked(replace(_read_pending(found[1]), waits=False))
+            result = _checked(_read_pending(found[1]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             _log.error("agent.result_damaged", folder=str(found[1]), reason=_told(error))
             return None

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.delivery import commit_delivery
 from fedafd.aggregator.identity import caller_of, calling_client
+from fedafd.aggregator.making_again import check_stored, make_again
 from fedafd.aggregator.tasks import desired_task, find_artifact
 from fedafd.aggregator.types import Call
 from fedafd.aggregator.uploads import begin_upload, check_id, open_participation, receive_chunk
 from fedafd.domain.errors import (
+    ArtifactNotFoundError,
     ForbiddenError,
     InvalidRequestError,
     RoundClosedError,
@@ -26,7 +28,7 @@ from fedafd.domain.states import ParticipationState
 from fedafd.persistence.artifact_repository import get_upload
 from fedafd.persistence.client_repository import enrol_client
 from fedafd.persistence.event_repository import record_event
-from fedafd.persistence.models import ClientRow
+from fedafd.persistence.models import ClientRow, ParticipationRow
 from fedafd.persistence.participation_repository import settle_participation
 from fedafd.persistence.session_repository import end_session
 from fedafd.proto.v1 import aggregator_pb2 as pb
@@ -170,12 +172,21 @@ class AgentService(AggregatorServiceServicer):
         if found is None:
             raise ForbiddenError(f"the current task of client {client.name} does not name that artifact")
         artifact, part = found
+        if request.damaged:
+            await check_stored(self._context, artifact, part)
         pieces = self._context.store.stream(artifact.key, request.offset_bytes)
-        while data := await asyncio.to_thread(next, pieces, b""):
+        while data := await self._next(pieces, artifact, part):
             yield pb.DownloadArtifactResponse(data=data)
             self._seen(client, f"{ActivityKind.DOWNLOADING} {artifact.purpose}")
             self._context.metrics.bytes_out.inc(len(data))
             self._context.progress.moved(client.federation_id, part.id, down=len(data))
+
+    async def _next(self, pieces: Iterator[bytes], artifact: types_pb2.Artifact, part: ParticipationRow) -> bytes:
+        try:
+            return await asyncio.to_thread(next, pieces, b"")
+        except ArtifactNotFoundError as error:
+            await make_again(self._context, artifact, part, error)
+            raise
 
     async def LeaveRound(self, request: pb.LeaveRoundRequest, call: Call) -> pb.LeaveRoundResponse:
         client = await calling_client(self._context, call)

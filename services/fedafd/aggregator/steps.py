@@ -29,13 +29,18 @@ _MOST_NAMED = 100
 async def step_round(step: Step) -> bool:
     """Move one round as far as one transaction goes."""
     stages = list(await list_stages(step.session, step.row.id))
-    failed = next((stage for stage in stages if stage.state == StageState.FAILED.value), None)
+    failed = next((stage for stage in stages if stage.state == StageState.FAILED.value and not _is_repeat(stage)), None)
     if failed is not None:
         name = f"{failed.kind} {failed.modality}".strip()
         return await step.fail(f"stage {name} failed: {failed.reason}")
     if await _revive(step):
         return True
     return await _STEPS[RoundState(step.row.state)](step, stages)
+
+
+def _is_repeat(stage: StageRow) -> bool:
+    """Whether it makes again what the store has lost; who needs that finds out by itself if it cannot be made."""
+    return stage.kind == StageKind.PREPARE.value and stage.level > 0
 
 
 async def _revive(step: Step) -> bool:

@@ -219,7 +219,7 @@ class StageRow(Base):
     modality: Mapped[str] = mapped_column(String(8), default="")
     """Of a fold or merge; empty otherwise."""
     level: Mapped[int] = mapped_column(default=0)
-    """0 for a fold; height in the merge tree for a merge; 0 otherwise."""
+    """Height in the merge tree for a merge; for a preparing stage how often it was done before; 0 otherwise."""
     position: Mapped[int] = mapped_column(default=0)
     """Cohort position of a fold; index within the level for a merge; 0 otherwise."""
     state: Mapped[str] = mapped_column(String(16), default=StageState.PENDING.value)

@@ -106,7 +106,10 @@ async def list_stages(session: AsyncSession, round_id: str) -> Sequence[StageRow
 async def stage_outputs(session: AsyncSession, round_id: str, kind: StageKind) -> dict[str, Any] | None:
     """Outputs of the round's one stage of a kind that it has once; None if that stage is not done."""
     query = select(StageRow.outputs).where(
-        StageRow.round_id == round_id, StageRow.kind == kind.value, StageRow.state == StageState.DONE.value
+        StageRow.round_id == round_id,
+        StageRow.kind == kind.value,
+        StageRow.level == 0,  # above it: done again, because the store had lost something
+        StageRow.state == StageState.DONE.value,
     )
     return await session.scalar(query)
 

@@ -261,12 +261,14 @@ class CommitUploadResponse(_message.Message):
     def __init__(self, receipt: _Optional[str] = ..., accepted: _Optional[bool] = ..., rejection_reason: _Optional[str] = ..., settled_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class DownloadArtifactRequest(_message.Message):
-    __slots__ = ("sha256", "offset_bytes")
+    __slots__ = ("sha256", "offset_bytes", "damaged")
     SHA256_FIELD_NUMBER: _ClassVar[int]
     OFFSET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DAMAGED_FIELD_NUMBER: _ClassVar[int]
     sha256: str
     offset_bytes: int
-    def __init__(self, sha256: _Optional[str] = ..., offset_bytes: _Optional[int] = ...) -> None: ...
+    damaged: bool
+    def __init__(self, sha256: _Optional[str] = ..., offset_bytes: _Optional[int] = ..., damaged: _Optional[bool] = ...) -> None: ...
 
 class DownloadArtifactResponse(_message.Message):
     __slots__ = ("data",)
