@@ -25,7 +25,7 @@ from fedafd.domain.errors import (
 from fedafd.storage import CHUNK_BYTES, ObjectStore, StoreSettings, WriteProbe, open_store
 from fedafd.storage.folder import FolderStore
 from fedafd.storage.s3 import S3Store
-from fedafd.storage.store import get_verified, sha256_of
+from fedafd.storage.store import get_verified, put_twice, sha256_of
 
 
 @pytest.fixture(params=["folder", "minio"])
@@ -122,6 +122,18 @@ def test_content_that_does_not_fit_its_hash_is_refused(store: ObjectStore) -> No
     assert get_verified(store, "a", sha256_of(b"1")) == b"1"
     with pytest.raises(ArtifactCorruptError, match="object a"):
         get_verified(store, "a", sha256_of(b"2"))
+
+
+def test_what_is_kept_twice_is_whole_as_long_as_one_of_the_two_is(store: ObjectStore) -> None:
+    data = b"hours of work"
+    for spoil in (lambda: store.put("a", b"hours of wprk"), lambda: store.delete("a"), lambda: store.delete("a.copy")):
+        put_twice(store, "a", data)
+        spoil()
+        assert get_verified(store, "a", sha256_of(data)) == data
+        assert store.get("a") == data
+    store.delete("a")
+    with pytest.raises(ArtifactNotFoundError, match="a"):
+        get_verified(store, "a", sha256_of(data))
 
 
 def test_a_healthy_store_answers(store: ObjectStore) -> None:

@@ -37,7 +37,7 @@ from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.rpc.bundles import unpack_folder
 from fedafd.rpc.tensors import decode_representations
 from fedafd.rpc.weights import check_weight_update
-from fedafd.storage.store import sha256_of
+from fedafd.storage.store import put_twice, sha256_of
 from fedafd.telemetry.logging import get_logger
 
 __all__ = ["commit_delivery"]
@@ -109,9 +109,11 @@ async def _settle(
     except (RepresentationError, PublicSetMismatchError, UploadError) as error:
         await _reject(context, client, row, participation, receipt, str(error))
         return
-    for blob in (delivery.representations, delivery.weights):
-        if blob is not None:
-            await asyncio.to_thread(context.store.put, blob.entry["key"], blob.content)
+    kept = delivery.representations
+    await asyncio.to_thread(context.store.put, kept.entry["key"], kept.content)
+    if delivery.weights is not None:
+        # They are needed when the round asks nobody any more.
+        await asyncio.to_thread(put_twice, context.store, delivery.weights.entry["key"], delivery.weights.content)
     await _accept(context, client, row, participation, receipt, delivery, request)
 
 

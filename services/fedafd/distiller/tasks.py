@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Literal
 
 from fedafd.distiller.client import DistillationClient
@@ -24,7 +25,7 @@ from fedafd.domain.kinds import Modality, StageKind
 from fedafd.proto.v1 import distillation_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.storage import ObjectStore
-from fedafd.storage.store import sha256_of
+from fedafd.storage.store import put_twice, sha256_of
 from fedafd.telemetry.logging import bind_context, get_logger
 from fedafd.telemetry.tracing import note, span, span_below
 
@@ -151,14 +152,17 @@ class StageRunner:
     def _stored(self, claim: pb.ClaimStageResponse, result: StageResult) -> list[pb.NamedArtifact]:
         named = []
         for name, content in result.outputs.items():
-            named.append(self._put(name, name, f"{claim.output_prefix}{name}/{sha256_of(content)}", content))
+            # A version's state is hours of work, and its copy a small part of the store.
+            twice = name == "server-state" and _KINDS[claim.kind] is StageKind.EVALUATE
+            named.append(self._put(name, name, f"{claim.output_prefix}{name}/{sha256_of(content)}", content, twice))
         for path, content in result.model_files.items():
             key = f"federations/{claim.federation_id}/models/{claim.round_number}/{path}"
             named.append(self._put(f"model/{path}", "model-file", key, content))
         return named
 
-    def _put(self, name: str, purpose: str, key: str, content: bytes) -> pb.NamedArtifact:
-        self._patience.through(lambda: self._store.put(key, content))
+    def _put(self, name: str, purpose: str, key: str, content: bytes, twice: bool = False) -> pb.NamedArtifact:
+        put = partial(put_twice, self._store) if twice else self._store.put
+        self._patience.through(lambda: put(key, content))
         self._metrics.bytes_written.inc(len(content))
         artifact = types_pb2.Artifact(sha256=sha256_of(content), size_bytes=len(content), purpose=purpose, key=key)
         return pb.NamedArtifact(name=name, artifact=artifact)

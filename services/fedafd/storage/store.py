@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from fedafd.domain.errors import ArtifactCorruptError, InvalidRequestError
+from fedafd.domain.errors import ArtifactCorruptError, ArtifactNotFoundError, InvalidRequestError, StorageError
 
-__all__ = ["CHUNK_BYTES", "ObjectInfo", "ObjectStore", "PresigningStore", "check_key", "get_verified", "sha256_of"]
+__all__ = [
+    "CHUNK_BYTES",
+    "ObjectInfo",
+    "ObjectStore",
+    "PresigningStore",
+    "check_key",
+    "get_verified",
+    "put_twice",
+    "sha256_of",
+]
 
 CHUNK_BYTES = 1 << 20
 """Length of the pieces that `stream` yields, the last may be shorter."""
+_COPY = ".copy"
 
 
 @dataclass(frozen=True)
@@ -87,8 +98,29 @@ def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def put_twice(store: ObjectStore, key: str, data: bytes) -> None:
+    """Store what nobody can make again under its key, and a copy beside it, which `get_verified` falls back on."""
+    store.put(key, data)
+    store.put(f"{key}{_COPY}", data)
+
+
 def get_verified(store: ObjectStore, key: str, sha256: str) -> bytes:
-    """The object, if its content has the hash it is named by. Raises ArtifactCorruptError, ArtifactNotFoundError."""
+    """The object, if its content has the hash it is named by. Raises ArtifactCorruptError, ArtifactNotFoundError.
+
+    One that is lost or damaged is put back from its copy, if it has a whole one.
+    """
+    try:
+        return _verified(store, key, sha256)
+    except (ArtifactCorruptError, ArtifactNotFoundError):
+        with suppress(ArtifactCorruptError, ArtifactNotFoundError):
+            data = _verified(store, f"{key}{_COPY}", sha256)
+            with suppress(StorageError):  # who may read only reads the copy the next time, too
+                store.put(key, data)
+            return data
+        raise
+
+
+def _verified(store: ObjectStore, key: str, sha256: str) -> bytes:
     data = store.get(key)
     found = sha256_of(data)
     if found != sha256:
