@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedafd.datasets import ClientData, load_client_data
+from fedafd.datasets.hub_sets import is_saved_set
 from fedafd.datasets.registry import adapter_names
 from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.domain.kinds import ClientKind
@@ -92,6 +93,9 @@ def _by_its_files(folder: Path) -> Iterator[Source]:
         yield "coco", ClientKind.PAIR
     if any(folder.glob("*.parquet")) or any(folder.glob("data/*.parquet")):
         yield from (("parquet", kind) for kind in (ClientKind.PAIR, ClientKind.IMAGE, ClientKind.TEXT))
+    if is_saved_set(folder):
+        yield from (("huggingface", kind) for kind in (ClientKind.PAIR, ClientKind.IMAGE, ClientKind.TEXT))
+        return
     if any(folder.glob("*.npz")) or (folder / "meta").is_file():
         yield "cifar100", ClientKind.IMAGE
     if any(each.is_dir() for each in folder.iterdir()):

@@ -21,7 +21,16 @@ import pyarrow.parquet as pq
 from fedafd.datasets.files import need_file_of_its_kind, need_plain_path
 from fedafd.domain.errors import DataError
 
-__all__ = ["SPLITS", "Column", "bounded_batches", "open_parquet", "read_column", "split_files"]
+__all__ = [
+    "SPLITS",
+    "Column",
+    "bounded_batches",
+    "descended",
+    "need_filled",
+    "open_parquet",
+    "read_column",
+    "split_files",
+]
 
 SPLITS = ("train", "val", "test")
 _NAMES = {"train": "train", "val": "val|valid|validation|dev", "test": "test"}
@@ -141,11 +150,15 @@ def read_column(files: Sequence[Path], name: str, option: str) -> Column:
             types.append(_type_at(opened.schema_arrow.field(top).type, fields, f"{file}: column {name!r}"))
             cells = _cells(opened, top, file)
         counts.append(len(cells))
-        values += [_descended(cell, fields) for cell in cells]
-    column = Column(name, values, tuple(files), tuple(types), tuple(accumulate(counts)))
-    if not values:
-        raise DataError(f"{', '.join(map(str, files[:_SHOWN]))}: no rows")
-    empty = next((row for row, value in enumerate(values) if value is None), None)
+        values += [descended(cell, fields) for cell in cells]
+    return need_filled(Column(name, values, tuple(files), tuple(types), tuple(accumulate(counts))))
+
+
+def need_filled(column: Column) -> Column:
+    """`column`, if it has a row and no cell is empty. Raises DataError."""
+    if not column.values:
+        raise DataError(f"{', '.join(map(str, column.files[:_SHOWN]))}: no rows")
+    empty = next((row for row, value in enumerate(column.values) if value is None), None)
     if empty is not None:
         raise DataError(f"{column.place(empty)} has an empty cell; fill it, or remove the row")
     return column
@@ -242,13 +255,14 @@ def _first_undecodable(array: pa.Array) -> int:
     return 0
 
 
-def _descended(cell: Any, fields: Sequence[str]) -> Any:
+def descended(cell: Any, fields: Sequence[str]) -> Any:
+    """The field of a struct, or of each struct of a list, to which `fields` lead."""
     if isinstance(cell, list) and fields:
-        return [_descended(each, fields) for each in cell]
+        return [descended(each, fields) for each in cell]
     for number, field in enumerate(fields):
         if cell is None:
             return None
         if isinstance(cell, list):
-            return _descended(cell, fields[number:])
+            return descended(cell, fields[number:])
         cell = cell[field]
     return cell

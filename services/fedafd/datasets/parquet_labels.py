@@ -27,14 +27,22 @@ _KINDS: Mapping[str, tuple[Callable[[pa.DataType], bool], ...]] = {
 _LONGEST_NUMBER = 18
 
 
-def named_labels(columns: Mapping[str, Column]) -> tuple[tuple[str, ...], dict[str, list[int]], tuple[str, ...]]:
+ClassNames = tuple[tuple[str, ...] | None, tuple[str, ...]]
+"""The names of ClassLabel, if there is one, and notes."""
+
+
+def named_labels(
+    columns: Mapping[str, Column], class_label: ClassNames | None = None
+) -> tuple[tuple[str, ...], dict[str, list[int]], tuple[str, ...]]:
     """Class names, each split's labels as their numbers, and notes. ClassLabel keeps its order; names are in NFC.
+
+    `class_label`: what is known of it; None reads the columns' files.
 
     Raises DataError naming file and row of a label that is no name of a class, or the files whose labels differ in
     kind.
     """
     kind = _kind(columns)
-    given, notes = _class_label(columns) if kind == "whole numbers" else (None, ())
+    given, notes = (class_label or _class_label(columns)) if kind == "whole numbers" else (None, ())
     if given is not None:
         return given, {split: _numbered(column, given) for split, column in columns.items()}, notes
     values = {
@@ -90,9 +98,7 @@ def _numbered(column: Column, names: Sequence[str]) -> list[int]:
     for row, value in enumerate(column.values):
         number = _whole(value, column.place(row))
         if number >= len(names):
-            raise DataError(
-                f"{column.place(row)} is {number}, but the file's ClassLabel has {len(names)} names, from 0"
-            )
+            raise DataError(f"{column.place(row)} is {number}, but ClassLabel has {len(names)} names, from 0")
         made.append(number)
     return made
 
@@ -103,7 +109,7 @@ def _order(name: str) -> tuple[bool, int, str]:
     return not number, int(name) if number else 0, name
 
 
-def _class_label(columns: Mapping[str, Column]) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+def _class_label(columns: Mapping[str, Column]) -> ClassNames:
     """ClassLabel's names, the same in all files that have some, and a note on files that have none."""
     found = {file: _names_in(file, column.name) for column in columns.values() for file in column.files}
     named = {file: names for file, names in found.items() if names is not None}

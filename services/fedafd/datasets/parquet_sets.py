@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fedafd.datasets.classes import settled_classes
-from fedafd.datasets.files import need_folder, need_unique
+from fedafd.datasets.column_values import caption_lists, need_apart, picture_bytes, sample_ids, sound_texts
+from fedafd.datasets.files import need_folder
 from fedafd.datasets.intensity import IntensityRange
 from fedafd.datasets.listing import Listing, folder_listing
-from fedafd.datasets.parquet_files import SPLITS, Column, open_parquet, read_column, split_files
+from fedafd.datasets.parquet_files import SPLITS, open_parquet, read_column, split_files
 from fedafd.datasets.parquet_labels import named_labels
 from fedafd.datasets.samples import ClientData, ImageSplit, LazyImages, PairSplit, Split, TextSplit
-from fedafd.datasets.texts import is_visible, sound_text
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind
 
@@ -50,7 +49,7 @@ def parquet_pairs(path: Path | None, options: ParquetOptions) -> tuple[dict[str,
     folder = need_folder(path, "parquet")
     files = _files(folder, options)
     made = {split: _pairs(files[split], options) for split in SPLITS}
-    return made, _listing(folder, files, _need_apart(made, folder))
+    return made, _listing(folder, files, need_apart(made, folder))
 
 
 def parquet_client(path: Path | None, kind: ClientKind, options: ParquetOptions) -> ClientData:
@@ -84,42 +83,12 @@ def _listing(folder: Path, files: Mapping[str, list[Path]], notes: tuple[str, ..
 
 
 def _texts(files: list[Path], options: ParquetOptions) -> list[str]:
-    column = read_column(files, options.text_column, "text_column")
-    for row, text in enumerate(column.values):
-        if not isinstance(text, str) or not is_visible(text):
-            raise DataError(f"{column.place(row)} holds no text, but {_kind(text)}")
-        sound_text(text, column.place(row))
-    return column.values
+    return sound_texts(read_column(files, options.text_column, "text_column"))
 
 
 def _pairs(files: list[Path], options: ParquetOptions) -> PairSplit:
     column = read_column(files, options.caption_column, "caption_column")
-    captions = [_captions(texts, column.place(row)) for row, texts in enumerate(column.values)]
-    return PairSplit(_images(files, options), captions, _ids(files, options.id_column))
-
-
-def _captions(texts: Any, place: str) -> tuple[str, ...]:
-    if not isinstance(texts, list):
-        raise DataError(f"{place} must be a list of texts, found {_kind(texts)}")
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            fields = (
-                f"; options.caption_column names a field of it: {', '.join(text)}" if isinstance(text, dict) else ""
-            )
-            raise DataError(f"{place}: element {number} must be text, found {_kind(text)}{fields}")
-        sound_text(text, f"{place}: element {number}")
-    seen = tuple(text.strip() for text in texts if is_visible(text))
-    if not seen:
-        raise DataError(f"{place} has no caption")
-    return seen
-
-
-def _kind(value: object) -> str:
-    known = {type(None): "null", list: "a list", dict: "a struct", bytes: "bytes", bool: "true or false", str: "text"}
-    known |= {int: "a number", float: "a number"}
-    if isinstance(value, str) and not is_visible(value):
-        return "a blank"
-    return known.get(type(value), f"a {type(value).__name__}")
+    return PairSplit(_images(files, options), caption_lists(column), _ids(files, options.id_column))
 
 
 def _ids(files: list[Path], name: str | None) -> tuple[str, ...]:
@@ -132,12 +101,7 @@ def _ids(files: list[Path], name: str | None) -> tuple[str, ...]:
         other = next(file for file in files if file not in with_ids)
         raise DataError(f"{other}: no column {name!r}, but {with_ids[0]} has it; write both alike")
     column = read_column(files, name, "id_column")
-    for row, value in enumerate(column.values):
-        if isinstance(value, bool) or not isinstance(value, str | int):
-            raise DataError(f"{column.place(row)} must be text or a whole number, found {_kind(value)}")
-    ids = tuple(sound_text(str(value), column.place(row)) for row, value in enumerate(column.values))
-    need_unique(ids, f"{', '.join(map(str, files[:_SHOWN]))}, column {name!r}")
-    return ids
+    return sample_ids(column, f"{', '.join(map(str, files[:_SHOWN]))}, column {name!r}")
 
 
 def _has_column(file: Path, name: str) -> bool:
@@ -146,37 +110,7 @@ def _has_column(file: Path, name: str) -> bool:
     return name in names or name.partition(".")[0] in names
 
 
-def _need_apart(splits: Mapping[str, PairSplit], folder: Path) -> tuple[str, ...]:
-    """Refuse ids that are in two splits, but for a val split that is the test split altogether; it gets a note."""
-    val, test = splits["val"], splits["test"]
-    same = bool(val.ids) and val.ids == test.ids and list(val.captions) == list(test.captions)
-    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
-        common = sorted(set(splits[one].ids) & set(splits[other].ids))
-        if common and not (same and one == "val"):
-            more = f" and {len(common) - _SHOWN} more" if len(common) > _SHOWN else ""
-            raise DataError(
-                f"{folder}: ids {', '.join(map(repr, common[:_SHOWN]))}{more} are in {one} and in {other}; each sample"
-                " must be in one split. If the column is no identity of samples, set options.id_column to null"
-            )
-    return ("val and test hold the same samples",) if same else ()
-
-
 def _images(files: list[Path], options: ParquetOptions) -> LazyImages:
     column = read_column(files, options.image_column, "image_column")
-    content = [_bytes(cell, column, row) for row, cell in enumerate(column.values)]
+    content = [picture_bytes(cell, column.place(row)) for row, cell in enumerate(column.values)]
     return LazyImages(len(content), content.__getitem__, column.place, intensity_range=options.intensity_range)
-
-
-def _bytes(cell: Any, column: Column, row: int) -> bytes:
-    found = cell.get("bytes") if isinstance(cell, dict) else cell
-    if isinstance(cell, dict) and found is None and isinstance(cell.get("path"), str):
-        raise DataError(
-            f"{column.place(row)} holds only the path {cell['path'][:80]!r} of a picture, not its content; write it"
-            " again with the pictures inside (Hugging Face: datasets.Image, embed_external_files)"
-        )
-    if not isinstance(found, bytes):
-        raise DataError(
-            f"{column.place(row)} must hold the file's bytes, as in Hugging Face's layout: a struct with `bytes`; found"
-            f" {_kind(cell)}"
-        )
-    return found

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from fedafd.datasets.hugging_face import HuggingFaceOptions, hugging_face_client, hugging_face_pairs
 from fedafd.datasets.image_folders import ImageFolderOptions, image_folder
 from fedafd.datasets.image_sets import CifarOptions, cifar100
 from fedafd.datasets.intensity import need_intensity_range
@@ -138,6 +139,16 @@ class Parquet:
         return parquet_pairs(path, _options(ParquetOptions, options, "parquet"))[0]
 
 
+class HuggingFace:
+    """Data sets of Hugging Face's library: saved folders, ids of the hub, Parquet folders."""
+
+    def client(self, path: Path | None, kind: ClientKind, options: Mapping[str, Any]) -> ClientData:
+        return hugging_face_client(path, kind, _options(HuggingFaceOptions, options, "huggingface"))
+
+    def public(self, path: Path | None, options: Mapping[str, Any]) -> dict[str, PairSplit]:
+        return hugging_face_pairs(path, _options(HuggingFaceOptions, options, "huggingface"))[0]
+
+
 def adapter_names() -> list[str]:
     """Names of all adapters that are installed."""
     return sorted(_installed())
@@ -187,7 +198,16 @@ def _wrong_kind(adapter: str, serves: ClientKind, kind: ClientKind) -> Configura
     return ConfigurationError(f"data adapter {adapter}: serves clients of kind {serves.value}, not {kind.value}")
 
 
-Options = TypeVar("Options", CifarOptions, ImageFolderOptions, PairOptions, ParquetOptions, ShapesOptions, TextOptions)
+Options = TypeVar(
+    "Options",
+    CifarOptions,
+    HuggingFaceOptions,
+    ImageFolderOptions,
+    PairOptions,
+    ParquetOptions,
+    ShapesOptions,
+    TextOptions,
+)
 
 
 def _options(kind: type[Options], values: Mapping[str, Any], adapter: str) -> Options:

@@ -1,0 +1,239 @@
+"""`huggingface`: folders that Hugging Face's `datasets` saved, ids of its hub, and folders of Parquet files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedafd.datasets.classes import settled_classes
+from fedafd.datasets.column_values import caption_lists, need_apart, sample_ids, sound_texts
+from fedafd.datasets.files import need_folder, need_unique
+from fedafd.datasets.hub_sets import Pictures, chosen_splits, hub_set, is_saved_set, saved_set, type_in_words
+from fedafd.datasets.intensity import IntensityRange
+from fedafd.datasets.listing import Listing
+from fedafd.datasets.parquet_files import SPLITS, Column, descended, need_filled
+from fedafd.datasets.parquet_labels import ClassNames, named_labels
+from fedafd.datasets.parquet_sets import ParquetOptions, parquet_client, parquet_pairs
+from fedafd.datasets.partition import stratified_cut
+from fedafd.datasets.samples import ClientData, ImageSplit, LazyImages, PairSplit, Split, TextSplit
+from fedafd.datasets.texts import normal_name
+from fedafd.domain.errors import ConfigurationError, DataError
+from fedafd.domain.kinds import ClientKind
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["HuggingFaceOptions", "hugging_face_client", "hugging_face_pairs"]
+
+S = TypeVar("S", ImageSplit, TextSplit, PairSplit)
+
+
+@dataclass(frozen=True)
+class HuggingFaceOptions:
+    """Which data set, columns and splits. A column's name with dots is a field of a struct."""
+
+    id: str | None = None
+    """Of the hub, such as `owner/name`, in place of data.path."""
+    config: str | None = None
+    """Of a data set of the hub that has several."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    image_column: str = "image"
+    """Image, or a file's bytes."""
+    text_column: str = "text"
+    label_column: str = "label"
+    caption_column: str = "captions"
+    """A text, or a list of texts."""
+    id_column: str | None = "id"
+    """Of pairs; need not be there. None: read none."""
+    train: str | None = None
+    """The data set's own name of the split; None: the usual names. The same for the next two."""
+    val: str | None = None
+    test: str | None = None
+    val_fraction: float | None = None
+    """Cut from train, of each class, where there is no such split; None: cut nothing. The same for test."""
+    test_fraction: float | None = None
+    split_seed: int = 0
+    intensity_range: IntensityRange | None = None
+    """The values that become black and white in images of more than 8 bits."""
+
+    def __post_init__(self) -> None:
+        for name in ("val_fraction", "test_fraction"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise ConfigurationError(f"data.options.{name} is {value:g}; must be above 0 and below 1")
+        if (self.val_fraction or 0) + (self.test_fraction or 0) >= 1:
+            raise ConfigurationError("data.options.val_fraction and test_fraction: leave nothing for train")
+        if self.split_seed < 0:
+            raise ConfigurationError(f"data.options.split_seed is {self.split_seed}; must be 0 or more")
+
+
+def hugging_face_pairs(path: Path | None, options: HuggingFaceOptions) -> tuple[dict[str, PairSplit], Listing]:
+    """Columns of images and captions, and perhaps of ids. Raises DataError naming what is missing, and where."""
+    parquet = _as_parquet(path, options)
+    if parquet is not None:
+        return parquet_pairs(path, parquet)
+    source = _Source(path, options)
+    made, notes = source.cut({split: source.pairs(split) for split in source.splits}, labels=None)
+    return made, source.listing((*notes, *need_apart(made, source.place)))
+
+
+def hugging_face_client(path: Path | None, kind: ClientKind, options: HuggingFaceOptions) -> ClientData:
+    """Pairs as above; or images and labels; or texts and labels."""
+    parquet = _as_parquet(path, options)
+    if parquet is not None:
+        return parquet_client(path, kind, parquet)
+    if kind is ClientKind.PAIR:
+        pairs, listing = hugging_face_pairs(path, options)
+        return ClientData(kind, pairs["train"], pairs["val"], pairs["test"], listing=listing)
+    source = _Source(path, options)
+    columns = {split: source.column(split, options.label_column, "label_column") for split in source.splits}
+    names, numbers, notes = named_labels(columns, source.class_label())
+    labels = {split: np.array(found, dtype=np.int64) for split, found in numbers.items()}
+    made: Mapping[str, Split]
+    if kind is ClientKind.TEXT:
+        texts = {split: TextSplit(source.texts(split), labels[split]) for split in labels}
+        whole_texts, cut = source.cut(texts, labels=labels["train"])
+        kept, made, told = settled_classes(names, whole_texts, source.place)
+    else:
+        images = {split: ImageSplit(source.images(split), labels[split]) for split in labels}
+        whole_images, cut = source.cut(images, labels=labels["train"])
+        kept, made, told = settled_classes(names, whole_images, source.place)
+    listing = source.listing((*notes, *cut, *told))
+    return ClientData(kind, made["train"], made["val"], made["test"], kept, listing)
+
+
+def _as_parquet(path: Path | None, options: HuggingFaceOptions) -> ParquetOptions | None:
+    """Options of `parquet`, for a folder that nobody saved but that has files like the hub's."""
+    if (path is None) == (options.id is None):
+        raise ConfigurationError(
+            "data adapter huggingface: set data.path to a folder, or data.options.id to the id of a data set on the hub"
+        )
+    if path is None or is_saved_set(need_folder(path, "huggingface")):
+        return None
+    if not any(path.glob("*.parquet")) and not any(path.glob("data/*.parquet")):
+        raise DataError(
+            f"{path}: no data set that save_to_disk left (no dataset_dict.json, no state.json with dataset_info.json),"
+            " and no Parquet files"
+        )
+    if options.val_fraction is not None or options.test_fraction is not None:
+        raise ConfigurationError(
+            f"data.options.val_fraction, test_fraction: not for Parquet files, as in {path}; write one for each split"
+        )
+    taken = ("image_column", "text_column", "label_column", "caption_column", "id_column", *SPLITS, "intensity_range")
+    return ParquetOptions(**{name: getattr(options, name) for name in taken})
+
+
+class _Source:
+    """The sets of our splits, and their columns."""
+
+    def __init__(self, path: Path | None, options: HuggingFaceOptions) -> None:
+        self._options = options
+        self.place = f"data set {options.id}" if path is None else str(path)
+        if path is not None:
+            found = saved_set(path)
+        else:
+            assert options.id is not None
+            found = hub_set(options.id, options.config, options.revision)
+        may_lack = frozenset(split for split in ("val", "test") if getattr(options, f"{split}_fraction") is not None)
+        wanted = {split: getattr(options, split) for split in SPLITS}
+        self.splits = chosen_splits(found, wanted, self.place, may_lack=may_lack)
+
+    def column(self, split: str, name: str, option: str) -> Column:
+        """Column `name`, with dots a field of one. Raises DataError for one that is not there or has an empty cell."""
+        data = self.splits[split]
+        top, fields = self._found(data, name, split, option)
+        cells = data.select_columns([top]).with_format(None)[:][top]
+        values = [descended(cell, fields) for cell in cells] if fields else list(cells)
+        held = data.features.arrow_schema.field(top).type
+        return need_filled(Column(name, values, (Path(self.place) / split,), (held,), (len(values),)))
+
+    def texts(self, split: str) -> list[str]:
+        """The texts. Raises DataError."""
+        return sound_texts(self.column(split, self._options.text_column, "text_column"))
+
+    def images(self, split: str) -> LazyImages:
+        """The pictures, each read from its row when it is asked for. Raises DataError for a column of another kind."""
+        data, name = self.splits[split], self._options.image_column
+        top, fields = self._found(data, name, split, "image_column")
+        place = f"{Path(self.place) / split}: column {name!r}"
+        rows = Pictures(data, top, place, may_read_files=self._options.id is not None)
+        if fields or not rows.is_of_pictures:
+            raise DataError(
+                f"{place} is of type {type_in_words(data.features[top])}; must be Image, or hold a file's bytes;"
+                " options.image_column names another"
+            )
+        if not len(data):
+            raise DataError(f"{Path(self.place) / split}: no rows")
+        return LazyImages(len(data), rows.read, rows.name, intensity_range=self._options.intensity_range)
+
+    def pairs(self, split: str) -> PairSplit:
+        """Pictures with their captions, and ids where there are any. Raises DataError."""
+        column = self.column(split, self._options.caption_column, "caption_column")
+        values = [[cell] if isinstance(cell, str) else cell for cell in column.values]
+        listed = Column(column.name, values, column.files, column.types, column.ends)
+        return PairSplit(self.images(split), caption_lists(listed), self._ids(split))
+
+    def class_label(self) -> ClassNames:
+        """The names of ClassLabel, the same in all splits, if the column is one. Raises DataError."""
+        name, found = self._options.label_column, {}
+        for split, data in self.splits.items():
+            feature = data.features.get(name)
+            names = getattr(feature, "names", None)
+            if isinstance(names, list):
+                place = f"{Path(self.place) / split}: ClassLabel of column {name!r}"
+                found[split] = tuple(normal_name(str(each), place) for each in names)
+                need_unique(found[split], place, "class")
+        if found and (len(set(found.values())) > 1 or found.keys() != self.splits.keys()):
+            raise DataError(
+                f"{self.place}: column {name!r} is not the same ClassLabel in {', '.join(self.splits)}; cast it alike"
+            )
+        return next(iter(found.values()), None), ()
+
+    def cut(self, splits: dict[str, S], *, labels: NDArray[np.int64] | None) -> tuple[dict[str, S], tuple[str, ...]]:
+        """`splits`, with those that lack cut from train, and a note on each. Raises DataError for too few samples."""
+        lacking: list[str] = [split for split in SPLITS if split not in splits]
+        if not lacking:
+            return splits, ()
+        whole, seed = splits["train"], self._options.split_seed
+        fractions = [getattr(self._options, f"{split}_fraction") for split in lacking]
+        drawn = stratified_cut(np.zeros(len(whole), np.int64) if labels is None else labels, fractions, seed)
+        made: dict[str, S] = dict(splits)
+        for split, rows in zip(("train", *lacking), drawn, strict=True):
+            made[split] = whole.take(rows.tolist())
+        empty = [split for split in ("train", *lacking) if not len(made[split])]
+        if empty:
+            raise DataError(f"{self.place}: {len(whole)} samples are too few to cut {' and '.join(lacking)} from train")
+        notes = tuple(
+            f"no split {split}: {len(made[split])} of {len(whole)} samples of train are it, drawn by split_seed {seed}"
+            for split in lacking
+        )
+        return made, notes
+
+    def listing(self, notes: tuple[str, ...]) -> Listing:
+        """What was read; the library tells no files apart that it does not need."""
+        files = {entry["filename"] for data in self.splits.values() for entry in data.cache_files}
+        return Listing(source=self.place, files_seen=len(files), files_read=len(files), notes=notes)
+
+    def _ids(self, split: str) -> tuple[str, ...]:
+        name = self._options.id_column
+        with_ids = [each for each, data in self.splits.items() if name in data.column_names]
+        if name is None or not with_ids:
+            return ()
+        place = f"{Path(self.place) / split}, column {name!r}"
+        return sample_ids(self.column(split, name, "id_column"), place)
+
+    def _found(self, data: Dataset, name: str, split: str, option: str) -> tuple[str, Sequence[str]]:
+        parts = name.split(".")
+        for count in range(len(parts), 0, -1):
+            if (top := ".".join(parts[:count])) in data.column_names:
+                return top, parts[count:]
+        columns = ", ".join(data.column_names)
+        raise DataError(
+            f"{Path(self.place) / split}: no column {name!r}; found {columns}; options.{option} names another"
+        )
