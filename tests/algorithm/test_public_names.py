@@ -34,6 +34,7 @@ PUBLIC = {
         "similarity_scores",
         "similarity_weights",
     },
+    "flash_scores": {"corrected", "fits", "flash_scores", "logit_error"},
     "fusion": {"GATE_OFFSETS", "GranularityAwareFusion", "calibrate_gate"},
     "heads": {"ClassificationHead"},
     "creamfl": {"ContrastiveEnsemble", "inter_modal_contrast", "intra_modal_contrast"},

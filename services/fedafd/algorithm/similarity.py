@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from fedafd.algorithm.checks import check_finite, check_positive, check_shape, compute_dtype
+from fedafd.algorithm.flash_scores import fits, flash_scores
 
 __all__ = ["has_bfloat16", "scores_unchecked", "similarity_scores"]
 
 Precision = Literal["float32", "bfloat16"]
-"""Of the similarities in the normaliser. bfloat16: products of rounded rows, added up in float32."""
+"""Of the similarities in the normaliser. bfloat16: products of rounded rows, added up in float32; a GPU that has a
+flash attention kernel rounds to float16 in its place (fedafd.algorithm.flash_scores)."""
 
 _CPU_BLOCK = (2048, 512)
 """Rows and columns in work at once: 4 MB of float32 stay in cache between the product, the exponential and the sum."""
@@ -68,13 +70,15 @@ def scores_unchecked(
     device = global_ND.device
     rounded = precision == "bfloat16" and global_ND.dtype == torch.float32 and has_bfloat16(device)
     rows, columns = _CPU_BLOCK if device.type == "cpu" else _DEVICE_BLOCK
+    # Asked once: each question waits for the device.
+    norms = torch.stack([each.to(global_ND.dtype).norm(dim=1).max() for each in (reps_ND, global_ND)]).tolist()
+    if rounded and fits(global_ND):
+        return flash_scores(reps_ND, global_ND, global_ND, temperature, (norms[0], norms[1]))
     scores_N = torch.empty(len(reps_ND), dtype=global_ND.dtype, device=device)
     block = scores_N.new_empty(min(rows, len(reps_ND)) * min(columns, len(global_ND)))
     factor = math.log2(math.e) / temperature
-    # Cauchy-Schwarz: no logit is larger, so unit rows at tau from 1/60 need no pass for the maximum. Asked once: each
-    # question waits for the device.
-    longest = reps_ND.to(global_ND.dtype).norm(dim=1).max() * global_ND.norm(dim=1).max()
-    log_sum = _log2_sum if float(longest) * factor <= _SAFE_LOGIT else _log2_sum_stable
+    # Cauchy-Schwarz: no logit is larger, so unit rows at tau from 1/60 need no pass for the maximum.
+    log_sum = _log2_sum if norms[0] * norms[1] * factor <= _SAFE_LOGIT else _log2_sum_stable
     products = _Products(global_ND, block, rounded)
     is_on_cpu = device.type == "cpu" and global_ND.dtype == torch.float32
     with _bfloat16_products(is_on_cpu and (rounded or _keeps_float32())):
