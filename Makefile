@@ -9,7 +9,7 @@ TEST_WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup tools test test-gpu golden bench check format proto diagrams reference charts test-helm secrets certificates images test-compose demo clean
+.PHONY: help setup tools test test-gpu test-faults golden bench check format proto diagrams reference charts test-helm secrets certificates images test-compose demo clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -34,6 +34,9 @@ test-gpu: setup ## Test algorithm, learning, simulation and whole federations on
 	@if $(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then \
 		FEDAFD_TEST_DEVICE=cuda $(BIN)/python -m pytest -n 0 tests/algorithm tests/learning tests/simulation tests/end_to_end/test_federation.py; \
 	else echo "torch finds no CUDA device: nothing is tested (make test runs rounds on a stand-in for one)"; fi
+
+test-faults: setup ## One round for each fault in each state, about 20 minutes; writes docs/faults.md (FAULTS=: names that hold it)
+	$(BIN)/python -m tests.end_to_end.fault_matrix $(if $(FAULTS),--only "$(FAULTS)",--write docs/faults.md)
 
 golden: setup ## Write the golden losses anew, after a change of numerics that is meant
 	$(BIN)/python -m tests.simulation.golden

@@ -36,7 +36,11 @@ class Hole:
             while True:
                 client, _ = self._listener.accept()
                 server = socket.socket(socket.AF_UNIX if isinstance(self._target, str) else socket.AF_INET)
-                server.connect(self._target)
+                try:
+                    server.connect(self._target)
+                except OSError:  # nobody is there at the moment
+                    client.close()
+                    continue
                 for pair in ((client, server), (server, client)):
                     threading.Thread(target=self._pipe, args=pair, daemon=True).start()
 

@@ -59,6 +59,8 @@ class Trial:
         self.folder = folder
         self.supervisor = supervisor
         self.services = Services(supervisor, backends, http_port=None, threads=1, settings=settings)
+        self.dialled = self.services.aggregator
+        """Where the agents look for the aggregator."""
         self.start_services(distiller=distiller)
         self.rest = FederationClient(self.services.url, self.services.api_key, FEDERATION["name"])
         self._tokens: dict[str, str] = {}
@@ -72,7 +74,7 @@ class Trial:
 
     def agent_file(self, name: str) -> Path:
         path = self.folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(agent_config(name, self.folder / name, self.services.aggregator)))
+        path.write_text(yaml.safe_dump(agent_config(name, self.folder / name, self.dialled)))
         return path
 
     def start_agent(self, name: str, *, module: str = "fedafd.agent.main") -> Child:

@@ -6,7 +6,7 @@ What it makes is what the services must make, bit for bit, whatever fails meanwh
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from fedafd.agent.training import LocalResult, LocalTask
 from fedafd.datasets import PublicSet
 from fedafd.distiller.stages import StageResult, StageWork, run_stage
 from fedafd.domain.config import FederationConfig, parse_agent_config, parse_federation_config
-from fedafd.domain.kinds import ClientKind, Modality, StageKind
+from fedafd.domain.kinds import STALE, ClientKind, Modality, StageKind
 from fedafd.domain.merge_tree import plan_merges
 from fedafd.domain.seeds import derive_seed
 from fedafd.rpc.bundles import unpack_folder
@@ -36,20 +36,21 @@ class RoundOutcome:
     metrics: dict[str, float]
 
 
-def pulled(trial: Trial, answer: Mapping[str, Any], number: int) -> RoundOutcome:
-    """What a round of the services left, over REST."""
+def pulled(trial: Trial, answer: Mapping[str, Any], number: int, names: Iterable[str] = KINDS) -> RoundOutcome:
+    """What a round of the services left, over REST; `names` are the sites that took part."""
     place = trial.folder / f"pulled-{number}"
     trial.rest.pull_global_model(place / "global", str(number))
-    for name in KINDS:
+    for name in names:
         trial.rest.pull_personalized_model(name, place / name, str(number))
-    return RoundOutcome(_files(place / "global"), {name: _files(place / name) for name in KINDS}, answer["metrics"])
+    return RoundOutcome(_files(place / "global"), {name: _files(place / name) for name in names}, answer["metrics"])
 
 
 def assert_same(found: RoundOutcome, expected: RoundOutcome) -> None:
     """Every bit."""
     assert found.metrics == expected.metrics
     _assert_same_files(found.global_model, expected.global_model)
-    for name in KINDS:
+    assert sorted(found.personalized) == sorted(expected.personalized)
+    for name in found.personalized:
         _assert_same_files(found.personalized[name], expected.personalized[name])
 
 
@@ -77,13 +78,16 @@ class InProcess:
         configs = {name: parse_agent_config(agent_config(name, folder / name, "unused:1")) for name in sorted(KINDS)}
         self._sites = {name: Site(config, look_at(config)[0]) for name, config in configs.items()}
         self._states: dict[str, bytes] = {}
+        self._sent: dict[str, tuple[int, bytes]] = {}
         self._server: bytes | None = None
 
-    def round(self, number: int) -> RoundOutcome:
+    def round(self, number: int, absent: Collection[str] = ()) -> RoundOutcome:
+        """Who is `absent` counts with what it sent before, as old as that is."""
         inputs = {} if self._server is None else {"server-state": self._server}
         prepared = self._stage(StageKind.PREPARE, number, inputs).outputs
-        results = {name: self._train(name, number, prepared) for name in self._sites}
-        states = {f"sed-state/{m.value}": self._ensemble(m, number, results, prepared) for m in Modality}
+        results = {name: self._train(name, number, prepared) for name in self._sites if name not in absent}
+        self._sent |= {name: (number, result.representations) for name, result in results.items()}
+        states = {f"sed-state/{m.value}": self._ensemble(m, number, prepared) for m in Modality}
         inputs = {"server-state": prepared["server-state"], "global-representations": prepared["representations"]}
         distilled = self._stage(StageKind.DISTIL, number, inputs | states).outputs["server-state"]
         evaluated = self._stage(StageKind.EVALUATE, number, {"server-state": distilled})
@@ -129,18 +133,17 @@ class InProcess:
         self._states[name] = result.state
         return result
 
-    def _ensemble(
-        self, modality: Modality, number: int, results: Mapping[str, LocalResult], prepared: Mapping[str, bytes]
-    ) -> bytes:
+    def _ensemble(self, modality: Modality, number: int, prepared: Mapping[str, bytes]) -> bytes:
         leaves: dict[int, bytes | None] = {}
-        for position, name in enumerate(results):
+        for position, name in enumerate(self._sites):
             leaves[position] = None
             if modality in ClientKind(KINDS[name]).modalities:
-                inputs = {"representations": results[name].representations}
-                inputs["global-representations"] = prepared["representations"]
+                sent_in, reps = self._sent[name]
+                kept = "representations" if sent_in == number else f"{STALE}{number - sent_in}"
+                inputs = {kept: reps, "global-representations": prepared["representations"]}
                 leaves[position] = self._stage(StageKind.FOLD, number, inputs, modality).outputs["sed-state"]
         merged: dict[tuple[int, int], bytes] = {}
-        while not (plan := plan_merges(len(results), leaves, merged)).settled:
+        while not (plan := plan_merges(len(self._sites), leaves, merged)).settled:
             for step in plan.ready:
                 merged[step.level, step.position] = self._merged(number, step.children, modality)
         assert plan.root is not None

@@ -1,0 +1,182 @@
+"""A federation of real processes whose parts can be killed, frozen, cut off and damaged, round after round.
+
+Beside it the same federation runs in one process, without any service: each round's outcome must be its, bit for bit.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.end_to_end.federation import FEDERATION, KINDS, Trial, embedded
+from tests.end_to_end.in_process import InProcess, assert_same, pulled
+from tests.end_to_end.supervised import LoggedSupervisor
+from tests.hole import Hole
+from tests.servers import redis_server
+
+from fedafd.cli.demo_processes import Child
+from fedafd.datasets import load_public_data, write_public_set
+
+__all__ = ["MOMENTS", "Scene", "flip"]
+
+MOMENTS = ("preparing", "training", "delivering", "distilling")
+"""When a fault strikes: the server trains; a site trains; a site has delivered; nobody is waited for any more."""
+_SETTINGS = {
+    "FEDAFD_AGGREGATOR_STAGE_LEASE_SECONDS": "2",
+    "FEDAFD_AGGREGATOR_LEASE_SECONDS": "2",
+    "FEDAFD_AGGREGATOR_SHUTDOWN_GRACE_SECONDS": "5",
+    "FEDAFD_DISTILLER_SHUTDOWN_GRACE_SECONDS": "5",
+}
+_LONGEST_ROUND_SECONDS = 240.0
+
+
+class Scene:
+    """Services, three agents and one distiller on SQLite, a folder and a Redis of its own, below `folder`."""
+
+    def __init__(self, folder: Path, values: Mapping[str, Any] = FEDERATION) -> None:
+        self.folder = folder
+        self._stack = ExitStack()
+        self._redis = ExitStack()
+        (folder / "redis").mkdir(parents=True)
+        url = self._redis.enter_context(redis_server(folder / "redis"))
+        self._redis_port = int(url.split(":")[2].split("/")[0])
+        self.redis_line = Hole(("127.0.0.1", self._redis_port))
+        self.supervisor = self._stack.enter_context(LoggedSupervisor(folder / "logs"))
+        settings = _SETTINGS | {"FEDAFD_DISTILLER_CACHE_DIR": str(folder / "cache")}
+        backends = embedded(folder, f"redis://127.0.0.1:{self.redis_line.port}/0")
+        self.trial = Trial(self.supervisor, backends, folder, settings=settings)
+        host, port = self.trial.services.aggregator.split(":")
+        self.sites_line = Hole((host, int(port)))
+        self.trial.dialled = f"127.0.0.1:{self.sites_line.port}"
+        self.rest = self.trial.rest
+        public = folder / "public-set"
+        write_public_set(
+            load_public_data("shapes", None, {"num_train": 64, "num_val": 16, "num_test": 32, "seed": 5}), public
+        )
+        self.rest.create(dict(values))
+        self.rest.push_public_set(public)
+        self.trial.invite_all()
+        for name in KINDS:
+            self.trial.start_agent(name)
+        credentials = [folder / name / "credential.json" for name in KINDS]
+        self.trial.until(lambda: all(path.exists() for path in credentials), "the agents", 120)
+        self._calm = InProcess(values, public, folder / "in-process")
+        self.number = 0
+
+    def close(self) -> None:
+        self.rest.close()
+        self._stack.close()
+        self.redis_line.close()
+        self.sites_line.close()
+        self._redis.close()
+
+    def begin_round(self) -> None:
+        self.number += 1
+        self.rest.start_rounds(1)
+
+    def until(self, moment: str) -> None:
+        """Wait for one of MOMENTS in the round at hand."""
+        self.trial.until(lambda: self._reached(moment), moment, _LONGEST_ROUND_SECONDS)
+
+    def end_round(self) -> dict[str, Any]:
+        """Wait for the round's end; what REST says of it. Raises ControlPlaneError for a round that fails."""
+        return self.rest.wait_for_round(self.number, lambda _: None, seconds=_LONGEST_ROUND_SECONDS)
+
+    def compare(self, answer: dict[str, Any], absent: Collection[str] = ()) -> None:
+        """Raise AssertionError if a bit of the round's outcome is another than without services."""
+        found = pulled(self.trial, answer, self.number, [name for name in KINDS if name not in absent])
+        assert_same(found, self._calm.round(self.number, absent))
+
+    def _reached(self, moment: str) -> bool:
+        answer: dict[str, Any] = self.rest.round(self.number)
+        parts = {part["state"] for part in answer["participations"]}
+        return {
+            "preparing": answer["state"] == "preparing",
+            "training": "training" in parts,
+            "delivering": "delivered" in parts,
+            "distilling": answer["state"] in ("distilling", "evaluating", "completed"),
+        }[moment]
+
+    def child(self, name: str) -> Child:
+        return next(child for child in self.supervisor.children if child.name == name)
+
+    def start(self, name: str) -> None:
+        """Start one that was killed, as an orchestrator would."""
+        services = self.trial.services
+        if name.startswith("agent-"):
+            self.trial.start_agent(name.removeprefix("agent-"))
+        elif name == "aggregator":
+            services.start_aggregator()
+        elif name == "distiller":
+            services.start_distiller()
+        else:
+            services.start_control_plane()
+            services.wait_for_control_plane()
+
+    def kill(self, *names: str) -> None:
+        for name in names:
+            self.trial.kill(self.child(name))
+
+    def end(self, name: str) -> float:
+        """Ask one to end; the seconds it took."""
+        child, began = self.child(name), time.monotonic()
+        os.kill(child.process.pid, signal.SIGTERM)
+        child.process.wait(120)
+        self.supervisor.forget(child)
+        return time.monotonic() - began
+
+    def freeze(self, name: str, seconds: float) -> None:
+        pid = self.child(name).process.pid
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGCONT)
+
+    def redis_away(self, seconds: float) -> None:
+        """Killed, and back empty at the same address."""
+        self._redis.close()
+        time.sleep(seconds)
+        self._redis.enter_context(redis_server(self.folder / "redis", port=self._redis_port))
+
+    def store_away(self, seconds: float) -> None:
+        """The share that the store lies on is not mounted."""
+        store, elsewhere = self.folder / "store", self.folder / "unmounted"
+        store.rename(elsewhere)
+        time.sleep(seconds)
+        elsewhere.rename(store)
+
+    def database_locked(self, seconds: float) -> None:
+        with closing(sqlite3.connect(self.folder / "fedafd.db", isolation_level=None, timeout=20)) as connection:
+            connection.execute("BEGIN EXCLUSIVE")
+            time.sleep(seconds)
+            connection.execute("ROLLBACK")
+
+    def line_swallows(self, line: Hole, seconds: float) -> None:
+        line.swallow()
+        time.sleep(seconds)
+        line.let_through()
+
+    def objects(self, number: int, purpose: str) -> list[Path]:
+        """The stored objects of a round, without those that are being written."""
+        place = self.folder / "store" / "federations" / "trial" / "rounds" / str(number) / purpose
+        return sorted(path for path in place.rglob("*") if path.is_file() and not path.name.startswith("."))
+
+    @contextmanager
+    def without(self, *names: str) -> Iterator[None]:
+        """Kill these, and start them again at the end."""
+        self.kill(*names)
+        yield
+        for name in names:
+            self.start(name)
+
+
+def flip(path: Path) -> None:
+    """One bit in the middle, as a bad disk does it."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
