@@ -21,6 +21,7 @@ from fedafd.aggregator.distillation_service import DistillationService
 from fedafd.aggregator.health import SERVICE_NAMES, ClockedHealth, watch_health
 from fedafd.aggregator.interceptor import ErrorInterceptor
 from fedafd.aggregator.outbox import Outbox
+from fedafd.aggregator.round_tracking import RoundTracking, track_rounds
 from fedafd.aggregator.round_watch import watch_rounds
 from fedafd.aggregator.settings import AggregatorSettings, load_settings
 from fedafd.aggregator.survey import watch_federations
@@ -45,6 +46,7 @@ from fedafd.telemetry.ending import end_within
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.metrics import start_metrics_server
 from fedafd.telemetry.tracing import configure_tracing
+from fedafd.tracking.trackers import check_trackers
 
 __all__ = ["main", "make_server", "serve"]
 
@@ -74,6 +76,7 @@ def make_server(context: Context, interceptors: Sequence[Interceptor] = ()) -> t
 
 async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set. Raises ConfigurationError when the address cannot be bound."""
+    check_trackers(settings.tracking, "FEDAFD_AGGREGATOR_TRACKING")
     async with AsyncExitStack() as stack:
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         publisher = WakeupPublisher(redis_url) if redis_url else None
@@ -119,6 +122,9 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
         origin = publisher.origin if publisher else ""
         listening = listen_for_wakeups(redis_url, wakeups.heard, but=origin, connected=wakeups.wake)
         await stack.enter_async_context(_background(listening, watch_rounds(context)))
+        if settings.tracking:
+            tracking = RoundTracking(context, settings.tracking, settings.tracking_folder.absolute())
+            await stack.enter_async_context(_background(track_rounds(tracking, coordinator)))
         _log.info("aggregator.started", listen=settings.listen)
         await stop.wait()
         # Finish what runs, take nothing new: load balancers look elsewhere, long polls are answered, another aggregator

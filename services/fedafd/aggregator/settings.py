@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, JsonValue, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from fedafd.domain.addresses import ListenAddress
@@ -45,6 +45,13 @@ class AggregatorSettings(ProcessSettings):
     )
     shutdown_grace_seconds: float = Field(
         25.0, ge=0, description="After SIGTERM running calls may take so long; keep it below the platform's own limit."
+    )
+    tracking: dict[str, dict[str, JsonValue]] = Field(
+        default_factory=dict,
+        description="Trackers that get each finished round's metrics, by name, with their options, as JSON.",
+    )
+    tracking_folder: Path = Field(
+        Path("fedafd-tracking"), description="Where trackers write that name no other place; made when one does."
     )
     log_level: str = "INFO"
 
