@@ -9,7 +9,7 @@ TEST_WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup tools test test-gpu test-faults golden bench check format proto diagrams reference charts test-helm secrets certificates images test-compose demo clean
+.PHONY: help setup tools test test-gpu test-faults soak golden bench check format proto diagrams reference charts test-helm secrets certificates images test-compose demo clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -37,6 +37,9 @@ test-gpu: setup ## Test algorithm, learning, simulation and whole federations on
 
 test-faults: setup ## One round for each fault in each state, about 20 minutes; writes docs/faults.md (FAULTS=: names that hold it)
 	$(BIN)/python -m tests.end_to_end.fault_matrix $(if $(FAULTS),--only "$(FAULTS)",--write docs/faults.md)
+
+soak: setup ## 40 rounds with random faults, about an hour; fails if anything grows or a bit differs (SOAK="--rounds 8 --seed 2")
+	$(BIN)/python -m tests.end_to_end.soak $(SOAK)
 
 golden: setup ## Write the golden losses anew, after a change of numerics that is meant
 	$(BIN)/python -m tests.simulation.golden

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import threading
 import time
@@ -17,7 +18,7 @@ from fedafd.agent import connection as connection_module
 from fedafd.agent.ledger import read_sent
 from fedafd.agent.metrics import AgentMetrics
 from fedafd.agent.runner import Agent, StoppedByServerError
-from fedafd.agent.state import Credential, StateDirectory
+from fedafd.agent.state import Credential, PendingResult, StateDirectory
 from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
 from fedafd.domain.config import parse_agent_config
 from fedafd.domain.errors import ConfigurationError, DataError, InvalidRequestError, UnauthenticatedError
@@ -240,6 +241,34 @@ def test_receipt_that_a_crash_swallowed_is_asked_for_again(tmp_path: Path) -> No
     scene = play(tmp_path, scenario)
     assert len(scene.trainer.tasks) == 1
     assert StateDirectory(scene.state_dir).load_pending() is None
+
+
+def test_a_delivery_that_the_disk_did_not_take_note_of_counts_in_the_next_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state folder turns read-only between the receipt and the note of it, and is writable again later."""
+    promote = StateDirectory.promote
+
+    def on_a_failing_disk(self: StateDirectory, pending: PendingResult) -> None:
+        if not noted:
+            noted.append(pending.round_number)
+            raise OSError(errno.EROFS, "Read-only file system")
+        promote(self, pending)
+
+    noted: list[int] = []
+    monkeypatch.setattr(StateDirectory, "promote", on_a_failing_disk)
+
+    async def scenario(scene: Scene) -> None:
+        scene.server.assign(1)
+        await scene.run(scene.settled)
+        assert StateDirectory(scene.state_dir).current_round() is None
+        await scene.run(lambda: StateDirectory(scene.state_dir).current_round() == 1, token=None)
+        scene.server.assign(2)
+        await scene.run(lambda: StateDirectory(scene.state_dir).current_round() == 2, token=None)
+
+    scene = play(tmp_path, scenario)
+    assert noted == [1]
+    assert [task.previous_state for task in scene.trainer.tasks] == [None, b"state after 1"]
 
 
 def test_rejected_delivery_does_not_become_the_state(tmp_path: Path) -> None:

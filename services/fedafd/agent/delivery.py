@@ -49,10 +49,13 @@ class Delivery:
         pending = self._state.note_uploads(pending, tuple(upload_ids))
         return await self._commit(connection, pending)
 
-    async def settle_old(self, connection: AggregatorConnection) -> None:
-        """After a restart: ask again for the receipt of a result that was perhaps committed."""
+    async def settle_old(self, connection: AggregatorConnection, *, at_hand: str = "") -> None:
+        """After a restart, or a disk that failed: ask again for the receipt of a result that was perhaps committed.
+
+        Not for a result of the round `at_hand`, which is delivered again anyway.
+        """
         pending = self._state.load_pending()
-        if pending is None or not pending.upload_ids:
+        if pending is None or not pending.upload_ids or pending.round_id == at_hand:
             return
         try:
             await self._commit(connection, pending)

@@ -219,7 +219,7 @@ class Agent:
             except Exception as error:
                 # One bad round must not end the agent, nor hold up the others: say so and leave the round.
                 _log.exception("agent.round_failed", reason=str(error))
-                self._state.discard_pending()
+                self._state.discard_pending(but_committed=True)
                 await self._leave(connection, task, error)
                 outcome = "failed"
             finally:
@@ -232,6 +232,7 @@ class Agent:
             _log.warning("agent.asked_again", round=task.round_number)
             with self._metrics.phase("deliver"):
                 return "delivered" if await self._delivery.deliver(connection, again) else "rejected"
+        await self._delivery.settle_old(connection, at_hand=task.round_id)
         with self._metrics.phase("download"):
             local = await self._fetch_inputs(connection, task)
         pending = self._state.load_pending()

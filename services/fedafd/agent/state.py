@@ -257,9 +257,11 @@ class StateDirectory:
             for blob in folder.glob("*.blob"):
                 blob.unlink()
 
-    def discard_pending(self) -> None:
-        """Forget results that will never be delivered."""
+    def discard_pending(self, *, but_committed: bool = False) -> None:
+        """Forget results that will never be delivered; with `but_committed` not those that perhaps were."""
         for folder in self._rounds(pending=True).values():
+            if but_committed and _is_committed(folder):
+                continue
             shutil.rmtree(folder, ignore_errors=True)
 
     def set_state_aside(self, label: str) -> Path | None:
@@ -311,6 +313,13 @@ def _read_result(folder: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"holds {type(values).__name__}, and must hold keys and values")
     return values
+
+
+def _is_committed(folder: Path) -> bool:
+    try:
+        return bool(_read_result(folder).get("upload_ids"))
+    except (OSError, ValueError):
+        return False
 
 
 def _round_id(folder: Path) -> str:
