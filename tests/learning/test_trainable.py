@@ -1,28 +1,234 @@
-"""What of an encoder is trained."""
+"""What of an encoder is trained: with `head` the backbone's bits stay, and its features are computed once."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
 import torch
+from tests.learning.tiny import IMAGE, TEXT, tiny_federation, tiny_private, tiny_public
+from torch import Tensor
 
-from fedafd.domain.config import EncoderConfig
-from fedafd.domain.kinds import Modality
-from fedafd.learning.tower import Tower
-from fedafd.learning.trainable import freeze_backbone, trainable_parameters
+from fedafd.domain.config import EncoderConfig, FederationConfig
+from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.learning import feature_cache
+from fedafd.learning.checkpoint import Checkpoint
+from fedafd.learning.client_round import ClientRound, train_client
+from fedafd.learning.feature_cache import FeatureCache, keep_features, watched
+from fedafd.learning.server_round import Prepared, distil, evaluate, initial_server_state, prepare
+from fedafd.learning.tokens import build_tokenizer
+from fedafd.learning.tower import Tower, is_pooled
+from fedafd.learning.trainable import trainable_parameters
+
+PUBLIC = tiny_public()
+HEAD = {"trainable": "head"}
 
 
-def test_a_frozen_backbone_is_bit_equal_after_training_steps_and_only_the_rest_moves() -> None:
-    options = {"embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1], "layer_type": "basic"}
-    tower = Tower(EncoderConfig(architecture="resnet", options=options, image_size=16), Modality.IMAGE, dim=4)
-    freeze_backbone(tower.encoder)
-    before = {name: value.clone() for name, value in tower.encoder.state_dict().items()}
-    optimizer = torch.optim.SGD(trainable_parameters(tower), lr=0.5)
-    tower.train()
-    rows = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
-    for _ in range(2):
-        optimizer.zero_grad()
-        tower(rows).vector_BD[:, 0].sum().backward()
-        optimizer.step()
-    after = tower.encoder.state_dict()
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed
-    assert not any(name.startswith("backbone.") for name in changed)
+@pytest.fixture(autouse=True)
+def fresh_cache() -> Any:
+    torch.set_num_threads(1)
+    keep_features(None)
+    yield
+    keep_features(None)
+
+
+def towers(trainable: str = "head") -> dict[Modality, Tower]:
+    torch.manual_seed(3)
+    captions = [text for texts in PUBLIC["train"].captions for text in texts]
+    return {
+        Modality.IMAGE: Tower(EncoderConfig(**IMAGE, trainable=trainable), Modality.IMAGE, dim=16),  # type: ignore[arg-type]
+        Modality.TEXT: Tower(
+            EncoderConfig(**TEXT, trainable=trainable),  # type: ignore[arg-type]
+            Modality.TEXT,
+            dim=16,
+            tokenizer=build_tokenizer(captions),
+        ),
+    }
+
+
+def samples(modality: Modality) -> Any:
+    return PUBLIC["train"].images if modality is Modality.IMAGE else [texts[0] for texts in PUBLIC["train"].captions]
+
+
+def federation(**changes: Any) -> FederationConfig:
+    encoders = {"image_encoder": IMAGE | HEAD, "text_encoder": TEXT | HEAD}
+    return tiny_federation(**(encoders | changes))
+
+
+def server(config: FederationConfig) -> tuple[bytes, Prepared]:
+    state = initial_server_state(config=config, captions=PUBLIC["train"].captions, seed=3)
+    made = prepare(config=config, state=state, public=PUBLIC["train"], round_number=1, seed=4, device="cpu")
+    return state, made
+
+
+def client(
+    kind: ClientKind, config: FederationConfig, made: Prepared, state: bytes | None = None, **more: Any
+) -> ClientRound:
+    given: dict[str, Any] = {"image_encoder": None, "text_encoder": None} | more
+    return train_client(
+        config=config,
+        kind=kind,
+        data=tiny_private(kind),
+        public=PUBLIC["train"],
+        global_representations=made.representations,
+        bundles={m: made.bundles[m] for m in kind.modalities},
+        state=state,
+        round_number=1 if state is None else 2,
+        seed=5,
+        device="cpu",
+        **given,
+    )
+
+
+def backbones(state: bytes) -> dict[str, Tensor]:
+    return {name: value for name, value in Checkpoint.from_bytes(state).tensors.items() if ".backbone." in name}
+
+
+@pytest.mark.parametrize("modality", Modality)
+def test_features_give_what_the_whole_encoder_gives(modality: Modality) -> None:
+    tower = towers()[modality].eval()
+    with torch.inference_mode():
+        whole = tower(tower.read(samples(modality))).vector_BD
+        rows = tower.rows(samples(modality))
+        assert is_pooled(rows)
+        made = tower(rows)
+    torch.testing.assert_close(made.vector_BD, whole, atol=1e-5, rtol=1e-5)
+    assert made.tokens_BPD.shape == (len(rows), 1, 16)
+
+
+def test_of_an_encoder_that_is_trained_whole_the_rows_are_its_input() -> None:
+    for modality, tower in towers("all").items():
+        assert torch.equal(tower.rows(samples(modality)), tower.read(samples(modality)))
+        assert len(list(trainable_parameters(tower))) == len(list(tower.parameters()))
+
+
+@pytest.mark.parametrize("kind", ClientKind)
+def test_the_backbones_bits_stay_for_server_and_client_and_the_rest_learns(kind: ClientKind) -> None:
+    config = federation()
+    before, made = server(config)
+    distilled = distil(
+        config=config,
+        state=made.state,
+        public=PUBLIC["train"],
+        representations=made.representations,
+        aggregates=made.representations,
+        round_number=1,
+        seed=6,
+        device="cpu",
+    )
+    first = client(kind, config, made)
+    second = client(kind, config, made, first.state)
+    for one, other in ((before, distilled), (first.state, second.state)):
+        kept = backbones(one)
+        assert kept
+        for name, value in backbones(other).items():
+            assert torch.equal(kept[name], value), name
+        assert one != other
+    # Moments of what is trained alone: a projection's are of its own shape.
+    moments = [name for name in Checkpoint.from_bytes(first.state).tensors if name.startswith("main/")]
+    trained = [name for name in Checkpoint.from_bytes(first.state).tensors if name.startswith("model/")]
+    assert len(moments) < len(trained)
+    assert evaluate(config=config, state=distilled, samples=PUBLIC["test"], device="cpu").metrics["rsum"] >= 0
+
+
+@pytest.mark.parametrize("kind", [ClientKind.IMAGE, ClientKind.PAIR])
+def test_kept_features_and_those_computed_anew_train_to_the_same_bits(kind: ClientKind, tmp_path: Path) -> None:
+    config = federation()
+    keep_features(tmp_path)
+    _, made = server(config)
+    first = client(kind, config, made)
+    files = sorted(tmp_path.iterdir())
+    assert files
+    keep_features(None)
+    keep_features(tmp_path)  # another process: nothing in memory
+    assert client(kind, config, made).state == first.state
+    assert sorted(tmp_path.iterdir()) == files
+    keep_features(None)
+    assert client(kind, config, made).state == first.state
+
+
+def test_a_second_round_asks_no_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = federation()
+    _, made = server(config)
+    first = client(ClientKind.PAIR, config, made)
+    monkeypatch.setattr(feature_cache, "_computed", None)
+    assert client(ClientKind.PAIR, config, made, first.state).metrics
+
+
+def test_other_weights_other_rows_and_damage_are_computed_anew(tmp_path: Path) -> None:
+    tower, other = towers()[Modality.TEXT], towers()[Modality.TEXT]
+    with torch.no_grad():
+        next(other.encoder.backbone.parameters()).add_(1.0)
+    texts = samples(Modality.TEXT)
+    cache = FeatureCache(tmp_path)
+    found = cache.features(tower, tower.read(texts))
+    assert not torch.equal(cache.features(other, other.read(texts)), found)
+    assert not torch.equal(cache.features(tower, tower.read(texts[::-1])), found)
+    count = len(list(tmp_path.iterdir()))
+    assert count == 3
+    for path in tmp_path.iterdir():
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    assert torch.equal(FeatureCache(tmp_path).features(tower, tower.read(texts)), found)
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"cut")
+    assert torch.equal(FeatureCache(tmp_path).features(tower, tower.read(texts)), found)
+    assert not list(tmp_path.glob(".part-*"))
+
+
+def test_what_is_interrupted_goes_on_behind_the_last_whole_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_cache, "_BLOCK", 16)
+    tower = towers()[Modality.TEXT]
+    rows = tower.read(samples(Modality.TEXT))
+    whole = FeatureCache(None).features(tower, rows)
+    computed, seen = feature_cache._computed, []
+
+    def broken(made: Tower, block: Tensor) -> Tensor:
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(len(block))
+        return computed(made, block)
+
+    monkeypatch.setattr(feature_cache, "_computed", broken)
+    with pytest.raises(KeyboardInterrupt):
+        FeatureCache(tmp_path).features(tower, rows)
+    monkeypatch.setattr(feature_cache, "_computed", lambda made, block: (seen.append(-1), computed(made, block))[1])
+    shares: list[float] = []
+    with watched(shares.append):
+        again = FeatureCache(tmp_path).features(tower, rows)
+    np.testing.assert_array_equal(again.numpy(), whole.numpy())
+    assert seen == [16, 16, -1]
+    assert shares == [0.0, 16 / 48, 32 / 48]
+
+
+def test_the_disk_holds_no_more_than_its_limit_and_a_full_one_costs_time_alone(tmp_path: Path) -> None:
+    tower = towers()[Modality.TEXT]
+    rows = tower.read(samples(Modality.TEXT))
+    size = FeatureCache(None).features(tower, rows).nbytes
+    cache = FeatureCache(tmp_path, limit_bytes=3 * size, memory_bytes=0)
+    for shift in range(6):
+        cache.features(tower, rows.roll(shift, 0))
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 3 * size
+    (tmp_path / "file").write_bytes(b"")
+    assert len(FeatureCache(tmp_path / "file").features(tower, rows)) == len(rows)
+
+
+def test_a_state_follows_when_more_or_less_of_it_is_trained() -> None:
+    _, made = server(federation())
+    config = tiny_federation()
+    whole = client(ClientKind.IMAGE, config, made)
+    frozen = client(
+        ClientKind.IMAGE, config, made, whole.state, image_encoder=EncoderConfig.model_validate(IMAGE | HEAD)
+    )
+    assert [each.case for each in frozen.differences] == ["encoder-trainable"]
+    for name, value in backbones(frozen.state).items():
+        if "/alone" not in name and not name.startswith("alone"):
+            assert torch.equal(value, backbones(whole.state)[name]), name
+    again = client(ClientKind.IMAGE, config, made, frozen.state)
+    assert [each.case for each in again.differences] == ["encoder-trainable"]
+    assert any(not torch.equal(v, backbones(frozen.state)[n]) for n, v in backbones(again.state).items())

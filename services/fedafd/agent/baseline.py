@@ -104,8 +104,10 @@ def _train(
     progress: Callable[[int, float, Activity], None],
 ) -> None:
     from fedafd.learning.baseline import train_baseline
+    from fedafd.learning.feature_cache import keep_features
     from fedafd.learning.waypoints import Waypoints
 
+    keep_features(config.state_dir / "features")
     _, path = folder.state()
     state = None if path is None else path.read_bytes()
     made = train_baseline(

@@ -24,7 +24,7 @@ def export_best_model(state_dir: Path, output: Path, *, force: bool = False) -> 
     return _exported(state_dir, output, lambda part: write_best(state_dir, part), force=force)
 
 
-_AGENTS_OWN = ("models", "state", "artifacts", "pixels", "data")
+_AGENTS_OWN = ("models", "state", "artifacts", "pixels", "features", "data")
 
 
 def export_site_model(state_dir: Path, output: Path, *, force: bool = False) -> Path:

@@ -53,11 +53,13 @@ class Site:
         import torch
 
         from fedafd.learning.client_round import train_client
+        from fedafd.learning.feature_cache import keep_features
         from fedafd.learning.model_card import SiteFacts
         from fedafd.learning.personalized_export import Recipe, export_personalized_model
 
         if self._config.threads is not None:
             torch.set_num_threads(self._config.threads)
+        keep_features(self._config.state_dir / "features")
         manifest = read_manifest(task.manifest.read_bytes())
         if manifest.sha256 != task.public_set_sha256:
             raise ArtifactCorruptError("the public set's manifest does not have the announced hash")

@@ -36,7 +36,9 @@ class DistillerSettings(ProcessSettings):
     threads: int | None = Field(None, ge=1, description="CPU threads; unset: OMP_NUM_THREADS, else all cores.")
     cache_dir: Path | None = Field(None, description="Public sets are kept here; unset: a temporary folder.")
     cache_limit_bytes: int = Field(
-        20 * 2**30, ge=0, description="Decoded public images kept in cache_dir at most, and as much again of shards."
+        20 * 2**30,
+        ge=0,
+        description="Decoded public images kept in cache_dir at most, and as much again of shards and of features.",
     )
     metrics_listen: ListenAddress | None = Field(None, description="host:port for Prometheus; unset: none.")
     shutdown_grace_seconds: float = Field(

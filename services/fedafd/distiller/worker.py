@@ -46,6 +46,7 @@ def _run(settings: DistillerSettings, cache: Path) -> int:
     from fedafd.distiller.patience import Patience
     from fedafd.distiller.public_sets import PublicSets
     from fedafd.distiller.tasks import StageRunner
+    from fedafd.learning.feature_cache import keep_features
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -54,6 +55,7 @@ def _run(settings: DistillerSettings, cache: Path) -> int:
     token = settings.internal_token.get_secret_value()
     client = DistillationClient(settings.aggregator, token, settings.tls, check=shutdown.check)
     store, patience = open_store(settings.store), Patience()
+    keep_features(cache / "features", limit_bytes=settings.cache_limit_bytes)
     public_sets = PublicSets(store, cache, limit_bytes=settings.cache_limit_bytes, patience=patience)
     runner = StageRunner(client, store, public_sets, settings.device, metrics, shutdown, settings.processes, patience)
     with ExitStack() as stack:

@@ -61,6 +61,9 @@ CASES: Mapping[str, Case] = {
     "encoder-pretrained": Case(
         "encoder", "other pretrained weights", Answer.REFUSE, "the saved weights started from others"
     ),
+    "encoder-trainable": Case(
+        "encoder", "another `trainable`", Answer.ADAPT, "the optimizer's running averages start afresh"
+    ),
     "encoder-moved": Case(
         "encoder",
         "pretrained weights of the same name in another place",

@@ -195,6 +195,8 @@ def _encoder(modality: Modality, saved: EncoderConfig, today: EncoderConfig) -> 
         yield _difference("encoder-moved" if moved else "encoder-pretrained", saved.pretrained, today.pretrained)
     if saved.pretrained is None and today.pretrained is None:
         yield from _options(saved.options, today.options)
+    if saved.trainable != today.trainable:
+        yield _difference("encoder-trainable", saved.trainable, today.trainable)
     if modality is Modality.IMAGE:
         if saved.image_size != today.image_size:
             fixed = today.architecture in _FIXED_SIDE

@@ -102,7 +102,7 @@ def adapt(checkpoint: Checkpoint, today: StateFingerprint, seed: int) -> list[Di
     if cases & {"fusion-fresh", "fusion-off"}:
         checkpoint.drop("model", FUSIONS)
         checkpoint.drop("fusion")
-    if "optimizer" in cases:
+    if cases & {"optimizer", "encoder-trainable"}:
         checkpoint.drop("main")
     rows = tuple(checkpoint.meta["labels"])
     checkpoint.meta["fingerprint"] = today.over(saved).model_copy(update={"classes": rows}).as_json()
@@ -154,6 +154,8 @@ def _adapt_reading(checkpoint: Checkpoint, modality: Modality, today: EncoderCon
     """What an encoder's weights do not depend on follows the configuration."""
     held = EncoderConfig.model_validate(checkpoint.meta["encoders"][modality.value])
     changes: dict[str, object] = {}
+    if "encoder-trainable" in cases:
+        changes["trainable"] = today.trainable
     if modality is Modality.IMAGE and "image-size" in cases:
         changes["image_size"] = today.image_size
     if modality is Modality.IMAGE and "pixel-scale" in cases:

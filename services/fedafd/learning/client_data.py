@@ -15,7 +15,7 @@ from fedafd.domain.kinds import Modality
 from fedafd.learning.feeding import gathered, resident
 from fedafd.learning.images import augmented
 from fedafd.learning.public import PairTensors
-from fedafd.learning.tower import Tower, encode_all
+from fedafd.learning.tower import Tower, encode_all, is_pooled
 
 __all__ = ["SplitName", "SplitTensors", "Splits", "check_samples"]
 
@@ -39,10 +39,10 @@ class SplitTensors:
             self.pairs.keep_on(device)
             self.rows = {Modality.IMAGE: self.pairs.fixed(Modality.IMAGE), Modality.TEXT: self.pairs.all_captions()}
         elif isinstance(split, ImageSplit):
-            self.rows = {Modality.IMAGE: resident(towers[Modality.IMAGE].read(split.images), device)}
+            self.rows = {Modality.IMAGE: resident(towers[Modality.IMAGE].rows(split.images), device)}
             self.labels = torch.from_numpy(split.labels)
         elif isinstance(split, TextSplit):
-            self.rows = {Modality.TEXT: resident(towers[Modality.TEXT].read(split.texts), device)}
+            self.rows = {Modality.TEXT: resident(towers[Modality.TEXT].rows(split.texts), device)}
             self.labels = torch.from_numpy(split.labels)
         self.count = len(split)
         self.image_size = towers[Modality.IMAGE].config.image_size if Modality.IMAGE in towers else None
@@ -56,8 +56,9 @@ class SplitTensors:
         """
         found = {}
         for modality, tower in towers.items():
-            same = modality is Modality.IMAGE and self.image_size == tower.config.image_size
-            rows = self.rows[modality] if same else tower.read(_samples(split, modality))
+            reads = modality is Modality.IMAGE and not is_pooled(self.rows[modality])
+            same = reads and tower.config.trainable == "all" and self.image_size == tower.config.image_size
+            rows = self.rows[modality] if same else tower.rows(_samples(split, modality))
             found[modality] = torch.from_numpy(encode_all(tower, rows, device))
         return found
 
@@ -70,7 +71,7 @@ class SplitTensors:
             drawn = (torch.rand(len(indices), generator=generator) * self.pairs.counts[indices]).long()
             which[Modality.TEXT] = self.pairs.starts[indices] + drawn
         rows = {modality: gathered(self.rows[modality], chosen) for modality, chosen in which.items()}
-        if augment and Modality.IMAGE in rows:
+        if augment and Modality.IMAGE in rows and not is_pooled(rows[Modality.IMAGE]):
             rows[Modality.IMAGE] = augmented(rows[Modality.IMAGE], generator)
         return rows, which
 

@@ -19,6 +19,7 @@ from fedafd.domain.leaving import Activity, ActivityKind
 from fedafd.domain.state_cases import Difference
 from fedafd.domain.state_fingerprint import StateFingerprint
 from fedafd.learning.evaluation import Evaluation
+from fedafd.learning.feature_cache import watched
 from fedafd.learning.local_site import LocalSite, SplitName
 from fedafd.learning.local_training import Progress, train_locally
 from fedafd.learning.public import Pairs
@@ -81,9 +82,30 @@ def train_client(
     DataError, StateUnusableError.
     """
     encoders = {Modality.IMAGE: image_encoder, Modality.TEXT: text_encoder}
-    site = LocalSite(config, kind, encoders, data, state, seed, device, made_for=made_for)
+    progress = _Onward(progress)
+    with watched(progress.stands):
+        return _client_round(
+            LocalSite(config, kind, encoders, data, state, seed, device, made_for=made_for),
+            (public, global_representations, bundles, average),
+            round_number,
+            progress,
+            waypoints,
+            evaluate_on,
+            compare_on,
+        )
+
+
+def _client_round(
+    site: LocalSite,
+    sent: tuple[Pairs, Mapping[Modality, NDArray[np.float32]], Mapping[Modality, bytes], bytes | None],
+    round_number: int,
+    progress: Progress,
+    waypoints: Waypoints,
+    evaluate_on: SplitName,
+    compare_on: Sequence[SplitName],
+) -> ClientRound:
     progress(0.01, Activity(ActivityKind.READING_DATA))
-    site.meet(public, global_representations, bundles, average)
+    site.meet(*sent)
     loss = _train(site, round_number, lambda f, a: progress(0.05 + 0.8 * f, a), waypoints)
     progress(0.87, Activity(ActivityKind.CALIBRATING))
     site.calibrate()
@@ -93,7 +115,7 @@ def train_client(
     views = {name: site.assess_views(name) for name in {evaluate_on, *compare_on}}
     metrics, scores = site.in_one_level(views[evaluate_on])
     told: dict[str, Mapping[str, Evaluation]] = {name: views[name] for name in compare_on}
-    return ClientRound(site.state(), reps, metrics, scores, len(data.train), tuple(site.differences), told, loss)
+    return ClientRound(site.state(), reps, metrics, scores, len(site.data.train), tuple(site.differences), told, loss)
 
 
 def evaluate_client(
@@ -111,6 +133,21 @@ def evaluate_client(
     site = LocalSite(config, kind, None, data, state, 0, device)
     site.meet(None, global_representations, bundles, None)
     return site.assess(evaluate_on).metrics
+
+
+class _Onward:
+    """A client's progress, which also hears that a frozen backbone is at work somewhere between."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._share = progress, 0.0
+
+    def __call__(self, share: float, activity: Activity) -> None:
+        self._share = share
+        self._progress(share, activity)
+
+    def stands(self, _: float) -> None:
+        """Features are being computed: a step, though the share stays."""
+        self._progress(self._share, Activity(ActivityKind.READING_DATA))
 
 
 def _train(site: LocalSite, round_number: int, progress: Progress, waypoints: Waypoints) -> float | None:

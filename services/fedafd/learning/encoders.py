@@ -59,6 +59,16 @@ class Encoder(nn.Module):
         # Float32 for all that follows, also under autocast.
         return Features(F.normalize(pooled_BD.float(), dim=-1), tokens_BPD.float(), weights_BP.float())
 
+    def pooled(self, batch: Tensor) -> Tensor:
+        """What the backbone makes of a batch, positions averaged by their weights, [B, C]."""
+        positions_BPC, weights_BP = self.backbone(batch)
+        return torch.einsum("bp,bpc->bc", weights_BP, positions_BPC)
+
+    def projected(self, pooled_BC: Tensor) -> Features:
+        """Features of what `pooled` made: as `forward`'s but for rounding, with one position."""
+        tokens_BD = self.projection(pooled_BC).float()
+        return Features(F.normalize(tokens_BD, dim=-1), tokens_BD.unsqueeze(1), tokens_BD.new_ones(len(tokens_BD), 1))
+
 
 class _ImageBackbone(nn.Module):
     """A transformers vision model; every position counts the same."""

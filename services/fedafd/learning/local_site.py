@@ -45,6 +45,7 @@ from fedafd.learning.public import Pairs, PairTensors
 from fedafd.learning.site_evaluation import SiteEvaluator
 from fedafd.learning.tokens import tokenizer_for
 from fedafd.learning.tower import Tower
+from fedafd.learning.trainable import trainable_parameters
 from fedafd.learning.waypoints import NOWHERE, Waypoints, encode_kept
 from fedafd.rpc.bundles import unpack_folder
 
@@ -236,7 +237,7 @@ class LocalSite:
         # The words of the federated model, as a site's own baseline has them; but never the public set's alone.
         words = None if self.config.client.vocabulary == "public" else self._checkpoint.meta["tokenizer"]
         self.beside.meet_nobody(tokenizer=words)
-        if self.kind is ClientKind.IMAGE:
+        if self.kind is ClientKind.IMAGE and self.towers[Modality.IMAGE].config.trainable == "all":
             self.beside.splits = self.splits  # both encoders read the same pixels
 
     def _build(self, public_texts: list[str], tokenizer: str | None = None) -> None:
@@ -301,7 +302,7 @@ class LocalSite:
         t, a = self.training, self.config.alignment
         apart = [*self.model.fusions.parameters(), *self.model.alignment.parameters()]
         held = {id(parameter) for parameter in apart}
-        main = [parameter for parameter in self.model.parameters() if id(parameter) not in held]
+        main = [parameter for parameter in trainable_parameters(self.model) if id(parameter) not in held]
         made = {"main": make_optimizer(t.optimizer, main, t.learning_rate, t.weight_decay, t.momentum)}
         discriminators = self.model.alignment.parameters()
         made["discriminators"] = make_optimizer("adam", discriminators, a.discriminator_learning_rate, 0.0)

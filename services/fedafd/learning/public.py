@@ -32,12 +32,12 @@ class PairTensors:
 
     def __init__(self, pairs: Pairs, towers: dict[Modality, Tower]) -> None:
         self.count = len(pairs)
-        self._pixels = towers[Modality.IMAGE].read(pairs.images) if Modality.IMAGE in towers else None
+        self._pixels = towers[Modality.IMAGE].rows(pairs.images) if Modality.IMAGE in towers else None
         self.counts = torch.tensor([len(captions) for captions in pairs.captions])
         self.starts = torch.cumsum(self.counts, 0) - self.counts
         self._ids: Tensor | None = None
         if Modality.TEXT in towers:
-            self._ids = towers[Modality.TEXT].read([text for captions in pairs.captions for text in captions])
+            self._ids = towers[Modality.TEXT].rows([text for captions in pairs.captions for text in captions])
 
     def keep_on(self, device: torch.device) -> None:
         """Move pixels and tokens to `device`, where there is room; draws stay on the host."""

@@ -30,6 +30,7 @@ from fedafd.domain.seeds import derive_seed
 from fedafd.learning.acceleration import accelerate
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
 from fedafd.learning.evaluation import Evaluation
+from fedafd.learning.feature_cache import watched
 from fedafd.learning.feeding import gathered, sent
 from fedafd.learning.images import draw, moved
 from fedafd.learning.model_card import global_card
@@ -37,7 +38,8 @@ from fedafd.learning.optimizers import LossCheck, choose_device, cosine_factor, 
 from fedafd.learning.parallel import ALONE, Group, Processes, number_of_processes, run_in_processes
 from fedafd.learning.public import Pairs, PairTensors
 from fedafd.learning.tokens import tokenizer_for
-from fedafd.learning.tower import Tower, encode_all
+from fedafd.learning.tower import Tower, encode_all, is_pooled
+from fedafd.learning.trainable import trainable_parameters
 from fedafd.learning.waypoints import NOWHERE, TrainingWay, Waypoints, encode_kept
 from fedafd.rpc.bundles import pack_folder
 
@@ -66,7 +68,8 @@ class _GlobalModel(nn.Module):
         super().__init__()
         dim, chosen = config.embedding_dim, {Modality.IMAGE: config.image_encoder, Modality.TEXT: config.text_encoder}
         if encoders is not None:
-            chosen = {modality: EncoderConfig.model_validate(encoders[modality.value]) for modality in chosen}
+            trainable = {modality: encoder.trainable for modality, encoder in chosen.items()}
+            chosen = {m: EncoderConfig.model_validate({**encoders[m.value], "trainable": trainable[m]}) for m in chosen}
         self.image = Tower(chosen[Modality.IMAGE], Modality.IMAGE, dim=dim)
         self.text = Tower(chosen[Modality.TEXT], Modality.TEXT, dim=dim, tokenizer=tokenizer)
         self.contrast = SoftContrastiveLoss(config.server.loss_scale)
@@ -107,7 +110,8 @@ def prepare(
     WorkerLostError.
     """
     run = _Run(config, state, round_number, seed, device)
-    pairs = PairTensors(public, run.model.towers)
+    with watched(lambda share: progress(0.0, f"features of the public set, {share:.0%}")):
+        pairs = PairTensors(public, run.model.towers)
     passes = config.server.passes + (config.server.initial_passes if round_number == 1 else 0)
     run = _trained(run, pairs, passes, {}, None, processes, lambda f, a: progress(0.8 * f, a), waypoints)
     reps = {}
@@ -165,7 +169,8 @@ def distil(
             self_share=config.distillation.self_share,
             normalise=config.distillation.normalise_aggregate,
         ).to(run.device)
-    pairs = PairTensors(public, run.model.towers)
+    with watched(lambda share: progress(0.0, f"features of the public set, {share:.0%}")):
+        pairs = PairTensors(public, run.model.towers)
     return _trained(run, pairs, config.distillation.passes, targets, means, processes, progress, waypoints).state()
 
 
@@ -179,7 +184,8 @@ def evaluate(
 ) -> Evaluation:
     """Recall@1/5/10 both ways on `samples`, and their sum; from 5,000 pairs on also five-fold."""
     run = _Run(config, state, 1, 0, device)
-    pairs = PairTensors(samples, run.model.towers)
+    with watched(lambda share: progress(0.2 * share, "features of the test pairs")):
+        pairs = PairTensors(samples, run.model.towers)
     progress(0.2, "encoding the test pairs")
     image_reps = torch.from_numpy(encode_all(run.model.image, pairs.fixed(Modality.IMAGE), run.device))
     text_reps = torch.from_numpy(encode_all(run.model.text, pairs.all_captions(), run.device))
@@ -224,7 +230,11 @@ class _Run:
         self.model, checkpoint = _unpacked(config, state)
         self.model.to(self.device)
         self.optimizer = _optimizer(self.model, config, round_number)
-        checkpoint.load_optimizer("optimizer", self.optimizer)
+        if all(
+            encoder.get("trainable", "all") == self.model.towers[Modality(name)].config.trainable
+            for name, encoder in checkpoint.meta.get("encoders", {}).items()
+        ):
+            checkpoint.load_optimizer("optimizer", self.optimizer)
         self.generator = torch.Generator().manual_seed(seed)
         self.encoders: dict[Modality, nn.Module] = dict(self.model.towers)
         self.losses = LossCheck(f"global training, round {round_number}")
@@ -284,7 +294,7 @@ class _Run:
         config = self.config
         # All draws are the whole batch's, so that they do not depend on the number of processes.
         pixels = pairs.drawn(Modality.IMAGE, self.group.slice(rows), self.generator)
-        if config.server.augment:
+        if config.server.augment and not is_pooled(pixels):
             draws = draw(len(rows), pixels.shape[-1], self.generator)
             pixels = moved(pixels, draws._replace(mirrored=self.group.slice(draws.mirrored)))
         ids = self.group.slice(pairs.drawn(Modality.TEXT, rows, self.generator))
@@ -352,7 +362,9 @@ def _train_share(group: Group, device: torch.device, folder: Path, progress: Pro
 def _optimizer(model: nn.Module, config: FederationConfig, round_number: int) -> torch.optim.Optimizer:
     server = config.server
     factor = cosine_factor(round_number, server.schedule_rounds) if server.schedule == "cosine" else 1.0
-    return make_optimizer(server.optimizer, model.parameters(), server.learning_rate * factor, server.weight_decay)
+    return make_optimizer(
+        server.optimizer, trainable_parameters(model), server.learning_rate * factor, server.weight_decay
+    )
 
 
 def _packed(model: _GlobalModel, optimizer: torch.optim.Optimizer) -> bytes:

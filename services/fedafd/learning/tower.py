@@ -21,13 +21,15 @@ from fedafd.learning.acceleration import encode_in_parts
 from fedafd.learning.automatic import plain_options, self_options
 from fedafd.learning.batch_norm import accept_single_values
 from fedafd.learning.encoders import AUTO, Encoder, Features, build_encoder
+from fedafd.learning.feature_cache import features_of
 from fedafd.learning.feeding import batches
 from fedafd.learning.images import image_pixels, scaled
 from fedafd.learning.pretrained import pixel_scale
 from fedafd.learning.tensor_fit import load_fitting
 from fedafd.learning.tokens import padding_id, token_ids
+from fedafd.learning.trainable import freeze_backbone
 
-__all__ = ["Tower", "description", "encode_all"]
+__all__ = ["Tower", "description", "encode_all", "is_pooled"]
 
 ENCODE_BATCH = 128
 
@@ -47,6 +49,8 @@ class Tower(nn.Module):
         # Weights are float32, wherever they come from: half precision is for products alone, by autocast.
         self.encoder: Encoder = build_encoder(config, modality, dim=dim, vocabulary=vocabulary, padding=padding).float()
         accept_single_values(self.encoder)
+        if config.trainable == "head":
+            freeze_backbone(self.encoder)
         self.config = _self_contained(config, modality, self.encoder)
         if modality is Modality.IMAGE:
             mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.config.image_mean, self.config.image_std))
@@ -60,18 +64,32 @@ class Tower(nn.Module):
         assert self.tokenizer is not None
         return token_ids(self.tokenizer, samples, self.config.max_tokens)
 
+    def rows(self, samples: Sequence[Any]) -> Tensor:
+        """What training takes rows of: as `read`, but of a frozen backbone its features [n, C], computed once."""
+        read = self.read(samples)
+        return features_of(self, read) if self.config.trainable == "head" else read
+
+    def pooled(self, rows: Tensor) -> Tensor:
+        """The backbone's pooled features [B, C] of rows of what `read` made."""
+        return self.encoder.pooled(self._scaled(rows))
+
     def forward(self, rows: Tensor) -> Features:
-        """Encode rows of what `read` made."""
+        """Encode rows of what `read` or `rows` made."""
         with torch.autocast(rows.device.type, torch.bfloat16, enabled=self.in_bfloat16 and self.training):
             if self.parts > 1 and self.training and torch.is_grad_enabled():
                 return encode_in_parts(self._encode, rows, self.parts, self)
             return self._encode(rows)
 
     def _encode(self, rows: Tensor) -> Features:
-        if self.modality is Modality.IMAGE:
-            rows = scaled(rows, self.get_buffer("_factor"), self.get_buffer("_shift"))
-        features: Features = self.encoder(rows)
+        if is_pooled(rows):
+            return self.encoder.projected(rows)
+        features: Features = self.encoder(self._scaled(rows))
         return features
+
+    def _scaled(self, rows: Tensor) -> Tensor:
+        if self.modality is Modality.TEXT:
+            return rows
+        return scaled(rows, self.get_buffer("_factor"), self.get_buffer("_shift"))
 
     def to_files(self, prefix: str = "") -> dict[str, bytes]:
         """The tower as files of a model folder."""
@@ -113,6 +131,11 @@ class Tower(nn.Module):
             raise DataError(f"{where}: makes no encoder: {type(error).__name__}: {error}") from None
         load_fitting(tower.encoder, weights, f"{place}/model.safetensors")
         return tower.eval()
+
+
+def is_pooled(rows: Tensor) -> bool:
+    """Whether rows are features of a frozen backbone, and not pixels or token ids."""
+    return rows.dim() == 2 and rows.is_floating_point()
 
 
 def description(config: EncoderConfig, modality: Modality, dim: int, tokenizer: str | None) -> dict[str, bytes]:

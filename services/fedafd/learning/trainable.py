@@ -13,13 +13,12 @@ __all__ = ["freeze_backbone", "trainable_parameters"]
 
 def freeze_backbone(encoder: Encoder) -> None:
     """No gradient, no dropout and no batch norm update in the backbone, whatever `train` is called with later."""
-    backbone = encoder.backbone
-    backbone.requires_grad_(False).eval()
+    encoder.backbone.requires_grad_(False).eval()
     encoder.register_forward_pre_hook(_backbone_in_eval)
 
 
 def trainable_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
-    """The parameters an optimizer gets."""
+    """The parameters that an optimizer gets."""
     return (parameter for parameter in module.parameters() if parameter.requires_grad)
 
 

@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
+from fedafd.learning.feature_cache import keep_features
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
 from fedafd.simulation.failures import Failure, failure_of, forget_failure
 from fedafd.simulation.files import write_json
@@ -41,6 +42,7 @@ def serve(requests: Connection, job: Job) -> None:
     After a failure that nobody foresaw the process ends: a GPU, or a library's state, may be broken.
     """
     _prepare(job.threads, job.device)
+    keep_features(Path(job.output) / "features")
     experiment = ExperimentConfig.model_validate_json(job.experiment)
     while True:
         try:

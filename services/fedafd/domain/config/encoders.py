@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 from pydantic import Field, JsonValue, field_validator
 
@@ -34,6 +35,11 @@ class EncoderConfig(Config):
     )
     image_size: int = Field(64, ge=8, le=1024, description="Side of the square input in pixels; image encoders.")
     max_tokens: int = Field(32, ge=4, le=512, description="Tokens kept of a text; text encoders.")
+    trainable: Literal["all", "head"] = Field(
+        "all",
+        description="What is trained: all of it, or the projection alone (head); the backbone then stays as it is, and"
+        " its features are computed once: docs/models.md.",
+    )
     image_mean: tuple[float, float, float] | None = Field(
         None, description="Per channel, of pixels in 0..1; null: the pretrained folder's, else 0.5."
     )

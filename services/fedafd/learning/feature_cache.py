@@ -1,0 +1,195 @@
+"""Features of frozen backbones, computed once: kept in memory and on disk by what they are made of.
+
+A feature is the backbone's pooled output, [C] for each sample. Its name is the hash of the backbone's weights and
+settings and of the input rows themselves, so that another picture, another tokenizer or other weights is another name.
+Blocks are kept one by one: what is interrupted goes on behind the last whole block.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from fedafd.learning.feeding import batches
+from fedafd.telemetry.logging import get_logger
+
+if TYPE_CHECKING:
+    from fedafd.learning.tower import Tower
+
+__all__ = ["FeatureCache", "backbone_digest", "features_of", "keep_features", "watched"]
+
+Progress = Callable[[float], None]
+_BLOCK, _BATCH = 1024, 128
+_MEMORY = 1 << 30
+_DISK = 4 << 30
+_log = get_logger(__name__)
+
+
+class FeatureCache:
+    """Blocks of features by name; `folder` None keeps them in memory alone."""
+
+    def __init__(self, folder: Path | None = None, *, limit_bytes: int = _DISK, memory_bytes: int = _MEMORY) -> None:
+        """At most so many bytes are kept on disk and in memory; those that were used longest ago go first."""
+        self.folder, self._limit, self._memory = folder, limit_bytes, memory_bytes
+        self._held: OrderedDict[str, Tensor] = OrderedDict()
+
+    def features(self, tower: Tower, rows: Tensor) -> Tensor:
+        """Pooled features [n, C], float32 on the host, of rows that the tower's `read` made."""
+        made, told = backbone_digest(tower), _watching.get()
+        blocks = []
+        for start in range(0, len(rows), _BLOCK):
+            told(start / len(rows))
+            block = rows[start : start + _BLOCK]
+            name = _digest(made.encode(), str(tuple(block.shape)).encode(), _bytes(block))
+            features = self._found(name)
+            if features is None:
+                features = _computed(tower, block)
+                self._write(name, features)
+            self._hold(name, features)
+            blocks.append(features)
+        if not blocks:
+            return torch.zeros(0, tower.encoder.projection.in_features)
+        return torch.cat(blocks)
+
+    def _found(self, name: str) -> Tensor | None:
+        if name in self._held:
+            return self._held[name]
+        if self.folder is None:
+            return None
+        path = self.folder / name
+        try:
+            with safe_open(path, framework="pt") as file:
+                features: Tensor = file.get_tensor("features")
+                wanted = (file.metadata() or {}).get("sha256")
+        except (OSError, SafetensorError):
+            return None
+        if wanted != _digest(_bytes(features)):
+            _log.warning("features.damaged", file=str(path))
+            return None
+        with suppress(OSError):
+            os.utime(path)
+        return features
+
+    def _hold(self, name: str, features: Tensor) -> None:
+        self._held[name] = features
+        self._held.move_to_end(name)
+        while sum(each.nbytes for each in self._held.values()) > self._memory and len(self._held) > 1:
+            self._held.popitem(last=False)
+
+    def _write(self, name: str, features: Tensor) -> None:
+        """A disk that is full or broken is told in the log: features can be computed again."""
+        if self.folder is None:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._make_room(features.nbytes)
+            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".part-", delete=False) as file:
+                try:
+                    file.write(save({"features": features}, metadata={"sha256": _digest(_bytes(features))}))
+                    file.close()
+                    Path(file.name).replace(self.folder / name)
+                finally:
+                    Path(file.name).unlink(missing_ok=True)
+        except OSError as error:
+            _log.warning("features.not_kept", folder=str(self.folder), reason=str(error))
+
+    def _make_room(self, needed: int) -> None:
+        assert self.folder is not None
+        found = []
+        for path in self.folder.iterdir():
+            with suppress(OSError):
+                status = path.stat()
+                found.append((status.st_mtime, status.st_size, path))
+        total = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if total + needed <= self._limit:
+                return
+            with suppress(OSError):
+                path.unlink()
+            total -= size
+
+
+_caches = [FeatureCache()]
+"""One a process, as one process trains for one site."""
+_watching: ContextVar[Progress] = ContextVar("watching", default=lambda _: None)
+
+
+def keep_features(folder: Path | None, *, limit_bytes: int = _DISK) -> None:
+    """From now on this process keeps features in `folder`, too; None: in memory alone."""
+    if folder is not None and folder == _caches[0].folder:
+        return
+    _caches[0] = FeatureCache(folder, limit_bytes=limit_bytes)
+
+
+def features_of(tower: Tower, rows: Tensor) -> Tensor:
+    """As FeatureCache.features, of this process's cache."""
+    return _caches[0].features(tower, rows)
+
+
+@contextmanager
+def watched(progress: Progress) -> Iterator[None]:
+    """`progress` hears the share of a split's features that is there, from 0, whenever features are asked for."""
+    token = _watching.set(progress)
+    try:
+        yield
+    finally:
+        _watching.reset(token)
+
+
+def backbone_digest(tower: Tower) -> str:
+    """Hash of all that a feature depends on beside the rows: weights, settings, torch, and the kind of device."""
+    state = tower.encoder.backbone.state_dict()
+    settings = {
+        "architecture": tower.config.architecture,
+        "options": tower.config.options,
+        "modality": tower.modality.value,
+        "padding": getattr(tower.encoder.backbone, "padding", None),
+        "mean": tower.config.image_mean,
+        "std": tower.config.image_std,
+        "torch": torch.__version__,
+        "device": _device(tower).type,
+        "tensors": {name: (str(value.dtype), tuple(value.shape)) for name, value in state.items()},
+    }
+    hashed = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name in sorted(state):
+        hashed.update(_bytes(state[name]))
+    return hashed.hexdigest()
+
+
+@torch.inference_mode()
+def _computed(tower: Tower, rows: Tensor) -> Tensor:
+    training = tower.training
+    tower.eval()
+    parts = [tower.pooled(batch).float() for batch in batches(rows, _BATCH, _device(tower))]
+    tower.train(training)
+    # A tensor that was made in inference mode may take no part in training.
+    return torch.cat(parts).cpu().clone()
+
+
+def _device(tower: Tower) -> torch.device:
+    return next(tower.parameters()).device
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    flat: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(flat)
+
+
+def _digest(*parts: bytes | memoryview) -> str:
+    hashed = hashlib.sha256()
+    for part in parts:
+        hashed.update(part)
+    return hashed.hexdigest()
