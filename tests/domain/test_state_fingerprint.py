@@ -44,6 +44,8 @@ TABLE: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
     ({"classes": ["caf\u00e9", "b"]}, {"classes": ["cafe\u0301", "b"]}, []),
     ({"classes": ["caf\u00e9", "cafe\u0301"]}, {"classes": ["caf\u00e9", "b"]}, ["classes-added", "classes-removed"]),
     (image(), image(architecture="vit"), ["encoder-architecture"]),
+    (image(), image(trainable="head"), ["encoder-trainable"]),
+    (text(trainable="head"), text(), ["encoder-trainable"]),
     (image(options={"depths": [1]}), image(options={"depths": [2]}), ["encoder-options"]),
     (text(options={"hidden_size": 128}), text(options={}), ["encoder-options"]),
     (text(options={"dropout": 0.1}), text(options={"dropout": 0.2}), ["encoder-dropout"]),
