@@ -27,7 +27,16 @@ _ANSWERS = {
 """Their result, or its shape, has to be known on the host: `.item()`, `bool(tensor)`, a mask as an index."""
 
 _COPIES = {"_to_copy", "copy_"}
-_LAUNCH_NOTHING = {"detach", "empty", "empty_like", "empty_strided", "lift_fresh", "new_empty", "new_empty_strided"}
+_LAUNCH_NOTHING = {
+    "_unsafe_view",
+    "detach",
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "lift_fresh",
+    "new_empty",
+    "new_empty_strided",
+}
 
 
 class DeviceOperators(TorchDispatchMode):

@@ -9,6 +9,7 @@ own.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -157,4 +158,84 @@ def _gru_cell_backward(grad: Tensor, workspace: Tensor, has_bias: bool) -> tuple
     return (inputs, hiddens, grad * update, *biases)
 
 
-_KERNELS = {"_thnn_fused_gru_cell": _gru_cell, "_thnn_fused_gru_cell_backward": _gru_cell_backward}
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_bias: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    return_debug_mask: bool = False,
+    *,
+    scale: float | None = None,
+) -> tuple[Any, ...]:
+    """In place of the random state, which backward is given back, what dropout kept is told."""
+    probability = _attended(query, key, attn_bias, scale)
+    kept = (torch.rand_like(probability) >= dropout_p).to(probability) / (1 - dropout_p)
+    none = query.new_empty(0)
+    longest = query.shape[2], key.shape[2]
+    return (probability * kept) @ value, none, none.clone(), none.clone(), *longest, kept, none.clone(), none.clone()
+
+
+def _attention_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_bias: Tensor | None,
+    grad_input_mask: list[bool],
+    out: Tensor,
+    *rest: Any,
+    scale: float | None = None,
+) -> tuple[Tensor, ...]:
+    kept: Tensor = rest[7]
+    probability = _attended(query, key, attn_bias, scale)
+    weighed = grad @ value.mT * kept * probability
+    logits = (weighed - probability * weighed.sum(-1, keepdim=True)) * _scale(query, scale)
+    return logits @ key, logits.mT @ query, (probability * kept).mT @ grad, query.new_empty(0)
+
+
+def _attended(query: Tensor, key: Tensor, bias: Tensor | None, scale: float | None) -> Tensor:
+    logits = query @ key.mT * _scale(query, scale)
+    return torch.softmax(logits if bias is None else logits + bias, dim=-1)
+
+
+def _scale(query: Tensor, scale: float | None) -> float:
+    return 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+
+
+_KERNELS = {
+    "_thnn_fused_gru_cell": _gru_cell,
+    "_thnn_fused_gru_cell_backward": _gru_cell_backward,
+    "_scaled_dot_product_fused_attention_overrideable": _attention,
+    "_scaled_dot_product_fused_attention_overrideable_backward": _attention_backward,
+}
+"""What is one kernel on a GPU, and many operators on a CPU."""
+
+
+def _one_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """As CUDA's: a mask becomes a bias, then one kernel."""
+    if is_causal or enable_gqa:
+        raise NotImplementedError("the stand-in's attention takes neither is_causal nor enable_gqa")
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        shut = torch.scalar_tensor(-math.inf, dtype=query.dtype, device=query.device)
+        attn_mask = torch.where(attn_mask, torch.scalar_tensor(0.0, dtype=query.dtype, device=query.device), shut)
+    made: Tensor = torch.ops.aten._scaled_dot_product_fused_attention_overrideable(
+        query, key, value, attn_mask, dropout_p, scale=scale
+    )[0]
+    return made
+
+
+_LIBRARY = torch.library.Library("aten", "IMPL")
+_LIBRARY.impl("scaled_dot_product_attention", _one_attention, "AutogradPrivateUse1")
+_LIBRARY.impl("scaled_dot_product_attention", _one_attention, "PrivateUse1")

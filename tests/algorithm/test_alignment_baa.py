@@ -278,3 +278,24 @@ def test_pairing_keeps_its_precision_under_autocast() -> None:
     expected = info_nce(features_BD, targets_MD)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(info_nce(features_BD, targets_MD), expected)
+
+
+@pytest.mark.parametrize("share", [0.05, None])
+def test_a_part_of_the_tasks_loss_that_is_given_apart_counts_as_the_rest(share: float | None) -> None:
+    torch.manual_seed(0)
+    encoder, head = nn.Linear(3, 4).double(), nn.Linear(4, 1).double()
+    found = []
+    for apart in (False, True):
+        for module in (encoder, head):
+            module.zero_grad()
+        task, adversarial = losses(encoder, head, 10.0)
+        joint = encoder(torch.ones(2, 3, dtype=torch.float64)).cos().sum()
+        whole = task if apart else task + joint
+        factor = backward_balanced(
+            whole, adversarial, encoder.parameters(), joint_loss=joint if apart else None, max_share=share
+        )
+        found.append(
+            [factor, *(p.grad.clone() for p in [*encoder.parameters(), *head.parameters()] if p.grad is not None)]
+        )
+    assert len(found[0]) == 5
+    torch.testing.assert_close(found[1], found[0])

@@ -13,6 +13,14 @@ import fedafd.algorithm
 
 PUBLIC = {
     "adamp_on_device": {"step_matrices"},
+    "at_once": {
+        "contrast_each",
+        "fooling_loss",
+        "head_losses",
+        "pairing_at_once",
+        "takes_at_once",
+        "telling_loss",
+    },
     "alignment": {"BiLevelAlignment", "Discriminator", "backward_balanced", "info_nce", "pairing_loss"},
     "centring": {"centre", "public_mean"},
     "checks": {

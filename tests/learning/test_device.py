@@ -22,7 +22,7 @@ PARTICIPANTS = ("server", *(kind.value for kind in ClientKind))
 APART = {"stand-in": 1e-3, "cuda": 0.02}
 """Rows are unit vectors. Moments of Adam turn a difference of rounding into one of a step where a gradient is near 0;
 cuDNN's convolutions round to 10 bits besides."""
-OPERATORS = {"server": 470, "image": 800, "text": 1250, "pair": 1900}
+OPERATORS = {"server": 440, "image": 590, "text": 1000, "pair": 1330}
 """Of a step, at most. A GRU, which cuDNN computes as one, counts each of its positions here."""
 
 

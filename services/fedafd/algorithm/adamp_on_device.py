@@ -18,8 +18,8 @@ from torch import Tensor
 
 __all__ = ["step_matrices"]
 
-_PORTION = 1 << 24
-"""Numbers taken at once: bounds the memory for copies to about half a gigabyte."""
+_PORTION = 1 << 25
+"""Numbers taken at once: bounds the memory for copies to about a gigabyte."""
 
 
 class _Layout(NamedTuple):

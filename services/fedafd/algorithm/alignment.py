@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedafd.algorithm.at_once import fooling_loss, pairing_at_once, takes_at_once, telling_loss
 from fedafd.algorithm.checks import InvalidTensorError, check_labels, check_positive, check_shape, compute_dtype
 from fedafd.domain.kinds import Modality
 
@@ -63,12 +64,17 @@ class BiLevelAlignment(nn.Module):
         public samples, always both. Raises InvalidTensorError for a missing modality or a wrong shape.
         """
         self._check(features)
+        for real in (modality for each in features for modality in (each, each.other)):
+            if real not in global_reps:
+                raise InvalidTensorError(f"global_reps: the modality {real.value} is missing; both are needed")
+            check_shape(f"global_reps[{real.value}]", global_reps[real], None, self.dim)
+        if takes_at_once(*features.values(), *global_reps.values()):
+            reals = [[global_reps[m].detach() for m in features], [global_reps[m.other].detach() for m in features]]
+            fakes = torch.cat([fake_BD.detach() for fake_BD in features.values()])
+            return self.weight * telling_loss((self.within, self.across), reals, fakes)
         loss = torch.zeros((), device=self._device)
         for modality, fake_BD in features.items():
             for discriminator, real in ((self.within, modality), (self.across, modality.other)):
-                if real not in global_reps:
-                    raise InvalidTensorError(f"global_reps: the modality {real.value} is missing; both are needed")
-                check_shape(f"global_reps[{real.value}]", global_reps[real], None, self.dim)
                 loss = loss + _bce(discriminator(global_reps[real].detach()), 1.0)
                 loss = loss + _bce(discriminator(fake_BD.detach()), 0.0)
         return self.weight * loss
@@ -76,6 +82,8 @@ class BiLevelAlignment(nn.Module):
     def encoder_loss(self, features: Mapping[Modality, Tensor]) -> Tensor:
         """L_adv, a scalar: both discriminators, frozen, should take the features for global ones."""
         self._check(features)
+        if takes_at_once(*features.values()):
+            return self.weight * fooling_loss((self.within, self.across), list(features.values()))
         loss = torch.zeros((), device=self._device)
         for feature_BD in features.values():
             loss = loss + _bce(self.within(feature_BD, frozen=True), 1.0)
@@ -125,6 +133,10 @@ def pairing_loss(
 
     Aligns what the adversarial marginal cannot: which item is which.
     """
+    if features and global_reps and takes_at_once(*features.values(), *global_reps.values()):
+        check_positive("temperature", temperature)
+        targets = [target_BD.detach() for target_BD in global_reps.values()]
+        return pairing_at_once(list(features.values()), targets, temperature)
     terms = [
         info_nce(feature_BD, target_BD.detach(), temperature=temperature)
         for feature_BD in features.values()
@@ -140,19 +152,25 @@ def backward_balanced(
     adversarial_loss: Tensor,
     parameters: Iterable[nn.Parameter],
     *,
+    joint_loss: Tensor | None = None,
     max_share: float | None = 0.05,
 ) -> Tensor:
     """Backward of both losses, the adversarial gradient's norm at most `max_share` of the task's.
 
     `parameters`: those that the two losses share (the encoder's); call with their gradients cleared. The task's
-    gradient reaches every leaf as `task_loss.backward()` does, the adversarial one these parameters only. `max_share`
-    None adds it as it is (the paper). Returns the factor applied, a scalar in 0 .. 1. Unbalanced, a tiny or a huge
-    adversarial gradient destroys an encoder under Adam.
+    gradient reaches every leaf as `task_loss.backward()` does, the adversarial one these parameters only. `joint_loss`:
+    a part of the task's that these parameters alone bear, given apart for a GPU, where autograd would add up its
+    gradient and the rest's weight by weight. `max_share` None adds the adversarial gradient as it is (the paper).
+    Returns the factor applied, a scalar in 0 .. 1. Unbalanced, a tiny or a huge adversarial gradient destroys an
+    encoder under Adam.
     """
     shared = [parameter for parameter in parameters if parameter.requires_grad]
     # The two losses may share a graph (features of one public batch), so the first pass keeps it.
     adversarial = torch.autograd.grad(adversarial_loss, shared, retain_graph=True, allow_unused=True)
-    torch.autograd.backward(task_loss)
+    if task_loss.requires_grad:
+        torch.autograd.backward(task_loss)
+    if joint_loss is not None:
+        _add_gradients(shared, torch.autograd.grad(joint_loss, shared, allow_unused=True))
     pairs = [
         (parameter, gradient) for parameter, gradient in zip(shared, adversarial, strict=True) if gradient is not None
     ]
@@ -161,17 +179,20 @@ def backward_balanced(
         task_norm = _norm([parameter.grad for parameter in shared if parameter.grad is not None], factor)
         adversarial_norm = _norm([gradient for _, gradient in pairs], factor)
         factor = (max_share * task_norm / adversarial_norm.clamp(min=torch.finfo(torch.float32).tiny)).clamp(max=1.0)
-    if not pairs:
-        return factor
-    scaled = torch._foreach_mul([gradient for _, gradient in pairs], factor)
-    held = [(parameter.grad, part) for (parameter, _), part in zip(pairs, scaled, strict=True)]
-    both = [(grad, part) for grad, part in held if grad is not None]
-    if both:
-        torch._foreach_add_([grad for grad, _ in both], [part for _, part in both])
-    for (parameter, _), part in zip(pairs, scaled, strict=True):
-        if parameter.grad is None:
-            parameter.grad = part
+    if pairs:
+        _add_gradients([parameter for parameter, _ in pairs], torch._foreach_mul([part for _, part in pairs], factor))
     return factor
+
+
+def _add_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
+    """Add to what the parameters have; None adds nothing."""
+    given = [(each, gradient) for each, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
+    held = [(each.grad, gradient) for each, gradient in given if each.grad is not None]
+    if held:
+        torch._foreach_add_([grad for grad, _ in held], [gradient for _, gradient in held])
+    for parameter, gradient in given:
+        if parameter.grad is None:
+            parameter.grad = gradient
 
 
 def _norm(gradients: list[Tensor], like: Tensor) -> Tensor:

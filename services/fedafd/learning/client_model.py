@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedafd.algorithm.alignment import BiLevelAlignment
+from fedafd.algorithm.at_once import contrast_each, head_losses, takes_at_once
 from fedafd.algorithm.centring import centre
 from fedafd.algorithm.contrastive import SoftContrastiveLoss
 from fedafd.algorithm.fusion import GranularityAwareFusion
@@ -94,12 +95,26 @@ class ClientModel(nn.Module):
     def task_loss(self, views: Mapping[Modality, Views], labels: Tensor | None, config: FederationConfig) -> Tensor:
         """The task's loss on the fused features, and with `auxiliary_weight` on each branch alone."""
         weight = config.fusion.auxiliary_weight if self.fusions else 0.0
+        if weight and takes_at_once(*(row for each in views.values() for row in each)):
+            return self._task_at_once(views, labels, config, weight)
         parts = [(1.0, 0)] + ([(weight, 1), (weight, 2)] if weight else [])
         loss = next(iter(views.values())).fused.new_zeros(())
         for factor, which in parts:
             rows = {modality: each[which] for modality, each in views.items()}
             loss = loss + factor * self._task(rows, labels, config)
         return loss
+
+    def _task_at_once(
+        self, views: Mapping[Modality, Views], labels: Tensor | None, config: FederationConfig, weight: float
+    ) -> Tensor:
+        if self.head is not None:
+            assert labels is not None
+            (each,) = views.values()
+            told_V, apart = head_losses(self.head, each, labels, config.client.separation_weight)
+            return told_V[0] + weight * told_V[1:].sum() + (1 + 2 * weight) * apart
+        assert self.contrast is not None
+        told_V = contrast_each(self.contrast, views[Modality.IMAGE], views[Modality.TEXT])
+        return (told_V[0] + weight * told_V[1:].sum()) / len(views[Modality.IMAGE].fused)
 
     def _task(self, rows: Mapping[Modality, Tensor], labels: Tensor | None, config: FederationConfig) -> Tensor:
         if self.head is not None:

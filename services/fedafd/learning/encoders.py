@@ -107,13 +107,17 @@ class _TextBackbone(nn.Module):
 
     def _attended(self, mask_BP: Tensor) -> Tensor:
         """What transformers is given. It looks into a mask [B, P] whether it masks anything, and a GPU would have to be
-        waited for; a mask of all queries and keys [B, 1, P, P] it takes as it is."""
+        waited for; one of all queries and keys [B, 1, P, P] it takes as it is. Made here of what is added to logits, so
+        that no layer has to make that of a mask."""
         sizes: Any = self.model.config
         if mask_BP.device.type == "cpu" or sizes.model_type not in _TAKE_WHOLE_MASKS:
             return mask_BP
         if sizes._attn_implementation != "sdpa":
             return mask_BP
-        return mask_BP.bool()[:, None, None, :].expand(-1, 1, mask_BP.shape[1], -1)
+        place = mask_BP.device.type
+        dtype = torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else torch.float32
+        bias_BP = torch.zeros_like(mask_BP, dtype=dtype).masked_fill_(mask_BP == 0, torch.finfo(dtype).min)
+        return bias_BP[:, None, None, :].expand(-1, 1, mask_BP.shape[1], -1).contiguous()
 
 
 class _BiGru(nn.Module):

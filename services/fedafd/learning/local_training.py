@@ -133,15 +133,12 @@ class _Steps:
             loss = loss + site.task_loss(private)
         for optimizer in site.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        adversarial = None
-        if public is not None:
-            terms = self._terms(public)
-            adversarial = terms.adversarial
-            loss = loss if terms.joint is None else loss + terms.joint
-        self.losses.add(loss)
+        terms = Terms(None, None) if public is None else self._terms(public)
+        whole = loss if terms.joint is None else loss + terms.joint
+        self.losses.add(whole)
         if private is not None:
-            self._sum, self._count = self._sum + loss.detach(), self._count + 1
-        self._backward(loss, adversarial)
+            self._sum, self._count = self._sum + whole.detach(), self._count + 1
+        self._backward(loss, whole, terms)
         if held:
             for parameter in self._encoders:
                 parameter.grad = None
@@ -161,12 +158,19 @@ class _Steps:
             }
         return self._regularise(features, sent(rows, site.device))
 
-    def _backward(self, loss: Tensor, adversarial: Tensor | None) -> None:
-        if adversarial is None:
-            if loss.requires_grad:
-                torch.autograd.backward(loss)
-        elif not loss.requires_grad:
-            torch.autograd.backward(adversarial)
+    def _backward(self, task: Tensor, whole: Tensor, terms: Terms) -> None:
+        if terms.adversarial is None:
+            if whole.requires_grad:
+                torch.autograd.backward(whole)
+        elif not whole.requires_grad:
+            torch.autograd.backward(terms.adversarial)
         else:
             share = self._site.config.alignment.max_gradient_share
-            backward_balanced(loss, adversarial, self._encoders, max_share=share)
+            apart = whole.device.type != "cpu" and terms.joint is not None
+            backward_balanced(
+                task if apart else whole,
+                terms.adversarial,
+                self._encoders,
+                joint_loss=terms.joint if apart else None,
+                max_share=share,
+            )

@@ -49,9 +49,9 @@ class LossCheck:
         if loss.device.type == "cpu":
             check_loss(loss, self.place)
             return
-        # The first one that is not finite stays.
+        # In a sum, one that is not finite stays.
         loss = loss.detach()
-        self._seen = loss if self._seen is None else torch.where(torch.isfinite(self._seen), loss, self._seen)
+        self._seen = loss if self._seen is None else self._seen + loss
         self._unread += 1
         if self._unread >= _READ_EVERY:
             self.read()
