@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save
 from structlog.testing import capture_logs
 from tests.aggregator.world import World
+from tests.servers import free_port, wait_until
 from tests.tracking.test_tensorboard import points
 
 from fedafd.aggregator.round_points import sed_weights
@@ -22,8 +23,14 @@ from fedafd.aggregator.round_tracking import RoundTracking, track_rounds
 from fedafd.aggregator.server import serve
 from fedafd.aggregator.settings import AggregatorSettings, load_settings
 from fedafd.algorithm.distillation import MeanEnsemble, SimilarityEnsemble, similarity_weights
+from fedafd.domain.config import FederationConfig
 from fedafd.domain.errors import ArtifactCorruptError, ConfigurationError
 from fedafd.domain.kinds import StageKind
+from fedafd.domain.states import RoundState
+from fedafd.persistence.database import Database
+from fedafd.persistence.federation_repository import add_federation
+from fedafd.persistence.migrate import migrate
+from fedafd.persistence.round_repository import add_rounds
 from fedafd.storage.folder import FolderStore
 
 N, DIM = 40, 8
@@ -166,6 +173,32 @@ def test_the_trackers_are_read_from_the_environment(monkeypatch: pytest.MonkeyPa
     ):
         monkeypatch.setenv(f"FEDAFD_AGGREGATOR_{name}", value)
     assert load_settings().tracking == given
+
+
+async def test_an_aggregator_shows_the_rounds_that_are_over_before_it_began(tmp_path: Path, redis_url: str) -> None:
+    database_url = f"sqlite+aiosqlite:///{tmp_path / 'x.db'}"
+    await asyncio.to_thread(migrate, database_url)
+    database = Database(database_url)
+    async with database.transaction() as session:
+        await add_federation(session, "trial", FederationConfig(name="trial").model_dump(mode="json"))
+        (row,) = await add_rounds(session, "trial", {}, "0" * 64, 1)
+        row.state, row.metrics = RoundState.COMPLETED.value, {"rsum": 7.0}
+    await database.close()
+    settings = AggregatorSettings(
+        listen=f"127.0.0.1:{free_port()}",
+        database_url=database_url,
+        redis_url=redis_url,
+        store={"url": str(tmp_path / "store")},
+        internal_token="0123456789abcdef0123456789abcdef",
+        tracking={"tensorboard": {}},
+        tracking_folder=tmp_path / "tracked",
+    )
+    stop = asyncio.Event()
+    serving = asyncio.ensure_future(serve(settings, stop))
+    async with asyncio.timeout(60):
+        await asyncio.to_thread(wait_until, lambda: ("server/rsum", 1) in points(tmp_path / "tracked"), "the tracker")
+    stop.set()
+    await serving
 
 
 async def test_an_unknown_tracker_is_refused_at_the_start(tmp_path: Path) -> None:

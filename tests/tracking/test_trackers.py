@@ -92,6 +92,19 @@ def test_one_that_fails_is_told_once_and_gets_all_rounds_once_it_works_again(tmp
     assert told == ["tracker kept: /data/board: No space left on device; the run goes on without it"]
 
 
+def test_no_password_of_an_address_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def log(*_: object) -> None:
+        raise RuntimeError("request to https://me:s3cr@t.x/a failed; postgresql+psycopg://me:s3cret@db:5432/x, too")
+
+    monkeypatch.setattr(Kept, "log", log)
+    told: list[str] = []
+    followed = opened(tmp_path, told)
+    followed.show({1: {"acc1": 1.0}})
+    followed.close()
+    assert "s3cr" not in told[0]
+    assert "https://...@t.x/a failed; postgresql+psycopg://...@db:5432/x" in told[0]
+
+
 def test_one_that_hangs_delays_nobody_and_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracker_thread, "HANGS_SECONDS", 0.0)
     told: list[str] = []

@@ -93,7 +93,7 @@ class RoundTracking:
         return self._trackers[federation_id]
 
 
-async def track_rounds(tracking: RoundTracking, coordinator: Coordinator, seconds: float = 5.0) -> None:
+async def track_rounds(tracking: RoundTracking, coordinator: Coordinator, seconds: float = 2.0) -> None:
     """Look again and again while this aggregator coordinates; ends when cancelled."""
     try:
         while True:

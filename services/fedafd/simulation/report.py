@@ -183,7 +183,7 @@ def _write_json(
 
     shown = [d._asdict() | {"low": finite(d.low), "high": finite(d.high), "shown": d.shown} for d in compared]
     content = {
-        "experiment": experiment.model_dump(mode="json"),
+        "experiment": experiment.model_dump(mode="json", exclude={"tracking"}),  # an address may hold a password
         "runs": list(results),
         "failed": [key.model_dump() | {"reason": reason} for key, reason in failed.items()],
         "differences": shown,

@@ -6,6 +6,7 @@ difference to what it was told.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,8 @@ __all__ = ["HANGS_SECONDS", "TrackerThread"]
 
 HANGS_SECONDS = 60.0
 """Who has worked on one round's points for so long is told as hanging."""
+_SECRET = re.compile(r"(\w://)[^/\s@]+@")
+"""Name and password in an address; libraries quote it in their errors."""
 Rounds = Mapping[int, Mapping[str, float]]
 
 
@@ -102,4 +105,4 @@ class TrackerThread:
 
 def _in_words(error: Exception) -> str:
     named = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-    return " ".join(named.split()) or type(error).__name__
+    return _SECRET.sub(r"\1...@", " ".join(named.split())) or type(error).__name__
