@@ -97,3 +97,14 @@ def test_shares_rise_evenly_to_one() -> None:
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0.0, pytest.approx(1.0))
     assert effort.share(1, PREPARE, 1.0) > 2 * (effort.share(2, PREPARE, 1.0) - effort.share(2, PREPARE, 0.0))
+
+
+def test_a_branch_that_trains_alone_is_work_of_classifiers_alone() -> None:
+    def client(kind: ClientKind, **fusion: bool) -> float:
+        config = parse_federation_config({"name": "made", "fusion": fusion})
+        effort = Effort(config, 200, {"a": ClientSize(kind, 100, 20)}, rounds=1)
+        return effort.share(1, "a", 1.0) - effort.share(1, "a", 0.0)
+
+    for kind in (ClientKind.IMAGE, ClientKind.TEXT):
+        assert client(kind) > client(kind, alone_branch=False)
+    assert client(ClientKind.PAIR) == client(ClientKind.PAIR, alone_branch=False)

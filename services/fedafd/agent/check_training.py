@@ -21,7 +21,8 @@ from fedafd.datasets.report import texts_of
 from fedafd.datasets.samples import ClientData, TextSplit
 from fedafd.domain.config import AgentConfig, FederationConfig, parse_federation_config
 from fedafd.domain.errors import FedafdError
-from fedafd.domain.kinds import Modality
+from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.learning.alone import has_alone_branch
 from fedafd.learning.local_site import LocalSite
 from fedafd.learning.local_training import train_locally
 from fedafd.learning.optimizers import choose_device
@@ -72,7 +73,7 @@ def check_training(config: AgentConfig, data: ClientData) -> list[Finding]:
     except (RuntimeError, ValueError) as found:
         return [error("training step", f"fails on this machine: {found}", ExitCode.CONFIGURATION)]
     step = min(later - earlier for earlier, later in pairwise(moments))
-    return [_time(federation, len(data.train), size, step), _memory(site, data)]
+    return [_time(federation, config.kind, len(data.train), size, step), _memory(site, data)]
 
 
 def check_tokens(config: AgentConfig, data: ClientData) -> list[Finding]:
@@ -103,10 +104,11 @@ def _share(share: float) -> str:
     return "none" if not share else "less than 1 %" if share < 0.01 else f"{100 * share:.0f} %"
 
 
-def _time(federation: FederationConfig, count: int, size: int, step: float) -> Finding:
+def _time(federation: FederationConfig, kind: ClientKind, count: int, size: int, step: float) -> Finding:
     epochs = federation.client.local_epochs
-    # Beside each private batch goes a public one of the same size.
-    seconds = 2 * step * epochs * max(1, count // size)
+    # Beside each private batch goes a public one of the same size; a branch that trains alone takes each once more.
+    batches = 3 if has_alone_branch(federation, kind) else 2
+    seconds = batches * step * epochs * max(1, count // size)
     told = f"about {_duration(seconds)} a round by a few measured steps: {epochs} epochs of {count} samples"
     assumed = "; what the federation asks for is not known yet"
     deadline = federation.round_deadline_seconds

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from fedafd.domain.config import AlignmentMode, FederationConfig, FusionMode
 from fedafd.domain.kinds import ClientKind
+from fedafd.learning.alone import has_alone_branch
 from fedafd.learning.server_round import distils
 
 __all__ = ["DISTIL", "PREPARE", "ClientSize", "Effort"]
@@ -62,5 +63,7 @@ class Effort:
         if config.alignment.mode is not AlignmentMode.OFF:
             limit = min(config.client.public_samples_per_epoch or self._num_public, self._num_public)
             epoch += size.num_train if config.alignment.schedule == "joint" else limit
+        if has_alone_branch(config, size.kind):
+            epoch += size.num_train
         once = size.num_train + size.num_val + self._num_public
         return modalities * (_TRAINED * config.client.local_epochs * epoch + once)
