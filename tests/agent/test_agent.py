@@ -10,18 +10,26 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.agent.fake_aggregator import CREDENTIAL, TOKEN, FakeAggregator
 
 from fedafd.agent import connection as connection_module
-from fedafd.agent.ledger import read_sent
+from fedafd.agent import read_only
+from fedafd.agent.ledger import Ledger, read_sent
 from fedafd.agent.metrics import AgentMetrics
 from fedafd.agent.runner import Agent, StoppedByServerError
 from fedafd.agent.state import Credential, PendingResult, StateDirectory
 from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
 from fedafd.domain.config import parse_agent_config
-from fedafd.domain.errors import ConfigurationError, DataError, InvalidRequestError, UnauthenticatedError
+from fedafd.domain.errors import (
+    ConfigurationError,
+    DataError,
+    InvalidRequestError,
+    StorageFullError,
+    UnauthenticatedError,
+)
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.leaving import Activity, ActivityKind, LeaveReason
 from fedafd.proto.v1 import aggregator_pb2 as pb
@@ -246,13 +254,13 @@ def test_receipt_that_a_crash_swallowed_is_asked_for_again(tmp_path: Path) -> No
 def test_a_delivery_that_the_disk_did_not_take_note_of_counts_in_the_next_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The state folder turns read-only between the receipt and the note of it, and is writable again later."""
+    """The disk fails between the receipt and the note of it, and works again later."""
     promote = StateDirectory.promote
 
     def on_a_failing_disk(self: StateDirectory, pending: PendingResult) -> None:
         if not noted:
             noted.append(pending.round_number)
-            raise OSError(errno.EROFS, "Read-only file system")
+            raise OSError(errno.EIO, "Input/output error")
         promote(self, pending)
 
     noted: list[int] = []
@@ -269,6 +277,49 @@ def test_a_delivery_that_the_disk_did_not_take_note_of_counts_in_the_next_round(
     scene = play(tmp_path, scenario)
     assert noted == [1]
     assert [task.previous_state for task in scene.trainer.tasks] == [None, b"state after 1"]
+
+
+def test_a_folder_that_is_read_only_for_a_while_costs_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_only, "_FIRST_PAUSE_SECONDS", 0.01)
+    record, left = Ledger.record, [3]
+
+    def refused(self: Ledger, what: str, **entry: Any) -> None:
+        if what != "enrolment" and left[0]:
+            left[0] -= 1
+            raise OSError(errno.EROFS, "Read-only file system", str(tmp_path))
+        record(self, what, **entry)
+
+    monkeypatch.setattr(Ledger, "record", refused)
+
+    async def scenario(scene: Scene) -> None:
+        scene.server.assign()
+        await scene.run(scene.settled)
+
+    scene = play(tmp_path, scenario)
+    assert (len(scene.trainer.tasks), len(scene.server.commits), scene.server.left) == (1, 1, [])
+
+
+def test_a_site_that_cannot_note_why_it_leaves_stays_silent_and_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.server.assign(1)
+        scene.trainer.fails = DataError("train.csv: line 7 is empty")
+
+        record = Ledger.record
+
+        def refused(self: Ledger, what: str, **entry: Any) -> None:
+            if what == "leave":
+                raise StorageFullError("the disk is full")
+            record(self, what, **entry)
+
+        monkeypatch.setattr(Ledger, "record", refused)
+        await scene.run(lambda: len(scene.trainer.tasks) == 1)
+        assert scene.server.left == []
+
+    play(tmp_path, scenario)
 
 
 def test_rejected_delivery_does_not_become_the_state(tmp_path: Path) -> None:

@@ -70,6 +70,11 @@ def _distiller_ends_alone(scene: Scene) -> str:
         return _asked_to_end("distiller")(scene)
 
 
+def _clock_ahead(scene: Scene) -> None:
+    scene.kill("distiller")
+    scene.trial.services.start_distiller("tests.end_to_end.skewed_distiller")
+
+
 def _two_distillers(scene: Scene) -> None:
     first = scene.child("distiller")
     scene.trial.services.start_distiller()
@@ -120,6 +125,12 @@ FAULTS: tuple[Fault, ...] = (
     Fault("encoder bundles damaged", _flipped("encoder-bundle"), ("training",)),
     Fault("SED states damaged", _flipped("sed-state"), ("delivering",)),
     Fault("server state lost", _lost("server-state"), ("training", "delivering")),
+    Fault(
+        "a site's folder read-only",
+        lambda scene: scene.folder_read_only("pairs", 4 * _SECONDS),
+        ("training",),
+    ),
+    Fault("the distiller's clock two hours ahead", _clock_ahead, ("preparing", "delivering")),
     Fault("server state of the current version damaged", _flipped("server-state", 1), ("preparing",)),
 )
 
@@ -134,7 +145,11 @@ def run_line(scene: Scene, fault: Fault, moment: str) -> Line:
         back = time.monotonic()
         answer = scene.end_round()
         seconds = time.monotonic() - back
-        scene.compare(answer)
+        missing = {part["client"]: part["reason"] for part in answer["participations"] if part["state"] != "delivered"}
+        remark = "; ".join([*filter(None, [remark]), *(f"without {name}: {why}" for name, why in missing.items())])
+        scene.compare(answer, missing.keys())
+        if missing:
+            red = "went on without a site"
     except FedafdError as error:
         red = str(error)
     except AssertionError:
@@ -161,10 +176,10 @@ _PAGE = """# Faults, and what became of the round
 
 Written by `make test-faults` from its own run: three agents, one distiller, control plane and aggregator as processes,
 on SQLite, a folder as the store and a real Redis; tiny encoders. Each line is one round with one fault. What is frozen,
-away or locked is so for {seconds:g} s; what is killed is started again after a second. The seconds count from when all
-parts were back to the end of the round, with the work that the round had left, on a machine that does other things
-besides. The outcome of every round (the published model, each site's personalized model, the metrics) is compared, byte
-for byte, with the same round in one process without any service.
+away or locked is so for {seconds:g} s, a read-only folder four times as long; what is killed is started again after a
+second. The seconds count from when all parts were back to the end of the round, with the work that the round had left,
+on a machine that does other things besides. The outcome of every round (the published model, each site's personalized
+model, the metrics) is compared, byte for byte, with the same round in one process without any service.
 
 {table}
 
@@ -172,29 +187,27 @@ for byte, with the same round in one process without any service.
 
 Tested elsewhere: PostgreSQL and MinIO that hang or are full (tests/aggregator/test_hung_dependencies.py and
 test_full_store.py), deaths in the middle of each kind of stage (tests/end_to_end/test_faults.py), deliveries that the
-store loses (tests/end_to_end/test_damage.py), drains (tests/end_to_end/test_drain.py). Not tried: a distiller whose
-clock differs, a state folder that turns read-only while an agent runs, TLS together with faults, a partition between
-one of several aggregators and the database.
+store loses (tests/end_to_end/test_damage.py), drains (tests/end_to_end/test_drain.py). Not tried: TLS together with
+faults, a partition between one of several aggregators and the database.
 """
 
 
 def main() -> int:
     """Run all, or the faults whose names hold a text."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="run the faults whose name holds this text")
+    parser.add_argument("--only", default="", help="run the faults whose name holds one of these texts, with | between")
     parser.add_argument("--write", type=Path, help="write the page there")
     arguments = parser.parse_args()
     lines: list[Line] = []
     with tempfile.TemporaryDirectory(prefix="fedafd-faults-") as folder:
         scene: Scene | None = None
-        for fault in (fault for fault in FAULTS if arguments.only in fault.name):
+        for fault in (fault for fault in FAULTS if any(part in fault.name for part in arguments.only.split("|"))):
             for moment in fault.moments:
                 scene = scene or Scene(Path(folder) / str(len(lines)))
                 line = run_line(scene, fault, moment)
                 lines.append(line)
-                sys.stdout.write(
-                    f"{line.fault:55s} {line.moment:11s} {line.back_seconds:6.1f} s  {line.red or 'equal'}\n"
-                )
+                told = f"{line.fault:55s} {line.moment:11s} {line.back_seconds:6.1f} s  {line.red or 'equal'}"
+                sys.stdout.write(f"{told}  {line.remark}\n")
                 sys.stdout.flush()
                 if line.red:  # the rounds after it would go on from something else
                     scene.close()

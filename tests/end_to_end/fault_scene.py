@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import subprocess
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
@@ -160,6 +161,19 @@ class Scene:
         line.swallow()
         time.sleep(seconds)
         line.let_through()
+
+    def folder_read_only(self, name: str, seconds: float) -> None:
+        """A site's state folder, as a disk turns that has errors. Needs root; raises PermissionError without."""
+        place = str(self.folder / name)
+        if os.geteuid() != 0:
+            raise PermissionError("mounting needs root")
+        subprocess.run(["mount", "--bind", place, place], check=True)
+        try:
+            subprocess.run(["mount", "-o", "remount,ro,bind", place], check=True)
+            time.sleep(seconds)
+        finally:
+            subprocess.run(["mount", "-o", "remount,rw,bind", place], check=True)
+            subprocess.run(["umount", "--lazy", place], check=True)
 
     def objects(self, number: int, purpose: str) -> list[Path]:
         """The stored objects of a round, without those that are being written."""

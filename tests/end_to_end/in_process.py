@@ -138,7 +138,9 @@ class InProcess:
         for position, name in enumerate(self._sites):
             leaves[position] = None
             if modality in ClientKind(KINDS[name]).modalities:
-                sent_in, reps = self._sent[name]
+                sent_in, reps = self._sent.get(name, (0, b""))
+                if sent_in < number and (not sent_in or self._config.distillation.staleness_decay is None):
+                    continue
                 kept = "representations" if sent_in == number else f"{STALE}{number - sent_in}"
                 inputs = {kept: reps, "global-representations": prepared["representations"]}
                 leaves[position] = self._stage(StageKind.FOLD, number, inputs, modality).outputs["sed-state"]

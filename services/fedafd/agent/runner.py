@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import TypeVar
 
 from fedafd.agent.cache import ArtifactCache
 from fedafd.agent.comparing import Comparing
@@ -22,6 +23,7 @@ from fedafd.agent.enrolment import forget_enrolment, nonce_of
 from fedafd.agent.ledger import Ledger
 from fedafd.agent.metrics import AgentMetrics
 from fedafd.agent.outgoing import departure_of
+from fedafd.agent.read_only import outlast_read_only
 from fedafd.agent.session import AgentSession
 from fedafd.agent.site_model import SiteModel
 from fedafd.agent.state import Credential, PendingResult, StateDirectory
@@ -59,6 +61,7 @@ _AFTER_ERROR_SECONDS = 5.0
 _KEEP_SESSION_SECONDS = 10.0
 """Well below the aggregator's lease on a session."""
 _log = get_logger(__name__)
+T = TypeVar("T")
 
 
 class StoppedByServerError(Exception):
@@ -207,7 +210,7 @@ class Agent:
             started = time.monotonic()
             living = asyncio.ensure_future(_keep_session(connection, task.round_id))
             try:
-                outcome = await self._do_round(connection, task)
+                outcome = await self._outlasting(connection, task, lambda: self._do_round(connection, task))
             except (TrainingCancelledError, RoundClosedError) as error:
                 if self._stop.is_set():
                     raise StopRequestedError from error
@@ -244,13 +247,22 @@ class Agent:
                     result = await train_watched(
                         self._trainer, local, stop=self._stop, report=_reporter(connection, task.round_id)
                     )
-            pending = await asyncio.to_thread(self._keep, local, result)
+            pending = await self._outlasting(connection, task, lambda: asyncio.to_thread(self._keep, local, result))
             _log.info("agent.trained", **result.metrics)
         with self._metrics.phase("deliver"):
             delivered = await self._delivery.deliver(connection, pending)
         if delivered:
             await self._follow_delivery()
         return "delivered" if delivered else "rejected"
+
+    async def _outlasting(
+        self, connection: AggregatorConnection, task: pb.TrainTask, work: Callable[[], Awaitable[T]]
+    ) -> T:
+        async def tell() -> None:
+            if not await connection.report_progress(task.round_id, 0.95, Activity(ActivityKind.TRAINING)):
+                raise TrainingCancelledError
+
+        return await outlast_read_only(work, stop=self._stop, tell=tell)
 
     async def _follow_delivery(self) -> None:
         await asyncio.to_thread(self._model.refresh, self._state, self._cache)
@@ -315,16 +327,16 @@ class Agent:
     async def _leave(self, connection: AggregatorConnection, task: pb.TrainTask, error: Exception) -> None:
         departure = departure_of(error, self._config.share)
         told = json.dumps({"reason": departure.reason.value, "num_affected": departure.num_affected}, sort_keys=True)
-        self._ledger.record(
-            "leave",
-            sha256=hashlib.sha256(told.encode()).hexdigest(),
-            size_bytes=len(told.encode()),
-            round_number=task.round_number,
-            detail=told,
-        )
         try:
+            self._ledger.record(
+                "leave",
+                sha256=hashlib.sha256(told.encode()).hexdigest(),
+                size_bytes=len(told.encode()),
+                round_number=task.round_number,
+                detail=told,
+            )
             await connection.leave(task.round_id, departure)
-        except FedafdError as refused:
+        except (FedafdError, OSError) as refused:  # what cannot be noted is not sent
             _log.warning("agent.leave_refused", reason=str(refused))
 
     async def _rest(self) -> None:

@@ -29,6 +29,7 @@ SENTENCES: dict[str, str] = {
     "agent.result_damaged": "a finished result that was not delivered yet is damaged, and is forgotten",
     "agent.model_damaged": "your model's folder was changed or damaged; it is made again",
     "agent.result_found": "a finished result is here",
+    "agent.folder_read_only": "the state folder is read-only; nothing is lost or sent until it is writable again",
     "agent.asked_again": "the federation has lost what was delivered for round {round}; sending it again",
     "agent.upload_incomplete": "a part of the upload was damaged on the server; sending it again",
     "agent.delivered": "delivered round {round}",
