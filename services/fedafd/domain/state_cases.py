@@ -64,6 +64,12 @@ CASES: Mapping[str, Case] = {
     "encoder-trainable": Case(
         "encoder", "another `trainable`", Answer.ADAPT, "the optimizer's running averages start afresh"
     ),
+    "encoder-lora": Case(
+        "encoder",
+        "`trainable: lora` begun or ended, or another `rank`, `alpha` or `targets`",
+        Answer.REFUSE,
+        "the saved weights have other parts",
+    ),
     "encoder-moved": Case(
         "encoder",
         "pretrained weights of the same name in another place",

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fedafd.domain.config import AveragingMode, DataConfig, EncoderConfig, FusionConfig, FusionMode
+from fedafd.domain.config import AveragingMode, DataConfig, EncoderConfig, FusionConfig, FusionMode, LoraConfig
 from fedafd.domain.errors import StateUnusableError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.state_cases import AFRESH, CASES, Answer, Difference
@@ -195,7 +195,12 @@ def _encoder(modality: Modality, saved: EncoderConfig, today: EncoderConfig) -> 
         yield _difference("encoder-moved" if moved else "encoder-pretrained", saved.pretrained, today.pretrained)
     if saved.pretrained is None and today.pretrained is None:
         yield from _options(saved.options, today.options)
-    if saved.trainable != today.trainable:
+    adapters = [each.adapter for each in (saved, today)]
+    if None not in adapters:
+        yield from _adapter(*adapters)  # type: ignore[arg-type]
+    elif adapters != [None, None]:
+        yield _difference("encoder-lora", saved.trainable, today.trainable)
+    elif saved.trainable != today.trainable:
         yield _difference("encoder-trainable", saved.trainable, today.trainable)
     if modality is Modality.IMAGE:
         if saved.image_size != today.image_size:
@@ -208,6 +213,14 @@ def _encoder(modality: Modality, saved: EncoderConfig, today: EncoderConfig) -> 
         limit = today.options.get("max_position_embeddings") if today.pretrained is None else None
         fixed = isinstance(limit, int) and today.max_tokens > limit
         yield _difference("max-tokens-fixed" if fixed else "max-tokens", saved.max_tokens, today.max_tokens)
+
+
+def _adapter(saved: LoraConfig, today: LoraConfig) -> Iterator[Difference]:
+    before, now = ((each.rank, each.alpha, each.targets) for each in (saved, today))
+    if before != now:
+        yield _difference("encoder-lora", *(f"rank {r}, alpha {a:g}, targets {_shown(t)}" for r, a, t in (before, now)))
+    elif saved.dropout != today.dropout:
+        yield _difference("encoder-dropout", f"lora.dropout {saved.dropout:g}", f"lora.dropout {today.dropout:g}")
 
 
 def _options(saved: Mapping[str, Any], today: Mapping[str, Any]) -> Iterator[Difference]:

@@ -166,6 +166,8 @@ def _adapt_reading(checkpoint: Checkpoint, modality: Modality, today: EncoderCon
     if "encoder-dropout" in cases:
         kept = {key: value for key, value in held.options.items() if "drop" not in key}
         changes["options"] = kept | {key: value for key, value in today.options.items() if "drop" in key}
+        if held.lora is not None and today.adapter is not None:
+            changes["lora"] = held.lora.model_copy(update={"dropout": today.adapter.dropout})
     if changes:
         checkpoint.meta["encoders"][modality.value] = held.model_copy(update=changes).model_dump(mode="json")
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from fedafd.domain.errors import DataError
@@ -41,8 +43,9 @@ def weight_update(state: bytes, num_private_samples: int) -> bytes:
     """
     checkpoint = Checkpoint.from_bytes(state)
     kept = Checkpoint(meta={"group": _group(checkpoint), "num_private_samples": num_private_samples})
+    trained = _trained_of(checkpoint.meta["encoders"])
     for key, value in tensors_below(checkpoint.tensors, "model").items():
-        if not key.startswith(_APART):
+        if not key.startswith(_APART) and _travels(key, trained):
             travels = value[_rows_in_order(checkpoint.meta["labels"])] if key == HEAD else value
             kept.tensors[f"model/{key}"] = travels
     return kept.to_bytes()
@@ -67,9 +70,24 @@ def load_average(model: nn.Module, average: bytes, labels: Sequence[str]) -> Non
         rows = torch.tensor(_rows_in_order(labels))
         tensors[HEAD] = tensors[HEAD][torch.argsort(rows)]
     missing, surplus = model.load_state_dict(tensors, strict=False)
-    lacking = [name for name in missing if not name.startswith(_APART)]
+    towers: Any = model.towers
+    trained = {name: tower.config.trainable for name, tower in towers.items()}
+    lacking = [name for name in missing if not name.startswith(_APART) and _travels(name, trained)]
     if lacking or surplus:
         raise DataError(f"averaged weights do not fit this model: lacking {lacking}, unknown {surplus}")
+
+
+def _trained_of(encoders: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What of each encoder is trained, by modality."""
+    return {name: encoder.get("trainable", "all") for name, encoder in encoders.items()}
+
+
+def _travels(key: str, trained: Mapping[str, str]) -> bool:
+    """Whether a tensor of a client's model is one that training changes: a frozen one stays where it is."""
+    for modality, what in trained.items():
+        if what != "all" and key.startswith(f"towers.{modality}.encoder.backbone."):
+            return what == "lora" and ".lora_" in key
+    return True
 
 
 def _average(name: str, members: Sequence[Checkpoint]) -> bytes:
@@ -105,16 +123,20 @@ def _rows_in_order(labels: Sequence[str]) -> list[int]:
 
 
 def _group(checkpoint: Checkpoint) -> str:
-    model = tensors_below(checkpoint.tensors, "model")
+    trained = _trained_of(checkpoint.meta["encoders"])
+    model = {k: v for k, v in tensors_below(checkpoint.tensors, "model").items() if not k.startswith(_APART)}
     layout = layout_of(
         {
             f"model/{key}": (str(value.dtype).removeprefix("torch."), tuple(value.shape))
             for key, value in model.items()
-            if not key.startswith(_APART)
+            if _travels(key, trained)
         }
     )
     meaning = {name: checkpoint.meta[name] for name in ("tokenizer", "encoders")}
     meaning["labels"] = sorted(rows_by_name(checkpoint.meta["labels"])[0])
+    frozen = {key: value for key, value in model.items() if not _travels(key, trained)}
+    if frozen:  # what is trained beside other weights means something else
+        meaning["frozen"] = hashlib.sha256(save(dict(sorted(frozen.items())))).hexdigest()
     digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
     modalities = sorted(checkpoint.meta["encoders"])
     kind = ClientKind.PAIR if len(modalities) == 2 else ClientKind(modalities[0])

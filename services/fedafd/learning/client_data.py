@@ -57,7 +57,7 @@ class SplitTensors:
         found = {}
         for modality, tower in towers.items():
             reads = modality is Modality.IMAGE and not is_pooled(self.rows[modality])
-            same = reads and tower.config.trainable == "all" and self.image_size == tower.config.image_size
+            same = reads and tower.config.trainable != "head" and self.image_size == tower.config.image_size
             rows = self.rows[modality] if same else tower.rows(_samples(split, modality))
             found[modality] = torch.from_numpy(encode_all(tower, rows, device))
         return found

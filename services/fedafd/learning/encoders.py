@@ -50,6 +50,16 @@ class Encoder(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.projection = nn.Linear(channels, dim)
+        self.keeps_statistics = False
+        """Batch normalisation is never in training mode."""
+
+    def train(self, mode: bool = True) -> Encoder:
+        """As torch's, but for batch normalisation that keeps its statistics."""
+        super().train(mode)
+        for module in self.backbone.modules() if self.keeps_statistics else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
 
     def forward(self, batch: Tensor) -> Features:
         """Encode scaled pixels [B, 3, S, S] or token ids [B, L]."""

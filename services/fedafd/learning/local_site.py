@@ -40,6 +40,7 @@ from fedafd.learning.client_data import SplitName, Splits, check_samples
 from fedafd.learning.client_model import Gates, Views, make_client_model
 from fedafd.learning.evaluation import Evaluation
 from fedafd.learning.feeding import gathered, sent
+from fedafd.learning.lora import merged_files
 from fedafd.learning.optimizers import choose_device, make_optimizer
 from fedafd.learning.public import Pairs, PairTensors
 from fedafd.learning.site_evaluation import SiteEvaluator
@@ -123,7 +124,9 @@ class LocalSite:
         self.public = PairTensors(public, self.towers) if public is not None else None
         if self.public is not None:
             self.public.keep_on(self.device)
-        self._frozen = {m: Tower.from_files(unpack_folder(bundles[m])).to(self.device) for m in self.kind.modalities}
+        self._frozen = {
+            m: Tower.from_files(merged_files(unpack_folder(bundles[m]))).to(self.device) for m in self.kind.modalities
+        }
         self._stand_beside()
 
     def meet_nobody(self, *, tokenizer: str | None = None) -> None:
@@ -237,7 +240,7 @@ class LocalSite:
         # The words of the federated model, as a site's own baseline has them; but never the public set's alone.
         words = None if self.config.client.vocabulary == "public" else self._checkpoint.meta["tokenizer"]
         self.beside.meet_nobody(tokenizer=words)
-        if self.kind is ClientKind.IMAGE and self.towers[Modality.IMAGE].config.trainable == "all":
+        if self.kind is ClientKind.IMAGE and self.towers[Modality.IMAGE].config.trainable != "head":
             self.beside.splits = self.splits  # both encoders read the same pixels
 
     def _build(self, public_texts: list[str], tokenizer: str | None = None) -> None:

@@ -22,6 +22,7 @@ from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.alone import has_alone_branch
 from fedafd.learning.averaging import HEAD
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
+from fedafd.learning.lora import merge_folder, merged_files, merged_tensors
 from fedafd.learning.model_card import SiteFacts, personalized_card
 from fedafd.learning.tower import description
 from fedafd.rpc.bundles import each_file, unpack_folder
@@ -83,7 +84,7 @@ def export_personalized_model(recipe: Recipe, *, state: bytes, bundles: Mapping[
     files |= {path: save(tensors) for path, tensors in weights.items()}
     for modality in recipe.kind.modalities:
         kept = {path: c for path, c in unpack_folder(bundles[modality]).items() if path in _TOWER_FILES}
-        files |= {f"global/{modality.value}/{path}": content for path, content in kept.items()}
+        files |= {f"global/{modality.value}/{path}": content for path, content in merged_files(kept).items()}
     return files
 
 
@@ -113,6 +114,7 @@ def write_personalized_model(
                 if path in _TOWER_FILES:
                     with (target / path).open("wb") as file:
                         shutil.copyfileobj(packed, file, 1 << 20)
+        merge_folder(target)
 
 
 def _parts(
@@ -168,11 +170,12 @@ def _add_towers(
         modality = Modality(name)
         words = meta["tokenizer"] if modality is Modality.TEXT else None
         encoder = EncoderConfig.model_validate(described)
-        for path, content in description(encoder, modality, config.embedding_dim, words).items():
+        for path, content in description(encoder.merged(), modality, config.embedding_dim, words).items():
             files[f"{whose}/{name}/{path}"] = content
         start = f"towers.{name}.encoder."
         found = {key.removeprefix(start): value for key, value in sorted(model.items()) if key.startswith(start)}
-        weights[f"{whose}/{name}/model.safetensors"] = found
+        adapter = encoder.adapter
+        weights[f"{whose}/{name}/model.safetensors"] = found if adapter is None else merged_tensors(adapter, found)
 
 
 def _made_parent(path: Path) -> Path:

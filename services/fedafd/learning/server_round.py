@@ -33,6 +33,7 @@ from fedafd.learning.evaluation import Evaluation
 from fedafd.learning.feature_cache import watched
 from fedafd.learning.feeding import gathered, sent
 from fedafd.learning.images import draw, moved
+from fedafd.learning.lora import merged_files
 from fedafd.learning.model_card import global_card
 from fedafd.learning.optimizers import LossCheck, choose_device, cosine_factor, make_optimizer
 from fedafd.learning.parallel import ALONE, Group, Processes, number_of_processes, run_in_processes
@@ -205,7 +206,7 @@ def export_global_model(
     files = {
         f"{modality.value}/{path}": content
         for modality, tower in model.towers.items()
-        for path, content in tower.to_files().items()
+        for path, content in merged_files(tower.to_files()).items()
     }
     described = {"model_type": "fedafd-global", "embedding_dim": config.embedding_dim, "lineage": dict(lineage)}
     files["config.json"] = json.dumps(described, indent=2, sort_keys=True).encode()

@@ -24,6 +24,7 @@ from fedafd.learning.encoders import AUTO, Encoder, Features, build_encoder
 from fedafd.learning.feature_cache import features_of
 from fedafd.learning.feeding import batches
 from fedafd.learning.images import image_pixels, scaled
+from fedafd.learning.lora import add_adapters
 from fedafd.learning.pretrained import pixel_scale
 from fedafd.learning.tensor_fit import load_fitting
 from fedafd.learning.tokens import padding_id, token_ids
@@ -52,6 +53,8 @@ class Tower(nn.Module):
         if config.trainable == "head":
             freeze_backbone(self.encoder)
         self.config = _self_contained(config, modality, self.encoder)
+        if config.adapter is not None:
+            self.config = self.config.model_copy(update={"lora": add_adapters(self.encoder, config.adapter)})
         if modality is Modality.IMAGE:
             mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.config.image_mean, self.config.image_std))
             self.register_buffer("_factor", 255 * std, persistent=False)

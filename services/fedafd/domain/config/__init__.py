@@ -6,7 +6,7 @@ a preset, what the file sets on both. Unknown keys and bad values raise Configur
 """
 
 from fedafd.domain.config.agent import AgentConfig, BaselineMode, DataConfig, PartitionConfig, SharingConfig, TlsConfig
-from fedafd.domain.config.encoders import EncoderConfig
+from fedafd.domain.config.encoders import EncoderConfig, LoraConfig
 from fedafd.domain.config.federation import FederationConfig, QuorumConfig, stored_federation_config
 from fedafd.domain.config.method import AlignmentConfig, DistillationConfig, FusionConfig
 from fedafd.domain.config.modes import AlignmentMode, AveragingMode, EnsembleMode, FusionMode, WireDtype
@@ -34,6 +34,7 @@ __all__ = [
     "FusionConfig",
     "FusionMode",
     "KindTrainingConfig",
+    "LoraConfig",
     "PartitionConfig",
     "QuorumConfig",
     "ServerTrainingConfig",

@@ -5,12 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
-from fedafd.domain.config.base import Config, Positive
+from fedafd.domain.config.base import Config, Count, Positive
 from fedafd.domain.paths import HubIdOrFolder
 
-__all__ = ["EncoderConfig"]
+__all__ = ["EncoderConfig", "LoraConfig"]
+
+
+class LoraConfig(Config):
+    """LoRA, arXiv 2106.09685: beside each target layer's frozen weights two small matrices are trained."""
+
+    rank: int = Field(8, ge=1, le=1024, description="Rank of the two matrices.")
+    alpha: Positive = Field(16.0, le=1e4, description="Their product counts alpha / rank times.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Chance of an input of the two matrices to be dropped.")
+    targets: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=10_000,
+        description="Layers, by the ends of their names; null: the attention's queries and values, where there is no"
+        " attention all linear layers, where there are none all convolutions.",
+    )
 
 
 class EncoderConfig(Config):
@@ -35,11 +50,13 @@ class EncoderConfig(Config):
     )
     image_size: int = Field(64, ge=8, le=1024, description="Side of the square input in pixels; image encoders.")
     max_tokens: int = Field(32, ge=4, le=512, description="Tokens kept of a text; text encoders.")
-    trainable: Literal["all", "head"] = Field(
+    trainable: Literal["all", "head", "lora"] = Field(
         "all",
         description="What is trained: all of it, or the projection alone (head); the backbone then stays as it is, and"
-        " its features are computed once: docs/models.md.",
+        " its features are computed once; or the projection and small matrices beside the backbone's frozen weights"
+        " (lora): docs/models.md.",
     )
+    lora: LoraConfig | None = Field(None, description="How `trainable: lora` is done; null: as by default.")
     image_mean: tuple[float, float, float] | None = Field(
         None, description="Per channel, of pixels in 0..1; null: the pretrained folder's, else 0.5."
     )
@@ -59,6 +76,21 @@ class EncoderConfig(Config):
             if count >= _MOST_NUMBERS:
                 raise ValueError(f"holds more than {_MOST_NUMBERS} numbers")
         return options
+
+    @model_validator(mode="after")
+    def _lora_is_asked_for(self) -> EncoderConfig:
+        if self.lora is not None and self.trainable != "lora":
+            raise ValueError(f"lora: goes with trainable: lora, but trainable is {self.trainable}")
+        return self
+
+    @property
+    def adapter(self) -> LoraConfig | None:
+        """How LoRA is done; None where it is not."""
+        return (self.lora or LoraConfig()) if self.trainable == "lora" else None
+
+    def merged(self) -> EncoderConfig:
+        """The same encoder with LoRA's matrices added to the weights."""
+        return self if self.adapter is None else self.model_copy(update={"trainable": "all", "lora": None})
 
 
 _LARGEST = {

@@ -1,0 +1,132 @@
+"""LoRA: small trained matrices beside a backbone's frozen weights, by peft; merged, a model needs peft no more.
+
+While they are trained, and on their way between server and sites, the matrices are tensors of their own
+(`<layer>.lora_A.default.weight`, `<layer>.lora_B.default.weight`), and the frozen ones (`<layer>.base_layer.weight`)
+keep their bits: what is sent by content is sent once. An exported model holds their sum under the layer's own name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from fedafd.domain.config import EncoderConfig, LoraConfig
+from fedafd.domain.errors import ConfigurationError
+from fedafd.learning.encoders import Encoder
+
+__all__ = ["add_adapters", "merge_folder", "merged_files", "merged_tensors"]
+
+_ATTENTION = {
+    *("query", "value", "query_proj", "value_proj", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v"),
+    *("qkv", "Wqkv", "in_proj", "qkv_proj"),
+}
+"""What families call the layers that make queries and values, or all three at once."""
+_BASE, _ADAPTER = ".base_layer.", ".lora_"
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+_SHOWN = 12
+
+
+def add_adapters(encoder: Encoder, lora: LoraConfig) -> LoraConfig:
+    """Freeze the backbone and put trained matrices beside its target layers, in place; returns which those are.
+
+    The running statistics of batch normalisation stay, too. Raises ConfigurationError where peft is missing or a
+    target names no layer that can have such matrices.
+    """
+    try:
+        import peft
+    except ImportError:
+        raise ConfigurationError("trainable: lora needs the extra `lora`: pip install fedafd[lora]") from None
+    targets = _targets(encoder.backbone, lora.targets)
+    # A pattern of whole names: of a list peft would take the ends.
+    names = "|".join(re.escape(name) for name in targets)
+    chosen = peft.LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names)
+    peft.inject_adapter_in_model(chosen, encoder.backbone)
+    for name, parameter in encoder.backbone.named_parameters():
+        parameter.requires_grad_(_ADAPTER in name)
+    encoder.keeps_statistics = True
+    return lora.model_copy(update={"targets": tuple(targets)})
+
+
+def merged_tensors(lora: LoraConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An encoder's tensors with the matrices added to the weights that they stand beside."""
+    merged = {}
+    for name, value in tensors.items():
+        if _ADAPTER in name:
+            continue
+        layer, base, part = name.rpartition(_BASE)
+        if base and part == "weight":
+            value = value + lora.alpha / lora.rank * _product(layer, tensors)
+        merged[f"{layer}.{part}" if base else name] = value
+    return merged
+
+
+def merged_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The files of a tower's folder in which nothing of LoRA is left; as they are, where there is none."""
+    described = json.loads(files[_CONFIG])
+    encoder = EncoderConfig.model_validate(described["encoder"])
+    if encoder.adapter is None:
+        return dict(files)
+    described["encoder"] |= {"trainable": "all", "lora": None}
+    weights = {
+        name: value.contiguous() for name, value in merged_tensors(encoder.adapter, load(files[_WEIGHTS])).items()
+    }
+    return dict(files) | {_CONFIG: json.dumps(described, indent=2, sort_keys=True).encode(), _WEIGHTS: save(weights)}
+
+
+def merge_folder(folder: Path) -> None:
+    """The same of a folder, in place; weights without LoRA are not read."""
+    described = json.loads((folder / _CONFIG).read_bytes())
+    if described["encoder"].get("trainable") != "lora":
+        return
+    for name, content in merged_files({name: (folder / name).read_bytes() for name in (_CONFIG, _WEIGHTS)}).items():
+        (folder / name).write_bytes(content)
+
+
+def _product(layer: str, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Of the two matrices, in the weight's shape; of a convolution the second one reads single positions."""
+    down, up = (tensors[f"{layer}.lora_{which}.default.weight"] for which in "AB")
+    return torch.einsum("or,r...->o...", up.flatten(1), down)
+
+
+def _targets(backbone: nn.Module, wanted: Sequence[str] | None) -> list[str]:
+    layers = _layers(backbone)
+    if wanted is None:
+        linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
+        found = [name for name in layers if name.rpartition(".")[2] in _ATTENTION] or linear or list(layers)
+    elif all(end in layers for end in wanted):
+        found = list(wanted)
+    else:
+        found = [name for name in layers if any(_ends(name, end) for end in wanted)]
+        lacking = [end for end in wanted if not any(_ends(name, end) for name in layers)]
+        if lacking:
+            raise ConfigurationError(f"lora.targets: no layer's name ends in {', '.join(lacking)}; {_known(layers)}")
+    if not found:
+        raise ConfigurationError("trainable: lora: the encoder has no linear layer and no convolution to stand beside")
+    return found
+
+
+def _layers(backbone: nn.Module) -> dict[str, nn.Module]:
+    """Those whose weights can be merged. torch's own attention reads its inner layer's weights past the matrices."""
+    inner = {id(m.out_proj) for m in backbone.modules() if isinstance(m, nn.MultiheadAttention)}
+    return {
+        name: layer
+        for name, layer in backbone.named_modules()
+        if (isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1))
+        and id(layer) not in inner
+    }
+
+
+def _ends(name: str, end: str) -> bool:
+    return name == end or name.endswith(f".{end}")
+
+
+def _known(layers: Mapping[str, nn.Module]) -> str:
+    ends = sorted({name.rpartition(".")[2] for name in layers})
+    more = f" and {len(ends) - _SHOWN} more" if len(ends) > _SHOWN else ""
+    return f"there are {', '.join(ends[:_SHOWN])}{more}" if ends else "the encoder has none that can have them"
