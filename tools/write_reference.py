@@ -147,6 +147,8 @@ def _kind_words(kind: Any) -> list[str]:
         return _kind_words(get_args(kind)[0])
     if get_origin(kind) is Literal:
         return [f"`{value}`" for value in get_args(kind)]
+    if get_origin(kind) is tuple and ... in get_args(kind):
+        return ["list of texts"]
     if get_origin(kind) is tuple:
         return [f"{len(get_args(kind))} numbers"]
     if get_origin(kind) is dict:

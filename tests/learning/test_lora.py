@@ -40,7 +40,7 @@ BERT = {
         "hidden_dropout_prob": 0.1,
     },
 }
-LORA = {"trainable": "lora", "lora": {"rank": 2, "alpha": 4.0}}
+LORA = {"trainable": "lora", "lora": {"rank": 2, "alpha": 4}}
 
 
 class InterruptedHereError(Exception):
@@ -277,7 +277,7 @@ def test_a_state_follows_another_dropout_and_refuses_other_matrices(begun: tuple
         encoder = EncoderConfig.model_validate(federation().text_encoder.model_dump() | changes)
         return [each.case for each in client(ClientKind.TEXT, begun[1], first, text_encoder=encoder).differences]
 
-    assert going_on(lora={"rank": 2, "alpha": 4.0, "dropout": 0.5}) == ["encoder-dropout"]
-    for changes in ({"lora": {"rank": 4, "alpha": 4.0}}, {"trainable": "all", "lora": None}):
+    assert going_on(lora={"rank": 2, "alpha": 4, "dropout": 0.5}) == ["encoder-dropout"]
+    for changes in ({"lora": {"rank": 4, "alpha": 4}}, {"trainable": "all", "lora": None}):
         with pytest.raises(StateUnusableError, match="encoder"):
             going_on(**changes)

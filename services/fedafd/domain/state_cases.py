@@ -62,7 +62,10 @@ CASES: Mapping[str, Case] = {
         "encoder", "other pretrained weights", Answer.REFUSE, "the saved weights started from others"
     ),
     "encoder-trainable": Case(
-        "encoder", "another `trainable`", Answer.ADAPT, "the optimizer's running averages start afresh"
+        "encoder",
+        "`trainable: all` and `head` exchanged",
+        Answer.ADAPT,
+        "the optimizer's running averages start afresh",
     ),
     "encoder-lora": Case(
         "encoder",

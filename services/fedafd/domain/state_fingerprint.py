@@ -218,7 +218,7 @@ def _encoder(modality: Modality, saved: EncoderConfig, today: EncoderConfig) -> 
 def _adapter(saved: LoraConfig, today: LoraConfig) -> Iterator[Difference]:
     before, now = ((each.rank, each.alpha, each.targets) for each in (saved, today))
     if before != now:
-        yield _difference("encoder-lora", *(f"rank {r}, alpha {a:g}, targets {_shown(t)}" for r, a, t in (before, now)))
+        yield _difference("encoder-lora", *(f"rank {r}, alpha {a}, targets {_shown(t)}" for r, a, t in (before, now)))
     elif saved.dropout != today.dropout:
         yield _difference("encoder-dropout", f"lora.dropout {saved.dropout:g}", f"lora.dropout {today.dropout:g}")
 

@@ -70,7 +70,7 @@ def load_average(model: nn.Module, average: bytes, labels: Sequence[str]) -> Non
         rows = torch.tensor(_rows_in_order(labels))
         tensors[HEAD] = tensors[HEAD][torch.argsort(rows)]
     missing, surplus = model.load_state_dict(tensors, strict=False)
-    towers: Any = model.towers
+    towers: Any = getattr(model, "towers", {})
     trained = {name: tower.config.trainable for name, tower in towers.items()}
     lacking = [name for name in missing if not name.startswith(_APART) and _travels(name, trained)]
     if lacking or surplus:

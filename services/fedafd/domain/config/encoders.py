@@ -17,7 +17,7 @@ class LoraConfig(Config):
     """LoRA, arXiv 2106.09685: beside each target layer's frozen weights two small matrices are trained."""
 
     rank: int = Field(8, ge=1, le=1024, description="Rank of the two matrices.")
-    alpha: Positive = Field(16.0, le=1e4, description="Their product counts alpha / rank times.")
+    alpha: Count = Field(16, description="Their product counts alpha / rank times.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Chance of an input of the two matrices to be dropped.")
     targets: tuple[str, ...] | None = Field(
         None,
