@@ -80,7 +80,7 @@ def test_a_wrong_type_of_every_key_is_refused_with_its_path(
     parse(values)
     for key in model.model_fields:
         with pytest.raises(ConfigurationError) as raised:
-            parse(spoiled(values, path, key, ["wrong", "type"]), "the.yaml")
+            parse(spoiled(values, path, key, [["wrong"], "type"]), "the.yaml")
         place = ".".join((*path, key))
         assert f"the.yaml: {place}" in str(raised.value) or f"; {place}" in str(raised.value)
         assert "wrong" in str(raised.value) or "must be" in str(raised.value)
