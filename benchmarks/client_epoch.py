@@ -34,15 +34,17 @@ _TRANSFORMER = {
 """Half of BERT-base's width and depth."""
 
 
-def run(*, tiny: bool, repeats: int, clock: Clock) -> list[Report]:
+def run(*, tiny: bool, repeats: int, clock: Clock, device: str = "auto") -> list[Report]:
     """One case per kind of client, preset small, photographs as JPEG; one more with a transformer as global encoder."""
     sizes, repeats = ((32, 32) if tiny else (512, 320)), min(repeats, 3)
     small = parse_federation_config({"name": "bench", "preset": "small", "seed": 1, "server": {"passes": 1}})
     deep = parse_federation_config(small.model_dump() | {"text_encoder": _TRANSFORMER})
     own = {Modality.TEXT: small.text_encoder}
     return [
-        *_cases(small, dict.fromkeys(ClientKind, ("", {})), sizes, repeats, clock),
-        *_cases(deep, {ClientKind.TEXT: (", a transformer as the global text encoder", own)}, sizes, repeats, clock),
+        *_cases(small, dict.fromkeys(ClientKind, ("", {})), sizes, repeats, clock, device),
+        *_cases(
+            deep, {ClientKind.TEXT: (", a transformer as the global text encoder", own)}, sizes, repeats, clock, device
+        ),
     ]
 
 
@@ -52,15 +54,16 @@ def _cases(
     sizes: tuple[int, int],
     repeats: int,
     clock: Clock,
+    device: str,
 ) -> Iterator[Report]:
     """Of each kind, with its note and its own encoders; `sizes` are the numbers of public and private samples."""
     with tempfile.TemporaryDirectory(prefix="fedafd-bench-") as folder:
         public = public_photographs(sizes[0], Path(folder)).split("train")
         state = initial_server_state(config=config, captions=public.captions, seed=1)
-        made = prepare(config=config, state=state, public=public, round_number=1, seed=1)
+        made = prepare(config=config, state=state, public=public, round_number=1, seed=1, device=device)
         sent = (public, made.representations, made.bundles, None)
         for kind, (note, encoders) in kinds.items():
-            yield _case(config, kind, note, encoders, private_photographs(kind, sizes[1]), sent, repeats, clock)
+            yield _case(config, kind, note, encoders, private_photographs(kind, sizes[1]), sent, repeats, clock, device)
 
 
 def _case(
@@ -72,6 +75,7 @@ def _case(
     sent: Any,
     repeats: int,
     clock: Clock,
+    device: str,
 ) -> Report:
     config = FederationConfig.model_validate(
         config.model_dump() | {"client": config.client.model_dump() | {"local_epochs": _EPOCHS}}
@@ -79,13 +83,13 @@ def _case(
     trained: dict[str, LocalSite] = {}
 
     def fast() -> None:
-        site = LocalSite(config, kind, encoders, data, None, 1, "auto")
+        site = LocalSite(config, kind, encoders, data, None, 1, device)
         site.meet(*sent)
         train_locally(site, 1)
         trained["fast"] = site
 
     def plain() -> None:
-        site = PlainSite(config, kind, encoders, data, None, 1, "auto")
+        site = PlainSite(config, kind, encoders, data, None, 1, device)
         site.meet(*sent)
         train_locally(site, 1)
         trained["plain"] = site

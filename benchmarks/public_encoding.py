@@ -40,17 +40,17 @@ class _Watch:
             yield batch
 
 
-def run(*, tiny: bool, repeats: int, clock: Clock) -> list[Report]:
+def run(*, tiny: bool, repeats: int, clock: Clock, device: str = "auto") -> list[Report]:
     """The small preset's encoders on a decoded public set; the plain way decodes as it goes, with gradients on."""
     count = 32 if tiny else 1_000
     config = parse_federation_config({"name": "bench", "preset": "small"})
-    device = choose_device("auto")
+    place = choose_device(device)
     reports = []
     with tempfile.TemporaryDirectory(prefix="fedafd-bench-") as folder:
         public = public_photographs(count, Path(folder)).split("train")
         state = initial_server_state(config=config, captions=public.captions, seed=1)
         model, _ = _unpacked(config, state)
-        model.to(device)
+        model.to(place)
         pairs = PairTensors(public, model.towers)
         for modality, tower in model.towers.items():
             samples = public.images if modality is Modality.IMAGE else [captions[0] for captions in public.captions]
@@ -60,8 +60,8 @@ def run(*, tiny: bool, repeats: int, clock: Clock) -> list[Report]:
                 rows = pairs.fixed(modality)
                 times = interleaved(
                     {
-                        "decoded once": lambda t=tower, r=rows: encode_all(t, r, device),
-                        "plain": lambda t=tower, s=samples: _plain(t, s, device),
+                        "decoded once": lambda t=tower, r=rows: encode_all(t, r, place),
+                        "plain": lambda t=tower, s=samples: _plain(t, s, place),
                     },
                     repeats,
                 )

@@ -20,16 +20,16 @@ from fedafd.algorithm.similarity import _CPU_BLOCK, _DEVICE_BLOCK, Precision, ha
 _DIM, _TAU = 256, 0.1
 
 
-def run(*, tiny: bool, repeats: int, clock: Clock) -> list[Report]:
-    """N = 10,000 with K = 10; N = 50,000; bfloat16; memory; a GPU if there is one."""
+def run(*, tiny: bool, repeats: int, clock: Clock, device: str = "cpu") -> list[Report]:
+    """N = 10,000 with K = 10; N = 50,000; bfloat16; memory, all on the CPU; then `device`, if it is a GPU."""
     samples, clients, many = (400, 3, 900) if tiny else (10_000, 10, 50_000)
     cpu = torch.device("cpu")
     reports = [_at_size(samples, clients, repeats, clock, cpu), _large(many, min(repeats, 3), clock)]
     reports += [_bfloat16(samples, repeats, clock), _memory(samples, clients)]
-    if torch.cuda.is_available():
-        reports.append(_on_gpu(samples, clients, repeats, clock))
+    if torch.device(device).type == "cuda":
+        reports.append(_on_gpu(samples, clients, repeats, clock, torch.device(device)))
     else:
-        reports.append(Report("sed", "GPU", skipped="torch finds no CUDA device"))
+        reports.append(Report("sed", "GPU", skipped=f"the device is {device}"))
     return reports
 
 
@@ -149,13 +149,13 @@ def print_peak(samples: int, clients: int) -> None:
     print(peak_extra_bytes(lambda: streaming(global_ND, reps * clients)))
 
 
-def _on_gpu(samples: int, clients: int, repeats: int, clock: Clock) -> Report:
-    global_ND, reps = _inputs(samples, clients, torch.device("cuda"))
+def _on_gpu(samples: int, clients: int, repeats: int, clock: Clock, device: torch.device) -> Report:
+    global_ND, reps = _inputs(samples, clients, device)
     ways: dict[str, Callable[[], object]] = {
-        "streaming": lambda: (streaming(global_ND, reps), torch.cuda.synchronize()),
-        "rounded": lambda: (streaming(global_ND, reps, "bfloat16"), torch.cuda.synchronize()),
-        "bare products": lambda: (bare_products(global_ND, reps), torch.cuda.synchronize()),
-        "all at once, N x N": lambda: (all_at_once(global_ND, reps), torch.cuda.synchronize()),
+        "streaming": lambda: (streaming(global_ND, reps), torch.cuda.synchronize(device)),
+        "rounded": lambda: (streaming(global_ND, reps, "bfloat16"), torch.cuda.synchronize(device)),
+        "bare products": lambda: (bare_products(global_ND, reps), torch.cuda.synchronize(device)),
+        "all at once, N x N": lambda: (all_at_once(global_ND, reps), torch.cuda.synchronize(device)),
     }
     times = interleaved(ways, repeats)
     ours, near, bare, whole = (times[name].median(clock) for name in ways)
@@ -166,4 +166,4 @@ def _on_gpu(samples: int, clients: int, repeats: int, clock: Clock) -> Report:
     ]
     error = (streaming(global_ND, reps) - streaming(global_ND, reps, "bfloat16")).abs().max()
     facts = {"largest error of the rounded ensemble": f"{float(error):.1e}"}
-    return Report("sed", f"{torch.cuda.get_device_name()}, N={samples:,} K={clients}", times, ratios, facts)
+    return Report("sed", f"{torch.cuda.get_device_name(device)}, N={samples:,} K={clients}", times, ratios, facts)

@@ -29,7 +29,7 @@ class Checkpoint:
     def add_module(self, name: str, module: torch.nn.Module) -> None:
         """Keep a module's parameters and buffers under `name/`."""
         for key, value in module.state_dict().items():
-            self.tensors[f"{name}/{key}"] = value.detach().cpu().clone().contiguous()
+            self.tensors[f"{name}/{key}"] = _copied(value)
 
     def load_module(self, name: str, module: torch.nn.Module, *, fresh: str | None = None) -> None:
         """Give them back; parts that start with `fresh` may be missing. Raises DataError when they do not fit."""
@@ -64,7 +64,7 @@ class Checkpoint:
         for index, state in optimizer.state_dict()["state"].items():
             for key, value in state.items():
                 if isinstance(value, Tensor):
-                    self.tensors[f"{name}/{index}/{key}"] = value.detach().cpu().clone().contiguous()
+                    self.tensors[f"{name}/{index}/{key}"] = _copied(value)
                 else:
                     plain.setdefault(str(index), {})[key] = value
         self.meta[name] = plain
@@ -100,6 +100,11 @@ class Checkpoint:
             return cls(load_file(path), meta)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: not a readable state: {error}") from error
+
+
+def _copied(value: Tensor) -> Tensor:
+    """On the host, contiguous, with memory of its own: one copy, wherever it comes from."""
+    return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def tensors_below(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -1,0 +1,38 @@
+"""A checkpoint holds copies of its own, each made once, wherever the tensors are."""
+
+from __future__ import annotations
+
+import torch
+from benchmarks.device_operators import DeviceOperators
+from torch import nn
+from torch._subclasses import FakeTensorMode
+
+from fedafd.learning.checkpoint import Checkpoint
+
+
+def test_what_is_kept_does_not_change_with_the_module_and_lies_in_order() -> None:
+    module = nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(module.parameters(), amsgrad=False)
+    module(torch.ones(1, 3, 4, 4)).sum().backward()
+    optimizer.step()
+    kept = Checkpoint()
+    kept.add_module("model", module)
+    kept.add_optimizer("main", optimizer)
+    before = module.weight.detach().clone()
+    moment = optimizer.state[module.weight]["exp_avg"].clone()
+    with torch.no_grad():
+        module.weight.zero_()
+        optimizer.state[module.weight]["exp_avg"].zero_()
+    assert torch.equal(kept.tensors["model/weight"], before)
+    assert torch.equal(kept.tensors["main/0/exp_avg"], moment)
+    assert all(tensor.is_contiguous() and not tensor.requires_grad for tensor in kept.tensors.values())
+
+
+def test_a_state_comes_from_a_gpu_in_one_copy_of_each_tensor() -> None:
+    with FakeTensorMode():
+        module = nn.Linear(4, 3, device="cuda")
+        with DeviceOperators(torch.device("cuda")) as on_gpu, DeviceOperators(torch.device("cpu")) as on_host:
+            Checkpoint().add_module("model", module)
+    # `device` is what fake tensors ask of themselves.
+    for seen in (on_gpu, on_host):
+        assert {name: count for name, count in seen.operators.items() if name != "device"} == {"_to_copy": 2}
