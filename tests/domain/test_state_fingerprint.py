@@ -46,6 +46,8 @@ TABLE: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
     (image(), image(architecture="vit"), ["encoder-architecture"]),
     (image(), image(trainable="head"), ["encoder-trainable"]),
     (text(trainable="head"), text(), ["encoder-trainable"]),
+    (text(), text(pooling="cls"), ["text-reading"]),
+    (text(prefix="query: "), text(), ["text-reading"]),
     (image(options={"depths": [1]}), image(options={"depths": [2]}), ["encoder-options"]),
     (text(options={"hidden_size": 128}), text(options={}), ["encoder-options"]),
     (text(options={"dropout": 0.1}), text(options={"dropout": 0.2}), ["encoder-dropout"]),

@@ -26,6 +26,7 @@ from fedafd.learning.alone import has_alone_branch
 from fedafd.learning.local_site import LocalSite
 from fedafd.learning.local_training import train_locally
 from fedafd.learning.optimizers import choose_device
+from fedafd.learning.sentence_folder import text_reading
 from fedafd.learning.tokens import tokenizer_for, unknown_share
 
 __all__ = ["check_device", "check_tokens", "check_training"]
@@ -85,12 +86,14 @@ def check_tokens(config: AgentConfig, data: ClientData) -> list[Finding]:
     encoder = config.text_encoder or parse_federation_config({"name": "check"}).text_encoder
     try:
         tokenizer = tokenizer_for(encoder, train)
+        prefix = text_reading(encoder, Modality.TEXT).prefix or ""
     except FedafdError as found:
         return [error("tokens", str(found), exit_code_of(found))]
     unknown = unknown_share(tokenizer, others)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    lengths = [len(encoded.ids) for encoded in tokenizer.encode_batch_fast(train[:_TOKENS_LOOKED_AT])]
+    looked_at = [prefix + text for text in train[:_TOKENS_LOOKED_AT]]
+    lengths = [len(encoded.ids) for encoded in tokenizer.encode_batch_fast(looked_at)]
     cut = sum(length > encoder.max_tokens for length in lengths) / len(lengths)
     text = (
         f"unknown words in the other splits: {_share(unknown)}; texts cut at {encoder.max_tokens} tokens: {_share(cut)}"

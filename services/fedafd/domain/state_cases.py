@@ -86,6 +86,9 @@ CASES: Mapping[str, Case] = {
     "pixel-scale": Case(
         "image mean and deviation", "other ones", Answer.ADAPT, "pixels are scaled by the new ones from now on"
     ),
+    "text-reading": Case(
+        "text pooling and prefix", "another `pooling` or `prefix`", Answer.ADAPT, "texts are read by the new ones"
+    ),
     "max-tokens": Case("text length", "another `max_tokens`", Answer.ADAPT, "texts are cut at the new length"),
     "max-tokens-fixed": Case(
         "text length",

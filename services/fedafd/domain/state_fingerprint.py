@@ -181,7 +181,7 @@ def _as_configured(built: EncoderConfig, today: EncoderConfig) -> EncoderConfig:
     It knows no pretrained weights any more, and leaves out options of a value that is usual.
     """
     known = {key: built.options.get(key, value) for key, value in today.options.items()}
-    same = {name: getattr(today, name) for name in ("pretrained", "image_mean", "image_std")}
+    same = {name: getattr(today, name) for name in ("pretrained", "image_mean", "image_std", "pooling", "prefix")}
     return built.model_copy(update=same | {"options": known})
 
 
@@ -209,7 +209,10 @@ def _encoder(modality: Modality, saved: EncoderConfig, today: EncoderConfig) -> 
         scales = [(each.image_mean, each.image_std) for each in (saved, today)]
         if scales[0] != scales[1]:
             yield _difference("pixel-scale", scales[0], scales[1])
-    elif saved.max_tokens != today.max_tokens:
+        return
+    if (saved.pooling, saved.prefix) != (today.pooling, today.prefix):
+        yield _difference("text-reading", (saved.pooling, saved.prefix), (today.pooling, today.prefix))
+    if saved.max_tokens != today.max_tokens:
         limit = today.options.get("max_position_embeddings") if today.pretrained is None else None
         fixed = isinstance(limit, int) and today.max_tokens > limit
         yield _difference("max-tokens-fixed" if fixed else "max-tokens", saved.max_tokens, today.max_tokens)

@@ -54,7 +54,9 @@ def any_backbone(config: EncoderConfig, modality: Modality) -> Any:
         raise _lacks_timm(config.pretrained) from None
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise missing_weights(config, modality, error) from None
-    check_whole(config, sizes.model_type, (name for name in loading["missing_keys"] if "pooler." not in name))
+    reads_pooler = config.pooling == "pooler"
+    lacking = (name for name in loading["missing_keys"] if reads_pooler or "pooler." not in name)
+    check_whole(config, sizes.model_type, lacking)
     return model
 
 

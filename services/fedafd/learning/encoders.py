@@ -104,15 +104,26 @@ def _as_positions(hidden: Tensor, timm_model: Any) -> Tensor:
 
 
 class _TextBackbone(nn.Module):
-    """A transformers language model; every token that is no padding counts the same."""
+    """A transformers language model. By `pooling` every token that is no padding counts the same (mean), the first one
+    alone counts (cls), or the model's own pooler makes one position of them."""
 
-    def __init__(self, model: nn.Module, padding: int) -> None:
+    def __init__(self, model: nn.Module, padding: int, pooling: str | None = None) -> None:
         super().__init__()
-        self.model, self.padding = model, padding
+        self.model, self.padding, self.pooling = model, padding, pooling or "mean"
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         mask = (ids != self.padding).long()
-        hidden = self.model(input_ids=ids, attention_mask=self._attended(mask)).last_hidden_state
+        made = self.model(input_ids=ids, attention_mask=self._attended(mask))
+        if self.pooling == "pooler":
+            own_BC = getattr(made, "pooler_output", None)
+            if own_BC is None:
+                raise ConfigurationError(f"pooling: {type(self.model).__name__} has no pooler; take mean or cls")
+            return own_BC.unsqueeze(1), own_BC.new_ones(len(own_BC), 1)
+        hidden = made.last_hidden_state
+        if self.pooling == "cls":
+            first_BP = torch.zeros_like(mask, dtype=hidden.dtype)
+            first_BP[:, 0] = 1
+            return hidden, first_BP
         return hidden, mask.to(hidden.dtype) / mask.sum(1, keepdim=True).clamp(min=1)
 
     def _attended(self, mask_BP: Tensor) -> Tensor:
@@ -181,6 +192,8 @@ def build_encoder(
             f"encoder {config.architecture!r} starts from fresh weights; `pretrained` goes with one of"
             f" {', '.join(sorted({*_TRANSFORMERS, AUTO}))}"
         )
+    if config.pooling is not None and (modality is Modality.IMAGE or config.architecture not in {*_TRANSFORMERS, AUTO}):
+        raise ConfigurationError(f"encoder {config.architecture}: pooling goes with text encoders of transformers")
     if config.architecture == "bigru":
         _check_modality(config, Modality.TEXT, modality)
         options: dict[str, Any] = config.options
@@ -220,11 +233,13 @@ def _from_transformers(config: EncoderConfig, modality: Modality, dim: int, voca
             model = model_class(getattr(transformers, config_name)(**options))
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"encoder {config.architecture}, options: {error}") from None
+    if config.pooling == "pooler" and getattr(model, "pooler", None) is None:
+        raise ConfigurationError(f"encoder {config.architecture}: pooling: it has no pooler; take mean or cls")
     sizes = model.config
     channels = int(
         sizes.hidden_sizes[-1] if hasattr(sizes, "hidden_sizes") else getattr(sizes, "hidden_size", None) or sizes.dim
     )
-    backbone = _ImageBackbone(model) if modality is Modality.IMAGE else _TextBackbone(model, padding)
+    backbone = _ImageBackbone(model) if modality is Modality.IMAGE else _TextBackbone(model, padding, config.pooling)
     return Encoder(backbone, channels, dim)
 
 
@@ -236,7 +251,7 @@ def _automatic(config: EncoderConfig, modality: Modality, dim: int, vocabulary: 
         _check_vocabulary(config, modality, model, vocabulary)
     else:
         model = fresh_backbone(config, modality, vocabulary=vocabulary, padding=padding)
-    backbone = _ImageBackbone(model) if modality is Modality.IMAGE else _TextBackbone(model, padding)
+    backbone = _ImageBackbone(model) if modality is Modality.IMAGE else _TextBackbone(model, padding, config.pooling)
     return Encoder(backbone, _channels_seen(config, modality, backbone, padding), dim)
 
 
@@ -250,6 +265,8 @@ def _channels_seen(config: EncoderConfig, modality: Modality, backbone: nn.Modul
     training = backbone.training
     try:
         positions_BPC, _ = backbone.float().eval()(sample)
+    except ConfigurationError:
+        raise
     except Exception as error:  # each family refuses in its own way what it cannot read
         size = "image_size" if modality is Modality.IMAGE else "max_tokens"
         reason = (str(error).splitlines() or [""])[0]

@@ -156,6 +156,7 @@ def backbone_digest(tower: Tower) -> str:
         "architecture": tower.config.architecture,
         "options": tower.config.options,
         "modality": tower.modality.value,
+        "pooling": tower.config.pooling,
         "padding": getattr(tower.encoder.backbone, "padding", None),
         "mean": tower.config.image_mean,
         "std": tower.config.image_std,

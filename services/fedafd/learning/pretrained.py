@@ -51,7 +51,7 @@ def pretrained_backbone(config: EncoderConfig, modality: Modality, model_class: 
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise missing_weights(config, modality, error) from None
-    unused = _UNUSED.get(config.architecture, ("pooler.",))
+    unused = () if config.pooling == "pooler" else _UNUSED.get(config.architecture, ("pooler.",))
     check_whole(config, config.architecture, (name for name in loading["missing_keys"] if not name.startswith(unused)))
     _check_sizes(config, modality, model.config)
     made: nn.Module = model

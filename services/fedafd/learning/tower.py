@@ -26,6 +26,7 @@ from fedafd.learning.feeding import batches
 from fedafd.learning.images import image_pixels, scaled
 from fedafd.learning.lora import add_adapters
 from fedafd.learning.pretrained import pixel_scale
+from fedafd.learning.sentence_folder import text_reading
 from fedafd.learning.tensor_fit import load_fitting
 from fedafd.learning.tokens import padding_id, token_ids
 from fedafd.learning.trainable import freeze_backbone
@@ -43,6 +44,7 @@ class Tower(nn.Module):
     ) -> None:
         super().__init__()
         self.modality, self.dim, self.tokenizer = modality, dim, tokenizer
+        config = text_reading(config, modality)
         self.in_bfloat16, self.parts = False, 1
         """Trains in bfloat16; a batch in so many parts. `accelerate` sets them; in eval mode they count for nothing."""
         vocabulary = tokenizer.get_vocab_size() if tokenizer is not None else 0
@@ -65,7 +67,8 @@ class Tower(nn.Module):
         if self.modality is Modality.IMAGE:
             return image_pixels(samples, self.config.image_size)
         assert self.tokenizer is not None
-        return token_ids(self.tokenizer, samples, self.config.max_tokens)
+        prefix = self.config.prefix or ""
+        return token_ids(self.tokenizer, [prefix + text for text in samples], self.config.max_tokens)
 
     def rows(self, samples: Sequence[Any]) -> Tensor:
         """What training takes rows of: as `read`, but of a frozen backbone its features [n, C], computed once."""

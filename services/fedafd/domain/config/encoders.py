@@ -50,6 +50,17 @@ class EncoderConfig(Config):
     )
     image_size: int = Field(64, ge=8, le=1024, description="Side of the square input in pixels; image encoders.")
     max_tokens: int = Field(32, ge=4, le=512, description="Tokens kept of a text; text encoders.")
+    pooling: Literal["mean", "cls", "pooler"] | None = Field(
+        None,
+        description="What stands for a text: the mean over its tokens, the first token (cls) or the model's own pooler;"
+        " null: as a sentence-transformers folder says, else the mean. Encoders of transformers: docs/models.md.",
+    )
+    prefix: str | None = Field(
+        None,
+        max_length=1000,
+        description="Put before each text, such as `query: `; null: the default prompt of a sentence-transformers"
+        " folder, else nothing.",
+    )
     trainable: Literal["all", "head", "lora"] = Field(
         "all",
         description="What is trained: all of it, or the projection alone (head); the backbone then stays as it is, and"
