@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tests.learning.tiny import IMAGE, tiny_federation, tiny_private, tiny_public, tiny_recipe
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedafd.domain.config import EncoderConfig, FederationConfig, LoraConfig, parse_federation_config
 from fedafd.domain.errors import ConfigurationError, StateUnusableError
@@ -19,7 +19,8 @@ from fedafd.learning.averaging import average_updates, group_of, load_average, w
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
 from fedafd.learning.client_model import make_client_model
 from fedafd.learning.client_round import ClientRound, train_client
-from fedafd.learning.lora import merged_files
+from fedafd.learning.encoders import Encoder
+from fedafd.learning.lora import add_adapters, merged_files, merged_tensors
 from fedafd.learning.personalized_export import export_personalized_model, write_personalized_model
 from fedafd.learning.personalized_model import PersonalizedModel
 from fedafd.learning.server_round import Prepared, distil, export_global_model, initial_server_state, prepare
@@ -188,6 +189,25 @@ def test_targets_that_are_given_are_taken_by_the_ends_of_their_names() -> None:
     assert made.config.lora == LoraConfig(targets=("model.encoder.layer.0.attention.output.dense",))
     again = Tower.from_files(made.to_files())
     assert again.config == made.config
+
+
+@pytest.mark.parametrize("shape", [{"stride": 2, "padding": 1}, {"padding": "same"}, {"kernel_size": (3, 1)}])
+def test_matrices_of_a_convolution_of_any_shape_are_merged(shape: dict[str, Any]) -> None:
+    torch.manual_seed(1)
+    whole, plain = (Encoder(nn.Sequential(nn.Conv2d(3, 4, **{"kernel_size": 3} | shape)), 4, 8) for _ in range(2))
+    taken = add_adapters(whole, LoraConfig(rank=2))
+    nn.init.normal_(whole.get_parameter("backbone.0.lora_B.default.weight"))
+    plain.load_state_dict(merged_tensors(taken, whole.state_dict()))
+    pixels = torch.randn(2, 3, 9, 9)
+    torch.testing.assert_close(whole.backbone(pixels), plain.backbone(pixels), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("odd", [{"dilation": 2}, {"padding": 1, "padding_mode": "circular"}, {"groups": 3}])
+def test_a_convolution_whose_matrices_could_not_be_merged_is_left_out(odd: dict[str, Any]) -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 3, 3, **odd), nn.Conv2d(3, 4, 1))
+    assert add_adapters(Encoder(layers, 4, 8), LoraConfig(rank=2)).targets == ("1",)
+    with pytest.raises(ConfigurationError, match="has no linear layer and no convolution"):
+        add_adapters(Encoder(nn.Sequential(nn.Conv2d(3, 3, 3, **odd)), 3, 8), LoraConfig())
 
 
 def test_lora_s_values_without_lora_are_refused() -> None:

@@ -117,9 +117,15 @@ def _layers(backbone: nn.Module) -> dict[str, nn.Module]:
     return {
         name: layer
         for name, layer in backbone.named_modules()
-        if (isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1))
-        and id(layer) not in inner
+        if (isinstance(layer, nn.Linear) or _is_plain_convolution(layer)) and id(layer) not in inner
     }
+
+
+def _is_plain_convolution(layer: nn.Module) -> bool:
+    """One whose matrices read what it reads: peft gives them no groups, no dilation and no padding mode."""
+    if not isinstance(layer, nn.Conv2d) or layer.groups != 1 or layer.padding_mode != "zeros":
+        return False
+    return set(layer.dilation) == {1}
 
 
 def _ends(name: str, end: str) -> bool:
