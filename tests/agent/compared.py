@@ -20,7 +20,7 @@ from fedafd.agent.site_model import SiteModel
 from fedafd.agent.state import Credential, StateDirectory
 from fedafd.agent.training import LocalResult, LocalTask
 from fedafd.datasets import PublicSet, load_public_data, write_public_set
-from fedafd.domain.config import AgentConfig, FederationConfig, WireDtype, parse_agent_config
+from fedafd.domain.config import AgentConfig, FederationConfig, parse_agent_config
 from fedafd.domain.kinds import ClientKind, UploadPurpose
 from fedafd.domain.seeds import derive_seed
 from fedafd.learning.server_round import Prepared, initial_server_state, prepare
@@ -124,7 +124,9 @@ class ComparedSite:
                 config=self.federation, state=state, public=samples, round_number=1, seed=4, device="cpu"
             )
         reps = self._inputs / "reps"
-        reps.write_bytes(encode_representations(self._prepared.representations, manifest.sha256, WireDtype.FLOAT32))
+        reps.write_bytes(
+            encode_representations(self._prepared.representations, manifest.sha256, self.federation.wire_dtype)
+        )
         current = self.state.current_state()
         return LocalTask(
             round_id=f"r{number}",

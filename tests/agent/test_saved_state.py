@@ -27,7 +27,7 @@ from fedafd.agent.training import LocalResult, LocalTask
 from fedafd.cli.agent import agent_app
 from fedafd.datasets import PublicSet, load_public_data, write_public_set
 from fedafd.datasets.samples import ClientData, ImageSplit
-from fedafd.domain.config import AgentConfig, WireDtype, parse_agent_config
+from fedafd.domain.config import AgentConfig, parse_agent_config
 from fedafd.domain.errors import StateUnusableError
 from fedafd.domain.kinds import ClientKind, Modality, UploadPurpose
 from fedafd.learning.checkpoint import Checkpoint
@@ -97,7 +97,7 @@ class World:
         state = initial_server_state(config=chosen, captions=self.samples.captions, seed=3)
         made = prepare(config=chosen, state=state, public=self.samples, round_number=1, seed=4, device="cpu")
         reps, bundle = self.inputs / "reps", self.inputs / "bundle"
-        reps.write_bytes(encode_representations(made.representations, self.manifest.sha256, WireDtype.FLOAT32))
+        reps.write_bytes(encode_representations(made.representations, self.manifest.sha256, chosen.wire_dtype))
         bundle.write_bytes(made.bundles[Modality.IMAGE])
         current = self.state.current_state()
         task = LocalTask(

@@ -18,7 +18,7 @@ from fedafd.datasets.fingerprint import DataFingerprint
 from fedafd.datasets.intensity import IntensityRange
 from fedafd.datasets.pixels import keep_decoded
 from fedafd.datasets.samples import PairSplit
-from fedafd.domain.config import AgentConfig, AveragingMode, WireDtype
+from fedafd.domain.config import AgentConfig, AveragingMode
 from fedafd.domain.errors import ArtifactCorruptError
 from fedafd.domain.kinds import Modality
 from fedafd.domain.manifest import Manifest
@@ -70,7 +70,7 @@ class Site:
             num_samples=manifest.num_samples(),
             embedding_dim=task.config.embedding_dim,
             public_set_sha256=task.public_set_sha256,
-            dtype=WireDtype.FLOAT32,
+            dtype=task.config.wire_dtype,
         )
         bundles = {modality: path.read_bytes() for modality, path in task.encoder_bundles.items()}
         made = train_client(

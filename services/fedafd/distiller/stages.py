@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedafd.datasets.samples import PairSplit
-from fedafd.domain.config import FederationConfig, WireDtype
+from fedafd.domain.config import FederationConfig
 from fedafd.domain.kinds import STALE, Modality, StageKind
 from fedafd.learning.averaging import average_updates
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
@@ -68,7 +68,8 @@ def _prepare(work: StageWork) -> StageResult:
         processes=work.processes,
         progress=work.progress,
     )
-    reps = encode_representations(made.representations, work.public_set_sha256, WireDtype.FLOAT32)
+    # Rounded here, once: sites, folds and distillation work on the very same rows.
+    reps = encode_representations(made.representations, work.public_set_sha256, work.config.wire_dtype)
     bundles = {f"encoder-bundle/{modality.value}": bundle for modality, bundle in made.bundles.items()}
     return StageResult({"server-state": made.state, "representations": reps} | bundles)
 
@@ -141,7 +142,7 @@ def _global(work: StageWork) -> dict[Modality, NDArray[np.float32]]:
         num_samples=None,
         embedding_dim=work.config.embedding_dim,
         public_set_sha256=work.public_set_sha256,
-        dtype=WireDtype.FLOAT32,
+        dtype=work.config.wire_dtype,
     )
 
 

@@ -5,8 +5,8 @@ Seeds, merge tree and wire rounding are the services', so that a simulated round
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +120,7 @@ class Federation:
             stages,
             lambda fraction, activity: watch(PREPARE, fraction, f"server: {activity}"),
         )
+        prepared = replace(prepared, representations=self._sent(Modality, prepared.representations))
         made: dict[str, ClientProgress] = {}
         uploads: dict[str, Reps] = {}
         ages: dict[str, int] = {}
@@ -141,7 +142,7 @@ class Federation:
             made[client.name] = ClientProgress(
                 state=result.state, round_number=number, metrics=result.metrics, scores=result.scores
             )
-            uploads[client.name], ages[client.name] = self._sent(client, result.representations), 0
+            uploads[client.name], ages[client.name] = self._sent(client.kind.modalities, result.representations), 0
             if self.config.averaging is not AveragingMode.OFF:
                 updates.append(weight_update(result.state, result.num_private_samples))
         watch(DISTIL, 0.0, "server: distillation")
@@ -224,12 +225,12 @@ class Federation:
             return None
         return before.averages.get(group_of(held.state))
 
-    def _sent(self, client: SimulatedClient, reps: Reps) -> Reps:
+    def _sent(self, modalities: Iterable[Modality], reps: Reps) -> dict[Modality, NDArray[np.float32]]:
         """Representations as they arrive: rounded by the wire."""
         sent = encode_representations(dict(reps), self._sha256, self.config.wire_dtype)
         return decode_representations(
             sent,
-            modalities=list(client.kind.modalities),
+            modalities=list(modalities),
             num_samples=len(self.public["train"]),
             embedding_dim=self.config.embedding_dim,
             public_set_sha256=self._sha256,

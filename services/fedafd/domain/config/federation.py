@@ -60,7 +60,7 @@ class FederationConfig(Config):
     )
     quorum: QuorumConfig = QuorumConfig()
     wire_dtype: WireDtype = Field(
-        WireDtype.FLOAT16, description="How representations travel; int8 has one float32 scale per row."
+        WireDtype.FLOAT16, description="How representations travel, up and down; int8 has one float32 scale per row."
     )
     round_deadline_seconds: float | None = Field(
         3600.0, gt=0, le=LONGEST_SECONDS, description="How long a round waits for deliveries; null: for ever."
