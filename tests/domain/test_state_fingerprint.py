@@ -63,6 +63,8 @@ TABLE: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
     (image(image_size=32), image(image_size=64), ["image-size"]),
     (image(architecture="vit", image_size=32), image(architecture="vit", image_size=64), ["image-size-fixed"]),
     (image(), image(image_mean=(0.1, 0.2, 0.3)), ["pixel-scale"]),
+    (image(), image(image_crop=0.875), ["image-reading"]),
+    (image(image_interpolation="bicubic"), image(), ["image-reading"]),
     (text(max_tokens=8), text(max_tokens=20), ["max-tokens"]),
     (
         text(architecture="bert", max_tokens=8, options={"max_position_embeddings": 16}),

@@ -22,8 +22,9 @@ from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.client_round import train_client
 from fedafd.learning.encoders import build_encoder
+from fedafd.learning.image_processor import pixel_scale
 from fedafd.learning.personalized_export import Recipe, export_personalized_model
-from fedafd.learning.pretrained import pixel_scale, pretrained_tokenizer
+from fedafd.learning.pretrained import pretrained_tokenizer
 from fedafd.learning.server_round import evaluate, export_global_model, initial_server_state, prepare
 from fedafd.learning.tower import Tower
 

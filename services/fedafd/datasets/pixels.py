@@ -19,8 +19,8 @@ from typing import overload
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import Image
 
+from fedafd.datasets.image_fit import ImageFit
 from fedafd.datasets.samples import ClientData, TextSplit
 from fedafd.telemetry.logging import get_logger
 
@@ -35,16 +35,15 @@ _log = get_logger(__name__)
 Pixels = NDArray[np.uint8]
 
 
-def resized(image: Pixels, size: int) -> Pixels:
-    """One RGB image [h, w, 3] at `size` a side (Pillow, bilinear): uint8 [3, S, S], contiguous."""
-    if image.shape[:2] != (size, size):
-        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
-    return np.ascontiguousarray(image.transpose(2, 0, 1))
+def resized(image: Pixels, fit: ImageFit | int) -> Pixels:
+    """One RGB image [h, w, 3] as `fit` says, or squeezed to so many pixels a side: uint8 [3, S, S], contiguous."""
+    return np.ascontiguousarray(ImageFit.of(fit).squared(image).transpose(2, 0, 1))
 
 
-def resized_all(images: Iterable[Pixels], size: int) -> Pixels:
+def resized_all(images: Iterable[Pixels], fit: ImageFit | int) -> Pixels:
     """All images in memory: uint8 [n, 3, S, S]."""
-    rows = [resized(image, size) for image in images]
+    rows = [resized(image, fit) for image in images]
+    size = ImageFit.of(fit).size
     return np.stack(rows) if rows else np.empty((0, 3, size, size), dtype=np.uint8)
 
 
@@ -53,7 +52,7 @@ class KeptImages(Sequence[Pixels]):
 
     def __init__(self, images: Sequence[Pixels]) -> None:
         self._images = images
-        self._kept: dict[int, Pixels] = {}
+        self._kept: dict[ImageFit, Pixels] = {}
 
     def __len__(self) -> int:
         return len(self._images)
@@ -75,11 +74,12 @@ class KeptImages(Sequence[Pixels]):
         name = getattr(self._images, "name", None)
         return None if name is None else name(index)
 
-    def resized(self, size: int) -> Pixels:
-        """All images at `size` a side: uint8 [n, 3, S, S]; each size asked for is kept."""
-        if size not in self._kept:
-            self._kept[size] = resized_all(self._images, size)
-        return self._kept[size]
+    def resized(self, fit: ImageFit | int) -> Pixels:
+        """All images brought to one size: uint8 [n, 3, S, S]; each way asked for is kept."""
+        fit = ImageFit.of(fit)
+        if fit not in self._kept:
+            self._kept[fit] = resized_all(self._images, fit)
+        return self._kept[fit]
 
 
 def keep_decoded(data: ClientData) -> ClientData:
@@ -103,18 +103,19 @@ class PixelCache:
         self._limit_bytes = limit_bytes
         self._opened: dict[str, Pixels] = {}
 
-    def pixels(self, key: str, images: Sequence[Pixels], size: int) -> Pixels:
-        """The images at `size` a side, uint8 [n, 3, S, S]; memory-mapped, private to the caller if written to.
+    def pixels(self, key: str, images: Sequence[Pixels], fit: ImageFit | int) -> Pixels:
+        """The images brought to one size, uint8 [n, 3, S, S]; memory-mapped, private to the caller if written to.
 
         `key` must name the images' content. Raises DataError for an image that cannot be decoded.
         """
-        name = f"{key}-{size}-r{READER_VERSION}-pillow{PIL.__version__}"
-        shape = (len(images), 3, size, size)
+        fit = ImageFit.of(fit)
+        name = f"{key}-{fit.name}-r{READER_VERSION}-pillow{PIL.__version__}"
+        shape = (len(images), 3, fit.size, fit.size)
         found = self._opened.get(name)
         if found is None:
             found = self._load(name, shape)
         if found is None:
-            found = self._make(name, images, shape)
+            found = self._make(name, images, fit, shape)
         else:
             self._touch(name)
         self._opened[name] = found
@@ -143,19 +144,19 @@ class PixelCache:
                 path.unlink()
         return None
 
-    def _make(self, name: str, images: Sequence[Pixels], shape: tuple[int, ...]) -> Pixels:
+    def _make(self, name: str, images: Sequence[Pixels], fit: ImageFit, shape: tuple[int, ...]) -> Pixels:
         size_bytes = int(np.prod(shape))
         if 0 < size_bytes <= self._limit_bytes:
             try:
-                path = self._write(name, images, shape)
+                path = self._write(name, images, fit, shape)
                 trim_folder(self._folder, self._limit_bytes, keep={path.name})
                 made: Pixels = np.lib.format.open_memmap(path, mode="c")
                 return made
             except OSError as error:
                 _log.warning("pixel_cache.not_written", folder=str(self._folder), reason=str(error), bytes=size_bytes)
-        return resized_all(images, shape[-1])
+        return resized_all(images, fit)
 
-    def _write(self, name: str, images: Sequence[Pixels], shape: tuple[int, ...]) -> Path:
+    def _write(self, name: str, images: Sequence[Pixels], fit: ImageFit, shape: tuple[int, ...]) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)
         part = self._folder / f"{name}.{os.getpid()}.part"
         digest = hashlib.sha256()
@@ -164,7 +165,7 @@ class PixelCache:
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
                 for image in images:
-                    row = resized(image, shape[-1])
+                    row = resized(image, fit)
                     digest.update(row.data)
                     file.write(row.data)
                 file.flush()

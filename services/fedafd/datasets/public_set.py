@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
+from fedafd.datasets.image_fit import ImageFit
 from fedafd.datasets.parquet_files import bounded_batches
 from fedafd.datasets.pixels import PixelCache, resized_all
 from fedafd.datasets.samples import LazyImages, PairSplit
@@ -119,9 +120,9 @@ class PublicImages(LazyImages):
         self._first = [0, *accumulate(shard.num_rows for shard in shards)]
         self._held: tuple[int, list[bytes]] = (-1, [])
 
-    def resized(self, size: int) -> NDArray[np.uint8]:
-        """All of them at `size` a side, uint8 [n, 3, S, S]; from the cache where there is one. Raises DataError."""
-        made = resized_all(self, size) if self._cache is None else self._cache.pixels(self._key, self, size)
+    def resized(self, fit: ImageFit | int) -> NDArray[np.uint8]:
+        """All of them brought to one size, uint8 [n, 3, S, S]; from the cache where there is one. Raises DataError."""
+        made = resized_all(self, fit) if self._cache is None else self._cache.pixels(self._key, self, fit)
         self._held = (-1, [])
         return made
 

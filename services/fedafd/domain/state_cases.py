@@ -83,6 +83,12 @@ CASES: Mapping[str, Case] = {
     "image-size-fixed": Case(
         "image size", "another one, with a vit encoder", Answer.REFUSE, "its saved weights are made for one size"
     ),
+    "image-reading": Case(
+        "image crop and interpolation",
+        "another `image_crop` or `image_interpolation`",
+        Answer.ADAPT,
+        "images are read by the new ones from now on",
+    ),
     "pixel-scale": Case(
         "image mean and deviation", "other ones", Answer.ADAPT, "pixels are scaled by the new ones from now on"
     ),

@@ -181,7 +181,10 @@ def _as_configured(built: EncoderConfig, today: EncoderConfig) -> EncoderConfig:
     It knows no pretrained weights any more, and leaves out options of a value that is usual.
     """
     known = {key: built.options.get(key, value) for key, value in today.options.items()}
-    same = {name: getattr(today, name) for name in ("pretrained", "image_mean", "image_std", "pooling", "prefix")}
+    same = {
+        name: getattr(today, name)
+        for name in ("pretrained", "image_mean", "image_std", "image_crop", "image_interpolation", "pooling", "prefix")
+    }
     return built.model_copy(update=same | {"options": known})
 
 
@@ -206,6 +209,9 @@ def _encoder(modality: Modality, saved: EncoderConfig, today: EncoderConfig) -> 
         if saved.image_size != today.image_size:
             fixed = today.architecture in _FIXED_SIDE
             yield _difference("image-size-fixed" if fixed else "image-size", saved.image_size, today.image_size)
+        cuts = [(each.image_crop, each.image_interpolation) for each in (saved, today)]
+        if cuts[0] != cuts[1]:
+            yield _difference("image-reading", cuts[0], cuts[1])
         scales = [(each.image_mean, each.image_std) for each in (saved, today)]
         if scales[0] != scales[1]:
             yield _difference("pixel-scale", scales[0], scales[1])

@@ -27,7 +27,7 @@ from fedafd.domain.state_fingerprint import (
 )
 from fedafd.learning.averaging import HEAD, group_of
 from fedafd.learning.checkpoint import Checkpoint
-from fedafd.learning.pretrained import pixel_scale
+from fedafd.learning.image_processor import image_reading, pixel_scale
 from fedafd.learning.sentence_folder import text_reading
 from fedafd.learning.tokens import build_tokenizer, unknown_share
 
@@ -161,12 +161,15 @@ def _adapt_reading(checkpoint: Checkpoint, modality: Modality, today: EncoderCon
         changes["image_size"] = today.image_size
     if modality is Modality.IMAGE and "pixel-scale" in cases:
         changes["image_mean"], changes["image_std"] = pixel_scale(today)
+    if modality is Modality.IMAGE and "image-reading" in cases:
+        reading = image_reading(today)
+        changes |= {name: reading.get(name, getattr(today, name)) for name in ("image_crop", "image_interpolation")}
     if modality is Modality.TEXT and "max-tokens" in cases:
         changes["max_tokens"] = today.max_tokens
         checkpoint.meta["tokenizer"] = _cut_at(checkpoint.meta["tokenizer"], today.max_tokens)
     if modality is Modality.TEXT and "text-reading" in cases:
-        reading = text_reading(today, modality)
-        changes |= {"pooling": reading.pooling, "prefix": reading.prefix}
+        texts = text_reading(today, modality)
+        changes |= {"pooling": texts.pooling, "prefix": texts.prefix}
     if "encoder-dropout" in cases:
         kept = {key: value for key, value in held.options.items() if "drop" not in key}
         changes["options"] = kept | {key: value for key, value in today.options.items() if "drop" in key}

@@ -13,7 +13,7 @@ from fedafd.datasets.samples import ClientData, ImageSplit, PairSplit, Split, Te
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.feeding import gathered, resident
-from fedafd.learning.images import augmented
+from fedafd.learning.images import augmented, fit_of
 from fedafd.learning.public import PairTensors
 from fedafd.learning.tower import Tower, encode_all, is_pooled
 
@@ -45,19 +45,19 @@ class SplitTensors:
             self.rows = {Modality.TEXT: resident(towers[Modality.TEXT].rows(split.texts), device)}
             self.labels = torch.from_numpy(split.labels)
         self.count = len(split)
-        self.image_size = towers[Modality.IMAGE].config.image_size if Modality.IMAGE in towers else None
+        self.fit = fit_of(towers[Modality.IMAGE].config) if Modality.IMAGE in towers else None
 
     def global_features(
         self, split: Split, towers: Mapping[Modality, Tower], device: torch.device
     ) -> dict[Modality, Tensor]:
         """Unit rows of the frozen global encoders for the rows of `split`, without augmentation: once is enough.
 
-        Pixels that both encoders want at one size are those already read.
+        Pixels that both encoders want alike are those already read.
         """
         found = {}
         for modality, tower in towers.items():
             reads = modality is Modality.IMAGE and not is_pooled(self.rows[modality])
-            same = reads and tower.config.trainable != "head" and self.image_size == tower.config.image_size
+            same = reads and tower.config.trainable != "head" and self.fit == fit_of(tower.config)
             rows = self.rows[modality] if same else tower.rows(_samples(split, modality))
             found[modality] = torch.from_numpy(encode_all(tower, rows, device))
         return found

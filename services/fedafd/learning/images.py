@@ -10,11 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedafd.datasets.image_fit import ImageFit
 from fedafd.datasets.pixels import KeptImages, resized_all
 from fedafd.datasets.public_set import PublicImages
+from fedafd.domain.config import EncoderConfig
 from fedafd.learning.feeding import sent
 
-__all__ = ["Draws", "augmented", "draw", "image_pixels", "moved", "scaled"]
+__all__ = ["Draws", "augmented", "draw", "fit_of", "image_pixels", "moved", "scaled"]
 
 _SHIFT_SHARE = 8
 
@@ -27,14 +29,23 @@ class Draws(NamedTuple):
     mirrored: Tensor
 
 
-def image_pixels(images: Iterable[NDArray[np.uint8]], size: int) -> Tensor:
-    """Resize to `size` a side (Pillow, bilinear); uint8 [B, 3, size, size].
+def fit_of(config: EncoderConfig) -> ImageFit:
+    """How an encoder wants its images; what its configuration leaves open is as for fresh weights."""
+    return ImageFit(
+        size=config.image_size,
+        crop=config.image_crop or 0.0,
+        interpolation=config.image_interpolation or "bilinear",
+    )
+
+
+def image_pixels(images: Iterable[NDArray[np.uint8]], fit: ImageFit | int) -> Tensor:
+    """Bring images to one size (Pillow; a number: squeezed, bilinear); uint8 [B, 3, S, S].
 
     Images of a public set come from its cache, memory-mapped, where it has one; kept ones are decoded once.
     """
     if isinstance(images, PublicImages | KeptImages):
-        return torch.from_numpy(images.resized(size))
-    return torch.from_numpy(resized_all(images, size))
+        return torch.from_numpy(images.resized(fit))
+    return torch.from_numpy(resized_all(images, fit))
 
 
 def scaled(pixels: Tensor, factor: Tensor | float = 63.75, shift: Tensor | float = 2.0) -> Tensor:

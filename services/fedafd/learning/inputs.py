@@ -23,6 +23,7 @@ from fedafd.datasets.pixels import resized
 from fedafd.datasets.texts import decoded, sound_text
 from fedafd.domain.errors import DataError, InvalidRequestError
 from fedafd.domain.kinds import Modality
+from fedafd.learning.images import fit_of
 from fedafd.learning.tower import Tower
 
 __all__ = ["BATCH", "ImageSample", "OnBad", "Reader", "TextSample"]
@@ -43,7 +44,7 @@ class Reader:
     def __init__(self, towers: Sequence[Tower], window: IntensityRange | None = None) -> None:
         self._towers, self._window = towers, window
         self._modality = towers[0].modality
-        self._sizes = sorted({tower.config.image_size for tower in towers})
+        self._fits = {fit_of(tower.config) for tower in towers}
 
     def batches(self, samples: Iterable[Any], on_bad: OnBad | None = None) -> Iterator[tuple[list[int], list[Tensor]]]:
         """Places of the readable samples of each batch, counted from 0 over all, and what each encoder takes of them.
@@ -72,13 +73,13 @@ class Reader:
         if self._modality is Modality.TEXT:
             return _text(sample, f"text {place + 1}")
         image = _image(sample, f"image {place + 1}", self._window)
-        return {size: resized(image, size) for size in self._sizes}
+        return {fit: resized(image, fit) for fit in self._fits}
 
     def _tensors(self, kept: list[Any]) -> list[Tensor]:
         if self._modality is Modality.TEXT:
             return [tower.read(kept) for tower in self._towers]
-        stacked = {size: torch.from_numpy(np.stack([each[size] for each in kept])) for size in self._sizes}
-        return [stacked[tower.config.image_size] for tower in self._towers]
+        stacked = {fit: torch.from_numpy(np.stack([each[fit] for each in kept])) for fit in self._fits}
+        return [stacked[fit_of(tower.config)] for tower in self._towers]
 
 
 def _image(sample: ImageSample, name: str, window: IntensityRange | None) -> ImageArray:

@@ -1,12 +1,11 @@
-"""Pretrained backbones by hub id or local folder: weights as safetensors only, with their tokenizer and pixel scale.
+"""Pretrained backbones by hub id or local folder: weights as safetensors only, with their tokenizer.
 
 Nothing is fetched that is not needed, and no pickle is read: weights that exist as pickles only are refused.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,11 @@ from fedafd.domain.kinds import Modality
 __all__ = [
     "check_whole",
     "missing_weights",
-    "pixel_scale",
     "pretrained_backbone",
     "pretrained_tokenizer",
     "refuse_pickles",
 ]
 
-Channels = tuple[float, float, float]
-_HALF, _QUARTER = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth")
 _UNUSED = {"convnextv2": ("pooler.", "layernorm.")}
 """Layers behind the last hidden state, which we do not read: a checkpoint without them is complete."""
@@ -77,53 +73,6 @@ def pretrained_tokenizer(config: EncoderConfig) -> Tokenizer:
     tokenizer.enable_truncation(config.max_tokens)
     tokenizer.enable_padding(length=config.max_tokens, pad_id=loaded.pad_token_id, pad_token=loaded.pad_token)
     return tokenizer
-
-
-def pixel_scale(config: EncoderConfig) -> tuple[Channels, Channels]:
-    """Mean and standard deviation per channel of pixels in 0 .. 1 that the backbone expects.
-
-    The configuration's own, else those of the pretrained folder's preprocessor_config.json, else 0.5 and 0.25.
-    """
-    if config.image_mean is not None and config.image_std is not None:
-        return config.image_mean, config.image_std
-    values = _preprocessor(config) if config.pretrained is not None else {}
-    mean, std = _scale(values) if values else (_HALF, _QUARTER)
-    return config.image_mean or mean, config.image_std or std
-
-
-def _scale(values: Mapping[str, Any]) -> tuple[Channels, Channels]:
-    """Mean and deviation of pixels / 255, where the folder speaks of pixels times its own factor."""
-    factor = float(values.get("rescale_factor", 1 / 255)) * 255 if values.get("do_rescale", True) else 255.0
-    mean, std = values.get("image_mean") or _HALF, values.get("image_std") or _HALF
-    if not values.get("do_normalize", True):
-        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    red, green, blue = ((float(m) / factor, float(s) / factor) for m, s in zip(mean, std, strict=True))
-    return (red[0], green[0], blue[0]), (red[1], green[1], blue[1])
-
-
-def _preprocessor(config: EncoderConfig) -> dict[str, Any]:
-    assert config.pretrained is not None
-    from transformers.utils.hub import cached_file
-
-    try:
-        path = cached_file(
-            config.pretrained,
-            "preprocessor_config.json",
-            _raise_exceptions_for_missing_entries=False,
-        )
-        values: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8")) if path is not None else {}
-        return values or _timm_scale(config)
-    except (OSError, ValueError) as error:
-        raise missing_weights(config, Modality.IMAGE, error) from None
-
-
-def _timm_scale(config: EncoderConfig) -> dict[str, Any]:
-    """timm keeps what it does to pixels in the folder's config.json."""
-    from transformers import PreTrainedConfig
-
-    assert config.pretrained is not None
-    kept = PreTrainedConfig.get_config_dict(config.pretrained)[0].get("pretrained_cfg") or {}
-    return {"image_mean": kept["mean"], "image_std": kept["std"]} if "mean" in kept and "std" in kept else {}
 
 
 def check_whole(config: EncoderConfig, kind: str, lacking: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from tokenizers import Tokenizer
@@ -23,9 +24,9 @@ from fedafd.learning.batch_norm import accept_single_values
 from fedafd.learning.encoders import AUTO, Encoder, Features, build_encoder
 from fedafd.learning.feature_cache import features_of
 from fedafd.learning.feeding import batches
-from fedafd.learning.images import image_pixels, scaled
+from fedafd.learning.image_processor import image_reading
+from fedafd.learning.images import fit_of, image_pixels, scaled
 from fedafd.learning.lora import add_adapters
-from fedafd.learning.pretrained import pixel_scale
 from fedafd.learning.sentence_folder import text_reading
 from fedafd.learning.tensor_fit import load_fitting
 from fedafd.learning.tokens import padding_id, token_ids
@@ -65,7 +66,7 @@ class Tower(nn.Module):
     def read(self, samples: Sequence[Any]) -> Tensor:
         """Raw images (uint8 arrays) or texts as the tensor that `forward` takes rows of."""
         if self.modality is Modality.IMAGE:
-            return image_pixels(samples, self.config.image_size)
+            return image_pixels(samples, fit_of(self.config))
         assert self.tokenizer is not None
         prefix = self.config.prefix or ""
         return token_ids(self.tokenizer, [prefix + text for text in samples], self.config.max_tokens)
@@ -187,7 +188,7 @@ def _self_contained(config: EncoderConfig, modality: Modality, encoder: Encoder)
     """The configuration that builds the same encoder, reading the same input, with nothing pretrained at hand."""
     changes: dict[str, Any] = {"pretrained": None}
     if modality is Modality.IMAGE:
-        changes["image_mean"], changes["image_std"] = pixel_scale(config)
+        changes |= image_reading(config)
     held: Any = getattr(getattr(encoder.backbone, "model", None), "config", None)
     if config.architecture == AUTO:
         changes["options"] = self_options(held)
@@ -198,9 +199,13 @@ def _self_contained(config: EncoderConfig, modality: Modality, encoder: Encoder)
 
 def _preprocessor(config: EncoderConfig) -> dict[str, Any]:
     """What a transformers image processor calls the way pixels are read here."""
-    side = {"height": config.image_size, "width": config.image_size}
+    fit = fit_of(config)
+    side = {"height": fit.size, "width": fit.size}
+    resize: dict[str, Any] = {"do_resize": True, "size": side, "resample": Image.Resampling[fit.interpolation.upper()]}
+    if fit.crop:
+        resize |= {"size": {"shortest_edge": fit.shortest}, "do_center_crop": True, "crop_size": side}
     scale = {"do_rescale": True, "rescale_factor": 1 / 255, "image_mean": config.image_mean}
-    return {"do_resize": True, "size": side, "resample": 2, "do_normalize": True, "image_std": config.image_std} | scale
+    return resize | {"do_normalize": True, "image_std": config.image_std} | scale
 
 
 @torch.inference_mode()

@@ -68,6 +68,16 @@ class EncoderConfig(Config):
         " (lora): docs/models.md.",
     )
     lora: LoraConfig | None = Field(None, description="How `trainable: lora` is done; null: as by default.")
+    image_crop: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of an image's shorter side that is kept after resizing, from the middle; 0: squeezed to"
+        " a square, nothing is cut off; null: as the pretrained folder's processor does, else 0.",
+    )
+    image_interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] | None = Field(
+        None, description="How images are resized, by Pillow; null: the pretrained folder's, else bilinear."
+    )
     image_mean: tuple[float, float, float] | None = Field(
         None, description="Per channel, of pixels in 0..1; null: the pretrained folder's, else 0.5."
     )
