@@ -25,7 +25,7 @@ def told(tmp_path: Path, **changes: Any) -> list[str]:
 def test_the_presets_have_none_but_ablations_of_what_the_paper_does_not_do(tmp_path: Path) -> None:
     assert settings_without_effect(read_experiment(None, {"preset": "small"}, tmp_path)) == []
     found = settings_without_effect(read_experiment(None, {"preset": "paper"}, tmp_path))
-    assert len(found) == 3
+    assert len(found) == 4
     assert all("its settings are those of fedafd" in each for each in found)
 
 

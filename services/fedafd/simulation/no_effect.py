@@ -44,7 +44,15 @@ _USES: tuple[tuple[str, Callable[[FederationConfig], bool], str], ...] = (
     ),
     *(
         (f"fusion.{name}", lambda c: c.fusion.mode in _FUSED, "fusion.mode is off or global")
-        for name in ("reduction", "inner_norm", "zero_init", "calibrate_gate", "persistent", "warm_start_steps")
+        for name in (
+            "reduction",
+            "inner_norm",
+            "zero_init",
+            "calibrate_gate",
+            "alone_branch",
+            "persistent",
+            "warm_start_steps",
+        )
     ),
     (
         "distillation.temperature",
