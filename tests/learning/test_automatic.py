@@ -43,6 +43,8 @@ IMAGES: dict[str, dict[str, Any]] = {
     "siglip_vision_model": PATCHES,
     "clip_vision_model": PATCHES,
 }
+DUAL = ["clip", "siglip"]
+TIMM = ["resnet10t", "test_efficientnet", "test_vit"]
 SENTENCES = ["a red circle", "blue square a red circle a blue square"]
 PICTURES = [np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)]
 
@@ -106,7 +108,7 @@ def test_image_encoder_of_any_family_is_the_saved_one(kind: str, dtype: torch.dt
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["clip", "siglip"])
+@pytest.mark.parametrize("kind", DUAL)
 def test_each_tower_of_a_dual_encoder_is_read_alone(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     words = SMALL | WORDS | {"max_position_embeddings": 16}
@@ -127,7 +129,7 @@ def test_each_tower_of_a_dual_encoder_is_read_alone(kind: str, tmp_path: Path) -
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["resnet10t", "test_vit", "test_efficientnet"])
+@pytest.mark.parametrize("name", TIMM)
 def test_timm_folder_brings_its_weights_and_pixel_scale(name: str, tmp_path: Path) -> None:
     timm = pytest.importorskip("timm", reason="the extra `vision` is not installed")
     from timm.models import save_for_hf
@@ -180,3 +182,10 @@ def test_code_in_the_weights_folder_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError):
         build_encoder(EncoderConfig(architecture="auto", pretrained=str(tmp_path)), Modality.IMAGE, dim=8)
     assert not mark.exists()
+
+
+def test_documented_families_are_those_that_are_tested() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = {"text": TEXTS, "image": IMAGES, "one tower of two": DUAL, "image, where timm is installed": TIMM}
+    for modality, kinds in rows.items():
+        assert f"| {modality} | {', '.join(f'`{kind}`' for kind in sorted(kinds))}" in page
