@@ -69,6 +69,12 @@ def test_defaults_keep_the_personalized_model_at_the_site() -> None:
     assert config.image_encoder is None and config.text_encoder is None
 
 
+def test_a_tracker_is_asked_for_by_name() -> None:
+    told = parse_agent_config(agent_yaml(render(AGENT, site(agent={"tracking": {"tensorboard": {"folder": "/tb"}}}))))
+    assert told.tracking == {"tensorboard": {"folder": "/tb"}}
+    assert parse_agent_config(agent_yaml(render(AGENT, SITE))).tracking == {}
+
+
 def test_every_key_of_agent_yaml_can_be_set_or_is_the_charts() -> None:
     ours = {"aggregator", "state_dir", "threads", "tls", "metrics_port", "metrics_host"}
     values = {re.sub(r"(?<!^)(?=[A-Z])", "_", key).lower() for key in chart_values(AGENT)["agent"]}
