@@ -59,8 +59,8 @@ class Trial:
         self.folder = folder
         self.supervisor = supervisor
         self.services = Services(supervisor, backends, http_port=None, threads=1, settings=settings)
-        self.dialled = self.services.aggregator
-        """Where the agents look for the aggregator."""
+        self.dialled: str | None = None
+        """Where the agents look for the aggregator; None: where the services have it."""
         self.start_services(distiller=distiller)
         self.rest = FederationClient(self.services.url, self.services.api_key, FEDERATION["name"])
         self._tokens: dict[str, str] = {}
@@ -74,7 +74,9 @@ class Trial:
 
     def agent_file(self, name: str) -> Path:
         path = self.folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(agent_config(name, self.folder / name, self.dialled)))
+        path.write_text(
+            yaml.safe_dump(agent_config(name, self.folder / name, self.dialled or self.services.aggregator))
+        )
         return path
 
     def start_agent(self, name: str, *, module: str = "fedafd.agent.main") -> Child:
