@@ -11,8 +11,9 @@ from tests.learning.tiny import tiny_federation, tiny_public
 
 from fedafd.distiller.stages import StageWork, run_stage
 from fedafd.domain.config import FederationConfig, WireDtype
+from fedafd.domain.errors import RepresentationError
 from fedafd.domain.kinds import Modality, StageKind
-from fedafd.rpc.tensors import decode_representations
+from fedafd.rpc.tensors import decode_global_representations, decode_representations, encode_representations
 from fedafd.simulation.federation import Federation, FederationProgress
 
 SHA256 = "0" * 64
@@ -48,3 +49,29 @@ def test_global_representations_travel_as_the_wire_says_and_the_simulation_sees_
     simulated = Federation(config, tiny_public(), [], device="cpu").run_round(FederationProgress())
     for modality, rows in found.items():
         assert np.array_equal(rows, simulated.representations[modality]), modality
+
+
+@pytest.mark.parametrize("dtype", WireDtype)
+def test_a_round_that_was_prepared_in_float32_before_an_update_goes_on(dtype: WireDtype) -> None:
+    config = tiny_federation(wire_dtype=dtype.value)
+    count = len(tiny_public()["train"])
+    rows = {m: np.eye(16, dtype=np.float32)[np.arange(count) % 16] for m in Modality}
+    for sent in (WireDtype.FLOAT32, dtype):
+        found = decode_global_representations(
+            encode_representations(rows, SHA256, sent),
+            num_samples=count,
+            embedding_dim=16,
+            public_set_sha256=SHA256,
+            dtype=config.wire_dtype,
+        )
+        for modality in Modality:
+            np.testing.assert_allclose(found[modality], rows[modality], atol=1e-6)
+    other = WireDtype.INT8 if dtype is not WireDtype.INT8 else WireDtype.FLOAT16
+    with pytest.raises(RepresentationError):
+        decode_global_representations(
+            encode_representations(rows, SHA256, other),
+            num_samples=count,
+            embedding_dim=16,
+            public_set_sha256=SHA256,
+            dtype=dtype,
+        )

@@ -23,7 +23,7 @@ from fedafd.domain.errors import ArtifactCorruptError
 from fedafd.domain.kinds import Modality
 from fedafd.domain.manifest import Manifest
 from fedafd.rpc.bundles import pack_folder
-from fedafd.rpc.tensors import decode_representations, encode_representations
+from fedafd.rpc.tensors import decode_global_representations, encode_representations
 
 __all__ = ["Site"]
 
@@ -64,9 +64,8 @@ class Site:
         if manifest.sha256 != task.public_set_sha256:
             raise ArtifactCorruptError("the public set's manifest does not have the announced hash")
         files = {shard.name: task.manifest.parent / shard.sha256 for shard in manifest.shards}
-        global_reps = decode_representations(
+        global_reps = decode_global_representations(
             task.global_representations.read_bytes(),
-            modalities=list(Modality),
             num_samples=manifest.num_samples(),
             embedding_dim=task.config.embedding_dim,
             public_set_sha256=task.public_set_sha256,

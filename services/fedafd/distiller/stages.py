@@ -15,7 +15,7 @@ from fedafd.domain.kinds import STALE, Modality, StageKind
 from fedafd.learning.averaging import average_updates
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
 from fedafd.learning.server_round import distil, evaluate, export_global_model, initial_server_state, prepare
-from fedafd.rpc.tensors import decode_representations, encode_representations
+from fedafd.rpc.tensors import decode_global_representations, decode_representations, encode_representations
 
 __all__ = ["StageResult", "StageWork", "run_stage"]
 
@@ -136,9 +136,8 @@ def _evaluate(work: StageWork) -> StageResult:
 
 
 def _global(work: StageWork) -> dict[Modality, NDArray[np.float32]]:
-    return decode_representations(
+    return decode_global_representations(
         work.inputs["global-representations"],
-        modalities=list(Modality),
         num_samples=None,
         embedding_dim=work.config.embedding_dim,
         public_set_sha256=work.public_set_sha256,

@@ -21,7 +21,13 @@ from fedafd.domain.config import WireDtype
 from fedafd.domain.errors import PublicSetMismatchError, RepresentationError
 from fedafd.domain.kinds import Modality
 
-__all__ = ["NORM_TOLERANCE", "decode_representations", "encode_representations", "need_distinct"]
+__all__ = [
+    "NORM_TOLERANCE",
+    "decode_global_representations",
+    "decode_representations",
+    "encode_representations",
+    "need_distinct",
+]
 
 NORM_TOLERANCE = 0.02
 """How far a row's length may be from 1: int8 with row scales at D = 8 is the coarsest we send."""
@@ -79,6 +85,26 @@ def decode_representations(
         raise RepresentationError(_unexpected(tensors, names))
     count = num_samples if num_samples is not None else len(tensors[wanted[0]])
     return {m: _checked_rows(tensors, m.value, (count, embedding_dim), dtype) for m in modalities}
+
+
+def decode_global_representations(
+    blob: bytes, *, num_samples: int | None, embedding_dim: int, public_set_sha256: str, dtype: WireDtype
+) -> dict[Modality, NDArray[np.float32]]:
+    """I_g and T_g as `decode_representations` reads them; also in float32, as distillers of before sent them.
+
+    So a round that was prepared before an update goes on after it.
+    """
+    _, tensors = _read(blob)
+    if all(tensor.dtype == np.float32 for tensor in tensors.values()):
+        dtype = WireDtype.FLOAT32
+    return decode_representations(
+        blob,
+        modalities=list(Modality),
+        num_samples=num_samples,
+        embedding_dim=embedding_dim,
+        public_set_sha256=public_set_sha256,
+        dtype=dtype,
+    )
 
 
 def _checked_rows(
