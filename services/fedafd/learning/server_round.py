@@ -111,8 +111,7 @@ def prepare(
     WorkerLostError.
     """
     run = _Run(config, state, round_number, seed, device)
-    with watched(lambda share: progress(0.0, f"features of the public set, {share:.0%}")):
-        pairs = PairTensors(public, run.model.towers)
+    pairs = _read(public, run, progress)
     passes = config.server.passes + (config.server.initial_passes if round_number == 1 else 0)
     run = _trained(run, pairs, passes, {}, None, processes, lambda f, a: progress(0.8 * f, a), waypoints)
     reps = {}
@@ -170,8 +169,7 @@ def distil(
             self_share=config.distillation.self_share,
             normalise=config.distillation.normalise_aggregate,
         ).to(run.device)
-    with watched(lambda share: progress(0.0, f"features of the public set, {share:.0%}")):
-        pairs = PairTensors(public, run.model.towers)
+    pairs = _read(public, run, progress)
     return _trained(run, pairs, config.distillation.passes, targets, means, processes, progress, waypoints).state()
 
 
@@ -316,6 +314,12 @@ class _Run:
         self.group.averaged(self.model.contrast.parameters())
         nn.utils.clip_grad_norm_(self.model.parameters(), config.server.clip_norm)
         self.optimizer.step()
+
+
+def _read(public: Pairs, run: _Run, progress: Progress) -> PairTensors:
+    """The public set as the global towers read it; where a backbone is frozen, that is heard."""
+    with watched(lambda share: progress(0.0, f"features of the public set, {share:.0%}")):
+        return PairTensors(public, run.model.towers)
 
 
 def _trained(
