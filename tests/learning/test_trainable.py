@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -166,14 +167,14 @@ def test_other_weights_other_rows_and_damage_are_computed_anew(tmp_path: Path) -
     found = cache.features(tower, tower.read(texts))
     assert not torch.equal(cache.features(other, other.read(texts)), found)
     assert not torch.equal(cache.features(tower, tower.read(texts[::-1])), found)
-    count = len(list(tmp_path.iterdir()))
-    assert count == 3
-    for path in tmp_path.iterdir():
+    kept = [path for path in tmp_path.iterdir() if path.is_file()]
+    assert len(kept) == 3
+    for path in kept:
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
         path.write_bytes(content)
     assert torch.equal(FeatureCache(tmp_path).features(tower, tower.read(texts)), found)
-    for path in tmp_path.iterdir():
+    for path in kept:
         path.write_bytes(b"cut")
     assert torch.equal(FeatureCache(tmp_path).features(tower, tower.read(texts)), found)
     assert not list(tmp_path.glob(".part-*"))
@@ -206,6 +207,56 @@ def test_what_is_interrupted_goes_on_behind_the_last_whole_block(
     assert shares == [0.0, 16 / 48, 32 / 48]
 
 
+def test_processes_that_share_a_folder_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_cache, "_BLOCK", 16)
+    tower = towers()[Modality.TEXT]
+    rows = tower.read(samples(Modality.TEXT))
+    whole = FeatureCache(None).features(tower, rows)
+    computed, counts, both = feature_cache._computed, {"one": 0, "two": 0}, threading.Barrier(2)
+
+    def slow(made: Tower, block: Tensor) -> Tensor:
+        name = threading.current_thread().name
+        counts[name] += 1
+        if counts[name] == 1:
+            both.wait(30)  # each holds its first block while the other one looks for work
+        return computed(made, block)
+
+    monkeypatch.setattr(feature_cache, "_computed", slow)
+    results: dict[str, Tensor] = {}
+
+    def compute() -> None:
+        results[threading.current_thread().name] = FeatureCache(tmp_path).features(tower, rows)
+
+    workers = [threading.Thread(target=compute, name=name) for name in counts]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert sum(counts.values()) == 3
+    assert all(torch.equal(result, whole) for result in results.values())
+
+
+def test_padding_changes_no_feature_and_costs_a_cpu_nothing() -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = EncoderConfig(architecture="bert", max_tokens=24, options=sizes, trainable="head")
+    tower = Tower(
+        config, Modality.TEXT, dim=16, tokenizer=build_tokenizer(["a dog runs over the wide green field cats"])
+    ).eval()
+    rows = tower.read(["a dog", "a dog runs over the wide green field", "", "cats"] * 64)
+    backbone: Any = tower.encoder.backbone
+    lengths: list[int] = []
+    handle = backbone.model.register_forward_pre_hook(
+        lambda _, __, given: lengths.append(given["input_ids"].shape[1]), with_kwargs=True
+    )
+    features = FeatureCache(None).features(tower, rows)
+    handle.remove()
+    longest = int((rows != backbone.padding).sum(1).max())
+    assert max(lengths) == longest < rows.shape[1]
+    assert min(lengths) < longest
+    for row, feature in zip(rows, features, strict=True):
+        np.testing.assert_allclose(tower.pooled(row.unsqueeze(0))[0].detach(), feature, atol=1e-5)
+
+
 def test_the_disk_holds_no_more_than_its_limit_and_a_full_one_costs_time_alone(tmp_path: Path) -> None:
     tower = towers()[Modality.TEXT]
     rows = tower.read(samples(Modality.TEXT))
@@ -213,7 +264,7 @@ def test_the_disk_holds_no_more_than_its_limit_and_a_full_one_costs_time_alone(t
     cache = FeatureCache(tmp_path, limit_bytes=3 * size, memory_bytes=0)
     for shift in range(6):
         cache.features(tower, rows.roll(shift, 0))
-    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 3 * size
+    assert sum(path.stat().st_size for path in tmp_path.iterdir() if path.is_file()) <= 3 * size
     (tmp_path / "file").write_bytes(b"")
     assert len(FeatureCache(tmp_path / "file").features(tower, rows)) == len(rows)
 

@@ -15,6 +15,7 @@ from fedafd.domain.config import EncoderConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.pretrained import check_whole, missing_weights, refuse_pickles
+from fedafd.learning.quiet_loading import quietly
 
 __all__ = ["any_backbone", "fresh_backbone", "plain_options", "self_options"]
 
@@ -24,6 +25,7 @@ _NUMBERS = ("img_size", "in_chans", "num_classes")
 _PARTS = {Modality.IMAGE: "vision_config", Modality.TEXT: "text_config"}
 
 
+@quietly()
 def any_backbone(config: EncoderConfig, modality: Modality) -> Any:
     """The weights named by `config.pretrained`, in float32; of a dual encoder the tower of this modality.
 
@@ -60,6 +62,7 @@ def any_backbone(config: EncoderConfig, modality: Modality) -> Any:
     return model
 
 
+@quietly()
 def fresh_backbone(config: EncoderConfig, modality: Modality, *, vocabulary: int, padding: int) -> Any:
     """Fresh weights of the family that the option `model_type` names. Raises ConfigurationError."""
     import transformers

@@ -113,6 +113,11 @@ class _TextBackbone(nn.Module):
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         mask = (ids != self.padding).long()
+        if ids.device.type == "cpu" and self.pooling != "pooler":
+            # Columns that are padding in every row cost a CPU time; a GPU would have to be waited for to know them.
+            # A pooler may read the last one (SigLIP's does).
+            used = max(1, int((mask.amax(0) * torch.arange(1, mask.shape[1] + 1)).amax()))
+            ids, mask = ids[:, :used], mask[:, :used]
         made = self.model(input_ids=ids, attention_mask=self._attended(mask))
         if self.pooling == "pooler":
             own_BC = getattr(made, "pooler_output", None)

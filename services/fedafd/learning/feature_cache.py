@@ -2,7 +2,8 @@
 
 A feature is the backbone's pooled output, [C] for each sample. Its name is the hash of the backbone's weights and
 settings and of the input rows themselves, so that another picture, another tokenizer or other weights is another name.
-Blocks are kept one by one: what is interrupted goes on behind the last whole block.
+Blocks are kept one by one: what is interrupted goes on behind the last whole block, and processes that share a folder
+share the work.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from fedafd.domain.kinds import Modality
 from fedafd.learning.feeding import batches
 from fedafd.telemetry.logging import get_logger
 
@@ -33,6 +36,8 @@ __all__ = ["FeatureCache", "backbone_digest", "features_of", "keep_features", "w
 
 Progress = Callable[[float], None]
 _BLOCK, _BATCH = 1024, 128
+_LOCKS = ".locks"
+_LOCK_FILES = 64
 _MEMORY = 1 << 30
 _DISK = 4 << 30
 _log = get_logger(__name__)
@@ -49,20 +54,56 @@ class FeatureCache:
     def features(self, tower: Tower, rows: Tensor) -> Tensor:
         """Pooled features [n, C], float32 on the host, of rows that the tower's `read` made."""
         made, told = backbone_digest(tower), _watching.get()
-        blocks = []
-        for start in range(0, len(rows), _BLOCK):
-            told(start / len(rows))
-            block = rows[start : start + _BLOCK]
-            name = _digest(made.encode(), str(tuple(block.shape)).encode(), _bytes(block))
-            features = self._found(name)
-            if features is None:
-                features = _computed(tower, block)
-                self._write(name, features)
-            self._hold(name, features)
-            blocks.append(features)
+        starts = range(0, len(rows), _BLOCK)
+        names = [
+            _digest(made.encode(), str(tuple(block.shape)).encode(), _bytes(block)) for block in rows.split(_BLOCK)
+        ]
+        blocks: dict[int, Tensor] = {}
+        # What another process computes right now is asked for again behind everything else.
+        for patient in (False, True):
+            for start, name in zip(starts, names, strict=True):
+                if start in blocks:
+                    continue
+                told(min(1.0, len(blocks) * _BLOCK / len(rows)))
+                features = self._found(name)
+                if features is None:
+                    features = self._made(tower, rows[start : start + _BLOCK], name, patient=patient)
+                if features is not None:
+                    self._hold(name, features)
+                    blocks[start] = features
         if not blocks:
             return torch.zeros(0, tower.encoder.projection.in_features)
-        return torch.cat(blocks)
+        return torch.cat([blocks[start] for start in starts])
+
+    def _made(self, tower: Tower, block: Tensor, name: str, *, patient: bool) -> Tensor | None:
+        """The features of a block, kept; None where another process makes them and this one is not `patient`."""
+        lock = self._lock(name)
+        if lock is None:
+            features = _computed(tower, block)
+            self._write(name, features)
+            return features
+        try:
+            with lock.acquire(timeout=-1 if patient else 0):
+                features = self._found(name)
+                if features is None:
+                    features = _computed(tower, block)
+                    self._write(name, features)
+                return features
+        except Timeout:
+            return None
+
+    def _lock(self, name: str) -> FileLock | None:
+        """One of a fixed number of locks, which stay where they are; None where a folder can hold none."""
+        if self.folder is None:
+            return None
+        folder = self.folder / _LOCKS
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f"{int(name[:8], 16) % _LOCK_FILES:02d}"
+            probe.touch()
+        except OSError:
+            return None
+        return FileLock(probe)
 
     def _found(self, name: str) -> Tensor | None:
         if name in self._held:
@@ -110,6 +151,8 @@ class FeatureCache:
         assert self.folder is not None
         found = []
         for path in self.folder.iterdir():
+            if path.name == _LOCKS:
+                continue
             with suppress(OSError):
                 status = path.stat()
                 found.append((status.st_mtime, status.st_size, path))
@@ -174,10 +217,20 @@ def backbone_digest(tower: Tower) -> str:
 def _computed(tower: Tower, rows: Tensor) -> Tensor:
     training = tower.training
     tower.eval()
-    parts = [tower.pooled(batch).float() for batch in batches(rows, _BATCH, _device(tower))]
+    order = _shortest_first(tower, rows)
+    arranged = rows if order is None else rows[order]
+    features = torch.cat([tower.pooled(batch).float() for batch in batches(arranged, _BATCH, _device(tower))]).cpu()
     tower.train(training)
     # A tensor that was made in inference mode may take no part in training.
-    return torch.cat(parts).cpu().clone()
+    return (features if order is None else features[order.argsort()]).clone()
+
+
+def _shortest_first(tower: Tower, rows: Tensor) -> Tensor | None:
+    """An order of texts that puts those of one length into one batch, whose padding is then cut off; None for images."""
+    if tower.modality is Modality.IMAGE:
+        return None
+    padding = getattr(tower.encoder.backbone, "padding", 0)
+    return (rows != padding).sum(1).argsort(stable=True)
 
 
 def _device(tower: Tower) -> torch.device:

@@ -16,6 +16,7 @@ from torch import nn
 from fedafd.domain.config import EncoderConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import Modality
+from fedafd.learning.quiet_loading import quietly
 
 __all__ = [
     "check_whole",
@@ -35,6 +36,7 @@ _FILES = {
 }
 
 
+@quietly()
 def pretrained_backbone(config: EncoderConfig, modality: Modality, model_class: Any) -> nn.Module:
     """The weights named by `config.pretrained`. Raises ConfigurationError for what is missing or does not fit."""
     assert config.pretrained is not None
@@ -54,6 +56,7 @@ def pretrained_backbone(config: EncoderConfig, modality: Modality, model_class: 
     return made
 
 
+@quietly()
 def pretrained_tokenizer(config: EncoderConfig) -> Tokenizer:
     """The tokenizer beside the weights, cutting and padding to `config.max_tokens`. Raises ConfigurationError."""
     import transformers
