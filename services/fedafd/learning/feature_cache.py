@@ -226,7 +226,7 @@ def _computed(tower: Tower, rows: Tensor) -> Tensor:
 
 
 def _shortest_first(tower: Tower, rows: Tensor) -> Tensor | None:
-    """An order of texts that puts those of one length into one batch, whose padding is then cut off; None for images."""
+    """An order of texts that puts equal lengths into one batch, whose padding is then cut off; None for images."""
     if tower.modality is Modality.IMAGE:
         return None
     padding = getattr(tower.encoder.backbone, "padding", 0)

@@ -1,4 +1,4 @@
-"""Loads pretrained weights without transformers' own report: what is missing is our error, what is unused is no news."""
+"""Loads pretrained weights without transformers' report: what is missing is our error, what is unused no news."""
 
 from __future__ import annotations
 
