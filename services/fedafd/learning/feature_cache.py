@@ -79,18 +79,18 @@ class FeatureCache:
         """The features of a block, kept; None where another process makes them and this one is not `patient`."""
         lock = self._lock(name)
         if lock is None:
-            features = _computed(tower, block)
-            self._write(name, features)
-            return features
+            return self._computed_and_kept(tower, block, name)
         try:
             with lock.acquire(timeout=-1 if patient else 0):
                 features = self._found(name)
-                if features is None:
-                    features = _computed(tower, block)
-                    self._write(name, features)
-                return features
+                return features if features is not None else self._computed_and_kept(tower, block, name)
         except Timeout:
             return None
+
+    def _computed_and_kept(self, tower: Tower, block: Tensor, name: str) -> Tensor:
+        features = _computed(tower, block)
+        self._write(name, features)
+        return features
 
     def _lock(self, name: str) -> FileLock | None:
         """One of a fixed number of locks, which stay where they are; None where a folder can hold none."""
