@@ -90,7 +90,7 @@ def test_a_wrong_type_of_every_key_is_refused_with_its_path(
     ("path", "value", "message"),
     [
         ("name", "Trial 1", "name: String should match pattern"),
-        ("preset", "papers", "preset: Input should be 'default', 'small' or 'paper'; found 'papers'"),
+        ("preset", "papers", "preset: Input should be 'default', 'small', 'pretrained' or 'paper'; found 'papers'"),
         ("strategy", "fedprox", "strategy: strategy 'fedprox' is not known; installed: .*fedafd"),
         ("seed", -1, "seed: Input should be greater than or equal to 0; found -1"),
         ("seed", 2**63, "seed: Input should be less than"),

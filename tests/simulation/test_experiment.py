@@ -52,7 +52,7 @@ def test_fingerprints_differ_where_results_may(tmp_path: Path) -> None:
     assert read(tmp_path, seeds=[0, 1], strategies=["fedafd", "local"]).fingerprint(key) in prints
 
 
-@pytest.mark.parametrize("preset", ["small", "paper"])
+@pytest.mark.parametrize("preset", ["small", "pretrained", "paper"])
 def test_presets_compare_every_strategy_and_ablation(preset: str, tmp_path: Path) -> None:
     experiment = read_experiment(None, {"preset": preset}, tmp_path)
     assert set(experiment.strategies) >= set(STRATEGIES)

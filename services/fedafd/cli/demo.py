@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedafd.cli.model_tools import need_modules
-from fedafd.domain.errors import FedafdError
+from fedafd.cli.weights import IMAGE_WEIGHTS, TEXT_WEIGHTS, named_weights
+from fedafd.domain.errors import ConfigurationError, FedafdError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,6 +60,8 @@ class DemoOptions:
     seed: int = 0
     data: Path | None = None
     """A folder of real data, laid out as docs/data.md says; None generates data."""
+    weights: dict[str, str] | None = None
+    """Pretrained encoders: hub id or folder by key, where it is not the preset's; None: tiny ones from scratch."""
     port: int | None = None
     keep: bool = False
     force: bool = False
@@ -74,6 +77,11 @@ def demo(
         Path | None,
         typer.Option(help="Real data instead of generated: a folder with flickr8k/, cifar100/ and ag_news_csv/."),
     ] = None,
+    pretrained: Annotated[
+        bool, typer.Option(help="Small pretrained encoders, frozen but for their projections: fetched from a hub once.")
+    ] = False,
+    image_weights: Annotated[str | None, typer.Option(help=IMAGE_WEIGHTS + " With --pretrained.")] = None,
+    text_weights: Annotated[str | None, typer.Option(help=TEXT_WEIGHTS + " With --pretrained.")] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of REST; any free one by default.")] = None,
     keep: Annotated[bool, typer.Option(help="Leave everything running at the end, until Ctrl-C.")] = False,
     force: Annotated[bool, typer.Option(help="Remove what an interrupted demo left in --output.")] = False,
@@ -84,8 +92,19 @@ def demo(
     need_modules("demo", _NEEDED, "demo")
     from rich.console import Console
 
+    weights = named_weights(image_weights, text_weights)
+    if weights and not pretrained:
+        raise ConfigurationError("--image-weights and --text-weights go with --pretrained")
     options = DemoOptions(
-        output=output, rounds=rounds, seed=seed, data=data, port=port, keep=keep, force=force, alone=alone
+        output=output,
+        rounds=rounds,
+        seed=seed,
+        data=data,
+        weights=weights if pretrained else None,
+        port=port,
+        keep=keep,
+        force=force,
+        alone=alone,
     )
     raise typer.Exit(run_demo(options, Console(stderr=as_json), as_json=as_json))
 
@@ -124,7 +143,7 @@ def _run(options: DemoOptions, console: Console, *, as_json: bool) -> None:
         stack.callback(output.release)
         supervisor = stack.enter_context(Supervisor(output.logs))
         with console.status("Preparing the data"):
-            plan = prepare_sites(supervisor, output.work, options.data, options.seed)
+            plan = prepare_sites(supervisor, output.work, options.data, options.seed, options.weights)
         with console.status("Starting Redis, control plane, aggregator, distiller"):
             backends = Backends(
                 database_url=f"sqlite:///{output.work / 'fedafd.db'}",

@@ -1,18 +1,24 @@
-"""Child of the demo: `python -m fedafd.cli.demo_data WORK SEED [DATA]` writes the public set and the sites' plan."""
+"""Child of the demo: `python -m fedafd.cli.demo_data CHOICES` writes the public set and the sites' plan.
+
+CHOICES is the JSON of DataChoices.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedafd.datasets import load_public_data, write_public_set
 from fedafd.datasets.cuts import DataSource, generated, real_cuts
+from fedafd.domain.config import parse_federation_config
 from fedafd.domain.errors import FedafdError
 from fedafd.domain.kinds import ClientKind
+from fedafd.learning.weights_check import check_weights, encoders_of
 
-__all__ = ["TOLD", "main"]
+__all__ = ["TOLD", "DataChoices", "main"]
 
 TOLD = 3
 """Exit code: what was wrong is all that was written."""
@@ -20,11 +26,26 @@ TOLD = 3
 _NAMES = {ClientKind.IMAGE: "images", ClientKind.TEXT: "texts", ClientKind.PAIR: "pairs"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataChoices:
+    """What the demo's command line says of data and encoders."""
+
+    work: str
+    seed: int
+    data: str | None = None
+    """A folder of real data; None generates data."""
+    weights: dict[str, str] | None = None
+    """Pretrained encoders, by key those that are not the preset's; None: tiny ones from scratch."""
+
+
 def main(arguments: list[str]) -> int:
-    """Write WORK/public-set and WORK/plan.json; returns the exit code."""
-    work, seed = Path(arguments[0]), int(arguments[1])
-    data = Path(arguments[2]) if len(arguments) > 2 else None
+    """Write public-set and plan.json to the folder of work; returns the exit code."""
+    choices = DataChoices(**json.loads(arguments[0]))
+    work, seed = Path(choices.work), choices.seed
+    data = None if choices.data is None else Path(choices.data)
+    federation = _federation(choices)
     try:
+        check_weights(encoders_of(parse_federation_config(federation)))
         public, clients = generated(seed) if data is None else real_cuts(data.absolute())
         write_public_set(load_public_data(public.adapter, public.path, public.options), work / "public-set")
     except FedafdError as error:
@@ -34,7 +55,7 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"{error.filename or work}: cannot be written: {error.strerror or error}; is the disk full?\n")
         return TOLD
     plan = {
-        "federation": _federation(seed, real=data is not None),
+        "federation": federation,
         "sites": [_site(kind, source) for kind, source in clients.items()],
         "words": "generated shapes" if data is None else f"real files below {data}",
     }
@@ -42,9 +63,11 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _federation(seed: int, *, real: bool) -> dict[str, Any]:
-    config: dict[str, Any] = {"name": "demo", "preset": "small", "seed": seed}
-    if not real:
+def _federation(choices: DataChoices) -> dict[str, Any]:
+    config: dict[str, Any] = {"name": "demo", "preset": "small", "seed": choices.seed}
+    if choices.weights is not None:
+        return config | {"preset": "pretrained"} | {key: {"pretrained": at} for key, at in choices.weights.items()}
+    if choices.data is None:
         # Generated sites are small: more epochs cost seconds.
         config |= {"image_encoder": {"image_size": 32}, "client": {"local_epochs": 5}}
     return config

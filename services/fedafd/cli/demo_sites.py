@@ -56,13 +56,16 @@ class Plan:
     words: str
 
 
-def prepare_sites(supervisor: Supervisor, work: Path, data: Path | None, seed: int) -> Plan:
+def prepare_sites(
+    supervisor: Supervisor, work: Path, data: Path | None, seed: int, weights: dict[str, str] | None = None
+) -> Plan:
     """Write the public set and describe the sites; in a child, so that this process stays small.
 
-    Raises DataError for data that cannot be used or a public set that cannot be written.
+    Raises DataError for data or pretrained weights that cannot be used and a public set that cannot be written.
     """
     plan = work / "plan.json"
-    command = [sys.executable, "-m", "fedafd.cli.demo_data", str(work), str(seed), *([str(data)] if data else [])]
+    choices = {"work": str(work), "seed": seed, "data": str(data) if data else None, "weights": weights}
+    command = [sys.executable, "-m", "fedafd.cli.demo_data", json.dumps(choices)]
     child = supervisor.start("data", command, {}, may_end=True)
     while child.process.poll() is None:
         time.sleep(0.05)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedafd.cli.weights import IMAGE_WEIGHTS, TEXT_WEIGHTS, named_weights
 from fedafd.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -21,8 +22,10 @@ _INTERRUPTED, _TERMINATED = 130, 143
 
 def simulate(
     file: Annotated[Path | None, typer.Option("--file", "-f", help="The experiment.yaml.")] = None,
-    preset: Annotated[str | None, typer.Option(help="small or paper, instead of or under the file.")] = None,
+    preset: Annotated[str | None, typer.Option(help="small, pretrained or paper; the file stands on it.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder that the data's paths start from; else the file's.")] = None,
+    image_weights: Annotated[str | None, typer.Option(help=IMAGE_WEIGHTS)] = None,
+    text_weights: Annotated[str | None, typer.Option(help=TEXT_WEIGHTS)] = None,
     output: Annotated[Path, typer.Option(help="Folder for results; the same folder goes on where it stopped.")] = Path(
         "simulate-output"
     ),
@@ -62,7 +65,7 @@ def simulate(
         overrides["rounds"] = rounds
     if file is None and preset is None:
         raise ConfigurationError("give an experiment with -f experiment.yaml, or --preset small")
-    experiment = read_experiment(file, overrides, data)
+    experiment = read_experiment(file, overrides, data, weights=named_weights(image_weights, text_weights))
     experiment = _narrowed(experiment, "strategies", strategies)
     experiment = _narrowed(experiment, "scenarios", scenarios)
     before = signal.signal(signal.SIGTERM, _terminate)

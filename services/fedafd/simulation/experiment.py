@@ -86,7 +86,7 @@ class ExperimentConfig(_Config):
     """An experiment. `strategies` maps a name to values of federation.yaml on top of the strategy of that name."""
 
     name: Name = "experiment"
-    preset: Literal["small", "paper"] | None = None
+    preset: Literal["small", "pretrained", "paper"] | None = None
     rounds: int = Field(8, ge=1, le=10_000)
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0,), min_length=1)
     participation: float = Field(
@@ -176,8 +176,13 @@ class ExperimentConfig(_Config):
         }
 
 
-def read_experiment(path: Path | None, overrides: Mapping[str, Any], data: Path | None) -> ExperimentConfig:
-    """Read experiment.yaml with `overrides` on top, and make its paths absolute. Raises ConfigurationError."""
+def read_experiment(
+    path: Path | None, overrides: Mapping[str, Any], data: Path | None, *, weights: Mapping[str, str] | None = None
+) -> ExperimentConfig:
+    """Read experiment.yaml with `overrides` on top, and make its paths absolute. Raises ConfigurationError.
+
+    `weights`: hub id or folder of pretrained weights by the encoder's key, such as `image_encoder`.
+    """
     values: Any = {}
     if path is not None:
         try:
@@ -188,6 +193,9 @@ def read_experiment(path: Path | None, overrides: Mapping[str, Any], data: Path 
             raise ConfigurationError(f"{path}: not valid YAML: {error}") from None
     if isinstance(values, Mapping):
         values = {**values, **overrides}
+        if weights:
+            named = {key: {"pretrained": place} for key, place in weights.items()}
+            values["federation"] = merged(values.get("federation") or {}, named)
     config = parse_config(ExperimentConfig, values, str(path) if path is not None else "experiment")
     for key in config.runs():
         config.federation_config(key)

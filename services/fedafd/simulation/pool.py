@@ -18,8 +18,11 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from fedafd.domain.claims import claimed
+from fedafd.domain.config import EncoderConfig
 from fedafd.domain.errors import DataError
+from fedafd.domain.kinds import Modality
 from fedafd.learning.optimizers import choose_device
+from fedafd.learning.weights_check import check_weights, encoders_of
 from fedafd.simulation.data import data_prints
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
 from fedafd.simulation.failures import Failure, killed, note_failure
@@ -59,9 +62,9 @@ def run_experiment(
 ) -> dict[RunKey, str]:
     """Do all runs that are not done yet. Returns the reason of each run that failed; the others have a result.json.
 
-    Of several devices (fedafd.simulation.places) each worker keeps to one. They must be here, and what `output` holds
-    must be of the same configuration and data, or is set aside with `restart` (fedafd.simulation.kept_runs):
-    ConfigurationError, DataError.
+    Of several devices (fedafd.simulation.places) each worker keeps to one. They must be here, what `output` holds must
+    be of the same configuration and data, or is set aside with `restart` (fedafd.simulation.kept_runs), and pretrained
+    weights must be there: ConfigurationError, DataError.
 
     A run that fails, or whose process is killed, leaves its reason (fedafd.simulation.failures) and the others go on;
     the same call tries it again. `look` is told twice a second what each run at work does: its round, the share of the
@@ -83,6 +86,7 @@ def run_experiment(
         for idle in settings_without_effect(experiment):
             tell(f"without effect: {idle}")
         todo = deque(key for key in experiment.runs() if not (output / key.folder / "result.json").exists())
+        check_weights(encoder for key in todo for encoder in _encoders(experiment, key))
         for key in todo:
             (output / key.folder / NOW).unlink(missing_ok=True)
         pool = _Pool(Job(experiment.model_dump_json(), str(output), devices[0], keep_models, threads), devices)
@@ -101,6 +105,15 @@ def run_experiment(
         if not failed and not keep_models:
             shutil.rmtree(output / SERVER_STAGES, ignore_errors=True)
     return failed
+
+
+def _encoders(experiment: ExperimentConfig, key: RunKey) -> list[tuple[EncoderConfig, Modality]]:
+    """Whatever a run loads: the server's and the clients' own."""
+    own = []
+    for group in experiment.clients:
+        given = ((group.image_encoder, Modality.IMAGE), (group.text_encoder, Modality.TEXT))
+        own += [(config, modality) for config, modality in given if config and modality in group.kind.modalities]
+    return encoders_of(experiment.federation_config(key)) + own
 
 
 class _Worker:

@@ -17,6 +17,13 @@ _ABLATED = [
     "fedafd-no-self",
     "fedafd-no-distillation",
 ]
+_SMALL_PUBLIC: dict[str, Any] = {"adapter": "flickr", "path": "flickr8k", "options": {"role": "public"}}
+_SMALL_CLIENTS: list[dict[str, Any]] = [
+    {"kind": "image", "count": 2, "parts": 4, "adapter": "cifar100", "path": "cifar100"},
+    {"kind": "text", "count": 2, "parts": 12, "adapter": "ag-news", "path": "ag_news_csv"},
+    {"kind": "pair", "count": 2, "adapter": "flickr", "path": "flickr8k", "options": {"role": "private"}},
+]
+_SCENARIOS: dict[str, Any] = {"iid": {"scheme": "iid"}, "dirichlet": {"scheme": "dirichlet", "alpha": 0.1}}
 
 EXPERIMENTS: dict[str, dict[str, Any]] = {
     # Real cuts (docs/data.md) on two CPU cores.
@@ -31,13 +38,19 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
             # A global model that already knows something, as the paper's pretrained one does: docs/adr/0010.
             "server": {"initial_passes": 36, "passes": 3, "learning_rate": 2e-3, "schedule_rounds": 6},
         },
-        "public": {"adapter": "flickr", "path": "flickr8k", "options": {"role": "public"}},
-        "clients": [
-            {"kind": "image", "count": 2, "parts": 4, "adapter": "cifar100", "path": "cifar100"},
-            {"kind": "text", "count": 2, "parts": 12, "adapter": "ag-news", "path": "ag_news_csv"},
-            {"kind": "pair", "count": 2, "adapter": "flickr", "path": "flickr8k", "options": {"role": "private"}},
-        ],
-        "scenarios": {"iid": {"scheme": "iid"}, "dirichlet": {"scheme": "dirichlet", "alpha": 0.1}},
+        "public": _SMALL_PUBLIC,
+        "clients": _SMALL_CLIENTS,
+        "scenarios": _SCENARIOS,
+        "strategies": {name: {} for name in [*_COMPARED, *_ABLATED]},
+    },
+    # The same cuts with encoders that know something: small pretrained ones, frozen, for the server and the sites.
+    "pretrained": {
+        "name": "pretrained",
+        "rounds": 5,
+        "federation": {"preset": "pretrained", "server": {"schedule_rounds": 5}},
+        "public": _SMALL_PUBLIC,
+        "clients": _SMALL_CLIENTS,
+        "scenarios": _SCENARIOS,
         "strategies": {name: {} for name in [*_COMPARED, *_ABLATED]},
     },
     # FedAFD, CVPR 2026, arXiv 2603.04890: 3 image, 3 text and 4 pair clients, 10,000 MS-COCO pairs, 40 rounds. A GPU.
@@ -78,7 +91,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
                 "text_encoder": {"architecture": "bigru", "max_tokens": 64},
             },
         ],
-        "scenarios": {"iid": {"scheme": "iid"}, "dirichlet": {"scheme": "dirichlet", "alpha": 0.1}},
+        "scenarios": _SCENARIOS,
         "strategies": {name: {} for name in [*_COMPARED, *_ABLATED]},
     },
 }

@@ -38,10 +38,10 @@ class FederationConfig(Config):
     name: Name = Field(
         description="The federation's name in addresses and files: up to 63 small letters, digits and inner hyphens."
     )
-    preset: Literal["default", "small", "paper"] = Field(
+    preset: Literal["default", "small", "pretrained", "paper"] = Field(
         "default",
-        description="Values that all others stand on: what measured best, tiny encoders for two CPU cores, or the"
-        " paper's choices.",
+        description="Values that all others stand on: what measured best, tiny encoders for two CPU cores, small"
+        " pretrained ones whose backbones are frozen, or the paper's choices.",
     )
     strategy: str = Field("fedafd", description="A named set of values: see docs/strategies.md.")
     seed: int = Field(0, ge=0, lt=2**63, description="Every random choice of every round follows from it.")
