@@ -72,10 +72,10 @@ class Site:
 
 
 def model_folders(site: Site) -> list[Path]:
-    """What lies in `models`, but for the one folder's note of hashes."""
+    """What lies in `models`."""
     found = sorted((site.state.root / "models").iterdir())
-    assert [each.name for each in found if not each.is_dir()] in ([], [f"{found[0].name}.sums"])
-    return [each for each in found if each.is_dir()]
+    assert all(each.is_dir() for each in found)
+    return found
 
 
 @pytest.fixture
@@ -130,12 +130,14 @@ def test_a_restart_makes_a_damaged_model_anew(site: Site, name: str, how: str) -
 
 def test_a_model_of_an_older_agent_stays_as_it_is(site: Site) -> None:
     site.deliver(1)
-    (note,) = (site.state.root / "models").glob("*.sums")
-    note.unlink()
     before = site.model.current()
+    assert before is not None
+    (before / "SHA256SUMS").unlink()
+    before.with_name(f"{before.name}.sums").write_text("{}")
     site.bundle.unlink()
     SiteModel(site.state.root).refresh(site.state, site.cache)
     assert site.model.current() == before
+    assert model_folders(site) == [before]
 
 
 def test_what_is_missing_is_said_and_nothing_half_made_is_left(site: Site, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from fedafd.agent.state import MODEL_SOURCE_FILE, STATE_FILE, StateDirectory
 from fedafd.domain.config import FusionMode
 from fedafd.domain.errors import DataError
 from fedafd.learning.evaluation import Evaluation
+from fedafd.learning.model_sums import check_sums, write_sums
 
 if TYPE_CHECKING:
     from fedafd.learning.personalized_export import Recipe
@@ -149,9 +150,12 @@ def _write(
         recipe = Recipe.from_json(json.loads(source.read_bytes())["recipe"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{source}: cannot be read: {error}; the next round makes a choice possible") from None
+    # Damage would get hashes of its own in the copy.
+    check_sums(frozen.parent, f"{frozen.name}/")
     folder.mkdir(parents=True)
     write_personalized_model(folder, _recipe_of(best, recipe, tested_alone), state=state, part=part, bundles={})
-    shutil.copytree(frozen, folder / "global")
+    shutil.copytree(frozen, folder / frozen.name)
+    write_sums(folder)
 
 
 def _recipe_of(best: BestModel, recipe: Recipe, tested_alone: Mapping[str, float]) -> Recipe:

@@ -1,8 +1,8 @@
 """The site's own model: a folder that anybody at the site can load, whatever the site shares.
 
     model -> models/round-<n>-<hash>    a link to the model after the last delivered round, replaced in one step
-    models/round-<n>-<hash>/            complete: encoders, head, labels, card; the hash is of the state's file
-    models/round-<n>-<hash>.sums        SHA-256 of its files, by which a new agent finds what was damaged meanwhile
+    models/round-<n>-<hash>/            complete: encoders, head, labels, card; the hash is of the state's file. By its
+                                        SHA256SUMS a new agent finds what was damaged meanwhile
 
 The folder is made from what the agent holds already - the state, and the round's encoders among the downloads - once
 a round is delivered, so that it takes nothing from the round's time or memory. A round that is rejected, or closes
@@ -22,15 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from fedafd.agent.cache import ArtifactCache
-from fedafd.agent.files import disk_full_is_clear, sync_folder, write_atomically
+from fedafd.agent.files import disk_full_is_clear, sync_folder
 from fedafd.agent.state import MODEL_SOURCE_FILE, STATE_FILE, StateDirectory
 from fedafd.domain.errors import ConfigurationError, DataError, FedafdError
 from fedafd.domain.kinds import Modality
+from fedafd.learning.model_sums import check_sums
 from fedafd.telemetry.logging import get_logger
 
 __all__ = ["SiteModel"]
 
-_LINK, _FOLDERS, _PART, _SUMS = "model", "models", ".part", ".sums"
+_LINK, _FOLDERS, _PART = "model", "models", ".part"
 _NAME = re.compile(r"^round-(\d+)-")
 _log = get_logger(__name__)
 
@@ -103,7 +104,6 @@ class SiteModel:
             part.mkdir(parents=True)
             write_personalized_model(part, recipe, state=folder / STATE_FILE, bundles=bundles)
             _sync_all(part)
-            write_atomically(_sums_of(target), json.dumps(_sums(part)).encode())
             part.rename(target)
         sync_folder(self._folders)
         self._looked_at = target
@@ -112,14 +112,13 @@ class SiteModel:
         """Move a folder out of the way whose files are not those that were written."""
         if self._looked_at == folder or not folder.is_dir():
             return
-        noted = None  # Of a folder that an older agent made.
-        with suppress(OSError, ValueError):
-            noted = json.loads(_sums_of(folder).read_bytes())
-        if noted in (None, _sums(folder)):
-            self._looked_at = folder
+        try:
+            check_sums(folder)
+        except DataError as error:
+            _log.warning("agent.model_damaged", folder=str(self._link), reason=str(error))
+            folder.rename(folder.with_name(f"{folder.name}.damaged{_PART}"))
             return
-        _log.warning("agent.model_damaged", folder=str(self._link))
-        folder.rename(folder.with_name(f"{folder.name}.damaged{_PART}"))
+        self._looked_at = folder
 
     def _lead_to(self, target: Path) -> None:
         if self._link.is_dir() and not self._link.is_symlink():
@@ -139,25 +138,12 @@ class SiteModel:
             for folder in self._folders.iterdir():
                 if current is None and not folder.name.endswith(_PART):
                     continue
-                if current is not None and folder.name in (current.name, _sums_of(current).name):
+                if current is not None and folder.name == current.name:
                     continue
                 if folder.is_dir():
                     shutil.rmtree(folder, ignore_errors=True)
                 else:
                     folder.unlink()
-
-
-def _sums_of(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}{_SUMS}")
-
-
-def _sums(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file of a folder, by its path there."""
-    found = {}
-    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
-        with path.open("rb") as file:
-            found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
 
 
 def _read_source(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A model folder on this machine, read file by file: JSON, safetensors and a tokenizer.
 
 Whoever made the folder, nothing in it is executed and nothing is fetched: a file that is no plain data is refused, and
-an encoder that names pretrained weights, too.
+an encoder that names pretrained weights, too. A file is refused that is not what the folder's SHA256SUMS says.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedafd.domain.errors import DataError
+from fedafd.learning.model_sums import check_sum, read_sums
 from fedafd.learning.tower import Tower
 
 __all__ = ["GLOBAL_MODEL", "PERSONALIZED_MODEL", "ModelFolder", "read_whole"]
@@ -34,6 +35,7 @@ class ModelFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         _check_folder(self.path)
+        self._sums = read_sums(self.path)
         self.described = self.json("config.json")
         """`config.json`: what the model is."""
         self.model_type = str(self.described.get("model_type"))
@@ -65,12 +67,14 @@ class ModelFolder:
         """A safetensors file, memory-mapped."""
         path = self._file(name)
         try:
-            return load_file(path)
+            loaded = load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
             with path.open("rb") as file:
                 pointer = file.read(len(_POINTER)) == _POINTER
             told = "it is a Git LFS pointer; fetch the file itself" if pointer else str(error)
             raise DataError(f"{path}: not a readable safetensors file: {told}") from None
+        check_sum(self.path, name, self._sums)
+        return loaded
 
     def tower(self, prefix: str) -> Tower:
         """The encoder in the sub-folder `prefix`."""
@@ -90,6 +94,7 @@ class ModelFolder:
 
     def _bytes(self, name: str) -> bytes:
         path = self._file(name)
+        check_sum(self.path, name, self._sums)
         try:
             return path.read_bytes()
         except OSError as error:

@@ -24,6 +24,7 @@ from fedafd.learning.averaging import HEAD
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
 from fedafd.learning.lora import merge_folder, merged_files, merged_tensors
 from fedafd.learning.model_card import SiteFacts, personalized_card
+from fedafd.learning.model_sums import SUMS, sums_file, write_sums
 from fedafd.learning.tower import description
 from fedafd.rpc.bundles import each_file, unpack_folder
 
@@ -78,14 +79,14 @@ class Recipe:
 
 
 def export_personalized_model(recipe: Recipe, *, state: bytes, bundles: Mapping[Modality, bytes]) -> dict[str, bytes]:
-    """Complete: local and frozen global encoders, fusion, head, labels, model card. Files by path."""
+    """Complete: local and frozen global encoders, fusion, head, labels, model card, SHA256SUMS. Files by path."""
     checkpoint = Checkpoint.from_bytes(state)
     files, weights = _parts(recipe, checkpoint.meta, checkpoint.tensors)
     files |= {path: save(tensors) for path, tensors in weights.items()}
     for modality in recipe.kind.modalities:
         kept = {path: c for path, c in unpack_folder(bundles[modality]).items() if path in _TOWER_FILES}
         files |= {f"global/{modality.value}/{path}": content for path, content in merged_files(kept).items()}
-    return files
+    return files | {SUMS: sums_file(files)}
 
 
 def write_personalized_model(
@@ -115,6 +116,7 @@ def write_personalized_model(
                     with (target / path).open("wb") as file:
                         shutil.copyfileobj(packed, file, 1 << 20)
         merge_folder(target)
+    write_sums(folder)
 
 
 def _parts(

@@ -35,6 +35,7 @@ from fedafd.learning.feeding import gathered, sent
 from fedafd.learning.images import draw, moved
 from fedafd.learning.lora import merged_files
 from fedafd.learning.model_card import global_card
+from fedafd.learning.model_sums import SUMS, sums_file
 from fedafd.learning.optimizers import LossCheck, choose_device, cosine_factor, make_optimizer
 from fedafd.learning.parallel import ALONE, Group, Processes, number_of_processes, run_in_processes
 from fedafd.learning.public import Pairs, PairTensors
@@ -199,7 +200,7 @@ def evaluate(
 def export_global_model(
     *, config: FederationConfig, state: bytes, metrics: Mapping[str, float], lineage: Mapping[str, Any]
 ) -> dict[str, bytes]:
-    """The model folder: config.json, one sub-folder per encoder, and a model card with lineage and metrics."""
+    """The model folder: config.json, a sub-folder per encoder, a model card with lineage and metrics, SHA256SUMS."""
     model, _ = _unpacked(config, state)
     files = {
         f"{modality.value}/{path}": content
@@ -209,7 +210,7 @@ def export_global_model(
     described = {"model_type": "fedafd-global", "embedding_dim": config.embedding_dim, "lineage": dict(lineage)}
     files["config.json"] = json.dumps(described, indent=2, sort_keys=True).encode()
     files["README.md"] = global_card(config, metrics=metrics, lineage=lineage).encode()
-    return files
+    return files | {SUMS: sums_file(files)}
 
 
 class _Run:
