@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,7 +21,9 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        # Looked up when it is asked for: the lookup reads files, and most processes never ask.
+        # Looked up when it is asked for: the lookup reads files, its import takes long, and most processes never ask.
+        from importlib.metadata import version
+
         return version("fedafd")
     # Importing fedafd must not import torch: most processes never need it.
     if name not in _HOMES:

@@ -1,0 +1,49 @@
+"""Ctrl-C ends the program `fedafd` in one line, also while it is still being loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from tests.servers import ROOT
+
+INTERRUPTED = """
+import signal, sys
+class CtrlC:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, CtrlC())
+sys.argv = ["fedafd", *{arguments!r}]
+from {module} import {function}
+{function}()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("fedafd.cli.main", ["--version"]),
+        ("typer", ["--version"]),
+        ("fedafd.cli.agent", ["--help"]),
+        ("fedafd.cli.remote", ["--version"]),
+        ("torch", ["predict", "no-such-folder", "text"]),
+    ],
+)
+def test_ctrl_c_while_it_loads_prints_no_stack_trace(name: str, arguments: list[str]) -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]["fedafd"]
+    module, function = declared.split(":")
+    code = INTERRUPTED.format(name=name, arguments=arguments, module=module, function=function)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stdout) == (130, "")
+
+
+def test_before_the_guard_almost_nothing_is_loaded() -> None:
+    code = "import sys; before = {*sys.modules}; import fedafd.cli.entry; print(*{*sys.modules} - before)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    own = {name for name in done.stdout.split() if name.startswith("fedafd")}
+    assert own == {"fedafd", "fedafd.cli", "fedafd.cli.entry"}
+    assert "importlib.metadata" not in done.stdout.split()
