@@ -21,7 +21,7 @@ from fedafd.domain.kinds import Modality
 from fedafd.learning.acceleration import encode_in_parts
 from fedafd.learning.automatic import plain_options, self_options
 from fedafd.learning.batch_norm import accept_single_values
-from fedafd.learning.encoders import AUTO, Encoder, Features, build_encoder
+from fedafd.learning.encoders import Encoder, Features, build_encoder
 from fedafd.learning.feature_cache import features_of
 from fedafd.learning.feeding import batches
 from fedafd.learning.image_processor import image_reading
@@ -31,6 +31,7 @@ from fedafd.learning.sentence_folder import text_reading
 from fedafd.learning.tensor_fit import load_fitting
 from fedafd.learning.tokens import padding_id, token_ids
 from fedafd.learning.trainable import freeze_backbone
+from fedafd.learning.transformer_models import AUTO
 
 __all__ = ["Tower", "description", "encode_all", "is_pooled"]
 
