@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 import torch
 from tests.learning.test_waypoints import InterruptedHereError, Until
-from tests.learning.tiny import tiny_federation, tiny_private, tiny_public, tiny_recipe, write_files
+from tests.learning.tiny import (
+    tiny_client,
+    tiny_federation,
+    tiny_private,
+    tiny_recipe,
+    tiny_server,
+    write_files,
+)
 
 from fedafd.domain.config import FederationConfig
 from fedafd.domain.errors import DataError, InvalidRequestError, StateUnusableError
@@ -20,10 +27,10 @@ from fedafd.domain.seeds import derive_seed
 from fedafd.learning.baseline import train_baseline
 from fedafd.learning.branches import BRANCHES, weights_from_json
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
-from fedafd.learning.client_round import ClientRound, evaluate_client, train_client
+from fedafd.learning.client_round import ClientRound, evaluate_client
 from fedafd.learning.personalized_export import export_personalized_model
 from fedafd.learning.personalized_model import PersonalizedModel
-from fedafd.learning.server_round import Prepared, initial_server_state, prepare
+from fedafd.learning.server_round import Prepared
 from fedafd.learning.waypoints import NOWHERE, Waypoints
 
 NAME = "clinic"
@@ -37,30 +44,15 @@ def one_thread() -> None:
 
 @cache
 def prepared() -> Prepared:
-    config, public = tiny_federation(), tiny_public()["train"]
-    state = initial_server_state(config=config, captions=public.captions, seed=3)
-    return prepare(config=config, state=state, public=public, round_number=1, seed=4, device="cpu")
+    return tiny_server(tiny_federation())[1]
 
 
 def trained(
     kind: ClientKind, config: FederationConfig, state: bytes | None = None, number: int = 1, **more: Any
 ) -> ClientRound:
-    return train_client(
-        config=config,
-        kind=kind,
-        image_encoder=None,
-        text_encoder=None,
-        data=tiny_private(kind),
-        public=tiny_public()["train"],
-        global_representations=prepared().representations,
-        bundles={m: prepared().bundles[m] for m in kind.modalities},
-        state=state,
-        round_number=number,
-        seed=derive_seed(config.seed, number, NAME, "train"),
-        device="cpu",
-        compare_on=("val", "test"),
-        **more,
-    )
+    seed = derive_seed(config.seed, number, NAME, "train")
+    given = {"round_number": number, "seed": seed, "compare_on": ("val", "test")} | more
+    return tiny_client(kind, config, prepared(), state, **given)
 
 
 @cache
@@ -208,6 +200,7 @@ def test_weights_that_nobody_fitted_are_refused_with_the_file(tmp_path: Path) ->
     made.meta["branches"] = {"alone": 1.0}
     folder = tmp_path / "model"
     _exported(folder, ClientKind.TEXT, made.to_bytes())
+    (folder / "SHA256SUMS").unlink()
     described = json.loads((folder / "config.json").read_bytes())
     for bad in ({}, {"alone": 2.0}, {"fused": 0.5}, {"lone": 1.0}, {"alone": True}, [1.0], {"alone": float("nan")}):
         with pytest.raises(ValueError, match="branches is"):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.learning.tiny import IMAGE, tiny_federation, tiny_private, tiny_public, tiny_recipe
+from tests.learning.tiny import IMAGE, tiny_client, tiny_federation, tiny_private, tiny_public, tiny_recipe, tiny_server
 from torch import Tensor, nn
 
 from fedafd.domain.config import EncoderConfig, FederationConfig, LoraConfig, parse_federation_config
@@ -18,12 +18,12 @@ from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.averaging import average_updates, group_of, load_average, weight_update
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
 from fedafd.learning.client_model import make_client_model
-from fedafd.learning.client_round import ClientRound, train_client
+from fedafd.learning.client_round import ClientRound
 from fedafd.learning.encoders import Encoder
 from fedafd.learning.lora import add_adapters, merged_files, merged_tensors
 from fedafd.learning.personalized_export import export_personalized_model, write_personalized_model
 from fedafd.learning.personalized_model import PersonalizedModel
-from fedafd.learning.server_round import Prepared, distil, export_global_model, initial_server_state, prepare
+from fedafd.learning.server_round import Prepared, distil, export_global_model
 from fedafd.learning.tokens import build_tokenizer
 from fedafd.learning.tower import Tower
 from fedafd.learning.waypoints import NOWHERE, Waypoints
@@ -76,32 +76,15 @@ def with_learned_matrices(made: Tower) -> Tower:
     return made
 
 
-def server(config: FederationConfig) -> tuple[bytes, Prepared]:
-    state = initial_server_state(config=config, captions=PUBLIC["train"].captions, seed=3)
-    return state, prepare(config=config, state=state, public=PUBLIC["train"], round_number=1, seed=4, device="cpu")
-
-
 @pytest.fixture(scope="module")
 def begun() -> tuple[bytes, Prepared]:
-    return server(federation())
+    return tiny_server(federation())
 
 
 def client(
     kind: ClientKind, made: Prepared, state: bytes | None = None, config: FederationConfig | None = None, **more: Any
 ) -> ClientRound:
-    given: dict[str, Any] = {"image_encoder": None, "text_encoder": None, "seed": 5} | more
-    return train_client(
-        config=config or federation(),
-        kind=kind,
-        data=tiny_private(kind),
-        public=PUBLIC["train"],
-        global_representations=made.representations,
-        bundles={m: made.bundles[m] for m in kind.modalities},
-        state=state,
-        round_number=1 if state is None else 2,
-        device="cpu",
-        **given,
-    )
+    return tiny_client(kind, config or federation(), made, state, **more)
 
 
 def backbones(state: bytes, *, adapters: bool) -> dict[str, Tensor]:
@@ -244,7 +227,7 @@ def test_the_published_global_model_holds_plain_weights(begun: tuple[bytes, Prep
 
 def test_averaging_sends_what_is_trained_alone_among_those_of_one_base() -> None:
     config = federation(strategy="fedavg")
-    _, made = server(config)
+    _, made = tiny_server(config)
     kind = ClientKind.TEXT
     one, other = client(kind, made, config=config).state, client(kind, made, config=config, seed=9).state
     assert group_of(one) == group_of(other)

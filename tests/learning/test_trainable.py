@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.learning.tiny import IMAGE, TEXT, tiny_federation, tiny_private, tiny_public
+from tests.learning.tiny import IMAGE, TEXT, tiny_client, tiny_federation, tiny_public, tiny_server
 from torch import Tensor
 
 from fedafd.domain.config import EncoderConfig, FederationConfig
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning import feature_cache
 from fedafd.learning.checkpoint import Checkpoint
-from fedafd.learning.client_round import ClientRound, train_client
-from fedafd.learning.feature_cache import FeatureCache, keep_features, watched
-from fedafd.learning.server_round import Prepared, distil, evaluate, initial_server_state, prepare
+from fedafd.learning.feature_cache import FeatureCache, backbone_digest, keep_features, watched
+from fedafd.learning.server_round import distil, evaluate
 from fedafd.learning.tokens import build_tokenizer
 from fedafd.learning.tower import Tower, is_pooled
 from fedafd.learning.trainable import trainable_parameters
@@ -58,31 +57,6 @@ def federation(**changes: Any) -> FederationConfig:
     return tiny_federation(**(encoders | changes))
 
 
-def server(config: FederationConfig) -> tuple[bytes, Prepared]:
-    state = initial_server_state(config=config, captions=PUBLIC["train"].captions, seed=3)
-    made = prepare(config=config, state=state, public=PUBLIC["train"], round_number=1, seed=4, device="cpu")
-    return state, made
-
-
-def client(
-    kind: ClientKind, config: FederationConfig, made: Prepared, state: bytes | None = None, **more: Any
-) -> ClientRound:
-    given: dict[str, Any] = {"image_encoder": None, "text_encoder": None} | more
-    return train_client(
-        config=config,
-        kind=kind,
-        data=tiny_private(kind),
-        public=PUBLIC["train"],
-        global_representations=made.representations,
-        bundles={m: made.bundles[m] for m in kind.modalities},
-        state=state,
-        round_number=1 if state is None else 2,
-        seed=5,
-        device="cpu",
-        **given,
-    )
-
-
 def backbones(state: bytes) -> dict[str, Tensor]:
     return {name: value for name, value in Checkpoint.from_bytes(state).tensors.items() if ".backbone." in name}
 
@@ -108,7 +82,7 @@ def test_of_an_encoder_that_is_trained_whole_the_rows_are_its_input() -> None:
 @pytest.mark.parametrize("kind", ClientKind)
 def test_the_backbones_bits_stay_for_server_and_client_and_the_rest_learns(kind: ClientKind) -> None:
     config = federation()
-    before, made = server(config)
+    before, made = tiny_server(config)
     distilled = distil(
         config=config,
         state=made.state,
@@ -119,8 +93,8 @@ def test_the_backbones_bits_stay_for_server_and_client_and_the_rest_learns(kind:
         seed=6,
         device="cpu",
     )
-    first = client(kind, config, made)
-    second = client(kind, config, made, first.state)
+    first = tiny_client(kind, config, made)
+    second = tiny_client(kind, config, made, first.state)
     for one, other in ((before, distilled), (first.state, second.state)):
         kept = backbones(one)
         assert kept
@@ -138,24 +112,24 @@ def test_the_backbones_bits_stay_for_server_and_client_and_the_rest_learns(kind:
 def test_kept_features_and_those_computed_anew_train_to_the_same_bits(kind: ClientKind, tmp_path: Path) -> None:
     config = federation()
     keep_features(tmp_path)
-    _, made = server(config)
-    first = client(kind, config, made)
+    _, made = tiny_server(config)
+    first = tiny_client(kind, config, made)
     files = sorted(tmp_path.iterdir())
     assert files
     keep_features(None)
     keep_features(tmp_path)  # another process: nothing in memory
-    assert client(kind, config, made).state == first.state
+    assert tiny_client(kind, config, made).state == first.state
     assert sorted(tmp_path.iterdir()) == files
     keep_features(None)
-    assert client(kind, config, made).state == first.state
+    assert tiny_client(kind, config, made).state == first.state
 
 
 def test_a_second_round_asks_no_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     config = federation()
-    _, made = server(config)
-    first = client(ClientKind.PAIR, config, made)
+    _, made = tiny_server(config)
+    first = tiny_client(ClientKind.PAIR, config, made)
     monkeypatch.setattr(feature_cache, "_computed", None)
-    assert client(ClientKind.PAIR, config, made, first.state).metrics
+    assert tiny_client(ClientKind.PAIR, config, made, first.state).metrics
 
 
 def test_other_weights_other_rows_and_damage_are_computed_anew(tmp_path: Path) -> None:
@@ -270,16 +244,36 @@ def test_the_disk_holds_no_more_than_its_limit_and_a_full_one_costs_time_alone(t
 
 
 def test_a_state_follows_when_more_or_less_of_it_is_trained() -> None:
-    _, made = server(federation())
+    _, made = tiny_server(federation())
     config = tiny_federation()
-    whole = client(ClientKind.IMAGE, config, made)
-    frozen = client(
+    whole = tiny_client(ClientKind.IMAGE, config, made)
+    frozen = tiny_client(
         ClientKind.IMAGE, config, made, whole.state, image_encoder=EncoderConfig.model_validate(IMAGE | HEAD)
     )
     assert [each.case for each in frozen.differences] == ["encoder-trainable"]
     for name, value in backbones(frozen.state).items():
         if "/alone" not in name and not name.startswith("alone"):
             assert torch.equal(value, backbones(whole.state)[name]), name
-    again = client(ClientKind.IMAGE, config, made, frozen.state)
+    again = tiny_client(ClientKind.IMAGE, config, made, frozen.state)
     assert [each.case for each in again.differences] == ["encoder-trainable"]
     assert any(not torch.equal(v, backbones(frozen.state)[n]) for n, v in backbones(again.state).items())
+
+
+@pytest.mark.parametrize("modality", Modality)
+def test_a_backbone_is_hashed_once_and_again_after_its_weights_changed(
+    modality: Modality, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tower, hashed = towers()[modality], []
+    whole = feature_cache._backbone_digest
+    monkeypatch.setattr(feature_cache, "_backbone_digest", lambda each: hashed.append(each) or whole(each))
+    first = backbone_digest(tower)
+    assert (backbone_digest(tower), len(hashed)) == (first, 1)
+    parameter = next(tower.encoder.backbone.parameters())
+    with torch.no_grad():
+        parameter.add_(1)
+    written = backbone_digest(tower)
+    parameter.data = parameter.detach() + 1
+    replaced = backbone_digest(tower)
+    tower.encoder.backbone.load_state_dict(towers()[modality].encoder.backbone.state_dict())
+    assert len({first, written, replaced}) == 3
+    assert backbone_digest(tower) == first

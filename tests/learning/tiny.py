@@ -9,9 +9,10 @@ from fedafd.datasets.samples import ClientData, PairSplit
 from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
 from fedafd.domain.config import FederationConfig, parse_federation_config
 from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.learning.client_round import ClientRound, train_client
 from fedafd.learning.local_site import LocalSite
 from fedafd.learning.personalized_export import Recipe, export_personalized_model
-from fedafd.learning.server_round import export_global_model, initial_server_state
+from fedafd.learning.server_round import Prepared, export_global_model, initial_server_state, prepare
 from fedafd.rpc.bundles import pack_folder
 
 IMAGE = {
@@ -55,6 +56,36 @@ def tiny_public() -> dict[str, PairSplit]:
 def tiny_private(kind: ClientKind) -> ClientData:
     """40 private samples."""
     return client_data(kind, ShapesOptions(num_train=40, num_val=16, num_test=24, seed=2))
+
+
+def tiny_server(config: FederationConfig) -> tuple[bytes, Prepared]:
+    """A server's first state, and what it prepares for round 1."""
+    public = tiny_public()["train"]
+    state = initial_server_state(config=config, captions=public.captions, seed=3)
+    return state, prepare(config=config, state=state, public=public, round_number=1, seed=4, device="cpu")
+
+
+def tiny_client(
+    kind: ClientKind, config: FederationConfig, made: Prepared, state: bytes | None = None, **more: Any
+) -> ClientRound:
+    """A client's part of round 1; of round 2 with a `state`. `more`: further and other arguments of train_client."""
+    given: dict[str, Any] = {
+        "image_encoder": None,
+        "text_encoder": None,
+        "round_number": 1 if state is None else 2,
+        "seed": 5,
+    }
+    return train_client(
+        config=config,
+        kind=kind,
+        data=tiny_private(kind),
+        public=tiny_public()["train"],
+        global_representations=made.representations,
+        bundles={m: made.bundles[m] for m in kind.modalities},
+        state=state,
+        device="cpu",
+        **(given | more),
+    )
 
 
 def tiny_global() -> dict[str, bytes]:

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedafd.datasets.classes import settled_classes
+from fedafd.datasets.column_options import ColumnOptions
 from fedafd.datasets.column_values import caption_lists, need_apart, sample_ids, sound_texts
 from fedafd.datasets.files import need_folder, need_unique
 from fedafd.datasets.hub_sets import Pictures, chosen_splits, hub_set, is_saved_set, saved_set, type_in_words
-from fedafd.datasets.intensity import IntensityRange
 from fedafd.datasets.listing import Listing
 from fedafd.datasets.parquet_files import SPLITS, Column, descended, need_filled
 from fedafd.datasets.parquet_labels import ClassNames, named_labels
-from fedafd.datasets.parquet_sets import ParquetOptions, parquet_client, parquet_pairs
+from fedafd.datasets.parquet_sets import parquet_client, parquet_pairs
 from fedafd.datasets.partition import stratified_cut
 from fedafd.datasets.samples import ClientData, ImageSplit, LazyImages, PairSplit, Split, TextSplit
 from fedafd.datasets.texts import normal_name
@@ -34,8 +34,8 @@ S = TypeVar("S", ImageSplit, TextSplit, PairSplit)
 
 
 @dataclass(frozen=True)
-class HuggingFaceOptions:
-    """Which data set, columns and splits. A column's name with dots is a field of a struct."""
+class HuggingFaceOptions(ColumnOptions):
+    """Which data set, and how splits that it lacks are cut from train."""
 
     id: str | None = None
     """Of the hub, such as `owner/name`, in place of data.path."""
@@ -43,24 +43,10 @@ class HuggingFaceOptions:
     """Of a data set of the hub that has several."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
-    image_column: str = "image"
-    """Image, or a file's bytes."""
-    text_column: str = "text"
-    label_column: str = "label"
-    caption_column: str = "captions"
-    """A text, or a list of texts."""
-    id_column: str | None = "id"
-    """Of pairs; need not be there. None: read none."""
-    train: str | None = None
-    """The data set's own name of the split; None: the usual names. The same for the next two."""
-    val: str | None = None
-    test: str | None = None
     val_fraction: float | None = None
     """Cut from train, of each class, where there is no such split; None: cut nothing. The same for test."""
     test_fraction: float | None = None
     split_seed: int = 0
-    intensity_range: IntensityRange | None = None
-    """The values that become black and white in images of more than 8 bits."""
 
     def __post_init__(self) -> None:
         for name in ("val_fraction", "test_fraction"):
@@ -75,9 +61,8 @@ class HuggingFaceOptions:
 
 def hugging_face_pairs(path: Path | None, options: HuggingFaceOptions) -> tuple[dict[str, PairSplit], Listing]:
     """Columns of images and captions, and perhaps of ids. Raises DataError naming what is missing, and where."""
-    parquet = _as_parquet(path, options)
-    if parquet is not None:
-        return parquet_pairs(path, parquet)
+    if _is_of_parquet_files(path, options):
+        return parquet_pairs(path, options)
     source = _Source(path, options)
     made, notes = source.cut({split: source.pairs(split) for split in source.splits}, labels=None)
     return made, source.listing((*notes, *need_apart(made, source.place)))
@@ -85,9 +70,8 @@ def hugging_face_pairs(path: Path | None, options: HuggingFaceOptions) -> tuple[
 
 def hugging_face_client(path: Path | None, kind: ClientKind, options: HuggingFaceOptions) -> ClientData:
     """Pairs as above; or images and labels; or texts and labels."""
-    parquet = _as_parquet(path, options)
-    if parquet is not None:
-        return parquet_client(path, kind, parquet)
+    if _is_of_parquet_files(path, options):
+        return parquet_client(path, kind, options)
     if kind is ClientKind.PAIR:
         pairs, listing = hugging_face_pairs(path, options)
         return ClientData(kind, pairs["train"], pairs["val"], pairs["test"], listing=listing)
@@ -108,14 +92,14 @@ def hugging_face_client(path: Path | None, kind: ClientKind, options: HuggingFac
     return ClientData(kind, made["train"], made["val"], made["test"], kept, listing)
 
 
-def _as_parquet(path: Path | None, options: HuggingFaceOptions) -> ParquetOptions | None:
-    """Options of `parquet`, for a folder that nobody saved but that has files like the hub's."""
+def _is_of_parquet_files(path: Path | None, options: HuggingFaceOptions) -> bool:
+    """Whether `parquet` reads it: a folder that nobody saved but that has files like the hub's."""
     if (path is None) == (options.id is None):
         raise ConfigurationError(
             "data adapter huggingface: set data.path to a folder, or data.options.id to the id of a data set on the hub"
         )
     if path is None or is_saved_set(need_folder(path, "huggingface")):
-        return None
+        return False
     if not any(path.glob("*.parquet")) and not any(path.glob("data/*.parquet")):
         raise DataError(
             f"{path}: no data set that save_to_disk left (no dataset_dict.json, no state.json with dataset_info.json),"
@@ -125,8 +109,7 @@ def _as_parquet(path: Path | None, options: HuggingFaceOptions) -> ParquetOption
         raise ConfigurationError(
             f"data.options.val_fraction, test_fraction: not for Parquet files, as in {path}; write one for each split"
         )
-    taken = ("image_column", "text_column", "label_column", "caption_column", "id_column", *SPLITS, "intensity_range")
-    return ParquetOptions(**{name: getattr(options, name) for name in taken})
+    return True
 
 
 class _Source:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fedafd.datasets.classes import settled_classes
+from fedafd.datasets.column_options import ColumnOptions
 from fedafd.datasets.column_values import caption_lists, need_apart, picture_bytes, sample_ids, sound_texts
 from fedafd.datasets.files import need_folder
-from fedafd.datasets.intensity import IntensityRange
 from fedafd.datasets.listing import Listing, folder_listing
 from fedafd.datasets.parquet_files import SPLITS, open_parquet, read_column, split_files
 from fedafd.datasets.parquet_labels import named_labels
@@ -19,32 +18,12 @@ from fedafd.datasets.samples import ClientData, ImageSplit, LazyImages, PairSpli
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind
 
-__all__ = ["ParquetOptions", "parquet_client", "parquet_pairs"]
+__all__ = ["parquet_client", "parquet_pairs"]
 
 _SHOWN = 3
 
 
-@dataclass(frozen=True)
-class ParquetOptions:
-    """Which columns and files. A name with dots is a field of a struct, or of each struct of a list."""
-
-    image_column: str = "image"
-    """A file's bytes, or a struct with `bytes`."""
-    text_column: str = "text"
-    label_column: str = "label"
-    caption_column: str = "captions"
-    """A list of texts; `captions.raw` where it is one of structs."""
-    id_column: str | None = "id"
-    """Of pairs; need not be there. None: read none."""
-    train: str | None = None
-    """Name or pattern of the files of the split; None: the usual names. The same for the next two."""
-    val: str | None = None
-    test: str | None = None
-    intensity_range: IntensityRange | None = None
-    """The values that become black and white in images of more than 8 bits."""
-
-
-def parquet_pairs(path: Path | None, options: ParquetOptions) -> tuple[dict[str, PairSplit], Listing]:
+def parquet_pairs(path: Path | None, options: ColumnOptions) -> tuple[dict[str, PairSplit], Listing]:
     """Columns of images and captions, and perhaps of ids. Raises DataError naming what is missing, and where."""
     folder = need_folder(path, "parquet")
     files = _files(folder, options)
@@ -52,7 +31,7 @@ def parquet_pairs(path: Path | None, options: ParquetOptions) -> tuple[dict[str,
     return made, _listing(folder, files, need_apart(made, folder))
 
 
-def parquet_client(path: Path | None, kind: ClientKind, options: ParquetOptions) -> ClientData:
+def parquet_client(path: Path | None, kind: ClientKind, options: ColumnOptions) -> ClientData:
     """Pairs as above; or images and labels; or texts and labels."""
     if kind is ClientKind.PAIR:
         pairs, listing = parquet_pairs(path, options)
@@ -73,7 +52,7 @@ def parquet_client(path: Path | None, kind: ClientKind, options: ParquetOptions)
     return ClientData(kind, made["train"], made["val"], made["test"], kept, listing)
 
 
-def _files(folder: Path, options: ParquetOptions) -> dict[str, list[Path]]:
+def _files(folder: Path, options: ColumnOptions) -> dict[str, list[Path]]:
     return split_files(folder, {split: getattr(options, split) for split in SPLITS})
 
 
@@ -82,11 +61,11 @@ def _listing(folder: Path, files: Mapping[str, list[Path]], notes: tuple[str, ..
     return folder_listing(folder, read, {".parquet"}, below=("", "data"), notes=notes)
 
 
-def _texts(files: list[Path], options: ParquetOptions) -> list[str]:
+def _texts(files: list[Path], options: ColumnOptions) -> list[str]:
     return sound_texts(read_column(files, options.text_column, "text_column"))
 
 
-def _pairs(files: list[Path], options: ParquetOptions) -> PairSplit:
+def _pairs(files: list[Path], options: ColumnOptions) -> PairSplit:
     column = read_column(files, options.caption_column, "caption_column")
     return PairSplit(_images(files, options), caption_lists(column), _ids(files, options.id_column))
 
@@ -110,7 +89,7 @@ def _has_column(file: Path, name: str) -> bool:
     return name in names or name.partition(".")[0] in names
 
 
-def _images(files: list[Path], options: ParquetOptions) -> LazyImages:
+def _images(files: list[Path], options: ColumnOptions) -> LazyImages:
     column = read_column(files, options.image_column, "image_column")
     content = [picture_bytes(cell, column.place(row)) for row, cell in enumerate(column.values)]
     return LazyImages(len(content), content.__getitem__, column.place, intensity_range=options.intensity_range)

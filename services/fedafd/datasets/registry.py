@@ -15,13 +15,14 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from fedafd.datasets.column_options import ColumnOptions
 from fedafd.datasets.hugging_face import HuggingFaceOptions, hugging_face_client, hugging_face_pairs
 from fedafd.datasets.image_folders import ImageFolderOptions, image_folder
 from fedafd.datasets.image_sets import CifarOptions, cifar100
 from fedafd.datasets.intensity import need_intensity_range
 from fedafd.datasets.listing import Listing
 from fedafd.datasets.pair_sets import PairOptions, pair_splits
-from fedafd.datasets.parquet_sets import ParquetOptions, parquet_client, parquet_pairs
+from fedafd.datasets.parquet_sets import parquet_client, parquet_pairs
 from fedafd.datasets.partition import share_of
 from fedafd.datasets.samples import ClientData, PairSplit
 from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
@@ -133,10 +134,10 @@ class Parquet:
     """Parquet files in the Hugging Face image layout."""
 
     def client(self, path: Path | None, kind: ClientKind, options: Mapping[str, Any]) -> ClientData:
-        return parquet_client(path, kind, _options(ParquetOptions, options, "parquet"))
+        return parquet_client(path, kind, _options(ColumnOptions, options, "parquet"))
 
     def public(self, path: Path | None, options: Mapping[str, Any]) -> dict[str, PairSplit]:
-        return parquet_pairs(path, _options(ParquetOptions, options, "parquet"))[0]
+        return parquet_pairs(path, _options(ColumnOptions, options, "parquet"))[0]
 
 
 class HuggingFace:
@@ -201,10 +202,10 @@ def _wrong_kind(adapter: str, serves: ClientKind, kind: ClientKind) -> Configura
 Options = TypeVar(
     "Options",
     CifarOptions,
+    ColumnOptions,
     HuggingFaceOptions,
     ImageFolderOptions,
     PairOptions,
-    ParquetOptions,
     ShapesOptions,
     TextOptions,
 )

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from filelock import FileLock, Timeout
@@ -167,6 +168,8 @@ class FeatureCache:
 
 _caches = [FeatureCache()]
 """One a process, as one process trains for one site."""
+_digests: WeakKeyDictionary[Tower, tuple[Any, str]] = WeakKeyDictionary()
+"""Of each tower: where its backbone's tensors lie and how often each was written to, and the hash of then."""
 _watching: ContextVar[Progress] = ContextVar("watching", default=lambda _: None)
 
 
@@ -193,7 +196,20 @@ def watched(progress: Progress) -> Iterator[None]:
 
 
 def backbone_digest(tower: Tower) -> str:
-    """Hash of all that a feature depends on beside the rows: weights, settings, torch, and the kind of device."""
+    """Hash of all that a feature depends on beside the rows: weights, settings, torch, and the kind of device.
+
+    Weights are hashed once, and again only after somebody wrote to them.
+    """
+    marks = tuple(
+        (value.data_ptr(), value._version) for value in tower.encoder.backbone.state_dict(keep_vars=True).values()
+    )
+    known = _digests.get(tower)
+    if known is None or known[0] != marks:
+        known = _digests[tower] = marks, _backbone_digest(tower)
+    return known[1]
+
+
+def _backbone_digest(tower: Tower) -> str:
     state = tower.encoder.backbone.state_dict()
     settings = {
         "architecture": tower.config.architecture,
