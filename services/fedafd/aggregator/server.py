@@ -25,6 +25,7 @@ from fedafd.aggregator.round_tracking import RoundTracking, track_rounds
 from fedafd.aggregator.round_watch import watch_rounds
 from fedafd.aggregator.settings import AggregatorSettings, load_settings
 from fedafd.aggregator.survey import watch_federations
+from fedafd.aggregator.sweeping import sweep_rounds
 from fedafd.aggregator.types import Interceptor
 from fedafd.aggregator.wakeups import Wakeups
 from fedafd.domain.addresses import split_address
@@ -118,7 +119,9 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
         coordinating = asyncio.ensure_future(coordinator.run())
         stack.push_async_callback(_finished, coordinating, settings.shutdown_grace_seconds)
         survey = watch_federations(context, coordinator, queue)
-        await stack.enter_async_context(_background(watch_health(context, servicer), survey))
+        await stack.enter_async_context(
+            _background(watch_health(context, servicer), survey, sweep_rounds(context, coordinator))
+        )
         origin = publisher.origin if publisher else ""
         listening = listen_for_wakeups(redis_url, wakeups.heard, but=origin, connected=wakeups.wake)
         await stack.enter_async_context(_background(listening, watch_rounds(context)))

@@ -1,4 +1,4 @@
-"""`fedafd store`: prepare an object store of one's own, and check what it holds."""
+"""`fedafd store`: prepare an object store of one's own, check what it holds, remove what nothing needs."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from typing import Annotated
 
 import typer
 
+from fedafd.cli.prune import store_prune
 from fedafd.cli.verify import store_verify
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.secrets import read_secret_file
 
 __all__ = ["read_secret", "store_app"]
 
-store_app = typer.Typer(help="Prepare and check the object store.", no_args_is_help=True)
+store_app = typer.Typer(help="Prepare, check and clean the object store.", no_args_is_help=True)
 
 
 @store_app.callback()
 def _store() -> None:
-    """Prepare and check the object store."""
+    """Prepare, check and clean the object store."""
 
 
 store_app.command("verify")(store_verify)
+store_app.command("prune")(store_prune)
 
 
 @store_app.command("provision")

@@ -173,6 +173,8 @@ class RoundRow(Base):
     finished_at: Mapped[datetime | None]
     traceparent: Mapped[str | None] = mapped_column(String(64), default=current_traceparent)
     """W3C trace context of the request that queued it; null while tracing is off."""
+    swept_at: Mapped[datetime | None]
+    """When what it left behind was removed, after its end."""
 
 
 class ParticipationRow(Base):

@@ -1,7 +1,16 @@
 """The object store: a folder or anything that speaks S3."""
 
 from fedafd.storage.factory import StoreSettings, open_store
-from fedafd.storage.store import CHUNK_BYTES, ObjectInfo, ObjectStore, PresigningStore
+from fedafd.storage.store import CHUNK_BYTES, ObjectInfo, ObjectStore, PresigningStore, UnfinishedWrites
 from fedafd.storage.write_probe import WriteProbe
 
-__all__ = ["CHUNK_BYTES", "ObjectInfo", "ObjectStore", "PresigningStore", "StoreSettings", "WriteProbe", "open_store"]
+__all__ = [
+    "CHUNK_BYTES",
+    "ObjectInfo",
+    "ObjectStore",
+    "PresigningStore",
+    "StoreSettings",
+    "UnfinishedWrites",
+    "WriteProbe",
+    "open_store",
+]

@@ -6,8 +6,10 @@ import errno
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import IO
 
@@ -76,6 +78,14 @@ class FolderStore:
 
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
+
+    def unfinished(self, older_than: timedelta) -> Iterator[ObjectInfo]:
+        before = time.time() - older_than.total_seconds()
+        for path in sorted((self.root / _TEMPORARY).iterdir()):
+            with suppress(FileNotFoundError):  # renamed meanwhile, as whatever is being written is
+                found = path.stat()
+                if found.st_mtime < before:
+                    yield ObjectInfo(f"{_TEMPORARY}/{path.name}", found.st_size)
 
     def ping(self) -> None:
         if not os.access(self.root / _TEMPORARY, os.W_OK):

@@ -17,6 +17,7 @@ __all__ = [
     "ObjectInfo",
     "ObjectStore",
     "PresigningStore",
+    "UnfinishedWrites",
     "check_key",
     "get_verified",
     "put_twice",
@@ -81,6 +82,17 @@ class PresigningStore(Protocol):
 
     def presigned_get(self, key: str, lifetime: timedelta) -> str:
         """A URL that reads the object until `lifetime` is over. Raises as ObjectStore does."""
+
+
+@runtime_checkable
+class UnfinishedWrites(Protocol):
+    """A store in which a process that was killed while it wrote leaves something behind.
+
+    S3 is none: what it keeps of a broken write is no object, and the service removes it by a rule of its own.
+    """
+
+    def unfinished(self, older_than: timedelta) -> Iterator[ObjectInfo]:
+        """Writes that began longer ago than `older_than` and never ended; `delete` removes them."""
 
 
 def check_key(key: str) -> str:

@@ -1,0 +1,81 @@
+"""Objects of the store that nothing needs: chunks of uploads that broke off, and what a failed round leaves behind.
+
+An object is written before the transaction that names it. So what is not named may be about to be, as long as its round
+is open; once the round is over, nothing names it any more.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+from fedafd.persistence.orphan_repository import Known
+from fedafd.storage import ObjectInfo, ObjectStore, UnfinishedWrites
+
+__all__ = ["OBJECTS_BELOW", "Orphan", "OrphanKind", "orphan_kind", "orphans_of", "unfinished_writes"]
+
+OBJECTS_BELOW = "federations/"
+"""Prefix of the objects that rounds write. Public sets, which lie elsewhere, are an operator's to keep."""
+_CHUNK = re.compile(r"federations/(?P<federation>[^/]+)/rounds/\d+/chunks/(?P<upload>[^/]+)/")
+_OF_A_ROUND = re.compile(r"federations/(?P<federation>[^/]+)/(rounds|models|clients/[^/]+/models)/(?P<number>\d+)/")
+_OF_A_FEDERATION = re.compile(r"federations/(?P<federation>[^/]+)/.")
+_PROBE = "federations/write-probe/"
+_ABANDONED_AFTER = timedelta(days=1)
+"""No write takes so long."""
+
+
+class OrphanKind(StrEnum):
+    """Why nothing needs an object."""
+
+    CHUNKS = "chunks of uploads that no round waits for"
+    ROUNDS = "objects of rounds that are over, named by nothing"
+    FAILED = "results of rounds that failed or were cancelled"
+    PROBES = "probes of whether the store takes writes"
+    UNFINISHED = "writes that never ended"
+    FOREIGN = "objects of federations that the database does not know"
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """One object, and why nothing needs it."""
+
+    kind: OrphanKind
+    key: str
+    size_bytes: int
+
+
+def orphan_kind(key: str, known: Known, forgotten: frozenset[str] = frozenset()) -> OrphanKind | None:
+    """Why nothing needs the object of that key; None if something does or may. `forgotten`: keys about to be so."""
+    if key.startswith(_PROBE):
+        return OrphanKind.PROBES
+    if (found := _OF_A_FEDERATION.match(key)) is None or found["federation"] not in known.federations:
+        return OrphanKind.FOREIGN if found else None
+    if chunk := _CHUNK.match(key):
+        return None if chunk["upload"] in known.uploads else OrphanKind.CHUNKS
+    place = _OF_A_ROUND.match(key)
+    if place is None or (place["federation"], int(place["number"])) in known.open_rounds:
+        return None
+    of_whole = key.removesuffix(".copy")
+    if of_whole in forgotten:
+        return OrphanKind.FAILED
+    return None if key in known.named or of_whole in known.named else OrphanKind.ROUNDS
+
+
+def orphans_of(
+    objects: Iterable[ObjectInfo], known: Known, forgotten: frozenset[str] = frozenset()
+) -> Iterator[Orphan]:
+    """Those of the objects that nothing needs."""
+    for each in objects:
+        kind = orphan_kind(each.key, known, forgotten)
+        if kind is not None:
+            yield Orphan(kind, each.key, each.size_bytes)
+
+
+def unfinished_writes(store: ObjectStore) -> Iterator[Orphan]:
+    """What processes that were killed while they wrote left in the store, at least a day ago."""
+    if isinstance(store, UnfinishedWrites):
+        for found in store.unfinished(_ABANDONED_AFTER):
+            yield Orphan(OrphanKind.UNFINISHED, found.key, found.size_bytes)

@@ -1,0 +1,130 @@
+"""Removes what rounds leave behind: the coordinator's sweep after each round, and `fedafd store prune` for all of them.
+
+Rows go first, in one transaction, then the objects: who is killed in between leaves objects that nothing names, which
+the next sweep or prune finds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fedafd.aggregator.context import Context
+from fedafd.aggregator.coordinator import Coordinator
+from fedafd.aggregator.orphans import OBJECTS_BELOW, Orphan, OrphanKind, orphans_of, unfinished_writes
+from fedafd.domain.errors import FedafdError
+from fedafd.persistence.database import Database
+from fedafd.persistence.models import RoundRow
+from fedafd.persistence.orphan_repository import (
+    cancel_left_stages,
+    forget_artifacts,
+    forgettable_artifacts,
+    known_objects,
+    mark_swept,
+    next_unswept_round,
+)
+from fedafd.storage import ObjectInfo, ObjectStore
+from fedafd.telemetry.logging import bind_context, get_logger
+
+__all__ = ["Amount", "prune", "sweep_next", "sweep_round", "sweep_rounds"]
+
+_log = get_logger(__name__)
+
+
+@dataclass
+class Amount:
+    """How many objects, and their bytes together."""
+
+    objects: int = 0
+    size_bytes: int = 0
+
+
+async def sweep_rounds(
+    context: Context, coordinator: Coordinator, *, seconds: float = 5.0, pause_seconds: float = 60.0
+) -> None:
+    """Sweep every round that is over, while this aggregator coordinates; ends when cancelled.
+
+    Looks every `seconds`; `pause_seconds` after the database or the store refused.
+    """
+    while True:
+        pause = seconds
+        if coordinator.leading:
+            try:
+                while await sweep_next(context.database, context.store):
+                    pass
+            except Exception as error:
+                # Nothing waits for it: another try comes.
+                _log.warning("sweep.failed", reason=str(error) if isinstance(error, FedafdError) else repr(error))
+                pause = pause_seconds
+        await asyncio.sleep(pause)
+
+
+async def sweep_next(database: Database, store: ObjectStore) -> bool:
+    """Sweep one round that is over; False if all were swept."""
+    async with database.snapshot() as session:
+        row = await next_unswept_round(session)
+    if row is None:
+        return False
+    with bind_context(federation=row.federation_id, round_number=row.number):
+        await sweep_round(database, store, row)
+    return True
+
+
+async def sweep_round(database: Database, store: ObjectStore, row: RoundRow) -> Amount:
+    """Remove what a round that is over left behind; how much it was. Doing it again is harmless."""
+    async with database.transaction() as session:
+        await cancel_left_stages(session, row.id)
+        await forget_artifacts(session, await forgettable_artifacts(session, row.id))
+    async with database.snapshot() as session:
+        known = await known_objects(session, row)
+    amount = Amount()
+    place = f"{OBJECTS_BELOW}{row.federation_id}"
+    for prefix in (f"{place}/rounds/{row.number}/", f"{place}/models/{row.number}/"):
+        found = list(orphans_of(await asyncio.to_thread(_listed, store, prefix), known))
+        await asyncio.to_thread(_delete, store, found)
+        for each in found:
+            amount.objects += 1
+            amount.size_bytes += each.size_bytes
+    async with database.transaction() as session:
+        await mark_swept(session, row.id)
+    if amount.objects:
+        _log.info("round.swept", objects=amount.objects, bytes=amount.size_bytes)
+    return amount
+
+
+async def prune(
+    database: Database, store: ObjectStore, *, dry_run: bool = False, foreign: bool = False
+) -> dict[OrphanKind, Amount]:
+    """Remove all orphans, those of federations that the database does not know only with `foreign`; how much there was.
+
+    Safe while the services run. With `dry_run` nothing is changed.
+    """
+    # First the objects, then the rows: what was written since is not looked at.
+    listed = await asyncio.to_thread(_listed, store, OBJECTS_BELOW)
+    async with database.snapshot() as session:
+        known = await known_objects(session)
+        forgettable = await forgettable_artifacts(session)
+    forgotten = frozenset(row.key for row in forgettable)
+    found = [*orphans_of(listed, known, forgotten), *unfinished_writes(store)]
+    if not dry_run:
+        async with database.transaction() as session:
+            await cancel_left_stages(session)
+            await forget_artifacts(session, forgettable)
+        kept = () if foreign else (OrphanKind.FOREIGN,)
+        await asyncio.to_thread(_delete, store, [each for each in found if each.kind not in kept])
+    amounts: defaultdict[OrphanKind, Amount] = defaultdict(Amount)
+    for each in found:
+        amounts[each.kind].objects += 1
+        amounts[each.kind].size_bytes += each.size_bytes
+    return dict(amounts)
+
+
+def _listed(store: ObjectStore, prefix: str) -> list[ObjectInfo]:
+    return list(store.list(prefix))
+
+
+def _delete(store: ObjectStore, orphans: Iterable[Orphan]) -> None:
+    for each in orphans:
+        store.delete(each.key)

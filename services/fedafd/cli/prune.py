@@ -1,0 +1,61 @@
+"""`fedafd store prune`: remove what rounds left in the object store and nothing needs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedafd.cli.remote.output import print_table, size
+
+if TYPE_CHECKING:
+    from fedafd.aggregator.orphans import OrphanKind
+    from fedafd.aggregator.settings import AggregatorSettings
+    from fedafd.aggregator.sweeping import Amount
+
+__all__ = ["store_prune"]
+
+
+def store_prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be removed, and remove nothing.")] = False,
+    foreign: Annotated[
+        bool,
+        typer.Option("--foreign", help="Also remove objects of federations that the database does not know."),
+    ] = False,
+) -> None:
+    """Remove objects that nothing needs: safe while the services run. Settings: FEDAFD_AGGREGATOR_*."""
+    from fedafd.aggregator.orphans import OrphanKind
+    from fedafd.aggregator.settings import load_settings
+
+    amounts = asyncio.run(_prune(load_settings(), dry_run, foreign))
+    rows = [
+        (kind.value, amounts[kind].objects, size(amounts[kind].size_bytes), _done(kind, dry_run, foreign))
+        for kind in OrphanKind
+        if kind in amounts
+    ]
+    print_table(("what", "objects", "size", ""), rows, "the store holds nothing that could be removed")
+
+
+def _done(kind: OrphanKind, dry_run: bool, foreign: bool) -> str:
+    from fedafd.aggregator.orphans import OrphanKind
+
+    if kind is OrphanKind.FOREIGN and not foreign:
+        return "left: is it the right database? --foreign removes them"
+    return "would be removed" if dry_run else "removed"
+
+
+async def _prune(settings: AggregatorSettings, dry_run: bool, foreign: bool) -> Mapping[OrphanKind, Amount]:
+    from fedafd.aggregator.sweeping import prune
+    from fedafd.persistence.database import Database
+    from fedafd.persistence.migrate import check_schema
+    from fedafd.storage import open_store
+
+    store = open_store(settings.store)
+    database = Database(settings.database_url.get_secret_value())
+    try:
+        await check_schema(database)
+        return await prune(database, store, dry_run=dry_run, foreign=foreign)
+    finally:
+        await database.close()

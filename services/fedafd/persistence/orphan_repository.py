@@ -1,0 +1,146 @@
+"""What the database says of the objects that a round left behind: which are named, needed, or still on their way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from fedafd.domain.config import FederationConfig, stored_federation_config
+from fedafd.domain.kinds import UploadPurpose
+from fedafd.domain.states import OPEN_ROUND_STATES, RoundState, StageState
+from fedafd.persistence.database import affected_rows
+from fedafd.persistence.models import (
+    ArtifactRow,
+    FederationRow,
+    ModelFileRow,
+    ModelVersionRow,
+    ParticipationRow,
+    RoundRow,
+    StageRow,
+    UploadRow,
+    utc_now,
+)
+from fedafd.persistence.participation_repository import OPEN_PARTICIPATIONS
+
+__all__ = [
+    "Known",
+    "cancel_left_stages",
+    "forget_artifacts",
+    "forgettable_artifacts",
+    "known_objects",
+    "mark_swept",
+    "next_unswept_round",
+]
+
+_OPEN = sorted(state.value for state in OPEN_ROUND_STATES)
+_IN_VAIN = (RoundState.FAILED.value, RoundState.CANCELLED.value)
+_OPEN_STAGES = (StageState.PENDING.value, StageState.RUNNING.value)
+_OF_A_STATEMENT = 500
+
+
+@dataclass(frozen=True)
+class Known:
+    """As of one moment."""
+
+    federations: frozenset[str]
+    open_rounds: frozenset[tuple[str, int]]
+    """Federation and number."""
+    named: frozenset[str]
+    """Keys."""
+    uploads: frozenset[str]
+    """Ids of those whose chunks may still be needed."""
+
+
+async def known_objects(session: AsyncSession, row: RoundRow | None = None) -> Known:
+    """What is known of all objects, or of those of one round."""
+    rounds = select(RoundRow.federation_id, RoundRow.number).where(RoundRow.state.in_(_OPEN))
+    artifacts, states, files = select(ArtifactRow.key), select(ModelVersionRow.state_key), select(ModelFileRow.key)
+    arriving = (
+        select(UploadRow.id)
+        .join(RoundRow, UploadRow.round_id == RoundRow.id)
+        .join(
+            ParticipationRow,
+            (ParticipationRow.round_id == UploadRow.round_id) & (ParticipationRow.client_id == UploadRow.client_id),
+        )
+        .where(RoundRow.state.in_(_OPEN), ParticipationRow.state.in_(OPEN_PARTICIPATIONS))
+    )
+    if row is not None:
+        rounds = rounds.where(RoundRow.id == row.id)
+        artifacts = artifacts.where(ArtifactRow.round_id == row.id)
+        states = states.where(ModelVersionRow.round_id == row.id)
+        files = files.join(ModelVersionRow, ModelFileRow.model_version_id == ModelVersionRow.id)
+        files = files.where(ModelVersionRow.round_id == row.id)
+        arriving = arriving.where(RoundRow.id == row.id)
+    named: set[str] = set()
+    for query in (artifacts, states, files):
+        named |= set(await session.scalars(query))
+    return Known(
+        federations=frozenset(await session.scalars(select(FederationRow.id))),
+        open_rounds=frozenset((federation, number) for federation, number in await session.execute(rounds)),
+        named=frozenset(named),
+        uploads=frozenset(await session.scalars(arriving)),
+    )
+
+
+async def next_unswept_round(session: AsyncSession) -> RoundRow | None:
+    """A round that is over and was not swept yet, the one that ended first."""
+    query = select(RoundRow).where(RoundRow.state.not_in(_OPEN), RoundRow.swept_at.is_(None))
+    return await session.scalar(query.order_by(RoundRow.finished_at, RoundRow.id).limit(1))
+
+
+async def mark_swept(session: AsyncSession, round_id: str) -> None:
+    """Nothing that the round left behind is there any more."""
+    await session.execute(update(RoundRow).where(RoundRow.id == round_id).values(swept_at=utc_now()))
+
+
+async def cancel_left_stages(session: AsyncSession, round_id: str | None = None) -> int:
+    """Cancel open stages of rounds that are over, such as a fold that was added while its round failed; how many."""
+    over = select(RoundRow.id).where(RoundRow.state.not_in(_OPEN))
+    if round_id is not None:
+        over = over.where(RoundRow.id == round_id)
+    left = update(StageRow).where(StageRow.state.in_(_OPEN_STAGES), StageRow.round_id.in_(over))
+    return await affected_rows(session, left.values(state=StageState.CANCELLED.value, finished_at=utc_now()))
+
+
+async def forgettable_artifacts(session: AsyncSession, round_id: str | None = None) -> Sequence[ArtifactRow]:
+    """Artifacts of rounds that failed or were cancelled, or of one such round: nothing reads them any more.
+
+    But for representations that clients delivered, where a federation lets those of an earlier round count.
+    """
+    query = select(ArtifactRow).join(RoundRow, ArtifactRow.round_id == RoundRow.id)
+    query = query.where(
+        RoundRow.state.in_(_IN_VAIN),
+        ArtifactRow.key.not_in(select(ModelVersionRow.state_key)),
+        ArtifactRow.key.not_in(select(ModelFileRow.key)),
+    )
+    if round_id is not None:
+        query = query.where(RoundRow.id == round_id)
+    found = (await session.scalars(query)).all()
+    stale_counts = await _federations_with_stale_deliveries(session) if found else set()
+    return [each for each in found if not (each.federation_id in stale_counts and _is_delivery(each))]
+
+
+async def forget_artifacts(session: AsyncSession, rows: Sequence[ArtifactRow]) -> None:
+    """Name them no more."""
+    ids = [row.id for row in rows]
+    for start in range(0, len(ids), _OF_A_STATEMENT):
+        await session.execute(delete(ArtifactRow).where(ArtifactRow.id.in_(ids[start : start + _OF_A_STATEMENT])))
+
+
+def _is_delivery(row: ArtifactRow) -> bool:
+    return row.client_id is not None and row.purpose == UploadPurpose.REPRESENTATIONS.value
+
+
+async def _federations_with_stale_deliveries(session: AsyncSession) -> set[str]:
+    """Those whose configuration, or that of an open round, lets what was sent in an earlier round count."""
+    rounds = select(RoundRow.federation_id, RoundRow.config).where(RoundRow.state.in_(_OPEN))
+    found = (await session.execute(select(FederationRow.id, FederationRow.config))).all()
+    configs = [*found, *(await session.execute(rounds)).all()]
+    return {federation for federation, config in configs if _lets_stale_count(stored_federation_config(config))}
+
+
+def _lets_stale_count(config: FederationConfig) -> bool:
+    return config.distillation.staleness_decay is not None
