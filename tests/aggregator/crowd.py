@@ -114,6 +114,30 @@ class CountingStore:
     def ping(self) -> None:
         self._store.ping()
 
+    @property
+    def append_bytes(self) -> int:
+        return self._store.append_bytes
+
+    def arrived(self, key: str) -> int:
+        self._objects["stat"] += 1
+        return self._store.arrived(key)
+
+    def append(self, key: str, offset: int, data: bytes) -> None:
+        self._objects["put"] += 1
+        self._store.append(key, offset, data)
+
+    def arrived_file(self, key: str, scratch: Path, /) -> Path:
+        self._objects["get"] += 1
+        return self._store.arrived_file(key, scratch)
+
+    def finish(self, key: str, target: str) -> None:
+        self._objects["finish"] += 1
+        self._store.finish(key, target)
+
+    def cut(self, key: str, size_bytes: int = 0) -> None:
+        self._objects["delete"] += 1
+        self._store.cut(key, size_bytes)
+
 
 class _CallCounter(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     def __init__(self, calls: Counter[str]) -> None:

@@ -36,7 +36,7 @@ async def test_a_site_that_waits_for_a_full_store_is_not_silent_and_delivers_wha
     caller = await world.enrol("north")
     round_id = await world.start_round()
     await world.prepare()
-    with full_disk(tmp_path / "store" / ".incoming"):
+    with full_disk(tmp_path / "store" / "federations" / "trial" / "rounds" / "1"):
         await silent_for_an_hour(world)
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await world.upload(caller, round_id, world.reps())

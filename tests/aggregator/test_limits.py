@@ -158,7 +158,7 @@ async def test_a_stream_of_chunks_ends_with_its_round_and_with_its_client(
         await world.agents.UploadChunks(messages(), metadata=site, timeout=30)
     assert raised.value.code() is status
     chunks_there = [found.key for found in world.context.store.list("federations/") if "/chunks/" in found.key]
-    assert [key.rpartition("/")[2] for key in chunks_there] == ["0"]
+    assert [world.context.store.get(key) for key in chunks_there] == [chunks[0]]
 
 
 # -- commits ---------------------------------------------------------------------------------------------------------
@@ -174,17 +174,17 @@ async def test_commits_of_one_client_that_overlap_all_get_the_same_receipt(world
 
 
 class _Overtaken(FolderStore):
-    """A store in whose first reading of a chunk another aggregator commits the same delivery, clean-up included."""
+    """A store in whose first reading of an upload another aggregator commits the same delivery, clean-up included."""
 
     def __init__(self, root: Path, commit: Callable[[], object]) -> None:
         super().__init__(root)
         self._commit: Callable[[], object] | None = commit
 
-    def get(self, key: str) -> bytes:
-        if "/chunks/" in key and self._commit is not None:
+    def arrived_file(self, key: str, scratch: Path, /) -> Path:
+        if self._commit is not None:
             commit, self._commit = self._commit, None
             commit()
-        return super().get(key)
+        return super().arrived_file(key, scratch)
 
 
 async def test_a_commit_that_another_aggregator_overtakes_gets_its_receipt(world: World, tmp_path: Path) -> None:

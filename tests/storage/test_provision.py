@@ -75,6 +75,17 @@ def test_a_process_may_write_where_it_asks_whether_the_store_takes_writes(
     assert list(store.list("")) == []
 
 
+def test_the_aggregators_key_takes_an_upload_from_its_first_piece_to_its_end(minio: Minio, bucket: str) -> None:
+    store = _store(minio, bucket, "aggregator")
+    content = bytes(range(256)) * (1 << 15)
+    store.append("federations/coming", 0, content[: 5 << 20])
+    store.append("federations/coming", 5 << 20, content[5 << 20 :])
+    store.finish("federations/coming", "federations/there")
+    store.cut("federations/coming")
+    assert [found.key for found in store.list("")] == ["federations/there"]
+    assert store.get("federations/there") == content
+
+
 def test_a_key_reaches_no_other_bucket(minio: Minio, bucket: str) -> None:
     S3Store(
         endpoint=minio.endpoint,

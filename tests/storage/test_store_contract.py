@@ -104,6 +104,75 @@ def test_a_listing_is_ordered_and_keeps_to_the_prefix(store: ObjectStore) -> Non
     assert list(store.list("none/")) == []
 
 
+def in_pieces(store: ObjectStore, key: str, content: bytes, *, start: int = 0) -> None:
+    for offset in range(start, len(content), 5 << 20):
+        store.append(key, offset, content[offset : offset + (5 << 20)])
+
+
+@pytest.fixture(scope="module")
+def long() -> bytes:
+    """Two pieces that S3 joins, and a rest."""
+    return os.urandom((10 << 20) + 17)
+
+
+def test_what_arrives_in_pieces_becomes_one_object(store: ObjectStore, tmp_path: Path, long: bytes) -> None:
+    assert store.arrived("coming/x") == 0
+    in_pieces(store, "coming/x", long)
+    assert store.arrived("coming/x") == len(long)
+    assert store.arrived_file("coming/x", tmp_path).read_bytes() == long
+    store.finish("coming/x", "there/x")
+    assert store.get("there/x") == long
+    store.finish("coming/x", "there/x")
+    store.cut("coming/x")
+    store.cut("coming/x")
+    assert [found.key for found in store.list("")] == ["there/x"]
+    assert store.get("there/x") == long
+
+
+def test_a_short_object_arrives_at_once(store: ObjectStore) -> None:
+    store.append("coming", 0, b"short")
+    store.finish("coming", "there")
+    assert store.get("there") == b"short"
+
+
+def test_pieces_may_come_twice_but_leave_no_gap(store: ObjectStore, tmp_path: Path, long: bytes) -> None:
+    with pytest.raises(ArtifactNotFoundError, match="no bytes before 5242880"):
+        store.append("x", 5 << 20, long[5 << 20 : 10 << 20])
+    in_pieces(store, "x", long)
+    in_pieces(store, "x", long, start=5 << 20)
+    assert store.arrived("x") == len(long)
+    assert store.arrived_file("x", tmp_path).read_bytes() == long
+
+
+def test_what_is_cut_off_can_come_again(store: ObjectStore, tmp_path: Path, long: bytes) -> None:
+    in_pieces(store, "x", long)
+    store.cut("x", 7 << 20)
+    held = store.arrived("x")
+    assert 5 << 20 <= held <= 7 << 20
+    in_pieces(store, "x", long, start=5 << 20)
+    store.finish("x", "y")
+    assert store.get("y") == long
+
+
+def test_nothing_comes_of_what_has_not_arrived(store: ObjectStore, tmp_path: Path) -> None:
+    for act in (lambda: store.finish("x", "y"), lambda: store.arrived_file("x", tmp_path)):
+        with pytest.raises(ArtifactNotFoundError, match="nothing has arrived"):
+            act()
+    assert list(store.list("")) == []
+
+
+def test_a_folder_without_second_names_keeps_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    store = FolderStore(tmp_path)
+    store.append("x", 0, b"content")
+    store.finish("x", "y")
+    store.cut("x")
+    assert [(found.key, store.get(found.key)) for found in store.list("")] == [("y", b"content")]
+
+
 def test_deleting_twice_is_harmless(store: ObjectStore) -> None:
     store.put("a", b"1")
     store.delete("a")

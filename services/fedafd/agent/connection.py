@@ -195,7 +195,8 @@ class AggregatorConnection:
                 return str(begun.upload_id)
             missing = tuple(begun.missing_chunks)
             try:
-                await self._guarded(self._send(begun.upload_id, missing, blob))
+                if await self._guarded(self._send(begun.upload_id, missing, blob)) == len(missing):
+                    return str(begun.upload_id)
             except (grpc.aio.AioRpcError, FedafdError) as error:
                 # Ask anew what is missing: chunks that arrived count.
                 await self._pause_or_raise("upload", error, attempt=1)
@@ -267,14 +268,17 @@ class AggregatorConnection:
         if not part.complete:
             raise StorageUnavailableError(f"the download of artifact {sha256} ended early")
 
-    async def _send(self, upload_id: str, missing: Sequence[int], blob: ChunkedFile) -> None:
+    async def _send(self, upload_id: str, missing: Sequence[int], blob: ChunkedFile) -> int:
+        """Send those chunks; how many of them count."""
+
         async def chunks() -> AsyncIterator[pb.UploadChunksRequest]:
             for index in missing:
                 data = await asyncio.to_thread(blob.read, index)
                 yield pb.UploadChunksRequest(upload_id=upload_id, index=index, data=data)
                 self._on_sent(len(data))
 
-        await self._stub.UploadChunks(chunks(), metadata=self._metadata)
+        answer = await self._stub.UploadChunks(chunks(), metadata=self._metadata)
+        return int(answer.accepted_chunks)
 
     async def _repeat(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
         attempt = 0

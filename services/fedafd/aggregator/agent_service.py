@@ -6,13 +6,14 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
 
+from fedafd.aggregator.arrivals import ArrivingBlob, Stream
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.delivery import commit_delivery
 from fedafd.aggregator.identity import caller_of, calling_client
 from fedafd.aggregator.making_again import check_stored, make_again
 from fedafd.aggregator.tasks import desired_task, find_artifact
 from fedafd.aggregator.types import Call
-from fedafd.aggregator.uploads import begin_upload, check_id, open_participation, receive_chunk
+from fedafd.aggregator.uploads import begin_upload, check_id, open_participation
 from fedafd.domain.errors import (
     ArtifactNotFoundError,
     ForbiddenError,
@@ -129,7 +130,7 @@ class AgentService(AggregatorServiceServicer):
         self, requests: AsyncIterator[pb.UploadChunksRequest], call: Call
     ) -> pb.UploadChunksResponse:
         client = await calling_client(self._context, call)
-        accepted, upload = 0, None
+        upload, stream = None, None
         async for request in requests:
             if upload is None:
                 check_id(request.upload_id, "upload_id")
@@ -139,17 +140,19 @@ class AgentService(AggregatorServiceServicer):
             client = await calling_client(self._context, call)
             part, row = await open_participation(self._context, client, upload.round_id)
             try:
-                await receive_chunk(self._context, row, upload, request.index, request.data)
+                if stream is None:
+                    blob = ArrivingBlob(self._context.store, row, upload)
+                    stream = Stream(blob, request.index, self._context.store.append_bytes)
+                await stream.take(request.index, request.data)
             except _STORE_OUTAGES:
                 self._context.progress.moved(row.federation_id, part.id)
                 raise
             self._context.progress.moved(row.federation_id, part.id, up=len(request.data))
             self._context.metrics.bytes_in.inc(len(request.data))
             self._seen(client, f"{ActivityKind.UPLOADING} {upload.purpose}")
-            accepted += 1
-        if upload is None:
+        if stream is None:
             raise UploadError("the stream brought no chunk")
-        return pb.UploadChunksResponse(accepted_chunks=accepted)
+        return pb.UploadChunksResponse(accepted_chunks=stream.accepted)
 
     async def CommitUpload(self, request: pb.CommitUploadRequest, call: Call) -> pb.CommitUploadResponse:
         # The call that counts: asked anew, so that a revocation holds for it even where its wake-up was lost.

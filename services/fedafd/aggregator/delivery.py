@@ -6,16 +6,19 @@ import asyncio
 import hashlib
 import json
 import math
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from safetensors import SafetensorError, deserialize
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from fedafd.aggregator.arrivals import ArrivingBlob
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.tasks import public_set_manifest
-from fedafd.aggregator.uploads import Assembled, announced, assemble, discard_chunks, open_participation
+from fedafd.aggregator.uploads import Assembled, announced, assemble, open_participation
 from fedafd.domain.config import AveragingMode, stored_federation_config
 from fedafd.domain.errors import (
     InvalidRequestError,
@@ -35,9 +38,9 @@ from fedafd.persistence.participation_repository import find_participation, sett
 from fedafd.persistence.stage_repository import add_stage, fold_anew, stage_outputs
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.rpc.bundles import unpack_folder
-from fedafd.rpc.tensors import decode_representations
+from fedafd.rpc.tensors import check_representations
 from fedafd.rpc.weights import check_weight_update
-from fedafd.storage.store import put_twice, sha256_of
+from fedafd.storage.store import copy_of, sha256_of
 from fedafd.telemetry.logging import get_logger
 
 __all__ = ["commit_delivery"]
@@ -80,12 +83,13 @@ async def commit_delivery(
 async def _commit(context: Context, client: ClientRow, request: pb.CommitUploadRequest) -> pb.CommitUploadResponse:
     participation, row = await open_participation(context, client, request.round_id)
     uploads = await announced(context, client, row, list(dict.fromkeys(request.upload_ids)))
-    # Chunks and the whole, or the whole and its tensors.
-    async with context.in_memory.room_for(2 * sum(upload.size_bytes for upload in uploads)):
-        await _settle(context, client, row, participation, uploads, request)
+    async with context.in_memory.room_for(sum(_room(upload) for upload in uploads)):
+        with tempfile.TemporaryDirectory() as scratch:
+            blobs = [await assemble(context, client, row, upload, Path(scratch)) for upload in uploads]
+            await _settle(context, client, row, participation, blobs, request)
     for upload in uploads:
         context.metrics.uploads.labels(purpose=upload.purpose).inc()
-        await discard_chunks(context, row, upload)
+        await ArrivingBlob(context.store, row, upload).discard()
     context.wakeups.changed(row.federation_id, clients=(client.id,))
     settled = await _settled(context, client, request.round_id)
     if settled is None:
@@ -93,16 +97,20 @@ async def _commit(context: Context, client: ClientRow, request: pb.CommitUploadR
     return settled
 
 
+def _room(upload: UploadRow) -> int:
+    """Bytes: the whole and its tensors; of representations at most a copy, on a disk that may be memory."""
+    return upload.size_bytes * (1 if upload.purpose == UploadPurpose.REPRESENTATIONS else 2)
+
+
 async def _settle(
     context: Context,
     client: ClientRow,
     row: RoundRow,
     participation: ParticipationRow,
-    uploads: list[UploadRow],
+    blobs: list[Assembled],
     request: pb.CommitUploadRequest,
 ) -> None:
     """Check what was uploaded, and accept it, or reject it and keep none of it."""
-    blobs = [await assemble(context, client, row, upload) for upload in uploads]
     receipt = _receipt(participation, blobs)
     try:
         delivery = await _checked(context, client, row, blobs)
@@ -110,10 +118,12 @@ async def _settle(
         await _reject(context, client, row, participation, receipt, str(error))
         return
     kept = delivery.representations
-    await asyncio.to_thread(context.store.put, kept.entry["key"], kept.content)
+    await kept.blob.finish(kept.entry["key"])
     if delivery.weights is not None:
-        # They are needed when the round asks nobody any more.
-        await asyncio.to_thread(put_twice, context.store, delivery.weights.entry["key"], delivery.weights.content)
+        # They are needed when the round asks nobody any more: stored twice.
+        key = delivery.weights.entry["key"]
+        await delivery.weights.blob.finish(key)
+        await asyncio.to_thread(context.store.put_file, copy_of(key), delivery.weights.file)
     await _accept(context, client, row, participation, receipt, delivery, request)
 
 
@@ -160,8 +170,8 @@ async def _checked(context: Context, client: ClientRow, row: RoundRow, blobs: li
     if config.averaging is not AveragingMode.OFF and not weights:
         raise UploadError("this federation averages weights, and the delivery holds none; update the agent")
     await asyncio.to_thread(
-        decode_representations,
-        reps[0].content,
+        check_representations,
+        reps[0].file,
         modalities=ClientKind(client.kind).modalities,
         num_samples=manifest.num_samples(),
         embedding_dim=config.embedding_dim,
@@ -169,13 +179,13 @@ async def _checked(context: Context, client: ClientRow, row: RoundRow, blobs: li
         dtype=config.wire_dtype,
     )
     if weights:
-        await asyncio.to_thread(check_weight_update, weights[0].content, ClientKind(client.kind))
-    files = await asyncio.to_thread(_store_model, context, client, row, models[0].content) if models else {}
+        await asyncio.to_thread(check_weight_update, weights[0].file.read_bytes(), ClientKind(client.kind))
+    files = await asyncio.to_thread(_store_model, context, client, row, models[0].file) if models else {}
     return _Delivery(reps[0], files, weights[0] if weights else None)
 
 
-def _store_model(context: Context, client: ClientRow, row: RoundRow, bundle: bytes) -> dict[str, dict[str, Any]]:
-    files = unpack_folder(bundle)
+def _store_model(context: Context, client: ClientRow, row: RoundRow, bundle: Path) -> dict[str, dict[str, Any]]:
+    files = unpack_folder(bundle.read_bytes())
     for path, content in files.items():
         _check_model_file(path, content)
     prefix = f"federations/{row.federation_id}/clients/{client.name}/models/{row.number}"

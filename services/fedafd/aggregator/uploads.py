@@ -1,21 +1,15 @@
-"""Blobs on their way up: announced, sent in chunks, assembled. Chunks go straight to the store, one object each."""
+"""Blobs on their way up: announced with what is in them, then named in a delivery."""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from fedafd.aggregator.arrivals import ArrivingBlob
 from fedafd.aggregator.context import Context
 from fedafd.domain.config import AveragingMode, FederationConfig, stored_federation_config
-from fedafd.domain.errors import (
-    ArtifactNotFoundError,
-    NotFoundError,
-    RoundClosedError,
-    UploadError,
-    UploadIncompleteError,
-)
+from fedafd.domain.errors import NotFoundError, RoundClosedError, UploadError
 from fedafd.domain.kinds import UploadPurpose
 from fedafd.persistence.artifact_repository import add_upload, count_uploads, find_upload, get_upload
 from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, UploadRow
@@ -23,7 +17,6 @@ from fedafd.persistence.participation_repository import current_participation
 from fedafd.persistence.round_repository import get_round
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.rpc.codes import purpose_from_wire
-from fedafd.storage import ObjectStore
 from fedafd.telemetry.logging import add_context
 
 __all__ = [
@@ -32,9 +25,7 @@ __all__ = [
     "assemble",
     "begin_upload",
     "check_id",
-    "discard_chunks",
     "open_participation",
-    "receive_chunk",
 ]
 
 _SMALLEST_CHUNK = 64 << 10
@@ -42,7 +33,6 @@ _LARGEST_CHUNK = 2 << 20
 _MOST_UPLOADS = 16
 """Of one client in one round: a few tries of each purpose, and no filling of the store."""
 _TRIES_OF_FULL_SIZE = 2
-_MOST_TOLD = 10
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -99,28 +89,19 @@ async def begin_upload(context: Context, client: ClientRow, request: pb.BeginUpl
             upload = await add_upload(session, made)
         elif (upload.chunk_size_bytes, upload.chunk_sha256) != (request.chunk_size_bytes, list(request.chunk_sha256)):
             raise UploadError("this blob was announced before with other chunks; announce it as before")
-    return pb.BeginUploadResponse(upload_id=upload.id, missing_chunks=await _missing(context.store, row, upload))
-
-
-async def receive_chunk(context: Context, row: RoundRow, upload: UploadRow, index: int, data: bytes) -> None:
-    """Store one chunk. Raises UploadError unless it is exactly what was announced."""
-    if not 0 <= index < len(upload.chunk_sha256):
-        raise UploadError(f"upload {upload.id}: has no chunk {index}; it has {len(upload.chunk_sha256)}")
-    announced = min(upload.chunk_size_bytes, upload.size_bytes - index * upload.chunk_size_bytes)
-    if len(data) != announced:
-        raise UploadError(f"upload {upload.id}: chunk {index} has {len(data)} bytes, announced were {announced}")
-    if hashlib.sha256(data).hexdigest() != upload.chunk_sha256[index]:
-        raise UploadError(f"upload {upload.id}: chunk {index} does not have the announced hash; send it again")
-    await asyncio.to_thread(context.store.put, _chunk_key(row, upload, index), data)
+    return pb.BeginUploadResponse(
+        upload_id=upload.id, missing_chunks=await ArrivingBlob(context.store, row, upload).missing()
+    )
 
 
 @dataclass(frozen=True)
 class Assembled:
-    """A complete, verified blob: its content, and the entry that names it."""
+    """A complete, verified blob: a file with its content, and the entry that names it."""
 
     purpose: UploadPurpose
-    content: bytes
+    file: Path
     entry: dict[str, Any]
+    blob: ArrivingBlob
 
 
 async def announced(context: Context, client: ClientRow, row: RoundRow, upload_ids: list[str]) -> list[UploadRow]:
@@ -135,60 +116,14 @@ async def announced(context: Context, client: ClientRow, row: RoundRow, upload_i
     return uploads
 
 
-async def assemble(context: Context, client: ClientRow, row: RoundRow, upload: UploadRow) -> Assembled:
-    """Put an upload's chunks together. Raises UploadError when chunks are missing or do not fit."""
+async def assemble(context: Context, client: ClientRow, row: RoundRow, upload: UploadRow, scratch: Path) -> Assembled:
+    """The blob of an upload, if all of it is there. Raises UploadError when some is missing or does not fit."""
     # Weights count once per client, even where two clients send the same bytes.
     owner = f"/{client.name}" if upload.purpose == UploadPurpose.WEIGHTS else ""
     key = f"federations/{row.federation_id}/rounds/{row.number}/{upload.purpose}{owner}/{upload.sha256}"
-    content = await asyncio.to_thread(_assembled, context.store, row, upload)
+    blob = ArrivingBlob(context.store, row, upload)
     entry = {"sha256": upload.sha256, "size_bytes": upload.size_bytes, "purpose": upload.purpose, "key": key}
-    return Assembled(UploadPurpose(upload.purpose), content, entry)
-
-
-async def discard_chunks(context: Context, row: RoundRow, upload: UploadRow) -> None:
-    """Remove the chunks of an upload that was committed."""
-    for index in range(len(upload.chunk_sha256)):
-        await asyncio.to_thread(context.store.delete, _chunk_key(row, upload, index))
-
-
-def _assembled(store: ObjectStore, row: RoundRow, upload: UploadRow) -> bytes:
-    parts = []
-    for index in range(len(upload.chunk_sha256)):
-        key = _chunk_key(row, upload, index)
-        try:
-            parts.append(store.get(key))
-        except ArtifactNotFoundError:
-            raise UploadIncompleteError(
-                f"upload {upload.id}: chunk {index} has not arrived; begin the upload again to see what is missing"
-            ) from None
-    content = b"".join(parts)
-    if hashlib.sha256(content).hexdigest() != upload.sha256:
-        _drop_damaged(store, row, upload, parts)
-        raise UploadError(f"upload {upload.id}: the whole blob does not have the announced hash")
-    return content
-
-
-def _drop_damaged(store: ObjectStore, row: RoundRow, upload: UploadRow, parts: list[bytes]) -> None:
-    """Remove chunks that are not what arrived. Raises UploadIncompleteError if there are some."""
-    damaged = [i for i, part in enumerate(parts) if hashlib.sha256(part).hexdigest() != upload.chunk_sha256[i]]
-    for index in damaged:
-        store.delete(_chunk_key(row, upload, index))
-    if damaged:
-        told = ", ".join(str(index) for index in damaged[:_MOST_TOLD])
-        raise UploadIncompleteError(f"upload {upload.id}: chunks {told} were damaged in the store; begin it again")
-
-
-async def _missing(store: ObjectStore, row: RoundRow, upload: UploadRow) -> list[int]:
-    def look() -> list[int]:
-        prefix = _chunk_key(row, upload, 0).removesuffix("0")
-        held = {found.key for found in store.list(prefix)}
-        return [i for i in range(len(upload.chunk_sha256)) if _chunk_key(row, upload, i) not in held]
-
-    return await asyncio.to_thread(look)
-
-
-def _chunk_key(row: RoundRow, upload: UploadRow, index: int) -> str:
-    return f"federations/{row.federation_id}/rounds/{row.number}/chunks/{upload.id}/{index}"
+    return Assembled(UploadPurpose(upload.purpose), await blob.file(scratch), entry, blob)
 
 
 def _quota(config: FederationConfig) -> int:

@@ -7,14 +7,18 @@ metadata names the public set that the rows are about.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import struct
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
 from fedafd.domain.config import WireDtype
@@ -23,6 +27,7 @@ from fedafd.domain.kinds import Modality
 
 __all__ = [
     "NORM_TOLERANCE",
+    "check_representations",
     "decode_global_representations",
     "decode_representations",
     "encode_representations",
@@ -34,6 +39,15 @@ NORM_TOLERANCE = 0.02
 
 _NAMES = frozenset(f"{modality}{part}" for modality in Modality for part in ("", ".scale"))
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_CHECKED_AT_ONCE = 1 << 20
+"""Numbers of a tensor in memory."""
+_DTYPES = {
+    short: np.dtype(f"{kind}{bits}")
+    for letter, kind in (("F", "float"), ("I", "int"), ("U", "uint"))
+    for bits in (8, 16, 32, 64)
+    if (short := f"{letter}{bits}") != "F8"
+}
+"""Of what safetensors calls them."""
 _FLOATS = {WireDtype.FLOAT16: np.float16, WireDtype.FLOAT32: np.float32}
 
 
@@ -72,19 +86,38 @@ def decode_representations(
     tensor and what was expected; PublicSetMismatchError when the rows are about another public set.
     """
     metadata, tensors = _read(blob)
-    about = metadata.get("public_set_sha256")
-    if about != public_set_sha256:
-        told = about if about is not None and _SHA256.fullmatch(about) else "none"
-        raise PublicSetMismatchError(
-            f"representations are of public set {told}, but this round is about {public_set_sha256};"
-            " encode the public set that the task names"
-        )
-    wanted = [m.value for m in modalities]
-    names = wanted + [f"{name}.scale" for name in wanted if dtype is WireDtype.INT8]
-    if not (set(names) <= set(tensors) if allow_more else sorted(tensors) == sorted(names)):
-        raise RepresentationError(_unexpected(tensors, names))
-    count = num_samples if num_samples is not None else len(tensors[wanted[0]])
-    return {m: _checked_rows(tensors, m.value, (count, embedding_dim), dtype) for m in modalities}
+    _check_subject(metadata, public_set_sha256)
+    _check_names(tensors, modalities, dtype, allow_more=allow_more)
+    count = num_samples if num_samples is not None else len(tensors[modalities[0].value])
+    decoded = {}
+    for modality in modalities:
+        name = modality.value
+        _check_form(tensors, name, (count, embedding_dim), dtype)
+        decoded[modality] = _floats(tensors, name, dtype, slice(None))
+        _check_values(decoded[modality], name)
+    return decoded
+
+
+def check_representations(
+    file: Path,
+    *,
+    modalities: Sequence[Modality],
+    num_samples: int,
+    embedding_dim: int,
+    public_set_sha256: str,
+    dtype: WireDtype,
+) -> None:
+    """Raise as `decode_representations` does, holding a part of the rows in memory at a time."""
+    with _opened(file) as (metadata, tensors):
+        _check_subject(metadata, public_set_sha256)
+        _check_names(tensors, modalities, dtype)
+        for modality in modalities:
+            name = modality.value
+            _check_form(tensors, name, (num_samples, embedding_dim), dtype)
+            rows = max(1, _CHECKED_AT_ONCE // embedding_dim)
+            for first in range(0, num_samples, rows):
+                part = slice(first, min(first + rows, num_samples))
+                _check_values(_floats(tensors, name, dtype, part), name, first)
 
 
 def decode_global_representations(
@@ -107,29 +140,79 @@ def decode_global_representations(
     )
 
 
-def _checked_rows(
-    tensors: Mapping[str, NDArray[np.generic]], name: str, shape: tuple[int, int], dtype: WireDtype
-) -> NDArray[np.float32]:
+class _Tensor(Protocol):
+    """An array in memory or in a file: what it is, and some of its rows."""
+
+    @property
+    def dtype(self) -> object: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: slice, /) -> NDArray[np.generic]: ...
+
+
+class _TensorInFile:
+    def __init__(self, piece: Any) -> None:
+        self._piece = piece
+        self.dtype = _DTYPES[piece.get_dtype()]
+        self.shape = tuple(int(length) for length in piece.get_shape())
+
+    def __getitem__(self, rows: slice, /) -> NDArray[np.generic]:
+        found: NDArray[np.generic] = self._piece[rows]
+        return found
+
+
+def _check_subject(metadata: Mapping[str, str], public_set_sha256: str) -> None:
+    about = metadata.get("public_set_sha256")
+    if about != public_set_sha256:
+        told = about if about is not None and _SHA256.fullmatch(about) else "none"
+        raise PublicSetMismatchError(
+            f"representations are of public set {told}, but this round is about {public_set_sha256};"
+            " encode the public set that the task names"
+        )
+
+
+def _check_names(
+    tensors: Collection[str], modalities: Sequence[Modality], dtype: WireDtype, *, allow_more: bool = False
+) -> None:
+    wanted = [m.value for m in modalities]
+    names = wanted + [f"{name}.scale" for name in wanted if dtype is WireDtype.INT8]
+    if not (set(names) <= set(tensors) if allow_more else sorted(tensors) == sorted(names)):
+        raise RepresentationError(_unexpected(tensors, names))
+
+
+def _check_form(tensors: Mapping[str, _Tensor], name: str, shape: tuple[int, int], dtype: WireDtype) -> None:
     raw_ND = tensors[name]
     if raw_ND.dtype != np.dtype(dtype.value):
         raise RepresentationError(f"tensor {name!r} has dtype {raw_ND.dtype}, expected {dtype.value}")
     if raw_ND.shape != shape:
         raise RepresentationError(f"tensor {name!r} has shape {list(raw_ND.shape)}, expected {list(shape)}")
-    rows_ND = raw_ND.astype(np.float32)
     if dtype is WireDtype.INT8:
         scale_N = tensors[f"{name}.scale"]
         if scale_N.dtype != np.float32 or scale_N.shape != shape[:1]:
             raise RepresentationError(f"tensor {name + '.scale'!r} must be float32 of shape [{shape[0]}]")
-        rows_ND *= scale_N.astype(np.float32)[:, None]
+
+
+def _floats(tensors: Mapping[str, _Tensor], name: str, dtype: WireDtype, rows: slice) -> NDArray[np.float32]:
+    rows_ND = tensors[name][rows].astype(np.float32)
+    if dtype is WireDtype.INT8:
+        rows_ND *= tensors[f"{name}.scale"][rows].astype(np.float32)[:, None]
+    return rows_ND
+
+
+def _check_values(rows_ND: NDArray[np.float32], name: str, first: int = 0) -> None:
+    """`first` is the number of the first row."""
     length_N = np.linalg.norm(rows_ND, axis=1)
     if not np.isfinite(length_N).all():
         row = int(np.flatnonzero(~np.isfinite(length_N))[0])
-        raise RepresentationError(f"tensor {name!r} has a value that is not finite, first in row {row}")
+        raise RepresentationError(f"tensor {name!r} has a value that is not finite, first in row {first + row}")
     off_N = np.abs(length_N - 1) > NORM_TOLERANCE
     if off_N.any():
         row = int(np.flatnonzero(off_N)[0])
-        raise RepresentationError(f"tensor {name!r}: row {row} has length {length_N[row]:.4f}, expected unit length")
-    return rows_ND
+        raise RepresentationError(
+            f"tensor {name!r}: row {first + row} has length {length_N[row]:.4f}, expected unit length"
+        )
 
 
 def _unexpected(found: Collection[str], names: Sequence[str]) -> str:
@@ -148,12 +231,33 @@ def need_distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _read(blob: bytes) -> tuple[dict[str, str], dict[str, NDArray[np.generic]]]:
-    try:
+    with _readable():
         # First by the library, which bounds the header's length and depth.
         tensors = load(blob)
-        (length,) = struct.unpack_from("<Q", blob)
-        header = json.loads(blob[8 : 8 + length], object_pairs_hook=need_distinct)
+        return _metadata(io.BytesIO(blob)), tensors
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[dict[str, str], dict[str, _Tensor]]]:
+    with ExitStack() as stack:
+        with _readable():
+            file = stack.enter_context(safe_open(path, framework="numpy"))
+            names = file.keys()
+            tensors: dict[str, _Tensor] = {name: _TensorInFile(file.get_slice(name)) for name in names}
+            with path.open("rb") as plain:
+                metadata = _metadata(plain)
+        yield metadata, tensors
+
+
+def _metadata(file: IO[bytes]) -> dict[str, str]:
+    (length,) = struct.unpack("<Q", file.read(8))
+    found = json.loads(file.read(length), object_pairs_hook=need_distinct).get("__metadata__") or {}
+    return {str(key): str(value) for key, value in found.items()}
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
     except (struct.error, ValueError, SafetensorError, KeyError) as error:
         raise RepresentationError("representations are not readable as safetensors") from error
-    found = header.get("__metadata__") or {}
-    return {str(key): str(value) for key, value in found.items()}, tensors

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -27,7 +28,12 @@ _AWAY = frozenset(
 
 
 class FolderStore:
-    """Files below `root`, written to a temporary name, synced, then renamed, so that no partial object is ever seen."""
+    """Files below `root`, written to a temporary name, synced, then renamed, so that no partial object is ever seen.
+
+    One that arrives is a file under its own key that grows; when it is finished, it gets a second name.
+    """
+
+    append_bytes = 1
 
     def __init__(self, root: Path) -> None:
         """Makes `root` if needed. Raises StorageUnavailableError when that is not possible."""
@@ -79,6 +85,46 @@ class FolderStore:
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
 
+    def arrived(self, key: str) -> int:
+        found = self.stat(key)
+        return 0 if found is None else found.size_bytes
+
+    def append(self, key: str, offset: int, data: bytes) -> None:
+        path = self._path(key)
+        try:
+            if self.arrived(key) < offset:
+                raise ArtifactNotFoundError(f"object {key}: has no bytes before {offset}", key=key)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+                file.seek(offset)
+                file.write(data)
+        except OSError as error:
+            raise self._error(error, f"object {key}: cannot be written below {self.root}", key) from error
+
+    def arrived_file(self, key: str, _scratch: Path, /) -> Path:
+        path = self._path(key)
+        if not path.is_file():
+            self._check_there()
+            raise ArtifactNotFoundError(f"object {key}: nothing has arrived", key=key)
+        return path
+
+    def finish(self, key: str, target: str) -> None:
+        path = self.arrived_file(key, self.root)
+        try:
+            _sync(path)
+            self._name_again(path, self._path(target))
+        except OSError as error:
+            raise self._error(error, f"object {target}: cannot be written below {self.root}", target) from error
+
+    def cut(self, key: str, size_bytes: int = 0) -> None:
+        try:
+            if size_bytes and self.arrived(key) > size_bytes:
+                os.truncate(self._path(key), size_bytes)
+            elif not size_bytes:
+                self.delete(key)
+        except OSError as error:
+            raise self._error(error, f"object {key}: cannot be cut", key) from error
+
     def unfinished(self, older_than: timedelta) -> Iterator[ObjectInfo]:
         before = time.time() - older_than.total_seconds()
         for path in sorted((self.root / _TEMPORARY).iterdir()):
@@ -106,6 +152,21 @@ class FolderStore:
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 
+    def _name_again(self, path: Path, target: Path) -> None:
+        """Give the file a second name, without a moment in which there is no whole object of that name."""
+        name = self.root / _TEMPORARY / f"name-{uuid.uuid4().hex}"
+        try:
+            os.link(path, name)
+        except OSError:  # a file system without second names
+            self.put_file(target.relative_to(self.root).as_posix(), path)
+            return
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            name.replace(target)
+            _sync(target.parent)
+        finally:
+            name.unlink(missing_ok=True)
+
     @contextmanager
     def _incoming(self, key: str) -> Iterator[IO[bytes]]:
         target = self._path(key)
@@ -118,7 +179,7 @@ class FolderStore:
                 os.fsync(file.fileno())
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary.replace(target)
-            _sync_folder(target.parent)
+            _sync(target.parent)
         except OSError as error:
             raise self._error(error, f"object {key}: cannot be written below {self.root}", key) from error
         finally:
@@ -126,8 +187,9 @@ class FolderStore:
                 temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

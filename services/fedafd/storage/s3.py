@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import urllib3
 from minio import Minio
+from minio.commonconfig import ComposeSource
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
 from fedafd.domain.errors import ArtifactNotFoundError, StorageError, StorageFullError, StorageUnavailableError
-from fedafd.storage.store import CHUNK_BYTES, ObjectInfo, check_key
+from fedafd.storage.store import CHUNK_BYTES, ObjectInfo, check_key, sha256_of
 
 __all__ = ["S3Store"]
 
@@ -34,7 +35,13 @@ _BUSY = frozenset(
 
 
 class S3Store:
-    """Objects of one bucket, which must exist. S3 itself never shows a part of an object."""
+    """Objects of one bucket, which must exist. S3 itself never shows a part of an object.
+
+    One that arrives is a row of objects, since S3 lets nobody add to one; the service itself joins them at the end.
+    """
+
+    append_bytes = 5 << 20
+    """S3 joins no smaller ones, but for the last."""
 
     def __init__(
         self,
@@ -96,6 +103,49 @@ class S3Store:
     def delete(self, key: str) -> None:
         with self._errors(key):
             self._client.remove_object(self.bucket, check_key(key))
+
+    def arrived(self, key: str) -> int:
+        return sum(part.size_bytes for part in self._parts(key))
+
+    def append(self, key: str, offset: int, data: bytes) -> None:
+        if offset and self.arrived(key) < offset:
+            raise ArtifactNotFoundError(f"object {key}: has no bytes before {offset}", key=key)
+        self.put(f"{key}/{offset:015d}", data)
+
+    def arrived_file(self, key: str, scratch: Path, /) -> Path:
+        parts = self._parts_there(key)
+        path = scratch / sha256_of(key.encode())
+        with path.open("wb") as file:
+            for part in parts:
+                for piece in self.stream(part.key):
+                    file.write(piece)
+        return path
+
+    def finish(self, key: str, target: str) -> None:
+        # The service copies from its own disk: no byte comes this way.
+        sources = [ComposeSource(self.bucket, part.key) for part in self._parts_there(key)]
+        with self._errors(target):
+            self._client.compose_object(self.bucket, check_key(target), sources)
+
+    def cut(self, key: str, size_bytes: int = 0) -> None:
+        for part in [*self.list(f"{check_key(key)}/")]:
+            if int(part.key.rpartition("/")[2]) + part.size_bytes > size_bytes:
+                self.delete(part.key)
+
+    def _parts_there(self, key: str) -> Sequence[ObjectInfo]:
+        parts = self._parts(key)
+        if not parts:
+            raise ArtifactNotFoundError(f"object {key}: nothing has arrived", key=key)
+        return parts
+
+    def _parts(self, key: str) -> Sequence[ObjectInfo]:
+        """Objects that together are the begin of the arriving one; each is named by where it begins."""
+        found, end = [], 0
+        for part in self.list(f"{check_key(key)}/"):
+            if int(part.key.rpartition("/")[2]) == end:
+                found.append(part)
+                end += part.size_bytes
+        return found
 
     def presigned_get(self, key: str, lifetime: timedelta) -> str:
         """A URL that reads the object until `lifetime` is over, without a key of the store."""

@@ -19,6 +19,7 @@ __all__ = [
     "PresigningStore",
     "UnfinishedWrites",
     "check_key",
+    "copy_of",
     "get_verified",
     "put_twice",
     "sha256_of",
@@ -75,6 +76,36 @@ class ObjectStore(Protocol):
     def ping(self) -> None:
         """Raise unless the store can be used."""
 
+    # An object that arrives in pieces, over any number of connections and processes, until `finish` makes it whole.
+
+    append_bytes: int
+    """`append` takes so many bytes at least, but for the last piece of an object."""
+
+    def arrived(self, key: str) -> int:
+        """How many bytes of the arriving object are there, from its begin without a gap."""
+
+    def append(self, key: str, offset: int, data: bytes) -> None:
+        """Keep `data` as the arriving object's bytes from `offset` on; the same bytes once more are harmless.
+
+        They survive the death of this process, not of the machine. Raises ArtifactNotFoundError if bytes before
+        `offset` are missing, StorageFullError.
+        """
+
+    def arrived_file(self, key: str, scratch: Path, /) -> Path:
+        """What has arrived, as a file to read: the store's own, or a copy in the folder `scratch`.
+
+        Raises ArtifactNotFoundError if nothing has.
+        """
+
+    def finish(self, key: str, target: str) -> None:
+        """Store what has arrived under `target`, as `put` does, without sending it once more; `key` keeps it, too.
+
+        Raises ArtifactNotFoundError if nothing has arrived.
+        """
+
+    def cut(self, key: str, size_bytes: int = 0) -> None:
+        """Forget all that has arrived beyond so many bytes, perhaps some before; with 0 the arriving object is gone."""
+
 
 @runtime_checkable
 class PresigningStore(Protocol):
@@ -113,7 +144,12 @@ def sha256_of(data: bytes) -> str:
 def put_twice(store: ObjectStore, key: str, data: bytes) -> None:
     """Store what nobody can make again under its key, and a copy beside it, which `get_verified` falls back on."""
     store.put(key, data)
-    store.put(f"{key}{_COPY}", data)
+    store.put(copy_of(key), data)
+
+
+def copy_of(key: str) -> str:
+    """Where the copy of an object that is stored twice lies."""
+    return f"{key}{_COPY}"
 
 
 def get_verified(store: ObjectStore, key: str, sha256: str) -> bytes:
@@ -125,7 +161,7 @@ def get_verified(store: ObjectStore, key: str, sha256: str) -> bytes:
         return _verified(store, key, sha256)
     except (ArtifactCorruptError, ArtifactNotFoundError):
         with suppress(ArtifactCorruptError, ArtifactNotFoundError):
-            data = _verified(store, f"{key}{_COPY}", sha256)
+            data = _verified(store, copy_of(key), sha256)
             with suppress(StorageError):  # who may read only reads the copy the next time, too
                 store.put(key, data)
             return data

@@ -146,7 +146,8 @@ class AggregatorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UploadChunks(self, request_iterator, context):
-        """Sends missing chunks, in any order. Each is checked against the manifest's hash before it counts.
+        """Sends missing chunks, in ascending order. Each is checked against the manifest's hash before it counts.
+        What a stream that breaks off leaves missing, BeginUpload tells.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,0 +1,143 @@
+"""Blobs as they arrive: each grows in the store, chunk after chunk, until its delivery is committed.
+
+Nothing is kept in this process but what the store takes only in larger pieces. So a stream that breaks off, a restart,
+or another aggregator behind the same address goes on from what the store has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+
+from fedafd.domain.errors import ArtifactNotFoundError, UploadError, UploadIncompleteError
+from fedafd.persistence.models import RoundRow, UploadRow
+from fedafd.storage import ObjectStore
+
+__all__ = ["ArrivingBlob", "Stream"]
+
+_MOST_TOLD = 10
+
+
+class ArrivingBlob:
+    """The blob of one announced upload, in the store."""
+
+    def __init__(self, store: ObjectStore, row: RoundRow, upload: UploadRow) -> None:
+        self._store, self.upload = store, upload
+        self._key = f"federations/{row.federation_id}/rounds/{row.number}/chunks/{upload.id}/bytes"
+
+    async def missing(self) -> range:
+        """Indices of the chunks that have not arrived: all from some one on."""
+        held, count = await asyncio.to_thread(self._store.arrived, self._key), len(self.upload.chunk_sha256)
+        return range(count if held >= self.upload.size_bytes else held // self.upload.chunk_size_bytes, count)
+
+    async def append(self, first: int, data: bytes) -> None:
+        """Keep the bytes of whole chunks, the first of index `first`. Raises UploadIncompleteError for a gap."""
+        offset = first * self.upload.chunk_size_bytes
+        try:
+            await asyncio.to_thread(self._store.append, self._key, offset, data)
+        except ArtifactNotFoundError:
+            raise self._gap(first) from None
+
+    async def file(self, scratch: Path) -> Path:
+        """The whole blob as a file, whose hash is right.
+
+        Raises UploadIncompleteError when some of it has not arrived, or was damaged in the store and is missing now,
+        and UploadError when it is not the blob that was announced.
+        """
+        try:
+            path = await asyncio.to_thread(self._store.arrived_file, self._key, scratch)
+            size = path.stat().st_size
+            if size < self.upload.size_bytes:
+                raise self._gap(size // self.upload.chunk_size_bytes)
+            found = await asyncio.to_thread(_sha256_of_file, path)
+        except (ArtifactNotFoundError, FileNotFoundError):
+            raise self._gap(0) from None
+        if found != self.upload.sha256:
+            await self._cut_damaged(path)
+            raise UploadError(f"upload {self.upload.id}: the whole blob does not have the announced hash")
+        return path
+
+    async def finish(self, target: str) -> None:
+        """Store the blob under `target`. Raises UploadIncompleteError if it is gone meanwhile."""
+        try:
+            await asyncio.to_thread(self._store.finish, self._key, target)
+        except ArtifactNotFoundError:
+            raise self._gap(0) from None
+
+    async def discard(self) -> None:
+        """Forget it; what `finish` stored stays."""
+        await asyncio.to_thread(self._store.cut, self._key)
+
+    async def _cut_damaged(self, path: Path) -> None:
+        """Forget all from the first chunk on that is not what arrived. Raises UploadIncompleteError if one is not."""
+        sizes, hashes = self.upload.chunk_size_bytes, self.upload.chunk_sha256
+        damaged = await asyncio.to_thread(_damaged_chunks, path, sizes, hashes)
+        if damaged:
+            await asyncio.to_thread(self._store.cut, self._key, damaged[0] * sizes)
+            told = ", ".join(str(index) for index in damaged[:_MOST_TOLD])
+            raise UploadIncompleteError(
+                f"upload {self.upload.id}: chunks {told} were damaged in the store; begin it again"
+            )
+
+    def _gap(self, index: int) -> UploadIncompleteError:
+        return UploadIncompleteError(
+            f"upload {self.upload.id}: chunk {index} has not arrived; begin the upload again to see what is missing"
+        )
+
+
+class Stream:
+    """Chunks of one blob that one call brings, in ascending order."""
+
+    def __init__(self, blob: ArrivingBlob, first: int, append_bytes: int) -> None:
+        """It begins with chunk `first`; the store takes `append_bytes` at once."""
+        self._blob, self._append_bytes = blob, append_bytes
+        self._first = self._next = first
+        self._waiting: list[bytes] = []
+        self.accepted = 0
+        """Chunks of this call that are in the store."""
+
+    async def take(self, index: int, data: bytes) -> None:
+        """Check a chunk and keep it; one that came before is not kept twice.
+
+        Raises UploadError unless it is exactly what was announced, UploadIncompleteError for one that leaves a gap.
+        """
+        upload = self._blob.upload
+        if not 0 <= index < len(upload.chunk_sha256):
+            raise UploadError(f"upload {upload.id}: has no chunk {index}; it has {len(upload.chunk_sha256)}")
+        announced = min(upload.chunk_size_bytes, upload.size_bytes - index * upload.chunk_size_bytes)
+        if len(data) != announced:
+            raise UploadError(f"upload {upload.id}: chunk {index} has {len(data)} bytes, announced were {announced}")
+        found = await asyncio.to_thread(_sha256_of, data)
+        if found != upload.chunk_sha256[index]:
+            raise UploadError(f"upload {upload.id}: chunk {index} does not have the announced hash; send it again")
+        if index > self._next:
+            raise UploadIncompleteError(
+                f"upload {upload.id}: chunk {index} came before chunk {self._next}; begin it again, and send in order"
+            )
+        if index < self._next:
+            return
+        self._waiting.append(data)
+        self._next += 1
+        if self._next == len(upload.chunk_sha256) or sum(map(len, self._waiting)) >= self._append_bytes:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        data = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
+        await self._blob.append(self._first, data)
+        self.accepted += len(self._waiting)
+        self._first, self._waiting = self._next, []
+
+
+def _sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _sha256_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _damaged_chunks(path: Path, chunk_bytes: int, hashes: list[str]) -> list[int]:
+    with path.open("rb") as file:
+        return [index for index, announced in enumerate(hashes) if _sha256_of(file.read(chunk_bytes)) != announced]
