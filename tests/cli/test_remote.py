@@ -147,6 +147,15 @@ def test_a_federation_is_made_shown_and_configured(run: Run, federation: Path) -
     assert f"version {before + 1}" in run("federation", "configure", "-f", str(federation))[1]
 
 
+def test_status_says_what_is_missing_and_what_to_do(run: Run, federation: Path) -> None:
+    code, out, _ = run("status")
+    assert code == 1
+    assert out.startswith("TROUBLE no aggregator is running")
+    assert "start one: `fedafd aggregator`" in out
+    code, out, _ = run("status", "--json")
+    assert (code, json.loads(out)["level"]) == (1, "trouble")
+
+
 def test_a_wrong_file_is_a_wrong_usage(run: Run, tmp_path: Path) -> None:
     (tmp_path / "wrong.yaml").write_text("name: trial\npassess: 3\n")
     code, _, said = run("federation", "create", "-f", str(tmp_path / "wrong.yaml"))

@@ -29,6 +29,7 @@ LEAST = {
         ("POST", f"{F}/models/{{version}}/tickets"),
         ("GET", f"{F}/events"),
         ("GET", "/drain"),
+        ("GET", "/status"),
     ],
     "operator": [
         ("POST", "/federations"),

@@ -265,7 +265,7 @@ def test_rollouts_of_what_is_called_lose_no_pod() -> None:
 
 
 def test_distiller_scales_on_the_celery_queue_with_keda() -> None:
-    from fedafd.messaging.celery_app import QUEUE
+    from fedafd.messaging.broker_queue import QUEUE
 
     keda = {"redisAddress": "redis:6379", "listLength": 2, "enableTLS": True}
     manifests = render(SERVER, external(distiller={"autoscaling": {"mode": "keda", "maxReplicas": 8, "keda": keda}}))

@@ -15,13 +15,15 @@ from tests.servers import child, free_port, redis_server, wait_until
 from fedafd.domain.errors import StorageUnavailableError
 from fedafd.domain.kinds import StageKind
 from fedafd.messaging.broker_memory import BrokerMemory
-from fedafd.messaging.celery_app import QUEUE, make_celery, send_stage, task_name
+from fedafd.messaging.broker_queue import QUEUE
+from fedafd.messaging.celery_app import make_celery, send_stage, task_name
 
 WORKER = """
 import sys, time
 from pathlib import Path
 from fedafd.domain.kinds import StageKind
-from fedafd.messaging.celery_app import QUEUE, make_celery, task_name
+from fedafd.messaging.broker_queue import QUEUE
+from fedafd.messaging.celery_app import make_celery, task_name
 app, heard = make_celery(sys.argv[1]), Path(sys.argv[2])
 def run(stage_id):
     with heard.open("a") as file:

@@ -18,6 +18,8 @@ from fedafd.control_plane import probes
 from fedafd.control_plane.api_keys import endpoints as api_keys
 from fedafd.control_plane.clients import endpoints as clients
 from fedafd.control_plane.context import Context, Wakeups
+from fedafd.control_plane.dashboard.pages import add_dashboard
+from fedafd.control_plane.dashboard.sessions import SessionSigner
 from fedafd.control_plane.door import Door, SecureHeaders
 from fedafd.control_plane.drain import endpoints as drain
 from fedafd.control_plane.events import endpoints as events
@@ -33,6 +35,7 @@ from fedafd.control_plane.problems import add_problem_handlers
 from fedafd.control_plane.public_sets import endpoints as public_sets
 from fedafd.control_plane.rounds import endpoints as rounds
 from fedafd.control_plane.settings import ControlPlaneSettings, load_settings
+from fedafd.control_plane.status import endpoints as status
 from fedafd.domain.errors import ConfigurationError, FedafdError
 from fedafd.domain.proxies import is_off_machine
 from fedafd.messaging.wakeups import WakeupPublisher, listen_for_wakeups
@@ -47,7 +50,19 @@ from fedafd.telemetry.tracing import configure_tracing
 
 __all__ = ["create_app", "main"]
 
-_RESOURCES = (federations, public_sets, clients, rounds, models, personalized_models, events, api_keys, drain, probes)
+_RESOURCES = (
+    federations,
+    public_sets,
+    clients,
+    rounds,
+    models,
+    personalized_models,
+    events,
+    api_keys,
+    drain,
+    status,
+    probes,
+)
 _FORGET_SECONDS = 600.0
 _FAILURES_SECONDS = 5.0
 _GRACE_SECONDS = 5
@@ -78,7 +93,12 @@ def create_app(settings: ControlPlaneSettings) -> FastAPI:
             yield
 
     app = FastAPI(
-        title="FedAFD control plane", version="1", lifespan=lifespan, generate_unique_id_function=operation_id
+        title="FedAFD control plane",
+        version="1",
+        lifespan=lifespan,
+        generate_unique_id_function=operation_id,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.context = context
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
@@ -88,6 +108,7 @@ def create_app(settings: ControlPlaneSettings) -> FastAPI:
     add_problem_handlers(app)
     for resource in _RESOURCES:
         app.include_router(resource.router)
+    add_dashboard(app)
     metrics = ControlPlaneMetrics()
     app.add_middleware(SecureHeaders)
     app.add_middleware(Observed, metrics=metrics)
@@ -107,6 +128,7 @@ def _context(settings: ControlPlaneSettings, redis_url: str | None) -> Context:
         invitation_lifetime=timedelta(hours=settings.invitation_hours),
         idempotency_lifetime=timedelta(hours=settings.idempotency_hours),
         ticket_lifetime=timedelta(minutes=settings.ticket_minutes),
+        sessions=SessionSigner(settings.first_admin_key()),
         failed_logins=FailedLogins(settings.failed_logins_per_minute),
         streams_per_key=settings.streams_per_key,
         stream_poll_seconds=settings.stream_poll_seconds,

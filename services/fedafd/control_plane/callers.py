@@ -17,7 +17,7 @@ from fedafd.persistence.api_key_repository import key_by_secret
 from fedafd.persistence.client_repository import caller_by_credential
 from fedafd.persistence.models import ClientRow
 
-__all__ = ["Admin", "AnyCaller", "Caller", "Operator", "Viewer", "any_caller", "at_least", "identify"]
+__all__ = ["Admin", "AnyCaller", "Caller", "Operator", "Viewer", "any_caller", "at_least", "check_role", "identify"]
 
 _RANK = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.ADMIN: 2}
 _bearer = HTTPBearer(
@@ -65,13 +65,18 @@ def any_caller(request: Request, _: Annotated[HTTPAuthorizationCredentials | Non
     return caller
 
 
+def check_role(caller: Caller, role: Role) -> None:
+    """Raise ForbiddenError unless the caller has this role or a higher one."""
+    if caller.role is None or _RANK[caller.role] < _RANK[role]:
+        yours = f"yours is {caller.role.value}" if caller.role else "a client's credential is none"
+        raise ForbiddenError(f"this needs an API key of role {role.value} or higher; {yours}")
+
+
 def at_least(role: Role) -> Callable[[Caller], Caller]:
     """A dependency that lets callers of this role or a higher one through. Raises ForbiddenError."""
 
     def check(caller: Annotated[Caller, Depends(any_caller)]) -> Caller:
-        if caller.role is None or _RANK[caller.role] < _RANK[role]:
-            yours = f"yours is {caller.role.value}" if caller.role else "a client's credential is none"
-            raise ForbiddenError(f"this needs an API key of role {role.value} or higher; {yours}")
+        check_role(caller, role)
         return caller
 
     return check

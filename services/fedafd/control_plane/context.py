@@ -12,6 +12,7 @@ from typing import Annotated
 import redis.asyncio
 from fastapi import Depends, Request
 
+from fedafd.control_plane.dashboard.sessions import SessionSigner
 from fedafd.control_plane.failed_logins import FailedLogins
 from fedafd.control_plane.key_uses import KeyUses
 from fedafd.control_plane.models.reads import ModelReads
@@ -58,6 +59,7 @@ class Context:
     wakeups: Wakeups = field(default_factory=Wakeups)
     key_uses: KeyUses = field(default_factory=KeyUses)
     failed_logins: FailedLogins = field(default_factory=lambda: FailedLogins(per_minute=60))
+    sessions: SessionSigner = field(default_factory=lambda: SessionSigner(None))
     writes: WriteProbe = field(init=False)
     open_streams: Counter[str] = field(default_factory=Counter)
     """Event streams by caller."""

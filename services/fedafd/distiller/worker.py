@@ -24,7 +24,8 @@ from fedafd.domain.addresses import split_address
 from fedafd.domain.errors import FedafdError
 from fedafd.domain.kinds import StageKind
 from fedafd.domain.proxies import is_off_machine
-from fedafd.messaging.celery_app import QUEUE, make_celery, task_name
+from fedafd.messaging.broker_queue import QUEUE
+from fedafd.messaging.celery_app import make_celery, task_name
 from fedafd.messaging.queue_depth import QueueDepth
 from fedafd.storage import open_store
 from fedafd.telemetry.logging import configure, get_logger

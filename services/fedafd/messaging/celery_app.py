@@ -15,11 +15,10 @@ from kombu.entity import Queue
 
 from fedafd.domain.errors import StorageUnavailableError
 from fedafd.domain.kinds import StageKind
+from fedafd.messaging.broker_queue import QUEUE
 from fedafd.telemetry.tracing import TRACEPARENT, current_traceparent
 
-__all__ = ["QUEUE", "make_celery", "send_stage", "task_name"]
-
-QUEUE = "fedafd.distiller"
+__all__ = ["make_celery", "send_stage", "task_name"]
 
 
 def task_name(kind: StageKind) -> str:

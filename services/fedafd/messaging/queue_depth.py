@@ -5,7 +5,7 @@ from __future__ import annotations
 import redis
 from redis.exceptions import RedisError
 
-from fedafd.messaging.celery_app import QUEUE
+from fedafd.messaging.broker_queue import QUEUE
 
 __all__ = ["QueueDepth"]
 

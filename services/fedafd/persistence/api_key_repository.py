@@ -17,6 +17,7 @@ from fedafd.persistence.models import ApiKeyRow, utc_now
 
 __all__ = [
     "FIRST_ADMIN",
+    "active_key",
     "create_key",
     "ensure_admin_key",
     "get_key",
@@ -34,6 +35,11 @@ async def key_by_secret(session: AsyncSession, secret: str) -> ApiKeyRow | None:
     """The key's row, or None for one that is unknown, revoked or expired."""
     query = select(ApiKeyRow).where(ApiKeyRow.key_hash == hash_secret(secret), *_active())
     return await session.scalar(query)
+
+
+async def active_key(session: AsyncSession, key_id: str) -> ApiKeyRow | None:
+    """The key's row, or None for one that is unknown, revoked or expired."""
+    return await session.scalar(select(ApiKeyRow).where(ApiKeyRow.id == key_id, *_active()))
 
 
 async def note_used(session: AsyncSession, key_id: str, at: datetime) -> None:

@@ -11,12 +11,13 @@ from fedafd.cli.remote.federations import federation_app, public_set_app
 from fedafd.cli.remote.keys import key_app
 from fedafd.cli.remote.models import model_app
 from fedafd.cli.remote.rounds import round_app
+from fedafd.cli.remote.status import status
 
 __all__ = ["add_remote_commands"]
 
 
 def add_remote_commands(app: typer.Typer) -> None:
-    """Attach the groups federation, public-set, client, round, model, key; the commands events, drain, resume."""
+    """Attach the groups of what there is (federation, client, round and so on) and the commands that stand alone."""
     for name, group in (
         ("federation", federation_app),
         ("public-set", public_set_app),
@@ -26,5 +27,5 @@ def add_remote_commands(app: typer.Typer) -> None:
         ("key", key_app),
     ):
         app.add_typer(group, name=name)
-    for command in (events, drain, resume):
+    for command in (status, events, drain, resume):
         app.command()(command)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from fedafd.domain.durations import duration_words
+
 __all__ = ["delivered_words", "duration_words", "missing_words", "round_seconds"]
 
 _MOST_NAMED = 20
@@ -17,13 +19,6 @@ def round_seconds(answer: Mapping[str, Any]) -> float | None:
         return None
     until = datetime.fromisoformat(answer["finished_at"]) if answer["finished_at"] else datetime.now(UTC)
     return max((until - datetime.fromisoformat(answer["started_at"])).total_seconds(), 0.0)
-
-
-def duration_words(seconds: float) -> str:
-    """A duration for people: `72 s`, `12 min`, `3.5 h`."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def delivered_words(answer: Mapping[str, Any]) -> str:

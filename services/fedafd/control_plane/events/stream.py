@@ -23,7 +23,7 @@ from fedafd.domain.errors import TooManyRequestsError, UnauthenticatedError
 from fedafd.persistence.event_repository import events_after
 from fedafd.persistence.round_repository import first_open_round
 
-__all__ = ["event_stream"]
+__all__ = ["counted_stream", "event_stream", "open_round_json", "wait_for_change"]
 
 _BATCH = 200
 _PAUSE_SECONDS = 0.2
@@ -39,6 +39,11 @@ def event_stream(
 
     With `progress` the federation's open round comes too, as `round.progress` without an id, whenever it changed.
     """
+    return counted_stream(context, caller, _messages(context, caller, federation, after, progress))
+
+
+def counted_stream(context: Context, caller: Caller, messages: AsyncIterator[ServerSentEvent]) -> EventSourceResponse:
+    """These messages as one of the caller's streams. Raises TooManyRequestsError for one too many."""
     if context.open_streams[caller.id] >= context.streams_per_key:
         raise TooManyRequestsError(
             f"{caller.name}: has {context.streams_per_key} event streams open, and may have no more; close some"
@@ -46,7 +51,7 @@ def event_stream(
     return _CountedStream(
         context.open_streams,
         caller.id,
-        _messages(context, caller, federation, after, progress),
+        messages,
         ping=context.stream_heartbeat_seconds,
         ping_message_factory=lambda: ServerSentEvent(comment="heartbeat"),
         headers={"Cache-Control": "no-store"},
@@ -81,7 +86,7 @@ async def _messages(
             if not await _may_go_on(context, session, caller):
                 return
             rows = await events_after(session, federation, after, _BATCH)
-            state = await _open_round(session, federation) if progress and federation else ""
+            state = await open_round_json(session, federation) if progress and federation else ""
         for row in rows:
             after = row.id
             yield ServerSentEvent(Event.of(row).model_dump_json(), event=row.kind, id=str(row.id))
@@ -89,7 +94,7 @@ async def _messages(
             yield ServerSentEvent(state, event="round.progress")
         shown = state
         if len(rows) < _BATCH:
-            await _wait(change, context.stream_poll_seconds)
+            await wait_for_change(change, context.stream_poll_seconds)
 
 
 async def _may_go_on(context: Context, session: AsyncSession, caller: Caller) -> bool:
@@ -99,12 +104,14 @@ async def _may_go_on(context: Context, session: AsyncSession, caller: Caller) ->
         return False
 
 
-async def _open_round(session: AsyncSession, federation: str) -> str:
+async def open_round_json(session: AsyncSession, federation: str) -> str:
+    """The federation's open round as REST tells it; empty if there is none."""
     row = await first_open_round(session, federation)
     return "" if row is None else (await details(session, row)).model_dump_json()
 
 
-async def _wait(change: asyncio.Event, seconds: float) -> None:
+async def wait_for_change(change: asyncio.Event, seconds: float) -> None:
+    """Until the change, but for at least a moment and no longer than `seconds`."""
     await asyncio.sleep(min(_PAUSE_SECONDS, seconds))
     try:
         async with asyncio.timeout(max(seconds - _PAUSE_SECONDS, 0)):

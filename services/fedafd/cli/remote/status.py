@@ -1,0 +1,41 @@
+"""`fedafd status`: what waits for what, since when, and what to do about it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import typer
+
+from fedafd.cli.remote.output import print_json
+from fedafd.cli.remote.server import DEFAULT_URL, ApiKey, AsJson, Server, Url
+from fedafd.domain.durations import duration_words
+from fedafd.domain.plain_text import plain_text
+
+__all__ = ["status"]
+
+_MARKS = {"trouble": ("TROUBLE", "red"), "waiting": ("waiting", "yellow"), "fine": ("fine", "green")}
+_TROUBLE = 1
+
+
+def status(api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Say what waits for what, since when, and what to do; exits with 1 where something is in trouble."""
+    found = Server(url, api_key).ask("GET", "/status")
+    if as_json:
+        print_json(found)
+    else:
+        for each in found["findings"]:
+            _print(each, datetime.fromisoformat(found["at"]))
+    if found["level"] == "trouble":
+        raise typer.Exit(_TROUBLE)
+
+
+def _print(finding: dict[str, Any], now: datetime) -> None:
+    since, waited = finding["since"], ""
+    if since:
+        waited = f" (for {duration_words((now - datetime.fromisoformat(since)).total_seconds())})"
+    mark, colour = _MARKS.get(finding["level"], (str(finding["level"]), ""))
+    typer.secho(f"{plain_text(mark):8}", fg=colour or None, nl=False)
+    typer.echo(plain_text(f"{finding['words']}{waited}"))
+    if finding["remedy"]:
+        typer.echo(f"        {plain_text(finding['remedy'])}")

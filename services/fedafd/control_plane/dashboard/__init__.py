@@ -1,0 +1,1 @@
+"""The dashboard: pages for people, rendered here, live by server-sent events, with no request to anywhere else."""

@@ -1,0 +1,19 @@
+"""All pages of the dashboard."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from fedafd.control_plane.dashboard import access, home, live
+from fedafd.control_plane.dashboard.assets import add_assets
+
+__all__ = ["add_dashboard"]
+
+_PAGES = (access, home, live)
+
+
+def add_dashboard(app: FastAPI) -> None:
+    """Serve the dashboard at the root of the control plane."""
+    add_assets(app)
+    for pages in _PAGES:
+        app.include_router(pages.router)

@@ -1,0 +1,140 @@
+"""Who visits a page: the caller of the session's key, or nobody, who is sent to the login; and whose form it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http.cookies import CookieError, SimpleCookie
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Request
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.datastructures import FormData
+
+from fedafd.control_plane.callers import Caller, check_role
+from fedafd.control_plane.context import Context, ContextDep
+from fedafd.control_plane.dashboard.sessions import Session
+from fedafd.domain.errors import FedafdError, ForbiddenError
+from fedafd.domain.kinds import Role
+from fedafd.persistence.api_key_repository import active_key
+
+__all__ = [
+    "AdminForm",
+    "Form",
+    "LoginNeededError",
+    "OperatorForm",
+    "ViewerForm",
+    "Visit",
+    "Visitor",
+    "check_origin",
+    "cookie_name",
+    "visitor_of",
+]
+
+
+class LoginNeededError(FedafdError):
+    """No session, or one that is over: the login comes first."""
+
+    code = "unauthenticated"
+
+
+class Visit:
+    """A visitor with a session: who it is, and the token of its forms."""
+
+    def __init__(self, caller: Caller, session: Session, form_token: str) -> None:
+        self.caller, self.session, self.form_token = caller, session, form_token
+
+    def may(self, role: str) -> bool:
+        """Whether the visitor's role is this one or a higher one."""
+        try:
+            check_role(self.caller, Role(role))
+        except ForbiddenError:
+            return False
+        return True
+
+
+def cookie_name(request: Request) -> str:
+    """Cookies do not tell ports apart, and a machine may serve two dashboards."""
+    return f"fedafd-session-{request.url.port or 0}"
+
+
+def _cookie(request: Request) -> str:
+    try:
+        found = SimpleCookie("; ".join(request.headers.getlist("cookie"))).get(cookie_name(request))
+    except CookieError:
+        return ""
+    return "" if found is None else found.value
+
+
+async def visitor_of(context: Context, session: AsyncSession, held: Session) -> Caller | None:
+    """The caller of a session; None where its key is revoked, has expired, or has another secret."""
+    row = await active_key(session, held.key_id)
+    if row is None or context.sessions.mark(row.key_hash) != held.key_mark:
+        return None
+    context.key_uses.note(row)
+    return Caller(row.id, row.name, Role(row.role), "")
+
+
+async def visit(request: Request, context: ContextDep) -> Visit:
+    """The visitor. Raises LoginNeededError for nobody."""
+    held = context.sessions.read(_cookie(request))
+    if held is None:
+        raise LoginNeededError("log in first")
+    async with context.database.snapshot() as session:
+        caller = await visitor_of(context, session, held)
+    if caller is None:
+        raise LoginNeededError("the API key of this session was revoked, or has expired; log in with another")
+    found = Visit(caller, held, context.sessions.form_token(held))
+    request.state.visit = found
+    return found
+
+
+Visitor = Annotated[Visit, Depends(visit)]
+
+
+class Form:
+    """A form that a page of the visitor's own session sent."""
+
+    def __init__(self, visit: Visit, fields: FormData) -> None:
+        self.visit, self._fields = visit, fields
+
+    @property
+    def caller(self) -> Caller:
+        """Who sent it."""
+        return self.visit.caller
+
+    def text(self, name: str) -> str:
+        """A field's text without spaces around it; empty for one that is not there."""
+        value = self._fields.get(name, "")
+        return value.strip() if isinstance(value, str) else ""
+
+
+def _form_of(role: Role) -> Callable[..., object]:
+    async def read(request: Request, context: ContextDep, visitor: Visitor) -> Form:
+        check_origin(request)
+        fields = await request.form(max_files=0, max_fields=20)
+        token = fields.get("token", "")
+        if not isinstance(token, str) or not context.sessions.is_form_token(visitor.session, token):
+            raise ForbiddenError("this form is not of a page of your session: open the page again, and send it anew")
+        check_role(visitor.caller, role)
+        return Form(visitor, fields)
+
+    return read
+
+
+ViewerForm = Annotated[Form, Depends(_form_of(Role.VIEWER))]
+OperatorForm = Annotated[Form, Depends(_form_of(Role.OPERATOR))]
+AdminForm = Annotated[Form, Depends(_form_of(Role.ADMIN))]
+
+
+def check_origin(request: Request) -> None:
+    """Raise ForbiddenError for a form that a page of somebody else's sends."""
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:
+        fine = site in ("same-origin", "none")
+    else:
+        # A proxy may have put its own name into Host; no page can make a browser send the other header.
+        hosts = {request.headers.get("host"), request.headers.get("x-forwarded-host")}
+        fine = origin is None or urlsplit(origin).netloc in hosts
+    if not fine:
+        raise ForbiddenError("only pages of this dashboard may send forms here; open it, and send the form from there")

@@ -1,0 +1,177 @@
+"""What the status is decided by, as of one moment: rows, presence, and whether the store and Redis answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from fedafd.control_plane.clients.schemas import Client, ClientState
+from fedafd.control_plane.clients.service import presences
+from fedafd.control_plane.context import Context
+from fedafd.messaging.broker_queue import count_waiting
+from fedafd.persistence.drain_repository import get_drain
+from fedafd.persistence.federation_repository import list_federations
+from fedafd.persistence.models import (
+    ClientRow,
+    DrainRow,
+    FederationRow,
+    LeaseRow,
+    ParticipationRow,
+    RoundRow,
+    StageRow,
+    utc_now,
+)
+from fedafd.persistence.overview_repository import (
+    clients_by_federation,
+    coordinator_lease,
+    last_finished_rounds,
+    open_stages,
+    participations_of,
+    unsent_stages,
+)
+from fedafd.persistence.round_repository import list_open_rounds
+
+__all__ = ["Facts", "FederationFacts", "RoundFacts", "gather"]
+
+_SECONDS = 5.0
+_UNSENT_SECONDS = 5.0
+_MOST_FEDERATIONS = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundFacts:
+    """A round that is not over, and what it waits for."""
+
+    row: RoundRow
+    stages: Sequence[StageRow] = ()
+    """Those that are pending or running."""
+    parts: Sequence[tuple[ParticipationRow, ClientRow]] = ()
+    unsent: frozenset[str] = frozenset()
+    """Ids of stages whose message does not reach the broker."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationFacts:
+    """A federation, its sites, the round that is at work or next, and the last one that is over."""
+
+    row: FederationRow
+    sites: Sequence[Client] = ()
+    open_round: RoundFacts | None = None
+    num_open: int = 0
+    last: RoundRow | None = None
+
+    @property
+    def enrolled(self) -> list[Client]:
+        """Sites that may take part."""
+        return [site for site in self.sites if site.state is ClientState.ENROLLED]
+
+    @property
+    def online(self) -> list[Client]:
+        """Sites whose agents are there."""
+        return [site for site in self.sites if site.online]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Everything, as of `now`."""
+
+    now: datetime
+    lease: LeaseRow | None = None
+    drain: DrainRow | None = None
+    store_problem: str = ""
+    redis_problem: str = ""
+    queue: int | None = None
+    """Messages in the broker that no distiller has taken; None where that is not known."""
+    at_work: Sequence[StageRow] = ()
+    """Stages of any federation that a distiller works on."""
+    federations: Sequence[FederationFacts] = field(default_factory=list)
+
+
+async def gather(context: Context) -> Facts:
+    """Look at everything. Raises DatabaseUnavailableError: without the database nothing is known."""
+    now = utc_now()
+    store, cache, queue = await asyncio.gather(
+        _problem(asyncio.to_thread(_use_store, context)), _problem(_ping_redis(context)), _queue(context)
+    )
+    async with context.database.snapshot() as session:
+        rows = await list_federations(session, "", _MOST_FEDERATIONS)
+        rounds = await list_open_rounds(session)
+        first: dict[str, RoundRow] = {}
+        for row in rounds:
+            first.setdefault(row.federation_id, row)
+        stages = await open_stages(session)
+        parts = await participations_of(session, [row.id for row in first.values()])
+        unsent = await unsent_stages(session, now - timedelta(seconds=_UNSENT_SECONDS))
+        clients = await clients_by_federation(session)
+        last = await last_finished_rounds(session)
+        lease, drain = await coordinator_lease(session), await get_drain(session)
+    sites = await _sites(context, rows, clients)
+    federations = [
+        FederationFacts(
+            row=row,
+            sites=sites[row.id],
+            open_round=_open_round(first.get(row.id), stages, parts, unsent),
+            num_open=sum(each.federation_id == row.id for each in rounds),
+            last=last.get(row.id),
+        )
+        for row in rows
+    ]
+    at_work = [stage for each in stages.values() for stage in each if stage.state == "running"]
+    return Facts(
+        now=now,
+        lease=lease,
+        drain=drain,
+        store_problem=store,
+        redis_problem=cache,
+        queue=queue,
+        at_work=at_work,
+        federations=federations,
+    )
+
+
+def _open_round(
+    row: RoundRow | None,
+    stages: Mapping[str, list[StageRow]],
+    parts: Mapping[str, list[tuple[ParticipationRow, ClientRow]]],
+    unsent: frozenset[str],
+) -> RoundFacts | None:
+    if row is None:
+        return None
+    return RoundFacts(row=row, stages=stages.get(row.id, ()), parts=parts.get(row.id, ()), unsent=unsent)
+
+
+async def _sites(
+    context: Context, rows: Sequence[FederationRow], clients: Mapping[str, list[ClientRow]]
+) -> dict[str, list[Client]]:
+    found = {}
+    for row in rows:
+        of_row = clients.get(row.id, [])
+        there = await presences(context, row.id, of_row)
+        found[row.id] = [Client.of(each, there.get(each.name)) for each in of_row]
+    return found
+
+
+def _use_store(context: Context) -> None:
+    context.store.ping()
+    context.writes.check()
+
+
+async def _ping_redis(context: Context) -> None:
+    if context.redis is not None:
+        await context.redis.echo("status")
+
+
+async def _queue(context: Context) -> int | None:
+    return None if context.redis is None else await count_waiting(context.redis)
+
+
+async def _problem(work: Awaitable[object]) -> str:
+    """Why it failed, in one line; empty if it did not."""
+    try:
+        async with asyncio.timeout(_SECONDS):
+            await work
+    except Exception as error:
+        return str(error).strip().splitlines()[0] if str(error).strip() else f"no answer within {_SECONDS:g} s"
+    return ""

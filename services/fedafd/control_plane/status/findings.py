@@ -1,0 +1,92 @@
+"""Decides what waits for what: of the service first, then of each federation. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from fedafd.control_plane.status.facts import Facts, FederationFacts
+from fedafd.control_plane.status.schemas import Cause, Finding, Level, Status
+from fedafd.control_plane.status.waiting import round_finding
+from fedafd.domain.states import RoundState
+
+__all__ = ["decide"]
+
+_ORDER = list(Level)
+
+
+def decide(facts: Facts) -> Status:
+    """The status, worst first; among findings of one level the service's own come before the federations'."""
+    found = [*_of_service(facts), *(_of_federation(facts, each) for each in facts.federations)]
+    if not facts.federations:
+        found.append(
+            _finding(
+                Level.WAITING,
+                Cause.NO_FEDERATION,
+                "there is no federation yet",
+                "make one: `fedafd federation create -f federation.yaml`",
+            )
+        )
+    found.sort(key=lambda each: _ORDER.index(each.level))
+    return Status(level=found[0].level, at=facts.now, summary=found[0].sentence(facts.now), findings=found)
+
+
+def _of_service(facts: Facts) -> Iterator[Finding]:
+    if facts.store_problem:
+        words = f"the object store cannot be used: {facts.store_problem}"
+        yield _finding(Level.TROUBLE, Cause.STORE, words, "see that it runs, answers and has space")
+    if facts.redis_problem:
+        words = f"Redis cannot be reached: {facts.redis_problem}; distillers get no work"
+        yield _finding(Level.TROUBLE, Cause.REDIS, words, "start it: rounds go on by themselves")
+    if facts.lease is None or facts.lease.expires_at < facts.now:
+        since = facts.lease.expires_at if facts.lease else None
+        words = "no aggregator is running: rounds stand still, and sites cannot call"
+        yield _finding(Level.TROUBLE, Cause.NO_AGGREGATOR, words, "start one: `fedafd aggregator`", since)
+    if facts.drain is not None:
+        why = f" ({facts.drain.reason})" if facts.drain.reason else ""
+        words = f"the service is drained by {facts.drain.actor}{why}: queued rounds wait"
+        yield _finding(Level.WAITING, Cause.DRAINED, words, "end it with `fedafd resume`", facts.drain.since)
+
+
+def _of_federation(facts: Facts, each: FederationFacts) -> Finding:
+    if each.open_round is not None:
+        return round_finding(facts, each, each.open_round)
+    name = each.row.id
+
+    def told(level: Level, cause: Cause, words: str, remedy: str = "", since: datetime | None = None) -> Finding:
+        return _finding(level, cause, f"{name}: {words}", remedy, since, federation=name)
+
+    if each.row.public_set_sha256 is None:
+        return told(Level.WAITING, Cause.NO_PUBLIC_SET, "has no public set yet", "send one: `fedafd public-set push`")
+    if not each.enrolled:
+        waiting = f"; {len(each.sites)} invited" if each.sites else ""
+        remedy = "start their agents with the token that they were given" if each.sites else "invite a site"
+        return told(Level.WAITING, Cause.NO_SITE, f"no site has enrolled yet{waiting}", remedy)
+    last = each.last
+    if last is not None and last.state == RoundState.FAILED.value:
+        words = f"round {last.number} failed: {last.reason}"
+        remedy = "mend that and start a round again"
+        return told(Level.TROUBLE, Cause.ROUND_FAILED, words, remedy, last.finished_at)
+    if not each.online:
+        words = f"no round is open, and no agent of its {_sites(len(each.enrolled))} is online"
+        return told(Level.WAITING, Cause.NO_SITE_ONLINE, words, "start the agents before the next round")
+    online = f"{len(each.online)} of {_sites(len(each.enrolled))} online"
+    if last is None:
+        return told(Level.WAITING, Cause.IDLE, f"is ready, {online}", "start the first round")
+    return told(Level.FINE, Cause.IDLE, f"round {last.number} {last.state}, no round is open, {online}")
+
+
+def _sites(count: int) -> str:
+    return "1 site" if count == 1 else f"{count} sites"
+
+
+def _finding(
+    level: Level,
+    cause: Cause,
+    words: str,
+    remedy: str,
+    since: datetime | None = None,
+    *,
+    federation: str | None = None,
+) -> Finding:
+    return Finding(level=level, cause=cause, federation=federation, round=None, words=words, since=since, remedy=remedy)

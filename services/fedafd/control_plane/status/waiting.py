@@ -1,0 +1,157 @@
+"""What an open round waits for: its turn, a distiller's stage, or its sites."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from fedafd.control_plane.status.facts import Facts, FederationFacts, RoundFacts
+from fedafd.control_plane.status.schemas import Cause, Finding, Level
+from fedafd.domain.config.federation import stored_federation_config
+from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.domain.states import OPEN_PARTICIPATION_STATES, ParticipationState, RoundState, StageState
+from fedafd.persistence.models import StageRow
+
+__all__ = ["round_finding"]
+
+_UNTAKEN = timedelta(seconds=5)
+"""An idle distiller takes a message at once."""
+_SILENT = timedelta(seconds=30)
+"""Without a sign of life for twice the lease, which is 15 s unless set otherwise."""
+_MOST_NAMED = 5
+_DOES = {
+    "prepare": "preparing the global model",
+    "fold": "folding deliveries",
+    "merge": "merging deliveries",
+    "distil": "distilling",
+    "evaluate": "evaluating and publishing",
+}
+
+
+class _Told:
+    """Makes findings of one round."""
+
+    def __init__(self, federation: str, number: int) -> None:
+        self._federation, self._number = federation, number
+
+    def __call__(
+        self, level: Level, cause: Cause, words: str, remedy: str = "", since: datetime | None = None
+    ) -> Finding:
+        return Finding(
+            level=level,
+            cause=cause,
+            federation=self._federation,
+            round=self._number,
+            words=f"{self._federation}: round {self._number} {words}",
+            since=since,
+            remedy=remedy,
+        )
+
+
+def round_finding(facts: Facts, federation: FederationFacts, found: RoundFacts) -> Finding:
+    """What the round waits for."""
+    row, told = found.row, _Told(federation.row.id, found.row.number)
+    state = RoundState(row.state)
+    if state is RoundState.QUEUED:
+        if facts.drain is not None:
+            words = "is queued; the service is drained"
+            return told(Level.WAITING, Cause.DRAINED, words, "end it with `fedafd resume`", facts.drain.since)
+        return told(Level.WAITING, Cause.STARTING, "is queued and starts next", since=row.state_changed_at)
+    if state is RoundState.COLLECTING:
+        return _collecting(facts, federation, found, told)
+    return _stages(facts, found, told)
+
+
+def _stages(facts: Facts, found: RoundFacts, told: _Told) -> Finding:
+    pending = [stage for stage in found.stages if stage.state == StageState.PENDING.value]
+    running = [stage for stage in found.stages if stage.state == StageState.RUNNING.value]
+    failed = next((stage for stage in found.stages if stage.failures), None)
+    silent = [stage for stage in running if facts.now - stage.alive_at > _SILENT]
+    if silent:
+        return _silent(silent[0], told)
+    if running:
+        if failed is not None:
+            return _tried(failed, told)
+        return _at_work(running[0], told)
+    if pending:
+        return _untaken(facts, found, pending[0], told)
+    return told(Level.WAITING, Cause.STARTING, f"is {found.row.state}", since=found.row.state_changed_at)
+
+
+def _at_work(stage: StageRow, told: _Told) -> Finding:
+    doing = stage.activity or _DOES[stage.kind]
+    words = f"is at work on {stage.worker}: {doing}, {stage.progress:.0%}"
+    return told(Level.FINE, Cause.STAGE, words, since=stage.created_at)
+
+
+def _tried(stage: StageRow, told: _Told) -> Finding:
+    why = f": {stage.reason}" if stage.reason else ""
+    times = "once" if stage.failures == 1 else f"{stage.failures} times"
+    words = f"is {_DOES[stage.kind]} again, after it failed {times}{why}"
+    return told(Level.WAITING, Cause.STAGE_FAILED, words, "see the distiller's log", stage.created_at)
+
+
+def _silent(stage: StageRow, told: _Told) -> Finding:
+    words = f"was {_DOES[stage.kind]} on {stage.worker}, of which nothing was heard since"
+    return told(Level.TROUBLE, Cause.DISTILLER_SILENT, words, "start a distiller: `fedafd distiller`", stage.alive_at)
+
+
+def _untaken(facts: Facts, found: RoundFacts, stage: StageRow, told: _Told) -> Finding:
+    """Nobody works on it: because nobody is told, nobody is there, or all are at something else."""
+    what, since = f"waits for a distiller, for {_DOES[stage.kind]}", stage.last_progress_at
+    if facts.redis_problem or stage.id in found.unsent:
+        return told(
+            Level.TROUBLE, Cause.REDIS, f"{what}: its message does not leave, Redis is away", "start Redis", since
+        )
+    elsewhere = [each for each in facts.at_work if facts.now - each.alive_at <= _SILENT]
+    if elsewhere:
+        busy = f"{what}: {elsewhere[0].worker} is at another stage"
+        return told(Level.WAITING, Cause.DISTILLER_BUSY, busy, "it is taken up after that, or start another", since)
+    if facts.now - since <= _UNTAKEN:
+        return told(Level.WAITING, Cause.STARTING, what, since=since)
+    start = "start one: `fedafd distiller`"
+    if facts.queue == 0:
+        words = f"{what}: its message was taken, but it has not begun"
+        return told(Level.TROUBLE, Cause.NOT_BEGUN, words, f"see the distiller's log, or {start}", since)
+    failed = f"; it failed {stage.failures} times: {stage.reason}" if stage.failures and stage.reason else ""
+    return told(Level.TROUBLE, Cause.NO_DISTILLER, f"{what}: none is running{failed}", start, since)
+
+
+def _collecting(facts: Facts, federation: FederationFacts, found: RoundFacts, told: _Told) -> Finding:
+    online = {site.name for site in federation.online}
+    awaited = [
+        client.name for part, client in found.parts if ParticipationState(part.state) in OPEN_PARTICIPATION_STATES
+    ]
+    since = found.row.state_changed_at
+    if not awaited and found.stages:
+        return _stages(facts, found, told)
+    delivered = sum(part.state == ParticipationState.DELIVERED.value for part, _ in found.parts)
+    have = f"has {delivered} of {len(found.parts)} deliveries"
+    if short := _short(found):
+        words = f"{have} and cannot reach its quorum: {short}"
+        return told(Level.TROUBLE, Cause.QUORUM_SHORT, words, "cancel it, and see why sites were lost", since)
+    away = [name for name in awaited if name not in online]
+    if away and len(away) == len(awaited):
+        words = f"{have} and waits for {_some(away)}: no agent of them is online"
+        return told(Level.TROUBLE, Cause.NO_SITE_ONLINE, words, "start their agents: `fedafd agent run`", since)
+    if away:
+        words = f"{have} and waits for {_some(awaited)}; not online: {_some(away)}"
+        return told(Level.WAITING, Cause.SITES_AWAY, words, "start those agents, or wait for the deadline", since)
+    return told(Level.FINE, Cause.SITES, f"{have}; at work: {_some(awaited) or 'none'}", since=since)
+
+
+def _short(found: RoundFacts) -> str:
+    """What of the quorum cannot be reached even if every site that is still awaited delivers; empty if it can."""
+    quorum = stored_federation_config(found.row.config).quorum
+    lost = (ParticipationState.DROPPED.value, ParticipationState.REJECTED.value)
+    possible = [ClientKind(client.kind) for part, client in found.parts if part.state not in lost]
+    needs = [("", len(possible), quorum.min_clients)]
+    for modality, needed in ((Modality.IMAGE, quorum.min_image_clients), (Modality.TEXT, quorum.min_text_clients)):
+        holders = sum(modality in kind.modalities for kind in possible)
+        needs.append((f" with {modality.value} representations", holders, needed))
+    return ", ".join(f"{have} of {needed} sites{what}" for what, have, needed in needs if have < needed)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

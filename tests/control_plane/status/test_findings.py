@@ -1,0 +1,191 @@
+"""What waits for what, decided from rows: each cause is told apart from the others, and says what to do."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from fedafd.control_plane.clients.schemas import Client
+from fedafd.control_plane.status.facts import Facts, FederationFacts, RoundFacts
+from fedafd.control_plane.status.findings import decide
+from fedafd.control_plane.status.schemas import Cause, Finding, Level
+from fedafd.domain.config import parse_federation_config
+from fedafd.persistence.models import (
+    ClientRow,
+    DrainRow,
+    FederationRow,
+    LeaseRow,
+    ParticipationRow,
+    RoundRow,
+    StageRow,
+)
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def ago(seconds: float) -> datetime:
+    return NOW - timedelta(seconds=seconds)
+
+
+def facts(*federations: FederationFacts, **changes: Any) -> Facts:
+    lease = LeaseRow(name="coordinator", holder="a", token=1, expires_at=NOW + timedelta(seconds=5))
+    return Facts(**({"now": NOW, "lease": lease, "queue": 0, "federations": federations} | changes))
+
+
+def client(name: str, kind: str = "image", *, seen: float | None = 1.0) -> ClientRow:
+    return ClientRow(
+        id=name, name=name, kind=kind, federation_id="lungs", created_at=ago(900), enrolled_at=ago(800),
+        last_seen_at=None if seen is None else datetime.now(UTC) - timedelta(seconds=seen),
+    )  # fmt: skip
+
+
+def federation(found: RoundFacts | None = None, *clients: ClientRow, **changes: Any) -> FederationFacts:
+    row = FederationRow(id="lungs", config={}, public_set_sha256="0" * 64)
+    values = {"row": row, "sites": [Client.of(each, None) for each in clients], "open_round": found, "num_open": 1}
+    return FederationFacts(**(values | changes))
+
+
+def round_row(state: str, number: int = 9, **quorum: int) -> RoundRow:
+    config = parse_federation_config(
+        {"name": "lungs", "preset": "small", "quorum": quorum} if quorum else {"name": "lungs"}
+    )
+    return RoundRow(
+        id="r", number=number, state=state, config=config.model_dump(mode="json"), state_changed_at=ago(40)
+    )  # fmt: skip
+
+
+def stage(state: str = "pending", **changes: Any) -> StageRow:
+    values = {
+        "id": "s", "round_id": "r", "kind": "prepare", "modality": "", "state": state, "failures": 0, "progress": 0.5,
+        "worker": "gpu-1" if state == "running" else None, "activity": None, "reason": None, "created_at": ago(40),
+        "last_progress_at": ago(40), "alive_at": ago(1 if state == "running" else 9999),
+    }  # fmt: skip
+    return StageRow(**(values | changes))
+
+
+def part(name: str, state: str, kind: str = "image") -> tuple[ParticipationRow, ClientRow]:
+    return ParticipationRow(id=name, client_id=name, state=state, position=0), client(name, kind)
+
+
+def of_round(**round_facts: Any) -> Finding:
+    """The finding of federation lungs, whose round 9 is prepared unless `row` is given."""
+    clients = round_facts.pop("clients", [client("north")])
+    service = round_facts.pop("service", {})
+    found = RoundFacts(**({"row": round_row("preparing")} | round_facts))
+    return next(each for each in decide(facts(federation(found, *clients), **service)).findings if each.federation)
+
+
+def test_a_round_that_nobody_takes_up_says_that_no_distiller_runs_since_when_and_how_to_start_one() -> None:
+    found = of_round(stages=[stage()], service={"queue": 1})
+    assert (found.level, found.cause, found.round) == (Level.TROUBLE, Cause.NO_DISTILLER, 9)
+    assert found.sentence(NOW) == (
+        "lungs: round 9 waits for a distiller, for preparing the global model: none is running (for 40 s);"
+        " start one: `fedafd distiller`"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "cause", "level"),
+    [
+        ({"stages": [stage(last_progress_at=ago(2))], "service": {"queue": 1}}, Cause.STARTING, Level.WAITING),
+        ({"stages": [stage()], "service": {"queue": None}}, Cause.NO_DISTILLER, Level.TROUBLE),
+        ({"stages": [stage()], "service": {"queue": 0}}, Cause.NOT_BEGUN, Level.TROUBLE),
+        ({"stages": [stage()], "service": {"redis_problem": "refused"}}, Cause.REDIS, Level.TROUBLE),
+        ({"stages": [stage()], "unsent": frozenset("s")}, Cause.REDIS, Level.TROUBLE),
+        (
+            {"stages": [stage()], "service": {"queue": 1, "at_work": [stage("running", round_id="other")]}},
+            Cause.DISTILLER_BUSY,
+            Level.WAITING,
+        ),
+        ({"stages": [stage("running")]}, Cause.STAGE, Level.FINE),
+        ({"stages": [stage("running", alive_at=ago(60))]}, Cause.DISTILLER_SILENT, Level.TROUBLE),
+        ({"stages": [stage("running", failures=2, reason="out of memory")]}, Cause.STAGE_FAILED, Level.WAITING),
+        ({"row": round_row("queued")}, Cause.STARTING, Level.WAITING),
+    ],
+)  # fmt: skip
+def test_what_a_stage_waits_for_is_told_apart(given: dict[str, Any], cause: Cause, level: Level) -> None:
+    found = of_round(**given)
+    assert (found.cause, found.level) == (cause, level)
+
+
+def test_a_stage_that_failed_says_why() -> None:
+    found = of_round(stages=[stage("running", failures=2, reason="out of memory")])
+    assert "failed 2 times: out of memory" in found.words
+
+
+def test_a_queued_round_of_a_drained_service_names_who_drained_it_and_how_to_go_on() -> None:
+    drain = DrainRow(id=1, actor="api-key:admin", reason="upgrade", since=ago(300))
+    status = decide(facts(federation(RoundFacts(row=round_row("queued"))), drain=drain))
+    assert [each.cause for each in status.findings] == [Cause.DRAINED] * 2
+    assert "api-key:admin (upgrade)" in status.findings[0].words
+    assert {each.remedy for each in status.findings} == {"end it with `fedafd resume`"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"store_problem": "disk is full"}, Cause.STORE),
+        ({"redis_problem": "connection refused"}, Cause.REDIS),
+        ({"lease": None}, Cause.NO_AGGREGATOR),
+        (
+            {"lease": LeaseRow(name="coordinator", holder="a", token=1, expires_at=ago(90))},
+            Cause.NO_AGGREGATOR,
+        ),
+    ],
+)  # fmt: skip
+def test_what_the_service_lacks_comes_first(changes: dict[str, Any], cause: Cause) -> None:
+    status = decide(facts(federation(None, client("north")), **changes))
+    assert (status.level, status.findings[0].cause) == (Level.TROUBLE, cause)
+    assert str(changes.get("store_problem") or changes.get("redis_problem") or "") in status.summary
+
+
+def test_sites_that_a_round_waits_for_are_named_and_who_of_them_is_away() -> None:
+    parts = [part("east", "delivered"), part("north", "training"), part("south", "invited")]
+    there = [client("east"), client("north"), client("south", seen=None)]
+    found = of_round(row=round_row("collecting"), parts=parts, clients=there)
+    assert (found.cause, found.level) == (Cause.SITES_AWAY, Level.WAITING)
+    assert found.words.endswith("has 1 of 3 deliveries and waits for north, south; not online: south")
+    nobody = of_round(row=round_row("collecting"), parts=parts[1:], clients=[client("north", seen=500)])
+    assert (nobody.cause, nobody.level) == (Cause.NO_SITE_ONLINE, Level.TROUBLE)
+    well = of_round(row=round_row("collecting"), parts=parts, clients=[client("north"), client("south")])
+    assert (well.cause, well.level) == (Cause.SITES, Level.FINE)
+
+
+@pytest.mark.parametrize(
+    ("quorum", "short"),
+    [
+        ({"min_clients": 3}, "2 of 3 sites"),
+        ({"min_clients": 1, "min_text_clients": 1}, "0 of 1 sites with text representations"),
+    ],
+)
+def test_a_quorum_that_cannot_be_reached_any_more_is_told_before_the_deadline(
+    quorum: dict[str, int], short: str
+) -> None:
+    parts = [part("north", "training"), part("east", "delivered"), part("south", "dropped", "text")]
+    found = of_round(row=round_row("collecting", **quorum), parts=parts)
+    assert (found.cause, found.level) == (Cause.QUORUM_SHORT, Level.TROUBLE)
+    assert short in found.words
+
+
+@pytest.mark.parametrize(
+    ("given", "cause", "level"),
+    [
+        (federation(None, row=FederationRow(id="lungs", config={})), Cause.NO_PUBLIC_SET, Level.WAITING),
+        (federation(None), Cause.NO_SITE, Level.WAITING),
+        (federation(None, client("north", seen=900)), Cause.NO_SITE_ONLINE, Level.WAITING),
+        (federation(None, client("north")), Cause.IDLE, Level.WAITING),
+        (federation(None, client("north"), last=round_row("completed")), Cause.IDLE, Level.FINE),
+        (federation(None, client("north"), last=round_row("failed")), Cause.ROUND_FAILED, Level.TROUBLE),
+    ],
+)
+def test_a_federation_at_rest_says_what_is_to_be_done_next(given: FederationFacts, cause: Cause, level: Level) -> None:
+    (found,) = decide(facts(given)).findings
+    assert (found.cause, found.level) == (cause, level)
+    assert bool(found.remedy) is (level is not Level.FINE)
+
+
+def test_no_federation_at_all_is_no_error() -> None:
+    status = decide(facts())
+    assert (status.level, status.findings[0].cause) == (Level.WAITING, Cause.NO_FEDERATION)
