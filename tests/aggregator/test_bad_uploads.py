@@ -19,6 +19,7 @@ from safetensors.numpy import save
 from tests.aggregator.world import DIM, World, refused
 
 from fedafd.domain.kinds import ClientKind, StageKind
+from fedafd.learning.model_sums import sums_file
 from fedafd.persistence.client_repository import get_client, invite_client, revoke_client
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
@@ -215,6 +216,18 @@ async def test_a_bad_personalized_model_is_rejected(world: World, name: str) -> 
     )
     assert not receipt.accepted
     assert reason in receipt.rejection_reason
+
+
+async def test_the_sums_of_a_models_files_are_taken_with_it(world: World) -> None:
+    files = {"config.json": b"{}"}
+    bundle = pack_folder(files | {"SHA256SUMS": sums_file(files)})
+    round_id, (site,) = await opened(world, ClientKind.IMAGE)
+    uploads = [await world.upload(site, round_id, world.reps())]
+    uploads.append(await world.upload(site, round_id, bundle, "personalized-model"))
+    receipt = await world.agents.CommitUpload(
+        pb.CommitUploadRequest(round_id=round_id, upload_ids=uploads), metadata=site
+    )
+    assert receipt.accepted, receipt.rejection_reason
 
 
 async def test_a_federation_that_takes_no_models_refuses_them_at_the_door(world: World) -> None:

@@ -30,6 +30,7 @@ from fedafd.domain.errors import (
 from fedafd.domain.kinds import ClientKind, StageKind, UploadPurpose
 from fedafd.domain.leaving import CLIENT_METRICS
 from fedafd.domain.states import ParticipationState
+from fedafd.learning.model_sums import SUMS
 from fedafd.persistence.artifact_repository import add_artifact
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.model_repository import add_files, has_personalized
@@ -197,7 +198,7 @@ def _store_model(context: Context, client: ClientRow, row: RoundRow, bundle: Pat
 
 
 def _check_model_file(path: str, content: bytes) -> None:
-    if not path.endswith(_MODEL_FILES):
+    if not path.endswith(_MODEL_FILES) and path != SUMS:
         raise UploadError(f"personalized model: a file is not one of {', '.join(_MODEL_FILES)}")
     try:
         if path.endswith(".json"):
