@@ -6,20 +6,21 @@ The demo gives them SQLite and a folder; anything else (PostgreSQL, an S3 bucket
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 
 from fedafd.cli.demo_processes import Child, Supervisor, find_redis_server, free_port, is_free
 from fedafd.cli.http import make_client
 from fedafd.domain.errors import ConflictError
+from fedafd.domain.secrets import SecretKind, new_secret
 
-__all__ = ["Backends", "Services", "start_redis", "thread_environment"]
+__all__ = ["Backends", "Services", "cores", "restart_redis", "start_redis", "thread_environment"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +51,19 @@ def start_redis(supervisor: Supervisor, folder: Path) -> str:
     """Start a Redis-compatible server on a free port of 127.0.0.1; returns its URL once it answers."""
     port, folder = free_port(), folder / "redis"
     folder.mkdir(parents=True, exist_ok=True)
-    options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(folder)]
-    supervisor.start("redis", [str(find_redis_server()), *options, "--protected-mode", "yes"], {})
+    _redis_on(supervisor, port, folder)
     supervisor.wait_until(lambda: _answers(port), "Redis", seconds=20)
     return f"redis://127.0.0.1:{port}/0"
+
+
+def restart_redis(supervisor: Supervisor, url: str, folder: Path) -> Child:
+    """Start the server of `start_redis` again, on the port of its URL."""
+    return _redis_on(supervisor, urlsplit(url).port or 6379, folder / "redis")
+
+
+def _redis_on(supervisor: Supervisor, port: int, folder: Path) -> Child:
+    options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(folder)]
+    return supervisor.start("redis", [str(find_redis_server()), *options, "--protected-mode", "yes"], {})
 
 
 class Services:
@@ -67,18 +77,25 @@ class Services:
         http_port: int | None,
         threads: int,
         settings: Mapping[str, str] | None = None,
+        grpc_port: int | None = None,
+        api_key: str | None = None,
+        internal_token: str | None = None,
     ) -> None:
-        """`settings` are further environment variables of all three."""
-        if http_port is not None and not is_free(http_port):
-            raise ConflictError(f"port {http_port} of 127.0.0.1 is in use; choose another with --port, or leave it out")
+        """`settings` are further environment variables of all three. Ports and secrets that are None are chosen.
+
+        Raises ConflictError for a port that is in use.
+        """
+        for port, option in ((http_port, "--port"), (grpc_port, "--agents-port")):
+            if port is not None and not is_free(port):
+                raise ConflictError(f"port {port} of 127.0.0.1 is in use; choose another with {option}")
         self.supervisor = supervisor
         self.backends = backends
         self._threads = threads
         self._settings = dict(settings or {})
-        self._internal_token = secrets.token_urlsafe(32)
-        self.api_key = f"fedafd-key.{secrets.token_urlsafe(32)}"
+        self._internal_token = internal_token or new_secret(SecretKind.INTERNAL)
+        self.api_key = api_key or new_secret(SecretKind.API_KEY)
         self._http_port = http_port or free_port()
-        self._grpc_port = free_port()
+        self._grpc_port = grpc_port or free_port()
         self.url = f"http://127.0.0.1:{self._http_port}"
         self.aggregator = f"127.0.0.1:{self._grpc_port}"
 

@@ -18,6 +18,7 @@ from fedafd.cli.remote import add_remote_commands
 from fedafd.cli.search import search
 from fedafd.cli.simulate import simulate
 from fedafd.cli.store import store_app
+from fedafd.cli.up import up
 from fedafd.domain.errors import ConfigurationError, FedafdError
 from fedafd.domain.plain_text import plain_text
 
@@ -35,6 +36,7 @@ _EXTRAS = {
     "search": "learning",
     "simulate": "simulation",
     "store": "control-plane",
+    "up": "demo",
 }
 """What of pyproject.toml's optional dependencies a command needs, by its first word."""
 
@@ -53,6 +55,7 @@ app.command()(health)
 app.command()(predict)
 app.command()(search)
 app.command()(simulate)
+app.command()(up)
 add_remote_commands(app)
 
 

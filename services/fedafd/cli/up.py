@@ -1,0 +1,238 @@
+"""`fedafd up`: the federation's own processes on this machine, kept: one command to begin, the same one to go on.
+
+What is not configured is embedded: SQLite, a folder as object store, a Redis of its own. All of it lies in one folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedafd.cli.demo_processes import log_tail
+from fedafd.cli.model_tools import need_modules
+from fedafd.cli.up_file import is_set, process_settings, read_up_file
+from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.secrets import SecretKind, check_length, new_secret, read_secret_file
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fedafd.cli.demo_processes import Child, Supervisor
+    from fedafd.cli.demo_services import Backends, Services
+
+__all__ = ["up"]
+
+_NEEDED = ("fastapi", "uvicorn", "grpc", "celery", "redis", "sqlalchemy", "torch", "transformers")
+_GRACE_SECONDS = 35.0
+"""For each process to end after SIGTERM: a distiller hands its stage back, an aggregator finishes calls (25 s)."""
+_LOOK_SECONDS = 0.25
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 30.0
+_STEADY_SECONDS = 60.0
+"""A process that ran for so long has recovered: its next pause is the first one again."""
+
+
+def up(
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", "-f", help="up.yaml: settings of control_plane, aggregator and distiller. See docs/up.md."
+        ),
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="Where database, objects, secrets and logs lie.")] = Path("fedafd-data"),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of REST on this machine.")] = 8080,
+    agents_port: Annotated[int, typer.Option(min=1, max=65535, help="Port that agents dial.")] = 7443,
+) -> None:
+    """Run control plane, aggregator and distiller here until Ctrl-C; the same command goes on where it was.
+
+    Without settings everything is embedded and answers on this machine alone. A process that ends is started again.
+    """
+    need_modules("up", _NEEDED, "demo")
+    from rich.console import Console
+
+    settings = process_settings(read_up_file(file) if file is not None else {}, os.environ)
+    signal.signal(signal.SIGTERM, _interrupt)
+    with contextlib.suppress(KeyboardInterrupt):
+        _run(folder, settings, port=port, agents_port=agents_port, console=Console(stderr=True))
+
+
+def _run(folder: Path, settings: Mapping[str, str], *, port: int, agents_port: int, console: Console) -> None:
+    from fedafd.cli.demo_processes import Supervisor
+    from fedafd.cli.demo_services import Services, cores
+    from fedafd.domain.claims import claimed
+
+    home = _prepared(folder)
+    with ExitStack() as stack:
+        stack.enter_context(
+            claimed(home / ".lock", f"{home}: another `fedafd up` runs here; stop it or choose another")
+        )
+        api_key, is_new = _secret(home / "secrets" / "admin-key", SecretKind.API_KEY)
+        token, _ = _secret(home / "secrets" / "internal-token", SecretKind.INTERNAL)
+        supervisor = stack.enter_context(Supervisor(home / "logs"))
+        stack.callback(_stop_in_order, supervisor, console)
+        with console.status("Starting"):
+            services = Services(
+                supervisor,
+                _backends(supervisor, home, settings),
+                http_port=_port(settings, port),
+                grpc_port=_agents_port(settings, agents_port),
+                threads=cores(),
+                settings={"FEDAFD_DISTILLER_CACHE_DIR": str(home / "cache")} | dict(settings),
+                api_key=_own_key(settings) or api_key,
+                internal_token=token,
+            )
+            services.start()
+        _welcome(console, services, home, key=api_key if is_new and not _own_key(settings) else None)
+        _keep(supervisor, services, home, console)
+
+
+def _prepared(folder: Path) -> Path:
+    home = folder.absolute()
+    try:
+        for name in ("", "secrets", "store", "logs", "cache"):
+            (home / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{error.filename}: cannot be made: {error.strerror}; choose another --folder"
+        ) from None
+    return home
+
+
+def _secret(path: Path, kind: SecretKind) -> tuple[str, bool]:
+    """The secret that a file keeps, readable for its owner alone, and whether it was made just now."""
+    if path.exists():
+        return check_length(read_secret_file(path, "secret"), str(path)), False
+    secret, part = new_secret(kind), path.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(f"{secret}\n")
+    part.replace(path)
+    return secret, True
+
+
+def _backends(supervisor: Supervisor, home: Path, settings: Mapping[str, str]) -> Backends:
+    """Of database, Redis and store each one that is not configured is embedded."""
+    from fedafd.cli.demo_services import Backends, start_redis
+
+    own = {"DATABASE_URL": "", "REDIS_URL": ""}
+    for name in own:
+        given = {value for key, value in settings.items() if key.endswith(f"_{name}")}
+        if len(given) > 1:
+            raise ConfigurationError(f"{name}: the processes are given {len(given)} different ones; they share one")
+        own[name] = given.pop() if given else ""
+    store = {} if is_set(settings, "STORE") else {"URL": str(home / "store")}
+    return Backends(
+        database_url=own["DATABASE_URL"] or f"sqlite:///{home / 'fedafd.db'}",
+        redis_url=own["REDIS_URL"] or start_redis(supervisor, home),
+        store=store,
+    )
+
+
+def _port(settings: Mapping[str, str], option: int) -> int:
+    text = settings.get("FEDAFD_CONTROL_PLANE_PORT", str(option))
+    if not text.isdigit():
+        raise ConfigurationError(f"FEDAFD_CONTROL_PLANE_PORT: {text!r} is no port")
+    return int(text)
+
+
+def _agents_port(settings: Mapping[str, str], option: int) -> int:
+    text = settings.get("FEDAFD_AGGREGATOR_LISTEN", f":{option}").rpartition(":")[2]
+    if not text.isdigit():
+        raise ConfigurationError(f"FEDAFD_AGGREGATOR_LISTEN: {text!r} is no port")
+    return int(text)
+
+
+def _own_key(settings: Mapping[str, str]) -> str | None:
+    """The admin's key where the settings name one."""
+    name = "FEDAFD_CONTROL_PLANE_ADMIN_KEY"
+    if name in settings:
+        return settings[name]
+    file = settings.get(f"{name}_FILE")
+    return read_secret_file(Path(file), f"{name}_FILE") if file else None
+
+
+def _welcome(console: Console, services: Services, home: Path, key: str | None) -> None:
+    key_file = home / "secrets" / "admin-key"
+    console.print(f"[bold green]FedAFD is up[/], in {home}", highlight=False, soft_wrap=True)
+    rows = [("dashboard", services.url), ("agents dial", services.aggregator), ("logs", str(home / "logs"))]
+    for name, value in rows:
+        console.print(f"  {name:12} {value}", highlight=False, soft_wrap=True)
+    if key is not None:
+        console.print(f"  {'API key':12} {key}   (shown this once)", highlight=False, soft_wrap=True)
+    console.print("For commands in another terminal:", highlight=False)
+    console.print(
+        f"  export FEDAFD_URL={services.url} FEDAFD_API_KEY_FILE={shlex.quote(str(key_file))}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print("Ctrl-C stops everything; the same command goes on.", highlight=False)
+
+
+def _keep(supervisor: Supervisor, services: Services, home: Path, console: Console) -> None:
+    """Start again whatever ends, after a pause that doubles while it keeps ending."""
+    from fedafd.cli.demo_services import restart_redis
+
+    starts: dict[str, Callable[[], Child]] = {
+        "redis": partial(restart_redis, supervisor, services.backends.redis_url, home),
+        "control-plane": services.start_control_plane,
+        "aggregator": services.start_aggregator,
+        "distiller": services.start_distiller,
+    }
+    pauses = dict.fromkeys(starts, _FIRST_PAUSE_SECONDS)
+    started = dict.fromkeys(starts, time.monotonic())
+    due: dict[str, float] = {}
+    while True:
+        now = time.monotonic()
+        for child in supervisor.children:
+            if child.process.poll() is None:
+                continue
+            supervisor.forget(child)
+            name = child.name
+            if now - started[name] > _STEADY_SECONDS:
+                pauses[name] = _FIRST_PAUSE_SECONDS
+            due[name] = now + pauses[name]
+            _say_ended(console, child, pauses[name])
+            pauses[name] = min(2 * pauses[name], _LONGEST_PAUSE_SECONDS)
+        for name in [name for name, at in due.items() if at <= now]:
+            del due[name]
+            started[name] = now
+            starts[name]()
+        time.sleep(_LOOK_SECONDS)
+
+
+def _say_ended(console: Console, child: Child, pause: float) -> None:
+    from rich.markup import escape
+
+    status = child.process.returncode
+    how = f"was ended by signal {-status}" if status < 0 else f"ended with exit code {status}"
+    console.print(
+        f"[yellow]{child.name} {how}; starts again in {pause:.0f} s.[/] {child.log} ends with:", soft_wrap=True
+    )
+    console.print(escape(log_tail(child.log, lines=5)), highlight=False, soft_wrap=True)
+
+
+def _stop_in_order(supervisor: Supervisor, console: Console) -> None:
+    """The distiller first, which hands its stage back to an aggregator that still answers; Redis last."""
+    console.print("Stopping; Ctrl-C again ends everything at once.")
+    try:
+        for child in reversed(supervisor.children):
+            if child.process.poll() is None:
+                child.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.process.wait(_GRACE_SECONDS)
+    except KeyboardInterrupt:
+        supervisor.stop(0)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

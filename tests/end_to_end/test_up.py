@@ -1,0 +1,138 @@
+"""`fedafd up`: the page's commands make a round; whatever is killed comes back; the same command goes on."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from tests.documents import blocks
+from tests.end_to_end.test_documents import shell
+from tests.servers import free_port, wait_until
+
+from fedafd.cli.up_file import is_set, process_settings, read_up_file
+from fedafd.domain.errors import ConfigurationError
+
+pytestmark = pytest.mark.timeout(600)
+
+TINY = """
+image_encoder: {image_size: 16, options: {embedding_size: 8, hidden_sizes: [8, 16], depths: [1, 1], layer_type: basic}}
+text_encoder: {options: {embedding_size: 16, hidden_size: 16}}
+server: {passes: 1}
+client: {local_epochs: 1}
+"""
+
+
+@contextmanager
+def up(folder: Path, ports: tuple[int, int]) -> Iterator[subprocess.Popen[str]]:
+    """`fedafd up` in `folder`, ready; its output goes to up.txt there."""
+    command = [sys.executable, "-m", "fedafd.cli.main", "up", "--port", str(ports[0]), "--agents-port", str(ports[1])]
+    with (folder / "up.txt").open("w") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+    try:
+        wait_until(
+            lambda: "Ctrl-C stops everything" in said(folder) or process.poll() is not None, "fedafd up", seconds=180
+        )
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def said(folder: Path) -> str:
+    return (folder / "up.txt").read_text()
+
+
+def child_of(process: subprocess.Popen[str], module: str) -> psutil.Process:
+    (found,) = (child for child in psutil.Process(process.pid).children() if module in child.cmdline())
+    return found
+
+
+def test_the_pages_commands_make_a_round_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    ports = free_port(), free_port()
+    _, commands = blocks("docs/up.md", "sh")
+    (site, _) = blocks("docs/up.md", "yaml")
+    (tmp_path / "federation.yaml").write_text("name: lungs\npreset: small\n" + TINY)
+    (tmp_path / "north.yaml").write_text(site.replace("7443", str(ports[1])))
+    (tmp_path / "north.yaml").chmod(0o600)
+    with up(tmp_path, ports) as process:
+        key = re.search(r"fedafd-key\.[\w-]+", said(tmp_path))
+        assert key is not None, said(tmp_path)
+        assert (tmp_path / "fedafd-data" / "secrets" / "admin-key").read_text().strip() == key[0]
+        assert (tmp_path / "fedafd-data" / "secrets" / "admin-key").stat().st_mode & 0o077 == 0
+        child_of(process, "fedafd.distiller.worker").kill()
+        commands = commands.replace("http://127.0.0.1:8080", f"http://127.0.0.1:{ports[0]}")
+        answer = shell(tmp_path, commands + "code=$?; kill %1; wait; exit $code\n")
+        assert "delivered: north" in answer
+        assert "distiller was ended by signal 9; starts again in 1 s" in said(tmp_path)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        wait_until(
+            lambda: not any(child.is_running() and child.status() != "zombie" for child in children),
+            "their end",
+            seconds=60,
+        )
+    with up(tmp_path, ports) as process:
+        assert "API key" not in said(tmp_path)
+        headers = {"Authorization": f"Bearer {key[0]}"}
+        url = f"http://127.0.0.1:{ports[0]}/v1/federations/lungs/rounds/1"
+        assert httpx.get(url, headers=headers, trust_env=False).json()["state"] == "completed"
+        second = subprocess.run(process.args, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert second.returncode != 0
+        assert "another `fedafd up` runs here" in second.stderr
+        process.terminate()
+        assert process.wait(120) == 0
+    assert "Traceback" not in said(tmp_path)
+
+
+def test_a_file_gives_settings_and_the_environment_wins(tmp_path: Path) -> None:
+    path = tmp_path / "up.yaml"
+    path.write_text(
+        "control_plane: {port: 8443}\n"
+        "aggregator: {tracking: {mlflow: {}}, store: {url: 's3://a'}}\n"
+        "distiller: {device: cpu}\n"
+    )
+    given = {"FEDAFD_DISTILLER_DEVICE": "cuda", "FEDAFD_AGGREGATOR_STORE__URL": "s3://b", "HOME": "/"}
+    assert process_settings(read_up_file(path), given) == {
+        "FEDAFD_CONTROL_PLANE_PORT": "8443",
+        "FEDAFD_AGGREGATOR_TRACKING": '{"mlflow": {}}',
+        "FEDAFD_AGGREGATOR_STORE__URL": "s3://b",
+        "FEDAFD_DISTILLER_DEVICE": "cuda",
+    }
+    assert is_set(given, "STORE")
+    assert not is_set(given, "REDIS_URL")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("agregator: {}", "agregator: unknown key; the blocks are control_plane, aggregator, distiller"),
+        ("distiller: {devise: cpu}", "distiller.devise: unknown key"),
+        ("distiller: cpu", "distiller: expected settings"),
+        ("- a", "expected the blocks"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_mistakes_in_the_file_are_named(text: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "up.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError) as error:
+        read_up_file(path)
+    assert told in str(error.value)
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_up_file(tmp_path / "absent.yaml")
