@@ -71,7 +71,7 @@ def _options(
         bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Multimodal federated learning without sharing data. Start with [bold]fedafd demo[/]."""
+    """Multimodal federated learning without sharing data. Try [bold]fedafd demo[/], then [bold]fedafd up[/]."""
 
 
 @app.command("control-plane")
