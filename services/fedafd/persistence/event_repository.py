@@ -8,17 +8,27 @@ are written last in their transaction, under a lock that is held for the commit 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from fedafd.persistence.models import EventRow
+from fedafd.persistence.models import EventRow, RoundRow
 
-__all__ = ["events_after", "last_event_id", "record_event", "write_recorded_events"]
+__all__ = [
+    "events_after",
+    "last_event_id",
+    "newest_events",
+    "record_event",
+    "round_changes",
+    "write_recorded_events",
+]
 
 _PENDING = "recorded_events"
+_CLOCKS = timedelta(minutes=1)
+"""An event is dated a moment after what it tells of."""
 _LOCK = 0x6576656E7473
 """Any constant of our own: the number of the advisory lock."""
 
@@ -49,6 +59,29 @@ async def events_after(
     if federation_id is not None:
         query = query.where(EventRow.federation_id == federation_id)
     return (await session.scalars(query.order_by(EventRow.id).limit(limit))).all()
+
+
+async def newest_events(
+    session: AsyncSession, federation_id: str, before_id: int | None, limit: int
+) -> Sequence[EventRow]:
+    """A federation's events with an id below `before_id`, newest first; for None the newest of all."""
+    query = select(EventRow).where(EventRow.federation_id == federation_id)
+    if before_id is not None:
+        query = query.where(EventRow.id < before_id)
+    return (await session.scalars(query.order_by(EventRow.id.desc()).limit(limit))).all()
+
+
+async def round_changes(session: AsyncSession, row: RoundRow) -> Sequence[EventRow]:
+    """The events of a round's changes of state, oldest first."""
+    query = select(EventRow).where(
+        EventRow.federation_id == row.federation_id,
+        EventRow.kind == "round.state_changed",
+        EventRow.at >= row.created_at,
+    )
+    if row.finished_at is not None:
+        query = query.where(EventRow.at <= row.finished_at + _CLOCKS)
+    found = await session.scalars(query.order_by(EventRow.id))
+    return [each for each in found if each.data.get("round") == row.number]
 
 
 async def last_event_id(session: AsyncSession) -> int:

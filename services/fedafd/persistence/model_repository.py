@@ -21,6 +21,7 @@ __all__ = [
     "list_files",
     "list_personalized",
     "list_versions",
+    "newest_versions",
     "version_before",
 ]
 
@@ -65,6 +66,16 @@ async def list_versions(session: AsyncSession, federation_id: str, after: int, l
         ModelVersionRow.federation_id == federation_id, ModelVersionRow.version > after
     )
     return (await session.scalars(query.order_by(ModelVersionRow.version).limit(limit))).all()
+
+
+async def newest_versions(
+    session: AsyncSession, federation_id: str, before: int | None, limit: int
+) -> Sequence[ModelVersionRow]:
+    """Global versions below `before`, descending; for None the newest."""
+    query = select(ModelVersionRow).where(ModelVersionRow.federation_id == federation_id)
+    if before is not None:
+        query = query.where(ModelVersionRow.version < before)
+    return (await session.scalars(query.order_by(ModelVersionRow.version.desc()).limit(limit))).all()
 
 
 async def list_personalized(

@@ -21,6 +21,7 @@ __all__ = [
     "get_round_by_number",
     "list_open_rounds",
     "list_rounds",
+    "newest_rounds",
     "open_round_numbers",
     "transition_round",
 ]
@@ -65,6 +66,16 @@ async def list_rounds(session: AsyncSession, federation_id: str, after: int, lim
     """Rounds with a number above `after`, ascending."""
     query = select(RoundRow).where(RoundRow.federation_id == federation_id, RoundRow.number > after)
     return (await session.scalars(query.order_by(RoundRow.number).limit(limit))).all()
+
+
+async def newest_rounds(
+    session: AsyncSession, federation_id: str, before: int | None, limit: int
+) -> Sequence[RoundRow]:
+    """Rounds with a number below `before`, descending; for None the newest."""
+    query = select(RoundRow).where(RoundRow.federation_id == federation_id)
+    if before is not None:
+        query = query.where(RoundRow.number < before)
+    return (await session.scalars(query.order_by(RoundRow.number.desc()).limit(limit))).all()
 
 
 async def list_open_rounds(session: AsyncSession) -> Sequence[RoundRow]:

@@ -25,7 +25,7 @@ class Visitor:
         assert found is not None
         return found.group(1)
 
-    async def send(self, path: str, **fields: str) -> httpx.Response:
+    async def send(self, path: str, /, **fields: str) -> httpx.Response:
         """A form of the session's pages."""
         return await self.http.post(path, data={"token": await self.token()} | fields)
 

@@ -29,7 +29,7 @@ async def test_home_and_rest_tell_the_same_of_each_federation(rest: Rest, tmp_pa
     viewer = await visitor(rest, "viewer")
     status = (await rest.http.get("/status")).json()
     assert (status["level"], status["findings"][0]["cause"]) == ("waiting", "no-public-set")
-    assert "Trial: has no public set yet" in await viewer.page("/")
+    assert "trial: has no public set yet" in await viewer.page("/")
     await rest.public_set(tmp_path)
     await rest.enrol("north")
     await rest.publish(2)

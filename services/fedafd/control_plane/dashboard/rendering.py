@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,6 +29,7 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_NAMED = re.compile(r"[a-z0-9-]+: ")
 
 
 def _moment(at: datetime) -> str:
@@ -39,8 +42,9 @@ def _ago(at: datetime, now: datetime) -> str:
 
 
 def _prose(text: str) -> Markup:
-    """A sentence, begun with a capital, whose `commands` look like commands."""
-    pieces = escape(text[:1].upper() + text[1:]).split("`")
+    """A sentence, begun with a capital unless with a name, whose `commands` look like commands."""
+    begun = text if _NAMED.match(text) else text[:1].upper() + text[1:]
+    pieces = escape(begun).split("`")
     return Markup("").join(
         Markup("<code>{}</code>").format(piece) if number % 2 else piece for number, piece in enumerate(pieces)
     )
@@ -61,7 +65,14 @@ _templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.filters |= {"moment": _moment, "ago": _ago, "prose": _prose, "size": _size, "duration": duration_words}
+_templates.filters |= {
+    "moment": _moment,
+    "ago": _ago,
+    "prose": _prose,
+    "sh": shlex.quote,
+    "size": _size,
+    "duration": duration_words,
+}
 
 
 def render(
@@ -69,7 +80,7 @@ def render(
 ) -> HTMLResponse:
     """A page. `live` is the address of the stream that tells when to look again; empty: it stays as it is."""
     html = _templates.get_template(template).render(
-        visit=visit, path=request.url.path, now=utc_now(), live=live, **values
+        visit=visit, here=request.url.path, now=utc_now(), live=live, **values
     )
     return HTMLResponse(html.encode("utf-8", "backslashreplace"), http_status, headers=_HEADERS)
 

@@ -1,0 +1,105 @@
+"""A federation's rounds, one round as it goes or as it went, and the forms that start and cancel them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Query, Request, Response
+
+from fedafd.control_plane.context import ContextDep
+from fedafd.control_plane.dashboard.federation import federation_page
+from fedafd.control_plane.dashboard.routing import page_router, see
+from fedafd.control_plane.dashboard.timeline import seconds_left, timeline
+from fedafd.control_plane.dashboard.visits import OperatorForm, Visitor
+from fedafd.control_plane.names import FederationName, RoundNumber
+from fedafd.control_plane.paging import MAX_INTEGER
+from fedafd.control_plane.rounds import service
+from fedafd.control_plane.status.facts import gather
+from fedafd.control_plane.status.findings import decide
+from fedafd.domain.errors import InvalidRequestError
+from fedafd.domain.states import OPEN_ROUND_STATES, RoundState
+from fedafd.persistence.event_repository import round_changes
+from fedafd.persistence.federation_repository import get_federation
+from fedafd.persistence.models import utc_now
+from fedafd.persistence.participation_repository import list_participations
+from fedafd.persistence.round_repository import get_round_by_number, newest_rounds
+from fedafd.persistence.stage_repository import list_stages
+
+__all__ = ["router"]
+
+router = page_router()
+
+_PAGE = 25
+_MOST_AT_ONCE = 1000
+
+
+@router.get("/federations/{federation}")
+async def rounds_page(
+    request: Request,
+    federation: FederationName,
+    context: ContextDep,
+    visitor: Visitor,
+    before: Annotated[int | None, Query(ge=1, le=MAX_INTEGER)] = None,
+) -> Response:
+    """What the federation waits for, and its rounds, newest first."""
+    async with context.database.snapshot() as session:
+        owner = await get_federation(session, federation)
+        rows = await newest_rounds(session, federation, before, _PAGE + 1)
+    status = decide(await gather(context))
+    return federation_page(
+        request,
+        "rounds.html",
+        visitor,
+        owner,
+        finding=next(each for each in status.findings if each.federation == federation),
+        rounds=rows[:_PAGE],
+        older=rows[_PAGE - 1].number if len(rows) > _PAGE else None,
+        is_first=before is None,
+    )
+
+
+@router.post("/federations/{federation}/rounds")
+async def start_rounds(federation: FederationName, context: ContextDep, form: OperatorForm) -> Response:
+    """Queue rounds."""
+    text = form.text("count")
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= _MOST_AT_ONCE:
+        raise InvalidRequestError(f"number of rounds: give a number from 1 to {_MOST_AT_ONCE}")
+    async with context.database.transaction() as session:
+        await service.start(session, federation, int(text), form.caller.actor)
+    context.wakeups.changed(federation)
+    return see(f"/federations/{federation}")
+
+
+@router.get("/federations/{federation}/rounds/{number}")
+async def round_page(
+    request: Request, federation: FederationName, number: RoundNumber, context: ContextDep, visitor: Visitor
+) -> Response:
+    """One round."""
+    async with context.database.snapshot() as session:
+        owner = await get_federation(session, federation)
+        row = await get_round_by_number(session, federation, number)
+        changes = await round_changes(session, row)
+        stages = await list_stages(session, row.id)
+        parts = await list_participations(session, row.id)
+    now = utc_now()
+    return federation_page(
+        request,
+        "round.html",
+        visitor,
+        owner,
+        round=row,
+        is_open=RoundState(row.state) in OPEN_ROUND_STATES,
+        drawn=timeline(row, changes, stages, parts, now),
+        left=seconds_left(row, now),
+    )
+
+
+@router.post("/federations/{federation}/rounds/{number}/cancel")
+async def cancel_round(
+    federation: FederationName, number: RoundNumber, context: ContextDep, form: OperatorForm
+) -> Response:
+    """Cancel a round that is not over."""
+    async with context.database.transaction() as session:
+        await service.cancel(session, federation, number, form.caller)
+    context.wakeups.changed(federation)
+    return see(f"/federations/{federation}/rounds/{number}")

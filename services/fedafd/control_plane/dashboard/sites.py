@@ -1,0 +1,126 @@
+"""A federation's sites: who is there, and the forms that invite and revoke them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Query, Request, Response
+from pydantic import ValidationError
+
+from fedafd.control_plane.clients import service
+from fedafd.control_plane.clients.schemas import Client, InviteClient, InvitedClient
+from fedafd.control_plane.context import Context, ContextDep
+from fedafd.control_plane.dashboard.agent_yaml import ADAPTERS, agent_yaml, checked_address, checked_path
+from fedafd.control_plane.dashboard.federation import federation_page
+from fedafd.control_plane.dashboard.routing import page_router, see
+from fedafd.control_plane.dashboard.visits import Form, OperatorForm, Visitor
+from fedafd.control_plane.names import NAME_PATTERN, ClientName, FederationName
+from fedafd.domain.errors import InvalidRequestError
+from fedafd.domain.kinds import ClientKind
+from fedafd.persistence.client_repository import list_clients
+from fedafd.persistence.federation_repository import get_federation
+
+__all__ = ["router"]
+
+router = page_router()
+
+_PAGE = 100
+_AGGREGATOR_PORT = 7443
+
+
+@router.get("/federations/{federation}/sites")
+async def sites_page(
+    request: Request,
+    federation: FederationName,
+    context: ContextDep,
+    visitor: Visitor,
+    after: Annotated[str, Query(pattern=NAME_PATTERN + "|^$", max_length=63)] = "",
+) -> Response:
+    """The sites, by name."""
+    async with context.database.snapshot() as session:
+        owner = await get_federation(session, federation)
+        rows = await list_clients(session, federation, after, _PAGE + 1)
+    shown = rows[:_PAGE]
+    there = await service.presences(context, federation, shown)
+    return federation_page(
+        request,
+        "sites.html",
+        visitor,
+        owner,
+        sites=[Client.of(row, there.get(row.name)) for row in shown],
+        more=shown[-1].name if len(rows) > _PAGE else None,
+        is_first=not after,
+        kinds=list(ClientKind),
+        aggregator=_likely_aggregator(request),
+    )
+
+
+@router.post("/federations/{federation}/sites")
+async def invite_site(
+    request: Request, federation: FederationName, context: ContextDep, form: OperatorForm
+) -> Response:
+    """Invite a site; its token stands on the answer, and nowhere again."""
+    aggregator, path = checked_address(form.text("aggregator")), checked_path(form.text("path"))
+    try:
+        wanted = InviteClient(name=form.text("name"), kind=ClientKind(form.text("kind")))
+    except (ValidationError, ValueError):
+        raise InvalidRequestError(
+            "a site's name is made of lower-case letters, digits and hyphens, and its kind is image, text or pair"
+        ) from None
+    async with context.database.transaction() as session:
+        made = await service.invite(session, federation, wanted, context.invitation_lifetime, form.caller.actor)
+    context.wakeups.changed(federation)
+    return await _invited(request, context, federation, form, made, aggregator, path)
+
+
+@router.post("/federations/{federation}/sites/{client}/invite")
+async def invite_again(
+    request: Request, federation: FederationName, client: ClientName, context: ContextDep, form: OperatorForm
+) -> Response:
+    """Invite a known site again; its old token and credential are void at once."""
+    async with context.database.transaction() as session:
+        made = await service.renew(session, federation, client, context.invitation_lifetime, form.caller.actor)
+    context.wakeups.changed(federation)
+    return await _invited(request, context, federation, form, made, _likely_aggregator(request), "")
+
+
+@router.post("/federations/{federation}/sites/{client}/revoke")
+async def revoke_site(
+    federation: FederationName, client: ClientName, context: ContextDep, form: OperatorForm
+) -> Response:
+    """Refuse a site from now on."""
+    async with context.database.transaction() as session:
+        await service.revoke(session, federation, client, form.caller.actor)
+    context.wakeups.changed(federation)
+    return see(f"/federations/{federation}/sites")
+
+
+def _likely_aggregator(request: Request) -> str:
+    """Where many have it: on the control plane's host, at its usual port."""
+    host = request.url.hostname or "aggregator.example.org"
+    return f"[{host}]:{_AGGREGATOR_PORT}" if ":" in host else f"{host}:{_AGGREGATOR_PORT}"
+
+
+async def _invited(
+    request: Request,
+    context: Context,
+    federation: str,
+    form: Form,
+    made: InvitedClient,
+    aggregator: str,
+    path: str,
+) -> Response:
+    async with context.database.snapshot() as session:
+        owner = await get_federation(session, federation)
+    return federation_page(
+        request,
+        "invited.html",
+        form.visit,
+        owner,
+        is_live=False,
+        made=made,
+        aggregator=aggregator,
+        path=path or "/data",
+        adapter=ADAPTERS[made.kind],
+        agent_yaml=agent_yaml(made.kind, aggregator, path or "/data"),
+    )

@@ -1,0 +1,182 @@
+"""A federation's pages: what they show, what each role may do on them, and what a form does."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.control_plane.dashboard.browsing import stranger, visitor
+from tests.control_plane.rest import Rest
+
+from fedafd.domain.config import parse_agent_config
+from fedafd.domain.states import ParticipationState, RoundState
+from fedafd.persistence.client_repository import get_client
+from fedafd.persistence.models import utc_now
+from fedafd.persistence.participation_repository import invite_cohort, list_participations, settle_participation
+from fedafd.persistence.round_repository import get_round_by_number, transition_round
+
+F = "/federations/trial"
+PAGES = [F, f"{F}/rounds/1", f"{F}/models", f"{F}/sites", f"{F}/events"]
+FORMS = {
+    "operator": [
+        (f"{F}/rounds", {"count": "1"}),
+        (f"{F}/rounds/4/cancel", {}),
+        (f"{F}/sites", {"name": "south", "kind": "image", "aggregator": "fed.example:7443"}),
+        (f"{F}/sites/south/invite", {}),
+        (f"{F}/sites/south/revoke", {}),
+        (f"{F}/models/1/promote", {}),
+        (f"{F}/models/3/promote", {}),
+        (f"{F}/models/rollback", {}),
+    ],
+    "admin": [("/keys", {"name": "board", "role": "viewer", "days": ""}), ("/keys/board/revoke", {})],
+}
+
+
+@pytest.fixture
+async def trial(rest: Rest, tmp_path: Path) -> Rest:
+    """A federation with a public set, one site and three versions."""
+    await rest.federation()
+    await rest.public_set(tmp_path)
+    await rest.enrol("north")
+    await rest.publish(3)
+    return rest
+
+
+async def test_pages_are_for_everybody_with_a_key_and_forms_for_whom_rest_lets(trial: Rest) -> None:
+    people = {role: await visitor(trial, role) for role in ("viewer", "operator", "admin")}
+    for path in PAGES:
+        assert (await stranger(trial).http.get(path)).headers["location"] == f"/login?next={path}"
+        for person in people.values():
+            assert "trial" in await person.page(path)
+    assert (await people["operator"].http.get("/keys")).status_code == 403
+    ranks = list(people)
+    for least, forms in FORMS.items():
+        for path, fields in forms:
+            for role, person in people.items():
+                if ranks.index(role) < ranks.index(least):
+                    answer = await person.send(path, **fields)
+                    assert (answer.status_code, f"role {least}" in answer.text) == (403, True)
+            assert (await people[least].http.post(path, data=fields)).status_code == 403, "without the form's token"
+            assert (await people[least].send(path, **fields)).status_code in (200, 303), path
+
+
+async def test_a_viewer_is_shown_no_form_but_the_logout(trial: Rest) -> None:
+    viewer = await visitor(trial, "viewer")
+    for path in PAGES:
+        forms = re.findall(r'<form[^>]*action="([^"]+)"', await viewer.page(path))
+        assert forms == ["/logout"]
+
+
+async def test_what_is_not_there_is_a_page_too(trial: Rest) -> None:
+    admin = await visitor(trial)
+    for path in ("/federations/nobody", f"{F}/rounds/99", f"{F}/models/99/archive", "/federations/nobody/sites"):
+        assert "no such thing" in await admin.page(path, 404)
+    for path in ("/federations/Wrong_Name", f"{F}/rounds/0", f"{F}/rounds/x", f"{F}?before=x", f"{F}/events?before=0"):
+        assert 'role="alert"' in await admin.page(path, 422)
+
+
+async def test_rounds_are_started_shown_and_cancelled(trial: Rest) -> None:
+    admin = await visitor(trial)
+    assert (await admin.send(f"{F}/rounds", count="2")).headers["location"] == F
+    page = await admin.page(F)
+    assert page.index("rounds/5") < page.index("rounds/4") < page.index("rounds/3")
+    for count in ("0", "1001", "x", "", "²", "9" * 30):
+        assert (await admin.send(f"{F}/rounds", count=count)).status_code == 422
+    assert "has not begun" in await admin.page(f"{F}/rounds/4")
+    await admin.send(f"{F}/rounds/4/cancel")
+    page = await admin.page(f"{F}/rounds/4")
+    assert "Cancelled by admin" in page
+    assert "Cancel the round" not in page
+    assert (await admin.send(f"{F}/rounds/4/cancel")).status_code == 409
+
+
+async def test_a_round_shows_each_site_with_bytes_and_why_it_was_lost(trial: Rest) -> None:
+    admin = await visitor(trial)
+    await admin.send(f"{F}/rounds", count="1")
+    async with trial.context.database.transaction() as session:
+        row = await get_round_by_number(session, "trial", 4)
+        await transition_round(session, row, RoundState.PREPARING, token=1, actor="test", started_at=utc_now())
+        await transition_round(session, row, RoundState.COLLECTING, token=1, actor="test")
+        await invite_cohort(session, row.id, [await get_client(session, "trial", "north")])
+    page = await admin.page(f"{F}/rounds/4")
+    assert "north" in page
+    assert 'class="bar invited"' in page
+    async with trial.context.database.transaction() as session:
+        ((part, _),) = await list_participations(session, row.id)
+        part.bytes_up = 1_500_000
+        left = {"reason": "<b>the deadline</b> passed"}
+        await settle_participation(session, part.id, ParticipationState.DROPPED, **left)
+    page = await admin.page(f"{F}/rounds/4")
+    assert "1.5 MB" in page
+    assert "&lt;b&gt;the deadline" in page
+    assert 'style="' not in page
+
+
+async def test_an_invitation_is_a_file_and_commands_that_work_and_shows_its_token_once(trial: Rest) -> None:
+    admin = await visitor(trial)
+    fields = {"name": "south", "kind": "pair", "aggregator": "[::1]:7443", "path": "/data/it's here"}
+    answer = await admin.send(f"{F}/sites", **fields)
+    blocks = [unescape(block) for block in re.findall(r"<pre[^>]*>(.*?)</pre>", answer.text, re.DOTALL)]
+    token = blocks[0]
+    assert token.startswith("fedafd-enrol.")
+    config = parse_agent_config(yaml.safe_load(blocks[1]), "agent.yaml")
+    assert (config.aggregator, config.kind.value, str(config.data.path)) == ("[::1]:7443", "pair", fields["path"])
+    assert blocks[2].endswith(f"--token {token}")
+    assert "'/data/it'\"'\"'s here:/data/it'\"'\"'s here:ro'" in blocks[3]
+    assert token not in await admin.page(f"{F}/sites")
+    again = await admin.send(f"{F}/sites/south/invite")
+    assert re.findall(r"fedafd-enrol\.[\w-]+", again.text)[0] != token
+    for changes, status in (
+        ({"name": "Wrong Name"}, 422),
+        ({"kind": "sound"}, 422),
+        ({"aggregator": "nowhere"}, 422),
+        ({"aggregator": "a:99999"}, 422),
+        ({"path": "a\x00b"}, 422),
+        ({"name": "north"}, 409),
+    ):
+        assert (await admin.send(f"{F}/sites", **(fields | changes))).status_code == status, changes
+
+
+async def test_a_version_is_promoted_and_rolled_back_and_compared(trial: Rest) -> None:
+    admin = await visitor(trial)
+    await admin.send(f"{F}/models/1/promote")
+    page = await admin.page(f"{F}/models")
+    assert "+2.0" in page
+    assert "Roll back" not in page
+    assert (await admin.send(f"{F}/models/rollback")).status_code == 409
+    await admin.send(f"{F}/models/3/promote")
+    assert "Roll back to version 2" in await admin.page(f"{F}/models")
+    await admin.send(f"{F}/models/rollback")
+    assert (await trial.http.get("/federations/trial")).json()["current_version"] == 2
+    archive = await admin.http.get(f"{F}/models/2/archive")
+    assert archive.headers["content-type"] == "application/x-tar"
+    kinds = [each["kind"] for each in (await trial.http.get("/federations/trial/events")).json()["items"]]
+    assert kinds[-4:] == ["model.promoted", "model.promoted", "model.rolled_back", "model.read"]
+    assert "model.rolled_back" in await admin.page(f"{F}/events")
+
+
+async def test_a_long_list_has_pages(trial: Rest) -> None:
+    admin = await visitor(trial)
+    await admin.send(f"{F}/rounds", count="40")
+    first = await admin.page(F)
+    older = re.search(rf'href="{F}\?before=(\d+)"', first)
+    assert older is not None
+    assert int(older.group(1)) == 43 - 24
+    second = await admin.page(f"{F}?before={older.group(1)}")
+    assert f'{F}/rounds/1"' in second
+    assert "Older" not in second
+
+
+async def test_a_key_is_shown_once_and_revoked(trial: Rest) -> None:
+    admin = await visitor(trial)
+    answer = await admin.send("/keys", name="board", role="viewer", days="30")
+    (secret,) = re.findall(r'<pre id="secret"[^>]*>(.*?)</pre>', answer.text)
+    assert (await stranger(trial).http.post("/login", data={"key": secret})).status_code == 303
+    assert secret not in await admin.page("/keys")
+    await admin.send("/keys/board/revoke")
+    assert (await stranger(trial).http.post("/login", data={"key": secret})).status_code == 401
+    for changes in ({"name": "A B"}, {"role": "king"}, {"days": "0"}, {"days": "soon"}):
+        assert (await admin.send("/keys", **({"name": "x", "role": "viewer", "days": ""} | changes))).status_code == 422
