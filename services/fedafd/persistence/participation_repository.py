@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from sqlalchemy import Boolean, Float, String, Table, bindparam, case, or_, select, update
+from sqlalchemy import Boolean, Float, String, Table, bindparam, case, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.states import OPEN_PARTICIPATION_STATES, ParticipationState, RoundState
@@ -15,6 +15,7 @@ from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, utc
 __all__ = [
     "OPEN_PARTICIPATIONS",
     "current_participation",
+    "delivered_by",
     "find_participation",
     "invite_cohort",
     "list_participations",
@@ -43,6 +44,26 @@ async def list_participations(session: AsyncSession, round_id: str) -> Sequence[
         query.where(ParticipationRow.round_id == round_id).order_by(ParticipationRow.position)
     )
     return [(part, client) for part, client in found.all()]
+
+
+async def delivered_by(
+    session: AsyncSession, client_ids: Sequence[str], most_rounds: int
+) -> Sequence[tuple[ParticipationRow, int]]:
+    """Deliveries of these clients in rounds that are over, with the rounds' numbers, ascending; the newest of each."""
+    newest = func.row_number().over(partition_by=ParticipationRow.client_id, order_by=RoundRow.number.desc())
+    found = (
+        select(ParticipationRow.id, RoundRow.number.label("number"), newest.label("age"))
+        .join(RoundRow, ParticipationRow.round_id == RoundRow.id)
+        .where(
+            ParticipationRow.client_id.in_(client_ids),
+            ParticipationRow.state == ParticipationState.DELIVERED.value,
+            RoundRow.finished_at.is_not(None),
+        )
+        .subquery()
+    )
+    query = select(ParticipationRow, found.c.number).join(found, ParticipationRow.id == found.c.id)
+    rows = await session.execute(query.where(found.c.age <= most_rounds).order_by(found.c.number))
+    return [(part, number) for part, number in rows.all()]
 
 
 async def find_participation(session: AsyncSession, round_id: str, client_id: str) -> ParticipationRow | None:

@@ -23,6 +23,7 @@ __all__ = [
     "list_rounds",
     "newest_rounds",
     "open_round_numbers",
+    "queued_round_numbers",
     "transition_round",
 ]
 
@@ -71,11 +72,19 @@ async def list_rounds(session: AsyncSession, federation_id: str, after: int, lim
 async def newest_rounds(
     session: AsyncSession, federation_id: str, before: int | None, limit: int
 ) -> Sequence[RoundRow]:
-    """Rounds with a number below `before`, descending; for None the newest."""
-    query = select(RoundRow).where(RoundRow.federation_id == federation_id)
+    """Rounds that have left the queue with a number below `before`, descending; for None the newest."""
+    begun = RoundRow.state != RoundState.QUEUED.value
+    query = select(RoundRow).where(RoundRow.federation_id == federation_id, begun)
     if before is not None:
         query = query.where(RoundRow.number < before)
     return (await session.scalars(query.order_by(RoundRow.number.desc()).limit(limit))).all()
+
+
+async def queued_round_numbers(session: AsyncSession, federation_id: str) -> Sequence[int]:
+    """Numbers of a federation's rounds that wait for their turn, ascending."""
+    queued = RoundRow.state == RoundState.QUEUED.value
+    query = select(RoundRow.number).where(RoundRow.federation_id == federation_id, queued)
+    return (await session.scalars(query.order_by(RoundRow.number))).all()
 
 
 async def list_open_rounds(session: AsyncSession) -> Sequence[RoundRow]:

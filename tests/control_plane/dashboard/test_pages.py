@@ -19,7 +19,7 @@ from fedafd.persistence.participation_repository import invite_cohort, list_part
 from fedafd.persistence.round_repository import get_round_by_number, transition_round
 
 F = "/federations/trial"
-PAGES = [F, f"{F}/rounds/1", f"{F}/models", f"{F}/sites", f"{F}/events"]
+PAGES = [F, f"{F}/rounds/1", f"{F}/benefit", f"{F}/models", f"{F}/sites", f"{F}/events"]
 FORMS = {
     "operator": [
         (f"{F}/rounds", {"count": "1"}),
@@ -72,7 +72,7 @@ async def test_a_viewer_is_shown_no_form_but_the_logout(trial: Rest) -> None:
 
 async def test_what_is_not_there_is_a_page_too(trial: Rest) -> None:
     admin = await visitor(trial)
-    for path in ("/federations/nobody", f"{F}/rounds/99", f"{F}/models/99/archive", "/federations/nobody/sites"):
+    for path in ("/federations/nobody", f"{F}/rounds/99", f"{F}/models/99/archive", "/federations/nobody/benefit.csv"):
         assert "no such thing" in await admin.page(path, 404)
     for path in ("/federations/Wrong_Name", f"{F}/rounds/0", f"{F}/rounds/x", f"{F}?before=x", f"{F}/events?before=0"):
         assert 'role="alert"' in await admin.page(path, 422)
@@ -82,7 +82,8 @@ async def test_rounds_are_started_shown_and_cancelled(trial: Rest) -> None:
     admin = await visitor(trial)
     assert (await admin.send(f"{F}/rounds", count="2")).headers["location"] == F
     page = await admin.page(F)
-    assert page.index("rounds/5") < page.index("rounds/4") < page.index("rounds/3")
+    assert "2 rounds are queued" in page
+    assert page.index("rounds/4") < page.index("rounds/5") < page.index("rounds/3") < page.index("rounds/2")
     for count in ("0", "1001", "x", "", "²", "9" * 30):
         assert (await admin.send(f"{F}/rounds", count=count)).status_code == 422
     assert "has not begun" in await admin.page(f"{F}/rounds/4")
@@ -160,14 +161,15 @@ async def test_a_version_is_promoted_and_rolled_back_and_compared(trial: Rest) -
 
 async def test_a_long_list_has_pages(trial: Rest) -> None:
     admin = await visitor(trial)
-    await admin.send(f"{F}/rounds", count="40")
-    first = await admin.page(F)
-    older = re.search(rf'href="{F}\?before=(\d+)"', first)
-    assert older is not None
-    assert int(older.group(1)) == 43 - 24
-    second = await admin.page(f"{F}?before={older.group(1)}")
-    assert f'{F}/rounds/1"' in second
-    assert "Older" not in second
+    await trial.publish(30)
+    for page in (F, f"{F}/models"):
+        first = await admin.page(page)
+        older = re.search(rf'href="{page}\?before=(\d+)"', first)
+        assert older is not None
+        assert int(older.group(1)) == 33 - 24
+        second = await admin.page(f"{page}?before={older.group(1)}")
+        assert f'{F}/rounds/1"' in second
+        assert "Older" not in second
 
 
 async def test_a_key_is_shown_once_and_revoked(trial: Rest) -> None:

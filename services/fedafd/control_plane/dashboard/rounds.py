@@ -22,7 +22,7 @@ from fedafd.persistence.event_repository import round_changes
 from fedafd.persistence.federation_repository import get_federation
 from fedafd.persistence.models import utc_now
 from fedafd.persistence.participation_repository import list_participations
-from fedafd.persistence.round_repository import get_round_by_number, newest_rounds
+from fedafd.persistence.round_repository import get_round_by_number, newest_rounds, queued_round_numbers
 from fedafd.persistence.stage_repository import list_stages
 
 __all__ = ["router"]
@@ -45,6 +45,7 @@ async def rounds_page(
     async with context.database.snapshot() as session:
         owner = await get_federation(session, federation)
         rows = await newest_rounds(session, federation, before, _PAGE + 1)
+        queued = await queued_round_numbers(session, federation)
     status = decide(await gather(context))
     return federation_page(
         request,
@@ -53,6 +54,7 @@ async def rounds_page(
         owner,
         finding=next(each for each in status.findings if each.federation == federation),
         rounds=rows[:_PAGE],
+        queued=queued,
         older=rows[_PAGE - 1].number if len(rows) > _PAGE else None,
         is_first=before is None,
     )

@@ -1,0 +1,111 @@
+"""Does the federation help? What each site told of its models, round by round, with the error of each difference. Pure.
+
+All models of a site are scored on the same test samples, so a difference's standard error is told by the site itself
+(over_alone, over_local, over_global), and no other can be made of the values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fedafd.domain.kinds import ClientKind
+from fedafd.persistence.models import ClientRow, ParticipationRow
+
+__all__ = ["OTHERS", "VIEWS", "Gain", "Point", "SiteGain", "site_gains", "summary"]
+
+VIEWS: Mapping[str, str] = {
+    "federated": "personalized",
+    "local": "own branch",
+    "global": "frozen global",
+    "alone": "trained alone",
+}
+OTHERS = ("alone", "local", "global")
+"""What the personalized model is compared with; the first that is told decides whether the federation helps."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The personalized model less another: mean of the differences, and its standard error if it was told."""
+
+    mean: float
+    error: float | None
+
+    @property
+    def verdict(self) -> str:
+        """`better` or `worse` if by more than a standard error, `same` if not, empty where no error was told."""
+        if self.error is None:
+            return ""
+        return "better" if self.mean > self.error else "worse" if -self.mean > self.error else "same"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One round of a site: the value of each model, and the personalized one's gain over each other."""
+
+    round_number: int
+    values: Mapping[str, float]
+    gains: Mapping[str, Gain]
+
+
+@dataclass(frozen=True)
+class SiteGain:
+    """All rounds of a site."""
+
+    name: str
+    kind: ClientKind
+    metric: str
+    """acc1 in percent, or rsum, 0 to 600."""
+    points: Sequence[Point]
+    bytes_moved: int
+
+    @property
+    def last(self) -> Point | None:
+        """The newest round that the site told anything of."""
+        return self.points[-1] if self.points else None
+
+    @property
+    def over(self) -> str:
+        """What the verdict compares with; empty where the site told no comparison."""
+        return next((view for view in OTHERS if self.last and view in self.last.gains), "")
+
+    @property
+    def verdict(self) -> str:
+        """Of the last round: better, worse, same; empty where nothing can be said."""
+        return self.last.gains[self.over].verdict if self.last and self.over else ""
+
+
+def site_gains(clients: Sequence[ClientRow], parts: Sequence[tuple[ParticipationRow, int]]) -> list[SiteGain]:
+    """Of each client, from its deliveries with the rounds' numbers, ascending."""
+    found = []
+    for client in clients:
+        mine = [(part, number) for part, number in parts if part.client_id == client.id]
+        metric = "rsum" if client.kind == ClientKind.PAIR.value else "acc1"
+        points = [_point(number, part.metrics, metric) for part, number in mine if part.metrics]
+        moved = sum(part.bytes_up + part.bytes_down for part, _ in mine)
+        told = [point for point in points if point.values]
+        found.append(SiteGain(client.name, ClientKind(client.kind), metric, told, moved))
+    return found
+
+
+def summary(sites: Sequence[SiteGain]) -> str:
+    """One sentence on all of them."""
+    counts = {verdict: sum(site.verdict == verdict for site in sites) for verdict in ("better", "worse", "same", "")}
+    told = len(sites) - counts[""]
+    if not told:
+        return "No site has told a comparison yet; a site shares one with share.metrics and a test split of its own"
+    parts = [f"helps {counts['better']}", f"makes no difference beyond chance to {counts['same']}"]
+    if counts["worse"]:
+        parts.append(f"is worse for {counts['worse']}")
+    more = f"; {counts['']} told no comparison" if counts[""] else ""
+    return f"Of {told} {'site that tells' if told == 1 else 'sites that tell'} it {', '.join(parts)}{more}"
+
+
+def _point(number: int, metrics: Mapping[str, float], metric: str) -> Point:
+    values = {view: metrics[f"{view}/{metric}"] for view in VIEWS if metrics.get(f"{view}/{metric}") is not None}
+    gains = {
+        view: Gain(metrics[f"over_{view}/difference"], metrics.get(f"over_{view}/standard_error"))
+        for view in OTHERS
+        if metrics.get(f"over_{view}/difference") is not None
+    }
+    return Point(number, values, gains)

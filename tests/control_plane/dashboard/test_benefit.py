@@ -1,0 +1,123 @@
+"""Does it help? Said by each site's own comparison and its error, and never by more than the site shared."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from typing import Any
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+from tests.control_plane.dashboard.browsing import visitor
+from tests.control_plane.rest import Rest
+
+from fedafd.control_plane.dashboard.charts import HEIGHT, WIDTH, chart
+from fedafd.control_plane.dashboard.gains import Gain, site_gains, summary
+from fedafd.domain.states import ParticipationState
+from fedafd.persistence.client_repository import get_client
+from fedafd.persistence.models import ClientRow, ParticipationRow, utc_now
+from fedafd.persistence.participation_repository import invite_cohort, list_participations, settle_participation
+from fedafd.persistence.round_repository import get_round_by_number
+
+TOLD = {
+    "federated/acc1": 80.0, "local/acc1": 70.0, "global/acc1": 60.0, "alone/acc1": 78.0,
+    "over_alone/difference": 2.0, "over_alone/standard_error": 1.0,
+    "over_local/difference": 10.0, "over_local/standard_error": 1.0,
+}  # fmt: skip
+
+
+def part(metrics: dict[str, float] | None, name: str = "a") -> ParticipationRow:
+    return ParticipationRow(client_id=name, metrics=metrics, bytes_up=10, bytes_down=5)
+
+
+def client(name: str = "a", kind: str = "image") -> ClientRow:
+    return ClientRow(id=name, name=name, kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("mean", "error", "verdict"),
+    [(2, 1, "better"), (-2, 1, "worse"), (0.5, 1, "same"), (-0.5, 1, "same"), (1, 1, "same"), (9, None, "")],
+)
+def test_better_is_by_more_than_a_standard_error(mean: float, error: float | None, verdict: str) -> None:
+    assert Gain(mean, error).verdict == verdict
+
+
+def test_a_site_is_compared_with_its_model_trained_alone_and_else_with_its_own_branch() -> None:
+    (site,) = site_gains([client()], [(part({"federated/acc1": 1.0}), 1), (part(TOLD), 2), (part(None), 3)])
+    assert site.last is not None
+    assert (site.last.round_number, site.over, site.verdict, site.bytes_moved) == (2, "alone", "better", 45)
+    without = {name: value for name, value in TOLD.items() if "alone" not in name}
+    (site,) = site_gains([client()], [(part(without), 1)])
+    assert (site.over, site.verdict) == ("local", "better")
+
+
+def test_a_pair_sites_metric_is_rsum_and_what_it_did_not_share_is_not_there() -> None:
+    (site,) = site_gains([client(kind="pair")], [(part({"federated/rsum": 300.0, "federated/i2t_r1": 9.0}), 1)])
+    assert site.last is not None
+    assert (site.metric, dict(site.last.values), site.verdict) == ("rsum", {"federated": 300.0}, "")
+
+
+def test_the_sentence_counts_every_site_once() -> None:
+    worse = TOLD | {"over_alone/difference": -5.0}
+    clients = [client(name) for name in "abcd"]
+    parts = [(part(TOLD, "a"), 1), (part(worse, "b"), 1), (part(TOLD | {"over_alone/difference": 0.0}, "c"), 1)]
+    assert summary(site_gains(clients, parts)) == (
+        "Of 3 sites that tell it helps 1, makes no difference beyond chance to 1, is worse for 1; 1 told no comparison"
+    )
+    assert summary(site_gains(clients, [])).startswith("No site has told a comparison yet")
+
+
+values = st.floats(-1e6, 1e6, allow_nan=False)
+points = st.lists(st.tuples(st.integers(1, 10**6), values, st.none() | st.floats(0, 1e5)), max_size=8)
+
+
+@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.given(st.dictionaries(st.sampled_from("abc"), points))
+def test_everything_that_is_drawn_lies_on_the_paper(series: dict[str, Any]) -> None:
+    drawn = chart(series)
+    assert (drawn is None) is (not any(series.values()))
+    if drawn is None:
+        return
+    assert 2 <= len(drawn.y_ticks) <= 12
+    for dot in (dot for dots in drawn.dots.values() for dot in dots):
+        assert 0 <= dot.x <= WIDTH
+        for y in (dot.y, dot.low, dot.high):
+            assert y is None or -0.2 <= y <= HEIGHT
+
+
+def test_what_is_no_number_is_not_drawn() -> None:
+    assert chart({"a": [(1, math.nan, None), (2, math.inf, None)]}) is None
+
+
+async def deliver(rest: Rest, number: int, metrics: dict[str, float]) -> None:
+    async with rest.context.database.transaction() as session:
+        row = await get_round_by_number(session, "trial", number)
+        row.finished_at = utc_now()
+        await invite_cohort(session, row.id, [await get_client(session, "trial", "north")])
+        ((found, _),) = await list_participations(session, row.id)
+        values = {"metrics": metrics, "num_private_samples": 40}
+        assert await settle_participation(session, found.id, ParticipationState.DELIVERED, **values)
+
+
+async def test_the_page_and_the_file_tell_what_sites_shared(rest: Rest) -> None:
+    await rest.federation()
+    await rest.enrol("north")
+    viewer = await visitor(rest, "viewer")
+    page = await viewer.page("/federations/trial/benefit")
+    assert "No site has told a comparison yet" in page
+    assert "No model version yet" in page
+    await rest.publish(3)
+    for number in (1, 2):
+        await deliver(rest, number, TOLD)
+    page = await viewer.page("/federations/trial/benefit")
+    assert "it helps 1" in page
+    assert "+2.0 ± 1.0" in page
+    assert page.count('<circle class="dot alone"') == 2
+    answer = await viewer.http.get("/federations/trial/benefit.csv")
+    assert answer.headers["content-type"].startswith("text/csv")
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert len(rows) == 2 * len(TOLD)
+    assert {row["metric"]: float(row["value"]) for row in rows if row["round"] == "2"} == TOLD
+    assert {(row["site"], row["kind"], row["samples"]) for row in rows} == {("north", "text", "40")}
