@@ -55,6 +55,7 @@ TABLE: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
     (image(pretrained="/old/resnet-18"), image(pretrained="/old/resnet-50"), ["encoder-pretrained"]),
     (image(), image(pretrained="/old/resnet-18"), ["encoder-pretrained"]),
     (image(pretrained="x", options={"a": 1}), image(pretrained="x", options={"a": 2}), []),
+    (image(architecture="auto"), image(architecture="auto", projection="own"), ["encoder-projection"]),
     (image(), image(trainable="lora"), ["encoder-lora"]),
     (image(trainable="lora"), image(trainable="head"), ["encoder-lora"]),
     (image(trainable="lora"), image(trainable="lora", lora={"rank": 8}), []),

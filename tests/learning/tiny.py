@@ -126,5 +126,5 @@ def personalized_folder(kind: ClientKind, folder: Path, **changes: Any) -> Path:
 
 def tiny_recipe(kind: ClientKind, **changes: Any) -> Recipe:
     """What a model of that client is made of beside its state."""
-    given: dict[str, Any] = {"metrics": {"federated/acc1": 50.0}, "lineage": {"round": 1}} | changes
-    return Recipe(config=tiny_federation(), kind=kind, **given)
+    given: dict[str, Any] = {"config": tiny_federation(), "metrics": {"federated/acc1": 50.0}, "lineage": {"round": 1}}
+    return Recipe(kind=kind, **(given | changes))

@@ -61,6 +61,7 @@ CASES: Mapping[str, Case] = {
     "encoder-pretrained": Case(
         "encoder", "other pretrained weights", Answer.REFUSE, "the saved weights started from others"
     ),
+    "encoder-projection": Case("encoder", "another `projection`", Answer.REFUSE, "the saved weights have other parts"),
     "encoder-trainable": Case(
         "encoder",
         "`trainable: all` and `head` exchanged",

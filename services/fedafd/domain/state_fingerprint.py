@@ -198,6 +198,8 @@ def _encoder(modality: Modality, saved: EncoderConfig, today: EncoderConfig) -> 
         yield _difference("encoder-moved" if moved else "encoder-pretrained", saved.pretrained, today.pretrained)
     if saved.pretrained is None and today.pretrained is None:
         yield from _options(saved.options, today.options)
+    if saved.projection != today.projection:
+        yield _difference("encoder-projection", saved.projection, today.projection)
     adapters = [each.adapter for each in (saved, today)]
     if None not in adapters:
         yield from _adapter(*adapters)  # type: ignore[arg-type]

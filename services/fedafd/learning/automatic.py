@@ -27,7 +27,8 @@ _PARTS = {Modality.IMAGE: "vision_config", Modality.TEXT: "text_config"}
 
 @quietly()
 def any_backbone(config: EncoderConfig, modality: Modality) -> Any:
-    """The weights named by `config.pretrained`, in float32; of a dual encoder the tower of this modality.
+    """The weights named by `config.pretrained`, in float32; of a dual encoder the tower of this modality, or all of it
+    where its own projection is asked for.
 
     Raises ConfigurationError for what is missing or does not fit.
     """
@@ -37,7 +38,8 @@ def any_backbone(config: EncoderConfig, modality: Modality) -> Any:
     refuse_pickles(config.pretrained)
     try:
         sizes: Any = transformers.AutoConfig.from_pretrained(config.pretrained, trust_remote_code=False)
-        sizes = getattr(sizes, _PARTS[modality], None) or sizes
+        if config.projection == "new":
+            sizes = getattr(sizes, _PARTS[modality], None) or sizes
         arguments = _timm_arguments(
             sizes.model_type, getattr(sizes, "architecture", ""), getattr(sizes, "model_args", None)
         )
@@ -56,7 +58,7 @@ def any_backbone(config: EncoderConfig, modality: Modality) -> Any:
         raise _lacks_timm(config.pretrained) from None
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise missing_weights(config, modality, error) from None
-    reads_pooler = config.pooling == "pooler"
+    reads_pooler = config.pooling == "pooler" or config.projection == "own"
     lacking = (name for name in loading["missing_keys"] if reads_pooler or "pooler." not in name)
     check_whole(config, sizes.model_type, lacking)
     return model
@@ -77,8 +79,11 @@ def fresh_backbone(config: EncoderConfig, modality: Modality, *, vocabulary: int
     if kind == _TIMM:
         options["model_args"] = _timm_arguments(kind, str(options.get("architecture", "")), options.get("model_args"))
     if modality is Modality.TEXT:
-        options.setdefault("vocab_size", vocabulary)
-        options.setdefault("pad_token_id", padding)
+        words = options if config.projection == "new" else dict(options.get("text_config") or {})
+        words.setdefault("vocab_size", vocabulary)
+        words.setdefault("pad_token_id", padding)
+        if config.projection == "own":
+            options["text_config"] = words
     try:
         sizes = transformers.AutoConfig.for_model(kind, **options)
         auto: Any = transformers.AutoModel

@@ -97,12 +97,28 @@ def build_encoder(
         return Encoder(gru, gru.channels, dim)
     if config.architecture in _TRANSFORMERS:
         backbone, channels = make_backbone(config, modality, vocabulary=vocabulary, padding=padding)
-        return Encoder(backbone, channels, dim)
+        encoder = Encoder(backbone, channels, dim)
+        if config.projection == "own":
+            _pass_on(encoder.projection, config)
+        return encoder
     for point in entry_points(group=GROUP):
         if point.name == config.architecture:
             made: Encoder = point.load()(config, dim=dim, vocabulary=vocabulary)
             return made
     raise ConfigurationError(f"encoder {config.architecture!r} is not known; installed: {', '.join(encoder_names())}")
+
+
+@torch.no_grad()
+def _pass_on(projection: nn.Linear, config: EncoderConfig) -> None:
+    """Let a projection begin as what changes nothing: the backbone projects already."""
+    if projection.in_features != projection.out_features:
+        raise ConfigurationError(
+            f"embedding_dim: {projection.out_features}, but the own projection of"
+            f" {config.pretrained or config.options.get('model_type')} makes {projection.in_features}; set"
+            f" embedding_dim: {projection.in_features}, or leave `projection` out"
+        )
+    nn.init.eye_(projection.weight)
+    nn.init.zeros_(projection.bias)
 
 
 def _gru(config: EncoderConfig, modality: Modality, vocabulary: int) -> BiGru:

@@ -221,6 +221,7 @@ def _backbone_digest(tower: Tower) -> str:
         "std": tower.config.image_std,
         "torch": torch.__version__,
         "device": _device(tower).type,
+        **({"projection": "own"} if tower.config.projection == "own" else {}),
         "tensors": {name: (str(value.dtype), tuple(value.shape)) for name, value in state.items()},
     }
     hashed = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())

@@ -30,7 +30,7 @@ def text_reading(config: EncoderConfig, modality: Modality) -> EncoderConfig:
         return config
     if config.pooling is not None and config.prefix is not None:
         return config
-    pooling = config.pooling or _pooling(config.pretrained)
+    pooling = config.pooling or (_pooling(config.pretrained) if config.projection == "new" else None)
     prefix = _prompt(config.pretrained) if config.prefix is None else config.prefix
     return config.model_copy(update={"pooling": pooling, "prefix": prefix})
 

@@ -21,6 +21,7 @@ from fedafd.domain.kinds import Modality
 from fedafd.learning.acceleration import encode_in_parts
 from fedafd.learning.automatic import plain_options, self_options
 from fedafd.learning.batch_norm import accept_single_values
+from fedafd.learning.dual_encoder import half_options
 from fedafd.learning.encoders import Encoder, Features, build_encoder
 from fedafd.learning.feature_cache import features_of
 from fedafd.learning.feeding import batches
@@ -191,7 +192,9 @@ def _self_contained(config: EncoderConfig, modality: Modality, encoder: Encoder)
     if modality is Modality.IMAGE:
         changes |= image_reading(config)
     held: Any = getattr(getattr(encoder.backbone, "model", None), "config", None)
-    if config.architecture == AUTO:
+    if config.projection == "own":
+        changes["options"] = half_options(held, modality)
+    elif config.architecture == AUTO:
         changes["options"] = self_options(held)
     elif hasattr(held, "to_diff_dict"):
         changes["options"] = plain_options(held)

@@ -12,9 +12,22 @@ from torch import Tensor, nn
 
 from fedafd.domain.errors import ConfigurationError
 
-__all__ = ["ImageBackbone", "TextBackbone"]
+__all__ = ["LEARNED_WITHOUT_MASK", "ImageBackbone", "TextBackbone", "pooled_without_mask"]
 
 _TAKE_WHOLE_MASKS = {"bert", "distilbert"}
+_LOOK_BACK = {
+    *("clip_text_model", "clipseg_text_model", "metaclip_2_text_model", "owlvit_text_model", "owlv2_text_model"),
+    *("groupvit_text_model", "aimv2_text_model"),
+}
+"""Families whose tokens see those before them alone, and whose padding is often the token that closes a text, which is
+the pooled one."""
+LEARNED_WITHOUT_MASK = {"siglip_text_model", "siglip2_text_model"}
+"""Families that were trained on padding, too, and pool the last position."""
+
+
+def pooled_without_mask(model_type: str) -> bool:
+    """Whether a text model's own pooled feature is right without a mask over padding, and may be wrong with one."""
+    return model_type in _LOOK_BACK | LEARNED_WITHOUT_MASK
 
 
 class ImageBackbone(nn.Module):
@@ -55,7 +68,9 @@ class TextBackbone(nn.Module):
             # A pooler may read the last one (SigLIP's does).
             used = max(1, int((mask.amax(0) * torch.arange(1, mask.shape[1] + 1)).amax()))
             ids, mask = ids[:, :used], mask[:, :used]
-        made = self.model(input_ids=ids, attention_mask=self._attended(mask))
+        sizes: Any = self.model.config
+        unmasked = self.pooling == "pooler" and pooled_without_mask(sizes.model_type)
+        made = self.model(input_ids=ids, attention_mask=None if unmasked else self._attended(mask))
         if self.pooling == "pooler":
             own_BC = getattr(made, "pooler_output", None)
             if own_BC is None:

@@ -11,9 +11,10 @@ from fedafd.domain.config import EncoderConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.automatic import any_backbone, fresh_backbone
+from fedafd.learning.dual_encoder import DualBackbone, half_of
 from fedafd.learning.pretrained import pretrained_backbone
 from fedafd.learning.safe_options import refuse_options_that_fetch
-from fedafd.learning.transformer_backbones import ImageBackbone, TextBackbone
+from fedafd.learning.transformer_backbones import LEARNED_WITHOUT_MASK, ImageBackbone, TextBackbone
 
 __all__ = ["AUTO", "FAMILIES", "check_modality", "make_backbone"]
 
@@ -68,8 +69,12 @@ def _automatic(config: EncoderConfig, modality: Modality, vocabulary: int, paddi
     if config.pretrained is not None:
         model: Any = any_backbone(config, modality)
         _check_vocabulary(config, modality, model, vocabulary)
+        _check_last_position(config, modality, model)
     else:
         model = fresh_backbone(config, modality, vocabulary=vocabulary, padding=padding)
+    if config.projection == "own":
+        own = DualBackbone(half_of(model, config, modality), modality, padding)
+        return own, _channels_seen(config, modality, own, padding)
     backbone = ImageBackbone(model) if modality is Modality.IMAGE else TextBackbone(model, padding, config.pooling)
     return backbone, _channels_seen(config, modality, backbone, padding)
 
@@ -99,10 +104,24 @@ def _channels_seen(config: EncoderConfig, modality: Modality, backbone: nn.Modul
 
 
 def _check_vocabulary(config: EncoderConfig, modality: Modality, model: Any, vocabulary: int) -> None:
-    held = model.config.vocab_size if modality is Modality.TEXT else vocabulary
+    words: Any = getattr(model.config, "text_config", model.config)
+    held = words.vocab_size if modality is Modality.TEXT else vocabulary
     if vocabulary > held:
         raise ConfigurationError(
             f"weights {config.pretrained!r} know {held} tokens, but its tokenizer makes {vocabulary}"
+        )
+
+
+def _check_last_position(config: EncoderConfig, modality: Modality, model: Any) -> None:
+    """SigLIP's own feature of a text is that of the last position of a full row, padding or not."""
+    words: Any = getattr(model.config, "text_config", model.config)
+    if modality is not Modality.TEXT or (config.projection == "new" and config.pooling != "pooler"):
+        return
+    if words.model_type in LEARNED_WITHOUT_MASK and config.max_tokens != words.max_position_embeddings:
+        needed = words.max_position_embeddings
+        raise ConfigurationError(
+            f"max_tokens: {config.max_tokens}, but {config.pretrained!r} pools texts of {needed} tokens, padding"
+            f" included; set max_tokens: {needed}"
         )
 
 

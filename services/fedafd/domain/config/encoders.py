@@ -55,6 +55,11 @@ class EncoderConfig(Config):
         description="What stands for a text: the mean over its tokens, the first token (cls) or the model's own pooler;"
         " null: as a sentence-transformers folder says, else the mean. Encoders of transformers: docs/models.md.",
     )
+    projection: Literal["new", "own"] = Field(
+        "new",
+        description="What makes D numbers of the backbone's: a fresh linear layer (new), or the projection that a dual"
+        " encoder such as CLIP brings (own); embedding_dim must then be its width: docs/models.md.",
+    )
     prefix: str | None = Field(
         None,
         max_length=1000,
@@ -102,6 +107,14 @@ class EncoderConfig(Config):
     def _lora_is_asked_for(self) -> EncoderConfig:
         if self.lora is not None and self.trainable != "lora":
             raise ValueError(f"lora: goes with trainable: lora, but trainable is {self.trainable}")
+        return self
+
+    @model_validator(mode="after")
+    def _own_projection_is_of_a_dual_encoder(self) -> EncoderConfig:
+        if self.projection == "own" and self.architecture != "auto":
+            raise ValueError(f"projection: own goes with architecture: auto, but architecture is {self.architecture}")
+        if self.projection == "own" and self.pooling is not None:
+            raise ValueError("projection: own brings its own pooling; leave `pooling` out")
         return self
 
     @property
