@@ -9,7 +9,7 @@ TEST_WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup tools test test-gpu test-faults soak golden bench check format proto diagrams reference charts test-helm secrets certificates images test-compose demo clean
+.PHONY: help setup tools test test-browser test-gpu test-faults soak golden bench check format proto diagrams reference charts test-helm secrets certificates images test-compose demo clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -29,6 +29,9 @@ tools: ## Build the pinned Go programs that tests use into .tools/bin (TOOLS="mi
 
 test: setup ## Run all tests; the servers they need are started by them
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) tests
+
+test-browser: setup ## Use the dashboard and the agent's page in Debian's chromium (apt-get install chromium)
+	$(BIN)/python -m pytest -n 0 tests/control_plane/dashboard/test_browser.py tests/agent/ui/test_browser.py
 
 test-gpu: setup ## Test algorithm, learning, simulation and whole federations on a CUDA device, if torch finds one
 	@if $(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then \
