@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from fedafd.domain.leaving import LeaveReason
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceServicer, add_AggregatorServiceServicer_to_server
+from fedafd.rpc.blocks import block_digests, block_length
 from fedafd.rpc.codes import activity_from_wire, leave_reason_from_wire, purpose_from_wire
 from fedafd.rpc.sessions import sessions_in
 
@@ -101,7 +102,10 @@ class FakeAggregator(AggregatorServiceServicer):  # type: ignore[misc]
         self.revision = 1
         self.task = pb.FetchTaskResponse(revision=1, idle=pb.IdleTask(reason="no round"))
         self.changed = asyncio.Event()
+        self.sent_bytes = 0
         # Faults.
+        self.describes: Callable[[bytes], bytes] | None = lambda digests: digests
+        """What it makes of a blob's digests; None: it knows no such call."""
         self.break_downloads = 0
         self.corrupt_downloads = 0
         self.break_uploads = 0
@@ -132,7 +136,13 @@ class FakeAggregator(AggregatorServiceServicer):  # type: ignore[misc]
         return types_pb2.Artifact(sha256=sha, size_bytes=len(content), purpose=purpose)
 
     def assign(
-        self, number: int = 1, *, blob_bytes: int = 3_000_000, accepts_model: bool = False, strategy: str = "fedafd"
+        self,
+        number: int = 1,
+        *,
+        blob_bytes: int = 3_000_000,
+        accepts_model: bool = False,
+        strategy: str = "fedafd",
+        bundle: bytes | None = None,
     ) -> None:
         """Make the client train for a round."""
         manifest = self.put(b"manifest", "public-set/manifest")
@@ -145,7 +155,7 @@ class FakeAggregator(AggregatorServiceServicer):  # type: ignore[misc]
                 public_set_sha256=manifest.sha256,
                 public_set=[manifest, self.put(b"shard" * (blob_bytes // 5), "public-set/shard")],
                 global_representations=self.put(b"reps %d" % number, "representations"),
-                encoder_bundles=[self.put(b"bundle %d" % number, "encoder-bundle/image")],
+                encoder_bundles=[self.put(bundle or b"bundle %d" % number, "encoder-bundle/image")],
                 accepts_personalized_model=accepts_model,
             )
         )
@@ -193,6 +203,14 @@ class FakeAggregator(AggregatorServiceServicer):  # type: ignore[misc]
         self.progress.append((request.fraction, str(activity_from_wire(request.doing, request.step, request.steps))))
         return pb.ReportProgressResponse(keep_going=self.keep_going)
 
+    async def DescribeArtifact(self, request: pb.DescribeArtifactRequest, context: Any) -> pb.DescribeArtifactResponse:
+        await self._authenticate(context)
+        if self.describes is None:
+            return await super().DescribeArtifact(request, context)
+        content = self.blobs[request.sha256]
+        length = block_length(len(content))
+        return pb.DescribeArtifactResponse(block_bytes=length, digests=self.describes(block_digests([content], length)))
+
     async def DownloadArtifact(
         self, request: pb.DownloadArtifactRequest, context: Any
     ) -> AsyncIterator[pb.DownloadArtifactResponse]:
@@ -202,8 +220,11 @@ class FakeAggregator(AggregatorServiceServicer):  # type: ignore[misc]
         if self.corrupt_downloads and len(content) > 1 << 20:
             self.corrupt_downloads -= 1
             content = b"?" * len(content)
-        for start in range(request.offset_bytes, len(content), 1 << 20):
-            yield pb.DownloadArtifactResponse(data=content[start : start + (1 << 20)])
+        spans = [(each.offset_bytes, each.offset_bytes + each.length_bytes) for each in request.ranges]
+        wanted = b"".join(content[start:end] for start, end in spans) if spans else content[request.offset_bytes :]
+        for start in range(0, len(wanted), 1 << 20):
+            yield pb.DownloadArtifactResponse(data=wanted[start : start + (1 << 20)])
+            self.sent_bytes += len(wanted[start : start + (1 << 20)])
             if self.break_downloads and len(content) > 1 << 20:
                 self.break_downloads -= 1
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "cable cut")

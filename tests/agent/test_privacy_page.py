@@ -23,6 +23,7 @@ TEXT_FIELDS = {
     "UploadChunksRequest.upload_id",
     "CommitUploadRequest.round_id",
     "CommitUploadRequest.upload_ids",
+    "DescribeArtifactRequest.sha256",
     "DownloadArtifactRequest.sha256",
     "LeaveRoundRequest.round_id",
     # names of a fixed list

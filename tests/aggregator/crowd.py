@@ -95,9 +95,9 @@ class CountingStore:
         self._objects["get"] += 1
         return self._store.get(key)
 
-    def stream(self, key: str, offset: int = 0) -> Iterator[bytes]:
+    def stream(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         self._objects["get"] += 1
-        return self._store.stream(key, offset)
+        return self._store.stream(key, offset, length)
 
     def stat(self, key: str) -> ObjectInfo | None:
         self._objects["stat"] += 1

@@ -22,6 +22,7 @@ from fedafd.persistence.federation_repository import get_federation
 from fedafd.persistence.round_repository import transition_round
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import distillation_pb2, types_pb2
+from fedafd.rpc.blocks import block_digests
 from fedafd.rpc.credentials import bearer_metadata
 from fedafd.storage.store import sha256_of
 
@@ -166,6 +167,44 @@ async def test_a_client_downloads_only_what_its_task_names(world: World) -> None
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await download(foreign, 0)
         refused(raised, grpc.StatusCode.PERMISSION_DENIED, "forbidden")
+
+
+async def test_a_client_asks_for_the_blocks_that_it_lacks(world: World) -> None:
+    caller = await world.enrol("north")
+    await world.start_round()
+    await world.prepare()
+    told = await world.agents.DescribeArtifact(pb.DescribeArtifactRequest(sha256=sha256_of(b"image")), metadata=caller)
+    assert told.digests == block_digests([b"image"], told.block_bytes)
+
+    async def ranges(content: bytes, *spans: tuple[int, int]) -> bytes:
+        request = pb.DownloadArtifactRequest(sha256=sha256_of(content))
+        request.ranges.extend(pb.ByteRange(offset_bytes=start, length_bytes=length) for start, length in spans)
+        return b"".join([part.data async for part in world.agents.DownloadArtifact(request, metadata=caller)])
+
+    assert await ranges(b"image", (0, 1), (2, 2)) == b"iag"
+    for spans in ([(2, 2), (0, 1)], [(0, 6)], [(-1, 2)], [(1, 0)]):
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await ranges(b"image", *spans)
+        refused(raised, grpc.StatusCode.INVALID_ARGUMENT, "invalid-request")
+    for foreign in (b"text", b"state"):
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await world.agents.DescribeArtifact(pb.DescribeArtifactRequest(sha256=sha256_of(foreign)), metadata=caller)
+        refused(raised, grpc.StatusCode.PERMISSION_DENIED, "forbidden")
+
+
+async def test_blocks_of_an_object_that_is_damaged_are_not_told(world: World) -> None:
+    caller = await world.enrol("north")
+    await world.start_round()
+    await world.prepare()
+    (key,) = (found.key for found in world.context.store.list("") if found.key.endswith(sha256_of(b"image")))
+    world.context.store.put(key, b"imagx")
+    request = pb.DescribeArtifactRequest(sha256=sha256_of(b"image"))
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await world.agents.DescribeArtifact(request, metadata=caller)
+    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    world.context.store.put(key, b"image")
+    told = await world.agents.DescribeArtifact(request, metadata=caller)
+    assert told.digests == block_digests([b"image"], told.block_bytes)
 
 
 async def test_a_chunk_without_its_hash_is_refused_and_stays_missing(world: World) -> None:

@@ -22,9 +22,9 @@ class CountingStore(FolderStore):
         super().__init__(root)
         self.reads: Counter[str] = Counter()
 
-    def stream(self, key: str, offset: int = 0) -> Iterator[bytes]:
+    def stream(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         self.reads[key.rpartition("/")[2]] += 1
-        return super().stream(key, offset)
+        return super().stream(key, offset, length)
 
 
 def push(store: FolderStore, folder: Path, seed: int = 0) -> str:

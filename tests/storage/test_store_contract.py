@@ -80,6 +80,8 @@ def test_a_stream_starts_at_the_offset(store: ObjectStore, offset: int) -> None:
     store.put("s", content)
     pieces = list(store.stream("s", offset))
     assert b"".join(pieces) == content[offset:]
+    for length in (0, 1, CHUNK_BYTES + 3, 10**9):
+        assert b"".join(store.stream("s", offset, length)) == content[offset : offset + length]
     assert all(len(piece) <= CHUNK_BYTES for piece in pieces)
 
 

@@ -7,7 +7,9 @@ hash was checked, once per process.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +20,8 @@ from fedafd.domain.errors import ArtifactCorruptError
 __all__ = ["ArtifactCache", "PartialDownload"]
 
 _BLOCK_BYTES = 1 << 20
+_NEWEST = "newest.json"
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 class ArtifactCache:
@@ -46,6 +50,33 @@ class ArtifactCache:
         """Start or continue a download. `size_bytes` is its announced length."""
         return PartialDownload(self._folder / sha256, size_bytes, self._checked.add)
 
+    def remember(self, purpose: str, sha256: str) -> None:
+        """From now on the artifact is the newest of its purpose."""
+        names = self._newest()
+        if names.get(purpose) == sha256:
+            return
+        part = self._folder / f"{_NEWEST}.part"
+        with disk_full_is_clear(self._folder):
+            part.write_text(json.dumps(names | {purpose: sha256}), encoding="utf-8")
+        part.replace(self._folder / _NEWEST)
+
+    def newest(self, purpose: str) -> Path | None:
+        """The file that was the last one of that purpose, if it is still here and whole."""
+        sha256 = self._newest().get(purpose)
+        return None if sha256 is None else self.held(sha256)
+
+    def newest_hashes(self, purposes: Collection[str]) -> set[str]:
+        """What `newest` would look for."""
+        return {sha256 for purpose, sha256 in self._newest().items() if purpose in purposes}
+
+    def _newest(self) -> dict[str, str]:
+        try:
+            names = json.loads((self._folder / _NEWEST).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        known = names.items() if isinstance(names, dict) else ()
+        return {str(purpose): str(sha256) for purpose, sha256 in known if _HASH.fullmatch(str(sha256))}
+
     def trim(self, keep: Collection[str]) -> int:
         """Remove the least recently used files beyond the limit, and parts that no one will continue.
 
@@ -54,7 +85,7 @@ class ArtifactCache:
         for part in self._folder.glob("*.part"):
             if part.stem not in keep:
                 part.unlink()
-        files = [(path, path.stat()) for path in self._folder.iterdir() if path.suffix != ".part"]
+        files = [(path, path.stat()) for path in self._folder.iterdir() if _HASH.fullmatch(path.name)]
         total = sum(stat.st_size for _, stat in files)
         freed = 0
         for path, stat in sorted(files, key=lambda item: item[1].st_mtime):
@@ -73,7 +104,7 @@ class PartialDownload:
     def __init__(self, target: Path, size_bytes: int, on_checked: Callable[[str], None]) -> None:
         self._target = target
         self._part = target.with_name(f"{target.name}.part")
-        self._size_bytes = size_bytes
+        self.size_bytes = size_bytes
         self._on_checked = on_checked
         self.offset_bytes = self._part.stat().st_size if self._part.exists() else 0
         if self.offset_bytes > size_bytes:
@@ -82,14 +113,14 @@ class PartialDownload:
     @property
     def complete(self) -> bool:
         """True if as many bytes are there as announced."""
-        return self.offset_bytes == self._size_bytes
+        return self.offset_bytes == self.size_bytes
 
     def append(self, data: bytes) -> None:
         """Add the next bytes. Raises ArtifactCorruptError for more than announced, StorageFullError on a full disk."""
-        if self.offset_bytes + len(data) > self._size_bytes:
+        if self.offset_bytes + len(data) > self.size_bytes:
             self.restart()
             raise ArtifactCorruptError(
-                f"artifact {self._target.name}: more than the announced {self._size_bytes} bytes came",
+                f"artifact {self._target.name}: more than the announced {self.size_bytes} bytes came",
                 sha256=self._target.name,
             )
         with disk_full_is_clear(self._part.parent), self._part.open("ab", buffering=0) as file:
@@ -104,7 +135,7 @@ class PartialDownload:
 
     def finish(self) -> Path:
         """Check the hash and put the file in its place. Raises ArtifactCorruptError and forgets the bytes."""
-        if self._size_bytes == 0:
+        if self.size_bytes == 0:
             self._part.touch()
         if _file_sha256(self._part) != self._target.name:
             self.restart()

@@ -23,6 +23,7 @@ from google.protobuf.duration_pb2 import Duration
 from fedafd.agent.cache import ArtifactCache, PartialDownload
 from fedafd.agent.chunks import ChunkedFile
 from fedafd.agent.outgoing import Departure, activity_to_send, fraction_to_send
+from fedafd.agent.patch import Patch, patch_of
 from fedafd.agent.session import AgentSession
 from fedafd.agent.state import Credential
 from fedafd.domain.config import TlsConfig
@@ -37,6 +38,7 @@ from fedafd.domain.leaving import Activity
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
+from fedafd.rpc.blocks import checked_length
 from fedafd.rpc.channel import open_channel, way_to
 from fedafd.rpc.codes import wire_activity, wire_leave_reason, wire_purpose
 from fedafd.rpc.credentials import bearer_metadata
@@ -53,6 +55,9 @@ _GOODBYE_SECONDS = 2.0
 _FIRST_WAIT_SECONDS = 0.5
 _LONGEST_WAIT_SECONDS = 30.0
 _CORRUPT_TRIES = 3
+_CHANGE_IN_PART = ("encoder-bundle/", "weights/")
+"""Purposes whose next artifact has the layout of the last."""
+_WORTH_A_PATCH_BYTES = 256 << 10
 _UNREACHABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 _KINDS = {
     ClientKind.IMAGE: types_pb2.CLIENT_KIND_IMAGE,
@@ -162,17 +167,25 @@ class AggregatorConnection:
     async def download(self, artifact: types_pb2.Artifact, cache: ArtifactCache) -> Path:
         """The file with the artifact's content: from the cache, else downloaded from where it broke off."""
         held = await asyncio.to_thread(cache.held, artifact.sha256)
-        if held is not None:
-            return held
+        if held is None:
+            held = await self._downloaded(artifact, cache)
+        if artifact.purpose.startswith(_CHANGE_IN_PART):
+            cache.remember(artifact.purpose, artifact.sha256)
+        return held
+
+    async def _downloaded(self, artifact: types_pb2.Artifact, cache: ArtifactCache) -> Path:
+        patch = await self._patch(artifact, cache)
+        damaged = False
         for tries_left in reversed(range(_CORRUPT_TRIES)):
             part = cache.begin(artifact.sha256, artifact.size_bytes)
             try:
-                damaged = tries_left < _CORRUPT_TRIES - 1
-                await self._repeat("download", partial(self._receive, artifact.sha256, part, damaged))
+                await self._repeat("download", partial(self._receive, artifact.sha256, part, damaged, patch))
                 return await asyncio.to_thread(part.finish)
             except ArtifactCorruptError:
                 if not tries_left:
                     raise
+                # Of a patch the older file or a digest may be to blame: the next try asks for everything.
+                damaged, patch = patch is None, None
                 _log.warning("agent.download_corrupt", sha256=artifact.sha256, purpose=artifact.purpose)
         raise AssertionError("the last try returns or raises")
 
@@ -248,10 +261,33 @@ class AggregatorConnection:
             _log.info("agent.tls_files_reloaded")
             await old.close(None)
 
-    async def _receive(self, sha256: str, part: PartialDownload, damaged: bool) -> None:
+    async def _patch(self, artifact: types_pb2.Artifact, cache: ArtifactCache) -> Patch | None:
+        """How the artifact is made of an older one of its purpose; None where there is none, or nobody can tell."""
+        if not artifact.purpose.startswith(_CHANGE_IN_PART) or artifact.size_bytes < _WORTH_A_PATCH_BYTES:
+            return None
+        base = await asyncio.to_thread(cache.newest, artifact.purpose)
+        if base is None:
+            return None
+        request = pb.DescribeArtifactRequest(sha256=artifact.sha256)
+        call = partial(self._stub.DescribeArtifact, request, metadata=self._metadata, timeout=_CALL_SECONDS)
+        try:
+            told = await self._repeat("describe artifact", call)
+            length = checked_length(told.block_bytes)
+            self._on_received(len(told.digests))
+            return await asyncio.to_thread(patch_of, base, told.digests, size_bytes=artifact.size_bytes, length=length)
+        except (FedafdError, OSError) as error:  # an aggregator from before there was this call, for one
+            _log.info("agent.download_whole", purpose=artifact.purpose, reason=str(error))
+            return None
+
+    async def _receive(self, sha256: str, part: PartialDownload, damaged: bool, patch: Patch | None) -> None:
+        if patch is not None:
+            await asyncio.to_thread(patch.copy, part)
         if part.complete:
             return
         request = pb.DownloadArtifactRequest(sha256=sha256, offset_bytes=part.offset_bytes, damaged=damaged)
+        if patch is not None:
+            spans = patch.missing(part)
+            request.ranges.extend(pb.ByteRange(offset_bytes=s.start, length_bytes=s.end - s.start) for s in spans)
         call = self._stub.DownloadArtifact(request, metadata=self._metadata)
         try:
             while True:
@@ -259,7 +295,10 @@ class AggregatorConnection:
                     message = await call.read()
                 if not isinstance(message, pb.DownloadArtifactResponse):  # the end of the stream
                     break
-                part.append(message.data)
+                if patch is None:
+                    part.append(message.data)
+                else:
+                    await asyncio.to_thread(patch.append, part, message.data)
                 self._on_received(len(message.data))
         except TimeoutError:
             raise StorageUnavailableError(f"no byte of artifact {sha256} for {_SILENCE_SECONDS:.0f} s") from None

@@ -298,7 +298,8 @@ class Agent:
                 " share.weights: true in agent.yaml to take part"
             )
         artifacts = [*task.public_set, task.global_representations, *task.encoder_bundles, *task.averaged_weights]
-        self._cache.trim({artifact.sha256 for artifact in artifacts})
+        wanted = {artifact.sha256 for artifact in artifacts}
+        self._cache.trim(wanted | self._cache.newest_hashes({artifact.purpose for artifact in artifacts}))
         paths = {}
         for number, artifact in enumerate(artifacts):
             if not await connection.report_progress(

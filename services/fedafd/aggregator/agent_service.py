@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from fedafd.aggregator.arrivals import ArrivingBlob, Stream
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.delivery import commit_delivery
+from fedafd.aggregator.described import describe, pieces_of
 from fedafd.aggregator.identity import caller_of, calling_client
 from fedafd.aggregator.making_again import check_stored, make_again
 from fedafd.aggregator.tasks import desired_task, find_artifact
@@ -35,6 +36,7 @@ from fedafd.persistence.session_repository import end_session
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceServicer
+from fedafd.rpc.blocks import checked_spans
 from fedafd.rpc.codes import activity_from_wire, leave_reason_from_wire, purpose_from_wire
 from fedafd.rpc.sessions import sessions_in
 
@@ -165,24 +167,40 @@ class AgentService(AggregatorServiceServicer):
             self._context.progress.moved(row.federation_id, part.id)
             raise
 
+    async def DescribeArtifact(self, request: pb.DescribeArtifactRequest, call: Call) -> pb.DescribeArtifactResponse:
+        client = await calling_client(self._context, call)
+        artifact, part = await self._named_artifact(client, request.sha256)
+        self._seen(client, f"{ActivityKind.DOWNLOADING} {artifact.purpose}")
+        length, digests = await describe(self._context, artifact, part)
+        self._context.progress.moved(client.federation_id, part.id, down=len(digests))
+        return pb.DescribeArtifactResponse(block_bytes=length, digests=digests)
+
     async def DownloadArtifact(
         self, request: pb.DownloadArtifactRequest, call: Call
     ) -> AsyncIterator[pb.DownloadArtifactResponse]:
         client = await calling_client(self._context, call)
         if request.offset_bytes < 0:
             raise InvalidRequestError(f"offset is {request.offset_bytes}; must be 0 or more")
-        found = await find_artifact(self._context, client, request.sha256)
-        if found is None:
-            raise ForbiddenError(f"the current task of client {client.name} does not name that artifact")
-        artifact, part = found
+        artifact, part = await self._named_artifact(client, request.sha256)
         if request.damaged:
             await check_stored(self._context, artifact, part)
-        pieces = self._context.store.stream(artifact.key, request.offset_bytes)
+        store = self._context.store
+        if request.ranges:
+            wanted = [(each.offset_bytes, each.length_bytes) for each in request.ranges]
+            pieces = pieces_of(store, artifact.key, checked_spans(wanted, artifact.size_bytes))
+        else:
+            pieces = store.stream(artifact.key, request.offset_bytes)
         while data := await self._next(pieces, artifact, part):
             yield pb.DownloadArtifactResponse(data=data)
             self._seen(client, f"{ActivityKind.DOWNLOADING} {artifact.purpose}")
             self._context.metrics.bytes_out.inc(len(data))
             self._context.progress.moved(client.federation_id, part.id, down=len(data))
+
+    async def _named_artifact(self, client: ClientRow, sha256: str) -> tuple[types_pb2.Artifact, ParticipationRow]:
+        found = await find_artifact(self._context, client, sha256)
+        if found is None:
+            raise ForbiddenError(f"the current task of client {client.name} does not name that artifact")
+        return found
 
     async def _next(self, pieces: Iterator[bytes], artifact: types_pb2.Artifact, part: ParticipationRow) -> bytes:
         try:

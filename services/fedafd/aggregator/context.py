@@ -11,7 +11,7 @@ from fedafd.aggregator.callers import Callers
 from fedafd.aggregator.limits import ByteBudget, CallCaps, Turns
 from fedafd.aggregator.metrics import AggregatorMetrics
 from fedafd.aggregator.progress import ProgressBook
-from fedafd.aggregator.round_facts import RoundFacts
+from fedafd.aggregator.round_facts import Once, RoundFacts
 from fedafd.aggregator.wakeups import Wakeups
 from fedafd.persistence.database import Database
 from fedafd.storage import ObjectStore, WriteProbe
@@ -41,6 +41,8 @@ class Context:
     """Set once this process finishes what runs and takes nothing new."""
     callers: Callers = field(default_factory=Callers)
     rounds: RoundFacts = field(default_factory=RoundFacts)
+    digests: Once[str, bytes] = field(default_factory=Once)
+    """Digests of a blob's blocks, by its hash."""
     calls: CallCaps = field(default_factory=CallCaps)
     commits: Turns = field(default_factory=Turns)
     in_memory: ByteBudget = field(default_factory=ByteBudget)

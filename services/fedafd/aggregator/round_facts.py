@@ -14,7 +14,7 @@ from fedafd.persistence.round_repository import get_round
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 
-__all__ = ["RoundFacts", "RoundTask"]
+__all__ = ["Once", "RoundFacts", "RoundTask"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -23,7 +23,7 @@ RoundTask = tuple[pb.TrainTask, list[types_pb2.Artifact]]
 """A round's task for one kind of client, without what is each client's own; and its artifacts with their keys."""
 
 
-class _Once(Generic[K, V]):
+class Once(Generic[K, V]):
     """Values by key; one that is being made is waited for, not made again."""
 
     def __init__(self) -> None:
@@ -31,6 +31,7 @@ class _Once(Generic[K, V]):
         self._lock = asyncio.Lock()
 
     async def get(self, key: K, make: Callable[[], Awaitable[V]]) -> V:
+        """The value, made by `make` if it is not there."""
         if key in self._values:
             return self._values[key]
         async with self._lock:
@@ -42,6 +43,7 @@ class _Once(Generic[K, V]):
             return self._values[key]
 
     def clear(self) -> None:
+        """Forget all values."""
         self._values.clear()
 
 
@@ -49,8 +51,8 @@ class RoundFacts:
     """Rows and tasks of rounds that are collecting."""
 
     def __init__(self) -> None:
-        self._rows: _Once[str, RoundRow] = _Once()
-        self._tasks: _Once[tuple[str, ClientKind], RoundTask] = _Once()
+        self._rows: Once[str, RoundRow] = Once()
+        self._tasks: Once[tuple[str, ClientKind], RoundTask] = Once()
 
     async def row(self, database: Database, round_id: str) -> RoundRow:
         """The round's row, for what is set before it collects; its state may be an old one. Raises NotFoundError."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 import tempfile
 import time
 import uuid
@@ -54,7 +55,7 @@ class FolderStore:
     def get(self, key: str) -> bytes:
         return b"".join(self.stream(key))
 
-    def stream(self, key: str, offset: int = 0) -> Iterator[bytes]:
+    def stream(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         try:
             file = self._path(key).open("rb")
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
@@ -65,7 +66,9 @@ class FolderStore:
         with file:
             try:
                 file.seek(offset)
-                while chunk := file.read(CHUNK_BYTES):
+                left = sys.maxsize if length is None else length
+                while chunk := file.read(min(CHUNK_BYTES, left)):
+                    left -= len(chunk)
                     yield chunk
             except OSError as error:
                 raise self._error(error, f"object {key}: cannot be read", key) from error

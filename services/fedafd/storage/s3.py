@@ -76,12 +76,12 @@ class S3Store:
     def get(self, key: str) -> bytes:
         return b"".join(self.stream(key))
 
-    def stream(self, key: str, offset: int = 0) -> Iterator[bytes]:
+    def stream(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         with self._errors(key):
             size = self._client.stat_object(self.bucket, check_key(key)).size or 0
-            if offset >= size:
+            if offset >= size or length == 0:
                 return
-            response = self._client.get_object(self.bucket, key, offset=offset)
+            response = self._client.get_object(self.bucket, key, offset=offset, length=length or 0)
             try:
                 yield from response.stream(CHUNK_BYTES)
             finally:

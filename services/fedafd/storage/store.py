@@ -58,8 +58,9 @@ class ObjectStore(Protocol):
     def get(self, key: str) -> bytes:
         """The whole object. Raises ArtifactNotFoundError if there is none."""
 
-    def stream(self, key: str, offset: int = 0) -> Iterator[bytes]:
-        """The object from byte `offset` on, in pieces of CHUNK_BYTES. At or past the end: no piece.
+    def stream(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """The object from byte `offset` on, `length` bytes of it or all, in pieces of CHUNK_BYTES. At or past the end:
+        no piece.
 
         Raises ArtifactNotFoundError if there is none, at the latest when the first piece is asked for.
         """

@@ -261,14 +261,38 @@ class CommitUploadResponse(_message.Message):
     def __init__(self, receipt: _Optional[str] = ..., accepted: _Optional[bool] = ..., rejection_reason: _Optional[str] = ..., settled_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class DownloadArtifactRequest(_message.Message):
-    __slots__ = ("sha256", "offset_bytes", "damaged")
+    __slots__ = ("sha256", "offset_bytes", "damaged", "ranges")
     SHA256_FIELD_NUMBER: _ClassVar[int]
     OFFSET_BYTES_FIELD_NUMBER: _ClassVar[int]
     DAMAGED_FIELD_NUMBER: _ClassVar[int]
+    RANGES_FIELD_NUMBER: _ClassVar[int]
     sha256: str
     offset_bytes: int
     damaged: bool
-    def __init__(self, sha256: _Optional[str] = ..., offset_bytes: _Optional[int] = ..., damaged: _Optional[bool] = ...) -> None: ...
+    ranges: _containers.RepeatedCompositeFieldContainer[ByteRange]
+    def __init__(self, sha256: _Optional[str] = ..., offset_bytes: _Optional[int] = ..., damaged: _Optional[bool] = ..., ranges: _Optional[_Iterable[_Union[ByteRange, _Mapping]]] = ...) -> None: ...
+
+class ByteRange(_message.Message):
+    __slots__ = ("offset_bytes", "length_bytes")
+    OFFSET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_BYTES_FIELD_NUMBER: _ClassVar[int]
+    offset_bytes: int
+    length_bytes: int
+    def __init__(self, offset_bytes: _Optional[int] = ..., length_bytes: _Optional[int] = ...) -> None: ...
+
+class DescribeArtifactRequest(_message.Message):
+    __slots__ = ("sha256",)
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    def __init__(self, sha256: _Optional[str] = ...) -> None: ...
+
+class DescribeArtifactResponse(_message.Message):
+    __slots__ = ("block_bytes", "digests")
+    BLOCK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    block_bytes: int
+    digests: bytes
+    def __init__(self, block_bytes: _Optional[int] = ..., digests: _Optional[bytes] = ...) -> None: ...
 
 class DownloadArtifactResponse(_message.Message):
     __slots__ = ("data",)

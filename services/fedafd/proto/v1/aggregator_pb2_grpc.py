@@ -80,6 +80,11 @@ class AggregatorServiceStub:
                 request_serializer=fedafd_dot_v1_dot_aggregator__pb2.CommitUploadRequest.SerializeToString,
                 response_deserializer=fedafd_dot_v1_dot_aggregator__pb2.CommitUploadResponse.FromString,
                 _registered_method=True)
+        self.DescribeArtifact = channel.unary_unary(
+                '/fedafd.v1.AggregatorService/DescribeArtifact',
+                request_serializer=fedafd_dot_v1_dot_aggregator__pb2.DescribeArtifactRequest.SerializeToString,
+                response_deserializer=fedafd_dot_v1_dot_aggregator__pb2.DescribeArtifactResponse.FromString,
+                _registered_method=True)
         self.DownloadArtifact = channel.unary_stream(
                 '/fedafd.v1.AggregatorService/DownloadArtifact',
                 request_serializer=fedafd_dot_v1_dot_aggregator__pb2.DownloadArtifactRequest.SerializeToString,
@@ -161,8 +166,15 @@ class AggregatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DescribeArtifact(self, request, context):
+        """Tells a blob's blocks by digest, so that an agent that holds an older blob of its purpose asks for the others alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DownloadArtifact(self, request, context):
-        """Streams a blob that the client's current task names, from a byte offset on.
+        """Streams a blob that the client's current task names, from a byte offset on, or ranges of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -214,6 +226,11 @@ def add_AggregatorServiceServicer_to_server(servicer, server):
                     servicer.CommitUpload,
                     request_deserializer=fedafd_dot_v1_dot_aggregator__pb2.CommitUploadRequest.FromString,
                     response_serializer=fedafd_dot_v1_dot_aggregator__pb2.CommitUploadResponse.SerializeToString,
+            ),
+            'DescribeArtifact': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeArtifact,
+                    request_deserializer=fedafd_dot_v1_dot_aggregator__pb2.DescribeArtifactRequest.FromString,
+                    response_serializer=fedafd_dot_v1_dot_aggregator__pb2.DescribeArtifactResponse.SerializeToString,
             ),
             'DownloadArtifact': grpc.unary_stream_rpc_method_handler(
                     servicer.DownloadArtifact,
@@ -409,6 +426,33 @@ class AggregatorService:
             '/fedafd.v1.AggregatorService/CommitUpload',
             fedafd_dot_v1_dot_aggregator__pb2.CommitUploadRequest.SerializeToString,
             fedafd_dot_v1_dot_aggregator__pb2.CommitUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeArtifact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedafd.v1.AggregatorService/DescribeArtifact',
+            fedafd_dot_v1_dot_aggregator__pb2.DescribeArtifactRequest.SerializeToString,
+            fedafd_dot_v1_dot_aggregator__pb2.DescribeArtifactResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,54 @@
+"""The blocks of what sites download, described once for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterator
+
+from fedafd.aggregator.context import Context
+from fedafd.aggregator.making_again import make_again
+from fedafd.domain.errors import ArtifactCorruptError, ArtifactNotFoundError
+from fedafd.persistence.models import ParticipationRow
+from fedafd.proto.v1 import types_pb2
+from fedafd.rpc.blocks import Span, block_digests, block_length
+from fedafd.storage.store import ObjectStore
+
+__all__ = ["describe", "pieces_of"]
+
+
+async def describe(context: Context, artifact: types_pb2.Artifact, part: ParticipationRow) -> tuple[int, bytes]:
+    """Length of a block, and the digests of all blocks (fedafd.rpc.blocks).
+
+    The object is read once. Raises as `make_again` if it is lost or damaged.
+    """
+    length = block_length(artifact.size_bytes)
+
+    async def read() -> bytes:
+        try:
+            return await asyncio.to_thread(_read, context.store, artifact, length)
+        except (ArtifactCorruptError, ArtifactNotFoundError) as error:
+            await make_again(context, artifact, part, error)
+            raise
+
+    return length, await context.digests.get(artifact.sha256, read)
+
+
+def pieces_of(store: ObjectStore, key: str, spans: list[Span]) -> Iterator[bytes]:
+    """The bytes of these spans, one span after the other."""
+    for span in spans:
+        yield from store.stream(key, span.start, span.end - span.start)
+
+
+def _read(store: ObjectStore, artifact: types_pb2.Artifact, length: int) -> bytes:
+    whole = hashlib.sha256()
+
+    def hashed() -> Iterator[bytes]:
+        for piece in store.stream(artifact.key):
+            whole.update(piece)
+            yield piece
+
+    digests = block_digests(hashed(), length)
+    if whole.hexdigest() != artifact.sha256:
+        raise ArtifactCorruptError(f"object {artifact.key}: its bytes have another hash", sha256=artifact.sha256)
+    return digests
