@@ -155,7 +155,7 @@ def test_a_demo_leaves_what_it_promises_and_keeps_running_when_asked(tmp_path: P
         assert process.poll() is None, said(tmp_path)
         check_results(tmp_path / "demo-output")
         readme_python_runs(tmp_path)
-        assert re.search(r"http://127.0.0.1:\d+/docs with the API key fedafd-key\.\S+", said(tmp_path))
+        assert re.search(r"http://127.0.0.1:\d+/ with the API key fedafd-key\.\S+; REST", said(tmp_path))
         running = children(process)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0

@@ -152,6 +152,7 @@ def _run(options: DemoOptions, console: Console, *, as_json: bool) -> None:
             )
             services = Services(supervisor, backends, http_port=options.port, threads=cores())
             services.start()
+        console.print(f"Watch it at {services.url}/ with the API key {services.api_key}", soft_wrap=True)
         result = _Federation(options, console, output, services, plan).result(started)
         output.finish(result.to_json())
         _say_where(console, result, output, services, keep=options.keep)
@@ -301,7 +302,8 @@ def _say_where(console: Console, result: DemoResult, output: DemoOutput, service
     )
     if keep:
         console.print(
-            f"REST and its documentation: {services.url}/docs with the API key {services.api_key}", soft_wrap=True
+            f"The dashboard: {services.url}/ with the API key {services.api_key}; REST: {services.url}/docs",
+            soft_wrap=True,
         )
         console.print("Everything keeps running; stop it with Ctrl-C.")
 

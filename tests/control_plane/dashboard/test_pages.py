@@ -182,3 +182,21 @@ async def test_a_key_is_shown_once_and_revoked(trial: Rest) -> None:
     assert (await stranger(trial).http.post("/login", data={"key": secret})).status_code == 401
     for changes in ({"name": "A B"}, {"role": "king"}, {"days": "0"}, {"days": "soon"}):
         assert (await admin.send("/keys", **({"name": "x", "role": "viewer", "days": ""} | changes))).status_code == 422
+
+
+async def test_a_round_of_many_sites_has_pages(trial: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedafd.control_plane.dashboard.rounds._SITES", 2)
+    admin = await visitor(trial)
+    names = ["east", "north", "west"]
+    for name in ("east", "west"):
+        await trial.enrol(name)
+    async with trial.context.database.transaction() as session:
+        row = await get_round_by_number(session, "trial", 3)
+        row.started_at = utc_now()
+        await invite_cohort(session, row.id, [await get_client(session, "trial", name) for name in names])
+    first = await admin.page(f"{F}/rounds/3")
+    second = await admin.page(f"{F}/rounds/3?first=2")
+    assert "Sites 1 to 2 of 3" in first
+    assert [name for name in names if f">{name}</th>" in first] == ["east", "north"]
+    assert [name for name in names if f">{name}</th>" in second] == ["west"]
+    assert f"{F}/rounds/3?first=0" in second

@@ -30,6 +30,7 @@ __all__ = ["router"]
 router = page_router()
 
 _PAGE = 25
+_SITES = 100
 _MOST_AT_ONCE = 1000
 
 
@@ -74,9 +75,14 @@ async def start_rounds(federation: FederationName, context: ContextDep, form: Op
 
 @router.get("/federations/{federation}/rounds/{number}")
 async def round_page(
-    request: Request, federation: FederationName, number: RoundNumber, context: ContextDep, visitor: Visitor
+    request: Request,
+    federation: FederationName,
+    number: RoundNumber,
+    context: ContextDep,
+    visitor: Visitor,
+    first: Annotated[int, Query(ge=0, le=MAX_INTEGER)] = 0,
 ) -> Response:
-    """One round."""
+    """One round; `first` is the place in the cohort that the sites are shown from."""
     async with context.database.snapshot() as session:
         owner = await get_federation(session, federation)
         row = await get_round_by_number(session, federation, number)
@@ -84,6 +90,7 @@ async def round_page(
         stages = await list_stages(session, row.id)
         parts = await list_participations(session, row.id)
     now = utc_now()
+    drawn = timeline(row, changes, stages, parts, now)
     return federation_page(
         request,
         "round.html",
@@ -91,7 +98,10 @@ async def round_page(
         owner,
         round=row,
         is_open=RoundState(row.state) in OPEN_ROUND_STATES,
-        drawn=timeline(row, changes, stages, parts, now),
+        drawn=drawn,
+        sites=drawn.sites[first : first + _SITES] if drawn else [],
+        first=first,
+        page_size=_SITES,
         left=seconds_left(row, now),
     )
 
