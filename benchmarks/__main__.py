@@ -8,14 +8,15 @@ import sys
 import time
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import Clock, Report, machine_facts
 
-NAMES = ("sed", "recall", "client_epoch", "public_encoding", "startup", "gpu_steps")
-_ON_DEVICE = {"client_epoch", "gpu_steps", "public_encoding", "sed"}
+NAMES = ("sed", "recall", "client_epoch", "public_encoding", "startup", "trainable", "gpu_steps")
+_ON_DEVICE = {"client_epoch", "gpu_steps", "public_encoding", "sed", "trainable"}
 """The others measure what always runs on a CPU."""
 
 
@@ -33,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         help="cuda, cuda:N or cpu; default: a GPU if there is one, else the CPU. gpu_steps takes stand-in too, which"
         " counts as on a GPU, and does so where there is none.",
     )
+    parser.add_argument("--image-weights", type=Path, help="A folder of pretrained weights, for trainable.")
+    parser.add_argument("--text-weights", type=Path, help="The same of a text encoder.")
     parser.add_argument("--tiny", action="store_true", help="Sizes of a smoke test; its figures mean nothing.")
     parser.add_argument("--output", type=Path, default=Path("benchmark-results"))
     chosen = parser.parse_args(arguments)
@@ -44,9 +47,13 @@ def main(arguments: list[str] | None = None) -> int:
     reports: list[Report] = []
     for name in chosen.names or NAMES:
         started = time.perf_counter()
-        device = {"device": _device(chosen.device, name, has_gpu=torch.cuda.is_available())}
+        further: dict[str, Any] = {}
+        if name in _ON_DEVICE:
+            further["device"] = _device(chosen.device, name, has_gpu=torch.cuda.is_available())
+        if name == "trainable":
+            further |= {"image_weights": chosen.image_weights, "text_weights": chosen.text_weights}
         made = import_module(f"benchmarks.{name}").run(
-            tiny=chosen.tiny, repeats=chosen.repeats, clock=chosen.clock, **(device if name in _ON_DEVICE else {})
+            tiny=chosen.tiny, repeats=chosen.repeats, clock=chosen.clock, **further
         )
         reports += made
         sys.stderr.write(f"{name}: {time.perf_counter() - started:.0f} s\n")
