@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -55,8 +56,11 @@ class Trial:
         *,
         distiller: bool = True,
         settings: Mapping[str, str] | None = None,
+        sites: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     ) -> None:
+        """`sites`: what an agent's file says otherwise, by its name."""
         self.folder = folder
+        self._sites = sites
         self.supervisor = supervisor
         self.services = Services(supervisor, backends, http_port=None, threads=1, settings=settings)
         self.dialled: str | None = None
@@ -75,7 +79,11 @@ class Trial:
     def agent_file(self, name: str) -> Path:
         path = self.folder / f"{name}.yaml"
         path.write_text(
-            yaml.safe_dump(agent_config(name, self.folder / name, self.dialled or self.services.aggregator))
+            yaml.safe_dump(
+                agent_config(
+                    name, self.folder / name, self.dialled or self.services.aggregator, self._sites.get(name, {})
+                )
+            )
         )
         return path
 
@@ -96,8 +104,10 @@ class Trial:
         self.supervisor.wait_until(ready, what, seconds=seconds)
 
 
-def agent_config(name: str, state_dir: Path, aggregator: str) -> dict[str, Any]:
-    """agent.yaml of one tiny site."""
+def agent_config(
+    name: str, state_dir: Path, aggregator: str, otherwise: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """agent.yaml of one tiny site; `otherwise` wins."""
     kind = KINDS[name]
     config: dict[str, Any] = {
         "aggregator": aggregator,
@@ -115,4 +125,4 @@ def agent_config(name: str, state_dir: Path, aggregator: str) -> dict[str, Any]:
         config["image_encoder"] = TINY_IMAGE
     if kind != "image":
         config["text_encoder"] = TINY_TEXT
-    return config
+    return config | dict(otherwise)

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -66,7 +67,14 @@ def _files(folder: Path) -> dict[str, bytes]:
 class InProcess:
     """One federation; `round` goes on from the last one."""
 
-    def __init__(self, values: Mapping[str, Any], public_folder: Path, folder: Path) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        public_folder: Path,
+        folder: Path,
+        sites: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    ) -> None:
+        """`sites` as Trial takes them."""
         torch.set_num_threads(1)
         self._config: FederationConfig = parse_federation_config(values)
         self._public = PublicSet.open(public_folder)
@@ -75,7 +83,10 @@ class InProcess:
         shutil.copy(public_folder / "manifest.json", self._files / "manifest.json")
         for shard in self._public.manifest.shards:
             shutil.copy(public_folder / shard.name, self._files / shard.sha256)
-        configs = {name: parse_agent_config(agent_config(name, folder / name, "unused:1")) for name in sorted(KINDS)}
+        configs = {
+            name: parse_agent_config(agent_config(name, folder / name, "unused:1", sites.get(name, {})))
+            for name in sorted(KINDS)
+        }
         self._sites = {name: Site(config, look_at(config)[0]) for name, config in configs.items()}
         self._states: dict[str, bytes] = {}
         self._sent: dict[str, tuple[int, bytes]] = {}

@@ -4,79 +4,31 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
-from tests.end_to_end.federation import FEDERATION, KINDS, Trial, embedded
+from tests.end_to_end.federation import FEDERATION, KINDS, TINY_IMAGE
 from tests.end_to_end.in_process import InProcess, assert_same, pulled
+from tests.end_to_end.storm import Storm
 from tests.end_to_end.supervised import LoggedSupervisor
-from tests.servers import redis_server
 
-from fedafd.cli.demo_processes import Child, Supervisor
-from fedafd.datasets import load_public_data, write_public_set
+from fedafd.cli.demo_processes import Supervisor
 from fedafd.domain.process_errors import ControlPlaneError
 
 pytestmark = pytest.mark.timeout(400)
 
-SETTINGS = {"FEDAFD_AGGREGATOR_STAGE_LEASE_SECONDS": "2", "FEDAFD_AGGREGATOR_LEASE_SECONDS": "2"}
-DOOMED = "tests.end_to_end.doomed_distiller"
+LORA = {"trainable": "lora", "lora": {"rank": 2, "alpha": 4, "dropout": 0.1}}
+HEAD = {"trainable": "head"}
+BERT = {
+    "architecture": "bert",
+    "max_tokens": 16,
+    "options": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
+}
+VALUES = FEDERATION | {"image_encoder": TINY_IMAGE | HEAD, "text_encoder": BERT | LORA}
+"""A global model of both; beside them a site of each, and one that trains all."""
+SITES = {"images": {"image_encoder": TINY_IMAGE | LORA}, "pairs": {"image_encoder": TINY_IMAGE | HEAD}}
 DEADLY = {"prepare", "fold", "merge", "distil", "evaluate", "complete"}
-
-
-class Storm:
-    """A trial whose distillers and Redis may die, and are started again as an orchestrator would."""
-
-    def __init__(self, supervisor: Supervisor, folder: Path, always: str | None = None) -> None:
-        self.marks = folder / "marks"
-        self.marks.mkdir()
-        self._redis_folder = folder / "redis"
-        self._redis_folder.mkdir()
-        self._redis = ExitStack()
-        self.redis_url = self._redis.enter_context(redis_server(self._redis_folder))
-        settings = SETTINGS | {"DOOMED_MARKS": str(self.marks)} | ({"DOOMED_ALWAYS": always} if always else {})
-        settings["FEDAFD_DISTILLER_CACHE_DIR"] = str(folder / "cache")
-        backends = embedded(folder, self.redis_url)
-        self.trial = Trial(supervisor, backends, folder, distiller=False, settings=settings)
-        self.public = folder / "public-set"
-        write_public_set(
-            load_public_data("shapes", None, {"num_train": 64, "num_val": 16, "num_test": 32, "seed": 5}), self.public
-        )
-        self.trial.rest.create(FEDERATION)
-        self.trial.rest.push_public_set(self.public)
-        self.distillers: list[Child] = []
-        self.deaths = 0
-
-    def close(self) -> None:
-        self.trial.rest.close()
-        self._redis.close()
-
-    def start_distillers(self, count: int) -> None:
-        self.distillers += [self.trial.services.start_distiller(DOOMED) for _ in range(count)]
-
-    def kill_distillers(self) -> None:
-        for child in self.distillers:
-            self.trial.kill(child)
-        self.distillers.clear()
-
-    def restart_the_dead(self, _: object = None) -> None:
-        for child in [child for child in self.distillers if child.process.poll() is not None]:
-            self.trial.supervisor.forget(child)
-            self.distillers.remove(child)
-            self.deaths += 1
-            self.start_distillers(1)
-
-    def restart_redis(self) -> None:
-        """Stop it and start an empty one at the same address."""
-        port = int(self.redis_url.split(":")[2].split("/")[0])
-        self._redis.close()
-        self._redis.enter_context(redis_server(self._redis_folder, port=port))
-
-    def participation(self, number: int, client: str) -> dict[str, Any]:
-        parts = self.trial.rest.round(number)["participations"]
-        return next((part for part in parts if part["client"] == client), {})
 
 
 @pytest.fixture
@@ -86,12 +38,12 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
 
 
 def test_whatever_is_killed_the_rounds_complete_bit_identically(supervisor: Supervisor, tmp_path: Path) -> None:
-    storm = Storm(supervisor, tmp_path)
+    pytest.importorskip("peft", reason="the extra `lora` is not installed")
+    storm = Storm(supervisor, tmp_path, values=VALUES, sites=SITES)
     try:
         trial = storm.trial
         trial.invite_all()
-        for name in KINDS:
-            trial.start_agent(name)
+        agents = {name: trial.start_agent(name) for name in KINDS}
         storm.start_distillers(2)
         trial.until(lambda: all(c["state"] == "enrolled" for c in trial.rest.clients()), "the agents", 120)
 
@@ -102,15 +54,19 @@ def test_whatever_is_killed_the_rounds_complete_bit_identically(supervisor: Supe
         assert storm.deaths >= 5
         outcomes = [pulled(trial, answer, 1)]
 
-        # Round 2: the announced stage is lost with Redis; then Redis and both services go in training.
+        # Round 2: the announced stage is lost with Redis; then Redis, both services and two agents go in training.
         storm.kill_distillers()
         trial.rest.start_rounds(1)
         trial.until(lambda: trial.rest.round(2)["state"] == "preparing", "round 2", 120)
         redis.Redis.from_url(storm.redis_url).flushall()
         storm.start_distillers(1)
         trial.until(lambda: storm.participation(2, "pairs").get("state") == "training", "training", 120)
+        for name in ("images", "pairs"):
+            trial.kill(agents[name])
         trial.kill(next(child for child in trial.supervisor.children if child.name == "aggregator"))
         storm.restart_redis()
+        for name in ("images", "pairs"):
+            trial.start_agent(name)
         trial.services.start_aggregator()
         trial.kill(next(child for child in trial.supervisor.children if child.name == "control-plane"))
         silences = iter((trial.services.start_control_plane,))
@@ -128,7 +84,7 @@ def test_whatever_is_killed_the_rounds_complete_bit_identically(supervisor: Supe
         storm.close()
     supervisor.stop()
 
-    calm = InProcess(FEDERATION, storm.public, tmp_path / "in-process")
+    calm = InProcess(VALUES, storm.public, tmp_path / "in-process", SITES)
     for number, outcome in enumerate(outcomes, start=1):
         assert_same(outcome, calm.round(number))
 
