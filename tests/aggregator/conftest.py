@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc.aio
 import pytest
@@ -24,6 +25,9 @@ from fedafd.persistence.migrate import migrate
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
 from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
 from fedafd.storage.folder import FolderStore
+
+if TYPE_CHECKING:
+    from fedafd.distiller.tasks import StageRunner
 
 
 @pytest.fixture
@@ -54,3 +58,23 @@ async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
     await server.stop(None)
     await context.progress.close()
     await database.close()
+
+
+@pytest.fixture
+async def runner(world: World, tmp_path: Path) -> AsyncIterator[StageRunner]:
+    """A distiller's own part, in a thread, on a listener of the same aggregator."""
+    # Here, because it brings torch.
+    from fedafd.distiller.client import DistillationClient
+    from fedafd.distiller.metrics import DistillerMetrics
+    from fedafd.distiller.public_sets import PublicSets
+    from fedafd.distiller.shutdown import Shutdown
+    from fedafd.distiller.tasks import StageRunner
+
+    server, _ = make_server(world.context)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    metrics = DistillerMetrics()
+    sets = PublicSets(world.context.store, tmp_path / "cache", limit_bytes=10**8)
+    client = DistillationClient(f"127.0.0.1:{port}", TOKEN)
+    yield StageRunner(client, world.context.store, sets, "cpu", metrics, Shutdown(5, metrics), 1)
+    await server.stop(None)

@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
 import grpc.aio
 import numpy as np
 from sqlalchemy import event
@@ -28,7 +29,7 @@ from fedafd.aggregator.server import make_server
 from fedafd.aggregator.wakeups import Wakeups
 from fedafd.datasets import load_public_data, write_public_set
 from fedafd.domain.config import FederationConfig, WireDtype, parse_agent_config
-from fedafd.domain.kinds import ClientKind, Modality, StageKind
+from fedafd.domain.kinds import FOLDS_TOGETHER, ClientKind, Modality, StageKind
 from fedafd.messaging.wakeups import WakeupPublisher, listen_for_wakeups
 from fedafd.persistence.client_repository import invite_client
 from fedafd.persistence.database import Database
@@ -260,7 +261,7 @@ async def crowd_of(count: int, folder: Path, redis_url: str) -> AsyncIterator[Cr
     def announce(kind: StageKind, stage: str) -> None:
         loop.call_soon_threadsafe(announced.put_nowait, (kind, stage))
 
-    coordinator = Coordinator(context, Outbox(database, announce))
+    coordinator = Coordinator(context, Outbox(database, announce, folds_together=FOLDS_TOGETHER))
     crowd = Crowd(context, counts, manifest.sha256, f"127.0.0.1:{port}", folder)
     async with grpc.aio.insecure_channel(crowd.address) as channel:
         work = [
@@ -304,21 +305,36 @@ async def _distil(
     """One distiller that makes each stage's outputs out of nothing, with one step of progress."""
     while True:
         kind, stage_id = await announced.get()
-        counts.stages[kind.value] += 1
-        claim = await stub.ClaimStage(
-            distillation.ClaimStageRequest(stage_id=stage_id, worker="script"), metadata=INTERNAL
-        )
-        step = distillation.ReportStageProgressRequest(stage_id=stage_id, token=claim.token, fraction=0.5)
+        ask = distillation.ClaimStageRequest(stage_id=stage_id, worker="script", most_companions=FOLDS_TOGETHER - 1)
+        try:
+            claim = await stub.ClaimStage(ask, metadata=INTERNAL)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.ABORTED:
+                raise
+            continue  # all that waited were companions of another message's
+        step = distillation.ReportStageProgressRequest(stage_id=claim.stage_id, token=claim.token, fraction=0.5)
+        step.with_companions = bool(claim.companions)
         await stub.ReportStageProgress(step, metadata=INTERNAL)
-        outputs = []
-        for name in _OUTPUTS[kind]:
-            content = f"{name} {stage_id}".encode()
-            sha256 = sha256_of(content)
-            key = f"{claim.output_prefix}{name}/{sha256}"
-            await asyncio.to_thread(store.put, key, content)
-            artifact = types_pb2.Artifact(sha256=sha256, size_bytes=len(content), purpose=name, key=key)
-            outputs.append(distillation.NamedArtifact(name=name, artifact=artifact))
-        done = distillation.CompleteStageRequest(
-            stage_id=stage_id, token=claim.token, outputs=outputs, metrics={"rsum": 1.0}
-        )
-        await stub.CompleteStage(done, metadata=INTERNAL)
+        done = []
+        for stage in (claim, *claim.companions):
+            counts.stages[kind.value] += 1
+            outputs = await _outputs(kind, stage.stage_id, claim.output_prefix, store)
+            done.append(
+                distillation.CompleteStageRequest(
+                    stage_id=stage.stage_id, token=stage.token, outputs=outputs, metrics={"rsum": 1.0}
+                )
+            )
+        done[0].companions.extend(done[1:])
+        await stub.CompleteStage(done[0], metadata=INTERNAL)
+
+
+async def _outputs(kind: StageKind, stage_id: str, prefix: str, store: ObjectStore) -> list[distillation.NamedArtifact]:
+    outputs = []
+    for name in _OUTPUTS[kind]:
+        content = f"{name} {stage_id}".encode()
+        sha256 = sha256_of(content)
+        key = f"{prefix}{name}/{sha256}"
+        await asyncio.to_thread(store.put, key, content)
+        artifact = types_pb2.Artifact(sha256=sha256, size_bytes=len(content), purpose=name, key=key)
+        outputs.append(distillation.NamedArtifact(name=name, artifact=artifact))
+    return outputs

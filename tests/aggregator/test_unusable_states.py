@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import grpc
 import grpc.aio
 import pytest
-from tests.aggregator.world import INTERNAL, TOKEN, World, refused
+from tests.aggregator.world import INTERNAL, World, refused
 
-from fedafd.aggregator.server import make_server
-from fedafd.distiller.client import DistillationClient
-from fedafd.distiller.metrics import DistillerMetrics
-from fedafd.distiller.public_sets import PublicSets
-from fedafd.distiller.shutdown import Shutdown
 from fedafd.distiller.tasks import StageRunner
 from fedafd.domain.kinds import StageKind
 from fedafd.persistence.event_repository import events_after
@@ -25,19 +18,6 @@ from fedafd.persistence.stage_repository import list_stages
 from fedafd.proto.v1 import aggregator_pb2 as agents_pb
 from fedafd.proto.v1 import distillation_pb2 as pb
 from fedafd.storage.store import sha256_of
-
-
-@pytest.fixture
-async def runner(world: World, tmp_path: Path) -> AsyncIterator[StageRunner]:
-    """A distiller's own part, in a thread, on a listener of the same aggregator."""
-    server, _ = make_server(world.context)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    metrics = DistillerMetrics()
-    sets = PublicSets(world.context.store, tmp_path / "cache", limit_bytes=10**8)
-    client = DistillationClient(f"127.0.0.1:{port}", TOKEN)
-    yield StageRunner(client, world.context.store, sets, "cpu", metrics, Shutdown(5, metrics), 1)
-    await server.stop(None)
 
 
 async def add_versions(world: World, count: int) -> list[str]:

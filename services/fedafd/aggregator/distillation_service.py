@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.fallback import older_inputs
 from fedafd.aggregator.identity import require_internal
@@ -12,7 +14,7 @@ from fedafd.aggregator.lost_delivery import take_back
 from fedafd.aggregator.types import Call
 from fedafd.domain.config import FederationConfig, stored_federation_config
 from fedafd.domain.errors import InvalidRequestError, StageLostError
-from fedafd.domain.kinds import Modality, StageKind
+from fedafd.domain.kinds import FOLDS_TOGETHER, Modality, StageKind
 from fedafd.domain.plain_text import plain_text
 from fedafd.domain.seeds import derive_seed
 from fedafd.domain.states import StageState
@@ -21,18 +23,21 @@ from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import RoundRow, StageRow, utc_now
 from fedafd.persistence.stage_repository import (
     announce_again,
+    claim_companions,
     claim_stage,
     forgive_strike,
+    free_fold,
     get_stage,
     maker_of,
     note_stage_progress,
+    renew_companions,
     renew_stage,
     settle_stage,
 )
 from fedafd.proto.v1 import distillation_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceServicer
-from fedafd.telemetry.logging import add_context
+from fedafd.telemetry.logging import add_context, get_logger
 
 __all__ = ["MAX_STAGE_FAILURES", "DistillationService"]
 
@@ -53,6 +58,9 @@ _MODALITIES = {
 }
 
 
+_log = get_logger(__name__)
+
+
 class DistillationService(DistillationServiceServicer):
     """Claims, progress and results of stages."""
 
@@ -63,11 +71,16 @@ class DistillationService(DistillationServiceServicer):
         require_internal(self._context, call)
         async with self._context.database.transaction() as session:
             stage, row = await get_stage(session, request.stage_id)
+            worker, together = plain_text(request.worker), stage.kind == StageKind.FOLD and request.most_companions > 0
+            if together:
+                stage = await free_fold(session, stage, worker)
             config = stored_federation_config(row.config)
             silent_since = utc_now() - timedelta(seconds=config.idle_timeout_seconds)
             waiting = stage.state == StageState.PENDING.value
             announced_at = stage.last_progress_at
-            token = await claim_stage(session, stage.id, plain_text(request.worker), silent_since)
+            token = await claim_stage(session, stage.id, worker, silent_since)
+            most = min(request.most_companions, FOLDS_TOGETHER - 1)
+            companions = await claim_companions(session, stage, worker, most) if together else ()
         add_context(federation=row.federation_id, round_number=row.number)
         if waiting:
             waited = (utc_now() - announced_at).total_seconds()
@@ -75,6 +88,8 @@ class DistillationService(DistillationServiceServicer):
         self._context.wakeups.changed(row.federation_id, clients=(), rounds=False)
         answer = _description(stage, row, config, token)
         answer.lease.FromTimedelta(self._context.stage_lease)
+        answer.stage_id = stage.id
+        answer.companions.extend(_companion(each) for each in companions)
         return answer
 
     async def ReportStageProgress(
@@ -88,30 +103,36 @@ class DistillationService(DistillationServiceServicer):
                 held = await renew_stage(session, request.stage_id, request.token)
                 if not held:
                     await forgive_strike(session, request.stage_id, request.token)
+                if request.with_companions:
+                    await renew_companions(session, request.stage_id, stepped=False)
                 return pb.ReportStageProgressResponse(keep_going=held)
             held = await note_stage_progress(
                 session, request.stage_id, request.token, request.fraction, plain_text(request.activity)
             )
             if not held:
                 await forgive_strike(session, request.stage_id, request.token)
+            if request.with_companions:
+                await renew_companions(session, request.stage_id, stepped=True)
             _, row = await get_stage(session, request.stage_id)
         self._context.wakeups.changed(row.federation_id, clients=(), rounds=False)
         return pb.ReportStageProgressResponse(keep_going=held)
 
     async def CompleteStage(self, request: pb.CompleteStageRequest, call: Call) -> pb.CompleteStageResponse:
         require_internal(self._context, call)
-        outputs = {output.name: _entry(output) for output in request.outputs}
+        requests = [request, *request.companions]
+        lost = []
         async with self._context.database.transaction() as session:
-            stage, row = await get_stage(session, request.stage_id)
-            if stage.state == StageState.DONE.value and stage.attempt == request.token:
-                return pb.CompleteStageResponse()
-            values: dict[str, Any] = {"outputs": outputs, "metrics": dict(request.metrics), "progress": 1.0}
-            if not await settle_stage(session, stage.id, request.token, StageState.DONE, **values):
-                raise StageLostError(f"stage {stage.id}: token {request.token} no longer holds it; it is {stage.state}")
-            for entry in outputs.values():
-                await add_artifact(session, row.federation_id, entry, round_id=row.id)
+            for each in requests:
+                stage, row = await get_stage(session, each.stage_id)
+                if await _complete(session, each, stage, row):
+                    continue
+                words = f"stage {stage.id}: token {each.token} no longer holds it; it is {stage.state}"
+                if len(requests) == 1:
+                    raise StageLostError(words)
+                _log.info("stage.lost", stage=stage.id, reason=words)
+                lost.append(stage.id)
         self._context.wakeups.changed(row.federation_id, clients=())
-        return pb.CompleteStageResponse()
+        return pb.CompleteStageResponse(lost_stage_ids=lost)
 
     async def DescribeMaker(self, request: pb.DescribeMakerRequest, call: Call) -> pb.DescribeMakerResponse:
         require_internal(self._context, call)
@@ -171,12 +192,34 @@ class DistillationService(DistillationServiceServicer):
         return pb.FailStageResponse()
 
 
+async def _complete(session: AsyncSession, request: pb.CompleteStageRequest, stage: StageRow, row: RoundRow) -> bool:
+    """Settle the stage with its outputs, once; False if the claim is lost."""
+    if stage.state == StageState.DONE.value and stage.attempt == request.token:
+        return True
+    outputs = {output.name: _entry(output) for output in request.outputs}
+    values: dict[str, Any] = {"outputs": outputs, "metrics": dict(request.metrics), "progress": 1.0}
+    if not await settle_stage(session, stage.id, request.token, StageState.DONE, **values):
+        return False
+    for entry in outputs.values():
+        await add_artifact(session, row.federation_id, entry, round_id=row.id)
+    return True
+
+
+def _companion(stage: StageRow) -> pb.Companion:
+    return pb.Companion(
+        stage_id=stage.id, token=stage.attempt, inputs=_inputs(stage), modality=_MODALITIES[stage.modality]
+    )
+
+
+def _inputs(stage: StageRow) -> list[pb.NamedArtifact]:
+    return [pb.NamedArtifact(name=name, artifact=types_pb2.Artifact(**entry)) for name, entry in stage.inputs.items()]
+
+
 def _is_late(row: RoundRow) -> bool:
     return row.deadline_at is not None and utc_now() >= row.deadline_at
 
 
 def _description(stage: StageRow, row: RoundRow, config: FederationConfig, token: int) -> pb.ClaimStageResponse:
-    inputs = [pb.NamedArtifact(name=name, artifact=types_pb2.Artifact(**entry)) for name, entry in stage.inputs.items()]
     return pb.ClaimStageResponse(
         token=token,
         kind=_KINDS[StageKind(stage.kind)],
@@ -186,7 +229,7 @@ def _description(stage: StageRow, row: RoundRow, config: FederationConfig, token
         seed=derive_seed(config.seed, row.number, "server", stage.kind),
         federation_config_json=config.canonical_json(),
         public_set_sha256=row.public_set_sha256,
-        inputs=inputs,
+        inputs=_inputs(stage),
         output_prefix=f"federations/{row.federation_id}/rounds/{row.number}/",
         modality=_MODALITIES[stage.modality],
     )

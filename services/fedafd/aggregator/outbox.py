@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from time import monotonic
 from typing import Protocol
@@ -11,8 +11,8 @@ from typing import Protocol
 from fedafd.domain.errors import StorageUnavailableError
 from fedafd.domain.kinds import StageKind
 from fedafd.persistence.database import Database
-from fedafd.persistence.models import utc_now
-from fedafd.persistence.stage_repository import announce_pending, mark_sent, traceparents, unsent_messages
+from fedafd.persistence.models import OutboxRow, utc_now
+from fedafd.persistence.stage_repository import announce_pending, mark_sent, rounds_of, unsent_messages
 from fedafd.telemetry.logging import get_logger
 from fedafd.telemetry.tracing import span_below
 
@@ -38,6 +38,7 @@ class Outbox:
     whether the broker still knows what it was given; once it does not, what nobody has claimed is sent again.
     `waiting` counts the messages in the broker (None: it does not answer); what left `overdue_seconds` ago, is claimed
     by nobody and waits there no more was lost by a distiller that died or was cut off, and is sent again.
+    One message announces up to `folds_together` folds of a round: as many as whoever gets it claims.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class Outbox:
         *,
         waiting: Callable[[], int | None] | None = None,
         overdue_seconds: float = 10.0,
+        folds_together: int = 1,
     ) -> None:
         self._database = database
         self._deliver = deliver
         self._memory = memory
         self._waiting = waiting
         self._overdue = timedelta(seconds=overdue_seconds)
+        self._folds_together = folds_together
         self._looked_at = monotonic()
 
     async def send(self) -> int:
@@ -64,17 +67,34 @@ class Outbox:
             await self._check_arrivals(self._waiting)
         async with self._database.snapshot() as session:
             messages = list(await unsent_messages(session))
-            parents = await traceparents(session, [message.stage_id for message in messages])
-        for number, message in enumerate(messages):
+            rounds = await rounds_of(session, [message.stage_id for message in messages])
+        sent = 0
+        for group in self._groups(messages, rounds):
+            first = group[0]
             try:
-                with span_below(parents[message.stage_id], "outbox.send", kind="PRODUCER", stage=message.kind):
-                    await asyncio.to_thread(self._deliver, StageKind(message.kind), message.stage_id)
+                with span_below(rounds[first.stage_id][1], "outbox.send", kind="PRODUCER", stage=first.kind):
+                    await asyncio.to_thread(self._deliver, StageKind(first.kind), first.stage_id)
             except StorageUnavailableError as error:
-                _log.warning("outbox.broker_unavailable", reason=str(error), unsent=len(messages) - number)
-                return number
+                _log.warning("outbox.broker_unavailable", reason=str(error), unsent=len(messages) - sent)
+                return sent
             async with self._database.transaction() as session:
-                await mark_sent(session, message.id)
-        return len(messages)
+                await mark_sent(session, [message.id for message in group])
+            sent += len(group)
+        return sent
+
+    def _groups(
+        self, messages: Sequence[OutboxRow], rounds: Mapping[str, tuple[str, str | None]]
+    ) -> Iterator[list[OutboxRow]]:
+        """Folds of a round in groups, of which one message is enough: who gets it claims as many as are in one."""
+        folds: dict[str, list[OutboxRow]] = {}
+        for message in messages:
+            if message.kind == StageKind.FOLD.value:
+                folds.setdefault(rounds[message.stage_id][0], []).append(message)
+            else:
+                yield [message]
+        for each in folds.values():
+            for start in range(0, len(each), self._folds_together):
+                yield each[start : start + self._folds_together]
 
     async def _check_memory(self, memory: Memory) -> None:
         try:

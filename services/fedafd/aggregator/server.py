@@ -30,6 +30,7 @@ from fedafd.aggregator.types import Interceptor
 from fedafd.aggregator.wakeups import Wakeups
 from fedafd.domain.addresses import split_address
 from fedafd.domain.errors import ConfigurationError, FedafdError
+from fedafd.domain.kinds import FOLDS_TOGETHER
 from fedafd.domain.proxies import is_off_machine
 from fedafd.messaging.broker_memory import BrokerMemory
 from fedafd.messaging.celery_app import make_celery, send_stage
@@ -110,6 +111,7 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
             lambda kind, stage_id: send_stage(celery, kind, stage_id),
             memory=BrokerMemory(redis_url),
             waiting=queue.look,
+            folds_together=FOLDS_TOGETHER,
         )
         coordinator = Coordinator(
             context, outbox, lease_seconds=settings.lease_seconds, poll_seconds=settings.poll_seconds

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from time import monotonic, sleep
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from fedafd.domain.config import TlsConfig
 from fedafd.domain.errors import ConfigurationError, FedafdError
+from fedafd.domain.kinds import FOLDS_TOGETHER
 from fedafd.domain.process_errors import UnreachableError
 from fedafd.proto.v1 import distillation_pb2 as pb
 from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
@@ -61,19 +62,22 @@ class DistillationClient:
         self.worker = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
     def claim(self, stage_id: str) -> pb.ClaimStageResponse:
-        """Claim a stage. Raises StageLostError, NotFoundError."""
-        request = pb.ClaimStageRequest(stage_id=stage_id, worker=self.worker)
+        """Claim a stage; of a fold others of its round, too. Raises StageLostError, NotFoundError."""
+        request = pb.ClaimStageRequest(stage_id=stage_id, worker=self.worker, most_companions=FOLDS_TOGETHER - 1)
         answer: pb.ClaimStageResponse = self._call(
             lambda: self._stub.ClaimStage(request, metadata=self._metadata, timeout=_CALL_SECONDS)
         )
         return answer
 
-    def report(self, stage_id: str, token: int, step: tuple[float, str] | None) -> bool:
+    def report(
+        self, stage_id: str, token: int, step: tuple[float, str] | None, *, with_companions: bool = False
+    ) -> bool:
         """Renew the lease, and tell how far the stage is if a step was made; False means: stop and discard.
 
         Tries once: the next report comes soon.
         """
         request = pb.ReportStageProgressRequest(stage_id=stage_id, token=token, alive_only=step is None)
+        request.with_companions = with_companions
         if step is not None:
             request.fraction, request.activity = step
         try:
@@ -83,15 +87,20 @@ class DistillationClient:
             raise error_from_rpc(error) from error
         return bool(answer.keep_going)
 
-    def complete(
-        self, stage_id: str, token: int, outputs: list[pb.NamedArtifact], metrics: Mapping[str, float]
-    ) -> None:
-        """Settle the stage, however long the aggregator is away. Raises StageLostError."""
-        request = pb.CompleteStageRequest(stage_id=stage_id, token=token, outputs=outputs, metrics=metrics)
-        self._call(
+    def complete(self, done: Sequence[pb.CompleteStageRequest]) -> frozenset[str]:
+        """Settle stages that were claimed together, however long the aggregator is away; ids of those that were lost.
+
+        Raises StageLostError if the only one was.
+        """
+        first, *others = done
+        request = pb.CompleteStageRequest()
+        request.CopyFrom(first)
+        request.companions.extend(others)
+        answer: pb.CompleteStageResponse = self._call(
             lambda: self._stub.CompleteStage(request, metadata=self._metadata, timeout=_CALL_SECONDS),
             give_up_seconds=_FINISHED_GIVE_UP_SECONDS,
         )
+        return frozenset(answer.lost_stage_ids)
 
     def maker(self, stage_id: str, key: str) -> pb.ClaimStageResponse:
         """The stage that made an input of ours. Raises NotFoundError where none did."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ class StageWork:
     device: str
     processes: int | Literal["auto"]
     progress: Callable[[float, str], None]
+    decoded: dict[str, Any] = field(default_factory=dict)
+    """What stages that are worked on together decode once; of one round."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,13 @@ def _evaluate(work: StageWork) -> StageResult:
 
 
 def _global(work: StageWork) -> dict[Modality, NDArray[np.float32]]:
+    if "global" not in work.decoded:
+        work.decoded["global"] = _decoded_global(work)
+    found: dict[Modality, NDArray[np.float32]] = work.decoded["global"]
+    return found
+
+
+def _decoded_global(work: StageWork) -> dict[Modality, NDArray[np.float32]]:
     return decode_global_representations(
         work.inputs["global-representations"],
         num_samples=None,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
+from fedafd.distiller.claims import Claimed, Results, Shared, claimed_stages
 from fedafd.distiller.client import DistillationClient
+from fedafd.distiller.heartbeat import Heartbeat
 from fedafd.distiller.inputs import StageInputs
 from fedafd.distiller.metrics import DistillerMetrics
 from fedafd.distiller.patience import Patience, is_outage
@@ -31,8 +32,6 @@ from fedafd.telemetry.tracing import note, span, span_below
 
 __all__ = ["StageRunner"]
 
-_REPORT_SECONDS = 1.0
-_REPORTS_PER_LEASE = 5
 _KINDS = {
     pb.STAGE_KIND_PREPARE: StageKind.PREPARE,
     pb.STAGE_KIND_FOLD: StageKind.FOLD,
@@ -89,50 +88,94 @@ class StageRunner:
         kind = _KINDS[claim.kind].value
         note(stage=kind, federation=claim.federation_id, round=claim.round_number)
         with bind_context(federation=claim.federation_id, round_number=claim.round_number, stage=kind):
-            _log.info("stage.started", stage_id=stage_id, attempt=claim.token)
+            stages = claimed_stages(stage_id, claim)
+            _log.info("stage.started", stage_id=stages[0].stage_id, attempt=claim.token, companions=len(stages) - 1)
             with self._metrics.timed(self._metrics.stage_seconds, kind=kind):
-                outcome = self._settled(stage_id, claim)
-            self._metrics.stages.labels(kind=kind, outcome=outcome).inc()
+                outcomes = self._settled(stages)
+            for outcome in outcomes.values():
+                self._metrics.stages.labels(kind=kind, outcome=outcome).inc()
 
-    def _settled(self, stage_id: str, claim: pb.ClaimStageResponse) -> str:
-        try:
-            self._work(stage_id, claim)
-        except StageLostError as error:
-            _log.warning("stage.lost", stage_id=stage_id, reason=str(error))
-            return "lost"
-        except StageHandedBackError as error:
-            reason = str(error)
-            _log.warning("stage.handed_back", stage_id=stage_id, reason=reason)
-            self._tell(lambda: self._client.hand_back(stage_id, claim.token, reason), stage_id)
-            return "handed_back"
-        except Exception as error:
-            self._give_up(stage_id, claim, error)
-            return "failed"
-        _log.info("stage.done", stage_id=stage_id)
-        return "done"
-
-    def _work(self, stage_id: str, claim: pb.ClaimStageResponse) -> None:
+    def _settled(self, stages: Sequence[Claimed]) -> dict[Claimed, str]:
+        """Work on stages that were claimed together, and settle each; the outcomes."""
+        results = Results()
+        main = stages[0]
         with (
-            _Heartbeat(self._client, stage_id, claim, self._shutdown) as heartbeat,
+            Heartbeat(self._client, main.stage_id, main.claim, self._shutdown) as heartbeat,
             self._patience.telling(heartbeat.wait),
         ):
-            inputs = StageInputs(
-                self._client,
-                self._store,
-                self._patience,
-                self._metrics,
-                stage_id=stage_id,
-                redo=lambda maker, given: run_stage(self._described(maker, given, heartbeat.step)),
-            )
-            work = self._described(claim, {each.name: inputs.read(each) for each in claim.inputs}, heartbeat.step)
-            with span("work"):
-                result = run_stage(work)
-            with span("store outputs"):
-                outputs = self._stored(claim, result)
-        self._client.complete(stage_id, claim.token, outputs, result.metrics)
+            for number, stage in enumerate(stages):
+                try:
+                    if number:
+                        heartbeat.step(number / len(stages), f"stage {number + 1} of {len(stages)}")
+                    results.done[stage] = self._work(stage, heartbeat, results.shared)
+                except (StageLostError, StageHandedBackError) as error:
+                    results.left = dict.fromkeys(stages[number:], error)
+                    break
+                except Exception as error:
+                    if is_outage(error):  # which has lasted as long as one waits for it
+                        results.failed |= dict.fromkeys(stages[number:], error)
+                        break
+                    # The others go on: each is settled for itself.
+                    results.failed[stage] = error
+        outcomes = self._completed(results)
+        reached = True
+        for stage, failure in results.failed.items():
+            reached = reached and self._give_up(stage, failure)
+            outcomes[stage] = "failed"
+        return outcomes | self._left(results.left, claimed=len(stages))
+
+    def _completed(self, results: Results) -> dict[Claimed, str]:
+        done, lost = results.done, frozenset[str]()
+        if not done:
+            return {}
+        try:
+            lost = self._client.complete(list(done.values()))
+        except (StageLostError, StageHandedBackError) as error:
+            return self._left(dict.fromkeys(done, error), claimed=len(done))
+        except FedafdError as error:
+            results.failed |= dict.fromkeys(done, error)
+            return {}
+        for each in done:
+            _log.info("stage.lost" if each.stage_id in lost else "stage.done", stage_id=each.stage_id)
+        return {each: "lost" if each.stage_id in lost else "done" for each in done}
+
+    def _left(self, left: Mapping[Claimed, Exception], *, claimed: int) -> dict[Claimed, str]:
+        """Give back what was not settled, of so many that were claimed; a stage that is lost is not ours to give."""
+        outcomes, reached = {}, True
+        for stage, error in left.items():
+            lost, reason = isinstance(error, StageLostError), str(error)
+            _log.warning("stage.lost" if lost else "stage.handed_back", stage_id=stage.stage_id, reason=reason)
+            outcomes[stage] = "lost" if lost else "handed_back"
+            if reached and not (lost and claimed == 1):
+                reached = self._tell(stage, partial(self._client.hand_back, reason=reason))
+        return outcomes
+
+    def _work(self, stage: Claimed, heartbeat: Heartbeat, shared: Shared) -> pb.CompleteStageRequest:
+        claim = stage.claim
+        inputs = StageInputs(
+            self._client,
+            self._store,
+            self._patience,
+            self._metrics,
+            stage_id=stage.stage_id,
+            redo=lambda maker, given: run_stage(self._described(maker, given, heartbeat.step)),
+        )
+        given = {each.name: shared.read(each, inputs) for each in claim.inputs}
+        work = self._described(claim, given, heartbeat.step, shared.decoded)
+        with span("work"):
+            result = run_stage(work)
+        with span("store outputs"):
+            outputs = self._stored(claim, result)
+        return pb.CompleteStageRequest(
+            stage_id=stage.stage_id, token=claim.token, outputs=outputs, metrics=result.metrics
+        )
 
     def _described(
-        self, claim: pb.ClaimStageResponse, inputs: Mapping[str, bytes], progress: Callable[[float, str], None]
+        self,
+        claim: pb.ClaimStageResponse,
+        inputs: Mapping[str, bytes],
+        progress: Callable[[float, str], None],
+        decoded: dict[str, Any] | None = None,
     ) -> StageWork:
         return StageWork(
             kind=_KINDS[claim.kind],
@@ -147,6 +190,7 @@ class StageRunner:
             device=self._device,
             processes=self._processes,
             progress=progress,
+            decoded={} if decoded is None else decoded,
         )
 
     def _stored(self, claim: pb.ClaimStageResponse, result: StageResult) -> list[pb.NamedArtifact]:
@@ -167,69 +211,22 @@ class StageRunner:
         artifact = types_pb2.Artifact(sha256=sha256_of(content), size_bytes=len(content), purpose=purpose, key=key)
         return pb.NamedArtifact(name=name, artifact=artifact)
 
-    def _give_up(self, stage_id: str, claim: pb.ClaimStageResponse, error: Exception) -> None:
+    def _give_up(self, stage: Claimed, error: Exception) -> bool:
+        """Say that the stage failed; False if nobody could be reached."""
         outage = is_outage(error)
         retryable = outage or (isinstance(error, FedafdError) and error.retryable)
         reason = str(error) if isinstance(error, FedafdError) else f"{type(error).__name__}: {error}"
-        _log.error(
-            "stage.failed", stage_id=stage_id, reason=reason, retryable=retryable, exc_info=None if outage else error
-        )
+        trace = None if outage else error
+        _log.error("stage.failed", stage_id=stage.stage_id, reason=reason, retryable=retryable, exc_info=trace)
         bad = str(error.data.get("input", "")) if isinstance(error, FedafdError) else ""
-        options = {"retryable": retryable, "outage": outage}
-        self._tell(lambda: self._client.fail(stage_id, claim.token, reason, **options, bad_input=bad), stage_id)
+        fail = partial(self._client.fail, reason=reason, retryable=retryable, outage=outage, bad_input=bad)
+        return self._tell(stage, fail)
 
-    def _tell(self, call: Callable[[], None], stage_id: str) -> None:
+    def _tell(self, stage: Claimed, call: Callable[[str, int], None]) -> bool:
+        """Say what became of a stage; False if nobody could be reached."""
         try:
-            call()
+            call(stage.stage_id, stage.claim.token)
         except (FedafdError, StageHandedBackError) as refused:
-            _log.warning("stage.failure_not_taken", stage_id=stage_id, reason=str(refused))
-
-
-class _Heartbeat:
-    """Reports steps and renews the lease about once a second, from a thread of its own that outlives no stage.
-
-    `step` raises StageLostError when told to stop, and StageHandedBackError when the process must end.
-    """
-
-    def __init__(
-        self, client: DistillationClient, stage_id: str, claim: pb.ClaimStageResponse, shutdown: Shutdown
-    ) -> None:
-        self._shutdown = shutdown
-        self._client, self._stage_id, self._token = client, stage_id, claim.token
-        lease = claim.lease.ToMilliseconds() / 1000
-        self._pause = min(_REPORT_SECONDS, lease / _REPORTS_PER_LEASE) if lease else _REPORT_SECONDS
-        self._latest: tuple[float, str] | None = (0.0, "reading inputs")
-        self._fraction = 0.0
-        self._lost = self._done = False
-        self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-
-    def step(self, fraction: float, activity: str) -> None:
-        """A step of progress was made."""
-        self._latest, self._fraction = (fraction, activity), fraction
-        self._shutdown.check()
-        if self._lost:
-            raise StageLostError(f"stage {self._stage_id}: cancelled, or another distiller has it")
-
-    def wait(self, activity: str) -> None:
-        """Something is waited for, which is as good as a step. Raises as `step` does."""
-        self.step(self._fraction, activity)
-
-    def __enter__(self) -> _Heartbeat:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done = True
-        self._wake.set()
-        self._thread.join()
-
-    def _beat(self) -> None:
-        while not (self._done or self._lost):
-            latest, self._latest = self._latest, None
-            try:
-                self._lost = not self._client.report(self._stage_id, self._token, latest)
-            except FedafdError as error:
-                _log.warning("stage.report_failed", reason=str(error))
-                self._latest = self._latest or latest
-            self._wake.wait(self._pause)
+            _log.warning("stage.failure_not_taken", stage_id=stage.stage_id, reason=str(refused))
+            return isinstance(refused, FedafdError) and not refused.retryable
+        return True

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import TypeVar
 
-__all__ = ["STALE", "ClientKind", "Modality", "Role", "StageKind", "UploadPurpose", "in_order"]
+__all__ = ["FOLDS_TOGETHER", "STALE", "ClientKind", "Modality", "Role", "StageKind", "UploadPurpose", "in_order"]
 
 T = TypeVar("T")
 
+FOLDS_TOGETHER = 16
+"""How many folds of a round a distiller claims at once, and one message announces."""
 STALE = "stale-representations/"
 """Name of a fold's input, with the number of rounds it is old."""
 

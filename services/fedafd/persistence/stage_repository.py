@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, case, or_, select, update
+from sqlalchemy import Select, and_, case, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from fedafd.domain.errors import NotFoundError, StageLostError
 from fedafd.domain.kinds import Modality, StageKind
@@ -20,20 +21,23 @@ __all__ = [
     "announce_again",
     "announce_pending",
     "cancel_stages",
+    "claim_companions",
     "claim_stage",
     "fold_anew",
     "forgive_strike",
+    "free_fold",
     "get_stage",
     "list_stages",
     "lost_stages",
     "maker_of",
     "mark_sent",
     "note_stage_progress",
+    "renew_companions",
     "renew_stage",
+    "rounds_of",
     "settle_stage",
     "silent_stages",
     "stage_outputs",
-    "traceparents",
     "unsent_messages",
 ]
 
@@ -152,19 +156,62 @@ async def claim_stage(session: AsyncSession, stage_id: str, worker: str, silent_
     )
     taken = await affected_rows(
         session,
-        claimed.values(
-            state=StageState.RUNNING.value,
-            attempt=row.attempt + 1,
-            worker=worker[:120],
-            progress=0.0,
-            activity=None,
-            last_progress_at=utc_now(),
-            alive_at=utc_now(),
-        ),
+        claimed.values(attempt=row.attempt + 1, **_claimed_by(worker)),
     )
     if taken != 1:
         raise StageLostError(f"stage {stage_id}: another distiller was quicker", stage_id=stage_id)
     return row.attempt + 1
+
+
+async def free_fold(session: AsyncSession, stage: StageRow, worker: str) -> StageRow:
+    """The fold, if it waits or is the worker's own, else another one of the round that waits, else the fold itself."""
+    if stage.state == StageState.PENDING.value or stage.worker == worker[:120]:
+        return stage
+    return await session.scalar(_waiting_folds(stage.round_id).limit(1)) or stage
+
+
+async def claim_companions(session: AsyncSession, stage: StageRow, worker: str, most: int) -> Sequence[StageRow]:
+    """Claim up to so many other folds of a fold's round; their `attempt` is the token.
+
+    The holder who asks again gets those that it has.
+    """
+    mine = (StageRow.state == StageState.RUNNING.value) & (StageRow.worker == worker[:120])
+    others = (StageRow.round_id == stage.round_id, StageRow.kind == StageKind.FOLD.value, StageRow.id != stage.id)
+    held = select(StageRow.id).where(*others, mine)
+    waiting = _waiting_folds(stage.round_id).with_only_columns(StageRow.id).where(StageRow.id != stage.id).limit(most)
+    ids = list(await session.scalars(held)) or list(await session.scalars(waiting))
+    if not ids:
+        return []
+    waits = update(StageRow).where(StageRow.id.in_(ids), StageRow.state == StageState.PENDING.value)
+    await session.execute(waits.values(attempt=StageRow.attempt + 1, **_claimed_by(worker)))
+    query = select(StageRow).where(StageRow.id.in_(ids), mine).order_by(StageRow.created_at, StageRow.id)
+    return (await session.scalars(query.execution_options(populate_existing=True))).all()
+
+
+async def renew_companions(session: AsyncSession, stage_id: str, *, stepped: bool) -> None:
+    """The worker of a fold lives, or made a step: that holds for the other folds of the round that it claimed."""
+    main = aliased(StageRow)
+    of_main = select(main.id).where(
+        main.id == stage_id, main.round_id == StageRow.round_id, main.worker == StageRow.worker
+    )
+    same = update(StageRow).where(
+        StageRow.kind == StageKind.FOLD.value, StageRow.state == StageState.RUNNING.value, of_main.exists()
+    )
+    values = {"alive_at": utc_now()} | ({"last_progress_at": utc_now()} if stepped else {})
+    await session.execute(same.values(**values).execution_options(synchronize_session=False))
+
+
+def _waiting_folds(round_id: str) -> Select[StageRow]:
+    query = select(StageRow).where(StageRow.round_id == round_id, StageRow.kind == StageKind.FOLD.value)
+    waiting = query.where(StageRow.state == StageState.PENDING.value).order_by(StageRow.created_at, StageRow.id)
+    # What another distiller is claiming at this moment is left to it.
+    return waiting.with_for_update(skip_locked=True)
+
+
+def _claimed_by(worker: str) -> dict[str, Any]:
+    now = utc_now()
+    held = {"state": StageState.RUNNING.value, "worker": worker[:120], "last_progress_at": now, "alive_at": now}
+    return held | {"progress": 0.0, "activity": None}
 
 
 async def note_stage_progress(session: AsyncSession, stage_id: str, token: int, fraction: float, activity: str) -> bool:
@@ -251,16 +298,16 @@ async def unsent_messages(session: AsyncSession, limit: int = 100) -> Sequence[O
     return (await session.scalars(query)).all()
 
 
-async def traceparents(session: AsyncSession, stage_ids: Sequence[str]) -> dict[str, str | None]:
-    """Of each stage the trace that its round belongs to."""
-    query = select(StageRow.id, RoundRow.traceparent).join(RoundRow, StageRow.round_id == RoundRow.id)
+async def rounds_of(session: AsyncSession, stage_ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:
+    """Of each stage its round's id, and the trace that the round belongs to."""
+    query = select(StageRow.id, RoundRow.id, RoundRow.traceparent).join(RoundRow, StageRow.round_id == RoundRow.id)
     found = await session.execute(query.where(StageRow.id.in_(stage_ids)))
-    return {stage_id: traceparent for stage_id, traceparent in found}
+    return {stage_id: (round_id, traceparent) for stage_id, round_id, traceparent in found}
 
 
-async def mark_sent(session: AsyncSession, message_id: int) -> None:
-    """The message left."""
-    await session.execute(update(OutboxRow).where(OutboxRow.id == message_id).values(sent_at=utc_now()))
+async def mark_sent(session: AsyncSession, message_ids: Sequence[int]) -> None:
+    """The messages left."""
+    await session.execute(update(OutboxRow).where(OutboxRow.id.in_(message_ids)).values(sent_at=utc_now()))
 
 
 def _held(stage_id: str, token: int) -> Any:

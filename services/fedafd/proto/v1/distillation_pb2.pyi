@@ -27,15 +27,29 @@ STAGE_KIND_DISTIL: StageKind
 STAGE_KIND_EVALUATE: StageKind
 
 class ClaimStageRequest(_message.Message):
-    __slots__ = ("stage_id", "worker")
+    __slots__ = ("stage_id", "worker", "most_companions")
     STAGE_ID_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
+    MOST_COMPANIONS_FIELD_NUMBER: _ClassVar[int]
     stage_id: str
     worker: str
-    def __init__(self, stage_id: _Optional[str] = ..., worker: _Optional[str] = ...) -> None: ...
+    most_companions: int
+    def __init__(self, stage_id: _Optional[str] = ..., worker: _Optional[str] = ..., most_companions: _Optional[int] = ...) -> None: ...
+
+class Companion(_message.Message):
+    __slots__ = ("stage_id", "token", "inputs", "modality")
+    STAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    MODALITY_FIELD_NUMBER: _ClassVar[int]
+    stage_id: str
+    token: int
+    inputs: _containers.RepeatedCompositeFieldContainer[NamedArtifact]
+    modality: _types_pb2.Modality
+    def __init__(self, stage_id: _Optional[str] = ..., token: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[NamedArtifact, _Mapping]]] = ..., modality: _Optional[_Union[_types_pb2.Modality, str]] = ...) -> None: ...
 
 class ClaimStageResponse(_message.Message):
-    __slots__ = ("token", "kind", "federation_id", "round_id", "round_number", "seed", "federation_config_json", "public_set_sha256", "inputs", "output_prefix", "modality", "lease")
+    __slots__ = ("token", "kind", "federation_id", "round_id", "round_number", "seed", "federation_config_json", "public_set_sha256", "inputs", "output_prefix", "modality", "lease", "stage_id", "companions")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +62,8 @@ class ClaimStageResponse(_message.Message):
     OUTPUT_PREFIX_FIELD_NUMBER: _ClassVar[int]
     MODALITY_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
+    STAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    COMPANIONS_FIELD_NUMBER: _ClassVar[int]
     token: int
     kind: StageKind
     federation_id: str
@@ -60,7 +76,9 @@ class ClaimStageResponse(_message.Message):
     output_prefix: str
     modality: _types_pb2.Modality
     lease: _duration_pb2.Duration
-    def __init__(self, token: _Optional[int] = ..., kind: _Optional[_Union[StageKind, str]] = ..., federation_id: _Optional[str] = ..., round_id: _Optional[str] = ..., round_number: _Optional[int] = ..., seed: _Optional[int] = ..., federation_config_json: _Optional[str] = ..., public_set_sha256: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[NamedArtifact, _Mapping]]] = ..., output_prefix: _Optional[str] = ..., modality: _Optional[_Union[_types_pb2.Modality, str]] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    stage_id: str
+    companions: _containers.RepeatedCompositeFieldContainer[Companion]
+    def __init__(self, token: _Optional[int] = ..., kind: _Optional[_Union[StageKind, str]] = ..., federation_id: _Optional[str] = ..., round_id: _Optional[str] = ..., round_number: _Optional[int] = ..., seed: _Optional[int] = ..., federation_config_json: _Optional[str] = ..., public_set_sha256: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[NamedArtifact, _Mapping]]] = ..., output_prefix: _Optional[str] = ..., modality: _Optional[_Union[_types_pb2.Modality, str]] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., stage_id: _Optional[str] = ..., companions: _Optional[_Iterable[_Union[Companion, _Mapping]]] = ...) -> None: ...
 
 class NamedArtifact(_message.Message):
     __slots__ = ("name", "artifact")
@@ -71,18 +89,20 @@ class NamedArtifact(_message.Message):
     def __init__(self, name: _Optional[str] = ..., artifact: _Optional[_Union[_types_pb2.Artifact, _Mapping]] = ...) -> None: ...
 
 class ReportStageProgressRequest(_message.Message):
-    __slots__ = ("stage_id", "token", "fraction", "activity", "alive_only")
+    __slots__ = ("stage_id", "token", "fraction", "activity", "alive_only", "with_companions")
     STAGE_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     FRACTION_FIELD_NUMBER: _ClassVar[int]
     ACTIVITY_FIELD_NUMBER: _ClassVar[int]
     ALIVE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    WITH_COMPANIONS_FIELD_NUMBER: _ClassVar[int]
     stage_id: str
     token: int
     fraction: float
     activity: str
     alive_only: bool
-    def __init__(self, stage_id: _Optional[str] = ..., token: _Optional[int] = ..., fraction: _Optional[float] = ..., activity: _Optional[str] = ..., alive_only: _Optional[bool] = ...) -> None: ...
+    with_companions: bool
+    def __init__(self, stage_id: _Optional[str] = ..., token: _Optional[int] = ..., fraction: _Optional[float] = ..., activity: _Optional[str] = ..., alive_only: _Optional[bool] = ..., with_companions: _Optional[bool] = ...) -> None: ...
 
 class ReportStageProgressResponse(_message.Message):
     __slots__ = ("keep_going",)
@@ -91,7 +111,7 @@ class ReportStageProgressResponse(_message.Message):
     def __init__(self, keep_going: _Optional[bool] = ...) -> None: ...
 
 class CompleteStageRequest(_message.Message):
-    __slots__ = ("stage_id", "token", "outputs", "metrics")
+    __slots__ = ("stage_id", "token", "outputs", "metrics", "companions")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -103,15 +123,19 @@ class CompleteStageRequest(_message.Message):
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    COMPANIONS_FIELD_NUMBER: _ClassVar[int]
     stage_id: str
     token: int
     outputs: _containers.RepeatedCompositeFieldContainer[NamedArtifact]
     metrics: _containers.ScalarMap[str, float]
-    def __init__(self, stage_id: _Optional[str] = ..., token: _Optional[int] = ..., outputs: _Optional[_Iterable[_Union[NamedArtifact, _Mapping]]] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    companions: _containers.RepeatedCompositeFieldContainer[CompleteStageRequest]
+    def __init__(self, stage_id: _Optional[str] = ..., token: _Optional[int] = ..., outputs: _Optional[_Iterable[_Union[NamedArtifact, _Mapping]]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., companions: _Optional[_Iterable[_Union[CompleteStageRequest, _Mapping]]] = ...) -> None: ...
 
 class CompleteStageResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("lost_stage_ids",)
+    LOST_STAGE_IDS_FIELD_NUMBER: _ClassVar[int]
+    lost_stage_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, lost_stage_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DescribeMakerRequest(_message.Message):
     __slots__ = ("stage_id", "key")

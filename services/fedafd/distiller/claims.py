@@ -1,0 +1,63 @@
+"""Stages that a distiller claimed at once: one, or several folds of a round, which share what they all read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedafd.distiller.inputs import StageInputs
+from fedafd.proto.v1 import distillation_pb2 as pb
+
+__all__ = ["Claimed", "Results", "Shared", "claimed_stages"]
+
+_READ_BY_ALL = "global-representations"
+
+
+@dataclass(frozen=True, eq=False)
+class Claimed:
+    """One stage, as if it had been claimed for itself."""
+
+    stage_id: str
+    claim: pb.ClaimStageResponse
+
+
+def claimed_stages(asked: str, answer: pb.ClaimStageResponse) -> list[Claimed]:
+    """What the answer to a claim of the stage `asked` stands for, the stage that is reported on first."""
+    stages = [Claimed(answer.stage_id or asked, answer)]
+    for each in answer.companions:
+        claim = pb.ClaimStageResponse()
+        claim.CopyFrom(answer)
+        del claim.companions[:]
+        del claim.inputs[:]
+        claim.inputs.extend(each.inputs)
+        claim.token, claim.modality = each.token, each.modality
+        stages.append(Claimed(each.stage_id, claim))
+    return stages
+
+
+@dataclass
+class Shared:
+    """What the stages at hand read alike: once from the store, and decoded once."""
+
+    decoded: dict[str, Any] = field(default_factory=dict)
+    _read: dict[str, bytes] = field(default_factory=dict)
+
+    def read(self, named: pb.NamedArtifact, inputs: StageInputs) -> bytes:
+        """The input. Raises as `StageInputs.read`."""
+        if named.name != _READ_BY_ALL:
+            return inputs.read(named)
+        key = named.artifact.key
+        if key not in self._read:
+            self._read[key] = inputs.read(named)
+        return self._read[key]
+
+
+@dataclass
+class Results:
+    """How far the stages at hand came."""
+
+    shared: Shared = field(default_factory=Shared)
+    done: dict[Claimed, pb.CompleteStageRequest] = field(default_factory=dict)
+    failed: dict[Claimed, Exception] = field(default_factory=dict)
+    left: dict[Claimed, Exception] = field(default_factory=dict)
+    """Those that were not finished, because the claim was lost or this distiller ends."""
