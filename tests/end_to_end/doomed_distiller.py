@@ -45,10 +45,10 @@ def _doomed_stage(work: StageWork) -> StageResult:
     return result
 
 
-def _doomed_complete(self: DistillationClient, *arguments: Any) -> None:
+def _doomed_complete(self: DistillationClient, *arguments: Any) -> frozenset[str]:
     if _due("complete"):
         _die("complete")
-    _complete(self, *arguments)
+    return _complete(self, *arguments)
 
 
 tasks.run_stage = _doomed_stage

@@ -58,7 +58,7 @@ async def test_distillers_that_claim_at_the_same_time_share_the_folds(database: 
                 await claim_stage(session, stage.id, worker, utc_now())
             except StageLostError:  # another one was quicker; its message is worth nothing now
                 return []
-            others = await claim_companions(session, stage, worker, 2)
+            others, _ = await claim_companions(session, stage, worker, 2)
             await asyncio.sleep(0.05)
             return [stage.id, *(each.id for each in others)]
 
@@ -76,7 +76,8 @@ async def test_companions_live_with_the_fold_that_was_claimed_with_them(database
     async with database.transaction() as session:
         stage, _ = await get_stage(session, ids[0])
         await claim_stage(session, ids[0], "one", utc_now())
-        (companion,) = await claim_companions(session, stage, "one", 1)
+        (companion,), (announced,) = await claim_companions(session, stage, "one", 1)
+        assert announced < companion.last_progress_at
         assert (companion.id, companion.attempt, companion.worker) == (ids[1], 1, "one")
         before = companion.alive_at
     async with database.transaction() as session:

@@ -77,13 +77,13 @@ class DistillationService(DistillationServiceServicer):
             config = stored_federation_config(row.config)
             silent_since = utc_now() - timedelta(seconds=config.idle_timeout_seconds)
             waiting = stage.state == StageState.PENDING.value
-            announced_at = stage.last_progress_at
+            announced = [stage.last_progress_at] if waiting else []
             token = await claim_stage(session, stage.id, worker, silent_since)
             most = min(request.most_companions, FOLDS_TOGETHER - 1)
-            companions = await claim_companions(session, stage, worker, most) if together else ()
+            companions, theirs = await claim_companions(session, stage, worker, most) if together else ((), ())
         add_context(federation=row.federation_id, round_number=row.number)
-        if waiting:
-            waited = (utc_now() - announced_at).total_seconds()
+        for since in (*announced, *theirs):
+            waited = (utc_now() - since).total_seconds()
             self._context.metrics.stage_wait_seconds.labels(kind=stage.kind).observe(waited)
         self._context.wakeups.changed(row.federation_id, clients=(), rounds=False)
         answer = _description(stage, row, config, token)

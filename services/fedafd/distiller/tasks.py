@@ -90,8 +90,7 @@ class StageRunner:
         with bind_context(federation=claim.federation_id, round_number=claim.round_number, stage=kind):
             stages = claimed_stages(stage_id, claim)
             _log.info("stage.started", stage_id=stages[0].stage_id, attempt=claim.token, companions=len(stages) - 1)
-            with self._metrics.timed(self._metrics.stage_seconds, kind=kind):
-                outcomes = self._settled(stages)
+            outcomes = self._settled(stages)
             for outcome in outcomes.values():
                 self._metrics.stages.labels(kind=kind, outcome=outcome).inc()
 
@@ -107,7 +106,8 @@ class StageRunner:
                 try:
                     if number:
                         heartbeat.step(number / len(stages), f"stage {number + 1} of {len(stages)}")
-                    results.done[stage] = self._work(stage, heartbeat, results.shared)
+                    with self._metrics.timed(self._metrics.stage_seconds, kind=_KINDS[main.claim.kind].value):
+                        results.done[stage] = self._work(stage, heartbeat, results.shared)
                 except (StageLostError, StageHandedBackError) as error:
                     results.left = dict.fromkeys(stages[number:], error)
                     break

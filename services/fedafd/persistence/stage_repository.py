@@ -170,22 +170,27 @@ async def free_fold(session: AsyncSession, stage: StageRow, worker: str) -> Stag
     return await session.scalar(_waiting_folds(stage.round_id).limit(1)) or stage
 
 
-async def claim_companions(session: AsyncSession, stage: StageRow, worker: str, most: int) -> Sequence[StageRow]:
-    """Claim up to so many other folds of a fold's round; their `attempt` is the token.
+async def claim_companions(
+    session: AsyncSession, stage: StageRow, worker: str, most: int
+) -> tuple[Sequence[StageRow], Sequence[datetime]]:
+    """Claim up to so many other folds of a fold's round; their `attempt` is the token. Also when each was announced.
 
-    The holder who asks again gets those that it has.
+    The holder who asks again gets those that it has, none of which waited any more.
     """
     mine = (StageRow.state == StageState.RUNNING.value) & (StageRow.worker == worker[:120])
     others = (StageRow.round_id == stage.round_id, StageRow.kind == StageKind.FOLD.value, StageRow.id != stage.id)
     held = select(StageRow.id).where(*others, mine)
-    waiting = _waiting_folds(stage.round_id).with_only_columns(StageRow.id).where(StageRow.id != stage.id).limit(most)
-    ids = list(await session.scalars(held)) or list(await session.scalars(waiting))
+    ids, announced = list(await session.scalars(held)), list[datetime]()
     if not ids:
-        return []
+        waiting = _waiting_folds(stage.round_id).where(StageRow.id != stage.id).limit(most)
+        rows = (await session.scalars(waiting)).all()
+        ids, announced = [row.id for row in rows], [row.last_progress_at for row in rows]
+    if not ids:
+        return [], []
     waits = update(StageRow).where(StageRow.id.in_(ids), StageRow.state == StageState.PENDING.value)
     await session.execute(waits.values(attempt=StageRow.attempt + 1, **_claimed_by(worker)))
     query = select(StageRow).where(StageRow.id.in_(ids), mine).order_by(StageRow.created_at, StageRow.id)
-    return (await session.scalars(query.execution_options(populate_existing=True))).all()
+    return (await session.scalars(query.execution_options(populate_existing=True))).all(), announced
 
 
 async def renew_companions(session: AsyncSession, stage_id: str, *, stepped: bool) -> None:
