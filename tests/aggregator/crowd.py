@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import numpy as np
+from benchmarks.light_sites import Blob, enrolled_sites
 from sqlalchemy import event
 from tests.aggregator.world import DIM, INTERNAL, TOKEN
 
@@ -176,6 +177,8 @@ class Crowd:
     folder: Path
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     agents: list[asyncio.Future[None]] = field(default_factory=list)
+    work: list[asyncio.Future[None]] = field(default_factory=list)
+    """What the aggregator and the distiller do beside answering calls."""
 
     async def add_agents(self, count: int) -> None:
         """Invite clients and start their agents, each as its own site would."""
@@ -199,6 +202,22 @@ class Crowd:
             )
             self.agents.append(asyncio.ensure_future(agent.run(token)))
         while self.counts.calls["FetchTask"] < 2 * count:
+            self._check()
+            await asyncio.sleep(0.02)
+
+    async def add_light_sites(self, count: int, stack: AsyncExitStack) -> None:
+        """Invite clients that do nothing but calls, many of them on a connection."""
+        rows = np.eye(_NUM_PUBLIC, DIM, dtype=np.float32)
+        both = {Modality.IMAGE: rows, Modality.TEXT: rows}
+        blob = Blob.of(encode_representations(both, self.public_sha256, WireDtype.FLOAT16))
+        tokens = []
+        async with self.context.database.transaction() as session:
+            for number in range(count):
+                name, lifetime = f"site-{number:04d}", timedelta(hours=1)
+                tokens.append((await invite_client(session, "trial", name, ClientKind.PAIR, lifetime))[1])
+        sites = await stack.enter_async_context(enrolled_sites(self.address, tokens))
+        self.agents += [asyncio.ensure_future(site.run(blob)) for site in sites]
+        while self.counts.calls["FetchTask"] < count:
             self._check()
             await asyncio.sleep(0.02)
 
@@ -226,15 +245,15 @@ class Crowd:
         return state
 
     def _check(self) -> None:
-        for agent in self.agents:
-            if agent.done():
-                agent.result()
-                raise AssertionError("an agent ended")
+        for task in (*self.agents, *self.work):
+            if task.done():
+                task.result()
+                raise AssertionError("an agent, the coordinator or the distiller ended")
 
 
 @asynccontextmanager
-async def crowd_of(count: int, folder: Path, redis_url: str) -> AsyncIterator[Crowd]:
-    """`count` enrolled agents of pair clients that wait for a round."""
+async def crowd_of(count: int, folder: Path, redis_url: str, *, light: bool = False) -> AsyncIterator[Crowd]:
+    """`count` enrolled pair clients that wait for a round: agents, or with `light` no more than their calls."""
     url = f"sqlite:///{folder}/crowd.db"
     await asyncio.to_thread(migrate, url)
     database, counts = Database(url), Counts()
@@ -263,21 +282,23 @@ async def crowd_of(count: int, folder: Path, redis_url: str) -> AsyncIterator[Cr
 
     coordinator = Coordinator(context, Outbox(database, announce, folds_together=FOLDS_TOGETHER))
     crowd = Crowd(context, counts, manifest.sha256, f"127.0.0.1:{port}", folder)
-    async with grpc.aio.insecure_channel(crowd.address) as channel:
-        work = [
+    async with grpc.aio.insecure_channel(crowd.address) as channel, AsyncExitStack() as stack:
+        crowd.work += [
             asyncio.ensure_future(coordinator.run()),
             asyncio.ensure_future(listen_for_wakeups(redis_url, wakeups.heard, but=publisher.origin)),
             asyncio.ensure_future(watch_rounds(context)),
             asyncio.ensure_future(_distil(announced, DistillationServiceStub(channel), store, counts)),
         ]
         try:
-            await crowd.add_agents(count)
+            await (crowd.add_light_sites(count, stack) if light else crowd.add_agents(count))
             yield crowd
         finally:
             crowd.stop.set()
+            for site in crowd.agents if light else ():
+                site.cancel()
             await asyncio.wait(crowd.agents, timeout=20)
             context.drain()
-            for task in work:
+            for task in crowd.work:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task

@@ -193,6 +193,21 @@ async def test_whose_fold_is_taken_gets_another_one_that_waits(world: World) -> 
     refused(raised, grpc.StatusCode.ABORTED, "stage-lost")
 
 
+async def test_a_distiller_that_did_the_fold_before_gets_one_that_waits(world: World) -> None:
+    round_id = await delivered_round(world, 3)
+    stage_id = first_announced(world)
+    first = await claim(world, stage_id, "one", most=1)
+    request = pb.CompleteStageRequest(stage_id=first.stage_id, token=first.token)
+    request.companions.add(stage_id=first.companions[0].stage_id, token=first.companions[0].token)
+    await world.distillers.CompleteStage(request, metadata=INTERNAL)
+    # The message of the fold that was a companion, or a second one of the first.
+    done = {first.stage_id, first.companions[0].stage_id}
+    second = await claim(world, first.companions[0].stage_id, "one", most=1)
+    assert not done & {second.stage_id, second.companions[0].stage_id}
+    await claim(world, stage_id, "one", most=9)
+    assert await states(world, round_id) == {"done": 2, "running": 4}
+
+
 async def test_who_asks_for_no_companions_gets_the_fold_or_nothing(world: World) -> None:
     await delivered_round(world, 2)
     assert not (await claim(world, first_announced(world), "old", most=0)).companions

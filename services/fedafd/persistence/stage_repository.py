@@ -165,7 +165,8 @@ async def claim_stage(session: AsyncSession, stage_id: str, worker: str, silent_
 
 async def free_fold(session: AsyncSession, stage: StageRow, worker: str) -> StageRow:
     """The fold, if it waits or is the worker's own, else another one of the round that waits, else the fold itself."""
-    if stage.state == StageState.PENDING.value or stage.worker == worker[:120]:
+    mine = stage.state == StageState.RUNNING.value and stage.worker == worker[:120]
+    if mine or stage.state == StageState.PENDING.value:
         return stage
     return await session.scalar(_waiting_folds(stage.round_id).limit(1)) or stage
 
@@ -175,16 +176,16 @@ async def claim_companions(
 ) -> tuple[Sequence[StageRow], Sequence[datetime]]:
     """Claim up to so many other folds of a fold's round; their `attempt` is the token. Also when each was announced.
 
-    The holder who asks again gets those that it has, none of which waited any more.
+    The holder who asks again gets those that it has, which do not wait any more, and others up to as many.
     """
     mine = (StageRow.state == StageState.RUNNING.value) & (StageRow.worker == worker[:120])
     others = (StageRow.round_id == stage.round_id, StageRow.kind == StageKind.FOLD.value, StageRow.id != stage.id)
     held = select(StageRow.id).where(*others, mine)
-    ids, announced = list(await session.scalars(held)), list[datetime]()
-    if not ids:
-        waiting = _waiting_folds(stage.round_id).where(StageRow.id != stage.id).limit(most)
-        rows = (await session.scalars(waiting)).all()
-        ids, announced = [row.id for row in rows], [row.last_progress_at for row in rows]
+    ids = list(await session.scalars(held))
+    waiting = _waiting_folds(stage.round_id).where(StageRow.id != stage.id).limit(max(most - len(ids), 0))
+    rows = (await session.scalars(waiting)).all()
+    ids += [row.id for row in rows]
+    announced = [row.last_progress_at for row in rows]
     if not ids:
         return [], []
     waits = update(StageRow).where(StageRow.id.in_(ids), StageRow.state == StageState.PENDING.value)

@@ -1,0 +1,109 @@
+"""Sites that train nothing: what they cost is what a round costs beside training.
+
+Each waits for a round, downloads what its task names but the public set, uploads one blob and commits it, over the same
+calls as an agent. Many fit into one process, on a few connections.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import grpc.aio
+from google.protobuf.duration_pb2 import Duration
+
+from fedafd.proto.v1 import aggregator_pb2 as pb
+from fedafd.proto.v1 import types_pb2
+from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
+from fedafd.rpc.channel import MAX_MESSAGE_BYTES
+from fedafd.rpc.credentials import bearer_metadata
+from fedafd.rpc.sessions import session_metadata
+
+__all__ = ["CHUNK_BYTES", "Blob", "LightSite", "enrolled_sites"]
+
+CHUNK_BYTES = 1 << 20
+_SITES_OF_A_CONNECTION = 25
+_WAIT_SECONDS = 60
+_OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES))
+
+
+@dataclass(frozen=True)
+class Blob:
+    """What every site sends, announced chunk by chunk."""
+
+    content: bytes
+    sha256: str
+    chunks: tuple[bytes, ...]
+    chunk_sha256: tuple[str, ...]
+
+    @classmethod
+    def of(cls, content: bytes) -> Blob:
+        """Cut and hash it."""
+        chunks = tuple(content[start : start + CHUNK_BYTES] for start in range(0, len(content), CHUNK_BYTES))
+        hashes = tuple(hashlib.sha256(chunk).hexdigest() for chunk in chunks)
+        return cls(content, hashlib.sha256(content).hexdigest(), chunks, hashes)
+
+
+@dataclass
+class LightSite:
+    """One enrolled client."""
+
+    stub: AggregatorServiceStub
+    metadata: tuple[tuple[str, str], ...]
+    bytes_down: int = 0
+    accepted: list[int] = field(default_factory=list)
+    """Numbers of the rounds that its delivery counted in."""
+
+    async def run(self, blob: Blob) -> None:
+        """Take part in each round, until cancelled."""
+        wait, known = Duration(seconds=_WAIT_SECONDS), 0
+        while True:
+            request = pb.FetchTaskRequest(wait=wait, known_revision=known)
+            task = await self.stub.FetchTask(request, metadata=self.metadata)
+            known = task.revision
+            if task.HasField("train") and task.train.round_number not in self.accepted:
+                await self._take_part(task.train, blob)
+
+    async def _take_part(self, task: pb.TrainTask, blob: Blob) -> None:
+        for artifact in (*task.encoder_bundles, task.global_representations):
+            request = pb.DownloadArtifactRequest(sha256=artifact.sha256)
+            async for message in self.stub.DownloadArtifact(request, metadata=self.metadata):
+                self.bytes_down += len(message.data)
+        begin = pb.BeginUploadRequest(
+            round_id=task.round_id,
+            upload_purpose=pb.UPLOAD_PURPOSE_REPRESENTATIONS,
+            sha256=blob.sha256,
+            size_bytes=len(blob.content),
+            chunk_size_bytes=CHUNK_BYTES,
+            chunk_sha256=blob.chunk_sha256,
+        )
+        begun = await self.stub.BeginUpload(begin, metadata=self.metadata)
+        await self.stub.UploadChunks(_messages(begun, blob), metadata=self.metadata)
+        commit = pb.CommitUploadRequest(round_id=task.round_id, upload_ids=[begun.upload_id])
+        receipt = await self.stub.CommitUpload(commit, metadata=self.metadata)
+        if not receipt.accepted:
+            raise AssertionError(receipt.rejection_reason)
+        self.accepted.append(task.round_number)
+
+
+def _messages(begun: pb.BeginUploadResponse, blob: Blob) -> Iterator[pb.UploadChunksRequest]:
+    for index in begun.missing_chunks:
+        yield pb.UploadChunksRequest(upload_id=begun.upload_id, index=index, data=blob.chunks[index])
+
+
+@asynccontextmanager
+async def enrolled_sites(address: str, tokens: Sequence[str]) -> AsyncIterator[list[LightSite]]:
+    """A pair client for each enrolment token, some on each connection."""
+    async with AsyncExitStack() as stack:
+        sites: list[LightSite] = []
+        for number, token in enumerate(tokens):
+            if number % _SITES_OF_A_CONNECTION == 0:
+                channel = grpc.aio.insecure_channel(address, options=_OWN_CONNECTION)
+                stub = AggregatorServiceStub(await stack.enter_async_context(channel))
+            answer = await stub.Enroll(pb.EnrollRequest(token=token, kind=types_pb2.CLIENT_KIND_PAIR))
+            own = (*bearer_metadata(answer.credential), *session_metadata(secrets.token_hex(8)))
+            sites.append(LightSite(stub, own))
+        yield sites
