@@ -15,7 +15,7 @@ from rich.table import Table
 
 from benchmarks.measure import Clock, Report, machine_facts
 
-NAMES = ("sed", "recall", "client_epoch", "public_encoding", "startup", "trainable", "gpu_steps")
+NAMES = ("sed", "recall", "client_epoch", "public_encoding", "startup", "trainable", "gpu_steps", "bundle_bytes")
 _ON_DEVICE = {"client_epoch", "gpu_steps", "public_encoding", "sed", "trainable"}
 """The others measure what always runs on a CPU."""
 

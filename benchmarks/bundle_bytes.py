@@ -1,0 +1,132 @@
+"""Bytes that come down to a client in a round, through the real services, for each way to train the server's encoders.
+
+The paper's encoders, ResNet-101 and BERT-base, with random weights: what is counted depends on their layout alone. One
+client of pairs, with tiny encoders of its own, takes part in three rounds.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import Clock, Ratio, Report
+
+__all__ = ["run"]
+
+_MODES = ("all", "head", "lora")
+_WORDS = ("a", "the", "red", "green", "blue", "yellow", "large", "small", "circle", "square", "triangle", "on", "in")
+_MEGABYTE = 1e6
+_OWN = {
+    "image_encoder": {
+        "architecture": "resnet",
+        "image_size": 32,
+        "options": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+    },
+    "text_encoder": {"architecture": "bigru", "options": {"embedding_size": 16, "hidden_size": 16}},
+}
+_SAMPLES = {"num_train": 32, "num_val": 8, "num_test": 8}
+
+
+def run(*, tiny: bool, repeats: int, clock: Clock) -> list[Report]:
+    """Bytes do not spread: each way runs once, whatever `repeats` and the clock."""
+    del repeats, clock
+    with tempfile.TemporaryDirectory() as folder:
+        weights = _weights(Path(folder) / "weights", tiny=tiny)
+        modes, rounds = (("head",), 2) if tiny else (_MODES, 3)
+        counted = {mode: _bytes_down(Path(folder) / mode, weights, mode, rounds) for mode in modes}
+        whole = sum(path.stat().st_size for path in Path(folder, "weights").glob("*/model.safetensors"))
+    reports = []
+    for mode, (first, later) in counted.items():
+        ratios = [
+            Ratio("MB at first contact", first / _MEGABYTE),
+            Ratio("MB in a later round", later / _MEGABYTE),
+            Ratio("share of the weights", later / whole, at_most=0.01 if mode == "lora" and not tiny else None),
+        ]
+        reports.append(Report("bundle_bytes", f"trainable: {mode}", ratios=ratios, facts={"weights_bytes": whole}))
+    return reports
+
+
+def _weights(folder: Path, *, tiny: bool) -> dict[str, Path]:
+    """Folders as `save_pretrained` leaves them."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    sizes: Any = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"} if tiny else {}
+    text: Any = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    if not tiny:
+        sizes, text = {"depths": [3, 4, 23, 3]}, {}
+    image_config, text_config = transformers.ResNetConfig(**sizes), transformers.BertConfig(**text)
+    transformers.ResNetModel(image_config).save_pretrained(folder / "image")
+    transformers.BertModel(text_config).save_pretrained(folder / "text")
+    words = [
+        "[PAD]",
+        "[UNK]",
+        *["a", "the", "red", "green", "blue", "yellow", "large", "small", "circle", "square", "triangle", "on", "in"],
+    ]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+    fast.save_pretrained(folder / "text")
+    return {"image": folder / "image", "text": folder / "text"}
+
+
+def _bytes_down(folder: Path, weights: dict[str, Path], mode: str, rounds: int) -> tuple[int, int]:
+    """Of the first round, and the median of the later ones."""
+    import yaml
+
+    from fedafd.cli.demo_federation import FederationClient
+    from fedafd.cli.demo_processes import Supervisor
+    from fedafd.cli.demo_services import Backends, Services, start_redis, thread_environment
+    from fedafd.datasets import load_public_data, write_public_set
+
+    with Supervisor(folder / "logs") as supervisor:
+        backends = Backends(
+            database_url=f"sqlite:///{folder / 'fedafd.db'}",
+            redis_url=start_redis(supervisor, folder),
+            store={"URL": str(folder / "store")},
+        )
+        services = Services(supervisor, backends, http_port=None, threads=len(os.sched_getaffinity(0)))
+        services.start()
+        rest = FederationClient(services.url, services.api_key, "bytes")
+        rest.create(_federation(weights, mode))
+        write_public_set(load_public_data("shapes", None, _SAMPLES), folder / "public")
+        rest.push_public_set(folder / "public")
+        token, site = rest.invite("pairs", "pair"), folder / "agent.yaml"
+        own = {"aggregator": services.aggregator, "kind": "pair", "state_dir": str(folder / "agent"), "threads": 1}
+        site.write_text(yaml.safe_dump(own | _OWN | {"data": {"adapter": "shapes", "options": _SAMPLES}}))
+        environment = thread_environment(1) | {"FEDAFD_AGENT_ENROLMENT_TOKEN": token}
+        supervisor.start("agent", [sys.executable, "-m", "fedafd.agent.main", "--config", str(site)], environment)
+        supervisor.wait_until(lambda: rest.clients()[0]["state"] == "enrolled", "the agent", seconds=300)
+        rest.start_rounds(rounds)
+        counted = []
+        for number in range(1, rounds + 1):
+            done = rest.wait_for_round(number, lambda _: supervisor.check(), seconds=3600)
+            counted.append(int(done["participations"][0]["bytes_down"]))
+        rest.close()
+    return counted[0], int(statistics.median(counted[1:]))
+
+
+def _federation(weights: dict[str, Path], mode: str) -> dict[str, Any]:
+    return {
+        "name": "bytes",
+        "image_encoder": {
+            "architecture": "resnet",
+            "pretrained": str(weights["image"]),
+            "image_size": 64,
+            "trainable": mode,
+        },
+        "text_encoder": {
+            "architecture": "bert",
+            "pretrained": str(weights["text"]),
+            "max_tokens": 16,
+            "trainable": mode,
+        },
+        "server": {"passes": 1, "batch_size": 16},
+        "client": {"local_epochs": 1},
+        "idle_timeout_seconds": 3600,
+        "round_deadline_seconds": None,
+    }
