@@ -260,6 +260,7 @@ def test_watching_goes_on_over_a_restart_of_the_server(
     watching = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
     assert watching.stdout is not None
     assert watching.stdout.readline() == f"round {first} (1 of 2): queued\n"
+    assert "no aggregator is running" in watching.stdout.readline()
     control_plane.stop()
     time.sleep(1)
     control_plane.finish_round(first, RoundState.COMPLETED, dropped="late")

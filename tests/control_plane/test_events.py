@@ -143,6 +143,15 @@ async def test_progress_of_the_open_round_comes_when_asked_for(live: Rest, tmp_p
     assert "round.progress" not in [message.event for message in await read(live, 3)]
 
 
+async def test_what_the_open_round_waits_for_comes_with_its_progress(live: Rest, tmp_path: Path) -> None:
+    await live.public_set(tmp_path)
+    await live.http.post("/federations/trial/rounds", json={"count": 1})
+    found = (await read(live, 5, progress="true"))[-1]
+    assert found.event == "round.waits"
+    told = found.json()
+    assert (told["federation"], told["round"], told["cause"]) == ("trial", 1, "no-aggregator")
+
+
 async def test_admins_see_everything_that_happens(live: Rest) -> None:
     await live.key("board", "viewer")
     found = await read(live, 2, "/events")

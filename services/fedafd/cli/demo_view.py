@@ -37,6 +37,8 @@ class RoundView:
         self._numbers = list(numbers)
         self._live: Live | None = None
         self._said: tuple[int, str] | None = None
+        self._answer: Mapping[str, Any] | None = None
+        self._waits: Mapping[str, Any] | None = None
 
     @contextmanager
     def shown(self) -> Iterator[RoundView]:
@@ -44,19 +46,31 @@ class RoundView:
         if not self._console.is_terminal:
             yield self
             return
-        with Live(console=self._console, refresh_per_second=4, transient=True) as self._live:
+        # Drawn anew each time, so that its clock ticks while nothing comes from the server.
+        drawn = Live(console=self._console, get_renderable=self._current, refresh_per_second=4, transient=True)
+        with drawn as self._live:
             yield self
         self._live = None
 
     def update(self, answer: Mapping[str, Any]) -> None:
         """Show the round as it is now."""
+        self._answer = answer
         if self._live is not None:
-            self._live.update(self._render(answer))
             return
         said = (int(answer["number"]), str(answer["state"]))
         if said != self._said:
             self._said = said
             self._console.print(f"{self._name(said[0])}: {said[1]}", highlight=False)
+
+    def waits(self, finding: Mapping[str, Any]) -> None:
+        """What the round waits for, as the control plane's status tells it; told where somebody has to do something."""
+        is_due = finding["level"] != "fine" and bool(finding["remedy"])
+        self._waits = finding if is_due else None
+        if is_due and self._live is None:
+            self._console.print(self._remedy(finding), highlight=False, soft_wrap=True)
+
+    def _remedy(self, finding: Mapping[str, Any]) -> Text:
+        return Text(plain_text(f"{finding['words']}; {finding['remedy']}"), style="yellow")
 
     def finished(self, answer: Mapping[str, Any]) -> None:
         """Say what a completed round brought, and who is missing in it."""
@@ -80,6 +94,9 @@ class RoundView:
             return f"round {number} of {count}"
         return f"round {number} ({place} of {count})" if count > 1 else f"round {number}"
 
+    def _current(self) -> RenderableType:
+        return Text() if self._answer is None else self._render(self._answer)
+
     def _render(self, answer: Mapping[str, Any]) -> RenderableType:
         seconds = round_seconds(answer)
         took = "" if seconds is None else f"  {duration_words(seconds)}"
@@ -92,6 +109,8 @@ class RoundView:
                 table.add_row("server", *_row(stage, words or _STAGE_WORDS[stage["kind"]]))
         for part in answer["participations"]:
             table.add_row(f"[cyan]{part['client']}[/]", *_row(part, part["reason"] or part["activity"] or ""))
+        if self._waits is not None and self._waits["round"] == answer["number"]:
+            return Group(title, self._remedy(self._waits), table)
         return Group(title, table)
 
 

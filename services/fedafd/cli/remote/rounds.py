@@ -131,6 +131,8 @@ def _watch(server: Server, federation: str, numbers: Sequence[int], *, as_json: 
             for message in server.follow(f"/federations/{federation}/events", {"cursor": "end", "progress": "true"}):
                 if message.event == "round.progress" and message.data["number"] in waiting:
                     view.update(message.data)
+                elif message.event == "round.waits" and message.data["round"] in waiting:
+                    view.waits(message.data)
                 elif message.event in ("connected", "round.state_changed"):
                     while waiting and (over := _over(server, federation, waiting[0], as_json=as_json)):
                         waiting.pop(0)

@@ -60,7 +60,10 @@ async def get_events(
     cursor: EventCursor = None,
     limit: Limit = 100,
     last_event_id: LastEventId = None,
-    progress: Annotated[bool, Query(description="Of a stream: also `round.progress`, the open round.")] = False,
+    progress: Annotated[
+        bool,
+        Query(description="Of a stream: also `round.progress`, the open round, and `round.waits`, what it waits for."),
+    ] = False,
 ) -> Response:
     """A federation's audit log, oldest first."""
     async with context.database.snapshot() as session:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from time import monotonic
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -19,6 +20,9 @@ from fedafd.control_plane.callers import Caller, identify
 from fedafd.control_plane.context import Context
 from fedafd.control_plane.events.schemas import Event
 from fedafd.control_plane.rounds.service import details
+from fedafd.control_plane.status.facts import gather
+from fedafd.control_plane.status.findings import decide
+from fedafd.control_plane.status.schemas import Finding, Level
 from fedafd.domain.errors import TooManyRequestsError, UnauthenticatedError
 from fedafd.persistence.event_repository import events_after
 from fedafd.persistence.round_repository import first_open_round
@@ -28,6 +32,8 @@ __all__ = ["counted_stream", "event_stream", "open_round_json", "wait_for_change
 _BATCH = 200
 _PAUSE_SECONDS = 0.2
 """At least so long between two looks, however often rows change."""
+_WAITS_SECONDS = 5.0
+"""At least so long between two looks at what a round waits for, which asks the store and Redis, too."""
 
 
 def event_stream(
@@ -37,7 +43,8 @@ def event_stream(
 
     Raises TooManyRequestsError for one stream too many of a caller.
 
-    With `progress` the federation's open round comes too, as `round.progress` without an id, whenever it changed.
+    With `progress` the federation's open round comes too, as `round.progress` without an id, whenever it changed, and
+    what it waits for, as `round.waits`.
     """
     return counted_stream(context, caller, _messages(context, caller, federation, after, progress))
 
@@ -79,7 +86,7 @@ class _CountedStream(EventSourceResponse):
 async def _messages(
     context: Context, caller: Caller, federation: str | None, after: int, progress: bool
 ) -> AsyncIterator[ServerSentEvent]:
-    shown = ""
+    shown, waits, looked = "", "", 0.0
     while True:
         change = context.wakeups.next_change(federation)
         async with context.database.snapshot() as session:
@@ -93,6 +100,12 @@ async def _messages(
         if state and state != shown:
             yield ServerSentEvent(state, event="round.progress")
         shown = state
+        if state and federation and monotonic() - looked >= _WAITS_SECONDS:
+            looked = monotonic()
+            found = await _waits(context, federation)
+            if found and found != waits:
+                waits = found
+                yield ServerSentEvent(found, event="round.waits")
         if len(rows) < _BATCH:
             await wait_for_change(change, context.stream_poll_seconds)
 
@@ -102,6 +115,23 @@ async def _may_go_on(context: Context, session: AsyncSession, caller: Caller) ->
         return (await identify(context, session, caller.secret)).role == caller.role
     except UnauthenticatedError:
         return False
+
+
+async def _waits(context: Context, federation: str) -> str:
+    """What the federation's open round waits for, as the status tells it; empty if no round is open any more.
+
+    What the service lacks counts as the round's, where it is worse.
+    """
+    status = decide(await gather(context))
+    own = next((each for each in status.findings if each.federation == federation and each.round), None)
+    if own is None:
+        return ""
+    first = next(each for each in status.findings if each is own or _stops_all(each))
+    return first.model_copy(update={"federation": federation, "round": own.round}).model_dump_json()
+
+
+def _stops_all(finding: Finding) -> bool:
+    return finding.federation is None and finding.level is Level.TROUBLE
 
 
 async def open_round_json(session: AsyncSession, federation: str) -> str:

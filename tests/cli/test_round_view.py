@@ -1,0 +1,49 @@
+"""The watch says why nothing goes on, and its clock ticks while nothing comes."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from rich.console import Console
+
+from fedafd.cli.demo_view import RoundView
+
+WAITS = {"level": "trouble", "round": 1, "words": "north: round 1 waits for a distiller", "remedy": "start one"}
+
+
+def answer(seconds: float, number: int = 1) -> dict[str, Any]:
+    started = (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()
+    return {
+        "number": number, "state": "preparing", "started_at": started, "finished_at": None, "stages": [],
+        "participations": [],
+    }  # fmt: skip
+
+
+def drawn(view: RoundView) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(view._current())
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_what_a_round_waits_for_is_printed_where_there_is_no_terminal() -> None:
+    console = Console(file=io.StringIO(), width=120)
+    view = RoundView(console, [1])
+    view.waits(WAITS | {"words": "north: \x1b[2Jround 1 waits"})
+    view.waits(WAITS | {"level": "fine", "remedy": ""})
+    assert console.file.getvalue() == "north:  [2Jround 1 waits; start one\n"  # type: ignore[attr-defined]
+
+
+def test_what_a_round_waits_for_is_drawn_with_it_until_it_goes_on() -> None:
+    view = RoundView(Console(file=io.StringIO()), [1, 2])
+    assert drawn(view).strip() == ""
+    view.update(answer(30))
+    assert "30 s" in drawn(view)
+    view.waits(WAITS)
+    assert "waits for a distiller; start one" in drawn(view)
+    view.update(answer(0, number=2))
+    assert "waits for" not in drawn(view)
+    view.update(answer(30))
+    view.waits(WAITS | {"level": "fine"})
+    assert "waits for" not in drawn(view)
