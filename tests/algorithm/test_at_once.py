@@ -90,7 +90,7 @@ def test_a_heads_losses_are_those_of_each_view_apart() -> None:
     apart = [
         weight * head.loss(view, labels, separation_weight=0.5) for weight, view in zip(weights, views, strict=True)
     ]
-    told, separation = head_losses(head, views, labels, 0.5)
+    told, separation = head_losses(head, views, labels), 0.5 * head.separation_loss()
     loss = told[0] + 0.3 * told[1:].sum() + 1.6 * separation
     torch.testing.assert_close(gradients(loss, learned), gradients(torch.stack(apart).sum(), learned))
 

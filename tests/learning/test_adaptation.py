@@ -98,7 +98,7 @@ def named(state: bytes, data: ClientData) -> list[str]:
     """Names that a state predicts for the test split, with no training between."""
     site = LocalSite(tiny_federation(), data.kind, {}, data, state, 9, "cpu")
     site.meet(tiny_public()["train"], prepared().representations, prepared().bundles, None)
-    predicted = pool_branches(SiteEvaluator(site).logits("test"), site.weights).argmax(-1)
+    predicted = pool_branches(site.task, SiteEvaluator(site).logits("test"), site.weights).argmax(-1)
     return [site.data.labels[int(row)] for row in predicted]
 
 

@@ -34,7 +34,7 @@ class SplitBenefit:
     """On one split: the value of each view that there is, and the personalized model's difference to each other."""
 
     metric: str
-    """acc1 in percent, or rsum, 0 to 600."""
+    """The task's own: acc1 in percent, rsum, 0 to 600, and so on."""
     num_samples: int
     values: Mapping[str, float]
     differences: Mapping[str, PairedDifference]
@@ -133,7 +133,7 @@ def _split(split: SplitScores, alone: SplitScores | None) -> SplitBenefit:
     if alone is not None and alone.samples == split.samples:
         views["alone"] = alone.views["alone"]
     mine = views["federated"]
-    metric = "rsum" if "rsum" in mine.metrics else "acc1"
+    metric = mine.metric
     return SplitBenefit(
         metric=metric,
         num_samples=len(mine.scores),

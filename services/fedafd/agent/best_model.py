@@ -75,7 +75,7 @@ def choose_best(root: Path) -> BestModel:
             " data one, or export the personalized model without --best"
         )
     baseline_rounds, candidates = _candidates(root, last)
-    metric = "rsum" if "rsum" in candidates["federated"].metrics else "acc1"
+    metric = candidates["federated"].metric
     values = {view: float(candidates[view].scores.mean()) for view in MODELS if view in candidates}
     # Of equals the first: the personalized model before the others.
     best = max(values, key=lambda view: values[view])

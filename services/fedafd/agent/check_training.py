@@ -17,6 +17,7 @@ import torch
 
 from fedafd.agent.exit_codes import ExitCode, exit_code_of
 from fedafd.agent.findings import Finding, error, fine, warning
+from fedafd.agent.saved_state import fingerprint_of_site
 from fedafd.datasets.report import texts_of
 from fedafd.datasets.samples import ClientData, TextSplit
 from fedafd.domain.config import AgentConfig, FederationConfig, parse_federation_config
@@ -65,7 +66,16 @@ def check_training(config: AgentConfig, data: ClientData) -> list[Finding]:
     try:
         encoders = {Modality.IMAGE: config.image_encoder, Modality.TEXT: config.text_encoder}
         part = ClientData(data.kind, few, data.val.take([0]), data.test.take([0]), data.labels)
-        site = LocalSite(short, config.kind, encoders, part, None, 0, config.device)
+        site = LocalSite(
+            short,
+            config.kind,
+            encoders,
+            part,
+            None,
+            0,
+            config.device,
+            made_for=fingerprint_of_site(config, data.labels),
+        )
         site.meet_nobody()
         train_locally(site, 1, lambda *_: moments.append(time.monotonic()))
         moments.append(time.monotonic())

@@ -8,9 +8,9 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from fedafd.datasets.labels import samples_of
 from fedafd.datasets.samples import ClientData, ImageArray, ImageSplit, PairSplit
 from fedafd.domain.errors import DataError
 
@@ -64,7 +64,7 @@ def _of_classes(split: ImageSplit, labels: Sequence[str]) -> Image.Image:
     more = _TITLE if len(labels) > len(shown) else 0
     sheet, pen = _paper(_COLUMNS, _GAP + row * len(shown) + more)
     for place, name in enumerate(shown):
-        mine = np.flatnonzero(split.labels == place)
+        mine = samples_of(split.labels, place)
         top = _GAP + place * row
         title = f"{place + 1}. {_fitting(name, 70)}  ({len(mine)} in training)"
         pen.text((_GAP, top), title, _INK, _font(14, title))

@@ -62,7 +62,11 @@ class KeptScores:
         """For a file."""
         arrays = {f"{s}/{v}": e.scores for s, split in self.splits.items() for v, e in split.views.items()}
         splits = {
-            name: {"samples": split.samples, "metrics": {view: each.metrics for view, each in split.views.items()}}
+            name: {
+                "samples": split.samples,
+                "metrics": {view: each.metrics for view, each in split.views.items()},
+                "own": {view: each.own for view, each in split.views.items() if each.own},
+            }
             for name, split in self.splits.items()
         }
         meta = json.dumps({"about": dict(self.about), "splits": splits}).encode()
@@ -118,5 +122,9 @@ def samples_digest(data: ClientData, name: str, content: DataFingerprint | None 
 
 
 def _split(name: str, values: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float64]]) -> SplitScores:
-    views = {view: Evaluation(dict(m), arrays[f"{name}/{view}"]) for view, m in values["metrics"].items()}
+    own = values.get("own", {})
+    views = {
+        view: Evaluation(dict(m), arrays[f"{name}/{view}"], str(own.get(view, "")))
+        for view, m in values["metrics"].items()
+    }
     return SplitScores(str(values["samples"]), views)

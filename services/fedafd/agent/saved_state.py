@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedafd.agent.baseline_folder import BaselineFolder
 from fedafd.agent.state import StateDirectory
-from fedafd.domain.config import AgentConfig, DataConfig
+from fedafd.domain.config import AgentConfig, DataConfig, usual_task
 from fedafd.domain.errors import StateUnusableError
 from fedafd.domain.kinds import Modality
 from fedafd.domain.state_cases import AFRESH, Answer, Difference
@@ -29,6 +29,7 @@ def fingerprint_of_site(config: AgentConfig, classes: Sequence[str]) -> StateFin
     return StateFingerprint(
         kind=kind,
         classes=tuple(classes),
+        task=config.task or usual_task(kind),
         image_encoder=config.image_encoder if Modality.IMAGE in kind.modalities else None,
         text_encoder=config.text_encoder if Modality.TEXT in kind.modalities else None,
         data=DataConfig(adapter=data.adapter, options=data.options, partition=data.partition),

@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fedafd.agent.kept_scores import COMPARED_SPLITS, KeptScores
 from fedafd.agent.outgoing import metrics_to_send, samples_to_send
 from fedafd.agent.saved_state import fingerprint_of_site, tell_differences
@@ -16,6 +14,7 @@ from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
 from fedafd.datasets import ClientData, PixelCache, PublicSet, read_manifest
 from fedafd.datasets.fingerprint import DataFingerprint
 from fedafd.datasets.intensity import IntensityRange
+from fedafd.datasets.labels import class_counts
 from fedafd.datasets.pixels import keep_decoded
 from fedafd.datasets.samples import PairSplit
 from fedafd.domain.config import AgentConfig, AveragingMode
@@ -138,7 +137,7 @@ def _facts(data: ClientData) -> dict[str, dict[str, int]]:
     samples = {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
     if isinstance(data.train, PairSplit):
         return {"samples": samples}
-    counts = np.bincount(data.train.labels, minlength=len(data.labels)).tolist()
+    counts = class_counts(data.train.labels, len(data.labels)).tolist()
     return {"samples": samples, "classes": dict(zip(data.labels, counts, strict=True))}
 
 

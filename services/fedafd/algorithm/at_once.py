@@ -77,14 +77,12 @@ def pairing_at_once(features: Sequence[Tensor], targets: Sequence[Tensor], tempe
         return loss
 
 
-def head_losses(
-    head: ClassificationHead, views: Sequence[Tensor], labels_B: Tensor, separation_weight: float
-) -> tuple[Tensor, Tensor]:
-    """ClassificationHead.loss of each view [B, D] without the separation term, [V]; and that term, weighted."""
+def head_losses(head: ClassificationHead, views: Sequence[Tensor], labels_B: Tensor) -> Tensor:
+    """ClassificationHead.loss of each view [B, D], without the separation term, [V]."""
     logits_VBC = head(torch.cat(list(views))).unflatten(0, (len(views), -1))
     own_VB = logits_VBC.gather(-1, labels_B.long().expand(len(views), -1).unsqueeze(-1)).squeeze(-1)
-    told_V = (logits_VBC.logsumexp(dim=-1) - own_VB).mean(dim=1)
-    return told_V, separation_weight * head.separation_loss()
+    told_V: Tensor = (logits_VBC.logsumexp(dim=-1) - own_VB).mean(dim=1)
+    return told_V
 
 
 def contrast_each(contrast: SoftContrastiveLoss, images: Sequence[Tensor], texts: Sequence[Tensor]) -> Tensor:

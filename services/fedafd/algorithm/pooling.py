@@ -1,5 +1,7 @@
 """A log-linear pool of classifiers, and the weights that a validation split bears out against one of them.
 
+Of independent labels the pool of each label's two probabilities is the weighted mean of its logits.
+
 Source: the logarithmic opinion pool of Genest and Zidek, Statistical Science 1(1), 1986; weights on a simplex from
 samples that no member was trained on are stacking: Breiman, Machine Learning 24, 1996. Among weights that cannot be
 told from the best the most cautious ones are taken, as fedafd.algorithm.choices says.
@@ -8,7 +10,7 @@ Shape legend: K classifiers, n samples, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
 import torch
@@ -18,7 +20,7 @@ from torch.nn import functional as F
 from fedafd.algorithm.checks import InvalidTensorError, check_finite, check_labels, check_same_shape, check_shape
 from fedafd.algorithm.choices import as_good
 
-__all__ = ["fit_pool", "pooled"]
+__all__ = ["fit_pool", "fit_weights", "pooled", "pooled_labels"]
 
 
 def pooled(logits: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -27,44 +29,70 @@ def pooled(logits: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     `logits`: of each classifier, [n, C]. A classifier of weight 0 is not looked at; one of weight 1 gives its own
     log-probabilities to the bit. Raises InvalidTensorError for shapes that differ, and without a weight above 0.
     """
+    taken = _taken(logits, weights)
+    if len(taken) == 1:
+        return F.log_softmax(taken[0][1], dim=-1)
+    mixed = torch.stack([weight * F.log_softmax(each, dim=-1) for weight, each in taken]).sum(0)
+    return F.log_softmax(mixed, dim=-1)
+
+
+def pooled_labels(logits: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Logits [n, C] of independent labels: the weighted mean of the classifiers' own.
+
+    A classifier of weight 0 is not looked at; one of weight 1 gives its own logits. Raises as `pooled` does.
+    """
+    taken = _taken(logits, weights)
+    if len(taken) == 1:
+        return taken[0][1]
+    return torch.stack([weight * each for weight, each in taken]).sum(0)
+
+
+def _taken(logits: Sequence[Tensor], weights: Sequence[float]) -> list[tuple[float, Tensor]]:
+    """The classifiers with a weight, which have one shape."""
     if len(logits) != len(weights):
         raise InvalidTensorError(f"weights: {len(weights)} of them for {len(logits)} classifiers")
     taken = [(weight, each) for weight, each in zip(weights, logits, strict=True) if weight > 0]
     if not taken:
         raise InvalidTensorError(f"weights: expected one above 0, got {list(weights)}")
-    if len(taken) == 1:
-        return F.log_softmax(taken[0][1], dim=-1)
     for _, each in taken[1:]:
         check_same_shape("logits", each, "the first classifier's", taken[0][1])
-    mixed = torch.stack([weight * F.log_softmax(each, dim=-1) for weight, each in taken]).sum(0)
-    return F.log_softmax(mixed, dim=-1)
+    return taken
 
 
 def fit_pool(logits: Sequence[Tensor], labels_n: Tensor, *, errors: float = 1.0, steps: int = 4) -> tuple[float, ...]:
-    """Weights [K] that sum to 1, multiples of 1 / `steps`, by the accuracy on samples that none was trained on.
+    """`fit_weights` by the accuracy on samples that no classifier was trained on.
 
-    Of the weights that are `as_good` as the most accurate ones, within so many standard `errors`, those with the most
-    for the first classifier; then the most accurate. So what cannot be told from chance takes nothing from the first
-    classifier, and on these samples the pool is at least as accurate as it. Accuracy and not likelihood: members that
-    were trained on few of the classes are too sure of themselves, which says little of how often they are right.
-    `logits`: of each classifier, [n, C]. Raises InvalidTensorError for shapes that differ, NaN or infinity, labels out
-    of range.
+    Accuracy and not likelihood: members that were trained on few of the classes are too sure of themselves, which says
+    little of how often they are right. `logits`: of each classifier, [n, C]. Raises InvalidTensorError for shapes that
+    differ, NaN or infinity, labels out of range.
     """
     if not logits:
         raise InvalidTensorError("logits: at least one classifier is needed")
-    if steps < 1:
-        raise InvalidTensorError(f"steps: expected 1 or more, got {steps}")
     check_shape("logits", logits[0], None, None)
     for each in logits:
         check_same_shape("logits", each, "the first classifier's", logits[0])
         check_finite("logits", each)
     check_labels("labels_n", labels_n, *logits[0].shape)
     log_probs = [F.log_softmax(each.double(), dim=-1) for each in logits]
-    right = {weights: _right(log_probs, weights, labels_n) for weights in _simplex(len(logits), steps)}
-    best = max(right.values(), key=lambda scores: float(scores.mean()))
-    first = next(iter(right.values())).mean()
-    good = [w for w, scores in right.items() if scores.mean() >= first and as_good(scores, best, errors=errors)]
-    return max(good, key=lambda weights: (weights[0], float(right[weights].mean())))
+    return fit_weights(len(logits), lambda weights: _right(log_probs, weights, labels_n), errors=errors, steps=steps)
+
+
+def fit_weights(
+    count: int, score: Callable[[tuple[float, ...]], Tensor], *, errors: float = 1.0, steps: int = 4
+) -> tuple[float, ...]:
+    """Weights of `count` classifiers that sum to 1, multiples of 1 / `steps`, by the pool's scores of samples [n].
+
+    Of the weights that are `as_good` as the best ones, within so many standard `errors`, those with the most for the
+    first classifier; then the best. So what cannot be told from chance takes nothing from the first classifier, and on
+    these samples the pool is at least as good as it. Raises InvalidTensorError for steps below 1.
+    """
+    if steps < 1:
+        raise InvalidTensorError(f"steps: expected 1 or more, got {steps}")
+    scored = {weights: score(weights) for weights in _simplex(count, steps)}
+    best = max(scored.values(), key=lambda scores: float(scores.mean()))
+    first = next(iter(scored.values())).mean()
+    good = [w for w, scores in scored.items() if scores.mean() >= first and as_good(scores, best, errors=errors)]
+    return max(good, key=lambda weights: (weights[0], float(scored[weights].mean())))
 
 
 def _right(log_probs: Sequence[Tensor], weights: Sequence[float], labels_n: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from fedafd.datasets.labels import Labels, class_counts, has_several
 from fedafd.datasets.samples import ImageSplit, TextSplit
 from fedafd.domain.errors import DataError
 
@@ -25,7 +26,7 @@ def settled_classes(
     A class without any sample is left out, so that it cannot be predicted. Raises DataError for a class that `val` or
     `test` has and `train` lacks, and for fewer than two classes.
     """
-    counts = {split: np.bincount(samples.labels, minlength=len(names)) for split, samples in splits.items()}
+    counts = {split: class_counts(samples.labels, len(names)) for split, samples in splits.items()}
     untrained = [
         f"{name!r} ({', '.join(f'{counts[split][label]} in {split}' for split in counts if counts[split][label])})"
         for label, name in enumerate(names)
@@ -42,11 +43,19 @@ def settled_classes(
     if len(kept) == len(names):
         return tuple(names), dict(splits), ()
     left = [repr(name) for label, name in enumerate(names) if not counts["train"][label]]
-    new = np.full(len(names), -1, dtype=np.int64)
-    new[kept] = np.arange(len(kept))
-    made = {split: replace(samples, labels=new[samples.labels]) for split, samples in splits.items()}
+    made = {
+        split: replace(samples, labels=_only(samples.labels, kept, len(names))) for split, samples in splits.items()
+    }
     note = f"left out for want of any sample: class {_listed(left)}"
     return tuple(names[label] for label in kept), made, (note,)
+
+
+def _only(labels: Labels, kept: Sequence[int], num_names: int) -> Labels:
+    if has_several(labels):
+        return labels[:, list(kept)]
+    new = np.full(num_names, -1, dtype=np.int64)
+    new[list(kept)] = np.arange(len(kept))
+    return new[labels]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedafd.datasets.labels import label_names
 from fedafd.datasets.samples import ClientData, ImageArray, PairSplit, Split, TextSplit
 from fedafd.domain.errors import DataError
 
@@ -144,8 +145,8 @@ def content_of(split: Split, index: int) -> list[bytes]:
 
 
 def label_of(data: ClientData, split: Split, index: int) -> str | None:
-    """The name of a sample's class; None for pairs."""
-    return None if isinstance(split, PairSplit) else data.labels[int(split.labels[index])]
+    """The name of a sample's class, or of its labels; None for pairs."""
+    return None if isinstance(split, PairSplit) else "\x1f".join(label_names(split.labels, index, data.labels))
 
 
 def _digests(data: ClientData, name: str, split: Split) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fedafd.datasets.labels import Labels, strata
 from fedafd.datasets.samples import PairSplit, Split
 from fedafd.domain.config import PartitionConfig
 from fedafd.domain.errors import ConfigurationError, DataError
@@ -38,24 +39,27 @@ def share_of(split: Split, spec: PartitionConfig) -> Split:
         even = spec.model_copy(update={"scheme": "iid"})
         indices = partition_indices(np.zeros(len(split), dtype=np.int64), even)
     else:
-        indices = partition_indices(split.labels, spec)
+        indices = partition_indices(strata(split.labels), spec)
     return split.take(indices.tolist())
 
 
 def stratified_cut(
-    labels: NDArray[np.int64], fractions: Sequence[float], seed: int = 0, names: Sequence[str] | None = None
+    labels: Labels, fractions: Sequence[float], seed: int = 0, names: Sequence[str] | None = None
 ) -> tuple[NDArray[np.int64], ...]:
     """Indices, ascending, of the training part and of one held-out part for each of `fractions` (0.1: a tenth).
+
+    `labels`: of either form (fedafd.datasets.labels).
 
     Each part has its fraction of every class, and of every class with as many samples as there are parts, one or more.
     A smaller class serves training first, then the largest fractions. With `names`, which are a sample's own, samples
     that come or go and classes that are numbered anew move few others from part to part: what was trained on does not
     become what is tested on. Without, that holds for samples added at the end.
     """
+    kinds = strata(labels)
     parts: list[list[int]] = [[] for _ in range(1 + len(fractions))]
     carried = np.zeros(len(fractions))
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
+    for label in np.unique(kinds):
+        rows = np.flatnonzero(kinds == label)
         if names is None:
             rows = rows[np.argsort(np.random.default_rng([seed, int(label)]).random(len(rows)), kind="stable")]
         else:

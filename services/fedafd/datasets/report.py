@@ -15,8 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
-
 from fedafd.datasets.decoding import has_several_frames
 from fedafd.datasets.facts import DataReport, ImageFacts, TextFacts, Unreadable, UnreadableSample
 from fedafd.datasets.fingerprint import (
@@ -29,6 +27,7 @@ from fedafd.datasets.fingerprint import (
     splits_of,
     text_content,
 )
+from fedafd.datasets.labels import class_counts
 from fedafd.datasets.repeats import Look, find_repeats, without
 from fedafd.datasets.samples import ClientData, ImageArray, ImageSplit, PairSplit, Split, TextSplit, sample_name
 from fedafd.domain.errors import DataError
@@ -181,7 +180,7 @@ def _hashed(content: bytes) -> bytes:
 
 def _classes(data: ClientData, splits: dict[str, Split]) -> dict[str, dict[str, int]]:
     counts = {
-        name: np.bincount(split.labels, minlength=len(data.labels))
+        name: class_counts(split.labels, len(data.labels))
         for name, split in splits.items()
         if not isinstance(split, PairSplit)
     }

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import TypeVar, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedafd.datasets.decoding import IMAGE_FORMATS, ImageArray, decode_image
 from fedafd.datasets.file_kinds import is_dicom
 from fedafd.datasets.intensity import IntensityRange
+from fedafd.datasets.labels import Labels
 from fedafd.datasets.listing import Listing
 from fedafd.domain.kinds import ClientKind
 
@@ -36,10 +36,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """Labelled images; `labels` [n] indexes ClientData.labels."""
+    """Labelled images; `labels` [n] indexes ClientData.labels, or are sets of them [n, C] (fedafd.datasets.labels)."""
 
     images: Sequence[ImageArray]
-    labels: NDArray[np.int64]
+    labels: Labels
 
     def __len__(self) -> int:
         return len(self.images)
@@ -51,10 +51,10 @@ class ImageSplit:
 
 @dataclass(frozen=True)
 class TextSplit:
-    """Labelled texts; `labels` [n] indexes ClientData.labels."""
+    """Labelled texts; `labels` as ImageSplit's."""
 
     texts: Sequence[str]
-    labels: NDArray[np.int64]
+    labels: Labels
 
     def __len__(self) -> int:
         return len(self.texts)

@@ -124,9 +124,9 @@ def _distil(work: StageWork) -> StageResult:
 
 def _evaluate(work: StageWork) -> StageResult:
     state = work.inputs["server-state"]
-    metrics, _ = evaluate(
+    metrics = evaluate(
         config=work.config, state=state, samples=work.split("test"), device=work.device, progress=work.progress
-    )
+    ).metrics
     lineage = {
         "federation": work.federation_id,
         "round": work.round_number,

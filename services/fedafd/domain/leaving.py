@@ -111,11 +111,13 @@ _MODELS = ("federated", "fused", "local", "global", "alone")
 _CLASSIFICATION = ("acc1", "acc5", "own_acc1")
 _RETRIEVAL = (*(f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)), "rsum")
 
+_LABELS = ("lrap", "map", "micro_f1")
+
 _COMPARED = ("over_local", "over_global", "over_alone")
 _PAIRED = ("difference", "standard_error")
 
 CLIENT_METRICS: frozenset[str] = frozenset(
-    {f"{model}/{name}" for model in _MODELS for name in (*_CLASSIFICATION, *_RETRIEVAL)}
+    {f"{model}/{name}" for model in _MODELS for name in (*_CLASSIFICATION, *_LABELS, *_RETRIEVAL)}
     | {f"{pair}/{name}" for pair in _COMPARED for name in _PAIRED}
 )
 """Every name of a metric that a client may send; others neither leave a site nor are taken."""

@@ -39,6 +39,8 @@ class Case(NamedTuple):
 
 CASES: Mapping[str, Case] = {
     "kind": Case("kind", "another kind of client", Answer.REFUSE, "the state has another kind of head"),
+    "task": Case("task", "another one", Answer.REFUSE, "the saved head was trained for the other one"),
+    "task-options": Case("task", "other options", Answer.GO_ON, "training follows the new values"),
     "classes-all": Case(
         "classes", "none of the saved classes is left", Answer.REFUSE, "nothing that the head learned has a name today"
     ),

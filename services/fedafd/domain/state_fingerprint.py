@@ -11,7 +11,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fedafd.domain.config import AveragingMode, DataConfig, EncoderConfig, FusionConfig, FusionMode, LoraConfig
+from fedafd.domain.config import (
+    AveragingMode,
+    DataConfig,
+    EncoderConfig,
+    FusionConfig,
+    FusionMode,
+    LoraConfig,
+    TaskConfig,
+    usual_task,
+)
 from fedafd.domain.errors import StateUnusableError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.state_cases import AFRESH, CASES, Answer, Difference
@@ -33,6 +42,8 @@ class StateFingerprint(BaseModel):
     kind: ClientKind | None = None
     classes: tuple[str, ...] | None = None
     """Names of the classes in the order of the head's rows; empty for pairs."""
+    task: TaskConfig | None = None
+    """In a state of before tasks had names: the usual one of its kind."""
     image_encoder: EncoderConfig | None = None
     text_encoder: EncoderConfig | None = None
     """As configured: by agent.yaml, else by the federation."""
@@ -140,8 +151,19 @@ def _shown(value: Any) -> str:
 def _outside(saved: StateFingerprint, today: StateFingerprint) -> Iterator[Difference]:
     if saved.kind is not None and today.kind is not None and saved.kind is not today.kind:
         yield _difference("kind", saved.kind, today.kind)
-    elif saved.classes is not None and today.classes is not None:
+        return
+    kind = today.kind or saved.kind
+    if today.task is not None and kind is not None:
+        yield from _task(saved.task or usual_task(kind), today.task)
+    if saved.classes is not None and today.classes is not None:
         yield from _classes(saved.classes, today.classes)
+
+
+def _task(saved: TaskConfig, today: TaskConfig) -> Iterator[Difference]:
+    if saved.name != today.name:
+        yield _difference("task", saved.name, today.name)
+    elif saved.options != today.options:
+        yield _difference("task-options", *(json.dumps(each.options, sort_keys=True) for each in (saved, today)))
 
 
 def _classes(saved: tuple[str, ...], today: tuple[str, ...]) -> Iterator[Difference]:

@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from fedafd.datasets.labels import has_several
 from fedafd.datasets.report import texts_of
 from fedafd.datasets.samples import ClientData, PairSplit, Split
 from fedafd.domain.config import EncoderConfig, FederationConfig
@@ -126,12 +127,18 @@ def bound_by_name(data: ClientData, classes: Sequence[str]) -> ClientData:
         return data
     rows, own = rows_by_name(classes, data.labels)
     row_of_label = np.array([rows[name] for name in own], dtype=np.int64)
-    train, val, test = (_relabelled(split, row_of_label) for split in (data.train, data.val, data.test))
+    train, val, test = (_relabelled(split, row_of_label, len(classes)) for split in (data.train, data.val, data.test))
     return dataclasses.replace(data, train=train, val=val, test=test, labels=tuple(classes))
 
 
-def _relabelled(split: Split, row_of_label: np.typing.NDArray[np.int64]) -> Split:
-    return split if isinstance(split, PairSplit) else dataclasses.replace(split, labels=row_of_label[split.labels])
+def _relabelled(split: Split, row_of_label: np.typing.NDArray[np.int64], num_rows: int) -> Split:
+    if isinstance(split, PairSplit):
+        return split
+    if not has_several(split.labels):
+        return dataclasses.replace(split, labels=row_of_label[split.labels])
+    moved = np.zeros((len(split), num_rows), dtype=split.labels.dtype)
+    moved[:, row_of_label] = split.labels
+    return dataclasses.replace(split, labels=moved)
 
 
 def _grow_head(checkpoint: Checkpoint, classes: Sequence[str], seed: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fedafd.algorithm.pooling import fit_pool, pooled
+from fedafd.learning.tasks import LabelTask
 
 __all__ = ["BRANCHES", "ONLY_FUSED", "Weights", "fit_branches", "pool_branches", "weights_from_json"]
 
@@ -24,15 +24,15 @@ ONLY_FUSED: Weights = {"fused": 1.0}
 """Of a model without a branch that is trained alone, or without validation samples to weigh it by."""
 
 
-def fit_branches(logits: Mapping[str, Tensor], labels_n: Tensor) -> Weights:
+def fit_branches(task: LabelTask, logits: Mapping[str, Tensor], labels: Tensor) -> Weights:
     """The weights that validation samples bear out; `logits` [n, C] of each of BRANCHES."""
-    weights = fit_pool([logits[branch] for branch in BRANCHES], labels_n)
+    weights = task.fit_pool([logits[branch] for branch in BRANCHES], labels)
     return {branch: weight for branch, weight in zip(BRANCHES, weights, strict=True) if weight > 0}
 
 
-def pool_branches(logits: Mapping[str, Tensor], weights: Weights) -> Tensor:
-    """Log-probabilities [n, C] of the pool; `logits` of the branches that `weights` name, or more."""
-    return pooled([logits[branch] for branch in weights], list(weights.values()))
+def pool_branches(task: LabelTask, logits: Mapping[str, Tensor], weights: Weights) -> Tensor:
+    """The pool's logits [n, C]; `logits` of the branches that `weights` name, or more."""
+    return task.pool([logits[branch] for branch in weights], list(weights.values()))
 
 
 def weights_from_json(values: Any) -> Weights:

@@ -8,18 +8,22 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fedafd.algorithm.checks import check_labels
+from fedafd.algorithm.checks import check_labels, check_same_shape
+from fedafd.algorithm.label_metrics import check_label_sets
+from fedafd.datasets.labels import has_several
 from fedafd.datasets.samples import ClientData, ImageSplit, PairSplit, Split, TextSplit
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.feeding import gathered, resident
 from fedafd.learning.images import augmented, fit_of
 from fedafd.learning.public import PairTensors
+from fedafd.learning.tasks import LabelTask, PairTask
 from fedafd.learning.tower import Tower, encode_all, is_pooled
 
 __all__ = ["SplitName", "SplitTensors", "Splits", "check_samples"]
 
 SplitName = Literal["train", "val", "test"]
+_FORMS = {False: "one class a sample", True: "several labels a sample"}
 
 
 class SplitTensors:
@@ -89,20 +93,36 @@ class Splits:
             made = SplitTensors(split, self._towers, self._device)
             if made.labels is not None:
                 # Here, on the host: no step waits for a device to say that they fit.
-                check_labels(f"labels of {name}", made.labels, made.count, len(self._data.labels))
+                _check(f"labels of {name}", made.labels, made.count, len(self._data.labels))
             self._read[name] = made
         return self._read[name]
 
 
-def check_samples(data: ClientData) -> None:
-    """Raise DataError for data that nothing can be learned from."""
+def check_samples(data: ClientData, task: LabelTask | PairTask) -> None:
+    """Raise DataError for data that nothing can be learned from, or that are not the task's."""
     if not len(data.train):
         raise DataError("the private data have no training sample")
     if len(data.labels) == 1:
         raise DataError("the private data have one class; telling classes apart takes two or more")
+    told = None if isinstance(data.train, PairSplit) else has_several(data.train.labels)
+    wanted = getattr(task, "several_labels", None)
+    if told is not None and wanted is not None and told != wanted:
+        raise DataError(
+            f"the private data have {_FORMS[told]}, but the task wants {_FORMS[wanted]}; set task.name to"
+            " one that fits, in agent.yaml or the experiment's group of clients: classification for one class,"
+            " multi-label for several labels"
+        )
     twice = sorted({name for name in data.labels if data.labels.count(name) > 1})
     if twice:
         raise DataError(f"the private data have more than one class called {', '.join(twice)}; names tell them apart")
+
+
+def _check(name: str, labels: Tensor, count: int, limit: int) -> None:
+    if labels.dim() == 1:
+        check_labels(name, labels, count, limit)
+        return
+    check_same_shape(name, labels, "what the data say", torch.empty(count, limit))
+    check_label_sets(name, labels)
 
 
 def _samples(split: Split, modality: Modality) -> Sequence[Any]:

@@ -12,24 +12,20 @@ from typing import Any, NamedTuple
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fedafd.algorithm.alignment import BiLevelAlignment
-from fedafd.algorithm.at_once import contrast_each, head_losses, takes_at_once
+from fedafd.algorithm.at_once import takes_at_once
 from fedafd.algorithm.centring import centre
-from fedafd.algorithm.contrastive import SoftContrastiveLoss
 from fedafd.algorithm.fusion import GranularityAwareFusion
-from fedafd.algorithm.heads import ClassificationHead
 from fedafd.domain.config import EncoderConfig, FederationConfig, FusionMode
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.batch_norm import accept_single_values
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.encoders import Features
+from fedafd.learning.tasks import usual_task_of
 from fedafd.learning.tower import Tower
 
-__all__ = ["ClientModel", "Gates", "Views", "make_client_model", "make_head"]
-
-_LOGIT_SCALE = 10.0
+__all__ = ["ClientModel", "Gates", "Views", "make_client_model"]
 
 
 class Views(NamedTuple):
@@ -44,9 +40,16 @@ class ClientModel(nn.Module):
     """Everything a client keeps between rounds but the frozen global encoders and the optimizers' moments."""
 
     def __init__(
-        self, config: FederationConfig, kind: ClientKind, towers: Mapping[Modality, Tower], num_labels: int
+        self,
+        config: FederationConfig,
+        kind: ClientKind,
+        towers: Mapping[Modality, Tower],
+        num_labels: int,
+        task: Any = None,
     ) -> None:
+        """`task`: a LabelTask, or a PairTask for pairs; the kind's usual one if None."""
         super().__init__()
+        self.task: Any = usual_task_of(kind) if task is None else task
         dim, fusion, training = config.embedding_dim, config.fusion, config.client.for_kind(kind)
         self.kind, self.mode = kind, fusion.mode
         self.towers = nn.ModuleDict({modality.value: tower for modality, tower in towers.items()})
@@ -63,8 +66,9 @@ class ClientModel(nn.Module):
                     normalise_output=fusion.normalise_output,
                 )
         accept_single_values(self.fusions)
-        self.head = make_head(dim, num_labels) if num_labels else None
-        self.contrast = None if num_labels else SoftContrastiveLoss(config.client.loss_scale)
+        learned: Any = self.task
+        self.head = learned.make_head(dim, num_labels) if num_labels else None
+        self.contrast = None if num_labels else learned.make_contrast(config.client)
         self.alignment = BiLevelAlignment(dim, weight=config.alignment.weight)
         for modality in Modality:
             self.register_buffer(f"mean_{modality.value}", torch.zeros(dim))
@@ -107,30 +111,24 @@ class ClientModel(nn.Module):
     def _task_at_once(
         self, views: Mapping[Modality, Views], labels: Tensor | None, config: FederationConfig, weight: float
     ) -> Tensor:
-        if self.head is not None:
-            assert labels is not None
-            (each,) = views.values()
-            told_V, apart = head_losses(self.head, each, labels, config.client.separation_weight)
-            return told_V[0] + weight * told_V[1:].sum() + (1 + 2 * weight) * apart
-        assert self.contrast is not None
-        told_V = contrast_each(self.contrast, views[Modality.IMAGE], views[Modality.TEXT])
-        return (told_V[0] + weight * told_V[1:].sum()) / len(views[Modality.IMAGE].fused)
+        if self.head is None:
+            told_V = self.task.losses(self.contrast, views[Modality.IMAGE], views[Modality.TEXT])
+            paired: Tensor = told_V[0] + weight * told_V[1:].sum()
+            return paired
+        (each,) = views.values()
+        told_V = self.task.losses(self.head, each, labels)
+        loss: Tensor = told_V[0] + weight * told_V[1:].sum()
+        by_itself = self.task.head_loss(self.head, config.client)
+        return loss if by_itself is None else loss + (1 + 2 * weight) * by_itself
 
     def _task(self, rows: Mapping[Modality, Tensor], labels: Tensor | None, config: FederationConfig) -> Tensor:
-        if self.head is not None:
-            assert labels is not None
-            (features,) = rows.values()
-            loss: Tensor = self.head.loss(features, labels, separation_weight=config.client.separation_weight)
-            return loss
-        assert self.contrast is not None
-        image, text = rows[Modality.IMAGE], rows[Modality.TEXT]
-        contrast: Tensor = self.contrast(F.normalize(image, dim=-1), F.normalize(text, dim=-1))
-        return contrast / len(image)
-
-
-def make_head(dim: int, num_labels: int) -> ClassificationHead:
-    """A classifying client's head, fresh."""
-    return ClassificationHead(dim, num_labels, logit_scale=_LOGIT_SCALE)
+        if self.head is None:
+            paired: Tensor = self.task.loss(self.contrast, rows[Modality.IMAGE], rows[Modality.TEXT])
+            return paired
+        (features,) = rows.values()
+        loss: Tensor = self.task.loss(self.head(features), labels)
+        by_itself = self.task.head_loss(self.head, config.client)
+        return loss if by_itself is None else loss + by_itself
 
 
 class Gates:
@@ -145,8 +143,13 @@ class Gates:
             fusion.set_gate_offset(offset)
 
 
-def make_client_model(config: FederationConfig, kind: ClientKind, checkpoint: Checkpoint) -> ClientModel:
-    """A model with the encoders, vocabulary and labels of `checkpoint`; its weights are fresh."""
+def make_client_model(
+    config: FederationConfig, kind: ClientKind, checkpoint: Checkpoint, task: Any = None
+) -> ClientModel:
+    """A model of `task`, or of the kind's usual one, with the encoders, vocabulary and labels of `checkpoint`.
+
+    Its weights are fresh.
+    """
     text = checkpoint.meta["tokenizer"]
     tokenizer = Tokenizer.from_str(text) if text is not None else None
     towers = {}
@@ -154,4 +157,4 @@ def make_client_model(config: FederationConfig, kind: ClientKind, checkpoint: Ch
         encoder = EncoderConfig.model_validate(checkpoint.meta["encoders"][modality.value])
         held = tokenizer if modality is Modality.TEXT else None
         towers[modality] = Tower(encoder, modality, dim=config.embedding_dim, tokenizer=held)
-    return ClientModel(config, kind, towers, len(checkpoint.meta["labels"]))
+    return ClientModel(config, kind, towers, len(checkpoint.meta["labels"]), task)

@@ -113,9 +113,11 @@ def _client_round(
     reps = site.represent(waypoints)
     progress(0.95, Activity(ActivityKind.EVALUATING))
     views = {name: site.assess_views(name) for name in {evaluate_on, *compare_on}}
-    metrics, scores = site.in_one_level(views[evaluate_on])
+    whole = site.in_one_level(views[evaluate_on])
     told: dict[str, Mapping[str, Evaluation]] = {name: views[name] for name in compare_on}
-    return ClientRound(site.state(), reps, metrics, scores, len(site.data.train), tuple(site.differences), told, loss)
+    return ClientRound(
+        site.state(), reps, whole.metrics, whole.scores, len(site.data.train), tuple(site.differences), told, loss
+    )
 
 
 def evaluate_client(

@@ -16,4 +16,11 @@ class Evaluation(NamedTuple):
     metrics: dict[str, float]
     """In percent."""
     scores: NDArray[np.float64]
-    """Each sample's part of the task's own metric, rsum or acc1 [n]: their mean is that metric."""
+    """Each sample's part of the task's own metric [n]: their mean is that metric."""
+    own: str = ""
+    """The name of that metric; empty where it follows from the metrics: rsum, else acc1."""
+
+    @property
+    def metric(self) -> str:
+        """The name of the task's own metric."""
+        return self.own or ("rsum" if "rsum" in self.metrics else "acc1")

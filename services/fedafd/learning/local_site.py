@@ -17,7 +17,7 @@ from torch import Tensor
 from fedafd.algorithm.centring import public_mean
 from fedafd.algorithm.fusion import calibrate_gate
 from fedafd.datasets.samples import ClientData, PairSplit, Split, TextSplit
-from fedafd.domain.config import AveragingMode, EncoderConfig, FederationConfig, FusionMode
+from fedafd.domain.config import AveragingMode, EncoderConfig, FederationConfig, FusionMode, usual_task
 from fedafd.domain.errors import DataError, StateUnusableError
 from fedafd.domain.kinds import ClientKind, Modality, in_order
 from fedafd.domain.seeds import derive_seed
@@ -44,6 +44,7 @@ from fedafd.learning.lora import merged_files
 from fedafd.learning.optimizers import choose_device, make_optimizer
 from fedafd.learning.public import Pairs, PairTensors
 from fedafd.learning.site_evaluation import SiteEvaluator
+from fedafd.learning.tasks import find_task
 from fedafd.learning.tokens import tokenizer_for
 from fedafd.learning.tower import Tower
 from fedafd.learning.trainable import trainable_parameters
@@ -85,7 +86,6 @@ class LocalSite:
         self.is_new = state is None
         self.differences: list[Difference] = []
         """What the state was made for that is another today."""
-        check_samples(data)
         today = fingerprint_of_round(config, kind, encoders, data.labels)
         self._made_for = today if made_for is None else today.over(made_for)
         self._encoders, self._told_made_for = encoders, made_for
@@ -95,8 +95,12 @@ class LocalSite:
                 self._checkpoint = Checkpoint.from_bytes(state)
             self._note_unknown_words(self._checkpoint.meta.get("tokenizer"), data)
             self.differences = adapt(self._checkpoint, self._made_for, self._first_seed())
+            self._made_for = self._made_for.over(StateFingerprint.of_state(self._checkpoint.meta))
             data = bound_by_name(data, self._checkpoint.meta["labels"])
         self.data = data
+        self.task: Any = find_task(self._made_for.task or usual_task(kind), kind)
+        """What is learned: a LabelTask, or a PairTask for pairs."""
+        check_samples(data, self.task)
         self.stage = f"client training, {kind.value}"
         """What this training is called where it goes wrong."""
         self.beside: LocalSite | None = None
@@ -174,7 +178,7 @@ class LocalSite:
         if self.beside is not None:
             labels = self.splits["val"].labels
             assert labels is not None
-            self.weights = fit_branches(evaluator.logits("val"), labels)
+            self.weights = fit_branches(self.task, evaluator.logits("val"), labels)
 
     def assess_views(self, name: SplitName) -> dict[str, Evaluation]:
         """A split with the personalized model (`federated`), the own (`local`) and the frozen (`global`) feature.
@@ -194,7 +198,8 @@ class LocalSite:
         for modality, fusion in self.model.fusions.items():
             offset = float(fusion.gate_offset)  # type: ignore[arg-type]
             found[f"gate_offset/{modality}"] = max(min(offset, 1e6), -1e6)
-        return Evaluation(found, views["federated"].scores if views else np.empty(0))
+        scores = views["federated"].scores if views else np.empty(0)
+        return Evaluation(found, scores, f"federated/{self.task.metric.name}")
 
     def state(self) -> bytes:
         """The personalized state that the next round goes on from."""
@@ -248,7 +253,7 @@ class LocalSite:
             self._checkpoint = Checkpoint(meta=self._fresh_meta(public_texts, tokenizer))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._first_seed())
-            self.model = make_client_model(self.config, self.kind, self._checkpoint)
+            self.model = make_client_model(self.config, self.kind, self._checkpoint, self.task)
         if not self.is_new:
             begins = any(each.case == "fusion-fresh" for each in self.differences)
             with _unusable_is_clear():

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedafd.domain.config import FederationConfig
+from fedafd.domain.config import FederationConfig, TaskConfig, usual_task
 from fedafd.domain.kinds import ClientKind
+from fedafd.learning.tasks import find_task
 
 __all__ = ["SiteFacts", "global_card", "personalized_card"]
 
@@ -27,6 +28,7 @@ _VIEWS = {
     "global": "frozen global encoder alone",
     "alone": "the same encoder trained without the federation",
 }
+_METRIC_TYPES = {"lrap": "label_ranking_average_precision", "map": "mean_average_precision", "micro_f1": "f1"}
 _SHOWN_CLASSES = 200
 _SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>|#!~$"})
 
@@ -50,8 +52,12 @@ def personalized_card(
     lineage: Mapping[str, Any],
     facts: SiteFacts | None = None,
     note: str = "",
+    task: TaskConfig | None = None,
 ) -> str:
-    """The card of a client's model. `facts` only where it stays at its site; `note`: which of its models it is."""
+    """The card of a client's model. `facts` only where it stays at its site; `note`: which of its models it is.
+
+    `task`: what it was trained for; None for the usual one of its kind.
+    """
     names = list(labels)
     about = (
         f"One client's {kind.value} model of the federation {_plain(config.name)}: its own encoder and the federation's"
@@ -62,16 +68,19 @@ def personalized_card(
         f"# Personalized {kind.value} model of federation {_plain(config.name)}\n\n{about}",
         f"## Which model this is\n\n{_plain(note)}" if note else "",
         f"## Use\n\n{_usage('PersonalizedModel', _CODE[kind])}",
+        _learned(kind, task),
         _classes(names, facts),
         _data(facts),
         _results("the site's own test split", metrics),
         _lineage(lineage),
     ]
-    task, task_name = _TASKS[kind]
+    tag, task_name = _TASKS[kind]
     head = _front_matter(
         name=f"{config.name}-personalized-{kind.value}",
-        task=task,
-        task_name=task_name,
+        task=tag,
+        task_name=task_name
+        if task is None or task == usual_task(kind)
+        else f"{kind.value.capitalize()} {_task_title(task, kind)}",
         tags=["personalized", kind.value],
         dataset=("private", "the site's own data"),
         metrics=metrics,
@@ -166,13 +175,34 @@ def _metric_type(metric: str) -> str | None:
     last = metric.rpartition("/")[2]
     if metric.startswith("gate_offset/"):
         return None
-    return "accuracy" if "acc" in last else "recall"
+    if last in ("acc1", "acc5", "own_acc1"):
+        return "accuracy"
+    if last == "rsum" or last.startswith(("i2t_r", "t2i_r")):
+        return "recall"
+    return _METRIC_TYPES.get(last, last)
 
 
 def _described(metric: str) -> str:
     view, _, last = metric.rpartition("/")
     unit = "sum of six, 0 to 600" if last.endswith("rsum") else "percent"
     return f"{_VIEWS[view]}, {unit}" if view in _VIEWS else unit
+
+
+def _task_title(task: TaskConfig, kind: ClientKind) -> str:
+    title: str = find_task(task, kind).title
+    return title
+
+
+def _learned(kind: ClientKind, task: TaskConfig | None) -> str:
+    """Of a task that is not the usual one."""
+    if task is None or task == usual_task(kind):
+        return ""
+    found = find_task(task, kind)
+    with_options = f" with {_plain(dict(task.options))}" if task.options else ""
+    told = f"Task `{_plain(task.name)}`{with_options}: {_plain(found.title)}, chosen by {_plain(found.metric.name)}."
+    if getattr(found, "several_labels", False):
+        told += " A sample may have several labels, or none: each has a probability of its own."
+    return f"## Task\n\n{told}"
 
 
 def _classes(names: list[str], facts: SiteFacts | None) -> str:

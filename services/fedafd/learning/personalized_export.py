@@ -16,9 +16,10 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from fedafd.datasets.intensity import IntensityRange
-from fedafd.domain.config import EncoderConfig, FederationConfig, FusionMode, parse_federation_config
+from fedafd.domain.config import EncoderConfig, FederationConfig, FusionMode, parse_federation_config, usual_task
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.domain.state_fingerprint import StateFingerprint
 from fedafd.learning.alone import has_alone_branch
 from fedafd.learning.averaging import HEAD
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
@@ -136,6 +137,7 @@ def _parts(
         by_itself = tensors_below(tensors, "alone/model")
         _add_towers(files, weights, "alone", meta["alone"], by_itself, config)
         weights["alone/head.safetensors"] = {"free_weight": by_itself[HEAD]}
+    task = StateFingerprint.of_state(meta).task
     described = {
         "model_type": "fedafd-personalized",
         "kind": kind.value,
@@ -144,6 +146,7 @@ def _parts(
         "intensity_range": recipe.intensity_range,
         "lineage": dict(recipe.lineage),
         **({"branches": pool} if pool else {}),
+        **({} if task in (None, usual_task(kind)) else {"task": task.model_dump(mode="json")}),
     }
     files["config.json"] = json.dumps(described, indent=2, sort_keys=True).encode()
     card = personalized_card(
@@ -154,6 +157,7 @@ def _parts(
         lineage=recipe.lineage,
         facts=recipe.facts,
         note=recipe.note,
+        task=task,
     )
     files["README.md"] = card.encode()
     return files, weights

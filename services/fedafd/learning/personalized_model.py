@@ -9,18 +9,19 @@ from typing import Any, Literal, NamedTuple, get_args, overload
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from pydantic import ValidationError
+from torch import Tensor, nn
 
-from fedafd.algorithm.heads import ClassificationHead
 from fedafd.datasets.intensity import IntensityRange
-from fedafd.domain.config import FederationConfig, parse_federation_config
+from fedafd.domain.config import FederationConfig, TaskConfig, parse_federation_config, usual_task
 from fedafd.domain.errors import ConfigurationError, DataError, InvalidRequestError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.branches import ONLY_FUSED, Weights, pool_branches, weights_from_json
-from fedafd.learning.client_model import ClientModel, Views, make_head
+from fedafd.learning.client_model import ClientModel, Views
 from fedafd.learning.inputs import ImageSample, OnBad, TextSample
 from fedafd.learning.loaded_model import LoadedModel, device_named
 from fedafd.learning.model_folder import PERSONALIZED_MODEL, ModelFolder, read_whole
+from fedafd.learning.tasks import find_task
 from fedafd.learning.tensor_fit import load_fitting
 from fedafd.learning.tower import Tower
 
@@ -40,7 +41,7 @@ class AloneBranch(NamedTuple):
     """The branch of a classifier that its site trained without the federation."""
 
     tower: Tower
-    head: ClassificationHead
+    head: nn.Module
 
 
 class PersonalizedModel(LoadedModel):
@@ -110,8 +111,10 @@ class PersonalizedModel(LoadedModel):
     ) -> list[Prediction] | list[list[Prediction]]:
         """The likeliest label of each image or text, with its probability; with `top_k` the likeliest ones, best first.
 
-        No more than there are classes. Raises InvalidRequestError for `pair`, DataError naming the sample that cannot
-        be read.
+        Where a sample may have several labels, each has a probability of its own: take those above a half, or above
+        what your use asks for, of `top_k=len(model.labels)`. No more than there are classes.
+
+        Raises InvalidRequestError for `pair`, DataError naming the sample that cannot be read.
         """
         found = [each for _, each in self.each_prediction(samples, top_k=1 if top_k is None else top_k, branch=branch)]
         return found if top_k is not None else [each[0] for each in found]
@@ -135,7 +138,7 @@ class PersonalizedModel(LoadedModel):
         modality = Modality(self.kind)
         for places, batch in self.each_batch(modality, samples, on_bad):
             with torch.inference_mode():
-                odds = self._log_odds(modality, batch, branch).exp()
+                odds = self._model.task.probabilities(self._logits(modality, batch, branch))
                 best = odds.topk(min(top_k, len(self.labels)), dim=-1)
             rows = zip(places, best.values.tolist(), best.indices.tolist(), strict=True)
             yield from ((n, [(self.labels[i], p) for p, i in zip(v, w, strict=True)]) for n, v, w in rows)
@@ -151,21 +154,21 @@ class PersonalizedModel(LoadedModel):
     def _embedded(self, modality: Modality, batch: Sequence[Tensor]) -> Tensor:
         return torch.nn.functional.normalize(self._viewed(modality, batch, "personalized"), dim=-1)
 
-    def _log_odds(self, modality: Modality, batch: Sequence[Tensor], branch: Branch) -> Tensor:
-        """Log-probabilities of a classifier, [B, C]."""
+    def _logits(self, modality: Modality, batch: Sequence[Tensor], branch: Branch) -> Tensor:
+        """Of a model with labels, [B, C]."""
         head = self._model.head
         assert head is not None
         if branch == "alone":
-            return self._alone(batch).log_softmax(-1)
+            return self._alone(batch)
         if branch != "personalized" or self.weights == ONLY_FUSED:
             logits: Tensor = head(self._viewed(modality, batch, branch))
-            return logits.log_softmax(-1)
+            return logits
         found = {"alone": self._alone(batch)} if "alone" in self.weights else {}
         if set(self.weights) != {"alone"}:
             views = self._views(modality, batch)
             features = {"fused": views.fused, "local": views.local, "global": views.global_}
             found |= {name: head(rows) for name, rows in features.items() if name in self.weights}
-        return pool_branches(found, self.weights)
+        return pool_branches(self._model.task, found, self.weights)
 
     def _alone(self, batch: Sequence[Tensor]) -> Tensor:
         if self._alone_head is None:
@@ -201,9 +204,10 @@ def _parts(folder: ModelFolder) -> dict[str, Any]:
         raise DataError(f"{place}: a model of kind {kind.value} {'has no' if labels else 'needs'} labels")
     towers = {m: _tower(folder, "local", m, config) for m in kind.modalities}
     frozen = {m: _tower(folder, "global", m, config) for m in kind.modalities}
-    model = ClientModel(config, kind, towers, len(labels))
+    task = _task(folder, kind, place)
+    model = ClientModel(config, kind, towers, len(labels), task)
     load_fitting(model, folder.tensors("model.safetensors"), str(folder.path / "model.safetensors"), apart=_KEPT_APART)
-    weights, by_itself = _pool(folder, kind, config, len(labels), place)
+    weights, by_itself = _pool(folder, kind, config, (task, len(labels)), place)
     return {
         "labels": labels,
         "model": model,
@@ -214,8 +218,20 @@ def _parts(folder: ModelFolder) -> dict[str, Any]:
     }
 
 
+def _task(folder: ModelFolder, kind: ClientKind, place: str) -> Any:
+    """The task that the model was trained for; a folder of before tasks had names holds the usual one."""
+    if "task" not in folder.described:
+        return find_task(usual_task(kind), kind)
+    try:
+        return find_task(TaskConfig.model_validate(folder.described["task"]), kind)
+    except ValidationError as error:
+        raise DataError(f"{place}: task is none: {error.errors()[0]['msg']}") from None
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{place}: {error}; install the package that brings the task") from None
+
+
 def _pool(
-    folder: ModelFolder, kind: ClientKind, config: FederationConfig, num_labels: int, place: str
+    folder: ModelFolder, kind: ClientKind, config: FederationConfig, learned: tuple[Any, int], place: str
 ) -> tuple[Weights, AloneBranch | None]:
     """The weights of a classifier's branches, and the one that was trained alone, where it has a weight."""
     if "branches" not in folder.described:
@@ -228,7 +244,8 @@ def _pool(
         raise DataError(f"{place}: a model of kind pair has no branches to weigh")
     if "alone" not in weights:
         return weights, None
-    head = make_head(config.embedding_dim, num_labels)
+    task, num_labels = learned
+    head = task.make_head(config.embedding_dim, num_labels)
     load_fitting(head, folder.tensors("alone/head.safetensors"), str(folder.path / "alone" / "head.safetensors"))
     return weights, AloneBranch(_tower(folder, "alone", kind.modalities[0], config), head)
 

@@ -18,7 +18,7 @@ from fedafd.learning.client_data import SplitName
 from fedafd.learning.client_model import ClientModel, Views
 from fedafd.learning.encoders import Features
 from fedafd.learning.evaluation import Evaluation
-from fedafd.learning.scoring import score_classes, score_pairs
+from fedafd.learning.tasks.base import Scored
 
 if TYPE_CHECKING:
     from fedafd.learning.local_site import LocalSite
@@ -40,9 +40,10 @@ class SiteEvaluator:
             scored = {view: self._score(name, each) for view, each in self.features(name).items()}
         else:
             logits = self.logits(name)
-            pool = {"federated": pool_branches(logits, self._site.weights)} if logits else {}
+            pool = {"federated": pool_branches(self._site.task, logits, self._site.weights)} if logits else {}
             scored = {view: self._score_logits(name, each) for view, each in (pool | logits).items()}
-        return {view: Evaluation(found, scores.numpy()) for view, (found, scores) in scored.items()}
+        metric = self._site.task.metric.name
+        return {view: Evaluation(found, scores.numpy(), metric) for view, (found, scores) in scored.items()}
 
     def gate_scores(self, name: SplitName) -> Callable[[], Tensor]:
         """Each sample's score [n] of the fused feature, with the gates as they are when it is called."""
@@ -100,24 +101,24 @@ class SiteEvaluator:
         return logits | {"alone": _classified(self._site.beside.model, own["federated"])}
 
     @torch.inference_mode()
-    def _score(self, name: SplitName, features: Mapping[Modality, Tensor]) -> tuple[dict[str, float], Tensor]:
+    def _score(self, name: SplitName, features: Mapping[Modality, Tensor]) -> Scored:
         """Metrics, and each sample's part of the task's own one."""
         if self._site.model.head is not None:
             return self._score_logits(name, _classified(self._site.model, features))
         split = self._site.splits[name]
         assert split.pairs is not None
-        return score_pairs(features, split.pairs.image_of_text)
+        found: Scored = self._site.task.score(features, split.pairs.image_of_text)
+        return found
 
-    def _score_logits(self, name: SplitName, logits: Tensor) -> tuple[dict[str, float], Tensor]:
+    def _score_logits(self, name: SplitName, logits: Tensor) -> Scored:
         labels, trained = self._site.splits[name].labels, self._site.splits["train"].labels
-        assert labels is not None
-        assert trained is not None
-        return score_classes(logits, labels, trained)
+        found: Scored = self._site.task.score(logits, labels, trained)
+        return found
 
 
 def _classified(model: ClientModel, features: Mapping[Modality, Tensor]) -> Tensor:
     """Logits on the host of features [n, D] of the client's one modality."""
     assert model.head is not None
     (rows,) = features.values()
-    logits: Tensor = model.head(rows.to(model.head.free_weight.device)).cpu()
+    logits: Tensor = model.head(rows.to(next(model.head.parameters()).device)).cpu()
     return logits

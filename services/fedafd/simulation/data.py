@@ -122,6 +122,7 @@ def _clients(
                 data=replace(whole, train=_held(share)),
                 image_encoder=group.image_encoder,
                 text_encoder=group.text_encoder,
+                task=group.task,
             )
         )
     return made

@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedafd.domain.config import EncoderConfig, FederationConfig, parse_config, parse_federation_config
+from fedafd.domain.config import EncoderConfig, FederationConfig, TaskConfig, parse_config, parse_federation_config
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.presets import merged
@@ -49,6 +49,9 @@ class ClientGroup(Source):
     parts: int | None = Field(None, ge=1, description="Parts the training split is cut into; null: count.")
     image_encoder: EncoderConfig | None = None
     text_encoder: EncoderConfig | None = None
+    task: TaskConfig | None = Field(
+        None, description="What is learned of the labels; null: classification, or retrieval for pairs."
+    )
 
     @model_validator(mode="after")
     def _parts_suffice(self) -> ClientGroup:

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedafd.datasets.samples import ClientData, PairSplit
-from fedafd.domain.config import AveragingMode, EncoderConfig, FederationConfig
+from fedafd.domain.config import AveragingMode, EncoderConfig, FederationConfig, TaskConfig, usual_task
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.merge_tree import plan_merges
 from fedafd.domain.seeds import derive_seed
+from fedafd.domain.state_fingerprint import StateFingerprint
 from fedafd.learning.averaging import average_updates, group_of, weight_update
 from fedafd.learning.client_round import ClientRound, evaluate_client, train_client
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
@@ -45,6 +46,8 @@ class SimulatedClient:
     data: ClientData
     image_encoder: EncoderConfig | None = None
     text_encoder: EncoderConfig | None = None
+    task: TaskConfig | None = None
+    """None: the usual one of its kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +218,7 @@ class Federation:
             evaluate_on=evaluate_on,  # type: ignore[arg-type]
             progress=lambda fraction, activity: watch(client.name, fraction, f"client {client.name}: {activity}"),
             waypoints=waypoints,
+            made_for=StateFingerprint(task=client.task or usual_task(client.kind)),
         )
 
     def _seed(self, number: int, who: str, stage: str) -> int:

@@ -9,11 +9,9 @@ from typing import Any
 
 from fedafd.simulation.experiment import ExperimentConfig
 from fedafd.simulation.run import score_of
-from fedafd.simulation.summary import Row
+from fedafd.simulation.summary import Row, measures_of
 
 __all__ = ["draw_plots"]
-
-_BARS = ("mean", "server rsum", "image acc1", "text acc1", "pair rsum")
 
 
 def draw_plots(
@@ -48,7 +46,7 @@ def _curves(scenario: str, results: Sequence[Mapping[str, Any]], path: Path) -> 
             axis.plot(rounds, [fmean(c) for c in columns], style, color=colour, label=strategy, linewidth=1.4)
             if len(lines) > 1:
                 axis.fill_between(rounds, [min(c) for c in columns], [max(c) for c in columns], color=colour, alpha=0.1)
-        axis.set_title(f"{panel}: {'rsum' if panel in ('server', 'pair') else 'acc@1'} (validation)", fontsize=10)
+        axis.set_title(f"{panel}: {_metrics(results, panel)} (validation)", fontsize=10)
         axis.set_xlabel("round")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
@@ -65,14 +63,25 @@ def _line(result: Mapping[str, Any], panel: str) -> list[float]:
     if panel == "server":
         return [entry["server"]["rsum"] for entry in result["rounds"]]
     names = [name for name, client in result["clients"].items() if client["kind"] == panel]
-    return [fmean(score_of(entry["clients"][name]) for name in names) for entry in result["rounds"]]
+    return [
+        fmean(score_of(entry["clients"][name], result["clients"][name].get("metric")) for name in names)
+        for entry in result["rounds"]
+    ]
+
+
+def _metrics(results: Sequence[Mapping[str, Any]], panel: str) -> str:
+    """What a panel shows; clients of one kind may have several tasks."""
+    usual = "rsum" if panel in ("server", "pair") else "acc1"
+    clients = [client for result in results for client in result["clients"].values() if client["kind"] == panel]
+    return ", ".join(dict.fromkeys(client.get("metric", usual) for client in clients)) or usual
 
 
 def _bars(scenario: str, rows: Sequence[Row], output: Path) -> Path:
     """Test figures: a bar per strategy, its standard deviation over seeds, and each seed as a point."""
     from matplotlib import pyplot as plt
 
-    measures = [measure for measure in _BARS if any(measure in row.values for row in rows)]
+    shown = [measure for measure in measures_of(rows) if " own " not in measure]
+    measures = [measure for measure in shown if any(measure in row.values for row in rows)]
     strategies = list(dict.fromkeys(row.strategy for row in rows))
     size = (3.6 * len(measures), 0.36 * len(strategies) + 1.4)
     figure, axes = plt.subplots(1, len(measures), figsize=size, squeeze=False, sharey=True)

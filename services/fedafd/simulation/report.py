@@ -16,11 +16,11 @@ from fedafd.simulation.kept_runs import versions_note
 from fedafd.simulation.no_effect import settings_without_effect
 from fedafd.simulation.plots import draw_plots
 from fedafd.simulation.summary import (
-    MEASURES,
     Difference,
     Row,
     client_differences,
     differences,
+    measures_of,
     not_done,
     read_results,
     rows_of,
@@ -82,7 +82,7 @@ def _missing(experiment: ExperimentConfig, rows: Sequence[Row], failed: Mapping[
 
 
 def _means(rows: Sequence[Row]) -> list[str]:
-    measures = [m for m in MEASURES if any(m in row.values for row in rows)]
+    measures = [m for m in measures_of(rows) if any(m in row.values for row in rows)]
     lines = [f"| strategy | seeds | {' | '.join(measures)} |", "|---" * (len(measures) + 2) + "|"]
     for strategy in dict.fromkeys(row.strategy for row in rows):
         own = [row for row in rows if row.strategy == strategy]
@@ -104,7 +104,7 @@ def _recalls(rows: Sequence[Row]) -> list[str]:
 
 
 def _differences(compared: Sequence[Difference], names: Sequence[str]) -> list[str]:
-    measures = [m for m in MEASURES if any(d.measure == m for d in compared)]
+    measures = list(dict.fromkeys(d.measure for d in compared))
     lines = [f"| against | seeds | {' | '.join(measures)} |", "|---" * (len(measures) + 2) + "|"]
     for name in names:
         own = {d.measure: d for d in compared if d.strategy == name}
@@ -162,7 +162,7 @@ def _spread(values: Sequence[float]) -> str:
 
 def _write_csv(path: Path, rows: Sequence[Row]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        names = [*MEASURES, *(f"server {name}" for name in (rows[0].recalls if rows else {}))]
+        names = [*measures_of(rows), *(f"server {name}" for name in (rows[0].recalls if rows else {}))]
         writer = csv.writer(file)
         writer.writerow(["scenario", "strategy", "seed", *names, "seconds"])
         for row in rows:

@@ -23,13 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
+from fedafd.domain.config import usual_task
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import Modality
+from fedafd.learning.tasks import find_task
 from fedafd.simulation.choice import RoundChoice
 from fedafd.simulation.data import PUBLIC_SET, load_run_data
 from fedafd.simulation.effort import ClientSize, Effort
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
-from fedafd.simulation.federation import ClientProgress, Federation, FederationProgress
+from fedafd.simulation.federation import ClientProgress, Federation, FederationProgress, SimulatedClient
 from fedafd.simulation.files import read_json, write_json
 from fedafd.simulation.kept_runs import note_run
 from fedafd.simulation.round_stages import RoundStages
@@ -45,9 +47,11 @@ SERVER_STAGES = "server"
 """Folder below an experiment's output: stages of the server that its runs have in common."""
 
 
-def score_of(metrics: Mapping[str, float]) -> float:
-    """A client's own metric: rsum for pairs, else accuracy, of the personalized model."""
-    return metrics["federated/rsum"] if "federated/rsum" in metrics else metrics["federated/acc1"]
+def score_of(metrics: Mapping[str, float], metric: str | None = None) -> float:
+    """A client's own metric of the personalized model; where a result does not name it, rsum, else accuracy."""
+    if metric is None:
+        metric = "rsum" if "federated/rsum" in metrics else "acc1"
+    return metrics[f"federated/{metric}"]
 
 
 def run_one(
@@ -232,6 +236,7 @@ class _Run:
             state = self._read(f"client-{client.name}-{number}")
             clients[client.name] = {
                 "kind": client.kind.value,
+                **_measured_by(client),
                 "round": number,
                 "num_private_samples": len(client.data.train),
                 "metrics": self.federation.evaluate_client(client.name, state, reps, bundles),
@@ -258,3 +263,9 @@ class _Run:
                 f"{self.folder / 'kept' / name}: cannot be read: {error.strerror};"
                 f" remove {self.folder} to do the run anew"
             ) from None
+
+
+def _measured_by(client: SimulatedClient) -> dict[str, Any]:
+    """The metric of a client's task, and its best value."""
+    metric = find_task(client.task or usual_task(client.kind), client.kind).metric
+    return {"metric": metric.name, "highest": metric.highest}

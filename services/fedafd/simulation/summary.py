@@ -17,12 +17,23 @@ from fedafd.simulation.experiment import ExperimentConfig, RunKey
 from fedafd.simulation.files import read_json
 from fedafd.simulation.run import score_of
 
-__all__ = ["MEASURES", "Difference", "Row", "client_differences", "differences", "not_done", "read_results", "rows_of"]
+__all__ = [
+    "Difference",
+    "Row",
+    "client_differences",
+    "differences",
+    "measures_of",
+    "not_done",
+    "read_results",
+    "rows_of",
+]
 
-MEASURES = ("mean", "server rsum", "image acc1", "text acc1", "pair rsum", "image own acc1", "text own acc1")
-"""`mean`: of the kinds' metrics in percent, a pair client's being its mean recall (rsum / 6). `own`: weighted by the
-client's own label distribution."""
+_MEASURES = ("mean", "server rsum", "image acc1", "text acc1", "pair rsum", "image own acc1", "text own acc1")
+"""`mean`: of the kinds' metrics in percent of their best value, a pair client's being its mean recall (rsum / 6).
+`own`: weighted by the client's own label distribution. Other tasks add their own metric, such as `image lrap`."""
 
+_METRICS = {"image": "acc1", "text": "acc1", "pair": "rsum"}
+"""Of the usual task of each kind, in the order of the tables."""
 _RECALLS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10")
 
 
@@ -35,7 +46,7 @@ class Row(NamedTuple):
     values: dict[str, float]
     recalls: dict[str, float]
     clients: dict[str, float]
-    """Each client's own metric: rsum for pairs, else accuracy, of the personalized model."""
+    """Each client's own metric: that of its task, of the personalized model."""
     over_global: dict[str, float]
     """By how much each pair client's personalized model is above the frozen global model on the test split."""
     seconds: float
@@ -76,22 +87,24 @@ def rows_of(results: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 
 def _row(result: Mapping[str, Any]) -> Row:
-    kinds: dict[str, list[Mapping[str, float]]] = {}
+    groups: dict[tuple[int, str, str, float], list[Mapping[str, float]]] = {}
     over, clients = {}, {}
     for name, client in sorted(result["clients"].items()):
         metrics = client["metrics"]
-        kinds.setdefault(client["kind"], []).append(metrics)
-        clients[name] = score_of(metrics)
-        if client["kind"] == "pair":
+        kind, metric = client["kind"], client.get("metric", _METRICS[client["kind"]])
+        highest = float(client.get("highest", 600 if metric == "rsum" else 100))
+        groups.setdefault((list(_METRICS).index(kind), kind, metric, highest), []).append(metrics)
+        clients[name] = score_of(metrics, metric)
+        if "global/rsum" in metrics:
             over[name] = metrics["federated/rsum"] - metrics["global/rsum"]
     values = {"server rsum": result["server"]["metrics"]["rsum"]}
-    for kind, measure in (("image", "acc1"), ("text", "acc1"), ("pair", "rsum")):
-        if kind in kinds:
-            values[f"{kind} {measure}"] = fmean(metrics[f"federated/{measure}"] for metrics in kinds[kind])
-            if measure == "acc1":
-                values[f"{kind} own acc1"] = fmean(metrics["federated/own_acc1"] for metrics in kinds[kind])
-    shares = [values[name] for name in ("image acc1", "text acc1") if name in values]
-    shares += [values["pair rsum"] / len(_RECALLS)] if "pair rsum" in values else []
+    shares = []
+    for (_, kind, metric, highest), found in sorted(groups.items(), key=lambda group: group[0]):
+        value = fmean(metrics[f"federated/{metric}"] for metrics in found)
+        values[f"{kind} {metric}"] = value
+        shares.append(value / (highest / 100))
+        if all("federated/own_acc1" in metrics for metrics in found):
+            values[f"{kind} own acc1"] = fmean(metrics["federated/own_acc1"] for metrics in found)
     return Row(
         result["scenario"],
         result["strategy"],
@@ -104,16 +117,22 @@ def _row(result: Mapping[str, Any]) -> Row:
     )
 
 
+def measures_of(rows: Sequence[Row]) -> list[str]:
+    """All measures that rows can have, those of the usual tasks first."""
+    return list(dict.fromkeys([*_MEASURES, *(name for row in rows for name in row.values)]))
+
+
 def differences(rows: Sequence[Row], baseline: str, confidence: float = 0.95) -> list[Difference]:
     """`baseline` minus each other strategy, per scenario and, where there are several, over all of them."""
     held = {(row.scenario, row.strategy, row.seed): row.values for row in rows}
     scenarios = list(dict.fromkeys(row.scenario for row in rows))
     strategies = [name for name in dict.fromkeys(row.strategy for row in rows) if name != baseline]
     seeds = list(dict.fromkeys(row.seed for row in rows))
+    measures = measures_of(rows)
     found = []
     for group in [[name] for name in scenarios] + ([scenarios] if len(scenarios) > 1 else []):
         for strategy in strategies:
-            for measure in MEASURES:
+            for measure in measures:
                 by_seed = [_gains(held, group, baseline, strategy, measure, seed) for seed in seeds]
                 gains = [fmean(each) for each in by_seed if len(each) == len(group)]
                 if gains:

@@ -17,6 +17,7 @@ from fedafd.domain.config.reading import (
     read_agent_config,
     read_federation_config,
 )
+from fedafd.domain.config.task import TaskConfig, usual_task
 from fedafd.domain.config.training import ClientTrainingConfig, KindTrainingConfig, ServerTrainingConfig
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "QuorumConfig",
     "ServerTrainingConfig",
     "SharingConfig",
+    "TaskConfig",
     "TlsConfig",
     "WireDtype",
     "parse_agent_config",
@@ -47,4 +49,5 @@ __all__ = [
     "read_agent_config",
     "read_federation_config",
     "stored_federation_config",
+    "usual_task",
 ]

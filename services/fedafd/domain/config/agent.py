@@ -11,6 +11,7 @@ from pydantic import Field, JsonValue, model_validator
 from fedafd.domain.addresses import DialAddress
 from fedafd.domain.config.base import Config, Count, Positive
 from fedafd.domain.config.encoders import EncoderConfig
+from fedafd.domain.config.task import TaskConfig
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.paths import OwnPath
 
@@ -88,6 +89,9 @@ class AgentConfig(Config):
     aggregator: DialAddress = Field(description="host:port of the aggregator.")
     kind: ClientKind = Field(description="What the private data is: labelled images, labelled texts, or pairs of both.")
     data: DataConfig
+    task: TaskConfig | None = Field(
+        None, description="What is learned of the labels; null: classification, or retrieval for pairs."
+    )
     state_dir: OwnPath = Field(Path("fedafd-agent"), description="Credential, personalized model and cache live here.")
     image_encoder: EncoderConfig | None = None
     text_encoder: EncoderConfig | None = None
