@@ -78,6 +78,33 @@ def test_the_pages_experiment_runs_with_its_adapter_encoder_and_tracker(site: Pa
     assert {client["kind"] for client in result["clients"].values()} == {"text", "image"}
 
 
+def test_the_pages_task_is_what_its_client_learned_and_its_site_is_checked_with(site: Path) -> None:
+    script = """
+from fedafd.domain.config import TaskConfig
+from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.kinds import ClientKind
+from fedafd.learning.tasks import find_task
+import torch
+task = find_task(TaskConfig(name="focal", options={"gamma": 1}), ClientKind.TEXT)
+logits, labels = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])
+p = logits.softmax(-1)[:, 0]
+torch.testing.assert_close(task.loss(logits, labels), ((1 - p) * -p.log()).mean())
+try:
+    find_task(TaskConfig(name="focal", options={"gama": 1}), ClientKind.TEXT)
+except ConfigurationError as error:
+    print(error)
+"""
+    path = os.pathsep.join([str(site / "installed"), str(ROOT / "services")])
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "one option, gamma" in done.stdout
+
+
 def test_the_pages_site_is_ready_to_join(site: Path) -> None:
     said = run(site, "fedafd agent check")
     assert "all 56 samples read" in said

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from fedafd.agent.agent_file import agent_file
 from fedafd.cli.main import app
 from fedafd.datasets import load_client_data
-from fedafd.domain.config import read_agent_config
+from fedafd.domain.config import TaskConfig, read_agent_config
 from fedafd.domain.errors import FedafdError
 from fedafd.domain.kinds import ClientKind
 
@@ -182,3 +182,14 @@ def test_a_place_that_cannot_be_written_is_refused_before_a_question(tmp_path: P
     code, text = init("--output", str(tmp_path / name), "--force")
     assert code == 2
     assert words in text and "Folder of your data" not in text
+
+
+def test_labels_in_lists_are_seen_and_make_the_task_multi_label(tmp_path: Path) -> None:
+    folder, output = tmp_path / "data", tmp_path / "agent.yaml"
+    folder.mkdir()
+    for split in ("train", "val", "test"):
+        table = pa.table({"text": [f"{split} {n}" for n in range(3)], "label": [["a", "b"], [], ["b"]]})
+        pq.write_table(table, folder / f"{split}.parquet")
+    code, text = init(str(folder), "--aggregator", "a:1", "--output", str(output), "-y")
+    assert (code, "labels, several a sample: 2 (a, b)" in text) == (0, True)
+    assert read_agent_config(output).task == TaskConfig(name="multi-label")

@@ -24,6 +24,7 @@ def agent_file(
     options: Mapping[str, Any],
     state_dir: str,
     authorities: Path | None,
+    task: str | None = None,
 ) -> tuple[str, AgentConfig]:
     """The file's text, and the configuration that it reads as. Raises ConfigurationError."""
     lines = [
@@ -31,6 +32,7 @@ def agent_file(
         "# Every key: docs/configuration.md",
         f"aggregator: {_plain(aggregator)}  # host:port; the agent dials out and opens no port",
         f"kind: {kind.value}  # what the data are: image, text or pair (image with captions)",
+        *([f"task: {{name: {_plain(task)}}}  # what is learned of the labels: docs/tasks.md"] if task else []),
         "data:",
         f"  adapter: {_plain(adapter)}  # how they are read: docs/data.md",
         *([f"  path: {_plain(str(path))}"] if path is not None else []),

@@ -9,7 +9,9 @@ from typing import Any
 
 from fedafd.datasets import ClientData, load_client_data
 from fedafd.datasets.hub_sets import is_saved_set
+from fedafd.datasets.labels import has_several
 from fedafd.datasets.registry import adapter_names
+from fedafd.datasets.samples import PairSplit
 from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.domain.kinds import ClientKind
 
@@ -31,6 +33,12 @@ class Proposal:
     path: Path | None
     options: Mapping[str, Any] = field(default_factory=dict)
     data: ClientData
+
+    @property
+    def task(self) -> str | None:
+        """The task that the labels are for, where it is not the usual one of the kind."""
+        split = self.data.train
+        return "multi-label" if not isinstance(split, PairSplit) and has_several(split.labels) else None
 
 
 def propose(

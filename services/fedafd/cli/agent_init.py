@@ -66,6 +66,7 @@ def agent_init(
         adapter=found.adapter,
         path=found.path,
         options=found.options,
+        task=found.task,
         state_dir=state_dir,
         authorities=None if authorities is None else authorities.absolute(),
     )
@@ -87,7 +88,8 @@ def _describe(found: Proposal) -> None:
     typer.echo(f"samples: {counts}")
     if data.labels:
         more = f" and {len(data.labels) - 8} more" if len(data.labels) > 8 else ""
-        typer.echo(f"classes: {len(data.labels)} ({', '.join(data.labels[:8])}{more})")
+        what = "classes" if found.task is None else "labels, several a sample"
+        typer.echo(f"{what}: {len(data.labels)} ({', '.join(data.labels[:8])}{more})")
     for note in data.listing.notes:
         typer.echo(f"note: {note}")
 

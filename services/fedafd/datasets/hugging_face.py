@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedafd.datasets.classes import settled_classes
 from fedafd.datasets.column_options import ColumnOptions
 from fedafd.datasets.column_values import caption_lists, need_apart, sample_ids, sound_texts
 from fedafd.datasets.files import need_folder, need_unique
 from fedafd.datasets.hub_sets import Pictures, chosen_splits, hub_set, is_saved_set, saved_set, type_in_words
+from fedafd.datasets.label_lists import column_labels
+from fedafd.datasets.labels import Labels
 from fedafd.datasets.listing import Listing
 from fedafd.datasets.parquet_files import SPLITS, Column, descended, need_filled
-from fedafd.datasets.parquet_labels import ClassNames, named_labels
+from fedafd.datasets.parquet_labels import ClassNames
 from fedafd.datasets.parquet_sets import parquet_client, parquet_pairs
 from fedafd.datasets.partition import stratified_cut
 from fedafd.datasets.samples import ClientData, ImageSplit, LazyImages, PairSplit, Split, TextSplit
@@ -77,8 +78,7 @@ def hugging_face_client(path: Path | None, kind: ClientKind, options: HuggingFac
         return ClientData(kind, pairs["train"], pairs["val"], pairs["test"], listing=listing)
     source = _Source(path, options)
     columns = {split: source.column(split, options.label_column, "label_column") for split in source.splits}
-    names, numbers, notes = named_labels(columns, source.class_label())
-    labels = {split: np.array(found, dtype=np.int64) for split, found in numbers.items()}
+    names, labels, notes = column_labels(columns, source.class_label())
     made: Mapping[str, Split]
     if kind is ClientKind.TEXT:
         texts = {split: TextSplit(source.texts(split), labels[split]) for split in labels}
@@ -167,6 +167,7 @@ class _Source:
         name, found = self._options.label_column, {}
         for split, data in self.splits.items():
             feature = data.features.get(name)
+            feature = getattr(feature, "feature", feature)  # of a list, what its elements are
             names = getattr(feature, "names", None)
             if isinstance(names, list):
                 place = f"{Path(self.place) / split}: ClassLabel of column {name!r}"
@@ -178,7 +179,7 @@ class _Source:
             )
         return next(iter(found.values()), None), ()
 
-    def cut(self, splits: dict[str, S], *, labels: NDArray[np.int64] | None) -> tuple[dict[str, S], tuple[str, ...]]:
+    def cut(self, splits: dict[str, S], *, labels: Labels | None) -> tuple[dict[str, S], tuple[str, ...]]:
         """`splits`, with those that lack cut from train, and a note on each. Raises DataError for too few samples."""
         lacking: list[str] = [split for split in SPLITS if split not in splits]
         if not lacking:

@@ -127,6 +127,13 @@ def _class_label(columns: Mapping[str, Column]) -> ClassNames:
     )
 
 
+def _of_elements(feature: Any) -> Any:
+    """What the elements of a list are, in the ways in which versions of the library write it; else the feature."""
+    if isinstance(feature, list) and len(feature) == 1:
+        return feature[0]
+    return feature["feature"] if isinstance(feature, dict) and isinstance(feature.get("feature"), dict) else feature
+
+
 def _names_in(file: Path, column: str) -> tuple[str, ...] | None:
     with open_parquet(file) as opened:
         content = (opened.schema_arrow.metadata or {}).get(b"huggingface")
@@ -136,6 +143,7 @@ def _names_in(file: Path, column: str) -> tuple[str, ...] | None:
         feature = json.loads(content)["info"]["features"]
         for part in [column] if column in feature else column.split("."):
             feature = feature[part]
+        feature = _of_elements(feature)
         names = feature.get("names") if isinstance(feature, dict) else None
     except (ValueError, KeyError, TypeError):
         return None

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from fedafd.datasets.classes import settled_classes
 from fedafd.datasets.column_options import ColumnOptions
 from fedafd.datasets.column_values import caption_lists, need_apart, picture_bytes, sample_ids, sound_texts
 from fedafd.datasets.files import need_folder
+from fedafd.datasets.label_lists import column_labels
 from fedafd.datasets.listing import Listing, folder_listing
 from fedafd.datasets.parquet_files import SPLITS, open_parquet, read_column, split_files
-from fedafd.datasets.parquet_labels import named_labels
 from fedafd.datasets.samples import ClientData, ImageSplit, LazyImages, PairSplit, Split, TextSplit
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind
@@ -39,8 +37,7 @@ def parquet_client(path: Path | None, kind: ClientKind, options: ColumnOptions) 
     folder = need_folder(path, "parquet")
     files = _files(folder, options)
     columns = {split: read_column(files[split], options.label_column, "label_column") for split in SPLITS}
-    names, numbers, notes = named_labels(columns)
-    labels = {split: np.array(found, dtype=np.int64) for split, found in numbers.items()}
+    names, labels, notes = column_labels(columns)
     made: Mapping[str, Split]
     if kind is ClientKind.TEXT:
         texts = {split: TextSplit(_texts(files[split], options), labels[split]) for split in SPLITS}
