@@ -87,6 +87,14 @@ def test_everything_that_is_drawn_lies_on_the_paper(series: dict[str, Any]) -> N
             assert y is None or -0.2 <= y <= HEIGHT
 
 
+def test_many_rounds_are_one_line_with_dots_that_stand_apart() -> None:
+    drawn = chart({"a": [(number, float(number), 1.0) for number in range(1, 201)]})
+    assert drawn is not None
+    assert drawn.lines["a"].count(",") == 200
+    assert len(drawn.dots["a"]) == 40
+    assert drawn.dots["a"][-1].label == "round 200: 200.0 ± 1.0"
+
+
 def test_what_is_no_number_is_not_drawn() -> None:
     assert chart({"a": [(1, math.nan, None), (2, math.inf, None)]}) is None
 

@@ -26,7 +26,7 @@ __all__ = ["router"]
 
 router = page_router()
 
-_SITES = 20
+_SITES = 10
 _MOST_ROUNDS = 200
 _BATCH = 100
 _ALL_ROUNDS = 10**9

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 __all__ = ["Chart", "Dot", "chart"]
 
 WIDTH, HEIGHT = 640, 220
+_MOST_DOTS = 40
+_Points = Sequence[tuple[int, float, float | None]]
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 24
 
 
@@ -39,7 +41,7 @@ class Chart:
     bottom: int = HEIGHT - _BOTTOM
 
 
-def chart(series: Mapping[str, Sequence[tuple[int, float, float | None]]]) -> Chart | None:
+def chart(series: Mapping[str, _Points]) -> Chart | None:
     """Series of (round, value, error or None); None where there is no value that can be drawn."""
     series = {name: [each for each in points if math.isfinite(each[1])] for name, points in series.items()}
     numbers = sorted({number for points in series.values() for number, _, _ in points})
@@ -60,10 +62,11 @@ def chart(series: Mapping[str, Sequence[tuple[int, float, float | None]]]) -> Ch
     def y(value: float) -> float:
         return round(_TOP + (high - value) / (high - low) * (HEIGHT - _TOP - _BOTTOM), 1)
 
-    dots = {name: [_dot(x, y, *each) for each in points] for name, points in series.items() if points}
+    drawn = {name: points for name, points in series.items() if points}
+    dots = {name: [_dot(x, y, *each) for each in _thinned(points)] for name, points in drawn.items()}
     ticks = [low + n * step for n in range(round((high - low) / step) + 1)]
     return Chart(
-        lines={name: " ".join(f"{dot.x},{dot.y}" for dot in found) for name, found in dots.items()},
+        lines={name: " ".join(f"{x(n)},{y(value)}" for n, value, _ in points) for name, points in drawn.items()},
         dots=dots,
         y_ticks=[(y(tick), f"{tick:g}") for tick in ticks],
         x_ticks=[(x(number), str(number)) for number in _some(numbers)],
@@ -75,6 +78,12 @@ def _dot(x: Callable[[int], float], y: Callable[[float], float], number: int, va
     if error is None:
         return Dot(x(number), y(value), words)
     return Dot(x(number), y(value), words, y(value - error), y(value + error))
+
+
+def _thinned(points: _Points) -> _Points:
+    """So many that dots and error bars stand apart; the last is always among them."""
+    every = math.ceil(len(points) / _MOST_DOTS)
+    return [each for place, each in enumerate(reversed(points)) if place % every == 0][::-1]
 
 
 def _step(span: float) -> float:
