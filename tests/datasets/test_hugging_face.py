@@ -218,7 +218,7 @@ def test_labels_that_are_none_are_told_by_row(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="row 0: column 'label' is -1, which stands for unlabelled"):
         load(texts(tmp_path / "unlabelled", (-1, -1, -1, -1)))
     with pytest.raises(DataError, match="labels must be whole numbers, text or booleans"):
-        load(texts(tmp_path / "lists", ([1], [0]), hf.List(hf.Value("int64"))))
+        load(texts(tmp_path / "lists", ([[1]], [[0]]), hf.List(hf.List(hf.Value("int64")))))
 
 
 def test_a_picture_that_is_only_a_path_is_not_looked_for(tmp_path: Path) -> None:

@@ -32,8 +32,15 @@ def data(**changes: Any) -> dict[str, Any]:
     return {"data": DataConfig(**{"adapter": "image-folder"} | changes)}
 
 
+def task(name: str, **options: Any) -> dict[str, Any]:
+    return {"kind": "text", "task": {"name": name, "options": options}}
+
+
 TABLE: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
     ({"kind": "image"}, {"kind": "text"}, ["kind"]),
+    (task("multi-label"), task("multi-label"), []),
+    (task("multi-label"), task("classification"), ["task"]),
+    (task("focal", gamma=1), task("focal", gamma=2), ["task-options"]),
     ({"classes": ["a", "b"]}, {"classes": []}, ["kind"]),
     ({"classes": ["a", "b"]}, {"classes": ["a", "b"]}, []),
     ({"classes": ["a", "b"]}, {"classes": ["c", "d"]}, ["classes-all"]),

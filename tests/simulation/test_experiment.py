@@ -47,9 +47,15 @@ def test_fingerprints_differ_where_results_may(tmp_path: Path) -> None:
         read(tmp_path, rounds=3).fingerprint(key),
         read(tmp_path, federation={"preset": "small", "embedding_dim": 64}).fingerprint(key),
         read(tmp_path, scenarios={"iid": {"scheme": "dirichlet"}}).fingerprint(key),
+        read(tmp_path, clients=[SMALLEST["clients"][0] | {"task": {"name": "multi-label"}}]).fingerprint(key),
     }
-    assert len(prints) == 4
+    assert len(prints) == 5
     assert read(tmp_path, seeds=[0, 1], strategies=["fedafd", "local"]).fingerprint(key) in prints
+
+
+def test_the_usual_task_is_described_as_runs_of_before_tasks_had_names_were(tmp_path: Path) -> None:
+    (group,) = read(tmp_path).described(RunKey(scenario="iid", strategy="fedafd", seed=0))["clients"]
+    assert "task" not in group
 
 
 @pytest.mark.parametrize("preset", ["small", "pretrained", "paper"])

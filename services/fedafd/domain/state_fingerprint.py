@@ -153,7 +153,8 @@ def _outside(saved: StateFingerprint, today: StateFingerprint) -> Iterator[Diffe
         yield _difference("kind", saved.kind, today.kind)
         return
     kind = today.kind or saved.kind
-    if today.task is not None and kind is not None:
+    known = saved.task is not None or saved.classes is not None
+    if known and today.task is not None and kind is not None:
         yield from _task(saved.task or usual_task(kind), today.task)
     if saved.classes is not None and today.classes is not None:
         yield from _classes(saved.classes, today.classes)

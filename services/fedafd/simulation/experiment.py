@@ -59,6 +59,10 @@ class ClientGroup(Source):
             raise ValueError(f"parts is {self.parts}, fewer than the {self.count} clients")
         return self
 
+    def described(self, exclude: set[str]) -> dict[str, Any]:
+        """As JSON values; the usual task is not named, as it was not before tasks had names."""
+        return self.model_dump(mode="json", exclude=exclude | ({"task"} if self.task is None else set()))
+
 
 class Scenario(_Config):
     """How the training data are spread over a group's clients. Pairs have no labels: they are always spread evenly."""
@@ -173,7 +177,7 @@ class ExperimentConfig(_Config):
             "rounds": self.rounds,
             **({"participation": self.participation} if self.participation < 1 else {}),
             "public": self.public.model_dump(mode="json", exclude=exclude),
-            "clients": [group.model_dump(mode="json", exclude=exclude) for group in self.clients],
+            "clients": [group.described(exclude) for group in self.clients],
             "scenario": self.scenarios[key.scenario].model_dump(mode="json"),
             "seed": key.seed,
         }
