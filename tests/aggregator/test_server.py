@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import time
+from collections.abc import Iterator
 from datetime import timedelta
 
 import grpc
@@ -190,6 +192,29 @@ async def test_a_client_asks_for_the_blocks_that_it_lacks(world: World) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await world.agents.DescribeArtifact(pb.DescribeArtifactRequest(sha256=sha256_of(foreign)), metadata=caller)
         refused(raised, grpc.StatusCode.PERMISSION_DENIED, "forbidden")
+
+
+async def test_a_store_slower_than_a_call_is_read_to_the_end_and_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller = await world.enrol("north")
+    await world.start_round()
+    await world.prepare()
+    reads, whole = [], world.context.store.stream
+
+    def slow(key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        reads.append(key)
+        time.sleep(1.5)
+        yield from whole(key, offset, length)
+
+    monkeypatch.setattr(world.context.store, "stream", slow)
+    request = pb.DescribeArtifactRequest(sha256=sha256_of(b"image"))
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await world.agents.DescribeArtifact(request, metadata=caller, timeout=0.5)
+    assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    told = await world.agents.DescribeArtifact(request, metadata=caller, timeout=60)
+    assert told.digests == block_digests([b"image"], told.block_bytes)
+    assert len(reads) == 1
 
 
 async def test_blocks_of_an_object_that_is_damaged_are_not_told(world: World) -> None:

@@ -24,27 +24,45 @@ RoundTask = tuple[pb.TrainTask, list[types_pb2.Artifact]]
 
 
 class Once(Generic[K, V]):
-    """Values by key; one that is being made is waited for, not made again."""
+    """Values by key; one that is being made is waited for, not made again, and made to its end whoever gives up."""
 
     def __init__(self) -> None:
         self._values: dict[K, V] = {}
-        self._lock = asyncio.Lock()
+        self._making: dict[K, asyncio.Task[V]] = {}
 
     async def get(self, key: K, make: Callable[[], Awaitable[V]]) -> V:
         """The value, made by `make` if it is not there."""
         if key in self._values:
             return self._values[key]
-        async with self._lock:
-            if key not in self._values:
-                value = await make()
+        task = self._making.get(key)
+        if task is None:
+            task = self._making[key] = asyncio.create_task(self._made(key, make))
+            task.add_done_callback(_heard)
+        return await asyncio.shield(task)
+
+    def clear(self) -> None:
+        """Forget all values, those too that are being made."""
+        self._values.clear()
+        self._making.clear()
+
+    async def _made(self, key: K, make: Callable[[], Awaitable[V]]) -> V:
+        own = asyncio.current_task()
+        try:
+            value = await make()
+            if self._making.get(key) is own:
                 while len(self._values) >= _MOST:
                     self._values.pop(next(iter(self._values)))
                 self._values[key] = value
-            return self._values[key]
+            return value
+        finally:
+            if self._making.get(key) is own:
+                del self._making[key]
 
-    def clear(self) -> None:
-        """Forget all values."""
-        self._values.clear()
+
+def _heard(task: asyncio.Task[V]) -> None:
+    """Take note of an error that nobody waits for any more: asyncio would complain of it."""
+    if not task.cancelled():
+        task.exception()
 
 
 class RoundFacts:

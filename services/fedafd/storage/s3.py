@@ -78,11 +78,16 @@ class S3Store:
 
     def stream(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         with self._errors(key):
-            size = self._client.stat_object(self.bucket, check_key(key)).size or 0
-            if offset >= size or length == 0:
-                return
-            response = self._client.get_object(self.bucket, key, offset=offset, length=length or 0)
             try:
+                # Of no bytes the service is asked nevertheless: an object that is not there is an error.
+                response = self._client.get_object(self.bucket, check_key(key), offset=offset, length=length or 0)
+            except S3Error as error:
+                if error.code == "InvalidRange":  # at or past the end
+                    return
+                raise
+            try:
+                if length == 0:
+                    return
                 yield from response.stream(CHUNK_BYTES)
             finally:
                 response.close()
