@@ -34,6 +34,7 @@ AGENT: dict[str, Any] = {
     "data": {"adapter": "shapes", "partition": {}},
     "image_encoder": ENCODER,
     "text_encoder": ENCODER,
+    "task": {"name": "classification"},
 }
 
 

@@ -170,7 +170,7 @@ def test_a_round_needs_the_pretrained_folders_once_and_its_models_never(tmp_path
     weights.rename(tmp_path / "away")
     made = _prepared(config, state, public)
     client = _client(config, private, public, made, first.state)
-    metrics, _ = evaluate(config=config, state=made.state, samples=public["test"], device="cpu")
+    metrics = evaluate(config=config, state=made.state, samples=public["test"], device="cpu").metrics
     _write(export_global_model(config=config, state=made.state, metrics=metrics, lineage={}), tmp_path / "global")
     model = GlobalModel.from_pretrained(tmp_path / "global")
     images = [Image.fromarray(image) for image in public["train"].images]

@@ -272,7 +272,7 @@ def test_a_damaged_state_is_refused() -> None:
 def test_global_folder_embeds_as_the_trained_model_does(public: dict[str, PairSplit], tmp_path: Path) -> None:
     config = federation()
     made = prepared(config, public)
-    metrics, _ = evaluate(config=config, state=made.state, samples=public["test"], device="cpu")
+    metrics = evaluate(config=config, state=made.state, samples=public["test"], device="cpu").metrics
     files = export_global_model(config=config, state=made.state, metrics=metrics, lineage={"round": 1})
     _write(files, tmp_path)
     model = GlobalModel.from_pretrained(tmp_path)

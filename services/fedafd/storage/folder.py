@@ -97,6 +97,7 @@ class FolderStore:
         try:
             if self.arrived(key) < offset:
                 raise ArtifactNotFoundError(f"object {key}: has no bytes before {offset}", key=key)
+            self._check_there()
             path.parent.mkdir(parents=True, exist_ok=True)
             with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
                 file.seek(offset)

@@ -63,7 +63,7 @@ async def announce(rest: Rest, *, seconds_ago: float, sent: bool) -> None:
         (message,) = await unsent_messages(session)
         message.created_at = stage.created_at
         if sent:
-            await mark_sent(session, message.id)
+            await mark_sent(session, [message.id])
 
 
 async def causes(rest: Rest) -> list[str]:

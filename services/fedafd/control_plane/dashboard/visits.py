@@ -14,7 +14,7 @@ from starlette.datastructures import FormData
 from fedafd.control_plane.callers import Caller, check_role
 from fedafd.control_plane.context import Context, ContextDep
 from fedafd.control_plane.dashboard.sessions import Session
-from fedafd.domain.errors import FedafdError, ForbiddenError
+from fedafd.domain.errors import ForbiddenError, UnauthenticatedError
 from fedafd.domain.kinds import Role
 from fedafd.persistence.api_key_repository import active_key
 
@@ -32,10 +32,8 @@ __all__ = [
 ]
 
 
-class LoginNeededError(FedafdError):
+class LoginNeededError(UnauthenticatedError):
     """No session, or one that is over: the login comes first."""
-
-    code = "unauthenticated"
 
 
 class Visit:
