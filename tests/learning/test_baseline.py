@@ -11,8 +11,9 @@ import torch
 from tests.learning.test_waypoints import InterruptedHereError, Until
 from tests.learning.tiny import tiny_federation, tiny_private, tiny_public
 
-from fedafd.domain.config import AveragingMode, FederationConfig
+from fedafd.domain.config import AveragingMode, FederationConfig, usual_task
 from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.domain.state_fingerprint import Modality, StateFingerprint
 from fedafd.learning.alone import alone
 from fedafd.learning.baseline import BaselineRound, train_alone, train_baseline
 from fedafd.learning.checkpoint import Checkpoint
@@ -63,7 +64,8 @@ def test_it_is_strategy_local_of_the_simulation_bit_for_bit(kind: ClientKind) ->
     assert theirs.state is not None
     wanted = Checkpoint.from_bytes(theirs.state)
     # Of the federation that FedAFD trains, whose text client reads the words that the public set has, too.
-    made = baseline(tiny_federation(), kind, 2, tokenizer=wanted.meta["tokenizer"])[-1]
+    made_for = StateFingerprint(task=usual_task(kind))
+    made = baseline(tiny_federation(), kind, 2, tokenizer=wanted.meta["tokenizer"], made_for=made_for)[-1]
     found = Checkpoint.from_bytes(made.state)
     # Only the public means differ: alone there is no public set, and nothing else depends on them.
     names = {name for name in wanted.tensors if "/mean_" not in name}
