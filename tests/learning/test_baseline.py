@@ -13,7 +13,7 @@ from tests.learning.tiny import tiny_federation, tiny_private, tiny_public
 
 from fedafd.domain.config import AveragingMode, FederationConfig, usual_task
 from fedafd.domain.kinds import ClientKind, Modality
-from fedafd.domain.state_fingerprint import Modality, StateFingerprint
+from fedafd.domain.state_fingerprint import StateFingerprint
 from fedafd.learning.alone import alone
 from fedafd.learning.baseline import BaselineRound, train_alone, train_baseline
 from fedafd.learning.checkpoint import Checkpoint
