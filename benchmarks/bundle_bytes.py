@@ -75,7 +75,7 @@ def _weights(folder: Path, *, tiny: bool) -> dict[str, Path]:
 
 
 def _counted(weights: dict[str, Path], mode: str, rounds: int) -> tuple[int, int]:
-    # A folder for each: rounds that train all weights fill 40 GB of disk.
+    # A folder for each, as rounds that train all weights leave large states.
     with tempfile.TemporaryDirectory() as folder:
         counted = _bytes_down(Path(folder), weights, mode, rounds)
     sys.stderr.write(f"trainable: {mode}: {counted[0]} bytes at first, {counted[1]} in a later round\n")

@@ -100,6 +100,16 @@ def test_the_pages_commands_make_a_round_and_the_same_command_goes_on(tmp_path: 
     assert "Traceback" not in said(tmp_path)
 
 
+def test_of_an_operators_own_key_no_other_file_is_made_or_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDAFD_CONTROL_PLANE_ADMIN_KEY", "an operator's own key")
+    with up(tmp_path, (free_port(), free_port())):
+        assert "FEDAFD_API_KEY_FILE" not in said(tmp_path)
+        assert "export FEDAFD_URL=http://127.0.0.1:" in said(tmp_path)
+        assert not (tmp_path / "fedafd-data" / "secrets" / "admin-key").exists()
+
+
 def test_a_file_gives_settings_and_the_environment_wins(tmp_path: Path) -> None:
     path = tmp_path / "up.yaml"
     path.write_text(

@@ -44,10 +44,16 @@ class Child:
         status = self.process.poll()
         if status is None or (self.may_end and status == 0):
             return
-        how = f"was ended by signal {-status}" if status < 0 else f"ended with exit code {status}"
         raise ChildFailedError(
-            f"{self.name} {how}. Last lines of {self.log}:\n{log_tail(self.log)}", name=self.name, status=status
+            f"{self.name} {self.how_it_ended()}. Last lines of {self.log}:\n{log_tail(self.log)}",
+            name=self.name,
+            status=status,
         )
+
+    def how_it_ended(self) -> str:
+        """In words, of a child that ended."""
+        status = self.process.returncode
+        return f"was ended by signal {-status}" if status < 0 else f"ended with exit code {status}"
 
 
 class Supervisor:

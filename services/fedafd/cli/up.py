@@ -76,7 +76,8 @@ def _run(folder: Path, settings: Mapping[str, str], *, port: int, agents_port: i
         stack.enter_context(
             claimed(home / ".lock", f"{home}: another `fedafd up` runs here; stop it or choose another")
         )
-        api_key, is_new = _secret(home / "secrets" / "admin-key", SecretKind.API_KEY)
+        own_key, key_file = _own_key(settings), home / "secrets" / "admin-key"
+        api_key, is_new = (own_key, False) if own_key is not None else _secret(key_file, SecretKind.API_KEY)
         token, _ = _secret(home / "secrets" / "internal-token", SecretKind.INTERNAL)
         supervisor = stack.enter_context(Supervisor(home / "logs"))
         stack.callback(_stop_in_order, supervisor, console)
@@ -84,15 +85,15 @@ def _run(folder: Path, settings: Mapping[str, str], *, port: int, agents_port: i
             services = Services(
                 supervisor,
                 _backends(supervisor, home, settings),
-                http_port=_port(settings, port),
-                grpc_port=_agents_port(settings, agents_port),
+                http_port=_port(settings, "FEDAFD_CONTROL_PLANE_PORT", port),
+                grpc_port=_port(settings, "FEDAFD_AGGREGATOR_LISTEN", agents_port),
                 threads=cores(),
                 settings={"FEDAFD_DISTILLER_CACHE_DIR": str(home / "cache")} | dict(settings),
-                api_key=_own_key(settings) or api_key,
+                api_key=api_key,
                 internal_token=token,
             )
             services.start()
-        _welcome(console, services, home, key=api_key if is_new and not _own_key(settings) else None)
+        _welcome(console, services, home, key_file=key_file if own_key is None else None, key_is_new=is_new)
         _keep(supervisor, services, home, console)
 
 
@@ -138,18 +139,13 @@ def _backends(supervisor: Supervisor, home: Path, settings: Mapping[str, str]) -
     )
 
 
-def _port(settings: Mapping[str, str], option: int) -> int:
-    text = settings.get("FEDAFD_CONTROL_PLANE_PORT", str(option))
-    if not text.isdigit():
-        raise ConfigurationError(f"FEDAFD_CONTROL_PLANE_PORT: {text!r} is no port")
-    return int(text)
-
-
-def _agents_port(settings: Mapping[str, str], option: int) -> int:
-    text = settings.get("FEDAFD_AGGREGATOR_LISTEN", f":{option}").rpartition(":")[2]
-    if not text.isdigit():
-        raise ConfigurationError(f"FEDAFD_AGGREGATOR_LISTEN: {text!r} is no port")
-    return int(text)
+def _port(settings: Mapping[str, str], name: str, option: int) -> int:
+    """The port of a setting that is one or ends in one, else the option's."""
+    text = settings.get(name, str(option))
+    number = text.rpartition(":")[2]
+    if not number.isdigit():
+        raise ConfigurationError(f"{name}: {text!r} has no port")
+    return int(number)
 
 
 def _own_key(settings: Mapping[str, str]) -> str | None:
@@ -161,20 +157,17 @@ def _own_key(settings: Mapping[str, str]) -> str | None:
     return read_secret_file(Path(file), f"{name}_FILE") if file else None
 
 
-def _welcome(console: Console, services: Services, home: Path, key: str | None) -> None:
-    key_file = home / "secrets" / "admin-key"
+def _welcome(console: Console, services: Services, home: Path, *, key_file: Path | None, key_is_new: bool) -> None:
+    """Where everything is. `key_file` is None where the admin's key is the operator's own."""
     console.print(f"[bold green]FedAFD is up[/], in {home}", highlight=False, soft_wrap=True)
     rows = [("dashboard", services.url), ("agents dial", services.aggregator), ("logs", str(home / "logs"))]
+    if key_is_new:
+        rows.append(("API key", f"{services.api_key}   (shown this once)"))
     for name, value in rows:
         console.print(f"  {name:12} {value}", highlight=False, soft_wrap=True)
-    if key is not None:
-        console.print(f"  {'API key':12} {key}   (shown this once)", highlight=False, soft_wrap=True)
     console.print("For commands in another terminal:", highlight=False)
-    console.print(
-        f"  export FEDAFD_URL={services.url} FEDAFD_API_KEY_FILE={shlex.quote(str(key_file))}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    key = "" if key_file is None else f" FEDAFD_API_KEY_FILE={shlex.quote(str(key_file))}"
+    console.print(f"  export FEDAFD_URL={services.url}{key}", highlight=False, soft_wrap=True)
     console.print("Ctrl-C stops everything; the same command goes on.", highlight=False)
 
 
@@ -213,10 +206,9 @@ def _keep(supervisor: Supervisor, services: Services, home: Path, console: Conso
 def _say_ended(console: Console, child: Child, pause: float) -> None:
     from rich.markup import escape
 
-    status = child.process.returncode
-    how = f"was ended by signal {-status}" if status < 0 else f"ended with exit code {status}"
     console.print(
-        f"[yellow]{child.name} {how}; starts again in {pause:.0f} s.[/] {child.log} ends with:", soft_wrap=True
+        f"[yellow]{child.name} {child.how_it_ended()}; starts again in {pause:.0f} s.[/] {child.log} ends with:",
+        soft_wrap=True,
     )
     console.print(escape(log_tail(child.log, lines=5)), highlight=False, soft_wrap=True)
 
