@@ -49,6 +49,7 @@ PUBLIC = {
     "metrics": {
         "accuracy_at_k",
         "accuracy_scores",
+        "class_weights",
         "fold_recall_at_k",
         "own_accuracy_at_k",
         "recall_at_k",

@@ -134,8 +134,8 @@ def test_the_pool_of_independent_labels_is_the_mean_of_their_logits() -> None:
 def test_a_branch_without_which_labels_rank_better_gets_no_weight() -> None:
     labels = torch.tensor([[1, 0], [0, 1]] * 20, dtype=torch.uint8)
     right, wrong = labels.double() * 4 - 2, 2 - labels.double() * 4
-    assert MultiLabel().fit_pool([right, wrong], labels) == (1.0, 0.0)
-    assert MultiLabel().fit_pool([wrong, right], labels)[1] > 0.5
+    assert MultiLabel().fit_pool([right, wrong], labels, labels) == (1.0, 0.0)
+    assert MultiLabel().fit_pool([wrong, right], labels, labels)[1] > 0.5
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from fedafd.algorithm.ranks import retrieval_ranks
 __all__ = [
     "accuracy_at_k",
     "accuracy_scores",
+    "class_weights",
     "fold_recall_at_k",
     "own_accuracy_at_k",
     "recall_at_k",
@@ -108,11 +109,17 @@ def own_accuracy_at_k(
     _check_ks(ks)
     ranks_B = _class_ranks(logits, labels)
     check_shape("class_counts", class_counts.double(), logits.shape[1])
-    labels = labels.to(logits.device).long()
-    present_C = torch.bincount(labels, minlength=logits.shape[1]).double()
-    weight_B = (class_counts.to(present_C) / present_C.clamp(min=1))[labels]
+    weight_B = class_weights(labels.to(logits.device), class_counts)
     total = float(weight_B.sum())
     return {f"acc{k}": 100.0 * float(weight_B[ranks_B < k].sum()) / total if total else 0.0 for k in ks}
+
+
+def class_weights(labels: Tensor, class_counts: Tensor) -> Tensor:
+    """What each sample weighs [B] for classes to come as often as in `class_counts` [C]; `labels` [B] below C."""
+    labels = labels.long()
+    present_C = torch.bincount(labels, minlength=len(class_counts)).double()
+    weight_B: Tensor = (class_counts.to(present_C) / present_C.clamp(min=1))[labels]
+    return weight_B
 
 
 def _class_ranks(logits: Tensor, labels: Tensor) -> Tensor:

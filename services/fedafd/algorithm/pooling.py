@@ -19,8 +19,12 @@ from torch.nn import functional as F
 
 from fedafd.algorithm.checks import InvalidTensorError, check_finite, check_labels, check_same_shape, check_shape
 from fedafd.algorithm.choices import as_good
+from fedafd.algorithm.metrics import class_weights
 
 __all__ = ["fit_pool", "fit_weights", "pooled", "pooled_labels"]
+
+_ROUNDING = 1e-9
+"""Of a mean of scores: importances that are no whole numbers do not add up alike in each order."""
 
 
 def pooled(logits: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -59,12 +63,20 @@ def _taken(logits: Sequence[Tensor], weights: Sequence[float]) -> list[tuple[flo
     return taken
 
 
-def fit_pool(logits: Sequence[Tensor], labels_n: Tensor, *, errors: float = 1.0, steps: int = 4) -> tuple[float, ...]:
+def fit_pool(
+    logits: Sequence[Tensor],
+    labels_n: Tensor,
+    class_counts: Tensor | None = None,
+    *,
+    errors: float = 1.0,
+    steps: int = 4,
+) -> tuple[float, ...]:
     """`fit_weights` by the accuracy on samples that no classifier was trained on.
 
     Accuracy and not likelihood: members that were trained on few of the classes are too sure of themselves, which says
-    little of how often they are right. `logits`: of each classifier, [n, C]. Raises InvalidTensorError for shapes that
-    differ, NaN or infinity, labels out of range.
+    little of how often they are right. `logits`: of each classifier, [n, C]. `class_counts` [C]: a client's training
+    labels by class; the pool is then no worse than the first classifier where classes come as often as there, either.
+    Raises InvalidTensorError for shapes that differ, NaN or infinity, labels out of range.
     """
     if not logits:
         raise InvalidTensorError("logits: at least one classifier is needed")
@@ -74,24 +86,35 @@ def fit_pool(logits: Sequence[Tensor], labels_n: Tensor, *, errors: float = 1.0,
         check_finite("logits", each)
     check_labels("labels_n", labels_n, *logits[0].shape)
     log_probs = [F.log_softmax(each.double(), dim=-1) for each in logits]
-    return fit_weights(len(logits), lambda weights: _right(log_probs, weights, labels_n), errors=errors, steps=steps)
+    own = [] if class_counts is None else [class_weights(labels_n, class_counts)]
+    return fit_weights(
+        len(logits), lambda weights: _right(log_probs, weights, labels_n), also=own, errors=errors, steps=steps
+    )
 
 
 def fit_weights(
-    count: int, score: Callable[[tuple[float, ...]], Tensor], *, errors: float = 1.0, steps: int = 4
+    count: int,
+    score: Callable[[tuple[float, ...]], Tensor],
+    *,
+    also: Sequence[Tensor] = (),
+    errors: float = 1.0,
+    steps: int = 4,
 ) -> tuple[float, ...]:
     """Weights of `count` classifiers that sum to 1, multiples of 1 / `steps`, by the pool's scores of samples [n].
 
     Of the weights that are `as_good` as the best ones, within so many standard `errors`, those with the most for the
     first classifier; then the best. So what cannot be told from chance takes nothing from the first classifier, and on
-    these samples the pool is at least as good as it. Raises InvalidTensorError for steps below 1.
+    these samples the pool is at least as good as it. `also`: importances of the samples [n], not negative; by each of
+    them, too, the pool is at least as good as the first classifier. Raises InvalidTensorError for steps below 1.
     """
     if steps < 1:
         raise InvalidTensorError(f"steps: expected 1 or more, got {steps}")
     scored = {weights: score(weights) for weights in _simplex(count, steps)}
-    best = max(scored.values(), key=lambda scores: float(scores.mean()))
-    first = next(iter(scored.values())).mean()
-    good = [w for w, scores in scored.items() if scores.mean() >= first and as_good(scores, best, errors=errors)]
+    first = next(iter(scored.values()))
+    means = [torch.ones_like(first), *(importance.to(first) for importance in also)]
+    safe = {w: s for w, s in scored.items() if all((by * (s - first)).sum() >= -_ROUNDING * by.sum() for by in means)}
+    best = max(safe.values(), key=lambda scores: float(scores.mean()))
+    good = [weights for weights, scores in safe.items() if as_good(scores, best, errors=errors)]
     return max(good, key=lambda weights: (weights[0], float(scored[weights].mean())))
 
 

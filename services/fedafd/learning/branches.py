@@ -24,9 +24,9 @@ ONLY_FUSED: Weights = {"fused": 1.0}
 """Of a model without a branch that is trained alone, or without validation samples to weigh it by."""
 
 
-def fit_branches(task: LabelTask, logits: Mapping[str, Tensor], labels: Tensor) -> Weights:
-    """The weights that validation samples bear out; `logits` [n, C] of each of BRANCHES."""
-    weights = task.fit_pool([logits[branch] for branch in BRANCHES], labels)
+def fit_branches(task: LabelTask, logits: Mapping[str, Tensor], labels: Tensor, trained: Tensor) -> Weights:
+    """The weights that validation samples bear out; `logits` [n, C] of each of BRANCHES, `trained`: training labels."""
+    weights = task.fit_pool([logits[branch] for branch in BRANCHES], labels, trained)
     return {branch: weight for branch, weight in zip(BRANCHES, weights, strict=True) if weight > 0}
 
 

@@ -176,9 +176,10 @@ class LocalSite:
         if self.config.fusion.calibrate_gate and self.model.fusions:
             calibrate_gate(self.gates, evaluator.gate_scores("val"))  # type: ignore[arg-type]
         if self.beside is not None:
-            labels = self.splits["val"].labels
+            labels, trained = self.splits["val"].labels, self.splits["train"].labels
             assert labels is not None
-            self.weights = fit_branches(self.task, evaluator.logits("val"), labels)
+            assert trained is not None
+            self.weights = fit_branches(self.task, evaluator.logits("val"), labels, trained)
 
     def assess_views(self, name: SplitName) -> dict[str, Evaluation]:
         """A split with the personalized model (`federated`), the own (`local`) and the frozen (`global`) feature.

@@ -67,8 +67,11 @@ class LabelTask(Task, Protocol):
     def pool(self, logits: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         """Logits of the branches together [n, C]; a weight of 1 gives that branch."""
 
-    def fit_pool(self, logits: Sequence[Tensor], labels: Tensor) -> Sequence[float]:
-        """The weights of the branches that validation samples bear out; the first must not lose by them."""
+    def fit_pool(self, logits: Sequence[Tensor], labels: Tensor, trained: Tensor) -> Sequence[float]:
+        """The weights of the branches that validation samples bear out; the first must not lose by them.
+
+        `trained`: the labels of the training split, whose classes may come more or less often than in validation.
+        """
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Of each label [n, C]."""

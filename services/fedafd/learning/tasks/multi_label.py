@@ -56,7 +56,7 @@ class MultiLabel:
         """Label by label."""
         return pooled_labels(logits, weights)
 
-    def fit_pool(self, logits: Sequence[Tensor], labels: Tensor) -> Sequence[float]:
+    def fit_pool(self, logits: Sequence[Tensor], labels: Tensor, trained: Tensor) -> Sequence[float]:
         """By ranking average precision."""
         exact = [each.double() for each in logits]
         return fit_weights(len(exact), lambda weights: label_ranking_scores(pooled_labels(exact, weights), labels))
