@@ -22,7 +22,7 @@ from fedafd.agent.sentences import SENTENCES
 from fedafd.agent.settings import AgentSettings, load_settings
 from fedafd.agent.state import StateDirectory
 from fedafd.domain.config import AgentConfig, read_agent_config
-from fedafd.domain.errors import FedafdError
+from fedafd.domain.errors import DataError, FedafdError
 from fedafd.domain.proxies import is_off_machine
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.metrics import start_metrics_server
@@ -37,6 +37,7 @@ def run(config: AgentConfig, *, token: str | None = None, settings: AgentSetting
     """Run one site's agent in this process until SIGTERM or SIGINT; logs why it ended."""
     settings = settings or AgentSettings()
     _limit_threads(config.threads)
+    from fedafd.agent.leaving import leave_open_round
     from fedafd.agent.metrics import AgentMetrics
     from fedafd.agent.runner import Agent, StoppedByServerError
     from fedafd.agent.site import Site
@@ -59,6 +60,9 @@ def run(config: AgentConfig, *, token: str | None = None, settings: AgentSetting
                     own = await prepare(config, state, stop, token=token)
                 except StartStoppedError:
                     return
+                except DataError as error:
+                    await leave_open_round(config, state, error)
+                    raise
                 agent = Agent(
                     config,
                     Site(config, own.data, content=own.fingerprint, cache_limit_bytes=settings.cache_limit_bytes),

@@ -20,9 +20,9 @@ from fedafd.agent.connection import AggregatorConnection, StopRequestedError
 from fedafd.agent.delivery import Delivery
 from fedafd.agent.enrolled import need_kind, need_token
 from fedafd.agent.enrolment import forget_enrolment, nonce_of
+from fedafd.agent.leaving import leave_round
 from fedafd.agent.ledger import Ledger
 from fedafd.agent.metrics import AgentMetrics
-from fedafd.agent.outgoing import departure_of
 from fedafd.agent.read_only import outlast_read_only
 from fedafd.agent.session import AgentSession
 from fedafd.agent.site_model import SiteModel
@@ -223,7 +223,7 @@ class Agent:
                 # One bad round must not end the agent, nor hold up the others: say so and leave the round.
                 _log.exception("agent.round_failed", reason=str(error))
                 self._state.discard_pending(but_committed=True)
-                await self._leave(connection, task, error)
+                await leave_round(connection, self._ledger, self._config, task, error)
                 outcome = "failed"
             finally:
                 living.cancel()
@@ -324,21 +324,6 @@ class Agent:
             previous_state=None if previous is None else previous[1],
             share_model=self._config.share.personalized_model and task.accepts_personalized_model,
         )
-
-    async def _leave(self, connection: AggregatorConnection, task: pb.TrainTask, error: Exception) -> None:
-        departure = departure_of(error, self._config.share)
-        told = json.dumps({"reason": departure.reason.value, "num_affected": departure.num_affected}, sort_keys=True)
-        try:
-            self._ledger.record(
-                "leave",
-                sha256=hashlib.sha256(told.encode()).hexdigest(),
-                size_bytes=len(told.encode()),
-                round_number=task.round_number,
-                detail=told,
-            )
-            await connection.leave(task.round_id, departure)
-        except (FedafdError, OSError) as refused:  # what cannot be noted is not sent
-            _log.warning("agent.leave_refused", reason=str(refused))
 
     async def _rest(self) -> None:
         with suppress(TimeoutError):

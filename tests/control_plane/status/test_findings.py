@@ -169,6 +169,32 @@ def test_a_quorum_that_cannot_be_reached_any_more_is_told_before_the_deadline(
     assert short in found.words
 
 
+def lost(name: str, state: str = "dropped", reason: str | None = "its disk is full") -> Any:
+    found, owner = part(name, state)
+    found.reason = reason
+    return found, owner
+
+
+def test_sites_that_a_round_lost_are_told_with_their_reasons_while_it_goes_on_and_after_it() -> None:
+    parts = [part("north", "training"), lost("east"), lost("west"), lost("south", "rejected", None)]
+    words = "dropped: east, west (its disk is full); rejected: south (no reason recorded)"
+    found = of_round(row=round_row("collecting"), parts=parts)
+    assert (found.cause, found.level) == (Cause.SITES_LOST, Level.WAITING)
+    assert found.words.endswith(words)
+    (after,) = decide(facts(federation(None, client("north"), last=round_row("completed"), last_parts=parts))).findings
+    assert (after.cause, after.level) == (Cause.SITES_LOST, Level.WAITING)
+    assert after.words.endswith(words)
+    (failed,) = decide(facts(federation(None, client("north"), last=round_row("failed"), last_parts=parts))).findings
+    assert failed.words.endswith(words)
+
+
+def test_many_reasons_and_many_names_stay_one_line() -> None:
+    parts = [lost(f"site-{number}", reason=f"reason {number % 5}") for number in range(100)]
+    (after,) = decide(facts(federation(None, client("north"), last=round_row("completed"), last_parts=parts))).findings
+    assert "and 15 more (reason 0)" in after.words
+    assert after.words.endswith("and 40 more for other reasons")
+
+
 @pytest.mark.parametrize(
     ("given", "cause", "level"),
     [

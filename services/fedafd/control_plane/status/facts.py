@@ -61,6 +61,8 @@ class FederationFacts:
     open_round: RoundFacts | None = None
     num_open: int = 0
     last: RoundRow | None = None
+    last_parts: Sequence[tuple[ParticipationRow, ClientRow]] = ()
+    """Who took part in the last round that is over."""
 
     @property
     def enrolled(self) -> list[Client]:
@@ -102,10 +104,10 @@ async def gather(context: Context) -> Facts:
         for row in rounds:
             first.setdefault(row.federation_id, row)
         stages = await open_stages(session)
-        parts = await participations_of(session, [row.id for row in first.values()])
+        last = await last_finished_rounds(session)
+        parts = await participations_of(session, [row.id for row in (*first.values(), *last.values())])
         unsent = await unsent_stages(session, now - timedelta(seconds=_UNSENT_SECONDS))
         clients = await clients_by_federation(session)
-        last = await last_finished_rounds(session)
         lease, drain = await coordinator_lease(session), await get_drain(session)
     sites = await _sites(context, rows, clients)
     federations = [
@@ -115,6 +117,7 @@ async def gather(context: Context) -> Facts:
             open_round=_open_round(first.get(row.id), stages, parts, unsent),
             num_open=sum(each.federation_id == row.id for each in rounds),
             last=last.get(row.id),
+            last_parts=parts.get(last[row.id].id, ()) if row.id in last else (),
         )
         for row in rows
     ]

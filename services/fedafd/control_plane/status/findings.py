@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from fedafd.control_plane.status.facts import Facts, FederationFacts
+from fedafd.control_plane.status.lost import lost_words
 from fedafd.control_plane.status.schemas import Cause, Finding, Level, Status
 from fedafd.control_plane.status.waiting import round_finding
 from fedafd.domain.states import RoundState
@@ -64,7 +65,8 @@ def _of_federation(facts: Facts, each: FederationFacts) -> Finding:
         return told(Level.WAITING, Cause.NO_SITE, f"no site has enrolled yet{waiting}", remedy)
     last = each.last
     if last is not None and last.state == RoundState.FAILED.value:
-        words = f"round {last.number} failed: {last.reason}"
+        lost = lost_words(each.last_parts)
+        words = f"round {last.number} failed: {last.reason}" + (f"; {lost}" if lost else "")
         remedy = "mend that and start a round again"
         return told(Level.TROUBLE, Cause.ROUND_FAILED, words, remedy, last.finished_at)
     if not each.online:
@@ -73,7 +75,10 @@ def _of_federation(facts: Facts, each: FederationFacts) -> Finding:
     online = f"{len(each.online)} of {_sites(len(each.enrolled))} online"
     if last is None:
         return told(Level.WAITING, Cause.IDLE, f"is ready, {online}", "start the first round")
-    return told(Level.FINE, Cause.IDLE, f"round {last.number} {last.state}, no round is open, {online}")
+    words = f"round {last.number} {last.state}, no round is open, {online}"
+    if last.state == RoundState.COMPLETED.value and (lost := lost_words(each.last_parts)):
+        return told(Level.WAITING, Cause.SITES_LOST, f"{words}; {lost}", "see to that before the next round")
+    return told(Level.FINE, Cause.IDLE, words)
 
 
 def _sites(count: int) -> str:

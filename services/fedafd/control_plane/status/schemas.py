@@ -38,6 +38,7 @@ class Cause(StrEnum):
     QUORUM_SHORT = "quorum-short"
     NO_SITE_ONLINE = "no-site-online"
     SITES_AWAY = "sites-away"
+    SITES_LOST = "sites-lost"
     SITES = "sites"
     STARTING = "starting"
     NO_FEDERATION = "no-federation"

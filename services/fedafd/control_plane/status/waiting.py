@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from fedafd.control_plane.status.facts import Facts, FederationFacts, RoundFacts
+from fedafd.control_plane.status.lost import LOST, lost_words, some
 from fedafd.control_plane.status.schemas import Cause, Finding, Level
 from fedafd.domain.config.federation import stored_federation_config
 from fedafd.domain.kinds import ClientKind, Modality
@@ -18,7 +18,6 @@ _UNTAKEN = timedelta(seconds=5)
 """An idle distiller takes a message at once."""
 _SILENT = timedelta(seconds=30)
 """Without a sign of life for twice the lease, which is 15 s unless set otherwise."""
-_MOST_NAMED = 5
 _DOES = {
     "prepare": "preparing the global model",
     "fold": "folding deliveries",
@@ -127,31 +126,30 @@ def _collecting(facts: Facts, federation: FederationFacts, found: RoundFacts, to
         return _stages(facts, found, told)
     delivered = sum(part.state == ParticipationState.DELIVERED.value for part, _ in found.parts)
     have = f"has {delivered} of {len(found.parts)} deliveries"
+    lost = lost_words(found.parts)
+    without = f"; {lost}" if lost else ""
     if short := _short(found):
-        words = f"{have} and cannot reach its quorum: {short}"
-        return told(Level.TROUBLE, Cause.QUORUM_SHORT, words, "cancel it, and see why sites were lost", since)
+        words = f"{have} and cannot reach its quorum: {short}{without}"
+        return told(Level.TROUBLE, Cause.QUORUM_SHORT, words, "cancel it, mend that and start another", since)
     away = [name for name in awaited if name not in online]
     if away and len(away) == len(awaited):
-        words = f"{have} and waits for {_some(away)}: no agent of them is online"
+        words = f"{have} and waits for {some(away)}: no agent of them is online{without}"
         return told(Level.TROUBLE, Cause.NO_SITE_ONLINE, words, "start their agents: `fedafd agent run`", since)
     if away:
-        words = f"{have} and waits for {_some(awaited)}; not online: {_some(away)}"
+        words = f"{have} and waits for {some(awaited)}; not online: {some(away)}{without}"
         return told(Level.WAITING, Cause.SITES_AWAY, words, "start those agents, or wait for the deadline", since)
-    return told(Level.FINE, Cause.SITES, f"{have}; at work: {_some(awaited) or 'none'}", since=since)
+    words = f"{have}; at work: {some(awaited) or 'none'}{without}"
+    if lost:
+        return told(Level.WAITING, Cause.SITES_LOST, words, "the round goes on without them; see to those sites", since)
+    return told(Level.FINE, Cause.SITES, words, since=since)
 
 
 def _short(found: RoundFacts) -> str:
     """What of the quorum cannot be reached even if every site that is still awaited delivers; empty if it can."""
     quorum = stored_federation_config(found.row.config).quorum
-    lost = (ParticipationState.DROPPED.value, ParticipationState.REJECTED.value)
-    possible = [ClientKind(client.kind) for part, client in found.parts if part.state not in lost]
+    possible = [ClientKind(client.kind) for part, client in found.parts if part.state not in LOST]
     needs = [("", len(possible), quorum.min_clients)]
     for modality, needed in ((Modality.IMAGE, quorum.min_image_clients), (Modality.TEXT, quorum.min_text_clients)):
         holders = sum(modality in kind.modalities for kind in possible)
         needs.append((f" with {modality.value} representations", holders, needed))
     return ", ".join(f"{have} of {needed} sites{what}" for what, have, needed in needs if have < needed)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

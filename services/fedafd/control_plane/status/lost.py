@@ -1,0 +1,31 @@
+"""Who of a round's sites was lost, and why: those of one reason together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedafd.domain.states import ParticipationState
+from fedafd.persistence.models import ClientRow, ParticipationRow
+
+__all__ = ["LOST", "lost_words", "some"]
+
+LOST = (ParticipationState.DROPPED.value, ParticipationState.REJECTED.value)
+_MOST_NAMED = 5
+_MOST_REASONS = 3
+
+
+def lost_words(parts: Sequence[tuple[ParticipationRow, ClientRow]]) -> str:
+    """`dropped: north, south (no sign of progress); rejected: east (...)`; empty where nobody was lost."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for part, client in parts:
+        if part.state in LOST:
+            names.setdefault((part.state, part.reason or "no reason recorded"), []).append(client.name)
+    told = [f"{state}: {some(names[state, reason])} ({reason})" for state, reason in list(names)[:_MOST_REASONS]]
+    more = sum(len(each) for each in list(names.values())[_MOST_REASONS:])
+    return "; ".join([*told, *([f"and {more} more for other reasons"] if more else [])])
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
