@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -32,19 +33,21 @@ _OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_mes
 
 @dataclass(frozen=True)
 class Blob:
-    """What every site sends, announced chunk by chunk."""
+    """What a site sends, announced chunk by chunk."""
 
-    content: bytes
+    size_bytes: int
     sha256: str
     chunks: tuple[bytes, ...]
     chunk_sha256: tuple[str, ...]
 
     @classmethod
-    def of(cls, content: bytes) -> Blob:
-        """Cut and hash it."""
-        chunks = tuple(content[start : start + CHUNK_BYTES] for start in range(0, len(content), CHUNK_BYTES))
-        hashes = tuple(hashlib.sha256(chunk).hexdigest() for chunk in chunks)
-        return cls(content, hashlib.sha256(content).hexdigest(), chunks, hashes)
+    def of(cls, content: bytes, held: dict[str, bytes] | None = None) -> Blob:
+        """Cut and hash it. `held` are chunks by hash: equal ones of several blobs lie in memory once."""
+        held = {} if held is None else held
+        chunks = (content[start : start + CHUNK_BYTES] for start in range(0, len(content), CHUNK_BYTES))
+        hashed = [(hashlib.sha256(chunk).hexdigest(), chunk) for chunk in chunks]
+        kept = tuple(held.setdefault(sha256, chunk) for sha256, chunk in hashed)
+        return cls(len(content), hashlib.sha256(content).hexdigest(), kept, tuple(sha256 for sha256, _ in hashed))
 
 
 @dataclass
@@ -56,6 +59,8 @@ class LightSite:
     bytes_down: int = 0
     accepted: list[int] = field(default_factory=list)
     """Numbers of the rounds that its delivery counted in."""
+    delivered_at: float = 0.0
+    """When its last delivery was accepted, in seconds since the epoch."""
 
     async def run(self, blob: Blob) -> None:
         """Take part in each round, until cancelled."""
@@ -76,7 +81,7 @@ class LightSite:
             round_id=task.round_id,
             upload_purpose=pb.UPLOAD_PURPOSE_REPRESENTATIONS,
             sha256=blob.sha256,
-            size_bytes=len(blob.content),
+            size_bytes=blob.size_bytes,
             chunk_size_bytes=CHUNK_BYTES,
             chunk_sha256=blob.chunk_sha256,
         )
@@ -86,6 +91,7 @@ class LightSite:
         receipt = await self.stub.CommitUpload(commit, metadata=self.metadata)
         if not receipt.accepted:
             raise AssertionError(receipt.rejection_reason)
+        self.delivered_at = time.time()
         self.accepted.append(task.round_number)
 
 

@@ -127,10 +127,12 @@ class Services:
         own = {"HOST": "127.0.0.1", "PORT": str(self._http_port), "ADMIN_KEY": self.api_key}
         return self._start("control-plane", "fedafd.control_plane.app", "CONTROL_PLANE", own, threads=1)
 
-    def start_aggregator(self, listen: str | None = None, name: str = "aggregator") -> Child:
-        """Start the aggregator, or one of several with addresses of their own."""
+    def start_aggregator(
+        self, listen: str | None = None, name: str = "aggregator", module: str = "fedafd.aggregator.server"
+    ) -> Child:
+        """Start the aggregator, or one of several with addresses of their own; `module` may be another that serves."""
         own = {"LISTEN": listen or self.aggregator, "INTERNAL_TOKEN": self._internal_token}
-        return self._start(name, "fedafd.aggregator.server", "AGGREGATOR", own, threads=1)
+        return self._start(name, module, "AGGREGATOR", own, threads=1)
 
     def start_distiller(self, module: str = "fedafd.distiller.worker") -> Child:
         """Start the distiller; `module` may be another that serves as one."""

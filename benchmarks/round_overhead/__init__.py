@@ -1,0 +1,119 @@
+"""What a round costs beside training: this system, a bare gRPC server that moves the same bytes, and its peers.
+
+Each case is a number of pair clients and the megabytes that each of them sends; nobody trains. Seconds are those of a
+round beyond the server's own training (preparing, distilling, evaluating, of which the arithmetic alone is taken off).
+The ways take turns, so that a busy moment hits all alike; the first turn warms up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import Clock, Ratio, Report, Times
+from benchmarks.round_overhead.case import DEFAULT, MEGABYTE, Case
+from benchmarks.round_overhead.floor import Floor
+from benchmarks.round_overhead.here import Here, RoundCost
+from fedafd.cli.demo_processes import Supervisor
+
+__all__ = ["run"]
+
+_TINY = (Case(2, 0),)
+_ADDED_SECONDS = 0.5
+_GOAL_SECONDS = {Case(8, 1): 0.5, Case(200, 0): 5.0, Case(1000, 0): 20.0}
+_GOAL_FLOORS = {Case(8, 10): (2.0, _ADDED_SECONDS), Case(32, 10): (2.0, _ADDED_SECONDS), Case(8, 100): (2.0, 0.0)}
+"""At most so many times the floor, and so many seconds more."""
+_GOAL_CPU_MILLISECONDS = 15.0
+_GOAL_GROWTH_MB = 150.0
+
+
+def run(
+    *,
+    tiny: bool,
+    repeats: int,
+    clock: Clock,
+    cases: Sequence[str] = (),
+    database_url: str | None = None,
+    redis_url: str | None = None,
+) -> list[Report]:
+    """Run all cases in turn; seconds are by the clock on the wall, CPU's are the aggregator's, whatever `clock`."""
+    del clock
+    chosen = [Case.of(text) for text in cases] or list(_TINY if tiny else DEFAULT)
+    with tempfile.TemporaryDirectory(prefix="fedafd-rounds-") as name, Supervisor(Path(name) / "logs") as supervisor:
+        folder = Path(name)
+        here, floor = Here(supervisor, folder, database_url, redis_url), Floor(supervisor, folder / "floor")
+        costs, floors = asyncio.run(_turns(here, floor, chosen, repeats))
+    return [_report(case, costs[case], floors[case]) for case in chosen]
+
+
+async def _turns(
+    here: Here, floor: Floor, cases: Sequence[Case], repeats: int
+) -> tuple[dict[Case, list[RoundCost]], dict[Case, list[float]]]:
+    costs: dict[Case, list[RoundCost]] = {case: [] for case in cases}
+    floors: dict[Case, list[float]] = {case: [] for case in cases}
+    try:
+        for case in cases:
+            await here.add(case)
+        for turn in range(repeats + 1):
+            for case in cases:
+                cost = await here.round(case)
+                seconds = await floor.exchange(case.clients, cost.bytes_up, cost.bytes_down)
+                if turn:
+                    costs[case].append(cost)
+                    floors[case].append(seconds)
+                sys.stderr.write(f"{case}: {cost.overhead:.2f} s, floor {seconds:.2f} s, work {cost.work}\n")
+    finally:
+        await here.close()
+    return costs, floors
+
+
+def _report(case: Case, costs: Sequence[RoundCost], floors: Sequence[float]) -> Report:
+    times = {
+        "a round beyond training": Times([c.overhead for c in costs], [c.cpu_seconds for c in costs]),
+        "plain gRPC floor": Times(list(floors), list(floors)),
+    }
+    overhead, floor = statistics.median(c.overhead for c in costs), statistics.median(floors)
+    ratios = [Ratio("seconds beyond training", overhead, at_most=_goal(case, floor))]
+    ratios += [
+        Ratio("seconds after the last delivery", statistics.median(c.seconds_after_last for c in costs)),
+        Ratio("aggregator's CPU, ms per client", _cpu_milliseconds(case, costs), at_most=_cpu_goal(case)),
+        Ratio(
+            "aggregator's own memory, MB grown",
+            statistics.median(c.own_growth_bytes for c in costs) / MEGABYTE,
+            at_most=_GOAL_GROWTH_MB,
+        ),
+    ]
+    return Report("round_overhead", str(case), times=times, ratios=ratios, facts=_facts(case, costs))
+
+
+def _goal(case: Case, floor: float) -> float | None:
+    if case in _GOAL_FLOORS:
+        times, more = _GOAL_FLOORS[case]
+        return times * floor + more
+    return _GOAL_SECONDS.get(case)
+
+
+def _cpu_milliseconds(case: Case, costs: Sequence[RoundCost]) -> float:
+    return 1000 * statistics.median(c.cpu_seconds for c in costs) / case.clients
+
+
+def _cpu_goal(case: Case) -> float | None:
+    """Moving bytes is not counted in the goal, so it holds where there are next to none."""
+    return _GOAL_CPU_MILLISECONDS if case.megabytes == 0 else None
+
+
+def _facts(case: Case, costs: Sequence[RoundCost]) -> dict[str, Any]:
+    counts = {name: [cost.counts[name] / case.clients for cost in costs] for name in costs[0].counts}
+    folding = statistics.median(c.work.get("fold", 0.0) + c.work.get("merge", 0.0) for c in costs)
+    return {
+        "seconds of training taken off": round(statistics.median(c.training for c in costs), 3),
+        "seconds of folds' and merges' arithmetic": round(folding, 3),
+        "MB up, down, per client": f"{costs[-1].bytes_up / MEGABYTE:.2f}, {costs[-1].bytes_down / MEGABYTE:.2f}",
+        "MB grown with pages of files": round(statistics.median(c.growth_bytes for c in costs) / MEGABYTE, 1),
+        **{f"{name} per client": round(statistics.median(each), 1) for name, each in counts.items()},
+    }

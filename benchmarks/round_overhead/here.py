@@ -1,0 +1,181 @@
+"""Rounds of this system: the real control plane, aggregator and distiller, and sites that train nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.light_sites import Blob, LightSite, enrolled_sites
+from benchmarks.round_overhead.case import Case
+from benchmarks.round_overhead.counted_aggregator import COUNTS_FILE, read_counts
+from benchmarks.round_overhead.process_cost import cpu_seconds, forget_peak, own_bytes, peak_bytes, resident_bytes
+from benchmarks.round_overhead.timed_distiller import WORK_FILE, work_of
+from fedafd.cli.demo_federation import FederationClient
+from fedafd.cli.demo_processes import Child, Supervisor, is_free
+from fedafd.cli.demo_services import Backends, Services, start_redis
+from fedafd.cli.remote.server import Server
+from fedafd.datasets import load_public_data, write_public_set
+
+__all__ = ["Here", "RoundCost"]
+
+_ROUND_SECONDS = 900.0
+_LOOK_SECONDS = 0.1
+_TRAINING = ("prepare", "distil", "evaluate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundCost:
+    """One round."""
+
+    seconds: float
+    """From its request to its end."""
+    work: dict[str, float]
+    """Seconds of the distiller's arithmetic, by kind of stage."""
+    seconds_after_last: float
+    """From the last accepted delivery to the end, without training."""
+    cpu_seconds: float
+    """Of the aggregator."""
+    own_growth_bytes: int
+    """Of the aggregator's own memory, at its peak."""
+    growth_bytes: int
+    """The same with pages of files."""
+    counts: dict[str, int]
+    bytes_down: int
+    """Of one client."""
+    bytes_up: int
+
+    @property
+    def overhead(self) -> float:
+        """Seconds beyond the server's own training; folds and merges are no training."""
+        return self.seconds - self.training
+
+    @property
+    def training(self) -> float:
+        """Seconds of the server's own training."""
+        return sum(self.work.get(kind, 0.0) for kind in _TRAINING)
+
+
+@dataclass
+class _Federation:
+    case: Case
+    rest: FederationClient
+    sites: list[LightSite]
+    blobs: list[Blob]
+    rounds: int = 0
+
+
+@dataclass
+class Here:
+    """The services, and a federation for each case."""
+
+    supervisor: Supervisor
+    folder: Path
+    database_url: str | None = None
+    redis_url: str | None = None
+    _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+    _federations: dict[Case, _Federation] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._counts, self._work = self.folder / "counts", self.folder / "work.jsonl"
+        self._services = Services(
+            self.supervisor,
+            Backends(
+                database_url=self.database_url or f"sqlite:///{self.folder / 'fedafd.db'}",
+                redis_url=self.redis_url or start_redis(self.supervisor, self.folder),
+                store={"URL": str(self.folder / "store")},
+            ),
+            http_port=None,
+            threads=1,
+            settings={COUNTS_FILE: str(self._counts), WORK_FILE: str(self._work)},
+        )
+        services = self._services
+        services.migrate()
+        services.start_control_plane()
+        services.wait_for_control_plane()
+        self._aggregator: Child = services.start_aggregator(module="benchmarks.round_overhead.counted_aggregator")
+        services.start_distiller("benchmarks.round_overhead.timed_distiller")
+        port = int(services.aggregator.rpartition(":")[2])
+        self.supervisor.wait_until(lambda: not is_free(port), "the aggregator")
+
+    async def add(self, case: Case) -> None:
+        """Create the case's federation and enrol its clients."""
+        rest = FederationClient(self._services.url, self._services.api_key, case.name)
+        rest.create(case.federation())
+        public = load_public_data("shapes", None, {"num_train": case.shape[0], "num_val": 8, "num_test": 8})
+        sha256 = write_public_set(public, self.folder / case.name).sha256
+        rest.push_public_set(self.folder / case.name)
+        tokens = [rest.invite(f"site-{number:04d}", "pair") for number in range(case.clients)]
+        sites = await self._stack.enter_async_context(enrolled_sites(self._services.aggregator, tokens))
+        self._federations[case] = _Federation(case, rest, sites, list(case.blobs(sha256)))
+
+    async def round(self, case: Case) -> RoundCost:
+        """Run a round of the case; its sites wait for it already."""
+        federation = self._federations[case]
+        taking_part = [
+            asyncio.ensure_future(site.run(blob)) for site, blob in zip(federation.sites, federation.blobs, strict=True)
+        ]
+        try:
+            await asyncio.sleep(0.5 + 0.005 * case.clients)  # all wait in their long polls
+            return await self._measured(federation, taking_part)
+        finally:
+            for task in taking_part:
+                task.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.gather(*taking_part, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._stack.aclose()
+        for federation in self._federations.values():
+            federation.rest.close()
+
+    async def _measured(self, federation: _Federation, taking_part: Sequence[asyncio.Future[None]]) -> RoundCost:
+        pid, federation.rounds = self._aggregator.process.pid, federation.rounds + 1
+        number, down = federation.rounds, [site.bytes_down for site in federation.sites]
+        forget_peak(pid)
+        counts, cpu, resident, own = read_counts(self._counts), cpu_seconds(pid), resident_bytes(pid), own_bytes(pid)
+        await asyncio.to_thread(federation.rest.start_rounds, 1)
+        done, most = await self._ended(federation.case.name, number, taking_part, pid)
+        counted = read_counts(self._counts)
+        created, finished = (datetime.fromisoformat(done[name]) for name in ("created_at", "finished_at"))
+        if any(number not in site.accepted for site in federation.sites):
+            raise AssertionError(f"{federation.case}: a delivery did not count in round {number}")
+        work = work_of(self._work, federation.case.name, number)
+        last = max(site.delivered_at for site in federation.sites)
+        return RoundCost(
+            seconds=(finished - created).total_seconds(),
+            work=work,
+            seconds_after_last=finished.timestamp() - last - work.get("distil", 0.0) - work.get("evaluate", 0.0),
+            cpu_seconds=cpu_seconds(pid) - cpu,
+            own_growth_bytes=max(most - own, 0),
+            growth_bytes=max(peak_bytes(pid) - resident, 0),
+            counts={name: counted[name] - before for name, before in counts.items()},
+            bytes_down=max(site.bytes_down - before for site, before in zip(federation.sites, down, strict=True)),
+            bytes_up=federation.blobs[0].size_bytes,
+        )
+
+    async def _ended(
+        self, federation: str, number: int, taking_part: Sequence[asyncio.Future[None]], pid: int
+    ) -> tuple[dict[str, Any], int]:
+        """The round once it is completed, and the most memory of its own that the aggregator was seen with."""
+        server, most, until = Server(self._services.url, self._services.api_key), 0, time.monotonic() + _ROUND_SECONDS
+        while True:
+            for _ in range(10):
+                most = max(most, own_bytes(pid))
+                await asyncio.sleep(_LOOK_SECONDS)
+            self.supervisor.check()
+            for task in taking_part:
+                if task.done():
+                    task.result()
+            rounds = await asyncio.to_thread(server.items, f"/federations/{federation}/rounds")
+            found: dict[str, Any] = next(each for each in rounds if each["number"] == number)
+            if found["state"] == "completed":
+                return found, most
+            if found["finished_at"] is not None or time.monotonic() > until:
+                raise AssertionError(f"{federation}: round {number} is {found['state']}: {found['reason']}")
