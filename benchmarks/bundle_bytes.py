@@ -86,10 +86,10 @@ def _bytes_down(folder: Path, weights: dict[str, Path], mode: str, rounds: int) 
     """Of the first round, and the median of the later ones."""
     import yaml
 
-    from fedafd.cli.demo_federation import FederationClient
-    from fedafd.cli.demo_processes import Supervisor
-    from fedafd.cli.demo_services import Backends, Services, start_redis, thread_environment
+    from fedafd.client.federation import FederationClient
     from fedafd.datasets import load_public_data, write_public_set
+    from fedafd.local.services import Backends, Services, start_redis, thread_environment
+    from fedafd.local.supervisor import Supervisor
 
     with Supervisor(folder / "logs") as supervisor:
         backends = Backends(

@@ -20,10 +20,10 @@ from typing import Any
 import psutil
 import yaml
 
-from fedafd.cli.demo_federation import FederationClient
-from fedafd.cli.demo_processes import Child, Supervisor
-from fedafd.cli.demo_services import Backends, Services, start_redis, thread_environment
+from fedafd.client.federation import FederationClient
 from fedafd.datasets import load_public_data, write_public_set
+from fedafd.local.services import Backends, Services, start_redis, thread_environment
+from fedafd.local.supervisor import Child, Supervisor
 
 RUNS = ((128, 64, 3), (512, 64, 3), (128, 256, 3), (128, 64, 6))
 KINDS = ("image", "pair", "text")

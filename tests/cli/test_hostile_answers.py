@@ -77,7 +77,7 @@ def test_nothing_that_a_terminal_obeys_is_printed(
     monkeypatch.setenv("FEDAFD_FEDERATION", "trial")
     monkeypatch.setattr(sys, "argv", ["fedafd", *command.split()])
     if command == "round watch 1":
-        monkeypatch.setattr("fedafd.cli.remote.server.PATIENCE_SECONDS", 0.0)
+        monkeypatch.setattr("fedafd.client.control_plane.PATIENCE_SECONDS", 0.0)
     with pytest.raises(SystemExit) as ended:
         main()
     printed = "".join(capsys.readouterr())

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fedafd.cli.demo_view import RoundView
 from fedafd.cli.remote.outcome import duration_words, missing_words, round_seconds
+from fedafd.cli.round_view import RoundView
 
 STARTED = datetime(2026, 11, 1, 12, tzinfo=UTC)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fedafd.cli.demo_view import RoundView
+from fedafd.cli.round_view import RoundView
 
 WAITS = {"level": "trouble", "round": 1, "words": "north: round 1 waits for a distiller", "remedy": "start one"}
 

@@ -9,7 +9,7 @@ import pytest
 
 from fedafd.agent.settings import load_settings as load_agent_settings
 from fedafd.aggregator.settings import load_settings as load_aggregator_settings
-from fedafd.cli.remote.server import Server
+from fedafd.cli.remote.options import connect
 from fedafd.cli.store import read_secret
 from fedafd.control_plane.settings import load_settings as load_control_plane_settings
 from fedafd.distiller.settings import load_settings as load_distiller_settings
@@ -61,7 +61,7 @@ def test_the_admin_key_and_secrets_in_a_folder(file: Path, monkeypatch: pytest.M
 
 def test_the_api_key_of_the_command_line(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDAFD_API_KEY_FILE", str(file))
-    server = Server("http://127.0.0.1:1", "")
+    server = connect("http://127.0.0.1:1", "")
     assert server._http.headers["Authorization"] == f"Bearer {SECRET}"
     server.close()
 

@@ -21,8 +21,8 @@ from tests.end_to_end.supervised import LoggedSupervisor
 from tests.hole import Hole
 from tests.servers import redis_server
 
-from fedafd.cli.demo_processes import Child
 from fedafd.datasets import load_public_data, write_public_set
+from fedafd.local.supervisor import Child
 
 __all__ = ["MOMENTS", "Scene", "flip"]
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from fedafd.cli.demo_federation import FederationClient
-from fedafd.cli.demo_processes import Child, Supervisor
-from fedafd.cli.demo_services import Backends, Services, thread_environment
+from fedafd.client.federation import FederationClient
+from fedafd.local.services import Backends, Services, thread_environment
+from fedafd.local.supervisor import Child, Supervisor
 
 SEED = 11
 TINY_IMAGE = {

@@ -11,8 +11,8 @@ from typing import Any
 from tests.end_to_end.federation import FEDERATION, Trial, embedded
 from tests.servers import redis_server
 
-from fedafd.cli.demo_processes import Child, Supervisor
 from fedafd.datasets import load_public_data, write_public_set
+from fedafd.local.supervisor import Child, Supervisor
 
 SETTINGS = {"FEDAFD_AGGREGATOR_STAGE_LEASE_SECONDS": "2", "FEDAFD_AGGREGATOR_LEASE_SECONDS": "2"}
 DOOMED = "tests.end_to_end.doomed_distiller"

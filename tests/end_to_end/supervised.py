@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from fedafd.cli.demo_processes import Supervisor
+from fedafd.local.supervisor import Supervisor
 
 __all__ = ["LoggedSupervisor", "newest_logs"]
 

@@ -12,8 +12,8 @@ from tests.end_to_end.federation import FEDERATION, KINDS, Trial, embedded
 from tests.end_to_end.in_process import InProcess, assert_same, pulled
 from tests.end_to_end.supervised import LoggedSupervisor
 
-from fedafd.cli.demo_processes import Supervisor
 from fedafd.datasets import load_public_data, write_public_set
+from fedafd.local.supervisor import Supervisor
 
 pytestmark = pytest.mark.timeout(400)
 

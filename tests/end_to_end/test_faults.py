@@ -13,8 +13,8 @@ from tests.end_to_end.in_process import InProcess, assert_same, pulled
 from tests.end_to_end.storm import Storm
 from tests.end_to_end.supervised import LoggedSupervisor
 
-from fedafd.cli.demo_processes import Supervisor
 from fedafd.domain.process_errors import ControlPlaneError
+from fedafd.local.supervisor import Supervisor
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -15,9 +15,9 @@ from tests.end_to_end.federation import FEDERATION, KINDS, Trial, embedded
 from tests.end_to_end.supervised import LoggedSupervisor
 from tests.servers import Minio
 
-from fedafd.cli.demo_services import Backends
 from fedafd.datasets import load_public_data, write_public_set
 from fedafd.domain.process_errors import ControlPlaneError
+from fedafd.local.services import Backends
 from fedafd.storage.s3 import S3Store
 
 pytestmark = pytest.mark.timeout(400)

@@ -15,8 +15,8 @@ from tests.end_to_end.federation import FEDERATION, Trial, agent_config, embedde
 from tests.end_to_end.supervised import LoggedSupervisor
 
 from fedafd.agent.exit_codes import ExitCode
-from fedafd.cli.demo_processes import Child, Supervisor
-from fedafd.cli.demo_services import thread_environment
+from fedafd.local.services import thread_environment
+from fedafd.local.supervisor import Child, Supervisor
 
 REFUSED = ExitCode.REFUSED
 

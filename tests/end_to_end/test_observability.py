@@ -20,9 +20,9 @@ from tests.end_to_end.supervised import LoggedSupervisor
 from tests.operations.rules import alerts, panels, variables
 from tests.servers import free_port, go_program, prometheus_server, required_go_program
 
-from fedafd.cli.demo_processes import Supervisor
-from fedafd.cli.demo_services import Backends
 from fedafd.datasets import load_public_data, write_public_set
+from fedafd.local.services import Backends
+from fedafd.local.supervisor import Supervisor
 
 pytestmark = pytest.mark.timeout(400)
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]

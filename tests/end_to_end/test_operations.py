@@ -15,8 +15,8 @@ from tests.end_to_end.proxy import proxy
 from tests.end_to_end.supervised import LoggedSupervisor
 from tests.servers import accepts, free_port
 
-from fedafd.cli.demo_processes import Child
 from fedafd.datasets import load_public_data, write_public_set
+from fedafd.local.supervisor import Child
 
 pytestmark = pytest.mark.timeout(900)
 _GRACE = "FEDAFD_DISTILLER_SHUTDOWN_GRACE_SECONDS"

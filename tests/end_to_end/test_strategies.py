@@ -12,12 +12,12 @@ import yaml
 from tests.end_to_end.federation import FEDERATION, TINY_IMAGE, TINY_TEXT
 from tests.end_to_end.supervised import LoggedSupervisor
 
-from fedafd.cli.demo_federation import FederationClient
-from fedafd.cli.demo_services import Backends, Services, thread_environment
+from fedafd.client.federation import FederationClient
 from fedafd.datasets import PublicSet, load_client_data, load_public_data, write_public_set
 from fedafd.domain.config import EncoderConfig, parse_federation_config
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.strategies import ABLATIONS, STRATEGIES
+from fedafd.local.services import Backends, Services, thread_environment
 from fedafd.simulation.federation import Federation, FederationProgress, SimulatedClient
 from fedafd.storage.store import sha256_of
 

@@ -6,39 +6,25 @@ Every step looks first whether it was done, so that the job may run at every sta
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from fedafd.cli.remote.options import DEFAULT_URL, warn_of_plain_text
 from fedafd.cli.store import read_secret
+from fedafd.client.set_up import Invitation
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind
 
-if TYPE_CHECKING:
-    from fedafd.cli.demo_federation import FederationClient
-    from fedafd.domain.config import FederationConfig
-
-__all__ = ["Invitation", "bootstrap", "parse_invitation"]
-
-
-@dataclass(frozen=True)
-class Invitation:
-    """A client to invite, and the file that its one-time token goes to."""
-
-    name: str
-    kind: ClientKind
-    token_file: Path
+__all__ = ["bootstrap", "parse_invitation"]
 
 
 def bootstrap(
     file: Annotated[Path, typer.Option("--file", "-f", envvar="FEDAFD_BOOTSTRAP_FILE", help="federation.yaml")],
     api_key_file: Annotated[Path, typer.Option(envvar="FEDAFD_API_KEY_FILE", help="File with an operator's API key.")],
-    url: Annotated[str, typer.Option(envvar="FEDAFD_URL", help="The control plane.")] = "http://127.0.0.1:8080",
+    url: Annotated[str, typer.Option(envvar="FEDAFD_URL", help="The control plane.")] = DEFAULT_URL,
     client: Annotated[
         list[str] | None, typer.Option(help="NAME:KIND:FILE: invite the client, write its one-time token to FILE.")
     ] = None,
@@ -51,14 +37,18 @@ def bootstrap(
     ] = "{}",
 ) -> None:
     """Create a federation, push its public set, invite its clients: what of it is not there yet."""
-    from fedafd.cli.demo_federation import FederationClient
+    from fedafd.client.federation import FederationClient
+    from fedafd.client.set_up import set_up_federation
     from fedafd.domain.config import read_federation_config
 
     config = read_federation_config(file)
     invitations = [parse_invitation(each) for each in client or []]
+    settings = config.model_dump(mode="json", exclude_unset=True)
+    public_set = partial(_write_public_set, adapter=adapter, path=path, options=_parsed(options))
     rest = FederationClient(url, read_secret(api_key_file), config.name)
+    warn_of_plain_text(url)
     try:
-        for line in _steps(rest, config, invitations, adapter=adapter, path=path, options=_parsed(options)):
+        for line in set_up_federation(rest, settings, public_set, invitations):
             typer.echo(line)
     finally:
         rest.close()
@@ -74,49 +64,10 @@ def parse_invitation(text: str) -> Invitation:
     return Invitation(name, ClientKind(kind), Path(file))
 
 
-def _steps(
-    rest: FederationClient,
-    config: FederationConfig,
-    invitations: list[Invitation],
-    *,
-    adapter: str,
-    path: Path | None,
-    options: dict[str, object],
-) -> Iterator[str]:
-    if rest.exists():
-        yield f"federation {config.name}: is there, its configuration stays as it is"
-    else:
-        rest.create(config.model_dump(mode="json", exclude_unset=True))
-        yield f"federation {config.name}: created"
-    if rest.public_set() is not None:
-        yield "public set: is there"
-    else:
-        from fedafd.datasets import load_public_data, write_public_set
+def _write_public_set(folder: Path, *, adapter: str, path: Path | None, options: dict[str, object]) -> None:
+    from fedafd.datasets import load_public_data, write_public_set
 
-        with tempfile.TemporaryDirectory() as folder:
-            write_public_set(load_public_data(adapter, path, options), Path(folder))
-            rest.push_public_set(Path(folder))
-        yield "public set: pushed"
-    states = {each["name"]: each["state"] for each in rest.clients()}
-    for invitation in invitations:
-        if states.get(invitation.name) == "enrolled":
-            yield f"client {invitation.name}: is enrolled"
-            continue
-        # A token is shown once. Inviting a client again that has not enrolled replaces it.
-        _write_token(invitation.token_file, rest.invite(invitation.name, invitation.kind.value))
-        yield f"client {invitation.name}: invited, token in {invitation.token_file}"
-
-
-def _write_token(path: Path, token: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w", encoding="utf-8") as file:
-            file.write(f"{token}\n")
-        part.replace(path)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: the token cannot be written: {error.strerror}") from error
+    write_public_set(load_public_data(adapter, path, options), folder)
 
 
 def _parsed(options: str) -> dict[str, object]:

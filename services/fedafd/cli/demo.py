@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fedafd.cli.demo_output import DemoOutput
-    from fedafd.cli.demo_processes import Child
     from fedafd.cli.demo_report import DemoResult, RoundResult
-    from fedafd.cli.demo_services import Services
     from fedafd.cli.demo_sites import DemoSite, Plan
+    from fedafd.client.answers import Participation, RoundDetails
+    from fedafd.local.services import Services
+    from fedafd.local.supervisor import Child
 
 __all__ = ["DemoOptions", "demo", "run_demo"]
 
@@ -133,9 +134,9 @@ def run_demo(options: DemoOptions, console: Console, *, as_json: bool = False) -
 
 def _run(options: DemoOptions, console: Console, *, as_json: bool) -> None:
     from fedafd.cli.demo_output import DemoOutput
-    from fedafd.cli.demo_processes import Supervisor
-    from fedafd.cli.demo_services import Backends, Services, cores, start_redis
     from fedafd.cli.demo_sites import prepare_sites
+    from fedafd.local.services import Backends, Services, cores, start_redis
+    from fedafd.local.supervisor import Supervisor
 
     started = time.monotonic()
     with ExitStack() as stack:
@@ -171,7 +172,7 @@ class _Federation:
     def __init__(
         self, options: DemoOptions, console: Console, output: DemoOutput, services: Services, plan: Plan
     ) -> None:
-        from fedafd.cli.demo_federation import FederationClient
+        from fedafd.client.federation import FederationClient
 
         self._options = options
         self._console = console
@@ -191,7 +192,7 @@ class _Federation:
         rounds, parts, seconds = self._run_rounds()
         with self._console.status("Pulling the models"):
             self._pull_models()
-        last = {part["client"]: part["metrics"] for part in parts}
+        last = {part["client"]: part["metrics"] or {} for part in parts}
         apart = [site for site in self._plan.sites if _branch_alone(last[site.name]) is None]
         with self._console.status("For comparison: each site alone"):
             # Not beside the rounds: training processes that share cores slow each other many times, nice or not.
@@ -209,11 +210,11 @@ class _Federation:
                     kind=site.kind,
                     metric=metric,
                     alone=alone["metrics"][metric] if alone else None,
-                    federated=mine[-1]["metrics"][f"federated/{metric}"],
+                    federated=last[site.name][f"federated/{metric}"],
                     standard_error=alone["standard_error"] if alone else None,
                     bytes_up=sum(part["bytes_up"] for part in mine),
                     bytes_down=sum(part["bytes_down"] for part in mine),
-                    details=mine[-1]["metrics"],
+                    details=last[site.name],
                 )
             )
         return DemoResult(
@@ -226,7 +227,7 @@ class _Federation:
         )
 
     def _start_agents(self, aggregator: str) -> None:
-        from fedafd.cli.demo_services import thread_environment
+        from fedafd.local.services import thread_environment
 
         work = self._output.work
         for site in self._plan.sites:
@@ -242,7 +243,7 @@ class _Federation:
         return all(client["state"] == "enrolled" for client in self._rest.clients())
 
     def _start_alone(self, site: DemoSite) -> Child:
-        from fedafd.cli.demo_services import thread_environment
+        from fedafd.local.services import thread_environment
 
         work = self._output.work
         federation = work / "federation.json"
@@ -262,15 +263,15 @@ class _Federation:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return result
 
-    def _run_rounds(self) -> tuple[list[RoundResult], list[dict[str, Any]], float]:
+    def _run_rounds(self) -> tuple[list[RoundResult], list[Participation], float]:
         from fedafd.cli.demo_report import RoundResult
-        from fedafd.cli.demo_view import RoundView
+        from fedafd.cli.round_view import RoundView
 
         started, view = time.monotonic(), RoundView(self._console, range(1, self._options.rounds + 1))
         rounds: list[RoundResult] = []
-        parts: list[dict[str, Any]] = []
+        parts: list[Participation] = []
 
-        def look(answer: dict[str, Any]) -> None:
+        def look(answer: RoundDetails) -> None:
             self._supervisor.check()
             view.update(answer)
 
@@ -282,7 +283,7 @@ class _Federation:
                     number, look, seconds=_ROUND_SECONDS, on_silence=self._supervisor.check
                 )
                 seconds = time.monotonic() - begun
-                rounds.append(RoundResult.of(number, answer["metrics"], answer["participations"], seconds))
+                rounds.append(RoundResult.of(number, answer["metrics"] or {}, answer["participations"], seconds))
                 parts += [part for part in answer["participations"] if part["state"] == "delivered"]
                 view.finished(answer)
         return rounds, parts, time.monotonic() - started

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from fedafd.cli.demo_processes import Supervisor
 from fedafd.domain.errors import DataError
+from fedafd.local.supervisor import Supervisor
 
 __all__ = ["DemoSite", "Plan", "prepare_sites"]
 

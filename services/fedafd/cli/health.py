@@ -45,7 +45,7 @@ def health(
 def _ask_http(url: str, timeout: float) -> str:
     import httpx
 
-    from fedafd.cli.http import checked_url, make_client, way_to
+    from fedafd.client.http import checked_url, make_client, way_to
 
     with make_client(checked_url(url, "url"), timeout=timeout) as client:
         try:

@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedafd.cli.demo_processes import log_tail
 from fedafd.cli.model_tools import need_modules
 from fedafd.cli.up_file import is_set, process_settings, read_up_file
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.secrets import SecretKind, check_length, new_secret, read_secret_file
+from fedafd.local.supervisor import log_tail
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fedafd.cli.demo_processes import Child, Supervisor
-    from fedafd.cli.demo_services import Backends, Services
+    from fedafd.local.services import Backends, Services
+    from fedafd.local.supervisor import Child, Supervisor
 
 __all__ = ["up"]
 
@@ -67,9 +67,9 @@ def up(
 
 
 def _run(folder: Path, settings: Mapping[str, str], *, port: int, agents_port: int, console: Console) -> None:
-    from fedafd.cli.demo_processes import Supervisor
-    from fedafd.cli.demo_services import Services, cores
     from fedafd.domain.claims import claimed
+    from fedafd.local.services import Services, cores
+    from fedafd.local.supervisor import Supervisor
 
     home = _prepared(folder)
     with ExitStack() as stack:
@@ -123,7 +123,7 @@ def _secret(path: Path, kind: SecretKind) -> tuple[str, bool]:
 
 def _backends(supervisor: Supervisor, home: Path, settings: Mapping[str, str]) -> Backends:
     """Of database, Redis and store each one that is not configured is embedded."""
-    from fedafd.cli.demo_services import Backends, start_redis
+    from fedafd.local.services import Backends, start_redis
 
     own = {"DATABASE_URL": "", "REDIS_URL": ""}
     for name in own:
@@ -173,7 +173,7 @@ def _welcome(console: Console, services: Services, home: Path, *, key_file: Path
 
 def _keep(supervisor: Supervisor, services: Services, home: Path, console: Console) -> None:
     """Start again whatever ends, after a pause that doubles while it keeps ending."""
-    from fedafd.cli.demo_services import restart_redis
+    from fedafd.local.services import restart_redis
 
     starts: dict[str, Callable[[], Child]] = {
         "redis": partial(restart_redis, supervisor, services.backends.redis_url, home),

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from tests.compose.stack.docker import Stack, run
 
-from fedafd.cli.demo_federation import FederationClient
+from fedafd.client.federation import FederationClient
 from fedafd.domain.process_errors import ControlPlaneError
 
 OPEN = frozenset({"queued", "preparing", "collecting", "distilling", "evaluating"})

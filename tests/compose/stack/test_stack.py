@@ -21,7 +21,7 @@ from tests.compose.stack.rounds import OPEN, completed, fedafd, patiently, round
 from tests.servers import ROOT
 
 from fedafd import PersonalizedModel
-from fedafd.cli.demo_federation import FederationClient
+from fedafd.client.federation import FederationClient
 
 pytestmark = [pytest.mark.timeout(2400), NEEDS_DOCKER]
 

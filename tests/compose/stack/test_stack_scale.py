@@ -10,7 +10,7 @@ import pytest
 from tests.compose.stack.docker import NEEDS_DOCKER, SERVICES, Stack, fresh_stack, run
 from tests.compose.stack.rounds import completed, patiently, round_state
 
-from fedafd.cli.demo_federation import FederationClient
+from fedafd.client.federation import FederationClient
 
 pytestmark = [pytest.mark.timeout(1800), NEEDS_DOCKER]
 _LEADER = """

@@ -14,7 +14,7 @@ from tests.compose.stack.docker import NEEDS_DOCKER, SERVICES, Stack, fresh_stac
 from tests.compose.stack.rounds import completed, fedafd
 from tests.servers import ROOT, free_port
 
-from fedafd.cli.demo_federation import FederationClient
+from fedafd.client.federation import FederationClient
 
 pytestmark = [pytest.mark.timeout(1200), NEEDS_DOCKER]
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from tests.helm.cluster.kubernetes import Namespace, PortForward
 
-from fedafd.cli.demo_federation import FederationClient
+from fedafd.client.federation import FederationClient
 from fedafd.domain.process_errors import ControlPlaneError
 
 T = TypeVar("T")

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, AsJson, Federation, Url, connect
 from fedafd.cli.remote.output import print_json, print_table, short_time
-from fedafd.cli.remote.server import DEFAULT_URL, ApiKey, AsJson, Federation, Server, Url
 from fedafd.domain.kinds import ClientKind
 
 __all__ = ["client_app"]
@@ -34,9 +34,9 @@ def invite(
     if again == (kind is not None):
         raise typer.BadParameter("give --kind for a new client, or --again for one that exists")
     if again:
-        made = Server(url, api_key).ask("POST", f"{base}/{name}/invitations")
+        made = connect(url, api_key).ask("POST", f"{base}/{name}/invitations")
     else:
-        made = Server(url, api_key).ask("POST", base, json={"name": name, "kind": str(kind)})
+        made = connect(url, api_key).ask("POST", base, json={"name": name, "kind": str(kind)})
     if as_json:
         print_json(made)
         return
@@ -48,7 +48,7 @@ def invite(
 @client_app.command("list")
 def list_all(federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """List clients and whether their agents are there."""
-    found = Server(url, api_key).items(f"/federations/{federation}/clients")
+    found = connect(url, api_key).items(f"/federations/{federation}/clients")
     if as_json:
         print_json(found)
         return
@@ -64,7 +64,7 @@ def show(
     """Show one client."""
     from fedafd.cli.remote.output import print_fields
 
-    found = Server(url, api_key).ask("GET", f"/federations/{federation}/clients/{name}")
+    found = connect(url, api_key).ask("GET", f"/federations/{federation}/clients/{name}")
     if as_json:
         print_json(found)
         return
@@ -76,7 +76,7 @@ def revoke(
     name: Name, federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False
 ) -> None:
     """Revoke a client: its credential and token are refused from now on."""
-    found = Server(url, api_key).ask("DELETE", f"/federations/{federation}/clients/{name}")
+    found = connect(url, api_key).ask("DELETE", f"/federations/{federation}/clients/{name}")
     print_json(found) if as_json else typer.echo(f"client {name} is revoked")
 
 

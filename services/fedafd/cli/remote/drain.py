@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fedafd.cli.remote.server import DEFAULT_URL, PATIENCE_SECONDS, ApiKey, Server, Url
+from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Url, connect
+from fedafd.client.control_plane import PATIENCE_SECONDS, ControlPlaneClient
 from fedafd.domain.process_errors import ControlPlaneError, StillRunningError
 
 __all__ = ["drain", "resume"]
@@ -25,7 +26,7 @@ def drain(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Hold queued rounds and wait for running ones; exits with 1 if some still run when the time is up."""
-    server = Server(url, api_key)
+    server = connect(url, api_key)
     state = server.ask("PUT", "/drain", json={"reason": reason})
     if wait:
         try:
@@ -42,11 +43,11 @@ def drain(
 
 def resume(api_key: ApiKey = "", url: Url = DEFAULT_URL) -> None:
     """Let queued rounds start again."""
-    Server(url, api_key).ask("DELETE", "/drain")
+    connect(url, api_key).ask("DELETE", "/drain")
     typer.echo("queued rounds start again")
 
 
-def _waited(server: Server, state: dict[str, Any], timeout: float | None) -> dict[str, Any]:
+def _waited(server: ControlPlaneClient, state: dict[str, Any], timeout: float | None) -> dict[str, Any]:
     """The state when no round runs any more; tells on standard error what it waits for, whenever that changes."""
     started, told = time.monotonic(), ""
     while state["running"]:
@@ -64,7 +65,7 @@ def _waited(server: Server, state: dict[str, Any], timeout: float | None) -> dic
     return state
 
 
-def _look(server: Server) -> dict[str, Any]:
+def _look(server: ControlPlaneClient) -> dict[str, Any]:
     """The state; asked again for a while where the control plane is away, since it may be restarted meanwhile."""
     away_since = time.monotonic()
     while True:

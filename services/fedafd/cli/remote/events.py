@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, AsJson, Url, connect
 from fedafd.cli.remote.output import print_line, short_time
-from fedafd.cli.remote.server import DEFAULT_URL, ApiKey, AsJson, Server, Url
+from fedafd.client.control_plane import ControlPlaneClient
 
 __all__ = ["events"]
 
@@ -27,7 +28,7 @@ def events(
     as_json: AsJson = False,
 ) -> None:
     """Print the audit log: what happened, when, to what, by whom. With --json one object per line."""
-    server, path = Server(url, api_key), f"/federations/{federation}/events" if federation else "/events"
+    server, path = connect(url, api_key), f"/federations/{federation}/events" if federation else "/events"
     found, cursor = _past(server, path)
     for event in found[-last:]:
         _print(event, as_json=as_json)
@@ -41,7 +42,7 @@ def events(
         return
 
 
-def _past(server: Server, path: str) -> tuple[list[dict[str, Any]], str | None]:
+def _past(server: ControlPlaneClient, path: str) -> tuple[list[dict[str, Any]], str | None]:
     found: list[dict[str, Any]] = []
     cursor: str | None = None
     while True:

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, AsJson, Federation, Url, connect
 from fedafd.cli.remote.output import print_fields, print_json, print_table, short_time
-from fedafd.cli.remote.server import DEFAULT_URL, ApiKey, AsJson, Federation, Server, Url
 from fedafd.domain.errors import ConfigurationError
 
 __all__ = ["federation_app", "public_set_app"]
@@ -25,7 +25,7 @@ File = Annotated[Path, typer.Option("--file", "-f", help="federation.yaml")]
 @federation_app.command("create")
 def create(file: File, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Create a federation from its federation.yaml."""
-    made = Server(url, api_key).ask("POST", "/federations", json=_read(file))
+    made = connect(url, api_key).ask("POST", "/federations", json=_read(file))
     print_json(made) if as_json else typer.echo(f"federation {made['name']} created")
 
 
@@ -33,7 +33,7 @@ def create(file: File, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: As
 def configure(file: File, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Replace a federation's configuration with this federation.yaml; not while a round is open."""
     config = _read(file)
-    made = Server(url, api_key).ask("PUT", f"/federations/{config['name']}", json=config)
+    made = connect(url, api_key).ask("PUT", f"/federations/{config['name']}", json=config)
     if as_json:
         print_json(made)
     else:
@@ -43,7 +43,7 @@ def configure(file: File, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json:
 @federation_app.command("list")
 def list_all(api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """List federations."""
-    found = Server(url, api_key).items("/federations")
+    found = connect(url, api_key).items("/federations")
     if as_json:
         print_json(found)
         return
@@ -62,7 +62,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a federation with its whole configuration."""
-    found = Server(url, api_key).ask("GET", f"/federations/{federation}")
+    found = connect(url, api_key).ask("GET", f"/federations/{federation}")
     if as_json:
         print_json(found)
         return
@@ -84,7 +84,7 @@ def push(
     """Write the public set as Parquet shards and push it."""
     from fedafd.datasets import load_public_data, write_public_set
 
-    server, base = Server(url, api_key), f"/federations/{federation}/public-set"
+    server, base = connect(url, api_key), f"/federations/{federation}/public-set"
     server.ask("GET", f"/federations/{federation}")  # before the work of reading the data
     with tempfile.TemporaryDirectory() as folder:
         manifest = write_public_set(load_public_data(adapter, path, _options(options)), Path(folder))
@@ -101,7 +101,7 @@ def show_public_set(
     federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False
 ) -> None:
     """Show the public set's hash and sizes."""
-    found = Server(url, api_key).ask("GET", f"/federations/{federation}/public-set")
+    found = connect(url, api_key).ask("GET", f"/federations/{federation}/public-set")
     print_json(found) if as_json else _print_public_set(federation, found)
 
 

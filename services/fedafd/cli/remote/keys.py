@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, AsJson, Url, connect
 from fedafd.cli.remote.output import print_json, print_table, short_time
-from fedafd.cli.remote.server import DEFAULT_URL, ApiKey, AsJson, Server, Url
 from fedafd.domain.kinds import Role
 
 __all__ = ["key_app"]
@@ -28,7 +28,7 @@ def create(
 ) -> None:
     """Create an API key; prints its secret, which is never shown again."""
     body = {"name": name, "role": role.value, "expires_in_days": days}
-    made = Server(url, api_key).ask("POST", "/api-keys", json=body)
+    made = connect(url, api_key).ask("POST", "/api-keys", json=body)
     if as_json:
         print_json(made)
         return
@@ -40,7 +40,7 @@ def create(
 @key_app.command("list")
 def list_all(api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """List API keys."""
-    found = Server(url, api_key).items("/api-keys")
+    found = connect(url, api_key).items("/api-keys")
     if as_json:
         print_json(found)
         return
@@ -50,7 +50,7 @@ def list_all(api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = Fal
 @key_app.command("revoke")
 def revoke(name: Name, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Revoke an API key: it is refused from now on."""
-    found = Server(url, api_key).ask("DELETE", f"/api-keys/{name}")
+    found = connect(url, api_key).ask("DELETE", f"/api-keys/{name}")
     print_json(found) if as_json else typer.echo(f"API key {name} is revoked")
 
 

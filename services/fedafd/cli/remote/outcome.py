@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
+from fedafd.client.answers import RoundDetails
 from fedafd.domain.durations import duration_words
 
 __all__ = ["delivered_words", "duration_words", "missing_words", "round_seconds"]
@@ -13,7 +13,7 @@ __all__ = ["delivered_words", "duration_words", "missing_words", "round_seconds"
 _MOST_NAMED = 20
 
 
-def round_seconds(answer: Mapping[str, Any]) -> float | None:
+def round_seconds(answer: RoundDetails) -> float | None:
     """How long the round has been at work, or was; None before it starts."""
     if answer["started_at"] is None:
         return None
@@ -21,13 +21,13 @@ def round_seconds(answer: Mapping[str, Any]) -> float | None:
     return max((until - datetime.fromisoformat(answer["started_at"])).total_seconds(), 0.0)
 
 
-def delivered_words(answer: Mapping[str, Any]) -> str:
+def delivered_words(answer: RoundDetails) -> str:
     """Who delivered: `delivered: north, south`."""
     names = [part["client"] for part in answer["participations"] if part["state"] == "delivered"]
     return f"delivered: {_some(names) or 'none'}"
 
 
-def missing_words(answer: Mapping[str, Any]) -> str:
+def missing_words(answer: RoundDetails) -> str:
     """Who was dropped or rejected, each with the reason; empty where nobody was."""
     parts = []
     for state in ("dropped", "rejected"):

@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, AsJson, Federation, Url, connect
 from fedafd.cli.remote.outcome import delivered_words, duration_words, missing_words, round_seconds
 from fedafd.cli.remote.output import percent, print_json, print_line, print_table, short_time, size
-from fedafd.cli.remote.server import DEFAULT_URL, ApiKey, AsJson, Federation, Server, Url
+from fedafd.client.answers import RoundDetails
+from fedafd.client.control_plane import ControlPlaneClient
 from fedafd.domain.plain_text import plain_text
 from fedafd.domain.process_errors import ControlPlaneError
 
@@ -32,7 +34,7 @@ def start(
     as_json: AsJson = False,
 ) -> None:
     """Queue rounds; with --watch exits with 1 if one does not complete."""
-    server = Server(url, api_key)
+    server = connect(url, api_key)
     numbers = [each["number"] for each in server.ask("POST", _base(federation), json={"count": rounds})["items"]]
     if watch:
         _watch(server, federation, numbers, as_json=as_json)
@@ -51,7 +53,7 @@ def watch_rounds(
     as_json: AsJson = False,
 ) -> None:
     """Follow a round, or all open ones, until the last is over; exits with 1 if one does not complete."""
-    server = Server(url, api_key)
+    server = connect(url, api_key)
     found = [number] if number else [r["number"] for r in server.items(_base(federation)) if r["state"] not in _OVER]
     if not found:
         typer.echo("no round is open", err=True)
@@ -62,7 +64,7 @@ def watch_rounds(
 @round_app.command("list")
 def list_all(federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """List rounds."""
-    found = Server(url, api_key).items(_base(federation))
+    found = connect(url, api_key).items(_base(federation))
     if as_json:
         print_json(found)
         return
@@ -79,7 +81,7 @@ def show(
     number: Number, federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False
 ) -> None:
     """Show one round: who takes part, and what the distillers do."""
-    found = Server(url, api_key).ask("GET", f"{_base(federation)}/{number}")
+    found = connect(url, api_key).ask("GET", f"{_base(federation)}/{number}")
     if as_json:
         print_json(found)
         return
@@ -116,14 +118,14 @@ def cancel(
     number: Number, federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False
 ) -> None:
     """Cancel a round; the current model version stays."""
-    found = Server(url, api_key).ask("POST", f"{_base(federation)}/{number}/cancel")
+    found = connect(url, api_key).ask("POST", f"{_base(federation)}/{number}/cancel")
     print_json(found) if as_json else typer.echo(f"round {number} is cancelled")
 
 
-def _watch(server: Server, federation: str, numbers: Sequence[int], *, as_json: bool) -> None:
+def _watch(server: ControlPlaneClient, federation: str, numbers: Sequence[int], *, as_json: bool) -> None:
     from rich.console import Console
 
-    from fedafd.cli.demo_view import RoundView
+    from fedafd.cli.round_view import RoundView
 
     view, waiting = RoundView(Console(stderr=as_json), numbers), list(numbers)
     try:
@@ -144,9 +146,9 @@ def _watch(server: Server, federation: str, numbers: Sequence[int], *, as_json: 
         raise typer.Exit(_INTERRUPTED) from None
 
 
-def _over(server: Server, federation: str, number: int, *, as_json: bool) -> dict[str, Any] | None:
+def _over(server: ControlPlaneClient, federation: str, number: int, *, as_json: bool) -> RoundDetails | None:
     """The round if it completed, None while it is open. Raises ControlPlaneError if it ended otherwise."""
-    found: dict[str, Any] = server.ask("GET", f"{_base(federation)}/{number}")
+    found: RoundDetails = server.ask("GET", f"{_base(federation)}/{number}")
     if found["state"] not in _OVER:
         return None
     if as_json:

@@ -7,8 +7,8 @@ from typing import Any
 
 import typer
 
+from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, AsJson, Url, connect
 from fedafd.cli.remote.output import print_json
-from fedafd.cli.remote.server import DEFAULT_URL, ApiKey, AsJson, Server, Url
 from fedafd.domain.durations import duration_words
 from fedafd.domain.plain_text import plain_text
 
@@ -20,7 +20,7 @@ _TROUBLE = 1
 
 def status(api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Say what waits for what, since when, and what to do; exits with 1 where something is in trouble."""
-    found = Server(url, api_key).ask("GET", "/status")
+    found = connect(url, api_key).ask("GET", "/status")
     if as_json:
         print_json(found)
     else:

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from fedafd.cli.demo_output import DemoOutput
-from fedafd.cli.demo_processes import Supervisor, find_redis_server, free_port, is_free
 from fedafd.domain.errors import ConflictError, StorageFullError
 from fedafd.domain.process_errors import ChildFailedError
+from fedafd.local.supervisor import Supervisor, find_redis_server, free_port, is_free
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 
@@ -72,7 +72,7 @@ def test_child_that_may_end_is_no_failure_unless_it_failed(tmp_path: Path) -> No
 
 def test_ctrl_c_in_the_middle_of_a_start_is_heard_and_the_child_is_known(tmp_path: Path) -> None:
     code = (
-        "import os, signal; from pathlib import Path; from fedafd.cli.demo_processes import Supervisor\n"
+        "import os, signal; from pathlib import Path; from fedafd.local.supervisor import Supervisor\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGINT))\n"
         f"s = Supervisor(Path({str(tmp_path)!r}))\n"
@@ -89,7 +89,7 @@ def test_ctrl_c_in_the_middle_of_a_start_is_heard_and_the_child_is_known(tmp_pat
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's help exists on Linux only")
 def test_children_die_when_the_parent_is_killed(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from fedafd.cli.demo_processes import Supervisor\n"
+        "import sys, time; from pathlib import Path; from fedafd.local.supervisor import Supervisor\n"
         f"s = Supervisor(Path({str(tmp_path)!r})); c = s.start('a', {SLEEPER!r}, {{}})\n"
         "print(c.process.pid, flush=True); time.sleep(600)"
     )

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fedafd.cli.main import app
-from fedafd.cli.remote.server import Server
+from fedafd.client.control_plane import ControlPlaneClient
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.process_errors import ControlPlaneUnreachableError
 
@@ -40,7 +40,7 @@ def test_this_machine_is_reached_without_the_proxy(
     own_server: int, monkeypatch: pytest.MonkeyPatch, variable: str, proxy: str
 ) -> None:
     monkeypatch.setenv(variable, proxy)
-    server = Server(f"http://127.0.0.1:{own_server}", "key")
+    server = ControlPlaneClient(f"http://127.0.0.1:{own_server}", "key")
     assert server.items("/federations") == []
     server.close()
     assert CliRunner().invoke(app, ["health", f"http://localhost:{own_server}/readyz"]).exit_code == 0
@@ -51,7 +51,7 @@ def test_this_machine_is_reached_without_the_proxy(
 def test_a_proxy_in_the_way_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, proxy: str) -> None:
     monkeypatch.setenv(variable, proxy)
     named = rf"through the proxy {proxy} \({variable}\)"
-    server = Server("http://fedafd.invalid:8080", "key")
+    server = ControlPlaneClient("http://fedafd.invalid:8080", "key")
     with pytest.raises(
         ControlPlaneUnreachableError, match=rf"http://fedafd.invalid:8080: cannot be reached, {named} \("
     ):
@@ -71,7 +71,7 @@ def test_grpc_health_names_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_proxy_of_no_known_kind_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("all_proxy", "nonsense://127.0.0.1:9")
     with pytest.raises(ConfigurationError, match=r"through the proxy nonsense://127.0.0.1:9 \(all_proxy\) cannot be"):
-        Server("http://fedafd.invalid:8080", "key")
+        ControlPlaneClient("http://fedafd.invalid:8080", "key")
 
 
 @pytest.mark.parametrize(
@@ -79,4 +79,4 @@ def test_a_proxy_of_no_known_kind_is_one_line(monkeypatch: pytest.MonkeyPatch) -
 )
 def test_a_url_that_is_none_is_one_line(url: str) -> None:
     with pytest.raises(ConfigurationError, match="--url"):
-        Server(url, "key")
+        ControlPlaneClient(url, "key")

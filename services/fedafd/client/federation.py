@@ -1,89 +1,92 @@
-"""The demo's part of an operator: creates a federation, invites, starts rounds, pulls models; REST only."""
+"""One federation over REST: create it, push its public set, invite, start rounds and wait for them, pull models."""
 
 from __future__ import annotations
 
-import io
-import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fedafd.cli.archives import extract_files
-from fedafd.cli.remote.server import NOT_FOUND, PATIENCE_SECONDS, Server
+from fedafd.client.answers import Client, Event, InvitedClient, ModelVersion, PublicSet, PulledModel, RoundDetails
+from fedafd.client.control_plane import NOT_FOUND, PATIENCE_SECONDS, ControlPlaneClient
+from fedafd.client.downloads import pull_model
 from fedafd.domain.manifest import MANIFEST_NAME, read_manifest
 from fedafd.domain.process_errors import ControlPlaneError
+from fedafd.domain.states import ROUND_TRANSITIONS, RoundState, is_terminal
 
 __all__ = ["FederationClient"]
-
-_TERMINAL = frozenset({"completed", "failed", "cancelled"})
 
 
 class FederationClient:
     """One federation over REST. Methods raise ControlPlaneError."""
 
     def __init__(self, url: str, api_key: str, federation: str) -> None:
-        self.federation = federation
-        self._server = Server(url, api_key)
+        self.name = federation
+        self._control_plane = ControlPlaneClient(url, api_key)
         self._base = f"/federations/{federation}"
 
     def close(self) -> None:
         """Close the connections."""
-        self._server.close()
+        self._control_plane.close()
 
     def create(self, config: dict[str, Any]) -> None:
         """Create the federation."""
-        self._server.ask("POST", "/federations", json=config)
+        self._control_plane.ask("POST", "/federations", json=config)
 
     def exists(self) -> bool:
         """Whether the federation was created."""
         return self._find(self._base) is not None
 
-    def public_set(self) -> dict[str, Any] | None:
+    def public_set(self) -> PublicSet | None:
         """Hash and sizes of the public set; None before one was pushed."""
-        return self._find(f"{self._base}/public-set")
+        found: PublicSet | None = self._find(f"{self._base}/public-set")
+        return found
 
     def push_public_set(self, folder: Path) -> None:
         """Send the shards that the folder's manifest names, then the manifest."""
         manifest = (folder / MANIFEST_NAME).read_bytes()
         for shard in read_manifest(manifest).shards:
-            self._server.send(f"{self._base}/public-set/shards/{shard.sha256}", folder / shard.name)
-        self._server.send(f"{self._base}/public-set", manifest)
+            self._control_plane.send(f"{self._base}/public-set/shards/{shard.sha256}", folder / shard.name)
+        self._control_plane.send(f"{self._base}/public-set", manifest)
 
     def invite(self, name: str, kind: str) -> str:
         """Invite a client; returns its one-time enrolment token."""
-        invited = self._server.ask("POST", f"{self._base}/clients", json={"name": name, "kind": kind})
-        return str(invited["enrolment_token"])
+        wanted = {"name": name, "kind": kind}
+        invited: InvitedClient = self._control_plane.ask("POST", f"{self._base}/clients", json=wanted)
+        return invited["enrolment_token"]
 
-    def clients(self) -> list[dict[str, Any]]:
+    def clients(self) -> list[Client]:
         """All clients."""
-        return self._server.items(f"{self._base}/clients")
+        found: list[Client] = self._control_plane.items(f"{self._base}/clients")
+        return found
 
     def start_rounds(self, count: int) -> None:
         """Queue rounds."""
-        self._server.ask("POST", f"{self._base}/rounds", json={"count": count})
+        self._control_plane.ask("POST", f"{self._base}/rounds", json={"count": count})
 
-    def round(self, number: int) -> dict[str, Any]:
+    def round(self, number: int) -> RoundDetails:
         """A round with its participations and stages."""
-        answer: dict[str, Any] = self._server.ask("GET", f"{self._base}/rounds/{number}")
+        answer: RoundDetails = self._control_plane.ask("GET", f"{self._base}/rounds/{number}")
         return answer
 
-    def models(self) -> list[dict[str, Any]]:
+    def models(self) -> list[ModelVersion]:
         """The global model versions."""
-        return self._server.items(f"{self._base}/models")
+        found: list[ModelVersion] = self._control_plane.items(f"{self._base}/models")
+        return found
 
-    def events(self) -> list[dict[str, Any]]:
+    def events(self) -> list[Event]:
         """The audit log."""
-        return self._server.items(f"{self._base}/events")
+        found: list[Event] = self._control_plane.items(f"{self._base}/events")
+        return found
 
     def wait_for_round(
         self,
         number: int,
-        on_look: Callable[[dict[str, Any]], None],
+        on_look: Callable[[RoundDetails], None],
         *,
         seconds: float,
         on_silence: Callable[[], None] = lambda: None,
-    ) -> dict[str, Any]:
+    ) -> RoundDetails:
         """Look at the round until it is over; `on_look` sees each answer. Raises ControlPlaneError unless it completed.
 
         A control plane that is away or busy is asked again for a minute; `on_silence` is called before each time.
@@ -100,34 +103,27 @@ class FederationClient:
             else:
                 heard = time.monotonic()
                 on_look(answer)
-                if answer["state"] == "completed":
+                if answer["state"] == RoundState.COMPLETED:
                     return answer
-                if answer["state"] in _TERMINAL:
+                if is_terminal(ROUND_TRANSITIONS, RoundState(answer["state"])):
                     raise ControlPlaneError(f"round {number} {answer['state']}: {answer['reason']}")
                 if heard > deadline:
                     raise ControlPlaneError(f"round {number} is still {answer['state']} after {seconds:.0f} s")
             time.sleep(0.25)
 
-    def pull_global_model(self, target: Path, version: str = "current") -> None:
-        """Unpack a global model version into `target`."""
-        self._pull(f"{self._base}/models/{version}/archive", target)
+    def pull_global_model(self, target: Path, version: str = "current") -> PulledModel:
+        """Write a global model version as the folder `target`."""
+        return pull_model(self._control_plane, self._base, version, target)
 
-    def pull_personalized_model(self, client: str, target: Path, version: str = "current") -> None:
-        """Unpack a client's personalized model version into `target`."""
-        self._pull(f"{self._base}/clients/{client}/models/{version}/archive", target)
+    def pull_personalized_model(self, client: str, target: Path, version: str = "current") -> PulledModel:
+        """Write a client's personalized model version as the folder `target`."""
+        return pull_model(self._control_plane, f"{self._base}/clients/{client}", version, target)
 
-    def _pull(self, path: str, target: Path) -> None:
-        target.mkdir(parents=True, exist_ok=True)
-        with self._server.download(path) as response:
-            content = io.BytesIO(response.read())
-        with tarfile.open(fileobj=content) as tar:
-            extract_files(tar, target)
-
-    def _find(self, path: str) -> dict[str, Any] | None:
+    def _find(self, path: str) -> Any:
+        """The answer; None where there is no such thing."""
         try:
-            found: dict[str, Any] = self._server.ask("GET", path)
+            return self._control_plane.ask("GET", path)
         except ControlPlaneError as error:
             if error.exit_code == NOT_FOUND:
                 return None
             raise
-        return found

@@ -1,58 +1,30 @@
-"""The control plane as the commands see it: requests, pages, streams, and refusals as one line each.
+"""A control plane over HTTP: requests that may be repeated, pages, uploads, downloads and event streams.
 
-Exit codes: 1 refused or failed, 2 wrong usage or configuration, 3 the server cannot be reached, 4 the key is not
-accepted or not allowed to do this, 5 no such thing, 6 it does not fit the present state.
+Each refusal is one line. Its exit code: 1 refused or failed, 2 wrong usage or configuration, 3 the server cannot be
+reached, 4 the key is not accepted or not allowed to do this, 5 no such thing, 6 it does not fit the present state.
 """
 
 from __future__ import annotations
 
-import os
 import random
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-from urllib.parse import urlsplit
+from typing import Any
 
 import httpx
-import typer
 
-from fedafd.cli.http import checked_url, make_client, way_to
+from fedafd.client.http import checked_url, make_client, way_to
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.plain_text import plain_text
 from fedafd.domain.process_errors import ControlPlaneError, ControlPlaneUnreachableError
-from fedafd.domain.proxies import is_loopback
-from fedafd.domain.secrets import plain_secret, read_secret_file
+from fedafd.domain.secrets import plain_secret
 
-__all__ = [
-    "DEFAULT_URL",
-    "NOT_FOUND",
-    "PATIENCE_SECONDS",
-    "ApiKey",
-    "AsJson",
-    "Federation",
-    "Message",
-    "Server",
-    "Url",
-    "unreachable",
-]
+__all__ = ["NOT_FOUND", "PATIENCE_SECONDS", "ControlPlaneClient", "Message", "unreachable"]
 
-Url = Annotated[str, typer.Option("--url", envvar="FEDAFD_URL", help="The control plane.")]
-ApiKey = Annotated[
-    str,
-    typer.Option(
-        "--api-key",
-        envvar="FEDAFD_API_KEY",
-        help="Your API key; or set FEDAFD_API_KEY_FILE to a file that holds it.",
-        show_default=False,
-    ),
-]
-Federation = Annotated[str, typer.Option("--federation", "-F", envvar="FEDAFD_FEDERATION", help="The federation.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-
-DEFAULT_URL = "http://127.0.0.1:8080"
 NOT_FOUND = 5
 """Exit code where there is no such thing."""
 _EXIT_CODES = {401: 4, 403: 4, 404: NOT_FOUND, 409: 6}
@@ -69,35 +41,26 @@ def unreachable(url: str, error: Exception) -> ControlPlaneUnreachableError:
     return ControlPlaneUnreachableError(url, f"{way_to(url)} ({str(error) or type(error).__name__})")
 
 
+@dataclass(frozen=True)
 class Message:
     """One message of an event stream; `event` is `connected` for the moment after each (re)connection."""
 
-    def __init__(self, event: str, data: Any = None) -> None:
-        self.event = event
-        self.data = data
+    event: str
+    data: Any = None
 
 
-class Server:
+class ControlPlaneClient:
     """One control plane. Methods raise ControlPlaneError; for a broken line it is a ControlPlaneUnreachableError."""
 
     def __init__(self, url: str, api_key: str) -> None:
+        """Raises ConfigurationError for a URL or a key that cannot be one."""
         self.url = checked_url(url.rstrip("/"), "--url")
-        self._warn_of_plain_text()
         self._http = make_client(
             self.url,
             base_url=f"{self.url}/v1",
             headers={"Authorization": f"Bearer {_checked_key(api_key)}"},
             timeout=httpx.Timeout(60, connect=10),
         )
-
-    def _warn_of_plain_text(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-            typer.echo(
-                f"warning: {plain_text(self.url)}: the API key goes there without TLS and can be read on the way; use"
-                " https",
-                err=True,
-            )
 
     def close(self) -> None:
         """Close the connections."""
@@ -120,9 +83,9 @@ class Server:
             raise unreachable(self.url, error) from None
         return response.json() if response.content else None
 
-    def items(self, path: str) -> list[dict[str, Any]]:
+    def items(self, path: str) -> list[Any]:
         """All items of a list, page by page."""
-        found: list[dict[str, Any]] = []
+        found: list[Any] = []
         cursor: str | None = None
         while True:
             page = self.ask("GET", path, params={"limit": 200} | ({"cursor": cursor} if cursor else {}))
@@ -210,9 +173,6 @@ def _accepted(response: httpx.Response) -> httpx.Response:
 
 
 def _checked_key(api_key: str) -> str:
-    path = os.environ.get("FEDAFD_API_KEY_FILE", "")
-    if not api_key and path:
-        api_key = read_secret_file(Path(path), "FEDAFD_API_KEY_FILE")
     api_key = plain_secret(api_key)
     if not api_key:
         raise ConfigurationError("no API key: set FEDAFD_API_KEY or FEDAFD_API_KEY_FILE, or give --api-key")

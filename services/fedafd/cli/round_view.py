@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedafd.cli.remote.outcome import delivered_words, duration_words, missing_words, round_seconds
+from fedafd.client.answers import RoundDetails
 from fedafd.domain.plain_text import plain_text
 
 __all__ = ["RoundView"]
@@ -37,7 +38,7 @@ class RoundView:
         self._numbers = list(numbers)
         self._live: Live | None = None
         self._said: tuple[int, str] | None = None
-        self._answer: Mapping[str, Any] | None = None
+        self._answer: RoundDetails | None = None
         self._waits: Mapping[str, Any] | None = None
 
     @contextmanager
@@ -52,7 +53,7 @@ class RoundView:
             yield self
         self._live = None
 
-    def update(self, answer: Mapping[str, Any]) -> None:
+    def update(self, answer: RoundDetails) -> None:
         """Show the round as it is now."""
         self._answer = answer
         if self._live is not None:
@@ -72,9 +73,9 @@ class RoundView:
     def _remedy(self, finding: Mapping[str, Any]) -> Text:
         return Text(plain_text(f"{finding['words']}; {finding['remedy']}"), style="yellow")
 
-    def finished(self, answer: Mapping[str, Any]) -> None:
+    def finished(self, answer: RoundDetails) -> None:
         """Say what a completed round brought, and who is missing in it."""
-        metrics, seconds, missing = answer["metrics"], round_seconds(answer), missing_words(answer)
+        metrics, seconds, missing = answer["metrics"] or {}, round_seconds(answer), missing_words(answer)
         self._console.print(
             f"[green]{self._name(answer['number'])}[/]" + ("" if seconds is None else f" in {duration_words(seconds)}"),
             f"server rsum [bold]{_score(metrics, 'rsum')}[/], R@1 {_score(metrics, 'i2t_r1')} /"
@@ -97,7 +98,7 @@ class RoundView:
     def _current(self) -> RenderableType:
         return Text() if self._answer is None else self._render(self._answer)
 
-    def _render(self, answer: Mapping[str, Any]) -> RenderableType:
+    def _render(self, answer: RoundDetails) -> RenderableType:
         seconds = round_seconds(answer)
         took = "" if seconds is None else f"  {duration_words(seconds)}"
         name = self._name(answer["number"])

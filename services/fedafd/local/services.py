@@ -1,6 +1,7 @@
 """The federation's own processes on this machine: Redis, control plane, aggregator, distiller.
 
-The demo gives them SQLite and a folder; anything else (PostgreSQL, an S3 bucket) is a matter of the same settings.
+`fedafd up` and the demo give them SQLite and a folder; anything else (PostgreSQL, an S3 bucket) is a
+matter of the same settings.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from fedafd.cli.demo_processes import Child, Supervisor, find_redis_server, free_port, is_free
-from fedafd.cli.http import make_client
+from fedafd.client.http import make_client
 from fedafd.domain.errors import ConflictError
 from fedafd.domain.secrets import SecretKind, new_secret
+from fedafd.local.supervisor import Child, Supervisor, find_redis_server, free_port, is_free
 
 __all__ = ["Backends", "Services", "cores", "restart_redis", "start_redis", "thread_environment"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fedafd.cli.archives import extract_files
+from fedafd.client.archives import extract_files
 from fedafd.domain.errors import DataError
 
 

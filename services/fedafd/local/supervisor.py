@@ -1,4 +1,4 @@
-"""The demo's child processes: started with a log each, watched, and gone when the parent is, however it ends.
+"""Child processes of one parent: started with a log each, watched, and gone when the parent is, however it ends.
 
 Every child leads a process group of its own, so that Ctrl-C in the terminal reaches the parent only, which then stops
 the children in the reverse order of their start. On Linux the kernel ends them even if the parent is killed.

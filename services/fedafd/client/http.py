@@ -1,4 +1,4 @@
-"""HTTP clients of the commands: through a proxy where the variables name one, never to this machine itself."""
+"""HTTP connections: through a proxy where the variables name one, never to this machine itself."""
 
 from __future__ import annotations
 

@@ -1,0 +1,155 @@
+"""What the control plane answers, as types. A test compares them with the OpenAPI document, field by field.
+
+Times are ISO 8601 texts, states the words of `fedafd.domain.states`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from fedafd.domain.kinds import ClientKind, Modality, StageKind
+from fedafd.domain.leaving import LeaveReason
+from fedafd.domain.states import ParticipationState, RoundState, StageState
+
+__all__ = [
+    "Client",
+    "Event",
+    "InvitedClient",
+    "ModelFile",
+    "ModelVersion",
+    "NumSamples",
+    "Participation",
+    "PublicSet",
+    "PulledModel",
+    "Round",
+    "RoundDetails",
+    "Stage",
+]
+
+
+class Client(TypedDict):
+    """A site of a federation."""
+
+    name: str
+    kind: ClientKind
+    state: str
+    """invited, enrolled or revoked."""
+    online: bool
+    activity: str | None
+    agent_version: str | None
+    invited_at: str
+    enrolled_at: str | None
+    last_seen_at: str | None
+    other_agent_refused_at: str | None
+    revoked_at: str | None
+    token_expires_at: str | None
+
+
+class InvitedClient(Client):
+    """An invitation: the only answer that holds the token."""
+
+    enrolment_token: str
+
+
+class NumSamples(TypedDict):
+    """Samples of a public set's splits."""
+
+    train: int
+    val: int
+    test: int
+
+
+class PublicSet(TypedDict):
+    """A federation's public set."""
+
+    sha256: str
+    num_samples: NumSamples
+
+
+class Round(TypedDict):
+    """A round, as in a list."""
+
+    number: int
+    state: RoundState
+    reason: str | None
+    base_version: int | None
+    public_set_sha256: str
+    metrics: dict[str, float] | None
+    created_at: str
+    started_at: str | None
+    state_changed_at: str
+    deadline_at: str | None
+    finished_at: str | None
+
+
+class Participation(TypedDict):
+    """One client's part in a round."""
+
+    client: str
+    kind: ClientKind
+    state: ParticipationState
+    activity: str | None
+    progress: float
+    reason: str | None
+    reason_code: LeaveReason | None
+    metrics: dict[str, float] | None
+    bytes_up: int
+    bytes_down: int
+
+
+class Stage(TypedDict):
+    """A unit of a distiller's work in a round."""
+
+    kind: StageKind
+    modality: Modality | None
+    state: StageState
+    activity: str | None
+    progress: float
+    worker: str | None
+    failures: int
+    reason: str | None
+
+
+class RoundDetails(Round):
+    """A round with its clients and stages."""
+
+    participations: list[Participation]
+    stages: list[Stage]
+
+
+class ModelFile(TypedDict):
+    """A file of a model folder."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+class ModelVersion(TypedDict):
+    """A version of the global model."""
+
+    version: int
+    parent_version: int | None
+    current: bool
+    metrics: dict[str, float]
+    created_at: str
+
+
+class PulledModel(TypedDict):
+    """A model version, global or personalized, with its files."""
+
+    version: int
+    metrics: dict[str, float]
+    created_at: str
+    files: list[ModelFile]
+
+
+class Event(TypedDict):
+    """An entry of the audit log."""
+
+    id: int
+    at: str
+    federation: str | None
+    kind: str
+    actor: str
+    data: dict[str, Any]

@@ -1,0 +1,89 @@
+"""Model folders from a control plane: of the version that was found, hashed as they come, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import httpx
+
+from fedafd.client.answers import ModelFile, PulledModel
+from fedafd.client.archives import extract_files
+from fedafd.client.control_plane import ControlPlaneClient, unreachable
+from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.process_errors import ControlPlaneError
+
+__all__ = ["pull_model"]
+
+_BLOCK_BYTES = 1 << 20
+
+
+def pull_model(
+    control_plane: ControlPlaneClient, owner: str, version: str, target: Path, *, direct: bool = False
+) -> PulledModel:
+    """Write a model version as the folder `target`; returns its description.
+
+    `owner` is the path of a federation or of one of its clients; `version` a number or `current`, which is looked up
+    once: a version that is published meanwhile changes nothing. `direct` fetches from the object store with tickets.
+    Raises ConfigurationError for a target that holds files, ControlPlaneError for what came otherwise than announced.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigurationError(f"{target}: is there and not empty; choose another folder")
+    found: PulledModel = control_plane.ask("GET", f"{owner}/models/{version}")
+    path = f"{owner}/models/{found['version']}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pull-") as folder:
+        fetched = Path(folder) / "model"
+        fetched.mkdir()
+        _check((_fetch_direct if direct else _fetch_archive)(control_plane, path, fetched), found["files"])
+        if target.exists():
+            target.rmdir()
+        shutil.move(fetched, target)
+    target.chmod(0o755)
+    return found
+
+
+def _fetch_archive(control_plane: ControlPlaneClient, path: str, folder: Path) -> dict[str, str]:
+    with tempfile.TemporaryFile(dir=folder.parent) as file:
+        with control_plane.download(f"{path}/archive") as response:
+            for block in response.iter_bytes(_BLOCK_BYTES):
+                file.write(block)
+        file.seek(0)
+        with tarfile.open(fileobj=file) as tar:
+            return extract_files(tar, folder)
+
+
+def _fetch_direct(control_plane: ControlPlaneClient, path: str, folder: Path) -> dict[str, str]:
+    digests = {}
+    for ticket in control_plane.ask("POST", f"{path}/tickets")["items"]:
+        target = folder / ticket["path"]
+        if not target.resolve().is_relative_to(folder.resolve()):
+            raise ControlPlaneError(f"{ticket['path']}: lies outside the folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
+        try:
+            with httpx.stream("GET", ticket["url"], timeout=600) as response, target.open("wb") as file:
+                response.raise_for_status()
+                for block in response.iter_bytes(_BLOCK_BYTES):
+                    digest.update(block)
+                    file.write(block)
+        except httpx.HTTPError as error:
+            raise unreachable(ticket["url"].partition("?")[0], error) from None
+        digests[ticket["path"]] = digest.hexdigest()
+    return digests
+
+
+def _check(digests: Mapping[str, str], files: Iterable[ModelFile]) -> None:
+    """`digests`: what came, by path."""
+    announced = {file["path"]: file["sha256"] for file in files}
+    for path in sorted(announced.keys() | digests.keys()):
+        if path not in digests:
+            raise ControlPlaneError(f"{path}: was announced and did not come; pull again")
+        if path not in announced:
+            raise ControlPlaneError(f"{path}: came and was not announced; pull again")
+        if digests[path] != announced[path]:
+            raise ControlPlaneError(f"{path}: came with another content than announced; pull again")
