@@ -19,7 +19,7 @@ from benchmarks.measure import Clock, Ratio, Report, Times
 from benchmarks.round_overhead.case import DEFAULT, MEGABYTE, Case
 from benchmarks.round_overhead.floor import Floor
 from benchmarks.round_overhead.here import Here, RoundCost
-from fedafd.cli.demo_processes import Supervisor
+from fedafd.local.supervisor import Supervisor
 
 __all__ = ["run"]
 

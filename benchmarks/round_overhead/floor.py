@@ -15,7 +15,7 @@ from typing import Any
 import grpc.aio
 
 from benchmarks.light_sites import CHUNK_BYTES
-from fedafd.cli.demo_processes import Child, Supervisor, free_port
+from fedafd.local.supervisor import Child, Supervisor, free_port
 
 __all__ = ["Floor"]
 

@@ -16,11 +16,11 @@ from benchmarks.round_overhead.case import Case
 from benchmarks.round_overhead.counted_aggregator import COUNTS_FILE, read_counts
 from benchmarks.round_overhead.process_cost import cpu_seconds, forget_peak, own_bytes, peak_bytes, resident_bytes
 from benchmarks.round_overhead.timed_distiller import WORK_FILE, work_of
-from fedafd.cli.demo_federation import FederationClient
-from fedafd.cli.demo_processes import Child, Supervisor, is_free
-from fedafd.cli.demo_services import Backends, Services, start_redis
-from fedafd.cli.remote.server import Server
+from fedafd.client.control_plane import ControlPlaneClient
+from fedafd.client.federation import FederationClient
 from fedafd.datasets import load_public_data, write_public_set
+from fedafd.local.services import Backends, Services, start_redis
+from fedafd.local.supervisor import Child, Supervisor, is_free
 
 __all__ = ["Here", "RoundCost"]
 
@@ -164,7 +164,11 @@ class Here:
         self, federation: str, number: int, taking_part: Sequence[asyncio.Future[None]], pid: int
     ) -> tuple[dict[str, Any], int]:
         """The round once it is completed, and the most memory of its own that the aggregator was seen with."""
-        server, most, until = Server(self._services.url, self._services.api_key), 0, time.monotonic() + _ROUND_SECONDS
+        server, most, until = (
+            ControlPlaneClient(self._services.url, self._services.api_key),
+            0,
+            time.monotonic() + _ROUND_SECONDS,
+        )
         while True:
             for _ in range(10):
                 most = max(most, own_bytes(pid))

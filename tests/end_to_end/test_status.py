@@ -21,9 +21,9 @@ from tests.end_to_end.supervised import LoggedSupervisor
 from fedafd.agent.connection import AggregatorConnection
 from fedafd.agent.exit_codes import ExitCode
 from fedafd.agent.state import StateDirectory
-from fedafd.cli.demo_services import restart_redis, start_redis
 from fedafd.datasets import load_public_data, write_public_set
 from fedafd.domain.kinds import ClientKind
+from fedafd.local.services import restart_redis, start_redis
 from fedafd.messaging.presence import PRESENCE_SECONDS
 from fedafd.persistence.database import Database
 from fedafd.persistence.models import ClientRow, utc_now
