@@ -1,4 +1,7 @@
-"""A server state that is lost or damaged: the round starts from the newest older version whose state is whole."""
+"""A server state that is lost or damaged: the round starts from the newest version behind it whose state is whole.
+
+Behind a version are those that it was trained from. A newer one that an operator has left by a rollback is not.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from fedafd.aggregator.step import COORDINATOR
 from fedafd.domain.kinds import StageKind
 from fedafd.persistence.artifact_repository import artifact_size
 from fedafd.persistence.event_repository import record_event
-from fedafd.persistence.model_repository import version_before
+from fedafd.persistence.model_repository import version_behind
 from fedafd.persistence.models import RoundRow, StageRow
 
 __all__ = ["SERVER_STATE", "older_inputs"]
@@ -25,7 +28,7 @@ async def older_inputs(
     """Inputs of a preparing stage whose server state cannot be used, with the next older one; None if there is none."""
     if stage.kind != StageKind.PREPARE.value or bad_input != SERVER_STATE or SERVER_STATE not in stage.inputs:
         return None
-    older = await version_before(session, row.federation_id, stage.inputs[SERVER_STATE]["key"])
+    older = await version_behind(session, row.federation_id, row.base_version, stage.inputs[SERVER_STATE]["key"])
     if older is None:
         return None
     record_event(

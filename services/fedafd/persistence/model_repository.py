@@ -22,7 +22,7 @@ __all__ = [
     "list_personalized",
     "list_versions",
     "newest_versions",
-    "version_before",
+    "version_behind",
 ]
 
 
@@ -36,15 +36,14 @@ async def find_version(session: AsyncSession, federation_id: str, version: int |
     return await session.scalar(query)
 
 
-async def version_before(session: AsyncSession, federation_id: str, state_key: str) -> ModelVersionRow | None:
-    """The newest global version that is older than every one with that state, or None."""
-    of_federation = select(ModelVersionRow).where(ModelVersionRow.federation_id == federation_id)
-    oldest = of_federation.where(ModelVersionRow.state_key == state_key).order_by(ModelVersionRow.version).limit(1)
-    bad = await session.scalar(oldest)
-    if bad is None:
-        return None
-    older = of_federation.where(ModelVersionRow.version < bad.version)
-    return await session.scalar(older.order_by(ModelVersionRow.version.desc()).limit(1))
+async def version_behind(
+    session: AsyncSession, federation_id: str, version: int | None, state_key: str
+) -> ModelVersionRow | None:
+    """The nearest of the versions that `version` was trained from whose state is another than that; None if none is."""
+    row = await find_version(session, federation_id, version)
+    while row is not None and row.state_key == state_key:
+        row = await find_version(session, federation_id, row.parent_version)
+    return row
 
 
 async def get_version(session: AsyncSession, federation_id: str, version: int | None) -> ModelVersionRow:
