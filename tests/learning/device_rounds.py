@@ -59,10 +59,11 @@ class _World:
 def federation(optimizer: str, text: dict[str, Any], **changes: Any) -> FederationConfig:
     """Small batches, so that a round has steps that are settled. Autocast is off, so that results can be compared."""
     kind = {"batch_size": 8, "optimizer": optimizer}
+    exact = {"autocast": "off", "encode_autocast": "off"}
     return tiny_federation(
         text_encoder=text,
-        server={"batch_size": 8, "optimizer": optimizer, "learning_rate": 0.002, "autocast": "off", "augment": True},
-        client={"autocast": "off", "augment": True, "image": kind, "text": kind, "pair": kind},
+        server={"batch_size": 8, "optimizer": optimizer, "learning_rate": 0.002, "augment": True} | exact,
+        client=exact | {"augment": True, "image": kind, "text": kind, "pair": kind},
         **changes,
     )
 

@@ -16,10 +16,13 @@ from fedafd.datasets.pixels import KeptImages, keep_decoded
 from fedafd.domain.config import EncoderConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind, Modality
-from fedafd.learning.acceleration import accelerate, autocasts
+from fedafd.learning import feeding
+from fedafd.learning.acceleration import accelerate, autocasts, encode_in
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.client_data import SplitTensors
 from fedafd.learning.client_round import train_client
+from fedafd.learning.feature_cache import backbone_digest
+from fedafd.learning.feeding import batches_worked, encode_batch
 from fedafd.learning.images import augmented, image_pixels, scaled
 from fedafd.learning.local_site import LocalSite
 from fedafd.learning.local_training import train_locally
@@ -104,6 +107,80 @@ def test_autocast_is_for_training_alone() -> None:
     once = encode_all(image, batch, CPU)
     accelerate([image], device=CPU, autocast="off", accumulate=1, compiled=False)
     assert np.array_equal(once, encode_all(image, batch, CPU))
+
+
+BERT = {
+    "architecture": "bert",
+    "max_tokens": 8,
+    "options": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},
+}
+
+
+@pytest.mark.parametrize(
+    ("encoder", "modality"),
+    [(IMAGE, Modality.IMAGE), (NORMLESS_IMAGE, Modality.IMAGE), (TEXT, Modality.TEXT), (BERT, Modality.TEXT)],
+    ids=["resnet", "convnext", "gru", "bert"],
+)
+def test_encoding_in_bfloat16_is_near_float32(encoder: dict[str, Any], modality: Modality) -> None:
+    one = tower(encoder, modality)
+    batch = rows(one, 12)
+    exact = encode_all(one, batch, CPU)
+    encode_in([one], "bfloat16", CPU)
+    near = encode_all(one, batch, CPU)
+    assert near.dtype == np.float32
+    assert not np.array_equal(near, exact)
+    assert float((near * exact).sum(1).min()) > 0.999
+    encode_in([one], "off", CPU)
+    assert np.array_equal(encode_all(one, batch, CPU), exact)
+
+
+def test_features_of_a_frozen_backbone_have_another_name_in_bfloat16() -> None:
+    one = tower(IMAGE | {"trainable": "head"}, Modality.IMAGE)
+    exact, name = one.rows(list(np.zeros((2, 32, 32, 3), np.uint8))), backbone_digest(one)
+    encode_in([one], "bfloat16", CPU)
+    assert backbone_digest(one) != name
+    near = one.rows(list(np.zeros((2, 32, 32, 3), np.uint8)))
+    assert near.dtype == torch.float32
+    assert not torch.equal(near, exact)
+    torch.testing.assert_close(near, exact, atol=0.02, rtol=0.02)
+
+
+def test_the_server_and_a_client_encode_as_configured() -> None:
+    public = tiny_public()["train"]
+    found = []
+    for mode in ("off", "bfloat16"):
+        config = tiny_federation(server={"encode_autocast": mode}, client={"encode_autocast": mode})
+        made = _prepared(config, public)
+        site = LocalSite(config, ClientKind.IMAGE, {}, tiny_private(ClientKind.IMAGE), None, 5, "cpu")
+        site.meet(public, made.representations, made.bundles, None)
+        held = site.held("train", {Modality.IMAGE: torch.arange(40)})[Modality.IMAGE].numpy()
+        found.append((made.state, made.representations[Modality.IMAGE], held, site.represent()[Modality.IMAGE]))
+    assert found[0][0] == found[1][0]  # it trains the same
+    for exact, near in zip(found[0][1:], found[1][1:], strict=True):
+        assert not np.array_equal(near, exact)
+        np.testing.assert_allclose(near, exact, atol=0.05)
+
+
+def test_batches_shrink_to_what_the_memory_of_a_device_bears(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, tried = torch.device("cuda"), []
+    monkeypatch.setattr(feeding, "_borne", {})
+    monkeypatch.setattr(feeding, "batches", lambda rows, size, _: iter(rows.split(size)))
+
+    def work(batch: Tensor) -> Tensor:
+        tried.append(len(batch))
+        if len(batch) > 300:
+            raise torch.OutOfMemoryError
+        return batch * 2
+
+    many = torch.arange(1100)
+    assert torch.equal(batches_worked(work, many, device), many * 2)
+    assert tried == [encode_batch(device), 512, 256, 256, 256, 256, 76]
+    tried.clear()
+    batches_worked(work, many, device)
+    assert tried[0] == 256
+    monkeypatch.setattr(feeding, "_borne", {"cuda": 32})
+    with pytest.raises(torch.OutOfMemoryError):
+        batches_worked(lambda batch: work(batch.repeat(10)), many, device)
 
 
 def test_a_round_runs_in_bfloat16() -> None:

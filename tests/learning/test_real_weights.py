@@ -15,9 +15,10 @@ from tests.learning.tiny import tiny_federation, tiny_private, tiny_public
 from fedafd import GlobalModel
 from fedafd.domain.config import EncoderConfig
 from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.learning.acceleration import encode_in
 from fedafd.learning.pretrained import pretrained_tokenizer
 from fedafd.learning.server_round import export_global_model, initial_server_state
-from fedafd.learning.tower import Tower
+from fedafd.learning.tower import Tower, encode_all
 
 ALIKE = ["A dog runs over the grass.", "A puppy is running across a meadow."]
 OTHER = "The bank raised its interest rates."
@@ -40,6 +41,27 @@ def test_sentences_of_one_meaning_lie_together(name: str) -> None:
     similar = pooled @ pooled.T
     assert similar[0, 1] > 0.6
     assert max(similar[0, 2], similar[1, 2]) < 0.2
+
+
+@pytest.mark.parametrize(("name", "least"), [("minilm", 0.9999), ("minilm-half", 0.9999), ("lite0", 0.99)])
+def test_encoding_in_bfloat16_is_near_float32_and_finds_the_same(name: str, least: float) -> None:
+    if name == "lite0":
+        pytest.importorskip("timm", reason="the extra `vision` is not installed")
+    config = EncoderConfig(architecture="auto", pretrained=weights(name), max_tokens=24, image_size=64)
+    is_image = name == "lite0"
+    tokenizer = None if is_image else pretrained_tokenizer(config)
+    torch.manual_seed(0)
+    tower = Tower(config, Modality.IMAGE if is_image else Modality.TEXT, dim=64, tokenizer=tokenizer).eval()
+    public = tiny_public()["train"]
+    rows = tower.read(public.images if is_image else sorted({text for texts in public.captions for text in texts}))
+    found = []
+    for mode in ("off", "bfloat16"):
+        encode_in([tower], mode, torch.device("cpu"))  # type: ignore[arg-type]
+        found.append(encode_all(tower, rows, torch.device("cpu")))
+    exact, near = found
+    assert not np.array_equal(near, exact)
+    assert float((near * exact).sum(1).min()) > least
+    assert np.array_equal((near @ exact.T).argmax(1), np.arange(len(rows)))
 
 
 @pytest.mark.parametrize("text", ["minilm", "minilm-half"])

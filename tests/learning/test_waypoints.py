@@ -98,7 +98,8 @@ def test_dropout_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_encodings_are_not_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BLOCK", 16)
+    monkeypatch.setattr(module, "_BLOCK", 1)
+    monkeypatch.setattr(module, "encode_batch", lambda _: 16)
     made = config()
     whole = prepared(made, NOWHERE)
     encoded: list[int] = []

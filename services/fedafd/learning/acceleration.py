@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _Norm = nn.modules.batchnorm._BatchNorm
 
-__all__ = ["accelerate", "autocasts", "encode_in_parts", "untouched_statistics"]
+__all__ = ["accelerate", "autocasts", "encode_in", "encode_in_parts", "untouched_statistics"]
 
 
 def accelerate(
@@ -48,8 +48,14 @@ def accelerate(
             tower.encoder.compile()
 
 
+def encode_in(towers: Iterable[Tower], mode: Literal["auto", "bfloat16", "off"], device: torch.device) -> None:
+    """Set how `towers` encode where nothing is trained: in bfloat16, or in float32."""
+    for tower in towers:
+        tower.encodes_in_bfloat16 = autocasts(mode, device)
+
+
 def autocasts(mode: Literal["auto", "bfloat16", "off"], device: torch.device) -> bool:
-    """True if training runs in bfloat16: `auto` does so on a GPU."""
+    """True if products are bfloat16's: `auto` has them so on a GPU."""
     return mode == "bfloat16" or (mode == "auto" and device.type == "cuda")
 
 

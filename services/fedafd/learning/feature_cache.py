@@ -27,7 +27,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedafd.domain.kinds import Modality
-from fedafd.learning.feeding import batches
+from fedafd.learning.feeding import batches_worked
 from fedafd.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["FeatureCache", "backbone_digest", "features_of", "keep_features", "watched"]
 
 Progress = Callable[[float], None]
-_BLOCK, _BATCH = 1024, 128
+_BLOCK = 1024
 _LOCKS = ".locks"
 _LOCK_FILES = 64
 _MEMORY = 1 << 30
@@ -204,6 +204,7 @@ def backbone_digest(tower: Tower) -> str:
         (value.data_ptr(), value._version) for value in tower.encoder.backbone.state_dict(keep_vars=True).values()
     )
     known = _digests.get(tower)
+    marks = (*marks, (int(tower.encodes_in_bfloat16), 0))
     if known is None or known[0] != marks:
         known = _digests[tower] = marks, _backbone_digest(tower)
     return known[1]
@@ -221,6 +222,7 @@ def _backbone_digest(tower: Tower) -> str:
         "std": tower.config.image_std,
         "torch": torch.__version__,
         "device": _device(tower).type,
+        **({"precision": "bfloat16"} if tower.encodes_in_bfloat16 else {}),
         **({"projection": "own"} if tower.config.projection == "own" else {}),
         "tensors": {name: (str(value.dtype), tuple(value.shape)) for name, value in state.items()},
     }
@@ -236,7 +238,7 @@ def _computed(tower: Tower, rows: Tensor) -> Tensor:
     tower.eval()
     order = _shortest_first(tower, rows)
     arranged = rows if order is None else rows[order]
-    features = torch.cat([tower.pooled(batch).float() for batch in batches(arranged, _BATCH, _device(tower))]).cpu()
+    features = batches_worked(lambda batch: tower.pooled(batch).float(), arranged, _device(tower)).cpu()
     tower.train(training)
     # A tensor that was made in inference mode may take no part in training.
     return (features if order is None else features[order.argsort()]).clone()

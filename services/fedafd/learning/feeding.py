@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
-__all__ = ["batches", "gathered", "resident", "sent"]
+__all__ = ["batches", "batches_worked", "encode_batch", "gathered", "resident", "sent"]
 
 _AHEAD = 2
+_BATCH, _BATCH_ON_GPU, _LEAST_ON_GPU = 128, 1024, 32
+_borne: dict[str, int] = {}
+"""By kind of device the samples that its memory bore, where that were fewer than encode_batch."""
 _SHARE_OF_FREE = 0.25
 """Of a GPU's free memory, for one split's pixels or tokens; the rest is for training."""
 
@@ -33,6 +36,23 @@ def batches(rows: Tensor, size: int, device: torch.device) -> Iterator[Tensor]:
                 yield waiting.pop(0).result().to(device, non_blocking=True)
         for pinned in waiting:
             yield pinned.result().to(device, non_blocking=True)
+
+
+def encode_batch(device: torch.device) -> int:
+    """Samples that are encoded at once where nothing is trained: many on a GPU, which small batches leave idle."""
+    return _BATCH_ON_GPU if device.type == "cuda" else _BATCH
+
+
+def batches_worked(work: Callable[[Tensor], Tensor], rows: Tensor, device: torch.device) -> Tensor:
+    """What `work` makes of all rows, in batches on `device`: of `encode_batch` samples, or as many as its memory bears."""
+    while True:
+        size = min(encode_batch(device), _borne.get(device.type, encode_batch(device)))
+        try:
+            return torch.cat([work(batch) for batch in batches(rows, size, device)])
+        except torch.OutOfMemoryError:
+            if device.type == "cpu" or size <= _LEAST_ON_GPU:
+                raise
+            _borne[device.type] = size // 2
 
 
 def sent(rows: Tensor, device: torch.device) -> Tensor:

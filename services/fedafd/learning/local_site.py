@@ -23,7 +23,7 @@ from fedafd.domain.kinds import ClientKind, Modality, in_order
 from fedafd.domain.seeds import derive_seed
 from fedafd.domain.state_cases import AFRESH, Difference
 from fedafd.domain.state_fingerprint import StateFingerprint
-from fedafd.learning.acceleration import accelerate
+from fedafd.learning.acceleration import accelerate, encode_in
 from fedafd.learning.adaptation import (
     FUSIONS,
     adapt,
@@ -131,6 +131,7 @@ class LocalSite:
         self._frozen = {
             m: Tower.from_files(merged_files(unpack_folder(bundles[m]))).to(self.device) for m in self.kind.modalities
         }
+        encode_in(self._frozen.values(), self.config.client.encode_autocast, self.device)
         self._stand_beside()
 
     def meet_nobody(self, *, tokenizer: str | None = None) -> None:
@@ -274,6 +275,7 @@ class LocalSite:
             accumulate=client.accumulate,
             compiled=client.compile,
         )
+        encode_in(self.towers.values(), client.encode_autocast, self.device)
         self.splits = Splits(self.data, self.towers, self.device)
 
     def _first_seed(self) -> int:

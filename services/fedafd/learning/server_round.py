@@ -27,7 +27,7 @@ from fedafd.algorithm.metrics import fold_recall_at_k, rsum, scored_recall_at_k
 from fedafd.domain.config import EncoderConfig, FederationConfig
 from fedafd.domain.kinds import Modality, in_order
 from fedafd.domain.seeds import derive_seed
-from fedafd.learning.acceleration import accelerate
+from fedafd.learning.acceleration import accelerate, encode_in
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
 from fedafd.learning.evaluation import Evaluation
 from fedafd.learning.feature_cache import watched
@@ -229,6 +229,7 @@ class _Run:
         self.device = choose_device(device) if isinstance(device, str) else device
         self.model, checkpoint = _unpacked(config, state)
         self.model.to(self.device)
+        encode_in(self.model.towers.values(), config.server.encode_autocast, self.device)
         self.optimizer = _optimizer(self.model, config, round_number)
         if all(
             encoder.get("trainable", "all") == self.model.towers[Modality(name)].config.trainable

@@ -24,7 +24,7 @@ from fedafd.learning.batch_norm import accept_single_values
 from fedafd.learning.dual_encoder import half_options
 from fedafd.learning.encoders import Encoder, Features, build_encoder
 from fedafd.learning.feature_cache import features_of
-from fedafd.learning.feeding import batches
+from fedafd.learning.feeding import batches_worked
 from fedafd.learning.image_processor import image_reading
 from fedafd.learning.images import fit_of, image_pixels, scaled
 from fedafd.learning.lora import add_adapters
@@ -35,8 +35,6 @@ from fedafd.learning.trainable import freeze_backbone
 from fedafd.learning.transformer_models import AUTO
 
 __all__ = ["Tower", "description", "encode_all", "is_pooled"]
-
-ENCODE_BATCH = 128
 
 
 class Tower(nn.Module):
@@ -50,6 +48,8 @@ class Tower(nn.Module):
         config = text_reading(config, modality)
         self.in_bfloat16, self.parts = False, 1
         """Trains in bfloat16; a batch in so many parts. `accelerate` sets them; in eval mode they count for nothing."""
+        self.encodes_in_bfloat16 = False
+        """In eval mode. `encode_in` sets it; a model that is read from its folder keeps to float32."""
         vocabulary = tokenizer.get_vocab_size() if tokenizer is not None else 0
         padding = padding_id(tokenizer) if tokenizer is not None else 0
         # Weights are float32, wherever they come from: half precision is for products alone, by autocast.
@@ -80,11 +80,13 @@ class Tower(nn.Module):
 
     def pooled(self, rows: Tensor) -> Tensor:
         """The backbone's pooled features [B, C] of rows of what `read` made."""
-        return self.encoder.pooled(self._scaled(rows))
+        with torch.autocast(rows.device.type, torch.bfloat16, enabled=self.encodes_in_bfloat16):
+            return self.encoder.pooled(self._scaled(rows))
 
     def forward(self, rows: Tensor) -> Features:
         """Encode rows of what `read` or `rows` made."""
-        with torch.autocast(rows.device.type, torch.bfloat16, enabled=self.in_bfloat16 and self.training):
+        halved = self.in_bfloat16 if self.training else self.encodes_in_bfloat16
+        with torch.autocast(rows.device.type, torch.bfloat16, enabled=halved):
             if self.parts > 1 and self.training and torch.is_grad_enabled():
                 return encode_in_parts(self._encode, rows, self.parts, self)
             return self._encode(rows)
@@ -218,7 +220,7 @@ def encode_all(tower: Tower, rows: Tensor, device: torch.device) -> NDArray[np.f
     training = tower.training
     tower.eval()
     # The result comes back once, at the end: each copy from a GPU would wait for it.
-    parts = [tower(batch).vector_BD for batch in batches(rows, ENCODE_BATCH, device)]
+    made = batches_worked(lambda batch: tower(batch).vector_BD, rows, device)
     tower.train(training)
-    encoded: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
+    encoded: NDArray[np.float32] = made.cpu().numpy()
     return encoded

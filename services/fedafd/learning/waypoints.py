@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from fedafd.domain.errors import DataError
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
-from fedafd.learning.tower import ENCODE_BATCH, Tower, encode_all
+from fedafd.learning.feeding import encode_batch
+from fedafd.learning.tower import Tower, encode_all
 from fedafd.telemetry.logging import get_logger
 
 __all__ = ["EVERY_SECONDS", "NOWHERE", "TrainingWay", "Waypoints", "encode_kept"]
@@ -28,8 +29,8 @@ EVERY_SECONDS = 30.0
 _LEAST_TIME_PER_SAVE = 20
 """Between two saves pass so many times what the last one took: keeping costs at most a twentieth of the time."""
 _TRAINING = "training"
-_BLOCK = 4 * ENCODE_BATCH
-"""Samples encoded between two looks at the clock: whole batches, so that the bits are those of one go."""
+_BLOCK = 4
+"""Batches encoded between two looks at the clock: whole ones, so that the bits are those of one go."""
 _SHARE_FOR_LAST = 0.2
 _MADE_BY = f"{version('fedafd')} torch {torch.__version__}"
 _log = get_logger(__name__)
@@ -150,9 +151,10 @@ def encode_kept(
         return encode_all(tower, rows, device)
     held = waypoints.held(part)
     done = [] if held is None else [held.tensors["rows"].numpy()]
-    for start in range(sum(map(len, done)), len(rows), _BLOCK):
+    block = _BLOCK * encode_batch(device)
+    for start in range(sum(map(len, done)), len(rows), block):
         progress(start / len(rows))
-        done.append(encode_all(tower, rows[start : start + _BLOCK], device))
-        if waypoints.due(last=start + _BLOCK >= len(rows)):
+        done.append(encode_all(tower, rows[start : start + block], device))
+        if waypoints.due(last=start + block >= len(rows)):
             waypoints.keep(part, Checkpoint({"rows": torch.from_numpy(np.concatenate(done))}))
     return np.concatenate(done) if done else encode_all(tower, rows, device)

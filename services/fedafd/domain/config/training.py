@@ -17,6 +17,9 @@ _WEIGHT_DECAY = (
 )
 _CLIP_NORM = "Gradients with a longer L2 norm are shortened to this one before each step."
 _AUTOCAST = "Train in bfloat16: always, never, or (auto) on a GPU."
+_ENCODE_AUTOCAST = (
+    "Encode in bfloat16 where nothing is trained (features, evaluation): always, never, or (auto) on a GPU."
+)
 _ACCUMULATE = "Parts a batch is encoded in: same gradient, memory of one part."
 _COMPILE = "torch.compile the encoders; on a CPU it needs a C++ compiler."
 
@@ -45,6 +48,7 @@ class ServerTrainingConfig(Config):
     clip_norm: Positive = Field(2.0, description=_CLIP_NORM)
     augment: bool = Field(True, description="Random crop and flip of public images during training.")
     autocast: Precision = Field("auto", description=_AUTOCAST)
+    encode_autocast: Precision = Field("auto", description=_ENCODE_AUTOCAST)
     accumulate: Count = Field(1, description=_ACCUMULATE)
     compile: bool = Field(False, description=_COMPILE)
 
@@ -79,6 +83,7 @@ class ClientTrainingConfig(Config):
     clip_norm: Positive = Field(2.0, description=_CLIP_NORM)
     augment: bool = Field(True, description="Random crop and flip of private images during training.")
     autocast: Precision = Field("auto", description=_AUTOCAST)
+    encode_autocast: Precision = Field("auto", description=_ENCODE_AUTOCAST)
     accumulate: Count = Field(1, description=_ACCUMULATE)
     compile: bool = Field(False, description=_COMPILE)
     vocabulary: Literal["public+private", "public"] = Field(
