@@ -44,7 +44,7 @@ def encode_batch(device: torch.device) -> int:
 
 
 def batches_worked(work: Callable[[Tensor], Tensor], rows: Tensor, device: torch.device) -> Tensor:
-    """What `work` makes of all rows, in batches on `device`: of `encode_batch` samples, or as many as its memory bears."""
+    """What `work` makes of all rows, in batches on `device`: `encode_batch` samples, or what its memory bears."""
     while True:
         size = min(encode_batch(device), _borne.get(device.type, encode_batch(device)))
         try:
