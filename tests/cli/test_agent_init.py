@@ -42,6 +42,25 @@ def texts(folder: Path) -> Path:
     return folder
 
 
+def findings(folder: Path) -> Path:
+    """Pictures, and a table in the form of a well-known set of X-rays."""
+    (folder / "images").mkdir(parents=True)
+    lines = ["Image Index,Finding Labels,Patient Age"]
+    for n in range(20):
+        (folder / "images" / f"{n}.png").write_bytes(makers.picture(n))
+        lines.append(f"{n}.png,{('Mass|Nodule', 'Mass', 'Hernia', 'Nodule')[n % 4]},{n}")
+    (folder / "Data_Entry.csv").write_text("\n".join(lines))
+    return folder
+
+
+def comments(folder: Path) -> Path:
+    """Texts, and a column of 0 and 1 for each label."""
+    folder.mkdir()
+    rows = [f'{n},"a comment, of {n} words",{n % 2},{n % 3 % 2}' for n in range(30)]
+    (folder / "train.csv").write_text("\n".join(["id,comment_text,rude,loud", *rows]))
+    return folder
+
+
 @pytest.mark.parametrize(
     ("make", "adapter", "kind"),
     [
@@ -52,6 +71,8 @@ def texts(folder: Path) -> Path:
         (makers.cifar_official, "cifar100", "image"),
         (makers.karpathy, "flickr", "pair"),
         (texts, "parquet", "text"),
+        (findings, "table", "image"),
+        (comments, "table", "text"),
     ],
 )
 def test_a_folder_is_recognised_and_what_is_written_loads_it(
@@ -66,6 +87,7 @@ def test_a_folder_is_recognised_and_what_is_written_loads_it(
     assert config.data.path == folder
     assert len(load_client_data(config.data.adapter, config.data.path, config.kind, config.data.options).train) > 0
     assert "fedafd agent check" in text
+    assert config.task == (TaskConfig(name="multi-label") if adapter == "table" else None)
 
 
 def test_a_folder_around_the_data_is_looked_into(tmp_path: Path) -> None:

@@ -48,3 +48,10 @@ def test_sites_get_unlike_shares_of_sets_too() -> None:
     ]
     assert sum(map(len, parts)) == 200
     assert max(map(len, parts)) > 60
+
+
+def test_a_label_whose_samples_were_spread_by_rarer_ones_is_trained_all_the_same() -> None:
+    labels = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 1], [0, 1, 1]], dtype=np.uint8)
+    train, *held_out = stratified_cut(labels, [0.1, 0.2])
+    assert labels[train].any(axis=0).all()
+    assert sorted([*train, *(row for part in held_out for row in part)]) == [0, 1, 2, 3]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.datasets import makers
 
 from fedafd.datasets import ClientData, TextSplit, load_client_data
-from fedafd.datasets.text_sets import LONGEST_TEXT
+from fedafd.datasets.csv_files import LONGEST_TEXT
 from fedafd.datasets.texts import decoded, is_visible, lines_of, normal_name, sound_text
 from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.domain.kinds import ClientKind

@@ -12,6 +12,7 @@ from fedafd.datasets.hub_sets import is_saved_set
 from fedafd.datasets.labels import has_several
 from fedafd.datasets.registry import adapter_names
 from fedafd.datasets.samples import PairSplit
+from fedafd.datasets.table_hints import table_hints
 from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.domain.kinds import ClientKind
 
@@ -19,7 +20,8 @@ __all__ = ["Proposal", "propose"]
 
 _DEEPEST = 3
 _SHOWN = 5
-Source = tuple[str, ClientKind]
+Source = tuple[str, ClientKind, Mapping[str, Any]]
+"""An adapter, the kind of its clients, and options that the folder's files ask for."""
 _SERVES = {"image-folder": ClientKind.IMAGE, "cifar100": ClientKind.IMAGE, "ag-news": ClientKind.TEXT}
 _SERVES |= {"flickr": ClientKind.PAIR, "coco": ClientKind.PAIR}
 
@@ -58,13 +60,14 @@ def propose(
             raise DataError(f"{path}: no such folder")
     failed: DataError | ConfigurationError | None = None
     for place in _places(path):
-        for name, as_kind in _sources(place, adapter, kind):
+        for name, as_kind, seen in _sources(place, adapter, kind):
+            chosen = {**seen, **(options or {})}
             try:
-                data = load_client_data(name, place, as_kind, options or {})
+                data = load_client_data(name, place, as_kind, chosen)
             except (DataError, ConfigurationError) as error:
                 failed = failed or error
             else:
-                return Proposal(adapter=name, kind=as_kind, path=place, options=options or {}, data=data)
+                return Proposal(adapter=name, kind=as_kind, path=place, options=chosen, data=data)
     raise failed or DataError(_nothing(path))
 
 
@@ -85,14 +88,24 @@ def _sources(place: Path | None, adapter: str | None, kind: ClientKind | None) -
     if adapter is not None:
         if adapter not in adapter_names():
             raise ConfigurationError(f"--adapter {adapter} is not known; installed: {', '.join(adapter_names())}")
+        found = table_hints(place) if adapter == "table" and place is not None and place.is_dir() else None
+        if found is not None and kind in (None, found[0]):
+            return [(adapter, *found)]
         kinds = [kind] if kind is not None else [_SERVES[adapter]] if adapter in _SERVES else list(ClientKind)
-        return [(adapter, each) for each in kinds]
+        return [(adapter, each, {}) for each in kinds]
     if place is None or not place.is_dir():
         return []
     return [source for source in _by_its_files(place) if kind in (None, source[1])]
 
 
 def _by_its_files(folder: Path) -> Iterator[Source]:
+    has_table = any(folder.glob("*.csv")) or any(folder.glob("*.tsv"))
+    if has_table and not (folder / "classes.txt").exists() and (found := table_hints(folder)) is not None:
+        yield "table", *found
+    yield from ((name, kind, {}) for name, kind in _adapters(folder))
+
+
+def _adapters(folder: Path) -> Iterator[tuple[str, ClientKind]]:
     if any(folder.glob("classes.txt")) or any(folder.glob("*.csv")):
         yield "ag-news", ClientKind.TEXT
     if any(folder.glob("dataset_*.json")):

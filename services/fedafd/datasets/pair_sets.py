@@ -17,7 +17,7 @@ from fedafd.datasets.picture_store import PictureStore, find_pictures, open_stor
 from fedafd.datasets.samples import LazyImages, PairSplit
 from fedafd.domain.errors import DataError
 
-__all__ = ["PairOptions", "pair_splits"]
+__all__ = ["PairOptions", "pair_splits", "pictures_listing"]
 
 _COCO = "captions_train.json"
 _PACKED = (".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
@@ -57,7 +57,7 @@ def pair_splits(path: Path | None, options: PairOptions, adapter: str) -> tuple[
     wanted = {entry.file: entry.place for split in SPLITS for entry in chosen[split]}
     found = find_pictures(store, wanted, names)
     made = {split: _split(chosen[split], store, found, options.intensity_range) for split in SPLITS}
-    return made, _listing(folder, store, found, names, notes)
+    return made, pictures_listing(folder, store, found, names, notes)
 
 
 def _of_role(entries: Sequence[Entry], role: str | None) -> list[Entry]:
@@ -109,9 +109,10 @@ def _find_images(folder: Path) -> str:
     return found
 
 
-def _listing(
+def pictures_listing(
     folder: Path, store: PictureStore, found: Mapping[str, str], names: Iterable[str], notes: tuple[str, ...]
 ) -> Listing:
+    """What lies in a store beside the pictures that were found; other files that are known by `names` are not told."""
     read = set(found.values())
     left: dict[LeftOutReason, list[tuple[str, str]]] = {reason: [] for reason in LeftOutReason}
     for path in sorted({*store.files, *store.barred} - read - set(names)):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedafd.datasets.labels import Labels, strata
+from fedafd.datasets.labels import Labels, has_several, strata
 from fedafd.datasets.samples import PairSplit, Split
 from fedafd.domain.config import PartitionConfig
 from fedafd.domain.errors import ConfigurationError, DataError
@@ -51,9 +51,10 @@ def stratified_cut(
     `labels`: of either form (fedafd.datasets.labels).
 
     Each part has its fraction of every class, and of every class with as many samples as there are parts, one or more.
-    A smaller class serves training first, then the largest fractions. With `names`, which are a sample's own, samples
-    that come or go and classes that are numbered anew move few others from part to part: what was trained on does not
-    become what is tested on. Without, that holds for samples added at the end.
+    A smaller class serves training first, then the largest fractions. Where a sample may have several labels, training
+    has each of them. With `names`, which are a sample's own, samples that come or go and classes that are numbered anew
+    move few others from part to part: what was trained on does not become what is tested on. Without, that holds for
+    samples added at the end.
     """
     kinds = strata(labels)
     parts: list[list[int]] = [[] for _ in range(1 + len(fractions))]
@@ -69,7 +70,19 @@ def stratified_cut(
         ends = np.cumsum(_held_out(wanted, np.asarray(fractions), len(rows)))
         for part, chosen in zip([*parts[1:], parts[0]], np.split(rows, ends), strict=True):
             part.extend(chosen.tolist())
+    if has_several(labels):
+        _train_on_every_label(labels, parts)
     return tuple(np.array(sorted(part), dtype=np.int64) for part in parts)
+
+
+def _train_on_every_label(labels: Labels, parts: list[list[int]]) -> None:
+    """Move the first held-out sample of each label that training lacks, as its samples were spread by rarer labels."""
+    for label in range(labels.shape[1]):
+        holders = [(part, row) for part in parts[1:] for row in part if labels[row, label]]
+        if holders and not labels[parts[0], label].any():
+            part, row = holders[0]
+            part.remove(row)
+            parts[0].append(row)
 
 
 def _rank(seed: int, name: str) -> bytes:

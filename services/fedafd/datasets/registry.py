@@ -26,6 +26,7 @@ from fedafd.datasets.parquet_sets import parquet_client, parquet_pairs
 from fedafd.datasets.partition import share_of
 from fedafd.datasets.samples import ClientData, PairSplit
 from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
+from fedafd.datasets.tables import TableOptions, table_client
 from fedafd.datasets.text_sets import TextOptions, ag_news
 from fedafd.domain.config import PartitionConfig
 from fedafd.domain.errors import ConfigurationError
@@ -100,6 +101,16 @@ class AgNews:
 
     def public(self, path: Path | None, options: Mapping[str, Any]) -> dict[str, PairSplit]:
         raise _no_pairs("ag-news")
+
+
+class Table:
+    """CSV files with column names: pictures or texts, with a class or several labels."""
+
+    def client(self, path: Path | None, kind: ClientKind, options: Mapping[str, Any]) -> ClientData:
+        return table_client(path, kind, _options(TableOptions, options, "table"))
+
+    def public(self, path: Path | None, options: Mapping[str, Any]) -> dict[str, PairSplit]:
+        raise _no_pairs("table")
 
 
 class _Pairs:
@@ -207,6 +218,7 @@ Options = TypeVar(
     ImageFolderOptions,
     PairOptions,
     ShapesOptions,
+    TableOptions,
     TextOptions,
 )
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from fedafd.datasets.classes import settled_classes
+from fedafd.datasets.csv_files import SEPARATORS, csv_rows
 from fedafd.datasets.files import need_folder, need_unique, read_text
 from fedafd.datasets.listing import folder_listing
 from fedafd.datasets.partition import check_cut, stratified_cut
@@ -22,14 +20,11 @@ from fedafd.datasets.texts import is_visible, lines_of, normal_name
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind
 
-__all__ = ["LONGEST_TEXT", "TextOptions", "ag_news"]
+__all__ = ["TextOptions", "ag_news"]
 
-LONGEST_TEXT = 16 * 1024 * 1024
-"""Characters of one field. A quote that is never closed makes a field of all that follows."""
 _AG_NEWS = frozenset({"World", "Sports", "Business", "Sci/Tech"})
 _VAL_FILES = frozenset({"val.csv", "valid.csv", "validation.csv", "dev.csv"})
 _NUMBER = re.compile(r"[0-9]{1,6}")
-_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars (|)"}
 _BARE_ENTITY = re.compile(r"(?<![&\w])(#\d+|quot|amp|lt|gt|nbsp);")
 
 
@@ -124,7 +119,7 @@ def _with_val(splits: dict[str, TextSplit], folder: Path, options: TextOptions) 
 
 def _table(path: Path, classes: int, unescape: bool) -> _Table:
     texts, labels, blank, unescaped = [], [], 0, 0
-    for place, row in _csv_rows(path):
+    for place, row in csv_rows(path, "ag-news"):
         if not any(field.strip() for field in row) and len(row) < 2:
             blank += 1
             continue
@@ -140,30 +135,9 @@ def _table(path: Path, classes: int, unescape: bool) -> _Table:
     return _Table(TextSplit(texts, np.array(labels, dtype=np.int64)), blank, unescaped)
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Each row and the line it starts at. Only LF and CRLF end lines; a quoted field may hold any of them."""
-    csv.field_size_limit(LONGEST_TEXT)
-    reader = csv.reader(io.StringIO(read_text(path, "ag-news"), newline="\n"), strict=True)
-    start = 1
-    try:
-        for row in reader:
-            yield f"{path}:{start}", row
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"{path}:{start}: {_csv_fault(str(error))}") from None
-
-
-def _csv_fault(fault: str) -> str:
-    if "field limit" in fault:
-        return f"a field has more than {LONGEST_TEXT} characters; shorten it, or close the quote that it starts with"
-    if "new-line character" in fault:
-        return "has a carriage return alone; lines must end at LF or CRLF"
-    return f"not readable as CSV: {fault}"
-
-
 def _parsed(row: list[str], classes: int, place: str) -> tuple[int, str]:
     label = row[0].strip()
-    other = next((name for mark, name in _SEPARATORS.items() if re.match(rf"\"?\w+\"?{re.escape(mark)}", label)), None)
+    other = next((name for mark, name in SEPARATORS.items() if re.match(rf"\"?\w+\"?{re.escape(mark)}", label)), None)
     if other is not None:
         raise DataError(f"{place}: its fields are parted by {other}; save the file with commas between them")
     if len(row) < 2:

@@ -1,0 +1,181 @@
+"""`table`: pictures or texts with a class or several labels each, as CSV files with column names say."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from fedafd.datasets.classes import settled_classes
+from fedafd.datasets.files import need_folder, need_plain_path
+from fedafd.datasets.intensity import IntensityRange
+from fedafd.datasets.labels import Labels
+from fedafd.datasets.listing import Listing, folder_listing
+from fedafd.datasets.pair_sets import pictures_listing
+from fedafd.datasets.partition import stratified_cut
+from fedafd.datasets.picture_store import find_pictures, open_store
+from fedafd.datasets.samples import ClientData, ImageSplit, LazyImages, TextSplit
+from fedafd.datasets.table_files import Table, chosen_files, divided, read_table
+from fedafd.datasets.table_labels import table_labels
+from fedafd.datasets.texts import is_visible
+from fedafd.domain.errors import ConfigurationError, DataError
+from fedafd.domain.kinds import ClientKind
+
+__all__ = ["TableOptions", "table_client"]
+
+S = TypeVar("S", ImageSplit, TextSplit)
+_SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """Which file and columns, and how splits that it lacks are cut."""
+
+    file: str | None = None
+    """The table of all splits; None: train.csv with val.csv and test.csv, or the only table of the folder."""
+    delimiter: Literal[",", ";", "\t", "|"] | None = None
+    """Between fields; None: a comma, or a tab in a .tsv."""
+    image_column: str = "image"
+    """A picture's path below `images`."""
+    images: str = "."
+    """The folder, or uncompressed tar, of the pictures."""
+    text_column: str = "text"
+    label_column: str = "label"
+    label_separator: str | None = None
+    """What parts several labels in one cell, such as `|`; an empty cell has none. None: a cell is one class."""
+    no_label: str | None = None
+    """A cell that stands for no label, such as `No Finding`."""
+    label_columns: tuple[str, ...] | None = None
+    """Columns of 0 and 1, one for each label, in place of `label_column`."""
+    split_column: str | None = "split"
+    """Says train, val or test in a table of all splits; need not be there. None: read none."""
+    val_fraction: float = 0.1
+    """Cut from the training rows, of each class, where no file and no row is of the split."""
+    test_fraction: float = 0.2
+    split_seed: int = 0
+    intensity_range: IntensityRange | None = None
+    """The values that become black and white in pictures of more than 8 bits."""
+
+    def __post_init__(self) -> None:
+        if self.val_fraction <= 0 or self.test_fraction <= 0 or self.val_fraction + self.test_fraction >= 1:
+            raise ConfigurationError(
+                f"data.options: val_fraction {self.val_fraction:g} and test_fraction {self.test_fraction:g} must be"
+                " above 0, and leave something of 1 for training"
+            )
+        if self.split_seed < 0:
+            raise ConfigurationError(f"data.options.split_seed is {self.split_seed}; must be 0 or more")
+        if self.label_separator is not None and not self.label_separator:
+            raise ConfigurationError("data.options.label_separator is empty; must be what parts labels, such as '|'")
+        if self.label_columns is not None:
+            _check_columns(self.label_columns)
+        if self.label_columns is not None and self.label_separator is not None:
+            raise ConfigurationError("data.options: label_columns and label_separator are two ways; set one of them")
+        if self.no_label is not None and self.label_separator is None:
+            raise ConfigurationError("data.options.no_label: needs label_separator, as else a cell is one class")
+
+
+def _check_columns(names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if len(names) < 2 or twice:
+        told = f"names {', '.join(twice)} twice" if twice else f"names {len(names)}"
+        raise ConfigurationError(f"data.options.label_columns {told}; must name two or more columns, each once")
+
+
+def table_client(path: Path | None, kind: ClientKind, options: TableOptions) -> ClientData:
+    """Pictures or texts by rows of a table. Raises DataError naming file and line of what does not fit."""
+    if kind is ClientKind.PAIR:
+        raise ConfigurationError("data adapter table: serves clients of kind image and text, not pair")
+    folder = need_folder(path, "table")
+    files = chosen_files(folder, options.file)
+    tables = _by_split({split: read_table(file, options.delimiter) for split, file in files.items()}, options)
+    names, labels, notes = table_labels(
+        tables,
+        column=options.label_column,
+        separator=options.label_separator,
+        columns=options.label_columns,
+        no_label=options.no_label,
+    )
+    read = {file.relative_to(folder).as_posix() for file in files.values()}
+    if kind is ClientKind.TEXT:
+        texts = {split: _texts(table, options.text_column) for split, table in tables.items()}
+        of_texts, cut = _cut({s: TextSplit(texts[s], labels[s]) for s in tables}, texts["train"], options, folder)
+        kept, made, told = settled_classes(names, of_texts, folder)
+        listing = folder_listing(folder, read, {".csv", ".tsv"}, notes=(*notes, *cut, *told))
+        return ClientData(kind, made["train"], made["val"], made["test"], kept, listing)
+    pictures = _Pictures(folder, tables, options)
+    of_images, cut = _cut({s: pictures.split(s, labels[s]) for s in tables}, pictures.paths["train"], options, folder)
+    kept, shown, told = settled_classes(names, of_images, folder)
+    return ClientData(
+        kind, shown["train"], shown["val"], shown["test"], kept, pictures.listing(read, (*notes, *cut, *told))
+    )
+
+
+def _by_split(tables: dict[str, Table], options: TableOptions) -> dict[str, Table]:
+    column = options.split_column
+    if len(tables) == 1 and column is not None and column in tables["train"].header:
+        return divided(tables["train"], column)
+    return tables
+
+
+def _texts(table: Table, column: str) -> list[str]:
+    made = []
+    for place, cell in zip(table.places, table.cells(column, "text_column"), strict=True):
+        text = " ".join(cell.split())
+        if not is_visible(text):
+            raise DataError(f"{place}: column {column!r} holds no text")
+        made.append(text)
+    return made
+
+
+class _Pictures:
+    """The pictures that rows name; all are found at load."""
+
+    def __init__(self, folder: Path, tables: Mapping[str, Table], options: TableOptions) -> None:
+        column = options.image_column
+        self._folder, self._window = folder, options.intensity_range
+        self.paths: dict[str, list[str]] = {}
+        wanted: dict[str, str] = {}
+        for split, table in tables.items():
+            cells = zip(table.places, table.cells(column, "image_column"), strict=True)
+            places = [(place, need_plain_path(cell.strip(), f"{place}: column {column!r}")) for place, cell in cells]
+            for place, path in places:
+                first = wanted.setdefault(path, place)
+                if first != place:
+                    raise DataError(
+                        f"{place}: {path} is there already, at {first}; write a picture once, with all of its labels"
+                    )
+            self.paths[split] = [path for _, path in places]
+        self._store = open_store(folder, need_plain_path(options.images, "data.options.images"))
+        self._found = find_pictures(self._store, wanted)
+
+    def split(self, split: str, labels: Labels) -> ImageSplit:
+        """The pictures of a split, with their labels."""
+        files, store = [self._found[path] for path in self.paths[split]], self._store
+        images = LazyImages(
+            len(files), lambda i: store.read(files[i]), lambda i: store.name(files[i]), intensity_range=self._window
+        )
+        return ImageSplit(images, labels)
+
+    def listing(self, tables: Collection[str], notes: tuple[str, ...]) -> Listing:
+        """What was read and left out."""
+        return pictures_listing(self._folder, self._store, self._found, tables, notes)
+
+
+def _cut(
+    splits: dict[str, S], names: Sequence[str], options: TableOptions, folder: Path
+) -> tuple[dict[str, S], tuple[str, ...]]:
+    """`splits`, with those that are missing cut from train, and a note that says so. Raises DataError.
+
+    A sample's part is drawn by its own name, its path or text: it keeps it while others come and go.
+    """
+    missing: list[str] = [split for split in _SPLITS if split not in splits]
+    if not missing:
+        return splits, ()
+    whole, fractions = splits["train"], [getattr(options, f"{split}_fraction") for split in missing]
+    drawn = stratified_cut(whole.labels, fractions, options.split_seed, names)
+    made = splits | {split: whole.take(rows.tolist()) for split, rows in zip(("train", *missing), drawn, strict=True)}
+    if not all(map(len, made.values())):
+        raise DataError(f"{folder}: {len(whole)} rows are too few to cut {' and '.join(missing)} from; add rows")
+    shares = " and ".join(f"{split} ({share:g})" for split, share in zip(missing, fractions, strict=True))
+    return made, (f"{shares}: cut from the rows of train, of each class alike, by split_seed {options.split_seed}",)
