@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load
 
 from benchmarks.measure import Clock, Ratio, Report, interleaved
+from fedafd.artifacts.folders import unpack_folder
+from fedafd.artifacts.representations import encode_representations
 from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
 from fedafd.domain.config import FederationConfig, parse_federation_config
 from fedafd.domain.kinds import ClientKind
@@ -23,8 +25,6 @@ from fedafd.learning.averaging import weight_update
 from fedafd.learning.client_round import ClientRound, train_client
 from fedafd.learning.feature_cache import keep_features
 from fedafd.learning.server_round import Prepared, distil, initial_server_state, prepare
-from fedafd.rpc.bundles import unpack_folder
-from fedafd.rpc.tensors import encode_representations
 
 _MODES = ("all", "head", "lora")
 _TINY = (

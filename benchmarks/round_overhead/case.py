@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.light_sites import Blob
+from fedafd.artifacts.representations import encode_representations
 from fedafd.domain.kinds import Modality
-from fedafd.rpc.tensors import encode_representations
 
 __all__ = ["DEFAULT", "MEGABYTE", "Case"]
 

@@ -19,12 +19,12 @@ from fedafd.agent.site import Site
 from fedafd.agent.site_model import SiteModel
 from fedafd.agent.state import Credential, StateDirectory
 from fedafd.agent.training import LocalResult, LocalTask
+from fedafd.artifacts.representations import encode_representations
 from fedafd.datasets import PublicSet, load_public_data, write_public_set
 from fedafd.domain.config import AgentConfig, FederationConfig, parse_agent_config
 from fedafd.domain.kinds import ClientKind, UploadPurpose
 from fedafd.domain.seeds import derive_seed
 from fedafd.learning.server_round import Prepared, initial_server_state, prepare
-from fedafd.rpc.tensors import encode_representations
 
 NAME = "clinic"
 SHAPES = {"num_train": 40, "num_val": 16, "num_test": 24, "seed": 2}

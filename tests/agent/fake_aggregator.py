@@ -12,12 +12,12 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from fedafd.artifacts.blocks import block_digests, block_length
 from fedafd.domain.config import parse_federation_config
 from fedafd.domain.leaving import LeaveReason
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceServicer, add_AggregatorServiceServicer_to_server
-from fedafd.rpc.blocks import block_digests, block_length
 from fedafd.rpc.codes import activity_from_wire, leave_reason_from_wire, purpose_from_wire
 from fedafd.rpc.sessions import sessions_in
 

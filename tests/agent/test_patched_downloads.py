@@ -11,7 +11,7 @@ import pytest
 from tests.agent.test_agent import MIB, Scene, play
 
 from fedafd.agent import connection as connection_module
-from fedafd.rpc.blocks import DIGEST_BYTES, block_digests
+from fedafd.artifacts.blocks import DIGEST_BYTES, block_digests
 from fedafd.storage.store import sha256_of
 
 FIRST = random.Random(0).randbytes(4 * MIB + 123)

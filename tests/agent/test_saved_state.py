@@ -24,6 +24,8 @@ from fedafd.agent.saved_state import check_saved_state
 from fedafd.agent.site import Site
 from fedafd.agent.state import Credential, StateDirectory
 from fedafd.agent.training import LocalResult, LocalTask
+from fedafd.artifacts.folders import unpack_folder
+from fedafd.artifacts.representations import encode_representations
 from fedafd.cli.agent import agent_app
 from fedafd.datasets import PublicSet, load_public_data, write_public_set
 from fedafd.datasets.samples import ClientData, ImageSplit
@@ -32,8 +34,6 @@ from fedafd.domain.errors import StateUnusableError
 from fedafd.domain.kinds import ClientKind, Modality, UploadPurpose
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.server_round import initial_server_state, prepare
-from fedafd.rpc.bundles import unpack_folder
-from fedafd.rpc.tensors import encode_representations
 
 COLOURS = {
     "azure": (0, 128, 255),

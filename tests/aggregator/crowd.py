@@ -28,6 +28,7 @@ from fedafd.aggregator.outbox import Outbox
 from fedafd.aggregator.round_watch import watch_rounds
 from fedafd.aggregator.server import make_server
 from fedafd.aggregator.wakeups import Wakeups
+from fedafd.artifacts.representations import encode_representations
 from fedafd.datasets import load_public_data, write_public_set
 from fedafd.domain.config import FederationConfig, WireDtype, parse_agent_config
 from fedafd.domain.kinds import FOLDS_TOGETHER, ClientKind, Modality, StageKind
@@ -40,7 +41,6 @@ from fedafd.persistence.round_repository import add_rounds, get_round
 from fedafd.proto.v1 import distillation_pb2 as distillation
 from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
-from fedafd.rpc.tensors import encode_representations
 from fedafd.storage import ObjectStore
 from fedafd.storage.folder import FolderStore
 from fedafd.storage.store import ObjectInfo, sha256_of

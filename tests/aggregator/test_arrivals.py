@@ -19,12 +19,12 @@ from tests.aggregator.crowd import CountingStore
 from tests.aggregator.world import World, refused
 
 from fedafd.aggregator.arrivals import ArrivingBlob, Stream
+from fedafd.artifacts.representations import check_representations, encode_representations
 from fedafd.domain.config import WireDtype
 from fedafd.domain.errors import RepresentationError, UploadIncompleteError
 from fedafd.domain.kinds import Modality
 from fedafd.persistence.models import RoundRow, UploadRow
 from fedafd.proto.v1 import aggregator_pb2 as pb
-from fedafd.rpc.tensors import check_representations, encode_representations
 from fedafd.storage import ObjectStore
 from fedafd.storage.folder import FolderStore
 from fedafd.storage.store import sha256_of

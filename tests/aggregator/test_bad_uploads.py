@@ -18,12 +18,12 @@ import pytest
 from safetensors.numpy import save
 from tests.aggregator.world import DIM, World, refused
 
+from fedafd.artifacts.folders import pack_folder
 from fedafd.domain.kinds import ClientKind, StageKind
 from fedafd.learning.model_sums import sums_file
 from fedafd.persistence.client_repository import get_client, invite_client, revoke_client
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
-from fedafd.rpc.bundles import pack_folder
 from fedafd.rpc.credentials import bearer_metadata
 from fedafd.storage.store import sha256_of
 

@@ -19,6 +19,7 @@ from tests.aggregator.crowd import CountingStore
 from tests.aggregator.world import DIM, INTERNAL, World, refused
 
 from fedafd.aggregator.outbox import Outbox
+from fedafd.artifacts.representations import encode_representations
 from fedafd.distiller import client as distiller_client
 from fedafd.distiller.shutdown import StageHandedBackError
 from fedafd.domain.config import WireDtype
@@ -30,7 +31,6 @@ from fedafd.persistence.participation_repository import find_participation
 from fedafd.persistence.stage_repository import add_stage, list_stages
 from fedafd.proto.v1 import aggregator_pb2 as agents_pb
 from fedafd.proto.v1 import distillation_pb2 as pb
-from fedafd.rpc.tensors import encode_representations
 
 if TYPE_CHECKING:
     from fedafd.distiller.tasks import StageRunner

@@ -8,9 +8,9 @@ import numpy as np
 from safetensors.numpy import save
 from tests.aggregator.world import World
 
+from fedafd.artifacts.weight_updates import group_name, layout_of
 from fedafd.domain.kinds import ClientKind, StageKind
 from fedafd.proto.v1 import aggregator_pb2 as pb
-from fedafd.rpc.weights import group_name, layout_of
 
 Caller = tuple[tuple[str, str], ...]
 

@@ -14,6 +14,7 @@ import pytest
 
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.coordinator import Coordinator
+from fedafd.artifacts.representations import encode_representations
 from fedafd.domain.config import WireDtype
 from fedafd.domain.kinds import ClientKind, Modality, StageKind, UploadPurpose
 from fedafd.persistence.client_repository import invite_client
@@ -27,7 +28,6 @@ from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
 from fedafd.rpc.codes import wire_purpose
 from fedafd.rpc.credentials import bearer_metadata
 from fedafd.rpc.sessions import session_metadata
-from fedafd.rpc.tensors import encode_representations
 from fedafd.storage.store import sha256_of
 
 TOKEN = "internal"

@@ -28,7 +28,7 @@ from fedafd.datasets.parquet_files import read_column
 from fedafd.datasets.plain_pickle import load_plain_pickle
 from fedafd.datasets.public_set import _read_shard
 from fedafd.domain.errors import DataError
-from fedafd.domain.manifest import Shard
+from fedafd.artifacts.manifest import Shard
 kind, path = sys.argv[1], Path(sys.argv[2])
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 most = pages * resource.getpagesize() + int(sys.argv[3])

@@ -14,12 +14,12 @@ from PIL import Image
 from tests.datasets import makers
 from tests.datasets.dicom_files import PATIENT, RAMP, dicom
 
+from fedafd.artifacts.manifest import Manifest
 from fedafd.datasets import PixelCache, PublicSet, load_public_data, read_manifest, write_public_set
 from fedafd.datasets import public_set as module
 from fedafd.datasets.pixels import resized_all
 from fedafd.datasets.samples import LazyImages, PairSplit
 from fedafd.domain.errors import ArtifactCorruptError, DataError
-from fedafd.domain.manifest import Manifest
 
 SHAPES = {"num_train": 7, "num_val": 2, "num_test": 3}
 

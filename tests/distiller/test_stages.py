@@ -9,11 +9,15 @@ import pytest
 import torch
 from tests.learning.tiny import tiny_federation, tiny_public
 
+from fedafd.artifacts.representations import (
+    decode_global_representations,
+    decode_representations,
+    encode_representations,
+)
 from fedafd.distiller.stages import StageWork, run_stage
 from fedafd.domain.config import FederationConfig, WireDtype
 from fedafd.domain.errors import RepresentationError
 from fedafd.domain.kinds import Modality, StageKind
-from fedafd.rpc.tensors import decode_global_representations, decode_representations, encode_representations
 from fedafd.simulation.federation import Federation, FederationProgress
 
 SHA256 = "0" * 64

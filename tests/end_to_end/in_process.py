@@ -18,13 +18,13 @@ from tests.end_to_end.federation import KINDS, Trial, agent_config
 from fedafd.agent.own_data import look_at
 from fedafd.agent.site import Site
 from fedafd.agent.training import LocalResult, LocalTask
+from fedafd.artifacts.folders import unpack_folder
 from fedafd.datasets import PublicSet
 from fedafd.distiller.stages import StageResult, StageWork, run_stage
 from fedafd.domain.config import FederationConfig, parse_agent_config, parse_federation_config
 from fedafd.domain.kinds import STALE, ClientKind, Modality, StageKind
 from fedafd.domain.merge_tree import plan_merges
 from fedafd.domain.seeds import derive_seed
-from fedafd.rpc.bundles import unpack_folder
 from fedafd.storage.store import sha256_of
 
 

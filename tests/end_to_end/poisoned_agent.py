@@ -6,9 +6,9 @@ import numpy as np
 
 from fedafd.agent import main as agent_main
 from fedafd.agent import site
+from fedafd.artifacts.representations import encode_representations
 from fedafd.domain.config import WireDtype
 from fedafd.domain.kinds import Modality
-from fedafd.rpc.tensors import encode_representations
 
 _honest = encode_representations
 

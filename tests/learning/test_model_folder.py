@@ -22,12 +22,12 @@ from safetensors.torch import load_file, save_file
 from tests.learning.tiny import personalized_folder, tiny_bundles, tiny_global, tiny_private, write_files
 
 from fedafd import GlobalModel, PersonalizedModel
+from fedafd.artifacts.folders import unpack_folder
 from fedafd.domain.config import EncoderConfig
 from fedafd.domain.errors import ConfigurationError, DataError, FedafdError, InvalidRequestError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.encoders import build_encoder
 from fedafd.learning.tower import Tower
-from fedafd.rpc.bundles import unpack_folder
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ import pytest
 import torch
 from tests.learning.tiny import tiny_bundles, tiny_recipe, tiny_state
 
+from fedafd.artifacts.folders import pack_folder, unpack_folder
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.model_card import SiteFacts
 from fedafd.learning.personalized_export import Recipe, export_personalized_model, write_personalized_model
-from fedafd.rpc.bundles import pack_folder, unpack_folder
 
 
 @pytest.mark.parametrize("kind", ClientKind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fedafd.artifacts.folders import pack_folder
 from fedafd.datasets.samples import ClientData, PairSplit
 from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
 from fedafd.domain.config import FederationConfig, parse_federation_config
@@ -13,7 +14,6 @@ from fedafd.learning.client_round import ClientRound, train_client
 from fedafd.learning.local_site import LocalSite
 from fedafd.learning.personalized_export import Recipe, export_personalized_model
 from fedafd.learning.server_round import Prepared, export_global_model, initial_server_state, prepare
-from fedafd.rpc.bundles import pack_folder
 
 IMAGE = {
     "architecture": "resnet",

@@ -17,11 +17,11 @@ from sqlalchemy.engine import make_url
 from tests.servers import Minio, require_or_skip
 from typer.testing import CliRunner
 
+from fedafd.artifacts.manifest import read_manifest
 from fedafd.cli.main import app
 from fedafd.control_plane.app import create_app
 from fedafd.control_plane.settings import ControlPlaneSettings
 from fedafd.datasets import load_public_data, write_public_set
-from fedafd.domain.manifest import read_manifest
 from fedafd.persistence.artifact_repository import add_artifact
 from fedafd.persistence.database import Database
 from fedafd.persistence.migrate import migrate

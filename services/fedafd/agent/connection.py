@@ -26,6 +26,7 @@ from fedafd.agent.outgoing import Departure, activity_to_send, fraction_to_send
 from fedafd.agent.patch import Patch, patch_of
 from fedafd.agent.session import AgentSession
 from fedafd.agent.state import Credential
+from fedafd.artifacts.blocks import checked_length
 from fedafd.domain.config import TlsConfig
 from fedafd.domain.errors import (
     ArtifactCorruptError,
@@ -38,7 +39,6 @@ from fedafd.domain.leaving import Activity
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
-from fedafd.rpc.blocks import checked_length
 from fedafd.rpc.channel import open_channel, way_to
 from fedafd.rpc.codes import wire_activity, wire_leave_reason, wire_purpose
 from fedafd.rpc.credentials import bearer_metadata

@@ -10,8 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from fedafd.agent.cache import PartialDownload
+from fedafd.artifacts.blocks import MOST_RANGES, Span, block_digests, changed_spans
 from fedafd.domain.errors import ArtifactCorruptError
-from fedafd.rpc.blocks import MOST_RANGES, Span, block_digests, changed_spans
 
 __all__ = ["Patch", "patch_of"]
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from fedafd.agent.baseline_folder import BaselineFolder
 from fedafd.agent.state import StateDirectory
+from fedafd.artifacts.headers import read_meta
 from fedafd.domain.config import AgentConfig, DataConfig, usual_task
 from fedafd.domain.errors import StateUnusableError
 from fedafd.domain.kinds import Modality
 from fedafd.domain.state_cases import AFRESH, Answer, Difference
 from fedafd.domain.state_fingerprint import StateFingerprint, compare, refuse_mismatch
-from fedafd.rpc.headers import read_meta
 from fedafd.telemetry.logging import get_logger
 
 __all__ = ["check_saved_state", "fingerprint_of_site", "reset", "tell_differences"]

@@ -11,6 +11,9 @@ from fedafd.agent.kept_scores import COMPARED_SPLITS, KeptScores
 from fedafd.agent.outgoing import metrics_to_send, samples_to_send
 from fedafd.agent.saved_state import fingerprint_of_site, tell_differences
 from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
+from fedafd.artifacts.folders import pack_folder
+from fedafd.artifacts.manifest import Manifest
+from fedafd.artifacts.representations import decode_global_representations, encode_representations
 from fedafd.datasets import ClientData, PixelCache, PublicSet, read_manifest
 from fedafd.datasets.fingerprint import DataFingerprint
 from fedafd.datasets.intensity import IntensityRange
@@ -20,9 +23,6 @@ from fedafd.datasets.samples import PairSplit
 from fedafd.domain.config import AgentConfig, AveragingMode
 from fedafd.domain.errors import ArtifactCorruptError
 from fedafd.domain.kinds import Modality
-from fedafd.domain.manifest import Manifest
-from fedafd.rpc.bundles import pack_folder
-from fedafd.rpc.tensors import decode_global_representations, encode_representations
 
 __all__ = ["Site"]
 

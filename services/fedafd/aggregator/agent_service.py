@@ -15,6 +15,7 @@ from fedafd.aggregator.making_again import check_stored, make_again
 from fedafd.aggregator.tasks import desired_task, find_artifact
 from fedafd.aggregator.types import Call
 from fedafd.aggregator.uploads import begin_upload, check_id, open_participation
+from fedafd.artifacts.blocks import checked_spans
 from fedafd.domain.errors import (
     ArtifactNotFoundError,
     ForbiddenError,
@@ -36,7 +37,6 @@ from fedafd.persistence.session_repository import end_session
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceServicer
-from fedafd.rpc.blocks import checked_spans
 from fedafd.rpc.codes import activity_from_wire, leave_reason_from_wire, purpose_from_wire
 from fedafd.rpc.sessions import sessions_in
 

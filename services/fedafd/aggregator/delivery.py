@@ -19,6 +19,9 @@ from fedafd.aggregator.arrivals import ArrivingBlob
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.tasks import public_set_manifest
 from fedafd.aggregator.uploads import Assembled, announced, assemble, open_participation
+from fedafd.artifacts.folders import unpack_folder
+from fedafd.artifacts.representations import check_representations
+from fedafd.artifacts.weight_updates import check_weight_update
 from fedafd.domain.config import AveragingMode, stored_federation_config
 from fedafd.domain.errors import (
     InvalidRequestError,
@@ -38,9 +41,6 @@ from fedafd.persistence.models import ClientRow, ParticipationRow, PersonalizedM
 from fedafd.persistence.participation_repository import find_participation, settle_participation
 from fedafd.persistence.stage_repository import add_stage, fold_anew, stage_outputs
 from fedafd.proto.v1 import aggregator_pb2 as pb
-from fedafd.rpc.bundles import unpack_folder
-from fedafd.rpc.tensors import check_representations
-from fedafd.rpc.weights import check_weight_update
 from fedafd.storage.store import copy_of, sha256_of
 from fedafd.telemetry.logging import get_logger
 

@@ -12,9 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from fedafd.aggregator.callers import Caller
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.round_facts import RoundTask
+from fedafd.artifacts.manifest import Manifest, read_manifest
 from fedafd.domain.config import stored_federation_config
 from fedafd.domain.kinds import ClientKind, StageKind
-from fedafd.domain.manifest import Manifest, read_manifest
 from fedafd.domain.seeds import derive_seed
 from fedafd.persistence.model_repository import find_version
 from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow

@@ -1,1 +1,1 @@
-"""The algorithm of FedAFD (arXiv 2603.04890) in pure PyTorch: tensors in, tensors out, no I/O."""
+"""The mathematics of FedAFD (arXiv 2603.04890) and its rivals in pure PyTorch: tensors in, tensors out, no files."""

@@ -53,7 +53,7 @@ async def _named(database_url: str) -> tuple[list[NamedObject], list[str]]:
 
 
 def _public_objects(store: ObjectStore, public_sets: list[str]) -> Iterator[NamedObject]:
-    from fedafd.domain.manifest import MANIFEST_NAME, read_manifest
+    from fedafd.artifacts.manifest import MANIFEST_NAME, read_manifest
     from fedafd.persistence.object_repository import NamedObject
     from fedafd.storage.store import get_verified
 

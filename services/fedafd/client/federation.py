@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fedafd.artifacts.manifest import MANIFEST_NAME, read_manifest
 from fedafd.client.answers import Client, Event, InvitedClient, ModelVersion, PublicSet, PulledModel, RoundDetails
 from fedafd.client.control_plane import NOT_FOUND, PATIENCE_SECONDS, ControlPlaneClient
 from fedafd.client.downloads import pull_model
-from fedafd.domain.manifest import MANIFEST_NAME, read_manifest
 from fedafd.domain.process_errors import ControlPlaneError
 from fedafd.domain.states import ROUND_TRANSITIONS, RoundState, is_terminal
 

@@ -8,9 +8,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
+from fedafd.artifacts.manifest import Manifest
 from fedafd.control_plane.problems import Problem
 from fedafd.domain.config import FederationConfig
-from fedafd.domain.manifest import Manifest
 
 __all__ = ["describe", "operation_id"]
 

@@ -21,13 +21,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
+from fedafd.artifacts.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
 from fedafd.datasets.image_fit import ImageFit
 from fedafd.datasets.parquet_files import bounded_batches
 from fedafd.datasets.pixels import PixelCache, resized_all
 from fedafd.datasets.samples import LazyImages, PairSplit
 from fedafd.datasets.texts import sound_text
 from fedafd.domain.errors import ArtifactCorruptError, DataError
-from fedafd.domain.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest
 
 __all__ = ["MANIFEST_NAME", "Manifest", "PublicImages", "PublicSet", "Shard", "read_manifest", "write_public_set"]
 

@@ -7,11 +7,11 @@ import os
 from functools import partial
 from pathlib import Path
 
+from fedafd.artifacts.manifest import MANIFEST_NAME, Shard, read_manifest
 from fedafd.datasets.pixels import PixelCache, trim_folder
 from fedafd.datasets.public_set import PublicSet
 from fedafd.distiller.patience import Patience
 from fedafd.domain.errors import FedafdError, StorageError, StorageFullError
-from fedafd.domain.manifest import MANIFEST_NAME, Shard, read_manifest
 from fedafd.storage import ObjectStore
 from fedafd.storage.store import get_verified
 

@@ -9,13 +9,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fedafd.artifacts.representations import (
+    decode_global_representations,
+    decode_representations,
+    encode_representations,
+)
 from fedafd.datasets.samples import PairSplit
 from fedafd.domain.config import FederationConfig
 from fedafd.domain.kinds import STALE, Modality, StageKind
 from fedafd.learning.averaging import average_updates
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
 from fedafd.learning.server_round import distil, evaluate, export_global_model, initial_server_state, prepare
-from fedafd.rpc.tensors import decode_global_representations, decode_representations, encode_representations
 
 __all__ = ["StageResult", "StageWork", "run_stage"]
 

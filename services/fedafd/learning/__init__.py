@@ -1,1 +1,1 @@
-"""One site's, or the server's, part of a round: encoders, data and the algorithm together; bytes in, bytes out."""
+"""The work of one site or of the server in a round: encoders, data and `algorithm` together; bytes in, bytes out."""

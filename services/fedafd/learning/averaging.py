@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from fedafd.artifacts.weight_updates import group_name, layout_of
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.state_fingerprint import rows_by_name
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
-from fedafd.rpc.weights import group_name, layout_of
 
 __all__ = ["HEAD", "average_updates", "group_of", "load_average", "weight_update"]
 

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, load_file, save
 from torch import Tensor
 
+from fedafd.artifacts.headers import read_meta
 from fedafd.domain.errors import DataError
-from fedafd.rpc.headers import read_meta
 
 __all__ = ["Checkpoint", "tensors_below"]
 

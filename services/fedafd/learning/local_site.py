@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fedafd.algorithm.centring import public_mean
 from fedafd.algorithm.fusion import calibrate_gate
+from fedafd.artifacts.folders import unpack_folder
 from fedafd.datasets.samples import ClientData, PairSplit, Split, TextSplit
 from fedafd.domain.config import AveragingMode, EncoderConfig, FederationConfig, FusionMode, usual_task
 from fedafd.domain.errors import DataError, StateUnusableError
@@ -49,7 +50,6 @@ from fedafd.learning.tokens import tokenizer_for
 from fedafd.learning.tower import Tower
 from fedafd.learning.trainable import trainable_parameters
 from fedafd.learning.waypoints import NOWHERE, Waypoints, encode_kept
-from fedafd.rpc.bundles import unpack_folder
 
 __all__ = ["LocalSite", "SplitName"]
 

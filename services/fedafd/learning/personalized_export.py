@@ -15,6 +15,7 @@ from typing import Any
 from safetensors.torch import save, save_file
 from torch import Tensor
 
+from fedafd.artifacts.folders import each_file, unpack_folder
 from fedafd.datasets.intensity import IntensityRange
 from fedafd.domain.config import EncoderConfig, FederationConfig, FusionMode, parse_federation_config, usual_task
 from fedafd.domain.errors import DataError
@@ -27,7 +28,6 @@ from fedafd.learning.lora import merge_folder, merged_files, merged_tensors
 from fedafd.learning.model_card import SiteFacts, personalized_card
 from fedafd.learning.model_sums import SUMS, sums_file, write_sums
 from fedafd.learning.tower import description
-from fedafd.rpc.bundles import each_file, unpack_folder
 
 __all__ = ["Recipe", "export_personalized_model", "write_personalized_model"]
 

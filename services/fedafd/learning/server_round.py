@@ -24,6 +24,7 @@ from fedafd.algorithm.centring import centre, public_mean
 from fedafd.algorithm.contrastive import SoftContrastiveLoss
 from fedafd.algorithm.distillation import distillation_loss, distillation_targets
 from fedafd.algorithm.metrics import fold_recall_at_k, rsum, scored_recall_at_k
+from fedafd.artifacts.folders import pack_folder
 from fedafd.domain.config import EncoderConfig, FederationConfig
 from fedafd.domain.kinds import Modality, in_order
 from fedafd.domain.seeds import derive_seed
@@ -43,7 +44,6 @@ from fedafd.learning.tokens import tokenizer_for
 from fedafd.learning.tower import Tower, encode_all, is_pooled
 from fedafd.learning.trainable import trainable_parameters
 from fedafd.learning.waypoints import NOWHERE, TrainingWay, Waypoints, encode_kept
-from fedafd.rpc.bundles import pack_folder
 
 __all__ = ["Prepared", "distil", "distils", "evaluate", "export_global_model", "initial_server_state", "prepare"]
 

@@ -1,1 +1,1 @@
-"""gRPC and what travels over it: tensors, bundles, chunks, credentials, errors."""
+"""Transport between processes over gRPC: channels, sessions, TLS, credentials, errors. It knows no content."""

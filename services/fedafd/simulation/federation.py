@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedafd.artifacts.representations import decode_representations, encode_representations
 from fedafd.datasets.samples import ClientData, PairSplit
 from fedafd.domain.config import AveragingMode, EncoderConfig, FederationConfig, TaskConfig, usual_task
 from fedafd.domain.kinds import ClientKind, Modality
@@ -24,7 +25,6 @@ from fedafd.learning.ensemble import aggregate, fold_state, merge_states
 from fedafd.learning.evaluation import Evaluation
 from fedafd.learning.server_round import Prepared, evaluate, initial_server_state
 from fedafd.learning.waypoints import Waypoints
-from fedafd.rpc.tensors import decode_representations, encode_representations
 from fedafd.simulation.effort import DISTIL, PREPARE
 from fedafd.simulation.round_stages import UNKEPT, RoundStages
 from fedafd.simulation.server_stages import ServerStages

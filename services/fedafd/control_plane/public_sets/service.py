@@ -8,9 +8,9 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from fedafd.artifacts.manifest import MANIFEST_NAME, Manifest, read_manifest
 from fedafd.control_plane.context import Context
 from fedafd.domain.errors import ConflictError, InvalidRequestError, UploadError
-from fedafd.domain.manifest import MANIFEST_NAME, Manifest, read_manifest
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.federation_repository import get_federation
 from fedafd.persistence.models import FederationRow

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from fedafd.artifacts.weight_updates import check_weight_update, group_name, layout_of
 from fedafd.domain.errors import UploadError
 from fedafd.domain.kinds import ClientKind
-from fedafd.rpc.weights import check_weight_update, group_name, layout_of
 
 TENSORS = {"model/head": np.ones((2, 3), dtype=np.float32), "model/steps": np.array(4, dtype=np.int64)}
 

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from fedafd.agent.cache import ArtifactCache
 from fedafd.agent.patch import patch_of
-from fedafd.domain.errors import ArtifactCorruptError, InvalidRequestError
-from fedafd.rpc import blocks
-from fedafd.rpc.blocks import (
+from fedafd.artifacts import blocks
+from fedafd.artifacts.blocks import (
     DIGEST_BYTES,
     Span,
     block_digests,
@@ -22,6 +21,7 @@ from fedafd.rpc.blocks import (
     checked_length,
     checked_spans,
 )
+from fedafd.domain.errors import ArtifactCorruptError, InvalidRequestError
 from fedafd.storage.store import sha256_of
 
 KIB = 1024

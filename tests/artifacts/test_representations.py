@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from fedafd.artifacts.representations import decode_representations, encode_representations
 from fedafd.domain.config import WireDtype
 from fedafd.domain.errors import PublicSetMismatchError, RepresentationError
 from fedafd.domain.kinds import Modality
-from fedafd.rpc.tensors import decode_representations, encode_representations
 
 SHA = "a" * 64
 LARGEST_ERROR = {WireDtype.FLOAT32: 0.0, WireDtype.FLOAT16: 5e-4, WireDtype.INT8: 1 / 254 + 1e-6}

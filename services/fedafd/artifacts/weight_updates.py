@@ -16,9 +16,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from fedafd.artifacts.representations import need_distinct
 from fedafd.domain.errors import UploadError
 from fedafd.domain.kinds import ClientKind
-from fedafd.rpc.tensors import need_distinct
 
 __all__ = ["check_weight_update", "group_name", "layout_of"]
 
