@@ -92,6 +92,10 @@ def test_the_pages_commands_make_a_round_and_the_same_command_goes_on(tmp_path: 
         headers = {"Authorization": f"Bearer {key[0]}"}
         url = f"http://127.0.0.1:{ports[0]}/v1/federations/lungs/rounds/1"
         assert httpx.get(url, headers=headers, trust_env=False).json()["state"] == "completed"
+        assert (tmp_path / "fedafd-data" / "secrets" / "settings.json").stat().st_mode & 0o077 == 0
+        looked = shell(tmp_path, f"{sys.executable} -m fedafd.cli.main doctor --folder fedafd-data\n")
+        assert "the control-plane answers there" in looked
+        assert "BAD" not in looked
         second = subprocess.run(process.args, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert second.returncode != 0
         assert "another `fedafd up` runs here" in second.stderr

@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from fedafd.agent.certificates import own_certificate_end, server_certificate_end
 from fedafd.agent.exit_codes import ExitCode
 from fedafd.agent.findings import Finding, error, fine, warning
 from fedafd.domain.config import AgentConfig, TlsConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.process_errors import UnreachableError
+from fedafd.rpc.certificates import own_certificate_end, server_certificate_end
 from fedafd.rpc.channel import open_sync_channel, way_to
 from fedafd.rpc.clock import CLOCK_KEY
 from fedafd.rpc.status import error_from_rpc

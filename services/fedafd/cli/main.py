@@ -11,6 +11,7 @@ import typer
 from fedafd.cli.agent import agent_app
 from fedafd.cli.bootstrap import bootstrap
 from fedafd.cli.demo import demo
+from fedafd.cli.doctor.command import doctor
 from fedafd.cli.health import health
 from fedafd.cli.migrate import migrate_app
 from fedafd.cli.predict import predict
@@ -51,6 +52,7 @@ app.add_typer(migrate_app, name="migrate")
 app.add_typer(store_app, name="store")
 app.command()(bootstrap)
 app.command()(demo)
+app.command()(doctor)
 app.command()(health)
 app.command()(predict)
 app.command()(search)

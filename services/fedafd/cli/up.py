@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedafd.cli.doctor.up_folder import note_settings
 from fedafd.cli.model_tools import need_modules
 from fedafd.cli.up_file import is_set, process_settings, read_up_file
 from fedafd.domain.errors import ConfigurationError
@@ -92,9 +93,19 @@ def _run(folder: Path, settings: Mapping[str, str], *, port: int, agents_port: i
                 api_key=api_key,
                 internal_token=token,
             )
+            note_settings(home, _all_settings(services))
             services.start()
         _welcome(console, services, home, key_file=key_file if own_key is None else None, key_is_new=is_new)
         _keep(supervisor, services, home, console)
+
+
+def _all_settings(services: Services) -> dict[str, str]:
+    """What the processes are given, for `fedafd doctor`."""
+    return {
+        key: value
+        for name in ("CONTROL_PLANE", "AGGREGATOR", "DISTILLER")
+        for key, value in services.environment(name).items()
+    }
 
 
 def _prepared(folder: Path) -> Path:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 import httpx
@@ -123,28 +124,36 @@ class Services:
         child.check()
         self.supervisor.forget(child)
 
+    def environment(self, process: str, own: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+        """The variables of CONTROL_PLANE, AGGREGATOR or DISTILLER; `own` wins over what is chosen here."""
+        chosen = {
+            "CONTROL_PLANE": {"HOST": "127.0.0.1", "PORT": str(self._http_port), "ADMIN_KEY": self.api_key},
+            "AGGREGATOR": {"LISTEN": self.aggregator, "INTERNAL_TOKEN": self._internal_token},
+            "DISTILLER": {"AGGREGATOR": self.aggregator, "INTERNAL_TOKEN": self._internal_token},
+        }[process]
+        variables = {f"FEDAFD_{process}_{key}": value for key, value in (chosen | dict(own)).items()}
+        return variables | self.backends.environment(process) | self._settings
+
     def start_control_plane(self) -> Child:
         """Start the control plane."""
-        own = {"HOST": "127.0.0.1", "PORT": str(self._http_port), "ADMIN_KEY": self.api_key}
-        return self._start("control-plane", "fedafd.control_plane.app", "CONTROL_PLANE", own, threads=1)
+        return self._start("control-plane", "fedafd.control_plane.app", "CONTROL_PLANE", threads=1)
 
     def start_aggregator(
         self, listen: str | None = None, name: str = "aggregator", module: str = "fedafd.aggregator.server"
     ) -> Child:
         """Start the aggregator, or one of several with addresses of their own; `module` may be another that serves."""
-        own = {"LISTEN": listen or self.aggregator, "INTERNAL_TOKEN": self._internal_token}
+        own = {"LISTEN": listen or self.aggregator}
         return self._start(name, module, "AGGREGATOR", own, threads=1)
 
     def start_distiller(self, module: str = "fedafd.distiller.worker") -> Child:
         """Start the distiller; `module` may be another that serves as one."""
-        own = {"AGGREGATOR": self.aggregator, "INTERNAL_TOKEN": self._internal_token}
-        return self._start("distiller", module, "DISTILLER", own, threads=self._threads)
+        return self._start("distiller", module, "DISTILLER", threads=self._threads)
 
-    def _start(self, name: str, module: str, process: str, own: Mapping[str, str], *, threads: int) -> Child:
-        environment = {f"FEDAFD_{process}_{key}": value for key, value in own.items()}
-        environment |= self.backends.environment(process)
-        environment |= self._settings
-        return self.supervisor.start(name, [sys.executable, "-m", module], environment | thread_environment(threads))
+    def _start(
+        self, name: str, module: str, process: str, own: Mapping[str, str] = MappingProxyType({}), *, threads: int
+    ) -> Child:
+        environment = self.environment(process, own) | thread_environment(threads)
+        return self.supervisor.start(name, [sys.executable, "-m", module], environment)
 
     def _control_plane_ready(self) -> bool:
         try:

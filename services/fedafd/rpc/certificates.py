@@ -1,4 +1,4 @@
-"""Until when certificates are valid: the aggregator's, by a handshake with it, and our own, by one with ourselves."""
+"""Until when certificates are valid: a server's, by a handshake with it, and our own, by one with ourselves."""
 
 from __future__ import annotations
 

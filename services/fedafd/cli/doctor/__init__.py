@@ -1,0 +1,1 @@
+"""`fedafd doctor`: a deployment's machine, settings and servers, looked at as its processes would meet them."""

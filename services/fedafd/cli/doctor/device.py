@@ -1,0 +1,46 @@
+"""Whether torch finds the device that the distiller is told to use, and computes on it."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+
+from fedafd.cli.doctor.findings import Finding, bad, fine, look
+from fedafd.domain.errors import ConfigurationError
+
+__all__ = ["look_at_device"]
+
+_SIDE = 256
+
+
+def look_at_device(name: str) -> Iterator[Finding]:
+    """torch, and the device."""
+    if importlib.util.find_spec("torch") is None:
+        return  # told among the versions
+    import torch
+
+    from fedafd.learning.optimizers import choose_device
+
+    try:
+        device = choose_device(name)
+        ones = torch.ones(_SIDE, _SIDE, device=device)
+        right = bool(((ones @ ones) == _SIDE).all())
+    except ConfigurationError as error:
+        yield bad("device", str(error), "set FEDAFD_DISTILLER_DEVICE to auto or cpu, or give the process the GPU")
+        return
+    except RuntimeError as error:
+        words = f"{name}: torch {torch.__version__} cannot compute on it: {str(error).splitlines()[0]}"
+        yield bad("device", words, "install the torch that fits the GPU's driver, or set FEDAFD_DISTILLER_DEVICE=cpu")
+        return
+    if not right:
+        yield bad("device", f"{device}: computes wrong results", "replace it; until then FEDAFD_DISTILLER_DEVICE=cpu")
+    elif device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        shown = f"{torch.cuda.get_device_name(device)}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+        yield fine("device", f"{device}: {shown}, torch {torch.__version__}")
+    elif name == "auto" and shutil.which("nvidia-smi") and torch.version.cuda is None:
+        words = f"this machine has NVIDIA's driver, and torch {torch.__version__} is built for the CPU alone"
+        yield look("device", words, "install torch for CUDA, else the distiller trains on the CPU")
+    else:
+        yield fine("device", f"{device}, torch {torch.__version__}, {torch.get_num_threads()} threads")

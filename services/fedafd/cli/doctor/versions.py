@@ -1,0 +1,65 @@
+"""Whether Python and the libraries that each process needs are here, in versions that it works with."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from fedafd.cli.doctor.findings import Finding, bad, fine
+
+__all__ = ["look_at_versions"]
+
+
+def look_at_versions(processes: list[str]) -> Iterator[Finding]:
+    """Python, then each process's extra."""
+    wanted = SpecifierSet(metadata("fedafd")["Requires-Python"] or "")
+    found = f"Python {platform.python_version()}"
+    if platform.python_version() in wanted:
+        yield fine("versions", f"fedafd {version('fedafd')}, {found}, {platform.system()} {platform.machine()}")
+    else:
+        yield bad("versions", f"{found}: fedafd needs {wanted}", f"install a Python {wanted} and fedafd into it")
+    for process in processes:
+        wrong = sorted(_wrong(process, set()))
+        remedy = f"{sys.executable} -m pip install 'fedafd[{process}]'"
+        yield bad("versions", f"{process}: {'; '.join(wrong)}", remedy) if wrong else fine("versions", _shown(process))
+
+
+def _wrong(extra: str, seen: set[str]) -> Iterator[str]:
+    """What of the extra, and of those that it is made of, is missing or of a version that does not fit."""
+    if extra in seen:
+        return
+    seen.add(extra)
+    for each in _requirements(extra):
+        if each.name == "fedafd":
+            for further in each.extras:
+                yield from _wrong(further, seen)
+            continue
+        try:
+            found = version(each.name)
+        except PackageNotFoundError:
+            yield f"{each.name} is not installed"
+        else:
+            if not each.specifier.contains(found, prereleases=True):
+                yield f"{each.name} is {found}, needed is {each.specifier}"
+
+
+def _requirements(extra: str) -> Iterator[Requirement]:
+    for text in requires("fedafd") or ():
+        each = Requirement(text)
+        # What stands in no extra holds for this environment without one.
+        if (
+            each.marker is not None
+            and each.marker.evaluate({"extra": extra})
+            and not each.marker.evaluate({"extra": ""})
+        ):
+            yield each
+
+
+def _shown(process: str) -> str:
+    names = [each.name for each in _requirements(process) if each.name != "fedafd"]
+    return f"{process}: {', '.join(f'{name} {version(name)}' for name in names)}"
