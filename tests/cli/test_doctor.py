@@ -15,9 +15,9 @@ import yaml
 from tests.certificates import Authority
 from tests.servers import redis_server
 
-from fedafd.local.processes import Supervisor
-from fedafd.local.services import Backends, Services
 from fedafd.cli.main import main
+from fedafd.local.services import Backends, Services
+from fedafd.local.supervisor import Supervisor
 from fedafd.persistence.migrate import migrate
 
 Look = Callable[..., tuple[int, dict[str, Any]]]
