@@ -42,7 +42,7 @@ from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
 from fedafd.rpc.channel import open_channel, way_to
 from fedafd.rpc.codes import wire_activity, wire_leave_reason, wire_purpose
 from fedafd.rpc.credentials import bearer_metadata
-from fedafd.rpc.status import error_from_rpc, has_no_route
+from fedafd.rpc.status import IN_VAIN, error_from_rpc, has_no_route, is_in_vain
 from fedafd.rpc.tls import file_stamp
 from fedafd.telemetry.logging import get_logger
 from fedafd.telemetry.tracing import trace_metadata
@@ -104,6 +104,7 @@ class AggregatorConnection:
         self._on_received = on_received
         self._credential = bearer_metadata(secret) if secret is not None else ()
         self._session = session
+        self._in_vain = 0
         self._open()
 
     async def close(self) -> None:
@@ -250,15 +251,18 @@ class AggregatorConnection:
 
     async def _follow_files(self) -> None:
         # A channel keeps the certificate that it was opened with; a renewed one needs another channel.
-        if file_stamp(self._tls) == self._files:
-            return
+        if file_stamp(self._tls) != self._files:
+            await self._open_anew()
+
+    async def _open_anew(self) -> None:
         old = self._channel
         try:
             self._open()
         except ConfigurationError as error:  # half of the files are written
             _log.warning("agent.tls_files_not_taken", reason=str(error))
         else:
-            _log.info("agent.tls_files_reloaded")
+            self._in_vain = 0
+            _log.info("agent.connection_renewed", aggregator=self._address)
             await old.close(None)
 
     async def _patch(self, artifact: types_pb2.Artifact, cache: ArtifactCache) -> Patch | None:
@@ -324,6 +328,7 @@ class AggregatorConnection:
         while True:
             try:
                 answer = await self._guarded(call())
+                self._in_vain = 0
                 if attempt:
                     _log.info("agent.aggregator_reachable_again", aggregator=self._address, tries=attempt)
                 return answer
@@ -350,6 +355,7 @@ class AggregatorConnection:
         unreachable = isinstance(error, grpc.aio.AioRpcError) and _is_broken_line(error)
         if isinstance(known, ArtifactCorruptError) or not (unreachable or known.retryable):
             raise known from error
+        self._in_vain += isinstance(error, grpc.aio.AioRpcError) and is_in_vain(error)
         bound = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** min(attempt - 1, 10))
         pause = _JITTER.uniform(0, bound)
         _log.warning(
@@ -364,7 +370,9 @@ class AggregatorConnection:
             async with asyncio.timeout(pause):
                 await self._stop.wait()
         except TimeoutError:
-            if unreachable:
+            if self._in_vain >= IN_VAIN:
+                await self._open_anew()
+            elif unreachable:
                 await self._follow_files()
             return
         raise StopRequestedError

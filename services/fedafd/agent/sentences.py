@@ -24,7 +24,7 @@ SENTENCES: dict[str, str] = {
     "agent.aggregator_reachable_again": "the aggregator {aggregator} answers again after {tries} tries",
     "agent.download_whole": "what changed of an encoder cannot be fetched alone; fetching all of it",
     "agent.download_corrupt": "a download arrived damaged; fetching it again",
-    "agent.tls_files_reloaded": "TLS files were renewed and are in use",
+    "agent.connection_renewed": "dialled the aggregator {aggregator} anew",
     "agent.tls_files_not_taken": "renewed TLS files cannot be used; the old ones stay",
     "agent.trained": "trained",
     "agent.result_damaged": "a finished result that was not delivered yet is damaged, and is forgotten",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from fedafd.aggregator.callers import Callers
+from fedafd.aggregator.cut_off import Waiting
 from fedafd.aggregator.limits import ByteBudget, CallCaps, Turns
 from fedafd.aggregator.metrics import AggregatorMetrics
 from fedafd.aggregator.progress import ProgressBook
@@ -44,6 +45,7 @@ class Context:
     digests: Once[str, bytes] = field(default_factory=Once)
     """Digests of a blob's blocks, by its hash."""
     calls: CallCaps = field(default_factory=CallCaps)
+    waiting: Waiting = field(default_factory=Waiting)
     commits: Turns = field(default_factory=Turns)
     in_memory: ByteBudget = field(default_factory=ByteBudget)
     progress: ProgressBook = field(init=False)

@@ -25,6 +25,7 @@ SERVICE_NAMES = (
     "fedafd.v1.DistillationService",
 )
 LIVENESS = "liveness"
+_DATABASE = "database:"
 _log = get_logger(__name__)
 
 
@@ -41,7 +42,10 @@ async def watch_health(context: Context, servicer: HealthServicer, seconds: floa
     """Check the dependencies again and again; ends when cancelled."""
     await servicer.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
     while True:
+        asked_at = time.monotonic()
         problem = await _problem(context)
+        if problem.startswith(_DATABASE) and not context.database.is_sqlite:
+            context.waiting.end(asked_at)
         await _look_at_writes(context)
         if problem:
             _log.error("health.not_serving", reason=problem)
@@ -54,18 +58,18 @@ async def watch_health(context: Context, servicer: HealthServicer, seconds: floa
         await asyncio.sleep(seconds)
 
 
-async def _problem(context: Context) -> str | None:
+async def _problem(context: Context) -> str:
     try:
         async with asyncio.timeout(5):
             await context.database.ping()
     except Exception as error:
-        return f"database: {error}"
+        return f"{_DATABASE} {str(error) or 'no answer in 5 s'}"
     try:
         async with asyncio.timeout(5):
             await asyncio.to_thread(context.store.ping)
     except Exception as error:
         return f"object store: {error}"
-    return None
+    return ""
 
 
 async def _look_at_writes(context: Context) -> None:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import grpc
 import grpc.aio
 
+from fedafd.aggregator.cut_off import Waiting
 from fedafd.aggregator.limits import CallCaps
 from fedafd.aggregator.metrics import AggregatorMetrics
 from fedafd.aggregator.types import Call, Handler, Interceptor
@@ -29,8 +30,9 @@ _log = get_logger(__name__)
 class ErrorInterceptor(Interceptor):
     """Translates what handlers raise."""
 
-    def __init__(self, metrics: AggregatorMetrics, caps: CallCaps) -> None:
+    def __init__(self, metrics: AggregatorMetrics, caps: CallCaps, waiting: Waiting) -> None:
         self._metrics = metrics
+        self._waiting = waiting
         self._caps = caps
 
     async def intercept_service(
@@ -56,7 +58,8 @@ class ErrorInterceptor(Interceptor):
 
         async def call(request: Any, context: Call) -> Any:
             try:
-                with self._around(path, context), self._metrics.metrics.timed(seconds, method=method):
+                timed = self._metrics.metrics.timed(seconds, method=method)
+                with self._around(path, context), timed, self._waiting.one():
                     answer = await inner(request, context)
             except Exception as error:
                 await self._abort(error, method, context)

@@ -66,7 +66,8 @@ _log = get_logger(__name__)
 def make_server(context: Context, interceptors: Sequence[Interceptor] = ()) -> tuple[grpc.aio.Server, HealthServicer]:
     """A server with all services on it, not bound to an address yet; `interceptors` come around ours."""
     server = grpc.aio.server(
-        interceptors=[*interceptors, ErrorInterceptor(context.metrics, context.calls)], options=_OPTIONS
+        interceptors=[*interceptors, ErrorInterceptor(context.metrics, context.calls, context.waiting)],
+        options=_OPTIONS,
     )
     add_AggregatorServiceServicer_to_server(AgentService(context), server)
     add_DistillationServiceServicer_to_server(DistillationService(context), server)

@@ -21,7 +21,7 @@ from fedafd.proto.v1 import distillation_pb2 as pb
 from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
 from fedafd.rpc.channel import open_sync_channel, way_to
 from fedafd.rpc.credentials import bearer_metadata
-from fedafd.rpc.status import error_from_rpc
+from fedafd.rpc.status import IN_VAIN, error_from_rpc, is_in_vain
 from fedafd.rpc.tls import file_stamp
 from fedafd.telemetry.logging import get_logger
 from fedafd.telemetry.tracing import trace_metadata
@@ -56,6 +56,7 @@ class DistillationClient:
         """Raises ConfigurationError for TLS files that cannot be used."""
         self._address, self._tls, self._check = address, tls, check
         self._opening = threading.Lock()
+        self._in_vain = 0
         self._open()
         self._credential = bearer_metadata(internal_token)
         # A process that starts anew in a container has its predecessor's name and number.
@@ -83,8 +84,9 @@ class DistillationClient:
         try:
             answer = self._stub.ReportStageProgress(request, metadata=self._metadata, timeout=_REPORT_SECONDS)
         except grpc.RpcError as error:
-            self._follow_files()
+            self._renew(error)
             raise error_from_rpc(error) from error
+        self._in_vain = 0
         return bool(answer.keep_going)
 
     def complete(self, done: Sequence[pb.CompleteStageRequest]) -> frozenset[str]:
@@ -143,10 +145,11 @@ class DistillationClient:
         self._files = files
         self._stub = DistillationServiceStub(self._channel)
 
-    def _follow_files(self) -> None:
-        # A channel keeps the certificate that it was opened with; a renewed one needs another channel.
+    def _renew(self, error: grpc.RpcError) -> None:
+        """Open another channel where the certificate's files are others, or this one leads to who cannot serve."""
         with self._opening:
-            if file_stamp(self._tls) == self._files:
+            self._in_vain += is_in_vain(error)
+            if self._in_vain < IN_VAIN and file_stamp(self._tls) == self._files:
                 return
             old = self._channel
             try:
@@ -154,7 +157,8 @@ class DistillationClient:
             except ConfigurationError as error:  # half of the files are written
                 _log.warning("distiller.tls_files_not_taken", reason=str(error))
             else:
-                _log.info("distiller.tls_files_reloaded")
+                self._in_vain = 0
+                _log.info("distiller.connection_renewed", aggregator=self._address)
                 old.close()
 
     def _call(
@@ -166,13 +170,15 @@ class DistillationClient:
     ) -> T:
         def once() -> T:
             try:
-                return call()
+                answer = call()
             except grpc.RpcError as error:
-                self._follow_files()
+                self._renew(error)
                 known = error_from_rpc(error)
                 if isinstance(known, UnreachableError):
                     known = UnreachableError(f"{self._address}: {known}{way_to(self._address)}")
                 raise known from error
+            self._in_vain = 0
+            return answer
 
         retrying = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, FedafdError) and error.retryable),

@@ -45,6 +45,8 @@ CHANNEL_OPTIONS: Options = (
     *keepalive_options(*KEEPALIVE_SECONDS),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_reconnect_backoff_ms", 5_000),
+    # Each channel has a connection of its own: one that is opened anew may lead to another aggregator.
+    ("grpc.use_local_subchannel_pool", 1),
 )
 
 

@@ -12,15 +12,17 @@ from typing import Any
 
 import grpc
 
-from fedafd.domain.errors import ERROR_STATUS, FedafdError
+from fedafd.domain.errors import ERROR_STATUS, DatabaseUnavailableError, FedafdError, StorageUnavailableError
 from fedafd.domain.process_errors import PassingAnswerError, UnexpectedAnswerError, UnreachableError
 from fedafd.rpc.tls import explain_handshake
 
 __all__ = [
     "ERROR_CODE_KEY",
+    "IN_VAIN",
     "PASSING",
     "error_from_rpc",
     "has_no_route",
+    "is_in_vain",
     "status_of",
 ]
 
@@ -45,6 +47,8 @@ PASSING: Mapping[grpc.StatusCode, bool] = {
     grpc.StatusCode.UNAUTHENTICATED: False,
 }
 """Of each code of a failed call without a code of ours: whether repeating the call may help."""
+IN_VAIN = 2
+"""After so many calls in vain, one after the other, another connection is opened."""
 _LONGEST_TEXT = 2000
 """Characters; the text travels as a header, of which HTTP/2 takes about 8 KiB."""
 
@@ -80,6 +84,13 @@ def has_no_route(error: grpc.RpcError) -> bool:
     code = error.code() if hasattr(error, "code") else None
     text = error.details() if hasattr(error, "details") else None
     return code is grpc.StatusCode.UNIMPLEMENTED and "http2 header with status: 404" in (text or "")
+
+
+def is_in_vain(error: grpc.RpcError) -> bool:
+    """Whether the line stands, but the aggregator at its end cannot serve: behind one address there may be another."""
+    if getattr(error, "code", lambda: None)() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return True
+    return isinstance(error_from_rpc(error), DatabaseUnavailableError | StorageUnavailableError)
 
 
 def _known(kind: type[FedafdError]) -> type[FedafdError]:
