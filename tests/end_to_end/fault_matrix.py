@@ -7,14 +7,19 @@ writes the table; it exits with 1 if a line is red. tests/end_to_end/test_fault_
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tests.end_to_end.fault_scene import MOMENTS, Scene, flip
+from tests.end_to_end.fault_places import TlsScene, TwoAggregatorsScene
+from tests.end_to_end.fault_scene import MOMENTS, Scene, flip, swallowing
 
 from fedafd.domain.errors import FedafdError
 
@@ -29,8 +34,9 @@ class Fault:
     """`strike` does it and puts it right again; it may return a remark."""
 
     name: str
-    strike: Callable[[Scene], str | None]
+    strike: Callable[[Any], str | None]
     moments: Sequence[str] = MOMENTS
+    scene: type[Scene] = Scene
 
 
 @dataclass(frozen=True)
@@ -52,34 +58,81 @@ def _restarted(*names: str) -> Callable[[Scene], None]:
     return strike
 
 
+_Outage = Callable[[Any], AbstractContextManager[None]]
+
+
+def _redis_swallowed(scene: Scene) -> AbstractContextManager[None]:
+    return swallowing(scene.redis_line)
+
+
+def _sites_swallowed(scene: Scene) -> AbstractContextManager[None]:
+    return swallowing(scene.sites_line)
+
+
+def _for_a_while(outage: _Outage) -> Callable[[Scene], None]:
+    def strike(scene: Scene) -> None:
+        with outage(scene):
+            time.sleep(_SECONDS)
+
+    return strike
+
+
 def _frozen(name: str) -> Callable[[Scene], None]:
-    return lambda scene: scene.freeze(name, _SECONDS)
+    return _for_a_while(lambda scene: scene.frozen(name))
 
 
-def _asked_to_end(name: str) -> Callable[[Scene], str]:
+def _asked_to_end(name: str, during: _Outage = lambda _: nullcontext()) -> Callable[[Scene], str]:
+    """Ended by SIGTERM, and started again once the outage is over."""
+
     def strike(scene: Scene) -> str:
-        seconds = scene.end(name)
+        with during(scene):
+            seconds = scene.end(name)
         scene.start(name)
         return f"ended after {seconds:.1f} s"
 
     return strike
 
 
-def _distiller_ends_alone(scene: Scene) -> str:
-    with scene.without("aggregator"):
-        return _asked_to_end("distiller")(scene)
+def _store_away_while_drained(scene: Scene) -> str:
+    scene.later.enter_context(scene.drained())
+    _for_a_while(Scene.store_away)(scene)
+    return "drained until the round was over"
 
 
-def _clock_ahead(scene: Scene) -> None:
-    scene.kill("distiller")
-    scene.trial.services.start_distiller("tests.end_to_end.skewed_distiller")
+def _skewed(seconds: int) -> Callable[[Scene], None]:
+    def strike(scene: Scene) -> None:
+        scene.kill("distiller")
+        os.environ["SKEWED_SECONDS"] = str(seconds)
+        scene.trial.services.start_distiller("tests.end_to_end.skewed_distiller")
+
+    return strike
 
 
 def _two_distillers(scene: Scene) -> None:
     first = scene.child("distiller")
     scene.trial.services.start_distiller()
-    scene.freeze("distiller", _SECONDS)
+    _frozen("distiller")(scene)
     scene.trial.kill(first)
+
+
+def _one_of_two_distillers_killed(scene: Scene) -> None:
+    first = scene.child("distiller")
+    scene.trial.services.start_distiller()
+    time.sleep(_SECONDS)
+    scene.trial.kill(first)
+
+
+def _renewed_unseen(scene: TlsScene) -> None:
+    with swallowing(scene.sites_line):
+        scene.renew_certificates()
+        scene.kill("aggregator")
+        scene.start("aggregator")
+        time.sleep(_SECONDS)
+
+
+def _strange_certificate(scene: TlsScene) -> None:
+    with scene.strange_certificate():
+        time.sleep(_SECONDS)
 
 
 def _lost(purpose: str) -> Callable[[Scene], None]:
@@ -98,6 +151,7 @@ def _flipped(purpose: str, rounds_ago: int = 0) -> Callable[[Scene], None]:
     return strike
 
 
+_SITES = ("training", "delivering")
 FAULTS: tuple[Fault, ...] = (
     Fault("nothing", lambda _: None, ("preparing",)),
     Fault("distiller killed", _restarted("distiller")),
@@ -111,16 +165,35 @@ FAULTS: tuple[Fault, ...] = (
     Fault("a second distiller comes, the first freezes and dies", _two_distillers, ("preparing", "delivering")),
     Fault("distiller asked to end", _asked_to_end("distiller"), ("preparing", "training")),
     Fault("aggregator asked to end", _asked_to_end("aggregator"), ("preparing", "training")),
-    Fault("distiller asked to end without an aggregator", _distiller_ends_alone, ("preparing",)),
-    Fault("Redis away, back empty", lambda scene: scene.redis_away(_SECONDS)),
     Fault(
-        "line to Redis swallows",
-        lambda scene: scene.line_swallows(scene.redis_line, _SECONDS),
-        ("preparing", "training"),
+        "distiller asked to end without an aggregator",
+        _asked_to_end("distiller", lambda scene: scene.without("aggregator")),
+        ("preparing",),
     ),
-    Fault("line to the sites swallows", lambda scene: scene.line_swallows(scene.sites_line, _SECONDS), ("training",)),
-    Fault("store away", lambda scene: scene.store_away(_SECONDS)),
-    Fault("database locked", lambda scene: scene.database_locked(_SECONDS)),
+    Fault(
+        "distiller asked to end, aggregator frozen",
+        _asked_to_end("distiller", lambda scene: scene.frozen("aggregator")),
+        ("preparing",),
+    ),
+    Fault(
+        "distiller asked to end, store away", _asked_to_end("distiller", Scene.store_away), ("preparing", "distilling")
+    ),
+    Fault("distiller asked to end, Redis away", _asked_to_end("distiller", Scene.redis_away), ("preparing",)),
+    Fault(
+        "distiller asked to end, line to Redis swallows", _asked_to_end("distiller", _redis_swallowed), ("preparing",)
+    ),
+    Fault("aggregator asked to end, store away", _asked_to_end("aggregator", Scene.store_away), ("delivering",)),
+    Fault("aggregator asked to end, database locked", _asked_to_end("aggregator", Scene.database_locked), _SITES),
+    Fault(
+        "aggregator asked to end, line to Redis swallows", _asked_to_end("aggregator", _redis_swallowed), ("training",)
+    ),
+    Fault("aggregator asked to end, line to the sites swallows", _asked_to_end("aggregator", _sites_swallowed), _SITES),
+    Fault("drained, store away", _store_away_while_drained, ("preparing", "training")),
+    Fault("Redis away, back empty", _for_a_while(Scene.redis_away)),
+    Fault("line to Redis swallows", _for_a_while(_redis_swallowed), ("preparing", "training")),
+    Fault("line to the sites swallows", _for_a_while(_sites_swallowed), ("training",)),
+    Fault("store away", _for_a_while(Scene.store_away)),
+    Fault("database locked", _for_a_while(Scene.database_locked)),
     Fault("global representations lost", _lost("representations"), ("training",)),
     Fault("encoder bundles damaged", _flipped("encoder-bundle"), ("training",)),
     Fault("SED states damaged", _flipped("sed-state"), ("delivering",)),
@@ -130,8 +203,16 @@ FAULTS: tuple[Fault, ...] = (
         lambda scene: scene.folder_read_only("pairs", 4 * _SECONDS),
         ("training",),
     ),
-    Fault("the distiller's clock two hours ahead", _clock_ahead, ("preparing", "delivering")),
+    Fault("the distiller's clock two hours ahead", _skewed(7200), ("preparing", "delivering")),
+    Fault("the distiller's clock ten minutes behind", _skewed(-600), ("preparing", "delivering")),
+    Fault("one of two distillers killed", _one_of_two_distillers_killed, ("preparing", "training")),
     Fault("server state of the current version damaged", _flipped("server-state", 1), ("preparing",)),
+    Fault("TLS: aggregator killed", _restarted("aggregator"), ("preparing", "delivering"), TlsScene),
+    Fault("TLS: line to the sites swallows", _for_a_while(_sites_swallowed), ("training",), TlsScene),
+    Fault("TLS: certificates renewed meanwhile", _renewed_unseen, ("preparing", "training"), TlsScene),
+    Fault("TLS: a certificate that nobody trusts", _strange_certificate, ("preparing", "training"), TlsScene),
+    Fault("first of two aggregators without database", lambda scene: scene.cut_off(0), scene=TwoAggregatorsScene),
+    Fault("second of two aggregators without database", lambda scene: scene.cut_off(1), scene=TwoAggregatorsScene),
 )
 
 
@@ -150,7 +231,7 @@ def run_line(scene: Scene, fault: Fault, moment: str) -> Line:
         scene.compare(answer, missing.keys())
         if missing:
             red = "went on without a site"
-    except FedafdError as error:
+    except (FedafdError, subprocess.TimeoutExpired) as error:
         red = str(error)
     except AssertionError:
         red = "bits differ"
@@ -175,11 +256,14 @@ def _table(lines: Sequence[Line]) -> str:
 _PAGE = """# Faults, and what became of the round
 
 Written by `make test-faults` from its own run: three agents, one distiller, control plane and aggregator as processes,
-on SQLite, a folder as the store and a real Redis; tiny encoders. Each line is one round with one fault. What is frozen,
-away or locked is so for {seconds:g} s, a read-only folder four times as long; what is killed is started again after a
-second. The seconds count from when all parts were back to the end of the round, with the work that the round had left,
-on a machine that does other things besides. The outcome of every round (the published model, each site's personalized
-model, the metrics) is compared, byte for byte, with the same round in one process without any service.
+on SQLite, a folder as the store and a real Redis; tiny encoders. Lines that begin with TLS have certificates on both
+ends of every line; those with two aggregators have PostgreSQL, and one of the two is cut off from it until the round is
+over. Each line is one round with one fault. What is frozen, away or locked is so for {seconds:g} s, a read-only folder
+four times as long; what is killed is started again after a second; what is asked to end during an outage is started
+again after it. The seconds count from when all parts were back (with one of two aggregators cut off: from then on) to
+the end of the round, with the work that the round had left, on a machine that does other things besides. The outcome of
+every round (the published model, each site's personalized model, the metrics) is compared, byte for byte, with the same
+round in one process without any service.
 
 {table}
 
@@ -187,8 +271,8 @@ model, the metrics) is compared, byte for byte, with the same round in one proce
 
 Tested elsewhere: PostgreSQL and MinIO that hang or are full (tests/aggregator/test_hung_dependencies.py and
 test_full_store.py), deaths in the middle of each kind of stage (tests/end_to_end/test_faults.py), deliveries that the
-store loses (tests/end_to_end/test_damage.py), drains (tests/end_to_end/test_drain.py). Not tried: TLS together with
-faults, a partition between one of several aggregators and the database.
+store loses (tests/end_to_end/test_damage.py), drains (tests/end_to_end/test_drain.py), rollbacks after damage
+(tests/aggregator/test_unusable_states.py).
 """
 
 
@@ -203,7 +287,10 @@ def main() -> int:
         scene: Scene | None = None
         for fault in (fault for fault in FAULTS if any(part in fault.name for part in arguments.only.split("|"))):
             for moment in fault.moments:
-                scene = scene or Scene(Path(folder) / str(len(lines)))
+                if scene is not None and type(scene) is not fault.scene:
+                    scene.close()
+                    scene = None
+                scene = scene or fault.scene(Path(folder) / str(len(lines)))
                 line = run_line(scene, fault, moment)
                 lines.append(line)
                 told = f"{line.fault:55s} {line.moment:11s} {line.back_seconds:6.1f} s  {line.red or 'equal'}"

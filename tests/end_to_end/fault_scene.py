@@ -15,6 +15,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 from tests.end_to_end.federation import FEDERATION, KINDS, Trial, embedded
 from tests.end_to_end.in_process import InProcess, assert_same, pulled
 from tests.end_to_end.supervised import LoggedSupervisor
@@ -22,9 +23,10 @@ from tests.hole import Hole
 from tests.servers import redis_server
 
 from fedafd.datasets import load_public_data, write_public_set
+from fedafd.local.services import Backends
 from fedafd.local.supervisor import Child
 
-__all__ = ["MOMENTS", "Scene", "flip"]
+__all__ = ["MOMENTS", "Scene", "flip", "swallowing"]
 
 MOMENTS = ("preparing", "training", "delivering", "distilling")
 """When a fault strikes: the server trains; a site trains; a site has delivered; nobody is waited for any more."""
@@ -35,23 +37,29 @@ _SETTINGS = {
     "FEDAFD_DISTILLER_SHUTDOWN_GRACE_SECONDS": "5",
 }
 _LONGEST_ROUND_SECONDS = 240.0
+_LONGEST_END_SECONDS = 60.0
 
 
 class Scene:
     """Services, three agents and one distiller on SQLite, a folder and a Redis of its own, below `folder`."""
 
+    trial_kind: type[Trial] = Trial
+
     def __init__(self, folder: Path, values: Mapping[str, Any] = FEDERATION) -> None:
         self.folder = folder
-        self._stack = ExitStack()
+        self.stack = ExitStack()
+        self.later = ExitStack()
+        """What is put right when the round is over."""
         self._redis = ExitStack()
         (folder / "redis").mkdir(parents=True)
         url = self._redis.enter_context(redis_server(folder / "redis"))
         self._redis_port = int(url.split(":")[2].split("/")[0])
         self.redis_line = Hole(("127.0.0.1", self._redis_port))
-        self.supervisor = self._stack.enter_context(LoggedSupervisor(folder / "logs"))
-        settings = _SETTINGS | {"FEDAFD_DISTILLER_CACHE_DIR": str(folder / "cache")}
-        backends = embedded(folder, f"redis://127.0.0.1:{self.redis_line.port}/0")
-        self.trial = Trial(self.supervisor, backends, folder, settings=settings)
+        self.supervisor = self.stack.enter_context(LoggedSupervisor(folder / "logs"))
+        settings = _SETTINGS | {"FEDAFD_DISTILLER_CACHE_DIR": str(folder / "cache")} | self.own_settings()
+        backends = self.backends(f"redis://127.0.0.1:{self.redis_line.port}/0")
+        sites = dict.fromkeys(KINDS, self.own_keys())
+        self.trial = self.trial_kind(self.supervisor, backends, folder, settings=settings, sites=sites)
         host, port = self.trial.services.aggregator.split(":")
         self.sites_line = Hole((host, int(port)))
         self.trial.dialled = f"127.0.0.1:{self.sites_line.port}"
@@ -70,9 +78,21 @@ class Scene:
         self._calm = InProcess(values, public, folder / "in-process")
         self.number = 0
 
+    def backends(self, redis_url: str) -> Backends:
+        """Where the services keep their state."""
+        return embedded(self.folder, redis_url)
+
+    def own_settings(self) -> dict[str, str]:
+        """Further variables of the services."""
+        return {}
+
+    def own_keys(self) -> dict[str, Any]:
+        """Further keys of each site's agent.yaml."""
+        return {}
+
     def close(self) -> None:
         self.rest.close()
-        self._stack.close()
+        self.stack.close()
         self.redis_line.close()
         self.sites_line.close()
         self._redis.close()
@@ -87,7 +107,8 @@ class Scene:
 
     def end_round(self) -> dict[str, Any]:
         """Wait for the round's end; what REST says of it. Raises ControlPlaneError for a round that fails."""
-        return self.rest.wait_for_round(self.number, lambda _: None, seconds=_LONGEST_ROUND_SECONDS)
+        with self.later.pop_all():
+            return self.rest.wait_for_round(self.number, lambda _: None, seconds=_LONGEST_ROUND_SECONDS)
 
     def compare(self, answer: dict[str, Any], absent: Collection[str] = ()) -> None:
         """Raise AssertionError if a bit of the round's outcome is another than without services."""
@@ -128,39 +149,49 @@ class Scene:
         """Ask one to end; the seconds it took."""
         child, began = self.child(name), time.monotonic()
         os.kill(child.process.pid, signal.SIGTERM)
-        child.process.wait(120)
+        child.process.wait(_LONGEST_END_SECONDS)
         self.supervisor.forget(child)
         return time.monotonic() - began
 
-    def freeze(self, name: str, seconds: float) -> None:
+    @contextmanager
+    def frozen(self, name: str) -> Iterator[None]:
+        """A process that does nothing, and holds its connections."""
         pid = self.child(name).process.pid
         os.kill(pid, signal.SIGSTOP)
-        time.sleep(seconds)
+        yield
         os.kill(pid, signal.SIGCONT)
 
-    def redis_away(self, seconds: float) -> None:
+    @contextmanager
+    def redis_away(self) -> Iterator[None]:
         """Killed, and back empty at the same address."""
         self._redis.close()
-        time.sleep(seconds)
+        yield
         self._redis.enter_context(redis_server(self.folder / "redis", port=self._redis_port))
 
-    def store_away(self, seconds: float) -> None:
+    @contextmanager
+    def store_away(self) -> Iterator[None]:
         """The share that the store lies on is not mounted."""
         store, elsewhere = self.folder / "store", self.folder / "unmounted"
         store.rename(elsewhere)
-        time.sleep(seconds)
+        yield
         elsewhere.rename(store)
 
-    def database_locked(self, seconds: float) -> None:
+    @contextmanager
+    def database_locked(self) -> Iterator[None]:
+        """Nobody can write."""
         with closing(sqlite3.connect(self.folder / "fedafd.db", isolation_level=None, timeout=20)) as connection:
             connection.execute("BEGIN EXCLUSIVE")
-            time.sleep(seconds)
+            yield
             connection.execute("ROLLBACK")
 
-    def line_swallows(self, line: Hole, seconds: float) -> None:
-        line.swallow()
-        time.sleep(seconds)
-        line.let_through()
+    @contextmanager
+    def drained(self) -> Iterator[None]:
+        """No queued round may start."""
+        address = f"{self.trial.services.url}/v1/drain"
+        headers = {"Authorization": f"Bearer {self.trial.services.api_key}"}
+        httpx.put(address, headers=headers, json={"reason": "upgrade"}).raise_for_status()
+        yield
+        httpx.delete(address, headers=headers).raise_for_status()
 
     def folder_read_only(self, name: str, seconds: float) -> None:
         """A site's state folder, as a disk turns that has errors. Needs root; raises PermissionError without."""
@@ -187,6 +218,14 @@ class Scene:
         yield
         for name in names:
             self.start(name)
+
+
+@contextmanager
+def swallowing(line: Hole) -> Iterator[None]:
+    """What is sent through the line meanwhile arrives at the end only."""
+    line.swallow()
+    yield
+    line.let_through()
 
 
 def flip(path: Path) -> None:
