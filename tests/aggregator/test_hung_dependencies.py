@@ -21,7 +21,7 @@ from fedafd.aggregator.context import Context
 from fedafd.aggregator.coordinator import Coordinator
 from fedafd.aggregator.outbox import Outbox
 from fedafd.domain.config import FederationConfig
-from fedafd.domain.errors import StorageUnavailableError
+from fedafd.domain.errors import DatabaseUnavailableError, StorageUnavailableError
 from fedafd.domain.kinds import StageKind
 from fedafd.persistence import clock
 from fedafd.persistence.database import Database
@@ -107,6 +107,33 @@ async def test_a_coordinator_whose_database_hangs_stands_down_and_goes_on_afterw
             context.drain()
             await asyncio.wait((running,), timeout=20)
             await database.close()
+
+
+async def test_who_is_cut_off_in_a_transaction_does_not_keep_the_lease_locked(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedafd.persistence.database._IDLE_TRANSACTION_SECONDS", 1)
+    await asyncio.to_thread(migrate, postgres_url)
+    with hole(socket_of(postgres_url)) as way:
+        lost, other = Database(through(postgres_url, way.port)), Database(postgres_url)
+
+        async def coordinate(*, cut_off: bool) -> None:
+            async with lost.transaction() as session:
+                assert await acquire_lease(session, COORDINATOR_LEASE, "lost", timedelta(seconds=0.1)) == 1
+                if cut_off:
+                    way.swallow()
+                    async with asyncio.timeout(20), other.transaction() as session:
+                        assert await acquire_lease(session, COORDINATOR_LEASE, "other", timedelta(seconds=9)) == 2
+                    way.let_through()
+
+        try:
+            await coordinate(cut_off=False)
+            with pytest.raises(DatabaseUnavailableError):
+                await coordinate(cut_off=True)
+        finally:
+            way.let_through()
+            await lost.close()
+            await other.close()
 
 
 def test_an_aggregator_ends_in_its_grace_though_database_and_broker_swallow_packets(

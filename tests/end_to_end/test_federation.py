@@ -1,4 +1,4 @@
-"""A whole federation of real processes: two rounds, three agents, one of them killed in the middle."""
+"""A whole federation of real processes: rounds without agents, with one that is killed, with one that is poisoned."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from fedafd.local.services import Backends
 from fedafd.storage.s3 import S3Store
 
 pytestmark = pytest.mark.timeout(400)
+AT_WORK = ("training", "delivered")
+"""What a fast machine trains between two writes of its progress is delivered when it is first heard of."""
 
 
 @pytest.fixture(params=["embedded", "servers"])
@@ -51,14 +53,18 @@ def trial(tmp_path: Path, backends: Backends) -> Iterator[Trial]:
         trial.rest.close()
 
 
-def test_two_rounds_complete_although_an_agent_is_killed(trial: Trial, tmp_path: Path) -> None:
+def test_rounds_complete_although_an_agent_is_killed_and_another_is_poisoned(trial: Trial, tmp_path: Path) -> None:
+    trial.rest.start_rounds(1)
+    with pytest.raises(ControlPlaneError, match="no client is enrolled"):
+        trial.rest.wait_for_round(1, lambda _: None, seconds=120)
+
     agents = {name: trial.start_agent(name) for name in KINDS}
     trial.until(lambda: all(c["state"] == "enrolled" for c in trial.rest.clients()), "the agents")
     trial.rest.start_rounds(2)
-    trial.until(lambda: _participation(trial, "pairs").get("state") == "training", "the pair client's training")
+    trial.until(lambda: _participation(trial, 2, "pairs").get("state") in AT_WORK, "the pair client's training")
     trial.kill(agents["pairs"])
     trial.start_agent("pairs")
-    rounds = [trial.rest.wait_for_round(number, lambda _: None, seconds=150) for number in (1, 2)]
+    rounds = [trial.rest.wait_for_round(number, lambda _: None, seconds=150) for number in (2, 3)]
 
     for answer in rounds:
         assert {p["client"]: p["state"] for p in answer["participations"]} == dict.fromkeys(KINDS, "delivered")
@@ -73,28 +79,19 @@ def test_two_rounds_complete_although_an_agent_is_killed(trial: Trial, tmp_path:
     trial.rest.pull_personalized_model("texts", tmp_path / "texts")
     assert _predicted_in_a_fresh_process(tmp_path / "texts", tmp_path / "global")
 
-
-def test_a_poisoned_upload_is_rejected_and_the_round_goes_on(trial: Trial) -> None:
-    for name in KINDS:
-        module = "tests.end_to_end.poisoned_agent" if name == "images" else "fedafd.agent.main"
-        trial.start_agent(name, module=module)
-    trial.until(lambda: all(c["state"] == "enrolled" for c in trial.rest.clients()), "the agents")
+    # A poisoned upload is rejected, and the round goes on.
+    trial.kill(agents["images"])
+    trial.start_agent("images", module="tests.end_to_end.poisoned_agent")
     trial.rest.start_rounds(1)
-    answer = trial.rest.wait_for_round(1, lambda _: None, seconds=150)
+    answer = trial.rest.wait_for_round(4, lambda _: None, seconds=150)
     found = {p["client"]: p for p in answer["participations"]}
     assert found["images"]["state"] == "rejected"
-    assert "not finite" in found["images"]["reason"]
+    assert "not finite" in str(found["images"]["reason"])
     assert [found[name]["state"] for name in ("pairs", "texts")] == ["delivered", "delivered"]
 
 
-def test_a_round_without_clients_fails_with_the_reason(trial: Trial) -> None:
-    trial.rest.start_rounds(1)
-    with pytest.raises(ControlPlaneError, match="no client is enrolled"):
-        trial.rest.wait_for_round(1, lambda _: None, seconds=120)
-
-
-def _participation(trial: Trial, client: str) -> dict[str, Any]:
-    return next((p for p in trial.rest.round(1)["participations"] if p["client"] == client), {})
+def _participation(trial: Trial, number: int, client: str) -> dict[str, Any]:
+    return next((p for p in trial.rest.round(number)["participations"] if p["client"] == client), {})
 
 
 def _predicted_in_a_fresh_process(personalized: Path, global_: Path) -> bool:

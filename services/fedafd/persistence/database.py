@@ -44,6 +44,9 @@ _LINE = {
     "tcp_user_timeout": 15_000,
 }
 """Of libpq: a line to PostgreSQL that leads nowhere is given up after about 20 s, not after the many minutes of TCP."""
+_IDLE_TRANSACTION_SECONDS = 10
+"""PostgreSQL ends a transaction of ours that nothing is heard of for so long: a process frozen or cut off in one
+would hold its locks, such as that on the coordinator's lease, for as long as the server believes in its line."""
 _TURN_SECONDS = 30
 _POOL_SECONDS = 10
 """A call that waits so long for a connection is told to come again."""
@@ -95,6 +98,7 @@ class Database:
             set_up_sqlite(self.engine.sync_engine, foreign_keys=True)
             set_up_sqlite(self.reading_engine.sync_engine, foreign_keys=True, reads_only=True)
         else:
+            _set_up_postgresql(self.engine.sync_engine)
             self.reading_engine = self.engine.execution_options(**_READS_ONLY)
         self._writing = asyncio.Lock()
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=_AuditedSession)
@@ -191,6 +195,18 @@ def first_line(error: Exception) -> str:
 
 def _is_taken(error: IntegrityError) -> bool:
     return getattr(error.orig, "sqlstate", None) == "23505" or "UNIQUE constraint failed" in str(error.orig)
+
+
+def _set_up_postgresql(engine: Engine) -> None:
+    """Give each connection its limit, by a statement: what stands between us and the server may know no options."""
+
+    def connect(connection: Any, _: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_TRANSACTION_SECONDS}s'")
+        cursor.close()
+        connection.commit()
+
+    event.listen(engine, "connect", connect)
 
 
 def set_up_sqlite(engine: Engine, *, foreign_keys: bool, reads_only: bool = False) -> None:
