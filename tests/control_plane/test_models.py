@@ -9,9 +9,11 @@ import uuid
 from pathlib import Path
 
 import httpx
+from sqlalchemy import update
 from tests.control_plane.rest import Rest, in_process, problem, settings_for
 from tests.servers import Minio
 
+from fedafd.persistence.models import ModelVersionRow, PersonalizedModelRow, utc_now
 from fedafd.storage import StoreSettings
 from fedafd.storage.s3 import S3Store
 
@@ -26,12 +28,18 @@ async def test_versions_are_listed_promoted_and_rolled_back(rest: Rest) -> None:
     assert lineage == [(1, None, False), (2, 1, False), (3, 2, True)]
     assert (await rest.http.post(f"{MODELS}/rollback")).json()["version"] == 2
     assert (await rest.http.get(f"{MODELS}/current")).json()["version"] == 2
-    assert (await rest.http.post(f"{MODELS}/3/promote")).json() | {"created_at": ""} == {
+    assert (await rest.http.post(f"{MODELS}/3/promote")).json() | {
+        "created_at": "",
+        "promoted_at": "",
+    } == {
         "version": 3,
         "parent_version": 2,
         "current": True,
         "metrics": {"rsum": 3.0},
         "created_at": "",
+        "promoted_at": "",
+        "has_state": True,
+        "has_files": True,
     }
     await rest.http.post(f"{MODELS}/1/promote")
     assert "its first" in problem(await rest.http.post(f"{MODELS}/rollback"), 409, "conflict")
@@ -39,6 +47,35 @@ async def test_versions_are_listed_promoted_and_rolled_back(rest: Rest) -> None:
     events = (await rest.http.get("/federations/trial/events")).json()["items"]
     moves = [(e["kind"], e["data"]["old"], e["data"]["new"]) for e in events if e["kind"].startswith("model.")]
     assert moves == [("model.rolled_back", 3, 2), ("model.promoted", 2, 3), ("model.promoted", 3, 1)]
+
+
+async def test_what_retention_let_go_of_is_refused_with_the_oldest_that_can_be_had(rest: Rest) -> None:
+    await rest.federation()
+    await rest.publish(14)
+    await rest.enrol("north")
+    await rest.share("north")
+    async with rest.context.database.transaction() as session:
+        old = update(ModelVersionRow).where(ModelVersionRow.version.in_([1, 2, 13]))
+        await session.execute(old.values(state_removed_at=utc_now()))
+        gone = update(ModelVersionRow).where(ModelVersionRow.version == 1)
+        await session.execute(gone.values(files_removed_at=utc_now()))
+        await session.execute(update(PersonalizedModelRow).values(files_removed_at=utc_now()))
+    listed = (await rest.http.get(MODELS)).json()["items"]
+    assert [m["version"] for m in listed if not m["has_state"]] == [1, 2, 13]
+    assert [m["version"] for m in listed if not m["has_files"]] == [1]
+    words = problem(await rest.http.post(f"{MODELS}/rollback"), 409, "version-removed")
+    assert "no round can start from version 13" in words
+    assert "The oldest that can be had is version 3; there are 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14" in words
+    assert "retention.keep_rounds" in problem(await rest.http.post(f"{MODELS}/2/promote"), 409, "version-removed")
+    assert (await rest.http.get(f"{MODELS}/2/archive")).status_code == 200
+    for path in ("archive", "files/config.json"):
+        words = problem(await rest.http.get(f"{MODELS}/1/{path}"), 409, "version-removed")
+        assert "retention.keep_models" in words
+        assert "oldest that can be had is version 2" in words
+    shared = "/federations/trial/clients/north/models"
+    assert [m["has_files"] for m in (await rest.http.get(shared)).json()["items"]] == [False]
+    words = problem(await rest.http.get(f"{shared}/1/archive"), 409, "version-removed")
+    assert words.endswith("There is no other")
 
 
 async def test_a_version_comes_as_files_and_as_one_archive(rest: Rest) -> None:

@@ -15,6 +15,8 @@ from tests.end_to_end.supervised import LoggedSupervisor
 from fedafd.datasets import load_public_data, write_public_set
 from fedafd.local.supervisor import Supervisor
 
+KEEPING = FEDERATION | {"retention": {"keep_deliveries": 1}}
+"""What clients sent stays for a round, to make again from it whatever else of that round is lost."""
 pytestmark = pytest.mark.timeout(400)
 
 
@@ -33,7 +35,7 @@ class Damage:
         write_public_set(
             load_public_data("shapes", None, {"num_train": 64, "num_val": 16, "num_test": 32, "seed": 5}), self.public
         )
-        self.trial.rest.create(FEDERATION)
+        self.trial.rest.create(KEEPING)
         self.trial.rest.push_public_set(self.public)
         self.trial.invite_all()
         self.agents = [self.trial.start_agent(name) for name in KINDS]
@@ -102,6 +104,6 @@ def test_what_the_store_loses_or_damages_costs_no_round_and_no_bit(
         damage.signal_agents(signal.SIGCONT)
         rest.close()
     supervisor.stop()
-    calm = InProcess(FEDERATION, damage.public, tmp_path / "in-process")
+    calm = InProcess(KEEPING, damage.public, tmp_path / "in-process")
     for number, outcome in enumerate(outcomes, start=1):
         assert_same(outcome, calm.round(number))

@@ -134,6 +134,18 @@ def test_a_new_column_of_an_old_row_has_its_default(database_url: str, engine: E
     assert found["stages"][0]["alive_at"] == found["stages"][0]["last_progress_at"]
 
 
+def test_versions_that_were_promoted_before_there_was_retention_are_known(database_url: str, engine: Engine) -> None:
+    migrate(database_url, "0006")
+    fill(engine)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE model_versions SET version = 7"))
+        connection.execute(text("""UPDATE events SET kind = 'model.promoted', data = '{"old": 9, "new": 7}'"""))
+    migrate(database_url)
+    (version,), (event,) = contents(engine)["model_versions"], contents(engine)["events"]
+    assert version["promoted_at"] == event["at"]
+    assert version["state_removed_at"] is None
+
+
 def test_going_down_and_up_again_keeps_the_rows(database_url: str, engine: Engine) -> None:
     migrate(database_url, "0001")
     fill(engine)

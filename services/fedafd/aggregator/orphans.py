@@ -1,4 +1,5 @@
-"""Objects of the store that nothing needs: chunks of uploads that broke off, and what a failed round leaves behind.
+"""Objects of the store that nothing needs: chunks of uploads that broke off, what a failed round leaves behind, and
+what the retention of its federation lets go of a completed one.
 
 An object is written before the transaction that names it. So what is not named may be about to be, as long as its round
 is open; once the round is over, nothing names it any more.
@@ -7,7 +8,7 @@ is open; once the round is over, nothing names it any more.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -33,9 +34,13 @@ class OrphanKind(StrEnum):
     CHUNKS = "chunks of uploads that no round waits for"
     ROUNDS = "objects of rounds that are over, named by nothing"
     FAILED = "results of rounds that failed or were cancelled"
+    LET_GO = "what retention lets go of completed rounds"
     PROBES = "probes of whether the store takes writes"
     UNFINISHED = "writes that never ended"
     FOREIGN = "objects of federations that the database does not know"
+
+
+_NONE: Mapping[str, OrphanKind] = {}
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Orphan:
     size_bytes: int
 
 
-def orphan_kind(key: str, known: Known, forgotten: frozenset[str] = frozenset()) -> OrphanKind | None:
+def orphan_kind(key: str, known: Known, forgotten: Mapping[str, OrphanKind] = _NONE) -> OrphanKind | None:
     """Why nothing needs the object of that key; None if something does or may. `forgotten`: keys about to be so."""
     if key.startswith(_PROBE):
         return OrphanKind.PROBES
@@ -60,12 +65,12 @@ def orphan_kind(key: str, known: Known, forgotten: frozenset[str] = frozenset())
         return None
     of_whole = key.removesuffix(".copy")
     if of_whole in forgotten:
-        return OrphanKind.FAILED
+        return forgotten[of_whole]
     return None if key in known.named or of_whole in known.named else OrphanKind.ROUNDS
 
 
 def orphans_of(
-    objects: Iterable[ObjectInfo], known: Known, forgotten: frozenset[str] = frozenset()
+    objects: Iterable[ObjectInfo], known: Known, forgotten: Mapping[str, OrphanKind] = _NONE
 ) -> Iterator[Orphan]:
     """Those of the objects that nothing needs."""
     for each in objects:

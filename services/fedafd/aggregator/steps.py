@@ -78,7 +78,8 @@ def _record_lost(step: Step, stage: StageRow, reason: str) -> None:
 
 
 async def _step_queued(step: Step, _: list[StageRow]) -> bool:
-    federation = await get_federation(step.session, step.row.federation_id)
+    # Locked: retention does not let go meanwhile what the round starts from.
+    federation = await get_federation(step.session, step.row.federation_id, lock=True)
     version = await find_version(step.session, federation.id, federation.current_version)
     inputs: dict[str, Any] = {}
     if version is not None:

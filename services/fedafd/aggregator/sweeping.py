@@ -11,20 +11,24 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.coordinator import Coordinator
 from fedafd.aggregator.orphans import OBJECTS_BELOW, Orphan, OrphanKind, orphans_of, unfinished_writes
 from fedafd.domain.errors import FedafdError
+from fedafd.persistence.artifact_repository import forget_artifacts
 from fedafd.persistence.database import Database
+from fedafd.persistence.federation_repository import federation_ids
 from fedafd.persistence.models import RoundRow
 from fedafd.persistence.orphan_repository import (
     cancel_left_stages,
-    forget_artifacts,
     forgettable_artifacts,
     known_objects,
     mark_swept,
     next_unswept_round,
 )
+from fedafd.persistence.retention_repository import apply_retention, let_go
 from fedafd.storage import ObjectInfo, ObjectStore
 from fedafd.telemetry.logging import bind_context, get_logger
 
@@ -73,10 +77,17 @@ async def sweep_next(database: Database, store: ObjectStore) -> bool:
 
 
 async def sweep_round(database: Database, store: ObjectStore, row: RoundRow) -> Amount:
-    """Remove what a round that is over left behind; how much it was. Doing it again is harmless."""
+    """Remove what a round that is over left behind, and what its federation's retention lets go now that it is over.
+
+    How much it was of this round; other rounds that retention takes something from are swept next. Doing it again is
+    harmless.
+    """
     async with database.transaction() as session:
         await cancel_left_stages(session, row.id)
         await forget_artifacts(session, await forgettable_artifacts(session, row.id))
+        gone = await apply_retention(session, row.federation_id)
+    # The objects of this round and of global models are found below; sites' models lie elsewhere.
+    await asyncio.to_thread(_delete_keys, store, [file.key for file in gone.files])
     async with database.snapshot() as session:
         known = await known_objects(session, row)
     amount = Amount()
@@ -103,15 +114,11 @@ async def prune(
     """
     # First the objects, then the rows: what was written since is not looked at.
     listed = await asyncio.to_thread(_listed, store, OBJECTS_BELOW)
-    async with database.snapshot() as session:
+    async with database.snapshot() if dry_run else database.transaction() as session:
+        forgotten = await _let_go(session) if dry_run else await _forget(session)
         known = await known_objects(session)
-        forgettable = await forgettable_artifacts(session)
-    forgotten = frozenset(row.key for row in forgettable)
     found = [*orphans_of(listed, known, forgotten), *unfinished_writes(store)]
     if not dry_run:
-        async with database.transaction() as session:
-            await cancel_left_stages(session)
-            await forget_artifacts(session, forgettable)
         kept = () if foreign else (OrphanKind.FOREIGN,)
         await asyncio.to_thread(_delete, store, [each for each in found if each.kind not in kept])
     amounts: defaultdict[OrphanKind, Amount] = defaultdict(Amount)
@@ -121,8 +128,34 @@ async def prune(
     return dict(amounts)
 
 
+async def _let_go(session: AsyncSession) -> dict[str, OrphanKind]:
+    """Keys of what is named and not needed, and why."""
+    forgotten: dict[str, OrphanKind] = {}
+    for federation in await federation_ids(session):
+        forgotten |= dict.fromkeys((await let_go(session, federation)).keys, OrphanKind.LET_GO)
+    failed = await forgettable_artifacts(session)
+    return forgotten | {row.key: OrphanKind.FAILED for row in failed}
+
+
+async def _forget(session: AsyncSession) -> dict[str, OrphanKind]:
+    """As `_let_go`, and name it no more."""
+    await cancel_left_stages(session)
+    failed = await forgettable_artifacts(session)
+    forgotten = {row.key: OrphanKind.FAILED for row in failed}
+    await forget_artifacts(session, failed)
+    for federation in await federation_ids(session):
+        gone = await apply_retention(session, federation)
+        forgotten = dict.fromkeys(gone.keys, OrphanKind.LET_GO) | forgotten
+    return forgotten
+
+
 def _listed(store: ObjectStore, prefix: str) -> list[ObjectInfo]:
     return list(store.list(prefix))
+
+
+def _delete_keys(store: ObjectStore, keys: Iterable[str]) -> None:
+    for key in keys:
+        store.delete(key)
 
 
 def _delete(store: ObjectStore, orphans: Iterable[Orphan]) -> None:

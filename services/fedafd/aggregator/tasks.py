@@ -98,7 +98,7 @@ def _train_task(row: RoundRow, artifacts: list[types_pb2.Artifact]) -> pb.TrainT
     task = pb.TrainTask(
         round_id=row.id,
         round_number=row.number,
-        federation_config_json=config.canonical_json(),
+        federation_config_json=config.sites_json(),
         public_set_sha256=row.public_set_sha256,
         public_set=[artifact for artifact in artifacts if artifact.purpose.startswith("public-set")],
         global_representations=next(a for a in artifacts if a.purpose == "representations"),

@@ -43,6 +43,7 @@ __all__ = [
     "UnauthenticatedError",
     "UploadError",
     "UploadIncompleteError",
+    "VersionRemovedError",
 ]
 
 
@@ -167,6 +168,12 @@ class TicketsUnavailableError(ConflictError):
     code = "tickets-unavailable"
 
 
+class VersionRemovedError(ConflictError):
+    """Retention let go what is asked for of a model version: its server state, or its folder."""
+
+    code = "version-removed"
+
+
 class AlreadyEnrolledError(ConflictError):
     """The enrolment token was used before."""
 
@@ -288,6 +295,7 @@ ERROR_STATUS: dict[type[FedafdError], Status] = {
     ConcurrentChangeError: Status(409, "ABORTED"),
     IdempotencyConflictError: Status(409, "FAILED_PRECONDITION"),
     TicketsUnavailableError: Status(409, "FAILED_PRECONDITION"),
+    VersionRemovedError: Status(409, "FAILED_PRECONDITION"),
     AlreadyEnrolledError: Status(409, "ALREADY_EXISTS"),
     IdentityInUseError: Status(409, "FAILED_PRECONDITION"),
     IllegalTransitionError: Status(409, "FAILED_PRECONDITION"),

@@ -52,7 +52,7 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """As values of JSON."""
         return {
-            "config": json.loads(self.config.canonical_json()),
+            "config": json.loads(self.config.sites_json()),
             "kind": self.kind.value,
             "metrics": dict(self.metrics),
             "lineage": dict(self.lineage),
@@ -142,7 +142,7 @@ def _parts(
         "model_type": "fedafd-personalized",
         "kind": kind.value,
         "labels": meta["labels"],
-        "federation": json.loads(config.canonical_json()),
+        "federation": json.loads(config.sites_json()),
         "intensity_range": recipe.intensity_range,
         "lineage": dict(recipe.lineage),
         **({"branches": pool} if pool else {}),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.errors import NotFoundError
@@ -19,9 +20,12 @@ __all__ = [
     "count_uploads",
     "earlier_representations",
     "find_upload",
+    "forget_artifacts",
     "get_upload",
     "round_artifacts",
 ]
+
+_OF_A_STATEMENT = 500
 
 
 async def add_artifact(
@@ -32,6 +36,13 @@ async def add_artifact(
     if await session.scalar(same) is None:
         session.add(ArtifactRow(federation_id=federation_id, round_id=round_id, client_id=client_id, **entry))
         await session.flush()
+
+
+async def forget_artifacts(session: AsyncSession, rows: Sequence[ArtifactRow]) -> None:
+    """Name them no more."""
+    ids = [row.id for row in rows]
+    for start in range(0, len(ids), _OF_A_STATEMENT):
+        await session.execute(delete(ArtifactRow).where(ArtifactRow.id.in_(ids[start : start + _OF_A_STATEMENT])))
 
 
 async def round_artifacts(session: AsyncSession, round_id: str, purpose: str) -> list[dict[str, Any]]:

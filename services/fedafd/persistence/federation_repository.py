@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from fedafd.domain.errors import ConflictError, NotFoundError
 from fedafd.persistence.models import FederationRow
 
-__all__ = ["add_federation", "get_federation", "list_federations"]
+__all__ = ["add_federation", "federation_ids", "get_federation", "list_federations"]
 
 
 async def add_federation(session: AsyncSession, federation_id: str, config: dict[str, Any]) -> FederationRow:
@@ -32,6 +32,11 @@ async def get_federation(session: AsyncSession, federation_id: str, *, lock: boo
     if row is None:
         raise NotFoundError(f"federation {federation_id}: does not exist", federation=federation_id)
     return row
+
+
+async def federation_ids(session: AsyncSession) -> Sequence[str]:
+    """Names of all federations, ascending."""
+    return (await session.scalars(select(FederationRow.id).order_by(FederationRow.id))).all()
 
 
 async def list_federations(session: AsyncSession, after: str, limit: int) -> Sequence[FederationRow]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute
 
-from fedafd.domain.errors import NotFoundError
+from fedafd.domain.errors import NotFoundError, VersionRemovedError
 from fedafd.persistence.models import ClientRow, ModelFileRow, ModelVersionRow, PersonalizedModelRow
 
 __all__ = [
@@ -22,8 +23,13 @@ __all__ = [
     "list_personalized",
     "list_versions",
     "newest_versions",
+    "pulled_files",
     "version_behind",
+    "version_to_start_from",
 ]
+
+_MOST_NAMED = 12
+_Owner = ModelVersionRow | PersonalizedModelRow
 
 
 async def find_version(session: AsyncSession, federation_id: str, version: int | None) -> ModelVersionRow | None:
@@ -39,9 +45,9 @@ async def find_version(session: AsyncSession, federation_id: str, version: int |
 async def version_behind(
     session: AsyncSession, federation_id: str, version: int | None, state_key: str
 ) -> ModelVersionRow | None:
-    """The nearest of the versions that `version` was trained from whose state is another than that; None if none is."""
+    """The nearest of the versions that `version` was trained from that has a state, another than that; None if none."""
     row = await find_version(session, federation_id, version)
-    while row is not None and row.state_key == state_key:
+    while row is not None and (row.state_key == state_key or row.state_removed_at is not None):
         row = await find_version(session, federation_id, row.parent_version)
     return row
 
@@ -57,6 +63,57 @@ async def get_version(session: AsyncSession, federation_id: str, version: int | 
         )
         raise NotFoundError(f"federation {federation_id}: has {what}", federation=federation_id)
     return row
+
+
+async def version_to_start_from(session: AsyncSession, federation_id: str, version: int) -> ModelVersionRow:
+    """A global version whose server state is there. Raises NotFoundError, and VersionRemovedError where it went."""
+    row = await get_version(session, federation_id, version)
+    if row.state_removed_at is None:
+        return row
+    found = await _kept(session, federation_id, ModelVersionRow.state_removed_at)
+    raise VersionRemovedError(
+        f"federation {federation_id}: no round can start from version {version}: its server state was let go on"
+        f" {row.state_removed_at:%Y-%m-%d %H:%M} UTC (retention.keep_rounds). {_to_be_had(found)}",
+        federation=federation_id,
+        version=version,
+        kept=list(found),
+    )
+
+
+async def pulled_files(session: AsyncSession, federation_id: str, owner: _Owner) -> Sequence[ModelFileRow]:
+    """The files of a version's folder, by path. Raises VersionRemovedError where retention let it go."""
+    if owner.files_removed_at is None:
+        return await list_files(session, owner)
+    if isinstance(owner, ModelVersionRow):
+        found = await _kept(session, federation_id, ModelVersionRow.files_removed_at)
+    else:
+        query = select(PersonalizedModelRow.version).where(
+            PersonalizedModelRow.client_id == owner.client_id, PersonalizedModelRow.files_removed_at.is_(None)
+        )
+        found = (await session.scalars(query.order_by(PersonalizedModelRow.version))).all()
+    raise VersionRemovedError(
+        f"federation {federation_id}: the folder of version {owner.version} was let go on"
+        f" {owner.files_removed_at:%Y-%m-%d %H:%M} UTC (retention.keep_models). {_to_be_had(found)}",
+        federation=federation_id,
+        version=owner.version,
+        kept=list(found),
+    )
+
+
+async def _kept(
+    session: AsyncSession, federation_id: str, removed_at: InstrumentedAttribute[datetime | None]
+) -> Sequence[int]:
+    query = select(ModelVersionRow.version).where(ModelVersionRow.federation_id == federation_id, removed_at.is_(None))
+    return (await session.scalars(query.order_by(ModelVersionRow.version))).all()
+
+
+def _to_be_had(versions: Sequence[int]) -> str:
+    if not versions:
+        return "There is no other"
+    more = len(versions) - _MOST_NAMED
+    first = versions if more <= 0 else versions[:_MOST_NAMED]
+    told = ", ".join(map(str, first)) + (f" and {more} more up to {versions[-1]}" if more > 0 else "")
+    return f"The oldest that can be had is version {versions[0]}; there are {told}"
 
 
 async def list_versions(session: AsyncSession, federation_id: str, after: int, limit: int) -> Sequence[ModelVersionRow]:
@@ -108,16 +165,14 @@ async def has_personalized(session: AsyncSession, client: ClientRow, version: in
     return await session.scalar(query) is not None
 
 
-async def list_files(session: AsyncSession, owner: ModelVersionRow | PersonalizedModelRow) -> Sequence[ModelFileRow]:
+async def list_files(session: AsyncSession, owner: _Owner) -> Sequence[ModelFileRow]:
     """The files of a version's folder, by path."""
     column = ModelFileRow.model_version_id if isinstance(owner, ModelVersionRow) else ModelFileRow.personalized_model_id
     query = select(ModelFileRow).where(column == owner.id).order_by(ModelFileRow.path)
     return (await session.scalars(query)).all()
 
 
-async def add_files(
-    session: AsyncSession, owner: ModelVersionRow | PersonalizedModelRow, files: Mapping[str, Mapping[str, Any]]
-) -> None:
+async def add_files(session: AsyncSession, owner: _Owner, files: Mapping[str, Mapping[str, Any]]) -> None:
     """Register a folder's files: path -> {sha256, size_bytes, key}."""
     name = "model_version_id" if isinstance(owner, ModelVersionRow) else "personalized_model_id"
     for path, entry in files.items():

@@ -296,6 +296,12 @@ class ModelVersionRow(Base):
     state_sha256: Mapped[str] = mapped_column(String(64))
     metrics: Mapped[dict[str, float]]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    promoted_at: Mapped[datetime | None]
+    """When somebody last chose it as the current one."""
+    state_removed_at: Mapped[datetime | None]
+    """When retention let its server state go: no round can start from it any more."""
+    files_removed_at: Mapped[datetime | None]
+    """When retention let its folder go: it cannot be pulled any more."""
 
 
 class PersonalizedModelRow(Base):
@@ -311,6 +317,8 @@ class PersonalizedModelRow(Base):
     round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"))
     metrics: Mapped[dict[str, float]]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    files_removed_at: Mapped[datetime | None]
+    """When retention let its folder go."""
 
 
 class ModelFileRow(Base):

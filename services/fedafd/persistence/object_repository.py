@@ -22,14 +22,16 @@ class NamedObject:
 
 
 async def named_objects(session: AsyncSession) -> list[NamedObject]:
-    """Artifacts, files of models and server states, each once, by key."""
+    """Artifacts, files of models and server states that retention has not let go, each once, by key."""
     found: set[NamedObject] = set()
-    for key, sha256 in (
-        (ArtifactRow.key, ArtifactRow.sha256),
-        (ModelFileRow.key, ModelFileRow.sha256),
-        (ModelVersionRow.state_key, ModelVersionRow.state_sha256),
+    for query in (
+        select(ArtifactRow.key, ArtifactRow.sha256),
+        select(ModelFileRow.key, ModelFileRow.sha256),
+        select(ModelVersionRow.state_key, ModelVersionRow.state_sha256).where(
+            ModelVersionRow.state_removed_at.is_(None)
+        ),
     ):
-        found |= {NamedObject(*row) for row in await session.execute(select(key, sha256))}
+        found |= {NamedObject(*row) for row in await session.execute(query)}
     return sorted(found)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.config import FederationConfig, stored_federation_config
@@ -28,7 +28,6 @@ from fedafd.persistence.participation_repository import OPEN_PARTICIPATIONS
 __all__ = [
     "Known",
     "cancel_left_stages",
-    "forget_artifacts",
     "forgettable_artifacts",
     "known_objects",
     "mark_swept",
@@ -38,7 +37,6 @@ __all__ = [
 _OPEN = sorted(state.value for state in OPEN_ROUND_STATES)
 _IN_VAIN = (RoundState.FAILED.value, RoundState.CANCELLED.value)
 _OPEN_STAGES = (StageState.PENDING.value, StageState.RUNNING.value)
-_OF_A_STATEMENT = 500
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,8 @@ class Known:
 async def known_objects(session: AsyncSession, row: RoundRow | None = None) -> Known:
     """What is known of all objects, or of those of one round."""
     rounds = select(RoundRow.federation_id, RoundRow.number).where(RoundRow.state.in_(_OPEN))
-    artifacts, states, files = select(ArtifactRow.key), select(ModelVersionRow.state_key), select(ModelFileRow.key)
+    artifacts, files = select(ArtifactRow.key), select(ModelFileRow.key)
+    states = select(ModelVersionRow.state_key).where(ModelVersionRow.state_removed_at.is_(None))
     arriving = (
         select(UploadRow.id)
         .join(RoundRow, UploadRow.round_id == RoundRow.id)
@@ -121,13 +120,6 @@ async def forgettable_artifacts(session: AsyncSession, round_id: str | None = No
     found = (await session.scalars(query)).all()
     stale_counts = await _federations_with_stale_deliveries(session) if found else set()
     return [each for each in found if not (each.federation_id in stale_counts and _is_delivery(each))]
-
-
-async def forget_artifacts(session: AsyncSession, rows: Sequence[ArtifactRow]) -> None:
-    """Name them no more."""
-    ids = [row.id for row in rows]
-    for start in range(0, len(ids), _OF_A_STATEMENT):
-        await session.execute(delete(ArtifactRow).where(ArtifactRow.id.in_(ids[start : start + _OF_A_STATEMENT])))
 
 
 def _is_delivery(row: ArtifactRow) -> bool:

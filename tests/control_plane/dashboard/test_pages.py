@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sqlalchemy import update
 from tests.control_plane.dashboard.browsing import stranger, visitor
 from tests.control_plane.rest import Rest
 
 from fedafd.domain.config import parse_agent_config
 from fedafd.domain.states import ParticipationState, RoundState
 from fedafd.persistence.client_repository import get_client
-from fedafd.persistence.models import utc_now
+from fedafd.persistence.models import ModelVersionRow, utc_now
 from fedafd.persistence.participation_repository import invite_cohort, list_participations, settle_participation
 from fedafd.persistence.round_repository import get_round_by_number, transition_round
 
@@ -157,6 +158,21 @@ async def test_a_version_is_promoted_and_rolled_back_and_compared(trial: Rest) -
     kinds = [each["kind"] for each in (await trial.http.get("/federations/trial/events")).json()["items"]]
     assert kinds[-4:] == ["model.promoted", "model.promoted", "model.rolled_back", "model.read"]
     assert "model.rolled_back" in await admin.page(f"{F}/events")
+
+
+async def test_what_retention_left_of_a_version_is_told_and_no_more_is_offered(trial: Rest) -> None:
+    admin = await visitor(trial)
+    page = await admin.page(f"{F}/models")
+    assert page.count("state, model") == 3
+    assert "Roll back to version 2" in page
+    async with trial.context.database.transaction() as session:
+        old = update(ModelVersionRow).where(ModelVersionRow.version < 3)
+        await session.execute(old.values(state_removed_at=utc_now(), files_removed_at=utc_now()))
+    page = await admin.page(f"{F}/models")
+    assert page.count("state, model") == 1
+    for gone in ("Roll back", "models/2/archive", "models/1/promote"):
+        assert gone not in page
+    assert (await admin.send(f"{F}/models/1/promote")).status_code == 409
 
 
 async def test_a_long_list_has_pages(trial: Rest) -> None:

@@ -26,16 +26,23 @@ def list_all(
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """List model versions; the one marked current is where the next round starts."""
+    """List model versions: the current one is where the next round starts, those with state can be gone back to."""
     found = connect(url, api_key).items(f"{_owner(federation, client)}/models")
     if as_json:
         print_json(found)
         return
     rows = [
-        (m["version"], m.get("parent_version"), m.get("current"), _metrics(m["metrics"]), short_time(m["created_at"]))
+        (
+            m["version"],
+            m.get("parent_version"),
+            m.get("current"),
+            _kept(m),
+            _metrics(m["metrics"]),
+            short_time(m["created_at"]),
+        )
         for m in found
     ]
-    print_table(["VERSION", "FROM", "CURRENT", "METRICS", "CREATED"], rows, "no model version yet")
+    print_table(["VERSION", "FROM", "CURRENT", "KEPT", "METRICS", "CREATED"], rows, "no model version yet")
 
 
 @model_app.command("pull")
@@ -78,6 +85,12 @@ def rollback(federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_UR
 
 def _owner(federation: str, client: str | None) -> str:
     return f"/federations/{federation}" + (f"/clients/{client}" if client else "")
+
+
+def _kept(version: dict[str, Any]) -> str:
+    """What retention has left of a version."""
+    parts = {"state": version.get("has_state", False), "model": version["has_files"]}
+    return ", ".join(name for name, is_there in parts.items() if is_there) or "metrics"
 
 
 def _metrics(metrics: dict[str, float]) -> str:

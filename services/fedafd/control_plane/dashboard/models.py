@@ -16,7 +16,7 @@ from fedafd.control_plane.models.reads import ModelRead
 from fedafd.control_plane.names import FederationName, RoundNumber
 from fedafd.control_plane.paging import MAX_INTEGER
 from fedafd.persistence.federation_repository import get_federation
-from fedafd.persistence.model_repository import find_version, get_version, list_files, newest_versions
+from fedafd.persistence.model_repository import find_version, get_version, newest_versions, pulled_files
 
 __all__ = ["router"]
 
@@ -40,6 +40,7 @@ async def models_page(
         owner = await get_federation(session, federation)
         current = await find_version(session, federation, owner.current_version)
         rows = await newest_versions(session, federation, before, _PAGE + 1)
+        parent = None if current is None else await find_version(session, federation, current.parent_version)
     return federation_page(
         request,
         "models.html",
@@ -47,6 +48,7 @@ async def models_page(
         owner,
         versions=rows[:_PAGE],
         current=current,
+        back_to=parent if parent is not None and parent.state_removed_at is None else None,
         names=_SHOWN,
         older=rows[_PAGE - 1].version if len(rows) > _PAGE else None,
         is_first=before is None,
@@ -60,7 +62,7 @@ async def model_archive(
     """The version's folder as a tar."""
     async with context.database.snapshot() as session:
         row = await get_version(session, federation, version)
-        files = await list_files(session, row)
+        files = await pulled_files(session, federation, row)
     read = ModelRead(visitor.caller, federation, None, version, "(archive)")
     await context.model_reads.audit(context.database, read)
     return await archive_response(request, context.store, files, f"{federation}-{version}")

@@ -18,7 +18,7 @@ from fedafd.control_plane.names import FederationName, RoundNumber, Version
 from fedafd.control_plane.paging import Cursor, Limit, Page, decode_number, page_of
 from fedafd.control_plane.problems import problem_responses
 from fedafd.persistence.federation_repository import get_federation
-from fedafd.persistence.model_repository import list_files, list_versions
+from fedafd.persistence.model_repository import list_files, list_versions, pulled_files
 
 __all__ = ["ARCHIVE", "FILE", "router"]
 
@@ -27,12 +27,12 @@ router = APIRouter(prefix="/v1/federations/{federation}/models", tags=["models"]
 FILE: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", "content": {"application/octet-stream": {"schema": {"type": "string"}}}},
     206: {"description": "A part of it, where `Range` asked for one."},
-    **problem_responses(401, 403, 404, 416, 422, 502),
+    **problem_responses(401, 403, 404, 409, 416, 422, 502),
 }
 ARCHIVE: dict[int | str, dict[str, Any]] = {
     200: {"description": "An uncompressed tar.", "content": {"application/x-tar": {"schema": {"type": "string"}}}},
     206: {"description": "A part of it, where `Range` asked for one."},
-    **problem_responses(401, 403, 404, 416, 422, 502),
+    **problem_responses(401, 403, 404, 409, 416, 422, 502),
 }
 
 
@@ -94,7 +94,7 @@ async def get_model_archive(
     """The version's folder as a tar."""
     async with context.database.snapshot() as session:
         row, _ = await service.find_global(session, federation, version)
-        files = await list_files(session, row)
+        files = await pulled_files(session, federation, row)
     await context.model_reads.audit(context.database, ModelRead(caller, federation, None, row.version, "(archive)"))
     return await archive_response(request, context.store, files, f"{federation}-{row.version}")
 
@@ -106,7 +106,7 @@ async def get_model_file(
     """One file of the version's folder."""
     async with context.database.snapshot() as session:
         row, _ = await service.find_global(session, federation, version)
-        files = await list_files(session, row)
+        files = await pulled_files(session, federation, row)
     check_file(files, path)
     await context.model_reads.audit(context.database, ModelRead(caller, federation, None, row.version, path))
     return await file_response(request, context.store, files, path)
@@ -127,7 +127,7 @@ async def make_model_tickets(
 
     async def act(session: AsyncSession) -> DownloadTickets:
         row, _ = await service.find_global(session, federation, version)
-        made = await service.tickets(context, await list_files(session, row))
+        made = await service.tickets(context, await pulled_files(session, federation, row))
         ModelRead(once.caller, federation, None, row.version, "(tickets)").record(session)
         return made
 

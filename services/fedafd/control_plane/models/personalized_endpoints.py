@@ -24,7 +24,7 @@ from fedafd.control_plane.models.schemas import (
 from fedafd.control_plane.names import ClientName, FederationName, Version
 from fedafd.control_plane.paging import Cursor, Limit, Page, decode_number, page_of
 from fedafd.control_plane.problems import problem_responses
-from fedafd.persistence.model_repository import list_files, list_personalized
+from fedafd.persistence.model_repository import list_files, list_personalized, pulled_files
 
 __all__ = ["router"]
 
@@ -72,7 +72,7 @@ async def get_personalized_archive(
     """The personalized version's folder as a tar."""
     async with context.database.snapshot() as session:
         row = await service.find_personalized(session, federation, client, version, caller)
-        files = await list_files(session, row)
+        files = await pulled_files(session, federation, row)
     await context.model_reads.audit(context.database, ModelRead(caller, federation, client, row.version, "(archive)"))
     return await archive_response(request, context.store, files, f"{federation}-{client}-{row.version}")
 
@@ -90,7 +90,7 @@ async def get_personalized_file(
     """One file of the personalized version's folder."""
     async with context.database.snapshot() as session:
         row = await service.find_personalized(session, federation, client, version, caller)
-        files = await list_files(session, row)
+        files = await pulled_files(session, federation, row)
     check_file(files, path)
     await context.model_reads.audit(context.database, ModelRead(caller, federation, client, row.version, path))
     return await file_response(request, context.store, files, path)
@@ -104,7 +104,7 @@ async def make_personalized_tickets(
 
     async def act(session: AsyncSession) -> DownloadTickets:
         row = await service.find_personalized(session, federation, client, version, once.caller)
-        made = await service.tickets(context, await list_files(session, row))
+        made = await service.tickets(context, await pulled_files(session, federation, row))
         ModelRead(once.caller, federation, client, row.version, "(tickets)").record(session)
         return made
 

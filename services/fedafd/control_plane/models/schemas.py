@@ -41,6 +41,9 @@ class ModelVersion(BaseModel):
     current: bool = Field(description="Whether the next round starts from it.")
     metrics: dict[str, float]
     created_at: datetime
+    promoted_at: datetime | None = Field(description="When somebody last chose it; it is kept since.")
+    has_state: bool = Field(description="Whether a round can start from it; false once retention let its state go.")
+    has_files: bool = Field(description="Whether it can be pulled; false once retention let its folder go.")
 
     @classmethod
     def of(cls, row: ModelVersionRow, current: int | None) -> ModelVersion:
@@ -51,6 +54,9 @@ class ModelVersion(BaseModel):
             current=row.version == current,
             metrics=row.metrics,
             created_at=row.created_at,
+            promoted_at=row.promoted_at,
+            has_state=row.state_removed_at is None,
+            has_files=row.files_removed_at is None,
         )
 
 
@@ -66,11 +72,13 @@ class PersonalizedModel(BaseModel):
     version: int = Field(description="Number of the round that made it.")
     metrics: dict[str, float]
     created_at: datetime
+    has_files: bool = Field(description="Whether it can be pulled; false once retention let its folder go.")
 
     @classmethod
     def of(cls, row: PersonalizedModelRow) -> Self:
         """From its row."""
-        return cls(version=row.version, metrics=row.metrics, created_at=row.created_at)
+        has_files = row.files_removed_at is None
+        return cls(version=row.version, metrics=row.metrics, created_at=row.created_at, has_files=has_files)
 
 
 class PersonalizedModelDetails(BaseModel):
@@ -79,6 +87,7 @@ class PersonalizedModelDetails(BaseModel):
     version: int
     metrics: dict[str, float]
     created_at: datetime
+    has_files: bool = Field(description="As of PersonalizedModel.")
     files: list[ModelFile]
 
 

@@ -16,7 +16,7 @@ from fedafd.domain.kinds import Role
 from fedafd.persistence.client_repository import get_client
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.federation_repository import get_federation
-from fedafd.persistence.model_repository import get_personalized, get_version
+from fedafd.persistence.model_repository import get_personalized, get_version, version_to_start_from
 from fedafd.persistence.models import ClientRow, ModelFileRow, ModelVersionRow, PersonalizedModelRow, utc_now
 from fedafd.storage import PresigningStore
 
@@ -66,9 +66,10 @@ def readable_since(owner: ClientRow, caller: Caller) -> datetime | None:
 
 
 async def promote(session: AsyncSession, federation: str, version: int, actor: str) -> ModelVersion:
-    """Make a version, newer or older, the current one. Raises NotFoundError."""
+    """Make a version, newer or older, the current one. Raises NotFoundError, VersionRemovedError."""
     owner = await get_federation(session, federation, lock=True)
-    row = await get_version(session, federation, version)
+    row = await version_to_start_from(session, federation, version)
+    row.promoted_at = utc_now()
     old, owner.current_version = owner.current_version, row.version
     if old != row.version:
         record_event(session, "model.promoted", federation_id=federation, actor=actor, old=old, new=row.version)
@@ -76,12 +77,15 @@ async def promote(session: AsyncSession, federation: str, version: int, actor: s
 
 
 async def roll_back(session: AsyncSession, federation: str, actor: str) -> ModelVersion:
-    """Go back to the version that the current one was trained from. Raises ConflictError where there is none."""
+    """Go back to the version that the current one was trained from.
+
+    Raises ConflictError where there is none, VersionRemovedError where its state was let go.
+    """
     owner = await get_federation(session, federation, lock=True)
     row = await get_version(session, federation, owner.current_version)
     if row.parent_version is None:
         raise ConflictError(f"federation {federation}: version {row.version} is its first; there is none before it")
-    parent = await get_version(session, federation, row.parent_version)
+    parent = await version_to_start_from(session, federation, row.parent_version)
     owner.current_version = parent.version
     data = {"old": row.version, "new": parent.version}
     record_event(session, "model.rolled_back", federation_id=federation, actor=actor, **data)

@@ -17,6 +17,7 @@ from fedafd.domain.config.reading import (
     read_agent_config,
     read_federation_config,
 )
+from fedafd.domain.config.retention import RetentionConfig
 from fedafd.domain.config.task import TaskConfig, usual_task
 from fedafd.domain.config.training import ClientTrainingConfig, KindTrainingConfig, ServerTrainingConfig
 
@@ -38,6 +39,7 @@ __all__ = [
     "LoraConfig",
     "PartitionConfig",
     "QuorumConfig",
+    "RetentionConfig",
     "ServerTrainingConfig",
     "SharingConfig",
     "TaskConfig",

@@ -13,11 +13,17 @@ from fedafd.domain.config.base import LONGEST_SECONDS, Config, Count, Name
 from fedafd.domain.config.encoders import EncoderConfig
 from fedafd.domain.config.method import AlignmentConfig, DistillationConfig, FusionConfig
 from fedafd.domain.config.modes import AveragingMode, WireDtype
+from fedafd.domain.config.retention import RetentionConfig
 from fedafd.domain.config.training import ClientTrainingConfig, ServerTrainingConfig
 from fedafd.domain.presets import PRESETS, merged
 from fedafd.domain.strategies import strategy_names, strategy_values
 
 __all__ = ["FederationConfig", "QuorumConfig", "stored_federation_config"]
+
+
+_OF_THE_SERVER = {"retention"}
+"""Keys that no site is told: its part does not depend on them, and an agent of before they were there does not know
+them."""
 
 
 class QuorumConfig(Config):
@@ -68,6 +74,7 @@ class FederationConfig(Config):
     idle_timeout_seconds: float = Field(
         300.0, gt=0, le=LONGEST_SECONDS, description="No byte and no step of progress for so long: lost."
     )
+    retention: RetentionConfig = RetentionConfig()
     accept_personalized_models: bool = Field(True, description="Take personalized models from sites that share them.")
     max_upload_bytes: int = Field(
         2 * 2**30, ge=2**20, le=2**40, description="Longest upload that is taken from a site."
@@ -94,6 +101,11 @@ class FederationConfig(Config):
         if self.averaging is not AveragingMode.OFF and self.client.vocabulary != "public":
             raise ValueError("averaging: weights needs client.vocabulary: public, so that embeddings mean the same")
         return self
+
+    def sites_json(self) -> str:
+        """As `canonical_json`, without what concerns the server alone: it reads like the defaults at a site."""
+        values = self.model_dump(mode="json", exclude=_OF_THE_SERVER)
+        return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     def canonical_json(self) -> str:
         """The configuration as JSON with sorted keys; parses back to an equal object."""
