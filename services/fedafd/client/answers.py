@@ -133,6 +133,9 @@ class ModelVersion(TypedDict):
     current: bool
     metrics: dict[str, float]
     created_at: str
+    promoted_at: str | None
+    has_state: bool
+    has_files: bool
 
 
 class PulledModel(TypedDict):
@@ -141,6 +144,7 @@ class PulledModel(TypedDict):
     version: int
     metrics: dict[str, float]
     created_at: str
+    has_files: bool
     files: list[ModelFile]
 
 
