@@ -15,6 +15,7 @@ __all__ = ["MAX_LOST_DELIVERIES", "take_back"]
 
 MAX_LOST_DELIVERIES = 3
 """Who delivered so often, in vain, is left out of the round."""
+_DELIVERED = (UploadPurpose.REPRESENTATIONS, UploadPurpose.MERGED_STATES)
 
 
 async def take_back(session: AsyncSession, stage: StageRow, row: RoundRow, bad_input: str) -> str | None:
@@ -25,7 +26,7 @@ async def take_back(session: AsyncSession, stage: StageRow, row: RoundRow, bad_i
     """
     if stage.kind != StageKind.FOLD.value or row.state != RoundState.COLLECTING.value:
         return None
-    if bad_input != UploadPurpose.REPRESENTATIONS.value and not bad_input.startswith(STALE):
+    if bad_input not in _DELIVERED and not bad_input.startswith(STALE):
         return None
     part, client = await participation_at(session, row.id, stage.position)
     again = stage.failures + 1 < MAX_LOST_DELIVERIES

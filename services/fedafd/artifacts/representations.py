@@ -14,6 +14,7 @@ import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import EllipsisType
 from typing import IO, Any, Protocol
 
 import numpy as np
@@ -27,11 +28,14 @@ from fedafd.domain.kinds import Modality
 
 __all__ = [
     "NORM_TOLERANCE",
+    "Tensor",
     "check_representations",
+    "check_subject",
     "decode_global_representations",
     "decode_representations",
     "encode_representations",
     "need_distinct",
+    "opened",
 ]
 
 NORM_TOLERANCE = 0.02
@@ -86,7 +90,7 @@ def decode_representations(
     tensor and what was expected; PublicSetMismatchError when the rows are about another public set.
     """
     metadata, tensors = _read(blob)
-    _check_subject(metadata, public_set_sha256)
+    check_subject(metadata, public_set_sha256)
     _check_names(tensors, modalities, dtype, allow_more=allow_more)
     count = num_samples if num_samples is not None else len(tensors[modalities[0].value])
     decoded = {}
@@ -108,8 +112,8 @@ def check_representations(
     dtype: WireDtype,
 ) -> None:
     """Raise as `decode_representations` does, holding a part of the rows in memory at a time."""
-    with _opened(file) as (metadata, tensors):
-        _check_subject(metadata, public_set_sha256)
+    with opened(file) as (metadata, tensors):
+        check_subject(metadata, public_set_sha256)
         _check_names(tensors, modalities, dtype)
         for modality in modalities:
             name = modality.value
@@ -140,7 +144,7 @@ def decode_global_representations(
     )
 
 
-class _Tensor(Protocol):
+class Tensor(Protocol):
     """An array in memory or in a file: what it is, and some of its rows."""
 
     @property
@@ -149,7 +153,7 @@ class _Tensor(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
 
-    def __getitem__(self, rows: slice, /) -> NDArray[np.generic]: ...
+    def __getitem__(self, rows: slice | EllipsisType, /) -> NDArray[np.generic]: ...
 
 
 class _TensorInFile:
@@ -158,12 +162,13 @@ class _TensorInFile:
         self.dtype = _DTYPES[piece.get_dtype()]
         self.shape = tuple(int(length) for length in piece.get_shape())
 
-    def __getitem__(self, rows: slice, /) -> NDArray[np.generic]:
+    def __getitem__(self, rows: slice | EllipsisType, /) -> NDArray[np.generic]:
         found: NDArray[np.generic] = self._piece[rows]
         return found
 
 
-def _check_subject(metadata: Mapping[str, str], public_set_sha256: str) -> None:
+def check_subject(metadata: Mapping[str, str], public_set_sha256: str) -> None:
+    """Raise PublicSetMismatchError unless a blob's metadata says that it is about this public set."""
     about = metadata.get("public_set_sha256")
     if about != public_set_sha256:
         told = about if about is not None and _SHA256.fullmatch(about) else "none"
@@ -182,7 +187,7 @@ def _check_names(
         raise RepresentationError(_unexpected(tensors, names))
 
 
-def _check_form(tensors: Mapping[str, _Tensor], name: str, shape: tuple[int, int], dtype: WireDtype) -> None:
+def _check_form(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int], dtype: WireDtype) -> None:
     raw_ND = tensors[name]
     if raw_ND.dtype != np.dtype(dtype.value):
         raise RepresentationError(f"tensor {name!r} has dtype {raw_ND.dtype}, expected {dtype.value}")
@@ -194,7 +199,7 @@ def _check_form(tensors: Mapping[str, _Tensor], name: str, shape: tuple[int, int
             raise RepresentationError(f"tensor {name + '.scale'!r} must be float32 of shape [{shape[0]}]")
 
 
-def _floats(tensors: Mapping[str, _Tensor], name: str, dtype: WireDtype, rows: slice) -> NDArray[np.float32]:
+def _floats(tensors: Mapping[str, Tensor], name: str, dtype: WireDtype, rows: slice) -> NDArray[np.float32]:
     rows_ND = tensors[name][rows].astype(np.float32)
     if dtype is WireDtype.INT8:
         rows_ND *= tensors[f"{name}.scale"][rows].astype(np.float32)[:, None]
@@ -238,12 +243,13 @@ def _read(blob: bytes) -> tuple[dict[str, str], dict[str, NDArray[np.generic]]]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[dict[str, str], dict[str, _Tensor]]]:
+def opened(path: Path) -> Iterator[tuple[dict[str, str], dict[str, Tensor]]]:
+    """Metadata and tensors of a file of safetensors, read when they are asked for. Raises RepresentationError."""
     with ExitStack() as stack:
         with _readable():
             file = stack.enter_context(safe_open(path, framework="numpy"))
             names = file.keys()
-            tensors: dict[str, _Tensor] = {name: _TensorInFile(file.get_slice(name)) for name in names}
+            tensors: dict[str, Tensor] = {name: _TensorInFile(file.get_slice(name)) for name in names}
             with path.open("rb") as plain:
                 metadata = _metadata(plain)
         yield metadata, tensors

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fedafd.artifacts.merged_states import sed_state_of
 from fedafd.artifacts.representations import (
     decode_global_representations,
     decode_representations,
@@ -16,7 +17,7 @@ from fedafd.artifacts.representations import (
 )
 from fedafd.datasets.samples import PairSplit
 from fedafd.domain.config import FederationConfig
-from fedafd.domain.kinds import STALE, Modality, StageKind
+from fedafd.domain.kinds import STALE, Modality, StageKind, UploadPurpose
 from fedafd.learning.averaging import average_updates
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
 from fedafd.learning.server_round import distil, evaluate, export_global_model, initial_server_state, prepare
@@ -82,6 +83,8 @@ def _prepare(work: StageWork) -> StageResult:
 
 def _fold(work: StageWork) -> StageResult:
     assert work.modality is not None
+    if UploadPurpose.MERGED_STATES in work.inputs:
+        return StageResult({"sed-state": sed_state_of(work.inputs[UploadPurpose.MERGED_STATES], work.modality)})
     global_reps = _global(work)
     count, dim = global_reps[work.modality].shape
     held = [m for m in Modality if m is work.modality]

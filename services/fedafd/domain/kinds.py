@@ -6,7 +6,17 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import TypeVar
 
-__all__ = ["FOLDS_TOGETHER", "STALE", "ClientKind", "Modality", "Role", "StageKind", "UploadPurpose", "in_order"]
+__all__ = [
+    "FOLDS_TOGETHER",
+    "STALE",
+    "ClientKind",
+    "Modality",
+    "ParticipantKind",
+    "Role",
+    "StageKind",
+    "UploadPurpose",
+    "in_order",
+]
 
 T = TypeVar("T")
 
@@ -48,6 +58,23 @@ class ClientKind(StrEnum):
         return (Modality(self.value),)
 
 
+class ParticipantKind(StrEnum):
+    """What takes part in a federation: a client of one of the kinds, or a region that stands for many."""
+
+    IMAGE = "image"
+    TEXT = "text"
+    PAIR = "pair"
+    REGION = "region"
+    """Folds the representations of clients of its own, and delivers their merged SED states (docs/hierarchy.md)."""
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """The modalities that one of this kind may deliver, image first."""
+        if self is ParticipantKind.REGION:
+            return tuple(Modality)
+        return ClientKind(self.value).modalities
+
+
 class Role(StrEnum):
     """What an API key may do: look, run federations, or everything (keys, personalized models)."""
 
@@ -73,3 +100,5 @@ class UploadPurpose(StrEnum):
     PERSONALIZED_MODEL = "personalized-model"
     WEIGHTS = "weights"
     """For strategies that average them."""
+    MERGED_STATES = "merged-states"
+    """A region's, in place of representations."""

@@ -29,6 +29,7 @@ class UploadPurpose(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     UPLOAD_PURPOSE_REPRESENTATIONS: _ClassVar[UploadPurpose]
     UPLOAD_PURPOSE_PERSONALIZED_MODEL: _ClassVar[UploadPurpose]
     UPLOAD_PURPOSE_WEIGHTS: _ClassVar[UploadPurpose]
+    UPLOAD_PURPOSE_MERGED_STATES: _ClassVar[UploadPurpose]
 
 class LeaveReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -57,6 +58,7 @@ UPLOAD_PURPOSE_UNSPECIFIED: UploadPurpose
 UPLOAD_PURPOSE_REPRESENTATIONS: UploadPurpose
 UPLOAD_PURPOSE_PERSONALIZED_MODEL: UploadPurpose
 UPLOAD_PURPOSE_WEIGHTS: UploadPurpose
+UPLOAD_PURPOSE_MERGED_STATES: UploadPurpose
 LEAVE_REASON_UNSPECIFIED: LeaveReason
 LEAVE_REASON_DATA_UNUSABLE: LeaveReason
 LEAVE_REASON_CONFIGURATION_UNSUITABLE: LeaveReason

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x66\x65\x64\x61\x66\x64/v1/types.proto\x12\tfedafd.v1\"L\n\x08\x41rtifact\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0f\n\x07purpose\x18\x03 \x01(\t\x12\x0b\n\x03key\x18\x04 \x01(\t*K\n\x08Modality\x12\x18\n\x14MODALITY_UNSPECIFIED\x10\x00\x12\x12\n\x0eMODALITY_IMAGE\x10\x01\x12\x11\n\rMODALITY_TEXT\x10\x02*l\n\nClientKind\x12\x1b\n\x17\x43LIENT_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43LIENT_KIND_IMAGE\x10\x01\x12\x14\n\x10\x43LIENT_KIND_TEXT\x10\x02\x12\x14\n\x10\x43LIENT_KIND_PAIR\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x66\x65\x64\x61\x66\x64/v1/types.proto\x12\tfedafd.v1\"L\n\x08\x41rtifact\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0f\n\x07purpose\x18\x03 \x01(\t\x12\x0b\n\x03key\x18\x04 \x01(\t*K\n\x08Modality\x12\x18\n\x14MODALITY_UNSPECIFIED\x10\x00\x12\x12\n\x0eMODALITY_IMAGE\x10\x01\x12\x11\n\rMODALITY_TEXT\x10\x02*\x84\x01\n\nClientKind\x12\x1b\n\x17\x43LIENT_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43LIENT_KIND_IMAGE\x10\x01\x12\x14\n\x10\x43LIENT_KIND_TEXT\x10\x02\x12\x14\n\x10\x43LIENT_KIND_PAIR\x10\x03\x12\x16\n\x12\x43LIENT_KIND_REGION\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODALITY']._serialized_start=114
   _globals['_MODALITY']._serialized_end=189
-  _globals['_CLIENTKIND']._serialized_start=191
-  _globals['_CLIENTKIND']._serialized_end=299
+  _globals['_CLIENTKIND']._serialized_start=192
+  _globals['_CLIENTKIND']._serialized_end=324
   _globals['_ARTIFACT']._serialized_start=36
   _globals['_ARTIFACT']._serialized_end=112
 # @@protoc_insertion_point(module_scope)

@@ -17,6 +17,7 @@ class ClientKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CLIENT_KIND_IMAGE: _ClassVar[ClientKind]
     CLIENT_KIND_TEXT: _ClassVar[ClientKind]
     CLIENT_KIND_PAIR: _ClassVar[ClientKind]
+    CLIENT_KIND_REGION: _ClassVar[ClientKind]
 MODALITY_UNSPECIFIED: Modality
 MODALITY_IMAGE: Modality
 MODALITY_TEXT: Modality
@@ -24,6 +25,7 @@ CLIENT_KIND_UNSPECIFIED: ClientKind
 CLIENT_KIND_IMAGE: ClientKind
 CLIENT_KIND_TEXT: ClientKind
 CLIENT_KIND_PAIR: ClientKind
+CLIENT_KIND_REGION: ClientKind
 
 class Artifact(_message.Message):
     __slots__ = ("sha256", "size_bytes", "purpose", "key")
