@@ -16,7 +16,7 @@ from fedafd.aggregator.context import Context
 from fedafd.aggregator.coordinator import Coordinator
 from fedafd.artifacts.representations import encode_representations
 from fedafd.domain.config import WireDtype
-from fedafd.domain.kinds import ClientKind, Modality, StageKind, UploadPurpose
+from fedafd.domain.kinds import ClientKind, Modality, ParticipantKind, StageKind, UploadPurpose
 from fedafd.persistence.client_repository import invite_client
 from fedafd.persistence.federation_repository import get_federation
 from fedafd.persistence.models import RoundRow
@@ -49,13 +49,17 @@ class World:
         while await self.coordinator.look():
             pass
 
-    async def enrol(self, name: str, kind: ClientKind = ClientKind.IMAGE) -> tuple[tuple[str, str], ...]:
+    async def enrol(
+        self, name: str, kind: ClientKind | ParticipantKind = ClientKind.IMAGE, max_clients: int | None = None
+    ) -> tuple[tuple[str, str], ...]:
+        kind, lifetime = ParticipantKind(kind), timedelta(hours=1)
         async with self.context.database.transaction() as session:
-            _, token = await invite_client(session, "trial", name, kind, timedelta(hours=1))
+            _, token = await invite_client(session, "trial", name, kind, lifetime, max_clients=max_clients)
         wire = {
-            ClientKind.IMAGE: types_pb2.CLIENT_KIND_IMAGE,
-            ClientKind.TEXT: types_pb2.CLIENT_KIND_TEXT,
-            ClientKind.PAIR: types_pb2.CLIENT_KIND_PAIR,
+            ParticipantKind.IMAGE: types_pb2.CLIENT_KIND_IMAGE,
+            ParticipantKind.TEXT: types_pb2.CLIENT_KIND_TEXT,
+            ParticipantKind.PAIR: types_pb2.CLIENT_KIND_PAIR,
+            ParticipantKind.REGION: types_pb2.CLIENT_KIND_REGION,
         }[kind]
         answer = await self.agents.Enroll(pb.EnrollRequest(token=token, kind=wire))
         return (*bearer_metadata(answer.credential), *session_metadata(secrets.token_hex(8)))
@@ -120,8 +124,10 @@ class World:
         assert not (await self.agents.BeginUpload(begin, metadata=caller)).missing_chunks
         return str(begun.upload_id)
 
-    async def deliver(self, caller: tuple[tuple[str, str], ...], round_id: str, blob: bytes) -> pb.CommitUploadResponse:
-        upload_id = await self.upload(caller, round_id, blob)
+    async def deliver(
+        self, caller: tuple[tuple[str, str], ...], round_id: str, blob: bytes, purpose: str = "representations"
+    ) -> pb.CommitUploadResponse:
+        upload_id = await self.upload(caller, round_id, blob, purpose)
         request = pb.CommitUploadRequest(round_id=round_id, upload_ids=[upload_id], metrics={"federated/acc1": 50.0})
         return await self.agents.CommitUpload(request, metadata=caller)
 

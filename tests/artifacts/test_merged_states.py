@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def test_regions_of_any_sizes_equal_the_flat_federation(
         for number, ms in enumerate(held, start=1)
     ]
     edges = [0, *sorted(cut for cut in cuts if cut < len(clients)), len(clients)]
-    groups = [clients[first:last] for first, last in zip(edges, edges[1:], strict=False)]
+    groups = [clients[first:last] for first, last in pairwise(edges)]
     for modality in Modality:
         leaves = []
         for number, group in enumerate(groups):

@@ -25,7 +25,7 @@ from fedafd.domain.errors import (
     StorageUnavailableError,
     UploadError,
 )
-from fedafd.domain.kinds import ClientKind
+from fedafd.domain.kinds import ParticipantKind
 from fedafd.domain.leaving import ActivityKind, leave_words
 from fedafd.domain.states import ParticipationState
 from fedafd.persistence.artifact_repository import get_upload
@@ -43,9 +43,10 @@ from fedafd.rpc.sessions import sessions_in
 __all__ = ["AgentService"]
 
 _KINDS = {
-    types_pb2.CLIENT_KIND_IMAGE: ClientKind.IMAGE,
-    types_pb2.CLIENT_KIND_TEXT: ClientKind.TEXT,
-    types_pb2.CLIENT_KIND_PAIR: ClientKind.PAIR,
+    types_pb2.CLIENT_KIND_IMAGE: ParticipantKind.IMAGE,
+    types_pb2.CLIENT_KIND_TEXT: ParticipantKind.TEXT,
+    types_pb2.CLIENT_KIND_PAIR: ParticipantKind.PAIR,
+    types_pb2.CLIENT_KIND_REGION: ParticipantKind.REGION,
 }
 _STORE_OUTAGES = (StorageFullError, StorageUnavailableError)
 """A site that meets one lives and tries again: it is not silent."""
@@ -66,7 +67,7 @@ class AgentService(AggregatorServiceServicer):
     async def Enroll(self, request: pb.EnrollRequest, call: Call) -> pb.EnrollResponse:
         kind = _KINDS.get(request.kind)
         if kind is None:
-            raise InvalidRequestError("kind must be image, text or pair")
+            raise InvalidRequestError("kind must be image, text, pair or region")
         async with self._context.database.transaction() as session:
             client, credential, new = await enrol_client(
                 session, request.token, kind, _version(request), _nonce(request)

@@ -7,14 +7,19 @@ from typing import Any
 
 from fedafd.aggregator.step import COORDINATOR, Step
 from fedafd.domain.config import AveragingMode
-from fedafd.domain.kinds import STALE, ClientKind, Modality, StageKind, UploadPurpose
+from fedafd.domain.kinds import STALE, Modality, ParticipantKind, StageKind, UploadPurpose
 from fedafd.domain.leaving import LeaveReason
 from fedafd.domain.merge_tree import MergePlan, plan_merges
 from fedafd.domain.states import OPEN_PARTICIPATION_STATES, ParticipationState, RoundState, StageState
 from fedafd.persistence.artifact_repository import earlier_representations, round_artifacts
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import ClientRow, ParticipationRow, StageRow, utc_now
-from fedafd.persistence.participation_repository import list_participations, settle_participation
+from fedafd.persistence.participation_repository import (
+    clients_in,
+    clients_with,
+    list_participations,
+    settle_participation,
+)
 from fedafd.persistence.stage_repository import add_stage
 
 __all__ = ["step_collecting"]
@@ -64,7 +69,7 @@ async def _fold_stale(step: Step, cohort: _Cohort, stages: list[StageRow]) -> bo
             continue
         entry, age = found
         inputs = {f"{STALE}{age}": entry, "global-representations": prepared["representations"]}
-        for modality in ClientKind(client.kind).modalities:
+        for modality in ParticipantKind(client.kind).modalities:
             place = participation.position
             await add_stage(step.session, step.row.id, StageKind.FOLD, inputs, modality=modality, position=place)
         added = True
@@ -131,7 +136,7 @@ def _plan(cohort: _Cohort, stages: list[StageRow], modality: Modality) -> MergeP
     folding = {s.position for s in folds if s.state != StageState.CANCELLED.value}
     leaves: dict[int, _Entry | None] = {}
     for participation, client in cohort:
-        delivers = modality in ClientKind(client.kind).modalities and (
+        delivers = bool(clients_with(participation, client, modality)) and (
             _is_open(participation) or participation.state == ParticipationState.DELIVERED.value
         )
         if participation.position in folded:
@@ -142,12 +147,12 @@ def _plan(cohort: _Cohort, stages: list[StageRow], modality: Modality) -> MergeP
 
 
 def _quorum_missing(step: Step, cohort: _Cohort) -> str | None:
-    delivered = [client for part, client in cohort if part.state == ParticipationState.DELIVERED.value]
+    delivered = [(part, client) for part, client in cohort if part.state == ParticipationState.DELIVERED.value]
     quorum = step.config.quorum
-    counts = {"": (len(delivered), quorum.min_clients)}
+    counts = {"": (sum(clients_in(part, client) for part, client in delivered), quorum.min_clients)}
     for modality, needed in ((Modality.IMAGE, quorum.min_image_clients), (Modality.TEXT, quorum.min_text_clients)):
-        holders = [client for client in delivered if modality in ClientKind(client.kind).modalities]
-        counts[f" with {modality.value} representations"] = (len(holders), needed)
+        holders = sum(clients_with(part, client, modality) for part, client in delivered)
+        counts[f" with {modality.value} representations"] = (holders, needed)
     short = [f"{found} of {needed} deliveries{what}" for what, (found, needed) in counts.items() if found < needed]
     return f"quorum not reached: {', '.join(short)}" if short else None
 

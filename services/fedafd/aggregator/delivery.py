@@ -17,20 +17,23 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.aggregator.arrivals import ArrivingBlob
 from fedafd.aggregator.context import Context
+from fedafd.aggregator.region_delivery import as_stored, check_region
 from fedafd.aggregator.tasks import public_set_manifest
 from fedafd.aggregator.uploads import Assembled, announced, assemble, open_participation
 from fedafd.artifacts.folders import unpack_folder
+from fedafd.artifacts.merged_states import ClientCounts
 from fedafd.artifacts.representations import check_representations
 from fedafd.artifacts.weight_updates import check_weight_update
 from fedafd.domain.config import AveragingMode, stored_federation_config
 from fedafd.domain.errors import (
+    ConfigurationError,
     InvalidRequestError,
     PublicSetMismatchError,
     RepresentationError,
     RoundClosedError,
     UploadError,
 )
-from fedafd.domain.kinds import ClientKind, StageKind, UploadPurpose
+from fedafd.domain.kinds import ClientKind, ParticipantKind, StageKind, UploadPurpose
 from fedafd.domain.leaving import CLIENT_METRICS
 from fedafd.domain.states import ParticipationState
 from fedafd.learning.model_sums import SUMS
@@ -49,13 +52,17 @@ __all__ = ["commit_delivery"]
 _log = get_logger(__name__)
 _MODEL_FILES = (".safetensors", ".json", ".txt", ".md")
 _MOST_SAMPLES = 2**31 - 1
+_READ_IN_PIECES = (UploadPurpose.REPRESENTATIONS, UploadPurpose.MERGED_STATES)
 
 
 @dataclass(frozen=True)
 class _Delivery:
-    representations: Assembled
+    content: Assembled
+    """Representations, or a region's merged states."""
     model_files: dict[str, dict[str, Any]]
     weights: Assembled | None
+    clients: ClientCounts | None = None
+    """Of a region: whom it stands for."""
 
 
 async def commit_delivery(
@@ -99,8 +106,8 @@ async def _commit(context: Context, client: ClientRow, request: pb.CommitUploadR
 
 
 def _room(upload: UploadRow) -> int:
-    """Bytes: the whole and its tensors; of representations at most a copy, on a disk that may be memory."""
-    return upload.size_bytes * (1 if upload.purpose == UploadPurpose.REPRESENTATIONS else 2)
+    """Bytes: the whole and its tensors; of what is read in pieces at most a copy, on a disk that may be memory."""
+    return upload.size_bytes * (1 if upload.purpose in _READ_IN_PIECES else 2)
 
 
 async def _settle(
@@ -115,10 +122,10 @@ async def _settle(
     receipt = _receipt(participation, blobs)
     try:
         delivery = await _checked(context, client, row, blobs)
-    except (RepresentationError, PublicSetMismatchError, UploadError) as error:
+    except (RepresentationError, PublicSetMismatchError, UploadError, ConfigurationError) as error:
         await _reject(context, client, row, participation, receipt, str(error))
         return
-    kept = delivery.representations
+    kept = delivery.content
     await kept.blob.finish(kept.entry["key"])
     if delivery.weights is not None:
         # They are needed when the round asks nobody any more: stored twice.
@@ -158,6 +165,9 @@ async def _settled(context: Context, client: ClientRow, round_id: str) -> pb.Com
 
 
 async def _checked(context: Context, client: ClientRow, row: RoundRow, blobs: list[Assembled]) -> _Delivery:
+    if client.kind == ParticipantKind.REGION:
+        content, clients = await check_region(context, client, row, blobs)
+        return _Delivery(content, {}, None, clients)
     config = stored_federation_config(row.config)
     manifest = await public_set_manifest(context, row.public_set_sha256)
     reps = [blob for blob in blobs if blob.purpose is UploadPurpose.REPRESENTATIONS]
@@ -231,7 +241,7 @@ async def _accept(
     metrics = _metrics_of(request)
     if len(metrics) < len(request.metrics):
         _log.info("delivery.metrics_left_out", count=len(request.metrics) - len(metrics))
-    entry = delivery.representations.entry
+    entry = delivery.content.entry
     up, down = context.progress.take_bytes(participation.id)
     async with context.database.transaction() as session:
         counted = await settle_participation(
@@ -245,6 +255,7 @@ async def _accept(
             metrics=metrics,
             num_private_samples=request.num_private_samples or None,
             representations_sha256=entry["sha256"],
+            region_clients=None if delivery.clients is None else as_stored(delivery.clients),
         )
         if not counted:
             return
@@ -252,23 +263,31 @@ async def _accept(
         if delivery.weights is not None:
             sent = delivery.weights.entry
             await add_artifact(session, row.federation_id, sent, round_id=row.id, client_id=client.id)
-        await _add_folds(session, client, row, participation, entry)
+        await _add_folds(session, client, row, participation, delivery)
         if delivery.model_files and not await has_personalized(session, client, row.number):
             made = PersonalizedModelRow(client_id=client.id, version=row.number, round_id=row.id, metrics=metrics)
             session.add(made)
             await session.flush()
             await add_files(session, made, delivery.model_files)
-        _record(session, "participation.delivered", client, row, sha256=entry["sha256"], bytes=entry["size_bytes"])
+        told = {} if delivery.clients is None else {"num_clients": delivery.clients.total}
+        _record(
+            session, "participation.delivered", client, row, sha256=entry["sha256"], bytes=entry["size_bytes"], **told
+        )
     context.metrics.deliveries.labels(outcome="delivered").inc()
 
 
 async def _add_folds(
-    session: AsyncSession, client: ClientRow, row: RoundRow, participation: ParticipationRow, entry: dict[str, Any]
+    session: AsyncSession, client: ClientRow, row: RoundRow, participation: ParticipationRow, delivery: _Delivery
 ) -> None:
-    prepared = await stage_outputs(session, row.id, StageKind.PREPARE) or {}
-    inputs = {"representations": entry, "global-representations": prepared["representations"]}
+    inputs = {delivery.content.purpose.value: delivery.content.entry}
+    if delivery.clients is None:
+        prepared = await stage_outputs(session, row.id, StageKind.PREPARE) or {}
+        inputs["global-representations"] = prepared["representations"]
+        held = ClientKind(client.kind).modalities
+    else:
+        held = tuple(delivery.clients.by_modality)
     place = participation.position
-    for modality in ClientKind(client.kind).modalities:
+    for modality in held:
         if await add_stage(session, row.id, StageKind.FOLD, inputs, modality=modality, position=place) is None:
             await fold_anew(session, row.id, inputs, modality=modality, position=place)
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from fedafd.domain.kinds import ClientKind
+from fedafd.domain.kinds import ParticipantKind
 from fedafd.messaging.wakeups import Change
 from fedafd.persistence.database import Database
 from fedafd.persistence.models import RoundRow
@@ -70,7 +70,7 @@ class RoundFacts:
 
     def __init__(self) -> None:
         self._rows: Once[str, RoundRow] = Once()
-        self._tasks: Once[tuple[str, ClientKind], RoundTask] = Once()
+        self._tasks: Once[tuple[str, ParticipantKind], RoundTask] = Once()
 
     async def row(self, database: Database, round_id: str) -> RoundRow:
         """The round's row, for what is set before it collects; its state may be an old one. Raises NotFoundError."""
@@ -81,7 +81,7 @@ class RoundFacts:
 
         return await self._rows.get(round_id, read)
 
-    async def task(self, round_id: str, kind: ClientKind, make: Callable[[], Awaitable[RoundTask]]) -> RoundTask:
+    async def task(self, round_id: str, kind: ParticipantKind, make: Callable[[], Awaitable[RoundTask]]) -> RoundTask:
         """What the round asks of clients of a kind."""
         return await self._tasks.get((round_id, kind), make)
 

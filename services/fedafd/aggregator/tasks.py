@@ -14,7 +14,7 @@ from fedafd.aggregator.context import Context
 from fedafd.aggregator.round_facts import RoundTask
 from fedafd.artifacts.manifest import Manifest, read_manifest
 from fedafd.domain.config import stored_federation_config
-from fedafd.domain.kinds import ClientKind, StageKind
+from fedafd.domain.kinds import ParticipantKind, StageKind
 from fedafd.domain.seeds import derive_seed
 from fedafd.persistence.model_repository import find_version
 from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow
@@ -47,7 +47,7 @@ async def desired_task(context: Context, caller: Caller) -> pb.FetchTaskResponse
         response.idle.reason = "no round is waiting for this client"
     else:
         row = await context.rounds.row(context.database, caller.part.round_id)
-        task, _ = await _round_task(context, row, ClientKind(client.kind))
+        task, _ = await _round_task(context, row, ParticipantKind(client.kind))
         response.train.CopyFrom(task)
         seed = stored_federation_config(row.config).seed
         response.train.seed = derive_seed(seed, row.number, client.name, "train")
@@ -71,11 +71,11 @@ async def find_artifact(
 
 async def _named(context: Context, client: ClientRow, part: ParticipationRow, sha256: str) -> types_pb2.Artifact | None:
     row = await context.rounds.row(context.database, part.round_id)
-    _, artifacts = await _round_task(context, row, ClientKind(client.kind))
+    _, artifacts = await _round_task(context, row, ParticipantKind(client.kind))
     return next((artifact for artifact in artifacts if artifact.sha256 == sha256), None)
 
 
-async def _round_task(context: Context, row: RoundRow, kind: ClientKind) -> RoundTask:
+async def _round_task(context: Context, row: RoundRow, kind: ParticipantKind) -> RoundTask:
     """The round's task for clients of a kind, made once for all of them, and its artifacts with their keys."""
 
     async def make() -> RoundTask:
@@ -113,7 +113,7 @@ def _train_task(row: RoundRow, artifacts: list[types_pb2.Artifact]) -> pb.TrainT
 
 
 async def _artifacts(
-    context: Context, session: AsyncSession, row: RoundRow, kind: ClientKind
+    context: Context, session: AsyncSession, row: RoundRow, kind: ParticipantKind
 ) -> list[types_pb2.Artifact]:
     prepared = await stage_outputs(session, row.id, StageKind.PREPARE) or {}
     manifest = await public_set_manifest(context, row.public_set_sha256)
@@ -121,7 +121,7 @@ async def _artifacts(
     return [*_public_set(row.public_set_sha256, manifest), *_prepared(prepared, kind), *averages]
 
 
-async def _averages(session: AsyncSession, row: RoundRow, kind: ClientKind) -> list[types_pb2.Artifact]:
+async def _averages(session: AsyncSession, row: RoundRow, kind: ParticipantKind) -> list[types_pb2.Artifact]:
     """Averaged weights of the groups of that kind, made by the round that made this round's base version."""
     base = await find_version(session, row.federation_id, row.base_version)
     if base is None:
@@ -145,7 +145,7 @@ def _public_set(sha256: str, manifest: Manifest) -> Iterator[types_pb2.Artifact]
             )
 
 
-def _prepared(outputs: dict[str, Any], kind: ClientKind) -> Iterator[types_pb2.Artifact]:
+def _prepared(outputs: dict[str, Any], kind: ParticipantKind) -> Iterator[types_pb2.Artifact]:
     names = ["representations", *(f"encoder-bundle/{modality.value}" for modality in kind.modalities)]
     for name in names:
         yield _artifact(name, outputs[name])

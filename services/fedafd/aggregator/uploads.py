@@ -10,7 +10,7 @@ from fedafd.aggregator.arrivals import ArrivingBlob
 from fedafd.aggregator.context import Context
 from fedafd.domain.config import AveragingMode, FederationConfig, stored_federation_config
 from fedafd.domain.errors import NotFoundError, RoundClosedError, UploadError
-from fedafd.domain.kinds import UploadPurpose
+from fedafd.domain.kinds import ParticipantKind, UploadPurpose
 from fedafd.persistence.artifact_repository import add_upload, count_uploads, find_upload, get_upload
 from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, UploadRow
 from fedafd.persistence.participation_repository import current_participation
@@ -64,6 +64,7 @@ async def begin_upload(context: Context, client: ClientRow, request: pb.BeginUpl
     purpose = purpose_from_wire(request.upload_purpose)
     _, row = await open_participation(context, client, request.round_id)
     config = stored_federation_config(row.config)
+    _check_sender(client, purpose)
     _check_manifest(request, purpose, config)
     async with context.database.transaction() as session:
         upload = await find_upload(session, row.id, client.id, request.sha256, purpose.value)
@@ -130,6 +131,11 @@ def _quota(config: FederationConfig) -> int:
     """Bytes that a client may announce in a round: of each purpose that the federation takes two blobs of any size."""
     purposes = 1 + config.accept_personalized_models + (config.averaging is not AveragingMode.OFF)
     return _TRIES_OF_FULL_SIZE * purposes * config.max_upload_bytes
+
+
+def _check_sender(client: ClientRow, purpose: UploadPurpose) -> None:
+    if (client.kind == ParticipantKind.REGION) != (purpose is UploadPurpose.MERGED_STATES):
+        raise UploadError(f"{client.name} is enrolled as {client.kind}, and such a participant sends no {purpose}")
 
 
 def _check_manifest(request: pb.BeginUploadRequest, purpose: UploadPurpose, config: FederationConfig) -> None:

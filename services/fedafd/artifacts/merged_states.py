@@ -151,8 +151,8 @@ def _check_arrays(
             )
     rows = max(1, _NUMBERS_AT_ONCE // dim)
     for first in range(0, num_samples, rows):
-        part = slice(first, min(first + rows, num_samples))
-        _check_values({each: _floats(tensors[f"{name}.{each}"][part]) for each in _ARRAYS}, name, count, config, first)
+        some = slice(first, min(first + rows, num_samples))
+        _check_values({each: _floats(tensors[f"{name}.{each}"][some]) for each in _ARRAYS}, name, count, config, first)
 
 
 def _floats(values: NDArray[np.generic]) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-from fedafd.domain.kinds import ClientKind, Modality, StageKind
+from fedafd.domain.kinds import Modality, ParticipantKind, StageKind
 from fedafd.domain.leaving import LeaveReason
 from fedafd.domain.states import ParticipationState, RoundState, StageState
 
@@ -31,7 +31,8 @@ class Client(TypedDict):
     """A site of a federation."""
 
     name: str
-    kind: ClientKind
+    kind: ParticipantKind
+    max_clients: int | None
     state: str
     """invited, enrolled or revoked."""
     online: bool
@@ -86,7 +87,8 @@ class Participation(TypedDict):
     """One client's part in a round."""
 
     client: str
-    kind: ClientKind
+    kind: ParticipantKind
+    num_clients: int | None
     state: ParticipationState
     activity: str | None
     progress: float

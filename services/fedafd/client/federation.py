@@ -49,9 +49,9 @@ class FederationClient:
             self._control_plane.send(f"{self._base}/public-set/shards/{shard.sha256}", folder / shard.name)
         self._control_plane.send(f"{self._base}/public-set", manifest)
 
-    def invite(self, name: str, kind: str) -> str:
-        """Invite a client; returns its one-time enrolment token."""
-        wanted = {"name": name, "kind": kind}
+    def invite(self, name: str, kind: str, *, max_clients: int | None = None) -> str:
+        """Invite a client, or a region of at most `max_clients`; returns its one-time enrolment token."""
+        wanted = {"name": name, "kind": kind, "max_clients": max_clients}
         invited: InvitedClient = self._control_plane.ask("POST", f"{self._base}/clients", json=wanted)
         return invited["enrolment_token"]
 

@@ -9,7 +9,7 @@ from sqlalchemy import and_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.errors import AlreadyEnrolledError, ConflictError, NotFoundError, UnauthenticatedError
-from fedafd.domain.kinds import ClientKind
+from fedafd.domain.kinds import ParticipantKind
 from fedafd.domain.plain_text import plain_text
 from fedafd.domain.secrets import SecretKind, derived_secret, hash_secret, new_secret
 from fedafd.domain.states import RoundState
@@ -22,6 +22,7 @@ __all__ = [
     "enrol_client",
     "enrolled_clients",
     "get_client",
+    "has_regions",
     "invite_again",
     "invite_client",
     "list_clients",
@@ -30,11 +31,17 @@ __all__ = [
 
 
 async def invite_client(
-    session: AsyncSession, federation_id: str, name: str, kind: ClientKind, lifetime: timedelta
+    session: AsyncSession,
+    federation_id: str,
+    name: str,
+    kind: ParticipantKind,
+    lifetime: timedelta,
+    *,
+    max_clients: int | None = None,
 ) -> tuple[ClientRow, str]:
     """Add a client and its one-time enrolment token, which is shown here only. Raises ConflictError for a taken name.
 
-    Inviting a client again that has not enrolled replaces its token.
+    Inviting a client again that has not enrolled replaces its token. `max_clients`: of a region.
     """
     row = await session.scalar(
         select(ClientRow).where(ClientRow.federation_id == federation_id, ClientRow.name == name)
@@ -47,6 +54,7 @@ async def invite_client(
     if row is None:
         row = ClientRow(federation_id=federation_id, name=name, kind=kind.value)
         session.add(row)
+    row.max_clients = max_clients
     return row, await invite_again(session, row, lifetime)
 
 
@@ -61,7 +69,7 @@ async def invite_again(session: AsyncSession, row: ClientRow, lifetime: timedelt
 
 
 async def enrol_client(
-    session: AsyncSession, token: str, kind: ClientKind, agent_version: str | None, nonce: bytes = b""
+    session: AsyncSession, token: str, kind: ParticipantKind, agent_version: str | None, nonce: bytes = b""
 ) -> tuple[ClientRow, str, bool]:
     """Trade a one-time token for a credential, which is shown here only; True if this call did it.
 
@@ -145,6 +153,16 @@ async def enrolled_clients(session: AsyncSession, federation_id: str) -> Sequenc
         ClientRow.federation_id == federation_id, ClientRow.enrolled_at.is_not(None), ClientRow.revoked_at.is_(None)
     )
     return (await session.scalars(query.order_by(ClientRow.name))).all()
+
+
+async def has_regions(session: AsyncSession, federation_id: str) -> bool:
+    """Whether a region is invited or enrolled."""
+    query = select(ClientRow.id).where(
+        ClientRow.federation_id == federation_id,
+        ClientRow.kind == ParticipantKind.REGION.value,
+        ClientRow.revoked_at.is_(None),
+    )
+    return await session.scalar(query.limit(1)) is not None
 
 
 async def revoke_client(session: AsyncSession, row: ClientRow) -> None:

@@ -30,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from fedafd.domain.kinds import ClientKind, StageKind
+from fedafd.domain.kinds import ParticipantKind, StageKind
 from fedafd.domain.states import ParticipationState, RoundState, StageState
 from fedafd.persistence.clock import utc_now
 from fedafd.telemetry.tracing import current_traceparent
@@ -118,12 +118,14 @@ class ClientRow(Base):
     """A client: invited, enrolled, perhaps revoked."""
 
     __tablename__ = "clients"
-    __table_args__ = (UniqueConstraint("federation_id", "name"), _one_of("kind", ClientKind))
+    __table_args__ = (UniqueConstraint("federation_id", "name"), _one_of("kind", ParticipantKind))
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
     federation_id: Mapped[str] = mapped_column(ForeignKey("federations.id"), index=True)
     name: Mapped[str] = mapped_column(String(63))
     kind: Mapped[str] = mapped_column(String(8))
+    max_clients: Mapped[int | None]
+    """Of a region: how many clients it may stand for; None for a client."""
     token_hash: Mapped[str | None] = mapped_column(String(64), unique=True)
     """SHA-256 of the one-time enrolment token; kept after use, so that a second use is recognised."""
     token_expires_at: Mapped[datetime | None]
@@ -203,6 +205,8 @@ class ParticipationRow(Base):
     bytes_up: Mapped[int] = mapped_column(BigInteger, default=0)
     bytes_down: Mapped[int] = mapped_column(BigInteger, default=0)
     representations_sha256: Mapped[str | None] = mapped_column(String(64))
+    region_clients: Mapped[dict[str, int] | None] = mapped_column(JSON)
+    """Of a region's delivery: `total` clients, and those that hold each modality; None for a client's."""
 
 
 class StageRow(Base):

@@ -8,12 +8,15 @@ from typing import Any, cast
 from sqlalchemy import Boolean, Float, String, Table, bindparam, case, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from fedafd.domain.kinds import Modality, ParticipantKind
 from fedafd.domain.states import OPEN_PARTICIPATION_STATES, ParticipationState, RoundState
 from fedafd.persistence.database import affected_rows
 from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, utc_now
 
 __all__ = [
     "OPEN_PARTICIPATIONS",
+    "clients_in",
+    "clients_with",
     "current_participation",
     "delivered_by",
     "find_participation",
@@ -26,6 +29,20 @@ __all__ = [
 ]
 
 OPEN_PARTICIPATIONS = sorted(state.value for state in OPEN_PARTICIPATION_STATES)
+
+
+def clients_in(part: ParticipationRow, client: ClientRow) -> int:
+    """How many clients a part in a round stands for: one, or a region's; at most so many before it has delivered."""
+    if client.kind != ParticipantKind.REGION.value:
+        return 1
+    return part.region_clients["total"] if part.region_clients else client.max_clients or 0
+
+
+def clients_with(part: ParticipationRow, client: ClientRow, modality: Modality) -> int:
+    """As `clients_in`, of those that hold a modality."""
+    if client.kind != ParticipantKind.REGION.value:
+        return int(modality in ParticipantKind(client.kind).modalities)
+    return part.region_clients.get(modality.value, 0) if part.region_clients else client.max_clients or 0
 
 
 async def invite_cohort(session: AsyncSession, round_id: str, clients: Sequence[ClientRow]) -> None:
@@ -127,7 +144,13 @@ async def reopen_participation(
         ParticipationRow.id == participation_id, ParticipationRow.state == ParticipationState.DELIVERED.value
     )
     if new is ParticipationState.INVITED:
-        values |= {"receipt": None, "settled_at": None, "progress": 0.0, "last_progress_at": utc_now()}
+        values |= {
+            "receipt": None,
+            "settled_at": None,
+            "region_clients": None,
+            "progress": 0.0,
+            "last_progress_at": utc_now(),
+        }
     taken = delivered.values(state=new.value, representations_sha256=None, **values)
     return await affected_rows(session, taken) == 1
 

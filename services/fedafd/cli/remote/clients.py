@@ -8,7 +8,7 @@ import typer
 
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, AsJson, Federation, Url, connect
 from fedafd.cli.remote.output import print_json, print_table, short_time
-from fedafd.domain.kinds import ClientKind
+from fedafd.domain.kinds import ParticipantKind
 
 __all__ = ["client_app"]
 
@@ -21,7 +21,12 @@ Name = Annotated[str, typer.Argument(help="The client's name.")]
 def invite(
     name: Name,
     federation: Federation,
-    kind: Annotated[ClientKind | None, typer.Option(help="What its private data is made of.")] = None,
+    kind: Annotated[
+        ParticipantKind | None, typer.Option(help="What its private data is made of; region: clients of its own.")
+    ] = None,
+    max_clients: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="Of a region: how many clients it may stand for.")
+    ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="A client that exists: a new token; its old credential is void at once.")
     ] = False,
@@ -34,14 +39,20 @@ def invite(
     if again == (kind is not None):
         raise typer.BadParameter("give --kind for a new client, or --again for one that exists")
     if again:
-        made = connect(url, api_key).ask("POST", f"{base}/{name}/invitations")
+        made = connect(url, api_key).ask("POST", f"{base}/{name}/invitations", json={"max_clients": max_clients})
     else:
-        made = connect(url, api_key).ask("POST", base, json={"name": name, "kind": str(kind)})
+        wanted = {"name": name, "kind": str(kind), "max_clients": max_clients}
+        made = connect(url, api_key).ask("POST", base, json=wanted)
     if as_json:
         print_json(made)
         return
     typer.echo(f"{name} is invited as {made['kind']} client; its token is good once, until", err=True, nl=False)
-    typer.echo(f" {short_time(made['token_expires_at'])}. At the site: fedafd agent run --token <token>", err=True)
+    there = (
+        "In the region: fedafd region run"
+        if made["kind"] == ParticipantKind.REGION
+        else "At the site: fedafd agent run"
+    )
+    typer.echo(f" {short_time(made['token_expires_at'])}. {there} --token <token>", err=True)
     typer.echo(made["enrolment_token"])
 
 

@@ -97,7 +97,7 @@ def show(
     parts = [
         (
             p["client"],
-            p["kind"],
+            p["kind"] if p["num_clients"] is None else f"{p['kind']} of {p['num_clients']}",
             p["state"],
             percent(p["progress"]),
             size(p["bytes_up"]),

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.control_plane.callers import Operator, Viewer
 from fedafd.control_plane.clients import service
-from fedafd.control_plane.clients.schemas import Client, InviteClient, InvitedClient
+from fedafd.control_plane.clients.schemas import Client, InviteAgain, InviteClient, InvitedClient
 from fedafd.control_plane.context import ContextDep
 from fedafd.control_plane.idempotency import OperatorOnce
 from fedafd.control_plane.names import ClientName, FederationName
@@ -73,7 +73,11 @@ async def get_one_client(federation: FederationName, client: ClientName, context
     responses=problem_responses(401, 403, 404, 409, 422),
 )
 async def invite_client_again(
-    federation: FederationName, client: ClientName, context: ContextDep, once: OperatorOnce
+    federation: FederationName,
+    client: ClientName,
+    context: ContextDep,
+    once: OperatorOnce,
+    body: InviteAgain | None = None,
 ) -> Response:
     """Invite a known client again: its site was set up anew, its credential was lost, or it was revoked by mistake.
 
@@ -81,7 +85,9 @@ async def invite_client_again(
     """
 
     async def act(session: AsyncSession) -> InvitedClient:
-        return await service.renew(session, federation, client, context.invitation_lifetime, once.caller.actor)
+        bound = None if body is None else body.max_clients
+        lifetime, actor = context.invitation_lifetime, once.caller.actor
+        return await service.renew(session, federation, client, lifetime, actor, max_clients=bound)
 
     return await once(act, status=201, changed=federation)
 

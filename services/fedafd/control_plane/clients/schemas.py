@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedafd.control_plane.names import Name
-from fedafd.domain.kinds import ClientKind
+from fedafd.domain.kinds import ParticipantKind
 from fedafd.messaging.presence import PRESENCE_SECONDS, Presence
 from fedafd.persistence.models import ClientRow, utc_now
 
-__all__ = ["Client", "ClientState", "InviteClient", "InvitedClient"]
+__all__ = ["Client", "ClientState", "InviteAgain", "InviteClient", "InvitedClient"]
+
+
+MaxClients = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class ClientState(StrEnum):
@@ -25,19 +28,35 @@ class ClientState(StrEnum):
 
 
 class InviteClient(BaseModel):
-    """A site to invite."""
+    """A site, or a region, to invite."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: Name
-    kind: ClientKind
+    kind: ParticipantKind
+    max_clients: MaxClients | None = Field(None, description="Of a region: how many clients it may stand for.")
+
+    @model_validator(mode="after")
+    def _bounds_regions(self) -> InviteClient:
+        if (self.kind is ParticipantKind.REGION) != (self.max_clients is not None):
+            raise ValueError("max_clients is needed for a region, and means nothing for a client")
+        return self
+
+
+class InviteAgain(BaseModel):
+    """What changes with another invitation."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_clients: MaxClients | None = Field(None, description="Of a region: from now on; null leaves it as it is.")
 
 
 class Client(BaseModel):
     """A client, and whether its agent is there."""
 
     name: str
-    kind: ClientKind
+    kind: ParticipantKind
+    max_clients: int | None = Field(description="Of a region: how many clients it may stand for.")
     state: ClientState
     online: bool = Field(description=f"Whether its agent called in the last {PRESENCE_SECONDS} s.")
     activity: str | None = Field(description="What the agent was doing; null when it is away or nobody noted it.")
@@ -74,7 +93,8 @@ def _fields(row: ClientRow, presence: Presence | None) -> dict[str, Any]:
     online = seen is not None and utc_now() - seen < timedelta(seconds=PRESENCE_SECONDS)
     return {
         "name": row.name,
-        "kind": ClientKind(row.kind),
+        "kind": ParticipantKind(row.kind),
+        "max_clients": row.max_clients,
         "state": ClientState.REVOKED if row.revoked_at else state,
         "online": online and row.revoked_at is None and row.enrolled_at is not None,
         "activity": (presence.activity or None) if presence else None,

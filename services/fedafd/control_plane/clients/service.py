@@ -9,7 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.control_plane.clients.schemas import Client, InviteClient, InvitedClient
 from fedafd.control_plane.context import Context
-from fedafd.domain.errors import ConflictError
+from fedafd.domain.config.federation import stored_federation_config
+from fedafd.domain.config.regions import check_regions
+from fedafd.domain.errors import ConflictError, InvalidRequestError
+from fedafd.domain.kinds import ParticipantKind
 from fedafd.messaging.presence import Presence, read_presence
 from fedafd.persistence.client_repository import get_client, invite_again, invite_client, revoke_client
 from fedafd.persistence.event_repository import record_event
@@ -22,17 +25,41 @@ __all__ = ["invite", "presences", "renew", "revoke"]
 async def invite(
     session: AsyncSession, federation: str, wanted: InviteClient, lifetime: timedelta, actor: str
 ) -> InvitedClient:
-    """Invite a client. Raises ConflictError for a taken name, NotFoundError for an unknown federation."""
-    await get_federation(session, federation)
-    row, token = await invite_client(session, federation, wanted.name, wanted.kind, lifetime)
+    """Invite a client.
+
+    Raises ConflictError for a taken name, NotFoundError for an unknown federation, and ConfigurationError for a region
+    where the federation's configuration needs rows of single clients.
+    """
+    owner = await get_federation(session, federation, lock=wanted.kind is ParticipantKind.REGION)
+    if wanted.kind is ParticipantKind.REGION:
+        check_regions(stored_federation_config(owner.config))
+    row, token = await invite_client(
+        session, federation, wanted.name, wanted.kind, lifetime, max_clients=wanted.max_clients
+    )
     record_event(session, "client.invited", federation_id=federation, actor=actor, client=row.name)
     return InvitedClient.invited(row, token)
 
 
-async def renew(session: AsyncSession, federation: str, client: str, lifetime: timedelta, actor: str) -> InvitedClient:
-    """Invite a known client again, whatever state it is in; its old token and credential are void at once."""
-    await get_federation(session, federation)
+async def renew(
+    session: AsyncSession,
+    federation: str,
+    client: str,
+    lifetime: timedelta,
+    actor: str,
+    *,
+    max_clients: int | None = None,
+) -> InvitedClient:
+    """Invite a known client again, whatever state it is in; its old token and credential are void at once.
+
+    Raises NotFoundError, InvalidRequestError for a bound of what is no region, and ConfigurationError as `invite`.
+    """
+    owner = await get_federation(session, federation, lock=True)
     row = await get_client(session, federation, client)
+    if row.kind == ParticipantKind.REGION.value:
+        check_regions(stored_federation_config(owner.config))
+        row.max_clients = max_clients or row.max_clients
+    elif max_clients is not None:
+        raise InvalidRequestError(f"client {client}: is no region, and stands for itself alone; leave max_clients out")
     token = await invite_again(session, row, lifetime)
     record_event(session, "client.invited_again", federation_id=federation, actor=actor, client=row.name)
     return InvitedClient.invited(row, token)

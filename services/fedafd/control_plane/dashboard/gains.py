@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fedafd.domain.kinds import ClientKind
+from fedafd.domain.kinds import ClientKind, ParticipantKind
 from fedafd.persistence.models import ClientRow, ParticipationRow
 
 __all__ = ["OTHERS", "VIEWS", "Gain", "Point", "SiteGain", "site_gains", "summary"]
@@ -76,9 +76,11 @@ class SiteGain:
 
 
 def site_gains(clients: Sequence[ClientRow], parts: Sequence[tuple[ParticipationRow, int]]) -> list[SiteGain]:
-    """Of each client, from its deliveries with the rounds' numbers, ascending."""
+    """Of each client, from its deliveries with the rounds' numbers, ascending; a region tells nothing of its own."""
     found = []
     for client in clients:
+        if client.kind == ParticipantKind.REGION.value:
+            continue
         mine = [(part, number) for part, number in parts if part.client_id == client.id]
         metric = "rsum" if client.kind == ClientKind.PAIR.value else "acc1"
         points = [_point(number, part.metrics, metric) for part, number in mine if part.metrics]

@@ -16,8 +16,8 @@ from fedafd.control_plane.dashboard.routing import page_router, see
 from fedafd.control_plane.dashboard.visits import Form, OperatorForm, Visitor
 from fedafd.control_plane.names import NAME_PATTERN, ClientName, FederationName
 from fedafd.domain.errors import InvalidRequestError
-from fedafd.domain.kinds import ClientKind
-from fedafd.persistence.client_repository import list_clients
+from fedafd.domain.kinds import ClientKind, ParticipantKind
+from fedafd.persistence.client_repository import get_client, list_clients
 from fedafd.persistence.federation_repository import get_federation
 
 __all__ = ["router"]
@@ -62,7 +62,8 @@ async def invite_site(
     """Invite a site; its token stands on the answer, and nowhere again."""
     aggregator, path = checked_address(form.text("aggregator")), checked_path(form.text("path"))
     try:
-        wanted = InviteClient(name=form.text("name"), kind=ClientKind(form.text("kind")))
+        kind = ParticipantKind(ClientKind(form.text("kind")))
+        wanted = InviteClient(name=form.text("name"), kind=kind, max_clients=None)
     except (ValidationError, ValueError):
         raise InvalidRequestError(
             "a site's name is made of lower-case letters, digits and hyphens, and its kind is image, text or pair"
@@ -79,6 +80,9 @@ async def invite_again(
 ) -> Response:
     """Invite a known site again; its old token and credential are void at once."""
     async with context.database.transaction() as session:
+        known = await get_client(session, federation, client)
+        if known.kind == ParticipantKind.REGION.value:
+            raise InvalidRequestError(f"{client} is a region: invite it with `fedafd client invite {client} --again`")
         made = await service.renew(session, federation, client, context.invitation_lifetime, form.caller.actor)
     context.wakeups.changed(federation)
     return await _invited(request, context, federation, form, made, _likely_aggregator(request), "")
@@ -110,6 +114,7 @@ async def _invited(
     aggregator: str,
     path: str,
 ) -> Response:
+    kind = ClientKind(made.kind)
     async with context.database.snapshot() as session:
         owner = await get_federation(session, federation)
     return federation_page(
@@ -121,6 +126,6 @@ async def _invited(
         made=made,
         aggregator=aggregator,
         path=path or "/data",
-        adapter=ADAPTERS[made.kind],
-        agent_yaml=agent_yaml(made.kind, aggregator, path or "/data"),
+        adapter=ADAPTERS[kind],
+        agent_yaml=agent_yaml(kind, aggregator, path or "/data"),
     )

@@ -8,7 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.control_plane.names import check_storable
 from fedafd.domain.config import FederationConfig, parse_federation_config
+from fedafd.domain.config.regions import check_regions
 from fedafd.domain.errors import ConflictError
+from fedafd.persistence.client_repository import has_regions
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.federation_repository import add_federation, get_federation
 from fedafd.persistence.models import FederationRow
@@ -50,6 +52,8 @@ async def change_config(
         )
     new = parse_federation_config(config)
     _check_change(row, new)
+    if await has_regions(session, name):
+        check_regions(new)
     old, row.config = row.config, new.model_dump(mode="json")
     changed = sorted(key for key, value in row.config.items() if old.get(key) != value)
     if changed:

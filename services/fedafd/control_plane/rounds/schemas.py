@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedafd.domain.kinds import ClientKind, Modality, StageKind
+from fedafd.domain.kinds import Modality, ParticipantKind, StageKind
 from fedafd.domain.leaving import LeaveReason
 from fedafd.domain.states import ParticipationState, RoundState, StageState
 from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, StageRow
@@ -24,10 +24,11 @@ class StartRounds(BaseModel):
 
 
 class Participation(BaseModel):
-    """One client's part in a round."""
+    """One client's or region's part in a round."""
 
     client: str
-    kind: ClientKind
+    kind: ParticipantKind
+    num_clients: int | None = Field(description="Of a region's delivery: how many clients it stands for.")
     state: ParticipationState
     progress: float = Field(description="0 to 1.")
     activity: str | None
@@ -42,7 +43,8 @@ class Participation(BaseModel):
         """From its rows."""
         return cls(
             client=client.name,
-            kind=ClientKind(client.kind),
+            kind=ParticipantKind(client.kind),
+            num_clients=(row.region_clients or {}).get("total"),
             state=ParticipationState(row.state),
             progress=row.progress,
             activity=row.activity,

@@ -8,9 +8,10 @@ from fedafd.control_plane.status.facts import Facts, FederationFacts, RoundFacts
 from fedafd.control_plane.status.lost import LOST, lost_words, some
 from fedafd.control_plane.status.schemas import Cause, Finding, Level
 from fedafd.domain.config.federation import stored_federation_config
-from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.domain.kinds import Modality
 from fedafd.domain.states import OPEN_PARTICIPATION_STATES, ParticipationState, RoundState, StageState
 from fedafd.persistence.models import StageRow
+from fedafd.persistence.participation_repository import clients_in, clients_with
 
 __all__ = ["round_finding"]
 
@@ -147,9 +148,9 @@ def _collecting(facts: Facts, federation: FederationFacts, found: RoundFacts, to
 def _short(found: RoundFacts) -> str:
     """What of the quorum cannot be reached even if every site that is still awaited delivers; empty if it can."""
     quorum = stored_federation_config(found.row.config).quorum
-    possible = [ClientKind(client.kind) for part, client in found.parts if part.state not in LOST]
-    needs = [("", len(possible), quorum.min_clients)]
+    possible = [(part, client) for part, client in found.parts if part.state not in LOST]
+    needs = [("", sum(clients_in(part, client) for part, client in possible), quorum.min_clients)]
     for modality, needed in ((Modality.IMAGE, quorum.min_image_clients), (Modality.TEXT, quorum.min_text_clients)):
-        holders = sum(modality in kind.modalities for kind in possible)
+        holders = sum(clients_with(part, client, modality) for part, client in possible)
         needs.append((f" with {modality.value} representations", holders, needed))
     return ", ".join(f"{have} of {needed} sites{what}" for what, have, needed in needs if have < needed)
