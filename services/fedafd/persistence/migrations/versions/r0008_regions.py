@@ -7,8 +7,8 @@ from alembic import op
 
 from fedafd.persistence.migrations.guards import refuse_unless_empty
 
-revision = "0007"
-down_revision = "0006"
+revision = "0008"
+down_revision = "0007"
 
 _KINDS = "kind IN ('image', 'text', 'pair'{more})"
 
