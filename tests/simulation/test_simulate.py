@@ -66,6 +66,9 @@ def test_the_report_is_whole(tmp_path: Path) -> None:
     with (out / "results.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 4
     assert "| fedavg | 2 |" in (out / "results.md").read_text()
+    page = (out / "results.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "<td>fedavg</td>" in page
     for name in ("curves-iid.png", "bars-iid.png"):
         with Image.open(out / name) as image:
             assert image.width > 400

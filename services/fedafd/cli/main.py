@@ -17,7 +17,7 @@ from fedafd.cli.migrate import migrate_app
 from fedafd.cli.predict import predict
 from fedafd.cli.remote import add_remote_commands
 from fedafd.cli.search import search
-from fedafd.cli.simulate import simulate
+from fedafd.cli.simulate import simulate_app
 from fedafd.cli.store import store_app
 from fedafd.cli.up import up
 from fedafd.domain.errors import ConfigurationError, FedafdError
@@ -49,6 +49,7 @@ app = typer.Typer(
 )
 app.add_typer(agent_app, name="agent")
 app.add_typer(migrate_app, name="migrate")
+app.add_typer(simulate_app, name="simulate")
 app.add_typer(store_app, name="store")
 app.command()(bootstrap)
 app.command()(demo)
@@ -56,7 +57,6 @@ app.command()(doctor)
 app.command()(health)
 app.command()(predict)
 app.command()(search)
-app.command()(simulate)
 app.command()(up)
 add_remote_commands(app)
 

@@ -9,18 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedafd.cli.simulate_compare import simulate_compare
 from fedafd.cli.weights import IMAGE_WEIGHTS, TEXT_WEIGHTS, named_weights
 from fedafd.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from fedafd.simulation.experiment import ExperimentConfig, RunKey
 
-__all__ = ["simulate"]
+__all__ = ["simulate_app"]
 
 _INTERRUPTED, _TERMINATED = 130, 143
 
 
+simulate_app = typer.Typer()
+simulate_app.command("compare")(simulate_compare)
+
+
+@simulate_app.callback(invoke_without_command=True)
 def simulate(
+    context: typer.Context,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="The experiment.yaml.")] = None,
     preset: Annotated[str | None, typer.Option(help="small, pretrained or paper; the file stands on it.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder that the data's paths start from; else the file's.")] = None,
@@ -50,6 +57,8 @@ def simulate(
     splits, test splits are read once at the end of a run. A run that fails does not end the others: it is named at the
     end, the exit code is 1, and the same command tries it again.
     """
+    if context.invoked_subcommand is not None:
+        return
     from fedafd.simulation.experiment import read_experiment
     from fedafd.simulation.places import check_places
 

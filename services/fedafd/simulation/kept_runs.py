@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -28,10 +27,11 @@ from fedafd.simulation.data import Prints
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
 from fedafd.simulation.files import read_json, write_json
 
-__all__ = ["check_kept_runs", "note_run", "versions_note"]
+__all__ = ["changed_data", "changed_settings", "check_kept_runs", "note_run"]
 
 _RECORD, _ASIDE = "run.json", "set-aside"
 _MOST_NAMED, _LONGEST_VALUE = 3, 80
+_NOT_THERE = "not there"
 _LIBRARIES = ("fedafd", "torch", "numpy", "transformers", "pillow")
 
 
@@ -89,17 +89,23 @@ def note_run(folder: Path, experiment: ExperimentConfig, key: RunKey, prints: Pr
     write_json(folder / _RECORD, content)
 
 
-def versions_note(output: Path, keys: Sequence[RunKey]) -> str | None:
-    """A sentence where runs were made with different versions or devices: figures may differ for that alone."""
-    held = [read_json(output / key.folder / _RECORD) for key in keys if (output / key.folder / _RECORD).exists()]
-    made = Counter(tuple(sorted(each.items())) for record in held for each in record.get("made_with", []))
-    names = dict.fromkeys(name for each in made for name, _ in each)
-    parts = []
-    for name in names:
-        values = dict.fromkeys(dict(each).get(name, "not known") for each in made)
-        if len(values) > 1:
-            parts.append(f"{name} {' and '.join(values)}")
-    return f"Runs were made with different versions or devices, {'; '.join(parts)}." if parts else None
+def changed_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """The settings that differ between two `configuration`s of run.json, by their path, with both values."""
+    then, now = _flat(_as_read_today(one)), _flat(_as_read_today(other))
+    return {
+        path: (then.get(path, _NOT_THERE), now.get(path, _NOT_THERE))
+        for path in {**now, **then}
+        if then.get(path) != now.get(path)
+    }
+
+
+def changed_data(one: Prints, other: Prints) -> dict[str, tuple[str, str]]:
+    """The public set and groups of clients whose data differ, each with what both are."""
+    return {
+        name: (_samples(one.get(name)), _samples(other.get(name)))
+        for name in {**one, **other}
+        if one.get(name, {}).get("fingerprint") != other.get(name, {}).get("fingerprint")
+    }
 
 
 def _kept(output: Path) -> Iterator[tuple[RunKey, dict[str, Any]]]:
@@ -119,15 +125,13 @@ def _unlike(
     """In what a kept run differs; empty if in nothing that is known."""
     told = []
     if "configuration" in record and described is not None:
-        told += _changes(_flat(_as_read_today(record["configuration"])), _flat(described))
+        changed = changed_settings(record["configuration"], described)
+        told += [f"{path}: {then} then, {now} now" for path, (then, now) in changed.items()]
     elif described is not None and record.get("fingerprint") != experiment.fingerprint(key):
         told.append("its configuration (an older version kept no more of it than a hash)")
     if "data" in record and prints is not None:
-        told += [
-            f"data of {name}: {_samples(record['data'].get(name))} then, {_samples(prints.get(name))} now"
-            for name in {**record["data"], **prints}
-            if record["data"].get(name, {}).get("fingerprint") != prints.get(name, {}).get("fingerprint")
-        ]
+        unlike = changed_data(record["data"], prints)
+        told += [f"data of {name}: {then} then, {now} now" for name, (then, now) in unlike.items()]
     more = len(told) - _MOST_NAMED
     return ", ".join(told[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
@@ -153,17 +157,9 @@ def _flat(value: Any, path: str = "") -> dict[str, str]:
     return {name: text for place, each in parts for name, text in _flat(each, place).items()}
 
 
-def _changes(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    return [
-        f"{path}: {then.get(path, 'not there')} then, {now.get(path, 'not there')} now"
-        for path in {**now, **then}
-        if then.get(path) != now.get(path)
-    ]
-
-
 def _samples(held: Mapping[str, Any] | None) -> str:
     if held is None:
-        return "not there"
+        return _NOT_THERE
     counts = "/".join(str(count) for count in held["samples"].values())
     return f"{counts} samples with fingerprint {held['fingerprint'][:8]}"
 

@@ -100,9 +100,11 @@ def _rounds(experiment: ExperimentConfig, configs: Mapping[str, FederationConfig
     for name, config in configs.items():
         if config.distillation.enabled and config.distillation.start_round > experiment.rounds:
             late.setdefault(config.distillation.start_round, []).append(name)
+    are, rounds = ("is", "round") if experiment.rounds == 1 else ("are", "rounds")
     for start, names in late.items():
         yield (
-            f"{', '.join(names)}: distillation.start_round is {start}, but there are {experiment.rounds} rounds:"
+            f"{', '.join(names)}: distillation.start_round is {start}, but there {are} {experiment.rounds}"
+            f" {rounds}:"
             " nothing is distilled, and the server learns from the public set alone"
         )
 

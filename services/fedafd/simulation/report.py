@@ -1,4 +1,4 @@
-"""What an experiment leaves behind: results.json, results.csv, results.md and the plots beside them."""
+"""What an experiment leaves behind: results in JSON, CSV and Markdown, the plots, and a page of tables and plots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
 from fedafd.simulation.failures import failures_in
 from fedafd.simulation.files import write_json
-from fedafd.simulation.kept_runs import versions_note
+from fedafd.simulation.html_page import html_page
+from fedafd.simulation.made_with import made_with_note
 from fedafd.simulation.no_effect import settings_without_effect
 from fedafd.simulation.plots import draw_plots
 from fedafd.simulation.summary import (
@@ -41,11 +42,12 @@ def write_report(experiment: ExperimentConfig, output: Path) -> list[Path]:
     _write_csv(output / "results.csv", rows)
     text = markdown(experiment, rows, compared, failed)
     done = [key for key in experiment.runs() if key not in not_done(experiment, rows)]
-    if note := versions_note(output, done):
+    if note := made_with_note(output, done):
         text += f"\n{note}\n"
     (output / "results.md").write_text(text, encoding="utf-8")
-    files = [output / name for name in ("results.json", "results.csv", "results.md")]
-    return files + (draw_plots(experiment, results, rows, output) if rows else [])
+    plots = draw_plots(experiment, results, rows, output) if rows else []
+    (output / "results.html").write_text(html_page(experiment.name, text, plots), encoding="utf-8")
+    return [output / f"results.{ending}" for ending in ("html", "json", "csv", "md")] + plots
 
 
 def markdown(
@@ -121,26 +123,27 @@ def _interval(d: Difference) -> str:
 
 
 def _checks(experiment: ExperimentConfig, rows: Sequence[Row]) -> list[str]:
-    """What is said of single clients; where there is nothing to compare, that."""
+    """What is said of single clients; nothing of those that the experiment does not have."""
     baseline = experiment.baseline
     own = [row for row in rows if row.strategy == baseline]
     if not own:
         return [f"No run of {baseline} is done: nothing is said of its clients."]
-    return [_against_global(baseline, own), *_against_alone(experiment, rows)]
+    told = [*_against_global(baseline, own), *_against_alone(experiment, rows)]
+    return [line for part in told for line in (part, "")][:-1]
 
 
-def _against_global(baseline: str, own: Sequence[Row]) -> str:
+def _against_global(baseline: str, own: Sequence[Row]) -> list[str]:
     over = {f"{r.scenario} seed {r.seed}: {name}": value for r in own for name, value in r.over_global.items()}
     if not over:
-        return "There is no pair client to compare with the frozen global model."
+        return []
     below = [f"{name} by {-value:.1f}" for name, value in over.items() if value < 0]
     verdict = f"below in {len(below)} cases: {'; '.join(below)}" if below else "never below"
     if not any(over.values()):
         verdict = "equal in each, as where nothing but the global model is used"
-    return (
+    return [
         f"Pair clients of {baseline} against the frozen global model on the test split, {len(over)} cases in"
         f" {len(own)} runs: {verdict}."
-    )
+    ]
 
 
 def _against_alone(experiment: ExperimentConfig, rows: Sequence[Row]) -> list[str]:
@@ -149,11 +152,11 @@ def _against_alone(experiment: ExperimentConfig, rows: Sequence[Row]) -> list[st
         return []
     alone = client_differences(rows, baseline, _ALONE)
     if not alone:
-        return ["", f"No run of {_ALONE} is done for the same scenario and seed: nothing to compare {baseline} with."]
+        return [f"No run of {_ALONE} is done for the same scenario and seed: nothing to compare {baseline} with."]
     worse = {name: value for name, value in alone.items() if value < 0}
     most = min(worse, key=lambda name: worse[name], default="")
     told = f"{len(worse)} of {len(alone)} below" + (f", most of all {most} by {-worse[most]:.1f}" if worse else "")
-    return ["", f"Clients of {baseline} against themselves under {_ALONE} on the test split: {told}."]
+    return [f"Clients of {baseline} against themselves under {_ALONE} on the test split: {told}."]
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -1,0 +1,40 @@
+"""`fedafd simulate compare`: two outputs of simulations, run by run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedafd.cli.output_place import need_place
+
+__all__ = ["simulate_compare"]
+
+
+def simulate_compare(
+    first: Annotated[Path, typer.Argument(help="The --output of a simulation.")],
+    second: Annotated[Path, typer.Argument(help="The --output of another; what it has more than the first is plus.")],
+    strategy: Annotated[str | None, typer.Option(help="Only this strategy of the second.")] = None,
+    against: Annotated[str | None, typer.Option(help="The first's strategy to compare it with; else the same.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all that was found to this file.")] = None,
+    other_data: Annotated[bool, typer.Option(help="Compare runs that were made from other data, too.")] = False,
+) -> None:
+    """Compare two simulations: paired differences, second minus first, with 95 % intervals over seeds.
+
+    Runs pair by scenario, seed and strategy. What differs in their settings is told first; runs of other data are
+    refused.
+    """
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from fedafd.simulation.compare import compare
+
+    if json_file is not None:
+        need_place(json_file)
+    found = compare(first, second, strategy=strategy, against=against, other_data=other_data)
+    Console().print(Markdown(found.markdown()))
+    if json_file is not None:
+        json_file.write_text(json.dumps(found.to_dict(), indent=1), encoding="utf-8")
+        typer.echo(f"Written: {json_file}")

@@ -1,0 +1,205 @@
+"""Two outputs of `fedafd simulate` side by side: paired differences of the runs that both have, second minus first.
+
+A pair is of one scenario and one seed, so of the same data, partition and initial weights; the data are compared by
+their fingerprints. Intervals are those of fedafd.simulation.summary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from fedafd.domain.errors import ConfigurationError
+from fedafd.simulation.experiment import RunKey
+from fedafd.simulation.files import read_json
+from fedafd.simulation.kept_runs import changed_data, changed_settings
+from fedafd.simulation.summary import Difference, Row, client_differences, differences, rows_of
+
+__all__ = ["Comparison", "compare"]
+
+_FIRST, _SECOND = "first", "second"
+_MOST = 8
+
+
+class _Run(NamedTuple):
+    row: Row
+    record: Mapping[str, Any]
+    """run.json, or nothing of an older run."""
+
+
+class Comparison(NamedTuple):
+    """What compare found."""
+
+    first: Path
+    second: Path
+    rows: dict[str, list[Row]]
+    """By title, such as `fedafd` or `fedafd against local`: the runs of both, as strategies `first` and `second`."""
+    differences: dict[str, list[Difference]]
+    settings: dict[str, tuple[str, str]]
+    """Settings that differ in some pair, with their values in its first and second."""
+    data: dict[str, tuple[str, str]]
+    """Data that differ in some pair."""
+    alone: list[str]
+    """Runs that the other output does not have."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON; an interval of one pair has no ends."""
+        return {
+            "first": str(self.first),
+            "second": str(self.second),
+            "settings": {path: list(values) for path, values in self.settings.items()},
+            "data": {name: list(values) for name, values in self.data.items()},
+            "without_a_partner": self.alone,
+            "differences": [
+                {
+                    "strategy": title,
+                    "scenario": d.scenario,
+                    "measure": d.measure,
+                    **dict(zip((_FIRST, _SECOND), _means(self.rows[title], d), strict=True)),
+                    "mean": d.mean,
+                    "low": d.low if math.isfinite(d.low) else None,
+                    "high": d.high if math.isfinite(d.high) else None,
+                    "shown": d.shown,
+                    "seeds": d.seeds,
+                }
+                for title, found in self.differences.items()
+                for d in found
+            ],
+            "clients": {title: client_differences(rows, _SECOND, _FIRST) for title, rows in self.rows.items()},
+        }
+
+    def markdown(self) -> str:
+        """A table for each strategy and scenario, after what differs and is left out."""
+        parts = [f"## {self.second} minus {self.first}", "", *self._apart()]
+        for title, found in self.differences.items():
+            for scenario in dict.fromkeys(d.scenario for d in found):
+                here = [d for d in found if d.scenario == scenario]
+                seeds = "1 seed" if here[0].seeds == 1 else f"{here[0].seeds} seeds"
+                parts += [f"### {title}, {scenario}, {seeds}", "", "| measure | first | second | second minus first |"]
+                parts += ["|---|---|---|---|", *(_line(d, self.rows[title]) for d in here), ""]
+            parts += [_clients(title, client_differences(self.rows[title], _SECOND, _FIRST)), ""]
+        return "\n".join([*parts, _on_intervals(self.differences)]) + "\n"
+
+    def _apart(self) -> Iterator[str]:
+        for what, found in (("Data", self.data), ("Settings", self.settings)):
+            if found:
+                yield from (f"{what} that differ:", "")
+                for name, (one, other) in list(found.items())[:_MOST]:
+                    yield f"- {name}: {one} in the first, {other} in the second"
+                yield from ([f"- and {len(found) - _MOST} more", ""] if len(found) > _MOST else [""])
+        if not self.settings:
+            yield from ("Their settings are the same.", "")
+        if self.alone:
+            more = f" and {len(self.alone) - _MOST} more" if len(self.alone) > _MOST else ""
+            yield from (f"Without a partner, left out: {', '.join(self.alone[:_MOST])}{more}.", "")
+
+
+def compare(
+    first: Path, second: Path, *, strategy: str | None = None, against: str | None = None, other_data: bool = False
+) -> Comparison:
+    """Compare the second output with the first; `strategy` is one of the second, `against` that of the first.
+
+    Without them every strategy that both have is compared with itself. Raises ConfigurationError where no runs pair, or
+    where their data differ and `other_data` does not allow it.
+    """
+    runs = {_FIRST: _read(first), _SECOND: _read(second)}
+    pairs = _pairs(runs, first, second, strategy, against)
+    settings: dict[str, tuple[str, str]] = {}
+    data: dict[str, tuple[str, str]] = {}
+    for one, other in (pair for found in pairs.values() for pair in found):
+        if "configuration" in one.record and "configuration" in other.record:
+            settings |= changed_settings(one.record["configuration"], other.record["configuration"])
+        if "data" in one.record and "data" in other.record:
+            data |= changed_data(one.record["data"], other.record["data"])
+    if data and not other_data:
+        told = "; ".join(f"{name}: {one} and {two}" for name, (one, two) in list(data.items())[:_MOST])
+        raise ConfigurationError(
+            f"{first} and {second}: made from other data ({told}), so that their runs are no pairs; add --other-data to"
+            " compare them all the same"
+        )
+    rows = {
+        title: [run.row._replace(strategy=name) for pair in found for run, name in zip(pair, _NAMES, strict=True)]
+        for title, found in pairs.items()
+    }
+    compared = {title: differences(found, _SECOND) for title, found in rows.items()}
+    used = [{id(pair[side]) for found in pairs.values() for pair in found} for side in (0, 1)]
+    wanted = ((first, runs[_FIRST], against or strategy), (second, runs[_SECOND], strategy or against))
+    left = [
+        f"{key.name} of {place}"
+        for (place, found, name), held in zip(wanted, used, strict=True)
+        for key, run in found.items()
+        if name in (None, key.strategy) and id(run) not in held
+    ]
+    return Comparison(first, second, rows, compared, settings, data, left)
+
+
+_NAMES = (_FIRST, _SECOND)
+
+
+def _read(output: Path) -> dict[RunKey, _Run]:
+    found = {}
+    for path in sorted(output.glob("runs/*/*/seed-*/result.json")):
+        (row,) = rows_of([read_json(path)])
+        record = read_json(path.with_name("run.json")) if path.with_name("run.json").exists() else {}
+        found[RunKey(scenario=row.scenario, strategy=row.strategy, seed=row.seed)] = _Run(row, record)
+    if not found:
+        raise ConfigurationError(f"{output}: holds no finished run; give the --output of a `fedafd simulate`")
+    return found
+
+
+def _pairs(
+    runs: Mapping[str, Mapping[RunKey, _Run]], first: Path, second: Path, strategy: str | None, against: str | None
+) -> dict[str, list[tuple[_Run, _Run]]]:
+    """Pairs by title, each of a run of the first and one of the second."""
+    there = {name: list(dict.fromkeys(key.strategy for key in found)) for name, found in runs.items()}
+    wanted = [strategy] if strategy is not None else [against] if against is not None else there[_SECOND]
+    made: dict[str, list[tuple[_Run, _Run]]] = {}
+    for name in wanted:
+        partner = against or name
+        for key, run in runs[_SECOND].items():
+            other = key.model_copy(update={"strategy": partner})
+            if key.strategy == name and other in runs[_FIRST]:
+                title = name if name == partner else f"{name} against {partner}"
+                made.setdefault(title, []).append((runs[_FIRST][other], run))
+    if not made:
+        raise ConfigurationError(
+            f"{first} and {second}: no run of the same scenario, seed and strategy; the first has strategies"
+            f" {', '.join(there[_FIRST])}, the second {', '.join(there[_SECOND])}; --strategy names one of the second,"
+            " --against one of the first"
+        )
+    return made
+
+
+def _means(rows: Sequence[Row], d: Difference) -> tuple[float, float]:
+    """Of the first and the second, over the runs that the difference is of."""
+    held = [row for row in rows if d.scenario in (row.scenario, "all") and d.measure in row.values]
+    number = len({row.scenario for row in held}) * len(_NAMES)
+    whole = [row for row in held if sum(other.seed == row.seed for other in held) == number]
+    one, other = ([row.values[d.measure] for row in whole if row.strategy == name] for name in _NAMES)
+    return fmean(one), fmean(other)
+
+
+def _line(d: Difference, rows: Sequence[Row]) -> str:
+    one, other = _means(rows, d)
+    interval = f"{d.mean:+.1f} (one seed)" if math.isinf(d.low) else f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]"
+    return f"| {d.measure} | {one:.1f} | {other:.1f} | {interval if d.shown == 'not shown' else f'**{interval}**'} |"
+
+
+def _clients(title: str, gains: Mapping[str, float]) -> str:
+    lower = {name: value for name, value in gains.items() if value < 0}
+    most = min(lower, key=lambda name: lower[name], default="")
+    told = f", most of all {most} by {-lower[most]:.1f}" if lower else ""
+    return f"Clients of {title} that are lower in the second: {len(lower)} of {len(gains)}{told}."
+
+
+def _on_intervals(found: Mapping[str, Sequence[Difference]]) -> str:
+    intervals = [d for each in found.values() for d in each if math.isfinite(d.low)]
+    if not intervals:
+        return "With one seed there is no interval: nothing is shown."
+    return (
+        f"Intervals are of 95 %, over seeds; bold ones leave 0 out, {sum(d.shown != 'not shown' for d in intervals)} of"
+        f" {len(intervals)} do; where nothing differs, 1 in 20 does by chance."
+    )

@@ -1,0 +1,129 @@
+"""`fedafd simulate compare`: pairs of two outputs by scenario, seed and strategy, and never of other data unasked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.simulation.test_simulate import TINY
+from tests.simulation.test_summary import result
+from typer.testing import CliRunner
+
+from fedafd.cli.main import app
+from fedafd.domain.errors import ConfigurationError
+from fedafd.simulation.compare import compare
+from fedafd.simulation.experiment import ExperimentConfig, RunKey
+from fedafd.simulation.html_page import html_page
+
+DATA = {"public set": {"fingerprint": "a" * 16, "samples": {"train": 8, "val": 4, "test": 4}}}
+
+
+def keep(
+    output: Path,
+    strategy: str,
+    seed: int,
+    image: float,
+    *,
+    data: dict[str, Any] = DATA,
+    scenario: str = "iid",
+    **made: Any,
+) -> None:
+    key = RunKey(scenario=scenario, strategy=strategy, seed=seed)
+    values = TINY | {"strategies": [strategy], "scenarios": {scenario: {"scheme": "iid"}}} | made
+    experiment = ExperimentConfig.model_validate(values)
+    (output / key.folder).mkdir(parents=True)
+    content = result(strategy, seed, image=image, pairs=60.0) | {"scenario": scenario}
+    (output / key.folder / "result.json").write_text(json.dumps(content))
+    record = {**key.model_dump(), "configuration": experiment.described(key), "data": data}
+    (output / key.folder / "run.json").write_text(json.dumps(record))
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> tuple[Path, Path]:
+    """The second has two rounds more, and its image clients are better by 1, 2 and 3."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for seed in range(3):
+        keep(first, "fedafd", seed, 20.0 + seed)
+        keep(second, "fedafd", seed, 21.0 + 2 * seed, rounds=4)
+    keep(first, "local", 0, 19.0)
+    return first, second
+
+
+def test_differences_are_second_minus_first_over_the_seeds(outputs: tuple[Path, Path]) -> None:
+    found = compare(*outputs)
+    (image,) = [d for d in found.differences["fedafd"] if d.measure == "image acc1"]
+    assert (image.mean, image.seeds) == (pytest.approx(2.0), 3)
+    # Student's t with two degrees of freedom; the deviation of 1, 2, 3 is 1.
+    assert image.high - image.mean == pytest.approx(4.30265 / 3**0.5, abs=1e-4)
+    assert found.settings == {"rounds": ("2", "4")}
+    assert found.alone == [f"iid / local / seed 0 of {outputs[0]}"]
+
+
+def test_the_command_prints_tables_and_writes_json(outputs: tuple[Path, Path], tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    done = CliRunner().invoke(app, ["simulate", "compare", *map(str, outputs), "--json", str(file)])
+    assert done.exit_code == 0, done.output
+    told = " ".join(done.output.split())
+    assert "rounds: 2 in the first, 4 in the second" in told
+    assert "+2.0 [-0.5, +4.5]" in told
+    assert "Clients of fedafd that are lower in the second: 0 of 6." in told
+    written = json.loads(file.read_text())
+    (image,) = [each for each in written["differences"] if each["measure"] == "image acc1"]
+    assert (image["first"], image["second"], image["shown"]) == (21.0, 23.0, "not shown")
+
+
+def test_a_strategy_is_compared_with_another_ones_runs(outputs: tuple[Path, Path]) -> None:
+    found = compare(*outputs, strategy="fedafd", against="local")
+    assert list(found.rows) == ["fedafd against local"]
+    (image,) = [d for d in found.differences["fedafd against local"] if d.measure == "image acc1"]
+    assert (image.mean, image.seeds) == (2.0, 1)
+    assert "(one seed)" in found.markdown()
+    assert "With one seed there is no interval: nothing is shown." in found.markdown()
+    assert found.to_dict()["differences"][0]["low"] is None
+
+
+def test_over_all_scenarios_only_seeds_that_ran_in_each_count(outputs: tuple[Path, Path]) -> None:
+    for seed in range(2):
+        keep(outputs[0], "fedafd", seed, 30.0, scenario="skewed")
+        keep(outputs[1], "fedafd", seed, 31.0, scenario="skewed")
+    (over_all,) = [
+        each
+        for each in compare(*outputs).to_dict()["differences"]
+        if (each["scenario"], each["measure"]) == ("all", "image acc1")
+    ]
+    assert over_all["seeds"] == 2
+    assert over_all["second"] - over_all["first"] == pytest.approx(over_all["mean"]) == 1.25
+
+
+def test_runs_of_other_data_are_refused_unless_asked_for(tmp_path: Path) -> None:
+    other = {"public set": DATA["public set"] | {"fingerprint": "b" * 16}}
+    keep(tmp_path / "first", "fedafd", 0, 20.0)
+    keep(tmp_path / "second", "fedafd", 0, 21.0, data=other)
+    with pytest.raises(
+        ConfigurationError, match="made from other data .public set: 8/4/4 samples with fingerprint aaaa"
+    ):
+        compare(tmp_path / "first", tmp_path / "second")
+    found = compare(tmp_path / "first", tmp_path / "second", other_data=True)
+    assert "Data that differ:" in found.markdown()
+
+
+def test_outputs_without_runs_or_without_pairs_are_refused(outputs: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="holds no finished run"):
+        compare(outputs[0], tmp_path / "nowhere")
+    with pytest.raises(
+        ConfigurationError, match="the first has strategies fedafd, local, the second fedafd; --strategy"
+    ):
+        compare(*outputs, strategy="creamfl")
+
+
+def test_the_page_holds_its_plots_and_no_foreign_html(tmp_path: Path) -> None:
+    plot = tmp_path / "curves-<iid>.png"
+    plot.write_bytes(b"\x89PNG")
+    page = html_page("<b>mine</b>", "### t\n\n| a | b |\n|---|---|\n| <script>x</script> | 1 |\n", [plot])
+    assert "<script" not in page
+    assert "<b>mine" not in page
+    assert "<td>1</td>" in page
+    assert 'src="data:image/png;base64,iVBORw==' in page
+    assert "http" not in page
