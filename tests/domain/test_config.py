@@ -208,6 +208,19 @@ def test_words_and_numbers_in_yaml_are_what_they_look_like(tmp_path: Path) -> No
     assert config.image_encoder.options == {"a": 1e-3, "b": "2020-01-01", "c": "yes", "d": 0.5, "e": 7, "f": -50.0}
 
 
+def test_options_of_a_presets_encoder_do_not_go_to_another_architecture() -> None:
+    other = parse_federation_config(
+        {"name": "f", "preset": "small", "image_encoder": {"architecture": "plain-convnet", "options": {"widths": [8]}}}
+    )
+    assert other.image_encoder.options == {"widths": [8]}
+    same = parse_federation_config(
+        {"name": "f", "preset": "small", "image_encoder": {"architecture": "resnet", "options": {"depths": [1]}}}
+    )
+    assert same.image_encoder.options["depths"] == [1]
+    assert "hidden_sizes" in same.image_encoder.options
+    assert parse_federation_config(json.loads(other.canonical_json())) == other
+
+
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 @pytest.mark.parametrize("strategy", strategy_names())
 def test_every_preset_and_strategy_parses_and_the_file_wins(preset: str, strategy: str) -> None:

@@ -9,8 +9,10 @@ __all__ = ["PRESETS", "merged"]
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`, block by block."""
+    """`over` on top of `base`, block by block. Options of an encoder are its architecture's: another has none of them."""
     out = dict(base)
+    if base.get("architecture") != over.get("architecture", base.get("architecture")):
+        out.pop("options", None)
     for key, value in over.items():
         old = out.get(key)
         out[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
