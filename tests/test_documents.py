@@ -27,9 +27,14 @@ from fedafd.distiller.settings import DistillerSettings
 
 PAGES = sorted(
     str(path.relative_to(ROOT))
-    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "helm").glob("*/README.md")]
+    for path in [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "helm").glob("*/README.md"),
+        ROOT / "examples" / "README.md",
+    ]
 )
-FOLDERS = ("services", "tests", "docs", "tools", "deploy", "helm", "protos", "benchmarks", ".ci")
+FOLDERS = ("services", "tests", "docs", "tools", "deploy", "helm", "protos", "benchmarks", "examples", ".ci")
 MADE = ("deploy/secrets", "deploy/certificates")
 """What a target makes, and a checkout has not."""
 SETTINGS: tuple[type[BaseSettings], ...] = (AgentSettings, AggregatorSettings, ControlPlaneSettings, DistillerSettings)

@@ -9,7 +9,7 @@ __all__ = ["PRESETS", "merged"]
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`, block by block. Options of an encoder are its architecture's: another has none of them."""
+    """`over` on top of `base`, block by block. An encoder of another architecture has none of the options of `base`."""
     out = dict(base)
     if base.get("architecture") != over.get("architecture", base.get("architecture")):
         out.pop("options", None)
