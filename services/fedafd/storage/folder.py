@@ -98,7 +98,7 @@ class FolderStore:
             if self.arrived(key) < offset:
                 raise ArtifactNotFoundError(f"object {key}: has no bytes before {offset}", key=key)
             self._check_there()
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folder(path.parent)
             with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
                 file.seek(offset)
                 file.write(data)
@@ -156,6 +156,13 @@ class FolderStore:
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder below the root, which may have gone a moment ago: nothing is written beside a share."""
+        place = self.root
+        for part in folder.relative_to(self.root).parts:
+            place /= part
+            place.mkdir(exist_ok=True)
+
     def _name_again(self, path: Path, target: Path) -> None:
         """Give the file a second name, without a moment in which there is no whole object of that name."""
         name = self.root / _TEMPORARY / f"name-{uuid.uuid4().hex}"
@@ -165,7 +172,7 @@ class FolderStore:
             self.put_file(target.relative_to(self.root).as_posix(), path)
             return
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folder(target.parent)
             name.replace(target)
             _sync(target.parent)
         finally:
@@ -181,7 +188,7 @@ class FolderStore:
                 yield file.file
                 file.flush()
                 os.fsync(file.fileno())
-            target.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folder(target.parent)
             temporary.replace(target)
             _sync(target.parent)
         except OSError as error:
