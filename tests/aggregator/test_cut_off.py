@@ -14,7 +14,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1._async import HealthServicer
 from sqlalchemy import text
-from tests.aggregator.test_hung_dependencies import socket_of, through
+from tests.aggregator.test_hung_dependencies import socket_of, through, until
 from tests.end_to_end.proxy import proxy
 from tests.hole import hole
 
@@ -36,7 +36,7 @@ from fedafd.rpc.status import status_of
 from fedafd.storage.folder import FolderStore
 
 
-async def test_who_waits_for_a_database_that_swallows_packets_is_told_and_who_came_later_is_not(
+async def test_who_waits_for_a_database_that_swallows_packets_is_told_until_it_answers_again(
     postgres_url: str, tmp_path: Any
 ) -> None:
     with hole(socket_of(postgres_url)) as way:
@@ -56,7 +56,11 @@ async def test_who_waits_for_a_database_that_swallows_packets_is_told_and_who_ca
             with pytest.raises(DatabaseUnavailableError, match="another aggregator"):
                 await call()
             assert monotonic() - began < 30
+            with pytest.raises(DatabaseUnavailableError):  # at once
+                await call()
             way.let_through()
+            healthy = context.metrics.metrics.registry.get_sample_value
+            await until(lambda: healthy("fedafd_aggregator_healthy"), "its answer")
             await call()
         finally:
             way.let_through()
@@ -65,7 +69,7 @@ async def test_who_waits_for_a_database_that_swallows_packets_is_told_and_who_ca
             await database.close()
 
 
-async def test_only_what_runs_for_long_enough_is_given_up_and_a_cancelled_call_stays_one() -> None:
+async def test_a_call_that_is_cancelled_by_others_stays_cancelled() -> None:
     waiting, heard = Waiting(), []
 
     async def call() -> None:
@@ -77,13 +81,13 @@ async def test_only_what_runs_for_long_enough_is_given_up_and_a_cancelled_call_s
 
     first = asyncio.ensure_future(call())
     await asyncio.sleep(0)
-    asked_at = monotonic()
-    second = asyncio.ensure_future(call())
-    await asyncio.sleep(0)
-    waiting.end(asked_at)
+    waiting.cut_off(True)
     await first
     assert heard == [DatabaseUnavailableError]
-    assert not second.done()
+    waiting.cut_off(False)
+    second = asyncio.ensure_future(call())
+    await asyncio.sleep(0)
+    waiting.cut_off(False)
     second.cancel()
     await asyncio.wait((second,))
     assert heard == [DatabaseUnavailableError, asyncio.CancelledError]
@@ -128,7 +132,9 @@ async def agent_at(address: str) -> AsyncIterator[AggregatorConnection]:
     await connection.close()
 
 
-async def test_who_dialled_an_aggregator_that_lost_its_database_comes_to_the_other_one() -> None:
+async def test_who_dialled_an_aggregator_that_lost_its_database_comes_to_the_other_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     broken, whole = Half(whole=True), Half(whole=True)
     with serving(broken) as first, serving(whole) as second, proxy((first, second)) as address:
         async with agent_at(address) as agent:  # the proxy leads each second connection to the second aggregator
@@ -138,6 +144,8 @@ async def test_who_dialled_an_aggregator_that_lost_its_database_comes_to_the_oth
             for each in (distiller, other):
                 await asyncio.to_thread(each.claim, "stage")
             broken.whole = False
+            monkeypatch.setattr("fedafd.agent.connection.DIAL_ANEW_SECONDS", 0)
+            monkeypatch.setattr("fedafd.distiller.client.DIAL_ANEW_SECONDS", 0)
             async with asyncio.timeout(30):
                 await agent.keep_session("round")
                 for each in (distiller, other):

@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from time import monotonic
 from typing import TypeVar
 
 import grpc
@@ -42,7 +43,7 @@ from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
 from fedafd.rpc.channel import open_channel, way_to
 from fedafd.rpc.codes import wire_activity, wire_leave_reason, wire_purpose
 from fedafd.rpc.credentials import bearer_metadata
-from fedafd.rpc.status import IN_VAIN, error_from_rpc, has_no_route, is_in_vain
+from fedafd.rpc.status import DIAL_ANEW_SECONDS, error_from_rpc, has_no_route, is_in_vain
 from fedafd.rpc.tls import file_stamp
 from fedafd.telemetry.logging import get_logger
 from fedafd.telemetry.tracing import trace_metadata
@@ -104,7 +105,6 @@ class AggregatorConnection:
         self._on_received = on_received
         self._credential = bearer_metadata(secret) if secret is not None else ()
         self._session = session
-        self._in_vain = 0
         self._open()
 
     async def close(self) -> None:
@@ -244,7 +244,7 @@ class AggregatorConnection:
         return (*self._credential, *session, *trace_metadata())
 
     def _open(self) -> None:
-        files = file_stamp(self._tls)
+        files, self._opened_at = file_stamp(self._tls), monotonic()
         self._channel = open_channel(self._address, self._tls)
         self._files = files
         self._stub = AggregatorServiceStub(self._channel)
@@ -261,7 +261,6 @@ class AggregatorConnection:
         except ConfigurationError as error:  # half of the files are written
             _log.warning("agent.tls_files_not_taken", reason=str(error))
         else:
-            self._in_vain = 0
             _log.info("agent.connection_renewed", aggregator=self._address)
             await old.close(None)
 
@@ -328,7 +327,6 @@ class AggregatorConnection:
         while True:
             try:
                 answer = await self._guarded(call())
-                self._in_vain = 0
                 if attempt:
                     _log.info("agent.aggregator_reachable_again", aggregator=self._address, tries=attempt)
                 return answer
@@ -355,7 +353,6 @@ class AggregatorConnection:
         unreachable = isinstance(error, grpc.aio.AioRpcError) and _is_broken_line(error)
         if isinstance(known, ArtifactCorruptError) or not (unreachable or known.retryable):
             raise known from error
-        self._in_vain += isinstance(error, grpc.aio.AioRpcError) and is_in_vain(error)
         bound = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** min(attempt - 1, 10))
         pause = _JITTER.uniform(0, bound)
         _log.warning(
@@ -370,7 +367,8 @@ class AggregatorConnection:
             async with asyncio.timeout(pause):
                 await self._stop.wait()
         except TimeoutError:
-            if self._in_vain >= IN_VAIN:
+            in_vain = isinstance(error, grpc.aio.AioRpcError) and is_in_vain(error)
+            if in_vain and monotonic() - self._opened_at > DIAL_ANEW_SECONDS:
                 await self._open_anew()
             elif unreachable:
                 await self._follow_files()

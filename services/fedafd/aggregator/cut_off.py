@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import monotonic
 from typing import Any
 
 from fedafd.domain.errors import DatabaseUnavailableError
@@ -17,32 +16,39 @@ from fedafd.domain.errors import DatabaseUnavailableError
 __all__ = ["Waiting"]
 
 
+_WORDS = "the database does not answer; another aggregator may reach it"
+
+
 class Waiting:
-    """The calls that run at the moment, and since when."""
+    """The calls that run at the moment."""
 
     def __init__(self) -> None:
-        self._since: dict[asyncio.Task[Any], float] = {}
+        self._running: set[asyncio.Task[Any]] = set()
         self._ended: set[asyncio.Task[Any]] = set()
+        self._cut_off = False
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """Around a call. Raises DatabaseUnavailableError into it when `end` gives it up."""
+        """Around a call. Raises DatabaseUnavailableError, also into one that runs, while this process is cut off."""
+        if self._cut_off:
+            raise DatabaseUnavailableError(_WORDS)
         task = asyncio.current_task()
         assert task is not None
-        self._since[task] = monotonic()
+        self._running.add(task)
         try:
             yield
         except asyncio.CancelledError:
             if task not in self._ended:
                 raise
             task.uncancel()
-            raise DatabaseUnavailableError("the database does not answer; another aggregator may reach it") from None
+            raise DatabaseUnavailableError(_WORDS) from None
         finally:
-            del self._since[task]
+            self._running.discard(task)
             self._ended.discard(task)
 
-    def end(self, since: float) -> None:
-        """Give up those that run since `since` or longer, in seconds of the monotonic clock."""
-        for task in [task for task, began in self._since.items() if began <= since and task not in self._ended]:
+    def cut_off(self, really: bool) -> None:
+        """Hear whether the database is out of reach."""
+        self._cut_off = really
+        for task in (self._running - self._ended) if really else ():
             self._ended.add(task)
             task.cancel()

@@ -21,7 +21,7 @@ from fedafd.proto.v1 import distillation_pb2 as pb
 from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
 from fedafd.rpc.channel import open_sync_channel, way_to
 from fedafd.rpc.credentials import bearer_metadata
-from fedafd.rpc.status import IN_VAIN, error_from_rpc, is_in_vain
+from fedafd.rpc.status import DIAL_ANEW_SECONDS, error_from_rpc, is_in_vain
 from fedafd.rpc.tls import file_stamp
 from fedafd.telemetry.logging import get_logger
 from fedafd.telemetry.tracing import trace_metadata
@@ -56,7 +56,6 @@ class DistillationClient:
         """Raises ConfigurationError for TLS files that cannot be used."""
         self._address, self._tls, self._check = address, tls, check
         self._opening = threading.Lock()
-        self._in_vain = 0
         self._open()
         self._credential = bearer_metadata(internal_token)
         # A process that starts anew in a container has its predecessor's name and number.
@@ -86,7 +85,6 @@ class DistillationClient:
         except grpc.RpcError as error:
             self._renew(error)
             raise error_from_rpc(error) from error
-        self._in_vain = 0
         return bool(answer.keep_going)
 
     def complete(self, done: Sequence[pb.CompleteStageRequest]) -> frozenset[str]:
@@ -140,7 +138,7 @@ class DistillationClient:
         return (*self._credential, *trace_metadata())
 
     def _open(self) -> None:
-        files = file_stamp(self._tls)
+        files, self._opened_at = file_stamp(self._tls), monotonic()
         self._channel = open_sync_channel(self._address, self._tls)
         self._files = files
         self._stub = DistillationServiceStub(self._channel)
@@ -148,8 +146,8 @@ class DistillationClient:
     def _renew(self, error: grpc.RpcError) -> None:
         """Open another channel where the certificate's files are others, or this one leads to who cannot serve."""
         with self._opening:
-            self._in_vain += is_in_vain(error)
-            if self._in_vain < IN_VAIN and file_stamp(self._tls) == self._files:
+            in_vain = is_in_vain(error) and monotonic() - self._opened_at > DIAL_ANEW_SECONDS
+            if not in_vain and file_stamp(self._tls) == self._files:
                 return
             old = self._channel
             try:
@@ -157,7 +155,6 @@ class DistillationClient:
             except ConfigurationError as error:  # half of the files are written
                 _log.warning("distiller.tls_files_not_taken", reason=str(error))
             else:
-                self._in_vain = 0
                 _log.info("distiller.connection_renewed", aggregator=self._address)
                 old.close()
 
@@ -170,15 +167,13 @@ class DistillationClient:
     ) -> T:
         def once() -> T:
             try:
-                answer = call()
+                return call()
             except grpc.RpcError as error:
                 self._renew(error)
                 known = error_from_rpc(error)
                 if isinstance(known, UnreachableError):
                     known = UnreachableError(f"{self._address}: {known}{way_to(self._address)}")
                 raise known from error
-            self._in_vain = 0
-            return answer
 
         retrying = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, FedafdError) and error.retryable),

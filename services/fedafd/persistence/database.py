@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from sqlalchemy import CursorResult, Engine, Update, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
@@ -47,6 +47,8 @@ _LINE = {
 _IDLE_TRANSACTION_SECONDS = 10
 """PostgreSQL ends a transaction of ours that nothing is heard of for so long: a process frozen or cut off in one
 would hold its locks, such as that on the coordinator's lease, for as long as the server believes in its line."""
+_IDLE_TRANSACTION = "25P03"
+"""What it says then."""
 _TURN_SECONDS = 30
 _POOL_SECONDS = 10
 """A call that waits so long for a connection is told to come again."""
@@ -178,7 +180,9 @@ def _translated() -> Iterator[None]:
         raise ConcurrentChangeError("somebody else changed the same thing at this moment; repeat it") from error
     except DataError as error:
         raise InvalidRequestError(f"a value cannot be stored: {first_line(error)}") from error
-    except (OperationalError, InterfaceError) as error:
+    except (OperationalError, InterfaceError, InternalError) as error:
+        if isinstance(error, InternalError) and getattr(error.orig, "sqlstate", None) != _IDLE_TRANSACTION:
+            raise
         # Callers learn that it failed, the log why: the driver may name hosts, files and users.
         _log.warning("database.failed", reason=first_line(error))
         raise DatabaseUnavailableError("the database cannot be reached, or is too busy; try again") from error

@@ -17,8 +17,8 @@ from fedafd.domain.process_errors import PassingAnswerError, UnexpectedAnswerErr
 from fedafd.rpc.tls import explain_handshake
 
 __all__ = [
+    "DIAL_ANEW_SECONDS",
     "ERROR_CODE_KEY",
-    "IN_VAIN",
     "PASSING",
     "error_from_rpc",
     "has_no_route",
@@ -47,8 +47,8 @@ PASSING: Mapping[grpc.StatusCode, bool] = {
     grpc.StatusCode.UNAUTHENTICATED: False,
 }
 """Of each code of a failed call without a code of ours: whether repeating the call may help."""
-IN_VAIN = 2
-"""After so many calls in vain, one after the other, another connection is opened."""
+DIAL_ANEW_SECONDS = 5.0
+"""Who calls in vain opens another connection, but not more often."""
 _LONGEST_TEXT = 2000
 """Characters; the text travels as a header, of which HTTP/2 takes about 8 KiB."""
 
