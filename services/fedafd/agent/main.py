@@ -24,6 +24,7 @@ from fedafd.agent.state import StateDirectory
 from fedafd.domain.config import AgentConfig, read_agent_config
 from fedafd.domain.errors import DataError, FedafdError
 from fedafd.domain.proxies import is_off_machine
+from fedafd.telemetry.ending import leave_objects
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.metrics import start_metrics_server
 from fedafd.telemetry.tracing import configure_tracing
@@ -110,7 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FedafdError as error:
         sys.stderr.write(f"agent: {error}\n")
         return ExitCode.CONFIGURATION
-    return run(config, token=token, settings=settings)
+    code = run(config, token=token, settings=settings)
+    leave_objects()
+    return code
 
 
 def read_site(path: Path) -> AgentConfig:

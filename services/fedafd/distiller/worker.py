@@ -28,6 +28,7 @@ from fedafd.messaging.broker_queue import QUEUE
 from fedafd.messaging.celery_app import make_celery, task_name
 from fedafd.messaging.queue_depth import QueueDepth
 from fedafd.storage import open_store
+from fedafd.telemetry.ending import leave_objects
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.metrics import start_metrics_server
 from fedafd.telemetry.tracing import configure_tracing, traceparent_in
@@ -122,7 +123,9 @@ def main() -> int:
             if cache is None:
                 cache = stack.enter_context(scratch_folder())
             cache.mkdir(parents=True, exist_ok=True)
-            return _run(settings, cache)
+            code = _run(settings, cache)
+        leave_objects()
+        return code
     except FedafdError as error:
         sys.stderr.write(f"distiller: {error}\n")
         return 2
