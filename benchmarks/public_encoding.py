@@ -16,9 +16,10 @@ from fedafd.domain.config import parse_federation_config
 from fedafd.domain.kinds import Modality
 from fedafd.learning import tower as tower_module
 from fedafd.learning.feeding import batches
+from fedafd.learning.global_training import unpacked
 from fedafd.learning.optimizers import choose_device
 from fedafd.learning.public import PairTensors
-from fedafd.learning.server_round import _unpacked, initial_server_state
+from fedafd.learning.server_round import initial_server_state
 from fedafd.learning.tower import Tower, encode_all
 
 
@@ -49,7 +50,7 @@ def run(*, tiny: bool, repeats: int, clock: Clock, device: str = "auto") -> list
     with tempfile.TemporaryDirectory(prefix="fedafd-bench-") as folder:
         public = public_photographs(count, Path(folder)).split("train")
         state = initial_server_state(config=config, captions=public.captions, seed=1)
-        model, _ = _unpacked(config, state)
+        model, _ = unpacked(config, state)
         model.to(place)
         pairs = PairTensors(public, model.towers)
         for modality, tower in model.towers.items():

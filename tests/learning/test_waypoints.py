@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.learning.test_ahead import Simulated
 from tests.simulation.test_simulate import TINY
 
 from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
 from fedafd.domain.config import FederationConfig, parse_federation_config
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.presets import merged
+from fedafd.learning import global_training
 from fedafd.learning import waypoints as module
+from fedafd.learning.ahead import ahead
 from fedafd.learning.client_round import train_client
 from fedafd.learning.server_round import Prepared, distil, initial_server_state, prepare
 from fedafd.learning.waypoints import NOWHERE, Waypoints
@@ -115,6 +118,18 @@ def test_encodings_are_not_made_twice(tmp_path: Path, monkeypatch: pytest.Monkey
     assert found.state == whole.state
     for modality in Modality:
         np.testing.assert_allclose(found.representations[modality], whole.representations[modality], atol=1e-6)
+
+
+def test_what_was_drawn_ahead_is_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = config(server={"initial_passes": 2})
+    whole = prepared(made, NOWHERE)
+    # As on a GPU: the next batch is drawn before a step is taken.
+    monkeypatch.setattr(global_training, "ahead", lambda source, device: ahead(source, device, Simulated()))
+    assert same(prepared(made, NOWHERE), whole)
+    for steps in (1, 2):
+        with pytest.raises(InterruptedHereError):
+            prepared(made, Waypoints(tmp_path / str(steps), every_seconds=0), Until(steps))
+        assert same(prepared(made, Waypoints(tmp_path / str(steps), every_seconds=0)), whole)
 
 
 def test_a_distillation_goes_on(tmp_path: Path) -> None:

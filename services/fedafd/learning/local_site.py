@@ -40,11 +40,12 @@ from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.client_data import SplitName, Splits, check_samples
 from fedafd.learning.client_model import Gates, Views, make_client_model
 from fedafd.learning.evaluation import Evaluation
-from fedafd.learning.feeding import gathered, sent
+from fedafd.learning.feeding import gathered
 from fedafd.learning.lora import merged_files
 from fedafd.learning.optimizers import choose_device, make_optimizer
 from fedafd.learning.public import Pairs, PairTensors
 from fedafd.learning.site_evaluation import SiteEvaluator
+from fedafd.learning.step_batches import PrivateBatch
 from fedafd.learning.tasks import find_task
 from fedafd.learning.tokens import tokenizer_for
 from fedafd.learning.tower import Tower
@@ -141,19 +142,15 @@ class LocalSite:
         """
         self._build([], tokenizer)
 
-    def task_loss(self, indices: Tensor) -> Tensor:
-        """The task's loss on the training samples `indices`; a constant where nothing of the client can learn."""
-        split = self.splits["train"]
-        rows, which = split.batch(indices, self.generator, augment=self.config.client.augment)
-        frozen = self.held("train", which)
+    def task_loss(self, batch: PrivateBatch) -> Tensor:
+        """The task's loss on training samples; a constant where nothing of the client can learn."""
         if self.model.mode is FusionMode.GLOBAL:
             if self.model.head is None:
                 return torch.zeros((), device=self.device)
-            views = {m: Views(row, row, row) for m, row in frozen.items()}
+            views = {m: Views(row, row, row) for m, row in batch.frozen.items()}
         else:
-            views = {m: self.model.views(m, t(sent(rows[m], self.device)), frozen[m]) for m, t in self.towers.items()}
-        labels = sent(split.labels[indices], self.device) if split.labels is not None else None
-        return self.model.task_loss(views, labels, self.config)
+            views = {m: self.model.views(m, t(batch.rows[m]), batch.frozen[m]) for m, t in self.towers.items()}
+        return self.model.task_loss(views, batch.labels, self.config)
 
     def represent(self, waypoints: Waypoints = NOWHERE) -> dict[Modality, NDArray[np.float32]]:
         """The client's representations of the public set, [N, D] by modality: its own encoders, no fusion."""

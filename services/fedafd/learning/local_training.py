@@ -5,7 +5,7 @@ Shape legend: B a batch, N public samples, D embedding dimension.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from fedafd.algorithm.alignment import backward_balanced
 from fedafd.domain.leaving import Activity, ActivityKind
 from fedafd.learning.acceleration import untouched_statistics
-from fedafd.learning.feeding import sent
+from fedafd.learning.ahead import ahead
 from fedafd.learning.local_site import LocalSite
 from fedafd.learning.optimizers import LossCheck, steps_factor
 from fedafd.learning.regularisers import Regulariser, Terms, make_regulariser
+from fedafd.learning.step_batches import PublicBatch, StepBatch, epoch_batches, private_steps, warm_batches
 from fedafd.learning.waypoints import NOWHERE, TrainingWay, Waypoints
 
 __all__ = ["Progress", "train_locally"]
@@ -85,12 +86,10 @@ class _Steps:
 
     def warm_start(self, count: int) -> None:
         """Fusion and head find their place beside encoders that are held."""
-        site = self._site
-        if "fusion" not in site.optimizers:
+        if "fusion" not in self._site.optimizers:
             return
-        for _ in range(count):
-            size = min(site.training.batch_size, site.splits["train"].count)
-            self._step(torch.randperm(site.splits["train"].count, generator=site.generator)[:size], None, held=True)
+        for batch in ahead(warm_batches(self._site, count), self._site.device):
+            self._take(batch, held=True)
 
     def mean_loss(self) -> float | None:
         """Over the steps of the epoch that was done last."""
@@ -99,45 +98,28 @@ class _Steps:
     def epoch(self, epoch: int, epochs: int, progress: Progress) -> None:
         self._sum, self._count = torch.zeros_like(self._sum), 0
         site, activity = self._site, Activity(ActivityKind.TRAINING, epoch + 1, epochs)
-        aligns = self._regularise is not None
-        if aligns and site.config.alignment.schedule == "separate":
-            for rows in self._public_batches(None):
-                progress(epoch / epochs, activity)
-                self._step(None, rows)
-        size = min(site.training.batch_size, site.splits["train"].count)
-        steps = max(1, site.splits["train"].count // size)
-        order = torch.randperm(site.splits["train"].count, generator=site.generator)
-        joint = aligns and site.config.alignment.schedule == "joint"
-        public = self._public_batches(steps) if joint else iter([None] * steps)
-        for step in range(steps):
-            progress((epoch + step / steps) / epochs, activity)
-            self._step(order[step * size : (step + 1) * size], next(public))
+        steps = private_steps(site)
+        for batch in ahead(epoch_batches(site, aligns=self._regularise is not None), site.device):
+            progress((epoch + self._count / steps) / epochs, activity)
+            self._take(batch)
 
-    def _public_batches(self, steps: int | None) -> Iterator[Tensor | None]:
-        site = self._site
-        assert site.public is not None
-        limit = min(site.config.client.public_samples_per_epoch or site.public.count, site.public.count)
-        size = min(site.training.batch_size, limit)
-        per_pass = max(1, limit // size)
-        for step in range(per_pass if steps is None else steps):
-            if step % per_pass == 0:
-                order = torch.randperm(site.public.count, generator=site.generator)
-            place = step % per_pass * size
-            yield order[place : place + size]
+    def _take(self, batch: StepBatch, *, held: bool = False) -> None:
+        """A step, and a look at its loss; `held`: the encoders stay as they are."""
+        loss = self._step(batch, held=held)
+        self.losses.add(loss)
+        if batch.private is not None:
+            self._sum, self._count = self._sum + loss, self._count + 1
 
-    def _step(self, private: Tensor | None, public: Tensor | None, *, held: bool = False) -> None:
-        """One step of all optimizers; `held`: the encoders stay as they are."""
+    def _step(self, batch: StepBatch, *, held: bool) -> Tensor:
+        """One step of all optimizers; the loss of its task and of what is added to it."""
         site = self._site
         loss = torch.zeros((), device=site.device)
-        if private is not None:
-            loss = loss + site.task_loss(private)
+        if batch.private is not None:
+            loss = loss + site.task_loss(batch.private)
         for optimizer in site.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        terms = Terms(None, None) if public is None else self._terms(public)
+        terms = Terms(None, None) if batch.public is None else self._terms(batch.public)
         whole = loss if terms.joint is None else loss + terms.joint
-        self.losses.add(whole)
-        if private is not None:
-            self._sum, self._count = self._sum + whole.detach(), self._count + 1
         self._backward(loss, whole, terms)
         if held:
             for parameter in self._encoders:
@@ -146,17 +128,13 @@ class _Steps:
         for name in ("main", "fusion"):
             if name in site.optimizers:
                 site.optimizers[name].step()
+        return whole.detach()
 
-    def _terms(self, rows: Tensor) -> Terms:
-        site = self._site
-        assert site.public is not None
+    def _terms(self, batch: PublicBatch) -> Terms:
         assert self._regularise is not None
-        with untouched_statistics(site.model):
-            features = {
-                m: tower(sent(site.public.drawn(m, rows, site.generator), site.device)).vector_BD
-                for m, tower in site.towers.items()
-            }
-        return self._regularise(features, sent(rows, site.device))
+        with untouched_statistics(self._site.model):
+            features = {m: tower(batch.rows[m]).vector_BD for m, tower in self._site.towers.items()}
+        return self._regularise(features, batch.places)
 
     def _backward(self, task: Tensor, whole: Tensor, terms: Terms) -> None:
         if terms.adversarial is None:

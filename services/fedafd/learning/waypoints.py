@@ -121,17 +121,20 @@ class TrainingWay:
             torch.cuda.set_rng_state(random["cuda"], self._device)
         return int(held.meta["done"]), tensors_below(held.tensors, "loop")
 
-    def keep(self, done: int, *, last: bool = False, **loop: Tensor) -> None:
-        """Keep the state after `done` steps, `last` of them all, if that is due."""
-        if self._waypoints.due(last=last):
-            self._waypoints.keep(_TRAINING, self._content(done, loop))
+    def keep(self, done: int, *, drawn: Tensor | None = None, last: bool = False, **loop: Tensor) -> None:
+        """Keep the state after `done` steps, `last` of them all, if that is due.
 
-    def _content(self, done: int, loop: Mapping[str, Tensor]) -> Checkpoint:
+        `drawn`: the generator's state behind the draws of these steps, where more was drawn ahead.
+        """
+        if self._waypoints.due(last=last):
+            self._waypoints.keep(_TRAINING, self._content(done, drawn, loop))
+
+    def _content(self, done: int, drawn: Tensor | None, loop: Mapping[str, Tensor]) -> Checkpoint:
         kept = Checkpoint({f"loop/{name}": tensor for name, tensor in loop.items()}, {"done": done})
         kept.add_module("model", self._model)
         for name, optimizer in self._optimizers.items():
             kept.add_optimizer(name, optimizer)
-        kept.tensors["random/own"] = self._generator.get_state()
+        kept.tensors["random/own"] = self._generator.get_state() if drawn is None else drawn
         kept.tensors["random/cpu"] = torch.get_rng_state()
         if self._device.type == "cuda":
             kept.tensors["random/cuda"] = torch.cuda.get_rng_state(self._device)

@@ -1,0 +1,223 @@
+"""The global model in training: its state unpacked onto a device, its steps on the public set, and the state again.
+
+Shape legend: N public samples, D embedding dimension. Source: FedAFD, arXiv 2603.04890; the recipe's choices beside the
+paper are FederationConfig's, each with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from fedafd.algorithm.centring import centre
+from fedafd.algorithm.contrastive import SoftContrastiveLoss
+from fedafd.algorithm.distillation import distillation_loss
+from fedafd.domain.config import EncoderConfig, FederationConfig
+from fedafd.domain.kinds import Modality
+from fedafd.domain.seeds import derive_seed
+from fedafd.learning.acceleration import accelerate, encode_in
+from fedafd.learning.ahead import ahead
+from fedafd.learning.checkpoint import Checkpoint
+from fedafd.learning.feeding import gathered, sent
+from fedafd.learning.images import draw, moved
+from fedafd.learning.optimizers import LossCheck, choose_device, cosine_factor, make_optimizer
+from fedafd.learning.parallel import ALONE, Group
+from fedafd.learning.public import PairTensors
+from fedafd.learning.tower import Tower, is_pooled
+from fedafd.learning.trainable import trainable_parameters
+from fedafd.learning.waypoints import NOWHERE, TrainingWay, Waypoints
+
+__all__ = ["GlobalEncoders", "GlobalRun", "Progress", "fresh_state", "unpacked"]
+
+Progress = Callable[[float, str], None]
+Reps = Mapping[Modality, Tensor]
+
+
+class GlobalBatch(NamedTuple):
+    """What a step takes, on the device; and on the host the order of its pass, and the generator's state behind it."""
+
+    inputs: dict[Modality, Tensor]
+    """Pixels and token ids, or features of frozen backbones: this process's share of the batch."""
+    aims: dict[Modality, Tensor]
+    """What is distilled [B, D], of the whole batch."""
+    order: Tensor
+    drawn: Tensor
+
+
+class GlobalEncoders(nn.Module):
+    """The two towers, and the loss that they meet in."""
+
+    def __init__(
+        self, config: FederationConfig, tokenizer: Tokenizer, encoders: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
+        """`encoders`: what the towers of an earlier version say of themselves; nothing pretrained is read again."""
+        super().__init__()
+        dim, chosen = config.embedding_dim, {Modality.IMAGE: config.image_encoder, Modality.TEXT: config.text_encoder}
+        if encoders is not None:
+            trainable = {modality: encoder.trainable for modality, encoder in chosen.items()}
+            chosen = {m: EncoderConfig.model_validate({**encoders[m.value], "trainable": trainable[m]}) for m in chosen}
+        self.image = Tower(chosen[Modality.IMAGE], Modality.IMAGE, dim=dim)
+        self.text = Tower(chosen[Modality.TEXT], Modality.TEXT, dim=dim, tokenizer=tokenizer)
+        self.contrast = SoftContrastiveLoss(config.server.loss_scale)
+
+    @property
+    def towers(self) -> dict[Modality, Tower]:
+        return {Modality.IMAGE: self.image, Modality.TEXT: self.text}
+
+
+class GlobalRun:
+    """A state unpacked onto a device."""
+
+    def __init__(
+        self,
+        config: FederationConfig,
+        state: bytes,
+        round_number: int,
+        seed: int,
+        device: str | torch.device,
+        group: Group = ALONE,
+    ) -> None:
+        self.config, self.round_number, self.seed, self.group = config, round_number, seed, group
+        self.device = choose_device(device) if isinstance(device, str) else device
+        self.model, checkpoint = unpacked(config, state)
+        self.model.to(self.device)
+        encode_in(self.model.towers.values(), config.server.encode_autocast, self.device)
+        self.optimizer = _optimizer(self.model, config, round_number)
+        if all(
+            encoder.get("trainable", "all") == self.model.towers[Modality(name)].config.trainable
+            for name, encoder in checkpoint.meta.get("encoders", {}).items()
+        ):
+            checkpoint.load_optimizer("optimizer", self.optimizer)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.encoders: dict[Modality, nn.Module] = dict(self.model.towers)
+        self.means: Reps | None = None
+        self.losses = LossCheck(f"global training, round {round_number}")
+
+    def state(self) -> bytes:
+        """What a later round goes on from."""
+        return _packed(self.model, self.optimizer)
+
+    def train(
+        self,
+        pairs: PairTensors,
+        passes: int,
+        targets: Reps,
+        means: Reps | None,
+        progress: Progress,
+        waypoints: Waypoints = NOWHERE,
+    ) -> None:
+        """`passes` over the pairs, kept in `waypoints`. `targets` are distilled; `means` centre what meets them."""
+        server = self.config.server
+        towers = self.model.towers
+        pairs.keep_on(self.device)
+        self.means = None if means is None else {m: mean.to(self.device) for m, mean in means.items()}
+        accelerate(
+            towers.values(),
+            device=self.device,
+            autocast=server.autocast,
+            accumulate=server.accumulate,
+            compiled=server.compile,
+        )
+        self.encoders = {modality: self.group.wrap(tower, self.device) for modality, tower in towers.items()}
+        with torch.random.fork_rng(devices=[]):
+            # Each process draws dropout masks of its own.
+            torch.manual_seed(self.seed if self.group.rank == 0 else derive_seed(self.seed, "rank", self.group.rank))
+            self.model.train()
+            way = TrainingWay(waypoints, self.model, {"optimizer": self.optimizer}, self.device, self.generator)
+            done, held = way.restore()
+            steps = max(1, pairs.count // min(server.batch_size, pairs.count))
+            source = self._batches(pairs, targets, range(done, passes * steps), held.get("order"))
+            for number, batch in enumerate(ahead(source, self.device), start=done):
+                progress(number / (passes * steps), f"public pass {number // steps + 1} of {passes}")
+                self.losses.add(self._step(batch))
+                last = number + 1 == passes * steps
+                if last or waypoints.due():
+                    self.losses.read()  # what is kept is of a run that has not diverged
+                way.keep(number + 1, drawn=batch.drawn, last=last, order=batch.order)
+            self.model.eval()
+
+    def _batches(
+        self, pairs: PairTensors, targets: Reps, numbers: range, order: Tensor | None
+    ) -> Iterator[GlobalBatch]:
+        """The batches of the steps `numbers`; `order`: of the pass that the first of them lies in."""
+        size = min(self.config.server.batch_size, pairs.count)
+        steps = max(1, pairs.count // size)
+        for number in numbers:
+            if number % steps == 0 or order is None:
+                order = torch.randperm(pairs.count, generator=self.generator)
+            start = number % steps * size
+            yield self._batch(pairs, targets, order[start : start + size], order)
+
+    def _batch(self, pairs: PairTensors, targets: Reps, rows: Tensor, order: Tensor) -> GlobalBatch:
+        # All draws are the whole batch's, so that they do not depend on the number of processes.
+        pixels = pairs.drawn(Modality.IMAGE, self.group.slice(rows), self.generator)
+        if self.config.server.augment and not is_pooled(pixels):
+            draws = draw(len(rows), pixels.shape[-1], self.generator)
+            pixels = moved(pixels, draws._replace(mirrored=self.group.slice(draws.mirrored)))
+        ids = self.group.slice(pairs.drawn(Modality.TEXT, rows, self.generator))
+        inputs = {Modality.IMAGE: sent(pixels, self.device), Modality.TEXT: sent(ids, self.device)}
+        aims = {m: gathered(target, rows) for m, target in targets.items()}
+        return GlobalBatch(inputs, aims, order, self.generator.get_state())
+
+    def _step(self, batch: GlobalBatch) -> Tensor:
+        """One step of the optimizer; its loss."""
+        config = self.config
+        features = {
+            modality: self.group.gathered(self.encoders[modality](rows).vector_BD)
+            for modality, rows in batch.inputs.items()
+        }
+        loss = features[Modality.IMAGE].new_zeros(())
+        if not batch.aims or config.distillation.joint:
+            images, texts = features[Modality.IMAGE], features[Modality.TEXT]
+            loss = self.model.contrast(images, texts) / len(images)
+        if batch.aims:
+            told = features if self.means is None else {m: centre(f, self.means[m]) for m, f in features.items()}
+            loss = loss + distillation_loss(told, batch.aims, weight=config.distillation.weight)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        self.group.averaged(self.model.contrast.parameters())
+        nn.utils.clip_grad_norm_(self.model.parameters(), config.server.clip_norm)
+        self.optimizer.step()
+        return loss.detach()
+
+
+def fresh_state(config: FederationConfig, tokenizer: Tokenizer) -> bytes:
+    """Of a model with fresh or pretrained weights, drawn from torch's global generator."""
+    model = GlobalEncoders(config, tokenizer)
+    return _packed(model, _optimizer(model, config, 1))
+
+
+def unpacked(config: FederationConfig, state: bytes) -> tuple[GlobalEncoders, Checkpoint]:
+    """The model of a state, and all that the state holds beside it."""
+    checkpoint = Checkpoint.from_bytes(state)
+    tokenizer = Tokenizer.from_str(checkpoint.meta["tokenizer"])
+    model = GlobalEncoders(config, tokenizer, checkpoint.meta.get("encoders"))
+    checkpoint.load_module("model", model)
+    return model.eval(), checkpoint
+
+
+def _optimizer(model: nn.Module, config: FederationConfig, round_number: int) -> torch.optim.Optimizer:
+    server = config.server
+    factor = cosine_factor(round_number, server.schedule_rounds) if server.schedule == "cosine" else 1.0
+    return make_optimizer(
+        server.optimizer, trainable_parameters(model), server.learning_rate * factor, server.weight_decay
+    )
+
+
+def _packed(model: GlobalEncoders, optimizer: torch.optim.Optimizer) -> bytes:
+    tokenizer = model.text.tokenizer
+    checkpoint = Checkpoint(
+        meta={
+            "tokenizer": tokenizer.to_str() if tokenizer is not None else None,
+            "encoders": {
+                modality.value: tower.config.model_dump(mode="json") for modality, tower in model.towers.items()
+            },
+        }
+    )
+    checkpoint.add_module("model", model)
+    checkpoint.add_optimizer("optimizer", optimizer)
+    return checkpoint.to_bytes()
