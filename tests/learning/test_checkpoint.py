@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 from benchmarks.device_operators import DeviceOperators
 from torch import nn
 from torch._subclasses import FakeTensorMode
 
-from fedafd.learning.checkpoint import Checkpoint
+from fedafd.learning.checkpoint import Checkpoint, Snapshot
 
 
 def test_what_is_kept_does_not_change_with_the_module_and_lies_in_order() -> None:
@@ -36,3 +39,23 @@ def test_a_state_comes_from_a_gpu_in_one_copy_of_each_tensor() -> None:
     # `device` is what fake tensors ask of themselves.
     for seen in (on_gpu, on_host):
         assert {name: count for name, count in seen.operators.items() if name != "device"} == {"_to_copy": 2}
+
+
+@pytest.mark.parametrize("kind", [Checkpoint, Snapshot])
+def test_a_file_holds_the_bytes_of_to_bytes(kind: type[Checkpoint], tmp_path: Path) -> None:
+    kept = kind({"b/x": torch.arange(6.0).view(2, 3), "a": torch.tensor(3)}, {"done": 2})
+    kept.add_module("model", nn.Linear(3, 2).half())
+    kept.write(tmp_path / "state")
+    assert (tmp_path / "state").read_bytes() == kept.to_bytes()
+    with pytest.raises(OSError, match="nowhere"):
+        kept.write(tmp_path / "nowhere" / "state")
+
+
+def test_what_is_done_to_a_nested_checkpoint_stays_there() -> None:
+    outer = Checkpoint()
+    outer.add_nested("alone", Checkpoint({"x": torch.ones(1)}, {"labels": ["a"]}))
+    inner = outer.nested("alone")
+    assert inner is not None
+    inner.meta["labels"].append("b")
+    inner.drop("x")
+    assert outer.meta["alone"] == {"labels": ["a"]}

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from multiprocessing import get_context
 from pathlib import Path
+from threading import Event
+from threading import enumerate as enumerate_threads
 from typing import Any
 
 import numpy as np
@@ -18,9 +23,10 @@ from fedafd.domain.presets import merged
 from fedafd.learning import global_training
 from fedafd.learning import waypoints as module
 from fedafd.learning.ahead import ahead
+from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.client_round import train_client
 from fedafd.learning.server_round import Prepared, distil, initial_server_state, prepare
-from fedafd.learning.waypoints import NOWHERE, Waypoints
+from fedafd.learning.waypoints import NOWHERE, TrainingWay, Waypoints
 
 PUBLIC = public_data(ShapesOptions(num_train=40, num_val=8, num_test=8, seed=1))["train"]
 BERT = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 16}
@@ -218,3 +224,65 @@ def test_nothing_is_kept_before_its_time(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
     (tmp_path / "way").write_text("in the way")
     assert same(prepared(config(), Waypoints(tmp_path / "way", every_seconds=0)), prepared(config(), NOWHERE))
+
+
+def killed_while_it_writes(folder: Path) -> None:
+    """Keep one content, and die by a signal that nothing can hear while the next is on its way to the disk."""
+    ways = Waypoints(folder, every_seconds=0)
+    ways.keep("training", Checkpoint({"rows": torch.ones(4)}))
+    ways.settle()
+    Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+    ways.keep("training", Checkpoint({"rows": torch.zeros(1 << 20)}))
+    ways.settle()
+
+
+def test_who_is_killed_while_it_keeps_something_has_kept_what_was_before(tmp_path: Path) -> None:
+    process = get_context("spawn").Process(target=killed_while_it_writes, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert (tmp_path / ".part-training").exists()
+    held = Waypoints(tmp_path).held("training")
+    assert held is not None
+    assert torch.equal(held.tensors["rows"], torch.ones(4))
+
+
+def test_a_stage_goes_on_while_something_is_kept_and_what_is_kept_is_of_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_write = Event()
+    write = Checkpoint.write
+    monkeypatch.setattr(Checkpoint, "write", lambda self, path: may_write.wait(60) and write(self, path))
+    model = torch.nn.Linear(2, 2)
+    before = model.weight.detach().clone()
+    ways = Waypoints(tmp_path, every_seconds=0.0)
+    way = TrainingWay(ways, model, {}, torch.device("cpu"), torch.Generator())
+    way.keep(1, last=True)
+    with torch.no_grad():
+        model.weight.zero_()
+    assert not (tmp_path / "training").exists()
+    may_write.set()
+    with way:
+        pass
+    assert not [thread for thread in enumerate_threads() if thread.name == "waypoint"]
+    held = ways.held("training")
+    assert held is not None
+    assert torch.equal(held.tensors["model/weight"], before)
+
+
+def test_nothing_is_due_while_the_last_is_not_kept_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_write = Event()
+    monkeypatch.setattr(Checkpoint, "write", lambda self, path: path.touch() if may_write.wait(60) else None)
+    ways = Waypoints(tmp_path, every_seconds=1e-9)
+    ways.keep("training", Checkpoint())
+    assert not ways.due()
+    may_write.set()
+    ways.settle()
+    assert ways.due() or ways._pause > 1e-9
+
+
+def test_a_folder_that_cannot_be_written_to_costs_the_waypoint_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    ways = Waypoints(tmp_path / "file", every_seconds=0)
+    ways.keep("training", Checkpoint({"rows": torch.ones(1)}))
+    assert ways.held("training") is None

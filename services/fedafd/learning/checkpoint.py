@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, load_file, save
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
 
 from fedafd.artifacts.headers import read_meta
 from fedafd.domain.errors import DataError
 
-__all__ = ["Checkpoint", "tensors_below"]
+__all__ = ["Checkpoint", "Snapshot", "tensors_below"]
+
+_PINNED = 1 << 30
 
 
 @dataclass
@@ -29,7 +32,7 @@ class Checkpoint:
     def add_module(self, name: str, module: torch.nn.Module) -> None:
         """Keep a module's parameters and buffers under `name/`."""
         for key, value in module.state_dict().items():
-            self.tensors[f"{name}/{key}"] = _copied(value)
+            self.tensors[f"{name}/{key}"] = self._copied(value)
 
     def load_module(self, name: str, module: torch.nn.Module, *, fresh: str | None = None) -> None:
         """Give them back; parts that start with `fresh` may be missing. Raises DataError when they do not fit."""
@@ -56,7 +59,7 @@ class Checkpoint:
         """Give it back; None where there is none."""
         if name not in self.meta:
             return None
-        return Checkpoint(tensors_below(self.tensors, name), self.meta[name])
+        return Checkpoint(tensors_below(self.tensors, name), deepcopy(self.meta[name]))
 
     def add_optimizer(self, name: str, optimizer: torch.optim.Optimizer) -> None:
         """Keep an optimizer's moments; its hyper-parameters come from the configuration."""
@@ -64,7 +67,7 @@ class Checkpoint:
         for index, state in optimizer.state_dict()["state"].items():
             for key, value in state.items():
                 if isinstance(value, Tensor):
-                    self.tensors[f"{name}/{index}/{key}"] = _copied(value)
+                    self.tensors[f"{name}/{index}/{key}"] = self._copied(value)
                 else:
                     plain.setdefault(str(index), {})[key] = value
         self.meta[name] = plain
@@ -80,8 +83,24 @@ class Checkpoint:
 
     def to_bytes(self) -> bytes:
         """The same bytes for the same content."""
-        ordered = {key: self.tensors[key] for key in sorted(self.tensors)}
-        return save(ordered, metadata={"meta": json.dumps(self.meta, sort_keys=True)})
+        return save(self._ordered(), metadata=self._metadata())
+
+    def write(self, path: Path) -> None:
+        """The same bytes into a file, from where the tensors lie. Raises OSError."""
+        try:
+            save_file(self._ordered(), path, metadata=self._metadata())
+        except SafetensorError as error:
+            raise OSError(f"{path}: {error}") from None
+
+    def _ordered(self) -> dict[str, Tensor]:
+        return {key: self.tensors[key] for key in sorted(self.tensors)}
+
+    def _metadata(self) -> dict[str, str]:
+        return {"meta": json.dumps(self.meta, sort_keys=True)}
+
+    def _copied(self, value: Tensor) -> Tensor:
+        """On the host, contiguous, with memory of its own: one copy, wherever it comes from."""
+        return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> Checkpoint:
@@ -102,9 +121,29 @@ class Checkpoint:
             raise DataError(f"{path}: not a readable state: {error}") from error
 
 
-def _copied(value: Tensor) -> Tensor:
-    """On the host, contiguous, with memory of its own: one copy, wherever it comes from."""
-    return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+class Snapshot(Checkpoint):
+    """A checkpoint whose tensors may still be on their way from a GPU, which goes on training behind the copies.
+
+    Nothing but `to_bytes` and `write` may read them: these wait. Up to _PINNED bytes are copied so; torch keeps pinned
+    memory for the next snapshot, and a larger state would take too much of the host's.
+    """
+
+    _arrives: Any = None
+    _pinned = 0
+
+    def _copied(self, value: Tensor) -> Tensor:
+        if value.device.type != "cuda" or self._pinned + value.nbytes > _PINNED:
+            return super()._copied(value)
+        self._pinned += value.nbytes
+        held = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+        held.copy_(value.detach(), non_blocking=True)
+        self._arrives = torch.cuda.current_stream(value.device).record_event()
+        return held
+
+    def _ordered(self) -> dict[str, Tensor]:
+        if self._arrives is not None:
+            self._arrives.synchronize()
+        return super()._ordered()
 
 
 def tensors_below(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -128,16 +128,17 @@ class GlobalRun:
             torch.manual_seed(self.seed if self.group.rank == 0 else derive_seed(self.seed, "rank", self.group.rank))
             self.model.train()
             way = TrainingWay(waypoints, self.model, {"optimizer": self.optimizer}, self.device, self.generator)
-            done, held = way.restore()
-            steps = max(1, pairs.count // min(server.batch_size, pairs.count))
-            source = self._batches(pairs, targets, range(done, passes * steps), held.get("order"))
-            for number, batch in enumerate(ahead(source, self.device), start=done):
-                progress(number / (passes * steps), f"public pass {number // steps + 1} of {passes}")
-                self.losses.add(self._step(batch))
-                last = number + 1 == passes * steps
-                if last or waypoints.due():
-                    self.losses.read()  # what is kept is of a run that has not diverged
-                way.keep(number + 1, drawn=batch.drawn, last=last, order=batch.order)
+            with way:
+                done, held = way.restore()
+                steps = max(1, pairs.count // min(server.batch_size, pairs.count))
+                source = self._batches(pairs, targets, range(done, passes * steps), held.get("order"))
+                for number, batch in enumerate(ahead(source, self.device), start=done):
+                    progress(number / (passes * steps), f"public pass {number // steps + 1} of {passes}")
+                    self.losses.add(self._step(batch))
+                    last = number + 1 == passes * steps
+                    if last or waypoints.due():
+                        self.losses.read()  # what is kept is of a run that has not diverged
+                    way.keep(number + 1, drawn=batch.drawn, last=last, order=batch.order)
             self.model.eval()
 
     def _batches(

@@ -72,7 +72,7 @@ class LocalSite:
         kind: ClientKind,
         encoders: Mapping[Modality, EncoderConfig | None] | None,
         data: ClientData,
-        state: bytes | None,
+        state: bytes | Checkpoint | None,
         seed: int,
         device: str,
         *,
@@ -93,7 +93,7 @@ class LocalSite:
         self._checkpoint: Checkpoint | None = None
         if state is not None:
             with _unusable_is_clear():
-                self._checkpoint = Checkpoint.from_bytes(state)
+                self._checkpoint = state if isinstance(state, Checkpoint) else Checkpoint.from_bytes(state)
             self._note_unknown_words(self._checkpoint.meta.get("tokenizer"), data)
             self.differences = adapt(self._checkpoint, self._made_for, self._first_seed())
             self._made_for = self._made_for.over(StateFingerprint.of_state(self._checkpoint.meta))
@@ -235,7 +235,7 @@ class LocalSite:
             self.kind,
             self._encoders,
             self.data,
-            None if held is None else held.to_bytes(),
+            held,
             self.seed,
             self.device.type if self.device.index is None else str(self.device),
             made_for=self._told_made_for,

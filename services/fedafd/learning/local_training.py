@@ -47,15 +47,16 @@ def train_locally(
         steps = _Steps(site, _regulariser(site))
         site.model.train()
         way = TrainingWay(waypoints, site.model, site.optimizers, site.device, site.generator)
-        done, _ = way.restore()
-        if site.is_new and not done:
-            steps.warm_start(config.fusion.warm_start_steps)
-        epochs = config.client.local_epochs
-        for epoch in range(done, epochs):
-            steps.epoch(epoch, epochs, progress)
-            # What is kept is of a run that has not diverged.
-            steps.losses.read()
-            way.keep(epoch + 1, last=epoch + 1 == epochs)
+        with way:
+            done, _ = way.restore()
+            if site.is_new and not done:
+                steps.warm_start(config.fusion.warm_start_steps)
+            epochs = config.client.local_epochs
+            for epoch in range(done, epochs):
+                steps.epoch(epoch, epochs, progress)
+                # What is kept is of a run that has not diverged.
+                steps.losses.read()
+                way.keep(epoch + 1, last=epoch + 1 == epochs)
         site.model.eval()
         return steps.mean_loss()
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from importlib.metadata import version
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedafd.domain.errors import DataError
-from fedafd.learning.checkpoint import Checkpoint, tensors_below
+from fedafd.learning.checkpoint import Checkpoint, Snapshot, tensors_below
 from fedafd.learning.feeding import encode_batch
 from fedafd.learning.tower import Tower, encode_all
 from fedafd.telemetry.logging import get_logger
@@ -44,6 +45,7 @@ class Waypoints:
         self._folder = folder
         self._every = EVERY_SECONDS if every_seconds is None else every_seconds
         self._saved, self._pause = time.monotonic(), self._every
+        self._saving: Thread | None = None
 
     def below(self, name: str) -> Waypoints:
         """Those of a part that has parts of its own."""
@@ -58,6 +60,7 @@ class Waypoints:
         """What a part kept last; None where that is nothing, is damaged, or is another version's."""
         if self._folder is None:
             return None
+        self.settle()
         try:
             found = Checkpoint.from_bytes((self._folder / part).read_bytes())
         except (OSError, DataError):
@@ -66,22 +69,38 @@ class Waypoints:
 
     def due(self, *, last: bool = False) -> bool:
         """Whether enough time has passed since the last save; a part's `last` state is kept sooner than others."""
+        if self._every and self._saving is not None and self._saving.is_alive():
+            return False
         pause = self._pause * _SHARE_FOR_LAST if last else self._pause
         return self.keeps and time.monotonic() - self._saved >= pause
 
     def keep(self, part: str, content: Checkpoint) -> None:
-        """Keep this. A disk that is full or broken is told in the log: the stage can do without."""
+        """Keep this, while the stage goes on: who ends a stage settles. What is kept is whole, the older or the newer.
+
+        A disk that is full or broken is told in the log: the stage can do without.
+        """
         if self._folder is None:
             return
-        begun = time.monotonic()
+        self.settle()
         content.meta["made_by"] = _MADE_BY
-        part_file = self._folder / f".part-{part}"
+        self._saving = Thread(target=self._write, args=(self._folder, part, content), name="waypoint")
+        self._saving.start()
+
+    def settle(self) -> None:
+        """Wait until what is to be kept is kept."""
+        if self._saving is not None:
+            self._saving.join()
+            self._saving = None
+
+    def _write(self, folder: Path, part: str, content: Checkpoint) -> None:
+        begun = time.monotonic()
+        part_file = folder / f".part-{part}"
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            part_file.write_bytes(content.to_bytes())
-            part_file.replace(self._folder / part)
+            folder.mkdir(parents=True, exist_ok=True)
+            content.write(part_file)
+            part_file.replace(folder / part)
         except OSError as error:
-            _log.warning("waypoint.not_kept", folder=str(self._folder), reason=str(error))
+            _log.warning("waypoint.not_kept", folder=str(folder), reason=str(error))
             with suppress(OSError):
                 part_file.unlink()
         self._saved = time.monotonic()
@@ -92,8 +111,11 @@ class Waypoints:
 NOWHERE = Waypoints(None)
 
 
-class TrainingWay:
-    """The waypoint of a training: the model, its optimizers, all random generators, and tensors of the loop's own."""
+class TrainingWay(AbstractContextManager[None]):
+    """The waypoint of a training: the model, its optimizers, all random generators, and tensors of the loop's own.
+
+    Training happens within it: when it is left, by an error too, what was to be kept is kept.
+    """
 
     def __init__(
         self,
@@ -105,6 +127,9 @@ class TrainingWay:
     ) -> None:
         self._waypoints, self._model, self._optimizers = waypoints, model, optimizers
         self._device, self._generator = device, generator
+
+    def __exit__(self, *_: object) -> None:
+        self._waypoints.settle()
 
     def restore(self) -> tuple[int, dict[str, Tensor]]:
         """Go on from what was kept: how many steps are done, and the loop's own tensors. 0 and none at the start."""
@@ -130,7 +155,7 @@ class TrainingWay:
             self._waypoints.keep(_TRAINING, self._content(done, drawn, loop))
 
     def _content(self, done: int, drawn: Tensor | None, loop: Mapping[str, Tensor]) -> Checkpoint:
-        kept = Checkpoint({f"loop/{name}": tensor for name, tensor in loop.items()}, {"done": done})
+        kept = Snapshot({f"loop/{name}": tensor for name, tensor in loop.items()}, {"done": done})
         kept.add_module("model", self._model)
         for name, optimizer in self._optimizers.items():
             kept.add_optimizer(name, optimizer)
@@ -155,9 +180,12 @@ def encode_kept(
     held = waypoints.held(part)
     done = [] if held is None else [held.tensors["rows"].numpy()]
     block = _BLOCK * encode_batch(device)
-    for start in range(sum(map(len, done)), len(rows), block):
-        progress(start / len(rows))
-        done.append(encode_all(tower, rows[start : start + block], device))
-        if waypoints.due(last=start + block >= len(rows)):
-            waypoints.keep(part, Checkpoint({"rows": torch.from_numpy(np.concatenate(done))}))
+    try:
+        for start in range(sum(map(len, done)), len(rows), block):
+            progress(start / len(rows))
+            done.append(encode_all(tower, rows[start : start + block], device))
+            if waypoints.due(last=start + block >= len(rows)):
+                waypoints.keep(part, Checkpoint({"rows": torch.from_numpy(np.concatenate(done))}))
+    finally:
+        waypoints.settle()
     return np.concatenate(done) if done else encode_all(tower, rows, device)
