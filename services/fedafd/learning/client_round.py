@@ -109,6 +109,7 @@ def _client_round(
     loss = _train(site, round_number, lambda f, a: progress(0.05 + 0.8 * f, a), waypoints)
     progress(0.87, Activity(ActivityKind.CALIBRATING))
     site.calibrate()
+    state_made = site.saving()
     progress(0.9, Activity(ActivityKind.REPRESENTING))
     reps = site.represent(waypoints)
     progress(0.95, Activity(ActivityKind.EVALUATING))
@@ -116,7 +117,7 @@ def _client_round(
     whole = site.in_one_level(views[evaluate_on])
     told: dict[str, Mapping[str, Evaluation]] = {name: views[name] for name in compare_on}
     return ClientRound(
-        site.state(), reps, whole.metrics, whole.scores, len(site.data.train), tuple(site.differences), told, loss
+        state_made(), reps, whole.metrics, whole.scores, len(site.data.train), tuple(site.differences), told, loss
     )
 
 

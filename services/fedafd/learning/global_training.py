@@ -21,6 +21,7 @@ from fedafd.domain.kinds import Modality
 from fedafd.domain.seeds import derive_seed
 from fedafd.learning.acceleration import accelerate, encode_in
 from fedafd.learning.ahead import ahead
+from fedafd.learning.beside import beside
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.feeding import gathered, sent
 from fedafd.learning.images import draw, moved
@@ -99,7 +100,11 @@ class GlobalRun:
 
     def state(self) -> bytes:
         """What a later round goes on from."""
-        return _packed(self.model, self.optimizer)
+        return _packed(self.model, self.optimizer).to_bytes()
+
+    def saving(self) -> Callable[[], bytes]:
+        """What gives `state`, which nothing changes meanwhile; off the CPU a thread makes it beside what follows."""
+        return self.state if self.device.type == "cpu" else beside(_packed(self.model, self.optimizer).to_bytes)
 
     def train(
         self,
@@ -189,7 +194,7 @@ class GlobalRun:
 def fresh_state(config: FederationConfig, tokenizer: Tokenizer) -> bytes:
     """Of a model with fresh or pretrained weights, drawn from torch's global generator."""
     model = GlobalEncoders(config, tokenizer)
-    return _packed(model, _optimizer(model, config, 1))
+    return _packed(model, _optimizer(model, config, 1)).to_bytes()
 
 
 def unpacked(config: FederationConfig, state: bytes) -> tuple[GlobalEncoders, Checkpoint]:
@@ -209,7 +214,7 @@ def _optimizer(model: nn.Module, config: FederationConfig, round_number: int) ->
     )
 
 
-def _packed(model: GlobalEncoders, optimizer: torch.optim.Optimizer) -> bytes:
+def _packed(model: GlobalEncoders, optimizer: torch.optim.Optimizer) -> Checkpoint:
     tokenizer = model.text.tokenizer
     checkpoint = Checkpoint(
         meta={
@@ -221,4 +226,4 @@ def _packed(model: GlobalEncoders, optimizer: torch.optim.Optimizer) -> bytes:
     )
     checkpoint.add_module("model", model)
     checkpoint.add_optimizer("optimizer", optimizer)
-    return checkpoint.to_bytes()
+    return checkpoint

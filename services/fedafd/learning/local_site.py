@@ -5,7 +5,7 @@ Shape legend: B a batch, N public samples, D embedding dimension.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +35,7 @@ from fedafd.learning.adaptation import (
 )
 from fedafd.learning.alone import alone, has_alone_branch
 from fedafd.learning.averaging import load_average
+from fedafd.learning.beside import beside
 from fedafd.learning.branches import ONLY_FUSED, Weights, fit_branches, weights_from_json
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.client_data import SplitName, Splits, check_samples
@@ -203,6 +204,10 @@ class LocalSite:
     def state(self) -> bytes:
         """The personalized state that the next round goes on from."""
         return self._kept().to_bytes()
+
+    def saving(self) -> Callable[[], bytes]:
+        """What gives `state`, which nothing changes meanwhile; off the CPU a thread makes it beside what follows."""
+        return self.state if self.device.type == "cpu" else beside(self._kept().to_bytes)
 
     def _kept(self) -> Checkpoint:
         assert self._checkpoint is not None

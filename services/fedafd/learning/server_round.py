@@ -87,6 +87,7 @@ def prepare(
     pairs = _read(public, run, progress)
     passes = config.server.passes + (config.server.initial_passes if round_number == 1 else 0)
     run = _trained(run, pairs, passes, {}, None, processes, lambda f, a: progress(0.8 * f, a), waypoints)
+    state_made = run.saving()
     reps = {}
     for number, (modality, tower) in enumerate(run.model.towers.items()):
         reps[modality] = encode_kept(
@@ -98,7 +99,7 @@ def prepare(
             lambda f, m=modality, n=number: progress(0.8 + 0.1 * (n + f), f"representing {m.value}s"),  # type: ignore[misc]
         )
     bundles = {modality: pack_folder(tower.to_files()) for modality, tower in run.model.towers.items()}
-    return Prepared(run.state(), reps, bundles)
+    return Prepared(state_made(), reps, bundles)
 
 
 def distils(config: FederationConfig, round_number: int) -> bool:
