@@ -23,8 +23,9 @@ GROUP = "fedafd.trackers"
 _BUILT_IN = {
     "tensorboard": EntryPoint("tensorboard", "fedafd.tracking.tensorboard:TensorBoard", GROUP),
     "mlflow": EntryPoint("mlflow", "fedafd.tracking.mlflow:MlFlow", GROUP),
+    "wandb": EntryPoint("wandb", "fedafd.tracking.wandb:WandB", GROUP),
 }
-_LIBRARIES = {"tensorboard": "tensorboardX", "mlflow": "mlflow"}
+_LIBRARIES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 CLOSE_SECONDS = 30.0
 """A tracker may take so long for what it was given last: a library's import, a new database, a slow server."""
 
