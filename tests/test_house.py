@@ -29,6 +29,7 @@ NEVER = {
         "uvicorn",
     ),
     "fedafd.agent.site": ("sqlalchemy", "minio", "celery", "redis", "torch"),
+    "fedafd.region.main": (*HEAVY, "celery", "fastapi", "starlette"),
     "fedafd.distiller.tasks": ("sqlalchemy", "fastapi"),
     "fedafd.cli.main": (*HEAVY, "sqlalchemy", "minio", "celery", "grpc", "fastapi", "pyarrow"),
     "fedafd": HEAVY,

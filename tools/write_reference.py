@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from fedafd.domain.config import AgentConfig, FederationConfig
+from fedafd.domain.config.region import RegionConfig
 from fedafd.domain.errors import ERROR_STATUS
 from fedafd.domain.process_errors import PROCESS_ERRORS
 from fedafd.domain.state_cases import CASES
@@ -80,13 +81,17 @@ def state() -> str:
 
 
 def configuration() -> str:
-    """Every key of federation.yaml and agent.yaml. Raises ValueError naming keys that say nothing of themselves."""
+    """Every key of the files. Raises ValueError naming keys that say nothing of themselves."""
     parts = [
         "# Configuration\n\nUnknown keys and bad values are refused with the key's path and what is allowed.\n"
         "`needed` inside a block that may be left out: needed where the block is there.\n"
     ]
     silent = []
-    for name, model in (("federation.yaml", FederationConfig), ("agent.yaml", AgentConfig)):
+    for name, model in (
+        ("federation.yaml", FederationConfig),
+        ("agent.yaml", AgentConfig),
+        ("region.yaml", RegionConfig),
+    ):
         keys = list(keys_of(model))
         silent += [f"{name}: {key.path}" for key in keys if not key.meaning]
         rows = [f"| `{key.path}` | {key.default} | {key.allowed} | {key.meaning} |" for key in keys]

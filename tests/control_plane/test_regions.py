@@ -10,6 +10,7 @@ from tests.control_plane.rest import FEDERATION, Rest, problem
 
 from fedafd.domain.kinds import ParticipantKind
 from fedafd.persistence.client_repository import get_client, invite_client
+from fedafd.persistence.federation_repository import get_federation
 from fedafd.persistence.models import ParticipationRow
 from fedafd.persistence.participation_repository import invite_cohort
 from fedafd.persistence.round_repository import add_rounds
@@ -62,6 +63,15 @@ async def test_what_needs_rows_of_single_clients_and_regions_exclude_each_other(
     await rest.http.delete(f"{CLIENTS}/north")
     assert (await rest.http.put("/federations/trial", json=FEDERATION | values)).status_code == 200
     assert words in problem(await rest.http.post(f"{CLIENTS}/north/invitations"), 422, "invalid-configuration")
+
+
+async def test_a_regions_own_federation_starts_no_round(rest: Rest) -> None:
+    await rest.federation()
+    async with rest.context.database.transaction() as session:
+        (await get_federation(session, "trial")).follows = "upper"
+    detail = problem(await rest.http.post("/federations/trial/rounds", json={"count": 1}), 409, "conflict")
+    assert "is a region of federation upper" in detail
+    assert (await rest.http.get("/federations/trial")).json()["follows"] == "upper"
 
 
 async def test_a_round_shows_how_many_clients_a_region_stands_for(rest: Rest, tmp_path: Path) -> None:

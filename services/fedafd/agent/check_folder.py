@@ -89,7 +89,7 @@ def _content(folder: Path, config: AgentConfig) -> list[Finding]:
     done = "no round yet" if last_round is None else f"last round {last_round}"
     if credential is None:
         return [fine(_ABOUT, f"{folder}: not enrolled yet, {done}{at_work}")]
-    if credential.kind is not config.kind:
+    if credential.kind.value != config.kind.value:
         told = f"{folder} is of a client of kind {credential.kind.value}, agent.yaml says {config.kind.value}"
         return [error(_ABOUT, f"{told}; correct one, or state_dir", ExitCode.CONFIGURATION)]
     return [fine(_ABOUT, f"{folder}: enrolled as {credential.client_name}, {done}{at_work}")]

@@ -35,7 +35,7 @@ from fedafd.domain.errors import (
     FedafdError,
     StorageUnavailableError,
 )
-from fedafd.domain.kinds import ClientKind, UploadPurpose
+from fedafd.domain.kinds import ClientKind, ParticipantKind, UploadPurpose
 from fedafd.domain.leaving import Activity
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
@@ -61,9 +61,10 @@ _CHANGE_IN_PART = ("encoder-bundle/", "weights/")
 _WORTH_A_PATCH_BYTES = 256 << 10
 _UNREACHABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 _KINDS = {
-    ClientKind.IMAGE: types_pb2.CLIENT_KIND_IMAGE,
-    ClientKind.TEXT: types_pb2.CLIENT_KIND_TEXT,
-    ClientKind.PAIR: types_pb2.CLIENT_KIND_PAIR,
+    ParticipantKind.IMAGE: types_pb2.CLIENT_KIND_IMAGE,
+    ParticipantKind.TEXT: types_pb2.CLIENT_KIND_TEXT,
+    ParticipantKind.PAIR: types_pb2.CLIENT_KIND_PAIR,
+    ParticipantKind.REGION: types_pb2.CLIENT_KIND_REGION,
 }
 
 _JITTER = random.SystemRandom()  # apart from the seeded generators of the training
@@ -111,15 +112,15 @@ class AggregatorConnection:
         """Close the channel."""
         await self._channel.close(None)
 
-    async def enrol(self, token: str, kind: ClientKind, nonce: bytes = b"") -> Credential:
+    async def enrol(self, token: str, kind: ClientKind | ParticipantKind, nonce: bytes = b"") -> Credential:
         """Trade the one-time token for a credential; with the same `nonce` again for the same one."""
-        request = pb.EnrollRequest(token=token, kind=_KINDS[kind], software=_software(), nonce=nonce)
+        request = pb.EnrollRequest(token=token, kind=_KINDS[ParticipantKind(kind)], software=_software(), nonce=nonce)
         answer = await self._repeat("enrol", lambda: self._stub.Enroll(request, timeout=_CALL_SECONDS))
         return Credential(
             federation_id=answer.federation_id,
             client_id=answer.client_id,
             client_name=answer.client_name,
-            kind=kind,
+            kind=ParticipantKind(kind),
             secret=answer.credential,
         )
 

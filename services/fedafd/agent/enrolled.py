@@ -23,7 +23,7 @@ def need_token(token: str | None) -> str:
 
 def need_kind(credential: Credential, kind: ClientKind, root: Path) -> None:
     """Raise ConfigurationError if the credential below `root` is of a client of another kind."""
-    if credential.kind is not kind:
+    if credential.kind.value != kind.value:
         raise ConfigurationError(
             f"agent.yaml says kind: {kind.value}, but {root} holds the credential"
             f" of {credential.kind.value} client {credential.client_name!r}; correct one, or state_dir"

@@ -31,7 +31,7 @@ from typing import Any
 from fedafd.agent.files import disk_full_is_clear, sync_folder, write_atomically
 from fedafd.domain.claims import claim
 from fedafd.domain.errors import ConfigurationError, ConflictError, IdentityInUseError, StateUnusableError
-from fedafd.domain.kinds import ClientKind, UploadPurpose
+from fedafd.domain.kinds import ParticipantKind, UploadPurpose
 from fedafd.domain.state_cases import AFRESH
 from fedafd.telemetry.logging import get_logger
 
@@ -51,7 +51,7 @@ class Credential:
     federation_id: str
     client_id: str
     client_name: str
-    kind: ClientKind
+    kind: ParticipantKind
     secret: str = field(repr=False)
 
 
@@ -119,7 +119,7 @@ class StateDirectory:
         path = self.root / "credential.json"
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            return Credential(**values | {"kind": ClientKind(values["kind"])})
+            return Credential(**values | {"kind": ParticipantKind(values["kind"])})
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError, OSError) as error:

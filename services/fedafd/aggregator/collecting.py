@@ -22,7 +22,7 @@ from fedafd.persistence.participation_repository import (
 )
 from fedafd.persistence.stage_repository import add_stage
 
-__all__ = ["step_collecting"]
+__all__ = ["merge_plan", "step_collecting"]
 
 _Cohort = list[tuple[ParticipationRow, ClientRow]]
 _Entry = dict[str, Any]
@@ -35,7 +35,7 @@ async def step_collecting(step: Step, stages: list[StageRow]) -> bool:
         return True
     if await _fold_stale(step, cohort, stages):
         return True
-    plans = {modality: _plan(cohort, stages, modality) for modality in Modality}
+    plans = {modality: merge_plan(cohort, stages, modality) for modality in Modality}
     changed = False
     for modality, plan in plans.items():
         for ready in plan.ready:
@@ -85,6 +85,8 @@ async def _add_merge(step: Step, modality: Modality, place: tuple[int, int], inp
 
 
 async def _close(step: Step, stages: list[StageRow], roots: dict[Modality, _Entry]) -> bool:
+    if step.row.upstream_round_id is not None:
+        return await step.move(RoundState.DISTILLING)  # which the upper federation does, of the merged states
     prepared = next(stage for stage in stages if stage.kind == StageKind.PREPARE.value).outputs or {}
     inputs = {"server-state": prepared["server-state"], "global-representations": prepared["representations"]}
     inputs |= {f"sed-state/{modality.value}": entry for modality, entry in roots.items()}
@@ -128,7 +130,8 @@ async def _drop_lost(step: Step, cohort: _Cohort) -> bool:
     return dropped
 
 
-def _plan(cohort: _Cohort, stages: list[StageRow], modality: Modality) -> MergePlan[_Entry]:
+def merge_plan(cohort: _Cohort, stages: list[StageRow], modality: Modality) -> MergePlan[_Entry]:
+    """What of one modality's states can be merged now, and the root once all are."""
     done = [s for s in stages if s.modality == modality.value and s.state == StageState.DONE.value and s.outputs]
     folded = {s.position: (s.outputs or {})["sed-state"] for s in done if s.kind == StageKind.FOLD.value}
     merged = {(s.level, s.position): (s.outputs or {})["sed-state"] for s in done if s.kind == StageKind.MERGE.value}

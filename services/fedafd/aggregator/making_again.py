@@ -41,7 +41,10 @@ async def make_again(
 ) -> None:
     """Have it made again. Raises StorageUnavailableError meanwhile, and `error` if nobody can, or it does not help."""
     row = await context.rounds.row(context.database, part.round_id)
-    if not await _is_on_its_way(context, row, artifact):
+    if row.upstream_round_id is not None:
+        # It came from the upper federation, and the region's process puts it here again where it is missing.
+        await asyncio.to_thread(context.store.delete, artifact.key)
+    elif not await _is_on_its_way(context, row, artifact):
         raise error
     context.progress.moved(row.federation_id, part.id)
     context.wakeups.changed(row.federation_id, clients=())

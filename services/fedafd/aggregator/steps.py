@@ -110,6 +110,9 @@ async def _step_preparing(step: Step, stages: list[StageRow]) -> bool:
 
 
 async def _step_distilling(step: Step, stages: list[StageRow]) -> bool:
+    if step.row.upstream_round_id is not None:
+        # The region's process has to deliver, and notes the receipt in the row.
+        return step.row.upstream_receipt is not None and await step.move(RoundState.EVALUATING)
     distilled = _done(stages, StageKind.DISTIL)
     if distilled is None:
         return False
@@ -119,12 +122,20 @@ async def _step_distilling(step: Step, stages: list[StageRow]) -> bool:
 
 
 async def _step_evaluating(step: Step, stages: list[StageRow]) -> bool:
+    if step.row.upstream_round_id is not None:
+        return await _complete(step)
     evaluated = _done(stages, StageKind.EVALUATE)
     if evaluated is None:
         return False
-    if not await step.move(RoundState.COMPLETED, metrics=evaluated.metrics or {}):
+    if not await _complete(step, evaluated.metrics):
         return False
     await publish_version(step, evaluated)
+    return True
+
+
+async def _complete(step: Step, metrics: dict[str, float] | None = None) -> bool:
+    if not await step.move(RoundState.COMPLETED, metrics=metrics or {}):
+        return False
     await _record_completed(step)
     return True
 

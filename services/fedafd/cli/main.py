@@ -15,6 +15,7 @@ from fedafd.cli.doctor.command import doctor
 from fedafd.cli.health import health
 from fedafd.cli.migrate import migrate_app
 from fedafd.cli.predict import predict
+from fedafd.cli.region import region_app
 from fedafd.cli.remote import add_remote_commands
 from fedafd.cli.search import search
 from fedafd.cli.simulate import simulate_app
@@ -34,6 +35,7 @@ _EXTRAS = {
     "health": "rpc",
     "migrate": "database",
     "predict": "learning",
+    "region": "aggregator",
     "search": "learning",
     "simulate": "simulation",
     "store": "control-plane",
@@ -49,6 +51,7 @@ app = typer.Typer(
 )
 app.add_typer(agent_app, name="agent")
 app.add_typer(migrate_app, name="migrate")
+app.add_typer(region_app, name="region")
 app.add_typer(simulate_app, name="simulate")
 app.add_typer(store_app, name="store")
 app.command()(bootstrap)

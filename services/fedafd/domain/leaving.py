@@ -35,6 +35,7 @@ class LeaveReason(StrEnum):
     TRAINING_DIVERGED = "training-diverged"
     DOWNLOAD_CORRUPT = "download-corrupt"
     TASK_NOT_UNDERSTOOD = "task-not-understood"
+    REGION_ROUND_FAILED = "region-round-failed"
     UNEXPECTED = "unexpected"
     DEADLINE = "deadline"
     SILENT = "silent"
@@ -64,6 +65,7 @@ _WORDS: Mapping[LeaveReason, str] = {
     LeaveReason.TRAINING_DIVERGED: "its training lost its footing: a loss was not finite; a lower learning rate helps",
     LeaveReason.DOWNLOAD_CORRUPT: "what it downloaded did not have the announced hash, time and again",
     LeaveReason.TASK_NOT_UNDERSTOOD: "it could not follow the task; its agent may be older than the federation",
+    LeaveReason.REGION_ROUND_FAILED: "its own round failed or was cancelled; the region's operator sees why",
     LeaveReason.UNEXPECTED: "an unexpected error; the log of the site's agent has it",
     LeaveReason.DEADLINE: "the round's deadline passed",
     LeaveReason.SILENT: "no sign of progress",
@@ -92,6 +94,7 @@ class ActivityKind(StrEnum):
     EVALUATING = "evaluating"
     UPLOADING = "uploading"
     DELIVERING = "delivering"
+    COLLECTING = "collecting from its sites"
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,8 @@ class FederationRow(Base):
     public_set_summary: Mapped[dict[str, Any] | None]
     current_version: Mapped[int | None] = mapped_column(Integer)
     """The promoted global model version, where the next round starts; None before the first round."""
+    follows: Mapped[str | None] = mapped_column(String(63))
+    """Of a region: the upper federation, which its rounds come from; None for one that trains a global model itself."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
@@ -177,6 +179,10 @@ class RoundRow(Base):
     """W3C trace context of the request that queued it; null while tracing is off."""
     swept_at: Mapped[datetime | None]
     """When what it left behind was removed, after its end."""
+    upstream_round_id: Mapped[str | None] = mapped_column(String(32))
+    """Of a region: the round of the upper federation that it is a part of."""
+    upstream_receipt: Mapped[str | None] = mapped_column(String(64))
+    """What the upper federation gave for the merged states; None until it took them."""
 
 
 class ParticipationRow(Base):

@@ -126,6 +126,8 @@ async def maker_of(session: AsyncSession, federation_id: str, key: str) -> tuple
     query = select(StageRow, RoundRow).join(RoundRow, StageRow.round_id == RoundRow.id)
     done = query.where(RoundRow.id.in_(registered), StageRow.state == StageState.DONE.value)
     for stage, row in (await session.execute(done.order_by(StageRow.created_at, StageRow.id))).all():
+        if stage.kind == StageKind.PREPARE.value and row.upstream_round_id is not None:
+            continue  # an upper federation's distiller did it
         # A stage that gives back what it was given has not made it.
         if _names(stage.outputs, key) and not _names(stage.inputs, key):
             return stage, row

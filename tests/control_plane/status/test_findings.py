@@ -215,3 +215,14 @@ def test_a_federation_at_rest_says_what_is_to_be_done_next(given: FederationFact
 def test_no_federation_at_all_is_no_error() -> None:
     status = decide(facts())
     assert (status.level, status.findings[0].cause) == (Level.WAITING, Cause.NO_FEDERATION)
+
+
+def test_a_regions_federation_waits_for_the_upper_one_and_nobody_is_told_to_push_or_start_anything() -> None:
+    row = FederationRow(id="lungs", config={}, follows="europe")
+    (found,) = decide(facts(federation(None, client("north"), row=row))).findings
+    assert (found.cause, found.remedy) == (Cause.IDLE, "its rounds come from federation europe")
+    delivering = RoundFacts(row=round_row("distilling"))
+    delivering.row.upstream_round_id = "u"
+    (found,) = decide(facts(federation(delivering, client("north"), row=row))).findings
+    assert "delivers it to the upper federation" in found.words
+    assert "fedafd region run" in found.remedy

@@ -20,6 +20,7 @@ class Federation(BaseModel):
     config_version: int = Field(description="Counts changes of the configuration, from 1.")
     public_set_sha256: str | None = Field(description="Hash of the public set's manifest; null before one was pushed.")
     current_version: int | None = Field(description="The global model version that the next round starts from.")
+    follows: str | None = Field(description="Of a region: the upper federation, which its rounds come from.")
     created_at: datetime
 
     @classmethod
@@ -31,5 +32,6 @@ class Federation(BaseModel):
             config_version=row.config_version,
             public_set_sha256=row.public_set_sha256,
             current_version=row.current_version,
+            follows=row.follows,
             created_at=row.created_at,
         )

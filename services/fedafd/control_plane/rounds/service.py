@@ -21,6 +21,11 @@ __all__ = ["cancel", "details", "start"]
 async def start(session: AsyncSession, federation: str, count: int, actor: str) -> Rounds:
     """Queue rounds. Raises ConflictError for a federation without a public set, NotFoundError."""
     row = await get_federation(session, federation, lock=True)
+    if row.follows is not None:
+        raise ConflictError(
+            f"federation {federation}: is a region of federation {row.follows}, and its rounds come from there; start"
+            " rounds there"
+        )
     if row.public_set_sha256 is None:
         raise ConflictError(f"federation {federation}: has no public set yet; push one with `fedafd public-set push`")
     rounds = await add_rounds(session, row.id, row.config, row.public_set_sha256, count)

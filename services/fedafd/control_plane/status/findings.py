@@ -57,7 +57,8 @@ def _of_federation(facts: Facts, each: FederationFacts) -> Finding:
     def told(level: Level, cause: Cause, words: str, remedy: str = "", since: datetime | None = None) -> Finding:
         return _finding(level, cause, f"{name}: {words}", remedy, since, federation=name)
 
-    if each.row.public_set_sha256 is None:
+    upper = each.row.follows  # public set and rounds come from there
+    if each.row.public_set_sha256 is None and upper is None:
         return told(Level.WAITING, Cause.NO_PUBLIC_SET, "has no public set yet", "send one: `fedafd public-set push`")
     if not each.enrolled:
         waiting = f"; {len(each.sites)} invited" if each.sites else ""
@@ -67,14 +68,15 @@ def _of_federation(facts: Facts, each: FederationFacts) -> Finding:
     if last is not None and last.state == RoundState.FAILED.value:
         lost = lost_words(each.last_parts)
         words = f"round {last.number} failed: {last.reason}" + (f"; {lost}" if lost else "")
-        remedy = "mend that and start a round again"
+        remedy = "mend that and start a round again" if upper is None else f"mend that before {upper}'s next round"
         return told(Level.TROUBLE, Cause.ROUND_FAILED, words, remedy, last.finished_at)
     if not each.online:
         words = f"no round is open, and no agent of its {_sites(len(each.enrolled))} is online"
         return told(Level.WAITING, Cause.NO_SITE_ONLINE, words, "start the agents before the next round")
     online = f"{len(each.online)} of {_sites(len(each.enrolled))} online"
     if last is None:
-        return told(Level.WAITING, Cause.IDLE, f"is ready, {online}", "start the first round")
+        remedy = "start the first round" if upper is None else f"its rounds come from federation {upper}"
+        return told(Level.WAITING, Cause.IDLE, f"is ready, {online}", remedy)
     words = f"round {last.number} {last.state}, no round is open, {online}"
     if last.state == RoundState.COMPLETED.value and (lost := lost_words(each.last_parts)):
         return told(Level.WAITING, Cause.SITES_LOST, f"{words}; {lost}", "see to that before the next round")

@@ -63,6 +63,10 @@ def round_finding(facts: Facts, federation: FederationFacts, found: RoundFacts) 
 
 
 def _stages(facts: Facts, found: RoundFacts, told: _Told) -> Finding:
+    if found.row.state == RoundState.DISTILLING.value and found.row.upstream_round_id is not None:
+        words = "has merged what its sites sent, and delivers it to the upper federation"
+        remedy = "if this lasts, see the log of `fedafd region run`, or start it"
+        return told(Level.WAITING, Cause.STARTING, words, remedy, found.row.state_changed_at)
     pending = [stage for stage in found.stages if stage.state == StageState.PENDING.value]
     running = [stage for stage in found.stages if stage.state == StageState.RUNNING.value]
     failed = next((stage for stage in found.stages if stage.failures), None)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from fedafd.domain.config.agent import AgentConfig
 from fedafd.domain.config.federation import FederationConfig
+from fedafd.domain.config.region import RegionConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.paths import placed
 from fedafd.domain.yaml_files import parse_yaml
@@ -21,6 +22,7 @@ __all__ = [
     "parse_federation_config",
     "read_agent_config",
     "read_federation_config",
+    "read_region_config",
 ]
 
 C = TypeVar("C", bound=BaseModel)
@@ -106,6 +108,11 @@ def read_agent_config(path: Path) -> AgentConfig:
     Raises ConfigurationError naming the file, the key's path and what is allowed.
     """
     return placed(_read(AgentConfig, path), path.parent)
+
+
+def read_region_config(path: Path) -> RegionConfig:
+    """Read `region.yaml`; paths follow the file. Raises ConfigurationError as read_agent_config."""
+    return placed(_read(RegionConfig, path), path.parent)
 
 
 def parse_federation_config(values: Any, source: str = "federation") -> FederationConfig:

@@ -22,6 +22,7 @@ class ClientActivity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CLIENT_ACTIVITY_REPRESENTING: _ClassVar[ClientActivity]
     CLIENT_ACTIVITY_EVALUATING: _ClassVar[ClientActivity]
     CLIENT_ACTIVITY_UPLOADING: _ClassVar[ClientActivity]
+    CLIENT_ACTIVITY_COLLECTING: _ClassVar[ClientActivity]
 
 class UploadPurpose(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -46,6 +47,7 @@ class LeaveReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LEAVE_REASON_DOWNLOAD_CORRUPT: _ClassVar[LeaveReason]
     LEAVE_REASON_TASK_NOT_UNDERSTOOD: _ClassVar[LeaveReason]
     LEAVE_REASON_UNEXPECTED: _ClassVar[LeaveReason]
+    LEAVE_REASON_REGION_ROUND_FAILED: _ClassVar[LeaveReason]
 CLIENT_ACTIVITY_UNSPECIFIED: ClientActivity
 CLIENT_ACTIVITY_DOWNLOADING: ClientActivity
 CLIENT_ACTIVITY_READING_DATA: ClientActivity
@@ -54,6 +56,7 @@ CLIENT_ACTIVITY_CALIBRATING: ClientActivity
 CLIENT_ACTIVITY_REPRESENTING: ClientActivity
 CLIENT_ACTIVITY_EVALUATING: ClientActivity
 CLIENT_ACTIVITY_UPLOADING: ClientActivity
+CLIENT_ACTIVITY_COLLECTING: ClientActivity
 UPLOAD_PURPOSE_UNSPECIFIED: UploadPurpose
 UPLOAD_PURPOSE_REPRESENTATIONS: UploadPurpose
 UPLOAD_PURPOSE_PERSONALIZED_MODEL: UploadPurpose
@@ -72,6 +75,7 @@ LEAVE_REASON_TRAINING_DIVERGED: LeaveReason
 LEAVE_REASON_DOWNLOAD_CORRUPT: LeaveReason
 LEAVE_REASON_TASK_NOT_UNDERSTOOD: LeaveReason
 LEAVE_REASON_UNEXPECTED: LeaveReason
+LEAVE_REASON_REGION_ROUND_FAILED: LeaveReason
 
 class EnrollRequest(_message.Message):
     __slots__ = ("token", "kind", "software", "nonce")

@@ -1,0 +1,36 @@
+"""`fedafd region ...`: sites of one region as one participant of an upper federation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["region_app"]
+
+region_app = typer.Typer(
+    help="A region: sites of its own as one participant of an upper federation.", no_args_is_help=True
+)
+
+
+@region_app.command("run")
+def region_run(
+    config: Annotated[Path, typer.Option("--config", "-f", help="region.yaml")] = Path("region.yaml"),
+    token: Annotated[str | None, typer.Option(help="One-time enrolment token; first start only.")] = None,
+) -> None:
+    """Follow the upper federation's rounds until stopped. Settings: FEDAFD_REGION_*."""
+    from fedafd.region.main import main as run
+
+    raise typer.Exit(run(["--config", str(config), *(["--token", token] if token else [])]))
+
+
+@region_app.command("sent")
+def region_sent(
+    config: Annotated[Path, typer.Option("--config", "-f", help="region.yaml")] = Path("region.yaml"),
+) -> None:
+    """Print everything that this region has sent up."""
+    from fedafd.agent.ledger import format_sent, read_sent
+    from fedafd.domain.config.reading import read_region_config
+
+    typer.echo(format_sent(read_sent(read_region_config(config).state_dir)))

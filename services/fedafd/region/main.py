@@ -1,0 +1,90 @@
+"""Entry of a region's process: reads region.yaml and FEDAFD_REGION_*, follows the upper federation until SIGTERM.
+
+Exit codes are an agent's (fedafd.agent.exit_codes).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedafd.agent.exit_codes import ExitCode, exit_code_of
+from fedafd.agent.state import StateDirectory
+from fedafd.domain.config.reading import read_region_config
+from fedafd.domain.config.region import RegionConfig
+from fedafd.domain.errors import FedafdError
+from fedafd.domain.proxies import is_off_machine
+from fedafd.persistence.database import Database
+from fedafd.persistence.migrate import check_schema
+from fedafd.region.own_federation import OwnFederation
+from fedafd.region.runner import Region, ToldToStopError
+from fedafd.region.settings import RegionSettings, load_settings
+from fedafd.storage import open_store
+from fedafd.telemetry.logging import configure, get_logger
+from fedafd.telemetry.tracing import configure_tracing
+
+__all__ = ["main"]
+
+_log = get_logger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of a region's process; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="fedafd region run", description="Runs one region of an upper federation.")
+    parser.add_argument("--config", type=Path, default=Path("region.yaml"), help="region.yaml")
+    parser.add_argument("--token", help="one-time enrolment token; needed at the first start only")
+    given = parser.parse_args(argv)
+    try:
+        settings = load_settings()
+        configure("region", level=settings.log_level)
+        configure_tracing("region")
+        config, token = read_region_config(given.config), given.token or settings.token()
+        asyncio.run(_serve(config, settings, token))
+    except ToldToStopError as error:
+        sys.stderr.write(f"region: told to stop: {error}\n")
+        return ExitCode.REFUSED
+    except FedafdError as error:
+        sys.stderr.write(f"region: {error}\n")
+        return exit_code_of(error)
+    return ExitCode.STOPPED
+
+
+async def _serve(config: RegionConfig, settings: RegionSettings, token: str | None) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    state = StateDirectory(config.state_dir)
+    state.lock()
+    database = Database(settings.database_url.get_secret_value())
+    try:
+        await check_schema(database)
+        own = OwnFederation(database, open_store(settings.store), config.federation)
+        region = Region(
+            config,
+            own,
+            state,
+            stop=stop,
+            cache_limit_bytes=settings.cache_limit_bytes,
+            poll_seconds=settings.poll_seconds,
+            look_seconds=settings.look_seconds,
+        )
+        _log.info("region.started", aggregator=config.aggregator, federation=config.federation)
+        if config.tls is None and is_off_machine(config.aggregator):
+            _log.warning(
+                "region.plaintext",
+                aggregator=config.aggregator,
+                reason="this region's credential and states can be read on the way; set `tls` in region.yaml",
+            )
+        await region.run(token)
+    finally:
+        await database.close()
+        state.unlock()
+    _log.info("region.stopped")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

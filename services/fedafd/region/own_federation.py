@@ -1,0 +1,216 @@
+"""The region's own federation: its database and its store. What is above stands for one round of it at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fedafd.aggregator.collecting import merge_plan
+from fedafd.artifacts.manifest import MANIFEST_NAME, Manifest, read_manifest
+from fedafd.artifacts.merged_states import encode_merged_states
+from fedafd.domain.config import FederationConfig, stored_federation_config
+from fedafd.domain.config.region import config_of_region
+from fedafd.domain.config.regions import check_regions
+from fedafd.domain.errors import ConfigurationError, ConflictError, NotFoundError, RoundClosedError
+from fedafd.domain.kinds import Modality, StageKind
+from fedafd.domain.states import OPEN_ROUND_STATES, ParticipationState, RoundState
+from fedafd.persistence.database import Database
+from fedafd.persistence.event_repository import record_event
+from fedafd.persistence.federation_repository import get_federation
+from fedafd.persistence.following_repository import (
+    ACTOR,
+    add_following_round,
+    end_round,
+    following_round,
+    note_receipt,
+    open_following_rounds,
+)
+from fedafd.persistence.models import FederationRow, RoundRow
+from fedafd.persistence.participation_repository import clients_in, clients_with, list_participations
+from fedafd.persistence.round_repository import get_round
+from fedafd.persistence.stage_repository import list_stages, stage_outputs
+from fedafd.proto.v1 import aggregator_pb2 as pb
+from fedafd.storage import ObjectStore
+from fedafd.storage.store import get_verified
+
+__all__ = ["OwnFederation", "Standing"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a round is: its row, the done share, who delivered of how many, and a mark that moves with any step."""
+
+    row: RoundRow
+    fraction: float
+    delivered: int
+    invited: int
+    mark: tuple[object, ...]
+
+    @property
+    def state(self) -> RoundState:
+        """Where the round is."""
+        return RoundState(self.row.state)
+
+
+class OwnFederation:
+    """One federation, by name, in a database and a store."""
+
+    def __init__(self, database: Database, store: ObjectStore, name: str) -> None:
+        self._database, self._store, self.name = database, store, name
+
+    async def follow(self, upper: str) -> None:
+        """From now on rounds come from the upper federation alone.
+
+        Raises ConfigurationError for a federation that does not exist, follows another one, or trained by itself.
+        """
+        async with self._database.transaction() as session:
+            try:
+                row = await get_federation(session, self.name, lock=True)
+            except NotFoundError:
+                raise ConfigurationError(
+                    f"region.yaml: federation {self.name} does not exist; create it with `fedafd federation create`"
+                ) from None
+            if row.current_version is not None or row.follows not in (None, upper):
+                done = f"is a region of {row.follows}" if row.follows else "has trained a global model itself"
+                raise ConfigurationError(f"region.yaml: federation {self.name} {done}; create another for this region")
+            if row.follows is None:
+                row.follows = upper
+                record_event(session, "federation.follows", federation_id=row.id, actor=ACTOR, upper=upper)
+
+    async def find(self, upstream_round_id: str) -> RoundRow | None:
+        """The part of an upper round that has begun, or None."""
+        async with self._database.snapshot() as session:
+            return await following_round(session, self.name, upstream_round_id)
+
+    async def unfinished(self) -> list[RoundRow]:
+        """Parts of upper rounds that are not over."""
+        async with self._database.snapshot() as session:
+            return list(await open_following_rounds(session, self.name))
+
+    async def begin(
+        self, task: pb.TrainTask, config: FederationConfig, files: Mapping[str, Path], *, deadline_share: float
+    ) -> RoundRow:
+        """Queue the part of an upper round; `files`: what the task names, by hash. Harmless if it has begun.
+
+        Raises ConfigurationError where merged states do not suffice, ConflictError.
+        """
+        check_regions(config)
+        entries = _prepared(self.name, task)
+        manifest = await asyncio.to_thread(self._store_all, task, entries, files)
+        async with self._database.transaction() as session:
+            owner = await get_federation(session, self.name, lock=True)
+            begun = await following_round(session, self.name, task.round_id)
+            if begun is not None:
+                return begun
+            _adopt_public_set(owner, manifest)
+            own = config_of_region(config, stored_federation_config(owner.config), _seconds(task, deadline_share))
+            return await add_following_round(
+                session,
+                owner,
+                number=task.round_number,
+                upstream_round_id=task.round_id,
+                config=own.model_dump(mode="json"),
+                public_set_sha256=task.public_set_sha256,
+                prepared=entries,
+            )
+
+    async def mend(self, task: pb.TrainTask, files: Mapping[str, Path]) -> None:
+        """Put what the store has lost of the upper round's artifacts there again."""
+        await asyncio.to_thread(self._store_all, task, _prepared(self.name, task), files)
+
+    async def standing(self, round_id: str) -> Standing:
+        """How far a round is."""
+        async with self._database.snapshot() as session:
+            row = await get_round(session, round_id)
+            parts = [part for part, _ in await list_participations(session, round_id)]
+            stages = await list_stages(session, round_id)
+        delivered = sum(part.state == ParticipationState.DELIVERED.value for part in parts)
+        fraction = sum(part.progress for part in parts) / len(parts) if parts else 0.0
+        moved = (*((p.state, p.last_progress_at) for p in parts), *((s.state, s.alive_at) for s in stages))
+        return Standing(row, fraction, delivered, len(parts), (row.state, *moved))
+
+    async def merged(self, row: RoundRow) -> bytes:
+        """What the region delivers for a round whose states are merged. Raises RoundClosedError for another round."""
+        async with self._database.snapshot() as session:
+            cohort = list(await list_participations(session, row.id))
+            stages = list(await list_stages(session, row.id))
+            prepared = await stage_outputs(session, row.id, StageKind.PREPARE) or {}
+        plans = {modality: merge_plan(cohort, stages, modality) for modality in Modality}
+        roots = {modality: plan.root for modality, plan in plans.items() if plan.root is not None}
+        if not roots or not all(plan.settled for plan in plans.values()):
+            raise RoundClosedError(f"round {row.number} of federation {self.name} has not merged its states")
+        delivered = [(p, client) for p, client in cohort if p.state == ParticipationState.DELIVERED.value]
+        held = {m: sum(clients_with(part, client, m) for part, client in delivered) for m in roots}
+        if not all(held.values()):
+            raise ConflictError(f"round {row.number} of federation {self.name}: a state stands for no client")
+        states = {m: await asyncio.to_thread(self._read, entry) for m, entry in roots.items()}
+        return encode_merged_states(
+            states,
+            total=sum(clients_in(part, client) for part, client in delivered),
+            public_set_sha256=row.public_set_sha256,
+            global_sha256=prepared["representations"]["sha256"],
+        )
+
+    async def delivered(self, row: RoundRow, receipt: str) -> None:
+        """Note that the upper federation has taken the states."""
+        async with self._database.transaction() as session:
+            await note_receipt(session, row, receipt)
+
+    async def end(self, round_id: str, state: RoundState, reason: str) -> None:
+        """Fail or cancel a round, unless it is over."""
+        async with self._database.transaction() as session:
+            row = await get_round(session, round_id)
+            if RoundState(row.state) in OPEN_ROUND_STATES:
+                await end_round(session, row, state, reason)
+
+    def _read(self, entry: Mapping[str, Any]) -> bytes:
+        return get_verified(self._store, entry["key"], entry["sha256"])
+
+    def _store_all(
+        self, task: pb.TrainTask, entries: Mapping[str, Mapping[str, Any]], files: Mapping[str, Path]
+    ) -> Manifest:
+        content = files[task.public_set_sha256].read_bytes()
+        manifest, place = read_manifest(content), f"public-sets/{task.public_set_sha256}"
+        for shard in manifest.shards:
+            if shard.sha256 in files:
+                self._put_missing(f"{place}/{shard.name}", files[shard.sha256])
+        self._put_missing(f"{place}/{MANIFEST_NAME}", files[task.public_set_sha256])
+        for entry in entries.values():
+            self._put_missing(entry["key"], files[entry["sha256"]])
+        return manifest
+
+    def _put_missing(self, key: str, file: Path) -> None:
+        if self._store.stat(key) is None:
+            self._store.put_file(key, file)
+
+
+def _prepared(federation: str, task: pb.TrainTask) -> dict[str, dict[str, Any]]:
+    """Entries of the upper round's preparing stage, with this federation's keys."""
+    place = f"federations/{federation}/rounds/{task.round_number}"
+    return {
+        each.purpose: {
+            "sha256": each.sha256,
+            "size_bytes": each.size_bytes,
+            "purpose": each.purpose,
+            "key": f"{place}/{each.purpose}/{each.sha256}",
+        }
+        for each in (task.global_representations, *task.encoder_bundles)
+    }
+
+
+def _adopt_public_set(owner: FederationRow, manifest: Manifest) -> None:
+    if owner.public_set_sha256 != manifest.sha256:
+        owner.public_set_sha256 = manifest.sha256
+        owner.public_set_summary = {split: manifest.num_samples(split) for split in ("train", "val", "test")}
+
+
+def _seconds(task: pb.TrainTask, share: float) -> float | None:
+    """How long the region waits for its sites; None: for ever."""
+    if not task.HasField("deadline"):
+        return None
+    left = (task.deadline.ToDatetime(tzinfo=UTC) - datetime.now(UTC)).total_seconds()
+    return max(1.0, share * left)
