@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from tests.simulation.test_simulate import TINY
+from tests.simulation.test_summary import result
 
 from fedafd.cli.simulate_view import SimulationView
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
@@ -29,10 +31,10 @@ class Shown:
         self.now = seconds
         return self
 
-    def finish(self, key: RunKey) -> None:
+    def finish(self, key: RunKey, content: str = "{}") -> None:
         place = self.output / key.folder / "result.json"
         place.parent.mkdir(parents=True)
-        place.write_text("{}")
+        place.write_text(content)
 
 
 def test_lines_come_within_the_first_minute_and_say_the_time_left(tmp_path: Path) -> None:
@@ -79,3 +81,27 @@ def test_a_terminal_has_bars(tmp_path: Path, text: str) -> None:
     assert "25%" in drawn
     assert "round 2 of 4, client image-0-000: local epoch 1 of 5" in drawn
     assert shown.lines.getvalue() == ""
+
+
+def test_what_is_done_is_told_with_its_figures_and_stands_in_a_table(tmp_path: Path) -> None:
+    content = json.dumps(result("fedafd", 0, image=21.5, pairs=60.0))
+    shown = Shown(tmp_path, terminal=True)
+    with shown.view.shown() as view:
+        view.update({FIRST: (1, 0.5, "a")})
+        assert "done so far" not in shown.out.getvalue()
+        shown.finish(FIRST, content)
+        shown.at(50).view.update({SECOND: (1, 0.25, "b")})
+        view.refresh()
+    drawn = shown.out.getvalue()
+    assert "iid / fedafd / seed 0: done, mean 15.8, server rsum 60.0, image acc1 21.5" in drawn
+    table = drawn[drawn.rindex("done so far, test figures") :]
+    assert "1 of 1" in table
+    assert "21.5" in table
+
+
+def test_a_result_that_cannot_be_read_does_not_end_the_view(tmp_path: Path) -> None:
+    shown = Shown(tmp_path)
+    shown.view.update({FIRST: (1, 0.5, "a")})
+    shown.finish(FIRST, "no JSON")
+    shown.view.update({})
+    assert shown.lines.getvalue() == "iid / fedafd / seed 0: done\n"

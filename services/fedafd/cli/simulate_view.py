@@ -1,4 +1,4 @@
-"""What `fedafd simulate` shows at work: a bar for all runs and one for each of them; lines without a terminal."""
+"""What `fedafd simulate` shows at work: bars, and a table of the runs that are done; lines without a terminal."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 
 from fedafd.cli.remote.outcome import duration_words
+from fedafd.cli.simulate_table import done_figures, done_table
 
 if TYPE_CHECKING:
     from fedafd.simulation.experiment import ExperimentConfig, RunKey
+    from fedafd.simulation.summary import Row
 
 __all__ = ["SimulationView"]
 
@@ -50,9 +53,9 @@ class SimulationView:
             TaskProgressColumn(),
             TextColumn("{task.fields[words]}", style="dim"),
             console=console,
-            refresh_per_second=2,
-            transient=True,
         )
+        self._rows: dict[RunKey, Row] = {}
+        self._live = Live(get_renderable=self._drawn, console=console, refresh_per_second=2, transient=True)
         self._whole = self._bars.add_task(f"[bold]{escape(experiment.name)}[/]", total=len(self._runs), words="")
 
     @contextmanager
@@ -61,22 +64,32 @@ class SimulationView:
         if not self._console.is_terminal:
             yield self
             return
-        with self._bars:
+        with self._live:
             yield self
+
+    def _drawn(self) -> Group:
+        """The bars, and the means of what is done below them."""
+        table = done_table(list(self._rows.values()), self._runs)
+        return Group(self._bars, table) if table is not None else Group(self._bars)
+
+    def refresh(self) -> None:
+        """Draw now."""
+        self._live.refresh()
 
     def say(self, text: str) -> None:
         """A line above the bars."""
-        place = self._bars.console if self._console.is_terminal else self._lines
+        place = self._console if self._console.is_terminal else self._lines
         place.print(escape(text), highlight=False, soft_wrap=True)
 
     def update(self, now: dict[RunKey, tuple[int, float, str]]) -> None:
         """Show what each run at work does: its round, the share of the run that is done, and words."""
         done = self._done()
+        self._rows |= done_figures(self._output, [key for key in done if key not in self._rows])
         now = {key: at for key, at in now.items() if key not in done}
         for key in [key for key in self._at_work if key not in now]:
             self._bars.remove_task(self._at_work.pop(key))
             if key in done:
-                self.say(f"{key.name}: done")
+                self.say(f"{key.name}: done{self._in_figures(key)}")
         for key, (number, share, words) in now.items():
             if key not in self._at_work:
                 self._first_seen.setdefault(key, share)
@@ -92,6 +105,10 @@ class SimulationView:
             self.say(f"{words} ({whole / len(self._runs):.0%})")
             for key, (number, share, activity) in now.items():
                 self.say(f"  {key.name}: round {number} of {self._rounds}, {activity} ({share:.0%})")
+
+    def _in_figures(self, key: RunKey) -> str:
+        row = self._rows.get(key)
+        return "" if row is None else ", " + ", ".join(f"{name} {value:.1f}" for name, value in row.values.items())
 
     def _done(self) -> list[RunKey]:
         return [key for key in self._runs if (self._output / key.folder / "result.json").exists()]
