@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.servers import free_port, wait_until
+from tests.servers import ROOT, free_port, wait_until
 
 from fedafd.cli.main import main
 from fedafd.domain.states import ParticipationState, RoundState
@@ -284,3 +285,29 @@ def test_following_events_shows_each_as_it_happens(run: Run, federation: Path, e
     assert (event["kind"], event["data"]) == ("client.invited", {"client": "followed"})
     following.terminate()
     following.wait(30)
+
+
+def test_the_examples_script_runs_a_round_and_keeps_a_line_of_it(
+    run: Run, federation: Path, control_plane: ControlPlane, environment: dict[str, str], tmp_path: Path
+) -> None:
+    push(run)
+    table, script = tmp_path / "rounds.csv", ROOT / "examples" / "python_client" / "run_rounds.py"
+    for state in (RoundState.COMPLETED, RoundState.FAILED):
+        before = {each["number"] for each in as_json(run("round", "list", "--json"))}
+        command = [sys.executable, str(script), str(table)]
+        running = subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.PIPE, text=True)
+        new: set[int] = set()
+
+        def started(new: set[int] = new, before: set[int] = before) -> bool:
+            new |= {each["number"] for each in as_json(run("round", "list", "--json"))} - before
+            return bool(new)
+
+        wait_until(started, "a round", seconds=90)
+        control_plane.finish_round(max(new), state)
+        _, said = running.communicate(timeout=90)
+        assert running.returncode == (0 if state is RoundState.COMPLETED else 1)
+        assert ("a test" in said) == (state is RoundState.FAILED)
+    with table.open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["delivered"], row["server_rsum"]) == ("0", "10.0")
+    assert float(row["seconds"]) >= 0
