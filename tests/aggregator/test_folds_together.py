@@ -163,7 +163,7 @@ async def test_folds_of_a_distiller_that_was_killed_are_done_by_another_one(worl
     async with world.context.database.transaction() as session:
         await session.execute(update(StageRow).values(alive_at=utc_now() - timedelta(hours=1)))
     world.sent.clear()
-    world.coordinator._leading_since = -1e9
+    world.has_led_for_long()
     await world.coordinate()
     assert await states(world, round_id) == {"pending": 4}
     await asyncio.to_thread(runner.run, first_announced(world))

@@ -25,6 +25,7 @@ def database_url(tmp_path: Path) -> str:
 
 
 async def silent_for_an_hour(world: World) -> None:
+    world.has_led_for_long()
     await world.context.progress.flush()
     async with world.context.database.transaction() as session:
         await session.execute(update(ParticipationRow).values(last_progress_at=utc_now() - timedelta(hours=1)))

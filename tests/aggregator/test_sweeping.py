@@ -37,6 +37,7 @@ async def sweep(world: World) -> None:
 
 async def late(world: World) -> None:
     """Everybody who has not delivered was not heard of for an hour."""
+    world.has_led_for_long()
     await world.context.progress.flush()
     async with world.context.database.transaction() as session:
         await session.execute(update(ParticipationRow).values(last_progress_at=utc_now() - timedelta(hours=1)))

@@ -45,6 +45,10 @@ class World:
     public_sha256: str
     seen: list[tuple[str, str, str]]
 
+    def has_led_for_long(self) -> None:
+        """The coordinator has: who was not heard of in that time is silent."""
+        self.coordinator._leading_since = -1e9
+
     async def coordinate(self) -> None:
         while await self.coordinator.look():
             pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from fedafd.aggregator.step import COORDINATOR, Step
@@ -101,7 +100,7 @@ async def _close(step: Step, stages: list[StageRow], roots: dict[Modality, _Entr
 async def _drop_lost(step: Step, cohort: _Cohort) -> bool:
     now = utc_now()
     late = step.row.deadline_at is not None and now >= step.row.deadline_at
-    silent_since = now - timedelta(seconds=step.config.idle_timeout_seconds)
+    silent_since = step.silent_since
     dropped = False
     for participation, client in cohort:
         if client.revoked_at is not None:

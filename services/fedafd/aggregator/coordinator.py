@@ -152,7 +152,8 @@ class Coordinator:
                 if old == RoundState.QUEUED.value and not await may_start_rounds(session):
                     return False
                 with span_below(fresh.traceparent if old != RoundState.COLLECTING.value else None, f"round.{old}"):
-                    step = Step(session, fresh, token, self._alive_since(), "".join(self._context.store_trouble))
+                    trouble = "".join(self._context.store_trouble)
+                    step = Step(session, fresh, token, self._alive_since(), self._listening_since(), trouble)
                     changed = await step_round(step)
             for kind in step.lost:
                 self._context.metrics.stage_failures.labels(kind=kind).inc()
@@ -173,6 +174,11 @@ class Coordinator:
         if row.finished_at is not None:
             started = row.started_at or row.created_at
             metrics.round_seconds.labels(state=row.state).observe((row.finished_at - started).total_seconds())
+
+    def _listening_since(self) -> datetime:
+        # Sites and distillers could tell nothing while no aggregator was there, or none that reached the database.
+        led = 0.0 if self._leading_since is None else monotonic() - self._leading_since
+        return utc_now() - timedelta(seconds=led)
 
     def _alive_since(self) -> datetime | None:
         """Who was not heard of since then is lost. None at first: nobody could renew while no aggregator was there."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from fedafd.domain.config import FederationConfig, stored_federation_config
 from fedafd.domain.states import ParticipationState, RoundState
 from fedafd.persistence.artifact_repository import artifact_size
-from fedafd.persistence.models import RoundRow
+from fedafd.persistence.models import RoundRow, utc_now
 from fedafd.persistence.participation_repository import list_participations, settle_participation
 from fedafd.persistence.round_repository import transition_round
 from fedafd.persistence.stage_repository import cancel_stages
@@ -20,6 +20,7 @@ __all__ = ["COORDINATOR", "Step"]
 
 COORDINATOR = "coordinator"
 """Actor of the coordinator's events."""
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Step:
     token: int
     alive_since: datetime | None = None
     """Distillers that were not heard of since then are lost; None: too early to tell."""
+    listening_since: datetime | None = None
+    """From when on the coordinator could hear; None: always. What nobody could tell before is no silence."""
     store_trouble: str = ""
     """Why the store takes no writes at the moment, if so."""
     lost: list[str] = field(default_factory=list)
@@ -42,6 +45,13 @@ class Step:
     def config(self) -> FederationConfig:
         """The configuration that the round was queued with."""
         return stored_federation_config(self.row.config)
+
+    @property
+    def silent_since(self) -> datetime:
+        """Who was not heard of since then is silent for too long."""
+        since = utc_now() - timedelta(seconds=self.config.idle_timeout_seconds)
+        heard_all = self.listening_since is None or self.listening_since <= since
+        return since if heard_all else _NEVER
 
     async def move(self, new: RoundState, **values: Any) -> bool:
         """Move the round; False if it has moved on or a newer coordinator has it."""

@@ -45,8 +45,7 @@ def _is_repeat(stage: StageRow) -> bool:
 
 async def _revive(step: Step) -> bool:
     """Offer again what nobody works on: the distiller died, or makes no step, or the message never came."""
-    since = utc_now() - timedelta(seconds=step.config.idle_timeout_seconds)
-    idle = list(await silent_stages(step.session, step.row.id, since))
+    idle = list(await silent_stages(step.session, step.row.id, step.silent_since))
     lost = [] if step.alive_since is None else list(await lost_stages(step.session, step.row.id, step.alive_since))
     for stage in {stage.id: stage for stage in (*idle, *lost)}.values():
         if stage.state != StageState.RUNNING.value:
