@@ -104,8 +104,9 @@ def test_equals_the_papers_algorithm(device: str, kinds: list[str], decay: float
         torch.testing.assert_close(parameter.detach().cpu(), torch.tensor(oracle.weight, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("capturable", [False, True], ids=["host-counts", "capturable"])
 @pytest.mark.parametrize("portion", [1 << 24, 40], ids=["at-once", "in-portions"])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 5), st.integers(1, 7), st.booleans()), min_size=1, max_size=6),
     st.lists(st.sampled_from(["rows", "whole", "none"]), min_size=1, max_size=4),
@@ -113,12 +114,13 @@ def test_equals_the_papers_algorithm(device: str, kinds: list[str], decay: float
     st.integers(0, 10**6),
 )
 def test_all_matrices_at_once_take_the_step_of_each_alone(
-    portion: int, shapes: list[tuple[int, int, bool]], kinds: list[str], decay: float, seed: int
+    portion: int, capturable: bool, shapes: list[tuple[int, int, bool]], kinds: list[str], decay: float, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     starts = [torch.randn(rows, width, generator=generator, dtype=torch.float64) for rows, width, _ in shapes]
     alone, together = ([nn.Parameter(start.clone()) for start in starts] for _ in range(2))
     optimizer = AdamP(alone, lr=0.1, weight_decay=decay)
+    group = optimizer.param_groups[0] | {"capturable": capturable}
     states = [
         {"step": torch.zeros(()), "exp_avg": torch.zeros_like(start), "exp_avg_sq": torch.zeros_like(start)}
         for start in starts
@@ -134,7 +136,7 @@ def test_all_matrices_at_once_take_the_step_of_each_alone(
             optimizer.step()
             chosen = [together[i] for i in held]
             with torch.no_grad():
-                adamp_on_device.step_matrices(chosen, [states[i] for i in held], optimizer.param_groups[0])
+                adamp_on_device.step_matrices(chosen, [states[i] for i in held], group)
     for left, right in zip(alone, together, strict=True):
         torch.testing.assert_close(left, right)
 

@@ -9,7 +9,7 @@ Shape legend: P matrices, R rows of all of them, T numbers of all of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -35,10 +35,11 @@ class _Layout(NamedTuple):
 def step_matrices(parameters: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any]) -> None:
     """One step of parameters of two dimensions or more, of one dtype, on one device, all with gradients.
 
-    Each state's `step` is on the CPU.
+    Each state's `step` is on the CPU, or with `capturable` where the parameters are.
     """
     torch._foreach_add_([state["step"] for state in states], 1.0)
-    for portion in _portions(parameters, [int(state["step"]) for state in states]):
+    steps = [0 if group["capturable"] else int(state["step"]) for state in states]
+    for portion in _portions(parameters, steps):
         _step([parameters[i] for i in portion], [states[i] for i in portion], group)
 
 
@@ -60,12 +61,16 @@ def _portions(parameters: list[Tensor], steps: list[int]) -> Iterator[list[int]]
 
 def _step(parameters: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any]) -> None:
     beta1, beta2 = group["betas"]
-    lr, decay, eps, step = group["lr"], group["weight_decay"], group["eps"], int(states[0]["step"])
+    lr, decay, eps = group["lr"], group["weight_decay"], group["eps"]
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     weight_T, gradient_T = _flat(parameters), _flat(gradients)
-    update_T = _flat(_updates(gradients, states, beta1, beta2, eps, step))
     shapes = tuple(tuple(parameter.shape) for parameter in parameters)
     layout = _layout(shapes, group["delta"], parameters[0].device)
+    if group["capturable"]:
+        update_T, correction = _corrected_updates(gradients, states, layout, beta1, beta2, eps), 1.0
+    else:
+        step = int(states[0]["step"])
+        update_T, correction = _flat(_updates(gradients, states, beta1, beta2, eps, step)), 1 - beta1**step
     by_row_P, whole_P, square_R, square_P = _invariant(weight_T, gradient_T, layout, eps)
     # The part of the update along the weight, per square of the weight's norm.
     along_R = _sums(weight_T * update_T, layout.widths)
@@ -76,7 +81,7 @@ def _step(parameters: list[Tensor], states: list[dict[str, Any]], group: dict[st
     kept_P = torch.where(by_row_P | whole_P, 1 - lr * decay * group["weight_decay_ratio"], 1 - lr * decay)
     kept_R = _repeated(kept_P.to(weight_T), layout.rows, len(along_R))
     weight_T *= _repeated(kept_R, layout.widths, len(weight_T))
-    weight_T.add_(update_T, alpha=-lr / (1 - beta1**step))
+    weight_T.add_(update_T, alpha=-lr / correction)
     made = weight_T.split(layout.sizes)
     torch._foreach_copy_(
         parameters, [piece.view(parameter.shape) for piece, parameter in zip(made, parameters, strict=True)]
@@ -87,15 +92,36 @@ def _updates(
     gradients: list[Tensor], states: list[dict[str, Any]], beta1: float, beta2: float, eps: float, step: int
 ) -> list[Tensor]:
     """Adam's, before the learning rate; the moments move in place."""
+    means, squares = _moved_moments(gradients, states, beta1, beta2)
+    roots = torch._foreach_sqrt(squares)
+    torch._foreach_div_(roots, math.sqrt(1 - beta2**step))
+    torch._foreach_add_(roots, eps)
+    return list(torch._foreach_div(means, roots))
+
+
+def _corrected_updates(
+    gradients: list[Tensor], states: list[dict[str, Any]], layout: _Layout, beta1: float, beta2: float, eps: float
+) -> Tensor:
+    """As _updates, end to end, but divided by what corrects the first moment, too; the steps are on the device."""
+    means, squares = _moved_moments(gradients, states, beta1, beta2)
+    step_P = torch.stack([state["step"] for state in states]).double()
+    root_T = _flat(torch._foreach_sqrt(squares))
+    first_T, second_T = (
+        _repeated(_repeated(correction_P, layout.rows, len(layout.widths)), layout.widths, len(root_T))
+        for correction_P in ((1 - beta**step_P).to(root_T) for beta in (beta1, beta2))
+    )
+    return _flat(means) / (root_T / second_T.sqrt() + eps) / first_T
+
+
+def _moved_moments(
+    gradients: list[Tensor], states: list[dict[str, Any]], beta1: float, beta2: float
+) -> tuple[list[Tensor], list[Tensor]]:
     means, squares = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
     torch._foreach_mul_(means, beta1)
     torch._foreach_add_(means, gradients, alpha=1 - beta1)
     torch._foreach_mul_(squares, beta2)
     torch._foreach_addcmul_(squares, gradients, gradients, value=1 - beta2)
-    roots = torch._foreach_sqrt(squares)
-    torch._foreach_div_(roots, math.sqrt(1 - beta2**step))
-    torch._foreach_add_(roots, eps)
-    return list(torch._foreach_div(means, roots))
+    return means, squares
 
 
 def _invariant(
@@ -112,7 +138,7 @@ def _invariant(
     return by_row_P, (cosine_P < layout.whole_limit) & ~by_row_P, weight_R, weight_P
 
 
-def _flat(tensors: list[Tensor]) -> Tensor:
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 

@@ -28,7 +28,7 @@ class AdamP(Optimizer):
 
     `delta`: threshold of the cosine between gradient and weight, over the square root of the weight's size.
     `weight_decay_ratio`: factor on the weight decay of weights found scale invariant. Vectors (biases, normalisation)
-    are never projected.
+    are never projected. `capturable`: on a GPU no number of a step is the host's, so that a step can be recorded.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class AdamP(Optimizer):
         *,
         delta: float = 0.1,
         weight_decay_ratio: float = 0.1,
+        capturable: bool = False,
     ) -> None:
         if not lr >= 0 or not eps > 0 or not weight_decay >= 0 or not all(0 <= beta < 1 for beta in betas):
             raise InvalidOptimizerError(
@@ -56,6 +57,7 @@ class AdamP(Optimizer):
                 "weight_decay": weight_decay,
                 "delta": delta,
                 "weight_decay_ratio": weight_decay_ratio,
+                "capturable": capturable,
             },
         )
 
@@ -79,7 +81,7 @@ class AdamP(Optimizer):
     def _step_group(self, group: dict[str, Any]) -> None:
         parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
         for parameter in parameters:
-            self._start(parameter)
+            self._start(parameter, group)
         waits = [parameter for parameter in parameters if parameter.device.type != "cpu"]
         if waits:
             self._step_on_device(waits, group)
@@ -106,10 +108,10 @@ class AdamP(Optimizer):
             else:
                 self._update_plain(each, group)
 
-    def _start(self, parameter: Tensor) -> None:
+    def _start(self, parameter: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         # Of a matrix on a GPU the host counts the steps; torch's fused kernel has them where the parameter is.
-        place = parameter.device if parameter.dim() < 2 else torch.device("cpu")
+        place = parameter.device if parameter.dim() < 2 or group["capturable"] else torch.device("cpu")
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=place)
             state["exp_avg"] = torch.zeros_like(parameter)

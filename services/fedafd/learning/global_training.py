@@ -28,6 +28,7 @@ from fedafd.learning.images import draw, moved
 from fedafd.learning.optimizers import LossCheck, choose_device, cosine_factor, make_optimizer
 from fedafd.learning.parallel import ALONE, Group
 from fedafd.learning.public import PairTensors
+from fedafd.learning.recorded_steps import RecordedSteps, Recorder, recorder_for
 from fedafd.learning.tower import Tower, is_pooled
 from fedafd.learning.trainable import trainable_parameters
 from fedafd.learning.waypoints import NOWHERE, TrainingWay, Waypoints
@@ -133,18 +134,29 @@ class GlobalRun:
             torch.manual_seed(self.seed if self.group.rank == 0 else derive_seed(self.seed, "rank", self.group.rank))
             self.model.train()
             way = TrainingWay(waypoints, self.model, {"optimizer": self.optimizer}, self.device, self.generator)
+            step = RecordedSteps(self._step, self._recorder(), list(self.model.parameters()), self.device)
             with way:
                 done, held = way.restore()
                 steps = max(1, pairs.count // min(server.batch_size, pairs.count))
                 source = self._batches(pairs, targets, range(done, passes * steps), held.get("order"))
                 for number, batch in enumerate(ahead(source, self.device), start=done):
                     progress(number / (passes * steps), f"public pass {number // steps + 1} of {passes}")
-                    self.losses.add(self._step(batch))
+                    self.losses.add(step(batch))
                     last = number + 1 == passes * steps
                     if last or waypoints.due():
                         self.losses.read()  # what is kept is of a run that has not diverged
                     way.keep(number + 1, drawn=batch.drawn, last=last, order=batch.order)
             self.model.eval()
+
+    def _recorder(self) -> Recorder | None:
+        server = self.config.server
+        return recorder_for(
+            self.device,
+            wanted=server.graph,
+            accumulate=server.accumulate,
+            compiled=server.compile,
+            size=self.group.size,
+        )
 
     def _batches(
         self, pairs: PairTensors, targets: Reps, numbers: range, order: Tensor | None
@@ -210,7 +222,11 @@ def _optimizer(model: nn.Module, config: FederationConfig, round_number: int) ->
     server = config.server
     factor = cosine_factor(round_number, server.schedule_rounds) if server.schedule == "cosine" else 1.0
     return make_optimizer(
-        server.optimizer, trainable_parameters(model), server.learning_rate * factor, server.weight_decay
+        server.optimizer,
+        trainable_parameters(model),
+        server.learning_rate * factor,
+        server.weight_decay,
+        recorded=server.graph,
     )
 
 

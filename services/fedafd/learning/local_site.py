@@ -312,16 +312,16 @@ class LocalSite:
         }
 
     def _make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        t, a = self.training, self.config.alignment
+        t, a, may = self.training, self.config.alignment, {"recorded": self.config.client.graph}
         apart = [*self.model.fusions.parameters(), *self.model.alignment.parameters()]
         held = {id(parameter) for parameter in apart}
         main = [parameter for parameter in trainable_parameters(self.model) if id(parameter) not in held]
-        made = {"main": make_optimizer(t.optimizer, main, t.learning_rate, t.weight_decay, t.momentum)}
+        made = {"main": make_optimizer(t.optimizer, main, t.learning_rate, t.weight_decay, t.momentum, **may)}
         discriminators = self.model.alignment.parameters()
-        made["discriminators"] = make_optimizer("adam", discriminators, a.discriminator_learning_rate, 0.0)
+        made["discriminators"] = make_optimizer("adam", discriminators, a.discriminator_learning_rate, 0.0, **may)
         if len(self.model.fusions):
             fusion = self.model.fusions.parameters()
-            made["fusion"] = make_optimizer("adam", fusion, t.fusion_learning_rate, t.fusion_weight_decay)
+            made["fusion"] = make_optimizer("adam", fusion, t.fusion_learning_rate, t.fusion_weight_decay, **may)
         return made
 
     def held(self, name: SplitName, which: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:

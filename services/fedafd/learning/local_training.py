@@ -16,6 +16,7 @@ from fedafd.learning.acceleration import untouched_statistics
 from fedafd.learning.ahead import ahead
 from fedafd.learning.local_site import LocalSite
 from fedafd.learning.optimizers import LossCheck, steps_factor
+from fedafd.learning.recorded_steps import RecordedSteps, recorder_for
 from fedafd.learning.regularisers import Regulariser, Terms, make_regulariser
 from fedafd.learning.step_batches import PublicBatch, StepBatch, epoch_batches, private_steps, warm_batches
 from fedafd.learning.waypoints import NOWHERE, TrainingWay, Waypoints
@@ -83,6 +84,10 @@ class _Steps:
         self.losses = LossCheck(site.stage)
         self._encoders = [p for tower in site.towers.values() for p in tower.parameters()]
         self._sum, self._count = torch.zeros((), device=site.device), 0
+        client = site.config.client
+        recorder = recorder_for(site.device, wanted=client.graph, accumulate=client.accumulate, compiled=client.compile)
+        every = list(site.model.parameters())
+        self._recorded = RecordedSteps(self._step, recorder, every, site.device)
         self._clipped = [p for n, p in site.model.named_parameters() if not n.startswith("alignment.")]
 
     def warm_start(self, count: int) -> None:
@@ -106,12 +111,12 @@ class _Steps:
 
     def _take(self, batch: StepBatch, *, held: bool = False) -> None:
         """A step, and a look at its loss; `held`: the encoders stay as they are."""
-        loss = self._step(batch, held=held)
+        loss = self._step(batch, held=True) if held else self._recorded(batch)
         self.losses.add(loss)
         if batch.private is not None:
             self._sum, self._count = self._sum + loss, self._count + 1
 
-    def _step(self, batch: StepBatch, *, held: bool) -> Tensor:
+    def _step(self, batch: StepBatch, *, held: bool = False) -> Tensor:
         """One step of all optimizers; the loss of its task and of what is added to it."""
         site = self._site
         loss = torch.zeros((), device=site.device)

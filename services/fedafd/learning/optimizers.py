@@ -88,9 +88,18 @@ def _present(device: torch.device) -> torch.device:
 
 
 def make_optimizer(
-    name: OptimizerName, parameters: Iterable[Tensor], lr: float, weight_decay: float, momentum: float = 0.9
+    name: OptimizerName,
+    parameters: Iterable[Tensor],
+    lr: float,
+    weight_decay: float,
+    momentum: float = 0.9,
+    *,
+    recorded: bool = False,
 ) -> torch.optim.Optimizer:
-    """A fresh optimizer over `parameters`, which are where they will be trained: on a GPU it is torch's fused one."""
+    """A fresh optimizer over `parameters`, which are where they will be trained: on a GPU it is torch's fused one.
+
+    `recorded`: its steps may be recorded there.
+    """
     kept = list(parameters)
     # On a CPU the fused ones round otherwise.
     fused = {"fused": True} if kept and kept[0].device.type != "cpu" else {}
@@ -98,7 +107,9 @@ def make_optimizer(
         return torch.optim.SGD(kept, lr=lr, momentum=momentum, weight_decay=weight_decay, **fused)
     kinds: dict[str, Any] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     if name == "adamp":
-        return AdamP(kept, lr=lr, weight_decay=weight_decay)
+        return AdamP(kept, lr=lr, weight_decay=weight_decay, capturable=recorded and bool(fused))
+    if fused and recorded:
+        fused["capturable"] = True
     made: torch.optim.Optimizer = kinds[name](kept, lr=lr, weight_decay=weight_decay, **fused)
     return made
 

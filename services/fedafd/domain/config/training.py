@@ -23,6 +23,11 @@ _ENCODE_AUTOCAST = (
 _ACCUMULATE = "Parts a batch is encoded in: same gradient, memory of one part."
 _COMPILE = "torch.compile the encoders; on a CPU it needs a C++ compiler."
 
+_GRAPH = (
+    "Record a step once as a CUDA graph and replay it. Not tried on a GPU yet; a step that cannot be recorded runs as"
+    " without, and the log tells."
+)
+
 
 class ServerTrainingConfig(Config):
     """Training of the global model on the public set."""
@@ -51,6 +56,7 @@ class ServerTrainingConfig(Config):
     encode_autocast: Precision = Field("auto", description=_ENCODE_AUTOCAST)
     accumulate: Count = Field(1, description=_ACCUMULATE)
     compile: bool = Field(False, description=_COMPILE)
+    graph: bool = Field(False, description=_GRAPH)
 
 
 class KindTrainingConfig(Config):
@@ -86,6 +92,7 @@ class ClientTrainingConfig(Config):
     encode_autocast: Precision = Field("auto", description=_ENCODE_AUTOCAST)
     accumulate: Count = Field(1, description=_ACCUMULATE)
     compile: bool = Field(False, description=_COMPILE)
+    graph: bool = Field(False, description=_GRAPH)
     vocabulary: Literal["public+private", "public"] = Field(
         "public+private", description="Texts whose words a client's text encoder knows; averaging needs public."
     )
