@@ -71,6 +71,7 @@ def test_pictures_have_the_labels_of_their_rows(tmp_path: Path, form: str) -> No
     assert data.labels == ("blue", "red", "round")
     assert sets_of(data) == SETS
     assert [len(split) for split in (data.train, data.val, data.test)] == [5, 5, 5]
+    assert (data.listing.files_seen, data.listing.files_read, data.listing.left_out) == (16, 16, ())
     report = survey(data).report
     assert report.problems() == ()
     assert report.classes["round"] == {"train": 2, "val": 2, "test": 2}

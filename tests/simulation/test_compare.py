@@ -88,6 +88,7 @@ def test_over_all_scenarios_only_seeds_that_ran_in_each_count(outputs: tuple[Pat
     for seed in range(2):
         keep(outputs[0], "fedafd", seed, 30.0, scenario="skewed")
         keep(outputs[1], "fedafd", seed, 31.0, scenario="skewed")
+    assert "better" not in compare(*outputs).markdown().split("### fedafd, all")[1].split("Clients of")[0]
     (over_all,) = [
         each
         for each in compare(*outputs).to_dict()["differences"]
@@ -95,6 +96,15 @@ def test_over_all_scenarios_only_seeds_that_ran_in_each_count(outputs: tuple[Pat
     ]
     assert over_all["seeds"] == 2
     assert over_all["second"] - over_all["first"] == pytest.approx(over_all["mean"]) == 1.25
+
+
+def test_what_is_shown_is_said_in_words(tmp_path: Path) -> None:
+    for seed in range(3):
+        keep(tmp_path / "first", "fedafd", seed, 20.0)
+        keep(tmp_path / "second", "fedafd", seed, 23.0 + 0.1 * seed)
+    text = compare(tmp_path / "first", tmp_path / "second").markdown()
+    assert "| image acc1 | 20.0 | 23.1 | +3.1 [+2.9, +3.3] | better |" in text
+    assert "| pair rsum | 60.0 | 60.0 | +0.0 [+0.0, +0.0] |  |" in text
 
 
 def test_runs_of_other_data_are_refused_unless_asked_for(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -158,8 +158,10 @@ class _Pictures:
         return ImageSplit(images, labels)
 
     def listing(self, tables: Collection[str], notes: tuple[str, ...]) -> Listing:
-        """What was read and left out."""
-        return pictures_listing(self._folder, self._store, self._found, tables, notes)
+        """What was read and left out; the tables, which may lie elsewhere than the pictures, are read too."""
+        found = pictures_listing(self._folder, self._store, self._found, tables, notes)
+        seen = found.files_seen + len(set(tables) - set(self._store.files))
+        return replace(found, files_seen=seen, files_read=found.files_read + len(tables))
 
 
 def _cut(

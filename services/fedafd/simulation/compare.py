@@ -78,8 +78,12 @@ class Comparison(NamedTuple):
             for scenario in dict.fromkeys(d.scenario for d in found):
                 here = [d for d in found if d.scenario == scenario]
                 seeds = "1 seed" if here[0].seeds == 1 else f"{here[0].seeds} seeds"
-                parts += [f"### {title}, {scenario}, {seeds}", "", "| measure | first | second | second minus first |"]
-                parts += ["|---|---|---|---|", *(_line(d, self.rows[title]) for d in here), ""]
+                parts += [
+                    f"### {title}, {scenario}, {seeds}",
+                    "",
+                    "| measure | first | second | second minus first | |",
+                ]
+                parts += ["|---|---|---|---|---|", *(_line(d, self.rows[title]) for d in here), ""]
             parts += [_clients(title, client_differences(self.rows[title], _SECOND, _FIRST)), ""]
         return "\n".join([*parts, _on_intervals(self.differences)]) + "\n"
 
@@ -185,7 +189,8 @@ def _means(rows: Sequence[Row], d: Difference) -> tuple[float, float]:
 def _line(d: Difference, rows: Sequence[Row]) -> str:
     one, other = _means(rows, d)
     interval = f"{d.mean:+.1f} (one seed)" if math.isinf(d.low) else f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]"
-    return f"| {d.measure} | {one:.1f} | {other:.1f} | {interval if d.shown == 'not shown' else f'**{interval}**'} |"
+    verdict = "" if d.shown == "not shown" else d.shown
+    return f"| {d.measure} | {one:.1f} | {other:.1f} | {interval} | {verdict} |"
 
 
 def _clients(title: str, gains: Mapping[str, float]) -> str:
@@ -200,6 +205,7 @@ def _on_intervals(found: Mapping[str, Sequence[Difference]]) -> str:
     if not intervals:
         return "With one seed there is no interval: nothing is shown."
     return (
-        f"Intervals are of 95 %, over seeds; bold ones leave 0 out, {sum(d.shown != 'not shown' for d in intervals)} of"
-        f" {len(intervals)} do; where nothing differs, 1 in 20 does by chance."
+        "Intervals are of 95 %, over seeds. Better or worse is said where one leaves 0 out, as"
+        f" {sum(d.shown != 'not shown' for d in intervals)} of {len(intervals)} do; where nothing differs, 1 in 20 does"
+        " by chance."
     )
