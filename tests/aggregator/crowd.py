@@ -309,7 +309,9 @@ async def crowd_of(count: int, folder: Path, redis_url: str, *, light: bool = Fa
 
 def _count_statements(database: Database, counts: Counts) -> None:
     def executed(connection: Any, cursor: Any, statement: str, given: Any, _: Any, many: bool) -> None:
-        counts.statements[statement.partition(" ")[0]] += len(given) if many else 1
+        # Rows that are inserted by one statement come as one flat tuple of values.
+        rows = len(given) if many and given and isinstance(given[0], (tuple, dict)) else 1
+        counts.statements[statement.partition(" ")[0]] += rows
 
     for engine, name in ((database.engine, "write"), (database.reading_engine, "read")):
 

@@ -72,6 +72,35 @@ async def test_a_change_between_the_look_and_the_wait_is_not_missed() -> None:
         assert not await news.wait(0.01)
 
 
+async def test_other_clients_changes_between_the_look_and_the_wait_wake_nobody() -> None:
+    wakeups = Wakeups()
+    before = wakeups.tick
+    wakeups.changed("trial", clients=("south",))
+    wakeups.changed("other")
+    with wakeups.of_client("trial", "north", since=before) as news:
+        assert not await news.wait(0.01)
+
+
+@pytest.mark.parametrize("change", [Change("trial"), Change("trial", frozenset({"north"}))])
+async def test_a_change_that_is_no_longer_noted_is_not_missed(change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedafd.aggregator.wakeups._MOST_NOTED", 2)
+    wakeups = Wakeups()
+    before = wakeups.tick
+    wakeups.heard(change)
+    for name in ("east", "south", "west"):
+        wakeups.changed("other", clients=(name,))
+    with wakeups.of_client("trial", "north", since=before) as news:
+        assert await news.wait(5)
+
+
+async def test_waking_all_between_the_look_and_the_wait_is_not_missed() -> None:
+    wakeups = Wakeups()
+    before = wakeups.tick
+    wakeups.wake()
+    with wakeups.of_client("trial", "north", since=before) as news:
+        assert await news.wait(5)
+
+
 async def test_a_change_is_published_with_whom_it_concerns() -> None:
     told: list[tuple[object, ...]] = []
     wakeups = Wakeups(lambda *change: told.append(change))

@@ -22,7 +22,7 @@ from fedafd.cli.main import app
 from fedafd.control_plane.app import create_app
 from fedafd.control_plane.settings import ControlPlaneSettings
 from fedafd.datasets import load_public_data, write_public_set
-from fedafd.persistence.artifact_repository import add_artifact
+from fedafd.persistence.artifact_repository import NewArtifact, add_artifacts
 from fedafd.persistence.database import Database
 from fedafd.persistence.migrate import migrate
 from fedafd.persistence.round_repository import get_round_by_number
@@ -76,7 +76,7 @@ async def fill(database_url: str, store: StoreSettings, folder: Path) -> None:
     async with database.transaction() as session:
         entry = {"sha256": sha256_of(ARTIFACT), "size_bytes": len(ARTIFACT), "purpose": "representations", "key": key}
         round_id = (await get_round_by_number(session, "trial", 1)).id
-        await add_artifact(session, "trial", entry, round_id=round_id)
+        await add_artifacts(session, [NewArtifact("trial", entry, round_id=round_id)])
     await database.close()
 
 

@@ -14,7 +14,7 @@ from fedafd.aggregator.identity import caller_of, calling_client
 from fedafd.aggregator.making_again import check_stored, make_again
 from fedafd.aggregator.tasks import desired_task, find_artifact
 from fedafd.aggregator.types import Call
-from fedafd.aggregator.uploads import begin_upload, check_id, open_participation
+from fedafd.aggregator.uploads import announced_upload, begin_upload, open_participation
 from fedafd.artifacts.blocks import checked_spans
 from fedafd.domain.errors import (
     ArtifactNotFoundError,
@@ -28,7 +28,6 @@ from fedafd.domain.errors import (
 from fedafd.domain.kinds import ParticipantKind
 from fedafd.domain.leaving import ActivityKind, leave_words
 from fedafd.domain.states import ParticipationState
-from fedafd.persistence.artifact_repository import get_upload
 from fedafd.persistence.client_repository import enrol_client
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import ClientRow, ParticipationRow
@@ -136,9 +135,7 @@ class AgentService(AggregatorServiceServicer):
         upload, stream = None, None
         async for request in requests:
             if upload is None:
-                check_id(request.upload_id, "upload_id")
-                async with self._context.database.snapshot() as session:
-                    upload = await get_upload(session, request.upload_id, client.id)
+                upload = await announced_upload(self._context, client, request.upload_id)
             # With each chunk, from memory: a stream ends with its round, and with its client's credential.
             client = await calling_client(self._context, call)
             part, row = await open_participation(self._context, client, upload.round_id)

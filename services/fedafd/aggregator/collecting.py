@@ -35,9 +35,12 @@ async def step_collecting(step: Step, stages: list[StageRow]) -> bool:
     if await _fold_stale(step, cohort, stages):
         return True
     plans = {modality: merge_plan(cohort, stages, modality) for modality in Modality}
+    begun = {(s.modality, s.level, s.position) for s in stages if s.kind == StageKind.MERGE.value}
     changed = False
     for modality, plan in plans.items():
         for ready in plan.ready:
+            if (modality.value, ready.level, ready.position) in begun:
+                continue
             inputs = {f"sed-state/{number}": entry for number, entry in enumerate(ready.children)}
             place = (ready.level, ready.position)
             changed = await _add_merge(step, modality, place, inputs) or changed

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from fedafd.aggregator.callers import Callers
+from fedafd.aggregator.acceptance import Acceptances
+from fedafd.aggregator.announced_uploads import AnnouncedUploads
+from fedafd.aggregator.announcing import Announcements
+from fedafd.aggregator.callers import CallerLooks, Callers
 from fedafd.aggregator.cut_off import Waiting
 from fedafd.aggregator.limits import ByteBudget, CallCaps, Turns
 from fedafd.aggregator.metrics import AggregatorMetrics
@@ -42,18 +45,25 @@ class Context:
     """Set once this process finishes what runs and takes nothing new."""
     callers: Callers = field(default_factory=Callers)
     rounds: RoundFacts = field(default_factory=RoundFacts)
+    uploads: AnnouncedUploads = field(default_factory=AnnouncedUploads)
     digests: Once[str, bytes] = field(default_factory=Once)
     """Digests of a blob's blocks, by its hash."""
     calls: CallCaps = field(default_factory=CallCaps)
     waiting: Waiting = field(default_factory=Waiting)
     commits: Turns = field(default_factory=Turns)
     in_memory: ByteBudget = field(default_factory=ByteBudget)
+    looks: CallerLooks = field(init=False)
+    announcements: Announcements = field(init=False)
+    acceptances: Acceptances = field(init=False)
     progress: ProgressBook = field(init=False)
     writes: WriteProbe = field(init=False)
     store_trouble: list[str] = field(default_factory=list)
     """Why the store takes no writes at the moment, if so: for the reason of a round that fails meanwhile."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "looks", CallerLooks(self.database, self.callers, self.waiting.one))
+        object.__setattr__(self, "announcements", Announcements(self.database, self.waiting.one))
+        object.__setattr__(self, "acceptances", Acceptances(self.database, self.waiting.one))
         object.__setattr__(self, "progress", ProgressBook(self.database, self.wakeups))
         object.__setattr__(self, "writes", WriteProbe(self.store, below=WRITES_BELOW))
         self.wakeups.first_tell(self.callers.forget)

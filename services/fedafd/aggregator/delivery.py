@@ -8,6 +8,7 @@ import json
 import math
 import tempfile
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from safetensors import SafetensorError, deserialize
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from fedafd.aggregator.acceptance import Checked
 from fedafd.aggregator.arrivals import ArrivingBlob
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.region_delivery import as_stored, check_region
@@ -33,16 +35,13 @@ from fedafd.domain.errors import (
     RoundClosedError,
     UploadError,
 )
-from fedafd.domain.kinds import ClientKind, ParticipantKind, StageKind, UploadPurpose
+from fedafd.domain.kinds import ClientKind, Modality, ParticipantKind, UploadPurpose
 from fedafd.domain.leaving import CLIENT_METRICS
 from fedafd.domain.states import ParticipationState
 from fedafd.learning.model_sums import SUMS
-from fedafd.persistence.artifact_repository import add_artifact
 from fedafd.persistence.event_repository import record_event
-from fedafd.persistence.model_repository import add_files, has_personalized
-from fedafd.persistence.models import ClientRow, ParticipationRow, PersonalizedModelRow, RoundRow, UploadRow
+from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, UploadRow
 from fedafd.persistence.participation_repository import find_participation, settle_participation
-from fedafd.persistence.stage_repository import add_stage, fold_anew, stage_outputs
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.storage.store import copy_of, sha256_of
 from fedafd.telemetry.logging import get_logger
@@ -74,9 +73,10 @@ async def commit_delivery(
     TooManyRequestsError when other deliveries fill the memory that there is for them.
     """
     async with context.commits.of(client.id):
-        settled = await _settled(context, client, request.round_id)
-        if settled is not None:
-            return settled
+        if not _waits(context, client, request.round_id):
+            settled = await _settled(context, client, request.round_id)
+            if settled is not None:
+                return settled
         _check_numbers(request)
         try:
             return await _commit(context, client, request)
@@ -88,21 +88,28 @@ async def commit_delivery(
             return settled
 
 
+def _waits(context: Context, client: ClientRow, round_id: str) -> bool:
+    """Whether the round waited for the client a moment ago; what was settled here since then is forgotten."""
+    remembered = context.callers.of(client.id)
+    return remembered is not None and remembered.part is not None and remembered.part.round_id == round_id
+
+
 async def _commit(context: Context, client: ClientRow, request: pb.CommitUploadRequest) -> pb.CommitUploadResponse:
     participation, row = await open_participation(context, client, request.round_id)
     uploads = await announced(context, client, row, list(dict.fromkeys(request.upload_ids)))
     async with context.in_memory.room_for(sum(_room(upload) for upload in uploads)):
         with tempfile.TemporaryDirectory() as scratch:
             blobs = [await assemble(context, client, row, upload, Path(scratch)) for upload in uploads]
-            await _settle(context, client, row, participation, blobs, request)
+            accepted = await _settle(context, client, row, participation, blobs, request)
     for upload in uploads:
         context.metrics.uploads.labels(purpose=upload.purpose).inc()
         await ArrivingBlob(context.store, row, upload).discard()
+        context.uploads.forget(upload.id)
     context.wakeups.changed(row.federation_id, clients=(client.id,))
-    settled = await _settled(context, client, request.round_id)
-    if settled is None:
+    answer = accepted or await _settled(context, client, request.round_id)
+    if answer is None:
         raise RoundClosedError(f"round {row.number} closed while the delivery was checked")
-    return settled
+    return answer
 
 
 def _room(upload: UploadRow) -> int:
@@ -117,14 +124,14 @@ async def _settle(
     participation: ParticipationRow,
     blobs: list[Assembled],
     request: pb.CommitUploadRequest,
-) -> None:
-    """Check what was uploaded, and accept it, or reject it and keep none of it."""
+) -> pb.CommitUploadResponse | None:
+    """Check what was uploaded, and accept it, or reject it and keep none of it; the answer if it was accepted."""
     receipt = _receipt(participation, blobs)
     try:
         delivery = await _checked(context, client, row, blobs)
     except (RepresentationError, PublicSetMismatchError, UploadError, ConfigurationError) as error:
         await _reject(context, client, row, participation, receipt, str(error))
-        return
+        return None
     kept = delivery.content
     await kept.blob.finish(kept.entry["key"])
     if delivery.weights is not None:
@@ -132,7 +139,7 @@ async def _settle(
         key = delivery.weights.entry["key"]
         await delivery.weights.blob.finish(key)
         await asyncio.to_thread(context.store.put_file, copy_of(key), delivery.weights.file)
-    await _accept(context, client, row, participation, receipt, delivery, request)
+    return await _accept(context, client, row, participation, receipt, delivery, request)
 
 
 def _check_numbers(request: pb.CommitUploadRequest) -> None:
@@ -154,14 +161,8 @@ async def _settled(context: Context, client: ClientRow, round_id: str) -> pb.Com
         row = await find_participation(session, round_id, client.id)
     if row is None or row.receipt is None or row.settled_at is None:
         return None
-    at = Timestamp()
-    at.FromDatetime(row.settled_at)
-    return pb.CommitUploadResponse(
-        receipt=row.receipt,
-        accepted=row.state == ParticipationState.DELIVERED.value,
-        rejection_reason=row.reason or "",
-        settled_at=at,
-    )
+    delivered = row.state == ParticipationState.DELIVERED.value
+    return _answer(row.receipt, row.settled_at, None if delivered else row.reason or "")
 
 
 async def _checked(context: Context, client: ClientRow, row: RoundRow, blobs: list[Assembled]) -> _Delivery:
@@ -237,59 +238,50 @@ async def _accept(
     receipt: str,
     delivery: _Delivery,
     request: pb.CommitUploadRequest,
-) -> None:
+) -> pb.CommitUploadResponse | None:
     metrics = _metrics_of(request)
     if len(metrics) < len(request.metrics):
         _log.info("delivery.metrics_left_out", count=len(request.metrics) - len(metrics))
-    entry = delivery.content.entry
     up, down = context.progress.take_bytes(participation.id)
-    async with context.database.transaction() as session:
-        counted = await settle_participation(
-            session,
-            participation.id,
-            ParticipationState.DELIVERED,
-            receipt=receipt,
-            progress=1.0,
-            bytes_up=ParticipationRow.bytes_up + up,
-            bytes_down=ParticipationRow.bytes_down + down,
-            metrics=metrics,
-            num_private_samples=request.num_private_samples or None,
-            representations_sha256=entry["sha256"],
-            region_clients=None if delivery.clients is None else as_stored(delivery.clients),
-        )
-        if not counted:
-            return
-        await add_artifact(session, row.federation_id, entry, round_id=row.id, client_id=client.id)
-        if delivery.weights is not None:
-            sent = delivery.weights.entry
-            await add_artifact(session, row.federation_id, sent, round_id=row.id, client_id=client.id)
-        await _add_folds(session, client, row, participation, delivery)
-        if delivery.model_files and not await has_personalized(session, client, row.number):
-            made = PersonalizedModelRow(client_id=client.id, version=row.number, round_id=row.id, metrics=metrics)
-            session.add(made)
-            await session.flush()
-            await add_files(session, made, delivery.model_files)
-        told = {} if delivery.clients is None else {"num_clients": delivery.clients.total}
-        _record(
-            session, "participation.delivered", client, row, sha256=entry["sha256"], bytes=entry["size_bytes"], **told
-        )
+    checked = Checked(
+        client=client,
+        row=row,
+        participation=participation,
+        receipt=receipt,
+        content=delivery.content.entry,
+        modalities=_modalities(client, delivery),
+        region_clients=None if delivery.clients is None else as_stored(delivery.clients),
+        num_clients=None if delivery.clients is None else delivery.clients.total,
+        weights=None if delivery.weights is None else delivery.weights.entry,
+        model_files=delivery.model_files,
+        metrics=metrics,
+        num_private_samples=request.num_private_samples or None,
+        bytes_up=up,
+        bytes_down=down,
+    )
+    accepted_at = await context.acceptances.accept(checked)
+    if accepted_at is None:
+        return None
     context.metrics.deliveries.labels(outcome="delivered").inc()
+    return _answer(receipt, accepted_at)
 
 
-async def _add_folds(
-    session: AsyncSession, client: ClientRow, row: RoundRow, participation: ParticipationRow, delivery: _Delivery
-) -> None:
-    inputs = {delivery.content.purpose.value: delivery.content.entry}
-    if delivery.clients is None:
-        prepared = await stage_outputs(session, row.id, StageKind.PREPARE) or {}
-        inputs["global-representations"] = prepared["representations"]
-        held = ClientKind(client.kind).modalities
-    else:
-        held = tuple(delivery.clients.by_modality)
-    place = participation.position
-    for modality in held:
-        if await add_stage(session, row.id, StageKind.FOLD, inputs, modality=modality, position=place) is None:
-            await fold_anew(session, row.id, inputs, modality=modality, position=place)
+def _modalities(client: ClientRow, delivery: _Delivery) -> tuple[Modality, ...]:
+    """Of which something was delivered."""
+    if delivery.clients is not None:
+        return tuple(delivery.clients.by_modality)
+    return ClientKind(client.kind).modalities
+
+
+def _answer(receipt: str, settled_at: datetime, rejection_reason: str | None = None) -> pb.CommitUploadResponse:
+    at = Timestamp()
+    at.FromDatetime(settled_at)
+    return pb.CommitUploadResponse(
+        receipt=receipt,
+        accepted=rejection_reason is None,
+        rejection_reason=rejection_reason or "",
+        settled_at=at,
+    )
 
 
 def _record(session: AsyncSession, kind: str, client: ClientRow, row: RoundRow, **data: Any) -> None:

@@ -18,7 +18,7 @@ from fedafd.domain.kinds import FOLDS_TOGETHER, Modality, StageKind
 from fedafd.domain.plain_text import plain_text
 from fedafd.domain.seeds import derive_seed
 from fedafd.domain.states import StageState
-from fedafd.persistence.artifact_repository import add_artifact
+from fedafd.persistence.artifact_repository import NewArtifact, add_artifacts
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import RoundRow, StageRow, utc_now
 from fedafd.persistence.stage_repository import (
@@ -28,6 +28,7 @@ from fedafd.persistence.stage_repository import (
     forgive_strike,
     free_fold,
     get_stage,
+    get_stages,
     maker_of,
     note_stage_progress,
     renew_companions,
@@ -120,17 +121,21 @@ class DistillationService(DistillationServiceServicer):
     async def CompleteStage(self, request: pb.CompleteStageRequest, call: Call) -> pb.CompleteStageResponse:
         require_internal(self._context, call)
         requests = [request, *request.companions]
-        lost = []
+        lost, made = [], []
         async with self._context.database.transaction() as session:
+            stages = await get_stages(session, [each.stage_id for each in requests])
             for each in requests:
-                stage, row = await get_stage(session, each.stage_id)
-                if await _complete(session, each, stage, row):
+                stage, row = stages[each.stage_id]
+                outputs = await _complete(session, each, stage, row)
+                if outputs is not None:
+                    made += outputs
                     continue
                 words = f"stage {stage.id}: token {each.token} no longer holds it; it is {stage.state}"
                 if len(requests) == 1:
                     raise StageLostError(words)
                 _log.info("stage.lost", stage=stage.id, reason=words)
                 lost.append(stage.id)
+            await add_artifacts(session, made)
         self._context.wakeups.changed(row.federation_id, clients=())
         return pb.CompleteStageResponse(lost_stage_ids=lost)
 
@@ -192,17 +197,17 @@ class DistillationService(DistillationServiceServicer):
         return pb.FailStageResponse()
 
 
-async def _complete(session: AsyncSession, request: pb.CompleteStageRequest, stage: StageRow, row: RoundRow) -> bool:
-    """Settle the stage with its outputs, once; False if the claim is lost."""
+async def _complete(
+    session: AsyncSession, request: pb.CompleteStageRequest, stage: StageRow, row: RoundRow
+) -> list[NewArtifact] | None:
+    """Settle the stage with its outputs, once, which are to be registered; None if the claim is lost."""
     if stage.state == StageState.DONE.value and stage.attempt == request.token:
-        return True
+        return []
     outputs = {output.name: _entry(output) for output in request.outputs}
     values: dict[str, Any] = {"outputs": outputs, "metrics": dict(request.metrics), "progress": 1.0}
     if not await settle_stage(session, stage.id, request.token, StageState.DONE, **values):
-        return False
-    for entry in outputs.values():
-        await add_artifact(session, row.federation_id, entry, round_id=row.id)
-    return True
+        return None
+    return [NewArtifact(row.federation_id, entry, round_id=row.id) for entry in outputs.values()]
 
 
 def _companion(stage: StageRow) -> pb.Companion:

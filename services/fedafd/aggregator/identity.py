@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hmac
 from datetime import timedelta
-from time import monotonic
 
 from fedafd.aggregator.callers import Caller
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.types import Call
 from fedafd.domain.errors import IdentityInUseError, UnauthenticatedError
 from fedafd.domain.secrets import hash_secret
-from fedafd.persistence.client_repository import caller_by_credential
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import ClientRow, utc_now
 from fedafd.persistence.session_repository import hold_session, note_refused_agent
@@ -39,10 +37,7 @@ async def caller_of(context: Context, call: Call, *, fresh: bool = False, wait_s
     credential_hash = hash_secret(bearer_secret(metadata))
     caller = None if fresh else context.callers.find(credential_hash)
     if caller is None:
-        now = monotonic()
-        async with context.database.snapshot() as session:
-            caller = Caller(*await caller_by_credential(session, credential_hash), found_at=now)
-        context.callers.keep(credential_hash, caller)
+        caller = await context.looks.of(credential_hash)
     client = caller.client
     add_context(federation=client.federation_id, client=client.name)
     sessions = sessions_in(metadata)

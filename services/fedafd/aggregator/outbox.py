@@ -67,7 +67,7 @@ class Outbox:
             await self._check_arrivals(self._waiting)
         async with self._database.snapshot() as session:
             messages = list(await unsent_messages(session))
-            rounds = await rounds_of(session, [message.stage_id for message in messages])
+            rounds = await rounds_of(session, [message.stage_id for message in messages]) if messages else {}
         sent = 0
         for group in self._groups(messages, rounds):
             first = group[0]

@@ -18,10 +18,11 @@ from fedafd.persistence.federation_repository import get_federation
 from fedafd.persistence.model_repository import find_version
 from fedafd.persistence.models import StageRow, utc_now
 from fedafd.persistence.participation_repository import invite_cohort, list_participations
-from fedafd.persistence.stage_repository import add_stage, announce_again, list_stages, lost_stages, silent_stages
+from fedafd.persistence.stage_repository import add_stage, announce_again, list_stages
 
 __all__ = ["Step", "step_round"]
 
+_OPEN = (StageState.PENDING.value, StageState.RUNNING.value)
 _MOST_NAMED = 100
 """Clients that an event names; REST has them all."""
 
@@ -33,7 +34,7 @@ async def step_round(step: Step) -> bool:
     if failed is not None:
         name = f"{failed.kind} {failed.modality}".strip()
         return await step.fail(f"stage {name} failed: {failed.reason}")
-    if await _revive(step):
+    if await _revive(step, stages):
         return True
     return await _STEPS[RoundState(step.row.state)](step, stages)
 
@@ -43,10 +44,11 @@ def _is_repeat(stage: StageRow) -> bool:
     return stage.kind == StageKind.PREPARE.value and stage.level > 0
 
 
-async def _revive(step: Step) -> bool:
+async def _revive(step: Step, stages: list[StageRow]) -> bool:
     """Offer again what nobody works on: the distiller died, or makes no step, or the message never came."""
-    idle = list(await silent_stages(step.session, step.row.id, step.silent_since))
-    lost = [] if step.alive_since is None else list(await lost_stages(step.session, step.row.id, step.alive_since))
+    idle = [stage for stage in stages if stage.state in _OPEN and stage.last_progress_at < step.silent_since]
+    alive_since, running = step.alive_since, [s for s in stages if s.state == StageState.RUNNING.value]
+    lost = [] if alive_since is None else [stage for stage in running if stage.alive_at < alive_since]
     for stage in {stage.id: stage for stage in (*idle, *lost)}.values():
         if stage.state != StageState.RUNNING.value:
             await announce_again(step.session, stage, failures=stage.failures)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedafd.aggregator.announcing import Announcement
 from fedafd.aggregator.arrivals import ArrivingBlob
 from fedafd.aggregator.context import Context
 from fedafd.domain.config import AveragingMode, FederationConfig, stored_federation_config
 from fedafd.domain.errors import NotFoundError, RoundClosedError, UploadError
 from fedafd.domain.kinds import ParticipantKind, UploadPurpose
-from fedafd.persistence.artifact_repository import add_upload, count_uploads, find_upload, get_upload
+from fedafd.persistence.artifact_repository import get_upload
 from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, UploadRow
 from fedafd.persistence.participation_repository import current_participation
 from fedafd.persistence.round_repository import get_round
@@ -22,6 +23,7 @@ from fedafd.telemetry.logging import add_context
 __all__ = [
     "Assembled",
     "announced",
+    "announced_upload",
     "assemble",
     "begin_upload",
     "check_id",
@@ -30,8 +32,6 @@ __all__ = [
 
 _SMALLEST_CHUNK = 64 << 10
 _LARGEST_CHUNK = 2 << 20
-_MOST_UPLOADS = 16
-"""Of one client in one round: a few tries of each purpose, and no filling of the store."""
 _TRIES_OF_FULL_SIZE = 2
 _HEX = frozenset("0123456789abcdef")
 
@@ -66,30 +66,18 @@ async def begin_upload(context: Context, client: ClientRow, request: pb.BeginUpl
     config = stored_federation_config(row.config)
     _check_sender(client, purpose)
     _check_manifest(request, purpose, config)
-    async with context.database.transaction() as session:
-        upload = await find_upload(session, row.id, client.id, request.sha256, purpose.value)
-        if upload is None:
-            count, size = await count_uploads(session, row.id, client.id)
-            if count >= _MOST_UPLOADS:
-                raise UploadError(f"{_MOST_UPLOADS} blobs were announced in this round already; deliver or leave it")
-            quota = _quota(config)
-            if size + request.size_bytes > quota:
-                raise UploadError(
-                    f"{size} bytes were announced in this round already, and {request.size_bytes} more are above the"
-                    f" {quota} bytes of a client; deliver what is there, or leave the round"
-                )
-            made = UploadRow(
-                round_id=row.id,
-                client_id=client.id,
-                purpose=purpose.value,
-                sha256=request.sha256,
-                size_bytes=request.size_bytes,
-                chunk_size_bytes=request.chunk_size_bytes,
-                chunk_sha256=list(request.chunk_sha256),
-            )
-            upload = await add_upload(session, made)
-        elif (upload.chunk_size_bytes, upload.chunk_sha256) != (request.chunk_size_bytes, list(request.chunk_sha256)):
-            raise UploadError("this blob was announced before with other chunks; announce it as before")
+    announcement = Announcement(
+        round_id=row.id,
+        client_id=client.id,
+        purpose=purpose.value,
+        sha256=request.sha256,
+        size_bytes=request.size_bytes,
+        chunk_size_bytes=request.chunk_size_bytes,
+        chunk_sha256=tuple(request.chunk_sha256),
+        quota_bytes=_quota(config),
+    )
+    upload = await context.announcements.take(announcement)
+    context.uploads.keep(upload)
     return pb.BeginUploadResponse(
         upload_id=upload.id, missing_chunks=await ArrivingBlob(context.store, row, upload).missing()
     )
@@ -105,12 +93,20 @@ class Assembled:
     blob: ArrivingBlob
 
 
+async def announced_upload(context: Context, client: ClientRow, upload_id: str) -> UploadRow:
+    """The client's own upload. Raises NotFoundError."""
+    check_id(upload_id, "upload_id")
+    upload = context.uploads.find(upload_id, client.id)
+    if upload is None:
+        async with context.database.snapshot() as session:
+            upload = await get_upload(session, upload_id, client.id)
+        context.uploads.keep(upload)
+    return upload
+
+
 async def announced(context: Context, client: ClientRow, row: RoundRow, upload_ids: list[str]) -> list[UploadRow]:
     """The client's uploads of those ids in the round. Raises NotFoundError, UploadError."""
-    for upload_id in upload_ids:
-        check_id(upload_id, "upload_ids")
-    async with context.database.snapshot() as session:
-        uploads = [await get_upload(session, upload_id, client.id) for upload_id in upload_ids]
+    uploads = [await announced_upload(context, client, upload_id) for upload_id in upload_ids]
     for upload in uploads:
         if upload.round_id != row.id:
             raise UploadError(f"upload {upload.id}: belongs to another round")

@@ -6,7 +6,7 @@ A listener is taken before rows are looked at, so that a change between the look
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -14,6 +14,8 @@ from typing import Protocol
 from fedafd.messaging.wakeups import Change
 
 __all__ = ["Listener", "Wakeups"]
+
+_MOST_NOTED = 20_000
 
 
 class _Publish(Protocol):
@@ -59,6 +61,10 @@ class Wakeups:
         self._hooks: list[Callable[[Change | None], None]] = []
         self.tick = 0
         """Grows with every change that concerns clients."""
+        self._changed: OrderedDict[tuple[str, str | None], int] = OrderedDict()
+        """When a client's task, or those of a federation's clients (None), changed last, as `tick` was then."""
+        self._changed_for_all = 0
+        """The same of what concerned everybody, and of what is no longer in `_changed`."""
 
     def first_tell(self, hook: Callable[[Change | None], None]) -> None:
         """Call `hook` with each change (None: anything) before whom it concerns wakes."""
@@ -70,7 +76,8 @@ class Wakeups:
 
         A client has one listener: those that it had before are woken for the last time.
         """
-        listener, place = Listener(awake=self.tick != since), (federation_id, client_id)
+        place = (federation_id, client_id)
+        listener = Listener(awake=self._last_change(place) > since)
         for earlier in self._clients[place]:
             earlier.replaced = True
             earlier.wake()
@@ -105,7 +112,7 @@ class Wakeups:
         """Rows changed, here or elsewhere: wake whom it concerns in this process."""
         for hook in self._hooks:
             hook(change)
-        self.tick += change.clients is None or bool(change.clients)
+        self._note(change)
         if change.clients is None:
             places = [place for place in self._clients if place[0] == change.federation]
         else:
@@ -120,7 +127,26 @@ class Wakeups:
     def wake(self) -> None:
         """Wake all that wait in this process."""
         self.tick += 1
+        self._changed_for_all = self.tick
         for hook in self._hooks:
             hook(None)
         for listener in (*self._coordinators, *(each for held in self._clients.values() for each in held)):
             listener.wake()
+
+    def _note(self, change: Change) -> None:
+        """Note when it was, for who is looking at this moment and will listen next."""
+        concerned: Collection[str | None] = (None,) if change.clients is None else change.clients
+        if not concerned:
+            return
+        self.tick += 1
+        for client in concerned:
+            place = (change.federation, client)
+            self._changed[place] = self.tick
+            self._changed.move_to_end(place)
+        while len(self._changed) > _MOST_NOTED:
+            _, at = self._changed.popitem(last=False)
+            self._changed_for_all = max(self._changed_for_all, at)
+
+    def _last_change(self, place: tuple[str, str]) -> int:
+        own, all_of_it = self._changed.get(place, 0), self._changed.get((place[0], None), 0)
+        return max(own, all_of_it, self._changed_for_all)

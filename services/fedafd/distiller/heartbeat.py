@@ -20,6 +20,8 @@ _log = get_logger(__name__)
 class Heartbeat:
     """Reports steps and renews the lease about once a second, from a thread of its own that outlives no stage.
 
+    The claim itself is the first sign of life: a stage that is done within a second reports nothing but its end.
+
     `step` raises StageLostError when told to stop, and StageHandedBackError when the process must end.
     """
 
@@ -59,6 +61,7 @@ class Heartbeat:
         self._thread.join()
 
     def _beat(self) -> None:
+        self._wake.wait(self._pause)
         while not (self._done or self._lost):
             latest, self._latest = self._latest, None
             try:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.errors import NotFoundError
@@ -14,28 +15,45 @@ from fedafd.domain.states import ParticipationState
 from fedafd.persistence.models import ArtifactRow, ClientRow, ParticipationRow, RoundRow, UploadRow
 
 __all__ = [
-    "add_artifact",
-    "add_upload",
+    "NewArtifact",
+    "add_artifacts",
     "artifact_size",
-    "count_uploads",
     "earlier_representations",
-    "find_upload",
     "forget_artifacts",
     "get_upload",
     "round_artifacts",
+    "uploads_of",
 ]
 
 _OF_A_STATEMENT = 500
 
 
-async def add_artifact(
-    session: AsyncSession, federation_id: str, entry: dict[str, Any], *, round_id: str, client_id: str | None = None
-) -> None:
-    """Register a stored blob, {sha256, size_bytes, purpose, key}; harmless if it is registered already."""
-    same = select(ArtifactRow.id).where(ArtifactRow.federation_id == federation_id, ArtifactRow.key == entry["key"])
-    if await session.scalar(same) is None:
-        session.add(ArtifactRow(federation_id=federation_id, round_id=round_id, client_id=client_id, **entry))
-        await session.flush()
+@dataclass(frozen=True)
+class NewArtifact:
+    """A stored blob, {sha256, size_bytes, purpose, key}, and to what it belongs."""
+
+    federation_id: str
+    entry: dict[str, Any]
+    round_id: str
+    client_id: str | None = None
+
+
+async def add_artifacts(session: AsyncSession, artifacts: Sequence[NewArtifact]) -> None:
+    """Register stored blobs; harmless for one that is registered already. Of several with one key the first counts."""
+    if not artifacts:
+        return
+    same = select(ArtifactRow.federation_id, ArtifactRow.key).where(
+        ArtifactRow.federation_id.in_({each.federation_id for each in artifacts}),
+        ArtifactRow.key.in_({each.entry["key"] for each in artifacts}),
+    )
+    there = {(federation_id, key) for federation_id, key in await session.execute(same)}
+    for each in artifacts:
+        place = (each.federation_id, each.entry["key"])
+        if place not in there:
+            there.add(place)
+            owner = {"federation_id": each.federation_id, "round_id": each.round_id, "client_id": each.client_id}
+            session.add(ArtifactRow(**owner, **each.entry))
+    await session.flush()
 
 
 async def forget_artifacts(session: AsyncSession, rows: Sequence[ArtifactRow]) -> None:
@@ -92,33 +110,12 @@ async def earlier_representations(
     return None
 
 
-async def find_upload(
-    session: AsyncSession, round_id: str, client_id: str, sha256: str, purpose: str
-) -> UploadRow | None:
-    """The upload of that blob, or None."""
-    query = select(UploadRow).where(
-        UploadRow.round_id == round_id,
-        UploadRow.client_id == client_id,
-        UploadRow.sha256 == sha256,
-        UploadRow.purpose == purpose,
-    )
-    return await session.scalar(query)
-
-
-async def add_upload(session: AsyncSession, row: UploadRow) -> UploadRow:
-    """Announce an upload."""
-    session.add(row)
-    await session.flush()
-    return row
-
-
-async def count_uploads(session: AsyncSession, round_id: str, client_id: str) -> tuple[int, int]:
-    """How many uploads the client announced in the round, and their bytes together."""
-    mine = select(func.count(), func.coalesce(func.sum(UploadRow.size_bytes), 0)).where(
-        UploadRow.round_id == round_id, UploadRow.client_id == client_id
-    )
-    count, size = (await session.execute(mine)).one()
-    return int(count), int(size)
+async def uploads_of(
+    session: AsyncSession, round_ids: Collection[str], client_ids: Collection[str]
+) -> Sequence[UploadRow]:
+    """What these clients announced in these rounds."""
+    query = select(UploadRow).where(UploadRow.round_id.in_(round_ids), UploadRow.client_id.in_(client_ids))
+    return (await session.scalars(query.order_by(UploadRow.created_at, UploadRow.id))).all()
 
 
 async def get_upload(session: AsyncSession, upload_id: str, client_id: str) -> UploadRow:

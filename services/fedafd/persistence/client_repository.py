@@ -19,6 +19,7 @@ from fedafd.persistence.participation_repository import OPEN_PARTICIPATIONS
 
 __all__ = [
     "caller_by_credential",
+    "callers_by_credential",
     "enrol_client",
     "enrolled_clients",
     "get_client",
@@ -116,19 +117,36 @@ async def caller_by_credential(
 
     Raises UnauthenticatedError for a credential that is not known or revoked.
     """
+    found = (await callers_by_credential(session, [credential_hash]))[credential_hash]
+    if isinstance(found, UnauthenticatedError):
+        raise found
+    return found
+
+
+async def callers_by_credential(
+    session: AsyncSession, credential_hashes: Sequence[str]
+) -> dict[str, tuple[ClientRow, ParticipationRow | None] | UnauthenticatedError]:
+    """As `caller_by_credential`, of many, with the error of each that it would be raised for."""
     waits = and_(
         ParticipationRow.client_id == ClientRow.id,
         ParticipationRow.state.in_(OPEN_PARTICIPATIONS),
         ParticipationRow.round_id.in_(select(RoundRow.id).where(RoundRow.state == RoundState.COLLECTING.value)),
     )
     query = select(ClientRow, ParticipationRow).outerjoin(ParticipationRow, waits)
-    found = (await session.execute(query.where(ClientRow.credential_hash == credential_hash))).first()
+    rows = (await session.execute(query.where(ClientRow.credential_hash.in_(credential_hashes)))).all()
+    found = {row.credential_hash: (row, part) for row, part in reversed(rows)}
+    return {each: _usable(found.get(each)) for each in credential_hashes}
+
+
+def _usable(
+    found: tuple[ClientRow, ParticipationRow | None] | None,
+) -> tuple[ClientRow, ParticipationRow | None] | UnauthenticatedError:
     if found is None:
-        raise UnauthenticatedError("the credential is not known; enrol with a new invitation")
-    row, part = found
+        return UnauthenticatedError("the credential is not known; enrol with a new invitation")
+    row = found[0]
     if row.revoked_at is not None:
-        raise UnauthenticatedError(f"client {row.name}: was revoked on {row.revoked_at:%Y-%m-%d %H:%M} UTC")
-    return row, part
+        return UnauthenticatedError(f"client {row.name}: was revoked on {row.revoked_at:%Y-%m-%d %H:%M} UTC")
+    return found
 
 
 async def get_client(session: AsyncSession, federation_id: str, name: str) -> ClientRow:

@@ -159,7 +159,8 @@ async def settle_participation(
     session: AsyncSession, participation_id: str, new: ParticipationState, **values: Any
 ) -> bool:
     """End a participation as `new`; False, and nothing changed, if it is settled already."""
+    values = {"settled_at": utc_now()} | values
     guarded = update(ParticipationRow).where(
         ParticipationRow.id == participation_id, ParticipationRow.state.in_(OPEN_PARTICIPATIONS)
     )
-    return await affected_rows(session, guarded.values(state=new.value, settled_at=utc_now(), **values)) == 1
+    return await affected_rows(session, guarded.values(state=new.value, **values)) == 1

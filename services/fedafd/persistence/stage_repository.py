@@ -17,6 +17,7 @@ from fedafd.persistence.database import affected_rows
 from fedafd.persistence.models import ArtifactRow, OutboxRow, RoundRow, StageRow, utc_now
 
 __all__ = [
+    "add_folds",
     "add_stage",
     "announce_again",
     "announce_pending",
@@ -27,8 +28,8 @@ __all__ = [
     "forgive_strike",
     "free_fold",
     "get_stage",
+    "get_stages",
     "list_stages",
-    "lost_stages",
     "maker_of",
     "mark_sent",
     "note_stage_progress",
@@ -36,7 +37,6 @@ __all__ = [
     "renew_stage",
     "rounds_of",
     "settle_stage",
-    "silent_stages",
     "stage_outputs",
     "unsent_messages",
 ]
@@ -73,6 +73,26 @@ async def add_stage(
     return row
 
 
+async def add_folds(
+    session: AsyncSession, round_id: str, folds: Mapping[tuple[Modality, int], dict[str, Any]]
+) -> list[tuple[Modality, int]]:
+    """Add folds with their inputs, by modality and position, and announce them; those that the round has already."""
+    mine = (StageRow.round_id == round_id, StageRow.kind == StageKind.FOLD.value)
+    query = select(StageRow.modality, StageRow.position).where(
+        *mine, StageRow.position.in_({position for _, position in folds})
+    )
+    there = {(modality, position) for modality, position in await session.execute(query)}
+    rows = [
+        StageRow(round_id=round_id, kind=StageKind.FOLD.value, modality=modality, position=position, inputs=inputs)
+        for (modality, position), inputs in folds.items()
+        if (modality.value, position) not in there
+    ]
+    session.add_all(rows)
+    await session.flush()
+    session.add_all(OutboxRow(stage_id=row.id, kind=row.kind) for row in rows)
+    return [fold for fold in folds if (fold[0].value, fold[1]) in there]
+
+
 async def fold_anew(
     session: AsyncSession, round_id: str, inputs: dict[str, Any], *, modality: Modality, position: int
 ) -> None:
@@ -94,11 +114,18 @@ async def fold_anew(
 
 async def get_stage(session: AsyncSession, stage_id: str) -> tuple[StageRow, RoundRow]:
     """A stage and its round. Raises NotFoundError."""
-    query = select(StageRow, RoundRow).join(RoundRow, StageRow.round_id == RoundRow.id).where(StageRow.id == stage_id)
-    found = (await session.execute(query.execution_options(populate_existing=True))).first()
-    if found is None:
-        raise NotFoundError(f"stage {stage_id}: does not exist", stage_id=stage_id)
-    return found[0], found[1]
+    return (await get_stages(session, [stage_id]))[stage_id]
+
+
+async def get_stages(session: AsyncSession, stage_ids: Sequence[str]) -> dict[str, tuple[StageRow, RoundRow]]:
+    """As `get_stage`, many at once, by id."""
+    query = select(StageRow, RoundRow).join(RoundRow, StageRow.round_id == RoundRow.id)
+    rows = await session.execute(query.where(StageRow.id.in_(stage_ids)).execution_options(populate_existing=True))
+    found = {stage.id: (stage, row) for stage, row in rows}
+    for stage_id in stage_ids:
+        if stage_id not in found:
+            raise NotFoundError(f"stage {stage_id}: does not exist", stage_id=stage_id)
+    return found
 
 
 async def list_stages(session: AsyncSession, round_id: str) -> Sequence[StageRow]:
@@ -258,22 +285,6 @@ async def cancel_stages(session: AsyncSession, round_id: str) -> None:
     """Cancel what is open, so that no distiller starts or completes it."""
     ours = update(StageRow).where(StageRow.round_id == round_id, StageRow.state.in_(_OPEN))
     await session.execute(ours.values(state=StageState.CANCELLED.value, finished_at=utc_now()))
-
-
-async def silent_stages(session: AsyncSession, round_id: str, since: datetime) -> Sequence[StageRow]:
-    """Open stages of a round without a sign of life after `since`."""
-    query = select(StageRow).where(
-        StageRow.round_id == round_id, StageRow.state.in_(_OPEN), StageRow.last_progress_at < since
-    )
-    return (await session.scalars(query)).all()
-
-
-async def lost_stages(session: AsyncSession, round_id: str, alive_since: datetime) -> Sequence[StageRow]:
-    """Claimed stages of a round whose distiller has not renewed its lease after `alive_since`."""
-    query = select(StageRow).where(
-        StageRow.round_id == round_id, StageRow.state == StageState.RUNNING.value, StageRow.alive_at < alive_since
-    )
-    return (await session.scalars(query)).all()
 
 
 async def announce_pending(session: AsyncSession, sent_before: datetime | None = None) -> int:

@@ -1,0 +1,143 @@
+"""Deliveries that were checked become rows: the part in the round is settled, and its folds are announced.
+
+Those that come at the same time are written in one transaction, as the many of a large round do.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from fedafd.aggregator.together import Guard, Together
+from fedafd.domain.kinds import Modality, StageKind
+from fedafd.domain.states import ParticipationState
+from fedafd.persistence.artifact_repository import NewArtifact, add_artifacts
+from fedafd.persistence.database import Database
+from fedafd.persistence.event_repository import record_event
+from fedafd.persistence.model_repository import add_files, has_personalized
+from fedafd.persistence.models import ClientRow, ParticipationRow, PersonalizedModelRow, RoundRow, utc_now
+from fedafd.persistence.participation_repository import settle_participation
+from fedafd.persistence.stage_repository import add_folds, fold_anew, stage_outputs
+
+__all__ = ["Acceptances", "Checked"]
+
+_MOST = 50
+"""Deliveries of one transaction."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Checked:
+    """A delivery that was checked and lies in the store."""
+
+    client: ClientRow
+    row: RoundRow
+    participation: ParticipationRow
+    receipt: str
+    content: dict[str, Any]
+    """The entry of the representations, or of a region's merged states."""
+    modalities: tuple[Modality, ...]
+    """Of what was delivered."""
+    region_clients: Mapping[str, Any] | None
+    """Of a region: whom it stands for, as it is stored."""
+    num_clients: int | None
+    """How many those are."""
+    weights: dict[str, Any] | None
+    model_files: Mapping[str, dict[str, Any]]
+    metrics: Mapping[str, float]
+    num_private_samples: int | None
+    bytes_up: int
+    """That were not written yet."""
+    bytes_down: int
+
+
+class Acceptances:
+    """Accepts deliveries, each once."""
+
+    def __init__(self, database: Database, guard: Guard) -> None:
+        self._database = database
+        self._together: Together[Checked, datetime | None] = Together(self._accept_all, most=_MOST, guard=guard)
+
+    async def accept(self, delivery: Checked) -> datetime | None:
+        """When it was accepted; None if the round does not wait for it any more."""
+        return await self._together.get(delivery)
+
+    async def _accept_all(self, deliveries: Sequence[Checked]) -> Mapping[Checked, datetime | Exception | None]:
+        async with self._database.transaction() as session:
+            return await _accept(session, deliveries)
+
+
+async def _accept(session: AsyncSession, deliveries: Sequence[Checked]) -> dict[Checked, datetime | Exception | None]:
+    now = utc_now()
+    counted = [each for each in deliveries if await _settle(session, each, now)]
+    await add_artifacts(session, [artifact for each in counted for artifact in _artifacts(each)])
+    by_round: defaultdict[str, list[Checked]] = defaultdict(list)
+    for each in counted:
+        by_round[each.row.id].append(each)
+    for round_id, those in by_round.items():
+        await _announce_folds(session, round_id, those)
+    for each in counted:
+        await _add_model(session, each)
+        entry, told = each.content, {} if each.num_clients is None else {"num_clients": each.num_clients}
+        record_event(
+            session,
+            "participation.delivered",
+            federation_id=each.row.federation_id,
+            actor=f"client:{each.client.name}",
+            round=each.row.number,
+            sha256=entry["sha256"],
+            bytes=entry["size_bytes"],
+            **told,
+        )
+    return {each: now if each in counted else None for each in deliveries}
+
+
+async def _settle(session: AsyncSession, delivery: Checked, now: datetime) -> bool:
+    return await settle_participation(
+        session,
+        delivery.participation.id,
+        ParticipationState.DELIVERED,
+        settled_at=now,
+        receipt=delivery.receipt,
+        progress=1.0,
+        bytes_up=ParticipationRow.bytes_up + delivery.bytes_up,
+        bytes_down=ParticipationRow.bytes_down + delivery.bytes_down,
+        metrics=dict(delivery.metrics),
+        num_private_samples=delivery.num_private_samples,
+        representations_sha256=delivery.content["sha256"],
+        region_clients=None if delivery.region_clients is None else dict(delivery.region_clients),
+    )
+
+
+def _artifacts(delivery: Checked) -> list[NewArtifact]:
+    entries = [delivery.content] if delivery.weights is None else [delivery.content, delivery.weights]
+    row = delivery.row
+    return [NewArtifact(row.federation_id, entry, round_id=row.id, client_id=delivery.client.id) for entry in entries]
+
+
+async def _announce_folds(session: AsyncSession, round_id: str, deliveries: Sequence[Checked]) -> None:
+    prepared = await stage_outputs(session, round_id, StageKind.PREPARE) or {}
+    folds: dict[tuple[Modality, int], dict[str, Any]] = {}
+    for each in deliveries:
+        inputs = {each.content["purpose"]: each.content}
+        if each.region_clients is None:
+            inputs["global-representations"] = prepared["representations"]
+        for modality in each.modalities:
+            folds[modality, each.participation.position] = inputs
+    for modality, position in await add_folds(session, round_id, folds):
+        await fold_anew(session, round_id, folds[modality, position], modality=modality, position=position)
+
+
+async def _add_model(session: AsyncSession, delivery: Checked) -> None:
+    client, row = delivery.client, delivery.row
+    if not delivery.model_files or await has_personalized(session, client, row.number):
+        return
+    metrics = dict(delivery.metrics)
+    made = PersonalizedModelRow(client_id=client.id, version=row.number, round_id=row.id, metrics=metrics)
+    session.add(made)
+    await session.flush()
+    await add_files(session, made, dict(delivery.model_files))
