@@ -10,8 +10,8 @@ import pytest
 from tests.aggregator.crowd import Counts, crowd_of
 
 _BOUNDS = {
-    "statements": (450, 45),
-    "transactions": (120, 12),
+    "statements": (350, 36),
+    "transactions": (110, 9),
     "objects": (4, 8),
     "stages": (5, 2.5),
     "calls": (30, 16),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from fedafd.aggregator.cut_off import Waiting
 from fedafd.aggregator.together import Together
 from fedafd.domain.errors import DatabaseUnavailableError
 
@@ -86,3 +87,29 @@ async def test_who_gives_up_takes_nobodys_answer_away() -> None:
     assert await patient == 1
     with pytest.raises(asyncio.CancelledError):
         await impatient
+
+
+async def test_a_question_that_nobody_will_answer_is_ended_when_the_database_is_out_of_reach() -> None:
+    source, waiting = Source(), Waiting()
+    together = Together(source.ask, guard=waiting.one)
+    source.open.clear()
+    asked = [asyncio.ensure_future(together.get(key)) for key in ("a", "b")]
+    await asyncio.sleep(0.01)
+    waiting.cut_off(True)
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert all(isinstance(answer, DatabaseUnavailableError) for answer in answers)
+    waiting.cut_off(False)
+    source.open.set()
+    assert await together.get("a") == 2
+
+
+async def test_an_error_of_the_question_that_one_key_is_at_fault_for_takes_no_other_with_it() -> None:
+    async def ask(keys: Sequence[str]) -> dict[str, int | Exception]:
+        if "bad" in keys:
+            raise LookupError("bad")
+        return dict.fromkeys(keys, 1)
+
+    together = Together(ask)
+    good, bad = await asyncio.gather(together.get("a"), together.get("bad"), return_exceptions=True)
+    assert good == 1
+    assert isinstance(bad, LookupError)
