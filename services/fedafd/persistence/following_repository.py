@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from fedafd.domain.errors import ConflictError
 from fedafd.domain.kinds import StageKind
 from fedafd.domain.states import OPEN_ROUND_STATES, ParticipationState, RoundState, StageState
-from fedafd.persistence.artifact_repository import add_artifact
+from fedafd.persistence.artifact_repository import NewArtifact, add_artifacts
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import FederationRow, RoundRow, StageRow, utc_now
 from fedafd.persistence.participation_repository import list_participations, settle_participation
@@ -74,7 +74,7 @@ async def add_following_round(
     outputs = dict(prepared)
     session.add(StageRow(round_id=row.id, kind=StageKind.PREPARE.value, inputs={}, outputs=outputs, metrics={}, **done))
     for entry in prepared.values():
-        await add_artifact(session, federation.id, entry, round_id=row.id)
+        await add_artifacts(session, [NewArtifact(federation.id, entry, round_id=row.id)])
     record_event(session, "rounds.queued", federation_id=federation.id, actor=ACTOR, numbers=[number])
     return row
 
