@@ -76,8 +76,8 @@ def test_rounds_complete_although_an_agent_is_killed_and_another_is_poisoned(tri
     assert kinds.count("client.enrolled") == 3
 
     trial.rest.pull_global_model(tmp_path / "global")
-    trial.rest.pull_personalized_model("texts", tmp_path / "texts")
-    assert _predicted_in_a_fresh_process(tmp_path / "texts", tmp_path / "global")
+    trial.rest.pull_personalized_model("texts", tmp_path / "texts-model")
+    assert _predicted_in_a_fresh_process(tmp_path / "texts-model", tmp_path / "global")
 
     # A poisoned upload is rejected, and the round goes on.
     trial.kill(agents["images"])

@@ -72,6 +72,9 @@ async def test_two_regions_of_three_sites_equal_the_flat_federation_of_six(level
         for name, sites in REGIONS.items():
             below = await levels.below.over(name, number, seconds=30)
             assert (below.state, below.upstream_round_id) == ("completed", row.id)
+            assert row.deadline_at is not None
+            assert below.deadline_at is not None
+            assert below.deadline_at < row.deadline_at
             _, parts = await levels.below.round(name, number)
             assert {site: part.state for site, part in parts.items()} == dict.fromkeys(sites, "delivered")
 

@@ -11,12 +11,12 @@ from fedafd.domain.kinds import ClientKind
 __all__ = ["need_kind", "need_token"]
 
 
-def need_token(token: str | None) -> str:
-    """The invitation's token. Raises ConfigurationError if there is none."""
+def need_token(token: str | None, who: str = "agent") -> str:
+    """The invitation's token for `who`. Raises ConfigurationError if there is none."""
     if not token:
         raise ConfigurationError(
-            "this agent is not enrolled yet: give the invitation's token with --token or"
-            " FEDAFD_AGENT_ENROLMENT_TOKEN(_FILE)"
+            f"this {who} is not enrolled yet: give the invitation's token with --token or"
+            f" FEDAFD_{who.upper()}_ENROLMENT_TOKEN(_FILE)"
         )
     return token
 

@@ -105,7 +105,7 @@ class Region:
                 await connection.close()
 
     async def _enrol(self, token: str | None) -> Credential:
-        token = plain_secret(need_token(token))
+        token = plain_secret(need_token(token, "region"))
         connection = AggregatorConnection(self._config.aggregator, tls=self._config.tls, stop=self._stop)
         try:
             self._note("enrolment", token.encode(), 0)
