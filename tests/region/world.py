@@ -61,7 +61,9 @@ class Services:
     address: str
 
     async def federation(self, name: str, **values: Any) -> None:
-        config = parse_federation_config(FEDERATION | {"name": name} | values)
+        # A busy machine must not look like a silent participant.
+        patient = {"name": name, "idle_timeout_seconds": 600}
+        config = parse_federation_config(FEDERATION | patient | values)
         async with self.database.transaction() as session:
             await add_federation(session, name, config.model_dump(mode="json"))
 
