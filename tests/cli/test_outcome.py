@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fedafd.cli.remote.outcome import duration_words, missing_words, round_seconds
+from fedafd.cli.remote.figures import gain_words, main_figure
+from fedafd.cli.remote.outcome import duration_words, missing_words, round_seconds, took_words
 from fedafd.cli.round_view import RoundView
 
 STARTED = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -67,3 +68,18 @@ def test_a_duration_is_the_rounds_own() -> None:
     assert round_seconds(answer(1) | {"started_at": None, "finished_at": None}) is None
     assert (round_seconds(answer(1) | {"finished_at": None}) or 0) > 72
     assert [duration_words(s) for s in (0.4, 119, 121, 7199, 9000)] == ["0 s", "119 s", "2 min", "120 min", "2.5 h"]
+
+
+def test_the_figure_that_matters_comes_first_and_a_gain_with_its_error() -> None:
+    told = {"federated/acc1": 71.94, "federated/acc5": 90.0, "alone/acc1": 60.0, "over_alone/difference": 1.26}
+    assert main_figure(told) == "acc1 71.9"
+    assert gain_words(told) == "alone +1.3"
+    assert gain_words(told | {"over_alone/standard_error": 0.5}) == "alone +1.3 ± 0.5"
+    assert main_figure({"rsum": 157.84, "i2t_r1": 9.0}) == "rsum 157.8"
+    assert (main_figure({}), gain_words({})) == (None, None)
+
+
+def test_what_is_not_over_took_until_now_or_until_its_round_was_over() -> None:
+    assert took_words(None, None, None) == "-"
+    assert took_words("2026-01-01T00:00:00+00:00", "2026-01-01T00:00:40+00:00", None) == "40 s"
+    assert took_words("2026-01-01T00:00:00+00:00", None, "2026-01-01T00:00:50+00:00") == "50 s"

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from tests.servers import ROOT, free_port, wait_until
 
 from fedafd.cli.main import main
@@ -95,6 +96,8 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
 
 @pytest.fixture
 def environment(control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    monkeypatch.setenv("FEDAFD_CONFIG", os.devnull)
+    monkeypatch.setenv("FEDAFD_API_KEY_FILE", "")  # what a profile sets is undone with it
     given = {"FEDAFD_URL": control_plane.url, "FEDAFD_API_KEY": KEY, "FEDAFD_FEDERATION": "trial"}
     for name, value in given.items():
         monkeypatch.setenv(name, value)
@@ -190,6 +193,100 @@ def test_keys_open_what_their_role_allows(run: Run, federation: Path, monkeypatc
     assert run("key", "revoke", "board")[0] == 0
 
 
+def test_a_rotated_key_has_another_secret_and_the_old_one_is_refused(
+    run: Run, federation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, old, _ = run("key", "create", "turned", "--role", "viewer")
+    code, new, said = run("key", "rotate", "turned", "--days", "9")
+    assert (code, new != old, "may act as viewer until" in said) == (0, True, True)
+    for name, refused in ((KEY, "is the one"), (new.strip(), "role admin")):
+        monkeypatch.setenv("FEDAFD_API_KEY", name)
+        assert refused in run("key", "rotate", "admin")[2]
+    monkeypatch.setenv("FEDAFD_API_KEY", old.strip())
+    assert run("client", "list")[0] == 4
+    monkeypatch.setenv("FEDAFD_API_KEY", KEY)
+    run("key", "revoke", "turned")
+    assert (run("key", "rotate", "turned")[0], run("key", "rotate", "nobodys")[0]) == (6, 5)
+
+
+def test_what_export_prints_configure_takes_and_diff_tells_what_would_change(
+    run: Run, federation: Path, tmp_path: Path
+) -> None:
+    for number in [r["number"] for r in as_json(run("round", "list", "--json")) if r["state"] == "queued"]:
+        run("round", "cancel", str(number))
+    before = as_json(run("federation", "show", "--json"))
+    exported = tmp_path / "exported.yaml"
+    exported.write_text(run("federation", "export")[1])
+    assert run("federation", "diff", "-f", str(exported)) == (0, f"{exported} says what holds for trial\n", "")
+    assert run("federation", "configure", "-f", str(exported))[0] == 0
+    assert as_json(run("federation", "show", "--json")) == before
+    exported.write_text(yaml.safe_dump(yaml.safe_load(exported.read_text()) | {"round_deadline_seconds": 77}))
+    code, out, _ = run("federation", "diff", "-f", str(exported), "-o", "json")
+    now = before["config"]["round_deadline_seconds"]
+    assert (code, json.loads(out)) == (1, [{"key": "round_deadline_seconds", "now": now, "then": 77.0}])
+
+
+def test_an_answer_is_a_table_json_or_yaml(run: Run, federation: Path) -> None:
+    short, long = run("federation", "list", "--json")[1], run("federation", "list", "--output", "json")[1]
+    assert json.loads(short) == json.loads(long) == yaml.safe_load(run("federation", "list", "-o", "yaml")[1])
+    assert run("federation", "list", "-o", "xml")[0] == 2
+    run("client", "invite", "in-yaml", "--kind", "text")
+    (event,) = yaml.safe_load_all(run("events", "--last", "1", "-o", "yaml")[1])
+    assert (event["kind"], event["data"]) == ("client.invited", {"client": "in-yaml"})
+
+
+@pytest.mark.parametrize("words", [(), ("round",), ("round", "list"), ("model", "show"), ("status",)])
+def test_each_command_explains_itself_after_h(run: Run, words: tuple[str, ...]) -> None:
+    code, out, _ = run(*words, "-h")
+    assert (code, "Usage:" in out) == (0, True)
+
+
+def test_a_profile_says_where_to_as_whom_and_which_federation(
+    run: Run, federation: Path, control_plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDAFD_CONFIG", str(tmp_path / "conf" / "config.yaml"))
+    (tmp_path / "key").write_text(KEY)
+    given = ("--url", control_plane.url, "--api-key-file", str(tmp_path / "key"), "-F", "trial")
+    assert "and the default" in run("profile", "set", "here", *given)[1]
+    assert run("profile", "set", "away", "--url", "http://127.0.0.1:1", "--api-key-file", str(tmp_path / "key"))[0] == 0
+    assert (tmp_path / "conf" / "config.yaml").stat().st_mode & 0o077 == 0
+    for name in ("FEDAFD_URL", "FEDAFD_API_KEY", "FEDAFD_FEDERATION"):
+        monkeypatch.delenv(name)
+    assert run("client", "list")[0] == 0
+    assert run("--profile", "away", "federation", "list")[0] == 3
+    monkeypatch.setenv("FEDAFD_API_KEY", "of another control plane")
+    assert run("--profile", "here", "client", "list")[0] == 0
+    monkeypatch.delenv("FEDAFD_API_KEY_FILE", raising=False)
+    monkeypatch.setenv("FEDAFD_URL", "http://127.0.0.1:1")
+    code, _, said = run("client", "list", "-F", "trial")
+    assert (code, "no API key" in said) == (2, True), "the default profile counts as a whole or not at all"
+    assert "there are here, away" in run("--profile", "nowhere", "status")[2]
+    assert [p["name"] for p in as_json(run("profile", "list", "--json"))] == ["here", "away"]
+    assert run("profile", "remove", "here")[0] == 0
+    assert run("profile", "remove", "here")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("profiles: {a: {key: secret}}", "profiles.a: key: unknown key"),
+        ("profiles: [a]", "profiles: must hold keys"),
+        ("default: b", "there is no profile 'b'"),
+        ("profiles: {a: {url: 3}}", "a.url: must be a text"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_mistakes_in_the_profiles_file_are_named(
+    text: str, told: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    monkeypatch.setenv("FEDAFD_CONFIG", str(tmp_path / "config.yaml"))
+    monkeypatch.delenv("FEDAFD_URL")
+    monkeypatch.delenv("FEDAFD_API_KEY")
+    code, _, said = run("client", "list")
+    assert (code, told in said, said.count("\n")) == (2, True, 1), said
+
+
 def test_a_key_may_come_from_a_file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "key").write_text(f"{KEY}\n")
     monkeypatch.setenv("FEDAFD_API_KEY", "")
@@ -273,6 +370,13 @@ def test_watching_goes_on_over_a_restart_of_the_server(
     assert watching.returncode == 1
     shown = run("round", "show", str(first))[1]
     assert "delivered: none; dropped: late (the round's deadline passed)" in shown
+    assert re.search(r"late +image +dropped +\d+ s", shown)
+    history = as_json(run("client", "history", "late", "--json"))
+    assert [(part["round"], part["state"], part["round_state"]) for part in history] == [
+        (first, "dropped", "completed")
+    ]
+    assert "the round's deadline passed" in run("client", "history", "late")[1]
+    assert run("client", "history", "nobody")[0] == 5
 
 
 def test_following_events_shows_each_as_it_happens(run: Run, federation: Path, environment: dict[str, str]) -> None:

@@ -129,6 +129,11 @@ def test_status_names_each_cause(trial: Trial, tmp_path: Path) -> None:
     assert fedafd(trial, "round", "cancel", "1").returncode == 0
     told(trial, "no round is open", code=0)
 
+    for process in ("control-plane", "aggregator", "distiller"):
+        lines = (tmp_path / "logs" / f"{process}.log").read_text().splitlines()
+        assert lines
+        assert all(json.loads(line)["process"] == process for line in lines), f"a line of {process} is no JSON object"
+
 
 def run_images(trial: Trial) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fedafd.agent.main", "--config", str(trial.agent_file("images"))]

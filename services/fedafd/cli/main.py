@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import version
 from typing import Annotated, NoReturn
@@ -14,9 +15,11 @@ from fedafd.cli.demo import demo
 from fedafd.cli.doctor.command import doctor
 from fedafd.cli.health import health
 from fedafd.cli.migrate import migrate_app
+from fedafd.cli.output_format import AnswerCommand
 from fedafd.cli.predict import predict
+from fedafd.cli.profiles import apply_profile
 from fedafd.cli.region import region_app
-from fedafd.cli.remote import add_remote_commands
+from fedafd.cli.remote import REMOTE_COMMANDS, add_remote_commands
 from fedafd.cli.search import search
 from fedafd.cli.simulate import simulate_app
 from fedafd.cli.store import store_app
@@ -48,6 +51,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(agent_app, name="agent")
 app.add_typer(migrate_app, name="migrate")
@@ -56,7 +60,7 @@ app.add_typer(simulate_app, name="simulate")
 app.add_typer(store_app, name="store")
 app.command()(bootstrap)
 app.command()(demo)
-app.command()(doctor)
+app.command(cls=AnswerCommand)(doctor)
 app.command()(health)
 app.command()(predict)
 app.command()(search)
@@ -72,11 +76,17 @@ def _tell_version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    shows_version: Annotated[
+    context: typer.Context,
+    _: Annotated[
         bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    profile: Annotated[
+        str | None, typer.Option(envvar="FEDAFD_PROFILE", help="Which control plane, as whom: see `fedafd profile`.")
+    ] = None,
 ) -> None:
     """Multimodal federated learning without sharing data. Try [bold]fedafd demo[/], then [bold]fedafd up[/]."""
+    if profile or context.invoked_subcommand in REMOTE_COMMANDS:
+        apply_profile(profile, os.environ)
 
 
 @app.command("control-plane")

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 import yaml
+from typer.core import TyperCommand
 
-__all__ = ["Output", "OutputFormat", "print_answer"]
+__all__ = ["AnswerCommand", "Output", "OutputFormat", "print_answer", "print_entry"]
 
 
 class OutputFormat(StrEnum):
@@ -19,8 +20,23 @@ class OutputFormat(StrEnum):
     JSON = "json"
     YAML = "yaml"
 
+    @property
+    def is_data(self) -> bool:
+        """For a program to read."""
+        return self is not OutputFormat.TABLE
 
-Output = Annotated[OutputFormat, typer.Option("--output", "-o", help="table for people; json or yaml for scripts.")]
+
+Output = Annotated[
+    OutputFormat, typer.Option("--output", "-o", help="table for people; json (or --json) or yaml for scripts.")
+]
+
+
+class AnswerCommand(TyperCommand):
+    """A command with `--output`; `--json` is short for `--output json`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments, the short form spelt out."""
+        return super().parse_args(ctx, ["--output=json" if each == "--json" else each for each in args])
 
 
 def print_answer(answer: Any, output: OutputFormat) -> None:
@@ -29,3 +45,11 @@ def print_answer(answer: Any, output: OutputFormat) -> None:
         typer.echo(yaml.safe_dump(answer, sort_keys=False, allow_unicode=True), nl=False)
     else:
         typer.echo(json.dumps(answer, indent=2))
+
+
+def print_entry(entry: Any, output: OutputFormat) -> None:
+    """One of a stream that goes on: a line of JSON, or a document of YAML."""
+    if output is OutputFormat.YAML:
+        typer.echo(yaml.safe_dump(entry, sort_keys=False, allow_unicode=True, explicit_start=True), nl=False)
+    else:
+        typer.echo(json.dumps(entry))

@@ -19,6 +19,7 @@ __all__ = [
     "ModelVersion",
     "NumSamples",
     "Participation",
+    "PastParticipation",
     "PublicSet",
     "PulledModel",
     "Round",
@@ -97,6 +98,14 @@ class Participation(TypedDict):
     metrics: dict[str, float] | None
     bytes_up: int
     bytes_down: int
+    settled_at: str | None
+
+
+class PastParticipation(Participation):
+    """One client's part in a round, as in the client's history."""
+
+    round: int
+    round_state: RoundState
 
 
 class Stage(TypedDict):
@@ -110,11 +119,14 @@ class Stage(TypedDict):
     worker: str | None
     failures: int
     reason: str | None
+    announced_at: str
+    finished_at: str | None
 
 
 class RoundDetails(Round):
     """A round with its clients and stages."""
 
+    collecting_since: str | None
     participations: list[Participation]
     stages: list[Stage]
 

@@ -96,7 +96,7 @@ def _work(app: Celery, runner: StageRunner, hearing: Hearing) -> None:
     name = f"distiller-{os.getpid()}@%h"
     options = ["--pool", "solo", "--queues", QUEUE, "--hostname", name, "--without-gossip", "--without-mingle"]
     try:
-        app.worker_main(["worker", *options, "--without-heartbeat", "--loglevel", "WARNING"])
+        app.worker_main(["--quiet", "worker", *options, "--without-heartbeat", "--loglevel", "WARNING"])
     except SystemExit as ended:
         if ended.code:
             raise

@@ -25,6 +25,7 @@ __all__ = [
     "list_keys",
     "note_used",
     "revoke_key",
+    "rotate_key",
 ]
 
 FIRST_ADMIN = "admin"
@@ -88,6 +89,22 @@ async def revoke_key(session: AsyncSession, row: ApiKeyRow) -> None:
         raise ConflictError(f"API key {row.name}: is the last admin's; create another admin's key first", name=row.name)
     row.revoked_at = utc_now()
     await session.flush()
+
+
+async def rotate_key(session: AsyncSession, row: ApiKeyRow, expires_at: datetime | None) -> str:
+    """A new secret for the key, which is shown here only; the old one is refused from now on.
+
+    Raises ConflictError for a key that was revoked, and for the one that the settings give.
+    """
+    if row.revoked_at is not None:
+        raise ConflictError(f"API key {row.name}: was revoked; create another", name=row.name)
+    if row.created_by is None:
+        words = "comes from FEDAFD_CONTROL_PLANE_ADMIN_KEY; change that and start the control plane again"
+        raise ConflictError(f"API key {row.name}: {words}", name=row.name)
+    secret = new_secret(SecretKind.API_KEY)
+    row.key_hash, row.expires_at, row.last_used_at = hash_secret(secret), expires_at, None
+    await session.flush()
+    return secret
 
 
 async def ensure_admin_key(session: AsyncSession, secret: str) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "current_participation",
     "delivered_by",
     "find_participation",
+    "history_of",
     "invite_cohort",
     "list_participations",
     "participation_at",
@@ -81,6 +82,18 @@ async def delivered_by(
     query = select(ParticipationRow, found.c.number).join(found, ParticipationRow.id == found.c.id)
     rows = await session.execute(query.where(found.c.age <= most_rounds).order_by(found.c.number))
     return [(part, number) for part, number in rows.all()]
+
+
+async def history_of(
+    session: AsyncSession, client_id: str, before_round: int | None, limit: int
+) -> Sequence[tuple[ParticipationRow, RoundRow]]:
+    """A client's parts in rounds, the newest round first; with `before_round` those of rounds before it."""
+    query = select(ParticipationRow, RoundRow).join(RoundRow, ParticipationRow.round_id == RoundRow.id)
+    query = query.where(ParticipationRow.client_id == client_id)
+    if before_round is not None:
+        query = query.where(RoundRow.number < before_round)
+    found = await session.execute(query.order_by(RoundRow.number.desc()).limit(limit))
+    return [(part, of) for part, of in found.all()]
 
 
 async def find_participation(session: AsyncSession, round_id: str, client_id: str) -> ParticipationRow | None:

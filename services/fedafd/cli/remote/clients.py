@@ -6,18 +6,20 @@ from typing import Annotated, Any
 
 import typer
 
-from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, AsJson, Federation, Url, connect
-from fedafd.cli.remote.output import print_json, print_table, short_time
+from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
+from fedafd.cli.remote.figures import gain_words, main_figure
+from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Federation, Url, connect
+from fedafd.cli.remote.output import print_table, short_time, size
 from fedafd.domain.kinds import ParticipantKind
 
 __all__ = ["client_app"]
 
-client_app = typer.Typer(help="Invite, list and revoke clients.", no_args_is_help=True)
+client_app = typer.Typer(help="Invite, list, look at and revoke clients.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The client's name.")]
 
 
-@client_app.command("invite")
+@client_app.command("invite", cls=AnswerCommand)
 def invite(
     name: Name,
     federation: Federation,
@@ -32,7 +34,7 @@ def invite(
     ] = False,
     api_key: ApiKey = "",
     url: Url = DEFAULT_URL,
-    as_json: AsJson = False,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Invite a client; prints its one-time enrolment token, which is never shown again."""
     base = f"/federations/{federation}/clients"
@@ -43,8 +45,8 @@ def invite(
     else:
         wanted = {"name": name, "kind": str(kind), "max_clients": max_clients}
         made = connect(url, api_key).ask("POST", base, json=wanted)
-    if as_json:
-        print_json(made)
+    if output.is_data:
+        print_answer(made, output)
         return
     typer.echo(f"{name} is invited as {made['kind']} client; its token is good once, until", err=True, nl=False)
     there = (
@@ -56,39 +58,79 @@ def invite(
     typer.echo(made["enrolment_token"])
 
 
-@client_app.command("list")
-def list_all(federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+@client_app.command("list", cls=AnswerCommand)
+def list_all(
+    federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE
+) -> None:
     """List clients and whether their agents are there."""
     found = connect(url, api_key).items(f"/federations/{federation}/clients")
-    if as_json:
-        print_json(found)
+    if output.is_data:
+        print_answer(found, output)
         return
     print_table(
         ["NAME", "KIND", "STATE", "ONLINE", "LAST SEEN", "ACTIVITY", "VERSION"], [_row(c) for c in found], _NONE
     )
 
 
-@client_app.command("show")
+@client_app.command("show", cls=AnswerCommand)
 def show(
-    name: Name, federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False
+    name: Name,
+    federation: Federation,
+    api_key: ApiKey = "",
+    url: Url = DEFAULT_URL,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Show one client."""
     from fedafd.cli.remote.output import print_fields
 
     found = connect(url, api_key).ask("GET", f"/federations/{federation}/clients/{name}")
-    if as_json:
-        print_json(found)
+    if output.is_data:
+        print_answer(found, output)
         return
     print_fields({key: short_time(value) if key.endswith("_at") else value for key, value in found.items()})
 
 
-@client_app.command("revoke")
+@client_app.command("history", cls=AnswerCommand)
+def history(
+    name: Name,
+    federation: Federation,
+    api_key: ApiKey = "",
+    url: Url = DEFAULT_URL,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """What a client did in each round, the newest first, and what its model gained."""
+    found = connect(url, api_key).items(f"/federations/{federation}/clients/{name}/participations")
+    if output.is_data:
+        print_answer(found, output)
+        return
+    rows = [
+        (
+            part["round"],
+            part["state"],
+            main_figure(part["metrics"] or {}),
+            gain_words(part["metrics"] or {}),
+            size(part["bytes_up"]),
+            size(part["bytes_down"]),
+            short_time(part["settled_at"]),
+            part["reason"],
+        )
+        for part in found
+    ]
+    columns = ["ROUND", "STATE", "ITS MODEL", "OVER", "UP", "DOWN", "SETTLED", "REASON"]
+    print_table(columns, rows, f"{name} has taken part in no round yet")
+
+
+@client_app.command("revoke", cls=AnswerCommand)
 def revoke(
-    name: Name, federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False
+    name: Name,
+    federation: Federation,
+    api_key: ApiKey = "",
+    url: Url = DEFAULT_URL,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Revoke a client: its credential and token are refused from now on."""
     found = connect(url, api_key).ask("DELETE", f"/federations/{federation}/clients/{name}")
-    print_json(found) if as_json else typer.echo(f"client {name} is revoked")
+    print_answer(found, output) if output.is_data else typer.echo(f"client {name} is revoked")
 
 
 _NONE = "no client yet; `fedafd client invite NAME --kind image`"

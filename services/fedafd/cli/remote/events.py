@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
-from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, AsJson, Url, connect
+from fedafd.cli.output_format import Output, OutputFormat, print_entry
+from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Url, connect
 from fedafd.cli.remote.output import print_line, short_time
 from fedafd.client.control_plane import ControlPlaneClient
 
@@ -25,19 +25,19 @@ def events(
     last: Annotated[int, typer.Option(min=0, help="At most so many of the past ones; 0 for all.")] = 0,
     api_key: ApiKey = "",
     url: Url = DEFAULT_URL,
-    as_json: AsJson = False,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
-    """Print the audit log: what happened, when, to what, by whom. With --json one object per line."""
+    """Print the audit log: what happened, when, to what, by whom. As JSON one object per line, as YAML one document."""
     server, path = connect(url, api_key), f"/federations/{federation}/events" if federation else "/events"
     found, cursor = _past(server, path)
     for event in found[-last:]:
-        _print(event, as_json=as_json)
+        _print(event, output=output)
     if not follow:
         return
     try:
         for message in server.follow(path, {"cursor": cursor} if cursor else {}):
             if message.event != "connected":
-                _print(message.data, as_json=as_json)
+                _print(message.data, output=output)
     except KeyboardInterrupt:
         return
 
@@ -53,9 +53,9 @@ def _past(server: ControlPlaneClient, path: str) -> tuple[list[dict[str, Any]], 
             return found, cursor
 
 
-def _print(event: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(event))
+def _print(event: dict[str, Any], *, output: OutputFormat) -> None:
+    if output.is_data:
+        print_entry(event, output)
         return
     data = "  ".join(f"{key}={_words(value)}" for key, value in event["data"].items() if value not in (None, []))
     where = "" if event["federation"] is None else f"  {event['federation']}"

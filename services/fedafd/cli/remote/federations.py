@@ -10,42 +10,45 @@ from typing import Annotated, Any
 
 import typer
 
-from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, AsJson, Federation, Url, connect
-from fedafd.cli.remote.output import print_fields, print_json, print_table, short_time
+from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
+from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Federation, Url, connect
+from fedafd.cli.remote.output import print_fields, print_table, short_time
 from fedafd.domain.errors import ConfigurationError
 
 __all__ = ["federation_app", "public_set_app"]
 
-federation_app = typer.Typer(help="Create, list, show and configure federations.", no_args_is_help=True)
+federation_app = typer.Typer(help="Create, list, show, compare and configure federations.", no_args_is_help=True)
 public_set_app = typer.Typer(help="Push and show the public set.", no_args_is_help=True)
+
+_DIFFERS = 1
 
 File = Annotated[Path, typer.Option("--file", "-f", help="federation.yaml")]
 
 
-@federation_app.command("create")
-def create(file: File, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+@federation_app.command("create", cls=AnswerCommand)
+def create(file: File, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE) -> None:
     """Create a federation from its federation.yaml."""
     made = connect(url, api_key).ask("POST", "/federations", json=_read(file))
-    print_json(made) if as_json else typer.echo(f"federation {made['name']} created")
+    print_answer(made, output) if output.is_data else typer.echo(f"federation {made['name']} created")
 
 
-@federation_app.command("configure")
-def configure(file: File, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+@federation_app.command("configure", cls=AnswerCommand)
+def configure(file: File, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE) -> None:
     """Replace a federation's configuration with this federation.yaml; not while a round is open."""
     config = _read(file)
     made = connect(url, api_key).ask("PUT", f"/federations/{config['name']}", json=config)
-    if as_json:
-        print_json(made)
+    if output.is_data:
+        print_answer(made, output)
     else:
         typer.echo(f"federation {made['name']}: configuration is now version {made['config_version']}")
 
 
-@federation_app.command("list")
-def list_all(api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+@federation_app.command("list", cls=AnswerCommand)
+def list_all(api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE) -> None:
     """List federations."""
     found = connect(url, api_key).items("/federations")
-    if as_json:
-        print_json(found)
+    if output.is_data:
+        print_answer(found, output)
         return
     rows = [
         (each["name"], each["current_version"], (each["public_set_sha256"] or "-")[:12], short_time(each["created_at"]))
@@ -54,24 +57,57 @@ def list_all(api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = Fal
     print_table(["NAME", "MODEL", "PUBLIC SET", "CREATED"], rows, "no federation yet; `fedafd federation create`")
 
 
-@federation_app.command("show")
+@federation_app.command("show", cls=AnswerCommand)
 def show(
     federation: Annotated[str, typer.Argument(envvar="FEDAFD_FEDERATION", help="Its name.")],
     api_key: ApiKey = "",
     url: Url = DEFAULT_URL,
-    as_json: AsJson = False,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Show a federation with its whole configuration."""
     found = connect(url, api_key).ask("GET", f"/federations/{federation}")
-    if as_json:
-        print_json(found)
+    if output.is_data:
+        print_answer(found, output)
         return
     config = found.pop("config")
     found["created_at"] = short_time(found["created_at"])
     print_fields(found | dict(_flat(config)))
 
 
-@public_set_app.command("push")
+@federation_app.command("export")
+def export(
+    federation: Annotated[str, typer.Argument(envvar="FEDAFD_FEDERATION", help="Its name.")],
+    api_key: ApiKey = "",
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Print a federation's whole configuration as a federation.yaml, which `configure -f` takes."""
+    found = connect(url, api_key).ask("GET", f"/federations/{federation}")
+    print_answer(found["config"], OutputFormat.YAML)
+
+
+@federation_app.command("diff", cls=AnswerCommand)
+def diff(file: File, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE) -> None:
+    """What `configure` with this federation.yaml would change; exits with 1 if it would change something."""
+    from fedafd.domain.config import read_federation_config
+
+    wanted = read_federation_config(file)
+    found = connect(url, api_key).ask("GET", f"/federations/{wanted.name}")["config"]
+    now, then = dict(_flat(found)), dict(_flat(wanted.model_dump(mode="json")))
+    changes = [
+        {"key": key, "now": now.get(key), "then": then.get(key)}
+        for key in [*now, *(key for key in then if key not in now)]
+        if now.get(key) != then.get(key)
+    ]
+    if output.is_data:
+        print_answer(changes, output)
+    else:
+        rows = [(each["key"], each["now"], each["then"]) for each in changes]
+        print_table(["KEY", "NOW", "WITH THE FILE"], rows, f"{file} says what holds for {wanted.name}")
+    if changes:
+        raise typer.Exit(_DIFFERS)
+
+
+@public_set_app.command("push", cls=AnswerCommand)
 def push(
     federation: Federation,
     adapter: Annotated[str, typer.Option(help="shapes, flickr, coco or parquet.")],
@@ -79,7 +115,7 @@ def push(
     path: Annotated[Path | None, typer.Option(help="The data's folder.")] = None,
     options: Annotated[str, typer.Option(help="The adapter's options, as JSON.")] = "{}",
     url: Url = DEFAULT_URL,
-    as_json: AsJson = False,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Write the public set as Parquet shards and push it."""
     from fedafd.datasets import load_public_data, write_public_set
@@ -89,20 +125,20 @@ def push(
     with tempfile.TemporaryDirectory() as folder:
         manifest = write_public_set(load_public_data(adapter, path, _options(options)), Path(folder))
         for number, shard in enumerate(manifest.shards, 1):
-            if not as_json:
+            if not output.is_data:
                 typer.echo(f"shard {number} of {len(manifest.shards)}: {shard.name}", err=True)
             server.send(f"{base}/shards/{shard.sha256}", Path(folder) / shard.name)
         made = server.send(base, manifest.to_bytes())
-    print_json(made) if as_json else _print_public_set(federation, made)
+    print_answer(made, output) if output.is_data else _print_public_set(federation, made)
 
 
-@public_set_app.command("show")
+@public_set_app.command("show", cls=AnswerCommand)
 def show_public_set(
-    federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False
+    federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE
 ) -> None:
     """Show the public set's hash and sizes."""
     found = connect(url, api_key).ask("GET", f"/federations/{federation}/public-set")
-    print_json(found) if as_json else _print_public_set(federation, found)
+    print_answer(found, output) if output.is_data else _print_public_set(federation, found)
 
 
 def _print_public_set(federation: str, found: dict[str, Any]) -> None:

@@ -6,52 +6,75 @@ from typing import Annotated, Any
 
 import typer
 
-from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, AsJson, Url, connect
-from fedafd.cli.remote.output import print_json, print_table, short_time
+from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
+from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Url, connect
+from fedafd.cli.remote.output import print_table, short_time
 from fedafd.domain.kinds import Role
 
 __all__ = ["key_app"]
 
-key_app = typer.Typer(help="Create, list and revoke API keys; needs an admin's key.", no_args_is_help=True)
+key_app = typer.Typer(help="Create, list, rotate and revoke API keys; needs an admin's key.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The key's name.")]
+Days = Annotated[int | None, typer.Option(min=1, help="Days until it expires; without it never.")]
 
 
-@key_app.command("create")
+@key_app.command("create", cls=AnswerCommand)
 def create(
     name: Name,
     role: Annotated[Role, typer.Option(help="viewer looks, operator runs federations, admin does everything.")],
-    days: Annotated[int | None, typer.Option(min=1, help="Days until it expires; without it never.")] = None,
+    days: Days = None,
     api_key: ApiKey = "",
     url: Url = DEFAULT_URL,
-    as_json: AsJson = False,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Create an API key; prints its secret, which is never shown again."""
     body = {"name": name, "role": role.value, "expires_in_days": days}
     made = connect(url, api_key).ask("POST", "/api-keys", json=body)
-    if as_json:
-        print_json(made)
+    if output.is_data:
+        print_answer(made, output)
         return
-    until = f"until {short_time(made['expires_at'])}" if made["expires_at"] else "until it is revoked"
-    typer.echo(f"{name} may act as {role.value} {until}; keep the key, it is shown once", err=True)
+    _say_once(made)
     typer.echo(made["secret"])
 
 
-@key_app.command("list")
-def list_all(api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+@key_app.command("list", cls=AnswerCommand)
+def list_all(api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE) -> None:
     """List API keys."""
     found = connect(url, api_key).items("/api-keys")
-    if as_json:
-        print_json(found)
+    if output.is_data:
+        print_answer(found, output)
         return
     print_table(["NAME", "ROLE", "STATE", "LAST USED", "EXPIRES", "CREATED BY"], [_row(each) for each in found], "none")
 
 
-@key_app.command("revoke")
-def revoke(name: Name, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+@key_app.command("rotate", cls=AnswerCommand)
+def rotate(
+    name: Name,
+    days: Days = None,
+    api_key: ApiKey = "",
+    url: Url = DEFAULT_URL,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Give an API key a new secret, and print it; the old one is refused at once."""
+    made = connect(url, api_key).ask("POST", f"/api-keys/{name}/rotate", json={"expires_in_days": days})
+    if output.is_data:
+        print_answer(made, output)
+        return
+    _say_once(made)
+    typer.echo(made["secret"])
+
+
+@key_app.command("revoke", cls=AnswerCommand)
+def revoke(name: Name, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE) -> None:
     """Revoke an API key: it is refused from now on."""
     found = connect(url, api_key).ask("DELETE", f"/api-keys/{name}")
-    print_json(found) if as_json else typer.echo(f"API key {name} is revoked")
+    print_answer(found, output) if output.is_data else typer.echo(f"API key {name} is revoked")
+
+
+def _say_once(made: dict[str, Any]) -> None:
+    until = f"until {short_time(made['expires_at'])}" if made["expires_at"] else "until it is revoked"
+    typer.echo(f"{made['name']} may act as {made['role']} {until}; keep the key, it is shown once", err=True)
 
 
 def _row(key: dict[str, Any]) -> tuple[object, ...]:

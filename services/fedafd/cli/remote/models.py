@@ -7,45 +7,58 @@ from typing import Annotated, Any
 
 import typer
 
-from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, AsJson, Federation, Url, connect
-from fedafd.cli.remote.output import print_json, print_table, short_time
+from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
+from fedafd.cli.remote.figures import gain_words, main_figure
+from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Federation, Url, connect
+from fedafd.cli.remote.output import print_fields, print_table, short_time, size
 from fedafd.client.downloads import pull_model
 
 __all__ = ["model_app"]
 
-model_app = typer.Typer(help="List, pull, promote and roll back model versions.", no_args_is_help=True)
+model_app = typer.Typer(help="List, show, pull, promote and roll back model versions.", no_args_is_help=True)
 
 OfClient = Annotated[str | None, typer.Option("--client", help="This client's personalized models instead.")]
 
 
-@model_app.command("list")
+@model_app.command("list", cls=AnswerCommand)
 def list_all(
     federation: Federation,
     client: OfClient = None,
     api_key: ApiKey = "",
     url: Url = DEFAULT_URL,
-    as_json: AsJson = False,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """List model versions: the current one is where the next round starts, those with state can be gone back to."""
     found = connect(url, api_key).items(f"{_owner(federation, client)}/models")
-    if as_json:
-        print_json(found)
+    if output.is_data:
+        print_answer(found, output)
         return
-    rows = [
-        (
-            m["version"],
-            m.get("parent_version"),
-            m.get("current"),
-            _kept(m),
-            _metrics(m["metrics"]),
-            short_time(m["created_at"]),
-        )
-        for m in found
-    ]
-    print_table(["VERSION", "FROM", "CURRENT", "KEPT", "METRICS", "CREATED"], rows, "no model version yet")
+    rows = [_row(each, of_client=client is not None) for each in found]
+    columns = ["OVER", "KEPT"] if client is not None else ["FROM", "CURRENT", "KEPT"]
+    print_table(["VERSION", "FIGURE", *columns, "MORE", "CREATED"], rows, "no model version yet")
 
 
-@model_app.command("pull")
+@model_app.command("show", cls=AnswerCommand)
+def show(
+    federation: Federation,
+    version: Annotated[str, typer.Argument(help="A number or `current`.")] = "current",
+    client: OfClient = None,
+    api_key: ApiKey = "",
+    url: Url = DEFAULT_URL,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Show one model version: what it was made from, its metrics, its files."""
+    found = connect(url, api_key).ask("GET", f"{_owner(federation, client)}/models/{version}")
+    if output.is_data:
+        print_answer(found, output)
+        return
+    known = {key: found[key] for key in ("version", "parent_version", "current") if key in found}
+    print_fields(known | {"created_at": short_time(found["created_at"]), **_rounded(found["metrics"])})
+    rows = [(file["path"], size(file["size_bytes"]), file["sha256"][:16]) for file in found["files"]]
+    print_table(["FILE", "SIZE", "SHA-256"], rows, "no file")
+
+
+@model_app.command("pull", cls=AnswerCommand)
 def pull(
     target: Annotated[Path, typer.Argument(help="Folder to write; must not hold other files.")],
     federation: Federation,
@@ -56,31 +69,33 @@ def pull(
     ] = False,
     api_key: ApiKey = "",
     url: Url = DEFAULT_URL,
-    as_json: AsJson = False,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Pull a model version as a folder, whole or not at all."""
     found = pull_model(connect(url, api_key), _owner(federation, client), version, target, direct=direct)
-    print_json({**found, "folder": str(target)}) if as_json else typer.echo(str(target))
+    print_answer({**found, "folder": str(target)}, output) if output.is_data else typer.echo(str(target))
 
 
-@model_app.command("promote")
+@model_app.command("promote", cls=AnswerCommand)
 def promote(
     version: Annotated[int, typer.Argument(min=1)],
     federation: Federation,
     api_key: ApiKey = "",
     url: Url = DEFAULT_URL,
-    as_json: AsJson = False,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Make a version the current one, also an older one."""
     made = connect(url, api_key).ask("POST", f"{_owner(federation, None)}/models/{version}/promote")
-    print_json(made) if as_json else typer.echo(f"version {made['version']} is the current one")
+    print_answer(made, output) if output.is_data else typer.echo(f"version {made['version']} is the current one")
 
 
-@model_app.command("rollback")
-def rollback(federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+@model_app.command("rollback", cls=AnswerCommand)
+def rollback(
+    federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE
+) -> None:
     """Go back to the version that the current one was trained from."""
     made = connect(url, api_key).ask("POST", f"{_owner(federation, None)}/models/rollback")
-    print_json(made) if as_json else typer.echo(f"version {made['version']} is the current one")
+    print_answer(made, output) if output.is_data else typer.echo(f"version {made['version']} is the current one")
 
 
 def _owner(federation: str, client: str | None) -> str:
@@ -93,6 +108,21 @@ def _kept(version: dict[str, Any]) -> str:
     return ", ".join(name for name, is_there in parts.items() if is_there) or "metrics"
 
 
-def _metrics(metrics: dict[str, float]) -> str:
-    shown = {name: metrics[name] for name in ("rsum", "i2t_r1", "t2i_r1") if name in metrics} or metrics
-    return "  ".join(f"{name} {value:.1f}" for name, value in sorted(shown.items(), reverse=True)[:4])
+def _row(found: dict[str, Any], *, of_client: bool) -> tuple[object, ...]:
+    """The figure that matters first, then where the version stands."""
+    metrics = found["metrics"]
+    figure, made = main_figure(metrics), short_time(found["created_at"])
+    if of_client:
+        own = {key.removeprefix("federated/"): value for key, value in metrics.items() if key.startswith("federated/")}
+        return (found["version"], figure, gain_words(metrics), _kept(found), _more(own), made)
+    return (found["version"], figure, found["parent_version"], found["current"], _kept(found), _more(metrics), made)
+
+
+def _more(metrics: dict[str, float]) -> str:
+    """Some figures beside the first."""
+    shown = [name for name in ("i2t_r1", "t2i_r1", "acc5", "own_acc1", "map") if metrics.get(name) is not None]
+    return "  ".join(f"{name} {metrics[name]:.1f}" for name in shown)
+
+
+def _rounded(metrics: dict[str, float]) -> dict[str, str]:
+    return {name: f"{value:.2f}" for name, value in sorted(metrics.items()) if value is not None}

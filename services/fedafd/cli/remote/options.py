@@ -14,7 +14,7 @@ from fedafd.domain.plain_text import plain_text
 from fedafd.domain.proxies import is_loopback
 from fedafd.domain.secrets import read_secret_file
 
-__all__ = ["DEFAULT_URL", "ApiKey", "AsJson", "Federation", "Url", "connect", "warn_of_plain_text"]
+__all__ = ["DEFAULT_URL", "ApiKey", "Federation", "Url", "connect", "warn_of_plain_text"]
 
 Url = Annotated[str, typer.Option("--url", envvar="FEDAFD_URL", help="The control plane.")]
 ApiKey = Annotated[
@@ -27,7 +27,6 @@ ApiKey = Annotated[
     ),
 ]
 Federation = Annotated[str, typer.Option("--federation", "-F", envvar="FEDAFD_FEDERATION", help="The federation.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from fedafd.client.answers import RoundDetails
 from fedafd.domain.durations import duration_words
 
-__all__ = ["delivered_words", "duration_words", "missing_words", "round_seconds"]
+__all__ = ["delivered_words", "duration_words", "missing_words", "round_seconds", "took_words"]
 
 _MOST_NAMED = 20
 
@@ -19,6 +19,15 @@ def round_seconds(answer: RoundDetails) -> float | None:
         return None
     until = datetime.fromisoformat(answer["finished_at"]) if answer["finished_at"] else datetime.now(UTC)
     return max((until - datetime.fromisoformat(answer["started_at"])).total_seconds(), 0.0)
+
+
+def took_words(begin: str | None, end: str | None, over: str | None) -> str:
+    """How long it took, or takes so far; at most until the round was over. A dash before it begins."""
+    if begin is None:
+        return "-"
+    last = end or over
+    until = datetime.fromisoformat(last) if last else datetime.now(UTC)
+    return duration_words(max((until - datetime.fromisoformat(begin)).total_seconds(), 0.0))
 
 
 def delivered_words(answer: RoundDetails) -> str:

@@ -1,11 +1,9 @@
-"""What people and scripts read: tables and lines, or JSON."""
+"""What people read: tables and lines."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
 import typer
 from rich.console import Console
@@ -13,14 +11,9 @@ from rich.table import Table
 
 from fedafd.domain.plain_text import plain_text
 
-__all__ = ["percent", "print_fields", "print_json", "print_line", "print_table", "short_time", "size"]
+__all__ = ["percent", "print_fields", "print_line", "print_table", "short_time", "size"]
 
 _WIDTH_OF_A_PIPE = 200
-
-
-def print_json(answer: Any) -> None:
-    """JSON on standard output."""
-    typer.echo(json.dumps(answer, indent=2))
 
 
 def print_line(text: str) -> None:

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, AsJson, Federation, Url, connect
-from fedafd.cli.remote.outcome import delivered_words, duration_words, missing_words, round_seconds
-from fedafd.cli.remote.output import percent, print_json, print_line, print_table, short_time, size
+from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
+from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Federation, Url, connect
+from fedafd.cli.remote.outcome import delivered_words, duration_words, missing_words, round_seconds, took_words
+from fedafd.cli.remote.output import percent, print_line, print_table, short_time, size
 from fedafd.client.answers import RoundDetails
 from fedafd.client.control_plane import ControlPlaneClient
 from fedafd.domain.plain_text import plain_text
@@ -24,33 +25,33 @@ _OVER = frozenset({"completed", "failed", "cancelled"})
 _INTERRUPTED = 130
 
 
-@round_app.command("start")
+@round_app.command("start", cls=AnswerCommand)
 def start(
     federation: Federation,
     rounds: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 1,
     watch: Annotated[bool, typer.Option("--watch", help="Follow them until the last is over.")] = False,
     api_key: ApiKey = "",
     url: Url = DEFAULT_URL,
-    as_json: AsJson = False,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Queue rounds; with --watch exits with 1 if one does not complete."""
     server = connect(url, api_key)
     numbers = [each["number"] for each in server.ask("POST", _base(federation), json={"count": rounds})["items"]]
     if watch:
-        _watch(server, federation, numbers, as_json=as_json)
-    elif as_json:
-        print_json({"numbers": numbers})
+        _watch(server, federation, numbers, output=output)
+    elif output.is_data:
+        print_answer({"numbers": numbers}, output)
     else:
         typer.echo(f"queued: {', '.join(f'round {number}' for number in numbers)}")
 
 
-@round_app.command("watch")
+@round_app.command("watch", cls=AnswerCommand)
 def watch_rounds(
     federation: Federation,
     number: Annotated[int | None, typer.Argument(min=1, help="The round; without it all that are open.")] = None,
     api_key: ApiKey = "",
     url: Url = DEFAULT_URL,
-    as_json: AsJson = False,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Follow a round, or all open ones, until the last is over; exits with 1 if one does not complete."""
     server = connect(url, api_key)
@@ -58,15 +59,17 @@ def watch_rounds(
     if not found:
         typer.echo("no round is open", err=True)
         return
-    _watch(server, federation, found, as_json=as_json)
+    _watch(server, federation, found, output=output)
 
 
-@round_app.command("list")
-def list_all(federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+@round_app.command("list", cls=AnswerCommand)
+def list_all(
+    federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE
+) -> None:
     """List rounds."""
     found = connect(url, api_key).items(_base(federation))
-    if as_json:
-        print_json(found)
+    if output.is_data:
+        print_answer(found, output)
         return
     rows = [
         (r["number"], r["state"], _rsum(r), short_time(r["started_at"]), short_time(r["finished_at"]), r["reason"])
@@ -76,14 +79,18 @@ def list_all(federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_UR
     print_table(columns, rows, "no round yet; `fedafd round start`")
 
 
-@round_app.command("show")
+@round_app.command("show", cls=AnswerCommand)
 def show(
-    number: Number, federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False
+    number: Number,
+    federation: Federation,
+    api_key: ApiKey = "",
+    url: Url = DEFAULT_URL,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
-    """Show one round: who takes part, and what the distillers do."""
+    """Show one round: who takes part, what the distillers do, and how long each took."""
     found = connect(url, api_key).ask("GET", f"{_base(federation)}/{number}")
-    if as_json:
-        print_json(found)
+    if output.is_data:
+        print_answer(found, output)
         return
     seconds = round_seconds(found)
     took = "" if seconds is None else f", {duration_words(seconds)}"
@@ -94,11 +101,13 @@ def show(
         typer.echo(
             "  ".join(f"{name} {value:.1f}" for name, value in sorted(found["metrics"].items()) if value is not None)
         )
+    over = found["finished_at"]
     parts = [
         (
             p["client"],
             p["kind"] if p["num_clients"] is None else f"{p['kind']} of {p['num_clients']}",
             p["state"],
+            took_words(found["collecting_since"], p["settled_at"], over),
             percent(p["progress"]),
             size(p["bytes_up"]),
             size(p["bytes_down"]),
@@ -106,28 +115,42 @@ def show(
         )
         for p in found["participations"]
     ]
-    print_table(["CLIENT", "KIND", "STATE", "DONE", "UP", "DOWN", "ACTIVITY OR REASON"], parts, "nobody invited yet")
+    columns = ["CLIENT", "KIND", "STATE", "TOOK", "DONE", "UP", "DOWN", "ACTIVITY OR REASON"]
+    print_table(columns, parts, "nobody invited yet")
     stages = [
-        (s["kind"], s["modality"], s["state"], percent(s["progress"]), s["worker"], _why(s)) for s in found["stages"]
+        (
+            s["kind"],
+            s["modality"],
+            s["state"],
+            took_words(s["announced_at"], s["finished_at"], over),
+            percent(s["progress"]),
+            s["worker"],
+            _why(s),
+        )
+        for s in found["stages"]
     ]
-    print_table(["STAGE", "MODALITY", "STATE", "DONE", "WORKER", "ACTIVITY OR REASON"], stages, "no stage yet")
+    print_table(["STAGE", "MODALITY", "STATE", "TOOK", "DONE", "WORKER", "ACTIVITY OR REASON"], stages, "no stage yet")
 
 
-@round_app.command("cancel")
+@round_app.command("cancel", cls=AnswerCommand)
 def cancel(
-    number: Number, federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False
+    number: Number,
+    federation: Federation,
+    api_key: ApiKey = "",
+    url: Url = DEFAULT_URL,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Cancel a round; the current model version stays."""
     found = connect(url, api_key).ask("POST", f"{_base(federation)}/{number}/cancel")
-    print_json(found) if as_json else typer.echo(f"round {number} is cancelled")
+    print_answer(found, output) if output.is_data else typer.echo(f"round {number} is cancelled")
 
 
-def _watch(server: ControlPlaneClient, federation: str, numbers: Sequence[int], *, as_json: bool) -> None:
+def _watch(server: ControlPlaneClient, federation: str, numbers: Sequence[int], *, output: OutputFormat) -> None:
     from rich.console import Console
 
     from fedafd.cli.round_view import RoundView
 
-    view, waiting = RoundView(Console(stderr=as_json), numbers), list(numbers)
+    view, waiting = RoundView(Console(stderr=output.is_data), numbers), list(numbers)
     try:
         with view.shown():
             for message in server.follow(f"/federations/{federation}/events", {"cursor": "end", "progress": "true"}):
@@ -136,7 +159,7 @@ def _watch(server: ControlPlaneClient, federation: str, numbers: Sequence[int], 
                 elif message.event == "round.waits" and message.data["round"] in waiting:
                     view.waits(message.data)
                 elif message.event in ("connected", "round.state_changed"):
-                    while waiting and (over := _over(server, federation, waiting[0], as_json=as_json)):
+                    while waiting and (over := _over(server, federation, waiting[0], output=output)):
                         waiting.pop(0)
                         view.finished(over)
                 if not waiting:
@@ -146,13 +169,13 @@ def _watch(server: ControlPlaneClient, federation: str, numbers: Sequence[int], 
         raise typer.Exit(_INTERRUPTED) from None
 
 
-def _over(server: ControlPlaneClient, federation: str, number: int, *, as_json: bool) -> RoundDetails | None:
+def _over(server: ControlPlaneClient, federation: str, number: int, *, output: OutputFormat) -> RoundDetails | None:
     """The round if it completed, None while it is open. Raises ControlPlaneError if it ended otherwise."""
     found: RoundDetails = server.ask("GET", f"{_base(federation)}/{number}")
     if found["state"] not in _OVER:
         return None
-    if as_json:
-        print_json(found)
+    if output.is_data:
+        print_answer(found, output)
     if found["state"] != "completed":
         missing = missing_words(found)
         words = f"round {number} {found['state']}: {found['reason']}" + (f"; {missing}" if missing else "")

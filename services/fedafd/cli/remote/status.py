@@ -7,8 +7,8 @@ from typing import Any
 
 import typer
 
-from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, AsJson, Url, connect
-from fedafd.cli.remote.output import print_json
+from fedafd.cli.output_format import Output, OutputFormat, print_answer
+from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Url, connect
 from fedafd.domain.durations import duration_words
 from fedafd.domain.plain_text import plain_text
 
@@ -18,11 +18,11 @@ _MARKS = {"trouble": ("TROUBLE", "red"), "waiting": ("waiting", "yellow"), "fine
 _TROUBLE = 1
 
 
-def status(api_key: ApiKey = "", url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+def status(api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE) -> None:
     """Say what waits for what, since when, and what to do; exits with 1 where something is in trouble."""
     found = connect(url, api_key).ask("GET", "/status")
-    if as_json:
-        print_json(found)
+    if output.is_data:
+        print_answer(found, output)
     else:
         for each in found["findings"]:
             _print(each, datetime.fromisoformat(found["at"]))

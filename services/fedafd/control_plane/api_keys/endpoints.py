@@ -9,14 +9,15 @@ from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from fedafd.control_plane.api_keys.schemas import ApiKey, CreateApiKey, CreatedApiKey
+from fedafd.control_plane.api_keys.schemas import ApiKey, CreateApiKey, CreatedApiKey, RotateApiKey
 from fedafd.control_plane.callers import Admin
 from fedafd.control_plane.context import ContextDep
 from fedafd.control_plane.idempotency import AdminOnce
 from fedafd.control_plane.names import NAME_PATTERN
 from fedafd.control_plane.paging import Cursor, Limit, Page, decode_name, page_of
 from fedafd.control_plane.problems import problem_responses
-from fedafd.persistence.api_key_repository import create_key, get_key, list_keys, revoke_key
+from fedafd.domain.errors import ConflictError
+from fedafd.persistence.api_key_repository import create_key, get_key, list_keys, revoke_key, rotate_key
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import utc_now
 
@@ -67,3 +68,23 @@ async def revoke_api_key(name: KeyName, context: ContextDep, caller: Admin) -> A
         await revoke_key(session, row)
         record_event(session, "api_key.revoked", federation_id=None, actor=caller.actor, name=row.name)
     return ApiKey.of(row)
+
+
+@router.post("/{name}/rotate", response_model=CreatedApiKey, responses=problem_responses(401, 403, 404, 409, 413, 422))
+async def rotate_api_key(name: KeyName, body: RotateApiKey, once: AdminOnce) -> Response:
+    """Give a key a new secret, which the answer holds and which is never shown again. The old one is refused at once.
+
+    Its sessions of the dashboard end. Refused (409) for a revoked key, for the first admin's, which the settings give,
+    and for the caller's own: were the answer lost, so would be the way in.
+    """
+    expires_at = utc_now() + timedelta(days=body.expires_in_days) if body.expires_in_days else None
+
+    async def act(session: AsyncSession) -> CreatedApiKey:
+        row = await get_key(session, name)
+        if row.id == once.caller.id:
+            raise ConflictError(f"API key {name}: is the one that you call with; rotate it with another admin's key")
+        secret = await rotate_key(session, row, expires_at)
+        record_event(session, "api_key.rotated", federation_id=None, actor=once.caller.actor, name=row.name)
+        return CreatedApiKey.created(row, secret)
+
+    return await once(act, status=200)

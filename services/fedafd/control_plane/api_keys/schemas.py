@@ -11,7 +11,7 @@ from fedafd.control_plane.names import Name
 from fedafd.domain.kinds import Role
 from fedafd.persistence.models import ApiKeyRow, utc_now
 
-__all__ = ["ApiKey", "CreateApiKey", "CreatedApiKey"]
+__all__ = ["ApiKey", "CreateApiKey", "CreatedApiKey", "RotateApiKey"]
 
 
 class CreateApiKey(BaseModel):
@@ -21,6 +21,14 @@ class CreateApiKey(BaseModel):
 
     name: Name
     role: Role
+    expires_in_days: int | None = Field(None, ge=1, le=3650, description="Null: until it is revoked.")
+
+
+class RotateApiKey(BaseModel):
+    """How long the new secret is good."""
+
+    model_config = ConfigDict(extra="forbid")
+
     expires_in_days: int | None = Field(None, ge=1, le=3650, description="Null: until it is revoked.")
 
 

@@ -14,10 +14,12 @@ from fedafd.control_plane.clients.schemas import Client, InviteAgain, InviteClie
 from fedafd.control_plane.context import ContextDep
 from fedafd.control_plane.idempotency import OperatorOnce
 from fedafd.control_plane.names import ClientName, FederationName
-from fedafd.control_plane.paging import Cursor, Limit, Page, decode_name, page_of
+from fedafd.control_plane.paging import Cursor, Limit, Page, decode_name, decode_number, page_of
 from fedafd.control_plane.problems import problem_responses
+from fedafd.control_plane.rounds.schemas import PastParticipation
 from fedafd.persistence.client_repository import get_client, list_clients
 from fedafd.persistence.federation_repository import get_federation
+from fedafd.persistence.participation_repository import history_of
 
 __all__ = ["router"]
 
@@ -64,6 +66,25 @@ async def get_one_client(federation: FederationName, client: ClientName, context
         row = await get_client(session, federation, client)
     there = await service.presences(context, federation, [row])
     return Client.of(row, there.get(row.name))
+
+
+@router.get("/{client}/participations", responses=problem_responses(401, 403, 404, 422))
+async def get_participations(
+    federation: FederationName,
+    client: ClientName,
+    context: ContextDep,
+    _: Viewer,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[PastParticipation]:
+    """The client's parts in rounds, the newest round first."""
+    async with context.database.snapshot() as session:
+        await get_federation(session, federation)
+        row = await get_client(session, federation, client)
+        parts = await history_of(session, row.id, decode_number(cursor) or None, limit + 1)
+    return page_of(
+        parts, limit, lambda part: part[1].number, lambda part: PastParticipation.in_round(part[0], row, part[1])
+    )
 
 
 @router.post(

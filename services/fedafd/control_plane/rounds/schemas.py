@@ -12,7 +12,7 @@ from fedafd.domain.leaving import LeaveReason
 from fedafd.domain.states import ParticipationState, RoundState, StageState
 from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, StageRow
 
-__all__ = ["Participation", "Round", "RoundDetails", "Rounds", "Stage", "StartRounds"]
+__all__ = ["Participation", "PastParticipation", "Round", "RoundDetails", "Rounds", "Stage", "StartRounds"]
 
 
 class StartRounds(BaseModel):
@@ -37,23 +37,24 @@ class Participation(BaseModel):
     metrics: dict[str, float] | None
     bytes_up: int
     bytes_down: int
+    settled_at: datetime | None = Field(description="When it was delivered, dropped or rejected.")
 
     @classmethod
     def of(cls, row: ParticipationRow, client: ClientRow) -> Participation:
         """From its rows."""
-        return cls(
-            client=client.name,
-            kind=ParticipantKind(client.kind),
-            num_clients=(row.region_clients or {}).get("total"),
-            state=ParticipationState(row.state),
-            progress=row.progress,
-            activity=row.activity,
-            reason=row.reason,
-            reason_code=LeaveReason(row.reason_code) if row.reason_code else None,
-            metrics=row.metrics,
-            bytes_up=row.bytes_up,
-            bytes_down=row.bytes_down,
-        )
+        return cls(**_part(row, client))
+
+
+class PastParticipation(Participation):
+    """One client's part in a round, as in the client's history."""
+
+    round: int = Field(description="The round's number.")
+    round_state: RoundState
+
+    @classmethod
+    def in_round(cls, row: ParticipationRow, client: ClientRow, of: RoundRow) -> PastParticipation:
+        """From its rows."""
+        return cls(**_part(row, client), round=of.number, round_state=RoundState(of.state))
 
 
 class Stage(BaseModel):
@@ -67,6 +68,8 @@ class Stage(BaseModel):
     worker: str | None
     failures: int = Field(description="Attempts that failed or went silent; the third fails the round.")
     reason: str | None
+    announced_at: datetime = Field(description="When distillers could take it up.")
+    finished_at: datetime | None
 
     @classmethod
     def of(cls, row: StageRow) -> Stage:
@@ -80,6 +83,8 @@ class Stage(BaseModel):
             worker=row.worker,
             failures=row.failures,
             reason=row.reason,
+            announced_at=row.created_at,
+            finished_at=row.finished_at,
         )
 
 
@@ -107,19 +112,44 @@ class Round(BaseModel):
 class RoundDetails(Round):
     """A round with who takes part and what the distillers do."""
 
+    collecting_since: datetime | None = Field(description="When it began to wait for its clients.")
     participations: list[Participation]
     stages: list[Stage]
 
     @classmethod
-    def with_parts(cls, row: RoundRow, participations: list[Participation], stages: list[Stage]) -> RoundDetails:
+    def with_parts(
+        cls,
+        row: RoundRow,
+        participations: list[Participation],
+        stages: list[Stage],
+        collecting_since: datetime | None,
+    ) -> RoundDetails:
         """From its row and parts."""
-        return cls(**_fields(row), participations=participations, stages=stages)
+        parts = {"participations": participations, "stages": stages, "collecting_since": collecting_since}
+        return cls(**_fields(row), **parts)
 
 
 class Rounds(BaseModel):
     """Rounds that were just queued."""
 
     items: list[Round]
+
+
+def _part(row: ParticipationRow, client: ClientRow) -> dict[str, Any]:
+    return {
+        "client": client.name,
+        "kind": ParticipantKind(client.kind),
+        "num_clients": (row.region_clients or {}).get("total"),
+        "state": ParticipationState(row.state),
+        "progress": row.progress,
+        "activity": row.activity,
+        "reason": row.reason,
+        "reason_code": LeaveReason(row.reason_code) if row.reason_code else None,
+        "metrics": row.metrics,
+        "bytes_up": row.bytes_up,
+        "bytes_down": row.bytes_down,
+        "settled_at": row.settled_at,
+    }
 
 
 def _fields(row: RoundRow) -> dict[str, Any]:

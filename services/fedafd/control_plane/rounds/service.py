@@ -8,7 +8,7 @@ from fedafd.control_plane.callers import Caller
 from fedafd.control_plane.rounds.schemas import Participation, Round, RoundDetails, Rounds, Stage
 from fedafd.domain.errors import ConcurrentChangeError, ConflictError, RoundClosedError
 from fedafd.domain.states import OPEN_ROUND_STATES, ParticipationState, RoundState
-from fedafd.persistence.event_repository import record_event
+from fedafd.persistence.event_repository import record_event, round_changes
 from fedafd.persistence.federation_repository import get_federation
 from fedafd.persistence.models import RoundRow
 from fedafd.persistence.participation_repository import list_participations, settle_participation
@@ -54,4 +54,6 @@ async def details(session: AsyncSession, row: RoundRow) -> RoundDetails:
     """A round with its participations, in cohort order, and its stages, oldest first."""
     participations = [Participation.of(part, client) for part, client in await list_participations(session, row.id)]
     stages = [Stage.of(stage) for stage in await list_stages(session, row.id)]
-    return RoundDetails.with_parts(row, participations, stages)
+    changes = await round_changes(session, row)
+    collecting = next((each.at for each in changes if each.data.get("new") == RoundState.COLLECTING.value), None)
+    return RoundDetails.with_parts(row, participations, stages, collecting)

@@ -1,0 +1,140 @@
+"""Profiles: which control plane, as whom, and which federation, by a name, in the user's configuration file.
+
+    default: hospital
+    profiles:
+      hospital: {url: https://fedafd.hospital.example, api_key_file: /home/me/hospital.key, federation: lungs}
+
+A profile holds the name of a key's file, never a key.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, MutableMapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.yaml_files import parse_yaml
+
+__all__ = ["Profile", "Profiles", "apply_profile", "profiles_file", "read_profiles", "write_profiles"]
+
+_VARIABLES = {"url": "FEDAFD_URL", "api_key_file": "FEDAFD_API_KEY_FILE", "federation": "FEDAFD_FEDERATION"}
+_WHERE = ("FEDAFD_URL", "FEDAFD_API_KEY", "FEDAFD_API_KEY_FILE")
+"""Variables that say where to and as whom: with one of them set the default profile counts for nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """One control plane. What is None is taken from the environment or an option."""
+
+    url: str | None = None
+    api_key_file: str | None = None
+    federation: str | None = None
+
+    def variables(self) -> dict[str, str]:
+        """As the variables that commands read."""
+        return {_VARIABLES[name]: value for name, value in asdict(self).items() if value}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profiles:
+    """All of a user's profiles, and the one that holds where none is named."""
+
+    default: str | None = None
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+
+
+def profiles_file() -> Path:
+    """`~/.config/fedafd/config.yaml`, or where the platform keeps such files; FEDAFD_CONFIG names another."""
+    from platformdirs import user_config_path
+
+    given = os.environ.get("FEDAFD_CONFIG")
+    return Path(given) if given else user_config_path("fedafd") / "config.yaml"
+
+
+def read_profiles(path: Path) -> Profiles:
+    """The file's profiles; none where there is no file. Raises ConfigurationError naming the key that is wrong."""
+    try:
+        values = parse_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Profiles()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        words = " ".join(str(error).split())
+        raise ConfigurationError(f"{path}: not valid YAML: {words}") from None
+    values = _mapping(values or {}, f"{path}", ("default", "profiles"))
+    found = _mapping(values.get("profiles") or {}, f"{path}: profiles", None)
+    profiles = {
+        name: Profile(**_texts(_mapping(each or {}, f"{path}: profiles.{name}", tuple(_VARIABLES)), f"{path}: {name}"))
+        for name, each in found.items()
+    }
+    default = values.get("default")
+    if default is not None and default not in profiles:
+        raise ConfigurationError(f"{path}: default: there is no profile {default!r}; {_there_are(profiles)}")
+    return Profiles(default=default, profiles=profiles)
+
+
+def write_profiles(path: Path, profiles: Profiles) -> None:
+    """Write the file, whole or not at all, readable for its owner alone. Raises ConfigurationError."""
+    kept = {
+        name: {key: value for key, value in asdict(each).items() if value} for name, each in profiles.profiles.items()
+    }
+    text = yaml.safe_dump({"default": profiles.default, "profiles": kept}, sort_keys=False, allow_unicode=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part.unlink(missing_ok=True)
+        part.touch(mode=0o600)
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def apply_profile(name: str | None, environment: MutableMapping[str, str]) -> None:
+    """Put a profile into `environment`: the one that is named, over what is set there, else the default one.
+
+    The default one counts as a whole or not at all, so that no key goes to a control plane that it is not for.
+    Raises ConfigurationError.
+    """
+    if not name and any(environment.get(each) for each in _WHERE):
+        return
+    path = profiles_file()
+    known = read_profiles(path)
+    chosen = name or known.default
+    if chosen is None:
+        return
+    if chosen not in known.profiles:
+        raise ConfigurationError(f"--profile {chosen}: {path} has no such; {_there_are(known.profiles)}")
+    variables = known.profiles[chosen].variables()
+    if name:
+        for each in _WHERE:
+            environment.pop(each, None)
+    elif environment.get("FEDAFD_FEDERATION"):
+        variables.pop("FEDAFD_FEDERATION", None)
+    environment.update(variables)
+
+
+def _mapping(values: Any, where: str, known: tuple[str, ...] | None) -> Mapping[str, Any]:
+    if not isinstance(values, Mapping):
+        raise ConfigurationError(f"{where}: must hold keys{': ' + ', '.join(known) if known else ''}")
+    for key in values:
+        if not isinstance(key, str) or (known is not None and key not in known):
+            raise ConfigurationError(f"{where}: {key}: unknown key; expected {', '.join(known or ('names',))}")
+    return values
+
+
+def _texts(values: Mapping[str, Any], where: str) -> dict[str, str]:
+    for key, value in values.items():
+        if not isinstance(value, str):
+            raise ConfigurationError(f"{where}.{key}: must be a text; found {value!r}")
+    return dict(values)
+
+
+def _there_are(profiles: Mapping[str, Profile]) -> str:
+    return f"there are {', '.join(profiles)}" if profiles else "there is none yet: `fedafd profile set NAME --url URL`"
