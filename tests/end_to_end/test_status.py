@@ -54,7 +54,7 @@ def fedafd(trial: Trial, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=os.environ | own, capture_output=True, text=True, check=False)
 
 
-def told(trial: Trial, *words: str, code: int, seconds: float = 60.0) -> None:
+def told(trial: Trial, *words: str, code: int, seconds: float = 240.0) -> None:
     """Wait until the control plane says all of `words`; the command then says them, too, and ends with `code`."""
     url, headers = f"{trial.services.url}/v1/status", {"Authorization": f"Bearer {trial.services.api_key}"}
 
