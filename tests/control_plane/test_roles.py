@@ -20,6 +20,7 @@ LEAST = {
         ("GET", f"{F}/public-set"),
         ("GET", f"{F}/clients"),
         ("GET", C),
+        ("GET", f"{C}/participations"),
         ("GET", f"{F}/rounds"),
         ("GET", f"{F}/rounds/{{number}}"),
         ("GET", f"{F}/models"),
@@ -55,6 +56,7 @@ LEAST = {
         ("GET", "/api-keys"),
         ("GET", "/api-keys/{name}"),
         ("DELETE", "/api-keys/{name}"),
+        ("POST", "/api-keys/{name}/rotate"),
         ("PUT", "/drain"),
         ("DELETE", "/drain"),
     ],
@@ -67,6 +69,7 @@ BODIES = {
     f"{F}/rounds": {"count": 1},
     "/drain": {"reason": "test"},
     "/api-keys": {"name": "other", "role": "viewer"},
+    "/api-keys/{name}/rotate": {},
 }
 OPERATIONS = [(role, method, path) for role, operations in LEAST.items() for method, path in operations]
 
