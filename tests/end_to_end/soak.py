@@ -105,13 +105,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    drawn = random.Random(arguments.seed)
+    drawn, faults = random.Random(arguments.seed), [fault for fault in FAULTS if fault.scene is Scene]
     history: list[Measured] = []
     with tempfile.TemporaryDirectory(prefix="fedafd-soak-") as folder:
         scene = Scene(Path(folder))
         try:
             for number in range(1, arguments.rounds + 1):
-                fault = drawn.choice(FAULTS)
+                fault = drawn.choice(faults)
                 line = run_line(scene, fault, drawn.choice(list(fault.moments)))
                 if line.red:
                     sys.stdout.write(f"round {number}: {line.fault}, {line.moment}: {line.red}\n")
