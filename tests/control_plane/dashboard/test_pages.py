@@ -32,7 +32,11 @@ FORMS = {
         (f"{F}/models/3/promote", {}),
         (f"{F}/models/rollback", {}),
     ],
-    "admin": [("/keys", {"name": "board", "role": "viewer", "days": ""}), ("/keys/board/revoke", {})],
+    "admin": [
+        ("/keys", {"name": "board", "role": "viewer", "days": ""}),
+        ("/keys/board/rotate", {}),
+        ("/keys/board/revoke", {}),
+    ],
 }
 
 
@@ -188,12 +192,19 @@ async def test_a_long_list_has_pages(trial: Rest) -> None:
         assert "Older" not in second
 
 
-async def test_a_key_is_shown_once_and_revoked(trial: Rest) -> None:
+async def test_a_key_is_shown_once_rotated_and_revoked(trial: Rest) -> None:
     admin = await visitor(trial)
     answer = await admin.send("/keys", name="board", role="viewer", days="30")
     (secret,) = re.findall(r'<pre id="secret"[^>]*>(.*?)</pre>', answer.text)
     assert (await stranger(trial).http.post("/login", data={"key": secret})).status_code == 303
     assert secret not in await admin.page("/keys")
+    answer = await admin.send("/keys/board/rotate")
+    (other,) = re.findall(r'<pre id="secret"[^>]*>(.*?)</pre>', answer.text)
+    assert (await stranger(trial).http.post("/login", data={"key": secret})).status_code == 401
+    assert (await stranger(trial).http.post("/login", data={"key": other})).status_code == 303
+    (board,) = [key for key in (await trial.http.get("/api-keys")).json()["items"] if key["name"] == "board"]
+    assert board["expires_at"] is not None
+    secret = other
     await admin.send("/keys/board/revoke")
     assert (await stranger(trial).http.post("/login", data={"key": secret})).status_code == 401
     for changes in ({"name": "A B"}, {"role": "king"}, {"days": "0"}, {"days": "soon"}):

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from fedafd.control_plane.api_keys import service
 from fedafd.control_plane.api_keys.schemas import ApiKey, CreateApiKey, CreatedApiKey, RotateApiKey
 from fedafd.control_plane.callers import Admin
 from fedafd.control_plane.context import ContextDep
@@ -16,8 +17,7 @@ from fedafd.control_plane.idempotency import AdminOnce
 from fedafd.control_plane.names import NAME_PATTERN
 from fedafd.control_plane.paging import Cursor, Limit, Page, decode_name, page_of
 from fedafd.control_plane.problems import problem_responses
-from fedafd.domain.errors import ConflictError
-from fedafd.persistence.api_key_repository import create_key, get_key, list_keys, revoke_key, rotate_key
+from fedafd.persistence.api_key_repository import create_key, get_key, list_keys, revoke_key
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import utc_now
 
@@ -80,11 +80,6 @@ async def rotate_api_key(name: KeyName, body: RotateApiKey, once: AdminOnce) -> 
     expires_at = utc_now() + timedelta(days=body.expires_in_days) if body.expires_in_days else None
 
     async def act(session: AsyncSession) -> CreatedApiKey:
-        row = await get_key(session, name)
-        if row.id == once.caller.id:
-            raise ConflictError(f"API key {name}: is the one that you call with; rotate it with another admin's key")
-        secret = await rotate_key(session, row, expires_at)
-        record_event(session, "api_key.rotated", federation_id=None, actor=once.caller.actor, name=row.name)
-        return CreatedApiKey.created(row, secret)
+        return await service.rotate(session, await get_key(session, name), once.caller, expires_at)
 
     return await once(act, status=200)

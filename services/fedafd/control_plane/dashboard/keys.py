@@ -1,4 +1,4 @@
-"""API keys: who has one, and the forms that make and revoke them; for admins."""
+"""API keys: who has one, and the forms that make, rotate and revoke them; for admins."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Path, Request, Response
 from pydantic import ValidationError
 
+from fedafd.control_plane.api_keys import service
 from fedafd.control_plane.api_keys.schemas import ApiKey, CreateApiKey, CreatedApiKey
 from fedafd.control_plane.callers import check_role
 from fedafd.control_plane.context import Context, ContextDep
@@ -70,6 +71,15 @@ async def revoke(name: KeyName, context: ContextDep, form: AdminForm) -> Respons
         await revoke_key(session, row)
         record_event(session, "api_key.revoked", federation_id=None, actor=form.caller.actor, name=row.name)
     return see("/keys")
+
+
+@router.post("/keys/{name}/rotate")
+async def rotate(request: Request, name: KeyName, context: ContextDep, form: AdminForm) -> Response:
+    """Give a key another secret until it expires as before; the secret stands on the answer, and nowhere again."""
+    async with context.database.transaction() as session:
+        row = await get_key(session, name)
+        made = await service.rotate(session, row, form.caller, row.expires_at)
+    return await _page(request, context, form.visit, made)
 
 
 async def _page(request: Request, context: Context, visit: Visit, made: CreatedApiKey | None = None) -> Response:
