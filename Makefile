@@ -60,6 +60,7 @@ check: setup ## Formatting, lint, types, layers, protos, diagrams
 	$(BIN)/python tools/write_reference.py --check
 	$(BIN)/python tools/write_openapi.py --check
 	$(BIN)/python tools/write_chart_readme.py --check
+	$(BIN)/python tools/write_code_map.py --check
 	@if [ -x .tools/bin/buf ]; then .tools/bin/buf lint; else echo "buf is not built (make tools TOOLS=buf): protos are not linted"; fi
 
 format: setup ## Format the code and sort imports
@@ -72,9 +73,10 @@ proto: setup ## Generate the protos' code
 diagrams: setup ## Write the state diagrams into docs/architecture.md
 	$(BIN)/python -m fedafd.domain.diagram docs/architecture.md
 
-reference: setup ## Write docs/errors.md, configuration.md, state.md, openapi.json and rest.md's table from the code
+reference: setup ## Write docs/errors.md, configuration.md, state.md, openapi.json, code-map.md, the list of decisions and rest.md's table
 	$(BIN)/python tools/write_reference.py
 	$(BIN)/python tools/write_openapi.py
+	$(BIN)/python tools/write_code_map.py
 
 charts: setup ## Write the tables of values into the charts' READMEs
 	$(BIN)/python tools/write_chart_readme.py

@@ -21,9 +21,9 @@ from fedafd.artifacts.representations import encode_representations
 from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
 from fedafd.domain.config import FederationConfig, parse_federation_config
 from fedafd.domain.kinds import ClientKind
-from fedafd.learning.averaging import weight_update
 from fedafd.learning.client_round import ClientRound, train_client
 from fedafd.learning.feature_cache import keep_features
+from fedafd.learning.fedavg import weight_update
 from fedafd.learning.server_round import Prepared, distil, initial_server_state, prepare
 
 _MODES = ("all", "head", "lora")

@@ -65,3 +65,9 @@ def test_every_file_of_the_package_is_in_its_wheel() -> None:
     others = [each.relative_to(package) for each in files if each.suffix not in (".py", ".pyi")]
     assert any(each.suffix == ".html" for each in others)
     assert [each for each in others if not any(each.match(pattern) for pattern in patterns)] == []
+
+
+def test_the_code_map_and_the_list_of_decisions_say_what_the_code_says() -> None:
+    command = [sys.executable, str(ROOT / "tools" / "write_code_map.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

@@ -22,7 +22,8 @@ from fedafd.aggregator.round_points import sed_weights
 from fedafd.aggregator.round_tracking import RoundTracking, track_rounds
 from fedafd.aggregator.server import serve
 from fedafd.aggregator.settings import AggregatorSettings, load_settings
-from fedafd.algorithm.distillation import MeanEnsemble, SimilarityEnsemble, similarity_weights
+from fedafd.algorithm.distillation import SimilarityEnsemble, similarity_weights
+from fedafd.algorithm.fedmd import MeanEnsemble
 from fedafd.domain.config import FederationConfig
 from fedafd.domain.errors import ArtifactCorruptError, ConfigurationError
 from fedafd.domain.kinds import StageKind

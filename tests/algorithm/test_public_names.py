@@ -42,6 +42,7 @@ PUBLIC = {
         "similarity_scores",
         "similarity_weights",
     },
+    "fedmd": {"MeanEnsemble", "digest_loss"},
     "flash_scores": {"corrected", "fits", "flash_scores", "logit_error"},
     "fusion": {"GATE_OFFSETS", "GranularityAwareFusion", "calibrate_gate"},
     "heads": {"ClassificationHead"},

@@ -22,7 +22,7 @@ from fedafd.artifacts.folders import unpack_folder
 from fedafd.datasets import PublicSet
 from fedafd.distiller.stages import StageResult, StageWork, run_stage
 from fedafd.domain.config import FederationConfig, parse_agent_config, parse_federation_config
-from fedafd.domain.kinds import STALE, ClientKind, Modality, StageKind
+from fedafd.domain.kinds import ClientKind, Modality, StageKind
 from fedafd.domain.merge_tree import plan_merges
 from fedafd.domain.seeds import derive_seed
 from fedafd.storage.store import sha256_of
@@ -152,7 +152,7 @@ class InProcess:
                 sent_in, reps = self._sent.get(name, (0, b""))
                 if sent_in < number and (not sent_in or self._config.distillation.staleness_decay is None):
                     continue
-                kept = "representations" if sent_in == number else f"{STALE}{number - sent_in}"
+                kept = "representations" if sent_in == number else f"stale-representations/{number - sent_in}"
                 inputs = {kept: reps, "global-representations": prepared["representations"]}
                 leaves[position] = self._stage(StageKind.FOLD, number, inputs, modality).outputs["sed-state"]
         merged: dict[tuple[int, int], bytes] = {}

@@ -21,7 +21,7 @@ _ALL_NEED = (
     "fedafd.agent.runner",
     "fedafd.agent.site",
     "fedafd.agent.start",
-    "fedafd.learning.averaging",
+    "fedafd.learning.fedavg",
     "fedafd.learning.client_round",
     "fedafd.learning.feature_cache",
     "fedafd.learning.personalized_export",

@@ -21,10 +21,10 @@ from fedafd.domain.errors import DataError, StateUnusableError
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.state_fingerprint import StateFingerprint
 from fedafd.learning.adaptation import adapt, bound_by_name, fingerprint_of_round
-from fedafd.learning.averaging import average_updates, group_of, load_average, weight_update
 from fedafd.learning.branches import pool_branches
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.client_round import ClientRound, evaluate_client, train_client
+from fedafd.learning.fedavg import average_updates, group_of, load_average, weight_update
 from fedafd.learning.local_site import LocalSite
 from fedafd.learning.server_round import Prepared, initial_server_state, prepare
 from fedafd.learning.site_evaluation import SiteEvaluator

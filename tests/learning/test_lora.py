@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from fedafd.domain.config import EncoderConfig, FederationConfig, LoraConfig, parse_federation_config
 from fedafd.domain.errors import ConfigurationError, StateUnusableError
 from fedafd.domain.kinds import ClientKind, Modality
-from fedafd.learning.averaging import average_updates, group_of, load_average, weight_update
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
 from fedafd.learning.client_model import make_client_model
 from fedafd.learning.client_round import ClientRound
 from fedafd.learning.encoders import Encoder
+from fedafd.learning.fedavg import average_updates, group_of, load_average, weight_update
 from fedafd.learning.lora import add_adapters, merged_files, merged_tensors
 from fedafd.learning.personalized_export import export_personalized_model, write_personalized_model
 from fedafd.learning.personalized_model import PersonalizedModel

@@ -19,8 +19,8 @@ from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.presets import merged
 from fedafd.domain.strategies import ABLATIONS, STRATEGIES
-from fedafd.learning.averaging import average_updates, group_of, weight_update
 from fedafd.learning.checkpoint import Checkpoint
+from fedafd.learning.fedavg import average_updates, group_of, weight_update
 from fedafd.learning.server_round import initial_server_state, prepare
 from fedafd.simulation import server_stages
 from fedafd.simulation.federation import Federation, FederationProgress

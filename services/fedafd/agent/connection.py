@@ -28,6 +28,7 @@ from fedafd.agent.patch import Patch, patch_of
 from fedafd.agent.session import AgentSession
 from fedafd.agent.state import Credential
 from fedafd.artifacts.blocks import checked_length
+from fedafd.artifacts.stage_io import BUNDLE, WEIGHTS
 from fedafd.domain.config import TlsConfig
 from fedafd.domain.errors import (
     ArtifactCorruptError,
@@ -41,7 +42,7 @@ from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
 from fedafd.rpc.channel import open_channel, way_to
-from fedafd.rpc.codes import wire_activity, wire_leave_reason, wire_purpose
+from fedafd.rpc.codes import wire_activity, wire_client_kind, wire_leave_reason, wire_purpose
 from fedafd.rpc.credentials import bearer_metadata
 from fedafd.rpc.status import DIAL_ANEW_SECONDS, error_from_rpc, has_no_route, is_in_vain
 from fedafd.rpc.tls import file_stamp
@@ -56,16 +57,10 @@ _GOODBYE_SECONDS = 2.0
 _FIRST_WAIT_SECONDS = 0.5
 _LONGEST_WAIT_SECONDS = 30.0
 _CORRUPT_TRIES = 3
-_CHANGE_IN_PART = ("encoder-bundle/", "weights/")
+_CHANGE_IN_PART = (BUNDLE, WEIGHTS)
 """Purposes whose next artifact has the layout of the last."""
 _WORTH_A_PATCH_BYTES = 256 << 10
 _UNREACHABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
-_KINDS = {
-    ParticipantKind.IMAGE: types_pb2.CLIENT_KIND_IMAGE,
-    ParticipantKind.TEXT: types_pb2.CLIENT_KIND_TEXT,
-    ParticipantKind.PAIR: types_pb2.CLIENT_KIND_PAIR,
-    ParticipantKind.REGION: types_pb2.CLIENT_KIND_REGION,
-}
 
 _JITTER = random.SystemRandom()  # apart from the seeded generators of the training
 
@@ -114,7 +109,9 @@ class AggregatorConnection:
 
     async def enrol(self, token: str, kind: ClientKind | ParticipantKind, nonce: bytes = b"") -> Credential:
         """Trade the one-time token for a credential; with the same `nonce` again for the same one."""
-        request = pb.EnrollRequest(token=token, kind=_KINDS[ParticipantKind(kind)], software=_software(), nonce=nonce)
+        request = pb.EnrollRequest(
+            token=token, kind=wire_client_kind(ParticipantKind(kind)), software=_software(), nonce=nonce
+        )
         answer = await self._repeat("enrol", lambda: self._stub.Enroll(request, timeout=_CALL_SECONDS))
         return Credential(
             federation_id=answer.federation_id,

@@ -35,6 +35,7 @@ from fedafd.agent.training import (
     TrainingCancelledError,
     train_watched,
 )
+from fedafd.artifacts.stage_io import BUNDLE
 from fedafd.domain.config import AgentConfig, AveragingMode, parse_federation_config
 from fedafd.domain.errors import (
     ConfigurationError,
@@ -56,7 +57,6 @@ from fedafd.telemetry.tracing import span_below
 
 __all__ = ["Agent", "StoppedByServerError"]
 
-_BUNDLE_PREFIX = "encoder-bundle/"
 _AFTER_ERROR_SECONDS = 5.0
 _KEEP_SESSION_SECONDS = 10.0
 """Well below the aggregator's lease on a session."""
@@ -347,7 +347,7 @@ def _reporter(connection: AggregatorConnection, round_id: str) -> Callable[[floa
 
 
 def _modality(bundle: types_pb2.Artifact) -> Modality:
-    name = bundle.purpose.removeprefix(_BUNDLE_PREFIX)
+    name = bundle.purpose.removeprefix(BUNDLE)
     if name not in set(Modality):
         raise InvalidRequestError(f"the task names an encoder bundle of purpose {bundle.purpose!r}; update the agent")
     return Modality(name)

@@ -148,6 +148,6 @@ def _intensity_range(options: Mapping[str, Any]) -> IntensityRange | None:
 
 
 def _weights(task: LocalTask, state: bytes, told_samples: int) -> bytes | None:
-    from fedafd.learning.averaging import weight_update
+    from fedafd.learning.fedavg import weight_update
 
     return None if task.config.averaging is AveragingMode.OFF else weight_update(state, told_samples)

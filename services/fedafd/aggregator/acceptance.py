@@ -14,6 +14,8 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.aggregator.together import Guard, Together
+from fedafd.artifacts.ref import ArtifactRef
+from fedafd.artifacts.stage_io import FoldInputs, SharedOutputs
 from fedafd.domain.kinds import Modality, StageKind
 from fedafd.domain.states import ParticipationState
 from fedafd.persistence.artifact_repository import NewArtifact, add_artifacts
@@ -38,7 +40,7 @@ class Checked:
     row: RoundRow
     participation: ParticipationRow
     receipt: str
-    content: dict[str, Any]
+    content: ArtifactRef
     """The entry of the representations, or of a region's merged states."""
     modalities: tuple[Modality, ...]
     """Of what was delivered."""
@@ -46,8 +48,8 @@ class Checked:
     """Of a region: whom it stands for, as it is stored."""
     num_clients: int | None
     """How many those are."""
-    weights: dict[str, Any] | None
-    model_files: Mapping[str, dict[str, Any]]
+    weights: ArtifactRef | None
+    model_files: Mapping[str, ArtifactRef]
     metrics: Mapping[str, float]
     num_private_samples: int | None
     bytes_up: int
@@ -121,11 +123,13 @@ def _artifacts(delivery: Checked) -> list[NewArtifact]:
 
 async def _announce_folds(session: AsyncSession, round_id: str, deliveries: Sequence[Checked]) -> None:
     prepared = await stage_outputs(session, round_id, StageKind.PREPARE) or {}
-    folds: dict[tuple[Modality, int], dict[str, Any]] = {}
+    folds: dict[tuple[Modality, int], dict[str, ArtifactRef]] = {}
     for each in deliveries:
-        inputs = {each.content["purpose"]: each.content}
         if each.region_clients is None:
-            inputs["global-representations"] = prepared["representations"]
+            made = SharedOutputs.of(prepared).global_representations
+            inputs = FoldInputs(client_representations=each.content, global_representations=made).named()
+        else:
+            inputs = {each.content["purpose"]: each.content}
         for modality in each.modalities:
             folds[modality, each.participation.position] = inputs
     for modality, position in await add_folds(session, round_id, folds):

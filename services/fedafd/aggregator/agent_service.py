@@ -25,7 +25,6 @@ from fedafd.domain.errors import (
     StorageUnavailableError,
     UploadError,
 )
-from fedafd.domain.kinds import ParticipantKind
 from fedafd.domain.leaving import ActivityKind, leave_words
 from fedafd.domain.states import ParticipationState
 from fedafd.persistence.client_repository import enrol_client
@@ -36,17 +35,11 @@ from fedafd.persistence.session_repository import end_session
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceServicer
-from fedafd.rpc.codes import activity_from_wire, leave_reason_from_wire, purpose_from_wire
+from fedafd.rpc.codes import activity_from_wire, client_kind_from_wire, leave_reason_from_wire, purpose_from_wire
 from fedafd.rpc.sessions import sessions_in
 
 __all__ = ["AgentService"]
 
-_KINDS = {
-    types_pb2.CLIENT_KIND_IMAGE: ParticipantKind.IMAGE,
-    types_pb2.CLIENT_KIND_TEXT: ParticipantKind.TEXT,
-    types_pb2.CLIENT_KIND_PAIR: ParticipantKind.PAIR,
-    types_pb2.CLIENT_KIND_REGION: ParticipantKind.REGION,
-}
 _STORE_OUTAGES = (StorageFullError, StorageUnavailableError)
 """A site that meets one lives and tries again: it is not silent."""
 _NONCE_BYTES = (16, 64)
@@ -64,7 +57,7 @@ class AgentService(AggregatorServiceServicer):
         self._context = context
 
     async def Enroll(self, request: pb.EnrollRequest, call: Call) -> pb.EnrollResponse:
-        kind = _KINDS.get(request.kind)
+        kind = client_kind_from_wire(request.kind)
         if kind is None:
             raise InvalidRequestError("kind must be image, text, pair or region")
         async with self._context.database.transaction() as session:

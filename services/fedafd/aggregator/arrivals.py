@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 from pathlib import Path
 
+from fedafd.artifacts.keys import RoundObjects
 from fedafd.domain.errors import ArtifactNotFoundError, UploadError, UploadIncompleteError
 from fedafd.persistence.models import RoundRow, UploadRow
 from fedafd.storage import ObjectStore
@@ -24,7 +25,7 @@ class ArrivingBlob:
 
     def __init__(self, store: ObjectStore, row: RoundRow, upload: UploadRow) -> None:
         self._store, self.upload = store, upload
-        self._key = f"federations/{row.federation_id}/rounds/{row.number}/chunks/{upload.id}/bytes"
+        self._key = RoundObjects(row.federation_id, row.number).arriving(upload.id)
 
     async def missing(self) -> range:
         """Indices of the chunks that have not arrived: all from some one on."""

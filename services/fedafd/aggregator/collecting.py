@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fedafd.aggregator.step import COORDINATOR, Step
+from fedafd.artifacts.ref import ArtifactRef
+from fedafd.artifacts.stage_io import DistilInputs, FoldInputs, MergeInputs, PrepareOutputs, SharedOutputs, sed_state_of
 from fedafd.domain.config import AveragingMode
-from fedafd.domain.kinds import STALE, Modality, ParticipantKind, StageKind, UploadPurpose
+from fedafd.domain.kinds import Modality, ParticipantKind, StageKind, UploadPurpose
 from fedafd.domain.leaving import LeaveReason
 from fedafd.domain.merge_tree import MergePlan, plan_merges
 from fedafd.domain.states import OPEN_PARTICIPATION_STATES, ParticipationState, RoundState, StageState
@@ -24,7 +24,6 @@ from fedafd.persistence.stage_repository import add_stage
 __all__ = ["merge_plan", "step_collecting"]
 
 _Cohort = list[tuple[ParticipationRow, ClientRow]]
-_Entry = dict[str, Any]
 
 
 async def step_collecting(step: Step, stages: list[StageRow]) -> bool:
@@ -41,7 +40,7 @@ async def step_collecting(step: Step, stages: list[StageRow]) -> bool:
         for ready in plan.ready:
             if (modality.value, ready.level, ready.position) in begun:
                 continue
-            inputs = {f"sed-state/{number}": entry for number, entry in enumerate(ready.children)}
+            inputs = MergeInputs(states=tuple(ready.children)).named()
             place = (ready.level, ready.position)
             changed = await _add_merge(step, modality, place, inputs) or changed
     if any(_is_open(participation) for participation, _ in cohort):
@@ -59,7 +58,7 @@ async def _fold_stale(step: Step, cohort: _Cohort, stages: list[StageRow]) -> bo
     if step.config.distillation.staleness_decay is None:
         return False
     folding = {stage.position for stage in stages if stage.kind == StageKind.FOLD.value}
-    prepared = next(stage for stage in stages if stage.kind == StageKind.PREPARE.value).outputs or {}
+    shared = SharedOutputs.of(_prepared(stages))
     added = False
     for participation, client in cohort:
         settled_without = not _is_open(participation) and participation.state != ParticipationState.DELIVERED.value
@@ -70,7 +69,9 @@ async def _fold_stale(step: Step, cohort: _Cohort, stages: list[StageRow]) -> bo
         if found is None:
             continue
         entry, age = found
-        inputs = {f"{STALE}{age}": entry, "global-representations": prepared["representations"]}
+        inputs = FoldInputs(
+            client_representations=entry, global_representations=shared.global_representations, age=age
+        ).named()
         for modality in ParticipantKind(client.kind).modalities:
             place = participation.position
             await add_stage(step.session, step.row.id, StageKind.FOLD, inputs, modality=modality, position=place)
@@ -78,7 +79,7 @@ async def _fold_stale(step: Step, cohort: _Cohort, stages: list[StageRow]) -> bo
     return added
 
 
-async def _add_merge(step: Step, modality: Modality, place: tuple[int, int], inputs: dict[str, _Entry]) -> bool:
+async def _add_merge(step: Step, modality: Modality, place: tuple[int, int], inputs: dict[str, ArtifactRef]) -> bool:
     level, position = place
     added = await add_stage(
         step.session, step.row.id, StageKind.MERGE, inputs, modality=modality, level=level, position=position
@@ -86,17 +87,19 @@ async def _add_merge(step: Step, modality: Modality, place: tuple[int, int], inp
     return added is not None
 
 
-async def _close(step: Step, stages: list[StageRow], roots: dict[Modality, _Entry]) -> bool:
+async def _close(step: Step, stages: list[StageRow], roots: dict[Modality, ArtifactRef]) -> bool:
     if step.row.upstream_round_id is not None:
         return await step.move(RoundState.DISTILLING)  # which the upper federation does, of the merged states
-    prepared = next(stage for stage in stages if stage.kind == StageKind.PREPARE.value).outputs or {}
-    inputs = {"server-state": prepared["server-state"], "global-representations": prepared["representations"]}
-    inputs |= {f"sed-state/{modality.value}": entry for modality, entry in roots.items()}
+    prepared, weights = PrepareOutputs.of(_prepared(stages)), []
     if step.config.averaging is not AveragingMode.OFF:
         weights = await round_artifacts(step.session, step.row.id, UploadPurpose.WEIGHTS.value)
-        # In the order of clients' names, so that the average has the same bits whoever was first.
-        inputs |= {f"weights/{place:06d}": entry for place, entry in enumerate(weights)}
-    await add_stage(step.session, step.row.id, StageKind.DISTIL, inputs)
+    inputs = DistilInputs(
+        server_state=prepared.server_state,
+        global_representations=prepared.global_representations,
+        ensembles=roots,
+        client_weights=tuple(weights),
+    )
+    await add_stage(step.session, step.row.id, StageKind.DISTIL, inputs.named())
     return await step.move(RoundState.DISTILLING)
 
 
@@ -132,14 +135,14 @@ async def _drop_lost(step: Step, cohort: _Cohort) -> bool:
     return dropped
 
 
-def merge_plan(cohort: _Cohort, stages: list[StageRow], modality: Modality) -> MergePlan[_Entry]:
+def merge_plan(cohort: _Cohort, stages: list[StageRow], modality: Modality) -> MergePlan[ArtifactRef]:
     """What of one modality's states can be merged now, and the root once all are."""
     done = [s for s in stages if s.modality == modality.value and s.state == StageState.DONE.value and s.outputs]
-    folded = {s.position: (s.outputs or {})["sed-state"] for s in done if s.kind == StageKind.FOLD.value}
-    merged = {(s.level, s.position): (s.outputs or {})["sed-state"] for s in done if s.kind == StageKind.MERGE.value}
+    folded = {s.position: sed_state_of(s.outputs or {}) for s in done if s.kind == StageKind.FOLD.value}
+    merged = {(s.level, s.position): sed_state_of(s.outputs or {}) for s in done if s.kind == StageKind.MERGE.value}
     folds = [s for s in stages if s.kind == StageKind.FOLD.value and s.modality == modality.value]
     folding = {s.position for s in folds if s.state != StageState.CANCELLED.value}
-    leaves: dict[int, _Entry | None] = {}
+    leaves: dict[int, ArtifactRef | None] = {}
     for participation, client in cohort:
         delivers = bool(clients_with(participation, client, modality)) and (
             _is_open(participation) or participation.state == ParticipationState.DELIVERED.value
@@ -149,6 +152,10 @@ def merge_plan(cohort: _Cohort, stages: list[StageRow], modality: Modality) -> M
         elif not delivers and participation.position not in folding:
             leaves[participation.position] = None
     return plan_merges(len(cohort), leaves, merged)
+
+
+def _prepared(stages: list[StageRow]) -> dict[str, ArtifactRef]:
+    return next(stage for stage in stages if stage.kind == StageKind.PREPARE.value).outputs or {}
 
 
 def _quorum_missing(step: Step, cohort: _Cohort) -> str | None:

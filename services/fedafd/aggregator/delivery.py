@@ -23,7 +23,9 @@ from fedafd.aggregator.region_delivery import as_stored, check_region
 from fedafd.aggregator.tasks import public_set_manifest
 from fedafd.aggregator.uploads import Assembled, announced, assemble, open_participation
 from fedafd.artifacts.folders import unpack_folder
+from fedafd.artifacts.keys import personalized_model_file
 from fedafd.artifacts.merged_states import ClientCounts
+from fedafd.artifacts.ref import ArtifactRef
 from fedafd.artifacts.representations import check_representations
 from fedafd.artifacts.weight_updates import check_weight_update
 from fedafd.domain.config import AveragingMode, stored_federation_config
@@ -58,7 +60,7 @@ _READ_IN_PIECES = (UploadPurpose.REPRESENTATIONS, UploadPurpose.MERGED_STATES)
 class _Delivery:
     content: Assembled
     """Representations, or a region's merged states."""
-    model_files: dict[str, dict[str, Any]]
+    model_files: dict[str, ArtifactRef]
     weights: Assembled | None
     clients: ClientCounts | None = None
     """Of a region: whom it stands for."""
@@ -196,15 +198,15 @@ async def _checked(context: Context, client: ClientRow, row: RoundRow, blobs: li
     return _Delivery(reps[0], files, weights[0] if weights else None)
 
 
-def _store_model(context: Context, client: ClientRow, row: RoundRow, bundle: Path) -> dict[str, dict[str, Any]]:
+def _store_model(context: Context, client: ClientRow, row: RoundRow, bundle: Path) -> dict[str, ArtifactRef]:
     files = unpack_folder(bundle.read_bytes())
     for path, content in files.items():
         _check_model_file(path, content)
-    prefix = f"federations/{row.federation_id}/clients/{client.name}/models/{row.number}"
-    entries = {}
+    entries: dict[str, ArtifactRef] = {}
     for path, content in files.items():
-        context.store.put(f"{prefix}/{path}", content)
-        entries[path] = {"sha256": sha256_of(content), "size_bytes": len(content), "key": f"{prefix}/{path}"}
+        key = personalized_model_file(row.federation_id, client.name, row.number, path)
+        context.store.put(key, content)
+        entries[path] = {"sha256": sha256_of(content), "size_bytes": len(content), "purpose": "model-file", "key": key}
     return entries
 
 

@@ -12,6 +12,8 @@ from fedafd.aggregator.fallback import older_inputs
 from fedafd.aggregator.identity import require_internal
 from fedafd.aggregator.lost_delivery import take_back
 from fedafd.aggregator.types import Call
+from fedafd.artifacts.keys import RoundObjects
+from fedafd.artifacts.ref import ArtifactRef
 from fedafd.domain.config import FederationConfig, stored_federation_config
 from fedafd.domain.errors import InvalidRequestError, StageLostError
 from fedafd.domain.kinds import FOLDS_TOGETHER, Modality, StageKind
@@ -38,26 +40,13 @@ from fedafd.persistence.stage_repository import (
 from fedafd.proto.v1 import distillation_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceServicer
+from fedafd.rpc.codes import wire_modality, wire_stage_kind
 from fedafd.telemetry.logging import add_context, get_logger
 
 __all__ = ["MAX_STAGE_FAILURES", "DistillationService"]
 
 MAX_STAGE_FAILURES = 3
 """A stage that failed or went silent so often fails its round."""
-
-_KINDS = {
-    StageKind.PREPARE: pb.STAGE_KIND_PREPARE,
-    StageKind.FOLD: pb.STAGE_KIND_FOLD,
-    StageKind.MERGE: pb.STAGE_KIND_MERGE,
-    StageKind.DISTIL: pb.STAGE_KIND_DISTIL,
-    StageKind.EVALUATE: pb.STAGE_KIND_EVALUATE,
-}
-_MODALITIES = {
-    "": types_pb2.MODALITY_UNSPECIFIED,
-    Modality.IMAGE: types_pb2.MODALITY_IMAGE,
-    Modality.TEXT: types_pb2.MODALITY_TEXT,
-}
-
 
 _log = get_logger(__name__)
 
@@ -212,7 +201,10 @@ async def _complete(
 
 def _companion(stage: StageRow) -> pb.Companion:
     return pb.Companion(
-        stage_id=stage.id, token=stage.attempt, inputs=_inputs(stage), modality=_MODALITIES[stage.modality]
+        stage_id=stage.id,
+        token=stage.attempt,
+        inputs=_inputs(stage),
+        modality=wire_modality(Modality(stage.modality) if stage.modality else None),
     )
 
 
@@ -227,7 +219,7 @@ def _is_late(row: RoundRow) -> bool:
 def _description(stage: StageRow, row: RoundRow, config: FederationConfig, token: int) -> pb.ClaimStageResponse:
     return pb.ClaimStageResponse(
         token=token,
-        kind=_KINDS[StageKind(stage.kind)],
+        kind=wire_stage_kind(StageKind(stage.kind)),
         federation_id=row.federation_id,
         round_id=row.id,
         round_number=row.number,
@@ -235,12 +227,12 @@ def _description(stage: StageRow, row: RoundRow, config: FederationConfig, token
         federation_config_json=config.canonical_json(),
         public_set_sha256=row.public_set_sha256,
         inputs=_inputs(stage),
-        output_prefix=f"federations/{row.federation_id}/rounds/{row.number}/",
-        modality=_MODALITIES[stage.modality],
+        output_prefix=RoundObjects(row.federation_id, row.number).artifacts,
+        modality=wire_modality(Modality(stage.modality) if stage.modality else None),
     )
 
 
-def _entry(output: pb.NamedArtifact) -> dict[str, Any]:
+def _entry(output: pb.NamedArtifact) -> ArtifactRef:
     artifact = output.artifact
     if len(artifact.sha256) != 64 or not artifact.key:
         raise InvalidRequestError(f"output {output.name}: needs a SHA-256 and a key")

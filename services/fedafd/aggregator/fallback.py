@@ -5,26 +5,23 @@ Behind a version are those that it was trained from. A newer one that an operato
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.aggregator.step import COORDINATOR
+from fedafd.artifacts.ref import ArtifactRef
+from fedafd.artifacts.stage_io import SERVER_STATE, server_state_ref
 from fedafd.domain.kinds import StageKind
 from fedafd.persistence.artifact_repository import artifact_size
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.model_repository import version_behind
 from fedafd.persistence.models import RoundRow, StageRow
 
-__all__ = ["SERVER_STATE", "older_inputs"]
-
-SERVER_STATE = "server-state"
-"""Name of the input of a preparing stage that the version before the round left."""
+__all__ = ["older_inputs"]
 
 
 async def older_inputs(
     session: AsyncSession, stage: StageRow, row: RoundRow, bad_input: str, reason: str
-) -> dict[str, Any] | None:
+) -> dict[str, ArtifactRef] | None:
     """Inputs of a preparing stage whose server state cannot be used, with the next older one; None if there is none."""
     if stage.kind != StageKind.PREPARE.value or bad_input != SERVER_STATE or SERVER_STATE not in stage.inputs:
         return None
@@ -43,10 +40,7 @@ async def older_inputs(
     )
     row.base_version = older.version
     return stage.inputs | {
-        SERVER_STATE: {
-            "sha256": older.state_sha256,
-            "size_bytes": await artifact_size(session, older.state_key),
-            "purpose": SERVER_STATE,
-            "key": older.state_key,
-        }
+        SERVER_STATE: server_state_ref(
+            older.state_key, older.state_sha256, await artifact_size(session, older.state_key)
+        )
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.aggregator.step import COORDINATOR
-from fedafd.domain.kinds import STALE, StageKind, UploadPurpose
+from fedafd.artifacts.stage_io import is_client_representations
+from fedafd.domain.kinds import StageKind, UploadPurpose
 from fedafd.domain.states import ParticipationState, RoundState
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import RoundRow, StageRow
@@ -26,7 +27,7 @@ async def take_back(session: AsyncSession, stage: StageRow, row: RoundRow, bad_i
     """
     if stage.kind != StageKind.FOLD.value or row.state != RoundState.COLLECTING.value:
         return None
-    if bad_input not in _DELIVERED and not bad_input.startswith(STALE):
+    if bad_input not in _DELIVERED and not is_client_representations(bad_input):
         return None
     part, client = await participation_at(session, row.id, stage.position)
     again = stage.failures + 1 < MAX_LOST_DELIVERIES

@@ -7,23 +7,19 @@ is open; once the round is over, nothing names it any more.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
+from fedafd.artifacts.keys import FEDERATIONS, OF_A_FEDERATION, OF_A_ROUND, OF_AN_UPLOAD
 from fedafd.persistence.orphan_repository import Known
 from fedafd.storage import ObjectInfo, ObjectStore, UnfinishedWrites
 
-__all__ = ["OBJECTS_BELOW", "Orphan", "OrphanKind", "orphan_kind", "orphans_of", "unfinished_writes"]
+__all__ = ["Orphan", "OrphanKind", "orphan_kind", "orphans_of", "unfinished_writes"]
 
-OBJECTS_BELOW = "federations/"
 """Prefix of the objects that rounds write. Public sets, which lie elsewhere, are an operator's to keep."""
-_CHUNK = re.compile(r"federations/(?P<federation>[^/]+)/rounds/\d+/chunks/(?P<upload>[^/]+)/")
-_OF_A_ROUND = re.compile(r"federations/(?P<federation>[^/]+)/(rounds|models|clients/[^/]+/models)/(?P<number>\d+)/")
-_OF_A_FEDERATION = re.compile(r"federations/(?P<federation>[^/]+)/.")
-_PROBE = "federations/write-probe/"
+_PROBE = f"{FEDERATIONS}write-probe/"
 _ABANDONED_AFTER = timedelta(days=1)
 """No write takes so long."""
 
@@ -56,11 +52,11 @@ def orphan_kind(key: str, known: Known, forgotten: Mapping[str, OrphanKind] = _N
     """Why nothing needs the object of that key; None if something does or may. `forgotten`: keys about to be so."""
     if key.startswith(_PROBE):
         return OrphanKind.PROBES
-    if (found := _OF_A_FEDERATION.match(key)) is None or found["federation"] not in known.federations:
+    if (found := OF_A_FEDERATION.match(key)) is None or found["federation"] not in known.federations:
         return OrphanKind.FOREIGN if found else None
-    if chunk := _CHUNK.match(key):
+    if chunk := OF_AN_UPLOAD.match(key):
         return None if chunk["upload"] in known.uploads else OrphanKind.CHUNKS
-    place = _OF_A_ROUND.match(key)
+    place = OF_A_ROUND.match(key)
     if place is None or (place["federation"], int(place["number"])) in known.open_rounds:
         return None
     of_whole = key.removesuffix(".copy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fedafd.aggregator.step import COORDINATOR, Step
+from fedafd.artifacts.stage_io import EvaluateOutputs
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.federation_repository import get_federation
 from fedafd.persistence.model_repository import add_files
@@ -10,13 +11,11 @@ from fedafd.persistence.models import ModelVersionRow, StageRow
 
 __all__ = ["publish_version"]
 
-_FILE_PREFIX = "model/"
-
 
 async def publish_version(step: Step, evaluated: StageRow) -> None:
     """Make the evaluated model the federation's current version."""
-    outputs = evaluated.outputs or {}
-    state = outputs["server-state"]
+    outputs = EvaluateOutputs.of(evaluated.outputs or {})
+    state = outputs.server_state
     version = ModelVersionRow(
         federation_id=step.row.federation_id,
         version=step.row.number,
@@ -28,8 +27,7 @@ async def publish_version(step: Step, evaluated: StageRow) -> None:
     )
     step.session.add(version)
     await step.session.flush()
-    files = {name.removeprefix(_FILE_PREFIX): entry for name, entry in outputs.items() if name.startswith(_FILE_PREFIX)}
-    await add_files(step.session, version, files)
+    await add_files(step.session, version, outputs.model_files)
     federation = await get_federation(step.session, step.row.federation_id)
     federation.current_version = version.version
     record_event(

@@ -9,6 +9,7 @@ from fedafd.aggregator.context import Context
 from fedafd.aggregator.tasks import public_set_manifest
 from fedafd.aggregator.uploads import Assembled
 from fedafd.artifacts.merged_states import ClientCounts, check_merged_states
+from fedafd.artifacts.stage_io import SharedOutputs
 from fedafd.domain.config import stored_federation_config
 from fedafd.domain.config.regions import check_regions
 from fedafd.domain.errors import RoundClosedError, UploadError
@@ -42,7 +43,7 @@ async def check_region(
         config,
         num_samples=manifest.num_samples(),
         public_set_sha256=row.public_set_sha256,
-        global_sha256=prepared["representations"]["sha256"],
+        global_sha256=SharedOutputs.of(prepared).global_representations["sha256"],
         max_clients=client.max_clients or 0,
     )
     return blobs[0], clients

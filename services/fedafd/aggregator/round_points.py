@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from fedafd.artifacts.stage_io import find_sed_state
 from fedafd.domain.errors import ArtifactCorruptError
 from fedafd.domain.kinds import StageKind
 from fedafd.domain.states import ParticipationState, RoundState, StageState
@@ -76,7 +77,7 @@ def _folds(parts: Sequence[tuple[ParticipationRow, ClientRow]], stages: Sequence
     names = {part.position: client.name for part, client in parts}
     found: dict[str, dict[str, str]] = {}
     for stage in stages:
-        entry: Any = (stage.outputs or {}).get("sed-state")
+        entry = find_sed_state(stage.outputs or {})
         is_done = stage.kind == StageKind.FOLD.value and stage.state == StageState.DONE.value
         if is_done and entry and stage.position in names:
             found.setdefault(stage.modality, {})[names[stage.position]] = entry["key"]

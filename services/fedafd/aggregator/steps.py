@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any
 
 from fedafd.aggregator.collecting import step_collecting
 from fedafd.aggregator.distillation_service import MAX_STAGE_FAILURES
 from fedafd.aggregator.publishing import publish_version
 from fedafd.aggregator.step import COORDINATOR, Step
+from fedafd.artifacts.stage_io import DistilOutputs, EvaluateInputs, PrepareInputs, server_state_ref
 from fedafd.domain.kinds import StageKind
 from fedafd.domain.states import ParticipationState, RoundState, StageState
 from fedafd.persistence.client_repository import enrolled_clients
@@ -82,16 +82,11 @@ async def _step_queued(step: Step, _: list[StageRow]) -> bool:
     # Locked: retention does not let go meanwhile what the round starts from.
     federation = await get_federation(step.session, step.row.federation_id, lock=True)
     version = await find_version(step.session, federation.id, federation.current_version)
-    inputs: dict[str, Any] = {}
+    state = None
     if version is not None:
         size = await step.artifact_size(version.state_key)
-        inputs["server-state"] = {
-            "sha256": version.state_sha256,
-            "size_bytes": size,
-            "purpose": "server-state",
-            "key": version.state_key,
-        }
-    await add_stage(step.session, step.row.id, StageKind.PREPARE, inputs)
+        state = server_state_ref(version.state_key, version.state_sha256, size)
+    await add_stage(step.session, step.row.id, StageKind.PREPARE, PrepareInputs(server_state=state).named())
     return await step.move(RoundState.PREPARING, base_version=federation.current_version, started_at=utc_now())
 
 
@@ -117,8 +112,8 @@ async def _step_distilling(step: Step, stages: list[StageRow]) -> bool:
     distilled = _done(stages, StageKind.DISTIL)
     if distilled is None:
         return False
-    inputs = {"server-state": (distilled.outputs or {})["server-state"]}
-    await add_stage(step.session, step.row.id, StageKind.EVALUATE, inputs)
+    state = DistilOutputs.of(distilled.outputs or {}).server_state
+    await add_stage(step.session, step.row.id, StageKind.EVALUATE, EvaluateInputs(server_state=state).named())
     return await step.move(RoundState.EVALUATING)
 
 

@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.coordinator import Coordinator
-from fedafd.aggregator.orphans import OBJECTS_BELOW, Orphan, OrphanKind, orphans_of, unfinished_writes
+from fedafd.aggregator.orphans import Orphan, OrphanKind, orphans_of, unfinished_writes
+from fedafd.artifacts.keys import FEDERATIONS, RoundObjects
 from fedafd.domain.errors import FedafdError
 from fedafd.persistence.artifact_repository import forget_artifacts
 from fedafd.persistence.database import Database
@@ -91,8 +92,8 @@ async def sweep_round(database: Database, store: ObjectStore, row: RoundRow) -> 
     async with database.snapshot() as session:
         known = await known_objects(session, row)
     amount = Amount()
-    place = f"{OBJECTS_BELOW}{row.federation_id}"
-    for prefix in (f"{place}/rounds/{row.number}/", f"{place}/models/{row.number}/"):
+    objects = RoundObjects(row.federation_id, row.number)
+    for prefix in (objects.artifacts, objects.model):
         found = list(orphans_of(await asyncio.to_thread(_listed, store, prefix), known))
         await asyncio.to_thread(_delete, store, found)
         for each in found:
@@ -113,7 +114,7 @@ async def prune(
     Safe while the services run. With `dry_run` nothing is changed.
     """
     # First the objects, then the rows: what was written since is not looked at.
-    listed = await asyncio.to_thread(_listed, store, OBJECTS_BELOW)
+    listed = await asyncio.to_thread(_listed, store, FEDERATIONS)
     async with database.snapshot() if dry_run else database.transaction() as session:
         forgotten = await _let_go(session) if dry_run else await _forget(session)
         known = await known_objects(session)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.aggregator.callers import Caller
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.round_facts import RoundTask
+from fedafd.artifacts import keys
 from fedafd.artifacts.manifest import Manifest, read_manifest
+from fedafd.artifacts.ref import ArtifactRef
+from fedafd.artifacts.stage_io import BUNDLE, WEIGHTS, SharedOutputs, is_global_representations
 from fedafd.domain.config import stored_federation_config
 from fedafd.domain.kinds import ParticipantKind, StageKind
 from fedafd.domain.seeds import derive_seed
@@ -26,14 +28,13 @@ from fedafd.storage.store import get_verified
 
 __all__ = ["desired_task", "find_artifact", "public_set_manifest"]
 
-_WEIGHTS = "weights/"
 _manifests: dict[str, Manifest] = {}
 
 
 async def public_set_manifest(context: Context, sha256: str) -> Manifest:
     """A public set's manifest; immutable, so it is read once per process."""
     if sha256 not in _manifests:
-        content = await asyncio.to_thread(get_verified, context.store, f"public-sets/{sha256}/manifest.json", sha256)
+        content = await asyncio.to_thread(get_verified, context.store, keys.public_set_manifest(sha256), sha256)
         _manifests[sha256] = read_manifest(content)
     return _manifests[sha256]
 
@@ -101,9 +102,9 @@ def _train_task(row: RoundRow, artifacts: list[types_pb2.Artifact]) -> pb.TrainT
         federation_config_json=config.sites_json(),
         public_set_sha256=row.public_set_sha256,
         public_set=[artifact for artifact in artifacts if artifact.purpose.startswith("public-set")],
-        global_representations=next(a for a in artifacts if a.purpose == "representations"),
-        encoder_bundles=[a for a in artifacts if a.purpose.startswith("encoder-bundle/")],
-        averaged_weights=[a for a in artifacts if a.purpose.startswith(_WEIGHTS)],
+        global_representations=next(a for a in artifacts if is_global_representations(a.purpose)),
+        encoder_bundles=[a for a in artifacts if a.purpose.startswith(BUNDLE)],
+        averaged_weights=[a for a in artifacts if a.purpose.startswith(WEIGHTS)],
         accepts_personalized_model=config.accept_personalized_models,
         traceparent=row.traceparent or "",
     )
@@ -127,13 +128,13 @@ async def _averages(session: AsyncSession, row: RoundRow, kind: ParticipantKind)
     if base is None:
         return []
     outputs = await stage_outputs(session, base.round_id, StageKind.DISTIL) or {}
-    names = sorted(name for name in outputs if name.startswith(f"{_WEIGHTS}{kind.value}-"))
+    names = sorted(name for name in outputs if name.startswith(f"{WEIGHTS}{kind.value}-"))
     return [_artifact(name, outputs[name]) for name in names]
 
 
 def _public_set(sha256: str, manifest: Manifest) -> Iterator[types_pb2.Artifact]:
     size = len(manifest.to_bytes())
-    key = f"public-sets/{sha256}/manifest.json"
+    key = keys.public_set_manifest(sha256)
     yield types_pb2.Artifact(sha256=sha256, size_bytes=size, purpose="public-set/manifest", key=key)
     for shard in manifest.shards:
         if shard.split == "train":
@@ -141,17 +142,16 @@ def _public_set(sha256: str, manifest: Manifest) -> Iterator[types_pb2.Artifact]
                 sha256=shard.sha256,
                 size_bytes=shard.size_bytes,
                 purpose="public-set/shard",
-                key=f"public-sets/{sha256}/{shard.name}",
+                key=keys.public_set_shard(sha256, shard.name),
             )
 
 
-def _prepared(outputs: dict[str, Any], kind: ParticipantKind) -> Iterator[types_pb2.Artifact]:
-    names = ["representations", *(f"encoder-bundle/{modality.value}" for modality in kind.modalities)]
-    for name in names:
-        yield _artifact(name, outputs[name])
+def _prepared(outputs: Mapping[str, ArtifactRef], kind: ParticipantKind) -> Iterator[types_pb2.Artifact]:
+    for name, entry in SharedOutputs.of(outputs).for_sites(kind.modalities).items():
+        yield _artifact(name, entry)
 
 
-def _artifact(name: str, entry: dict[str, Any]) -> types_pb2.Artifact:
+def _artifact(name: str, entry: ArtifactRef) -> types_pb2.Artifact:
     return types_pb2.Artifact(sha256=entry["sha256"], size_bytes=entry["size_bytes"], purpose=name, key=entry["key"])
 
 

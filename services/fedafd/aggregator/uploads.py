@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fedafd.aggregator.announcing import Announcement
 from fedafd.aggregator.arrivals import ArrivingBlob
 from fedafd.aggregator.context import Context
+from fedafd.artifacts.keys import RoundObjects
+from fedafd.artifacts.ref import ArtifactRef
 from fedafd.domain.config import AveragingMode, FederationConfig, stored_federation_config
 from fedafd.domain.errors import NotFoundError, RoundClosedError, UploadError
 from fedafd.domain.kinds import ParticipantKind, UploadPurpose
@@ -89,7 +90,7 @@ class Assembled:
 
     purpose: UploadPurpose
     file: Path
-    entry: dict[str, Any]
+    entry: ArtifactRef
     blob: ArrivingBlob
 
 
@@ -116,10 +117,15 @@ async def announced(context: Context, client: ClientRow, row: RoundRow, upload_i
 async def assemble(context: Context, client: ClientRow, row: RoundRow, upload: UploadRow, scratch: Path) -> Assembled:
     """The blob of an upload, if all of it is there. Raises UploadError when some is missing or does not fit."""
     # Weights count once per client, even where two clients send the same bytes.
-    owner = f"/{client.name}" if upload.purpose == UploadPurpose.WEIGHTS else ""
-    key = f"federations/{row.federation_id}/rounds/{row.number}/{upload.purpose}{owner}/{upload.sha256}"
+    owner = client.name if upload.purpose == UploadPurpose.WEIGHTS else None
+    key = RoundObjects(row.federation_id, row.number).artifact(upload.purpose, upload.sha256, client=owner)
     blob = ArrivingBlob(context.store, row, upload)
-    entry = {"sha256": upload.sha256, "size_bytes": upload.size_bytes, "purpose": upload.purpose, "key": key}
+    entry: ArtifactRef = {
+        "sha256": upload.sha256,
+        "size_bytes": upload.size_bytes,
+        "purpose": upload.purpose,
+        "key": key,
+    }
     return Assembled(UploadPurpose(upload.purpose), await blob.file(scratch), entry, blob)
 
 

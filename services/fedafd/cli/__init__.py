@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line `fedafd`: one module for each command or group of commands."""

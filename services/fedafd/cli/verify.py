@@ -53,16 +53,17 @@ async def _named(database_url: str) -> tuple[list[NamedObject], list[str]]:
 
 
 def _public_objects(store: ObjectStore, public_sets: list[str]) -> Iterator[NamedObject]:
-    from fedafd.artifacts.manifest import MANIFEST_NAME, read_manifest
+    from fedafd.artifacts.keys import public_set_manifest, public_set_shard
+    from fedafd.artifacts.manifest import read_manifest
     from fedafd.persistence.object_repository import NamedObject
     from fedafd.storage.store import get_verified
 
     for sha256 in public_sets:
-        manifest = NamedObject(f"public-sets/{sha256}/{MANIFEST_NAME}", sha256)
+        manifest = NamedObject(public_set_manifest(sha256), sha256)
         yield manifest
         if _problem(store, manifest) is None:
             for shard in read_manifest(get_verified(store, manifest.key, sha256)).shards:
-                yield NamedObject(f"public-sets/{sha256}/{shard.name}", shard.sha256)
+                yield NamedObject(public_set_shard(sha256, shard.name), shard.sha256)
 
 
 def _problem(store: ObjectStore, named: NamedObject) -> str | None:

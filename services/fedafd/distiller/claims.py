@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from fedafd.artifacts.stage_io import GLOBAL_REPRESENTATIONS
 from fedafd.distiller.inputs import StageInputs
 from fedafd.proto.v1 import distillation_pb2 as pb
 
 __all__ = ["Claimed", "Results", "Shared", "claimed_stages"]
 
-_READ_BY_ALL = "global-representations"
+_READ_BY_ALL = GLOBAL_REPRESENTATIONS
 
 
 @dataclass(frozen=True, eq=False)

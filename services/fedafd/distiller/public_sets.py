@@ -7,7 +7,8 @@ import os
 from functools import partial
 from pathlib import Path
 
-from fedafd.artifacts.manifest import MANIFEST_NAME, Shard, read_manifest
+from fedafd.artifacts.keys import public_set_manifest, public_set_shard
+from fedafd.artifacts.manifest import Shard, read_manifest
 from fedafd.datasets.pixels import PixelCache, trim_folder
 from fedafd.datasets.public_set import PublicSet
 from fedafd.distiller.patience import Patience
@@ -35,25 +36,24 @@ class PublicSets:
     def open(self, sha256: str) -> PublicSet:
         """The set of that hash. Raises ArtifactNotFoundError, ArtifactCorruptError, DataError, StorageFullError."""
         if sha256 not in self._open:
-            prefix = f"public-sets/{sha256}"
             manifest = read_manifest(
-                self._patience.through(lambda: get_verified(self._store, f"{prefix}/{MANIFEST_NAME}", sha256))
+                self._patience.through(lambda: get_verified(self._store, public_set_manifest(sha256), sha256))
             )
             files = {shard.name: self._shards / shard.sha256 for shard in manifest.shards}
-            fetch = partial(self._fetch, prefix)
+            fetch = partial(self._fetch, sha256)
             while len(self._open) >= _OPEN_SETS:
                 self._open.pop(next(iter(self._open)))
             self._open[sha256] = PublicSet(manifest, files, fetch=fetch, pixels=self._pixels)
         return self._open[sha256]
 
-    def _fetch(self, prefix: str, shard: Shard, path: Path) -> None:
-        self._patience.through(lambda: self._fetch_once(prefix, shard, path))
+    def _fetch(self, sha256: str, shard: Shard, path: Path) -> None:
+        self._patience.through(lambda: self._fetch_once(sha256, shard, path))
 
-    def _fetch_once(self, prefix: str, shard: Shard, path: Path) -> None:
+    def _fetch_once(self, sha256: str, shard: Shard, path: Path) -> None:
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(get_verified(self._store, f"{prefix}/{shard.name}", shard.sha256))
+            part.write_bytes(get_verified(self._store, public_set_shard(sha256, shard.name), shard.sha256))
             part.replace(path)
         except OSError as error:
             raise _cache_error(path, error) from error

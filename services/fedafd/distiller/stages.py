@@ -15,11 +15,22 @@ from fedafd.artifacts.representations import (
     decode_representations,
     encode_representations,
 )
+from fedafd.artifacts.stage_io import (
+    DistilInputs,
+    DistilOutputs,
+    EvaluateInputs,
+    EvaluateOutputs,
+    FoldInputs,
+    MergeInputs,
+    PrepareInputs,
+    PrepareOutputs,
+    sed_state_outputs,
+)
 from fedafd.datasets.samples import PairSplit
 from fedafd.domain.config import FederationConfig
-from fedafd.domain.kinds import STALE, Modality, StageKind, UploadPurpose
-from fedafd.learning.averaging import average_updates
+from fedafd.domain.kinds import Modality, StageKind, UploadPurpose
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
+from fedafd.learning.fedavg import average_updates
 from fedafd.learning.server_round import distil, evaluate, export_global_model, initial_server_state, prepare
 
 __all__ = ["StageResult", "StageWork", "run_stage"]
@@ -48,10 +59,9 @@ class StageWork:
 
 @dataclass(frozen=True)
 class StageResult:
-    """Outputs by name, files of a model folder by path, metrics."""
+    """Outputs by name, and metrics."""
 
     outputs: dict[str, bytes]
-    model_files: dict[str, bytes] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -62,7 +72,7 @@ def run_stage(work: StageWork) -> StageResult:
 
 def _prepare(work: StageWork) -> StageResult:
     public = work.split("train")
-    state = work.inputs.get("server-state")
+    state = PrepareInputs.of(work.inputs).server_state
     if state is None:
         state = initial_server_state(config=work.config, captions=public.captions, seed=work.config.seed)
     made = prepare(
@@ -77,20 +87,20 @@ def _prepare(work: StageWork) -> StageResult:
     )
     # Rounded here, once: sites, folds and distillation work on the very same rows.
     reps = encode_representations(made.representations, work.public_set_sha256, work.config.wire_dtype)
-    bundles = {f"encoder-bundle/{modality.value}": bundle for modality, bundle in made.bundles.items()}
-    return StageResult({"server-state": made.state, "representations": reps} | bundles)
+    outputs = PrepareOutputs(server_state=made.state, global_representations=reps, encoder_bundles=made.bundles)
+    return StageResult(outputs.named())
 
 
 def _fold(work: StageWork) -> StageResult:
     assert work.modality is not None
     if UploadPurpose.MERGED_STATES in work.inputs:
-        return StageResult({"sed-state": sed_state_of(work.inputs[UploadPurpose.MERGED_STATES], work.modality)})
-    global_reps = _global(work)
+        return StageResult(sed_state_outputs(sed_state_of(work.inputs[UploadPurpose.MERGED_STATES], work.modality)))
+    inputs = FoldInputs.of(work.inputs)
+    global_reps = _global(work, inputs.global_representations)
     count, dim = global_reps[work.modality].shape
     held = [m for m in Modality if m is work.modality]
-    name = next(name for name in work.inputs if name == "representations" or name.startswith(STALE))
     reps = decode_representations(
-        work.inputs[name],
+        inputs.client_representations,
         modalities=held,
         num_samples=count,
         embedding_dim=dim,
@@ -98,25 +108,23 @@ def _fold(work: StageWork) -> StageResult:
         dtype=work.config.wire_dtype,
         allow_more=True,
     )
-    age = int(name.removeprefix(STALE)) if name.startswith(STALE) else 0
     modality = work.modality
-    state = fold_state(work.config, modality, reps[modality], global_reps, device=work.device, staleness=age)
-    return StageResult({"sed-state": state})
+    state = fold_state(work.config, modality, reps[modality], global_reps, device=work.device, staleness=inputs.age)
+    return StageResult(sed_state_outputs(state))
 
 
 def _merge(work: StageWork) -> StageResult:
-    states = [work.inputs[f"sed-state/{number}"] for number in range(len(work.inputs))]
-    return StageResult({"sed-state": merge_states(states)})
+    return StageResult(sed_state_outputs(merge_states(list(MergeInputs.of(work.inputs).states))))
 
 
 def _distil(work: StageWork) -> StageResult:
-    names = {m: f"sed-state/{m.value}" for m in Modality}
-    aggregates = {m: aggregate(work.config, work.inputs[n]) for m, n in names.items() if n in work.inputs}
+    inputs = DistilInputs.of(work.inputs)
+    aggregates = {modality: aggregate(work.config, state) for modality, state in inputs.ensembles.items()}
     state = distil(
         config=work.config,
-        state=work.inputs["server-state"],
+        state=inputs.server_state,
         public=work.split("train"),
-        representations=_global(work),
+        representations=_global(work, inputs.global_representations),
         aggregates=aggregates,
         round_number=work.round_number,
         seed=work.seed,
@@ -124,13 +132,12 @@ def _distil(work: StageWork) -> StageResult:
         processes=work.processes,
         progress=work.progress,
     )
-    updates = [content for name, content in sorted(work.inputs.items()) if name.startswith("weights/")]
-    averages = {f"weights/{group}": average for group, average in average_updates(updates).items()}
-    return StageResult({"server-state": state} | averages)
+    averages = average_updates(list(inputs.client_weights))
+    return StageResult(DistilOutputs(server_state=state, averages=averages).named())
 
 
 def _evaluate(work: StageWork) -> StageResult:
-    state = work.inputs["server-state"]
+    state = EvaluateInputs.of(work.inputs).server_state
     metrics = evaluate(
         config=work.config, state=state, samples=work.split("test"), device=work.device, progress=work.progress
     ).metrics
@@ -141,19 +148,19 @@ def _evaluate(work: StageWork) -> StageResult:
         "seed": work.config.seed,
     }
     files = export_global_model(config=work.config, state=state, metrics=metrics, lineage=lineage)
-    return StageResult({"server-state": state}, files, metrics)
+    return StageResult(EvaluateOutputs(server_state=state, model_files=files).named(), metrics)
 
 
-def _global(work: StageWork) -> dict[Modality, NDArray[np.float32]]:
+def _global(work: StageWork, blob: bytes) -> dict[Modality, NDArray[np.float32]]:
     if "global" not in work.decoded:
-        work.decoded["global"] = _decoded_global(work)
+        work.decoded["global"] = _decoded_global(work, blob)
     found: dict[Modality, NDArray[np.float32]] = work.decoded["global"]
     return found
 
 
-def _decoded_global(work: StageWork) -> dict[Modality, NDArray[np.float32]]:
+def _decoded_global(work: StageWork, blob: bytes) -> dict[Modality, NDArray[np.float32]]:
     return decode_global_representations(
-        work.inputs["global-representations"],
+        blob,
         num_samples=None,
         embedding_dim=work.config.embedding_dim,
         public_set_sha256=work.public_set_sha256,

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
+from fedafd.artifacts.keys import RoundObjects
+from fedafd.artifacts.stage_io import SERVER_STATE, model_path
 from fedafd.distiller.claims import Claimed, Results, Shared, claimed_stages
 from fedafd.distiller.client import DistillationClient
 from fedafd.distiller.heartbeat import Heartbeat
@@ -22,9 +24,10 @@ from fedafd.domain.errors import (
     NotFoundError,
     StageLostError,
 )
-from fedafd.domain.kinds import Modality, StageKind
+from fedafd.domain.kinds import StageKind
 from fedafd.proto.v1 import distillation_pb2 as pb
 from fedafd.proto.v1 import types_pb2
+from fedafd.rpc.codes import modality_from_wire, stage_kind_from_wire
 from fedafd.storage import ObjectStore
 from fedafd.storage.store import put_twice, sha256_of
 from fedafd.telemetry.logging import bind_context, get_logger
@@ -32,14 +35,6 @@ from fedafd.telemetry.tracing import note, span, span_below
 
 __all__ = ["StageRunner"]
 
-_KINDS = {
-    pb.STAGE_KIND_PREPARE: StageKind.PREPARE,
-    pb.STAGE_KIND_FOLD: StageKind.FOLD,
-    pb.STAGE_KIND_MERGE: StageKind.MERGE,
-    pb.STAGE_KIND_DISTIL: StageKind.DISTIL,
-    pb.STAGE_KIND_EVALUATE: StageKind.EVALUATE,
-}
-_MODALITIES = {types_pb2.MODALITY_IMAGE: Modality.IMAGE, types_pb2.MODALITY_TEXT: Modality.TEXT}
 _log = get_logger(__name__)
 
 
@@ -85,7 +80,7 @@ class StageRunner:
             # The coordinator offers again what nobody claimed.
             _log.warning("stage.not_claimed", stage=stage_id, reason=str(error))
             return
-        kind = _KINDS[claim.kind].value
+        kind = stage_kind_from_wire(claim.kind).value
         note(stage=kind, federation=claim.federation_id, round=claim.round_number)
         with bind_context(federation=claim.federation_id, round_number=claim.round_number, stage=kind):
             stages = claimed_stages(stage_id, claim)
@@ -106,7 +101,9 @@ class StageRunner:
                 try:
                     if number:
                         heartbeat.step(number / len(stages), f"stage {number + 1} of {len(stages)}")
-                    with self._metrics.timed(self._metrics.stage_seconds, kind=_KINDS[main.claim.kind].value):
+                    with self._metrics.timed(
+                        self._metrics.stage_seconds, kind=stage_kind_from_wire(main.claim.kind).value
+                    ):
                         results.done[stage] = self._work(stage, heartbeat, results.shared)
                 except (StageLostError, StageHandedBackError) as error:
                     results.left = dict.fromkeys(stages[number:], error)
@@ -178,13 +175,13 @@ class StageRunner:
         decoded: dict[str, Any] | None = None,
     ) -> StageWork:
         return StageWork(
-            kind=_KINDS[claim.kind],
+            kind=stage_kind_from_wire(claim.kind),
             config=parse_federation_config(json.loads(claim.federation_config_json)),
             federation_id=claim.federation_id,
             round_number=claim.round_number,
             seed=claim.seed,
             public_set_sha256=claim.public_set_sha256,
-            modality=_MODALITIES.get(claim.modality),
+            modality=modality_from_wire(claim.modality),
             inputs=inputs,
             split=self._public_sets.open(claim.public_set_sha256).split,
             device=self._device,
@@ -197,11 +194,9 @@ class StageRunner:
         named = []
         for name, content in result.outputs.items():
             # A version's state is hours of work, and its copy a small part of the store.
-            twice = name == "server-state" and _KINDS[claim.kind] is StageKind.EVALUATE
-            named.append(self._put(name, name, f"{claim.output_prefix}{name}/{sha256_of(content)}", content, twice))
-        for path, content in result.model_files.items():
-            key = f"federations/{claim.federation_id}/models/{claim.round_number}/{path}"
-            named.append(self._put(f"model/{path}", "model-file", key, content))
+            twice = name == SERVER_STATE and stage_kind_from_wire(claim.kind) is StageKind.EVALUATE
+            purpose, key = _place(claim, name, sha256_of(content))
+            named.append(self._put(name, purpose, key, content, twice))
         return named
 
     def _put(self, name: str, purpose: str, key: str, content: bytes, twice: bool = False) -> pb.NamedArtifact:
@@ -230,3 +225,9 @@ class StageRunner:
             _log.warning("stage.failure_not_taken", stage_id=stage.stage_id, reason=str(refused))
             return isinstance(refused, FedafdError) and not refused.retryable
         return True
+
+
+def _place(claim: pb.ClaimStageResponse, name: str, sha256: str) -> tuple[str, str]:
+    """Purpose and key of an output."""
+    objects, path = RoundObjects(claim.federation_id, claim.round_number), model_path(name)
+    return ("model-file", objects.model_file(path)) if path is not None else (name, objects.artifact(name, sha256))

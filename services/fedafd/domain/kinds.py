@@ -8,7 +8,6 @@ from typing import TypeVar
 
 __all__ = [
     "FOLDS_TOGETHER",
-    "STALE",
     "ClientKind",
     "Modality",
     "ParticipantKind",
@@ -22,8 +21,6 @@ T = TypeVar("T")
 
 FOLDS_TOGETHER = 16
 """How many folds of a round a distiller claims at once, and one message announces."""
-STALE = "stale-representations/"
-"""Name of a fold's input, with the number of rounds it is old."""
 
 
 class Modality(StrEnum):

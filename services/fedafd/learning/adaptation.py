@@ -26,8 +26,8 @@ from fedafd.domain.state_fingerprint import (
     rows_by_name,
     tokenizer_rules,
 )
-from fedafd.learning.averaging import HEAD, group_of
 from fedafd.learning.checkpoint import Checkpoint
+from fedafd.learning.fedavg import HEAD, group_of
 from fedafd.learning.image_processor import image_reading, pixel_scale
 from fedafd.learning.sentence_folder import text_reading
 from fedafd.learning.tokens import build_tokenizer, unknown_share

@@ -15,7 +15,8 @@ from safetensors.torch import load, save
 
 from fedafd.algorithm.centring import centre, public_mean
 from fedafd.algorithm.creamfl import ContrastiveEnsemble
-from fedafd.algorithm.distillation import MeanEnsemble, SimilarityEnsemble
+from fedafd.algorithm.distillation import SimilarityEnsemble
+from fedafd.algorithm.fedmd import MeanEnsemble
 from fedafd.domain.config import EnsembleMode, FederationConfig
 from fedafd.domain.kinds import Modality
 from fedafd.learning.optimizers import choose_device

@@ -34,13 +34,13 @@ from fedafd.learning.adaptation import (
     unknown_words,
 )
 from fedafd.learning.alone import alone, has_alone_branch
-from fedafd.learning.averaging import load_average
 from fedafd.learning.beside import beside
 from fedafd.learning.branches import ONLY_FUSED, Weights, fit_branches, weights_from_json
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.client_data import SplitName, Splits, check_samples
 from fedafd.learning.client_model import Gates, Views, make_client_model
 from fedafd.learning.evaluation import Evaluation
+from fedafd.learning.fedavg import load_average
 from fedafd.learning.feeding import gathered
 from fedafd.learning.lora import merged_files
 from fedafd.learning.optimizers import choose_device, make_optimizer

@@ -22,8 +22,8 @@ from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.state_fingerprint import StateFingerprint
 from fedafd.learning.alone import has_alone_branch
-from fedafd.learning.averaging import HEAD
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
+from fedafd.learning.fedavg import HEAD
 from fedafd.learning.lora import merge_folder, merged_files, merged_tensors
 from fedafd.learning.model_card import SiteFacts, personalized_card
 from fedafd.learning.model_sums import SUMS, sums_file, write_sums

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedafd.algorithm.alignment import BiLevelAlignment, pairing_loss
 from fedafd.algorithm.creamfl import inter_modal_contrast, intra_modal_contrast
+from fedafd.algorithm.fedmd import digest_loss
 from fedafd.domain.config import AlignmentConfig, AlignmentMode
 from fedafd.domain.kinds import Modality
 
@@ -118,5 +119,5 @@ class _Digest:
         self._global, self._weight = global_reps, weight * config.digest_weight
 
     def __call__(self, features: Reps, rows_B: Tensor) -> Terms:
-        terms = [(f - self._global[m][rows_B]).square().sum(-1).mean() for m, f in features.items()]
+        terms = [digest_loss(feature_BD, self._global[m][rows_B]) for m, feature_BD in features.items()]
         return Terms(self._weight * torch.stack(terms).sum(), None)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from fedafd.artifacts.ref import ArtifactRef
 from fedafd.domain.errors import NotFoundError
 from fedafd.domain.kinds import UploadPurpose
 from fedafd.domain.states import ParticipationState
@@ -33,7 +33,7 @@ class NewArtifact:
     """A stored blob, {sha256, size_bytes, purpose, key}, and to what it belongs."""
 
     federation_id: str
-    entry: dict[str, Any]
+    entry: ArtifactRef
     round_id: str
     client_id: str | None = None
 
@@ -63,7 +63,7 @@ async def forget_artifacts(session: AsyncSession, rows: Sequence[ArtifactRow]) -
         await session.execute(delete(ArtifactRow).where(ArtifactRow.id.in_(ids[start : start + _OF_A_STATEMENT])))
 
 
-async def round_artifacts(session: AsyncSession, round_id: str, purpose: str) -> list[dict[str, Any]]:
+async def round_artifacts(session: AsyncSession, round_id: str, purpose: str) -> list[ArtifactRef]:
     """Entries of a round's artifacts of one purpose that clients sent, in the order of the clients' names."""
     query = (
         select(ArtifactRow)
@@ -74,13 +74,13 @@ async def round_artifacts(session: AsyncSession, round_id: str, purpose: str) ->
     return [_entry(row) for row in (await session.scalars(query)).all()]
 
 
-def _entry(row: ArtifactRow) -> dict[str, Any]:
+def _entry(row: ArtifactRow) -> ArtifactRef:
     return {"sha256": row.sha256, "size_bytes": row.size_bytes, "purpose": row.purpose, "key": row.key}
 
 
 async def earlier_representations(
     session: AsyncSession, client_id: str, row: RoundRow, max_rounds: int
-) -> tuple[dict[str, Any], int] | None:
+) -> tuple[ArtifactRef, int] | None:
     """The entry of what a client delivered last before `row`, and how many rounds ago; None if there is nothing.
 
     Only of the same public set, written as this round's configuration says, and at most `max_rounds` rounds old.

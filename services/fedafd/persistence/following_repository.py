@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from fedafd.artifacts.ref import ArtifactRef
 from fedafd.domain.errors import ConflictError
 from fedafd.domain.kinds import StageKind
 from fedafd.domain.states import OPEN_ROUND_STATES, ParticipationState, RoundState, StageState
@@ -49,7 +50,7 @@ async def add_following_round(
     upstream_round_id: str,
     config: Mapping[str, Any],
     public_set_sha256: str,
-    prepared: Mapping[str, dict[str, Any]],
+    prepared: Mapping[str, ArtifactRef],
 ) -> RoundRow:
     """Queue a part of an upper round, under its number, with what was prepared above. Raises ConflictError.
 

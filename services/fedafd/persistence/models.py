@@ -30,6 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from fedafd.artifacts.ref import ArtifactRef
 from fedafd.domain.kinds import ParticipantKind, StageKind
 from fedafd.domain.states import ParticipationState, RoundState, StageState
 from fedafd.persistence.clock import utc_now
@@ -93,7 +94,13 @@ class Base(DeclarativeBase):
     """Base of all tables."""
 
     metadata = MetaData(naming_convention=_NAMING)
-    type_annotation_map = {datetime: UtcDateTime(), dict[str, Any]: JSON(), dict[str, float]: JSON(), list[str]: JSON()}  # noqa: RUF012
+    type_annotation_map = {  # noqa: RUF012
+        datetime: UtcDateTime(),
+        dict[str, Any]: JSON(),
+        dict[str, ArtifactRef]: JSON(),
+        dict[str, float]: JSON(),
+        list[str]: JSON(),
+    }
 
 
 class FederationRow(Base):
@@ -245,9 +252,9 @@ class StageRow(Base):
     """When it was announced, claimed, or made a step."""
     alive_at: Mapped[datetime] = mapped_column(default=utc_now, server_default="1970-01-01 00:00:00")
     """When the claiming distiller last renewed its lease, with or without a step."""
-    inputs: Mapped[dict[str, Any]]
+    inputs: Mapped[dict[str, ArtifactRef]]
     """Name -> {sha256, size_bytes, purpose, key}."""
-    outputs: Mapped[dict[str, Any] | None]
+    outputs: Mapped[dict[str, ArtifactRef] | None]
     metrics: Mapped[dict[str, float] | None]
     reason: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

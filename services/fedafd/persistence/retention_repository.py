@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from fedafd.artifacts.stage_io import WEIGHTS
 from fedafd.domain.config import RetentionConfig, stored_federation_config
 from fedafd.domain.kinds import UploadPurpose
 from fedafd.domain.states import OPEN_ROUND_STATES, RoundState
@@ -32,7 +33,7 @@ from fedafd.persistence.models import (
 __all__ = ["LetGo", "apply_retention", "let_go"]
 
 _OPEN = sorted(state.value for state in OPEN_ROUND_STATES)
-_AVERAGES = "weights/"
+_AVERAGES = WEIGHTS
 _BEST_BY = "rsum"
 _CURRENT_AND_BEFORE = 2
 """The current version and the one before it always stay: a rollback is always possible."""

@@ -10,6 +10,7 @@ from sqlalchemy import Select, and_, case, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
+from fedafd.artifacts.ref import ArtifactRef
 from fedafd.domain.errors import NotFoundError, StageLostError
 from fedafd.domain.kinds import Modality, StageKind
 from fedafd.domain.states import StageState
@@ -48,7 +49,7 @@ async def add_stage(
     session: AsyncSession,
     round_id: str,
     kind: StageKind,
-    inputs: dict[str, Any],
+    inputs: Mapping[str, ArtifactRef],
     *,
     modality: Modality | None = None,
     level: int = 0,
@@ -65,7 +66,7 @@ async def add_stage(
     if await session.scalar(same) is not None:
         return None
     row = StageRow(
-        round_id=round_id, kind=kind.value, modality=modality or "", level=level, position=position, inputs=inputs
+        round_id=round_id, kind=kind.value, modality=modality or "", level=level, position=position, inputs=dict(inputs)
     )
     session.add(row)
     await session.flush()
@@ -94,7 +95,7 @@ async def add_folds(
 
 
 async def fold_anew(
-    session: AsyncSession, round_id: str, inputs: dict[str, Any], *, modality: Modality, position: int
+    session: AsyncSession, round_id: str, inputs: Mapping[str, ArtifactRef], *, modality: Modality, position: int
 ) -> None:
     """Announce a client's fold that was cancelled because its delivery was lost, now that it has delivered again."""
     query = select(StageRow).where(
@@ -107,7 +108,7 @@ async def fold_anew(
     row = await session.scalar(query)
     if row is None:
         return
-    values = {"state": StageState.PENDING.value, "inputs": inputs, "worker": None, "finished_at": None}
+    values = {"state": StageState.PENDING.value, "inputs": dict(inputs), "worker": None, "finished_at": None}
     await session.execute(update(StageRow).where(StageRow.id == row.id).values(last_progress_at=utc_now(), **values))
     session.add(OutboxRow(stage_id=row.id, kind=row.kind))
 
@@ -134,7 +135,7 @@ async def list_stages(session: AsyncSession, round_id: str) -> Sequence[StageRow
     return (await session.scalars(query.order_by(StageRow.created_at, StageRow.id))).all()
 
 
-async def stage_outputs(session: AsyncSession, round_id: str, kind: StageKind) -> dict[str, Any] | None:
+async def stage_outputs(session: AsyncSession, round_id: str, kind: StageKind) -> dict[str, ArtifactRef] | None:
     """Outputs of the round's one stage of a kind that it has once; None if that stage is not done."""
     query = select(StageRow.outputs).where(
         StageRow.round_id == round_id,

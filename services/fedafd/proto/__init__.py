@@ -1,1 +1,1 @@
-"""Generated protobuf and gRPC code."""
+"""Protobuf and gRPC code, generated from `protos/`."""

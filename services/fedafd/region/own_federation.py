@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from fedafd.aggregator.collecting import merge_plan
-from fedafd.artifacts.manifest import MANIFEST_NAME, Manifest, read_manifest
+from fedafd.artifacts.keys import RoundObjects, public_set_manifest, public_set_shard
+from fedafd.artifacts.manifest import Manifest, read_manifest
 from fedafd.artifacts.merged_states import encode_merged_states
+from fedafd.artifacts.ref import ArtifactRef
+from fedafd.artifacts.stage_io import SharedOutputs
 from fedafd.domain.config import FederationConfig, stored_federation_config
 from fedafd.domain.config.region import config_of_region
 from fedafd.domain.config.regions import check_regions
@@ -152,7 +154,7 @@ class OwnFederation:
             states,
             total=sum(clients_in(part, client) for part, client in delivered),
             public_set_sha256=row.public_set_sha256,
-            global_sha256=prepared["representations"]["sha256"],
+            global_sha256=SharedOutputs.of(prepared).global_representations["sha256"],
         )
 
     async def delivered(self, row: RoundRow, receipt: str) -> None:
@@ -167,18 +169,16 @@ class OwnFederation:
             if RoundState(row.state) in OPEN_ROUND_STATES:
                 await end_round(session, row, state, reason)
 
-    def _read(self, entry: Mapping[str, Any]) -> bytes:
+    def _read(self, entry: ArtifactRef) -> bytes:
         return get_verified(self._store, entry["key"], entry["sha256"])
 
-    def _store_all(
-        self, task: pb.TrainTask, entries: Mapping[str, Mapping[str, Any]], files: Mapping[str, Path]
-    ) -> Manifest:
+    def _store_all(self, task: pb.TrainTask, entries: Mapping[str, ArtifactRef], files: Mapping[str, Path]) -> Manifest:
         content = files[task.public_set_sha256].read_bytes()
-        manifest, place = read_manifest(content), f"public-sets/{task.public_set_sha256}"
+        manifest, name = read_manifest(content), task.public_set_sha256
         for shard in manifest.shards:
             if shard.sha256 in files:
-                self._put_missing(f"{place}/{shard.name}", files[shard.sha256])
-        self._put_missing(f"{place}/{MANIFEST_NAME}", files[task.public_set_sha256])
+                self._put_missing(public_set_shard(name, shard.name), files[shard.sha256])
+        self._put_missing(public_set_manifest(name), files[task.public_set_sha256])
         for entry in entries.values():
             self._put_missing(entry["key"], files[entry["sha256"]])
         return manifest
@@ -188,15 +188,15 @@ class OwnFederation:
             self._store.put_file(key, file)
 
 
-def _prepared(federation: str, task: pb.TrainTask) -> dict[str, dict[str, Any]]:
+def _prepared(federation: str, task: pb.TrainTask) -> dict[str, ArtifactRef]:
     """Entries of the upper round's preparing stage, with this federation's keys."""
-    place = f"federations/{federation}/rounds/{task.round_number}"
+    objects = RoundObjects(federation, task.round_number)
     return {
         each.purpose: {
             "sha256": each.sha256,
             "size_bytes": each.size_bytes,
             "purpose": each.purpose,
-            "key": f"{place}/{each.purpose}/{each.sha256}",
+            "key": objects.artifact(each.purpose, each.sha256),
         }
         for each in (task.global_representations, *task.encoder_bundles)
     }

@@ -1,4 +1,4 @@
-"""The enums of the wire and those of the domain, one for one.
+"""The one table of enums: those of the wire and those of the domain, one for one.
 
 A number that this program does not know, from a newer agent, becomes the value that says nothing.
 """
@@ -7,18 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fedafd.domain.errors import UploadError
-from fedafd.domain.kinds import UploadPurpose
+from fedafd.domain.errors import InvalidRequestError, UploadError
+from fedafd.domain.kinds import Modality, ParticipantKind, StageKind, UploadPurpose
 from fedafd.domain.leaving import SAID_BY_AGENTS, Activity, ActivityKind, LeaveReason
 from fedafd.proto.v1 import aggregator_pb2 as pb
+from fedafd.proto.v1 import distillation_pb2, types_pb2
 
 __all__ = [
     "activity_from_wire",
+    "client_kind_from_wire",
     "leave_reason_from_wire",
+    "modality_from_wire",
     "purpose_from_wire",
+    "stage_kind_from_wire",
     "wire_activity",
+    "wire_client_kind",
     "wire_leave_reason",
+    "wire_modality",
     "wire_purpose",
+    "wire_stage_kind",
 ]
 
 _MOST_STEPS = 2**31
@@ -32,9 +39,15 @@ _ACTIVITIES: Mapping[ActivityKind, str] = {
     if kind not in (ActivityKind.WAITING, ActivityKind.DELIVERING)
 }
 _PURPOSES: Mapping[UploadPurpose, str] = {purpose: f"UPLOAD_PURPOSE_{purpose.name}" for purpose in UploadPurpose}
+_CLIENT_KINDS: Mapping[ParticipantKind, str] = {kind: f"CLIENT_KIND_{kind.name}" for kind in ParticipantKind}
+_STAGE_KINDS: Mapping[StageKind, str] = {kind: f"STAGE_KIND_{kind.name}" for kind in StageKind}
+_MODALITIES: Mapping[Modality, str] = {modality: f"MODALITY_{modality.name}" for modality in Modality}
 _LEAVE_REASON_OF: Mapping[int, LeaveReason] = {pb.LeaveReason.Value(v): k for k, v in _LEAVE_REASONS.items()}
 _ACTIVITY_OF: Mapping[int, ActivityKind] = {pb.ClientActivity.Value(v): k for k, v in _ACTIVITIES.items()}
 _PURPOSE_OF: Mapping[int, UploadPurpose] = {pb.UploadPurpose.Value(v): k for k, v in _PURPOSES.items()}
+_CLIENT_KIND_OF: Mapping[int, ParticipantKind] = {types_pb2.ClientKind.Value(v): k for k, v in _CLIENT_KINDS.items()}
+_STAGE_KIND_OF: Mapping[int, StageKind] = {distillation_pb2.StageKind.Value(v): k for k, v in _STAGE_KINDS.items()}
+_MODALITY_OF: Mapping[int, Modality] = {types_pb2.Modality.Value(v): k for k, v in _MODALITIES.items()}
 
 
 def wire_leave_reason(reason: LeaveReason) -> str:
@@ -71,3 +84,36 @@ def purpose_from_wire(number: int) -> UploadPurpose:
     if purpose is None:
         raise UploadError(f"upload_purpose {number} is none of {', '.join(UploadPurpose)}; update the agent")
     return purpose
+
+
+def wire_client_kind(kind: ParticipantKind) -> str:
+    """The name of the number that a client's kind travels as."""
+    return _CLIENT_KINDS[kind]
+
+
+def client_kind_from_wire(number: int) -> ParticipantKind | None:
+    """A client's kind; None if it is not told or not known here."""
+    return _CLIENT_KIND_OF.get(number)
+
+
+def wire_stage_kind(kind: StageKind) -> str:
+    """The name of the number that a stage's kind travels as."""
+    return _STAGE_KINDS[kind]
+
+
+def stage_kind_from_wire(number: int) -> StageKind:
+    """A stage's kind. Raises InvalidRequestError for a number that is none."""
+    kind = _STAGE_KIND_OF.get(number)
+    if kind is None:
+        raise InvalidRequestError(f"stage kind {number} is none of {', '.join(StageKind)}; update the distiller")
+    return kind
+
+
+def wire_modality(modality: Modality | None) -> str:
+    """The name of the number that a modality travels as; None for what is about none."""
+    return "MODALITY_UNSPECIFIED" if modality is None else _MODALITIES[modality]
+
+
+def modality_from_wire(number: int) -> Modality | None:
+    """A modality; None for what is about none."""
+    return _MODALITY_OF.get(number)

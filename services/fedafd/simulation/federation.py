@@ -19,10 +19,10 @@ from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.merge_tree import plan_merges
 from fedafd.domain.seeds import derive_seed
 from fedafd.domain.state_fingerprint import StateFingerprint
-from fedafd.learning.averaging import average_updates, group_of, weight_update
 from fedafd.learning.client_round import ClientRound, evaluate_client, train_client
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
 from fedafd.learning.evaluation import Evaluation
+from fedafd.learning.fedavg import average_updates, group_of, weight_update
 from fedafd.learning.server_round import Prepared, evaluate, initial_server_state
 from fedafd.learning.waypoints import Waypoints
 from fedafd.simulation.effort import DISTIL, PREPARE

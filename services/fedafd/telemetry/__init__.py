@@ -1,1 +1,1 @@
-"""Logs and metrics of every process."""
+"""Logs, metrics and traces of every process."""

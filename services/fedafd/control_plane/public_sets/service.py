@@ -8,7 +8,8 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from fedafd.artifacts.manifest import MANIFEST_NAME, Manifest, read_manifest
+from fedafd.artifacts.keys import incoming_shard, public_set_manifest, public_set_shard
+from fedafd.artifacts.manifest import Manifest, read_manifest
 from fedafd.control_plane.context import Context
 from fedafd.domain.errors import ConflictError, InvalidRequestError, UploadError
 from fedafd.persistence.event_repository import record_event
@@ -17,8 +18,6 @@ from fedafd.persistence.models import FederationRow
 from fedafd.storage import ObjectStore
 
 __all__ = ["adopt", "receive_shard"]
-
-_SHARDS = "public-sets/incoming"
 
 
 async def receive_shard(context: Context, sha256: str, content: AsyncIterator[bytes]) -> None:
@@ -31,7 +30,7 @@ async def receive_shard(context: Context, sha256: str, content: AsyncIterator[by
         file.flush()
         if digest.hexdigest() != sha256:
             raise UploadError(f"the shard's content has SHA-256 {digest.hexdigest()}, not {sha256}; send it again")
-        await asyncio.to_thread(context.store.put_file, f"{_SHARDS}/{sha256}", Path(file.name))
+        await asyncio.to_thread(context.store.put_file, incoming_shard(sha256), Path(file.name))
 
 
 async def adopt(context: Context, federation: str, content: bytes, actor: str) -> FederationRow:
@@ -59,14 +58,14 @@ def _collect(store: ObjectStore, manifest: Manifest) -> None:
     absent = [shard.name for shard in manifest.shards if not _held(store, manifest.sha256, shard.sha256, shard.name)]
     if absent:
         raise ConflictError(f"public set: shards {', '.join(absent)} have not arrived; send them before the manifest")
-    store.put(f"public-sets/{manifest.sha256}/{MANIFEST_NAME}", manifest.to_bytes())
+    store.put(public_set_manifest(manifest.sha256), manifest.to_bytes())
     # Only now: several shards of one manifest may have the same content.
     for digest in {shard.sha256 for shard in manifest.shards}:
-        store.delete(f"{_SHARDS}/{digest}")
+        store.delete(incoming_shard(digest))
 
 
 def _held(store: ObjectStore, sha256: str, digest: str, name: str) -> bool:
-    target, source = f"public-sets/{sha256}/{name}", f"{_SHARDS}/{digest}"
+    target, source = public_set_shard(sha256, name), incoming_shard(digest)
     if store.stat(target) is not None:
         return True
     if store.stat(source) is None:

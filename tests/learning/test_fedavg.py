@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fedafd.domain.errors import DataError
-from fedafd.learning.averaging import average_updates
 from fedafd.learning.checkpoint import Checkpoint
+from fedafd.learning.fedavg import average_updates
 
 GROUP = "image-00000000-0000000000000000"
 
