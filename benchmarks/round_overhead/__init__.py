@@ -1,4 +1,4 @@
-"""What a round costs beside training: this system, a bare gRPC server that moves the same bytes, and its peers.
+"""What a round costs beside training: this system, beside a bare gRPC server that moves the same bytes.
 
 Each case is a number of pair clients and the megabytes that each of them sends; nobody trains. Seconds are those of a
 round beyond the server's own training (preparing, distilling, evaluating, of which the arithmetic alone is taken off).
