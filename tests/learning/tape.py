@@ -32,9 +32,6 @@ class _WaitsError(Exception):
 class TapeRecorder:
     """A Recorder of the stand-in."""
 
-    made = 0
-    """Recordings, of all recorders."""
-
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
@@ -53,7 +50,6 @@ class TapeRecorder:
         finally:
             torch.set_rng_state(random)
             tape.undo()
-        TapeRecorder.made += 1
         return made, tape.replay
 
 

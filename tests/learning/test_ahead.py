@@ -140,6 +140,7 @@ def test_what_breaks_while_a_batch_is_made_is_raised() -> None:
         list(ahead(source(), CPU, Simulated()))
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_batches_of_a_gpu_are_those_of_the_host() -> None:
     rows, device = torch.randn(64, 1000), torch.device("cuda")

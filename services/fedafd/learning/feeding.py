@@ -8,6 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from fedafd.learning.ahead import ahead
+
 __all__ = ["batches", "batches_worked", "encode_batch", "gathered", "resident", "sent"]
 
 _AHEAD = 2
@@ -22,20 +24,23 @@ def batches(rows: Tensor, size: int, device: torch.device) -> Iterator[Tensor]:
     """All rows in order, `size` at a time, on `device`.
 
     Of rows that are there already, and on the CPU, a batch is a view: nothing is copied, and memory-mapped pages are
-    read when they are used. For a GPU the next batches are read and pinned while one is computed.
+    read when they are used. For a GPU the next batches are read, pinned and sent while one is computed.
     """
     starts = range(0, len(rows), size)
     if device.type != "cuda" or rows.device.type == "cuda":
-        yield from (rows[start : start + size].to(device) for start in starts)
-        return
+        return (rows[start : start + size].to(device) for start in starts)
+    return ahead((pinned.to(device, non_blocking=True) for pinned in _pinned(rows, size)), device)
+
+
+def _pinned(rows: Tensor, size: int) -> Iterator[Tensor]:
     with ThreadPoolExecutor(1, "feeding") as reader:
         waiting: list[Future[Tensor]] = []
-        for start in starts:
+        for start in range(0, len(rows), size):
             waiting.append(reader.submit(lambda at: rows[at : at + size].pin_memory(), start))
             if len(waiting) > _AHEAD:
-                yield waiting.pop(0).result().to(device, non_blocking=True)
+                yield waiting.pop(0).result()
         for pinned in waiting:
-            yield pinned.result().to(device, non_blocking=True)
+            yield pinned.result()
 
 
 def encode_batch(device: torch.device) -> int:
