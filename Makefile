@@ -9,7 +9,7 @@ TEST_WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup tools test test-browser test-gpu test-faults soak golden bench check format proto diagrams reference charts test-helm secrets certificates images test-compose demo clean
+.PHONY: docs help setup tools test test-browser test-gpu test-faults soak golden bench check format proto diagrams reference charts test-helm secrets certificates images test-compose demo clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -80,6 +80,10 @@ reference: setup ## Write docs/errors.md, configuration.md, state.md, openapi.js
 
 charts: setup ## Write the tables of values into the charts' READMEs
 	$(BIN)/python tools/write_chart_readme.py
+
+docs: setup ## Build the documentation as a site in build/site; a link that leads nowhere fails
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 test-helm: setup ## Install the charts in the cluster of KUBECONFIG, run rounds, break, upgrade, remove (docs/deploy-kubernetes.md)
 	@test -n "$$KUBECONFIG" || { echo "Set KUBECONFIG to a cluster in which a namespace may be made and removed"; exit 1; }
