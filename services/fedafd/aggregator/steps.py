@@ -7,17 +7,17 @@ from datetime import timedelta
 
 from fedafd.aggregator.collecting import step_collecting
 from fedafd.aggregator.distillation_service import MAX_STAGE_FAILURES
+from fedafd.aggregator.inviting import invite
 from fedafd.aggregator.publishing import publish_version
 from fedafd.aggregator.step import COORDINATOR, Step
 from fedafd.artifacts.stage_io import DistilOutputs, EvaluateInputs, PrepareInputs, server_state_ref
 from fedafd.domain.kinds import StageKind
 from fedafd.domain.states import ParticipationState, RoundState, StageState
-from fedafd.persistence.client_repository import enrolled_clients
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.federation_repository import get_federation
 from fedafd.persistence.model_repository import find_version
 from fedafd.persistence.models import StageRow, utc_now
-from fedafd.persistence.participation_repository import invite_cohort, list_participations
+from fedafd.persistence.participation_repository import list_participations
 from fedafd.persistence.stage_repository import add_stage, announce_again, list_stages
 
 __all__ = ["Step", "step_round"]
@@ -91,18 +91,8 @@ async def _step_queued(step: Step, _: list[StageRow]) -> bool:
 
 
 async def _step_preparing(step: Step, stages: list[StageRow]) -> bool:
-    if _done(stages, StageKind.PREPARE) is None:
-        return False
-    clients = await enrolled_clients(step.session, step.row.federation_id)
-    if not clients:
-        return await step.fail("no client is enrolled; invite clients and start their agents, then start a round")
-    seconds = step.config.round_deadline_seconds
-    deadline = None if seconds is None else utc_now() + timedelta(seconds=seconds)
-    cohort = [client.id for client in clients]
-    if not await step.move(RoundState.COLLECTING, cohort=cohort, deadline_at=deadline):
-        return False
-    await invite_cohort(step.session, step.row.id, clients)
-    return True
+    prepared = _done(stages, StageKind.PREPARE)
+    return prepared is not None and await invite(step, prepared)
 
 
 async def _step_distilling(step: Step, stages: list[StageRow]) -> bool:

@@ -75,6 +75,7 @@ class Round(TypedDict):
     state: RoundState
     reason: str | None
     base_version: int | None
+    num_online: int | None
     public_set_sha256: str
     metrics: dict[str, float] | None
     created_at: str

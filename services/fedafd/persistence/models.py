@@ -173,6 +173,8 @@ class RoundRow(Base):
     """Global model version that the round starts from; set when preparing begins."""
     cohort: Mapped[list[str] | None] = mapped_column(JSON)
     """Client ids invited, in the fixed order (by name) that shapes the merge tree; set when collecting begins."""
+    num_online: Mapped[int | None]
+    """Sites that were online when the cohort was drawn from them; None where all enrolled ones were invited."""
     fencing_token: Mapped[int] = mapped_column(BigInteger, default=0)
     """Token of the lease under which the row was last moved; an update with a lower one is refused."""
     metrics: Mapped[dict[str, float] | None]

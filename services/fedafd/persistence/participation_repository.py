@@ -17,6 +17,7 @@ __all__ = [
     "OPEN_PARTICIPATIONS",
     "clients_in",
     "clients_with",
+    "count_invitations",
     "current_participation",
     "delivered_by",
     "find_participation",
@@ -53,6 +54,13 @@ async def invite_cohort(session: AsyncSession, round_id: str, clients: Sequence[
         for position, client in enumerate(clients)
     )
     await session.flush()
+
+
+async def count_invitations(session: AsyncSession, client_ids: Sequence[str]) -> dict[str, int]:
+    """Of these clients how many rounds each was invited to; who never was is not in it."""
+    counted = select(ParticipationRow.client_id, func.count()).where(ParticipationRow.client_id.in_(client_ids))
+    found = await session.execute(counted.group_by(ParticipationRow.client_id))
+    return {client_id: count for client_id, count in found.all()}
 
 
 async def list_participations(session: AsyncSession, round_id: str) -> Sequence[tuple[ParticipationRow, ClientRow]]:

@@ -173,7 +173,7 @@ class ExperimentConfig(_Config):
 
     def _described(self, key: RunKey, exclude: set[str]) -> dict[str, Any]:
         return {
-            "federation": json.loads(self.federation_config(key).canonical_json()),
+            "federation": json.loads(self.federation_config(key).sites_json()),
             "rounds": self.rounds,
             **({"participation": self.participation} if self.participation < 1 else {}),
             "public": self.public.model_dump(mode="json", exclude=exclude),

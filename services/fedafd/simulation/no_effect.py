@@ -112,6 +112,9 @@ def _rounds(experiment: ExperimentConfig, configs: Mapping[str, FederationConfig
 def _participation(experiment: ExperimentConfig, configs: Mapping[str, FederationConfig]) -> Iterator[str]:
     if experiment.participation < 1 and experiment.rounds == 1:
         yield f"participation {experiment.participation:g}: all take part in round 1, and there is no other"
+    drawn = [name for name, config in configs.items() if config.cohort.is_drawn]
+    if drawn:
+        yield f"{', '.join(drawn)}: cohort: a simulation asks every client; participation leaves some out by chance"
     stale = [name for name, config in configs.items() if config.distillation.staleness_decay is not None]
     if stale and (experiment.participation == 1 or experiment.rounds == 1):
         yield f"{', '.join(stale)}: distillation.staleness_decay: every client delivers in every round"

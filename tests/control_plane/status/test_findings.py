@@ -115,6 +115,17 @@ def test_a_stage_that_failed_says_why() -> None:
     assert "failed 2 times: out of memory" in found.words
 
 
+def test_a_prepared_round_whose_cohort_lacks_sites_says_how_many_are_online_and_what_to_do() -> None:
+    row = round_row("preparing", min_clients=2)
+    assert of_round(row=row).cause is Cause.STARTING
+    row.config = row.config | {"cohort": {"fraction": 1.0}}
+    found = of_round(row=row)
+    assert (found.level, found.cause) == (Level.TROUBLE, Cause.NO_SITE_ONLINE)
+    assert "waits for sites: 1 of 2 sites are online" in found.words
+    assert "fedafd agent run" in found.remedy
+    assert of_round(row=row, clients=[client("north"), client("south")]).cause is Cause.STARTING
+
+
 def test_a_queued_round_of_a_drained_service_names_who_drained_it_and_how_to_go_on() -> None:
     drain = DrainRow(id=1, actor="api-key:admin", reason="upgrade", since=ago(300))
     status = decide(facts(federation(RoundFacts(row=round_row("queued"))), drain=drain))

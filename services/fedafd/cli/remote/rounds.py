@@ -95,6 +95,8 @@ def show(
     seconds = round_seconds(found)
     took = "" if seconds is None else f", {duration_words(seconds)}"
     print_line(f"round {number}: {found['state']}{took}" + (f" ({found['reason']})" if found["reason"] else ""))
+    if found["num_online"] is not None:
+        print_line(f"{len(found['participations'])} of {found['num_online']} sites that were online are invited")
     if missing := missing_words(found):
         print_line(f"{delivered_words(found)}; {missing}")
     if found["metrics"]:

@@ -96,6 +96,9 @@ class Round(BaseModel):
     reason: str | None = Field(description="Why it failed or was cancelled.")
     metrics: dict[str, float] | None = Field(description="Server metrics of a completed round.")
     base_version: int | None = Field(description="Global model version that it starts from; null for the first.")
+    num_online: int | None = Field(
+        description="Sites that were online when its cohort was drawn; null where all enrolled ones were invited."
+    )
     public_set_sha256: str
     created_at: datetime
     started_at: datetime | None

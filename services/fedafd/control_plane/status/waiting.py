@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from fedafd.control_plane.status.facts import Facts, FederationFacts, RoundFacts
 from fedafd.control_plane.status.lost import LOST, lost_words, some
 from fedafd.control_plane.status.schemas import Cause, Finding, Level
+from fedafd.domain.cohorts import Candidate, short_of_quorum
 from fedafd.domain.config.federation import stored_federation_config
 from fedafd.domain.kinds import Modality
 from fedafd.domain.states import OPEN_PARTICIPATION_STATES, ParticipationState, RoundState, StageState
@@ -59,6 +60,8 @@ def round_finding(facts: Facts, federation: FederationFacts, found: RoundFacts) 
         return told(Level.WAITING, Cause.STARTING, "is queued and starts next", since=row.state_changed_at)
     if state is RoundState.COLLECTING:
         return _collecting(facts, federation, found, told)
+    if state is RoundState.PREPARING and not found.stages:
+        return _inviting(federation, found, told)
     return _stages(facts, found, told)
 
 
@@ -158,3 +161,14 @@ def _short(found: RoundFacts) -> str:
         holders = sum(clients_with(part, client, modality) for part, client in possible)
         needs.append((f" with {modality.value} representations", holders, needed))
     return ", ".join(f"{have} of {needed} sites{what}" for what, have, needed in needs if have < needed)
+
+
+def _inviting(federation: FederationFacts, found: RoundFacts, told: _Told) -> Finding:
+    """It is prepared, and invites its cohort as soon as enough sites are online."""
+    config, since = stored_federation_config(found.row.config), found.row.state_changed_at
+    online = [Candidate(site.name, site.kind, 0, site.max_clients or 1) for site in federation.online]
+    short = short_of_quorum(config.quorum, online)
+    if not config.cohort.is_drawn or not short:
+        return told(Level.WAITING, Cause.STARTING, "is prepared and invites its sites next", since=since)
+    words = f"is prepared and waits for sites: {short} are online"
+    return told(Level.TROUBLE, Cause.NO_SITE_ONLINE, words, "start their agents: `fedafd agent run`", since)

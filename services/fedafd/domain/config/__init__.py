@@ -6,6 +6,7 @@ a preset, what the file sets on both. Unknown keys and bad values raise Configur
 """
 
 from fedafd.domain.config.agent import AgentConfig, BaselineMode, DataConfig, PartitionConfig, SharingConfig, TlsConfig
+from fedafd.domain.config.cohort import CohortConfig
 from fedafd.domain.config.encoders import EncoderConfig, LoraConfig
 from fedafd.domain.config.federation import FederationConfig, QuorumConfig, stored_federation_config
 from fedafd.domain.config.method import AlignmentConfig, DistillationConfig, FusionConfig
@@ -28,6 +29,7 @@ __all__ = [
     "AveragingMode",
     "BaselineMode",
     "ClientTrainingConfig",
+    "CohortConfig",
     "DataConfig",
     "DistillationConfig",
     "EncoderConfig",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fedafd.domain.config.base import LONGEST_SECONDS, Config, Count, Name
+from fedafd.domain.config.cohort import CohortConfig
 from fedafd.domain.config.encoders import EncoderConfig
 from fedafd.domain.config.method import AlignmentConfig, DistillationConfig, FusionConfig
 from fedafd.domain.config.modes import AveragingMode, WireDtype
@@ -21,7 +22,7 @@ from fedafd.domain.strategies import strategy_names, strategy_values
 __all__ = ["FederationConfig", "QuorumConfig", "stored_federation_config"]
 
 
-_OF_THE_SERVER = {"retention"}
+_OF_THE_SERVER = {"cohort", "retention"}
 """Keys that no site is told: its part does not depend on them, and an agent of before they were there does not know
 them."""
 
@@ -64,6 +65,7 @@ class FederationConfig(Config):
         description="weights: clients of one kind and architecture average their weights (FedAvg), which then leave"
         " the sites.",
     )
+    cohort: CohortConfig = CohortConfig()
     quorum: QuorumConfig = QuorumConfig()
     wire_dtype: WireDtype = Field(
         WireDtype.FLOAT16, description="How representations travel, up and down; int8 has one float32 scale per row."
@@ -100,6 +102,13 @@ class FederationConfig(Config):
     def _averages_one_vocabulary(self) -> FederationConfig:
         if self.averaging is not AveragingMode.OFF and self.client.vocabulary != "public":
             raise ValueError("averaging: weights needs client.vocabulary: public, so that embeddings mean the same")
+        return self
+
+    @model_validator(mode="after")
+    def _invites_enough(self) -> FederationConfig:
+        size, needed = self.cohort.size, self.quorum.min_clients
+        if size is not None and not self.cohort.per_kind and size < needed:
+            raise ValueError(f"cohort.size: is {size}, but quorum.min_clients needs {needed} deliveries of it")
         return self
 
     def sites_json(self) -> str:

@@ -1,0 +1,66 @@
+"""Draws the cohort of a round: who was invited least often comes first, and the quorum can be reached.
+
+A draw follows from its arguments alone: whoever coordinates draws the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from fedafd.domain.config import CohortConfig, QuorumConfig
+from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.domain.seeds import derive_seed
+
+__all__ = ["Candidate", "draw_cohort", "short_of_quorum"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A site that may be invited."""
+
+    name: str
+    kind: ClientKind
+    num_invited: int
+    """Rounds of the federation that it was invited to before."""
+
+
+def draw_cohort(
+    cohort: CohortConfig, quorum: QuorumConfig, seed: int, number: int, online: Sequence[Candidate]
+) -> list[Candidate]:
+    """The sites of round `number`, by name; `seed` is the federation's.
+
+    More than the configuration says where the quorum needs more.
+    """
+    seed = seed if cohort.seed is None else cohort.seed
+    line = sorted(online, key=lambda each: (each.num_invited, derive_seed(seed, number, each.name, "cohort")))
+    chosen: dict[str, Candidate] = {}
+    for modality, needed in _needs(quorum):
+        holders = [each for each in line if modality in each.kind.modalities]
+        _fill(chosen, holders, needed)
+    groups = [[each for each in line if each.kind is kind] for kind in ClientKind] if cohort.per_kind else [line]
+    for group in groups:
+        _fill(chosen, group, cohort.of(len(group)))
+    _fill(chosen, line, quorum.min_clients)
+    return sorted(chosen.values(), key=lambda each: each.name)
+
+
+def short_of_quorum(quorum: QuorumConfig, kinds: Sequence[ClientKind]) -> str:
+    """What of the quorum sites of these kinds cannot reach even if all of them deliver; empty if they can."""
+    counts = [("", len(kinds), quorum.min_clients)]
+    for modality, needed in _needs(quorum):
+        holders = sum(modality in kind.modalities for kind in kinds)
+        counts.append((f" with {modality.value} representations", holders, needed))
+    return ", ".join(f"{have} of {needed} sites{what}" for what, have, needed in counts if have < needed)
+
+
+def _needs(quorum: QuorumConfig) -> Iterator[tuple[Modality, int]]:
+    yield Modality.IMAGE, quorum.min_image_clients
+    yield Modality.TEXT, quorum.min_text_clients
+
+
+def _fill(chosen: dict[str, Candidate], line: Sequence[Candidate], count: int) -> None:
+    """Choose the first of the line until so many of it are chosen."""
+    missing = count - sum(each.name in chosen for each in line)
+    waiting = [each for each in line if each.name not in chosen]
+    chosen |= {each.name: each for each in waiting[: max(missing, 0)]}
