@@ -13,10 +13,11 @@ from fedafd.aggregator.coordinator import Coordinator
 from fedafd.domain.cohorts import Candidate, draw_cohort
 from fedafd.domain.config import CohortConfig, QuorumConfig
 from fedafd.domain.kinds import ClientKind, StageKind
-from fedafd.domain.states import RoundState
+from fedafd.domain.states import RoundState, StageState
 from fedafd.persistence.event_repository import events_after
 from fedafd.persistence.models import ClientRow, StageRow, utc_now
 from fedafd.persistence.participation_repository import list_participations
+from fedafd.persistence.stage_repository import list_stages
 from fedafd.proto.v1 import aggregator_pb2 as pb
 
 Caller = tuple[tuple[str, str], ...]
@@ -43,14 +44,24 @@ async def leave(world: World, *names: str) -> None:
         await session.execute(gone.values(session_until=utc_now() - timedelta(seconds=1)))
 
 
+async def work(world: World, round_id: str, kind: StageKind, /, **outputs: bytes) -> None:
+    """Do the round's stages of a kind that wait, whichever was announced last."""
+    async with world.context.database.snapshot() as session:
+        stages = await list_stages(session, round_id)
+    announced = [stage for sent, stage in world.sent if sent is kind]
+    for stage in stages:
+        if stage.kind == kind.value and stage.state == StageState.PENDING.value:
+            await world.distil(kind, nth=announced.index(stage.id), **outputs)
+
+
 async def finish(world: World, round_id: str, callers: dict[str, Caller]) -> None:
     for name in await invited(world, round_id):
         assert (await world.deliver(callers[name], round_id, world.reps())).accepted
         await world.coordinate()
-        await world.distil(StageKind.FOLD, sed_state=b"sed of " + name.encode() + round_id.encode())
-    await world.distil(StageKind.MERGE, sed_state=b"merged")
-    await world.distil(StageKind.DISTIL, server_state=round_id.encode())
-    await world.distil(StageKind.EVALUATE, server_state=round_id.encode(), model__config=b"{}")
+        await work(world, round_id, StageKind.FOLD, sed_state=f"sed of {name} {round_id}".encode())
+    await work(world, round_id, StageKind.MERGE, sed_state=b"merged")
+    await work(world, round_id, StageKind.DISTIL, server_state=round_id.encode())
+    await work(world, round_id, StageKind.EVALUATE, server_state=round_id.encode(), model__config=b"{}")
     assert (await world.round(round_id)).state == RoundState.COMPLETED.value
 
 
