@@ -12,7 +12,7 @@ from tests.aggregator.world import World
 from fedafd.aggregator.coordinator import Coordinator
 from fedafd.domain.cohorts import Candidate, draw_cohort
 from fedafd.domain.config import CohortConfig, QuorumConfig
-from fedafd.domain.kinds import ClientKind, StageKind
+from fedafd.domain.kinds import ClientKind, ParticipantKind, StageKind
 from fedafd.domain.states import RoundState, StageState
 from fedafd.persistence.event_repository import events_after
 from fedafd.persistence.models import ClientRow, StageRow, utc_now
@@ -94,7 +94,7 @@ async def test_who_takes_over_draws_what_the_one_before_would_have(world: World)
     send = world.coordinator._outbox
     world.coordinator = Coordinator(world.context, send)
     await world.prepare()
-    sites = [Candidate(name, ClientKind.IMAGE, 0) for name in "abcdef"]
+    sites = [Candidate(name, ParticipantKind.IMAGE, 0) for name in "abcdef"]
     drawn = draw_cohort(CohortConfig(fraction=0.5, seed=5), QuorumConfig(), 0, 1, sites)
     assert await invited(world, round_id) == [each.name for each in drawn]
     assert len(drawn) == 3

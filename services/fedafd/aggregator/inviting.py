@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from types import MappingProxyType
 
 from fedafd.aggregator.step import COORDINATOR, Step
 from fedafd.domain.cohorts import Candidate, draw_cohort, short_of_quorum
-from fedafd.domain.kinds import ClientKind
+from fedafd.domain.kinds import ParticipantKind
 from fedafd.domain.states import RoundState
 from fedafd.persistence.client_repository import enrolled_clients
 from fedafd.persistence.event_repository import record_event
@@ -25,7 +26,7 @@ async def invite(step: Step, prepared: StageRow) -> bool:
     if not step.config.cohort.is_drawn:
         return await _collect(step, enrolled, None)
     online = [client for client in enrolled if _is_online(client)]
-    short = short_of_quorum(step.config.quorum, [ClientKind(client.kind) for client in online])
+    short = short_of_quorum(step.config.quorum, _candidates(online))
     if short:
         return await _wait(step, prepared, f"{short} are online")
     return await _collect(step, await _drawn(step, online), len(online))
@@ -34,7 +35,7 @@ async def invite(step: Step, prepared: StageRow) -> bool:
 async def _drawn(step: Step, online: Sequence[ClientRow]) -> list[ClientRow]:
     config = step.config
     counts = await count_invitations(step.session, [client.id for client in online])
-    sites = [Candidate(each.name, ClientKind(each.kind), counts.get(each.id, 0)) for each in online]
+    sites = _candidates(online, counts)
     chosen = {each.name for each in draw_cohort(config.cohort, config.quorum, config.seed, step.row.number, sites)}
     return [client for client in online if client.name in chosen]
 
@@ -65,6 +66,13 @@ async def _collect(step: Step, cohort: Sequence[ClientRow], num_online: int | No
             num_online=num_online,
         )
     return True
+
+
+def _candidates(clients: Sequence[ClientRow], invited: Mapping[str, int] = MappingProxyType({})) -> list[Candidate]:
+    return [
+        Candidate(each.name, ParticipantKind(each.kind), invited.get(each.id, 0), each.max_clients or 1)
+        for each in clients
+    ]
 
 
 def _is_online(client: ClientRow) -> bool:

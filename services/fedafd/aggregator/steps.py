@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 
 from fedafd.aggregator.collecting import step_collecting
 from fedafd.aggregator.distillation_service import MAX_STAGE_FAILURES

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fedafd.domain.config import CohortConfig, QuorumConfig
-from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.domain.kinds import Modality, ParticipantKind
 from fedafd.domain.seeds import derive_seed
 
 __all__ = ["Candidate", "draw_cohort", "short_of_quorum"]
@@ -20,9 +20,15 @@ class Candidate:
     """A site that may be invited."""
 
     name: str
-    kind: ClientKind
+    kind: ParticipantKind
     num_invited: int
     """Rounds of the federation that it was invited to before."""
+    clients: int = 1
+    """Whom it stands for: of a region at most so many, of any modality."""
+
+    def holds(self, modality: Modality) -> bool:
+        """Whether what it delivers may have that modality."""
+        return self.kind is ParticipantKind.REGION or modality in self.kind.modalities
 
 
 def draw_cohort(
@@ -36,20 +42,20 @@ def draw_cohort(
     line = sorted(online, key=lambda each: (each.num_invited, derive_seed(seed, number, each.name, "cohort")))
     chosen: dict[str, Candidate] = {}
     for modality, needed in _needs(quorum):
-        holders = [each for each in line if modality in each.kind.modalities]
+        holders = [each for each in line if each.holds(modality)]
         _fill(chosen, holders, needed)
-    groups = [[each for each in line if each.kind is kind] for kind in ClientKind] if cohort.per_kind else [line]
+    groups = [[each for each in line if each.kind is kind] for kind in ParticipantKind] if cohort.per_kind else [line]
     for group in groups:
         _fill(chosen, group, cohort.of(len(group)))
     _fill(chosen, line, quorum.min_clients)
     return sorted(chosen.values(), key=lambda each: each.name)
 
 
-def short_of_quorum(quorum: QuorumConfig, kinds: Sequence[ClientKind]) -> str:
-    """What of the quorum sites of these kinds cannot reach even if all of them deliver; empty if they can."""
-    counts = [("", len(kinds), quorum.min_clients)]
+def short_of_quorum(quorum: QuorumConfig, sites: Sequence[Candidate]) -> str:
+    """What of the quorum these sites cannot reach even if all of them deliver; empty if they can."""
+    counts = [("", sum(each.clients for each in sites), quorum.min_clients)]
     for modality, needed in _needs(quorum):
-        holders = sum(modality in kind.modalities for kind in kinds)
+        holders = sum(each.clients for each in sites if each.holds(modality))
         counts.append((f" with {modality.value} representations", holders, needed))
     return ", ".join(f"{have} of {needed} sites{what}" for what, have, needed in counts if have < needed)
 

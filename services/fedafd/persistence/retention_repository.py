@@ -143,12 +143,14 @@ async def _needed(session: AsyncSession, federation_id: str) -> _Needed:
     versions |= {row.version for row in rows if row.version in going_on}
     reads = select(StageRow.inputs).where(StageRow.round_id.in_([row.id for row in open_rounds]))
     keys = {entry["key"] for inputs in await session.scalars(reads) for entry in inputs.values()}
+    # A region's rounds make no version; the newest one's merged states may be asked for once more.
+    newest = await _newest_round(session, federation_id) if federation.current_version is None else frozenset()
     return _Needed(
         retention=retention,
         versions=frozenset(versions),
         keys=frozenset(keys | {row.state_key for row in rows if row.version in versions}),
         rounds_of_versions=frozenset(row.round_id for row in rows if row.version in versions),
-        working=frozenset(row.round_id for row in rows if row.version in going_on),
+        working=frozenset(row.round_id for row in rows if row.version in going_on) | newest,
         deliveries_from=await _first_of_newest(session, federation_id, retention.keep_deliveries),
         counts_from=await _counts_from(session, federation, open_rounds),
     )
@@ -170,6 +172,13 @@ def _kept_versions(rows: Sequence[ModelVersionRow], current: int | None, keep_ro
         kept.add(found.version)
         found = by_version.get(found.parent_version) if found.parent_version is not None else None
     return kept
+
+
+async def _newest_round(session: AsyncSession, federation_id: str) -> frozenset[str]:
+    completed = select(RoundRow.id).where(
+        RoundRow.federation_id == federation_id, RoundRow.state == RoundState.COMPLETED.value
+    )
+    return frozenset(await session.scalars(completed.order_by(RoundRow.number.desc()).limit(1)))
 
 
 async def _first_of_newest(session: AsyncSession, federation_id: str, count: int) -> int:

@@ -104,13 +104,6 @@ class FederationConfig(Config):
             raise ValueError("averaging: weights needs client.vocabulary: public, so that embeddings mean the same")
         return self
 
-    @model_validator(mode="after")
-    def _invites_enough(self) -> FederationConfig:
-        size, needed = self.cohort.size, self.quorum.min_clients
-        if size is not None and not self.cohort.per_kind and size < needed:
-            raise ValueError(f"cohort.size: is {size}, but quorum.min_clients needs {needed} deliveries of it")
-        return self
-
     def sites_json(self) -> str:
         """As `canonical_json`, without what concerns the server alone: it reads like the defaults at a site."""
         values = self.model_dump(mode="json", exclude=_OF_THE_SERVER)
