@@ -25,6 +25,7 @@ NAMES = (
     "gpu_steps",
     "bundle_bytes",
     "round_overhead",
+    "idle",
 )
 _ON_DEVICE = {"client_epoch", "gpu_steps", "public_encoding", "sed", "trainable"}
 """The others measure what always runs on a CPU."""

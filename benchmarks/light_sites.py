@@ -57,6 +57,7 @@ class LightSite:
     stub: AggregatorServiceStub
     metadata: tuple[tuple[str, str], ...]
     bytes_down: int = 0
+    num_polls: int = 0
     accepted: list[int] = field(default_factory=list)
     """Numbers of the rounds that its delivery counted in."""
     delivered_at: float = 0.0
@@ -68,7 +69,7 @@ class LightSite:
         while True:
             request = pb.FetchTaskRequest(wait=wait, known_revision=known)
             task = await self.stub.FetchTask(request, metadata=self.metadata)
-            known = task.revision
+            self.num_polls, known = self.num_polls + 1, task.revision
             if task.HasField("train") and task.train.round_number not in self.accepted:
                 await self._take_part(task.train, blob)
 

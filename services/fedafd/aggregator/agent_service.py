@@ -96,7 +96,9 @@ class AgentService(AggregatorServiceServicer):
                 left = until - loop.time()
                 if answer.revision != request.known_revision or left <= 0 or self._context.draining.is_set():
                     return answer
-                woken = not news.replaced and await news.wait(min(left, _JITTER.uniform(*_SLOW_LOOK_SECONDS)))
+                # Of who has no part in a round `watch_rounds` finds what a lost wake-up would have said.
+                look = left if caller.part is None else min(left, _JITTER.uniform(*_SLOW_LOOK_SECONDS))
+                woken = not news.replaced and await news.wait(look)
                 if news.replaced or (not woken and loop.time() >= until):
                     return answer  # the agent asks anew at once
                 caller = await caller_of(self._context, call, fresh=True)
