@@ -15,7 +15,7 @@ time.time_ns = lambda: _time_ns() + int(_AHEAD_SECONDS * 1e9)
 
 # gRPC's core reads the machine's clock, and its Python part must give it times of the same one.
 _channel: Any = importlib.import_module("grpc._channel")
-_channel.time = SimpleNamespace(time=_time)
+_channel.time = SimpleNamespace(**vars(time) | {"time": _time})
 
 from fedafd.distiller import worker  # noqa: E402 - after the clock
 
