@@ -19,6 +19,7 @@ from fedafd.agent.own_data import look_at
 from fedafd.agent.site import Site
 from fedafd.agent.training import LocalResult, LocalTask
 from fedafd.artifacts.folders import unpack_folder
+from fedafd.artifacts.stage_io import EvaluateOutputs
 from fedafd.datasets import PublicSet
 from fedafd.distiller.stages import StageResult, StageWork, run_stage
 from fedafd.domain.config import FederationConfig, parse_agent_config, parse_federation_config
@@ -102,9 +103,10 @@ class InProcess:
         inputs = {"server-state": prepared["server-state"], "global-representations": prepared["representations"]}
         distilled = self._stage(StageKind.DISTIL, number, inputs | states).outputs["server-state"]
         evaluated = self._stage(StageKind.EVALUATE, number, {"server-state": distilled})
-        self._server = evaluated.outputs["server-state"]
+        published = EvaluateOutputs.of(evaluated.outputs)
+        self._server = published.server_state
         models = {name: unpack_folder(result.personalized_model or b"") for name, result in results.items()}
-        return RoundOutcome(evaluated.model_files, models, evaluated.metrics)
+        return RoundOutcome(dict(published.model_files), models, evaluated.metrics)
 
     def _stage(
         self, kind: StageKind, number: int, inputs: Mapping[str, bytes], modality: Modality | None = None
