@@ -232,6 +232,7 @@ async def test_a_failed_round_lets_nothing_of_the_others_go(world: World) -> Non
     before = keys(world)
     await world.start_round()
     await world.prepare()
+    world.has_led_for_long()
     async with world.context.database.transaction() as session:
         await session.execute(update(ParticipationRow).values(last_progress_at=utc_now() - timedelta(hours=1)))
     await world.coordinate()
