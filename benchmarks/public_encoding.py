@@ -14,7 +14,7 @@ from benchmarks.measure import Clock, Ratio, Report, interleaved
 from benchmarks.photographs import public_photographs
 from fedafd.domain.config import parse_federation_config
 from fedafd.domain.kinds import Modality
-from fedafd.learning import tower as tower_module
+from fedafd.learning import feeding
 from fedafd.learning.feeding import batches
 from fedafd.learning.global_training import unpacked
 from fedafd.learning.optimizers import choose_device
@@ -56,7 +56,7 @@ def run(*, tiny: bool, repeats: int, clock: Clock, device: str = "auto") -> list
         for modality, tower in model.towers.items():
             samples = public.images if modality is Modality.IMAGE else [captions[0] for captions in public.captions]
             watch = _Watch()
-            original, tower_module.batches = tower_module.batches, watch.batches
+            original, feeding.batches = feeding.batches, watch.batches
             try:
                 rows = pairs.fixed(modality)
                 times = interleaved(
@@ -67,7 +67,7 @@ def run(*, tiny: bool, repeats: int, clock: Clock, device: str = "auto") -> list
                     repeats,
                 )
             finally:
-                tower_module.batches = original
+                feeding.batches = original
             seconds = times["decoded once"]
             waited = watch.seconds / (sum(seconds.wall) * (repeats + 1) / repeats)
             unit = "images" if modality is Modality.IMAGE else "captions"

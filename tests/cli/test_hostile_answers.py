@@ -14,6 +14,7 @@ import pytest
 from fedafd.cli.main import main
 
 HOSTILE = "up\x1b[2J\x1b]0;owned\x07load\r\nround 1: completed \u202eevil\x9b31m"
+MOMENT = "2026-11-01T12:00:00Z"
 PART = {
     "client": f"north{HOSTILE}",
     "kind": "image",
@@ -25,9 +26,10 @@ PART = {
     "metrics": None,
     "bytes_up": 0,
     "bytes_down": 0,
+    "num_clients": None,
+    "settled_at": MOMENT,
 }
 STAGE = {"kind": "fold", "modality": "image", "state": "failed", "progress": None, "worker": HOSTILE, "reason": HOSTILE}
-MOMENT = "2026-11-01T12:00:00Z"
 ROUND = {
     "number": 1,
     "state": "failed",
@@ -35,8 +37,10 @@ ROUND = {
     "metrics": {"rsum": None, "i2t_r1": 1.0},
     "started_at": MOMENT,
     "finished_at": MOMENT,
+    "num_online": 2,
+    "collecting_since": MOMENT,
     "participations": [PART],
-    "stages": [STAGE | {"activity": None, "failures": 3}],
+    "stages": [STAGE | {"activity": None, "failures": 3, "announced_at": MOMENT, "finished_at": MOMENT}],
 }
 EVENT = {"id": 1, "at": MOMENT, "kind": HOSTILE, "federation": HOSTILE, "actor": HOSTILE, "data": {HOSTILE: [HOSTILE]}}
 ANSWERS: dict[str, Any] = {

@@ -41,7 +41,7 @@ def test_the_guides_commands_make_a_federation_that_trains(tmp_path: Path, redis
         ):
             assert old in block
             block = block.replace(old, new)
-        before, invite, after = re.split(r"(fedafd client invite [^\n]*\n)", block)
+        before, invite, after = re.split(r"(fedafd client invite [^\n]*\n(?:fedafd client invite [^\n]*\n)*)", block)
         answer = shell(tmp_path, before + invite)
         token = re.search(r"fedafd-enrol\.[\w-]+", answer)
         assert token is not None, answer

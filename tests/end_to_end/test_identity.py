@@ -87,7 +87,7 @@ def test_a_revoked_agent_takes_a_new_invitation_from_a_file_with_a_byte_order_ma
     state_dir = trial.folder / "site"
     first = start(trial, state_dir, "first", "--token", trial.rest.invite("images", "image"))
     trial.until(lambda: bool(said(first, "agent.idle")), "the agent")
-    server = trial.rest._server
+    server = trial.rest._control_plane
     server.ask("DELETE", "/federations/trial/clients/images")
     assert ended(trial, first) == REFUSED
     assert ended(trial, start(trial, state_dir, "revoked")) == REFUSED

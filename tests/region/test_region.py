@@ -83,6 +83,9 @@ class Scene:
     async def enrolled(self) -> bool:
         return (self.folder / "a" / "credential.json").exists()
 
+    async def region_enrolled(self) -> bool:
+        return (self.folder / "region" / "credential.json").exists()
+
     async def until_state(self, services: Services, federation: str, state: RoundState) -> None:
         async def reached() -> bool:
             with suppress(Exception):
@@ -112,8 +115,9 @@ async def test_a_region_that_is_killed_while_its_sites_train_goes_on(scene: Scen
         token = await scene.invited()
         config = {"aggregator": scene.above.address, "federation": "north", "state_dir": str(scene.folder / "region")}
         (scene.folder / "region.yaml").write_text(yaml.safe_dump(config))
-        await scene.above.start_round("upper")
         first = await _started(scene, "--token", token)
+        await until(scene.region_enrolled, "the region to enrol")
+        await scene.above.start_round("upper")
         await scene.until_training()
         first.send_signal(signal.SIGKILL)
         await first.wait()
