@@ -62,6 +62,7 @@ class Scene:
     def __init__(self, levels: Levels, folder: Path) -> None:
         self.above, self.below, self.folder = levels.above, levels.below, folder
         self.site = ScriptedSite("a")
+        self.processes: list[asyncio.subprocess.Process] = []
 
     @asynccontextmanager
     async def its_site(self) -> AsyncIterator[None]:
@@ -105,8 +106,13 @@ class Scene:
 
 
 @pytest.fixture
-def scene(levels: Levels, tmp_path: Path) -> Scene:
-    return Scene(levels, tmp_path)
+async def scene(levels: Levels, tmp_path: Path) -> AsyncIterator[Scene]:
+    scene = Scene(levels, tmp_path)
+    yield scene
+    for process in scene.processes:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def test_a_region_that_is_killed_while_its_sites_train_goes_on(scene: Scene) -> None:
@@ -139,7 +145,9 @@ async def _started(scene: Scene, *more: str) -> asyncio.subprocess.Process:
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, "-m", "fedafd.region.main", "--config", str(scene.folder / "region.yaml"), *more]
-    return await asyncio.create_subprocess_exec(*command, env=environment)
+    process = await asyncio.create_subprocess_exec(*command, env=environment)
+    scene.processes.append(process)
+    return process
 
 
 async def test_a_region_whose_own_round_is_cancelled_leaves_the_upper_round(scene: Scene) -> None:
