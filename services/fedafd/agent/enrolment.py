@@ -1,4 +1,4 @@
-"""What makes an enrolment repeatable: a random number of this agent, kept before the token is first shown.
+"""Enrolment, and what makes it repeatable: a random number of this agent, kept before the token is first shown.
 
 The aggregator makes the credential of the token and this number. If its answer is lost, also with the process, the same
 agent asks again and gets the same credential, and nobody else does.
@@ -6,17 +6,52 @@ agent asks again and gets the same credential, and nobody else does.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import secrets
 from pathlib import Path
 
+from fedafd.agent.connection import AggregatorConnection
 from fedafd.agent.files import write_atomically
+from fedafd.agent.ledger import Ledger
+from fedafd.agent.state import Credential, StateDirectory
+from fedafd.domain.config import AgentConfig
+from fedafd.domain.config.region import RegionConfig
+from fedafd.domain.kinds import ClientKind, ParticipantKind
+from fedafd.domain.secrets import plain_secret
 
-__all__ = ["forget_enrolment", "nonce_of"]
+__all__ = ["enrol", "forget_enrolment", "nonce_of"]
 
 _FILE = "enrolment.json"
 _NONCE_BYTES = 32
+
+
+async def enrol(
+    config: AgentConfig | RegionConfig,
+    token: str,
+    kind: ClientKind | ParticipantKind,
+    *,
+    state: StateDirectory,
+    ledger: Ledger,
+    stop: asyncio.Event,
+) -> Credential:
+    """Show the token once it is noted in the ledger; the credential, kept in the state folder.
+
+    Raises what AggregatorConnection.enrol raises.
+    """
+    token = plain_secret(token)
+    connection = AggregatorConnection(config.aggregator, tls=config.tls, stop=stop)
+    try:
+        named = hashlib.sha256(token.encode()).hexdigest()
+        ledger.record("enrolment", sha256=named, size_bytes=len(token.encode()), round_number=0)
+        nonce = await asyncio.to_thread(nonce_of, token, state.root)
+        credential = await connection.enrol(token, kind, nonce)
+    finally:
+        await connection.close()
+    state.save_credential(credential)
+    forget_enrolment(state.root)
+    return credential
 
 
 def nonce_of(token: str, state_dir: Path) -> bytes:

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from fedafd.agent.connection import AggregatorConnection, StopRequestedError
 from fedafd.agent.ledger import Ledger
-from fedafd.agent.outgoing import departure_of
+from fedafd.agent.outgoing import Departure, departure_of
 from fedafd.agent.session import AgentSession
 from fedafd.agent.state import Credential, StateDirectory
 from fedafd.domain.config import AgentConfig
@@ -17,7 +17,7 @@ from fedafd.domain.errors import FedafdError
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.telemetry.logging import get_logger
 
-__all__ = ["leave_open_round", "leave_round"]
+__all__ = ["leave_open_round", "leave_round", "note_departure"]
 
 _SECONDS = 10.0
 """An agent that ends anyway waits no longer for an aggregator."""
@@ -29,18 +29,24 @@ async def leave_round(
 ) -> None:
     """Leave the round of `task` because of `error`; what is said is noted first, and what cannot be noted not said."""
     departure = departure_of(error, config.share)
-    told = json.dumps({"reason": departure.reason.value, "num_affected": departure.num_affected}, sort_keys=True)
     try:
-        ledger.record(
-            "leave",
-            sha256=hashlib.sha256(told.encode()).hexdigest(),
-            size_bytes=len(told.encode()),
-            round_number=task.round_number,
-            detail=told,
-        )
+        note_departure(ledger, departure, task.round_number)
         await connection.leave(task.round_id, departure)
     except (FedafdError, OSError) as refused:
         _log.warning("agent.leave_refused", reason=str(refused))
+
+
+def note_departure(ledger: Ledger, departure: Departure, round_number: int) -> None:
+    """Keep in the ledger what is about to be said. Raises what Ledger.record raises."""
+    told = json.dumps({"reason": departure.reason.value, "num_affected": departure.num_affected}, sort_keys=True)
+    content = told.encode()
+    ledger.record(
+        "leave",
+        sha256=hashlib.sha256(content).hexdigest(),
+        size_bytes=len(content),
+        round_number=round_number,
+        detail=told,
+    )
 
 
 async def leave_open_round(config: AgentConfig, state: StateDirectory, error: FedafdError) -> None:

@@ -7,7 +7,6 @@ the next start gets the same task again, finds what is already downloaded, train
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -19,7 +18,7 @@ from fedafd.agent.comparing import Comparing
 from fedafd.agent.connection import AggregatorConnection, StopRequestedError
 from fedafd.agent.delivery import Delivery
 from fedafd.agent.enrolled import need_kind, need_token
-from fedafd.agent.enrolment import forget_enrolment, nonce_of
+from fedafd.agent.enrolment import enrol
 from fedafd.agent.leaving import leave_round
 from fedafd.agent.ledger import Ledger
 from fedafd.agent.metrics import AgentMetrics
@@ -49,7 +48,6 @@ from fedafd.domain.errors import (
 from fedafd.domain.kinds import Modality, UploadPurpose
 from fedafd.domain.leaving import Activity, ActivityKind
 from fedafd.domain.process_errors import WeightsNotSharedError
-from fedafd.domain.secrets import plain_secret
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.telemetry.logging import bind_context, get_logger
@@ -158,18 +156,8 @@ class Agent:
         return credential
 
     async def _enrol(self, token: str | None) -> Credential:
-        token = plain_secret(need_token(token))
-        connection = AggregatorConnection(self._config.aggregator, tls=self._config.tls, stop=self._stop)
-        try:
-            self._ledger.record(
-                "enrolment", sha256=hashlib.sha256(token.encode()).hexdigest(), size_bytes=len(token), round_number=0
-            )
-            nonce = await asyncio.to_thread(nonce_of, token, self._state.root)
-            credential = await connection.enrol(token, self._config.kind, nonce)
-        finally:
-            await connection.close()
-        self._state.save_credential(credential)
-        forget_enrolment(self._state.root)
+        token, kind = need_token(token), self._config.kind
+        credential = await enrol(self._config, token, kind, state=self._state, ledger=self._ledger, stop=self._stop)
         _log.info("agent.enrolled", federation=credential.federation_id, client=credential.client_name)
         return credential
 

@@ -8,7 +8,6 @@ if it was delivered, else it is cancelled.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -17,8 +16,9 @@ from fedafd.agent.cache import ArtifactCache
 from fedafd.agent.chunks import ChunkedFile
 from fedafd.agent.connection import AggregatorConnection, StopRequestedError
 from fedafd.agent.enrolled import need_token
-from fedafd.agent.enrolment import forget_enrolment, nonce_of
+from fedafd.agent.enrolment import enrol
 from fedafd.agent.files import write_atomically
+from fedafd.agent.leaving import note_departure
 from fedafd.agent.ledger import Ledger
 from fedafd.agent.outgoing import Departure, departure_of
 from fedafd.agent.session import AgentSession
@@ -36,7 +36,6 @@ from fedafd.domain.errors import (
 )
 from fedafd.domain.kinds import ParticipantKind, UploadPurpose
 from fedafd.domain.leaving import Activity, ActivityKind, LeaveReason
-from fedafd.domain.secrets import plain_secret
 from fedafd.domain.states import RoundState
 from fedafd.persistence.models import RoundRow
 from fedafd.proto.v1 import aggregator_pb2 as pb
@@ -105,16 +104,8 @@ class Region:
                 await connection.close()
 
     async def _enrol(self, token: str | None) -> Credential:
-        token = plain_secret(need_token(token, "region"))
-        connection = AggregatorConnection(self._config.aggregator, tls=self._config.tls, stop=self._stop)
-        try:
-            self._note("enrolment", token.encode(), 0)
-            nonce = await asyncio.to_thread(nonce_of, token, self._state.root)
-            credential = await connection.enrol(token, ParticipantKind.REGION, nonce)
-        finally:
-            await connection.close()
-        self._state.save_credential(credential)
-        forget_enrolment(self._state.root)
+        token, kind = need_token(token, "region"), ParticipantKind.REGION
+        credential = await enrol(self._config, token, kind, state=self._state, ledger=self._ledger, stop=self._stop)
         _log.info("region.enrolled", federation=credential.federation_id, region=credential.client_name)
         return credential
 
@@ -230,7 +221,12 @@ class Region:
 
     async def _deliver(self, connection: AggregatorConnection, task: pb.TrainTask, row: RoundRow) -> None:
         blob = await asyncio.to_thread(ChunkedFile.of, await self._kept(row))
-        self._record(UploadPurpose.MERGED_STATES.value, blob.sha256, blob.size_bytes, task.round_number)
+        self._ledger.record(
+            UploadPurpose.MERGED_STATES.value,
+            sha256=blob.sha256,
+            size_bytes=blob.size_bytes,
+            round_number=task.round_number,
+        )
         upload = await connection.upload(task.round_id, UploadPurpose.MERGED_STATES, blob)
         await self._settled(row, await connection.commit(task.round_id, [upload], {}, 0))
 
@@ -254,16 +250,9 @@ class Region:
         _log.error("region.rejected", round=row.number, reason=receipt.rejection_reason)
 
     async def _leave(self, connection: AggregatorConnection, task: pb.TrainTask, departure: Departure) -> None:
-        told = json.dumps({"reason": departure.reason.value, "num_affected": departure.num_affected}, sort_keys=True)
-        self._note("leave", told.encode(), task.round_number, detail=told)
+        note_departure(self._ledger, departure, task.round_number)
         with suppress(RoundClosedError):
             await connection.leave(task.round_id, departure)
-
-    def _note(self, what: str, content: bytes, round_number: int, *, detail: str = "") -> None:
-        self._record(what, hashlib.sha256(content).hexdigest(), len(content), round_number, detail)
-
-    def _record(self, what: str, sha256: str, size_bytes: int, round_number: int, detail: str = "") -> None:
-        self._ledger.record(what, sha256=sha256, size_bytes=size_bytes, round_number=round_number, detail=detail)
 
     async def _rest(self, seconds: float) -> None:
         with suppress(TimeoutError):
