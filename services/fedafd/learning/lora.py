@@ -54,14 +54,14 @@ def add_adapters(encoder: Encoder, lora: LoraConfig) -> LoraConfig:
 
 
 def merged_tensors(lora: LoraConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An encoder's tensors with the matrices added to the weights that they stand beside."""
+    """An encoder's tensors with the matrices added, in float32, to the weights that they stand beside."""
     merged = {}
     for name, value in tensors.items():
         if _ADAPTER in name:
             continue
         layer, base, part = name.rpartition(_BASE)
         if base and part == "weight":
-            value = value + lora.alpha / lora.rank * _product(layer, tensors)
+            value = value.float() + lora.alpha / lora.rank * _product(layer, tensors)
         merged[f"{layer}.{part}" if base else name] = value
     return merged
 
@@ -90,7 +90,7 @@ def merge_folder(folder: Path) -> None:
 
 def _product(layer: str, tensors: Mapping[str, Tensor]) -> Tensor:
     """Of the two matrices, in the weight's shape; of a convolution the second one reads single positions."""
-    down, up = (tensors[f"{layer}.lora_{which}.default.weight"] for which in "AB")
+    down, up = (tensors[f"{layer}.lora_{which}.default.weight"].float() for which in "AB")
     return torch.einsum("or,r...->o...", up.flatten(1), down)
 
 

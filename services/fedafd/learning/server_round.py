@@ -23,7 +23,7 @@ from fedafd.algorithm.centring import centre, public_mean
 from fedafd.algorithm.distillation import distillation_targets
 from fedafd.algorithm.metrics import fold_recall_at_k, rsum, scored_recall_at_k
 from fedafd.artifacts.folders import pack_folder
-from fedafd.domain.config import FederationConfig
+from fedafd.domain.config import BundleDtype, FederationConfig
 from fedafd.domain.kinds import Modality, in_order
 from fedafd.learning.checkpoint import tensors_below
 from fedafd.learning.evaluation import Evaluation
@@ -98,8 +98,15 @@ def prepare(
             modality.value,
             lambda f, m=modality, n=number: progress(0.8 + 0.1 * (n + f), f"representing {m.value}s"),  # type: ignore[misc]
         )
-    bundles = {modality: pack_folder(tower.to_files()) for modality, tower in run.model.towers.items()}
+    bundles = {m: pack_folder(tower.to_files(trained_in=_sent_in(config, m))) for m, tower in run.model.towers.items()}
     return Prepared(state_made(), reps, bundles)
+
+
+def _sent_in(config: FederationConfig, modality: Modality) -> torch.dtype:
+    """How a bundle holds what is trained of this modality's encoder."""
+    encoder = config.image_encoder if modality is Modality.IMAGE else config.text_encoder
+    given = config.bundle_dtype or (BundleDtype.FLOAT16 if encoder.trainable == "lora" else BundleDtype.FLOAT32)
+    return torch.float16 if given is BundleDtype.FLOAT16 else torch.float32
 
 
 def distils(config: FederationConfig, round_number: int) -> bool:

@@ -102,9 +102,11 @@ class Tower(nn.Module):
             return rows
         return scaled(rows, self.get_buffer("_factor"), self.get_buffer("_shift"))
 
-    def to_files(self, prefix: str = "") -> dict[str, bytes]:
-        """The tower as files of a model folder."""
+    def to_files(self, prefix: str = "", trained_in: torch.dtype = torch.float32) -> dict[str, bytes]:
+        """The tower as files of a model folder, its trained parameters in `trained_in` where that holds their range."""
         weights = {key: value.detach().cpu().contiguous() for key, value in sorted(self.encoder.state_dict().items())}
+        for key in (key for key, parameter in self.encoder.named_parameters() if parameter.requires_grad):
+            weights[key] = _narrowed(weights[key], trained_in)
         text = self.tokenizer.to_str() if self.tokenizer is not None else None
         files = description(self.config, self.modality, self.dim, text) | {"model.safetensors": save(weights)}
         return {f"{prefix}{name}": content for name, content in files.items()}
@@ -142,6 +144,14 @@ class Tower(nn.Module):
             raise DataError(f"{where}: makes no encoder: {type(error).__name__}: {error}") from None
         load_fitting(tower.encoder, weights, f"{place}/model.safetensors")
         return tower.eval()
+
+
+def _narrowed(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """In `dtype`, or as they are where one would become infinite."""
+    if values.dtype == dtype:
+        return values
+    narrow = values.to(dtype)
+    return narrow if bool(narrow.isfinite().all()) else values
 
 
 def is_pooled(rows: Tensor) -> bool:

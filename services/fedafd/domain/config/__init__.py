@@ -10,7 +10,7 @@ from fedafd.domain.config.cohort import CohortConfig
 from fedafd.domain.config.encoders import EncoderConfig, LoraConfig
 from fedafd.domain.config.federation import FederationConfig, QuorumConfig, stored_federation_config
 from fedafd.domain.config.method import AlignmentConfig, DistillationConfig, FusionConfig
-from fedafd.domain.config.modes import AlignmentMode, AveragingMode, EnsembleMode, FusionMode, WireDtype
+from fedafd.domain.config.modes import AlignmentMode, AveragingMode, BundleDtype, EnsembleMode, FusionMode, WireDtype
 from fedafd.domain.config.reading import (
     parse_agent_config,
     parse_config,
@@ -28,6 +28,7 @@ __all__ = [
     "AlignmentMode",
     "AveragingMode",
     "BaselineMode",
+    "BundleDtype",
     "ClientTrainingConfig",
     "CohortConfig",
     "DataConfig",

@@ -13,7 +13,7 @@ from fedafd.domain.config.base import LONGEST_SECONDS, Config, Count, Name
 from fedafd.domain.config.cohort import CohortConfig
 from fedafd.domain.config.encoders import EncoderConfig
 from fedafd.domain.config.method import AlignmentConfig, DistillationConfig, FusionConfig
-from fedafd.domain.config.modes import AveragingMode, WireDtype
+from fedafd.domain.config.modes import AveragingMode, BundleDtype, WireDtype
 from fedafd.domain.config.retention import RetentionConfig
 from fedafd.domain.config.training import ClientTrainingConfig, ServerTrainingConfig
 from fedafd.domain.presets import PRESETS, merged
@@ -69,6 +69,11 @@ class FederationConfig(Config):
     quorum: QuorumConfig = QuorumConfig()
     wire_dtype: WireDtype = Field(
         WireDtype.FLOAT16, description="How representations travel, up and down; int8 has one float32 scale per row."
+    )
+    bundle_dtype: BundleDtype | None = Field(
+        None,
+        description="How trained weights travel in encoder bundles; null: in float16 from an encoder with trainable:"
+        " lora, in float32 from others. Sites train in float32 always.",
     )
     round_deadline_seconds: float | None = Field(
         3600.0, gt=0, le=LONGEST_SECONDS, description="How long a round waits for deliveries; null: for ever."

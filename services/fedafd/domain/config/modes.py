@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["AlignmentMode", "AveragingMode", "EnsembleMode", "FusionMode", "WireDtype"]
+__all__ = ["AlignmentMode", "AveragingMode", "BundleDtype", "EnsembleMode", "FusionMode", "WireDtype"]
 
 
 class AlignmentMode(StrEnum):
@@ -50,6 +50,13 @@ class AveragingMode(StrEnum):
     OFF = "off"
     WEIGHTS = "weights"
     """FedAvg, arXiv 1602.05629: by the number of private samples. Weights leave the site."""
+
+
+class BundleDtype(StrEnum):
+    """How trained weights travel in an encoder bundle; frozen ones keep the type that they have."""
+
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
 
 
 class WireDtype(StrEnum):
