@@ -14,6 +14,8 @@ from fedafd.domain import errors
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "transformers")
+MODULE_LINES, PAGE_LINES = 400, 300
+"""Past these look for the second subject."""
 NEVER = {
     "fedafd.control_plane.app": (*HEAVY, "celery.app.base"),
     "fedafd.aggregator.server": (*HEAVY, "pyarrow", "fastapi"),
@@ -56,6 +58,21 @@ def test_links_between_documents_lead_somewhere(path: str) -> None:
     document = ROOT / "docs" / path
     for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
         assert (document.parent / target).exists(), f"{path}: {target}"
+
+
+def test_no_module_and_no_page_is_longer_than_one_reads() -> None:
+    folders = ("services", "tools", "benchmarks", "examples")
+    modules = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "helm").glob("*/README.md")]
+    written = [path for path in modules if "proto" not in path.parts]
+    assert len(written) > 300
+    assert len(pages) > 40
+    assert [str(path) for path in written if _lines(path) > MODULE_LINES] == []
+    assert [str(path) for path in pages if _lines(path) > PAGE_LINES] == []
+
+
+def _lines(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
 
 
 def test_every_file_of_the_package_is_in_its_wheel() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 import typer
@@ -80,15 +80,18 @@ def every_command(group: object = None, path: str = "") -> list[str]:
     return names
 
 
-@pytest.fixture
-def install(tmp_path: Path) -> Path:
-    """A folder with an agent.yaml and, for PYTHONPATH, a hook that hides all that extras bring."""
-    (tmp_path / "agent.yaml").write_text(AGENT)
-    (tmp_path / "data").mkdir()
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
-    (tmp_path / "picture.png").write_bytes(b"x")
-    (tmp_path / "sitecustomize.py").write_text(
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, int]]:
+    """What each command says without extras, and its exit status, in a folder with an agent.yaml."""
+    folder = tmp_path_factory.mktemp("base")
+    install = folder / "install"
+    (install / "data").mkdir(parents=True)
+    (install / "agent.yaml").write_text(AGENT)
+    (install / "model").mkdir()
+    (install / "model" / "config.json").write_text("{}")
+    (install / "picture.png").write_bytes(b"x")
+    # A hook of Python's start, which hides all that extras bring.
+    (folder / "sitecustomize.py").write_text(
         "import sys\n"
         f"HIDDEN = {blocked()!r}\n"
         "class Hider:\n"
@@ -97,26 +100,28 @@ def install(tmp_path: Path) -> Path:
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
         "sys.meta_path.insert(0, Hider())\n"
     )
-    return tmp_path
-
-
-@pytest.mark.parametrize("command", every_command())
-def test_a_command_of_a_base_install_gives_no_stack_trace(command: str, install: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FEDAFD_")}
-    environment |= {"PYTHONPATH": f"{install}:{ROOT / 'services'}", "HOME": str(install)}
+    environment |= {"PYTHONPATH": f"{folder}:{ROOT / 'services'}", "HOME": str(install)}
+    commands = every_command()
     done = subprocess.run(
-        [sys.executable, "-m", "fedafd.cli.main", *command.split(), *ARGUMENTS.get(command, [])],
+        [sys.executable, str(ROOT / "tests" / "cli" / "forked_commands.py"), str(install)],
+        input=json.dumps([[*command.split(), *ARGUMENTS.get(command, [])] for command in commands]),
         cwd=install,
         env=environment,
         capture_output=True,
         text=True,
         check=False,
-        stdin=subprocess.DEVNULL,
-        timeout=120,
+        timeout=290,
     )
-    said = done.stdout + done.stderr
+    assert done.returncode == 0, done.stderr
+    return dict(zip(commands, json.loads(done.stdout), strict=True))
+
+
+@pytest.mark.parametrize("command", every_command())
+def test_a_command_of_a_base_install_gives_no_stack_trace(command: str, outcomes: dict[str, tuple[str, int]]) -> None:
+    said, status = outcomes[command]
     assert "Traceback" not in said, said
-    assert (done.returncode == 0) == (command in USEFUL), said
+    assert (status == 0) == (command in USEFUL), said
     if command.split()[0] in _EXTRAS and command not in WITHOUT:
         assert f"pip install 'fedafd[{_EXTRAS[command.split()[0]]}]'" in said
 

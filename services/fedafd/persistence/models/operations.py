@@ -1,0 +1,88 @@
+"""What operating the service needs: the audit log, leases, drains, API keys and repeated requests."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, LargeBinary, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from fedafd.persistence.clock import utc_now
+from fedafd.persistence.models.base import Base, new_id
+
+__all__ = ["ApiKeyRow", "DrainRow", "EventRow", "IdempotencyRow", "LeaseRow"]
+
+
+class EventRow(Base):
+    """The audit log: what happened, when, to what, by whom. Append-only; ids grow in the order of the commits."""
+
+    __tablename__ = "events"
+    __table_args__ = (Index("ix_events_federation_id_id", "federation_id", "id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
+    at: Mapped[datetime] = mapped_column(default=utc_now)
+    federation_id: Mapped[str | None] = mapped_column(ForeignKey("federations.id"))
+    """None for what concerns no federation, such as API keys."""
+    kind: Mapped[str] = mapped_column(String(64))
+    """Dotted, past tense, such as `round.state_changed` or `client.enrolled`."""
+    actor: Mapped[str] = mapped_column(String(128))
+    """`api-key:<name>`, `client:<name>`, `coordinator`, `distiller:<worker>`."""
+    data: Mapped[dict[str, Any]]
+
+
+class LeaseRow(Base):
+    """Who may do a singleton's work, such as the coordinator's. The token grows with every new holder."""
+
+    __tablename__ = "leases"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    holder: Mapped[str] = mapped_column(String(120))
+    token: Mapped[int] = mapped_column(BigInteger)
+    expires_at: Mapped[datetime]
+
+
+class DrainRow(Base):
+    """The service is drained while the only row is there: no queued round starts."""
+
+    __tablename__ = "drains"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    actor: Mapped[str] = mapped_column(String(128))
+    reason: Mapped[str | None] = mapped_column(Text)
+    since: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class ApiKeyRow(Base):
+    """A key of the REST API."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (CheckConstraint("role IN ('admin', 'operator', 'viewer')", name="role"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(63), unique=True)
+    role: Mapped[str] = mapped_column(String(16))
+    key_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    created_by: Mapped[str | None] = mapped_column(String(128))
+    """The actor who made it; None for the first admin's key, which the settings give."""
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    """To the minute."""
+    revoked_at: Mapped[datetime | None]
+
+
+class IdempotencyRow(Base):
+    """The answer to a POST that carried an Idempotency-Key."""
+
+    __tablename__ = "idempotency_keys"
+
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    """`<api key id>:<Idempotency-Key>`."""
+    request_hash: Mapped[str] = mapped_column(String(64))
+    """SHA-256 of method, path and body."""
+    status: Mapped[int]
+    location: Mapped[str | None] = mapped_column(String(512))
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+    """Encrypted under the caller's own API key, because it may hold a secret that is shown once."""
+    created_at: Mapped[datetime] = mapped_column(default=utc_now, index=True)
