@@ -143,14 +143,18 @@ class FakeAggregator(AggregatorServiceServicer):  # type: ignore[misc]
         accepts_model: bool = False,
         strategy: str = "fedafd",
         bundle: bytes | None = None,
+        public_set: bytes = b"manifest",
+        **federation: Any,
     ) -> None:
         """Make the client train for a round."""
-        manifest = self.put(b"manifest", "public-set/manifest")
+        manifest = self.put(public_set, "public-set/manifest")
         self.set_task(
             train=pb.TrainTask(
                 round_id=f"round-{number}",
                 round_number=number,
-                federation_config_json=parse_federation_config({"name": "f", "strategy": strategy}).canonical_json(),
+                federation_config_json=parse_federation_config(
+                    {"name": "f", "strategy": strategy} | federation
+                ).sites_json(),
                 seed=number,
                 public_set_sha256=manifest.sha256,
                 public_set=[manifest, self.put(b"shard" * (blob_bytes // 5), "public-set/shard")],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import hashlib
 import json
 import threading
 import time
@@ -51,7 +52,7 @@ class CountingTrainer:
         self.tasks.append(task)
         self.started.set()
         assert set(task.encoder_bundles) == {Modality.IMAGE}
-        assert task.manifest.read_bytes() == b"manifest"
+        assert hashlib.sha256(task.manifest.read_bytes()).hexdigest() == task.public_set_sha256
         end = time.monotonic() + self.seconds
         progress(0.5, _HALF)
         while time.monotonic() < end:
@@ -77,6 +78,7 @@ class Scene:
         self.server = FakeAggregator()
         self.trainer = CountingTrainer()
         self.share: dict[str, bool] = {}
+        self.policy: dict[str, Any] = {}
         self.kind = "image"
 
     async def run(self, until: Callable[[], bool], token: str | None = TOKEN, seconds: float = 20.0) -> None:
@@ -88,6 +90,7 @@ class Scene:
                 "data": {"adapter": "shapes"},
                 "state_dir": str(self.state_dir),
                 "share": self.share,
+                "policy": self.policy,
             }
         )
         state, stop = StateDirectory(self.state_dir), asyncio.Event()

@@ -14,6 +14,19 @@ from fedafd.domain.yaml_files import parse_yaml
 
 __all__ = ["agent_file"]
 
+_POLICY = (
+    "# policy:  # what your agent refuses to do for the federation; nothing is refused unless you say so: docs/site.md",
+    "#   approve: [configuration, public-set]  # each waits for your yes: fedafd agent approve",
+    "#   max_bundle_bytes: 500000000  # longest encoder that is downloaded",
+    "#   max_bundle_parameters: 100000000",
+    "#   max_epochs: 5  # in a round",
+    "#   max_minutes: 60  # of training in a round",
+    "#   max_rounds: 100  # that your data are used for",
+    "#   encoders: [resnet, bert]  # by architecture",
+    "#   allow: {averaging: off, alignment.mode: [adversarial+pairing, pairing]}",
+    "#   hours: [22:00-06:00]  # with time_zone: Europe/Berlin, else by this machine's clock",
+)
+
 
 def agent_file(
     *,
@@ -46,6 +59,7 @@ def agent_file(
         "  personalized_model: false  # true: your personalized model is sent up, too",
         "  metrics: true  # false: no scores and no number of samples leave either",
         "  weights: false  # true: for federations that average the encoders' weights",
+        *_POLICY,
         *_tls(authorities),
     ]
     text = "\n".join(lines) + "\n"

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fedafd.agent.approval import read_proposal
 from fedafd.agent.exit_codes import ExitCode, exit_code_of
 from fedafd.agent.findings import Finding, Level, error, fine, note, warning, worst_exit_code
 from fedafd.agent.own_data import look_at
+from fedafd.agent.policy_words import policy_words
 from fedafd.datasets.facts import DataReport
 from fedafd.datasets.report import Progress
 from fedafd.datasets.samples import ClientData
@@ -62,6 +64,7 @@ def check_site(
     doing("training a few steps")
     found += _training(config, data, report)
     found += _tracking(config)
+    found += _policy(config)
     doing("looking at the state folder")
     of_folder = check_folder(config)
     usable = all(each.level is not Level.ERROR for each in of_folder)
@@ -101,6 +104,17 @@ def _tracking(config: AgentConfig) -> list[Finding]:
     return [warning("tracking", each) for each in needed] or [
         fine("tracking", f"metrics go to {', '.join(config.tracking)}")
     ]
+
+
+def _policy(config: AgentConfig) -> list[Finding]:
+    told = [fine("policy", f"refuses {each}") for each in policy_words(config.policy)]
+    try:
+        waits = read_proposal(config.state_dir)
+    except FedafdError as failed:
+        return [*told, error("policy", str(failed), exit_code_of(failed))]
+    if waits is None:
+        return told
+    return [*told, warning("policy", f"round {waits.round_number} waits for your yes: fedafd agent approve")]
 
 
 def _training(config: AgentConfig, data: ClientData | None, report: DataReport | None) -> list[Finding]:

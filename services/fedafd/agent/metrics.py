@@ -33,6 +33,6 @@ class AgentMetrics(Metrics):
             yield
 
     def round_done(self, outcome: str, seconds: float) -> None:
-        """Count a round; `outcome` is delivered, rejected, closed or failed."""
+        """Count a round; `outcome` is delivered, rejected, closed, refused or failed."""
         self._rounds.labels(outcome=outcome).inc()
         self._seconds.observe(seconds)

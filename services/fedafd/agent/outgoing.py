@@ -20,6 +20,7 @@ from fedafd.domain.errors import (
     StorageFullError,
 )
 from fedafd.domain.leaving import CLIENT_METRICS, Activity, ActivityKind, LeaveReason
+from fedafd.domain.process_errors import PolicyRefusedError
 
 __all__ = ["Departure", "activity_to_send", "departure_of", "fraction_to_send", "metrics_to_send", "samples_to_send"]
 
@@ -93,6 +94,8 @@ def activity_to_send(activity: Activity) -> Activity:
 
 
 def _reason(error: BaseException) -> LeaveReason:
+    if isinstance(error, PolicyRefusedError):
+        return error.reason
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return LeaveReason.DISK_FULL
     for kind in type(error).__mro__:

@@ -22,6 +22,7 @@ from fedafd.agent.enrolment import enrol
 from fedafd.agent.leaving import leave_round
 from fedafd.agent.ledger import Ledger
 from fedafd.agent.metrics import AgentMetrics
+from fedafd.agent.policy import SitePolicy
 from fedafd.agent.read_only import outlast_read_only
 from fedafd.agent.session import AgentSession
 from fedafd.agent.site_model import SiteModel
@@ -47,7 +48,7 @@ from fedafd.domain.errors import (
 )
 from fedafd.domain.kinds import Modality, UploadPurpose
 from fedafd.domain.leaving import Activity, ActivityKind
-from fedafd.domain.process_errors import WeightsNotSharedError
+from fedafd.domain.process_errors import PolicyRefusedError, WeightsNotSharedError
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.telemetry.logging import bind_context, get_logger
@@ -96,6 +97,7 @@ class Agent:
         self._poll_seconds = poll_seconds
         self._cache = ArtifactCache(state.root / "artifacts", limit_bytes=cache_limit_bytes)
         self._model = SiteModel(state.root)
+        self._policy = SitePolicy(config, state.root)
         self._comparing = Comparing(config, state)
         self._ledger = Ledger(state.root)
         self._delivery = Delivery(state, self._ledger, config.share)
@@ -207,6 +209,11 @@ class Agent:
                 outcome = "closed"
             except (StopRequestedError, UnauthenticatedError, ForbiddenError, IdentityInUseError):
                 raise
+            except PolicyRefusedError as error:
+                _log.warning("agent.policy_refused", reason=str(error), code=error.reason.value)
+                self._state.discard_pending(but_committed=True)
+                await leave_round(connection, self._ledger, self._config, task, error)
+                outcome = "refused"
             except Exception as error:
                 # One bad round must not end the agent, nor hold up the others: say so and leave the round.
                 _log.exception("agent.round_failed", reason=str(error))
@@ -232,9 +239,8 @@ class Agent:
         else:
             with self._metrics.phase("train"):
                 async with self._comparing.making_way():
-                    result = await train_watched(
-                        self._trainer, local, stop=self._stop, report=_reporter(connection, task.round_id)
-                    )
+                    report = _reporter(connection, task.round_id, self._policy.watch())
+                    result = await train_watched(self._trainer, local, stop=self._stop, report=report)
             pending = await self._outlasting(connection, task, lambda: asyncio.to_thread(self._keep, local, result))
             _log.info("agent.trained", **result.metrics)
         with self._metrics.phase("deliver"):
@@ -285,6 +291,7 @@ class Agent:
                 f"the federation's strategy {config.strategy} averages weights, and this site shares none; set"
                 " share.weights: true in agent.yaml to take part"
             )
+        await self._policy.admit(task, config, lambda: connection.download(task.public_set[0], self._cache))
         artifacts = [*task.public_set, task.global_representations, *task.encoder_bundles, *task.averaged_weights]
         wanted = {artifact.sha256 for artifact in artifacts}
         self._cache.trim(wanted | self._cache.newest_hashes({artifact.purpose for artifact in artifacts}))
@@ -297,6 +304,8 @@ class Agent:
             ):
                 raise TrainingCancelledError
             paths[artifact.sha256] = await connection.download(artifact, self._cache)
+        bundles = {_modality(bundle): paths[bundle.sha256] for bundle in task.encoder_bundles}
+        await self._policy.admit_bundles(bundles)
         previous = self._state.current_state(before=task.round_id)
         return LocalTask(
             round_id=task.round_id,
@@ -307,7 +316,7 @@ class Agent:
             manifest=paths[task.public_set[0].sha256],
             shards=[paths[shard.sha256] for shard in task.public_set[1:]],
             global_representations=paths[task.global_representations.sha256],
-            encoder_bundles={_modality(bundle): paths[bundle.sha256] for bundle in task.encoder_bundles},
+            encoder_bundles=bundles,
             averages={w.purpose.partition("/")[2]: paths[w.sha256] for w in task.averaged_weights},
             previous_state=None if previous is None else previous[1],
             share_model=self._config.share.personalized_model and task.accepts_personalized_model,
@@ -327,8 +336,11 @@ async def _keep_session(connection: AggregatorConnection, round_id: str) -> None
             await connection.keep_session(round_id)
 
 
-def _reporter(connection: AggregatorConnection, round_id: str) -> Callable[[float, Activity], Awaitable[bool]]:
+def _reporter(
+    connection: AggregatorConnection, round_id: str, check: Callable[[], None]
+) -> Callable[[float, Activity], Awaitable[bool]]:
     async def report(fraction: float, activity: Activity) -> bool:
+        check()
         return await connection.report_progress(round_id, 0.05 + 0.9 * fraction, activity)
 
     return report

@@ -38,6 +38,7 @@ SENTENCES: dict[str, str] = {
     "agent.old_result_discarded": "the finished result of round {round} was not taken any more",
     "agent.round_closed": "the round went on without this site",
     "agent.round_failed": "this site could not do its part of the round and left it",
+    "agent.policy_refused": "your policy refuses the round, and this site left it",
     "agent.left_round": "left round {round}, which waited for this site",
     "agent.leave_refused": "leaving the round was refused",
     "agent.model_ready": "your model is ready: {folder}",

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fedafd.agent.approval import read_proposal
 from fedafd.agent.baseline import baseline_target
 from fedafd.agent.baseline_folder import BaselineFolder
 from fedafd.agent.benefit import RoundBenefit, benefits
@@ -33,6 +34,8 @@ class SiteStatus:
     running: bool
     credential: Credential | None
     task: TaskNote | None
+    waits_for_approval: int | None
+    """The round since which a person has to say yes to what the federation changed."""
     waits_for_receipt: int | None
     """The round whose result is trained and not confirmed yet."""
     rounds: tuple[RoundBenefit, ...]
@@ -63,6 +66,7 @@ class SiteStatus:
             if held is None
             else {"federation": held.federation_id, "client": held.client_name, "kind": held.kind.value},
             "task": None if self.task is None else asdict(self.task),
+            "waits_for_approval": self.waits_for_approval,
             "waits_for_receipt": self.waits_for_receipt,
             "rounds": [each.to_dict() for each in self.rounds],
             "sent": [asdict(each) for each in self.sent],
@@ -85,13 +89,14 @@ def status_of(root: Path) -> SiteStatus:
     if not (root / "state").is_dir():
         raise DataError(f"{root}: no agent has kept anything here; name its state_dir, or its agent.yaml with --config")
     state = StateDirectory(root)
-    pending, baseline = state.load_pending(), BaselineFolder(root)
+    pending, baseline, proposal = state.load_pending(), BaselineFolder(root), read_proposal(root)
     rounds, sent, model = tuple(benefits(root)), tuple(read_sent(root)), SiteModel(root)
     return SiteStatus(
         state_dir=root,
         running=is_claimed(root / "agent.lock"),
         credential=state.load_credential(),
         task=read_task_note(root),
+        waits_for_approval=None if proposal is None else proposal.round_number,
         waits_for_receipt=None if pending is None else pending.round_number,
         rounds=rounds,
         sent=tuple(each for each in sent if each.round),

@@ -43,6 +43,8 @@ def status_facts(status: SiteStatus) -> Iterator[tuple[str, str]]:
         yield "enrolled", f"as {held.kind.value} client {held.client_name} in federation {held.federation_id}"
     yield "agent", "running" if status.running else "not running"
     yield "task", _task(status)
+    if status.waits_for_approval is not None:
+        yield "your yes", f"is waited for since round {status.waits_for_approval}: fedafd agent approve"
     delivered = f"round {status.rounds[-1].round_number}, {status.rounds[-1].delivered_at}" if status.rounds else "none"
     yield "last delivered", delivered
     if status.sent and status.rounds:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fedafd.cli.agent_approve import agent_approve
 from fedafd.cli.agent_check import agent_check
 from fedafd.cli.agent_init import agent_init
 from fedafd.cli.agent_options import AgentYaml, StateDir, state_dir_of
@@ -18,6 +19,7 @@ __all__ = ["agent_app"]
 agent_app = typer.Typer(help="A site's agent: runs beside its private data.", no_args_is_help=True)
 agent_app.command("init")(agent_init)
 agent_app.command("check")(agent_check)
+agent_app.command("approve")(agent_approve)
 agent_app.command("status")(agent_status)
 agent_app.command("baseline")(agent_baseline)
 agent_app.command("ui")(agent_ui)

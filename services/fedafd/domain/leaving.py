@@ -36,6 +36,13 @@ class LeaveReason(StrEnum):
     DOWNLOAD_CORRUPT = "download-corrupt"
     TASK_NOT_UNDERSTOOD = "task-not-understood"
     REGION_ROUND_FAILED = "region-round-failed"
+    POLICY_ENCODER = "policy-encoder"
+    POLICY_EFFORT = "policy-effort"
+    POLICY_VALUES = "policy-values"
+    POLICY_PUBLIC_SET = "policy-public-set"
+    POLICY_HOURS = "policy-hours"
+    POLICY_ROUNDS = "policy-rounds"
+    POLICY_APPROVAL = "policy-approval"
     UNEXPECTED = "unexpected"
     DEADLINE = "deadline"
     SILENT = "silent"
@@ -66,6 +73,23 @@ _WORDS: Mapping[LeaveReason, str] = {
     LeaveReason.DOWNLOAD_CORRUPT: "what it downloaded did not have the announced hash, time and again",
     LeaveReason.TASK_NOT_UNDERSTOOD: "it could not follow the task; its agent may be older than the federation",
     LeaveReason.REGION_ROUND_FAILED: "its own round failed or was cancelled; the region's operator sees why",
+    LeaveReason.POLICY_ENCODER: (
+        "its policy refuses an encoder of the round, for its size or its architecture; the log of the site's agent has"
+        " the numbers"
+    ),
+    LeaveReason.POLICY_EFFORT: (
+        "its policy allows fewer epochs or minutes of training; the log of the site's agent has the numbers"
+    ),
+    LeaveReason.POLICY_VALUES: (
+        "its policy does not allow a value of the federation's configuration; the log of the site's agent names the key"
+    ),
+    LeaveReason.POLICY_PUBLIC_SET: "its policy does not name the round's public set",
+    LeaveReason.POLICY_HOURS: "its policy does not let it train at this hour",
+    LeaveReason.POLICY_ROUNDS: "its data were used for as many rounds as its policy allows",
+    LeaveReason.POLICY_APPROVAL: (
+        "its policy has a person approve the federation's configuration or public set first; the site runs"
+        " `fedafd agent approve`"
+    ),
     LeaveReason.UNEXPECTED: "an unexpected error; the log of the site's agent has it",
     LeaveReason.DEADLINE: "the round's deadline passed",
     LeaveReason.SILENT: "no sign of progress",

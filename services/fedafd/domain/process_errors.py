@@ -5,7 +5,10 @@ Those that travel over REST or gRPC stand in `errors`; `docs/errors.md` lists bo
 
 from __future__ import annotations
 
+from typing import Any
+
 from fedafd.domain.errors import ConfigurationError, FedafdError
+from fedafd.domain.leaving import LeaveReason
 
 __all__ = [
     "PROCESS_ERRORS",
@@ -17,6 +20,7 @@ __all__ = [
     "InvalidOptimizerError",
     "NotHealthyError",
     "PassingAnswerError",
+    "PolicyRefusedError",
     "StillRunningError",
     "UnexpectedAnswerError",
     "UnreachableError",
@@ -99,6 +103,17 @@ class WeightsNotSharedError(ConfigurationError):
     code = "weights-not-shared"
 
 
+class PolicyRefusedError(FedafdError):
+    """The site's policy in agent.yaml refuses the round; the message has the numbers, a code leaves."""
+
+    code = "policy-refused"
+    reason: LeaveReason = LeaveReason.POLICY_VALUES
+
+    def __init__(self, message: str, reason: LeaveReason, **data: Any) -> None:
+        super().__init__(message, **data)
+        self.reason = reason
+
+
 class InvalidOptimizerError(ConfigurationError, ValueError):
     """An optimizer was given a learning rate, decay or beta that is out of range; the message names each value."""
 
@@ -129,6 +144,7 @@ PROCESS_ERRORS: tuple[type[FedafdError], ...] = (
     IncompleteStoreError,
     ChildFailedError,
     WeightsNotSharedError,
+    PolicyRefusedError,
     InvalidOptimizerError,
     DivergedError,
     WorkerLostError,

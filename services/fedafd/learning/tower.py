@@ -131,19 +131,24 @@ class Tower(nn.Module):
 
         Raises DataError naming `place`.
         """
+        tower = cls.described(described, tokenizer, place=place)
+        load_fitting(tower.encoder, weights, f"{place}/model.safetensors")
+        return tower.eval()
+
+    @classmethod
+    def described(cls, described: Mapping[str, Any], tokenizer: bytes | None, *, place: str) -> Tower:
+        """The same with fresh weights. Raises DataError naming `place`."""
         where = f"{place}/config.json"
         config, modality, dim = _read_description(described, where)
         words = _read_tokenizer(tokenizer, f"{place}/tokenizer.json")
         if modality is Modality.TEXT and words is None:
             raise DataError(f"{place}/tokenizer.json: is missing")
         try:
-            tower = cls(config, modality, dim=dim, tokenizer=words)
+            return cls(config, modality, dim=dim, tokenizer=words)
         except FedafdError:
             raise
         except Exception as error:  # any value may stand in a folder, and libraries fail on each in their own way
             raise DataError(f"{where}: makes no encoder: {type(error).__name__}: {error}") from None
-        load_fitting(tower.encoder, weights, f"{place}/model.safetensors")
-        return tower.eval()
 
 
 def _narrowed(values: Tensor, dtype: torch.dtype) -> Tensor:

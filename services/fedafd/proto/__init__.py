@@ -1,1 +1,1 @@
-"""Protobuf and gRPC code, generated from `protos/`."""
+"""Generated protobuf and gRPC code."""

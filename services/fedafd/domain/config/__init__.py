@@ -11,6 +11,7 @@ from fedafd.domain.config.encoders import EncoderConfig, LoraConfig
 from fedafd.domain.config.federation import FederationConfig, QuorumConfig, stored_federation_config
 from fedafd.domain.config.method import AlignmentConfig, DistillationConfig, FusionConfig
 from fedafd.domain.config.modes import AlignmentMode, AveragingMode, BundleDtype, EnsembleMode, FusionMode, WireDtype
+from fedafd.domain.config.policy import PolicyConfig
 from fedafd.domain.config.reading import (
     parse_agent_config,
     parse_config,
@@ -41,6 +42,7 @@ __all__ = [
     "KindTrainingConfig",
     "LoraConfig",
     "PartitionConfig",
+    "PolicyConfig",
     "QuorumConfig",
     "RetentionConfig",
     "ServerTrainingConfig",

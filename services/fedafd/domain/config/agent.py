@@ -11,6 +11,7 @@ from pydantic import Field, JsonValue, model_validator
 from fedafd.domain.addresses import DialAddress
 from fedafd.domain.config.base import Config, Count, Positive
 from fedafd.domain.config.encoders import EncoderConfig
+from fedafd.domain.config.policy import PolicyConfig
 from fedafd.domain.config.task import TaskConfig
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.paths import OwnPath
@@ -102,6 +103,7 @@ class AgentConfig(Config):
     )
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads for training; null: all cores.")
     share: SharingConfig = SharingConfig()
+    policy: PolicyConfig = PolicyConfig()
     baseline: BaselineMode = Field(
         BaselineMode.OFF,
         description="Your model trained alone, to compare with. off: by `fedafd agent baseline` only; background: by"

@@ -19,10 +19,10 @@ from fedafd.domain.config.training import ClientTrainingConfig, ServerTrainingCo
 from fedafd.domain.presets import PRESETS, merged
 from fedafd.domain.strategies import strategy_names, strategy_values
 
-__all__ = ["FederationConfig", "QuorumConfig", "stored_federation_config"]
+__all__ = ["OF_THE_SERVER", "FederationConfig", "QuorumConfig", "stored_federation_config"]
 
 
-_OF_THE_SERVER = {"cohort", "retention"}
+OF_THE_SERVER = {"cohort", "retention"}
 """Keys that no site is told: its part does not depend on them, and an agent of before they were there does not know
 them."""
 
@@ -111,7 +111,7 @@ class FederationConfig(Config):
 
     def sites_json(self) -> str:
         """As `canonical_json`, without what concerns the server alone: it reads like the defaults at a site."""
-        values = self.model_dump(mode="json", exclude=_OF_THE_SERVER)
+        values = self.model_dump(mode="json", exclude=OF_THE_SERVER)
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     def canonical_json(self) -> str:

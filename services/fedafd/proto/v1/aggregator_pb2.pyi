@@ -48,6 +48,13 @@ class LeaveReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LEAVE_REASON_TASK_NOT_UNDERSTOOD: _ClassVar[LeaveReason]
     LEAVE_REASON_UNEXPECTED: _ClassVar[LeaveReason]
     LEAVE_REASON_REGION_ROUND_FAILED: _ClassVar[LeaveReason]
+    LEAVE_REASON_POLICY_ENCODER: _ClassVar[LeaveReason]
+    LEAVE_REASON_POLICY_EFFORT: _ClassVar[LeaveReason]
+    LEAVE_REASON_POLICY_VALUES: _ClassVar[LeaveReason]
+    LEAVE_REASON_POLICY_PUBLIC_SET: _ClassVar[LeaveReason]
+    LEAVE_REASON_POLICY_HOURS: _ClassVar[LeaveReason]
+    LEAVE_REASON_POLICY_ROUNDS: _ClassVar[LeaveReason]
+    LEAVE_REASON_POLICY_APPROVAL: _ClassVar[LeaveReason]
 CLIENT_ACTIVITY_UNSPECIFIED: ClientActivity
 CLIENT_ACTIVITY_DOWNLOADING: ClientActivity
 CLIENT_ACTIVITY_READING_DATA: ClientActivity
@@ -76,6 +83,13 @@ LEAVE_REASON_DOWNLOAD_CORRUPT: LeaveReason
 LEAVE_REASON_TASK_NOT_UNDERSTOOD: LeaveReason
 LEAVE_REASON_UNEXPECTED: LeaveReason
 LEAVE_REASON_REGION_ROUND_FAILED: LeaveReason
+LEAVE_REASON_POLICY_ENCODER: LeaveReason
+LEAVE_REASON_POLICY_EFFORT: LeaveReason
+LEAVE_REASON_POLICY_VALUES: LeaveReason
+LEAVE_REASON_POLICY_PUBLIC_SET: LeaveReason
+LEAVE_REASON_POLICY_HOURS: LeaveReason
+LEAVE_REASON_POLICY_ROUNDS: LeaveReason
+LEAVE_REASON_POLICY_APPROVAL: LeaveReason
 
 class EnrollRequest(_message.Message):
     __slots__ = ("token", "kind", "software", "nonce")

@@ -1,0 +1,150 @@
+"""What a person at the site has approved, and what waits for it: two files in `state_dir/policy`.
+
+The agent writes `proposed.json` alone, `fedafd agent approve` `approved.json` alone, so that both may run at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from fedafd.agent.files import write_atomically
+from fedafd.domain.config import FederationConfig, parse_federation_config
+from fedafd.domain.config.policy import flat_values
+from fedafd.domain.errors import ConfigurationError, DataError
+from fedafd.domain.plain_text import plain_text
+
+__all__ = [
+    "Approved",
+    "Proposal",
+    "approve",
+    "configuration_changes",
+    "proposal_words",
+    "read_approved",
+    "read_proposal",
+]
+
+_FOLDER, _PROPOSED, _APPROVED = "policy", "proposed.json", "approved.json"
+_NOT_SET = "not set"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """What a round brought that nobody here has approved."""
+
+    at: str
+    round_number: int
+    configuration: Mapping[str, Any] | None
+    """The federation's, as sites are told it; None where it needs no approval."""
+    public_set_sha256: str | None
+    """None where it needs no approval."""
+    public_set_bytes: int = 0
+    public_set_files: int = 0
+    public_set_rows: Mapping[str, int] = field(default_factory=dict)
+    """By split; empty where its manifest could not be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Approved:
+    """All that was."""
+
+    configuration: Mapping[str, Any] | None = None
+    """The last one."""
+    public_sets: Mapping[str, str] = field(default_factory=dict)
+    """When, by hash."""
+
+
+def read_approved(root: Path) -> Approved:
+    """Nothing where nothing was. Raises ConfigurationError for a file that is none."""
+    path = root / _FOLDER / _APPROVED
+    try:
+        return Approved(**json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return Approved()
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigurationError(
+            f"{path}: not a record of what was approved ({error}); remove it and run `fedafd agent approve` again"
+        ) from None
+
+
+def read_proposal(root: Path) -> Proposal | None:
+    """What waits; None where nothing does."""
+    try:
+        found = Proposal(**json.loads((root / _FOLDER / _PROPOSED).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+    approved = read_approved(root)
+    configuration = found.configuration
+    if configuration is not None and not configuration_changes(approved.configuration, configuration):
+        configuration = None
+    public_set = None if found.public_set_sha256 in approved.public_sets else found.public_set_sha256
+    left = replace(found, configuration=configuration, public_set_sha256=public_set)
+    return left if configuration is not None or public_set is not None else None
+
+
+def write_proposal(root: Path, proposal: Proposal) -> None:
+    """In place of an older one."""
+    folder = root / _FOLDER
+    folder.mkdir(mode=0o700, exist_ok=True)
+    write_atomically(folder / _PROPOSED, json.dumps(asdict(proposal), indent=1).encode(), mode=0o600)
+
+
+def approve(root: Path, proposal: Proposal) -> None:
+    """Say yes to exactly this. The agent sees it in the next round."""
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; give the agent's state_dir")
+    approved = read_approved(root)
+    sets = dict(approved.public_sets)
+    if proposal.public_set_sha256 is not None:
+        sets[proposal.public_set_sha256] = datetime.now(UTC).isoformat(timespec="seconds")
+    now = Approved(configuration=proposal.configuration or approved.configuration, public_sets=sets)
+    write_atomically(root / _FOLDER / _APPROVED, json.dumps(asdict(now), indent=1).encode(), mode=0o600)
+
+
+def configuration_changes(
+    before: Mapping[str, Any] | None, after: Mapping[str, Any]
+) -> list[tuple[str, JsonValue, JsonValue]]:
+    """Key, old and new value of all that differs; without `before`, from the defaults."""
+    old, new = _flat(before), _flat(after)
+    if before is None:
+        old.pop("name")
+    keys = sorted(old.keys() | new.keys())
+    return [(key, old.get(key, _NOT_SET), new.get(key, _NOT_SET)) for key in keys if old.get(key) != new.get(key)]
+
+
+def proposal_words(root: Path, proposal: Proposal) -> Iterator[str]:
+    """What is to be approved, for a terminal; nothing that the server wrote can drive it."""
+    yield f"since round {proposal.round_number}, {proposal.at} UTC"
+    if proposal.public_set_sha256 is not None:
+        rows = ", ".join(f"{plain_text(split)} {count:,}" for split, count in proposal.public_set_rows.items())
+        yield ""
+        yield f"public set {plain_text(proposal.public_set_sha256)}"
+        yield f"  samples: {rows or 'unknown: its manifest cannot be read'}"
+        yield f"  {proposal.public_set_files:,} files of {proposal.public_set_bytes:,} bytes in all"
+        yield "  compare the hash with the one that the federation's operator tells you"
+    if proposal.configuration is not None:
+        before = read_approved(root).configuration
+        yield ""
+        yield f"the federation's configuration, beside {'the one you approved' if before else 'the defaults'}:"
+        for key, old, new in configuration_changes(before, proposal.configuration):
+            yield f"  {plain_text(key)}: {_shown(old)} -> {_shown(new)}"
+
+
+def _flat(values: Mapping[str, Any] | None) -> dict[str, JsonValue]:
+    """By dotted path, with the defaults that this version knows: what an update adds with its default is no change."""
+    known = {"name": "a"} if values is None else values
+    try:
+        config: FederationConfig = parse_federation_config(known)
+    except ConfigurationError:
+        return flat_values(known)
+    return flat_values(json.loads(config.sites_json()))
+
+
+def _shown(value: JsonValue) -> str:
+    return _NOT_SET if value == _NOT_SET else plain_text(json.dumps(value))[:200]

@@ -1,0 +1,191 @@
+"""Refuses what the site's policy does not allow, before it is done: before a download, before training, while it runs.
+
+What is refused leaves as a code. The numbers stand in the error's message, which stays in the agent's log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fedafd.agent.approval import Proposal, configuration_changes, read_approved, write_proposal
+from fedafd.agent.ledger import read_sent
+from fedafd.artifacts.manifest import Manifest, read_manifest
+from fedafd.domain.config import AgentConfig, FederationConfig
+from fedafd.domain.errors import DataError, FedafdError
+from fedafd.domain.kinds import Modality, UploadPurpose
+from fedafd.domain.leaving import LeaveReason
+from fedafd.domain.process_errors import PolicyRefusedError
+from fedafd.proto.v1 import aggregator_pb2 as pb
+
+__all__ = ["SitePolicy", "used_rounds"]
+
+_IN_AGENT_YAML = "as `policy` in agent.yaml says"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class SitePolicy:
+    """The policy of one site. Methods raise PolicyRefusedError."""
+
+    def __init__(self, config: AgentConfig, root: Path, now: Callable[[], datetime] = _now) -> None:
+        self._config, self._policy, self._root, self._now = config, config.policy, root, now
+
+    async def admit(
+        self, task: pb.TrainTask, federation: FederationConfig, fetch_manifest: Callable[[], Awaitable[Path]]
+    ) -> None:
+        """Whether anything is done for the round. `fetch_manifest` is called where a person has to be told of the set.
+
+        Raises PolicyRefusedError, and what `fetch_manifest` raises.
+        """
+        self.need_hours()
+        self._need_rounds(task.round_number)
+        self._need_values(federation)
+        self._need_small_bundles(task)
+        self._need_known_set(task.public_set_sha256)
+        await self._need_approval(task, federation, fetch_manifest)
+
+    async def admit_bundles(self, bundles: Mapping[Modality, Path]) -> None:
+        """Whether the downloaded encoders are loaded."""
+        if self._policy.max_bundle_parameters is None and self._policy.encoders is None:
+            return
+        for modality, path in bundles.items():
+            await asyncio.to_thread(self._need_small_encoder, modality, path)
+
+    def watch(self) -> Callable[[], None]:
+        """To be called while it trains: raises once the minutes or the hours are over."""
+        began, most = time.monotonic(), self._policy.max_minutes
+
+        def check() -> None:
+            self.need_hours()
+            if most is not None and time.monotonic() - began > 60 * most:
+                _refuse(LeaveReason.POLICY_EFFORT, f"training takes longer than max_minutes: {most:g}")
+
+        return check
+
+    def need_hours(self) -> None:
+        """Raise outside of the hours."""
+        if not self._policy.is_open(self._now()):
+            zone = "" if self._policy.time_zone is None else f" ({self._policy.time_zone})"
+            _refuse(LeaveReason.POLICY_HOURS, f"it trains at {', '.join(self._policy.hours or ()) or 'no hour'}{zone}")
+
+    def _need_rounds(self, round_number: int) -> None:
+        most = self._policy.max_rounds
+        if most is None:
+            return
+        used = used_rounds(self._root)
+        if round_number not in used and len(used) >= most:
+            _refuse(LeaveReason.POLICY_ROUNDS, f"the data were used for {len(used)} rounds, max_rounds: {most}")
+
+    def _need_values(self, federation: FederationConfig) -> None:
+        epochs, most = federation.client.local_epochs, self._policy.max_epochs
+        if most is not None and epochs > most:
+            _refuse(LeaveReason.POLICY_EFFORT, f"client.local_epochs is {epochs}, max_epochs: {most}")
+        for key, value, allowed in self._policy.not_allowed(federation):
+            choices = ", ".join(map(json.dumps, allowed)) or "nothing"
+            _refuse(LeaveReason.POLICY_VALUES, f"{key} is {json.dumps(value)}, allowed: {choices}")
+        for modality in self._config.kind.modalities:
+            named = federation.image_encoder if modality is Modality.IMAGE else federation.text_encoder
+            self._need_architecture(f"{modality.value}_encoder.architecture", named.architecture)
+
+    def _need_architecture(self, where: str, name: str) -> None:
+        allowed = self._policy.encoders
+        if allowed is not None and name not in allowed:
+            _refuse(LeaveReason.POLICY_ENCODER, f"{where} is {name!r}, encoders: {', '.join(allowed) or 'none'}")
+
+    def _need_small_bundles(self, task: pb.TrainTask) -> None:
+        most = self._policy.max_bundle_bytes
+        for bundle in task.encoder_bundles:
+            if most is not None and bundle.size_bytes > most:
+                _refuse(
+                    LeaveReason.POLICY_ENCODER,
+                    f"{bundle.purpose} has {bundle.size_bytes:,} bytes, max_bundle_bytes: {most:,}",
+                )
+
+    def _need_small_encoder(self, modality: Modality, path: Path) -> None:
+        from fedafd.learning.bundle_size import bundle_facts
+
+        try:
+            found = bundle_facts(path)
+        except FedafdError as error:
+            raise PolicyRefusedError(
+                f"the {modality.value} encoder bundle cannot be looked at: {error}", LeaveReason.POLICY_ENCODER
+            ) from error
+        self._need_architecture(f"architecture of the {modality.value} encoder bundle", found.architecture)
+        most = self._policy.max_bundle_parameters
+        if most is not None and found.num_parameters > most:
+            _refuse(
+                LeaveReason.POLICY_ENCODER,
+                f"the {modality.value} encoder bundle holds {found.num_parameters:,} numbers,"
+                f" max_bundle_parameters: {most:,}",
+            )
+
+    def _need_known_set(self, sha256: str) -> None:
+        listed = self._policy.public_sets
+        if listed is None or sha256 in listed or sha256 in read_approved(self._root).public_sets:
+            return
+        if "public-set" not in self._policy.approve:
+            _refuse(LeaveReason.POLICY_PUBLIC_SET, f"public set {sha256} is none of public_sets")
+
+    async def _need_approval(
+        self, task: pb.TrainTask, federation: FederationConfig, fetch_manifest: Callable[[], Awaitable[Path]]
+    ) -> None:
+        approved, told = read_approved(self._root), json.loads(federation.sites_json())
+        waits_for = []
+        if "configuration" in self._policy.approve and (
+            approved.configuration is None or configuration_changes(approved.configuration, told)
+        ):
+            waits_for.append("the federation's configuration")
+        known = {*(self._policy.public_sets or ()), *approved.public_sets}
+        new_set = "public-set" in self._policy.approve and task.public_set_sha256 not in known
+        if new_set:
+            waits_for.append(f"public set {task.public_set_sha256}")
+        if not waits_for:
+            return
+        manifest = _manifest(await fetch_manifest()) if new_set else None
+        proposal = Proposal(
+            at=self._now().astimezone(UTC).isoformat(timespec="seconds"),
+            round_number=task.round_number,
+            configuration=told if waits_for[0].startswith("the") else None,
+            public_set_sha256=task.public_set_sha256 if new_set else None,
+            public_set_bytes=sum(each.size_bytes for each in task.public_set[1:]),
+            public_set_files=len(task.public_set) - 1,
+            public_set_rows={} if manifest is None else _rows(manifest),
+        )
+        await asyncio.to_thread(write_proposal, self._root, proposal)
+        _refuse(
+            LeaveReason.POLICY_APPROVAL,
+            f"{' and '.join(waits_for)} waits for your approval: run `fedafd agent approve`",
+        )
+
+
+def used_rounds(root: Path) -> set[int]:
+    """Numbers of the rounds whose representations left, or were about to; below 0 those before the last enrolment."""
+    used: set[int] = set()
+    for entry in read_sent(root):
+        if entry.what == "enrolment":
+            used = {-number - 1 for number in range(len(used))}  # another federation's may have the same numbers
+        elif entry.what == UploadPurpose.REPRESENTATIONS.value:
+            used.add(entry.round)
+    return used
+
+
+def _manifest(path: Path) -> Manifest | None:
+    try:
+        return read_manifest(path.read_bytes())
+    except (DataError, OSError):
+        return None
+
+
+def _rows(manifest: Manifest) -> dict[str, int]:
+    return {split: manifest.num_samples(split) for split in dict.fromkeys(each.split for each in manifest.shards)}
+
+
+def _refuse(reason: LeaveReason, told: str) -> None:
+    raise PolicyRefusedError(f"{told}; {_IN_AGENT_YAML}", reason)

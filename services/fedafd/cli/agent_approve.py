@@ -1,0 +1,43 @@
+"""`fedafd agent approve`: a person at the site says yes to what the federation changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedafd.cli.agent_options import AgentYaml, StateDir, state_dir_of
+from fedafd.domain.errors import DataError
+
+__all__ = ["agent_approve"]
+
+
+def agent_approve(
+    config: AgentYaml = Path("agent.yaml"),
+    state_dir: StateDir = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")] = False,
+    show: Annotated[bool, typer.Option(help="Only show what waits.")] = False,
+) -> None:
+    """Show what the federation changed or wants to use, and approve it. The agent may be running.
+
+    What waits for that: `policy.approve` in agent.yaml. The next round goes on with it.
+    """
+    from fedafd.agent.approval import approve, proposal_words, read_proposal
+
+    root = state_dir_of(config, state_dir)
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; name the agent's state_dir, or its agent.yaml with --config")
+    proposal = read_proposal(root)
+    if proposal is None:
+        typer.echo("nothing waits for your approval")
+        return
+    for line in proposal_words(root, proposal):
+        typer.echo(line)
+    if show:
+        return
+    if not yes:
+        typer.echo("")
+        typer.confirm("Approve it?", default=False, abort=True)
+    approve(root, proposal)
+    typer.echo("approved; the next round goes on with it")

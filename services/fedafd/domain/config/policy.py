@@ -1,0 +1,186 @@
+"""`policy` in agent.yaml: what a site does for its federation. What it leaves out is not limited."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any, Literal, get_args
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, Field, JsonValue, ValidationError, create_model, field_validator
+
+from fedafd.domain.config.base import Config, Count, Positive
+from fedafd.domain.config.federation import OF_THE_SERVER, FederationConfig
+
+__all__ = ["PolicyConfig", "flat_values"]
+
+_HOURS = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-4]):([0-5][0-9])")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class PolicyConfig(Config):
+    """What a site takes part in. The agent refuses the rest before it does it, with a code to the federation."""
+
+    approve: tuple[Literal["configuration", "public-set"], ...] = Field(
+        (),
+        description="What waits for your yes by `fedafd agent approve`: each change of the federation's configuration"
+        " (`configuration`), each public set (`public-set`).",
+    )
+    max_bundle_bytes: int | None = Field(
+        None, ge=1, description="Longest encoder bundle that is downloaded; null: no limit."
+    )
+    max_bundle_parameters: int | None = Field(
+        None, ge=1, description="Most numbers in the encoder of a bundle; null: no limit."
+    )
+    max_epochs: Count | None = Field(None, description="Most local epochs in a round; null: no limit.")
+    max_minutes: Positive | None = Field(
+        None, description="Longest training in a round; it is stopped then, and the round left; null: no limit."
+    )
+    max_rounds: Count | None = Field(
+        None, description="Rounds that your data are used for, as the record of what was sent has them; null: no limit."
+    )
+    encoders: tuple[str, ...] | None = Field(
+        None, description="Architectures of encoders that are taken from the federation, by name; null: any."
+    )
+    public_sets: tuple[str, ...] | None = Field(
+        None, description="Public sets that are taken, by SHA-256, beside those that you approved; null: any."
+    )
+    allow: dict[str, tuple[JsonValue, ...]] = Field(
+        default_factory=dict,
+        description="Keys of federation.yaml, such as `averaging` or `alignment.mode`, each with the values that are"
+        " taken; other keys may have any.",
+    )
+    hours: tuple[str, ...] | None = Field(
+        None, description="When it trains, each `HH:MM-HH:MM`, also over midnight; null: at any time."
+    )
+    time_zone: str | None = Field(
+        None, description="Of `hours`, such as `Europe/Berlin`; null: as this machine's clock says."
+    )
+
+    @field_validator("approve", "encoders", "public_sets", "hours", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("allow", mode="before")
+    @classmethod
+    def _one_value_is_a_list(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {key: each if isinstance(each, list | tuple) else [each] for key, each in value.items()}
+
+    @field_validator("allow")
+    @classmethod
+    def _are_keys_of_a_federation(cls, allow: dict[str, tuple[JsonValue, ...]]) -> dict[str, tuple[JsonValue, ...]]:
+        return {path: tuple(_as_a_federation_has_it(path, each) for each in values) for path, values in allow.items()}
+
+    @field_validator("public_sets")
+    @classmethod
+    def _are_hashes(cls, hashes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for each in hashes or ():
+            if not _SHA256.fullmatch(each):
+                raise ValueError(f"{each!r} is no SHA-256: 64 of 0-9 and a-f")
+        return hashes
+
+    @field_validator("hours")
+    @classmethod
+    def _are_spans(cls, hours: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for each in hours or ():
+            _span(each)
+        return hours
+
+    @field_validator("time_zone")
+    @classmethod
+    def _is_known(cls, name: str | None) -> str | None:
+        try:
+            return name if name is None else ZoneInfo(name).key
+        except (KeyError, OSError, ValueError):
+            raise ValueError(f"{name!r} is no time zone that this machine knows, such as Europe/Berlin") from None
+
+    def is_open(self, now: datetime) -> bool:
+        """Whether it trains at `now`, which has a time zone."""
+        local = now.astimezone(None if self.time_zone is None else ZoneInfo(self.time_zone))
+        minute = local.hour * 60 + local.minute
+        return self.hours is None or any(_within(minute, *_span(each)) for each in self.hours)
+
+    def not_allowed(self, config: FederationConfig) -> Iterator[tuple[str, JsonValue, tuple[JsonValue, ...]]]:
+        """Key, value and what is allowed, of each key that `allow` has and the federation sets otherwise."""
+        has = config.model_dump(mode="json")
+        for path, allowed in self.allow.items():
+            found = _value_at(has, path)
+            if found is not _ABSENT and found not in allowed:
+                yield path, found, allowed
+
+
+_ABSENT = object()
+
+
+def flat_values(values: Mapping[str, Any], prefix: str = "") -> dict[str, JsonValue]:
+    """The values of nested blocks by their dotted path."""
+    found: dict[str, JsonValue] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat_values(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _value_at(values: Any, path: str) -> Any:
+    """The value there; _ABSENT where a block above it is not set."""
+    for part in path.split("."):
+        if not isinstance(values, Mapping) or part not in values:
+            return _ABSENT
+        values = values[part]
+    return values
+
+
+def _as_a_federation_has_it(path: str, value: JsonValue) -> JsonValue:
+    """The value as JSON of a federation's configuration has it. Raises ValueError for no key, or no value of it."""
+    model: type[BaseModel] = FederationConfig
+    *blocks, last = path.split(".")
+    if path.split(".")[0] in OF_THE_SERVER:
+        raise ValueError(f"{path}: no site is told this key; the server alone reads it")
+    for block in blocks:
+        inner = _block(model, block)
+        if inner is None:
+            raise ValueError(f"{path}: no key of federation.yaml; docs/configuration.md lists them")
+        model = inner
+    if last not in model.model_fields:
+        raise ValueError(f"{path}: no key of federation.yaml; here are {', '.join(sorted(model.model_fields))}")
+    block_here = _block(model, last)
+    if block_here is not None and value is not None:
+        raise ValueError(f"{path}: is a block; name a key in it: {', '.join(sorted(block_here.model_fields))}")
+    field = model.model_fields[last]
+    try:
+        kind: Any = field.annotation
+        made = create_model("Value", value=(kind, field))(value=value)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {error.errors()[0]['msg']}; found {value!r}") from None
+    dumped: JsonValue = made.model_dump(mode="json")["value"]
+    return dumped
+
+
+def _block(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+    field = model.model_fields.get(name)
+    kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def _span(text: str) -> tuple[int, int]:
+    """First minute of the day, and the one after the last."""
+    found = _HOURS.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is no span of hours, such as 22:00-06:00")
+    hour, minute, to_hour, to_minute = map(int, found.groups())
+    start, end = hour * 60 + minute, to_hour * 60 + to_minute
+    if end > 24 * 60 or start == end:
+        raise ValueError(
+            f"{text!r} is no span of hours: it is empty or ends after 24:00; for all day leave `hours` out"
+        )
+    return start, end
+
+
+def _within(minute: int, start: int, end: int) -> bool:
+    return start <= minute < end if start < end else minute >= start or minute < end

@@ -1,0 +1,262 @@
+"""A site does no more for its federation than its policy allows, and both sides are told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.agent.test_agent import Scene, play
+from typer.testing import CliRunner
+
+from fedafd.agent import connection as connection_module
+from fedafd.agent.approval import read_approved, read_proposal
+from fedafd.agent.policy_words import policy_words
+from fedafd.artifacts.manifest import Manifest, Shard
+from fedafd.cli.main import app
+from fedafd.domain.config import EncoderConfig, PolicyConfig, parse_agent_config, parse_config
+from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.kinds import Modality
+from fedafd.domain.leaving import LeaveReason
+from fedafd.learning.bundle_size import bundle_facts
+from fedafd.learning.server_round import pack_folder
+from fedafd.learning.tower import Tower
+
+TINY = EncoderConfig(architecture="resnet", options={"hidden_sizes": [4], "depths": [1], "embedding_size": 4})
+SET = Manifest(shards=(Shard(split="train", name="a.parquet", sha256="a" * 64, size_bytes=9, num_rows=40),)).to_bytes()
+OTHER_SET = Manifest(
+    shards=(Shard(split="train", name="b.parquet", sha256="b" * 64, size_bytes=9, num_rows=7),)
+).to_bytes()
+Played = Callable[[Scene], Awaitable[None]]
+
+
+def policy(**values: Any) -> PolicyConfig:
+    return parse_config(PolicyConfig, values, "policy")
+
+
+def tiny_bundle(**changes: Any) -> bytes:
+    tower = Tower(TINY, Modality.IMAGE, dim=8)
+    files = tower.to_files()
+    described = json.loads(files["config.json"])
+    described["encoder"] |= changes
+    described["backbone"] = changes.get("options", described["backbone"])
+    return pack_folder(files | {"config.json": json.dumps(described).encode()})
+
+
+def site(tmp_path: Path, policy: dict[str, Any], **task: Any) -> Scene:
+    async def scenario(scene: Scene) -> None:
+        scene.policy = policy
+        scene.server.assign(**task)
+        await scene.run(scene.settled)
+
+    return play(tmp_path, scenario)
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "_FIRST_WAIT_SECONDS", 0.01)
+
+
+def closed_hours() -> list[str]:
+    """A span of an hour that is over by the machine's clock, and not near."""
+    return [f"{(datetime.now().hour + 3) % 24:02}:00-{(datetime.now().hour + 4) % 24:02}:00"]
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ({"max_bundle_bytes": 3}, LeaveReason.POLICY_ENCODER),
+        ({"encoders": ["vit"]}, LeaveReason.POLICY_ENCODER),
+        ({"max_epochs": 4}, LeaveReason.POLICY_EFFORT),
+        ({"allow": {"alignment.mode": "off"}}, LeaveReason.POLICY_VALUES),
+        ({"allow": {"accept_personalized_models": [False]}}, LeaveReason.POLICY_VALUES),
+        ({"public_sets": ["0" * 64]}, LeaveReason.POLICY_PUBLIC_SET),
+        ({"approve": "configuration"}, LeaveReason.POLICY_APPROVAL),
+        ({"hours": []}, LeaveReason.POLICY_HOURS),
+        ({"hours": closed_hours()}, LeaveReason.POLICY_HOURS),
+    ],
+)
+def test_what_the_policy_refuses_is_refused_before_anything_is_downloaded(
+    tmp_path: Path, told: dict[str, Any], reason: LeaveReason
+) -> None:
+    scene = site(tmp_path, told)
+    assert scene.server.left == [reason]
+    assert not scene.server.downloads and not scene.server.commits and not scene.trainer.tasks
+
+
+def test_a_policy_that_allows_it_all_changes_nothing(tmp_path: Path) -> None:
+    told = {
+        "max_bundle_bytes": 10**9,
+        "max_bundle_parameters": 10**6,
+        "max_epochs": 5,
+        "max_minutes": 60,
+        "max_rounds": 1,
+        "encoders": "resnet",
+        "allow": {"averaging": "off", "client.local_epochs": [1, 5], "image_encoder.lora.rank": 4},
+        "hours": ["00:00-24:00"],
+    }
+    scene = site(tmp_path, told, bundle=tiny_bundle())
+    assert len(scene.server.commits) == 1 and not scene.server.left
+
+
+def test_an_encoder_that_is_too_large_is_not_loaded(tmp_path: Path) -> None:
+    scene = site(tmp_path, {"max_bundle_parameters": 10}, bundle=tiny_bundle())
+    assert scene.server.left == [LeaveReason.POLICY_ENCODER] and not scene.trainer.tasks
+
+
+def test_a_bundle_counts_as_the_encoder_that_it_describes_however_few_weights_it_has(tmp_path: Path) -> None:
+    small, vast = tmp_path / "small", tmp_path / "vast"
+    small.write_bytes(tiny_bundle())
+    vast.write_bytes(tiny_bundle(options={"hidden_sizes": [16384], "depths": [2], "layer_type": "basic"}))
+    assert 0 < bundle_facts(small).num_parameters < 10_000
+    assert bundle_facts(vast).num_parameters > 10**9
+
+
+def test_a_bundle_of_another_architecture_than_the_configuration_names_is_not_loaded(tmp_path: Path) -> None:
+    bundle = tiny_bundle(architecture="convnext", options={"hidden_sizes": [4], "depths": [1], "num_stages": 1})
+    scene = site(tmp_path, {"encoders": ["resnet"]}, bundle=bundle)
+    assert scene.server.left == [LeaveReason.POLICY_ENCODER] and not scene.trainer.tasks
+
+
+def test_a_bundle_that_is_none_is_refused_where_a_policy_looks_into_it(tmp_path: Path) -> None:
+    scene = site(tmp_path, {"max_bundle_parameters": 10**9}, bundle=b"no bundle")
+    assert scene.server.left == [LeaveReason.POLICY_ENCODER] and not scene.trainer.tasks
+
+
+def test_training_ends_when_its_minutes_are_over(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.policy, scene.trainer.seconds = {"max_minutes": 0.001}, 15.0
+        scene.server.assign()
+        await scene.run(scene.settled)
+
+    scene = play(tmp_path, scenario)
+    assert scene.server.left == [LeaveReason.POLICY_EFFORT] and not scene.server.commits
+    assert len(scene.trainer.tasks) == 1
+
+
+def test_data_are_used_for_no_more_rounds_than_allowed(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.policy = {"max_rounds": 1}
+        scene.server.assign(1)
+        await scene.run(scene.settled)
+        scene.server.assign(2)
+        await scene.run(lambda: bool(scene.server.left))
+
+    scene = play(tmp_path, scenario)
+    assert len(scene.server.commits) == 1 and scene.server.left == [LeaveReason.POLICY_ROUNDS]
+
+
+def test_a_public_set_waits_for_a_yes_and_is_used_after_it(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.policy = {"approve": "public-set"}
+        scene.server.assign(1, public_set=SET)
+        await scene.run(lambda: bool(scene.server.left))
+        # Only the manifest came: what it holds is told, and nothing of it is used.
+        assert scene.server.downloads == [(scene.server.put(SET, "").sha256, 0)]
+        told = CliRunner().invoke(app, ["agent", "approve", "--state-dir", str(scene.state_dir), "--show"])
+        assert told.exit_code == 0 and "train 40" in told.output and scene.server.put(SET, "").sha256 in told.output
+        assert not read_approved(scene.state_dir).public_sets
+        said = CliRunner().invoke(app, ["agent", "approve", "--state-dir", str(scene.state_dir)], input="y\n")
+        assert said.exit_code == 0 and read_proposal(scene.state_dir) is None
+        scene.server.assign(2, public_set=SET)
+        await scene.run(lambda: bool(scene.server.commits))
+        scene.server.assign(3, public_set=OTHER_SET)
+        await scene.run(lambda: len(scene.server.left) == 2)
+
+    scene = play(tmp_path, scenario)
+    assert scene.server.left == [LeaveReason.POLICY_APPROVAL] * 2 and len(scene.server.commits) == 1
+
+
+def test_each_change_of_the_configuration_waits_for_a_yes_and_is_shown_as_a_difference(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.policy = {"approve": ["configuration"]}
+        scene.server.assign(1)
+        await scene.run(lambda: bool(scene.server.left))
+        approve = ["agent", "approve", "--yes", "--state-dir", str(scene.state_dir)]
+        assert 'name: not set -> "f"' in CliRunner().invoke(app, approve).output
+        scene.server.assign(2)
+        await scene.run(lambda: bool(scene.server.commits))
+        scene.server.assign(3, client={"local_epochs": 7})
+        await scene.run(lambda: len(scene.server.left) == 2)
+        shown = CliRunner().invoke(app, [*approve[:-1], str(scene.state_dir)]).output
+        assert "client.local_epochs: 5 -> 7" in shown and "name" not in shown.replace("approved", "")
+        scene.server.assign(4, client={"local_epochs": 7})
+        await scene.run(lambda: len(scene.server.commits) == 2)
+        assert "nothing waits" in CliRunner().invoke(app, approve).output
+
+    scene = play(tmp_path, scenario)
+    assert scene.server.left == [LeaveReason.POLICY_APPROVAL] * 2
+
+
+def test_no_number_and_no_name_of_the_policy_leaves_the_site(tmp_path: Path) -> None:
+    scene = site(tmp_path, {"encoders": ["secret-encoder"], "max_bundle_bytes": 987654321})
+    assert scene.server.left == [LeaveReason.POLICY_ENCODER]
+    assert not any(planted in message for message in scene.server.wire for planted in (b"secret", b"987654321"))
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"allow": {"alignment.mood": "off"}}, "allow: alignment.mood: no key of federation.yaml; here are"),
+        ({"allow": {"alignment": "off"}}, "is a block; name a key in it"),
+        ({"allow": {"alignment.mode": "bold"}}, "allow: alignment.mode: "),
+        ({"allow": {"cohort.size": 3}}, "no site is told this key"),
+        ({"hours": "6-22"}, "is no span of hours, such as 22:00-06:00"),
+        ({"hours": "06:00-06:00"}, "is empty"),
+        ({"hours": "06:00-24:30"}, "ends after 24:00"),
+        ({"time_zone": "Mars/Base"}, "no time zone"),
+        ({"time_zone": "../../etc/passwd"}, "no time zone"),
+        ({"public_sets": "abc"}, "no SHA-256"),
+        ({"approve": "everything"}, "approve.0"),
+        ({"max_epochs": 0}, "max_epochs"),
+    ],
+)
+def test_a_policy_that_says_nothing_sensible_is_refused_with_its_key(values: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told.replace(".", r"\.")):
+        policy(**values)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 1439), st.integers(1, 1440), st.integers(0, 1439))
+def test_a_span_of_hours_is_open_from_its_start_to_before_its_end(start: int, length: int, minute: int) -> None:
+    end = (start + length) % 1440
+    if end == start:
+        return
+    span = f"{start // 60:02}:{start % 60:02}-{end // 60:02}:{end % 60:02}"
+    now = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minute)
+    assert policy(hours=span, time_zone="UTC").is_open(now) == ((minute - start) % 1440 < length % 1440)
+
+
+def test_hours_are_those_of_the_time_zone() -> None:
+    noon = datetime(2026, 7, 1, 12, tzinfo=UTC)
+    assert policy(hours="14:00-15:00", time_zone="Europe/Berlin").is_open(noon)
+    assert not policy(hours="12:00-13:00", time_zone="Europe/Berlin").is_open(noon)
+
+
+def test_everything_that_a_policy_may_say_has_words() -> None:
+    whole = {
+        "approve": ["configuration"],
+        "max_bundle_bytes": 1,
+        "max_bundle_parameters": 1,
+        "max_epochs": 1,
+        "max_minutes": 1,
+        "max_rounds": 1,
+        "encoders": ["bert"],
+        "public_sets": ["0" * 64],
+        "allow": {"averaging": "off"},
+        "hours": ["01:00-02:00"],
+    }
+    assert set(whole) | {"time_zone"} == set(PolicyConfig.model_fields)
+    for key, value in whole.items():
+        assert len(list(policy_words(policy(**{key: value})))) == 1, key
+    assert not list(policy_words(PolicyConfig()))
+
+
+def test_an_agent_yaml_without_a_policy_refuses_nothing() -> None:
+    config = parse_agent_config({"aggregator": "a:1", "kind": "image", "data": {"adapter": "shapes"}})
+    assert config.policy == PolicyConfig() and config.policy.is_open(datetime.now(UTC))
