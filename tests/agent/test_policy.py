@@ -64,7 +64,8 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def closed_hours() -> list[str]:
     """A span of an hour that is over by the machine's clock, and not near."""
-    return [f"{(datetime.now().hour + 3) % 24:02}:00-{(datetime.now().hour + 4) % 24:02}:00"]
+    hour = datetime.now(UTC).astimezone().hour
+    return [f"{(hour + 3) % 24:02}:00-{(hour + 4) % 24:02}:00"]
 
 
 @pytest.mark.parametrize(
