@@ -24,17 +24,20 @@ from fedafd.learning.server_round import Prepared, initial_server_state, prepare
 
 __all__ = ["Steps", "run"]
 
-_IMAGE = {
+_IMAGE: dict[str, Any] = {
     "architecture": "resnet",
     "image_size": 96,
     "options": {"hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2], "layer_type": "basic"},
 }
 """ResNet-18 by its sizes."""
-_TEXT = {
+_TEXT: dict[str, Any] = {
     "architecture": "bert",
     "options": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 1536},
 }
 """MiniLM-L6 by its sizes."""
+_TINY_IMAGE = _IMAGE | {"image_size": 32, "options": _IMAGE["options"] | {"hidden_sizes": [8, 8, 16, 16]}}
+_TINY_TEXT = _TEXT | {"options": _TEXT["options"] | {"hidden_size": 24, "intermediate_size": 48}}
+"""The same operators, narrow."""
 _STEPS = ("public pass", "local epoch")
 _SETTLED = 3
 """Steps before this one also do what is done once."""
@@ -130,9 +133,9 @@ def _rounds(tiny: bool, device: torch.device) -> Iterator[tuple[str, Callable[[A
 
 def _config(tiny: bool) -> FederationConfig:
     size = {"batch_size": 8 if tiny else 32}
-    image = _IMAGE | ({"image_size": 32} if tiny else {})
+    image, text = (_TINY_IMAGE, _TINY_TEXT) if tiny else (_IMAGE, _TEXT)
     client = {"local_epochs": 1} | {kind.value: size for kind in ClientKind}
-    values = {"name": "steps", "preset": "small", "image_encoder": image, "text_encoder": _TEXT, "client": client}
+    values = {"name": "steps", "preset": "small", "image_encoder": image, "text_encoder": text, "client": client}
     server = {"passes": 1, "initial_passes": 0, "batch_size": 8 if tiny else 128}
     return parse_federation_config(values | {"server": server})
 

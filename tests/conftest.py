@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 import uuid
@@ -14,6 +15,8 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 import grpc
 import hypothesis
 import pytest
+import typer.main
+import typer.testing
 from tests.servers import ROOT, Minio, minio_server, postgres_server, redis_server
 
 # Tests start processes while channels of earlier ones are open. gRPC's handlers of a fork then run in the child before
@@ -21,6 +24,9 @@ from tests.servers import ROOT, Minio, minio_server, postgres_server, redis_serv
 # gRPC reads the setting at its first use; the processes that tests start have gRPC's own default.
 grpc.insecure_channel("127.0.0.1:1").close()
 del os.environ["GRPC_ENABLE_FORK_SUPPORT"]
+
+# Typer builds the tree of commands anew for each command that is run; here some thousand are, and the tree is the same.
+typer.main.get_command = typer.testing._get_command = functools.cache(typer.main.get_command)
 
 # A loaded machine is no reason to fail.
 hypothesis.settings.register_profile("house", deadline=None)

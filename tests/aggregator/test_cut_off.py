@@ -24,7 +24,7 @@ from fedafd.aggregator.cut_off import Waiting
 from fedafd.aggregator.health import watch_health
 from fedafd.distiller.client import DistillationClient
 from fedafd.domain.errors import DatabaseUnavailableError
-from fedafd.persistence.database import Database
+from fedafd.persistence.database import _LINE, Database
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import distillation_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceServicer, add_AggregatorServiceServicer_to_server
@@ -37,8 +37,10 @@ from fedafd.storage.folder import FolderStore
 
 
 async def test_who_waits_for_a_database_that_swallows_packets_is_told_until_it_answers_again(
-    postgres_url: str, tmp_path: Any
+    postgres_url: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("fedafd.aggregator.health._ANSWER_SECONDS", 1)
+    monkeypatch.setitem(_LINE, "tcp_user_timeout", 3_000)
     with hole(socket_of(postgres_url)) as way:
         database = Database(through(postgres_url, way.port))
         context = Context(database, FolderStore(tmp_path), "internal")

@@ -98,22 +98,22 @@ async def test_a_round_without_its_quorum_fails_and_leaves_the_version(world: Wo
 
 async def test_a_silent_client_is_dropped(world: World) -> None:
     await world.enrol("north")
-    round_id = await world.start_round(idle_timeout_seconds=2)
+    round_id = await world.start_round(idle_timeout_seconds=1)
     await world.prepare()
-    await asyncio.sleep(2.1)
+    await asyncio.sleep(1.1)
     await world.coordinate()
     assert (await world.round(round_id)).reason == "quorum not reached: 0 of 1 deliveries"
 
 
 async def test_who_could_tell_nothing_while_no_aggregator_was_there_has_not_been_silent(world: World) -> None:
     await world.enrol("north")
-    round_id = await world.start_round(idle_timeout_seconds=2)
+    round_id = await world.start_round(idle_timeout_seconds=1)
     await world.prepare()
-    await asyncio.sleep(2.1)
+    await asyncio.sleep(1.1)
     world.coordinator._leading_since = None  # as in a process that starts now
     await world.coordinate()
     assert (await world.round(round_id)).state == "collecting"
-    await asyncio.sleep(2.1)
+    await asyncio.sleep(1.1)
     await world.coordinate()
     assert (await world.round(round_id)).reason == "quorum not reached: 0 of 1 deliveries"
 
@@ -121,11 +121,11 @@ async def test_who_could_tell_nothing_while_no_aggregator_was_there_has_not_been
 async def test_a_completed_round_names_whom_it_went_on_without_and_why(world: World) -> None:
     callers = {name: await world.enrol(name) for name in ("bad", "good")}
     await world.enrol("silent")
-    round_id = await world.start_round(idle_timeout_seconds=2)
+    round_id = await world.start_round(idle_timeout_seconds=1)
     await world.prepare()
     await world.deliver(callers["bad"], round_id, world.reps(num=5))
     await world.deliver(callers["good"], round_id, world.reps())
-    await asyncio.sleep(2.1)
+    await asyncio.sleep(1.1)
     await world.coordinate()
     await world.distil(StageKind.FOLD, sed_state=b"sed")
     await world.distil(StageKind.DISTIL, server_state=b"distilled")

@@ -114,7 +114,8 @@ def test_a_wrong_administrator_is_refused_with_the_servers_word(minio: Minio) ->
         )
 
 
-def test_a_server_that_is_away_is_named() -> None:
+def test_a_server_that_is_away_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedafd.storage.provision._PAUSE_SECONDS", 0.01)
     with pytest.raises(StorageUnavailableError, match=r"127\.0\.0\.1:1: cannot be reached"):
         provision(endpoint="127.0.0.1:1", bucket="bucket", root=("a", "b"), secret_keys={}, secure=False)
 

@@ -26,6 +26,8 @@ SERVICE_NAMES = (
 )
 LIVENESS = "liveness"
 _DATABASE = "database:"
+_ANSWER_SECONDS = 5
+"""How long database and store have to answer."""
 _log = get_logger(__name__)
 
 
@@ -61,15 +63,15 @@ async def _problem(context: Context) -> str:
         # To give a query up takes psycopg seconds more, where nothing answers.
         asking = asyncio.ensure_future(context.database.ping())
         asking.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
-        done, _ = await asyncio.wait((asking,), timeout=5)
+        done, _ = await asyncio.wait((asking,), timeout=_ANSWER_SECONDS)
         if not done:
             asking.cancel()
-            return f"{_DATABASE} no answer in 5 s"
+            return f"{_DATABASE} no answer in {_ANSWER_SECONDS} s"
         asking.result()
     except Exception as error:
         return f"{_DATABASE} {error}"
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(_ANSWER_SECONDS):
             await asyncio.to_thread(context.store.ping)
     except Exception as error:
         return f"object store: {error}"
@@ -79,10 +81,10 @@ async def _problem(context: Context) -> str:
 async def _look_at_writes(context: Context) -> None:
     """Sites wait for a store that is full; without an aggregator that serves they would not learn what for."""
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(_ANSWER_SECONDS):
             await asyncio.to_thread(context.writes.check)
     except Exception as error:
-        context.store_trouble[:] = [str(error) or "the store did not answer a write within 5 s"]
+        context.store_trouble[:] = [str(error) or f"the store did not answer a write within {_ANSWER_SECONDS} s"]
         _log.error("health.store_refuses_writes", reason=context.store_trouble[0])
     else:
         if context.store_trouble:

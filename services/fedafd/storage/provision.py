@@ -25,6 +25,8 @@ _GRANTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "aggregator": {"federations/*": _WRITE + _DELETE},
     "distiller": {"federations/*": _WRITE},
 }
+_PAUSE_SECONDS = 0.5
+"""Before a call is repeated; twice as long each time."""
 PROCESSES = tuple(_GRANTS)
 """The processes that have an access key of their own. An agent has none."""
 
@@ -56,7 +58,7 @@ def provision(
     """
     _check(secret_keys)
     pool = urllib3.PoolManager(
-        timeout=urllib3.Timeout(connect=5.0, read=30.0), retries=urllib3.Retry(total=5, backoff_factor=0.5)
+        timeout=urllib3.Timeout(connect=5.0, read=30.0), retries=urllib3.Retry(total=5, backoff_factor=_PAUSE_SECONDS)
     )
     done = []
     with _errors(endpoint):
