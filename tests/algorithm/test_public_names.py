@@ -13,6 +13,7 @@ import fedafd.algorithm
 
 PUBLIC = {
     "adamp_on_device": {"step_matrices"},
+    "agreement": {"FEWEST_CLIENTS", "added", "agreements", "mean_similarity", "near_copies"},
     "at_once": {
         "contrast_each",
         "fooling_loss",
@@ -63,6 +64,7 @@ PUBLIC = {
     "pooling": {"fit_pool", "fit_weights", "pooled", "pooled_labels"},
     "bounded_ranks": {"LEAST_DIM", "Side", "bounded_ranks", "has_rounded_products", "leave_out_own"},
     "ranks": {"TIE_ULPS", "retrieval_ranks"},
+    "weight_cap": {"capped_scores", "capped_weights", "score_limit", "share_cap"},
     "similarity": {"has_bfloat16", "scores_unchecked", "similarity_scores"},
 }
 

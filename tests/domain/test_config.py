@@ -388,3 +388,27 @@ def test_a_pipe_is_refused_without_waiting(tmp_path: Path, read: Callable[[Path]
     os.mkfifo(tmp_path / "agent.yaml")
     with pytest.raises(ConfigurationError, match=r"agent\.yaml: a pipe, socket or device; give a regular file"):
         read(tmp_path / "agent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "cap"),
+    [({}, "auto"), ({"preset": "small"}, "auto"), ({"preset": "paper"}, None), ({"strategy": "creamfl"}, None)],
+    ids=str,
+)
+def test_weights_are_capped_but_where_a_method_is_kept_to_the_letter(values: dict[str, Any], cap: str | None) -> None:
+    config = parse_federation_config({"name": "trial", **values})
+    assert config.distillation.weight_cap == cap
+    assert config.distillation.caps_weights is (cap is not None)
+
+
+@pytest.mark.parametrize("cap", [0, -0.1, 1.5, "half", float("nan")])
+def test_a_cap_that_is_no_share_is_refused_with_its_path(cap: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"distillation\.weight_cap"):
+        parse_federation_config({"name": "trial", "distillation": {"weight_cap": cap}})
+
+
+def test_sites_are_told_nothing_of_how_the_server_guards_its_ensemble() -> None:
+    config = parse_federation_config({"name": "trial", "distillation": {"weight_cap": 0.3, "leave_out_copies": False}})
+    assert "weight_cap" not in config.sites_json()
+    assert "leave_out_copies" not in config.sites_json()
+    assert parse_federation_config(json.loads(config.canonical_json())) == config

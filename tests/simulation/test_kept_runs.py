@@ -153,6 +153,17 @@ def test_a_setting_that_did_not_exist_yet_counts_with_its_default(tmp_path: Path
     assert check_kept_runs(made, tmp_path / "out", data_prints(made)) == []
 
 
+def test_runs_of_before_weights_had_a_cap_count_as_runs_without(tmp_path: Path, pictures: Path) -> None:
+    made = experiment(tmp_path, pictures)
+    folder = keep(tmp_path / "out", made)
+    record = json.loads((folder / "run.json").read_text())
+    for name in ("weight_cap", "leave_out_copies"):
+        del record["configuration"]["federation"]["distillation"][name]
+    (folder / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ConfigurationError, match='distillation.weight_cap: null then, "auto" now'):
+        check_kept_runs(made, tmp_path / "out", data_prints(made))
+
+
 def test_other_versions_are_not_refused(tmp_path: Path, pictures: Path) -> None:
     made = experiment(tmp_path, pictures)
     folder = keep(tmp_path / "out", made)

@@ -79,6 +79,10 @@ def test_what_has_an_effect_is_not_told(tmp_path: Path, changes: dict[str, Any])
             {"federation": EARLY | {"alignment": {"digest_weight": 2.0}}},
             "federation.alignment.digest_weight: alignment.mode is not digest",
         ),
+        (
+            {"federation": EARLY | {"distillation": {"start_round": 1, "weight_cap": None, "leave_out_copies": False}}},
+            "federation.distillation.leave_out_copies: distillation.weight_cap is null",
+        ),
         ({"strategies": {"fedafd": {}, "mine": {}}}, "mine: its settings are those of fedafd"),
     ],
     ids=str,

@@ -24,6 +24,7 @@ from fedafd.algorithm.checks import (
     compute_dtype,
 )
 from fedafd.algorithm.similarity import Precision, scores_unchecked, similarity_scores
+from fedafd.algorithm.weight_cap import capped_scores
 from fedafd.domain.kinds import Modality
 
 __all__ = [
@@ -93,6 +94,24 @@ class SimilarityEnsemble:
         if other._count:
             self._fold(other._max_N, other._normaliser_N, other._sum_ND)
             self._count += other._count
+
+    def cap(self, limit_N: Tensor, share: float) -> None:
+        """Let the clients in it weigh at most `share` in all, with the limit [N] of fedafd.algorithm.weight_cap.
+
+        Of a state that was capped already, and merged since, nothing more is taken: its parts sum to less.
+        """
+        check_shape("limit_N", limit_N, len(self._max_N))
+        check_finite("limit_N", limit_N)
+        check_positive("share", share)
+        if self._count:
+            spread_N = self._normaliser_N.log()
+            score_N = self._max_N + spread_N
+            capped_N = capped_scores(score_N, limit_N.to(score_N.device), share)
+            self._max_N = torch.where(capped_N == score_N, self._max_N, capped_N - spread_N)
+
+    def scores(self) -> Tensor:
+        """What it weighs against other ensembles before shares are normalised, [N]: log of its sum of exp(score)."""
+        return self._max_N + self._normaliser_N.log()
 
     def result(self, *, normalise: bool = False) -> Tensor:
         """M_agg [N, D], a new tensor; `normalise`: unit rows. Raises InvalidTensorError with no client in it."""

@@ -132,6 +132,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "joint": False,
             "centre": False,
             "normalise_aggregate": False,
+            "weight_cap": None,
         },
     },
 }

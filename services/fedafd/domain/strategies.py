@@ -24,7 +24,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "creamfl": {
         "alignment": {"mode": "contrastive"},
         "fusion": {"mode": "off"},
-        "distillation": {"ensemble": "contrastive", "self_share": 0.0},
+        "distillation": {"ensemble": "contrastive", "self_share": 0.0, "weight_cap": None},
     },
     # FedMD, arXiv 1910.03581, with representations in place of class scores: digest the consensus, mean of clients.
     "fedmd": {

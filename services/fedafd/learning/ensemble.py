@@ -55,11 +55,11 @@ def fold_state(
     return _packed(ensemble)
 
 
-def merge_states(states: Sequence[bytes]) -> bytes:
-    """One state of several, merged in the given order."""
-    merged = SimilarityEnsemble.from_state(load(states[0]))
+def merge_states(states: Sequence[bytes], limit: bytes | None = None) -> bytes:
+    """One state of several, merged in the given order; with the limit of fedafd.learning.weighing each is capped."""
+    merged = _capped(states[0], limit)
     for state in states[1:]:
-        merged.merge(SimilarityEnsemble.from_state(load(state)))
+        merged.merge(_capped(state, limit))
     return _packed(merged)
 
 
@@ -68,6 +68,14 @@ def aggregate(config: FederationConfig, state: bytes) -> NDArray[np.float32]:
     ensemble = SimilarityEnsemble.from_state(load(state))
     result: NDArray[np.float32] = ensemble.result(normalise=config.distillation.normalise_aggregate).float().numpy()
     return result
+
+
+def _capped(state: bytes, limit: bytes | None) -> SimilarityEnsemble:
+    ensemble = SimilarityEnsemble.from_state(load(state))
+    if limit is not None:
+        limits = load(limit)
+        ensemble.cap(limits["limit"], min(1.0, float(limits["share"]) * ensemble.count))
+    return ensemble
 
 
 def _packed(ensemble: SimilarityEnsemble) -> bytes:

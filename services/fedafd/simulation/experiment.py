@@ -24,8 +24,10 @@ from fedafd.domain.strategies import strategy_names
 from fedafd.simulation.presets import EXPERIMENTS
 from fedafd.tracking.trackers import check_trackers
 
-__all__ = ["ClientGroup", "ExperimentConfig", "RunKey", "Scenario", "Source", "read_experiment"]
+__all__ = ["SERVER_SETTINGS", "ClientGroup", "ExperimentConfig", "RunKey", "Scenario", "Source", "read_experiment"]
 
+SERVER_SETTINGS = ("weight_cap", "leave_out_copies")
+"""Of the block `distillation`: no site is told of them, but results depend on them."""
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 
 
@@ -164,7 +166,10 @@ class ExperimentConfig(_Config):
 
     def described(self, key: RunKey) -> dict[str, Any]:
         """Everything that a run's result depends on, but the data: where they lie does not count."""
-        return self._described(key, exclude={"path"})
+        described = self._described(key, exclude={"path"})
+        distillation = self.federation_config(key).distillation
+        described["federation"]["distillation"] |= {name: getattr(distillation, name) for name in SERVER_SETTINGS}
+        return described
 
     def fingerprint(self, key: RunKey) -> str:
         """What older versions kept of a configuration: a hash, of the data's places too."""

@@ -25,6 +25,7 @@ from fedafd.learning.evaluation import Evaluation
 from fedafd.learning.fedavg import average_updates, group_of, weight_update
 from fedafd.learning.server_round import Prepared, evaluate, initial_server_state
 from fedafd.learning.waypoints import Waypoints
+from fedafd.learning.weighing import Contribution, score_sheet, weigh
 from fedafd.simulation.effort import DISTIL, PREPARE
 from fedafd.simulation.round_stages import UNKEPT, RoundStages
 from fedafd.simulation.server_stages import ServerStages
@@ -76,6 +77,8 @@ class FederationProgress:
     """What each client sent last, as it arrived."""
     ages: Mapping[str, int] = field(default_factory=dict)
     """How many rounds ago that was."""
+    contributions: Mapping[Modality, Mapping[str, Contribution]] = field(default_factory=dict)
+    """By modality and client, of the last round; empty where weights are not looked at."""
 
 
 class Federation:
@@ -149,12 +152,13 @@ class Federation:
             if self.config.averaging is not AveragingMode.OFF:
                 updates.append(weight_update(result.state, result.num_private_samples))
         watch(DISTIL, 0.0, "server: distillation")
+        aggregates, contributions = self._aggregates(uploads, ages, prepared.representations)
         state = self._server.distil(
             prepared.state,
             number,
             self._seed(number, "server", "distil"),
             prepared.representations,
-            self._aggregates(uploads, ages, prepared.representations),
+            aggregates,
             stages,
             lambda fraction, activity: watch(DISTIL, fraction, f"server: distillation, {activity}"),
         )
@@ -168,6 +172,7 @@ class Federation:
             bundles=prepared.bundles,
             uploads=uploads,
             ages=ages,
+            contributions=contributions,
         )
 
     def evaluate_server(self, state: bytes, split: str = "test") -> dict[str, float]:
@@ -243,8 +248,8 @@ class Federation:
 
     def _aggregates(
         self, uploads: Mapping[str, Reps], ages: Mapping[str, int], global_reps: Reps
-    ) -> dict[Modality, NDArray[np.float32]]:
-        found = {}
+    ) -> tuple[dict[Modality, NDArray[np.float32]], dict[Modality, dict[str, Contribution]]]:
+        found, contributions = {}, {}
         distillation = self.config.distillation
         oldest = 0 if distillation.staleness_decay is None else distillation.max_staleness
         for modality in Modality if self.config.distillation.enabled else ():
@@ -256,10 +261,25 @@ class Federation:
                     leaves[position] = fold_state(
                         self.config, modality, reps, global_reps, device=self.device, staleness=age
                     )
+            weighed, limit = self._weigh(modality, leaves, global_reps)
+            contributions[modality] = {self.clients[position].name: each for position, each in weighed.items()}
+            leaves |= {position: None for position, each in weighed.items() if each.is_copy}
             merged: dict[tuple[int, int], bytes] = {}
             while not (plan := plan_merges(len(self.clients), leaves, merged)).settled:
                 for step in plan.ready:
-                    merged[step.level, step.position] = merge_states(step.children)
+                    merged[step.level, step.position] = merge_states(step.children, limit)
             if plan.root is not None:
                 found[modality] = aggregate(self.config, plan.root)
-        return found
+        return found, contributions
+
+    def _weigh(
+        self, modality: Modality, leaves: Mapping[int, bytes | None], global_reps: Reps
+    ) -> tuple[dict[int, Contribution], bytes | None]:
+        """What each leaf counts for, and the limit for the merges; nothing where weights are not looked at."""
+        states = {position: state for position, state in leaves.items() if state is not None}
+        if not states or not self.config.distillation.caps_weights:
+            return {}, None
+        weighed = weigh(
+            self.config, [score_sheet(self.config, modality, state, global_reps) for state in states.values()]
+        )
+        return dict(zip(states, weighed.contributions, strict=True)), weighed.limit

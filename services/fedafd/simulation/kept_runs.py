@@ -137,9 +137,11 @@ def _unlike(
 
 
 def _as_read_today(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """With the defaults of settings that did not exist yet."""
+    """With the defaults of settings that did not exist yet; weights had no cap before there was a setting of it."""
     try:
-        federation = FederationConfig.model_validate(configuration["federation"])
+        values = configuration["federation"]
+        distillation = {"weight_cap": None} | values.get("distillation", {})
+        federation = FederationConfig.model_validate({**values, "distillation": distillation})
     except (KeyError, ValidationError):
         return dict(configuration)
     return {**configuration, "federation": json.loads(federation.canonical_json())}

@@ -64,6 +64,16 @@ _USES: tuple[tuple[str, Callable[[FederationConfig], bool], str], ...] = (
         for name in ("ensemble", "precision", "self_share", "weight", "start_round", "centre", "normalise_aggregate")
     ),
     (
+        "distillation.weight_cap",
+        lambda c: c.distillation.enabled and c.distillation.ensemble is not EnsembleMode.MEAN,
+        "no ensemble by similarity is distilled",
+    ),
+    (
+        "distillation.leave_out_copies",
+        lambda c: c.distillation.caps_weights,
+        "distillation.weight_cap is null, or no ensemble by similarity is distilled",
+    ),
+    (
         "distillation.max_staleness",
         lambda c: c.distillation.enabled and c.distillation.staleness_decay is not None,
         "distillation.staleness_decay is null",

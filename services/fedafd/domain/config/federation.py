@@ -22,11 +22,9 @@ from fedafd.domain.strategies import strategy_names, strategy_values
 __all__ = ["OF_THE_SERVER", "FederationConfig", "QuorumConfig", "stored_federation_config"]
 
 
-OF_THE_SERVER = {"cohort", "retention"}
-"""Keys that no site is told: its part does not depend on them, and an agent of before they were there does not know
-them."""
-
-
+OF_THE_SERVER = frozenset({"cohort", "retention", "distillation.weight_cap", "distillation.leave_out_copies"})
+"""Blocks and keys that no site is told: its part does not depend on them, and an agent of before they were there does
+not know them."""
 class QuorumConfig(Config):
     """Deliveries that a round needs to go on; less and it fails with that reason."""
 
@@ -111,7 +109,10 @@ class FederationConfig(Config):
 
     def sites_json(self) -> str:
         """As `canonical_json`, without what concerns the server alone: it reads like the defaults at a site."""
-        values = self.model_dump(mode="json", exclude=OF_THE_SERVER)
+        values = self.model_dump(mode="json")
+        for path in OF_THE_SERVER:
+            block, _, key = path.rpartition(".")
+            (values[block] if block else values).pop(key)
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     def canonical_json(self) -> str:

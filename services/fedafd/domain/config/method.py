@@ -5,7 +5,7 @@ Source: FedAFD, arXiv 2603.04890; `(paper: ...)` is its choice where it differs 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -97,6 +97,16 @@ class DistillationConfig(Config):
     normalise_aggregate: bool = Field(
         True, description="Scale the weighed mean of the clients to unit length (paper: false)."
     )
+    weight_cap: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] | None = Field(
+        "auto",
+        description="The most that one client may weigh in the ensemble of a public sample; auto: 2 / K of K clients;"
+        " null: no cap (paper). No client is held below 1 / K.",
+    )
+    leave_out_copies: bool = Field(
+        True,
+        description="Leave out of a round's ensemble who sends little but the global representations back: much nearer"
+        " to them than the other clients, and with nothing beyond them that agrees with anybody. Needs weight_cap.",
+    )
     staleness_decay: float | None = Field(
         None,
         gt=0,
@@ -106,3 +116,8 @@ class DistillationConfig(Config):
     max_staleness: int = Field(
         3, ge=1, le=1_000_000, description="Rounds after which what a client sent before no longer counts."
     )
+
+    @property
+    def caps_weights(self) -> bool:
+        """Whether clients' weights are looked at together before their states merge: of equal weights there is none."""
+        return self.enabled and self.weight_cap is not None and self.ensemble is not EnsembleMode.MEAN

@@ -140,7 +140,7 @@ def _as_a_federation_has_it(path: str, value: JsonValue) -> JsonValue:
     """The value as JSON of a federation's configuration has it. Raises ValueError for no key, or no value of it."""
     model: type[BaseModel] = FederationConfig
     *blocks, last = path.split(".")
-    if path.split(".")[0] in OF_THE_SERVER:
+    if path.split(".")[0] in OF_THE_SERVER or path in OF_THE_SERVER:
         raise ValueError(f"{path}: no site is told this key; the server alone reads it")
     for block in blocks:
         inner = _block(model, block)

@@ -1,0 +1,117 @@
+"""Weighing on bytes, between folding and merging: what each client's state may weigh, once all are there.
+
+A *sheet* is the small part of a state that weights are made of, safetensors: `scores` [N], `count`, and of a single
+client `similarity` and `added` [S, D], S of the public samples. A *limit* is one number per sample, and `share`, the
+cap: all that merges need (fedafd.algorithm.weight_cap).
+Shape legend: K states, N public samples, D embedding dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load, save
+from torch import Tensor
+
+from fedafd.algorithm.agreement import added, agreements, mean_similarity, near_copies
+from fedafd.algorithm.centring import centre, public_mean
+from fedafd.algorithm.distillation import SimilarityEnsemble
+from fedafd.algorithm.weight_cap import capped_weights, score_limit, share_cap
+from fedafd.domain.config import FederationConfig
+from fedafd.domain.kinds import Modality
+from fedafd.domain.seeds import derive_seed
+
+__all__ = ["Contribution", "Weighed", "score_sheet", "weigh"]
+
+_COMPARED = 128
+"""Samples of which what clients add is compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contribution:
+    """What one state counts for in a modality's ensemble."""
+
+    weight: float
+    """Mean over the public samples, 0 to 1; 0 for one that is left out."""
+    similarity: float | None = None
+    """Mean cosine to the global representations, in the space in which they are weighed; None for a region."""
+    agreement: float | None = None
+    """What it adds to the global representations against what the others add: 0 for nothing in common, at most 1.
+    None for a region, and for one alone."""
+    is_copy: bool = False
+    """Left out: little but the global representations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighed:
+    """Contributions in the order of the sheets, and the limit for the merges of those that are not left out."""
+
+    contributions: tuple[Contribution, ...]
+    limit: bytes
+
+
+def score_sheet(
+    config: FederationConfig,
+    modality: Modality,
+    state: bytes,
+    global_reps: Mapping[Modality, NDArray[np.float32]] | None = None,
+) -> bytes:
+    """The sheet of a state. Of a single client's it needs the global representations; of a region's it takes none."""
+    ensemble = SimilarityEnsemble.from_state(load(state))
+    sheet: dict[str, Tensor] = {"scores": ensemble.scores(), "count": torch.tensor(ensemble.count)}
+    if global_reps is not None and ensemble.count == 1:
+        global_ND = torch.from_numpy(global_reps[modality])
+        if config.distillation.centre:
+            global_ND = centre(global_ND, public_mean(global_ND))
+        reps_ND = ensemble.result()
+        some_S = _compared(config, modality, len(reps_ND))
+        sheet["added"] = added(reps_ND[some_S], global_ND[some_S])
+        sheet["similarity"] = torch.tensor(mean_similarity(reps_ND, global_ND), dtype=torch.float64)
+    return save({name: value.contiguous() for name, value in sorted(sheet.items())})
+
+
+def weigh(config: FederationConfig, sheets: Sequence[bytes]) -> Weighed:
+    """Weigh all states of a modality, whose sheets are given in the cohort's order."""
+    read = [load(sheet) for sheet in sheets]
+    single = [place for place, sheet in enumerate(read) if "added" in sheet]
+    similar_K = torch.stack([read[place]["similarity"] for place in single]) if single else torch.empty(0)
+    agree_K, copies = torch.empty(0), set[int]()
+    if len(single) > 1:
+        added_KSD = torch.stack([read[place]["added"] for place in single])
+        agree_K = agreements(added_KSD)
+        if config.distillation.leave_out_copies:
+            _, samples, dim = added_KSD.shape
+            found_K = near_copies(similar_K, agree_K, num_samples=samples, dim=dim)
+            copies = {place for place, is_copy in zip(single, found_K.tolist(), strict=True) if is_copy}
+    kept = [place for place in range(len(read)) if place not in copies]
+    counts = [int(read[place]["count"]) for place in kept]
+    cap = config.distillation.weight_cap
+    share = share_cap(None if cap == "auto" else cap, sum(counts))
+    caps_K = torch.tensor([min(1.0, share * count) for count in counts], dtype=torch.float64)
+    scores_KN = torch.stack([read[place]["scores"] for place in kept])
+    weights = dict(zip(kept, capped_weights(scores_KN, caps_K).mean(dim=1).tolist(), strict=True))
+    similar = dict(zip(single, similar_K.tolist(), strict=True))
+    agree = dict(zip(single, agree_K.tolist(), strict=False))
+    limit = {"limit": score_limit(scores_KN, caps_K), "share": torch.tensor(share, dtype=torch.float64)}
+    return Weighed(
+        contributions=tuple(
+            Contribution(
+                weight=weights.get(place, 0.0),
+                similarity=similar.get(place),
+                agreement=agree.get(place),
+                is_copy=place in copies,
+            )
+            for place in range(len(read))
+        ),
+        limit=save(limit),
+    )
+
+
+def _compared(config: FederationConfig, modality: Modality, num_samples: int) -> Tensor:
+    """The same samples for every client, in ascending order."""
+    rng = torch.Generator().manual_seed(derive_seed(config.seed, modality.value, "agreement"))
+    return torch.randperm(num_samples, generator=rng)[:_COMPARED].sort().values

@@ -1,0 +1,84 @@
+"""What clients add to the global representations: honest ones agree, copies do not, and unusual sites are not meant."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedafd.algorithm.agreement import FEWEST_CLIENTS, added, agreements, mean_similarity, near_copies
+
+SAMPLES, DIM = 200, 32
+
+
+def unit(*shape: int, seed: int) -> Tensor:
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+GLOBAL = unit(SAMPLES, DIM, seed=0)
+SEEN = unit(SAMPLES, DIM, seed=1)
+"""What every honest client sees in the public samples."""
+
+
+def honest(seed: int, near: float = 0.3, common: float = 0.5) -> Tensor:
+    """A client that is `near` the global representations and has `common` of what the others see."""
+    return F.normalize(near * GLOBAL + common * SEEN + 0.8 * unit(SAMPLES, DIM, seed=seed), dim=1)
+
+
+def mixed(share: float = 0.9) -> Tensor:
+    """The global representations with another item's mixed in."""
+    return F.normalize(GLOBAL + share * GLOBAL.roll(1, dims=0), dim=1)
+
+
+def found(clients: list[Tensor]) -> list[bool]:
+    similar_K = torch.tensor([mean_similarity(reps_ND, GLOBAL) for reps_ND in clients])
+    agree_K = agreements(torch.stack([added(reps_ND, GLOBAL) for reps_ND in clients]))
+    flags: list[bool] = near_copies(similar_K, agree_K, num_samples=SAMPLES, dim=DIM).tolist()
+    return flags
+
+
+@pytest.mark.parametrize("attack", [GLOBAL, GLOBAL.half().float(), mixed(), mixed(0.5)], ids=["copy", "f16", ".9", ".5"])
+@pytest.mark.parametrize("bad", [1, 3])
+def test_copies_plain_or_mixed_are_found_alone_and_as_three_of_ten(attack: Tensor, bad: int) -> None:
+    assert found([attack] * bad + [honest(seed) for seed in range(10, 20 - bad)]) == [True] * bad + [False] * (10 - bad)
+
+
+def test_an_honest_site_is_not_meant_however_unusual() -> None:
+    others = [honest(seed) for seed in range(10, 19)]
+    far, better, strange = honest(30, near=0.0), honest(31, near=2.0, common=1.0), honest(32, common=0.0)
+    noise, flipped = unit(SAMPLES, DIM, seed=33), -GLOBAL
+    for unusual in (far, better, strange, noise, flipped):
+        assert found([unusual, *others]) == [False] * 10
+
+
+def test_where_clients_agree_by_chance_only_being_nearer_has_to_be_plain() -> None:
+    weak = [honest(seed, near=0.1, common=0.0) for seed in range(40, 48)]
+    for attack in (GLOBAL, mixed()):
+        assert found([attack, attack, *weak]) == [True, True] + [False] * 8
+    better = honest(30, near=0.5, common=0.0)
+    assert 0.4 < mean_similarity(better, GLOBAL) < 0.6
+    assert not any(found([better, *weak]))
+
+
+def test_too_few_clients_and_a_majority_of_copies_mean_nobody() -> None:
+    assert found([GLOBAL, *(honest(seed) for seed in range(40, 38 + FEWEST_CLIENTS))]) == [False] * (FEWEST_CLIENTS - 1)
+    assert not any(found([GLOBAL] * 6))
+
+
+def test_agreement_is_one_with_oneself_and_about_zero_with_chance() -> None:
+    rest_SD = added(honest(10), GLOBAL)
+    torch.testing.assert_close(agreements(torch.stack([rest_SD] * 3)), torch.ones(3, dtype=torch.float64))
+    chance = agreements(torch.stack([added(unit(SAMPLES, DIM, seed=seed), GLOBAL) for seed in range(4)]))
+    assert float(chance.abs().max()) < 4 / (SAMPLES * DIM) ** 0.5
+    assert agreements(rest_SD[None]).tolist() == [0.0]
+
+
+def test_nothing_is_added_by_a_copy_and_by_what_is_the_same_in_all_rows() -> None:
+    assert not added(GLOBAL, GLOBAL).any()
+    one_row = added(GLOBAL[:1], GLOBAL[1:2])
+    assert one_row.norm() == pytest.approx(1)
+    assert float((added(honest(3), GLOBAL) * GLOBAL).sum(dim=1).mean().abs()) < 0.05
+    constant = unit(1, DIM, seed=9).expand(SAMPLES, DIM)
+    pair = torch.stack([added(constant, GLOBAL), added(constant, GLOBAL)])
+    assert torch.isfinite(pair).all()

@@ -1,0 +1,117 @@
+"""Weighing on bytes: what merges need of it, what is told of each client, and a copy's weight with and without it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.torch import load
+
+from fedafd.domain.config import FederationConfig, parse_federation_config
+from fedafd.domain.kinds import Modality
+from fedafd.learning.ensemble import aggregate, fold_state, merge_states
+from fedafd.learning.weighing import Weighed, score_sheet, weigh
+
+N, D = 60, 16
+Rows = NDArray[np.float32]
+IMAGE = Modality.IMAGE
+
+
+def config(**distillation: Any) -> FederationConfig:
+    return parse_federation_config({"name": "trial", "embedding_dim": D, "distillation": distillation})
+
+
+def unit(rows: NDArray[Any]) -> Rows:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+GLOBAL = {m: unit(np.random.default_rng(place).normal(size=(N, D))) for place, m in enumerate(Modality)}
+CENTRED = unit(GLOBAL[IMAGE] - GLOBAL[IMAGE].mean(axis=0))
+SEEN = np.random.default_rng(9).normal(size=(N, D))
+
+
+def honest(seed: int) -> Rows:
+    return unit(CENTRED + 0.4 * SEEN + 0.3 * np.random.default_rng(seed).normal(size=(N, D)))
+
+
+def states_of(chosen: FederationConfig, clients: Sequence[Rows]) -> list[bytes]:
+    return [fold_state(chosen, IMAGE, rows, GLOBAL) for rows in clients]
+
+
+def weighed(chosen: FederationConfig, states: Sequence[bytes]) -> Weighed:
+    return weigh(chosen, [score_sheet(chosen, IMAGE, state, GLOBAL) for state in states])
+
+
+@pytest.mark.parametrize("tau", [0.02, 0.1])
+def test_a_copy_weighs_most_without_a_cap_and_no_more_than_two_shares_with_it(tau: float) -> None:
+    clients = [CENTRED, *(honest(seed) for seed in range(20, 29))]
+    plain = config(temperature=tau, weight_cap=1.0, leave_out_copies=False)
+    capped = config(temperature=tau, leave_out_copies=False)
+    first, *others = weighed(plain, states_of(plain, clients)).contributions
+    assert first.weight > 2 * max(each.weight for each in others)
+    shares = weighed(capped, states_of(capped, clients)).contributions
+    assert max(each.weight for each in shares) <= 0.2 + 1e-9
+    assert sum(each.weight for each in shares) == pytest.approx(1)
+    found = weighed(config(temperature=tau), states_of(capped, clients)).contributions
+    assert [each.is_copy for each in found] == [True] + [False] * 9
+    assert found[0].weight == 0
+    assert found[0].similarity == pytest.approx(1, abs=1e-6)
+    assert found[0].agreement == pytest.approx(0, abs=1e-6)
+    assert min(each.agreement or 0 for each in found[1:]) > 0.3
+
+
+def test_the_merged_states_hold_the_weights_that_are_told() -> None:
+    chosen = config(leave_out_copies=False, normalise_aggregate=False, weight_cap=0.15)
+    clients = [CENTRED, *(honest(seed) for seed in range(20, 29))]
+    states = states_of(chosen, clients)
+    found = weighed(chosen, states)
+    merged = merge_states([merge_states(states[:8], found.limit), merge_states(states[8:], found.limit)], found.limit)
+    one_hot = merge_states(states, found.limit)
+    np.testing.assert_allclose(aggregate(chosen, merged), aggregate(chosen, one_hot), rtol=0, atol=1e-6)
+    state, limit = load(merged), load(found.limit)
+    total_N = state["running_max"].double() + state["normaliser"].double().log()
+    np.testing.assert_allclose(total_N.numpy(), limit["limit"].numpy(), rtol=0, atol=1e-5)
+
+
+def test_one_and_two_clients_merge_to_the_bits_of_no_cap() -> None:
+    chosen = config()
+    for count in (1, 2):
+        states = states_of(chosen, [CENTRED, honest(3)][:count])
+        found = weighed(chosen, states)
+        assert merge_states(states, found.limit) == merge_states(states)
+        assert sum(each.weight for each in found.contributions) == pytest.approx(1)
+
+
+def test_a_stale_delivery_keeps_its_lower_weight() -> None:
+    chosen = config(staleness_decay=0.1)
+    rows = [honest(seed) for seed in range(3)]
+    fresh = states_of(chosen, rows)
+    stale = [*fresh[:2], fold_state(chosen, IMAGE, rows[2], GLOBAL, staleness=2)]
+    one, other = (weighed(chosen, states).contributions[2].weight for states in (fresh, stale))
+    assert 0 < other < one / 20
+    assert weighed(chosen, stale).contributions[2].similarity == pytest.approx(
+        weighed(chosen, fresh).contributions[2].similarity
+    )
+
+
+def test_a_region_has_the_cap_of_all_its_clients_and_no_agreement() -> None:
+    chosen = config(weight_cap=0.25)
+    states = states_of(chosen, [CENTRED, *(honest(seed) for seed in range(4))])
+    region = merge_states(states[:2])
+    sheets = [score_sheet(chosen, IMAGE, region), *(score_sheet(chosen, IMAGE, s, GLOBAL) for s in states[2:])]
+    found = weigh(chosen, sheets).contributions
+    assert found[0].weight <= 0.5 + 1e-9
+    assert max(each.weight for each in found[1:]) <= 0.25 + 1e-9
+    assert (found[0].similarity, found[0].agreement, found[0].is_copy) == (None, None, False)
+
+
+def test_who_is_left_out_leaves_the_cap_of_those_who_stay() -> None:
+    chosen = config()
+    clients = [CENTRED, CENTRED, *(honest(seed) for seed in range(20, 26))]
+    found = weighed(chosen, states_of(chosen, clients))
+    assert [each.is_copy for each in found.contributions] == [True, True] + [False] * 6
+    assert float(load(found.limit)["share"]) == pytest.approx(2 / 6)
+    assert sum(each.weight for each in found.contributions) == pytest.approx(1)
