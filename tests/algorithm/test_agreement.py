@@ -38,7 +38,9 @@ def found(clients: list[Tensor]) -> list[bool]:
     return flags
 
 
-@pytest.mark.parametrize("attack", [GLOBAL, GLOBAL.half().float(), mixed(), mixed(0.5)], ids=["copy", "f16", ".9", ".5"])
+@pytest.mark.parametrize(
+    "attack", [GLOBAL, GLOBAL.half().float(), mixed(), mixed(0.5)], ids=["copy", "f16", ".9", ".5"]
+)
 @pytest.mark.parametrize("bad", [1, 3])
 def test_copies_plain_or_mixed_are_found_alone_and_as_three_of_ten(attack: Tensor, bad: int) -> None:
     assert found([attack] * bad + [honest(seed) for seed in range(10, 20 - bad)]) == [True] * bad + [False] * (10 - bad)

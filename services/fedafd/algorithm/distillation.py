@@ -159,8 +159,8 @@ class SimilarityEnsemble:
     def _start(self, like_ND: Tensor) -> None:
         """The empty state, with the shape, dtype and device of `like_ND`."""
         self._count = 0
-        self._max_N = like_ND.new_full((len(like_ND),), -torch.inf)
-        self._normaliser_N = like_ND.new_zeros(len(like_ND))
+        self._max_N: Tensor = like_ND.new_full((len(like_ND),), -torch.inf)
+        self._normaliser_N: Tensor = like_ND.new_zeros(len(like_ND))
         self._sum_ND = torch.zeros_like(like_ND, requires_grad=False)
 
     def _scores(self, reps_ND: Tensor) -> Tensor:
