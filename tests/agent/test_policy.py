@@ -207,6 +207,7 @@ def test_no_number_and_no_name_of_the_policy_leaves_the_site(tmp_path: Path) -> 
         ({"allow": {"alignment": "off"}}, "is a block; name a key in it"),
         ({"allow": {"alignment.mode": "bold"}}, "allow: alignment.mode: "),
         ({"allow": {"cohort.size": 3}}, "no site is told this key"),
+        ({"allow": {"distillation.weight_cap": 0.5}}, "no site is told this key"),
         ({"hours": "6-22"}, "is no span of hours, such as 22:00-06:00"),
         ({"hours": "06:00-06:00"}, "is empty"),
         ({"hours": "06:00-24:30"}, "ends after 24:00"),

@@ -25,6 +25,8 @@ __all__ = ["OF_THE_SERVER", "FederationConfig", "QuorumConfig", "stored_federati
 OF_THE_SERVER = frozenset({"cohort", "retention", "distillation.weight_cap", "distillation.leave_out_copies"})
 """Blocks and keys that no site is told: its part does not depend on them, and an agent of before they were there does
 not know them."""
+
+
 class QuorumConfig(Config):
     """Deliveries that a round needs to go on; less and it fails with that reason."""
 
