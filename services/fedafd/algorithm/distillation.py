@@ -107,7 +107,7 @@ class SimilarityEnsemble:
             spread_N = self._normaliser_N.log()
             score_N = self._max_N + spread_N
             capped_N = capped_scores(score_N, limit_N.to(score_N.device), share)
-            self._max_N = torch.where(capped_N == score_N, self._max_N, capped_N - spread_N)
+            self._max_N.copy_(torch.where(capped_N == score_N, self._max_N, capped_N - spread_N))
 
     def scores(self) -> Tensor:
         """What it weighs against other ensembles before shares are normalised, [N]: log of its sum of exp(score)."""
