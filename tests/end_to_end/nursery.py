@@ -14,7 +14,7 @@ import signal
 import sys
 from pathlib import Path
 
-from fedafd.agent.main import main as run_agent
+from fedafd.agent.main import start_agent
 
 _ALL_NEED = (
     "fedafd.agent.metrics",
@@ -34,7 +34,7 @@ def _agent(file: Path) -> int:
     """Become the agent of that file."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.environ["FEDAFD_AGENT_ENROLMENT_TOKEN_FILE"] = str(file.with_suffix(".token"))
-    return run_agent(["--config", str(file)])
+    return start_agent(file)
 
 
 def main() -> int:

@@ -22,4 +22,4 @@ def _poisoned(reps: dict[Modality, np.ndarray], public_set_sha256: str, dtype: W
 site.encode_representations = _poisoned
 
 if __name__ == "__main__":
-    raise SystemExit(agent_main.main())
+    agent_main.main()

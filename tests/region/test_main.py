@@ -14,7 +14,7 @@ from fedafd.cli.main import app
 from fedafd.domain.config import parse_federation_config
 from fedafd.domain.config.region import config_of_region
 from fedafd.persistence.migrate import migrate
-from fedafd.region.main import main
+from fedafd.region.main import start_region
 
 
 @pytest.fixture
@@ -30,13 +30,13 @@ def test_a_missing_setting_is_named(
     file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("FEDAFD_REGION_STORE__URL")
-    assert main(["--config", str(file)]) == ExitCode.CONFIGURATION
+    assert start_region(file) == ExitCode.CONFIGURATION
     assert "FEDAFD_REGION_STORE__URL: must be set" in capsys.readouterr().err
 
 
 def test_a_wrong_key_of_region_yaml_is_named(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.write_text(file.read_text() + "deadline_share: 2\nfedration: x\n")
-    assert main(["--config", str(file)]) == ExitCode.CONFIGURATION
+    assert start_region(file) == ExitCode.CONFIGURATION
     told = capsys.readouterr().err
     assert "deadline_share" in told
     assert "fedration: unknown key" in told
@@ -44,7 +44,7 @@ def test_a_wrong_key_of_region_yaml_is_named(file: Path, capsys: pytest.CaptureF
 
 def test_a_region_that_is_not_enrolled_asks_for_its_token(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     migrate(f"sqlite:///{file.parent}/f.db")
-    assert main(["--config", str(file)]) == ExitCode.CONFIGURATION
+    assert start_region(file) == ExitCode.CONFIGURATION
     assert "give the invitation's token with --token or FEDAFD_REGION_ENROLMENT_TOKEN" in capsys.readouterr().err
 
 

@@ -144,7 +144,16 @@ async def _started(scene: Scene, *more: str) -> asyncio.subprocess.Process:
         "FEDAFD_REGION_LOOK_SECONDS": "0.1",
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "fedafd.region.main", "--config", str(scene.folder / "region.yaml"), *more]
+    command = [
+        sys.executable,
+        "-m",
+        "fedafd.cli.main",
+        "region",
+        "run",
+        "--config",
+        str(scene.folder / "region.yaml"),
+        *more,
+    ]
     process = await asyncio.create_subprocess_exec(*command, env=environment)
     scene.processes.append(process)
     return process

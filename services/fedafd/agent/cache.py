@@ -19,7 +19,6 @@ from fedafd.domain.errors import ArtifactCorruptError
 
 __all__ = ["ArtifactCache", "PartialDownload"]
 
-_BLOCK_BYTES = 1 << 20
 _NEWEST = "newest.json"
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -149,8 +148,5 @@ class PartialDownload:
 
 
 def _file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

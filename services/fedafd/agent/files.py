@@ -1,33 +1,23 @@
-"""Writing files so that a crash leaves the old content or the new, never half of it."""
+"""Writing files so that a crash or a power cut leaves the old content or the new, never half of it."""
 
 from __future__ import annotations
 
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from fedafd.domain.errors import StorageFullError
+from fedafd.domain.whole_files import write_whole
 
 __all__ = ["disk_full_is_clear", "sync_folder", "write_atomically"]
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Write beside `path`, sync, rename. Raises StorageFullError when the disk is full."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with disk_full_is_clear(path.parent):
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            part.unlink()
-        raise
+    """Write the file whole, and so that it outlasts a power cut. Raises StorageFullError when the disk is full."""
+    with disk_full_is_clear(path.parent):
+        write_whole(path, content, mode=mode, sync=True)
     sync_folder(path.parent)
 
 

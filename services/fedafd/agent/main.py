@@ -7,17 +7,18 @@ Exit codes: 0 stopped on request, 1 unexpected error, 2 configuration or command
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import errno
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import typer
+
 from fedafd.agent.exit_codes import ExitCode, exit_code_of
+from fedafd.agent.options import AgentYaml, StateDir, Token
 from fedafd.agent.sentences import SENTENCES
 from fedafd.agent.settings import AgentSettings, load_settings
 from fedafd.agent.state import StateDirectory
@@ -29,7 +30,7 @@ from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.metrics import start_metrics_server
 from fedafd.telemetry.tracing import configure_tracing
 
-__all__ = ["ExitCode", "main", "read_site", "run"]
+__all__ = ["ExitCode", "main", "read_site", "run", "start_agent"]
 
 _log = get_logger(__name__)
 
@@ -95,25 +96,32 @@ def run(config: AgentConfig, *, token: str | None = None, settings: AgentSetting
     return ExitCode.STOPPED
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of the agent process; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="fedafd agent run", description="Runs one site's agent.")
-    parser.add_argument("--config", type=Path, help="agent.yaml (FEDAFD_AGENT_CONFIG)")
-    parser.add_argument("--token", help="one-time enrolment token; needed at the first start only")
-    parser.add_argument("--state-dir", type=Path, help="wins over agent.yaml's state_dir")
-    given = parser.parse_args(argv)
+def start_agent(path: Path, *, token: str | None = None, state_dir: Path | None = None) -> int:
+    """Be the agent of the site that the agent.yaml at `path` describes; returns the process's exit code."""
     try:
         settings = load_settings()
         configure("agent", level=settings.log_level, format=settings.log_format, sentences=SENTENCES)
         configure_tracing("agent")
-        config = _with_overrides(read_agent_config(given.config or settings.config), settings, given.state_dir)
-        token = given.token or settings.token()
+        config = _with_overrides(read_agent_config(path), settings, state_dir)
+        token = token or settings.token()
     except FedafdError as error:
         sys.stderr.write(f"agent: {error}\n")
         return ExitCode.CONFIGURATION
     code = run(config, token=token, settings=settings)
     leave_objects()
     return code
+
+
+def main() -> None:
+    """The agent's process by itself, with the options of `fedafd agent run`."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(_command)
+    app()
+
+
+def _command(config: AgentYaml = Path("agent.yaml"), token: Token = None, state_dir: StateDir = None) -> None:
+    """Run this site's agent until it is stopped. It dials out and opens no port."""
+    raise typer.Exit(start_agent(config, token=token, state_dir=state_dir))
 
 
 def read_site(path: Path) -> AgentConfig:
@@ -151,4 +159,4 @@ def _limit_threads(threads: int | None) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

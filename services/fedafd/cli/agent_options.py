@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from fedafd.agent.options import AgentYaml, StateDir, Token
 
-__all__ = ["AgentYaml", "StateDir", "state_dir_of"]
-
-AgentYaml = Annotated[
-    Path,
-    typer.Option(envvar="FEDAFD_AGENT_CONFIG", help="The site's agent.yaml.", callback=lambda path: path.expanduser()),
-]
-StateDir = Annotated[
-    Path | None, typer.Option(help="The agent's own folder; wins over FEDAFD_AGENT_STATE_DIR and agent.yaml.")
-]
+__all__ = ["AgentYaml", "StateDir", "Token", "state_dir_of"]
 
 
 def state_dir_of(config: Path, state_dir: Path | None) -> Path:

@@ -17,6 +17,7 @@ from typing import Any
 
 from fedafd.domain.claims import claim
 from fedafd.domain.errors import ConflictError, StorageFullError
+from fedafd.domain.whole_files import write_whole
 
 __all__ = ["DemoOutput"]
 
@@ -37,9 +38,7 @@ class DemoOutput:
 
     def finish(self, results: dict[str, Any]) -> None:
         """Write results.json whole and mark the run as finished."""
-        part = self.results.with_suffix(".part")
-        part.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        part.replace(self.results)
+        write_whole(self.results, json.dumps(results, indent=2) + "\n")
         self._mark("finished")
 
     def release(self) -> None:

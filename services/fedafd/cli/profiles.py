@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.whole_files import write_whole
 from fedafd.domain.yaml_files import parse_yaml
 
 __all__ = ["Profile", "Profiles", "apply_profile", "profiles_file", "read_profiles", "write_profiles"]
@@ -85,13 +86,9 @@ def write_profiles(path: Path, profiles: Profiles) -> None:
         name: {key: value for key, value in asdict(each).items() if value} for name, each in profiles.profiles.items()
     }
     text = yaml.safe_dump({"default": profiles.default, "profiles": kept}, sort_keys=False, allow_unicode=True)
-    part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part.unlink(missing_ok=True)
-        part.touch(mode=0o600)
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        write_whole(path, text, mode=0o600)
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be written: {error.strerror}") from None
 

@@ -20,9 +20,9 @@ def region_run(
     token: Annotated[str | None, typer.Option(help="One-time enrolment token; first start only.")] = None,
 ) -> None:
     """Follow the upper federation's rounds until stopped. Settings: FEDAFD_REGION_*."""
-    from fedafd.region.main import main as run
+    from fedafd.region.main import start_region
 
-    raise typer.Exit(run(["--config", str(config), *(["--token", token] if token else [])]))
+    raise typer.Exit(start_region(config, token=token))
 
 
 @region_app.command("sent")

@@ -24,6 +24,7 @@ from fedafd.cli.model_tools import need_modules
 from fedafd.cli.up_file import is_set, process_settings, read_up_file
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.secrets import SecretKind, check_length, new_secret, read_secret_file
+from fedafd.domain.whole_files import write_whole
 from fedafd.local.supervisor import log_tail
 
 if TYPE_CHECKING:
@@ -124,11 +125,8 @@ def _secret(path: Path, kind: SecretKind) -> tuple[str, bool]:
     """The secret that a file keeps, readable for its owner alone, and whether it was made just now."""
     if path.exists():
         return check_length(read_secret_file(path, "secret"), str(path)), False
-    secret, part = new_secret(kind), path.with_suffix(".part")
-    part.unlink(missing_ok=True)
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(f"{secret}\n")
-    part.replace(path)
+    secret = new_secret(kind)
+    write_whole(path, f"{secret}\n", mode=0o600)
     return secret, True
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from fedafd.client.federation import FederationClient
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind
+from fedafd.domain.whole_files import write_whole
 
 __all__ = ["Invitation", "set_up_federation"]
 
@@ -58,12 +58,8 @@ def set_up_federation(
 
 
 def _write_token(path: Path, token: str) -> None:
-    part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w", encoding="utf-8") as file:
-            file.write(f"{token}\n")
-        part.replace(path)
+        write_whole(path, f"{token}\n", mode=0o400)
     except OSError as error:
         raise ConfigurationError(f"{path}: the token cannot be written: {error.strerror}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from fedafd.datasets.pixels import PixelCache, trim_folder
 from fedafd.datasets.public_set import PublicSet
 from fedafd.distiller.patience import Patience
 from fedafd.domain.errors import FedafdError, StorageError, StorageFullError
+from fedafd.domain.whole_files import write_whole
 from fedafd.storage import ObjectStore
 from fedafd.storage.store import get_verified
 
@@ -50,15 +50,11 @@ class PublicSets:
         self._patience.through(lambda: self._fetch_once(sha256, shard, path))
 
     def _fetch_once(self, sha256: str, shard: Shard, path: Path) -> None:
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(get_verified(self._store, public_set_shard(sha256, shard.name), shard.sha256))
-            part.replace(path)
+            write_whole(path, get_verified(self._store, public_set_shard(sha256, shard.name), shard.sha256))
         except OSError as error:
             raise _cache_error(path, error) from error
-        finally:
-            part.unlink(missing_ok=True)
         trim_folder(path.parent, self._limit_bytes, keep={path.name})
 
 

@@ -1,4 +1,8 @@
-"""A folder for one process at a time: a lock on a file, which the system lets go of however the process ends."""
+"""A folder for one process at a time: a lock on a file, which the system lets go of however the process ends.
+
+By flock itself and not by filelock, which removes the file when it lets go, falls back to a lock that outlives a killed
+process where a file system knows no flock, and would be one more package of a base installation.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from pathlib import Path
 
 from fedafd.domain.errors import ConflictError
 
-__all__ = ["claim", "claimed", "is_claimed"]
+__all__ = ["claim", "claimed", "in_turn", "is_claimed"]
 
 
 def claim(lock: Path, taken: str) -> int:
@@ -35,6 +39,14 @@ def claimed(lock: Path, taken: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def in_turn(lock: Path) -> Iterator[None]:
+    """A block that one process at a time is in; the others wait."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def is_claimed(lock: Path) -> bool:

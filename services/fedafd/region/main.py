@@ -5,11 +5,9 @@ Exit codes are an agent's (fedafd.agent.exit_codes).
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from fedafd.agent.exit_codes import ExitCode, exit_code_of
@@ -27,22 +25,18 @@ from fedafd.storage import open_store
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.tracing import configure_tracing
 
-__all__ = ["main"]
+__all__ = ["start_region"]
 
 _log = get_logger(__name__)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of a region's process; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="fedafd region run", description="Runs one region of an upper federation.")
-    parser.add_argument("--config", type=Path, default=Path("region.yaml"), help="region.yaml")
-    parser.add_argument("--token", help="one-time enrolment token; needed at the first start only")
-    given = parser.parse_args(argv)
+def start_region(path: Path, *, token: str | None = None) -> int:
+    """Be the region that the region.yaml at `path` describes; returns the process's exit code."""
     try:
         settings = load_settings()
         configure("region", level=settings.log_level)
         configure_tracing("region")
-        config, token = read_region_config(given.config), given.token or settings.token()
+        config, token = read_region_config(path), token or settings.token()
         asyncio.run(_serve(config, settings, token))
     except ToldToStopError as error:
         sys.stderr.write(f"region: told to stop: {error}\n")
@@ -84,7 +78,3 @@ async def _serve(config: RegionConfig, settings: RegionSettings, token: str | No
         await database.close()
         state.unlock()
     _log.info("region.stopped")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

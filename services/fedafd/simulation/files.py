@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from fedafd.domain.errors import DataError
+from fedafd.domain.whole_files import write_whole
 
 __all__ = ["read_json", "write_folder", "write_json"]
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(content, indent=1))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from safetensors.numpy import load, save
 from fedafd.domain.config import usual_task
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import Modality
+from fedafd.domain.whole_files import write_whole
 from fedafd.learning.tasks import find_task
 from fedafd.simulation.choice import RoundChoice
 from fedafd.simulation.data import PUBLIC_SET, load_run_data
@@ -250,10 +251,7 @@ class _Run:
         }
 
     def _write(self, name: str, content: bytes) -> None:
-        path = self.folder / "kept" / name
-        part = path.with_name(f".part-{name}")
-        part.write_bytes(content)
-        part.replace(path)
+        write_whole(self.folder / "kept" / name, content)
 
     def _read(self, name: str) -> bytes:
         try:

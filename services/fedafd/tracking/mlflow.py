@@ -6,7 +6,6 @@ is used, which go to its makers, are turned off.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fedafd.domain.claims import in_turn
 from fedafd.domain.errors import ConfigurationError
 from fedafd.tracking.run import TrackedRun, check_options
 
@@ -97,10 +97,8 @@ class MlFlow:
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    """Wait for one's turn; the system ends it however the process ends."""
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with in_turn(lock):
         yield
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.whole_files import write_whole
 
 __all__ = ["note_settings", "settings_of_folder"]
 
@@ -14,11 +15,7 @@ _FILE = Path("secrets") / "settings.json"
 
 def note_settings(home: Path, settings: dict[str, str]) -> None:
     """Keep them, readable for their owner alone."""
-    path, part = home / _FILE, home / _FILE.with_suffix(".part")
-    part.unlink(missing_ok=True)
-    part.touch(mode=0o600)
-    part.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-    part.replace(path)
+    write_whole(home / _FILE, json.dumps(settings, indent=1), mode=0o600)
 
 
 def settings_of_folder(folder: Path) -> dict[str, str]:
