@@ -71,7 +71,7 @@ def test_every_code_of_a_refusal_is_on_the_page_in_its_words() -> None:
 
 def test_every_piece_of_metadata_is_named() -> None:
     sent = set(re.findall(r'"((?:fedafd-[a-z-]+)|authorization|traceparent)"', _sources("rpc", "telemetry")))
-    assert {"authorization", "traceparent", "fedafd-session", "fedafd-ended-sessions"} <= sent
+    assert {"authorization", "traceparent", "fedafd-session", "fedafd-ended-sessions", "fedafd-proof"} <= sent
     for name in sent - {"fedafd-error-code", "fedafd-time"}:  # which the aggregator sends
         assert f"`{name}`" in PAGE
 

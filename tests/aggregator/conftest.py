@@ -24,6 +24,7 @@ from fedafd.persistence.federation_repository import add_federation
 from fedafd.persistence.migrate import migrate
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
 from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
+from fedafd.rpc.authority import new_authority
 from fedafd.storage.folder import FolderStore
 
 if TYPE_CHECKING:
@@ -42,7 +43,14 @@ async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
     for shard in manifest.shards:
         store.put_file(f"public-sets/{manifest.sha256}/{shard.name}", tmp_path / shard.name)
     seen: list[tuple[str, str, str]] = []
-    context = Context(database, store, TOKEN, stage_lease=timedelta(seconds=1), seen=lambda *call: seen.append(call))
+    context = Context(
+        database,
+        store,
+        TOKEN,
+        stage_lease=timedelta(seconds=1),
+        seen=lambda *call: seen.append(call),
+        authority=new_authority(),
+    )
     config = FederationConfig(name="trial", embedding_dim=DIM).model_dump(mode="json")
     async with database.transaction() as session:
         row = await add_federation(session, "trial", config)

@@ -15,17 +15,19 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 
 from fedafd.agent.cache import ArtifactCache, PartialDownload
 from fedafd.agent.chunks import ChunkedFile
 from fedafd.agent.outgoing import Departure, activity_to_send, fraction_to_send
 from fedafd.agent.patch import Patch, patch_of
 from fedafd.agent.session import AgentSession
+from fedafd.agent.signing import Signing
 from fedafd.agent.state import Credential
 from fedafd.artifacts.blocks import checked_length
 from fedafd.artifacts.stage_io import BUNDLE, WEIGHTS
@@ -42,12 +44,11 @@ from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
 from fedafd.rpc.channel import open_channel, way_to
+from fedafd.rpc.client_key import ClientKey, certificate_text
 from fedafd.rpc.codes import wire_activity, wire_client_kind, wire_leave_reason, wire_purpose
-from fedafd.rpc.credentials import bearer_metadata
 from fedafd.rpc.status import DIAL_ANEW_SECONDS, error_from_rpc, has_no_route, is_in_vain
 from fedafd.rpc.tls import file_stamp
 from fedafd.telemetry.logging import get_logger
-from fedafd.telemetry.tracing import trace_metadata
 
 __all__ = ["AggregatorConnection", "StopRequestedError"]
 
@@ -85,7 +86,7 @@ class AggregatorConnection:
         *,
         stop: asyncio.Event,
         tls: TlsConfig | None = None,
-        secret: str | None = None,
+        credential: Credential | None = None,
         session: AgentSession | None = None,
         on_sent: Callable[[int], None] = _ignore,
         on_received: Callable[[int], None] = _ignore,
@@ -99,18 +100,28 @@ class AggregatorConnection:
         self._stop = stop
         self._on_sent = on_sent
         self._on_received = on_received
-        self._credential = bearer_metadata(secret) if secret is not None else ()
         self._session = session
+        self.use(credential)
         self._open()
 
     async def close(self) -> None:
         """Close the channel."""
         await self._channel.close(None)
 
-    async def enrol(self, token: str, kind: ClientKind | ParticipantKind, nonce: bytes = b"") -> Credential:
-        """Trade the one-time token for a credential; with the same `nonce` again for the same one."""
+    def use(self, credential: Credential | None) -> None:
+        """Call with this credential from here on. Raises ConfigurationError for a key that cannot be used."""
+        self._signing = Signing(credential, self._session)
+
+    async def enrol(
+        self, token: str, kind: ClientKind | ParticipantKind, nonce: bytes = b"", key: ClientKey | None = None
+    ) -> Credential:
+        """Trade the one-time token for a credential, bound to `key`; with the same `nonce` again for the same one."""
         request = pb.EnrollRequest(
-            token=token, kind=wire_client_kind(ParticipantKind(kind)), software=_software(), nonce=nonce
+            token=token,
+            kind=wire_client_kind(ParticipantKind(kind)),
+            software=_software(),
+            nonce=nonce,
+            certificate_request=b"" if key is None else key.request(),
         )
         answer = await self._repeat("enrol", lambda: self._stub.Enroll(request, timeout=_CALL_SECONDS))
         return Credential(
@@ -119,17 +130,22 @@ class AggregatorConnection:
             client_name=answer.client_name,
             kind=ParticipantKind(kind),
             secret=answer.credential,
+            key=key.pem() if key is not None and answer.certificate else "",
+            certificate=certificate_text(answer.certificate),
         )
+
+    async def renew_certificate(self, certificate_request: bytes) -> bytes:
+        """A new certificate in DER."""
+        request = pb.RenewCertificateRequest(certificate_request=certificate_request)
+        answer: pb.RenewCertificateResponse = await self._ask("renew certificate", "RenewCertificate", request)
+        return answer.certificate
 
     async def fetch_task(self, known_revision: int, wait_seconds: float) -> pb.FetchTaskResponse:
         """The desired state; held by the server for up to `wait_seconds` while it is the known one."""
         wait = Duration()
         wait.FromMilliseconds(int(wait_seconds * 1000))
         request = pb.FetchTaskRequest(wait=wait, known_revision=known_revision)
-        answer: pb.FetchTaskResponse = await self._repeat(
-            "fetch task",
-            lambda: self._stub.FetchTask(request, metadata=self._metadata, timeout=wait_seconds + _CALL_SECONDS),
-        )
+        answer: pb.FetchTaskResponse = await self._ask("fetch task", "FetchTask", request, wait_seconds + _CALL_SECONDS)
         if self._session is not None:
             self._session.accepted()
         return answer
@@ -144,24 +160,20 @@ class AggregatorConnection:
             step=told.step,
             steps=told.steps,
         )
-        answer = await self._repeat(
-            "report progress",
-            lambda: self._stub.ReportProgress(request, metadata=self._metadata, timeout=_CALL_SECONDS),
-        )
+        answer = await self._ask("report progress", "ReportProgress", request)
         return bool(answer.keep_going)
 
     async def keep_session(self, round_id: str) -> None:
         """Tell that this process lives, while it is busy with a round."""
         request = pb.ReportProgressRequest(round_id=round_id, alive_only=True)
-        await self._repeat(
-            "keep the session",
-            lambda: self._stub.ReportProgress(request, metadata=self._metadata, timeout=_CALL_SECONDS),
-        )
+        await self._ask("keep the session", "ReportProgress", request)
 
     async def end_session(self) -> None:
         """Say that this process ends; tried once, since the session runs out by itself."""
         with suppress(grpc.aio.AioRpcError):
-            await self._stub.EndSession(pb.EndSessionRequest(), metadata=self._metadata, timeout=_GOODBYE_SECONDS)
+            await self._stub.EndSession(
+                pb.EndSessionRequest(), metadata=self._signing.metadata("EndSession"), timeout=_GOODBYE_SECONDS
+            )
 
     async def download(self, artifact: types_pb2.Artifact, cache: ArtifactCache) -> Path:
         """The file with the artifact's content: from the cache, else downloaded from where it broke off."""
@@ -199,10 +211,7 @@ class AggregatorConnection:
             chunk_sha256=blob.chunk_sha256,
         )
         while True:
-            begun = await self._repeat(
-                "begin upload",
-                lambda: self._stub.BeginUpload(request, metadata=self._metadata, timeout=_CALL_SECONDS),
-            )
+            begun = await self._ask("begin upload", "BeginUpload", request)
             if not begun.missing_chunks:
                 return str(begun.upload_id)
             missing = tuple(begun.missing_chunks)
@@ -220,10 +229,8 @@ class AggregatorConnection:
         request = pb.CommitUploadRequest(
             round_id=round_id, upload_ids=upload_ids, metrics=metrics, num_private_samples=num_private_samples
         )
-        return await self._repeat(
-            "commit upload",
-            lambda: self._stub.CommitUpload(request, metadata=self._metadata, timeout=10 * _CALL_SECONDS),
-        )
+        answer: pb.CommitUploadResponse = await self._ask("commit upload", "CommitUpload", request, 10 * _CALL_SECONDS)
+        return answer
 
     async def leave(self, round_id: str, departure: Departure) -> None:
         """Give up the participation."""
@@ -232,14 +239,7 @@ class AggregatorConnection:
             leave_reason=wire_leave_reason(departure.reason),
             num_affected=departure.num_affected,
         )
-        await self._repeat(
-            "leave round", lambda: self._stub.LeaveRound(request, metadata=self._metadata, timeout=_CALL_SECONDS)
-        )
-
-    @property
-    def _metadata(self) -> tuple[tuple[str, str], ...]:
-        session = self._session.metadata() if self._session is not None else ()
-        return (*self._credential, *session, *trace_metadata())
+        await self._ask("leave round", "LeaveRound", request)
 
     def _open(self) -> None:
         files, self._opened_at = file_stamp(self._tls), monotonic()
@@ -270,7 +270,7 @@ class AggregatorConnection:
         if base is None:
             return None
         request = pb.DescribeArtifactRequest(sha256=artifact.sha256)
-        call = partial(self._stub.DescribeArtifact, request, metadata=self._metadata, timeout=_CALL_SECONDS)
+        call = partial(self._once, "DescribeArtifact", request)
         try:
             told = await self._repeat("describe artifact", call)
             length = checked_length(told.block_bytes)
@@ -289,7 +289,7 @@ class AggregatorConnection:
         if patch is not None:
             spans = patch.missing(part)
             request.ranges.extend(pb.ByteRange(offset_bytes=s.start, length_bytes=s.end - s.start) for s in spans)
-        call = self._stub.DownloadArtifact(request, metadata=self._metadata)
+        call = self._stub.DownloadArtifact(request, metadata=self._signing.metadata("DownloadArtifact"))
         try:
             while True:
                 async with asyncio.timeout(_SILENCE_SECONDS):
@@ -317,8 +317,17 @@ class AggregatorConnection:
                 yield pb.UploadChunksRequest(upload_id=upload_id, index=index, data=data)
                 self._on_sent(len(data))
 
-        answer = await self._stub.UploadChunks(chunks(), metadata=self._metadata)
+        answer = await self._stub.UploadChunks(chunks(), metadata=self._signing.metadata("UploadChunks"))
         return int(answer.accepted_chunks)
+
+    async def _ask(self, what: str, method: str, request: Message, seconds: float = _CALL_SECONDS) -> Any:
+        return await self._repeat(what, lambda: self._once(method, request, seconds))
+
+    def _once(self, method: str, request: Message, seconds: float = _CALL_SECONDS) -> Awaitable[Any]:
+        call: Awaitable[Any] = getattr(self._stub, method)(
+            request, metadata=self._signing.metadata(method), timeout=seconds
+        )
+        return call
 
     async def _repeat(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
         attempt = 0

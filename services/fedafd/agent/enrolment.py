@@ -1,7 +1,7 @@
-"""Enrolment, and what makes it repeatable: a random number of this agent, kept before the token is first shown.
+"""Enrolment, and what makes it repeatable: a random number and a key, kept before the token is first shown.
 
-The aggregator makes the credential of the token and this number. If its answer is lost, also with the process, the same
-agent asks again and gets the same credential, and nobody else does.
+The aggregator makes the credential of the token and the number, and binds it to the key. If its answer is lost, also
+with the process, the same agent asks again and gets the same credential, and nobody else does. The key never leaves.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import secrets
 from pathlib import Path
+from typing import NamedTuple
 
 from fedafd.agent.connection import AggregatorConnection
 from fedafd.agent.files import write_atomically
@@ -18,13 +19,22 @@ from fedafd.agent.ledger import Ledger
 from fedafd.agent.state import Credential, StateDirectory
 from fedafd.domain.config import AgentConfig
 from fedafd.domain.config.region import RegionConfig
+from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind, ParticipantKind
 from fedafd.domain.secrets import plain_secret
+from fedafd.rpc.client_key import ClientKey
 
-__all__ = ["enrol", "forget_enrolment", "nonce_of"]
+__all__ = ["EnrolmentDraft", "draft_of", "enrol", "forget_enrolment"]
 
 _FILE = "enrolment.json"
 _NONCE_BYTES = 32
+
+
+class EnrolmentDraft(NamedTuple):
+    """What an agent made for one token."""
+
+    nonce: bytes
+    key: ClientKey
 
 
 async def enrol(
@@ -45,8 +55,8 @@ async def enrol(
     try:
         named = hashlib.sha256(token.encode()).hexdigest()
         ledger.record("enrolment", sha256=named, size_bytes=len(token.encode()), round_number=0)
-        nonce = await asyncio.to_thread(nonce_of, token, state.root)
-        credential = await connection.enrol(token, kind, nonce)
+        draft = await asyncio.to_thread(draft_of, token, state.root)
+        credential = await connection.enrol(token, kind, draft.nonce, draft.key)
     finally:
         await connection.close()
     state.save_credential(credential)
@@ -54,21 +64,22 @@ async def enrol(
     return credential
 
 
-def nonce_of(token: str, state_dir: Path) -> bytes:
-    """This agent's number for `token`: the kept one, else a new one, which is kept from here on."""
+def draft_of(token: str, state_dir: Path) -> EnrolmentDraft:
+    """This agent's number and key for `token`: the kept ones, else new ones, which are kept from here on."""
     path = state_dir / _FILE
     named = hashlib.sha256(token.encode()).hexdigest()
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["token_sha256"] == named:
-            return bytes.fromhex(kept["nonce"])
-    except (OSError, ValueError, KeyError, TypeError):
+            return EnrolmentDraft(bytes.fromhex(kept["nonce"]), ClientKey(kept["key"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigurationError):
         pass
-    nonce = secrets.token_bytes(_NONCE_BYTES)
-    write_atomically(path, json.dumps({"token_sha256": named, "nonce": nonce.hex()}).encode(), mode=0o600)
-    return nonce
+    draft = EnrolmentDraft(secrets.token_bytes(_NONCE_BYTES), ClientKey())
+    content = {"token_sha256": named, "nonce": draft.nonce.hex(), "key": draft.key.pem()}
+    write_atomically(path, json.dumps(content).encode(), mode=0o600)
+    return draft
 
 
 def forget_enrolment(state_dir: Path) -> None:
-    """The credential is kept: the number has done its work."""
+    """The credential is kept, with the key: the draft has done its work."""
     (state_dir / _FILE).unlink(missing_ok=True)

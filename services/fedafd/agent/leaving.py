@@ -68,7 +68,7 @@ async def _leave_open_round(
         config.aggregator,
         tls=config.tls,
         stop=asyncio.Event(),
-        secret=credential.secret,
+        credential=credential,
         session=AgentSession(state.root),
     )
     try:

@@ -24,6 +24,7 @@ from fedafd.agent.ledger import Ledger
 from fedafd.agent.metrics import AgentMetrics
 from fedafd.agent.policy import SitePolicy
 from fedafd.agent.read_only import outlast_read_only
+from fedafd.agent.renewal import Renewal
 from fedafd.agent.session import AgentSession
 from fedafd.agent.site_model import SiteModel
 from fedafd.agent.state import Credential, PendingResult, StateDirectory
@@ -124,23 +125,25 @@ class Agent:
             self._config.aggregator,
             tls=self._config.tls,
             stop=self._stop,
-            secret=credential.secret,
+            credential=credential,
             session=session,
             on_sent=self._metrics.bytes_sent.inc,
             on_received=self._metrics.bytes_received.inc,
         )
+        renewal = Renewal(self._state, credential)
         try:
             with bind_context(federation=credential.federation_id, client=credential.client_name):
-                await self._begin(connection)
-                await self._serve(connection)
+                await self._begin(connection, renewal)
+                await self._serve(connection, renewal)
         finally:
             await self._comparing.stop()
             await connection.end_session()
             await connection.close()
 
-    async def _begin(self, connection: AggregatorConnection) -> None:
+    async def _begin(self, connection: AggregatorConnection, renewal: Renewal) -> None:
         """The first call: takes the session, before anything is delivered in the client's name."""
         await self._follow_delivery()
+        await renewal.if_due(connection)
         try:
             await connection.fetch_task(0, 0.0)
         except UnauthenticatedError as error:
@@ -163,9 +166,10 @@ class Agent:
         _log.info("agent.enrolled", federation=credential.federation_id, client=credential.client_name)
         return credential
 
-    async def _serve(self, connection: AggregatorConnection) -> None:
+    async def _serve(self, connection: AggregatorConnection, renewal: Renewal) -> None:
         revision, refused_at = 0, 0
         while not self._stop.is_set():
+            await renewal.if_due(connection)
             try:
                 answer = await connection.fetch_task(revision, self._poll_seconds)
             except (UnauthenticatedError, ForbiddenError, InvalidRequestError, IdentityInUseError):

@@ -3,7 +3,7 @@
 Layout of the state directory (readable by the agent's user only):
 
     agent.lock              held while an agent runs; two agents never share a directory
-    credential.json         who this client is, and its secret (mode 0600)
+    credential.json         who this client is, its secret, key and certificate (mode 0600)
     state/round-<n>/        personalized state after the last delivered round, and after the one before it
     state/round-<n>.pending/  result of a finished training whose receipt has not come yet
     state/history/          what each delivered round's model got on the site's own samples (see history.py)
@@ -46,13 +46,19 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Credential:
-    """Who this client is. `secret` is what every call carries; it is never logged."""
+    """Who this client is. `secret` is what every call carries, and `key` signs each; neither is ever logged.
+
+    `key` is a ClientKey's PEM, empty for an agent from before there were keys; `certificate` is what the federation's
+    authority says of it, empty until it was given.
+    """
 
     federation_id: str
     client_id: str
     client_name: str
     kind: ParticipantKind
     secret: str = field(repr=False)
+    key: str = field(default="", repr=False)
+    certificate: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from fedafd.aggregator.arrivals import ArrivingBlob, Stream
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.delivery import commit_delivery
 from fedafd.aggregator.described import describe, pieces_of
+from fedafd.aggregator.enrolling import enrol, renew_certificate
 from fedafd.aggregator.identity import caller_of, calling_client
 from fedafd.aggregator.making_again import check_stored, make_again
 from fedafd.aggregator.tasks import desired_task, find_artifact
@@ -27,7 +28,6 @@ from fedafd.domain.errors import (
 )
 from fedafd.domain.leaving import ActivityKind, leave_words
 from fedafd.domain.states import ParticipationState
-from fedafd.persistence.client_repository import enrol_client
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import ClientRow, ParticipationRow
 from fedafd.persistence.participation_repository import settle_participation
@@ -35,14 +35,13 @@ from fedafd.persistence.session_repository import end_session
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceServicer
-from fedafd.rpc.codes import activity_from_wire, client_kind_from_wire, leave_reason_from_wire, purpose_from_wire
+from fedafd.rpc.codes import activity_from_wire, leave_reason_from_wire, purpose_from_wire
 from fedafd.rpc.sessions import sessions_in
 
 __all__ = ["AgentService"]
 
 _STORE_OUTAGES = (StorageFullError, StorageUnavailableError)
 """A site that meets one lives and tries again: it is not silent."""
-_NONCE_BYTES = (16, 64)
 _LONGEST_WAIT_SECONDS = 60.0
 _SLOW_LOOK_SECONDS = (15.0, 30.0)
 """A long poll that hears nothing looks again after a time between these, should a wake-up have been lost."""
@@ -57,29 +56,13 @@ class AgentService(AggregatorServiceServicer):
         self._context = context
 
     async def Enroll(self, request: pb.EnrollRequest, call: Call) -> pb.EnrollResponse:
-        kind = client_kind_from_wire(request.kind)
-        if kind is None:
-            raise InvalidRequestError("kind must be image, text, pair or region")
-        async with self._context.database.transaction() as session:
-            client, credential, new = await enrol_client(
-                session, request.token, kind, _version(request), _nonce(request)
-            )
-            if new:
-                record_event(
-                    session,
-                    "client.enrolled",
-                    federation_id=client.federation_id,
-                    actor=f"client:{client.name}",
-                    kind_of_client=client.kind,
-                    agent_version=client.agent_version,
-                )
-        self._context.wakeups.changed(client.federation_id, clients=(client.id,), rounds=False)
-        return pb.EnrollResponse(
-            federation_id=client.federation_id,
-            client_id=client.id,
-            client_name=client.name,
-            credential=credential,
-        )
+        return await enrol(self._context, request)
+
+    async def RenewCertificate(self, request: pb.RenewCertificateRequest, call: Call) -> pb.RenewCertificateResponse:
+        # The request is signed by the key: it proves as much as a proof does, and an agent that lost the answer to its
+        # first one has no certificate yet.
+        client = (await caller_of(self._context, call, fresh=True, proven=False)).client
+        return await renew_certificate(self._context, client, request)
 
     async def FetchTask(self, request: pb.FetchTaskRequest, call: Call) -> pb.FetchTaskResponse:
         seconds = request.wait.ToMilliseconds() / 1000
@@ -235,14 +218,3 @@ class AgentService(AggregatorServiceServicer):
     def _seen(self, client: ClientRow, activity: str) -> None:
         if self._context.seen is not None:
             self._context.seen(client.federation_id, client.name, activity)
-
-
-def _nonce(request: pb.EnrollRequest) -> bytes:
-    if request.nonce and not _NONCE_BYTES[0] <= len(request.nonce) <= _NONCE_BYTES[1]:
-        raise InvalidRequestError(f"nonce: must be {_NONCE_BYTES[0]} to {_NONCE_BYTES[1]} random bytes, or unset")
-    return bytes(request.nonce)
-
-
-def _version(request: pb.EnrollRequest) -> str | None:
-    software = request.software
-    return f"{software.major}.{software.minor}.{software.patch}" if request.HasField("software") else None

@@ -15,9 +15,11 @@ from fedafd.aggregator.cut_off import Waiting
 from fedafd.aggregator.limits import ByteBudget, CallCaps, Turns
 from fedafd.aggregator.metrics import AggregatorMetrics
 from fedafd.aggregator.progress import ProgressBook
+from fedafd.aggregator.proofs import Proofs
 from fedafd.aggregator.round_facts import Once, RoundFacts
 from fedafd.aggregator.wakeups import Wakeups
 from fedafd.persistence.database import Database
+from fedafd.rpc.authority import Authority
 from fedafd.storage import ObjectStore, WriteProbe
 
 __all__ = ["WRITES_BELOW", "Context", "Wakeups"]
@@ -40,6 +42,11 @@ class Context:
     """An agent that does not call for so long has lost its session: another one of the same client may begin."""
     seen: Callable[[str, str, str], None] | None = None
     """Hears of every call of an agent: federation's id, client's name, what the agent is doing."""
+    authority: Authority | None = None
+    """Signs clients' certificates; None: agents have no keys, as before there were any."""
+    certificate_lifetime: timedelta = timedelta(days=30)
+    bound_only: bool = False
+    """Credentials that are bound to no key, of agents from before there were any, are refused."""
     metrics: AggregatorMetrics = field(default_factory=AggregatorMetrics)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once this process finishes what runs and takes nothing new."""
@@ -52,6 +59,7 @@ class Context:
     waiting: Waiting = field(default_factory=Waiting)
     commits: Turns = field(default_factory=Turns)
     in_memory: ByteBudget = field(default_factory=ByteBudget)
+    proofs: Proofs = field(init=False)
     looks: CallerLooks = field(init=False)
     announcements: Announcements = field(init=False)
     acceptances: Acceptances = field(init=False)
@@ -61,6 +69,7 @@ class Context:
     """Why the store takes no writes at the moment, if so: for the reason of a round that fails meanwhile."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "proofs", Proofs(self.authority))
         object.__setattr__(self, "looks", CallerLooks(self.database, self.callers, self.waiting.one))
         object.__setattr__(self, "announcements", Announcements(self.database, self.waiting.one))
         object.__setattr__(self, "acceptances", Acceptances(self.database, self.waiting.one))

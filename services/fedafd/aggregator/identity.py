@@ -1,4 +1,4 @@
-"""Who calls: the client of a credential and its one live agent, or a process that knows the internal token."""
+"""Who calls: the client of a credential and key, by its one live agent, or a process that knows the internal token."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from fedafd.aggregator.callers import Caller
 from fedafd.aggregator.context import Context
+from fedafd.aggregator.proofs import need_key
 from fedafd.aggregator.types import Call
 from fedafd.domain.errors import IdentityInUseError, UnauthenticatedError
 from fedafd.domain.secrets import hash_secret
@@ -27,10 +28,13 @@ async def calling_client(context: Context, call: Call) -> ClientRow:
     return (await caller_of(context, call)).client
 
 
-async def caller_of(context: Context, call: Call, *, fresh: bool = False, wait_seconds: float = 0.0) -> Caller:
+async def caller_of(
+    context: Context, call: Call, *, fresh: bool = False, wait_seconds: float = 0.0, proven: bool = True
+) -> Caller:
     """Whose credential the call carries, if the call comes from its one live agent; asked anew with `fresh`.
 
-    The agent's session is held for the lease, and for as long as the call may wait.
+    The agent's session is held for the lease, and for as long as the call may wait. With `proven` a credential that is
+    bound to a key is taken with the key's proof only.
     Raises UnauthenticatedError, InvalidRequestError without a session, IdentityInUseError while another is alive.
     """
     metadata = call.invocation_metadata()
@@ -39,6 +43,8 @@ async def caller_of(context: Context, call: Call, *, fresh: bool = False, wait_s
     if caller is None:
         caller = await context.looks.of(credential_hash)
     client = caller.client
+    if proven:
+        need_key(client, bound_only=context.bound_only)
     add_context(federation=client.federation_id, client=client.name)
     sessions = sessions_in(metadata)
     if not _is_held(context, client, sessions.own, wait_seconds):

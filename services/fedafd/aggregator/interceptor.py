@@ -12,6 +12,7 @@ import grpc.aio
 from fedafd.aggregator.cut_off import Waiting
 from fedafd.aggregator.limits import CallCaps
 from fedafd.aggregator.metrics import AggregatorMetrics
+from fedafd.aggregator.proofs import Proofs
 from fedafd.aggregator.types import Call, Handler, Interceptor
 from fedafd.domain.errors import FedafdError
 from fedafd.domain.secrets import hash_secret
@@ -30,10 +31,11 @@ _log = get_logger(__name__)
 class ErrorInterceptor(Interceptor):
     """Translates what handlers raise."""
 
-    def __init__(self, metrics: AggregatorMetrics, caps: CallCaps, waiting: Waiting) -> None:
+    def __init__(self, metrics: AggregatorMetrics, caps: CallCaps, waiting: Waiting, proofs: Proofs) -> None:
         self._metrics = metrics
         self._waiting = waiting
         self._caps = caps
+        self._proofs = proofs
 
     async def intercept_service(
         self,
@@ -92,6 +94,8 @@ class ErrorInterceptor(Interceptor):
         cap = nullcontext() if secret is None else self._caps.one_of(hash_secret(secret))
         span = span_below(traceparent_in(metadata), f"rpc.{path.rpartition('/')[2]}", kind="SERVER")
         with self._metrics.calls_in_flight.track_inprogress(), span, cap:
+            if secret is not None:
+                self._proofs.check(metadata, path)
             yield
 
     async def _abort(self, error: Exception, method: str, context: Call) -> None:

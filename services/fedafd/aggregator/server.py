@@ -15,6 +15,7 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from fedafd.aggregator.agent_service import AgentService
+from fedafd.aggregator.authority import open_authority
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.coordinator import Coordinator
 from fedafd.aggregator.distillation_service import DistillationService
@@ -66,7 +67,7 @@ _log = get_logger(__name__)
 def make_server(context: Context, interceptors: Sequence[Interceptor] = ()) -> tuple[grpc.aio.Server, HealthServicer]:
     """A server with all services on it, not bound to an address yet; `interceptors` come around ours."""
     server = grpc.aio.server(
-        interceptors=[*interceptors, ErrorInterceptor(context.metrics, context.calls, context.waiting)],
+        interceptors=[*interceptors, ErrorInterceptor(context.metrics, context.calls, context.waiting, context.proofs)],
         options=_OPTIONS,
     )
     add_AggregatorServiceServicer_to_server(AgentService(context), server)
@@ -88,6 +89,7 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
         stack.push_async_callback(database.close)
         await check_schema(database)
         await database.ping()
+        authority = await open_authority(database, settings)
         context = Context(
             database,
             open_store(settings.store),
@@ -96,6 +98,9 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
             stage_lease=timedelta(seconds=settings.stage_lease_seconds),
             session_lease=timedelta(seconds=settings.session_lease_seconds),
             seen=PresenceWriter(redis_url).seen if redis_url else None,
+            authority=authority,
+            certificate_lifetime=timedelta(days=settings.client_certificate_days),
+            bound_only=settings.require_client_keys,
         )
         stack.push_async_callback(context.progress.close)
         if settings.metrics_listen:

@@ -27,6 +27,19 @@ class AggregatorSettings(ProcessSettings):
     redis_url: SecretStr | None = Field(None, description="Wake-ups, presence and the Celery broker.")
     store: StoreSettings
     internal_token: LongSecret = Field(description="Shared with the distillers.")
+    previous_internal_token: LongSecret | None = Field(
+        None, description="The internal token before this one, for the first start after a change of it."
+    )
+    authority_certificate: Path | None = Field(
+        None, description="PEM of your own authority for clients' certificates; unset: the built-in one."
+    )
+    authority_key: Path | None = Field(None, description="PEM of its key, unencrypted.")
+    client_certificate_days: float = Field(
+        30.0, gt=0, le=3650, description="How long a client's certificate holds; agents renew it at half of that."
+    )
+    require_client_keys: bool = Field(
+        False, description="Refuse credentials that are bound to no key, those of agents from before there were keys."
+    )
     tls_certificate: Path | None = Field(None, description="PEM of the server's certificate; unset: no TLS.")
     tls_key: Path | None = Field(None, description="PEM of its key.")
     tls_client_authorities: Path | None = Field(
@@ -61,6 +74,8 @@ class AggregatorSettings(ProcessSettings):
             raise ValueError("TLS_CERTIFICATE and TLS_KEY are needed together")
         if self.tls_client_authorities is not None and self.tls_certificate is None:
             raise ValueError("TLS_CLIENT_AUTHORITIES needs TLS_CERTIFICATE and TLS_KEY")
+        if (self.authority_certificate is None) != (self.authority_key is None):
+            raise ValueError("AUTHORITY_CERTIFICATE and AUTHORITY_KEY are needed together")
         return self
 
 

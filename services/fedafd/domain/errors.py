@@ -25,6 +25,7 @@ __all__ = [
     "InvalidRequestError",
     "MethodNotAllowedError",
     "NotFoundError",
+    "ProofStaleError",
     "PublicSetMismatchError",
     "RangeNotSatisfiableError",
     "RepresentationError",
@@ -129,6 +130,13 @@ class UnauthenticatedError(FedafdError):
     """No credential, an unknown one, a revoked one, or a used-up token."""
 
     code = "unauthenticated"
+
+
+class ProofStaleError(FedafdError):
+    """The proof of a client's key was made at another time, or was used before; the next one may be good."""
+
+    code = "proof-stale"
+    retryable = True
 
 
 class ForbiddenError(FedafdError):
@@ -289,6 +297,7 @@ ERROR_STATUS: dict[type[FedafdError], Status] = {
     StateUnusableError: Status(422, "INVALID_ARGUMENT"),
     DataError: Status(422, "INVALID_ARGUMENT"),
     UnauthenticatedError: Status(401, "UNAUTHENTICATED"),
+    ProofStaleError: Status(401, "UNAUTHENTICATED"),
     ForbiddenError: Status(403, "PERMISSION_DENIED"),
     NotFoundError: Status(404, "NOT_FOUND"),
     ConflictError: Status(409, "FAILED_PRECONDITION"),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import and_, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.errors import AlreadyEnrolledError, ConflictError, NotFoundError, UnauthenticatedError
@@ -18,6 +18,7 @@ from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, utc
 from fedafd.persistence.participation_repository import OPEN_PARTICIPATIONS
 
 __all__ = [
+    "bind_key",
     "caller_by_credential",
     "callers_by_credential",
     "enrol_client",
@@ -64,18 +65,24 @@ async def invite_again(session: AsyncSession, row: ClientRow, lifetime: timedelt
     token = new_secret(SecretKind.ENROLMENT)
     row.token_hash, row.token_expires_at, row.revoked_at = hash_secret(token), utc_now() + lifetime, None
     row.credential_hash, row.enrolled_at = None, None
+    row.key_sha256, row.certificate_until = None, None
     row.session, row.session_until, row.other_agent_refused_at = None, None, None
     await session.flush()
     return token
 
 
 async def enrol_client(
-    session: AsyncSession, token: str, kind: ParticipantKind, agent_version: str | None, nonce: bytes = b""
+    session: AsyncSession,
+    token: str,
+    kind: ParticipantKind,
+    agent_version: str | None,
+    nonce: bytes = b"",
+    key_sha256: str | None = None,
 ) -> tuple[ClientRow, str, bool]:
     """Trade a one-time token for a credential, which is shown here only; True if this call did it.
 
     Whoever repeats the call with its `nonce`, because the answer was lost, gets the same credential; an empty one
-    stands for an agent that cannot repeat.
+    stands for an agent that cannot repeat. `key_sha256`: the key that the credential is bound to; the same each time.
     Raises UnauthenticatedError for an unknown or expired token, AlreadyEnrolledError for a used one, and ConflictError
     when the client was invited with another kind.
     """
@@ -85,7 +92,8 @@ async def enrol_client(
             "the enrolment token is not known or was revoked; ask the operator for a new invitation"
         )
     credential = derived_secret(SecretKind.CREDENTIAL, token, nonce) if nonce else new_secret(SecretKind.CREDENTIAL)
-    if row.enrolled_at is not None and row.credential_hash == hash_secret(credential):
+    same_agent = row.credential_hash == hash_secret(credential) and key_sha256 in (None, row.key_sha256)
+    if row.enrolled_at is not None and same_agent:
         return row, credential, False
     if row.enrolled_at is not None:
         raise AlreadyEnrolledError(
@@ -99,6 +107,7 @@ async def enrol_client(
         raise ConflictError(f"client {row.name}: was invited as kind {row.kind}, but the agent is of kind {kind.value}")
     values = {
         "credential_hash": hash_secret(credential),
+        "key_sha256": key_sha256,
         "enrolled_at": utc_now(),
         "last_seen_at": utc_now(),
         "agent_version": plain_text(agent_version)[:64] if agent_version else None,
@@ -108,6 +117,13 @@ async def enrol_client(
         raise AlreadyEnrolledError(f"client {row.name}: its enrolment token was used just now")
     await session.refresh(row)
     return row, credential, True
+
+
+async def bind_key(session: AsyncSession, client_id: str, key_sha256: str, until: datetime) -> bool:
+    """Bind the client's credential to this key, whose certificate ends then; False if it is bound to another one."""
+    free = or_(ClientRow.key_sha256.is_(None), ClientRow.key_sha256 == key_sha256)
+    bound = update(ClientRow).where(ClientRow.id == client_id, free)
+    return await affected_rows(session, bound.values(key_sha256=key_sha256, certificate_until=until)) == 1
 
 
 async def caller_by_credential(

@@ -21,6 +21,7 @@ from fedafd.agent.files import write_atomically
 from fedafd.agent.leaving import note_departure
 from fedafd.agent.ledger import Ledger
 from fedafd.agent.outgoing import Departure, departure_of
+from fedafd.agent.renewal import Renewal
 from fedafd.agent.session import AgentSession
 from fedafd.agent.state import Credential, StateDirectory
 from fedafd.domain.config import SharingConfig, parse_federation_config
@@ -93,12 +94,12 @@ class Region:
                 self._config.aggregator,
                 tls=self._config.tls,
                 stop=self._stop,
-                secret=credential.secret,
+                credential=credential,
                 session=session,
             )
             try:
                 with bind_context(federation=credential.federation_id, client=credential.client_name):
-                    await self._serve(connection)
+                    await self._serve(connection, Renewal(self._state, credential))
             finally:
                 await connection.end_session()
                 await connection.close()
@@ -109,9 +110,10 @@ class Region:
         _log.info("region.enrolled", federation=credential.federation_id, region=credential.client_name)
         return credential
 
-    async def _serve(self, connection: AggregatorConnection) -> None:
+    async def _serve(self, connection: AggregatorConnection, renewal: Renewal) -> None:
         revision = 0
         while not self._stop.is_set():
+            await renewal.if_due(connection)
             try:
                 answer = await connection.fetch_task(revision, self._poll_seconds)
                 if answer.revision == revision:

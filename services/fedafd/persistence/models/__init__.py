@@ -9,13 +9,14 @@ from __future__ import annotations
 from fedafd.persistence.clock import utc_now
 from fedafd.persistence.models.base import Base, UtcDateTime, new_id
 from fedafd.persistence.models.members import ClientRow, FederationRow
-from fedafd.persistence.models.operations import ApiKeyRow, DrainRow, EventRow, IdempotencyRow, LeaseRow
+from fedafd.persistence.models.operations import ApiKeyRow, AuthorityRow, DrainRow, EventRow, IdempotencyRow, LeaseRow
 from fedafd.persistence.models.rounds import OutboxRow, ParticipationRow, RoundRow, StageRow
 from fedafd.persistence.models.stored import ArtifactRow, ModelFileRow, ModelVersionRow, PersonalizedModelRow, UploadRow
 
 __all__ = [
     "ApiKeyRow",
     "ArtifactRow",
+    "AuthorityRow",
     "Base",
     "ClientRow",
     "DrainRow",

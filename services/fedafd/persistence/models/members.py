@@ -52,6 +52,10 @@ class ClientRow(Base):
     token_expires_at: Mapped[datetime | None]
     credential_hash: Mapped[str | None] = mapped_column(String(64), unique=True)
     """SHA-256 of the credential; None until enrolled."""
+    key_sha256: Mapped[str | None] = mapped_column(String(64))
+    """SHA-256 of the public key that the credential is bound to; None for an agent from before there were keys."""
+    certificate_until: Mapped[datetime | None]
+    """When the last certificate of that key ends."""
     enrolled_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
     last_seen_at: Mapped[datetime | None]

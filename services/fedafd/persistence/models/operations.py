@@ -1,4 +1,4 @@
-"""What operating the service needs: the audit log, leases, drains, API keys and repeated requests."""
+"""What operating the service needs: the audit log, the authority, leases, drains, API keys and repeated requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from fedafd.persistence.clock import utc_now
 from fedafd.persistence.models.base import Base, new_id
 
-__all__ = ["ApiKeyRow", "DrainRow", "EventRow", "IdempotencyRow", "LeaseRow"]
+__all__ = ["ApiKeyRow", "AuthorityRow", "DrainRow", "EventRow", "IdempotencyRow", "LeaseRow"]
 
 
 class EventRow(Base):
@@ -40,6 +40,19 @@ class LeaseRow(Base):
     holder: Mapped[str] = mapped_column(String(120))
     token: Mapped[int] = mapped_column(BigInteger)
     expires_at: Mapped[datetime]
+
+
+class AuthorityRow(Base):
+    """The federation server's authority, which signs clients' certificates; the only row has the id 1."""
+
+    __tablename__ = "authorities"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    certificate: Mapped[str] = mapped_column(Text)
+    """PEM."""
+    wrapped_key: Mapped[str | None] = mapped_column(Text)
+    """PEM of its key, encrypted by a secret that is not in the database; None where the operator has it in a file."""
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class DrainRow(Base):

@@ -92,16 +92,18 @@ LEAVE_REASON_POLICY_ROUNDS: LeaveReason
 LEAVE_REASON_POLICY_APPROVAL: LeaveReason
 
 class EnrollRequest(_message.Message):
-    __slots__ = ("token", "kind", "software", "nonce")
+    __slots__ = ("token", "kind", "software", "nonce", "certificate_request")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_REQUEST_FIELD_NUMBER: _ClassVar[int]
     token: str
     kind: _types_pb2.ClientKind
     software: SoftwareVersion
     nonce: bytes
-    def __init__(self, token: _Optional[str] = ..., kind: _Optional[_Union[_types_pb2.ClientKind, str]] = ..., software: _Optional[_Union[SoftwareVersion, _Mapping]] = ..., nonce: _Optional[bytes] = ...) -> None: ...
+    certificate_request: bytes
+    def __init__(self, token: _Optional[str] = ..., kind: _Optional[_Union[_types_pb2.ClientKind, str]] = ..., software: _Optional[_Union[SoftwareVersion, _Mapping]] = ..., nonce: _Optional[bytes] = ..., certificate_request: _Optional[bytes] = ...) -> None: ...
 
 class SoftwareVersion(_message.Message):
     __slots__ = ("major", "minor", "patch")
@@ -114,16 +116,34 @@ class SoftwareVersion(_message.Message):
     def __init__(self, major: _Optional[int] = ..., minor: _Optional[int] = ..., patch: _Optional[int] = ...) -> None: ...
 
 class EnrollResponse(_message.Message):
-    __slots__ = ("federation_id", "client_id", "client_name", "credential")
+    __slots__ = ("federation_id", "client_id", "client_name", "credential", "certificate", "authority")
     FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     CLIENT_NAME_FIELD_NUMBER: _ClassVar[int]
     CREDENTIAL_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    AUTHORITY_FIELD_NUMBER: _ClassVar[int]
     federation_id: str
     client_id: str
     client_name: str
     credential: str
-    def __init__(self, federation_id: _Optional[str] = ..., client_id: _Optional[str] = ..., client_name: _Optional[str] = ..., credential: _Optional[str] = ...) -> None: ...
+    certificate: bytes
+    authority: bytes
+    def __init__(self, federation_id: _Optional[str] = ..., client_id: _Optional[str] = ..., client_name: _Optional[str] = ..., credential: _Optional[str] = ..., certificate: _Optional[bytes] = ..., authority: _Optional[bytes] = ...) -> None: ...
+
+class RenewCertificateRequest(_message.Message):
+    __slots__ = ("certificate_request",)
+    CERTIFICATE_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    certificate_request: bytes
+    def __init__(self, certificate_request: _Optional[bytes] = ...) -> None: ...
+
+class RenewCertificateResponse(_message.Message):
+    __slots__ = ("certificate", "authority")
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    AUTHORITY_FIELD_NUMBER: _ClassVar[int]
+    certificate: bytes
+    authority: bytes
+    def __init__(self, certificate: _Optional[bytes] = ..., authority: _Optional[bytes] = ...) -> None: ...
 
 class FetchTaskRequest(_message.Message):
     __slots__ = ("wait", "known_revision")

@@ -34,7 +34,9 @@ class AggregatorServiceStub:
     agent downloads what it does not hold yet, trains, uploads its representations of the public set in
     hash-checked chunks, and commits. The commit's receipt is the proof of delivery; committing again
     gives the same receipt. Every call but Enroll carries the credential as the metadata entry
-    `authorization: Bearer <credential>`; who the client is follows from it and never from a field. The
+    `authorization: Bearer <credential>`; who the client is follows from it and never from a field. An agent
+    that has a certificate adds `fedafd-proof`, a statement signed by the certificate's key about this one call
+    (docs/adr/0022): a credential that is bound to a key is worth nothing without it. The
     metadata entry `fedafd-session` (16 hexadecimal digits) names the agent's process: a client has one live
     agent, and a second one that carries the same credential is refused while the first is alive.
 
@@ -54,6 +56,11 @@ class AggregatorServiceStub:
                 '/fedafd.v1.AggregatorService/Enroll',
                 request_serializer=fedafd_dot_v1_dot_aggregator__pb2.EnrollRequest.SerializeToString,
                 response_deserializer=fedafd_dot_v1_dot_aggregator__pb2.EnrollResponse.FromString,
+                _registered_method=True)
+        self.RenewCertificate = channel.unary_unary(
+                '/fedafd.v1.AggregatorService/RenewCertificate',
+                request_serializer=fedafd_dot_v1_dot_aggregator__pb2.RenewCertificateRequest.SerializeToString,
+                response_deserializer=fedafd_dot_v1_dot_aggregator__pb2.RenewCertificateResponse.FromString,
                 _registered_method=True)
         self.FetchTask = channel.unary_unary(
                 '/fedafd.v1.AggregatorService/FetchTask',
@@ -111,7 +118,9 @@ class AggregatorServiceServicer:
     agent downloads what it does not hold yet, trains, uploads its representations of the public set in
     hash-checked chunks, and commits. The commit's receipt is the proof of delivery; committing again
     gives the same receipt. Every call but Enroll carries the credential as the metadata entry
-    `authorization: Bearer <credential>`; who the client is follows from it and never from a field. The
+    `authorization: Bearer <credential>`; who the client is follows from it and never from a field. An agent
+    that has a certificate adds `fedafd-proof`, a statement signed by the certificate's key about this one call
+    (docs/adr/0022): a credential that is bound to a key is worth nothing without it. The
     metadata entry `fedafd-session` (16 hexadecimal digits) names the agent's process: a client has one live
     agent, and a second one that carries the same credential is refused while the first is alive.
 
@@ -122,7 +131,16 @@ class AggregatorServiceServicer:
     """
 
     def Enroll(self, request, context):
-        """Trades a one-time enrolment token for a credential. Not repeatable: a token works once.
+        """Trades a one-time enrolment token for a credential and, with a certificate request, a certificate. A token
+        works once; the same agent may repeat the call with the same nonce and key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewCertificate(self, request, context):
+        """A new certificate for the client's key. The first one of a client whose agent had no key before binds the
+        credential to that key from then on. Needs no proof: the request is signed by the key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -202,6 +220,11 @@ def add_AggregatorServiceServicer_to_server(servicer, server):
                     request_deserializer=fedafd_dot_v1_dot_aggregator__pb2.EnrollRequest.FromString,
                     response_serializer=fedafd_dot_v1_dot_aggregator__pb2.EnrollResponse.SerializeToString,
             ),
+            'RenewCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewCertificate,
+                    request_deserializer=fedafd_dot_v1_dot_aggregator__pb2.RenewCertificateRequest.FromString,
+                    response_serializer=fedafd_dot_v1_dot_aggregator__pb2.RenewCertificateResponse.SerializeToString,
+            ),
             'FetchTask': grpc.unary_unary_rpc_method_handler(
                     servicer.FetchTask,
                     request_deserializer=fedafd_dot_v1_dot_aggregator__pb2.FetchTaskRequest.FromString,
@@ -264,7 +287,9 @@ class AggregatorService:
     agent downloads what it does not hold yet, trains, uploads its representations of the public set in
     hash-checked chunks, and commits. The commit's receipt is the proof of delivery; committing again
     gives the same receipt. Every call but Enroll carries the credential as the metadata entry
-    `authorization: Bearer <credential>`; who the client is follows from it and never from a field. The
+    `authorization: Bearer <credential>`; who the client is follows from it and never from a field. An agent
+    that has a certificate adds `fedafd-proof`, a statement signed by the certificate's key about this one call
+    (docs/adr/0022): a credential that is bound to a key is worth nothing without it. The
     metadata entry `fedafd-session` (16 hexadecimal digits) names the agent's process: a client has one live
     agent, and a second one that carries the same credential is refused while the first is alive.
 
@@ -291,6 +316,33 @@ class AggregatorService:
             '/fedafd.v1.AggregatorService/Enroll',
             fedafd_dot_v1_dot_aggregator__pb2.EnrollRequest.SerializeToString,
             fedafd_dot_v1_dot_aggregator__pb2.EnrollResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedafd.v1.AggregatorService/RenewCertificate',
+            fedafd_dot_v1_dot_aggregator__pb2.RenewCertificateRequest.SerializeToString,
+            fedafd_dot_v1_dot_aggregator__pb2.RenewCertificateResponse.FromString,
             options,
             channel_credentials,
             insecure,
