@@ -17,6 +17,8 @@ Guard = Callable[[], AbstractContextManager[None]]
 """What is around a question, such as fedafd.aggregator.cut_off.Waiting.one: it ends one that nobody will answer."""
 _MOST = 200
 """Keys of one question: databases take so many values in a statement, and nobody waits long for the others."""
+_GATHER_SECONDS = 0.002
+"""A question waits so long for others to join: where many call at once, they do within a few of these."""
 
 
 class Together(Generic[K, V]):
@@ -49,6 +51,7 @@ class Together(Generic[K, V]):
     async def _answer_all(self) -> None:
         try:
             while self._waiting:
+                await asyncio.sleep(_GATHER_SECONDS)
                 keys = list(self._waiting)[: self._most]
                 await self._answer({key: self._waiting.pop(key) for key in keys})
         finally:

@@ -29,6 +29,7 @@ from fedafd.domain.errors import (
 )
 from fedafd.persistence.clock import shared_clock
 from fedafd.persistence.event_repository import write_recorded_events
+from fedafd.persistence.sqlite_driver import DRIVER
 from fedafd.telemetry.logging import get_logger
 
 __all__ = ["Database", "affected_rows", "driver_url", "first_line", "set_up_sqlite"]
@@ -53,7 +54,7 @@ _TURN_SECONDS = 30
 _POOL_SECONDS = 10
 """A call that waits so long for a connection is told to come again."""
 _log = get_logger(__name__)
-_DRIVERS = {"sqlite": "aiosqlite", "postgresql": "psycopg", "postgres": "psycopg"}
+_DRIVERS = {"sqlite": DRIVER, "postgresql": "psycopg", "postgres": "psycopg"}
 
 
 def driver_url(url: str, *, asynchronous: bool = True) -> URL:
