@@ -7,21 +7,26 @@ TORCH_INDEX_URL ?=
 TOOLS ?= minio buf helm kubeconform promtool prometheus grpcurl
 TEST_WORKERS ?= 2
 BIN := .venv/bin
+# What is installed is what locks/ says, byte for byte; only PyTorch from an index of your own has no hash here.
+INSTALL = $(BIN)/python -m pip install --quiet --no-deps
+LOCKED := --require-hashes --requirement
+RELEASE := build/release/bin
 STAMP := .venv/.installed
 
-.PHONY: docs help setup tools test test-browser test-gpu test-faults soak golden bench check format proto diagrams reference charts test-helm secrets certificates images test-compose demo clean
+.PHONY: audit docs help lock sbom setup tools test test-browser test-gpu test-faults soak golden bench check format proto diagrams reference charts test-helm secrets certificates images test-compose demo clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 setup: $(STAMP) ## Make .venv and install everything into it (TORCH_INDEX_URL=... for PyTorch's CPU build)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml locks/torch.lock locks/dev.lock
 	@test -n "$(PYTHON)" || { echo "No Python found. Install it: apt-get install python3 python3-venv"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11; set PYTHON=..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Install the venv module: apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) $(if $(TORCH_INDEX_URL),--constraint constraints.txt --index-url $(TORCH_INDEX_URL) torch,$(LOCKED) locks/torch.lock)
+	$(INSTALL) $(LOCKED) locks/dev.lock
+	$(INSTALL) --no-build-isolation --editable .
 	@touch $(STAMP)
 
 tools: ## Build the pinned Go programs that tests use into .tools/bin (TOOLS="minio buf" for some)
@@ -61,7 +66,23 @@ check: setup ## Formatting, lint, types, layers, protos, diagrams
 	$(BIN)/python tools/write_openapi.py --check
 	$(BIN)/python tools/write_chart_readme.py --check
 	$(BIN)/python tools/write_code_map.py --check
+	$(BIN)/python tools/lock.py --check
 	@if [ -x .tools/bin/buf ]; then .tools/bin/buf lint; else echo "buf is not built (make tools TOOLS=buf): protos are not linted"; fi
+
+lock: $(RELEASE)/python ## Write locks/ anew, after a change of pyproject.toml or constraints.txt
+	$(RELEASE)/python tools/lock.py
+
+audit: $(RELEASE)/python ## Ask for known vulnerabilities of all that is locked; where no service answers, that is said
+	$(RELEASE)/python tools/audit.py
+
+sbom: $(RELEASE)/python ## Write a bill of materials (CycloneDX) of each image and of the package, and where they come from, into build/sbom
+	$(RELEASE)/python tools/write_sbom.py build/sbom
+
+# Tools of a release have an environment of their own: they are not what a process runs on.
+$(RELEASE)/python: locks/release.lock
+	@test -x $@ || $(PYTHON) -m venv build/release
+	$@ -m pip install --quiet --no-deps $(LOCKED) locks/release.lock
+	@touch $@
 
 format: setup ## Format the code and sort imports
 	$(BIN)/ruff check --fix .
@@ -82,7 +103,7 @@ charts: setup ## Write the tables of values into the charts' READMEs
 	$(BIN)/python tools/write_chart_readme.py
 
 docs: setup ## Build the documentation as a site in build/site; a link that leads nowhere fails
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(INSTALL) $(LOCKED) locks/docs.lock
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 test-helm: setup ## Install the charts in the cluster of KUBECONFIG, run rounds, break, upgrade, remove (docs/deploy-kubernetes.md)

@@ -33,6 +33,11 @@ def requirements(project: dict[str, object], extras: list[str]) -> list[str]:
     return sorted(found)
 
 
+def project_of(path: Path) -> dict[str, object]:
+    """The table `project` of a pyproject.toml."""
+    described: dict[str, object] = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+    return described
+
+
 if __name__ == "__main__":
-    described = tomllib.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["project"]
-    print("\n".join(requirements(described, sys.argv[2:])))
+    print("\n".join(requirements(project_of(Path(sys.argv[1])), sys.argv[2:])))
