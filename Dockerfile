@@ -3,10 +3,13 @@
 # Build arguments, all optional:
 #   TORCH_INDEX_URL   the index that torch alone comes from; empty: pip's default, whose build has CUDA
 #   PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, PIP_TRUSTED_HOST   as pip reads them
+#   PYTHON_IMAGE   the image that all of them start from; for a release with its digest: NAME@sha256:...
 #   VERSION, REVISION   for the labels
 # PIP_FIND_LINKS=/wheels finds the wheels in deploy/wheels.
 
-FROM python:3.11-slim-bookworm AS base
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+FROM $PYTHON_IMAGE AS base
 # Volumes take over the owner of the folder that they are first mounted on.
 RUN groupadd --gid 10001 fedafd \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/fedafd --shell /usr/sbin/nologin fedafd \
@@ -17,7 +20,8 @@ STOPSIGNAL SIGTERM
 ARG TORCH_INDEX_URL PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_TRUSTED_HOST
 
 FROM scratch AS recipe
-COPY constraints.txt pyproject.toml tools/list_requirements.py deploy/install-requirements.sh /
+COPY locks /locks
+COPY constraints.txt deploy/install-requirements.sh /
 COPY deploy/wheels /wheels
 
 # The package alone: a change of code makes this wheel and one small layer in each image, nothing else.
@@ -30,25 +34,25 @@ RUN --mount=type=cache,target=/root/.cache/pip,sharing=locked --mount=from=recip
 
 FROM base AS services
 RUN --mount=type=cache,target=/root/.cache/pip --mount=from=recipe,target=/build --mount=from=recipe,source=/wheels,target=/wheels \
-    HOME=/root /build/install-requirements.sh control-plane aggregator tracing
+    HOME=/root /build/install-requirements.sh services
 
-# torch's layer depends on nothing but the pins of torch and of what it requires, so that it is hardly ever made again.
+# torch's layer depends on nothing but its own lock and pin, so that it is hardly ever made again.
 FROM base AS torch-pins
-COPY constraints.txt /
-RUN grep -iE '^(torch|filelock|fsspec|jinja2|markupsafe|mpmath|networkx|numpy|sympy|typing_extensions)==' /constraints.txt > /torch.txt
+COPY constraints.txt locks/torch.lock /
+RUN grep -E '^torch==' /constraints.txt > /torch.txt
 
-# What agent and distiller share. torch's own index need not hold what torch requires, so that comes from pip's.
+# What agent and distiller share. What torch requires stands in their locks. An index of one's own has builds of other hashes.
 FROM base AS learning
-RUN --mount=type=cache,target=/root/.cache/pip --mount=from=torch-pins,source=/torch.txt,target=/torch.txt --mount=from=recipe,source=/wheels,target=/wheels \
-    export HOME=/root install="python -m pip install --quiet --constraint /torch.txt" \
- && { [ -z "$TORCH_INDEX_URL" ] || $install --no-deps --index-url "$TORCH_INDEX_URL" torch; } \
- && $install torch numpy
+RUN --mount=type=cache,target=/root/.cache/pip --mount=from=torch-pins,target=/pins --mount=from=recipe,source=/wheels,target=/wheels \
+    export HOME=/root install="python -m pip install --quiet --no-deps" \
+ && if [ -n "$TORCH_INDEX_URL" ]; then $install --index-url "$TORCH_INDEX_URL" --requirement /pins/torch.txt; \
+    else $install --require-hashes --requirement /pins/torch.lock; fi
 RUN --mount=type=cache,target=/root/.cache/pip --mount=from=recipe,target=/build --mount=from=recipe,source=/wheels,target=/wheels \
-    HOME=/root /build/install-requirements.sh agent dicom tracing
+    HOME=/root /build/install-requirements.sh agent
 
 FROM learning AS distilling
 RUN --mount=type=cache,target=/root/.cache/pip --mount=from=recipe,target=/build --mount=from=recipe,source=/wheels,target=/wheels \
-    HOME=/root /build/install-requirements.sh distiller tracing
+    HOME=/root /build/install-requirements.sh distiller
 
 FROM services AS service
 RUN --mount=from=package,source=/wheel,target=/wheel python -m pip install --quiet --no-index --no-deps --no-cache-dir /wheel/*.whl

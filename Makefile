@@ -72,8 +72,8 @@ check: setup ## Formatting, lint, types, layers, protos, diagrams
 lock: $(RELEASE)/python ## Write locks/ anew, after a change of pyproject.toml or constraints.txt
 	$(RELEASE)/python tools/lock.py
 
-audit: $(RELEASE)/python ## Ask for known vulnerabilities of all that is locked; where no service answers, that is said
-	$(RELEASE)/python tools/audit.py
+audit: $(RELEASE)/python ## Ask for known vulnerabilities of all that is locked, and say so where no database answers (AUDIT=: arguments of pip-audit)
+	$(RELEASE)/python tools/audit.py $(AUDIT)
 
 sbom: $(RELEASE)/python ## Write a bill of materials (CycloneDX) of each image and of the package, and where they come from, into build/sbom
 	$(RELEASE)/python tools/write_sbom.py build/sbom

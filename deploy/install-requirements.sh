@@ -1,8 +1,4 @@
 #!/bin/sh
-# In an image's build: install what the named extras of pyproject.toml require, at the versions of constraints.txt.
+# In an image's build: install what the named lock holds, each distribution only with one of the hashes that stand there.
 set -eu
-here=$(dirname "$0")
-wanted=$(mktemp)
-python "$here/list_requirements.py" "$here/pyproject.toml" "$@" > "$wanted"
-python -m pip install --quiet --constraint "$here/constraints.txt" --requirement "$wanted"
-rm "$wanted"
+python -m pip install --quiet --no-deps --require-hashes --requirement "$(dirname "$0")/locks/$1.lock"

@@ -1,8 +1,8 @@
 """Write locks/: every distribution that an installation takes, at the versions of constraints.txt, with its hashes.
 
 `python tools/lock.py` asks the package index (uv must be installed); `--check` asks nobody and compares the locks with
-constraints.txt, pyproject.toml and each other. PyTorch and the CUDA libraries that its builds bring have a lock of their
-own, as PyTorch may come from another index, whose builds have other hashes.
+constraints.txt, pyproject.toml and each other. PyTorch and the CUDA libraries that its builds bring have a lock
+of their own, as PyTorch may come from another index, whose builds have other hashes.
 """
 
 from __future__ import annotations

@@ -1,0 +1,120 @@
+"""Locks, bills of materials and the audit of vulnerabilities, without asking an index or a database."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from tests.servers import ROOT
+
+
+def tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def locked(*names: str) -> set[str]:
+    text = "\n".join((ROOT / "locks" / f"{name}.lock").read_text(encoding="utf-8") for name in names)
+    return {plain(name) for name in re.findall(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==", text, re.M)}
+
+
+def required(extras: list[str]) -> set[str]:
+    """All that an installation with these extras takes here, by what the installed distributions say of themselves."""
+    waiting = [("fedafd", extra) for extra in ["", *extras]]
+    seen, found = set(waiting), set()
+    while waiting:
+        name, extra = waiting.pop()
+        for text in importlib.metadata.requires(name) or []:
+            requirement = Requirement(text)
+            if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+                continue
+            found.add(plain(requirement.name))
+            more = {(plain(requirement.name), each) for each in ["", *requirement.extras]} - seen
+            seen |= more
+            waiting += more
+    return found - {"fedafd"}
+
+
+def test_the_locks_are_those_of_pyproject_and_constraints() -> None:
+    checked = subprocess.run(
+        [sys.executable, "tools/lock.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.parametrize("lock", ["services", "distiller", "agent", "dev"])
+def test_a_lock_holds_all_that_its_extras_take(lock: str) -> None:
+    extras = tool("lock").LOCKS[lock]
+    try:
+        wanted = required(extras)
+    except importlib.metadata.PackageNotFoundError as error:
+        pytest.skip(f"not installed here, so that nobody knows what it requires: {error}")
+    assert wanted - locked("torch", lock) == set()
+
+
+def test_a_lock_of_an_older_pin_or_without_a_requirement_or_a_hash_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tool("lock")
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\ndependencies = ["kept>=1", "lost"]\n[project.optional-dependencies]\nall = []\n'
+    )
+    (tmp_path / "constraints.txt").write_text("kept==2\n")
+    (tmp_path / "locks/torch.lock").write_text("torch==1 \\\n    --hash=sha256:aa\n")
+    (tmp_path / "locks/one.lock").write_text("kept==1 \\\n    --hash=sha256:aa\nbare==1\n")
+    monkeypatch.setattr(lock, "ROOT", tmp_path)
+    monkeypatch.setattr(lock, "LOCKS", {"one": ["all"]})
+    told = "\n".join(lock._problems())
+    assert "kept 1, and constraints.txt has 2" in told
+    assert "bare has no hash" in told
+    assert "lacks lost" in told
+
+
+@pytest.mark.parametrize(
+    ("known", "told", "vulnerable"),
+    [
+        ("no route to the database", "NOT CHECKED: no route", 0),
+        ([{"name": "a", "skip_reason": "not found"}], "NOT CHECKED", 0),
+        ([{"name": "a", "version": "1", "vulns": []}], "1 of 1 distributions checked, 0 of them vulnerable", 0),
+        (
+            [
+                {"name": "a", "version": "1", "vulns": [{"id": "X-1", "fix_versions": ["2"]}]},
+                {"name": "b", "skip_reason": "?"},
+            ],
+            "a 1: X-1, mended in 2",
+            1,
+        ),
+    ],
+)
+def test_an_audit_says_what_was_not_checked(known: Any, told: str, vulnerable: int) -> None:
+    text, number = tool("audit").summary(known)
+    assert told in text
+    assert number == vulnerable
+
+
+def test_the_provenance_names_the_commit_and_the_files(tmp_path: Path) -> None:
+    made = tmp_path / "fedafd-1.whl"
+    made.write_bytes(b"wheel")
+    statement = tool("write_sbom").provenance([made])
+    [subject] = statement["subject"]
+    assert (subject["name"], subject["digest"]["sha256"]) == (made.name, hashlib.sha256(b"wheel").hexdigest())
+    inputs = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+    assert re.fullmatch("[0-9a-f]{40}", inputs[0]["digest"]["gitCommit"])
+    assert {f"locks/{path.name}" for path in (ROOT / "locks").glob("*.lock")} == {each["uri"] for each in inputs[1:]}

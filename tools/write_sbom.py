@@ -1,0 +1,83 @@
+"""Write what each image consists of, and what a release was made from: `make sbom`.
+
+`<image>.cdx.json` is a CycloneDX bill of materials of an image's Python distributions, with hashes, as locks/ says.
+`provenance.json` is an in-toto statement with SLSA's predicate: the hashes of the files in dist/, the commit, and the
+hashes of the locks. It is not signed: whoever releases signs it with their own key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+IMAGES = {
+    "control-plane": ("services",),
+    "aggregator": ("services",),
+    "distiller": ("torch", "distiller"),
+    "agent": ("torch", "agent"),
+}
+
+
+def main() -> int:
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for image, locks in IMAGES.items():
+        target = folder / f"{image}.cdx.json"
+        target.write_text(_bill(locks), encoding="utf-8")
+        print(f"{target}: {len(json.loads(target.read_text(encoding='utf-8'))['components'])} distributions")
+    statement = provenance(sorted((ROOT / "dist").glob("fedafd-*")))
+    (folder / "provenance.json").write_text(json.dumps(statement, indent=2) + "\n", encoding="utf-8")
+    print(f"{folder / 'provenance.json'}: {len(statement['subject'])} files of dist/")
+    return 0
+
+
+def _bill(locks: tuple[str, ...]) -> str:
+    text = "\n".join((ROOT / "locks" / f"{lock}.lock").read_text(encoding="utf-8") for lock in locks)
+    options = ["--pyproject", str(ROOT / "pyproject.toml"), "--output-reproducible", "--of", "JSON", "--validate"]
+    command = [sys.executable, "-W", "ignore", "-m", "cyclonedx_py", "requirements", *options, "-"]
+    made = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    if made.returncode:
+        raise SystemExit(made.stderr)
+    return made.stdout
+
+
+def provenance(files: list[Path]) -> dict[str, Any]:
+    """The statement; without files of dist/ it has no subject, and says only what the next ones would be made from."""
+    commit = _git("rev-parse", "HEAD")
+    changed = bool(_git("status", "--porcelain"))
+    inputs = [{"uri": f"git+file:.@{commit}", "digest": {"gitCommit": commit}, "annotations": {"changed": changed}}]
+    locks = sorted((ROOT / "locks").glob("*.lock"))
+    inputs += [{"uri": f"locks/{lock.name}", "digest": {"sha256": _sha256(lock)}, "annotations": {}} for lock in locks]
+    return {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"name": path.name, "digest": {"sha256": _sha256(path)}} for path in files],
+        "predicateType": "https://slsa.dev/provenance/v1",
+        "predicate": {
+            "buildDefinition": {
+                "buildType": "make package",
+                "externalParameters": {},
+                "internalParameters": {"python": platform.python_version()},
+                "resolvedDependencies": inputs,
+            },
+            "runDetails": {"builder": {"id": "make"}},
+        },
+    }
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
