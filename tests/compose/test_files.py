@@ -124,7 +124,9 @@ def test_images_take_nothing_that_no_lock_holds() -> None:
     assert set(re.findall(r"install-requirements.sh ([a-z ]+)", recipe)) == {"services", "agent", "distiller"}
     for line in re.findall(r"^.*pip install.*$|^.*\$install .*$", recipe, re.M):
         # From a lock with hashes, from a wheel that this build made, or torch from an index that the operator named.
-        assert "--require-hashes" in line or "--no-index" in line or "$TORCH_INDEX_URL" in line or "install=" in line, line
+        assert "--require-hashes" in line or "--no-index" in line or "$TORCH_INDEX_URL" in line or "install=" in line, (
+            line
+        )
     script = (ROOT / "deploy/install-requirements.sh").read_text(encoding="utf-8")
     assert "--require-hashes --requirement" in script
 
