@@ -27,8 +27,8 @@ LOCKS = {
     "agent": ["agent", "dicom", "tracing"],
 }
 """Each lock, and the extras of pyproject.toml that it is for. Images are made of the last three."""
-_PYTHON = "3.11.5"
-"""The oldest version that all of the locked distributions run on."""
+_PYTHON, _NEWER = "3.11", {"docs": "3.11.5"}
+"""The oldest version that a lock is for: what only an old one needs stands in it, too."""
 _TORCH = re.compile(r"^(torch|triton|nvidia-.*|cuda-.*)$")
 _PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)(\[[^\]]*\])?==(?P<version>[^ ;\\]+)")
 _HEADER = "# Written by tools/lock.py (make lock) from pyproject.toml and constraints.txt; not edited by hand.\n"
@@ -53,7 +53,15 @@ def _resolved(name: str, extras: list[str], folder: Path) -> str:
     wanted, made = folder / f"{name}.in", folder / f"{name}.lock"
     wanted.write_text("\n".join(requirements(project_of(ROOT / "pyproject.toml"), extras)), encoding="utf-8")
     command = ["uv", "pip", "compile", str(wanted), "--constraint", "constraints.txt", "--output-file", str(made)]
-    shape = ["--universal", "--python-version", _PYTHON, "--generate-hashes", "--no-header", "--no-annotate", "--quiet"]
+    shape = [
+        "--universal",
+        "--python-version",
+        _NEWER.get(name, _PYTHON),
+        "--generate-hashes",
+        "--no-header",
+        "--no-annotate",
+        "--quiet",
+    ]
     subprocess.run([sys.executable, "-m", *command, *shape], cwd=ROOT, check=True)
     return made.read_text(encoding="utf-8")
 
