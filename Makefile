@@ -67,6 +67,7 @@ check: setup ## Formatting, lint, types, layers, protos, diagrams
 	$(BIN)/python tools/write_chart_readme.py --check
 	$(BIN)/python tools/write_code_map.py --check
 	$(BIN)/python tools/lock.py --check
+	$(BIN)/python tools/write_api_pages.py --check
 	@if [ -x .tools/bin/buf ]; then .tools/bin/buf lint; else echo "buf is not built (make tools TOOLS=buf): protos are not linted"; fi
 
 lock: $(RELEASE)/python ## Write locks/ anew, after a change of pyproject.toml or constraints.txt
@@ -94,10 +95,11 @@ proto: setup ## Generate the protos' code
 diagrams: setup ## Write the state diagrams into docs/architecture.md
 	$(BIN)/python -m fedafd.domain.diagram docs/architecture.md
 
-reference: setup ## Write docs/errors.md, configuration.md, state.md, openapi.json, code-map.md, the list of decisions and rest.md's table
+reference: setup ## Write docs/errors.md, configuration.md, state.md, openapi.json, code-map.md, docs/reference, the list of decisions and rest.md's table
 	$(BIN)/python tools/write_reference.py
 	$(BIN)/python tools/write_openapi.py
 	$(BIN)/python tools/write_code_map.py
+	$(BIN)/python tools/write_api_pages.py
 
 charts: setup ## Write the tables of values into the charts' READMEs
 	$(BIN)/python tools/write_chart_readme.py

@@ -53,7 +53,10 @@ def test_every_error_has_a_status_and_is_documented() -> None:
         assert f"| `{kind.code}` | {status.http} | {status.grpc} |" in text
 
 
-@pytest.mark.parametrize("path", [*sorted(path.name for path in (ROOT / "docs").glob("*.md")), "../README.md"])
+PAGES = sorted(str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md"))
+
+
+@pytest.mark.parametrize("path", [*PAGES, "../README.md"])
 def test_links_between_documents_lead_somewhere(path: str) -> None:
     document = ROOT / "docs" / path
     for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
