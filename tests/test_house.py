@@ -87,7 +87,8 @@ def test_every_file_of_the_package_is_in_its_wheel() -> None:
     assert [each for each in others if not any(each.match(pattern) for pattern in patterns)] == []
 
 
-def test_the_code_map_and_the_list_of_decisions_say_what_the_code_says() -> None:
-    command = [sys.executable, str(ROOT / "tools" / "write_code_map.py"), "--check"]
+@pytest.mark.parametrize("tool", ["write_code_map.py", "write_api_pages.py"])
+def test_pages_that_are_made_from_the_code_say_what_it_says(tool: str) -> None:
+    command = [sys.executable, str(ROOT / "tools" / tool), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
