@@ -13,7 +13,7 @@ LOCKED := --require-hashes --requirement
 RELEASE := build/release/bin
 STAMP := .venv/.installed
 
-.PHONY: audit docs help lock sbom setup tools test test-browser test-gpu test-faults soak golden bench check format proto diagrams reference charts test-helm secrets certificates images test-compose demo clean
+.PHONY: audit docs help lock sbom setup tools test test-browser test-gpu test-faults soak golden bench check format proto diagrams reference charts test-helm secrets certificates images test-compose demo clean changelog
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -78,6 +78,10 @@ audit: $(RELEASE)/python ## Ask for known vulnerabilities of all that is locked,
 
 sbom: $(RELEASE)/python ## Write a bill of materials (CycloneDX) of each image and of the package, and where they come from, into build/sbom
 	$(RELEASE)/python tools/write_sbom.py build/sbom
+
+changelog: $(RELEASE)/python ## Make a section of CHANGELOG.md out of the files in changes/ (VERSION=1.2.3; DRAFT=--draft only shows it)
+	@test -n "$(VERSION)" || { echo "Say which version: make changelog VERSION=1.2.3"; exit 1; }
+	$(RELEASE)/python -m towncrier build --yes --version $(VERSION) $(DRAFT)
 
 # Tools of a release have an environment of their own: they are not what a process runs on.
 $(RELEASE)/python: locks/release.lock
