@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedafd.learning.comparison import PairedDifference, paired_difference
+from fedafd.learning.comparison import PairedDifference, paired_difference, standard_error
 
 SCORES = st.lists(st.tuples(st.floats(0, 600), st.floats(0, 600)), min_size=2, max_size=40)
 
@@ -61,3 +61,8 @@ def test_a_single_sample_has_no_error_and_decides_nothing() -> None:
 def test_scores_of_other_samples_are_refused(one: object, other: object) -> None:
     with pytest.raises(ValueError, match="not of the same samples"):
         paired_difference(one, other)  # type: ignore[arg-type]
+
+
+def test_the_error_of_a_mean_is_that_of_its_samples() -> None:
+    assert standard_error([0.0, 100.0, 0.0, 100.0]) == pytest.approx(100 / 2 / 3**0.5)
+    assert standard_error([1.0]) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.learning.tiny import personalized_folder, tiny_federation, tiny_global, write_files
 
+from fedafd.domain.config import FederationConfig
 from fedafd.domain.kinds import ClientKind
 from fedafd.learning.model_card import SiteFacts, global_card, personalized_card
 
@@ -90,3 +92,17 @@ def test_results_are_in_percent_and_named_by_what_was_measured() -> None:
     assert found["federated/acc1 (personalized model, percent)"].metric_value == 71.25
     assert found["global/acc1 (frozen global encoder alone, percent)"].metric_type == "accuracy"
     assert all(result.dataset_type == "private" for result in found.values())
+
+
+def test_a_global_card_has_errors_limits_and_the_configuration_and_an_error_is_no_result() -> None:
+    metrics = {"rsum": 321.5, "rsum_standard_error": 4.25, "i2t_r1": 40.0}
+    config = tiny_federation()
+    card = global_card(config, metrics=metrics, lineage={"round": 3})
+    assert "| rsum | 321.50 ± 4.25 |" in card
+    assert "| i2t\\_r1 | 40.00 |" in card
+    assert "standard_error |" not in card.replace("\\", "")
+    for title in ("## Intended use", "## Limits", "## Lineage"):
+        assert title in card
+    (told,) = re.findall(r"```json\n(.*?)\n```", card, re.DOTALL)
+    assert FederationConfig.model_validate(json.loads(told)) == config
+    assert len(ModelCard(card).data.eval_results or []) == 2

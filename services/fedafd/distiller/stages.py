@@ -29,6 +29,7 @@ from fedafd.artifacts.stage_io import (
 from fedafd.datasets.samples import PairSplit
 from fedafd.domain.config import FederationConfig
 from fedafd.domain.kinds import Modality, StageKind, UploadPurpose
+from fedafd.learning.comparison import standard_error
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
 from fedafd.learning.fedavg import average_updates
 from fedafd.learning.server_round import distil, evaluate, export_global_model, initial_server_state, prepare
@@ -138,9 +139,11 @@ def _distil(work: StageWork) -> StageResult:
 
 def _evaluate(work: StageWork) -> StageResult:
     state = EvaluateInputs.of(work.inputs).server_state
-    metrics = evaluate(
+    made = evaluate(
         config=work.config, state=state, samples=work.split("test"), device=work.device, progress=work.progress
-    ).metrics
+    )
+    error = standard_error(made.scores)
+    metrics = made.metrics | ({} if error is None else {"rsum_standard_error": error})
     lineage = {
         "federation": work.federation_id,
         "round": work.round_number,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["PairedDifference", "paired_difference"]
+__all__ = ["PairedDifference", "paired_difference", "standard_error"]
 
 
 @dataclass(frozen=True)
@@ -48,5 +48,10 @@ def paired_difference(scores: ArrayLike, others: ArrayLike) -> PairedDifference:
     if one.ndim != 1 or one.shape != other.shape or not len(one):
         raise ValueError(f"scores of shapes {one.shape} and {other.shape} are not of the same samples")
     behind = one - other
-    error = float(behind.std(ddof=1)) / math.sqrt(len(behind)) if len(behind) > 1 else None
-    return PairedDifference(float(behind.mean()), error, len(behind))
+    return PairedDifference(float(behind.mean()), standard_error(behind), len(behind))
+
+
+def standard_error(scores: ArrayLike) -> float | None:
+    """Of the mean of `scores` [n], over samples of the kind that were seen; None for a single sample."""
+    values = np.asarray(scores, dtype=np.float64)
+    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None

@@ -5,6 +5,7 @@ A card that travels says nothing of a site's data; the one that stays at the sit
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -98,7 +99,10 @@ def global_card(config: FederationConfig, *, metrics: Mapping[str, float], linea
     parts = [
         f"# Global model of federation {_plain(config.name)}\n\n{about}",
         f"## Use\n\n{_usage('GlobalModel', _CODE[ClientKind.PAIR])}",
+        _INTENDED,
         _results("the public test pairs", metrics),
+        _LIMITS,
+        _configuration(config),
         _lineage(lineage),
     ]
     task, task_name = _TASKS[ClientKind.PAIR]
@@ -111,6 +115,26 @@ def global_card(config: FederationConfig, *, metrics: Mapping[str, float], linea
         metrics=metrics,
     )
     return _joined(head, parts)
+
+
+_INTENDED = """## Intended use
+
+Finding images by texts and texts by images that are like those of the federation's public set; features for models of
+one's own; the start of the federation's next round. A site's own task is what its personalized model is for. It was not
+made to decide about people, and nothing here says that it can."""
+_LIMITS = """## Limits
+
+It was measured on the public test pairs alone: on other images, languages or topics its recall is not known. What it
+knows of words is what the public set has. The sites' private data reached it only through their representations of the
+public set; what can be learned of them from a model is told in docs/privacy.md."""
+
+
+def _configuration(config: FederationConfig) -> str:
+    """What is not as by default. As JSON, of which no line can end the block."""
+    values = json.dumps(config.model_dump(mode="json", exclude_defaults=True), indent=2)
+    return (
+        f"## Configuration\n\nOf the federation in that round, where it is not the default:\n\n```json\n{values}\n```"
+    )
 
 
 _IMAGES = 'images = [Image.new("RGB", (64, 64), "red")]  # or paths: ["photo.jpg"]'
@@ -171,9 +195,9 @@ def _front_matter(
 
 
 def _metric_type(metric: str) -> str | None:
-    """The hub's name of a metric; None for values that are no result, such as a gate's offset."""
+    """The hub's name of a metric; None for values that are no result, such as a gate's offset or an error."""
     last = metric.rpartition("/")[2]
-    if metric.startswith("gate_offset/"):
+    if metric.startswith("gate_offset/") or last.endswith("standard_error"):
         return None
     if last in ("acc1", "acc5", "own_acc1"):
         return "accuracy"
@@ -226,8 +250,11 @@ def _results(measured_on: str, metrics: Mapping[str, float]) -> str:
     told = {name: value for name, value in sorted(metrics.items()) if _metric_type(name) is not None}
     if not told:
         return ""
-    rows = "\n".join(f"| {_plain(name)} | {value:.2f} |" for name, value in told.items())
-    return f"## Metrics\n\nOn {measured_on}, in percent.\n\n| metric | value |\n|---|---|\n{rows}"
+    errors = {name: metrics.get(f"{name}_standard_error") for name in told}
+    shown = {name: "" if error is None else f" ± {error:.2f}" for name, error in errors.items()}
+    rows = "\n".join(f"| {_plain(name)} | {value:.2f}{shown[name]} |" for name, value in told.items())
+    about = " ± one standard error over the test samples." if any(shown.values()) else ""
+    return f"## Metrics\n\nOn {measured_on}, in percent.{about}\n\n| metric | value |\n|---|---|\n{rows}"
 
 
 def _lineage(lineage: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from datetime import timedelta
 from typing import Any
 
 import hypothesis
@@ -14,12 +15,15 @@ from tests.control_plane.dashboard.browsing import visitor
 from tests.control_plane.rest import Rest
 
 from fedafd.control_plane.dashboard.charts import HEIGHT, WIDTH, chart
+from fedafd.control_plane.dashboard.figures import server_figure, site_figure
 from fedafd.control_plane.dashboard.gains import Gain, site_gains, summary
+from fedafd.domain.kinds import StageKind
 from fedafd.domain.states import ParticipationState
 from fedafd.persistence.client_repository import get_client
-from fedafd.persistence.models import ClientRow, ParticipationRow, utc_now
+from fedafd.persistence.models import ClientRow, ModelVersionRow, ParticipationRow, utc_now
 from fedafd.persistence.participation_repository import invite_cohort, list_participations, settle_participation
 from fedafd.persistence.round_repository import get_round_by_number
+from fedafd.persistence.stage_repository import add_stage, list_stages
 
 TOLD = {
     "federated/acc1": 80.0, "local/acc1": 70.0, "global/acc1": 60.0, "alone/acc1": 78.0,
@@ -102,11 +106,16 @@ def test_what_is_no_number_is_not_drawn() -> None:
 async def deliver(rest: Rest, number: int, metrics: dict[str, float]) -> None:
     async with rest.context.database.transaction() as session:
         row = await get_round_by_number(session, "trial", number)
+        row.started_at = utc_now() - timedelta(minutes=3)
         row.finished_at = utc_now()
+        await add_stage(session, row.id, StageKind.PREPARE, {})
+        for stage in await list_stages(session, row.id):
+            stage.finished_at = row.started_at + timedelta(minutes=1)
         await invite_cohort(session, row.id, [await get_client(session, "trial", "north")])
         ((found, _),) = await list_participations(session, row.id)
         values = {"metrics": metrics, "num_private_samples": 40}
         assert await settle_participation(session, found.id, ParticipationState.DELIVERED, **values)
+        found.bytes_up, found.bytes_down = 2_000_000, 5_000_000
 
 
 async def test_the_page_and_the_file_tell_what_sites_shared(rest: Rest) -> None:
@@ -123,9 +132,56 @@ async def test_the_page_and_the_file_tell_what_sites_shared(rest: Rest) -> None:
     assert "it helps 1" in page
     assert "+2.0 ± 1.0" in page
     assert page.count('<circle class="dot alone"') == 2
+    assert "The last 2 rounds took 6 min and moved 14.0 MB" in page
+    assert '<td class="number">14.0 MB</td><td class="number">4 min</td>' in page, "a site works from its invitation on"
+    assert 'dot federated worse"' not in page
     answer = await viewer.http.get("/federations/trial/benefit.csv")
     assert answer.headers["content-type"].startswith("text/csv")
     rows = list(csv.DictReader(io.StringIO(answer.text)))
     assert len(rows) == 2 * len(TOLD)
     assert {row["metric"]: float(row["value"]) for row in rows if row["round"] == "2"} == TOLD
     assert {(row["site"], row["kind"], row["samples"]) for row in rows} == {("north", "text", "40")}
+    await rest.enrol("south")
+    assert len((await viewer.http.get("/federations/trial/benefit.csv?site=north")).text.splitlines()) == len(rows) + 1
+    assert len((await viewer.http.get("/federations/trial/benefit.csv?site=south")).text.splitlines()) == 1
+    assert (await viewer.http.get("/federations/trial/benefit.csv?site=nobody")).status_code == 404
+    answer = await viewer.http.get("/federations/trial/benefit/versions.csv")
+    told = [(each["version"], each["from_version"], each["metric"], each["value"]) for each in read(answer.text)]
+    assert told == [("1", "", "rsum", "1.0"), ("2", "1", "rsum", "2.0"), ("3", "2", "rsum", "3.0")]
+    answer = await viewer.http.get("/federations/trial/benefit/rounds.csv")
+    costs = [(each["round"], each["delivered"], each["bytes_up"], each["bytes_down"]) for each in read(answer.text)]
+    assert costs == [("2", "1", "2000000", "5000000"), ("1", "1", "2000000", "5000000")]
+
+
+def read(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_a_round_that_does_not_help_a_site_is_red_and_says_over_what() -> None:
+    worse = TOLD | {"over_alone/difference": -5.0}
+    (site,) = site_gains([client()], [(part(TOLD), 1), (part(worse), 2)])
+    figure = site_figure(site)
+    assert figure is not None
+    assert [(dot.worse, "worse than trained alone" in dot.label) for dot in figure.drawn.dots["federated"]] == [
+        (False, False),
+        (True, True),
+    ]
+    assert not any(dot.worse for dot in figure.drawn.dots["alone"])
+    assert figure.red
+
+
+@pytest.mark.parametrize(("value", "is_red"), [(99.0, False), (97.0, True), (103.0, False)])
+def test_a_version_is_red_where_it_is_below_its_parent_by_more_than_its_error(value: float, is_red: bool) -> None:
+    first = ModelVersionRow(version=1, metrics={"rsum": 100.0, "rsum_standard_error": 2.0})
+    second = ModelVersionRow(version=2, parent_version=1, metrics={"rsum": value, "rsum_standard_error": 2.0})
+    figure = server_figure([first, second], "rsum")
+    assert figure is not None
+    assert [dot.worse for dot in figure.drawn.dots["federated"]] == [False, is_red]
+    assert [dot.high is not None for dot in figure.drawn.dots["federated"]] == [True, True]
+    assert server_figure([], "rsum") is None
+
+
+def test_a_marked_round_is_drawn_among_many() -> None:
+    drawn = chart({"a": [(number, float(number), None) for number in range(1, 201)]}, {"a": {2: "worse"}})
+    assert drawn is not None
+    assert [dot.label for dot in drawn.dots["a"] if dot.worse] == ["round 2: 2.0, worse"]

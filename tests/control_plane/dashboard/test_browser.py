@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import struct
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -79,6 +82,16 @@ async def browser(live: Rest, size: str) -> AsyncIterator[Watched]:
     assert elsewhere == []
 
 
+def idat(picture: bytes) -> bytes:
+    """The compressed pixels of a PNG."""
+    found, at = b"", 8
+    while at < len(picture):
+        size, kind = struct.unpack(">I4s", picture[at : at + 8])
+        found += picture[at + 8 : at + 8 + size] if kind == b"IDAT" else b""
+        at += 12 + size
+    return found
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("size", SIZES)
 async def test_an_operator_comes_from_the_login_to_a_promoted_model(live: Rest, size: str) -> None:
@@ -100,6 +113,12 @@ async def test_an_operator_comes_from_the_login_to_a_promoted_model(live: Rest, 
         await page.get_by_role("link", name="trial", exact=True).click()
         await page.get_by_role("link", name="Does it help?").click()
         await page.get_by_text("it helps 1").wait_for()
+        async with page.expect_download() as kept:
+            await page.get_by_role("button", name="Picture of north (text, acc1) as PNG").click()
+        picture = await asyncio.to_thread((await (await kept.value).path()).read_bytes)
+        assert (await kept.value).suggested_filename == "trial-site-north.png"
+        assert picture.startswith(b"\x89PNG") and struct.unpack(">2I", picture[16:24]) == (1280, 552)
+        assert len(set(zlib.decompress(idat(picture)))) > 50, "more than one colour"
         await page.get_by_role("link", name="Models").click()
         await page.get_by_role("button", name="Promote version 1").click()
         await page.locator("tr", has=page.get_by_role("button", name="Promote version 3")).wait_for()

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 __all__ = ["Chart", "Dot", "chart"]
 
 WIDTH, HEIGHT = 640, 220
+_LEGEND = 26
+"""Below the chart, so that a picture of it says what its lines are."""
 _MOST_DOTS = 40
 _Points = Sequence[tuple[int, float, float | None]]
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 24
@@ -23,6 +25,7 @@ class Dot:
     label: str
     low: float | None = None
     high: float | None = None
+    worse: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,21 @@ class Chart:
     dots: Mapping[str, Sequence[Dot]]
     y_ticks: Sequence[tuple[float, str]]
     x_ticks: Sequence[tuple[float, str]]
+    x_name: str = "round"
     width: int = WIDTH
-    height: int = HEIGHT
+    height: int = HEIGHT + _LEGEND
     left: int = _LEFT
     right: int = WIDTH - _RIGHT
     bottom: int = HEIGHT - _BOTTOM
 
 
-def chart(series: Mapping[str, _Points]) -> Chart | None:
-    """Series of (round, value, error or None); None where there is no value that can be drawn."""
+def chart(
+    series: Mapping[str, _Points], worse: Mapping[str, Mapping[int, str]] | None = None, x_name: str = "round"
+) -> Chart | None:
+    """Series of (round, value, error or None); None where there is no value that can be drawn.
+
+    `worse`: by series which rounds are marked as bad, and how that is said.
+    """
     series = {name: [each for each in points if math.isfinite(each[1])] for name, points in series.items()}
     numbers = sorted({number for points in series.values() for number, _, _ in points})
     if not numbers:
@@ -63,27 +72,38 @@ def chart(series: Mapping[str, _Points]) -> Chart | None:
         return round(_TOP + (high - value) / (high - low) * (HEIGHT - _TOP - _BOTTOM), 1)
 
     drawn = {name: points for name, points in series.items() if points}
-    dots = {name: [_dot(x, y, *each) for each in _thinned(points)] for name, points in drawn.items()}
+    marks = worse or {}
+    dots = {
+        name: [
+            _dot(x, y, each, f"{x_name} {each[0]}", marks.get(name, {}).get(each[0], ""))
+            for each in _thinned(points, marks.get(name, {}))
+        ]
+        for name, points in drawn.items()
+    }
     ticks = [low + n * step for n in range(round((high - low) / step) + 1)]
     return Chart(
         lines={name: " ".join(f"{x(n)},{y(value)}" for n, value, _ in points) for name, points in drawn.items()},
         dots=dots,
         y_ticks=[(y(tick), f"{tick:g}") for tick in ticks],
         x_ticks=[(x(number), str(number)) for number in _some(numbers)],
+        x_name=x_name,
     )
 
 
-def _dot(x: Callable[[int], float], y: Callable[[float], float], number: int, value: float, error: float | None) -> Dot:
-    words = f"round {number}: {value:.1f}" + (f" ± {error:.1f}" if error is not None else "")
+def _dot(
+    x: Callable[[int], float], y: Callable[[float], float], point: tuple[int, float, float | None], at: str, bad: str
+) -> Dot:
+    number, value, error = point
+    words = f"{at}: {value:.1f}" + (f" ± {error:.1f}" if error is not None else "") + (f", {bad}" if bad else "")
     if error is None:
-        return Dot(x(number), y(value), words)
-    return Dot(x(number), y(value), words, y(value - error), y(value + error))
+        return Dot(x(number), y(value), words, worse=bool(bad))
+    return Dot(x(number), y(value), words, y(value - error), y(value + error), worse=bool(bad))
 
 
-def _thinned(points: _Points) -> _Points:
-    """So many that dots and error bars stand apart; the last is always among them."""
+def _thinned(points: _Points, marked: Mapping[int, str]) -> _Points:
+    """So many that dots and error bars stand apart; the last, and each that is marked, is always among them."""
     every = math.ceil(len(points) / _MOST_DOTS)
-    return [each for place, each in enumerate(reversed(points)) if place % every == 0][::-1]
+    return [each for place, each in enumerate(reversed(points)) if place % every == 0 or each[0] in marked][::-1]
 
 
 def _step(span: float) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from fedafd.domain.kinds import ClientKind, ParticipantKind
 from fedafd.persistence.models import ClientRow, ParticipationRow
@@ -58,6 +59,8 @@ class SiteGain:
     """acc1 in percent, or rsum, 0 to 600."""
     points: Sequence[Point]
     bytes_moved: int
+    seconds: float
+    """From the begin of each round's collecting to the site's delivery, summed over its rounds."""
 
     @property
     def last(self) -> Point | None:
@@ -75,8 +78,15 @@ class SiteGain:
         return self.last.gains[self.over].verdict if self.last and self.over else ""
 
 
-def site_gains(clients: Sequence[ClientRow], parts: Sequence[tuple[ParticipationRow, int]]) -> list[SiteGain]:
-    """Of each client, from its deliveries with the rounds' numbers, ascending; a region tells nothing of its own."""
+def site_gains(
+    clients: Sequence[ClientRow],
+    parts: Sequence[tuple[ParticipationRow, int]],
+    began: Mapping[int, datetime | None] | None = None,
+) -> list[SiteGain]:
+    """Of each client, from its deliveries with the rounds' numbers, ascending; a region tells nothing of its own.
+
+    `began`: when each round began to collect.
+    """
     found = []
     for client in clients:
         if client.kind == ParticipantKind.REGION.value:
@@ -86,7 +96,8 @@ def site_gains(clients: Sequence[ClientRow], parts: Sequence[tuple[Participation
         points = [_point(number, part.metrics, metric) for part, number in mine if part.metrics]
         moved = sum(part.bytes_up + part.bytes_down for part, _ in mine)
         told = [point for point in points if point.values]
-        found.append(SiteGain(client.name, ClientKind(client.kind), metric, told, moved))
+        seconds = sum(_seconds((began or {}).get(number), part.settled_at) for part, number in mine)
+        found.append(SiteGain(client.name, ClientKind(client.kind), metric, told, moved, seconds))
     return found
 
 
@@ -101,6 +112,10 @@ def summary(sites: Sequence[SiteGain]) -> str:
         parts.append(f"is worse for {counts['worse']}")
     more = f"; {counts['']} told no comparison" if counts[""] else ""
     return f"Of {told} {'site that tells' if told == 1 else 'sites that tell'} it {', '.join(parts)}{more}"
+
+
+def _seconds(began: datetime | None, settled: datetime | None) -> float:
+    return max((settled - began).total_seconds(), 0.0) if began and settled else 0.0
 
 
 def _point(number: int, metrics: Mapping[str, float], metric: str) -> Point:
