@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import io
 import json
 import os
 import re
@@ -149,6 +150,23 @@ def test_a_federation_is_made_shown_and_configured(run: Run, federation: Path) -
     for number in [r["number"] for r in as_json(run("round", "list", "--json")) if r["state"] == "queued"]:
         run("round", "cancel", str(number))
     assert f"version {before + 1}" in run("federation", "configure", "-f", str(federation))[1]
+
+
+def test_a_federation_is_deleted_by_its_name_alone_and_says_what_goes(
+    run: Run, federation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = federation.with_name("doomed.yaml")
+    file.write_text("name: doomed\npreset: small\n")
+    run("federation", "create", "-f", str(file))
+    monkeypatch.setattr("sys.stdin", io.StringIO("domed\n"))
+    code, out, said = run("federation", "delete", "doomed")
+    assert (code, out) == (2, "")
+    assert "deletes federation doomed for ever: 0 sites, 0 rounds" in said
+    assert said.endswith("error: federation doomed: is not deleted\n")
+    assert run("federation", "show", "doomed")[0] == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO("doomed\n"))
+    assert run("federation", "delete", "doomed")[:2] == (0, "federation doomed deleted\n")
+    assert run("federation", "delete", "doomed", "--yes")[0] == 5
 
 
 def test_status_says_what_is_missing_and_what_to_do(run: Run, federation: Path) -> None:

@@ -29,11 +29,12 @@ from fedafd.persistence.orphan_repository import (
     mark_swept,
     next_unswept_round,
 )
+from fedafd.persistence.removal_repository import finish_removal, removals
 from fedafd.persistence.retention_repository import apply_retention, let_go
 from fedafd.storage import ObjectInfo, ObjectStore
 from fedafd.telemetry.logging import bind_context, get_logger
 
-__all__ = ["Amount", "prune", "sweep_next", "sweep_round", "sweep_rounds"]
+__all__ = ["Amount", "prune", "remove_deleted", "sweep_next", "sweep_round", "sweep_rounds"]
 
 _log = get_logger(__name__)
 
@@ -59,6 +60,7 @@ async def sweep_rounds(
             try:
                 while await sweep_next(context.database, context.store):
                     pass
+                await remove_deleted(context.database, context.store)
             except Exception as error:
                 # Nothing waits for it: another try comes.
                 _log.warning("sweep.failed", reason=str(error) if isinstance(error, FedafdError) else repr(error))
@@ -75,6 +77,18 @@ async def sweep_next(database: Database, store: ObjectStore) -> bool:
     with bind_context(federation=row.federation_id, round_number=row.number):
         await sweep_round(database, store, row)
     return True
+
+
+async def remove_deleted(database: Database, store: ObjectStore) -> None:
+    """Remove the objects of federations that were deleted. Doing it again is harmless."""
+    async with database.snapshot() as session:
+        names = await removals(session)
+    for name in names:
+        found = await asyncio.to_thread(_listed, store, f"{FEDERATIONS}{name}/")
+        await asyncio.to_thread(_delete_keys, store, [each.key for each in found])
+        async with database.transaction() as session:
+            await finish_removal(session, name)
+        _log.info("federation.removed", federation=name, objects=len(found))
 
 
 async def sweep_round(database: Database, store: ObjectStore, row: RoundRow) -> Amount:

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.errors import ConflictError, NotFoundError
 from fedafd.persistence.models import FederationRow
+from fedafd.persistence.removal_repository import is_being_removed
 
 __all__ = ["add_federation", "federation_ids", "get_federation", "list_federations"]
 
@@ -19,6 +20,12 @@ async def add_federation(session: AsyncSession, federation_id: str, config: dict
     if await session.get(FederationRow, federation_id) is not None:
         raise ConflictError(
             f"federation {federation_id}: exists already; choose another name", federation=federation_id
+        )
+    if await is_being_removed(session, federation_id):
+        raise ConflictError(
+            f"federation {federation_id}: was deleted, and an aggregator has still to remove its objects; wait until it"
+            " has, or choose another name",
+            federation=federation_id,
         )
     row = FederationRow(id=federation_id, config=config)
     session.add(row)

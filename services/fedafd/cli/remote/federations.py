@@ -17,7 +17,9 @@ from fedafd.domain.errors import ConfigurationError
 
 __all__ = ["federation_app", "public_set_app"]
 
-federation_app = typer.Typer(help="Create, list, show, compare and configure federations.", no_args_is_help=True)
+federation_app = typer.Typer(
+    help="Create, list, show, compare, configure and delete federations.", no_args_is_help=True
+)
 public_set_app = typer.Typer(help="Push and show the public set.", no_args_is_help=True)
 
 _DIFFERS = 1
@@ -105,6 +107,33 @@ def diff(file: File, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Outpu
         print_table(["KEY", "NOW", "WITH THE FILE"], rows, f"{file} says what holds for {wanted.name}")
     if changes:
         raise typer.Exit(_DIFFERS)
+
+
+@federation_app.command("delete", cls=AnswerCommand)
+def delete(
+    federation: Annotated[str, typer.Argument(help="Its name.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    api_key: ApiKey = "",
+    url: Url = DEFAULT_URL,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Delete a federation with its sites, rounds and models for ever; not while a round is open. Needs an admin's key.
+
+    The audit log and the public set stay."""
+    server, path = connect(url, api_key), f"/federations/{federation}"
+    going = server.ask("DELETE", path, params={"dry_run": "true"})
+    if not yes:
+        typer.echo(
+            f"This deletes federation {federation} for ever: {going['clients']} sites, {going['rounds']} rounds,"
+            f" {going['versions']} versions of the global model, {going['personalized_models']} personalized models"
+            f" ({going['size_bytes'] / 1e6:.1f} MB). `fedafd federation export` and `fedafd model pull` keep what you"
+            " need.",
+            err=True,
+        )
+        if typer.prompt("Its name, to go on", default="", show_default=False, err=True) != federation:
+            raise ConfigurationError(f"federation {federation}: is not deleted")
+    made = server.ask("DELETE", path)
+    print_answer(made, output) if output.is_data else typer.echo(f"federation {federation} deleted")
 
 
 @public_set_app.command("push", cls=AnswerCommand)

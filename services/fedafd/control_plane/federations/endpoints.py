@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Body, Header, Response
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from fedafd.control_plane.callers import Operator, Viewer
+from fedafd.control_plane.callers import Admin, Operator, Viewer
 from fedafd.control_plane.context import ContextDep
 from fedafd.control_plane.federations import service
-from fedafd.control_plane.federations.schemas import Federation
+from fedafd.control_plane.federations.schemas import DeletedFederation, Federation
 from fedafd.control_plane.idempotency import OperatorOnce
 from fedafd.control_plane.names import FederationName
 from fedafd.control_plane.paging import Cursor, Limit, Page, decode_name, page_of
@@ -78,3 +79,18 @@ async def put_federation(
     context.wakeups.changed(federation)
     response.headers["ETag"] = f'"{row.config_version}"'
     return Federation.of(row)
+
+
+@router.delete("/{federation}", responses=problem_responses(401, 403, 404, 409, 422))
+async def delete_federation(
+    federation: FederationName, context: ContextDep, caller: Admin, dry_run: bool = False
+) -> DeletedFederation:
+    """Delete a federation with its clients, rounds and models for ever. Refused (409) while a round is open.
+
+    An aggregator then removes its objects; the audit log and the public set stay. `dry_run`: tell what would go.
+    """
+    async with context.database.transaction() as session:
+        extent = await service.remove(session, federation, caller.actor, dry_run=dry_run)
+    if not dry_run:
+        context.wakeups.changed(federation)
+    return DeletedFederation(name=federation, deleted=not dry_run, **asdict(extent))

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from fedafd.domain.config import FederationConfig
 from fedafd.persistence.models import FederationRow
 
-__all__ = ["Federation"]
+__all__ = ["DeletedFederation", "Federation"]
 
 
 class Federation(BaseModel):
@@ -35,3 +35,15 @@ class Federation(BaseModel):
             follows=row.follows,
             created_at=row.created_at,
         )
+
+
+class DeletedFederation(BaseModel):
+    """What went with a federation, or would go."""
+
+    name: str
+    deleted: bool = Field(description="False where it was only asked what would go.")
+    clients: int
+    rounds: int
+    versions: int = Field(description="Global model versions.")
+    personalized_models: int
+    size_bytes: int = Field(description="Of the objects that an aggregator removes after it.")

@@ -1,7 +1,8 @@
-"""Creating federations and changing their configuration."""
+"""Creating federations, changing their configuration, and deleting them."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,9 +15,10 @@ from fedafd.persistence.client_repository import has_regions
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.federation_repository import add_federation, get_federation
 from fedafd.persistence.models import FederationRow
+from fedafd.persistence.removal_repository import Extent, delete_rows, extent_of
 from fedafd.persistence.round_repository import open_round_numbers
 
-__all__ = ["change_config", "create"]
+__all__ = ["change_config", "create", "remove"]
 
 _SHAPES_THE_MODEL = ("embedding_dim", "image_encoder", "text_encoder")
 
@@ -62,6 +64,24 @@ async def change_config(
         record_event(session, "federation.config_changed", federation_id=name, actor=actor, **data)
     await session.flush()
     return row
+
+
+async def remove(session: AsyncSession, name: str, actor: str, *, dry_run: bool = False) -> Extent:
+    """Delete a federation with its clients, rounds and models; what goes, or with `dry_run` would go.
+
+    Its events stay in the audit log, and its public set in the store, because others may have the same. Raises
+    ConflictError while a round is open, NotFoundError.
+    """
+    row = await get_federation(session, name, lock=not dry_run)
+    numbers = await open_round_numbers(session, name)
+    if numbers:
+        raise ConflictError(f"federation {name}: round {numbers[0]} is open; cancel it, or wait until it is over")
+    extent = await extent_of(session, name)
+    if not dry_run:
+        session.expunge(row)
+        await delete_rows(session, name)
+        record_event(session, "federation.deleted", federation_id=None, actor=actor, federation=name, **asdict(extent))
+    return extent
 
 
 def _check_change(row: FederationRow, new: FederationConfig) -> None:

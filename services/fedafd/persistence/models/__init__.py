@@ -9,7 +9,15 @@ from __future__ import annotations
 from fedafd.persistence.clock import utc_now
 from fedafd.persistence.models.base import Base, UtcDateTime, new_id
 from fedafd.persistence.models.members import ClientRow, FederationRow
-from fedafd.persistence.models.operations import ApiKeyRow, AuthorityRow, DrainRow, EventRow, IdempotencyRow, LeaseRow
+from fedafd.persistence.models.operations import (
+    ApiKeyRow,
+    AuthorityRow,
+    DrainRow,
+    EventRow,
+    IdempotencyRow,
+    LeaseRow,
+    RemovalRow,
+)
 from fedafd.persistence.models.rounds import OutboxRow, ParticipationRow, RoundRow, StageRow
 from fedafd.persistence.models.stored import ArtifactRow, ModelFileRow, ModelVersionRow, PersonalizedModelRow, UploadRow
 
@@ -29,6 +37,7 @@ __all__ = [
     "OutboxRow",
     "ParticipationRow",
     "PersonalizedModelRow",
+    "RemovalRow",
     "RoundRow",
     "StageRow",
     "UploadRow",

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from fedafd.persistence.clock import utc_now
 from fedafd.persistence.models.base import Base, new_id
 
-__all__ = ["ApiKeyRow", "AuthorityRow", "DrainRow", "EventRow", "IdempotencyRow", "LeaseRow"]
+__all__ = ["ApiKeyRow", "AuthorityRow", "DrainRow", "EventRow", "IdempotencyRow", "LeaseRow", "RemovalRow"]
 
 
 class EventRow(Base):
@@ -29,6 +29,15 @@ class EventRow(Base):
     actor: Mapped[str] = mapped_column(String(128))
     """`api-key:<name>`, `client:<name>`, `coordinator`, `distiller:<worker>`."""
     data: Mapped[dict[str, Any]]
+
+
+class RemovalRow(Base):
+    """A deleted federation whose objects are still to be removed."""
+
+    __tablename__ = "removals"
+
+    federation_id: Mapped[str] = mapped_column(String(63), primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class LeaseRow(Base):
