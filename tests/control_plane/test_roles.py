@@ -46,6 +46,7 @@ LEAST = {
         ("POST", f"{F}/models/rollback"),
     ],
     "admin": [
+        ("DELETE", F),
         ("GET", f"{C}/models"),
         ("GET", f"{C}/models/{{version}}"),
         ("GET", f"{C}/models/{{version}}/archive"),

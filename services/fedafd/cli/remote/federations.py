@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,7 +131,8 @@ def delete(
             " need.",
             err=True,
         )
-        if typer.prompt("Its name, to go on", default="", show_default=False, err=True) != federation:
+        typer.echo("Its name, to go on: ", err=True, nl=False)  # typer's own prompt writes to standard output, too
+        if sys.stdin.readline().strip() != federation:
             raise ConfigurationError(f"federation {federation}: is not deleted")
     made = server.ask("DELETE", path)
     print_answer(made, output) if output.is_data else typer.echo(f"federation {federation} deleted")
