@@ -46,7 +46,6 @@ LEAST = {
         ("POST", f"{F}/models/rollback"),
     ],
     "admin": [
-        ("DELETE", F),
         ("GET", f"{C}/models"),
         ("GET", f"{C}/models/{{version}}"),
         ("GET", f"{C}/models/{{version}}/archive"),
@@ -60,6 +59,7 @@ LEAST = {
         ("POST", "/api-keys/{name}/rotate"),
         ("PUT", "/drain"),
         ("DELETE", "/drain"),
+        ("DELETE", F),
     ],
 }
 VALUES = {"federation": "trial", "client": "north", "number": "1", "version": "1", "path": "x", "name": "nobody"}
