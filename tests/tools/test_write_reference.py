@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 import pytest
 from pydantic import BaseModel, Field
-from tools.write_reference import Key, configuration, keys_of
+from tools.write_reference import configuration
 
 from fedafd.domain.config import AgentConfig, FederationConfig
+from fedafd.domain.config.reference import Key, keys_of
 from tools import write_reference
 
 
@@ -32,9 +33,9 @@ class Outer(BaseModel):
 
 def test_a_row_tells_default_choices_range_and_meaning() -> None:
     assert list(keys_of(Outer)) == [
-        Key("colour", "`red`", "`red` or `blue`", "A colour."),
-        Key("share", "`null`", "number above 0 to 1, or null", "A share."),
-        Key("mode", "needed", "`a`, `b` or `c`", "A mode."),
+        Key("colour", "`red`", "`red` or `blue`", "A colour.", ("red", "blue"), is_text=True),
+        Key("share", "`null`", "number above 0 to 1, or null", "A share.", nullable=True),
+        Key("mode", "needed", "`a`, `b` or `c`", "A mode.", ("a", "b", "c"), is_text=True),
         # The block's own default, not its class's.
         Key("inner.size", "`7`", "whole number from 2", "A size."),
         Key("other.size", "`3`", "whole number from 2", "A size."),

@@ -99,6 +99,12 @@ def test_many_rounds_are_one_line_with_dots_that_stand_apart() -> None:
     assert drawn.dots["a"][-1].label == "round 200: 200.0 ± 1.0"
 
 
+def test_amounts_are_drawn_from_zero() -> None:
+    drawn = chart({"a": [(1, 3.001, None), (2, 3.002, None)]}, from_zero=True)
+    assert drawn is not None
+    assert [words for _, words in drawn.y_ticks] == ["0", "1", "2", "3", "4"]
+
+
 def test_what_is_no_number_is_not_drawn() -> None:
     assert chart({"a": [(1, math.nan, None), (2, math.inf, None)]}) is None
 

@@ -22,6 +22,14 @@ axe = pytest.importorskip("axe_playwright_python.async_playwright")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SIZES = {"desktop": (1280, 900, "light"), "phone": (390, 844, "dark")}
 F = "/federations/trial"
+PATHS = [
+    "/",
+    F,
+    *(f"{F}/{path}" for path in ("rounds/2", "benefit", "models", "models/2", "models/compare?one=3&other=1", "sites")),
+    f"{F}/configuration",
+    f"{F}/events",
+    "/keys",
+]
 
 
 @dataclass
@@ -106,7 +114,7 @@ async def test_an_operator_comes_from_the_login_to_a_promoted_model(live: Rest, 
         seen.told.clear()  # the browser tells of the 401 itself
         await seen.log_in()
         assert await page.get_by_text("no aggregator is running").count() > 0
-        for path in ("/", F, f"{F}/rounds/2", f"{F}/benefit", f"{F}/models", f"{F}/sites", f"{F}/events", "/keys"):
+        for path in PATHS:
             await seen.open(path)
             await seen.check()
         await seen.open("/")
@@ -120,8 +128,9 @@ async def test_an_operator_comes_from_the_login_to_a_promoted_model(live: Rest, 
         assert picture.startswith(b"\x89PNG") and struct.unpack(">2I", picture[16:24]) == (1280, 552)
         assert len(set(zlib.decompress(idat(picture)))) > 50, "more than one colour"
         await page.get_by_role("link", name="Models").click()
+        await page.get_by_role("link", name="Promote version 1").click()
         await page.get_by_role("button", name="Promote version 1").click()
-        await page.locator("tr", has=page.get_by_role("button", name="Promote version 3")).wait_for()
+        await page.locator("tr", has=page.get_by_role("link", name="Promote version 3")).wait_for()
         assert await page.locator("tr", has_text="current").get_by_role("link", name="1", exact=True).count() == 1
     assert (await live.http.get("/federations/trial")).json()["current_version"] == 1
 

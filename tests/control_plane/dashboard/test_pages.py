@@ -15,12 +15,15 @@ from tests.control_plane.rest import Rest
 from fedafd.domain.config import parse_agent_config
 from fedafd.domain.states import ParticipationState, RoundState
 from fedafd.persistence.client_repository import get_client
+from fedafd.persistence.model_repository import add_files, find_version
 from fedafd.persistence.models import ModelVersionRow, utc_now
 from fedafd.persistence.participation_repository import invite_cohort, list_participations, settle_participation
 from fedafd.persistence.round_repository import get_round_by_number, transition_round
+from fedafd.storage.store import sha256_of
 
 F = "/federations/trial"
-PAGES = [F, f"{F}/rounds/1", f"{F}/benefit", f"{F}/models", f"{F}/sites", f"{F}/events"]
+COMPARED = f"{F}/models/compare?one=3&other=1"
+PAGES = [F, f"{F}/rounds/1", f"{F}/benefit", f"{F}/models", f"{F}/models/2", COMPARED, f"{F}/sites", f"{F}/events"]
 FORMS = {
     "operator": [
         (f"{F}/rounds", {"count": "1"}),
@@ -53,7 +56,7 @@ async def trial(rest: Rest, tmp_path: Path) -> Rest:
 async def test_pages_are_for_everybody_with_a_key_and_forms_for_whom_rest_lets(trial: Rest) -> None:
     people = {role: await visitor(trial, role) for role in ("viewer", "operator", "admin")}
     for path in PAGES:
-        assert (await stranger(trial).http.get(path)).headers["location"] == f"/login?next={path}"
+        assert (await stranger(trial).http.get(path)).headers["location"] == f"/login?next={path.partition('?')[0]}"
         for person in people.values():
             assert "trial" in await person.page(path)
     assert (await people["operator"].http.get("/keys")).status_code == 403
@@ -71,7 +74,7 @@ async def test_pages_are_for_everybody_with_a_key_and_forms_for_whom_rest_lets(t
 async def test_a_viewer_is_shown_no_form_but_the_logout(trial: Rest) -> None:
     viewer = await visitor(trial, "viewer")
     for path in PAGES:
-        forms = re.findall(r'<form[^>]*action="([^"]+)"', await viewer.page(path))
+        forms = re.findall(r'<form method="post"[^>]*action="([^"]+)"', await viewer.page(path))
         assert forms == ["/logout"]
 
 
@@ -174,21 +177,65 @@ async def test_what_retention_left_of_a_version_is_told_and_no_more_is_offered(t
         await session.execute(old.values(state_removed_at=utc_now(), files_removed_at=utc_now()))
     page = await admin.page(f"{F}/models")
     assert page.count("state, model") == 1
-    for gone in ("Roll back", "models/2/archive", "models/1/promote"):
+    for gone in ("Roll back", "models/2/archive", "Promote"):
         assert gone not in page
     assert (await admin.send(f"{F}/models/1/promote")).status_code == 409
+
+
+async def test_two_versions_stand_side_by_side_before_one_is_promoted(trial: Rest) -> None:
+    admin, viewer = await visitor(trial), await visitor(trial, "viewer")
+    async with trial.context.database.transaction() as session:
+        row = await get_round_by_number(session, "trial", 1)
+        row.config = row.config | {"seed": 7, "server": row.config["server"] | {"passes": 9}}
+    page = await admin.page(COMPARED)
+    assert "-2.0" in page, "what the other one has less"
+    for key, value in (("seed", "7"), ("server.passes", "9")):
+        assert re.search(rf"<code>{key}</code></th><td><code>\d+</code></td><td><code>{value}</code>", page), key
+    assert "fusion." not in page
+    assert re.findall(r'href="[^"]*/models/(\d)">\d</a>', page) == ["3", "2", "1", "1"]
+    assert f'action="{F}/models/1/promote"' in page
+    assert "promote" not in await viewer.page(COMPARED)
+    back = await admin.page(f"{F}/models/compare?one=3&other=2")
+    assert f'action="{F}/models/rollback"' in back
+    assert "The same." in back
+    await admin.page(f"{F}/models/compare?one=3&other=99", 404)
+    await admin.page(f"{F}/models/compare?one=3", 422)
+
+
+async def test_a_versions_card_is_shown_and_can_do_nothing_but_be_read(trial: Rest) -> None:
+    viewer = await visitor(trial, "viewer")
+    page = await viewer.page(f"{F}/models/2")
+    assert "This version has no model card." in page
+    assert "weights/model.safetensors" in page
+    card = (
+        b"---\nlicense: other\n---\n# A *model*\n\n<script>alert(1)</script> ![p](http://elsewhere.example/p.png)\n\n"
+        b"[bad](javascript:alert(1))\n\n| metric | value |\n|---|---|\n| rsum | 3 |\n"
+    )
+    async with trial.context.database.transaction() as session:
+        row = await find_version(session, "trial", 2)
+        assert row is not None
+        trial.context.store.put("federations/trial/models/2/README.md", card)
+        entry = {"sha256": sha256_of(card), "size_bytes": len(card), "key": "federations/trial/models/2/README.md"}
+        await add_files(session, row, {"README.md": entry})
+    page = await viewer.page(f"{F}/models/2")
+    assert "<h2>A <em>model</em></h2>" in page
+    assert "<td>rsum</td>" in page
+    for never in ("license: other", "<script>alert", "<img src=", 'href="javascript'):
+        assert never not in page.partition('class="card"')[2]
+    kinds = [each["kind"] for each in (await trial.http.get("/federations/trial/events")).json()["items"]]
+    assert kinds[-1] == "model.read"
 
 
 async def test_a_long_list_has_pages(trial: Rest) -> None:
     admin = await visitor(trial)
     await trial.publish(30)
-    for page in (F, f"{F}/models"):
+    for page, oldest in ((F, "rounds/1"), (f"{F}/models", "models/1")):
         first = await admin.page(page)
         older = re.search(rf'href="{page}\?before=(\d+)"', first)
         assert older is not None
         assert int(older.group(1)) == 33 - 24
         second = await admin.page(f"{page}?before={older.group(1)}")
-        assert f'{F}/rounds/1"' in second
+        assert f'{F}/{oldest}"' in second
         assert "Older" not in second
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +13,7 @@ import typer
 from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Federation, Url, connect
 from fedafd.cli.remote.output import print_fields, print_table, short_time
+from fedafd.domain.config.differences import differences, flat
 from fedafd.domain.errors import ConfigurationError
 
 __all__ = ["federation_app", "public_set_app"]
@@ -74,7 +74,7 @@ def show(
         return
     config = found.pop("config")
     found["created_at"] = short_time(found["created_at"])
-    print_fields(found | dict(_flat(config)))
+    print_fields(found | dict(flat(config)))
 
 
 @federation_app.command("export")
@@ -95,12 +95,7 @@ def diff(file: File, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Outpu
 
     wanted = read_federation_config(file)
     found = connect(url, api_key).ask("GET", f"/federations/{wanted.name}")["config"]
-    now, then = dict(_flat(found)), dict(_flat(wanted.model_dump(mode="json")))
-    changes = [
-        {"key": key, "now": now.get(key), "then": then.get(key)}
-        for key in [*now, *(key for key in then if key not in now)]
-        if now.get(key) != then.get(key)
-    ]
+    changes = [each._asdict() for each in differences(found, wanted.model_dump(mode="json"))]
     if output.is_data:
         print_answer(changes, output)
     else:
@@ -192,11 +187,3 @@ def _options(text: str) -> dict[str, Any]:
     if not isinstance(options, dict):
         raise ConfigurationError('--options: must be a JSON object, such as {"num_train": 100}')
     return options
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        elif key != "name" or prefix:
-            yield f"{prefix}{key}", value

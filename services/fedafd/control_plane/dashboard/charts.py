@@ -46,11 +46,16 @@ class Chart:
 
 
 def chart(
-    series: Mapping[str, _Points], worse: Mapping[str, Mapping[int, str]] | None = None, x_name: str = "round"
+    series: Mapping[str, _Points],
+    worse: Mapping[str, Mapping[int, str]] | None = None,
+    x_name: str = "round",
+    *,
+    from_zero: bool = False,
 ) -> Chart | None:
     """Series of (round, value, error or None); None where there is no value that can be drawn.
 
-    `worse`: by series which rounds are marked as bad, and how that is said.
+    `worse`: by series which rounds are marked as bad, and how that is said. `from_zero`: of amounts, which are seen
+    by their whole height.
     """
     series = {name: [each for each in points if math.isfinite(each[1])] for name, points in series.items()}
     numbers = sorted({number for points in series.values() for number, _, _ in points})
@@ -59,6 +64,8 @@ def chart(
     ends = [
         value + side * (error or 0.0) for points in series.values() for _, value, error in points for side in (-1, 1)
     ]
+    if from_zero:
+        ends.append(0.0)
     step = _step(max(ends) - min(ends) or abs(max(ends)) or 1.0)
     low, high = math.floor(min(ends) / step) * step, math.ceil(max(ends) / step) * step
     high = high if high > low else low + step

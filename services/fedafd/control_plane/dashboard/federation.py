@@ -13,7 +13,14 @@ from fedafd.persistence.models import FederationRow
 
 __all__ = ["federation_page"]
 
-_TABS = {"": "Rounds", "/benefit": "Does it help?", "/models": "Models", "/sites": "Sites", "/events": "Events"}
+_TABS = {
+    "": "Rounds",
+    "/benefit": "Does it help?",
+    "/models": "Models",
+    "/sites": "Sites",
+    "/configuration": "Configuration",
+    "/events": "Events",
+}
 
 
 def federation_page(

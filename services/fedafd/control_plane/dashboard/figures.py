@@ -125,7 +125,7 @@ def cost_figures(costs: Sequence[RoundCost]) -> list[Figure]:
     ]
     found = []
     for name, title, about, series, names in made:
-        drawn = chart(series)
+        drawn = chart(series, from_zero=True)
         if drawn is not None:
             called = dict(zip(series, names, strict=True))
             found.append(Figure(name=name, title=title, about=about, drawn=drawn, numbers="/rounds.csv", names=called))

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from fedafd.control_plane.dashboard import access, benefit, events, home, keys, live, models, rounds, sites
+from fedafd.control_plane.dashboard import (
+    access,
+    benefit,
+    configuration,
+    events,
+    home,
+    keys,
+    live,
+    models,
+    rounds,
+    sites,
+    versions,
+)
 from fedafd.control_plane.dashboard.assets import add_assets
 
 __all__ = ["add_dashboard"]
 
-_PAGES = (access, home, rounds, benefit, models, sites, events, keys, live)
+_PAGES = (access, home, rounds, benefit, versions, models, sites, configuration, events, keys, live)
 
 
 def add_dashboard(app: FastAPI) -> None:

@@ -20,6 +20,7 @@ from fedafd.persistence.api_key_repository import active_key
 
 __all__ = [
     "AdminForm",
+    "ConfigForm",
     "Form",
     "LoginNeededError",
     "OperatorForm",
@@ -103,14 +104,18 @@ class Form:
 
     def text(self, name: str) -> str:
         """A field's text without spaces around it; empty for one that is not there."""
-        value = self._fields.get(name, "")
-        return value.strip() if isinstance(value, str) else ""
+        return (self.raw(name) or "").strip()
+
+    def raw(self, name: str) -> str | None:
+        """A field's text as it was written; None for one that is not there."""
+        value = self._fields.get(name)
+        return value if isinstance(value, str) else None
 
 
-def _form_of(role: Role) -> Callable[..., object]:
+def _form_of(role: Role, max_fields: int = 20) -> Callable[..., object]:
     async def read(request: Request, context: ContextDep, visitor: Visitor) -> Form:
         check_origin(request)
-        fields = await request.form(max_files=0, max_fields=20)
+        fields = await request.form(max_files=0, max_fields=max_fields)
         token = fields.get("token", "")
         if not isinstance(token, str) or not context.sessions.is_form_token(visitor.session, token):
             raise ForbiddenError("this form is not of a page of your session: open the page again, and send it anew")
@@ -122,6 +127,8 @@ def _form_of(role: Role) -> Callable[..., object]:
 
 ViewerForm = Annotated[Form, Depends(_form_of(Role.VIEWER))]
 OperatorForm = Annotated[Form, Depends(_form_of(Role.OPERATOR))]
+ConfigForm = Annotated[Form, Depends(_form_of(Role.OPERATOR, 400))]
+"""One field for each key of a configuration."""
 AdminForm = Annotated[Form, Depends(_form_of(Role.ADMIN))]
 
 

@@ -18,9 +18,9 @@ from fedafd.persistence.models import FederationRow
 from fedafd.persistence.removal_repository import Extent, delete_rows, extent_of
 from fedafd.persistence.round_repository import open_round_numbers
 
-__all__ = ["change_config", "create", "remove"]
+__all__ = ["SHAPES_THE_MODEL", "change_config", "create", "remove"]
 
-_SHAPES_THE_MODEL = ("embedding_dim", "image_encoder", "text_encoder")
+SHAPES_THE_MODEL = ("embedding_dim", "image_encoder", "text_encoder")
 
 
 async def create(session: AsyncSession, config: dict[str, Any], actor: str) -> FederationRow:
@@ -90,7 +90,7 @@ def _check_change(row: FederationRow, new: FederationConfig) -> None:
     if row.current_version is None:
         return
     old = FederationConfig.model_validate(row.config)
-    fixed = [key for key in _SHAPES_THE_MODEL if getattr(old, key) != getattr(new, key)]
+    fixed = [key for key in SHAPES_THE_MODEL if getattr(old, key) != getattr(new, key)]
     if fixed:
         raise ConflictError(
             f"federation {row.id}: {', '.join(fixed)} cannot change once there is a model version, because the next "

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from fedafd.domain.config.agent import AgentConfig
 from fedafd.domain.config.federation import FederationConfig
@@ -20,6 +21,7 @@ __all__ = [
     "parse_agent_config",
     "parse_config",
     "parse_federation_config",
+    "problem_words",
     "read_agent_config",
     "read_federation_config",
     "read_region_config",
@@ -48,18 +50,23 @@ def _describe(model: type[BaseModel], error: ValidationError) -> str:
         if item["type"] == "extra_forbidden":
             allowed = ", ".join(_allowed_keys(model, item["loc"][:-1]))
             lines.append(f"{path}: unknown key; allowed here: {allowed}")
-        elif item["type"] == "missing":
-            lines.append(f"{path}: missing, but needed")
         elif item["type"] == "model_type":
             allowed = ", ".join(_allowed_keys(model, item["loc"]))
             lines.append(f"{path}: must be a block of keys ({allowed}); found {_shown(item['input'])}")
-        elif item["type"] == "value_error":
-            lines.append(f"{path}: {item['ctx']['error']}")
         else:
-            lines.append(f"{path}: {item['msg']}; found {_shown(item['input'])}")
+            lines.append(f"{path}: {problem_words(item)}")
     if len(found) > _MOST_PROBLEMS:
         lines.append(f"and {len(found) - _MOST_PROBLEMS} more")
     return "; ".join(lines)
+
+
+def problem_words(item: ErrorDetails) -> str:
+    """What is wrong with a value, without its path."""
+    if item["type"] == "missing":
+        return "missing, but needed"
+    if item["type"] == "value_error":
+        return str(item["ctx"]["error"])
+    return f"{item['msg']}; found {_shown(item['input'])}"
 
 
 def _shown(value: Any) -> str:

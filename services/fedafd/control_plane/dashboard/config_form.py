@@ -1,0 +1,140 @@
+"""Fields of the configuration's form: made of the schema, read back into values, checked with each fault at its key.
+
+Pure. A field that is not sent keeps its value, so that what cannot change need not be sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from fedafd.domain.config import FederationConfig
+from fedafd.domain.config.reading import problem_words
+from fedafd.domain.config.reference import Key, keys_of
+
+__all__ = ["PREFIX", "Checked", "Field", "checked", "sections", "values_of"]
+
+PREFIX = "key."
+"""Of the names of fields, beside which a form has others."""
+_NULL = "null"
+_MOST_CHARACTERS = 5000
+_KEYS = {key.path: key for key in keys_of(FederationConfig)}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One key as a form shows it."""
+
+    key: Key
+    shown: str
+    """What stands in it."""
+    problem: str
+    fixed: bool
+
+    @property
+    def options(self) -> list[str]:
+        """What it is chosen from; empty for a field that is written in."""
+        return [*self.key.choices, *([_NULL] if self.key.nullable else [])] if self.key.choices else []
+
+
+@dataclass
+class Checked:
+    """Values that were written, and by key what is wrong with them; `` for the whole."""
+
+    values: dict[str, Any]
+    problems: dict[str, str] = field(default_factory=dict)
+    written: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Names these values, so that only what was shown is saved."""
+        return hashlib.sha256(json.dumps(self.values, sort_keys=True).encode()).hexdigest()
+
+
+def sections(config: Mapping[str, Any], found: Checked, fixed: Iterable[str]) -> dict[str, list[Field]]:
+    """Fields by the block that they stand in, of all keys that the configuration has."""
+    blocks: dict[str, list[Field]] = {}
+    for path, value in values_of(config).items():
+        key = _KEYS[path]
+        shown = found.written.get(path, _shown(value, key))
+        block = path.split(".")[0] if "." in path else "general"
+        entry = Field(key, shown, found.problems.get(path, ""), _is_below(path, fixed))
+        blocks.setdefault(block, []).append(entry)
+    return {"general": blocks.pop("general", []), **blocks}
+
+
+def checked(config: Mapping[str, Any], sent: Callable[[str], str | None], fixed: Iterable[str]) -> Checked:
+    """What was sent on top of what runs."""
+    values, written, problems = deepcopy(dict(config)), {}, {}
+    for path, old in values_of(config).items():
+        key = _KEYS[path]
+        text = None if _is_below(path, fixed) else sent(PREFIX + path)
+        if text is None or text == _shown(old, key):
+            continue
+        written[path] = text
+        if len(text) > _MOST_CHARACTERS:
+            problems[path] = f"longer than {_MOST_CHARACTERS} characters"
+            continue
+        _put(values, path, _read(text, key))
+    try:
+        values = FederationConfig.model_validate(values).model_dump(mode="json")
+    except ValidationError as error:
+        for item in error.errors(include_url=False):
+            path = ".".join(map(str, item["loc"]))
+            problems.setdefault(_nearest(path), problem_words(item))
+    return Checked(values, problems, written)
+
+
+def values_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Each key's value by its path; without those of a block that is left out."""
+    found = {}
+    for path in _KEYS:
+        *blocks, name = path.split(".")
+        inside: Any = config
+        for block in blocks:
+            inside = inside.get(block) if isinstance(inside, Mapping) else None
+        if isinstance(inside, Mapping) and name in inside:
+            found[path] = inside[name]
+    return found
+
+
+def _shown(value: Any, key: Key) -> str:
+    if value is None:
+        return _NULL if key.choices or key.is_text else ""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _read(text: str, key: Key) -> Any:
+    """A value as JSON has it; text that is none is checked, and refused, as it is."""
+    if key.nullable and (text == _NULL or (not text and not key.is_text)):
+        return None
+    if key.is_text:
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _put(values: dict[str, Any], path: str, value: Any) -> None:
+    *blocks, name = path.split(".")
+    for block in blocks:
+        values = values[block]
+    values[name] = value
+
+
+def _is_below(path: str, fixed: Iterable[str]) -> bool:
+    return any(path == each or path.startswith(f"{each}.") for each in fixed)
+
+
+def _nearest(path: str) -> str:
+    """The key of a fault, which may lie within its value; `` for one of the whole, or of several keys."""
+    while path and path not in _KEYS:
+        path = path.rpartition(".")[0]
+    return path
