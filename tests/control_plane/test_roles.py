@@ -21,6 +21,7 @@ LEAST = {
         ("GET", f"{F}/clients"),
         ("GET", C),
         ("GET", f"{C}/participations"),
+        ("GET", f"{C}/data"),
         ("GET", f"{F}/rounds"),
         ("GET", f"{F}/rounds/{{number}}"),
         ("GET", f"{F}/models"),
@@ -46,6 +47,7 @@ LEAST = {
         ("POST", f"{F}/models/rollback"),
     ],
     "admin": [
+        ("DELETE", f"{C}/data"),
         ("GET", f"{C}/models"),
         ("GET", f"{C}/models/{{version}}"),
         ("GET", f"{C}/models/{{version}}/archive"),

@@ -13,7 +13,7 @@ from fedafd.domain.kinds import ParticipantKind
 from fedafd.messaging.presence import PRESENCE_SECONDS, Presence
 from fedafd.persistence.models import ClientRow, utc_now
 
-__all__ = ["Client", "ClientState", "InviteAgain", "InviteClient", "InvitedClient"]
+__all__ = ["Client", "ClientData", "ClientState", "ForgottenData", "InviteAgain", "InviteClient", "InvitedClient"]
 
 
 MaxClients = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -74,6 +74,41 @@ class Client(BaseModel):
     def of(cls, row: ClientRow, presence: Presence | None) -> Client:
         """From its row, and its presence in Redis where there is one."""
         return cls(**_fields(row, presence))
+
+
+class ForgottenData(BaseModel):
+    """The receipt of what was deleted; the audit log has it, too."""
+
+    objects: int = Field(description="Objects of the store.")
+    size_bytes: int
+    representations: int
+    weights: int
+    personalized_models: int
+    rounds_with_metrics: int = Field(description="Rounds of which metrics or a number of samples were kept.")
+    sha256: list[str] = Field(description="Of the objects, at most 1,000 of them, sorted.")
+    sha256_of_all: str = Field(description="SHA-256 of all those hashes, sorted, one a line.")
+
+
+class ClientData(BaseModel):
+    """Where the deletion of what a client sent stands."""
+
+    client: str
+    requested_at: datetime | None = Field(description="Since when it is to be done; null where nothing is to be done.")
+    waits_for_round: int | None = Field(description="The running round that has the client in it; null: none.")
+    forgotten_at: datetime | None = Field(description="When it was done last; null: never.")
+    receipt: ForgottenData | None = Field(description="Of the last time.")
+
+    @classmethod
+    def of(cls, row: ClientRow, running: int | None) -> ClientData:
+        """From its row, and the running round that has it."""
+        told = row.forgotten if row.forgotten_at is not None else None
+        return cls(
+            client=row.name,
+            requested_at=row.forget_requested_at,
+            waits_for_round=running if row.forget_requested_at is not None else None,
+            forgotten_at=row.forgotten_at,
+            receipt=None if told is None or "keys" in told else ForgottenData(**told),
+        )
 
 
 class InvitedClient(Client):

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from fedafd.control_plane.clients.schemas import Client, InviteClient, InvitedClient
+from fedafd.control_plane.clients.schemas import Client, ClientData, InviteClient, InvitedClient
 from fedafd.control_plane.context import Context
 from fedafd.domain.config.federation import stored_federation_config
 from fedafd.domain.config.regions import check_regions
@@ -17,9 +17,10 @@ from fedafd.messaging.presence import Presence, read_presence
 from fedafd.persistence.client_repository import get_client, invite_again, invite_client, revoke_client
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.federation_repository import get_federation
+from fedafd.persistence.forgetting_repository import ask_to_forget, round_in_the_way
 from fedafd.persistence.models import ClientRow
 
-__all__ = ["invite", "presences", "renew", "revoke"]
+__all__ = ["data_of", "forget", "invite", "presences", "renew", "revoke"]
 
 
 async def invite(
@@ -74,6 +75,21 @@ async def revoke(session: AsyncSession, federation: str, client: str, actor: str
     await revoke_client(session, row)
     record_event(session, "client.revoked", federation_id=federation, actor=actor, client=row.name)
     return Client.of(row, None)
+
+
+async def forget(session: AsyncSession, federation: str, client: str, actor: str) -> ClientData:
+    """Have all that the client sent deleted, once no running round has it; safe to repeat. Raises NotFoundError."""
+    await get_federation(session, federation)
+    row = await get_client(session, federation, client)
+    ask_to_forget(session, row, actor)
+    return ClientData.of(row, await round_in_the_way(session, row.id))
+
+
+async def data_of(session: AsyncSession, federation: str, client: str) -> ClientData:
+    """Where that stands. Raises NotFoundError."""
+    await get_federation(session, federation)
+    row = await get_client(session, federation, client)
+    return ClientData.of(row, await round_in_the_way(session, row.id))
 
 
 async def presences(context: Context, federation: str, rows: Sequence[ClientRow]) -> dict[str, Presence]:

@@ -66,4 +66,10 @@ class ClientRow(Base):
     """Until when that agent counts as alive without another call."""
     other_agent_refused_at: Mapped[datetime | None]
     """When another agent was last refused during that session."""
+    forget_requested_at: Mapped[datetime | None]
+    """When somebody asked to delete what it sent; None once that is done."""
+    forgotten_at: Mapped[datetime | None]
+    """When that was done last."""
+    forgotten: Mapped[dict[str, Any] | None]
+    """The receipt of that; before it is done with the `keys` of the objects that have to go."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
