@@ -1,4 +1,4 @@
-"""Writes docs/errors.md, configuration.md, state.md and the tables of privacy.md; with --check only compares, exits 1."""
+"""Writes docs/errors.md, configuration.md, state.md and the tables of privacy.md; with --check only compares."""
 
 from __future__ import annotations
 
