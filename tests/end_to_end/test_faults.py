@@ -32,7 +32,7 @@ VALUES = FEDERATION | {
 }
 """A global model of both; beside them a site of each, and one that trains all."""
 SITES = {"images": {"image_encoder": TINY_IMAGE | LORA}, "pairs": {"image_encoder": TINY_IMAGE | HEAD}}
-DEADLY = {"prepare", "fold", "merge", "distil", "evaluate", "complete"}
+DEADLY = {"prepare", "fold", "weigh", "merge", "distil", "evaluate", "complete"}
 
 
 @pytest.fixture

@@ -85,6 +85,15 @@ class Round(TypedDict):
     finished_at: str | None
 
 
+class Contribution(TypedDict):
+    """What a client counts for in the ensemble of one modality."""
+
+    weight: float
+    similarity: float | None
+    agreement: float | None
+    left_out: bool
+
+
 class Participation(TypedDict):
     """One client's part in a round."""
 
@@ -100,6 +109,7 @@ class Participation(TypedDict):
     bytes_up: int
     bytes_down: int
     settled_at: str | None
+    contributions: dict[str, Contribution] | None
 
 
 class PastParticipation(Participation):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fedafd.artifacts.representations import decode_representations, encode_representations
 from fedafd.datasets.samples import ClientData, PairSplit
 from fedafd.domain.config import AveragingMode, EncoderConfig, FederationConfig, TaskConfig, usual_task
+from fedafd.domain.contributions import Contribution
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.merge_tree import plan_merges
 from fedafd.domain.seeds import derive_seed
@@ -25,7 +26,7 @@ from fedafd.learning.evaluation import Evaluation
 from fedafd.learning.fedavg import average_updates, group_of, weight_update
 from fedafd.learning.server_round import Prepared, evaluate, initial_server_state
 from fedafd.learning.waypoints import Waypoints
-from fedafd.learning.weighing import Contribution, score_sheet, weigh
+from fedafd.learning.weighing import score_sheet, weigh
 from fedafd.simulation.effort import DISTIL, PREPARE
 from fedafd.simulation.round_stages import UNKEPT, RoundStages
 from fedafd.simulation.server_stages import ServerStages
@@ -263,7 +264,7 @@ class Federation:
                     )
             weighed, limit = self._weigh(modality, leaves, global_reps)
             contributions[modality] = {self.clients[position].name: each for position, each in weighed.items()}
-            leaves |= {position: None for position, each in weighed.items() if each.is_copy}
+            leaves |= {position: None for position, each in weighed.items() if each.left_out}
             merged: dict[tuple[int, int], bytes] = {}
             while not (plan := plan_merges(len(self.clients), leaves, merged)).settled:
                 for step in plan.ready:

@@ -19,12 +19,14 @@ class StageKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STAGE_KIND_MERGE: _ClassVar[StageKind]
     STAGE_KIND_DISTIL: _ClassVar[StageKind]
     STAGE_KIND_EVALUATE: _ClassVar[StageKind]
+    STAGE_KIND_WEIGH: _ClassVar[StageKind]
 STAGE_KIND_UNSPECIFIED: StageKind
 STAGE_KIND_PREPARE: StageKind
 STAGE_KIND_FOLD: StageKind
 STAGE_KIND_MERGE: StageKind
 STAGE_KIND_DISTIL: StageKind
 STAGE_KIND_EVALUATE: StageKind
+STAGE_KIND_WEIGH: StageKind
 
 class ClaimStageRequest(_message.Message):
     __slots__ = ("stage_id", "worker", "most_companions")
