@@ -44,6 +44,8 @@ class Client(TypedDict):
     last_seen_at: str | None
     other_agent_refused_at: str | None
     revoked_at: str | None
+    excluded_from_round: int | None
+    exclusion_reason: str | None
     token_expires_at: str | None
 
 

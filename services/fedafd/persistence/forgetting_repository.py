@@ -89,7 +89,7 @@ async def forget_rows(session: AsyncSession, row: ClientRow) -> Sequence[str]:
     await session.execute(delete(ModelFileRow).where(ModelFileRow.personalized_model_id.in_(mine)))
     await session.execute(delete(PersonalizedModelRow).where(PersonalizedModelRow.client_id == row.id))
     await session.execute(delete(UploadRow).where(UploadRow.client_id == row.id))
-    nothing = {"metrics": null(), "num_private_samples": None, "representations_sha256": None}
+    nothing = {"metrics": null(), "contributions": null(), "num_private_samples": None, "representations_sha256": None}
     await session.execute(update(ParticipationRow).where(ParticipationRow.client_id == row.id).values(**nothing))
     row.forgotten = receipt | {_KEYS: keys}
     return keys

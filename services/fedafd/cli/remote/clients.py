@@ -15,7 +15,7 @@ from fedafd.domain.kinds import ParticipantKind
 
 __all__ = ["client_app"]
 
-client_app = typer.Typer(help="Invite, list, look at, revoke and forget clients.", no_args_is_help=True)
+client_app = typer.Typer(help="Invite, list, look at, exclude, revoke and forget clients.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The client's name.")]
 
@@ -170,6 +170,40 @@ def forget(
 
 
 _LOOK_SECONDS = 1.0
+
+
+@client_app.command("exclude", cls=AnswerCommand)
+def exclude(
+    name: Name,
+    federation: Federation,
+    reason: Annotated[str, typer.Option(help="Why; it is kept with the client and in the audit log.")],
+    from_round: Annotated[
+        int | None, typer.Option(min=1, help="First round without it; default: the next one that invites.")
+    ] = None,
+    api_key: ApiKey = "",
+    url: Url = DEFAULT_URL,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Leave a client out from a round on; it stays enrolled. `readmit` takes it back."""
+    wanted = {"reason": reason, "from_round": from_round}
+    found = connect(url, api_key).ask("PUT", f"/federations/{federation}/clients/{name}/exclusion", json=wanted)
+    words = f"client {name} is left out from round {found['excluded_from_round']} on"
+    print_answer(found, output) if output.is_data else typer.echo(words)
+
+
+@client_app.command("readmit", cls=AnswerCommand)
+def readmit(
+    name: Name,
+    federation: Federation,
+    api_key: ApiKey = "",
+    url: Url = DEFAULT_URL,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Invite a client that was excluded again to the rounds to come."""
+    found = connect(url, api_key).ask("DELETE", f"/federations/{federation}/clients/{name}/exclusion")
+    print_answer(found, output) if output.is_data else typer.echo(f"client {name} is invited to rounds again")
+
+
 _NONE = "no client yet; `fedafd client invite NAME --kind image`"
 
 
@@ -183,5 +217,6 @@ def _receipt(receipt: dict[str, Any]) -> str:
 
 def _row(client: dict[str, Any]) -> tuple[object, ...]:
     seen = short_time(client["last_seen_at"])
-    keys = ("name", "kind", "state", "online")
-    return (*(client[key] for key in keys), seen, client["activity"], client["agent_version"])
+    excluded = client.get("excluded_from_round")
+    state = client["state"] if excluded is None else f"{client['state']}, excluded from round {excluded} on"
+    return (client["name"], client["kind"], state, client["online"], seen, client["activity"], client["agent_version"])

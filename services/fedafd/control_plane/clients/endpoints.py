@@ -10,7 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.control_plane.callers import Admin, Operator, Viewer
 from fedafd.control_plane.clients import service
-from fedafd.control_plane.clients.schemas import Client, ClientData, InviteAgain, InviteClient, InvitedClient
+from fedafd.control_plane.clients.schemas import (
+    Client,
+    ClientData,
+    ExcludeClient,
+    InviteAgain,
+    InviteClient,
+    InvitedClient,
+)
 from fedafd.control_plane.context import ContextDep
 from fedafd.control_plane.idempotency import OperatorOnce
 from fedafd.control_plane.names import ClientName, FederationName
@@ -144,3 +151,25 @@ async def get_client_data(federation: FederationName, client: ClientName, contex
     """Where the deletion of what a client sent stands, with the receipt of the last one."""
     async with context.database.snapshot() as session:
         return await service.data_of(session, federation, client)
+
+
+@router.put("/{client}/exclusion", responses=problem_responses(401, 403, 404, 409, 413, 422))
+async def exclude_client(
+    federation: FederationName, client: ClientName, body: ExcludeClient, context: ContextDep, caller: Operator
+) -> Client:
+    """Leave a client out from a round on: it stays enrolled, and is not invited. Safe to repeat."""
+    async with context.database.transaction() as session:
+        answer = await service.exclude(session, federation, client, body, caller.actor)
+    context.wakeups.changed(federation)
+    return answer
+
+
+@router.delete("/{client}/exclusion", responses=problem_responses(401, 403, 404, 409, 422))
+async def readmit_client(
+    federation: FederationName, client: ClientName, context: ContextDep, caller: Operator
+) -> Client:
+    """Invite a client again to the rounds to come."""
+    async with context.database.transaction() as session:
+        answer = await service.readmit(session, federation, client, caller.actor)
+    context.wakeups.changed(federation)
+    return answer

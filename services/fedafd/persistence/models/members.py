@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Integer, String, UniqueConstraint
+from sqlalchemy import ForeignKey, Integer, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from fedafd.domain.kinds import ParticipantKind
@@ -58,6 +58,9 @@ class ClientRow(Base):
     """When the last certificate of that key ends."""
     enrolled_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    excluded_from_round: Mapped[int | None]
+    """The first round that it is not invited to, by an operator's choice; None for a client that is invited."""
+    exclusion_reason: Mapped[str | None] = mapped_column(Text)
     last_seen_at: Mapped[datetime | None]
     agent_version: Mapped[str | None] = mapped_column(String(64))
     session: Mapped[str | None] = mapped_column(String(16))

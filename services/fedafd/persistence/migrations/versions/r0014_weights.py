@@ -7,8 +7,8 @@ from alembic import op
 
 from fedafd.persistence.migrations.guards import refuse_unless_empty
 
-revision = "0012"
-down_revision = "0011"
+revision = "0014"
+down_revision = "0013"
 
 _KINDS = "kind IN ('prepare', 'fold'{more}, 'merge', 'distil', 'evaluate')"
 
