@@ -25,7 +25,7 @@ TOKEN = "fedafd-enrol.good"
 CREDENTIAL = "fedafd-client.good"
 
 
-class _Recorder(grpc.aio.ServerInterceptor[Any, Any]):
+class _Recorder(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Keeps what comes over the wire, byte for byte."""
 
     def __init__(self, wire: list[bytes]) -> None:
@@ -46,7 +46,7 @@ class _Recorder(grpc.aio.ServerInterceptor[Any, Any]):
         return make(getattr(handler, kind), deserialize, handler.response_serializer)
 
 
-class _Surprising(grpc.aio.ServerInterceptor[Any, Any]):
+class _Surprising(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Ends calls with codes that no handler gives."""
 
     def __init__(self, due: dict[str, list[grpc.StatusCode]]) -> None:
