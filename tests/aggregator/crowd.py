@@ -41,6 +41,7 @@ from fedafd.persistence.round_repository import add_rounds, get_round
 from fedafd.proto.v1 import distillation_pb2 as distillation
 from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
+from fedafd.rpc.codes import stage_kind_from_wire
 from fedafd.storage import ObjectStore
 from fedafd.storage.folder import FolderStore
 from fedafd.storage.store import ObjectInfo, sha256_of
@@ -325,9 +326,9 @@ def _count_statements(database: Database, counts: Counts) -> None:
 async def _distil(
     announced: asyncio.Queue[tuple[StageKind, str]], stub: DistillationServiceStub, store: ObjectStore, counts: Counts
 ) -> None:
-    """One distiller that makes each stage's outputs out of nothing, with one step of progress."""
+    """One distiller that makes each stage's outputs out of nothing, with one step of progress after each claim."""
     while True:
-        kind, stage_id = await announced.get()
+        _, stage_id = await announced.get()
         ask = distillation.ClaimStageRequest(stage_id=stage_id, worker="script", most_companions=FOLDS_TOGETHER - 1)
         try:
             claim = await stub.ClaimStage(ask, metadata=INTERNAL)
@@ -335,20 +336,30 @@ async def _distil(
             if error.code() is not grpc.StatusCode.ABORTED:
                 raise
             continue  # all that waited were companions of another message's
-        step = distillation.ReportStageProgressRequest(stage_id=claim.stage_id, token=claim.token, fraction=0.5)
-        step.with_companions = bool(claim.companions)
-        await stub.ReportStageProgress(step, metadata=INTERNAL)
-        done = []
-        for stage in (claim, *claim.companions):
-            counts.stages[kind.value] += 1
-            outputs = await _outputs(kind, stage.stage_id, claim.output_prefix, store)
-            done.append(
-                distillation.CompleteStageRequest(
-                    stage_id=stage.stage_id, token=stage.token, outputs=outputs, metrics={"rsum": 1.0}
-                )
+        while claim.stage_id:
+            claim = await _work(claim, stub, store, counts)
+
+
+async def _work(
+    claim: distillation.ClaimStageResponse, stub: DistillationServiceStub, store: ObjectStore, counts: Counts
+) -> distillation.ClaimStageResponse:
+    """Do what was claimed; what is given next."""
+    kind = stage_kind_from_wire(claim.kind)
+    step = distillation.ReportStageProgressRequest(stage_id=claim.stage_id, token=claim.token, fraction=0.5)
+    step.with_companions = bool(claim.companions)
+    await stub.ReportStageProgress(step, metadata=INTERNAL)
+    done = []
+    for stage in (claim, *claim.companions):
+        counts.stages[kind.value] += 1
+        outputs = await _outputs(kind, stage.stage_id, claim.output_prefix, store)
+        done.append(
+            distillation.CompleteStageRequest(
+                stage_id=stage.stage_id, token=stage.token, outputs=outputs, metrics={"rsum": 1.0}
             )
-        done[0].companions.extend(done[1:])
-        await stub.CompleteStage(done[0], metadata=INTERNAL)
+        )
+    done[0].companions.extend(done[1:])
+    done[0].takes_next = True
+    return (await stub.CompleteStage(done[0], metadata=INTERNAL)).next
 
 
 async def _outputs(kind: StageKind, stage_id: str, prefix: str, store: ObjectStore) -> list[distillation.NamedArtifact]:

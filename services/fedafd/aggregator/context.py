@@ -11,6 +11,7 @@ from fedafd.aggregator.acceptance import Acceptances
 from fedafd.aggregator.announced_uploads import AnnouncedUploads
 from fedafd.aggregator.announcing import Announcements
 from fedafd.aggregator.callers import CallerLooks, Callers
+from fedafd.aggregator.claiming import Mover
 from fedafd.aggregator.cut_off import Waiting
 from fedafd.aggregator.limits import ByteBudget, CallCaps, Turns
 from fedafd.aggregator.metrics import AggregatorMetrics
@@ -58,6 +59,7 @@ class Context:
     calls: CallCaps = field(default_factory=CallCaps)
     waiting: Waiting = field(default_factory=Waiting)
     commits: Turns = field(default_factory=Turns)
+    mover: Mover = field(default_factory=Mover)
     in_memory: ByteBudget = field(default_factory=ByteBudget)
     proofs: Proofs = field(init=False)
     looks: CallerLooks = field(init=False)
