@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, and_, case, or_, select, update
+from sqlalchemy import Select, and_, case, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -93,7 +93,8 @@ async def add_folds(
     ]
     session.add_all(rows)
     await session.flush()
-    session.add_all(OutboxRow(stage_id=row.id, kind=row.kind) for row in rows)
+    if rows:
+        await session.execute(insert(OutboxRow), [{"stage_id": row.id, "kind": row.kind} for row in rows])
     return [fold for fold in folds if (fold[0].value, fold[1]) in there]
 
 
