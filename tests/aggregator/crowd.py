@@ -65,18 +65,24 @@ class Counts:
     objects: Counter[str] = field(default_factory=Counter)
     stages: Counter[str] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
+    messages: Counter[str] = field(default_factory=Counter)
+    """To distillers."""
+
+    seconds: float = 0.0
+    """How long it took."""
 
     def copy(self) -> Counts:
-        return Counts(*(Counter(part) for part in self._parts()))
+        return Counts(**{name: Counter(part) for name, part in self._parts().items()})
 
     def since(self, earlier: Counts) -> Counts:
-        return Counts(*(now - then for now, then in zip(self._parts(), earlier._parts(), strict=True)))
+        then = earlier._parts()
+        return Counts(**{name: now - then[name] for name, now in self._parts().items()})
 
     def totals(self) -> dict[str, int]:
-        return {name: part.total() for name, part in vars(self).items()}
+        return {name: part.total() for name, part in self._parts().items()}
 
-    def _parts(self) -> list[Counter[str]]:
-        return list(vars(self).values())
+    def _parts(self) -> dict[str, Counter[str]]:
+        return {name: part for name, part in vars(self).items() if isinstance(part, Counter)}
 
 
 class CountingStore:
@@ -279,6 +285,7 @@ async def crowd_of(count: int, folder: Path, redis_url: str, *, light: bool = Fa
     loop = asyncio.get_running_loop()
 
     def announce(kind: StageKind, stage: str) -> None:
+        counts.messages[kind.value] += 1
         loop.call_soon_threadsafe(announced.put_nowait, (kind, stage))
 
     coordinator = Coordinator(context, Outbox(database, announce, folds_together=FOLDS_TOGETHER))
@@ -305,6 +312,7 @@ async def crowd_of(count: int, folder: Path, redis_url: str, *, light: bool = Fa
                     await task
     await server.stop(None)
     await context.progress.close()
+    await context.renewals.close()
     await database.close()
 
 

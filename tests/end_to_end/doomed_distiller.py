@@ -2,7 +2,8 @@
 
 DOOMED_MARKS names a folder. Each kind of stage kills one process, at a step in the middle if it makes steps, else after
 its work and before its outputs are stored; one more dies after storing outputs and before completing the stage, and one
-when it is given the next stage. What has killed lies in the folder and kills no more. With DOOMED_ALWAYS every try at that kind of stage kills.
+when it is given the next stage. What has killed lies in the folder and kills no more. With DOOMED_ALWAYS every try at
+that kind of stage kills.
 """
 
 from __future__ import annotations
