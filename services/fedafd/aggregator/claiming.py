@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Claimed", "Mover", "claim", "claim_next"]
 
-_TOGETHER = (StageKind.FOLD, StageKind.MERGE)
+_TOGETHER = (StageKind.FOLD, StageKind.WEIGH, StageKind.MERGE)
 _MOVE_SECONDS = 5.0
 """A distiller waits so long for the round to move, and for a message after that."""
 _log = get_logger(__name__)

@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 _OPEN = (StageState.PENDING.value, StageState.RUNNING.value)
-_GOING_ON = (StageKind.MERGE, StageKind.DISTIL, StageKind.EVALUATE)
+_GOING_ON = (StageKind.WEIGH, StageKind.MERGE, StageKind.DISTIL, StageKind.EVALUATE)
 
 
 async def add_stage(
@@ -247,7 +247,7 @@ async def claim_companions(
 
 
 async def renew_companions(session: AsyncSession, stage_id: str, *, stepped: bool) -> None:
-    """The worker of a fold or merge lives, or made a step: that holds for those that it claimed with it."""
+    """The worker of a stage lives, or made a step: that holds for those of its kind that it claimed with it."""
     main = aliased(StageRow)
     of_main = select(main.id).where(
         main.id == stage_id,
