@@ -101,7 +101,12 @@ MESSAGES = (
 )
 
 BLOBS = (
-    Leaving("representations", "one unit vector per public sample and modality, the public set's hash", "once a round"),
+    Leaving(
+        "representations",
+        "one unit vector per public sample and modality, with noise where `share.representation_noise` asks for it, the"
+        " public set's hash",
+        "once a round",
+    ),
     Leaving(
         "personalized model",
         "the model's folder: weights, vocabulary (with words of private texts), names of classes,"
