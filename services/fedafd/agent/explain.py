@@ -38,7 +38,7 @@ def explained(config: AgentConfig, *, fields: bool = False) -> Iterator[str]:
     noise = config.share.representation_noise
     if noise:
         epsilon = gaussian_epsilon(noise, num_rows=_ROWS, dim=_DIM)
-        yield f"  each representation has noise of {noise:g} of a row's length (share.representation_noise), so that less"
+        yield f"  each representation has noise of {noise:g} of a row's length (share.representation_noise): less"
         yield f"  can be drawn from a single one; it is {_worth(epsilon)}: with {_ROWS:,} public samples"
         yield f"  and D {_DIM} a round has epsilon {epsilon:.3g} at delta 1e-6, and rounds add up"
     held = [row for row in every if not leaves(row, config)]
