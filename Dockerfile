@@ -73,10 +73,11 @@ LABEL org.opencontainers.image.title="FedAFD control plane" \
       org.opencontainers.image.version=$VERSION org.opencontainers.image.revision=$REVISION
 
 FROM service AS aggregator
-ENV FEDAFD_AGGREGATOR_LISTEN=0.0.0.0:7443 FEDAFD_AGGREGATOR_METRICS_LISTEN=0.0.0.0:9090
+ENV FEDAFD_AGGREGATOR_LISTEN=0.0.0.0:7443 FEDAFD_AGGREGATOR_METRICS_LISTEN=0.0.0.0:9090 \
+    FEDAFD_AGGREGATOR_HEALTH_LISTEN=127.0.0.1:7445
 EXPOSE 7443 9090
 HEALTHCHECK --interval=15s --timeout=30s --start-period=180s --start-interval=3s --retries=3 \
-    CMD ["fedafd", "health", "--timeout", "20", "grpc://127.0.0.1:7443"]
+    CMD ["fedafd", "health", "--timeout", "20", "grpc://127.0.0.1:7445"]
 CMD ["fedafd", "aggregator"]
 ARG VERSION=0.1.0 REVISION=unknown
 LABEL org.opencontainers.image.title="FedAFD aggregator" \

@@ -1,9 +1,8 @@
 """A distiller that ends by SIGKILL in the middle of its work, as one does whose machine runs out of memory.
 
 DOOMED_MARKS names a folder. Each kind of stage kills one process, at a step in the middle if it makes steps, else after
-its work and before its outputs are stored; one more dies after storing outputs and before completing the stage, and one
-when it is given the next stage. What has killed lies in the folder and kills no more. With DOOMED_ALWAYS every try at
-that kind of stage kills.
+its work and before its outputs are stored; one more dies after storing outputs and before completing the stage. What
+has killed lies in the folder and kills no more. With DOOMED_ALWAYS every try at that kind of stage kills.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from typing import Any
 from fedafd.distiller import tasks, worker
 from fedafd.distiller.client import DistillationClient
 from fedafd.distiller.stages import StageResult, StageWork
-from fedafd.proto.v1 import distillation_pb2 as pb
 
 MARKS = Path(os.environ["DOOMED_MARKS"])
 ALWAYS = os.environ.get("DOOMED_ALWAYS")
@@ -47,13 +45,10 @@ def _doomed_stage(work: StageWork) -> StageResult:
     return result
 
 
-def _doomed_complete(self: DistillationClient, *arguments: Any, **options: Any) -> pb.CompleteStageResponse:
+def _doomed_complete(self: DistillationClient, *arguments: Any) -> frozenset[str]:
     if _due("complete"):
         _die("complete")
-    answer = _complete(self, *arguments, **options)
-    if answer.HasField("next") and _due("given"):
-        _die("given")
-    return answer
+    return _complete(self, *arguments)
 
 
 tasks.run_stage = _doomed_stage

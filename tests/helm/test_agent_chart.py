@@ -22,7 +22,7 @@ from tests.helm.charts import (
 )
 
 from fedafd.agent.settings import AgentSettings
-from fedafd.domain.config import AgentConfig, SharingConfig, parse_agent_config
+from fedafd.domain.config import AgentConfig, SharingConfig, TlsConfig, parse_agent_config
 
 NAME = "fed-fedafd-agent"
 PAIR: dict[str, Any] = {
@@ -76,7 +76,7 @@ def test_a_tracker_is_asked_for_by_name() -> None:
 
 
 def test_every_key_of_agent_yaml_can_be_set_or_is_the_charts() -> None:
-    ours = {"aggregator", "state_dir", "threads", "tls", "metrics_port", "metrics_host"}
+    ours = {"aggregator", "state_dir", "threads", "tls", "plaintext", "metrics_port", "metrics_host"}
     values = {re.sub(r"(?<!^)(?=[A-Z])", "_", key).lower() for key in chart_values(AGENT)["agent"]}
     assert AgentConfig.model_fields.keys() - ours <= values
     assert SharingConfig.model_fields.keys() == chart_values(AGENT)["agent"]["share"].keys()
@@ -169,10 +169,15 @@ def test_state_dir_is_a_folder_below_the_volume_which_may_belong_to_root() -> No
 
 
 # --- TLS -------------------------------------------------------------------------------------------------------------
-def test_tls_with_public_authorities_is_the_default() -> None:
-    config = parse_agent_config(agent_yaml(render(AGENT, SITE)))
-    assert config.tls is not None and config.tls.authorities is None
-    assert parse_agent_config(agent_yaml(render(AGENT, site(aggregator={"tls": {"enabled": False}})))).tls is None
+def test_tls_by_what_the_token_names_is_the_default() -> None:
+    def config(**tls: Any) -> AgentConfig:
+        return parse_agent_config(agent_yaml(render(AGENT, site(aggregator={"tls": tls}))))
+
+    assert (config().tls, config().plaintext) == (None, None)
+    assert config(publicAuthorities=True).tls == TlsConfig()
+    assert (config(enabled=False).tls, config(enabled=False).plaintext) == (None, True)
+    test = render(AGENT, site()).one("Pod", f"{NAME}-test")["spec"]["containers"][0]
+    assert "--any-certificate" in test["command"]
 
 
 def test_own_authority_name_and_certificate_reach_agent_and_test() -> None:

@@ -357,9 +357,11 @@ def test_probes_speak_the_protocol() -> None:
     assert rest["readinessProbe"]["httpGet"] == {"path": "/readyz?serving=true", "port": "http"}
     assert rest["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
     grpc = manifests.container("Deployment", "fed-fedafd-aggregator")
-    assert grpc["readinessProbe"]["grpc"] == {"port": 7443}
+    assert grpc["readinessProbe"]["grpc"] == {"port": 7445}, "kubelets speak no TLS"
     # A database that is away must not restart the aggregators.
-    assert grpc["livenessProbe"]["grpc"] == grpc["startupProbe"]["grpc"] == {"port": 7443, "service": "liveness"}
+    assert grpc["livenessProbe"]["grpc"] == grpc["startupProbe"]["grpc"] == {"port": 7445, "service": "liveness"}
+    off = render(SERVER, external(aggregator={"tls": {"mode": "off"}}))
+    assert off.container("Deployment", "fed-fedafd-aggregator")["readinessProbe"]["grpc"] == {"port": 7443}
 
 
 def test_with_tls_the_image_itself_asks_since_the_kubelet_cannot() -> None:
@@ -403,9 +405,30 @@ def test_mutual_tls_needs_a_certificate_for_the_distillers() -> None:
     assert settings_of(manifests, "distiller")["FEDAFD_DISTILLER_TLS__KEY"] == "/etc/fedafd/caller-tls/tls.key"
 
 
-def test_without_tls_nobody_is_told_of_it() -> None:
+def test_by_default_the_aggregator_has_tls_of_its_own_and_nobody_needs_a_file() -> None:
     manifests = render(SERVER, EXTERNAL)
     assert not [name for process in PROCESSES for name in settings_of(manifests, process) if "TLS" in name]
+    assert not [name for process in PROCESSES for name in settings_of(manifests, process) if "PLAINTEXT" in name]
+    assert settings_of(manifests, "control-plane")["FEDAFD_CONTROL_PLANE_NAME_AUTHORITY"] == "true"
+    assert settings_of(manifests, "aggregator")["FEDAFD_AGGREGATOR_HEALTH_LISTEN"] == "0.0.0.0:7445"
+    service = manifests.one("Service", "fed-fedafd-aggregator")["spec"]
+    assert service["ports"][0]["appProtocol"] == "https"
+
+
+INGRESS = {"grpc": {"enabled": True, "host": "h.example", "tlsSecret": "tls"}}
+GATEWAY = {"enabled": True, "parentRefs": [{"name": "public"}]}
+
+
+@pytest.mark.parametrize(
+    "front", [{"ingress": INGRESS}, {"gateway": GATEWAY}, {"aggregator": {"tls": {"mode": "off"}}}]
+)
+def test_where_tls_ends_in_front_plain_text_is_asked_for_on_both_sides(front: dict[str, Any]) -> None:
+    manifests = render(SERVER, external(**front))
+    assert settings_of(manifests, "aggregator")["FEDAFD_AGGREGATOR_PLAINTEXT"] == "true"
+    assert settings_of(manifests, "distiller")["FEDAFD_DISTILLER_PLAINTEXT"] == "true"
+    assert settings_of(manifests, "control-plane")["FEDAFD_CONTROL_PLANE_NAME_AUTHORITY"] == "false"
+    own = render(SERVER, merged(external(**front), {"aggregator": {"tls": {"mode": "own"}}}))
+    assert "FEDAFD_AGGREGATOR_PLAINTEXT" not in settings_of(own, "aggregator")
 
 
 # --- ways in ---------------------------------------------------------------------------------------------------------
@@ -632,7 +655,7 @@ def test_helm_test_asks_rest_with_the_admins_key_and_grpc_for_its_health() -> No
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
     ready, grpc = pod["spec"]["initContainers"]
     assert ready["command"][-1] == "http://fed-fedafd-control-plane:80/readyz"
-    assert grpc["command"][-1] == "grpc://fed-fedafd-aggregator:7443/fedafd.v1.AggregatorService"
+    assert grpc["command"][-1] == "grpcs://fed-fedafd-aggregator:7443/fedafd.v1.AggregatorService"
     (rest,) = pod["spec"]["containers"]
     assert environment(rest)["FEDAFD_API_KEY"]["secretKeyRef"] == {"name": "keys", "key": "admin-key"}
 
@@ -651,7 +674,7 @@ def test_notes_say_what_to_do_next() -> None:
         SERVER, external(ingress={"rest": {"enabled": True, "host": "rest.example", "tlsSecret": "tls"}})
     )
     assert "WARNING: the aggregator is reachable" in notes(
-        SERVER, external(aggregator={"service": {"type": "LoadBalancer"}})
+        SERVER, external(aggregator={"service": {"type": "LoadBalancer"}, "tls": {"mode": "off"}})
     )
     assert "WARNING: networkPolicy" in notes(SERVER, external(networkPolicy={"enabled": False}))
 

@@ -112,7 +112,7 @@ async def test_each_failure_says_what_is_wrong_and_what_to_do(
     address = await aggregator(tls_certificate=certificate, tls_key=key)
     theirs = TlsConfig(authorities=Authority(tmp_path, "theirs").file)
     assert "not signed by an authority that is trusted here" in await failure(address, theirs)
-    assert "if it speaks TLS, set `tls` here" in await failure(address, None)
+    assert "if it speaks TLS, set `tls` or `plaintext: false` here" in await failure(address, None)
     assert "does not speak TLS" in await failure(await aggregator(), ours)
     expired, expired_key = authority.issue("expired", days=-1)
     address = await aggregator(tls_certificate=expired, tls_key=expired_key)

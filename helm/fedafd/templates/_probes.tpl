@@ -1,5 +1,6 @@
 {{/* The aggregator answers gRPC's standard health protocol. The kubelet speaks it too, but not over TLS: then the
-     image's own `fedafd health` asks, less often, since each time a Python starts. */}}
+     image's own `fedafd health` asks, less often, since each time a Python starts. With TLS of its own the aggregator
+     answers about its health, and nothing else, on a port without. */}}
 {{- define "fedafd.aggregatorProbes" -}}
 {{- if .Values.aggregator.tls.existingSecret -}}
 {{- $ask := dict "root" . "host" "127.0.0.1:7443" "timeout" 8 -}}
@@ -20,16 +21,17 @@ readinessProbe:
   periodSeconds: 15
   timeoutSeconds: 10
 {{- else -}}
+{{- $port := ternary 7445 7443 (eq (include "fedafd.aggregatorTls" .) "own") -}}
 startupProbe:
-  grpc: {port: 7443, service: liveness}
+  grpc: {port: {{ $port }}, service: liveness}
   periodSeconds: 2
   failureThreshold: 60
 livenessProbe:
-  grpc: {port: 7443, service: liveness}
+  grpc: {port: {{ $port }}, service: liveness}
   periodSeconds: 15
   timeoutSeconds: 5
 readinessProbe:
-  grpc: {port: 7443}
+  grpc: {port: {{ $port }}}
   periodSeconds: 5
   timeoutSeconds: 5
 {{- end -}}

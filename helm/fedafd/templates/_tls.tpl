@@ -1,4 +1,13 @@
 {{/* TLS between the aggregator and those who call it. Callers get what they trust and, with mutual TLS, what they show. */}}
+{{/* Where the aggregator's TLS comes from: "files", "own" (its built-in authority) or "off". */}}
+{{- define "fedafd.aggregatorTls" -}}
+{{- if .Values.aggregator.tls.existingSecret -}}files
+{{- else if ne .Values.aggregator.tls.mode "auto" -}}{{ .Values.aggregator.tls.mode }}
+{{- else if or .Values.ingress.grpc.enabled .Values.gateway.enabled -}}off
+{{- else -}}own
+{{- end -}}
+{{- end -}}
+
 {{- define "fedafd.tlsServerName" -}}
 {{- default (printf "%s-aggregator" (include "fedafd.fullname" .)) .Values.aggregator.tls.serverName -}}
 {{- end -}}
@@ -45,6 +54,8 @@
 {{ $.prefix }}_TLS__CERTIFICATE: /etc/fedafd/caller-tls/tls.crt
 {{ $.prefix }}_TLS__KEY: /etc/fedafd/caller-tls/tls.key
 {{- end }}
+{{- else if eq (include "fedafd.aggregatorTls" $.root) "off" -}}
+{{ $.prefix }}_PLAINTEXT: "true"
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -69,6 +80,9 @@
 {{- end }}
 - --server-name
 - {{ include "fedafd.tlsServerName" .root }}
+- grpcs://{{ .host }}/{{ .service }}
+{{- else if eq (include "fedafd.aggregatorTls" .root) "own" }}
+- --any-certificate
 - grpcs://{{ .host }}/{{ .service }}
 {{- else }}
 - grpc://{{ .host }}/{{ .service }}

@@ -58,7 +58,6 @@ def agent_file(
         "share:",
         "  personalized_model: false  # true: your personalized model is sent up, too",
         "  metrics: true  # false: no scores and no number of samples leave either",
-        "  representation_noise: 0  # length of noise on each representation, which has length 1: docs/privacy.md",
         "  weights: false  # true: for federations that average the encoders' weights",
         *_POLICY,
         *_tls(authorities),
@@ -71,7 +70,7 @@ def _tls(authorities: Path | None) -> list[str]:
     if authorities is not None:
         return ["tls:", f"  authorities: {_plain(str(authorities))}  # PEM of who signed the aggregator's certificate"]
     return [
-        "# tls: {}  # TLS by a certificate of a public authority; or with a file that your operator gives you:",
+        "# TLS needs nothing here: the token says whom to trust. Where your operator gives you a file instead:",
         "# tls:",
         "#   authorities: authority.pem",
     ]

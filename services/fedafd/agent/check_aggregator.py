@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from fedafd.agent.exit_codes import ExitCode
 from fedafd.agent.findings import Finding, error, fine, warning
+from fedafd.agent.line import with_line
 from fedafd.domain.config import AgentConfig, TlsConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.process_errors import UnreachableError
@@ -29,6 +30,7 @@ _ABOUT = "aggregator"
 _SECONDS = 10.0
 _MOST_SKEW_SECONDS = 60.0
 _SOON_DAYS = 21
+_UNKNOWN = "not signed by an authority that is trusted here"
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _PLAIN = {
     "connection refused": "no answer: nothing listens there; are host and port right, and does it run?",
@@ -42,8 +44,14 @@ _PLAIN = {
 
 def check_aggregator(config: AgentConfig, *, seconds: float = _SECONDS) -> list[Finding]:
     """What an agent would meet at `aggregator`."""
+    by_token = config.tls is None
+    config = with_line(config, config.state_dir, None)
     try:
         found = _health(config, seconds)
+        if by_token and any(_UNKNOWN in each.text for each in found):
+            # No token has named its authority yet.
+            known = "speaks TLS; who it is, is told by the authority that the invitation's token names"
+            return [fine(_ABOUT, f"{config.aggregator}: {known}")]
     except ConfigurationError as wrong:  # TLS files
         return [error("TLS", str(wrong), ExitCode.CONFIGURATION)]
     return [*found, *_security(config, seconds)]

@@ -21,7 +21,7 @@ from fedafd.domain.config import AgentConfig
 from fedafd.domain.config.region import RegionConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind, ParticipantKind
-from fedafd.domain.secrets import plain_secret
+from fedafd.domain.secrets import token_and_pin
 from fedafd.rpc.client_key import ClientKey
 
 __all__ = ["EnrolmentDraft", "draft_of", "enrol", "forget_enrolment"]
@@ -50,7 +50,7 @@ async def enrol(
 
     Raises what AggregatorConnection.enrol raises.
     """
-    token = plain_secret(token)
+    token, _ = token_and_pin(token)
     connection = AggregatorConnection(config.aggregator, tls=config.tls, stop=stop)
     try:
         named = hashlib.sha256(token.encode()).hexdigest()

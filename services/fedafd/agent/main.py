@@ -24,7 +24,6 @@ from fedafd.agent.settings import AgentSettings, load_settings
 from fedafd.agent.state import StateDirectory
 from fedafd.domain.config import AgentConfig, read_agent_config
 from fedafd.domain.errors import DataError, FedafdError
-from fedafd.domain.proxies import is_off_machine
 from fedafd.telemetry.ending import leave_objects
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.metrics import start_metrics_server
@@ -40,6 +39,7 @@ def run(config: AgentConfig, *, token: str | None = None, settings: AgentSetting
     settings = settings or AgentSettings()
     _limit_threads(config.threads)
     from fedafd.agent.leaving import leave_open_round
+    from fedafd.agent.line import with_line
     from fedafd.agent.metrics import AgentMetrics
     from fedafd.agent.runner import Agent, StoppedByServerError
     from fedafd.agent.site import Site
@@ -50,6 +50,7 @@ def run(config: AgentConfig, *, token: str | None = None, settings: AgentSetting
             state = StateDirectory(config.state_dir)
             state.lock()
             stack.callback(state.unlock)
+            lined = with_line(config, state.root, token)
             metrics = AgentMetrics()
             if config.metrics_port is not None:
                 stack.enter_context(start_metrics_server(metrics, config.metrics_host, config.metrics_port))
@@ -59,15 +60,15 @@ def run(config: AgentConfig, *, token: str | None = None, settings: AgentSetting
                 for number in (signal.SIGTERM, signal.SIGINT):
                     asyncio.get_running_loop().add_signal_handler(number, stop.set)
                 try:
-                    own = await prepare(config, state, stop, token=token)
+                    own = await prepare(lined, state, stop, token=token)
                 except StartStoppedError:
                     return
                 except DataError as error:
-                    await leave_open_round(config, state, error)
+                    await leave_open_round(lined, state, error)
                     raise
                 agent = Agent(
-                    config,
-                    Site(config, own.data, content=own.fingerprint, cache_limit_bytes=settings.cache_limit_bytes),
+                    lined,
+                    Site(lined, own.data, content=own.fingerprint, cache_limit_bytes=settings.cache_limit_bytes),
                     state,
                     stop=stop,
                     metrics=metrics,
@@ -77,7 +78,6 @@ def run(config: AgentConfig, *, token: str | None = None, settings: AgentSetting
                 _log.info(
                     "agent.started", aggregator=config.aggregator, kind=config.kind.value, state_dir=str(state.root)
                 )
-                _warn_of_plain_text(config)
                 await agent.run(token)
 
             asyncio.run(serve())
@@ -136,18 +136,10 @@ def _with_overrides(config: AgentConfig, settings: AgentSettings, state_dir: Pat
         "aggregator": settings.aggregator,
         "state_dir": state_dir or settings.state_dir,
         "tls": settings.tls,
+        "plaintext": settings.plaintext,
         "metrics_port": settings.metrics_port,
     }
     return config.model_copy(update={key: value for key, value in changes.items() if value is not None})
-
-
-def _warn_of_plain_text(config: AgentConfig) -> None:
-    if config.tls is None and is_off_machine(config.aggregator):
-        _log.warning(
-            "agent.plaintext",
-            aggregator=config.aggregator,
-            reason="this site's credential and models can be read and changed on the way; set `tls` in agent.yaml",
-        )
 
 
 def _limit_threads(threads: int | None) -> None:

@@ -31,6 +31,7 @@ class AgentSettings(BaseSettings):
     enrolment_token_file: OwnPath | None = Field(default=None, description="A file that holds the token.")
     aggregator: DialAddress | None = Field(default=None, description="host:port; wins over agent.yaml.")
     tls: TlsConfig | None = Field(default=None, description="TLS__AUTHORITIES and so on; wins over agent.yaml.")
+    plaintext: bool | None = Field(default=None, description="true: no TLS; false: TLS always; wins over agent.yaml.")
     state_dir: OwnPath | None = Field(default=None, description="Wins over agent.yaml.")
     metrics_port: int | None = Field(default=None, ge=1, le=65535, description="Wins over agent.yaml.")
     cache_limit_bytes: int = Field(default=4 * 2**30, ge=0, description="Downloads kept beside those in use.")

@@ -4,6 +4,7 @@ Layout of the state directory (readable by the agent's user only):
 
     agent.lock              held while an agent runs; two agents never share a directory
     credential.json         who this client is, its secret, key and certificate (mode 0600)
+    authority.pem           whom the aggregator is trusted by, where the invitation's token named it (see line.py)
     state/round-<n>/        personalized state after the last delivered round, and after the one before it
     state/round-<n>.pending/  result of a finished training whose receipt has not come yet
     state/history/          what each delivered round's model got on the site's own samples (see history.py)

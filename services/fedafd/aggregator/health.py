@@ -18,12 +18,10 @@ from fedafd.persistence.clock import shared_clock
 from fedafd.rpc.clock import CLOCK_KEY
 from fedafd.telemetry.logging import get_logger
 
-__all__ = ["LIVENESS", "SERVICE_NAMES", "ClockedHealth", "watch_health"]
+__all__ = ["FOR_AGENTS", "FOR_DISTILLERS", "LIVENESS", "SERVICE_NAMES", "ClockedHealth", "watch_health"]
 
-SERVICE_NAMES = (
-    "fedafd.v1.AggregatorService",
-    "fedafd.v1.DistillationService",
-)
+FOR_AGENTS, FOR_DISTILLERS = "fedafd.v1.AggregatorService", "fedafd.v1.DistillationService"
+SERVICE_NAMES = (FOR_AGENTS, FOR_DISTILLERS)
 LIVENESS = "liveness"
 _DATABASE = "database:"
 _ANSWER_SECONDS = 5

@@ -7,8 +7,6 @@ seconds, however many clients wait.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from dataclasses import dataclass, field
 
 from sqlalchemy import func, select
 
@@ -26,7 +24,7 @@ _log = get_logger(__name__)
 
 async def watch_rounds(context: Context, seconds: float = 2.0) -> None:
     """Look again and again, and wake the clients of a federation where something changed; ends when cancelled."""
-    known: dict[str, _Facts] = await _seen(context) or {}
+    known = await _seen(context) or {}
     while True:
         await asyncio.sleep(seconds)
         now = await _seen(context)
@@ -36,29 +34,19 @@ async def watch_rounds(context: Context, seconds: float = 2.0) -> None:
             if known.get(federation) != now.get(federation):
                 context.wakeups.heard(Change(federation, rounds=False))
         known = now
-        context.callers.watched([federation for federation, facts in now.items() if facts.collecting])
 
 
-@dataclass
-class _Facts:
-    """What the tasks of a federation's clients depend on."""
-
-    collecting: list[str] = field(default_factory=list)
-    revoked: int = 0
-
-
-async def _seen(context: Context) -> dict[str, _Facts] | None:
-    """The facts of each federation that has a client or a round; None while the database is away."""
+async def _seen(context: Context) -> dict[str, list[str]] | None:
+    """Of each federation what its clients' tasks depend on; None while the database is away."""
     collecting = select(RoundRow.federation_id, RoundRow.id).where(RoundRow.state == RoundState.COLLECTING.value)
     revoked = select(ClientRow.federation_id, func.count(ClientRow.revoked_at)).group_by(ClientRow.federation_id)
-    found: defaultdict[str, _Facts] = defaultdict(_Facts)
+    found: dict[str, list[str]] = {}
     try:
         async with context.database.snapshot() as session:
-            for federation, round_id in await session.execute(collecting.order_by(RoundRow.id)):
-                found[federation].collecting.append(round_id)
-            for federation, count in await session.execute(revoked):
-                found[federation].revoked = count
+            for query in (collecting.order_by(RoundRow.id), revoked):
+                for federation, what in await session.execute(query):
+                    found.setdefault(federation, []).append(str(what))
     except DatabaseUnavailableError as error:
         _log.debug("round_watch.database_away", reason=str(error))
         return None
-    return dict(found)
+    return found

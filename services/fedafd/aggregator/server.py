@@ -19,8 +19,9 @@ from fedafd.aggregator.authority import open_authority
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.coordinator import Coordinator
 from fedafd.aggregator.distillation_service import DistillationService
-from fedafd.aggregator.health import SERVICE_NAMES, ClockedHealth, watch_health
+from fedafd.aggregator.health import FOR_AGENTS, FOR_DISTILLERS, SERVICE_NAMES, ClockedHealth, watch_health
 from fedafd.aggregator.interceptor import ErrorInterceptor
+from fedafd.aggregator.listening import bind, bind_health, bind_internal
 from fedafd.aggregator.outbox import Outbox
 from fedafd.aggregator.round_tracking import RoundTracking, track_rounds
 from fedafd.aggregator.round_watch import watch_rounds
@@ -32,7 +33,6 @@ from fedafd.aggregator.wakeups import Wakeups
 from fedafd.domain.addresses import split_address
 from fedafd.domain.errors import ConfigurationError, FedafdError
 from fedafd.domain.kinds import FOLDS_TOGETHER
-from fedafd.domain.proxies import is_off_machine
 from fedafd.messaging.broker_memory import BrokerMemory
 from fedafd.messaging.celery_app import make_celery, send_stage
 from fedafd.messaging.presence import PresenceWriter
@@ -42,8 +42,8 @@ from fedafd.persistence.database import Database
 from fedafd.persistence.migrate import check_schema
 from fedafd.proto.v1.aggregator_pb2_grpc import add_AggregatorServiceServicer_to_server
 from fedafd.proto.v1.distillation_pb2_grpc import add_DistillationServiceServicer_to_server
+from fedafd.rpc.authority import Authority
 from fedafd.rpc.channel import KEEPALIVE_SECONDS, MAX_MESSAGE_BYTES, keepalive_options
-from fedafd.rpc.tls import server_credentials
 from fedafd.storage import open_store
 from fedafd.telemetry.ending import end_within
 from fedafd.telemetry.logging import configure, get_logger
@@ -66,16 +66,25 @@ _log = get_logger(__name__)
 
 def make_server(context: Context, interceptors: Sequence[Interceptor] = ()) -> tuple[grpc.aio.Server, HealthServicer]:
     """A server with all services on it, not bound to an address yet; `interceptors` come around ours."""
+    servicer = ClockedHealth()
+    return _make_server(context, SERVICE_NAMES, servicer, interceptors), servicer
+
+
+def _make_server(
+    context: Context, services: Sequence[str], servicer: HealthServicer, interceptors: Sequence[Interceptor] = ()
+) -> grpc.aio.Server:
+    """A server with these of our services, and health."""
     server = grpc.aio.server(
         interceptors=[*interceptors, ErrorInterceptor(context.metrics, context.calls, context.waiting, context.proofs)],
         options=_OPTIONS,
     )
-    add_AggregatorServiceServicer_to_server(AgentService(context), server)
-    add_DistillationServiceServicer_to_server(DistillationService(context), server)
-    servicer = ClockedHealth()
+    if FOR_AGENTS in services:
+        add_AggregatorServiceServicer_to_server(AgentService(context), server)
+    if FOR_DISTILLERS in services:
+        add_DistillationServiceServicer_to_server(DistillationService(context), server)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    reflection.enable_server_reflection((*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    return server, servicer
+    reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    return server
 
 
 async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
@@ -103,12 +112,10 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
             bound_only=settings.require_client_keys,
         )
         stack.push_async_callback(context.progress.close)
-        stack.push_async_callback(context.renewals.close)
         if settings.metrics_listen:
             host, port = split_address(settings.metrics_listen)
             stack.enter_context(start_metrics_server(context.metrics.metrics, host, port))
-        server, servicer = make_server(context)
-        _bind(server, settings)
+        servers, servicer = _listening(context, settings, authority)
         celery = make_celery(redis_url) if redis_url else None
         if celery is None or redis_url is None:
             raise ConfigurationError("FEDAFD_AGGREGATOR_REDIS_URL: must be set; it is the way to the distillers")
@@ -123,8 +130,9 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
         coordinator = Coordinator(
             context, outbox, lease_seconds=settings.lease_seconds, poll_seconds=settings.poll_seconds
         )
-        await server.start()
-        stack.push_async_callback(server.stop, settings.shutdown_grace_seconds)
+        for server in servers:
+            await server.start()
+            stack.push_async_callback(server.stop, settings.shutdown_grace_seconds)
         coordinating = asyncio.ensure_future(coordinator.run())
         stack.push_async_callback(_finished, coordinating, settings.shutdown_grace_seconds)
         survey = watch_federations(context, coordinator, queue)
@@ -147,6 +155,22 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
     _log.info("aggregator.stopped")
 
 
+def _listening(
+    context: Context, settings: AggregatorSettings, authority: Authority
+) -> tuple[list[grpc.aio.Server], HealthServicer]:
+    """The servers, each bound to its address. Raises ConfigurationError."""
+    servicer, apart = ClockedHealth(), settings.internal_listen is not None
+    servers = [_make_server(context, (FOR_AGENTS,) if apart else SERVICE_NAMES, servicer)]
+    bind(servers[0], settings, authority)
+    if settings.internal_listen is not None:
+        servers.append(_make_server(context, (FOR_DISTILLERS,), servicer))
+        bind_internal(servers[-1], settings, settings.internal_listen)
+    if settings.health_listen is not None:
+        servers.append(_make_server(context, (), servicer))
+        bind_health(servers[-1], settings.health_listen)
+    return servers, servicer
+
+
 @asynccontextmanager
 async def _background(*work: Coroutine[None, None, None]) -> AsyncIterator[None]:
     tasks = [asyncio.ensure_future(each) for each in work]
@@ -166,26 +190,6 @@ async def _finished(task: asyncio.Future[None], seconds: float) -> None:
         each.cancel()
     with suppress(asyncio.CancelledError):
         await task
-
-
-def _bind(server: grpc.aio.Server, settings: AggregatorSettings) -> None:
-    try:
-        if settings.tls_certificate and settings.tls_key:
-            files = (settings.tls_certificate, settings.tls_key, settings.tls_client_authorities)
-            bound = server.add_secure_port(settings.listen, server_credentials(*files))
-        else:
-            bound = server.add_insecure_port(settings.listen)
-            if is_off_machine(settings.listen):
-                _log.warning(
-                    "aggregator.plaintext",
-                    listen=settings.listen,
-                    reason="no TLS: credentials and models can be read and changed on the way; set"
-                    " FEDAFD_AGGREGATOR_TLS_CERTIFICATE and _TLS_KEY, unless a proxy ends TLS in front",
-                )
-    except RuntimeError:
-        bound = 0
-    if not bound:
-        raise ConfigurationError(f"FEDAFD_AGGREGATOR_LISTEN: cannot listen on {settings.listen}; is the port in use?")
 
 
 def main() -> int:

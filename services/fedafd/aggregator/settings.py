@@ -40,10 +40,25 @@ class AggregatorSettings(ProcessSettings):
     require_client_keys: bool = Field(
         False, description="Refuse credentials that are bound to no key, those of agents from before there were keys."
     )
-    tls_certificate: Path | None = Field(None, description="PEM of the server's certificate; unset: no TLS.")
+    tls_certificate: Path | None = Field(
+        None, description="PEM of the server's certificate; unset: one of the built-in authority."
+    )
     tls_key: Path | None = Field(None, description="PEM of its key.")
     tls_client_authorities: Path | None = Field(
         None, description="PEM of the authorities whose certificates clients must show; unset: clients show none."
+    )
+    tls_names: str = Field(
+        "", description="Further hosts or addresses in the certificate of the built-in authority, with commas between."
+    )
+    plaintext: bool = Field(
+        False,
+        description="No TLS off loopback: whoever sees the traffic reads and changes it. For where a proxy ends TLS.",
+    )
+    internal_listen: ListenAddress | None = Field(
+        None, description="host:port for distillers alone, with TLS on both sides; unset: they are served on LISTEN."
+    )
+    health_listen: ListenAddress | None = Field(
+        None, description="host:port that answers about health alone, without TLS; unset: none but LISTEN."
     )
     metrics_listen: ListenAddress | None = Field(None, description="host:port for Prometheus; unset: none.")
     poll_seconds: float = Field(1.0, gt=0, description="How often the coordinator looks without a wake-up.")

@@ -13,6 +13,7 @@ from fedafd.domain.process_errors import NotHealthyError
 
 if TYPE_CHECKING:
     from fedafd.domain.config import TlsConfig
+    from fedafd.rpc.tls import Trust
 
 __all__ = ["health"]
 
@@ -26,6 +27,9 @@ def health(
     certificate: Annotated[Path | None, typer.Option(help="PEM file of our certificate, for mutual TLS.")] = None,
     key: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
     server_name: Annotated[str | None, typer.Option(help="Name in the certificate, where it is not the host.")] = None,
+    any_certificate: Annotated[
+        bool, typer.Option("--any-certificate", help="Whoever signed the certificate: this question holds no secret.")
+    ] = False,
 ) -> None:
     """Ask a process whether it can serve; exits with 0 if it can and with 1 if not."""
     try:
@@ -36,7 +40,10 @@ def health(
         typer.echo(_ask_http(url, timeout))
     elif parts.scheme in ("grpc", "grpcs"):
         address = _address(url, parts)
-        tls = _tls(authorities, certificate, key, server_name) if parts.scheme == "grpcs" else None
+        tls: TlsConfig | Trust | None = None
+        if parts.scheme == "grpcs":
+            given = _tls(authorities, certificate, key, server_name)
+            tls = _any(address, timeout) if any_certificate else given
         typer.echo(_ask_grpc(address, parts.path.strip("/"), timeout, tls))
     else:
         raise ConfigurationError(f"{url}: give an address such as {_EXAMPLES}")
@@ -69,7 +76,7 @@ def _address(url: str, parts: SplitResult) -> str:
     return address
 
 
-def _ask_grpc(address: str, service: str, timeout: float, tls: TlsConfig | None) -> str:
+def _ask_grpc(address: str, service: str, timeout: float, tls: TlsConfig | Trust | None) -> str:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -86,6 +93,18 @@ def _ask_grpc(address: str, service: str, timeout: float, tls: TlsConfig | None)
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
         raise NotHealthyError(f"{address}: {status}")
     return f"{address}: {status}"
+
+
+def _any(address: str, seconds: float) -> Trust:
+    """Trust in whatever is shown there."""
+    from fedafd.domain.addresses import split_address
+    from fedafd.rpc.certificates import shown_certificate
+    from fedafd.rpc.tls import Trust
+
+    try:
+        return Trust(*shown_certificate(*split_address(address), seconds))
+    except (OSError, ValueError) as error:
+        raise NotHealthyError(f"{address}: shows no certificate: {error}") from None
 
 
 def _tls(authorities: Path | None, certificate: Path | None, key: Path | None, server_name: str | None) -> TlsConfig:

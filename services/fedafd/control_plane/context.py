@@ -66,6 +66,8 @@ class Context:
     streams_per_key: int = 20
     model_reads: ModelReads = field(default_factory=ModelReads)
     invitation_lifetime: timedelta = timedelta(days=7)
+    name_authority: bool = True
+    """Whether an invitation's token names the server's authority."""
     idempotency_lifetime: timedelta = timedelta(hours=24)
     ticket_lifetime: timedelta = timedelta(minutes=15)
     stream_poll_seconds: float = 1.0

@@ -29,6 +29,11 @@ class ControlPlaneSettings(ProcessSettings):
     admin_key: LongSecret | None = Field(None, description="The first admin's API key.")
     admin_key_file: Path | None = Field(None, description="A file that holds it.")
     invitation_hours: float = Field(168.0, gt=0, description="How long an enrolment token lives.")
+    name_authority: bool = Field(
+        True,
+        description="Invitations name the built-in authority, so that agents trust its certificates alone; false where"
+        " something in front of the aggregator ends TLS, or its certificate is your own.",
+    )
     idempotency_hours: float = Field(24.0, gt=0, description="How long the answer to an Idempotency-Key is remembered.")
     ticket_minutes: float = Field(15.0, gt=0, le=10080, description="How long a download ticket is good.")
     max_shard_bytes: int = Field(4 << 30, gt=0, description="Longest shard of a public set that is taken.")

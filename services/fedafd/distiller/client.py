@@ -22,7 +22,7 @@ from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
 from fedafd.rpc.channel import open_sync_channel, way_to
 from fedafd.rpc.credentials import bearer_metadata
 from fedafd.rpc.status import DIAL_ANEW_SECONDS, error_from_rpc, is_in_vain
-from fedafd.rpc.tls import file_stamp
+from fedafd.rpc.tls import Trust, file_stamp
 from fedafd.telemetry.logging import get_logger
 from fedafd.telemetry.tracing import trace_metadata
 
@@ -49,7 +49,7 @@ class DistillationClient:
         self,
         address: str,
         internal_token: str,
-        tls: TlsConfig | None = None,
+        tls: TlsConfig | Trust | None = None,
         *,
         check: Callable[[], None] = lambda: None,
     ) -> None:
@@ -87,21 +87,20 @@ class DistillationClient:
             raise error_from_rpc(error) from error
         return bool(answer.keep_going)
 
-    def complete(self, done: Sequence[pb.CompleteStageRequest], *, takes_next: bool) -> pb.CompleteStageResponse:
-        """Settle stages that were claimed together, however long the aggregator is away; which of them were lost.
+    def complete(self, done: Sequence[pb.CompleteStageRequest]) -> frozenset[str]:
+        """Settle stages that were claimed together, however long the aggregator is away; ids of those that were lost.
 
-        With `takes_next` the answer may hold the stage to go on with. Raises StageLostError if the only one was lost.
+        Raises StageLostError if the only one was.
         """
         first, *others = done
         request = pb.CompleteStageRequest()
         request.CopyFrom(first)
         request.companions.extend(others)
-        request.takes_next = takes_next
         answer: pb.CompleteStageResponse = self._call(
             lambda: self._stub.CompleteStage(request, metadata=self._metadata, timeout=_CALL_SECONDS),
             give_up_seconds=_FINISHED_GIVE_UP_SECONDS,
         )
-        return answer
+        return frozenset(answer.lost_stage_ids)
 
     def maker(self, stage_id: str, key: str) -> pb.ClaimStageResponse:
         """The stage that made an input of ours. Raises NotFoundError where none did."""

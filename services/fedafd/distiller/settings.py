@@ -10,11 +10,14 @@ from pydantic_settings import SettingsConfigDict
 
 from fedafd.domain.addresses import DialAddress, ListenAddress
 from fedafd.domain.config import TlsConfig
+from fedafd.domain.proxies import is_off_machine
 from fedafd.domain.secrets import LongSecret
 from fedafd.domain.settings import ProcessSettings, load_process_settings
+from fedafd.rpc.own_tls import internal_trust
+from fedafd.rpc.tls import Trust
 from fedafd.storage import StoreSettings
 
-__all__ = ["DistillerSettings", "load_settings"]
+__all__ = ["DistillerSettings", "line_to_aggregator", "load_settings"]
 
 _PREFIX = "FEDAFD_DISTILLER_"
 
@@ -25,7 +28,14 @@ class DistillerSettings(ProcessSettings):
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid")
 
     aggregator: DialAddress = Field("127.0.0.1:7443", description="host:port of the aggregator.")
-    tls: TlsConfig | None = Field(None, description="TLS__AUTHORITIES and so on; unset: no TLS to the aggregator.")
+    tls: TlsConfig | None = Field(
+        None, description="TLS__AUTHORITIES and so on; unset: TLS by the internal token, on both sides."
+    )
+    plaintext: bool | None = Field(
+        None,
+        description="true: no TLS: whoever sees the traffic reads the internal token. false: TLS always. unset: TLS to"
+        " all but this machine itself.",
+    )
     redis_url: SecretStr
     store: StoreSettings
     internal_token: LongSecret
@@ -53,3 +63,11 @@ class DistillerSettings(ProcessSettings):
 def load_settings() -> DistillerSettings:
     """Settings from the environment. Raises ConfigurationError naming each variable that is missing or wrong."""
     return load_process_settings(DistillerSettings)
+
+
+def line_to_aggregator(settings: DistillerSettings) -> TlsConfig | Trust | None:
+    """TLS to the aggregator; None for none."""
+    if settings.tls is not None:
+        return settings.tls
+    plain = not is_off_machine(settings.aggregator) if settings.plaintext is None else settings.plaintext
+    return None if plain else internal_trust(settings.internal_token.get_secret_value())

@@ -18,7 +18,7 @@ from celery.signals import setup_logging
 from fedafd.distiller.hearing import DEAF_EXIT_CODE, Hearing
 from fedafd.distiller.metrics import DistillerMetrics
 from fedafd.distiller.scratch import scratch_folder
-from fedafd.distiller.settings import DistillerSettings, load_settings
+from fedafd.distiller.settings import DistillerSettings, line_to_aggregator, load_settings
 from fedafd.distiller.shutdown import Shutdown
 from fedafd.domain.addresses import split_address
 from fedafd.domain.errors import FedafdError
@@ -55,7 +55,8 @@ def _run(settings: DistillerSettings, cache: Path) -> int:
     metrics = DistillerMetrics()
     shutdown = Shutdown(settings.shutdown_grace_seconds, metrics)
     token = settings.internal_token.get_secret_value()
-    client = DistillationClient(settings.aggregator, token, settings.tls, check=shutdown.check)
+    line = line_to_aggregator(settings)
+    client = DistillationClient(settings.aggregator, token, line, check=shutdown.check)
     store, patience = open_store(settings.store), Patience()
     keep_features(cache / "features", limit_bytes=settings.cache_limit_bytes)
     public_sets = PublicSets(store, cache, limit_bytes=settings.cache_limit_bytes, patience=patience)
@@ -64,12 +65,12 @@ def _run(settings: DistillerSettings, cache: Path) -> int:
         if settings.metrics_listen:
             host, port = split_address(settings.metrics_listen)
             stack.enter_context(start_metrics_server(metrics, host, port))
-        if settings.tls is None and is_off_machine(settings.aggregator):
+        if line is None and is_off_machine(settings.aggregator):
             _log.warning(
                 "distiller.plaintext",
                 aggregator=settings.aggregator,
-                reason="no TLS: the internal token can be read on the way; set FEDAFD_DISTILLER_TLS__AUTHORITIES,"
-                " unless the network between is yours alone",
+                reason="no TLS, as FEDAFD_DISTILLER_PLAINTEXT says: the internal token can be read on the way, unless"
+                " the network between is yours alone",
             )
         _log.info("distiller.started", aggregator=settings.aggregator, device=settings.device)
         redis_url = settings.redis_url.get_secret_value()

@@ -85,7 +85,6 @@ class StageKind(StrEnum):
 
     PREPARE = "prepare"
     FOLD = "fold"
-    WEIGH = "weigh"
     MERGE = "merge"
     DISTIL = "distil"
     EVALUATE = "evaluate"

@@ -25,6 +25,7 @@ __all__ = [
     "new_secret",
     "plain_secret",
     "read_secret_file",
+    "token_and_pin",
 ]
 
 MIN_SECRET_LENGTH = 16
@@ -50,6 +51,13 @@ def derived_secret(kind: SecretKind, key: str, nonce: bytes) -> str:
     """The secret of 256 bits that `key`, itself a secret, and `nonce` make together, the same each time."""
     digest = hmac.new(key.encode(), f"{kind.value}:".encode() + nonce, hashlib.sha256).digest()
     return f"{kind.value}.{base64.urlsafe_b64encode(digest).decode().rstrip('=')}"
+
+
+def token_and_pin(invitation: str) -> tuple[str, str]:
+    """An invitation's secret token, and what it says of the server's authority, empty if nothing."""
+    kind, _, rest = plain_secret(invitation).partition(".")
+    secret, _, pin = rest.partition(".")
+    return (f"{kind}.{secret}", pin) if pin else (plain_secret(invitation), "")
 
 
 def hash_secret(secret: str) -> str:

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from fedafd.domain.errors import AlreadyEnrolledError, ConflictError, NotFoundError, UnauthenticatedError
 from fedafd.domain.kinds import ParticipantKind
 from fedafd.domain.plain_text import plain_text
-from fedafd.domain.secrets import SecretKind, derived_secret, hash_secret, new_secret
+from fedafd.domain.secrets import SecretKind, derived_secret, hash_secret, new_secret, token_and_pin
 from fedafd.domain.states import RoundState
 from fedafd.persistence.database import affected_rows
 from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, utc_now
@@ -27,7 +27,6 @@ __all__ = [
     "has_regions",
     "invite_again",
     "invite_client",
-    "is_excluded",
     "list_clients",
     "revoke_client",
 ]
@@ -87,6 +86,7 @@ async def enrol_client(
     Raises UnauthenticatedError for an unknown or expired token, AlreadyEnrolledError for a used one, and ConflictError
     when the client was invited with another kind.
     """
+    token, _ = token_and_pin(token)
     row = await session.scalar(select(ClientRow).where(ClientRow.token_hash == hash_secret(token)))
     if row is None or row.revoked_at is not None:
         raise UnauthenticatedError(
@@ -183,16 +183,11 @@ async def list_clients(session: AsyncSession, federation_id: str, after: str, li
 
 
 async def enrolled_clients(session: AsyncSession, federation_id: str) -> Sequence[ClientRow]:
-    """Clients that are enrolled and not revoked, by name."""
+    """Clients that may take part, by name: enrolled and not revoked."""
     query = select(ClientRow).where(
         ClientRow.federation_id == federation_id, ClientRow.enrolled_at.is_not(None), ClientRow.revoked_at.is_(None)
     )
     return (await session.scalars(query.order_by(ClientRow.name))).all()
-
-
-def is_excluded(row: ClientRow, round_number: int) -> bool:
-    """Whether an operator leaves the client out of that round."""
-    return row.excluded_from_round is not None and row.excluded_from_round <= round_number
 
 
 async def has_regions(session: AsyncSession, federation_id: str) -> bool:

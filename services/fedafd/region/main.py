@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 from fedafd.agent.exit_codes import ExitCode, exit_code_of
+from fedafd.agent.line import with_line
 from fedafd.agent.state import StateDirectory
 from fedafd.domain.config.reading import read_region_config
 from fedafd.domain.config.region import RegionConfig
 from fedafd.domain.errors import FedafdError
-from fedafd.domain.proxies import is_off_machine
 from fedafd.persistence.database import Database
 from fedafd.persistence.migrate import check_schema
 from fedafd.region.own_federation import OwnFederation
@@ -58,7 +58,7 @@ async def _serve(config: RegionConfig, settings: RegionSettings, token: str | No
         await check_schema(database)
         own = OwnFederation(database, open_store(settings.store), config.federation)
         region = Region(
-            config,
+            with_line(config, state.root, token),
             own,
             state,
             stop=stop,
@@ -67,12 +67,6 @@ async def _serve(config: RegionConfig, settings: RegionSettings, token: str | No
             look_seconds=settings.look_seconds,
         )
         _log.info("region.started", aggregator=config.aggregator, federation=config.federation)
-        if config.tls is None and is_off_machine(config.aggregator):
-            _log.warning(
-                "region.plaintext",
-                aggregator=config.aggregator,
-                reason="this region's credential and states can be read on the way; set `tls` in region.yaml",
-            )
         await region.run(token)
     finally:
         await database.close()

@@ -1,11 +1,13 @@
-"""The federation server's authority: signs the certificates of its clients, each about a key that the client made.
+"""The federation server's authority: signs its own certificates, and its clients' about keys that they made.
 
 Everything is X.509 by `cryptography`. What an authority is and who trusts it: docs/adr/0022.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,15 +22,22 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from fedafd.domain.errors import ConfigurationError, InvalidRequestError, UnauthenticatedError
 
 __all__ = [
+    "AGGREGATOR_NAME",
     "Authority",
     "ClientCertificate",
+    "anchor_of_pin",
+    "authority_of_key",
     "checked_request",
     "key_id",
     "new_authority",
     "new_key",
+    "pem_of_key",
+    "pin_of_authority",
     "read_authority",
 ]
 
+AGGREGATOR_NAME = "fedafd-aggregator"
+"""In every certificate that an aggregator has of its authority, by whatever host it is dialled."""
 _AUTHORITY_YEARS = 20
 _CLOCK_SLACK = timedelta(hours=1)
 """Certificates begin to hold so long before they are made, for clocks that are behind."""
@@ -74,6 +83,12 @@ class Authority:
         """A certificate that says: who holds this key is that client."""
         name = x509.UniformResourceIdentifier(f"urn:fedafd:client:{federation}:{client_id}")
         return self._sign(public_key, client_id, [name], ExtendedKeyUsageOID.CLIENT_AUTH, lifetime)
+
+    def sign_server(
+        self, public_key: ec.EllipticCurvePublicKey, names: Sequence[str], lifetime: timedelta
+    ) -> x509.Certificate:
+        """A certificate of an aggregator; `names` are hosts or addresses, the first one its subject."""
+        return self._sign(public_key, names[0], _general(names), ExtendedKeyUsageOID.SERVER_AUTH, lifetime)
 
     def read_client(self, der: bytes) -> ClientCertificate:
         """What a client's certificate says, whether or not it holds at the moment.
@@ -129,23 +144,65 @@ def new_key() -> ec.EllipticCurvePrivateKey:
 
 def new_authority() -> Authority:
     """An authority that signs itself."""
-    key, now = new_key(), datetime.now(UTC)
-    name = _name(f"FedAFD authority {key_id(key.public_key())[:16]}")
+    return authority_of_key(new_key())
+
+
+def authority_of_key(key: ec.EllipticCurvePrivateKey) -> Authority:
+    """The authority of that key."""
+    return Authority(_authority_certificate(key.public_key(), key), key)
+
+
+def pin_of_authority(certificate_pem: str) -> str:
+    """What an invitation says of an authority: its public key, 33 bytes in base64url; empty for an operator's own."""
+    certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
+    key = certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey) or certificate.subject != _authority_name(key):
+        return ""
+    point = key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint)
+    return base64.urlsafe_b64encode(point).decode()
+
+
+def anchor_of_pin(pin: str) -> bytes:
+    """PEM to trust that authority by, made here of its public key and the name that follows from it.
+
+    A key of the moment signs it: nobody looks at the signature of what is trusted by itself.
+    Raises ConfigurationError.
+    """
+    try:
+        key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), base64.urlsafe_b64decode(pin))
+    except ValueError:
+        raise ConfigurationError(
+            "the invitation's token is damaged: what stands behind its second dot names no authority; copy it whole"
+        ) from None
+    return _authority_certificate(key, new_key()).public_bytes(serialization.Encoding.PEM)
+
+
+def pem_of_key(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A key in PEM, unencrypted."""
+    plain = serialization.NoEncryption()
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+
+
+def _authority_name(key: ec.EllipticCurvePublicKey) -> x509.Name:
+    return _name(f"FedAFD authority {key_id(key)[:16]}")
+
+
+def _authority_certificate(public_key: ec.EllipticCurvePublicKey, key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+    name, now = _authority_name(public_key), datetime.now(UTC)
     usages = dict.fromkeys(_KEY_USAGES, False) | {"key_cert_sign": True, "crl_sign": True}
-    certificate = (
+    return (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
-        .public_key(key.public_key())
+        .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=365 * _AUTHORITY_YEARS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(x509.KeyUsage(**usages), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
         .sign(key, hashes.SHA256())
     )
-    return Authority(certificate, key)
 
 
 def read_authority(certificate_pem: bytes, key_pem: bytes, secret: str | None, what: str) -> Authority:
@@ -212,3 +269,13 @@ def _read_client(authority: Authority, der: bytes) -> ClientCertificate:
 
 def _name(common: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+
+
+def _general(names: Sequence[str]) -> list[x509.GeneralName]:
+    found: list[x509.GeneralName] = []
+    for name in names:
+        try:
+            found.append(x509.IPAddress(ipaddress.ip_address(name.strip("[]"))))
+        except ValueError:
+            found.append(x509.DNSName(name))
+    return found

@@ -7,9 +7,12 @@ import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from fedafd.domain.config import TlsConfig
 
-__all__ = ["own_certificate_end", "server_certificate_end"]
+__all__ = ["own_certificate_end", "server_certificate_end", "shown_certificate"]
 
 
 def server_certificate_end(tls: TlsConfig, host: str, port: int, seconds: float) -> datetime:
@@ -23,6 +26,21 @@ def server_certificate_end(tls: TlsConfig, host: str, port: int, seconds: float)
         context.wrap_socket(plain, server_hostname=tls.server_name or host) as line,
     ):
         return _end(line.getpeercert())
+
+
+def shown_certificate(host: str, port: int, seconds: float) -> tuple[bytes, str]:
+    """The certificate that is shown there, in PEM, and a name in it, whoever signed it. Raises OSError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    with (
+        socket.create_connection((host, port), timeout=seconds) as plain,
+        context.wrap_socket(plain, server_hostname=host) as line,
+    ):
+        shown = x509.load_der_x509_certificate(line.getpeercert(binary_form=True) or b"")
+    names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    named = [*names.get_values_for_type(x509.DNSName), host]
+    return shown.public_bytes(Encoding.PEM), named[0]
 
 
 def own_certificate_end(certificate: Path, key: Path) -> datetime:

@@ -8,7 +8,7 @@ import grpc.aio
 from fedafd.domain.addresses import split_address
 from fedafd.domain.config import TlsConfig
 from fedafd.domain.proxies import Proxy, proxy_for
-from fedafd.rpc.tls import channel_credentials
+from fedafd.rpc.tls import Trust, channel_credentials
 
 __all__ = [
     "CHANNEL_OPTIONS",
@@ -50,7 +50,7 @@ CHANNEL_OPTIONS: Options = (
 )
 
 
-def open_channel(address: str, tls: TlsConfig | None = None) -> grpc.aio.Channel:
+def open_channel(address: str, tls: TlsConfig | Trust | None = None) -> grpc.aio.Channel:
     """An asyncio channel to `address`, host:port. Connects on first use. Raises ConfigurationError for TLS files."""
     options = _options(address, tls)
     if tls is None:
@@ -58,7 +58,7 @@ def open_channel(address: str, tls: TlsConfig | None = None) -> grpc.aio.Channel
     return grpc.aio.secure_channel(address, channel_credentials(tls), options=options)
 
 
-def open_sync_channel(address: str, tls: TlsConfig | None = None) -> grpc.Channel:
+def open_sync_channel(address: str, tls: TlsConfig | Trust | None = None) -> grpc.Channel:
     """A blocking channel to `address`, host:port. Never share it with a forked child. Raises as open_channel does."""
     options = _options(address, tls)
     if tls is None:
@@ -78,7 +78,7 @@ def way_to(address: str) -> str:
     return f"; the way there is through the proxy {proxy}: except the host with no_proxy if that is wrong"
 
 
-def _options(address: str, tls: TlsConfig | None) -> Options:
+def _options(address: str, tls: TlsConfig | Trust | None) -> Options:
     proxy = _proxy(address)
     # gRPC reads its variables itself, in small letters only, and for loopback too: so it is told.
     way: Options = (("grpc.enable_http_proxy", 0),)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from fedafd.domain.errors import ConfigurationError
-from fedafd.rpc.authority import new_key
+from fedafd.rpc.authority import new_key, pem_of_key
 from fedafd.rpc.proofs import proof_metadata
 
 __all__ = ["ClientKey", "certificate_text", "half_life"]
@@ -38,9 +38,7 @@ class ClientKey:
 
     def pem(self) -> str:
         """The key as text to keep; secret."""
-        return self._key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ).decode()
+        return pem_of_key(self._key).decode()
 
     def request(self) -> bytes:
         """A certificate request in DER. The server knows the client's name; the request holds none."""

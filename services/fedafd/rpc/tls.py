@@ -1,5 +1,7 @@
 """TLS between agents, distillers and aggregators: PEM files, checked when read and read again when they change.
 
+What needs no files, since an authority of the deployment's own makes it, is in `own_tls`.
+
 A server looks at its files at each handshake, so a renewed certificate serves the next connection without a restart.
 A client's channel keeps what it was opened with: who holds it opens another when `TlsConfig`'s files have changed.
 """
@@ -7,7 +9,8 @@ A client's channel keeps what it was opened with: who holds it opens another whe
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -17,10 +20,13 @@ from fedafd.domain.config import TlsConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.telemetry.logging import get_logger
 
-__all__ = ["FileStamp", "channel_credentials", "explain_handshake", "file_stamp", "server_credentials"]
+__all__ = ["FileStamp", "Pair", "Trust", "channel_credentials", "explain_handshake", "file_stamp", "server_credentials"]
 
 FileStamp = tuple[tuple[int, int, int] | None, ...]
 """Of each file: inode, time of change in ns, length in bytes; None if it cannot be read."""
+
+Pair = tuple[bytes, bytes]
+"""A key and its certificate, in PEM: the order that gRPC has."""
 
 _log = get_logger(__name__)
 
@@ -31,13 +37,17 @@ _REASONS = (
     (
         "certificate_verify_failed",
         "its certificate is not signed by an authority that is trusted here; `authorities` must name the PEM file of"
-        " the authority that signed it",
+        " the authority that signed it, or the invitation's token be one of this federation as it is now",
     ),
-    ("wrong_version_number", "it does not speak TLS; leave TLS out here, or give it a certificate and a key"),
+    (
+        "wrong_version_number",
+        "it does not speak TLS; let it (docs/tls.md), or set `plaintext: true` here if nobody can listen on the way",
+    ),
     (
         "socket closed",
-        "it closed the connection at once; if it speaks TLS, set `tls` here; if it asks for client certificates, set"
-        " `tls.certificate` and `tls.key` to ones that its authorities signed and that have not expired",
+        "it closed the connection at once; if it speaks TLS, set `tls` or `plaintext: false` here; if it asks for"
+        " client certificates, set `tls.certificate` and `tls.key` to ones that its authorities signed and that have"
+        " not expired",
     ),
 )
 
@@ -50,30 +60,45 @@ def explain_handshake(details: str) -> str | None:
     return next((f"{reason} ({details})" for sign, reason in _REASONS if sign in lowered), None)
 
 
-def channel_credentials(tls: TlsConfig) -> grpc.ChannelCredentials:
+@dataclass(frozen=True)
+class Trust:
+    """A client's side of TLS without files: whom it trusts, by which name, and what it shows."""
+
+    authorities: bytes
+    server_name: str
+    shown: Pair | None = field(default=None, repr=False)
+
+
+def channel_credentials(tls: TlsConfig | Trust) -> grpc.ChannelCredentials:
     """A client's credentials. Raises ConfigurationError naming the file that cannot be used, and why."""
+    if isinstance(tls, Trust):
+        return grpc.ssl_channel_credentials(tls.authorities, *(tls.shown or (None, None)))
     _check_authorities(tls.authorities)
     _check_pair(tls.certificate, tls.key)
     return grpc.ssl_channel_credentials(_read(tls.authorities), _read(tls.key), _read(tls.certificate))
 
 
-def server_credentials(certificate: Path, key: Path, client_authorities: Path | None = None) -> grpc.ServerCredentials:
+def server_credentials(
+    certificate: Path, key: Path, client_authorities: Path | None = None, *others: Pair
+) -> grpc.ServerCredentials:
     """A server's credentials that follow their files. With `client_authorities` every client must show a certificate
-    that they signed. Raises ConfigurationError naming the file that cannot be used, and why.
+    that they signed. `others` are shown to those who ask for a name in them. Raises ConfigurationError naming the file
+    that cannot be used, and why.
     """
-    return _ServerFiles(certificate, key, client_authorities).credentials()
+    return _ServerFiles(certificate, key, client_authorities, others).credentials()
 
 
-def file_stamp(tls: TlsConfig | None) -> FileStamp:
+def file_stamp(tls: TlsConfig | Trust | None) -> FileStamp:
     """Changes whenever one of the client's files does."""
-    return () if tls is None else _stamps(tls.authorities, tls.certificate, tls.key)
+    return () if tls is None or isinstance(tls, Trust) else _stamps(tls.authorities, tls.certificate, tls.key)
 
 
 class _ServerFiles:
     """The server's files, and which state of them is in use."""
 
-    def __init__(self, certificate: Path, key: Path, client_authorities: Path | None) -> None:
+    def __init__(self, certificate: Path, key: Path, client_authorities: Path | None, others: Sequence[Pair]) -> None:
         self._certificate, self._key, self._authorities = certificate, key, client_authorities
+        self._others = others
         self._used = self._look()
 
     def credentials(self) -> grpc.ServerCredentials:
@@ -100,7 +125,7 @@ class _ServerFiles:
         _check_pair(self._certificate, self._key)
         _check_authorities(self._authorities)
         pair = (self._key.read_bytes(), self._certificate.read_bytes())
-        return grpc.ssl_server_certificate_configuration([pair], _read(self._authorities))
+        return grpc.ssl_server_certificate_configuration([pair, *self._others], _read(self._authorities))
 
     def _look(self) -> FileStamp:
         return _stamps(self._certificate, self._key, self._authorities)

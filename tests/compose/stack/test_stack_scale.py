@@ -59,8 +59,8 @@ def test_it_comes_up_healthy(stack: Stack) -> None:
 
 
 def test_an_agent_meets_the_proxy_only(stack: Stack) -> None:
-    assert stack.exec("agent-texts", "fedafd", "health", "grpc://grpc:7443").returncode == 0
-    assert stack.exec("agent-texts", "fedafd", "health", "grpc://aggregator:7443").returncode == 1
+    assert stack.exec("agent-texts", "fedafd", "health", "--any-certificate", "grpcs://grpc:7443").returncode == 0
+    assert stack.exec("agent-texts", "fedafd", "health", "--any-certificate", "grpcs://aggregator:7443").returncode == 1
 
 
 def test_a_round_completes_although_the_aggregator_that_coordinates_is_killed(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fedafd.aggregator.settings import AggregatorSettings
     from fedafd.distiller.settings import DistillerSettings
     from fedafd.domain.config import TlsConfig
+    from fedafd.rpc.tls import Trust
 
 __all__ = ["look_at_aggregators_files", "look_at_line"]
 
@@ -36,8 +37,7 @@ def look_at_aggregators_files(settings: AggregatorSettings) -> Iterator[Finding]
         if is_loopback(host):
             yield fine("certificates", f"the aggregator listens on {host} alone, without TLS")
         else:
-            remedy = "set FEDAFD_AGGREGATOR_TLS_CERTIFICATE and TLS_KEY (docs/tls.md), unless a proxy ends TLS"
-            yield look("certificates", f"the aggregator listens on {settings.listen} without TLS", remedy)
+            yield _without_files(settings)
         return
     try:
         server_credentials(certificate, key, settings.tls_client_authorities)
@@ -45,6 +45,13 @@ def look_at_aggregators_files(settings: AggregatorSettings) -> Iterator[Finding]
         yield bad("certificates", str(error), "docs/tls.md makes them")
         return
     yield _own("the aggregator's certificate", certificate, key)
+
+
+def _without_files(settings: AggregatorSettings) -> Finding:
+    if not settings.plaintext:
+        return fine("certificates", f"the aggregator listens on {settings.listen} with a certificate of its authority")
+    remedy = "leave FEDAFD_AGGREGATOR_PLAINTEXT out (docs/tls.md), unless a proxy ends TLS"
+    return look("certificates", f"the aggregator listens on {settings.listen} without TLS", remedy)
 
 
 def _own(whose: str, certificate: Path, key: Path) -> Finding:
@@ -67,6 +74,7 @@ def _end(whose: str, ends: datetime) -> Finding:
 
 def look_at_line(settings: DistillerSettings) -> Iterator[Finding]:
     """Whether a distiller here reaches the aggregator, what it shows, and what time it has."""
+    from fedafd.distiller.settings import line_to_aggregator
     from fedafd.rpc.tls import channel_credentials
 
     tls = settings.tls
@@ -78,10 +86,10 @@ def look_at_line(settings: DistillerSettings) -> Iterator[Finding]:
             return
         if tls.certificate is not None and tls.key is not None:
             yield _own("the distiller's certificate", tls.certificate, tls.key)
-    yield from _asked(settings.aggregator, tls)
+    yield from _asked(settings.aggregator, line_to_aggregator(settings))
 
 
-def _asked(address: str, tls: TlsConfig | None) -> Iterator[Finding]:
+def _asked(address: str, tls: TlsConfig | Trust | None) -> Iterator[Finding]:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -89,6 +97,7 @@ def _asked(address: str, tls: TlsConfig | None) -> Iterator[Finding]:
     from fedafd.rpc.channel import open_sync_channel, way_to
     from fedafd.rpc.clock import CLOCK_KEY
     from fedafd.rpc.status import error_from_rpc
+    from fedafd.rpc.tls import Trust as InMemory
 
     with open_sync_channel(address, tls) as channel:
         request = health_pb2.HealthCheckRequest(service="fedafd.v1.DistillationService")
@@ -109,7 +118,7 @@ def _asked(address: str, tls: TlsConfig | None) -> Iterator[Finding]:
     if abs(skew) > _MOST_SKEW_SECONDS:
         side = "ahead of" if skew > 0 else "behind"
         yield look("clock", f"{abs(skew):.0f} s {side} the aggregator's", "set both by NTP: certificates depend on it")
-    if tls is not None:
+    if tls is not None and not isinstance(tls, InMemory):
         host, port = split_address(address)
         try:
             yield _end("the certificate that the aggregator shows", server_certificate_end(tls, host, port, _SECONDS))

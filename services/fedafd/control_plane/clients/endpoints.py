@@ -8,16 +8,9 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from fedafd.control_plane.callers import Admin, Operator, Viewer
+from fedafd.control_plane.callers import Operator, Viewer
 from fedafd.control_plane.clients import service
-from fedafd.control_plane.clients.schemas import (
-    Client,
-    ClientData,
-    ExcludeClient,
-    InviteAgain,
-    InviteClient,
-    InvitedClient,
-)
+from fedafd.control_plane.clients.schemas import Client, InviteAgain, InviteClient, InvitedClient
 from fedafd.control_plane.context import ContextDep
 from fedafd.control_plane.idempotency import OperatorOnce
 from fedafd.control_plane.names import ClientName, FederationName
@@ -45,7 +38,8 @@ async def invite_client(
     """
 
     async def act(session: AsyncSession) -> InvitedClient:
-        return await service.invite(session, federation, body, context.invitation_lifetime, once.caller.actor)
+        lifetime, named = context.invitation_lifetime, context.name_authority
+        return await service.invite(session, federation, body, lifetime, once.caller.actor, name_authority=named)
 
     def location(made: BaseModel) -> str:
         return f"/v1/federations/{federation}/clients/{cast('Client', made).name}"
@@ -114,8 +108,10 @@ async def invite_client_again(
 
     async def act(session: AsyncSession) -> InvitedClient:
         bound = None if body is None else body.max_clients
-        lifetime, actor = context.invitation_lifetime, once.caller.actor
-        return await service.renew(session, federation, client, lifetime, actor, max_clients=bound)
+        lifetime, actor, named = context.invitation_lifetime, once.caller.actor, context.name_authority
+        return await service.renew(
+            session, federation, client, lifetime, actor, max_clients=bound, name_authority=named
+        )
 
     return await once(act, status=201, changed=federation)
 
@@ -127,49 +123,5 @@ async def revoke_client(
     """Revoke a client: its credential and token are refused from now on, and an open round goes on without it."""
     async with context.database.transaction() as session:
         answer = await service.revoke(session, federation, client, caller.actor)
-    context.wakeups.changed(federation)
-    return answer
-
-
-@router.delete("/{client}/data", status_code=202, responses=problem_responses(401, 403, 404, 422))
-async def forget_client(
-    federation: FederationName, client: ClientName, context: ContextDep, caller: Admin
-) -> ClientData:
-    """Delete all that a client sent: representations, weights, personalized models, metrics, number of samples.
-
-    The aggregator does it at once, or when the running round that has the client in it is over; asking again changes
-    nothing. What was made of all clients together, the global model above all, stays, and the client may go on.
-    """
-    async with context.database.transaction() as session:
-        answer = await service.forget(session, federation, client, caller.actor)
-    context.wakeups.changed(federation)
-    return answer
-
-
-@router.get("/{client}/data", responses=problem_responses(401, 403, 404, 422))
-async def get_client_data(federation: FederationName, client: ClientName, context: ContextDep, _: Viewer) -> ClientData:
-    """Where the deletion of what a client sent stands, with the receipt of the last one."""
-    async with context.database.snapshot() as session:
-        return await service.data_of(session, federation, client)
-
-
-@router.put("/{client}/exclusion", responses=problem_responses(401, 403, 404, 409, 413, 422))
-async def exclude_client(
-    federation: FederationName, client: ClientName, body: ExcludeClient, context: ContextDep, caller: Operator
-) -> Client:
-    """Leave a client out from a round on: it stays enrolled, and is not invited. Safe to repeat."""
-    async with context.database.transaction() as session:
-        answer = await service.exclude(session, federation, client, body, caller.actor)
-    context.wakeups.changed(federation)
-    return answer
-
-
-@router.delete("/{client}/exclusion", responses=problem_responses(401, 403, 404, 409, 422))
-async def readmit_client(
-    federation: FederationName, client: ClientName, context: ContextDep, caller: Operator
-) -> Client:
-    """Invite a client again to the rounds to come."""
-    async with context.database.transaction() as session:
-        answer = await service.readmit(session, federation, client, caller.actor)
     context.wakeups.changed(federation)
     return answer

@@ -69,7 +69,14 @@ async def invite_site(
             "a site's name is made of lower-case letters, digits and hyphens, and its kind is image, text or pair"
         ) from None
     async with context.database.transaction() as session:
-        made = await service.invite(session, federation, wanted, context.invitation_lifetime, form.caller.actor)
+        made = await service.invite(
+            session,
+            federation,
+            wanted,
+            context.invitation_lifetime,
+            form.caller.actor,
+            name_authority=context.name_authority,
+        )
     context.wakeups.changed(federation)
     return await _invited(request, context, federation, form, made, aggregator, path)
 
@@ -83,7 +90,14 @@ async def invite_again(
         known = await get_client(session, federation, client)
         if known.kind == ParticipantKind.REGION.value:
             raise InvalidRequestError(f"{client} is a region: invite it with `fedafd client invite {client} --again`")
-        made = await service.renew(session, federation, client, context.invitation_lifetime, form.caller.actor)
+        made = await service.renew(
+            session,
+            federation,
+            client,
+            context.invitation_lifetime,
+            form.caller.actor,
+            name_authority=context.name_authority,
+        )
     context.wakeups.changed(federation)
     return await _invited(request, context, federation, form, made, _likely_aggregator(request), "")
 

@@ -16,7 +16,15 @@ from fedafd.domain.config.task import TaskConfig
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.paths import OwnPath
 
-__all__ = ["AgentConfig", "BaselineMode", "DataConfig", "PartitionConfig", "SharingConfig", "TlsConfig"]
+__all__ = [
+    "AgentConfig",
+    "BaselineMode",
+    "DataConfig",
+    "PartitionConfig",
+    "PlaintextField",
+    "SharingConfig",
+    "TlsConfig",
+]
 
 
 class PartitionConfig(Config):
@@ -60,13 +68,6 @@ class SharingConfig(Config):
     personalized_model: bool = Field(False, description="The personalized model, with its class names and vocabulary.")
     weights: bool = Field(False, description="The encoders' weights, for federations that average them.")
     metrics: bool = Field(True, description="Metrics on the own test split, and the number of samples.")
-    representation_noise: float = Field(
-        0.0,
-        ge=0,
-        le=1000,
-        description="Length of the noise that is added to each representation, which has length 1, before it is sent;"
-        " 0: none. What it is worth: docs/privacy.md#noise.",
-    )
 
 
 class TlsConfig(Config):
@@ -82,6 +83,13 @@ class TlsConfig(Config):
         if (self.certificate is None) != (self.key is None):
             raise ValueError("certificate and key are needed together")
         return self
+
+
+PlaintextField = Field(
+    None,
+    description="true: no TLS; whoever sees the traffic can act as this site and reads and changes what it sends and"
+    " gets. false: TLS always. null: TLS to all but this machine itself.",
+)
 
 
 class BaselineMode(StrEnum):
@@ -121,6 +129,9 @@ class AgentConfig(Config):
         description="Trackers that get your losses and metrics, by name, with their options: docs/tracking.md. They"
         " write where you say, by default into state_dir.",
     )
-    tls: TlsConfig | None = Field(None, description="TLS to the aggregator; null: none.")
+    tls: TlsConfig | None = Field(
+        None, description="TLS to the aggregator by these files; null: by what the invitation's token says of it."
+    )
+    plaintext: bool | None = PlaintextField
     metrics_port: int | None = Field(None, ge=1, le=65535, description="Prometheus metrics; null: none.")
     metrics_host: str = Field("127.0.0.1", description="Address that the metrics are served on.")

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from fedafd.domain.addresses import DialAddress
-from fedafd.domain.config.agent import TlsConfig
+from fedafd.domain.config.agent import PlaintextField, TlsConfig
 from fedafd.domain.config.base import Config, Name
 from fedafd.domain.config.federation import FederationConfig
 from fedafd.domain.paths import OwnPath
@@ -32,7 +32,8 @@ class RegionConfig(Config):
         description="Of the time that the upper round gives, so much is for the region's sites; the rest is for merging"
         " and sending.",
     )
-    tls: TlsConfig | None = Field(None, description="TLS to the upper aggregator; null: none.")
+    tls: TlsConfig | None = Field(None, description="TLS to the upper aggregator; null: by the invitation's token.")
+    plaintext: bool | None = PlaintextField
 
 
 def config_of_region(upper: FederationConfig, own: FederationConfig, seconds: float | None) -> FederationConfig:
