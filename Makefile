@@ -13,7 +13,7 @@ LOCKED := --require-hashes --requirement
 RELEASE := build/release/bin
 STAMP := .venv/.installed
 
-.PHONY: audit docs help lock sbom setup tools test test-browser test-gpu test-faults soak golden bench check format proto diagrams reference charts test-helm secrets certificates images test-compose demo clean changelog
+.PHONY: audit docs help lock package sbom setup tools test test-browser test-gpu test-faults soak golden bench check format proto diagrams reference charts test-helm secrets certificates images test-compose demo clean changelog
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -78,6 +78,9 @@ audit: $(RELEASE)/python ## Ask for known vulnerabilities of all that is locked,
 
 sbom: $(RELEASE)/python ## Write a bill of materials (CycloneDX) of each image and of the package, and where they come from, into build/sbom
 	$(RELEASE)/python tools/write_sbom.py build/sbom
+
+package: setup ## Build sdist and wheel into build/dist and check them in environments of their own (EXTRAS="'' agent distiller" for more)
+	$(BIN)/python tools/check_package.py build/dist $(if $(EXTRAS),--extras $(EXTRAS))
 
 changelog: $(RELEASE)/python ## Make a section of CHANGELOG.md out of the files in changes/ (VERSION=1.2.3; DRAFT=--draft only shows it)
 	@test -n "$(VERSION)" || { echo "Say which version: make changelog VERSION=1.2.3"; exit 1; }

@@ -26,6 +26,7 @@ NAMES = (
     "bundle_bytes",
     "round_overhead",
     "idle",
+    "attacks",
 )
 _ON_DEVICE = {"client_epoch", "gpu_steps", "public_encoding", "sed", "trainable"}
 """The others measure what always runs on a CPU."""
@@ -50,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cases", help="Of round_overhead: clients x MB up of each, such as 8x1,32x10.")
     parser.add_argument("--database-url", help="Of round_overhead: another database than SQLite.")
     parser.add_argument("--redis-url", help="Of round_overhead: another Redis than one of its own.")
+    parser.add_argument("--data", type=Path, help="Of attacks: the folder of the real cuts; generated data without.")
     parser.add_argument("--tiny", action="store_true", help="Sizes of a smoke test; its figures mean nothing.")
     parser.add_argument("--output", type=Path, default=Path("benchmark-results"))
     chosen = parser.parse_args(arguments)
@@ -66,6 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
             further["device"] = _device(chosen.device, name, has_gpu=torch.cuda.is_available())
         if name == "trainable":
             further |= {"image_weights": chosen.image_weights, "text_weights": chosen.text_weights}
+        if name == "attacks":
+            further["data"] = chosen.data
         if name == "round_overhead":
             further |= {"database_url": chosen.database_url, "redis_url": chosen.redis_url}
             further["cases"] = chosen.cases.split(",") if chosen.cases else ()

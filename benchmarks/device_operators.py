@@ -48,7 +48,7 @@ class DeviceOperators(TorchDispatchMode):
     """
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.device = device
         self.operators: Counter[str] = Counter()
         self.syncs: Counter[str] = Counter()

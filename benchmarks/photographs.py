@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -32,7 +33,7 @@ def public_photographs(count: int, folder: Path) -> PublicSet:
 def private_photographs(kind: ClientKind, count: int) -> ClientData:
     """A client's private data; images as JPEG files in memory."""
     data = client_data(kind, ShapesOptions(num_train=count, num_val=32, num_test=64, seed=2))
-    splits = []
+    splits: list[Any] = []
     for split in (data.train, data.val, data.test):
         if isinstance(split, PairSplit):
             splits.append(PairSplit(_photographs(split.images), split.captions))
@@ -40,7 +41,8 @@ def private_photographs(kind: ClientKind, count: int) -> ClientData:
             splits.append(ImageSplit(_photographs(split.images), split.labels))
         else:
             splits.append(split)
-    return ClientData(data.kind, *splits, labels=data.labels)
+    train, val, test = splits
+    return ClientData(data.kind, train, val, test, labels=data.labels)
 
 
 def _photographs(images: Sequence[object]) -> LazyImages:

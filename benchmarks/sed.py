@@ -149,13 +149,21 @@ def print_peak(samples: int, clients: int) -> None:
     print(peak_extra_bytes(lambda: streaming(global_ND, reps * clients)))
 
 
+def _waited_for(device: torch.device, work: Callable[[], object]) -> Callable[[], None]:
+    def to_the_end() -> None:
+        work()
+        torch.cuda.synchronize(device)
+
+    return to_the_end
+
+
 def _on_gpu(samples: int, clients: int, repeats: int, clock: Clock, device: torch.device) -> Report:
     global_ND, reps = _inputs(samples, clients, device)
     ways: dict[str, Callable[[], object]] = {
-        "streaming": lambda: (streaming(global_ND, reps), torch.cuda.synchronize(device)),
-        "rounded": lambda: (streaming(global_ND, reps, "bfloat16"), torch.cuda.synchronize(device)),
-        "bare products": lambda: (bare_products(global_ND, reps), torch.cuda.synchronize(device)),
-        "all at once, N x N": lambda: (all_at_once(global_ND, reps), torch.cuda.synchronize(device)),
+        "streaming": _waited_for(device, lambda: streaming(global_ND, reps)),
+        "rounded": _waited_for(device, lambda: streaming(global_ND, reps, "bfloat16")),
+        "bare products": _waited_for(device, lambda: bare_products(global_ND, reps)),
+        "all at once, N x N": _waited_for(device, lambda: all_at_once(global_ND, reps)),
     }
     times = interleaved(ways, repeats)
     ours, near, bare, whole = (times[name].median(clock) for name in ways)

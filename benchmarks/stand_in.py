@@ -31,7 +31,7 @@ class _Backend(_DummyBackendModule):
         return [torch.bfloat16]
 
 
-_setup_privateuseone_for_python_backend(NAME, _Backend())  # type: ignore[no-untyped-call]
+_setup_privateuseone_for_python_backend(NAME, _Backend())
 DEVICE = torch.device(NAME, 0)
 _HOST = torch.device("cpu")
 
@@ -43,7 +43,7 @@ class Placed(Tensor):
 
     @staticmethod
     def __new__(cls, raw: Tensor) -> Placed:
-        made: Placed = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: Placed = Tensor._make_wrapper_subclass(
             cls, raw.shape, strides=raw.stride(), storage_offset=raw.storage_offset(), dtype=raw.dtype, device=DEVICE
         )
         made.raw = raw
@@ -62,7 +62,7 @@ class Placed(Tensor):
         return self.cpu().tolist()
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         return _run(func, args, kwargs or {})
 
 
@@ -85,7 +85,7 @@ class _Factories(TorchDispatchMode):
 @contextlib.contextmanager
 def stand_in() -> Iterator[torch.device]:
     """`DEVICE`, which tensors can be made on in here."""
-    with _Factories():
+    with _Factories():  # type: ignore[no-untyped-call]
         yield DEVICE
 
 

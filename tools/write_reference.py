@@ -1,4 +1,4 @@
-"""Writes docs/errors.md, configuration.md and state.md from the code; with --check only compares and exits 1."""
+"""Writes docs/errors.md, configuration.md, state.md and the tables of privacy.md; with --check only compares."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from fedafd.agent.what_leaves import BLOBS, MESSAGES
 from fedafd.domain.config import AgentConfig, FederationConfig
 from fedafd.domain.config.reference import keys_of
 from fedafd.domain.config.region import RegionConfig
 from fedafd.domain.errors import ERROR_STATUS
+from fedafd.domain.leaving import SAID_BY_AGENTS, LeaveReason
 from fedafd.domain.process_errors import PROCESS_ERRORS
 from fedafd.domain.state_cases import CASES
 
@@ -95,13 +97,34 @@ def configuration() -> str:
     return "\n".join(parts)
 
 
+def privacy() -> str:
+    """The page on what leaves a site, with its tables as the code has them."""
+    page = (DOCS / "privacy.md").read_text(encoding="utf-8")
+    codes = [f"| `{reason.value}` | {reason.words} |" for reason in LeaveReason if reason in SAID_BY_AGENTS]
+    page = _with_table(page, "Messages", [f"| `{row.name}` | {row.holds} | {row.when} |" for row in MESSAGES])
+    page = _with_table(page, "Blobs", [f"| {row.name} | {row.holds} | {row.when} |" for row in BLOBS])
+    return _with_table(page, "Codes of a refusal", codes)
+
+
+def _with_table(page: str, heading: str, rows: list[str]) -> str:
+    """The page with other rows in the first table below a heading. Raises ValueError where there is none."""
+    before, found, section = page.partition(f"\n## {heading}\n")
+    head, ruled, table = section.partition("|\n|---")
+    if not found or not ruled:
+        raise ValueError(f"privacy.md: no table below {heading!r}")
+    rule, _, rest = table.partition("\n")
+    while rest.startswith("|"):
+        rest = rest.partition("\n")[2]
+    return "".join([before, found, head, ruled, rule, "\n", "\n".join(rows), "\n", rest])
+
+
 def main() -> int:
     """Command line of this tool."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     status = 0
-    pages = {"errors.md": errors(), "configuration.md": configuration(), "state.md": state()}
+    pages = {"errors.md": errors(), "configuration.md": configuration(), "state.md": state(), "privacy.md": privacy()}
     for path, text in ((DOCS / name, text) for name, text in pages.items()):
         if not check:
             path.write_text(text, encoding="utf-8")

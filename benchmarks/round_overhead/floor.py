@@ -48,11 +48,11 @@ class Floor:
 
 
 async def _exchange(channel: grpc.aio.Channel, bytes_up: int, bytes_down: int) -> None:
-    down = channel.unary_stream(f"/{_SERVICE}/Down")
+    down = channel.unary_stream(f"/{_SERVICE}/Down")  # type: ignore[call-arg]
     received = 0
     async for data in down(str(bytes_down).encode()):
         received += len(data)
-    up = channel.stream_unary(f"/{_SERVICE}/Up")
+    up = channel.stream_unary(f"/{_SERVICE}/Up")  # type: ignore[call-arg]
     answer = await up(_pieces(bytes_up))
     if received != bytes_down or len(answer) != hashlib.sha256().digest_size:
         raise AssertionError(f"{received} of {bytes_down} bytes came down")

@@ -140,6 +140,7 @@ class ComparedSite:
             encoder_bundles={m: self._kept(self._prepared.bundles[m]) for m in self.kind.modalities},
             previous_state=None if current is None else current[1],
             share_model=False,
+            representation_noise=self.config.share.representation_noise,
         )
 
     def _kept(self, bundle: bytes) -> Path:

@@ -25,7 +25,7 @@ TOKEN = "fedafd-enrol.good"
 CREDENTIAL = "fedafd-client.good"
 
 
-class _Recorder(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class _Recorder(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Keeps what comes over the wire, byte for byte."""
 
     def __init__(self, wire: list[bytes]) -> None:
@@ -34,7 +34,7 @@ class _Recorder(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
         handler = await continuation(details)
         for key, value in details.invocation_metadata or ():
-            self._wire.append(f"{key}: {value}".encode())
+            self._wire.append(f"{key}: {value!s}".encode())
 
         def deserialize(message: bytes) -> Any:
             self._wire.append(message)
@@ -46,7 +46,7 @@ class _Recorder(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return make(getattr(handler, kind), deserialize, handler.response_serializer)
 
 
-class _Surprising(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class _Surprising(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Ends calls with codes that no handler gives."""
 
     def __init__(self, due: dict[str, list[grpc.StatusCode]]) -> None:
@@ -84,7 +84,7 @@ class Upload:
         return b"".join(self.chunks[index] for index in range(len(self.request.chunk_sha256)))
 
 
-class FakeAggregator(AggregatorServiceServicer):  # type: ignore[misc]
+class FakeAggregator(AggregatorServiceServicer):
     """Serves one client, whose desired state is `task`; counts what it is asked."""
 
     def __init__(self) -> None:

@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from typer.testing import CliRunner
 
+from fedafd.agent.explain import explained, leaves
+from fedafd.agent.what_leaves import BLOBS, MESSAGES
+from fedafd.cli.main import app
+from fedafd.domain.config import AgentConfig, SharingConfig, parse_agent_config
 from fedafd.domain.leaving import CLIENT_METRICS, SAID_BY_AGENTS, LeaveReason
 from fedafd.proto.v1 import aggregator_pb2 as pb
 
@@ -31,6 +36,10 @@ TEXT_FIELDS = {
 }
 
 
+def agent(**values: object) -> AgentConfig:
+    return parse_agent_config({"aggregator": "a:1", "kind": "image", "data": {"adapter": "shapes"}} | values)
+
+
 def fields(message: Descriptor) -> Iterator[tuple[str, FieldDescriptor]]:
     for field in message.fields:
         yield f"{message.name}.{field.name}", field
@@ -51,6 +60,33 @@ def rows(heading: str) -> list[str]:
 
 def test_every_field_that_an_agent_sends_has_a_row_and_every_row_a_field() -> None:
     assert sorted(rows("Messages")) == sorted(sent_fields())
+
+
+def test_explain_says_all_of_the_page_by_the_sites_own_agent_yaml() -> None:
+    for share in ({}, {"metrics": False}, {"weights": True, "personalized_model": True}):
+        config = agent(share=share)
+        told = "\n".join(explained(config, fields=True))
+        out, _, held = told.partition("Does not leave")
+        for row in (*BLOBS, *MESSAGES):
+            name = row.name if row.name in told else row.name.rpartition(".")[2].replace("_", " ")
+            assert f"{name}: {row.holds.replace('`', '')}" in (out if leaves(row, config) else held), row.name
+    assert "share.weights: false" in "\n".join(explained(agent()))
+    assert "share.weights: false" not in "\n".join(explained(agent(share={"weights": True})))
+
+
+def test_explain_says_what_the_policy_refuses(tmp_path: Path) -> None:
+    assert "refuses nothing" in "\n".join(explained(agent()))
+    (tmp_path / "agent.yaml").write_text(
+        "aggregator: a:1\nkind: image\ndata: {adapter: shapes}\npolicy: {max_epochs: 3, hours: [22:00-06:00]}\n"
+    )
+    said = CliRunner().invoke(app, ["agent", "explain", "--config", str(tmp_path / "agent.yaml")])
+    assert said.exit_code == 0
+    assert "more than 3 local epochs in a round" in said.output and "outside of 22:00-06:00" in said.output
+
+
+def test_what_needs_a_key_of_share_names_one_and_the_page_says_so() -> None:
+    for row in (*BLOBS, *MESSAGES):
+        assert not row.needs or (row.needs in SharingConfig.model_fields and f"share.{row.needs}" in row.when)
 
 
 def test_no_field_takes_free_text() -> None:

@@ -12,10 +12,14 @@ from structlog.testing import capture_logs
 from fedafd.agent.ledger import Ledger, format_sent, read_sent
 from fedafd.agent.state import Credential, PendingResult, StateDirectory
 from fedafd.domain.errors import ConfigurationError, ConflictError, DataError, StateUnusableError
-from fedafd.domain.kinds import ClientKind, UploadPurpose
+from fedafd.domain.kinds import ParticipantKind, UploadPurpose
 
 CREDENTIAL = Credential(
-    federation_id="f", client_id="c" * 32, client_name="clinic-a", kind=ClientKind.IMAGE, secret="fedafd-client.s3cret"
+    federation_id="f",
+    client_id="c" * 32,
+    client_name="clinic-a",
+    kind=ParticipantKind.IMAGE,
+    secret="fedafd-client.s3cret",
 )
 
 

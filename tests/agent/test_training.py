@@ -14,6 +14,7 @@ import pytest
 from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback, TrainingCancelledError, train_watched
 from fedafd.domain.config import parse_federation_config
 from fedafd.domain.kinds import Modality
+from fedafd.domain.leaving import Activity
 
 RESULT = LocalResult(
     representations=b"reps", state=b"state", personalized_model=None, metrics={"m": 1.0}, num_private_samples=1
@@ -50,14 +51,14 @@ class StepTrainer:
         return self.end()
 
 
-async def _yes(fraction: float, activity: str) -> bool:
+async def _yes(fraction: float, activity: Activity) -> bool:
     return True
 
 
 def test_result_comes_back_and_progress_is_throttled() -> None:
-    heard: list[tuple[float, str]] = []
+    heard: list[tuple[float, Activity]] = []
 
-    async def report(fraction: float, activity: str) -> bool:
+    async def report(fraction: float, activity: Activity) -> bool:
         heard.append((fraction, activity))
         return True
 
@@ -70,7 +71,7 @@ def test_result_comes_back_and_progress_is_throttled() -> None:
 
 
 def test_closed_round_stops_the_training() -> None:
-    async def report(fraction: float, activity: str) -> bool:
+    async def report(fraction: float, activity: Activity) -> bool:
         return False
 
     trainer = StepTrainer(steps=1000, seconds=0.01)
@@ -95,7 +96,7 @@ def test_stopping_the_agent_stops_the_training() -> None:
 def test_silent_training_reports_nothing_so_that_a_hang_is_found_out() -> None:
     heard: list[float] = []
 
-    async def report(fraction: float, activity: str) -> bool:
+    async def report(fraction: float, activity: Activity) -> bool:
         heard.append(fraction)
         return True
 
@@ -117,7 +118,7 @@ def test_failure_of_the_training_comes_through() -> None:
 
 
 def test_failure_of_the_report_stops_the_training_and_comes_through() -> None:
-    async def report(fraction: float, activity: str) -> bool:
+    async def report(fraction: float, activity: Activity) -> bool:
         raise ConnectionError("revoked")
 
     trainer = StepTrainer(steps=1000, seconds=0.01)

@@ -65,6 +65,7 @@ async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
         yield World(context, *stubs, coordinator, sent, manifest.sha256, seen)
     await server.stop(None)
     await context.progress.close()
+    await context.renewals.close()
     await database.close()
 
 

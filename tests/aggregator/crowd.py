@@ -41,6 +41,7 @@ from fedafd.persistence.round_repository import add_rounds, get_round
 from fedafd.proto.v1 import distillation_pb2 as distillation
 from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
+from fedafd.rpc.codes import stage_kind_from_wire
 from fedafd.storage import ObjectStore
 from fedafd.storage.folder import FolderStore
 from fedafd.storage.store import ObjectInfo, sha256_of
@@ -64,18 +65,24 @@ class Counts:
     objects: Counter[str] = field(default_factory=Counter)
     stages: Counter[str] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
+    messages: Counter[str] = field(default_factory=Counter)
+    """To distillers."""
+
+    seconds: float = 0.0
+    """How long it took."""
 
     def copy(self) -> Counts:
-        return Counts(*(Counter(part) for part in self._parts()))
+        return Counts(**{name: Counter(part) for name, part in self._parts().items()})
 
     def since(self, earlier: Counts) -> Counts:
-        return Counts(*(now - then for now, then in zip(self._parts(), earlier._parts(), strict=True)))
+        then = earlier._parts()
+        return Counts(**{name: now - then[name] for name, now in self._parts().items()})
 
     def totals(self) -> dict[str, int]:
-        return {name: part.total() for name, part in vars(self).items()}
+        return {name: part.total() for name, part in self._parts().items()}
 
-    def _parts(self) -> list[Counter[str]]:
-        return list(vars(self).values())
+    def _parts(self) -> dict[str, Counter[str]]:
+        return {name: part for name, part in vars(self).items() if isinstance(part, Counter)}
 
 
 class CountingStore:
@@ -278,6 +285,7 @@ async def crowd_of(count: int, folder: Path, redis_url: str, *, light: bool = Fa
     loop = asyncio.get_running_loop()
 
     def announce(kind: StageKind, stage: str) -> None:
+        counts.messages[kind.value] += 1
         loop.call_soon_threadsafe(announced.put_nowait, (kind, stage))
 
     coordinator = Coordinator(context, Outbox(database, announce, folds_together=FOLDS_TOGETHER))
@@ -304,6 +312,7 @@ async def crowd_of(count: int, folder: Path, redis_url: str, *, light: bool = Fa
                     await task
     await server.stop(None)
     await context.progress.close()
+    await context.renewals.close()
     await database.close()
 
 
@@ -325,9 +334,9 @@ def _count_statements(database: Database, counts: Counts) -> None:
 async def _distil(
     announced: asyncio.Queue[tuple[StageKind, str]], stub: DistillationServiceStub, store: ObjectStore, counts: Counts
 ) -> None:
-    """One distiller that makes each stage's outputs out of nothing, with one step of progress."""
+    """One distiller that makes each stage's outputs out of nothing, with one step of progress after each claim."""
     while True:
-        kind, stage_id = await announced.get()
+        _, stage_id = await announced.get()
         ask = distillation.ClaimStageRequest(stage_id=stage_id, worker="script", most_companions=FOLDS_TOGETHER - 1)
         try:
             claim = await stub.ClaimStage(ask, metadata=INTERNAL)
@@ -335,20 +344,30 @@ async def _distil(
             if error.code() is not grpc.StatusCode.ABORTED:
                 raise
             continue  # all that waited were companions of another message's
-        step = distillation.ReportStageProgressRequest(stage_id=claim.stage_id, token=claim.token, fraction=0.5)
-        step.with_companions = bool(claim.companions)
-        await stub.ReportStageProgress(step, metadata=INTERNAL)
-        done = []
-        for stage in (claim, *claim.companions):
-            counts.stages[kind.value] += 1
-            outputs = await _outputs(kind, stage.stage_id, claim.output_prefix, store)
-            done.append(
-                distillation.CompleteStageRequest(
-                    stage_id=stage.stage_id, token=stage.token, outputs=outputs, metrics={"rsum": 1.0}
-                )
+        while claim.stage_id:
+            claim = await _work(claim, stub, store, counts)
+
+
+async def _work(
+    claim: distillation.ClaimStageResponse, stub: DistillationServiceStub, store: ObjectStore, counts: Counts
+) -> distillation.ClaimStageResponse:
+    """Do what was claimed; what is given next."""
+    kind = stage_kind_from_wire(claim.kind)
+    step = distillation.ReportStageProgressRequest(stage_id=claim.stage_id, token=claim.token, fraction=0.5)
+    step.with_companions = bool(claim.companions)
+    await stub.ReportStageProgress(step, metadata=INTERNAL)
+    done = []
+    for stage in (claim, *claim.companions):
+        counts.stages[kind.value] += 1
+        outputs = await _outputs(kind, stage.stage_id, claim.output_prefix, store)
+        done.append(
+            distillation.CompleteStageRequest(
+                stage_id=stage.stage_id, token=stage.token, outputs=outputs, metrics={"rsum": 1.0}
             )
-        done[0].companions.extend(done[1:])
-        await stub.CompleteStage(done[0], metadata=INTERNAL)
+        )
+    done[0].companions.extend(done[1:])
+    done[0].takes_next = True
+    return (await stub.CompleteStage(done[0], metadata=INTERNAL)).next
 
 
 async def _outputs(kind: StageKind, stage_id: str, prefix: str, store: ObjectStore) -> list[distillation.NamedArtifact]:

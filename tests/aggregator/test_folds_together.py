@@ -18,6 +18,7 @@ from sqlalchemy import update
 from tests.aggregator.crowd import CountingStore
 from tests.aggregator.world import DIM, INTERNAL, World, refused
 
+from fedafd.aggregator.claiming import Mover
 from fedafd.aggregator.outbox import Outbox
 from fedafd.artifacts.representations import encode_representations
 from fedafd.distiller import client as distiller_client
@@ -103,6 +104,7 @@ async def test_one_message_has_all_waiting_folds_done_with_the_bits_of_each_for_
     world: World, runner: StageRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = await delivered_round(world, 3, order=(2, 0, 1))
+    object.__setattr__(world.context, "mover", Mover())  # nobody goes on with the merges
     reads: Counter[str] = Counter()
     monkeypatch.setattr(runner, "_store", CountingStore(world.context.store, reads))
     await asyncio.to_thread(runner.run, first_announced(world))

@@ -50,6 +50,9 @@ CLIENTS: list[Reps] = [
 ]
 
 
+ENSEMBLE = (StageKind.FOLD, StageKind.WEIGH, StageKind.MERGE)
+
+
 def global_blob(world: World) -> bytes:
     return encode_representations(GLOBAL, world.public_sha256, WireDtype.FLOAT16)
 
@@ -79,10 +82,10 @@ def delivery(world: World, config: FederationConfig, clients: Sequence[Reps], to
 
 
 async def work_off(world: World, runner: StageRunner) -> None:
-    """Have a distiller do all folds and merges."""
+    """Have a distiller do all folds, weighings and merges."""
     done: set[str] = set()
     await world.coordinate()
-    while waiting := [s for k, s in world.sent if k in (StageKind.FOLD, StageKind.MERGE) and s not in done]:
+    while waiting := [s for k, s in world.sent if k in ENSEMBLE and s not in done]:
         for stage in waiting:
             await asyncio.to_thread(runner.run, stage)
         done |= set(waiting)
@@ -107,7 +110,8 @@ async def test_regions_beside_a_client_give_what_a_flat_federation_gives(world: 
     north = await world.enrol("north", REGION, max_clients=3)
     south = await world.enrol("south", REGION, max_clients=1)
     site = await world.enrol("texts", ClientKind.TEXT)
-    round_id = await begun(world, quorum={"min_clients": 5, "min_image_clients": 3, "min_text_clients": 3})
+    quorum = {"min_clients": 5, "min_image_clients": 3, "min_text_clients": 3}
+    round_id = await begun(world, quorum=quorum, distillation={"weight_cap": 1.0})
     config = await config_of(world, round_id)
     own = {Modality.TEXT: unit_rows(8)}
     assert (await world.deliver(north, round_id, delivery(world, config, CLIENTS[:3]), "merged-states")).accepted

@@ -134,7 +134,7 @@ def test_all_matrices_at_once_take_the_step_of_each_alone(
                 alone[i].grad = gradient_of_kind(alone[i].detach(), kind, generator) if i in held else None
                 together[i].grad = alone[i].grad
             optimizer.step()
-            chosen = [together[i] for i in held]
+            chosen: list[torch.Tensor] = [together[i] for i in held]
             with torch.no_grad():
                 adamp_on_device.step_matrices(chosen, [states[i] for i in held], group)
     for left, right in zip(alone, together, strict=True):

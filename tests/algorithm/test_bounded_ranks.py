@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -130,9 +131,12 @@ def test_large_sets_take_the_shorter_way_by_themselves(monkeypatch: pytest.Monke
     text_reps = F.normalize(image_reps[owner_T] + 2 * torch.randn(2400, 32, generator=generator) / 32**0.5, dim=1)
     found, scores = scored_recall_at_k(image_reps, text_reps, owner_T)
     calls = []
-    monkeypatch.setattr(
-        ranks, "bounded_ranks", lambda *given: calls.append(given) or bounded_ranks.bounded_ranks(*given)
-    )
+
+    def noted(*given: Any) -> Any:
+        calls.append(given)
+        return bounded_ranks.bounded_ranks(*given)
+
+    monkeypatch.setattr(ranks, "bounded_ranks", noted)
     assert recall_at_k(image_reps, text_reps, owner_T) == found
     assert len(calls) == 1
     exact, exact_scores = scored_recall_at_k(image_reps.double(), text_reps.double(), owner_T)

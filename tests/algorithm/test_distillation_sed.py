@@ -169,7 +169,7 @@ class LargestTensor(TorchDispatchMode):
 def test_all_similarities_are_never_held_at_once(tau: float) -> None:
     reps_ND, global_ND = unit_rows(4000, 4, dtype=torch.float32), unit_rows(4000, 4, seed=1, dtype=torch.float32)
     ensemble = SimilarityEnsemble(global_ND, tau)
-    with LargestTensor() as watch:
+    with LargestTensor() as watch:  # type: ignore[no-untyped-call]
         ensemble.add(reps_ND)
     assert 0 < watch.values <= 2048 * 512
 
@@ -455,10 +455,10 @@ def test_bfloat16_similarities_stay_near_the_exact_scores() -> None:
     for ensemble in (exact, near):
         ensemble.add(reps_ND)
         ensemble.add(reps_ND.flip(0))
-    before = torch.backends.mkldnn.matmul.fp32_precision
+    before = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
     torch.testing.assert_close(near.state()["running_max"], exact.state()["running_max"], atol=5e-3, rtol=0)
     torch.testing.assert_close(near.result(), exact.result(), atol=5e-3, rtol=0)
-    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    assert torch.backends.mkldnn.matmul.fp32_precision == before  # type: ignore[attr-defined]
 
 
 def test_float64_is_never_rounded() -> None:

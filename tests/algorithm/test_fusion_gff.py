@@ -243,7 +243,8 @@ def test_calibrated_fusion_is_as_good_as_the_global_side() -> None:
     local_BD, global_BD = rows(20, 8), rows(20, 8, seed=1)
 
     def score() -> Tensor:
-        return -(module(local_BD, global_BD) - global_BD).square().sum(dim=1).detach()
+        scores: Tensor = -(module(local_BD, global_BD) - global_BD).square().sum(dim=1).detach()
+        return scores
 
     assert calibrate_gate(module, score) == -math.inf
     assert float(score().sum()) == 0.0

@@ -32,7 +32,8 @@ def config(**distillation: Any) -> FederationConfig:
 def unit_rows(seed: int) -> NDArray[np.float32]:
     # A narrow cone, as representations are: similar rows, so that scores differ little or much with tau.
     rows = np.random.default_rng(seed).normal(size=(N, D)) + 1
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    unit: NDArray[np.float32] = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def as_sent(reps: Reps, dtype: WireDtype) -> Reps:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,7 +22,8 @@ LARGEST_ERROR = {WireDtype.FLOAT32: 0.0, WireDtype.FLOAT16: 5e-4, WireDtype.INT8
 
 def unit_rows(num: int, dim: int, seed: int = 0) -> NDArray[np.float32]:
     rows = np.random.default_rng(seed).normal(size=(num, dim))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    unit: NDArray[np.float32] = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def decode(
@@ -87,7 +90,7 @@ def test_a_row_that_is_not_of_unit_length_is_refused() -> None:
 
 
 def test_a_scale_that_does_not_fit_is_refused() -> None:
-    tensors = {"image": np.zeros((6, 8), np.int8), "image.scale": np.ones(5, np.float32)}
+    tensors: dict[str, NDArray[Any]] = {"image": np.zeros((6, 8), np.int8), "image.scale": np.ones(5, np.float32)}
     with pytest.raises(RepresentationError, match=r"'image.scale' must be float32 of shape \[6\]"):
         decode(save(tensors, metadata={"public_set_sha256": SHA}), dtype=WireDtype.INT8)
 

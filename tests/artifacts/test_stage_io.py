@@ -13,10 +13,13 @@ from fedafd.artifacts.stage_io import (
     EvaluateInputs,
     EvaluateOutputs,
     FoldInputs,
+    FoldOutputs,
     MergeInputs,
     PrepareInputs,
     PrepareOutputs,
     SharedOutputs,
+    WeighInputs,
+    WeighOutputs,
 )
 from fedafd.domain.kinds import ClientKind, Modality, UploadPurpose
 
@@ -36,7 +39,12 @@ STORED = [
         FoldInputs(client_representations="c", global_representations="g", age=3),
         ["stale-representations/3", "global-representations"],
     ),
+    (FoldOutputs(state="s"), ["sed-state"]),
+    (FoldOutputs(state="s", sheet="t"), ["sed-state", "sed-sheet"]),
+    (WeighInputs(sheets={2: "a", 11: "b"}), ["sed-sheet/2", "sed-sheet/11"]),
+    (WeighOutputs(limit="t"), ["sed-limit"]),
     (MergeInputs(states=("a", "b")), ["sed-state/0", "sed-state/1"]),
+    (MergeInputs(states=("a", "b"), limit="t"), ["sed-state/0", "sed-state/1", "sed-limit"]),
     (
         DistilInputs(server_state="s", global_representations="g", ensembles=BOTH, client_weights=("v", "w")),
         [

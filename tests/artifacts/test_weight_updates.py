@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,15 +14,18 @@ from fedafd.artifacts.weight_updates import check_weight_update, group_name, lay
 from fedafd.domain.errors import UploadError
 from fedafd.domain.kinds import ClientKind
 
-TENSORS = {"model/head": np.ones((2, 3), dtype=np.float32), "model/steps": np.array(4, dtype=np.int64)}
+TENSORS: dict[str, NDArray[Any]] = {
+    "model/head": np.ones((2, 3), dtype=np.float32),
+    "model/steps": np.array(4, dtype=np.int64),
+}
 
 
-def group(tensors: dict[str, NDArray[np.generic]] = TENSORS) -> str:  # type: ignore[assignment]
+def group(tensors: dict[str, NDArray[Any]] = TENSORS) -> str:
     layout = layout_of({name: (str(value.dtype), value.shape) for name, value in tensors.items()})
     return group_name(ClientKind.IMAGE, layout, "abc123")
 
 
-def update(tensors: dict[str, NDArray[np.generic]] = TENSORS, **meta: object) -> bytes:  # type: ignore[assignment]
+def update(tensors: dict[str, NDArray[Any]] = TENSORS, **meta: object) -> bytes:
     told = {"group": group(), "num_private_samples": 5} | meta
     return save(tensors, metadata={"meta": json.dumps(told)})
 

@@ -28,6 +28,7 @@ PART = {
     "bytes_down": 0,
     "num_clients": None,
     "settled_at": MOMENT,
+    "contributions": {HOSTILE: {"weight": 0.5, "similarity": None, "agreement": None, "left_out": False}},
 }
 STAGE = {"kind": "fold", "modality": "image", "state": "failed", "progress": None, "worker": HOSTILE, "reason": HOSTILE}
 ROUND = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.console import Console
 from fedafd.cli.remote.figures import gain_words, main_figure
 from fedafd.cli.remote.outcome import duration_words, missing_words, round_seconds, took_words
 from fedafd.cli.round_view import RoundView
+from fedafd.client.answers import RoundDetails
 
 STARTED = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
@@ -20,8 +21,8 @@ def part(client: str, state: str, reason: str | None = None) -> dict[str, Any]:
     return {"client": client, "state": state, "reason": reason}
 
 
-def answer(number: int, *parts: dict[str, Any], seconds: float = 72) -> dict[str, Any]:
-    return {
+def answer(number: int, *parts: dict[str, Any], seconds: float = 72, **otherwise: Any) -> RoundDetails:
+    answer = {
         "number": number,
         "state": "completed",
         "metrics": {"rsum": 120.0, "i2t_r1": 10.0, "t2i_r1": 11.0},
@@ -29,6 +30,7 @@ def answer(number: int, *parts: dict[str, Any], seconds: float = 72) -> dict[str
         "finished_at": (STARTED + timedelta(seconds=seconds)).isoformat(),
         "participations": list(parts),
     }
+    return cast("RoundDetails", answer | otherwise)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +67,8 @@ def test_many_that_are_missing_are_counted() -> None:
 
 def test_a_duration_is_the_rounds_own() -> None:
     assert round_seconds(answer(1, seconds=72)) == 72
-    assert round_seconds(answer(1) | {"started_at": None, "finished_at": None}) is None
-    assert (round_seconds(answer(1) | {"finished_at": None}) or 0) > 72
+    assert round_seconds(answer(1, started_at=None, finished_at=None)) is None
+    assert (round_seconds(answer(1, finished_at=None)) or 0) > 72
     assert [duration_words(s) for s in (0.4, 119, 121, 7199, 9000)] == ["0 s", "119 s", "2 min", "120 min", "2.5 h"]
 
 

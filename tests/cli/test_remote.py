@@ -195,6 +195,9 @@ def test_a_token_goes_to_standard_output_alone(run: Run, federation: Path) -> No
     assert run("client", "invite", "north")[0] == 2
     assert "invited" in run("client", "list")[1]
     assert as_json(run("client", "show", "north", "--json"))["state"] == "invited"
+    assert run("client", "forget", "north", "--yes", "--no-wait")[:2] == (0, "what client north sent will be deleted\n")
+    assert as_json(run("client", "forget", "north", "--yes", "--no-wait", "--json"))["receipt"] is None
+    assert run("client", "forget", "nobody", "--yes")[0] == 5
     assert run("client", "revoke", "north")[:2] == (0, "client north is revoked\n")
     assert [c["state"] for c in as_json(run("client", "list", "--json"))] == ["revoked"]
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import io
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 
 from fedafd.cli.round_view import RoundView
+from fedafd.client.answers import RoundDetails
 
 WAITS = {"level": "trouble", "round": 1, "words": "north: round 1 waits for a distiller", "remedy": "start one"}
 
 
-def answer(seconds: float, number: int = 1) -> dict[str, Any]:
+def answer(seconds: float, number: int = 1) -> RoundDetails:
     started = (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()
-    return {
+    answer: Any = {
         "number": number, "state": "preparing", "started_at": started, "finished_at": None, "stages": [],
         "participations": [],
     }  # fmt: skip
+    return cast("RoundDetails", answer)
 
 
 def drawn(view: RoundView) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic_settings import BaseSettings
 from tests.servers import ROOT
 
 from fedafd.agent.settings import AgentSettings
@@ -22,7 +23,7 @@ from fedafd.domain.config import read_agent_config, read_federation_config
 OVERLAYS = ("gpu", "observability", "scale", "tls")
 JOBS = {"migrate", "store-keys", "federation", "invite-images", "invite-texts", "invite-pairs"}
 AGENTS = {"agent-images", "agent-texts", "agent-pairs"}
-SETTINGS = {
+SETTINGS: dict[str, type[BaseSettings]] = {
     "CONTROL_PLANE": ControlPlaneSettings,
     "AGGREGATOR": AggregatorSettings,
     "DISTILLER": DistillerSettings,
@@ -34,7 +35,11 @@ class _Loader(yaml.SafeLoader):
     """YAML with Compose's tags."""
 
 
-_Loader.add_constructor("!override", lambda loader, node: loader.construct_sequence(node))  # type: ignore[no-untyped-call]
+def _sequence(loader: _Loader, node: yaml.SequenceNode) -> list[Any]:
+    return list(loader.construct_sequence(node))
+
+
+_Loader.add_constructor("!override", _sequence)
 
 
 def read(path: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def dicom(
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = syntax
     data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = CTImageStorage
-    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = "1.2.3.4"
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = UID("1.2.3.4")
     data.PatientName, data.PatientID, data.StudyDescription = PATIENT, PATIENT, PATIENT
     data.Rows, data.Columns = pixels.shape[:2]
     data.SamplesPerPixel = pixels.shape[2] if pixels.ndim == 3 else 1

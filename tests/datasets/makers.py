@@ -77,7 +77,8 @@ def ag_news(folder: Path, *, val: bool = True) -> Path:
 
 def karpathy(folder: Path, *, images: str = "tar", counts: tuple[int, int, int] = (6, 2, 2)) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    entries, files = [], {}
+    entries: list[Any] = []
+    files: dict[str, bytes] = {}
     for split, count in zip(SPLITS, counts, strict=True):
         for n in range(count):
             name = f"{split}{n}.jpg"
@@ -94,7 +95,7 @@ def karpathy(folder: Path, *, images: str = "tar", counts: tuple[int, int, int] 
 
 def coco(folder: Path, *, images: str = "folder") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    files = {}
+    files: dict[str, bytes] = {}
     for split, count in zip(SPLITS, (4, 2, 2), strict=True):
         content: dict[str, Any] = {"images": [], "annotations": [], "info": {}, "licenses": []}
         for n in range(count):

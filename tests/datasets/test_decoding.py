@@ -383,8 +383,8 @@ def test_the_cameras_orientation_is_applied_once(form: str, orientation: int) ->
     exif[274] = orientation
     smooth = np.zeros((32, 48, 3), dtype=np.uint8)
     smooth[:16, :16], smooth[:16, 32:] = (250, 0, 0), (0, 0, 250)
-    options: dict[str, Any] = {"WEBP": {"lossless": True}, "JPEG": {"subsampling": 0, "quality": 95}}.get(form, {})
-    content = encoded(Image.fromarray(smooth), form, exif=exif, **options)
+    choices: dict[str, dict[str, Any]] = {"WEBP": {"lossless": True}, "JPEG": {"subsampling": 0, "quality": 95}}
+    content = encoded(Image.fromarray(smooth), form, exif=exif, **choices.get(form, {}))
     expected = UPRIGHT[orientation](smooth).astype(np.float64)
     within = 60.0 if form == "JPEG" else 0.0
     near(decode_image(content, "x"), expected, within=within)

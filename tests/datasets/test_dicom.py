@@ -90,7 +90,7 @@ def test_the_range_given_outranks_the_window_and_is_in_the_rescaled_unit() -> No
 
 
 def test_exact_and_sigmoid_windows() -> None:
-    window = {"WindowCenter": 2000, "WindowWidth": 1000}
+    window: dict[str, Any] = {"WindowCenter": 2000, "WindowWidth": 1000}
     near(grey(dicom(RAMP, VOILUTFunction="LINEAR_EXACT", **window)), ((RAMP - 2000.0) / 1000 + 0.5) * 255)
     sigmoid = 255 / (1 + np.exp(-4 * (RAMP - 2000.0) / 1000))
     near(grey(dicom(RAMP, VOILUTFunction="SIGMOID", **window)), sigmoid)
@@ -183,7 +183,7 @@ def test_pixels_that_no_decoder_reads_are_refused_with_their_transfer_syntax(tmp
 
 
 def _compressed(folder: Path, content: bytes, kind: str) -> bytes:
-    import gdcm
+    import gdcm  # type: ignore[import-untyped]
 
     (folder / "plain").write_bytes(content)
     reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()

@@ -48,7 +48,7 @@ def saved(folder: Path, columns: dict[str, list[Any]], features: dict[str, Any],
 
 
 def images(folder: Path, splits: Any = SPLITS, count: int = 4) -> Path:
-    columns = {"image": pictures(count), "label": [0, 1] * (count // 2)}
+    columns: dict[str, list[Any]] = {"image": pictures(count), "label": [0, 1] * (count // 2)}
     return saved(folder, columns, {"image": hf.Image(), "label": CLASSES}, splits)
 
 
@@ -112,7 +112,7 @@ def test_a_set_saved_alone_is_train_and_the_rest_is_cut_from_it_by_class(tmp_pat
     columns = {"text": [f"text {n}" for n in range(40)], "label": [0, 1, 1, 1] * 10}
     features = hf.Features({"text": hf.Value("string"), "label": CLASSES})
     hf.Dataset.from_dict(columns, features=features).save_to_disk(str(tmp_path / "set"))
-    options = {"val_fraction": 0.2, "test_fraction": 0.1}
+    options: dict[str, Any] = {"val_fraction": 0.2, "test_fraction": 0.1}
     data = load(tmp_path / "set", **options)
     assert [len(each) for each in (data.train, data.val, data.test)] == [28, 8, 4]
     assert np.bincount(data.val.labels).tolist() == [2, 6]  # type: ignore[union-attr]
@@ -142,7 +142,7 @@ def test_what_the_hubs_loader_makes_is_read_and_pictures_in_its_cache_too(
             place = tmp_path / "loose" / split / name
             place.mkdir(parents=True)
             for picture in pictures(2, 50 * number):
-                picture.save(place / f"{picture.getpixel((0, 0))[0]}.png")
+                picture.save(place / f"{picture.getpixel((0, 0))[0]}.png")  # type: ignore[index]
     data = load(None, ClientKind.IMAGE, id=str(tmp_path / "loose"))
     assert (data.labels, len(data.train)) == (("cat", "dog"), 4)
     assert data.train.images[0][0, 0].tolist() == [0, 0, 0]  # type: ignore[union-attr]
@@ -153,7 +153,7 @@ def test_what_the_hubs_loader_makes_is_read_and_pictures_in_its_cache_too(
 @given(st.lists(st.text(st.characters(exclude_categories=("C",)), min_size=1, max_size=8), min_size=2, max_size=8))
 def test_any_texts_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, said: list[str]) -> None:
     folder = tmp_path_factory.mktemp("any") / "set"
-    columns = {"text": said, "label": [n % 2 for n in range(len(said))]}
+    columns: dict[str, list[Any]] = {"text": said, "label": [n % 2 for n in range(len(said))]}
     saved(folder, columns, {"text": hf.Value("string"), "label": CLASSES})
     if not all(map(is_visible, said)):
         with pytest.raises(DataError, match="holds no text, but a blank"):
@@ -223,7 +223,8 @@ def test_labels_that_are_none_are_told_by_row(tmp_path: Path) -> None:
 
 def test_a_picture_that_is_only_a_path_is_not_looked_for(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(png(pictures(1)[0]))
-    columns = {"image": [{"bytes": None, "path": str(tmp_path / "secret.png")}] * 2, "label": [0, 1]}
+    rows = [{"bytes": None, "path": str(tmp_path / "secret.png")}] * 2
+    columns: dict[str, list[Any]] = {"image": rows, "label": [0, 1]}
     kind = {"bytes": hf.Value("binary"), "path": hf.Value("string")}
     data = load(saved(tmp_path / "set", columns, {"image": kind, "label": CLASSES}), ClientKind.IMAGE)
     with pytest.raises(DataError, match=r"row 0 holds only the path '.*' of a picture, not its content"):
@@ -260,7 +261,8 @@ def test_a_damaged_set_is_told_by_its_place(tmp_path: Path, file: str, content: 
 
 
 def test_neither_folder_nor_id_or_both_is_refused(tmp_path: Path) -> None:
-    for path, options in ((None, {}), (tmp_path, {"id": "owner/name"})):
+    cases: list[tuple[Path | None, dict[str, Any]]] = [(None, {}), (tmp_path, {"id": "owner/name"})]
+    for path, options in cases:
         with pytest.raises(ConfigurationError, match="set data.path to a folder, or data.options.id"):
             load(path, **options)
     with pytest.raises(DataError, match="no data set that save_to_disk left .* and no Parquet files"):

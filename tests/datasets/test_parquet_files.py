@@ -22,7 +22,7 @@ from fedafd.datasets.texts import is_visible
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind
 
-NAMES = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=10)
+NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=10)
 
 
 def write(path: Path, features: dict[str, Any] | None = None, **columns: Any) -> None:
@@ -234,7 +234,7 @@ def test_class_label_gives_names_in_its_order_and_a_class_without_samples_is_tol
 
 
 def test_class_labels_that_do_not_agree_are_refused(tmp_path: Path) -> None:
-    columns = {"text": ["a", "b"], "label": [0, 1]}
+    columns: dict[str, Any] = {"text": ["a", "b"], "label": [0, 1]}
     for split in makers.SPLITS:
         write(tmp_path / f"{split}.parquet", label_feature("cat", "dog"), **columns)
     write(tmp_path / "test.parquet", label_feature("dog", "cat"), **columns)
@@ -268,16 +268,14 @@ def test_a_class_that_only_a_held_out_split_has_is_refused(tmp_path: Path) -> No
 def test_options_name_columns_and_fields_of_structs(tmp_path: Path) -> None:
     image = {"bytes": makers.picture(), "path": "x"}
     for split in makers.SPLITS:
-        write(
-            tmp_path / f"{split}.parquet",
-            **{
-                "meta.split": [split] * 2,
-                "record": [{"img": image, "target": {"name": name}, "raw": image["bytes"]} for name in ("b", "a")],
-                "notes": [[{"raw": "one"}, {"raw": "two"}]] * 2,
-                "report": ["some text"] * 2,
-                "label": [0, 1],
-            },
-        )
+        columns: dict[str, Any] = {
+            "meta.split": [split] * 2,
+            "record": [{"img": image, "target": {"name": name}, "raw": image["bytes"]} for name in ("b", "a")],
+            "notes": [[{"raw": "one"}, {"raw": "two"}]] * 2,
+            "report": ["some text"] * 2,
+            "label": [0, 1],
+        }
+        write(tmp_path / f"{split}.parquet", **columns)
     labelled = {"label_column": "record.target.name"}
     for column in ("record.img", "record.raw"):
         images = load_client_data("parquet", tmp_path, ClientKind.IMAGE, labelled | {"image_column": column})

@@ -74,7 +74,12 @@ def test_equal_samples_have_equal_hashes(folder: Path, tmp_path: Path) -> None:
 def test_a_shard_is_hashed_once_and_images_are_decoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[Path] = []
     real = module._file_sha256
-    monkeypatch.setattr(module, "_file_sha256", lambda path: hashed.append(path) or real(path))
+
+    def noted(path: Path) -> str:
+        hashed.append(path)
+        return real(path)
+
+    monkeypatch.setattr(module, "_file_sha256", noted)
     for _ in range(3):
         public = PublicSet.open(folder)
         assert public.split("train") is public.split("train")

@@ -145,7 +145,7 @@ def test_equal_content_under_two_classes_is_told() -> None:
 
 def test_ids_that_come_again_in_another_split_are_counted(tmp_path: Path) -> None:
     data = load_client_data("flickr", karpathy(tmp_path), ClientKind.PAIR)
-    twice = replace(data, test=replace(data.test, ids=tuple(data.train.ids[:2])))  # type: ignore[union-attr,call-arg]
+    twice = replace(data, test=replace(data.test, ids=tuple(data.train.ids[:2])))  # type: ignore[union-attr,arg-type]
     assert survey(data).report.repeats.ids == 0
     assert survey(twice).report.repeats.ids == 2
 

@@ -96,7 +96,7 @@ def test_other_delimiters_are_named_and_read(tmp_path: Path, delimiter: str, end
     if ending == "csv":
         with pytest.raises(DataError, match=r"all.csv:1: its fields are parted by .* set the option delimiter"):
             load(tmp_path)
-    found = table_hints(tmp_path)
+    found: Any = table_hints(tmp_path)
     assert found == (ClientKind.TEXT, {} if ending == "tsv" else {"delimiter": delimiter})
     assert len(load(tmp_path, **found[1]).train) == 14
 

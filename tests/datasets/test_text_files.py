@@ -18,7 +18,7 @@ from fedafd.datasets.texts import decoded, is_visible, lines_of, normal_name, so
 from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.domain.kinds import ClientKind
 
-NAMES = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0\n\r"), min_size=1, max_size=12)
+NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\n\r"), min_size=1, max_size=12)
 
 
 def load(folder: Path, **options: object) -> ClientData:

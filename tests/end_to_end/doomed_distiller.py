@@ -1,8 +1,9 @@
 """A distiller that ends by SIGKILL in the middle of its work, as one does whose machine runs out of memory.
 
 DOOMED_MARKS names a folder. Each kind of stage kills one process, at a step in the middle if it makes steps, else after
-its work and before its outputs are stored; one more dies after storing outputs and before completing the stage. What
-has killed lies in the folder and kills no more. With DOOMED_ALWAYS every try at that kind of stage kills.
+its work and before its outputs are stored; one more dies after storing outputs and before completing the stage, and one
+when it is given the next stage. What has killed lies in the folder and kills no more. With DOOMED_ALWAYS every try at
+that kind of stage kills.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from fedafd.distiller import tasks, worker
 from fedafd.distiller.client import DistillationClient
 from fedafd.distiller.stages import StageResult, StageWork
+from fedafd.proto.v1 import distillation_pb2 as pb
 
 MARKS = Path(os.environ["DOOMED_MARKS"])
 ALWAYS = os.environ.get("DOOMED_ALWAYS")
@@ -45,10 +47,13 @@ def _doomed_stage(work: StageWork) -> StageResult:
     return result
 
 
-def _doomed_complete(self: DistillationClient, *arguments: Any) -> frozenset[str]:
+def _doomed_complete(self: DistillationClient, *arguments: Any, **options: Any) -> pb.CompleteStageResponse:
     if _due("complete"):
         _die("complete")
-    return _complete(self, *arguments)
+    answer = _complete(self, *arguments, **options)
+    if answer.HasField("next") and _due("given"):
+        _die("given")
+    return answer
 
 
 tasks.run_stage = _doomed_stage

@@ -19,10 +19,11 @@ from fedafd.agent.own_data import look_at
 from fedafd.agent.site import Site
 from fedafd.agent.training import LocalResult, LocalTask
 from fedafd.artifacts.folders import unpack_folder
-from fedafd.artifacts.stage_io import EvaluateOutputs
+from fedafd.artifacts.stage_io import EvaluateOutputs, FoldOutputs, MergeInputs, WeighInputs, WeighOutputs
 from fedafd.datasets import PublicSet
 from fedafd.distiller.stages import StageResult, StageWork, run_stage
 from fedafd.domain.config import FederationConfig, parse_agent_config, parse_federation_config
+from fedafd.domain.contributions import contributions_of
 from fedafd.domain.kinds import ClientKind, Modality, StageKind
 from fedafd.domain.merge_tree import plan_merges
 from fedafd.domain.seeds import derive_seed
@@ -148,6 +149,7 @@ class InProcess:
 
     def _ensemble(self, modality: Modality, number: int, prepared: Mapping[str, bytes]) -> bytes:
         leaves: dict[int, bytes | None] = {}
+        sheets: dict[int, bytes] = {}
         for position, name in enumerate(self._sites):
             leaves[position] = None
             if modality in ClientKind(KINDS[name]).modalities:
@@ -156,16 +158,24 @@ class InProcess:
                     continue
                 kept = "representations" if sent_in == number else f"stale-representations/{number - sent_in}"
                 inputs = {kept: reps, "global-representations": prepared["representations"]}
-                leaves[position] = self._stage(StageKind.FOLD, number, inputs, modality).outputs["sed-state"]
+                folded = FoldOutputs.of(self._stage(StageKind.FOLD, number, inputs, modality).outputs)
+                leaves[position] = folded.state
+                if folded.sheet is not None:
+                    sheets[position] = folded.sheet
+        limit = None
+        if len(sheets) > 1:
+            weighed = self._stage(StageKind.WEIGH, number, WeighInputs(sheets=sheets).named(), modality)
+            limit = WeighOutputs.of(weighed.outputs).limit
+            leaves |= {p: None for p, each in contributions_of(weighed.metrics).items() if each.left_out}
         merged: dict[tuple[int, int], bytes] = {}
         while not (plan := plan_merges(len(self._sites), leaves, merged)).settled:
             for step in plan.ready:
-                merged[step.level, step.position] = self._merged(number, step.children, modality)
+                merged[step.level, step.position] = self._merged(number, step.children, modality, limit)
         assert plan.root is not None
         return plan.root
 
-    def _merged(self, number: int, states: Sequence[bytes], modality: Modality) -> bytes:
-        inputs = {f"sed-state/{index}": state for index, state in enumerate(states)}
+    def _merged(self, number: int, states: Sequence[bytes], modality: Modality, limit: bytes | None) -> bytes:
+        inputs = MergeInputs(states=tuple(states), limit=limit).named()
         return self._stage(StageKind.MERGE, number, inputs, modality).outputs["sed-state"]
 
     def _kept(self, content: bytes) -> Path:

@@ -75,6 +75,6 @@ class Storm:
         self._redis.close()
         self._redis.enter_context(redis_server(self._redis_folder, port=port))
 
-    def participation(self, number: int, client: str) -> dict[str, Any]:
+    def participation(self, number: int, client: str) -> Mapping[str, Any]:
         parts = self.trial.rest.round(number)["participations"]
         return next((part for part in parts if part["client"] == client), {})

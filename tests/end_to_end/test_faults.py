@@ -32,7 +32,7 @@ VALUES = FEDERATION | {
 }
 """A global model of both; beside them a site of each, and one that trains all."""
 SITES = {"images": {"image_encoder": TINY_IMAGE | LORA}, "pairs": {"image_encoder": TINY_IMAGE | HEAD}}
-DEADLY = {"prepare", "fold", "merge", "distil", "evaluate", "complete"}
+DEADLY = {"prepare", "fold", "weigh", "merge", "distil", "evaluate", "complete", "given"}
 
 
 @pytest.fixture
@@ -51,7 +51,8 @@ def test_whatever_is_killed_the_rounds_complete_bit_identically(supervisor: Supe
         storm.start_distillers(2)
         trial.until(lambda: all(c["state"] == "enrolled" for c in trial.rest.clients()), "the agents", 120)
 
-        # Round 1: a distiller dies in the middle of each kind of stage, and one between storing and completing.
+        # Round 1: a distiller dies in the middle of each kind of stage, one between storing and completing,
+        # and one that has just been given the next stage.
         trial.rest.start_rounds(1)
         answer = trial.rest.wait_for_round(1, storm.restart_the_dead, seconds=240)
         assert {path.name for path in storm.marks.iterdir()} == DEADLY

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def backends(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> 
         return embedded(tmp_path, redis)
     minio: Minio = request.getfixturevalue("minio")
     bucket = f"b{uuid.uuid4().hex}"
-    keys = {"access_key": minio.access_key, "secret_key": minio.secret_key}
+    keys: dict[str, Any] = {"access_key": minio.access_key, "secret_key": minio.secret_key}
     S3Store(endpoint=minio.endpoint, bucket=bucket, secure=False, **keys).make_bucket()
     settings = {"URL": f"s3://{bucket}", "ENDPOINT": minio.endpoint, "SECURE": "false"}
     settings |= {name.upper(): value for name, value in keys.items()}
@@ -69,6 +69,7 @@ def test_rounds_complete_although_an_agent_is_killed_and_another_is_poisoned(tri
     for answer in rounds:
         assert {p["client"]: p["state"] for p in answer["participations"]} == dict.fromkeys(KINDS, "delivered")
         assert all(p["bytes_up"] > 0 and p["bytes_down"] > 0 for p in answer["participations"])
+        assert answer["metrics"] is not None
         assert 0 <= answer["metrics"]["rsum"] <= 600
     kinds = [event["kind"] for event in trial.rest.events()]
     assert kinds.count("model.published") == 2
@@ -90,7 +91,7 @@ def test_rounds_complete_although_an_agent_is_killed_and_another_is_poisoned(tri
     assert [found[name]["state"] for name in ("pairs", "texts")] == ["delivered", "delivered"]
 
 
-def _participation(trial: Trial, number: int, client: str) -> dict[str, Any]:
+def _participation(trial: Trial, number: int, client: str) -> Mapping[str, Any]:
     return next((p for p in trial.rest.round(number)["participations"] if p["client"] == client), {})
 
 

@@ -15,6 +15,7 @@ from tests.end_to_end.federation import FEDERATION, Trial, agent_config, embedde
 from tests.end_to_end.supervised import LoggedSupervisor
 
 from fedafd.agent.exit_codes import ExitCode
+from fedafd.client.answers import Client
 from fedafd.local.services import thread_environment
 from fedafd.local.supervisor import Child, Supervisor
 
@@ -34,7 +35,7 @@ def trial(supervisor: Supervisor, tmp_path: Path, redis_url: str) -> Trial:
     return made
 
 
-def client(trial: Trial) -> dict[str, Any]:
+def client(trial: Trial) -> Client:
     return next(each for each in trial.rest.clients() if each["name"] == "images")
 
 

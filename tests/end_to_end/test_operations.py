@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +114,9 @@ def test_every_process_is_replaced_while_a_round_is_in_flight(
         assert participation["bytes_up"] >= sum(blobs.values()), "an upload was lost"
 
 
-def _stage(trial: Trial, kind: str) -> dict[str, Any]:
+def _stage(trial: Trial, kind: str) -> Mapping[str, Any]:
     return next((stage for stage in trial.rest.round(1)["stages"] if stage["kind"] == kind), {})
 
 
-def _participation(trial: Trial, client: str) -> dict[str, Any]:
+def _participation(trial: Trial, client: str) -> Mapping[str, Any]:
     return next((p for p in trial.rest.round(1)["participations"] if p["client"] == client), {})

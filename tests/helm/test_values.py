@@ -123,7 +123,7 @@ def test_every_value_stands_in_the_readme_with_its_meaning(chart: str) -> None:
 )
 def test_the_kept_schemas_do_refuse(change: Mapping[str, Any], says: str) -> None:
     policy = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "a"}}
-    manifest = policy | {"spec": {"podSelector": {}}} | change
+    manifest = policy | {"spec": {"podSelector": {}}} | dict(change)
     location = f"{SCHEMAS}/{{{{ .ResourceKind }}}}{{{{ .KindSuffix }}}}.json"
     done = subprocess.run(
         [program("kubeconform"), "-strict", "-schema-location", location, "-"],

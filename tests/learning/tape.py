@@ -55,7 +55,7 @@ class TapeRecorder:
 
 class _Tape(TorchDispatchMode):
     def __init__(self, device: torch.device) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._counts = DeviceOperators(device)
         self._calls: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
         self._born: set[int] = set()
@@ -111,4 +111,4 @@ class _Tape(TorchDispatchMode):
 
 
 def _storage(leaf: Placed) -> int:
-    return leaf.raw.untyped_storage()._cdata
+    return int(leaf.raw.untyped_storage()._cdata)

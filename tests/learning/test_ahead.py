@@ -10,6 +10,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -80,6 +81,10 @@ class Hasty(Simulated):
         pass
 
 
+def _note(value: Tensor, seen: list[float]) -> None:
+    seen.append(float(value))
+
+
 def trained(streams: Simulated, count: int, seed: int) -> list[float]:
     """What each step finds in its batch; all batches are made from rows that are written before training begins."""
     rows, seen = torch.zeros(count), []
@@ -88,12 +93,12 @@ def trained(streams: Simulated, count: int, seed: int) -> list[float]:
     def source() -> Iterator[dict[str, Tensor]]:
         for number in range(count):
             batch = torch.zeros(())
-            streams.ask(lambda to=batch, at=number: to.copy_(rows[at]))
+            streams.ask(partial(batch.copy_, rows[number]))
             yield {"rows": batch}
 
     for batch in ahead(source(), CPU, streams):
         assert batch["rows"] is streams.taken[-1]
-        streams.ask(lambda held=batch: seen.append(float(held["rows"])))
+        streams.ask(partial(_note, batch["rows"], seen))
     streams.run(seed)
     return seen
 

@@ -72,7 +72,7 @@ def stepped(recorder: Lazy | None, batches: list[Batch]) -> tuple[list[float], n
 
     def step(batch: Batch) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        loss = model(batch.rows).square().mean()
+        loss: Tensor = model(batch.rows).square().mean()
         torch.autograd.backward(loss)
         optimizer.step()
         return loss.detach()

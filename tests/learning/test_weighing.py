@@ -56,7 +56,7 @@ def test_a_copy_weighs_most_without_a_cap_and_no_more_than_two_shares_with_it(ta
     assert max(each.weight for each in shares) <= 0.2 + 1e-9
     assert sum(each.weight for each in shares) == pytest.approx(1)
     found = weighed(config(temperature=tau), states_of(capped, clients)).contributions
-    assert [each.is_copy for each in found] == [True] + [False] * 9
+    assert [each.left_out for each in found] == [True] + [False] * 9
     assert found[0].weight == 0
     assert found[0].similarity == pytest.approx(1, abs=1e-6)
     assert found[0].agreement == pytest.approx(0, abs=1e-6)
@@ -105,13 +105,13 @@ def test_a_region_has_the_cap_of_all_its_clients_and_no_agreement() -> None:
     found = weigh(chosen, sheets).contributions
     assert found[0].weight <= 0.5 + 1e-9
     assert max(each.weight for each in found[1:]) <= 0.25 + 1e-9
-    assert (found[0].similarity, found[0].agreement, found[0].is_copy) == (None, None, False)
+    assert (found[0].similarity, found[0].agreement, found[0].left_out) == (None, None, False)
 
 
 def test_who_is_left_out_leaves_the_cap_of_those_who_stay() -> None:
     chosen = config()
     clients = [CENTRED, CENTRED, *(honest(seed) for seed in range(20, 26))]
     found = weighed(chosen, states_of(chosen, clients))
-    assert [each.is_copy for each in found.contributions] == [True, True] + [False] * 6
+    assert [each.left_out for each in found.contributions] == [True, True] + [False] * 6
     assert float(load(found.limit)["share"]) == pytest.approx(2 / 6)
     assert sum(each.weight for each in found.contributions) == pytest.approx(1)

@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,14 @@ def heard(path: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
+def _holds(path: Path, word: str) -> bool:
+    return word in heard(path)
+
+
+def _ended(path: Path, count: int) -> bool:
+    return heard(path).count("end") == count
+
+
 def test_a_message_is_json_and_holds_the_stages_id_alone(broker: str) -> None:
     send_stage(make_celery(broker), StageKind.FOLD, "stage-7")
     client = redis.Redis.from_url(broker)
@@ -84,8 +93,8 @@ def test_a_worker_hears_again_after_each_time_that_redis_was_away_while_a_task_e
         for number in range(3):
             with redis_server(tmp_path, port=port):
                 send_stage(make_celery(url), StageKind.FOLD, f"long-{number}")
-                wait_until(lambda n=number: f"long-{n}" in heard(path), "the message", seconds=60)
-            wait_until(lambda n=number: heard(path).count("end") == n + 1, "the end of the task", seconds=20)
+                wait_until(partial(_holds, path, f"long-{number}"), "the message", seconds=60)
+            wait_until(partial(_ended, path, number + 1), "the end of the task", seconds=20)
             time.sleep(1)
 
 

@@ -45,7 +45,7 @@ async def test_the_key_and_its_json_are_what_the_documentation_says(
     PresenceWriter(redis_url).seen("f", "north", "waiting for a task")
     await until_seen(client, "north")
     assert presence_key("f", "north") == "fedafd:presence:f:north"
-    value = json.loads(await client.get("fedafd:presence:f:north"))
+    value = json.loads(str(await client.get("fedafd:presence:f:north"), "utf-8"))
     assert set(value) == {"at", "activity"}
     assert datetime.fromisoformat(value["at"]).tzinfo is not None
     assert 0 < await client.pttl("fedafd:presence:f:north") <= 60_000
@@ -95,4 +95,4 @@ def test_presence_goes_on_when_redis_comes_back(tmp_path: object, redis_url: str
     client.client_kill_filter(_type="normal", skipme=True)
     for number in range(3):
         writer.seen("f", "after", f"step {number}")
-    wait_until(lambda: bool(client.exists("fedafd:presence:f:after")) or not writer.seen("f", "after", "x"), "it")
+    wait_until(lambda: bool(client.exists("fedafd:presence:f:after")) or not writer.seen("f", "after", "x"), "it")  # type: ignore[func-returns-value]

@@ -134,6 +134,7 @@ async def services(folder: Path) -> AsyncIterator[Services]:
         yield Services(database, url, store, context, f"127.0.0.1:{port}")
     await server.stop(None)
     await context.progress.close()
+    await context.renewals.close()
     await database.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from functools import partial
 
 import pytest
 from tests.servers import Minio
@@ -30,8 +31,10 @@ def _provision(minio: Minio, bucket: str, secrets: dict[str, str] = SECRETS) -> 
 
 
 def _store(minio: Minio, bucket: str, process: str, secret: str | None = None) -> S3Store:
-    keys = {"access_key": access_key(process), "secret_key": secret or SECRETS[process]}
-    return S3Store(endpoint=minio.endpoint, bucket=bucket, secure=False, **keys)
+    secret_key = secret or SECRETS[process]
+    return S3Store(
+        endpoint=minio.endpoint, bucket=bucket, secure=False, access_key=access_key(process), secret_key=secret_key
+    )
 
 
 MAY = {
@@ -54,7 +57,7 @@ def test_a_key_reads_everything_and_writes_what_its_process_writes(minio: Minio,
     assert store.stat("federations/absent") is None
     done, refused = set(), []
     for key in ("public-sets/a", "federations/a", "else/a"):
-        for name, act in (("put", lambda key=key: store.put(key, b"x")), ("delete", lambda key=key: store.delete(key))):
+        for name, act in (("put", partial(store.put, key, b"x")), ("delete", partial(store.delete, key))):
             try:
                 act()
                 done.add(f"{name} {key}")

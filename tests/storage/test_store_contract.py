@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from urllib.request import urlopen
@@ -197,7 +198,12 @@ def test_content_that_does_not_fit_its_hash_is_refused(store: ObjectStore) -> No
 
 def test_what_is_kept_twice_is_whole_as_long_as_one_of_the_two_is(store: ObjectStore) -> None:
     data = b"hours of work"
-    for spoil in (lambda: store.put("a", b"hours of wprk"), lambda: store.delete("a"), lambda: store.delete("a.copy")):
+    spoils: list[Callable[[], object]] = [
+        lambda: store.put("a", b"hours of wprk"),
+        lambda: store.delete("a"),
+        lambda: store.delete("a.copy"),
+    ]
+    for spoil in spoils:
         put_twice(store, "a", data)
         spoil()
         assert get_verified(store, "a", sha256_of(data)) == data

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ AGENT = Path(__file__).resolve().parents[2] / "services" / "fedafd" / "agent"
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_before():
+def _logging_as_before() -> Iterator[None]:
     yield
     logs.configure("tests", format="json")
 

@@ -58,6 +58,7 @@ def agent_file(
         "share:",
         "  personalized_model: false  # true: your personalized model is sent up, too",
         "  metrics: true  # false: no scores and no number of samples leave either",
+        "  representation_noise: 0  # length of noise on each representation, which has length 1: docs/privacy.md",
         "  weights: false  # true: for federations that average the encoders' weights",
         *_POLICY,
         *_tls(authorities),

@@ -324,6 +324,7 @@ class Agent:
             averages={w.purpose.partition("/")[2]: paths[w.sha256] for w in task.averaged_weights},
             previous_state=None if previous is None else previous[1],
             share_model=self._config.share.personalized_model and task.accepts_personalized_model,
+            representation_noise=self._config.share.representation_noise,
         )
 
     async def _rest(self) -> None:

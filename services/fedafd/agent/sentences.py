@@ -25,6 +25,8 @@ SENTENCES: dict[str, str] = {
     "agent.download_whole": "what changed of an encoder cannot be fetched alone; fetching all of it",
     "agent.download_corrupt": "a download arrived damaged; fetching it again",
     "agent.connection_renewed": "dialled the aggregator {aggregator} anew",
+    "agent.certificate_renewed": "the certificate of this agent was renewed, and will be again at {renew_again_at}",
+    "agent.certificate_not_renewed": "the certificate of this agent was not renewed; trying again",
     "agent.tls_files_not_taken": "renewed TLS files cannot be used; the old ones stay",
     "agent.trained": "trained",
     "agent.result_damaged": "a finished result that was not delivered yet is damaged, and is forgotten",

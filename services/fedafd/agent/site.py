@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedafd.agent.kept_scores import COMPARED_SPLITS, KeptScores
+from fedafd.agent.noise import noised
 from fedafd.agent.outgoing import metrics_to_send, samples_to_send
 from fedafd.agent.saved_state import fingerprint_of_site, tell_differences
 from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
@@ -48,7 +49,7 @@ class Site:
         self._made_for = fingerprint_of_site(config, data.labels)
 
     def train(self, task: LocalTask, progress: ProgressCallback) -> LocalResult:
-        """Do the client's part of a round; blocks. Deterministic in (task, private data, agent.yaml)."""
+        """Do the client's part of a round; blocks. Deterministic in (task, private data, agent.yaml), but for noise."""
         import torch
 
         from fedafd.learning.client_round import train_client
@@ -103,7 +104,8 @@ class Site:
             # What a site keeps to itself is in no card that leaves it either.
             shared = replace(recipe, facts=None, metrics=metrics_to_send(made.metrics, self._config.share))
             model = pack_folder(export_personalized_model(shared, state=made.state, bundles=bundles))
-        reps = encode_representations(made.representations, task.public_set_sha256, task.config.wire_dtype)
+        told = noised(made.representations, task.representation_noise)
+        reps = encode_representations(told, task.public_set_sha256, task.config.wire_dtype)
         return LocalResult(
             representations=reps,
             state=made.state,

@@ -47,9 +47,11 @@ class LocalTask:
     """The client's personalized state; None before its first round."""
     share_model: bool
     """True if the personalized model goes to the federation."""
+    representation_noise: float = 0.0
+    """Length of the noise on each representation that leaves."""
 
     def key(self) -> str:
-        """Identifies the task completely: equal keys mean equal results, bit for bit."""
+        """Identifies the task completely: equal keys mean equal results, bit for bit, but for noise."""
         parts = [
             self.round_id,
             self.round_number,
@@ -61,6 +63,7 @@ class LocalTask:
             sorted((group, path.name) for group, path in self.averages.items()),
             None if self.previous_state is None else hashlib.sha256(self.previous_state).hexdigest(),
             self.share_model,
+            *([self.representation_noise] if self.representation_noise else []),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

@@ -70,7 +70,7 @@ class AgentService(AggregatorServiceServicer):
             raise InvalidRequestError(f"wait is {seconds} s; must be 0 to {_LONGEST_WAIT_SECONDS:.0f} s")
         loop, wakeups = asyncio.get_running_loop(), self._context.wakeups
         until, tick = loop.time() + seconds, wakeups.tick
-        caller = await caller_of(self._context, call, fresh=True, wait_seconds=seconds)
+        caller = await caller_of(self._context, call, fresh=True, idle=True, wait_seconds=seconds)
         client = caller.client
         with wakeups.of_client(client.federation_id, client.id, since=tick) as news:
             while True:

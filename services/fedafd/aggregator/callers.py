@@ -5,12 +5,15 @@ when a wake-up says that the client, or the whole federation, changed (a revocat
 CALLER_SECONDS anyway, so that a revocation acts soon even where the wake-up was lost. Only what was found is
 trusted: a call about another round than the remembered one asks the database. Callers that are looked up at the same
 time, as all are when a round begins, are looked up by one statement.
+
+Who waits for a round is remembered for minutes: while no round of its federation collects, all that changes for it is
+that one begins to, or that it is revoked, and `round_watch` finds either within seconds if the wake-up was lost.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -23,6 +26,9 @@ from fedafd.persistence.models import ClientRow, ParticipationRow
 __all__ = ["CALLER_SECONDS", "Caller", "CallerLooks", "Callers"]
 
 CALLER_SECONDS = 1.0
+_IDLE_SECONDS = 300.0
+_WATCH_SECONDS = 10.0
+"""Without a look of `round_watch` for so long nobody is remembered for longer than CALLER_SECONDS."""
 _MOST = 10_000
 
 
@@ -33,6 +39,8 @@ class Caller:
     client: ClientRow
     part: ParticipationRow | None
     found_at: float = field(default_factory=monotonic)
+    steady: bool = False
+    """Whether nothing changed for anybody while it was looked up."""
 
 
 class Callers:
@@ -42,11 +50,27 @@ class Callers:
         self._lifetime = lifetime_seconds
         self._by_hash: OrderedDict[str, Caller] = OrderedDict()
         self._hash_of: dict[str, str] = {}
+        self._collecting: frozenset[str] = frozenset()
+        self._watched_at = float("-inf")
+        self.changes = 0
+        """Grows with each change that concerns clients."""
 
     def find(self, credential_hash: str) -> Caller | None:
         """Who has that credential, if that was looked up a moment ago."""
         caller = self._by_hash.get(credential_hash)
         return caller if caller is not None and monotonic() - caller.found_at < self._lifetime else None
+
+    def idle(self, credential_hash: str) -> Caller | None:
+        """Who has that credential, if no round waited for it when it was looked up, and nothing changed since."""
+        caller, now = self._by_hash.get(credential_hash), monotonic()
+        if caller is None or caller.part is not None or not caller.steady or now - caller.found_at > _IDLE_SECONDS:
+            return None
+        unseen = now - self._watched_at > _WATCH_SECONDS or caller.client.federation_id in self._collecting
+        return None if unseen else caller
+
+    def watched(self, collecting: Collection[str]) -> None:
+        """All changes of rounds and revocations have been heard of; federations of which a round collects."""
+        self._collecting, self._watched_at = frozenset(collecting), monotonic()
 
     def of(self, client_id: str) -> Caller | None:
         """The remembered caller of a client."""
@@ -63,12 +87,15 @@ class Callers:
 
     def forget(self, change: Change | None) -> None:
         """Something changed (None: anything); what it concerns is looked up again."""
+        if change is None or change.clients is None or change.clients:
+            self.changes += 1
         if change is None:
             gone = list(self._by_hash.values())
         elif change.clients is None:
             gone = [each for each in self._by_hash.values() if each.client.federation_id == change.federation]
         else:
-            gone = [each for each in map(self.of, change.clients) if each is not None]
+            hashes = (self._hash_of.get(client, "") for client in change.clients)
+            gone = [self._by_hash[each] for each in hashes if each in self._by_hash]
         for caller in gone:
             self._by_hash.pop(self._hash_of.pop(caller.client.id, ""), None)
 
@@ -85,7 +112,7 @@ class CallerLooks:
         return await self._together.get(credential_hash)
 
     async def _look(self, credential_hashes: Sequence[str]) -> dict[str, Caller | Exception]:
-        now = monotonic()
+        now, changes = monotonic(), self._remembered.changes
         async with self._database.snapshot() as session:
             rows = await callers_by_credential(session, credential_hashes)
         found: dict[str, Caller | Exception] = {}
@@ -93,6 +120,6 @@ class CallerLooks:
             if isinstance(row, Exception):
                 found[credential_hash] = row
                 continue
-            found[credential_hash] = caller = Caller(*row, found_at=now)
+            found[credential_hash] = caller = Caller(*row, found_at=now, steady=changes == self._remembered.changes)
             self._remembered.keep(credential_hash, caller)
         return found

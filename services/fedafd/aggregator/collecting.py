@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from fedafd.aggregator.step import COORDINATOR, Step
+from fedafd.aggregator.weighing import Weighing, note_contributions, start_weighing, weighing_of
 from fedafd.artifacts.ref import ArtifactRef
-from fedafd.artifacts.stage_io import DistilInputs, FoldInputs, MergeInputs, PrepareOutputs, SharedOutputs, sed_state_of
+from fedafd.artifacts.stage_io import (
+    DistilInputs,
+    FoldInputs,
+    FoldOutputs,
+    MergeInputs,
+    PrepareOutputs,
+    SharedOutputs,
+    sed_state_of,
+)
 from fedafd.domain.config import AveragingMode
 from fedafd.domain.kinds import Modality, ParticipantKind, StageKind, UploadPurpose
 from fedafd.domain.leaving import LeaveReason
@@ -24,6 +33,7 @@ from fedafd.persistence.stage_repository import add_stage
 __all__ = ["merge_plan", "step_collecting"]
 
 _Cohort = list[tuple[ParticipationRow, ClientRow]]
+_Leaves = dict[int, FoldOutputs[ArtifactRef] | None]
 
 
 async def step_collecting(step: Step, stages: list[StageRow]) -> bool:
@@ -33,14 +43,17 @@ async def step_collecting(step: Step, stages: list[StageRow]) -> bool:
         return True
     if await _fold_stale(step, cohort, stages):
         return True
-    plans = {modality: merge_plan(cohort, stages, modality) for modality in Modality}
+    leaves = {modality: _leaves(cohort, stages, modality) for modality in Modality}
+    weighings = {m: weighing_of(len(cohort), leaves[m], stages, m) for m in Modality}
+    note_contributions(cohort, weighings)
+    changed = await start_weighing(step, weighings)
+    plans = {m: _plan(cohort, stages, m, leaves[m], weighings[m]) for m in Modality}
     begun = {(s.modality, s.level, s.position) for s in stages if s.kind == StageKind.MERGE.value}
-    changed = False
     for modality, plan in plans.items():
         for ready in plan.ready:
             if (modality.value, ready.level, ready.position) in begun:
                 continue
-            inputs = MergeInputs(states=tuple(ready.children)).named()
+            inputs = MergeInputs(states=tuple(ready.children), limit=weighings[modality].limit).named()
             place = (ready.level, ready.position)
             changed = await _add_merge(step, modality, place, inputs) or changed
     if any(_is_open(participation) for participation, _ in cohort):
@@ -137,12 +150,30 @@ async def _drop_lost(step: Step, cohort: _Cohort) -> bool:
 
 def merge_plan(cohort: _Cohort, stages: list[StageRow], modality: Modality) -> MergePlan[ArtifactRef]:
     """What of one modality's states can be merged now, and the root once all are."""
+    leaves = _leaves(cohort, stages, modality)
+    return _plan(cohort, stages, modality, leaves, weighing_of(len(cohort), leaves, stages, modality))
+
+
+def _plan(
+    cohort: _Cohort, stages: list[StageRow], modality: Modality, leaves: _Leaves, weighing: Weighing
+) -> MergePlan[ArtifactRef]:
+    """Who is left out is an empty leaf, so that the tree keeps its shape."""
+    if weighing.is_open:
+        return MergePlan((), settled=False, root=None)
+    out = {position for position, each in weighing.contributions.items() if each.left_out}
+    states = {place: None if leaf is None or place in out else leaf.state for place, leaf in leaves.items()}
     done = [s for s in stages if s.modality == modality.value and s.state == StageState.DONE.value and s.outputs]
-    folded = {s.position: sed_state_of(s.outputs or {}) for s in done if s.kind == StageKind.FOLD.value}
     merged = {(s.level, s.position): sed_state_of(s.outputs or {}) for s in done if s.kind == StageKind.MERGE.value}
+    return plan_merges(len(cohort), states, merged)
+
+
+def _leaves(cohort: _Cohort, stages: list[StageRow], modality: Modality) -> _Leaves:
+    """Of each cohort position that is settled the outputs of its fold, or None if it delivers nothing."""
     folds = [s for s in stages if s.kind == StageKind.FOLD.value and s.modality == modality.value]
+    done = [s for s in folds if s.state == StageState.DONE.value and s.outputs]
+    folded = {s.position: FoldOutputs.of(s.outputs or {}) for s in done}
     folding = {s.position for s in folds if s.state != StageState.CANCELLED.value}
-    leaves: dict[int, ArtifactRef | None] = {}
+    leaves: _Leaves = {}
     for participation, client in cohort:
         delivers = bool(clients_with(participation, client, modality)) and (
             _is_open(participation) or participation.state == ParticipationState.DELIVERED.value
@@ -151,7 +182,7 @@ def merge_plan(cohort: _Cohort, stages: list[StageRow], modality: Modality) -> M
             leaves[participation.position] = folded[participation.position]
         elif not delivers and participation.position not in folding:
             leaves[participation.position] = None
-    return plan_merges(len(cohort), leaves, merged)
+    return leaves
 
 
 def _prepared(stages: list[StageRow]) -> dict[str, ArtifactRef]:

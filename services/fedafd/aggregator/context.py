@@ -11,11 +11,13 @@ from fedafd.aggregator.acceptance import Acceptances
 from fedafd.aggregator.announced_uploads import AnnouncedUploads
 from fedafd.aggregator.announcing import Announcements
 from fedafd.aggregator.callers import CallerLooks, Callers
+from fedafd.aggregator.claiming import Mover
 from fedafd.aggregator.cut_off import Waiting
 from fedafd.aggregator.limits import ByteBudget, CallCaps, Turns
 from fedafd.aggregator.metrics import AggregatorMetrics
 from fedafd.aggregator.progress import ProgressBook
 from fedafd.aggregator.proofs import Proofs
+from fedafd.aggregator.renewals import Renewals
 from fedafd.aggregator.round_facts import Once, RoundFacts
 from fedafd.aggregator.wakeups import Wakeups
 from fedafd.persistence.database import Database
@@ -58,12 +60,14 @@ class Context:
     calls: CallCaps = field(default_factory=CallCaps)
     waiting: Waiting = field(default_factory=Waiting)
     commits: Turns = field(default_factory=Turns)
+    mover: Mover = field(default_factory=Mover)
     in_memory: ByteBudget = field(default_factory=ByteBudget)
     proofs: Proofs = field(init=False)
     looks: CallerLooks = field(init=False)
     announcements: Announcements = field(init=False)
     acceptances: Acceptances = field(init=False)
     progress: ProgressBook = field(init=False)
+    renewals: Renewals = field(init=False)
     writes: WriteProbe = field(init=False)
     store_trouble: list[str] = field(default_factory=list)
     """Why the store takes no writes at the moment, if so: for the reason of a round that fails meanwhile."""
@@ -74,6 +78,7 @@ class Context:
         object.__setattr__(self, "announcements", Announcements(self.database, self.waiting.one))
         object.__setattr__(self, "acceptances", Acceptances(self.database, self.waiting.one))
         object.__setattr__(self, "progress", ProgressBook(self.database, self.wakeups))
+        object.__setattr__(self, "renewals", Renewals(self.database))
         object.__setattr__(self, "writes", WriteProbe(self.store, below=WRITES_BELOW))
         self.wakeups.first_tell(self.callers.forget)
         self.wakeups.first_tell(self.rounds.forget)

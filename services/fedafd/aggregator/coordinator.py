@@ -10,13 +10,13 @@ import asyncio
 import os
 import socket
 import uuid
-from contextlib import suppress
 from datetime import datetime, timedelta
 from time import monotonic
 
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.outbox import Outbox
 from fedafd.aggregator.steps import Step, step_round
+from fedafd.aggregator.wakeups import Listener
 from fedafd.domain.errors import DatabaseUnavailableError, FedafdError
 from fedafd.domain.states import RoundState
 from fedafd.persistence.drain_repository import may_start_rounds
@@ -31,8 +31,9 @@ __all__ = ["Coordinator"]
 _LEASES_PER_LOOK = 3
 _RELEASE_SECONDS = 5.0
 _REST = 2.0
+_SHORTEST_REST_SECONDS = 0.02
 _LONGEST_REST_SECONDS = 0.2
-"""After a look that changed nothing the coordinator rests so many times as long as the look took, at most so long."""
+"""After a look that changed nothing the coordinator rests so many times as long as the look took, within these."""
 _log = get_logger(__name__)
 
 
@@ -47,7 +48,10 @@ class Coordinator:
         self._lease = timedelta(seconds=lease_seconds)
         self._poll_seconds = poll_seconds
         self._leading_since: float | None = None
-        self._looked = asyncio.Event()
+        self._token: int | None = None
+        self._moving = asyncio.Lock()
+        self._looked = Listener()
+        context.mover.move = self.move
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
     @property
@@ -66,11 +70,12 @@ class Coordinator:
                 while not self._context.draining.is_set():
                     began = monotonic()
                     worked = await self._try_to_move()
-                    self._looked.set()
+                    self._looked.wake()
                     if not worked:
                         # What arrives while many deliver is seen in one look, not in one each; a look that comes after
                         # a quiet moment comes at once.
-                        await asyncio.sleep(min(_LONGEST_REST_SECONDS, _REST * (monotonic() - began)))
+                        rest = max(_SHORTEST_REST_SECONDS, _REST * (monotonic() - began))
+                        await asyncio.sleep(min(_LONGEST_REST_SECONDS, rest))
                         await news.wait(self._poll_seconds)
         finally:
             sending.cancel()
@@ -88,6 +93,14 @@ class Coordinator:
                 _log.exception("coordinator.failed", reason=str(error))
             self._stand_down()
             return False
+
+    async def move(self, row: RoundRow) -> bool:
+        """Take the round one step further now, if this candidate leads; False if it does not."""
+        token = self._token
+        if not self.leading or token is None:
+            return False
+        await self._step(row, token)
+        return True
 
     async def look(self) -> bool:
         """Do what can be done now and send what is due; True if something changed and another look is due at once."""
@@ -113,23 +126,23 @@ class Coordinator:
         self._context.metrics.leader.set(0)
 
     async def _send_always(self) -> None:
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._poll_seconds):
-                    await self._looked.wait()
-            self._looked.clear()
-            if not self.leading:
-                continue
-            try:
-                await self._outbox.send()
-            except Exception as error:
-                _log.warning("outbox.failed", reason=str(error))
+        with self._context.wakeups.of_rounds(self._looked):
+            while True:
+                await self._looked.wait(self._poll_seconds)
+                if not self.leading:
+                    continue
+                try:
+                    await self._outbox.send()
+                except Exception as error:
+                    _log.warning("outbox.failed", reason=str(error))
+                await asyncio.sleep(_SHORTEST_REST_SECONDS)
 
     async def _move(self) -> bool:
         async with self._context.database.transaction() as session:
             token = await acquire_lease(session, COORDINATOR_LEASE, self.holder, self._lease)
             rows = [] if token is None else list(await list_open_rounds(session))
         self._context.metrics.leader.set(0 if token is None else 1)
+        self._token = token
         if token is None:
             self._leading_since = None
             return False
@@ -146,7 +159,7 @@ class Coordinator:
 
     async def _step(self, row: RoundRow, token: int) -> bool:
         with bind_context(federation=row.federation_id, round_number=row.number):
-            async with self._context.database.transaction() as session:
+            async with self._moving, self._context.database.transaction() as session:
                 fresh = await get_round(session, row.id)
                 old, since = fresh.state, fresh.state_changed_at
                 if old == RoundState.QUEUED.value and not await may_start_rounds(session):

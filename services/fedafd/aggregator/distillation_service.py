@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from fedafd.aggregator.claiming import Claimed, claim, claim_next
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.fallback import older_inputs
 from fedafd.aggregator.identity import require_internal
@@ -25,8 +25,6 @@ from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import RoundRow, StageRow, utc_now
 from fedafd.persistence.stage_repository import (
     announce_again,
-    claim_companions,
-    claim_stage,
     forgive_strike,
     free_fold,
     get_stage,
@@ -61,26 +59,13 @@ class DistillationService(DistillationServiceServicer):
         require_internal(self._context, call)
         async with self._context.database.transaction() as session:
             stage, row = await get_stage(session, request.stage_id)
-            worker, together = plain_text(request.worker), stage.kind == StageKind.FOLD and request.most_companions > 0
-            if together:
+            worker, most = plain_text(request.worker), min(request.most_companions, FOLDS_TOGETHER - 1)
+            if stage.kind == StageKind.FOLD and most > 0:
                 stage = await free_fold(session, stage, worker)
-            config = stored_federation_config(row.config)
-            silent_since = utc_now() - timedelta(seconds=config.idle_timeout_seconds)
-            waiting = stage.state == StageState.PENDING.value
-            announced = [stage.last_progress_at] if waiting else []
-            token = await claim_stage(session, stage.id, worker, silent_since)
-            most = min(request.most_companions, FOLDS_TOGETHER - 1)
-            companions, theirs = await claim_companions(session, stage, worker, most) if together else ((), ())
+            claimed = await claim(session, stage, row, worker, most)
         add_context(federation=row.federation_id, round_number=row.number)
-        for since in (*announced, *theirs):
-            waited = (utc_now() - since).total_seconds()
-            self._context.metrics.stage_wait_seconds.labels(kind=stage.kind).observe(waited)
         self._context.wakeups.changed(row.federation_id, clients=(), rounds=False)
-        answer = _description(stage, row, config, token)
-        answer.lease.FromTimedelta(self._context.stage_lease)
-        answer.stage_id = stage.id
-        answer.companions.extend(_companion(each) for each in companions)
-        return answer
+        return self._described(claimed)
 
     async def ReportStageProgress(
         self, request: pb.ReportStageProgressRequest, call: Call
@@ -125,8 +110,15 @@ class DistillationService(DistillationServiceServicer):
                 _log.info("stage.lost", stage=stage.id, reason=words)
                 lost.append(stage.id)
             await add_artifacts(session, made)
-        self._context.wakeups.changed(row.federation_id, clients=())
-        return pb.CompleteStageResponse(lost_stage_ids=lost)
+        add_context(federation=row.federation_id, round_number=row.number)
+        goes_on = request.takes_next and not lost
+        following = await claim_next(self._context, row, stages[request.stage_id][0].worker) if goes_on else None
+        # Who has the next stage has seen to all that the coordinator could do.
+        self._context.wakeups.changed(row.federation_id, clients=(), rounds=following is None)
+        answer = pb.CompleteStageResponse(lost_stage_ids=lost)
+        if following is not None:
+            answer.next.CopyFrom(self._described(following))
+        return answer
 
     async def DescribeMaker(self, request: pb.DescribeMakerRequest, call: Call) -> pb.DescribeMakerResponse:
         require_internal(self._context, call)
@@ -184,6 +176,18 @@ class DistillationService(DistillationServiceServicer):
             self._context.metrics.stage_failures.labels(kind=stage.kind).inc()
         self._context.wakeups.changed(row.federation_id, clients=() if asked is None else (asked,))
         return pb.FailStageResponse()
+
+    def _described(self, claimed: Claimed) -> pb.ClaimStageResponse:
+        """The answer to a claim."""
+        for since in claimed.announced_at:
+            waited = max((utc_now() - since).total_seconds(), 0.0)
+            self._context.metrics.stage_wait_seconds.labels(kind=claimed.stage.kind).observe(waited)
+        config = stored_federation_config(claimed.row.config)
+        answer = _description(claimed.stage, claimed.row, config, claimed.token)
+        answer.lease.FromTimedelta(self._context.stage_lease)
+        answer.stage_id = claimed.stage.id
+        answer.companions.extend(_companion(each) for each in claimed.companions)
+        return answer
 
 
 async def _complete(

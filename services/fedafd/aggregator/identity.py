@@ -29,10 +29,17 @@ async def calling_client(context: Context, call: Call) -> ClientRow:
 
 
 async def caller_of(
-    context: Context, call: Call, *, fresh: bool = False, wait_seconds: float = 0.0, proven: bool = True
+    context: Context,
+    call: Call,
+    *,
+    fresh: bool = False,
+    idle: bool = False,
+    wait_seconds: float = 0.0,
+    proven: bool = True,
 ) -> Caller:
     """Whose credential the call carries, if the call comes from its one live agent; asked anew with `fresh`.
 
+    With `idle` one whom no round waits for is taken from memory, too, as long as nothing that concerns it changed.
     The agent's session is held for the lease, and for as long as the call may wait. With `proven` a credential that is
     bound to a key is taken with the key's proof only.
     Raises UnauthenticatedError, InvalidRequestError without a session, IdentityInUseError while another is alive.
@@ -40,6 +47,8 @@ async def caller_of(
     metadata = call.invocation_metadata()
     credential_hash = hash_secret(bearer_secret(metadata))
     caller = None if fresh else context.callers.find(credential_hash)
+    if idle:
+        caller = context.callers.idle(credential_hash)
     if caller is None:
         caller = await context.looks.of(credential_hash)
     client = caller.client
@@ -62,6 +71,8 @@ def _is_held(context: Context, client: ClientRow, own: str, wait_seconds: float)
 async def _hold(context: Context, client: ClientRow, sessions: Sessions, wait_seconds: float) -> None:
     now = utc_now()
     until = now + context.session_lease + timedelta(seconds=wait_seconds)
+    if context.renewals.take(client, sessions.own, now, until):
+        return
     async with context.database.transaction() as session:
         if await hold_session(session, client.id, sessions.own, sessions.ended, now, until):
             client.session, client.session_until = sessions.own, until

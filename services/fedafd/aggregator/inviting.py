@@ -10,7 +10,7 @@ from fedafd.aggregator.step import COORDINATOR, Step
 from fedafd.domain.cohorts import Candidate, draw_cohort, short_of_quorum
 from fedafd.domain.kinds import ParticipantKind
 from fedafd.domain.states import RoundState
-from fedafd.persistence.client_repository import enrolled_clients
+from fedafd.persistence.client_repository import enrolled_clients, is_excluded
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import ClientRow, StageRow, utc_now
 from fedafd.persistence.participation_repository import count_invitations, invite_cohort
@@ -23,6 +23,9 @@ async def invite(step: Step, prepared: StageRow) -> bool:
     enrolled = await enrolled_clients(step.session, step.row.federation_id)
     if not enrolled:
         return await step.fail("no client is enrolled; invite clients and start their agents, then start a round")
+    enrolled = [client for client in enrolled if not is_excluded(client, step.row.number)]
+    if not enrolled:
+        return await step.fail("every enrolled client is excluded from this round; `fedafd client readmit NAME`")
     if not step.config.cohort.is_drawn:
         return await _collect(step, enrolled, None)
     online = [client for client in enrolled if _is_online(client)]

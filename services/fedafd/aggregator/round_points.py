@@ -30,7 +30,7 @@ Folds = Mapping[str, Mapping[str, str]]
 
 
 async def round_points(session: AsyncSession, row: RoundRow) -> tuple[dict[str, float], Folds]:
-    """Metrics by name, and where the clients' SED states are."""
+    """Metrics by name, and where the clients' SED states are of which no weights are written."""
     parts = await list_participations(session, row.id)
     delivered = [part for part, _ in parts if part.state == ParticipationState.DELIVERED.value]
     points = {
@@ -45,7 +45,9 @@ async def round_points(session: AsyncSession, row: RoundRow) -> tuple[dict[str, 
     points |= {f"server/{name}": float(value) for name, value in (row.metrics or {}).items()}
     for part, client in sorted(parts, key=lambda each: each[1].name)[:MOST_CLIENTS]:
         points |= {f"{client.name}/{name}": value for name, value in _of_client(part).items()}
-    return points, _folds(parts, await list_stages(session, row.id))
+    folds = _folds(parts, await list_stages(session, row.id))
+    weighed = {modality for part, _ in parts for modality in part.contributions or {}}
+    return points, {modality: keys for modality, keys in folds.items() if modality not in weighed}
 
 
 def sed_weights(store: ObjectStore, folds: Folds) -> dict[str, float]:
@@ -70,6 +72,9 @@ def _of_client(part: ParticipationRow) -> dict[str, float]:
     """Of what it shared, and what was seen of it."""
     found = {name: float(value) for name, value in (part.metrics or {}).items()}
     found |= {"bytes_up": float(part.bytes_up), "bytes_down": float(part.bytes_down)}
+    for modality, each in (part.contributions or {}).items():
+        seen = {name: each[name] for name in ("weight", "similarity", "agreement") if each[name] is not None}
+        found |= {f"sed_{name}/{modality}": float(value) for name, value in seen.items()}
     return found | {"delivered": float(part.state == ParticipationState.DELIVERED.value)}
 
 

@@ -7,6 +7,8 @@ seconds, however many clients wait.
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
+from dataclasses import dataclass, field
 
 from sqlalchemy import func, select
 
@@ -24,7 +26,7 @@ _log = get_logger(__name__)
 
 async def watch_rounds(context: Context, seconds: float = 2.0) -> None:
     """Look again and again, and wake the clients of a federation where something changed; ends when cancelled."""
-    known = await _seen(context) or {}
+    known: dict[str, _Facts] = await _seen(context) or {}
     while True:
         await asyncio.sleep(seconds)
         now = await _seen(context)
@@ -34,19 +36,29 @@ async def watch_rounds(context: Context, seconds: float = 2.0) -> None:
             if known.get(federation) != now.get(federation):
                 context.wakeups.heard(Change(federation, rounds=False))
         known = now
+        context.callers.watched([federation for federation, facts in now.items() if facts.collecting])
 
 
-async def _seen(context: Context) -> dict[str, list[str]] | None:
-    """Of each federation what its clients' tasks depend on; None while the database is away."""
+@dataclass
+class _Facts:
+    """What the tasks of a federation's clients depend on."""
+
+    collecting: list[str] = field(default_factory=list)
+    revoked: int = 0
+
+
+async def _seen(context: Context) -> dict[str, _Facts] | None:
+    """The facts of each federation that has a client or a round; None while the database is away."""
     collecting = select(RoundRow.federation_id, RoundRow.id).where(RoundRow.state == RoundState.COLLECTING.value)
     revoked = select(ClientRow.federation_id, func.count(ClientRow.revoked_at)).group_by(ClientRow.federation_id)
-    found: dict[str, list[str]] = {}
+    found: defaultdict[str, _Facts] = defaultdict(_Facts)
     try:
         async with context.database.snapshot() as session:
-            for query in (collecting.order_by(RoundRow.id), revoked):
-                for federation, what in await session.execute(query):
-                    found.setdefault(federation, []).append(str(what))
+            for federation, round_id in await session.execute(collecting.order_by(RoundRow.id)):
+                found[federation].collecting.append(round_id)
+            for federation, count in await session.execute(revoked):
+                found[federation].revoked = count
     except DatabaseUnavailableError as error:
         _log.debug("round_watch.database_away", reason=str(error))
         return None
-    return found
+    return dict(found)

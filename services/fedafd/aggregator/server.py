@@ -112,6 +112,7 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
             bound_only=settings.require_client_keys,
         )
         stack.push_async_callback(context.progress.close)
+        stack.push_async_callback(context.renewals.close)
         if settings.metrics_listen:
             host, port = split_address(settings.metrics_listen)
             stack.enter_context(start_metrics_server(context.metrics.metrics, host, port))

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.coordinator import Coordinator
+from fedafd.aggregator.forgetting import forget_next
 from fedafd.aggregator.orphans import Orphan, OrphanKind, orphans_of, unfinished_writes
 from fedafd.artifacts.keys import FEDERATIONS, RoundObjects
 from fedafd.domain.errors import FedafdError
@@ -50,7 +51,7 @@ class Amount:
 async def sweep_rounds(
     context: Context, coordinator: Coordinator, *, seconds: float = 5.0, pause_seconds: float = 60.0
 ) -> None:
-    """Sweep every round that is over, while this aggregator coordinates; ends when cancelled.
+    """Sweep every round that is over and forget who is to be, while this aggregator coordinates; ends when cancelled.
 
     Looks every `seconds`; `pause_seconds` after the database or the store refused.
     """
@@ -59,6 +60,8 @@ async def sweep_rounds(
         if coordinator.leading:
             try:
                 while await sweep_next(context.database, context.store):
+                    pass
+                while await forget_next(context.database, context.store):
                     pass
                 await remove_deleted(context.database, context.store)
             except Exception as error:

@@ -90,9 +90,9 @@ class Wakeups:
                 del self._clients[place]
 
     @contextmanager
-    def of_rounds(self) -> Iterator[Listener]:
+    def of_rounds(self, listener: Listener | None = None) -> Iterator[Listener]:
         """Hear of what the coordinator may have to do."""
-        listener = Listener()
+        listener = listener or Listener()
         self._coordinators.add(listener)
         try:
             yield listener

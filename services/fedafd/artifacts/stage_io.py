@@ -23,10 +23,13 @@ __all__ = [
     "EvaluateInputs",
     "EvaluateOutputs",
     "FoldInputs",
+    "FoldOutputs",
     "MergeInputs",
     "PrepareInputs",
     "PrepareOutputs",
     "SharedOutputs",
+    "WeighInputs",
+    "WeighOutputs",
     "encoder_bundle",
     "find_sed_state",
     "is_client_representations",
@@ -49,6 +52,9 @@ _CLIENT = UploadPurpose.REPRESENTATIONS.value
 _STALE = "stale-representations/"
 """A client's representations of an earlier round; then how many rounds they are old."""
 _SED = "sed-state"
+_SHEET = "sed-sheet"
+"""Of a fold: what weights are made of (fedafd.learning.weighing). Before a cohort position: an input of WEIGH."""
+_LIMIT = "sed-limit"
 BUNDLE = "encoder-bundle/"
 """Before a modality: a frozen global encoder."""
 _MODEL = "model/"
@@ -80,7 +86,7 @@ def model_path(name: str) -> str | None:
 
 
 def sed_state_outputs(state: T) -> dict[str, T]:
-    """The output of FOLD and MERGE: a state of the ensemble."""
+    """The output of MERGE: a state of the ensemble."""
     return {_SED: state}
 
 
@@ -175,19 +181,72 @@ class FoldInputs(Generic[T]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeInputs(Generic[T]):
-    """States of the ensemble, in the order of the tree."""
+class FoldOutputs(Generic[T]):
+    """A state of the ensemble, and its sheet where weights are looked at before states merge."""
 
-    states: tuple[T, ...]
+    state: T
+    sheet: T | None = None
 
     def named(self) -> dict[str, T]:
         """By name."""
-        return {f"{_SED}/{number}": state for number, state in enumerate(self.states)}
+        return sed_state_outputs(self.state) | ({} if self.sheet is None else {_SHEET: self.sheet})
+
+    @classmethod
+    def of(cls, outputs: Mapping[str, T]) -> FoldOutputs[T]:
+        """From names."""
+        return cls(state=outputs[_SED], sheet=outputs.get(_SHEET))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeighInputs(Generic[T]):
+    """The sheets of a modality by cohort position."""
+
+    sheets: Mapping[int, T]
+
+    def named(self) -> dict[str, T]:
+        """By name."""
+        return {f"{_SHEET}/{position}": sheet for position, sheet in self.sheets.items()}
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, T]) -> WeighInputs[T]:
+        """From names."""
+        sheets = {int(position): sheet for position, sheet in _below(inputs, f"{_SHEET}/").items()}
+        return cls(sheets=dict(sorted(sheets.items())))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeighOutputs(Generic[T]):
+    """The limit, which merges need."""
+
+    limit: T
+
+    def named(self) -> dict[str, T]:
+        """By name."""
+        return {_LIMIT: self.limit}
+
+    @classmethod
+    def of(cls, outputs: Mapping[str, T]) -> WeighOutputs[T]:
+        """From names."""
+        return cls(limit=outputs[_LIMIT])
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeInputs(Generic[T]):
+    """States of the ensemble, in the order of the tree, and the limit where clients' weights are capped."""
+
+    states: tuple[T, ...]
+    limit: T | None = None
+
+    def named(self) -> dict[str, T]:
+        """By name."""
+        limit = {} if self.limit is None else {_LIMIT: self.limit}
+        return {f"{_SED}/{number}": state for number, state in enumerate(self.states)} | limit
 
     @classmethod
     def of(cls, inputs: Mapping[str, T]) -> MergeInputs[T]:
         """From names."""
-        return cls(states=tuple(inputs[f"{_SED}/{number}"] for number in range(len(inputs))))
+        states = _below(inputs, f"{_SED}/")
+        return cls(states=tuple(states[str(number)] for number in range(len(states))), limit=inputs.get(_LIMIT))
 
 
 @dataclass(frozen=True, kw_only=True)

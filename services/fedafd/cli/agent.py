@@ -37,6 +37,19 @@ def agent_run(
     raise typer.Exit(start_agent(config, token=token, state_dir=state_dir))
 
 
+@agent_app.command("explain")
+def agent_explain(
+    config: AgentYaml = Path("agent.yaml"),
+    fields: Annotated[bool, typer.Option("--fields", help="Each field of each message, too.")] = False,
+) -> None:
+    """Say in words what would leave this site by its agent.yaml as it is, and what its policy refuses. Asks nobody."""
+    from fedafd.agent.explain import explained
+    from fedafd.agent.main import read_site
+
+    for line in explained(read_site(config), fields=fields):
+        typer.echo(line)
+
+
 @agent_app.command("sent")
 def agent_sent(
     config: AgentYaml = Path("agent.yaml"),

@@ -23,6 +23,7 @@ _COLOURS = {"delivered": "green", "done": "green", "completed": "green", "reject
 _STAGE_WORDS = {
     "prepare": "train the global model on the public set, encode it",
     "fold": "fold uploads into the ensemble",
+    "weigh": "weigh the clients",
     "merge": "merge ensembles",
     "distil": "distil the ensemble into the global model",
     "evaluate": "evaluate and publish",
@@ -105,7 +106,7 @@ class RoundView:
         title = Text.assemble((name.capitalize(), "bold"), f"  {answer['state']}{took}")
         table = Table.grid(padding=(0, 2))
         for stage in answer["stages"]:
-            if stage["kind"] not in ("fold", "merge"):
+            if stage["kind"] not in ("fold", "weigh", "merge"):
                 words = stage["activity"] if stage["state"] == "running" else None
                 table.add_row("server", *_row(stage, words or _STAGE_WORDS[stage["kind"]]))
         for part in answer["participations"]:

@@ -44,6 +44,8 @@ class Client(TypedDict):
     last_seen_at: str | None
     other_agent_refused_at: str | None
     revoked_at: str | None
+    excluded_from_round: int | None
+    exclusion_reason: str | None
     token_expires_at: str | None
 
 
@@ -85,6 +87,15 @@ class Round(TypedDict):
     finished_at: str | None
 
 
+class Contribution(TypedDict):
+    """What a client counts for in the ensemble of one modality."""
+
+    weight: float
+    similarity: float | None
+    agreement: float | None
+    left_out: bool
+
+
 class Participation(TypedDict):
     """One client's part in a round."""
 
@@ -100,6 +111,7 @@ class Participation(TypedDict):
     bytes_up: int
     bytes_down: int
     settled_at: str | None
+    contributions: dict[str, Contribution] | None
 
 
 class PastParticipation(Participation):

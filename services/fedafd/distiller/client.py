@@ -87,20 +87,21 @@ class DistillationClient:
             raise error_from_rpc(error) from error
         return bool(answer.keep_going)
 
-    def complete(self, done: Sequence[pb.CompleteStageRequest]) -> frozenset[str]:
-        """Settle stages that were claimed together, however long the aggregator is away; ids of those that were lost.
+    def complete(self, done: Sequence[pb.CompleteStageRequest], *, takes_next: bool) -> pb.CompleteStageResponse:
+        """Settle stages that were claimed together, however long the aggregator is away; which of them were lost.
 
-        Raises StageLostError if the only one was.
+        With `takes_next` the answer may hold the stage to go on with. Raises StageLostError if the only one was lost.
         """
         first, *others = done
         request = pb.CompleteStageRequest()
         request.CopyFrom(first)
         request.companions.extend(others)
+        request.takes_next = takes_next
         answer: pb.CompleteStageResponse = self._call(
             lambda: self._stub.CompleteStage(request, metadata=self._metadata, timeout=_CALL_SECONDS),
             give_up_seconds=_FINISHED_GIVE_UP_SECONDS,
         )
-        return frozenset(answer.lost_stage_ids)
+        return answer
 
     def maker(self, stage_id: str, key: str) -> pb.ClaimStageResponse:
         """The stage that made an input of ours. Raises NotFoundError where none did."""

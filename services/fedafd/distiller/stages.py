@@ -21,18 +21,23 @@ from fedafd.artifacts.stage_io import (
     EvaluateInputs,
     EvaluateOutputs,
     FoldInputs,
+    FoldOutputs,
     MergeInputs,
     PrepareInputs,
     PrepareOutputs,
+    WeighInputs,
+    WeighOutputs,
     sed_state_outputs,
 )
 from fedafd.datasets.samples import PairSplit
 from fedafd.domain.config import FederationConfig
+from fedafd.domain.contributions import contribution_metrics
 from fedafd.domain.kinds import Modality, StageKind, UploadPurpose
 from fedafd.learning.comparison import standard_error
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
 from fedafd.learning.fedavg import average_updates
 from fedafd.learning.server_round import distil, evaluate, export_global_model, initial_server_state, prepare
+from fedafd.learning.weighing import score_sheet, weigh
 
 __all__ = ["StageResult", "StageWork", "run_stage"]
 
@@ -95,7 +100,7 @@ def _prepare(work: StageWork) -> StageResult:
 def _fold(work: StageWork) -> StageResult:
     assert work.modality is not None
     if UploadPurpose.MERGED_STATES in work.inputs:
-        return StageResult(sed_state_outputs(sed_state_of(work.inputs[UploadPurpose.MERGED_STATES], work.modality)))
+        return _folded(work, work.modality, sed_state_of(work.inputs[UploadPurpose.MERGED_STATES], work.modality))
     inputs = FoldInputs.of(work.inputs)
     global_reps = _global(work, inputs.global_representations)
     count, dim = global_reps[work.modality].shape
@@ -111,11 +116,28 @@ def _fold(work: StageWork) -> StageResult:
     )
     modality = work.modality
     state = fold_state(work.config, modality, reps[modality], global_reps, device=work.device, staleness=inputs.age)
-    return StageResult(sed_state_outputs(state))
+    return _folded(work, modality, state, global_reps)
+
+
+def _folded(
+    work: StageWork, modality: Modality, state: bytes, global_reps: Mapping[Modality, NDArray[np.float32]] | None = None
+) -> StageResult:
+    sheet = None
+    if work.config.distillation.caps_weights:
+        sheet = score_sheet(work.config, modality, state, global_reps)
+    return StageResult(FoldOutputs(state=state, sheet=sheet).named())
+
+
+def _weigh(work: StageWork) -> StageResult:
+    sheets = WeighInputs.of(work.inputs).sheets
+    weighed = weigh(work.config, list(sheets.values()))
+    contributions = dict(zip(sheets, weighed.contributions, strict=True))
+    return StageResult(WeighOutputs(limit=weighed.limit).named(), contribution_metrics(contributions))
 
 
 def _merge(work: StageWork) -> StageResult:
-    return StageResult(sed_state_outputs(merge_states(list(MergeInputs.of(work.inputs).states))))
+    inputs = MergeInputs.of(work.inputs)
+    return StageResult(sed_state_outputs(merge_states(inputs.states, inputs.limit)))
 
 
 def _distil(work: StageWork) -> StageResult:
@@ -174,6 +196,7 @@ def _decoded_global(work: StageWork, blob: bytes) -> dict[Modality, NDArray[np.f
 _WORK: dict[StageKind, Callable[[StageWork], StageResult]] = {
     StageKind.PREPARE: _prepare,
     StageKind.FOLD: _fold,
+    StageKind.WEIGH: _weigh,
     StageKind.MERGE: _merge,
     StageKind.DISTIL: _distil,
     StageKind.EVALUATE: _evaluate,

@@ -59,38 +59,43 @@ class StageRunner:
         self.busy = False
 
     def run(self, stage_id: str, traceparent: str | None = None) -> None:
-        """Do one stage; a stage that somebody else holds or that is settled is left alone.
-
-        `traceparent` is the trace that the message belongs to.
+        """Do one stage, and those that the round goes on with; one that somebody else holds or that is settled is left
+        alone. `traceparent` is the trace that the message belongs to.
         """
-        with span_below(traceparent, "stage", kind="CONSUMER"), self._metrics.busy.track_inprogress():
+        with self._metrics.busy.track_inprogress():
             self.busy = True
             try:
-                self._run(stage_id)
+                following: pb.ClaimStageResponse | None = None
+                while stage_id:
+                    with span_below(traceparent, "stage", kind="CONSUMER"):
+                        following = self._run(stage_id, following)
+                    stage_id = "" if following is None else following.stage_id
             finally:
                 self.busy = False
 
-    def _run(self, stage_id: str) -> None:
+    def _run(self, stage_id: str, claim: pb.ClaimStageResponse | None) -> pb.ClaimStageResponse | None:
+        """Do one stage, claimed already or not; the one that follows, claimed, if there is one."""
         try:
-            claim = self._client.claim(stage_id)
+            claim = claim or self._client.claim(stage_id)
         except (StageLostError, NotFoundError) as error:
             _log.info("stage.not_ours", stage=stage_id, reason=str(error))
-            return
+            return None
         except (FedafdError, StageHandedBackError) as error:
             # The coordinator offers again what nobody claimed.
             _log.warning("stage.not_claimed", stage=stage_id, reason=str(error))
-            return
+            return None
         kind = stage_kind_from_wire(claim.kind).value
         note(stage=kind, federation=claim.federation_id, round=claim.round_number)
         with bind_context(federation=claim.federation_id, round_number=claim.round_number, stage=kind):
             stages = claimed_stages(stage_id, claim)
             _log.info("stage.started", stage_id=stages[0].stage_id, attempt=claim.token, companions=len(stages) - 1)
-            outcomes = self._settled(stages)
+            outcomes, following = self._settled(stages)
             for outcome in outcomes.values():
                 self._metrics.stages.labels(kind=kind, outcome=outcome).inc()
+        return following
 
-    def _settled(self, stages: Sequence[Claimed]) -> dict[Claimed, str]:
-        """Work on stages that were claimed together, and settle each; the outcomes."""
+    def _settled(self, stages: Sequence[Claimed]) -> tuple[dict[Claimed, str], pb.ClaimStageResponse | None]:
+        """Work on stages that were claimed together, and settle each; the outcomes, and the stage to go on with."""
         results = Results()
         main = stages[0]
         with (
@@ -114,27 +119,31 @@ class StageRunner:
                         break
                     # The others go on: each is settled for itself.
                     results.failed[stage] = error
-        outcomes = self._completed(results)
+        outcomes, following = self._completed(results)
         reached = True
         for stage, failure in results.failed.items():
             reached = reached and self._give_up(stage, failure)
             outcomes[stage] = "failed"
-        return outcomes | self._left(results.left, claimed=len(stages))
+        return outcomes | self._left(results.left, claimed=len(stages)), following
 
-    def _completed(self, results: Results) -> dict[Claimed, str]:
-        done, lost = results.done, frozenset[str]()
+    def _completed(self, results: Results) -> tuple[dict[Claimed, str], pb.ClaimStageResponse | None]:
+        done = results.done
         if not done:
-            return {}
+            return {}, None
+        # Who still has something to give back, or ends, takes nothing new.
+        takes_next = not (results.failed or results.left or self._shutdown.begun)
         try:
-            lost = self._client.complete(list(done.values()))
+            answer = self._client.complete(list(done.values()), takes_next=takes_next)
         except (StageLostError, StageHandedBackError) as error:
-            return self._left(dict.fromkeys(done, error), claimed=len(done))
+            return self._left(dict.fromkeys(done, error), claimed=len(done)), None
         except FedafdError as error:
             results.failed |= dict.fromkeys(done, error)
-            return {}
+            return {}, None
+        lost = frozenset(answer.lost_stage_ids)
         for each in done:
             _log.info("stage.lost" if each.stage_id in lost else "stage.done", stage_id=each.stage_id)
-        return {each: "lost" if each.stage_id in lost else "done" for each in done}
+        outcomes = {each: "lost" if each.stage_id in lost else "done" for each in done}
+        return outcomes, answer.next if answer.HasField("next") else None
 
     def _left(self, left: Mapping[Claimed, Exception], *, claimed: int) -> dict[Claimed, str]:
         """Give back what was not settled, of so many that were claimed; a stage that is lost is not ours to give."""

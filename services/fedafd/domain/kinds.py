@@ -85,6 +85,7 @@ class StageKind(StrEnum):
 
     PREPARE = "prepare"
     FOLD = "fold"
+    WEIGH = "weigh"
     MERGE = "merge"
     DISTIL = "distil"
     EVALUATE = "evaluate"

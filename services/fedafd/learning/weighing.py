@@ -22,28 +22,14 @@ from fedafd.algorithm.centring import centre, public_mean
 from fedafd.algorithm.distillation import SimilarityEnsemble
 from fedafd.algorithm.weight_cap import capped_weights, score_limit, share_cap
 from fedafd.domain.config import FederationConfig
+from fedafd.domain.contributions import Contribution
 from fedafd.domain.kinds import Modality
 from fedafd.domain.seeds import derive_seed
 
-__all__ = ["Contribution", "Weighed", "score_sheet", "weigh"]
+__all__ = ["Weighed", "score_sheet", "weigh"]
 
 _COMPARED = 128
 """Samples of which what clients add is compared."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contribution:
-    """What one state counts for in a modality's ensemble."""
-
-    weight: float
-    """Mean over the public samples, 0 to 1; 0 for one that is left out."""
-    similarity: float | None = None
-    """Mean cosine to the global representations, in the space in which they are weighed; None for a region."""
-    agreement: float | None = None
-    """What it adds to the global representations against what the others add: 0 for nothing in common, at most 1.
-    None for a region, and for one alone."""
-    is_copy: bool = False
-    """Left out: little but the global representations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +89,7 @@ def weigh(config: FederationConfig, sheets: Sequence[bytes]) -> Weighed:
                 weight=weights.get(place, 0.0),
                 similarity=similar.get(place),
                 agreement=agree.get(place),
-                is_copy=place in copies,
+                left_out=place in copies,
             )
             for place in range(len(read))
         ),

@@ -27,6 +27,7 @@ __all__ = [
     "has_regions",
     "invite_again",
     "invite_client",
+    "is_excluded",
     "list_clients",
     "revoke_client",
 ]
@@ -183,11 +184,16 @@ async def list_clients(session: AsyncSession, federation_id: str, after: str, li
 
 
 async def enrolled_clients(session: AsyncSession, federation_id: str) -> Sequence[ClientRow]:
-    """Clients that may take part, by name: enrolled and not revoked."""
+    """Clients that are enrolled and not revoked, by name."""
     query = select(ClientRow).where(
         ClientRow.federation_id == federation_id, ClientRow.enrolled_at.is_not(None), ClientRow.revoked_at.is_(None)
     )
     return (await session.scalars(query.order_by(ClientRow.name))).all()
+
+
+def is_excluded(row: ClientRow, round_number: int) -> bool:
+    """Whether an operator leaves the client out of that round."""
+    return row.excluded_from_round is not None and row.excluded_from_round <= round_number
 
 
 async def has_regions(session: AsyncSession, federation_id: str) -> bool:

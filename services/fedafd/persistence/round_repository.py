@@ -17,6 +17,7 @@ from fedafd.persistence.models import RoundRow, utc_now
 __all__ = [
     "add_rounds",
     "first_open_round",
+    "first_round_to_invite",
     "get_round",
     "get_round_by_number",
     "list_open_rounds",
@@ -131,3 +132,10 @@ async def transition_round(
     record_event(session, "round.state_changed", federation_id=row.federation_id, actor=actor, **data)
     await session.refresh(row)
     return True
+
+
+async def first_round_to_invite(session: AsyncSession, federation_id: str) -> int:
+    """Number of the first round that has invited nobody yet, whether it is queued already or not."""
+    query = select(func.max(RoundRow.number)).where(RoundRow.federation_id == federation_id)
+    invited = RoundRow.started_at.is_not(None) & (RoundRow.state != RoundState.PREPARING.value)
+    return (await session.scalar(query.where(invited)) or 0) + 1

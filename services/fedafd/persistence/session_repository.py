@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any, cast
 
-from sqlalchemy import case, or_, update
+from sqlalchemy import Table, bindparam, case, or_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.persistence.database import affected_rows
 from fedafd.persistence.models import ClientRow
 
-__all__ = ["end_session", "hold_session", "note_refused_agent"]
+__all__ = ["end_session", "hold_session", "note_refused_agent", "renew_sessions"]
 
 _TELL_AGAIN_AFTER = timedelta(minutes=10)
 
@@ -32,6 +33,18 @@ async def hold_session(
     }
     changed = update(ClientRow).where(ClientRow.id == client_id, free).values(**values)
     return await affected_rows(session, changed) == 1
+
+
+async def renew_sessions(session: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Extend sessions, many at once, and note that their clients called; one that is over stays so.
+
+    Each row has the `client`'s id, its `own` session, `now` and `until`.
+    """
+    table = cast("Table", ClientRow.__table__)
+    held = update(table).where(table.c.id == bindparam("client"), table.c.session == bindparam("own"))
+    at = table.c.session_until.type
+    extended = held.values(session_until=bindparam("until", type_=at), last_seen_at=bindparam("now", type_=at))
+    await (await session.connection()).execute(extended, [dict(row) for row in rows])
 
 
 async def note_refused_agent(session: AsyncSession, client_id: str, now: datetime) -> bool:

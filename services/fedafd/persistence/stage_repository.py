@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, and_, case, or_, select, update
+from sqlalchemy import Select, and_, case, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -33,6 +33,8 @@ __all__ = [
     "list_stages",
     "maker_of",
     "mark_sent",
+    "mark_taken",
+    "next_stage",
     "note_stage_progress",
     "renew_companions",
     "renew_stage",
@@ -43,6 +45,7 @@ __all__ = [
 ]
 
 _OPEN = (StageState.PENDING.value, StageState.RUNNING.value)
+_GOING_ON = (StageKind.WEIGH, StageKind.MERGE, StageKind.DISTIL, StageKind.EVALUATE)
 
 
 async def add_stage(
@@ -90,7 +93,8 @@ async def add_folds(
     ]
     session.add_all(rows)
     await session.flush()
-    session.add_all(OutboxRow(stage_id=row.id, kind=row.kind) for row in rows)
+    if rows:
+        await session.execute(insert(OutboxRow), [{"stage_id": row.id, "kind": row.kind} for row in rows])
     return [fold for fold in folds if (fold[0].value, fold[1]) in there]
 
 
@@ -198,21 +202,39 @@ async def free_fold(session: AsyncSession, stage: StageRow, worker: str) -> Stag
     mine = stage.state == StageState.RUNNING.value and stage.worker == worker[:120]
     if mine or stage.state == StageState.PENDING.value:
         return stage
-    return await session.scalar(_waiting_folds(stage.round_id).limit(1)) or stage
+    return await session.scalar(_waiting(stage.round_id, StageKind.FOLD.value).limit(1)) or stage
+
+
+async def next_stage(session: AsyncSession, round_id: str, worker: str) -> StageRow | None:
+    """The stage with which a worker that has just ended one of the round goes on; one that it holds already first.
+
+    Folds are not among them: they come with messages, in turn with those of other federations.
+    """
+    going_on = StageRow.kind.in_([kind.value for kind in _GOING_ON])
+    mine = (StageRow.state == StageState.RUNNING.value) & (StageRow.worker == worker[:120])
+    held = select(StageRow).where(StageRow.round_id == round_id, going_on, mine).order_by(StageRow.created_at)
+    found = await session.scalar(held.limit(1))
+    return found or await session.scalar(_waiting(round_id, *(kind.value for kind in _GOING_ON)).limit(1))
+
+
+async def mark_taken(session: AsyncSession, stage_ids: Sequence[str]) -> None:
+    """Nobody has to be told of these stages any more: they are claimed."""
+    untold = update(OutboxRow).where(OutboxRow.stage_id.in_(stage_ids), OutboxRow.sent_at.is_(None))
+    await session.execute(untold.values(sent_at=utc_now()))
 
 
 async def claim_companions(
     session: AsyncSession, stage: StageRow, worker: str, most: int
 ) -> tuple[Sequence[StageRow], Sequence[datetime]]:
-    """Claim up to so many other folds of a fold's round; their `attempt` is the token. Also when each was announced.
+    """Claim up to so many others of a stage's kind and round; their `attempt` is the token. Also when each was told of.
 
     The holder who asks again gets those that it has, which do not wait any more, and others up to as many.
     """
     mine = (StageRow.state == StageState.RUNNING.value) & (StageRow.worker == worker[:120])
-    others = (StageRow.round_id == stage.round_id, StageRow.kind == StageKind.FOLD.value, StageRow.id != stage.id)
+    others = (StageRow.round_id == stage.round_id, StageRow.kind == stage.kind, StageRow.id != stage.id)
     held = select(StageRow.id).where(*others, mine)
     ids = list(await session.scalars(held))
-    waiting = _waiting_folds(stage.round_id).where(StageRow.id != stage.id).limit(max(most - len(ids), 0))
+    waiting = _waiting(stage.round_id, stage.kind).where(StageRow.id != stage.id).limit(max(most - len(ids), 0))
     rows = (await session.scalars(waiting)).all()
     ids += [row.id for row in rows]
     announced = [row.last_progress_at for row in rows]
@@ -225,20 +247,21 @@ async def claim_companions(
 
 
 async def renew_companions(session: AsyncSession, stage_id: str, *, stepped: bool) -> None:
-    """The worker of a fold lives, or made a step: that holds for the other folds of the round that it claimed."""
+    """The worker of a stage lives, or made a step: that holds for those of its kind that it claimed with it."""
     main = aliased(StageRow)
     of_main = select(main.id).where(
-        main.id == stage_id, main.round_id == StageRow.round_id, main.worker == StageRow.worker
+        main.id == stage_id,
+        main.round_id == StageRow.round_id,
+        main.kind == StageRow.kind,
+        main.worker == StageRow.worker,
     )
-    same = update(StageRow).where(
-        StageRow.kind == StageKind.FOLD.value, StageRow.state == StageState.RUNNING.value, of_main.exists()
-    )
+    same = update(StageRow).where(StageRow.state == StageState.RUNNING.value, of_main.exists())
     values = {"alive_at": utc_now()} | ({"last_progress_at": utc_now()} if stepped else {})
     await session.execute(same.values(**values).execution_options(synchronize_session=False))
 
 
-def _waiting_folds(round_id: str) -> Select[StageRow]:
-    query = select(StageRow).where(StageRow.round_id == round_id, StageRow.kind == StageKind.FOLD.value)
+def _waiting(round_id: str, *kinds: str) -> Select[StageRow]:
+    query = select(StageRow).where(StageRow.round_id == round_id, StageRow.kind.in_(kinds))
     waiting = query.where(StageRow.state == StageState.PENDING.value).order_by(StageRow.created_at, StageRow.id)
     # What another distiller is claiming at this moment is left to it.
     return waiting.with_for_update(skip_locked=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from fedafd.artifacts.representations import decode_representations, encode_representations
 from fedafd.datasets.samples import ClientData, PairSplit
 from fedafd.domain.config import AveragingMode, EncoderConfig, FederationConfig, TaskConfig, usual_task
+from fedafd.domain.contributions import Contribution
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.merge_tree import plan_merges
 from fedafd.domain.seeds import derive_seed
@@ -25,7 +27,7 @@ from fedafd.learning.evaluation import Evaluation
 from fedafd.learning.fedavg import average_updates, group_of, weight_update
 from fedafd.learning.server_round import Prepared, evaluate, initial_server_state
 from fedafd.learning.waypoints import Waypoints
-from fedafd.learning.weighing import Contribution, score_sheet, weigh
+from fedafd.learning.weighing import score_sheet, weigh
 from fedafd.simulation.effort import DISTIL, PREPARE
 from fedafd.simulation.round_stages import UNKEPT, RoundStages
 from fedafd.simulation.server_stages import ServerStages
@@ -116,17 +118,7 @@ class Federation:
         Raises what the roles raise.
         """
         number = before.round_number + 1
-        state = before.server_state or initial_server_state(
-            config=self.config, captions=self.public["train"].captions, seed=self.config.seed
-        )
-        prepared = self._server.prepare(
-            state,
-            number,
-            self._seed(number, "server", "prepare"),
-            stages,
-            lambda fraction, activity: watch(PREPARE, fraction, f"server: {activity}"),
-        )
-        prepared = replace(prepared, representations=self._sent(Modality, prepared.representations))
+        prepared = self.prepared(before, watch=watch, stages=stages)
         made: dict[str, ClientProgress] = {}
         uploads: dict[str, Reps] = {}
         ages: dict[str, int] = {}
@@ -148,20 +140,10 @@ class Federation:
             made[client.name] = ClientProgress(
                 state=result.state, round_number=number, metrics=result.metrics, scores=result.scores
             )
-            uploads[client.name], ages[client.name] = self._sent(client.kind.modalities, result.representations), 0
+            uploads[client.name], ages[client.name] = self.as_sent(client.kind.modalities, result.representations), 0
             if self.config.averaging is not AveragingMode.OFF:
                 updates.append(weight_update(result.state, result.num_private_samples))
-        watch(DISTIL, 0.0, "server: distillation")
-        aggregates, contributions = self._aggregates(uploads, ages, prepared.representations)
-        state = self._server.distil(
-            prepared.state,
-            number,
-            self._seed(number, "server", "distil"),
-            prepared.representations,
-            aggregates,
-            stages,
-            lambda fraction, activity: watch(DISTIL, fraction, f"server: distillation, {activity}"),
-        )
+        state, contributions = self.distilled(prepared, number, uploads, ages, watch=watch, stages=stages)
         return FederationProgress(
             round_number=number,
             server_state=state,
@@ -173,6 +155,59 @@ class Federation:
             uploads=uploads,
             ages=ages,
             contributions=contributions,
+        )
+
+    def prepared(
+        self, before: FederationProgress, *, watch: Watch = lambda _, __, ___: None, stages: RoundStages = UNKEPT
+    ) -> Prepared:
+        """What the server makes for the round after `before`, its representations as they arrive at the sites."""
+        number = before.round_number + 1
+        state = before.server_state or initial_server_state(
+            config=self.config, captions=self.public["train"].captions, seed=self.config.seed
+        )
+        made = self._server.prepare(
+            state,
+            number,
+            self._seed(number, "server", "prepare"),
+            stages,
+            lambda fraction, activity: watch(PREPARE, fraction, f"server: {activity}"),
+        )
+        return replace(made, representations=self.as_sent(Modality, made.representations))
+
+    def distilled(
+        self,
+        prepared: Prepared,
+        number: int,
+        uploads: Mapping[str, Reps],
+        ages: Mapping[str, int] = MappingProxyType({}),
+        *,
+        watch: Watch = lambda _, __, ___: None,
+        stages: RoundStages = UNKEPT,
+    ) -> tuple[bytes, dict[Modality, dict[str, Contribution]]]:
+        """The server's state after round `number`, and what each client counted for in it."""
+        watch(DISTIL, 0.0, "server: distillation")
+        aggregates, contributions = self._aggregates(uploads, ages, prepared.representations)
+        state = self._server.distil(
+            prepared.state,
+            number,
+            self._seed(number, "server", "distil"),
+            prepared.representations,
+            aggregates,
+            stages,
+            lambda fraction, activity: watch(DISTIL, fraction, f"server: distillation, {activity}"),
+        )
+        return state, contributions
+
+    def as_sent(self, modalities: Iterable[Modality], reps: Reps) -> dict[Modality, NDArray[np.float32]]:
+        """Representations as they arrive: rounded by the wire. Raises RepresentationError for what no site may send."""
+        sent = encode_representations(dict(reps), self._sha256, self.config.wire_dtype)
+        return decode_representations(
+            sent,
+            modalities=list(modalities),
+            num_samples=len(self.public["train"]),
+            embedding_dim=self.config.embedding_dim,
+            public_set_sha256=self._sha256,
+            dtype=self.config.wire_dtype,
         )
 
     def evaluate_server(self, state: bytes, split: str = "test") -> dict[str, float]:
@@ -234,18 +269,6 @@ class Federation:
             return None
         return before.averages.get(group_of(held.state))
 
-    def _sent(self, modalities: Iterable[Modality], reps: Reps) -> dict[Modality, NDArray[np.float32]]:
-        """Representations as they arrive: rounded by the wire."""
-        sent = encode_representations(dict(reps), self._sha256, self.config.wire_dtype)
-        return decode_representations(
-            sent,
-            modalities=list(modalities),
-            num_samples=len(self.public["train"]),
-            embedding_dim=self.config.embedding_dim,
-            public_set_sha256=self._sha256,
-            dtype=self.config.wire_dtype,
-        )
-
     def _aggregates(
         self, uploads: Mapping[str, Reps], ages: Mapping[str, int], global_reps: Reps
     ) -> tuple[dict[Modality, NDArray[np.float32]], dict[Modality, dict[str, Contribution]]]:
@@ -263,7 +286,7 @@ class Federation:
                     )
             weighed, limit = self._weigh(modality, leaves, global_reps)
             contributions[modality] = {self.clients[position].name: each for position, each in weighed.items()}
-            leaves |= {position: None for position, each in weighed.items() if each.is_copy}
+            leaves |= {position: None for position, each in weighed.items() if each.left_out}
             merged: dict[tuple[int, int], bytes] = {}
             while not (plan := plan_merges(len(self.clients), leaves, merged)).settled:
                 for step in plan.ready:

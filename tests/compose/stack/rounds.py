@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from tests.compose.stack.docker import Stack, run
 
+from fedafd.client.answers import RoundDetails
 from fedafd.client.federation import FederationClient
 from fedafd.domain.process_errors import ControlPlaneError
 
@@ -28,7 +29,7 @@ def patiently(ask: Callable[[], T], seconds: float = 180) -> T:
             time.sleep(0.5)
 
 
-def round_state(rest: FederationClient, number: int) -> dict[str, Any]:
+def round_state(rest: FederationClient, number: int) -> RoundDetails:
     return patiently(lambda: rest.round(number))
 
 

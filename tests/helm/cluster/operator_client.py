@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tests.helm.cluster.kubernetes import Namespace, PortForward
 
+from fedafd.client.answers import RoundDetails
 from fedafd.client.federation import FederationClient
 from fedafd.domain.process_errors import ControlPlaneError
 
@@ -34,7 +36,7 @@ class Operator:
         """Create the federation, push its public set, invite; the enrolment tokens by name."""
         self._again(lambda: self._rest.create(config))
         self._again(lambda: self._rest.push_public_set(public_set))
-        return {name: self._again(lambda n=name, k=kind: self._rest.invite(n, k)) for name, kind in clients.items()}
+        return {name: self._again(partial(self._rest.invite, name, kind)) for name, kind in clients.items()}
 
     def clients(self) -> dict[str, str]:
         """State of each client."""
@@ -47,7 +49,7 @@ class Operator:
         self.last_number = numbers[-1]
         return numbers
 
-    def round(self, number: int) -> dict[str, Any]:
+    def round(self, number: int) -> RoundDetails:
         return self._again(lambda: self._rest.round(number))
 
     def state(self, number: int) -> str:
@@ -62,7 +64,7 @@ class Operator:
         assert found in OPEN, f"round {number} is {found} already"
         return found
 
-    def completed(self, number: int, seconds: float = 600) -> dict[str, Any]:
+    def completed(self, number: int, seconds: float = 600) -> RoundDetails:
         """The round, once it is over. Raises AssertionError unless it completed."""
         deadline = time.monotonic() + seconds
         while (answer := self.round(number))["state"] in OPEN:

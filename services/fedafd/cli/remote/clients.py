@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ from fedafd.domain.kinds import ParticipantKind
 
 __all__ = ["client_app"]
 
-client_app = typer.Typer(help="Invite, list, look at and revoke clients.", no_args_is_help=True)
+client_app = typer.Typer(help="Invite, list, look at, exclude, revoke and forget clients.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The client's name.")]
 
@@ -133,10 +134,89 @@ def revoke(
     print_answer(found, output) if output.is_data else typer.echo(f"client {name} is revoked")
 
 
+@client_app.command("forget", cls=AnswerCommand)
+def forget(
+    name: Name,
+    federation: Federation,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")] = False,
+    wait: Annotated[bool, typer.Option(help="Wait until it is done.")] = True,
+    api_key: ApiKey = "",
+    url: Url = DEFAULT_URL,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Delete all that a client sent: representations, weights, personalized models, metrics. For admins.
+
+    It waits for the running round that has the client in it, may be repeated, and leaves a receipt in the audit log.
+    """
+    if not yes:
+        typer.confirm(f"Delete all that client {name} sent? Nobody can undo that.", abort=True, err=True)
+    control_plane, path = connect(url, api_key), f"/federations/{federation}/clients/{name}/data"
+    found = control_plane.ask("DELETE", path)
+    told = ""
+    while wait and found["requested_at"] is not None:
+        running = found["waits_for_round"]
+        what = "an aggregator has done it" if running is None else f"round {running} is over or cancelled"
+        if what != told:
+            told = what
+            typer.echo(f"waiting until {what}; it will be done if you end this, too", err=True)
+        time.sleep(_LOOK_SECONDS)
+        found = control_plane.ask("GET", path)
+    if output.is_data:
+        print_answer(found, output)
+    elif found["requested_at"] is not None:
+        typer.echo(f"what client {name} sent will be deleted")
+    else:
+        typer.echo(f"client {name} is forgotten: {_receipt(found['receipt'])}")
+
+
+_LOOK_SECONDS = 1.0
+
+
+@client_app.command("exclude", cls=AnswerCommand)
+def exclude(
+    name: Name,
+    federation: Federation,
+    reason: Annotated[str, typer.Option(help="Why; it is kept with the client and in the audit log.")],
+    from_round: Annotated[
+        int | None, typer.Option(min=1, help="First round without it; default: the next one that invites.")
+    ] = None,
+    api_key: ApiKey = "",
+    url: Url = DEFAULT_URL,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Leave a client out from a round on; it stays enrolled. `readmit` takes it back."""
+    wanted = {"reason": reason, "from_round": from_round}
+    found = connect(url, api_key).ask("PUT", f"/federations/{federation}/clients/{name}/exclusion", json=wanted)
+    words = f"client {name} is left out from round {found['excluded_from_round']} on"
+    print_answer(found, output) if output.is_data else typer.echo(words)
+
+
+@client_app.command("readmit", cls=AnswerCommand)
+def readmit(
+    name: Name,
+    federation: Federation,
+    api_key: ApiKey = "",
+    url: Url = DEFAULT_URL,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Invite a client that was excluded again to the rounds to come."""
+    found = connect(url, api_key).ask("DELETE", f"/federations/{federation}/clients/{name}/exclusion")
+    print_answer(found, output) if output.is_data else typer.echo(f"client {name} is invited to rounds again")
+
+
 _NONE = "no client yet; `fedafd client invite NAME --kind image`"
+
+
+def _receipt(receipt: dict[str, Any]) -> str:
+    counts = ("representations", "weights", "personalized_models", "rounds_with_metrics")
+    told = ", ".join(f"{receipt[each]} {each.replace('_', ' ')}" for each in counts)
+    return (
+        f"{told}; {receipt['objects']} objects, {size(receipt['size_bytes'])}, hashes {receipt['sha256_of_all'][:16]}"
+    )
 
 
 def _row(client: dict[str, Any]) -> tuple[object, ...]:
     seen = short_time(client["last_seen_at"])
-    keys = ("name", "kind", "state", "online")
-    return (*(client[key] for key in keys), seen, client["activity"], client["agent_version"])
+    excluded = client.get("excluded_from_round")
+    state = client["state"] if excluded is None else f"{client['state']}, excluded from round {excluded} on"
+    return (client["name"], client["kind"], state, client["online"], seen, client["activity"], client["agent_version"])

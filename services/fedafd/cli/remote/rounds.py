@@ -113,11 +113,12 @@ def show(
             percent(p["progress"]),
             size(p["bytes_up"]),
             size(p["bytes_down"]),
+            _counts(p),
             _why(p),
         )
         for p in found["participations"]
     ]
-    columns = ["CLIENT", "KIND", "STATE", "TOOK", "DONE", "UP", "DOWN", "ACTIVITY OR REASON"]
+    columns = ["CLIENT", "KIND", "STATE", "TOOK", "DONE", "UP", "DOWN", "WEIGHT", "ACTIVITY OR REASON"]
     print_table(columns, parts, "nobody invited yet")
     stages = [
         (
@@ -192,6 +193,15 @@ def _base(federation: str) -> str:
 def _rsum(found: dict[str, Any]) -> str | None:
     value = (found["metrics"] or {}).get("rsum")
     return f"{value:.1f}" if value is not None else None
+
+
+def _counts(part: dict[str, Any]) -> str | None:
+    """`image 12%, text left out`: its mean weight in each modality's ensemble."""
+    words = [
+        f"{modality} left out" if each["left_out"] else f"{modality} {each['weight']:.0%}"
+        for modality, each in (part.get("contributions") or {}).items()
+    ]
+    return ", ".join(words) or None
 
 
 def _why(part: dict[str, Any]) -> str | None:

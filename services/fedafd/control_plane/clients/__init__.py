@@ -1,1 +1,1 @@
-"""Clients: invite, list, look at, invite again, revoke."""
+"""Clients: invite, list, look at, invite again, exclude, revoke, forget."""

@@ -8,9 +8,16 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from fedafd.control_plane.callers import Operator, Viewer
+from fedafd.control_plane.callers import Admin, Operator, Viewer
 from fedafd.control_plane.clients import service
-from fedafd.control_plane.clients.schemas import Client, InviteAgain, InviteClient, InvitedClient
+from fedafd.control_plane.clients.schemas import (
+    Client,
+    ClientData,
+    ExcludeClient,
+    InviteAgain,
+    InviteClient,
+    InvitedClient,
+)
 from fedafd.control_plane.context import ContextDep
 from fedafd.control_plane.idempotency import OperatorOnce
 from fedafd.control_plane.names import ClientName, FederationName
@@ -123,5 +130,49 @@ async def revoke_client(
     """Revoke a client: its credential and token are refused from now on, and an open round goes on without it."""
     async with context.database.transaction() as session:
         answer = await service.revoke(session, federation, client, caller.actor)
+    context.wakeups.changed(federation)
+    return answer
+
+
+@router.delete("/{client}/data", status_code=202, responses=problem_responses(401, 403, 404, 422))
+async def forget_client(
+    federation: FederationName, client: ClientName, context: ContextDep, caller: Admin
+) -> ClientData:
+    """Delete all that a client sent: representations, weights, personalized models, metrics, number of samples.
+
+    The aggregator does it at once, or when the running round that has the client in it is over; asking again changes
+    nothing. What was made of all clients together, the global model above all, stays, and the client may go on.
+    """
+    async with context.database.transaction() as session:
+        answer = await service.forget(session, federation, client, caller.actor)
+    context.wakeups.changed(federation)
+    return answer
+
+
+@router.get("/{client}/data", responses=problem_responses(401, 403, 404, 422))
+async def get_client_data(federation: FederationName, client: ClientName, context: ContextDep, _: Viewer) -> ClientData:
+    """Where the deletion of what a client sent stands, with the receipt of the last one."""
+    async with context.database.snapshot() as session:
+        return await service.data_of(session, federation, client)
+
+
+@router.put("/{client}/exclusion", responses=problem_responses(401, 403, 404, 409, 413, 422))
+async def exclude_client(
+    federation: FederationName, client: ClientName, body: ExcludeClient, context: ContextDep, caller: Operator
+) -> Client:
+    """Leave a client out from a round on: it stays enrolled, and is not invited. Safe to repeat."""
+    async with context.database.transaction() as session:
+        answer = await service.exclude(session, federation, client, body, caller.actor)
+    context.wakeups.changed(federation)
+    return answer
+
+
+@router.delete("/{client}/exclusion", responses=problem_responses(401, 403, 404, 409, 422))
+async def readmit_client(
+    federation: FederationName, client: ClientName, context: ContextDep, caller: Operator
+) -> Client:
+    """Invite a client again to the rounds to come."""
+    async with context.database.transaction() as session:
+        answer = await service.readmit(session, federation, client, caller.actor)
     context.wakeups.changed(federation)
     return answer

@@ -7,21 +7,24 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from fedafd.control_plane.clients.schemas import Client, InviteClient, InvitedClient
+from fedafd.control_plane.clients.schemas import Client, ClientData, ExcludeClient, InviteClient, InvitedClient
 from fedafd.control_plane.context import Context
 from fedafd.domain.config.federation import stored_federation_config
 from fedafd.domain.config.regions import check_regions
 from fedafd.domain.errors import ConflictError, InvalidRequestError
 from fedafd.domain.kinds import ParticipantKind
+from fedafd.domain.plain_text import plain_text
 from fedafd.messaging.presence import Presence, read_presence
 from fedafd.persistence.authority_repository import find_authority
 from fedafd.persistence.client_repository import get_client, invite_again, invite_client, revoke_client
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.federation_repository import get_federation
+from fedafd.persistence.forgetting_repository import ask_to_forget, round_in_the_way
 from fedafd.persistence.models import ClientRow
+from fedafd.persistence.round_repository import first_round_to_invite
 from fedafd.rpc.authority import pin_of_authority
 
-__all__ = ["invite", "presences", "renew", "revoke"]
+__all__ = ["data_of", "exclude", "forget", "invite", "presences", "readmit", "renew", "revoke"]
 
 
 async def invite(
@@ -82,6 +85,53 @@ async def revoke(session: AsyncSession, federation: str, client: str, actor: str
         raise ConflictError(f"client {client}: was revoked before")
     await revoke_client(session, row)
     record_event(session, "client.revoked", federation_id=federation, actor=actor, client=row.name)
+    return Client.of(row, None)
+
+
+async def forget(session: AsyncSession, federation: str, client: str, actor: str) -> ClientData:
+    """Have all that the client sent deleted, once no running round has it; safe to repeat. Raises NotFoundError."""
+    await get_federation(session, federation)
+    row = await get_client(session, federation, client)
+    ask_to_forget(session, row, actor)
+    return ClientData.of(row, await round_in_the_way(session, row.id))
+
+
+async def data_of(session: AsyncSession, federation: str, client: str) -> ClientData:
+    """Where that stands. Raises NotFoundError."""
+    await get_federation(session, federation)
+    row = await get_client(session, federation, client)
+    return ClientData.of(row, await round_in_the_way(session, row.id))
+
+
+async def exclude(session: AsyncSession, federation: str, client: str, wanted: ExcludeClient, actor: str) -> Client:
+    """Invite the client to no round from one on; it stays enrolled. Safe to repeat: the last reason and round count.
+
+    Raises NotFoundError, ConflictError for a round that has invited its clients, InvalidRequestError for no reason.
+    """
+    await get_federation(session, federation, lock=True)
+    row = await get_client(session, federation, client)
+    reason, first = plain_text(wanted.reason).strip(), await first_round_to_invite(session, federation)
+    if not reason:
+        raise InvalidRequestError("reason: say in words why the client is left out")
+    if wanted.from_round is not None and wanted.from_round < first:
+        raise ConflictError(
+            f"client {client}: round {wanted.from_round} has invited its clients; exclude it from round {first} on, or"
+            " revoke it, which ends its part in an open round"
+        )
+    row.excluded_from_round, row.exclusion_reason = wanted.from_round or first, reason
+    told = {"client": row.name, "from_round": row.excluded_from_round, "reason": reason}
+    record_event(session, "client.excluded", federation_id=federation, actor=actor, **told)
+    return Client.of(row, None)
+
+
+async def readmit(session: AsyncSession, federation: str, client: str, actor: str) -> Client:
+    """Invite the client again to the rounds to come. Raises NotFoundError, ConflictError if it is not excluded."""
+    await get_federation(session, federation, lock=True)
+    row = await get_client(session, federation, client)
+    if row.excluded_from_round is None:
+        raise ConflictError(f"client {client}: is not excluded")
+    row.excluded_from_round = row.exclusion_reason = None
+    record_event(session, "client.readmitted", federation_id=federation, actor=actor, client=row.name)
     return Client.of(row, None)
 
 

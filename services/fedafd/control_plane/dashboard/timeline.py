@@ -19,11 +19,12 @@ __all__ = ["Bar", "Timeline", "seconds_left", "timeline"]
 _STAGES = {
     StageKind.PREPARE: "Prepare: train and encode",
     StageKind.FOLD: "Fold",
+    StageKind.WEIGH: "Weigh",
     StageKind.MERGE: "Merge",
     StageKind.DISTIL: "Distil",
     StageKind.EVALUATE: "Evaluate and publish",
 }
-_TOGETHER = (StageKind.FOLD, StageKind.MERGE)
+_TOGETHER = (StageKind.FOLD, StageKind.WEIGH, StageKind.MERGE)
 """Many of them, one bar: there are as many as sites."""
 
 

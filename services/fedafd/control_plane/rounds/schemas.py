@@ -12,7 +12,16 @@ from fedafd.domain.leaving import LeaveReason
 from fedafd.domain.states import ParticipationState, RoundState, StageState
 from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, StageRow
 
-__all__ = ["Participation", "PastParticipation", "Round", "RoundDetails", "Rounds", "Stage", "StartRounds"]
+__all__ = [
+    "Contribution",
+    "Participation",
+    "PastParticipation",
+    "Round",
+    "RoundDetails",
+    "Rounds",
+    "Stage",
+    "StartRounds",
+]
 
 
 class StartRounds(BaseModel):
@@ -21,6 +30,20 @@ class StartRounds(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     count: int = Field(1, ge=1, le=1000)
+
+
+class Contribution(BaseModel):
+    """What a part counts for in the round's ensemble of one modality."""
+
+    weight: float = Field(description="Mean weight over the public samples, 0 to 1; all of a modality sum to 1.")
+    similarity: float | None = Field(
+        description="Mean cosine to the global representations; null for a region, and for one alone."
+    )
+    agreement: float | None = Field(
+        description="How far what it adds to the global representations agrees with what the others add, at most 1; 0:"
+        " with nobody; null for a region, and for one alone."
+    )
+    left_out: bool = Field(description="Left out of the ensemble: it sent little but the global representations.")
 
 
 class Participation(BaseModel):
@@ -38,6 +61,10 @@ class Participation(BaseModel):
     bytes_up: int
     bytes_down: int
     settled_at: datetime | None = Field(description="When it was delivered, dropped or rejected.")
+    contributions: dict[Modality, Contribution] | None = Field(
+        description="By modality what it counts for in the ensemble; null until all have delivered, and where"
+        " distillation.weight_cap is null."
+    )
 
     @classmethod
     def of(cls, row: ParticipationRow, client: ClientRow) -> Participation:
@@ -61,7 +88,7 @@ class Stage(BaseModel):
     """A unit of a distiller's work in a round."""
 
     kind: StageKind
-    modality: Modality | None = Field(description="Of a fold or merge.")
+    modality: Modality | None = Field(description="Of a fold, weighing or merge.")
     state: StageState
     progress: float = Field(description="0 to 1.")
     activity: str | None
@@ -152,6 +179,7 @@ def _part(row: ParticipationRow, client: ClientRow) -> dict[str, Any]:
         "bytes_up": row.bytes_up,
         "bytes_down": row.bytes_down,
         "settled_at": row.settled_at,
+        "contributions": row.contributions,
     }
 
 

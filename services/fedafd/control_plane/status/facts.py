@@ -11,6 +11,7 @@ from fedafd.control_plane.clients.schemas import Client, ClientState
 from fedafd.control_plane.clients.service import presences
 from fedafd.control_plane.context import Context
 from fedafd.messaging.broker_queue import count_waiting
+from fedafd.persistence.client_repository import is_excluded
 from fedafd.persistence.drain_repository import get_drain
 from fedafd.persistence.federation_repository import list_federations
 from fedafd.persistence.models import (
@@ -109,7 +110,8 @@ async def gather(context: Context) -> Facts:
         unsent = await unsent_stages(session, now - timedelta(seconds=_UNSENT_SECONDS))
         clients = await clients_by_federation(session)
         lease, drain = await coordinator_lease(session), await get_drain(session)
-    sites = await _sites(context, rows, clients)
+    numbers = {name: row.number + 1 for name, row in last.items()} | {name: row.number for name, row in first.items()}
+    sites = await _sites(context, rows, clients, numbers)
     federations = [
         FederationFacts(
             row=row,
@@ -146,11 +148,16 @@ def _open_round(
 
 
 async def _sites(
-    context: Context, rows: Sequence[FederationRow], clients: Mapping[str, list[ClientRow]]
+    context: Context,
+    rows: Sequence[FederationRow],
+    clients: Mapping[str, list[ClientRow]],
+    numbers: Mapping[str, int],
 ) -> dict[str, list[Client]]:
+    """Of each federation those that its open round, or its next one, may invite; `numbers` are those rounds'."""
     found = {}
     for row in rows:
-        of_row = clients.get(row.id, [])
+        number = numbers.get(row.id, 1)
+        of_row = [each for each in clients.get(row.id, []) if not is_excluded(each, number)]
         there = await presences(context, row.id, of_row)
         found[row.id] = [Client.of(each, there.get(each.name)) for each in of_row]
     return found

@@ -23,6 +23,7 @@ _SILENT = timedelta(seconds=30)
 _DOES = {
     "prepare": "preparing the global model",
     "fold": "folding deliveries",
+    "weigh": "weighing deliveries",
     "merge": "merging deliveries",
     "distil": "distilling",
     "evaluate": "evaluating and publishing",

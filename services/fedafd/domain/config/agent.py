@@ -68,6 +68,13 @@ class SharingConfig(Config):
     personalized_model: bool = Field(False, description="The personalized model, with its class names and vocabulary.")
     weights: bool = Field(False, description="The encoders' weights, for federations that average them.")
     metrics: bool = Field(True, description="Metrics on the own test split, and the number of samples.")
+    representation_noise: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        description="Length of the noise that is added to each representation, which has length 1, before it is sent;"
+        " 0: none. What it is worth: docs/privacy.md#noise.",
+    )
 
 
 class TlsConfig(Config):

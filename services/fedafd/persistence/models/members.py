@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Integer, String, UniqueConstraint
+from sqlalchemy import ForeignKey, Integer, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from fedafd.domain.kinds import ParticipantKind
@@ -58,6 +58,9 @@ class ClientRow(Base):
     """When the last certificate of that key ends."""
     enrolled_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    excluded_from_round: Mapped[int | None]
+    """The first round that it is not invited to, by an operator's choice; None for a client that is invited."""
+    exclusion_reason: Mapped[str | None] = mapped_column(Text)
     last_seen_at: Mapped[datetime | None]
     agent_version: Mapped[str | None] = mapped_column(String(64))
     session: Mapped[str | None] = mapped_column(String(16))
@@ -66,4 +69,10 @@ class ClientRow(Base):
     """Until when that agent counts as alive without another call."""
     other_agent_refused_at: Mapped[datetime | None]
     """When another agent was last refused during that session."""
+    forget_requested_at: Mapped[datetime | None]
+    """When somebody asked to delete what it sent; None once that is done."""
+    forgotten_at: Mapped[datetime | None]
+    """When that was done last."""
+    forgotten: Mapped[dict[str, Any] | None]
+    """The receipt of that; before it is done with the `keys` of the objects that have to go."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

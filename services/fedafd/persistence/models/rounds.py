@@ -87,6 +87,8 @@ class ParticipationRow(Base):
     representations_sha256: Mapped[str | None] = mapped_column(String(64))
     region_clients: Mapped[dict[str, int] | None] = mapped_column(JSON)
     """Of a region's delivery: `total` clients, and those that hold each modality; None for a client's."""
+    contributions: Mapped[dict[str, Any] | None]
+    """By modality what it counts for in the ensemble, a Contribution as JSON; None until that is known."""
 
 
 class StageRow(Base):
@@ -103,7 +105,7 @@ class StageRow(Base):
     round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"), index=True)
     kind: Mapped[str] = mapped_column(String(16))
     modality: Mapped[str] = mapped_column(String(8), default="")
-    """Of a fold or merge; empty otherwise."""
+    """Of a fold, weighing or merge; empty otherwise."""
     level: Mapped[int] = mapped_column(default=0)
     """Height in the merge tree for a merge; for a preparing stage how often it was done before; 0 otherwise."""
     position: Mapped[int] = mapped_column(default=0)

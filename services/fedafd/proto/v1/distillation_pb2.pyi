@@ -19,12 +19,14 @@ class StageKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STAGE_KIND_MERGE: _ClassVar[StageKind]
     STAGE_KIND_DISTIL: _ClassVar[StageKind]
     STAGE_KIND_EVALUATE: _ClassVar[StageKind]
+    STAGE_KIND_WEIGH: _ClassVar[StageKind]
 STAGE_KIND_UNSPECIFIED: StageKind
 STAGE_KIND_PREPARE: StageKind
 STAGE_KIND_FOLD: StageKind
 STAGE_KIND_MERGE: StageKind
 STAGE_KIND_DISTIL: StageKind
 STAGE_KIND_EVALUATE: StageKind
+STAGE_KIND_WEIGH: StageKind
 
 class ClaimStageRequest(_message.Message):
     __slots__ = ("stage_id", "worker", "most_companions")
@@ -111,7 +113,7 @@ class ReportStageProgressResponse(_message.Message):
     def __init__(self, keep_going: _Optional[bool] = ...) -> None: ...
 
 class CompleteStageRequest(_message.Message):
-    __slots__ = ("stage_id", "token", "outputs", "metrics", "companions")
+    __slots__ = ("stage_id", "token", "outputs", "metrics", "companions", "takes_next")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -124,18 +126,22 @@ class CompleteStageRequest(_message.Message):
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     COMPANIONS_FIELD_NUMBER: _ClassVar[int]
+    TAKES_NEXT_FIELD_NUMBER: _ClassVar[int]
     stage_id: str
     token: int
     outputs: _containers.RepeatedCompositeFieldContainer[NamedArtifact]
     metrics: _containers.ScalarMap[str, float]
     companions: _containers.RepeatedCompositeFieldContainer[CompleteStageRequest]
-    def __init__(self, stage_id: _Optional[str] = ..., token: _Optional[int] = ..., outputs: _Optional[_Iterable[_Union[NamedArtifact, _Mapping]]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., companions: _Optional[_Iterable[_Union[CompleteStageRequest, _Mapping]]] = ...) -> None: ...
+    takes_next: bool
+    def __init__(self, stage_id: _Optional[str] = ..., token: _Optional[int] = ..., outputs: _Optional[_Iterable[_Union[NamedArtifact, _Mapping]]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., companions: _Optional[_Iterable[_Union[CompleteStageRequest, _Mapping]]] = ..., takes_next: _Optional[bool] = ...) -> None: ...
 
 class CompleteStageResponse(_message.Message):
-    __slots__ = ("lost_stage_ids",)
+    __slots__ = ("lost_stage_ids", "next")
     LOST_STAGE_IDS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
     lost_stage_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, lost_stage_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    next: ClaimStageResponse
+    def __init__(self, lost_stage_ids: _Optional[_Iterable[str]] = ..., next: _Optional[_Union[ClaimStageResponse, _Mapping]] = ...) -> None: ...
 
 class DescribeMakerRequest(_message.Message):
     __slots__ = ("stage_id", "key")

@@ -94,7 +94,8 @@ class DistillationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CompleteStage(self, request, context):
-        """Settles the stage with its outputs. Repeating it with the same token is harmless.
+        """Settles the stage with its outputs. Repeating it with the same token is harmless. The answer may hold the stage that
+        the round goes on with, claimed for the caller: no message, poll or claim lies between.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

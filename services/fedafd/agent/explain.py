@@ -1,0 +1,70 @@
+"""`fedafd agent explain`: what would leave this site by its agent.yaml, and what its policy refuses, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fedafd.agent.noise import gaussian_epsilon
+from fedafd.agent.policy_words import policy_words
+from fedafd.agent.what_leaves import BLOBS, MESSAGES, Leaving
+from fedafd.domain.config import AgentConfig
+
+__all__ = ["explained", "leaves"]
+
+_ROWS, _DIM = 1000, 256
+"""Of a small public set, and the default embedding dimension."""
+_WORTH_THE_NAME = 10.0
+
+
+def leaves(row: Leaving, config: AgentConfig) -> bool:
+    """Whether the site lets it out."""
+    return not row.needs or bool(getattr(config.share, row.needs))
+
+
+def explained(config: AgentConfig, *, fields: bool = False) -> Iterator[str]:
+    """Line by line; with `fields` each field of the wire, as docs/privacy.md has them."""
+    every = (*BLOBS, *MESSAGES)
+    yield f"Leaves this site, to {config.aggregator} and to nobody else:"
+    for row in BLOBS:
+        if leaves(row, config):
+            yield f"  {row.name}: {_plain(row.holds)}; {_plain(row.when)}"
+    for row in MESSAGES:
+        if row.needs and leaves(row, config):
+            yield f"  {_last(row.name)}: {_plain(row.holds)}"
+    rest = [row for row in MESSAGES if not row.needs]
+    yield f"  and what runs a round and tells nothing of your data: {len(rest)} fields, each with --fields"
+    if fields:
+        yield from (f"    {row.name}: {_plain(row.holds)}; {_plain(row.when)}" for row in rest)
+    noise = config.share.representation_noise
+    if noise:
+        epsilon = gaussian_epsilon(noise, num_rows=_ROWS, dim=_DIM)
+        yield f"  each representation has noise of {noise:g} of a row's length (share.representation_noise): less"
+        yield f"  can be drawn from a single one; it is {_worth(epsilon)}: with {_ROWS:,} public samples"
+        yield f"  and D {_DIM} a round has epsilon {epsilon:.3g} at delta 1e-6, and rounds add up"
+    held = [row for row in every if not leaves(row, config)]
+    yield ""
+    yield "Does not leave, by `share` in agent.yaml:" if held else "Nothing is held back by `share` in agent.yaml."
+    for row in held:
+        yield f"  {_last(row.name)}: {_plain(row.holds)} (share.{row.needs}: false)"
+    yield ""
+    yield "Never leaves: private samples, labels, gradients, names of files and classes but in a model that you share."
+    if config.tracking:
+        yield f"Your own trackers get your losses and metrics: {', '.join(sorted(config.tracking))} (`tracking`)."
+    yield ""
+    refused = list(policy_words(config.policy))
+    yield "Your agent refuses:" if refused else "Your agent refuses nothing that the federation asks for: no `policy`."
+    yield from (f"  {each}" for each in refused)
+    yield ""
+    yield "What has left: fedafd agent sent. Every field, and how long it is kept: docs/privacy.md"
+
+
+def _worth(epsilon: float) -> str:
+    return "no differential privacy worth the name" if epsilon > _WORTH_THE_NAME else "differentially private"
+
+
+def _plain(text: str) -> str:
+    return text.replace("`", "")
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2].replace("_", " ")

@@ -1,0 +1,83 @@
+"""Weighing: what stands between a modality's folds and its merges where clients' weights are capped.
+
+Whether they are is told by the folds, which have made sheets then. A round that was planned or folded before there were
+any merges as it did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fedafd.aggregator.step import Step
+from fedafd.artifacts.ref import ArtifactRef
+from fedafd.artifacts.stage_io import FoldOutputs, MergeInputs, WeighInputs, WeighOutputs
+from fedafd.domain.contributions import Contribution, contributions_of
+from fedafd.domain.kinds import Modality, StageKind
+from fedafd.domain.states import StageState
+from fedafd.persistence.models import ClientRow, ParticipationRow, StageRow
+from fedafd.persistence.stage_repository import add_stage
+
+__all__ = ["Weighing", "note_contributions", "start_weighing", "weighing_of"]
+
+Leaves = Mapping[int, FoldOutputs[ArtifactRef] | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighing:
+    """Where it stands in one modality."""
+
+    is_open: bool = False
+    """Merges have to wait for it."""
+    due: Mapping[int, ArtifactRef] = field(default_factory=dict)
+    """Sheets by cohort position that can be weighed now."""
+    limit: ArtifactRef | None = None
+    """What merges cap weights by; None where they are not capped."""
+    contributions: Mapping[int, Contribution] = field(default_factory=dict)
+    """By cohort position; empty while nothing is known."""
+
+
+def weighing_of(cohort_size: int, leaves: Leaves, stages: Sequence[StageRow], modality: Modality) -> Weighing:
+    """`leaves`: as plan_merges takes them."""
+    filled = {position: leaf for position, leaf in sorted(leaves.items()) if leaf is not None}
+    sheets = {position: leaf.sheet for position, leaf in filled.items() if leaf.sheet is not None}
+    mine = [stage for stage in stages if stage.modality == modality.value]
+    plain = [s for s in mine if s.kind == StageKind.MERGE.value and MergeInputs.of(s.inputs).limit is None]
+    if len(sheets) < len(filled) or plain:
+        return Weighing()
+    if len(leaves) < cohort_size:
+        return Weighing(is_open=True)
+    if len(filled) < 2:
+        return Weighing(contributions={position: Contribution(weight=1.0) for position in filled})
+    weighed = next((stage for stage in mine if stage.kind == StageKind.WEIGH.value), None)
+    if weighed is None:
+        return Weighing(is_open=True, due=sheets)
+    if weighed.state != StageState.DONE.value:
+        return Weighing(is_open=True)
+    limit = WeighOutputs.of(weighed.outputs or {}).limit
+    return Weighing(limit=limit, contributions=contributions_of(weighed.metrics or {}))
+
+
+async def start_weighing(step: Step, weighings: Mapping[Modality, Weighing]) -> bool:
+    """Add the stages that are due; whether there are any."""
+    added = False
+    for modality, weighing in weighings.items():
+        if weighing.due:
+            inputs = WeighInputs(sheets=weighing.due).named()
+            stage = await add_stage(step.session, step.row.id, StageKind.WEIGH, inputs, modality=modality)
+            added = added or stage is not None
+    return added
+
+
+def note_contributions(
+    cohort: Sequence[tuple[ParticipationRow, ClientRow]], weighings: Mapping[Modality, Weighing]
+) -> None:
+    """Write with each part in the round what it counts for, as far as it is known."""
+    for part, _ in cohort:
+        known = {
+            modality.value: weighing.contributions[part.position].as_json()
+            for modality, weighing in weighings.items()
+            if part.position in weighing.contributions
+        }
+        if known and known != part.contributions:
+            part.contributions = known

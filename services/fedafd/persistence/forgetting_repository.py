@@ -1,0 +1,131 @@
+"""What a client sent, to be deleted on request: asked for in its row, so that whoever takes over goes on with it.
+
+The rows go in one transaction, which leaves the objects' keys and the receipt in the client's row; then the objects go;
+then the receipt is written to the audit log. Each step may be done twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import delete, func, null, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from fedafd.domain.kinds import UploadPurpose
+from fedafd.domain.states import OPEN_ROUND_STATES
+from fedafd.persistence.artifact_repository import forget_artifacts
+from fedafd.persistence.event_repository import record_event
+from fedafd.persistence.models import (
+    ArtifactRow,
+    ClientRow,
+    ModelFileRow,
+    ParticipationRow,
+    PersonalizedModelRow,
+    RoundRow,
+    UploadRow,
+    utc_now,
+)
+
+__all__ = ["ask_to_forget", "finish_forgetting", "forget_rows", "next_to_forget", "round_in_the_way"]
+
+_OPEN = sorted(state.value for state in OPEN_ROUND_STATES)
+_KEYS = "keys"
+_MOST_HASHES = 1000
+"""Named one by one in a receipt; `sha256_of_all` covers the others."""
+
+
+def ask_to_forget(session: AsyncSession, row: ClientRow, actor: str) -> None:
+    """Note that what the client sent is to be deleted. Nothing changes where that was noted and is not done yet."""
+    if row.forget_requested_at is not None:
+        return
+    row.forget_requested_at = utc_now()
+    data: dict[str, Any] = {"federation_id": row.federation_id, "actor": actor, "client": row.name}
+    record_event(session, "client.forget_requested", **data)
+
+
+async def round_in_the_way(session: AsyncSession, client_id: str) -> int | None:
+    """Number of the running round that has the client in it, which may use what it sent; None where none has."""
+    query = select(func.min(RoundRow.number)).join(ParticipationRow, ParticipationRow.round_id == RoundRow.id)
+    return await session.scalar(query.where(ParticipationRow.client_id == client_id, RoundRow.state.in_(_OPEN)))
+
+
+async def next_to_forget(session: AsyncSession) -> ClientRow | None:
+    """A client that was asked for and that no running round keeps; the one that was asked for first."""
+    running = select(ParticipationRow.client_id).join(RoundRow, ParticipationRow.round_id == RoundRow.id)
+    query = select(ClientRow).where(
+        ClientRow.forget_requested_at.is_not(None), ClientRow.id.not_in(running.where(RoundRow.state.in_(_OPEN)))
+    )
+    return await session.scalar(query.order_by(ClientRow.forget_requested_at, ClientRow.id).limit(1))
+
+
+async def forget_rows(session: AsyncSession, row: ClientRow) -> Sequence[str]:
+    """Delete all rows that name what the client sent, if that was not done yet; keys of the objects that have to go."""
+    row = await session.get_one(ClientRow, row.id, populate_existing=True)
+    if row.forgotten is not None and _KEYS in row.forgotten:
+        keys: Sequence[str] = row.forgotten[_KEYS]
+        return keys
+    artifacts = await _artifacts(session, row.id)
+    models = (await session.scalars(select(PersonalizedModelRow).where(PersonalizedModelRow.client_id == row.id))).all()
+    files = (
+        await session.scalars(
+            select(ModelFileRow).join(PersonalizedModelRow).where(PersonalizedModelRow.client_id == row.id)
+        )
+    ).all()
+    there = select(func.count()).select_from(ParticipationRow).where(ParticipationRow.client_id == row.id)
+    told = or_(ParticipationRow.metrics.is_not(None), ParticipationRow.num_private_samples.is_not(None))
+    blobs = [(each.key, each.sha256, each.size_bytes) for each in artifacts]
+    blobs += [(each.key, each.sha256, each.size_bytes) for each in files]
+    receipt = _receipt(blobs) | {
+        "representations": sum(each.purpose != UploadPurpose.WEIGHTS.value for each in artifacts),
+        "weights": sum(each.purpose == UploadPurpose.WEIGHTS.value for each in artifacts),
+        "personalized_models": len(models),
+        "rounds_with_metrics": await session.scalar(there.where(told)) or 0,
+    }
+    keys = sorted({key for key, _, _ in blobs})
+    await forget_artifacts(session, artifacts)
+    mine = select(PersonalizedModelRow.id).where(PersonalizedModelRow.client_id == row.id)
+    await session.execute(delete(ModelFileRow).where(ModelFileRow.personalized_model_id.in_(mine)))
+    await session.execute(delete(PersonalizedModelRow).where(PersonalizedModelRow.client_id == row.id))
+    await session.execute(delete(UploadRow).where(UploadRow.client_id == row.id))
+    nothing = {"metrics": null(), "contributions": null(), "num_private_samples": None, "representations_sha256": None}
+    await session.execute(update(ParticipationRow).where(ParticipationRow.client_id == row.id).values(**nothing))
+    row.forgotten = receipt | {_KEYS: keys}
+    return keys
+
+
+async def finish_forgetting(session: AsyncSession, row: ClientRow) -> Mapping[str, Any] | None:
+    """Write the receipt, once the objects are gone; None where somebody else has."""
+    row = await session.get_one(ClientRow, row.id, populate_existing=True)
+    if row.forgotten is None or _KEYS not in row.forgotten:
+        return None
+    receipt = {name: value for name, value in row.forgotten.items() if name != _KEYS}
+    row.forgotten, row.forgotten_at, row.forget_requested_at = receipt, utc_now(), None
+    record_event(
+        session, "client.forgotten", federation_id=row.federation_id, actor="coordinator", client=row.name, **receipt
+    )
+    return receipt
+
+
+async def _artifacts(session: AsyncSession, client_id: str) -> list[ArtifactRow]:
+    """Those that the client sent; not what another client sent with the same bytes, in the same round."""
+    found = (await session.scalars(select(ArtifactRow).where(ArtifactRow.client_id == client_id))).all()
+    others = select(ParticipationRow.round_id, ParticipationRow.representations_sha256).where(
+        ParticipationRow.client_id != client_id,
+        ParticipationRow.round_id.in_({each.round_id for each in found}),
+        ParticipationRow.representations_sha256.in_({each.sha256 for each in found}),
+    )
+    shared = {(round_id, sha256) for round_id, sha256 in await session.execute(others)} if found else set()
+    return [each for each in found if (each.round_id, each.sha256) not in shared]
+
+
+def _receipt(blobs: Sequence[tuple[str, str, int]]) -> dict[str, Any]:
+    """Of keys, hashes and lengths."""
+    hashes = sorted(sha256 for _, sha256, _ in blobs)
+    return {
+        "objects": len(blobs),
+        "size_bytes": sum(size for _, _, size in blobs),
+        "sha256": hashes[:_MOST_HASHES],
+        "sha256_of_all": hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
+    }

@@ -1,0 +1,30 @@
+"""Contributions travel as the metrics of a stage and come back the same."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedafd.domain.contributions import Contribution, contribution_metrics, contributions_of
+
+FINITE = st.floats(-1, 1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.dictionaries(
+        st.integers(0, 20_000),
+        st.builds(
+            Contribution,
+            weight=st.floats(0, 1),
+            similarity=st.none() | FINITE,
+            agreement=st.none() | FINITE,
+            left_out=st.booleans(),
+        ),
+        max_size=12,
+    )
+)
+def test_contributions_come_back_from_metrics(contributions: dict[int, Contribution]) -> None:
+    metrics = contribution_metrics(contributions)
+    assert all(type(value) is float for value in metrics.values())
+    assert contributions_of(dict(reversed(metrics.items()))) == contributions
