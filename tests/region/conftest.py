@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.region.world import Services, services
+from tests.region.world import UPPER, Services, services
 
 from fedafd.datasets import load_public_data, write_public_set
 from fedafd.persistence.federation_repository import get_federation
@@ -29,7 +29,7 @@ async def levels(tmp_path: Path) -> AsyncIterator[Levels]:
         above.store.put(f"public-sets/{manifest.sha256}/manifest.json", manifest.to_bytes())
         for shard in manifest.shards:
             above.store.put_file(f"public-sets/{manifest.sha256}/{shard.name}", folder / shard.name)
-        await above.federation("upper")
+        await above.federation(**UPPER)
         async with above.database.transaction() as session:
             (await get_federation(session, "upper")).public_set_sha256 = manifest.sha256
         yield Levels(above, below, folder)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load
 from tests.end_to_end.federation import FEDERATION
 from tests.region.conftest import Levels
-from tests.region.world import site_values, whole_region
+from tests.region.world import UPPER, site_values, whole_region
 
 from fedafd.datasets import PublicSet, load_client_data
 from fedafd.domain.config import EncoderConfig, FederationConfig, parse_federation_config, stored_federation_config
@@ -81,7 +81,7 @@ async def test_two_regions_of_three_sites_equal_the_flat_federation_of_six(level
     _, parts = await levels.above.round("upper", number)
     counts: dict[str, Any] = {name: part.region_clients for name, part in parts.items()}
     assert counts == {name: {"total": 3, "image": 2, "text": 2} for name in REGIONS}
-    config = parse_federation_config(FEDERATION | {"name": "upper"})
+    config = parse_federation_config(FEDERATION | UPPER)
     expected, found = flat(PublicSet.open(levels.public), config), await targets(levels, number)
     for modality in Modality:
         np.testing.assert_allclose(found[modality], folded(config, expected, modality), rtol=0, atol=2e-6)

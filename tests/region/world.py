@@ -47,6 +47,8 @@ from fedafd.storage.folder import FolderStore
 
 TOKEN = "internal"
 CACHE_BYTES = 10**8
+UPPER: dict[str, Any] = {"name": "upper", "distillation": {"start_round": 1, "weight_cap": 1.0}}
+"""Regions cap their sites among themselves: they give what a flat federation gives where no weight reaches a cap."""
 _TRAINS = threading.Lock()
 
 
