@@ -15,7 +15,7 @@ from tests.control_plane.dashboard.browsing import visitor
 from tests.control_plane.rest import Rest
 
 from fedafd.control_plane.dashboard.charts import HEIGHT, WIDTH, chart
-from fedafd.control_plane.dashboard.figures import server_figure, site_figure
+from fedafd.control_plane.dashboard.figures import server_figure, site_figure, weight_figure
 from fedafd.control_plane.dashboard.gains import Gain, site_gains, summary
 from fedafd.domain.kinds import StageKind
 from fedafd.domain.states import ParticipationState
@@ -122,6 +122,7 @@ async def deliver(rest: Rest, number: int, metrics: dict[str, float]) -> None:
         values = {"metrics": metrics, "num_private_samples": 40}
         assert await settle_participation(session, found.id, ParticipationState.DELIVERED, **values)
         found.bytes_up, found.bytes_down = 2_000_000, 5_000_000
+        found.contributions = {"text": {"weight": 0.125, "similarity": None, "agreement": None, "left_out": False}}
 
 
 async def test_the_page_and_the_file_tell_what_sites_shared(rest: Rest) -> None:
@@ -135,6 +136,7 @@ async def test_the_page_and_the_file_tell_what_sites_shared(rest: Rest) -> None:
     for number in (1, 2):
         await deliver(rest, number, TOLD)
     page = await viewer.page("/federations/trial/benefit")
+    assert "12 % text" in page
     assert "it helps 1" in page
     assert "+2.0 ± 1.0" in page
     assert page.count('<circle class="dot alone"') == 2
@@ -144,8 +146,10 @@ async def test_the_page_and_the_file_tell_what_sites_shared(rest: Rest) -> None:
     answer = await viewer.http.get("/federations/trial/benefit.csv")
     assert answer.headers["content-type"].startswith("text/csv")
     rows = list(csv.DictReader(io.StringIO(answer.text)))
-    assert len(rows) == 2 * len(TOLD)
-    assert {row["metric"]: float(row["value"]) for row in rows if row["round"] == "2"} == TOLD
+    assert len(rows) == 2 * (len(TOLD) + 4)
+    told = {row["metric"]: row["value"] for row in rows if row["round"] == "2"}
+    assert {name: float(value) for name, value in told.items() if "ensemble" not in name} == TOLD
+    assert (told["ensemble_weight/text"], told["ensemble_similarity/text"]) == ("0.125", "")
     assert {(row["site"], row["kind"], row["samples"]) for row in rows} == {("north", "text", "40")}
     await rest.enrol("south")
     assert len((await viewer.http.get("/federations/trial/benefit.csv?site=north")).text.splitlines()) == len(rows) + 1
@@ -185,6 +189,20 @@ def test_a_version_is_red_where_it_is_below_its_parent_by_more_than_its_error(va
     assert [dot.worse for dot in figure.drawn.dots["federated"]] == [False, is_red]
     assert [dot.high is not None for dot in figure.drawn.dots["federated"]] == [True, True]
     assert server_figure([], "rsum") is None
+
+
+def test_what_a_site_counts_for_is_drawn_by_modality_and_red_where_it_was_left_out() -> None:
+    first, second = part(None), part(TOLD)
+    told = {"similarity": 0.5, "agreement": None}
+    first.contributions = {"image": {"weight": 0.25, "left_out": False} | told}
+    second.contributions = {name: {"weight": 0.0, "left_out": name == "text"} | told for name in ("image", "text")}
+    (site,) = site_gains([client(kind="pair")], [(first, 1), (second, 2)])
+    figure = weight_figure(site)
+    assert figure is not None
+    assert [dot.label for dot in figure.drawn.dots["federated"]] == ["round 1: 25.0", "round 2: 0.0"]
+    assert [(dot.label, dot.worse) for dot in figure.drawn.dots["local"]] == [("round 2: 0.0, left out", True)]
+    (other,) = site_gains([client()], [(part(TOLD), 1)])
+    assert weight_figure(other) is None
 
 
 def test_a_marked_round_is_drawn_among_many() -> None:

@@ -12,7 +12,13 @@ from fastapi.responses import StreamingResponse
 
 from fedafd.control_plane.context import Context, ContextDep
 from fedafd.control_plane.dashboard.federation import federation_page
-from fedafd.control_plane.dashboard.figures import cost_figures, recalls_figure, server_figure, site_figure
+from fedafd.control_plane.dashboard.figures import (
+    cost_figures,
+    recalls_figure,
+    server_figure,
+    site_figure,
+    weight_figure,
+)
 from fedafd.control_plane.dashboard.gains import OTHERS, VIEWS, site_gains, summary
 from fedafd.control_plane.dashboard.routing import page_router
 from fedafd.control_plane.dashboard.visits import Visitor
@@ -60,7 +66,7 @@ async def benefit_page(
         "benefit.html",
         visitor,
         owner,
-        sites=[(site, site_figure(site)) for site in sites],
+        sites=[(site, site_figure(site), weight_figure(site)) for site in sites],
         words=summary(sites),
         views=VIEWS,
         others=OTHERS,
@@ -119,6 +125,9 @@ async def _site_lines(context: Context, federation: str, only: Sequence[ClientRo
             start = (number, client.name, client.kind, part.num_private_samples, part.bytes_up, part.bytes_down)
             for name, value in sorted((part.metrics or {}).items()):
                 yield _line((*start, name, value))
+            for modality, told in sorted((part.contributions or {}).items()):
+                for name, value in told.items():
+                    yield _line((*start, f"ensemble_{name}/{modality}", "" if value is None else float(value)))
         if only:
             return
         after = clients[-1].name

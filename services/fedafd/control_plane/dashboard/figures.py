@@ -14,7 +14,7 @@ from fedafd.control_plane.dashboard.gains import OTHERS, VIEWS, SiteGain
 from fedafd.persistence.cost_repository import RoundCost
 from fedafd.persistence.models import ModelVersionRow
 
-__all__ = ["Figure", "cost_figures", "recalls_figure", "server_figure", "site_figure"]
+__all__ = ["Figure", "cost_figures", "recalls_figure", "server_figure", "site_figure", "weight_figure"]
 
 _MEGABYTE = 1e6
 Series = dict[str, list[tuple[int, float, float | None]]]
@@ -63,6 +63,31 @@ def site_figure(site: SiteGain) -> Figure | None:
         numbers=f".csv?site={site.name}",
         names=VIEWS,
         red="personalized is worse" if worse else "",
+    )
+
+
+def weight_figure(site: SiteGain) -> Figure | None:
+    """What a site counts for in the ensemble of each modality, by round; red where the ensemble went without it."""
+    shown = {"image": "federated", "text": "local"}
+    series: Series = {
+        view: [(share.round_number, share.weights[name], None) for share in site.shares if name in share.weights]
+        for name, view in shown.items()
+    }
+    out = {
+        view: {share.round_number: "left out" for share in site.shares if name in share.left_out}
+        for name, view in shown.items()
+    }
+    drawn = chart(series, out, from_zero=True)
+    if drawn is None:
+        return None
+    return Figure(
+        name=f"weight-{site.name}",
+        title=f"{site.name}: weight in the ensemble, percent",
+        about=f"what {site.name} counts for in the ensemble of each modality, by round, in percent",
+        drawn=drawn,
+        numbers=f".csv?site={site.name}",
+        names={view: name for name, view in shown.items()},
+        red="left out of the ensemble" if any(out.values()) else "",
     )
 
 

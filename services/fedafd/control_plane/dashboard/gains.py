@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from fedafd.domain.kinds import ClientKind, ParticipantKind
 from fedafd.persistence.models import ClientRow, ParticipationRow
 
-__all__ = ["OTHERS", "VIEWS", "Gain", "Point", "SiteGain", "site_gains", "summary"]
+__all__ = ["OTHERS", "VIEWS", "Gain", "Point", "Share", "SiteGain", "site_gains", "summary"]
 
 VIEWS: Mapping[str, str] = {
     "federated": "personalized",
@@ -50,6 +51,17 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Share:
+    """What a site counted for in one round's ensemble."""
+
+    round_number: int
+    weights: Mapping[str, float]
+    """By modality, in percent of all who hold it."""
+    left_out: frozenset[str]
+    """Modalities in which the ensemble went without it."""
+
+
+@dataclass(frozen=True)
 class SiteGain:
     """All rounds of a site."""
 
@@ -61,6 +73,8 @@ class SiteGain:
     bytes_moved: int
     seconds: float
     """From the begin of each round's collecting to the site's delivery, summed over its rounds."""
+    shares: Sequence[Share] = ()
+    """What it counted for in the rounds that are known to have weighed it."""
 
     @property
     def last(self) -> Point | None:
@@ -97,7 +111,8 @@ def site_gains(
         moved = sum(part.bytes_up + part.bytes_down for part, _ in mine)
         told = [point for point in points if point.values]
         seconds = sum(_seconds((began or {}).get(number), part.settled_at) for part, number in mine)
-        found.append(SiteGain(client.name, ClientKind(client.kind), metric, told, moved, seconds))
+        shares = [_share(number, part.contributions) for part, number in mine if part.contributions]
+        found.append(SiteGain(client.name, ClientKind(client.kind), metric, told, moved, seconds, shares))
     return found
 
 
@@ -112,6 +127,11 @@ def summary(sites: Sequence[SiteGain]) -> str:
         parts.append(f"is worse for {counts['worse']}")
     more = f"; {counts['']} told no comparison" if counts[""] else ""
     return f"Of {told} {'site that tells' if told == 1 else 'sites that tell'} it {', '.join(parts)}{more}"
+
+
+def _share(number: int, contributions: Mapping[str, Any]) -> Share:
+    weights = {modality: 100 * each["weight"] for modality, each in sorted(contributions.items())}
+    return Share(number, weights, frozenset(name for name, each in contributions.items() if each["left_out"]))
 
 
 def _seconds(began: datetime | None, settled: datetime | None) -> float:
