@@ -31,7 +31,7 @@ from fedafd.cli.main import app
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "reference"
 GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "site": ("At a site", ("agent", "region")),
+    "site": ("At a site", ("agent", "audit", "region")),
     "federation": ("Federations, their members and keys", ("federation", "public-set", "client", "key", "profile")),
     "rounds": ("Rounds, models and events", ("round", "model", "status", "events", "drain", "resume")),
     "server": (

@@ -95,7 +95,11 @@ class ComparedSite:
             num_private_samples=result.num_private_samples,
             state=result.state,
             blobs={UploadPurpose.REPRESENTATIONS: result.representations},
-            model_source={"recipe": result.model_recipe, "bundles": bundles},
+            model_source={
+                "recipe": result.model_recipe,
+                "bundles": bundles,
+                "global_representations": task.global_representations.name,
+            },
             scores=scores or result.scores,
         )
         self.state.promote(pending)
@@ -123,8 +127,7 @@ class ComparedSite:
             self._prepared = prepare(
                 config=self.federation, state=state, public=samples, round_number=1, seed=4, device="cpu"
             )
-        reps = self._inputs / "reps"
-        reps.write_bytes(
+        reps = self._kept(
             encode_representations(self._prepared.representations, manifest.sha256, self.federation.wire_dtype)
         )
         current = self.state.current_state()

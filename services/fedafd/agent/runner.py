@@ -275,6 +275,7 @@ class Agent:
         source = {
             "recipe": result.model_recipe,
             "bundles": {modality.value: path.name for modality, path in local.encoder_bundles.items()},
+            "global_representations": local.global_representations.name,
         }
         return self._state.save_pending(
             round_id=local.round_id,

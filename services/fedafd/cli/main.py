@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from fedafd.cli.agent import agent_app
+from fedafd.cli.audit import audit_app
 from fedafd.cli.bootstrap import bootstrap
 from fedafd.cli.demo import demo
 from fedafd.cli.doctor.command import doctor
@@ -32,6 +33,7 @@ __all__ = ["app", "main"]
 _EXTRAS = {
     "agent": "agent",
     "aggregator": "aggregator",
+    "audit": "agent",
     "control-plane": "control-plane",
     "demo": "demo",
     "distiller": "distiller",
@@ -54,6 +56,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(agent_app, name="agent")
+app.add_typer(audit_app, name="audit")
 app.add_typer(migrate_app, name="migrate")
 app.add_typer(region_app, name="region")
 app.add_typer(simulate_app, name="simulate")

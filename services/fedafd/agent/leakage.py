@@ -1,0 +1,170 @@
+"""`fedafd audit leakage` at the site: attacks on what it delivered last, with the true answers that only it has.
+
+The attacker is the federation's server: it holds the delivered rows, its own global rows and its frozen encoder. As
+samples that it has to tell from training samples it gets those of the site's val and test splits.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedafd.agent.cache import ArtifactCache
+from fedafd.agent.own_data import load_own_data
+from fedafd.agent.state import MODEL_SOURCE_FILE, StateDirectory
+from fedafd.artifacts.folders import unpack_folder
+from fedafd.artifacts.representations import decode_representations
+from fedafd.datasets.samples import ClientData, PairSplit
+from fedafd.domain.config import AgentConfig
+from fedafd.domain.errors import DataError
+from fedafd.domain.kinds import Modality, UploadPurpose
+from fedafd.learning.leakage import Leakage, Rows, label_leakage, membership_leakage
+
+__all__ = ["LeakageAudit", "audit_words", "audited"]
+
+_AGAIN = "deliver one more round with this version, then audit it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeakageAudit:
+    """Of one delivered round."""
+
+    round_number: int
+    num_members: int
+    num_others: int
+    membership: dict[Modality, Leakage]
+    labels: Leakage | None
+    """None for pairs, for several labels a sample, and where no class has a sample in val or test."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "round": self.round_number,
+            "num_members": self.num_members,
+            "num_others": self.num_others,
+            "membership": {modality.value: asdict(each) for modality, each in self.membership.items()},
+            "labels": None if self.labels is None else asdict(self.labels),
+        }
+
+
+def audited(config: AgentConfig, *, resamples: int = 1000) -> LeakageAudit:
+    """Attack the last delivery. Raises DataError where there is none, or what it was made of is not here any more."""
+    from fedafd.learning.personalized_export import Recipe
+
+    found = StateDirectory(config.state_dir).current_folder()
+    if found is None:
+        raise DataError(f"{config.state_dir}: no round is delivered yet, so that nothing has left to be audited")
+    number, folder = found
+    cache = ArtifactCache(config.state_dir / "artifacts", limit_bytes=2**62)
+    source = _source(folder / MODEL_SOURCE_FILE)
+    recipe = Recipe.from_json(source["recipe"])
+    expected: dict[str, Any] = {
+        "modalities": config.kind.modalities,
+        "num_samples": None,
+        "embedding_dim": recipe.config.embedding_dim,
+        "public_set_sha256": str(recipe.lineage["public_set_sha256"]),
+        "dtype": recipe.config.wire_dtype,
+        "allow_more": True,
+    }
+    blob = folder / f"{UploadPurpose.REPRESENTATIONS.value}.blob"
+    if not blob.is_file():
+        raise DataError(f"{blob}: is not here; {_AGAIN}")
+    released = decode_representations(blob.read_bytes(), **expected)
+    anchors = decode_representations(_held(cache, source["global_representations"]), **expected)
+    data = load_own_data(config, config.state_dir).data
+    inside, outside = {}, {}
+    for modality in config.kind.modalities:
+        bundle = _held(cache, source["bundles"][modality.value])
+        inside[modality], outside[modality] = _features(data, modality, bundle, config.device)
+    if not len(data.val) + len(data.test):
+        raise DataError("val and test have no sample that training samples could be told from")
+    return LeakageAudit(
+        round_number=number,
+        num_members=len(data.train),
+        num_others=len(data.val) + len(data.test),
+        membership={
+            m: membership_leakage(released[m], anchors[m], inside[m], outside[m], seed=number, resamples=resamples)
+            for m in config.kind.modalities
+        },
+        labels=_labels(data, released, anchors, outside, number, resamples),
+    )
+
+
+def audit_words(audit: LeakageAudit) -> Iterator[str]:
+    """For a terminal."""
+    yield f"round {audit.round_number}: {audit.num_members:,} training samples, {audit.num_others:,} of val and test"
+    for modality, found in audit.membership.items():
+        yield f"membership from {modality.value} representations: {_told(found)}"
+    if audit.labels is not None:
+        yield f"distribution of classes: {_told(audit.labels)}"
+    yield "0 is chance, 1 is always right; 95 % intervals by bootstrap. No attack found is no proof that none exists:"
+    yield "these two know the released rows, the global ones and the global encoder, and no weights of yours."
+
+
+def _told(found: Leakage) -> str:
+    shown = "LEAKS" if found.is_shown else "not shown"
+    return f"advantage {found.advantage:+.3f} [{found.low:+.3f}, {found.high:+.3f}], {shown}"
+
+
+def _source(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_bytes())
+        return {"recipe": values["recipe"], "bundles": values["bundles"]} | {
+            "global_representations": values["global_representations"]
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: does not name what the round was made of ({error}); {_AGAIN}") from None
+
+
+def _held(cache: ArtifactCache, sha256: str) -> bytes:
+    path = cache.held(str(sha256))
+    if path is None:
+        raise DataError(
+            f"what the last round was made of ({str(sha256)[:12]}) is no longer among the downloads; {_AGAIN}"
+        )
+    return path.read_bytes()
+
+
+def _features(data: ClientData, modality: Modality, bundle: bytes, device: str) -> tuple[Rows, Rows]:
+    """Global features of the training samples, and of the others."""
+    from fedafd.learning.lora import merged_files
+    from fedafd.learning.optimizers import choose_device
+    from fedafd.learning.tower import Tower, encode_all
+
+    where = choose_device(device)
+    tower = Tower.from_files(merged_files(unpack_folder(bundle))).to(where)
+
+    def encoded(*splits: Any) -> Rows:
+        return np.concatenate(
+            [encode_all(tower, tower.rows(_samples(split, modality)), where) for split in splits if len(split)]
+            or [np.zeros((0, tower.dim), dtype=np.float32)]
+        )
+
+    return encoded(data.train), encoded(data.val, data.test)
+
+
+def _samples(split: Any, modality: Modality) -> Any:
+    if isinstance(split, PairSplit):
+        return split.images if modality is Modality.IMAGE else [text for texts in split.captions for text in texts]
+    return split.images if modality is Modality.IMAGE else split.texts
+
+
+def _labels(
+    data: ClientData, released: Any, anchors: Any, outside: dict[Modality, Rows], seed: int, resamples: int
+) -> Leakage | None:
+    if isinstance(data.train, PairSplit) or data.train.labels.ndim != 1 or isinstance(data.val, PairSplit):
+        return None
+    assert not isinstance(data.test, PairSplit)
+    (modality,) = outside
+    given = np.concatenate([split.labels for split in (data.val, data.test) if len(split)])
+    classes = [each for each in range(len(data.labels)) if (given == each).any()]
+    counts = np.array([(data.train.labels == each).sum() for each in classes], dtype=np.int64)
+    if len(classes) < 2 or not counts.sum():
+        return None
+    prototypes = np.stack([outside[modality][given == each].mean(0) for each in classes])
+    return label_leakage(released[modality], anchors[modality], prototypes, counts, seed=seed, resamples=resamples)

@@ -1,0 +1,41 @@
+"""`fedafd audit leakage`: what this site's released representations tell of its data. Heavy imports stand inside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedafd.cli.agent_options import AgentYaml
+
+__all__ = ["audit_app"]
+
+audit_app = typer.Typer(help="Measure what has left a site.", no_args_is_help=True)
+
+
+@audit_app.callback()
+def _audit() -> None:
+    """Measure what has left a site."""
+
+
+@audit_app.command("leakage")
+def leakage(
+    config: AgentYaml = Path("agent.yaml"),
+    resamples: Annotated[int, typer.Option(min=100, max=100_000, help="Of the bootstrap.")] = 1000,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Infer membership and label distribution from what this site delivered last, as the federation's server could.
+
+    Runs at the site, because it needs the true answers: nothing leaves. The agent may be running.
+    """
+    from fedafd.agent.leakage import audit_words, audited
+    from fedafd.agent.main import read_site
+
+    found = audited(read_site(config), resamples=resamples)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=1))
+        return
+    for line in audit_words(found):
+        typer.echo(line)
