@@ -26,8 +26,8 @@ from fedafd.local.supervisor import Supervisor
 
 pytestmark = pytest.mark.timeout(400)
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-STAGES = 9
-"""Of one round: prepare, four folds, a merge for each modality, distil and evaluate."""
+STAGES = 11
+"""Of one round: prepare, four folds, a weighing and a merge for each modality, distil and evaluate."""
 
 
 class ObservedTrial(Trial):

@@ -69,7 +69,7 @@ def _values(registry: CollectorRegistry, name: str) -> dict[str, float]:
 def test_a_first_failure_is_an_increase() -> None:
     """A counter that first appears with 1 has no increase for Prometheus, and its alert would stay silent."""
     registry = AggregatorMetrics().metrics.registry
-    kinds = dict.fromkeys(("prepare", "fold", "merge", "distil", "evaluate"), 0.0)
+    kinds = dict.fromkeys(("prepare", "fold", "weigh", "merge", "distil", "evaluate"), 0.0)
     assert _values(registry, "fedafd_aggregator_round_transitions_total")["failed"] == 0
     assert _values(registry, "fedafd_aggregator_deliveries_total")["rejected"] == 0
     assert _values(registry, "fedafd_aggregator_stage_failures_total") == kinds
