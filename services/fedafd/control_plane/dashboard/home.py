@@ -1,4 +1,4 @@
-"""Home: is it well, what to do next, and every federation in a line."""
+"""Home: what is wrong, what to do next, and every federation in a line."""
 
 from __future__ import annotations
 
