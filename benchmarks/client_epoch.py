@@ -20,10 +20,11 @@ from fedafd.domain.config import EncoderConfig, FederationConfig, parse_federati
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.client_data import SplitTensors
 from fedafd.learning.images import augmented
-from fedafd.learning.local_site import LocalSite
+from fedafd.learning.local_site import LocalSite, Sent
 from fedafd.learning.local_training import train_locally
 from fedafd.learning.public import Pairs, PairTensors
 from fedafd.learning.server_round import initial_server_state, prepare
+from fedafd.learning.site_evaluation import SiteEvaluator
 from fedafd.learning.tower import Tower
 
 _EPOCHS = 2
@@ -61,7 +62,7 @@ def _cases(
         public = public_photographs(sizes[0], Path(folder)).split("train")
         state = initial_server_state(config=config, captions=public.captions, seed=1)
         made = prepare(config=config, state=state, public=public, round_number=1, seed=1, device=device)
-        sent = (public, made.representations, made.bundles, None)
+        sent = Sent(representations=made.representations, bundles=made.bundles, public=public)
         for kind, (note, encoders) in kinds.items():
             yield _case(config, kind, note, encoders, private_photographs(kind, sizes[1]), sent, repeats, clock, device)
 
@@ -72,7 +73,7 @@ def _case(
     note: str,
     encoders: Mapping[Modality, EncoderConfig],
     data: ClientData,
-    sent: Any,
+    sent: Sent,
     repeats: int,
     clock: Clock,
     device: str,
@@ -83,34 +84,33 @@ def _case(
     trained: dict[str, LocalSite] = {}
 
     def fast() -> None:
-        site = LocalSite(config, kind, encoders, data, None, 1, device)
-        site.meet(*sent)
+        site = LocalSite(config, kind, encoders, data, None, 1, device, sent=sent)
         train_locally(site, 1)
         trained["fast"] = site
 
     def plain() -> None:
-        site = PlainSite(config, kind, encoders, data, None, 1, device)
-        site.meet(*sent)
+        site = PlainSite(config, kind, encoders, data, None, 1, device, sent=sent)
         train_locally(site, 1)
         trained["plain"] = site
 
     times = interleaved({"local epochs": fast, "plain loop": plain}, repeats)
     ratio = times["plain loop"].median(clock) / times["local epochs"].median(clock)
-    scores = {name: site.assess("val").metrics for name, site in trained.items()}
+    scores = {name: SiteEvaluator(site).assess("val").metrics for name, site in trained.items()}
     metric = "rsum" if kind is ClientKind.PAIR else "acc1"
     facts = {f"{metric} on validation, {name}": f"{found[f'federated/{metric}']:.2f}" for name, found in scores.items()}
-    case = f"{kind.value} client, {_EPOCHS} epochs of {len(data.train)} samples beside {len(sent[0])} public ones{note}"
+    counts = f"{len(data.train)} samples beside {len(sent.public or ())} public ones"
+    case = f"{kind.value} client, {_EPOCHS} epochs of {counts}{note}"
     return Report("client_epoch", case, times, [Ratio("times faster than the plain loop", ratio, at_least=1.5)], facts)
 
 
 class PlainSite(LocalSite):
-    """A client that keeps nothing between batches. What `meet` reads to hand over is not part of training."""
+    """A client that keeps nothing between batches. What is read to hand over is not part of training."""
 
-    def meet(self, public: Pairs | None, *sent: Any) -> None:
+    def __init__(self, *arguments: Any, sent: Sent) -> None:
         """As LocalSite, then forget what was read."""
-        super().meet(public, *sent)
-        assert public is not None
-        self.public = _PlainPairs(public, self.towers)
+        super().__init__(*arguments, sent=sent)
+        assert sent.public is not None
+        self.public = _PlainPairs(sent.public, self.towers)
         plain: Any = self.splits
         plain._read["train"] = _PlainSplit(self.data.train, self.towers)
 

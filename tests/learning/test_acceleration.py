@@ -24,7 +24,7 @@ from fedafd.learning.client_round import train_client
 from fedafd.learning.feature_cache import backbone_digest
 from fedafd.learning.feeding import batches_worked, encode_batch
 from fedafd.learning.images import augmented, image_pixels, scaled
-from fedafd.learning.local_site import LocalSite
+from fedafd.learning.local_site import LocalSite, Sent
 from fedafd.learning.local_training import train_locally
 from fedafd.learning.server_round import initial_server_state, prepare
 from fedafd.learning.tokens import build_tokenizer
@@ -151,8 +151,8 @@ def test_the_server_and_a_client_encode_as_configured() -> None:
     for mode in ("off", "bfloat16"):
         config = tiny_federation(server={"encode_autocast": mode}, client={"encode_autocast": mode})
         made = _prepared(config, public)
-        site = LocalSite(config, ClientKind.IMAGE, {}, tiny_private(ClientKind.IMAGE), None, 5, "cpu")
-        site.meet(public, made.representations, made.bundles, None)
+        private, sent = tiny_private(ClientKind.IMAGE), sent_of(made, public)
+        site = LocalSite(config, ClientKind.IMAGE, {}, private, None, 5, "cpu", sent=sent)
         held = site.held("train", {Modality.IMAGE: torch.arange(40)})[Modality.IMAGE].numpy()
         found.append((made.state, made.representations[Modality.IMAGE], held, site.represent()[Modality.IMAGE]))
     assert found[0][0] == found[1][0]  # it trains the same
@@ -257,12 +257,15 @@ def test_features_and_pixels_kept_for_the_round_change_nothing(kind: ClientKind)
     made = _prepared(config, public)
     states = []
     for site_class in (LocalSite, PlainSite):
-        site = site_class(config, kind, {}, tiny_private(kind), None, 5, "cpu")
-        site.meet(public, made.representations, made.bundles, None)
+        site = site_class(config, kind, {}, tiny_private(kind), None, 5, "cpu", sent=sent_of(made, public))
         train_locally(site, 1)
         states.append(Checkpoint.from_bytes(site.state()).tensors)
     for name, tensor in states[0].items():
         torch.testing.assert_close(states[1][name], tensor, atol=1e-3, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def sent_of(made: Any, public: Any) -> Sent:
+    return Sent(representations=made.representations, bundles=made.bundles, public=public)
 
 
 def _prepared(config: Any, public: Any) -> Any:

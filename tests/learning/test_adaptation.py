@@ -25,7 +25,7 @@ from fedafd.learning.branches import pool_branches
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.client_round import ClientRound, evaluate_client, train_client
 from fedafd.learning.fedavg import average_updates, group_of, load_average, weight_update
-from fedafd.learning.local_site import LocalSite
+from fedafd.learning.local_site import LocalSite, Sent
 from fedafd.learning.server_round import Prepared, initial_server_state, prepare
 from fedafd.learning.site_evaluation import SiteEvaluator
 
@@ -96,8 +96,8 @@ def state_of(names: tuple[str, ...]) -> bytes:
 
 def named(state: bytes, data: ClientData) -> list[str]:
     """Names that a state predicts for the test split, with no training between."""
-    site = LocalSite(tiny_federation(), data.kind, {}, data, state, 9, "cpu")
-    site.meet(tiny_public()["train"], prepared().representations, prepared().bundles, None)
+    sent = Sent(representations=prepared().representations, bundles=prepared().bundles, public=tiny_public()["train"])
+    site = LocalSite(tiny_federation(), data.kind, {}, data, state, 9, "cpu", sent=sent)
     predicted = pool_branches(site.task, SiteEvaluator(site).logits("test"), site.weights).argmax(-1)
     return [site.data.labels[int(row)] for row in predicted]
 
@@ -143,8 +143,8 @@ def test_moments_of_the_head_grow_with_zeros_and_stay_with_their_classes() -> No
     config = {"client": {"image": {"optimizer": "adamp"}}}
     first = trained(classes(images(), names), **config)
     grown = [images().labels[5], *names]
-    site = LocalSite(tiny_federation(**config), ClientKind.IMAGE, {}, classes(images(), grown), first.state, 9, "cpu")
-    site.meet_nobody()
+    data = classes(images(), grown)
+    site = LocalSite(tiny_federation(**config), ClientKind.IMAGE, {}, data, first.state, 9, "cpu", sent=None)
     head = next(p for n, p in site.model.named_parameters() if n == "head.free_weight")
     before = Checkpoint.from_bytes(first.state).tensors
     held = site.optimizers["main"].state[head]
@@ -310,7 +310,7 @@ def test_another_embedding_dimension_is_refused() -> None:
     data = tiny_private(ClientKind.TEXT)
     state = trained(data).state
     with pytest.raises(StateUnusableError, match=r"embedding_dim: was 16, is 8"):
-        LocalSite(tiny_federation(embedding_dim=8), data.kind, {}, data, state, 5, "cpu")
+        LocalSite(tiny_federation(embedding_dim=8), data.kind, {}, data, state, 5, "cpu", sent=None)
 
 
 def test_weights_that_started_apart_are_not_averaged() -> None:
@@ -361,7 +361,7 @@ def test_sites_that_got_the_same_new_class_stay_in_one_group() -> None:
     groups, rows = set(), set()
     for seed, grown in enumerate(([data.labels[4], *names], [*names, data.labels[4]])):
         checkpoint = Checkpoint.from_bytes(first.state)
-        site = LocalSite(config, data.kind, {}, classes(data, list(grown)), first.state, seed, "cpu")
+        site = LocalSite(config, data.kind, {}, classes(data, list(grown)), first.state, seed, "cpu", sent=None)
         adapt(checkpoint, fingerprint_of_round(config, data.kind, {}, grown), site._first_seed())
         groups.add(group_of(checkpoint))
         rows.add(tuple(checkpoint.tensors["model/head.free_weight"][3].tolist()))

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from tests.learning.tiny import tiny_bundles, tiny_federation, tiny_private, tiny_state
 
 from fedafd.domain.errors import DataError
+from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.checkpoint import Checkpoint
-from fedafd.learning.fedavg import average_updates
+from fedafd.learning.fedavg import average_updates, weight_update
+from fedafd.learning.local_site import LocalSite, Sent
 
 GROUP = "image-00000000-0000000000000000"
 
@@ -47,3 +50,23 @@ def test_the_average_tells_nobody_how_many_samples_the_others_have() -> None:
 def test_a_number_below_zero_is_refused() -> None:
     with pytest.raises(DataError, match="is -1"):
         average((-1, 3), (1.0, 2.0))
+
+
+def test_a_site_asks_for_the_average_of_its_states_group_and_begins_with_it() -> None:
+    torch.set_num_threads(1)
+    bundles, kind = tiny_bundles(), ClientKind.TEXT
+    bundles = {Modality.TEXT: bundles[Modality.TEXT]}
+    state = Checkpoint.from_bytes(tiny_state(kind, bundles))
+    moved = Checkpoint(meta=state.meta, tensors={name: value + 1 for name, value in state.tensors.items()})
+    averages, asked = average_updates([weight_update(moved, 3)]), []
+
+    def average_of(group: str) -> bytes | None:
+        asked.append(group)
+        return averages.get(group)
+
+    sent = Sent(representations={}, bundles=bundles, public=None, average_of=average_of)
+    local = LocalSite(tiny_federation(), kind, {}, tiny_private(kind), state.to_bytes(), 5, "cpu", sent=sent)
+    assert asked == list(averages)
+    torch.testing.assert_close(local.model.state_dict()["head.free_weight"], moved.tensors["model/head.free_weight"])
+    LocalSite(tiny_federation(), kind, {}, tiny_private(kind), None, 5, "cpu", sent=sent)
+    assert asked == list(averages)

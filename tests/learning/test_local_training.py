@@ -14,11 +14,13 @@ from fedafd.algorithm.fusion import GATE_OFFSETS, calibrate_gate
 from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
 from fedafd.domain.config import parse_federation_config
 from fedafd.domain.kinds import ClientKind, Modality
-from fedafd.learning import local_site
+from fedafd.learning import site_evaluation
 from fedafd.learning.client_model import Gates
-from fedafd.learning.local_site import LocalSite
+from fedafd.learning.encoders import Features
+from fedafd.learning.local_site import LocalSite, Sent
 from fedafd.learning.local_training import _Steps, train_locally
 from fedafd.learning.server_round import initial_server_state, prepare
+from fedafd.learning.site_evaluation import SiteEvaluator
 
 
 def site(kind: ClientKind, **fusion: object) -> LocalSite:
@@ -39,9 +41,9 @@ def site(kind: ClientKind, **fusion: object) -> LocalSite:
     state = initial_server_state(config=config, captions=public.captions, seed=3)
     made = prepare(config=config, state=state, public=public, round_number=1, seed=4, device="cpu")
     data = client_data(kind, ShapesOptions(num_train=40, num_val=8, num_test=8, seed=2))
-    local = LocalSite(config, kind, {}, data, None, 5, "cpu")
-    local.meet(public, made.representations, {m: made.bundles[m] for m in kind.modalities}, None)
-    return local
+    bundles = {m: made.bundles[m] for m in kind.modalities}
+    sent = Sent(representations=made.representations, bundles=bundles, public=public)
+    return LocalSite(config, kind, {}, data, None, 5, "cpu", sent=sent)
 
 
 def weights(local: LocalSite, part: str) -> dict[str, torch.Tensor]:
@@ -67,9 +69,8 @@ def test_a_warm_start_happens_in_the_first_round_only(monkeypatch: pytest.Monkey
     monkeypatch.setattr(_Steps, "warm_start", lambda self, count: asked.append(count))
     local = site(ClientKind.IMAGE, warm_start_steps=7)
     train_locally(local, 1)
-    again = LocalSite(local.config, local.kind, {}, local.data, local.state(), 6, "cpu")
+    again = LocalSite(local.config, local.kind, {}, local.data, local.state(), 6, "cpu", sent=None)
     assert not again.is_new
-    again.meet_nobody()
     train_locally(again, 2)
     assert asked == [7]
 
@@ -107,9 +108,9 @@ def test_calibration_scores_each_offset_on_the_validation_split(
             scores[offset] = score()
         return calibrate_gate(gates, score)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(local_site, "calibrate_gate", watched)
-    local.calibrate()
-    evaluated = local.assess("val")
+    monkeypatch.setattr(site_evaluation, "calibrate_gate", watched)
+    SiteEvaluator(local).calibrate()
+    evaluated = SiteEvaluator(local).assess("val")
     (offset, *_) = [value for name, value in evaluated.metrics.items() if name.startswith("gate_offset/")]
     chosen = next(each for each in GATE_OFFSETS if max(min(each, 1e6), -1e6) == offset)
     view = "federated" if local.beside is None else "fused"
@@ -118,3 +119,19 @@ def test_calibration_scores_each_offset_on_the_validation_split(
     assert evaluated.scores.mean() == pytest.approx(evaluated.metrics[f"federated/{metric}"])
     assert len(evaluated.scores) == len(local.data.val)
     assert all(as_good(scores[chosen], other, errors=2.0) for other in scores.values())
+
+
+def test_a_site_is_ready_for_training_and_evaluation_when_it_is_made() -> None:
+    local = site(ClientKind.PAIR)
+    alone = LocalSite(local.config, local.kind, {}, local.data, None, 5, "cpu", sent=None)
+    assert not {name for name in dir(LocalSite) if name.startswith("meet")}
+    assert set(vars(alone)) == set(vars(local))
+    assert set(SiteEvaluator(local).features("val")) == {"federated", "local", "global"}
+    assert set(SiteEvaluator(alone).features("val")) == {"federated", "local"}
+
+
+def test_features_without_tokens_keep_their_vectors_alone() -> None:
+    vectors = torch.ones(3, 4)
+    bare = Features(vectors, torch.ones(3, 5, 4), torch.ones(3, 5)).without_tokens()
+    assert bare.vector_BD is vectors
+    assert (bare.tokens_BPD.shape, bare.weights_BP.shape) == ((3, 0, 4), (3, 0))

@@ -28,6 +28,7 @@ from fedafd.learning.local_training import train_locally
 from fedafd.learning.personalized_export import export_personalized_model
 from fedafd.learning.personalized_model import PersonalizedModel
 from fedafd.learning.server_round import Prepared, initial_server_state, prepare
+from fedafd.learning.site_evaluation import SiteEvaluator
 from fedafd.learning.tasks import Classification, MultiLabel, find_task, task_names
 
 LABELLED = [ClientKind.IMAGE, ClientKind.TEXT]
@@ -97,13 +98,21 @@ def test_a_state_goes_on_and_is_evaluated_by_the_task_that_it_was_made_for(kind:
 def test_labels_are_learned() -> None:
     kind = ClientKind.TEXT
     site = LocalSite(
-        tiny_federation(client={"local_epochs": 25}), kind, {}, several_labels(kind), None, 5, "cpu", made_for=MULTI
+        tiny_federation(client={"local_epochs": 25}),
+        kind,
+        {},
+        several_labels(kind),
+        None,
+        5,
+        "cpu",
+        sent=None,
+        made_for=MULTI,
     )
-    site.meet_nobody()
-    before = site.assess("val").metrics["federated/map"]
+    evaluator = SiteEvaluator(site)
+    before = evaluator.assess("val").metrics["federated/map"]
     train_locally(site, 1)
-    assert site.assess("val").metrics["federated/map"] > before
-    learned = site.assess("train").metrics
+    assert evaluator.assess("val").metrics["federated/map"] > before
+    learned = evaluator.assess("train").metrics
     assert learned["federated/map"] > 85
     assert learned["federated/micro_f1"] > 60
 

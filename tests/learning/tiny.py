@@ -11,7 +11,7 @@ from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
 from fedafd.domain.config import FederationConfig, parse_federation_config
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.client_round import ClientRound, train_client
-from fedafd.learning.local_site import LocalSite
+from fedafd.learning.local_site import LocalSite, Sent
 from fedafd.learning.personalized_export import Recipe, export_personalized_model
 from fedafd.learning.server_round import Prepared, export_global_model, initial_server_state, prepare
 
@@ -104,9 +104,8 @@ def tiny_bundles() -> dict[Modality, bytes]:
 
 def tiny_state(kind: ClientKind, bundles: dict[Modality, bytes], **changes: object) -> bytes:
     """A client's state before its first training."""
-    site = LocalSite(tiny_federation(**changes), kind, {}, tiny_private(kind), None, 5, "cpu")
-    site.meet(None, {}, bundles, None)
-    return site.state()
+    sent = Sent(representations={}, bundles=bundles, public=None)
+    return LocalSite(tiny_federation(**changes), kind, {}, tiny_private(kind), None, 5, "cpu", sent=sent).state()
 
 
 def write_files(files: dict[str, bytes], folder: Path) -> Path:

@@ -74,9 +74,9 @@ def check_training(config: AgentConfig, data: ClientData) -> list[Finding]:
             None,
             0,
             config.device,
+            sent=None,
             made_for=fingerprint_of_site(config, data.labels),
         )
-        site.meet_nobody()
         train_locally(site, 1, lambda *_: moments.append(time.monotonic()))
         moments.append(time.monotonic())
     except FedafdError as found:

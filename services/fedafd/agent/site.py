@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedafd.agent.kept_scores import COMPARED_SPLITS, KeptScores
 from fedafd.agent.noise import noised
@@ -23,7 +24,9 @@ from fedafd.datasets.pixels import keep_decoded
 from fedafd.datasets.samples import PairSplit
 from fedafd.domain.config import AgentConfig, AveragingMode
 from fedafd.domain.errors import ArtifactCorruptError
-from fedafd.domain.kinds import Modality
+
+if TYPE_CHECKING:
+    from fedafd.learning.checkpoint import Checkpoint
 
 __all__ = ["Site"]
 
@@ -52,6 +55,7 @@ class Site:
         """Do the client's part of a round; blocks. Deterministic in (task, private data, agent.yaml), but for noise."""
         import torch
 
+        from fedafd.learning.checkpoint import Checkpoint
         from fedafd.learning.client_round import train_client
         from fedafd.learning.feature_cache import keep_features
         from fedafd.learning.model_card import SiteFacts
@@ -86,7 +90,7 @@ class Site:
             seed=task.seed,
             device=self._config.device,
             progress=progress,
-            average=self._own_average(task),
+            average_of=partial(_average_of, task) if task.averages else None,
             made_for=self._made_for,
             compare_on=COMPARED_SPLITS,
         )
@@ -99,11 +103,14 @@ class Site:
             intensity_range=_intensity_range(self._config.data.options),
             facts=SiteFacts(**_facts(self._data)),
         )
+        # Of what leaves besides, the state is read once.
+        shares = task.share_model or task.config.averaging is not AveragingMode.OFF
+        trained = Checkpoint.from_bytes(made.state) if shares else None
         model = None
-        if task.share_model:
+        if task.share_model and trained is not None:
             # What a site keeps to itself is in no card that leaves it either.
             shared = replace(recipe, facts=None, metrics=metrics_to_send(made.metrics, self._config.share))
-            model = pack_folder(export_personalized_model(shared, state=made.state, bundles=bundles))
+            model = pack_folder(export_personalized_model(shared, state=trained, bundles=bundles))
         told = noised(made.representations, task.representation_noise)
         reps = encode_representations(told, task.public_set_sha256, task.config.wire_dtype)
         return LocalResult(
@@ -111,7 +118,7 @@ class Site:
             state=made.state,
             personalized_model=model,
             model_recipe=recipe.to_json(),
-            weights=_weights(task, made.state, samples_to_send(made.num_private_samples, self._config.share)),
+            weights=_weights(task, trained, samples_to_send(made.num_private_samples, self._config.share)),
             scores=KeptScores.of(self._undecoded, made.views, self._content, loss=made.loss).to_bytes(),
             metrics=made.metrics,
             num_private_samples=made.num_private_samples,
@@ -123,15 +130,10 @@ class Site:
             self._public = PublicSet(manifest, files, pixels=self._pixels)
         return self._public
 
-    def _own_average(self, task: LocalTask) -> bytes | None:
-        from fedafd.learning.adaptation import adapted_group
 
-        if task.previous_state is None or not task.averages:
-            return None
-        encoders = {Modality.IMAGE: self._config.image_encoder, Modality.TEXT: self._config.text_encoder}
-        group = adapted_group(task.previous_state, task.config, self._config.kind, encoders, self._made_for)
-        path = task.averages.get(group)
-        return None if path is None else path.read_bytes()
+def _average_of(task: LocalTask, group: str) -> bytes | None:
+    path = task.averages.get(group)
+    return None if path is None else path.read_bytes()
 
 
 def _facts(data: ClientData) -> dict[str, dict[str, int]]:
@@ -149,7 +151,9 @@ def _intensity_range(options: Mapping[str, Any]) -> IntensityRange | None:
     return (float(value[0]), float(value[1])) if isinstance(value, list | tuple) else None
 
 
-def _weights(task: LocalTask, state: bytes, told_samples: int) -> bytes | None:
+def _weights(task: LocalTask, trained: Checkpoint | None, told_samples: int) -> bytes | None:
     from fedafd.learning.fedavg import weight_update
 
-    return None if task.config.averaging is AveragingMode.OFF else weight_update(state, told_samples)
+    if trained is None or task.config.averaging is AveragingMode.OFF:
+        return None
+    return weight_update(trained, told_samples)

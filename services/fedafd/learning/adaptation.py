@@ -27,7 +27,7 @@ from fedafd.domain.state_fingerprint import (
     tokenizer_rules,
 )
 from fedafd.learning.checkpoint import Checkpoint
-from fedafd.learning.fedavg import HEAD, group_of
+from fedafd.learning.fedavg import HEAD
 from fedafd.learning.image_processor import image_reading, pixel_scale
 from fedafd.learning.sentence_folder import text_reading
 from fedafd.learning.tokens import build_tokenizer, unknown_share
@@ -35,7 +35,6 @@ from fedafd.learning.tokens import build_tokenizer, unknown_share
 __all__ = [
     "FUSIONS",
     "adapt",
-    "adapted_group",
     "bound_by_name",
     "chosen_encoders",
     "fingerprint_of_round",
@@ -109,16 +108,6 @@ def adapt(checkpoint: Checkpoint, today: StateFingerprint, seed: int) -> list[Di
     rows = tuple(checkpoint.meta["labels"])
     checkpoint.meta["fingerprint"] = today.over(saved).model_copy(update={"classes": rows}).as_json()
     return found
-
-
-def adapted_group(
-    state: bytes, config: FederationConfig, kind: ClientKind, encoders: Encoders, made_for: StateFingerprint
-) -> str:
-    """Name of the group that a state averages with once it is adapted. Raises StateUnusableError."""
-    checkpoint = Checkpoint.from_bytes(state)
-    today = fingerprint_of_round(config, kind, encoders, made_for.classes or ())
-    adapt(checkpoint, today.over(made_for), 0)
-    return group_of(checkpoint)
 
 
 def bound_by_name(data: ClientData, classes: Sequence[str]) -> ClientData:

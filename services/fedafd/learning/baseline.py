@@ -17,6 +17,7 @@ from fedafd.learning.alone import alone
 from fedafd.learning.evaluation import Evaluation
 from fedafd.learning.local_site import LocalSite, SplitName
 from fedafd.learning.local_training import Progress, train_locally
+from fedafd.learning.site_evaluation import SiteEvaluator
 from fedafd.learning.waypoints import NOWHERE, Waypoints
 
 __all__ = ["BaselineRound", "train_alone", "train_baseline"]
@@ -56,10 +57,12 @@ def train_baseline(
     """
     encoders = {Modality.IMAGE: image_encoder, Modality.TEXT: text_encoder}
     seed = derive_seed(config.seed, round_number, client, "train")
-    site = LocalSite(alone(config), kind, encoders, data, state, seed, device, made_for=made_for)
-    site.meet_nobody(tokenizer=tokenizer)
+    site = LocalSite(
+        alone(config), kind, encoders, data, state, seed, device, sent=None, tokenizer=tokenizer, made_for=made_for
+    )
     train_locally(site, round_number, progress, waypoints)
-    views = {name: site.assess_views(name) for name in _SPLITS}
+    evaluator = SiteEvaluator(site)
+    views = {name: evaluator.views(name) for name in _SPLITS}
     return BaselineRound(site.state(), {name: each["federated"] for name, each in views.items() if each})
 
 

@@ -101,10 +101,10 @@ class ClientModel(nn.Module):
         weight = config.fusion.auxiliary_weight if self.fusions else 0.0
         if weight and takes_at_once(*(row for each in views.values() for row in each)):
             return self._task_at_once(views, labels, config, weight)
-        parts = [(1.0, 0)] + ([(weight, 1), (weight, 2)] if weight else [])
+        parts = [(1.0, "fused")] + ([(weight, "local"), (weight, "global_")] if weight else [])
         loss = next(iter(views.values())).fused.new_zeros(())
-        for factor, which in parts:
-            rows = {modality: each[which] for modality, each in views.items()}
+        for factor, view in parts:
+            rows = {modality: getattr(each, view) for modality, each in views.items()}
             loss = loss + factor * self._task(rows, labels, config)
         return loss
 

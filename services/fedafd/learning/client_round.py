@@ -6,7 +6,7 @@ Source: FedAFD, arXiv 2603.04890; choices beside the paper are FederationConfig'
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,9 +20,10 @@ from fedafd.domain.state_cases import Difference
 from fedafd.domain.state_fingerprint import StateFingerprint
 from fedafd.learning.evaluation import Evaluation
 from fedafd.learning.feature_cache import watched
-from fedafd.learning.local_site import LocalSite, SplitName
+from fedafd.learning.local_site import LocalSite, Sent, SplitName
 from fedafd.learning.local_training import Progress, train_locally
 from fedafd.learning.public import Pairs
+from fedafd.learning.site_evaluation import SiteEvaluator
 from fedafd.learning.waypoints import NOWHERE, Waypoints
 
 __all__ = ["ClientRound", "evaluate_client", "train_client"]
@@ -44,7 +45,7 @@ class ClientRound:
     differences: tuple[Difference, ...] = ()
     """What the state that the round started from was made for, where it was something else."""
     views: Mapping[str, Mapping[str, Evaluation]] = field(default_factory=dict)
-    """By split, of those asked for, and there by feature, as LocalSite.assess_views tells them."""
+    """By split, of those asked for, and there by feature, as SiteEvaluator.views tells them."""
     loss: float | None = None
     """Mean over the steps of the last local epoch; None where that was done before."""
 
@@ -64,7 +65,7 @@ def train_client(
     seed: int,
     device: str = "auto",
     progress: Progress = lambda _, __: None,
-    average: bytes | None = None,
+    average_of: Callable[[str], bytes | None] | None = None,
     evaluate_on: SplitName = "test",
     made_for: StateFingerprint | None = None,
     waypoints: Waypoints = NOWHERE,
@@ -75,18 +76,19 @@ def train_client(
     A state that was made for other classes or another configuration is adapted (docs/site.md). `made_for`: what the
     site knows of that beside the other arguments.
 
-    `average`: its group's averaged weights, for strategies that average. Metrics, in percent, on the client's own split
-    `evaluate_on`: `federated/...` of the personalized model, `global/...` of the frozen global feature alone,
-    `local/...` of the client's own feature; none where that split is empty. What `waypoints` hold is not done again.
+    `average_of`: averaged weights by the name of a group, for strategies that average. Metrics, in percent, on the
+    client's own split `evaluate_on`: `federated/...` of the personalized model, `global/...` of the frozen global
+    feature alone, `local/...` of the client's own feature; none where that split is empty. What `waypoints` hold is not
+    done again.
     `compare_on`: splits whose samples' scores by feature are told, too. Raises DivergedError, ConfigurationError,
     DataError, StateUnusableError.
     """
     encoders = {Modality.IMAGE: image_encoder, Modality.TEXT: text_encoder}
+    sent = Sent(representations=global_representations, bundles=bundles, public=public, average_of=average_of)
     progress = _Onward(progress)
     with watched(progress.stands):
         return _client_round(
-            LocalSite(config, kind, encoders, data, state, seed, device, made_for=made_for),
-            (public, global_representations, bundles, average),
+            lambda: LocalSite(config, kind, encoders, data, state, seed, device, sent=sent, made_for=made_for),
             round_number,
             progress,
             waypoints,
@@ -96,8 +98,7 @@ def train_client(
 
 
 def _client_round(
-    site: LocalSite,
-    sent: tuple[Pairs, Mapping[Modality, NDArray[np.float32]], Mapping[Modality, bytes], bytes | None],
+    make_site: Callable[[], LocalSite],
     round_number: int,
     progress: Progress,
     waypoints: Waypoints,
@@ -105,16 +106,17 @@ def _client_round(
     compare_on: Sequence[SplitName],
 ) -> ClientRound:
     progress(0.01, Activity(ActivityKind.READING_DATA))
-    site.meet(*sent)
+    site = make_site()
     loss = _train(site, round_number, lambda f, a: progress(0.05 + 0.8 * f, a), waypoints)
     progress(0.87, Activity(ActivityKind.CALIBRATING))
-    site.calibrate()
+    evaluator = SiteEvaluator(site)
+    evaluator.calibrate()
     state_made = site.saving()
     progress(0.9, Activity(ActivityKind.REPRESENTING))
     reps = site.represent(waypoints)
     progress(0.95, Activity(ActivityKind.EVALUATING))
-    views = {name: site.assess_views(name) for name in {evaluate_on, *compare_on}}
-    whole = site.in_one_level(views[evaluate_on])
+    views = {name: evaluator.views(name) for name in {evaluate_on, *compare_on}}
+    whole = evaluator.in_one_level(views[evaluate_on])
     told: dict[str, Mapping[str, Evaluation]] = {name: views[name] for name in compare_on}
     return ClientRound(
         state_made(), reps, whole.metrics, whole.scores, len(site.data.train), tuple(site.differences), told, loss
@@ -133,9 +135,9 @@ def evaluate_client(
     device: str = "auto",
 ) -> dict[str, float]:
     """Metrics of a personalized state, as train_client gives them; the representations and bundles of its round."""
-    site = LocalSite(config, kind, None, data, state, 0, device)
-    site.meet(None, global_representations, bundles, None)
-    return site.assess(evaluate_on).metrics
+    sent = Sent(representations=global_representations, bundles=bundles, public=None)
+    site = LocalSite(config, kind, None, data, state, 0, device, sent=sent)
+    return SiteEvaluator(site).assess(evaluate_on).metrics
 
 
 class _Onward:

@@ -32,6 +32,12 @@ class Features(NamedTuple):
     tokens_BPD: Tensor
     weights_BP: Tensor
 
+    def without_tokens(self) -> Features:
+        """With no positions, for where nothing reads them: those of a whole split are large."""
+        rows, dim = self.vector_BD.shape
+        nothing = self.vector_BD.new_empty(rows, 0, dim)
+        return Features(self.vector_BD, nothing, self.vector_BD.new_empty(rows, 0))
+
 
 class Encoder(nn.Module):
     """A backbone that makes positions [B, P, C] with weights [B, P], then a projection to D."""

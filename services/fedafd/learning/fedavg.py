@@ -36,12 +36,12 @@ def group_of(state: bytes | Checkpoint) -> str:
     return _group(state if isinstance(state, Checkpoint) else Checkpoint.from_bytes(state))
 
 
-def weight_update(state: bytes, num_private_samples: int) -> bytes:
+def weight_update(state: bytes | Checkpoint, num_private_samples: int) -> bytes:
     """What a client sends up: its encoders' and head's weights; 0 samples are not told.
 
     Raises DataError for an unreadable state.
     """
-    checkpoint = Checkpoint.from_bytes(state)
+    checkpoint = state if isinstance(state, Checkpoint) else Checkpoint.from_bytes(state)
     kept = Checkpoint(meta={"group": _group(checkpoint), "num_private_samples": num_private_samples})
     trained = _trained_of(checkpoint.meta["encoders"])
     for key, value in tensors_below(checkpoint.tensors, "model").items():

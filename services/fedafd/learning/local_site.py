@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedafd.algorithm.centring import public_mean
-from fedafd.algorithm.fusion import calibrate_gate
 from fedafd.artifacts.folders import unpack_folder
 from fedafd.datasets.samples import ClientData, PairSplit, Split, TextSplit
 from fedafd.domain.config import AveragingMode, EncoderConfig, FederationConfig, FusionMode, usual_task
@@ -35,17 +35,15 @@ from fedafd.learning.adaptation import (
 )
 from fedafd.learning.alone import alone, has_alone_branch
 from fedafd.learning.beside import beside
-from fedafd.learning.branches import ONLY_FUSED, Weights, fit_branches, weights_from_json
+from fedafd.learning.branches import ONLY_FUSED, Weights, weights_from_json
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.client_data import SplitName, Splits, check_samples
 from fedafd.learning.client_model import Gates, Views, make_client_model
-from fedafd.learning.evaluation import Evaluation
-from fedafd.learning.fedavg import load_average
+from fedafd.learning.fedavg import group_of, load_average
 from fedafd.learning.feeding import gathered
 from fedafd.learning.lora import merged_files
 from fedafd.learning.optimizers import choose_device, make_optimizer
 from fedafd.learning.public import Pairs, PairTensors
-from fedafd.learning.site_evaluation import SiteEvaluator
 from fedafd.learning.step_batches import PrivateBatch
 from fedafd.learning.tasks import find_task
 from fedafd.learning.tokens import tokenizer_for
@@ -53,18 +51,34 @@ from fedafd.learning.tower import Tower
 from fedafd.learning.trainable import trainable_parameters
 from fedafd.learning.waypoints import NOWHERE, Waypoints, encode_kept
 
-__all__ = ["LocalSite", "SplitName"]
+__all__ = ["LocalSite", "Sent", "SplitName"]
 
 _ALONE, _BRANCHES = "alone", "branches"
 """Where a state holds the branch that is trained alone, and the weights of all branches."""
 
 
-class LocalSite:
-    """A client's model with all that its local training and evaluation need.
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """What the server sends a client for a round."""
 
-    `encoders`: the site's own; None, with a state only, to take the state's. `made_for`: what the site knows of what it
-    trains for, beside what follows from the other arguments. Raises ConfigurationError, DataError, and
-    StateUnusableError for a state that was made for something else.
+    representations: Mapping[Modality, NDArray[np.float32]]
+    """Global ones of the public set, [N, D]."""
+    bundles: Mapping[Modality, bytes]
+    """The global encoders, packed."""
+    public: Pairs | None
+    """None for a client that is evaluated, but not trained further."""
+    average_of: Callable[[str], bytes | None] | None = None
+    """Averaged weights of a group of equal models by its name, for strategies that average; None where it has none."""
+
+
+class LocalSite:
+    """A client's model with all that its local training and evaluation need, ready for both.
+
+    `encoders`: the site's own; None, with a state only, to take the state's. `sent`: None for a client that trains
+    alone, with no public set and no global feature. `tokenizer`: of a client that starts afresh, as JSON; None: made
+    from the texts that it has. `made_for`: what the site knows of what it trains for, beside what follows from the
+    other arguments. Raises ConfigurationError, DataError, and StateUnusableError for a state that was made for
+    something else.
     """
 
     def __init__(
@@ -77,6 +91,8 @@ class LocalSite:
         seed: int,
         device: str,
         *,
+        sent: Sent | None,
+        tokenizer: str | None = None,
         made_for: StateFingerprint | None = None,
     ) -> None:
         self.config, self.kind, self.seed = config, kind, seed
@@ -111,37 +127,35 @@ class LocalSite:
         """Of the branches of a classifier's personalized model."""
         self._frozen: dict[Modality, Tower] = {}
         self._global_features: dict[SplitName, dict[Modality, Tensor]] = {}
-
-    def meet(
-        self,
-        public: Pairs | None,
-        global_reps: Mapping[Modality, NDArray[np.float32]],
-        bundles: Mapping[Modality, bytes],
-        average: bytes | None,
-    ) -> None:
-        """Take what the server sent. Without `public` the client can be evaluated, but not trained further."""
-        self._build([] if public is None else [text for captions in public.captions for text in captions])
+        average = self._average(sent)
+        public = None if sent is None else sent.public
+        self._build([] if public is None else [text for captions in public.captions for text in captions], tokenizer)
         if average is not None:
             load_average(self.model, average, self.data.labels)
-        reps = {m: torch.from_numpy(np.asarray(rows, dtype=np.float32)) for m, rows in in_order(global_reps).items()}
+        if sent is not None:
+            self._take(sent)
+
+    def _average(self, sent: Sent | None) -> bytes | None:
+        """Of the group that the state belongs to now that it is adapted; a site without a state is in none."""
+        if self._checkpoint is None or sent is None or sent.average_of is None:
+            return None
+        return sent.average_of(group_of(self._checkpoint))
+
+    def _take(self, sent: Sent) -> None:
+        told = in_order(sent.representations)
+        reps = {m: torch.from_numpy(np.asarray(rows, dtype=np.float32)) for m, rows in told.items()}
         means = {m: public_mean(rows) if self.config.alignment.centre else torch.zeros(1) for m, rows in reps.items()}
         self.model.set_means({m: mean.to(self.device) for m, mean in means.items()})
         self.global_reps = {m: self.model.centred(m, rows.to(self.device)) for m, rows in reps.items()}
-        self.public = PairTensors(public, self.towers) if public is not None else None
+        self.public = PairTensors(sent.public, self.towers) if sent.public is not None else None
         if self.public is not None:
             self.public.keep_on(self.device)
         self._frozen = {
-            m: Tower.from_files(merged_files(unpack_folder(bundles[m]))).to(self.device) for m in self.kind.modalities
+            m: Tower.from_files(merged_files(unpack_folder(sent.bundles[m]))).to(self.device)
+            for m in self.kind.modalities
         }
         encode_in(self._frozen.values(), self.config.client.encode_autocast, self.device)
         self._stand_beside()
-
-    def meet_nobody(self, *, tokenizer: str | None = None) -> None:
-        """Train alone: no public set, no global feature.
-
-        `tokenizer`: of a client that starts afresh, as JSON; None: made from its own texts.
-        """
-        self._build([], tokenizer)
 
     def task_loss(self, batch: PrivateBatch) -> Tensor:
         """The task's loss on training samples; a constant where nothing of the client can learn."""
@@ -163,43 +177,6 @@ class LocalSite:
     def gates(self) -> Gates:
         """The gates of the fusions, moved together."""
         return Gates(self.model.fusions.values())
-
-    def calibrate(self) -> None:
-        """Choose the gate's offset, then the branches' weights, on the validation split.
-
-        Without one the gate stays as trained, and the model predicts by the fused feature.
-        """
-        if not self.has("val"):
-            return
-        evaluator = SiteEvaluator(self)
-        if self.config.fusion.calibrate_gate and self.model.fusions:
-            calibrate_gate(self.gates, evaluator.gate_scores("val"))  # type: ignore[arg-type]
-        if self.beside is not None:
-            labels, trained = self.splits["val"].labels, self.splits["train"].labels
-            assert labels is not None
-            assert trained is not None
-            self.weights = fit_branches(self.task, evaluator.logits("val"), labels, trained)
-
-    def assess_views(self, name: SplitName) -> dict[str, Evaluation]:
-        """A split with the personalized model (`federated`), the own (`local`) and the frozen (`global`) feature.
-
-        With a branch that trains alone also that one (`alone`) and the fused feature by itself (`fused`), which
-        otherwise is the personalized model. None for an empty split.
-        """
-        return SiteEvaluator(self).views(name)
-
-    def assess(self, name: SplitName) -> Evaluation:
-        """`assess_views` in one level, with the offset of each gate; the scores are the personalized model's."""
-        return self.in_one_level(self.assess_views(name))
-
-    def in_one_level(self, views: Mapping[str, Evaluation]) -> Evaluation:
-        """What `assess` makes of `assess_views`."""
-        found = {f"{view}/{metric}": value for view, each in views.items() for metric, value in each.metrics.items()}
-        for modality, fusion in self.model.fusions.items():
-            offset = float(fusion.gate_offset)  # type: ignore[arg-type]
-            found[f"gate_offset/{modality}"] = max(min(offset, 1e6), -1e6)
-        scores = views["federated"].scores if views else np.empty(0)
-        return Evaluation(found, scores, f"federated/{self.task.metric.name}")
 
     def state(self) -> bytes:
         """The personalized state that the next round goes on from."""
@@ -235,6 +212,8 @@ class LocalSite:
         if held is not None:
             with _unusable_is_clear():
                 self.weights = _weights(self._checkpoint)
+        # The words of the federated model, as a site's own baseline has them; but never the public set's alone.
+        words = None if self.config.client.vocabulary == "public" else self._checkpoint.meta["tokenizer"]
         self.beside = LocalSite(
             alone(self.config),
             self.kind,
@@ -243,16 +222,15 @@ class LocalSite:
             held,
             self.seed,
             self.device.type if self.device.index is None else str(self.device),
+            sent=None,
+            tokenizer=words,
             made_for=self._told_made_for,
         )
         self.beside.stage = f"client training alone, {self.kind.value}"
-        # The words of the federated model, as a site's own baseline has them; but never the public set's alone.
-        words = None if self.config.client.vocabulary == "public" else self._checkpoint.meta["tokenizer"]
-        self.beside.meet_nobody(tokenizer=words)
         if self.kind is ClientKind.IMAGE and self.towers[Modality.IMAGE].config.trainable != "head":
             self.beside.splits = self.splits  # both encoders read the same pixels
 
-    def _build(self, public_texts: list[str], tokenizer: str | None = None) -> None:
+    def _build(self, public_texts: list[str], tokenizer: str | None) -> None:
         if self._checkpoint is None:
             self._checkpoint = Checkpoint(meta=self._fresh_meta(public_texts, tokenizer))
         with torch.random.fork_rng(devices=[]):

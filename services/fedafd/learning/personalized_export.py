@@ -79,9 +79,11 @@ class Recipe:
             raise DataError(f"not the description of a personalized model: {error}") from None
 
 
-def export_personalized_model(recipe: Recipe, *, state: bytes, bundles: Mapping[Modality, bytes]) -> dict[str, bytes]:
+def export_personalized_model(
+    recipe: Recipe, *, state: bytes | Checkpoint, bundles: Mapping[Modality, bytes]
+) -> dict[str, bytes]:
     """Complete: local and frozen global encoders, fusion, head, labels, model card, SHA256SUMS. Files by path."""
-    checkpoint = Checkpoint.from_bytes(state)
+    checkpoint = state if isinstance(state, Checkpoint) else Checkpoint.from_bytes(state)
     files, weights = _parts(recipe, checkpoint.meta, checkpoint.tensors)
     files |= {path: save(tensors) for path, tensors in weights.items()}
     for modality in recipe.kind.modalities:

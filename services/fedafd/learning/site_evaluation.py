@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from fedafd.algorithm.fusion import calibrate_gate
 from fedafd.domain.config import FusionMode
 from fedafd.domain.kinds import Modality
-from fedafd.learning.branches import pool_branches
+from fedafd.learning.branches import fit_branches, pool_branches
 from fedafd.learning.client_data import SplitName
 from fedafd.learning.client_model import ClientModel, Views
 from fedafd.learning.encoders import Features
@@ -29,13 +31,17 @@ _BATCH = 256
 
 
 class SiteEvaluator:
-    """Of one site, in evaluation mode."""
+    """Of one site, in evaluation mode: its scores on its splits, and its choices on the validation split."""
 
     def __init__(self, site: LocalSite) -> None:
         self._site = site
 
     def views(self, name: SplitName) -> dict[str, Evaluation]:
-        """As LocalSite.assess_views tells."""
+        """A split with the personalized model (`federated`), the own (`local`) and the frozen (`global`) feature.
+
+        With a branch that trains alone also that one (`alone`) and the fused feature by itself (`fused`), which
+        otherwise is the personalized model. None for an empty split.
+        """
         if self._site.beside is None:
             scored = {view: self._score(name, each) for view, each in self.features(name).items()}
         else:
@@ -44,6 +50,35 @@ class SiteEvaluator:
             scored = {view: self._score_logits(name, each) for view, each in (pool | logits).items()}
         metric = self._site.task.metric.name
         return {view: Evaluation(found, scores.numpy(), metric) for view, (found, scores) in scored.items()}
+
+    def assess(self, name: SplitName) -> Evaluation:
+        """`views` in one level, with the offset of each gate; the scores are the personalized model's."""
+        return self.in_one_level(self.views(name))
+
+    def in_one_level(self, views: Mapping[str, Evaluation]) -> Evaluation:
+        """What `assess` makes of `views`."""
+        found = {f"{view}/{metric}": value for view, each in views.items() for metric, value in each.metrics.items()}
+        for modality, fusion in self._site.model.fusions.items():
+            offset = float(fusion.gate_offset)  # type: ignore[arg-type]
+            found[f"gate_offset/{modality}"] = max(min(offset, 1e6), -1e6)
+        scores = views["federated"].scores if views else np.empty(0)
+        return Evaluation(found, scores, f"federated/{self._site.task.metric.name}")
+
+    def calibrate(self) -> None:
+        """Choose the gate's offset, then the branches' weights, on the validation split.
+
+        Without one the gate stays as trained, and the model predicts by the fused feature.
+        """
+        site = self._site
+        if not site.has("val"):
+            return
+        if site.config.fusion.calibrate_gate and site.model.fusions:
+            calibrate_gate(site.gates, self.gate_scores("val"))  # type: ignore[arg-type]
+        if site.beside is not None:
+            labels, trained = site.splits["val"].labels, site.splits["train"].labels
+            assert labels is not None
+            assert trained is not None
+            site.weights = fit_branches(site.task, self.logits("val"), labels, trained)
 
     def gate_scores(self, name: SplitName) -> Callable[[], Tensor]:
         """Each sample's score [n] of the fused feature, with the gates as they are when it is called."""
@@ -64,7 +99,7 @@ class SiteEvaluator:
             made: Features = self._site.towers[modality](rows[start : start + _BATCH].to(self._site.device))
             # Tokens are only kept where the fusion reads them: a split of them is large.
             keep = self._site.model.mode is FusionMode.TOKENS
-            yield made if keep else made._replace(tokens_BPD=made.vector_BD, weights_BP=made.vector_BD)
+            yield made if keep else made.without_tokens()
 
     def _viewed(self, name: SplitName, modality: Modality, batches: Iterable[Features]) -> Iterator[Views]:
         start = 0
@@ -84,9 +119,14 @@ class SiteEvaluator:
         made: dict[Modality, Views] = {}
         for modality in self._site.splits[name].rows:
             parts = list(self._viewed(name, modality, self._local_batches(name, modality)))
-            made[modality] = Views(*(torch.cat([part[which] for part in parts]) for which in range(3)))
-        told = {"federated": 0, "local": 1} | ({"global": 2} if self._site.has_global else {})
-        return {view: {m: views[which] for m, views in made.items()} for view, which in told.items()}
+            made[modality] = Views(*map(torch.cat, zip(*parts, strict=True)))
+        told = {
+            "federated": {m: views.fused for m, views in made.items()},
+            "local": {m: views.local for m, views in made.items()},
+        }
+        if self._site.has_global:
+            told["global"] = {m: views.global_ for m, views in made.items()}
+        return told
 
     @torch.inference_mode()
     def logits(self, name: SplitName) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from fedafd.domain.state_fingerprint import StateFingerprint
 from fedafd.learning.client_round import ClientRound, evaluate_client, train_client
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
 from fedafd.learning.evaluation import Evaluation
-from fedafd.learning.fedavg import average_updates, group_of, weight_update
+from fedafd.learning.fedavg import average_updates, weight_update
 from fedafd.learning.server_round import Prepared, evaluate, initial_server_state
 from fedafd.learning.waypoints import Waypoints
 from fedafd.learning.weighing import score_sheet, weigh
@@ -254,7 +254,7 @@ class Federation:
             round_number=number,
             seed=self._seed(number, client.name, "train"),
             device=self.device,
-            average=self._average(before, held),
+            average_of=None if self.config.averaging is AveragingMode.OFF else before.averages.get,
             evaluate_on=evaluate_on,  # type: ignore[arg-type]
             progress=lambda fraction, activity: watch(client.name, fraction, f"client {client.name}: {activity}"),
             waypoints=waypoints,
@@ -263,11 +263,6 @@ class Federation:
 
     def _seed(self, number: int, who: str, stage: str) -> int:
         return derive_seed(self.config.seed, number, who, stage)
-
-    def _average(self, before: FederationProgress, held: ClientProgress) -> bytes | None:
-        if self.config.averaging is AveragingMode.OFF or held.state is None:
-            return None
-        return before.averages.get(group_of(held.state))
 
     def _aggregates(
         self, uploads: Mapping[str, Reps], ages: Mapping[str, int], global_reps: Reps
