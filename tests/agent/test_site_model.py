@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 import torch
 from tests.learning.tiny import tiny_bundles, tiny_recipe, tiny_state
+from tests.servers import wait_until
 
 from fedafd import PersonalizedModel
 from fedafd.agent.cache import ArtifactCache
@@ -196,6 +197,10 @@ def test_a_new_state_of_the_same_round_number_gets_a_model_of_its_own(site: Site
     assert site.round_of_model() == 1
 
 
+def _is_past(site: Site, number: int) -> bool:
+    return site.round_of_model() > number
+
+
 def test_killed_at_any_moment_a_whole_model_is_there(site: Site) -> None:
     site.deliver(1)
     code = f"""
@@ -214,6 +219,8 @@ for number in range(int(sys.argv[1]), 1_000_000):
         with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root) as agent:
             assert agent.stdout is not None
             agent.stdout.readline()
+            # However slow the machine is, the agent is at work when it is killed.
+            wait_until(partial(_is_past, site, reached), "the next model", seconds=60)
             for _ in range(3):
                 time.sleep(generator.uniform(0.0, 0.1))
                 # Read while it is replaced, too.
