@@ -100,6 +100,25 @@ def test_a_secret_goes_to_those_who_need_it(services: dict[str, dict[str, Any]])
     assert not any(name in AGENTS for names in holders.values() for name in names)
 
 
+def test_nothing_turns_tls_off_and_distillers_dial_the_listener_for_them(services: dict[str, dict[str, Any]]) -> None:
+    files = [read("docker-compose.yml"), *(read(f"deploy/compose/{name}.yml") for name in OVERLAYS)]
+    for file in files:
+        for name, service in file["services"].items():
+            given = service.get("environment", {})
+            assert not [key for key in given if key.endswith("_PLAINTEXT")], name
+            if "FEDAFD_DISTILLER_AGGREGATOR" in given:
+                assert given["FEDAFD_DISTILLER_AGGREGATOR"].endswith(":7444"), name
+            assert not [key for key in given if key.startswith("FEDAFD_DISTILLER_TLS")], "the internal token is enough"
+    assert services["aggregator"]["environment"]["FEDAFD_AGGREGATOR_INTERNAL_LISTEN"].endswith(":7444")
+
+
+@pytest.mark.parametrize("invitation", sorted(JOBS - {"migrate", "store-keys", "federation"}))
+def test_who_invites_waits_for_the_authority_that_tokens_name(
+    services: dict[str, dict[str, Any]], invitation: str
+) -> None:
+    assert "aggregator" in services[invitation]["depends_on"]
+
+
 @pytest.mark.parametrize("path", ["docker-compose.yml", *(f"deploy/compose/{name}.yml" for name in OVERLAYS)])
 def test_no_password_stands_in_a_file(path: str) -> None:
     text = (ROOT / path).read_text(encoding="utf-8")
