@@ -74,6 +74,15 @@ async def test_each_fault_stands_at_its_field_and_what_was_written_stays(rest: R
     assert (await rest.http.get("/federations/trial")).json()["config_version"] == 1
 
 
+async def test_what_cannot_be_stored_is_told_beside_what_was_written(rest: Rest) -> None:
+    await rest.federation()
+    person = await visitor(rest, "operator")
+    page = await send(person, fields(await person.page(C)) | {"key.text_encoder.architecture": "a\x00b", "do": "check"})
+    page = await send(person, fields(page) | {"do": "save"}, 409)
+    assert "Not saved." in page
+    assert (await rest.http.get("/federations/trial")).json()["config_version"] == 1
+
+
 async def test_somebody_elses_change_is_not_overwritten(rest: Rest) -> None:
     await rest.federation()
     person = await visitor(rest, "operator")

@@ -198,6 +198,7 @@ async def test_two_versions_stand_side_by_side_before_one_is_promoted(trial: Res
     back = await admin.page(f"{F}/models/compare?one=3&other=2")
     assert f'action="{F}/models/rollback"' in back
     assert "The same." in back
+    assert (await admin.page(f"{F}/models/compare?one=1&other=1")).count('id="promote-1"') == 1
     await admin.page(f"{F}/models/compare?one=3&other=99", 404)
     await admin.page(f"{F}/models/compare?one=3", 422)
 

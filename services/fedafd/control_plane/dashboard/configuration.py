@@ -14,7 +14,7 @@ from fedafd.control_plane.dashboard.visits import ConfigForm, Visit, Visitor
 from fedafd.control_plane.federations import service
 from fedafd.control_plane.names import FederationName
 from fedafd.domain.config.differences import differences
-from fedafd.domain.errors import ConfigurationError, ConflictError
+from fedafd.domain.errors import ConfigurationError, ConflictError, InvalidRequestError
 from fedafd.persistence.federation_repository import get_federation
 from fedafd.persistence.models import FederationRow
 
@@ -45,7 +45,7 @@ async def change_configuration(
         return _page(request, form.visit, owner, found, status=422 if found.problems else 200)
     try:
         await _save(context, owner, found.values, form.text("version"), form.caller.actor)
-    except (ConfigurationError, ConflictError) as error:
+    except (ConfigurationError, ConflictError, InvalidRequestError) as error:
         found.problems[""] = str(error)
         return _page(request, form.visit, owner, found, status=409)
     context.wakeups.changed(federation)
