@@ -156,3 +156,12 @@ async def test_a_session_that_is_nearly_over_is_extended_at_once(world: World) -
         row = await get_client(session, "trial", "north")
     row.session_until = utc_now() + timedelta(seconds=1)
     assert not Renewals(world.context.database).take(row, row.session or "", utc_now(), utc_now())
+
+
+async def test_who_leads_looks_less_often_while_no_round_is_open(world: World) -> None:
+    coordinator = world.coordinator
+    before = coordinator._look_again_seconds
+    await world.coordinate()
+    assert coordinator._look_again_seconds == 3 * before < coordinator._lease.total_seconds()
+    await world.start_round()
+    assert coordinator._look_again_seconds == before

@@ -31,6 +31,7 @@ __all__ = ["Coordinator"]
 _LEASES_PER_LOOK = 3
 _RELEASE_SECONDS = 5.0
 _REST = 2.0
+_IDLE_POLLS = 3
 _SHORTEST_REST_SECONDS = 0.02
 _LONGEST_REST_SECONDS = 0.2
 """After a look that changed nothing the coordinator rests so many times as long as the look took, within these."""
@@ -49,6 +50,7 @@ class Coordinator:
         self._poll_seconds = poll_seconds
         self._leading_since: float | None = None
         self._token: int | None = None
+        self._idle = False
         self._moving = asyncio.Lock()
         self._looked = Listener()
         context.mover.move = self.move
@@ -58,6 +60,12 @@ class Coordinator:
     def leading(self) -> bool:
         """True while this candidate holds the lease."""
         return self._leading_since is not None
+
+    @property
+    def _look_again_seconds(self) -> float:
+        """Until the next look without any news: longer for who leads while no round is open, as the lease allows."""
+        longest = min(_IDLE_POLLS * self._poll_seconds, self._lease.total_seconds() / 3)
+        return max(longest, self._poll_seconds) if self._idle else self._poll_seconds
 
     async def run(self) -> None:
         """Coordinate whenever this candidate holds the lease, until the process drains: then give the lease up.
@@ -76,7 +84,7 @@ class Coordinator:
                         # a quiet moment comes at once.
                         rest = max(_SHORTEST_REST_SECONDS, _REST * (monotonic() - began))
                         await asyncio.sleep(min(_LONGEST_REST_SECONDS, rest))
-                        await news.wait(self._poll_seconds)
+                        await news.wait(self._look_again_seconds)
         finally:
             sending.cancel()
             self._stand_down()
@@ -128,7 +136,7 @@ class Coordinator:
     async def _send_always(self) -> None:
         with self._context.wakeups.of_rounds(self._looked):
             while True:
-                await self._looked.wait(self._poll_seconds)
+                await self._looked.wait(self._look_again_seconds)
                 if not self.leading:
                     continue
                 try:
@@ -142,7 +150,7 @@ class Coordinator:
             token = await acquire_lease(session, COORDINATOR_LEASE, self.holder, self._lease)
             rows = [] if token is None else list(await list_open_rounds(session))
         self._context.metrics.leader.set(0 if token is None else 1)
-        self._token = token
+        self._token, self._idle = token, token is not None and not rows
         if token is None:
             self._leading_since = None
             return False
