@@ -6,6 +6,7 @@ calls as an agent. Many fit into one process, on a few connections.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 import time
@@ -28,6 +29,8 @@ __all__ = ["CHUNK_BYTES", "Blob", "LightSite", "enrolled_sites"]
 CHUNK_BYTES = 1 << 20
 _SITES_OF_A_CONNECTION = 25
 _WAIT_SECONDS = 60
+_BROKEN_LINE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+_PAUSE_SECONDS = 1.0
 _OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES))
 
 
@@ -58,20 +61,33 @@ class LightSite:
     metadata: tuple[tuple[str, str], ...]
     bytes_down: int = 0
     num_polls: int = 0
+    num_broken: int = 0
+    """Calls that ended because the line did."""
     accepted: list[int] = field(default_factory=list)
     """Numbers of the rounds that its delivery counted in."""
     delivered_at: float = 0.0
     """When its last delivery was accepted, in seconds since the epoch."""
 
     async def run(self, blob: Blob) -> None:
-        """Take part in each round, until cancelled."""
-        wait, known = Duration(seconds=_WAIT_SECONDS), 0
+        """Take part in each round, until cancelled; after a broken line once more, as an agent does."""
+        known = 0
         while True:
-            request = pb.FetchTaskRequest(wait=wait, known_revision=known)
-            task = await self.stub.FetchTask(request, metadata=self.metadata)
-            self.num_polls, known = self.num_polls + 1, task.revision
-            if task.HasField("train") and task.train.round_number not in self.accepted:
-                await self._take_part(task.train, blob)
+            try:
+                known = await self._next(known, blob)
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in _BROKEN_LINE:
+                    raise
+                self.num_broken, known = self.num_broken + 1, 0
+                await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _next(self, known: int, blob: Blob) -> int:
+        """Wait for a task other than the one of revision `known`, and do it; its revision."""
+        request = pb.FetchTaskRequest(wait=Duration(seconds=_WAIT_SECONDS), known_revision=known)
+        task = await self.stub.FetchTask(request, metadata=self.metadata)
+        self.num_polls += 1
+        if task.HasField("train") and task.train.round_number not in self.accepted:
+            await self._take_part(task.train, blob)
+        return task.revision
 
     async def _take_part(self, task: pb.TrainTask, blob: Blob) -> None:
         for artifact in (*task.encoder_bundles, task.global_representations):

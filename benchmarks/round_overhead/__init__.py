@@ -114,6 +114,7 @@ def _facts(case: Case, costs: Sequence[RoundCost]) -> dict[str, Any]:
         "seconds of training taken off": round(statistics.median(c.training for c in costs), 3),
         "seconds of folds' and merges' arithmetic": round(folding, 3),
         "MB up, down, per client": f"{costs[-1].bytes_up / MEGABYTE:.2f}, {costs[-1].bytes_down / MEGABYTE:.2f}",
+        "calls that broke off, of all rounds": costs[-1].broken_calls,
         "MB grown with pages of files": round(statistics.median(c.growth_bytes for c in costs) / MEGABYTE, 1),
         **{f"{name} per client": round(statistics.median(each), 1) for name, each in counts.items()},
     }

@@ -49,6 +49,8 @@ class RoundCost:
     bytes_down: int
     """Of one client."""
     bytes_up: int
+    broken_calls: int
+    """Of all clients: what ended because the line did, and was done again."""
 
     @property
     def overhead(self) -> float:
@@ -158,6 +160,7 @@ class Here:
             counts={name: counted[name] - before for name, before in counts.items()},
             bytes_down=max(site.bytes_down - before for site, before in zip(federation.sites, down, strict=True)),
             bytes_up=federation.blobs[0].size_bytes,
+            broken_calls=sum(site.num_broken for site in federation.sites),
         )
 
     async def _ended(
