@@ -16,6 +16,7 @@ from fedafd.domain.config import AgentConfig, SharingConfig, parse_agent_config
 from fedafd.domain.leaving import CLIENT_METRICS, SAID_BY_AGENTS, LeaveReason
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.rpc.authority import AGGREGATOR_NAME
+from fedafd.rpc.own_tls import INTERNAL_NAME
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "privacy.md").read_text(encoding="utf-8")
@@ -109,8 +110,8 @@ def test_every_code_of_a_refusal_is_on_the_page_in_its_words() -> None:
 def test_every_piece_of_metadata_is_named() -> None:
     sent = set(re.findall(r'"((?:fedafd-[a-z-]+)|authorization|traceparent)"', _sources("rpc", "telemetry")))
     assert {"authorization", "traceparent", "fedafd-session", "fedafd-ended-sessions", "fedafd-proof"} <= sent
-    # What the aggregator sends, and the name in its own certificate.
-    for name in sent - {"fedafd-error-code", "fedafd-time", AGGREGATOR_NAME}:
+    # What the aggregator sends, and the names in certificates of the server side.
+    for name in sent - {"fedafd-error-code", "fedafd-time", AGGREGATOR_NAME, INTERNAL_NAME}:
         assert f"`{name}`" in PAGE
 
 
