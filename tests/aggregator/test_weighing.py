@@ -16,6 +16,7 @@ from tests.aggregator.world import DIM, INTERNAL, World
 from fedafd.aggregator.round_points import round_points
 from fedafd.artifacts.representations import decode_representations, encode_representations
 from fedafd.domain.kinds import Modality, StageKind
+from fedafd.persistence.event_repository import events_after
 from fedafd.persistence.participation_repository import list_participations
 from fedafd.persistence.round_repository import get_round
 from fedafd.persistence.stage_repository import list_stages
@@ -120,6 +121,10 @@ async def test_a_copy_is_left_out_and_what_each_counts_for_is_written(world: Wor
     assert max(each["weight"] for each in found) <= 2 / 5 + 1e-9
     assert found[0]["similarity"] > 0.99
     assert await root(world, round_id) == await merged_here(world, round_id, out=(0,))
+    async with world.context.database.snapshot() as session:
+        events = await events_after(session, "trial", 0, 100)
+    told = [event.data for event in events if event.kind == "participation.left_out"]
+    assert [(each["client"], each["modality"], each["round"]) for each in told] == [("site-0", "image", 1)]
     async with world.context.database.snapshot() as session:
         points, folds = await round_points(session, await get_round(session, round_id))
     assert points["site-0/sed_weight/image"] == 0

@@ -45,7 +45,7 @@ async def step_collecting(step: Step, stages: list[StageRow]) -> bool:
         return True
     leaves = {modality: _leaves(cohort, stages, modality) for modality in Modality}
     weighings = {m: weighing_of(len(cohort), leaves[m], stages, m) for m in Modality}
-    note_contributions(cohort, weighings)
+    note_contributions(step, cohort, weighings)
     changed = await start_weighing(step, weighings)
     plans = {m: _plan(cohort, stages, m, leaves[m], weighings[m]) for m in Modality}
     begun = {(s.modality, s.level, s.position) for s in stages if s.kind == StageKind.MERGE.value}

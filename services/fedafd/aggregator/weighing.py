@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fedafd.aggregator.step import Step
+from fedafd.aggregator.step import COORDINATOR, Step
 from fedafd.artifacts.ref import ArtifactRef
 from fedafd.artifacts.stage_io import FoldOutputs, MergeInputs, WeighInputs, WeighOutputs
 from fedafd.domain.contributions import Contribution, contributions_of
 from fedafd.domain.kinds import Modality, StageKind
 from fedafd.domain.states import StageState
+from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import ClientRow, ParticipationRow, StageRow
 from fedafd.persistence.stage_repository import add_stage
 
@@ -70,14 +71,28 @@ async def start_weighing(step: Step, weighings: Mapping[Modality, Weighing]) -> 
 
 
 def note_contributions(
-    cohort: Sequence[tuple[ParticipationRow, ClientRow]], weighings: Mapping[Modality, Weighing]
+    step: Step, cohort: Sequence[tuple[ParticipationRow, ClientRow]], weighings: Mapping[Modality, Weighing]
 ) -> None:
-    """Write with each part in the round what it counts for, as far as it is known."""
-    for part, _ in cohort:
+    """Write with each part in the round what it counts for, as far as it is known, and tell who is left out."""
+    for part, client in cohort:
         known = {
             modality.value: weighing.contributions[part.position].as_json()
             for modality, weighing in weighings.items()
             if part.position in weighing.contributions
         }
-        if known and known != part.contributions:
-            part.contributions = known
+        if not known or known == part.contributions:
+            continue
+        for modality, each in known.items():
+            if each["left_out"] and modality not in (part.contributions or {}):
+                record_event(
+                    step.session,
+                    "participation.left_out",
+                    federation_id=step.row.federation_id,
+                    actor=COORDINATOR,
+                    round=step.row.number,
+                    client=client.name,
+                    modality=modality,
+                    similarity=each["similarity"],
+                    agreement=each["agreement"],
+                )
+        part.contributions = known
