@@ -76,6 +76,15 @@ def test_agreement_is_one_with_oneself_and_about_zero_with_chance() -> None:
     assert agreements(rest_SD[None]).tolist() == [0.0]
 
 
+def test_thousands_of_clients_have_an_agreement_each() -> None:
+    # 4,100 x 4,099 pairs are more than torch.quantile takes at once.
+    added_KSD = unit(4_100, 1, 2, seed=5)
+    found_K = agreements(added_KSD)
+    assert found_K.shape == (4_100,)
+    others = (added_KSD[1:] * added_KSD[0]).sum(dim=(1, 2)).double()
+    assert float(found_K[0]) == pytest.approx(float(others.quantile(0.5)), abs=1e-6)
+
+
 def test_nothing_is_added_by_a_copy_and_by_what_is_the_same_in_all_rows() -> None:
     assert not added(GLOBAL, GLOBAL).any()
     one_row = added(GLOBAL[:1], GLOBAL[1:2])

@@ -27,6 +27,7 @@ _ALONE = 2.0
 """So many times as much where agreement says nothing."""
 _LEAST_AGREEMENT = 0.5
 _CHANCE = 4.0
+_AT_ONCE = 64
 _SMALLEST_PART = 1e-2
 """A shorter rest is rounding of what travels."""
 
@@ -59,10 +60,14 @@ def agreements(added_KSD: Tensor) -> Tensor:
     count, samples, _ = added_KSD.shape
     if count == 1:
         return torch.zeros(1, dtype=torch.float64)
-    rows = added_KSD.flatten(1).double()
-    pairs_KK = rows @ rows.T / samples
-    others_KK = pairs_KK[~torch.eye(count, dtype=torch.bool)].view(count, count - 1)
-    return others_KK.quantile(0.5, dim=1)
+    rows = added_KSD.flatten(1)
+    found: list[Tensor] = []
+    # Some at a time: of many clients the pairs are more than fit, and more than `quantile` takes.
+    for part in rows.split(_AT_ONCE):
+        for cosines_K in (part @ rows.T).double() / samples:
+            own = len(found)
+            found.append(torch.cat([cosines_K[:own], cosines_K[own + 1 :]]).quantile(0.5))
+    return torch.stack(found)
 
 
 @torch.no_grad()
