@@ -46,6 +46,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "demo": [],
 }
 WITHOUT = {
+    "agent approve",
     "agent sent",
     "agent status",
     "agent reset",
