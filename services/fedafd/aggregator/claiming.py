@@ -20,7 +20,13 @@ from fedafd.domain.config import stored_federation_config
 from fedafd.domain.kinds import FOLDS_TOGETHER, StageKind
 from fedafd.domain.states import StageState
 from fedafd.persistence.models import RoundRow, StageRow, utc_now
-from fedafd.persistence.stage_repository import claim_companions, claim_stage, mark_taken, next_stage
+from fedafd.persistence.stage_repository import (
+    claim_companions,
+    claim_stage,
+    has_open_folds,
+    mark_taken,
+    next_stage,
+)
 from fedafd.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
@@ -67,13 +73,18 @@ async def claim(session: AsyncSession, stage: StageRow, row: RoundRow, worker: s
     return Claimed(stage=stage, row=row, token=token, companions=companions, announced_at=announced)
 
 
-async def claim_next(context: Context, row: RoundRow, worker: str | None) -> Claimed | None:
-    """What the worker, who has just completed a stage of the round, goes on with; None if there is nothing."""
-    move = context.mover.move
+async def claim_next(context: Context, row: RoundRow, done: StageRow) -> Claimed | None:
+    """What the worker, who has just completed that stage of the round, goes on with; None if there is nothing.
+
+    Nothing comes of a fold while others are open, and a look at a large round is no small thing.
+    """
+    move, worker = context.mover.move, done.worker
     if move is None or worker is None or context.draining.is_set():
         return None
     try:
         async with asyncio.timeout(_MOVE_SECONDS):
+            if done.kind == StageKind.FOLD and await _more_folds(context, row):
+                return None
             if not await move(row):
                 return None
             async with context.database.transaction() as session:
@@ -87,3 +98,8 @@ async def claim_next(context: Context, row: RoundRow, worker: str | None) -> Cla
         # What was completed is completed, and is answered; a message tells of what comes next.
         _log.info("stage.next_not_claimed", reason=str(error) or type(error).__name__)
         return None
+
+
+async def _more_folds(context: Context, row: RoundRow) -> bool:
+    async with context.database.snapshot() as session:
+        return await has_open_folds(session, row.id)

@@ -112,7 +112,7 @@ class DistillationService(DistillationServiceServicer):
             await add_artifacts(session, made)
         add_context(federation=row.federation_id, round_number=row.number)
         goes_on = request.takes_next and not lost
-        following = await claim_next(self._context, row, stages[request.stage_id][0].worker) if goes_on else None
+        following = await claim_next(self._context, row, stages[request.stage_id][0]) if goes_on else None
         # Who has the next stage has seen to all that the coordinator could do.
         self._context.wakeups.changed(row.federation_id, clients=(), rounds=following is None)
         answer = pb.CompleteStageResponse(lost_stage_ids=lost)

@@ -30,6 +30,7 @@ __all__ = [
     "free_fold",
     "get_stage",
     "get_stages",
+    "has_open_folds",
     "list_stages",
     "maker_of",
     "mark_sent",
@@ -215,6 +216,12 @@ async def next_stage(session: AsyncSession, round_id: str, worker: str) -> Stage
     held = select(StageRow).where(StageRow.round_id == round_id, going_on, mine).order_by(StageRow.created_at)
     found = await session.scalar(held.limit(1))
     return found or await session.scalar(_waiting(round_id, *(kind.value for kind in _GOING_ON)).limit(1))
+
+
+async def has_open_folds(session: AsyncSession, round_id: str) -> bool:
+    """Whether a fold of the round waits or is worked on."""
+    folds = select(StageRow.id).where(StageRow.round_id == round_id, StageRow.kind == StageKind.FOLD.value)
+    return await session.scalar(folds.where(StageRow.state.in_(_OPEN)).limit(1)) is not None
 
 
 async def mark_taken(session: AsyncSession, stage_ids: Sequence[str]) -> None:
