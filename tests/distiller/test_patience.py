@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from fedafd.datasets import load_public_data, write_public_set
+from fedafd.distiller import public_sets
 from fedafd.distiller.patience import Patience, is_outage
 from fedafd.distiller.public_sets import PublicSets
 from fedafd.domain.errors import ArtifactNotFoundError, StageLostError, StorageFullError, StorageUnavailableError
+from fedafd.domain.whole_files import write_whole
 from fedafd.learning.images import image_pixels
 from fedafd.storage.folder import FolderStore
 
@@ -76,15 +78,14 @@ def test_a_full_cache_disk_is_said_in_words_and_waited_for(tmp_path: Path, monke
     for name in ("manifest.json", *(shard.name for shard in manifest.shards)):
         store.put_file(f"public-sets/{manifest.sha256}/{name}", tmp_path / "set" / name)
     heard: list[str] = []
-    write = Path.write_bytes
 
-    def on_a_full_disk(path: Path, data: bytes) -> int:
-        if path.suffix == ".part" and not heard:
+    def on_a_full_disk(path: Path, data: bytes) -> None:
+        if not heard:
             with Path("/dev/full").open("wb", buffering=0) as device:
                 device.write(data)
-        return write(path, data)
+        write_whole(path, data)
 
-    monkeypatch.setattr(Path, "write_bytes", on_a_full_disk)
+    monkeypatch.setattr(public_sets, "write_whole", on_a_full_disk)
     impatient = PublicSets(store, tmp_path / "cache", limit_bytes=10**8)
     with pytest.raises(StorageFullError, match=r"the distiller's cache .*shards: no space left; free some"):
         impatient.open(manifest.sha256).split("train").images[0]

@@ -268,7 +268,7 @@ def test_a_request_longer_than_the_read_timeout_is_cut_and_long_polls_are_not(fr
             request_serializer=aggregator_pb2.EnrollRequest.SerializeToString,
             response_deserializer=aggregator_pb2.EnrollResponse.FromString,
         )
-        request = aggregator_pb2.EnrollRequest(token=token, kind=types_pb2.CLIENT_KIND_IMAGE, agent_version="0")
+        request = aggregator_pb2.EnrollRequest(token=token, kind=types_pb2.CLIENT_KIND_IMAGE)
         credential = enrol(request, timeout=30).credential
     try:
         _compare_read_timeouts(front, credential)
