@@ -19,11 +19,13 @@ from tests.end_to_end.proxy import proxy
 from tests.hole import hole
 
 from fedafd.agent.connection import AggregatorConnection
+from fedafd.agent.state import Credential
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.cut_off import Waiting
 from fedafd.aggregator.health import watch_health
 from fedafd.distiller.client import DistillationClient
 from fedafd.domain.errors import DatabaseUnavailableError
+from fedafd.domain.kinds import ClientKind
 from fedafd.persistence.database import _LINE, Database
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import distillation_pb2
@@ -129,7 +131,10 @@ def serving(half: Half) -> Iterator[int]:
 
 @asynccontextmanager
 async def agent_at(address: str) -> AsyncIterator[AggregatorConnection]:
-    connection = AggregatorConnection(address, stop=asyncio.Event(), secret="credential")
+    credential = Credential(
+        federation_id="federation", client_id="client", client_name="pairs", kind=ClientKind.PAIR, secret="credential"
+    )
+    connection = AggregatorConnection(address, stop=asyncio.Event(), credential=credential)
     yield connection
     await connection.close()
 

@@ -15,9 +15,10 @@ _BOUNDS = {
     "objects": (4, 8),
     "stages": (5, 2.5),
     "calls": (20, 16),
-    "messages": (4, 0.4),
+    "messages": (4, 0.7),
 }
-"""Per round, and beside that per client, at any number of clients. A slow machine's coordinator looks more often."""
+"""Per round, and beside that per client, at any number of clients. A slow machine's coordinator looks more
+often, and announces more folds at once than a quick one's."""
 _LIGHT_CALLS = 10.5
 """Of a client that reports no progress."""
 _POLL_SECONDS = 60
