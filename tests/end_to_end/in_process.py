@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import unified_diff
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -59,7 +60,9 @@ def assert_same(found: RoundOutcome, expected: RoundOutcome) -> None:
 
 def _assert_same_files(found: Mapping[str, bytes], expected: Mapping[str, bytes]) -> None:
     assert sorted(found) == sorted(expected)
-    assert [name for name in found if found[name] != expected[name]] == []
+    other = [name for name in found if found[name] != expected[name]]
+    texts = [(found[name].decode(), expected[name].decode()) for name in other if name.endswith((".md", ".json"))]
+    assert not other, (other, ["\n".join(unified_diff(a.splitlines(), b.splitlines())) for a, b in texts])
 
 
 def _files(folder: Path) -> dict[str, bytes]:

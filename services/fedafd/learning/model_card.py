@@ -131,7 +131,7 @@ public set; what can be learned of them from a model is told in docs/privacy.md.
 
 def _configuration(config: FederationConfig) -> str:
     """What is not as by default. As JSON, of which no line can end the block."""
-    values = json.dumps(config.model_dump(mode="json", exclude_defaults=True), indent=2)
+    values = json.dumps(config.model_dump(mode="json", exclude_defaults=True), indent=2, sort_keys=True)
     return (
         f"## Configuration\n\nOf the federation in that round, where it is not the default:\n\n```json\n{values}\n```"
     )
