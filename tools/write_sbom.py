@@ -1,7 +1,7 @@
 """Write what each image consists of, and what a release was made from: `make sbom`.
 
 `<image>.cdx.json` is a CycloneDX bill of materials of an image's Python distributions, with hashes, as locks/ says.
-`provenance.json` is an in-toto statement with SLSA's predicate: the hashes of the files in dist/, the commit, and the
+`provenance.json` is an in-toto statement with SLSA's predicate: the hashes of the files in build/dist, the commit, and the
 hashes of the locks. It is not signed: whoever releases signs it with their own key.
 """
 
@@ -31,9 +31,9 @@ def main() -> int:
         target = folder / f"{image}.cdx.json"
         target.write_text(_bill(locks), encoding="utf-8")
         print(f"{target}: {len(json.loads(target.read_text(encoding='utf-8'))['components'])} distributions")
-    statement = provenance(sorted((ROOT / "dist").glob("fedafd-*")))
+    statement = provenance(sorted((ROOT / "build/dist").glob("fedafd-*")))
     (folder / "provenance.json").write_text(json.dumps(statement, indent=2) + "\n", encoding="utf-8")
-    print(f"{folder / 'provenance.json'}: {len(statement['subject'])} files of dist/")
+    print(f"{folder / 'provenance.json'}: {len(statement['subject'])} files of build/dist")
     return 0
 
 
@@ -48,7 +48,7 @@ def _bill(locks: tuple[str, ...]) -> str:
 
 
 def provenance(files: list[Path]) -> dict[str, Any]:
-    """The statement; without files of dist/ it has no subject, and says only what the next ones would be made from."""
+    """The statement; without files of build/dist it has no subject, and says only what the next ones would be made from."""
     commit = _git("rev-parse", "HEAD")
     changed = bool(_git("status", "--porcelain"))
     inputs = [{"uri": f"git+file:.@{commit}", "digest": {"gitCommit": commit}, "annotations": {"changed": changed}}]
