@@ -1,8 +1,8 @@
 """Write what each image consists of, and what a release was made from: `make sbom`.
 
 `<image>.cdx.json` is a CycloneDX bill of materials of an image's Python distributions, with hashes, as locks/ says.
-`provenance.json` is an in-toto statement with SLSA's predicate: the hashes of the files in build/dist, the commit, and the
-hashes of the locks. It is not signed: whoever releases signs it with their own key.
+`provenance.json` is an in-toto statement with SLSA's predicate: the hashes of the files in build/dist, of the commit and
+of the locks. It is not signed: whoever releases signs it with their own key.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _bill(locks: tuple[str, ...]) -> str:
 
 
 def provenance(files: list[Path]) -> dict[str, Any]:
-    """The statement; without files of build/dist it has no subject, and says only what the next ones would be made from."""
+    """The statement; without files it has no subject, and says what the next ones would be made from."""
     commit = _git("rev-parse", "HEAD")
     changed = bool(_git("status", "--porcelain"))
     inputs = [{"uri": f"git+file:.@{commit}", "digest": {"gitCommit": commit}, "annotations": {"changed": changed}}]
