@@ -1,8 +1,8 @@
 """Write what each image consists of, and what a release was made from: `make sbom`.
 
-`<image>.cdx.json` is a CycloneDX bill of materials of an image's Python distributions, with hashes, as locks/ says.
-`provenance.json` is an in-toto statement with SLSA's predicate: the hashes of the files in build/dist, of the commit and
-of the locks. It is not signed: whoever releases signs it with their own key.
+`<image>.cdx.json` is a CycloneDX bill of materials of an image's Python distributions, with hashes, by locks/.
+`provenance.json` is an in-toto statement with SLSA's predicate: the hashes of the files in build/dist, the commit,
+and the hashes of the locks. It is not signed: whoever releases signs it with their own key.
 """
 
 from __future__ import annotations
