@@ -1,13 +1,8 @@
-"""Print what extras of pyproject.toml require, one requirement a line, with extras of our own resolved.
-
-Images install these before the code, so that a change of code does not install them again:
-`python list_requirements.py pyproject.toml agent distiller`.
-"""
+"""What extras of pyproject.toml require, with extras of our own resolved: what tools/lock.py locks."""
 
 from __future__ import annotations
 
 import re
-import sys
 import tomllib
 from pathlib import Path
 
@@ -37,7 +32,3 @@ def project_of(path: Path) -> dict[str, object]:
     """The table `project` of a pyproject.toml."""
     described: dict[str, object] = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
     return described
-
-
-if __name__ == "__main__":
-    print("\n".join(requirements(project_of(Path(sys.argv[1])), sys.argv[2:])))
