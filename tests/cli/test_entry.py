@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 from tests.servers import ROOT
@@ -47,3 +48,24 @@ def test_before_the_guard_almost_nothing_is_loaded() -> None:
     own = {name for name in done.stdout.split() if name.startswith("fedafd")}
     assert own == {"fedafd", "fedafd.cli", "fedafd.cli.entry"}
     assert "importlib.metadata" not in done.stdout.split()
+
+
+INTERRUPTED_WITHIN_A_STRING = """
+import contextlib
+from fedafd.cli import main as command_line
+
+def app():
+    with contextlib.suppress(KeyboardInterrupt):
+        exec("raise KeyboardInterrupt")
+    raise SystemExit(130)
+
+command_line.app = app
+command_line.main()
+"""
+
+
+def test_a_ctrl_c_that_was_answered_is_not_answered_again_at_the_exit(tmp_path: Path) -> None:
+    """CPython would: if the interrupt met a dataclass being made, whose code is a string, the process died of it."""
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED_WITHIN_A_STRING)
+    ended = subprocess.run([sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (130, "")

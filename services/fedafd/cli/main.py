@@ -132,6 +132,10 @@ def main() -> None:
     except OSError as error:
         # A full disk, a folder that may not be written to: nothing of ours is wrong, so no stack trace.
         _end(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+    finally:
+        # CPython remembers a Ctrl-C that reached code in a string, such as that of a dataclass being imported, and ends
+        # the process by SIGINT although somebody has caught it. The next such code makes it forget (pythonrun.c).
+        eval("None")  # noqa: S307
 
 
 def _end(error: FedafdError | str, exit_code: int) -> NoReturn:
