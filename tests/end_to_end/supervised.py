@@ -1,9 +1,13 @@
-"""A supervisor whose children's logs are shown when a test fails."""
+"""A supervisor whose children start by a fork, where they are Python's, and whose logs are shown when a test fails."""
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
+
+from tests.end_to_end.warm import start_warm
 
 from fedafd.local.supervisor import Supervisor
 
@@ -20,6 +24,12 @@ class LoggedSupervisor(Supervisor):
     def __init__(self, logs: Path) -> None:
         super().__init__(logs)
         LoggedSupervisor.newest = logs
+
+    def _spawn(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+        log.touch()
+        if (process := start_warm(command, environment, log)) is None:
+            return super()._spawn(command, environment, log)
+        return cast("subprocess.Popen[bytes]", process)
 
 
 def newest_logs() -> str:

@@ -100,18 +100,17 @@ def test_services_and_simulation_give_the_same_bits(tmp_path: Path, redis_url: s
 
 def _run(strategies: Sequence[str], services: Services, public: Path, folder: Path) -> None:
     """Their rounds, side by side."""
-    files = folder / f"agents-{strategies[0]}"
-    files.mkdir()
+    agents = []
     rests = [FederationClient(services.url, services.api_key, strategy) for strategy in strategies]
     for rest, strategy in zip(rests, strategies, strict=True):
         rest.create(values(strategy))
         rest.push_public_set(public)
         for name, kind in COHORTS[strategy].items():
-            agent = _agent(folder, strategy, name, kind, services.aggregator)
-            (files / f"{strategy}-{name}.yaml").write_text(yaml.safe_dump(agent))
-            (files / f"{strategy}-{name}.token").write_text(rest.invite(name, kind))
-    command = [sys.executable, "-m", "tests.end_to_end.nursery", str(files)]
-    nursery = services.supervisor.start(files.name, command, thread_environment(1))
+            file = folder / f"{strategy}-{name}.yaml"
+            file.write_text(yaml.safe_dump(_agent(folder, strategy, name, kind, services.aggregator)))
+            command = [sys.executable, "-m", "fedafd.agent.main", "--config", str(file)]
+            token = {"FEDAFD_AGENT_ENROLMENT_TOKEN": rest.invite(name, kind)}
+            agents.append(services.supervisor.start(file.stem, command, thread_environment(1) | token))
     services.supervisor.wait_until(
         lambda: all(client["state"] == "enrolled" for rest in rests for client in rest.clients()), "agents", seconds=90
     )
@@ -121,9 +120,10 @@ def _run(strategies: Sequence[str], services: Services, public: Path, folder: Pa
         for number in range(1, ROUNDS.get(strategy, 1) + 1):
             rest.wait_for_round(number, lambda _: None, seconds=150)
         rest.close()
-    nursery.process.kill()
-    nursery.process.wait()
-    services.supervisor.forget(nursery)
+    for agent in agents:
+        agent.process.kill()
+        agent.process.wait()
+        services.supervisor.forget(agent)
 
 
 def _agent(folder: Path, strategy: str, name: str, kind: str, aggregator: str) -> dict[str, Any]:

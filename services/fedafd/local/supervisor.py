@@ -81,6 +81,13 @@ class Supervisor:
         """Start `command` with `environment` added to ours. Call it from the main thread only: on Linux the child
         lives no longer than the thread that started it."""
         log = self._logs / f"{name}.log"
+        with _interrupts_later():
+            child = Child(name, self._spawn(command, {**os.environ, **environment}, log), log, may_end)
+            self._children.append(child)
+        return child
+
+    def _spawn(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+        """A process in a session of its own, whose output is added to `log`."""
         parent = os.getpid()
         die_with_parent = _death_signal()
 
@@ -89,19 +96,16 @@ class Supervisor:
             if os.getppid() != parent:
                 os._exit(1)
 
-        with log.open("ab") as output, _interrupts_later():
-            process = subprocess.Popen(
+        with log.open("ab") as output:
+            return subprocess.Popen(
                 list(command),
-                env={**os.environ, **environment},
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 preexec_fn=in_child,
             )
-            child = Child(name, process, log, may_end)
-            self._children.append(child)
-        return child
 
     def check(self) -> None:
         """Raise ChildFailedError if any child ended and should not have."""
