@@ -18,7 +18,7 @@ from fedafd.aggregator.callers import CALLER_SECONDS
 from fedafd.aggregator.round_watch import watch_rounds
 from fedafd.aggregator.wakeups import Listener, Wakeups
 from fedafd.messaging.wakeups import Change
-from fedafd.persistence.client_repository import get_client, revoke_client
+from fedafd.persistence.client_repository import get_client, invite_again, revoke_client
 from fedafd.persistence.participation_repository import list_participations
 from fedafd.proto.v1 import aggregator_pb2 as pb
 
@@ -163,20 +163,24 @@ async def test_a_revocation_whose_message_was_lost_acts_within_two_seconds(world
     assert CALLER_SECONDS <= 2
 
 
-async def test_a_waiting_agent_hears_of_a_revocation_and_a_round_whose_messages_were_lost(
+async def test_a_waiting_agent_hears_of_its_credentials_end_and_of_a_round_whose_messages_were_lost(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agent_service, "_SLOW_LOOK_SECONDS", (60.0, 60.0))
-    north, south = await world.enrol("north"), await world.enrol("south")
+    north, south, again = [await world.enrol(name) for name in ("north", "south", "again")]
     watching = asyncio.ensure_future(watch_rounds(world.context, seconds=0.1))
     idle = await world.agents.FetchTask(pb.FetchTaskRequest(), metadata=north)
     request = pb.FetchTaskRequest(known_revision=idle.revision)
     request.wait.FromTimedelta(timedelta(seconds=50))
-    polls = [asyncio.ensure_future(world.agents.FetchTask(request, metadata=each)) for each in (north, south)]
+    polls = [asyncio.ensure_future(world.agents.FetchTask(request, metadata=each)) for each in (north, south, again)]
     await asyncio.sleep(0.5)
     await _revoke(world, "north")
     with pytest.raises(grpc.aio.AioRpcError, match="revoked"):
         await polls[0]
+    async with world.context.database.transaction() as session:
+        await invite_again(session, await get_client(session, "trial", "again"), timedelta(hours=1))
+    with pytest.raises(grpc.aio.AioRpcError, match="credential"):
+        await polls[2]
     monkeypatch.setattr(world.context.wakeups, "changed", lambda *_, **__: None)
     await world.start_round()
     await world.prepare()

@@ -1,4 +1,4 @@
-"""One look for all clients that wait: has a round begun or ended to collect, was a client revoked?
+"""One look for all clients that wait: has a round begun or ended to collect, did a credential end?
 
 Wake-ups say so at once. This look finds what a lost one would have said, at the cost of two statements every few
 seconds, however many clients wait.
@@ -10,7 +10,7 @@ import asyncio
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 
 from fedafd.aggregator.context import Context
 from fedafd.domain.errors import DatabaseUnavailableError
@@ -44,20 +44,23 @@ class _Facts:
     """What the tasks of a federation's clients depend on."""
 
     collecting: list[str] = field(default_factory=list)
-    revoked: int = 0
+    ended: int = 0
+    """Clients whose credential was revoked, or voided by a new invitation."""
 
 
 async def _seen(context: Context) -> dict[str, _Facts] | None:
     """The facts of each federation that has a client or a round; None while the database is away."""
     collecting = select(RoundRow.federation_id, RoundRow.id).where(RoundRow.state == RoundState.COLLECTING.value)
-    revoked = select(ClientRow.federation_id, func.count(ClientRow.revoked_at)).group_by(ClientRow.federation_id)
+    void = ClientRow.enrolled_at.is_(None) & ClientRow.last_seen_at.is_not(None)
+    ended = func.sum(case((ClientRow.revoked_at.is_not(None) | void, 1), else_=0))
+    clients = select(ClientRow.federation_id, ended).group_by(ClientRow.federation_id)
     found: defaultdict[str, _Facts] = defaultdict(_Facts)
     try:
         async with context.database.snapshot() as session:
             for federation, round_id in await session.execute(collecting.order_by(RoundRow.id)):
                 found[federation].collecting.append(round_id)
-            for federation, count in await session.execute(revoked):
-                found[federation].revoked = count
+            for federation, count in await session.execute(clients):
+                found[federation].ended = count
     except DatabaseUnavailableError as error:
         _log.debug("round_watch.database_away", reason=str(error))
         return None
