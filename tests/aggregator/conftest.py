@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import grpc.aio
 import pytest
 from tests.aggregator.world import DIM, TOKEN, World
+from tests.databases import migrated
 
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.coordinator import Coordinator
@@ -21,7 +22,6 @@ from fedafd.domain.config import FederationConfig
 from fedafd.domain.kinds import StageKind
 from fedafd.persistence.database import Database
 from fedafd.persistence.federation_repository import add_federation
-from fedafd.persistence.migrate import migrate
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
 from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
 from fedafd.rpc.authority import new_authority
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
-    await asyncio.to_thread(migrate, database_url)
+    await asyncio.to_thread(migrated, database_url)
     database = Database(database_url)
     store = FolderStore(tmp_path / "store")
     manifest = write_public_set(

@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.light_sites import Blob, enrolled_sites
 from sqlalchemy import event
 from tests.aggregator.world import DIM, INTERNAL, TOKEN
+from tests.databases import migrated
 
 from fedafd.agent.metrics import AgentMetrics
 from fedafd.agent.runner import Agent
@@ -36,7 +37,6 @@ from fedafd.messaging.wakeups import WakeupPublisher, listen_for_wakeups
 from fedafd.persistence.client_repository import invite_client
 from fedafd.persistence.database import Database
 from fedafd.persistence.federation_repository import add_federation, get_federation
-from fedafd.persistence.migrate import migrate
 from fedafd.persistence.round_repository import add_rounds, get_round
 from fedafd.proto.v1 import distillation_pb2 as distillation
 from fedafd.proto.v1 import types_pb2
@@ -262,7 +262,7 @@ class Crowd:
 async def crowd_of(count: int, folder: Path, redis_url: str, *, light: bool = False) -> AsyncIterator[Crowd]:
     """`count` enrolled pair clients that wait for a round: agents, or with `light` no more than their calls."""
     url = f"sqlite:///{folder}/crowd.db"
-    await asyncio.to_thread(migrate, url)
+    await asyncio.to_thread(migrated, url)
     database, counts = Database(url), Counts()
     _count_statements(database, counts)
     store = FolderStore(folder / "store")

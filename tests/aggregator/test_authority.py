@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
+from tests.databases import migrated
 
 from fedafd.aggregator.authority import open_authority
 from fedafd.aggregator.settings import AggregatorSettings
 from fedafd.domain.errors import ConfigurationError
 from fedafd.persistence.authority_repository import find_authority
 from fedafd.persistence.database import Database
-from fedafd.persistence.migrate import migrate
 from fedafd.rpc.authority import Authority, new_authority
 
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    await asyncio.to_thread(migrate, database_url)
+    await asyncio.to_thread(migrated, database_url)
     database = Database(database_url)
     yield database
     await database.close()

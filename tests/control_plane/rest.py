@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import uvicorn
 from fastapi import FastAPI
+from tests.databases import migrated
 
 from fedafd.control_plane.app import create_app
 from fedafd.control_plane.context import Context
@@ -23,7 +24,6 @@ from fedafd.datasets import load_public_data, write_public_set
 from fedafd.domain.kinds import ClientKind
 from fedafd.persistence.client_repository import enrol_client, invite_client
 from fedafd.persistence.federation_repository import get_federation
-from fedafd.persistence.migrate import migrate
 from fedafd.persistence.model_repository import add_files
 from fedafd.persistence.models import ModelVersionRow, PersonalizedModelRow
 from fedafd.persistence.round_repository import add_rounds
@@ -124,7 +124,7 @@ def settings_for(database_url: str, store: StoreSettings, **more: Any) -> Contro
 @asynccontextmanager
 async def in_process(settings: ControlPlaneSettings) -> AsyncIterator[Rest]:
     """Without a socket: quick, but streams do not stream."""
-    await asyncio.to_thread(migrate, settings.database_url.get_secret_value())
+    await asyncio.to_thread(migrated, settings.database_url.get_secret_value())
     app = create_app(settings)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     headers = {"Authorization": f"Bearer {KEY}"}
@@ -138,7 +138,7 @@ async def in_process(settings: ControlPlaneSettings) -> AsyncIterator[Rest]:
 @asynccontextmanager
 async def listening(settings: ControlPlaneSettings) -> AsyncIterator[Rest]:
     """Behind a real server on a free port of this process."""
-    await asyncio.to_thread(migrate, settings.database_url.get_secret_value())
+    await asyncio.to_thread(migrated, settings.database_url.get_secret_value())
     app = create_app(settings)
     server = uvicorn.Server(
         uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2, http=PatientProtocol)

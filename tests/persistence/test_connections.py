@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event, text
+from tests.databases import migrated
 
 from fedafd.domain.errors import ERROR_STATUS, DatabaseUnavailableError
 from fedafd.persistence import database as database_module
 from fedafd.persistence.database import Database
-from fedafd.persistence.migrate import migrate
 
 _CONNECTIONS = 15
 """SQLAlchemy's pool: 5 kept and 10 more."""
@@ -24,7 +24,7 @@ _CONNECTIONS = 15
 async def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
     monkeypatch.setattr(database_module, "_POOL_SECONDS", 0.05)
     url = f"sqlite:///{tmp_path}/test.db"
-    await asyncio.to_thread(migrate, url)
+    await asyncio.to_thread(migrated, url)
     database = Database(url)
     yield database
     await database.close()

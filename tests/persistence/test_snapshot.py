@@ -6,16 +6,16 @@ import asyncio
 
 import pytest
 from sqlalchemy import text
+from tests.databases import migrated
 
 from fedafd.domain.errors import DatabaseUnavailableError
 from fedafd.persistence.database import Database
 from fedafd.persistence.event_repository import events_after, record_event
-from fedafd.persistence.migrate import migrate
 
 
 @pytest.fixture
 def url(database_url: str) -> str:
-    migrate(database_url)
+    migrated(database_url)
     return database_url
 
 

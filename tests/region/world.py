@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from tests.databases import migrated
 from tests.end_to_end.federation import FEDERATION, TINY_IMAGE, TINY_TEXT
 
 from fedafd.agent.metrics import AgentMetrics
@@ -37,7 +38,6 @@ from fedafd.domain.kinds import ParticipantKind, StageKind
 from fedafd.persistence.client_repository import invite_client
 from fedafd.persistence.database import Database
 from fedafd.persistence.federation_repository import add_federation, get_federation
-from fedafd.persistence.migrate import migrate
 from fedafd.persistence.models import ParticipationRow, RoundRow
 from fedafd.persistence.participation_repository import list_participations
 from fedafd.persistence.round_repository import add_rounds, get_round_by_number
@@ -105,7 +105,7 @@ class Services:
 async def services(folder: Path) -> AsyncIterator[Services]:
     await asyncio.to_thread(folder.mkdir, parents=True)
     url = f"sqlite:///{folder}/fedafd.db"
-    await asyncio.to_thread(migrate, url)
+    await asyncio.to_thread(migrated, url)
     database, store = Database(url), FolderStore(folder / "store")
     context = Context(database, store, TOKEN, stage_lease=timedelta(seconds=60))
     server, _ = make_server(context)
