@@ -214,10 +214,28 @@ def test_keys_open_what_their_role_allows(run: Run, federation: Path, monkeypatc
     assert run("key", "revoke", "board")[0] == 0
 
 
+def test_a_key_of_one_federation_is_told_of_no_other(
+    run: Run, federation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, secret, said = run("key", "create", "of-trial", "--role", "operator", "-F", "trial")
+    assert (code, "as operator in trial until it is revoked" in said) == (0, True)
+    assert "of-trial  operator  trial" in run("key", "list")[1]
+    assert run("key", "create", "of-none", "--role", "viewer", "-F", "nowhere")[0] == 5
+    monkeypatch.setenv("FEDAFD_API_KEY", secret.strip())
+    assert run("client", "list")[0] == 0
+    code, _, said = run("federation", "create", "-f", str(federation))
+    assert (code, said.startswith("error: this needs an API key for all federations")) == (4, True)
+
+
 def test_a_rotated_key_has_another_secret_and_the_old_one_is_refused(
     run: Run, federation: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, old, _ = run("key", "create", "turned", "--role", "viewer")
+    assert "the old key is good until" in run("key", "rotate", "turned", "--overlap-hours", "2")[2]
+    assert "used never" in run("key", "list")[1]
+    monkeypatch.setenv("FEDAFD_API_KEY", old.strip())
+    assert run("federation", "list")[0] == 0
+    monkeypatch.setenv("FEDAFD_API_KEY", KEY)
     code, new, said = run("key", "rotate", "turned", "--days", "9")
     assert (code, new != old, "may act as viewer until" in said) == (0, True, True)
     for name, refused in ((KEY, "is the one"), (new.strip(), "role admin")):

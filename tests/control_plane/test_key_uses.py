@@ -23,14 +23,15 @@ async def test_a_use_is_written_once_a_minute(rest: Rest) -> None:
     uses, before = KeyUses(), utc_now()
     row = await _admin(rest)
     assert row.last_used_at is None
-    uses.note(row)
+    uses.note(row, row.key_hash)
     assert (await _admin(rest)).last_used_at is None
     await uses.write(rest.context.database)
     first = (await _admin(rest)).last_used_at
     assert first is not None
     assert before <= first <= utc_now()
 
-    uses.note(await _admin(rest))
+    row = await _admin(rest)
+    uses.note(row, row.key_hash)
     await uses.write(rest.context.database)
     assert (await _admin(rest)).last_used_at == first
 
@@ -38,7 +39,7 @@ async def test_a_use_is_written_once_a_minute(rest: Rest) -> None:
 async def test_a_database_that_is_away_gets_it_later(rest: Rest) -> None:
     uses = KeyUses()
     row = await _admin(rest)
-    uses.note(row)
+    uses.note(row, row.key_hash)
     away = Database("sqlite:////no-such-folder/x.db")
     await uses.write(away)
     await away.close()
@@ -50,9 +51,9 @@ async def test_a_database_that_is_away_gets_it_later(rest: Rest) -> None:
 async def test_a_later_use_that_another_replica_wrote_stays(rest: Rest) -> None:
     row, later = await _admin(rest), utc_now() + timedelta(minutes=5)
     uses = KeyUses()
-    uses.note(row)
+    uses.note(row, row.key_hash)
     async with rest.context.database.transaction() as session:
-        await note_used(session, row.id, later)
+        await note_used(session, row.id, row.key_hash, later)
     await uses.write(rest.context.database)
     assert (await _admin(rest)).last_used_at == later
 

@@ -160,6 +160,11 @@ def test_a_downgrade_that_would_lose_data_is_refused_and_changes_nothing(databas
     migrate(database_url)
     fill(engine)
     before = contents(engine)
+    with pytest.raises(SchemaError, match=r"keys for some federations would open all of them \(1 rows of api_keys\)"):
+        migrate(database_url, "0001")
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE api_keys SET federations = NULL"))
+        before["api_keys"][0]["federations"] = None
     with pytest.raises(SchemaError, match=r"keys that expire would live for ever \(1 rows of api_keys\)"):
         migrate(database_url, "0001")
     assert current_revision(database_url) == head_revision()

@@ -1,4 +1,8 @@
-"""Who calls: an API key with a role, or a client with its credential."""
+"""Who calls: an API key with a role, for all federations or some, or a client with its credential.
+
+A key for some federations finds of the others what it would find were they not there. An operation that is of no
+federation is refused to it, unless its endpoint takes a `ViewerOfSome`, and answers with the key's federations alone.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,23 @@ from fedafd.domain.kinds import Role
 from fedafd.domain.secrets import hash_secret
 from fedafd.persistence.api_key_repository import key_by_secret
 from fedafd.persistence.client_repository import caller_by_credential
-from fedafd.persistence.models import ClientRow
+from fedafd.persistence.federation_repository import no_such_federation
+from fedafd.persistence.models import ApiKeyRow, ClientRow
 
-__all__ = ["Admin", "AnyCaller", "Caller", "Operator", "Viewer", "any_caller", "at_least", "check_role", "identify"]
+__all__ = [
+    "Admin",
+    "AnyCaller",
+    "Caller",
+    "Operator",
+    "Viewer",
+    "ViewerOfSome",
+    "any_caller",
+    "at_least",
+    "caller_of_key",
+    "check_role",
+    "check_scope",
+    "identify",
+]
 
 _RANK = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.ADMIN: 2}
 _bearer = HTTPBearer(
@@ -28,13 +46,19 @@ _bearer = HTTPBearer(
 
 
 class Caller(NamedTuple):
-    """An API key's name and role, or a client."""
+    """An API key's name, role and federations, or a client."""
 
     id: str
     name: str
     role: Role | None
     secret: str
     client: ClientRow | None = None
+    federations: frozenset[str] | None = None
+    """Those that the key opens; None for all."""
+
+    def opens(self, federation: str | None) -> bool:
+        """Whether the key is for this federation; None asks for all of them."""
+        return self.federations is None or federation in self.federations
 
     @property
     def actor(self) -> str:
@@ -46,8 +70,8 @@ async def identify(context: Context, session: AsyncSession, secret: str) -> Call
     """The caller whose secret this is. Raises UnauthenticatedError."""
     row = await key_by_secret(session, secret)
     if row is not None:
-        context.key_uses.note(row)
-        return Caller(row.id, row.name, Role(row.role), secret)
+        context.key_uses.note(row, hash_secret(secret))
+        return caller_of_key(row, secret)
     try:
         client, _ = await caller_by_credential(session, hash_secret(secret))
     except UnauthenticatedError:
@@ -57,12 +81,37 @@ async def identify(context: Context, session: AsyncSession, secret: str) -> Call
     return Caller(client.id, client.name, None, secret, client)
 
 
-def any_caller(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
+def caller_of_key(row: ApiKeyRow, secret: str) -> Caller:
+    """Whoever holds the key."""
+    only = None if row.federations is None else frozenset(row.federations)
+    return Caller(row.id, row.name, Role(row.role), secret, federations=only)
+
+
+def _let_in(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
     """The caller, whoever it is, as the door let it in. Raises UnauthenticatedError."""
     caller: Caller | None = getattr(request.state, "caller", None)
     if caller is None:
         raise UnauthenticatedError("no API key; send the header `Authorization: Bearer <key>`")
     return caller
+
+
+def any_caller(request: Request, caller: Annotated[Caller, Depends(_let_in)]) -> Caller:
+    """The caller, whoever it is, who may know of what the path names. Raises NotFoundError, ForbiddenError."""
+    check_scope(caller, request.path_params.get("federation"))
+    return caller
+
+
+def check_scope(caller: Caller, federation: str | None) -> None:
+    """Raise NotFoundError for a federation that the caller's key does not open, as if it were not there.
+
+    None is what concerns no single one. Raises ForbiddenError for it unless the key is for all.
+    """
+    if caller.opens(federation):
+        return
+    if federation is not None:
+        raise no_such_federation(federation)
+    names = ", ".join(sorted(caller.federations or ())) or "none"
+    raise ForbiddenError(f"this needs an API key for all federations; yours is for {names}")
 
 
 def check_role(caller: Caller, role: Role) -> None:
@@ -72,10 +121,10 @@ def check_role(caller: Caller, role: Role) -> None:
         raise ForbiddenError(f"this needs an API key of role {role.value} or higher; {yours}")
 
 
-def at_least(role: Role) -> Callable[[Caller], Caller]:
+def at_least(role: Role, among: Callable[..., Caller] = any_caller) -> Callable[[Caller], Caller]:
     """A dependency that lets callers of this role or a higher one through. Raises ForbiddenError."""
 
-    def check(caller: Annotated[Caller, Depends(any_caller)]) -> Caller:
+    def check(caller: Caller = Depends(among)) -> Caller:
         check_role(caller, role)
         return caller
 
@@ -84,5 +133,7 @@ def at_least(role: Role) -> Callable[[Caller], Caller]:
 
 AnyCaller = Annotated[Caller, Depends(any_caller)]
 Viewer = Annotated[Caller, Depends(at_least(Role.VIEWER))]
+ViewerOfSome = Annotated[Caller, Depends(at_least(Role.VIEWER, _let_in))]
+"""Whose key may be for some federations: the endpoint tells of those alone."""
 Operator = Annotated[Caller, Depends(at_least(Role.OPERATOR))]
 Admin = Annotated[Caller, Depends(at_least(Role.ADMIN))]

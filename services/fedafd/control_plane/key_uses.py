@@ -25,13 +25,15 @@ class KeyUses:
     """Uses of API keys that the database does not know of yet."""
 
     def __init__(self) -> None:
-        self._used: dict[str, datetime] = {}
+        self._used: dict[tuple[str, str], datetime] = {}
+        """By key and hash of the secret."""
 
-    def note(self, row: ApiKeyRow) -> None:
-        """The key was used now. Counted to the minute, so that a busy key is not written all the time."""
+    def note(self, row: ApiKeyRow, secret_hash: str) -> None:
+        """The key was used now, by that secret. Counted to the minute: a busy key is not written all the time."""
         now = utc_now()
-        if row.last_used_at is None or now - row.last_used_at > _NOTE_AFTER:
-            self._used[row.id] = now
+        at = row.last_used_at if row.key_hash == secret_hash else row.previous_used_at
+        if at is None or now - at > _NOTE_AFTER:
+            self._used[row.id, secret_hash] = now
 
     async def write(self, database: Database) -> None:
         """Write what is not written yet; what the database does not take stays for the next time."""
@@ -40,8 +42,8 @@ class KeyUses:
             return
         try:
             async with database.transaction() as session:
-                for key_id, at in sorted(used.items()):
-                    await note_used(session, key_id, at)
+                for (key_id, secret_hash), at in sorted(used.items()):
+                    await note_used(session, key_id, secret_hash, at)
         except FedafdError as error:
             self._used = used | self._used
             _log.warning("key_uses.not_written", reason=str(error))

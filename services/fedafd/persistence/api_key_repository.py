@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -20,6 +20,7 @@ __all__ = [
     "active_key",
     "create_key",
     "ensure_admin_key",
+    "forget_federation",
     "get_key",
     "key_by_secret",
     "list_keys",
@@ -34,7 +35,9 @@ FIRST_ADMIN = "admin"
 
 async def key_by_secret(session: AsyncSession, secret: str) -> ApiKeyRow | None:
     """The key's row, or None for one that is unknown, revoked or expired."""
-    query = select(ApiKeyRow).where(ApiKeyRow.key_hash == hash_secret(secret), *_active())
+    digest = hash_secret(secret)
+    previous = and_(ApiKeyRow.previous_hash == digest, ApiKeyRow.previous_until > utc_now())
+    query = select(ApiKeyRow).where(or_(ApiKeyRow.key_hash == digest, previous), *_active())
     return await session.scalar(query)
 
 
@@ -43,21 +46,40 @@ async def active_key(session: AsyncSession, key_id: str) -> ApiKeyRow | None:
     return await session.scalar(select(ApiKeyRow).where(ApiKeyRow.id == key_id, *_active()))
 
 
-async def note_used(session: AsyncSession, key_id: str, at: datetime) -> None:
-    """Remember when the key was used; another replica may know of a later time."""
-    earlier = or_(ApiKeyRow.last_used_at.is_(None), ApiKeyRow.last_used_at < at)
-    await session.execute(update(ApiKeyRow).where(ApiKeyRow.id == key_id, earlier).values(last_used_at=at))
+async def note_used(session: AsyncSession, key_id: str, secret_hash: str, at: datetime) -> None:
+    """Remember when the key was used by that secret; another replica may know of a later time."""
+    for secret, used in (
+        (ApiKeyRow.key_hash, ApiKeyRow.last_used_at),
+        (ApiKeyRow.previous_hash, ApiKeyRow.previous_used_at),
+    ):
+        earlier = or_(used.is_(None), used < at)
+        found = update(ApiKeyRow).where(ApiKeyRow.id == key_id, secret == secret_hash, earlier)
+        await session.execute(found.values({used: at}))
 
 
 async def create_key(
-    session: AsyncSession, name: str, role: Role, *, created_by: str, expires_at: datetime | None = None
+    session: AsyncSession,
+    name: str,
+    role: Role,
+    *,
+    created_by: str,
+    expires_at: datetime | None = None,
+    federations: Sequence[str] | None = None,
 ) -> tuple[ApiKeyRow, str]:
-    """A new key and its secret, which is shown here only. Raises ConflictError for a name that was ever used."""
+    """A new key and its secret, which is shown here only; `federations` are those that it opens, None for all.
+
+    Raises ConflictError for a name that was ever used.
+    """
     if await session.scalar(select(ApiKeyRow.id).where(ApiKeyRow.name == name)) is not None:
         raise ConflictError(f"API key {name}: the name is taken, revoked keys keep theirs; choose another", name=name)
     secret = new_secret(SecretKind.API_KEY)
     row = ApiKeyRow(
-        name=name, role=role.value, key_hash=hash_secret(secret), created_by=created_by, expires_at=expires_at
+        name=name,
+        role=role.value,
+        key_hash=hash_secret(secret),
+        created_by=created_by,
+        expires_at=expires_at,
+        federations=None if federations is None else sorted(set(federations)),
     )
     session.add(row)
     await session.flush()
@@ -83,17 +105,21 @@ async def revoke_key(session: AsyncSession, row: ApiKeyRow) -> None:
     if row.revoked_at is not None:
         raise ConflictError(f"API key {row.name}: was revoked before", name=row.name)
     # Locked in one order, so that two admins cannot revoke each other at the same moment.
-    admins = select(ApiKeyRow.id).where(ApiKeyRow.role == Role.ADMIN.value, *_active()).order_by(ApiKeyRow.id)
+    of_all = (ApiKeyRow.role == Role.ADMIN.value, ApiKeyRow.federations.is_(None))
+    admins = select(ApiKeyRow.id).where(*of_all, *_active()).order_by(ApiKeyRow.id)
     others = [key_id for key_id in await session.scalars(admins.with_for_update()) if key_id != row.id]
-    if row.role == Role.ADMIN.value and not others:
+    if row.role == Role.ADMIN.value and row.federations is None and not others:
         raise ConflictError(f"API key {row.name}: is the last admin's; create another admin's key first", name=row.name)
     row.revoked_at = utc_now()
     await session.flush()
 
 
-async def rotate_key(session: AsyncSession, row: ApiKeyRow, expires_at: datetime | None) -> str:
-    """A new secret for the key, which is shown here only; the old one is refused from now on.
+async def rotate_key(
+    session: AsyncSession, row: ApiKeyRow, expires_at: datetime | None, overlap: timedelta = timedelta()
+) -> str:
+    """A new secret for the key, which is shown here only; the old one is refused after `overlap`.
 
+    The old one never outlives the time at which it would have expired, and one that was older still is refused at once.
     Raises ConflictError for a key that was revoked, and for the one that the settings give.
     """
     if row.revoked_at is not None:
@@ -101,10 +127,22 @@ async def rotate_key(session: AsyncSession, row: ApiKeyRow, expires_at: datetime
     if row.created_by is None:
         words = "comes from FEDAFD_CONTROL_PLANE_ADMIN_KEY; change that and start the control plane again"
         raise ConflictError(f"API key {row.name}: {words}", name=row.name)
-    secret = new_secret(SecretKind.API_KEY)
+    secret, until = new_secret(SecretKind.API_KEY), utc_now() + overlap
+    row.previous_hash, row.previous_until, row.previous_used_at = None, None, None
+    if overlap:
+        row.previous_hash, row.previous_used_at = row.key_hash, row.last_used_at
+        row.previous_until = until if row.expires_at is None else min(until, row.expires_at)
     row.key_hash, row.expires_at, row.last_used_at = hash_secret(secret), expires_at, None
     await session.flush()
     return secret
+
+
+async def forget_federation(session: AsyncSession, name: str) -> None:
+    """No key opens the federation by its name any more, because another may take that; keys for all of them do."""
+    for row in await session.scalars(select(ApiKeyRow).where(ApiKeyRow.federations.is_not(None)).with_for_update()):
+        if row.federations and name in row.federations:
+            row.federations = [each for each in row.federations if each != name]
+    await session.flush()
 
 
 async def ensure_admin_key(session: AsyncSession, secret: str) -> None:

@@ -7,7 +7,7 @@ are written last in their transaction, under a lock that is held for the commit 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -84,6 +84,9 @@ async def round_changes(session: AsyncSession, row: RoundRow) -> Sequence[EventR
     return [each for each in found if each.data.get("round") == row.number]
 
 
-async def last_event_id(session: AsyncSession) -> int:
-    """Id of the newest event of all; 0 if there is none."""
-    return await session.scalar(select(func.max(EventRow.id))) or 0
+async def last_event_id(session: AsyncSession, only: Collection[str] | None = None) -> int:
+    """Id of the newest event of these federations, for None of all there are; 0 if there is none."""
+    query = select(func.max(EventRow.id))
+    if only is not None:
+        query = query.where(EventRow.federation_id.in_(only))
+    return await session.scalar(query) or 0

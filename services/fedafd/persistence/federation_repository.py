@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -12,7 +12,7 @@ from fedafd.domain.errors import ConflictError, NotFoundError
 from fedafd.persistence.models import FederationRow
 from fedafd.persistence.removal_repository import is_being_removed
 
-__all__ = ["add_federation", "federation_ids", "get_federation", "list_federations"]
+__all__ = ["add_federation", "federation_ids", "get_federation", "list_federations", "no_such_federation"]
 
 
 async def add_federation(session: AsyncSession, federation_id: str, config: dict[str, Any]) -> FederationRow:
@@ -37,8 +37,13 @@ async def get_federation(session: AsyncSession, federation_id: str, *, lock: boo
     """A federation by name; with `lock` nobody else changes it until the transaction ends. Raises NotFoundError."""
     row = await session.get(FederationRow, federation_id, with_for_update=True if lock else None)
     if row is None:
-        raise NotFoundError(f"federation {federation_id}: does not exist", federation=federation_id)
+        raise no_such_federation(federation_id)
     return row
+
+
+def no_such_federation(federation_id: str) -> NotFoundError:
+    """What is told of one that is not there, and of one that the caller may not know of."""
+    return NotFoundError(f"federation {federation_id}: does not exist", federation=federation_id)
 
 
 async def federation_ids(session: AsyncSession) -> Sequence[str]:
@@ -46,7 +51,11 @@ async def federation_ids(session: AsyncSession) -> Sequence[str]:
     return (await session.scalars(select(FederationRow.id).order_by(FederationRow.id))).all()
 
 
-async def list_federations(session: AsyncSession, after: str, limit: int) -> Sequence[FederationRow]:
-    """Federations whose name sorts after `after`, by name."""
+async def list_federations(
+    session: AsyncSession, after: str, limit: int, only: Collection[str] | None = None
+) -> Sequence[FederationRow]:
+    """Federations whose name sorts after `after`, by name; of those in `only`, None for all."""
     query = select(FederationRow).where(FederationRow.id > after).order_by(FederationRow.id).limit(limit)
+    if only is not None:
+        query = query.where(FederationRow.id.in_(only))
     return (await session.scalars(query)).all()

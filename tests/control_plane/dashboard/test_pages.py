@@ -246,6 +246,14 @@ async def test_a_key_is_shown_once_rotated_and_revoked(trial: Rest) -> None:
     (secret,) = re.findall(r'<pre id="secret"[^>]*>(.*?)</pre>', answer.text)
     assert (await stranger(trial).http.post("/login", data={"key": secret})).status_code == 303
     assert secret not in await admin.page("/keys")
+    answer = await admin.send("/keys/board/rotate", hours="24")
+    (other,) = re.findall(r'<pre id="secret"[^>]*>(.*?)</pre>', answer.text)
+    assert "old secret good until" in answer.text
+    for each in (secret, other):
+        assert (await stranger(trial).http.post("/login", data={"key": each})).status_code == 303
+    assert (await admin.send("/keys/board/rotate", hours="soon")).status_code == 422
+    made = await admin.send("/keys", name="narrow", role="viewer", federations="trial")
+    assert "<td>trial</td>" in made.text
     answer = await admin.send("/keys/board/rotate")
     (other,) = re.findall(r'<pre id="secret"[^>]*>(.*?)</pre>', answer.text)
     assert (await stranger(trial).http.post("/login", data={"key": secret})).status_code == 401

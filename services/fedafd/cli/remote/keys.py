@@ -16,6 +16,10 @@ __all__ = ["key_app"]
 key_app = typer.Typer(help="Create, list, rotate and revoke API keys; needs an admin's key.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The key's name.")]
+Federations = Annotated[
+    list[str] | None,
+    typer.Option("--federation", "-F", help="One that the key opens; may be given again. Without it: all."),
+]
 Days = Annotated[int | None, typer.Option(min=1, help="Days until it expires; without it never.")]
 
 
@@ -23,13 +27,14 @@ Days = Annotated[int | None, typer.Option(min=1, help="Days until it expires; wi
 def create(
     name: Name,
     role: Annotated[Role, typer.Option(help="viewer looks, operator runs federations, admin does everything.")],
+    federation: Federations = None,
     days: Days = None,
     api_key: ApiKey = "",
     url: Url = DEFAULT_URL,
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Create an API key; prints its secret, which is never shown again."""
-    body = {"name": name, "role": role.value, "expires_in_days": days}
+    body = {"name": name, "role": role.value, "expires_in_days": days, "federations": federation or None}
     made = connect(url, api_key).ask("POST", "/api-keys", json=body)
     if output.is_data:
         print_answer(made, output)
@@ -45,19 +50,24 @@ def list_all(api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = Outp
     if output.is_data:
         print_answer(found, output)
         return
-    print_table(["NAME", "ROLE", "STATE", "LAST USED", "EXPIRES", "CREATED BY"], [_row(each) for each in found], "none")
+    heads = ["NAME", "ROLE", "FEDERATIONS", "STATE", "LAST USED", "EXPIRES", "CREATED BY", "OLD SECRET"]
+    print_table(heads, [_row(each) for each in found], "none")
 
 
 @key_app.command("rotate", cls=AnswerCommand)
 def rotate(
     name: Name,
     days: Days = None,
+    overlap_hours: Annotated[
+        float, typer.Option(min=0, max=720, help="Hours for which the old secret is good, too.")
+    ] = 0.0,
     api_key: ApiKey = "",
     url: Url = DEFAULT_URL,
     output: Output = OutputFormat.TABLE,
 ) -> None:
-    """Give an API key a new secret, and print it; the old one is refused at once."""
-    made = connect(url, api_key).ask("POST", f"/api-keys/{name}/rotate", json={"expires_in_days": days})
+    """Give an API key a new secret, and print it; the old one is refused at once, or after an overlap."""
+    body = {"expires_in_days": days, "overlap_hours": overlap_hours}
+    made = connect(url, api_key).ask("POST", f"/api-keys/{name}/rotate", json=body)
     if output.is_data:
         print_answer(made, output)
         return
@@ -74,10 +84,21 @@ def revoke(name: Name, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Out
 
 def _say_once(made: dict[str, Any]) -> None:
     until = f"until {short_time(made['expires_at'])}" if made["expires_at"] else "until it is revoked"
-    typer.echo(f"{made['name']} may act as {made['role']} {until}; keep the key, it is shown once", err=True)
+    where = "" if made["federations"] is None else f" in {_federations(made)}"
+    typer.echo(f"{made['name']} may act as {made['role']}{where} {until}; keep the key, it is shown once", err=True)
+    if made["previous_secret_until"]:
+        typer.echo(f"the old key is good until {short_time(made['previous_secret_until'])}", err=True)
 
 
 def _row(key: dict[str, Any]) -> tuple[object, ...]:
     state = "active" if key["active"] else "revoked" if key["revoked_at"] else "expired"
     times = short_time(key["last_used_at"]), short_time(key["expires_at"])
-    return (key["name"], key["role"], state, *times, key["created_by"])
+    used = short_time(key["previous_secret_used_at"]) if key["previous_secret_used_at"] else "never"
+    old = (
+        f"good until {short_time(key['previous_secret_until'])}, used {used}" if key["previous_secret_until"] else None
+    )
+    return (key["name"], key["role"], _federations(key), state, *times, key["created_by"], old)
+
+
+def _federations(key: dict[str, Any]) -> str:
+    return "all" if key["federations"] is None else ", ".join(key["federations"]) or "none any more"

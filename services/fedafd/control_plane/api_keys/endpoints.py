@@ -1,4 +1,4 @@
-"""HTTP of API keys; for admins."""
+"""HTTP of API keys; for admins of all federations."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from fedafd.control_plane.idempotency import AdminOnce
 from fedafd.control_plane.names import NAME_PATTERN
 from fedafd.control_plane.paging import Cursor, Limit, Page, decode_name, page_of
 from fedafd.control_plane.problems import problem_responses
-from fedafd.persistence.api_key_repository import create_key, get_key, list_keys, revoke_key
-from fedafd.persistence.event_repository import record_event
-from fedafd.persistence.models import utc_now
+from fedafd.persistence.api_key_repository import get_key, list_keys
 
 __all__ = ["router"]
 
@@ -28,16 +26,14 @@ router = APIRouter(prefix="/v1/api-keys", tags=["API keys"])
 KeyName = Annotated[str, Path(pattern=NAME_PATTERN, examples=["dashboard"], description="The key's name.")]
 
 
-@router.post("", status_code=201, response_model=CreatedApiKey, responses=problem_responses(401, 403, 409, 413, 422))
+@router.post(
+    "", status_code=201, response_model=CreatedApiKey, responses=problem_responses(401, 403, 404, 409, 413, 422)
+)
 async def create_api_key(body: CreateApiKey, once: AdminOnce) -> Response:
     """Make a key. The answer holds its secret, which is never shown again."""
-    expires_at = utc_now() + timedelta(days=body.expires_in_days) if body.expires_in_days else None
 
     async def act(session: AsyncSession) -> CreatedApiKey:
-        actor = once.caller.actor
-        row, secret = await create_key(session, body.name, body.role, created_by=actor, expires_at=expires_at)
-        record_event(session, "api_key.created", federation_id=None, actor=actor, name=row.name, role=row.role)
-        return CreatedApiKey.created(row, secret)
+        return await service.create(session, body, once.caller.actor)
 
     def location(made: BaseModel) -> str:
         return f"/v1/api-keys/{cast('ApiKey', made).name}"
@@ -64,22 +60,22 @@ async def get_api_key(name: KeyName, context: ContextDep, _: Admin) -> ApiKey:
 async def revoke_api_key(name: KeyName, context: ContextDep, caller: Admin) -> ApiKey:
     """Revoke a key: it is refused from now on, and its streams end. Refused (409) for the last admin's."""
     async with context.database.transaction() as session:
-        row = await get_key(session, name)
-        await revoke_key(session, row)
-        record_event(session, "api_key.revoked", federation_id=None, actor=caller.actor, name=row.name)
+        row = await service.revoke(session, name, caller.actor)
     return ApiKey.of(row)
 
 
 @router.post("/{name}/rotate", response_model=CreatedApiKey, responses=problem_responses(401, 403, 404, 409, 413, 422))
 async def rotate_api_key(name: KeyName, body: RotateApiKey, once: AdminOnce) -> Response:
-    """Give a key a new secret, which the answer holds and which is never shown again. The old one is refused at once.
+    """Give a key a new secret, which the answer holds and which is never shown again. The old one is refused at once,
+    or after `overlap_hours`.
 
-    Its sessions of the dashboard end. Refused (409) for a revoked key, for the first admin's, which the settings give,
-    and for the caller's own: were the answer lost, so would be the way in.
+    Sessions of the dashboard that began with the old one end with it. Refused (409) for a revoked key, for the first
+    admin's, which the settings give, and without an overlap for the caller's own: were the answer lost, so would be the
+    way in.
     """
-    expires_at = utc_now() + timedelta(days=body.expires_in_days) if body.expires_in_days else None
 
     async def act(session: AsyncSession) -> CreatedApiKey:
-        return await service.rotate(session, await get_key(session, name), once.caller, expires_at)
+        row, overlap = await get_key(session, name), timedelta(hours=body.overlap_hours)
+        return await service.rotate(session, row, once.caller, service.expiry(body.expires_in_days), overlap)
 
     return await once(act, status=200)

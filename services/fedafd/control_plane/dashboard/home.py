@@ -19,5 +19,5 @@ router = page_router()
 @router.get("/")
 async def home(request: Request, context: ContextDep, visitor: Visitor) -> Response:
     """How everything is."""
-    facts = await gather(context)
+    facts = await gather(context, visitor.caller.federations)
     return render(request, "home.html", visitor, live="/live", facts=facts, status=decide(facts))

@@ -1,4 +1,4 @@
-"""API keys: who has one, and the forms that make, rotate and revoke them; for admins."""
+"""API keys: who has one, and the forms that make, rotate and revoke them; for admins of all federations."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from fastapi import Depends, Path, Request, Response
 from pydantic import ValidationError
 
 from fedafd.control_plane.api_keys import service
-from fedafd.control_plane.api_keys.schemas import ApiKey, CreateApiKey, CreatedApiKey
-from fedafd.control_plane.callers import check_role
+from fedafd.control_plane.api_keys.schemas import ApiKey, CreateApiKey, CreatedApiKey, RotateApiKey
+from fedafd.control_plane.callers import check_role, check_scope
 from fedafd.control_plane.context import Context, ContextDep
 from fedafd.control_plane.dashboard.rendering import render
 from fedafd.control_plane.dashboard.routing import page_router, see
-from fedafd.control_plane.dashboard.visits import AdminForm, Visit, Visitor
+from fedafd.control_plane.dashboard.visits import AdminForm, Form, Visit, Visitor
 from fedafd.control_plane.names import NAME_PATTERN
 from fedafd.domain.errors import InvalidRequestError
 from fedafd.domain.kinds import Role
-from fedafd.persistence.api_key_repository import create_key, get_key, list_keys, revoke_key
-from fedafd.persistence.event_repository import record_event
-from fedafd.persistence.models import utc_now
+from fedafd.persistence.api_key_repository import get_key, list_keys
+from fedafd.persistence.federation_repository import federation_ids
 
 __all__ = ["router"]
 
@@ -32,7 +31,16 @@ KeyName = Annotated[str, Path(pattern=NAME_PATTERN)]
 
 def _admin(visitor: Visitor) -> Visit:
     check_role(visitor.caller, Role.ADMIN)
+    check_scope(visitor.caller, None)
     return visitor
+
+
+def _form(form: AdminForm) -> Form:
+    check_scope(form.caller, None)
+    return form
+
+
+KeysForm = Annotated[Form, Depends(_form)]
 
 
 @router.get("/keys")
@@ -42,47 +50,49 @@ async def keys_page(request: Request, context: ContextDep, visitor: Annotated[Vi
 
 
 @router.post("/keys")
-async def make_key(request: Request, context: ContextDep, form: AdminForm) -> Response:
+async def make_key(request: Request, context: ContextDep, form: KeysForm) -> Response:
     """Make a key; its secret stands on the answer, and nowhere again."""
     days = form.text("days")
     try:
         wanted = CreateApiKey(
-            name=form.text("name"), role=Role(form.text("role")), expires_in_days=int(days) if days else None
+            name=form.text("name"),
+            role=Role(form.text("role")),
+            expires_in_days=int(days) if days else None,
+            federations=form.text("federations").replace(",", " ").split() or None,
         )
     except (ValidationError, ValueError):
         raise InvalidRequestError(
             "a key's name is made of lower-case letters, digits and hyphens; its role is viewer, operator or admin; it"
-            " lasts 1 to 3650 days"
+            " lasts 1 to 3650 days; it opens the federations that are named, or all"
         ) from None
-    expires_at = utc_now() + timedelta(days=wanted.expires_in_days) if wanted.expires_in_days else None
-    actor = form.caller.actor
     async with context.database.transaction() as session:
-        row, secret = await create_key(session, wanted.name, wanted.role, created_by=actor, expires_at=expires_at)
-        record_event(session, "api_key.created", federation_id=None, actor=actor, name=row.name, role=row.role)
-        made = CreatedApiKey.created(row, secret)
+        made = await service.create(session, wanted, form.caller.actor)
     return await _page(request, context, form.visit, made)
 
 
 @router.post("/keys/{name}/revoke")
-async def revoke(name: KeyName, context: ContextDep, form: AdminForm) -> Response:
+async def revoke(name: KeyName, context: ContextDep, form: KeysForm) -> Response:
     """Refuse a key from now on."""
     async with context.database.transaction() as session:
-        row = await get_key(session, name)
-        await revoke_key(session, row)
-        record_event(session, "api_key.revoked", federation_id=None, actor=form.caller.actor, name=row.name)
+        await service.revoke(session, name, form.caller.actor)
     return see("/keys")
 
 
 @router.post("/keys/{name}/rotate")
-async def rotate(request: Request, name: KeyName, context: ContextDep, form: AdminForm) -> Response:
+async def rotate(request: Request, name: KeyName, context: ContextDep, form: KeysForm) -> Response:
     """Give a key another secret until it expires as before; the secret stands on the answer, and nowhere again."""
+    try:
+        wanted = timedelta(hours=RotateApiKey(overlap_hours=float(form.text("hours") or 0)).overlap_hours)
+    except (ValidationError, ValueError):
+        raise InvalidRequestError("hours: the old secret may be good for 0 to 720 hours more") from None
     async with context.database.transaction() as session:
         row = await get_key(session, name)
-        made = await service.rotate(session, row, form.caller, row.expires_at)
+        made = await service.rotate(session, row, form.caller, row.expires_at, wanted)
     return await _page(request, context, form.visit, made)
 
 
 async def _page(request: Request, context: Context, visit: Visit, made: CreatedApiKey | None = None) -> Response:
     async with context.database.snapshot() as session:
         keys = [ApiKey.of(row) for row in await list_keys(session, "", _MOST)]
-    return render(request, "keys.html", visit, keys=keys, made=made, roles=list(Role))
+        names = await federation_ids(session)
+    return render(request, "keys.html", visit, keys=keys, made=made, roles=list(Role), federations=names)

@@ -6,7 +6,7 @@ kept up to date.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from time import monotonic
 from typing import Annotated
 
@@ -15,6 +15,7 @@ from fastapi.responses import Response
 from sqlalchemy.ext.asyncio import AsyncSession
 from sse_starlette import ServerSentEvent
 
+from fedafd.control_plane.callers import check_scope
 from fedafd.control_plane.context import Context, ContextDep
 from fedafd.control_plane.dashboard.routing import page_router
 from fedafd.control_plane.dashboard.visits import Visit, Visitor, visitor_of
@@ -35,28 +36,31 @@ async def live(
     context: ContextDep, visitor: Visitor, federation: Annotated[str | None, Query(pattern=NAME_PATTERN)] = None
 ) -> Response:
     """`changed` each time that the pages of the federation, or without one those of all, may look different."""
+    if federation is not None:
+        check_scope(visitor.caller, federation)
     return counted_stream(context, visitor.caller, _changes(context, visitor, federation))
 
 
 async def _changes(context: Context, visitor: Visit, federation: str | None) -> AsyncIterator[ServerSentEvent]:
-    shown, told = await _look(context, federation), monotonic()
+    only = visitor.caller.federations if federation is None else {federation}
+    shown, told = await _look(context, federation, only), monotonic()
     while True:
         change = context.wakeups.next_change(federation)
         await wait_for_change(change, context.stream_poll_seconds)
         async with context.database.snapshot() as session:
-            if await visitor_of(context, session, visitor.session) is None:
+            if await visitor_of(context, session, visitor.session) != visitor.caller:
                 yield ServerSentEvent("over", event="over")
                 return
-            found = await _fingerprint(session, federation)
+            found = await _fingerprint(session, federation, only)
         if found != shown or monotonic() - told >= _TICK_SECONDS:
             shown, told = found, monotonic()
             yield ServerSentEvent("changed", event="changed")
 
 
-async def _look(context: Context, federation: str | None) -> tuple[int, str]:
+async def _look(context: Context, federation: str | None, only: Collection[str] | None) -> tuple[int, str]:
     async with context.database.snapshot() as session:
-        return await _fingerprint(session, federation)
+        return await _fingerprint(session, federation, only)
 
 
-async def _fingerprint(session: AsyncSession, federation: str | None) -> tuple[int, str]:
-    return await last_event_id(session), await open_round_json(session, federation) if federation else ""
+async def _fingerprint(session: AsyncSession, federation: str | None, only: Collection[str] | None) -> tuple[int, str]:
+    return await last_event_id(session, only), await open_round_json(session, federation) if federation else ""

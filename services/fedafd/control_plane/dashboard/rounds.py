@@ -47,7 +47,7 @@ async def rounds_page(
         owner = await get_federation(session, federation)
         rows = await newest_rounds(session, federation, before, _PAGE + 1)
         queued = await queued_round_numbers(session, federation)
-    status = decide(await gather(context))
+    status = decide(await gather(context, {federation}))
     return federation_page(
         request,
         "rounds.html",

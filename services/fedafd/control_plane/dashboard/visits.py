@@ -11,12 +11,13 @@ from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.datastructures import FormData
 
-from fedafd.control_plane.callers import Caller, check_role
+from fedafd.control_plane.callers import Caller, caller_of_key, check_role, check_scope
 from fedafd.control_plane.context import Context, ContextDep
 from fedafd.control_plane.dashboard.sessions import Session
 from fedafd.domain.errors import ForbiddenError, UnauthenticatedError
 from fedafd.domain.kinds import Role
 from fedafd.persistence.api_key_repository import active_key
+from fedafd.persistence.models import ApiKeyRow, utc_now
 
 __all__ = [
     "AdminForm",
@@ -51,6 +52,11 @@ class Visit:
             return False
         return True
 
+    @property
+    def is_of_all(self) -> bool:
+        """Whether the visitor's key is for all federations."""
+        return self.caller.opens(None)
+
 
 def cookie_name(request: Request) -> str:
     """Cookies do not tell ports apart, and a machine may serve two dashboards."""
@@ -68,10 +74,21 @@ def _cookie(request: Request) -> str:
 async def visitor_of(context: Context, session: AsyncSession, held: Session) -> Caller | None:
     """The caller of a session; None where its key is revoked, has expired, or has another secret."""
     row = await active_key(session, held.key_id)
-    if row is None or context.sessions.mark(row.key_hash) != held.key_mark:
+    used = (
+        None
+        if row is None
+        else next((each for each in _secrets(row) if context.sessions.mark(each) == held.key_mark), None)
+    )
+    if row is None or used is None:
         return None
-    context.key_uses.note(row)
-    return Caller(row.id, row.name, Role(row.role), "")
+    context.key_uses.note(row, used)
+    return caller_of_key(row, "")
+
+
+def _secrets(row: ApiKeyRow) -> list[str]:
+    """Hashes of the secrets with which a session may have begun that still goes on."""
+    overlaps = row.previous_hash and row.previous_until and row.previous_until > utc_now()
+    return [row.key_hash, *([row.previous_hash] if overlaps and row.previous_hash else [])]
 
 
 async def visit(request: Request, context: ContextDep) -> Visit:
@@ -85,6 +102,8 @@ async def visit(request: Request, context: ContextDep) -> Visit:
         raise LoginNeededError("the API key of this session was revoked, or has expired; log in with another")
     found = Visit(caller, held, context.sessions.form_token(held))
     request.state.visit = found
+    if (federation := request.path_params.get("federation")) is not None:
+        check_scope(caller, federation)
     return found
 
 

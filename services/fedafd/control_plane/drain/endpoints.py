@@ -1,10 +1,10 @@
-"""HTTP of drain mode; for admins, and to look at for everybody with a key."""
+"""HTTP of drain mode; for admins of all federations, and to look at for everybody with a key."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
 
-from fedafd.control_plane.callers import Admin, Viewer
+from fedafd.control_plane.callers import Admin, ViewerOfSome
 from fedafd.control_plane.context import ContextDep
 from fedafd.control_plane.drain.schemas import Drain, StartDrain
 from fedafd.control_plane.problems import problem_responses
@@ -18,10 +18,11 @@ router = APIRouter(prefix="/v1/drain", tags=["drain"])
 
 
 @router.get("", responses=problem_responses(401, 403))
-async def get_drain_state(context: ContextDep, _: Viewer) -> Drain:
-    """Whether queued rounds are held, and which rounds still run."""
+async def get_drain_state(context: ContextDep, caller: ViewerOfSome) -> Drain:
+    """Whether queued rounds are held, and which rounds of the federations that the key opens still run."""
     async with context.database.snapshot() as session:
-        return Drain.of(await get_drain(session), await list_open_rounds(session))
+        rounds = [each for each in await list_open_rounds(session) if caller.opens(each.federation_id)]
+        return Drain.of(await get_drain(session), rounds)
 
 
 @router.put("", responses=problem_responses(401, 403, 413, 422))

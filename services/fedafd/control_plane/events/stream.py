@@ -112,9 +112,10 @@ async def _messages(
 
 async def _may_go_on(context: Context, session: AsyncSession, caller: Caller) -> bool:
     try:
-        return (await identify(context, session, caller.secret)).role == caller.role
+        found = await identify(context, session, caller.secret)
     except UnauthenticatedError:
         return False
+    return found.role == caller.role and found.federations == caller.federations
 
 
 async def _waits(context: Context, federation: str) -> str:
@@ -122,7 +123,7 @@ async def _waits(context: Context, federation: str) -> str:
 
     What the service lacks counts as the round's, where it is worse.
     """
-    status = decide(await gather(context))
+    status = decide(await gather(context, {federation}))
     own = next((each for each in status.findings if each.federation == federation and each.round), None)
     if own is None:
         return ""

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Header, Response
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from fedafd.control_plane.callers import Admin, Operator, Viewer
+from fedafd.control_plane.callers import Admin, Operator, Viewer, ViewerOfSome
 from fedafd.control_plane.context import ContextDep
 from fedafd.control_plane.federations import service
 from fedafd.control_plane.federations.schemas import DeletedFederation, Federation
@@ -44,10 +44,12 @@ async def create_federation(config: Config, once: OperatorOnce) -> Response:
 
 
 @router.get("", responses=problem_responses(401, 403, 422))
-async def get_federations(context: ContextDep, _: Viewer, cursor: Cursor = None, limit: Limit = 50) -> Page[Federation]:
-    """All federations, by name."""
+async def get_federations(
+    context: ContextDep, caller: ViewerOfSome, cursor: Cursor = None, limit: Limit = 50
+) -> Page[Federation]:
+    """All federations that the key opens, by name."""
     async with context.database.snapshot() as session:
-        rows = await list_federations(session, decode_name(cursor), limit + 1)
+        rows = await list_federations(session, decode_name(cursor), limit + 1, caller.federations)
     return page_of(rows, limit, lambda row: row.id, Federation.of)
 
 

@@ -11,6 +11,7 @@ from fedafd.control_plane.names import check_storable
 from fedafd.domain.config import FederationConfig, parse_federation_config
 from fedafd.domain.config.regions import check_regions
 from fedafd.domain.errors import ConflictError
+from fedafd.persistence.api_key_repository import forget_federation
 from fedafd.persistence.client_repository import has_regions
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.federation_repository import add_federation, get_federation
@@ -80,6 +81,7 @@ async def remove(session: AsyncSession, name: str, actor: str, *, dry_run: bool 
     if not dry_run:
         session.expunge(row)
         await delete_rows(session, name)
+        await forget_federation(session, name)
         record_event(session, "federation.deleted", federation_id=None, actor=actor, federation=name, **asdict(extent))
     return extent
 

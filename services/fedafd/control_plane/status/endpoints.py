@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from fedafd.control_plane.callers import Viewer
+from fedafd.control_plane.callers import ViewerOfSome
 from fedafd.control_plane.context import ContextDep
 from fedafd.control_plane.problems import problem_responses
 from fedafd.control_plane.status.facts import gather
@@ -17,6 +17,6 @@ router = APIRouter(prefix="/v1/status", tags=["status"])
 
 
 @router.get("", responses=problem_responses(401, 403))
-async def get_status(context: ContextDep, _: Viewer) -> Status:
-    """What waits for what, since when, and what to do about it: of the service and of each federation."""
-    return decide(await gather(context))
+async def get_status(context: ContextDep, caller: ViewerOfSome) -> Status:
+    """What waits for what, since when, and what to do about it: of the service and of the key's federations."""
+    return decide(await gather(context, caller.federations))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -92,14 +92,17 @@ class Facts:
     federations: Sequence[FederationFacts] = field(default_factory=list)
 
 
-async def gather(context: Context) -> Facts:
-    """Look at everything. Raises DatabaseUnavailableError: without the database nothing is known."""
+async def gather(context: Context, only: Collection[str] | None = None) -> Facts:
+    """Look at everything, of federations at those in `only` (None: all).
+
+    Raises DatabaseUnavailableError: without the database nothing is known.
+    """
     now = utc_now()
     store, cache, queue = await asyncio.gather(
         _problem(asyncio.to_thread(_use_store, context)), _problem(_ping_redis(context)), _queue(context)
     )
     async with context.database.snapshot() as session:
-        rows = await list_federations(session, "", _MOST_FEDERATIONS)
+        rows = await list_federations(session, "", _MOST_FEDERATIONS, only)
         rounds = await list_open_rounds(session)
         first: dict[str, RoundRow] = {}
         for row in rounds:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, LargeBinary, String, Text
+from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, Integer, LargeBinary, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from fedafd.persistence.clock import utc_now
@@ -90,8 +90,14 @@ class ApiKeyRow(Base):
     """The actor who made it; None for the first admin's key, which the settings give."""
     expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
-    """To the minute."""
+    """To the minute; of the present secret."""
     revoked_at: Mapped[datetime | None]
+    federations: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    """Names of those that it opens; None for all."""
+    previous_hash: Mapped[str | None] = mapped_column(String(64), index=True)
+    """Of the secret before a rotation, which is good beside the present one for a while."""
+    previous_until: Mapped[datetime | None]
+    previous_used_at: Mapped[datetime | None]
 
 
 class IdempotencyRow(Base):
