@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from fedafd.agent.noise import gaussian_epsilon
 from fedafd.agent.policy_words import policy_words
 from fedafd.agent.what_leaves import BLOBS, MESSAGES, Leaving
 from fedafd.domain.config import AgentConfig
 
-__all__ = ["explained", "leaves"]
+__all__ = ["explained", "explained_as_data", "leaves"]
 
 _ROWS, _DIM = 1000, 256
 """Of a small public set, and the default embedding dimension."""
@@ -56,6 +57,25 @@ def explained(config: AgentConfig, *, fields: bool = False) -> Iterator[str]:
     yield from (f"  {each}" for each in refused)
     yield ""
     yield "What has left: fedafd agent sent. Every field, and how long it is kept: docs/privacy.md"
+
+
+def explained_as_data(config: AgentConfig, *, fields: bool = False) -> dict[str, Any]:
+    """The same for a script; without `fields` the messages that run a round are left out, as in the words."""
+    named = [row for row in (*BLOBS, *MESSAGES) if fields or row in BLOBS or row.needs]
+    noise = config.share.representation_noise
+    return {
+        "aggregator": config.aggregator,
+        "leaves": [_row(row) for row in named if leaves(row, config)],
+        "held_back": [_row(row) | {"by": f"share.{row.needs}"} for row in named if not leaves(row, config)],
+        "representation_noise": noise,
+        "epsilon_of_a_round": gaussian_epsilon(noise, num_rows=_ROWS, dim=_DIM) if noise else None,
+        "trackers": sorted(config.tracking),
+        "refuses": list(policy_words(config.policy)),
+    }
+
+
+def _row(row: Leaving) -> dict[str, str]:
+    return {"name": _plain(row.name), "holds": _plain(row.holds), "when": _plain(row.when)}
 
 
 def _worth(epsilon: float) -> str:

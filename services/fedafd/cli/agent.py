@@ -13,15 +13,16 @@ from fedafd.cli.agent_init import agent_init
 from fedafd.cli.agent_options import AgentYaml, StateDir, Token, state_dir_of
 from fedafd.cli.agent_status import agent_baseline, agent_status
 from fedafd.cli.agent_ui import agent_ui
+from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
 
 __all__ = ["agent_app"]
 
 agent_app = typer.Typer(help="A site's agent: runs beside its private data.", no_args_is_help=True)
 agent_app.command("init")(agent_init)
 agent_app.command("check")(agent_check)
-agent_app.command("approve")(agent_approve)
-agent_app.command("status")(agent_status)
-agent_app.command("baseline")(agent_baseline)
+agent_app.command("approve", cls=AnswerCommand)(agent_approve)
+agent_app.command("status", cls=AnswerCommand)(agent_status)
+agent_app.command("baseline", cls=AnswerCommand)(agent_baseline)
 agent_app.command("ui")(agent_ui)
 
 
@@ -37,28 +38,38 @@ def agent_run(
     raise typer.Exit(start_agent(config, token=token, state_dir=state_dir))
 
 
-@agent_app.command("explain")
+@agent_app.command("explain", cls=AnswerCommand)
 def agent_explain(
     config: AgentYaml = Path("agent.yaml"),
     fields: Annotated[bool, typer.Option("--fields", help="Each field of each message, too.")] = False,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Say in words what would leave this site by its agent.yaml as it is, and what its policy refuses. Asks nobody."""
-    from fedafd.agent.explain import explained
+    from fedafd.agent.explain import explained, explained_as_data
     from fedafd.agent.main import read_site
 
-    for line in explained(read_site(config), fields=fields):
+    site = read_site(config)
+    if output.is_data:
+        print_answer(explained_as_data(site, fields=fields), output)
+        return
+    for line in explained(site, fields=fields):
         typer.echo(line)
 
 
-@agent_app.command("sent")
+@agent_app.command("sent", cls=AnswerCommand)
 def agent_sent(
     config: AgentYaml = Path("agent.yaml"),
     state_dir: StateDir = None,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Print everything that has left this site."""
     from fedafd.agent.ledger import format_sent, read_sent
 
-    typer.echo(format_sent(read_sent(state_dir_of(config, state_dir))))
+    sent = read_sent(state_dir_of(config, state_dir))
+    if output.is_data:
+        print_answer(list(sent), output)
+    else:
+        typer.echo(format_sent(sent))
 
 
 @agent_app.command("reset")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fedafd.cli.agent_options import AgentYaml, StateDir, state_dir_of
+from fedafd.cli.output_format import Output, OutputFormat, print_answer
 from fedafd.domain.errors import DataError
 
 __all__ = ["agent_approve"]
@@ -18,10 +19,12 @@ def agent_approve(
     state_dir: StateDir = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")] = False,
     show: Annotated[bool, typer.Option(help="Only show what waits.")] = False,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Show what the federation changed or wants to use, and approve it. The agent may be running.
 
-    What waits for that: `policy.approve` in agent.yaml. The next round goes on with it.
+    What waits for that: `policy.approve` in agent.yaml. The next round goes on with it. As JSON or YAML it asks
+    nothing: it approves with --yes, and only shows without.
     """
     from fedafd.agent.approval import approve, proposal_words, read_proposal
 
@@ -29,6 +32,11 @@ def agent_approve(
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; name the agent's state_dir, or its agent.yaml with --config")
     proposal = read_proposal(root)
+    if output.is_data:
+        if yes and not show and proposal is not None:
+            approve(root, proposal)
+        print_answer({"waits": proposal, "approved": yes and not show and proposal is not None}, output)
+        return
     if proposal is None:
         typer.echo("nothing waits for your approval")
         return

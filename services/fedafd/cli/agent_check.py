@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedafd.cli.agent_options import AgentYaml
+from fedafd.cli.output_format import OutputBesideFile, OutputFormat, print_answer
 from fedafd.cli.output_place import need_place
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def agent_check(
     ] = None,
     offline: Annotated[bool, typer.Option(help="Leave the aggregator alone.")] = False,
     strict: Annotated[bool, typer.Option(help="Exit with 6 if there is something to look at.")] = False,
+    output: OutputBesideFile = OutputFormat.TABLE,
 ) -> None:
     """Look at every sample, the device, one training step, the disk, the state folder and the aggregator.
 
@@ -51,12 +53,16 @@ def agent_check(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
             doing=lambda words: bar.update(task, description=words),
         )
-    print_check(check, Console(), site=site, config=config)
+    if output.is_data:
+        print_answer(check.to_dict(), output)
+    else:
+        print_check(check, Console(), site=site, config=config)
     if json_file is not None:
         json_file.write_text(json.dumps(check.to_dict(), indent=1), encoding="utf-8")
     if sheet is not None and check.data is not None:
         written = write_contact_sheet(check.data, sheet)
-        typer.echo(f"contact sheet: {sheet}" if written else "contact sheet: texts have no picture, none written")
+        said = f"contact sheet: {sheet}" if written else "contact sheet: texts have no picture, none written"
+        typer.echo(said, err=output.is_data)
     raise typer.Exit(check.exit_code(strict=strict))
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from fedafd.cli.agent_options import AgentYaml, StateDir, state_dir_of
+from fedafd.cli.output_format import Output, OutputFormat, print_answer
 
 __all__ = ["agent_baseline", "agent_status"]
 
@@ -16,7 +15,7 @@ __all__ = ["agent_baseline", "agent_status"]
 def agent_status(
     config: AgentYaml = Path("agent.yaml"),
     state_dir: StateDir = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Tell where this site stands: what it is, its rounds, whether they helped, its model. Asks no service."""
     from rich.console import Console
@@ -25,14 +24,15 @@ def agent_status(
     from fedafd.agent.status_view import print_status
 
     status = status_of(state_dir_of(config, state_dir))
-    if as_json:
-        typer.echo(json.dumps(status.to_dict(), indent=1))
+    if output.is_data:
+        print_answer(status.to_dict(), output)
     else:
         print_status(status, Console())
 
 
 def agent_baseline(
     config: AgentYaml = Path("agent.yaml"),
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Train the same model alone, for as many rounds as this site delivered, and tell what the federation gave.
 
@@ -63,6 +63,9 @@ def agent_baseline(
             ),
         )
     last = benefits(site.state_dir)[-1]
+    if output.is_data:
+        print_answer(last.to_dict(), output)
+        return
     typer.echo(last.words())
     for warning in last.warnings():
         typer.echo(warning)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fedafd.cli.agent_options import AgentYaml
+from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
 
 __all__ = ["audit_app"]
 
@@ -20,11 +20,11 @@ def _audit() -> None:
     """Measure what has left a site."""
 
 
-@audit_app.command("leakage")
+@audit_app.command("leakage", cls=AnswerCommand)
 def leakage(
     config: AgentYaml = Path("agent.yaml"),
     resamples: Annotated[int, typer.Option(min=100, max=100_000, help="Of the bootstrap.")] = 1000,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Infer membership and label distribution from what this site delivered last, as the federation's server could.
 
@@ -34,8 +34,8 @@ def leakage(
     from fedafd.agent.main import read_site
 
     found = audited(read_site(config), resamples=resamples)
-    if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=1))
+    if output.is_data:
+        print_answer(found.to_dict(), output)
         return
     for line in audit_words(found):
         typer.echo(line)

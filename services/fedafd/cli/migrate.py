@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Annotated
 
 import typer
 
-from fedafd.domain.errors import DatabaseUnavailableError
+from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
+from fedafd.domain.errors import ConfigurationError, DatabaseUnavailableError
 
 __all__ = ["migrate_app"]
 
@@ -29,17 +29,18 @@ migrate_app = typer.Typer(
 @migrate_app.callback()
 def migrate(
     context: typer.Context,
-    database_url: DatabaseUrl,
+    database_url: DatabaseUrl = "",
     revision: Annotated[str, typer.Option(help="head, base, or a revision's number; an older one goes down.")] = "head",
     sql: Annotated[bool, typer.Option("--sql", help="Print the SQL instead of running it.")] = False,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a database that is not up yet.")] = 0,
 ) -> None:
     """Migrate to the newest revision (or to --revision). All of it happens, or nothing."""
-    context.obj = database_url
+    context.obj = database_url  # not required: `current -h` has none
     if context.invoked_subcommand is not None:
         return
     from fedafd.persistence import migrate as schema
 
+    _need(database_url)
     _wait_for(database_url, wait)
     if sql:
         typer.echo(schema.migration_sql(database_url, revision))
@@ -48,22 +49,28 @@ def migrate(
     typer.echo(f"at revision {after}: nothing to do" if before == after else f"migrated from {before} to {after}")
 
 
-@migrate_app.command()
+@migrate_app.command(cls=AnswerCommand)
 def current(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Print the database's revision and this program's; exits with 1 where they differ."""
     from fedafd.persistence import migrate as schema
 
+    _need(context.obj)
     found, head = schema.current_revision(context.obj) or schema.BASE, schema.head_revision()
-    if as_json:
-        typer.echo(json.dumps({"current": found, "head": head}))
+    if output.is_data:
+        print_answer({"current": found, "head": head}, output)
     elif found == head:
         typer.echo(f"{found}, which is what this program needs")
     else:
         typer.echo(f"{found}; this program needs {head}: run `fedafd migrate`")
     raise typer.Exit(found != head)
+
+
+def _need(database_url: str) -> None:
+    if not database_url:
+        raise ConfigurationError(f"which database? Give --database-url, or set one of {', '.join(_VARIABLES)}")
 
 
 def _wait_for(database_url: str, seconds: float) -> None:

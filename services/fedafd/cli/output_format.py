@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 import yaml
+from pydantic_core import to_jsonable_python
 from typer.core import TyperCommand
 
-__all__ = ["AnswerCommand", "Output", "OutputFormat", "print_answer", "print_entry"]
+__all__ = ["AnswerCommand", "Output", "OutputBesideFile", "OutputFormat", "print_answer", "print_entry"]
 
 
 class OutputFormat(StrEnum):
@@ -29,6 +30,10 @@ class OutputFormat(StrEnum):
 Output = Annotated[
     OutputFormat, typer.Option("--output", "-o", help="table for people; json (or --json) or yaml for scripts.")
 ]
+OutputBesideFile = Annotated[
+    OutputFormat, typer.Option("--output", "-o", help="table for people; json or yaml for scripts, printed.")
+]
+"""Of a command whose `--json` names a file."""
 
 
 class AnswerCommand(TyperCommand):
@@ -40,16 +45,18 @@ class AnswerCommand(TyperCommand):
 
 
 def print_answer(answer: Any, output: OutputFormat) -> None:
-    """`answer` on standard output, as JSON or YAML."""
+    """`answer` on standard output, as JSON or YAML; a number that is none of JSON's (NaN, infinity) is null."""
+    plain = to_jsonable_python(answer, inf_nan_mode="null")
     if output is OutputFormat.YAML:
-        typer.echo(yaml.safe_dump(answer, sort_keys=False, allow_unicode=True), nl=False)
+        typer.echo(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), nl=False)
     else:
-        typer.echo(json.dumps(answer, indent=2))
+        typer.echo(json.dumps(plain, indent=2))
 
 
 def print_entry(entry: Any, output: OutputFormat) -> None:
     """One of a stream that goes on: a line of JSON, or a document of YAML."""
+    plain = to_jsonable_python(entry, inf_nan_mode="null")
     if output is OutputFormat.YAML:
-        typer.echo(yaml.safe_dump(entry, sort_keys=False, allow_unicode=True, explicit_start=True), nl=False)
+        typer.echo(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, explicit_start=True), nl=False)
     else:
-        typer.echo(json.dumps(entry))
+        typer.echo(json.dumps(plain))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedafd.cli.output_format import Output, OutputFormat, print_answer
 from fedafd.cli.remote.output import print_table, size
 
 if TYPE_CHECKING:
@@ -24,18 +25,36 @@ def store_prune(
         bool,
         typer.Option("--foreign", help="Also remove objects of federations that the database does not know."),
     ] = False,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Remove objects that nothing needs: safe while the services run. Settings: FEDAFD_AGGREGATOR_*."""
     from fedafd.aggregator.orphans import OrphanKind
     from fedafd.aggregator.settings import load_settings
 
     amounts = asyncio.run(_prune(load_settings(), dry_run, foreign))
+    if output.is_data:
+        print_answer([_entry(kind, amounts[kind], dry_run, foreign) for kind in OrphanKind if kind in amounts], output)
+        return
     rows = [
         (kind.value, amounts[kind].objects, size(amounts[kind].size_bytes), _done(kind, dry_run, foreign))
         for kind in OrphanKind
         if kind in amounts
     ]
     print_table(("what", "objects", "size", ""), rows, "the store holds nothing that could be removed")
+
+
+def _entry(kind: OrphanKind, amount: Amount, dry_run: bool, foreign: bool) -> dict[str, Any]:
+    """One kind of objects for a script; `removed` is false for what a dry run tells, and for what was left."""
+    from fedafd.aggregator.orphans import OrphanKind
+
+    removed = not dry_run and (foreign or kind is not OrphanKind.FOREIGN)
+    return {
+        "kind": kind.name.lower(),
+        "what": kind.value,
+        "objects": amount.objects,
+        "size_bytes": amount.size_bytes,
+        "removed": removed,
+    }
 
 
 def _done(kind: OrphanKind, dry_run: bool, foreign: bool) -> str:

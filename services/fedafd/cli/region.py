@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
+
 __all__ = ["region_app"]
 
 region_app = typer.Typer(
@@ -25,12 +27,17 @@ def region_run(
     raise typer.Exit(start_region(config, token=token))
 
 
-@region_app.command("sent")
+@region_app.command("sent", cls=AnswerCommand)
 def region_sent(
     config: Annotated[Path, typer.Option("--config", "-f", help="region.yaml")] = Path("region.yaml"),
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Print everything that this region has sent up."""
     from fedafd.agent.ledger import format_sent, read_sent
     from fedafd.domain.config.reading import read_region_config
 
-    typer.echo(format_sent(read_sent(read_region_config(config).state_dir)))
+    sent = read_sent(read_region_config(config).state_dir)
+    if output.is_data:
+        print_answer(list(sent), output)
+    else:
+        typer.echo(format_sent(sent))

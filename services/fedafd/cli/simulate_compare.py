@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fedafd.cli.output_format import OutputBesideFile, OutputFormat, print_answer
 from fedafd.cli.output_place import need_place
 
 __all__ = ["simulate_compare"]
@@ -20,6 +21,7 @@ def simulate_compare(
     against: Annotated[str | None, typer.Option(help="The first's strategy to compare it with; else the same.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all that was found to this file.")] = None,
     other_data: Annotated[bool, typer.Option(help="Compare runs that were made from other data, too.")] = False,
+    output: OutputBesideFile = OutputFormat.TABLE,
 ) -> None:
     """Compare two simulations: paired differences, second minus first, with 95 % intervals over seeds.
 
@@ -34,7 +36,10 @@ def simulate_compare(
     if json_file is not None:
         need_place(json_file)
     found = compare(first, second, strategy=strategy, against=against, other_data=other_data)
-    Console().print(Markdown(found.markdown()))
+    if output.is_data:
+        print_answer(found.to_dict(), output)
+    else:
+        Console().print(Markdown(found.markdown()))
     if json_file is not None:
         json_file.write_text(json.dumps(found.to_dict(), indent=1), encoding="utf-8")
-        typer.echo(f"Written: {json_file}")
+        typer.echo(f"Written: {json_file}", err=output.is_data)

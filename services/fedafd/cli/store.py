@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fedafd.cli.output_format import AnswerCommand
 from fedafd.cli.prune import store_prune
 from fedafd.cli.verify import store_verify
 from fedafd.domain.errors import ConfigurationError
@@ -22,8 +23,8 @@ def _store() -> None:
     """Prepare, check and clean the object store."""
 
 
-store_app.command("verify")(store_verify)
-store_app.command("prune")(store_prune)
+store_app.command("verify", cls=AnswerCommand)(store_verify)
+store_app.command("prune", cls=AnswerCommand)(store_prune)
 
 
 @store_app.command("provision")

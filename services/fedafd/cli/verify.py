@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from fedafd.cli.output_format import Output, OutputFormat, print_answer
 from fedafd.domain.process_errors import IncompleteStoreError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ __all__ = ["store_verify"]
 _SHOWN = 20
 
 
-def store_verify() -> None:
+def store_verify(output: Output = OutputFormat.TABLE) -> None:
     """Read every object that the database names and compare its hash. Settings: FEDAFD_AGGREGATOR_*."""
     from fedafd.aggregator.settings import load_settings
     from fedafd.storage import open_store
@@ -32,10 +33,13 @@ def store_verify() -> None:
         count += 1
         if problem := _problem(store, each):
             problems.append(problem)
+    if output.is_data:
+        print_answer({"objects": count, "problems": problems}, output)
     if problems:
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise IncompleteStoreError(f"{len(problems)} of {count} objects: {'; '.join(problems[:_SHOWN])}{more}")
-    typer.echo(f"{count} objects are there and have the hash that the database names")
+    if not output.is_data:
+        typer.echo(f"{count} objects are there and have the hash that the database names")
 
 
 async def _named(database_url: str) -> tuple[list[NamedObject], list[str]]:

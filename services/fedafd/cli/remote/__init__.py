@@ -47,7 +47,5 @@ def add_remote_commands(app: typer.Typer) -> None:
         ("profile", profile_app),
     ):
         app.add_typer(group, name=name)
-    for answers in (status, events):
-        app.command(cls=AnswerCommand)(answers)
-    for command in (drain, resume):
-        app.command()(command)
+    for command in (status, events, drain, resume):
+        app.command(cls=AnswerCommand)(command)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fedafd.cli.output_format import Output, OutputFormat, print_answer
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Url, connect
 from fedafd.client.control_plane import PATIENCE_SECONDS, ControlPlaneClient
 from fedafd.domain.process_errors import ControlPlaneError, StillRunningError
@@ -24,6 +25,7 @@ def drain(
     timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait; unset: no limit.")] = None,
     api_key: ApiKey = "",
     url: Url = DEFAULT_URL,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Hold queued rounds and wait for running ones; exits with 1 if some still run when the time is up."""
     server = connect(url, api_key)
@@ -38,13 +40,19 @@ def drain(
                 err=True,
             )
             raise typer.Exit(_INTERRUPTED) from None
+    if output.is_data:
+        print_answer(state, output)
+        return
     typer.echo(f"draining; still running: {_listed(state)}" if state["running"] else "drained: no round runs")
 
 
-def resume(api_key: ApiKey = "", url: Url = DEFAULT_URL) -> None:
+def resume(api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE) -> None:
     """Let queued rounds start again."""
-    connect(url, api_key).ask("DELETE", "/drain")
-    typer.echo("queued rounds start again")
+    state = connect(url, api_key).ask("DELETE", "/drain")
+    if output.is_data:
+        print_answer(state, output)
+    else:
+        typer.echo("queued rounds start again")
 
 
 def _waited(server: ControlPlaneClient, state: dict[str, Any], timeout: float | None) -> dict[str, Any]:
