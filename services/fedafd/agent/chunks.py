@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedafd.domain.errors import DataError
+from fedafd.domain.kinds import UploadPurpose
+from fedafd.proto.v1 import aggregator_pb2 as pb
+from fedafd.rpc.codes import wire_purpose
 
 __all__ = ["CHUNK_BYTES", "ChunkedFile"]
 
@@ -34,6 +39,26 @@ class ChunkedFile:
                 whole.update(chunk)
                 hashes.append(hashlib.sha256(chunk).hexdigest())
         return cls(path, whole.hexdigest(), path.stat().st_size, chunk_bytes, tuple(hashes))
+
+    def announcement(self, round_id: str, purpose: UploadPurpose) -> pb.BeginUploadRequest:
+        """The request that announces it."""
+        return pb.BeginUploadRequest(
+            round_id=round_id,
+            upload_purpose=wire_purpose(purpose),
+            sha256=self.sha256,
+            size_bytes=self.size_bytes,
+            chunk_size_bytes=self.chunk_bytes,
+            chunk_sha256=self.chunk_sha256,
+        )
+
+    async def messages(
+        self, upload_id: str, indices: Iterable[int], on_sent: Callable[[int], None]
+    ) -> AsyncIterator[pb.UploadChunksRequest]:
+        """Those chunks as a stream; `on_sent` hears the length of each in bytes."""
+        for index in indices:
+            data = await asyncio.to_thread(self.read, index)
+            yield pb.UploadChunksRequest(upload_id=upload_id, index=index, data=data)
+            on_sent(len(data))
 
     def read(self, index: int) -> bytes:
         """The bytes of one chunk. Raises DataError for an index that the file does not have."""

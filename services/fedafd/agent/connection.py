@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
@@ -24,6 +24,7 @@ from google.protobuf.message import Message
 
 from fedafd.agent.cache import ArtifactCache, PartialDownload
 from fedafd.agent.chunks import ChunkedFile
+from fedafd.agent.direct_upload import DirectUpload
 from fedafd.agent.outgoing import Departure, activity_to_send, fraction_to_send
 from fedafd.agent.patch import Patch, patch_of
 from fedafd.agent.session import AgentSession
@@ -31,7 +32,7 @@ from fedafd.agent.signing import Signing
 from fedafd.agent.state import Credential
 from fedafd.artifacts.blocks import checked_length
 from fedafd.artifacts.stage_io import BUNDLE, WEIGHTS
-from fedafd.domain.config import TlsConfig
+from fedafd.domain.config import DirectUploadConfig, TlsConfig
 from fedafd.domain.errors import (
     ArtifactCorruptError,
     ConfigurationError,
@@ -45,7 +46,7 @@ from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
 from fedafd.rpc.channel import open_channel, way_to
 from fedafd.rpc.client_key import ClientKey, certificate_text
-from fedafd.rpc.codes import wire_activity, wire_client_kind, wire_leave_reason, wire_purpose
+from fedafd.rpc.codes import wire_activity, wire_client_kind, wire_leave_reason
 from fedafd.rpc.status import DIAL_ANEW_SECONDS, error_from_rpc, has_no_route, is_in_vain
 from fedafd.rpc.tls import file_stamp
 from fedafd.telemetry.logging import get_logger
@@ -90,8 +91,10 @@ class AggregatorConnection:
         session: AgentSession | None = None,
         on_sent: Callable[[int], None] = _ignore,
         on_received: Callable[[int], None] = _ignore,
+        direct: DirectUploadConfig | None = None,
     ) -> None:
-        """`on_sent` and `on_received` hear the length in bytes of every chunk of a blob.
+        """`on_sent` and `on_received` hear the length in bytes of every chunk of a blob. `direct`: where uploads may go
+        past the aggregator.
 
         Raises ConfigurationError for TLS files that cannot be used.
         """
@@ -101,6 +104,7 @@ class AggregatorConnection:
         self._on_sent = on_sent
         self._on_received = on_received
         self._session = session
+        self._direct = DirectUpload(direct, on_sent) if direct else None
         self.use(credential)
         self._open()
 
@@ -202,18 +206,18 @@ class AggregatorConnection:
 
     async def upload(self, round_id: str, purpose: UploadPurpose, blob: ChunkedFile) -> str:
         """Send what the server does not hold of the blob; returns the upload's id."""
-        request = pb.BeginUploadRequest(
-            round_id=round_id,
-            upload_purpose=wire_purpose(purpose),
-            sha256=blob.sha256,
-            size_bytes=blob.size_bytes,
-            chunk_size_bytes=blob.chunk_bytes,
-            chunk_sha256=blob.chunk_sha256,
-        )
+        request = blob.announcement(round_id, purpose)
+        request.direct = self._direct is not None
+        before = len(blob.chunk_sha256) + 1
         while True:
             begun = await self._ask("begin upload", "BeginUpload", request)
             if not begun.missing_chunks:
                 return str(begun.upload_id)
+            if self._direct is not None and begun.forms:
+                # What arrived counts, whichever way it came; without a step onwards the rest goes the usual way.
+                goes_on, before = len(begun.missing_chunks) < before, len(begun.missing_chunks)
+                request.direct = goes_on and await self._guarded(self._direct.send(begun.forms, blob))
+                continue
             missing = tuple(begun.missing_chunks)
             try:
                 if await self._guarded(self._send(begun.upload_id, missing, blob)) == len(missing):
@@ -310,14 +314,8 @@ class AggregatorConnection:
 
     async def _send(self, upload_id: str, missing: Sequence[int], blob: ChunkedFile) -> int:
         """Send those chunks; how many of them count."""
-
-        async def chunks() -> AsyncIterator[pb.UploadChunksRequest]:
-            for index in missing:
-                data = await asyncio.to_thread(blob.read, index)
-                yield pb.UploadChunksRequest(upload_id=upload_id, index=index, data=data)
-                self._on_sent(len(data))
-
-        answer = await self._stub.UploadChunks(chunks(), metadata=self._signing.metadata("UploadChunks"))
+        chunks = blob.messages(upload_id, missing, self._on_sent)
+        answer = await self._stub.UploadChunks(chunks, metadata=self._signing.metadata("UploadChunks"))
         return int(answer.accepted_chunks)
 
     async def _ask(self, what: str, method: str, request: Message, seconds: float = _CALL_SECONDS) -> Any:

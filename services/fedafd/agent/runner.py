@@ -129,6 +129,7 @@ class Agent:
             session=session,
             on_sent=self._metrics.bytes_sent.inc,
             on_received=self._metrics.bytes_received.inc,
+            direct=self._config.direct_uploads,
         )
         renewal = Renewal(self._state, credential)
         try:

@@ -60,6 +60,7 @@ MESSAGES = (
     Leaving("BeginUploadRequest.size_bytes", "its length", "with it"),
     Leaving("BeginUploadRequest.chunk_size_bytes", "length of its chunks", "with it"),
     Leaving("BeginUploadRequest.chunk_sha256", "their hashes", "with it"),
+    Leaving("BeginUploadRequest.direct", "whether the blob may go to the object store itself", "with it"),
     Leaving("UploadChunksRequest.upload_id", "id of the upload, from the aggregator", "with each chunk"),
     Leaving("UploadChunksRequest.index", "the chunk's number", "with each chunk"),
     Leaving("UploadChunksRequest.data", "the blob's bytes: see below", "with each chunk"),

@@ -25,18 +25,22 @@ class ArrivingBlob:
 
     def __init__(self, store: ObjectStore, row: RoundRow, upload: UploadRow) -> None:
         self._store, self.upload = store, upload
-        self._key = RoundObjects(row.federation_id, row.number).arriving(upload.id)
+        self.key = RoundObjects(row.federation_id, row.number).arriving(upload.id)
 
-    async def missing(self) -> range:
-        """Indices of the chunks that have not arrived: all from some one on."""
-        held, count = await asyncio.to_thread(self._store.arrived, self._key), len(self.upload.chunk_sha256)
-        return range(count if held >= self.upload.size_bytes else held // self.upload.chunk_size_bytes, count)
+    async def held(self) -> int:
+        """How many bytes have arrived, from the begin without a gap."""
+        return min(await asyncio.to_thread(self._store.arrived, self.key), self.upload.size_bytes)
+
+    def missing(self, held: int) -> range:
+        """Indices of the chunks that have not arrived, where so many bytes have: all from some one on."""
+        count = len(self.upload.chunk_sha256)
+        return range(count if held == self.upload.size_bytes else held // self.upload.chunk_size_bytes, count)
 
     async def append(self, first: int, data: bytes) -> None:
         """Keep the bytes of whole chunks, the first of index `first`. Raises UploadIncompleteError for a gap."""
         offset = first * self.upload.chunk_size_bytes
         try:
-            await asyncio.to_thread(self._store.append, self._key, offset, data)
+            await asyncio.to_thread(self._store.append, self.key, offset, data)
         except ArtifactNotFoundError:
             raise self._gap(first) from None
 
@@ -47,7 +51,7 @@ class ArrivingBlob:
         and UploadError when it is not the blob that was announced.
         """
         try:
-            path = await asyncio.to_thread(self._store.arrived_file, self._key, scratch)
+            path = await asyncio.to_thread(self._store.arrived_file, self.key, scratch)
             size = path.stat().st_size
             if size < self.upload.size_bytes:
                 raise self._gap(size // self.upload.chunk_size_bytes)
@@ -62,20 +66,20 @@ class ArrivingBlob:
     async def finish(self, target: str) -> None:
         """Store the blob under `target`. Raises UploadIncompleteError if it is gone meanwhile."""
         try:
-            await asyncio.to_thread(self._store.finish, self._key, target)
+            await asyncio.to_thread(self._store.finish, self.key, target)
         except ArtifactNotFoundError:
             raise self._gap(0) from None
 
     async def discard(self) -> None:
         """Forget it; what `finish` stored stays."""
-        await asyncio.to_thread(self._store.cut, self._key)
+        await asyncio.to_thread(self._store.cut, self.key)
 
     async def _cut_damaged(self, path: Path) -> None:
         """Forget all from the first chunk on that is not what arrived. Raises UploadIncompleteError if one is not."""
         sizes, hashes = self.upload.chunk_size_bytes, self.upload.chunk_sha256
         damaged = await asyncio.to_thread(_damaged_chunks, path, sizes, hashes)
         if damaged:
-            await asyncio.to_thread(self._store.cut, self._key, damaged[0] * sizes)
+            await asyncio.to_thread(self._store.cut, self.key, damaged[0] * sizes)
             told = ", ".join(str(index) for index in damaged[:_MOST_TOLD])
             raise UploadIncompleteError(
                 f"upload {self.upload.id}: chunks {told} were damaged in the store; begin it again"

@@ -18,6 +18,7 @@ from fedafd.aggregator.agent_service import AgentService
 from fedafd.aggregator.authority import open_authority
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.coordinator import Coordinator
+from fedafd.aggregator.direct_uploads import DirectUploads
 from fedafd.aggregator.distillation_service import DistillationService
 from fedafd.aggregator.health import FOR_AGENTS, FOR_DISTILLERS, SERVICE_NAMES, ClockedHealth, watch_health
 from fedafd.aggregator.interceptor import ErrorInterceptor
@@ -44,7 +45,7 @@ from fedafd.proto.v1.aggregator_pb2_grpc import add_AggregatorServiceServicer_to
 from fedafd.proto.v1.distillation_pb2_grpc import add_DistillationServiceServicer_to_server
 from fedafd.rpc.authority import Authority
 from fedafd.rpc.channel import KEEPALIVE_SECONDS, MAX_MESSAGE_BYTES, keepalive_options
-from fedafd.storage import open_store
+from fedafd.storage import open_store, open_store_for_sites
 from fedafd.telemetry.ending import end_within
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.metrics import start_metrics_server
@@ -87,6 +88,11 @@ def _make_server(
     return server
 
 
+def _direct_uploads(settings: AggregatorSettings) -> DirectUploads:
+    url = settings.store_for_sites
+    return DirectUploads(None if url is None else open_store_for_sites(settings.store, url))
+
+
 async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set. Raises ConfigurationError when the address cannot be bound."""
     check_trackers(settings.tracking, "FEDAFD_AGGREGATOR_TRACKING")
@@ -110,6 +116,7 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
             authority=authority,
             certificate_lifetime=timedelta(days=settings.client_certificate_days),
             bound_only=settings.require_client_keys,
+            direct=_direct_uploads(settings),
         )
         stack.push_async_callback(context.progress.close)
         stack.push_async_callback(context.renewals.close)

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field, JsonValue, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from fedafd.domain.addresses import ListenAddress
+from fedafd.domain.addresses import ListenAddress, OriginUrl
 from fedafd.domain.secrets import LongSecret
 from fedafd.domain.settings import ProcessSettings, load_process_settings
 from fedafd.storage import StoreSettings
@@ -26,6 +26,11 @@ class AggregatorSettings(ProcessSettings):
     database_url: SecretStr
     redis_url: SecretStr | None = Field(None, description="Wake-ups, presence and the Celery broker.")
     store: StoreSettings
+    store_for_sites: OriginUrl | None = Field(
+        None,
+        description="The object store as sites reach it, such as https://store.example.org:9000: agents with"
+        " `direct_uploads` send blobs there, past the aggregator. Needs an S3 store. Unset: none does.",
+    )
     internal_token: LongSecret = Field(description="Shared with the distillers.")
     previous_internal_token: LongSecret | None = Field(
         None, description="The internal token before this one, for the first start after a change of it."

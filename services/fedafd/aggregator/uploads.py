@@ -63,7 +63,7 @@ def check_id(text: str, field: str) -> None:
 async def begin_upload(context: Context, client: ClientRow, request: pb.BeginUploadRequest) -> pb.BeginUploadResponse:
     """Announce a blob; says which chunks are missing. Raises UploadError for a manifest that does not add up."""
     purpose = purpose_from_wire(request.upload_purpose)
-    _, row = await open_participation(context, client, request.round_id)
+    part, row = await open_participation(context, client, request.round_id)
     config = stored_federation_config(row.config)
     _check_sender(client, purpose)
     _check_manifest(request, purpose, config)
@@ -79,9 +79,17 @@ async def begin_upload(context: Context, client: ClientRow, request: pb.BeginUpl
     )
     upload = await context.announcements.take(announcement)
     context.uploads.keep(upload)
-    return pb.BeginUploadResponse(
-        upload_id=upload.id, missing_chunks=await ArrivingBlob(context.store, row, upload).missing()
-    )
+    blob = ArrivingBlob(context.store, row, upload)
+    held = await blob.held()
+    answer = pb.BeginUploadResponse(upload_id=upload.id, missing_chunks=blob.missing(held))
+    if request.direct:
+        if moved := context.direct.moved(upload.id, held):
+            context.progress.moved(row.federation_id, part.id, up=moved)
+        for form in await context.direct.forms(blob.key, upload, answer.missing_chunks):
+            answer.forms.add(
+                url=form.url, fields=form.fields, offset_bytes=form.offset_bytes, length_bytes=form.length_bytes
+            )
+    return answer
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,15 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
 
-__all__ = ["DialAddress", "ListenAddress", "StoreEndpoint", "UrlWithPort", "checked_url_port", "split_address"]
+__all__ = [
+    "DialAddress",
+    "ListenAddress",
+    "OriginUrl",
+    "StoreEndpoint",
+    "UrlWithPort",
+    "checked_url_port",
+    "split_address",
+]
 
 _ADDRESS = re.compile(r"^(?:dns:///)?(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):([0-9]+)$")
 _PORT = re.compile(r":([0-9]+)$")
@@ -43,6 +51,17 @@ def checked_url_port(url: str) -> str:
     return url
 
 
+def _origin(url: str) -> str:
+    parts = urlsplit(checked_url_port(url))
+    if parts.scheme not in ("http", "https") or not parts.hostname or url != f"{parts.scheme}://{parts.netloc}":
+        raise ValueError(
+            f"must be http:// or https://, a host and perhaps a port, and nothing more; found {url[:200]!r}"
+        )
+    if "@" in parts.netloc:
+        raise ValueError("must name nobody before the host")
+    return url
+
+
 DialAddress = Annotated[str, AfterValidator(_address)]
 """host:port to call; IPv6 in brackets; gRPC's prefix dns:/// is allowed."""
 ListenAddress = Annotated[str, AfterValidator(_address)]
@@ -51,3 +70,5 @@ StoreEndpoint = Annotated[str, AfterValidator(lambda name: checked_url_port(f"//
 """host or host:port."""
 UrlWithPort = Annotated[str, AfterValidator(checked_url_port)]
 """A URL whose port, if it names one, is one."""
+OriginUrl = Annotated[str, AfterValidator(_origin)]
+"""http:// or https://, a host and perhaps a port."""

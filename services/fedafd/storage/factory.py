@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -11,9 +12,12 @@ from fedafd.domain.addresses import StoreEndpoint
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.secrets import read_secret_file
 from fedafd.storage.folder import FolderStore
-from fedafd.storage.store import ObjectStore
+from fedafd.storage.store import FormStore, ObjectStore
 
-__all__ = ["StoreSettings", "open_store"]
+if TYPE_CHECKING:
+    from fedafd.storage.s3 import S3Store
+
+__all__ = ["StoreSettings", "open_store", "open_store_for_sites"]
 
 
 class StoreSettings(BaseModel):
@@ -34,6 +38,23 @@ def open_store(settings: StoreSettings) -> ObjectStore:
     """The store that `settings` describe. Raises ConfigurationError naming the setting that is missing."""
     if not settings.url.startswith("s3://"):
         return FolderStore(Path(settings.url.removeprefix("file://")))
+    return _open_bucket(settings)
+
+
+def open_store_for_sites(settings: StoreSettings, url: str) -> FormStore:
+    """The bucket of `settings` as sites reach it, to make forms for them; nobody is connected to.
+
+    Raises ConfigurationError for a store that is no S3 service.
+    """
+    if not settings.url.startswith("s3://"):
+        raise ConfigurationError(f"store_for_sites: needs an S3 service, and the store is {settings.url}")
+    parts = urlsplit(url)
+    # The region is part of what is signed; asking the service for it would go the sites' way.
+    changes = {"endpoint": parts.netloc, "secure": parts.scheme == "https", "region": settings.region or "us-east-1"}
+    return _open_bucket(settings.model_copy(update=changes))
+
+
+def _open_bucket(settings: StoreSettings) -> S3Store:
     from fedafd.storage.s3 import S3Store
 
     secret = settings.secret_key.get_secret_value() if settings.secret_key else _read_secret(settings.secret_key_file)

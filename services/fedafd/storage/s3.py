@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import urllib3
 from minio import Minio
 from minio.commonconfig import ComposeSource
+from minio.datatypes import PostPolicy
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
 from fedafd.domain.errors import ArtifactNotFoundError, StorageError, StorageFullError, StorageUnavailableError
-from fedafd.storage.store import CHUNK_BYTES, ObjectInfo, check_key, sha256_of
+from fedafd.storage.store import CHUNK_BYTES, ObjectInfo, UploadForm, check_key, sha256_of
 
 __all__ = ["S3Store"]
 
@@ -61,6 +62,7 @@ class S3Store:
             maxsize=16,
         )
         self.endpoint, self.bucket = endpoint, bucket
+        self._url = f"{'https' if secure else 'http'}://{endpoint}"
         self._client = Minio(
             endpoint, access_key=access_key, secret_key=secret_key, region=region, secure=secure, http_client=pool
         )
@@ -156,6 +158,16 @@ class S3Store:
         """A URL that reads the object until `lifetime` is over, without a key of the store."""
         with self._errors(key):
             return self._client.presigned_get_object(self.bucket, check_key(key), expires=lifetime)
+
+    def append_form(self, key: str, offset: int, length: int, lifetime: timedelta) -> UploadForm:
+        """A form that does what `append` does for exactly so many bytes, until `lifetime` is over."""
+        name = f"{check_key(key)}/{offset:015d}"
+        policy = PostPolicy(self.bucket, datetime.now(UTC) + lifetime)
+        policy.add_equals_condition("key", name)
+        policy.add_content_length_range_condition(length, length)
+        with self._errors(name):
+            fields = {"key": name, **self._client.presigned_post_policy(policy)}
+        return UploadForm(f"{self._url}/{self.bucket}", fields, offset, length)
 
     def ping(self) -> None:
         with self._errors(""):

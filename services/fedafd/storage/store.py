@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,10 +14,12 @@ from fedafd.domain.errors import ArtifactCorruptError, ArtifactNotFoundError, In
 
 __all__ = [
     "CHUNK_BYTES",
+    "FormStore",
     "ObjectInfo",
     "ObjectStore",
     "PresigningStore",
     "UnfinishedWrites",
+    "UploadForm",
     "check_key",
     "copy_of",
     "get_verified",
@@ -114,6 +116,24 @@ class PresigningStore(Protocol):
 
     def presigned_get(self, key: str, lifetime: timedelta) -> str:
         """A URL that reads the object until `lifetime` is over. Raises as ObjectStore does."""
+
+
+@dataclass(frozen=True)
+class UploadForm:
+    """Bytes of an arriving object that somebody without a key may post: `multipart/form-data`, `fields` and `file`."""
+
+    url: str
+    fields: Mapping[str, str]
+    offset_bytes: int
+    length_bytes: int
+
+
+@runtime_checkable
+class FormStore(Protocol):
+    """A store that can let somebody without a key of its own append to one arriving object for a while."""
+
+    def append_form(self, key: str, offset: int, length: int, lifetime: timedelta) -> UploadForm:
+        """A form that does what `append` does for exactly so many bytes, until `lifetime` is over."""
 
 
 @runtime_checkable

@@ -5,7 +5,15 @@ the paper's choices to the letter (FedAFD, CVPR 2026, arXiv 2603.04890). Strateg
 a preset, what the file sets on both. Unknown keys and bad values raise ConfigurationError with the key's path.
 """
 
-from fedafd.domain.config.agent import AgentConfig, BaselineMode, DataConfig, PartitionConfig, SharingConfig, TlsConfig
+from fedafd.domain.config.agent import (
+    AgentConfig,
+    BaselineMode,
+    DataConfig,
+    DirectUploadConfig,
+    PartitionConfig,
+    SharingConfig,
+    TlsConfig,
+)
 from fedafd.domain.config.cohort import CohortConfig
 from fedafd.domain.config.encoders import EncoderConfig, LoraConfig
 from fedafd.domain.config.federation import FederationConfig, QuorumConfig, stored_federation_config
@@ -33,6 +41,7 @@ __all__ = [
     "ClientTrainingConfig",
     "CohortConfig",
     "DataConfig",
+    "DirectUploadConfig",
     "DistillationConfig",
     "EncoderConfig",
     "EnsembleMode",

@@ -5,21 +5,24 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, model_validator
 
-from fedafd.domain.addresses import DialAddress
+from fedafd.domain.addresses import DialAddress, OriginUrl
 from fedafd.domain.config.base import Config, Count, Positive
 from fedafd.domain.config.encoders import EncoderConfig
 from fedafd.domain.config.policy import PolicyConfig
 from fedafd.domain.config.task import TaskConfig
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.paths import OwnPath
+from fedafd.domain.proxies import is_loopback
 
 __all__ = [
     "AgentConfig",
     "BaselineMode",
     "DataConfig",
+    "DirectUploadConfig",
     "PartitionConfig",
     "PlaintextField",
     "SharingConfig",
@@ -92,6 +95,15 @@ class TlsConfig(Config):
         return self
 
 
+class DirectUploadConfig(Config):
+    """The federation's object store, for uploads that go there themselves."""
+
+    url: OriginUrl = Field(description="The store as your operator names it, such as https://store.example.org:9000.")
+    authorities: OwnPath | None = Field(
+        None, description="PEM of the authorities trusted for it; null: the public ones."
+    )
+
+
 PlaintextField = Field(
     None,
     description="true: no TLS; whoever sees the traffic can act as this site and reads and changes what it sends and"
@@ -140,5 +152,21 @@ class AgentConfig(Config):
         None, description="TLS to the aggregator by these files; null: by what the invitation's token says of it."
     )
     plaintext: bool | None = PlaintextField
+    direct_uploads: DirectUploadConfig | None = Field(
+        None,
+        description="Send uploads to the federation's object store itself, where the aggregator offers it; null: all"
+        " goes through the aggregator.",
+    )
     metrics_port: int | None = Field(None, ge=1, le=65535, description="Prometheus metrics; null: none.")
     metrics_host: str = Field("127.0.0.1", description="Address that the metrics are served on.")
+
+    @model_validator(mode="after")
+    def _check_way_to_store(self) -> AgentConfig:
+        direct = self.direct_uploads
+        if direct is not None and direct.url.startswith("http:") and not self.plaintext:
+            host = urlsplit(direct.url).hostname or ""
+            if not is_loopback(host):
+                raise ValueError(
+                    "direct_uploads.url: http:// shows what is sent to whoever sees the traffic; use https://"
+                )
+        return self

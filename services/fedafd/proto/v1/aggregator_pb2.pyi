@@ -230,28 +230,51 @@ class ReportProgressResponse(_message.Message):
     def __init__(self, keep_going: _Optional[bool] = ...) -> None: ...
 
 class BeginUploadRequest(_message.Message):
-    __slots__ = ("round_id", "upload_purpose", "sha256", "size_bytes", "chunk_size_bytes", "chunk_sha256")
+    __slots__ = ("round_id", "upload_purpose", "sha256", "size_bytes", "chunk_size_bytes", "chunk_sha256", "direct")
     ROUND_ID_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_PURPOSE_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     CHUNK_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     CHUNK_SHA256_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_FIELD_NUMBER: _ClassVar[int]
     round_id: str
     upload_purpose: UploadPurpose
     sha256: str
     size_bytes: int
     chunk_size_bytes: int
     chunk_sha256: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, round_id: _Optional[str] = ..., upload_purpose: _Optional[_Union[UploadPurpose, str]] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., chunk_size_bytes: _Optional[int] = ..., chunk_sha256: _Optional[_Iterable[str]] = ...) -> None: ...
+    direct: bool
+    def __init__(self, round_id: _Optional[str] = ..., upload_purpose: _Optional[_Union[UploadPurpose, str]] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., chunk_size_bytes: _Optional[int] = ..., chunk_sha256: _Optional[_Iterable[str]] = ..., direct: _Optional[bool] = ...) -> None: ...
 
 class BeginUploadResponse(_message.Message):
-    __slots__ = ("upload_id", "missing_chunks")
+    __slots__ = ("upload_id", "missing_chunks", "forms")
     UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
     MISSING_CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    FORMS_FIELD_NUMBER: _ClassVar[int]
     upload_id: str
     missing_chunks: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, upload_id: _Optional[str] = ..., missing_chunks: _Optional[_Iterable[int]] = ...) -> None: ...
+    forms: _containers.RepeatedCompositeFieldContainer[StoreForm]
+    def __init__(self, upload_id: _Optional[str] = ..., missing_chunks: _Optional[_Iterable[int]] = ..., forms: _Optional[_Iterable[_Union[StoreForm, _Mapping]]] = ...) -> None: ...
+
+class StoreForm(_message.Message):
+    __slots__ = ("url", "fields", "offset_bytes", "length_bytes")
+    class FieldsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    URL_FIELD_NUMBER: _ClassVar[int]
+    FIELDS_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_BYTES_FIELD_NUMBER: _ClassVar[int]
+    url: str
+    fields: _containers.ScalarMap[str, str]
+    offset_bytes: int
+    length_bytes: int
+    def __init__(self, url: _Optional[str] = ..., fields: _Optional[_Mapping[str, str]] = ..., offset_bytes: _Optional[int] = ..., length_bytes: _Optional[int] = ...) -> None: ...
 
 class UploadChunksRequest(_message.Message):
     __slots__ = ("upload_id", "index", "data")

@@ -1,0 +1,52 @@
+"""Parts of blobs that sites send to the object store themselves: the forms for it, and how much has come of them.
+
+A form is good for one object, of exactly one length, for a quarter of an hour. What arrives by it counts no more than
+what comes through this process: the commit reads all of it, and checks its hash and its tensors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from datetime import timedelta
+
+from fedafd.persistence.models import UploadRow
+from fedafd.storage import FormStore, UploadForm
+
+__all__ = ["DirectUploads"]
+
+_LIFETIME = timedelta(minutes=15)
+_PART_BYTES = 16 << 20
+_PARTS_AT_ONCE = 4
+"""Between two answers a site sends so many parts: it is seen to go on, and hears in time that its round is over."""
+_MOST_UPLOADS = 10_000
+
+
+class DirectUploads:
+    """Forms of one store, as sites reach it; none without one."""
+
+    def __init__(self, store: FormStore | None = None) -> None:
+        self._store = store
+        self._held: OrderedDict[str, int] = OrderedDict()
+
+    async def forms(self, key: str, upload: UploadRow, missing: Sequence[int]) -> list[UploadForm]:
+        """For the first of the missing chunks of the object that arrives under `key`."""
+        if self._store is None or not missing:
+            return []
+        length = -(-_PART_BYTES // upload.chunk_size_bytes) * upload.chunk_size_bytes
+        begins = range(missing[0] * upload.chunk_size_bytes, upload.size_bytes, length)[:_PARTS_AT_ONCE]
+        lengths = [min(length, upload.size_bytes - begin) for begin in begins]
+        append = self._store.append_form
+        return [
+            await asyncio.to_thread(append, key, begin, size, _LIFETIME)
+            for begin, size in zip(begins, lengths, strict=True)
+        ]
+
+    def moved(self, upload_id: str, held: int) -> int:
+        """Bytes that have arrived since this was asked before, as far as this process knows."""
+        before = self._held.pop(upload_id, held)
+        self._held[upload_id] = held
+        while len(self._held) > _MOST_UPLOADS:
+            self._held.popitem(last=False)
+        return max(0, held - before)
