@@ -35,6 +35,7 @@ AGENT: dict[str, Any] = {
     "image_encoder": ENCODER,
     "text_encoder": ENCODER,
     "task": {"name": "classification"},
+    "direct_uploads": {"url": "https://store.example.org"},
 }
 
 
