@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import posixpath
 import re
 import shlex
 from collections.abc import Iterator
@@ -102,6 +103,19 @@ def test_endpoints_that_a_page_names_exist(page: str) -> None:
 def test_a_command_is_followed_to_its_options(command: str, problem: str | None) -> None:
     assert (wrong(command) or "").endswith(problem or "")
     assert (wrong(command) is None) == (problem is None)
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    seen: set[str] = set()
+    left = ["README.md"]
+    while left:
+        page = left.pop()
+        if page in seen or not (ROOT / page).is_file():
+            continue
+        seen.add(page)
+        links = re.findall(r"\]\(([^)\s#]+\.md)", (ROOT / page).read_text(encoding="utf-8"))
+        left += [posixpath.normpath(posixpath.join(posixpath.dirname(page), link)) for link in links]
+    assert set(PAGES) - seen == set()
 
 
 def test_a_setting_is_known_by_its_whole_name() -> None:
