@@ -2,8 +2,8 @@
 
 A page of the repository links to its neighbours as files. On the site a link to a page leads there; a link to any other
 file of the repository, which the site does not hold, becomes its path. A diagram in Mermaid's language is drawn when
-the site is built: the theme would have each reader's browser fetch a program for it. A page that would load anything from
-another origin fails the build.
+the site is built: the theme would have each reader's browser fetch a program for it. A page that would load anything
+from another origin fails the build.
 """
 
 from __future__ import annotations
@@ -73,6 +73,8 @@ def _picture(source: str, title: str) -> str:
     from mermaid_render import convert
 
     picture = convert(source, format="svg", theme="neutral").decode()
+    # A wide one is scrolled; the theme would shrink it, and a reader without the font would get one with serifs.
+    picture = picture.replace('style="', 'style="max-width:none;', 1).replace("Noto Sans", "Noto Sans, sans-serif")
     label = html.escape(f"Diagram of {title}", quote=True)
     return f'<div role="img" aria-label="{label}" tabindex="0" style="overflow-x: auto">{picture}</div>'
 
