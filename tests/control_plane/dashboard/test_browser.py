@@ -172,6 +172,44 @@ async def test_a_site_is_invited_by_keyboard_alone(live: Rest) -> None:
         await seen.check()
 
 
+async def tab_to(page: playwright.Page, found: str, most: int = 200) -> None:
+    """Press Tab until `found` holds for the element that has the focus."""
+    for _ in range(most):
+        await page.keyboard.press("Tab")
+        if await page.evaluate(f"(it => {found})(document.activeElement)"):
+            return
+    pytest.fail(f"Tab does not come to {found}")
+
+
+@pytest.mark.timeout(300)
+async def test_a_configuration_is_changed_by_keyboard_alone(live: Rest) -> None:
+    async with browser(live, "desktop") as seen:
+        page = seen.page
+        await seen.log_in()
+        await seen.open(f"{F}/configuration")
+        await tab_to(page, "it.matches('#block-server > summary')")
+        await page.keyboard.press("Enter")
+        await tab_to(page, "it.id == 'key-server-passes'")
+        await page.keyboard.press("Control+a")
+        await page.keyboard.type("many")
+        await page.keyboard.press("Enter")
+        await page.get_by_role("alert").wait_for()
+        seen.told.clear()  # the browser tells of the 422 itself
+        await seen.check()
+        await tab_to(page, "it.matches('#wrong a')")
+        await page.keyboard.press("Enter")
+        assert await page.evaluate("document.activeElement.id") == "key-server-passes"
+        await page.keyboard.press("Control+a")
+        await page.keyboard.type("7")
+        await page.keyboard.press("Enter")
+        await page.get_by_text("That can be saved.").wait_for()
+        await seen.check()
+        await tab_to(page, "it.value == 'save'")
+        await page.keyboard.press("Enter")
+        await page.get_by_text("Version 2.").wait_for()
+    assert (await live.http.get("/federations/trial")).json()["config"]["server"]["passes"] == 7
+
+
 @pytest.mark.timeout(300)
 async def test_the_apis_page_works_without_internet(live: Rest) -> None:
     async with browser(live, "desktop") as seen:

@@ -108,13 +108,37 @@ async def test_what_shapes_the_model_is_fixed_once_there_is_one_and_a_viewer_cha
 
 
 def test_every_key_is_a_field_and_what_is_not_changed_stays() -> None:
-    blocks = sections(CONFIG, checked(CONFIG, {}.get, ()), ()).values()
+    blocks = sections(checked(CONFIG, {}.get, ()), ()).values()
     sent = {PREFIX + each.key.path: each.shown for block in blocks for each in block}
     top = {path.split(".")[0] for path in PATHS}
     assert top == CONFIG.keys()
     assert sent.keys() == {PREFIX + path for path in PATHS}
     found = checked(CONFIG, sent.get, ())
     assert (found.values, found.problems, found.written) == (CONFIG, {}, {})
+
+
+async def test_a_block_that_is_left_out_is_switched_on_filled_in_and_switched_off(rest: Rest) -> None:
+    await rest.federation()
+    person = await visitor(rest, "operator")
+    form = fields(await person.page(C))
+    assert form["key.image_encoder.lora"] == "null"
+    assert "key.image_encoder.lora.rank" not in form
+    page = await send(person, form | {"key.image_encoder.lora": "on", "do": "save"}, 422)
+    assert "goes with trainable: lora" in page
+    wanted = {"key.image_encoder.lora": "on", "key.image_encoder.trainable": "lora", "do": "check"}
+    page = await send(person, form | wanted)
+    seen = fields(page)
+    assert seen["key.image_encoder.lora.rank"] == "8", "what is in it by default stands there to be changed"
+    page = await send(person, seen | {"key.image_encoder.lora.rank": "4", "do": "check"})
+    await send(person, fields(page) | {"do": "save"}, 303)
+    stored = (await rest.http.get("/federations/trial")).json()["config"]["image_encoder"]
+    assert (stored["lora"]["rank"], stored["trainable"]) == (4, "lora")
+    form = fields(await person.page(C))
+    assert form["key.image_encoder.lora"] == "on"
+    page = await send(person, form | {"key.image_encoder.lora": "null", "do": "check"})
+    assert "key.image_encoder.lora.rank" not in fields(page)
+    await send(person, fields(page) | {"do": "save"}, 303)
+    assert (await rest.http.get("/federations/trial")).json()["config"]["image_encoder"]["lora"] is None
 
 
 def test_a_prefix_of_nothing_is_not_no_prefix() -> None:
@@ -124,7 +148,9 @@ def test_a_prefix_of_nothing_is_not_no_prefix() -> None:
 
 
 @hypothesis.settings(max_examples=60, deadline=None)
-@hypothesis.given(st.dictionaries(st.sampled_from(PATHS), st.text(max_size=12), max_size=3))
+@hypothesis.given(
+    st.dictionaries(st.sampled_from(PATHS), st.sampled_from(["on", "null"]) | st.text(max_size=12), max_size=3)
+)
 def test_whatever_is_written_is_a_configuration_or_a_fault_of_a_key(written: dict[str, str]) -> None:
     found = checked(CONFIG, {PREFIX + path: text for path, text in written.items()}.get, ("name",))
     if not found.problems:
@@ -132,4 +158,4 @@ def test_whatever_is_written_is_a_configuration_or_a_fault_of_a_key(written: dic
     known = {*PATHS, ""}
     assert found.problems.keys() <= known
     assert found.written.keys() <= written.keys()
-    sections(CONFIG, found, ())
+    sections(found, ())

@@ -13,6 +13,8 @@ from tests.control_plane.dashboard.browsing import stranger, visitor
 from tests.control_plane.rest import Rest
 
 from fedafd.domain.config import parse_agent_config
+from fedafd.domain.config.reading import parse_config
+from fedafd.domain.config.region import RegionConfig
 from fedafd.domain.states import ParticipationState, RoundState
 from fedafd.persistence.client_repository import get_client
 from fedafd.persistence.model_repository import add_files, find_version
@@ -147,6 +149,20 @@ async def test_an_invitation_is_a_file_and_commands_that_work_and_shows_its_toke
         ({"name": "north"}, 409),
     ):
         assert (await admin.send(f"{F}/sites", **(fields | changes))).status_code == status, changes
+
+
+async def test_a_region_is_invited_and_invited_again_with_a_file_that_its_process_takes(trial: Rest) -> None:
+    admin = await visitor(trial)
+    fields = {"name": "west", "kind": "region", "max_clients": "40", "aggregator": "upper.example:7443"}
+    for again in (False, True):
+        answer = await (admin.send(f"{F}/sites/west/invite") if again else admin.send(f"{F}/sites", **fields))
+        token, text, commands = [unescape(b) for b in re.findall(r"<pre[^>]*>(.*?)</pre>", answer.text, re.DOTALL)]
+        config = parse_config(RegionConfig, yaml.safe_load(text), "region.yaml")
+        assert (config.federation, str(config.aggregator)) == ("west", "test:7443" if again else "upper.example:7443")
+        assert commands.endswith(f"fedafd region run -f region.yaml --token {token}")
+        assert "for 40 sites at most" in answer.text
+    for changes in ({"max_clients": ""}, {"max_clients": "0"}, {"max_clients": "many"}, {"kind": "image"}):
+        assert (await admin.send(f"{F}/sites", **(fields | {"name": "east"} | changes))).status_code == 422, changes
 
 
 async def test_a_version_is_promoted_and_rolled_back_and_compared(trial: Rest) -> None:

@@ -1,4 +1,4 @@
-"""The agent.yaml that an invited site begins with. It is parsed as the agent parses it before anybody sees it."""
+"""The file that an invited site, or region, begins with: parsed as its process parses it before anybody sees it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import yaml
 
 from fedafd.domain.addresses import split_address
 from fedafd.domain.config import parse_agent_config
+from fedafd.domain.config.region import RegionConfig
 from fedafd.domain.errors import ConfigurationError, InvalidRequestError
 from fedafd.domain.kinds import ClientKind
 
-__all__ = ["ADAPTERS", "agent_yaml", "checked_address", "checked_path"]
+__all__ = ["ADAPTERS", "agent_yaml", "checked_address", "checked_path", "region_yaml"]
 
 ADAPTERS: Mapping[ClientKind, str] = {
     ClientKind.IMAGE: "image-folder",
@@ -48,4 +49,11 @@ def agent_yaml(kind: ClientKind, aggregator: str, path: str) -> str:
         "state_dir": "fedafd-agent",
     }
     parse_agent_config(values, "agent.yaml")
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def region_yaml(name: str, aggregator: str) -> str:
+    """The text of a region's file: its own federation has its name until somebody writes another."""
+    values = {"aggregator": aggregator, "federation": name, "state_dir": "fedafd-region"}
+    RegionConfig.model_validate(values)
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)

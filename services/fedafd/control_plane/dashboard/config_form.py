@@ -1,6 +1,7 @@
 """Fields of the configuration's form: made of the schema, read back into values, checked with each fault at its key.
 
-Pure. A field that is not sent keeps its value, so that what cannot change need not be sent.
+Pure. A field that is not sent keeps its value, so that what cannot change need not be sent. A block that may be left
+out is a field, too: once it is switched on its keys stand below it.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ __all__ = ["PREFIX", "Checked", "Field", "checked", "sections", "values_of"]
 
 PREFIX = "key."
 """Of the names of fields, beside which a form has others."""
-_NULL = "null"
+_NULL, _ON = "null", "on"
 _MOST_CHARACTERS = 5000
-_KEYS = {key.path: key for key in keys_of(FederationConfig)}
+_KEYS = {key.path: key for key in keys_of(FederationConfig, blocks=True)}
+_ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Field:
     @property
     def options(self) -> list[str]:
         """What it is chosen from; empty for a field that is written in."""
-        return [*self.key.choices, *([_NULL] if self.key.nullable else [])] if self.key.choices else []
+        choices = (_ON,) if self.key.block else self.key.choices
+        return [*choices, *([_NULL] if self.key.nullable else [])] if choices else []
 
 
 @dataclass
@@ -57,10 +60,10 @@ class Checked:
         return hashlib.sha256(json.dumps(self.values, sort_keys=True).encode()).hexdigest()
 
 
-def sections(config: Mapping[str, Any], found: Checked, fixed: Iterable[str]) -> dict[str, list[Field]]:
-    """Fields by the block that they stand in, of all keys that the configuration has."""
+def sections(found: Checked, fixed: Iterable[str]) -> dict[str, list[Field]]:
+    """Fields by the block that they stand in, of all keys that the configuration has, or would have."""
     blocks: dict[str, list[Field]] = {}
-    for path, value in values_of(config).items():
+    for path, value in values_of(found.values).items():
         key = _KEYS[path]
         shown = found.written.get(path, _shown(value, key))
         block = path.split(".")[0] if "." in path else "general"
@@ -72,8 +75,9 @@ def sections(config: Mapping[str, Any], found: Checked, fixed: Iterable[str]) ->
 def checked(config: Mapping[str, Any], sent: Callable[[str], str | None], fixed: Iterable[str]) -> Checked:
     """What was sent on top of what runs."""
     values, written, problems = deepcopy(dict(config)), {}, {}
-    for path, old in values_of(config).items():
-        key = _KEYS[path]
+    for path, key in _KEYS.items():  # a block that is switched on here has its keys after it
+        if (old := _value(values, path)) is _ABSENT:
+            continue
         text = None if _is_below(path, fixed) else sent(PREFIX + path)
         if text is None or text == _shown(old, key):
             continue
@@ -92,21 +96,24 @@ def checked(config: Mapping[str, Any], sent: Callable[[str], str | None], fixed:
 
 
 def values_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Each key's value by its path; without those of a block that is left out."""
-    found = {}
-    for path in _KEYS:
-        *blocks, name = path.split(".")
-        inside: Any = config
-        for block in blocks:
-            inside = inside.get(block) if isinstance(inside, Mapping) else None
-        if isinstance(inside, Mapping) and name in inside:
-            found[path] = inside[name]
-    return found
+    """Each key's value by its path; without those of a block that is left out, which is None, and else `on`."""
+    found = {path: _value(config, path) for path in _KEYS}
+    return {path: value for path, value in found.items() if value is not _ABSENT}
+
+
+def _value(config: Mapping[str, Any], path: str) -> Any:
+    *blocks, name = path.split(".")
+    inside: Any = config
+    for block in blocks:
+        inside = inside.get(block) if isinstance(inside, Mapping) else None
+    if not isinstance(inside, Mapping) or name not in inside:
+        return _ABSENT
+    return _ON if _KEYS[path].block and isinstance(inside[name], Mapping) else inside[name]
 
 
 def _shown(value: Any, key: Key) -> str:
     if value is None:
-        return _NULL if key.choices or key.is_text else ""
+        return _NULL if key.choices or key.is_text or key.block else ""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -114,6 +121,8 @@ def _read(text: str, key: Key) -> Any:
     """A value as JSON has it; text that is none is checked, and refused, as it is."""
     if key.nullable and (text == _NULL or (not text and not key.is_text)):
         return None
+    if key.block is not None and text == _ON:
+        return key.block.model_construct().model_dump(mode="json")
     if key.is_text:
         return text
     try:

@@ -10,14 +10,20 @@ from pydantic import ValidationError
 from fedafd.control_plane.clients import service
 from fedafd.control_plane.clients.schemas import Client, InviteClient, InvitedClient
 from fedafd.control_plane.context import Context, ContextDep
-from fedafd.control_plane.dashboard.agent_yaml import ADAPTERS, agent_yaml, checked_address, checked_path
+from fedafd.control_plane.dashboard.agent_yaml import (
+    ADAPTERS,
+    agent_yaml,
+    checked_address,
+    checked_path,
+    region_yaml,
+)
 from fedafd.control_plane.dashboard.federation import federation_page
 from fedafd.control_plane.dashboard.routing import page_router, see
 from fedafd.control_plane.dashboard.visits import Form, OperatorForm, Visitor
 from fedafd.control_plane.names import NAME_PATTERN, ClientName, FederationName
 from fedafd.domain.errors import InvalidRequestError
 from fedafd.domain.kinds import ClientKind, ParticipantKind
-from fedafd.persistence.client_repository import get_client, list_clients
+from fedafd.persistence.client_repository import list_clients
 from fedafd.persistence.federation_repository import get_federation
 
 __all__ = ["router"]
@@ -50,7 +56,7 @@ async def sites_page(
         sites=[Client.of(row, there.get(row.name)) for row in shown],
         more=shown[-1].name if len(rows) > _PAGE else None,
         is_first=not after,
-        kinds=list(ClientKind),
+        kinds=list(ParticipantKind),
         aggregator=_likely_aggregator(request),
     )
 
@@ -62,11 +68,13 @@ async def invite_site(
     """Invite a site; its token stands on the answer, and nowhere again."""
     aggregator, path = checked_address(form.text("aggregator")), checked_path(form.text("path"))
     try:
-        kind = ParticipantKind(ClientKind(form.text("kind")))
-        wanted = InviteClient(name=form.text("name"), kind=kind, max_clients=None)
+        kind = ParticipantKind(form.text("kind"))
+        most = int(form.text("max_clients") or "0") or None
+        wanted = InviteClient(name=form.text("name"), kind=kind, max_clients=most)
     except (ValidationError, ValueError):
         raise InvalidRequestError(
-            "a site's name is made of lower-case letters, digits and hyphens, and its kind is image, text or pair"
+            "a site's name is made of lower-case letters, digits and hyphens, and its kind is image, text or pair; a"
+            " region, and only a region, needs the number of sites that it may stand for"
         ) from None
     async with context.database.transaction() as session:
         made = await service.invite(
@@ -85,11 +93,8 @@ async def invite_site(
 async def invite_again(
     request: Request, federation: FederationName, client: ClientName, context: ContextDep, form: OperatorForm
 ) -> Response:
-    """Invite a known site again; its old token and credential are void at once."""
+    """Invite a known site or region again; its old token and credential are void at once."""
     async with context.database.transaction() as session:
-        known = await get_client(session, federation, client)
-        if known.kind == ParticipantKind.REGION.value:
-            raise InvalidRequestError(f"{client} is a region: invite it with `fedafd client invite {client} --again`")
         made = await service.renew(
             session,
             federation,
@@ -128,7 +133,7 @@ async def _invited(
     aggregator: str,
     path: str,
 ) -> Response:
-    kind = ClientKind(made.kind)
+    kind = None if made.kind is ParticipantKind.REGION else ClientKind(made.kind)
     async with context.database.snapshot() as session:
         owner = await get_federation(session, federation)
     return federation_page(
@@ -140,6 +145,6 @@ async def _invited(
         made=made,
         aggregator=aggregator,
         path=path or "/data",
-        adapter=ADAPTERS[kind],
-        agent_yaml=agent_yaml(kind, aggregator, path or "/data"),
+        adapter=ADAPTERS[kind] if kind else "",
+        first_file=agent_yaml(kind, aggregator, path or "/data") if kind else region_yaml(made.name, aggregator),
     )

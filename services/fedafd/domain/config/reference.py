@@ -28,16 +28,26 @@ class Key(NamedTuple):
     is_text: bool = False
     """Whether a value is text as it stands; others are JSON."""
     nullable: bool = False
+    block: type[BaseModel] | None = None
+    """Of a block that may be left out: what it is then made of, once it is not."""
 
 
-def keys_of(model: type[BaseModel], prefix: str = "", defaults: BaseModel | None = None) -> Iterator[Key]:
-    """All keys below a block, depth first. `defaults`: the block as it is where a file leaves it out."""
+def keys_of(
+    model: type[BaseModel], prefix: str = "", defaults: BaseModel | None = None, *, blocks: bool = False
+) -> Iterator[Key]:
+    """All keys below a block, depth first. `defaults`: the block as it is where a file leaves it out.
+
+    With `blocks` a block that may be null is a key, too, before those in it.
+    """
     for name, field in model.model_fields.items():
         default = field.get_default(call_default_factory=True) if defaults is None else getattr(defaults, name)
         block = next((kind for kind in _alternatives(field.annotation) if _is_block(kind)), None)
         if block is not None:
             below = default if isinstance(default, BaseModel) else None
-            yield from keys_of(block, f"{prefix}{name}.", below)
+            if blocks and type(None) in _alternatives(field.annotation):
+                about = (_shown_default(default), "a block, or null", field.description or "")
+                yield Key(prefix + name, *about, nullable=True, block=block)
+            yield from keys_of(block, f"{prefix}{name}.", below, blocks=blocks)
             continue
         kinds = [_bare(kind) for kind in _alternatives(field.annotation)]
         choices = tuple(choice for kind in kinds for choice in _choices(kind))
