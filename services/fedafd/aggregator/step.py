@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -41,7 +42,7 @@ class Step:
     dropped: list[str] = field(default_factory=list)
     """Ids of the clients that this step dropped, whose task is another now."""
 
-    @property
+    @cached_property
     def config(self) -> FederationConfig:
         """The configuration that the round was queued with."""
         return stored_federation_config(self.row.config)

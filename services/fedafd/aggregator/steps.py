@@ -45,7 +45,8 @@ def _is_repeat(stage: StageRow) -> bool:
 
 async def _revive(step: Step, stages: list[StageRow]) -> bool:
     """Offer again what nobody works on: the distiller died, or makes no step, or the message never came."""
-    idle = [stage for stage in stages if stage.state in _OPEN and stage.last_progress_at < step.silent_since]
+    silent_since = step.silent_since
+    idle = [stage for stage in stages if stage.state in _OPEN and stage.last_progress_at < silent_since]
     alive_since, running = step.alive_since, [s for s in stages if s.state == StageState.RUNNING.value]
     lost = [] if alive_since is None else [stage for stage in running if stage.alive_at < alive_since]
     for stage in {stage.id: stage for stage in (*idle, *lost)}.values():
