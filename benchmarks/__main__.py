@@ -26,6 +26,7 @@ NAMES = (
     "bundle_bytes",
     "round_overhead",
     "idle",
+    "pages",
     "attacks",
 )
 _ON_DEVICE = {"client_epoch", "gpu_steps", "public_encoding", "sed", "trainable"}

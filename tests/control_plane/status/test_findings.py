@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -221,6 +222,8 @@ def test_a_federation_at_rest_says_what_is_to_be_done_next(given: FederationFact
     (found,) = decide(facts(given)).findings
     assert (found.cause, found.level) == (cause, level)
     assert bool(found.remedy) is (level is not Level.FINE)
+    if level is Level.WAITING:
+        assert re.findall(r"`(fedafd [^`]+)`$", found.remedy), "the command to copy"
 
 
 def test_no_federation_at_all_is_no_error() -> None:

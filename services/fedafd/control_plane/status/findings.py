@@ -62,7 +62,9 @@ def _of_federation(facts: Facts, each: FederationFacts) -> Finding:
         return told(Level.WAITING, Cause.NO_PUBLIC_SET, "has no public set yet", "send one: `fedafd public-set push`")
     if not each.enrolled:
         waiting = f"; {len(each.sites)} invited" if each.sites else ""
-        remedy = "start their agents with the token that they were given" if each.sites else "invite a site"
+        remedy = "invite a site: `fedafd client invite`"
+        if each.sites:
+            remedy = "start their agents with the token that they were given: `fedafd agent run --token`"
         return told(Level.WAITING, Cause.NO_SITE, f"no site has enrolled yet{waiting}", remedy)
     last = each.last
     if last is not None and last.state == RoundState.FAILED.value:
@@ -72,10 +74,16 @@ def _of_federation(facts: Facts, each: FederationFacts) -> Finding:
         return told(Level.TROUBLE, Cause.ROUND_FAILED, words, remedy, last.finished_at)
     if not each.online:
         words = f"no round is open, and no agent of its {_sites(len(each.enrolled))} is online"
-        return told(Level.WAITING, Cause.NO_SITE_ONLINE, words, "start the agents before the next round")
+        return told(
+            Level.WAITING, Cause.NO_SITE_ONLINE, words, "start the agents before the next round: `fedafd agent run`"
+        )
     online = f"{len(each.online)} of {_sites(len(each.enrolled))} online"
     if last is None:
-        remedy = "start the first round" if upper is None else f"its rounds come from federation {upper}"
+        remedy = (
+            "start the first round: `fedafd round start --watch`"
+            if upper is None
+            else f"its rounds come from federation {upper}"
+        )
         return told(Level.WAITING, Cause.IDLE, f"is ready, {online}", remedy)
     words = f"round {last.number} {last.state}, no round is open, {online}"
     if last.state == RoundState.COMPLETED.value and (lost := lost_words(each.last_parts)):
