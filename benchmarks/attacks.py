@@ -52,7 +52,8 @@ _TINY: dict[str, Any] = {
 
 
 def _unit(rows: NDArray[Any]) -> Rows:
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    unit: Rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 ATTACKS: dict[str, Attack] = {
@@ -202,7 +203,8 @@ def _outcome(seed: _Seed, defence: str, uploads: Mapping[str, Mapping[Modality, 
 
 
 def _report(case: str, done: Mapping[str, Sequence[_Outcome]], calm: Mapping[str, Sequence[_Outcome]]) -> Report:
-    ratios, facts = [], {}
+    ratios: list[Ratio] = []
+    facts: dict[str, str | int] = {}
     for name, outcomes in done.items():
         ours = name == "default"
         # Of 600, the sum of six recalls: a point of recall is six of them.

@@ -68,7 +68,7 @@ def _weights(folder: Path, *, tiny: bool) -> dict[str, Path]:
         *["a", "the", "red", "green", "blue", "yellow", "large", "small", "circle", "square", "triangle", "on", "in"],
     ]
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
     fast.save_pretrained(folder / "text")
     return {"image": folder / "image", "text": folder / "text"}

@@ -154,7 +154,8 @@ class _PlainSplit(SplitTensors):
 
     def read(self, which: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
         """Input rows of the samples, or captions, `which`."""
-        split, found = self._split, {}
+        split = self._split
+        found: dict[Modality, Tensor] = {}
         for modality, rows in which.items():
             if isinstance(split, PairSplit) and modality is Modality.TEXT:
                 every = [text for captions in split.captions for text in captions]

@@ -177,6 +177,7 @@ def _busy(work: Callable[[Any], object], device: torch.device, step_seconds: flo
 
     profiler = torch.profiler.profile(activities=kinds)
     work(progress)
-    kernels = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    cuda = torch.autograd.DeviceType.CUDA  # type: ignore[attr-defined]
+    kernels = [event for event in profiler.events() if event.device_type == cuda]
     spent = sum(event.device_time_total for event in kernels) / 1e6
     return {"kernels a step": len(kernels), "busy share, percent": round(100 * spent / step_seconds, 1)}

@@ -83,7 +83,7 @@ class LightSite:
     async def _next(self, known: int, blob: Blob) -> int:
         """Wait for a task other than the one of revision `known`, and do it; its revision."""
         request = pb.FetchTaskRequest(wait=Duration(seconds=_WAIT_SECONDS), known_revision=known)
-        task = await self.stub.FetchTask(request, metadata=self.metadata)
+        task: pb.FetchTaskResponse = await self.stub.FetchTask(request, metadata=self.metadata)
         self.num_polls += 1
         if task.HasField("train") and task.train.round_number not in self.accepted:
             await self._take_part(task.train, blob)

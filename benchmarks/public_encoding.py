@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -61,8 +62,8 @@ def run(*, tiny: bool, repeats: int, clock: Clock, device: str = "auto") -> list
                 rows = pairs.fixed(modality)
                 times = interleaved(
                     {
-                        "decoded once": lambda t=tower, r=rows: encode_all(t, r, place),
-                        "plain": lambda t=tower, s=samples: _plain(t, s, place),
+                        "decoded once": partial(encode_all, tower, rows, place),
+                        "plain": partial(_plain, tower, samples, place),
                     },
                     repeats,
                 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,7 @@ def run(
 
 
 def _timed(who: str, case: str, way: Any, begun: dict[str, _Begun], repeats: int, clock: Clock) -> Report:
-    times = interleaved({mode: lambda each=each: way(each) for mode, each in begun.items()}, repeats)
+    times = interleaved({mode: partial(way, each) for mode, each in begun.items()}, repeats)
     whole = times["all"].median(clock)
     ratios = [
         Ratio(f"times faster with {mode} than with all", whole / times[mode].median(clock))

@@ -26,7 +26,9 @@ grpc.insecure_channel("127.0.0.1:1").close()
 del os.environ["GRPC_ENABLE_FORK_SUPPORT"]
 
 # Typer builds the tree of commands anew for each command that is run; here some thousand are, and the tree is the same.
-typer.main.get_command = typer.testing._get_command = functools.cache(typer.main.get_command)
+typer.main.get_command = typer.testing._get_command = functools.cache(  # type: ignore[attr-defined]
+    typer.main.get_command
+)
 
 # A loaded machine is no reason to fail.
 hypothesis.settings.register_profile("house", deadline=None)

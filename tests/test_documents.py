@@ -149,7 +149,7 @@ def wrong(command: str) -> str | None:
         elif isinstance(at, click.Group) or hasattr(at, "commands"):
             if word not in at.commands:
                 # A group that runs by itself has options with values.
-                if at.invoke_without_command:
+                if getattr(at, "invoke_without_command", False):
                     return None
                 return f"{command}: no command {word}"
             at = at.commands[word]

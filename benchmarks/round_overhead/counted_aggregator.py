@@ -13,7 +13,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from fedafd.aggregator import server
-from fedafd.storage import ObjectStore, StoreSettings
+from fedafd.storage import ObjectStore, StoreSettings, open_store
 
 __all__ = ["COUNTED", "COUNTS_FILE", "read_counts"]
 
@@ -63,12 +63,11 @@ def main() -> int:
     count = _counter(Path(os.environ[COUNTS_FILE]))
     event.listen(Engine, "before_cursor_execute", lambda *_: count(0))
     event.listen(Engine, "begin", lambda *_: count(1))
-    opened = server.open_store
 
     def open_counting(settings: StoreSettings) -> Any:
-        return _CountingStore(opened(settings), count)
+        return _CountingStore(open_store(settings), count)
 
-    server.open_store = open_counting
+    server.open_store = open_counting  # type: ignore[attr-defined]
     return server.main()
 
 

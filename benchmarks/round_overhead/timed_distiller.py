@@ -37,7 +37,7 @@ def main() -> int:
             file.write(json.dumps(done | {"seconds": time.monotonic() - started}) + "\n")
         return result
 
-    tasks.run_stage = timed
+    tasks.run_stage = timed  # type: ignore[attr-defined]
     return worker.main()
 
 

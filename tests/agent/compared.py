@@ -22,7 +22,7 @@ from fedafd.agent.training import LocalResult, LocalTask
 from fedafd.artifacts.representations import encode_representations
 from fedafd.datasets import PublicSet, load_public_data, write_public_set
 from fedafd.domain.config import AgentConfig, FederationConfig, parse_agent_config
-from fedafd.domain.kinds import ClientKind, UploadPurpose
+from fedafd.domain.kinds import ClientKind, ParticipantKind, UploadPurpose
 from fedafd.domain.seeds import derive_seed
 from fedafd.learning.server_round import Prepared, initial_server_state, prepare
 
@@ -54,7 +54,9 @@ class ComparedSite:
         self.file.write_text(yaml.safe_dump(self.values), encoding="utf-8")
         self.state = StateDirectory(self.root)
         self.state.save_credential(
-            Credential(federation_id="f-1", client_id="c-1", client_name=NAME, kind=kind, secret="hidden")
+            Credential(
+                federation_id="f-1", client_id="c-1", client_name=NAME, kind=ParticipantKind(kind), secret="hidden"
+            )
         )
         self.cache = ArtifactCache(self.root / "artifacts", limit_bytes=1 << 30)
         self._public = self._publish(folder)

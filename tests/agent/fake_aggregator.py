@@ -210,7 +210,8 @@ class FakeAggregator(AggregatorServiceServicer):
     async def DescribeArtifact(self, request: pb.DescribeArtifactRequest, context: Any) -> pb.DescribeArtifactResponse:
         await self._authenticate(context)
         if self.describes is None:
-            return await super().DescribeArtifact(request, context)
+            answer: pb.DescribeArtifactResponse = await super().DescribeArtifact(request, context)  # type: ignore[no-untyped-call]
+            return answer
         content = self.blobs[request.sha256]
         length = block_length(len(content))
         return pb.DescribeArtifactResponse(block_bytes=length, digests=self.describes(block_digests([content], length)))

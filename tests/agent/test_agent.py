@@ -31,7 +31,7 @@ from fedafd.domain.errors import (
     StorageFullError,
     UnauthenticatedError,
 )
-from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.domain.kinds import Modality, ParticipantKind
 from fedafd.domain.leaving import Activity, ActivityKind, LeaveReason
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.rpc.status import PASSING
@@ -533,7 +533,7 @@ def test_wrong_kind_ends_the_agent(tmp_path: Path) -> None:
         with pytest.raises(InvalidRequestError, match="invited as image"):
             await scene.run(lambda: False)
         StateDirectory(scene.state_dir).save_credential(
-            Credential(federation_id="f", client_id="1", client_name="a", kind=ClientKind.IMAGE, secret=CREDENTIAL)
+            Credential(federation_id="f", client_id="1", client_name="a", kind=ParticipantKind.IMAGE, secret=CREDENTIAL)
         )
         with pytest.raises(ConfigurationError, match="kind: text"):
             await scene.run(lambda: False)

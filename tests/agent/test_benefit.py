@@ -33,7 +33,7 @@ SPARSE = np.where(np.arange(40) == 0, 100.0, 0.0)
 
 
 def split(samples: str = "same", **scores: np.ndarray) -> SplitScores:
-    views = {view: Evaluation({"acc1": float(each.mean())}, each) for view, each in scores.items()}
+    views = {view.removesuffix("_"): Evaluation({"acc1": float(each.mean())}, each) for view, each in scores.items()}
     return SplitScores(samples, views)
 
 
@@ -69,7 +69,7 @@ def test_a_damaged_file_of_scores_is_told_as_none(tmp_path: Path, content: bytes
 
 
 def test_a_model_that_is_better_is_told_with_the_error_of_the_difference(tmp_path: Path) -> None:
-    noted(tmp_path, 4, test=split(federated=FULL, local=FULL, **{"global": SPARSE}))
+    noted(tmp_path, 4, test=split(federated=FULL, local=FULL, global_=SPARSE))
     trained_alone(tmp_path, test=split(alone=HALF))
     # 50 with a deviation of 50.64 of each sample's difference, over the root of 40.
     assert only(tmp_path).words() == (
@@ -80,7 +80,7 @@ def test_a_model_that_is_better_is_told_with_the_error_of_the_difference(tmp_pat
 
 
 def test_a_model_that_is_worse_than_alone_or_global_says_so(tmp_path: Path) -> None:
-    noted(tmp_path, 4, test=split(federated=SPARSE, local=SPARSE, **{"global": FULL}))
+    noted(tmp_path, 4, test=split(federated=SPARSE, local=SPARSE, global_=FULL))
     trained_alone(tmp_path, test=split(alone=HALF))
     alone, frozen = only(tmp_path).warnings()
     assert "round 4 is worse than the same model trained alone, by 47.5 ± 8.8" in alone
@@ -91,7 +91,7 @@ def test_a_model_that_is_worse_than_alone_or_global_says_so(tmp_path: Path) -> N
 def test_a_difference_within_its_error_is_no_warning(tmp_path: Path) -> None:
     one = np.where(np.arange(40) < 19, 100.0, 0.0)
     two = np.where(np.arange(40) < 20, 100.0, 0.0)
-    noted(tmp_path, 4, test=split(federated=one, local=one, **{"global": two}))
+    noted(tmp_path, 4, test=split(federated=one, local=one, global_=two))
     assert only(tmp_path).splits["test"].differences["global"].mean == -2.5
     assert only(tmp_path).warnings() == []
 
@@ -133,7 +133,7 @@ def test_without_test_samples_the_validation_split_is_told_and_without_both_noth
 
 
 def test_what_is_told_to_the_operator_has_names_of_the_list_and_stays_where_metrics_stay(tmp_path: Path) -> None:
-    noted(tmp_path, 4, test=split(federated=FULL, local=HALF, **{"global": SPARSE}))
+    noted(tmp_path, 4, test=split(federated=FULL, local=HALF, global_=SPARSE))
     trained_alone(tmp_path, test=split(alone=HALF))
     found = only(tmp_path).metrics()
     assert found.keys() <= CLIENT_METRICS
@@ -166,7 +166,7 @@ def test_a_model_made_worse_on_purpose_is_found_out(tmp_path: Path) -> None:
 
 def test_the_agent_logs_one_line_a_round_and_a_warning_for_a_worse_model(tmp_path: Path) -> None:
     site = ComparedSite(tmp_path)
-    scores = KeptScores({"test": split(federated=SPARSE, local=SPARSE, **{"global": FULL})}).to_bytes()
+    scores = KeptScores({"test": split(federated=SPARSE, local=SPARSE, global_=FULL)}).to_bytes()
     result = site.train(1)
     with capture_logs() as logs:
         comparing = Comparing(site.config, site.state)

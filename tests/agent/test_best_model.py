@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from tests.agent.compared import ComparedSite
 from typer.testing import CliRunner, Result
 
@@ -24,6 +25,7 @@ from fedafd.domain.errors import ConflictError, DataError
 from fedafd.domain.kinds import ClientKind
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.evaluation import Evaluation
+from fedafd.learning.personalized_model import Branch
 
 VIEWS = ("federated", "local", "global", "alone")
 
@@ -57,12 +59,14 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return site
 
 
-def answers(folder: Path, kind: ClientKind, branch: str = "personalized") -> object:
+def answers(folder: Path, kind: ClientKind, branch: Branch = "personalized") -> object:
     model = PersonalizedModel.from_pretrained(folder, device="cpu")
     if kind is ClientKind.PAIR:
         return model.embed_texts(["two red dogs", "a circle"]).tolist()
-    samples = ["two red dogs", "a blue circle"] if kind is ClientKind.TEXT else [np.full((32, 32, 3), 90, np.uint8)]
-    return model.predict(samples, top_k=3, branch=branch)  # type: ignore[arg-type]
+    samples: Any = (
+        ["two red dogs", "a blue circle"] if kind is ClientKind.TEXT else [np.full((32, 32, 3), 90, np.uint8)]
+    )
+    return model.predict(samples, top_k=3, branch=branch)
 
 
 @pytest.mark.parametrize("best", VIEWS)
@@ -80,8 +84,9 @@ def test_each_of_the_four_is_chosen_by_validation_and_answers_as_itself(
     assert "## Which model this is" in card
     assert "of the validation split" in card
     assert choice.words() in result.stderr
-    results = ModelCard(card, ignore_metadata_errors=False).data.eval_results
-    told = {str(each.metric_name).partition("/")[0] for each in results}
+    data = ModelCard(card, ignore_metadata_errors=False).data
+    assert isinstance(data, ModelCardData)
+    told = {str(each.metric_name).partition("/")[0] for each in data.eval_results or ()}
     assert told == ({"federated", "local", "global"} if best == "federated" else {best})
     found = answers(tmp_path / "best", trained.kind)
     if trained.kind is not ClientKind.PAIR and best != "alone":

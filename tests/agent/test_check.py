@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from fedafd.agent.state import Credential, StateDirectory
 from fedafd.cli.main import app
 from fedafd.domain.config import AgentConfig, parse_agent_config
 from fedafd.domain.errors import ConfigurationError
-from fedafd.domain.kinds import ClientKind
+from fedafd.domain.kinds import ClientKind, ParticipantKind
 
 NOBODY = "127.0.0.1:1"
 
@@ -58,7 +59,7 @@ def levels(check: SiteCheck) -> dict[str, Level]:
 
 @pytest.mark.parametrize("kind", ClientKind)
 def test_a_good_site_is_ready_and_nothing_was_sent_or_made(tmp_path: Path, kind: ClientKind) -> None:
-    made = {
+    made: dict[ClientKind, tuple[str, Callable[[], Path]]] = {
         ClientKind.IMAGE: ("image-folder", lambda: distinct_folder(tmp_path / "data")),
         ClientKind.TEXT: ("ag-news", lambda: ag_news(tmp_path / "data")),
         ClientKind.PAIR: ("flickr", lambda: karpathy(tmp_path / "data")),
@@ -137,7 +138,9 @@ def folder_findings(config: AgentConfig) -> list[tuple[Level, str]]:
 
 def test_a_state_folder_of_another_kind_is_an_error(tmp_path: Path) -> None:
     config = parse_agent_config(agent_values(tmp_path, {"adapter": "shapes"}))
-    credential = Credential(federation_id="f", client_id="c", client_name="clinic", kind=ClientKind.TEXT, secret="s")
+    credential = Credential(
+        federation_id="f", client_id="c", client_name="clinic", kind=ParticipantKind.TEXT, secret="s"
+    )
     StateDirectory(config.state_dir).save_credential(credential)
     ((level, text),) = folder_findings(config)
     assert level is Level.ERROR
@@ -199,7 +202,7 @@ def test_a_site_that_is_enrolled_is_told_to_go_on_and_asked_for_no_token(tmp_pat
     assert "Ready to join." in (before := CliRunner().invoke(app, command).output)
     assert "--token TOKEN" in before
     StateDirectory(tmp_path / "state").save_credential(
-        Credential(federation_id="f", client_id="c", client_name="n", kind=ClientKind.IMAGE, secret="s")
+        Credential(federation_id="f", client_id="c", client_name="n", kind=ParticipantKind.IMAGE, secret="s")
     )
     after = CliRunner().invoke(app, command).output
     assert "Ready to go on." in after

@@ -31,7 +31,7 @@ def test_both_have_the_same_options(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 def test_a_token_that_looks_like_an_option_arrives_as_it_was_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = {}
+    given: dict[str, object] = {}
 
     def noted(path: Path, *, token: str | None, state_dir: Path | None) -> int:
         given.update(path=path, token=token, state_dir=state_dir)

@@ -69,8 +69,10 @@ def error_types() -> list[type[Exception]]:
         for module in pkgutil.walk_packages(found.__path__, f"{package}."):
             importlib.import_module(module.name)
     ours = {FedafdError, *subclasses(FedafdError)}
-    pythons = {e for e in vars(builtins).values() if isinstance(e, type) and issubclass(e, Exception)}
-    named = type(f"Error_{PLANTED.replace('-', '_')}", (DataError,), {})
+    pythons: set[type[Exception]] = {
+        e for e in vars(builtins).values() if isinstance(e, type) and issubclass(e, Exception)
+    }
+    named: type[Exception] = type(f"Error_{PLANTED.replace('-', '_')}", (DataError,), {})
     return [*sorted(ours | pythons, key=lambda kind: kind.__name__), named]
 
 

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from fedafd.agent import connection as connection_module
 from fedafd.agent.approval import read_approved, read_proposal
 from fedafd.agent.policy_words import policy_words
+from fedafd.artifacts.folders import pack_folder
 from fedafd.artifacts.manifest import Manifest, Shard
 from fedafd.cli.main import app
 from fedafd.domain.config import EncoderConfig, PolicyConfig, parse_agent_config, parse_config
@@ -24,7 +25,6 @@ from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import Modality
 from fedafd.domain.leaving import LeaveReason
 from fedafd.learning.bundle_size import bundle_facts
-from fedafd.learning.server_round import pack_folder
 from fedafd.learning.tower import Tower
 
 TINY = EncoderConfig(architecture="resnet", options={"hidden_sizes": [4], "depths": [1], "embedding_size": 4})

@@ -31,7 +31,7 @@ from fedafd.datasets import PublicSet, load_public_data, write_public_set
 from fedafd.datasets.samples import ClientData, ImageSplit
 from fedafd.domain.config import AgentConfig, parse_agent_config
 from fedafd.domain.errors import StateUnusableError
-from fedafd.domain.kinds import ClientKind, Modality, UploadPurpose
+from fedafd.domain.kinds import ClientKind, Modality, ParticipantKind, UploadPurpose
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.server_round import initial_server_state, prepare
 
@@ -251,7 +251,11 @@ def test_reset_keeps_the_credential_and_the_old_state_and_the_next_round_starts_
     before = world.round(world.config())
     world.state.save_credential(
         Credential(
-            federation_id="f", client_id="c" * 32, client_name="clinic", kind=ClientKind.IMAGE, secret="fedafd-client.x"
+            federation_id="f",
+            client_id="c" * 32,
+            client_name="clinic",
+            kind=ParticipantKind.IMAGE,
+            secret="fedafd-client.x",
         )
     )
     file = tmp_path / "agent.yaml"

@@ -13,7 +13,7 @@ from fedafd.agent.ledger import read_sent
 from fedafd.agent.session import AgentSession
 from fedafd.agent.state import Credential, StateDirectory
 from fedafd.domain.errors import IdentityInUseError, UnauthenticatedError
-from fedafd.domain.kinds import ClientKind
+from fedafd.domain.kinds import ParticipantKind
 from fedafd.rpc.sessions import sessions_in
 
 
@@ -70,7 +70,7 @@ def test_an_agent_whose_identity_is_in_use_ends_and_leaves_no_round(tmp_path: Pa
 def _revoked(state_dir: Path, federation: str) -> StateDirectory:
     state = StateDirectory(state_dir)
     state.save_credential(
-        Credential(federation_id=federation, client_id="0", client_name="a", kind=ClientKind.IMAGE, secret="old")
+        Credential(federation_id=federation, client_id="0", client_name="a", kind=ParticipantKind.IMAGE, secret="old")
     )
     return state
 

@@ -24,7 +24,7 @@ from fedafd.agent.start import StartStoppedError, prepare
 from fedafd.agent.state import Credential, StateDirectory
 from fedafd.domain.config import AgentConfig, parse_agent_config
 from fedafd.domain.errors import DataError
-from fedafd.domain.kinds import ClientKind, UploadPurpose
+from fedafd.domain.kinds import ParticipantKind, UploadPurpose
 from fedafd.learning.checkpoint import Checkpoint
 
 NOBODY = "127.0.0.1:1"
@@ -252,7 +252,9 @@ def test_an_agent_without_token_or_of_another_kind_is_told_before_it_reads_its_d
     with capture_logs() as logs:
         assert run(config) is ExitCode.CONFIGURATION
     assert "not enrolled yet" in logs[-1]["reason"]
-    credential = Credential(federation_id="f", client_id="c", client_name="clinic", kind=ClientKind.TEXT, secret="s")
+    credential = Credential(
+        federation_id="f", client_id="c", client_name="clinic", kind=ParticipantKind.TEXT, secret="s"
+    )
     StateDirectory(config.state_dir).save_credential(credential)
     with capture_logs() as logs:
         assert run(config) is ExitCode.CONFIGURATION

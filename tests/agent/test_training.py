@@ -14,7 +14,7 @@ import pytest
 from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback, TrainingCancelledError, train_watched
 from fedafd.domain.config import parse_federation_config
 from fedafd.domain.kinds import Modality
-from fedafd.domain.leaving import Activity
+from fedafd.domain.leaving import Activity, ActivityKind
 
 RESULT = LocalResult(
     representations=b"reps", state=b"state", personalized_model=None, metrics={"m": 1.0}, num_private_samples=1
@@ -45,7 +45,7 @@ class StepTrainer:
     def train(self, task: LocalTask, progress: ProgressCallback) -> LocalResult:
         for step in range(self.steps):
             time.sleep(self.seconds)
-            progress((step + 1) / self.steps, f"step {step + 1}")
+            progress((step + 1) / self.steps, Activity(ActivityKind.TRAINING, step + 1, self.steps))
             self.taken += 1
             self.threads.add(threading.get_ident())
         return self.end()

@@ -28,11 +28,12 @@ from fedafd.aggregator.coordinator import Coordinator
 from fedafd.aggregator.outbox import Outbox
 from fedafd.aggregator.round_watch import watch_rounds
 from fedafd.aggregator.server import make_server
+from fedafd.aggregator.types import Interceptor
 from fedafd.aggregator.wakeups import Wakeups
 from fedafd.artifacts.representations import encode_representations
 from fedafd.datasets import load_public_data, write_public_set
 from fedafd.domain.config import FederationConfig, WireDtype, parse_agent_config
-from fedafd.domain.kinds import FOLDS_TOGETHER, ClientKind, Modality, StageKind
+from fedafd.domain.kinds import FOLDS_TOGETHER, Modality, ParticipantKind, StageKind
 from fedafd.messaging.wakeups import WakeupPublisher, listen_for_wakeups
 from fedafd.persistence.client_repository import invite_client
 from fedafd.persistence.database import Database
@@ -72,11 +73,13 @@ class Counts:
     """How long it took."""
 
     def copy(self) -> Counts:
-        return Counts(**{name: Counter(part) for name, part in self._parts().items()})
+        parts: dict[str, Any] = {name: Counter(part) for name, part in self._parts().items()}
+        return Counts(**parts)
 
     def since(self, earlier: Counts) -> Counts:
         then = earlier._parts()
-        return Counts(**{name: now - then[name] for name, now in self._parts().items()})
+        parts: dict[str, Any] = {name: now - then[name] for name, now in self._parts().items()}
+        return Counts(**parts)
 
     def totals(self) -> dict[str, int]:
         return {name: part.total() for name, part in self._parts().items()}
@@ -148,7 +151,7 @@ class CountingStore:
         self._store.cut(key, size_bytes)
 
 
-class _CallCounter(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class _CallCounter(Interceptor):
     def __init__(self, calls: Counter[str]) -> None:
         self._calls = calls
 
@@ -195,7 +198,7 @@ class Crowd:
         for number in range(count):
             name = f"site-{number:04d}"
             async with self.context.database.transaction() as session:
-                _, token = await invite_client(session, "trial", name, ClientKind.PAIR, timedelta(hours=1))
+                _, token = await invite_client(session, "trial", name, ParticipantKind.PAIR, timedelta(hours=1))
             values = {"aggregator": self.address, "kind": "pair", "data": {"adapter": "shapes"}}
             values["state_dir"] = str(self.folder / name)
             agent = Agent(
@@ -221,7 +224,7 @@ class Crowd:
         async with self.context.database.transaction() as session:
             for number in range(count):
                 name, lifetime = f"site-{number:04d}", timedelta(hours=1)
-                tokens.append((await invite_client(session, "trial", name, ClientKind.PAIR, lifetime))[1])
+                tokens.append((await invite_client(session, "trial", name, ParticipantKind.PAIR, lifetime))[1])
         sites = await stack.enter_async_context(enrolled_sites(self.address, tokens))
         self.agents += [asyncio.ensure_future(site.run(blob)) for site in sites]
         while self.counts.calls["FetchTask"] < count:
@@ -357,7 +360,8 @@ async def _work(
     step.with_companions = bool(claim.companions)
     await stub.ReportStageProgress(step, metadata=INTERNAL)
     done = []
-    for stage in (claim, *claim.companions):
+    stages: tuple[distillation.ClaimStageResponse | distillation.Companion, ...] = (claim, *claim.companions)
+    for stage in stages:
         counts.stages[kind.value] += 1
         outputs = await _outputs(kind, stage.stage_id, claim.output_prefix, store)
         done.append(
@@ -367,7 +371,8 @@ async def _work(
         )
     done[0].companions.extend(done[1:])
     done[0].takes_next = True
-    return (await stub.CompleteStage(done[0], metadata=INTERNAL)).next
+    answer: distillation.CompleteStageResponse = await stub.CompleteStage(done[0], metadata=INTERNAL)
+    return answer.next
 
 
 async def _outputs(kind: StageKind, stage_id: str, prefix: str, store: ObjectStore) -> list[distillation.NamedArtifact]:

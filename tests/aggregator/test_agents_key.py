@@ -38,7 +38,7 @@ async def address(world: World) -> AsyncIterator[str]:
 
 async def invited(world: World) -> str:
     async with world.context.database.transaction() as session:
-        _, token = await invite_client(session, "trial", "north", ClientKind.IMAGE, timedelta(hours=1))
+        _, token = await invite_client(session, "trial", "north", ParticipantKind.IMAGE, timedelta(hours=1))
     return token
 
 

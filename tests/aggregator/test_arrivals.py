@@ -8,6 +8,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -204,7 +205,7 @@ def test_checking_a_file_of_representations_takes_little_memory(tmp_path: Path) 
     rows[:, 0] = 1
     file = tmp_path / "reps"
     file.write_bytes(encode_representations({Modality.IMAGE: rows}, "0" * 64, WireDtype.FLOAT16))
-    form = {"modalities": [Modality.IMAGE], "num_samples": 200_000, "embedding_dim": 256}
+    form: dict[str, Any] = {"modalities": [Modality.IMAGE], "num_samples": 200_000, "embedding_dim": 256}
     del rows
     tracemalloc.start()
     try:

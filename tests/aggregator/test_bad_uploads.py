@@ -19,7 +19,7 @@ from safetensors.numpy import save
 from tests.aggregator.world import DIM, World, refused
 
 from fedafd.artifacts.folders import pack_folder
-from fedafd.domain.kinds import ClientKind, StageKind
+from fedafd.domain.kinds import ClientKind, ParticipantKind, StageKind
 from fedafd.learning.model_sums import sums_file
 from fedafd.persistence.client_repository import get_client, invite_client, revoke_client
 from fedafd.proto.v1 import aggregator_pb2 as pb
@@ -437,8 +437,8 @@ async def test_calls_without_a_good_credential_are_refused(world: World, metadat
 
 async def test_an_invitation_that_is_unknown_expired_or_revoked_is_refused(world: World) -> None:
     async with world.context.database.transaction() as session:
-        _, expired = await invite_client(session, "trial", "late", ClientKind.IMAGE, timedelta(seconds=-1))
-        row, revoked = await invite_client(session, "trial", "gone", ClientKind.IMAGE, timedelta(hours=1))
+        _, expired = await invite_client(session, "trial", "late", ParticipantKind.IMAGE, timedelta(seconds=-1))
+        row, revoked = await invite_client(session, "trial", "gone", ParticipantKind.IMAGE, timedelta(hours=1))
         await revoke_client(session, row)
     for token, reason in (
         (expired, "has expired"),

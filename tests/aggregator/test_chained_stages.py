@@ -44,13 +44,15 @@ async def claimed_folds(world: World) -> pb.ClaimStageResponse:
 
 async def claim(world: World, stage_id: str, worker: str) -> pb.ClaimStageResponse:
     request = pb.ClaimStageRequest(stage_id=stage_id, worker=worker, most_companions=15)
-    return await world.distillers.ClaimStage(request, metadata=INTERNAL)
+    answer: pb.ClaimStageResponse = await world.distillers.ClaimStage(request, metadata=INTERNAL)
+    return answer
 
 
 def result(world: World, claimed: pb.ClaimStageResponse, *, takes_next: bool = True) -> pb.CompleteStageRequest:
     """What completes the stage, and those that are held with it."""
     done = []
-    for each in (claimed, *claimed.companions):
+    stages: tuple[pb.ClaimStageResponse | pb.Companion, ...] = (claimed, *claimed.companions)
+    for each in stages:
         outputs = []
         for name in OUTPUTS[stage_kind_from_wire(claimed.kind)]:
             content = f"{name} {each.stage_id}".encode()
@@ -66,7 +68,8 @@ def result(world: World, claimed: pb.ClaimStageResponse, *, takes_next: bool = T
 
 
 async def complete(world: World, request: pb.CompleteStageRequest) -> pb.CompleteStageResponse:
-    return await world.distillers.CompleteStage(request, metadata=INTERNAL)
+    answer: pb.CompleteStageResponse = await world.distillers.CompleteStage(request, metadata=INTERNAL)
+    return answer
 
 
 async def state(world: World, stage_id: str) -> str:

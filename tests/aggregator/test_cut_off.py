@@ -25,7 +25,7 @@ from fedafd.aggregator.cut_off import Waiting
 from fedafd.aggregator.health import watch_health
 from fedafd.distiller.client import DistillationClient
 from fedafd.domain.errors import DatabaseUnavailableError
-from fedafd.domain.kinds import ClientKind
+from fedafd.domain.kinds import ParticipantKind
 from fedafd.persistence.database import _LINE, Database
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import distillation_pb2
@@ -132,7 +132,11 @@ def serving(half: Half) -> Iterator[int]:
 @asynccontextmanager
 async def agent_at(address: str) -> AsyncIterator[AggregatorConnection]:
     credential = Credential(
-        federation_id="federation", client_id="client", client_name="pairs", kind=ClientKind.PAIR, secret="credential"
+        federation_id="federation",
+        client_id="client",
+        client_name="pairs",
+        kind=ParticipantKind.PAIR,
+        secret="credential",
     )
     connection = AggregatorConnection(address, stop=asyncio.Event(), credential=credential)
     yield connection

@@ -47,7 +47,8 @@ def database_url(tmp_path: Path) -> str:
 
 def unit_rows(seed: int) -> np.ndarray:
     rows = np.random.default_rng(seed).normal(size=(6, DIM)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: np.ndarray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit
 
 
 def reps_of(world: World, seed: int) -> bytes:
@@ -94,7 +95,8 @@ def first_announced(world: World) -> str:
 
 async def claim(world: World, stage_id: str, worker: str = "one", most: int = FOLDS_TOGETHER) -> pb.ClaimStageResponse:
     request = pb.ClaimStageRequest(stage_id=stage_id, worker=worker, most_companions=most)
-    return await world.distillers.ClaimStage(request, metadata=INTERNAL)
+    answer: pb.ClaimStageResponse = await world.distillers.ClaimStage(request, metadata=INTERNAL)
+    return answer
 
 
 # -- the distiller ---------------------------------------------------------------------------------------------------
@@ -188,7 +190,9 @@ async def test_whose_fold_is_taken_gets_another_one_that_waits(world: World) -> 
     one = await claim(world, stage_id, "one", most=1)
     two = await claim(world, stage_id, "two", most=1)
     three = await claim(world, stage_id, "three", most=9)
-    claimed = [each.stage_id for answer in (one, two, three) for each in (answer, *answer.companions)]
+    answers = (one, two, three)
+    claimed = [answer.stage_id for answer in answers]
+    claimed += [companion.stage_id for answer in answers for companion in answer.companions]
     assert sorted(claimed) == sorted(stage.id for stage in await folds(world, round_id))
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await claim(world, stage_id, "four")

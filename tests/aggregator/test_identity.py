@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from tests.aggregator.world import World, refused
 
-from fedafd.domain.kinds import ClientKind
+from fedafd.domain.kinds import ParticipantKind
 from fedafd.persistence.client_repository import get_client, invite_again, invite_client, revoke_client
 from fedafd.persistence.event_repository import events_after
 from fedafd.proto.v1 import aggregator_pb2 as pb
@@ -63,7 +63,12 @@ class Site:
         return (*bearer_metadata(self.secret), *session_metadata(self.session))
 
     def signed(self, path: str = FETCH, **changes: Any) -> tuple[tuple[str, str], ...]:
-        values = {"key": self.key, "certificate": self.certificate, "secret": self.secret, "path": path} | changes
+        values: dict[str, Any] = {
+            "key": self.key,
+            "certificate": self.certificate,
+            "secret": self.secret,
+            "path": path,
+        } | changes
         return (*self.bearer(), *proof_metadata(**values))
 
     async def renew(self, world: World) -> None:
@@ -82,7 +87,7 @@ _PLAIN = _plain()
 
 async def invited(world: World, name: str = "north") -> Site:
     async with world.context.database.transaction() as session:
-        _, token = await invite_client(session, "trial", name, ClientKind.IMAGE, timedelta(hours=1))
+        _, token = await invite_client(session, "trial", name, ParticipantKind.IMAGE, timedelta(hours=1))
     return Site(token)
 
 

@@ -60,7 +60,8 @@ async def watching(world: World) -> AsyncIterator[None]:
 async def poll(world: World, caller: Caller, wait: float = 0.05) -> pb.FetchTaskResponse:
     request = pb.FetchTaskRequest()
     request.wait.FromMilliseconds(int(1000 * wait))
-    return await world.agents.FetchTask(request, metadata=caller)
+    answer: pb.FetchTaskResponse = await world.agents.FetchTask(request, metadata=caller)
+    return answer
 
 
 async def until_trained(world: World, caller: Caller) -> None:

@@ -55,7 +55,8 @@ async def waits(world: World, caller: Caller, known: int) -> grpc.StatusCode:
     call = world.agents.FetchTask(request, metadata=caller)
     with suppress(grpc.aio.AioRpcError):
         await call
-    return await call.code()
+    answer: grpc.StatusCode = await call.code()
+    return answer
 
 
 async def test_six_hundred_polls_of_one_client_leave_one_waiting_and_the_others_reports_unhurt(world: World) -> None:
@@ -130,7 +131,10 @@ async def _shut_by_revocation(world: World, round_id: str) -> None:
     ids=["round closed", "client revoked"],
 )
 async def test_a_stream_of_chunks_ends_with_its_round_and_with_its_client(
-    world: World, shut: Callable[[World, str], Awaitable[None]], status: grpc.StatusCode
+    world: World,
+    shut: Callable[[World, str], Awaitable[None]],
+    status: grpc.StatusCode,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     round_id, (site,) = await opened(world, "site")
     chunks = [bytes([number]) * 65536 for number in range(3)]
@@ -145,7 +149,7 @@ async def test_a_stream_of_chunks_ends_with_its_round_and_with_its_client(
     )
     begun = await world.agents.BeginUpload(begin, metadata=site)
     stored = asyncio.Event()
-    world.context.metrics.bytes_in.inc = lambda _: stored.set()
+    monkeypatch.setattr(world.context.metrics.bytes_in, "inc", lambda _: stored.set())
 
     async def messages() -> AsyncIterator[pb.UploadChunksRequest]:
         yield pb.UploadChunksRequest(upload_id=begun.upload_id, index=0, data=chunks[0])

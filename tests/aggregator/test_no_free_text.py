@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy import text
-from tests.aggregator.world import World
+from tests.aggregator.world import World, error_code
 
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.rpc.credentials import bearer_metadata
@@ -133,7 +133,7 @@ async def test_numbers_that_are_none_are_refused(world: World, changes: dict[str
         await world.agents.CommitUpload(
             pb.CommitUploadRequest(round_id=round_id, upload_ids=[upload_id], **changes), metadata=caller
         )
-    assert dict(raised.value.trailing_metadata() or ())["fedafd-error-code"] == "invalid-request"
+    assert error_code(raised.value) == "invalid-request"
     assert (await world.deliver(caller, round_id, world.reps())).accepted
 
 
@@ -162,4 +162,4 @@ async def test_a_share_of_progress_is_a_number_from_0_to_1(world: World, fractio
         await world.agents.ReportProgress(
             pb.ReportProgressRequest(round_id=round_id, fraction=fraction), metadata=caller
         )
-    assert dict(raised.value.trailing_metadata() or ())["fedafd-error-code"] == "invalid-request"
+    assert error_code(raised.value) == "invalid-request"

@@ -38,7 +38,8 @@ def database_url(tmp_path: Path) -> str:
 
 def unit_rows(seed: int) -> NDArray[np.float32]:
     rows = np.random.default_rng(seed).normal(size=(6, DIM)) + 0.5
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16).astype(np.float32)
+    unit: NDArray[np.float32] = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+    return unit.astype(np.float32)
 
 
 GLOBAL = {m: unit_rows(90 + place) for place, m in enumerate(Modality)}
@@ -60,7 +61,7 @@ def global_blob(world: World) -> bytes:
 async def begun(world: World, **config: Any) -> str:
     """A round that collects."""
     round_id = await world.start_round(**config)
-    bundles = {"encoder_bundle__image": b"image", "encoder_bundle__text": b"text"}
+    bundles: dict[str, Any] = {"encoder_bundle__image": b"image", "encoder_bundle__text": b"text"}
     await world.distil(StageKind.PREPARE, server_state=b"state", representations=global_blob(world), **bundles)
     return round_id
 

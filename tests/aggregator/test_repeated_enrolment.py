@@ -10,7 +10,7 @@ import grpc.aio
 import pytest
 from tests.aggregator.world import World, refused
 
-from fedafd.domain.kinds import ClientKind
+from fedafd.domain.kinds import ParticipantKind
 from fedafd.persistence.client_repository import invite_client
 from fedafd.persistence.event_repository import events_after
 from fedafd.proto.v1 import aggregator_pb2 as pb
@@ -21,7 +21,7 @@ from fedafd.rpc.sessions import session_metadata
 
 async def invited(world: World) -> str:
     async with world.context.database.transaction() as session:
-        _, token = await invite_client(session, "trial", "north", ClientKind.IMAGE, timedelta(hours=1))
+        _, token = await invite_client(session, "trial", "north", ParticipantKind.IMAGE, timedelta(hours=1))
     return token
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
@@ -55,7 +56,7 @@ async def train(world: World, caller: Caller, number: int, *, swept: bool = True
     """One whole round, whose results all differ from those of the others in content and not in length."""
     mark = f"{number:04d}".encode()
     round_id = await world.start_round()
-    outputs = {"server_state": b"prepared" + mark, "representations": b"reps" + mark}
+    outputs: dict[str, Any] = {"server_state": b"prepared" + mark, "representations": b"reps" + mark}
     await world.distil(
         StageKind.PREPARE, **outputs, encoder_bundle__image=b"image" + mark, encoder_bundle__text=b"text" + mark
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
@@ -51,7 +52,7 @@ async def second_round(world: World, early: Caller, late: Caller, **config: obje
 
 
 async def test_what_a_late_client_sent_before_counts_with_its_age(world: World) -> None:
-    decay = {"distillation": {"staleness_decay": 0.5}}
+    decay: dict[str, Any] = {"distillation": {"staleness_decay": 0.5}}
     callers = await first_round(world, **decay)
     round_id = await second_round(world, *callers, **decay)
     names = await finished(world, 2)
@@ -71,7 +72,7 @@ async def test_by_default_a_late_client_is_left_out(world: World) -> None:
 
 async def test_what_is_too_old_or_written_otherwise_is_left_out(world: World) -> None:
     callers = await first_round(world)
-    decay = {"distillation": {"staleness_decay": 0.5}}
+    decay: dict[str, Any] = {"distillation": {"staleness_decay": 0.5}}
     round_id = await world.start_round(**decay, wire_dtype="float32")
     await world.prepare()
     assert (await world.deliver(callers[0], round_id, world.reps(dtype="float32"))).accepted
@@ -91,7 +92,10 @@ def weights(samples: int = 3, kind: ClientKind = ClientKind.IMAGE) -> bytes:
 async def delivered(world: World, caller: Caller, round_id: str, *blobs: bytes) -> pb.CommitUploadResponse:
     ids = [await world.upload(caller, round_id, world.reps())]
     ids += [await world.upload(caller, round_id, blob, "weights") for blob in blobs]
-    return await world.agents.CommitUpload(pb.CommitUploadRequest(round_id=round_id, upload_ids=ids), metadata=caller)
+    answer: pb.CommitUploadResponse = await world.agents.CommitUpload(
+        pb.CommitUploadRequest(round_id=round_id, upload_ids=ids), metadata=caller
+    )
+    return answer
 
 
 AVERAGING: dict[str, object] = {"averaging": "weights", "client": {"vocabulary": "public"}}
@@ -107,7 +111,7 @@ async def test_weights_are_averaged_and_offered_to_their_kind_in_the_next_round(
     for nth in (-2, -1):
         await world.distil(StageKind.FOLD, nth=nth, sed_state=b"sed")
     await world.distil(StageKind.MERGE, sed_state=b"merged")
-    averages = {"weights__image-1-2": b"image average", "weights__text-1-2": b"text average"}
+    averages: dict[str, Any] = {"weights__image-1-2": b"image average", "weights__text-1-2": b"text average"}
     names = await world.distil(StageKind.DISTIL, server_state=b"distilled", **averages)
     assert [name for name in names if name.startswith("weights/")] == ["weights/000000", "weights/000001"]
     await world.distil(StageKind.EVALUATE, server_state=b"distilled", model__config=b"{}")

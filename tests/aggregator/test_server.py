@@ -17,7 +17,7 @@ from tests.aggregator.world import INTERNAL, World, refused
 from fedafd.aggregator.coordinator import Coordinator
 from fedafd.aggregator.outbox import Outbox
 from fedafd.artifacts.blocks import block_digests
-from fedafd.domain.kinds import ClientKind, StageKind
+from fedafd.domain.kinds import ParticipantKind, StageKind
 from fedafd.domain.states import RoundState
 from fedafd.persistence.client_repository import get_client, invite_client, revoke_client
 from fedafd.persistence.event_repository import events_after
@@ -156,7 +156,7 @@ async def test_an_unknown_or_revoked_credential_is_refused(world: World) -> None
 
 async def test_a_token_works_once_and_for_its_kind(world: World) -> None:
     async with world.context.database.transaction() as session:
-        _, token = await invite_client(session, "trial", "north", ClientKind.IMAGE, timedelta(hours=1))
+        _, token = await invite_client(session, "trial", "north", ParticipantKind.IMAGE, timedelta(hours=1))
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await world.agents.Enroll(pb.EnrollRequest(token=token, kind=types_pb2.CLIENT_KIND_TEXT))
     refused(raised, grpc.StatusCode.FAILED_PRECONDITION, "conflict")

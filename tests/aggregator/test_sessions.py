@@ -32,7 +32,8 @@ async def credential(world: World, name: str = "north") -> Caller:
 async def poll(stub: AggregatorServiceStub, caller: Caller, wait: float = 0.0, known: int = 0) -> pb.FetchTaskResponse:
     request = pb.FetchTaskRequest(known_revision=known)
     request.wait.FromMilliseconds(int(wait * 1000))
-    return await stub.FetchTask(request, metadata=caller)
+    answer: pb.FetchTaskResponse = await stub.FetchTask(request, metadata=caller)
+    return answer
 
 
 async def expect_refusal(stub: AggregatorServiceStub, caller: Caller) -> str:

@@ -24,7 +24,10 @@ LEASE_SECONDS = 1.0
 
 
 async def claim(world: World, stage_id: str, worker: str = "doomed") -> pb.ClaimStageResponse:
-    return await world.distillers.ClaimStage(pb.ClaimStageRequest(stage_id=stage_id, worker=worker), metadata=INTERNAL)
+    answer: pb.ClaimStageResponse = await world.distillers.ClaimStage(
+        pb.ClaimStageRequest(stage_id=stage_id, worker=worker), metadata=INTERNAL
+    )
+    return answer
 
 
 async def report(world: World, stage_id: str, token: int, *, alive_only: bool) -> bool:

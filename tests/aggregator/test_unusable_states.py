@@ -32,7 +32,7 @@ async def add_versions(world: World, count: int) -> list[str]:
             key = f"federations/trial/rounds/{number}/server-state/{sha256_of(content)}"
             world.context.store.put(key, content)
             keys.append(key)
-            row = ModelVersionRow(
+            version = ModelVersionRow(
                 federation_id="trial",
                 version=number,
                 round_id=round_id,
@@ -41,7 +41,7 @@ async def add_versions(world: World, count: int) -> list[str]:
                 state_sha256=sha256_of(content),
                 metrics={},
             )
-            session.add(row)
+            session.add(version)
         (await get_federation(session, "trial")).current_version = count
     for round_id in round_ids:
         async with world.context.database.transaction() as session:
@@ -79,7 +79,8 @@ async def claimed_state(world: World) -> str:
     request = pb.ClaimStageRequest(stage_id=await announced(world), worker="script")
     claimed = await world.distillers.ClaimStage(request, metadata=INTERNAL)
     (state,) = (each for each in claimed.inputs if each.name == "server-state")
-    return state.artifact.key
+    key: str = state.artifact.key
+    return key
 
 
 async def rolled_back(world: World) -> int:

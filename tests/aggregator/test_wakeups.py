@@ -41,8 +41,8 @@ def waiting() -> Iterator[Waiting]:
     wakeups = Wakeups()
     with ExitStack() as stack:
         places = (("trial", "north"), ("trial", "south"), ("other", "north"))
-        clients = [stack.enter_context(wakeups.of_client(*place, since=wakeups.tick)) for place in places]
-        yield Waiting(wakeups, *clients, stack.enter_context(wakeups.of_rounds()))
+        north, south, elsewhere = (stack.enter_context(wakeups.of_client(*p, since=wakeups.tick)) for p in places)
+        yield Waiting(wakeups, north, south, elsewhere, stack.enter_context(wakeups.of_rounds()))
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,8 @@ def database_url(tmp_path: Path) -> str:
 
 
 def unit(rows: NDArray[Any]) -> Rows:
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    made: Rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return made
 
 
 CENTRED = unit(GLOBAL[IMAGE] - GLOBAL[IMAGE].mean(axis=0))

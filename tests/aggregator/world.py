@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -98,7 +99,7 @@ class World:
         return [each.name for each in claim.inputs]
 
     async def prepare(self) -> None:
-        outputs = {"server_state": b"state", "representations": b"reps"}
+        outputs: dict[str, Any] = {"server_state": b"state", "representations": b"reps"}
         await self.distil(StageKind.PREPARE, **outputs, encoder_bundle__image=b"image", encoder_bundle__text=b"text")
 
     async def round(self, round_id: str) -> RoundRow:
@@ -133,7 +134,8 @@ class World:
     ) -> pb.CommitUploadResponse:
         upload_id = await self.upload(caller, round_id, blob, purpose)
         request = pb.CommitUploadRequest(round_id=round_id, upload_ids=[upload_id], metrics={"federated/acc1": 50.0})
-        return await self.agents.CommitUpload(request, metadata=caller)
+        answer: pb.CommitUploadResponse = await self.agents.CommitUpload(request, metadata=caller)
+        return answer
 
     def reps(self, num: int = 6, dim: int = DIM, sha256: str | None = None, **options: object) -> bytes:
         rows = np.eye(max(num, dim), dim, dtype=np.float32)[:num]
@@ -146,5 +148,10 @@ class World:
 
 def refused(raised: pytest.ExceptionInfo[grpc.aio.AioRpcError], status: grpc.StatusCode, code: str) -> str:
     assert raised.value.code() is status
-    assert dict(raised.value.trailing_metadata() or ())["fedafd-error-code"] == code
+    assert error_code(raised.value) == code
     return str(raised.value.details())
+
+
+def error_code(error: grpc.aio.AioRpcError) -> str:
+    """FedAFD's own code of a refusal."""
+    return next(str(value) for key, value in error.trailing_metadata() or () if key == "fedafd-error-code")

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from fedafd.cli.bootstrap import parse_invitation
 from fedafd.cli.main import app
 from fedafd.domain.errors import ConfigurationError, FedafdError
-from fedafd.domain.kinds import ClientKind
+from fedafd.domain.kinds import ParticipantKind
 from fedafd.persistence.client_repository import enrol_client
 from fedafd.persistence.database import Database
 from fedafd.persistence.migrate import migrate
@@ -82,7 +82,7 @@ def test_it_makes_what_is_missing_and_leaves_what_is_there(url: str, tmp_path: P
 async def _enrol(database_url: str, token: str) -> None:
     database = Database(database_url)
     async with database.transaction() as session:
-        await enrol_client(session, token, ClientKind.IMAGE, "test")
+        await enrol_client(session, token, ParticipantKind.IMAGE, "test")
     await database.close()
 
 

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ def truncated() -> bytes:
     return buffer.getvalue()[:-200]
 
 
-BAD = {
+BAD: dict[str, Callable[[], bytes]] = {
     "bomb.png": bomb,
     "truncated.jpg": truncated,
     "program.eps": lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
@@ -212,7 +213,7 @@ def test_a_text_that_is_a_files_name_is_noted(models: Path, tmp_path: Path) -> N
 
 def run(*arguments: object, code: str = "") -> subprocess.CompletedProcess[bytes]:
     program = f"import sys; {code}\nfrom fedafd.cli.main import main; sys.argv[0] = 'fedafd'; main()"
-    command = [sys.executable, "-c", program, *map(os.fsencode, map(str, arguments))]
+    command: list[str | bytes] = [sys.executable, "-c", program, *(os.fsencode(str(each)) for each in arguments)]
     return subprocess.run(command, capture_output=True, check=False)
 
 
@@ -244,11 +245,11 @@ def test_a_result_never_takes_the_place_of_a_sample(models: Path, pictures: Path
     assert "would be lost" in told(ask(models / "text", "--texts", texts, "--output", texts, "--force"))
     table = pictures / "in.csv"
     table.write_text("id,what\n1,word\n")
-    given = ("--csv", table, "--column", "what", "--output", table, "--force")
-    assert "would be lost" in told(ask(models / "text", *given, "--json"))
+    itself = ("--csv", table, "--column", "what", "--output", table, "--force")
+    assert "would be lost" in told(ask(models / "text", *itself, "--json"))
     assert {path: path.read_bytes() for path in before} == before
     # Over the CSV itself, its rows are kept.
-    assert ask(models / "text", *given).exit_code == 0
+    assert ask(models / "text", *itself).exit_code == 0
     assert table.read_text().startswith("id,what,predicted,predicted_probability\n1,word,")
 
 

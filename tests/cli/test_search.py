@@ -76,7 +76,9 @@ def test_a_caption_finds_the_pictures_that_the_model_finds_likest(models: Path, 
     model = load_model(models / kind, device="cpu")
     paths = sorted(pictures.rglob("*.png"))
     likeness = model.embed_images(paths) @ model.embed_texts([CAPTION])[0]
-    expected = [(paths[i].name, pytest.approx(likeness[i], abs=1e-5)) for i in np.argsort(-likeness)]
+    expected: list[tuple[str, Any]] = [
+        (paths[i].name, pytest.approx(likeness[i], abs=1e-5)) for i in np.argsort(-likeness)
+    ]
     assert found == expected
     assert len(hits(ask(*arguments, "--json", "--top-k", 2))) == 2
     assert ask(*arguments).stdout.splitlines()[0].split("\t")[1].endswith(found[0][0])

@@ -21,7 +21,7 @@ from fedafd.control_plane.context import Context
 from fedafd.control_plane.patience import PatientProtocol
 from fedafd.control_plane.settings import ControlPlaneSettings
 from fedafd.datasets import load_public_data, write_public_set
-from fedafd.domain.kinds import ClientKind
+from fedafd.domain.kinds import ParticipantKind
 from fedafd.persistence.client_repository import enrol_client, invite_client
 from fedafd.persistence.federation_repository import get_federation
 from fedafd.persistence.model_repository import add_files
@@ -70,8 +70,8 @@ class Rest:
     async def enrol(self, name: str, federation: str = "trial") -> dict[str, str]:
         """Headers of a client that has enrolled."""
         async with self.context.database.transaction() as session:
-            _, token = await invite_client(session, federation, name, ClientKind.TEXT, timedelta(hours=1))
-            _, credential, _ = await enrol_client(session, token, ClientKind.TEXT, "1.0")
+            _, token = await invite_client(session, federation, name, ParticipantKind.TEXT, timedelta(hours=1))
+            _, credential, _ = await enrol_client(session, token, ParticipantKind.TEXT, "1.0")
         return {"Authorization": f"Bearer {credential}"}
 
     async def publish(self, count: int) -> None:

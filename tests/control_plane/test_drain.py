@@ -22,9 +22,9 @@ async def api(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     url = f"sqlite:///{tmp_path}/drain.db"
     await asyncio.to_thread(migrate, url)
     settings = ControlPlaneSettings(
-        database_url=url,  # type: ignore[arg-type]
+        database_url=url,
         store=StoreSettings(url=str(tmp_path / "store")),
-        admin_key=KEY,  # type: ignore[arg-type]
+        admin_key=KEY,
     )
     service = create_app(settings)
     async with (

@@ -9,7 +9,7 @@ from sqlalchemy import update
 from tests.control_plane.rest import Rest, problem
 
 from fedafd.control_plane.models.reads import _MOST, ModelRead, ModelReads
-from fedafd.domain.kinds import ClientKind
+from fedafd.domain.kinds import ParticipantKind
 from fedafd.persistence.client_repository import enrol_client
 from fedafd.persistence.models import PersonalizedModelRow
 
@@ -84,7 +84,7 @@ async def test_who_enrols_by_a_new_invitation_reads_nothing_that_was_shared_befo
     invited = await rest.http.post(f"{NORTH}/invitations", headers=operator)
     assert invited.status_code == 201
     async with rest.context.database.transaction() as session:
-        _, credential, _ = await enrol_client(session, invited.json()["enrolment_token"], ClientKind.TEXT, "1.0")
+        _, credential, _ = await enrol_client(session, invited.json()["enrolment_token"], ParticipantKind.TEXT, "1.0")
     taken = {"Authorization": f"Bearer {credential}"}
     for path in ("/1", "/current", "/1/archive", "/1/files/config.json"):
         answer = await rest.http.get(f"{NORTH}/models{path}", headers=taken)
@@ -100,7 +100,7 @@ async def test_what_is_shared_after_the_new_enrolment_is_its_own(rest: Rest) -> 
     await rest.enrol("north")
     invited = await rest.http.post(f"{NORTH}/invitations")
     async with rest.context.database.transaction() as session:
-        row, credential, _ = await enrol_client(session, invited.json()["enrolment_token"], ClientKind.TEXT, "1.0")
+        row, credential, _ = await enrol_client(session, invited.json()["enrolment_token"], ParticipantKind.TEXT, "1.0")
     await rest.publish(1)
     await rest.share("north")
     assert row.enrolled_at is not None

@@ -7,6 +7,7 @@ import tarfile
 import tempfile
 import uuid
 from pathlib import Path
+from typing import Any
 
 import httpx
 from sqlalchemy import update
@@ -137,9 +138,9 @@ async def test_a_folder_gives_no_tickets(rest: Rest) -> None:
 
 async def test_a_bucket_gives_tickets_that_need_no_key(database_url: str, minio: Minio) -> None:
     bucket = f"b{uuid.uuid4().hex}"
-    keys = {"access_key": minio.access_key, "secret_key": minio.secret_key}
+    keys: dict[str, Any] = {"access_key": minio.access_key, "secret_key": minio.secret_key}
     S3Store(endpoint=minio.endpoint, bucket=bucket, secure=False, **keys).make_bucket()
-    store = StoreSettings(url=f"s3://{bucket}", endpoint=minio.endpoint, secure=False, **keys)  # type: ignore[arg-type]
+    store = StoreSettings(url=f"s3://{bucket}", endpoint=minio.endpoint, secure=False, **keys)
     async with in_process(settings_for(database_url, store)) as rest:
         await rest.federation()
         await rest.publish(1)

@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 from tests.control_plane.rest import FEDERATION, Rest, problem
 
 from fedafd.domain.kinds import ParticipantKind
@@ -81,11 +82,7 @@ async def test_a_round_shows_how_many_clients_a_region_stands_for(rest: Rest, tm
         row = await get_client(session, "trial", "north")
         (begun,) = await add_rounds(session, "trial", FEDERATION, "a" * 64, 1)
         await invite_cohort(session, begun.id, [row])
-        part = (await session.execute(ParticipationRow.__table__.select())).one()
-        await session.execute(
-            ParticipationRow.__table__.update()
-            .where(ParticipationRow.id == part.id)
-            .values(region_clients={"total": 2, "image": 2})
-        )
+        part = (await session.scalars(select(ParticipationRow))).one()
+        part.region_clients = {"total": 2, "image": 2}
     (told,) = (await rest.http.get("/federations/trial/rounds/1")).json()["participations"]
     assert (told["kind"], told["num_clients"]) == ("region", 2)

@@ -82,7 +82,7 @@ OPERATIONS = [(role, method, path) for role, operations in LEAST.items() for met
 
 def test_the_table_names_every_operation(tmp_path: Path) -> None:
     store = StoreSettings(url=str(tmp_path))
-    settings = ControlPlaneSettings(database_url=f"sqlite:///{tmp_path}/none", store=store)  # type: ignore[arg-type]
+    settings = ControlPlaneSettings(database_url=f"sqlite:///{tmp_path}/none", store=store)
     paths = create_app(settings).openapi()["paths"]
     there = {
         (method.upper(), path.removeprefix("/v1"))

@@ -150,7 +150,7 @@ def test_what_the_hubs_loader_makes_is_read_and_pictures_in_its_cache_too(
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.text(st.characters(exclude_categories=("C",)), min_size=1, max_size=8), min_size=2, max_size=8))
+@given(st.lists(st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=8), min_size=2, max_size=8))
 def test_any_texts_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, said: list[str]) -> None:
     folder = tmp_path_factory.mktemp("any") / "set"
     columns: dict[str, list[Any]] = {"text": said, "label": [n % 2 for n in range(len(said))]}

@@ -29,7 +29,7 @@ SAVED = {
 }
 
 
-@pytest.fixture(params=SAVED.values(), ids=SAVED.keys())
+@pytest.fixture(params=list(SAVED.values()), ids=list(SAVED))
 def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     path = tmp_path / "secret"
     path.write_bytes(request.param)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,6 @@ def test_threads_that_write_the_same_file_leave_one_of_their_contents(tmp_path: 
     path = tmp_path / "kept"
     contents = [bytes([number]) * 10_000 for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda content: [write_whole(path, content) for _ in range(20)], contents))
+        list(pool.map(partial(write_whole, path), 20 * contents))
     assert path.read_bytes() in contents
     assert list(tmp_path.iterdir()) == [path]

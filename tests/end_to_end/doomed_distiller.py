@@ -16,12 +16,12 @@ from typing import Any
 
 from fedafd.distiller import tasks, worker
 from fedafd.distiller.client import DistillationClient
-from fedafd.distiller.stages import StageResult, StageWork
+from fedafd.distiller.stages import StageResult, StageWork, run_stage
 from fedafd.proto.v1 import distillation_pb2 as pb
 
 MARKS = Path(os.environ["DOOMED_MARKS"])
 ALWAYS = os.environ.get("DOOMED_ALWAYS")
-_run_stage, _complete = tasks.run_stage, DistillationClient.complete
+_complete = DistillationClient.complete
 
 
 def _due(what: str) -> bool:
@@ -41,7 +41,7 @@ def _doomed_stage(work: StageWork) -> StageResult:
         if _due(what) and fraction >= 0.3:
             _die(what)
 
-    result = _run_stage(dataclasses.replace(work, progress=progress))
+    result = run_stage(dataclasses.replace(work, progress=progress))
     if _due(what):
         _die(what)
     return result
@@ -56,7 +56,7 @@ def _doomed_complete(self: DistillationClient, *arguments: Any, **options: Any) 
     return answer
 
 
-tasks.run_stage = _doomed_stage
+tasks.run_stage = _doomed_stage  # type: ignore[attr-defined]
 DistillationClient.complete = _doomed_complete  # type: ignore[method-assign]
 
 if __name__ == "__main__":

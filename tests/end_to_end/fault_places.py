@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ class _TwoAggregators(Trial):
             url = make_url(backends.database_url).set(host="127.0.0.1", port=line.port, query={})
             services.backends = replace(backends, database_url=url.render_as_string(hide_password=False))
             services.start_aggregator(f"127.0.0.1:{port}", name=f"aggregator-{name}")
-            self.until(lambda port=port: accepts(port), "the aggregator", 120)
+            self.until(partial(accepts, port), "the aggregator", 120)
         services.backends = backends
         services.aggregator = self.scene.stack.enter_context(proxy(ports))
         services.start_distiller()

@@ -22,6 +22,7 @@ from tests.end_to_end.supervised import LoggedSupervisor
 from tests.hole import Hole
 from tests.servers import redis_server
 
+from fedafd.client.answers import RoundDetails
 from fedafd.datasets import load_public_data, write_public_set
 from fedafd.local.services import Backends
 from fedafd.local.supervisor import Child
@@ -105,7 +106,7 @@ class Scene:
         """Wait for one of MOMENTS in the round at hand."""
         self.trial.until(lambda: self._reached(moment), moment, _LONGEST_ROUND_SECONDS)
 
-    def end_round(self) -> dict[str, Any]:
+    def end_round(self) -> RoundDetails:
         """Wait for the round's end; what REST says of it. Raises ControlPlaneError for a round that fails."""
         with self.later.pop_all():
             return self.rest.wait_for_round(self.number, lambda _: None, seconds=_LONGEST_ROUND_SECONDS)
@@ -116,14 +117,15 @@ class Scene:
         assert_same(found, self._calm.round(self.number, absent))
 
     def _reached(self, moment: str) -> bool:
-        answer: dict[str, Any] = self.rest.round(self.number)
+        answer = self.rest.round(self.number)
         parts = {part["state"] for part in answer["participations"]}
-        return {
+        reached: dict[str, bool] = {
             "preparing": answer["state"] == "preparing",
             "training": "training" in parts,
             "delivering": "delivered" in parts,
             "distilling": answer["state"] in ("distilling", "evaluating", "completed"),
-        }[moment]
+        }
+        return reached[moment]
 
     def child(self, name: str) -> Child:
         return next(child for child in self.supervisor.children if child.name == name)

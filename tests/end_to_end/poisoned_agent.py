@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
+from numpy.typing import NDArray
 
 from fedafd.agent import main as agent_main
 from fedafd.agent import site
@@ -10,16 +13,14 @@ from fedafd.artifacts.representations import encode_representations
 from fedafd.domain.config import WireDtype
 from fedafd.domain.kinds import Modality
 
-_honest = encode_representations
 
-
-def _poisoned(reps: dict[Modality, np.ndarray], public_set_sha256: str, dtype: WireDtype) -> bytes:
+def _poisoned(reps: Mapping[Modality, NDArray[np.floating]], public_set_sha256: str, dtype: WireDtype) -> bytes:
     for rows in reps.values():
         rows[3, 1] = np.nan
-    return _honest(reps, public_set_sha256, dtype)
+    return encode_representations(reps, public_set_sha256, dtype)
 
 
-site.encode_representations = _poisoned
+site.encode_representations = _poisoned  # type: ignore[attr-defined]
 
 if __name__ == "__main__":
     agent_main.main()

@@ -76,11 +76,14 @@ def test_whatever_is_killed_the_rounds_complete_bit_identically(supervisor: Supe
             trial.start_agent(name)
         trial.services.start_aggregator()
         trial.kill(next(child for child in trial.supervisor.children if child.name == "control-plane"))
-        silences = iter((trial.services.start_control_plane,))
-        answer = trial.rest.wait_for_round(
-            2, storm.restart_the_dead, seconds=240, on_silence=lambda: next(silences, lambda: None)()
-        )
-        assert next(silences, None) is None
+        silences = [trial.services.start_control_plane]
+
+        def on_silence() -> None:
+            while silences:
+                silences.pop()()
+
+        answer = trial.rest.wait_for_round(2, storm.restart_the_dead, seconds=240, on_silence=on_silence)
+        assert not silences
         outcomes.append(pulled(trial, answer, 2))
 
         kinds = [event["kind"] for event in trial.rest.events()]

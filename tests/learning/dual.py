@@ -28,7 +28,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def save_dual_encoder(kind: str, folder: Path) -> Any:
     """Save one of FAMILIES; returns the transformers model."""
     words = _save_tokenizer(folder, closed_by_padding=kind in _CLOSED_BY_PADDING, masks=kind != "siglip")
-    text = _SMALL | words | {"max_position_embeddings": TOKENS}
+    text: dict[str, Any] = _SMALL | words | {"max_position_embeddings": TOKENS}
     image: dict[str, Any] = dict(_PATCHES)
     if kind == "vision-text-dual-encoder":
         text, image = text | {"model_type": "bert"}, image | {"model_type": "vit"}
@@ -47,8 +47,8 @@ def _save_tokenizer(folder: Path, *, closed_by_padding: bool, masks: bool) -> di
     words = ["[UNK]", "<start>", *known, "<pad>", "<end>"]
     ids = {word: place for place, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
-    tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
         single="<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", ids["<end>"])]
     )
     padding = "<end>" if closed_by_padding else "<pad>"

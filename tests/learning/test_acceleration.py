@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ def test_recomputing_a_part_draws_the_same_dropout_and_counts_statistics_once() 
 def test_a_client_trains_the_same_in_parts() -> None:
     made = [_client(tiny_federation(image_encoder=NORMLESS_IMAGE, client={"accumulate": n})) for n in (1, 2)]
     for name, tensor in made[0].items():
-        torch.testing.assert_close(made[1][name], tensor, atol=1e-3, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(made[1][name], tensor, atol=1e-3, rtol=1e-3, msg=partial("{}: {}".format, name))
 
 
 def test_autocast_is_for_training_alone() -> None:
@@ -200,10 +201,13 @@ def test_compiled_is_the_same_and_keeps_the_names_of_its_state(monkeypatch: pyte
     plain = image(batch).vector_BD
     chosen: list[dict[str, Any]] = []
     compile_in_place = type(image.encoder).compile
+
     # The back end without code generation: what is tested is our use, in seconds.
-    monkeypatch.setattr(
-        type(image.encoder), "compile", lambda self: chosen.append({}) or compile_in_place(self, backend="aot_eager")
-    )
+    def compiled(self: torch.nn.Module) -> None:
+        chosen.append({})
+        compile_in_place(self, backend="aot_eager")
+
+    monkeypatch.setattr(type(image.encoder), "compile", compiled)
     accelerate([image], device=CPU, autocast="off", accumulate=1, compiled=True)
     assert chosen
     assert list(image.state_dict()) == names
@@ -261,7 +265,7 @@ def test_features_and_pixels_kept_for_the_round_change_nothing(kind: ClientKind)
         train_locally(site, 1)
         states.append(Checkpoint.from_bytes(site.state()).tensors)
     for name, tensor in states[0].items():
-        torch.testing.assert_close(states[1][name], tensor, atol=1e-3, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(states[1][name], tensor, atol=1e-3, rtol=1e-3, msg=partial("{}: {}".format, name))
 
 
 def sent_of(made: Any, public: Any) -> Sent:

@@ -140,7 +140,7 @@ def test_a_class_that_came_and_one_that_went() -> None:
 
 def test_moments_of_the_head_grow_with_zeros_and_stay_with_their_classes() -> None:
     names = list(images().labels[:3])
-    config = {"client": {"image": {"optimizer": "adamp"}}}
+    config: dict[str, Any] = {"client": {"image": {"optimizer": "adamp"}}}
     first = trained(classes(images(), names), **config)
     grown = [images().labels[5], *names]
     data = classes(images(), grown)
@@ -342,7 +342,7 @@ def test_clients_of_the_same_classes_average_by_name_whatever_their_order() -> N
     states = []
     for order in (names, names[::-1], sorted(names)):
         head = torch.stack([torch.full((4,), float(names.index(name))) for name in order])
-        meta = {"labels": order, "encoders": {"text": {}}, "tokenizer": None}
+        meta: dict[str, Any] = {"labels": order, "encoders": {"text": {}}, "tokenizer": None}
         states.append(Checkpoint({"model/head.free_weight": head}, meta).to_bytes())
     assert len({group_of(state) for state in states}) == 1
     (average,) = average_updates([weight_update(state, 3) for state in states]).values()

@@ -87,7 +87,8 @@ def _note(value: Tensor, seen: list[float]) -> None:
 
 def trained(streams: Simulated, count: int, seed: int) -> list[float]:
     """What each step finds in its batch; all batches are made from rows that are written before training begins."""
-    rows, seen = torch.zeros(count), []
+    rows = torch.zeros(count)
+    seen: list[float] = []
     streams.ask(lambda: rows.copy_(torch.arange(1.0, count + 1)))
 
     def source() -> Iterator[dict[str, Tensor]]:

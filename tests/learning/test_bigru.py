@@ -24,7 +24,7 @@ def test_reversal_stands_for_packing(lengths: list[int], seed: int) -> None:
     packed = nn.GRU(6, 5, batch_first=True, bidirectional=True)
     backbone = encoder.backbone
     for suffix, part in (("", backbone.forward_gru), ("_reverse", backbone.backward_gru)):
-        for name, value in part.state_dict().items():  # type: ignore[union-attr,operator]
+        for name, value in part.state_dict().items():  # type: ignore[union-attr]
             packed.state_dict()[name + suffix].copy_(value)
     sequence = nn.utils.rnn.pack_padded_sequence(
         backbone.embedding(ids),  # type: ignore[operator]

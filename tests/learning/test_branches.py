@@ -190,7 +190,7 @@ def test_an_exported_model_predicts_as_its_site_measured(kind: ClientKind, tmp_p
                 with pytest.raises(InvalidRequestError, match="no branch that was trained alone"):
                     model.predict(list(samples)[:1], branch=branch)  # type: ignore[call-overload]
                 continue
-            names = [name for name, _ in model.predict(list(samples), branch=branch)]  # type: ignore[call-overload]
+            names = [name for name, _ in model.predict(list(samples), branch=branch)]
             right = [name == data.labels[int(y)] for name, y in zip(names, data.test.labels, strict=True)]  # type: ignore[union-attr]
             assert 100 * np.mean(right) == pytest.approx(told[f"{view}/acc1"])
 

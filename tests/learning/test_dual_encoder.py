@@ -116,7 +116,7 @@ def test_a_round_with_a_dual_encoder_as_the_global_model(
     state = initial_server_state(config=config, captions=PUBLIC["train"].captions, seed=3)
     before = evaluate(config=config, state=state, samples=PUBLIC["test"], device="cpu")
     made = prepare(config=config, state=state, public=PUBLIC["train"], round_number=1, seed=4, device="cpu")
-    own = {"image_encoder": EncoderConfig(**IMAGE), "text_encoder": EncoderConfig(**TEXT)}
+    own: dict[str, Any] = {"image_encoder": EncoderConfig(**IMAGE), "text_encoder": EncoderConfig(**TEXT)}
     pair = tiny_client(ClientKind.PAIR, config, made, **own)
     same = tiny_client(ClientKind.IMAGE, config, made)
     assert {modality: reps.shape[1] for modality, reps in pair.representations.items()} == dict.fromkeys(

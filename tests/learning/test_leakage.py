@@ -13,17 +13,20 @@ DIM, CLASSES = 24, 4
 
 def unit(generator: np.random.Generator, num: int) -> NDArray[np.float64]:
     rows = generator.normal(size=(num, DIM))
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    made: NDArray[np.float64] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return made
 
 
 def turned(generator: np.random.Generator, rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """In a space of the site's own: the attacker has to find the way into the global one."""
     rotation, _ = np.linalg.qr(generator.normal(size=(DIM, DIM)))
-    return rows @ rotation
+    turned: NDArray[np.float64] = rows @ rotation
+    return turned
 
 
 def nearest(rows: NDArray[np.float64], among: NDArray[np.float64]) -> NDArray[np.int64]:
-    return (rows @ among.T).argmax(1)
+    found: NDArray[np.int64] = (rows @ among.T).argmax(1)
+    return found
 
 
 def test_membership_is_found_where_the_site_answers_with_its_nearest_training_sample() -> None:

@@ -212,9 +212,9 @@ def test_exported_models_hold_plain_weights_and_need_no_peft(
         path.write_bytes(made.bundles[modality])
     write_personalized_model(tmp_path / "model", recipe, state=tmp_path / "state", bundles=paths)
     files = export_personalized_model(recipe, state=trained.state, bundles=made.bundles)
-    for path, content in files.items():
-        assert (tmp_path / "model" / path).read_bytes() == content, path
-        assert b"lora_" not in content, path
+    for name, content in files.items():
+        assert (tmp_path / "model" / name).read_bytes() == content, name
+        assert b"lora_" not in content, name
     assert len(PersonalizedModel.from_pretrained(tmp_path / "model").predict(samples(kind))) == 24
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.learning.tiny import personalized_folder, tiny_federation, tiny_global, write_files
@@ -31,8 +31,13 @@ METRICS = {
 FACTS = SiteFacts(samples={"train": 4711, "val": 42, "test": 43}, classes={"round": 4000, "square": 711})
 
 
+def _data(card: ModelCard) -> ModelCardData:
+    assert isinstance(card.data, ModelCardData)
+    return card.data
+
+
 def results(card: ModelCard) -> dict[str, EvalResult]:
-    return {str(result.metric_name): result for result in card.data.eval_results or []}
+    return {str(result.metric_name): result for result in _data(card).eval_results or []}
 
 
 @pytest.mark.parametrize("kind", [*ClientKind, None], ids=str)
@@ -43,7 +48,7 @@ def test_the_hubs_library_reads_the_card_and_its_code_runs(kind: ClientKind | No
     else:
         personalized_folder(kind, tmp_path, metrics=METRICS, facts=FACTS)
     card = ModelCard.load(tmp_path / "README.md")
-    assert card.data.library_name == "fedafd"
+    assert _data(card).library_name == "fedafd"
     assert card.data.license == "other"
     assert {"federated-learning", "arxiv:2603.04890"} <= set(card.data.tags or [])
     wanted = {ClientKind.IMAGE: "image-classification", ClientKind.TEXT: "text-classification"}
@@ -66,7 +71,7 @@ def test_a_shared_card_says_nothing_of_the_data() -> None:
     assert not re.search(r"4711|4000|\b42\b", shared)
     assert "71.25" in shared
     assert not re.search(r"71\.25|## Metrics|## Data", silent)
-    assert ModelCard(silent).data.eval_results is None
+    assert _data(ModelCard(silent)).eval_results is None
     assert "- round\n- square" in silent
 
 
@@ -79,7 +84,7 @@ def test_any_name_is_shown_as_it_is_and_breaks_no_card(names: list[str], federat
         global_card(config, metrics={"rsum": 1.0}, lineage={"version": 2}),
     ):
         card = ModelCard(text)
-        assert card.data.library_name == "fedafd"
+        assert _data(card).library_name == "fedafd"
         assert set(yaml.safe_load(text.split("---\n")[1])) >= {"library_name", "license", "model-index"}
         headings = [line for line in card.text.splitlines() if line.startswith("#")]
         assert sorted({line.split(" ")[0] for line in headings}) == ["#", "##"]
@@ -105,4 +110,4 @@ def test_a_global_card_has_errors_limits_and_the_configuration_and_an_error_is_n
         assert title in card
     (told,) = re.findall(r"```json\n(.*?)\n```", card, re.DOTALL)
     assert FederationConfig.model_validate(json.loads(told)) == config
-    assert len(ModelCard(card).data.eval_results or []) == 2
+    assert len(_data(ModelCard(card)).eval_results or []) == 2

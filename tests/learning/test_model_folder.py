@@ -246,7 +246,7 @@ def test_top_k_and_branches_agree_with_the_best_label(made: Path, kind: str) -> 
         assert sorted(label for label, _ in each) == sorted(model.labels)
         assert sum(p for _, p in each) == pytest.approx(1, abs=1e-4)
         assert [p for _, p in each] == sorted((p for _, p in each), reverse=True)
-    branches = {b: model.predict(samples, top_k=99, branch=b) for b in ("personalized", "own", "global")}  # type: ignore[call-overload]
+    branches = {b: model.predict(samples, top_k=99, branch=b) for b in ("personalized", "own", "global")}
     assert branches["personalized"] == all_of_them
     assert branches["own"] != branches["global"] != branches["personalized"]
     with pytest.raises(InvalidRequestError, match="branch is 'best'"):
@@ -263,7 +263,7 @@ def test_a_sample_gives_the_same_whatever_it_comes_as(made: Path, tmp_path: Path
     (tmp_path / "it.png").write_bytes(buffer.getvalue())
     ways = [pixels, image, tmp_path / "it.png", str(tmp_path / "it.png"), buffer.getvalue(), np.dstack([pixels])]
     for folder, loader in (("global", GlobalModel), ("image", PersonalizedModel)):
-        rows = loader.from_pretrained(made / folder, device="cpu").embed_images(ways)  # type: ignore[attr-defined]
+        rows = loader.from_pretrained(made / folder, device="cpu").embed_images(ways)
         np.testing.assert_allclose(rows, np.repeat(rows[:1], len(ways), axis=0), atol=1e-6)
     (tmp_path / "it.txt").write_text("two red dogs")
     texts = GlobalModel.from_pretrained(made / "global", device="cpu").embed_texts(
@@ -290,7 +290,8 @@ def test_batches_change_nothing_and_none_is_kept(made: Path) -> None:
     one_by_one = [model.predict([text])[0] for text in texts[:5] + texts[-5:]]
     together = model.predict(iter(texts))
     for (label, odds), (expected, wanted) in zip(one_by_one, together[:5] + together[-5:], strict=True):
-        assert (label, odds) == (expected, pytest.approx(wanted, abs=1e-5))
+        assert label == expected
+        assert odds == pytest.approx(wanted, abs=1e-5)
 
 
 def test_no_samples_give_no_rows(made: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def assert_close(one: bytes, two: bytes) -> None:
     left, right = Checkpoint.from_bytes(one).tensors, Checkpoint.from_bytes(two).tensors
     assert left.keys() == right.keys()
     for name, tensor in left.items():
-        torch.testing.assert_close(right[name], tensor, atol=2e-5, rtol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(right[name], tensor, atol=2e-5, rtol=2e-4, msg=partial("{}: {}".format, name))
 
 
 @pytest.mark.parametrize(

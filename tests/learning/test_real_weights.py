@@ -56,7 +56,7 @@ def test_encoding_in_bfloat16_is_near_float32_and_finds_the_same(name: str, leas
     rows = tower.read(public.images if is_image else sorted({text for texts in public.captions for text in texts}))
     found = []
     for mode in ("off", "bfloat16"):
-        encode_in([tower], mode, torch.device("cpu"))  # type: ignore[arg-type]
+        encode_in([tower], mode, torch.device("cpu"))
         found.append(encode_all(tower, rows, torch.device("cpu")))
     exact, near = found
     assert not np.array_equal(near, exact)

@@ -220,7 +220,9 @@ def test_public_weight_multiplies_what_public_batches_add(mode: str) -> None:
             weight=weight,
         )
         assert regularise is not None
-        added.append(regularise(features, torch.arange(4)).joint)
+        joint = regularise(features, torch.arange(4)).joint
+        assert joint is not None
+        added.append(joint)
     torch.testing.assert_close(added[1], 16 * added[0])
     assert added[0] > 0
 

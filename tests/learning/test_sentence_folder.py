@@ -23,7 +23,9 @@ BERT = SMALL | {"vocab_size": 20, "pad_token_id": 8}
 OLD, NEW = "sentence_transformers.models.Pooling", "sentence_transformers.sentence_transformer.modules.pooling.Pooling"
 
 
-def sentence_folder(folder: Path, pooling: dict[str, Any], *, prompts: dict[str, Any] | None = None, kind: str = OLD):
+def sentence_folder(
+    folder: Path, pooling: dict[str, Any], *, prompts: dict[str, Any] | None = None, kind: str = OLD
+) -> None:
     """What SentenceTransformer.save_pretrained writes beside the weights."""
     modules = [
         {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
@@ -52,11 +54,11 @@ def in_double(reference: Any, tower: Tower, texts: list[str], pooling: str) -> t
     rows = []
     for text in texts:
         ids = tower.read([text])[0]
-        made = reference(input_ids=ids[ids != 8].unsqueeze(0))
-        hidden = made.last_hidden_state[0]
-        rows.append({"mean": hidden.mean(0), "cls": hidden[0], "pooler": made.pooler_output[0]}[pooling])
+        answer = reference(input_ids=ids[ids != 8].unsqueeze(0))
+        hidden = answer.last_hidden_state[0]
+        rows.append({"mean": hidden.mean(0), "cls": hidden[0], "pooler": answer.pooler_output[0]}[pooling])
     projection = tower.encoder.projection
-    made = torch.stack(rows) @ projection.weight.double().T + projection.bias.double()
+    made: torch.Tensor = torch.stack(rows) @ projection.weight.double().T + projection.bias.double()
     return made / made.norm(dim=1, keepdim=True)
 
 

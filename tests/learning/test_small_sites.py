@@ -40,7 +40,7 @@ def first(count: int) -> PairSplit:
 
 def few(kind: ClientKind, train: int, val: int = 16, test: int = 24) -> ClientData:
     data = tiny_private(kind)
-    taken = {"train": data.train.take(range(train)), "val": data.val.take(range(val))}
+    taken: dict[str, Any] = {"train": data.train.take(range(train)), "val": data.val.take(range(val))}
     return dataclasses.replace(data, **taken, test=data.test.take(range(test)))
 
 

@@ -123,7 +123,7 @@ def test_a_models_folder_predicts_each_label_by_itself(kind: ClientKind, tmp_pat
     recipe = dataclasses.replace(tiny_recipe(kind, metrics=made.metrics), config=arguments(kind)["config"])
     files = export_personalized_model(recipe, state=made.state, bundles=arguments(kind)["bundles"])
     model = PersonalizedModel.from_pretrained(write_files(files, tmp_path), device="cpu")
-    samples: Any = data.test.texts if hasattr(data.test, "texts") else [np.asarray(i) for i in data.test.images]  # type: ignore[union-attr]
+    samples: Any = data.test.texts if hasattr(data.test, "texts") else [np.asarray(i) for i in data.test.images]
     found = model.predict(samples, top_k=len(LABELS))
     odds = torch.tensor([[dict(each)[name] for name in LABELS] for each in found], dtype=torch.float64)
     labels = torch.from_numpy(data.test.labels)  # type: ignore[union-attr]

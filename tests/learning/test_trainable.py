@@ -38,9 +38,9 @@ def towers(trainable: str = "head") -> dict[Modality, Tower]:
     torch.manual_seed(3)
     captions = [text for texts in PUBLIC["train"].captions for text in texts]
     return {
-        Modality.IMAGE: Tower(EncoderConfig(**IMAGE, trainable=trainable), Modality.IMAGE, dim=16),  # type: ignore[arg-type]
+        Modality.IMAGE: Tower(EncoderConfig(**IMAGE, trainable=trainable), Modality.IMAGE, dim=16),
         Modality.TEXT: Tower(
-            EncoderConfig(**TEXT, trainable=trainable),  # type: ignore[arg-type]
+            EncoderConfig(**TEXT, trainable=trainable),
             Modality.TEXT,
             dim=16,
             tokenizer=build_tokenizer(captions),
@@ -161,7 +161,8 @@ def test_what_is_interrupted_goes_on_behind_the_last_whole_block(
     tower = towers()[Modality.TEXT]
     rows = tower.read(samples(Modality.TEXT))
     whole = FeatureCache(None).features(tower, rows)
-    computed, seen = feature_cache._computed, []
+    computed = feature_cache._computed
+    seen: list[int] = []
 
     def broken(made: Tower, block: Tensor) -> Tensor:
         if len(seen) == 2:
@@ -172,7 +173,12 @@ def test_what_is_interrupted_goes_on_behind_the_last_whole_block(
     monkeypatch.setattr(feature_cache, "_computed", broken)
     with pytest.raises(KeyboardInterrupt):
         FeatureCache(tmp_path).features(tower, rows)
-    monkeypatch.setattr(feature_cache, "_computed", lambda made, block: (seen.append(-1), computed(made, block))[1])
+
+    def noted(made: Tower, block: Tensor) -> Tensor:
+        seen.append(-1)
+        return computed(made, block)
+
+    monkeypatch.setattr(feature_cache, "_computed", noted)
     shares: list[float] = []
     with watched(shares.append):
         again = FeatureCache(tmp_path).features(tower, rows)
@@ -263,9 +269,15 @@ def test_a_state_follows_when_more_or_less_of_it_is_trained() -> None:
 def test_a_backbone_is_hashed_once_and_again_after_its_weights_changed(
     modality: Modality, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tower, hashed = towers()[modality], []
+    tower = towers()[modality]
+    hashed: list[Tower] = []
     whole = feature_cache._backbone_digest
-    monkeypatch.setattr(feature_cache, "_backbone_digest", lambda each: hashed.append(each) or whole(each))
+
+    def noted(hashing: Tower) -> str:
+        hashed.append(hashing)
+        return whole(hashing)
+
+    monkeypatch.setattr(feature_cache, "_backbone_digest", noted)
     first = backbone_digest(tower)
     assert (backbone_digest(tower), len(hashed)) == (first, 1)
     parameter = next(tower.encoder.backbone.parameters())

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from tests.learning.test_ahead import Simulated
 from tests.simulation.test_simulate import TINY
+from torch import Tensor
 
 from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
 from fedafd.domain.config import FederationConfig, parse_federation_config
@@ -26,6 +28,7 @@ from fedafd.learning.ahead import ahead
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.client_round import train_client
 from fedafd.learning.server_round import Prepared, distil, initial_server_state, prepare
+from fedafd.learning.tower import Tower, encode_all
 from fedafd.learning.waypoints import NOWHERE, TrainingWay, Waypoints
 
 PUBLIC = public_data(ShapesOptions(num_train=40, num_val=8, num_test=8, seed=1))["train"]
@@ -112,10 +115,12 @@ def test_encodings_are_not_made_twice(tmp_path: Path, monkeypatch: pytest.Monkey
     made = config()
     whole = prepared(made, NOWHERE)
     encoded: list[int] = []
-    original = module.encode_all
-    monkeypatch.setattr(
-        module, "encode_all", lambda tower, rows, device: encoded.append(len(rows)) or original(tower, rows, device)
-    )
+
+    def noted(tower: Tower, rows: Tensor, device: torch.device) -> NDArray[np.float32]:
+        encoded.append(len(rows))
+        return encode_all(tower, rows, device)
+
+    monkeypatch.setattr(module, "encode_all", noted)
     with pytest.raises(InterruptedHereError):
         prepared(made, Waypoints(tmp_path, every_seconds=0), Until(2 + 2))  # two steps, two blocks of images
     assert encoded == [16, 16]

@@ -25,7 +25,8 @@ def config(**distillation: Any) -> FederationConfig:
 
 
 def unit(rows: NDArray[Any]) -> Rows:
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    made: Rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return made
 
 
 GLOBAL = {m: unit(np.random.default_rng(place).normal(size=(N, D))) for place, m in enumerate(Modality)}

@@ -45,7 +45,7 @@ async def test_the_key_and_its_json_are_what_the_documentation_says(
     PresenceWriter(redis_url).seen("f", "north", "waiting for a task")
     await until_seen(client, "north")
     assert presence_key("f", "north") == "fedafd:presence:f:north"
-    value = json.loads(str(await client.get("fedafd:presence:f:north"), "utf-8"))
+    value = json.loads(await client.get("fedafd:presence:f:north") or "")
     assert set(value) == {"at", "activity"}
     assert datetime.fromisoformat(value["at"]).tzinfo is not None
     assert 0 < await client.pttl("fedafd:presence:f:north") <= 60_000

@@ -18,6 +18,7 @@ from tests.servers import Minio, require_or_skip
 from typer.testing import CliRunner
 
 from fedafd.artifacts.manifest import read_manifest
+from fedafd.artifacts.ref import ArtifactRef
 from fedafd.cli.main import app
 from fedafd.control_plane.app import create_app
 from fedafd.control_plane.settings import ControlPlaneSettings
@@ -37,7 +38,7 @@ ARTIFACT = b"representations of a round"
 
 async def rest(database_url: str, store: StoreSettings, act: Callable[[httpx.AsyncClient], Any]) -> Any:
     """Whatever `act` does with the REST API of a control plane on these."""
-    settings = ControlPlaneSettings(database_url=database_url, store=store, admin_key=KEY)  # type: ignore[arg-type]
+    settings = ControlPlaneSettings(database_url=database_url, store=store, admin_key=KEY)
     service = create_app(settings)
     transport = httpx.ASGITransport(service)
     async with (
@@ -74,7 +75,7 @@ async def fill(database_url: str, store: StoreSettings, folder: Path) -> None:
     open_store(store).put(key, ARTIFACT)
     database = Database(database_url)
     async with database.transaction() as session:
-        entry = {"sha256": sha256_of(ARTIFACT), "size_bytes": len(ARTIFACT), "purpose": "representations", "key": key}
+        entry = ArtifactRef(key=key, sha256=sha256_of(ARTIFACT), size_bytes=len(ARTIFACT), purpose="representations")
         round_id = (await get_round_by_number(session, "trial", 1)).id
         await add_artifacts(session, [NewArtifact("trial", entry, round_id=round_id)])
     await database.close()
@@ -121,7 +122,7 @@ async def test_sqlite_and_a_folder_come_back(tmp_path: Path, monkeypatch: pytest
 async def test_postgresql_and_a_bucket_come_back(
     postgres: Callable[[], str], postgres_url: str, minio: Minio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = {"access_key": minio.access_key, "secret_key": minio.secret_key}
+    keys: dict[str, Any] = {"access_key": minio.access_key, "secret_key": minio.secret_key}
 
     def bucket() -> tuple[ObjectStore, dict[str, str]]:
         name = f"b{uuid.uuid4().hex}"

@@ -34,7 +34,7 @@ def flat(public: PublicSet, config: FederationConfig) -> FederationProgress:
         for name, kind in sites.items():
             values = site_values(name, kind)
             held = ("image_encoder", "text_encoder")
-            encoders = {key: EncoderConfig.model_validate(values[key]) for key in held if key in values}
+            encoders: dict[str, Any] = {key: EncoderConfig.model_validate(values[key]) for key in held if key in values}
             data = load_client_data("shapes", None, ClientKind(kind), values["data"]["options"])
             clients.append(SimulatedClient(name=name, kind=ClientKind(kind), data=data, **encoders))
     splits = {split: public.split(split) for split in ("train", "val", "test")}

@@ -42,7 +42,7 @@ async def aggregator(tmp_path: Path, redis_url: str) -> AsyncIterator[Serve]:
     """Starts an aggregator with these TLS settings; returns its address."""
     running: list[tuple[asyncio.Event, asyncio.Future[None]]] = []
 
-    async def start(**tls: Path) -> str:
+    async def start(**tls: Any) -> str:
         database_url = f"sqlite:///{tmp_path}/tls.db"
         await asyncio.to_thread(migrate, database_url)
         settings = AggregatorSettings(
@@ -170,7 +170,7 @@ async def test_a_renewed_client_certificate_is_taken_up_without_a_restart(
     tls = TlsConfig(authorities=authority.file, certificate=mine[0], key=mine[1])
     if who == "agent":
         connection = AggregatorConnection(address, stop=asyncio.Event(), tls=tls)
-        asked = asyncio.ensure_future(connection.enrol("no such token", ClientKind.IMAGE))
+        asked: asyncio.Future[object] = asyncio.ensure_future(connection.enrol("no such token", ClientKind.IMAGE))
     else:
         client = DistillationClient(address, "internal-token-of-tests", tls)
         asked = asyncio.ensure_future(asyncio.to_thread(client.claim, "no such stage"))
@@ -220,6 +220,6 @@ def test_half_a_pair_is_refused(tmp_path: Path) -> None:
         "store": {"url": str(tmp_path)},
         "internal_token": "t" * 20,
     }
-    for given in ({"tls_certificate": "c.pem"}, {"tls_client_authorities": "c.pem"}):
+    for given in ("tls_certificate", "tls_client_authorities"):
         with pytest.raises(ValueError, match="TLS_CERTIFICATE and TLS_KEY"):
-            AggregatorSettings(**needed, **given)
+            AggregatorSettings(**needed, **{given: Path("c.pem")})

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import platform
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def _figures(progress: FederationProgress, losses: Sequence[tuple[str, float]]) 
     figures: Figures = {f"losses, {place}": [] for place, _ in losses}
     for place, loss in losses:
         figures[f"losses, {place}"].append(loss)
-    metrics = {"server": {} if progress.server is None else progress.server.metrics}
+    metrics: dict[str, Mapping[str, float]] = {"server": {} if progress.server is None else progress.server.metrics}
     metrics |= {name: client.metrics for name, client in progress.clients.items()}
     for who, own in metrics.items():
         figures |= {f"{who}, {name}": [value] for name, value in own.items()}
@@ -78,7 +78,7 @@ def _losses() -> Iterator[list[tuple[str, float]]]:
         seen.append((check.place, float(loss.detach())))
         add(check, loss)
 
-    LossCheck.add = recording  # type: ignore[method-assign]
+    LossCheck.add = recording  # type: ignore[method-assign, assignment]
     try:
         yield seen
     finally:

@@ -21,7 +21,7 @@ from fedafd.domain.presets import merged
 from fedafd.domain.strategies import ABLATIONS, STRATEGIES
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.fedavg import average_updates, group_of, weight_update
-from fedafd.learning.server_round import initial_server_state, prepare
+from fedafd.learning.server_round import Prepared, initial_server_state, prepare
 from fedafd.simulation import server_stages
 from fedafd.simulation.federation import Federation, FederationProgress
 from fedafd.simulation.server_stages import ServerStages
@@ -67,9 +67,12 @@ def test_kept_server_stages_give_the_bits_of_stages_of_its_own(
 ) -> None:
     expected = {strategy: run(strategy, public)[-1] for strategy in ("local", "fedafd", "fedavg")}
     made: list[int] = []
-    monkeypatch.setattr(
-        server_stages, "prepare", lambda **given: made.append(given["round_number"]) or prepare(**given)
-    )
+
+    def noted(**given: Any) -> Prepared:
+        made.append(given["round_number"])
+        return prepare(**given)
+
+    monkeypatch.setattr(server_stages, "prepare", noted)
     for strategy, progress in expected.items():
         federation = Federation(config(strategy), public, clients(), device="cpu", kept_stages=tmp_path)
         found = federation.run_round(federation.run_round(FederationProgress()))

@@ -4,6 +4,8 @@ error. A difference is either a defect, or a change that is meant: then run `mak
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tests.simulation.golden import ALL, committed, here, recorded
 
@@ -24,5 +26,5 @@ def test_a_seeded_round_gives_the_golden_losses(strategy: str) -> None:
         assert now.keys() == then.keys()
         for name, value in then.items():
             # With other instructions losses differed by 4e-6. Where ranks are close, 2 of 8 samples may swap them.
-            tolerance = {"rel": 1e-3} if name.startswith("losses") else {"abs": 26.0}
+            tolerance: dict[str, Any] = {"rel": 1e-3} if name.startswith("losses") else {"abs": 26.0}
             assert now[name] == pytest.approx(value, **tolerance), name

@@ -17,7 +17,7 @@ from fedafd.agent.state import Credential, StateDirectory
 from fedafd.datasets import load_client_data
 from fedafd.datasets.samples import ClientData
 from fedafd.domain.config import AgentConfig, parse_agent_config
-from fedafd.domain.kinds import ClientKind, UploadPurpose
+from fedafd.domain.kinds import ClientKind, ParticipantKind, UploadPurpose
 from fedafd.learning.evaluation import Evaluation
 
 VIEWS = ("local", "global", "federated")
@@ -59,7 +59,9 @@ def after_two_rounds(config: AgentConfig, *, model: bool = True) -> AgentConfig:
     """Enrolled, with two rounds delivered and what left for them on record."""
     state, ledger = StateDirectory(config.state_dir), Ledger(config.state_dir)
     state.save_credential(
-        Credential(federation_id="f1", client_id="c1", client_name="north", kind=config.kind, secret="s3cret")
+        Credential(
+            federation_id="f1", client_id="c1", client_name="north", kind=ParticipantKind(config.kind), secret="s3cret"
+        )
     )
     data = load_client_data(config.data.adapter, config.data.path, config.kind, config.data.options, None)
     ledger.record("enrolment", sha256="e" * 64, size_bytes=52, round_number=0)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
@@ -18,6 +19,9 @@ from tests.servers import wait_until
 
 from fedafd.domain.config import AgentConfig
 from fedafd.domain.kinds import ClientKind
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api")
@@ -40,7 +44,7 @@ def served(config: AgentConfig, root: Path) -> Iterator[str]:
             process.kill()
 
 
-def try_the_model(page: playwright.Page, config: AgentConfig) -> None:
+def try_the_model(page: Page, config: AgentConfig) -> None:
     if config.kind is ClientKind.IMAGE:
         page.set_input_files("#file", str(next(Path(str(config.data.path)).rglob("*.png"))))
         page.get_by_role("button", name="Try it").press("Enter")
@@ -73,7 +77,7 @@ def test_every_section_works_and_asks_nobody_else(tmp_path: Path, kind: str, siz
         page.on("pageerror", lambda error: told.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
         # What is still being loaded when the next page is asked for is broken off.
-        page.on("requestfailed", lambda r: r.failure == "net::ERR_ABORTED" or told.append(f"{r.url}: {r.failure}"))
+        page.on("requestfailed", lambda r: told.extend([f"{r.url}: {r.failure}"] * (r.failure != "net::ERR_ABORTED")))
         page.goto(address)
         origin = address.partition("/?")[0]
         assert page.url == f"{origin}/"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tests.compose.stack.docker import Stack, run
 
@@ -33,7 +33,7 @@ def round_state(rest: FederationClient, number: int) -> RoundDetails:
     return patiently(lambda: rest.round(number))
 
 
-def completed(rest: FederationClient, number: int, seconds: float = 600) -> dict[str, Any]:
+def completed(rest: FederationClient, number: int, seconds: float = 600) -> RoundDetails:
     deadline = time.monotonic() + seconds
     while (answer := round_state(rest, number))["state"] in OPEN:
         assert time.monotonic() < deadline, f"round {number} is still {answer}"

@@ -156,8 +156,8 @@ async def test_the_page_and_the_file_tell_what_sites_shared(rest: Rest) -> None:
     assert len((await viewer.http.get("/federations/trial/benefit.csv?site=south")).text.splitlines()) == 1
     assert (await viewer.http.get("/federations/trial/benefit.csv?site=nobody")).status_code == 404
     answer = await viewer.http.get("/federations/trial/benefit/versions.csv")
-    told = [(each["version"], each["from_version"], each["metric"], each["value"]) for each in read(answer.text)]
-    assert told == [("1", "", "rsum", "1.0"), ("2", "1", "rsum", "2.0"), ("3", "2", "rsum", "3.0")]
+    grown = [(each["version"], each["from_version"], each["metric"], each["value"]) for each in read(answer.text)]
+    assert grown == [("1", "", "rsum", "1.0"), ("2", "1", "rsum", "2.0"), ("3", "2", "rsum", "3.0")]
     answer = await viewer.http.get("/federations/trial/benefit/rounds.csv")
     costs = [(each["round"], each["delivered"], each["bytes_up"], each["bytes_down"]) for each in read(answer.text)]
     assert costs == [("2", "1", "2000000", "5000000"), ("1", "1", "2000000", "5000000")]

@@ -10,12 +10,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from tests.control_plane.dashboard.test_benefit import TOLD, deliver
 from tests.control_plane.rest import KEY, Rest, listening, settings_for
 
 from fedafd.storage import StoreSettings
+
+if TYPE_CHECKING:
+    from playwright.async_api import Page
 
 playwright = pytest.importorskip("playwright.async_api")
 axe = pytest.importorskip("axe_playwright_python.async_playwright")
@@ -36,7 +40,7 @@ PATHS = [
 class Watched:
     """A page, what it said on the console, and whom it asked."""
 
-    page: playwright.Page
+    page: Page
     url: str
     told: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)

@@ -32,7 +32,8 @@ def ago(seconds: float) -> datetime:
 
 def facts(*federations: FederationFacts, **changes: Any) -> Facts:
     lease = LeaseRow(name="coordinator", holder="a", token=1, expires_at=NOW + timedelta(seconds=5))
-    return Facts(**({"now": NOW, "lease": lease, "queue": 0, "federations": federations} | changes))
+    values: dict[str, Any] = {"now": NOW, "lease": lease, "queue": 0, "federations": federations}
+    return Facts(**(values | changes))
 
 
 def client(name: str, kind: str = "image", *, seen: float | None = 1.0) -> ClientRow:
@@ -44,7 +45,12 @@ def client(name: str, kind: str = "image", *, seen: float | None = 1.0) -> Clien
 
 def federation(found: RoundFacts | None = None, *clients: ClientRow, **changes: Any) -> FederationFacts:
     row = FederationRow(id="lungs", config={}, public_set_sha256="0" * 64)
-    values = {"row": row, "sites": [Client.of(each, None) for each in clients], "open_round": found, "num_open": 1}
+    values: dict[str, Any] = {
+        "row": row,
+        "sites": [Client.of(each, None) for each in clients],
+        "open_round": found,
+        "num_open": 1,
+    }
     return FederationFacts(**(values | changes))
 
 
