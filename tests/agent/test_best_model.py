@@ -90,8 +90,8 @@ def test_each_of_the_four_is_chosen_by_validation_and_answers_as_itself(
     assert told == ({"federated", "local", "global"} if best == "federated" else {best})
     found = answers(tmp_path / "best", trained.kind)
     if trained.kind is not ClientKind.PAIR and best != "alone":
-        branch = {"federated": "personalized", "local": "own", "global": "global"}[best]
-        assert found == answers(trained.root / "model", trained.kind, branch)
+        branches: dict[str, Branch] = {"federated": "personalized", "local": "own", "global": "global"}
+        assert found == answers(trained.root / "model", trained.kind, branches[best])
     if best != "federated":
         assert found != answers(trained.root / "model", trained.kind)
 

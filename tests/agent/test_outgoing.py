@@ -68,7 +68,7 @@ def error_types() -> list[type[Exception]]:
         found = importlib.import_module(package)
         for module in pkgutil.walk_packages(found.__path__, f"{package}."):
             importlib.import_module(module.name)
-    ours = {FedafdError, *subclasses(FedafdError)}
+    ours: set[type[Exception]] = {FedafdError, *subclasses(FedafdError)}
     pythons: set[type[Exception]] = {
         e for e in vars(builtins).values() if isinstance(e, type) and issubclass(e, Exception)
     }

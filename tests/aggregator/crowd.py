@@ -94,6 +94,7 @@ class CountingStore:
     def __init__(self, store: ObjectStore, objects: Counter[str]) -> None:
         self._store = store
         self._objects = objects
+        self.append_bytes = store.append_bytes
 
     def put(self, key: str, data: bytes) -> None:
         self._objects["put"] += 1
@@ -125,10 +126,6 @@ class CountingStore:
 
     def ping(self) -> None:
         self._store.ping()
-
-    @property
-    def append_bytes(self) -> int:
-        return self._store.append_bytes
 
     def arrived(self, key: str) -> int:
         self._objects["stat"] += 1

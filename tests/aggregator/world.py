@@ -154,4 +154,5 @@ def refused(raised: pytest.ExceptionInfo[grpc.aio.AioRpcError], status: grpc.Sta
 
 def error_code(error: grpc.aio.AioRpcError) -> str:
     """FedAFD's own code of a refusal."""
-    return next(str(value) for key, value in error.trailing_metadata() or () if key == "fedafd-error-code")
+    metadata: Any = error.trailing_metadata() or ()
+    return str(dict(metadata)["fedafd-error-code"])

@@ -111,7 +111,7 @@ class Scene:
         with self.later.pop_all():
             return self.rest.wait_for_round(self.number, lambda _: None, seconds=_LONGEST_ROUND_SECONDS)
 
-    def compare(self, answer: dict[str, Any], absent: Collection[str] = ()) -> None:
+    def compare(self, answer: RoundDetails, absent: Collection[str] = ()) -> None:
         """Raise AssertionError if a bit of the round's outcome is another than without services."""
         found = pulled(self.trial, answer, self.number, [name for name in KINDS if name not in absent])
         assert_same(found, self._calm.round(self.number, absent))

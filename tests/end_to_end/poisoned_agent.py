@@ -14,7 +14,7 @@ from fedafd.domain.config import WireDtype
 from fedafd.domain.kinds import Modality
 
 
-def _poisoned(reps: Mapping[Modality, NDArray[np.floating]], public_set_sha256: str, dtype: WireDtype) -> bytes:
+def _poisoned(reps: Mapping[Modality, NDArray[np.float32]], public_set_sha256: str, dtype: WireDtype) -> bytes:
     for rows in reps.values():
         rows[3, 1] = np.nan
     return encode_representations(reps, public_set_sha256, dtype)

@@ -58,8 +58,9 @@ def in_double(reference: Any, tower: Tower, texts: list[str], pooling: str) -> t
         hidden = answer.last_hidden_state[0]
         rows.append({"mean": hidden.mean(0), "cls": hidden[0], "pooler": answer.pooler_output[0]}[pooling])
     projection = tower.encoder.projection
-    made: torch.Tensor = torch.stack(rows) @ projection.weight.double().T + projection.bias.double()
-    return made / made.norm(dim=1, keepdim=True)
+    made = torch.stack(rows) @ projection.weight.double().T + projection.bias.double()
+    unit: torch.Tensor = made / made.norm(dim=1, keepdim=True)
+    return unit
 
 
 @torch.no_grad()
