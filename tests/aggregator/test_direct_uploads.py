@@ -22,7 +22,7 @@ from fedafd.aggregator.direct_uploads import DirectUploads
 from fedafd.aggregator.server import make_server
 from fedafd.domain.config import DirectUploadConfig
 from fedafd.domain.errors import ConfigurationError, UploadIncompleteError
-from fedafd.domain.kinds import ClientKind, ParticipantKind, UploadPurpose
+from fedafd.domain.kinds import ParticipantKind, UploadPurpose
 from fedafd.persistence.client_repository import invite_client
 from fedafd.persistence.participation_repository import list_participations
 from fedafd.proto.v1 import aggregator_pb2 as pb
@@ -35,7 +35,7 @@ REPRESENTATIONS = UploadPurpose.REPRESENTATIONS
 
 def settings_of(minio: Minio, bucket: str) -> StoreSettings:
     keys = {"access_key": minio.access_key, "secret_key": minio.secret_key}
-    return StoreSettings(url=f"s3://{bucket}", endpoint=minio.endpoint, secure=False, **keys)  # type: ignore[arg-type]
+    return StoreSettings(url=f"s3://{bucket}", endpoint=minio.endpoint, secure=False, **keys)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ class Scene:
     async def agent(self, name: str, url: str | None = None) -> AggregatorConnection:
         """Of an agent that sends to the store at `url`, by default the right one."""
         async with self.world.context.database.transaction() as session:
-            _, token = await invite_client(session, "trial", name, ClientKind.IMAGE, timedelta(hours=1))
+            _, token = await invite_client(session, "trial", name, ParticipantKind.IMAGE, timedelta(hours=1))
         first = AggregatorConnection(self.address, stop=asyncio.Event())
         credential: Credential = await first.enrol(token, ParticipantKind.IMAGE, b"n" * 32)
         await first.close()

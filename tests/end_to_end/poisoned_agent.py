@@ -20,7 +20,7 @@ def _poisoned(reps: Mapping[Modality, NDArray[np.float32]], public_set_sha256: s
     return encode_representations(reps, public_set_sha256, dtype)
 
 
-site.encode_representations = _poisoned  # type: ignore[attr-defined]
+site.encode_representations = _poisoned  # type: ignore[attr-defined, assignment]
 
 if __name__ == "__main__":
     agent_main.main()

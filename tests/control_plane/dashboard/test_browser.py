@@ -176,7 +176,7 @@ async def test_a_site_is_invited_by_keyboard_alone(live: Rest) -> None:
         await seen.check()
 
 
-async def tab_to(page: playwright.Page, found: str, most: int = 200) -> None:
+async def tab_to(page: Page, found: str, most: int = 200) -> None:
     """Press Tab until `found` holds for the element that has the focus."""
     for _ in range(most):
         await page.keyboard.press("Tab")
