@@ -35,8 +35,8 @@ tools: ## Build the pinned Go programs that tests use into .tools/bin (TOOLS="mi
 test: setup ## Run all tests; the servers they need are started by them
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) tests
 
-test-browser: setup ## Use the dashboard and the agent's page in Debian's chromium (apt-get install chromium)
-	$(BIN)/python -m pytest -n 0 tests/control_plane/dashboard/test_browser.py tests/agent/ui/test_browser.py
+test-browser: setup ## Use the dashboard and the agent's page in Debian's chromium (apt-get install chromium); pictures of it in build/screenshots
+	FEDAFD_TEST_SCREENSHOTS=build/screenshots $(BIN)/python -m pytest -n 0 tests/control_plane/dashboard/test_browser.py tests/agent/ui/test_browser.py
 
 test-gpu: setup ## Test algorithm, learning, simulation and whole federations on a CUDA device, if torch finds one
 	@if $(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then \

@@ -11,7 +11,6 @@ import asyncio
 import errno
 import os
 import signal
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from fedafd.agent.settings import AgentSettings, load_settings
 from fedafd.agent.state import StateDirectory
 from fedafd.domain.config import AgentConfig, read_agent_config
 from fedafd.domain.errors import DataError, FedafdError
-from fedafd.telemetry.ending import leave_objects
+from fedafd.telemetry.ending import leave_objects, tell_end
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.metrics import start_metrics_server
 from fedafd.telemetry.tracing import configure_tracing
@@ -105,7 +104,7 @@ def start_agent(path: Path, *, token: str | None = None, state_dir: Path | None 
         config = _with_overrides(read_agent_config(path), settings, state_dir)
         token = token or settings.token()
     except FedafdError as error:
-        sys.stderr.write(f"agent: {error}\n")
+        tell_end("agent", error)
         return ExitCode.CONFIGURATION
     code = run(config, token=token, settings=settings)
     leave_objects()

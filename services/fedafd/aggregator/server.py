@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
@@ -46,7 +45,7 @@ from fedafd.proto.v1.distillation_pb2_grpc import add_DistillationServiceService
 from fedafd.rpc.authority import Authority
 from fedafd.rpc.channel import KEEPALIVE_SECONDS, MAX_MESSAGE_BYTES, keepalive_options
 from fedafd.storage import open_store, open_store_for_sites
-from fedafd.telemetry.ending import end_within
+from fedafd.telemetry.ending import end_within, tell_end
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.metrics import start_metrics_server
 from fedafd.telemetry.tracing import configure_tracing
@@ -208,7 +207,7 @@ def main() -> int:
         configure_tracing("aggregator")
         asyncio.run(_serve_until_signal(settings))
     except FedafdError as error:
-        sys.stderr.write(f"aggregator: {error}\n")
+        tell_end("aggregator", error)
         return 2
     return 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
@@ -44,6 +43,7 @@ from fedafd.persistence.database import Database
 from fedafd.persistence.idempotency_repository import forget_old_answers
 from fedafd.persistence.migrate import check_schema
 from fedafd.storage import open_store
+from fedafd.telemetry.ending import tell_end
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.metrics import Metrics
 from fedafd.telemetry.tracing import configure_tracing
@@ -188,10 +188,10 @@ def main() -> int:
         settings.first_admin_key()
         asyncio.run(_check_database(settings))
     except ConfigurationError as error:
-        sys.stderr.write(f"control-plane: {error}\n")
+        tell_end("control-plane", error)
         return 2
     except FedafdError as error:
-        sys.stderr.write(f"control-plane: {error}\n")
+        tell_end("control-plane", error)
         return 1
     _log.info("control_plane.starting", host=settings.host, port=settings.port)
     if is_off_machine(f"[{settings.host}]:1" if ":" in settings.host else f"{settings.host}:1"):

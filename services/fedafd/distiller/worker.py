@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +27,7 @@ from fedafd.messaging.broker_queue import QUEUE
 from fedafd.messaging.celery_app import make_celery, task_name
 from fedafd.messaging.queue_depth import QueueDepth
 from fedafd.storage import open_store
-from fedafd.telemetry.ending import leave_objects
+from fedafd.telemetry.ending import leave_objects, tell_end
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.metrics import start_metrics_server
 from fedafd.telemetry.tracing import configure_tracing, traceparent_in
@@ -128,7 +127,7 @@ def main() -> int:
         leave_objects()
         return code
     except FedafdError as error:
-        sys.stderr.write(f"distiller: {error}\n")
+        tell_end("distiller", error)
         return 2
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from pathlib import Path
 
 from fedafd.agent.exit_codes import ExitCode, exit_code_of
@@ -22,6 +21,7 @@ from fedafd.region.own_federation import OwnFederation
 from fedafd.region.runner import Region, ToldToStopError
 from fedafd.region.settings import RegionSettings, load_settings
 from fedafd.storage import open_store
+from fedafd.telemetry.ending import tell_end
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.tracing import configure_tracing
 
@@ -39,10 +39,10 @@ def start_region(path: Path, *, token: str | None = None) -> int:
         config, token = read_region_config(path), token or settings.token()
         asyncio.run(_serve(config, settings, token))
     except ToldToStopError as error:
-        sys.stderr.write(f"region: told to stop: {error}\n")
+        _log.error("region.told_to_stop", reason=str(error))
         return ExitCode.REFUSED
     except FedafdError as error:
-        sys.stderr.write(f"region: {error}\n")
+        tell_end("region", error)
         return exit_code_of(error)
     return ExitCode.STOPPED
 

@@ -1,14 +1,18 @@
-"""A process that was asked to end does so in time, even where something it waits for does not answer."""
+"""A process says why it ends, and ends in time, even where something it waits for does not answer."""
 
 from __future__ import annotations
 
 import gc
+import json
 import os
+import sys
 import threading
+from datetime import UTC, datetime
 
+from fedafd.domain.errors import FedafdError
 from fedafd.telemetry.logging import get_logger
 
-__all__ = ["END_EXIT_CODE", "end_within", "leave_objects"]
+__all__ = ["END_EXIT_CODE", "end_within", "leave_objects", "tell_end"]
 
 END_EXIT_CODE = 4
 """Of a process that was asked to end and had to be ended."""
@@ -26,6 +30,19 @@ def end_within(seconds: float) -> threading.Timer:
 def leave_objects() -> None:
     """Call it last: the interpreter then looks through no objects once more, a second's work where torch is loaded."""
     gc.freeze()
+
+
+def tell_end(process: str, error: FedafdError) -> None:
+    """Say on standard error why a process ends: in words on a terminal, as an event of JSON elsewhere.
+
+    Needs no configured logging: the settings themselves may be the reason.
+    """
+    if sys.stderr.isatty():
+        sys.stderr.write(f"{process}: {error}\n")
+        return
+    at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    told = {"reason": str(error), "code": error.code, "event": "process.ended", "level": "error", "timestamp": at}
+    sys.stderr.write(json.dumps(told | {"process": process}) + "\n")
 
 
 def _end(seconds: float) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import shutil
 import struct
 import zlib
@@ -25,6 +27,7 @@ playwright = pytest.importorskip("playwright.async_api")
 axe = pytest.importorskip("axe_playwright_python.async_playwright")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SIZES = {"desktop": (1280, 900, "light"), "phone": (390, 844, "dark")}
+KEPT_IN = os.environ.get("FEDAFD_TEST_SCREENSHOTS")
 F = "/federations/trial"
 PATHS = [
     "/",
@@ -42,6 +45,7 @@ class Watched:
 
     page: Page
     url: str
+    size: str
     told: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
 
@@ -49,7 +53,11 @@ class Watched:
         await self.page.goto(f"{self.url}{path}")
 
     async def check(self) -> None:
-        """No fault that axe finds, nothing wider than the window."""
+        """No fault that axe finds, nothing wider than the window. The page is kept as a picture, to be looked at."""
+        if KEPT_IN:
+            name = re.sub(r"\W+", "-", self.page.url.removeprefix(self.url)).strip("-") or "home"
+            place = Path(KEPT_IN) / f"{name}-{self.size}-{len(self.asked)}.png"
+            await self.page.screenshot(path=place, full_page=True)
         found = await axe.Axe().run(self.page)
         assert found.violations_count == 0, f"{self.page.url}: {found.generate_report()}"
         assert not await self.page.evaluate("document.documentElement.scrollWidth > innerWidth"), self.page.url
@@ -83,7 +91,7 @@ async def browser(live: Rest, size: str) -> AsyncIterator[Watched]:
         opened = await driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         page = await opened.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
         page.set_default_timeout(60_000)
-        watched = Watched(page, live.url)
+        watched = Watched(page, live.url, size)
         page.on("console", lambda message: watched.told.append(message.text))
         page.on("pageerror", lambda error: watched.told.append(str(error)))
         page.on("request", lambda request: watched.asked.append(request.url))
