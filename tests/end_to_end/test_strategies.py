@@ -83,9 +83,9 @@ def test_services_and_simulation_give_the_same_bits(tmp_path: Path, redis_url: s
     with LoggedSupervisor(tmp_path / "logs") as supervisor:
         services = Services(supervisor, backends, http_port=None, threads=1)
         services.start()
-        strategies = list(COHORTS)
+        strategies, bytes_up = list(COHORTS), {}
         for first in range(0, len(strategies), _AT_ONCE):
-            _run(strategies[first : first + _AT_ONCE], services, folder, tmp_path)
+            bytes_up |= _run(strategies[first : first + _AT_ONCE], services, folder, tmp_path)
 
     public = PublicSet.open(folder)
     for strategy in COHORTS:
@@ -93,14 +93,15 @@ def test_services_and_simulation_give_the_same_bits(tmp_path: Path, redis_url: s
         place = store / "federations" / strategy / "rounds" / str(wanted.round_number)
         stored = {path.name for path in place.rglob("*") if path.is_file()}
         assert sha256_of(wanted.server_state or b"") in stored, strategy
+        assert bytes_up[strategy] == {name: traffic.up for name, traffic in wanted.traffic.items()}
         for group, average in wanted.averages.items():
             assert sha256_of(average) in stored, group
     assert len(list((store / "federations" / "fedavg" / "rounds").rglob("weights/*"))) >= 4
 
 
-def _run(strategies: Sequence[str], services: Services, public: Path, folder: Path) -> None:
-    """Their rounds, side by side."""
-    agents = []
+def _run(strategies: Sequence[str], services: Services, public: Path, folder: Path) -> dict[str, dict[str, int]]:
+    """Their rounds, side by side. Returns by strategy what each client sent in the last one, in bytes."""
+    agents, bytes_up = [], {}
     rests = [FederationClient(services.url, services.api_key, strategy) for strategy in strategies]
     for rest, strategy in zip(rests, strategies, strict=True):
         rest.create(values(strategy))
@@ -118,12 +119,14 @@ def _run(strategies: Sequence[str], services: Services, public: Path, folder: Pa
         rest.start_rounds(ROUNDS.get(strategy, 1))
     for rest, strategy in zip(rests, strategies, strict=True):
         for number in range(1, ROUNDS.get(strategy, 1) + 1):
-            rest.wait_for_round(number, lambda _: None, seconds=150)
+            done = rest.wait_for_round(number, lambda _: None, seconds=150)
+        bytes_up[strategy] = {part["client"]: part["bytes_up"] for part in done["participations"]}
         rest.close()
     for agent in agents:
         agent.process.kill()
         agent.process.wait()
         services.supervisor.forget(agent)
+    return bytes_up
 
 
 def _agent(folder: Path, strategy: str, name: str, kind: str, aggregator: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from fedafd.learning.fedavg import average_updates, weight_update
 from fedafd.learning.server_round import Prepared, evaluate, initial_server_state
 from fedafd.learning.waypoints import Waypoints
 from fedafd.learning.weighing import score_sheet, weigh
+from fedafd.simulation.cost import Traffic, bytes_to_fetch
 from fedafd.simulation.effort import DISTIL, PREPARE
 from fedafd.simulation.round_stages import UNKEPT, RoundStages
 from fedafd.simulation.server_stages import ServerStages
@@ -81,6 +82,8 @@ class FederationProgress:
     """How many rounds ago that was."""
     contributions: Mapping[Modality, Mapping[str, Contribution]] = field(default_factory=dict)
     """By modality and client, of the last round; empty where weights are not looked at."""
+    traffic: Mapping[str, Traffic] = field(default_factory=dict)
+    """Of each client that took part in the last round."""
 
 
 class Federation:
@@ -123,6 +126,8 @@ class Federation:
         uploads: dict[str, Reps] = {}
         ages: dict[str, int] = {}
         updates: list[bytes] = []
+        traffic: dict[str, Traffic] = {}
+        sent_down = self._sent_bytes(prepared.representations)
         for client in self.clients:
             watch(client.name, 0.0, f"client {client.name}")
             held = before.clients.get(client.name, ClientProgress())
@@ -141,8 +146,15 @@ class Federation:
                 state=result.state, round_number=number, metrics=result.metrics, scores=result.scores
             )
             uploads[client.name], ages[client.name] = self.as_sent(client.kind.modalities, result.representations), 0
+            up = self._sent_bytes(uploads[client.name])
+            down = sent_down + sum(
+                bytes_to_fetch(prepared.bundles[m], before.bundles.get(m)) for m in client.kind.modalities
+            )
             if self.config.averaging is not AveragingMode.OFF:
                 updates.append(weight_update(result.state, result.num_private_samples))
+                up += len(updates[-1])
+                down += len(updates[-1]) if before.averages else 0  # an average has the layout of what it is of
+            traffic[client.name] = Traffic(up, down)
         state, contributions = self.distilled(prepared, number, uploads, ages, watch=watch, stages=stages)
         return FederationProgress(
             round_number=number,
@@ -155,6 +167,7 @@ class Federation:
             uploads=uploads,
             ages=ages,
             contributions=contributions,
+            traffic=traffic,
         )
 
     def prepared(
@@ -209,6 +222,9 @@ class Federation:
             public_set_sha256=self._sha256,
             dtype=self.config.wire_dtype,
         )
+
+    def _sent_bytes(self, reps: Reps) -> int:
+        return len(encode_representations(dict(reps), self._sha256, self.config.wire_dtype))
 
     def evaluate_server(self, state: bytes, split: str = "test") -> dict[str, float]:
         """Recalls of a server state on a split of the public set."""

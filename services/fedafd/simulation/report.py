@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from fedafd.simulation.cost import COSTS
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
 from fedafd.simulation.failures import failures_in
 from fedafd.simulation.files import write_json
@@ -69,6 +70,7 @@ def markdown(
             title = f"### {experiment.baseline} minus the others, {scenario}: paired, 95 % intervals"
             parts += [title, "", *_differences([d for d in compared if d.scenario == scenario], names), ""]
     parts += _checks(experiment, rows)
+    parts += _costs(rows)
     if idle := settings_without_effect(experiment):
         parts += ["", "Settings without effect:", "", *(f"- {each}" for each in idle)]
     return "\n".join(parts).rstrip() + "\n"
@@ -102,6 +104,20 @@ def _recalls(rows: Sequence[Row]) -> list[str]:
             for way in ("i2t", "t2i")
         ]
         lines.append(f"| {strategy} | {cells[0]} | {cells[1]} |")
+    return lines
+
+
+def _costs(rows: Sequence[Row]) -> list[str]:
+    """Means over all runs of a strategy; nothing where an older run tells no cost."""
+    costs = [cost for cost in COSTS if rows and all(cost in row.cost for row in rows)]
+    if not costs:
+        return []
+    lines = ["", "### Cost of a run, and of a site in a round", "", f"| strategy | runs | {' | '.join(costs)} |"]
+    lines.append("|---" * (len(costs) + 2) + "|")
+    for strategy in dict.fromkeys(row.strategy for row in rows):
+        own = [row.cost for row in rows if row.strategy == strategy]
+        cells = [f"{fmean(cost[name] for cost in own):.3g}" for name in costs]
+        lines.append(f"| {strategy} | {len(own)} | {' | '.join(cells)} |")
     return lines
 
 

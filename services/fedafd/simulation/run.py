@@ -13,7 +13,6 @@ splits are read once.
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -29,6 +28,7 @@ from fedafd.domain.kinds import Modality
 from fedafd.domain.whole_files import write_whole
 from fedafd.learning.tasks import find_task
 from fedafd.simulation.choice import RoundChoice
+from fedafd.simulation.cost import Meter, cost_of
 from fedafd.simulation.data import PUBLIC_SET, load_run_data
 from fedafd.simulation.effort import ClientSize, Effort
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
@@ -84,7 +84,7 @@ def run_one(
     with closing(_trackers(experiment, key, output, tell)) as trackers:
         trackers.show(_points(run.rounds))
         for number in range(run.progress.round_number + 1, experiment.rounds + 1):
-            started = time.monotonic()
+            meter = Meter(run.federation.device)
             absent = experiment.absent(key, number, [client.name for client in clients])
             made = run.federation.run_round(
                 run.progress,
@@ -92,7 +92,7 @@ def run_one(
                 watch=lambda stage, f, a, n=number: watch(n, effort.share(n, stage, f), a),  # type: ignore[misc]
                 stages=RoundStages(run.stages(number)),
             )
-            run.keep(made, time.monotonic() - started)
+            run.keep(made, meter.read())
             trackers.show(_points(run.rounds))
     watch(experiment.rounds, 1.0, "test")
     result = run.result(key)
@@ -160,6 +160,7 @@ class _Run:
             },
             ages=saved["ages"],
             averages={name: self._read(f"average-{name}-{number}") for name in saved["averages"]},
+            bundles={m: self._read(f"bundle-{m.value}-{number}") for m in Modality},
         )
 
     def stages(self, number: int) -> Path:
@@ -169,7 +170,7 @@ class _Run:
                 shutil.rmtree(path, ignore_errors=True)
         return self.folder / f"{_STAGES}{number}"
 
-    def keep(self, made: FederationProgress, seconds: float) -> None:
+    def keep(self, made: FederationProgress, used: Mapping[str, float]) -> None:
         """Files first, then progress.json in one step, then away with what nobody needs any more."""
         number = made.round_number
         assert made.server_state is not None
@@ -188,7 +189,8 @@ class _Run:
         self.rounds.append(
             {
                 "number": number,
-                "seconds": seconds,
+                **used,
+                "traffic": made.traffic,
                 "server": made.server.metrics,
                 "clients": {name: dict(client.metrics) for name, client in made.clients.items()},
             }
@@ -248,6 +250,7 @@ class _Run:
             "clients": clients,
             "rounds": self.rounds,
             "seconds": sum(entry["seconds"] for entry in self.rounds),
+            "cost": cost_of(self.rounds),
         }
 
     def _write(self, name: str, content: bytes) -> None:

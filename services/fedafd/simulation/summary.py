@@ -50,6 +50,8 @@ class Row(NamedTuple):
     over_global: dict[str, float]
     """By how much each pair client's personalized model is above the frozen global model on the test split."""
     seconds: float
+    cost: dict[str, float]
+    """By the names of fedafd.simulation.cost.COSTS; empty for a run of before costs were counted."""
 
 
 class Difference(NamedTuple):
@@ -114,6 +116,7 @@ def _row(result: Mapping[str, Any]) -> Row:
         clients,
         over,
         float(result["seconds"]),
+        dict(result.get("cost", {})),
     )
 
 
