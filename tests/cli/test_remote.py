@@ -8,10 +8,12 @@ import io
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -454,3 +456,39 @@ def test_the_examples_script_runs_a_round_and_keeps_a_line_of_it(
         (row,) = csv.DictReader(file)
     assert (row["delivered"], row["server_rsum"]) == ("0", "10.0")
     assert float(row["seconds"]) >= 0
+
+
+def test_the_audit_log_is_exported_and_tampering_with_it_is_found(
+    run: Run, federation: Path, control_plane: ControlPlane, tmp_path: Path
+) -> None:
+    for number in range(3):
+        run("client", "invite", f"audited-{number}", "--kind", "image")
+    file = tmp_path / "audit.jsonl"
+    code, said, _ = run("audit", "export", str(file))
+    anchor = said.rpartition("anchor ")[2].strip()
+    lines = file.read_text().splitlines()
+    assert (code, anchor) == (0, "{id}:{hash}".format(**json.loads(lines[-1])))
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert as_json(run("audit", "verify", "--anchor", anchor, "--json")) == {
+        "intact": True,
+        "entries": len(lines),
+        "anchor": anchor,
+        "misfit": None,
+    }
+    assert run("audit", "verify", str(file), "--url", "http://127.0.0.1:1") == (
+        0,
+        f"intact: {len(lines)} entries; anchor {anchor}\n",
+        "",
+    )
+    file.write_text("\n".join(lines[:-1]) + "\n")
+    code, said, _ = run("audit", "verify", str(file), "--anchor", anchor)
+    assert (code, "its end was cut off" in said) == (1, True)
+    file.write_text(lines[0] + "\n" + lines[1][:40])
+    assert run("audit", "verify", str(file)) == (1, "", f"error: {file}, line 2: is no JSON; export the log anew\n")
+    assert run("audit", "verify", "--anchor", "7")[0] == 1
+
+    changed = json.loads(lines[-2])["id"]
+    with closing(sqlite3.connect(control_plane.database_url.removeprefix("sqlite:///"))) as database, database:
+        database.execute("UPDATE events SET actor = 'api-key:somebody-else' WHERE id = ?", (changed,))
+    code, said, _ = run("audit", "verify")
+    assert (code, said.startswith(f"NOT intact: entry {changed} (client.invited, ")) == (1, True)

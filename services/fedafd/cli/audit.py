@@ -1,4 +1,7 @@
-"""`fedafd audit leakage`: what this site's released representations tell of its data. Heavy imports stand inside."""
+"""`fedafd audit`: the server's log of who did what, and what a site's released representations tell of its data.
+
+Heavy imports stand inside.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,13 @@ import typer
 
 from fedafd.cli.agent_options import AgentYaml
 from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
+from fedafd.cli.remote.audit_log import export, verify
 
 __all__ = ["audit_app"]
 
-audit_app = typer.Typer(help="Measure what has left a site.", no_args_is_help=True)
-
-
-@audit_app.callback()
-def _audit() -> None:
-    """Measure what has left a site."""
+audit_app = typer.Typer(help="Check the audit log, and measure what has left a site.", no_args_is_help=True)
+audit_app.command("export")(export)
+audit_app.command("verify", cls=AnswerCommand)(verify)
 
 
 @audit_app.command("leakage", cls=AnswerCommand)

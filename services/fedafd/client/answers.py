@@ -184,3 +184,4 @@ class Event(TypedDict):
     kind: str
     actor: str
     data: dict[str, Any]
+    hash: str | None

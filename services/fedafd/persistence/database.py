@@ -28,7 +28,7 @@ from fedafd.domain.errors import (
     InvalidRequestError,
 )
 from fedafd.persistence.clock import shared_clock
-from fedafd.persistence.event_repository import write_recorded_events
+from fedafd.persistence.event_repository import forget_head, log_head, write_recorded_events
 from fedafd.persistence.sqlite_driver import DRIVER
 from fedafd.telemetry.logging import get_logger
 
@@ -78,6 +78,8 @@ class _AuditedSession(Session):
 
 
 event.listen(_AuditedSession, "before_commit", write_recorded_events)
+event.listen(_AuditedSession, "after_commit", log_head)
+event.listen(_AuditedSession, "after_rollback", forget_head)
 
 
 class Database:

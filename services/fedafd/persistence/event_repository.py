@@ -3,6 +3,8 @@
 Readers go on from the last id that they saw, so ids must grow in the order in which events become visible. A sequence
 alone does not promise that: a transaction may take a number and commit after a later one. Therefore recorded events
 are written last in their transaction, under a lock that is held for the commit only (SQLite has one writer anyway).
+Under the same lock they are chained by their hashes. The head is logged after the commit: whoever keeps the logs
+elsewhere has the anchors that show what was changed later, and what was cut off.
 """
 
 from __future__ import annotations
@@ -15,11 +17,15 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
+from fedafd.persistence.audit_chaining import chain_events
 from fedafd.persistence.models import EventRow, RoundRow
+from fedafd.telemetry.logging import get_logger
 
 __all__ = [
     "events_after",
+    "forget_head",
     "last_event_id",
+    "log_head",
     "newest_events",
     "record_event",
     "round_changes",
@@ -27,6 +33,8 @@ __all__ = [
 ]
 
 _PENDING = "recorded_events"
+_HEAD = "audit_head"
+_log = get_logger(__name__)
 _CLOCKS = timedelta(minutes=1)
 """An event is dated a moment after what it tells of."""
 _LOCK = 0x6576656E7473
@@ -49,6 +57,19 @@ def write_recorded_events(session: Session) -> None:
             session.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
         session.add_all(rows)
         session.flush()
+        session.info[_HEAD] = chain_events(session.connection())
+
+
+def log_head(session: Session) -> None:
+    """Log up to where the audit log goes now; called just after the commit."""
+    head = session.info.pop(_HEAD, None)
+    if head is not None:
+        _log.info("audit.head", anchor=str(head))
+
+
+def forget_head(session: Session) -> None:
+    """Of a commit that failed nothing is logged; called after a rollback."""
+    session.info.pop(_HEAD, None)
 
 
 async def events_after(

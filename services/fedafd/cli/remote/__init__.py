@@ -19,6 +19,7 @@ __all__ = ["REMOTE_COMMANDS", "add_remote_commands"]
 
 REMOTE_COMMANDS = frozenset(
     {
+        "audit",
         "bootstrap",
         "client",
         "drain",

@@ -22,11 +22,23 @@ class Event(BaseModel):
     federation: str | None = Field(description="Null for what concerns no federation, such as API keys.")
     actor: str = Field(description="`api-key:<name>`, `client:<name>`, `coordinator` or `distiller:<worker>`.")
     data: dict[str, Any]
+    hash: str | None = Field(
+        description="SHA-256 over this entry and the hash of the entry before, of whichever federation. Null for a "
+        "moment, where a program of an older version wrote it."
+    )
 
     @classmethod
     def of(cls, row: EventRow) -> Event:
         """From its row."""
-        return cls(id=row.id, at=row.at, kind=row.kind, federation=row.federation_id, actor=row.actor, data=row.data)
+        return cls(
+            id=row.id,
+            at=row.at,
+            kind=row.kind,
+            federation=row.federation_id,
+            actor=row.actor,
+            data=row.data,
+            hash=row.hash,
+        )
 
 
 class EventPage(Page[Event]):

@@ -29,6 +29,9 @@ class EventRow(Base):
     actor: Mapped[str] = mapped_column(String(128))
     """`api-key:<name>`, `client:<name>`, `coordinator`, `distiller:<worker>`."""
     data: Mapped[dict[str, Any]]
+    hash: Mapped[str | None] = mapped_column(String(64))
+    """Covers this entry and the hash of the one before (`domain.audit_chain`); None until the next write, where a
+    program wrote that knows of no chain."""
 
 
 class RemovalRow(Base):

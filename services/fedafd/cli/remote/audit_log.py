@@ -1,0 +1,97 @@
+"""`fedafd audit export` and `fedafd audit verify`: the audit log as a file, and whether its chain of hashes holds."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedafd.cli.output_format import Output, OutputFormat, print_answer
+from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Url, connect
+from fedafd.cli.remote.output import print_line
+from fedafd.client.control_plane import ControlPlaneClient
+from fedafd.domain.audit_chain import AuditEntry, ChainCheck, Head
+from fedafd.domain.errors import DataError
+
+__all__ = ["export", "verify"]
+
+_LONGEST_LINE = 16 * 2**20
+
+
+def export(
+    file: Annotated[Path, typer.Argument(help="Where to write it; it is there when it is whole.")],
+    api_key: ApiKey = "",
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Write the audit log of everything as JSON lines, the oldest entry first; for admins.
+
+    The anchor that it prints is to be kept where nobody who runs the server can change it.
+    """
+    head, count = None, 0
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8") as target:
+            for found in _answered(connect(url, api_key)):
+                target.write(json.dumps(found) + "\n")
+                head, count = f"{found['id']}:{found['hash']}", count + 1
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+    print_line(f"{file}: {count} entries" + ("" if head is None else f"; anchor {head}"))
+
+
+def verify(
+    file: Annotated[Path | None, typer.Argument(help="What export wrote; without it the server is asked.")] = None,
+    anchor: Annotated[
+        list[str] | None,
+        typer.Option(help="ID:HASH as an earlier export, verify or log line told it; may be repeated."),
+    ] = None,
+    api_key: ApiKey = "",
+    url: Url = DEFAULT_URL,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Check that no entry of the audit log was changed, removed, put in or moved; exit code 1 if one was.
+
+    With a file it asks nobody. Without an anchor it cannot see that the log's end was cut off, nor that all of it was
+    made anew: give the newest that you have.
+    """
+    check = ChainCheck([Head.parse(each) for each in anchor or ()])
+    entries = _entries_of(file) if file is not None else map(AuditEntry.of_json, _answered(connect(url, api_key)))
+    misfit = next((found for found in map(check.misfit, entries) if found is not None), None) or check.missing_end()
+    head = None if check.head is None else str(check.head)
+    if output.is_data:
+        print_answer({"intact": misfit is None, "entries": check.count, "anchor": head, "misfit": misfit}, output)
+    elif misfit is None:
+        print_line(f"intact: {check.count} entries" + ("" if head is None else f"; anchor {head}"))
+    else:
+        print_line(f"NOT intact: {misfit}")
+        print_line(f"fits until then: {check.count} entries" + ("" if head is None else f"; anchor {head}"))
+    if misfit is not None:
+        raise typer.Exit(1)
+
+
+def _answered(server: ControlPlaneClient) -> Iterator[Any]:
+    cursor: str | None = None
+    while True:
+        page = server.ask("GET", "/events", params={"limit": 200} | ({"cursor": cursor} if cursor else {}))
+        yield from page["items"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return
+
+
+def _entries_of(file: Path) -> Iterator[AuditEntry]:
+    with file.open("rb") as lines:
+        number = 0
+        while line := lines.readline(_LONGEST_LINE):
+            number += 1
+            try:
+                yield AuditEntry.of_json(json.loads(line))
+            except DataError as error:
+                raise DataError(f"{file}, line {number}: {error}") from None
+            except (ValueError, RecursionError):
+                raise DataError(f"{file}, line {number}: is no JSON; export the log anew") from None

@@ -1,0 +1,140 @@
+"""The audit log's chain: the hash of each entry covers the entry and the hash of the one before.
+
+Whoever changes, removes, inserts or moves an entry must make every later hash anew, and then the head, the last entry's
+id and hash, is another. A head that was noted elsewhere (an anchor) shows that, and that the log's end was cut off.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+from fedafd.domain.errors import DataError
+
+__all__ = ["START", "AuditEntry", "ChainCheck", "Head", "entry_hash"]
+
+START = "0" * 64
+"""What the first entry's hash covers in the place of the one before."""
+_FIELDS = ("id", "at", "federation", "kind", "actor", "data", "hash")
+_CAUSES = "it was changed or put in, or what stood before it was changed, removed or moved"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditEntry:
+    """An entry as the audit log shows it."""
+
+    id: int
+    at: datetime
+    federation: str | None
+    kind: str
+    actor: str
+    data: Mapping[str, Any]
+    hash: str | None = None
+    """None while only a program from before there was a chain has written since."""
+
+    @classmethod
+    def of_json(cls, found: Any) -> AuditEntry:
+        """From what the REST API answers and `fedafd audit export` writes. Raises DataError for anything else."""
+        if not isinstance(found, dict) or any(name not in found for name in _FIELDS):
+            raise DataError(f"is no entry of an audit log: it needs {', '.join(_FIELDS)}")
+        entry = {name: found[name] for name in _FIELDS}
+        if type(entry["id"]) is not int or not isinstance(entry["data"], dict):
+            raise DataError("is no entry of an audit log: its id must be a whole number and its data an object")
+        if not all(isinstance(entry[name], str) for name in ("at", "kind", "actor")):
+            raise DataError("is no entry of an audit log: at, kind and actor must be text")
+        if not all(entry[name] is None or isinstance(entry[name], str) for name in ("federation", "hash")):
+            raise DataError("is no entry of an audit log: federation and hash must be text or null")
+        return cls(**entry | {"at": _moment(entry["at"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """Up to where a log goes: the id and the hash of its last entry. Written `ID:HASH`."""
+
+    id: int
+    hash: str
+
+    def __str__(self) -> str:
+        return f"{self.id}:{self.hash}"
+
+    @classmethod
+    def parse(cls, text: str) -> Head:
+        """From `ID:HASH`. Raises DataError for anything else."""
+        number, _, digest = text.strip().partition(":")
+        whole = number.isascii() and number.isdecimal() and len(number) <= 19
+        if not whole or len(digest) != len(START) or not set(digest) <= set("0123456789abcdef"):
+            raise DataError(f"anchor {text[:100]!r}: is not ID:HASH, as `fedafd audit verify` prints it")
+        return cls(id=int(number), hash=digest)
+
+
+def entry_hash(previous: str, entry: AuditEntry) -> str:
+    """SHA-256, in hexadecimal, over the hash of the entry before and all of this one, its own hash left out.
+
+    The deletion of a federation moves its name into the data of its entries, where it counts as the same.
+    """
+    data, federation = dict(entry.data), entry.federation
+    if federation is None:
+        federation = data.pop("federation", None)
+    at = entry.at.astimezone(UTC).isoformat(timespec="microseconds")
+    covered = [previous, entry.id, at, federation, entry.kind, entry.actor, json.loads(json.dumps(data))]
+    return sha256(json.dumps(_plain(covered), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Numbers in one form, because databases and JSON write 1e3, 1000.0 and 1000 as they like."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return None if not math.isfinite(value) else int(value) if value.is_integer() else value
+    return value
+
+
+def _moment(text: str) -> datetime:
+    try:
+        at = datetime.fromisoformat(text)
+        if at.tzinfo is not None:
+            return at.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise DataError("is no entry of an audit log: at must be a time with its zone")
+
+
+class ChainCheck:
+    """Goes through a log from its first entry on, and tells of the first one that does not fit."""
+
+    def __init__(self, anchors: Sequence[Head] = ()) -> None:
+        self._awaited = sorted(anchors, key=lambda anchor: anchor.id)
+        self.count = 0
+        self.head: Head | None = None
+        """The last entry that fitted; None before the first."""
+
+    def misfit(self, entry: AuditEntry) -> str | None:
+        """What is wrong with the next entry; None if it fits."""
+        named = f"entry {entry.id} ({entry.kind}, {entry.at.isoformat()})"
+        if self.head is not None and entry.id <= self.head.id:
+            return f"{named}: stands after entry {self.head.id}: entries were moved or put in"
+        if entry.hash is None:
+            return f"{named}: has no hash: a program from before there was a chain wrote it, or somebody put it in"
+        if entry.hash != entry_hash(self.head.hash if self.head else START, entry):
+            return f"{named}: does not fit: {_CAUSES}"
+        while self._awaited and self._awaited[0].id <= entry.id:
+            anchor = self._awaited.pop(0)
+            if anchor != Head(id=entry.id, hash=entry.hash):
+                return f"{named}: is not what the anchor {anchor} tells: the log was made anew from there or before"
+        self.head = Head(id=entry.id, hash=entry.hash)
+        self.count += 1
+        return None
+
+    def missing_end(self) -> str | None:
+        """What is wrong with the end, once all entries have been seen; None if no anchor lies behind it."""
+        if not self._awaited:
+            return None
+        last = "is empty" if self.head is None else f"ends with entry {self.head.id}"
+        return f"the log {last}, but the anchor {self._awaited[0]} lies behind that: its end was cut off"

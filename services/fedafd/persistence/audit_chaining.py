@@ -1,0 +1,57 @@
+"""Gives entries of the audit log their hashes, under the lock under which entries are written.
+
+Used by each write, and by the migration for what was there before. What a replica of an older version wrote during a
+rolling upgrade has no hash; the next write chains it first, so that the chain has no gap.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from fedafd.domain.audit_chain import START, AuditEntry, Head, entry_hash
+from fedafd.persistence.models.base import UtcDateTime
+
+__all__ = ["chain_events"]
+
+_BATCH = 500
+_EVENTS = sa.table(
+    "events",
+    *(sa.column(name, sa.String) for name in ("federation_id", "kind", "actor", "hash")),
+    sa.column("id", sa.BigInteger),
+    sa.column("at", UtcDateTime),
+    sa.column("data", sa.JSON),
+)
+_SET_HASH = sa.update(_EVENTS).where(_EVENTS.c.id == sa.bindparam("of")).values(hash=sa.bindparam("made"))
+
+
+def chain_events(connection: Connection) -> Head | None:
+    """Hash every entry behind the last one that has a hash; the head then, None for an empty log."""
+    last_hashed = (
+        sa.select(_EVENTS.c.id, _EVENTS.c.hash)
+        .where(_EVENTS.c.hash.is_not(None))
+        .order_by(_EVENTS.c.id.desc())
+        .limit(1)
+    )
+    found = connection.execute(last_hashed).one_or_none()
+    head = None if found is None else Head(id=found.id, hash=found.hash)
+    ids = connection.scalars(
+        sa.select(_EVENTS.c.id).where(_EVENTS.c.id > (head.id if head else 0)).order_by("id")
+    ).all()
+    for start in range(0, len(ids), _BATCH):
+        some = ids[start : start + _BATCH]
+        head = _chain(connection, head, some[0], some[-1])
+    return head
+
+
+def _chain(connection: Connection, head: Head | None, first: int, last: int) -> Head | None:
+    rows = connection.execute(sa.select(_EVENTS).where(_EVENTS.c.id.between(first, last)).order_by(_EVENTS.c.id)).all()
+    made = []
+    for row in rows:
+        entry = AuditEntry(
+            id=row.id, at=row.at, federation=row.federation_id, kind=row.kind, actor=row.actor, data=row.data or {}
+        )
+        head = Head(id=row.id, hash=entry_hash(head.hash if head else START, entry))
+        made.append({"of": head.id, "made": head.hash})
+    connection.execute(_SET_HASH, made)
+    return head
