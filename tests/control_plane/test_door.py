@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from tests.control_plane.rest import FEDERATION, Rest, listening, problem, settings_for
 
-from fedafd.control_plane.failed_logins import _MOST_REMEMBERED, FailedLogins
+from fedafd.control_plane.failed_logins import FailedLogins
 from fedafd.control_plane.patience import PatientProtocol
+from fedafd.control_plane.rates import MOST_REMEMBERED
 from fedafd.domain.errors import TooManyRequestsError
 from fedafd.storage import StoreSettings
 
@@ -49,34 +50,37 @@ async def test_a_body_is_not_read_before_its_sender_is_known(rest: Rest) -> None
 
 async def test_who_tries_many_keys_is_refused_and_honest_callers_are_not(rest: Rest) -> None:
     assert (await rest.http.get("/federations")).status_code == 200
-    answers = [await rest.http.get("/federations", headers={"Authorization": f"Bearer guess-{n}"}) for n in range(80)]
-    statuses = [answer.status_code for answer in answers]
-    assert statuses[:60] == [401] * 60
-    assert statuses[-1] == 429
-    assert answers[-1].headers["retry-after"] == "60"
+    answers = []
+    while not answers or answers[-1].status_code == 401:
+        guess = {"Authorization": f"Bearer guess-{len(answers)}"}
+        answers.append(await rest.http.get("/federations", headers=guess))
+    assert 60 < len(answers) < 150
+    assert 1 <= int(answers[-1].headers["retry-after"]) <= 61
     problem(answers[-1], 429, "too-many-requests")
     assert (await rest.http.get("/federations")).status_code == 200
     await rest.context.failed_logins.write(rest.context.database)
     await rest.context.failed_logins.write(rest.context.database)
     events = [e for e in (await rest.http.get("/events")).json()["items"] if e["kind"] == "login.failed"]
-    assert [(e["actor"], e["federation"], e["data"]["count"]) for e in events] == [("address:127.0.0.1", None, 80)]
+    assert [(e["actor"], e["federation"]) for e in events] == [("address:127.0.0.1", None)]
+    assert 1 <= events[0]["data"]["count"] <= len(answers)
 
 
-def test_what_is_remembered_of_failures_is_bounded() -> None:
-    failed = FailedLogins(per_minute=1)
-    for number in range(_MOST_REMEMBERED + 10):
-        failed.failed(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
-        failed.opened(str(number))
-    assert max(len(kept) for kept in (failed._left, failed._opened, failed._unwritten)) == _MOST_REMEMBERED
+async def test_what_is_remembered_of_failures_is_bounded() -> None:
+    failed = FailedLogins(per_minute=1000)
+    for number in range(MOST_REMEMBERED + 10):
+        await failed.failed(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", str(number), f"key-{number}")
+        failed.opened(str(number), "caller")
+    kept = (failed._rates._here, failed._opened, failed._ended, failed._unwritten)
+    assert {len(each) for each in kept} == {MOST_REMEMBERED}
 
 
-def test_addresses_of_one_network_of_version_6_count_as_one() -> None:
+async def test_addresses_of_one_network_of_version_6_count_as_one() -> None:
     failed = FailedLogins(per_minute=3)
     for last in range(3):
-        failed.failed(f"2001:db8::{last}")
+        await failed.failed(f"2001:db8::{last}", "guess", None)
     with pytest.raises(TooManyRequestsError):
-        failed.check("2001:db8::99", "guess")
-    failed.check("2001:db8:1::1", "guess")
+        await failed.check("2001:db8::99", "guess")
+    await failed.check("2001:db8:1::1", "guess")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 import redis.asyncio
 import uvicorn
 from fastapi import FastAPI, Response
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from fedafd.control_plane import probes
 from fedafd.control_plane.api_keys import endpoints as api_keys
@@ -32,6 +33,7 @@ from fedafd.control_plane.openapi import describe, operation_id
 from fedafd.control_plane.patience import PatientBody, PatientProtocol
 from fedafd.control_plane.problems import add_problem_handlers
 from fedafd.control_plane.public_sets import endpoints as public_sets
+from fedafd.control_plane.rates import Rates
 from fedafd.control_plane.rounds import endpoints as rounds
 from fedafd.control_plane.settings import ControlPlaneSettings, load_settings
 from fedafd.control_plane.status import endpoints as status
@@ -112,6 +114,7 @@ def create_app(settings: ControlPlaneSettings) -> FastAPI:
     metrics = ControlPlaneMetrics()
     app.add_middleware(SecureHeaders)
     app.add_middleware(Observed, metrics=metrics)
+    app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=settings.trusted_proxies)
     _add_metrics(app, metrics)
     return app
 
@@ -120,6 +123,7 @@ def _context(settings: ControlPlaneSettings, redis_url: str | None) -> Context:
     database = Database(settings.database_url.get_secret_value())
     publish = WakeupPublisher(redis_url).publish if redis_url else lambda _: None
     client = redis.asyncio.Redis.from_url(redis_url, socket_connect_timeout=2, socket_timeout=2) if redis_url else None
+    rates = Rates(client)
     return Context(
         database=database,
         store=open_store(settings.store),
@@ -130,7 +134,9 @@ def _context(settings: ControlPlaneSettings, redis_url: str | None) -> Context:
         idempotency_lifetime=timedelta(hours=settings.idempotency_hours),
         ticket_lifetime=timedelta(minutes=settings.ticket_minutes),
         sessions=SessionSigner(settings.first_admin_key()),
-        failed_logins=FailedLogins(settings.failed_logins_per_minute),
+        rates=rates,
+        failed_logins=FailedLogins(settings.failed_logins_per_minute, rates),
+        requests_per_minute=settings.requests_per_minute,
         streams_per_key=settings.streams_per_key,
         stream_poll_seconds=settings.stream_poll_seconds,
         stream_heartbeat_seconds=settings.stream_heartbeat_seconds,
@@ -210,6 +216,7 @@ def main() -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # the application's own, which knows whom to trust
         http=PatientProtocol,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )

@@ -16,6 +16,7 @@ from fedafd.control_plane.dashboard.sessions import SessionSigner
 from fedafd.control_plane.failed_logins import FailedLogins
 from fedafd.control_plane.key_uses import KeyUses
 from fedafd.control_plane.models.reads import ModelReads
+from fedafd.control_plane.rates import Rates
 from fedafd.persistence.database import Database
 from fedafd.storage import ObjectStore, WriteProbe
 
@@ -58,7 +59,10 @@ class Context:
     redis: redis.asyncio.Redis | None = None
     wakeups: Wakeups = field(default_factory=Wakeups)
     key_uses: KeyUses = field(default_factory=KeyUses)
+    rates: Rates = field(default_factory=Rates)
     failed_logins: FailedLogins = field(default_factory=lambda: FailedLogins(per_minute=60))
+    requests_per_minute: int = 6000
+    """Of one caller."""
     sessions: SessionSigner = field(default_factory=lambda: SessionSigner(None))
     writes: WriteProbe = field(init=False)
     open_streams: Counter[str] = field(default_factory=Counter)

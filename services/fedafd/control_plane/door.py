@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from fastapi.security.utils import get_authorization_scheme_param
 from starlette.datastructures import Headers, MutableHeaders
 
-from fedafd.control_plane.callers import Caller, identify
+from fedafd.control_plane.login import log_in
 from fedafd.control_plane.problems import problem_of
 from fedafd.domain.errors import FedafdError, UnauthenticatedError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from fedafd.control_plane.callers import Caller
     from fedafd.control_plane.context import Context
 
 __all__ = ["Door", "SecureHeaders"]
@@ -42,16 +43,7 @@ class Door:
         secret = secret.strip()
         if scheme.lower() != "bearer" or not secret:
             raise UnauthenticatedError("no API key; send the header `Authorization: Bearer <key>`")
-        address, failed = (scope.get("client") or ("unknown",))[0], self._context.failed_logins
-        failed.check(address, secret)
-        try:
-            async with self._context.database.snapshot() as session:
-                caller = await identify(self._context, session, secret)
-        except UnauthenticatedError:
-            failed.failed(address)
-            raise
-        failed.opened(secret)
-        return caller
+        return await log_in(self._context, secret, (scope.get("client") or ("unknown",))[0])
 
 
 class SecureHeaders:

@@ -1,17 +1,20 @@
-"""Failed logins: limited for each address, logged, and in the audit log.
+"""Failed logins: slowed and then refused for each address and each key, logged, and in the audit log.
 
 An address may fail so often a minute. Beyond that, secrets that did not open anything lately are refused unseen from
-there, so that nobody can try many; callers that share the address, as behind a proxy, go on. What is remembered is
-bounded, and written now and then: nobody fills the database by failing.
+there, so that nobody can try many; callers that share the address, as behind a proxy, go on. A secret of a key that was
+revoked or has expired counts for the key too, from wherever it comes. What is remembered is bounded, and log and audit
+log tell of a burst once a minute: nobody fills disk or database by failing.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections import OrderedDict
 from time import monotonic
 from typing import TypeVar
 
+from fedafd.control_plane.rates import MOST_REMEMBERED, Rates
 from fedafd.domain.errors import FedafdError, TooManyRequestsError
 from fedafd.domain.secrets import hash_secret
 from fedafd.persistence.database import Database
@@ -20,73 +23,95 @@ from fedafd.telemetry.logging import get_logger
 
 __all__ = ["FailedLogins"]
 
-_MOST_REMEMBERED = 10_000
 _TRUSTED_SECONDS = 3600.0
 _EVENT_SECONDS = 60.0
-"""An address makes one event a minute, with the number of its failures."""
+"""An address, or a key, makes one event a minute, with the number of its failures."""
 _MOST_EVENTS = 20
-"""Addresses that are written at once; the others wait."""
+"""Addresses and keys that are written at once; the others wait."""
+_SLOW_FROM = 0.75
+"""Of the failures that are allowed; from there on each is answered later than the one before."""
+_SLOWEST_SECONDS = 0.25
 _log = get_logger(__name__)
 T = TypeVar("T")
 
 
 class FailedLogins:
-    """Failures of the last minutes by address."""
+    """Failures of the last minutes by address, and by key."""
 
-    def __init__(self, per_minute: int) -> None:
+    def __init__(self, per_minute: int, rates: Rates | None = None) -> None:
         self._per_minute = per_minute
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
-        self._opened: OrderedDict[str, float] = OrderedDict()
+        self._rates = rates or Rates()
+        self._opened: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        """When, and whose it is, by hash of the secret."""
+        self._ended: OrderedDict[str, str] = OrderedDict()
+        """Keys that were revoked or have expired, by hash of the secret."""
         self._unwritten: OrderedDict[str, int] = OrderedDict()
         self._written: OrderedDict[str, float] = OrderedDict()
 
-    def check(self, address: str, secret: str) -> None:
+    def known(self, secret: str) -> str | None:
+        """Whose secret it was lately; None for one that opened nothing lately."""
+        at, caller = self._opened.get(hash_secret(secret), (0.0, ""))
+        return caller if caller and monotonic() - at < _TRUSTED_SECONDS else None
+
+    async def check(self, address: str, secret: str) -> None:
         """Raise TooManyRequestsError for a secret that opened nothing lately, from where too many were wrong."""
-        opened = self._opened.get(hash_secret(secret))
-        if opened is not None and monotonic() - opened < _TRUSTED_SECONDS:
+        if self.known(secret):
             return
-        if self._tries(_network(address)) < 1:
-            self._note(_network(address))
-            raise TooManyRequestsError(
-                f"too many wrong keys from {address}; wait a minute, and check the key that your programs use"
-            )
+        ended = self._ended.get(hash_secret(secret))
+        for who in (_network(address), *([f"key:{ended}"] if ended else [])):
+            seconds = (await self._rates.seen(_name(who))).wait_seconds(self._per_minute)
+            if seconds:
+                self._note(who)
+                raise TooManyRequestsError(
+                    f"too many wrong keys from {address}; wait a minute, and check the key that your programs use",
+                    retry_after_seconds=seconds,
+                )
 
-    def failed(self, address: str) -> None:
-        """A secret from there was wrong."""
-        where = _network(address)
-        _keep(self._left, where, (self._tries(where) - 1, monotonic()))
-        self._note(where)
-        _log.warning("login.failed", address=where)
+    async def failed(self, address: str, secret: str, key: str | None) -> None:
+        """A secret from there was wrong; `key` is the one that it opened before that was revoked or had expired."""
+        await self._count(_network(address))
+        if key is not None:
+            _keep(self._ended, hash_secret(secret), key)
+            await self._count(f"key:{key}")
+        share = (await self._rates.seen(_name(_network(address)))).rate / self._per_minute
+        if share > _SLOW_FROM:
+            await asyncio.sleep(_SLOWEST_SECONDS * min(1.0, (share - _SLOW_FROM) / (1 - _SLOW_FROM)))
 
-    def opened(self, secret: str) -> None:
-        """The secret is somebody's."""
-        _keep(self._opened, hash_secret(secret), monotonic())
+    def opened(self, secret: str, caller: str) -> None:
+        """The secret is that caller's."""
+        _keep(self._opened, hash_secret(secret), (monotonic(), caller))
 
     async def write(self, database: Database) -> None:
-        """Write what the audit log lacks; what the database does not take stays for the next time."""
+        """Write what log and audit log lack; what the database does not take stays for the next time."""
         now = monotonic()
-        due = [where for where in self._unwritten if now - self._written.get(where, -_EVENT_SECONDS) >= _EVENT_SECONDS]
-        counts = {where: self._unwritten.pop(where) for where in due[:_MOST_EVENTS]}
+        due = [who for who in self._unwritten if now - self._written.get(who, -_EVENT_SECONDS) >= _EVENT_SECONDS]
+        counts = {who: self._unwritten.pop(who) for who in due[:_MOST_EVENTS]}
         if not counts:
             return
         try:
             async with database.transaction() as session:
-                for where, count in counts.items():
-                    record_event(session, "login.failed", federation_id=None, actor=f"address:{where}", count=count)
+                for who, count in counts.items():
+                    actor = who if who.startswith("key:") else f"address:{who}"
+                    record_event(session, "login.failed", federation_id=None, actor=actor, count=count)
         except FedafdError as error:
-            for where, count in counts.items():
-                _keep(self._unwritten, where, self._unwritten.get(where, 0) + count)
+            for who, count in counts.items():
+                _keep(self._unwritten, who, self._unwritten.get(who, 0) + count)
             _log.warning("login.failures_not_written", reason=str(error))
             return
-        for where in counts:
-            _keep(self._written, where, now)
+        for who, count in counts.items():
+            _log.warning("login.failed", who=who, count=count)
+            _keep(self._written, who, now)
 
-    def _tries(self, where: str) -> float:
-        left, at = self._left.get(where, (float(self._per_minute), 0.0))
-        return min(float(self._per_minute), left + (monotonic() - at) * self._per_minute / 60)
+    async def _count(self, who: str) -> None:
+        await self._rates.take(_name(who), self._per_minute)
+        self._note(who)
 
-    def _note(self, where: str) -> None:
-        _keep(self._unwritten, where, self._unwritten.get(where, 0) + 1)
+    def _note(self, who: str) -> None:
+        _keep(self._unwritten, who, self._unwritten.get(who, 0) + 1)
+
+
+def _name(who: str) -> str:
+    return f"failed:{who}"
 
 
 def _network(address: str) -> str:
@@ -101,5 +126,5 @@ def _network(address: str) -> str:
 def _keep(kept: OrderedDict[str, T], key: str, value: T) -> None:
     kept[key] = value
     kept.move_to_end(key)
-    while len(kept) > _MOST_REMEMBERED:
+    while len(kept) > MOST_REMEMBERED:
         kept.popitem(last=False)

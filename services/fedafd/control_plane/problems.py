@@ -34,7 +34,7 @@ _TITLES = {
     413: "The body is larger than allowed",
     416: "The range lies outside the file",
     422: "A field is missing, malformed or out of range",
-    429: "Too many wrong keys from this address, or too many streams of this key",
+    429: "Too many wrong keys from this address, or too many requests or streams of this key",
     500: "Internal error; the server's log has the details",
     502: "The object store failed, or holds damaged bytes",
     503: "Database or object store cannot be reached",
@@ -115,7 +115,8 @@ def problem_of(error: FedafdError, *, close: bool = False) -> JSONResponse:
     status = next(ERROR_STATUS[kind] for kind in type(error).__mro__ if kind in ERROR_STATUS)
     headers = {"WWW-Authenticate": "Bearer"} if status.http == 401 else {}
     if error.retryable:
-        headers["Retry-After"] = "60" if status.http == 429 else "1"
+        seconds = error.data.get("retry_after_seconds", 60 if status.http == 429 else 1)
+        headers["Retry-After"] = str(seconds)
     if status.http == 416 and "size_bytes" in error.data:
         headers["Content-Range"] = f"bytes */{error.data['size_bytes']}"
     if close:

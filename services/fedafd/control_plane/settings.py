@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from fedafd.domain.secrets import LongSecret, check_length, read_secret_file
@@ -43,8 +44,23 @@ class ControlPlaneSettings(ProcessSettings):
     failed_logins_per_minute: int = Field(
         60, ge=1, description="Wrong keys from one address; beyond it keys that are new there are refused unseen."
     )
+    requests_per_minute: int = Field(6000, ge=1, description="Requests of one key, over all replicas that share Redis.")
+    trusted_proxies: str = Field(
+        "127.0.0.1,::1",
+        description="Addresses and networks, with commas between, whose X-Forwarded-For tells where a request is from.",
+    )
     body_idle_seconds: float = Field(30.0, gt=0, description="A body of which nothing comes for so long is refused.")
     log_level: str = "INFO"
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        for each in filter(None, (part.strip() for part in value.split(","))):
+            try:
+                ip_network(each)
+            except ValueError as error:
+                raise ValueError(f"{each!r}: {error}; such as 10.0.0.7 or 10.0.0.0/8") from None
+        return value
 
     def first_admin_key(self) -> str | None:
         """The first admin's key from wherever it was given. Raises ConfigurationError."""

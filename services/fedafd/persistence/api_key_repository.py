@@ -19,6 +19,7 @@ __all__ = [
     "FIRST_ADMIN",
     "active_key",
     "create_key",
+    "ended_key",
     "ensure_admin_key",
     "forget_federation",
     "get_key",
@@ -39,6 +40,13 @@ async def key_by_secret(session: AsyncSession, secret: str) -> ApiKeyRow | None:
     previous = and_(ApiKeyRow.previous_hash == digest, ApiKeyRow.previous_until > utc_now())
     query = select(ApiKeyRow).where(or_(ApiKeyRow.key_hash == digest, previous), *_active())
     return await session.scalar(query)
+
+
+async def ended_key(session: AsyncSession, secret: str) -> str | None:
+    """Name of the key that this secret opened before the key was revoked, expired, or got another secret."""
+    digest = hash_secret(secret)
+    of_secret = or_(ApiKeyRow.key_hash == digest, ApiKeyRow.previous_hash == digest)
+    return await session.scalar(select(ApiKeyRow.name).where(of_secret))
 
 
 async def active_key(session: AsyncSession, key_id: str) -> ApiKeyRow | None:

@@ -62,8 +62,10 @@ async def test_a_sites_credential_opens_no_dashboard(rest: Rest) -> None:
 
 async def test_who_tries_many_keys_at_the_login_is_refused(rest: Rest) -> None:
     visit = stranger(rest)
-    statuses = [(await visit.http.post("/login", data={"key": f"guess-{n}"})).status_code for n in range(65)]
-    assert (statuses[0], statuses[-1]) == (401, 429)
+    statuses: list[int] = []
+    while 429 not in statuses:
+        statuses.append((await visit.http.post("/login", data={"key": f"guess-{len(statuses)}"})).status_code)
+    assert 60 < len(statuses) < 150
     assert (await visit.http.post("/login", data={"key": KEY})).status_code == 429
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fastapi import Request, Response
 
-from fedafd.control_plane.callers import identify
 from fedafd.control_plane.context import Context, ContextDep
 from fedafd.control_plane.dashboard.rendering import render
 from fedafd.control_plane.dashboard.routing import page_router, see
 from fedafd.control_plane.dashboard.sessions import SESSION_SECONDS
 from fedafd.control_plane.dashboard.visits import ViewerForm, check_origin, cookie_name
+from fedafd.control_plane.login import log_in as caller_of
 from fedafd.domain.errors import ForbiddenError, TooManyRequestsError, UnauthenticatedError
 from fedafd.domain.secrets import hash_secret
 
@@ -52,19 +52,11 @@ async def log_out(request: Request, _: ViewerForm) -> Response:
 
 
 async def _begin(context: Context, key: str, address: str) -> str:
-    failed = context.failed_logins
     if not key or not key.isascii() or len(key) > 500:
         raise UnauthenticatedError("give an API key; an admin makes one with `fedafd key create`")
-    failed.check(address, key)
-    try:
-        async with context.database.snapshot() as session:
-            caller = await identify(context, session, key)
-    except UnauthenticatedError:
-        failed.failed(address)
-        raise
+    caller = await caller_of(context, key, address)
     if caller.client is not None:
         raise ForbiddenError("this is a site's credential; the dashboard takes API keys of people")
-    failed.opened(key)
     return context.sessions.cookie(context.sessions.begin(caller.id, hash_secret(key)))
 
 

@@ -14,6 +14,7 @@ from starlette.datastructures import FormData
 from fedafd.control_plane.callers import Caller, caller_of_key, check_role, check_scope
 from fedafd.control_plane.context import Context, ContextDep
 from fedafd.control_plane.dashboard.sessions import Session
+from fedafd.control_plane.login import count_request
 from fedafd.domain.errors import ForbiddenError, UnauthenticatedError
 from fedafd.domain.kinds import Role
 from fedafd.persistence.api_key_repository import active_key
@@ -102,6 +103,7 @@ async def visit(request: Request, context: ContextDep) -> Visit:
         raise LoginNeededError("the API key of this session was revoked, or has expired; log in with another")
     found = Visit(caller, held, context.sessions.form_token(held))
     request.state.visit = found
+    await count_request(context, caller.id)
     if (federation := request.path_params.get("federation")) is not None:
         check_scope(caller, federation)
     return found

@@ -1,0 +1,50 @@
+"""Whose secret it is, for REST and the dashboard's login; failures and each caller's requests are counted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedafd.control_plane.callers import Caller, identify
+from fedafd.domain.errors import TooManyRequestsError, UnauthenticatedError
+from fedafd.persistence.api_key_repository import ended_key
+
+if TYPE_CHECKING:
+    from fedafd.control_plane.context import Context
+
+__all__ = ["count_request", "log_in"]
+
+
+async def log_in(context: Context, secret: str, address: str) -> Caller:
+    """The caller whose secret this is. Raises UnauthenticatedError, TooManyRequestsError."""
+    failed = context.failed_logins
+    await failed.check(address, secret)
+    known = failed.known(secret)
+    if known:
+        # Before the database is asked: a flood costs it nothing.
+        await count_request(context, known)
+    ended = None
+    try:
+        async with context.database.snapshot() as session:
+            try:
+                caller = await identify(context, session, secret)
+            except UnauthenticatedError:
+                ended = await ended_key(session, secret)
+                raise
+    except UnauthenticatedError:
+        await failed.failed(address, secret, ended)
+        raise
+    failed.opened(secret, caller.id)
+    if not known:
+        await count_request(context, caller.id)
+    return caller
+
+
+async def count_request(context: Context, caller: str) -> None:
+    """One more request of the caller's. Raises TooManyRequestsError for one too many."""
+    allowed = context.requests_per_minute
+    seconds = await context.rates.take(f"requests:{caller}", allowed)
+    if seconds:
+        raise TooManyRequestsError(
+            f"more than {allowed} requests of this key in a minute; wait {seconds} s, and ask less often",
+            retry_after_seconds=seconds,
+        )
