@@ -24,7 +24,7 @@ LOCKS = {
     "release": ["release"],
     "services": ["control-plane", "aggregator", "tracing"],
     "distiller": ["distiller", "tracing"],
-    "agent": ["agent", "dicom", "tracing"],
+    "agent": ["agent", "dicom", "privacy", "tracing"],
 }
 """Each lock, and the extras of pyproject.toml that it is for. Images are made of the last three."""
 _PYTHON, _NEWER = "3.11", {"docs": "3.11.5"}

@@ -51,6 +51,7 @@ class CountingTrainer:
     def train(self, task: LocalTask, progress: ProgressCallback) -> LocalResult:
         self.tasks.append(task)
         self.started.set()
+        task.spend()
         assert set(task.encoder_bundles) == {Modality.IMAGE}
         assert hashlib.sha256(task.manifest.read_bytes()).hexdigest() == task.public_set_sha256
         end = time.monotonic() + self.seconds
@@ -79,6 +80,7 @@ class Scene:
         self.trainer = CountingTrainer()
         self.share: dict[str, bool] = {}
         self.policy: dict[str, Any] = {}
+        self.privacy: dict[str, Any] = {}
         self.kind = "image"
 
     async def run(self, until: Callable[[], bool], token: str | None = TOKEN, seconds: float = 20.0) -> None:
@@ -91,6 +93,7 @@ class Scene:
                 "state_dir": str(self.state_dir),
                 "share": self.share,
                 "policy": self.policy,
+                "privacy": self.privacy,
             }
         )
         state, stop = StateDirectory(self.state_dir), asyncio.Event()

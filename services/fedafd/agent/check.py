@@ -65,6 +65,7 @@ def check_site(
     found += _training(config, data, report)
     found += _tracking(config)
     found += _policy(config)
+    found += _privacy(config)
     doing("looking at the state folder")
     of_folder = check_folder(config)
     usable = all(each.level is not Level.ERROR for each in of_folder)
@@ -115,6 +116,18 @@ def _policy(config: AgentConfig) -> list[Finding]:
     if waits is None:
         return told
     return [*told, warning("policy", f"round {waits.round_number} waits for your yes: fedafd agent approve")]
+
+
+def _privacy(config: AgentConfig) -> list[Finding]:
+    if config.privacy.dp is None:
+        return []
+    from fedafd.agent.privacy_account import budget_words
+
+    try:
+        told, warnings = budget_words(config, config.state_dir)
+    except FedafdError as failed:
+        return [error("privacy", str(failed), exit_code_of(failed))]
+    return [fine("privacy", told), *(warning("privacy", each) for each in warnings)]
 
 
 def _training(config: AgentConfig, data: ClientData | None, report: DataReport | None) -> list[Finding]:

@@ -27,6 +27,7 @@ from fedafd.learning.alone import has_alone_branch
 from fedafd.learning.local_site import LocalSite
 from fedafd.learning.local_training import train_locally
 from fedafd.learning.optimizers import choose_device
+from fedafd.learning.private_steps import PrivateTraining
 from fedafd.learning.sentence_folder import text_reading
 from fedafd.learning.tokens import tokenizer_for, unknown_share
 
@@ -59,7 +60,11 @@ def check_training(config: AgentConfig, data: ClientData) -> list[Finding]:
     size = min(federation.client.for_kind(config.kind).batch_size, len(data.train))
     few = data.train.take(range(min(_STEPS * size, len(data.train))))
     epochs = math.ceil(_STEPS / max(1, len(few) // size))
-    short = federation.model_copy(update={"client": federation.client.model_copy(update={"local_epochs": epochs})})
+    dp, changed = config.privacy.dp, {"local_epochs": epochs}
+    if dp is not None:
+        # So many steps as for these few samples, of a federation that such a site can be in.
+        dp, changed = dp.model_copy(update={"samples": len(few)}), changed | {"vocabulary": "public"}
+    short = federation.model_copy(update={"client": federation.client.model_copy(update=changed)})
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     moments: list[float] = []
@@ -76,6 +81,7 @@ def check_training(config: AgentConfig, data: ClientData) -> list[Finding]:
             config.device,
             sent=None,
             made_for=fingerprint_of_site(config, data.labels),
+            private=None if dp is None else PrivateTraining(config=dp, spend=lambda: None),
         )
         train_locally(site, 1, lambda *_: moments.append(time.monotonic()))
         moments.append(time.monotonic())

@@ -8,7 +8,7 @@ from typing import Any
 from fedafd.agent.noise import gaussian_epsilon
 from fedafd.agent.policy_words import policy_words
 from fedafd.agent.what_leaves import BLOBS, MESSAGES, Leaving
-from fedafd.domain.config import AgentConfig
+from fedafd.domain.config import AgentConfig, DpConfig
 
 __all__ = ["explained", "explained_as_data", "leaves"]
 
@@ -42,6 +42,8 @@ def explained(config: AgentConfig, *, fields: bool = False) -> Iterator[str]:
         yield f"  each representation has noise of {noise:g} of a row's length (share.representation_noise): less"
         yield f"  can be drawn from a single one; it is {_worth(epsilon)}: with {_ROWS:,} public samples"
         yield f"  and D {_DIM} a round has epsilon {epsilon:.3g} at delta 1e-6, and rounds add up"
+    if config.privacy.dp is not None:
+        yield from _budget(config.privacy.dp)
     held = [row for row in every if not leaves(row, config)]
     yield ""
     yield "Does not leave, by `share` in agent.yaml:" if held else "Nothing is held back by `share` in agent.yaml."
@@ -69,6 +71,7 @@ def explained_as_data(config: AgentConfig, *, fields: bool = False) -> dict[str,
         "held_back": [_row(row) | {"by": f"share.{row.needs}"} for row in named if not leaves(row, config)],
         "representation_noise": noise,
         "epsilon_of_a_round": gaussian_epsilon(noise, num_rows=_ROWS, dim=_DIM) if noise else None,
+        "differential_privacy": None if config.privacy.dp is None else config.privacy.dp.model_dump(mode="json"),
         "trackers": sorted(config.tracking),
         "refuses": list(policy_words(config.policy)),
     }
@@ -76,6 +79,14 @@ def explained_as_data(config: AgentConfig, *, fields: bool = False) -> dict[str,
 
 def _row(row: Leaving) -> dict[str, str]:
     return {"name": _plain(row.name), "holds": _plain(row.holds), "when": _plain(row.when)}
+
+
+def _budget(dp: DpConfig) -> Iterator[str]:
+    """What privacy.dp promises, and what it does not."""
+    yield f"  representations of all rounds together are ({dp.epsilon:g}, {dp.delta:g})-differentially private for each"
+    yield "  training sample (privacy.dp): by DP-SGD, for as long as the budget lasts; a round beyond it is refused."
+    yield "  Not covered: a person with several samples, which classes there are, when and whether a round is"
+    yield "  delivered, what was delivered before privacy.dp was set"
 
 
 def _worth(epsilon: float) -> str:

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 from fedafd.agent.cache import ArtifactCache
@@ -23,6 +24,7 @@ from fedafd.agent.leaving import leave_round
 from fedafd.agent.ledger import Ledger
 from fedafd.agent.metrics import AgentMetrics
 from fedafd.agent.policy import SitePolicy
+from fedafd.agent.privacy_account import PrivacyAccount
 from fedafd.agent.read_only import outlast_read_only
 from fedafd.agent.renewal import Renewal
 from fedafd.agent.session import AgentSession
@@ -101,6 +103,7 @@ class Agent:
         self._policy = SitePolicy(config, state.root)
         self._comparing = Comparing(config, state)
         self._ledger = Ledger(state.root)
+        self._account = PrivacyAccount(config, state.root, self._ledger)
         self._delivery = Delivery(state, self._ledger, config.share)
 
     async def run(self, token: str | None) -> None:
@@ -298,6 +301,10 @@ class Agent:
                 " share.weights: true in agent.yaml to take part"
             )
         await self._policy.admit(task, config, lambda: connection.download(task.public_set[0], self._cache))
+        previous = self._state.current_state(before=task.round_id)
+        trained = self._state.load_pending()
+        if trained is None or trained.round_id != task.round_id:
+            await asyncio.to_thread(self._account.need, config, task.round_number, is_new=previous is None)
         artifacts = [*task.public_set, task.global_representations, *task.encoder_bundles, *task.averaged_weights]
         wanted = {artifact.sha256 for artifact in artifacts}
         self._cache.trim(wanted | self._cache.newest_hashes({artifact.purpose for artifact in artifacts}))
@@ -312,7 +319,6 @@ class Agent:
             paths[artifact.sha256] = await connection.download(artifact, self._cache)
         bundles = {_modality(bundle): paths[bundle.sha256] for bundle in task.encoder_bundles}
         await self._policy.admit_bundles(bundles)
-        previous = self._state.current_state(before=task.round_id)
         return LocalTask(
             round_id=task.round_id,
             round_number=task.round_number,
@@ -327,6 +333,8 @@ class Agent:
             previous_state=None if previous is None else previous[1],
             share_model=self._config.share.personalized_model and task.accepts_personalized_model,
             representation_noise=self._config.share.representation_noise,
+            dp=self._config.privacy.dp,
+            spend=partial(self._account.spend, config, task.round_number, is_new=previous is None),
         )
 
     async def _rest(self) -> None:

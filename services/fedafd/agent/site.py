@@ -52,7 +52,7 @@ class Site:
         self._made_for = fingerprint_of_site(config, data.labels)
 
     def train(self, task: LocalTask, progress: ProgressCallback) -> LocalResult:
-        """Do the client's part of a round; blocks. Deterministic in (task, private data, agent.yaml), but for noise."""
+        """Do the client's part of a round; blocks. Deterministic in the private data and in what task.key() is of."""
         import torch
 
         from fedafd.learning.checkpoint import Checkpoint
@@ -60,6 +60,7 @@ class Site:
         from fedafd.learning.feature_cache import keep_features
         from fedafd.learning.model_card import SiteFacts
         from fedafd.learning.personalized_export import Recipe, export_personalized_model
+        from fedafd.learning.private_steps import PrivateTraining
 
         if self._config.threads is not None:
             torch.set_num_threads(self._config.threads)
@@ -93,6 +94,7 @@ class Site:
             average_of=partial(_average_of, task) if task.averages else None,
             made_for=self._made_for,
             compare_on=COMPARED_SPLITS,
+            private=None if task.dp is None else PrivateTraining(config=task.dp, spend=task.spend),
         )
         tell_differences(made.differences)
         recipe = Recipe(

@@ -14,6 +14,7 @@ from fedafd.agent.baseline_folder import BaselineFolder
 from fedafd.agent.benefit import RoundBenefit, benefits
 from fedafd.agent.ledger import SentEntry, read_sent
 from fedafd.agent.own_data import changed_at_start
+from fedafd.agent.privacy_account import PRIVACY, PrivacyEntry, read_account
 from fedafd.agent.site_model import SiteModel
 from fedafd.agent.state import Credential, StateDirectory
 from fedafd.agent.task_note import TaskNote, read_task_note
@@ -54,6 +55,8 @@ class SiteStatus:
     """Samples added and removed by split, found at the agent's last start."""
     disk_bytes: Mapping[str, int]
     """By what is in the directory."""
+    privacy: PrivacyEntry | None = None
+    """The last entry of the privacy account; None for a site that trains without differential privacy."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; no secret is in it."""
@@ -81,6 +84,7 @@ class SiteStatus:
                 split: {"added": added, "removed": removed} for split, (added, removed) in self.data_changes.items()
             },
             "disk_bytes": dict(self.disk_bytes),
+            "privacy": None if self.privacy is None else asdict(self.privacy),
         }
 
 
@@ -99,7 +103,7 @@ def status_of(root: Path) -> SiteStatus:
         waits_for_approval=None if proposal is None else proposal.round_number,
         waits_for_receipt=None if pending is None else pending.round_number,
         rounds=rounds,
-        sent=tuple(each for each in sent if each.round),
+        sent=tuple(each for each in sent if each.round and each.what != PRIVACY),
         sent_last=_last_of(sent, rounds[-1].round_number) if rounds else (),
         model=root / "model" if model.current() is not None else None,
         model_round=model.round_number(),
@@ -108,6 +112,7 @@ def status_of(root: Path) -> SiteStatus:
         baseline_running=is_claimed(root / "baseline.lock"),
         data_changes={split: (each.added, each.removed) for split, each in changed_at_start(root).items()},
         disk_bytes=_disk(root),
+        privacy=next(reversed(read_account(root)), None),
     )
 
 
@@ -115,6 +120,8 @@ def _last_of(sent: Sequence[SentEntry], number: int) -> tuple[SentEntry, ...]:
     """The last run of entries of a round: another federation that this site was in had a round of that number, too."""
     found: list[SentEntry] = []
     for each in reversed(sent):
+        if each.what == PRIVACY:
+            continue  # nothing that left
         if each.round == number:
             found.append(each)
         elif found:

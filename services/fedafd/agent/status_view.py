@@ -50,6 +50,9 @@ def status_facts(status: SiteStatus) -> Iterator[tuple[str, str]]:
     if status.sent and status.rounds:
         told = ", ".join(f"{each.what} ({each.bytes:,} bytes)" for each in status.sent_last)
         yield "sent in it", told or "nothing"
+    if status.privacy is not None:
+        spent = status.privacy
+        yield "privacy", f"epsilon {spent.epsilon:.3g} is spent at delta {spent.delta:g}, by round {spent.round}"
     yield "your model", _model(status)
     yield "trained alone", _baseline(status)
     if status.data_changes:

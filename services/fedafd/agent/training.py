@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from fedafd.domain.config import FederationConfig
+from fedafd.domain.config import DpConfig, FederationConfig
 from fedafd.domain.kinds import Modality
 from fedafd.domain.leaving import Activity
 from fedafd.domain.state_cases import Difference
@@ -21,6 +21,10 @@ __all__ = ["LocalResult", "LocalTask", "ProgressCallback", "Trainer", "TrainingC
 
 ProgressCallback = Callable[[float, Activity], None]
 """Hears the done share, 0 to 1, and what is being done; raises TrainingCancelledError to stop the training."""
+
+
+def _nothing() -> None:
+    """Costs nothing."""
 
 
 class TrainingCancelledError(Exception):
@@ -49,9 +53,13 @@ class LocalTask:
     """True if the personalized model goes to the federation."""
     representation_noise: float = 0.0
     """Length of the noise on each representation that leaves."""
+    dp: DpConfig | None = None
+    """Train by DP-SGD; None: as usual."""
+    spend: Callable[[], None] = _nothing
+    """Called before the first step of DP-SGD: writes its cost down, or raises PolicyRefusedError."""
 
     def key(self) -> str:
-        """Identifies the task completely: equal keys mean equal results, bit for bit, but for noise."""
+        """Identifies the task completely: equal keys mean equal results, bit for bit, but for noise and DP-SGD."""
         parts = [
             self.round_id,
             self.round_number,
@@ -64,6 +72,7 @@ class LocalTask:
             None if self.previous_state is None else hashlib.sha256(self.previous_state).hexdigest(),
             self.share_model,
             *([self.representation_noise] if self.representation_noise else []),
+            *([self.dp.model_dump(mode="json", exclude={"epsilon", "delta"})] if self.dp is not None else []),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

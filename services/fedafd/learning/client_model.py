@@ -108,6 +108,21 @@ class ClientModel(nn.Module):
             loss = loss + factor * self._task(rows, labels, config)
         return loss
 
+    def labels_loss(self, views: Views, labels: Tensor, config: FederationConfig) -> Tensor:
+        """A classifier's `task_loss` without what the head costs by itself."""
+        weight = config.fusion.auxiliary_weight if self.fusions else 0.0
+        head: Any = self.head
+        loss: Tensor = self.task.loss(head(views.fused), labels)
+        if weight:
+            loss = loss + weight * sum(self.task.loss(head(each), labels) for each in (views.local, views.global_))
+        return loss
+
+    def head_loss(self, config: FederationConfig) -> Tensor | None:
+        """What the head costs by itself in `task_loss`; None for nothing."""
+        weight = config.fusion.auxiliary_weight if self.fusions else 0.0
+        by_itself: Tensor | None = self.task.head_loss(self.head, config.client)
+        return None if by_itself is None else (1 + 2 * weight) * by_itself
+
     def _task_at_once(
         self, views: Mapping[Modality, Views], labels: Tensor | None, config: FederationConfig, weight: float
     ) -> Tensor:

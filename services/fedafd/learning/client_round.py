@@ -22,6 +22,7 @@ from fedafd.learning.evaluation import Evaluation
 from fedafd.learning.feature_cache import watched
 from fedafd.learning.local_site import LocalSite, Sent, SplitName
 from fedafd.learning.local_training import Progress, train_locally
+from fedafd.learning.private_steps import PrivateTraining
 from fedafd.learning.public import Pairs
 from fedafd.learning.site_evaluation import SiteEvaluator
 from fedafd.learning.waypoints import NOWHERE, Waypoints
@@ -70,6 +71,7 @@ def train_client(
     made_for: StateFingerprint | None = None,
     waypoints: Waypoints = NOWHERE,
     compare_on: Sequence[SplitName] = (),
+    private: PrivateTraining | None = None,
 ) -> ClientRound:
     """Do the client's part of a round. `state` is its personalized state, None before its first round.
 
@@ -80,7 +82,10 @@ def train_client(
     client's own split `evaluate_on`: `federated/...` of the personalized model, `global/...` of the frozen global
     feature alone, `local/...` of the client's own feature; none where that split is empty. What `waypoints` hold is not
     done again.
-    `compare_on`: splits whose samples' scores by feature are told, too. Raises DivergedError, ConfigurationError,
+    `compare_on`: splits whose samples' scores by feature are told, too. `private`: train by DP-SGD; then the
+    representations alone are private, and not metrics, scores, state and choices of the validation split.
+
+    Raises DivergedError, ConfigurationError,
     DataError, StateUnusableError.
     """
     encoders = {Modality.IMAGE: image_encoder, Modality.TEXT: text_encoder}
@@ -88,7 +93,9 @@ def train_client(
     progress = _Onward(progress)
     with watched(progress.stands):
         return _client_round(
-            lambda: LocalSite(config, kind, encoders, data, state, seed, device, sent=sent, made_for=made_for),
+            lambda: LocalSite(
+                config, kind, encoders, data, state, seed, device, sent=sent, made_for=made_for, private=private
+            ),
             round_number,
             progress,
             waypoints,

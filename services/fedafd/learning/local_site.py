@@ -43,6 +43,7 @@ from fedafd.learning.fedavg import group_of, load_average
 from fedafd.learning.feeding import gathered
 from fedafd.learning.lora import merged_files
 from fedafd.learning.optimizers import choose_device, make_optimizer
+from fedafd.learning.private_steps import IS_PRIVATE, PrivateTraining, need_private_model, need_private_state
 from fedafd.learning.public import Pairs, PairTensors
 from fedafd.learning.step_batches import PrivateBatch
 from fedafd.learning.tasks import find_task
@@ -77,8 +78,8 @@ class LocalSite:
     `encoders`: the site's own; None, with a state only, to take the state's. `sent`: None for a client that trains
     alone, with no public set and no global feature. `tokenizer`: of a client that starts afresh, as JSON; None: made
     from the texts that it has. `made_for`: what the site knows of what it trains for, beside what follows from the
-    other arguments. Raises ConfigurationError, DataError, and StateUnusableError for a state that was made for
-    something else.
+    other arguments. `private`: how it trains by DP-SGD; the branch that trains alone does not. Raises
+    ConfigurationError, DataError, and StateUnusableError for a state that was made for something else.
     """
 
     def __init__(
@@ -94,11 +95,12 @@ class LocalSite:
         sent: Sent | None,
         tokenizer: str | None = None,
         made_for: StateFingerprint | None = None,
+        private: PrivateTraining | None = None,
     ) -> None:
-        self.config, self.kind, self.seed = config, kind, seed
+        self.config, self.kind, self.seed, self.private = config, kind, seed, private
         self.training = config.client.for_kind(kind)
         self.device = choose_device(device)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed if private is None else private.seed("draws"))
         self.public: PairTensors | None = None
         self.global_reps: dict[Modality, Tensor] = {}
         self.is_new = state is None
@@ -111,6 +113,8 @@ class LocalSite:
         if state is not None:
             with _unusable_is_clear():
                 self._checkpoint = state if isinstance(state, Checkpoint) else Checkpoint.from_bytes(state)
+            if private is not None:
+                need_private_state(self._checkpoint.meta)
             self._note_unknown_words(self._checkpoint.meta.get("tokenizer"), data)
             self.differences = adapt(self._checkpoint, self._made_for, self._first_seed())
             self._made_for = self._made_for.over(StateFingerprint.of_state(self._checkpoint.meta))
@@ -130,6 +134,8 @@ class LocalSite:
         average = self._average(sent)
         public = None if sent is None else sent.public
         self._build([] if public is None else [text for captions in public.captions for text in captions], tokenizer)
+        if private is not None:
+            need_private_model(self)
         if average is not None:
             load_average(self.model, average, self.data.labels)
         if sent is not None:
@@ -190,8 +196,10 @@ class LocalSite:
         assert self._checkpoint is not None
         # As the towers say of themselves: no later round needs the pretrained weights again.
         encoders = {m.value: tower.config.model_dump(mode="json") for m, tower in self.towers.items()}
-        earlier = {name: value for name, value in self._checkpoint.meta.items() if name not in (_ALONE, _BRANCHES)}
-        kept = Checkpoint(meta=earlier | {"encoders": encoders})
+        earlier = {
+            name: value for name, value in self._checkpoint.meta.items() if name not in (_ALONE, _BRANCHES, IS_PRIVATE)
+        }
+        kept = Checkpoint(meta=earlier | {"encoders": encoders} | ({} if self.private is None else {IS_PRIVATE: True}))
         kept.add_module("model", self.model)
         for name, optimizer in self.optimizers.items():
             if name != "fusion" or self.config.fusion.persistent:
@@ -252,8 +260,8 @@ class LocalSite:
             self.towers.values(),
             device=self.device,
             autocast=client.autocast,
-            accumulate=client.accumulate,
-            compiled=client.compile,
+            accumulate=client.accumulate if self.private is None else 1,
+            compiled=client.compile and self.private is None,
         )
         encode_in(self.towers.values(), client.encode_autocast, self.device)
         self.splits = Splits(self.data, self.towers, self.device)
@@ -263,6 +271,13 @@ class LocalSite:
         if self.config.averaging is AveragingMode.OFF:
             return self.seed
         return derive_seed(self.config.seed, "averaging", self.kind.value)
+
+    @property
+    def words_of_private(self) -> bool:
+        """Whether the text encoder's vocabulary is made of private texts, too."""
+        if not self.is_new or Modality.TEXT not in self.kind.modalities or self.config.client.vocabulary == "public":
+            return False
+        return chosen_encoders(self.config, self.kind, self._encoders or {})[Modality.TEXT].pretrained is None
 
     def _note_unknown_words(self, tokenizer: str | None, data: ClientData) -> None:
         self._made_for = self._made_for.model_copy(update={"unknown_words": unknown_words(tokenizer, data)})

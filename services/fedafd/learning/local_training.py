@@ -16,6 +16,7 @@ from fedafd.learning.acceleration import untouched_statistics
 from fedafd.learning.ahead import ahead
 from fedafd.learning.local_site import LocalSite
 from fedafd.learning.optimizers import LossCheck, steps_factor
+from fedafd.learning.private_steps import PrivateGradient
 from fedafd.learning.recorded_steps import RecordedSteps, recorder_for
 from fedafd.learning.regularisers import Regulariser, Terms, make_regulariser
 from fedafd.learning.step_batches import PublicBatch, StepBatch, epoch_batches, private_steps, warm_batches
@@ -44,7 +45,7 @@ def train_locally(
     # The offset was chosen for use; far from 0 it would keep the gate, or the own encoder, from learning.
     site.gates.set_gate_offset(0.0)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(site.seed + round_number)
+        torch.manual_seed(site.seed + round_number if site.private is None else site.private.seed("layers"))
         steps = _Steps(site, _regulariser(site))
         site.model.train()
         way = TrainingWay(waypoints, site.model, site.optimizers, site.device, site.generator)
@@ -85,7 +86,11 @@ class _Steps:
         self._encoders = [p for tower in site.towers.values() for p in tower.parameters()]
         self._sum, self._count = torch.zeros((), device=site.device), 0
         client = site.config.client
-        recorder = recorder_for(site.device, wanted=client.graph, accumulate=client.accumulate, compiled=client.compile)
+        self._private = None if site.private is None else PrivateGradient(site.private, site)
+        self._where = (0, 0)
+        """Epoch, 0 for the warm start, and step; what the noise follows from."""
+        graph = client.graph and self._private is None
+        recorder = recorder_for(site.device, wanted=graph, accumulate=client.accumulate, compiled=client.compile)
         every = list(site.model.parameters())
         self._recorded = RecordedSteps(self._step, recorder, every, site.device)
         self._clipped = [p for n, p in site.model.named_parameters() if not n.startswith("alignment.")]
@@ -94,7 +99,8 @@ class _Steps:
         """Fusion and head find their place beside encoders that are held."""
         if "fusion" not in self._site.optimizers:
             return
-        for batch in ahead(warm_batches(self._site, count), self._site.device):
+        for step, batch in enumerate(ahead(warm_batches(self._site, count), self._site.device)):
+            self._where = (0, step)
             self._take(batch, held=True)
 
     def mean_loss(self) -> float | None:
@@ -107,6 +113,7 @@ class _Steps:
         steps = private_steps(site)
         for batch in ahead(epoch_batches(site, aligns=self._regularise is not None), site.device):
             progress((epoch + self._count / steps) / epochs, activity)
+            self._where = (epoch + 1, self._count)
             self._take(batch)
 
     def _take(self, batch: StepBatch, *, held: bool = False) -> None:
@@ -120,13 +127,17 @@ class _Steps:
         """One step of all optimizers; the loss of its task and of what is added to it."""
         site = self._site
         loss = torch.zeros((), device=site.device)
-        if batch.private is not None:
+        if batch.private is not None and self._private is None:
             loss = loss + site.task_loss(batch.private)
         for optimizer in site.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         terms = Terms(None, None) if batch.public is None else self._terms(batch.public)
+        told = self._place_private(batch)
+        by_itself = None if told is None else site.model.head_loss(site.config)
+        if by_itself is not None:
+            loss = loss + by_itself
         whole = loss if terms.joint is None else loss + terms.joint
-        self._backward(loss, whole, terms)
+        self._backward(loss, whole, terms, balanced=told is not None)
         if held:
             for parameter in self._encoders:
                 parameter.grad = None
@@ -134,7 +145,13 @@ class _Steps:
         for name in ("main", "fusion"):
             if name in site.optimizers:
                 site.optimizers[name].step()
-        return whole.detach()
+        return whole.detach() if told is None else whole.detach() + told
+
+    def _place_private(self, batch: StepBatch) -> Tensor | None:
+        """Where training is private: the noised gradient of the step's samples, to which all others are added."""
+        if self._private is None or batch.private is None:
+            return None
+        return self._private.place(batch.private, self._where)
 
     def _terms(self, batch: PublicBatch) -> Terms:
         assert self._regularise is not None
@@ -142,11 +159,12 @@ class _Steps:
             features = {m: tower(batch.rows[m]).vector_BD for m, tower in self._site.towers.items()}
         return self._regularise(features, batch.places)
 
-    def _backward(self, task: Tensor, whole: Tensor, terms: Terms) -> None:
+    def _backward(self, task: Tensor, whole: Tensor, terms: Terms, *, balanced: bool = False) -> None:
+        """`balanced`: parameters hold a part of the task's gradient already."""
         if terms.adversarial is None:
             if whole.requires_grad:
                 torch.autograd.backward(whole)
-        elif not whole.requires_grad:
+        elif not whole.requires_grad and not balanced:
             torch.autograd.backward(terms.adversarial)
         else:
             share = self._site.config.alignment.max_gradient_share

@@ -53,6 +53,8 @@ class StepBatch(NamedTuple):
 
 def private_steps(site: LocalSite) -> int:
     """Steps of an epoch that take private samples."""
+    if site.private is not None:
+        return site.private.config.steps_per_epoch(site.training.batch_size)
     return max(1, site.splits["train"].count // _private_size(site))
 
 
@@ -63,17 +65,20 @@ def epoch_batches(site: LocalSite, *, aligns: bool) -> Iterator[StepBatch]:
         for rows in _public_rows(site, None):
             yield StepBatch(None, _public_batch(site, rows))
     size, steps = _private_size(site), private_steps(site)
-    order = torch.randperm(site.splits["train"].count, generator=site.generator)
+    order = None if site.private else torch.randperm(site.splits["train"].count, generator=site.generator)
     public = _public_rows(site, steps) if aligns and schedule == "joint" else None
     for step in range(steps):
         places = None if public is None else next(public)  # a pass that begins draws its order before the private batch
-        private = private_batch(site, order[step * size : (step + 1) * size])
+        private = private_batch(site, _by_chance(site) if order is None else order[step * size : (step + 1) * size])
         yield StepBatch(private, None if places is None else _public_batch(site, places))
 
 
 def warm_batches(site: LocalSite, count: int) -> Iterator[StepBatch]:
     """`count` private batches, each drawn from the whole split."""
     for _ in range(count):
+        if site.private is not None:
+            yield StepBatch(private_batch(site, _by_chance(site)), None)
+            continue
         order = torch.randperm(site.splits["train"].count, generator=site.generator)
         yield StepBatch(private_batch(site, order[: _private_size(site)]), None)
 
@@ -85,6 +90,13 @@ def private_batch(site: LocalSite, indices: Tensor) -> PrivateBatch:
     frozen = site.held("train", which)
     labels = None if split.labels is None else sent(split.labels[indices], site.device)
     return PrivateBatch({m: sent(rows[m], site.device) for m in site.towers}, frozen, labels)
+
+
+def _by_chance(site: LocalSite) -> Tensor:
+    """Training samples, each by a draw of its own, in double precision: the chance is what is accounted for."""
+    assert site.private is not None
+    drawn = torch.rand(site.splits["train"].count, generator=site.generator, dtype=torch.float64)
+    return (drawn < site.private.config.sampling_rate(site.training.batch_size)).nonzero().flatten()
 
 
 def _public_batch(site: LocalSite, rows: Tensor) -> PublicBatch:

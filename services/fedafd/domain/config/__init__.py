@@ -20,6 +20,7 @@ from fedafd.domain.config.federation import FederationConfig, QuorumConfig, stor
 from fedafd.domain.config.method import AlignmentConfig, DistillationConfig, FusionConfig
 from fedafd.domain.config.modes import AlignmentMode, AveragingMode, BundleDtype, EnsembleMode, FusionMode, WireDtype
 from fedafd.domain.config.policy import PolicyConfig
+from fedafd.domain.config.privacy import DpConfig, PrivacyConfig
 from fedafd.domain.config.reading import (
     parse_agent_config,
     parse_config,
@@ -43,6 +44,7 @@ __all__ = [
     "DataConfig",
     "DirectUploadConfig",
     "DistillationConfig",
+    "DpConfig",
     "EncoderConfig",
     "EnsembleMode",
     "FederationConfig",
@@ -52,6 +54,7 @@ __all__ = [
     "LoraConfig",
     "PartitionConfig",
     "PolicyConfig",
+    "PrivacyConfig",
     "QuorumConfig",
     "RetentionConfig",
     "ServerTrainingConfig",

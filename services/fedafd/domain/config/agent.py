@@ -13,6 +13,7 @@ from fedafd.domain.addresses import DialAddress, OriginUrl
 from fedafd.domain.config.base import Config, Count, Positive
 from fedafd.domain.config.encoders import EncoderConfig
 from fedafd.domain.config.policy import PolicyConfig
+from fedafd.domain.config.privacy import PrivacyConfig
 from fedafd.domain.config.task import TaskConfig
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.paths import OwnPath
@@ -138,6 +139,7 @@ class AgentConfig(Config):
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads for training; null: all cores.")
     share: SharingConfig = SharingConfig()
     policy: PolicyConfig = PolicyConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     baseline: BaselineMode = Field(
         BaselineMode.OFF,
         description="Your model trained alone, to compare with. off: by `fedafd agent baseline` only; background: by"
@@ -169,4 +171,23 @@ class AgentConfig(Config):
                 raise ValueError(
                     "direct_uploads.url: http:// shows what is sent to whoever sees the traffic; use https://"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _budget_covers_what_leaves(self) -> AgentConfig:
+        if self.privacy.dp is None:
+            return self
+        if self.kind is ClientKind.PAIR:
+            raise ValueError(
+                "privacy.dp: is for image and text clients; a pair client's loss scores each pair against all others of"
+                " its batch, so that no sample has a share of its own to bound"
+            )
+        uncovered = {
+            "metrics": "metrics and the number of samples leave without noise",
+            "personalized_model": "its gate and its branches are chosen by validation samples without noise",
+            "weights": "with them go the names of classes",
+        }
+        for key, why in uncovered.items():
+            if getattr(self.share, key):
+                raise ValueError(f"privacy.dp: needs share.{key}: false; {why}")
         return self
