@@ -23,7 +23,7 @@ _FILE = "sent.jsonl"
 @dataclass(frozen=True, kw_only=True)
 class SentEntry:
     """One thing that left, or was about to: `what` is "enrolment", "representations", "personalized-model",
-    "metrics" or "leave", or "privacy" for steps that were paid for, with which nothing left; `sha256` and `bytes` are of
+    "metrics" or "leave", or "privacy" for steps that were paid for, where nothing left; `sha256` and `bytes` are of
     the whole content; `round` is 0 outside of rounds."""
 
     at: str
