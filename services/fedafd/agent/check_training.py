@@ -60,7 +60,7 @@ def check_training(config: AgentConfig, data: ClientData) -> list[Finding]:
     size = min(federation.client.for_kind(config.kind).batch_size, len(data.train))
     few = data.train.take(range(min(_STEPS * size, len(data.train))))
     epochs = math.ceil(_STEPS / max(1, len(few) // size))
-    dp, changed = config.privacy.dp, {"local_epochs": epochs}
+    dp, changed = config.privacy.dp, dict[str, int | str](local_epochs=epochs)
     if dp is not None:
         # So many steps as for these few samples, of a federation that such a site can be in.
         dp, changed = dp.model_copy(update={"samples": len(few)}), changed | {"vocabulary": "public"}
