@@ -45,7 +45,10 @@ async def checked(database: Database) -> ChainCheck:
     return check
 
 
-async def test_replicas_that_write_at_once_make_one_chain_and_log_its_heads(database_url: str) -> None:
+async def test_replicas_that_write_at_once_make_one_chain_and_log_its_heads(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedafd.persistence.event_repository.is_configured", lambda: True)  # as a service
     await asyncio.to_thread(migrate, database_url)
     replicas = [Database(database_url) for _ in range(3)]
 
@@ -100,7 +103,8 @@ async def test_the_deletion_of_a_federation_leaves_the_chain_whole(database_url:
     await database.close()
 
 
-async def test_a_commit_that_fails_logs_no_head(database_url: str) -> None:
+async def test_a_commit_that_fails_logs_no_head(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedafd.persistence.event_repository.is_configured", lambda: True)  # as a service
     await asyncio.to_thread(migrate, database_url)
     database = Database(database_url)
 

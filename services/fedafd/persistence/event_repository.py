@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from fedafd.persistence.audit_chaining import chain_events
 from fedafd.persistence.models import EventRow, RoundRow
-from fedafd.telemetry.logging import get_logger
+from fedafd.telemetry.logging import get_logger, is_configured
 
 __all__ = [
     "events_after",
@@ -61,9 +61,9 @@ def write_recorded_events(session: Session) -> None:
 
 
 def log_head(session: Session) -> None:
-    """Log up to where the audit log goes now; called just after the commit."""
+    """Log up to where the audit log goes now; called just after the commit. Services log, commands do not."""
     head = session.info.pop(_HEAD, None)
-    if head is not None:
+    if head is not None and is_configured():
         _log.info("audit.head", anchor=str(head))
 
 

@@ -18,7 +18,7 @@ import structlog
 from fedafd.domain.errors import ConfigurationError
 from fedafd.telemetry.console import ConsoleLines
 
-__all__ = ["LogFormat", "add_context", "bind_context", "configure", "get_logger"]
+__all__ = ["LogFormat", "add_context", "bind_context", "configure", "get_logger", "is_configured"]
 
 LogFormat = Literal["auto", "json", "console"]
 """`auto` is `console` where the logs go to a terminal, else `json`."""
@@ -73,6 +73,11 @@ def configure(
     logging.captureWarnings(True)  # else a library's warning stands between the lines as plain text
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def is_configured() -> bool:
+    """Whether this process has said where its logs go; else they stand between what a command prints."""
+    return structlog.is_configured()
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

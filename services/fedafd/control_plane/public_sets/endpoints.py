@@ -28,12 +28,12 @@ _MANIFEST = {"requestBody": {"required": True, "content": {"application/json": {
     responses=problem_responses(401, 403, 404, 413, 422, 502, 507),
 )
 async def put_shard(
-    federation: FederationName, sha256: Sha256, request: Request, context: ContextDep, _: Operator
+    federation: FederationName, sha256: Sha256, request: Request, context: ContextDep, caller: Operator
 ) -> None:
     """Send one Parquet shard of the public set; its content must have the hash in the path. Repeating is harmless."""
     async with context.database.snapshot() as session:
         await get_federation(session, federation)
-    await service.receive_shard(context, sha256, request.stream())
+    await service.receive_shard(context, federation, sha256, request.stream(), caller.actor)
 
 
 @router.put(

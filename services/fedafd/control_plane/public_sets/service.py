@@ -20,7 +20,9 @@ from fedafd.storage import ObjectStore
 __all__ = ["adopt", "receive_shard"]
 
 
-async def receive_shard(context: Context, sha256: str, content: AsyncIterator[bytes]) -> None:
+async def receive_shard(
+    context: Context, federation: str, sha256: str, content: AsyncIterator[bytes], actor: str
+) -> None:
     """Store one shard. Raises UploadError, and keeps nothing, when the content does not have the announced hash."""
     digest = hashlib.sha256()
     with tempfile.NamedTemporaryFile() as file:
@@ -30,7 +32,12 @@ async def receive_shard(context: Context, sha256: str, content: AsyncIterator[by
         file.flush()
         if digest.hexdigest() != sha256:
             raise UploadError(f"the shard's content has SHA-256 {digest.hexdigest()}, not {sha256}; send it again")
+        size_bytes = file.tell()
         await asyncio.to_thread(context.store.put_file, incoming_shard(sha256), Path(file.name))
+    about = {"sha256": sha256, "size_bytes": size_bytes}
+    async with context.database.transaction() as session:
+        await get_federation(session, federation)
+        record_event(session, "public_set.shard_received", federation_id=federation, actor=actor, **about)
 
 
 async def adopt(context: Context, federation: str, content: bytes, actor: str) -> FederationRow:
