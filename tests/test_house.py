@@ -64,7 +64,7 @@ def test_links_between_documents_lead_somewhere(path: str) -> None:
 
 
 def test_no_module_and_no_page_is_longer_than_one_reads() -> None:
-    folders = ("services", "tools", "benchmarks", "examples")
+    folders = ("services", "tests", "tools", "benchmarks", "examples")
     modules = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "helm").glob("*/README.md")]
     written = [path for path in modules if "proto" not in path.parts]

@@ -3,136 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
-import hashlib
 import json
-import threading
-import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.agent.fake_aggregator import CREDENTIAL, TOKEN, FakeAggregator
+from tests.agent.fake_aggregator import CREDENTIAL, TOKEN
+from tests.agent.scene import MIB, Scene, play
 
 from fedafd.agent import connection as connection_module
 from fedafd.agent import read_only
 from fedafd.agent.ledger import Ledger, read_sent
-from fedafd.agent.metrics import AgentMetrics
-from fedafd.agent.runner import Agent, StoppedByServerError
-from fedafd.agent.state import Credential, PendingResult, StateDirectory
-from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
-from fedafd.domain.config import parse_agent_config
+from fedafd.agent.state import PendingResult, StateDirectory
 from fedafd.domain.errors import (
-    ConfigurationError,
     DataError,
-    InvalidRequestError,
     StorageFullError,
-    UnauthenticatedError,
 )
-from fedafd.domain.kinds import Modality, ParticipantKind
-from fedafd.domain.leaving import Activity, ActivityKind, LeaveReason
+from fedafd.domain.leaving import LeaveReason
 from fedafd.proto.v1 import aggregator_pb2 as pb
-from fedafd.rpc.status import PASSING
-
-MIB = 1 << 20
-_HALF = Activity(ActivityKind.TRAINING, 1, 2)
-
-
-class CountingTrainer:
-    """Returns at once something that depends on the task only; counts how often it was asked."""
-
-    def __init__(self, fails: Exception | None = None, seconds: float = 0.0) -> None:
-        self.tasks: list[LocalTask] = []
-        self.started = threading.Event()
-        self.fails, self.seconds = fails, seconds
-
-    def train(self, task: LocalTask, progress: ProgressCallback) -> LocalResult:
-        self.tasks.append(task)
-        self.started.set()
-        task.spend()
-        assert set(task.encoder_bundles) == {Modality.IMAGE}
-        assert hashlib.sha256(task.manifest.read_bytes()).hexdigest() == task.public_set_sha256
-        end = time.monotonic() + self.seconds
-        progress(0.5, _HALF)
-        while time.monotonic() < end:
-            time.sleep(0.01)
-            progress(0.5, _HALF)
-        if self.fails is not None:
-            raise self.fails
-        return LocalResult(
-            representations=bytes([task.seed]) * (2 * MIB + 10),
-            state=f"state after {task.round_number}".encode(),
-            personalized_model=b"model" if task.share_model else None,
-            weights=b"weights" if task.config.averaging == "weights" else None,
-            metrics={"federated/acc1": 50.0},
-            num_private_samples=12,
-        )
-
-
-class Scene:
-    """A fake aggregator and one agent's directory; agents come and go."""
-
-    def __init__(self, tmp_path: Path) -> None:
-        self.state_dir = tmp_path / "site"
-        self.server = FakeAggregator()
-        self.trainer = CountingTrainer()
-        self.share: dict[str, bool] = {}
-        self.policy: dict[str, Any] = {}
-        self.privacy: dict[str, Any] = {}
-        self.kind = "image"
-
-    async def run(self, until: Callable[[], bool], token: str | None = TOKEN, seconds: float = 20.0) -> None:
-        """Run an agent until the condition holds, then stop it in good order."""
-        config = parse_agent_config(
-            {
-                "aggregator": self.server.address,
-                "kind": self.kind,
-                "data": {"adapter": "shapes"},
-                "state_dir": str(self.state_dir),
-                "share": self.share,
-                "policy": self.policy,
-                "privacy": self.privacy,
-            }
-        )
-        state, stop = StateDirectory(self.state_dir), asyncio.Event()
-        agent = Agent(
-            config,
-            self.trainer,
-            state,
-            stop=stop,
-            metrics=AgentMetrics(),
-            cache_limit_bytes=1 << 30,
-            poll_seconds=5.0,
-        )
-        running = asyncio.ensure_future(agent.run(token))
-        deadline = time.monotonic() + seconds
-        try:
-            while not running.done() and not until():
-                assert time.monotonic() < deadline, "the agent did not get there"
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.1)
-        finally:
-            stop.set()
-            await asyncio.wait((running,), timeout=10)
-        running.result()
-
-    def settled(self) -> bool:
-        return bool(self.server.commits or self.server.left) and self.server.task.HasField("idle")
-
-
-def play(tmp_path: Path, scenario: Callable[[Scene], Awaitable[None]]) -> Scene:
-    async def main() -> Scene:
-        scene = Scene(tmp_path)
-        await scene.server.start()
-        try:
-            await scenario(scene)
-        finally:
-            await scene.server.stop()
-        return scene
-
-    return asyncio.run(main())
 
 
 @pytest.fixture(autouse=True)
@@ -439,126 +328,3 @@ def test_ledger_names_everything_that_left(tmp_path: Path) -> None:
     assert {e.sha256: e.bytes for e in entries if e.what in ("representations", "personalized-model")} == sent
     assert json.loads(entries[-1].detail)["metrics"] == {"federated/acc1": 50.0}
     assert TOKEN not in (scene.state_dir / "sent.jsonl").read_text()
-
-
-def test_agent_waits_for_an_aggregator_that_is_not_there_yet(tmp_path: Path) -> None:
-    async def scenario(scene: Scene) -> None:
-        address = scene.server.address
-        await scene.server.stop()
-        running = asyncio.ensure_future(scene.run(scene.settled))
-        await asyncio.sleep(0.5)
-        assert not running.done()
-        scene.server.assign()
-        await scene.server.start(address)
-        await running
-
-    assert len(play(tmp_path, scenario).server.commits) == 1
-
-
-def test_agent_waits_where_a_controller_has_no_route_to_the_aggregator(tmp_path: Path) -> None:
-    asked = asyncio.Queue[asyncio.StreamWriter]()
-
-    async def not_found(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """An HTTP/2 server that has one answer, as an Ingress controller for a name that it does not know."""
-        await reader.readexactly(24)  # the preface
-        writer.write(bytes(3) + b"\x04" + bytes(5))  # SETTINGS
-        with contextlib.suppress(asyncio.IncompleteReadError):
-            while True:
-                head = await reader.readexactly(9)
-                await reader.readexactly(int.from_bytes(head[:3], "big"))
-                if head[3] == 1:  # HEADERS: the answer is `:status 404`, which is number 13 of HPACK's static table
-                    asked.put_nowait(writer)
-                    writer.write(b"\x00\x00\x01\x01\x05" + head[5:] + b"\x8d")
-        writer.close()
-
-    async def scenario(scene: Scene) -> None:
-        host, _, port = scene.server.address.rpartition(":")
-        await scene.server.stop()
-        front = await asyncio.start_server(not_found, host, int(port))
-        running = asyncio.ensure_future(scene.run(scene.settled))
-        for _ in range(3):
-            line = await asyncio.wait_for(asked.get(), 10)
-        assert not running.done()
-        front.close()
-        line.close()
-        scene.server.assign()
-        await scene.server.start(f"{host}:{port}")
-        await running
-
-    assert len(play(tmp_path, scenario).server.commits) == 1
-
-
-@pytest.mark.parametrize(
-    "method",
-    ["Enroll", "FetchTask", "ReportProgress", "DownloadArtifact", "BeginUpload", "UploadChunks", "CommitUpload"],
-)
-def test_no_surprising_answer_makes_a_site_throw_its_training_away(tmp_path: Path, method: str) -> None:
-    async def scenario(scene: Scene) -> None:
-        scene.server.surprises[method] = [code for code, passing in PASSING.items() if passing]
-        scene.server.assign()
-        await scene.run(lambda: scene.settled() and not scene.server.surprises[method])
-
-    scene = play(tmp_path, scenario)
-    assert len(scene.trainer.tasks) == 1
-    assert len(scene.server.commits) == 1
-    assert not scene.server.left
-
-
-def test_an_enrolment_whose_answer_was_lost_is_repeated_also_by_the_next_process(tmp_path: Path) -> None:
-    async def scenario(scene: Scene) -> None:
-        scene.server.lost_enrolments = 10**6
-        await scene.run(lambda: len(scene.server.nonces) > 2)
-        assert not (scene.state_dir / "credential.json").exists()
-        scene.server.lost_enrolments = 0
-        scene.server.assign()
-        await scene.run(scene.settled)
-
-    scene = play(tmp_path, scenario)
-    assert len(set(scene.server.nonces)) == 1
-    assert len(scene.server.nonces[0]) == 32
-    assert len(scene.server.commits) == 1
-    assert not (scene.state_dir / "enrolment.json").exists()
-
-
-def test_wrong_token_ends_the_agent(tmp_path: Path) -> None:
-    async def scenario(scene: Scene) -> None:
-        with pytest.raises(UnauthenticatedError, match="used-up token"):
-            await scene.run(lambda: False, token="fedafd-enrol.stolen")
-        with pytest.raises(ConfigurationError, match="not enrolled yet"):
-            await scene.run(lambda: False, token=None)
-
-    play(tmp_path, scenario)
-
-
-def test_wrong_kind_ends_the_agent(tmp_path: Path) -> None:
-    async def scenario(scene: Scene) -> None:
-        scene.kind = "text"
-        with pytest.raises(InvalidRequestError, match="invited as image"):
-            await scene.run(lambda: False)
-        StateDirectory(scene.state_dir).save_credential(
-            Credential(federation_id="f", client_id="1", client_name="a", kind=ParticipantKind.IMAGE, secret=CREDENTIAL)
-        )
-        with pytest.raises(ConfigurationError, match="kind: text"):
-            await scene.run(lambda: False)
-
-    play(tmp_path, scenario)
-
-
-def test_revoked_client_ends_the_agent(tmp_path: Path) -> None:
-    async def scenario(scene: Scene) -> None:
-        scene.server.assign()
-        await scene.run(scene.settled)
-        scene.server.revoked = True
-        with pytest.raises(UnauthenticatedError):
-            await scene.run(lambda: False, token=None)
-
-    play(tmp_path, scenario)
-
-
-def test_stop_task_ends_the_agent_with_its_reason(tmp_path: Path) -> None:
-    async def scenario(scene: Scene) -> None:
-        scene.server.set_task(stop=pb.StopTask(reason="the federation was closed"))
-        with pytest.raises(StoppedByServerError, match="the federation was closed"):
-            await scene.run(lambda: False)
-
-    play(tmp_path, scenario)

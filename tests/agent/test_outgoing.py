@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from tests.agent.test_agent import Scene, play
+from tests.agent.scene import Scene, play
 
 from fedafd.agent import outgoing
 from fedafd.agent.connection import StopRequestedError

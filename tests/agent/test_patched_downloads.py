@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.agent.test_agent import MIB, Scene, play
+from tests.agent.scene import MIB, Scene, play
 
 from fedafd.agent import connection as connection_module
 from fedafd.artifacts.blocks import DIGEST_BYTES, block_digests

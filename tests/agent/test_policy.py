@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.agent.test_agent import Scene, play
+from tests.agent.scene import Scene, play
 from typer.testing import CliRunner
 
 from fedafd.agent import connection as connection_module

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.agent.compared import ComparedSite
-from tests.agent.test_agent import Scene, play
+from tests.agent.scene import Scene, play
 from tests.learning.tiny import NORMLESS_IMAGE
 from typer.testing import CliRunner
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.agent.fake_aggregator import CREDENTIAL, TOKEN
-from tests.agent.test_agent import Scene, play
+from tests.agent.scene import Scene, play
 
 from fedafd.agent.ledger import read_sent
 from fedafd.agent.session import AgentSession

@@ -16,16 +16,12 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedafd.algorithm import similarity
-from fedafd.algorithm.checks import InvalidTensorError
 from fedafd.algorithm.distillation import (
     MeanEnsemble,
     SimilarityEnsemble,
-    distillation_loss,
-    distillation_targets,
     similarity_scores,
     similarity_weights,
 )
-from fedafd.domain.kinds import Modality
 
 sizes = st.tuples(st.integers(1, 6), st.integers(1, 23), st.sampled_from([1, 2, 5, 16, 64, 256]))
 
@@ -315,136 +311,6 @@ def test_golden_values() -> None:
     for reps_ND in reps_KND:
         ensemble.add(reps_ND)
     assert ensemble.result()[0].tolist() == pytest.approx([0.8475596, 0.3048809], abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    "reps",
-    [
-        pytest.param(torch.ones(5, 4), id="fewer-samples"),
-        pytest.param(torch.ones(6, 3), id="other-dimension"),
-        pytest.param(torch.ones(24), id="flat"),
-        pytest.param(torch.ones(6, 4, dtype=torch.int64), id="integers"),
-        pytest.param(torch.ones(6, 4).index_fill(0, torch.tensor([2]), torch.nan), id="nan"),
-        pytest.param(torch.ones(6, 4).index_fill(0, torch.tensor([2]), torch.inf), id="infinity"),
-    ],
-)
-def test_bad_representations_are_refused_and_change_nothing(reps: Tensor) -> None:
-    ensemble = SimilarityEnsemble(unit_rows(6, 4, dtype=torch.float32))
-    ensemble.add(unit_rows(6, 4, seed=1, dtype=torch.float32))
-    before = ensemble.result()
-    with pytest.raises(ValueError, match="reps"):
-        ensemble.add(reps)
-    with pytest.raises(InvalidTensorError):
-        similarity_scores(reps, unit_rows(6, 4, dtype=torch.float32))
-    assert torch.equal(ensemble.result(), before)
-    assert ensemble.count == 1
-
-
-def test_the_place_of_a_bad_value_is_named() -> None:
-    reps_ND = unit_rows(6, 4)
-    reps_ND[3, 2] = torch.nan
-    with pytest.raises(InvalidTensorError, match=r"reps: 1 of 24 values are not finite, the first at index \[3, 2\]"):
-        similarity_scores(reps_ND, unit_rows(6, 4))
-
-
-@pytest.mark.parametrize("tau", [0.0, -1.0, math.nan, math.inf])
-def test_temperature_must_be_finite_and_above_zero(tau: float) -> None:
-    with pytest.raises(InvalidTensorError, match="temperature"):
-        SimilarityEnsemble(unit_rows(6, 4), tau)
-    with pytest.raises(InvalidTensorError, match="temperature"):
-        similarity_scores(unit_rows(6, 4), unit_rows(6, 4), tau)
-
-
-def test_states_that_do_not_belong_together_are_refused() -> None:
-    ensemble = SimilarityEnsemble(unit_rows(6, 4), 0.1)
-    with pytest.raises(InvalidTensorError, match="temperature"):
-        ensemble.merge(SimilarityEnsemble(unit_rows(6, 4), 0.2))
-    with pytest.raises(InvalidTensorError, match="temperature"):
-        ensemble.merge(MeanEnsemble(unit_rows(6, 4)))
-    with pytest.raises(InvalidTensorError, match="shape"):
-        ensemble.merge(SimilarityEnsemble(unit_rows(7, 4), 0.1))
-
-
-def test_an_ensemble_without_clients_or_without_reference_says_so() -> None:
-    ensemble = SimilarityEnsemble(unit_rows(6, 4))
-    with pytest.raises(InvalidTensorError, match="no representations"):
-        ensemble.result()
-    with pytest.raises(InvalidTensorError, match="only merge"):
-        SimilarityEnsemble.from_state(ensemble.state()).add(unit_rows(6, 4))
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("running_max", torch.zeros(5)),
-        ("running_max", torch.full((6,), torch.nan)),
-        ("normaliser", torch.zeros(6)),
-        ("weighted_sum", torch.full((6, 4), torch.inf)),
-        ("weighted_sum", torch.zeros(6)),
-        ("count", torch.tensor(-1)),
-        ("count", torch.tensor([1, 2])),
-        ("temperature", torch.tensor(math.nan)),
-        ("temperature", None),
-    ],
-)
-def test_a_broken_state_is_refused(name: str, value: Tensor | None) -> None:
-    ensemble = SimilarityEnsemble(unit_rows(6, 4))
-    ensemble.add(unit_rows(6, 4, seed=1))
-    state = {key: tensor for key, tensor in (ensemble.state() | {name: value}).items() if tensor is not None}
-    with pytest.raises(InvalidTensorError, match="state"):
-        SimilarityEnsemble.from_state(state)
-
-
-@given(share=st.floats(0, 1), seed=st.integers(0, 2**31))
-def test_targets_hold_the_share_of_the_global_models_own(share: float, seed: int) -> None:
-    aggregate_ND, global_ND = 0.5 * unit_rows(4, 3, seed=seed), unit_rows(4, 3, seed=seed + 1)
-    plain = distillation_targets(aggregate_ND, global_ND, self_share=share)
-    unit = distillation_targets(aggregate_ND, global_ND, self_share=share, normalise=True)
-    for n in range(4):
-        mixed = [
-            (1 - share) * a + share * g for a, g in zip(aggregate_ND[n].tolist(), global_ND[n].tolist(), strict=True)
-        ]
-        assert plain[n].tolist() == pytest.approx(mixed, abs=1e-12)
-        norm = math.sqrt(math.fsum(value**2 for value in mixed))
-        if norm > 1e-6:
-            assert unit[n].tolist() == pytest.approx([value / norm for value in mixed], abs=1e-9)
-
-
-def test_targets_at_the_ends_are_the_ensemble_and_the_global_models_own() -> None:
-    aggregate_ND, global_ND = unit_rows(5, 8), unit_rows(5, 8, seed=1)
-    assert torch.equal(distillation_targets(aggregate_ND, global_ND), aggregate_ND)
-    torch.testing.assert_close(distillation_targets(aggregate_ND, global_ND, self_share=1.0), global_ND)
-    with pytest.raises(InvalidTensorError, match="self_share"):
-        distillation_targets(aggregate_ND, global_ND, self_share=1.1)
-    with pytest.raises(InvalidTensorError, match="shape"):
-        distillation_targets(aggregate_ND, global_ND[:4])
-
-
-def test_distillation_loss_is_the_weighted_sum_of_mean_squares() -> None:
-    features = {Modality.IMAGE: unit_rows(5, 8).requires_grad_(), Modality.TEXT: unit_rows(5, 8, seed=1)}
-    aggregates = {Modality.IMAGE: unit_rows(5, 8, seed=2).requires_grad_(), Modality.TEXT: unit_rows(5, 8, seed=3)}
-    expected = 0.0
-    for modality in Modality:
-        difference = (features[modality] - aggregates[modality]).flatten().tolist()
-        expected += 0.4 * sum(value**2 for value in difference) / 40
-    loss = distillation_loss(features, aggregates)
-    assert loss.item() == pytest.approx(expected, rel=1e-12)
-    torch.autograd.backward(loss)
-    assert features[Modality.IMAGE].grad is not None
-    assert aggregates[Modality.IMAGE].grad is None
-
-
-def test_distillation_leaves_out_a_modality_that_nobody_delivered() -> None:
-    features = {Modality.IMAGE: unit_rows(5, 8), Modality.TEXT: unit_rows(5, 8, seed=1)}
-    target_BD = unit_rows(5, 8, seed=2)
-    loss = distillation_loss(features, {Modality.TEXT: target_BD}, weight=2.0)
-    assert loss.item() == pytest.approx(2 * F.mse_loss(features[Modality.TEXT], target_BD).item())
-    with pytest.raises(InvalidTensorError, match="aggregates"):
-        distillation_loss(features, {})
-    with pytest.raises(InvalidTensorError, match="text"):
-        distillation_loss({Modality.IMAGE: target_BD}, {Modality.TEXT: target_BD})
-    with pytest.raises(InvalidTensorError, match="shape"):
-        distillation_loss(features, {Modality.TEXT: target_BD[:1]})
 
 
 def test_bfloat16_similarities_stay_near_the_exact_scores() -> None:
