@@ -80,8 +80,8 @@ audit: $(RELEASE)/python ## Ask for known vulnerabilities of all that is locked,
 sbom: $(RELEASE)/python ## Write a bill of materials (CycloneDX) of each image and of the package, and where they come from, into build/sbom
 	$(RELEASE)/python tools/write_sbom.py build/sbom
 
-package: setup ## Build sdist and wheel into build/dist and check them in environments of their own (EXTRAS="'' agent distiller" for more)
-	$(BIN)/python tools/check_package.py build/dist $(if $(EXTRAS),--extras $(EXTRAS))
+package: setup ## Build sdist and wheel into build/dist and check them in environments of their own (EXTRAS="'' agent distiller", PYTHONS="python3.12 python3.13" for more)
+	$(BIN)/python tools/check_package.py build/dist $(if $(EXTRAS),--extras $(EXTRAS)) $(if $(PYTHONS),--pythons $(PYTHONS))
 
 changelog: $(RELEASE)/python ## Make a section of CHANGELOG.md out of the files in changes/ (VERSION=1.2.3; DRAFT=--draft only shows it)
 	@test -n "$(VERSION)" || { echo "Say which version: make changelog VERSION=1.2.3"; exit 1; }

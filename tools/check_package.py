@@ -1,7 +1,8 @@
 """Build the package as a release would, the wheel out of the sdist, and check both (make package).
 
 What is checked: every file of the package is in them and nothing else, the metadata are valid, and in environments of
-their own, one for each extra that is named (`--extras "" control-plane`; "" is the base), the commands start.
+their own, one for each extra that is named (`--extras "" control-plane`; "" is the base), the commands start. So they
+do under each interpreter that `--pythons python3.12 python3.13` names, where it is there.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import venv
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,10 +72,18 @@ def problems(sdist: Path, wheel: Path, source: Path) -> Iterator[str]:
         yield f"{wheel.name}: has no licence"
 
 
-def try_out(wheel: Path, extra: str) -> None:
+def runs(interpreter: str) -> bool:
+    """Whether it is there: a version manager's stand-in for one that is not installed ends with an error."""
+    try:
+        return subprocess.run([interpreter, "--version"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def try_out(wheel: Path, extra: str, interpreter: str = sys.executable) -> None:
     """Install it with an extra into an environment of its own, and start what must start there."""
     with tempfile.TemporaryDirectory() as place:
-        venv.create(place, with_pip=True)
+        _run([interpreter, "-m", "venv", place], Path(place))
         python = str(Path(place) / "bin" / "python")
         named = f"{wheel}[{extra}]" if extra else str(wheel)
         limits = ["--constraint", str(ROOT / "constraints.txt")]
@@ -96,15 +104,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--extras", nargs="*", choices=list(STARTS), default=["", "control-plane"])
+    parser.add_argument("--pythons", nargs="*", default=[], help="Interpreters to try beside this one.")
     given = parser.parse_args()
     sdist, wheel = build(ROOT, given.folder.resolve())
     found = list(problems(sdist, wheel, ROOT))
     print("\n".join(found) or f"{sdist.name}, {wheel.name}: whole, metadata valid")
     if found:
         return 1
-    for extra in given.extras:
-        try_out(wheel, extra)
-        print(f"fedafd{f'[{extra}]' if extra else ''}: installs alone, and starts")
+    for interpreter in [sys.executable, *given.pythons]:
+        if not runs(interpreter):
+            print(f"{interpreter}: is not here, nothing was tried under it")
+            continue
+        for extra in given.extras:
+            try_out(wheel, extra, interpreter)
+            print(f"{Path(interpreter).name}: fedafd{f'[{extra}]' if extra else ''} installs alone, and starts")
     return 0
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 from tests.servers import ROOT
-from tools.check_package import build, problems
+from tools.check_package import build, problems, runs
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +50,10 @@ def test_a_file_that_was_left_out_one_too_many_and_wrong_metadata_are_named(
         f"{wheel.name}: has tests/left.py, which is not of the package",
     ]
     assert "none-such" in found[2]
+
+
+def test_an_interpreter_that_is_not_here_is_not_tried(tmp_path: Path) -> None:
+    stand_in = tmp_path / "python3.99"
+    stand_in.write_text("#!/bin/sh\nexit 127\n")
+    stand_in.chmod(0o755)
+    assert [runs(each) for each in (sys.executable, str(stand_in), str(tmp_path / "none"))] == [True, False, False]
