@@ -36,6 +36,8 @@ AGENT: dict[str, Any] = {
     "text_encoder": ENCODER,
     "task": {"name": "classification"},
     "direct_uploads": {"url": "https://store.example.org"},
+    "share": {"metrics": False},
+    "privacy": {"dp": {"epsilon": 8, "delta": 1e-6, "samples": 5000}},
 }
 
 

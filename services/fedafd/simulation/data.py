@@ -123,6 +123,7 @@ def _clients(
                 image_encoder=group.image_encoder,
                 text_encoder=group.text_encoder,
                 task=group.task,
+                dp=group.dp,
             )
         )
     return made

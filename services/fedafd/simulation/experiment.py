@@ -15,7 +15,14 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedafd.domain.config import EncoderConfig, FederationConfig, TaskConfig, parse_config, parse_federation_config
+from fedafd.domain.config import (
+    DpConfig,
+    EncoderConfig,
+    FederationConfig,
+    TaskConfig,
+    parse_config,
+    parse_federation_config,
+)
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.presets import merged
@@ -55,6 +62,10 @@ class ClientGroup(Source):
         None, description="What is learned of the labels; null: classification, or retrieval for pairs."
     )
 
+    dp: DpConfig | None = Field(
+        None, description="Differential privacy of each client's training, as `privacy.dp` in agent.yaml; null: none."
+    )
+
     @model_validator(mode="after")
     def _parts_suffice(self) -> ClientGroup:
         if self.parts is not None and self.parts < self.count:
@@ -62,8 +73,10 @@ class ClientGroup(Source):
         return self
 
     def described(self, exclude: set[str]) -> dict[str, Any]:
-        """As JSON values; the usual task is not named, as it was not before tasks had names."""
-        return self.model_dump(mode="json", exclude=exclude | ({"task"} if self.task is None else set()))
+        """As JSON values; what is as it was before there was a key for it is not named."""
+        return self.model_dump(
+            mode="json", exclude=exclude | {name for name in ("task", "dp") if getattr(self, name) is None}
+        )
 
 
 class Scenario(_Config):

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from fedafd.artifacts.representations import decode_representations, encode_representations
 from fedafd.datasets.samples import ClientData, PairSplit
-from fedafd.domain.config import AveragingMode, EncoderConfig, FederationConfig, TaskConfig, usual_task
+from fedafd.domain.config import AveragingMode, DpConfig, EncoderConfig, FederationConfig, TaskConfig, usual_task
 from fedafd.domain.contributions import Contribution
+from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.merge_tree import plan_merges
 from fedafd.domain.seeds import derive_seed
@@ -25,6 +26,8 @@ from fedafd.learning.client_round import ClientRound, evaluate_client, train_cli
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
 from fedafd.learning.evaluation import Evaluation
 from fedafd.learning.fedavg import average_updates, weight_update
+from fedafd.learning.privacy_accountant import Spending, epsilon_of
+from fedafd.learning.private_steps import PrivateTraining
 from fedafd.learning.server_round import Prepared, evaluate, initial_server_state
 from fedafd.learning.waypoints import Waypoints
 from fedafd.learning.weighing import score_sheet, weigh
@@ -52,6 +55,8 @@ class SimulatedClient:
     text_encoder: EncoderConfig | None = None
     task: TaskConfig | None = None
     """None: the usual one of its kind."""
+    dp: DpConfig | None = None
+    """Train by DP-SGD, with a budget of this client's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +280,27 @@ class Federation:
             progress=lambda fraction, activity: watch(client.name, fraction, f"client {client.name}: {activity}"),
             waypoints=waypoints,
             made_for=StateFingerprint(task=client.task or usual_task(client.kind)),
+            private=self._private(client, number),
         )
+
+    def _private(self, client: SimulatedClient, number: int) -> PrivateTraining | None:
+        """Of round `number`, as if the client had trained in all before. Its chance follows from the seed: a trial."""
+        dp = client.dp
+        if dp is None:
+            return None
+        rate = dp.sampling_rate(self.config.client.for_kind(client.kind).batch_size)
+        first, later = (dp.steps_of_round(self.config, client.kind, is_new=new) for new in (True, False))
+        spent = Spending(dp.noise_multiplier, rate, first + (number - 1) * later)
+
+        def spend() -> None:
+            epsilon = epsilon_of([spent], dp.delta)
+            if epsilon > dp.epsilon:
+                raise ConfigurationError(
+                    f"client {client.name}: dp.epsilon is {dp.epsilon:g}, but with round {number} it would be"
+                    f" {epsilon:.3g}; run fewer rounds, or set a larger noise_multiplier or epsilon"
+                )
+
+        return PrivateTraining(config=dp, spend=spend, secret=self._seed(number, client.name, "dp"))
 
     def _seed(self, number: int, who: str, stage: str) -> int:
         return derive_seed(self.config.seed, number, who, stage)
