@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from fastapi import Request
 from tests.control_plane.rest import FEDERATION, Rest, listening, problem, settings_for
 
 from fedafd.control_plane.failed_logins import FailedLogins
@@ -178,6 +179,15 @@ async def test_headers_that_do_not_come_are_given_up(live: Rest, monkeypatch: py
     answer = await _raw(live, whole, b"GET /healthz HTTP/1.1\r\n")
     assert answer.startswith(b"HTTP/1.1 200")
     assert answer.count(b"HTTP/1.1") == 1
+
+
+async def test_a_server_that_is_slow_to_read_does_not_take_it_for_a_slow_request(live: Rest) -> None:
+    async def slow(request: Request) -> dict[str, int]:
+        await asyncio.sleep(0.8)
+        return {"size": len(await request.body())}
+
+    live.app.add_api_route("/v1/test", slow, methods=["POST"])
+    assert (await live.http.post("/test", content=b"x" * 10)).json() == {"size": 10}
 
 
 async def test_a_slow_answer_is_no_slow_request(live: Rest, monkeypatch: pytest.MonkeyPatch) -> None:

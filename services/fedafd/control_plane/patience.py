@@ -75,19 +75,21 @@ class PatientBody:
             await self._app(scope, receive, send)
             return
         loop = asyncio.get_running_loop()
-        begun, received, is_whole = loop.time(), 0, False
+        waited, received, is_whole = 0.0, 0, False  # what the server does meanwhile is not the caller's time
 
         async def patient() -> Message:
-            nonlocal received, is_whole
+            nonlocal waited, received, is_whole
             if is_whole:  # what is waited for now is the caller going away
                 return await receive()
-            if loop.time() - begun > self._idle_seconds + received / _BYTES_PER_SECOND:
+            if waited > self._idle_seconds + received / _BYTES_PER_SECOND:
                 raise _late()
+            asked = loop.time()
             try:
                 async with asyncio.timeout(self._idle_seconds):
                     message = await receive()
             except TimeoutError:
                 raise _late() from None
+            waited += loop.time() - asked
             received += len(message.get("body", b""))
             is_whole = not message.get("more_body", False)
             return message
