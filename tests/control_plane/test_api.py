@@ -65,6 +65,7 @@ async def test_rounds_are_queued_by_number_and_can_be_cancelled(
     assert cancelled.json()["state"] == "cancelled"
     problem(await api.post("/federations/trial/rounds/1/cancel"), 409, "round-closed")
     kinds = [e["kind"] for e in (await api.get("/federations/trial/events")).json()["items"]]
+    kinds = [kind for kind in kinds if kind != "public_set.shard_received"]  # as many as it has shards
     assert kinds == ["federation.created", "public_set.changed", "rounds.queued", "round.state_changed"]
 
 
