@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 from fastapi import Request
 from tests.control_plane.rest import FEDERATION, Rest, listening, problem, settings_for
@@ -51,7 +52,7 @@ async def test_a_body_is_not_read_before_its_sender_is_known(rest: Rest) -> None
 
 async def test_who_tries_many_keys_is_refused_and_honest_callers_are_not(rest: Rest) -> None:
     assert (await rest.http.get("/federations")).status_code == 200
-    answers = []
+    answers: list[httpx.Response] = []
     while not answers or answers[-1].status_code == 401:
         guess = {"Authorization": f"Bearer guess-{len(answers)}"}
         answers.append(await rest.http.get("/federations", headers=guess))

@@ -19,6 +19,7 @@ from fedafd.domain.config import EncoderConfig, parse_federation_config
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.strategies import ABLATIONS, STRATEGIES
 from fedafd.local.services import Backends, Services, thread_environment
+from fedafd.local.supervisor import Child
 from fedafd.simulation.federation import Federation, FederationProgress, SimulatedClient
 from fedafd.storage.store import sha256_of
 
@@ -83,7 +84,8 @@ def test_services_and_simulation_give_the_same_bits(tmp_path: Path, redis_url: s
     with LoggedSupervisor(tmp_path / "logs") as supervisor:
         services = Services(supervisor, backends, http_port=None, threads=1)
         services.start()
-        strategies, bytes_up = list(COHORTS), {}
+        strategies = list(COHORTS)
+        bytes_up: dict[str, dict[str, int]] = {}
         for first in range(0, len(strategies), _AT_ONCE):
             bytes_up |= _run(strategies[first : first + _AT_ONCE], services, folder, tmp_path)
 
@@ -101,7 +103,8 @@ def test_services_and_simulation_give_the_same_bits(tmp_path: Path, redis_url: s
 
 def _run(strategies: Sequence[str], services: Services, public: Path, folder: Path) -> dict[str, dict[str, int]]:
     """Their rounds, side by side. Returns by strategy what each client sent in the last one, in bytes."""
-    agents, bytes_up = [], {}
+    agents: list[Child] = []
+    bytes_up: dict[str, dict[str, int]] = {}
     rests = [FederationClient(services.url, services.api_key, strategy) for strategy in strategies]
     for rest, strategy in zip(rests, strategies, strict=True):
         rest.create(values(strategy))
