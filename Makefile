@@ -59,7 +59,6 @@ check: setup ## Formatting, lint, types, layers, protos, diagrams
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	MYPYPATH=. $(BIN)/mypy -p tests -p benchmarks --explicit-package-bases --untyped-calls-exclude transformers --cache-dir .mypy_cache/tests
 	$(BIN)/lint-imports
 	$(BIN)/python tools/generate_protos.py --check
 	$(BIN)/python -m fedafd.domain.diagram --check docs/architecture.md
