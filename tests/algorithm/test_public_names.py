@@ -47,6 +47,7 @@ PUBLIC = {
     "flash_scores": {"corrected", "fits", "flash_scores", "logit_error"},
     "fusion": {"GATE_OFFSETS", "GranularityAwareFusion", "calibrate_gate"},
     "heads": {"ClassificationHead"},
+    "private_gradients": {"clipped_sum"},
     "creamfl": {"ContrastiveEnsemble", "inter_modal_contrast", "intra_modal_contrast"},
     "metrics": {
         "accuracy_at_k",

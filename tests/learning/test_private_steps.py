@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.learning.labelled import several_labels
@@ -17,7 +18,7 @@ from fedafd.domain.kinds import ClientKind
 from fedafd.domain.state_fingerprint import StateFingerprint
 from fedafd.learning.client_round import ClientRound
 from fedafd.learning.local_site import LocalSite, Sent
-from fedafd.learning.private_steps import PrivateGradient, PrivateTraining, _SampleLoss
+from fedafd.learning.private_steps import PrivateGradient, PrivateTraining, _SampleLoss, gaussian_like
 from fedafd.learning.server_round import Prepared
 from fedafd.learning.step_batches import PrivateBatch, private_batch
 
@@ -173,3 +174,12 @@ def test_a_state_that_was_trained_without_it_once_is_refused(prepared: Prepared)
     went_on = tiny_client(ClientKind.TEXT, config, prepared, begun.state)
     with pytest.raises(StateUnusableError, match="without differential privacy"):
         tiny_client(ClientKind.TEXT, config, prepared, went_on.state, private=private())
+
+
+@pytest.mark.parametrize("deviation", [0.01, 2.5])
+def test_noise_has_the_asked_deviation_and_no_mean(deviation: float) -> None:
+    (noise,) = gaussian_like([torch.zeros(400, 500)], deviation, np.random.default_rng(3))
+    assert float(noise.std()) == pytest.approx(deviation, rel=0.01)
+    assert abs(float(noise.mean())) < 4 * deviation / (400 * 500) ** 0.5
+    # A normal one: 4.55 % lie beyond two deviations.
+    assert float((noise.abs() > 2 * deviation).double().mean()) == pytest.approx(0.0455, abs=0.002)

@@ -1,4 +1,4 @@
-"""The two steps of DP-SGD that make a gradient private: each sample's share is clipped, and their sum is noised.
+"""The step of DP-SGD that bounds what a sample can do: its share of the gradient is clipped. Noise is learning's.
 
 Source: Abadi et al., arXiv 1607.00133. Shape legend: B samples.
 """
@@ -8,13 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fedafd.algorithm.checks import check_positive
 
-__all__ = ["clipped_sum", "gaussian_like"]
+__all__ = ["clipped_sum"]
 
 _ROUNDING = 1e-5
 """Clipped to so much less, that float32 makes no sample's share longer than the bound."""
@@ -35,11 +34,3 @@ def clipped_sum(gradients: Sequence[Tensor], clip: float) -> list[Tensor]:
         kept_BP = rows_BP.where(finite_B.unsqueeze(1), torch.zeros_like(rows_BP))
         summed.append((factors_B.to(each.dtype) @ kept_BP).view(each.shape[1:]))
     return summed
-
-
-def gaussian_like(tensors: Sequence[Tensor], deviation: float, generator: np.random.Generator) -> list[Tensor]:
-    """Independent Gaussian noise of the shape, type and place of each tensor."""
-    return [
-        torch.from_numpy(deviation * generator.standard_normal(tuple(each.shape), dtype=np.float32)).to(each)
-        for each in tensors
-    ]

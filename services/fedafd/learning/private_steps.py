@@ -9,7 +9,7 @@ Shape legend: B samples, D embedding dimension.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
-from fedafd.algorithm.private_gradients import clipped_sum, gaussian_like
+from fedafd.algorithm.private_gradients import clipped_sum
 from fedafd.domain.config import DpConfig, FederationConfig, FusionMode
 from fedafd.domain.errors import ConfigurationError, StateUnusableError
 from fedafd.domain.kinds import ClientKind, Modality
@@ -30,7 +30,14 @@ if TYPE_CHECKING:
     from fedafd.learning.local_site import LocalSite
     from fedafd.learning.step_batches import PrivateBatch
 
-__all__ = ["IS_PRIVATE", "PrivateGradient", "PrivateTraining", "need_private_model", "need_private_state"]
+__all__ = [
+    "IS_PRIVATE",
+    "PrivateGradient",
+    "PrivateTraining",
+    "gaussian_like",
+    "need_private_model",
+    "need_private_state",
+]
 
 IS_PRIVATE = "differentially_private"
 """Where a state says that all of its training was."""
@@ -220,3 +227,11 @@ class _SampleLoss(nn.Module):
         views = self.model.views(modality, local, frozen_D.unsqueeze(0))
         loss: Tensor = self.model.labels_loss(views, label.unsqueeze(0), self._config)
         return loss
+
+
+def gaussian_like(tensors: Sequence[Tensor], deviation: float, generator: np.random.Generator) -> list[Tensor]:
+    """Independent Gaussian noise of the shape, type and place of each tensor."""
+    return [
+        torch.from_numpy(deviation * generator.standard_normal(tuple(each.shape), dtype=np.float32)).to(each)
+        for each in tensors
+    ]
