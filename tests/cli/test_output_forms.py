@@ -27,6 +27,7 @@ DO = {
     "agent run": "runs",
     "agent ui": "runs",
     "aggregator": "runs",
+    "audit export": "writes a file of JSON lines",
     "bootstrap": "does, and safe to repeat",
     "control-plane": "runs",
     "demo": "runs, and writes results.json; --json prints it",

@@ -55,7 +55,7 @@ class LocalTask:
     """Length of the noise on each representation that leaves."""
     dp: DpConfig | None = None
     """Train by DP-SGD; None: as usual."""
-    spend: Callable[[], None] = _nothing
+    spend: Callable[[], None] = field(default=_nothing, compare=False)
     """Called before the first step of DP-SGD: writes its cost down, or raises PolicyRefusedError."""
 
     def key(self) -> str:
