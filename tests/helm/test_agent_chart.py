@@ -82,6 +82,17 @@ def test_every_key_of_agent_yaml_can_be_set_or_is_the_charts() -> None:
     assert SharingConfig.model_fields.keys() == chart_values(AGENT)["agent"]["share"].keys()
 
 
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [("https://store.example.org:9000", 9000), ("https://10.0.0.1", 443), ("http://[::1]:9001", 9001)],
+)
+def test_uploads_to_the_store_have_their_way_out(url: str, port: int) -> None:
+    manifests = render(AGENT, site(agent={"directUploads": {"url": url}}))
+    egress = manifests.one("NetworkPolicy", NAME)["spec"]["egress"]
+    assert [each["port"] for rule in egress for each in rule["ports"]][-1] == port
+    assert agent_yaml(manifests)["direct_uploads"] == {"url": url}
+
+
 def test_every_command_in_the_pod_finds_agent_yaml() -> None:
     (container,) = pod(render(AGENT, SITE))["containers"]
     (mount,) = [each for each in container["volumeMounts"] if each["name"] == "config"]

@@ -35,6 +35,7 @@ SENTENCES: dict[str, str] = {
     "agent.folder_read_only": "the state folder is read-only; nothing is lost or sent until it is writable again",
     "agent.asked_again": "the federation has lost what was delivered for round {round}; sending it again",
     "agent.upload_incomplete": "a part of the upload was damaged on the server; sending it again",
+    "agent.not_sent_to_the_store": "a part of the upload was not sent to the federation's store itself; {next}",
     "agent.delivered": "delivered round {round}",
     "agent.delivery_rejected": "the federation rejected the delivery of round {round}",
     "agent.old_result_discarded": "the finished result of round {round} was not taken any more",
