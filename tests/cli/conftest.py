@@ -34,6 +34,7 @@ def environment(control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) ->
 def run(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["fedafd", *arguments])
+        capsys.readouterr()  # what this process logged itself, if a test before has set its logging up
         with pytest.raises(SystemExit) as ended:
             main()
         captured = capsys.readouterr()
