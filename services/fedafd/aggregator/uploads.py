@@ -85,7 +85,7 @@ async def begin_upload(context: Context, client: ClientRow, request: pb.BeginUpl
     if request.direct:
         if moved := context.direct.moved(upload.id, held):
             context.progress.moved(row.federation_id, part.id, up=moved)
-        for form in await context.direct.forms(blob.key, upload, answer.missing_chunks):
+        for form in context.direct.forms(blob.key, upload, answer.missing_chunks):
             answer.forms.add(
                 url=form.url, fields=form.fields, offset_bytes=form.offset_bytes, length_bytes=form.length_bytes
             )
