@@ -54,8 +54,7 @@ async def _wait(step: Step, prepared: StageRow, short: str) -> bool:
 async def _collect(step: Step, cohort: Sequence[ClientRow], num_online: int | None) -> bool:
     seconds = step.config.round_deadline_seconds
     deadline = None if seconds is None else utc_now() + timedelta(seconds=seconds)
-    ids = [client.id for client in cohort]
-    if not await step.move(RoundState.COLLECTING, cohort=ids, num_online=num_online, deadline_at=deadline):
+    if not await step.move(RoundState.COLLECTING, num_online=num_online, deadline_at=deadline):
         return False
     await invite_cohort(step.session, step.row.id, cohort)
     if num_online is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Integer, String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Column, Float, ForeignKey, Integer, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from fedafd.artifacts.ref import ArtifactRef
@@ -22,7 +22,12 @@ class RoundRow(Base):
     """A communication round."""
 
     __tablename__ = "rounds"
-    __table_args__ = (UniqueConstraint("federation_id", "number"), one_of("state", RoundState))
+    __table_args__ = (
+        UniqueConstraint("federation_id", "number"),
+        one_of("state", RoundState),
+        Column("cohort", JSON),  # nobody reads it; the release before still names it, the next one drops it
+    )
+    __mapper_args__ = {"exclude_properties": ["cohort"]}  # noqa: RUF012
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
     federation_id: Mapped[str] = mapped_column(ForeignKey("federations.id"), index=True)
@@ -36,8 +41,6 @@ class RoundRow(Base):
     public_set_sha256: Mapped[str] = mapped_column(String(64))
     base_version: Mapped[int | None]
     """Global model version that the round starts from; set when preparing begins."""
-    cohort: Mapped[list[str] | None] = mapped_column(JSON)
-    """Client ids invited, in the fixed order (by name) that shapes the merge tree; set when collecting begins."""
     num_online: Mapped[int | None]
     """Sites that were online when the cohort was drawn from them; None where all enrolled ones were invited."""
     fencing_token: Mapped[int] = mapped_column(BigInteger, default=0)

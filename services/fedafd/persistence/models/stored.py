@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    String,
+    UniqueConstraint,
+    false,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from fedafd.persistence.clock import utc_now
@@ -34,7 +45,12 @@ class UploadRow(Base):
     """A blob on its way up: its manifest and which chunks have arrived (objects `<key_prefix><index>`)."""
 
     __tablename__ = "uploads"
-    __table_args__ = (UniqueConstraint("round_id", "client_id", "sha256", "purpose"),)
+    __table_args__ = (
+        UniqueConstraint("round_id", "client_id", "sha256", "purpose"),
+        # Nobody reads it; the release before still writes it, the next one drops it.
+        Column("completed", Boolean, nullable=False, server_default=false()),
+    )
+    __mapper_args__ = {"exclude_properties": ["completed"]}  # noqa: RUF012
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
     round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"), index=True)
@@ -44,7 +60,6 @@ class UploadRow(Base):
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     chunk_size_bytes: Mapped[int]
     chunk_sha256: Mapped[list[str]] = mapped_column(JSON)
-    completed: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
