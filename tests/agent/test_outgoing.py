@@ -23,8 +23,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from tests.agent.scene import Scene, play
 
 from fedafd.agent import outgoing
-from fedafd.agent.connection import StopRequestedError
 from fedafd.agent.outgoing import activity_to_send, departure_of, fraction_to_send, metrics_to_send
+from fedafd.agent.patient_calls import StopRequestedError
 from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback, TrainingCancelledError
 from fedafd.domain.config import SharingConfig
 from fedafd.domain.errors import (

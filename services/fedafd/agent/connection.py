@@ -1,13 +1,8 @@
-"""The agent's calls to the aggregator: each may be repeated, and is, for as long as the aggregator is not reachable.
-
-Waiting between tries is random up to a bound that doubles (full jitter), so that a thousand sites do not come back in
-the same second. Only unavailability is retried; every answer that means something becomes its domain error.
-"""
+"""The agent's calls to the aggregator: each may be repeated, and is (`fedafd.agent.patient_calls`)."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +22,7 @@ from fedafd.agent.chunks import ChunkedFile
 from fedafd.agent.direct_upload import DirectUpload
 from fedafd.agent.outgoing import Departure, activity_to_send, fraction_to_send
 from fedafd.agent.patch import Patch, patch_of
+from fedafd.agent.patient_calls import PatientCalls, is_broken_line
 from fedafd.agent.session import AgentSession
 from fedafd.agent.signing import Signing
 from fedafd.agent.state import Credential
@@ -41,17 +37,18 @@ from fedafd.domain.errors import (
 )
 from fedafd.domain.kinds import ClientKind, ParticipantKind, UploadPurpose
 from fedafd.domain.leaving import Activity
+from fedafd.domain.retrying import FullJitter
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
-from fedafd.rpc.channel import open_channel, way_to
+from fedafd.rpc.channel import open_channel
 from fedafd.rpc.client_key import ClientKey, certificate_text
 from fedafd.rpc.codes import wire_activity, wire_client_kind, wire_leave_reason
-from fedafd.rpc.status import DIAL_ANEW_SECONDS, error_from_rpc, has_no_route, is_in_vain
+from fedafd.rpc.status import DIAL_ANEW_SECONDS, is_in_vain
 from fedafd.rpc.tls import file_stamp
 from fedafd.telemetry.logging import get_logger
 
-__all__ = ["AggregatorConnection", "StopRequestedError"]
+__all__ = ["AggregatorConnection"]
 
 _CALL_SECONDS = 60.0
 _SILENCE_SECONDS = 120.0
@@ -62,20 +59,12 @@ _CORRUPT_TRIES = 3
 _CHANGE_IN_PART = (BUNDLE, WEIGHTS)
 """Purposes whose next artifact has the layout of the last."""
 _WORTH_A_PATCH_BYTES = 256 << 10
-_UNREACHABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
-
-_JITTER = random.SystemRandom()  # apart from the seeded generators of the training
-
 _log = get_logger(__name__)
 T = TypeVar("T")
 
 
 def _ignore(_: int) -> None:
     pass
-
-
-class StopRequestedError(Exception):
-    """The agent was asked to stop while it waited."""
 
 
 class AggregatorConnection:
@@ -100,11 +89,12 @@ class AggregatorConnection:
         """
         self._address = address
         self._tls = tls
-        self._stop = stop
         self._on_sent = on_sent
         self._on_received = on_received
         self._session = session
         self._direct = DirectUpload(direct, on_sent) if direct else None
+        pauses = FullJitter(_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS)
+        self._calls = PatientCalls(address, stop, pauses, self._before_next)
         self.use(credential)
         self._open()
 
@@ -127,7 +117,7 @@ class AggregatorConnection:
             nonce=nonce,
             certificate_request=b"" if key is None else key.request(),
         )
-        answer = await self._repeat("enrol", lambda: self._stub.Enroll(request, timeout=_CALL_SECONDS))
+        answer = await self._calls.repeat("enrol", lambda: self._stub.Enroll(request, timeout=_CALL_SECONDS))
         return Credential(
             federation_id=answer.federation_id,
             client_id=answer.client_id,
@@ -194,7 +184,7 @@ class AggregatorConnection:
         for tries_left in reversed(range(_CORRUPT_TRIES)):
             part = cache.begin(artifact.sha256, artifact.size_bytes)
             try:
-                await self._repeat("download", partial(self._receive, artifact.sha256, part, damaged, patch))
+                await self._calls.repeat("download", partial(self._receive, artifact.sha256, part, damaged, patch))
                 return await asyncio.to_thread(part.finish)
             except ArtifactCorruptError:
                 if not tries_left:
@@ -209,22 +199,23 @@ class AggregatorConnection:
         request = blob.announcement(round_id, purpose)
         request.direct = self._direct is not None
         before = len(blob.chunk_sha256) + 1
-        while True:
-            begun = await self._ask("begin upload", "BeginUpload", request)
-            if not begun.missing_chunks:
-                return str(begun.upload_id)
-            if self._direct is not None and begun.forms:
-                # What arrived counts, whichever way it came; without a step onwards the rest goes the usual way.
-                goes_on, before = len(begun.missing_chunks) < before, len(begun.missing_chunks)
-                request.direct = goes_on and await self._guarded(self._direct.send(begun.forms, blob))
-                continue
-            missing = tuple(begun.missing_chunks)
-            try:
-                if await self._guarded(self._send(begun.upload_id, missing, blob)) == len(missing):
+
+        async def whole() -> str:
+            nonlocal before
+            while True:
+                begun = await self._ask("begin upload", "BeginUpload", request)
+                missing = tuple(begun.missing_chunks)
+                if not missing:
                     return str(begun.upload_id)
-            except (grpc.aio.AioRpcError, FedafdError) as error:
-                # Ask anew what is missing: chunks that arrived count.
-                await self._pause_or_raise("upload", error, attempt=1)
+                if self._direct is not None and begun.forms:
+                    # What arrived counts, whichever way it came; without a step onwards the rest goes the usual way.
+                    goes_on, before = len(missing) < before, len(missing)
+                    request.direct = goes_on and await self._direct.send(begun.forms, blob)
+                elif await self._send(begun.upload_id, missing, blob) == len(missing):
+                    return str(begun.upload_id)
+
+        # A repeat asks anew what is missing: what arrived counts. Where nobody answers, asking itself waits longer.
+        return await self._calls.repeat("upload", whole, pauses=FullJitter(_FIRST_WAIT_SECONDS, _FIRST_WAIT_SECONDS))
 
     async def commit(
         self, round_id: str, upload_ids: Sequence[str], metrics: Mapping[str, float], num_private_samples: int
@@ -276,7 +267,7 @@ class AggregatorConnection:
         request = pb.DescribeArtifactRequest(sha256=artifact.sha256)
         call = partial(self._once, "DescribeArtifact", request)
         try:
-            told = await self._repeat("describe artifact", call)
+            told = await self._calls.repeat("describe artifact", call)
             length = checked_length(told.block_bytes)
             self._on_received(len(told.digests))
             return await asyncio.to_thread(patch_of, base, told.digests, size_bytes=artifact.size_bytes, length=length)
@@ -319,7 +310,7 @@ class AggregatorConnection:
         return int(answer.accepted_chunks)
 
     async def _ask(self, what: str, method: str, request: Message, seconds: float = _CALL_SECONDS) -> Any:
-        return await self._repeat(what, lambda: self._once(method, request, seconds))
+        return await self._calls.repeat(what, lambda: self._once(method, request, seconds))
 
     def _once(self, method: str, request: Message, seconds: float = _CALL_SECONDS) -> Awaitable[Any]:
         call: Awaitable[Any] = getattr(self._stub, method)(
@@ -327,71 +318,16 @@ class AggregatorConnection:
         )
         return call
 
-    async def _repeat(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
-        attempt = 0
-        while True:
-            try:
-                answer = await self._guarded(call())
-                if attempt:
-                    _log.info("agent.aggregator_reachable_again", aggregator=self._address, tries=attempt)
-                return answer
-            except (grpc.aio.AioRpcError, FedafdError) as error:
-                attempt += 1
-                await self._pause_or_raise(what, error, attempt)
-
-    async def _guarded(self, call: Awaitable[T]) -> T:
-        """Await `call`, but give up at once when the agent is asked to stop."""
-        work = asyncio.ensure_future(_awaited(call))
-        stopped = asyncio.ensure_future(self._stop.wait())
-        try:
-            await asyncio.wait((work, stopped), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                raise StopRequestedError
-            return work.result()
-        finally:
-            for task in (work, stopped):
-                if not task.done():
-                    task.cancel()
-
-    async def _pause_or_raise(self, what: str, error: grpc.aio.AioRpcError | FedafdError, attempt: int) -> None:
-        known = error if isinstance(error, FedafdError) else error_from_rpc(error)
-        unreachable = isinstance(error, grpc.aio.AioRpcError) and _is_broken_line(error)
-        if isinstance(known, ArtifactCorruptError) or not (unreachable or known.retryable):
-            raise known from error
-        bound = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** min(attempt - 1, 10))
-        pause = _JITTER.uniform(0, bound)
-        _log.warning(
-            "agent.aggregator_unreachable" if unreachable else "agent.aggregator_busy",
-            aggregator=self._address,
-            doing=what,
-            reason=f"{known}{way_to(self._address) if unreachable else ''}",
-            tries=attempt,
-            again_in_seconds=round(pause, 1),
-        )
-        try:
-            async with asyncio.timeout(pause):
-                await self._stop.wait()
-        except TimeoutError:
-            in_vain = isinstance(error, grpc.aio.AioRpcError) and is_in_vain(error)
-            if in_vain and monotonic() - self._opened_at > DIAL_ANEW_SECONDS:
-                await self._open_anew()
-            elif unreachable:
-                await self._follow_files()
-            return
-        raise StopRequestedError
+    async def _before_next(self, error: grpc.aio.AioRpcError | FedafdError) -> None:
+        """Open another channel where this one leads to who cannot serve, or its certificate's files are others."""
+        in_vain = isinstance(error, grpc.aio.AioRpcError) and is_in_vain(error)
+        if in_vain and monotonic() - self._opened_at > DIAL_ANEW_SECONDS:
+            await self._open_anew()
+        elif is_broken_line(error):
+            await self._follow_files()
 
 
 def _software() -> pb.SoftwareVersion:
     numbers = [int(part) for part in re.findall(r"\d+", version("fedafd"))]
     major, minor, patch, *_ = [*numbers, 0, 0, 0]
     return pb.SoftwareVersion(major=major, minor=minor, patch=patch)
-
-
-async def _awaited(call: Awaitable[T]) -> T:
-    return await call
-
-
-def _is_broken_line(error: grpc.aio.AioRpcError) -> bool:
-    # A stream that the other side ends while we write to it may surface as an error of gRPC's own core.
-    torn = error.code() is grpc.StatusCode.INTERNAL and "from Core" in (error.details() or "")
-    return torn or has_no_route(error) or error.code() in _UNREACHABLE

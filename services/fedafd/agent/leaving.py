@@ -7,9 +7,10 @@ import hashlib
 import json
 from contextlib import suppress
 
-from fedafd.agent.connection import AggregatorConnection, StopRequestedError
+from fedafd.agent.connection import AggregatorConnection
 from fedafd.agent.ledger import Ledger
 from fedafd.agent.outgoing import Departure, departure_of
+from fedafd.agent.patient_calls import StopRequestedError
 from fedafd.agent.session import AgentSession
 from fedafd.agent.state import Credential, StateDirectory
 from fedafd.domain.config import AgentConfig

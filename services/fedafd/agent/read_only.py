@@ -9,8 +9,9 @@ import asyncio
 import errno
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from time import monotonic
 from typing import TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay, wait_exponential
 
 from fedafd.telemetry.logging import get_logger
 
@@ -29,16 +30,32 @@ async def outlast_read_only(
 
     `tell` is called before each time: the site lives; what it raises ends the waiting. Raises what `work` raises.
     """
-    pause, since = _FIRST_PAUSE_SECONDS, monotonic()
-    while True:
-        try:
-            return await work()
-        except OSError as error:
-            if error.errno != errno.EROFS or stop.is_set() or monotonic() - since > _GIVE_UP_SECONDS:
-                raise
-            _log.error("agent.folder_read_only", reason=str(error), again_in_seconds=pause)
+
+    async def pause(seconds: float) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(pause):
+            async with asyncio.timeout(seconds):
                 await stop.wait()
-        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
         await tell()
+
+    retrying = AsyncRetrying(
+        retry=retry_if_exception(lambda error: _is_read_only(error) and not stop.is_set()),
+        wait=wait_exponential(multiplier=_FIRST_PAUSE_SECONDS, max=_LONGEST_PAUSE_SECONDS),
+        stop=stop_after_delay(_GIVE_UP_SECONDS),
+        before_sleep=_say,
+        sleep=pause,
+        reraise=True,
+    )
+
+    async def once() -> T:
+        return await work()
+
+    return await retrying(once)
+
+
+def _is_read_only(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.EROFS
+
+
+def _say(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    _log.error("agent.folder_read_only", reason=str(error), again_in_seconds=state.upcoming_sleep)

@@ -16,13 +16,14 @@ from typing import TypeVar
 
 from fedafd.agent.cache import ArtifactCache
 from fedafd.agent.comparing import Comparing
-from fedafd.agent.connection import AggregatorConnection, StopRequestedError
+from fedafd.agent.connection import AggregatorConnection
 from fedafd.agent.delivery import Delivery
 from fedafd.agent.enrolled import need_kind, need_token
 from fedafd.agent.enrolment import enrol
 from fedafd.agent.leaving import leave_round
 from fedafd.agent.ledger import Ledger
 from fedafd.agent.metrics import AgentMetrics
+from fedafd.agent.patient_calls import StopRequestedError
 from fedafd.agent.policy import SitePolicy
 from fedafd.agent.privacy_account import PrivacyAccount
 from fedafd.agent.read_only import outlast_read_only

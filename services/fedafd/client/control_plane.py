@@ -6,7 +6,6 @@ reached, 4 the key is not accepted or not allowed to do this, 5 no such thing, 6
 
 from __future__ import annotations
 
-import random
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -33,7 +32,7 @@ PATIENCE_SECONDS = 60.0
 """For how long a command that follows something tries again over a broken line."""
 _SILENCE_SECONDS = 60.0
 """A stream brings a comment every 15 s; silent for so long, it is broken."""
-_LONGEST_PAUSE_SECONDS = 5.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 5.0
 
 
 def unreachable(url: str, error: Exception) -> ControlPlaneUnreachableError:
@@ -109,7 +108,10 @@ class ControlPlaneClient:
         """Messages of an event stream, for ever; a broken line is taken up where it broke, for a minute of trying."""
         from httpx_sse import SSEError, connect_sse
 
-        last_id, broken_since, pause = "", 0.0, 0.2
+        from fedafd.domain.retrying import FullJitter
+
+        pauses = FullJitter(_FIRST_PAUSE_SECONDS, 2 * _LONGEST_PAUSE_SECONDS)
+        last_id, broken_since, tries = "", 0.0, 0
         while True:
             headers = {"Last-Event-ID": last_id} if last_id else {}
             silence = httpx.Timeout(10, read=_SILENCE_SECONDS)
@@ -118,7 +120,7 @@ class ControlPlaneClient:
                     if not source.response.is_success:
                         source.response.read()
                     _accepted(source.response)
-                    broken_since, pause = 0.0, 0.2
+                    broken_since, tries = 0.0, 0
                     yield Message("connected")
                     for sse in source.iter_sse():
                         last_id = sse.id or last_id
@@ -130,11 +132,13 @@ class ControlPlaneClient:
             broken_since = broken_since or time.monotonic()
             if time.monotonic() - broken_since > PATIENCE_SECONDS:
                 raise unreachable(self.url, failure) from None
-            time.sleep(_jittered(pause))
-            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+            tries += 1
+            time.sleep(pauses.after(tries))
 
     def _repeated(self, method: str, path: str, **options: Any) -> httpx.Response:
-        from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+        from tenacity import Retrying, retry_if_exception, stop_after_attempt
+
+        from fedafd.domain.retrying import FullJitter
 
         def once() -> httpx.Response:
             try:
@@ -144,7 +148,7 @@ class ControlPlaneClient:
 
         repeated = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, ControlPlaneError) and error.passing),
-            wait=wait_random_exponential(multiplier=0.5, max=_LONGEST_PAUSE_SECONDS),
+            wait=FullJitter(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS),
             stop=stop_after_attempt(_ATTEMPTS),
             reraise=True,
         )
@@ -155,10 +159,6 @@ def _blocks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             yield block
-
-
-def _jittered(seconds: float) -> float:
-    return seconds * random.SystemRandom().uniform(0.5, 1.5)
 
 
 def _accepted(response: httpx.Response) -> httpx.Response:

@@ -7,16 +7,17 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Sequence
-from time import monotonic, sleep
+from time import monotonic
 from typing import TypeVar
 
 import grpc
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import Retrying, stop_after_delay
 
 from fedafd.domain.config import TlsConfig
-from fedafd.domain.errors import ConfigurationError, FedafdError
+from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import FOLDS_TOGETHER
 from fedafd.domain.process_errors import UnreachableError
+from fedafd.domain.retrying import FullJitter, if_retryable, sleep_in_slices
 from fedafd.proto.v1 import distillation_pb2 as pb
 from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
 from fedafd.rpc.channel import open_sync_channel, way_to
@@ -34,7 +35,7 @@ _GIVE_UP_SECONDS = 300.0
 _FINISHED_GIVE_UP_SECONDS = 6 * 3600.0
 """For what is computed: doing it again takes longer than waiting for the aggregator."""
 _HAND_BACK_SECONDS = 5.0
-_SLICE_SECONDS = 0.5
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.5, 15.0
 _log = get_logger(__name__)
 T = TypeVar("T")
 
@@ -177,17 +178,10 @@ class DistillationClient:
                 raise known from error
 
         retrying = Retrying(
-            retry=retry_if_exception(lambda error: isinstance(error, FedafdError) and error.retryable),
-            wait=wait_random_exponential(multiplier=0.5, max=15),
+            retry=if_retryable,
+            wait=FullJitter(_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS),
             stop=stop_after_delay(give_up_seconds),
-            sleep=lambda seconds: _pause(seconds, check or self._check),
+            sleep=sleep_in_slices(check or self._check),
             reraise=True,
         )
         return retrying(once)
-
-
-def _pause(seconds: float, check: Callable[[], None]) -> None:
-    end = monotonic() + seconds
-    while (left := end - monotonic()) > 0:
-        check()
-        sleep(min(left, _SLICE_SECONDS))

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from time import monotonic, sleep
 from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from fedafd.domain.errors import StorageFullError, StorageUnavailableError
 from fedafd.domain.process_errors import UnreachableError
+from fedafd.domain.retrying import sleep_in_slices
 from fedafd.telemetry.logging import get_logger
 
 __all__ = ["Patience", "is_outage"]
 
 _LONGEST_PAUSE_SECONDS = 30.0
-_SLICE_SECONDS = 0.5
 _OUTAGES = (StorageUnavailableError, StorageFullError, UnreachableError)
 _log = get_logger(__name__)
 T = TypeVar("T")
@@ -55,7 +54,7 @@ class Patience:
             wait=wait_exponential(multiplier=self._first, max=_LONGEST_PAUSE_SECONDS),
             stop=stop_after_delay(self._give_up),
             before_sleep=self._say,
-            sleep=self._pause,
+            sleep=sleep_in_slices(lambda: self._tell(self._words)),
             reraise=True,
         )
         return retrying(call)
@@ -66,12 +65,6 @@ class Patience:
         self._words = (
             "waiting for space in the store" if isinstance(error, StorageFullError) else "waiting for the store"
         )
-
-    def _pause(self, seconds: float) -> None:
-        end = monotonic() + seconds
-        while (left := end - monotonic()) > 0:
-            self._tell(self._words)
-            sleep(min(left, _SLICE_SECONDS))
 
 
 def _nobody(_: str) -> None:

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from fedafd.agent.cache import ArtifactCache
 from fedafd.agent.chunks import ChunkedFile
-from fedafd.agent.connection import AggregatorConnection, StopRequestedError
+from fedafd.agent.connection import AggregatorConnection
 from fedafd.agent.enrolled import need_token
 from fedafd.agent.enrolment import enrol
 from fedafd.agent.files import write_atomically
 from fedafd.agent.leaving import note_departure
 from fedafd.agent.ledger import Ledger
 from fedafd.agent.outgoing import Departure, departure_of
+from fedafd.agent.patient_calls import StopRequestedError
 from fedafd.agent.renewal import Renewal
 from fedafd.agent.session import AgentSession
 from fedafd.agent.state import Credential, StateDirectory
