@@ -76,3 +76,23 @@ def test_aliases_as_people_use_them_are_read() -> None:
     assert parse_yaml(text)["image"] == {"lr": 1e-3, "size": 3}
     assert len(parse_yaml("\n".join(f"- {n}" for n in range(MOST_NODES - 1)))) == MOST_NODES - 1
     assert parse_yaml("") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("010", 10),
+        ("-7", -7),
+        ("0o10", 8),
+        ("0x1f", 31),
+        ("12:30", "12:30"),
+        ("1_000", "1_000"),
+        ("0b11", "0b11"),
+        ("1e-5", 1e-5),
+        ("off", "off"),
+        ("2026-01-02", "2026-01-02"),
+    ],
+)
+def test_a_value_is_what_yaml_1_2_says(text: str, value: object) -> None:
+    read = parse_yaml(f"a: {text}")["a"]
+    assert (type(read), read) == (type(value), value)

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -28,6 +27,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from fedafd.agent.files import disk_full_is_clear, sync_folder, write_atomically
 from fedafd.domain.claims import claim
@@ -96,7 +97,7 @@ class StateDirectory:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._lock_descriptor: int | None = None
+        self._claim: FileLock | None = None
         self._damaged: set[int] = set()
         try:
             (root / "state").mkdir(parents=True, exist_ok=True)
@@ -110,16 +111,16 @@ class StateDirectory:
         """Claim the directory until the process ends."""
         taken = f"state_dir {self.root}: another agent is running on it; stop that one or choose another folder"
         try:
-            self._lock_descriptor = claim(self.root / "agent.lock", taken)
+            self._claim = claim(self.root / "agent.lock", taken)
         except ConflictError as error:
             raise IdentityInUseError(str(error)) from None
         self._sweep()
 
     def unlock(self) -> None:
         """Give the directory back."""
-        if self._lock_descriptor is not None:
-            os.close(self._lock_descriptor)
-            self._lock_descriptor = None
+        if self._claim is not None:
+            self._claim.release()
+            self._claim = None
 
     def load_credential(self) -> Credential | None:
         """The credential of an earlier enrolment, or None."""

@@ -50,7 +50,11 @@ class Side:
 
 @cache
 def has_rounded_products() -> bool:
-    """True if the CPU multiplies int8 and bfloat16 in hardware, and this torch does so with int8 correctly."""
+    """True if the CPU multiplies int8 and bfloat16 in hardware, and this torch does so with int8 correctly.
+
+    It is worth it: 5,000 images by 25,000 captions, the size of COCO's test set, take 0.10 s for the whole instead of
+    0.55 s for the float32 product alone (docs/adr/0014).
+    """
     found = torch.cpu.get_capabilities()
     if not (found.get("amx_int8") or found.get("avx512_vnni")) or not has_bfloat16(torch.device("cpu")):
         return False

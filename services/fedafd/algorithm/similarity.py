@@ -134,7 +134,8 @@ def _log2_sum_stable(rows_RD: Tensor, products: _Products, columns: int) -> Tens
 def _keeps_float32() -> bool:
     """True if _bfloat16_products rounds nothing here and only takes the products from oneDNN in place of MKL.
 
-    So it is on AMD's CPUs, where oneDNN's float32 products take half of MKL's time (measured).
+    So it is on AMD's CPUs. With AVX-512 a block of SED takes 2.1 ms by oneDNN and 4.6 ms by MKL; with AVX2 alone there
+    is no difference (5,000 samples: 0.46 s and 0.45 s).
     """
     if not str(torch.cpu.get_capabilities().get("cpu_name", "")).startswith("AMD"):
         return False

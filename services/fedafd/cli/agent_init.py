@@ -128,13 +128,15 @@ def _answers() -> Iterator[None]:
 def _options(given: list[str]) -> dict[str, Any]:
     import yaml
 
+    from fedafd.domain.yaml_files import parse_yaml
+
     options = {}
     for each in given:
         name, equals, value = each.partition("=")
         if not equals or not name:
             raise ConfigurationError(f"--option {each}: give NAME=VALUE")
         try:
-            options[name.strip()] = yaml.safe_load(value)
+            options[name.strip()] = parse_yaml(value)
         except yaml.YAMLError:
             raise ConfigurationError(f"--option {each}: the value is not readable as YAML") from None
     return options

@@ -43,7 +43,7 @@ class DemoOutput:
 
     def release(self) -> None:
         """Let another demo use the folder."""
-        os.close(self._lock)
+        self._lock.release()
 
     def _claim(self, force: bool) -> None:
         try:
@@ -67,7 +67,7 @@ class DemoOutput:
             self._empty()
             self._mark("running")
         except BaseException:
-            os.close(self._lock)
+            self._lock.release()
             raise
 
     def _check_space(self) -> None:

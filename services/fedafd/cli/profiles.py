@@ -19,7 +19,7 @@ import yaml
 
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.whole_files import write_whole
-from fedafd.domain.yaml_files import parse_yaml
+from fedafd.domain.yaml_files import read_yaml
 
 __all__ = ["Profile", "Profiles", "apply_profile", "profiles_file", "read_profiles", "write_profiles"]
 
@@ -59,16 +59,9 @@ def profiles_file() -> Path:
 
 def read_profiles(path: Path) -> Profiles:
     """The file's profiles; none where there is no file. Raises ConfigurationError naming the key that is wrong."""
-    try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return Profiles()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    except yaml.YAMLError as error:
-        words = " ".join(str(error).split())
-        raise ConfigurationError(f"{path}: not valid YAML: {words}") from None
-    values = _mapping(values or {}, f"{path}", ("default", "profiles"))
+    values = _mapping(read_yaml(path) or {}, f"{path}", ("default", "profiles"))
     found = _mapping(values.get("profiles") or {}, f"{path}: profiles", None)
     profiles = {
         name: Profile(**_texts(_mapping(each or {}, f"{path}: profiles.{name}", tuple(_VARIABLES)), f"{path}: {name}"))

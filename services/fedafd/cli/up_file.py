@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fedafd.domain.errors import ConfigurationError
-from fedafd.domain.yaml_files import parse_yaml
+from fedafd.domain.yaml_files import read_yaml
 
 __all__ = ["BLOCKS", "is_set", "process_settings", "read_up_file"]
 
@@ -24,12 +22,7 @@ BLOCKS = {
 
 def read_up_file(path: Path) -> dict[str, str]:
     """The settings of a file as environment variables. Raises ConfigurationError naming the key."""
-    try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: not valid YAML: {error}") from None
+    values = read_yaml(path)
     if values is None:
         return {}
     if not isinstance(values, Mapping):

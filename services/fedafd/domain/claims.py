@@ -1,52 +1,59 @@
 """A folder for one process at a time: a lock on a file, which the system lets go of however the process ends.
 
-By flock itself and not by filelock, which removes the file when it lets go, falls back to a lock that outlives a killed
-process where a file system knows no flock, and would be one more package of a base installation.
+filelock's other kind, a file that is there or not, is never taken: it outlives a process that is killed.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedafd.domain.errors import ConflictError
+from filelock import FileLock, Timeout
+
+from fedafd.domain.errors import ConfigurationError, ConflictError
 
 __all__ = ["claim", "claimed", "in_turn", "is_claimed"]
 
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
-def claim(lock: Path, taken: str) -> int:
-    """Lock the file `lock`, made if it is not there, until the descriptor returned is closed.
 
-    Raises ConflictError with the words `taken` while another process, or an earlier claim of this one, holds it.
+def claim(lock: Path, taken: str) -> FileLock:
+    """Lock the file `lock`, made if it is not there, until the lock returned is released or its process ends.
+
+    Raises ConflictError with the words `taken` while another process, or an earlier claim of this one, holds it, and
+    ConfigurationError where the file system has no locks.
     """
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise ConflictError(taken) from None
-    return descriptor
+    held = _lock(lock)
+    with _told(lock):
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            raise ConflictError(taken) from None
+    return held
 
 
 @contextmanager
 def claimed(lock: Path, taken: str) -> Iterator[None]:
-    """`claim` for a block. Raises ConflictError."""
-    descriptor = claim(lock, taken)
+    """`claim` for a block. Raises as it does."""
+    held = claim(lock, taken)
     try:
         yield
     finally:
-        os.close(descriptor)
+        held.release()
 
 
 @contextmanager
 def in_turn(lock: Path) -> Iterator[None]:
-    """A block that one process at a time is in; the others wait."""
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """A block that one process at a time is in; the others wait. Raises ConfigurationError as claim."""
+    held = _lock(lock)
+    with _told(lock):
+        held.acquire()
+    try:
         yield
+    finally:
+        held.release()
 
 
 def is_claimed(lock: Path) -> bool:
@@ -56,5 +63,23 @@ def is_claimed(lock: Path) -> bool:
     try:
         with claimed(lock, ""):
             return False
+    except ConfigurationError:  # where there are no locks, nobody holds one
+        return False
     except (ConflictError, OSError):
         return True
+
+
+def _lock(lock: Path) -> FileLock:
+    return FileLock(lock, mode=0o600, thread_local=False, fallback_to_soft=False)
+
+
+@contextmanager
+def _told(lock: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise ConfigurationError(
+            f"{lock.parent}: its file system has no file locks ({error.strerror}); use a folder on one that has"
+        ) from error

@@ -1,29 +1,48 @@
-"""YAML as a reader expects it: a key once, `off` is a word and not false, `1e-5` is a number and not text.
+"""YAML as a reader expects it: a key once, `off` is a word, `1e-5` is a number, `010` is ten and `12:30` is no number.
 
-PyYAML follows YAML 1.1 there; these are the rules of YAML 1.2's core schema, https://yaml.org/spec/1.2.2/#103-core-schema.
+PyYAML follows YAML 1.1 there, and ruamel.yaml says worse what is wrong (docs/adr/0026). These are the rules of YAML
+1.2's core schema, https://yaml.org/spec/1.2.2/#103-core-schema.
 """
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-__all__ = ["MOST_NODES", "parse_yaml"]
+from fedafd.domain.errors import ConfigurationError
+
+__all__ = ["MOST_NODES", "parse_yaml", "read_yaml"]
 
 MOST_NODES = 50_000
 """Values in a file: no configuration comes near."""
 
 _BOOL = "tag:yaml.org,2002:bool"
 _FLOAT = "tag:yaml.org,2002:float"
+_INT = "tag:yaml.org,2002:int"
 _DATE = "tag:yaml.org,2002:timestamp"
+
+
+def read_yaml(path: Path) -> Any:
+    """The one document in a file. Raises ConfigurationError naming the file, and line and column of what is no YAML."""
+    try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ConfigurationError(f"{path}: a pipe, socket or device; give a regular file", source=str(path))
+        return parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}", source=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: not UTF-8: {error.reason}", source=str(path)) from None
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path}: not valid YAML: {_words(error)}", source=str(path)) from None
 
 
 def parse_yaml(text: str) -> Any:
     """The one document in `text`. Raises yaml.YAMLError with line and column, also for a key that occurs twice.
 
-    Aliases are followed, but not to more than MOST_NODES values: a few lines can stand for billions.
+    Aliases are followed, to MOST_NODES values at most: a few lines can stand for billions.
     """
     loader = _Loader(text)
     try:
@@ -36,6 +55,22 @@ def parse_yaml(text: str) -> Any:
         raise yaml.YAMLError("nested too deeply") from None
     finally:
         loader.dispose()
+
+
+def _words(error: yaml.YAMLError) -> str:
+    """What is wrong, in one line and without what PyYAML calls the file."""
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"character {error.position + 1} is {chr(error.character)!r}, which no YAML may hold"
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    where, context = _place(error.problem_mark), error.context or ""
+    if context.startswith("while") and error.context_mark:
+        return f"{error.problem}, {where}, {context} of {_place(error.context_mark)}"
+    return f"{context}, {error.problem}, {where}" if context else f"{error.problem}, {where}"
+
+
+def _place(mark: yaml.Mark) -> str:
+    return f"line {mark.line + 1}, column {mark.column + 1}"
 
 
 def _need_few_nodes(node: yaml.Node) -> None:
@@ -78,12 +113,18 @@ class _Loader(yaml.SafeLoader):
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_core_int(self, node: yaml.ScalarNode) -> int:
+        text = str(self.construct_scalar(node))
+        return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
+
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _FLOAT, _DATE)]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _FLOAT, _INT, _DATE)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(_INT, re.compile(r"^[-+]?[0-9]+$|^0o[0-7]+$|^0x[0-9a-fA-F]+$"), list("-+0123456789"))
+_Loader.add_constructor(_INT, _Loader.construct_core_int)
 _Loader.add_implicit_resolver(
     _FLOAT,
     re.compile(

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedafd.domain.config import (
@@ -28,6 +27,7 @@ from fedafd.domain.kinds import ClientKind
 from fedafd.domain.presets import merged
 from fedafd.domain.seeds import derive_seed
 from fedafd.domain.strategies import strategy_names
+from fedafd.domain.yaml_files import read_yaml
 from fedafd.simulation.presets import EXPERIMENTS
 from fedafd.tracking.trackers import check_trackers
 
@@ -210,12 +210,7 @@ def read_experiment(
     """
     values: Any = {}
     if path is not None:
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
-        except yaml.YAMLError as error:
-            raise ConfigurationError(f"{path}: not valid YAML: {error}") from None
+        values = read_yaml(path)
     if isinstance(values, Mapping):
         values = {**values, **overrides}
         if weights:

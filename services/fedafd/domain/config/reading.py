@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -15,7 +14,7 @@ from fedafd.domain.config.federation import FederationConfig
 from fedafd.domain.config.region import RegionConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.paths import placed
-from fedafd.domain.yaml_files import parse_yaml
+from fedafd.domain.yaml_files import read_yaml
 
 __all__ = [
     "parse_agent_config",
@@ -86,19 +85,7 @@ def _allowed_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[s
 
 
 def _read(model: type[C], path: Path) -> C:
-    try:
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise ConfigurationError(f"{path}: a pipe, socket or device; give a regular file", source=str(path))
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}", source=str(path)) from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path}: not UTF-8: {error.reason}", source=str(path)) from None
-    try:
-        values = parse_yaml(text)
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path}: not valid YAML: {error}", source=str(path)) from None
-    return parse_config(model, values, str(path))
+    return parse_config(model, read_yaml(path), str(path))
 
 
 def read_federation_config(path: Path) -> FederationConfig:
