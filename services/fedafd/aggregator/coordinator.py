@@ -14,12 +14,14 @@ from datetime import datetime, timedelta
 from time import monotonic
 
 from fedafd.aggregator.context import Context
+from fedafd.aggregator.glancing import needs_look, takes_glances
 from fedafd.aggregator.outbox import Outbox
 from fedafd.aggregator.steps import Step, step_round
 from fedafd.aggregator.wakeups import Listener
 from fedafd.domain.errors import DatabaseUnavailableError, FedafdError
 from fedafd.domain.states import RoundState
 from fedafd.persistence.drain_repository import may_start_rounds
+from fedafd.persistence.glance_repository import RoundGlance, glance_at_round
 from fedafd.persistence.lease_repository import COORDINATOR_LEASE, acquire_lease, release_lease
 from fedafd.persistence.models import RoundRow, utc_now
 from fedafd.persistence.round_repository import get_round, list_open_rounds
@@ -52,6 +54,8 @@ class Coordinator:
         self._token: int | None = None
         self._idle = False
         self._moving = asyncio.Lock()
+        self._seen: dict[str, RoundGlance] = {}
+        """How each round stood that a look left as it was; it only spares looks, so that losing it is harmless."""
         self._looked = Listener()
         context.mover.move = self.move
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
@@ -107,7 +111,8 @@ class Coordinator:
         token = self._token
         if not self.leading or token is None:
             return False
-        await self._step(row, token)
+        async with self._moving:
+            await self._step(row, token)
         return True
 
     async def look(self) -> bool:
@@ -156,18 +161,35 @@ class Coordinator:
             return False
         if self._leading_since is None:
             self._leading_since = monotonic()
+        self._seen = {row.id: self._seen[row.id] for row in rows if row.id in self._seen}
         moved = False
         blocked: set[str] = set()
         for row in rows:
             # Rounds come by number: only the first open one of a federation moves.
             if row.federation_id not in blocked:
                 blocked.add(row.federation_id)
-                moved = await self._step(row, token) or moved
+                async with self._moving:
+                    moved = await self._look_at(row, token) or moved
         return moved
+
+    async def _look_at(self, row: RoundRow, token: int) -> bool:
+        """Step if a glance says that there may be something to do."""
+        if not takes_glances(row):
+            return await self._step(row, token)
+        async with self._context.database.snapshot() as session:
+            step = Step(session, row, token, self._alive_since(), self._listening_since())
+            glance = await glance_at_round(session, row.id)
+        if not needs_look(step, self._seen.get(row.id), glance):
+            return False
+        changed = await self._step(row, token)
+        if not changed:
+            self._seen[row.id] = glance
+        return changed
 
     async def _step(self, row: RoundRow, token: int) -> bool:
         with bind_context(federation=row.federation_id, round_number=row.number):
-            async with self._moving, self._context.database.transaction() as session:
+            self._seen.pop(row.id, None)
+            async with self._context.database.transaction() as session:
                 fresh = await get_round(session, row.id)
                 old, since = fresh.state, fresh.state_changed_at
                 if old == RoundState.QUEUED.value and not await may_start_rounds(session):
