@@ -13,7 +13,7 @@ LOCKED := --require-hashes --requirement
 RELEASE := build/release/bin
 STAMP := .venv/.installed
 
-.PHONY: audit docs help lock package sbom setup tools test test-browser test-gpu test-faults soak golden bench check format proto diagrams reference charts test-helm secrets certificates images test-compose demo clean changelog
+.PHONY: audit docs help lock package sbom setup tools test test-browser test-gpu test-faults fuzz soak golden bench check format proto diagrams reference charts test-helm secrets certificates images test-compose demo clean changelog
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -45,6 +45,9 @@ test-gpu: setup ## Test algorithm, learning, simulation and whole federations on
 
 test-faults: setup ## One round for each fault in each state, about 20 minutes; writes docs/faults.md (FAULTS=: names that hold it)
 	$(BIN)/python -m tests.end_to_end.fault_matrix $(if $(FAULTS),--only "$(FAULTS)",--write docs/faults.md)
+
+fuzz: setup ## Send made-up calls, uploads and files to real processes, each kind for FUZZ_SECONDS=60; FUZZ=: pytest's -k, FUZZ_SEED=: one again
+	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -n 0 --timeout=0 tests/fuzz $(if $(FUZZ),-k "$(FUZZ)")
 
 soak: setup ## 40 rounds with random faults, about an hour; fails if anything grows or a bit differs (SOAK="--rounds 8 --seed 2")
 	$(BIN)/python -m tests.end_to_end.soak $(SOAK)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, cast
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from fedafd.aggregator.cut_off import Waiting
 from fedafd.aggregator.limits import CallCaps
 from fedafd.aggregator.metrics import AggregatorMetrics
 from fedafd.aggregator.proofs import Proofs
 from fedafd.aggregator.types import Call, Handler, Interceptor
-from fedafd.domain.errors import FedafdError
+from fedafd.domain.errors import FedafdError, InvalidRequestError
 from fedafd.domain.secrets import hash_secret
 from fedafd.rpc.credentials import find_bearer_secret
 from fedafd.rpc.status import status_of
@@ -23,6 +25,7 @@ from fedafd.telemetry.tracing import span_below, traceparent_in
 
 __all__ = ["ErrorInterceptor"]
 
+_OURS = "/fedafd."
 _AGENTS = "/fedafd.v1.AggregatorService/"
 _ARITY = {False: "unary", True: "stream"}
 _log = get_logger(__name__)
@@ -43,16 +46,18 @@ class ErrorInterceptor(Interceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
         handler: Any = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith("/fedafd."):
+        if handler is None:
             return cast("Handler", handler)
+        path = handler_call_details.method
         kind = f"{_ARITY[handler.request_streaming]}_{_ARITY[handler.response_streaming]}"
-        wrap = self._streaming if handler.response_streaming else self._single
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
-        wrapped: Handler = make(
-            wrap(getattr(handler, kind), handler_call_details.method),
-            handler.request_deserializer,
-            handler.response_serializer,
-        )
+        read = _each_of if handler.request_streaming else _message_of
+        inner = _reading(getattr(handler, kind), partial(read, handler.request_deserializer))
+        if path.startswith(_OURS):
+            inner = (self._streaming if handler.response_streaming else self._single)(inner, path)
+        else:
+            inner = (_foreign_stream if handler.response_streaming else _foreign)(inner)
+        # Without a reader of its own: gRPC answers what it cannot read with UNKNOWN, and logs a trace.
+        wrapped: Handler = getattr(grpc, f"{kind}_rpc_method_handler")(inner, None, handler.response_serializer)
         return wrapped
 
     def _single(self, inner: Callable[..., Any], path: str) -> Callable[..., Any]:
@@ -109,3 +114,45 @@ class ErrorInterceptor(Interceptor):
             _log.exception("rpc.failed", method=method)
         self._metrics.calls.labels(method=method, code=code.name).inc()
         await context.abort(code, text, trailing)
+
+
+def _reading(inner: Callable[..., Any], read: Callable[[Any], Any]) -> Callable[..., Any]:
+    """The handler `inner` for requests that are bytes still."""
+    return lambda request, context: inner(read(request), context)
+
+
+def _message_of(parse: Callable[[bytes], Any], content: bytes) -> Any:
+    try:
+        return parse(content)
+    except DecodeError:
+        raise InvalidRequestError(
+            f"the request's {len(content)} bytes are no message of this call; the caller, or what is between, is faulty"
+        ) from None
+
+
+async def _each_of(parse: Callable[[bytes], Any], contents: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    async for content in contents:
+        yield _message_of(parse, content)
+
+
+def _foreign(inner: Callable[..., Any]) -> Callable[..., Any]:
+    """A handler of health or reflection, which knows no errors of ours."""
+
+    async def call(request: Any, context: Call) -> Any:
+        try:
+            return await inner(request, context)
+        except FedafdError as error:
+            await context.abort(*status_of(error))
+
+    return call
+
+
+def _foreign_stream(inner: Callable[..., Any]) -> Callable[..., Any]:
+    async def call(request: Any, context: Call) -> AsyncIterator[Any]:
+        try:
+            async for answer in inner(request, context):
+                yield answer
+        except FedafdError as error:
+            await context.abort(*status_of(error))
+
+    return call
