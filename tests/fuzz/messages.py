@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import strategies as st
 
 __all__ = ["Knowledge", "build", "changed", "recipes"]
 
+Kind: TypeAlias = Any
+Field: TypeAlias = Any
+"""Descriptors of a message and of a field: protobuf's two implementations share no type."""
 _DEEPEST = 2
 _F = FieldDescriptor
 _BITS = {
@@ -84,7 +87,7 @@ class Knowledge:
             found.remove(value)
         found.append(value)
 
-    def find(self, descriptor: FieldDescriptor, index: int) -> list[Any]:
+    def find(self, descriptor: Field, index: int) -> list[Any]:
         """The value, or none: of the field's own name, or of the last words of it, as `revision` for known_revision."""
         words = _singular(descriptor.name).split("_")
         for start in range(len(words)):
@@ -93,7 +96,7 @@ class Knowledge:
         return []
 
 
-def recipes(descriptor: Descriptor, depth: int = 0) -> st.SearchStrategy[dict[str, Any]]:
+def recipes(descriptor: Kind, depth: int = 0) -> st.SearchStrategy[dict[str, Any]]:
     """Any values for any of the fields."""
     fields = {
         each.name: _values(each, depth) for each in descriptor.fields if depth < _DEEPEST or not each.message_type
@@ -101,7 +104,7 @@ def recipes(descriptor: Descriptor, depth: int = 0) -> st.SearchStrategy[dict[st
     return st.fixed_dictionaries({}, optional=fields)
 
 
-def build(descriptor: Descriptor, recipe: Mapping[str, Any], knowledge: Knowledge) -> Message:
+def build(descriptor: Kind, recipe: Mapping[str, Any], knowledge: Knowledge) -> Message:
     """The message of a recipe."""
     return changed(GetMessageClass(descriptor)(), recipe, knowledge)
 
@@ -123,7 +126,7 @@ def changed(message: Message, recipe: Mapping[str, Any], knowledge: Knowledge) -
     return message
 
 
-def _elements(descriptor: FieldDescriptor, value: Any, knowledge: Knowledge) -> Iterator[Any]:
+def _elements(descriptor: Field, value: Any, knowledge: Knowledge) -> Iterator[Any]:
     entries = [value.element] * value.count if isinstance(value, Many) else value
     for entry in entries:
         if descriptor.message_type is not None:
@@ -132,11 +135,11 @@ def _elements(descriptor: FieldDescriptor, value: Any, knowledge: Knowledge) -> 
             yield from _plain(descriptor, entry, knowledge)
 
 
-def _plain(descriptor: FieldDescriptor, value: Any, knowledge: Knowledge) -> list[Any]:
+def _plain(descriptor: Field, value: Any, knowledge: Knowledge) -> list[Any]:
     return knowledge.find(descriptor, value.index) if isinstance(value, Known) else [value]
 
 
-def _fill_map(entries: Any, descriptor: FieldDescriptor, value: Mapping[Any, Any], knowledge: Knowledge) -> None:
+def _fill_map(entries: Any, descriptor: Field, value: Mapping[Any, Any], knowledge: Knowledge) -> None:
     kind = descriptor.message_type.fields_by_name["value"]
     for key, entry in value.items():
         if kind.message_type is not None:
@@ -145,7 +148,7 @@ def _fill_map(entries: Any, descriptor: FieldDescriptor, value: Mapping[Any, Any
             entries[key] = entry
 
 
-def _values(descriptor: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
+def _values(descriptor: Field, depth: int) -> st.SearchStrategy[Any]:
     if _is_map(descriptor):
         key, value = (descriptor.message_type.fields_by_name[name] for name in ("key", "value"))
         return st.dictionaries(_invented(key, depth), _invented(value, depth + 1), max_size=3)
@@ -155,14 +158,14 @@ def _values(descriptor: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
     return st.lists(one, max_size=4) | st.builds(Many, one, st.sampled_from([17, 5000]))
 
 
-def _one(descriptor: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
+def _one(descriptor: Field, depth: int) -> st.SearchStrategy[Any]:
     if descriptor.message_type is not None or descriptor.type in (_F.TYPE_BOOL, _F.TYPE_ENUM, _F.TYPE_DOUBLE):
         return _invented(descriptor, depth)
     known = st.builds(Known, st.sampled_from([0, 0, 0, 1, 2, 3, 7]))
     return st.one_of(known, known, _invented(descriptor, depth))
 
 
-def _invented(descriptor: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
+def _invented(descriptor: Field, depth: int) -> st.SearchStrategy[Any]:
     kind = descriptor.type
     if descriptor.message_type is not None:
         return recipes(descriptor.message_type, depth + 1)
@@ -186,8 +189,8 @@ def _numbers(bits: int, signed: bool) -> st.SearchStrategy[int]:
     return st.sampled_from(edges) | st.integers(0, 9) | st.integers(least, most)
 
 
-def _is_map(descriptor: FieldDescriptor) -> bool:
-    return descriptor.message_type is not None and descriptor.message_type.GetOptions().map_entry
+def _is_map(descriptor: Field) -> bool:
+    return descriptor.message_type is not None and bool(descriptor.message_type.GetOptions().map_entry)
 
 
 def _singular(name: str) -> str:

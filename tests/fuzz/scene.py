@@ -223,10 +223,9 @@ class Scene:
     def _announce(self, agents: AggregatorServiceStub, site: Site, recorded: dict[str, Message]) -> None:
         """What another has delivered, in the site's own name."""
         begun = agents.BeginUpload(recorded["BeginUpload"], metadata=site.metadata(f"{_AGENTS}/BeginUpload"))
-        chunk, commit = pb.UploadChunksRequest(), pb.CommitUploadRequest()
-        chunk.CopyFrom(recorded["UploadChunks"])
+        chunk = pb.UploadChunksRequest.FromString(recorded["UploadChunks"].SerializeToString())
         chunk.upload_id = begun.upload_id
-        commit.CopyFrom(recorded["CommitUpload"])
+        commit = pb.CommitUploadRequest.FromString(recorded["CommitUpload"].SerializeToString())
         commit.upload_ids[:] = [begun.upload_id]
         site.likely = {"UploadChunks": chunk, "CommitUpload": commit}
         if site.key is not None:
@@ -256,7 +255,9 @@ class Scene:
         bundle = task.train.encoder_bundles[0].sha256
         recorded |= {
             "FetchTask": pb.FetchTaskRequest(),
-            "ReportProgress": pb.ReportProgressRequest(round_id=round_id, fraction=0.5, doing=3, step=1, steps=2),
+            "ReportProgress": pb.ReportProgressRequest(
+                round_id=round_id, fraction=0.5, doing=pb.CLIENT_ACTIVITY_TRAINING, step=1, steps=2
+            ),
             "BeginUpload": begin,
             "UploadChunks": chunk,
             "CommitUpload": commit,
