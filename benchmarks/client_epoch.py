@@ -114,9 +114,9 @@ class PlainSite(LocalSite):
         plain: Any = self.splits
         plain._read["train"] = _PlainSplit(self.data.train, self.towers)
 
-    def held(self, name: Any, which: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+    def frozen_features(self, name: Any, which: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
         if name != "train":
-            return super().held(name, which)
+            return super().frozen_features(name, which)
         rows = _PlainSplit(self.data.train, self._frozen).read(which)
         with torch.no_grad():
             return {

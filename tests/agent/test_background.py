@@ -216,7 +216,7 @@ def test_it_waits_while_the_command_trains(site: ComparedSite, monkeypatch: pyte
 
     async def scenario() -> None:
         background = Background(site.config)
-        with BaselineFolder(site.root).held():
+        with BaselineFolder(site.root).locked():
             await background.wake()
             await asyncio.sleep(0.2)
             assert background.process_id is None

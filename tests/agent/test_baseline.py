@@ -107,7 +107,7 @@ def test_before_a_delivered_round_there_is_nothing_to_train(tmp_path: Path) -> N
 def test_two_processes_never_train_it_together(tmp_path: Path) -> None:
     site = ComparedSite(tmp_path)
     site.deliver(1)
-    with BaselineFolder(site.root).held(), pytest.raises(ConflictError, match="another process"):
+    with BaselineFolder(site.root).locked(), pytest.raises(ConflictError, match="another process"):
         advance(site.config)
 
 
@@ -178,7 +178,7 @@ def test_a_reset_sets_the_baseline_aside_with_the_state(tmp_path: Path) -> None:
 def test_a_reset_waits_for_the_baseline_that_is_being_trained(tmp_path: Path) -> None:
     site = ComparedSite(tmp_path)
     site.deliver(1)
-    with BaselineFolder(site.root).held():
+    with BaselineFolder(site.root).locked():
         refused = CliRunner().invoke(app, ["agent", "reset", "--config", str(site.file)])
     assert isinstance(refused.exception, ConflictError)
     assert site.state.current_round() == 1

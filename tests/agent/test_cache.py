@@ -25,11 +25,11 @@ def _put(cache: ArtifactCache, content: bytes) -> Path:
 
 def test_finished_download_is_held_from_then_on(tmp_path: Path) -> None:
     cache = ArtifactCache(tmp_path / "a", limit_bytes=100)
-    assert cache.held(_sha(b"hello")) is None
+    assert cache.find(_sha(b"hello")) is None
     path = _put(cache, b"hello")
     assert path.read_bytes() == b"hello"
-    assert cache.held(_sha(b"hello")) == path
-    assert ArtifactCache(tmp_path / "a", limit_bytes=100).held(_sha(b"hello")) == path
+    assert cache.find(_sha(b"hello")) == path
+    assert ArtifactCache(tmp_path / "a", limit_bytes=100).find(_sha(b"hello")) == path
 
 
 def test_broken_off_download_continues_at_its_offset(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_wrong_bytes_are_thrown_away(tmp_path: Path) -> None:
 def test_file_that_rotted_on_disk_does_not_count(tmp_path: Path) -> None:
     path = _put(ArtifactCache(tmp_path, limit_bytes=100), b"hello")
     path.write_bytes(b"jello")
-    assert ArtifactCache(tmp_path, limit_bytes=100).held(_sha(b"hello")) is None
+    assert ArtifactCache(tmp_path, limit_bytes=100).find(_sha(b"hello")) is None
     assert not path.exists()
 
 
@@ -74,7 +74,7 @@ def test_trimming_keeps_the_task_and_drops_the_oldest(tmp_path: Path) -> None:
         os.utime(_put(cache, content), (age, age))
     cache.begin(_sha(b"left over"), 9).append(b"left")
     assert cache.trim(keep={_sha(b"aaaa")}) == 8
-    assert [cache.held(_sha(content)) is not None for content in contents] == [True, False, False, True]
+    assert [cache.find(_sha(content)) is not None for content in contents] == [True, False, False, True]
     assert not list(tmp_path.glob("*.part"))
 
 

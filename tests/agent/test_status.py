@@ -127,7 +127,7 @@ def test_who_is_at_work_and_what_waits_is_told(tmp_path: Path) -> None:
     site = ComparedSite(tmp_path)
     site.state.lock()
     try:
-        with BaselineFolder(site.root).held():
+        with BaselineFolder(site.root).locked():
             status = status_of(site.root)
             assert status.running
             assert status.baseline_running

@@ -86,13 +86,13 @@ def test_whatever_breaks_off_the_blob_is_whole_in_the_end(
         for count, early in [*breaks, (len(CHUNKS), False)]:
             # Each time another process: nothing is known but what the store has.
             blob = arriving(store)
-            missing = blob.missing(await blob.held())
+            missing = blob.missing(await blob.size_arrived())
             first = max(0, missing.start - early)
             stream = Stream(blob, first, store.append_bytes)
             for index in range(first, min(first + count, len(CHUNKS))):
                 await stream.take(index, CHUNKS[index])
         blob = arriving(store)
-        assert not blob.missing(await blob.held())
+        assert not blob.missing(await blob.size_arrived())
         await blob.finish("there")
         return (await blob.file(folder)).read_bytes()
 
@@ -134,7 +134,7 @@ async def test_only_what_follows_damage_in_the_store_comes_again(tmp_path: Path,
     path.write_bytes(content)
     with pytest.raises(UploadIncompleteError, match=f"chunks {damaged} were damaged"):
         await blob.file(tmp_path)
-    assert list(blob.missing(await blob.held())) == list(range(damaged, len(CHUNKS)))
+    assert list(blob.missing(await blob.size_arrived())) == list(range(damaged, len(CHUNKS)))
 
 
 async def test_an_upload_is_one_object_in_the_store_and_is_written_once(world: World) -> None:

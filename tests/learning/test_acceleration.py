@@ -154,7 +154,7 @@ def test_the_server_and_a_client_encode_as_configured() -> None:
         made = _prepared(config, public)
         private, sent = tiny_private(ClientKind.IMAGE), sent_of(made, public)
         site = LocalSite(config, ClientKind.IMAGE, {}, private, None, 5, "cpu", sent=sent)
-        held = site.held("train", {Modality.IMAGE: torch.arange(40)})[Modality.IMAGE].numpy()
+        held = site.frozen_features("train", {Modality.IMAGE: torch.arange(40)})[Modality.IMAGE].numpy()
         found.append((made.state, made.representations[Modality.IMAGE], held, site.represent()[Modality.IMAGE]))
     assert found[0][0] == found[1][0]  # it trains the same
     for exact, near in zip(found[0][1:], found[1][1:], strict=True):

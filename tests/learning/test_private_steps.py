@@ -75,7 +75,7 @@ def test_a_step_has_the_clipped_gradients_of_a_slow_loop(prepared: Prepared, kin
     here = site(prepared, kind, how, several_labels(kind) if labelled else None)
     batch = private_batch(here, torch.arange(5))
     here.model.train()
-    PrivateGradient(how, here).place(batch, (1, 0))
+    PrivateGradient(how, here).set_gradients(batch, (1, 0))
     found = {n: p.grad.clone() for n, p in here.model.named_parameters() if p.grad is not None}
     expected = slow_gradient(here, batch, 0.3)
     assert found.keys() == expected.keys()
@@ -88,25 +88,25 @@ def test_a_step_without_samples_is_noise_of_the_accounted_scale(prepared: Prepar
     how = private(noise_multiplier=2.0, clip=0.5)
     here = site(prepared, ClientKind.IMAGE, how)
     gradient = PrivateGradient(how, here)
-    gradient.place(private_batch(here, torch.arange(0)), (1, 0))
+    gradient.set_gradients(private_batch(here, torch.arange(0)), (1, 0))
     first = torch.cat([p.grad.flatten() for p in here.model.parameters() if p.grad is not None])
     size = min(here.training.batch_size, SAMPLES)
     assert float(first.std()) == pytest.approx(2.0 * 0.5 / size, rel=0.05)
-    gradient.place(private_batch(here, torch.arange(0)), (1, 1))
+    gradient.set_gradients(private_batch(here, torch.arange(0)), (1, 1))
     second = torch.cat([p.grad.flatten() for p in here.model.parameters() if p.grad is not None])
     assert abs(float((first * second).mean())) < 0.05 * float(first.var())
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
-    place = PrivateGradient.place
+    set_gradients = PrivateGradient.set_gradients
 
     def watched(self: PrivateGradient, batch: PrivateBatch, where: tuple[int, int]) -> torch.Tensor:
         assert batch.labels is not None
         sizes.append(len(batch.labels))
-        return place(self, batch, where)
+        return set_gradients(self, batch, where)
 
-    monkeypatch.setattr(PrivateGradient, "place", watched)
+    monkeypatch.setattr(PrivateGradient, "set_gradients", watched)
     return sizes
 
 

@@ -217,7 +217,7 @@ def test_a_waypoint_that_does_not_fit_is_not_taken(
         (tmp_path / "training").write_bytes((tmp_path / "training").read_bytes()[:-100])
     else:
         monkeypatch.setattr(module, "_MADE_BY", "another")
-    assert Waypoints(tmp_path).held("training") is None
+    assert Waypoints(tmp_path).last("training") is None
     assert same(prepared(made, Waypoints(tmp_path, every_seconds=0)), prepared(made, NOWHERE))
 
 
@@ -247,7 +247,7 @@ def test_who_is_killed_while_it_keeps_something_has_kept_what_was_before(tmp_pat
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert (tmp_path / ".part-training").exists()
-    held = Waypoints(tmp_path).held("training")
+    held = Waypoints(tmp_path).last("training")
     assert held is not None
     assert torch.equal(held.tensors["rows"], torch.ones(4))
 
@@ -270,7 +270,7 @@ def test_a_stage_goes_on_while_something_is_kept_and_what_is_kept_is_of_before(
     with way:
         pass
     assert not [thread for thread in enumerate_threads() if thread.name == "waypoint"]
-    held = ways.held("training")
+    held = ways.last("training")
     assert held is not None
     assert torch.equal(held.tensors["model/weight"], before)
 
@@ -290,4 +290,4 @@ def test_a_folder_that_cannot_be_written_to_costs_the_waypoint_alone(tmp_path: P
     (tmp_path / "file").write_text("no folder")
     ways = Waypoints(tmp_path / "file", every_seconds=0)
     ways.keep("training", Checkpoint({"rows": torch.ones(1)}))
-    assert ways.held("training") is None
+    assert ways.last("training") is None

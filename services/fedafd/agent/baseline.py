@@ -82,7 +82,7 @@ def advance(
     Raises ConflictError while another process trains it, and what read_task, loading and training raise.
     """
     folder = BaselineFolder(config.state_dir)
-    with folder.held():
+    with folder.locked():
         own: OwnData | None = None
         while (number := folder.done() + 1) <= (target := baseline_target(config.state_dir, ahead=ahead)):
             task = read_task(config.state_dir)

@@ -32,7 +32,7 @@ class BaselineFolder:
         self.way = self.folder / "way"
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Raises ConflictError while another process trains the baseline."""
         taken = f"{self._root}: the baseline is being trained by another process; wait for it, or stop the agent"
         with claimed(self._root / "baseline.lock", taken):

@@ -32,7 +32,7 @@ class ArtifactCache:
         self._checked: set[str] = set()
         folder.mkdir(parents=True, exist_ok=True)
 
-    def held(self, sha256: str) -> Path | None:
+    def find(self, sha256: str) -> Path | None:
         """The file with that content, or None. A file that rotted is removed and does not count."""
         path = self._folder / sha256
         if not path.exists():
@@ -62,7 +62,7 @@ class ArtifactCache:
     def newest(self, purpose: str) -> Path | None:
         """The file that was the last one of that purpose, if it is still here and whole."""
         sha256 = self._newest().get(purpose)
-        return None if sha256 is None else self.held(sha256)
+        return None if sha256 is None else self.find(sha256)
 
     def newest_hashes(self, purposes: Collection[str]) -> set[str]:
         """What `newest` would look for."""

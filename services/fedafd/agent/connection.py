@@ -171,7 +171,7 @@ class AggregatorConnection:
 
     async def download(self, artifact: types_pb2.Artifact, cache: ArtifactCache) -> Path:
         """The file with the artifact's content: from the cache, else downloaded from where it broke off."""
-        held = await asyncio.to_thread(cache.held, artifact.sha256)
+        held = await asyncio.to_thread(cache.find, artifact.sha256)
         if held is None:
             held = await self._downloaded(artifact, cache)
         if artifact.purpose.startswith(_CHANGE_IN_PART):

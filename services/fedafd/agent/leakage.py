@@ -75,11 +75,11 @@ def audited(config: AgentConfig, *, resamples: int = 1000) -> LeakageAudit:
     if not blob.is_file():
         raise DataError(f"{blob}: is not here; {_AGAIN}")
     released = decode_representations(blob.read_bytes(), **expected)
-    anchors = decode_representations(_held(cache, source["global_representations"]), **expected)
+    anchors = decode_representations(_downloaded(cache, source["global_representations"]), **expected)
     data = load_own_data(config, config.state_dir).data
     inside, outside = {}, {}
     for modality in config.kind.modalities:
-        bundle = _held(cache, source["bundles"][modality.value])
+        bundle = _downloaded(cache, source["bundles"][modality.value])
         inside[modality], outside[modality] = _features(data, modality, bundle, config.device)
     if not len(data.val) + len(data.test):
         raise DataError("val and test have no sample that training samples could be told from")
@@ -99,14 +99,14 @@ def audit_words(audit: LeakageAudit) -> Iterator[str]:
     """For a terminal."""
     yield f"round {audit.round_number}: {audit.num_members:,} training samples, {audit.num_others:,} of val and test"
     for modality, found in audit.membership.items():
-        yield f"membership from {modality.value} representations: {_told(found)}"
+        yield f"membership from {modality.value} representations: {_advantage_words(found)}"
     if audit.labels is not None:
-        yield f"distribution of classes: {_told(audit.labels)}"
+        yield f"distribution of classes: {_advantage_words(audit.labels)}"
     yield "0 is chance, 1 is always right; 95 % intervals by bootstrap. No attack found is no proof that none exists:"
     yield "these two know the released rows, the global ones and the global encoder, and no weights of yours."
 
 
-def _told(found: Leakage) -> str:
+def _advantage_words(found: Leakage) -> str:
     shown = "LEAKS" if found.is_shown else "not shown"
     return f"advantage {found.advantage:+.3f} [{found.low:+.3f}, {found.high:+.3f}], {shown}"
 
@@ -121,8 +121,8 @@ def _source(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: does not name what the round was made of ({error}); {_AGAIN}") from None
 
 
-def _held(cache: ArtifactCache, sha256: str) -> bytes:
-    path = cache.held(str(sha256))
+def _downloaded(cache: ArtifactCache, sha256: str) -> bytes:
+    path = cache.find(str(sha256))
     if path is None:
         raise DataError(
             f"what the last round was made of ({str(sha256)[:12]}) is no longer among the downloads; {_AGAIN}"

@@ -76,7 +76,7 @@ def reset(config: Path, state_dir: Path | None) -> str:
     state.lock()
     try:
         # What trains the baseline at this moment would write into the new state.
-        with BaselineFolder(root).held():
+        with BaselineFolder(root).locked():
             aside = state.set_state_aside(f"before-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
     finally:
         state.unlock()

@@ -27,7 +27,7 @@ class AgentSession:
 
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / _FILE
-        self._place = _place(state_dir)
+        self._place = _folder_identity(state_dir)
         self.own = secrets.token_hex(8)
         self._ended = self._read()
         # Written before the first call: if this process dies right after it, the next one can say so.
@@ -55,7 +55,7 @@ class AgentSession:
         write_atomically(self._path, json.dumps(content).encode(), mode=0o600)
 
 
-def _place(state_dir: Path) -> str:
+def _folder_identity(state_dir: Path) -> str:
     """Differs between a folder and any copy of it, and between machines."""
     try:
         machine = _BOOT_ID.read_text(encoding="ascii").strip()

@@ -91,7 +91,7 @@ class SiteModel:
         bundles = {}
         for modality in recipe.kind.modalities:
             sha256 = str(source["bundles"].get(modality.value))
-            path = cache.held(sha256)
+            path = cache.find(sha256)
             if path is None:
                 raise DataError(
                     f"the {modality.value} encoder of the state's round ({sha256[:12]}) is no longer among the"

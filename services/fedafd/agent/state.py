@@ -224,7 +224,7 @@ class StateDirectory:
         try:
             return _checked(_read_pending(rounds[max(rounds)]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            _log.error("agent.result_damaged", folder=str(rounds[max(rounds)]), reason=_told(error))
+            _log.error("agent.result_damaged", folder=str(rounds[max(rounds)]), reason=_reason(error))
             self.discard_pending()
             return None
 
@@ -236,7 +236,7 @@ class StateDirectory:
         try:
             result = _checked(_read_pending(found[1]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            _log.error("agent.result_damaged", folder=str(found[1]), reason=_told(error))
+            _log.error("agent.result_damaged", folder=str(found[1]), reason=_reason(error))
             return None
         return result if UploadPurpose.REPRESENTATIONS in result.blobs() else None
 
@@ -305,12 +305,12 @@ def _read_whole(folder: Path) -> tuple[bytes | None, str]:
     try:
         state = path.read_bytes()
     except OSError as error:
-        return None, f"{path}: cannot be read: {_told(error)}"
+        return None, f"{path}: cannot be read: {_reason(error)}"
     try:
         # States of before have none.
         expected = _read_result(folder).get("state_sha256")
     except (OSError, ValueError) as error:
-        return None, f"{noted}: cannot be read: {_told(error)}"
+        return None, f"{noted}: cannot be read: {_reason(error)}"
     if expected not in (None, hashlib.sha256(state).hexdigest()):
         return None, f"{path}: {_CHANGED}"
     return state, ""
@@ -337,7 +337,7 @@ def _round_id(folder: Path) -> str:
         return ""
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """An error of a file whose name is told beside it."""
     return getattr(error, "strerror", None) or str(error)
 

@@ -27,7 +27,7 @@ class ArrivingBlob:
         self._store, self.upload = store, upload
         self.key = RoundObjects(row.federation_id, row.number).arriving(upload.id)
 
-    async def held(self) -> int:
+    async def size_arrived(self) -> int:
         """How many bytes have arrived, from the begin without a gap."""
         return min(await asyncio.to_thread(self._store.arrived, self.key), self.upload.size_bytes)
 

@@ -36,7 +36,7 @@ class Once(Generic[K, V]):
             return self._values[key]
         task = self._making.get(key)
         if task is None:
-            task = self._making[key] = asyncio.create_task(self._made(key, make))
+            task = self._making[key] = asyncio.create_task(self._computed(key, make))
             task.add_done_callback(_heard)
         return await asyncio.shield(task)
 
@@ -45,7 +45,7 @@ class Once(Generic[K, V]):
         self._values.clear()
         self._making.clear()
 
-    async def _made(self, key: K, make: Callable[[], Awaitable[V]]) -> V:
+    async def _computed(self, key: K, make: Callable[[], Awaitable[V]]) -> V:
         own = asyncio.current_task()
         try:
             value = await make()

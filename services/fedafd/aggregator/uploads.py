@@ -80,7 +80,7 @@ async def begin_upload(context: Context, client: ClientRow, request: pb.BeginUpl
     upload = await context.announcements.take(announcement)
     context.uploads.keep(upload)
     blob = ArrivingBlob(context.store, row, upload)
-    held = await blob.held()
+    held = await blob.size_arrived()
     answer = pb.BeginUploadResponse(upload_id=upload.id, missing_chunks=blob.missing(held))
     if request.direct:
         if moved := context.direct.moved(upload.id, held):

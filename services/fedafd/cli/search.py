@@ -91,7 +91,7 @@ def _indexed(
     pictures = pictures_in(images)
     if not pictures:
         raise DataError(f"{images}: holds no pictures")
-    kept = SearchIndex(_place(images, index), model_key(folder, model.intensity_range), model.dim)
+    kept = SearchIndex(_index_file(images, index), model_key(folder, model.intensity_range), model.dim)
     bad: list[Path] = []
 
     def refuse(path: Path, error: DataError) -> None:
@@ -115,7 +115,7 @@ def _indexed(
     return [str(path) for path in paths], rows
 
 
-def _place(images: Path, index: Path | None) -> Path:
+def _index_file(images: Path, index: Path | None) -> Path:
     from platformdirs import user_cache_path
 
     name = hashlib.sha256(str(images.resolve()).encode(errors="surrogateescape")).hexdigest()[:24]

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 
 from fedafd.cli.remote.outcome import duration_words
+from fedafd.cli.simulate_left import TimeLeft
 from fedafd.cli.simulate_table import done_figures, done_table
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["SimulationView"]
 
 _FIRST_LINE_SECONDS, _LINE_SECONDS = 10.0, 30.0
-_KNOWN_AFTER_SECONDS = 10.0
-"""A speed that was measured over less says nothing."""
 
 
 class SimulationView:
@@ -41,12 +40,9 @@ class SimulationView:
         self._clock = clock
         self._runs, self._rounds, self._output = experiment.runs(), experiment.rounds, output
         self._console, self._lines = console, lines
-        self._begun = clock()
-        self._next_line = self._begun + _FIRST_LINE_SECONDS
+        self._next_line = clock() + _FIRST_LINE_SECONDS
         self._at_work: dict[RunKey, TaskID] = {}
-        self._first_seen: dict[RunKey, float] = {}
-        """The share of each run that was done when it came to work here: what an earlier command did is no speed."""
-        self._done_before = len(self._done())
+        self._time_left = TimeLeft(self._runs, self._done())
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -92,12 +88,12 @@ class SimulationView:
                 self.say(f"{key.name}: done{self._in_figures(key)}")
         for key, (number, share, words) in now.items():
             if key not in self._at_work:
-                self._first_seen.setdefault(key, share)
                 self._at_work[key] = self._bars.add_task(escape(key.name), total=1.0, words="")
             told = f"round {number} of {self._rounds}, {words}"
             self._bars.update(self._at_work[key], completed=share, words=escape(told))
         whole = len(done) + sum(share for _, share, _ in now.values())
-        left = self._left(whole, done, now)
+        seconds = self._time_left.seconds(self._clock(), done, {key: share for key, (_, share, _) in now.items()})
+        left = "time left not known yet" if seconds is None else f"about {duration_words(seconds)} left"
         words = f"{len(done)} of {len(self._runs)} runs done, {left}"
         self._bars.update(self._whole, completed=whole, words=words)
         if not self._console.is_terminal and self._clock() >= self._next_line:
@@ -112,10 +108,3 @@ class SimulationView:
 
     def _done(self) -> list[RunKey]:
         return [key for key in self._runs if (self._output / key.folder / "result.json").exists()]
-
-    def _left(self, whole: float, done: list[RunKey], now: dict[RunKey, tuple[int, float, str]]) -> str:
-        elapsed = self._clock() - self._begun
-        gained = whole - self._done_before - sum(self._first_seen.get(key, 0.0) for key in {*done, *now})
-        if gained <= 0 or elapsed < _KNOWN_AFTER_SECONDS:
-            return "time left not known yet"
-        return f"about {duration_words((len(self._runs) - whole) * elapsed / gained)} left"

@@ -130,7 +130,7 @@ class _Source:
     def column(self, split: str, name: str, option: str) -> Column:
         """Column `name`, with dots a field of one. Raises DataError for one that is not there or has an empty cell."""
         data = self.splits[split]
-        top, fields = self._found(data, name, split, option)
+        top, fields = self._column_and_field(data, name, split, option)
         cells = data.select_columns([top]).with_format(None)[:][top]
         values = [descended(cell, fields) for cell in cells] if fields else list(cells)
         held = data.features.arrow_schema.field(top).type
@@ -143,7 +143,7 @@ class _Source:
     def images(self, split: str) -> LazyImages:
         """The pictures, each read from its row when it is asked for. Raises DataError for a column of another kind."""
         data, name = self.splits[split], self._options.image_column
-        top, fields = self._found(data, name, split, "image_column")
+        top, fields = self._column_and_field(data, name, split, "image_column")
         place = f"{Path(self.place) / split}: column {name!r}"
         rows = Pictures(data, top, place, may_read_files=self._options.id is not None)
         if fields or not rows.is_of_pictures:
@@ -212,7 +212,7 @@ class _Source:
         place = f"{Path(self.place) / split}, column {name!r}"
         return sample_ids(self.column(split, name, "id_column"), place)
 
-    def _found(self, data: Dataset, name: str, split: str, option: str) -> tuple[str, Sequence[str]]:
+    def _column_and_field(self, data: Dataset, name: str, split: str, option: str) -> tuple[str, Sequence[str]]:
         parts = name.split(".")
         for count in range(len(parts), 0, -1):
             if (top := ".".join(parts[:count])) in data.column_names:

@@ -171,7 +171,7 @@ def find_pictures(store: PictureStore, wanted: Mapping[str, str], others: Iterab
     # Names of files that are there come first, so that none of these files stands in for another name.
     for name, place in sorted(wanted.items(), key=lambda item: posixpath.normpath(item[0]) not in index.exact):
         try:
-            path = _found(store, index, name)
+            path = _path_in_store(store, index, name)
         except DataError as error:
             faults.append(f"{place}: {error}")
             continue
@@ -185,7 +185,7 @@ def find_pictures(store: PictureStore, wanted: Mapping[str, str], others: Iterab
     return found
 
 
-def _found(store: PictureStore, index: _Index, name: str) -> str:
+def _path_in_store(store: PictureStore, index: _Index, name: str) -> str:
     path = posixpath.normpath(name)
     if path in index.exact:
         return _readable(store, path)

@@ -204,7 +204,7 @@ class StageRunner:
         for name, content in result.outputs.items():
             # A version's state is hours of work, and its copy a small part of the store.
             twice = name == SERVER_STATE and stage_kind_from_wire(claim.kind) is StageKind.EVALUATE
-            purpose, key = _place(claim, name, sha256_of(content))
+            purpose, key = _purpose_and_key(claim, name, sha256_of(content))
             named.append(self._put(name, purpose, key, content, twice))
         return named
 
@@ -236,7 +236,7 @@ class StageRunner:
         return True
 
 
-def _place(claim: pb.ClaimStageResponse, name: str, sha256: str) -> tuple[str, str]:
+def _purpose_and_key(claim: pb.ClaimStageResponse, name: str, sha256: str) -> tuple[str, str]:
     """Purpose and key of an output."""
     objects, path = RoundObjects(claim.federation_id, claim.round_number), model_path(name)
     return ("model-file", objects.model_file(path)) if path is not None else (name, objects.artifact(name, sha256))

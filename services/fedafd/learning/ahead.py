@@ -52,18 +52,18 @@ def ahead(source: Iterator[T], device: torch.device, streams: Streams | None = N
         yield from source
         return
     streams.follow()
-    ready = _made(source, streams)
+    ready = _next_batch(source, streams)
     while ready is not None:
         batch, mark = ready
         streams.wait(mark)
         for tensor in tree_leaves(batch):
             if isinstance(tensor, Tensor) and tensor.device.type == device.type:
                 streams.takes(tensor)
-        ready = _made(source, streams)
+        ready = _next_batch(source, streams)
         yield batch
 
 
-def _made(source: Iterator[T], streams: Streams) -> tuple[T, Any] | None:
+def _next_batch(source: Iterator[T], streams: Streams) -> tuple[T, Any] | None:
     with streams.beside():
         for batch in source:
             return batch, streams.mark()

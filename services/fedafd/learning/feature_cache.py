@@ -66,9 +66,9 @@ class FeatureCache:
                 if start in blocks:
                     continue
                 told(min(1.0, len(blocks) * _BLOCK / len(rows)))
-                features = self._found(name)
+                features = self._kept_features(name)
                 if features is None:
-                    features = self._made(tower, rows[start : start + _BLOCK], name, patient=patient)
+                    features = self._computed_once(tower, rows[start : start + _BLOCK], name, patient=patient)
                 if features is not None:
                     self._hold(name, features)
                     blocks[start] = features
@@ -76,14 +76,14 @@ class FeatureCache:
             return torch.zeros(0, tower.encoder.projection.in_features)
         return torch.cat([blocks[start] for start in starts])
 
-    def _made(self, tower: Tower, block: Tensor, name: str, *, patient: bool) -> Tensor | None:
+    def _computed_once(self, tower: Tower, block: Tensor, name: str, *, patient: bool) -> Tensor | None:
         """The features of a block, kept; None where another process makes them and this one is not `patient`."""
         lock = self._lock(name)
         if lock is None:
             return self._computed_and_kept(tower, block, name)
         try:
             with lock.acquire(timeout=-1 if patient else 0):
-                features = self._found(name)
+                features = self._kept_features(name)
                 return features if features is not None else self._computed_and_kept(tower, block, name)
         except Timeout:
             return None
@@ -106,7 +106,7 @@ class FeatureCache:
             return None
         return FileLock(probe)
 
-    def _found(self, name: str) -> Tensor | None:
+    def _kept_features(self, name: str) -> Tensor | None:
         if name in self._held:
             return self._held[name]
         if self.folder is None:

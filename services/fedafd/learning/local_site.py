@@ -317,7 +317,7 @@ class LocalSite:
             made["fusion"] = make_optimizer("adam", fusion, t.fusion_learning_rate, t.fusion_weight_decay, **may)
         return made
 
-    def held(self, name: SplitName, which: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+    def frozen_features(self, name: SplitName, which: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
         """Frozen global features of rows of a split; computed once, as no augmentation reaches them."""
         if name not in self._global_features:
             split: Split = getattr(self.data, name)

@@ -151,7 +151,7 @@ class _Steps:
         """Where training is private: the noised gradient of the step's samples, to which all others are added."""
         if self._private is None or batch.private is None:
             return None
-        return self._private.place(batch.private, self._where)
+        return self._private.set_gradients(batch.private, self._where)
 
     def _terms(self, batch: PublicBatch) -> Terms:
         assert self._regularise is not None

@@ -138,7 +138,7 @@ class PrivateGradient:
         self._by_itself = _SampleLoss(site.model, site.config)
         self._vmaps = True
 
-    def place(self, batch: PrivateBatch, where: tuple[int, int]) -> Tensor:
+    def set_gradients(self, batch: PrivateBatch, where: tuple[int, int]) -> Tensor:
         """Give each parameter the noised mean gradient of a batch that was drawn by chance; returns the mean loss.
 
         `where`: epoch and step, no two of a round alike; the noise follows from them and the secret.

@@ -105,7 +105,7 @@ class SiteEvaluator:
         start = 0
         for local in batches:
             which = torch.arange(start, start + len(local.vector_BD))
-            frozen = self._site.held(name, {modality: which})[modality]
+            frozen = self._site.frozen_features(name, {modality: which})[modality]
             viewed = self._site.model.views(modality, local, frozen)
             yield Views(*(each.cpu() for each in viewed))
             start += len(which)

@@ -87,7 +87,7 @@ def private_batch(site: LocalSite, indices: Tensor) -> PrivateBatch:
     """The training samples `indices`."""
     split = site.splits["train"]
     rows, which = split.batch(indices, site.generator, augment=site.config.client.augment)
-    frozen = site.held("train", which)
+    frozen = site.frozen_features("train", which)
     labels = None if split.labels is None else sent(split.labels[indices], site.device)
     return PrivateBatch({m: sent(rows[m], site.device) for m in site.towers}, frozen, labels)
 

@@ -56,7 +56,7 @@ class Waypoints:
         """Whether anything is kept at all."""
         return self._folder is not None
 
-    def held(self, part: str) -> Checkpoint | None:
+    def last(self, part: str) -> Checkpoint | None:
         """What a part kept last; None where that is nothing, is damaged, or is another version's."""
         if self._folder is None:
             return None
@@ -133,7 +133,7 @@ class TrainingWay(AbstractContextManager[None]):
 
     def restore(self) -> tuple[int, dict[str, Tensor]]:
         """Go on from what was kept: how many steps are done, and the loop's own tensors. 0 and none at the start."""
-        held = self._waypoints.held(_TRAINING)
+        held = self._waypoints.last(_TRAINING)
         if held is None:
             return 0, {}
         held.load_module("model", self._model)
@@ -177,7 +177,7 @@ def encode_kept(
     """As fedafd.learning.tower.encode_all, in blocks that `waypoints` keeps under the name `part`."""
     if not waypoints.keeps:
         return encode_all(tower, rows, device)
-    held = waypoints.held(part)
+    held = waypoints.last(part)
     done = [] if held is None else [held.tensors["rows"].numpy()]
     block = _BLOCK * encode_batch(device)
     try:

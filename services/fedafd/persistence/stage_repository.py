@@ -282,7 +282,7 @@ def _claimed_by(worker: str) -> dict[str, Any]:
 
 async def note_stage_progress(session: AsyncSession, stage_id: str, token: int, fraction: float, activity: str) -> bool:
     """A step was made, which also renews the lease; False if the claim is lost."""
-    mine = _held(stage_id, token).values(
+    mine = _update_if_holder(stage_id, token).values(
         progress=min(max(fraction, 0.0), 1.0),
         activity=activity[:200],
         last_progress_at=utc_now(),
@@ -294,7 +294,7 @@ async def note_stage_progress(session: AsyncSession, stage_id: str, token: int, 
 
 async def renew_stage(session: AsyncSession, stage_id: str, token: int) -> bool:
     """The claiming distiller lives, though it made no step; False if the claim is lost."""
-    mine = _held(stage_id, token).values(alive_at=utc_now(), **_TAKEN_UP_AGAIN)
+    mine = _update_if_holder(stage_id, token).values(alive_at=utc_now(), **_TAKEN_UP_AGAIN)
     return await affected_rows(session, mine) == 1
 
 
@@ -308,7 +308,7 @@ async def settle_stage(session: AsyncSession, stage_id: str, token: int, new: St
     """End or hand back a claimed stage as `new`; False if the claim is lost."""
     if new is not StageState.PENDING:
         values |= {"finished_at": utc_now()}
-    mine = _held(stage_id, token).values(state=new.value, **values)
+    mine = _update_if_holder(stage_id, token).values(state=new.value, **values)
     return await affected_rows(session, mine) == 1
 
 
@@ -360,7 +360,7 @@ async def mark_sent(session: AsyncSession, message_ids: Sequence[int]) -> None:
     await session.execute(update(OutboxRow).where(OutboxRow.id.in_(message_ids)).values(sent_at=utc_now()))
 
 
-def _held(stage_id: str, token: int) -> Any:
+def _update_if_holder(stage_id: str, token: int) -> Any:
     """The stage as long as nobody claimed it after the holder of `token`, even if that one was taken for lost."""
     running = StageRow.state == StageState.RUNNING.value
     cut_off = and_(StageRow.state == StageState.PENDING.value, StageRow.worker.is_not(None))

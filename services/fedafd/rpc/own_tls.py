@@ -65,12 +65,12 @@ class _OwnCertificate:
     def credentials(self) -> grpc.ServerCredentials:
         # gRPC takes None for "as before", which its stubs leave out. It asks at each handshake.
         look = cast("Callable[[], grpc.ServerCertificateConfiguration]", self._if_due)
-        return grpc.dynamic_ssl_server_credentials(self._made(), look, False)
+        return grpc.dynamic_ssl_server_credentials(self._configuration(), look, False)
 
     def _if_due(self) -> grpc.ServerCertificateConfiguration | None:
-        return self._made() if datetime.now(UTC) > self._anew_at else None
+        return self._configuration() if datetime.now(UTC) > self._anew_at else None
 
-    def _made(self) -> grpc.ServerCertificateConfiguration:
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
         key = new_key()
         certificate = self._authority.sign_server(key.public_key(), self._names, _LIFETIME)
         self._anew_at = datetime.now(UTC) + _LIFETIME / 2

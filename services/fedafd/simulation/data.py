@@ -41,7 +41,7 @@ def load_run_data(experiment: ExperimentConfig, key: RunKey) -> RunData:
     clients: list[SimulatedClient] = []
     for place, (group, whole) in enumerate(zip(experiment.clients, groups, strict=True)):
         clients += _clients(experiment, key, place, group, whole)
-    return RunData({name: _held(split) for name, split in public.items()}, clients, prints)
+    return RunData({name: _kept_in_memory(split) for name, split in public.items()}, clients, prints)
 
 
 def data_prints(experiment: ExperimentConfig) -> Prints:
@@ -98,7 +98,7 @@ def _print(data: ClientData) -> dict[str, Any]:
 def _clients(
     experiment: ExperimentConfig, key: RunKey, place: int, group: ClientGroup, whole: ClientData
 ) -> list[SimulatedClient]:
-    whole = replace(whole, val=_held(whole.val), test=_held(whole.test))
+    whole = replace(whole, val=_kept_in_memory(whole.val), test=_kept_in_memory(whole.test))
     scenario = experiment.scenarios[key.scenario]
     made = []
     for index in range(group.count):
@@ -119,7 +119,7 @@ def _clients(
             SimulatedClient(
                 name=_client(place, group, index),
                 kind=group.kind,
-                data=replace(whole, train=_held(share)),
+                data=replace(whole, train=_kept_in_memory(share)),
                 image_encoder=group.image_encoder,
                 text_encoder=group.text_encoder,
                 task=group.task,
@@ -129,7 +129,7 @@ def _clients(
     return made
 
 
-def _held(split: S) -> S:
+def _kept_in_memory(split: S) -> S:
     if isinstance(split, TextSplit):
         return split
     return replace(split, images=KeptImages(split.images))

@@ -18,7 +18,7 @@ Made = tuple[tuple[str, str], ...]
 
 def made_with_note(output: Path, keys: Sequence[RunKey]) -> str | None:
     """A few sentences where runs were not made alike; None where they were, or nothing is known of them."""
-    held = dict(_held(output, keys))
+    held = dict(_recorded(output, keys))
     names = dict.fromkeys(name for made in held.values() for each in made for name, _ in each)
     unlike = {name: counts for name in names if len(counts := _counts(held, name)) > 1}
     if not unlike:
@@ -27,7 +27,7 @@ def made_with_note(output: Path, keys: Sequence[RunKey]) -> str | None:
     return f"The runs were not all made alike ({told}). {_what_it_means(list(unlike))} {_pairs(held)}"
 
 
-def _held(output: Path, keys: Sequence[RunKey]) -> Iterator[tuple[RunKey, tuple[Made, ...]]]:
+def _recorded(output: Path, keys: Sequence[RunKey]) -> Iterator[tuple[RunKey, tuple[Made, ...]]]:
     """What each run was made with; several where it was stopped and went on elsewhere."""
     for key in keys:
         path = output / key.folder / _RECORD

@@ -29,7 +29,7 @@ class RoundStages:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
 
-    def place(self, stage: str) -> Path | None:
+    def file(self, stage: str) -> Path | None:
         """Where a stage's result lies once it is there."""
         return None if self._folder is None else self._folder / stage
 
@@ -39,7 +39,7 @@ class RoundStages:
 
     def client(self, name: str, train: Callable[[Waypoints], ClientRound]) -> ClientRound:
         """A client's part, done by `train` unless it is there."""
-        place = self.place(f"client-{name}")
+        place = self.file(f"client-{name}")
         if place is not None and place.exists():
             return _read(place)
         made = train(self.waypoints(f"client-{name}"))

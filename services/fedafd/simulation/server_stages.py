@@ -48,8 +48,8 @@ class ServerStages:
         progress: Progress = lambda _, __: None,
     ) -> Prepared:
         """Round `number`'s preparation of `state`. What is this run's alone is kept in `stages`."""
-        shared = None if distils(self._config, number - 1) else self._place("prepare", state, number, seed)
-        place = shared or stages.place("prepare")
+        shared = None if distils(self._config, number - 1) else self._shared_file("prepare", state, number, seed)
+        place = shared or stages.file("prepare")
         if place is not None and place.exists():
             return self._prepared(place)
         made = prepare(
@@ -80,7 +80,7 @@ class ServerStages:
     ) -> bytes:
         """Round `number`'s distillation, or the pass that stands in its place."""
         alone = not distils(self._config, number) or not aggregates
-        place = (self._place("distil", state, number, seed) if alone else None) or stages.place("distil")
+        place = (self._shared_file("distil", state, number, seed) if alone else None) or stages.file("distil")
         if place is not None and place.exists():
             return (place / _STATE).read_bytes()
         made = distil(
@@ -99,7 +99,7 @@ class ServerStages:
             write_folder(place, {_STATE: made})
         return made
 
-    def _place(self, stage: str, state: bytes, number: int, seed: int) -> Path | None:
+    def _shared_file(self, stage: str, state: bytes, number: int, seed: int) -> Path | None:
         """Where a stage that distils nothing is kept: a hash of all that it depends on."""
         if self._folder is None:
             return None

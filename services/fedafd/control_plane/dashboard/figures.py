@@ -17,6 +17,8 @@ from fedafd.persistence.models import ModelVersionRow
 __all__ = ["Figure", "cost_figures", "recalls_figure", "server_figure", "site_figure", "weight_figure"]
 
 _MEGABYTE = 1e6
+_FIRST, _SECOND, _THIRD, _FOURTH = "federated", "local", "global", "alone"
+"""Colours of style.css, which are called after the models whose lines they are on the page of a site."""
 Series = dict[str, list[tuple[int, float, float | None]]]
 
 
@@ -68,7 +70,7 @@ def site_figure(site: SiteGain) -> Figure | None:
 
 def weight_figure(site: SiteGain) -> Figure | None:
     """What a site counts for in the ensemble of each modality, by round; red where the ensemble went without it."""
-    shown = {"image": "federated", "text": "local"}
+    shown = {"image": _FIRST, "text": _SECOND}
     series: Series = {
         view: [(share.round_number, share.weights[name], None) for share in site.shares if name in share.weights]
         for name, view in shown.items()
@@ -102,7 +104,7 @@ def server_figure(versions: Sequence[ModelVersionRow], metric: str) -> Figure | 
             worse[row.version] = f"worse than version {parent.version}"
     points = [(row.version, row.metrics[metric], row.metrics.get(f"{metric}_standard_error")) for row in versions
               if metric in row.metrics]  # fmt: skip
-    drawn = chart({"federated": points}, {"federated": worse}, "version")
+    drawn = chart({_FIRST: points}, {_FIRST: worse}, "version")
     if drawn is None:
         return None
     return Figure(
@@ -111,14 +113,14 @@ def server_figure(versions: Sequence[ModelVersionRow], metric: str) -> Figure | 
         about=f"{metric} of the global model by version",
         drawn=drawn,
         numbers="/versions.csv",
-        names={"federated": "global model"},
+        names={_FIRST: "global model"},
         red="worse than the version before it" if worse else "",
     )
 
 
 def recalls_figure(versions: Sequence[ModelVersionRow]) -> Figure | None:
     """Recall at 1 and at 10 both ways, by version, ascending."""
-    shown = {"i2t_r1": "federated", "i2t_r10": "local", "t2i_r1": "global", "t2i_r10": "alone"}
+    shown = {"i2t_r1": _FIRST, "i2t_r10": _SECOND, "t2i_r1": _THIRD, "t2i_r10": _FOURTH}
     series: Series = {
         view: [(row.version, row.metrics[metric], None) for row in versions if metric in row.metrics]
         for metric, view in shown.items()
@@ -138,20 +140,20 @@ def recalls_figure(versions: Sequence[ModelVersionRow]) -> Figure | None:
 
 def cost_figures(costs: Sequence[RoundCost]) -> list[Figure]:
     """Bytes and time by round, ascending."""
-    moved: Series = {
-        "federated": [(each.number, each.bytes_up / _MEGABYTE, None) for each in costs],
-        "local": [(each.number, each.bytes_down / _MEGABYTE, None) for each in costs],
+    megabytes: Series = {
+        _FIRST: [(each.number, each.bytes_up / _MEGABYTE, None) for each in costs],
+        _SECOND: [(each.number, each.bytes_down / _MEGABYTE, None) for each in costs],
     }
-    took: Series = {"federated": [(each.number, each.seconds / 60, None) for each in costs]}
-    moved_names, took_names = ("sent by sites", "sent to sites"), ("minutes",)
-    made = [
-        ("cost-bytes", "Megabytes moved", "megabytes that all sites moved, by round", moved, moved_names),
-        ("cost-minutes", "Minutes taken", "minutes from a round's begin to its end, by round", took, took_names),
+    minutes: Series = {_FIRST: [(each.number, each.seconds / 60, None) for each in costs]}
+    kinds = [
+        ("cost-bytes", "Megabytes moved", "megabytes that all sites moved, by round", megabytes),
+        ("cost-minutes", "Minutes taken", "minutes from a round's begin to its end, by round", minutes),
     ]
-    found = []
-    for name, title, about, series, names in made:
+    labels = {"cost-bytes": ("sent by sites", "sent to sites"), "cost-minutes": ("minutes",)}
+    figures = []
+    for name, title, about, series in kinds:
         drawn = chart(series, from_zero=True)
         if drawn is not None:
-            called = dict(zip(series, names, strict=True))
-            found.append(Figure(name=name, title=title, about=about, drawn=drawn, numbers="/rounds.csv", names=called))
-    return found
+            names = dict(zip(series, labels[name], strict=True))
+            figures.append(Figure(name=name, title=title, about=about, drawn=drawn, numbers="/rounds.csv", names=names))
+    return figures

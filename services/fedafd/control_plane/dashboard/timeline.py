@@ -64,7 +64,7 @@ class _Scale:
         self.start, self.end = start, end
         self.seconds = max((end - start).total_seconds(), 1e-3)
 
-    def place(self, begin: datetime, finish: datetime | None) -> tuple[float, float, float]:
+    def bar(self, begin: datetime, finish: datetime | None) -> tuple[float, float, float]:
         """Left and width in percent, and the seconds in between."""
         begin, finish = max(begin, self.start), min(finish or self.end, self.end)
         seconds = max((finish - begin).total_seconds(), 0.0)
@@ -99,7 +99,7 @@ def _server(scale: _Scale, stages: Sequence[StageRow]) -> Iterator[Bar]:
 
 
 def _stage(scale: _Scale, kind: StageKind, stage: StageRow) -> Bar:
-    left, width, seconds = scale.place(stage.created_at, stage.finished_at)
+    left, width, seconds = scale.bar(stage.created_at, stage.finished_at)
     told = [stage.reason or (stage.activity if stage.finished_at is None else "") or "", stage.worker or ""]
     if stage.failures:
         told.insert(0, f"failed {'once' if stage.failures == 1 else f'{stage.failures} times'} before")
@@ -119,7 +119,7 @@ def _together(scale: _Scale, kind: StageKind, stages: Sequence[StageRow]) -> Bar
     done = sum(stage.state == "done" for stage in stages)
     states = {stage.state for stage in stages}
     state = next((each for each in ("failed", "running", "pending", "cancelled") if each in states), "done")
-    left, width, seconds = scale.place(
+    left, width, seconds = scale.bar(
         min(stage.created_at for stage in stages), None if None in ends else max(each for each in ends if each)
     )
     return Bar(
@@ -137,7 +137,7 @@ def _sites(scale: _Scale, parts: Sequence[tuple[ParticipationRow, ClientRow]], b
     delivered = [part for part, _ in parts if part.state == ParticipationState.DELIVERED.value]
     latest = max((part.settled_at for part in delivered if part.settled_at), default=None)
     for part, client in parts:
-        left, width, seconds = scale.place(began, part.settled_at)
+        left, width, seconds = scale.bar(began, part.settled_at)
         is_open = ParticipationState(part.state) in OPEN_PARTICIPATION_STATES
         yield Bar(
             name=client.name,

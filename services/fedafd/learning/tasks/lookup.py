@@ -40,7 +40,7 @@ def find_task(config: TaskConfig, kind: ClientKind) -> Any:
 
     Raises ConfigurationError for one that is not known, does not serve the kind, or does not take its options.
     """
-    task = _made(config)
+    task = _build_task(config)
     needed = _PAIRS if kind is ClientKind.PAIR else _LABELS
     missing = [name for name in ("kinds", "title", "metric") if not hasattr(task, name)]
     if not missing and kind not in task.kinds:
@@ -60,7 +60,7 @@ def usual_task_of(kind: ClientKind) -> LabelTask | PairTask:
     return found
 
 
-def _made(config: TaskConfig) -> Any:
+def _build_task(config: TaskConfig) -> Any:
     if config.name in _BUILT_IN:
         if config.options:
             raise ConfigurationError(f"task.options.{next(iter(config.options))}: {config.name} has no options")
