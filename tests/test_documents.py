@@ -24,6 +24,7 @@ from fedafd.agent.settings import AgentSettings
 from fedafd.aggregator.settings import AggregatorSettings
 from fedafd.cli.main import app
 from fedafd.control_plane.settings import ControlPlaneSettings
+from fedafd.distiller.queries.settings import QueriesSettings
 from fedafd.distiller.settings import DistillerSettings
 
 PAGES = sorted(
@@ -38,7 +39,13 @@ PAGES = sorted(
 FOLDERS = ("services", "tests", "docs", "tools", "deploy", "helm", "protos", "benchmarks", "examples", ".ci")
 MADE = ("deploy/secrets", "deploy/certificates")
 """What a target makes, and a checkout has not."""
-SETTINGS: tuple[type[BaseSettings], ...] = (AgentSettings, AggregatorSettings, ControlPlaneSettings, DistillerSettings)
+SETTINGS: tuple[type[BaseSettings], ...] = (
+    AgentSettings,
+    AggregatorSettings,
+    ControlPlaneSettings,
+    DistillerSettings,
+    QueriesSettings,
+)
 GROUPS = ("fedafd.encoders", "fedafd.datasets", "fedafd.tasks", "fedafd.trackers", "fedafd.strategies")
 REMOVED = ("fedafd.v1.CoordinationService",)
 _VARIABLE = re.compile(r"\bFEDAFD_[A-Z0-9_]*[A-Z0-9]\b(?!\*|_)")

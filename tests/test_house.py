@@ -33,6 +33,7 @@ NEVER = {
     "fedafd.agent.site": ("sqlalchemy", "minio", "celery", "redis", "torch"),
     "fedafd.region.main": (*HEAVY, "celery", "fastapi", "starlette"),
     "fedafd.distiller.tasks": ("sqlalchemy", "fastapi"),
+    "fedafd.distiller.queries.worker": ("sqlalchemy", "fastapi", "grpc", "celery.app.base"),
     "fedafd.cli.main": (*HEAVY, "sqlalchemy", "minio", "celery", "grpc", "fastapi", "pyarrow"),
     "fedafd": HEAVY,
 }

@@ -36,7 +36,7 @@ GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "rounds": ("Rounds, models and events", ("round", "model", "status", "events", "drain", "resume")),
     "server": (
         "The server's processes and their surroundings",
-        ("control-plane", "aggregator", "distiller", "bootstrap", "migrate", "store", "doctor", "health"),
+        ("control-plane", "aggregator", "distiller", "queries", "bootstrap", "migrate", "store", "doctor", "health"),
     ),
     "local": ("On one machine", ("demo", "up", "simulate", "predict", "search")),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -74,11 +74,14 @@ class Rest:
             _, credential, _ = await enrol_client(session, token, ParticipantKind.TEXT, "1.0")
         return {"Authorization": f"Bearer {credential}"}
 
-    async def publish(self, count: int) -> None:
-        """Global versions 1 to `count`, each from the one before, of two files each; the last is current."""
+    async def publish(self, count: int, public_set: str = "0" * 64, files: Mapping[str, bytes] | None = None) -> None:
+        """Global versions 1 to `count`, each from the one before; the last is current.
+
+        Without `files` each is of two files that are no model.
+        """
         async with self.context.database.transaction() as session:
             owner = await get_federation(session, "trial", lock=True)
-            for row in await add_rounds(session, "trial", owner.config, "0" * 64, count):
+            for row in await add_rounds(session, "trial", owner.config, public_set, count):
                 version = ModelVersionRow(
                     federation_id="trial",
                     version=row.number,
@@ -90,7 +93,8 @@ class Rest:
                 )
                 session.add(version)
                 await session.flush()
-                await add_files(session, version, self._files(f"global-{row.number}"))
+                made = self._files(f"global-{row.number}") if files is None else self._stored(files)
+                await add_files(session, version, made)
                 owner.current_version, row.state = row.number, "completed"
 
     async def share(self, client: str) -> None:
@@ -107,7 +111,11 @@ class Rest:
             await add_files(session, version, self._files(f"of-{client}"))
 
     def _files(self, name: str) -> dict[str, Any]:
-        contents = {"config.json": f'{{"name": "{name}"}}'.encode(), "weights/model.safetensors": name.encode() * 1000}
+        return self._stored(
+            {"config.json": f'{{"name": "{name}"}}'.encode(), "weights/model.safetensors": name.encode() * 1000}
+        )
+
+    def _stored(self, contents: Mapping[str, bytes]) -> dict[str, Any]:
         entries = {}
         for path, content in contents.items():
             key = f"federations/trial/test/{sha256_of(content)}"

@@ -40,6 +40,7 @@ CALLS: list[tuple[str, str, Any, str]] = [
 ]
 ELSEWHERE = {
     ("PUT", f"{F}/public-set"),  # below: it needs what was sent before
+    ("POST", f"{F}/models/{{version}}/search"),  # answered by a query worker: tests/control_plane/test_search.py
     # Answered by a store that gives tickets alone: tests/control_plane/test_downloads.py, test_model_reads.py.
     ("POST", f"{F}/models/{{version}}/tickets"),
     ("POST", f"{C}/models/{{version}}/tickets"),

@@ -116,7 +116,7 @@ def test_the_document_names_every_error_by_one_schema(server: str) -> None:
             if path.startswith("/v1/"):
                 assert {"401", "403"} <= set(operation["responses"]), (method, path)
                 assert operation["security"], (method, path)
-            if method == "post":
+            if method == "post" and not path.endswith("/search"):  # which changes nothing
                 headers = [each["name"] for each in operation["parameters"] if each["in"] == "header"]
                 assert "Idempotency-Key" in headers, path
 

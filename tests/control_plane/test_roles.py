@@ -29,6 +29,7 @@ LEAST = {
         ("GET", f"{F}/models/{{version}}/archive"),
         ("GET", f"{F}/models/{{version}}/files/{{path}}"),
         ("POST", f"{F}/models/{{version}}/tickets"),
+        ("POST", f"{F}/models/{{version}}/search"),
         ("GET", f"{F}/events"),
         ("GET", "/drain"),
         ("GET", "/status"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
@@ -80,6 +81,8 @@ def test_rounds_complete_although_an_agent_is_killed_and_another_is_poisoned(tri
     trial.rest.pull_personalized_model("texts", tmp_path / "texts-model")
     assert _predicted_in_a_fresh_process(tmp_path / "texts-model", tmp_path / "global")
 
+    _try_versions(trial)
+
     # A poisoned upload is rejected, and the round goes on.
     trial.kill(agents["images"])
     trial.start_agent("images", module="tests.end_to_end.poisoned_agent")
@@ -89,6 +92,25 @@ def test_rounds_complete_although_an_agent_is_killed_and_another_is_poisoned(tri
     assert found["images"]["state"] == "rejected"
     assert "not finite" in str(found["images"]["reason"])
     assert [found[name]["state"] for name in ("pairs", "texts")] == ["delivered", "delivered"]
+
+
+def _try_versions(trial: Trial) -> None:
+    """A query worker finds public pictures by a caption, and captions by what it found, in the trained versions."""
+    with pytest.raises(ControlPlaneError, match="start one with `fedafd queries`"):
+        trial.rest.search(caption="a large red circle")
+    worker = trial.services.start_queries()
+    trial.until(lambda: "queries.started" in worker.log.read_text(), "the query worker")
+    answers = [trial.rest.search(version, caption="a large red circle", top_k=5) for version in ("current", "2")]
+    assert [answer["version"] for answer in answers] == [3, 2]
+    assert [answer["num_searched"] for answer in answers] == [112, 112]
+    assert answers[0]["hits"] != answers[1]["hits"], "another training, another likeness"
+    picture = base64.b64decode(answers[0]["hits"][0]["thumbnail"] or "")
+    captions = trial.rest.search(image=picture, top_k=24)
+    assert len({hit["captions"][0] for hit in captions["hits"]}) == 24
+    assert "red circle" not in worker.log.read_text()
+    worker.process.terminate()
+    assert worker.process.wait(30) == 0
+    trial.supervisor.forget(worker)
 
 
 def _participation(trial: Trial, number: int, client: str) -> Mapping[str, Any]:

@@ -35,6 +35,8 @@ _ALL_NEED = (
     "fedafd.aggregator.server",
     "fedafd.cli.main",
     "fedafd.control_plane.app",
+    "fedafd.distiller.queries.answering",
+    "fedafd.distiller.queries.worker",
     "fedafd.distiller.stages",
     "fedafd.distiller.worker",
     "fedafd.learning.client_round",

@@ -14,6 +14,7 @@ MODULES = {
     "control-plane": "control_plane.app",
     "aggregator": "aggregator.server",
     "distiller": "distiller.worker",
+    "queries": "distiller.queries.worker",
     "agent": "agent.main",
 }
 

@@ -40,6 +40,7 @@ _EXTRAS = {
     "health": "rpc",
     "migrate": "database",
     "predict": "learning",
+    "queries": "distiller",
     "region": "aggregator",
     "search": "learning",
     "simulate": "simulation",
@@ -112,6 +113,14 @@ def aggregator() -> None:
 def distiller() -> None:
     """Run a distiller (GPU worker). Settings: FEDAFD_DISTILLER_*."""
     from fedafd.distiller.worker import main as run
+
+    raise typer.Exit(run())
+
+
+@app.command()
+def queries() -> None:
+    """Run a query worker, which lets people try model versions. Settings: FEDAFD_QUERIES_*."""
+    from fedafd.distiller.queries.worker import main as run
 
     raise typer.Exit(run())
 

@@ -24,6 +24,8 @@ __all__ = [
     "PulledModel",
     "Round",
     "RoundDetails",
+    "SearchAnswer",
+    "SearchHit",
     "Stage",
 ]
 
@@ -173,6 +175,31 @@ class PulledModel(TypedDict):
     created_at: str
     has_files: bool
     files: list[ModelFile]
+
+
+class SearchHit(TypedDict):
+    """A public picture with its captions, or a public caption with the first picture that has it."""
+
+    id: str
+    split: str
+    likeness: float
+    captions: list[str]
+    thumbnail: str | None
+    """A small JPEG in base64."""
+
+
+class SearchAnswer(TypedDict):
+    """What of a version's public set is nearest to a caption or a picture, or how far that is prepared."""
+
+    version: int
+    state: str
+    """ready or preparing."""
+    public_set_sha256: str
+    num_pictures: int
+    num_searched: int
+    done: int
+    total: int
+    hits: list[SearchHit]
 
 
 class Event(TypedDict):

@@ -8,9 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from fedafd.artifacts.manifest import MANIFEST_NAME, read_manifest
-from fedafd.client.answers import Client, Event, InvitedClient, ModelVersion, PublicSet, PulledModel, RoundDetails
+from fedafd.client.answers import (
+    Client,
+    Event,
+    InvitedClient,
+    ModelVersion,
+    PublicSet,
+    PulledModel,
+    RoundDetails,
+    SearchAnswer,
+)
 from fedafd.client.control_plane import NOT_FOUND, PATIENCE_SECONDS, ControlPlaneClient
 from fedafd.client.downloads import pull_model
+from fedafd.client.searching import search_model
 from fedafd.domain.process_errors import ControlPlaneError
 from fedafd.domain.states import ROUND_TRANSITIONS, RoundState, is_terminal
 
@@ -118,6 +128,15 @@ class FederationClient:
     def pull_personalized_model(self, client: str, target: Path, version: str = "current") -> PulledModel:
         """Write a client's personalized model version as the folder `target`."""
         return pull_model(self._control_plane, f"{self._base}/clients/{client}", version, target)
+
+    def search(
+        self, version: str = "current", *, caption: str | None = None, image: bytes | None = None, top_k: int = 6
+    ) -> SearchAnswer:
+        """The public pictures nearest to a caption, or the captions nearest to the content of an image file.
+
+        The first query to a version waits for its embeddings. Needs a query worker (`fedafd queries`).
+        """
+        return search_model(self._control_plane, self.name, version, caption=caption, image=image, top_k=top_k)
 
     def _find(self, path: str) -> Any:
         """The answer; None where there is no such thing."""

@@ -28,6 +28,7 @@ from fedafd.control_plane.federations import endpoints as federations
 from fedafd.control_plane.limits import BodyLimit
 from fedafd.control_plane.models import endpoints as models
 from fedafd.control_plane.models import personalized_endpoints as personalized_models
+from fedafd.control_plane.models import search_endpoints as model_search
 from fedafd.control_plane.observed import ControlPlaneMetrics, Observed
 from fedafd.control_plane.openapi import describe, operation_id
 from fedafd.control_plane.patience import PatientBody, PatientProtocol
@@ -58,6 +59,7 @@ _RESOURCES = (
     clients,
     rounds,
     models,
+    model_search,
     personalized_models,
     events,
     api_keys,

@@ -8,15 +8,19 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedafd.control_plane.problems import PROBLEM_MEDIA_TYPE, Problem
+from fedafd.messaging.query_messages import MAX_PICTURE_BYTES
 
-__all__ = ["BODY_BYTES", "MANIFEST_BYTES", "BodyLimit"]
+__all__ = ["BODY_BYTES", "MANIFEST_BYTES", "PICTURE_BYTES", "BodyLimit"]
 
 BODY_BYTES = 1 << 20
 """Of JSON bodies."""
 MANIFEST_BYTES = 16 << 20
 """Of a public set's manifest."""
+PICTURE_BYTES = MAX_PICTURE_BYTES * 4 // 3 + (64 << 10)
+"""Of a query, whose picture is in base64, or a part of a form."""
 _MANIFEST = re.compile(r"^/v1/federations/[^/]+/public-set$")
 _SHARD = re.compile(r"^/v1/federations/[^/]+/public-set/shards/[^/]+$")
+_QUERY = re.compile(r"^(/v1/federations/[^/]+/models/[^/]+/search|/federations/[^/]+/try)$")
 
 
 class BodyLimit:
@@ -51,6 +55,8 @@ class BodyLimit:
     def _limit(self, path: str) -> int:
         if _SHARD.match(path):
             return self._shard_bytes
+        if _QUERY.match(path):
+            return PICTURE_BYTES
         return MANIFEST_BYTES if _MANIFEST.match(path) else BODY_BYTES
 
 

@@ -73,6 +73,10 @@ class PublicSet:
                 raise DataError(f"{path}: missing, but named by {folder / MANIFEST_NAME}")
         return cls(manifest, files)
 
+    def with_shards(self, shards: Sequence[Shard]) -> PublicSet:
+        """A set of these of its shards alone, so that no other is fetched; its hash is not this set's."""
+        return PublicSet(Manifest(shards=tuple(shards)), self._files, fetch=self._fetch)
+
     def split(self, name: str) -> PairSplit:
         """One split's samples. Checks each shard's hash, once per process and file; images are read when asked for.
 

@@ -27,6 +27,7 @@ __all__ = [
     "NotFoundError",
     "ProofStaleError",
     "PublicSetMismatchError",
+    "QueriesUnavailableError",
     "RangeNotSatisfiableError",
     "RepresentationError",
     "RequestTimeoutError",
@@ -176,6 +177,12 @@ class TicketsUnavailableError(ConflictError):
     code = "tickets-unavailable"
 
 
+class QueriesUnavailableError(ConflictError):
+    """No query worker is running, or none answers in time; the message says what to start."""
+
+    code = "queries-unavailable"
+
+
 class VersionRemovedError(ConflictError):
     """Retention let go what is asked for of a model version: its server state, or its folder."""
 
@@ -304,6 +311,7 @@ ERROR_STATUS: dict[type[FedafdError], Status] = {
     ConcurrentChangeError: Status(409, "ABORTED"),
     IdempotencyConflictError: Status(409, "FAILED_PRECONDITION"),
     TicketsUnavailableError: Status(409, "FAILED_PRECONDITION"),
+    QueriesUnavailableError: Status(409, "FAILED_PRECONDITION"),
     VersionRemovedError: Status(409, "FAILED_PRECONDITION"),
     AlreadyEnrolledError: Status(409, "ALREADY_EXISTS"),
     IdentityInUseError: Status(409, "FAILED_PRECONDITION"),

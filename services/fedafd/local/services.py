@@ -1,4 +1,4 @@
-"""The federation's own processes on this machine: Redis, control plane, aggregator, distiller.
+"""The federation's own processes on this machine: Redis, control plane, aggregator, distiller, query worker.
 
 `fedafd up` and the demo give them SQLite and a folder; anything else (PostgreSQL, an S3 bucket) is a
 matter of the same settings.
@@ -38,7 +38,7 @@ class Backends:
         """The variables that tell one process about them."""
         prefix = f"FEDAFD_{process}_"
         values = {f"{prefix}REDIS_URL": self.redis_url}
-        if process != "DISTILLER":
+        if process not in ("DISTILLER", "QUERIES"):
             values[f"{prefix}DATABASE_URL"] = self.database_url
         return values | {f"{prefix}STORE__{key}": value for key, value in self.store.items()}
 
@@ -70,7 +70,7 @@ def _redis_on(supervisor: Supervisor, port: int, folder: Path) -> Child:
 
 
 class Services:
-    """Control plane, aggregator and distiller as processes of `supervisor`, on `backends`."""
+    """Control plane, aggregator, distiller and query worker as processes of `supervisor`, on `backends`."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Services:
         api_key: str | None = None,
         internal_token: str | None = None,
     ) -> None:
-        """`settings` are further environment variables of all three. Ports and secrets that are None are chosen.
+        """`settings` are further environment variables of all of them. Ports and secrets that are None are chosen.
 
         Raises ConflictError for a port that is in use.
         """
@@ -103,7 +103,7 @@ class Services:
         self.aggregator = f"127.0.0.1:{self._grpc_port}"
 
     def start(self, *, distiller: bool = True) -> None:
-        """Migrate the database, start all three (or all but the distiller) and wait until they are ready."""
+        """Migrate the database, start all but the query worker (and the distiller), wait until they are ready."""
         self.migrate()
         self.start_control_plane()
         self.wait_for_control_plane()
@@ -126,11 +126,12 @@ class Services:
         self.supervisor.forget(child)
 
     def environment(self, process: str, own: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
-        """The variables of CONTROL_PLANE, AGGREGATOR or DISTILLER; `own` wins over what is chosen here."""
+        """The variables of CONTROL_PLANE, AGGREGATOR, DISTILLER or QUERIES; `own` wins over what is chosen here."""
         chosen = {
             "CONTROL_PLANE": {"HOST": "127.0.0.1", "PORT": str(self._http_port), "ADMIN_KEY": self.api_key},
             "AGGREGATOR": {"LISTEN": self.aggregator, "INTERNAL_TOKEN": self._internal_token},
             "DISTILLER": {"AGGREGATOR": self.aggregator, "INTERNAL_TOKEN": self._internal_token},
+            "QUERIES": {},
         }[process]
         if process == "DISTILLER" and self._has_tls():
             chosen |= {"PLAINTEXT": "false"}
@@ -158,6 +159,10 @@ class Services:
     def start_distiller(self, module: str = "fedafd.distiller.worker") -> Child:
         """Start the distiller; `module` may be another that serves as one."""
         return self._start("distiller", module, "DISTILLER", threads=self._threads)
+
+    def start_queries(self) -> Child:
+        """Start the query worker, which takes less of the cores than who trains."""
+        return self._start("queries", "fedafd.distiller.queries.worker", "QUERIES", threads=max(1, self._threads // 2))
 
     def _start(
         self, name: str, module: str, process: str, own: Mapping[str, str] = MappingProxyType({}), *, threads: int

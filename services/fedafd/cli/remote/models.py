@@ -12,10 +12,11 @@ from fedafd.cli.remote.figures import gain_words, main_figure
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Federation, Url, connect
 from fedafd.cli.remote.output import print_fields, print_table, short_time, size
 from fedafd.client.downloads import pull_model
+from fedafd.client.searching import search_model
 
 __all__ = ["model_app"]
 
-model_app = typer.Typer(help="List, show, pull, promote and roll back model versions.", no_args_is_help=True)
+model_app = typer.Typer(help="List, show, pull, try, promote and roll back model versions.", no_args_is_help=True)
 
 OfClient = Annotated[str | None, typer.Option("--client", help="This client's personalized models instead.")]
 
@@ -74,6 +75,41 @@ def pull(
     """Pull a model version as a folder, whole or not at all."""
     found = pull_model(connect(url, api_key), _owner(federation, client), version, target, direct=direct)
     print_answer({**found, "folder": str(target)}, output) if output.is_data else typer.echo(str(target))
+
+
+@model_app.command("search", cls=AnswerCommand)
+def search(
+    federation: Federation,
+    caption: Annotated[
+        str | None, typer.Argument(help="A caption in quotes: finds pictures.", show_default=False)
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="An image file instead: finds captions.")] = None,
+    version: Annotated[str, typer.Option(help="A number or `current`.")] = "current",
+    top_k: Annotated[int, typer.Option(min=1, max=24, help="The likest.")] = 6,
+    api_key: ApiKey = "",
+    url: Url = DEFAULT_URL,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Try a version: the public pictures nearest to a caption, or the captions nearest to a picture.
+
+    A query worker answers (`fedafd queries`). The first query to a version waits until it has embedded the public set.
+    """
+    if (caption is None) == (image is None):
+        raise typer.BadParameter("give either a caption or --image")
+    content = None if image is None else image.read_bytes()
+    client = connect(url, api_key)
+    found = search_model(
+        client, federation, version, caption=caption, image=content, top_k=top_k, on_preparing=_say_how_far
+    )
+    if output.is_data:
+        print_answer(found, output)
+        return
+    rows = [(f"{hit['likeness']:.3f}", hit["id"], hit["split"], " / ".join(hit["captions"])) for hit in found["hits"]]
+    print_table(["LIKENESS", "PICTURE", "SPLIT", "CAPTION"], rows, "nothing found")
+
+
+def _say_how_far(done: int, total: int) -> None:
+    typer.echo(f"preparing: {done} of {total} embeddings", err=True)
 
 
 @model_app.command("promote", cls=AnswerCommand)

@@ -1,0 +1,50 @@
+"""Queries to a model version: the answer, once the version's embeddings of the public set are there."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable
+
+from fedafd.client.answers import SearchAnswer
+from fedafd.client.control_plane import ControlPlaneClient
+from fedafd.domain.process_errors import ControlPlaneError
+
+__all__ = ["search_model"]
+
+_PAUSE_SECONDS = 2.0
+
+
+def search_model(
+    control_plane: ControlPlaneClient,
+    federation: str,
+    version: str,
+    *,
+    caption: str | None = None,
+    image: bytes | None = None,
+    top_k: int = 6,
+    seconds: float = 3600.0,
+    on_preparing: Callable[[int, int], None] = lambda _, __: None,
+) -> SearchAnswer:
+    """The public pictures that are nearest to a caption, or the captions nearest to an image file's content.
+
+    The first query to a version waits until its embeddings are made; `on_preparing` hears how many are, of how many.
+    Raises ControlPlaneError, also where that takes longer than `seconds`.
+    """
+    encoded = None if image is None else base64.b64encode(image).decode()
+    asked = {"caption": caption, "image": encoded, "top_k": top_k}
+    end = time.monotonic() + seconds
+    while True:
+        answer: SearchAnswer = control_plane.ask(
+            "POST", f"/federations/{federation}/models/{version}/search", json=asked
+        )
+        if answer["state"] == "ready":
+            return answer
+        on_preparing(answer["done"], answer["total"])
+        if time.monotonic() > end:
+            raise ControlPlaneError(
+                f"version {answer['version']}: {answer['done']} of {answer['total']} embeddings are made after"
+                f" {seconds:.0f} s; they go on being made, so ask again later",
+                passing=True,
+            )
+        time.sleep(_PAUSE_SECONDS)

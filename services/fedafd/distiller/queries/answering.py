@@ -1,0 +1,106 @@
+"""The answer to a query: its embedding, and what of the version's public set is nearest to it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedafd.datasets.decoding import decode_image
+from fedafd.datasets.pixels import READER_VERSION
+from fedafd.distiller.public_sets import PublicSets
+from fedafd.distiller.queries.gallery import Gallery
+from fedafd.distiller.queries.indexes import Index, Indexes, Progress
+from fedafd.distiller.queries.versions import Versions
+from fedafd.domain.errors import DataError
+from fedafd.domain.kinds import Modality
+from fedafd.learning.loaded_model import LoadedModel
+from fedafd.learning.search_index import nearest
+from fedafd.messaging.query_messages import Query, QueryAnswer
+from fedafd.storage import ObjectStore
+
+__all__ = ["Answering"]
+
+_GALLERIES = 2
+
+
+class Answering:
+    """Answers with the versions and public sets of `store`; `cache` keeps shards and embeddings."""
+
+    def __init__(
+        self, store: ObjectStore, cache: Path, *, device: str, cache_limit_bytes: int, most_pictures: int
+    ) -> None:
+        self._versions = Versions(store, cache / "versions", device)
+        self._public_sets = PublicSets(store, cache, limit_bytes=cache_limit_bytes)
+        self._indexes = Indexes(cache / "embeddings", cache_limit_bytes)
+        self._most_pictures = most_pictures
+        self._galleries: OrderedDict[str, Gallery] = OrderedDict()
+
+    def answer(self, query: Query) -> QueryAnswer:
+        """Hits, or how far the embeddings are.
+
+        Raises DataError for a picture or caption that cannot be read, errors of the object store, TooManyRequestsError.
+        """
+        # First, so that a picture that cannot be read is refused before anything is prepared.
+        picture = None if query.picture is None else decode_image(query.picture, "the picture")
+        version = self._versions.open(query.files)
+        gallery = self._gallery(query.public_set_sha256)
+        asked, modality = (query.caption, Modality.IMAGE) if picture is None else (picture, Modality.TEXT)
+        row_D = _embedded(version.model, Modality.TEXT if picture is None else Modality.IMAGE, asked)
+        searched: Sequence[Any] = gallery.pictures if modality is Modality.IMAGE else gallery.captions
+        name = _name(version.key, query.public_set_sha256, self._most_pictures, modality)
+        found = self._indexes.find(name, len(searched), _maker(version.model, modality, searched))
+        if isinstance(found, Progress):
+            return QueryAnswer(state="preparing", done=found.done, total=found.total, num_pictures=gallery.num_pictures)
+        show = gallery.picture_hit if modality is Modality.IMAGE else gallery.caption_hit
+        hits = nearest(row_D, [str(entry) for entry in found.entries], found.rows, query.top_k)
+        return QueryAnswer(
+            state="ready",
+            hits=tuple(show(int(hit.name), hit.likeness) for hit in hits),
+            num_searched=len(found.entries),
+            num_pictures=gallery.num_pictures,
+        )
+
+    def close(self) -> None:
+        """Stop what is being prepared."""
+        self._indexes.close()
+
+    def _gallery(self, sha256: str) -> Gallery:
+        if sha256 not in self._galleries:
+            self._galleries[sha256] = Gallery(self._public_sets.open(sha256), self._most_pictures)
+            while len(self._galleries) > _GALLERIES:
+                self._galleries.popitem(last=False)
+        self._galleries.move_to_end(sha256)
+        return self._galleries[sha256]
+
+
+def _embedded(model: LoadedModel, modality: Modality, sample: Any) -> NDArray[np.float32]:
+    (found,) = model.each_embedded(modality, [sample])
+    return found[1]
+
+
+def _maker(model: LoadedModel, modality: Modality, searched: Sequence[Any]) -> Callable[[Callable[[], None]], Index]:
+    def make(advance: Callable[[], None]) -> Index:
+        entries, rows = [], []
+        for entry, row in model.each_embedded(modality, searched, _leave_out):
+            entries.append(entry)
+            rows.append(row)
+            advance()
+        stacked = np.stack(rows) if rows else np.zeros((0, model.dim), dtype=np.float32)
+        return Index(np.array(entries, dtype=np.int64), stacked)
+
+    return make
+
+
+def _leave_out(_: int, __: DataError) -> None:
+    """A public picture that cannot be read is not found."""
+
+
+def _name(version: str, public_set: str, most: int, modality: Modality) -> str:
+    about = f"{version} {public_set} {most} {modality.value} {READER_VERSION}"
+    return hashlib.sha256(about.encode()).hexdigest()

@@ -1,0 +1,44 @@
+"""Settings of the query worker, from FEDAFD_QUERIES_*."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from fedafd.domain.addresses import ListenAddress
+from fedafd.domain.settings import ProcessSettings, load_process_settings
+from fedafd.storage import StoreSettings
+
+__all__ = ["QueriesSettings", "load_settings"]
+
+
+class QueriesSettings(ProcessSettings):
+    """What a query worker needs: it reads the object store, and talks to nobody but Redis."""
+
+    model_config = SettingsConfigDict(env_prefix="FEDAFD_QUERIES_", env_nested_delimiter="__", extra="forbid")
+
+    redis_url: SecretStr
+    store: StoreSettings
+    device: str = Field("cpu", description="cpu, auto, cuda, cuda:N or mps. A GPU is better left to the distiller.")
+    threads: int | None = Field(None, ge=1, description="CPU threads; unset: OMP_NUM_THREADS, else all cores.")
+    cache_dir: Path | None = Field(
+        None, description="Public sets and their embeddings are kept here; unset: a temporary folder."
+    )
+    cache_limit_bytes: int = Field(
+        5 * 2**30, ge=0, description="Embeddings kept in cache_dir at most, and as much again of public sets."
+    )
+    most_pictures: int = Field(
+        5000,
+        ge=1,
+        description="Public pictures that are searched, of the test split first, then val, then train. Each version"
+        " embeds them once.",
+    )
+    metrics_listen: ListenAddress | None = Field(None, description="host:port for Prometheus; unset: none.")
+    log_level: str = "INFO"
+
+
+def load_settings() -> QueriesSettings:
+    """Settings from the environment. Raises ConfigurationError naming each variable that is missing or wrong."""
+    return load_process_settings(QueriesSettings)

@@ -1,0 +1,109 @@
+"""A query and its answer over a real Redis: quick, refused where nobody would answer, and forgotten in any case."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+
+import pytest
+import redis
+import redis.asyncio
+
+from fedafd.domain.errors import QueriesUnavailableError, StorageUnavailableError, TooManyRequestsError
+from fedafd.messaging.queries import MOST_WAITING, QueryLine, QueryTaker
+
+
+@pytest.fixture
+def url(redis_url: str) -> str:
+    """A database of these tests' own, empty."""
+    url = redis_url.removesuffix("/0") + "/7"
+    redis.Redis.from_url(url).flushdb()
+    return url
+
+
+@pytest.fixture
+async def line(url: str) -> AsyncIterator[QueryLine]:
+    client = redis.asyncio.Redis.from_url(url, socket_timeout=2)
+    yield QueryLine(client)
+    await client.aclose()
+
+
+def kept(url: str) -> list[bytes]:
+    return sorted(key for key in redis.Redis.from_url(url).scan_iter() if key != b"fedafd:query-workers")
+
+
+async def test_a_query_is_answered_and_nothing_of_it_stays(url: str, line: QueryLine) -> None:
+    taker = QueryTaker(url)
+    taker.here()
+
+    def work() -> None:
+        for _ in range(2):
+            taken = taker.take()
+            assert taken is not None
+            taker.answer(taken[0], taken[1].upper())
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    assert await line.ask(b"one") == b"ONE"
+    assert await line.ask(b"two") == b"TWO"
+    worker.join()
+    assert kept(url) == []
+
+
+async def test_without_a_worker_it_says_what_to_start(url: str, line: QueryLine) -> None:
+    with pytest.raises(QueriesUnavailableError, match="start one with `fedafd queries`"):
+        await line.ask(b"secret")
+    assert kept(url) == []
+
+
+async def test_a_worker_that_does_not_answer_leaves_no_query_behind(url: str, line: QueryLine) -> None:
+    QueryTaker(url).here()
+    with pytest.raises(QueriesUnavailableError, match="answered within 1 s"):
+        await line.ask(b"secret", seconds=1)
+    assert kept(url) == []
+
+
+async def test_who_gives_up_takes_the_query_back(url: str, line: QueryLine) -> None:
+    QueryTaker(url).here()
+    asking = asyncio.create_task(line.ask(b"secret"))
+    while len(kept(url)) < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert kept(url) == []
+
+
+async def test_what_a_dead_control_plane_asked_expires_and_is_passed_over(url: str, line: QueryLine) -> None:
+    client, taker = redis.Redis.from_url(url), QueryTaker(url)
+    client.rpush("fedafd:queries", "whose-query-expired")
+    assert taker.take() is None
+    taker.here()
+    asking = asyncio.create_task(line.ask(b"secret"))
+    while len(kept(url)) < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    (query,) = [key for key in kept(url) if key.startswith(b"fedafd:query:")]
+    assert 0 < client.pttl(query) <= 30_000
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    taker.answer("nobody-waits", b"x")
+    assert 0 < client.ttl("fedafd:query-answer:nobody-waits") <= 30
+
+
+async def test_too_many_that_wait_are_refused_before_redis_takes_more(url: str, line: QueryLine) -> None:
+    QueryTaker(url).here()
+    redis.Redis.from_url(url).rpush("fedafd:queries", *map(str, range(MOST_WAITING)))
+    with pytest.raises(TooManyRequestsError) as refused:
+        await line.ask(b"one more")
+    assert refused.value.data["retry_after_seconds"] > 0
+
+
+async def test_without_redis_it_says_so() -> None:
+    with pytest.raises(QueriesUnavailableError, match="REDIS_URL"):
+        await QueryLine(None).ask(b"x")
+    away = redis.asyncio.Redis.from_url("redis://127.0.0.1:1/0", socket_connect_timeout=1)
+    with pytest.raises(StorageUnavailableError, match="Redis cannot be reached"):
+        await QueryLine(away).ask(b"x")
+    with pytest.raises(StorageUnavailableError):
+        QueryTaker("redis://127.0.0.1:1/0").take()
