@@ -43,6 +43,13 @@ class QueryLine:
     def __init__(self, client: redis.asyncio.Redis | None) -> None:
         self._client = client
 
+    async def is_answered(self) -> bool:
+        """Whether a worker is there; False, too, where Redis cannot be reached."""
+        try:
+            return self._client is not None and bool(await self._client.exists(_PRESENT))
+        except (RedisError, OSError):
+            return False
+
     async def ask(self, query: bytes, *, seconds: float = QUERY_SECONDS) -> bytes:
         """The answer to a query.
 

@@ -17,6 +17,7 @@ _TABS = {
     "": "Rounds",
     "/benefit": "Does it help?",
     "/models": "Models",
+    "/try": "Try the model",
     "/sites": "Sites",
     "/configuration": "Configuration",
     "/events": "Events",

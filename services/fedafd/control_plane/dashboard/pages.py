@@ -15,13 +15,14 @@ from fedafd.control_plane.dashboard import (
     models,
     rounds,
     sites,
+    trying,
     versions,
 )
 from fedafd.control_plane.dashboard.assets import add_assets
 
 __all__ = ["add_dashboard"]
 
-_PAGES = (access, home, rounds, benefit, versions, models, sites, configuration, events, keys, live)
+_PAGES = (access, home, rounds, benefit, versions, models, trying, sites, configuration, events, keys, live)
 
 
 def add_dashboard(app: FastAPI) -> None:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
-from starlette.datastructures import FormData
+from starlette.datastructures import FormData, UploadFile
 
 from fedafd.control_plane.callers import Caller, caller_of_key, check_role, check_scope
 from fedafd.control_plane.context import Context, ContextDep
@@ -26,6 +26,7 @@ __all__ = [
     "Form",
     "LoginNeededError",
     "OperatorForm",
+    "PictureForm",
     "ViewerForm",
     "Visit",
     "Visitor",
@@ -132,11 +133,21 @@ class Form:
         value = self._fields.get(name)
         return value if isinstance(value, str) else None
 
+    async def file(self, name: str, most: int) -> bytes:
+        """Up to `most` bytes of a file; empty for one that was not chosen."""
+        value = self._fields.get(name)
+        if not isinstance(value, UploadFile):
+            return b""
+        try:
+            return await value.read(most)
+        finally:
+            await value.close()
 
-def _form_of(role: Role, max_fields: int = 20) -> Callable[..., object]:
+
+def _form_of(role: Role, max_fields: int = 20, max_files: int = 0) -> Callable[..., object]:
     async def read(request: Request, context: ContextDep, visitor: Visitor) -> Form:
         check_origin(request)
-        fields = await request.form(max_files=0, max_fields=max_fields)
+        fields = await request.form(max_files=max_files, max_fields=max_fields)
         token = fields.get("token", "")
         if not isinstance(token, str) or not context.sessions.is_form_token(visitor.session, token):
             raise ForbiddenError("this form is not of a page of your session: open the page again, and send it anew")
@@ -147,6 +158,7 @@ def _form_of(role: Role, max_fields: int = 20) -> Callable[..., object]:
 
 
 ViewerForm = Annotated[Form, Depends(_form_of(Role.VIEWER))]
+PictureForm = Annotated[Form, Depends(_form_of(Role.VIEWER, max_files=1))]
 OperatorForm = Annotated[Form, Depends(_form_of(Role.OPERATOR))]
 ConfigForm = Annotated[Form, Depends(_form_of(Role.OPERATOR, 400))]
 """One field for each key of a configuration."""
