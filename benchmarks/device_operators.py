@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from benchmarks.operands import leaves
 
 __all__ = ["DeviceOperators"]
 
@@ -59,8 +60,8 @@ class DeviceOperators(TorchDispatchMode):
         kwargs = kwargs or {}
         made = func(*args, **kwargs)
         name = func.overloadpacket.__name__
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if not any(self._holds(leaf) for leaf in [*given, *tree_leaves(made)]):
+        given = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if not any(self._holds(leaf) for leaf in [*given, *leaves(made)]):
             return made
         if not func.is_view and name not in _LAUNCH_NOTHING:
             self.operators[name] += 1

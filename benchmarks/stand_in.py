@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.utils._foreach_utils import _foreach_supported_types
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
+
+from benchmarks.operands import leaves, mapped
 
 __all__ = ["DEVICE", "stand_in"]
 
@@ -94,7 +95,7 @@ _MAY_MEET = {"copy_", "_to_copy", "index", "index_put_", "_index_put_impl_", "is
 
 def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     name = func.overloadpacket.__name__
-    given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    given = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     if name not in _MAY_MEET:
         strangers = [leaf for leaf in given if not isinstance(leaf, Placed) and leaf.dim()]
         if strangers and len(strangers) < len(given):
@@ -102,7 +103,7 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
                 f"Expected all tensors to be on the same device, but {name} got one on cpu, {list(strangers[0].shape)}"
             )
     kernel = _KERNELS.get(name, func)
-    out = kernel(*tree_map(_raw, args), **tree_map(_raw, kwargs))
+    out = kernel(*mapped(_raw, args), **mapped(_raw, kwargs))
     if torch.Tag.inplace_view in func.tags:
         with no_dispatch():  # sizes and strides of the outer tensor follow
             func(*args, **kwargs)
@@ -122,7 +123,7 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with torch.inference_mode(torch.is_inference_mode_enabled() and not (func.is_view and counts_versions)):
             return Placed(value)
 
-    return tree_map(placed, out)
+    return mapped(placed, out)
 
 
 def _raw(value: Any) -> Any:

@@ -1,7 +1,8 @@
-"""Two rounds of the server and of each kind of client on a device and on the CPU: `python -m ... DEVICE OPTIMIZER`.
+"""Two rounds of the server and of each kind of client on a device and on the CPU: `python -m ... DEVICE OPTIMIZER...`.
 
 A process of its own, since the device that stands in for a GPU stays in a process. It prints one JSON object: by
-participant how far the results of the two are apart, and the operators and syncs of a settled step on the device.
+optimizer and participant how far the results of the two are apart, and the operators and syncs of a settled step on the
+device. Every kind of client steps by AdamP and AdamW; by the others pair clients alone, which have both encoders.
 """
 
 from __future__ import annotations
@@ -170,7 +171,21 @@ def _apart(near: Any, far: Any) -> float:
     return max(float(np.abs(near[m] - far[m]).max()) for m in near)
 
 
-def main(device: str, optimizer: str) -> None:
+def facts_of(optimizer: str, place: torch.device) -> dict[str, Any]:
+    """What was found with one optimizer, by participant."""
+    # One optimizer with a GRU, the others with a transformer.
+    world = _World(federation(optimizer, GRU if optimizer == "adamp" else BERT), place)
+    made = server_rounds(world, "server")
+    for kind in ClientKind if optimizer in ("adamp", "adamw") else [ClientKind.PAIR]:
+        client_rounds(world, kind, made)
+    if optimizer == "adamp":
+        world.config = federation(optimizer, BERT)
+        server_rounds(world, "server, bert")
+        world.found["diverged"] = diverges(world)
+    return world.found
+
+
+def main(device: str, *optimizers: str) -> None:
     """Print what was found."""
     if device == "stand-in":
         from benchmarks.stand_in import DEVICE, stand_in
@@ -180,16 +195,7 @@ def main(device: str, optimizer: str) -> None:
         place, entered = torch.device(device), nullcontext()  # type: ignore[assignment]
     torch.set_num_threads(1)
     with entered:
-        # One optimizer with a GRU, the others with a transformer.
-        world = _World(federation(optimizer, GRU if optimizer == "adamp" else BERT), place)
-        made = server_rounds(world, "server")
-        for kind in ClientKind:
-            client_rounds(world, kind, made)
-        if optimizer == "adamp":
-            world.config = federation(optimizer, BERT)
-            server_rounds(world, "server, bert")
-            world.found["diverged"] = diverges(world)
-    print(json.dumps(world.found))
+        print(json.dumps({optimizer: facts_of(optimizer, place) for optimizer in optimizers}))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from benchmarks.device_operators import DeviceOperators
+from benchmarks.operands import leaves
 from benchmarks.stand_in import Placed, _run
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves
 
 from fedafd.learning.recorded_steps import NotRecordableError
 
@@ -65,20 +65,18 @@ class _Tape(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Placed)]
+        given = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Placed)]
         if func._schema.is_mutable or "batch_norm" in func.overloadpacket.__name__:
             self._note(func, args, kwargs)
         out = func(*args, **kwargs)
-        made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Placed)]
+        made = [leaf for leaf in leaves(out) if isinstance(leaf, Placed)]
         if not given and not made:
             return out
         name = func.overloadpacket.__name__
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if self._counts._waits(name, tensors, out, args, kwargs):
             raise _WaitsError(f"{name} waits for the device")
-        if name in ("copy_", "_to_copy") and any(
-            not isinstance(leaf, Placed) for leaf in [*tensors, *tree_leaves(out)]
-        ):
+        if name in ("copy_", "_to_copy") and any(not isinstance(leaf, Placed) for leaf in [*tensors, *leaves(out)]):
             raise _WaitsError(f"{name} between host and device")
         known = {_storage(leaf) for leaf in given}
         self._born |= {_storage(leaf) for leaf in made} - known
@@ -92,7 +90,7 @@ class _Tape(TorchDispatchMode):
             if not is_told and argument.name not in _WRITTEN_UNTOLD:
                 continue
             value = args[place] if place < len(args) else kwargs.get(argument.name)
-            for leaf in tree_leaves(value):
+            for leaf in leaves(value):
                 if isinstance(leaf, Placed) and _storage(leaf) not in self._born:
                     self._overwritten.append((leaf.raw, leaf.raw.clone()))
 
@@ -105,7 +103,7 @@ class _Tape(TorchDispatchMode):
         with _disable_current_modes(), torch.no_grad():
             for func, args, kwargs, out in self._calls:
                 again = _run(func, args, kwargs)
-                for held, new in zip(tree_leaves(out), tree_leaves(again), strict=True):
+                for held, new in zip(leaves(out), leaves(again), strict=True):
                     if isinstance(held, Placed) and held is not new:
                         held.raw.copy_(new.raw)
 
