@@ -28,6 +28,7 @@ NAMES = (
     "idle",
     "pages",
     "attacks",
+    "two_nets",
 )
 _ON_DEVICE = {"client_epoch", "gpu_steps", "public_encoding", "sed", "trainable"}
 """The others measure what always runs on a CPU."""
@@ -47,12 +48,18 @@ def main(arguments: list[str] | None = None) -> int:
         help="cuda, cuda:N or cpu; default: a GPU if there is one, else the CPU. gpu_steps takes stand-in too, which"
         " counts as on a GPU, and does so where there is none.",
     )
-    parser.add_argument("--image-weights", type=Path, help="A folder of pretrained weights, for trainable.")
+    parser.add_argument(
+        "--image-weights", type=Path, help="A folder of pretrained weights, for trainable and two_nets."
+    )
     parser.add_argument("--text-weights", type=Path, help="The same of a text encoder.")
     parser.add_argument("--cases", help="Of round_overhead: clients x MB up of each, such as 8x1,32x10.")
     parser.add_argument("--database-url", help="Of round_overhead: another database than SQLite.")
     parser.add_argument("--redis-url", help="Of round_overhead: another Redis than one of its own.")
-    parser.add_argument("--data", type=Path, help="Of attacks: the folder of the real cuts; generated data without.")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="Of attacks and two_nets: the folder of the real cuts; attacks takes generated data without.",
+    )
     parser.add_argument("--tiny", action="store_true", help="Sizes of a smoke test; its figures mean nothing.")
     parser.add_argument("--output", type=Path, default=Path("benchmark-results"))
     chosen = parser.parse_args(arguments)
@@ -67,9 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
         further: dict[str, Any] = {}
         if name in _ON_DEVICE:
             further["device"] = _device(chosen.device, name, has_gpu=torch.cuda.is_available())
-        if name == "trainable":
+        if name in ("trainable", "two_nets"):
             further |= {"image_weights": chosen.image_weights, "text_weights": chosen.text_weights}
-        if name == "attacks":
+        if name in ("attacks", "two_nets"):
             further["data"] = chosen.data
         if name == "round_overhead":
             further |= {"database_url": chosen.database_url, "redis_url": chosen.redis_url}
