@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import t
 from torch import Tensor
 
@@ -89,7 +91,7 @@ def _tiny() -> ExperimentConfig:
         {"kind": kind.value, "count": 1, "adapter": "shapes", "options": options | {"seed": place + 1}}
         for place, kind in enumerate(_CLASSIFIERS)
     ]
-    values = {"rounds": 1, "seeds": [0], "federation": _TINY, "clients": clients, "strategies": {"local": {}}}
+    values = {"rounds": 2, "seeds": [0], "federation": _TINY, "clients": clients, "strategies": {"local": {}}}
     return read_experiment(None, values | {"public": {"adapter": "shapes", "options": options}}, None)
 
 
@@ -144,12 +146,14 @@ def _logits(site: LocalSite, split: SplitName) -> Tensor:
     return logits
 
 
-def _scored(site: LocalSite, split: SplitName, nets: Sequence[Tensor], shares: Sequence[float]) -> tuple[float, Any]:
+def _scored(
+    site: LocalSite, split: SplitName, nets: Sequence[Tensor], shares: Sequence[float]
+) -> tuple[float, NDArray[np.float64]]:
     """Accuracy, and each sample's part of it; a net without a share is not asked."""
     asked = [(net, share) for net, share in zip(nets, shares, strict=True) if share > 0]
     pooled = site.task.pool([net for net, _ in asked], [share for _, share in asked])
     metrics, scores = site.task.score(pooled, site.splits[split].labels, site.splits["train"].labels)
-    return metrics["acc1"], scores
+    return metrics["acc1"], np.asarray(scores, dtype=np.float64)
 
 
 def _federated(repeats: int) -> dict[tuple[ClientKind, int], float]:
