@@ -24,6 +24,7 @@ secret minio_root_password
 secret store_key_control_plane
 secret store_key_aggregator
 secret store_key_distiller
+secret store_key_queries
 secret internal_token
 secret admin_key fedafd-key.
 secret grafana_password

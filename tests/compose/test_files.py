@@ -17,6 +17,7 @@ from tests.servers import ROOT
 from fedafd.agent.settings import AgentSettings
 from fedafd.aggregator.settings import AggregatorSettings
 from fedafd.control_plane.settings import ControlPlaneSettings
+from fedafd.distiller.queries.settings import QueriesSettings
 from fedafd.distiller.settings import DistillerSettings
 from fedafd.domain.config import read_agent_config, read_federation_config
 
@@ -27,6 +28,7 @@ SETTINGS: dict[str, type[BaseSettings]] = {
     "CONTROL_PLANE": ControlPlaneSettings,
     "AGGREGATOR": AggregatorSettings,
     "DISTILLER": DistillerSettings,
+    "QUERIES": QueriesSettings,
     "AGENT": AgentSettings,
 }
 
@@ -95,8 +97,9 @@ def test_a_secret_goes_to_those_who_need_it(services: dict[str, dict[str, Any]])
             holders.setdefault(secret if isinstance(secret, str) else secret["source"], set()).add(name)
     assert holders["database_url"] == {"migrate", "control-plane", "aggregator"}
     assert holders["minio_root_password"] == {"minio", "store-keys"}
-    for process in ("control-plane", "aggregator", "distiller"):
+    for process in ("control-plane", "aggregator", "distiller", "queries"):
         assert holders[f"store_key_{process.replace('-', '_')}"] == {process, "store-keys"}
+    assert holders["internal_token"] == {"aggregator", "distiller"}
     assert not any(name in AGENTS for names in holders.values() for name in names)
 
 
@@ -129,7 +132,7 @@ def test_no_password_stands_in_a_file(path: str) -> None:
 @pytest.mark.parametrize("path", ["docker-compose.yml", *(f"deploy/compose/{name}.yml" for name in OVERLAYS)])
 def test_every_variable_is_a_setting(path: str) -> None:
     for name in re.findall(
-        r"\bFEDAFD_(?:CONTROL_PLANE|AGGREGATOR|DISTILLER|AGENT)_\w+(?=: )", (ROOT / path).read_text()
+        r"\bFEDAFD_(?:CONTROL_PLANE|AGGREGATOR|DISTILLER|QUERIES|AGENT)_\w+(?=: )", (ROOT / path).read_text()
     ):
         process = next(each for each in SETTINGS if name.startswith(f"FEDAFD_{each}_"))
         key = name.removeprefix(f"FEDAFD_{process}_").split("__")[0].lower()

@@ -17,6 +17,7 @@ from tests.documents import blocks
 from tests.end_to_end.test_documents import shell
 from tests.servers import free_port, wait_until
 
+from fedafd.cli.up import _queries_store
 from fedafd.cli.up_file import is_set, process_settings, read_up_file
 from fedafd.domain.errors import ConfigurationError
 
@@ -92,6 +93,10 @@ def test_the_pages_commands_make_a_round_and_the_same_command_goes_on(tmp_path: 
         headers = {"Authorization": f"Bearer {key[0]}"}
         url = f"http://127.0.0.1:{ports[0]}/v1/federations/lungs/rounds/1"
         assert httpx.get(url, headers=headers, trust_env=False).json()["state"] == "completed"
+        search = f"http://127.0.0.1:{ports[0]}/v1/federations/lungs/models/current/search"
+        asked = {"json": {"caption": "a red circle"}, "headers": headers, "trust_env": False, "timeout": 60}
+        # 409 until the query worker has started, 202 until it has embedded the public set.
+        wait_until(lambda: httpx.post(search, **asked).status_code == 200, "the query worker", seconds=90)
         assert (tmp_path / "fedafd-data" / "secrets" / "settings.json").stat().st_mode & 0o077 == 0
         looked = shell(tmp_path, f"{sys.executable} -m fedafd.cli.main doctor --folder fedafd-data\n")
         assert "the control-plane answers there" in looked
@@ -102,6 +107,12 @@ def test_the_pages_commands_make_a_round_and_the_same_command_goes_on(tmp_path: 
         process.terminate()
         assert process.wait(120) == 0
     assert "Traceback" not in said(tmp_path)
+
+
+def test_the_query_worker_reads_the_distillers_store_unless_it_has_its_own() -> None:
+    given = {"FEDAFD_DISTILLER_STORE__URL": "s3://b", "FEDAFD_DISTILLER_DEVICE": "cuda"}
+    assert _queries_store(given) == {"FEDAFD_QUERIES_STORE__URL": "s3://b"}
+    assert _queries_store(given | {"FEDAFD_QUERIES_STORE__URL": "s3://c"}) == {}
 
 
 def test_of_an_operators_own_key_no_other_file_is_made_or_named(
@@ -135,7 +146,7 @@ def test_a_file_gives_settings_and_the_environment_wins(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("agregator: {}", "agregator: unknown key; the blocks are control_plane, aggregator, distiller"),
+        ("agregator: {}", "agregator: unknown key; the blocks are control_plane, aggregator, distiller, queries"),
         ("distiller: {devise: cpu}", "distiller.devise: unknown key"),
         ("distiller: cpu", "distiller: expected settings"),
         ("- a", "expected the blocks"),

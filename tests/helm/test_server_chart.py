@@ -26,6 +26,7 @@ from tests.helm.charts import (
 
 from fedafd.aggregator.settings import AggregatorSettings
 from fedafd.control_plane.settings import ControlPlaneSettings
+from fedafd.distiller.queries.settings import QueriesSettings
 from fedafd.distiller.settings import DistillerSettings
 
 SECRET = "a secret of enough characters"
@@ -34,8 +35,9 @@ PROCESSES: dict[str, tuple[str, type[BaseSettings]]] = {
     "control-plane": ("FEDAFD_CONTROL_PLANE_", ControlPlaneSettings),
     "aggregator": ("FEDAFD_AGGREGATOR_", AggregatorSettings),
     "distiller": ("FEDAFD_DISTILLER_", DistillerSettings),
+    "queries": ("FEDAFD_QUERIES_", QueriesSettings),
 }
-VALUE = {"control-plane": "controlPlane", "aggregator": "aggregator", "distiller": "distiller"}
+VALUE = {"control-plane": "controlPlane", "aggregator": "aggregator", "distiller": "distiller", "queries": "queries"}
 MUTUAL_TLS = {"existingSecret": "server-tls", "clientAuthoritiesSecret": "sites-ca", "clientSecret": "own-tls"}
 
 
@@ -105,8 +107,9 @@ def test_a_process_gets_the_secrets_that_it_needs_and_no_others(process: str) ->
         if isinstance(value, Mapping) and "secretKeyRef" in value
     }
     expected = {"REDIS_URL": "redis", "STORE__ACCESS_KEY": "s3", "STORE__SECRET_KEY": "s3"}
-    expected |= {"DATABASE_URL": "postgres"} if process != "distiller" else {}
-    expected |= {"ADMIN_KEY": "keys"} if process == "control-plane" else {"INTERNAL_TOKEN": "keys"}
+    expected |= {"DATABASE_URL": "postgres"} if process in ("control-plane", "aggregator") else {}
+    expected |= {"ADMIN_KEY": "keys"} if process == "control-plane" else {}
+    expected |= {"INTERNAL_TOKEN": "keys"} if process in ("aggregator", "distiller") else {}
     assert found == expected
 
 
@@ -267,7 +270,8 @@ def test_images_come_from_the_given_registry() -> None:
     manifests = render(SERVER, external(image=image))
     for process in PROCESSES:
         container = manifests.container("Deployment", f"fed-fedafd-{process}")
-        assert container["image"] == f"registry.example/team/fedafd/{process}:9"
+        name = "distiller" if process == "queries" else process
+        assert container["image"] == f"registry.example/team/fedafd/{name}:9"
         assert container["imagePullPolicy"] == "Always"
         pod = manifests.one("Deployment", f"fed-fedafd-{process}")["spec"]["template"]["spec"]
         assert pod["imagePullSecrets"] == [{"name": "key"}]

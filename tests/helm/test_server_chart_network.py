@@ -177,6 +177,7 @@ def test_each_process_reaches_what_it_needs_and_no_more() -> None:
     assert egress_ports(manifests, "control-plane") == {5433, 6380, 9443}
     assert egress_ports(manifests, "aggregator") == {5433, 6380, 9443}
     assert egress_ports(manifests, "distiller") == {"grpc", 6380, 9443}, "a distiller never reaches the database"
+    assert egress_ports(manifests, "queries") == {6380, 9443}
     assert egress_ports(manifests, "migration") == {5433}
     assert "ingress" not in manifests.one("NetworkPolicy", "fed-fedafd-deny-all")["spec"]
 
@@ -192,8 +193,8 @@ def test_a_trials_stores_are_reached_by_their_users_only() -> None:
     }
     assert users == {
         "postgresql": {"control-plane", "aggregator", "migration"},
-        "redis": {"control-plane", "aggregator", "distiller"},
-        "minio": {"control-plane", "aggregator", "distiller", "bucket-setup"},
+        "redis": {"control-plane", "aggregator", "distiller", "queries"},
+        "minio": {"control-plane", "aggregator", "distiller", "queries", "bucket-setup"},
     }
     for store in users:
         assert "egress" not in manifests.one("NetworkPolicy", f"fed-fedafd-{store}")["spec"]

@@ -41,6 +41,7 @@ MAY = {
     "control-plane": {"put public-sets/a", "delete public-sets/a"},
     "aggregator": {"put federations/a", "delete federations/a"},
     "distiller": {"put federations/a"},
+    "queries": set(),
 }
 
 

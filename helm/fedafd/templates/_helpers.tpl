@@ -62,6 +62,15 @@ app.kubernetes.io/component: distiller
 app.kubernetes.io/component: distiller
 {{- end -}}
 
+{{- define "fedafd.queries.selectorLabels" -}}
+{{ include "fedafd.releaseSelector" . }}
+app.kubernetes.io/component: queries
+{{- end -}}
+{{- define "fedafd.queries.labels" -}}
+{{ include "fedafd.labels" . }}
+app.kubernetes.io/component: queries
+{{- end -}}
+
 {{- define "fedafd.migration.selectorLabels" -}}
 {{ include "fedafd.releaseSelector" . }}
 app.kubernetes.io/component: migration

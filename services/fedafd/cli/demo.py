@@ -156,7 +156,9 @@ def _run(options: DemoOptions, console: Console, *, as_json: bool) -> None:
         console.print(f"Watch it at {services.url}/ with the API key {services.api_key}", soft_wrap=True)
         result = _Federation(options, console, output, services, plan).result(started)
         output.finish(result.to_json())
-        _say_where(console, result, output, services, keep=options.keep)
+        if options.keep:
+            services.start_queries()  # not before: it would share the cores with who trains
+        _say_where(console, result, output, services, plan.federation["name"], keep=options.keep)
         if as_json:
             sys.stdout.write(json.dumps(result.to_json(), indent=2) + "\n")
             sys.stdout.flush()
@@ -294,7 +296,9 @@ class _Federation:
             self._rest.pull_personalized_model(site.name, self._output.models / "clients" / site.name)
 
 
-def _say_where(console: Console, result: DemoResult, output: DemoOutput, services: Services, *, keep: bool) -> None:
+def _say_where(
+    console: Console, result: DemoResult, output: DemoOutput, services: Services, federation: str, *, keep: bool
+) -> None:
     from fedafd.cli.demo_report import print_report
 
     print_report(console, result)
@@ -306,6 +310,7 @@ def _say_where(console: Console, result: DemoResult, output: DemoOutput, service
             f"The dashboard: {services.url}/ with the API key {services.api_key}; REST: {services.url}/docs",
             soft_wrap=True,
         )
+        console.print(f"Try the model there: {services.url}/federations/{federation}/try", soft_wrap=True)
         console.print("Everything keeps running; stop it with Ctrl-C.")
 
 

@@ -34,7 +34,7 @@ def store_provision(
     root_password_file: Annotated[Path, typer.Option(help="File with the administrator's secret key.")],
     key: Annotated[
         list[str],
-        typer.Option(help="PROCESS=FILE: give control-plane, aggregator or distiller the secret key in FILE."),
+        typer.Option(help="PROCESS=FILE: give control-plane, aggregator, distiller or queries the secret key in FILE."),
     ],
     bucket: Annotated[str, typer.Option(envvar="FEDAFD_STORE_BUCKET")] = "fedafd",
     secure: Annotated[bool, typer.Option(help="TLS to the server.")] = True,

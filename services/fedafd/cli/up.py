@@ -48,14 +48,19 @@ def up(
     file: Annotated[
         Path | None,
         typer.Option(
-            "--file", "-f", help="up.yaml: settings of control_plane, aggregator and distiller. See docs/up.md."
+            "--file",
+            "-f",
+            help="up.yaml: settings of control_plane, aggregator, distiller and queries. See docs/up.md.",
         ),
     ] = None,
     folder: Annotated[Path, typer.Option(help="Where database, objects, secrets and logs lie.")] = Path("fedafd-data"),
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of REST on this machine.")] = 8080,
     agents_port: Annotated[int, typer.Option(min=1, max=65535, help="Port that agents dial.")] = 7443,
+    queries: Annotated[
+        bool, typer.Option(help="Also a query worker, with which the dashboard tries model versions.")
+    ] = True,
 ) -> None:
-    """Run control plane, aggregator and distiller here until Ctrl-C; the same command goes on where it was.
+    """Run control plane, aggregator, distiller and query worker here until Ctrl-C; the same command goes on.
 
     Without settings everything is embedded and answers on this machine alone. A process that ends is started again.
     """
@@ -65,10 +70,12 @@ def up(
     settings = process_settings(read_up_file(file) if file is not None else {}, os.environ)
     signal.signal(signal.SIGTERM, _interrupt)
     with contextlib.suppress(KeyboardInterrupt):
-        _run(folder, settings, port=port, agents_port=agents_port, console=Console(stderr=True))
+        _run(folder, settings, port=port, agents_port=agents_port, queries=queries, console=Console(stderr=True))
 
 
-def _run(folder: Path, settings: Mapping[str, str], *, port: int, agents_port: int, console: Console) -> None:
+def _run(
+    folder: Path, settings: Mapping[str, str], *, port: int, agents_port: int, queries: bool, console: Console
+) -> None:
     from fedafd.domain.claims import claimed
     from fedafd.local.services import Services, cores
     from fedafd.local.supervisor import Supervisor
@@ -90,14 +97,29 @@ def _run(folder: Path, settings: Mapping[str, str], *, port: int, agents_port: i
                 http_port=_port(settings, "FEDAFD_CONTROL_PLANE_PORT", port),
                 grpc_port=_port(settings, "FEDAFD_AGGREGATOR_LISTEN", agents_port),
                 threads=cores(),
-                settings={"FEDAFD_DISTILLER_CACHE_DIR": str(home / "cache")} | dict(settings),
+                settings={
+                    "FEDAFD_DISTILLER_CACHE_DIR": str(home / "cache"),
+                    "FEDAFD_QUERIES_CACHE_DIR": str(home / "cache" / "queries"),
+                }
+                | _queries_store(settings)
+                | dict(settings),
                 api_key=api_key,
                 internal_token=token,
             )
             note_settings(home, _all_settings(services))
             services.start()
+            if queries:
+                services.start_queries()
         _welcome(console, services, home, key_file=key_file if own_key is None else None, key_is_new=is_new)
-        _keep(supervisor, services, home, console)
+        _keep(supervisor, services, home, console, queries=queries)
+
+
+def _queries_store(settings: Mapping[str, str]) -> dict[str, str]:
+    """Where the store is not the embedded one, the query worker reads the distiller's, unless it is told otherwise."""
+    given = {key: value for key, value in settings.items() if key.startswith("FEDAFD_DISTILLER_STORE__")}
+    if any(key.startswith("FEDAFD_QUERIES_STORE__") for key in settings):
+        return {}
+    return {key.replace("DISTILLER", "QUERIES", 1): value for key, value in given.items()}
 
 
 def _all_settings(services: Services) -> dict[str, str]:
@@ -180,7 +202,7 @@ def _welcome(console: Console, services: Services, home: Path, *, key_file: Path
     console.print("Ctrl-C stops everything; the same command goes on.", highlight=False)
 
 
-def _keep(supervisor: Supervisor, services: Services, home: Path, console: Console) -> None:
+def _keep(supervisor: Supervisor, services: Services, home: Path, console: Console, *, queries: bool) -> None:
     """Start again whatever ends, after a pause that doubles while it keeps ending."""
     from fedafd.local.services import restart_redis
 
@@ -190,6 +212,8 @@ def _keep(supervisor: Supervisor, services: Services, home: Path, console: Conso
         "aggregator": services.start_aggregator,
         "distiller": services.start_distiller,
     }
+    if queries:
+        starts["queries"] = services.start_queries
     pauses = dict.fromkeys(starts, _FIRST_PAUSE_SECONDS)
     started = dict.fromkeys(starts, time.monotonic())
     due: dict[str, float] = {}

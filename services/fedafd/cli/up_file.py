@@ -16,6 +16,7 @@ BLOCKS = {
     "control_plane": "FEDAFD_CONTROL_PLANE_",
     "aggregator": "FEDAFD_AGGREGATOR_",
     "distiller": "FEDAFD_DISTILLER_",
+    "queries": "FEDAFD_QUERIES_",
 }
 """A block of the file, and the prefix of its settings as environment variables."""
 
@@ -59,6 +60,8 @@ def _settings_of(block: str) -> list[str]:
         from fedafd.control_plane.settings import ControlPlaneSettings as Settings
     elif block == "aggregator":
         from fedafd.aggregator.settings import AggregatorSettings as Settings  # type: ignore[assignment]
+    elif block == "queries":
+        from fedafd.distiller.queries.settings import QueriesSettings as Settings  # type: ignore[assignment]
     else:
         from fedafd.distiller.settings import DistillerSettings as Settings  # type: ignore[assignment]
     return sorted(Settings.model_fields)

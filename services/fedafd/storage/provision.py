@@ -24,6 +24,7 @@ _GRANTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "control-plane": {"public-sets/*": _WRITE + _DELETE},
     "aggregator": {"federations/*": _WRITE + _DELETE},
     "distiller": {"federations/*": _WRITE},
+    "queries": {},
 }
 _PAUSE_SECONDS = 0.5
 """Before a call is repeated; twice as long each time."""

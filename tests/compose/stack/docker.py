@@ -23,6 +23,7 @@ SERVICES = (
     "control-plane",
     "aggregator",
     "distiller",
+    "queries",
     "agent-images",
     "agent-texts",
     "agent-pairs",
