@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -94,7 +95,12 @@ def test_the_pages_commands_make_a_round_and_the_same_command_goes_on(tmp_path: 
         url = f"http://127.0.0.1:{ports[0]}/v1/federations/lungs/rounds/1"
         assert httpx.get(url, headers=headers, trust_env=False).json()["state"] == "completed"
         search = f"http://127.0.0.1:{ports[0]}/v1/federations/lungs/models/current/search"
-        asked = {"json": {"caption": "a red circle"}, "headers": headers, "trust_env": False, "timeout": 60}
+        asked: dict[str, Any] = {
+            "json": {"caption": "a red circle"},
+            "headers": headers,
+            "trust_env": False,
+            "timeout": 60,
+        }
         # 409 until the query worker has started, 202 until it has embedded the public set.
         wait_until(lambda: httpx.post(search, **asked).status_code == 200, "the query worker", seconds=90)
         assert (tmp_path / "fedafd-data" / "secrets" / "settings.json").stat().st_mode & 0o077 == 0
