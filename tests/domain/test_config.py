@@ -334,3 +334,8 @@ def test_sites_are_told_nothing_of_how_the_server_guards_its_ensemble() -> None:
     assert "weight_cap" not in config.sites_json()
     assert "leave_out_copies" not in config.sites_json()
     assert parse_federation_config(json.loads(config.canonical_json())) == config
+
+
+def test_an_agent_without_its_file_is_told_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="agent.yaml: no such file; `fedafd agent init` writes one"):
+        read_agent_config(tmp_path / "agent.yaml")

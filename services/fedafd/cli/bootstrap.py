@@ -36,7 +36,7 @@ def bootstrap(
         str, typer.Option(envvar="FEDAFD_PUBLIC_OPTIONS", help="The adapter's options, as JSON.")
     ] = "{}",
 ) -> None:
-    """Create a federation, push its public set, invite its clients: what of it is not there yet."""
+    """Create a federation, push its public set and invite its clients; what is there already stays as it is."""
     from fedafd.client.federation import FederationClient
     from fedafd.client.set_up import set_up_federation
     from fedafd.domain.config import read_federation_config

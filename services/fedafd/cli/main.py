@@ -15,6 +15,7 @@ from fedafd.cli.bootstrap import bootstrap
 from fedafd.cli.demo import demo
 from fedafd.cli.doctor.command import doctor
 from fedafd.cli.health import health
+from fedafd.cli.help_panels import FEDERATION, SERVER, SITE, START
 from fedafd.cli.migrate import migrate_app
 from fedafd.cli.output_format import AnswerCommand
 from fedafd.cli.predict import predict
@@ -56,20 +57,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(agent_app, name="agent")
-app.add_typer(audit_app, name="audit")
-app.add_typer(migrate_app, name="migrate")
-app.add_typer(region_app, name="region")
-app.add_typer(simulate_app, name="simulate")
-app.add_typer(store_app, name="store")
-app.command()(bootstrap)
-app.command()(demo)
-app.command(cls=AnswerCommand)(doctor)
-app.command()(health)
-app.command()(predict)
-app.command()(search)
-app.command()(up)
+app.command(rich_help_panel=START)(demo)
+app.command(rich_help_panel=START)(up)
+app.add_typer(simulate_app, name="simulate", rich_help_panel=START)
+app.add_typer(agent_app, name="agent", rich_help_panel=SITE)
+app.command(rich_help_panel=SITE)(predict)
+app.command(rich_help_panel=SITE)(search)
+app.command(rich_help_panel=FEDERATION)(bootstrap)
 add_remote_commands(app)
+app.add_typer(audit_app, name="audit", rich_help_panel=FEDERATION)
 
 
 def _tell_version(asked: bool) -> None:
@@ -93,7 +89,7 @@ def _options(
         apply_profile(profile, os.environ)
 
 
-@app.command("control-plane")
+@app.command("control-plane", rich_help_panel=SERVER)
 def control_plane() -> None:
     """Run the control plane (REST). Settings: FEDAFD_CONTROL_PLANE_*."""
     from fedafd.control_plane.app import main as run
@@ -101,7 +97,7 @@ def control_plane() -> None:
     raise typer.Exit(run())
 
 
-@app.command()
+@app.command(rich_help_panel=SERVER)
 def aggregator() -> None:
     """Run an aggregator (gRPC, coordinator). Settings: FEDAFD_AGGREGATOR_*."""
     from fedafd.aggregator.server import main as run
@@ -109,7 +105,7 @@ def aggregator() -> None:
     raise typer.Exit(run())
 
 
-@app.command()
+@app.command(rich_help_panel=SERVER)
 def distiller() -> None:
     """Run a distiller (GPU worker). Settings: FEDAFD_DISTILLER_*."""
     from fedafd.distiller.worker import main as run
@@ -117,12 +113,19 @@ def distiller() -> None:
     raise typer.Exit(run())
 
 
-@app.command()
+@app.command(rich_help_panel=SERVER)
 def queries() -> None:
     """Run a query worker, which lets people try model versions. Settings: FEDAFD_QUERIES_*."""
     from fedafd.distiller.queries.worker import main as run
 
     raise typer.Exit(run())
+
+
+app.add_typer(region_app, name="region", rich_help_panel=SERVER)
+app.add_typer(migrate_app, name="migrate", rich_help_panel=SERVER)
+app.add_typer(store_app, name="store", rich_help_panel=SERVER)
+app.command(cls=AnswerCommand, rich_help_panel=SERVER)(doctor)
+app.command(rich_help_panel=SERVER)(health)
 
 
 def main() -> None:

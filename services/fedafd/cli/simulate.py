@@ -28,9 +28,16 @@ simulate_app.command("compare")(simulate_compare)
 @simulate_app.callback(invoke_without_command=True)
 def simulate(
     context: typer.Context,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="The experiment.yaml.")] = None,
-    preset: Annotated[str | None, typer.Option(help="small, pretrained or paper; the file stands on it.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder that the data's paths start from; else the file's.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="The experiment.yaml: docs/simulation.md.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="small, pretrained or paper: an experiment that comes with FedAFD. What the file says replaces it."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder that paths of data are below; by default the file's.")
+    ] = None,
     image_weights: Annotated[str | None, typer.Option(help=IMAGE_WEIGHTS)] = None,
     text_weights: Annotated[str | None, typer.Option(help=TEXT_WEIGHTS)] = None,
     output: Annotated[Path, typer.Option(help="Folder for results; the same folder goes on where it stopped.")] = Path(
@@ -53,9 +60,9 @@ def simulate(
 ) -> None:
     """Compare strategies on one machine: strategies x scenarios x seeds, with tables, intervals and plots.
 
-    Interrupt it at any time: the same command goes on from where each run was kept. Choices are made on validation
-    splits, test splits are read once at the end of a run. A run that fails does not end the others: it is named at the
-    end, the exit code is 1, and the same command tries it again.
+    Begin with fedafd simulate --preset small --data DIR. Interrupt it at any time: the same command goes on where it
+    was. A run that fails does not end the others: it is named at the end, the exit code is 1, and the same command
+    tries it again. Choices are made on validation splits; test splits are read once, at the end of a run.
     """
     if context.invoked_subcommand is not None:
         return

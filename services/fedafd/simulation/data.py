@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,7 +12,7 @@ from fedafd.datasets.partition import share_of
 from fedafd.datasets.pixels import KeptImages
 from fedafd.datasets.samples import ClientData, PairSplit, Split, TextSplit
 from fedafd.domain.config import PartitionConfig
-from fedafd.domain.errors import DataError
+from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.seeds import derive_seed
 from fedafd.simulation.experiment import ClientGroup, ExperimentConfig, RunKey
@@ -51,14 +52,28 @@ def data_prints(experiment: ExperimentConfig) -> Prints:
 
 def _load(experiment: ExperimentConfig) -> tuple[dict[str, PairSplit], list[ClientData]]:
     source = experiment.public
-    public = load_public_data(source.adapter, source.path, source.options)
-    groups = [load_client_data(g.adapter, g.path, g.kind, g.options) for g in experiment.clients]
+    with _of(PUBLIC_SET):
+        public = load_public_data(source.adapter, source.path, source.options)
+    groups = []
+    for place, group in enumerate(experiment.clients):
+        with _of(_named(place, group)):
+            groups.append(load_client_data(group.adapter, group.path, group.kind, group.options))
     for name in _SPLITS:
         if not len(public[name]):
             raise DataError(f"{PUBLIC_SET} ({source.adapter}): the split {name} has no sample; a simulation needs one")
     for place, (group, data) in enumerate(zip(experiment.clients, groups, strict=True)):
         _check_group(place, group, data)
     return public, groups
+
+
+@contextmanager
+def _of(source: str) -> Iterator[None]:
+    """Say in an error whose data it is about."""
+    try:
+        yield
+    except (ConfigurationError, DataError) as error:
+        kind = DataError if isinstance(error, DataError) else ConfigurationError
+        raise kind(f"{source}: {error}") from error
 
 
 def _check_group(place: int, group: ClientGroup, data: ClientData) -> None:

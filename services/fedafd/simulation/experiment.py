@@ -129,7 +129,10 @@ class ExperimentConfig(_Config):
     def _on_its_preset(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        base = EXPERIMENTS.get(str(values.get("preset")), {})
+        preset = values.get("preset")
+        if preset is not None and preset not in EXPERIMENTS:
+            raise ValueError(f"preset: {preset!r} is none of {', '.join(EXPERIMENTS)}")
+        base = EXPERIMENTS.get(str(preset), {})
         given = dict(values)
         # A list of names is short for names without further values; what the file names replaces the preset's.
         if isinstance(given.get("strategies"), list):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from fedafd.cli.help_panels import FEDERATION
 from fedafd.cli.output_format import AnswerCommand
 from fedafd.cli.remote.clients import client_app
 from fedafd.cli.remote.drain import drain, resume
@@ -47,6 +48,6 @@ def add_remote_commands(app: typer.Typer) -> None:
         ("key", key_app),
         ("profile", profile_app),
     ):
-        app.add_typer(group, name=name)
+        app.add_typer(group, name=name, rich_help_panel=FEDERATION)
     for command in (status, events, drain, resume):
-        app.command(cls=AnswerCommand)(command)
+        app.command(cls=AnswerCommand, rich_help_panel=FEDERATION)(command)

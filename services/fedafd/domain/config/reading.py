@@ -101,6 +101,11 @@ def read_agent_config(path: Path) -> AgentConfig:
 
     Raises ConfigurationError naming the file, the key's path and what is allowed.
     """
+    if not path.exists():
+        raise ConfigurationError(
+            f"{path}: no such file; `fedafd agent init` writes one, --config or FEDAFD_AGENT_CONFIG names another",
+            source=str(path),
+        )
     return placed(_read(AgentConfig, path), path.parent)
 
 
