@@ -20,6 +20,7 @@ from fedafd.datasets import public_set as module
 from fedafd.datasets.pixels import resized_all
 from fedafd.datasets.samples import LazyImages, PairSplit
 from fedafd.domain.errors import ArtifactCorruptError, DataError
+from fedafd.domain.hashing import file_sha256
 
 SHAPES = {"num_train": 7, "num_val": 2, "num_test": 3}
 
@@ -73,13 +74,12 @@ def test_equal_samples_have_equal_hashes(folder: Path, tmp_path: Path) -> None:
 
 def test_a_shard_is_hashed_once_and_images_are_decoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[Path] = []
-    real = module._file_sha256
 
     def noted(path: Path) -> str:
         hashed.append(path)
-        return real(path)
+        return file_sha256(path)
 
-    monkeypatch.setattr(module, "_file_sha256", noted)
+    monkeypatch.setattr(module, "file_sha256", noted)
     for _ in range(3):
         public = PublicSet.open(folder)
         assert public.split("train") is public.split("train")

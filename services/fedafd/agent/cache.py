@@ -6,7 +6,6 @@ hash was checked, once per process.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from fedafd.agent.files import disk_full_is_clear, sync_folder
 from fedafd.domain.errors import ArtifactCorruptError
+from fedafd.domain.hashing import file_sha256
 
 __all__ = ["ArtifactCache", "PartialDownload"]
 
@@ -38,7 +38,7 @@ class ArtifactCache:
         if not path.exists():
             return None
         if sha256 not in self._checked:
-            if _file_sha256(path) != sha256:
+            if file_sha256(path) != sha256:
                 path.unlink()
                 return None
             self._checked.add(sha256)
@@ -136,7 +136,7 @@ class PartialDownload:
         """Check the hash and put the file in its place. Raises ArtifactCorruptError and forgets the bytes."""
         if self.size_bytes == 0:
             self._part.touch()
-        if _file_sha256(self._part) != self._target.name:
+        if file_sha256(self._part) != self._target.name:
             self.restart()
             raise ArtifactCorruptError(
                 f"artifact {self._target.name}: the received bytes have another hash", sha256=self._target.name
@@ -145,8 +145,3 @@ class PartialDownload:
         sync_folder(self._target.parent)
         self._on_checked(self._target.name)
         return self._target
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

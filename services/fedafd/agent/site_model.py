@@ -12,7 +12,6 @@ link gets one whole model, the old or the new.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from fedafd.agent.cache import ArtifactCache
 from fedafd.agent.files import disk_full_is_clear, sync_folder
 from fedafd.agent.state import MODEL_SOURCE_FILE, STATE_FILE, StateDirectory
 from fedafd.domain.errors import ConfigurationError, DataError, FedafdError
+from fedafd.domain.hashing import file_sha256
 from fedafd.domain.kinds import Modality
 from fedafd.learning.model_sums import check_sums
 from fedafd.telemetry.logging import get_logger
@@ -158,8 +158,7 @@ def _checked_hash(folder: Path) -> str:
     """SHA-256 of the state in a folder. Raises DataError if the file is not what was written."""
     path = folder / STATE_FILE
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_sha256(path)
         noted = json.loads((folder / "result.json").read_bytes()).get("state_sha256", found)
     except (OSError, ValueError, AttributeError) as error:
         raise DataError(f"{folder}: cannot be read: {error}; the model of before stays") from None

@@ -33,6 +33,7 @@ from filelock import FileLock
 from fedafd.agent.files import disk_full_is_clear, sync_folder, write_atomically
 from fedafd.domain.claims import claim
 from fedafd.domain.errors import ConfigurationError, ConflictError, IdentityInUseError, StateUnusableError
+from fedafd.domain.hashing import file_sha256
 from fedafd.domain.kinds import ParticipantKind, UploadPurpose
 from fedafd.domain.state_cases import AFRESH
 from fedafd.telemetry.logging import get_logger
@@ -352,14 +353,9 @@ def _checked(result: PendingResult) -> PendingResult:
     else:
         hashes.pop(f"{UploadPurpose.PERSONALIZED_MODEL.value}.blob", None)
     for name, sha256 in hashes.items():
-        if sha256 is not None and _file_sha256(result.folder / name) != sha256:
+        if sha256 is not None and file_sha256(result.folder / name) != sha256:
             raise ValueError(f"{result.folder / name}: {_CHANGED}")
     return result
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_pending(folder: Path) -> PendingResult:

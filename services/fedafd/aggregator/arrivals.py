@@ -7,11 +7,11 @@ or another aggregator behind the same address goes on from what the store has.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from pathlib import Path
 
 from fedafd.artifacts.keys import RoundObjects
 from fedafd.domain.errors import ArtifactNotFoundError, UploadError, UploadIncompleteError
+from fedafd.domain.hashing import file_sha256, sha256_of
 from fedafd.persistence.models import RoundRow, UploadRow
 from fedafd.storage import ObjectStore
 
@@ -55,7 +55,7 @@ class ArrivingBlob:
             size = path.stat().st_size
             if size < self.upload.size_bytes:
                 raise self._gap(size // self.upload.chunk_size_bytes)
-            found = await asyncio.to_thread(_sha256_of_file, path)
+            found = await asyncio.to_thread(file_sha256, path)
         except (ArtifactNotFoundError, FileNotFoundError):
             raise self._gap(0) from None
         if found != self.upload.sha256:
@@ -113,7 +113,7 @@ class Stream:
         announced = min(upload.chunk_size_bytes, upload.size_bytes - index * upload.chunk_size_bytes)
         if len(data) != announced:
             raise UploadError(f"upload {upload.id}: chunk {index} has {len(data)} bytes, announced were {announced}")
-        found = await asyncio.to_thread(_sha256_of, data)
+        found = await asyncio.to_thread(sha256_of, data)
         if found != upload.chunk_sha256[index]:
             raise UploadError(f"upload {upload.id}: chunk {index} does not have the announced hash; send it again")
         if index > self._next:
@@ -134,15 +134,6 @@ class Stream:
         self._first, self._waiting = self._next, []
 
 
-def _sha256_of(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _sha256_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _damaged_chunks(path: Path, chunk_bytes: int, hashes: list[str]) -> list[int]:
     with path.open("rb") as file:
-        return [index for index, announced in enumerate(hashes) if _sha256_of(file.read(chunk_bytes)) != announced]
+        return [index for index, announced in enumerate(hashes) if sha256_of(file.read(chunk_bytes)) != announced]

@@ -28,6 +28,7 @@ from fedafd.datasets.pixels import PixelCache, resized_all
 from fedafd.datasets.samples import LazyImages, PairSplit
 from fedafd.datasets.texts import sound_text
 from fedafd.domain.errors import ArtifactCorruptError, DataError
+from fedafd.domain.hashing import file_sha256
 
 __all__ = ["MANIFEST_NAME", "Manifest", "PublicImages", "PublicSet", "Shard", "read_manifest", "write_public_set"]
 
@@ -192,7 +193,7 @@ def _read_shard(path: Path, shard: Shard, columns: list[str]) -> pa.Table:
         state = path.stat()
         mark = (str(path), state.st_ino, state.st_size, shard.sha256)
         if mark not in _verified:
-            if _file_sha256(path) != shard.sha256:
+            if file_sha256(path) != shard.sha256:
                 raise ArtifactCorruptError(
                     f"{path}: content differs from the manifest's hash; fetch the public set again"
                 )
@@ -217,8 +218,3 @@ def _bounded_table(path: Path, shard: Shard, columns: list[str]) -> pa.Table:
         batches = list(bounded_batches(opened, columns, path))
     kept = pa.schema([schema.field(name) for name in columns])
     return pa.Table.from_batches([batch.select(columns) for batch in batches], None if batches else kept)
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedafd.domain.errors import DataError
+from fedafd.domain.hashing import file_sha256
 
 __all__ = ["SUMS", "check_sum", "check_sums", "read_sums", "sums_file", "write_sums"]
 
@@ -23,7 +24,7 @@ def sums_file(files: Mapping[str, bytes]) -> bytes:
 def write_sums(folder: Path) -> None:
     """Write SHA256SUMS of all files below a folder. Raises OSError."""
     paths = (path for path in folder.rglob("*") if path.is_file())
-    found = {path.relative_to(folder).as_posix(): _hash(path) for path in paths}
+    found = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
     (folder / SUMS).write_bytes(_as_lines({path: sha256 for path, sha256 in found.items() if path != SUMS}))
 
 
@@ -47,7 +48,7 @@ def check_sum(folder: Path, name: str, sums: Mapping[str, str]) -> None:
     """Raise DataError for a file that is not what was written; one that `sums` does not name may be anything."""
     path = folder / name
     try:
-        same = name not in sums or _hash(path) == sums[name]
+        same = name not in sums or file_sha256(path) == sums[name]
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     if not same:
@@ -67,8 +68,3 @@ def check_sums(folder: Path, below: str = "") -> None:
 
 def _as_lines(sums: Mapping[str, str]) -> bytes:
     return "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(sums.items())).encode()
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -28,6 +28,7 @@ from safetensors.numpy import save_file
 
 from fedafd.datasets.pixels import READER_VERSION
 from fedafd.domain.errors import DataError
+from fedafd.domain.hashing import file_sha256
 
 __all__ = ["Hit", "SearchIndex", "model_key", "nearest"]
 
@@ -116,9 +117,7 @@ class SearchIndex:
         old = self._seen.get(str(path))
         if old is not None and old[:4] == now and stat.st_ctime_ns + _SETTLED_NANOSECONDS < int(old[4]):
             return old
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return [*now, looked, digest]
+        return [*now, looked, file_sha256(path)]
 
     def _embed(
         self,
@@ -158,8 +157,7 @@ def model_key(folder: Path, window: tuple[float, float] | None) -> str:
     digest = hashlib.sha256(json.dumps([READER_VERSION, PIL.__version__, window]).encode())
     for path in sorted(folder.resolve().rglob("*")):
         if path.suffix in _MODEL_ENDINGS and path.is_file():
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
+            content = file_sha256(path)
             digest.update(f"{path.relative_to(folder.resolve()).as_posix()}\0{content}\n".encode())
     return digest.hexdigest()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from fedafd.domain.errors import ArtifactCorruptError, ArtifactNotFoundError, InvalidRequestError, StorageError
+from fedafd.domain.hashing import sha256_of
 
 __all__ = [
     "CHUNK_BYTES",
@@ -155,11 +155,6 @@ def check_key(key: str) -> str:
             f"object key {key!r}: must be a relative path without empty, '.' or '..' parts", key=key
         )
     return key
-
-
-def sha256_of(data: bytes) -> str:
-    """Lower-case hexadecimal SHA-256."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def put_twice(store: ObjectStore, key: str, data: bytes) -> None:

@@ -1,0 +1,24 @@
+"""One hasher for files: what is named by its content is named alike everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from tests.servers import ROOT
+
+from fedafd.domain.hashing import file_sha256, sha256_of
+
+
+def test_a_file_has_the_hash_of_its_bytes(tmp_path: Path) -> None:
+    content = b"image" * 300_000
+    (tmp_path / "file").write_bytes(content)
+    assert file_sha256(tmp_path / "file") == sha256_of(content) == hashlib.sha256(content).hexdigest()
+
+
+def test_no_other_module_hashes_files() -> None:
+    package = ROOT / "services" / "fedafd"
+    hashing = {
+        path.relative_to(package).as_posix() for path in package.rglob("*.py") if "file_digest(" in path.read_text()
+    }
+    assert hashing == {"domain/hashing.py"}
