@@ -119,6 +119,13 @@ async def test_the_certificate_names_the_client_and_each_call_is_signed_anew(wor
         await fetch(world, site.signed())
 
 
+async def test_the_audit_log_tells_from_where_a_client_enrolled(world: World) -> None:
+    await enrolled(world)
+    async with world.context.database.snapshot() as session:
+        told = [(each.kind, each.actor, each.address) for each in await events_after(session, None, 0)]
+    assert ("client.enrolled", "client:north", "127.0.0.1") in told
+
+
 async def test_a_stolen_credential_is_worth_nothing_without_its_key(world: World) -> None:
     site, other = await enrolled(world), await enrolled(world, "south")
     assert "bound to a key" in await is_refused(world, site.bearer())

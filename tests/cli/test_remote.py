@@ -382,6 +382,15 @@ def test_the_audit_log_is_exported_and_tampering_with_it_is_found(
     assert run("audit", "verify", str(file)) == (1, "", f"error: {file}, line 2: is no JSON; export the log anew\n")
     assert run("audit", "verify", "--anchor", "7")[0] == 1
 
+    with closing(sqlite3.connect(control_plane.database_url.removeprefix("sqlite:///"))) as database, database:
+        # As a replica of a version without the chain writes during an upgrade.
+        old = "INSERT INTO events (at, kind, actor, data) VALUES ('2026-01-02 03:04:05', 'old.one', 'test', '{}')"
+        database.execute(old)
+    code, said, _ = run("audit", "export", str(file))
+    assert f"anchor {anchor}\n" in said
+    assert "the last 1 have no hash yet: export again later" in said
+    run("client", "invite", "audited-3", "--kind", "image")
+
     changed = json.loads(lines[-2])["id"]
     with closing(sqlite3.connect(control_plane.database_url.removeprefix("sqlite:///"))) as database, database:
         database.execute("UPDATE events SET actor = 'api-key:somebody-else' WHERE id = ?", (changed,))

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import httpx
 from tests.control_plane.rest import Rest
 
 from fedafd.datasets import load_public_data, write_public_set
@@ -81,7 +82,8 @@ async def test_each_call_leaves_its_entry_with_the_caller(rest: Rest, tmp_path: 
         assert answer.is_success, (method, url, answer.text)
         found = await _newest(rest)
         assert found["id"] > before, (method, url)
-        assert (found["kind"], found["actor"]) == (kind, "api-key:auditor"), (method, url)
+        told = (found["kind"], found["actor"], found["address"])
+        assert told == (kind, "api-key:auditor", "127.0.0.1"), (method, url)
 
 
 async def test_a_public_set_leaves_an_entry_for_each_shard_and_one_for_itself(rest: Rest, tmp_path: Path) -> None:
@@ -94,3 +96,19 @@ async def test_a_public_set_leaves_an_entry_for_each_shard_and_one_for_itself(re
     received = {each["data"]["sha256"] for each in events if each["kind"] == "public_set.shard_received"}
     assert received == {shard.sha256 for shard in manifest.shards}
     assert (events[-1]["kind"], events[-1]["data"]) == ("public_set.changed", {"sha256": manifest.sha256})
+
+
+async def test_addresses_are_those_that_a_trusted_proxy_tells_and_for_admins_alone(rest: Rest) -> None:
+    await rest.federation()
+    told = {"X-Forwarded-For": "203.0.113.7"}
+    await rest.http.post("/federations/trial/clients", json={"name": "south", "kind": "image"}, headers=told)
+    for role, seen in (("viewer", None), ("operator", None), ("admin", "203.0.113.7")):
+        key = await rest.key(role, role)
+        for path in ["/federations/trial/events", *(["/events"] if role == "admin" else [])]:
+            events = (await rest.http.get(path, headers=key)).json()["items"]
+            found = [each["address"] for each in events if each["kind"] == "client.invited"]
+            assert found == [seen], (role, path)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(rest.app), base_url="http://test") as browser:
+            await browser.post("/login", data={"key": key["Authorization"].removeprefix("Bearer ")})
+            page = (await browser.get("/federations/trial/events")).text
+        assert ("203.0.113.7" in page, "From where" in page) == (seen is not None,) * 2

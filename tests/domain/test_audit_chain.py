@@ -26,7 +26,12 @@ def log(count: int = 6, **data: Any) -> list[dict[str, Any]]:
     for number in range(1, count + 1):
         at = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC) + timedelta(seconds=number)
         found = {"id": 2 * number, "at": at.isoformat(), "federation": "trial", "kind": "client.invited"}
-        found |= {"actor": "api-key:ann", "data": {"client": f"site-{number}", **data}, "hash": None}
+        found |= {
+            "actor": "api-key:ann",
+            "address": "192.0.2.7",
+            "data": {"client": f"site-{number}", **data},
+            "hash": None,
+        }
         previous = found["hash"] = entry_hash(previous, AuditEntry.of_json(found))
         entries.append(found)
     return entries
@@ -57,6 +62,8 @@ def test_an_untouched_log_fits_its_anchors() -> None:
         ("federation", None),
         ("kind", "client.revoked"),
         ("actor", "api-key:bob"),
+        ("address", "192.0.2.8"),
+        ("address", None),
         ("data", {"client": "site-4"}),
         ("data", {"client": "site-3", "federation": "trial"}),
         ("hash", "f" * 64),
@@ -67,6 +74,14 @@ def test_a_changed_field_is_found_at_its_entry(field: str, value: Any) -> None:
     entries = log()
     entries[2][field] = value
     assert (misfit(entries) or "").startswith(f"entry {entries[2]['id']} (")
+
+
+def test_an_entry_from_before_addresses_were_noted_keeps_its_hash_and_takes_no_address() -> None:
+    entry = {"id": 2, "at": "2026-01-02T03:04:05.000678+00:00", "federation": "trial", "kind": "client.invited"}
+    entry |= {"actor": "api-key:ann", "data": {"client": "site-1"}}
+    entry["hash"] = "d634917721d7062b7547fc8dbcb7616e6f2d881c27265ccb875c12909084a8a9"
+    assert misfit([entry]) is None
+    assert misfit([entry | {"address": "192.0.2.7"}]) is not None
 
 
 def test_what_is_removed_put_in_or_swapped_is_found_where_it_stood() -> None:

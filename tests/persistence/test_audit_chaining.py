@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 from structlog.testing import capture_logs
 
 from fedafd.domain.audit_chain import AuditEntry, ChainCheck
+from fedafd.domain.errors import SchemaError
+from fedafd.persistence.caller_address import asked_from
 from fedafd.persistence.database import Database
 from fedafd.persistence.event_repository import events_after, record_event
 from fedafd.persistence.federation_repository import add_federation
 from fedafd.persistence.migrate import migrate
+from fedafd.persistence.models import EventRow
 from fedafd.persistence.removal_repository import delete_rows
 
 ODD = {
@@ -38,6 +41,7 @@ async def checked(database: Database) -> ChainCheck:
                 federation=row.federation_id,
                 kind=row.kind,
                 actor=row.actor,
+                address=row.address,
                 data=row.data,
                 hash=row.hash,
             )
@@ -115,4 +119,27 @@ async def test_a_commit_that_fails_logs_no_head(database_url: str, monkeypatch: 
     with capture_logs() as logs, pytest.raises(Exception, match="(?i)foreign key"):
         await fail()
     assert not [each for each in logs if each["event"] == "audit.head"]
+    await database.close()
+
+
+async def test_an_entry_tells_from_where_its_actor_asked_and_the_coordinator_is_asked_by_nobody(
+    database_url: str,
+) -> None:
+    await asyncio.to_thread(migrate, database_url)
+    database = Database(database_url)
+    async with database.transaction() as session:
+        with asked_from("192.0.2.7"):
+            for actor in ("client:north", "coordinator"):
+                record_event(session, "first", federation_id=None, actor=actor)
+        record_event(session, "later", federation_id=None, actor="client:south")
+    async with database.snapshot() as session:
+        told = [(row.actor, row.address) for row in await events_after(session, None, 0)]
+    assert told == [("client:north", "192.0.2.7"), ("coordinator", None), ("client:south", None)]
+    assert (await checked(database)).count == 3
+    async with database.transaction() as session:
+        await session.execute(update(EventRow).where(EventRow.actor == "client:north").values(address="192.0.2.8"))
+    with pytest.raises(AssertionError):
+        await checked(database)
+    with pytest.raises(SchemaError, match="entries would not fit their hashes"):
+        await asyncio.to_thread(migrate, database_url, "0017")
     await database.close()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +19,7 @@ from fedafd.artifacts.stage_io import FoldInputs, SharedOutputs
 from fedafd.domain.kinds import Modality, StageKind
 from fedafd.domain.states import ParticipationState
 from fedafd.persistence.artifact_repository import NewArtifact, add_artifacts
+from fedafd.persistence.caller_address import asked_from, caller_address
 from fedafd.persistence.database import Database
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.model_repository import add_files, has_personalized
@@ -55,6 +56,8 @@ class Checked:
     bytes_up: int
     """That were not written yet."""
     bytes_down: int
+    address: str | None = field(default_factory=caller_address)
+    """From where it was delivered."""
 
 
 class Acceptances:
@@ -84,17 +87,12 @@ async def _accept(session: AsyncSession, deliveries: Sequence[Checked]) -> dict[
         await _announce_folds(session, round_id, those)
     for each in counted:
         await _add_model(session, each)
-        entry, told = each.content, {} if each.num_clients is None else {"num_clients": each.num_clients}
-        record_event(
-            session,
-            "participation.delivered",
-            federation_id=each.row.federation_id,
-            actor=f"client:{each.client.name}",
-            round=each.row.number,
-            sha256=entry["sha256"],
-            bytes=entry["size_bytes"],
-            **told,
-        )
+        entry = each.content
+        told: dict[str, Any] = {} if each.num_clients is None else {"num_clients": each.num_clients}
+        told |= {"round": each.row.number, "sha256": entry["sha256"], "bytes": entry["size_bytes"]}
+        with asked_from(each.address):
+            actor, federation = f"client:{each.client.name}", each.row.federation_id
+            record_event(session, "participation.delivered", federation_id=federation, actor=actor, **told)
     return {each: now if each in counted else None for each in deliveries}
 
 

@@ -18,7 +18,9 @@ from fedafd.aggregator.proofs import Proofs
 from fedafd.aggregator.types import Call, Handler, Interceptor
 from fedafd.domain.errors import FedafdError, InvalidRequestError
 from fedafd.domain.secrets import hash_secret
+from fedafd.persistence.caller_address import note_caller_address
 from fedafd.rpc.credentials import find_bearer_secret
+from fedafd.rpc.peer import address_of
 from fedafd.rpc.status import status_of
 from fedafd.telemetry.logging import get_logger
 from fedafd.telemetry.tracing import span_below, traceparent_in
@@ -94,6 +96,8 @@ class ErrorInterceptor(Interceptor):
     @contextmanager
     def _around(self, path: str, context: Call) -> Iterator[None]:
         metadata = context.invocation_metadata()
+        # Each RPC is a task of its own, with a context of its own.
+        note_caller_address(address_of(context.peer()))
         # Distillers share one credential; a call without any is refused by its handler.
         secret = find_bearer_secret(metadata) if path.startswith(_AGENTS) else None
         cap = nullcontext() if secret is None else self._caps.one_of(hash_secret(secret))

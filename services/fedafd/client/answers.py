@@ -210,5 +210,6 @@ class Event(TypedDict):
     federation: str | None
     kind: str
     actor: str
+    address: str | None
     data: dict[str, Any]
     hash: str | None

@@ -20,7 +20,7 @@ from fedafd.control_plane.clients import endpoints as clients
 from fedafd.control_plane.context import Context, Wakeups
 from fedafd.control_plane.dashboard.pages import add_dashboard
 from fedafd.control_plane.dashboard.sessions import SessionSigner
-from fedafd.control_plane.door import Door, SecureHeaders
+from fedafd.control_plane.door import Addresses, Door, SecureHeaders
 from fedafd.control_plane.drain import endpoints as drain
 from fedafd.control_plane.events import endpoints as events
 from fedafd.control_plane.failed_logins import FailedLogins
@@ -116,6 +116,7 @@ def create_app(settings: ControlPlaneSettings) -> FastAPI:
     metrics = ControlPlaneMetrics()
     app.add_middleware(SecureHeaders)
     app.add_middleware(Observed, metrics=metrics)
+    app.add_middleware(Addresses)
     app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=settings.trusted_proxies)
     _add_metrics(app, metrics)
     return app

@@ -1,4 +1,4 @@
-"""Before anything of a request below /v1 is read: who sends it. Around every answer: headers that browsers heed."""
+"""Before anything of a request is read: from where it comes, and below /v1 who sends it. Around answers: headers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from fedafd.control_plane.login import log_in
 from fedafd.control_plane.problems import problem_of
 from fedafd.domain.errors import FedafdError, UnauthenticatedError
+from fedafd.persistence.caller_address import asked_from
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,9 +18,20 @@ if TYPE_CHECKING:
     from fedafd.control_plane.callers import Caller
     from fedafd.control_plane.context import Context
 
-__all__ = ["Door", "SecureHeaders"]
+__all__ = ["Addresses", "Door", "SecureHeaders"]
 
 _NOTHING = "default-src 'none'; frame-ancestors 'none'"
+
+
+class Addresses:
+    """ASGI middleware: what a request does stands in the audit log with the address that it comes from."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with asked_from((scope.get("client") or (None,))[0]):
+            await self._app(scope, receive, send)
 
 
 class Door:

@@ -17,6 +17,7 @@ from typing import TypeVar
 from fedafd.control_plane.rates import MOST_REMEMBERED, Rates
 from fedafd.domain.errors import FedafdError, TooManyRequestsError
 from fedafd.domain.secrets import hash_secret
+from fedafd.persistence.caller_address import asked_from
 from fedafd.persistence.database import Database
 from fedafd.persistence.event_repository import record_event
 from fedafd.telemetry.logging import get_logger
@@ -92,7 +93,8 @@ class FailedLogins:
             async with database.transaction() as session:
                 for who, count in counts.items():
                     actor = who if who.startswith("key:") else f"address:{who}"
-                    record_event(session, "login.failed", federation_id=None, actor=actor, count=count)
+                    with asked_from(None if who.startswith("key:") else who):
+                        record_event(session, "login.failed", federation_id=None, actor=actor, count=count)
         except FedafdError as error:
             for who, count in counts.items():
                 _keep(self._unwritten, who, self._unwritten.get(who, 0) + count)

@@ -34,6 +34,8 @@ class AuditEntry:
     kind: str
     actor: str
     data: Mapping[str, Any]
+    address: str | None = None
+    """From where the actor asked; None if nobody did, and in entries from before addresses were noted."""
     hash: str | None = None
     """None while only a program from before there was a chain has written since."""
 
@@ -42,13 +44,13 @@ class AuditEntry:
         """From what the REST API answers and `fedafd audit export` writes. Raises DataError for anything else."""
         if not isinstance(found, dict) or any(name not in found for name in _FIELDS):
             raise DataError(f"is no entry of an audit log: it needs {', '.join(_FIELDS)}")
-        entry = {name: found[name] for name in _FIELDS}
+        entry = {name: found[name] for name in _FIELDS} | {"address": found.get("address")}
         if type(entry["id"]) is not int or not isinstance(entry["data"], dict):
             raise DataError("is no entry of an audit log: its id must be a whole number and its data an object")
         if not all(isinstance(entry[name], str) for name in ("at", "kind", "actor")):
             raise DataError("is no entry of an audit log: at, kind and actor must be text")
-        if not all(entry[name] is None or isinstance(entry[name], str) for name in ("federation", "hash")):
-            raise DataError("is no entry of an audit log: federation and hash must be text or null")
+        if not all(entry[name] is None or isinstance(entry[name], str) for name in ("federation", "address", "hash")):
+            raise DataError("is no entry of an audit log: federation, address and hash must be text or null")
         return cls(**entry | {"at": _moment(entry["at"])})
 
 
@@ -75,13 +77,16 @@ class Head:
 def entry_hash(previous: str, entry: AuditEntry) -> str:
     """SHA-256, in hexadecimal, over the hash of the entry before and all of this one, its own hash left out.
 
-    The deletion of a federation moves its name into the data of its entries, where it counts as the same.
+    The deletion of a federation moves its name into the data of its entries, where it counts as the same. An entry
+    without an address is covered as it was before there were any.
     """
     data, federation = dict(entry.data), entry.federation
     if federation is None:
         federation = data.pop("federation", None)
     at = entry.at.astimezone(UTC).isoformat(timespec="microseconds")
     covered = [previous, entry.id, at, federation, entry.kind, entry.actor, json.loads(json.dumps(data))]
+    if entry.address is not None:
+        covered.append(entry.address)
     return sha256(json.dumps(_plain(covered), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

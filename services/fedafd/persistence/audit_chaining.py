@@ -17,7 +17,7 @@ __all__ = ["chain_events"]
 _BATCH = 500
 _EVENTS = sa.table(
     "events",
-    *(sa.column(name, sa.String) for name in ("federation_id", "kind", "actor", "hash")),
+    *(sa.column(name, sa.String) for name in ("federation_id", "kind", "actor", "address", "hash")),
     sa.column("id", sa.BigInteger),
     sa.column("at", UtcDateTime),
     sa.column("data", sa.JSON),
@@ -25,8 +25,11 @@ _EVENTS = sa.table(
 _SET_HASH = sa.update(_EVENTS).where(_EVENTS.c.id == sa.bindparam("of")).values(hash=sa.bindparam("made"))
 
 
-def chain_events(connection: Connection) -> Head | None:
-    """Hash every entry behind the last one that has a hash; the head then, None for an empty log."""
+def chain_events(connection: Connection, *, addresses: bool = True) -> Head | None:
+    """Hash every entry behind the last one that has a hash; the head then, None for an empty log.
+
+    `addresses` is False for a schema from before entries had them.
+    """
     last_hashed = (
         sa.select(_EVENTS.c.id, _EVENTS.c.hash)
         .where(_EVENTS.c.hash.is_not(None))
@@ -40,16 +43,24 @@ def chain_events(connection: Connection) -> Head | None:
     ).all()
     for start in range(0, len(ids), _BATCH):
         some = ids[start : start + _BATCH]
-        head = _chain(connection, head, some[0], some[-1])
+        head = _chain(connection, head, some[0], some[-1], addresses)
     return head
 
 
-def _chain(connection: Connection, head: Head | None, first: int, last: int) -> Head | None:
-    rows = connection.execute(sa.select(_EVENTS).where(_EVENTS.c.id.between(first, last)).order_by(_EVENTS.c.id)).all()
+def _chain(connection: Connection, head: Head | None, first: int, last: int, addresses: bool) -> Head | None:
+    columns = [each for each in _EVENTS.c if addresses or each.name != "address"]
+    within = _EVENTS.c.id.between(first, last)
+    rows = connection.execute(sa.select(*columns).where(within).order_by(_EVENTS.c.id)).all()
     made = []
     for row in rows:
         entry = AuditEntry(
-            id=row.id, at=row.at, federation=row.federation_id, kind=row.kind, actor=row.actor, data=row.data or {}
+            id=row.id,
+            at=row.at,
+            federation=row.federation_id,
+            kind=row.kind,
+            actor=row.actor,
+            address=row.address if addresses else None,
+            data=row.data or {},
         )
         head = Head(id=row.id, hash=entry_hash(head.hash if head else START, entry))
         made.append({"of": head.id, "made": head.hash})

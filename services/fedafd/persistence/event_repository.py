@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from fedafd.persistence.audit_chaining import chain_events
+from fedafd.persistence.caller_address import caller_address
 from fedafd.persistence.models import EventRow, RoundRow
 from fedafd.telemetry.logging import get_logger, is_configured
 
@@ -34,6 +35,8 @@ __all__ = [
 
 _PENDING = "recorded_events"
 _HEAD = "audit_head"
+_OWN_ACCORD = frozenset({"coordinator"})
+"""Actors that nobody asked, though an RPC may have been the occasion."""
 _log = get_logger(__name__)
 _CLOCKS = timedelta(minutes=1)
 """An event is dated a moment after what it tells of."""
@@ -42,8 +45,12 @@ _LOCK = 0x6576656E7473
 
 
 def record_event(session: AsyncSession, kind: str, *, federation_id: str | None, actor: str, **data: Any) -> None:
-    """Add an event to the transaction that makes it true. `kind` is dotted: `client.enrolled`."""
-    row = EventRow(kind=kind, federation_id=federation_id, actor=actor, data=data)
+    """Add an event to the transaction that makes it true. `kind` is dotted: `client.enrolled`.
+
+    It tells from where the actor asked, as far as one asked (`caller_address`).
+    """
+    address = None if actor in _OWN_ACCORD else caller_address()
+    row = EventRow(kind=kind, federation_id=federation_id, actor=actor, address=address, data=data)
     session.sync_session.info.setdefault(_PENDING, []).append(row)
 
 

@@ -31,17 +31,24 @@ def export(
 
     The anchor that it prints is to be kept where nobody who runs the server can change it.
     """
-    head, count = None, 0
+    head, count, behind = None, 0, 0
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         with part.open("w", encoding="utf-8") as target:
             for found in _answered(connect(url, api_key)):
                 target.write(json.dumps(found) + "\n")
-                head, count = f"{found['id']}:{found['hash']}", count + 1
+                count += 1
+                if found["hash"] is None:
+                    behind += 1
+                else:
+                    head, behind = f"{found['id']}:{found['hash']}", 0
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
     print_line(f"{file}: {count} entries" + ("" if head is None else f"; anchor {head}"))
+    if behind:
+        # A program from before there was a chain wrote them; the next write gives them theirs.
+        print_line(f"the last {behind} have no hash yet: export again later")
 
 
 def verify(

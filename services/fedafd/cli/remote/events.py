@@ -27,7 +27,9 @@ def events(
     url: Url = DEFAULT_URL,
     output: Output = OutputFormat.TABLE,
 ) -> None:
-    """Print the audit log: what happened, when, to what, by whom. As JSON one object per line, as YAML one document."""
+    """Print the audit log: what happened, when, to what, by whom and from where. As JSON one object per line, as
+    YAML one document.
+    """
     server, path = connect(url, api_key), f"/federations/{federation}/events" if federation else "/events"
     found, cursor = _past(server, path)
     for event in found[-last:]:
@@ -59,7 +61,8 @@ def _print(event: dict[str, Any], *, output: OutputFormat) -> None:
         return
     data = "  ".join(f"{key}={_words(value)}" for key, value in event["data"].items() if value not in (None, []))
     where = "" if event["federation"] is None else f"  {event['federation']}"
-    print_line(f"{short_time(event['at'])}{where}  {event['kind']}  by {event['actor']}  {data}")
+    place = f" from {event['address']}" if event.get("address") else ""
+    print_line(f"{short_time(event['at'])}{where}  {event['kind']}  by {event['actor']}{place}  {data}")
 
 
 def _words(value: Any) -> str:

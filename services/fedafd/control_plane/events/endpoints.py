@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from fedafd.control_plane.callers import Admin, Viewer
+from fedafd.control_plane.callers import Admin, Caller, Viewer
 from fedafd.control_plane.context import ContextDep
 from fedafd.control_plane.events.schemas import Event, EventPage
 from fedafd.control_plane.events.stream import event_stream
@@ -15,6 +16,7 @@ from fedafd.control_plane.names import FederationName
 from fedafd.control_plane.paging import Limit, decode_number, encode_cursor, page_of
 from fedafd.control_plane.problems import problem_responses
 from fedafd.domain.errors import InvalidRequestError
+from fedafd.domain.kinds import Role
 from fedafd.persistence.event_repository import events_after
 from fedafd.persistence.event_repository import last_event_id as _newest
 from fedafd.persistence.federation_repository import get_federation
@@ -70,7 +72,7 @@ async def get_events(
         await get_federation(session, federation)
         after = await _start(session, cursor, last_event_id)
         if not _wants_stream(request):
-            return await _page(session, federation, after, limit)
+            return await _page(session, caller, federation, after, limit)
     return event_stream(context, caller, federation, after, progress=progress)
 
 
@@ -87,7 +89,7 @@ async def get_all_events(
     async with context.database.snapshot() as session:
         after = await _start(session, cursor, last_event_id)
         if not _wants_stream(request):
-            return await _page(session, None, after, limit)
+            return await _page(session, caller, None, after, limit)
     return event_stream(context, caller, None, after, progress=False)
 
 
@@ -109,9 +111,9 @@ async def _start(session: AsyncSession, cursor: str | None, last_event_id: str |
     return int(last_event_id)
 
 
-async def _page(session: AsyncSession, federation: str | None, after: int, limit: int) -> Response:
+async def _page(session: AsyncSession, caller: Caller, federation: str | None, after: int, limit: int) -> Response:
     rows = await events_after(session, federation, after, limit + 1)
-    page = page_of(rows, limit, lambda row: row.id, Event.of)
+    page = page_of(rows, limit, lambda row: row.id, partial(Event.of, addresses=caller.role is Role.ADMIN))
     end = page.items[-1].id if page.items else after
     answer = EventPage(items=page.items, next_cursor=page.next_cursor, end_cursor=encode_cursor(end) if end else None)
     return Response(answer.model_dump_json(), media_type="application/json")

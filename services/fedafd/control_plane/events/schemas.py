@@ -21,6 +21,10 @@ class Event(BaseModel):
     kind: str = Field(description="Dotted, such as `round.state_changed`.")
     federation: str | None = Field(description="Null for what concerns no federation, such as API keys.")
     actor: str = Field(description="`api-key:<name>`, `client:<name>`, `coordinator` or `distiller:<worker>`.")
+    address: str | None = Field(
+        description="From where the actor asked. Null where nobody asked, in entries from before addresses were noted, "
+        "and for callers who are no admins."
+    )
     data: dict[str, Any]
     hash: str | None = Field(
         description="SHA-256 over this entry and the hash of the entry before, of whichever federation. Null for a "
@@ -28,14 +32,15 @@ class Event(BaseModel):
     )
 
     @classmethod
-    def of(cls, row: EventRow) -> Event:
-        """From its row."""
+    def of(cls, row: EventRow, *, addresses: bool) -> Event:
+        """From its row; with the address if the reader may know it."""
         return cls(
             id=row.id,
             at=row.at,
             kind=row.kind,
             federation=row.federation_id,
             actor=row.actor,
+            address=row.address if addresses else None,
             data=row.data,
             hash=row.hash,
         )

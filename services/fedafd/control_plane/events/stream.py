@@ -24,6 +24,7 @@ from fedafd.control_plane.status.facts import gather
 from fedafd.control_plane.status.findings import decide
 from fedafd.control_plane.status.schemas import Finding, Level
 from fedafd.domain.errors import TooManyRequestsError, UnauthenticatedError
+from fedafd.domain.kinds import Role
 from fedafd.persistence.event_repository import events_after
 from fedafd.persistence.round_repository import first_open_round
 
@@ -96,7 +97,9 @@ async def _messages(
             state = await open_round_json(session, federation) if progress and federation else ""
         for row in rows:
             after = row.id
-            yield ServerSentEvent(Event.of(row).model_dump_json(), event=row.kind, id=str(row.id))
+            yield ServerSentEvent(
+                Event.of(row, addresses=caller.role is Role.ADMIN).model_dump_json(), event=row.kind, id=str(row.id)
+            )
         if state and state != shown:
             yield ServerSentEvent(state, event="round.progress")
         shown = state

@@ -14,7 +14,7 @@ down_revision = "0016"
 def upgrade() -> None:
     op.add_column("events", sa.Column("hash", sa.String(length=64), nullable=True))
     if not context.is_offline_mode():  # of printed SQL the first write chains what is there
-        chain_events(op.get_bind())
+        chain_events(op.get_bind(), addresses=False)
 
 
 def downgrade() -> None:
