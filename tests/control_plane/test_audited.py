@@ -103,7 +103,7 @@ async def test_addresses_are_those_that_a_trusted_proxy_tells_and_for_admins_alo
     told = {"X-Forwarded-For": "203.0.113.7"}
     await rest.http.post("/federations/trial/clients", json={"name": "south", "kind": "image"}, headers=told)
     for role, seen in (("viewer", None), ("operator", None), ("admin", "203.0.113.7")):
-        key = await rest.key(role, role)
+        key = await rest.key(f"one-{role}", role)
         for path in ["/federations/trial/events", *(["/events"] if role == "admin" else [])]:
             events = (await rest.http.get(path, headers=key)).json()["items"]
             found = [each["address"] for each in events if each["kind"] == "client.invited"]

@@ -30,6 +30,8 @@ from fedafd.control_plane.models import endpoints as models
 from fedafd.control_plane.models import personalized_endpoints as personalized_models
 from fedafd.control_plane.models import search_endpoints as model_search
 from fedafd.control_plane.observed import ControlPlaneMetrics, Observed
+from fedafd.control_plane.oidc.flow import Logins
+from fedafd.control_plane.oidc.people import People
 from fedafd.control_plane.openapi import describe, operation_id
 from fedafd.control_plane.patience import PatientBody, PatientProtocol
 from fedafd.control_plane.problems import add_problem_handlers
@@ -127,6 +129,7 @@ def _context(settings: ControlPlaneSettings, redis_url: str | None) -> Context:
     publish = WakeupPublisher(redis_url).publish if redis_url else lambda _: None
     client = redis.asyncio.Redis.from_url(redis_url, socket_connect_timeout=2, socket_timeout=2) if redis_url else None
     rates = Rates(client)
+    people = People(settings.oidc) if settings.oidc else None
     return Context(
         database=database,
         store=open_store(settings.store),
@@ -138,6 +141,8 @@ def _context(settings: ControlPlaneSettings, redis_url: str | None) -> Context:
         ticket_lifetime=timedelta(minutes=settings.ticket_minutes),
         sessions=SessionSigner(settings.first_admin_key()),
         rates=rates,
+        people=people,
+        logins=Logins(people) if people and people.settings.public_url else None,
         failed_logins=FailedLogins(settings.failed_logins_per_minute, rates),
         requests_per_minute=settings.requests_per_minute,
         streams_per_key=settings.streams_per_key,

@@ -1,4 +1,4 @@
-"""Who calls: an API key with a role, for all federations or some, or a client with its credential.
+"""Who calls: an API key or a person with a role, for all federations or some, or a client with its credential.
 
 A key for some federations finds of the others what it would find were they not there. An operation that is of no
 federation is refused to it, unless its endpoint takes a `ViewerOfSome`, and answers with the key's federations alone.
@@ -14,6 +14,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.control_plane.context import Context
+from fedafd.control_plane.oidc.people import Person
 from fedafd.domain.errors import ForbiddenError, UnauthenticatedError
 from fedafd.domain.kinds import Role
 from fedafd.domain.secrets import hash_secret
@@ -32,6 +33,7 @@ __all__ = [
     "any_caller",
     "at_least",
     "caller_of_key",
+    "caller_of_person",
     "check_role",
     "check_scope",
     "identify",
@@ -41,12 +43,13 @@ _RANK = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.ADMIN: 2}
 _bearer = HTTPBearer(
     auto_error=False,
     scheme_name="api_key",
-    description="An API key; for its own personalized models also a client's credential.",
+    description="An API key, or a token of the identity provider; for its own personalized models also a client's"
+    " credential.",
 )
 
 
 class Caller(NamedTuple):
-    """An API key's name, role and federations, or a client."""
+    """An API key's or a person's name, role and federations, or a client."""
 
     id: str
     name: str
@@ -55,6 +58,10 @@ class Caller(NamedTuple):
     client: ClientRow | None = None
     federations: frozenset[str] | None = None
     """Those that the key opens; None for all."""
+    person: str | None = None
+    """Of a person: what tells namesakes apart."""
+    ends_at: float | None = None
+    """Of a person's token, in seconds since the epoch."""
 
     def opens(self, federation: str | None) -> bool:
         """Whether the key is for this federation; None asks for all of them."""
@@ -63,11 +70,13 @@ class Caller(NamedTuple):
     @property
     def actor(self) -> str:
         """The caller in the audit log."""
+        if self.person is not None:
+            return f"person:{self.name}#{self.person}"
         return f"client:{self.name}" if self.client is not None else f"api-key:{self.name}"
 
 
 async def identify(context: Context, session: AsyncSession, secret: str) -> Caller:
-    """The caller whose secret this is. Raises UnauthenticatedError."""
+    """The caller whose secret this is, of keys and clients. Raises UnauthenticatedError."""
     row = await key_by_secret(session, secret)
     if row is not None:
         context.key_uses.note(row, hash_secret(secret))
@@ -85,6 +94,13 @@ def caller_of_key(row: ApiKeyRow, secret: str) -> Caller:
     """Whoever holds the key."""
     only = None if row.federations is None else frozenset(row.federations)
     return Caller(row.id, row.name, Role(row.role), secret, federations=only)
+
+
+def caller_of_person(person: Person, secret: str = "") -> Caller:
+    """Somebody whom the identity provider knows."""
+    mark, ends_at = person.id[:8], person.expires_at or None
+    only = person.federations
+    return Caller(person.id, person.name, person.role, secret, federations=only, person=mark, ends_at=ends_at)
 
 
 def _let_in(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:

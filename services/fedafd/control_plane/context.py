@@ -16,6 +16,8 @@ from fedafd.control_plane.dashboard.sessions import SessionSigner
 from fedafd.control_plane.failed_logins import FailedLogins
 from fedafd.control_plane.key_uses import KeyUses
 from fedafd.control_plane.models.reads import ModelReads
+from fedafd.control_plane.oidc.flow import Logins
+from fedafd.control_plane.oidc.people import People
 from fedafd.control_plane.rates import Rates
 from fedafd.persistence.database import Database
 from fedafd.storage import ObjectStore, WriteProbe
@@ -68,6 +70,10 @@ class Context:
     open_streams: Counter[str] = field(default_factory=Counter)
     """Event streams by caller."""
     streams_per_key: int = 20
+    people: People | None = None
+    """Those whom the identity provider knows; None without one."""
+    logins: Logins | None = None
+    """Their logins on the dashboard; None where it takes keys alone."""
     model_reads: ModelReads = field(default_factory=ModelReads)
     invitation_lifetime: timedelta = timedelta(days=7)
     name_authority: bool = True

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from fedafd.control_plane.oidc.settings import OidcSettings
 from fedafd.domain.secrets import LongSecret, check_length, read_secret_file
 from fedafd.domain.settings import ProcessSettings, load_process_settings
 from fedafd.storage import StoreSettings
@@ -49,6 +50,7 @@ class ControlPlaneSettings(ProcessSettings):
         "127.0.0.1,::1",
         description="Addresses and networks, with commas between, whose X-Forwarded-For tells where a request is from.",
     )
+    oidc: OidcSettings | None = Field(None, description="The identity provider; unset: none.")
     body_idle_seconds: float = Field(30.0, gt=0, description="A body of which nothing comes for so long is refused.")
     log_level: str = "INFO"
 

@@ -21,6 +21,7 @@ __all__ = [
     "ForbiddenError",
     "IdempotencyConflictError",
     "IdentityInUseError",
+    "IdentityProviderUnavailableError",
     "IllegalTransitionError",
     "InvalidRequestError",
     "MethodNotAllowedError",
@@ -272,6 +273,13 @@ class DatabaseUnavailableError(FedafdError):
     retryable = True
 
 
+class IdentityProviderUnavailableError(FedafdError):
+    """The identity provider, which knows the people who log in, cannot be reached or makes no sense."""
+
+    code = "identity-provider-unavailable"
+    retryable = True
+
+
 class StorageError(FedafdError):
     """The object store refused or failed."""
 
@@ -326,6 +334,7 @@ ERROR_STATUS: dict[type[FedafdError], Status] = {
     ArtifactCorruptError: Status(502, "DATA_LOSS"),
     SchemaError: Status(503, "FAILED_PRECONDITION"),
     DatabaseUnavailableError: Status(503, "UNAVAILABLE"),
+    IdentityProviderUnavailableError: Status(503, "UNAVAILABLE"),
     StorageError: Status(502, "INTERNAL"),
     StorageFullError: Status(507, "RESOURCE_EXHAUSTED"),
     StorageUnavailableError: Status(503, "UNAVAILABLE"),

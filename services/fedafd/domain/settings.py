@@ -88,6 +88,8 @@ def _problems(kind: type[BaseModel], prefix: str, errors: Iterable[ErrorDetails]
     found: dict[str, list[str]] = {}
     for error in errors:
         path = _fields(kind, error["loc"])
+        if error["type"] == "extra_forbidden" and len(error["loc"]) == len(path) + 1 and path:
+            path.append(str(error["loc"][-1]))
         name = prefix + "__".join(path).upper()
         if error["type"] == "missing":
             below = _block_of(kind, path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from fastapi import Request, Response
 
 from fedafd.control_plane.context import Context, ContextDep
@@ -10,18 +12,18 @@ from fedafd.control_plane.dashboard.routing import page_router, see
 from fedafd.control_plane.dashboard.sessions import SESSION_SECONDS
 from fedafd.control_plane.dashboard.visits import ViewerForm, check_origin, cookie_name
 from fedafd.control_plane.login import log_in as caller_of
-from fedafd.domain.errors import ForbiddenError, TooManyRequestsError, UnauthenticatedError
+from fedafd.domain.errors import ERROR_STATUS, FedafdError, ForbiddenError, TooManyRequestsError, UnauthenticatedError
 from fedafd.domain.secrets import hash_secret
 
-__all__ = ["router"]
+__all__ = ["is_secure", "login_answer", "own_path", "router", "set_session"]
 
 router = page_router()
 
 
 @router.get("/login")
-async def login_page(request: Request, next: str = "/") -> Response:
+async def login_page(request: Request, context: ContextDep, next: str = "/") -> Response:
     """The login."""
-    return render(request, "login.html", None, next=_own(next), problem="")
+    return _login_page(request, context, next)
 
 
 @router.post("/login")
@@ -34,12 +36,9 @@ async def log_in(request: Request, context: ContextDep) -> Response:
     try:
         cookie = await _begin(context, key.strip(), address)
     except (UnauthenticatedError, ForbiddenError, TooManyRequestsError) as error:
-        status = 429 if isinstance(error, TooManyRequestsError) else 401
-        return render(request, "login.html", None, http_status=status, next=_own(back), problem=str(error))
-    answer = see(_own(back))
-    secure = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
-    name = cookie_name(request)
-    answer.set_cookie(name, cookie, max_age=SESSION_SECONDS, httponly=True, samesite="strict", secure=secure)
+        return login_answer(request, context, error, back)
+    answer = see(own_path(back))
+    set_session(request, answer, cookie, SESSION_SECONDS)
     return answer
 
 
@@ -60,7 +59,29 @@ async def _begin(context: Context, key: str, address: str) -> str:
     return context.sessions.cookie(context.sessions.begin(caller.id, hash_secret(key)))
 
 
-def _own(path: str) -> str:
+def login_answer(request: Request, context: Context, error: FedafdError, back: str) -> Response:
+    """The login once more, with what was wrong."""
+    status = next(ERROR_STATUS[kind].http for kind in type(error).__mro__ if kind in ERROR_STATUS)
+    return _login_page(request, context, back, str(error), 401 if status == 403 else status)
+
+
+def set_session(request: Request, answer: Response, cookie: str, seconds: int) -> None:
+    """Give the browser its session."""
+    name, secure = cookie_name(request), is_secure(request)
+    answer.set_cookie(name, cookie, max_age=seconds, httponly=True, samesite="strict", secure=secure)
+
+
+def is_secure(request: Request) -> bool:
+    """Whether the browser came by TLS, to here or to a proxy in front."""
+    return "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
+
+
+def _login_page(request: Request, context: Context, back: str, problem: str = "", status: int = 200) -> Response:
+    named = urlsplit(context.people.settings.issuer).hostname if context.people and context.logins else None
+    return render(request, "login.html", None, http_status=status, next=own_path(back), problem=problem, provider=named)
+
+
+def own_path(path: str) -> str:
     """A path of this dashboard, and never another site."""
     plain = path.isascii() and path.isprintable() and "\\" not in path and len(path) < 500
     return path if plain and path.startswith("/") and not path.startswith("//") else "/"

@@ -13,6 +13,7 @@ from fedafd.control_plane.dashboard import (
     keys,
     live,
     models,
+    provider_login,
     rounds,
     sites,
     trying,
@@ -22,7 +23,21 @@ from fedafd.control_plane.dashboard.assets import add_assets
 
 __all__ = ["add_dashboard"]
 
-_PAGES = (access, home, rounds, benefit, versions, models, trying, sites, configuration, events, keys, live)
+_PAGES = (
+    access,
+    provider_login,
+    home,
+    rounds,
+    benefit,
+    versions,
+    models,
+    trying,
+    sites,
+    configuration,
+    events,
+    keys,
+    live,
+)
 
 
 def add_dashboard(app: FastAPI) -> None:

@@ -1,4 +1,4 @@
-"""Sessions of the dashboard: a signed cookie that names an API key, for some hours, and the token of its forms.
+"""Sessions of the dashboard: a signed cookie that names an API key or a person, and the token of its forms.
 
 The cookie holds no secret of the caller's. Each request looks the key up, so a session ends at once when its key is
 revoked or expires. It is signed with a secret that is derived from the first admin's key, which all replicas are given;
@@ -32,10 +32,13 @@ class Session:
     """Of the key's secret: a key that got another secret ends its sessions."""
     expires_at: int
     nonce: str
+    person: str | None = None
+    """Of a person what the identity provider told at the login; None for an API key."""
 
     def text(self) -> str:
         """As it is signed."""
-        return f"{self.key_id}.{self.key_mark}.{self.expires_at}.{self.nonce}"
+        person = [] if self.person is None else [_encoded(self.person.encode())]
+        return ".".join([self.key_id, self.key_mark, str(self.expires_at), self.nonce, *person])
 
 
 class SessionSigner:
@@ -50,27 +53,40 @@ class SessionSigner:
         until = int(now if now is not None else time.time()) + SESSION_SECONDS
         return Session(key_id, self.mark(key_hash), until, secrets.token_hex(16))
 
+    def begin_of_person(self, person_id: str, mark: str, person: str, seconds: float) -> Session:
+        """A new session of somebody whom the identity provider knows."""
+        return Session(person_id, mark, int(time.time() + seconds), secrets.token_hex(16), person)
+
     def mark(self, key_hash: str) -> str:
         """What tells whether the key still has the secret that it had at the login."""
         return hash_secret(f"session of {key_hash}")[:16]
 
     def cookie(self, session: Session) -> str:
         """The session as the browser keeps it."""
-        text = session.text().encode()
-        return base64.urlsafe_b64encode(text).decode().rstrip("=") + "." + self._sign(b"cookie " + text)
+        return self.seal("cookie", session.text())
 
     def read(self, cookie: str, now: float | None = None) -> Session | None:
         """The session of a cookie; None for one that is not of ours, was changed, or is over."""
-        encoded, _, signature = cookie.partition(".")
-        try:
-            text = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
-        except (ValueError, binascii.Error):
+        text = self.unseal("cookie", cookie)
+        if text is None:
             return None
-        if not hmac.compare_digest(self._sign(b"cookie " + text).encode(), signature.encode(errors="replace")):
-            return None
-        key_id, mark, expires_at, nonce = text.decode().split(".")
-        session = Session(key_id, mark, int(expires_at), nonce)
+        key_id, mark, expires_at, nonce, *person = text.split(".")
+        told = _decoded(person[0]) if person else None
+        session = Session(key_id, mark, int(expires_at), nonce, None if told is None else told.decode())
         return session if session.expires_at > (now if now is not None else time.time()) else None
+
+    def seal(self, kind: str, text: str) -> str:
+        """A text for a cookie of that kind, signed."""
+        return f"{_encoded(text.encode())}.{self._sign(f'{kind} {text}'.encode())}"
+
+    def unseal(self, kind: str, cookie: str) -> str | None:
+        """The text of a cookie of that kind; None for one that is not of ours or was changed."""
+        encoded, _, signature = cookie.partition(".")
+        text = _decoded(encoded)
+        if text is None:
+            return None
+        made = self._sign(f"{kind} ".encode() + text)
+        return text.decode() if hmac.compare_digest(made.encode(), signature.encode(errors="replace")) else None
 
     def form_token(self, session: Session) -> str:
         """What each form of the session's pages carries, and no other page can know."""
@@ -82,3 +98,14 @@ class SessionSigner:
 
     def _sign(self, text: bytes) -> str:
         return hmac.new(self._key, text, hashlib.sha256).hexdigest()
+
+
+def _encoded(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).decode().rstrip("=")
+
+
+def _decoded(text: str) -> bytes | None:
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (ValueError, binascii.Error):
+        return None

@@ -11,7 +11,7 @@ from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.datastructures import FormData, UploadFile
 
-from fedafd.control_plane.callers import Caller, caller_of_key, check_role, check_scope
+from fedafd.control_plane.callers import Caller, caller_of_key, caller_of_person, check_role, check_scope
 from fedafd.control_plane.context import Context, ContextDep
 from fedafd.control_plane.dashboard.sessions import Session
 from fedafd.control_plane.login import count_request
@@ -32,6 +32,7 @@ __all__ = [
     "Visitor",
     "check_origin",
     "cookie_name",
+    "cookie_of",
     "visitor_of",
 ]
 
@@ -65,16 +66,25 @@ def cookie_name(request: Request) -> str:
     return f"fedafd-session-{request.url.port or 0}"
 
 
-def _cookie(request: Request) -> str:
+def cookie_of(request: Request, name: str) -> str:
+    """The cookie of that name; empty where there is none."""
     try:
-        found = SimpleCookie("; ".join(request.headers.getlist("cookie"))).get(cookie_name(request))
+        found = SimpleCookie("; ".join(request.headers.getlist("cookie"))).get(name)
     except CookieError:
         return ""
     return "" if found is None else found.value
 
 
 async def visitor_of(context: Context, session: AsyncSession, held: Session) -> Caller | None:
-    """The caller of a session; None where its key is revoked, has expired, or has another secret."""
+    """The caller of a session; None where its key is revoked, has expired, or has another secret, and where the
+    settings of the identity provider are others than at a person's login.
+    """
+    if held.person is not None:
+        people = context.people
+        if people is None or held.key_mark != people.mark:
+            return None
+        person = people.of_session(held.key_id, held.person)
+        return None if person is None else caller_of_person(person)
     row = await active_key(session, held.key_id)
     used = (
         None
@@ -95,13 +105,13 @@ def _secrets(row: ApiKeyRow) -> list[str]:
 
 async def visit(request: Request, context: ContextDep) -> Visit:
     """The visitor. Raises LoginNeededError for nobody."""
-    held = context.sessions.read(_cookie(request))
+    held = context.sessions.read(cookie_of(request, cookie_name(request)))
     if held is None:
         raise LoginNeededError("log in first")
     async with context.database.snapshot() as session:
         caller = await visitor_of(context, session, held)
     if caller is None:
-        raise LoginNeededError("the API key of this session was revoked, or has expired; log in with another")
+        raise LoginNeededError("what this session began with is not good any more; log in anew")
     found = Visit(caller, held, context.sessions.form_token(held))
     request.state.visit = found
     await count_request(context, caller.id)

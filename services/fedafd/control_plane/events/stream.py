@@ -7,6 +7,7 @@ comes after `stream_poll_seconds`.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from time import monotonic
@@ -114,6 +115,8 @@ async def _messages(
 
 
 async def _may_go_on(context: Context, session: AsyncSession, caller: Caller) -> bool:
+    if caller.ends_at is not None:
+        return time.time() < caller.ends_at
     try:
         found = await identify(context, session, caller.secret)
     except UnauthenticatedError:
