@@ -84,8 +84,9 @@ class IdentityProvider:
         if path == "/keys":
             return 200, {}, json.dumps({"keys": [_jwk(kid, *key) for kid, key in self.keys.items()]}).encode()
         if path == "/authorize":
-            button = f'<h1>Who are you?</h1><a href="/allow?{urlencode(query)}">I am ann</a>'
-            return 200, {"Content-Type": "text/html"}, f"<!doctype html><title>Provider</title>{button}".encode()
+            page = '<!doctype html><title>Provider</title><link rel="icon" href="data:,"><h1>Who are you?</h1>'
+            page += f'<a href="/allow?{urlencode(query)}">I am ann</a>'
+            return 200, {"Content-Type": "text/html"}, page.encode()
         if path == "/allow":
             return 303, {"Location": self.allow(query)}, b""
         return 404, {}, b""

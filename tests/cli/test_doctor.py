@@ -13,6 +13,7 @@ import pytest
 import redis
 import yaml
 from tests.certificates import Authority
+from tests.identity_provider import identity_provider
 from tests.servers import redis_server
 
 from fedafd.cli.main import main
@@ -167,3 +168,12 @@ def test_a_distiller_that_does_not_reach_the_aggregator(look: Look) -> None:
 def test_a_device_that_is_not_here(look: Look) -> None:
     found = told(look(DISTILLER_DEVICE="cuda:63"), "device", "cuda:63 is asked for, but it is not here")
     assert "FEDAFD_DISTILLER_DEVICE" in found["remedy"]
+
+
+def test_an_identity_provider_that_answers_and_one_that_does_not(look: Look) -> None:
+    with identity_provider() as provider:
+        given = {"ISSUER": provider.issuer, "CLIENT_ID": "fedafd", "ROLES": '{"staff": "viewer"}'}
+        given = {f"CONTROL_PLANE_OIDC__{name}": value for name, value in given.items()}
+        told(look(**given), "identity provider", "tells of itself and of its keys")
+        other = given | {"CONTROL_PLANE_OIDC__ISSUER": f"{provider.issuer}/realm"}
+        told(look(**other), "identity provider", "/realm/.well-known/openid-configuration: answers 404")

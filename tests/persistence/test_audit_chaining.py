@@ -141,5 +141,5 @@ async def test_an_entry_tells_from_where_its_actor_asked_and_the_coordinator_is_
     with pytest.raises(AssertionError):
         await checked(database)
     with pytest.raises(SchemaError, match="entries would not fit their hashes"):
-        await asyncio.to_thread(migrate, database_url, "0017")
+        await asyncio.to_thread(migrate, database_url, "0018")
     await database.close()

@@ -85,7 +85,8 @@ async def live(tmp_path: Path) -> AsyncIterator[Rest]:
 
 
 @asynccontextmanager
-async def browser(live: Rest, size: str) -> AsyncIterator[Watched]:
+async def browser(live: Rest, size: str, *others: str) -> AsyncIterator[Watched]:
+    """A page that asks nobody but the control plane, and `others`."""
     width, height, scheme = SIZES[size]
     async with playwright.async_playwright() as driver:
         opened = await driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
@@ -98,7 +99,7 @@ async def browser(live: Rest, size: str) -> AsyncIterator[Watched]:
         yield watched
         await opened.close()
     assert watched.told == []
-    elsewhere = [url for url in watched.asked if not url.startswith((live.url, "data:", "blob:"))]
+    elsewhere = [url for url in watched.asked if not url.startswith((live.url, "data:", "blob:", *others))]
     assert elsewhere == []
 
 

@@ -29,7 +29,8 @@ def doctor(
     ] = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
-    """Look at versions, settings, ports, certificates, clock, disk, database, broker, store and device.
+    """Look at versions, settings, ports, certificates, clock, disk, database, broker, store, identity
+    provider and device.
 
     Run it where a process runs, with its variables. It changes nothing, and exits with 1 if something is BAD.
     """
@@ -68,7 +69,7 @@ def _looks(deployment: Deployment) -> Iterator[Callable[[], Iterable[Finding]]]:
     """What needs the libraries of a process."""
     from fedafd.cli.doctor.device import look_at_device
     from fedafd.cli.doctor.lines import look_at_aggregators_files, look_at_line
-    from fedafd.cli.doctor.servers import look_at_broker, look_at_database, look_at_store
+    from fedafd.cli.doctor.servers import look_at_broker, look_at_database, look_at_provider, look_at_store
 
     if (database := deployment.first("database_url")) is not None:
         yield lambda: look_at_database(database)
@@ -76,6 +77,8 @@ def _looks(deployment: Deployment) -> Iterator[Callable[[], Iterable[Finding]]]:
         yield lambda: look_at_broker(broker)
     for name, settings in deployment.loaded():
         yield lambda name=name, store=settings.store: [look_at_store(name, store)]  # type: ignore[misc]
+    if (oidc := deployment.first("oidc")) is not None:
+        yield lambda: [look_at_provider(oidc)]
     if (aggregator := deployment.aggregator) is not None:
         yield lambda: look_at_aggregators_files(aggregator)
     if (distiller := deployment.distiller) is not None:

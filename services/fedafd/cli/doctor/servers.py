@@ -1,4 +1,4 @@
-"""Database, broker and object store, used as the processes use them: each is really written to and read."""
+"""Database, broker, object store and identity provider, used as the processes use them: written to and read."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from fedafd.cli.doctor.findings import Finding, bad, fine, look
 from fedafd.domain.errors import ConfigurationError, DatabaseUnavailableError, FedafdError, StorageError
 
 if TYPE_CHECKING:
+    from fedafd.control_plane.oidc.settings import OidcSettings
     from fedafd.storage import ObjectStore
 
-__all__ = ["look_at_broker", "look_at_database", "look_at_store"]
+__all__ = ["look_at_broker", "look_at_database", "look_at_provider", "look_at_store"]
 
 _SECONDS = 10.0
 _MOST_SKEW_SECONDS = 2.0
@@ -104,6 +105,18 @@ def look_at_broker(url: str) -> Iterator[Finding]:
         if policy not in ("noeviction", b"noeviction"):
             words = f"Redis at {shown}: drops keys when its memory is full (maxmemory-policy {policy})"
             yield look("broker", words, "set maxmemory-policy noeviction: a dropped message delays a round")
+
+
+def look_at_provider(settings: OidcSettings) -> Finding:
+    """Whether the identity provider tells of itself and of its keys."""
+    from fedafd.control_plane.oidc.provider import Provider
+
+    try:
+        asyncio.run(Provider(settings).metadata())
+    except FedafdError as error:
+        remedy = "correct CONTROL_PLANE_OIDC__ISSUER or CA_FILE, or see that this machine reaches the provider"
+        return bad("identity provider", str(error), remedy)
+    return fine("identity provider", f"{settings.issuer}: tells of itself and of its keys")
 
 
 def look_at_store(process: str, settings: Any) -> Finding:
