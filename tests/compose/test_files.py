@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from fedafd.distiller.queries.settings import QueriesSettings
 from fedafd.distiller.settings import DistillerSettings
 from fedafd.domain.config import read_agent_config, read_federation_config
 
-OVERLAYS = ("gpu", "observability", "scale", "tls")
+OVERLAYS = ("gpu", "observability", "oidc", "scale", "tls")
 JOBS = {"migrate", "store-keys", "federation", "invite-images", "invite-texts", "invite-pairs"}
 AGENTS = {"agent-images", "agent-texts", "agent-pairs"}
 SETTINGS: dict[str, type[BaseSettings]] = {
@@ -139,6 +140,19 @@ def test_every_variable_is_a_setting(path: str) -> None:
         assert key in SETTINGS[process].model_fields, name
 
 
+def test_the_proxy_that_ends_tls_alone_is_believed_where_requests_are_from() -> None:
+    file = read("deploy/compose/tls.yml")
+    (address,) = re.findall(r":-([0-9.]+)\}", file["services"]["rest-tls"]["networks"]["rest"]["ipv4_address"])
+    trusted = file["services"]["control-plane"]["environment"]["FEDAFD_CONTROL_PLANE_TRUSTED_PROXIES"]
+    assert re.findall(r":-([0-9.]+)\}\}$", trusted) == [address]
+    (subnet,) = (each["subnet"] for each in file["networks"]["rest"]["ipam"]["config"])
+    assert ip_address(address) in ip_network(re.findall(r":-(.+)\}", subnet)[0])
+    proxy = (ROOT / "deploy/proxy/rest-tls.cfg").read_text(encoding="utf-8")
+    # Set, not added: what a caller wrote there before counts nothing.
+    assert "http-request set-header X-Forwarded-For %[src]" in proxy
+    assert "http-request set-header X-Forwarded-Proto https" in proxy
+
+
 def test_the_sites_and_the_federation_are_valid() -> None:
     for folder in ("deploy/compose", "tests/compose/stack"):
         assert read_federation_config(ROOT / folder / "federation.yaml").name == "local"
@@ -186,7 +200,12 @@ def _compose() -> bool:
 def test_compose_takes_the_files(overlays: tuple[str, ...]) -> None:
     files = ["docker-compose.yml", *(f"deploy/compose/{name}.yml" for name in overlays)]
     command = ["docker", "compose", *(word for file in files for word in ("--file", file)), "config", "--quiet"]
-    environment = os.environ | {"FEDAFD_SECRETS": "./s", "FEDAFD_TLS": "./t"}
+    environment = os.environ | {
+        "FEDAFD_SECRETS": "./s",
+        "FEDAFD_TLS": "./t",
+        "FEDAFD_OIDC_ROLES": '{"staff": "viewer"}',
+    }
+    environment |= {"FEDAFD_OIDC_ISSUER": "https://login.example", "FEDAFD_OIDC_PUBLIC_URL": "https://fed.example"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "not set" not in done.stderr, done.stderr

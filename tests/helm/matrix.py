@@ -82,6 +82,22 @@ SERVER_CASES: dict[str, Values] = {
             }
         },
     ),
+    "people of an identity provider, behind a proxy": merged(
+        EXTERNAL,
+        {
+            "controlPlane": {
+                "trustedProxies": ["10.42.0.0/16"],
+                "oidc": {
+                    "issuer": "https://login.example",
+                    "clientId": "fedafd",
+                    "existingSecret": "oidc",
+                    "publicUrl": "https://fed.example",
+                    "audience": "fedafd",
+                    "roles": {"staff": "viewer", "team": {"role": "operator", "federations": ["lungs"]}},
+                },
+            }
+        },
+    ),
     "monitoring": merged(
         EXTERNAL,
         {"metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}, "interval": "15s"}}},

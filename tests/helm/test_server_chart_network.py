@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from tests.helm.charts import (
     TRIAL,
     Manifests,
     RefusedError,
+    environment,
     merged,
     render,
 )
@@ -89,10 +91,11 @@ GATEWAY = {"enabled": True, "parentRefs": [{"name": "public"}]}
 @pytest.mark.parametrize(
     "front", [{"ingress": INGRESS}, {"gateway": GATEWAY}, {"aggregator": {"tls": {"mode": "off"}}}]
 )
-def test_where_tls_ends_in_front_plain_text_is_asked_for_on_both_sides(front: dict[str, Any]) -> None:
+def test_where_tls_ends_in_front_agents_come_in_plain_text_and_distillers_never(front: dict[str, Any]) -> None:
     manifests = render(SERVER, external(**front))
     assert settings_of(manifests, "aggregator")["FEDAFD_AGGREGATOR_PLAINTEXT"] == "true"
-    assert settings_of(manifests, "distiller")["FEDAFD_DISTILLER_PLAINTEXT"] == "true"
+    assert "FEDAFD_DISTILLER_PLAINTEXT" not in settings_of(manifests, "distiller")
+    assert settings_of(manifests, "distiller")["FEDAFD_DISTILLER_AGGREGATOR"] == "fed-fedafd-aggregator-internal:7444"
     assert settings_of(manifests, "control-plane")["FEDAFD_CONTROL_PLANE_NAME_AUTHORITY"] == "false"
     own = render(SERVER, merged(external(**front), {"aggregator": {"tls": {"mode": "own"}}}))
     assert "FEDAFD_AGGREGATOR_PLAINTEXT" not in settings_of(own, "aggregator")
@@ -176,7 +179,7 @@ def test_each_process_reaches_what_it_needs_and_no_more() -> None:
     manifests = render(SERVER, values)
     assert egress_ports(manifests, "control-plane") == {5433, 6380, 9443}
     assert egress_ports(manifests, "aggregator") == {5433, 6380, 9443}
-    assert egress_ports(manifests, "distiller") == {"grpc", 6380, 9443}, "a distiller never reaches the database"
+    assert egress_ports(manifests, "distiller") == {"internal", 6380, 9443}, "a distiller never reaches the database"
     assert egress_ports(manifests, "queries") == {6380, 9443}
     assert egress_ports(manifests, "migration") == {5433}
     assert "ingress" not in manifests.one("NetworkPolicy", "fed-fedafd-deny-all")["spec"]
@@ -200,6 +203,56 @@ def test_a_trials_stores_are_reached_by_their_users_only() -> None:
         assert "egress" not in manifests.one("NetworkPolicy", f"fed-fedafd-{store}")["spec"]
 
 
+def test_distillers_have_a_listener_of_their_own_that_is_never_published() -> None:
+    manifests = render(SERVER, external(aggregator={"service": {"type": "LoadBalancer"}}))
+    assert settings_of(manifests, "aggregator")["FEDAFD_AGGREGATOR_INTERNAL_LISTEN"] == "0.0.0.0:7444"
+    assert settings_of(manifests, "distiller")["FEDAFD_DISTILLER_AGGREGATOR"] == "fed-fedafd-aggregator-internal:7444"
+    inner = manifests.one("Service", "fed-fedafd-aggregator-internal")["spec"]
+    assert (inner["type"], inner["ports"][0]["port"]) == ("ClusterIP", 7444)
+    outer = manifests.one("Service", "fed-fedafd-aggregator")["spec"]
+    assert [port["targetPort"] for port in outer["ports"]] == ["grpc"]
+    container = manifests.container("Deployment", "fed-fedafd-aggregator")
+    assert {"name": "internal", "containerPort": 7444} in container["ports"]
+    # With files of the operator's own, distillers trust those, beside the agents.
+    files = render(SERVER, external(aggregator={"tls": {"existingSecret": "server-tls"}}))
+    assert settings_of(files, "distiller")["FEDAFD_DISTILLER_AGGREGATOR"] == "fed-fedafd-aggregator:7443"
+    assert files.find("Service", "fed-fedafd-aggregator-internal") is None
+
+
+def test_proxies_in_front_are_named_and_no_others_are_trusted() -> None:
+    name = "FEDAFD_CONTROL_PLANE_TRUSTED_PROXIES"
+    assert settings_of(render(SERVER, EXTERNAL), "control-plane")[name] == "127.0.0.1,::1"
+    given = external(controlPlane={"trustedProxies": ["10.42.0.0/16", "fd00::/8"]})
+    assert settings_of(render(SERVER, given), "control-plane")[name] == "127.0.0.1,::1,10.42.0.0/16,fd00::/8"
+    with pytest.raises(RefusedError, match="trustedProxies"):
+        render(SERVER, external(controlPlane={"trustedProxies": ["ingress.example"]}))
+
+
+def test_an_identity_provider_is_set_up_and_reached() -> None:
+    oidc = {"issuer": "https://login.example", "clientId": "fedafd", "publicUrl": "https://fed.example", "port": 8443}
+    oidc |= {"roles": {"staff": "viewer", "it": {"role": "admin"}}, "audience": "rest", "existingSecret": "oidc"}
+    manifests = render(SERVER, external(controlPlane={"oidc": oidc}))
+    given = settings_of(manifests, "control-plane")
+    prefix = "FEDAFD_CONTROL_PLANE_OIDC__"
+    told = {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
+    assert json.loads(told.pop("ROLES")) == oidc["roles"]
+    assert told.pop("CLIENT_SECRET")
+    assert told == {
+        "ISSUER": "https://login.example",
+        "CLIENT_ID": "fedafd",
+        "PUBLIC_URL": "https://fed.example",
+        "AUDIENCE": "rest",
+        "ROLES_CLAIM": "groups",
+    }
+    secret = environment(manifests.container("Deployment", "fed-fedafd-control-plane"))[f"{prefix}CLIENT_SECRET"]
+    assert secret["secretKeyRef"] == {"name": "oidc", "key": "client-secret"}
+    assert 8443 in egress_ports(manifests, "control-plane")
+    assert not [name for name in settings_of(render(SERVER, EXTERNAL), "control-plane") if prefix in name]
+    for lacks, words in (("clientId", "what the provider calls"), ("roles", "set roles")):
+        with pytest.raises(RefusedError, match=words):
+            render(SERVER, external(controlPlane={"oidc": oidc | {lacks: type(oidc[lacks])()}}))
+
+
 def test_callers_can_be_narrowed() -> None:
     peers = [{"ipBlock": {"cidr": "10.1.0.0/16"}}]
     open_to_all = render(SERVER, EXTERNAL).one("NetworkPolicy", "fed-fedafd-aggregator")["spec"]["ingress"][0]
@@ -210,7 +263,10 @@ def test_callers_can_be_narrowed() -> None:
     inner = [
         peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for peer in grpc["ingress"][0]["from"][1:]
     ]
-    assert inner == ["distiller", "test"]
+    assert inner == ["test"]
+    (of_distillers,) = [each for each in grpc["ingress"] if each["ports"] == [{"port": "internal"}]]
+    (only,) = of_distillers["from"]
+    assert only["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "distiller"
     assert all(rule["to"] == peers for rule in grpc["egress"])
     assert peers[0] in narrow.one("NetworkPolicy", "fed-fedafd-control-plane")["spec"]["ingress"][0]["from"]
 

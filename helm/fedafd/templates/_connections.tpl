@@ -89,6 +89,13 @@
 {{ include "fedafd.secretEnv" (dict "name" (printf "%s_INTERNAL_TOKEN" .prefix) "secret" (include "fedafd.authSecret" .root) "key" (include "fedafd.internalTokenKey" .root)) }}
 {{- end -}}
 
+{{/* Where distillers call. */}}
+{{- define "fedafd.distillersAddress" -}}
+{{- if include "fedafd.distillersApart" . -}}{{ include "fedafd.fullname" . }}-aggregator-internal:7444
+{{- else -}}{{ include "fedafd.aggregatorAddress" . }}
+{{- end -}}
+{{- end -}}
+
 {{- define "fedafd.aggregatorAddress" -}}
 {{ include "fedafd.fullname" . }}-aggregator:{{ .Values.aggregator.service.port }}
 {{- end -}}

@@ -1,9 +1,10 @@
 {{/* Egress rules to one thing each: to the pods of the trial, or to a port outside the cluster. */}}
+{{/* Takes (dict "root" $ "port" NAME). */}}
 {{- define "fedafd.toAggregator" -}}
-- ports: [{port: grpc}]
+- ports: [{port: {{ .port }}}]
   to:
     - podSelector:
-        matchLabels: {{ include "fedafd.aggregator.selectorLabels" . | nindent 10 }}
+        matchLabels: {{ include "fedafd.aggregator.selectorLabels" .root | nindent 10 }}
 {{- end -}}
 
 {{/* Takes (dict "root" $ "trial" BOOL "selector" LABELS "trialPort" PORT "port" PORT). */}}

@@ -8,6 +8,11 @@
 {{- end -}}
 {{- end -}}
 
+{{/* "yes" where distillers have a listener of their own, with certificates of the internal token on both sides. */}}
+{{- define "fedafd.distillersApart" -}}
+{{- if ne (include "fedafd.aggregatorTls" .) "files" -}}yes{{- end -}}
+{{- end -}}
+
 {{- define "fedafd.tlsServerName" -}}
 {{- default (printf "%s-aggregator" (include "fedafd.fullname" .)) .Values.aggregator.tls.serverName -}}
 {{- end -}}
@@ -54,8 +59,6 @@
 {{ $.prefix }}_TLS__CERTIFICATE: /etc/fedafd/caller-tls/tls.crt
 {{ $.prefix }}_TLS__KEY: /etc/fedafd/caller-tls/tls.key
 {{- end }}
-{{- else if eq (include "fedafd.aggregatorTls" $.root) "off" -}}
-{{ $.prefix }}_PLAINTEXT: "true"
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -37,7 +37,11 @@ def test_roles_are_written_short_or_with_federations_and_the_secret_may_be_a_fil
         "lungs-team": (Role.OPERATOR, ("lungs",)),
     }
     assert oidc.client_secret is not None
-    assert oidc.client_secret.get_secret_value().strip() == "from the file"
+    assert oidc.client_secret.get_secret_value() == "from the file"
+    (tmp_path / "oidc__client_secret").write_text("\n")  # as Compose mounts it for a public client
+    public = load_settings().oidc
+    assert public is not None
+    assert public.client_secret is None
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, f
 from fedafd.control_plane.names import Name
 from fedafd.domain.kinds import Role
 from fedafd.domain.proxies import is_loopback
+from fedafd.domain.secrets import plain_secret
 
 __all__ = ["Grant", "OidcSettings", "checked_address"]
 
@@ -63,6 +64,12 @@ class OidcSettings(BaseModel):
     @classmethod
     def _is_safe(cls, value: str | None) -> str | None:
         return None if value is None else checked_address(value)
+
+    @field_validator("client_secret")
+    @classmethod
+    def _none_is_empty(cls, value: SecretStr | None) -> SecretStr | None:
+        plain = plain_secret(value.get_secret_value()) if value is not None else ""
+        return SecretStr(plain) if plain else None
 
     @field_validator("scopes")
     @classmethod
