@@ -14,6 +14,8 @@ def read_meta(blob: bytes) -> dict[str, Any]:
     try:
         (length,) = struct.unpack_from("<Q", blob)
         meta: dict[str, Any] = json.loads(json.loads(blob[8 : 8 + length])["__metadata__"]["meta"])
-    except (struct.error, ValueError, KeyError, TypeError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"no header with values of ours: {error}") from None
+    if not isinstance(meta, dict):
+        raise ValueError("no header with values of ours: `meta` is not an object")
     return meta

@@ -23,6 +23,8 @@ from fedafd.domain.kinds import ClientKind
 __all__ = ["check_weight_update", "group_name", "layout_of"]
 
 _MOST_SAMPLES = 2**40
+_OF_ODD_JSON = (OverflowError, RecursionError)
+"""Of a count that is infinite, and of values nested ten thousand deep."""
 
 
 def layout_of(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> str:
@@ -45,7 +47,7 @@ def check_weight_update(blob: bytes, kind: ClientKind) -> None:
             json.loads(blob[8 : 8 + length], object_pairs_hook=need_distinct)["__metadata__"]["meta"]
         )
         group, samples = str(meta["group"]), int(meta["num_private_samples"])
-    except (struct.error, ValueError, SafetensorError, KeyError, TypeError) as error:
+    except (struct.error, ValueError, SafetensorError, KeyError, TypeError, *_OF_ODD_JSON) as error:
         raise UploadError("weights are not readable as safetensors with a group and a number of samples") from error
     layout = layout_of({name: (str(value.dtype), value.shape) for name, value in tensors.items()})
     parts = group.split("-")

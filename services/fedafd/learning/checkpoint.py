@@ -117,7 +117,7 @@ class Checkpoint:
             with safe_open(path, framework="pt") as file:
                 meta = json.loads((file.metadata() or {})["meta"])
             return cls(load_file(path), meta)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"{path}: not a readable state: {error}") from error
 
 

@@ -11,13 +11,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import Tensor
 
 from fedafd.algorithm.centring import centre, public_mean
 from fedafd.algorithm.creamfl import ContrastiveEnsemble
 from fedafd.algorithm.distillation import SimilarityEnsemble
 from fedafd.algorithm.fedmd import MeanEnsemble
 from fedafd.domain.config import EnsembleMode, FederationConfig
+from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.optimizers import choose_device
 
@@ -56,7 +59,10 @@ def fold_state(
 
 
 def merge_states(states: Sequence[bytes], limit: bytes | None = None) -> bytes:
-    """One state of several, merged in the given order; with the limit of fedafd.learning.weighing each is capped."""
+    """One state of several, merged in the given order; with the limit of fedafd.learning.weighing each is capped.
+
+    Raises DataError or InvalidTensorError for one that is no state.
+    """
     merged = _capped(states[0], limit)
     for state in states[1:]:
         merged.merge(_capped(state, limit))
@@ -65,17 +71,24 @@ def merge_states(states: Sequence[bytes], limit: bytes | None = None) -> bytes:
 
 def aggregate(config: FederationConfig, state: bytes) -> NDArray[np.float32]:
     """The weighted ensemble [N, D] of a state."""
-    ensemble = SimilarityEnsemble.from_state(load(state))
+    ensemble = SimilarityEnsemble.from_state(_tensors_in(state))
     result: NDArray[np.float32] = ensemble.result(normalise=config.distillation.normalise_aggregate).float().numpy()
     return result
 
 
 def _capped(state: bytes, limit: bytes | None) -> SimilarityEnsemble:
-    ensemble = SimilarityEnsemble.from_state(load(state))
+    ensemble = SimilarityEnsemble.from_state(_tensors_in(state))
     if limit is not None:
-        limits = load(limit)
+        limits = _tensors_in(limit)
         ensemble.cap(limits["limit"], min(1.0, float(limits["share"]) * ensemble.count))
     return ensemble
+
+
+def _tensors_in(state: bytes) -> Mapping[str, Tensor]:
+    try:
+        return load(state)
+    except SafetensorError as error:
+        raise DataError(f"SED state of {len(state)} bytes: not readable as safetensors: {error}") from None
 
 
 def _packed(ensemble: SimilarityEnsemble) -> bytes:

@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from fedafd.domain.config import EncoderConfig, LoraConfig
-from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.config import EncoderConfig, LoraConfig, parse_config
+from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.learning.encoders import Encoder
 
 __all__ = ["add_adapters", "merge_folder", "merged_files", "merged_tensors"]
@@ -67,15 +68,20 @@ def merged_tensors(lora: LoraConfig, tensors: Mapping[str, Tensor]) -> dict[str,
 
 
 def merged_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The files of a tower's folder in which nothing of LoRA is left; as they are, where there is none."""
-    described = json.loads(files[_CONFIG])
-    encoder = EncoderConfig.model_validate(described["encoder"])
-    if encoder.adapter is None:
-        return dict(files)
-    described["encoder"] |= {"trainable": "all", "lora": None}
-    weights = {
-        name: value.contiguous() for name, value in merged_tensors(encoder.adapter, load(files[_WEIGHTS])).items()
-    }
+    """The files of a tower's folder in which nothing of LoRA is left; as they are, where there is none.
+
+    Raises DataError for a folder that describes no encoder, or another one than its weights are of.
+    """
+    try:
+        described = json.loads(files[_CONFIG])
+        encoder = parse_config(EncoderConfig, described["encoder"], f"{_CONFIG}, encoder")
+        if encoder.adapter is None:
+            return dict(files)
+        described["encoder"] |= {"trainable": "all", "lora": None}
+        merged = merged_tensors(encoder.adapter, load(files[_WEIGHTS]))
+    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:  # RecursionError is one, too
+        raise DataError(f"model folder: describes no encoder that its weights are of: {error!r}") from None
+    weights = {name: value.contiguous() for name, value in merged.items()}
     return dict(files) | {_CONFIG: json.dumps(described, indent=2, sort_keys=True).encode(), _WEIGHTS: save(weights)}
 
 
