@@ -29,6 +29,7 @@ NAMES = (
     "pages",
     "attacks",
     "two_nets",
+    "floods",
 )
 _ON_DEVICE = {"client_epoch", "gpu_steps", "public_encoding", "sed", "trainable"}
 """The others measure what always runs on a CPU."""
