@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from tests.databases import migrated
 
 from fedafd.aggregator.authority import open_authority
@@ -16,7 +18,7 @@ from fedafd.aggregator.settings import AggregatorSettings
 from fedafd.domain.errors import ConfigurationError
 from fedafd.persistence.authority_repository import find_authority
 from fedafd.persistence.database import Database
-from fedafd.rpc.authority import Authority, new_authority
+from fedafd.rpc.authority import Authority, authority_of_key, new_authority, new_key
 
 
 @pytest.fixture
@@ -82,4 +84,38 @@ async def test_files_that_are_no_authority_are_named(database: Database, tmp_pat
         await open_authority(database, settings(database, **paths))
     paths["authority_key"].unlink()
     with pytest.raises(ConfigurationError, match="cannot be read"):
+        await open_authority(database, settings(database, **paths))
+
+
+async def test_a_new_certificate_of_the_same_key_keeps_clients_certificates_good(
+    database: Database, tmp_path: Path
+) -> None:
+    key, client = new_key(), new_key()
+    first = authority_of_key(key)
+    await open_authority(database, settings(database, **files(tmp_path, first)))
+    held = first.sign_client(client.public_key(), "trial", "c1", timedelta(days=1))
+    renewed = authority_of_key(key)
+    assert renewed.certificate_pem() != first.certificate_pem()
+    opened = await open_authority(database, settings(database, **files(tmp_path, renewed)))
+    assert opened.certificate_pem() == renewed.certificate_pem()
+    assert opened.read_client(held.public_bytes(serialization.Encoding.DER)).client_id == "c1"
+
+
+async def test_an_authority_that_has_ended_is_named_at_the_start(database: Database, tmp_path: Path) -> None:
+    own = new_authority()
+    paths = files(tmp_path, own)
+    past = datetime.now(UTC) - timedelta(days=2)
+    ended = (
+        x509.CertificateBuilder()
+        .subject_name(own.certificate.subject)
+        .issuer_name(own.certificate.subject)
+        .public_key(own.key.public_key())
+        .serial_number(1)
+        .not_valid_before(past - timedelta(days=9))
+        .not_valid_after(past)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(own.key, hashes.SHA256())
+    )
+    paths["authority_certificate"].write_bytes(ended.public_bytes(serialization.Encoding.PEM))
+    with pytest.raises(ConfigurationError, match=rf"authority\.pem.*expired on {past:%Y-%m-%d}"):
         await open_authority(database, settings(database, **paths))

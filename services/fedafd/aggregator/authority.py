@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from cryptography import x509
+
 from fedafd.aggregator.settings import AggregatorSettings
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.secrets import SecretKind, derived_secret
@@ -69,9 +71,13 @@ async def _own(database: Database, certificate: Path, key: Path) -> Authority:
     async with database.transaction() as session:
         row = await keep_authority(session, authority.certificate_pem(), None)
         if row.certificate != authority.certificate_pem():
-            _log.warning(
-                "aggregator.authority_replaced", reason="certificates of the one before are refused from now on"
-            )
+            before = x509.load_pem_x509_certificate(row.certificate.encode())
+            if before.public_key() == authority.certificate.public_key():
+                _log.info("aggregator.authority_renewed", until=authority.certificate.not_valid_after_utc.isoformat())
+            else:
+                _log.warning(
+                    "aggregator.authority_replaced", reason="certificates of the one before are refused from now on"
+                )
             row.certificate, row.wrapped_key = authority.certificate_pem(), None
     return authority
 
