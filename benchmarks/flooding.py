@@ -11,7 +11,8 @@ import itertools
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import grpc.aio
 import httpx
@@ -134,20 +135,20 @@ def flood(name: str, target: Target, at_once: int, begun: Event, seconds: float 
 
 async def _flood(name: str, target: Target, at_once: int, begun: Event, seconds: float) -> None:
     numbers = itertools.count()
-    attempt, _ = FLOODS[name]
+    attempt: Any = FLOODS[name][0]
     tries: list[Try] = []
     if name in OF_AGENTS:
         lines = [
             AggregatorServiceStub(grpc.aio.insecure_channel(target.aggregator, options=_OWN_LINE))
             for _ in range(-(-at_once // _CALLS_OF_A_CONNECTION))
         ]
-        tries = [lambda number, line=line: attempt(target, line, number) for line in lines]  # type: ignore[misc]
+        tries = [partial(attempt, target, line) for line in lines]
     elif attempt is _slow_request:
         tries = [lambda number: _slow_request(target, number)]
     else:
         limits = httpx.Limits(max_connections=at_once)
         http = httpx.AsyncClient(base_url=target.url, limits=limits, timeout=_SECONDS)
-        tries = [lambda number: attempt(target, http, number)]  # type: ignore[operator]
+        tries = [lambda number: attempt(target, http, number)]
     begun.set()
     async with asyncio.timeout(seconds):
         await asyncio.gather(*(_again(tries[place % len(tries)], numbers) for place in range(at_once)))

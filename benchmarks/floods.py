@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -43,8 +44,8 @@ __all__ = ["run"]
 
 _AT_MOST = 3.0
 _TOKEN = "fedafd-internal.benchmark-of-floods"
-_CALLS, _PAUSE_SECONDS = 40, 0.05
-_SETTLE_SECONDS, _TINY_SECONDS = 3.0, 0.6
+_CALLS, _PAUSE_SECONDS = 20, 0.05
+_SETTLE_SECONDS, _TINY_SECONDS = 2.0, 0.6
 
 
 def run(*, tiny: bool, repeats: int, clock: Clock) -> list[Report]:
@@ -56,6 +57,7 @@ def run(*, tiny: bool, repeats: int, clock: Clock) -> list[Report]:
             at_once = 4 if tiny else most
             honest = scene.report if name in OF_AGENTS else scene.read
             reports.append(_report(name, at_once, honest, scene.target, repeats, tiny=tiny))
+            sys.stderr.write(f"{name}: {reports[-1].ratios[0].value:.1f} times the idle call\n")
             started.check()
         scene.close()
     return reports

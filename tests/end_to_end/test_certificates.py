@@ -94,8 +94,10 @@ def bearer_alone(trial: Trial, secret: str) -> grpc.StatusCode:
     """How a call ends that carries a credential and no proof."""
     with grpc.insecure_channel(trial.services.aggregator) as channel:
         metadata = (*bearer_metadata(secret), *session_metadata("0" * 16))
+        stub = AggregatorServiceStub(channel)
         try:
-            AggregatorServiceStub(channel).FetchTask(pb.FetchTaskRequest(), metadata=metadata, wait_for_ready=True)
+            stub.FetchTask(pb.FetchTaskRequest(), metadata=metadata, wait_for_ready=True)
+            stub.EndSession(pb.EndSessionRequest(), metadata=metadata)
         except grpc.RpcError as error:
             code: grpc.StatusCode = error.code()
             return code
@@ -113,7 +115,7 @@ def before_keys(url: str) -> dict[str, str]:
         federation = {"id": "trial", "config": config, "config_version": 1, "created_at": now}
         connection.execute(metadata.tables["federations"].insert(), federation)
         for name, secret in secrets.items():
-            row = {"id": name.ljust(32, "0"), "federation_id": "trial", "name": name, "kind": "image"}
+            row: dict[str, Any] = {"id": name.ljust(32, "0"), "federation_id": "trial", "name": name, "kind": "image"}
             row |= {"credential_hash": hash_secret(secret), "enrolled_at": now, "created_at": now}
             connection.execute(metadata.tables["clients"].insert(), row)
     engine.dispose()
@@ -131,8 +133,6 @@ def test_a_deployment_of_bearers_goes_over_to_keys(supervisor: Supervisor, tmp_p
     # Who is not updated goes on; who is gets a key by itself, and its bearer alone is worth nothing any more.
     assert bearer_alone(trial, secrets["images"]) is grpc.StatusCode.OK
     assert bearer_alone(trial, secrets["later"]) is grpc.StatusCode.OK
-    trial.services._settings["FEDAFD_AGGREGATOR_SESSION_LEASE_SECONDS"] = "1"
-    with_aggregator(trial)
     updated = start(trial, "updated")
     goes_on(trial, updated)
     trial.until(lambda: "client.key_bound" in kinds(trial), "the key's binding")

@@ -17,7 +17,7 @@ _DTYPES = ["F64", "F32", "F16", "BF16", "I64", "I8", "U8", "BOOL", "F8_E4M3", "F
 
 def json_values() -> st.SearchStrategy[Any]:
     """Values that JSON, and what Python takes for it, can hold, the odd ones among them more often."""
-    odd = st.sampled_from(
+    odd: st.SearchStrategy[Any] = st.sampled_from(
         [None, True, -1, 0, 2**63, _HUGE, 1e308, float("inf"), float("nan"), "", "\0", "x" * 3000, [], {}]
     )
     return odd | st.recursive(

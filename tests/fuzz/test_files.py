@@ -110,7 +110,7 @@ def test_states_of_the_ensemble() -> None:
 def test_weights_of_a_client() -> None:
     from fedafd.artifacts.weight_updates import group_name, layout_of
 
-    tensors = {"a": np.ones((2, 3), np.float32), "b": np.ones(4, np.float16)}
+    tensors: dict[str, Any] = {"a": np.ones((2, 3), np.float32), "b": np.ones(4, np.float16)}
     layout = layout_of({name: (str(value.dtype), value.shape) for name, value in tensors.items()})
     meta = {"group": group_name(ClientKind.IMAGE, layout, "x1"), "num_private_samples": 5}
     blob = save(tensors, metadata={"meta": json.dumps(meta)})
