@@ -18,9 +18,10 @@ from tests.aggregator.world import World, refused
 
 from fedafd.aggregator.callers import Callers
 from fedafd.aggregator.delivery import commit_delivery
-from fedafd.aggregator.limits import ByteBudget, CallCaps, Turns
+from fedafd.aggregator.limits import ByteBudget, CallCaps, Pace, Turns
 from fedafd.domain.errors import TooManyRequestsError
 from fedafd.domain.kinds import UploadPurpose
+from fedafd.domain.secrets import hash_secret
 from fedafd.persistence.client_repository import get_client, revoke_client
 from fedafd.persistence.round_repository import get_round
 from fedafd.proto.v1 import aggregator_pb2 as pb
@@ -105,6 +106,41 @@ def test_a_credential_has_so_many_calls_at_once_and_another_its_own() -> None:
                 pass
         with caps.one_of("a"):
             pass
+
+
+def test_calls_beyond_a_burst_wait_for_their_rate_and_others_do_not() -> None:
+    pace = Pace(per_second=10, burst=5)
+    assert [pace.wait_seconds("a", 0.0) for _ in range(8)] == pytest.approx([0, 0, 0, 0, 0, 0.1, 0.2, 0.3])
+    assert pace.wait_seconds("b", 0.0) == 0
+    assert pace.wait_seconds("a", 60.0) == 0
+
+
+async def test_a_client_that_calls_as_fast_as_it_can_is_slowed_and_others_are_not(world: World) -> None:
+    round_id, (greedy, honest) = await opened(world, "greedy", "honest")
+    report, loop = pb.ReportProgressRequest(round_id=round_id, fraction=0.5), asyncio.get_running_loop()
+
+    async def seconds(caller: Caller, calls: int) -> float:
+        begun = loop.time()
+        for _ in range(calls):
+            await world.agents.ReportProgress(report, metadata=caller)
+        return loop.time() - begun
+
+    await seconds(greedy, 1)
+    world.context.pace._ahead = 0.0
+    assert await seconds(greedy, 12) > 0.5
+    assert world.context.pace.wait_seconds("honest", loop.time()) < 0.1
+    await seconds(honest, 1)
+
+
+async def test_a_call_too_many_is_refused_slowly(world: World) -> None:
+    _, (site,) = await opened(world, "site")
+    loop = asyncio.get_running_loop()
+    known = (await world.agents.FetchTask(pb.FetchTaskRequest(), metadata=site)).revision
+    with world.context.calls.one_of(hash_secret(dict(site)["authorization"].removeprefix("Bearer "))):
+        world.context.calls._most = 1
+        begun = loop.time()
+        assert await waits(world, site, known) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert loop.time() - begun > 0.9
 
 
 # -- streams ---------------------------------------------------------------------------------------------------------

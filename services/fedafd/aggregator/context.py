@@ -14,7 +14,7 @@ from fedafd.aggregator.callers import CallerLooks, Callers
 from fedafd.aggregator.claiming import Mover
 from fedafd.aggregator.cut_off import Waiting
 from fedafd.aggregator.direct_uploads import DirectUploads
-from fedafd.aggregator.limits import ByteBudget, CallCaps, Turns
+from fedafd.aggregator.limits import ByteBudget, CallCaps, Pace, Turns
 from fedafd.aggregator.metrics import AggregatorMetrics
 from fedafd.aggregator.progress import ProgressBook
 from fedafd.aggregator.proofs import Proofs
@@ -59,6 +59,7 @@ class Context:
     digests: Once[str, bytes] = field(default_factory=Once)
     """Digests of a blob's blocks, by its hash."""
     calls: CallCaps = field(default_factory=CallCaps)
+    pace: Pace = field(default_factory=Pace)
     direct: DirectUploads = field(default_factory=DirectUploads)
     waiting: Waiting = field(default_factory=Waiting)
     commits: Turns = field(default_factory=Turns)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -11,10 +13,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from fedafd.aggregator.cut_off import Waiting
-from fedafd.aggregator.limits import CallCaps
-from fedafd.aggregator.metrics import AggregatorMetrics
-from fedafd.aggregator.proofs import Proofs
+from fedafd.aggregator.context import Context
 from fedafd.aggregator.types import Call, Handler, Interceptor
 from fedafd.domain.errors import FedafdError, InvalidRequestError
 from fedafd.domain.secrets import hash_secret
@@ -30,17 +29,17 @@ __all__ = ["ErrorInterceptor"]
 _OURS = "/fedafd."
 _AGENTS = "/fedafd.v1.AggregatorService/"
 _ARITY = {False: "unary", True: "stream"}
+_REFUSED_AFTER_SECONDS, _MOST_REFUSED = 3.0, 2000
+"""Those beyond are refused at once: what waits takes memory."""
 _log = get_logger(__name__)
 
 
 class ErrorInterceptor(Interceptor):
     """Translates what handlers raise."""
 
-    def __init__(self, metrics: AggregatorMetrics, caps: CallCaps, waiting: Waiting, proofs: Proofs) -> None:
-        self._metrics = metrics
-        self._waiting = waiting
-        self._caps = caps
-        self._proofs = proofs
+    def __init__(self, context: Context) -> None:
+        self._metrics, self._waiting, self._proofs = context.metrics, context.waiting, context.proofs
+        self._caps, self._pace, self._refused = context.calls, context.pace, 0
 
     async def intercept_service(
         self,
@@ -68,8 +67,10 @@ class ErrorInterceptor(Interceptor):
         async def call(request: Any, context: Call) -> Any:
             try:
                 timed = self._metrics.metrics.timed(seconds, method=method)
-                with self._around(path, context), timed, self._waiting.one():
-                    answer = await inner(request, context)
+                with self._around(path, context) as wait:
+                    await asyncio.sleep(wait)
+                    with timed, self._waiting.one():
+                        answer = await inner(request, context)
             except Exception as error:
                 await self._abort(error, method, context)
                 raise
@@ -83,7 +84,8 @@ class ErrorInterceptor(Interceptor):
 
         async def call(request: Any, context: Call) -> AsyncIterator[Any]:
             try:
-                with self._around(path, context):
+                with self._around(path, context) as wait:
+                    await asyncio.sleep(wait)
                     async for answer in inner(request, context):
                         yield answer
             except Exception as error:
@@ -94,7 +96,8 @@ class ErrorInterceptor(Interceptor):
         return call
 
     @contextmanager
-    def _around(self, path: str, context: Call) -> Iterator[None]:
+    def _around(self, path: str, context: Call) -> Iterator[float]:
+        """Yields how long the call has to wait, because its caller calls too fast."""
         metadata = context.invocation_metadata()
         # Each RPC is a task of its own, with a context of its own.
         note_caller_address(address_of(context.peer()))
@@ -105,7 +108,17 @@ class ErrorInterceptor(Interceptor):
         with self._metrics.calls_in_flight.track_inprogress(), span, cap:
             if secret is not None:
                 self._proofs.check(metadata, path)
-            yield
+            yield 0.0 if secret is None else self._pace.wait_seconds(hash_secret(secret), time.monotonic())
+
+    async def _slowly(self) -> None:
+        """Who has too many calls, and calls again as soon as one ends, is answered seconds later."""
+        if self._refused >= _MOST_REFUSED:
+            return
+        self._refused += 1
+        try:
+            await asyncio.sleep(_REFUSED_AFTER_SECONDS)
+        finally:
+            self._refused -= 1
 
     async def _abort(self, error: Exception, method: str, context: Call) -> None:
         if isinstance(error, grpc.aio.AbortError):
@@ -113,6 +126,8 @@ class ErrorInterceptor(Interceptor):
         if isinstance(error, FedafdError):
             code, text, trailing = status_of(error)
             _log.info("rpc.refused", method=method, code=error.code, reason=text)
+            if error.data.get("too_many_calls"):
+                await self._slowly()
         else:
             code, text, trailing = grpc.StatusCode.INTERNAL, "internal error; the aggregator's log has the details", ()
             _log.exception("rpc.failed", method=method)

@@ -9,10 +9,13 @@ from contextlib import asynccontextmanager, contextmanager
 
 from fedafd.domain.errors import TooManyRequestsError
 
-__all__ = ["MOST_CALLS", "ByteBudget", "CallCaps", "Turns"]
+__all__ = ["MOST_CALLS", "ByteBudget", "CallCaps", "Pace", "Turns"]
 
 MOST_CALLS = 8
 """Of one client at once. An agent has a poll, a report and one stream; a pool has 15 connections."""
+_CALLS_A_SECOND, _BURST = 20.0, 200
+"""Of one client. An agent makes about a dozen calls in a round, one each few seconds while it trains."""
+_MOST_PACED = 10_000
 _BUDGET_BYTES = 512 << 20
 _ROOM_SECONDS = 30.0
 """A commit that waits so long for room is told to come again."""
@@ -30,7 +33,7 @@ class CallCaps:
         """Count a call while it runs. Raises TooManyRequestsError for one too many."""
         if self._running[credential] >= self._most:
             raise TooManyRequestsError(
-                f"{self._most} calls with this credential run already; wait for one of them to end"
+                f"{self._most} calls with this credential run already; wait for one of them to end", too_many_calls=True
             )
         self._running[credential] += 1
         try:
@@ -39,6 +42,25 @@ class CallCaps:
             self._running[credential] -= 1
             if not self._running[credential]:
                 del self._running[credential]
+
+
+class Pace:
+    """How fast the calls of one credential follow each other: beyond a burst each waits, at its caller's cost.
+
+    A theoretical arrival time for each caller (the generic cell rate algorithm), and nothing else.
+    """
+
+    def __init__(self, per_second: float = _CALLS_A_SECOND, burst: int = _BURST) -> None:
+        self._gap, self._ahead = 1 / per_second, burst / per_second
+        self._due: dict[str, float] = {}
+
+    def wait_seconds(self, credential: str, now: float) -> float:
+        """Count a call that comes at `now`; how long it has to wait."""
+        if len(self._due) > _MOST_PACED:
+            self._due = {each: due for each, due in self._due.items() if due > now}
+        due = max(self._due.get(credential, now), now) + self._gap
+        self._due[credential] = due
+        return max(0.0, due - now - self._ahead)
 
 
 class Turns:

@@ -75,7 +75,7 @@ def _make_server(
 ) -> grpc.aio.Server:
     """A server with these of our services, and health."""
     server = grpc.aio.server(
-        interceptors=[*interceptors, ErrorInterceptor(context.metrics, context.calls, context.waiting, context.proofs)],
+        interceptors=[*interceptors, ErrorInterceptor(context)],
         options=_OPTIONS,
     )
     if FOR_AGENTS in services:
