@@ -37,6 +37,7 @@ DO = {
     "predict": "its --output is a file; --json is one object a line",
     "profile remove": "changes a file",
     "profile set": "changes a file",
+    "queries": "runs",
     "region run": "runs",
     "search": "its --output is a file; --json is one object a line",
     "store provision": "does, and safe to repeat",
