@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Leakage", "label_leakage", "membership_leakage"]
+__all__ = ["Leakage", "Rows", "label_leakage", "measured", "membership_leakage", "turned", "unit_rows"]
 
 Rows = NDArray[np.float32] | NDArray[np.float64]
 _BLOCK = 4096
@@ -44,16 +44,16 @@ def membership_leakage(
     The score of a candidate is its cosine with the nearest released row, less that with the nearest global row, which
     tells how near it is to the public set whatever the site trained on (difficulty calibration, arXiv 2111.08440).
     """
-    rows_ND, anchors_ND, mean_1D = _turned(released_ND, global_ND)
+    rows_ND, anchors_ND, mean_1D = turned(released_ND, global_ND)
     inside_M, outside_K = (
         _nearest(rows_ND, candidates) - _nearest(anchors_ND, candidates)
-        for candidates in (_unit(members_MD - mean_1D), _unit(others_KD - mean_1D))
+        for candidates in (unit_rows(members_MD - mean_1D), unit_rows(others_KD - mean_1D))
     )
 
     def resampled(generator: np.random.Generator) -> float:
         return _gini(generator.choice(inside_M, inside_M.shape[0]), generator.choice(outside_K, outside_K.shape[0]))
 
-    return _measured(_gini(inside_M, outside_K), resampled, seed, resamples)
+    return measured(_gini(inside_M, outside_K), resampled, seed, resamples)
 
 
 def label_leakage(
@@ -70,8 +70,8 @@ def label_leakage(
     The attacker has a prototype of each class. A class's share is inferred as the share of released rows that are
     nearest to it over that of the global rows. Where the true shares are equal there is nothing to infer.
     """
-    rows_ND, anchors_ND, mean_1D = _turned(released_ND, global_ND)
-    prototypes = _unit(prototypes_CD - mean_1D)
+    rows_ND, anchors_ND, mean_1D = turned(released_ND, global_ND)
+    prototypes = unit_rows(prototypes_CD - mean_1D)
     rows_N, anchors_N = (rows_ND @ prototypes.T).argmax(1), (anchors_ND @ prototypes.T).argmax(1)
     true_C = counts_C / counts_C.sum()
     chance = _variation(np.full(len(true_C), 1 / len(true_C)), true_C)
@@ -83,24 +83,25 @@ def label_leakage(
         return chance - _variation(found / found.sum(), true_C)
 
     every = np.arange(len(rows_N))
-    return _measured(gained(every), lambda g: gained(g.choice(every, len(every))), seed, resamples)
+    return measured(gained(every), lambda g: gained(g.choice(every, len(every))), seed, resamples)
 
 
-def _measured(
+def measured(
     advantage: float, resampled: Callable[[np.random.Generator], float], seed: int, resamples: int
 ) -> Leakage:
+    """An attack's advantage with its bootstrap interval; `resampled` attacks samples drawn anew."""
     generator = np.random.default_rng(seed)
     low, high = np.percentile([resampled(generator) for _ in range(resamples)], _PERCENTILES)
     return Leakage(advantage=advantage, low=float(low), high=float(high))
 
 
-def _turned(released_ND: Rows, global_ND: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64], Rows]:
+def turned(released_ND: Rows, global_ND: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64], Rows]:
     """Released and global rows in the centred global space, and the mean that was taken from the global ones.
 
     Released rows get there by the orthogonal map that fits them best (Procrustes).
     """
     mean_1D = global_ND.mean(0, keepdims=True)
-    rows, anchors = _unit(released_ND - released_ND.mean(0, keepdims=True)), _unit(global_ND - mean_1D)
+    rows, anchors = unit_rows(released_ND - released_ND.mean(0, keepdims=True)), unit_rows(global_ND - mean_1D)
     left, _, right = np.linalg.svd(rows.T @ anchors)
     return rows @ (left @ right), anchors, mean_1D
 
@@ -123,7 +124,8 @@ def _variation(one_C: NDArray[np.float64], other_C: NDArray[np.float64]) -> floa
     return float(np.abs(one_C - other_C).sum() / 2)
 
 
-def _unit(rows: Rows) -> NDArray[np.float64]:
+def unit_rows(rows: Rows) -> NDArray[np.float64]:
+    """Each row over its length."""
     wide = np.asarray(rows, dtype=np.float64)
     unit: NDArray[np.float64] = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
     return unit
