@@ -30,6 +30,7 @@ NAMES = (
     "attacks",
     "two_nets",
     "floods",
+    "leakage",
 )
 _ON_DEVICE = {"client_epoch", "gpu_steps", "public_encoding", "sed", "trainable"}
 """The others measure what always runs on a CPU."""
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--data",
         type=Path,
-        help="Of attacks and two_nets: the folder of the real cuts; attacks takes generated data without.",
+        help="Of attacks, leakage and two_nets: the folder of the real cuts; attacks and leakage take generated data without.",
     )
     parser.add_argument("--tiny", action="store_true", help="Sizes of a smoke test; its figures mean nothing.")
     parser.add_argument("--output", type=Path, default=Path("benchmark-results"))
@@ -77,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
             further["device"] = _device(chosen.device, name, has_gpu=torch.cuda.is_available())
         if name in ("trainable", "two_nets"):
             further |= {"image_weights": chosen.image_weights, "text_weights": chosen.text_weights}
-        if name in ("attacks", "two_nets"):
+        if name in {"attacks", "leakage", "two_nets"}:
             further["data"] = chosen.data
         if name == "round_overhead":
             further |= {"database_url": chosen.database_url, "redis_url": chosen.redis_url}

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["Clock", "Ratio", "Report", "Times", "interleaved", "machine_facts", "peak_extra_bytes"]
+__all__ = ["Clock", "Ratio", "Report", "Times", "interleaved", "interval_95", "machine_facts", "peak_extra_bytes"]
 
 Clock = Literal["wall", "cpu"]
+_T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
+"""Student's t of a two-sided 95 % interval, by the number of seeds."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,14 @@ def interleaved(ways: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str
                 times[name].wall.append(time.perf_counter() - wall)
                 times[name].cpu.append(time.process_time() - cpu)
     return times
+
+
+def interval_95(values: Sequence[float]) -> str:
+    """Of the mean over seeds, by Student's t; for a table."""
+    if len(values) < 2:
+        return "one seed"
+    half = _T_95.get(len(values), 2.0) * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.mean(values) - half:.3g} to {statistics.mean(values) + half:.3g}"
 
 
 def peak_extra_bytes(work: Callable[[], Any]) -> int:

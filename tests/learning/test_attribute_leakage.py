@@ -27,7 +27,7 @@ class Drawn:
 
     def leaning(self, strength: float) -> NDArray[np.float64]:
         """Rows that lean to the attribute of the training sample nearest to them."""
-        carried = self.members.values_M[nearest(self.public, np.asarray(self.members.rows_MD, dtype=np.float64))]
+        carried = self.members.values[nearest(self.public, np.asarray(self.members.rows, dtype=np.float64))]
         return turned(self.generator, self.public + strength * self.directions[carried])
 
 
@@ -63,6 +63,6 @@ def test_the_same_rows_add_nothing() -> None:
 @pytest.mark.parametrize("known", [-1, 0])
 def test_without_two_values_on_both_sides_there_is_nothing_to_guess(known: int) -> None:
     drawn = Drawn(2)
-    values = np.full_like(drawn.members.values_M, known)
-    members = Attributed(drawn.members.rows_MD, values)
+    values = np.full_like(drawn.members.values, known)
+    members = Attributed(drawn.members.rows, values)
     assert attribute_leakage(drawn.public, drawn.public, members, drawn.others, resamples=100) is None

@@ -27,27 +27,27 @@ _BLOCK = 1024
 
 
 class Attributed(NamedTuple):
-    """Features of samples, and of each the number of its attribute's value; less than 0: not known."""
+    """Features of samples [M, D], and of each the number of its value [M]; less than 0: not known."""
 
-    rows_MD: Rows
-    values_M: NDArray[np.int64]
+    rows: Rows
+    values: NDArray[np.int64]
 
 
 class _Gains(NamedTuple):
-    """Of each sample how much oftener its value is guessed with the release, -1 to 1; by value."""
+    """Of each sample how much oftener its value is guessed with the release, -1 to 1, and that value [M]."""
 
-    gains_M: NDArray[np.float64]
-    values_M: NDArray[np.int64]
+    gains: NDArray[np.float64]
+    values: NDArray[np.int64]
 
     def mean(self) -> float:
         """Values count alike, however many samples have them."""
-        return float(np.mean([self.gains_M[self.values_M == value].mean() for value in np.unique(self.values_M)]))
+        return float(np.mean([self.gains[self.values == value].mean() for value in np.unique(self.values)]))
 
     def drawn(self, generator: np.random.Generator) -> _Gains:
         """As many again of each value, with replacement."""
-        places = [np.flatnonzero(self.values_M == value) for value in np.unique(self.values_M)]
+        places = [np.flatnonzero(self.values == value) for value in np.unique(self.values)]
         which = np.concatenate([generator.choice(each, len(each)) for each in places])
-        return _Gains(self.gains_M[which], self.values_M[which])
+        return _Gains(self.gains[which], self.values[which])
 
 
 def attribute_leakage(
@@ -59,22 +59,20 @@ def attribute_leakage(
     sample is guessed by a prototype that it is part of.
     """
     kept = [
-        value
-        for value in np.unique(members.values_M[members.values_M >= 0])
-        if (others.values_M == value).sum() >= _FEWEST
+        value for value in np.unique(members.values[members.values >= 0]) if (others.values == value).sum() >= _FEWEST
     ]
     if len(kept) < 2:
         return None
     rows_ND, anchors_ND, mean_1D = turned(released_ND, global_ND)
     inside, outside = (_renumbered(each, kept, mean_1D) for each in (members, others))
-    views_in, views_out = (_views(each.rows_MD, rows_ND, anchors_ND) for each in (inside, outside))
-    halves = _halves(outside.values_M)
-    of_members, of_others = [], np.zeros(len(outside.values_M))
+    views_in, views_out = (_views(each.rows, rows_ND, anchors_ND) for each in (inside, outside))
+    halves = _halves(outside.values)
+    of_members, of_others = [], np.zeros(len(outside.values))
     for half in (halves, ~halves):
-        prototypes = _prototypes(Attributed(outside.rows_MD[half], outside.values_M[half]), len(kept))
-        of_members.append(_gain(views_in, inside.values_M, prototypes))
-        of_others[~half] = _gain(views_out, outside.values_M, prototypes)[~half]
-    found = _Gains(np.mean(of_members, axis=0), inside.values_M), _Gains(of_others, outside.values_M)
+        prototypes = _prototypes(Attributed(outside.rows[half], outside.values[half]), len(kept))
+        of_members.append(_gain(views_in, inside.values, prototypes))
+        of_others[~half] = _gain(views_out, outside.values, prototypes)[~half]
+    found = _Gains(np.mean(of_members, axis=0), inside.values), _Gains(of_others, outside.values)
 
     def resampled(generator: np.random.Generator) -> float:
         return found[0].drawn(generator).mean() - found[1].drawn(generator).mean()
@@ -84,9 +82,9 @@ def attribute_leakage(
 
 def _renumbered(samples: Attributed, kept: list[np.int64], mean_1D: Rows) -> Attributed:
     """Those of the values that are compared, which become 0 to A - 1, in the centred global space."""
-    which = np.isin(samples.values_M, kept)
-    values_M = np.searchsorted(np.asarray(kept), samples.values_M[which])
-    return Attributed(unit_rows(samples.rows_MD[which] - mean_1D), values_M.astype(np.int64))
+    which = np.isin(samples.values, kept)
+    values_M = np.searchsorted(np.asarray(kept), samples.values[which])
+    return Attributed(unit_rows(samples.rows[which] - mean_1D), values_M.astype(np.int64))
 
 
 def _halves(values_K: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -110,7 +108,7 @@ def _views(rows_MD: Rows, released_ND: Rows, global_ND: Rows) -> tuple[NDArray[n
 
 
 def _prototypes(samples: Attributed, num_values: int) -> NDArray[np.float64]:
-    return unit_rows(np.stack([samples.rows_MD[samples.values_M == value].mean(0) for value in range(num_values)]))
+    return unit_rows(np.stack([samples.rows[samples.values == value].mean(0) for value in range(num_values)]))
 
 
 def _gain(

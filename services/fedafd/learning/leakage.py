@@ -86,9 +86,7 @@ def label_leakage(
     return measured(gained(every), lambda g: gained(g.choice(every, len(every))), seed, resamples)
 
 
-def measured(
-    advantage: float, resampled: Callable[[np.random.Generator], float], seed: int, resamples: int
-) -> Leakage:
+def measured(advantage: float, resampled: Callable[[np.random.Generator], float], seed: int, resamples: int) -> Leakage:
     """An attack's advantage with its bootstrap interval; `resampled` attacks samples drawn anew."""
     generator = np.random.default_rng(seed)
     low, high = np.percentile([resampled(generator) for _ in range(resamples)], _PERCENTILES)
