@@ -51,16 +51,19 @@ def main(arguments: list[str] | None = None) -> int:
         " counts as on a GPU, and does so where there is none.",
     )
     parser.add_argument(
-        "--image-weights", type=Path, help="A folder of pretrained weights, for trainable and two_nets."
+        "--image-weights", type=Path, help="A folder of pretrained weights, for trainable, attacks and two_nets."
     )
     parser.add_argument("--text-weights", type=Path, help="The same of a text encoder.")
-    parser.add_argument("--cases", help="Of round_overhead: clients x MB up of each, such as 8x1,32x10.")
+    parser.add_argument(
+        "--cases",
+        help="Of round_overhead: clients x MB up of each, such as 8x1,32x10. Of attacks: settings, such as cuts,helps.",
+    )
     parser.add_argument("--database-url", help="Of round_overhead: another database than SQLite.")
     parser.add_argument("--redis-url", help="Of round_overhead: another Redis than one of its own.")
     parser.add_argument(
         "--data",
         type=Path,
-        help="Of attacks, leakage and two_nets: the folder of the real cuts; attacks and leakage take generated data without.",
+        help="Of attacks, leakage and two_nets: the folder of the real cuts; generated data without, but for two_nets.",
     )
     parser.add_argument("--tiny", action="store_true", help="Sizes of a smoke test; its figures mean nothing.")
     parser.add_argument("--output", type=Path, default=Path("benchmark-results"))
@@ -80,6 +83,10 @@ def main(arguments: list[str] | None = None) -> int:
             further |= {"image_weights": chosen.image_weights, "text_weights": chosen.text_weights}
         if name in {"attacks", "leakage", "two_nets"}:
             further["data"] = chosen.data
+        if name == "attacks":
+            folders = {"image_encoder": chosen.image_weights, "text_encoder": chosen.text_weights}
+            further["weights"] = {key: str(path) for key, path in folders.items() if path is not None}
+            further["cases"] = chosen.cases.split(",") if chosen.cases else ()
         if name == "round_overhead":
             further |= {"database_url": chosen.database_url, "redis_url": chosen.redis_url}
             further["cases"] = chosen.cases.split(",") if chosen.cases else ()

@@ -7,8 +7,8 @@ Shape legend: N public samples, D embedding dimension.
 
 from __future__ import annotations
 
-import math
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,37 +18,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.measure import Clock, Ratio, Report
+from benchmarks.attack_settings import SETTINGS, Setting
+from benchmarks.backdoor import Backdoor, Opened, chosen
+from benchmarks.measure import Clock, Ratio, Report, interval_95
 from fedafd.algorithm.centring import centre, public_mean
+from fedafd.datasets.samples import PairSplit
+from fedafd.domain.contributions import Contribution
 from fedafd.domain.errors import RepresentationError
 from fedafd.domain.kinds import ClientKind, Modality
-from fedafd.domain.presets import merged
 from fedafd.simulation.data import load_run_data
-from fedafd.simulation.experiment import ExperimentConfig, read_experiment
+from fedafd.simulation.experiment import ExperimentConfig
 from fedafd.simulation.federation import Federation, FederationProgress, SimulatedClient
 
 Rows = NDArray[np.float32]
 Attack = Callable[[Rows, Rows, np.random.Generator], Rows]
 """From a client's own rows and the global ones, as they are compared, [N, D] each."""
 
-_DEFENCES: dict[str, dict[str, Any]] = {
-    "none": {"weight_cap": 1.0, "leave_out_copies": False},
-    "cap": {"leave_out_copies": False},
-    "default": {},
-}
-_T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
-"""Student's t of a two-sided 95 % interval, by the number of seeds."""
-_TINY: dict[str, Any] = {
-    "embedding_dim": 16,
-    "image_encoder": {
-        "image_size": 16,
-        "options": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
-    },
-    "text_encoder": {"max_tokens": 8, "options": {"embedding_size": 8, "hidden_size": 8}},
-    "server": {"batch_size": 16},
-    "client": {"local_epochs": 1},
-    "distillation": {"start_round": 1},
-}
+_DEFENCES: dict[str, dict[str, Any]] = {"none": {"weight_cap": 1.0, "leave_out_copies": False}, "default": {}}
+_NOBODY = "nobody"
+_SHARES = (0.1, 0.3)
+_MOST_TESTED = 300
+"""Pairs of the test split: losses are of the same ones with and without an attack."""
 
 
 def _unit(rows: NDArray[Any]) -> Rows:
@@ -67,6 +57,8 @@ ATTACKS: dict[str, Attack] = {
     "constant": lambda own, given, rng: np.repeat(_unit(own.mean(axis=0, keepdims=True)), len(own), axis=0),
     "scaled": lambda own, given, rng: 10 * own,
 }
+BACKDOORS = {"backdoor": False, "backdoor and copy": True}
+"""By whether the planted rows have the global ones mixed in."""
 
 
 @dataclass(frozen=True)
@@ -77,82 +69,89 @@ class _Seed:
     number: int
     prepared: Any
     uploads: Mapping[str, Mapping[Modality, Rows]]
+    backdoor: Backdoor | None
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """Of one attack under one defence: the attackers' largest weight in a modality, rsum, honest clients left out."""
+    """Of one attack under one defence."""
 
     weight: float
+    """The attackers' largest in a modality."""
     rsum: float
     wronged: int
+    """Honest clients that were left out."""
+    opened: Opened | None
+    unusual: float
+    """The smallest weight of an honest client, in equal shares."""
 
 
-def run(*, tiny: bool, repeats: int, clock: Clock, data: Path | None = None) -> list[Report]:
-    """`data`: the folder of the real cuts (docs/data.md); generated data without it. `repeats`: seeds."""
+Found = dict[str, dict[str, list["_Outcome"]]]
+"""By attack and defence, of each seed. An attack whose upload is refused has none."""
+
+
+def run(
+    *,
+    tiny: bool,
+    repeats: int,
+    clock: Clock,
+    data: Path | None = None,
+    weights: Mapping[str, str] | None = None,
+    cases: Sequence[str] = (),
+) -> list[Report]:
+    """`data`: the folder of the real cuts (docs/data.md); generated data without it. `repeats`: seeds.
+
+    `cases`: settings, by name; those that need pretrained `weights` are left out where there are none.
+    """
     del clock  # nothing is timed
-    seeds = [_honest(_experiment(tiny=tiny, seed=seed, data=data)) for seed in range(repeats)]
-    calm = {name: [_outcome(seed, name, seed.uploads, ()) for seed in seeds] for name in _DEFENCES}
-    reports = [_report("nobody", calm, calm)]
-    for attack in ATTACKS:
-        for share in (0.1, 0.3):
-            done = {
-                name: [_attacked(seed, number, name, attack, share) for number, seed in enumerate(seeds)]
-                for name in _DEFENCES
-            }
-            case = f"{attack}, {share:.0%} of the clients"
-            known = {name: [each for each in found if each is not None] for name, found in done.items()}
-            if not all(known.values()):
-                reports.append(Report("attacks", case, skipped="the aggregator refuses such an upload"))
-            else:
-                reports.append(_report(case, known, calm))
+    reports: list[Report] = []
+    for setting in SETTINGS:
+        if setting.name not in (cases or [each.name for each in SETTINGS]):
+            continue
+        if setting.is_real and (data is None or tiny):
+            continue
+        if setting.is_pretrained and not weights:
+            reports.append(Report("attacks", setting.name, skipped="it needs --image-weights and --text-weights"))
+            continue
+        found: Found = {}
+        for seed in range(repeats):
+            _attack_all(
+                setting, _honest(setting.experiment(tiny=tiny, seed=seed, data=data, weights=weights)), seed, found
+            )
+            _tell(setting, seed, found)
+        reports += [_report(setting, case, done, found[_NOBODY]) for case, done in found.items()]
     return reports
 
 
-def _experiment(*, tiny: bool, seed: int, data: Path | None) -> ExperimentConfig:
-    counts = (
-        dict.fromkeys(ClientKind, 2) | {ClientKind.PAIR: 3}
-        if tiny
-        else {
-            ClientKind.IMAGE: 3,
-            ClientKind.TEXT: 3,
-            ClientKind.PAIR: 4,
-        }
-    )
-    federation: dict[str, Any] = {"preset": "small", "server": {"initial_passes": 1 if tiny else 20, "passes": 2}}
-    if tiny:
-        federation = merged(federation, _TINY)
-    size = 24 if tiny else 400
-    public: dict[str, Any] = {
-        "adapter": "shapes",
-        "options": {"num_train": size, "num_val": 8, "num_test": 8 if tiny else 200},
-    }
-    sources: dict[ClientKind, dict[str, Any]] = {
-        kind: {"adapter": "shapes", "options": {"num_train": size, "num_val": 8, "num_test": 8, "seed": place + 1}}
-        for place, kind in enumerate(ClientKind)
-    }
-    if data is not None:
-        public = {"adapter": "flickr", "path": "flickr8k", "options": {"role": "public", "limit": 500}}
-        sources = {
-            ClientKind.IMAGE: {"adapter": "cifar100", "path": "cifar100", "parts": 12},
-            ClientKind.TEXT: {"adapter": "ag-news", "path": "ag_news_csv", "parts": 36},
-            ClientKind.PAIR: {"adapter": "flickr", "path": "flickr8k", "parts": 8, "options": {"role": "private"}},
-        }
-    clients = [{"kind": kind.value, "count": counts[kind]} | sources[kind] for kind in ClientKind]
-    values = {
-        "rounds": 1 if tiny else 3,
-        "seeds": [seed],
-        "federation": federation,
-        "public": public,
-        "clients": clients,
-    }
-    values |= {"strategies": {"fedafd": {}}, "scenarios": {"skewed": {"scheme": "dirichlet", "alpha": 0.5}}}
-    return read_experiment(None, values, data)
+def _attack_all(setting: Setting, seed: _Seed, number: int, found: Found) -> None:
+    def note(case: str, made: Mapping[str, _Outcome | None]) -> None:
+        for defence in _DEFENCES:
+            kept = found.setdefault(case, {}).setdefault(defence, [])
+            outcome = made[defence]
+            if outcome is not None:
+                kept.append(outcome)
+
+    note(_NOBODY, {defence: _outcome(seed, defence, seed.uploads, ()) for defence in _DEFENCES})
+    if not setting.is_attacked:
+        return
+    planted = () if seed.backdoor is None else tuple(BACKDOORS)
+    for attack in (*ATTACKS, *planted):
+        for share in _SHARES:
+            made = {defence: _attacked(seed, number, defence, attack, share) for defence in _DEFENCES}
+            note(f"{attack}, {share:.0%} of the clients", made)
+
+
+def _tell(setting: Setting, seed: int, found: Found) -> None:
+    """Seeds are long: what is known so far."""
+    for case, done in found.items():
+        last = {defence: outcomes[-1] for defence, outcomes in done.items() if outcomes}
+        sys.stderr.write(f"attacks: {setting.name}, seed {seed}, {case}: {last}\n")
 
 
 def _honest(experiment: ExperimentConfig) -> _Seed:
     key = experiment.runs()[0]
     public, clients, _ = load_run_data(experiment, key)
+    public["test"] = public["test"].take(range(min(_MOST_TESTED, len(public["test"]))))
     config = experiment.federation_config(key)
     federations = {
         name: Federation(
@@ -165,16 +164,21 @@ def _honest(experiment: ExperimentConfig) -> _Seed:
         last, before = before, honest.run_round(before)
     # The last round once more as far as its distillation: the same seeds give the same bits.
     prepared = honest.prepared(last)
-    return _Seed(federations, before.round_number, prepared, before.uploads)
+    return _Seed(federations, before.round_number, prepared, before.uploads, chosen(public, key.seed))
 
 
 def _attacked(seed: _Seed, number: int, defence: str, attack: str, share: float) -> _Outcome | None:
     """None where the upload is refused."""
     federation, rng = seed.federations[defence], np.random.default_rng(number)
     bad = _coalition(federation.clients, share)
-    uploads = dict(seed.uploads)
+    uploads, given = dict(seed.uploads), {modality: _compared(seed, modality) for modality in Modality}
     for name in bad:
-        rows = {m: ATTACKS[attack](own, _compared(seed, m), rng) for m, own in uploads[name].items()}
+        if attack in BACKDOORS:
+            assert seed.backdoor is not None
+            mixed = BACKDOORS[attack]
+            rows = {m: seed.backdoor.planted(m, own, given, mixed=mixed) for m, own in uploads[name].items()}
+        else:
+            rows = {m: ATTACKS[attack](own, given[m], rng) for m, own in uploads[name].items()}
         try:
             uploads[name] = federation.as_sent(tuple(rows), rows)
         except RepresentationError:
@@ -183,9 +187,13 @@ def _attacked(seed: _Seed, number: int, defence: str, attack: str, share: float)
 
 
 def _coalition(clients: Sequence[SimulatedClient], share: float) -> list[str]:
-    """A pair client, which reaches both modalities; with three in ten a client of each kind."""
-    kinds = (ClientKind.PAIR,) if share < 0.2 else tuple(ClientKind)
-    return [next(client.name for client in clients if client.kind is kind) for kind in kinds]
+    """Pair clients first, which reach both modalities; with three in ten a client of each kind, where there are."""
+    if share < 0.2:
+        return [next(client.name for client in clients if client.kind is ClientKind.PAIR)]
+    first = [next((c.name for c in clients if c.kind is kind), None) for kind in ClientKind]
+    pairs = [client.name for client in clients if client.kind is ClientKind.PAIR]
+    found = [name for name in first if name is not None]
+    return [*found, *(name for name in pairs if name not in found)][: max(3, round(share * len(clients)))]
 
 
 def _compared(seed: _Seed, modality: Modality) -> Rows:
@@ -199,25 +207,45 @@ def _outcome(seed: _Seed, defence: str, uploads: Mapping[str, Mapping[Modality, 
     state, contributions = federation.distilled(seed.prepared, seed.number, uploads)
     weights = [sum(each[name].weight for name in bad if name in each) for each in contributions.values()]
     wronged = {name for each in contributions.values() for name, part in each.items() if part.left_out} - set(bad)
-    return _Outcome(max(weights), federation.evaluate_server(state)["rsum"], len(wronged))
+    public: Mapping[str, PairSplit] = federation.public
+    opened = None if seed.backdoor is None else seed.backdoor.opened(federation.config, state, public)
+    rsum, unusual = federation.evaluate_server(state)["rsum"], min(map(_smallest_share, contributions.values()))
+    return _Outcome(max(weights), rsum, len(wronged), opened, unusual)
 
 
-def _report(case: str, done: Mapping[str, Sequence[_Outcome]], calm: Mapping[str, Sequence[_Outcome]]) -> Report:
-    ratios: list[Ratio] = []
-    facts: dict[str, str | int] = {}
+def _smallest_share(contributions: Mapping[str, Contribution]) -> float:
+    return min(each.weight for each in contributions.values()) * len(contributions)
+
+
+def _report(
+    setting: Setting, case: str, done: Mapping[str, Sequence[_Outcome]], calm: Mapping[str, Sequence[_Outcome]]
+) -> Report:
+    report = Report("attacks", f"{setting.name}: {case}")
+    if not all(done.values()):
+        report.skipped = "the aggregator refuses such an upload"
+        return report
     for name, outcomes in done.items():
-        ours = name == "default"
+        ours, facts = name == "default", report.facts
         # Of 600, the sum of six recalls: a point of recall is six of them.
         falls = [(quiet.rsum - each.rsum) / 6 for quiet, each in zip(calm[name], outcomes, strict=True)]
-        ratios.append(Ratio(f"{name}: weight", max(each.weight for each in outcomes), at_most=0.35 if ours else None))
-        ratios.append(Ratio(f"{name}: points of recall lost", statistics.mean(falls), at_most=2.0 if ours else None))
-        facts[f"{name}: 95 % of points lost"] = _interval(falls)
+        report.ratios += [
+            Ratio(f"{name}: weight", max(each.weight for each in outcomes), at_most=0.35 if ours else None),
+            Ratio(f"{name}: points of recall lost", statistics.mean(falls), at_most=2.0 if ours else None),
+        ]
+        facts[f"{name}: 95 % of points lost"] = interval_95(falls)
         facts[f"{name}: honest left out"] = sum(each.wronged for each in outcomes)
-    return Report("attacks", case, ratios=ratios, facts=facts)
-
-
-def _interval(values: Sequence[float]) -> str:
-    if len(values) < 2:
-        return "one seed"
-    half = _T_95.get(len(values), 2.0) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values) - half:.2f} to {statistics.mean(values) + half:.2f}"
+        opened = [each.opened for each in outcomes if each.opened is not None]
+        if opened and case.startswith((*BACKDOORS, _NOBODY)):
+            first = [each.first for each in opened]
+            goal = 5.0 if ours and case != _NOBODY else None
+            report.ratios.append(Ratio(f"{name}: % of tries that succeed", statistics.mean(first), at_most=goal))
+            facts[f"{name}: 95 % of tries"] = interval_95(first)
+            facts[f"{name}: % among the first ten"] = round(statistics.mean(each.among_ten for each in opened), 1)
+        if case == _NOBODY:
+            facts[f"{name}: rsum"] = round(statistics.mean(each.rsum for each in outcomes), 1)
+            facts[f"{name}: smallest weight in equal shares"] = round(min(each.unusual for each in outcomes), 2)
+    if case == _NOBODY:
+        costs = [(free.rsum - ours.rsum) / 6 for free, ours in zip(calm["none"], calm["default"], strict=True)]
+        report.ratios.append(Ratio("points of recall that the defence costs", statistics.mean(costs)))
+        report.facts["95 % of what it costs"] = interval_95(costs)
+    return report

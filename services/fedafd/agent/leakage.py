@@ -7,8 +7,8 @@ samples that it has to tell from training samples it gets those of the site's va
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,15 @@ import numpy as np
 
 from fedafd.agent.cache import ArtifactCache
 from fedafd.agent.own_data import load_own_data
+from fedafd.agent.site_attributes import SiteAttribute, chosen_attribute
 from fedafd.agent.state import MODEL_SOURCE_FILE, StateDirectory
-from fedafd.artifacts.folders import unpack_folder
 from fedafd.artifacts.representations import decode_representations
-from fedafd.datasets.samples import ClientData, PairSplit
+from fedafd.datasets.samples import ClientData, PairSplit, Split
 from fedafd.domain.config import AgentConfig
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import Modality, UploadPurpose
+from fedafd.learning.attribute_leakage import Attributed, attribute_leakage
+from fedafd.learning.audited_samples import global_features, of_each_text
 from fedafd.learning.leakage import Leakage, Rows, label_leakage, membership_leakage
 
 __all__ = ["LeakageAudit", "audit_words", "audited"]
@@ -40,6 +42,9 @@ class LeakageAudit:
     membership: dict[Modality, Leakage]
     labels: Leakage | None
     """None for pairs, for several labels a sample, and where no class has a sample in val or test."""
+    attribute_name: str | None = None
+    attribute: dict[Modality, Leakage | None] = field(default_factory=dict)
+    """None where fewer than two of its values have samples both in training and in val or test."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -49,11 +54,19 @@ class LeakageAudit:
             "num_others": self.num_others,
             "membership": {modality.value: asdict(each) for modality, each in self.membership.items()},
             "labels": None if self.labels is None else asdict(self.labels),
+            "attribute_name": self.attribute_name,
+            "attribute": {m.value: None if each is None else asdict(each) for m, each in self.attribute.items()},
         }
 
 
-def audited(config: AgentConfig, *, resamples: int = 1000) -> LeakageAudit:
-    """Attack the last delivery. Raises DataError where there is none, or what it was made of is not here any more."""
+def audited(
+    config: AgentConfig, *, resamples: int = 1000, topics: Sequence[str] = (), attributes: Path | None = None
+) -> LeakageAudit:
+    """Attack the last delivery; `topics` or the file `attributes` say which attribute is looked for, if any.
+
+    Raises DataError where there is no delivery, what it was made of is not here any more, or the file is none, and
+    ConfigurationError for an attribute that these samples cannot have.
+    """
     from fedafd.learning.personalized_export import Recipe
 
     found = StateDirectory(config.state_dir).current_folder()
@@ -77,10 +90,10 @@ def audited(config: AgentConfig, *, resamples: int = 1000) -> LeakageAudit:
     released = decode_representations(blob.read_bytes(), **expected)
     anchors = decode_representations(_downloaded(cache, source["global_representations"]), **expected)
     data = load_own_data(config, config.state_dir).data
-    inside, outside = {}, {}
-    for modality in config.kind.modalities:
-        bundle = _downloaded(cache, source["bundles"][modality.value])
-        inside[modality], outside[modality] = _features(data, modality, bundle, config.device)
+    attribute = chosen_attribute(topics, attributes, (data.train, data.val, data.test))
+    held = {m: _downloaded(cache, source["bundles"][m.value]) for m in config.kind.modalities}
+    inside = {m: global_features(bundle, m, [data.train], config.device) for m, bundle in held.items()}
+    outside = {m: global_features(bundle, m, [data.val, data.test], config.device) for m, bundle in held.items()}
     if not len(data.val) + len(data.test):
         raise DataError("val and test have no sample that training samples could be told from")
     return LeakageAudit(
@@ -92,6 +105,20 @@ def audited(config: AgentConfig, *, resamples: int = 1000) -> LeakageAudit:
             for m in config.kind.modalities
         },
         labels=_labels(data, released, anchors, outside, number, resamples),
+        attribute_name=None if attribute is None else attribute.name,
+        attribute={}
+        if attribute is None
+        else {
+            m: attribute_leakage(
+                released[m],
+                anchors[m],
+                _attributed(attribute, [data.train], m, bundle, inside[m], config.device),
+                _attributed(attribute, [data.val, data.test], m, bundle, outside[m], config.device),
+                seed=number,
+                resamples=resamples,
+            )
+            for m, bundle in held.items()
+        },
     )
 
 
@@ -102,8 +129,11 @@ def audit_words(audit: LeakageAudit) -> Iterator[str]:
         yield f"membership from {modality.value} representations: {_advantage_words(found)}"
     if audit.labels is not None:
         yield f"distribution of classes: {_advantage_words(audit.labels)}"
+    for modality, leakage in audit.attribute.items():
+        told = "too few samples of its values" if leakage is None else _advantage_words(leakage)
+        yield f"{audit.attribute_name} from {modality.value} representations: {told}"
     yield "0 is chance, 1 is always right; 95 % intervals by bootstrap. No attack found is no proof that none exists:"
-    yield "these two know the released rows, the global ones and the global encoder, and no weights of yours."
+    yield "these attacks know the released rows, the global ones and the global encoder, and no weights of yours."
 
 
 def _advantage_words(found: Leakage) -> str:
@@ -130,28 +160,16 @@ def _downloaded(cache: ArtifactCache, sha256: str) -> bytes:
     return path.read_bytes()
 
 
-def _features(data: ClientData, modality: Modality, bundle: bytes, device: str) -> tuple[Rows, Rows]:
-    """Global features of the training samples, and of the others."""
-    from fedafd.learning.lora import merged_files
-    from fedafd.learning.optimizers import choose_device
-    from fedafd.learning.tower import Tower, encode_all
-
-    where = choose_device(device)
-    tower = Tower.from_files(merged_files(unpack_folder(bundle))).to(where)
-
-    def encoded(*splits: Any) -> Rows:
-        return np.concatenate(
-            [encode_all(tower, tower.rows(_samples(split, modality)), where) for split in splits if len(split)]
-            or [np.zeros((0, tower.dim), dtype=np.float32)]
-        )
-
-    return encoded(data.train), encoded(data.val, data.test)
-
-
-def _samples(split: Any, modality: Modality) -> Any:
-    if isinstance(split, PairSplit):
-        return split.images if modality is Modality.IMAGE else [text for texts in split.captions for text in texts]
-    return split.images if modality is Modality.IMAGE else split.texts
+def _attributed(
+    attribute: SiteAttribute, splits: Sequence[Split], modality: Modality, bundle: bytes, features: Rows, device: str
+) -> Attributed:
+    """As the attacker has them: without the words that tell the attribute."""
+    values = attribute.values(splits)
+    if modality is Modality.TEXT:
+        values = of_each_text(values, splits)
+        if attribute.topics:
+            features = global_features(bundle, modality, splits, device, topics=attribute.topics)
+    return Attributed(features, values)
 
 
 def _labels(

@@ -25,16 +25,26 @@ audit_app.command("verify", cls=AnswerCommand)(verify)
 def leakage(
     config: AgentYaml = Path("agent.yaml"),
     resamples: Annotated[int, typer.Option(min=100, max=100_000, help="Of the bootstrap.")] = 1000,
+    topic: Annotated[
+        list[str] | None,
+        typer.Option(help="A word whose presence in a text or caption is the attribute to infer; may be repeated."),
+    ] = None,
+    attributes: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV with two columns, sample (a file name, a pair's id or a text) and the attribute to infer."
+        ),
+    ] = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
-    """Infer membership and label distribution from what this site delivered last, as the federation's server could.
+    """Infer membership, label distribution and an attribute from what this site delivered last, as its server could.
 
     Runs at the site, because it needs the true answers: nothing leaves. The agent may be running.
     """
     from fedafd.agent.leakage import audit_words, audited
     from fedafd.agent.main import read_site
 
-    found = audited(read_site(config), resamples=resamples)
+    found = audited(read_site(config), resamples=resamples, topics=topic or (), attributes=attributes)
     if output.is_data:
         print_answer(found.to_dict(), output)
         return

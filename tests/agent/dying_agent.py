@@ -1,0 +1,60 @@
+"""An agent that SIGKILLs itself at a place that DYING_AT names, and notes each step of DP-SGD in STEPS before it.
+
+`account`: the steps are written down, the ledger's entry is not. `ledger`: both are, and no step is taken. `step`: in
+the second step. `saved`: the training is over, and nothing of it is kept yet. Anything else: it lives.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from fedafd.agent import main as agent_main
+from fedafd.agent import privacy_account
+from fedafd.agent.ledger import Ledger
+from fedafd.agent.state import StateDirectory
+from fedafd.learning import private_steps
+
+_AT, _STEPS = os.environ["DYING_AT"], Path(os.environ["STEPS"])
+_STEP = 2
+
+
+def _die(place: str) -> None:
+    if place == _AT:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _dying_write(*arguments: Any, **named: Any) -> None:
+    _write(*arguments, **named)
+    _die("account")
+
+
+def _dying_record(self: Ledger, what: str, **named: Any) -> None:
+    _record(self, what, **named)
+    if what == privacy_account.PRIVACY:
+        _die("ledger")
+
+
+def _dying_place(self: private_steps.PrivateGradient, *arguments: Any) -> Any:
+    with _STEPS.open("a") as file:
+        file.write(".")
+    placed = _place(self, *arguments)
+    if _STEPS.stat().st_size >= _STEP:
+        _die("step")
+    return placed
+
+
+def _dying_save(self: StateDirectory, **named: Any) -> Any:
+    _die("saved")
+    return _save(self, **named)
+
+
+_write, privacy_account.write_atomically = privacy_account.write_atomically, _dying_write  # type: ignore[attr-defined]
+_record, Ledger.record = Ledger.record, _dying_record  # type: ignore[method-assign, assignment]
+_place, private_steps.PrivateGradient.place = private_steps.PrivateGradient.place, _dying_place  # type: ignore[method-assign, assignment]
+_save, StateDirectory.save_pending = StateDirectory.save_pending, _dying_save  # type: ignore[method-assign, assignment]
+
+if __name__ == "__main__":
+    agent_main.main()
