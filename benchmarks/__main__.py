@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
         if name == "attacks":
             folders = {"image_encoder": chosen.image_weights, "text_encoder": chosen.text_weights}
             further["weights"] = {key: str(path) for key, path in folders.items() if path is not None}
-            further["cases"] = chosen.cases.split(",") if chosen.cases else ()
+            further["settings"] = chosen.cases.split(",") if chosen.cases else ()
         if name == "round_overhead":
             further |= {"database_url": chosen.database_url, "redis_url": chosen.redis_url}
             further["cases"] = chosen.cases.split(",") if chosen.cases else ()

@@ -97,16 +97,16 @@ def run(
     clock: Clock,
     data: Path | None = None,
     weights: Mapping[str, str] | None = None,
-    cases: Sequence[str] = (),
+    settings: Sequence[str] = (),
 ) -> list[Report]:
     """`data`: the folder of the real cuts (docs/data.md); generated data without it. `repeats`: seeds.
 
-    `cases`: settings, by name; those that need pretrained `weights` are left out where there are none.
+    `settings`: by name; those that need pretrained `weights` are left out where there are none.
     """
     del clock  # nothing is timed
     reports: list[Report] = []
     for setting in SETTINGS:
-        if setting.name not in (cases or [each.name for each in SETTINGS]):
+        if setting.name not in (settings or [each.name for each in SETTINGS]):
             continue
         if setting.is_real and (data is None or tiny):
             continue
@@ -115,15 +115,24 @@ def run(
             continue
         found: Found = {}
         for seed in range(repeats):
-            _attack_all(
-                setting, _honest(setting.experiment(tiny=tiny, seed=seed, data=data, weights=weights)), seed, found
-            )
+            honest = _honest(setting.experiment(tiny=tiny, seed=seed, data=data, weights=weights))
+            cases = _cases(setting, honest, tiny=tiny)
+            _attack_all(honest, seed, cases, found)
             _tell(setting, seed, found)
         reports += [_report(setting, case, done, found[_NOBODY]) for case, done in found.items()]
     return reports
 
 
-def _attack_all(setting: Setting, seed: _Seed, number: int, found: Found) -> None:
+def _cases(setting: Setting, seed: _Seed, *, tiny: bool) -> list[tuple[str, float]]:
+    """Attacks, and the share of the clients that make them."""
+    if not setting.is_attacked:
+        return []
+    planted = () if seed.backdoor is None else tuple(BACKDOORS)
+    attacks = ("copy", "scaled") if tiny else tuple(ATTACKS)
+    return [(attack, share) for attack in (*attacks, *planted) for share in (_SHARES[-1:] if tiny else _SHARES)]
+
+
+def _attack_all(seed: _Seed, number: int, cases: Sequence[tuple[str, float]], found: Found) -> None:
     def note(case: str, made: Mapping[str, _Outcome | None]) -> None:
         for defence in _DEFENCES:
             kept = found.setdefault(case, {}).setdefault(defence, [])
@@ -132,13 +141,9 @@ def _attack_all(setting: Setting, seed: _Seed, number: int, found: Found) -> Non
                 kept.append(outcome)
 
     note(_NOBODY, {defence: _outcome(seed, defence, seed.uploads, ()) for defence in _DEFENCES})
-    if not setting.is_attacked:
-        return
-    planted = () if seed.backdoor is None else tuple(BACKDOORS)
-    for attack in (*ATTACKS, *planted):
-        for share in _SHARES:
-            made = {defence: _attacked(seed, number, defence, attack, share) for defence in _DEFENCES}
-            note(f"{attack}, {share:.0%} of the clients", made)
+    for attack, share in cases:
+        made = {defence: _attacked(seed, number, defence, attack, share) for defence in _DEFENCES}
+        note(f"{attack}, {share:.0%} of the clients", made)
 
 
 def _tell(setting: Setting, seed: int, found: Found) -> None:

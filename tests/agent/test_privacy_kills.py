@@ -126,13 +126,19 @@ async def scenario(site: Site) -> None:
         await until(lambda n=number: len(site.server.left) == n, agent, site.folder / "agent-nowhere.log")  # type: ignore[misc]
         agent.kill()
         agent.wait(10)
-    await site.server.stop()
 
 
 @pytest.mark.timeout(240)
 def test_every_kill_costs_what_was_paid_and_the_budget_ends_after_them_too(tmp_path: Path) -> None:
-    site = Site(tmp_path, trainings=len(PLACES))
-    asyncio.run(scenario(site))
+    async def played() -> Site:
+        site = Site(tmp_path, trainings=len(PLACES))
+        try:
+            await scenario(site)
+        finally:
+            await site.server.stop()
+        return site
+
+    site = asyncio.run(played())
     assert site.server.left == [LeaveReason.POLICY_ROUNDS] * 2 and not site.server.commits
     assert site.taken("nowhere") == 0
     assert len(read_account(site.state)) == len(PLACES) and read_account(site.state)[-1].epsilon <= site.budget
