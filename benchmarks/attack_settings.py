@@ -59,7 +59,7 @@ class Setting:
             | sources[kind]
             for kind, count in self.counts.items()
         ]
-        values = {
+        values: dict[str, Any] = {
             "rounds": 1 if tiny else 2,
             "seeds": [seed],
             "federation": federation,

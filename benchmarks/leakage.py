@@ -165,6 +165,7 @@ def _loaded(size: _Size, seed: int, data: Path | None) -> tuple[dict[str, PairSp
 def _site(size: _Size, kind: ClientKind, whole: ClientData, topics: tuple[str, ...], seed: int) -> _Site:
     """One share of the data, skewed by the task's classes where it has any."""
     splits = (whole.train, whole.val, whole.test)
+    words: tuple[str, ...] = ()
     if kind in _TASK_CLASSES:
         classes = _TASK_CLASSES[kind]
         given = [split.labels for split in splits if not isinstance(split, PairSplit)]
@@ -173,7 +174,7 @@ def _site(size: _Size, kind: ClientKind, whole: ClientData, topics: tuple[str, .
         )
         names = tuple(f"task class {number}" for number in range(classes))
         whole = ClientData(kind, train, val, test, names)
-        labels, attributes, words = train.labels, [each // classes for each in given], ()
+        labels, attributes = train.labels.astype(np.int64), [(each // classes).astype(np.int64) for each in given]
     else:
         labels, attributes = np.zeros(len(whole.train), dtype=np.int64), [topic_values([s], topics) for s in splits]
         words = topics
@@ -186,9 +187,16 @@ def _site(size: _Size, kind: ClientKind, whole: ClientData, topics: tuple[str, .
         seed=derive_seed(seed, kind.value, "share") % 2**32,
     )
     own = partition_indices(labels, spec)[: 2 * size.samples[kind]]
-    encoders = {f"{m.value}_encoder": EncoderConfig.model_validate(_OF_SITES[m]) for m in kind.modalities}
+    image, text = (
+        EncoderConfig.model_validate(_OF_SITES[m]) if m in kind.modalities else None
+        for m in (Modality.IMAGE, Modality.TEXT)
+    )
     client = SimulatedClient(
-        name=kind.value, kind=kind, data=replace(whole, train=whole.train.take(own.tolist())), **encoders
+        name=kind.value,
+        kind=kind,
+        data=replace(whole, train=whole.train.take(own.tolist())),
+        image_encoder=image,
+        text_encoder=text,
     )
     return _Site(client, (attributes[0][own], np.concatenate(attributes[1:])), words)
 

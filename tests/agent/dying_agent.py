@@ -1,7 +1,6 @@
 """An agent that SIGKILLs itself at a place that DYING_AT names, and notes each step of DP-SGD in STEPS before it.
 
-`account`: the steps are written down, the ledger's entry is not. `ledger`: both are, and no step is taken. `step`: in
-the second step. `saved`: the training is over, and nothing of it is kept yet. Anything else: it lives.
+`account`: the steps are written down, the ledger's entry is not. `step`: in the second step. Anything else: it lives.
 """
 
 from __future__ import annotations
@@ -13,8 +12,6 @@ from typing import Any
 
 from fedafd.agent import main as agent_main
 from fedafd.agent import privacy_account
-from fedafd.agent.ledger import Ledger
-from fedafd.agent.state import StateDirectory
 from fedafd.learning import private_steps
 
 _AT, _STEPS = os.environ["DYING_AT"], Path(os.environ["STEPS"])
@@ -31,12 +28,6 @@ def _dying_write(*arguments: Any, **named: Any) -> None:
     _die("account")
 
 
-def _dying_record(self: Ledger, what: str, **named: Any) -> None:
-    _record(self, what, **named)
-    if what == privacy_account.PRIVACY:
-        _die("ledger")
-
-
 def _dying_place(self: private_steps.PrivateGradient, *arguments: Any) -> Any:
     with _STEPS.open("a") as file:
         file.write(".")
@@ -46,15 +37,8 @@ def _dying_place(self: private_steps.PrivateGradient, *arguments: Any) -> Any:
     return placed
 
 
-def _dying_save(self: StateDirectory, **named: Any) -> Any:
-    _die("saved")
-    return _save(self, **named)
-
-
 _write, privacy_account.write_atomically = privacy_account.write_atomically, _dying_write  # type: ignore[attr-defined]
-_record, Ledger.record = Ledger.record, _dying_record  # type: ignore[method-assign, assignment]
-_place, private_steps.PrivateGradient.place = private_steps.PrivateGradient.place, _dying_place  # type: ignore[method-assign, assignment]
-_save, StateDirectory.save_pending = StateDirectory.save_pending, _dying_save  # type: ignore[method-assign, assignment]
+_place, private_steps.PrivateGradient.place = private_steps.PrivateGradient.place, _dying_place  # type: ignore[method-assign]
 
 if __name__ == "__main__":
     agent_main.main()

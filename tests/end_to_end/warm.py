@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["WarmProcess", "start_warm"]
+__all__ = ["WarmProcess", "keep_warm", "start_warm"]
 
 _ALL_NEED = (
     "fedafd.agent.metrics",
@@ -96,6 +96,11 @@ def start_warm(command: Sequence[str], environment: Mapping[str, str], log: Path
     return WarmProcess(int(_Parent.shared().ask(request)), command)
 
 
+def keep_warm(module: str) -> None:
+    """Import what few tests need, too, before processes that need it are started."""
+    _Parent.shared().ask({"import": module})
+
+
 @dataclass
 class _Parent:
     """The process that forks, as the tests' process sees it. It ends with that one."""
@@ -156,6 +161,9 @@ def main() -> None:
             request = json.loads(text)
             if "reap" in request:
                 answer = os.waitstatus_to_exitcode(os.waitpid(request["reap"], 0)[1])
+            elif "import" in request:
+                importlib.import_module(request["import"])
+                answer = 0
             elif (answer := os.fork()) == 0:
                 _die_with(parent)
                 _become(request)

@@ -42,3 +42,10 @@ def test_more_steps_more_samples_and_less_noise_cost_more(sigma: float, rate: fl
 
 def test_nothing_costs_nothing() -> None:
     assert epsilon_of([], 1e-5) == epsilon_of([Spending(1.0, 0.1, 0)], 1e-5) == 0
+
+
+def test_a_thousand_rounds_of_one_kind_are_counted_as_quickly_as_one() -> None:
+    # One after the other they took a third of a second each, before every round.
+    rounds = [Spending(1.0, 0.01, 10)] * 1000
+    assert epsilon_of(rounds, 1e-5) == epsilon_of([Spending(1.0, 0.01, 10_000)], 1e-5)
+    assert epsilon_of([*rounds, Spending(2.0, 0.01, 10)], 1e-5) > epsilon_of(rounds, 1e-5)

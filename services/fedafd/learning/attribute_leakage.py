@@ -116,4 +116,5 @@ def _gain(
 ) -> NDArray[np.float64]:
     """Of each sample 1 where only the guess with the release is right, -1 where only the one without it is, else 0."""
     before, after = ((each @ prototypes_AD.T).argmax(1) == values_M for each in views)
-    return after.astype(np.float64) - before
+    gains_M: NDArray[np.float64] = after.astype(np.float64) - before
+    return gains_M
