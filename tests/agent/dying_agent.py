@@ -28,10 +28,10 @@ def _dying_write(*arguments: Any, **named: Any) -> None:
     _die("account")
 
 
-def _dying_place(self: private_steps.PrivateGradient, *arguments: Any) -> Any:
+def _dying_place(self: private_steps.PrivateGradient, batch: Any, where: Any) -> Any:
     with _STEPS.open("a") as file:
         file.write(".")
-    placed = _place(self, *arguments)
+    placed = _place(self, batch, where)
     if _STEPS.stat().st_size >= _STEP:
         _die("step")
     return placed
