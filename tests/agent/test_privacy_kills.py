@@ -129,7 +129,7 @@ async def scenario(site: Site) -> None:
     agent.wait(10)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_every_kill_costs_what_was_paid_and_the_budget_ends_after_them_too(tmp_path: Path) -> None:
     async def played() -> Site:
         site = Site(tmp_path, trainings=len(PLACES))
