@@ -231,8 +231,9 @@ def _attacked(
         if client.kind in _TASK_CLASSES:
             labels = np.concatenate([each.labels for each in site.others if not isinstance(each, PairSplit)])
             assert not isinstance(client.data.train, PairSplit)
-            counts = np.bincount(client.data.train.labels, minlength=_TASK_CLASSES[client.kind])
-            prototypes = np.stack([outside[labels == each].mean(0) for each in range(len(counts))])
+            seen = np.unique(labels)
+            counts = np.array([(client.data.train.labels == each).sum() for each in seen], dtype=np.int64)
+            prototypes = np.stack([outside[labels == each].mean(0) for each in seen])
             found["classes"] = label_leakage(rows, known, prototypes, counts, **told).advantage
         members, others = _attributed(progress.bundles[modality], modality, site, (inside, outside))
         attribute = attribute_leakage(rows, known, members, others, **told)
