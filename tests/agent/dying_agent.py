@@ -28,17 +28,17 @@ def _dying_write(*arguments: Any, **named: Any) -> None:
     _die("account")
 
 
-def _dying_place(self: private_steps.PrivateGradient, batch: Any, where: Any) -> Any:
+def _dying_step(self: private_steps.PrivateGradient, batch: Any, where: Any) -> Any:
     with _STEPS.open("a") as file:
         file.write(".")
-    placed = _place(self, batch, where)
+    placed = _take(self, batch, where)
     if _STEPS.stat().st_size >= _STEP:
         _die("step")
     return placed
 
 
 _write, privacy_account.write_atomically = privacy_account.write_atomically, _dying_write  # type: ignore[attr-defined]
-_place, private_steps.PrivateGradient.place = private_steps.PrivateGradient.place, _dying_place  # type: ignore[method-assign]
+_take, private_steps.PrivateGradient.set_gradients = private_steps.PrivateGradient.set_gradients, _dying_step  # type: ignore[method-assign]
 
 if __name__ == "__main__":
     agent_main.main()
