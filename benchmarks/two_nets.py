@@ -8,7 +8,6 @@ its `local`, bit for bit. Rounds and weights are chosen on the validation split,
 from __future__ import annotations
 
 import csv
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import t
 from torch import Tensor
 
-from benchmarks.measure import Clock, Ratio, Report
+from benchmarks.measure import Clock, Ratio, Report, interval_95
 from fedafd.domain.config import FederationConfig
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.seeds import derive_seed
@@ -178,11 +176,11 @@ def _report(kind: ClientKind, figures: Sequence[_Figure], federated: Mapping[tup
     by_seed = {way: _by_seed(mine, way) for way in _WAYS}
     gains = [two - one for one, two in zip(*(by_seed[way].values() for way in _WAYS), strict=True)]
     report.ratios.append(Ratio("two nets minus one, points", statistics.mean(gains)))
-    report.facts["95 % of two nets minus one"] = _interval(gains)
+    report.facts["95 % of two nets minus one"] = interval_95(gains)
     if federated:
         above = [federated[kind, seed] - accuracy for seed, accuracy in by_seed["two nets"].items()]
         report.ratios.append(Ratio("fedafd minus two nets, points", statistics.mean(above)))
-        report.facts["95 % of fedafd minus two nets"] = _interval(above)
+        report.facts["95 % of fedafd minus two nets"] = interval_95(above)
     return report
 
 
@@ -193,10 +191,3 @@ def _by_seed(figures: Sequence[_Figure], way: str) -> dict[int, float]:
         seed: statistics.mean(each.accuracy for each in figures if each.seed == seed and each.way == way)
         for seed in seeds
     }
-
-
-def _interval(values: Sequence[float]) -> str:
-    if len(values) < 2:
-        return "one seed"
-    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values) - half:+.2f} to {statistics.mean(values) + half:+.2f}"
