@@ -76,7 +76,9 @@ def test_no_module_and_no_page_is_longer_than_one_reads() -> None:
 
 
 def _lines(path: Path) -> int:
-    return len(path.read_text(encoding="utf-8").splitlines())
+    """But for a chart's table of values, which is written from its file and looked things up in."""
+    text = re.sub(r"<!-- values -->.*<!-- /values -->", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return len(text.splitlines())
 
 
 def test_every_file_of_the_package_is_in_its_wheel() -> None:

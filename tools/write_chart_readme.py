@@ -78,7 +78,7 @@ def tables(chart: Path) -> str:
         section = isinstance(value, dict) and (key not in described or described[key].section)
         if section:
             text = described[key].text if key in described else ""
-            out.append(f"\n### `{key}`\n{text}".rstrip() + f"\n\n{_HEAD}")
+            out.append(f"\n### `{key}`\n\n{text}".rstrip() + f"\n\n{_HEAD}")
         elif in_section:
             out.append(f"\n### More\n\n{_HEAD}" if out else f"\n{_HEAD}")
         out += [_line(row) for row in rows({key: value}, described)]

@@ -152,6 +152,7 @@ SERVER_CASES: dict[str, Values] = {
             "controlPlane": {"objectStoreSecret": "s3-control-plane"},
             "aggregator": {"objectStoreSecret": "s3-aggregator"},
             "distiller": {"objectStoreSecret": "s3-distiller"},
+            "queries": {"objectStoreSecret": "s3-queries"},
         },
     ),
 }
