@@ -103,7 +103,8 @@ class LightSite:
             chunk_sha256=blob.chunk_sha256,
         )
         begun = await self.stub.BeginUpload(begin, metadata=self.metadata)
-        await self.stub.UploadChunks(_messages(begun, blob), metadata=self.metadata)
+        if begun.missing_chunks:  # none after a broken line, where all had arrived
+            await self.stub.UploadChunks(_messages(begun, blob), metadata=self.metadata)
         commit = pb.CommitUploadRequest(round_id=task.round_id, upload_ids=[begun.upload_id])
         receipt = await self.stub.CommitUpload(commit, metadata=self.metadata)
         if not receipt.accepted:

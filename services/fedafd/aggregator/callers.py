@@ -2,9 +2,10 @@
 
 An agent makes about a dozen calls in a round, most of them within a second. What is remembered is forgotten at once
 when a wake-up says that the client, or the whole federation, changed (a revocation is such a change), and after
-CALLER_SECONDS anyway, so that a revocation acts soon even where the wake-up was lost. Only what was found is
-trusted: a call about another round than the remembered one asks the database. Callers that are looked up at the same
-time, as all are when a round begins, are looked up by one statement.
+CALLER_SECONDS anyway, so that a revocation acts soon even where the wake-up was lost; or after WATCHED_SECONDS, where
+nothing changed for it while it was looked up, and `round_watch` finds within seconds what a lost wake-up would have
+said. Only what was found is trusted: a call about another round than the remembered one asks the database. Callers that
+are looked up at the same time, as all are when a round begins, are looked up by one statement.
 
 Who waits for a round is remembered for minutes: while no round of its federation collects, all that changes for it is
 that one begins to, or that it is revoked, and `round_watch` finds either within seconds if the wake-up was lost.
@@ -23,9 +24,13 @@ from fedafd.persistence.client_repository import callers_by_credential
 from fedafd.persistence.database import Database
 from fedafd.persistence.models import ClientRow, ParticipationRow
 
-__all__ = ["CALLER_SECONDS", "Caller", "CallerLooks", "Callers"]
+__all__ = ["CALLER_SECONDS", "WATCHED_SECONDS", "Caller", "CallerLooks", "Callers"]
 
 CALLER_SECONDS = 1.0
+WATCHED_SECONDS = 10.0
+"""A round of hundreds takes longer than CALLER_SECONDS; each of their calls would ask who it is of."""
+_WATCH_IS_NEW_SECONDS = 5.0
+"""Two looks of `round_watch`, and one that was late."""
 _IDLE_SECONDS = 300.0
 _WATCH_SECONDS = 10.0
 """Without a look of `round_watch` for so long nobody is remembered for longer than CALLER_SECONDS."""
@@ -40,7 +45,7 @@ class Caller:
     part: ParticipationRow | None
     found_at: float = field(default_factory=monotonic)
     steady: bool = False
-    """Whether nothing changed for anybody while it was looked up."""
+    """Whether nothing changed for it while it was looked up."""
 
 
 class Callers:
@@ -52,13 +57,17 @@ class Callers:
         self._hash_of: dict[str, str] = {}
         self._collecting: frozenset[str] = frozenset()
         self._watched_at = float("-inf")
-        self.changes = 0
-        """Grows with each change that concerns clients."""
+        self._heard: list[Change | None] = []
+        """Changes that concern clients, since a look at callers began."""
 
     def find(self, credential_hash: str) -> Caller | None:
         """Who has that credential, if that was looked up a moment ago."""
-        caller = self._by_hash.get(credential_hash)
-        return caller if caller is not None and monotonic() - caller.found_at < self._lifetime else None
+        caller, now = self._by_hash.get(credential_hash), monotonic()
+        if caller is None:
+            return None
+        watched = caller.steady and now - self._watched_at < _WATCH_IS_NEW_SECONDS
+        lifetime = max(self._lifetime, WATCHED_SECONDS) if watched else self._lifetime
+        return caller if now - caller.found_at < lifetime else None
 
     def idle(self, credential_hash: str) -> Caller | None:
         """Who has that credential, if no round waited for it when it was looked up, and nothing changed since."""
@@ -76,6 +85,14 @@ class Callers:
         """The remembered caller of a client."""
         return self.find(self._hash_of.get(client_id, ""))
 
+    def begin_look(self) -> None:
+        """Callers are looked up from here on; one look at a time."""
+        self._heard.clear()
+
+    def is_steady(self, client: ClientRow) -> bool:
+        """Whether nothing changed for that client since the look began."""
+        return not any(_concerns(change, client) for change in self._heard)
+
     def keep(self, credential_hash: str, caller: Caller) -> None:
         """Remember who was looked up just now. `caller.found_at` is from before the look."""
         self._by_hash[credential_hash] = caller
@@ -88,7 +105,8 @@ class Callers:
     def forget(self, change: Change | None) -> None:
         """Something changed (None: anything); what it concerns is looked up again."""
         if change is None or change.clients is None or change.clients:
-            self.changes += 1
+            self._heard.append(change)
+            del self._heard[:-_MOST]
         if change is None:
             gone = list(self._by_hash.values())
         elif change.clients is None:
@@ -112,7 +130,8 @@ class CallerLooks:
         return await self._together.get(credential_hash)
 
     async def _look(self, credential_hashes: Sequence[str]) -> dict[str, Caller | Exception]:
-        now, changes = monotonic(), self._remembered.changes
+        now = monotonic()
+        self._remembered.begin_look()
         async with self._database.snapshot() as session:
             rows = await callers_by_credential(session, credential_hashes)
         found: dict[str, Caller | Exception] = {}
@@ -120,6 +139,12 @@ class CallerLooks:
             if isinstance(row, Exception):
                 found[credential_hash] = row
                 continue
-            found[credential_hash] = caller = Caller(*row, found_at=now, steady=changes == self._remembered.changes)
+            found[credential_hash] = caller = Caller(*row, found_at=now, steady=self._remembered.is_steady(row[0]))
             self._remembered.keep(credential_hash, caller)
         return found
+
+
+def _concerns(change: Change | None, client: ClientRow) -> bool:
+    if change is None:
+        return True
+    return change.federation == client.federation_id and (change.clients is None or client.id in change.clients)

@@ -14,6 +14,7 @@ from fedafd.aggregator.callers import CallerLooks, Callers
 from fedafd.aggregator.claiming import Mover
 from fedafd.aggregator.cut_off import Waiting
 from fedafd.aggregator.direct_uploads import DirectUploads
+from fedafd.aggregator.holding import Holds
 from fedafd.aggregator.limits import ByteBudget, CallCaps, Pace, Turns
 from fedafd.aggregator.metrics import AggregatorMetrics
 from fedafd.aggregator.progress import ProgressBook
@@ -67,6 +68,7 @@ class Context:
     in_memory: ByteBudget = field(default_factory=ByteBudget)
     proofs: Proofs = field(init=False)
     looks: CallerLooks = field(init=False)
+    holds: Holds = field(init=False)
     announcements: Announcements = field(init=False)
     acceptances: Acceptances = field(init=False)
     progress: ProgressBook = field(init=False)
@@ -78,6 +80,7 @@ class Context:
     def __post_init__(self) -> None:
         object.__setattr__(self, "proofs", Proofs(self.authority))
         object.__setattr__(self, "looks", CallerLooks(self.database, self.callers, self.waiting.one))
+        object.__setattr__(self, "holds", Holds(self.database, self.waiting.one))
         object.__setattr__(self, "announcements", Announcements(self.database, self.waiting.one))
         object.__setattr__(self, "acceptances", Acceptances(self.database, self.waiting.one))
         object.__setattr__(self, "progress", ProgressBook(self.database, self.wakeups))

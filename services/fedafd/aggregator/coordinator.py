@@ -55,7 +55,7 @@ class Coordinator:
         self._idle = False
         self._moving = asyncio.Lock()
         self._seen: dict[str, RoundGlance] = {}
-        """How each round stood that a look left as it was; it only spares looks, so that losing it is harmless."""
+        """How each round stood at the last look at its rows; it only spares looks, so that losing it is harmless."""
         self._looked = Listener()
         context.mover.move = self.move
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
@@ -181,12 +181,10 @@ class Coordinator:
             glance = await glance_at_round(session, row.id)
         if not needs_look(step, self._seen.get(row.id), glance):
             return False
-        changed = await self._step(row, token)
-        if not changed:
-            self._seen[row.id] = glance
-        return changed
+        return await self._step(row, token, glance)
 
-    async def _step(self, row: RoundRow, token: int) -> bool:
+    async def _step(self, row: RoundRow, token: int, glance: RoundGlance | None = None) -> bool:
+        """Look at all rows, and do what can be done; `glance` is from just before."""
         with bind_context(federation=row.federation_id, round_number=row.number):
             self._seen.pop(row.id, None)
             async with self._context.database.transaction() as session:
@@ -198,6 +196,9 @@ class Coordinator:
                     trouble = "".join(self._context.store_trouble)
                     step = Step(session, fresh, token, self._alive_since(), self._listening_since(), trouble)
                     changed = await step_round(step)
+            if glance is not None and fresh.state == old:
+                # What this look left for the next one, as it does one thing at a time, shows in the next glance.
+                self._seen[row.id] = glance
             for kind in step.lost:
                 self._context.metrics.stage_failures.labels(kind=kind).inc()
             if fresh.state != old:

@@ -23,8 +23,8 @@ __all__ = ["needs_look", "takes_glances"]
 _GLANCED_AT = (RoundState.COLLECTING.value, RoundState.DISTILLING.value, RoundState.EVALUATING.value)
 _OPEN_STAGES = (StageState.PENDING.value, StageState.RUNNING.value)
 _OPEN_PARTS = tuple(state.value for state in OPEN_PARTICIPATION_STATES)
-_SHARE = 8
-"""Merges of what has been folded begin each time that another one in so many of the cohort has been."""
+_SHARE = 4
+"""Merges begin each time that so many more stages are done as one in this many of the cohort: a pair client has two."""
 
 
 def takes_glances(row: RoundRow) -> bool:
@@ -33,7 +33,7 @@ def takes_glances(row: RoundRow) -> bool:
 
 
 def needs_look(step: Step, before: RoundGlance | None, now: RoundGlance) -> bool:
-    """Whether the rows may say more than at the last look that changed nothing, which was at `before` or later."""
+    """Whether the rows may say more than at the last look, which was at `before` or just after."""
     if before is None or _is_anyone_late(step, now):
         return True
     if _counts(now) == _counts(before):

@@ -7,13 +7,14 @@ from datetime import timedelta
 
 from fedafd.aggregator.callers import Caller
 from fedafd.aggregator.context import Context
+from fedafd.aggregator.holding import Hold
 from fedafd.aggregator.proofs import need_key
 from fedafd.aggregator.types import Call
 from fedafd.domain.errors import IdentityInUseError, UnauthenticatedError
 from fedafd.domain.secrets import hash_secret
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import ClientRow, utc_now
-from fedafd.persistence.session_repository import hold_session, note_refused_agent
+from fedafd.persistence.session_repository import note_refused_agent
 from fedafd.rpc.credentials import bearer_secret
 from fedafd.rpc.sessions import Sessions, sessions_in
 from fedafd.telemetry.logging import add_context, get_logger
@@ -73,10 +74,11 @@ async def _hold(context: Context, client: ClientRow, sessions: Sessions, wait_se
     until = now + context.session_lease + timedelta(seconds=wait_seconds)
     if context.renewals.take(client, sessions.own, now, until):
         return
+    hold = Hold(client_id=client.id, own=sessions.own, ended=tuple(sessions.ended), now=now, until=until)
+    if await context.holds.take(hold):
+        client.session, client.session_until = sessions.own, until
+        return
     async with context.database.transaction() as session:
-        if await hold_session(session, client.id, sessions.own, sessions.ended, now, until):
-            client.session, client.session_until = sessions.own, until
-            return
         # Agents that are started again and again make one event, not one each.
         news = await note_refused_agent(session, client.id, now)
         if news:

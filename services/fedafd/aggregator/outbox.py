@@ -68,19 +68,20 @@ class Outbox:
         async with self._database.snapshot() as session:
             messages = list(await unsent_messages(session))
             rounds = await rounds_of(session, [message.stage_id for message in messages]) if messages else {}
-        sent = 0
+        sent: list[int] = []
         for group in self._groups(messages, rounds):
             first = group[0]
             try:
                 with span_below(rounds[first.stage_id][1], "outbox.send", kind="PRODUCER", stage=first.kind):
                     await asyncio.to_thread(self._deliver, StageKind(first.kind), first.stage_id)
             except StorageUnavailableError as error:
-                _log.warning("outbox.broker_unavailable", reason=str(error), unsent=len(messages) - sent)
-                return sent
+                _log.warning("outbox.broker_unavailable", reason=str(error), unsent=len(messages) - len(sent))
+                break
+            sent += [message.id for message in group]
+        if sent:
             async with self._database.transaction() as session:
-                await mark_sent(session, [message.id for message in group])
-            sent += len(group)
-        return sent
+                await mark_sent(session, sent)
+        return len(sent)
 
     def _groups(
         self, messages: Sequence[OutboxRow], rounds: Mapping[str, tuple[str, str | None]]
