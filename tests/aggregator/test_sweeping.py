@@ -7,12 +7,14 @@ import os
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 from tests.aggregator.world import World
 from typer.testing import CliRunner
 
+from fedafd.aggregator import sweeping
 from fedafd.aggregator.orphans import OrphanKind
 from fedafd.aggregator.sweeping import prune, sweep_next, sweep_rounds
 from fedafd.cli.main import app
@@ -201,11 +203,35 @@ async def test_who_coordinates_sweeps_by_itself_and_goes_on_after_an_outage(
 
     monkeypatch.setattr(world.context.store, "delete", away_once)
     assert world.coordinator.leading
-    sweeping = asyncio.ensure_future(sweep_rounds(world.context, world.coordinator, seconds=0.01, pause_seconds=0.01))
+    sweeps = asyncio.ensure_future(sweep_rounds(world.context, world.coordinator, seconds=0.01, pause_seconds=0.01))
     async with asyncio.timeout(20):
         while (await world.round(round_id)).swept_at is None:
-            assert not sweeping.done()
+            assert not sweeps.done()
             await asyncio.sleep(0.02)
-    sweeping.cancel()
+    sweeps.cancel()
     assert not outages
     assert keys(world) == []
+
+
+async def test_without_an_open_round_the_sweep_looks_seldom_and_at_once_with_news(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[bool] = []
+    again = asyncio.Event()
+
+    async def counted(*given: Any) -> bool:
+        looks.append(await sweep_next(*given))
+        if len(looks) > 1:
+            again.set()
+        return looks[-1]
+
+    monkeypatch.setattr(sweeping, "sweep_next", counted)
+    await world.coordinate()
+    assert world.coordinator.leading
+    assert world.coordinator.idle
+    sweeps = asyncio.ensure_future(sweep_rounds(world.context, world.coordinator, seconds=0.5))
+    await asyncio.sleep(1.4)
+    assert len(looks) == 1
+    world.context.wakeups.changed("trial")
+    await asyncio.wait_for(again.wait(), 20)
+    sweeps.cancel()

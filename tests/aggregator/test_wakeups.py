@@ -191,3 +191,18 @@ async def test_a_waiting_agent_hears_of_its_credentials_end_and_of_a_round_whose
 async def _revoke(world: World, name: str) -> None:
     async with world.context.database.transaction() as session:
         await revoke_client(session, await get_client(session, "trial", name))
+
+
+async def test_a_listener_rests_until_there_is_news_but_not_too_short_and_not_too_long() -> None:
+    loop, listener = asyncio.get_running_loop(), Listener()
+
+    async def rested(shortest: float, longest: float) -> float:
+        began = loop.time()
+        await listener.rest(shortest, longest)
+        return loop.time() - began
+
+    assert await rested(0.01, 0.2) >= 0.2
+    loop.call_later(0.05, listener.wake)
+    assert await rested(0.01, 30.0) < 20.0
+    listener.wake()
+    assert await rested(0.1, 30.0) >= 0.1

@@ -66,6 +66,11 @@ class Coordinator:
         return self._leading_since is not None
 
     @property
+    def idle(self) -> bool:
+        """True while this candidate leads and saw no open round at its last look."""
+        return self._idle
+
+    @property
     def _look_again_seconds(self) -> float:
         """Until the next look without any news: longer for who leads while no round is open, as the lease allows."""
         longest = min(_IDLE_POLLS * self._poll_seconds, self._lease.total_seconds() / 3)
@@ -82,7 +87,8 @@ class Coordinator:
                 while not self._context.draining.is_set():
                     began = monotonic()
                     worked = await self._try_to_move()
-                    self._looked.wake()
+                    if not self._idle:
+                        self._looked.wake()
                     if not worked:
                         # What arrives while many deliver is seen in one look, not in one each; a look that comes after
                         # a quiet moment comes at once.
@@ -141,7 +147,8 @@ class Coordinator:
     async def _send_always(self) -> None:
         with self._context.wakeups.of_rounds(self._looked):
             while True:
-                await self._looked.wait(self._look_again_seconds)
+                # Without an open round nothing is sent; what becomes open comes with news, or with a look.
+                await self._looked.wait(self._look_again_seconds * (_IDLE_POLLS if self._idle else 1))
                 if not self.leading:
                     continue
                 try:

@@ -22,6 +22,16 @@ from fedafd.telemetry.logging import get_logger
 __all__ = ["watch_rounds"]
 
 _log = get_logger(__name__)
+_COLLECTING = (
+    select(RoundRow.federation_id, RoundRow.id)
+    .where(RoundRow.state == RoundState.COLLECTING.value)
+    .order_by(RoundRow.id)
+)
+_VOID = ClientRow.enrolled_at.is_(None) & ClientRow.last_seen_at.is_not(None)
+_ENDED = select(
+    ClientRow.federation_id, func.sum(case((ClientRow.revoked_at.is_not(None) | _VOID, 1), else_=0))
+).group_by(ClientRow.federation_id)
+"""Making a statement costs more than what the database does for it."""
 
 
 async def watch_rounds(context: Context, seconds: float = 2.0) -> None:
@@ -50,16 +60,12 @@ class _Facts:
 
 async def _seen(context: Context) -> dict[str, _Facts] | None:
     """The facts of each federation that has a client or a round; None while the database is away."""
-    collecting = select(RoundRow.federation_id, RoundRow.id).where(RoundRow.state == RoundState.COLLECTING.value)
-    void = ClientRow.enrolled_at.is_(None) & ClientRow.last_seen_at.is_not(None)
-    ended = func.sum(case((ClientRow.revoked_at.is_not(None) | void, 1), else_=0))
-    clients = select(ClientRow.federation_id, ended).group_by(ClientRow.federation_id)
     found: defaultdict[str, _Facts] = defaultdict(_Facts)
     try:
         async with context.database.snapshot() as session:
-            for federation, round_id in await session.execute(collecting.order_by(RoundRow.id)):
+            for federation, round_id in await session.execute(_COLLECTING):
                 found[federation].collecting.append(round_id)
-            for federation, count in await session.execute(clients):
+            for federation, count in await session.execute(_ENDED):
                 found[federation].ended = count
     except DatabaseUnavailableError as error:
         _log.debug("round_watch.database_away", reason=str(error))

@@ -37,6 +37,8 @@ from fedafd.telemetry.logging import bind_context, get_logger
 
 __all__ = ["Amount", "prune", "remove_deleted", "sweep_next", "sweep_round", "sweep_rounds"]
 
+_QUIET = 6
+"""Without news looks are so many times as seldom: only a lost wake-up leaves them something."""
 _log = get_logger(__name__)
 
 
@@ -53,22 +55,24 @@ async def sweep_rounds(
 ) -> None:
     """Sweep every round that is over and forget who is to be, while this aggregator coordinates; ends when cancelled.
 
-    Looks every `seconds`; `pause_seconds` after the database or the store refused.
+    Looks every `seconds`; six times as seldom without any news while no round is open; `pause_seconds` after the
+    database or the store refused.
     """
-    while True:
-        pause = seconds
-        if coordinator.leading:
-            try:
-                while await sweep_next(context.database, context.store):
-                    pass
-                while await forget_next(context.database, context.store):
-                    pass
-                await remove_deleted(context.database, context.store)
-            except Exception as error:
-                # Nothing waits for it: another try comes.
-                _log.warning("sweep.failed", reason=str(error) if isinstance(error, FedafdError) else repr(error))
-                pause = pause_seconds
-        await asyncio.sleep(pause)
+    with context.wakeups.of_rounds() as news:
+        while True:
+            pause, quiet = seconds, coordinator.idle
+            if coordinator.leading:
+                try:
+                    while await sweep_next(context.database, context.store):
+                        pass
+                    while await forget_next(context.database, context.store):
+                        pass
+                    await remove_deleted(context.database, context.store)
+                except Exception as error:
+                    # Nothing waits for it: another try comes.
+                    _log.warning("sweep.failed", reason=str(error) if isinstance(error, FedafdError) else repr(error))
+                    pause = pause_seconds
+            await news.rest(pause, max(pause, _QUIET * seconds if quiet else 0.0))
 
 
 async def sweep_next(database: Database, store: ObjectStore) -> bool:

@@ -50,6 +50,11 @@ class Listener:
         self._event.clear()
         return True
 
+    async def rest(self, shortest: float, longest: float) -> None:
+        """Wait for so many seconds at least, and until something changed, but no longer than `longest`."""
+        await asyncio.sleep(shortest)
+        await self.wait(max(longest - shortest, 0.0))
+
 
 class Wakeups:
     """Wakes whom a change concerns; `publish` tells other processes."""
