@@ -11,7 +11,6 @@ from tests.agent.fake_aggregator import CREDENTIAL
 from tests.agent.scene import Scene, play
 
 from fedafd.agent import connection as connection_module
-from fedafd.agent.runner import StoppedByServerError
 from fedafd.agent.state import Credential, StateDirectory
 from fedafd.domain.errors import (
     ConfigurationError,
@@ -19,7 +18,6 @@ from fedafd.domain.errors import (
     UnauthenticatedError,
 )
 from fedafd.domain.kinds import ParticipantKind
-from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.rpc.status import PASSING
 
 
@@ -138,14 +136,5 @@ def test_revoked_client_ends_the_agent(tmp_path: Path) -> None:
         scene.server.revoked = True
         with pytest.raises(UnauthenticatedError):
             await scene.run(lambda: False, token=None)
-
-    play(tmp_path, scenario)
-
-
-def test_stop_task_ends_the_agent_with_its_reason(tmp_path: Path) -> None:
-    async def scenario(scene: Scene) -> None:
-        scene.server.set_task(stop=pb.StopTask(reason="the federation was closed"))
-        with pytest.raises(StoppedByServerError, match="the federation was closed"):
-            await scene.run(lambda: False)
 
     play(tmp_path, scenario)

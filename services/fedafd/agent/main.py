@@ -1,7 +1,7 @@
 """Entry of the agent process: reads agent.yaml and FEDAFD_AGENT_*, checks the data, serves until SIGTERM.
 
 Exit codes: 0 stopped on request, 1 unexpected error, 2 configuration or command line, 3 refused by the federation
-(unknown or revoked credential, used-up token, wrong kind, told to stop), 4 private data unusable, 7 disk full,
+(unknown or revoked credential, used-up token, wrong kind), 4 private data unusable, 7 disk full,
 8 another agent of this client is alive (fedafd.agent.exit_codes).
 """
 
@@ -40,7 +40,7 @@ def run(config: AgentConfig, *, token: str | None = None, settings: AgentSetting
     from fedafd.agent.leaving import leave_open_round
     from fedafd.agent.line import with_line
     from fedafd.agent.metrics import AgentMetrics
-    from fedafd.agent.runner import Agent, StoppedByServerError
+    from fedafd.agent.runner import Agent
     from fedafd.agent.site import Site
     from fedafd.agent.start import StartStoppedError, prepare
 
@@ -80,9 +80,6 @@ def run(config: AgentConfig, *, token: str | None = None, settings: AgentSetting
                 await agent.run(token)
 
             asyncio.run(serve())
-    except StoppedByServerError as error:
-        _log.error("agent.told_to_stop", reason=str(error))
-        return ExitCode.REFUSED
     except FedafdError as error:
         _log.error("agent.ended", reason=str(error), code=error.code)
         return exit_code_of(error)

@@ -58,17 +58,13 @@ from fedafd.proto.v1 import types_pb2
 from fedafd.telemetry.logging import bind_context, get_logger
 from fedafd.telemetry.tracing import span_below
 
-__all__ = ["Agent", "StoppedByServerError"]
+__all__ = ["Agent"]
 
 _AFTER_ERROR_SECONDS = 5.0
 _KEEP_SESSION_SECONDS = 10.0
 """Well below the aggregator's lease on a session."""
 _log = get_logger(__name__)
 T = TypeVar("T")
-
-
-class StoppedByServerError(Exception):
-    """The federation told this client to stop; the message says why."""
 
 
 class _CredentialRefusedError(Exception):
@@ -110,7 +106,7 @@ class Agent:
     async def run(self, token: str | None) -> None:
         """Enrol if need be, then serve.
 
-        Raises UnauthenticatedError, IdentityInUseError, StoppedByServerError, ConfigurationError.
+        Raises UnauthenticatedError, IdentityInUseError, ConfigurationError.
         """
         session = AgentSession(self._state.root)
         with suppress(StopRequestedError):
@@ -193,8 +189,6 @@ class Agent:
                     at=answer.other_agent_refused_at.ToJsonString(),
                     reason=f"another agent has this site's credential: {self._state.root} was copied, or runs twice",
                 )
-            if answer.HasField("stop"):
-                raise StoppedByServerError(answer.stop.reason)
             if answer.HasField("train"):
                 note_task(self._state.root, round_number=answer.train.round_number)
                 await self._participate(connection, answer.train)

@@ -54,7 +54,6 @@ SENTENCES: dict[str, str] = {
     "agent.baseline_trained": "trained alone for {rounds} of {of} rounds",
     "agent.baseline_failed": "training alone failed",
     "agent.baseline_stopped": "training alone ended before its time",
-    "agent.told_to_stop": "the federation told this agent to stop",
     "agent.ended": "ended",
     "agent.stopped": "stopped",
 }

@@ -18,7 +18,7 @@ from fedafd.domain.errors import FedafdError
 from fedafd.persistence.database import Database
 from fedafd.persistence.migrate import check_schema
 from fedafd.region.own_federation import OwnFederation
-from fedafd.region.runner import Region, ToldToStopError
+from fedafd.region.runner import Region
 from fedafd.region.settings import RegionSettings, load_settings
 from fedafd.storage import open_store
 from fedafd.telemetry.ending import tell_end
@@ -38,9 +38,6 @@ def start_region(path: Path, *, token: str | None = None) -> int:
         configure_tracing("region")
         config, token = read_region_config(path), token or settings.token()
         asyncio.run(_serve(config, settings, token))
-    except ToldToStopError as error:
-        _log.error("region.told_to_stop", reason=str(error))
-        return ExitCode.REFUSED
     except FedafdError as error:
         tell_end("region", error)
         return exit_code_of(error)

@@ -44,17 +44,13 @@ from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.region.own_federation import OwnFederation, Standing
 from fedafd.telemetry.logging import bind_context, get_logger
 
-__all__ = ["Region", "ToldToStopError"]
+__all__ = ["Region"]
 
 _AFTER_ERROR_SECONDS = 5.0
 _SIGN_OF_LIFE_LOOKS = 10
 _FATAL = (UnauthenticatedError, ForbiddenError, IdentityInUseError)
 _WITHOUT_IT = "the upper federation's round went on without it"
 _log = get_logger(__name__)
-
-
-class ToldToStopError(Exception):
-    """The upper federation told this region to stop; the message says why."""
 
 
 class Region:
@@ -80,7 +76,7 @@ class Region:
     async def run(self, token: str | None) -> None:
         """Enrol if need be, then serve.
 
-        Raises UnauthenticatedError, IdentityInUseError, ToldToStopError, ConfigurationError.
+        Raises UnauthenticatedError, IdentityInUseError, ConfigurationError.
         """
         session = AgentSession(self._state.root)
         with suppress(StopRequestedError):
@@ -119,15 +115,13 @@ class Region:
                 answer = await connection.fetch_task(revision, self._poll_seconds)
                 if answer.revision == revision:
                     continue
-                if answer.HasField("stop"):
-                    raise ToldToStopError(answer.stop.reason)
                 asked = answer.train.round_id if answer.HasField("train") else ""
                 await self._settle_others(connection, asked)
                 if asked:
                     with bind_context(round_number=answer.train.round_number):
                         await self._take_part(connection, answer.train)
                 revision = answer.revision
-            except (*_FATAL, ToldToStopError, ConfigurationError):
+            except (*_FATAL, ConfigurationError):
                 raise
             except FedafdError as error:
                 _log.error("region.looked_in_vain", reason=str(error), code=error.code)

@@ -154,26 +154,18 @@ class FetchTaskRequest(_message.Message):
     def __init__(self, wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., known_revision: _Optional[int] = ...) -> None: ...
 
 class FetchTaskResponse(_message.Message):
-    __slots__ = ("revision", "idle", "train", "stop", "other_agent_refused_at")
+    __slots__ = ("revision", "idle", "train", "other_agent_refused_at")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     IDLE_FIELD_NUMBER: _ClassVar[int]
     TRAIN_FIELD_NUMBER: _ClassVar[int]
-    STOP_FIELD_NUMBER: _ClassVar[int]
     OTHER_AGENT_REFUSED_AT_FIELD_NUMBER: _ClassVar[int]
     revision: int
     idle: IdleTask
     train: TrainTask
-    stop: StopTask
     other_agent_refused_at: _timestamp_pb2.Timestamp
-    def __init__(self, revision: _Optional[int] = ..., idle: _Optional[_Union[IdleTask, _Mapping]] = ..., train: _Optional[_Union[TrainTask, _Mapping]] = ..., stop: _Optional[_Union[StopTask, _Mapping]] = ..., other_agent_refused_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, revision: _Optional[int] = ..., idle: _Optional[_Union[IdleTask, _Mapping]] = ..., train: _Optional[_Union[TrainTask, _Mapping]] = ..., other_agent_refused_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class IdleTask(_message.Message):
-    __slots__ = ("reason",)
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    reason: str
-    def __init__(self, reason: _Optional[str] = ...) -> None: ...
-
-class StopTask(_message.Message):
     __slots__ = ("reason",)
     REASON_FIELD_NUMBER: _ClassVar[int]
     reason: str
