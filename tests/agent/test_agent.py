@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fedafd.agent import connection as connection_module
 from fedafd.agent import read_only
 from fedafd.agent.ledger import Ledger, read_sent
 from fedafd.agent.state import PendingResult, StateDirectory
+from fedafd.agent.task_note import read_task_note
 from fedafd.domain.errors import (
     DataError,
     StorageFullError,
@@ -47,6 +49,19 @@ def test_agent_enrols_trains_delivers_and_keeps_its_state(tmp_path: Path) -> Non
     assert credential is not None
     assert credential.secret == CREDENTIAL
     assert scene.server.progress[0] == (0.0, "downloading 1 of 4")
+
+
+def test_until_when_the_round_waits_is_noted_for_the_site_engineer(tmp_path: Path) -> None:
+    until = datetime(2026, 3, 1, 14, 30, tzinfo=UTC)
+
+    async def scenario(scene: Scene) -> None:
+        scene.server.assign()
+        scene.server.task.train.deadline.FromDatetime(until)
+        await scene.run(scene.settled)
+
+    note = read_task_note(play(tmp_path, scenario).state_dir)
+    assert note is not None
+    assert (note.round_number, note.deadline) == (1, until.isoformat())
 
 
 def test_second_round_goes_on_from_the_state_and_downloads_only_what_is_new(tmp_path: Path) -> None:

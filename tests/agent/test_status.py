@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -132,7 +133,9 @@ def test_who_is_at_work_and_what_waits_is_told(tmp_path: Path) -> None:
             assert status.running
             assert status.baseline_running
         note_task(site.root, round_number=7)
-        assert "to take part in round 7" in told(site)
+        assert "to take part in round 7 (told" in told(site)
+        note_task(site.root, round_number=7, deadline=datetime(2026, 3, 1, 14, 30, tzinfo=UTC))
+        assert "to take part in round 7, which waits until 2026-03-01T14:30:00+00:00 (told" in told(site)
         result = site.train(7)
         site.state.save_pending(
             round_id="r7",

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import UTC
 from functools import partial
 from typing import TypeVar
 
@@ -190,8 +191,10 @@ class Agent:
                     reason=f"another agent has this site's credential: {self._state.root} was copied, or runs twice",
                 )
             if answer.HasField("train"):
-                note_task(self._state.root, round_number=answer.train.round_number)
-                await self._participate(connection, answer.train)
+                task = answer.train
+                until = task.deadline.ToDatetime(tzinfo=UTC) if task.HasField("deadline") else None
+                note_task(self._state.root, round_number=task.round_number, deadline=until)
+                await self._participate(connection, task)
             else:
                 note_task(self._state.root, reason=answer.idle.reason)
                 _log.info("agent.idle", reason=answer.idle.reason)

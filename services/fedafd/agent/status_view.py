@@ -78,7 +78,8 @@ def _task(status: SiteStatus) -> str:
     if note is None:
         return "none yet"
     if note.round_number is not None:
-        return f"to take part in round {note.round_number} (told {note.at})"
+        until = "" if note.deadline is None else f", which waits until {note.deadline}"
+        return f"to take part in round {note.round_number}{until} (told {note.at})"
     return f"to wait: {note.reason or 'no round is open'} (told {note.at})"
 
 

@@ -26,12 +26,17 @@ class TaskNote:
     """The round to take part in; None: to wait."""
     reason: str = ""
     """Why to wait, as the federation says it."""
+    deadline: str | None = None
+    """Until when the round waits for this site, ISO 8601, UTC, by the federation's clock; None: it does not say."""
 
 
-def note_task(root: Path, *, round_number: int | None = None, reason: str = "") -> None:
+def note_task(
+    root: Path, *, round_number: int | None = None, reason: str = "", deadline: datetime | None = None
+) -> None:
     """Keep it. A disk that is full or broken is no matter: the agent does not need it."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    note = TaskNote(at=now, round_number=round_number, reason=reason)
+    until = None if deadline is None else deadline.isoformat(timespec="seconds")
+    note = TaskNote(at=now, round_number=round_number, reason=reason, deadline=until)
     with suppress(OSError, StorageFullError):
         write_atomically(root / _FILE, json.dumps(asdict(note)).encode(), mode=0o600)
 
