@@ -83,6 +83,10 @@ def test_what_has_an_effect_is_not_told(tmp_path: Path, changes: dict[str, Any])
             {"federation": EARLY | {"distillation": {"start_round": 1, "weight_cap": None, "leave_out_copies": False}}},
             "federation.distillation.leave_out_copies: distillation.weight_cap is null",
         ),
+        (
+            {"federation": EARLY | {"client": {"image": {"schedule_rounds": 4}}}},
+            "federation.client.image.schedule_rounds: client.image.schedule is constant",
+        ),
         ({"strategies": {"fedafd": {}, "mine": {}}}, "mine: its settings are those of fedafd"),
     ],
     ids=str,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedafd.algorithm.alignment import backward_balanced
+from fedafd.domain.config import FederationConfig, KindTrainingConfig
 from fedafd.domain.leaving import Activity, ActivityKind
 from fedafd.learning.acceleration import untouched_statistics
 from fedafd.learning.ahead import ahead
@@ -22,7 +23,7 @@ from fedafd.learning.regularisers import Regulariser, Terms, make_regulariser
 from fedafd.learning.step_batches import PublicBatch, StepBatch, epoch_batches, private_steps, warm_batches
 from fedafd.learning.waypoints import NOWHERE, TrainingWay, Waypoints
 
-__all__ = ["Progress", "train_locally"]
+__all__ = ["Progress", "learning_rate_factor", "train_locally"]
 
 Progress = Callable[[float, Activity], None]
 """Hears the done share, 0 to 1, and what is being done."""
@@ -39,7 +40,7 @@ def train_locally(
     Returns the mean loss of the last epoch's steps on private samples; None if that was done before.
     """
     config, training = site.config, site.training
-    factor = steps_factor(round_number, config.server.schedule_rounds) if training.schedule == "steps" else 1.0
+    factor = learning_rate_factor(config, training, round_number)
     for group in site.optimizers["main"].param_groups:
         group["lr"] = training.learning_rate * factor
     # The offset was chosen for use; far from 0 it would keep the gate, or the own encoder, from learning.
@@ -61,6 +62,13 @@ def train_locally(
                 way.keep(epoch + 1, last=epoch + 1 == epochs)
         site.model.eval()
         return steps.mean_loss()
+
+
+def learning_rate_factor(config: FederationConfig, training: KindTrainingConfig, round_number: int) -> float:
+    """What the schedule of a kind of client makes of its learning rate in a round."""
+    if training.schedule == "constant":
+        return 1.0
+    return steps_factor(round_number, training.schedule_rounds or config.server.schedule_rounds)
 
 
 def _regulariser(site: LocalSite) -> Regulariser | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from fedafd.domain.config import AlignmentMode, EnsembleMode, FederationConfig, FusionMode
@@ -21,6 +22,12 @@ _SERVICES_ONLY = (
     "accept_personalized_models",
     "max_upload_bytes",
 )
+
+
+def _in_steps(kind: ClientKind, config: FederationConfig) -> bool:
+    return config.client.for_kind(kind).schedule == "steps"
+
+
 _USES: tuple[tuple[str, Callable[[FederationConfig], bool], str], ...] = (
     ("alignment.schedule", lambda c: c.alignment.mode is not AlignmentMode.OFF, "alignment.mode is off"),
     ("alignment.weight", lambda c: c.alignment.mode in _ADVERSARIAL, "alignment.mode is not adversarial"),
@@ -81,9 +88,18 @@ _USES: tuple[tuple[str, Callable[[FederationConfig], bool], str], ...] = (
     (
         "server.schedule_rounds",
         lambda c: (
-            c.server.schedule == "cosine" or any(c.client.for_kind(kind).schedule == "steps" for kind in ClientKind)
+            c.server.schedule == "cosine"
+            or any(_in_steps(kind, c) and c.client.for_kind(kind).schedule_rounds is None for kind in ClientKind)
         ),
-        "no schedule counts rounds",
+        "no schedule counts rounds with it",
+    ),
+    *(
+        (
+            f"client.{kind.value}.schedule_rounds",
+            partial(_in_steps, kind),
+            f"client.{kind.value}.schedule is constant",
+        )
+        for kind in ClientKind
     ),
 )
 

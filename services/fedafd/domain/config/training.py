@@ -47,7 +47,7 @@ class ServerTrainingConfig(Config):
     )
     schedule_rounds: Count = Field(
         40,
-        description="Rounds that the schedules count with, the server's and the clients'; later ones stay at its end.",
+        description="Rounds that `schedule` counts with; later ones stay at its end.",
     )
     loss_scale: Positive = Field(8.0, description="Initial a and b of the soft contrastive loss (paper: 15).")
     clip_norm: Positive = Field(2.0, description=_CLIP_NORM)
@@ -68,7 +68,10 @@ class KindTrainingConfig(Config):
     weight_decay: NonNegative = Field(1e-4, description=_WEIGHT_DECAY)
     momentum: NonNegative = Field(0.9, description="Share of the last step that the next one goes on with; sgd alone.")
     schedule: Literal["constant", "steps"] = Field(
-        "constant", description="steps: x0.1 at 50 % and 80 % of the rounds (`server.schedule_rounds`)."
+        "constant", description="steps: x0.1 at 50 % and 80 % of `schedule_rounds`."
+    )
+    schedule_rounds: Count | None = Field(
+        None, description="Rounds that `schedule` counts with; null: as many as `server.schedule_rounds`."
     )
     fusion_learning_rate: Positive = Field(1e-4, description="Step size of the fusion.")
     fusion_weight_decay: NonNegative = Field(0.0, description="As weight_decay, of the fusion's weights.")
