@@ -7,12 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
+from fedafd.agent.settings import AgentSettings
 from fedafd.agent.settings import load_settings as agent
-from fedafd.aggregator.settings import load_settings
+from fedafd.aggregator.settings import AggregatorSettings, load_settings
+from fedafd.control_plane.settings import ControlPlaneSettings
 from fedafd.control_plane.settings import load_settings as control_plane
+from fedafd.distiller.queries.settings import QueriesSettings
+from fedafd.distiller.settings import DistillerSettings
 from fedafd.distiller.settings import load_settings as distiller
 from fedafd.domain.errors import ConfigurationError
+from fedafd.region.settings import RegionSettings
+from fedafd.storage import StoreSettings
 
 
 @pytest.fixture
@@ -112,3 +119,19 @@ def test_a_wrong_variable_is_named_as_it_must_be_set(
         load()
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        AgentSettings,
+        AggregatorSettings,
+        ControlPlaneSettings,
+        DistillerSettings,
+        QueriesSettings,
+        RegionSettings,
+        StoreSettings,
+    ],
+)
+def test_every_setting_has_a_meaning(settings: type[BaseModel]) -> None:
+    assert [name for name, field in settings.model_fields.items() if not field.description] == []

@@ -38,7 +38,7 @@ class AgentSettings(BaseSettings):
     poll_seconds: float = Field(
         default=30.0, gt=0, le=60, description="How long the server may hold a request for a task."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["auto", "json", "console"] = Field(
         default="auto", description="auto: lines for people on a terminal, JSON elsewhere."
     )

@@ -23,9 +23,9 @@ class AggregatorSettings(ProcessSettings):
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid")
 
     listen: ListenAddress = Field("127.0.0.1:7443", description="host:port for gRPC.")
-    database_url: SecretStr
+    database_url: SecretStr = Field(description="SQLAlchemy URL of the database, PostgreSQL or SQLite.")
     redis_url: SecretStr | None = Field(None, description="Wake-ups, presence and the Celery broker.")
-    store: StoreSettings
+    store: StoreSettings = Field(description="The object store: STORE__URL and so on.")
     store_for_sites: OriginUrl | None = Field(
         None,
         description="The object store as sites reach it, such as https://store.example.org:9000: agents with"
@@ -86,7 +86,7 @@ class AggregatorSettings(ProcessSettings):
     tracking_folder: Path = Field(
         Path("fedafd-tracking"), description="Where trackers write that name no other place; made when one does."
     )
-    log_level: str = "INFO"
+    log_level: str = Field("INFO", description="Least level that is logged: DEBUG, INFO, WARNING or ERROR.")
 
     @model_validator(mode="after")
     def _check_tls(self) -> AggregatorSettings:

@@ -23,11 +23,11 @@ class ControlPlaneSettings(ProcessSettings):
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid")
 
-    host: str = "127.0.0.1"
-    port: int = Field(8080, ge=1, le=65535)
-    database_url: SecretStr
-    redis_url: SecretStr | None = None
-    store: StoreSettings
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=1, le=65535, description="Port to listen on.")
+    database_url: SecretStr = Field(description="SQLAlchemy URL of the database, PostgreSQL or SQLite.")
+    redis_url: SecretStr | None = Field(None, description="Presence, wake-ups and queries; unset: none of them.")
+    store: StoreSettings = Field(description="The object store: STORE__URL and so on.")
     admin_key: LongSecret | None = Field(None, description="The first admin's API key.")
     admin_key_file: Path | None = Field(None, description="A file that holds it.")
     invitation_hours: float = Field(168.0, gt=0, description="How long an enrolment token lives.")
@@ -52,7 +52,7 @@ class ControlPlaneSettings(ProcessSettings):
     )
     oidc: OidcSettings | None = Field(None, description="The identity provider; unset: none.")
     body_idle_seconds: float = Field(30.0, gt=0, description="A body of which nothing comes for so long is refused.")
-    log_level: str = "INFO"
+    log_level: str = Field("INFO", description="Least level that is logged: DEBUG, INFO, WARNING or ERROR.")
 
     @field_validator("trusted_proxies")
     @classmethod

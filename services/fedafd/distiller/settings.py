@@ -36,9 +36,9 @@ class DistillerSettings(ProcessSettings):
         description="true: no TLS: whoever sees the traffic reads the internal token. false: TLS always. unset: TLS to"
         " all but this machine itself.",
     )
-    redis_url: SecretStr
-    store: StoreSettings
-    internal_token: LongSecret
+    redis_url: SecretStr = Field(description="Broker of the stages, and wake-ups.")
+    store: StoreSettings = Field(description="The object store: STORE__URL and so on.")
+    internal_token: LongSecret = Field(description="Shared with the aggregators.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
     processes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="Processes that share the global training; auto: one per GPU."
@@ -57,7 +57,7 @@ class DistillerSettings(ProcessSettings):
         description="After SIGTERM a stage may go on for so long, then it is handed back for another distiller;"
         " keep it below the platform's own limit.",
     )
-    log_level: str = "INFO"
+    log_level: str = Field("INFO", description="Least level that is logged: DEBUG, INFO, WARNING or ERROR.")
 
 
 def load_settings() -> DistillerSettings:

@@ -24,14 +24,14 @@ class RegionSettings(ProcessSettings):
 
     model_config = SettingsConfigDict(env_prefix="FEDAFD_REGION_", env_nested_delimiter="__", extra="forbid")
 
-    database_url: SecretStr
-    store: StoreSettings
+    database_url: SecretStr = Field(description="Of the region's own aggregator: SQLAlchemy URL, PostgreSQL or SQLite.")
+    store: StoreSettings = Field(description="Of the region's own aggregator: STORE__URL and so on.")
     enrolment_token: SecretStr | None = Field(None, description="One-time token of the invitation; first start only.")
     enrolment_token_file: OwnPath | None = Field(None, description="A file that holds the token.")
     cache_limit_bytes: int = Field(4 * 2**30, ge=0, description="Downloads kept beside those in use.")
     poll_seconds: float = Field(30.0, gt=0, le=60, description="How long a request for a task may be held above.")
     look_seconds: float = Field(1.0, gt=0, le=60, description="How often it looks how far its own round is.")
-    log_level: str = "INFO"
+    log_level: str = Field("INFO", description="Least level that is logged: DEBUG, INFO, WARNING or ERROR.")
 
     def token(self) -> str | None:
         """The enrolment token from wherever it was given. Raises ConfigurationError for an unreadable file."""

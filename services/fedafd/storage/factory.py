@@ -27,10 +27,10 @@ class StoreSettings(BaseModel):
 
     url: Annotated[str, Field(description="A folder's path, or s3://bucket.")]
     endpoint: Annotated[StoreEndpoint | None, Field(description="host:port of the S3 service.")] = None
-    region: str | None = None
+    region: str | None = Field(None, description="The bucket's region; unset: as the service says.")
     secure: Annotated[bool, Field(description="TLS to the S3 service.")] = True
-    access_key: str | None = None
-    secret_key: SecretStr | None = None
+    access_key: str | None = Field(None, description="Name of the key that requests are signed with.")
+    secret_key: SecretStr | None = Field(None, description="Its secret.")
     secret_key_file: Annotated[Path | None, Field(description="File that holds the secret key.")] = None
 
 

@@ -19,8 +19,8 @@ class QueriesSettings(ProcessSettings):
 
     model_config = SettingsConfigDict(env_prefix="FEDAFD_QUERIES_", env_nested_delimiter="__", extra="forbid")
 
-    redis_url: SecretStr
-    store: StoreSettings
+    redis_url: SecretStr = Field(description="Where queries come from and answers go to.")
+    store: StoreSettings = Field(description="The object store: STORE__URL and so on.")
     device: str = Field("cpu", description="cpu, auto, cuda, cuda:N or mps. A GPU is better left to the distiller.")
     threads: int | None = Field(None, ge=1, description="CPU threads; unset: OMP_NUM_THREADS, else all cores.")
     cache_dir: Path | None = Field(
@@ -36,7 +36,7 @@ class QueriesSettings(ProcessSettings):
         " embeds them once.",
     )
     metrics_listen: ListenAddress | None = Field(None, description="host:port for Prometheus; unset: none.")
-    log_level: str = "INFO"
+    log_level: str = Field("INFO", description="Least level that is logged: DEBUG, INFO, WARNING or ERROR.")
 
 
 def load_settings() -> QueriesSettings:
