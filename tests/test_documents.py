@@ -26,6 +26,7 @@ from fedafd.cli.main import app
 from fedafd.control_plane.settings import ControlPlaneSettings
 from fedafd.distiller.queries.settings import QueriesSettings
 from fedafd.distiller.settings import DistillerSettings
+from fedafd.region.settings import RegionSettings
 
 PAGES = sorted(
     str(path.relative_to(ROOT))
@@ -45,6 +46,7 @@ SETTINGS: tuple[type[BaseSettings], ...] = (
     ControlPlaneSettings,
     DistillerSettings,
     QueriesSettings,
+    RegionSettings,
 )
 GROUPS = ("fedafd.encoders", "fedafd.datasets", "fedafd.tasks", "fedafd.trackers", "fedafd.strategies")
 REMOVED = ("fedafd.v1.CoordinationService",)

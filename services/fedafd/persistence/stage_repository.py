@@ -79,7 +79,7 @@ async def add_stage(
 
 
 async def add_folds(
-    session: AsyncSession, round_id: str, folds: Mapping[tuple[Modality, int], dict[str, Any]]
+    session: AsyncSession, round_id: str, folds: Mapping[tuple[Modality, int], dict[str, ArtifactRef]]
 ) -> list[tuple[Modality, int]]:
     """Add folds with their inputs, by modality and position, and announce them; those that the round has already."""
     mine = (StageRow.round_id == round_id, StageRow.kind == StageKind.FOLD.value)
