@@ -94,11 +94,13 @@ def _direct_uploads(settings: AggregatorSettings) -> DirectUploads:
 
 async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set. Raises ConfigurationError when the address cannot be bound."""
+    if settings.redis_url is None:
+        raise ConfigurationError("FEDAFD_AGGREGATOR_REDIS_URL: must be set; it is the way to the distillers")
     check_trackers(settings.tracking, "FEDAFD_AGGREGATOR_TRACKING")
     async with AsyncExitStack() as stack:
-        redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
-        publisher = WakeupPublisher(redis_url) if redis_url else None
-        wakeups = Wakeups(publisher.publish) if publisher else Wakeups()
+        redis_url = settings.redis_url.get_secret_value()
+        publisher = WakeupPublisher(redis_url)
+        wakeups = Wakeups(publisher.publish)
         database = Database(settings.database_url.get_secret_value())
         stack.push_async_callback(database.close)
         await check_schema(database)
@@ -111,7 +113,7 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
             wakeups,
             stage_lease=timedelta(seconds=settings.stage_lease_seconds),
             session_lease=timedelta(seconds=settings.session_lease_seconds),
-            seen=PresenceWriter(redis_url).seen if redis_url else None,
+            seen=PresenceWriter(redis_url).seen,
             authority=authority,
             certificate_lifetime=timedelta(days=settings.client_certificate_days),
             bound_only=settings.require_client_keys,
@@ -123,9 +125,7 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
             host, port = split_address(settings.metrics_listen)
             stack.enter_context(start_metrics_server(context.metrics.metrics, host, port))
         servers, servicer = _listening(context, settings, authority)
-        celery = make_celery(redis_url) if redis_url else None
-        if celery is None or redis_url is None:
-            raise ConfigurationError("FEDAFD_AGGREGATOR_REDIS_URL: must be set; it is the way to the distillers")
+        celery = make_celery(redis_url)
         queue = QueueDepth(redis_url)
         outbox = Outbox(
             database,
@@ -146,8 +146,7 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
         await stack.enter_async_context(
             _background(watch_health(context, servicer), survey, sweep_rounds(context, coordinator))
         )
-        origin = publisher.origin if publisher else ""
-        listening = listen_for_wakeups(redis_url, wakeups.heard, but=origin, connected=wakeups.wake)
+        listening = listen_for_wakeups(redis_url, wakeups.heard, but=publisher.origin, connected=wakeups.wake)
         await stack.enter_async_context(_background(listening, watch_rounds(context)))
         if settings.tracking:
             tracking = RoundTracking(context, settings.tracking, settings.tracking_folder.absolute())

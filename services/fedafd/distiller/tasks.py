@@ -201,15 +201,19 @@ class StageRunner:
 
     def _stored(self, claim: pb.ClaimStageResponse, result: StageResult) -> list[pb.NamedArtifact]:
         named = []
+        read = {given.artifact.key for given in claim.inputs}
         for name, content in result.outputs.items():
-            # A version's state is hours of work, and its copy a small part of the store.
-            twice = name == SERVER_STATE and stage_kind_from_wire(claim.kind) is StageKind.EVALUATE
             purpose, key = _purpose_and_key(claim, name, sha256_of(content))
-            named.append(self._put(name, purpose, key, content, twice))
+            put: Callable[[str, bytes], None] = self._store.put
+            if name == SERVER_STATE and stage_kind_from_wire(claim.kind) is StageKind.EVALUATE:
+                # A version's state is hours of work, and its copy a small part of the store.
+                put = partial(put_twice, self._store, is_there=key in read)
+            named.append(self._put(name, purpose, key, content, put))
         return named
 
-    def _put(self, name: str, purpose: str, key: str, content: bytes, twice: bool = False) -> pb.NamedArtifact:
-        put = partial(put_twice, self._store) if twice else self._store.put
+    def _put(
+        self, name: str, purpose: str, key: str, content: bytes, put: Callable[[str, bytes], None]
+    ) -> pb.NamedArtifact:
         self._patience.through(lambda: put(key, content))
         self._metrics.bytes_written.inc(len(content))
         artifact = types_pb2.Artifact(sha256=sha256_of(content), size_bytes=len(content), purpose=purpose, key=key)

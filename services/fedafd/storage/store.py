@@ -157,9 +157,13 @@ def check_key(key: str) -> str:
     return key
 
 
-def put_twice(store: ObjectStore, key: str, data: bytes) -> None:
-    """Store what nobody can make again under its key, and a copy beside it, which `get_verified` falls back on."""
-    store.put(key, data)
+def put_twice(store: ObjectStore, key: str, data: bytes, *, is_there: bool = False) -> None:
+    """Store what nobody can make again under its key, and a copy beside it, which `get_verified` falls back on.
+
+    `is_there`: the object itself has just been read and verified, and is not written again.
+    """
+    if not is_there:
+        store.put(key, data)
     store.put(copy_of(key), data)
 
 
