@@ -198,8 +198,12 @@ def test_a_bad_file_is_refused_with_its_name(tmp_path: Path, content: bytes, mes
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"nowhere.yaml: cannot be read: No such file"):
+    with pytest.raises(
+        ConfigurationError, match=r"nowhere.yaml: no such file; `fedafd agent init` writes one, --config or"
+    ):
         read_agent_config(tmp_path / "nowhere.yaml")
+    with pytest.raises(ConfigurationError, match=r"nowhere.yaml: cannot be read: No such file"):
+        read_federation_config(tmp_path / "nowhere.yaml")
 
 
 def test_words_and_numbers_in_yaml_are_what_they_look_like(tmp_path: Path) -> None:
