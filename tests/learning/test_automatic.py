@@ -191,6 +191,6 @@ def test_code_in_the_weights_folder_is_not_run(tmp_path: Path) -> None:
 
 def test_documented_families_are_those_that_are_tested() -> None:
     page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
-    rows = {"text": TEXTS, "image": IMAGES, "one tower of two": DUAL, "image, where timm is installed": TIMM}
+    rows = {"text": TEXTS, "image": IMAGES, "one half of a dual encoder": DUAL, "image, where timm is installed": TIMM}
     for modality, kinds in rows.items():
         assert f"| {modality} | {', '.join(f'`{kind}`' for kind in sorted(kinds))}" in page
