@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError, field_validator
 
 from fedafd.control_plane.oidc.settings import OidcSettings, checked_address
 from fedafd.domain.errors import ConfigurationError, IdentityProviderUnavailableError, UnauthenticatedError
-from fedafd.telemetry.logging import get_logger
+from fedafd.telemetry.logging import get_logger, is_configured
 
 __all__ = ["ALGORITHMS", "Metadata", "Provider"]
 
@@ -118,7 +118,8 @@ class Provider:
                     return self._told
                 except IdentityProviderUnavailableError as error:
                     self._failure = error
-                    _log.warning("oidc.provider_unavailable", reason=str(error))
+                    if is_configured():  # `fedafd doctor` says it in its own answer
+                        _log.warning("oidc.provider_unavailable", reason=str(error))
             if told is None or now - told.at >= self._stale or (newer and self._failure is not None):
                 raise self._failure or self._away("it was asked a moment ago")
             return told
