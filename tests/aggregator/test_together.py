@@ -94,7 +94,9 @@ async def test_a_question_that_nobody_will_answer_is_ended_when_the_database_is_
     together = Together(source.ask, guard=waiting.one)
     source.open.clear()
     asked = [asyncio.ensure_future(together.get(key)) for key in ("a", "b")]
-    await asyncio.sleep(0.01)
+    async with asyncio.timeout(10):
+        while not source.asked:
+            await asyncio.sleep(0.01)
     waiting.cut_off(True)
     answers = await asyncio.gather(*asked, return_exceptions=True)
     assert all(isinstance(answer, DatabaseUnavailableError) for answer in answers)

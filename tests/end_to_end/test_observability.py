@@ -69,7 +69,7 @@ class Observed:
 @pytest.fixture(scope="module")
 def observed(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[Observed]:
     folder = tmp_path_factory.mktemp("observed")
-    ports = {"aggregator": free_port(), "distiller": free_port()}
+    ports = {"aggregator": free_port(), "distiller": free_port(), "queries": free_port()}
     with pytest.MonkeyPatch.context() as patch, collector() as traces, ExitStack() as stack:
         for process, port in ports.items():
             patch.setenv(f"FEDAFD_{process.upper()}_METRICS_LISTEN", f"127.0.0.1:{port}")
@@ -78,6 +78,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterat
         backends = embedded(folder, redis_url.removesuffix("/0") + "/5")
         with LoggedSupervisor(folder / "logs") as supervisor:
             trial = ObservedTrial(supervisor, backends, folder)
+            trial.services.start_queries()
             prometheus = watched(stack, trial, folder, ports)
             if prometheus:
                 # Counters that it has not seen at 0 would not count as increased.
@@ -151,7 +152,7 @@ def events(path: Path) -> Iterator[dict[str, object]]:
 
 
 def test_every_process_says_what_it_uses(observed: Observed) -> None:
-    assert set(observed.metrics) == {"control-plane", "aggregator", "distiller", *KINDS}
+    assert set(observed.metrics) == {"control-plane", "aggregator", "distiller", "queries", *KINDS}
     for process in observed.metrics:
         assert observed.value(process, "process_resident_memory_bytes") > 1 << 20
         assert observed.value(process, "process_cpu_seconds_total") > 0
@@ -264,6 +265,7 @@ def test_prometheus_finds_every_process_under_the_name_that_alerts_expect(promet
         "fedafd-control-plane": "up",
         "fedafd-aggregator": "up",
         "fedafd-distiller": "up",
+        "fedafd-queries": "up",
     }
 
 
