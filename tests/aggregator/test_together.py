@@ -17,11 +17,13 @@ class Source:
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
+        self.was_asked = asyncio.Event()
         self.open = asyncio.Event()
         self.open.set()
 
     async def ask(self, keys: Sequence[str]) -> dict[str, int | Exception]:
         self.asked.append(list(keys))
+        self.was_asked.set()
         number = len(self.asked)
         await self.open.wait()
         return {key: LookupError(key) if key.startswith("bad") else number for key in keys}
@@ -95,8 +97,7 @@ async def test_a_question_that_nobody_will_answer_is_ended_when_the_database_is_
     source.open.clear()
     asked = [asyncio.ensure_future(together.get(key)) for key in ("a", "b")]
     async with asyncio.timeout(10):
-        while not source.asked:
-            await asyncio.sleep(0.01)
+        await source.was_asked.wait()
     waiting.cut_off(True)
     answers = await asyncio.gather(*asked, return_exceptions=True)
     assert all(isinstance(answer, DatabaseUnavailableError) for answer in answers)
