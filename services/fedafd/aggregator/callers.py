@@ -106,7 +106,8 @@ class Callers:
         """Something changed (None: anything); what it concerns is looked up again."""
         if change is None or change.clients is None or change.clients:
             self._heard.append(change)
-            del self._heard[:-_MOST]
+            if len(self._heard) > _MOST:
+                self._heard[:] = [None]  # anything, rather than to lose one of them
         if change is None:
             gone = list(self._by_hash.values())
         elif change.clients is None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from fedafd.domain.claims import claimed
 from fedafd.domain.errors import ConflictError
 from fedafd.telemetry.logging import get_logger
 
-__all__ = ["scratch_folder"]
+__all__ = ["cache_folder", "scratch_folder"]
 
 _PREFIX = "fedafd-distiller-"
 _LOCK = "distiller.lock"
@@ -27,6 +27,14 @@ def scratch_folder() -> Iterator[Path]:
         folder = Path(made)
         with claimed(folder / _LOCK, f"{folder}: another distiller uses it"):
             yield folder
+
+
+@contextmanager
+def cache_folder(configured: Path | None) -> Iterator[Path]:
+    """The folder that the settings name, made if need be; one that ends with the process where they name none."""
+    with nullcontext(configured) if configured is not None else scratch_folder() as folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
 
 
 def _sweep(parent: Path) -> None:

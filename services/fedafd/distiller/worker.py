@@ -16,7 +16,7 @@ from celery.signals import setup_logging
 
 from fedafd.distiller.hearing import DEAF_EXIT_CODE, Hearing
 from fedafd.distiller.metrics import DistillerMetrics
-from fedafd.distiller.scratch import scratch_folder
+from fedafd.distiller.scratch import cache_folder
 from fedafd.distiller.settings import DistillerSettings, line_to_aggregator, load_settings
 from fedafd.distiller.shutdown import Shutdown
 from fedafd.domain.addresses import split_address
@@ -118,11 +118,7 @@ def main() -> int:
         configure_tracing("distiller")
         if settings.threads is not None:
             os.environ["OMP_NUM_THREADS"] = str(settings.threads)
-        with ExitStack() as stack:
-            cache = settings.cache_dir
-            if cache is None:
-                cache = stack.enter_context(scratch_folder())
-            cache.mkdir(parents=True, exist_ok=True)
+        with cache_folder(settings.cache_dir) as cache:
             code = _run(settings, cache)
         leave_objects()
         return code

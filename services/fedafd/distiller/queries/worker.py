@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from fedafd.distiller.queries.settings import QueriesSettings, load_settings
-from fedafd.distiller.scratch import scratch_folder
+from fedafd.distiller.scratch import cache_folder
 from fedafd.domain.addresses import split_address
 from fedafd.domain.errors import FedafdError, InvalidRequestError, StorageUnavailableError
 from fedafd.messaging.queries import PRESENCE_SECONDS, QueryTaker
@@ -145,11 +145,7 @@ def main() -> int:
         configure("queries", level=settings.log_level)
         if settings.threads is not None:
             os.environ["OMP_NUM_THREADS"] = str(settings.threads)
-        with ExitStack() as stack:
-            cache = settings.cache_dir
-            if cache is None:
-                cache = stack.enter_context(scratch_folder())
-            cache.mkdir(parents=True, exist_ok=True)
+        with cache_folder(settings.cache_dir) as cache:
             _run(settings, cache)
         leave_objects()
         return 0
