@@ -2,7 +2,7 @@
 
 A look reads each stage and each part in the round, which grows with the clients, and most of what wakes the coordinator
 is one more delivery or fold, of which nothing comes. So it reads the rows again only when something ended that it waits
-for, when somebody has been silent for too long, or when a share of the cohort's stages is done, so that merges can begin:
+for, when somebody has been silent for too long, or when a share of the cohort's stages is done: merges can begin, and
 looks do not grow in number with the clients. A glance that errs delays nothing for good: once nothing is under way the
 rows are looked at.
 """
