@@ -7,22 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tiny import TINY_FEDERATION
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.presets import merged
 from fedafd.simulation.experiment import ExperimentConfig, read_experiment
 
 __all__ = ["SETTINGS", "Setting"]
 
-_TINY: dict[str, Any] = {
-    "embedding_dim": 16,
-    "image_encoder": {
-        "image_size": 16,
-        "options": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
-    },
-    "text_encoder": {"max_tokens": 8, "options": {"embedding_size": 8, "hidden_size": 8}},
-    "server": {"batch_size": 16},
-    "client": {"local_epochs": 1},
-}
 _SMALL: dict[str, Any] = {
     "preset": "small",
     "embedding_dim": 128,
@@ -52,7 +43,7 @@ class Setting:
     ) -> ExperimentConfig:
         """One seed of it, which distils from round 1 on. `data` None: generated; then `weights` are not read."""
         federation = merged(self.federation, {"distillation": {"start_round": 1}})
-        federation = merged(federation, _TINY) if tiny else federation
+        federation = merged(federation, TINY_FEDERATION) if tiny else federation
         public, sources = _generated(tiny=tiny) if data is None or tiny or not self.is_real else _real(self.parts)
         clients = [
             {"kind": kind.value, "count": 3 if tiny and kind is ClientKind.PAIR else min(count, 2 if tiny else count)}

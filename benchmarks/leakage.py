@@ -19,12 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measure import Clock, Ratio, Report, interval_95
+from benchmarks.tiny import TINY_FEDERATION
 from fedafd.agent.noise import noised
 from fedafd.datasets import load_client_data, load_public_data
 from fedafd.datasets.partition import partition_indices
 from fedafd.datasets.samples import ClientData, PairSplit, Split
 from fedafd.domain.config import DpConfig, EncoderConfig, FederationConfig, PartitionConfig, parse_federation_config
 from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.domain.presets import merged
 from fedafd.domain.seeds import derive_seed
 from fedafd.learning.attribute_leakage import Attributed, attribute_leakage
 from fedafd.learning.audited_samples import global_features, of_each_text, topic_values
@@ -67,16 +69,7 @@ _TINY = _Size(
     rounds=1,
     samples=dict.fromkeys(ClientKind, 32),
     epsilon=500.0,
-    federation={
-        "embedding_dim": 16,
-        "image_encoder": {
-            "image_size": 16,
-            "options": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
-        },
-        "text_encoder": {"max_tokens": 8, "options": {"embedding_size": 8, "hidden_size": 8}},
-        "server": {"batch_size": 16},
-        "client": {"local_epochs": 1, "vocabulary": "public"},
-    },
+    federation=merged(TINY_FEDERATION, {"client": {"vocabulary": "public"}}),
 )
 _OF_SITES = {
     # Without batch normalisation, and with a rule for each operator: DP-SGD takes both.

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.measure import Clock, Ratio, Report, interval_95
+from benchmarks.tiny import TINY_FEDERATION
 from fedafd.domain.config import FederationConfig
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.seeds import derive_seed
@@ -36,16 +37,7 @@ _TABLE = Path(__file__).parents[1] / "docs" / "results" / "pretrained.csv"
 """What `fedafd` reached in the same experiment."""
 _WAYS = ("one net", "two nets")
 _CLASSIFIERS = (ClientKind.IMAGE, ClientKind.TEXT)
-_TINY: dict[str, Any] = {
-    "preset": "small",
-    "embedding_dim": 8,
-    "image_encoder": {
-        "image_size": 16,
-        "options": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
-    },
-    "text_encoder": {"max_tokens": 8, "options": {"embedding_size": 8, "hidden_size": 8}},
-    "client": {"local_epochs": 1},
-}
+_TINY = {"preset": "small"} | TINY_FEDERATION
 
 
 @dataclass(frozen=True)
