@@ -55,9 +55,10 @@ def test_until_when_the_round_waits_is_noted_for_the_site_engineer(tmp_path: Pat
     until = datetime(2026, 3, 1, 14, 30, tzinfo=UTC)
 
     async def scenario(scene: Scene) -> None:
+        scene.trainer.seconds = 60.0
         scene.server.assign()
         scene.server.task.train.deadline.FromDatetime(until)
-        await scene.run(scene.settled)
+        await scene.run(scene.trainer.started.is_set)
 
     note = read_task_note(play(tmp_path, scenario).state_dir)
     assert note is not None

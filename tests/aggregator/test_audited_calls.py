@@ -7,6 +7,7 @@ changes a row without an entry.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tests.aggregator.world import World
 
 from fedafd.domain.kinds import UploadPurpose
 from fedafd.persistence.event_repository import events_after
-from fedafd.persistence.models import Base, EventRow
+from fedafd.persistence.models import Base, ClientRow, EventRow
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.rpc.codes import wire_purpose
@@ -135,6 +136,10 @@ async def test_a_call_that_changes_something_is_entered_with_who_and_what(world:
     told = Told(world, site, round_id)
     for earlier in NEEDS.get(name, []):
         await call(world, told, earlier)
+    if (
+        name == "RenewCertificate"
+    ):  # ends are in whole seconds: another certificate in the same second ends with the last
+        await age_certificate(world, timedelta(hours=1))
     await settled(world)
     before, last = await rows(world), await newest(world)
     await call(world, told, name)
@@ -151,6 +156,13 @@ async def test_a_call_that_changes_something_is_entered_with_who_and_what(world:
     kind = CALLS[name][1]
     assert entries == ([] if kind is None else [(kind, "client:north")])
     assert bool(more) == (kind is not None), f"{name} changed {sorted(more)}"
+
+
+async def age_certificate(world: World, by: timedelta) -> None:
+    async with world.context.database.transaction() as session:
+        (client,) = (await session.scalars(select(ClientRow))).all()
+        assert client.certificate_until is not None
+        client.certificate_until -= by
 
 
 async def settled(world: World) -> None:

@@ -205,6 +205,7 @@ async def test_an_aggregator_shows_the_rounds_that_are_over_before_it_began(tmp_
 async def test_an_unknown_tracker_is_refused_at_the_start(tmp_path: Path) -> None:
     settings = AggregatorSettings(
         database_url="sqlite+aiosqlite:///x.db",
+        redis_url="redis://127.0.0.1:1/0",
         store={"url": str(tmp_path)},
         internal_token="0123456789abcdef0123456789abcdef",
         tracking={"mlfow": {}},
