@@ -105,7 +105,7 @@ proto: setup ## Generate the protos' code
 diagrams: setup ## Write the state diagrams into docs/architecture.md
 	$(BIN)/python -m fedafd.domain.diagram docs/architecture.md
 
-reference: setup ## Write docs/errors.md, configuration.md, state.md, openapi.json, code-map.md, docs/reference, the list of decisions and rest.md's table
+reference: setup ## Write docs/errors.md, configuration.md, settings.md, state.md, openapi.json, code-map.md, docs/reference, the list of decisions and rest.md's table
 	$(BIN)/python tools/write_reference.py
 	$(BIN)/python tools/write_openapi.py
 	$(BIN)/python tools/write_code_map.py

@@ -1,19 +1,29 @@
-"""Writes docs/errors.md, configuration.md, state.md and the tables of privacy.md; with --check only compares."""
+"""Writes docs/errors.md, configuration.md, settings.md, state.md, privacy.md's tables; with --check only compares."""
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+from pydantic_settings import BaseSettings
+
+from fedafd.agent.settings import AgentSettings
 from fedafd.agent.what_leaves import BLOBS, MESSAGES
+from fedafd.aggregator.settings import AggregatorSettings
+from fedafd.control_plane.settings import ControlPlaneSettings
+from fedafd.distiller.queries.settings import QueriesSettings
+from fedafd.distiller.settings import DistillerSettings
 from fedafd.domain.config import AgentConfig, FederationConfig
-from fedafd.domain.config.reference import keys_of
+from fedafd.domain.config.reference import Key, keys_of
 from fedafd.domain.config.region import RegionConfig
 from fedafd.domain.errors import ERROR_STATUS
 from fedafd.domain.leaving import SAID_BY_AGENTS, LeaveReason
 from fedafd.domain.process_errors import PROCESS_ERRORS
 from fedafd.domain.state_cases import CASES
+from fedafd.region.settings import RegionSettings
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 STATE_PAGE = """# When your data, agent.yaml or the federation change
@@ -48,6 +58,34 @@ the round before, whose state is kept for that. A finished result that waits for
 kind: a damaged one is forgotten (`agent.result_damaged`), and the round is trained again. What was sent last stays in
 the folder until the next round's was, without the model: if the federation's store loses it before it counts, the
 agent is asked again, and sends the same bytes (`agent.asked_again`).
+"""
+PROCESSES: dict[str, type[BaseSettings]] = {
+    "Control plane": ControlPlaneSettings,
+    "Aggregator": AggregatorSettings,
+    "Distiller": DistillerSettings,
+    "Query worker": QueriesSettings,
+    "Agent": AgentSettings,
+    "Region": RegionSettings,
+}
+UNITS = ("seconds", "minutes", "hours", "days", "bytes")
+SETTINGS_PAGE = """# Process settings
+
+Each process reads its settings from environment variables when it starts. This page lists all of them. Others are
+elsewhere: the keys of `federation.yaml`, `agent.yaml` and `region.yaml` in [configuration.md](configuration.md), the
+variables of commands (`FEDAFD_URL` and so on) with [their options](reference/cli-federation.md), those of tracing
+(`OTEL_*`) in [observability.md](observability.md), those of the Compose file in [deploy-compose.md](deploy-compose.md).
+
+- **needed**: the process does not start without it. In a group that may be left out as a whole (`OIDC__`), it is needed
+  once another variable of the group is set.
+- Two underscores lead into a group: `STORE__URL` is the `url` of the `store`.
+- Where a variable is missing or wrong, the process ends with exit code 2. Its last line names each of them and what is
+  allowed.
+- **Secrets as files.** Set `SECRETS_DIR` to a folder. Each file in it is one setting, named as the variable without its
+  prefix and in small letters: `database_url`, `store__secret_key`. A variable wins over its file. The agent has no
+  such folder, but `FEDAFD_AGENT_ENROLMENT_TOKEN_FILE`.
+- `fedafd doctor` checks the settings of each process whose variables are set where it runs
+  ([operator.md](operator.md#is-it-set-up-right)). `fedafd up` also takes them from a file ([up.md](up.md#settings)).
+
 """
 
 
@@ -97,6 +135,49 @@ def configuration() -> str:
     return "\n".join(parts)
 
 
+def settings() -> str:
+    """Every environment variable of every process. Raises ValueError naming those that say nothing of themselves."""
+    silent = [name for kind in PROCESSES.values() for name, key in variables_of(kind) if not key.meaning]
+    if silent:
+        raise ValueError(f"settings without a description: {', '.join(silent)}")
+    parts = [
+        f"## {process}\n\n| variable | default | allowed | meaning |\n|---|---|---|---|\n"
+        + "".join(
+            f"| `{name}` | {_set_by_default(key)} | {_settable(key)} | {key.meaning} |\n"
+            for name, key in variables_of(kind)
+        )
+        for process, kind in PROCESSES.items()
+    ]
+    return SETTINGS_PAGE + "\n".join(parts)
+
+
+def variables_of(kind: type[BaseSettings]) -> Iterator[tuple[str, Key]]:
+    """Each environment variable of a process, as it must be written, with what it means."""
+    for key in keys_of(kind):
+        yield str(kind.model_config["env_prefix"]) + key.path.replace(".", "__").upper(), key
+
+
+def _set_by_default(key: Key) -> str:
+    """The default value; a size also in GiB."""
+    if key.default in ("`null`", "``"):
+        return "unset"
+    size = int(key.default.strip("`")) if _unit(key) == "bytes" else 0
+    return f"{key.default} ({size >> 30} GiB)" if size and size % 2**30 == 0 else key.default
+
+
+def _settable(key: Key) -> str:
+    """What may be written, with its unit. No variable can be null."""
+    words = key.allowed.removesuffix(", or null").replace("keys and values", "JSON object")
+    unit = _unit(key)
+    return words if unit is None else re.sub(r"\bnumber\b", f"number of {unit}", words, count=1)
+
+
+def _unit(key: Key) -> str | None:
+    """The unit that the name ends with."""
+    last = key.path.rpartition("_")[2]
+    return last if last in UNITS else None
+
+
 def privacy() -> str:
     """The page on what leaves a site, with its tables as the code has them."""
     page = (DOCS / "privacy.md").read_text(encoding="utf-8")
@@ -124,7 +205,13 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     status = 0
-    pages = {"errors.md": errors(), "configuration.md": configuration(), "state.md": state(), "privacy.md": privacy()}
+    pages = {
+        "errors.md": errors(),
+        "configuration.md": configuration(),
+        "settings.md": settings(),
+        "state.md": state(),
+        "privacy.md": privacy(),
+    }
     for path, text in ((DOCS / name, text) for name, text in pages.items()):
         if not check:
             path.write_text(text, encoding="utf-8")

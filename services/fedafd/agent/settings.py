@@ -24,19 +24,32 @@ class AgentSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="FEDAFD_AGENT_", env_nested_delimiter="__", extra="forbid")
 
-    config: OwnPath = Field(Path("agent.yaml"), description="The site's agent.yaml.")
+    config: OwnPath = Field(Path("agent.yaml"), description="Path of the site's agent.yaml.")
     enrolment_token: SecretStr | None = Field(
-        default=None, description="One-time token of the invitation; first start only."
+        default=None, description="One-time token of the invitation; only the first start needs it."
     )
     enrolment_token_file: OwnPath | None = Field(default=None, description="A file that holds the token.")
-    aggregator: DialAddress | None = Field(default=None, description="host:port; wins over agent.yaml.")
-    tls: TlsConfig | None = Field(default=None, description="TLS__AUTHORITIES and so on; wins over agent.yaml.")
-    plaintext: bool | None = Field(default=None, description="true: no TLS; false: TLS always; wins over agent.yaml.")
-    state_dir: OwnPath | None = Field(default=None, description="Wins over agent.yaml.")
-    metrics_port: int | None = Field(default=None, ge=1, le=65535, description="Wins over agent.yaml.")
-    cache_limit_bytes: int = Field(default=4 * 2**30, ge=0, description="Downloads kept beside those in use.")
+    aggregator: DialAddress | None = Field(
+        default=None, description="host:port of the aggregator, in place of agent.yaml's."
+    )
+    tls: TlsConfig | None = Field(
+        default=None, description="TLS to the aggregator, in place of agent.yaml's: TLS__AUTHORITIES and so on."
+    )
+    plaintext: bool | None = Field(
+        default=None, description="true: no TLS; false: TLS always; in place of agent.yaml's."
+    )
+    state_dir: OwnPath | None = Field(default=None, description="The agent's own folder, in place of agent.yaml's.")
+    metrics_port: int | None = Field(
+        default=None, ge=1, le=65535, description="Port of /metrics, in place of agent.yaml's."
+    )
+    cache_limit_bytes: int = Field(
+        default=4 * 2**30, ge=0, description="Most space for downloads that are kept beside those in use."
+    )
     poll_seconds: float = Field(
-        default=30.0, gt=0, le=60, description="How long the server may hold a request for a task."
+        default=30.0,
+        gt=0,
+        le=60,
+        description="How long the aggregator may wait with its answer to a request for a task.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["auto", "json", "console"] = Field(

@@ -22,28 +22,35 @@ class AggregatorSettings(ProcessSettings):
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid")
 
-    listen: ListenAddress = Field("127.0.0.1:7443", description="host:port for gRPC.")
-    database_url: SecretStr = Field(description="SQLAlchemy URL of the database, PostgreSQL or SQLite.")
-    redis_url: SecretStr | None = Field(None, description="Wake-ups, presence and the Celery broker.")
+    listen: ListenAddress = Field("127.0.0.1:7443", description="host:port that agents and distillers call.")
+    database_url: SecretStr = Field(
+        description="Database: postgresql://user:password@host/name or sqlite:///path; the control plane's."
+    )
+    redis_url: SecretStr | None = Field(
+        None,
+        description="redis://host:6379/0, needed. It carries stages to the distillers, wake-ups, and who is connected.",
+    )
     store: StoreSettings = Field(description="The object store: STORE__URL and so on.")
     store_for_sites: OriginUrl | None = Field(
         None,
         description="The object store as sites reach it, such as https://store.example.org:9000: agents with"
         " `direct_uploads` send blobs there, past the aggregator. Needs an S3 store. Unset: none does.",
     )
-    internal_token: LongSecret = Field(description="Shared with the distillers.")
+    internal_token: LongSecret = Field(
+        description="Secret that is the same for all aggregators and distillers, at least 16 characters."
+    )
     previous_internal_token: LongSecret | None = Field(
-        None, description="The internal token before this one, for the first start after a change of it."
+        None, description="The old internal token, for the first start after it was changed."
     )
     authority_certificate: Path | None = Field(
         None, description="PEM of your own authority for clients' certificates; unset: the built-in one."
     )
     authority_key: Path | None = Field(None, description="PEM of its key, unencrypted.")
     client_certificate_days: float = Field(
-        30.0, gt=0, le=3650, description="How long a client's certificate holds; agents renew it at half of that."
+        30.0, gt=0, le=3650, description="How long a client's certificate is valid; agents renew it after half of that."
     )
     require_client_keys: bool = Field(
-        False, description="Refuse credentials that are bound to no key, those of agents from before there were keys."
+        False, description="Refuse a credential that is bound to no key, as agents of early versions have."
     )
     tls_certificate: Path | None = Field(
         None, description="PEM of the server's certificate; unset: one of the built-in authority."
@@ -53,38 +60,45 @@ class AggregatorSettings(ProcessSettings):
         None, description="PEM of the authorities whose certificates clients must show; unset: clients show none."
     )
     tls_names: str = Field(
-        "", description="Further hosts or addresses in the certificate of the built-in authority, with commas between."
+        "", description="Further host names or addresses for the built-in authority's certificate, separated by commas."
     )
     plaintext: bool = Field(
         False,
-        description="No TLS off loopback: whoever sees the traffic reads and changes it. For where a proxy ends TLS.",
+        description="true: no TLS, even from other machines: whoever sees the traffic can read and change it. For an"
+        " aggregator behind a proxy that ends TLS.",
     )
     internal_listen: ListenAddress | None = Field(
-        None, description="host:port for distillers alone, with TLS on both sides; unset: they are served on LISTEN."
+        None, description="host:port for distillers alone, with certificates on both sides; unset: they use LISTEN."
     )
     health_listen: ListenAddress | None = Field(
-        None, description="host:port that answers about health alone, without TLS; unset: none but LISTEN."
+        None, description="host:port of a health check without TLS, for probes; unset: health is asked on LISTEN."
     )
-    metrics_listen: ListenAddress | None = Field(None, description="host:port for Prometheus; unset: none.")
-    poll_seconds: float = Field(1.0, gt=0, description="How often the coordinator looks without a wake-up.")
-    lease_seconds: float = Field(10.0, gt=0, description="A dead coordinator is replaced after so long.")
+    metrics_listen: ListenAddress | None = Field(None, description="host:port of /metrics; unset: no metrics.")
+    poll_seconds: float = Field(
+        1.0, gt=0, description="How often the coordinator reads the database when no wake-up comes."
+    )
+    lease_seconds: float = Field(
+        10.0, gt=0, description="How long the coordinator's lease lasts; a dead one is replaced after that."
+    )
     stage_lease_seconds: float = Field(
-        15.0, ge=1, description="A distiller that gives no sign of life for so long has lost its stage."
+        15.0, ge=1, description="A distiller that sends nothing for so long loses its stage, which is announced again."
     )
     session_lease_seconds: float = Field(
         30.0,
         ge=1,
-        description="An agent that gives no sign of life for so long may be replaced by another of its client.",
+        description="After so long without a call of a client's agent, another agent may act for the client.",
     )
     shutdown_grace_seconds: float = Field(
-        25.0, ge=0, description="After SIGTERM running calls may take so long; keep it below the platform's own limit."
+        25.0, ge=0, description="How long running calls may take after SIGTERM; keep it below the platform's own limit."
     )
     tracking: dict[str, dict[str, JsonValue]] = Field(
         default_factory=dict,
-        description="Trackers that get each finished round's metrics, by name, with their options, as JSON.",
+        description="Trackers that get the metrics of each finished round: name to options, such as"
+        ' {"mlflow": {"uri": "http://mlflow:5000"}}.',
     )
     tracking_folder: Path = Field(
-        Path("fedafd-tracking"), description="Where trackers write that name no other place; made when one does."
+        Path("fedafd-tracking"),
+        description="Folder of trackers that write files and name no folder of their own; made when needed.",
     )
     log_level: str = Field("INFO", description="Least level that is logged: DEBUG, INFO, WARNING or ERROR.")
 

@@ -23,35 +23,56 @@ class ControlPlaneSettings(ProcessSettings):
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid")
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8080, ge=1, le=65535, description="Port to listen on.")
-    database_url: SecretStr = Field(description="SQLAlchemy URL of the database, PostgreSQL or SQLite.")
-    redis_url: SecretStr | None = Field(None, description="Presence, wake-ups and queries; unset: none of them.")
+    host: str = Field("127.0.0.1", description="Address that REST and the dashboard listen on; 0.0.0.0: every address.")
+    port: int = Field(8080, ge=1, le=65535, description="Their port.")
+    database_url: SecretStr = Field(description="Database: postgresql://user:password@host/name or sqlite:///path.")
+    redis_url: SecretStr | None = Field(
+        None,
+        description="redis://host:6379/0. It carries wake-ups, who is connected, and queries of models. Unset: event"
+        " streams read the database every STREAM_POLL_SECONDS, and models cannot be tried.",
+    )
     store: StoreSettings = Field(description="The object store: STORE__URL and so on.")
-    admin_key: LongSecret | None = Field(None, description="The first admin's API key.")
-    admin_key_file: Path | None = Field(None, description="A file that holds it.")
-    invitation_hours: float = Field(168.0, gt=0, description="How long an enrolment token lives.")
+    admin_key: LongSecret | None = Field(
+        None, description="The first admin's API key, at least 16 characters; this or ADMIN_KEY_FILE."
+    )
+    admin_key_file: Path | None = Field(None, description="A file that holds the first admin's API key.")
+    invitation_hours: float = Field(168.0, gt=0, description="How long an invitation's token is valid.")
     name_authority: bool = Field(
         True,
         description="Invitations name the built-in authority, so that agents trust its certificates alone; false where"
         " something in front of the aggregator ends TLS, or its certificate is your own.",
     )
     idempotency_hours: float = Field(24.0, gt=0, description="How long the answer to an Idempotency-Key is remembered.")
-    ticket_minutes: float = Field(15.0, gt=0, le=10080, description="How long a download ticket is good.")
-    max_shard_bytes: int = Field(4 << 30, gt=0, description="Longest shard of a public set that is taken.")
-    stream_poll_seconds: float = Field(1.0, gt=0, description="How often an event stream looks without a wake-up.")
-    stream_heartbeat_seconds: float = Field(15.0, gt=0, description="A comment after so long without an event.")
-    streams_per_key: int = Field(20, ge=1, description="Event streams of one key at once.")
-    failed_logins_per_minute: int = Field(
-        60, ge=1, description="Wrong keys from one address; beyond it keys that are new there are refused unseen."
+    ticket_minutes: float = Field(15.0, gt=0, le=10080, description="How long a download's ticket is valid.")
+    max_shard_bytes: int = Field(4 << 30, gt=0, description="Largest shard of a public set that is accepted.")
+    stream_poll_seconds: float = Field(
+        1.0, gt=0, description="How often an event stream reads the database when no wake-up comes."
     )
-    requests_per_minute: int = Field(6000, ge=1, description="Requests of one key, over all replicas that share Redis.")
+    stream_heartbeat_seconds: float = Field(
+        15.0,
+        gt=0,
+        description="An event stream sends a comment after so long without an event, so that proxies keep it open.",
+    )
+    streams_per_key: int = Field(20, ge=1, description="Most event streams that one API key may have open at once.")
+    failed_logins_per_minute: int = Field(
+        60,
+        ge=1,
+        description="Most wrong keys from one address. After that, keys not yet used from there are refused without"
+        " a look.",
+    )
+    requests_per_minute: int = Field(
+        6000, ge=1, description="Most requests of one API key, over all replicas that share a Redis."
+    )
     trusted_proxies: str = Field(
         "127.0.0.1,::1",
-        description="Addresses and networks, with commas between, whose X-Forwarded-For tells where a request is from.",
+        description="Addresses and networks of proxies, separated by commas, whose X-Forwarded-For is believed.",
     )
-    oidc: OidcSettings | None = Field(None, description="The identity provider; unset: none.")
-    body_idle_seconds: float = Field(30.0, gt=0, description="A body of which nothing comes for so long is refused.")
+    oidc: OidcSettings | None = Field(
+        None, description="The identity provider (OpenID Connect): OIDC__ISSUER and so on; unset: none."
+    )
+    body_idle_seconds: float = Field(
+        30.0, gt=0, description="A request whose body sends nothing for so long is refused."
+    )
     log_level: str = Field("INFO", description="Least level that is logged: DEBUG, INFO, WARNING or ERROR.")
 
     @field_validator("trusted_proxies")

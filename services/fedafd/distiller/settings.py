@@ -27,35 +27,39 @@ class DistillerSettings(ProcessSettings):
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid")
 
-    aggregator: DialAddress = Field("127.0.0.1:7443", description="host:port of the aggregator.")
+    aggregator: DialAddress = Field(
+        "127.0.0.1:7443", description="host:port of the aggregator, or of its INTERNAL_LISTEN where that is set."
+    )
     tls: TlsConfig | None = Field(
         None, description="TLS__AUTHORITIES and so on; unset: TLS by the internal token, on both sides."
     )
     plaintext: bool | None = Field(
         None,
-        description="true: no TLS: whoever sees the traffic reads the internal token. false: TLS always. unset: TLS to"
-        " all but this machine itself.",
+        description="true: no TLS, and whoever sees the traffic can read the internal token. false: TLS always. Unset:"
+        " TLS, except to this machine itself.",
     )
-    redis_url: SecretStr = Field(description="Broker of the stages, and wake-ups.")
+    redis_url: SecretStr = Field(description="redis://host:6379/0, the aggregator's: stages come by it.")
     store: StoreSettings = Field(description="The object store: STORE__URL and so on.")
-    internal_token: LongSecret = Field(description="Shared with the aggregators.")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
+    internal_token: LongSecret = Field(description="Secret that is the same for all aggregators and distillers.")
+    device: str = Field(
+        "auto", description="Device: cpu, cuda, cuda:N, mps or auto, which takes a GPU if there is one."
+    )
     processes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        "auto", description="Processes that share the global training; auto: one per GPU."
+        "auto", description="Processes that share the training of the global model; auto: one per GPU."
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; unset: OMP_NUM_THREADS, else all cores.")
-    cache_dir: Path | None = Field(None, description="Public sets are kept here; unset: a temporary folder.")
+    cache_dir: Path | None = Field(None, description="Folder that keeps public sets; unset: a temporary one.")
     cache_limit_bytes: int = Field(
         20 * 2**30,
         ge=0,
-        description="Decoded public images kept in cache_dir at most, and as much again of shards and of features.",
+        description="Most space in CACHE_DIR for decoded public images; shards and features may take as much, each.",
     )
-    metrics_listen: ListenAddress | None = Field(None, description="host:port for Prometheus; unset: none.")
+    metrics_listen: ListenAddress | None = Field(None, description="host:port of /metrics; unset: no metrics.")
     shutdown_grace_seconds: float = Field(
         25.0,
         ge=0,
-        description="After SIGTERM a stage may go on for so long, then it is handed back for another distiller;"
-        " keep it below the platform's own limit.",
+        description="How long a stage may go on after SIGTERM; then it is handed back for another distiller. Keep it"
+        " below the platform's own limit.",
     )
     log_level: str = Field("INFO", description="Least level that is logged: DEBUG, INFO, WARNING or ERROR.")
 

@@ -28,7 +28,9 @@ class ProcessSettings(BaseSettings):
     platforms mount as secrets.
     """
 
-    secrets_dir: Path | None = Field(None, description="Folder with one file per secret setting.")
+    secrets_dir: Path | None = Field(
+        None, description="Folder with one file for each secret setting, such as database_url."
+    )
 
     @model_validator(mode="before")
     @classmethod

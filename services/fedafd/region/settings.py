@@ -24,13 +24,24 @@ class RegionSettings(ProcessSettings):
 
     model_config = SettingsConfigDict(env_prefix="FEDAFD_REGION_", env_nested_delimiter="__", extra="forbid")
 
-    database_url: SecretStr = Field(description="Of the region's own aggregator: SQLAlchemy URL, PostgreSQL or SQLite.")
-    store: StoreSettings = Field(description="Of the region's own aggregator: STORE__URL and so on.")
-    enrolment_token: SecretStr | None = Field(None, description="One-time token of the invitation; first start only.")
+    database_url: SecretStr = Field(description="Database of the region's own aggregator.")
+    store: StoreSettings = Field(description="Object store of the region's own aggregator: STORE__URL and so on.")
+    enrolment_token: SecretStr | None = Field(
+        None, description="One-time token of the invitation; only the first start needs it."
+    )
     enrolment_token_file: OwnPath | None = Field(None, description="A file that holds the token.")
-    cache_limit_bytes: int = Field(4 * 2**30, ge=0, description="Downloads kept beside those in use.")
-    poll_seconds: float = Field(30.0, gt=0, le=60, description="How long a request for a task may be held above.")
-    look_seconds: float = Field(1.0, gt=0, le=60, description="How often it looks how far its own round is.")
+    cache_limit_bytes: int = Field(
+        4 * 2**30, ge=0, description="Most space for downloads that are kept beside those in use."
+    )
+    poll_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=60,
+        description="How long the federation's aggregator may wait with its answer to a request for a task.",
+    )
+    look_seconds: float = Field(
+        1.0, gt=0, le=60, description="How often the process looks how far the region's own round is."
+    )
     log_level: str = Field("INFO", description="Least level that is logged: DEBUG, INFO, WARNING or ERROR.")
 
     def token(self) -> str | None:

@@ -25,13 +25,15 @@ class StoreSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    url: Annotated[str, Field(description="A folder's path, or s3://bucket.")]
+    url: Annotated[
+        str, Field(description="A folder's path, or s3://bucket; a bucket needs the endpoint and both keys.")
+    ]
     endpoint: Annotated[StoreEndpoint | None, Field(description="host:port of the S3 service.")] = None
-    region: str | None = Field(None, description="The bucket's region; unset: as the service says.")
-    secure: Annotated[bool, Field(description="TLS to the S3 service.")] = True
-    access_key: str | None = Field(None, description="Name of the key that requests are signed with.")
-    secret_key: SecretStr | None = Field(None, description="Its secret.")
-    secret_key_file: Annotated[Path | None, Field(description="File that holds the secret key.")] = None
+    region: str | None = Field(None, description="The bucket's region; unset: asked of the service.")
+    secure: Annotated[bool, Field(description="Whether to use TLS to the S3 service.")] = True
+    access_key: str | None = Field(None, description="The access key's name.")
+    secret_key: SecretStr | None = Field(None, description="The access key's secret; this or SECRET_KEY_FILE.")
+    secret_key_file: Annotated[Path | None, Field(description="A file that holds the access key's secret.")] = None
 
 
 def open_store(settings: StoreSettings) -> ObjectStore:

@@ -37,17 +37,25 @@ class OidcSettings(BaseModel):
 
     issuer: str = Field(description="Issuer of the provider, an https address, as its discovery document writes it.")
     client_id: str = Field(min_length=1, description="What the provider calls this control plane.")
-    client_secret: SecretStr | None = Field(None, description="Its secret there; unset for a public client.")
+    client_secret: SecretStr | None = Field(
+        None, description="The client's secret at the provider; unset: a public client."
+    )
     audience: str | None = Field(
-        None, min_length=1, description="Who bearer tokens on REST must be for; unset: REST takes API keys alone."
+        None,
+        min_length=1,
+        description="Audience that a bearer token on REST must name; unset: REST takes API keys alone.",
     )
     public_url: str | None = Field(
         None,
         description="Address of the dashboard as browsers see it; the provider must know `<it>/login/oidc/callback`."
         " Unset: the dashboard takes API keys alone.",
     )
-    scopes: str = Field("openid profile email", description="What a login asks for, with spaces between.")
-    name_claim: str = Field("preferred_username", min_length=1, description="Claim with a person's name for people.")
+    scopes: str = Field(
+        "openid profile email", description="Scopes that a login asks for, separated by spaces; openid is needed."
+    )
+    name_claim: str = Field(
+        "preferred_username", min_length=1, description="Claim that holds the name by which people see this person."
+    )
     roles_claim: str = Field(
         "groups", min_length=1, description="Claim whose values give roles; dots lead into it (realm_access.roles)."
     )
@@ -57,8 +65,12 @@ class OidcSettings(BaseModel):
         ' {"role": "operator", "federations": ["lungs"]}.',
     )
     session_minutes: float = Field(60.0, gt=0, le=1440, description="How long a login lasts on the dashboard.")
-    leeway_seconds: float = Field(30.0, ge=0, le=300, description="How far clocks may differ.")
-    ca_file: Path | None = Field(None, description="Authorities (PEM) that the provider is trusted by; unset: usual.")
+    leeway_seconds: float = Field(
+        30.0, ge=0, le=300, description="How far the provider's clock may differ from this one."
+    )
+    ca_file: Path | None = Field(
+        None, description="PEM of the authorities that sign the provider's certificate; unset: the public ones."
+    )
 
     @field_validator("issuer", "public_url")
     @classmethod

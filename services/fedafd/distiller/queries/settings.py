@@ -19,23 +19,25 @@ class QueriesSettings(ProcessSettings):
 
     model_config = SettingsConfigDict(env_prefix="FEDAFD_QUERIES_", env_nested_delimiter="__", extra="forbid")
 
-    redis_url: SecretStr = Field(description="Where queries come from and answers go to.")
+    redis_url: SecretStr = Field(
+        description="redis://host:6379/0, the control plane's: queries come and answers go by it."
+    )
     store: StoreSettings = Field(description="The object store: STORE__URL and so on.")
-    device: str = Field("cpu", description="cpu, auto, cuda, cuda:N or mps. A GPU is better left to the distiller.")
+    device: str = Field("cpu", description="Device: cpu, cuda, cuda:N, mps or auto; leave a GPU to the distiller.")
     threads: int | None = Field(None, ge=1, description="CPU threads; unset: OMP_NUM_THREADS, else all cores.")
     cache_dir: Path | None = Field(
-        None, description="Public sets and their embeddings are kept here; unset: a temporary folder."
+        None, description="Folder that keeps public sets and their embeddings; unset: a temporary one."
     )
     cache_limit_bytes: int = Field(
-        5 * 2**30, ge=0, description="Embeddings kept in cache_dir at most, and as much again of public sets."
+        5 * 2**30, ge=0, description="Most space in CACHE_DIR for embeddings; public sets may take as much again."
     )
     most_pictures: int = Field(
         5000,
         ge=1,
-        description="Public pictures that are searched, of the test split first, then val, then train. Each version"
-        " embeds them once.",
+        description="Most public pictures that are searched: those of the test split first, then val, then train. Each"
+        " model version embeds them once.",
     )
-    metrics_listen: ListenAddress | None = Field(None, description="host:port for Prometheus; unset: none.")
+    metrics_listen: ListenAddress | None = Field(None, description="host:port of /metrics; unset: no metrics.")
     log_level: str = Field("INFO", description="Least level that is logged: DEBUG, INFO, WARNING or ERROR.")
 
 

@@ -84,10 +84,16 @@ class SharingConfig(Config):
 class TlsConfig(Config):
     """TLS to the aggregator. Empty (`tls: {}`) trusts the public authorities and shows no certificate."""
 
-    authorities: OwnPath | None = Field(None, description="PEM of the trusted authorities; null: the public ones.")
-    certificate: OwnPath | None = Field(None, description="PEM of our certificate, where the aggregator asks for one.")
+    authorities: OwnPath | None = Field(
+        None, description="PEM of the authorities that are trusted; without it the public ones."
+    )
+    certificate: OwnPath | None = Field(
+        None, description="PEM of the certificate to show, where the aggregator asks for one."
+    )
     key: OwnPath | None = Field(None, description="PEM of its key, unencrypted.")
-    server_name: str | None = Field(None, description="Name in the aggregator's certificate; null: the host's.")
+    server_name: str | None = Field(
+        None, description="Name in the aggregator's certificate; without it the host's name."
+    )
 
     @model_validator(mode="after")
     def _check_pair(self) -> TlsConfig:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -70,7 +70,14 @@ def allowed(field: FieldInfo) -> str:
 
 
 _BOUNDS = {"ge": "from", "gt": "above", "le": "to", "lt": "below"}
-_WORDS = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}
+_WORDS = {
+    bool: "true or false",
+    int: "whole number",
+    float: "number",
+    str: "text",
+    Path: "path",
+    SecretStr: "secret text",
+}
 
 
 def _alternatives(annotation: Any) -> list[Any]:
