@@ -58,6 +58,16 @@ def demo(folder: Path, *arguments: str, limit_bytes: int | None = None) -> Itera
         process.wait()
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some samples of each of the three sets: a demo of them is started and trained sooner than of generated ones."""
+    folder = tmp_path_factory.mktemp("data")
+    makers.karpathy(folder / "flickr8k", counts=(40, 8, 8))
+    makers.cifar_npz(folder / "cifar100")
+    makers.ag_news(folder / "ag_news_csv")
+    return folder
+
+
 def said(folder: Path) -> str:
     return " ".join((folder / "demo.txt").read_text().split())
 
@@ -128,8 +138,8 @@ PHASES: dict[str, Callable[[Path], bool]] = {
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_ctrl_c_stops_everything_at_every_phase(tmp_path: Path, phase: str) -> None:
-    with demo(tmp_path) as process:
+def test_ctrl_c_stops_everything_at_every_phase(tmp_path: Path, data: Path, phase: str) -> None:
+    with demo(tmp_path, "--data", str(data)) as process:
         wait_until(lambda: PHASES[phase](tmp_path) and bool(children(process)), phase, seconds=300)
         running = children(process)
         process.send_signal(signal.SIGINT)
@@ -143,11 +153,7 @@ def test_ctrl_c_stops_everything_at_every_phase(tmp_path: Path, phase: str) -> N
     assert "--force removes what it left" in said(tmp_path)
 
 
-def test_a_demo_leaves_what_it_promises_and_keeps_running_when_asked(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    makers.karpathy(data / "flickr8k", counts=(40, 8, 8))
-    makers.cifar_npz(data / "cifar100")
-    makers.ag_news(data / "ag_news_csv")
+def test_a_demo_leaves_what_it_promises_and_keeps_running_when_asked(tmp_path: Path, data: Path) -> None:
     with demo(tmp_path, "--data", str(data), "--keep", "--seed", "3") as process:
         wait_until(
             lambda: "stop it with Ctrl-C" in said(tmp_path) or process.poll() is not None, "the demo", seconds=600
