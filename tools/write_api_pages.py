@@ -47,6 +47,7 @@ MODULES = (
     "fedafd.learning.global_model",
     "fedafd.learning.personalized_model",
     "fedafd.client.control_plane",
+    "fedafd.client.operations",
     "fedafd.client.federation",
     "fedafd.client.downloads",
     "fedafd.client.set_up",

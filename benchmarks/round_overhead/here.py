@@ -9,14 +9,13 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from benchmarks.light_sites import Blob, LightSite, enrolled_sites
 from benchmarks.round_overhead.case import Case
 from benchmarks.round_overhead.counted_aggregator import COUNTS_FILE, read_counts
 from benchmarks.round_overhead.process_cost import cpu_seconds, forget_peak, own_bytes, peak_bytes, resident_bytes
 from benchmarks.round_overhead.timed_distiller import WORK_FILE, work_of
-from fedafd.client.control_plane import ControlPlaneClient
+from fedafd.client.answers import Round
 from fedafd.client.federation import FederationClient
 from fedafd.datasets import load_public_data, write_public_set
 from fedafd.local.services import Backends, Services, start_redis
@@ -143,9 +142,9 @@ class Here:
         forget_peak(pid)
         counts, cpu, resident, own = read_counts(self._counts), cpu_seconds(pid), resident_bytes(pid), own_bytes(pid)
         await asyncio.to_thread(federation.rest.start_rounds, 1)
-        done, most = await self._ended(federation.case.name, number, taking_part, pid)
+        done, most = await self._ended(federation.rest, number, taking_part, pid)
         counted = read_counts(self._counts)
-        created, finished = (datetime.fromisoformat(done[name]) for name in ("created_at", "finished_at"))
+        created, finished = (datetime.fromisoformat(str(done[name])) for name in ("created_at", "finished_at"))
         if any(number not in site.accepted for site in federation.sites):
             raise AssertionError(f"{federation.case}: a delivery did not count in round {number}")
         work = work_of(self._work, federation.case.name, number)
@@ -164,14 +163,10 @@ class Here:
         )
 
     async def _ended(
-        self, federation: str, number: int, taking_part: Sequence[asyncio.Future[None]], pid: int
-    ) -> tuple[dict[str, Any], int]:
+        self, rest: FederationClient, number: int, taking_part: Sequence[asyncio.Future[None]], pid: int
+    ) -> tuple[Round, int]:
         """The round once it is completed, and the most memory of its own that the aggregator was seen with."""
-        server, most, until = (
-            ControlPlaneClient(self._services.url, self._services.api_key),
-            0,
-            time.monotonic() + _ROUND_SECONDS,
-        )
+        most, until = 0, time.monotonic() + _ROUND_SECONDS
         while True:
             for _ in range(10):
                 most = max(most, own_bytes(pid))
@@ -180,9 +175,9 @@ class Here:
             for task in taking_part:
                 if task.done():
                     task.result()
-            rounds = await asyncio.to_thread(server.items, f"/federations/{federation}/rounds")
-            found: dict[str, Any] = next(each for each in rounds if each["number"] == number)
+            rounds = await asyncio.to_thread(rest.rounds)
+            found = next(each for each in rounds if each["number"] == number)
             if found["state"] == "completed":
                 return found, most
             if found["finished_at"] is not None or time.monotonic() > until:
-                raise AssertionError(f"{federation}: round {number} is {found['state']}: {found['reason']}")
+                raise AssertionError(f"{rest.name}: round {number} is {found['state']}: {found['reason']}")

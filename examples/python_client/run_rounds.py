@@ -16,18 +16,11 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from fedafd.client.answers import Round, RoundDetails
-from fedafd.client.control_plane import ControlPlaneClient
+from fedafd.client.answers import RoundDetails
 from fedafd.client.federation import FederationClient
 from fedafd.domain.errors import FedafdError
 
 FIELDS = ("round", "seconds", "delivered", "others", "mib_up", "mib_down", "server_rsum")
-
-
-def numbers(control_plane: ControlPlaneClient, federation: str) -> set[int]:
-    """The numbers of all rounds; pages are followed."""
-    rounds: list[Round] = control_plane.items(f"/federations/{federation}/rounds")
-    return {each["number"] for each in rounds}
 
 
 def line(done: RoundDetails) -> dict[str, object]:
@@ -54,11 +47,9 @@ def main() -> int:
     arguments.add_argument("--model", type=Path)
     given = arguments.parse_args()
     url, key, name = (os.environ[f"FEDAFD_{what}"] for what in ("URL", "API_KEY", "FEDERATION"))
-    control_plane, federation = ControlPlaneClient(url, key), FederationClient(url, key, name)
+    federation = FederationClient(url, key, name)
     try:
-        before = numbers(control_plane, name)
-        federation.start_rounds(given.rounds)
-        for number in sorted(numbers(control_plane, name) - before):
+        for number in federation.start_rounds(given.rounds):
             done = federation.wait_for_round(number, lambda _: None, seconds=given.seconds)
             is_new = not given.table.exists()
             with given.table.open("a", encoding="utf-8", newline="") as file:
@@ -73,7 +64,6 @@ def main() -> int:
         return 1
     finally:
         federation.close()
-        control_plane.close()
     return 0
 
 

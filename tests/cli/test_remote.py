@@ -60,6 +60,7 @@ def test_a_federation_is_deleted_by_its_name_alone_and_says_what_goes(
     assert (code, out) == (2, "")
     assert "deletes federation doomed for ever: 0 sites, 0 rounds" in said
     assert said.endswith("error: federation doomed: is not deleted\n")
+    assert run("client", "revoke", "..", "-F", "doomed")[::2] == (2, "error: client '..': is no name; give its name\n")
     assert run("federation", "show", "doomed")[0] == 0
     monkeypatch.setattr("sys.stdin", io.StringIO("doomed\n"))
     assert run("federation", "delete", "doomed")[:2] == (0, "federation doomed deleted\n")

@@ -9,9 +9,12 @@ from typing import Any, cast
 from rich.console import Console
 
 from fedafd.cli.round_view import RoundView
-from fedafd.client.answers import RoundDetails
+from fedafd.client.answers import Finding, RoundDetails
 
-WAITS = {"level": "trouble", "round": 1, "words": "north: round 1 waits for a distiller", "remedy": "start one"}
+WAITS: Finding = {
+    "level": "trouble", "cause": "no-distiller", "federation": "north", "round": 1, "since": None,
+    "words": "north: round 1 waits for a distiller", "remedy": "start one",
+}  # fmt: skip
 
 
 def answer(seconds: float, number: int = 1) -> RoundDetails:
@@ -32,8 +35,8 @@ def drawn(view: RoundView) -> str:
 def test_what_a_round_waits_for_is_printed_where_there_is_no_terminal() -> None:
     console = Console(file=io.StringIO(), width=120)
     view = RoundView(console, [1])
-    view.waits(WAITS | {"words": "north: \x1b[2Jround 1 waits"})
-    view.waits(WAITS | {"level": "fine", "remedy": ""})
+    view.waits({**WAITS, "words": "north: \x1b[2Jround 1 waits"})
+    view.waits({**WAITS, "level": "fine", "remedy": ""})
     assert console.file.getvalue() == "north:  [2Jround 1 waits; start one\n"  # type: ignore[attr-defined]
 
 
@@ -47,5 +50,5 @@ def test_what_a_round_waits_for_is_drawn_with_it_until_it_goes_on() -> None:
     view.update(answer(0, number=2))
     assert "waits for" not in drawn(view)
     view.update(answer(30))
-    view.waits(WAITS | {"level": "fine"})
+    view.waits({**WAITS, "level": "fine"})
     assert "waits for" not in drawn(view)

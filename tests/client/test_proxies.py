@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fedafd.cli.main import app
+from fedafd.client import operations
 from fedafd.client.control_plane import ControlPlaneClient
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.process_errors import ControlPlaneUnreachableError
@@ -41,7 +42,7 @@ def test_this_machine_is_reached_without_the_proxy(
 ) -> None:
     monkeypatch.setenv(variable, proxy)
     server = ControlPlaneClient(f"http://127.0.0.1:{own_server}", "key")
-    assert server.items("/federations") == []
+    assert server.items(operations.LIST_FEDERATIONS) == []
     server.close()
     assert CliRunner().invoke(app, ["health", f"http://localhost:{own_server}/readyz"]).exit_code == 0
 
@@ -55,7 +56,7 @@ def test_a_proxy_in_the_way_is_named(monkeypatch: pytest.MonkeyPatch, variable: 
     with pytest.raises(
         ControlPlaneUnreachableError, match=rf"http://fedafd.invalid:8080: cannot be reached, {named} \("
     ):
-        server.send("/x", b"")
+        server.send(operations.PUSH_PUBLIC_SET, "trial", content=b"")
     server.close()
     for url in ("http://fedafd.invalid:8080/readyz",) if proxy == NOBODY else ():
         result = CliRunner().invoke(app, ["health", url, "--timeout", "5"])

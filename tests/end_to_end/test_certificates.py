@@ -82,8 +82,7 @@ def certificate(trial: Trial) -> str:
 
 
 def invited_again(trial: Trial) -> tuple[str, str]:
-    answer = trial.rest._control_plane.ask("POST", "/federations/trial/clients/images/invitations")
-    return "--token", answer["enrolment_token"]
+    return "--token", trial.rest.invite_again("images")
 
 
 def kinds(trial: Trial) -> list[str]:

@@ -88,12 +88,11 @@ def test_a_revoked_agent_takes_a_new_invitation_from_a_file_with_a_byte_order_ma
     state_dir = trial.folder / "site"
     first = start(trial, state_dir, "first", "--token", trial.rest.invite("images", "image"))
     trial.until(lambda: bool(said(first, "agent.idle")), "the agent")
-    server = trial.rest._control_plane
-    server.ask("DELETE", "/federations/trial/clients/images")
+    trial.rest.revoke("images")
     assert ended(trial, first) == REFUSED
     assert ended(trial, start(trial, state_dir, "revoked")) == REFUSED
 
-    token = server.ask("POST", "/federations/trial/clients/images/invitations")["enrolment_token"]
+    token = trial.rest.invite_again("images")
     (trial.folder / "token.txt").write_bytes(b"\xef\xbb\xbf" + token.encode() + b"\r\n")
     path = trial.folder / "anew.yaml"
     path.write_text(yaml.safe_dump(agent_config("images", state_dir, trial.services.aggregator)))

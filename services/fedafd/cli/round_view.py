@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -14,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedafd.cli.remote.outcome import delivered_words, duration_words, missing_words, round_seconds
-from fedafd.client.answers import RoundDetails
+from fedafd.client.answers import Finding, Participation, RoundDetails, Stage
 from fedafd.domain.plain_text import plain_text
 
 __all__ = ["RoundView"]
@@ -40,7 +39,7 @@ class RoundView:
         self._live: Live | None = None
         self._said: tuple[int, str] | None = None
         self._answer: RoundDetails | None = None
-        self._waits: Mapping[str, Any] | None = None
+        self._waits: Finding | None = None
 
     @contextmanager
     def shown(self) -> Iterator[RoundView]:
@@ -64,14 +63,14 @@ class RoundView:
             self._said = said
             self._console.print(f"{self._name(said[0])}: {said[1]}", highlight=False)
 
-    def waits(self, finding: Mapping[str, Any]) -> None:
+    def waits(self, finding: Finding) -> None:
         """What the round waits for, as the control plane's status tells it; told where somebody has to do something."""
         is_due = finding["level"] != "fine" and bool(finding["remedy"])
         self._waits = finding if is_due else None
         if is_due and self._live is None:
             self._console.print(self._remedy(finding), highlight=False, soft_wrap=True)
 
-    def _remedy(self, finding: Mapping[str, Any]) -> Text:
+    def _remedy(self, finding: Finding) -> Text:
         return Text(plain_text(f"{finding['words']}; {finding['remedy']}"), style="yellow")
 
     def finished(self, answer: RoundDetails) -> None:
@@ -121,7 +120,7 @@ def _score(metrics: Mapping[str, float | None], name: str) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _row(item: Mapping[str, Any], words: str) -> tuple[RenderableType, ...]:
+def _row(item: Participation | Stage, words: str) -> tuple[RenderableType, ...]:
     state = str(item["state"])
     share = 1.0 if state in ("done", "delivered") else float(item["progress"] or 0.0)
     colour = _COLOURS.get(state, "yellow")

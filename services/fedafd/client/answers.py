@@ -7,27 +7,69 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-from fedafd.domain.kinds import Modality, ParticipantKind, StageKind
+from fedafd.domain.kinds import Modality, ParticipantKind, Role, StageKind
 from fedafd.domain.leaving import LeaveReason
 from fedafd.domain.states import ParticipationState, RoundState, StageState
 
 __all__ = [
+    "ApiKey",
     "Client",
+    "ClientData",
+    "Contribution",
+    "CreatedApiKey",
+    "DeletedFederation",
+    "DownloadTicket",
+    "DownloadTickets",
+    "Drain",
     "Event",
+    "EventPage",
+    "Federation",
+    "Finding",
+    "ForgottenData",
     "InvitedClient",
     "ModelFile",
     "ModelVersion",
+    "ModelVersionDetails",
     "NumSamples",
     "Participation",
     "PastParticipation",
+    "PersonalizedModel",
+    "PersonalizedModelDetails",
     "PublicSet",
     "PulledModel",
     "Round",
     "RoundDetails",
+    "Rounds",
+    "RunningRound",
     "SearchAnswer",
     "SearchHit",
     "Stage",
+    "Status",
 ]
+
+
+class Federation(TypedDict):
+    """A federation with its whole configuration."""
+
+    name: str
+    config: dict[str, Any]
+    config_version: int
+    public_set_sha256: str | None
+    current_version: int | None
+    follows: str | None
+    created_at: str
+
+
+class DeletedFederation(TypedDict):
+    """What went with a federation, or would go."""
+
+    name: str
+    deleted: bool
+    clients: int
+    rounds: int
+    versions: int
+    personalized_models: int
+    size_bytes: int
 
 
 class Client(TypedDict):
@@ -55,6 +97,29 @@ class InvitedClient(Client):
     """An invitation: the only answer that holds the token."""
 
     enrolment_token: str
+
+
+class ForgottenData(TypedDict):
+    """What of a client's was deleted."""
+
+    objects: int
+    size_bytes: int
+    representations: int
+    weights: int
+    personalized_models: int
+    rounds_with_metrics: int
+    sha256: list[str]
+    sha256_of_all: str
+
+
+class ClientData(TypedDict):
+    """Where the deletion of what a client sent stands."""
+
+    client: str
+    requested_at: str | None
+    waits_for_round: int | None
+    forgotten_at: str | None
+    receipt: ForgottenData | None
 
 
 class NumSamples(TypedDict):
@@ -146,6 +211,12 @@ class RoundDetails(Round):
     stages: list[Stage]
 
 
+class Rounds(TypedDict):
+    """The rounds that were started."""
+
+    items: list[Round]
+
+
 class ModelFile(TypedDict):
     """A file of a model folder."""
 
@@ -167,6 +238,27 @@ class ModelVersion(TypedDict):
     has_files: bool
 
 
+class ModelVersionDetails(ModelVersion):
+    """A version of the global model with its files."""
+
+    files: list[ModelFile]
+
+
+class PersonalizedModel(TypedDict):
+    """A version of a client's personalized model."""
+
+    version: int
+    metrics: dict[str, float]
+    created_at: str
+    has_files: bool
+
+
+class PersonalizedModelDetails(PersonalizedModel):
+    """A version of a client's personalized model with its files."""
+
+    files: list[ModelFile]
+
+
 class PulledModel(TypedDict):
     """A model version, global or personalized, with its files."""
 
@@ -175,6 +267,19 @@ class PulledModel(TypedDict):
     created_at: str
     has_files: bool
     files: list[ModelFile]
+
+
+class DownloadTicket(ModelFile):
+    """A file of a model folder, and where the object store gives it away for a while."""
+
+    url: str
+
+
+class DownloadTickets(TypedDict):
+    """Tickets for all files of a model folder."""
+
+    expires_at: str
+    items: list[DownloadTicket]
 
 
 class SearchHit(TypedDict):
@@ -213,3 +318,73 @@ class Event(TypedDict):
     address: str | None
     data: dict[str, Any]
     hash: str | None
+
+
+class EventPage(TypedDict):
+    """A page of the audit log."""
+
+    items: list[Event]
+    next_cursor: str | None
+    end_cursor: str | None
+
+
+class ApiKey(TypedDict):
+    """An API key, without its secret."""
+
+    name: str
+    role: Role
+    federations: list[str] | None
+    active: bool
+    created_at: str
+    created_by: str | None
+    expires_at: str | None
+    last_used_at: str | None
+    revoked_at: str | None
+    previous_secret_until: str | None
+    previous_secret_used_at: str | None
+
+
+class CreatedApiKey(ApiKey):
+    """The only answer that holds the secret."""
+
+    secret: str
+
+
+class RunningRound(TypedDict):
+    """A round that has started and is not over."""
+
+    federation: str
+    number: int
+    state: RoundState
+
+
+class Drain(TypedDict):
+    """Whether queued rounds are held, and what still runs."""
+
+    draining: bool
+    since: str | None
+    actor: str | None
+    reason: str | None
+    running: list[RunningRound]
+
+
+class Finding(TypedDict):
+    """What waits for what, since when, and what to do."""
+
+    level: str
+    """trouble, waiting or fine."""
+    cause: str
+    federation: str | None
+    round: int | None
+    words: str
+    since: str | None
+    remedy: str
+
+
+class Status(TypedDict):
+    """All findings, the worst first."""
+
+    level: str
+    at: str
+    summary: str
+    findings: list[Finding]

@@ -12,11 +12,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
+from fedafd.client.answers import EventPage
 from fedafd.client.http import checked_url, make_client, way_to
+from fedafd.client.operations import ALL_EVENTS, EVENTS, Answer, Listing, Operation
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.plain_text import plain_text
 from fedafd.domain.process_errors import ControlPlaneError, ControlPlaneUnreachableError
@@ -46,6 +48,7 @@ class Message:
 
     event: str
     data: Any = None
+    """An Event, of `round.progress` a RoundDetails, of `round.waits` a Finding, of `connected` nothing."""
 
 
 class ControlPlaneClient:
@@ -65,51 +68,78 @@ class ControlPlaneClient:
         """Close the connections."""
         self._http.close()
 
-    def ask(self, method: str, path: str, **options: Any) -> Any:
-        """The JSON of an answer. What may be repeated is, a few times; a POST carries a key that makes it so."""
-        headers = dict(options.pop("headers", {}))
-        if method == "POST":
-            headers["Idempotency-Key"] = str(uuid.uuid4())
-        response = self._repeated(method, path, headers=headers, **options)
-        return response.json() if response.content else None
+    def ask(
+        self,
+        operation: Operation[Answer],
+        *parts: str | int,
+        json: object = None,
+        params: Mapping[str, str | int] | None = None,
+    ) -> Answer:
+        """The answer to an operation on the path with `parts`. Asked again a few times where the line is broken.
 
-    def send(self, path: str, content: Path | bytes, *, seconds: float = 3600) -> Any:
-        """PUT a body, or a file that may be long."""
-        body = _blocks(content) if isinstance(content, Path) else content
+        A POST carries a key that makes repeating it harmless.
+        """
+        headers = {"Idempotency-Key": str(uuid.uuid4())} if operation.method == "POST" else {}
+        path = operation.filled(*parts)
+        response = self._repeated(operation.method, path, headers=headers, json=json, params=params)
+        answer: Answer = self._json_of(response)
+        return answer
+
+    def send(
+        self, operation: Operation[Answer], *parts: str | int, content: Path | bytes, seconds: float = 3600
+    ) -> Answer:
+        """Send a body, or a file that may be long; once, since a file is read as it goes."""
+        body, path = _blocks(content) if isinstance(content, Path) else content, operation.filled(*parts)
         try:
-            response = _accepted(self._http.put(path, content=body, timeout=seconds))
+            response = _accepted(self._http.request(operation.method, path, content=body, timeout=seconds))
         except httpx.HTTPError as error:
             raise unreachable(self.url, error) from None
-        return response.json() if response.content else None
+        answer: Any = self._json_of(response) if response.content else None
+        return cast("Answer", answer)
 
-    def items(self, path: str) -> list[Any]:
+    def items(self, listing: Listing[Answer], *parts: str | int) -> list[Answer]:
         """All items of a list, page by page."""
-        found: list[Any] = []
+        found: list[Answer] = []
+        for page in self._pages(listing.filled(*parts)):
+            found += page["items"]
+        return found
+
+    def event_pages(self, federation: str | None) -> Iterator[EventPage]:
+        """The audit log of a federation, or of everything, page by page; the oldest events come first."""
+        return self._pages(ALL_EVENTS.filled() if federation is None else EVENTS.filled(federation))
+
+    def _pages(self, path: str) -> Iterator[Any]:
         cursor: str | None = None
         while True:
-            page = self.ask("GET", path, params={"limit": 200} | ({"cursor": cursor} if cursor else {}))
-            found += page["items"]
+            params = {"limit": 200} | ({"cursor": cursor} if cursor else {})
+            page = self._json_of(self._repeated("GET", path, params=params))
+            yield page
             cursor = page["next_cursor"]
             if cursor is None:
-                return found
+                return
 
     @contextmanager
-    def download(self, path: str) -> Iterator[httpx.Response]:
+    def download(self, operation: Operation[bytes], *parts: str | int) -> Iterator[httpx.Response]:
         """A response whose body is read bit by bit."""
+        path = operation.filled(*parts)
         try:
-            with self._http.stream("GET", path, timeout=httpx.Timeout(600, connect=10)) as response:
+            with self._http.stream(operation.method, path, timeout=httpx.Timeout(600, connect=10)) as response:
                 if not response.is_success:
                     response.read()
                 yield _accepted(response)
         except httpx.HTTPError as error:
             raise unreachable(self.url, error) from None
 
-    def follow(self, path: str, params: Mapping[str, Any]) -> Iterator[Message]:
-        """Messages of an event stream, for ever; a broken line is taken up where it broke, for a minute of trying."""
+    def follow(self, federation: str | None, params: Mapping[str, str]) -> Iterator[Message]:
+        """Messages of the event stream of a federation, or of everything, for ever.
+
+        A broken line is taken up where it broke, for a minute of trying.
+        """
         from httpx_sse import SSEError, connect_sse
 
         from fedafd.domain.retrying import FullJitter
 
+        path = ALL_EVENTS.filled() if federation is None else EVENTS.filled(federation)
         pauses = FullJitter(_FIRST_PAUSE_SECONDS, 2 * _LONGEST_PAUSE_SECONDS)
         last_id, broken_since, tries = "", 0.0, 0
         while True:
@@ -134,6 +164,16 @@ class ControlPlaneClient:
                 raise unreachable(self.url, failure) from None
             tries += 1
             time.sleep(pauses.after(tries))
+
+    def _json_of(self, response: httpx.Response) -> Any:
+        """Raises ControlPlaneError for what no control plane answers, such as a page of another server."""
+        try:
+            found = response.json()
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise ControlPlaneError(f"{self.url}: answers something else than JSON; is this a control plane of FedAFD?")
+        return found
 
     def _repeated(self, method: str, path: str, **options: Any) -> httpx.Response:
         from tenacity import Retrying, retry_if_exception, stop_after_attempt

@@ -11,9 +11,18 @@ from pathlib import Path
 
 import httpx
 
-from fedafd.client.answers import ModelFile, PulledModel
+from fedafd.client.answers import DownloadTicket, ModelFile, PulledModel
 from fedafd.client.archives import extract_files
 from fedafd.client.control_plane import ControlPlaneClient, unreachable
+from fedafd.client.operations import (
+    CLIENT_MODEL_ARCHIVE,
+    CLIENT_MODEL_TICKETS,
+    MODEL_ARCHIVE,
+    MODEL_TICKETS,
+    SHOW_CLIENT_MODEL,
+    SHOW_MODEL,
+    Operation,
+)
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.process_errors import ControlPlaneError
 
@@ -23,23 +32,40 @@ _BLOCK_BYTES = 1 << 20
 
 
 def pull_model(
-    control_plane: ControlPlaneClient, owner: str, version: str, target: Path, *, direct: bool = False
+    control_plane: ControlPlaneClient,
+    federation: str,
+    version: str,
+    target: Path,
+    *,
+    client: str | None = None,
+    direct: bool = False,
 ) -> PulledModel:
     """Write a model version as the folder `target`; returns its description.
 
-    `owner` is the path of a federation or of one of its clients; `version` a number or `current`, which is looked up
-    once: a version that is published meanwhile changes nothing. `direct` fetches from the object store with tickets.
+    With `client` it is that client's personalized model, else the global one. `version` is a number or `current`, which
+    is looked up once: a version that is published meanwhile changes nothing. `direct` fetches from the object store
+    with tickets.
     Raises ConfigurationError for a target that holds files, ControlPlaneError for what came otherwise than announced.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigurationError(f"{target}: is there and not empty; choose another folder")
-    found: PulledModel = control_plane.ask("GET", f"{owner}/models/{version}")
-    path = f"{owner}/models/{found['version']}"
+    found: PulledModel
+    if client is None:
+        found = control_plane.ask(SHOW_MODEL, federation, version)
+        archive, tickets = MODEL_ARCHIVE, MODEL_TICKETS
+    else:
+        found = control_plane.ask(SHOW_CLIENT_MODEL, federation, client, version)
+        archive, tickets = CLIENT_MODEL_ARCHIVE, CLIENT_MODEL_TICKETS
+    parts = (federation, *(() if client is None else (client,)), found["version"])
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pull-") as folder:
         fetched = Path(folder) / "model"
         fetched.mkdir()
-        _check((_fetch_direct if direct else _fetch_archive)(control_plane, path, fetched), found["files"])
+        if direct:
+            digests = _fetch_direct(control_plane.ask(tickets, *parts)["items"], fetched)
+        else:
+            digests = _fetch_archive(control_plane, archive, parts, fetched)
+        _check(digests, found["files"])
         if target.exists():
             target.rmdir()
         shutil.move(fetched, target)
@@ -47,9 +73,11 @@ def pull_model(
     return found
 
 
-def _fetch_archive(control_plane: ControlPlaneClient, path: str, folder: Path) -> dict[str, str]:
+def _fetch_archive(
+    control_plane: ControlPlaneClient, archive: Operation[bytes], parts: Iterable[str | int], folder: Path
+) -> dict[str, str]:
     with tempfile.TemporaryFile(dir=folder.parent) as file:
-        with control_plane.download(f"{path}/archive") as response:
+        with control_plane.download(archive, *parts) as response:
             for block in response.iter_bytes(_BLOCK_BYTES):
                 file.write(block)
         file.seek(0)
@@ -57,9 +85,9 @@ def _fetch_archive(control_plane: ControlPlaneClient, path: str, folder: Path) -
             return extract_files(tar, folder)
 
 
-def _fetch_direct(control_plane: ControlPlaneClient, path: str, folder: Path) -> dict[str, str]:
+def _fetch_direct(tickets: Iterable[DownloadTicket], folder: Path) -> dict[str, str]:
     digests = {}
-    for ticket in control_plane.ask("POST", f"{path}/tickets")["items"]:
+    for ticket in tickets:
         target = folder / ticket["path"]
         if not target.resolve().is_relative_to(folder.resolve()):
             raise ControlPlaneError(f"{ticket['path']}: lies outside the folder")

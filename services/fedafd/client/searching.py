@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from fedafd.client.answers import SearchAnswer
 from fedafd.client.control_plane import ControlPlaneClient
+from fedafd.client.operations import SEARCH_MODEL
 from fedafd.domain.process_errors import ControlPlaneError
 
 __all__ = ["search_model"]
@@ -35,9 +36,7 @@ def search_model(
     asked = {"caption": caption, "image": encoded, "top_k": top_k}
     end = time.monotonic() + seconds
     while True:
-        answer: SearchAnswer = control_plane.ask(
-            "POST", f"/federations/{federation}/models/{version}/search", json=asked
-        )
+        answer = control_plane.ask(SEARCH_MODEL, federation, version, json=asked)
         if answer["state"] == "ready":
             return answer
         on_preparing(answer["done"], answer["total"])

@@ -6,13 +6,14 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fedafd.cli.output_format import Output, OutputFormat, print_answer
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Url, connect
 from fedafd.cli.remote.output import print_line
+from fedafd.client.answers import Event
 from fedafd.client.control_plane import ControlPlaneClient
 from fedafd.domain.audit_chain import AuditEntry, ChainCheck, Head
 from fedafd.domain.errors import DataError
@@ -81,14 +82,8 @@ def verify(
         raise typer.Exit(1)
 
 
-def _answered(server: ControlPlaneClient) -> Iterator[Any]:
-    cursor: str | None = None
-    while True:
-        page = server.ask("GET", "/events", params={"limit": 200} | ({"cursor": cursor} if cursor else {}))
-        yield from page["items"]
-        cursor = page["next_cursor"]
-        if cursor is None:
-            return
+def _answered(server: ControlPlaneClient) -> Iterator[Event]:
+    return (event for page in server.event_pages(None) for event in page["items"])
 
 
 def _entries_of(file: Path) -> Iterator[AuditEntry]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,6 +11,8 @@ from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_
 from fedafd.cli.remote.figures import gain_words, main_figure
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Federation, Url, connect
 from fedafd.cli.remote.output import print_table, short_time, size
+from fedafd.client import operations
+from fedafd.client.answers import Client, ForgottenData
 from fedafd.domain.kinds import ParticipantKind
 
 __all__ = ["client_app"]
@@ -38,14 +40,14 @@ def invite(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Invite a client; prints its one-time enrolment token, which is never shown again."""
-    base = f"/federations/{federation}/clients"
     if again == (kind is not None):
         raise typer.BadParameter("give --kind for a new client, or --again for one that exists")
+    server = connect(url, api_key)
     if again:
-        made = connect(url, api_key).ask("POST", f"{base}/{name}/invitations", json={"max_clients": max_clients})
+        made = server.ask(operations.INVITE_AGAIN, federation, name, json={"max_clients": max_clients})
     else:
         wanted = {"name": name, "kind": str(kind), "max_clients": max_clients}
-        made = connect(url, api_key).ask("POST", base, json=wanted)
+        made = server.ask(operations.INVITE_CLIENT, federation, json=wanted)
     if output.is_data:
         print_answer(made, output)
         return
@@ -64,7 +66,7 @@ def list_all(
     federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE
 ) -> None:
     """List clients and whether their agents are there."""
-    found = connect(url, api_key).items(f"/federations/{federation}/clients")
+    found = connect(url, api_key).items(operations.LIST_CLIENTS, federation)
     if output.is_data:
         print_answer(found, output)
         return
@@ -84,11 +86,13 @@ def show(
     """Show one client."""
     from fedafd.cli.remote.output import print_fields
 
-    found = connect(url, api_key).ask("GET", f"/federations/{federation}/clients/{name}")
+    found = connect(url, api_key).ask(operations.SHOW_CLIENT, federation, name)
     if output.is_data:
         print_answer(found, output)
         return
-    print_fields({key: short_time(value) if key.endswith("_at") else value for key, value in found.items()})
+    print_fields(
+        {key: short_time(str(value)) if value and key.endswith("_at") else value for key, value in found.items()}
+    )
 
 
 @client_app.command("history", cls=AnswerCommand)
@@ -100,7 +104,7 @@ def history(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """What a client did in each round, the newest first, and what its model gained."""
-    found = connect(url, api_key).items(f"/federations/{federation}/clients/{name}/participations")
+    found = connect(url, api_key).items(operations.LIST_PARTICIPATIONS, federation, name)
     if output.is_data:
         print_answer(found, output)
         return
@@ -130,7 +134,7 @@ def revoke(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Revoke a client: its credential and token are refused from now on."""
-    found = connect(url, api_key).ask("DELETE", f"/federations/{federation}/clients/{name}")
+    found = connect(url, api_key).ask(operations.REVOKE_CLIENT, federation, name)
     print_answer(found, output) if output.is_data else typer.echo(f"client {name} is revoked")
 
 
@@ -150,8 +154,8 @@ def forget(
     """
     if not yes:
         typer.confirm(f"Delete all that client {name} sent? Nobody can undo that.", abort=True, err=True)
-    control_plane, path = connect(url, api_key), f"/federations/{federation}/clients/{name}/data"
-    found = control_plane.ask("DELETE", path)
+    control_plane = connect(url, api_key)
+    found = control_plane.ask(operations.FORGET_CLIENT, federation, name)
     told = ""
     while wait and found["requested_at"] is not None:
         running = found["waits_for_round"]
@@ -160,13 +164,14 @@ def forget(
             told = what
             typer.echo(f"waiting until {what}; it will be done if you end this, too", err=True)
         time.sleep(_LOOK_SECONDS)
-        found = control_plane.ask("GET", path)
+        found = control_plane.ask(operations.CLIENT_DATA, federation, name)
     if output.is_data:
         print_answer(found, output)
     elif found["requested_at"] is not None:
         typer.echo(f"what client {name} sent will be deleted")
     else:
-        typer.echo(f"client {name} is forgotten: {_receipt(found['receipt'])}")
+        receipt = found["receipt"]
+        typer.echo(f"client {name} is forgotten" + ("" if receipt is None else f": {_receipt(receipt)}"))
 
 
 _LOOK_SECONDS = 1.0
@@ -186,7 +191,7 @@ def exclude(
 ) -> None:
     """Leave a client out from a round on; it stays enrolled. `readmit` takes it back."""
     wanted = {"reason": reason, "from_round": from_round}
-    found = connect(url, api_key).ask("PUT", f"/federations/{federation}/clients/{name}/exclusion", json=wanted)
+    found = connect(url, api_key).ask(operations.EXCLUDE_CLIENT, federation, name, json=wanted)
     words = f"client {name} is left out from round {found['excluded_from_round']} on"
     print_answer(found, output) if output.is_data else typer.echo(words)
 
@@ -200,22 +205,23 @@ def readmit(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Invite a client that was excluded again to the rounds to come."""
-    found = connect(url, api_key).ask("DELETE", f"/federations/{federation}/clients/{name}/exclusion")
+    found = connect(url, api_key).ask(operations.READMIT_CLIENT, federation, name)
     print_answer(found, output) if output.is_data else typer.echo(f"client {name} is invited to rounds again")
 
 
 _NONE = "no client yet; `fedafd client invite NAME --kind image`"
 
 
-def _receipt(receipt: dict[str, Any]) -> str:
-    counts = ("representations", "weights", "personalized_models", "rounds_with_metrics")
-    told = ", ".join(f"{receipt[each]} {each.replace('_', ' ')}" for each in counts)
+def _receipt(receipt: ForgottenData) -> str:
     return (
-        f"{told}; {receipt['objects']} objects, {size(receipt['size_bytes'])}, hashes {receipt['sha256_of_all'][:16]}"
+        f"{receipt['representations']} representations, {receipt['weights']} weights,"
+        f" {receipt['personalized_models']} personalized models,"
+        f" {receipt['rounds_with_metrics']} rounds with metrics; {receipt['objects']} objects,"
+        f" {size(receipt['size_bytes'])}, hashes {receipt['sha256_of_all'][:16]}"
     )
 
 
-def _row(client: dict[str, Any]) -> tuple[object, ...]:
+def _row(client: Client) -> tuple[object, ...]:
     seen = short_time(client["last_seen_at"])
     excluded = client.get("excluded_from_round")
     state = client["state"] if excluded is None else f"{client['state']}, excluded from round {excluded} on"

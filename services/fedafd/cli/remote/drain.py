@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fedafd.cli.output_format import Output, OutputFormat, print_answer
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Url, connect
+from fedafd.client import operations
+from fedafd.client.answers import Drain
 from fedafd.client.control_plane import PATIENCE_SECONDS, ControlPlaneClient
 from fedafd.domain.process_errors import ControlPlaneError, StillRunningError
 
@@ -29,7 +31,7 @@ def drain(
 ) -> None:
     """Hold queued rounds and wait for running ones; exits with 1 if some still run when the time is up."""
     server = connect(url, api_key)
-    state = server.ask("PUT", "/drain", json={"reason": reason})
+    state = server.ask(operations.DRAIN, json={"reason": reason})
     if wait:
         try:
             state = _waited(server, state, timeout)
@@ -48,14 +50,14 @@ def drain(
 
 def resume(api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE) -> None:
     """Let queued rounds start again."""
-    state = connect(url, api_key).ask("DELETE", "/drain")
+    state = connect(url, api_key).ask(operations.RESUME)
     if output.is_data:
         print_answer(state, output)
     else:
         typer.echo("queued rounds start again")
 
 
-def _waited(server: ControlPlaneClient, state: dict[str, Any], timeout: float | None) -> dict[str, Any]:
+def _waited(server: ControlPlaneClient, state: Drain, timeout: float | None) -> Drain:
     """The state when no round runs any more; tells on standard error what it waits for, whenever that changes."""
     started, told = time.monotonic(), ""
     while state["running"]:
@@ -73,19 +75,17 @@ def _waited(server: ControlPlaneClient, state: dict[str, Any], timeout: float | 
     return state
 
 
-def _look(server: ControlPlaneClient) -> dict[str, Any]:
+def _look(server: ControlPlaneClient) -> Drain:
     """The state; asked again for a while where the control plane is away, since it may be restarted meanwhile."""
     away_since = time.monotonic()
     while True:
         try:
-            found: dict[str, Any] = server.ask("GET", "/drain")
+            return server.ask(operations.DRAIN_STATE)
         except ControlPlaneError as error:
             if not error.passing or time.monotonic() - away_since > PATIENCE_SECONDS:
                 raise
             time.sleep(_LOOK_SECONDS)
-        else:
-            return found
 
 
-def _listed(state: dict[str, Any]) -> str:
+def _listed(state: Drain) -> str:
     return ", ".join(f"{each['federation']}/{each['number']} ({each['state']})" for each in state["running"])

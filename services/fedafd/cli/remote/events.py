@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fedafd.cli.output_format import Output, OutputFormat, print_entry
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Url, connect
 from fedafd.cli.remote.output import print_line, short_time
+from fedafd.client.answers import Event
 from fedafd.client.control_plane import ControlPlaneClient
 
 __all__ = ["events"]
@@ -30,32 +31,31 @@ def events(
     """Print the audit log: what happened, when, to what, by whom and from where. As JSON one object per line, as
     YAML one document.
     """
-    server, path = connect(url, api_key), f"/federations/{federation}/events" if federation else "/events"
-    found, cursor = _past(server, path)
+    server, federation = connect(url, api_key), federation or None
+    found, cursor = _past(server, federation)
     for event in found[-last:]:
         _print(event, output=output)
     if not follow:
         return
     try:
-        for message in server.follow(path, {"cursor": cursor} if cursor else {}):
+        for message in server.follow(federation, {"cursor": cursor} if cursor else {}):
             if message.event != "connected":
                 _print(message.data, output=output)
     except KeyboardInterrupt:
         return
 
 
-def _past(server: ControlPlaneClient, path: str) -> tuple[list[dict[str, Any]], str | None]:
-    found: list[dict[str, Any]] = []
+def _past(server: ControlPlaneClient, federation: str | None) -> tuple[list[Event], str | None]:
+    """The events so far, and the cursor after the last."""
+    found: list[Event] = []
     cursor: str | None = None
-    while True:
-        page = server.ask("GET", path, params={"limit": 200} | ({"cursor": cursor} if cursor else {}))
+    for page in server.event_pages(federation):
         found += page["items"]
         cursor = page["end_cursor"]
-        if page["next_cursor"] is None:
-            return found, cursor
+    return found, cursor
 
 
-def _print(event: dict[str, Any], *, output: OutputFormat) -> None:
+def _print(event: Event, *, output: OutputFormat) -> None:
     if output.is_data:
         print_entry(event, output)
         return
@@ -65,7 +65,7 @@ def _print(event: dict[str, Any], *, output: OutputFormat) -> None:
     print_line(f"{short_time(event['at'])}{where}  {event['kind']}  by {event['actor']}{place}  {data}")
 
 
-def _words(value: Any) -> str:
+def _words(value: object) -> str:
     """Of a list of objects, such as the clients that are missing in a round, the values alone."""
     if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
         return "; ".join(" ".join(str(part) for part in each.values() if part is not None) for each in value)

@@ -13,6 +13,8 @@ import typer
 from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Federation, Url, connect
 from fedafd.cli.remote.output import print_fields, print_table, short_time
+from fedafd.client import operations
+from fedafd.client.answers import PublicSet
 from fedafd.domain.config.differences import differences, flat
 from fedafd.domain.errors import ConfigurationError
 
@@ -31,7 +33,7 @@ File = Annotated[Path, typer.Option("--file", "-f", help="federation.yaml")]
 @federation_app.command("create", cls=AnswerCommand)
 def create(file: File, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE) -> None:
     """Create a federation from its federation.yaml."""
-    made = connect(url, api_key).ask("POST", "/federations", json=_read(file))
+    made = connect(url, api_key).ask(operations.CREATE_FEDERATION, json=_read(file))
     print_answer(made, output) if output.is_data else typer.echo(f"federation {made['name']} created")
 
 
@@ -39,7 +41,7 @@ def create(file: File, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Out
 def configure(file: File, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE) -> None:
     """Replace a federation's configuration with this federation.yaml; not while a round is open."""
     config = _read(file)
-    made = connect(url, api_key).ask("PUT", f"/federations/{config['name']}", json=config)
+    made = connect(url, api_key).ask(operations.CONFIGURE_FEDERATION, config["name"], json=config)
     if output.is_data:
         print_answer(made, output)
     else:
@@ -49,7 +51,7 @@ def configure(file: File, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: 
 @federation_app.command("list", cls=AnswerCommand)
 def list_all(api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE) -> None:
     """List federations."""
-    found = connect(url, api_key).items("/federations")
+    found = connect(url, api_key).items(operations.LIST_FEDERATIONS)
     if output.is_data:
         print_answer(found, output)
         return
@@ -68,13 +70,12 @@ def show(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Show a federation with its whole configuration."""
-    found = connect(url, api_key).ask("GET", f"/federations/{federation}")
+    found = connect(url, api_key).ask(operations.SHOW_FEDERATION, federation)
     if output.is_data:
         print_answer(found, output)
         return
-    config = found.pop("config")
-    found["created_at"] = short_time(found["created_at"])
-    print_fields(found | dict(flat(config)))
+    facts = {key: value for key, value in found.items() if key != "config"}
+    print_fields(facts | {"created_at": short_time(found["created_at"])} | dict(flat(found["config"])))
 
 
 @federation_app.command("export")
@@ -84,7 +85,7 @@ def export(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Print a federation's whole configuration as a federation.yaml, which `configure -f` takes."""
-    found = connect(url, api_key).ask("GET", f"/federations/{federation}")
+    found = connect(url, api_key).ask(operations.SHOW_FEDERATION, federation)
     print_answer(found["config"], OutputFormat.YAML)
 
 
@@ -94,7 +95,7 @@ def diff(file: File, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Outpu
     from fedafd.domain.config import read_federation_config
 
     wanted = read_federation_config(file)
-    found = connect(url, api_key).ask("GET", f"/federations/{wanted.name}")["config"]
+    found = connect(url, api_key).ask(operations.SHOW_FEDERATION, wanted.name)["config"]
     changes = [each._asdict() for each in differences(found, wanted.model_dump(mode="json"))]
     if output.is_data:
         print_answer(changes, output)
@@ -116,8 +117,8 @@ def delete(
     """Delete a federation with its sites, rounds and models for ever; not while a round is open. Needs an admin's key.
 
     The audit log and the public set stay."""
-    server, path = connect(url, api_key), f"/federations/{federation}"
-    going = server.ask("DELETE", path, params={"dry_run": "true"})
+    server = connect(url, api_key)
+    going = server.ask(operations.DELETE_FEDERATION, federation, params={"dry_run": "true"})
     if not yes:
         typer.echo(
             f"This deletes federation {federation} for ever: {going['clients']} sites, {going['rounds']} rounds,"
@@ -129,7 +130,7 @@ def delete(
         typer.echo("Its name, to go on: ", err=True, nl=False)  # typer's own prompt writes to standard output, too
         if sys.stdin.readline().strip() != federation:
             raise ConfigurationError(f"federation {federation}: is not deleted")
-    made = server.ask("DELETE", path)
+    made = server.ask(operations.DELETE_FEDERATION, federation)
     print_answer(made, output) if output.is_data else typer.echo(f"federation {federation} deleted")
 
 
@@ -146,15 +147,15 @@ def push(
     """Write the public set as Parquet shards and push it."""
     from fedafd.datasets import load_public_data, write_public_set
 
-    server, base = connect(url, api_key), f"/federations/{federation}/public-set"
-    server.ask("GET", f"/federations/{federation}")  # before the work of reading the data
+    server = connect(url, api_key)
+    server.ask(operations.SHOW_FEDERATION, federation)  # before the work of reading the data
     with tempfile.TemporaryDirectory() as folder:
         manifest = write_public_set(load_public_data(adapter, path, _options(options)), Path(folder))
         for number, shard in enumerate(manifest.shards, 1):
             if not output.is_data:
                 typer.echo(f"shard {number} of {len(manifest.shards)}: {shard.name}", err=True)
-            server.send(f"{base}/shards/{shard.sha256}", Path(folder) / shard.name)
-        made = server.send(base, manifest.to_bytes())
+            server.send(operations.PUSH_SHARD, federation, shard.sha256, content=Path(folder) / shard.name)
+        made = server.send(operations.PUSH_PUBLIC_SET, federation, content=manifest.to_bytes())
     print_answer(made, output) if output.is_data else _print_public_set(federation, made)
 
 
@@ -163,11 +164,11 @@ def show_public_set(
     federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE
 ) -> None:
     """Show the public set's hash and sizes."""
-    found = connect(url, api_key).ask("GET", f"/federations/{federation}/public-set")
+    found = connect(url, api_key).ask(operations.SHOW_PUBLIC_SET, federation)
     print_answer(found, output) if output.is_data else _print_public_set(federation, found)
 
 
-def _print_public_set(federation: str, found: dict[str, Any]) -> None:
+def _print_public_set(federation: str, found: PublicSet) -> None:
     samples = ", ".join(f"{count} {split}" for split, count in found["num_samples"].items())
     typer.echo(f"public set of {federation}: {samples}; {found['sha256']}")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Url, connect
 from fedafd.cli.remote.output import print_table, short_time
+from fedafd.client import answers, operations
 from fedafd.domain.kinds import Role
 
 __all__ = ["key_app"]
@@ -35,7 +36,7 @@ def create(
 ) -> None:
     """Create an API key; prints its secret, which is never shown again."""
     body = {"name": name, "role": role.value, "expires_in_days": days, "federations": federation or None}
-    made = connect(url, api_key).ask("POST", "/api-keys", json=body)
+    made = connect(url, api_key).ask(operations.CREATE_KEY, json=body)
     if output.is_data:
         print_answer(made, output)
         return
@@ -46,7 +47,7 @@ def create(
 @key_app.command("list", cls=AnswerCommand)
 def list_all(api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE) -> None:
     """List API keys."""
-    found = connect(url, api_key).items("/api-keys")
+    found = connect(url, api_key).items(operations.LIST_KEYS)
     if output.is_data:
         print_answer(found, output)
         return
@@ -67,7 +68,7 @@ def rotate(
 ) -> None:
     """Give an API key a new secret, and print it; the old one is refused at once, or after an overlap."""
     body = {"expires_in_days": days, "overlap_hours": overlap_hours}
-    made = connect(url, api_key).ask("POST", f"/api-keys/{name}/rotate", json=body)
+    made = connect(url, api_key).ask(operations.ROTATE_KEY, name, json=body)
     if output.is_data:
         print_answer(made, output)
         return
@@ -78,11 +79,11 @@ def rotate(
 @key_app.command("revoke", cls=AnswerCommand)
 def revoke(name: Name, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE) -> None:
     """Revoke an API key: it is refused from now on."""
-    found = connect(url, api_key).ask("DELETE", f"/api-keys/{name}")
+    found = connect(url, api_key).ask(operations.REVOKE_KEY, name)
     print_answer(found, output) if output.is_data else typer.echo(f"API key {name} is revoked")
 
 
-def _say_once(made: dict[str, Any]) -> None:
+def _say_once(made: answers.CreatedApiKey) -> None:
     until = f"until {short_time(made['expires_at'])}" if made["expires_at"] else "until it is revoked"
     where = "" if made["federations"] is None else f" in {_federations(made)}"
     typer.echo(f"{made['name']} may act as {made['role']}{where} {until}; keep the key, it is shown once", err=True)
@@ -90,7 +91,7 @@ def _say_once(made: dict[str, Any]) -> None:
         typer.echo(f"the old key is good until {short_time(made['previous_secret_until'])}", err=True)
 
 
-def _row(key: dict[str, Any]) -> tuple[object, ...]:
+def _row(key: answers.ApiKey) -> tuple[object, ...]:
     state = "active" if key["active"] else "revoked" if key["revoked_at"] else "expired"
     times = short_time(key["last_used_at"]), short_time(key["expires_at"])
     used = short_time(key["previous_secret_used_at"]) if key["previous_secret_used_at"] else "never"
@@ -100,5 +101,5 @@ def _row(key: dict[str, Any]) -> tuple[object, ...]:
     return (key["name"], key["role"], _federations(key), state, *times, key["created_by"], old)
 
 
-def _federations(key: dict[str, Any]) -> str:
+def _federations(key: answers.ApiKey) -> str:
     return "all" if key["federations"] is None else ", ".join(key["federations"]) or "none any more"

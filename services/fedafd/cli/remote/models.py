@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,6 +12,8 @@ from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_
 from fedafd.cli.remote.figures import gain_words, main_figure
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Federation, Url, connect
 from fedafd.cli.remote.output import print_fields, print_table, short_time, size
+from fedafd.client import operations
+from fedafd.client.answers import ModelVersion, ModelVersionDetails, PersonalizedModel, PersonalizedModelDetails
 from fedafd.client.downloads import pull_model
 from fedafd.client.searching import search_model
 
@@ -30,13 +33,15 @@ def list_all(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """List model versions: the current one is where the next round starts, those with state can be gone back to."""
-    found = connect(url, api_key).items(f"{_owner(federation, client)}/models")
-    if output.is_data:
-        print_answer(found, output)
-        return
-    rows = [_row(each, of_client=client is not None) for each in found]
-    columns = ["OVER", "KEPT"] if client is not None else ["FROM", "CURRENT", "KEPT"]
-    print_table(["VERSION", "FIGURE", *columns, "MORE", "CREATED"], rows, "no model version yet")
+    server = connect(url, api_key)
+    if client is not None:
+        own = server.items(operations.LIST_CLIENT_MODELS, federation, client)
+        columns = ["VERSION", "FIGURE", "OVER", "KEPT", "MORE", "CREATED"]
+        _print_list(own, [_row_of_client(each) for each in own], columns, output)
+    else:
+        found = server.items(operations.LIST_MODELS, federation)
+        columns = ["VERSION", "FIGURE", "FROM", "CURRENT", "KEPT", "MORE", "CREATED"]
+        _print_list(found, [_row(each) for each in found], columns, output)
 
 
 @model_app.command("show", cls=AnswerCommand)
@@ -49,11 +54,17 @@ def show(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Show one model version: what it was made from, its metrics, its files."""
-    found = connect(url, api_key).ask("GET", f"{_owner(federation, client)}/models/{version}")
+    server = connect(url, api_key)
+    found: ModelVersionDetails | PersonalizedModelDetails
+    if client is not None:
+        found = server.ask(operations.SHOW_CLIENT_MODEL, federation, client, version)
+        known: dict[str, object] = {"version": found["version"]}
+    else:
+        found = server.ask(operations.SHOW_MODEL, federation, version)
+        known = {"version": found["version"], "parent_version": found["parent_version"], "current": found["current"]}
     if output.is_data:
         print_answer(found, output)
         return
-    known = {key: found[key] for key in ("version", "parent_version", "current") if key in found}
     print_fields(known | {"created_at": short_time(found["created_at"]), **_rounded(found["metrics"])})
     rows = [(file["path"], size(file["size_bytes"]), file["sha256"][:16]) for file in found["files"]]
     print_table(["FILE", "SIZE", "SHA-256"], rows, "no file")
@@ -73,7 +84,7 @@ def pull(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Pull a model version as a folder, whole or not at all."""
-    found = pull_model(connect(url, api_key), _owner(federation, client), version, target, direct=direct)
+    found = pull_model(connect(url, api_key), federation, version, target, client=client, direct=direct)
     print_answer({**found, "folder": str(target)}, output) if output.is_data else typer.echo(str(target))
 
 
@@ -121,7 +132,7 @@ def promote(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Make a version the current one, also an older one."""
-    made = connect(url, api_key).ask("POST", f"{_owner(federation, None)}/models/{version}/promote")
+    made = connect(url, api_key).ask(operations.PROMOTE_MODEL, federation, version)
     print_answer(made, output) if output.is_data else typer.echo(f"version {made['version']} is the current one")
 
 
@@ -130,28 +141,36 @@ def rollback(
     federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE
 ) -> None:
     """Go back to the version that the current one was trained from."""
-    made = connect(url, api_key).ask("POST", f"{_owner(federation, None)}/models/rollback")
+    made = connect(url, api_key).ask(operations.ROLL_BACK_MODEL, federation)
     print_answer(made, output) if output.is_data else typer.echo(f"version {made['version']} is the current one")
 
 
-def _owner(federation: str, client: str | None) -> str:
-    return f"/federations/{federation}" + (f"/clients/{client}" if client else "")
+def _print_list(
+    found: Sequence[object], rows: Sequence[Sequence[object]], columns: Sequence[str], output: OutputFormat
+) -> None:
+    print_answer(found, output) if output.is_data else print_table(columns, rows, "no model version yet")
 
 
-def _kept(version: dict[str, Any]) -> str:
+def _kept(*, has_state: bool, has_files: bool) -> str:
     """What retention has left of a version."""
-    parts = {"state": version.get("has_state", False), "model": version["has_files"]}
+    parts = {"state": has_state, "model": has_files}
     return ", ".join(name for name, is_there in parts.items() if is_there) or "metrics"
 
 
-def _row(found: dict[str, Any], *, of_client: bool) -> tuple[object, ...]:
+def _row(found: ModelVersion) -> tuple[object, ...]:
     """The figure that matters first, then where the version stands."""
-    metrics = found["metrics"]
-    figure, made = main_figure(metrics), short_time(found["created_at"])
-    if of_client:
-        own = {key.removeprefix("federated/"): value for key, value in metrics.items() if key.startswith("federated/")}
-        return (found["version"], figure, gain_words(metrics), _kept(found), _more(own), made)
-    return (found["version"], figure, found["parent_version"], found["current"], _kept(found), _more(metrics), made)
+    metrics, made = found["metrics"], short_time(found["created_at"])
+    kept = _kept(has_state=found["has_state"], has_files=found["has_files"])
+    figure = main_figure(metrics)
+    return (found["version"], figure, found["parent_version"], found["current"], kept, _more(metrics), made)
+
+
+def _row_of_client(found: PersonalizedModel) -> tuple[object, ...]:
+    """The figure that matters first, then what it is over another model's."""
+    metrics, made = found["metrics"], short_time(found["created_at"])
+    own = {key.removeprefix("federated/"): value for key, value in metrics.items() if key.startswith("federated/")}
+    kept = _kept(has_state=False, has_files=found["has_files"])
+    return (found["version"], main_figure(metrics), gain_words(metrics), kept, _more(own), made)
 
 
 def _more(metrics: dict[str, float]) -> str:

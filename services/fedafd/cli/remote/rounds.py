@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,7 +11,8 @@ from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Federation, Url, connect
 from fedafd.cli.remote.outcome import delivered_words, duration_words, missing_words, round_seconds, took_words
 from fedafd.cli.remote.output import percent, print_line, print_table, short_time, size
-from fedafd.client.answers import RoundDetails
+from fedafd.client import operations
+from fedafd.client.answers import Finding, Participation, Round, RoundDetails, Stage
 from fedafd.client.control_plane import ControlPlaneClient
 from fedafd.domain.plain_text import plain_text
 from fedafd.domain.process_errors import ControlPlaneError
@@ -36,7 +37,9 @@ def start(
 ) -> None:
     """Queue rounds; with --watch exits with 1 if one does not complete."""
     server = connect(url, api_key)
-    numbers = [each["number"] for each in server.ask("POST", _base(federation), json={"count": rounds})["items"]]
+    numbers = [
+        each["number"] for each in server.ask(operations.START_ROUNDS, federation, json={"count": rounds})["items"]
+    ]
     if watch:
         _watch(server, federation, numbers, output=output)
     elif output.is_data:
@@ -55,7 +58,8 @@ def watch_rounds(
 ) -> None:
     """Follow a round, or all open ones, until the last is over; exits with 1 if one does not complete."""
     server = connect(url, api_key)
-    found = [number] if number else [r["number"] for r in server.items(_base(federation)) if r["state"] not in _OVER]
+    rounds = [] if number else server.items(operations.LIST_ROUNDS, federation)
+    found = [number] if number else [each["number"] for each in rounds if each["state"] not in _OVER]
     if not found:
         typer.echo("no round is open", err=True)
         return
@@ -67,7 +71,7 @@ def list_all(
     federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE
 ) -> None:
     """List rounds."""
-    found = connect(url, api_key).items(_base(federation))
+    found = connect(url, api_key).items(operations.LIST_ROUNDS, federation)
     if output.is_data:
         print_answer(found, output)
         return
@@ -88,7 +92,7 @@ def show(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Show one round: who takes part, what the distillers do, and how long each took."""
-    found = connect(url, api_key).ask("GET", f"{_base(federation)}/{number}")
+    found = connect(url, api_key).ask(operations.SHOW_ROUND, federation, number)
     if output.is_data:
         print_answer(found, output)
         return
@@ -144,7 +148,7 @@ def cancel(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Cancel a round; the current model version stays."""
-    found = connect(url, api_key).ask("POST", f"{_base(federation)}/{number}/cancel")
+    found = connect(url, api_key).ask(operations.CANCEL_ROUND, federation, number)
     print_answer(found, output) if output.is_data else typer.echo(f"round {number} is cancelled")
 
 
@@ -156,11 +160,15 @@ def _watch(server: ControlPlaneClient, federation: str, numbers: Sequence[int], 
     view, waiting = RoundView(Console(stderr=output.is_data), numbers), list(numbers)
     try:
         with view.shown():
-            for message in server.follow(f"/federations/{federation}/events", {"cursor": "end", "progress": "true"}):
-                if message.event == "round.progress" and message.data["number"] in waiting:
-                    view.update(message.data)
-                elif message.event == "round.waits" and message.data["round"] in waiting:
-                    view.waits(message.data)
+            for message in server.follow(federation, {"cursor": "end", "progress": "true"}):
+                if message.event == "round.progress":
+                    progress: RoundDetails = message.data
+                    if progress["number"] in waiting:
+                        view.update(progress)
+                elif message.event == "round.waits":
+                    finding: Finding = message.data
+                    if finding["round"] in waiting:
+                        view.waits(finding)
                 elif message.event in ("connected", "round.state_changed"):
                     while waiting and (over := _over(server, federation, waiting[0], output=output)):
                         waiting.pop(0)
@@ -174,7 +182,7 @@ def _watch(server: ControlPlaneClient, federation: str, numbers: Sequence[int], 
 
 def _over(server: ControlPlaneClient, federation: str, number: int, *, output: OutputFormat) -> RoundDetails | None:
     """The round if it completed, None while it is open. Raises ControlPlaneError if it ended otherwise."""
-    found: RoundDetails = server.ask("GET", f"{_base(federation)}/{number}")
+    found = server.ask(operations.SHOW_ROUND, federation, number)
     if found["state"] not in _OVER:
         return None
     if output.is_data:
@@ -186,16 +194,12 @@ def _over(server: ControlPlaneClient, federation: str, number: int, *, output: O
     return found
 
 
-def _base(federation: str) -> str:
-    return f"/federations/{federation}/rounds"
-
-
-def _rsum(found: dict[str, Any]) -> str | None:
+def _rsum(found: Round) -> str | None:
     value = (found["metrics"] or {}).get("rsum")
     return f"{value:.1f}" if value is not None else None
 
 
-def _counts(part: dict[str, Any]) -> str | None:
+def _counts(part: Participation) -> str | None:
     """`image 12%, text left out`: its mean weight in each modality's ensemble."""
     words = [
         f"{modality} left out" if each["left_out"] else f"{modality} {each['weight']:.0%}"
@@ -204,6 +208,5 @@ def _counts(part: dict[str, Any]) -> str | None:
     return ", ".join(words) or None
 
 
-def _why(part: dict[str, Any]) -> str | None:
-    words: str | None = part["reason"] or part["activity"]
-    return words
+def _why(part: Participation | Stage) -> str | None:
+    return part["reason"] or part["activity"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 import typer
 
 from fedafd.cli.output_format import Output, OutputFormat, print_answer
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Url, connect
+from fedafd.client import operations
+from fedafd.client.answers import Finding
 from fedafd.domain.durations import duration_words
 from fedafd.domain.plain_text import plain_text
 
@@ -20,7 +21,7 @@ _TROUBLE = 1
 
 def status(api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE) -> None:
     """Say what waits for what, since when, and what to do; exits with 1 where something is in trouble."""
-    found = connect(url, api_key).ask("GET", "/status")
+    found = connect(url, api_key).ask(operations.STATUS)
     if output.is_data:
         print_answer(found, output)
     else:
@@ -30,7 +31,7 @@ def status(api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = Output
         raise typer.Exit(_TROUBLE)
 
 
-def _print(finding: dict[str, Any], now: datetime) -> None:
+def _print(finding: Finding, now: datetime) -> None:
     since, waited = finding["since"], ""
     if since:
         waited = f" (for {duration_words((now - datetime.fromisoformat(since)).total_seconds())})"
