@@ -28,6 +28,8 @@ secret store_key_queries
 secret internal_token
 secret admin_key fedafd-key.
 secret grafana_password
+# The operator writes it, for a confidential client of an identity provider (deploy/compose/oidc.yml); empty for a public one.
+[ -e "$folder/oidc_client_secret" ] || : > "$folder/oidc_client_secret"
 derived database_url "postgresql://fedafd:$(value postgres_password)@postgres:5432/fedafd"
 derived redis_url "redis://:$(value redis_password)@redis:6379/0"
 derived redis_auth.conf "requirepass $(value redis_password)"

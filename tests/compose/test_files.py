@@ -179,6 +179,7 @@ def test_secrets_are_made_once_and_kept(tmp_path: Path) -> None:
 
     first = make()
     assert first == make()
+    assert first.pop("oidc_client_secret") == "", "an operator's to write"
     own = {name: text for name, text in first.items() if name not in ("database_url", "redis_url", "redis_auth.conf")}
     assert len(set(own.values())) == len(own)
     assert all(len(text.strip()) >= 64 for text in own.values())
@@ -186,6 +187,10 @@ def test_secrets_are_made_once_and_kept(tmp_path: Path) -> None:
     assert (tmp_path / "s").stat().st_mode & 0o777 == 0o700
     declared = read("docker-compose.yml")["secrets"] | {"grafana_password": None}
     assert set(declared) == set(first)
+    assert set(read("deploy/compose/oidc.yml")["secrets"]) == {"oidc_client_secret"}
+    (tmp_path / "s" / "oidc_client_secret").chmod(0o600)
+    (tmp_path / "s" / "oidc_client_secret").write_text("the provider's")
+    assert make()["oidc_client_secret"] == "the provider's"
 
 
 def _compose() -> bool:
