@@ -239,6 +239,34 @@ def test_ledger_tells_what_left_in_order(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "sent.jsonl").read_text().splitlines()[0])) == 6
 
 
+@pytest.mark.parametrize("rest", [b'{"at": "2026-01-01T0', b"\0" * 5000, b"\xff\xfe", b'{"at": "now"}'])
+def test_an_entry_that_a_power_cut_left_unfinished_is_passed_over_and_replaced(tmp_path: Path, rest: bytes) -> None:
+    ledger, path = Ledger(tmp_path), tmp_path / "sent.jsonl"
+    ledger.record("metrics", sha256="a" * 64, size_bytes=2, round_number=1)
+    with path.open("ab") as file:
+        file.write(rest)
+    assert [entry.round for entry in read_sent(tmp_path)] == [1]
+    ledger.record("metrics", sha256="b" * 64, size_bytes=2, round_number=2)
+    assert [entry.round for entry in read_sent(tmp_path)] == [1, 2]
+    assert path.read_bytes().count(b"\n") == 2
+
+
+def test_an_entry_that_lacks_its_newline_alone_counts_and_stays(tmp_path: Path) -> None:
+    ledger, path = Ledger(tmp_path), tmp_path / "sent.jsonl"
+    for number in (1, 2):
+        ledger.record("privacy", sha256="", size_bytes=0, round_number=number)
+        path.write_bytes(path.read_bytes()[:-1])
+        assert [entry.round for entry in read_sent(tmp_path)][-1] == number
+    assert len(list(read_sent(tmp_path))) == 2
+
+
+def test_a_file_that_is_no_ledger_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "sent.jsonl").write_bytes(b"x" * (1 << 21))
+    with pytest.raises(DataError, match="is this a ledger"):
+        Ledger(tmp_path).record("metrics", sha256="a" * 64, size_bytes=2, round_number=1)
+    assert (tmp_path / "sent.jsonl").stat().st_size == 1 << 21
+
+
 def test_ledger_of_no_agent_is_a_clear_error(tmp_path: Path) -> None:
     assert list(read_sent(tmp_path)) == []
     with pytest.raises(DataError, match="no such folder"):

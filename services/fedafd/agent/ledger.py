@@ -11,13 +11,18 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
-from fedafd.agent.files import disk_full_is_clear
+import structlog
+
+from fedafd.agent.files import disk_full_is_clear, sync_folder
 from fedafd.domain.errors import DataError
 
 __all__ = ["Ledger", "SentEntry", "format_sent", "read_sent"]
 
 _FILE = "sent.jsonl"
+_LONGEST_LINE = 1 << 20
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +40,11 @@ class SentEntry:
 
 
 class Ledger:
-    """Appends to `<state_dir>/sent.jsonl`."""
+    """Appends to `<state_dir>/sent.jsonl`.
+
+    A power cut or a full disk can leave a last line without its end. What it was for has not left, as an entry is whole
+    and on the disk before that: the next entry takes its place, and readers pass over it.
+    """
 
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / _FILE
@@ -50,12 +59,35 @@ class Ledger:
             round=round_number,
             detail=detail,
         )
+        line = json.dumps(asdict(entry)).encode() + b"\n"
         with disk_full_is_clear(self._path.parent):
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            with os.fdopen(descriptor, "a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(entry)) + "\n")
+            is_new = not self._path.exists()
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+            with os.fdopen(descriptor, "r+b") as file:
+                _end_last_line(file)
+                file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
+            if is_new:
+                sync_folder(self._path.parent)
+
+
+def _end_last_line(file: BinaryIO) -> None:
+    """Go to where the next entry belongs: behind the last whole line."""
+    size = file.seek(0, os.SEEK_END)
+    start = max(0, size - _LONGEST_LINE)
+    file.seek(start)
+    whole, newline, rest = file.read().rpartition(b"\n")
+    if not rest:
+        return
+    if not newline and start:
+        raise DataError(f"{file.name}: the last line has no end within {_LONGEST_LINE:,} bytes; is this a ledger?")
+    if _is_entry(rest):
+        file.write(b"\n")
+        return
+    _log.warning("agent.ledger_entry_cut_short", path=file.name, bytes=len(rest))
+    file.seek(start + len(whole) + len(newline))
+    file.truncate()
 
 
 def read_sent(state_dir: Path) -> Iterator[SentEntry]:
@@ -65,12 +97,22 @@ def read_sent(state_dir: Path) -> Iterator[SentEntry]:
     path = state_dir / _FILE
     if not path.exists():
         return
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n") and not _is_entry(line):
+                return
             try:
                 yield SentEntry(**json.loads(line))
             except (ValueError, TypeError) as error:
                 raise DataError(f"{path}, line {number}: not a ledger entry: {error}") from error
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        SentEntry(**json.loads(line))
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
 def format_sent(entries: Iterator[SentEntry]) -> str:
