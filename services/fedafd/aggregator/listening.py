@@ -6,10 +6,15 @@ off where something in front ends TLS.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import grpc.aio
+from cryptography import x509
 
+from fedafd.aggregator.metrics import AggregatorMetrics
 from fedafd.aggregator.settings import AggregatorSettings
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.proxies import is_off_machine
@@ -18,7 +23,7 @@ from fedafd.rpc.own_tls import internal_credentials, internal_pair, own_credenti
 from fedafd.rpc.tls import server_credentials
 from fedafd.telemetry.logging import get_logger
 
-__all__ = ["bind", "bind_health", "bind_internal"]
+__all__ = ["bind", "bind_health", "bind_internal", "watch_expiry"]
 
 _log = get_logger(__name__)
 
@@ -50,6 +55,21 @@ def bind_internal(server: grpc.aio.Server, settings: AggregatorSettings, listen:
 def bind_health(server: grpc.aio.Server, listen: str) -> None:
     """Listen for questions about health, which are no secret, without TLS. Raises ConfigurationError."""
     _bound(lambda: server.add_insecure_port(listen), "HEALTH_LISTEN", listen)
+
+
+def watch_expiry(metrics: AggregatorMetrics, settings: AggregatorSettings, authority: Authority) -> None:
+    """Export when the authority and the operator's certificate for TLS expire; the file is read at each scrape."""
+    expiry = metrics.certificate_expiry
+    expiry.labels(certificate="authority").set(authority.certificate.not_valid_after_utc.timestamp())
+    if settings.tls_certificate is not None:
+        expiry.labels(certificate="tls").set_function(partial(_expiry_of, settings.tls_certificate))
+
+
+def _expiry_of(path: Path) -> float:
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
+    except (OSError, ValueError):
+        return math.nan
 
 
 def _warn(settings: AggregatorSettings) -> None:

@@ -45,6 +45,11 @@ class AggregatorMetrics:
         self.clock_skew = metrics.gauge(
             "clock_skew_seconds", "How far this machine's clock is ahead of the database's."
         )
+        self.certificate_expiry = metrics.gauge(
+            "certificate_expiry_timestamp_seconds",
+            "When a certificate that nobody renews by itself expires, seconds since 1970.",
+            ("certificate",),
+        )
         self.leader = metrics.gauge("coordinator_leader", "1 while this aggregator coordinates.")
         self.draining = metrics.gauge("draining", "1 while this aggregator takes nothing new.")
         self.healthy = metrics.gauge("healthy", "1 while database and object store answer.")

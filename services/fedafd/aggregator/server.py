@@ -21,7 +21,7 @@ from fedafd.aggregator.direct_uploads import DirectUploads
 from fedafd.aggregator.distillation_service import DistillationService
 from fedafd.aggregator.health import FOR_AGENTS, FOR_DISTILLERS, SERVICE_NAMES, ClockedHealth, watch_health
 from fedafd.aggregator.interceptor import ErrorInterceptor
-from fedafd.aggregator.listening import bind, bind_health, bind_internal
+from fedafd.aggregator.listening import bind, bind_health, bind_internal, watch_expiry
 from fedafd.aggregator.outbox import Outbox
 from fedafd.aggregator.round_tracking import RoundTracking, track_rounds
 from fedafd.aggregator.round_watch import watch_rounds
@@ -121,6 +121,7 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
         )
         stack.push_async_callback(context.progress.close)
         stack.push_async_callback(context.renewals.close)
+        watch_expiry(context.metrics, settings, authority)
         if settings.metrics_listen:
             host, port = split_address(settings.metrics_listen)
             stack.enter_context(start_metrics_server(context.metrics.metrics, host, port))
