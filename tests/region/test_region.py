@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -16,10 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from tests.full_disk import full_disk
 from tests.region.conftest import Levels
 from tests.region.world import Services, agent, at_work, region, until
 
 from fedafd.agent.connection import AggregatorConnection
+from fedafd.agent.files import disk_full_is_clear
 from fedafd.agent.training import LocalResult, LocalTask
 from fedafd.artifacts.manifest import read_manifest
 from fedafd.artifacts.representations import encode_representations
@@ -171,6 +174,37 @@ async def test_a_region_whose_own_round_is_cancelled_leaves_the_upper_round(scen
         part = (await scene.above.round("upper", 1))[1]["north"]
     assert (over.state, over.reason) == ("failed", "quorum not reached: 0 of 1 deliveries")
     assert (part.state, part.reason_code) == ("dropped", "region-round-failed")
+
+
+async def test_a_region_whose_disk_is_full_leaves_the_upper_round_as_an_agent_does(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        with disk_full_is_clear(path.parent):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(runner, "write_atomically", full)
+    scene.site.may_end.set()
+    async with scene.its_site(), scene.running(await scene.invited()):
+        await scene.above.start_round("upper")
+        over = await scene.above.over("upper", 1)
+        part = (await scene.above.round("upper", 1))[1]["north"]
+        own = await scene.below.over("north", 1)
+    assert (over.state, over.reason) == ("failed", "quorum not reached: 0 of 1 deliveries")
+    assert (part.state, part.reason_code) == ("dropped", "disk-full")
+    assert own.state == "cancelled"
+
+
+async def test_a_region_whose_store_is_full_leaves_the_upper_round_at_once(scene: Scene) -> None:
+    async with scene.its_site(), scene.running(await scene.invited()):
+        await until(scene.region_enrolled, "the region")
+        incoming = scene.below.store.root / ".incoming"
+        incoming.mkdir(exist_ok=True)
+        with full_disk(incoming):
+            await scene.above.start_round("upper")
+            await scene.above.over("upper", 1)
+        part = (await scene.above.round("upper", 1))[1]["north"]
+    assert (part.state, part.reason_code) == ("dropped", "disk-full")
 
 
 async def test_an_upper_round_that_is_cancelled_ends_the_regions(scene: Scene) -> None:

@@ -34,6 +34,7 @@ from fedafd.domain.errors import (
     IdentityInUseError,
     NotFoundError,
     RoundClosedError,
+    StorageFullError,
     UnauthenticatedError,
 )
 from fedafd.domain.kinds import ParticipantKind, UploadPurpose
@@ -155,10 +156,11 @@ class Region:
                 await self._own.end(begun.id, RoundState.CANCELLED, _WITHOUT_IT)
         except (StopRequestedError, *_FATAL):
             raise
-        except FedafdError as error:
-            if error.retryable:
+        except (FedafdError, OSError) as error:
+            # A full disk may pass, too, but nobody knows when: the upper round goes on without the region.
+            if isinstance(error, FedafdError) and error.retryable and not isinstance(error, StorageFullError):
                 raise
-            _log.error("region.round_failed", reason=str(error), code=error.code)
+            _log.error("region.round_failed", reason=str(error), code=getattr(error, "code", type(error).__name__))
             await self._leave(connection, task, departure_of(error, SharingConfig()))
 
     async def _begun(self, task: pb.TrainTask, files: dict[str, Path]) -> RoundRow:
@@ -247,9 +249,13 @@ class Region:
         _log.error("region.rejected", round=row.number, reason=receipt.rejection_reason)
 
     async def _leave(self, connection: AggregatorConnection, task: pb.TrainTask, departure: Departure) -> None:
-        note_departure(self._ledger, departure, task.round_number)
-        with suppress(RoundClosedError):
-            await connection.leave(task.round_id, departure)
+        """Leave the upper round; what cannot be noted, as on a full disk, is not said."""
+        try:
+            note_departure(self._ledger, departure, task.round_number)
+            with suppress(RoundClosedError):
+                await connection.leave(task.round_id, departure)
+        except (StorageFullError, OSError) as refused:
+            _log.warning("region.leave_refused", reason=str(refused))
 
     async def _rest(self, seconds: float) -> None:
         with suppress(TimeoutError):
