@@ -6,7 +6,7 @@ import re
 
 from tests.servers import ROOT
 
-from fedafd.artifacts import keys
+from fedafd.artifacts import keys, stage_io
 from fedafd.artifacts.keys import RoundObjects
 from fedafd.storage.store import check_key
 
@@ -53,12 +53,20 @@ def test_what_a_key_belongs_to_is_read_from_it() -> None:
     ]
 
 
-def test_no_other_module_makes_a_key() -> None:
-    made = re.compile(r"""f?["'](?:public-sets|federations)/(?!\*)""")
+def modules_with(pattern: str, *, but: str) -> list[str]:
     package = ROOT / "services" / "fedafd"
-    found = [
+    return [
         str(path.relative_to(package))
         for path in package.rglob("*.py")
-        if made.search(path.read_text(encoding="utf-8")) and path != package / "artifacts" / "keys.py"
+        if re.search(pattern, path.read_text(encoding="utf-8")) and path != package / "artifacts" / but
     ]
-    assert found == []
+
+
+def test_no_other_module_makes_a_key() -> None:
+    assert modules_with(r"""["'](?:public-sets["'/]|federations/)""", but="keys.py") == []
+
+
+def test_no_other_module_names_what_stages_read_and_write() -> None:
+    names = [getattr(stage_io, name) for name in stage_io.__all__ if isinstance(getattr(stage_io, name), str)]
+    told = "|".join(re.escape(name) for name in names if "-" in name)
+    assert modules_with(rf"""["'](?:{told})""", but="stage_io.py") == []

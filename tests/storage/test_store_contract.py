@@ -14,6 +14,7 @@ import pytest
 from tests.full_disk import full_disk
 from tests.servers import Minio, free_port
 
+from fedafd.artifacts.keys import FEDERATIONS
 from fedafd.domain.errors import (
     ArtifactCorruptError,
     ArtifactNotFoundError,
@@ -235,7 +236,7 @@ def test_a_disk_that_is_really_full_is_said_so(tmp_path: Path) -> None:
 
 
 def test_a_probe_of_writes_leaves_nothing_behind(store: ObjectStore) -> None:
-    WriteProbe(store, below="federations").check()
+    WriteProbe(store, below=FEDERATIONS).check()
     assert list(store.list("")) == []
 
 

@@ -22,13 +22,14 @@ from fedafd.aggregator.proofs import Proofs
 from fedafd.aggregator.renewals import Renewals
 from fedafd.aggregator.round_facts import Once, RoundFacts
 from fedafd.aggregator.wakeups import Wakeups
+from fedafd.artifacts.keys import FEDERATIONS
 from fedafd.persistence.database import Database
 from fedafd.rpc.authority import Authority
 from fedafd.storage import ObjectStore, WriteProbe
 
 __all__ = ["WRITES_BELOW", "Context", "Wakeups"]
 
-WRITES_BELOW = "federations"
+WRITES_BELOW = FEDERATIONS
 """Prefix of the object store under which this process writes and deletes."""
 
 

@@ -27,6 +27,7 @@ from fedafd.artifacts.keys import personalized_model_file
 from fedafd.artifacts.merged_states import ClientCounts
 from fedafd.artifacts.ref import ArtifactRef
 from fedafd.artifacts.representations import check_representations
+from fedafd.artifacts.stage_io import MODEL_FILE
 from fedafd.artifacts.weight_updates import check_weight_update
 from fedafd.domain.config import AveragingMode, stored_federation_config
 from fedafd.domain.errors import (
@@ -206,7 +207,7 @@ def _store_model(context: Context, client: ClientRow, row: RoundRow, bundle: Pat
     for path, content in files.items():
         key = personalized_model_file(row.federation_id, client.name, row.number, path)
         context.store.put(key, content)
-        entries[path] = {"sha256": sha256_of(content), "size_bytes": len(content), "purpose": "model-file", "key": key}
+        entries[path] = {"sha256": sha256_of(content), "size_bytes": len(content), "purpose": MODEL_FILE, "key": key}
     return entries
 
 

@@ -14,7 +14,15 @@ from fedafd.aggregator.round_facts import RoundTask
 from fedafd.artifacts import keys
 from fedafd.artifacts.manifest import Manifest, read_manifest
 from fedafd.artifacts.ref import ArtifactRef
-from fedafd.artifacts.stage_io import BUNDLE, WEIGHTS, SharedOutputs, is_global_representations
+from fedafd.artifacts.stage_io import (
+    BUNDLE,
+    PUBLIC_SET,
+    PUBLIC_SET_MANIFEST,
+    PUBLIC_SET_SHARD,
+    WEIGHTS,
+    SharedOutputs,
+    is_global_representations,
+)
 from fedafd.domain.config import stored_federation_config
 from fedafd.domain.kinds import ParticipantKind, StageKind
 from fedafd.domain.seeds import derive_seed
@@ -101,7 +109,7 @@ def _train_task(row: RoundRow, artifacts: list[types_pb2.Artifact]) -> pb.TrainT
         round_number=row.number,
         federation_config_json=config.sites_json(),
         public_set_sha256=row.public_set_sha256,
-        public_set=[artifact for artifact in artifacts if artifact.purpose.startswith("public-set")],
+        public_set=[artifact for artifact in artifacts if artifact.purpose.startswith(PUBLIC_SET)],
         global_representations=next(a for a in artifacts if is_global_representations(a.purpose)),
         encoder_bundles=[a for a in artifacts if a.purpose.startswith(BUNDLE)],
         averaged_weights=[a for a in artifacts if a.purpose.startswith(WEIGHTS)],
@@ -135,13 +143,13 @@ async def _averages(session: AsyncSession, row: RoundRow, kind: ParticipantKind)
 def _public_set(sha256: str, manifest: Manifest) -> Iterator[types_pb2.Artifact]:
     size = len(manifest.to_bytes())
     key = keys.public_set_manifest(sha256)
-    yield types_pb2.Artifact(sha256=sha256, size_bytes=size, purpose="public-set/manifest", key=key)
+    yield types_pb2.Artifact(sha256=sha256, size_bytes=size, purpose=PUBLIC_SET_MANIFEST, key=key)
     for shard in manifest.shards:
         if shard.split == "train":
             yield types_pb2.Artifact(
                 sha256=shard.sha256,
                 size_bytes=shard.size_bytes,
-                purpose="public-set/shard",
+                purpose=PUBLIC_SET_SHARD,
                 key=keys.public_set_shard(sha256, shard.name),
             )
 

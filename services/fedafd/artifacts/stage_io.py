@@ -16,6 +16,10 @@ from fedafd.domain.kinds import Modality, UploadPurpose
 __all__ = [
     "BUNDLE",
     "GLOBAL_REPRESENTATIONS",
+    "MODEL_FILE",
+    "PUBLIC_SET",
+    "PUBLIC_SET_MANIFEST",
+    "PUBLIC_SET_SHARD",
     "SERVER_STATE",
     "WEIGHTS",
     "DistilInputs",
@@ -58,6 +62,12 @@ _LIMIT = "sed-limit"
 BUNDLE = "encoder-bundle/"
 """Before a modality: a frozen global encoder."""
 _MODEL = "model/"
+MODEL_FILE = "model-file"
+"""A file of a published or personalized model, under whichever path."""
+PUBLIC_SET = "public-set/"
+"""Before what a site is told to fetch of the public set."""
+PUBLIC_SET_MANIFEST = f"{PUBLIC_SET}manifest"
+PUBLIC_SET_SHARD = f"{PUBLIC_SET}shard"
 
 
 def server_state_ref(key: str, sha256: str, size_bytes: int) -> ArtifactRef:

@@ -12,6 +12,7 @@ from typing import Annotated
 import redis.asyncio
 from fastapi import Depends, Request
 
+from fedafd.artifacts.keys import PUBLIC_SETS
 from fedafd.control_plane.dashboard.sessions import SessionSigner
 from fedafd.control_plane.failed_logins import FailedLogins
 from fedafd.control_plane.key_uses import KeyUses
@@ -24,7 +25,7 @@ from fedafd.storage import ObjectStore, WriteProbe
 
 __all__ = ["WRITES_BELOW", "Context", "ContextDep", "Wakeups"]
 
-WRITES_BELOW = "public-sets"
+WRITES_BELOW = PUBLIC_SETS
 """Prefix of the object store under which this process writes and deletes."""
 
 

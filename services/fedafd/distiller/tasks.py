@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 from fedafd.artifacts.keys import RoundObjects
-from fedafd.artifacts.stage_io import SERVER_STATE, model_path
+from fedafd.artifacts.stage_io import MODEL_FILE, SERVER_STATE, model_path
 from fedafd.distiller.claims import Claimed, Results, Shared, claimed_stages
 from fedafd.distiller.client import DistillationClient
 from fedafd.distiller.heartbeat import Heartbeat
@@ -243,4 +243,4 @@ class StageRunner:
 def _purpose_and_key(claim: pb.ClaimStageResponse, name: str, sha256: str) -> tuple[str, str]:
     """Purpose and key of an output."""
     objects, path = RoundObjects(claim.federation_id, claim.round_number), model_path(name)
-    return ("model-file", objects.model_file(path)) if path is not None else (name, objects.artifact(name, sha256))
+    return (MODEL_FILE, objects.model_file(path)) if path is not None else (name, objects.artifact(name, sha256))

@@ -33,7 +33,6 @@ from fedafd.persistence.models import (
 __all__ = ["LetGo", "apply_retention", "let_go"]
 
 _OPEN = sorted(state.value for state in OPEN_ROUND_STATES)
-_AVERAGES = WEIGHTS
 _BEST_BY = "rsum"
 _CURRENT_AND_BEFORE = 2
 """The current version and the one before it always stay: a rollback is always possible."""
@@ -128,7 +127,7 @@ def _stays(row: ArtifactRow, number: int, needed: _Needed) -> bool:
         counts = row.purpose == UploadPurpose.REPRESENTATIONS.value and number >= needed.counts_from
         return counts or number >= needed.deliveries_from
     # The averages are what the next round's clients begin with.
-    is_average = row.purpose.startswith(_AVERAGES)
+    is_average = row.purpose.startswith(WEIGHTS)
     return row.round_id in (needed.rounds_of_versions if is_average else needed.working)
 
 

@@ -14,6 +14,7 @@ from minio import Minio, MinioAdmin
 from minio.credentials.providers import StaticProvider
 from minio.error import MinioAdminException, MinioException
 
+from fedafd.artifacts.keys import FEDERATIONS, PUBLIC_SETS
 from fedafd.domain.errors import ConfigurationError, StorageError, StorageUnavailableError
 
 __all__ = ["PROCESSES", "access_key", "policy", "provision"]
@@ -21,9 +22,9 @@ __all__ = ["PROCESSES", "access_key", "policy", "provision"]
 _WRITE = ("s3:PutObject", "s3:AbortMultipartUpload")
 _DELETE = ("s3:DeleteObject",)
 _GRANTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "control-plane": {"public-sets/*": _WRITE + _DELETE},
-    "aggregator": {"federations/*": _WRITE + _DELETE},
-    "distiller": {"federations/*": _WRITE},
+    "control-plane": {f"{PUBLIC_SETS}*": _WRITE + _DELETE},
+    "aggregator": {f"{FEDERATIONS}*": _WRITE + _DELETE},
+    "distiller": {f"{FEDERATIONS}*": _WRITE},
     "queries": {},
 }
 _PAUSE_SECONDS = 0.5

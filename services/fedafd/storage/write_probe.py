@@ -23,7 +23,7 @@ class WriteProbe:
 
     def __init__(self, store: ObjectStore, *, below: str, seconds: float = 10.0) -> None:
         self._store, self._seconds = store, seconds
-        self._key = f"{below}/write-probe/{uuid.uuid4().hex}"
+        self._key = f"{below}write-probe/{uuid.uuid4().hex}"
         self._lock = threading.Lock()
         self._looked: float | None = None
         self._error: StorageError | None = None

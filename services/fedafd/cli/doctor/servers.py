@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedafd.artifacts.keys import FEDERATIONS, PUBLIC_SETS
 from fedafd.cli.doctor.findings import Finding, bad, fine, look
 from fedafd.domain.errors import ConfigurationError, DatabaseUnavailableError, FedafdError, StorageError
 
@@ -22,7 +23,7 @@ __all__ = ["look_at_broker", "look_at_database", "look_at_provider", "look_at_st
 _SECONDS = 10.0
 _MOST_SKEW_SECONDS = 2.0
 _BYTES = 1 << 20
-_BELOW = {"control-plane": "public-sets", "aggregator": "federations", "distiller": "federations"}
+_BELOW = {"control-plane": PUBLIC_SETS, "aggregator": FEDERATIONS, "distiller": FEDERATIONS}
 """Where each process's access key may write (fedafd.storage.provision)."""
 
 
@@ -127,7 +128,7 @@ def look_at_store(process: str, settings: Any) -> Finding:
     folder = Path(settings.url.removeprefix("file://"))
     if not settings.url.startswith("s3://") and not folder.is_dir():
         return bad("store", f"{where}: no such folder", "mount or make it, and give it to the processes' user")
-    key, content = f"{_BELOW[process]}/write-probe/doctor-{process}", os.urandom(_BYTES)
+    key, content = f"{_BELOW[process]}write-probe/doctor-{process}", os.urandom(_BYTES)
     try:
         store = open_store(settings)
         store.ping()
