@@ -28,36 +28,41 @@ from fedafd.region.settings import RegionSettings
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 STATE_PAGE = """# When your data, agent.yaml or the federation change
 
-After each round the agent keeps the site's personalized state in `state_dir/state`: encoders, fusion, head, and what
-the optimizers remember. It notes what the state was made for. At every start, in `fedafd agent check` and in every
-round that is compared with today, part by part, classes by their names. Each difference has one of three answers:
+May you add classes, change an encoder, or move your data? This page says what happens to what your site has
+trained.
+
+After each round the agent keeps the site's personalized state in `state_dir/state`: encoders, fusion, head, and
+the optimizers' averages. Beside it the agent notes which data and settings the state was trained with. It
+compares them with today's at every start, in `fedafd agent check` and in every round. For each difference the
+table below has one of three answers:
 
 - **goes on**: training continues, and the log says what changed;
 - **adapts**: the state is changed so that it fits, and the log says so (`agent.state_differs`, a warning);
-- **refuses**: the agent ends with exit code 2 before it joins, or leaves the round with the code `state-unusable`. The
-  message names what was and what is. Undo the change, or start afresh:
+- **refuses**: the agent ends with exit code 2 before it joins, or leaves the round with the code
+  `state-unusable`. The message names the earlier and the present value. Undo the change, or start afresh:
 
 ```sh
 fedafd agent reset --config agent.yaml     # the agent must not run
 ```
 
-That moves the state to a folder beside it, `state_dir/state-before-<time>`; nothing is deleted, and the credential and
-the record of what was sent stay. The next round then begins with fresh weights.
+This command moves the state to the folder `state_dir/state-before-<time>`. Nothing is deleted; the credential
+and the record of what was sent stay. The next round begins with fresh weights.
 
 | part | what changed | the state | what happens |
 |---|---|---|---|
 {rows}
 
-Labels are bound to class names, never to numbers: names are compared in Unicode's normal form NFC, as file systems
-differ in it, and `predict` and the metrics use the rows of those names. How many samples came and went since the last
-start is told in the log, too (`agent.data_changed`). A state of an older version, which notes less, is compared by what
-it says of its classes and encoders, and notes the rest from then on.
+Labels are bound to class names, never to numbers. Names are compared in Unicode's normal form NFC, because file
+systems write them differently. The log also says how many samples were added and removed since the last start
+(`agent.data_changed`). An older version notes less about its state: its classes and encoders are compared, and
+the rest is noted from then on.
 
-The file's SHA-256 is kept beside it. Where it does not fit, the agent says so (`agent.state_damaged`) and goes on from
-the round before, whose state is kept for that. A finished result that waits for its delivery has hashes of the same
-kind: a damaged one is forgotten (`agent.result_damaged`), and the round is trained again. What was sent last stays in
-the folder until the next round's was, without the model: if the federation's store loses it before it counts, the
-agent is asked again, and sends the same bytes (`agent.asked_again`).
+**If a file is damaged.** The state's SHA-256 is kept beside it. If it does not match, the agent logs
+`agent.state_damaged` and goes on from the state of the round before, which is kept for this case. A finished
+result that waits for its delivery has a hash, too: a damaged one is discarded (`agent.result_damaged`), and the
+round is trained again. What was sent last stays in the folder, without the model, until the next delivery. If
+the federation's store loses it before it is used, the agent is asked again and sends the same bytes
+(`agent.asked_again`).
 """
 PROCESSES: dict[str, type[BaseSettings]] = {
     "Control plane": ControlPlaneSettings,

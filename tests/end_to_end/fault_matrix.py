@@ -246,7 +246,7 @@ def _table(lines: Sequence[Line]) -> str:
     ]
     return "\n".join(
         [
-            "| fault | when | the round | seconds after it was put right | bits | remark |",
+            "| fault | when | the round | seconds after the fault | bits | remark |",
             "|---|---|---|---|---|---|",
             *rows,
         ]
@@ -255,15 +255,21 @@ def _table(lines: Sequence[Line]) -> str:
 
 _PAGE = """# Faults, and what became of the round
 
-Written by `make test-faults` from its own run: three agents, one distiller, control plane and aggregator as processes,
-on SQLite, a folder as the store and a real Redis; tiny encoders. Lines that begin with TLS have certificates on both
-ends of every line; those with two aggregators have PostgreSQL, and one of the two is cut off from it until the round is
-over. Each line is one round with one fault. What is frozen, away or locked is so for {seconds:g} s, a read-only folder
-four times as long; what is killed is started again after a second; what is asked to end during an outage is started
-again after it. The seconds count from when all parts were back (with one of two aggregators cut off: from then on) to
-the end of the round, with the work that the round had left, on a machine that does other things besides. The outcome of
-every round (the published model, each site's personalized model, the metrics) is compared, byte for byte, with the same
-round in one process without any service.
+A test causes one fault in each round of a real federation, and compares the result with a round without faults.
+A row of the table is one round. `make test-faults` runs the test and writes this page.
+
+- **The federation** has three agents, one distiller, a control plane and an aggregator, each a process of its
+  own, on SQLite, a folder as the store and a real Redis, with tiny encoders. In rows that begin with TLS every
+  connection has certificates on both sides. Rows with two aggregators use PostgreSQL; one of the two is cut off
+  from it until the round ends.
+- **How long a fault lasts.** A frozen process, an outage or a lock lasts {seconds:g} s, a read-only folder four times
+  as long. A killed process is started again after a second. A process that is asked to end during an outage is
+  started after it.
+- **Seconds** count from the end of the fault (with one of two aggregators cut off: from its beginning) to the
+  end of the round. They include the work that the round still had to do, on a machine that other programs used,
+  too.
+- **Bits** compares the published model, each site's personalized model and the metrics, byte for byte, with the
+  same round in one process without any service.
 
 {table}
 
