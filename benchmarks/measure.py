@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import statistics
@@ -12,11 +11,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from fedafd.simulation.summary import half_width
+
 __all__ = ["Clock", "Ratio", "Report", "Times", "interleaved", "interval_95", "machine_facts", "peak_extra_bytes"]
 
 Clock = Literal["wall", "cpu"]
-_T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
-"""Student's t of a two-sided 95 % interval, by the number of seeds."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,8 @@ def interval_95(values: Sequence[float]) -> str:
     """Of the mean over seeds, by Student's t; for a table."""
     if len(values) < 2:
         return "one seed"
-    half = _T_95.get(len(values), 2.0) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values) - half:.3g} to {statistics.mean(values) + half:.3g}"
+    mean, half = statistics.fmean(values), half_width(values)
+    return f"{mean - half:.3g} to {mean + half:.3g}"
 
 
 def peak_extra_bytes(work: Callable[[], Any]) -> int:

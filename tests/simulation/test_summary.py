@@ -6,11 +6,12 @@ import math
 from typing import Any
 
 import pytest
+from benchmarks.measure import interval_95
 from tests.simulation.test_simulate import TINY
 
 from fedafd.simulation.experiment import ExperimentConfig
 from fedafd.simulation.report import markdown
-from fedafd.simulation.summary import client_differences, differences, rows_of
+from fedafd.simulation.summary import client_differences, differences, half_width, rows_of
 
 RECALLS = dict.fromkeys(("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10"), 10.0)
 
@@ -44,6 +45,14 @@ def test_the_mean_is_over_kinds_and_counts_mean_recall_for_pairs() -> None:
     assert first.values["image own acc1"] == 21.0
     assert first.clients == {"image-0": 20.0, "pair-0": 60.0}
     assert first.over_global == {"pair-0": 5.0}
+
+
+def test_the_benchmarks_tell_the_same_intervals_however_many_seeds_there_are() -> None:
+    values = [float(number) for number in range(11)]  # their deviation is the root of 11
+    half = 2.22814
+    assert half_width(values) == pytest.approx(half, abs=1e-4)
+    assert interval_95(values) == f"{5 - half:.3g} to {5 + half:.3g}"
+    assert interval_95(values[:1]) == "one seed"
 
 
 def test_intervals_are_students_over_the_seeds() -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "Row",
     "client_differences",
     "differences",
+    "half_width",
     "measures_of",
     "not_done",
     "read_results",
@@ -139,7 +140,7 @@ def differences(rows: Sequence[Row], baseline: str, confidence: float = 0.95) ->
                 by_seed = [_gains(held, group, baseline, strategy, measure, seed) for seed in seeds]
                 gains = [fmean(each) for each in by_seed if len(each) == len(group)]
                 if gains:
-                    mean, half = fmean(gains), _half_width(gains, confidence)
+                    mean, half = fmean(gains), half_width(gains, confidence)
                     scenario = group[0] if len(group) == 1 else "all"
                     found.append(Difference(scenario, strategy, measure, mean, mean - half, mean + half, len(gains)))
     return found
@@ -169,7 +170,8 @@ def client_differences(rows: Sequence[Row], strategy: str, other: str) -> dict[s
     }
 
 
-def _half_width(values: Sequence[float], confidence: float) -> float:
+def half_width(values: Sequence[float], confidence: float = 0.95) -> float:
+    """Of the interval around the mean, by Student's t; infinite for a single value."""
     if len(values) < 2:
         return math.inf
     from scipy.stats import t
