@@ -39,7 +39,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
 @pytest.fixture
 def look(services: Services, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Look:
     """The exit code and the answer; changes of variables are given by their names without FEDAFD_."""
-    for process in ("CONTROL_PLANE", "AGGREGATOR", "DISTILLER"):
+    for process in ("CONTROL_PLANE", "AGGREGATOR", "DISTILLER", "QUERIES"):
         for name, value in services.environment(process).items():
             monkeypatch.setenv(name, value)
     monkeypatch.setenv("FEDAFD_DISTILLER_DEVICE", "cpu")
@@ -71,7 +71,7 @@ def test_of_a_deployment_that_is_well_everything_is_looked_at_and_nothing_is_bad
     assert (code, [each for each in found["findings"] if each["level"] == "bad"]) == (0, [])
     assert {each["about"] for each in found["findings"]} == {
         "versions", "settings", "ports", "disk", "migrations", "database", "broker", "store", "certificates",
-        "aggregator", "device",
+        "aggregator", "device", "queries",
     }  # fmt: skip
     said = " ".join(each["words"] for each in found["findings"])
     for words in ("the control-plane answers there", "1 MiB written and read again", "takes writes", "can serve"):
@@ -112,10 +112,27 @@ def test_a_broker_that_is_away_or_forgets(look: Look, services: Services) -> Non
         finally:
             client.config_set("maxmemory-policy", "noeviction")
     away = {
-        f"{name}_REDIS_URL": "redis://:secret@127.0.0.1:1/0" for name in ("CONTROL_PLANE", "AGGREGATOR", "DISTILLER")
+        f"{name}_REDIS_URL": "redis://:secret@127.0.0.1:1/0"
+        for name in ("CONTROL_PLANE", "AGGREGATOR", "DISTILLER", "QUERIES")
     }
     found = told(look(**away), "broker", "127.0.0.1:1/0: ")
     assert (found["level"], "secret" in json.dumps(found)) == ("bad", False)
+
+
+def test_a_query_worker_that_is_set_up_and_does_not_run(look: Look, services: Services) -> None:
+    found = told(look(), "queries", "although one is set up here")
+    assert (found["level"], found["remedy"]) == ("look", "start it: `fedafd queries`")
+    told(look(), "store", "this process only reads")
+    found = told(look(QUERIES_STORE__URL=None), "settings", "FEDAFD_QUERIES_STORE__URL: must be set")
+    assert found["level"] == "bad"
+    with redis.Redis.from_url(services.backends.redis_url) as client:
+        client.set("fedafd:query-workers", "1")
+        try:
+            assert told(look(), "queries", "a query worker is running")["level"] == "fine"
+        finally:
+            client.delete("fedafd:query-workers")
+    found = told(look(QUERIES_REDIS_URL=None), "queries", "only who tries a version needs one")
+    assert found["level"] == "fine"
 
 
 def test_a_store_that_is_not_mounted_or_another_for_one_process(look: Look, tmp_path: Path) -> None:
@@ -132,7 +149,7 @@ def test_wrong_and_missing_settings_are_named(look: Look) -> None:
 
 
 def test_where_nothing_is_set_up_it_says_so(look: Look, monkeypatch: pytest.MonkeyPatch, services: Services) -> None:
-    for process in ("CONTROL_PLANE", "AGGREGATOR", "DISTILLER"):
+    for process in ("CONTROL_PLANE", "AGGREGATOR", "DISTILLER", "QUERIES"):
         for name in services.environment(process):
             monkeypatch.delenv(name)
     assert "fedafd up" in told(look(DISTILLER_DEVICE=None), "settings", "no process is set up here")["remedy"]

@@ -85,6 +85,12 @@ async def test_nobody_without_a_key_of_people_tries_it(rest: Rest) -> None:
 async def test_without_a_worker_it_says_what_to_start(rest: Rest) -> None:
     told = problem(await rest.http.post(SEARCH, json=CAPTION), 409, "queries-unavailable")
     assert told == "no query worker is running; start one with `fedafd queries`"
+    (found,) = [
+        each for each in (await rest.http.get("/status")).json()["findings"] if each["cause"] == "no-query-worker"
+    ]
+    assert found["remedy"] == "start one: `fedafd queries`"
+    page = await rest.http.get(str(rest.http.base_url.join("/metrics")))
+    assert 'fedafd_control_plane_queries_total{outcome="unanswered"} 1.0' in page.text
 
 
 @pytest.mark.parametrize(

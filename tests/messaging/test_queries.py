@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import pytest
 import redis
 import redis.asyncio
 
 from fedafd.domain.errors import QueriesUnavailableError, StorageUnavailableError, TooManyRequestsError
-from fedafd.messaging.queries import MOST_WAITING, QueryLine, QueryTaker
+from fedafd.messaging.queries import MISSED_SECONDS, MOST_WAITING, QueryLine, QueryTaker
 
 
 @pytest.fixture
@@ -54,7 +55,38 @@ async def test_a_query_is_answered_and_nothing_of_it_stays(url: str, line: Query
 async def test_without_a_worker_it_says_what_to_start(url: str, line: QueryLine) -> None:
     with pytest.raises(QueriesUnavailableError, match="start one with `fedafd queries`"):
         await line.ask(b"secret")
-    assert kept(url) == []
+    assert kept(url) == [b"fedafd:queries-missed"], "a time, and nothing of the query"
+
+
+async def test_since_when_queries_find_no_worker_is_known_until_one_is_there(url: str, line: QueryLine) -> None:
+    assert await line.missed_since() is None, "nobody asked"
+    before = datetime.now(UTC)
+    for _ in range(2):
+        with pytest.raises(QueriesUnavailableError):
+            await line.ask(b"secret")
+    first = await line.missed_since()
+    assert first is not None and before <= first <= datetime.now(UTC)
+    with pytest.raises(QueriesUnavailableError):
+        await line.ask(b"secret")
+    assert await line.missed_since() == first, "of the first query, not of the last"
+    assert 0 < redis.Redis.from_url(url).ttl("fedafd:queries-missed") <= MISSED_SECONDS
+    taker = QueryTaker(url)
+    taker.here()
+    assert await line.missed_since() is None
+    redis.Redis.from_url(url).delete("fedafd:query-workers")
+    assert await line.missed_since() is None, "it ended, and nobody asked since"
+
+
+async def test_who_waits_for_a_worker_that_dies_is_told_before_the_time_is_over(url: str, line: QueryLine) -> None:
+    taker, client = QueryTaker(url), redis.Redis.from_url(url)
+    taker.here()
+    asking = asyncio.create_task(line.ask(b"secret"))
+    while (await asyncio.to_thread(taker.take)) is None:
+        pass
+    client.delete("fedafd:query-workers")  # as it expires after 15 s
+    with pytest.raises(QueriesUnavailableError, match=r"has ended before it answered: no query worker is running"):
+        await asyncio.wait_for(asking, 5)
+    assert kept(url) == [b"fedafd:queries-missed"]
 
 
 async def test_a_worker_that_does_not_answer_leaves_no_query_behind(url: str, line: QueryLine) -> None:
@@ -105,5 +137,7 @@ async def test_without_redis_it_says_so() -> None:
     away = redis.asyncio.Redis.from_url("redis://127.0.0.1:1/0", socket_connect_timeout=1)
     with pytest.raises(StorageUnavailableError, match="Redis cannot be reached"):
         await QueryLine(away).ask(b"x")
+    assert await QueryLine(None).missed_since() is None
+    assert await QueryLine(away).missed_since() is None
     with pytest.raises(StorageUnavailableError):
         QueryTaker("redis://127.0.0.1:1/0").take()

@@ -14,6 +14,7 @@ from fedafd.agent.metrics import AgentMetrics
 from fedafd.aggregator.metrics import AggregatorMetrics
 from fedafd.control_plane.observed import ControlPlaneMetrics
 from fedafd.distiller.metrics import DistillerMetrics
+from fedafd.distiller.queries.worker import QueryMetrics
 
 _NAME = re.compile(r"\b(?:fedafd|process)_[a-z_]+\b|\bup\b(?=\{)")
 _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
@@ -23,7 +24,13 @@ def exported() -> set[str]:
     """Every series' name that any process exports."""
     registries: list[CollectorRegistry] = [
         each.registry
-        for each in (ControlPlaneMetrics(), AggregatorMetrics().metrics, DistillerMetrics(), AgentMetrics())
+        for each in (
+            ControlPlaneMetrics(),
+            AggregatorMetrics().metrics,
+            DistillerMetrics(),
+            QueryMetrics(),
+            AgentMetrics(),
+        )
     ]
     return {"up"} | {
         family.name + suffix

@@ -13,6 +13,7 @@ from tests.operations.rules import OBSERVABILITY, RULES, alerts
 from tests.servers import ROOT, required_go_program
 
 from fedafd.aggregator.metrics import AggregatorMetrics
+from fedafd.control_plane.observed import ControlPlaneMetrics
 from fedafd.distiller.metrics import DistillerMetrics
 
 CASES = sorted(Path(__file__).with_name("alerts").glob("*.yml"))
@@ -74,4 +75,5 @@ def test_a_first_failure_is_an_increase() -> None:
     assert _values(registry, "fedafd_aggregator_deliveries_total")["rejected"] == 0
     assert _values(registry, "fedafd_aggregator_stage_failures_total") == kinds
     assert _values(registry, "fedafd_aggregator_stage_wait_seconds_count") == kinds
+    assert _values(ControlPlaneMetrics().registry, "fedafd_control_plane_queries_total")["unanswered"] == 0
     assert _values(DistillerMetrics().registry, "fedafd_distiller_stage_seconds_count") == kinds

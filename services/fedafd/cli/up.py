@@ -106,7 +106,7 @@ def _run(
                 api_key=api_key,
                 internal_token=token,
             )
-            note_settings(home, _all_settings(services))
+            note_settings(home, _all_settings(services, queries=queries))
             services.start()
             if queries:
                 services.start_queries()
@@ -122,13 +122,11 @@ def _queries_store(settings: Mapping[str, str]) -> dict[str, str]:
     return {key.replace("DISTILLER", "QUERIES", 1): value for key, value in given.items()}
 
 
-def _all_settings(services: Services) -> dict[str, str]:
+def _all_settings(services: Services, *, queries: bool) -> dict[str, str]:
     """What the processes are given, for `fedafd doctor`."""
-    return {
-        key: value
-        for name in ("CONTROL_PLANE", "AGGREGATOR", "DISTILLER")
-        for key, value in services.environment(name).items()
-    }
+    names = ("CONTROL_PLANE", "AGGREGATOR", "DISTILLER", *(("QUERIES",) if queries else ()))
+    found = {key: value for name in names for key, value in services.environment(name).items()}
+    return {key: value for key, value in found.items() if queries or not key.startswith("FEDAFD_QUERIES_")}
 
 
 def _prepared(folder: Path) -> Path:

@@ -302,6 +302,8 @@ class SearchAnswer(TypedDict):
     public_set_sha256: str
     num_pictures: int
     num_searched: int
+    step: str | None
+    """While preparing: loading or embedding."""
     done: int
     total: int
     hits: list[SearchHit]

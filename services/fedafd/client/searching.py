@@ -29,7 +29,8 @@ def search_model(
 ) -> SearchAnswer:
     """The public pictures that are nearest to a caption, or the captions nearest to an image file's content.
 
-    The first query to a version waits until its embeddings are made; `on_preparing` hears how many are, of how many.
+    The first query to a version waits until it is loaded and its embeddings are made; `on_preparing` hears how many
+    are, of how many: 0 of 0 while it is being loaded.
     Raises ControlPlaneError, also where that takes longer than `seconds`.
     """
     encoded = None if image is None else base64.b64encode(image).decode()
@@ -42,8 +43,14 @@ def search_model(
         on_preparing(answer["done"], answer["total"])
         if time.monotonic() > end:
             raise ControlPlaneError(
-                f"version {answer['version']}: {answer['done']} of {answer['total']} embeddings are made after"
-                f" {seconds:.0f} s; they go on being made, so ask again later",
+                f"version {answer['version']}: {_how_far(answer)} after {seconds:.0f} s; it goes on,"
+                " so ask again later",
                 passing=True,
             )
         time.sleep(_PAUSE_SECONDS)
+
+
+def _how_far(answer: SearchAnswer) -> str:
+    if answer["step"] == "loading":
+        return "is still being loaded"
+    return f"{answer['done']} of {answer['total']} embeddings are made"

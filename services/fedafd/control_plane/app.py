@@ -29,7 +29,7 @@ from fedafd.control_plane.limits import BodyLimit
 from fedafd.control_plane.models import endpoints as models
 from fedafd.control_plane.models import personalized_endpoints as personalized_models
 from fedafd.control_plane.models import search_endpoints as model_search
-from fedafd.control_plane.observed import ControlPlaneMetrics, Observed
+from fedafd.control_plane.observed import Observed
 from fedafd.control_plane.oidc.flow import Logins
 from fedafd.control_plane.oidc.people import People
 from fedafd.control_plane.openapi import describe, operation_id
@@ -115,12 +115,11 @@ def create_app(settings: ControlPlaneSettings) -> FastAPI:
     for resource in _RESOURCES:
         app.include_router(resource.router)
     add_dashboard(app)
-    metrics = ControlPlaneMetrics()
     app.add_middleware(SecureHeaders)
-    app.add_middleware(Observed, metrics=metrics)
+    app.add_middleware(Observed, metrics=context.metrics)
     app.add_middleware(Addresses)
     app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=settings.trusted_proxies)
-    _add_metrics(app, metrics)
+    _add_metrics(app, context.metrics)
     return app
 
 

@@ -17,6 +17,7 @@ from fedafd.control_plane.dashboard.sessions import SessionSigner
 from fedafd.control_plane.failed_logins import FailedLogins
 from fedafd.control_plane.key_uses import KeyUses
 from fedafd.control_plane.models.reads import ModelReads
+from fedafd.control_plane.observed import ControlPlaneMetrics
 from fedafd.control_plane.oidc.flow import Logins
 from fedafd.control_plane.oidc.people import People
 from fedafd.control_plane.rates import Rates
@@ -76,6 +77,7 @@ class Context:
     logins: Logins | None = None
     """Their logins on the dashboard; None where it takes keys alone."""
     model_reads: ModelReads = field(default_factory=ModelReads)
+    metrics: ControlPlaneMetrics = field(default_factory=ControlPlaneMetrics)
     invitation_lifetime: timedelta = timedelta(days=7)
     name_authority: bool = True
     """Whether an invitation's token names the server's authority."""

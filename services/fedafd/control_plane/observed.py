@@ -13,7 +13,10 @@ from fedafd.telemetry.tracing import span, traceparent_in
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["ControlPlaneMetrics", "Observed"]
+__all__ = ["QUERY_OUTCOMES", "ControlPlaneMetrics", "Observed"]
+
+QUERY_OUTCOMES = ("ready", "preparing", "refused", "unanswered", "busy", "failed")
+"""Of a query: answered; its version is made ready; wrong by itself; no worker; too many wait; anything else."""
 
 _QUIET = frozenset({"/metrics", "/healthz", "/readyz"})
 _ABOUT = re.compile(
@@ -29,6 +32,9 @@ class ControlPlaneMetrics(Metrics):
         self.requests = self.counter("requests", "Requests by method, route and status.", ("method", "route", "status"))
         self.request_seconds = self.histogram("request_seconds", "Until the answer begins.", ("method", "route"))
         self.requests_in_flight = self.gauge("requests_in_flight", "Requests that are being answered.")
+        self.queries = self.counter("queries", "Queries to model versions, by what became of them.", ("outcome",))
+        for outcome in QUERY_OUTCOMES:
+            self.queries.labels(outcome=outcome)
 
 
 class Observed:

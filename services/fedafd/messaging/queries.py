@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import suppress
+from datetime import UTC, datetime
 from time import monotonic
 
 import redis
@@ -16,14 +18,17 @@ from redis.exceptions import RedisError
 
 from fedafd.domain.errors import QueriesUnavailableError, StorageUnavailableError, TooManyRequestsError
 
-__all__ = ["MOST_WAITING", "QUERY_SECONDS", "QueryLine", "QueryTaker"]
+__all__ = ["MISSED_SECONDS", "MOST_WAITING", "QUERY_SECONDS", "QueryLine", "QueryTaker"]
 
 QUERY_SECONDS = 30.0
 """So long a query waits for its answer; then it is forgotten."""
 MOST_WAITING = 8
 """Queries that no worker has taken yet; with more the next one is refused. It bounds what pictures take of Redis."""
 PRESENCE_SECONDS = 15
-_NAMES, _PRESENT = "fedafd:queries", "fedafd:query-workers"
+MISSED_SECONDS = 600
+"""So long after the last query that found no worker it is told that queries wait."""
+_NAMES, _PRESENT, _MISSED = "fedafd:queries", "fedafd:query-workers", "fedafd:queries-missed"
+_NONE = "no query worker is running; start one with `fedafd queries`"
 _LOOK_SECONDS = 1
 """Below the connections' timeout."""
 _BUSY_SECONDS = 3
@@ -50,6 +55,19 @@ class QueryLine:
         except (RedisError, OSError):
             return False
 
+    async def missed_since(self) -> datetime | None:
+        """Since when queries find no worker; None where one is there, or nobody asked lately, or Redis is away."""
+        if self._client is None:
+            return None
+        with suppress(RedisError, OSError, ValueError):
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.exists(_PRESENT)
+                pipe.get(_MISSED)
+                present, missed = await pipe.execute()
+            if missed is not None and not present:
+                return datetime.fromtimestamp(float(missed), UTC)
+        return None
+
     async def ask(self, query: bytes, *, seconds: float = QUERY_SECONDS) -> bytes:
         """The answer to a query.
 
@@ -71,7 +89,8 @@ class QueryLine:
             pipe.llen(_NAMES)
             present, waiting = await pipe.execute()
         if not present:
-            raise QueriesUnavailableError("no query worker is running; start one with `fedafd queries`")
+            await self._miss(client)
+            raise QueriesUnavailableError(_NONE)
         if waiting >= MOST_WAITING:
             raise TooManyRequestsError(
                 f"{waiting} queries wait already; try again in {_BUSY_SECONDS} s, or run more of `fedafd queries`",
@@ -87,6 +106,10 @@ class QueryLine:
             while monotonic() < end:
                 if found := await client.blpop([_answer_key(name)], timeout=_LOOK_SECONDS):
                     return _content(found[1])
+                if not await client.exists(_PRESENT):
+                    await self._forget(client, name)
+                    await self._miss(client)
+                    raise QueriesUnavailableError(f"the query worker has ended before it answered: {_NONE}")
         except asyncio.CancelledError:
             await self._forget(client, name)
             raise
@@ -94,6 +117,13 @@ class QueryLine:
         raise QueriesUnavailableError(
             f"no query worker answered within {seconds:.0f} s; the log of `fedafd queries` says what it does"
         )
+
+    @staticmethod
+    async def _miss(client: redis.asyncio.Redis) -> None:
+        async with client.pipeline(transaction=True) as pipe:
+            pipe.set(_MISSED, str(datetime.now(UTC).timestamp()), nx=True)
+            pipe.expire(_MISSED, MISSED_SECONDS)
+            await pipe.execute()
 
     @staticmethod
     async def _forget(client: redis.asyncio.Redis, name: str) -> None:
@@ -112,7 +142,17 @@ class QueryTaker:
     def here(self) -> None:
         """A worker is there; to be said again within PRESENCE_SECONDS."""
         try:
-            self._client.set(_PRESENT, "1", ex=PRESENCE_SECONDS)
+            with self._client.pipeline(transaction=True) as pipe:
+                pipe.set(_PRESENT, "1", ex=PRESENCE_SECONDS)
+                pipe.delete(_MISSED)
+                pipe.execute()
+        except (RedisError, OSError) as error:
+            raise _away(error) from error
+
+    def is_anybody_here(self) -> bool:
+        """Whether some worker is there."""
+        try:
+            return bool(self._client.exists(_PRESENT))
         except (RedisError, OSError) as error:
             raise _away(error) from error
 

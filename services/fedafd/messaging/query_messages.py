@@ -64,7 +64,7 @@ class QueryHit(_Message):
 
 
 class QueryAnswer(_Message):
-    """Hits, best first; or how far the version's embeddings of the public set are; or why there are none."""
+    """Hits, best first; or how far the version is with the public set; or why there are none."""
 
     state: Literal["ready", "preparing", "refused"]
     hits: tuple[QueryHit, ...] = ()
@@ -72,9 +72,11 @@ class QueryAnswer(_Message):
     """Pictures, or different captions, that were looked through."""
     num_pictures: int = 0
     """Of the whole public set."""
+    step: Literal["loading", "embedding"] | None = None
+    """While preparing: the version is being loaded, or it embeds the public set."""
     done: int = 0
     total: int = 0
-    """While preparing: embeddings that are made, and that are needed."""
+    """While it embeds: embeddings that are made, and that are needed."""
     code: str = ""
     """When refused: the error's code, and its text."""
     message: str = ""

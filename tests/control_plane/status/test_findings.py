@@ -237,6 +237,19 @@ def test_no_federation_at_all_is_no_error() -> None:
     assert (status.level, status.findings[0].cause) == (Level.WAITING, Cause.NO_FEDERATION)
 
 
+def test_queries_that_find_no_worker_are_told_after_what_rounds_wait_for() -> None:
+    running = federation(RoundFacts(row=round_row("preparing"), stages=[stage("running")]), client("north"))
+    status = decide(facts(running, queries_missed_since=ago(40)))
+    assert (status.level, status.findings[0].cause) == (Level.WAITING, Cause.NO_QUERY_WORKER)
+    assert status.summary == (
+        "queries wait: somebody tries a model version, and no query worker is running (for 40 s);"
+        " start one: `fedafd queries`"
+    )
+    queued = federation(RoundFacts(row=round_row("queued")), client("north"))
+    causes = [each.cause for each in decide(facts(queued, queries_missed_since=ago(40))).findings]
+    assert causes == [Cause.STARTING, Cause.NO_QUERY_WORKER]
+
+
 def test_a_regions_federation_waits_for_the_upper_one_and_nobody_is_told_to_push_or_start_anything() -> None:
     row = FederationRow(id="lungs", config={}, follows="europe")
     (found,) = decide(facts(federation(None, client("north"), row=row))).findings

@@ -179,7 +179,7 @@ def test_whoever_asks_meanwhile_hears_how_far_it_is(tmp_path: Path) -> None:
     assert indexes.find("one", 2, make) == Progress(1, 2)
     for name in ("two", "three", "four"):
         assert indexes.find(name, 2, make) == Progress(0, 2)
-    with pytest.raises(TooManyRequestsError, match="4 versions are being prepared"):
+    with pytest.raises(TooManyRequestsError, match="4 sets of embeddings are being made"):
         indexes.find("five", 2, make)
     may_end.append(1)
     while isinstance(found := indexes.find("four", 2, make), Progress):

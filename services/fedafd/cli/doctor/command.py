@@ -69,12 +69,19 @@ def _looks(deployment: Deployment) -> Iterator[Callable[[], Iterable[Finding]]]:
     """What needs the libraries of a process."""
     from fedafd.cli.doctor.device import look_at_device
     from fedafd.cli.doctor.lines import look_at_aggregators_files, look_at_line
-    from fedafd.cli.doctor.servers import look_at_broker, look_at_database, look_at_provider, look_at_store
+    from fedafd.cli.doctor.servers import (
+        look_at_broker,
+        look_at_database,
+        look_at_provider,
+        look_at_queries,
+        look_at_store,
+    )
 
     if (database := deployment.first("database_url")) is not None:
         yield lambda: look_at_database(database)
     if (broker := deployment.first("redis_url")) is not None:
         yield lambda: look_at_broker(broker)
+        yield lambda: look_at_queries(broker, is_set_up=deployment.queries is not None)
     for name, settings in deployment.loaded():
         yield lambda name=name, store=settings.store: [look_at_store(name, store)]  # type: ignore[misc]
     if (oidc := deployment.first("oidc")) is not None:
@@ -83,7 +90,9 @@ def _looks(deployment: Deployment) -> Iterator[Callable[[], Iterable[Finding]]]:
         yield lambda: look_at_aggregators_files(aggregator)
     if (distiller := deployment.distiller) is not None:
         yield lambda: look_at_line(distiller)
-        yield lambda: look_at_device(distiller.device)
+        yield lambda: look_at_device(distiller.device, "FEDAFD_DISTILLER_DEVICE")
+    if (queries := deployment.queries) is not None:
+        yield lambda: look_at_device(queries.device, "FEDAFD_QUERIES_DEVICE")
 
 
 def _complete(look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from fedafd.domain.errors import ConfigurationError
 if TYPE_CHECKING:
     from fedafd.aggregator.settings import AggregatorSettings
     from fedafd.control_plane.settings import ControlPlaneSettings
+    from fedafd.distiller.queries.settings import QueriesSettings
     from fedafd.distiller.settings import DistillerSettings
 
 __all__ = ["PREFIXES", "Deployment", "is_set_up", "look_at_settings"]
@@ -20,6 +21,7 @@ PREFIXES: Mapping[str, str] = {
     "control-plane": "FEDAFD_CONTROL_PLANE_",
     "aggregator": "FEDAFD_AGGREGATOR_",
     "distiller": "FEDAFD_DISTILLER_",
+    "queries": "FEDAFD_QUERIES_",
 }
 _SHARED = ("database_url", "redis_url", "internal_token", "store.url", "store.endpoint")
 
@@ -31,10 +33,12 @@ class Deployment:
     control_plane: ControlPlaneSettings | None = None
     aggregator: AggregatorSettings | None = None
     distiller: DistillerSettings | None = None
+    queries: QueriesSettings | None = None
 
     def loaded(self) -> Iterator[tuple[str, Any]]:
         """Each process whose settings are right."""
-        pairs = zip(PREFIXES, (self.control_plane, self.aggregator, self.distiller), strict=True)
+        settings = (self.control_plane, self.aggregator, self.distiller, self.queries)
+        pairs = zip(PREFIXES, settings, strict=True)
         return ((name, settings) for name, settings in pairs if settings is not None)
 
     def first(self, name: str) -> Any:
@@ -70,9 +74,10 @@ def look_at_settings(environment: Mapping[str, str]) -> tuple[Deployment, list[F
 def _loaders() -> dict[str, Callable[[], Any]]:
     from fedafd.aggregator.settings import load_settings as aggregator
     from fedafd.control_plane.settings import load_settings as control_plane
+    from fedafd.distiller.queries.settings import load_settings as queries
     from fedafd.distiller.settings import load_settings as distiller
 
-    return dict(zip(PREFIXES, (control_plane, aggregator, distiller), strict=True))
+    return dict(zip(PREFIXES, (control_plane, aggregator, distiller, queries), strict=True))
 
 
 def _differing(deployment: Deployment) -> Iterator[Finding]:

@@ -14,8 +14,8 @@ __all__ = ["look_at_device"]
 _SIDE = 256
 
 
-def look_at_device(name: str) -> Iterator[Finding]:
-    """torch, and the device."""
+def look_at_device(name: str, variable: str) -> Iterator[Finding]:
+    """torch, and the device that `variable` names."""
     if importlib.util.find_spec("torch") is None:
         return  # told among the versions
     import torch
@@ -27,14 +27,14 @@ def look_at_device(name: str) -> Iterator[Finding]:
         ones = torch.ones(_SIDE, _SIDE, device=device)
         right = bool(((ones @ ones) == _SIDE).all())
     except ConfigurationError as error:
-        yield bad("device", str(error), "set FEDAFD_DISTILLER_DEVICE to auto or cpu, or give the process the GPU")
+        yield bad("device", str(error), f"set {variable} to auto or cpu, or give the process the GPU")
         return
     except RuntimeError as error:
         words = f"{name}: torch {torch.__version__} cannot compute on it: {str(error).splitlines()[0]}"
-        yield bad("device", words, "install the torch that fits the GPU's driver, or set FEDAFD_DISTILLER_DEVICE=cpu")
+        yield bad("device", words, f"install the torch that fits the GPU's driver, or set {variable}=cpu")
         return
     if not right:
-        yield bad("device", f"{device}: computes wrong results", "replace it; until then FEDAFD_DISTILLER_DEVICE=cpu")
+        yield bad("device", f"{device}: computes wrong results", f"replace it; until then {variable}=cpu")
     elif device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         shown = f"{torch.cuda.get_device_name(device)}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"

@@ -22,6 +22,12 @@ __all__ = ["look_at_disks", "look_at_ports"]
 _SECONDS = 3.0
 _LITTLE_BYTES = 2 << 30
 _NOTHING_BYTES = 200 << 20
+_LISTENS = (
+    ("aggregator", "listen"),
+    ("aggregator", "metrics_listen"),
+    ("distiller", "metrics_listen"),
+    ("queries", "metrics_listen"),
+)
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what listens everywhere is asked here
 
 
@@ -29,7 +35,7 @@ def look_at_ports(deployment: Deployment) -> Iterator[Finding]:
     """Each address that a process listens on: free, or taken by that process."""
     if (settings := deployment.control_plane) is not None:
         yield _port("control-plane", settings.host, settings.port, "FEDAFD_CONTROL_PLANE_PORT", is_http=True)
-    for name, listens in (("aggregator", "listen"), ("aggregator", "metrics_listen"), ("distiller", "metrics_listen")):
+    for name, listens in _LISTENS:
         settings_of: Any = getattr(deployment, name)
         address = getattr(settings_of, listens, None)
         if address is not None:
@@ -92,6 +98,7 @@ def _places(deployment: Deployment) -> Iterator[tuple[str, Path]]:
     store = str(deployment.first("store.url") or "s3://")
     if not store.startswith("s3://"):
         yield "store", Path(store.removeprefix("file://")).absolute()
-    if deployment.distiller is not None and deployment.distiller.cache_dir is not None:
-        yield "the distiller's cache", deployment.distiller.cache_dir.absolute()
+    for whose, settings in (("distiller's", deployment.distiller), ("query worker's", deployment.queries)):
+        if settings is not None and settings.cache_dir is not None:
+            yield f"the {whose} cache", settings.cache_dir.absolute()
     yield "temporary files", Path(tempfile.gettempdir())

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from fedafd.control_plane.oidc.settings import OidcSettings
     from fedafd.storage import ObjectStore
 
-__all__ = ["look_at_broker", "look_at_database", "look_at_provider", "look_at_store"]
+__all__ = ["look_at_broker", "look_at_database", "look_at_provider", "look_at_queries", "look_at_store"]
 
 _SECONDS = 10.0
 _MOST_SKEW_SECONDS = 2.0
 _BYTES = 1 << 20
 _BELOW = {"control-plane": PUBLIC_SETS, "aggregator": FEDERATIONS, "distiller": FEDERATIONS}
-"""Where each process's access key may write (fedafd.storage.provision)."""
+"""Where each process's access key may write (fedafd.storage.provision); the query worker's writes nowhere."""
 
 
 def look_at_database(url: str) -> Iterator[Finding]:
@@ -108,6 +108,23 @@ def look_at_broker(url: str) -> Iterator[Finding]:
             yield look("broker", words, "set maxmemory-policy noeviction: a dropped message delays a round")
 
 
+def look_at_queries(url: str, *, is_set_up: bool) -> Iterator[Finding]:
+    """Whether a query worker is there, with which people try versions; a deployment may do without one."""
+    from fedafd.messaging.queries import QueryTaker
+
+    try:
+        is_there = QueryTaker(url).is_anybody_here()
+    except StorageError:
+        return  # told of the broker
+    if is_there:
+        yield fine("queries", "a query worker is running: versions can be tried")
+    elif is_set_up:
+        words = "no query worker is running, although one is set up here: nobody can try a version"
+        yield look("queries", words, "start it: `fedafd queries`")
+    else:
+        yield fine("queries", "no query worker is running; only who tries a version needs one: `fedafd queries`")
+
+
 def look_at_provider(settings: OidcSettings) -> Finding:
     """Whether the identity provider tells of itself and of its keys."""
     from fedafd.control_plane.oidc.provider import Provider
@@ -128,10 +145,12 @@ def look_at_store(process: str, settings: Any) -> Finding:
     folder = Path(settings.url.removeprefix("file://"))
     if not settings.url.startswith("s3://") and not folder.is_dir():
         return bad("store", f"{where}: no such folder", "mount or make it, and give it to the processes' user")
-    key, content = f"{_BELOW[process]}write-probe/doctor-{process}", os.urandom(_BYTES)
     try:
         store = open_store(settings)
         store.ping()
+        if process not in _BELOW:
+            return fine("store", f"{process}, {where}: answers; this process only reads")
+        key, content = f"{_BELOW[process]}write-probe/doctor-{process}", os.urandom(_BYTES)
         same = _written_and_read(store, key, content)
     except ConfigurationError as error:
         return bad("store", f"{process}: {error}", "set what is missing")

@@ -14,6 +14,9 @@ from fedafd.cli.doctor.findings import Finding, bad, fine
 
 __all__ = ["look_at_versions"]
 
+_EXTRAS = {"queries": "distiller"}
+"""Of a process whose extra has another name."""
+
 
 def look_at_versions(processes: list[str]) -> Iterator[Finding]:
     """Python, then each process's extra."""
@@ -24,9 +27,11 @@ def look_at_versions(processes: list[str]) -> Iterator[Finding]:
     else:
         yield bad("versions", f"{found}: fedafd needs {wanted}", f"install a Python {wanted} and fedafd into it")
     for process in processes:
-        wrong = sorted(_wrong(process, set()))
-        remedy = f"{sys.executable} -m pip install 'fedafd[{process}]'"
-        yield bad("versions", f"{process}: {'; '.join(wrong)}", remedy) if wrong else fine("versions", _shown(process))
+        extra = _EXTRAS.get(process, process)
+        wrong = sorted(_wrong(extra, set()))
+        remedy = f"{sys.executable} -m pip install 'fedafd[{extra}]'"
+        shown = f"{process}: {'; '.join(wrong) or _shown(extra)}"
+        yield bad("versions", shown, remedy) if wrong else fine("versions", shown)
 
 
 def _wrong(extra: str, seen: set[str]) -> Iterator[str]:
@@ -60,6 +65,6 @@ def _requirements(extra: str) -> Iterator[Requirement]:
             yield each
 
 
-def _shown(process: str) -> str:
-    names = [each.name for each in _requirements(process) if each.name != "fedafd"]
-    return f"{process}: {', '.join(f'{name} {version(name)}' for name in names)}"
+def _shown(extra: str) -> str:
+    names = [each.name for each in _requirements(extra) if each.name != "fedafd"]
+    return ", ".join(f"{name} {version(name)}" for name in names)

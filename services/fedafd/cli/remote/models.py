@@ -103,7 +103,8 @@ def search(
 ) -> None:
     """Try a version: the public pictures nearest to a caption, or the captions nearest to a picture.
 
-    A query worker answers (`fedafd queries`). The first query to a version waits until it has embedded the public set.
+    A query worker answers (`fedafd queries`). The first query to a version waits until that is loaded and has
+    embedded the public set.
     """
     if (caption is None) == (image is None):
         raise typer.BadParameter("give either a caption or --image")
@@ -120,7 +121,7 @@ def search(
 
 
 def _say_how_far(done: int, total: int) -> None:
-    typer.echo(f"preparing: {done} of {total} embeddings", err=True)
+    typer.echo(f"preparing: {done} of {total} embeddings" if total else "preparing: the version is loaded", err=True)
 
 
 @model_app.command("promote", cls=AnswerCommand)

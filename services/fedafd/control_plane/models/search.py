@@ -13,7 +13,13 @@ from fedafd.control_plane.context import Context
 from fedafd.control_plane.models import service
 from fedafd.control_plane.models.reads import ModelRead
 from fedafd.control_plane.names import check_storable
-from fedafd.domain.errors import ERROR_STATUS, FedafdError, InvalidRequestError
+from fedafd.domain.errors import (
+    ERROR_STATUS,
+    FedafdError,
+    InvalidRequestError,
+    QueriesUnavailableError,
+    TooManyRequestsError,
+)
 from fedafd.messaging.queries import QueryLine
 from fedafd.messaging.query_messages import (
     MAX_CAPTION_CHARACTERS,
@@ -81,10 +87,13 @@ class SearchAnswer(BaseModel):
     version: int
     state: Literal["ready", "preparing"]
     public_set_sha256: str = Field(description="The public set of the round that made the version.")
-    num_pictures: int = Field(description="Of the public set.")
+    num_pictures: int = Field(description="Of the public set; 0 while the version is being loaded.")
     num_searched: int = Field(description="Pictures, or different captions, that were looked through.")
-    done: int = Field(description="While preparing: embeddings that are made.")
-    total: int = Field(description="While preparing: embeddings that are needed.")
+    step: Literal["loading", "embedding"] | None = Field(
+        description="While preparing: the version is being loaded, or it embeds the public set."
+    )
+    done: int = Field(description="While it embeds: embeddings that are made.")
+    total: int = Field(description="While it embeds: embeddings that are needed.")
     hits: list[SearchHit]
 
 
@@ -106,16 +115,14 @@ async def search(context: Context, caller: Caller, federation: str, version: str
         picture=asked.picture,
         top_k=asked.top_k,
     )
-    content = await QueryLine(context.redis).ask(query.model_dump_json().encode())
-    answer = QueryAnswer.model_validate_json(content)
-    if answer.state == "refused":
-        raise _KINDS.get(answer.code, FedafdError)(answer.message)
+    answer = await _asked(context, query)
     return SearchAnswer(
         version=row.version,
         state=answer.state,
         public_set_sha256=of_round.public_set_sha256,
         num_pictures=answer.num_pictures,
         num_searched=answer.num_searched,
+        step=answer.step,
         done=answer.done,
         total=answer.total,
         hits=[
@@ -129,3 +136,23 @@ async def search(context: Context, caller: Caller, federation: str, version: str
             for hit in answer.hits
         ],
     )
+
+
+async def _asked(context: Context, query: Query) -> QueryAnswer:
+    """The worker's answer, counted. Raises what it, or the way to it, refused with."""
+    outcome = "failed"
+    try:
+        content = await QueryLine(context.redis).ask(query.model_dump_json().encode())
+        answer = QueryAnswer.model_validate_json(content)
+        outcome = answer.state
+    except QueriesUnavailableError:
+        outcome = "unanswered"
+        raise
+    except TooManyRequestsError:
+        outcome = "busy"
+        raise
+    finally:
+        context.metrics.queries.labels(outcome=outcome).inc()
+    if answer.state == "refused":
+        raise _KINDS.get(answer.code, FedafdError)(answer.message)
+    return answer

@@ -20,7 +20,7 @@ _RETRY_SECONDS = 2
 @router.post(
     "/{version}/search",
     responses={
-        202: {"model": SearchAnswer, "description": "The public set is embedded; ask again after `Retry-After`."},
+        202: {"model": SearchAnswer, "description": "The version is made ready; ask again after `Retry-After`."},
         **problem_responses(401, 403, 404, 409, 413, 422, 429, 502, 503),
     },
 )

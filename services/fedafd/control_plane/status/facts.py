@@ -11,6 +11,7 @@ from fedafd.control_plane.clients.schemas import Client, ClientState
 from fedafd.control_plane.clients.service import presences
 from fedafd.control_plane.context import Context
 from fedafd.messaging.broker_queue import count_waiting
+from fedafd.messaging.queries import QueryLine
 from fedafd.persistence.client_repository import is_excluded
 from fedafd.persistence.drain_repository import get_drain
 from fedafd.persistence.federation_repository import list_federations
@@ -87,6 +88,8 @@ class Facts:
     redis_problem: str = ""
     queue: int | None = None
     """Messages in the broker that no distiller has taken; None where that is not known."""
+    queries_missed_since: datetime | None = None
+    """Since when people who try a version find no query worker; None while nobody tries, or one is there."""
     at_work: Sequence[StageRow] = ()
     """Stages of any federation that a distiller works on."""
     federations: Sequence[FederationFacts] = field(default_factory=list)
@@ -98,8 +101,11 @@ async def gather(context: Context, only: Collection[str] | None = None) -> Facts
     Raises DatabaseUnavailableError: without the database nothing is known.
     """
     now = utc_now()
-    store, cache, queue = await asyncio.gather(
-        _problem(asyncio.to_thread(_use_store, context)), _problem(_ping_redis(context)), _queue(context)
+    store, cache, queue, missed = await asyncio.gather(
+        _problem(asyncio.to_thread(_use_store, context)),
+        _problem(_ping_redis(context)),
+        _queue(context),
+        QueryLine(context.redis).missed_since(),
     )
     async with context.database.snapshot() as session:
         rows = await list_federations(session, "", _MOST_FEDERATIONS, only)
@@ -134,6 +140,7 @@ async def gather(context: Context, only: Collection[str] | None = None) -> Facts
         store_problem=store,
         redis_problem=cache,
         queue=queue,
+        queries_missed_since=missed,
         at_work=at_work,
         federations=federations,
     )

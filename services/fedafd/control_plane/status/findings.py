@@ -28,6 +28,10 @@ def decide(facts: Facts) -> Status:
                 "make one: `fedafd federation create -f federation.yaml`",
             )
         )
+    if facts.queries_missed_since is not None:  # after what rounds wait for
+        words = "queries wait: somebody tries a model version, and no query worker is running"
+        remedy = "start one: `fedafd queries`"
+        found.append(_finding(Level.WAITING, Cause.NO_QUERY_WORKER, words, remedy, facts.queries_missed_since))
     found.sort(key=lambda each: _ORDER.index(each.level))
     return Status(level=found[0].level, at=facts.now, summary=found[0].sentence(facts.now), findings=found)
 

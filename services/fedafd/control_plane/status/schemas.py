@@ -45,6 +45,7 @@ class Cause(StrEnum):
     NO_PUBLIC_SET = "no-public-set"
     NO_SITE = "no-site"
     ROUND_FAILED = "round-failed"
+    NO_QUERY_WORKER = "no-query-worker"
     IDLE = "idle"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 from fedafd.datasets.decoding import decode_image
 from fedafd.datasets.pixels import READER_VERSION
 from fedafd.distiller.public_sets import PublicSets
-from fedafd.distiller.queries.gallery import Gallery
 from fedafd.distiller.queries.indexes import Index, Indexes, Progress
 from fedafd.distiller.queries.versions import Versions
 from fedafd.domain.errors import DataError
@@ -26,37 +24,56 @@ from fedafd.storage import ObjectStore
 
 __all__ = ["Answering"]
 
-_GALLERIES = 2
-
 
 class Answering:
     """Answers with the versions and public sets of `store`; `cache` keeps shards and embeddings."""
 
     def __init__(
-        self, store: ObjectStore, cache: Path, *, device: str, cache_limit_bytes: int, most_pictures: int
+        self,
+        store: ObjectStore,
+        cache: Path,
+        *,
+        device: str,
+        cache_limit_bytes: int,
+        most_pictures: int,
+        versions_held: int = 3,
     ) -> None:
-        self._versions = Versions(store, cache / "versions", device)
-        self._public_sets = PublicSets(store, cache, limit_bytes=cache_limit_bytes)
         self._indexes = Indexes(cache / "embeddings", cache_limit_bytes)
+        self._versions = Versions(
+            store,
+            cache / "versions",
+            PublicSets(store, cache, limit_bytes=cache_limit_bytes),
+            device=device,
+            most=versions_held,
+            most_pictures=most_pictures,
+            is_busy=self._indexes.is_making,
+        )
         self._most_pictures = most_pictures
-        self._galleries: OrderedDict[str, Gallery] = OrderedDict()
 
     def answer(self, query: Query) -> QueryAnswer:
-        """Hits, or how far the embeddings are.
+        """Hits, or how far the version is: loaded, then its embeddings made, beside the answers to other queries.
 
         Raises DataError for a picture or caption that cannot be read, errors of the object store, TooManyRequestsError.
         """
         # First, so that a picture that cannot be read is refused before anything is prepared.
         picture = None if query.picture is None else decode_image(query.picture, "the picture")
-        version = self._versions.open(query.files)
-        gallery = self._gallery(query.public_set_sha256)
+        version = self._versions.open(query.files, query.public_set_sha256)
+        if version is None:
+            return QueryAnswer(state="preparing", step="loading")
+        gallery = version.gallery
         asked, modality = (query.caption, Modality.IMAGE) if picture is None else (picture, Modality.TEXT)
         row_D = _embedded(version.model, Modality.TEXT if picture is None else Modality.IMAGE, asked)
         searched: Sequence[Any] = gallery.pictures if modality is Modality.IMAGE else gallery.captions
         name = _name(version.key, query.public_set_sha256, self._most_pictures, modality)
-        found = self._indexes.find(name, len(searched), _maker(version.model, modality, searched))
+        found = self._indexes.find(name, len(searched), _maker(version.model, modality, searched), owner=version.key)
         if isinstance(found, Progress):
-            return QueryAnswer(state="preparing", done=found.done, total=found.total, num_pictures=gallery.num_pictures)
+            return QueryAnswer(
+                state="preparing",
+                step="embedding",
+                done=found.done,
+                total=found.total,
+                num_pictures=gallery.num_pictures,
+            )
         show = gallery.picture_hit if modality is Modality.IMAGE else gallery.caption_hit
         hits = nearest(row_D, [str(entry) for entry in found.entries], found.rows, query.top_k)
         return QueryAnswer(
@@ -69,14 +86,7 @@ class Answering:
     def close(self) -> None:
         """Stop what is being prepared."""
         self._indexes.close()
-
-    def _gallery(self, sha256: str) -> Gallery:
-        if sha256 not in self._galleries:
-            self._galleries[sha256] = Gallery(self._public_sets.open(sha256), self._most_pictures)
-            while len(self._galleries) > _GALLERIES:
-                self._galleries.popitem(last=False)
-        self._galleries.move_to_end(sha256)
-        return self._galleries[sha256]
+        self._versions.close()
 
 
 def _embedded(model: LoadedModel, modality: Modality, sample: Any) -> NDArray[np.float32]:

@@ -26,7 +26,7 @@ __all__ = ["Index", "Indexes", "Progress"]
 
 _HELD = 6
 _MOST_MAKING = 4
-"""Being made or waiting for that; each holds a model in memory."""
+"""Being made or waiting for that."""
 _RETRY_SECONDS = 10
 _log = get_logger(__name__)
 
@@ -50,8 +50,8 @@ class _StoppedError(Exception):
 
 
 class _Making:
-    def __init__(self, total: int) -> None:
-        self.done, self.total = 0, total
+    def __init__(self, total: int, owner: str) -> None:
+        self.done, self.total, self.owner = 0, total, owner
         self.future: Future[Index] = Future()
 
 
@@ -62,7 +62,7 @@ Make = Callable[[Callable[[], None]], Index]
 class Indexes:
     """Indexes by name below `folder`, of at most `limit_bytes`."""
 
-    def __init__(self, folder: Path, limit_bytes: int, *, wait_seconds: float = 2.0) -> None:
+    def __init__(self, folder: Path, limit_bytes: int, *, wait_seconds: float = 0.5) -> None:
         """`wait_seconds`: so long a caller waits for one that is being made before it hears how far it is."""
         self._folder, self._limit_bytes, self._wait_seconds = folder, limit_bytes, wait_seconds
         self._held: OrderedDict[str, Index] = OrderedDict()
@@ -70,14 +70,14 @@ class Indexes:
         self._thread = ThreadPoolExecutor(1, "indexing")
         self._stops = False
 
-    def find(self, name: str, total: int, make: Make) -> Index | Progress:
-        """The index of that name, made by `make` out of `total` entries if there is none yet.
+    def find(self, name: str, total: int, make: Make, *, owner: str = "") -> Index | Progress:
+        """The index of that name, made by `make` out of `total` entries if there is none yet, for `owner`.
 
         Raises what `make` raised, once; and TooManyRequestsError where several others are being made.
         """
         found = self._held.get(name) or (None if name in self._making else self._loaded(name))
         if found is None:
-            making = self._making.get(name) or self._begin(name, total, make)
+            making = self._making.get(name) or self._begin(name, total, make, owner)
             wait([making.future], self._wait_seconds)
             if not making.future.done():
                 return Progress(making.done, making.total)
@@ -94,15 +94,19 @@ class Indexes:
         self._stops = True
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _begin(self, name: str, total: int, make: Make) -> _Making:
+    def is_making(self, owner: str) -> bool:
+        """Whether an index of `owner` is being made, or waits for that."""
+        return any(each.owner == owner and not each.future.done() for each in self._making.values())
+
+    def _begin(self, name: str, total: int, make: Make, owner: str) -> _Making:
         for other in [each for each, making in self._making.items() if making.future.done()]:
             del self._making[other]  # nobody came back for it; its file is there
         if len(self._making) >= _MOST_MAKING:
             raise TooManyRequestsError(
-                f"{_MOST_MAKING} versions are being prepared already; try again when they are",
+                f"{_MOST_MAKING} sets of embeddings are being made already; try again when they are",
                 retry_after_seconds=_RETRY_SECONDS,
             )
-        making = _Making(total)
+        making = _Making(total, owner)
 
         def advance() -> None:
             making.done += 1

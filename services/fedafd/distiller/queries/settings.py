@@ -37,6 +37,9 @@ class QueriesSettings(ProcessSettings):
         description="Most public pictures that are searched: those of the test split first, then val, then train. Each"
         " model version embeds them once.",
     )
+    versions_held: int = Field(
+        3, ge=2, description="Model versions in memory at most; the one that was asked longest ago makes room."
+    )
     metrics_listen: ListenAddress | None = Field(None, description="host:port of /metrics; unset: no metrics.")
     log_level: str = Field("INFO", description="Least level that is logged: DEBUG, INFO, WARNING or ERROR.")
 

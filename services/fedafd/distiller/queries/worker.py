@@ -23,7 +23,7 @@ from fedafd.domain.errors import FedafdError, InvalidRequestError, StorageUnavai
 from fedafd.messaging.queries import PRESENCE_SECONDS, QueryTaker
 from fedafd.messaging.query_messages import Query, QueryAnswer
 from fedafd.storage import open_store
-from fedafd.telemetry.ending import leave_objects, tell_end
+from fedafd.telemetry.ending import end_within, leave_objects, tell_end
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.metrics import Metrics, start_metrics_server
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["QueryMetrics", "answered", "main", "serve"]
 
 _PAUSE_SECONDS = 1.0
+_END_SECONDS = 5.0
+"""After the last answer."""
 _OUTCOMES = ("ready", "preparing", "refused", "failed")
 _log = get_logger(__name__)
 
@@ -125,6 +127,7 @@ def _run(settings: QueriesSettings, cache: Path) -> None:
         device=settings.device,
         cache_limit_bytes=settings.cache_limit_bytes,
         most_pictures=settings.most_pictures,
+        versions_held=settings.versions_held,
     )
     with ExitStack() as stack:
         stack.callback(answering.close)
@@ -135,6 +138,7 @@ def _run(settings: QueriesSettings, cache: Path) -> None:
             QueryTaker(redis_url).here()
         _log.info("queries.started", device=settings.device)
         serve(redis_url, answering, stop, metrics)
+        end_within(_END_SECONDS)  # a version may be being loaded, from a store that does not answer
     _log.info("queries.stopped")
 
 
