@@ -114,8 +114,9 @@ def _rows(command: Any) -> dict[str, str]:
         is_argument = parameter.param_type_name == "argument"
         if getattr(parameter, "hidden", False) or parameter.name in ("help", "install_completion", "show_completion"):
             continue
-        words = [parameter.name.upper()] if is_argument else [*parameter.opts, *parameter.secondary_opts]
-        rows[", ".join(f"`{word}`" for word in words)] = _cell(f"{_words(parameter.help)}{_otherwise(parameter)}")
+        names = [parameter.name.upper()] if is_argument else [*parameter.opts, *parameter.secondary_opts]
+        words = _words(parameter.help)
+        rows[", ".join(f"`{name}`" for name in names)] = _cell(words and f"{words}{_otherwise(parameter)}")
     return rows
 
 

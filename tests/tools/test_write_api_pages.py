@@ -30,6 +30,17 @@ def test_a_command_without_a_page_fails(monkeypatch: pytest.MonkeyPatch) -> None
         write_api_pages.command_pages()
 
 
+def test_an_option_without_a_help_text_fails_also_one_that_is_needed_or_has_a_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tree = typer.main.get_command(app)
+    monkeypatch.setattr(typer.main, "get_command", lambda _: tree)
+    for parameter in tree.commands["health"].params:  # type: ignore[attr-defined]
+        monkeypatch.setattr(parameter, "help", None)
+    with pytest.raises(ValueError, match=r"cli-server.md: \| `URL` \|  \|, cli-server.md: \| `--timeout` \|  \|"):
+        write_api_pages.pages()
+
+
 def test_each_call_and_message_of_grpc_is_told() -> None:
     pages = write_api_pages.grpc_pages()
     for module in (aggregator_pb2, distillation_pb2):

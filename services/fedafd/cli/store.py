@@ -36,7 +36,7 @@ def store_provision(
         list[str],
         typer.Option(help="PROCESS=FILE: give control-plane, aggregator, distiller or queries the secret key in FILE."),
     ],
-    bucket: Annotated[str, typer.Option(envvar="FEDAFD_STORE_BUCKET")] = "fedafd",
+    bucket: Annotated[str, typer.Option(envvar="FEDAFD_STORE_BUCKET", help="The bucket.")] = "fedafd",
     secure: Annotated[bool, typer.Option(help="TLS to the server.")] = True,
 ) -> None:
     """Make the bucket, and for each process the access key fedafd-PROCESS with just its rights; safe to repeat."""

@@ -126,7 +126,7 @@ def _say_how_far(done: int, total: int) -> None:
 
 @model_app.command("promote", cls=AnswerCommand)
 def promote(
-    version: Annotated[int, typer.Argument(min=1)],
+    version: Annotated[int, typer.Argument(min=1, help="Its number.")],
     federation: Federation,
     api_key: ApiKey = "",
     url: Url = DEFAULT_URL,
