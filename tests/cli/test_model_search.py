@@ -14,7 +14,8 @@ from tests.control_plane.trying import own_database, publish_models, query_worke
 from typer.testing import CliRunner, Result
 
 from fedafd.cli.main import app
-from fedafd.domain.errors import FedafdError
+from fedafd.domain.errors import DataError, FedafdError
+from fedafd.messaging.query_messages import MAX_PICTURE_BYTES
 from fedafd.storage import StoreSettings
 
 
@@ -59,5 +60,9 @@ async def test_what_cannot_be_is_said(live: Rest, tmp_path: Path) -> None:
         wrong = await run(live, *arguments)
         assert wrong.exit_code == 2
         assert "give either a caption or --image" in wrong.output
+    (tmp_path / "large.png").write_bytes(b"x" * (MAX_PICTURE_BYTES + 1))
+    large = await run(live, "--image", str(tmp_path / "large.png"))
+    assert isinstance(large.exception, DataError)
+    assert "large.png: has 5.0 MiB; a picture may have 5: make it smaller" in str(large.exception)
     absent = await run(live, "--image", str(tmp_path / "absent.png"))
     assert isinstance(absent.exception, FileNotFoundError), "main() names the file"

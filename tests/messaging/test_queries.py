@@ -131,6 +131,15 @@ async def test_too_many_that_wait_are_refused_before_redis_takes_more(url: str, 
     assert refused.value.data["retry_after_seconds"] > 0
 
 
+async def test_many_that_ask_in_the_same_moment_are_held_to_the_same_limit(url: str, line: QueryLine) -> None:
+    QueryTaker(url).here()
+    asked = await asyncio.gather(*(line.ask(b"x", seconds=1) for _ in range(3 * MOST_WAITING)), return_exceptions=True)
+    refused = [each for each in asked if isinstance(each, TooManyRequestsError)]
+    waited = [each for each in asked if isinstance(each, QueriesUnavailableError)]
+    assert (len(refused), len(waited)) == (2 * MOST_WAITING, MOST_WAITING)
+    assert kept(url) == []
+
+
 async def test_without_redis_it_says_so() -> None:
     with pytest.raises(QueriesUnavailableError, match="REDIS_URL"):
         await QueryLine(None).ask(b"x")

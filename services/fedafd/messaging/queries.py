@@ -92,15 +92,15 @@ class QueryLine:
             await self._miss(client)
             raise QueriesUnavailableError(_NONE)
         if waiting >= MOST_WAITING:
-            raise TooManyRequestsError(
-                f"{waiting} queries wait already; try again in {_BUSY_SECONDS} s, or run more of `fedafd queries`",
-                retry_after_seconds=_BUSY_SECONDS,
-            )
+            raise _busy(waiting)
         name = secrets.token_hex(16)
         async with client.pipeline(transaction=True) as pipe:
             pipe.set(_query_key(name), query, px=int(seconds * 1000))
             pipe.rpush(_NAMES, name)
-            await pipe.execute()
+            _, waiting = await pipe.execute()
+        if waiting > MOST_WAITING:  # others asked in the same moment
+            await self._forget(client, name)
+            raise _busy(waiting - 1)
         end = monotonic() + seconds
         try:
             while monotonic() < end:
@@ -182,6 +182,13 @@ class QueryTaker:
 def _content(value: bytes | str) -> bytes:
     """Of a connection that decodes nothing it is bytes; the library's types leave both open."""
     return value if isinstance(value, bytes) else value.encode()
+
+
+def _busy(waiting: int) -> TooManyRequestsError:
+    return TooManyRequestsError(
+        f"{waiting} queries wait already; try again in {_BUSY_SECONDS} s, or run more of `fedafd queries`",
+        retry_after_seconds=_BUSY_SECONDS,
+    )
 
 
 def _away(error: Exception) -> StorageUnavailableError:

@@ -113,7 +113,7 @@ class Worker:
 
 @pytest.fixture
 def worker(trying: Trying, tmp_path: Path, redis_url: str) -> Iterator[Worker]:
-    url, log = own_database(redis_url, 11), tmp_path / "queries.log"
+    url, log = own_database(redis_url, 12), tmp_path / "queries.log"
     settings = {
         "REDIS_URL": url, "STORE__URL": str(trying.store.root), "CACHE_DIR": str(tmp_path / "cache"),
         "VERSIONS_HELD": "2",

@@ -90,9 +90,9 @@ def _looks(deployment: Deployment) -> Iterator[Callable[[], Iterable[Finding]]]:
         yield lambda: look_at_aggregators_files(aggregator)
     if (distiller := deployment.distiller) is not None:
         yield lambda: look_at_line(distiller)
-        yield lambda: look_at_device(distiller.device, "FEDAFD_DISTILLER_DEVICE")
+        yield lambda: look_at_device("distiller", distiller.device)
     if (queries := deployment.queries) is not None:
-        yield lambda: look_at_device(queries.device, "FEDAFD_QUERIES_DEVICE")
+        yield lambda: look_at_device("queries", queries.device)
 
 
 def _complete(look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from fedafd.client import operations
 from fedafd.client.answers import ModelVersion, ModelVersionDetails, PersonalizedModel, PersonalizedModelDetails
 from fedafd.client.downloads import pull_model
 from fedafd.client.searching import search_model
+from fedafd.domain.errors import DataError
 
 __all__ = ["model_app"]
 
@@ -108,10 +109,10 @@ def search(
     """
     if (caption is None) == (image is None):
         raise typer.BadParameter("give either a caption or --image")
-    content = None if image is None else image.read_bytes()
+    content = None if image is None else _picture(image)
     client = connect(url, api_key)
     found = search_model(
-        client, federation, version, caption=caption, image=content, top_k=top_k, on_preparing=_say_how_far
+        client, federation, version, caption=caption, image=content, top_k=top_k, on_preparing=_HowFar()
     )
     if output.is_data:
         print_answer(found, output)
@@ -120,8 +121,29 @@ def search(
     print_table(["LIKENESS", "PICTURE", "SPLIT", "CAPTION"], rows, "nothing found")
 
 
-def _say_how_far(done: int, total: int) -> None:
-    typer.echo(f"preparing: {done} of {total} embeddings" if total else "preparing: the version is loaded", err=True)
+def _picture(path: Path) -> bytes:
+    from fedafd.messaging.query_messages import MAX_PICTURE_BYTES
+
+    content = path.read_bytes()
+    if len(content) > MAX_PICTURE_BYTES:
+        size_mib = len(content) / (1 << 20)
+        raise DataError(
+            f"{path}: has {size_mib:.1f} MiB; a picture may have {MAX_PICTURE_BYTES >> 20}: make it smaller"
+        )
+    return content
+
+
+class _HowFar:
+    """Says how far a version is, whenever that changed."""
+
+    def __init__(self) -> None:
+        self._said = ""
+
+    def __call__(self, done: int, total: int) -> None:
+        words = f"preparing: {done} of {total} embeddings" if total else "preparing: the query worker loads the version"
+        if words != self._said:
+            typer.echo(words, err=True)
+        self._said = words
 
 
 @model_app.command("promote", cls=AnswerCommand)
