@@ -5,7 +5,7 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(she
 # An index that serves PyTorch's builds; empty means pip's own default.
 TORCH_INDEX_URL ?=
 TOOLS ?= minio buf helm kubeconform promtool prometheus grpcurl
-TEST_WORKERS ?= 2
+TEST_WORKERS ?= 3
 BIN := .venv/bin
 # What is installed is what locks/ says, byte for byte; only PyTorch from an index of your own has no hash here.
 INSTALL = $(BIN)/python -m pip install --quiet --no-deps

@@ -132,7 +132,6 @@ def log_exists(name: str) -> Callable[[Path], bool]:
 PHASES: dict[str, Callable[[Path], bool]] = {
     "data": log_exists("data"),
     "services": log_exists("control-plane"),
-    "agents": log_exists("agent-pairs"),
     "round": lambda folder: "round 1 of 1: preparing" in said(folder),
 }
 

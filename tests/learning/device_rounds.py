@@ -2,7 +2,7 @@
 
 A process of its own, since the device that stands in for a GPU stays in a process. It prints one JSON object: by
 optimizer and participant how far the results of the two are apart, and the operators and syncs of a settled step on the
-device. Every kind of client steps by AdamP and AdamW; by the others pair clients alone, which have both encoders.
+device. Every kind of client steps by AdamP; by the others pair clients alone, which have both encoders.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def facts_of(optimizer: str, place: torch.device) -> dict[str, Any]:
     # One optimizer with a GRU, the others with a transformer.
     world = _World(federation(optimizer, GRU if optimizer == "adamp" else BERT), place)
     made = server_rounds(world, "server")
-    for kind in ClientKind if optimizer in ("adamp", "adamw") else [ClientKind.PAIR]:
+    for kind in ClientKind if optimizer == "adamp" else [ClientKind.PAIR]:
         client_rounds(world, kind, made)
     if optimizer == "adamp":
         world.config = federation(optimizer, BERT)

@@ -42,7 +42,7 @@ def test_two_rounds_on_a_device_are_those_on_the_cpu_and_no_step_waits(device: s
             assert facts["syncs"] == {}, (optimizer, name)
             assert facts["operators"] <= OPERATORS[name.split(",")[0]], (optimizer, name, facts)
     assert tuple(found) == OPTIMIZERS
-    assert {"server", *ClientKind} <= found["adamp"].keys() & found["adamw"].keys()
+    assert {"server", *ClientKind} <= found["adamp"].keys()
     assert "diverged" in found["adamp"]
 
 

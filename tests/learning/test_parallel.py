@@ -95,14 +95,17 @@ def test_a_killed_process_ends_the_others_and_may_be_tried_again(tmp_path: Path)
     with pytest.raises(WorkerLostError, match="SIGKILL") as caught:
         run_in_processes(_die, 2, CPU, tmp_path, lambda _, __: None)
     assert caught.value.retryable
-    assert not [child for child in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(_line(child))]
+    assert not [child for child in started_processes() if child.status() != psutil.STATUS_ZOMBIE]
 
 
-def _line(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
+def started_processes() -> list[psutil.Process]:
+    """The forks of this process's fork server."""
+    return [
+        fork
+        for child in psutil.Process().children()
+        if "forkserver" in " ".join(child.cmdline())
+        for fork in child.children()
+    ]
 
 
 def _report_for_ever(group: Group, device: torch.device, folder: Path, progress: Any) -> None:

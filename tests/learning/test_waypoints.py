@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from multiprocessing import get_context
 from pathlib import Path
 from threading import Event
 from threading import enumerate as enumerate_threads
@@ -27,6 +26,7 @@ from fedafd.learning import waypoints as module
 from fedafd.learning.ahead import ahead
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.client_round import train_client
+from fedafd.learning.process_start import training_processes
 from fedafd.learning.server_round import Prepared, distil, initial_server_state, prepare
 from fedafd.learning.tower import Tower, encode_all
 from fedafd.learning.waypoints import NOWHERE, TrainingWay, Waypoints
@@ -242,7 +242,7 @@ def killed_while_it_writes(folder: Path) -> None:
 
 
 def test_who_is_killed_while_it_keeps_something_has_kept_what_was_before(tmp_path: Path) -> None:
-    process = get_context("spawn").Process(target=killed_while_it_writes, args=(tmp_path,))
+    process = training_processes("cpu").Process(target=killed_while_it_writes, args=(tmp_path,))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from tests.simulation.test_simulate import TINY, alive, command, workers_of
 
@@ -51,6 +52,12 @@ def started(wanted: list[str]) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+def forks_of(pid: int) -> list[psutil.Process]:
+    """Its workers, without the servers that they come from and report to."""
+    servers = [child for child in psutil.Process(pid).children() if "forkserver" in " ".join(child.cmdline())]
+    return [fork for server in servers for fork in server.children()]
+
+
 def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -83,9 +90,8 @@ def test_a_killed_worker_takes_one_run_with_it_and_the_next_command_does_that(tm
     first, second = (tmp_path / "out" / f"runs/iid/{strategy}/seed-0" for strategy in ("local", "fedavg"))
     with started(wanted) as process:
         wait_for(lambda: (first / "now.json").exists())
-        for pid in workers_of(process.pid):
-            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(pid, signal.SIGKILL)
+        (worker,) = forks_of(process.pid)
+        worker.kill()
         told, complaints = process.communicate(timeout=240)
     assert process.returncode == 1, complaints
     assert "failed iid / local / seed 0: its process was ended by SIGKILL" in " ".join(told.split())

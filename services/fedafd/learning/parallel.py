@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fedafd.domain.errors import ConfigurationError, FedafdError
 from fedafd.domain.process_errors import DivergedError, WorkerLostError
 from fedafd.learning.batch_norm import synchronise
+from fedafd.learning.process_start import training_processes
 
 __all__ = ["ALONE", "Group", "Processes", "Work", "number_of_processes", "run_in_processes"]
 
@@ -103,11 +103,13 @@ def run_in_processes(work: Work, size: int, device: torch.device, folder: Path, 
 
     Raises what the work raised, if it is one of ours; WorkerLostError when a process died. No process is left behind.
     """
-    told: Any = get_context("spawn").SimpleQueue()
+    context = training_processes(device.type)
+    told: Any = context.SimpleQueue()
     threads = max(1, torch.get_num_threads() // size)
     with tempfile.TemporaryDirectory(prefix="fedafd-group-") as meeting:
         arguments = (work, size, device.type, folder, Path(meeting), threads, told)
-        running: Any = start_processes(_enter, arguments, nprocs=size, join=False, start_method="spawn")
+        start = context.get_start_method()
+        running: Any = start_processes(_enter, arguments, nprocs=size, join=False, start_method=start)
         try:
             while not running.join(timeout=_POLL_SECONDS):
                 while not told.empty():

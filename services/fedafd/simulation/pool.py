@@ -6,7 +6,6 @@ with it the run that it was at, and no other.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -22,6 +21,7 @@ from fedafd.domain.config import EncoderConfig
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.optimizers import choose_device
+from fedafd.learning.process_start import training_processes
 from fedafd.learning.weights_check import check_weights, encoders_of
 from fedafd.simulation.data import data_prints
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
@@ -121,7 +121,7 @@ class _Worker:
 
     def __init__(self, job: Job) -> None:
         self.device = job.device
-        context = multiprocessing.get_context("spawn")
+        context = training_processes(choose_device(job.device).type)
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, job))
         self.process.start()
