@@ -32,7 +32,7 @@ from fedafd.persistence.event_repository import forget_head, log_head, write_rec
 from fedafd.persistence.sqlite_driver import DRIVER
 from fedafd.telemetry.logging import get_logger
 
-__all__ = ["Database", "affected_rows", "driver_url", "first_line", "set_up_sqlite"]
+__all__ = ["Database", "affected_rows", "driver_url", "first_line", "set_up_sqlite", "shown_url"]
 
 _READS_ONLY = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 """Execution options of PostgreSQL's transactions that only read."""
@@ -71,6 +71,11 @@ def driver_url(url: str, *, asynchronous: bool = True) -> URL:
     name = "sqlite" if dialect == "sqlite" else "postgresql"
     driver = "pysqlite" if name == "sqlite" and not asynchronous else _DRIVERS[dialect]
     return parsed.set(drivername=f"{name}+{driver}")
+
+
+def shown_url(url: URL) -> str:
+    """`url` for people: as they write it, without the driver and the password."""
+    return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
 
 
 class _AuditedSession(Session):

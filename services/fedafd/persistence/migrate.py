@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, create_engine, inspect
 from sqlalchemy.exc import DBAPIError
 
 from fedafd.domain.errors import DatabaseUnavailableError, SchemaError
-from fedafd.persistence.database import Database, driver_url, first_line, set_up_sqlite
+from fedafd.persistence.database import Database, driver_url, first_line, set_up_sqlite, shown_url
 
 __all__ = [
     "BASE",
@@ -136,7 +136,7 @@ async def check_schema(database: Database) -> None:
 @contextmanager
 def _connected(url: str) -> Iterator[Connection]:
     engine = _engine(url)
-    place = engine.url.render_as_string(hide_password=True)
+    place = shown_url(engine.url)
     try:
         try:
             connection = engine.connect()
@@ -243,4 +243,4 @@ def _scripts() -> ScriptDirectory:
 
 
 def _shown(database: Database) -> str:
-    return database.url.render_as_string(hide_password=True)
+    return shown_url(database.url)

@@ -29,12 +29,12 @@ _BELOW = {"control-plane": PUBLIC_SETS, "aggregator": FEDERATIONS, "distiller": 
 
 def look_at_database(url: str) -> Iterator[Finding]:
     """Whether it answers, at which revision it is, whether it takes writes, and what time it has."""
-    from fedafd.persistence.database import driver_url
+    from fedafd.persistence.database import driver_url, shown_url
     from fedafd.persistence.migrate import current_revision, head_revision
 
     try:
         parsed = driver_url(url)
-        shown, is_sqlite = parsed.render_as_string(hide_password=True), parsed.get_backend_name() == "sqlite"
+        shown, is_sqlite = shown_url(parsed), parsed.get_backend_name() == "sqlite"
         if is_sqlite and not Path(parsed.database or "").exists():
             yield bad("database", f"{shown}: there is no such file yet", "make it: `fedafd migrate`")
             return
