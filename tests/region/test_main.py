@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,13 @@ from typer.testing import CliRunner
 
 from fedafd.agent.exit_codes import ExitCode
 from fedafd.agent.ledger import Ledger
+from fedafd.agent.state import StateDirectory
 from fedafd.cli.main import app
 from fedafd.domain.config import parse_federation_config
 from fedafd.domain.config.region import config_of_region
 from fedafd.persistence.migrate import migrate
 from fedafd.region.main import start_region
+from fedafd.region.runner import Region
 
 
 @pytest.fixture
@@ -46,6 +50,28 @@ def test_a_region_that_is_not_enrolled_asks_for_its_token(file: Path, capsys: py
     migrate(f"sqlite:///{file.parent}/f.db")
     assert start_region(file) == ExitCode.CONFIGURATION
     assert "give the invitation's token with --token or FEDAFD_REGION_ENROLMENT_TOKEN" in capsys.readouterr().err
+
+
+def test_a_full_disk_has_a_code_of_its_own(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    migrate(f"sqlite:///{file.parent}/f.db")
+
+    async def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file.parent / "state"))
+
+    monkeypatch.setattr(Region, "run", full)
+    assert start_region(file) == ExitCode.DISK_FULL
+    assert f"{file.parent}/state: the disk is full" in capsys.readouterr().err
+
+
+def test_a_second_region_on_a_state_folder_has_a_code_of_its_own(file: Path) -> None:
+    first = StateDirectory(file.parent / "state")
+    first.lock()
+    try:
+        assert start_region(file) == ExitCode.SECOND_AGENT
+    finally:
+        first.unlock()
 
 
 def test_the_command_tells_what_was_sent_up(file: Path) -> None:

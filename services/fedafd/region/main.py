@@ -10,6 +10,7 @@ import signal
 from pathlib import Path
 
 from fedafd.agent.exit_codes import ExitCode, exit_code_of
+from fedafd.agent.files import disk_full_is_clear
 from fedafd.agent.line import with_line
 from fedafd.agent.state import StateDirectory
 from fedafd.domain.config.reading import read_region_config
@@ -37,7 +38,8 @@ def start_region(path: Path, *, token: str | None = None) -> int:
         configure("region", level=settings.log_level)
         configure_tracing("region")
         config, token = read_region_config(path), token or settings.token()
-        asyncio.run(_serve(config, settings, token))
+        with disk_full_is_clear(config.state_dir):
+            asyncio.run(_serve(config, settings, token))
     except FedafdError as error:
         tell_end("region", error)
         return exit_code_of(error)
