@@ -82,9 +82,9 @@ def _step(parameters: list[Tensor], states: list[dict[str, Any]], group: dict[st
     kept_R = _repeated(kept_P.to(weight_T), layout.rows, len(along_R))
     weight_T *= _repeated(kept_R, layout.widths, len(weight_T))
     weight_T.add_(update_T, alpha=-lr / correction)
-    made = weight_T.split(layout.sizes)
+    pieces = weight_T.split(layout.sizes)
     torch._foreach_copy_(
-        parameters, [piece.view(parameter.shape) for piece, parameter in zip(made, parameters, strict=True)]
+        parameters, [piece.view(parameter.shape) for piece, parameter in zip(pieces, parameters, strict=True)]
     )
 
 
@@ -130,7 +130,7 @@ def _invariant(
     """Whether each matrix is invariant by rows, else as a whole [P]; squares of the norms of rows [R], matrices [P]."""
     pairs = ((weight_T, gradient_T), (weight_T, weight_T), (gradient_T, gradient_T))
     dot_R, weight_R, gradient_R = (_sums(left * right, layout.widths) for left, right in pairs)
-    dot_P, weight_P, gradient_P = (_sums(each, layout.rows) for each in (dot_R, weight_R, gradient_R))
+    dot_P, weight_P, gradient_P = (_sums(entries, layout.rows) for entries in (dot_R, weight_R, gradient_R))
     cosine_R = dot_R.abs() / (weight_R.sqrt().clamp(min=eps) * gradient_R.sqrt().clamp(min=eps))
     cosine_P = dot_P.abs() / (weight_P.sqrt().clamp(min=eps) * gradient_P.sqrt().clamp(min=eps))
     largest_P = torch.segment_reduce(cosine_R, "max", lengths=layout.rows, unsafe=True)

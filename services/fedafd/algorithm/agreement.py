@@ -61,13 +61,13 @@ def agreements(added_KSD: Tensor) -> Tensor:
     if count == 1:
         return torch.zeros(1, dtype=torch.float64)
     rows = added_KSD.flatten(1)
-    found: list[Tensor] = []
+    medians: list[Tensor] = []
     # Some at a time: of many clients the pairs are more than fit, and more than `quantile` takes.
     for part in rows.split(_AT_ONCE):
         for cosines_K in (part @ rows.T).double() / samples:
-            own = len(found)
-            found.append(torch.cat([cosines_K[:own], cosines_K[own + 1 :]]).quantile(0.5))
-    return torch.stack(found)
+            own = len(medians)
+            medians.append(torch.cat([cosines_K[:own], cosines_K[own + 1 :]]).quantile(0.5))
+    return torch.stack(medians)
 
 
 @torch.no_grad()

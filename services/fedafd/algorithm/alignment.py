@@ -64,7 +64,7 @@ class BiLevelAlignment(nn.Module):
         public samples, always both. Raises InvalidTensorError for a missing modality or a wrong shape.
         """
         self._check(features)
-        for real in (modality for each in features for modality in (each, each.other)):
+        for real in (modality for feature in features for modality in (feature, feature.other)):
             if real not in global_reps:
                 raise InvalidTensorError(f"global_reps: the modality {real.value} is missing; both are needed")
             check_shape(f"global_reps[{real.value}]", global_reps[real], None, self.dim)
@@ -186,10 +186,12 @@ def backward_balanced(
 
 def _add_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
     """Add to what the parameters have; None adds nothing."""
-    given = [(each, gradient) for each, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
-    held = [(each.grad, gradient) for each, gradient in given if each.grad is not None]
-    if held:
-        torch._foreach_add_([grad for grad, _ in held], [gradient for _, gradient in held])
+    given = [
+        (parameter, gradient) for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is not None
+    ]
+    with_gradient = [(parameter.grad, gradient) for parameter, gradient in given if parameter.grad is not None]
+    if with_gradient:
+        torch._foreach_add_([grad for grad, _ in with_gradient], [gradient for _, gradient in with_gradient])
     for parameter, gradient in given:
         if parameter.grad is None:
             parameter.grad = gradient

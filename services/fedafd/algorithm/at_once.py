@@ -26,7 +26,7 @@ __all__ = ["contrast_each", "fooling_loss", "head_losses", "pairing_at_once", "t
 
 def takes_at_once(*tensors: Tensor) -> bool:
     """True off the CPU, for batches of one size."""
-    return tensors[0].device.type != "cpu" and len({each.shape for each in tensors}) == 1
+    return tensors[0].device.type != "cpu" and len({tensor.shape for tensor in tensors}) == 1
 
 
 def telling_loss(discriminators: Sequence[Discriminator], reals: Sequence[Sequence[Tensor]], fake: Tensor) -> Tensor:
@@ -53,8 +53,8 @@ def _logits(discriminators: Sequence[Discriminator], rows: Tensor, *, frozen: bo
     """Of each discriminator on its rows [discriminators, rows, D]; all are of one shape."""
     hidden = rows
     for index in range(len(discriminators[0].weights)):
-        weight = torch.stack([each.weights[index] for each in discriminators])
-        bias = torch.stack([each.biases[index] for each in discriminators])
+        weight = torch.stack([discriminator.weights[index] for discriminator in discriminators])
+        bias = torch.stack([discriminator.biases[index] for discriminator in discriminators])
         if frozen:
             weight, bias = weight.detach(), bias.detach()
         if index:
@@ -87,7 +87,7 @@ def head_losses(head: ClassificationHead, views: Sequence[Tensor], labels_B: Ten
 
 def contrast_each(contrast: SoftContrastiveLoss, images: Sequence[Tensor], texts: Sequence[Tensor]) -> Tensor:
     """SoftContrastiveLoss of each view's image and text features [B, D], normalised here, [V]."""
-    image_VBD, text_VBD = (F.normalize(torch.stack(list(each)), dim=-1) for each in (images, texts))
+    image_VBD, text_VBD = (F.normalize(torch.stack(list(views)), dim=-1) for views in (images, texts))
     logits_VBB = contrast.match_logits(image_VBD, text_VBD)
     size = logits_VBB.shape[-1]
     sign_BB = 1 - 2 * torch.eye(size, device=logits_VBB.device, dtype=logits_VBB.dtype)

@@ -55,8 +55,8 @@ def has_rounded_products() -> bool:
     It is worth it: 5,000 images by 25,000 captions, the size of COCO's test set, take 0.10 s for the whole instead of
     0.55 s for the float32 product alone (docs/adr/0014).
     """
-    found = torch.cpu.get_capabilities()
-    if not (found.get("amx_int8") or found.get("avx512_vnni")) or not has_bfloat16(torch.device("cpu")):
+    capabilities = torch.cpu.get_capabilities()
+    if not (capabilities.get("amx_int8") or capabilities.get("avx512_vnni")) or not has_bfloat16(torch.device("cpu")):
         return False
     # torch has no public int8 product, so this one may go, and is wrong for rows of one number (torch 2.13).
     left, right = (torch.arange(-127, count * LEAST_DIM - 127).view(count, LEAST_DIM) for count in (3, 5))
@@ -103,7 +103,7 @@ class _Rounded:
 
     @classmethod
     def to_int8(cls, side: Side) -> _Rounded:
-        step = max(abs(float(each)) for each in side.reps.aminmax()) / _LEVELS
+        step = max(abs(float(extreme)) for extreme in side.reps.aminmax()) / _LEVELS
         reps_ND = torch.empty_like(side.reps, dtype=torch.int8)
         for start in range(0, len(reps_ND), _ROWS):
             reps_ND[start : start + _ROWS] = (side.reps[start : start + _ROWS] / step).round_()
@@ -123,11 +123,11 @@ def _first_pass(images: Side, texts: Side) -> tuple[Tensor, Tensor]:
     none = torch.iinfo(torch.int32).min
     most_N, most_M = (torch.full((len(side.reps),), none, dtype=torch.int32) for side in (images, texts))
     rows, columns = _BLOCK
-    held = most_N.new_empty(min(rows, len(most_N)) * min(columns, len(most_M)))
+    block = most_N.new_empty(min(rows, len(most_N)) * min(columns, len(most_M)))
     for top in range(0, len(most_N), rows):
         for left in range(0, len(most_M), columns):
             image_RD, text_CD = image.reps[top : top + rows], text.reps[left : left + columns]
-            product_RC = held[: len(image_RD) * len(text_CD)].view(len(image_RD), len(text_CD))
+            product_RC = block[: len(image_RD) * len(text_CD)].view(len(image_RD), len(text_CD))
             torch._int_mm(image_RD, text_CD.T, out=product_RC)
             leave_out_own(product_RC, texts.group[left : left + columns] - top, none)
             most_R, most_C = most_N[top : top + rows], most_M[left : left + columns]

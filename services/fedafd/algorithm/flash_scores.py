@@ -52,7 +52,7 @@ def flash_scores(
     keys_ND = F.pad((global_ND / right).half(), padding)
     parts = []
     for start in range(0, len(reps_MD), _ROWS):
-        rows_MD, mates_MD = ((each[start : start + _ROWS].float()) for each in (reps_MD, own_MD))
+        rows_MD, mates_MD = ((rows[start : start + _ROWS].float()) for rows in (reps_MD, own_MD))
         queries_MD = F.pad((rows_MD / left).half(), padding)
         rounded_M = _own(queries_MD.float(), F.pad((mates_MD / right).half(), padding).float()) * scale
         exact_M = _own(rows_MD, mates_MD) / temperature
@@ -86,9 +86,9 @@ def _log_sum(queries_MD: Tensor, keys_ND: Tensor, scale: float) -> Tensor:
     queries, keys = queries_MD[None, None], keys_ND[None, None]
     if queries_MD.device.type == "cpu":
         queries, keys = queries.float(), keys.float()
-        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(queries, keys, keys, scale=scale)
+        attended = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(queries, keys, keys, scale=scale)
     else:
-        found = torch.ops.aten._scaled_dot_product_flash_attention(queries, keys, keys, scale=scale)
+        attended = torch.ops.aten._scaled_dot_product_flash_attention(queries, keys, keys, scale=scale)
     # Some versions round its length up.
-    log_sum_M: Tensor = found[1].flatten()[: len(queries_MD)]
+    log_sum_M: Tensor = attended[1].flatten()[: len(queries_MD)]
     return log_sum_M

@@ -168,8 +168,8 @@ def calibrate_gate(
     for offset in offsets:
         fusion.set_gate_offset(offset)
         scores[offset] = score()
-    best = max(scores.values(), key=lambda each: float(each.double().mean()))
-    good = [offset for offset, each in scores.items() if as_good(each, best, errors=_ERRORS)]
+    best = max(scores.values(), key=lambda accuracies: float(accuracies.double().mean()))
+    good = [offset for offset, accuracies in scores.items() if as_good(accuracies, best, errors=_ERRORS)]
     chosen = min(good, key=lambda offset: (abs(offset), offset))
     fusion.set_gate_offset(chosen)
     return chosen

@@ -47,9 +47,9 @@ def mean_average_precision(logits_BC: Tensor, labels_BC: Tensor) -> float:
     Raises InvalidTensorError as label_ranking_scores does.
     """
     right_BC = _checked(logits_BC, labels_BC)
-    found = [_average_precision(logits_BC[:, c].double(), right_BC[:, c]) for c in range(right_BC.shape[1])]
-    told = [each for each in found if each is not None]
-    return 100.0 * sum(told) / len(told) if told else 0.0
+    precisions = [_average_precision(logits_BC[:, c].double(), right_BC[:, c]) for c in range(right_BC.shape[1])]
+    defined = [precision for precision in precisions if precision is not None]
+    return 100.0 * sum(defined) / len(defined) if defined else 0.0
 
 
 @torch.no_grad()

@@ -102,21 +102,21 @@ class AdamP(Optimizer):
             return parameter.dim() > 1, str(parameter.device), str(parameter.dtype)
 
         for (is_matrix, _, _), batch in groupby(sorted(parameters, key=kind), key=kind):
-            each = list(batch)
+            matrices = list(batch)
             if is_matrix:
-                step_matrices(each, [self.state[parameter] for parameter in each], group)
+                step_matrices(matrices, [self.state[parameter] for parameter in matrices], group)
             else:
-                self._update_plain(each, group)
+                self._update_plain(matrices, group)
 
     def _start(self, parameter: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         # Of a matrix on a GPU the host counts the steps; torch's fused kernel has them where the parameter is.
-        place = parameter.device if parameter.dim() < 2 or group["capturable"] else torch.device("cpu")
+        step_device = parameter.device if parameter.dim() < 2 or group["capturable"] else torch.device("cpu")
         if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=place)
+            state["step"] = torch.zeros((), dtype=torch.float32, device=step_device)
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
-        state["step"] = state["step"].to(place)
+        state["step"] = state["step"].to(step_device)
 
     def _update_plain(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]

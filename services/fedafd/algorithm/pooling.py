@@ -36,7 +36,7 @@ def pooled(logits: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     taken = _taken(logits, weights)
     if len(taken) == 1:
         return F.log_softmax(taken[0][1], dim=-1)
-    mixed = torch.stack([weight * F.log_softmax(each, dim=-1) for weight, each in taken]).sum(0)
+    mixed = torch.stack([weight * F.log_softmax(logits_BC, dim=-1) for weight, logits_BC in taken]).sum(0)
     return F.log_softmax(mixed, dim=-1)
 
 
@@ -48,18 +48,18 @@ def pooled_labels(logits: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     taken = _taken(logits, weights)
     if len(taken) == 1:
         return taken[0][1]
-    return torch.stack([weight * each for weight, each in taken]).sum(0)
+    return torch.stack([weight * logits_BC for weight, logits_BC in taken]).sum(0)
 
 
 def _taken(logits: Sequence[Tensor], weights: Sequence[float]) -> list[tuple[float, Tensor]]:
     """The classifiers with a weight, which have one shape."""
     if len(logits) != len(weights):
         raise InvalidTensorError(f"weights: {len(weights)} of them for {len(logits)} classifiers")
-    taken = [(weight, each) for weight, each in zip(weights, logits, strict=True) if weight > 0]
+    taken = [(weight, logits_BC) for weight, logits_BC in zip(weights, logits, strict=True) if weight > 0]
     if not taken:
         raise InvalidTensorError(f"weights: expected one above 0, got {list(weights)}")
-    for _, each in taken[1:]:
-        check_same_shape("logits", each, "the first classifier's", taken[0][1])
+    for _, logits_BC in taken[1:]:
+        check_same_shape("logits", logits_BC, "the first classifier's", taken[0][1])
     return taken
 
 
@@ -81,11 +81,11 @@ def fit_pool(
     if not logits:
         raise InvalidTensorError("logits: at least one classifier is needed")
     check_shape("logits", logits[0], None, None)
-    for each in logits:
-        check_same_shape("logits", each, "the first classifier's", logits[0])
-        check_finite("logits", each)
+    for logits_BC in logits:
+        check_same_shape("logits", logits_BC, "the first classifier's", logits[0])
+        check_finite("logits", logits_BC)
     check_labels("labels_n", labels_n, *logits[0].shape)
-    log_probs = [F.log_softmax(each.double(), dim=-1) for each in logits]
+    log_probs = [F.log_softmax(logits_BC.double(), dim=-1) for logits_BC in logits]
     own = [] if class_counts is None else [class_weights(labels_n, class_counts)]
     return fit_weights(
         len(logits), lambda weights: _right(log_probs, weights, labels_n), also=own, errors=errors, steps=steps

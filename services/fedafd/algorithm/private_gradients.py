@@ -25,12 +25,12 @@ def clipped_sum(gradients: Sequence[Tensor], clip: float) -> list[Tensor]:
     A sample whose gradient has no finite length counts as zero: whatever it held, the sum stays bounded.
     """
     check_positive("clip", clip)
-    flat = [each.reshape(each.shape[0], math.prod(each.shape[1:])) for each in gradients]
+    flat = [gradient.reshape(gradient.shape[0], math.prod(gradient.shape[1:])) for gradient in gradients]
     norms_B = torch.stack([torch.linalg.vector_norm(rows_BP, dim=1) for rows_BP in flat]).norm(dim=0)
     finite_B = norms_B.isfinite()
     factors_B = (clip * (1 - _ROUNDING) / norms_B.clamp(min=clip)).where(finite_B, torch.zeros_like(norms_B))
     summed = []
-    for each, rows_BP in zip(gradients, flat, strict=True):
+    for gradient, rows_BP in zip(gradients, flat, strict=True):
         kept_BP = rows_BP.where(finite_B.unsqueeze(1), torch.zeros_like(rows_BP))
-        summed.append((factors_B.to(each.dtype) @ kept_BP).view(each.shape[1:]))
+        summed.append((factors_B.to(gradient.dtype) @ kept_BP).view(gradient.shape[1:]))
     return summed

@@ -46,14 +46,14 @@ def retrieval_ranks(images: Tensor, texts: Tensor, owner_T: Tensor, cap: int) ->
     if _rounds_well(image, text):
         return bounded_ranks(image, text, cap)
     rows, columns = _CPU_BLOCK if images.device.type == "cpu" else _DEVICE_BLOCK
-    held = images.new_empty(2, min(rows, len(images)) * min(columns, len(texts)))
+    blocks = images.new_empty(2, min(rows, len(images)) * min(columns, len(texts)))
     ranks_I, ranks_T = (torch.zeros(len(side), dtype=torch.float64, device=side.device) for side in (images, texts))
     for top in range(0, len(images), rows):
         image_RD = images[top : top + rows]
         for left in range(0, len(texts), columns):
             text_CD = texts[left : left + columns]
             shape = (len(image_RD), len(text_CD))
-            similar_RC, before_RC = (flat[: shape[0] * shape[1]].view(shape) for flat in held)
+            similar_RC, before_RC = (flat[: shape[0] * shape[1]].view(shape) for flat in blocks)
             torch.mm(image_RD, text_CD.T, out=similar_RC)
             leave_out_own(similar_RC, owner_T[left : left + columns] - top, -torch.inf)
             # Comparing into floats and summing those is several times faster than summing booleans (measured).

@@ -54,8 +54,8 @@ def has_bfloat16(device: torch.device) -> bool:
     """True if `device` multiplies bfloat16 in hardware."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    found = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 @torch.no_grad()
@@ -71,7 +71,7 @@ def scores_unchecked(
     rounded = precision == "bfloat16" and global_ND.dtype == torch.float32 and has_bfloat16(device)
     rows, columns = _CPU_BLOCK if device.type == "cpu" else _DEVICE_BLOCK
     # Asked once: each question waits for the device.
-    norms = torch.stack([each.to(global_ND.dtype).norm(dim=1).max() for each in (reps_ND, global_ND)]).tolist()
+    norms = torch.stack([reps.to(global_ND.dtype).norm(dim=1).max() for reps in (reps_ND, global_ND)]).tolist()
     if rounded and fits(global_ND):
         return flash_scores(reps_ND, global_ND, global_ND, temperature, (norms[0], norms[1]))
     scores_N = torch.empty(len(reps_ND), dtype=global_ND.dtype, device=device)
@@ -103,10 +103,10 @@ class _Products:
     def __call__(self, rows_RD: Tensor, start: int, stop: int) -> Tensor:
         columns_CD = self._global_ND[start:stop]
         shape = (len(rows_RD), len(columns_CD))
-        made = self._block[: shape[0] * shape[1]].view(shape)
+        product = self._block[: shape[0] * shape[1]].view(shape)
         if self._halves:
-            return torch.mm(rows_RD.bfloat16(), columns_CD.T, out_dtype=torch.float32, out=made)
-        return torch.mm(rows_RD, columns_CD.T, out=made)
+            return torch.mm(rows_RD.bfloat16(), columns_CD.T, out_dtype=torch.float32, out=product)
+        return torch.mm(rows_RD, columns_CD.T, out=product)
 
 
 def _log2_sum(rows_RD: Tensor, products: _Products, columns: int) -> Tensor:

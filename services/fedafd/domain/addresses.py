@@ -28,13 +28,13 @@ _LAST_PORT = 65535
 
 def split_address(address: str) -> tuple[str, int]:
     """Host, without an IPv6 address's brackets, and port. Raises ValueError saying what is allowed."""
-    found = _ADDRESS.match(address)
-    if found is None:
+    parts = _ADDRESS.match(address)
+    if parts is None:
         raise ValueError(f"must be host:port, such as example.org:7443 or [::1]:7443; found {address[:200]!r}")
-    port = int(found[2][:9])
+    port = int(parts[2][:9])
     if not 1 <= port <= _LAST_PORT:
-        raise ValueError(f"port must be 1 to {_LAST_PORT}; found {found[2][:9]}")
-    return found[1].strip("[]"), port
+        raise ValueError(f"port must be 1 to {_LAST_PORT}; found {parts[2][:9]}")
+    return parts[1].strip("[]"), port
 
 
 def _address(address: str) -> str:
@@ -45,7 +45,7 @@ def _address(address: str) -> str:
 def checked_url_port(url: str) -> str:
     """`url`, if its hosts name no port or one that there is. Raises ValueError."""
     hosts = urlsplit(url).netloc.rpartition("@")[2].split(",")
-    for port in (found[1] for host in hosts if (found := _PORT.search(host))):
+    for port in (port_match[1] for host in hosts if (port_match := _PORT.search(host))):
         if not 1 <= int(port[:9]) <= _LAST_PORT:
             raise ValueError(f"the port must be 1 to {_LAST_PORT}; found {port[:9]}")
     return url

@@ -40,11 +40,11 @@ class AuditEntry:
     """None while only a program from before there was a chain has written since."""
 
     @classmethod
-    def of_json(cls, found: Any) -> AuditEntry:
+    def of_json(cls, value: Any) -> AuditEntry:
         """From what the REST API answers and `fedafd audit export` writes. Raises DataError for anything else."""
-        if not isinstance(found, dict) or any(name not in found for name in _FIELDS):
+        if not isinstance(value, dict) or any(name not in value for name in _FIELDS):
             raise DataError(f"is no entry of an audit log: it needs {', '.join(_FIELDS)}")
-        entry = {name: found[name] for name in _FIELDS} | {"address": found.get("address")}
+        entry = {name: value[name] for name in _FIELDS} | {"address": value.get("address")}
         if type(entry["id"]) is not int or not isinstance(entry["data"], dict):
             raise DataError("is no entry of an audit log: its id must be a whole number and its data an object")
         if not all(isinstance(entry[name], str) for name in ("at", "kind", "actor")):

@@ -25,35 +25,35 @@ def claim(lock: Path, taken: str) -> FileLock:
     Raises ConflictError with the words `taken` while another process, or an earlier claim of this one, holds it, and
     ConfigurationError where the file system has no locks.
     """
-    held = _lock(lock)
+    file_lock = _lock(lock)
     with _told(lock):
         try:
-            held.acquire(timeout=0)
+            file_lock.acquire(timeout=0)
         except Timeout:
             raise ConflictError(taken) from None
-    return held
+    return file_lock
 
 
 @contextmanager
 def claimed(lock: Path, taken: str) -> Iterator[None]:
     """`claim` for a block. Raises as it does."""
-    held = claim(lock, taken)
+    file_lock = claim(lock, taken)
     try:
         yield
     finally:
-        held.release()
+        file_lock.release()
 
 
 @contextmanager
 def in_turn(lock: Path) -> Iterator[None]:
     """A block that one process at a time is in; the others wait. Raises ConfigurationError as claim."""
-    held = _lock(lock)
+    file_lock = _lock(lock)
     with _told(lock):
-        held.acquire()
+        file_lock.acquire()
     try:
         yield
     finally:
-        held.release()
+        file_lock.release()
 
 
 def is_claimed(lock: Path) -> bool:

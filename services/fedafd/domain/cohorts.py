@@ -39,23 +39,23 @@ def draw_cohort(
     More than the configuration says where the quorum needs more.
     """
     seed = seed if cohort.seed is None else cohort.seed
-    line = sorted(online, key=lambda each: (each.num_invited, derive_seed(seed, number, each.name, "cohort")))
+    line = sorted(online, key=lambda site: (site.num_invited, derive_seed(seed, number, site.name, "cohort")))
     chosen: dict[str, Candidate] = {}
     for modality, needed in _needs(quorum):
-        holders = [each for each in line if each.holds(modality)]
+        holders = [site for site in line if site.holds(modality)]
         _fill(chosen, holders, needed)
-    groups = [[each for each in line if each.kind is kind] for kind in ParticipantKind] if cohort.per_kind else [line]
+    groups = [[site for site in line if site.kind is kind] for kind in ParticipantKind] if cohort.per_kind else [line]
     for group in groups:
         _fill(chosen, group, cohort.of(len(group)))
     _fill(chosen, line, quorum.min_clients)
-    return sorted(chosen.values(), key=lambda each: each.name)
+    return sorted(chosen.values(), key=lambda site: site.name)
 
 
 def short_of_quorum(quorum: QuorumConfig, sites: Sequence[Candidate]) -> str:
     """What of the quorum these sites cannot reach even if all of them deliver; empty if they can."""
-    counts = [("", sum(each.clients for each in sites), quorum.min_clients)]
+    counts = [("", sum(site.clients for site in sites), quorum.min_clients)]
     for modality, needed in _needs(quorum):
-        holders = sum(each.clients for each in sites if each.holds(modality))
+        holders = sum(site.clients for site in sites if site.holds(modality))
         counts.append((f" with {modality.value} representations", holders, needed))
     return ", ".join(f"{have} of {needed} sites{what}" for what, have, needed in counts if have < needed)
 
@@ -67,6 +67,6 @@ def _needs(quorum: QuorumConfig) -> Iterator[tuple[Modality, int]]:
 
 def _fill(chosen: dict[str, Candidate], line: Sequence[Candidate], count: int) -> None:
     """Choose the first of the line until so many of it are chosen."""
-    missing = count - sum(each.name in chosen for each in line)
-    waiting = [each for each in line if each.name not in chosen]
-    chosen |= {each.name: each for each in waiting[: max(missing, 0)]}
+    missing = count - sum(site.name in chosen for site in line)
+    waiting = [site for site in line if site.name not in chosen]
+    chosen |= {site.name: site for site in waiting[: max(missing, 0)]}

@@ -34,8 +34,8 @@ def contribution_metrics(contributions: Mapping[int, Contribution]) -> dict[str,
     """Contributions by cohort position as the metrics of a stage, which are numbers by name."""
     return {
         f"{position}/{name}": float(value)
-        for position, each in contributions.items()
-        for name, value in each.as_json().items()
+        for position, contribution in contributions.items()
+        for name, value in contribution.as_json().items()
         if value is not None
     }
 

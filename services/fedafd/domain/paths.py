@@ -47,7 +47,7 @@ def placed(config: M, folder: Path) -> M:
 
 def _is_hub_id(annotation: Any) -> bool:
     marks = getattr(annotation, "__metadata__", ())
-    return any(isinstance(each, _HubId) for each in marks) or any(_is_hub_id(each) for each in get_args(annotation))
+    return any(isinstance(mark, _HubId) for mark in marks) or any(_is_hub_id(part) for part in get_args(annotation))
 
 
 def _folder_or_name(value: str, folder: Path) -> str:

@@ -45,7 +45,7 @@ def proxy_for(scheme: str, host: str) -> Proxy | None:
     if is_loopback(host):
         return None
     exceptions = next(filter(None, map(_value, _EXCEPTIONS.get(scheme, ("no_proxy",)))), "")
-    if any(_covers(each.strip().lower(), host.strip("[]").lower()) for each in exceptions.split(",")):
+    if any(_covers(pattern.strip().lower(), host.strip("[]").lower()) for pattern in exceptions.split(",")):
         return None
     for variable in _VARIABLES[scheme]:
         for name in (variable, variable.upper()):

@@ -81,9 +81,9 @@ def check_length(secret: str, what: str) -> str:
 def _long(secret: SecretStr) -> SecretStr:
     length = len(plain_secret(secret.get_secret_value()))
     if length < MIN_SECRET_LENGTH:
-        found = f"has {length} characters" if length else "is empty"
+        fault = f"has {length} characters" if length else "is empty"
         raise ValueError(
-            f"{found}, and at least {MIN_SECRET_LENGTH} are needed, or it is guessed; make one with"
+            f"{fault}, and at least {MIN_SECRET_LENGTH} are needed, or it is guessed; make one with"
             " `openssl rand -hex 32`"
         )
     return secret

@@ -79,15 +79,15 @@ def load_process_settings(kind: type[Settings]) -> Settings:
         raise ConfigurationError("; ".join(_problems(kind, prefix, error.errors()))) from None
     except SettingsError as error:
         # A block that was given as one text.
-        found = re.search(r'field "(\w+)"', str(error))
-        raise ConfigurationError(_block(kind, prefix, found[1] if found else "")) from None
+        match = re.search(r'field "(\w+)"', str(error))
+        raise ConfigurationError(_block(kind, prefix, match[1] if match else "")) from None
     except OSError as error:
         raise ConfigurationError(f"{prefix}SECRETS_DIR: {error.filename}: {error.strerror}") from None
 
 
 def _problems(kind: type[BaseModel], prefix: str, errors: Iterable[ErrorDetails]) -> list[str]:
     """Each variable with what is wrong with it; of a value that may be of several types, what each asks for."""
-    found: dict[str, list[str]] = {}
+    problems: dict[str, list[str]] = {}
     for error in errors:
         path = _fields(kind, error["loc"])
         if error["type"] == "extra_forbidden" and len(error["loc"]) == len(path) + 1 and path:
@@ -95,21 +95,23 @@ def _problems(kind: type[BaseModel], prefix: str, errors: Iterable[ErrorDetails]
         name = prefix + "__".join(path).upper()
         if error["type"] == "missing":
             below = _block_of(kind, path)
-            needed = [name] if below is None else [f"{name}__{each.upper()}" for each in _needed(below)]
-            found |= {each: ["must be set"] for each in needed}
+            needed = [name] if below is None else [f"{name}__{field.upper()}" for field in _needed(below)]
+            problems |= {variable: ["must be set"] for variable in needed}
         elif error["type"] == "model_type":
-            found[name] = [_block(kind, prefix, *path).partition(": ")[2]]
+            problems[name] = [_block(kind, prefix, *path).partition(": ")[2]]
         else:
             words = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
-            found.setdefault(name, []).append(words)
-    return [f"{name}: {' or '.join(words)}" if name != prefix else prefix + words[0] for name, words in found.items()]
+            problems.setdefault(name, []).append(words)
+    return [
+        f"{name}: {' or '.join(words)}" if name != prefix else prefix + words[0] for name, words in problems.items()
+    ]
 
 
-def _fields(kind: type[BaseModel], place: Iterable[int | str]) -> list[str]:
+def _fields(kind: type[BaseModel], location: Iterable[int | str]) -> list[str]:
     """The settings in an error's place; the rest of it names types."""
     path: list[str] = []
     at: type[BaseModel] | None = kind
-    for part in place:
+    for part in location:
         if at is None or str(part) not in at.model_fields:
             break
         path.append(str(part))
@@ -125,7 +127,7 @@ def _block_of(kind: type[BaseModel], path: Iterable[str]) -> type[BaseModel] | N
             return None
         annotation = at.model_fields[name].annotation
         parts = (annotation, *getattr(annotation, "__args__", ()))
-        at = next((each for each in parts if isinstance(each, type) and issubclass(each, BaseModel)), None)
+        at = next((part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)), None)
     return at
 
 

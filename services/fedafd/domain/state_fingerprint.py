@@ -94,12 +94,12 @@ def compare(saved: StateFingerprint, today: StateFingerprint) -> list[Difference
 
 def refuse_mismatch(differences: Sequence[Difference]) -> None:
     """Raise StateUnusableError naming every difference that the state cannot follow, and what to do."""
-    refused = [each for each in differences if each.answer is Answer.REFUSE]
+    refused = [difference for difference in differences if difference.answer is Answer.REFUSE]
     if refused:
-        said = "; ".join(each.message for each in refused)
+        said = "; ".join(difference.message for difference in refused)
         raise StateUnusableError(
             f"the saved state does not fit: {said}. Undo the change, or {AFRESH}",
-            cases=[each.case for each in refused],
+            cases=[difference.case for difference in refused],
         )
 
 
@@ -142,7 +142,7 @@ def _shown(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, tuple | list):
-        names = [str(each) for each in value]
+        names = [str(item) for item in value]
         more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
         return ", ".join(names[:_SHOWN_NAMES]) + more
     return str(getattr(value, "value", value))
@@ -164,7 +164,7 @@ def _task(saved: TaskConfig, today: TaskConfig) -> Iterator[Difference]:
     if saved.name != today.name:
         yield _difference("task", saved.name, today.name)
     elif saved.options != today.options:
-        yield _difference("task-options", *(json.dumps(each.options, sort_keys=True) for each in (saved, today)))
+        yield _difference("task-options", *(json.dumps(task.options, sort_keys=True) for task in (saved, today)))
 
 
 def _classes(saved: tuple[str, ...], today: tuple[str, ...]) -> Iterator[Difference]:
@@ -223,7 +223,7 @@ def _encoder(modality: Modality, saved: EncoderConfig, today: EncoderConfig) -> 
         yield from _options(saved.options, today.options)
     if saved.projection != today.projection:
         yield _difference("encoder-projection", saved.projection, today.projection)
-    adapters = [each.adapter for each in (saved, today)]
+    adapters = [encoder.adapter for encoder in (saved, today)]
     if None not in adapters:
         yield from _adapter(*adapters)  # type: ignore[arg-type]
     elif adapters != [None, None]:
@@ -234,10 +234,10 @@ def _encoder(modality: Modality, saved: EncoderConfig, today: EncoderConfig) -> 
         if saved.image_size != today.image_size:
             fixed = today.architecture in _FIXED_SIDE
             yield _difference("image-size-fixed" if fixed else "image-size", saved.image_size, today.image_size)
-        cuts = [(each.image_crop, each.image_interpolation) for each in (saved, today)]
+        cuts = [(encoder.image_crop, encoder.image_interpolation) for encoder in (saved, today)]
         if cuts[0] != cuts[1]:
             yield _difference("image-reading", cuts[0], cuts[1])
-        scales = [(each.image_mean, each.image_std) for each in (saved, today)]
+        scales = [(encoder.image_mean, encoder.image_std) for encoder in (saved, today)]
         if scales[0] != scales[1]:
             yield _difference("pixel-scale", scales[0], scales[1])
         return
@@ -250,7 +250,7 @@ def _encoder(modality: Modality, saved: EncoderConfig, today: EncoderConfig) -> 
 
 
 def _adapter(saved: LoraConfig, today: LoraConfig) -> Iterator[Difference]:
-    before, now = ((each.rank, each.alpha, each.targets) for each in (saved, today))
+    before, now = ((adapter.rank, adapter.alpha, adapter.targets) for adapter in (saved, today))
     if before != now:
         yield _difference("encoder-lora", *(f"rank {r}, alpha {a}, targets {_shown(t)}" for r, a, t in (before, now)))
     elif saved.dropout != today.dropout:
@@ -298,15 +298,15 @@ def _training(saved: StateFingerprint, today: StateFingerprint) -> Iterator[Diff
 
 def _fusion(saved: FusionConfig, today: FusionConfig) -> Iterator[Difference]:
     learned = (FusionMode.VECTOR, FusionMode.TOKENS)
-    before, now = ((each.reduction, each.inner_norm) for each in (saved, today))
+    before, now = ((fusion.reduction, fusion.inner_norm) for fusion in (saved, today))
     if today.mode not in learned:
         if saved.mode in learned:
             yield _difference("fusion-off", saved.mode, today.mode)
     elif saved.mode not in learned:
         yield _difference("fusion-fresh", saved.mode, today.mode)
     elif before != now:
-        told = [f"reduction {reduction}, inner_norm {norm}" for reduction, norm in (before, now)]
-        yield _difference("fusion-fresh", *told)
+        words = [f"reduction {reduction}, inner_norm {norm}" for reduction, norm in (before, now)]
+        yield _difference("fusion-fresh", *words)
     elif saved.mode is not today.mode:
         yield _difference("fusion-mode", saved.mode, today.mode)
 

@@ -88,10 +88,10 @@ def _count(node: yaml.Node, known: dict[int, int], open_nodes: set[int]) -> int:
     if isinstance(node, yaml.SequenceNode):
         inner = node.value
     elif isinstance(node, yaml.MappingNode):
-        inner = [each for pair in node.value for each in pair]
+        inner = [child for pair in node.value for child in pair]
     total = 1
-    for each in inner:
-        total += _count(each, known, open_nodes)
+    for child in inner:
+        total += _count(child, known, open_nodes)
         if total > MOST_NODES:
             raise yaml.MarkedYAMLError(
                 None, None, f"stands, with its aliases, for more than {MOST_NODES} values", node.start_mark

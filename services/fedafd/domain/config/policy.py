@@ -68,26 +68,26 @@ class PolicyConfig(Config):
     def _one_value_is_a_list(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
-        return {key: each if isinstance(each, list | tuple) else [each] for key, each in value.items()}
+        return {key: item if isinstance(item, list | tuple) else [item] for key, item in value.items()}
 
     @field_validator("allow")
     @classmethod
     def _are_keys_of_a_federation(cls, allow: dict[str, tuple[JsonValue, ...]]) -> dict[str, tuple[JsonValue, ...]]:
-        return {path: tuple(_as_a_federation_has_it(path, each) for each in values) for path, values in allow.items()}
+        return {path: tuple(_as_a_federation_has_it(path, item) for item in values) for path, values in allow.items()}
 
     @field_validator("public_sets")
     @classmethod
     def _are_hashes(cls, hashes: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for each in hashes or ():
-            if not _SHA256.fullmatch(each):
-                raise ValueError(f"{each!r} is no SHA-256: 64 of 0-9 and a-f")
+        for sha256 in hashes or ():
+            if not _SHA256.fullmatch(sha256):
+                raise ValueError(f"{sha256!r} is no SHA-256: 64 of 0-9 and a-f")
         return hashes
 
     @field_validator("hours")
     @classmethod
     def _are_spans(cls, hours: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for each in hours or ():
-            _span(each)
+        for span in hours or ():
+            _span(span)
         return hours
 
     @field_validator("time_zone")
@@ -102,15 +102,15 @@ class PolicyConfig(Config):
         """Whether it trains at `now`, which has a time zone."""
         local = now.astimezone(None if self.time_zone is None else ZoneInfo(self.time_zone))
         minute = local.hour * 60 + local.minute
-        return self.hours is None or any(_within(minute, *_span(each)) for each in self.hours)
+        return self.hours is None or any(_within(minute, *_span(span)) for span in self.hours)
 
     def not_allowed(self, config: FederationConfig) -> Iterator[tuple[str, JsonValue, tuple[JsonValue, ...]]]:
         """Key, value and what is allowed, of each key that `allow` has and the federation sets otherwise."""
         has = config.model_dump(mode="json")
         for path, allowed in self.allow.items():
-            found = _value_at(has, path)
-            if found is not _ABSENT and found not in allowed:
-                yield path, found, allowed
+            present = _value_at(has, path)
+            if present is not _ABSENT and present not in allowed:
+                yield path, present, allowed
 
 
 _ABSENT = object()
@@ -118,13 +118,13 @@ _ABSENT = object()
 
 def flat_values(values: Mapping[str, Any], prefix: str = "") -> dict[str, JsonValue]:
     """The values of nested blocks by their dotted path."""
-    found: dict[str, JsonValue] = {}
+    flat: dict[str, JsonValue] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            found |= flat_values(value, f"{prefix}{key}.")
+            flat |= flat_values(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = value
-    return found
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def _value_at(values: Any, path: str) -> Any:
@@ -155,10 +155,10 @@ def _as_a_federation_has_it(path: str, value: JsonValue) -> JsonValue:
     field = model.model_fields[last]
     try:
         kind: Any = field.annotation
-        made = create_model("Value", value=(kind, field))(value=value)
+        checked = create_model("Value", value=(kind, field))(value=value)
     except ValidationError as error:
         raise ValueError(f"{path}: {error.errors()[0]['msg']}; found {value!r}") from None
-    dumped: JsonValue = made.model_dump(mode="json")["value"]
+    dumped: JsonValue = checked.model_dump(mode="json")["value"]
     return dumped
 
 
@@ -170,10 +170,10 @@ def _block(model: type[BaseModel], name: str) -> type[BaseModel] | None:
 
 def _span(text: str) -> tuple[int, int]:
     """First minute of the day, and the one after the last."""
-    found = _HOURS.fullmatch(text)
-    if found is None:
+    match = _HOURS.fullmatch(text)
+    if match is None:
         raise ValueError(f"{text!r} is no span of hours, such as 22:00-06:00")
-    hour, minute, to_hour, to_minute = map(int, found.groups())
+    hour, minute, to_hour, to_minute = map(int, match.groups())
     start, end = hour * 60 + minute, to_hour * 60 + to_minute
     if end > 24 * 60 or start == end:
         raise ValueError(

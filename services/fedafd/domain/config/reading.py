@@ -43,8 +43,8 @@ def parse_config(model: type[C], values: Any, source: str) -> C:
 
 def _describe(model: type[BaseModel], error: ValidationError) -> str:
     lines = []
-    found = error.errors(include_url=False)
-    for item in found[:_MOST_PROBLEMS]:
+    problems = error.errors(include_url=False)
+    for item in problems[:_MOST_PROBLEMS]:
         path = ".".join(str(part)[:_SHOWN_CHARACTERS] for part in item["loc"]) or "(top level)"
         if item["type"] == "extra_forbidden":
             allowed = ", ".join(_allowed_keys(model, item["loc"][:-1]))
@@ -54,8 +54,8 @@ def _describe(model: type[BaseModel], error: ValidationError) -> str:
             lines.append(f"{path}: must be a block of keys ({allowed}); found {_shown(item['input'])}")
         else:
             lines.append(f"{path}: {problem_words(item)}")
-    if len(found) > _MOST_PROBLEMS:
-        lines.append(f"and {len(found) - _MOST_PROBLEMS} more")
+    if len(problems) > _MOST_PROBLEMS:
+        lines.append(f"and {len(problems) - _MOST_PROBLEMS} more")
     return "; ".join(lines)
 
 

@@ -60,7 +60,7 @@ def allowed(field: FieldInfo) -> str:
     """The choices or the type of a value, its range, and whether null is allowed."""
     kinds = _alternatives(field.annotation)
     marks = [*field.metadata, *(mark for kind in kinds for mark in getattr(kind, "__metadata__", ()))]
-    marks = [each for mark in marks for each in getattr(mark, "metadata", (mark,))]
+    marks = [part for mark in marks for part in getattr(mark, "metadata", (mark,))]
     words = list(dict.fromkeys(word for kind in kinds for word in _kind_words(kind)))
     bounds = [
         f"{_BOUNDS[name]} {_number(getattr(mark, name))}" for mark in marks for name in _BOUNDS if hasattr(mark, name)
@@ -82,7 +82,7 @@ _WORDS = {
 
 def _alternatives(annotation: Any) -> list[Any]:
     if get_origin(annotation) in (Union, UnionType):
-        return [kind for each in get_args(annotation) for kind in _alternatives(each)]
+        return [kind for part in get_args(annotation) for kind in _alternatives(part)]
     return [annotation]
 
 
@@ -96,7 +96,7 @@ def _choices(kind: Any) -> list[str]:
         return ["true", "false"]
     if get_origin(kind) is Literal:
         return [str(value) for value in get_args(kind)]
-    return [str(each.value) for each in kind] if isinstance(kind, type) and issubclass(kind, Enum) else []
+    return [str(member.value) for member in kind] if isinstance(kind, type) and issubclass(kind, Enum) else []
 
 
 def _kind_words(kind: Any) -> list[str]:
