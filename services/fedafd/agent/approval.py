@@ -76,15 +76,15 @@ def read_approved(root: Path) -> Approved:
 def read_proposal(root: Path) -> Proposal | None:
     """What waits; None where nothing does."""
     try:
-        found = Proposal(**json.loads((root / _FOLDER / _PROPOSED).read_bytes()))
+        proposal = Proposal(**json.loads((root / _FOLDER / _PROPOSED).read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
     approved = read_approved(root)
-    configuration = found.configuration
+    configuration = proposal.configuration
     if configuration is not None and not configuration_changes(approved.configuration, configuration):
         configuration = None
-    public_set = None if found.public_set_sha256 in approved.public_sets else found.public_set_sha256
-    left = replace(found, configuration=configuration, public_set_sha256=public_set)
+    public_set = None if proposal.public_set_sha256 in approved.public_sets else proposal.public_set_sha256
+    left = replace(proposal, configuration=configuration, public_set_sha256=public_set)
     return left if configuration is not None or public_set is not None else None
 
 

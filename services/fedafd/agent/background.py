@@ -143,14 +143,14 @@ class Background:
 
     def _hear(self, line: bytes) -> None:
         try:
-            told: dict[str, Any] = json.loads(line)
+            message: dict[str, Any] = json.loads(line)
         except ValueError:
             return
-        if "reason" in told:
-            _log.error("agent.baseline_failed", reason=told["reason"], code=told.get("code"))
-        elif "done" in told:
-            _log.info("agent.baseline_trained", rounds=told["done"], of=told["target"])
-            self._trained(int(told["done"]))
+        if "reason" in message:
+            _log.error("agent.baseline_failed", reason=message["reason"], code=message.get("code"))
+        elif "done" in message:
+            _log.info("agent.baseline_trained", rounds=message["done"], of=message["target"])
+            self._trained(int(message["done"]))
 
 
 def _on_processor(device: str) -> bool:

@@ -45,7 +45,7 @@ class BaselineTask:
 
 def baseline_target(root: Path, *, ahead: int = 0) -> int:
     """For how many rounds the federated model has trained, and `ahead` more; 0 before the first delivered round."""
-    return max((each.participation + ahead for each in History(root).rounds()), default=0)
+    return max((participated.participation + ahead for participated in History(root).rounds()), default=0)
 
 
 def read_task(root: Path) -> BaselineTask:
@@ -54,19 +54,19 @@ def read_task(root: Path) -> BaselineTask:
     from fedafd.learning.personalized_export import Recipe
 
     state = StateDirectory(root)
-    credential, found = state.load_credential(), state.current_folder()
+    credential, current = state.load_credential(), state.current_folder()
     if credential is None:
         raise ConfigurationError(f"{root}: this site is not enrolled; the baseline is that of a federation")
-    if found is None:
+    if current is None:
         raise DataError(f"{root}: no round is delivered yet; the baseline trains for as many rounds as the agent did")
     try:
-        source: dict[str, Any] = json.loads((found[1] / MODEL_SOURCE_FILE).read_bytes())
+        source: dict[str, Any] = json.loads((current[1] / MODEL_SOURCE_FILE).read_bytes())
         recipe = Recipe.from_json(source["recipe"])
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(
-            f"{found[1]}: was left by an older agent; the baseline can train after the next round"
+            f"{current[1]}: was left by an older agent; the baseline can train after the next round"
         ) from None
-    tokenizer = Checkpoint.mapped(found[1] / STATE_FILE).meta.get("tokenizer")
+    tokenizer = Checkpoint.mapped(current[1] / STATE_FILE).meta.get("tokenizer")
     return BaselineTask(federation=recipe.config, client=credential.client_name, tokenizer=tokenizer)
 
 
@@ -110,7 +110,7 @@ def _train(
     keep_features(config.state_dir / "features")
     _, path = folder.state()
     state = None if path is None else path.read_bytes()
-    made = train_baseline(
+    trained = train_baseline(
         config=task.federation,
         kind=config.kind,
         image_encoder=config.image_encoder,
@@ -126,8 +126,8 @@ def _train(
         waypoints=Waypoints(folder.way / _way(task, state, number), every_seconds=0),
         made_for=fingerprint_of_site(config, own.data.labels),
     )
-    views = {name: {"alone": each} for name, each in made.evaluations.items()}
-    folder.keep(number, made.state, KeptScores.of(own.data, views, own.fingerprint, rounds=number))
+    views = {name: {"alone": evaluation} for name, evaluation in trained.evaluations.items()}
+    folder.keep(number, trained.state, KeptScores.of(own.data, views, own.fingerprint, rounds=number))
 
 
 def _way(task: BaselineTask, state: bytes | None, number: int) -> str:

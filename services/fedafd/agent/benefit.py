@@ -74,26 +74,26 @@ class RoundBenefit:
         """Where the personalized model is the worse one by more than a standard error, in words."""
         if self.on is None:
             return []
-        told = []
+        sentences = []
         for view, name in _SAID_IF_BELOW.items():
-            found = self.splits[self.on].differences.get(view)
-            if found is not None and found.is_below:
-                told.append(
-                    f"the personalized model of round {self.round_number} is worse than {name}, by {-found.mean:.1f}"
-                    f" ± {found.standard_error:.1f}; `fedafd agent export FOLDER --best` takes the best of them by"
+            difference = self.splits[self.on].differences.get(view)
+            if difference is not None and difference.is_below:
+                sentences.append(
+                    f"the personalized model of round {self.round_number} is worse than {name}, by"
+                    f" {-difference.mean:.1f} ± {difference.standard_error:.1f}; `fedafd agent export FOLDER --best` takes the best of them by"
                     " the validation split"
                 )
-        return told
+        return sentences
 
     def metrics(self) -> dict[str, float]:
         """What of it is a metric of the test split: the baseline's, and differences with their standard errors."""
         split = self.splits.get("test")
         if split is None:
             return {}
-        found = {f"alone/{name}": value for name, value in split.alone.items()}
-        found |= {f"{TOLD_AS[view]}/difference": each.mean for view, each in split.differences.items()}
-        errors = {view: each.standard_error for view, each in split.differences.items()}
-        return found | {f"{TOLD_AS[v]}/standard_error": e for v, e in errors.items() if e is not None}
+        shown = {f"alone/{name}": value for name, value in split.alone.items()}
+        shown |= {f"{TOLD_AS[view]}/difference": difference.mean for view, difference in split.differences.items()}
+        errors = {view: difference.standard_error for view, difference in split.differences.items()}
+        return shown | {f"{TOLD_AS[v]}/standard_error": e for v, e in errors.items() if e is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -101,7 +101,7 @@ class RoundBenefit:
             "round": self.round_number,
             "participation": self.participation,
             "delivered_at": self.delivered_at,
-            "splits": {name: asdict(each) for name, each in self.splits.items()},
+            "splits": {name: asdict(split) for name, split in self.splits.items()},
             "warnings": self.warnings(),
         }
 
@@ -109,7 +109,7 @@ class RoundBenefit:
 def benefits(root: Path) -> list[RoundBenefit]:
     """Of all delivered rounds of a state directory, first to last."""
     baseline = BaselineFolder(root)
-    return [benefit_of(each, baseline) for each in History(root).rounds()]
+    return [benefit_of(record, baseline) for record in History(root).rounds()]
 
 
 def benefit_of(delivered: DeliveredRound, baseline: BaselineFolder) -> RoundBenefit:

@@ -93,10 +93,10 @@ def choose_best(root: Path) -> BestModel:
 def write_best(root: Path, folder: Path) -> BestModel:
     """Write the best model's folder, which is made. Raises what choose_best raises, DataError for what is not there."""
     best = choose_best(root)
-    found, current = StateDirectory(root).current_folder(), SiteModel(root).current()
-    if found is None or found[0] != best.round_number or current is None or not _is_of(current, best.round_number):
+    newest, current = StateDirectory(root).current_folder(), SiteModel(root).current()
+    if newest is None or newest[0] != best.round_number or current is None or not _is_of(current, best.round_number):
         raise DataError(f"{root}: the model of round {best.round_number} is not there yet, or no longer; try again")
-    state, part = found[1] / STATE_FILE, None
+    state, part = newest[1] / STATE_FILE, None
     if best.view == "alone" and best.is_branch:
         part = "alone"
     elif best.view == "alone":
@@ -104,7 +104,7 @@ def write_best(root: Path, folder: Path) -> BestModel:
         if path is None or rounds != best.baseline_rounds:
             raise DataError(f"{root}: the baseline went on meanwhile; try again")
         state = path
-    _write(best, found[1] / MODEL_SOURCE_FILE, state, part, current / "global", folder, _tested_alone(root, best))
+    _write(best, newest[1] / MODEL_SOURCE_FILE, state, part, current / "global", folder, _tested_alone(root, best))
     return best
 
 

@@ -43,7 +43,7 @@ class SiteCheck:
         return {
             "version": CHECK_VERSION,
             "exit_code": int(self.exit_code()),
-            "findings": [asdict(each) | {"level": each.level.value} for each in self.findings],
+            "findings": [asdict(finding) | {"level": finding.level.value} for finding in self.findings],
             "data": None if self.report is None else self.report.to_dict(),
         }
 
@@ -60,25 +60,25 @@ def check_site(
     from fedafd.agent.check_state import check_state
 
     doing("reading every sample")
-    data, report, found = _data(config, progress)
+    data, report, findings = _data(config, progress)
     doing("training a few steps")
-    found += _training(config, data, report)
-    found += _tracking(config)
-    found += _policy(config)
-    found += _privacy(config)
+    findings += _training(config, data, report)
+    findings += _tracking(config)
+    findings += _policy(config)
+    findings += _privacy(config)
     doing("looking at the state folder")
     of_folder = check_folder(config)
-    usable = all(each.level is not Level.ERROR for each in of_folder)
-    found += [*of_folder, *(check_state(config, data) if usable else [])]
+    usable = all(finding.level is not Level.ERROR for finding in of_folder)
+    findings += [*of_folder, *(check_state(config, data) if usable else [])]
     from fedafd.agent.check_aggregator import check_aggregator, check_tls_files
 
     if offline:
-        found += check_tls_files(config)
+        findings += check_tls_files(config)
     else:
         doing(f"asking {config.aggregator}")
-        found += check_aggregator(config)
+        findings += check_aggregator(config)
     enrolled = usable and (config.state_dir / "credential.json").is_file()
-    return SiteCheck(findings=tuple(found), data=data, report=report, enrolled=enrolled)
+    return SiteCheck(findings=tuple(findings), data=data, report=report, enrolled=enrolled)
 
 
 def _data(config: AgentConfig, progress: Progress | None) -> tuple[ClientData | None, DataReport | None, list[Finding]]:
@@ -86,11 +86,11 @@ def _data(config: AgentConfig, progress: Progress | None) -> tuple[ClientData | 
         data, report = look_at(config, progress)
     except FedafdError as failed:
         return None, None, [error("data", str(failed), exit_code_of(failed))]
-    found = [error("data", problem, ExitCode.DATA) for problem in report.problems()]
+    findings = [error("data", problem, ExitCode.DATA) for problem in report.problems()]
     if not report.unreadable.count:
-        found.append(fine("data", f"all {sum(report.counts.values())} samples read"))
-    found += [note("data", each) for each in report.listing.notes]
-    return data, report, [*found, *(warning("data", each) for each in report.warnings())]
+        findings.append(fine("data", f"all {sum(report.counts.values())} samples read"))
+    findings += [note("data", sentence) for sentence in report.listing.notes]
+    return data, report, [*findings, *(warning("data", sentence) for sentence in report.warnings())]
 
 
 def _tracking(config: AgentConfig) -> list[Finding]:
@@ -102,20 +102,20 @@ def _tracking(config: AgentConfig) -> list[Finding]:
         return [error("tracking", str(failed), ExitCode.CONFIGURATION)]
     lacking = [name for name in config.tracking if missing_library(name) is not None]
     needed = [f"{name} needs its library: pip install 'fedafd[{name}]'" for name in lacking]
-    return [warning("tracking", each) for each in needed] or [
+    return [warning("tracking", sentence) for sentence in needed] or [
         fine("tracking", f"metrics go to {', '.join(config.tracking)}")
     ]
 
 
 def _policy(config: AgentConfig) -> list[Finding]:
-    told = [fine("policy", f"refuses {each}") for each in policy_words(config.policy)]
+    findings = [fine("policy", f"refuses {words}") for words in policy_words(config.policy)]
     try:
         waits = read_proposal(config.state_dir)
     except FedafdError as failed:
-        return [*told, error("policy", str(failed), exit_code_of(failed))]
+        return [*findings, error("policy", str(failed), exit_code_of(failed))]
     if waits is None:
-        return told
-    return [*told, warning("policy", f"round {waits.round_number} waits for your yes: fedafd agent approve")]
+        return findings
+    return [*findings, warning("policy", f"round {waits.round_number} waits for your yes: fedafd agent approve")]
 
 
 def _privacy(config: AgentConfig) -> list[Finding]:
@@ -124,17 +124,17 @@ def _privacy(config: AgentConfig) -> list[Finding]:
     from fedafd.agent.privacy_account import budget_words
 
     try:
-        told, warnings = budget_words(config, config.state_dir)
+        words, warnings = budget_words(config, config.state_dir)
     except FedafdError as failed:
         return [error("privacy", str(failed), exit_code_of(failed))]
-    return [fine("privacy", told), *(warning("privacy", each) for each in warnings)]
+    return [fine("privacy", words), *(warning("privacy", sentence) for sentence in warnings)]
 
 
 def _training(config: AgentConfig, data: ClientData | None, report: DataReport | None) -> list[Finding]:
     from fedafd.agent.check_training import check_device, check_tokens, check_training
 
-    found = check_device(config)
+    findings = check_device(config)
     if data is None or report is None or report.problems():
-        return found
-    found += check_tokens(config, data)
-    return found if any(each.exit_code for each in found) else [*found, *check_training(config, data)]
+        return findings
+    findings += check_tokens(config, data)
+    return findings if any(finding.exit_code for finding in findings) else [*findings, *check_training(config, data)]

@@ -47,14 +47,14 @@ def check_aggregator(config: AgentConfig, *, seconds: float = _SECONDS) -> list[
     by_token = config.tls is None
     config = with_line(config, config.state_dir, None)
     try:
-        found = _health(config, seconds)
-        if by_token and any(_UNKNOWN in each.text for each in found):
+        findings = _health(config, seconds)
+        if by_token and any(_UNKNOWN in finding.text for finding in findings):
             # No token has named its authority yet.
             known = "speaks TLS; who it is, is told by the authority that the invitation's token names"
             return [fine(_ABOUT, f"{config.aggregator}: {known}")]
     except ConfigurationError as wrong:  # TLS files
         return [error("TLS", str(wrong), ExitCode.CONFIGURATION)]
-    return [*found, *_security(config, seconds)]
+    return [*findings, *_security(config, seconds)]
 
 
 def check_tls_files(config: AgentConfig) -> list[Finding]:
@@ -82,19 +82,19 @@ def _health(config: AgentConfig, seconds: float) -> list[Finding]:
             return [fine(_ABOUT, f"{config.aggregator}: answers, but tells nothing of its health")]
         between = (asked + time.time()) / 2
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
-        told = warning(_ABOUT, f"{config.aggregator}: answers, but cannot serve now; an agent would wait for it")
+        verdict = warning(_ABOUT, f"{config.aggregator}: answers, but cannot serve now; an agent would wait for it")
     else:
-        told = fine(_ABOUT, f"{config.aggregator}: answers and can serve")
-    return [told, *_clock(dict(call.trailing_metadata() or ()), between)]
+        verdict = fine(_ABOUT, f"{config.aggregator}: answers and can serve")
+    return [verdict, *_clock(dict(call.trailing_metadata() or ()), between)]
 
 
-def _plain(told: str) -> str:
+def _plain(text: str) -> str:
     """gRPC's words without the addresses and states of its own."""
-    lowered = told.lower()
+    lowered = text.lower()
     for sign, words in _PLAIN.items():
         if sign in lowered:
             return words
-    return told
+    return text
 
 
 def _clock(trailing: dict[str, str | bytes], here: float) -> list[Finding]:
@@ -114,12 +114,12 @@ def _security(config: AgentConfig, seconds: float) -> list[Finding]:
         if host in _LOOPBACK:
             return []
         return [warning("TLS", f"off: whoever sits between here and {host} can read and change everything")]
-    found = _own_certificate(config.tls)
+    findings = _own_certificate(config.tls)
     try:
         ends = server_certificate_end(config.tls, host.strip("[]"), int(port), seconds)
     except (OSError, ValueError):
-        return found  # no direct way, as through a proxy; the call above has told what there is to tell
-    return [*found, _end("the aggregator's certificate", ends, "its operator should renew it")]
+        return findings  # no direct way, as through a proxy; the call above has told what there is to tell
+    return [*findings, _end("the aggregator's certificate", ends, "its operator should renew it")]
 
 
 def _own_certificate(tls: TlsConfig) -> list[Finding]:

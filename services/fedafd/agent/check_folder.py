@@ -40,7 +40,7 @@ def check_folder(config: AgentConfig) -> list[Finding]:
 
 
 def _nearest(folder: Path) -> Path:
-    return next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    return next(candidate for candidate in (folder, *folder.parents) if os.path.lexists(candidate))
 
 
 def _too_long(folder: Path, there: Path) -> str | None:
@@ -51,8 +51,8 @@ def _too_long(folder: Path, there: Path) -> str | None:
                 os.lstat(there / part)
         with contextlib.suppress(FileNotFoundError):
             os.lstat(folder)
-    except OSError as found:
-        return (found.strerror or str(found)).lower()
+    except OSError as failed:
+        return (failed.strerror or str(failed)).lower()
     return None
 
 
@@ -60,18 +60,18 @@ def _not_writable(folder: Path) -> str | None:
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"?")
-    except OSError as found:
-        return (found.strerror or str(found)).lower()
+    except OSError as failed:
+        return (failed.strerror or str(failed)).lower()
     return None
 
 
 def _rights(folder: Path) -> list[Finding]:
-    found = folder.stat()
-    if found.st_uid != os.geteuid():
+    status = folder.stat()
+    if status.st_uid != os.geteuid():
         return [
-            warning(_ABOUT, f"{folder} belongs to user {found.st_uid}, this is user {os.geteuid()}; run as its owner")
+            warning(_ABOUT, f"{folder} belongs to user {status.st_uid}, this is user {os.geteuid()}; run as its owner")
         ]
-    if found.st_mode & 0o077:
+    if status.st_mode & 0o077:
         return [warning(_ABOUT, f"{folder}: others may look into it; the agent will close it (mode 0700)")]
     return []
 
@@ -82,16 +82,16 @@ def _content(folder: Path, config: AgentConfig) -> list[Finding]:
     state = StateDirectory(folder)
     try:
         credential = state.load_credential()
-    except (FedafdError, json.JSONDecodeError) as found:
-        return [error(_ABOUT, str(found), ExitCode.CONFIGURATION)]
+    except (FedafdError, json.JSONDecodeError) as failed:
+        return [error(_ABOUT, str(failed), ExitCode.CONFIGURATION)]
     at_work = ", an agent is at work on it" if is_claimed(folder / "agent.lock") else ""
     last_round = state.current_round()
     done = "no round yet" if last_round is None else f"last round {last_round}"
     if credential is None:
         return [fine(_ABOUT, f"{folder}: not enrolled yet, {done}{at_work}")]
     if credential.kind.value != config.kind.value:
-        told = f"{folder} is of a client of kind {credential.kind.value}, agent.yaml says {config.kind.value}"
-        return [error(_ABOUT, f"{told}; correct one, or state_dir", ExitCode.CONFIGURATION)]
+        sentence = f"{folder} is of a client of kind {credential.kind.value}, agent.yaml says {config.kind.value}"
+        return [error(_ABOUT, f"{sentence}; correct one, or state_dir", ExitCode.CONFIGURATION)]
     return [fine(_ABOUT, f"{folder}: enrolled as {credential.client_name}, {done}{at_work}")]
 
 

@@ -22,9 +22,12 @@ def check_state(config: AgentConfig, data: ClientData | None) -> list[Finding]:
         return []
     state = StateDirectory(config.state_dir)
     try:
-        found = check_saved_state(config, data.labels, state)
+        differences = check_saved_state(config, data.labels, state)
     except FedafdError as failed:
         return [error(_ABOUT, str(failed), exit_code_of(failed))]
-    told = [(warning if each.answer is Answer.ADAPT else fine)(_ABOUT, each.message) for each in found]
+    findings = [
+        (warning if difference.answer is Answer.ADAPT else fine)(_ABOUT, difference.message)
+        for difference in differences
+    ]
     last_round = state.current_round()
-    return told or ([] if last_round is None else [fine(_ABOUT, f"round {last_round + 1} can go on from it")])
+    return findings or ([] if last_round is None else [fine(_ABOUT, f"round {last_round + 1} can go on from it")])

@@ -45,8 +45,8 @@ def check_device(config: AgentConfig) -> list[Finding]:
     """The device that training would use."""
     try:
         device = choose_device(config.device)
-    except FedafdError as found:
-        return [error("device", str(found), exit_code_of(found))]
+    except FedafdError as failed:
+        return [error("device", str(failed), exit_code_of(failed))]
     if device.type == "cuda":
         seen = torch.cuda.get_device_properties(device)
         return [fine("device", f"{device}: {seen.name}, {_gib(seen.total_memory)}")]
@@ -85,10 +85,10 @@ def check_training(config: AgentConfig, data: ClientData) -> list[Finding]:
         )
         train_locally(site, 1, lambda *_: moments.append(time.monotonic()))
         moments.append(time.monotonic())
-    except FedafdError as found:
-        return [error("training step", str(found), exit_code_of(found))]
-    except (RuntimeError, ValueError) as found:
-        return [error("training step", f"fails on this machine: {found}", ExitCode.CONFIGURATION)]
+    except FedafdError as failed:
+        return [error("training step", str(failed), exit_code_of(failed))]
+    except (RuntimeError, ValueError) as failed:
+        return [error("training step", f"fails on this machine: {failed}", ExitCode.CONFIGURATION)]
     step = min(later - earlier for earlier, later in pairwise(moments))
     return [_time(federation, config.kind, len(data.train), size, step), _memory(site, data)]
 
@@ -103,8 +103,8 @@ def check_tokens(config: AgentConfig, data: ClientData) -> list[Finding]:
     try:
         tokenizer = tokenizer_for(encoder, train)
         prefix = text_reading(encoder, Modality.TEXT).prefix or ""
-    except FedafdError as found:
-        return [error("tokens", str(found), exit_code_of(found))]
+    except FedafdError as failed:
+        return [error("tokens", str(failed), exit_code_of(failed))]
     unknown = unknown_share(tokenizer, others)
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -128,12 +128,12 @@ def _time(federation: FederationConfig, kind: ClientKind, count: int, size: int,
     # Beside each private batch goes a public one of the same size; a branch that trains alone takes each once more.
     batches = 3 if has_alone_branch(federation, kind) else 2
     seconds = batches * step * epochs * max(1, count // size)
-    told = f"about {_duration(seconds)} a round by a few measured steps: {epochs} epochs of {count} samples"
+    words = f"about {_duration(seconds)} a round by a few measured steps: {epochs} epochs of {count} samples"
     assumed = "; what the federation asks for is not known yet"
     deadline = federation.round_deadline_seconds
     if deadline is not None and seconds > deadline:
-        return warning("time", f"{told}, more than the {_duration(deadline)} that a round waits by default{assumed}")
-    return fine("time", told + assumed)
+        return warning("time", f"{words}, more than the {_duration(deadline)} that a round waits by default{assumed}")
+    return fine("time", words + assumed)
 
 
 def _memory(site: LocalSite, data: ClientData) -> Finding:
@@ -147,9 +147,9 @@ def _memory(site: LocalSite, data: ClientData) -> Finding:
     needed = _peak_bytes() + rows * samples
     text = f"about {_gib(needed)} of memory, data included"
     if site.device.type == "cuda":
-        held = torch.cuda.max_memory_allocated(site.device)
+        used = torch.cuda.max_memory_allocated(site.device)
         whole = torch.cuda.get_device_properties(site.device).total_memory
-        text += f", and {_gib(held)} of the GPU's {_gib(whole)}"
+        text += f", and {_gib(used)} of the GPU's {_gib(whole)}"
     available = _memory_bytes()
     if available is not None and needed > _MEMORY_BOUND * available:
         return warning("memory", f"{text}, but this machine or container has {_gib(available)}")
@@ -163,15 +163,15 @@ def _peak_bytes() -> int:
 
 def _memory_bytes() -> int | None:
     """What this process may use: the machine's memory, or less where a container says so."""
-    found = []
+    limits = []
     if "SC_PHYS_PAGES" in os.sysconf_names:
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
         try:
-            found.append(int(limit.read_text()))
+            limits.append(int(limit.read_text()))
         except (OSError, ValueError):
             continue
-    return min(found, default=None)
+    return min(limits, default=None)
 
 
 def _gib(count: float) -> str:

@@ -78,8 +78,11 @@ def _facts(report: DataReport) -> Iterator[tuple[str, str]]:
     listing = report.listing
     if listing.files_seen:
         yield "files", f"{listing.files_read} read, of {listing.files_seen}"
-    for each in listing.left_out:
-        yield "left out", f"{each.count} {each.reason.words} ({each.what}), such as {', '.join(each.examples[:2])}"
+    for omission in listing.left_out:
+        yield (
+            "left out",
+            f"{omission.count} {omission.reason.words} ({omission.what}), such as {', '.join(omission.examples[:2])}",
+        )
     if report.images is not None:
         images = report.images
         small, large = (f"{width} x {height}" for width, height in (images.smallest, images.largest))
@@ -96,7 +99,7 @@ def _facts(report: DataReport) -> Iterator[tuple[str, str]]:
 
 def _unreadable(report: DataReport, where: str) -> list[str]:
     unreadable = report.unreadable
-    rows = [f"{_short(each.name, where)}: {each.reason}" for each in unreadable.first[:_MOST_UNREADABLE]]
+    rows = [f"{_short(file.name, where)}: {file.reason}" for file in unreadable.first[:_MOST_UNREADABLE]]
     return [*rows, *_more(unreadable.count - len(rows))]
 
 
@@ -120,17 +123,17 @@ def _findings(findings: tuple[Finding, ...]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for each in findings:
-        mark, style = _MARKS[each.level]
-        table.add_row(Text(mark, style=style), each.about, Text(each.text))
+    for finding in findings:
+        mark, style = _MARKS[finding.level]
+        table.add_row(Text(mark, style=style), finding.about, Text(finding.text))
     return table
 
 
 def _verdict(check: SiteCheck) -> Text:
-    errors = sum(each.level is Level.ERROR for each in check.findings)
-    looks = sum(each.level is Level.WARNING for each in check.findings)
+    errors = sum(finding.level is Level.ERROR for finding in check.findings)
+    looks = sum(finding.level is Level.WARNING for finding in check.findings)
     looked = "" if not looks else f" {looks} thing to look at." if looks == 1 else f" {looks} things to look at."
     if errors:
-        told = f"{errors} error{'s' if errors > 1 else ''}: an agent would not run."
-        return Text(f"{told}{looked}", style="bold red")
+        sentence = f"{errors} error{'s' if errors > 1 else ''}: an agent would not run."
+        return Text(f"{sentence}{looked}", style="bold red")
     return Text.assemble(("Ready to go on." if check.enrolled else "Ready to join.", "bold green"), looked)

@@ -68,17 +68,17 @@ class Comparing:
 
     def _tell_alone(self, rounds: int) -> None:
         """The baseline has trained for so many rounds: where those are the last model's, tell both side by side."""
-        found = self._last()
-        if found is not None and found.participation == rounds:
-            self._tell(found)
+        benefit = self._last()
+        if benefit is not None and benefit.participation == rounds:
+            self._tell(benefit)
         self._tracking.show()
 
-    def _tell(self, found: RoundBenefit | None = None) -> None:
-        found = found or self._last()
-        if found is None:
+    def _tell(self, benefit: RoundBenefit | None = None) -> None:
+        benefit = benefit or self._last()
+        if benefit is None:
             return
-        _log.info("agent.compared", told=found.words())
-        for warning in found.warnings():
+        _log.info("agent.compared", told=benefit.words())
+        for warning in benefit.warnings():
             _log.warning("agent.model_is_worse", reason=warning)
 
     def _last(self) -> RoundBenefit | None:

@@ -146,13 +146,13 @@ class AggregatorConnection:
 
     async def report_progress(self, round_id: str, fraction: float, activity: Activity) -> bool:
         """Tell how far training is; False means: stop and discard."""
-        told = activity_to_send(activity)
+        sent = activity_to_send(activity)
         request = pb.ReportProgressRequest(
             round_id=round_id,
             fraction=fraction_to_send(fraction),
-            doing=wire_activity(told.kind),
-            step=told.step,
-            steps=told.steps,
+            doing=wire_activity(sent.kind),
+            step=sent.step,
+            steps=sent.steps,
         )
         answer = await self._ask("report progress", "ReportProgress", request)
         return bool(answer.keep_going)
@@ -171,12 +171,12 @@ class AggregatorConnection:
 
     async def download(self, artifact: types_pb2.Artifact, cache: ArtifactCache) -> Path:
         """The file with the artifact's content: from the cache, else downloaded from where it broke off."""
-        held = await asyncio.to_thread(cache.find, artifact.sha256)
-        if held is None:
-            held = await self._downloaded(artifact, cache)
+        path = await asyncio.to_thread(cache.find, artifact.sha256)
+        if path is None:
+            path = await self._downloaded(artifact, cache)
         if artifact.purpose.startswith(_CHANGE_IN_PART):
             cache.remember(artifact.purpose, artifact.sha256)
-        return held
+        return path
 
     async def _downloaded(self, artifact: types_pb2.Artifact, cache: ArtifactCache) -> Path:
         patch = await self._patch(artifact, cache)
@@ -267,10 +267,12 @@ class AggregatorConnection:
         request = pb.DescribeArtifactRequest(sha256=artifact.sha256)
         call = partial(self._once, "DescribeArtifact", request)
         try:
-            told = await self._calls.repeat("describe artifact", call)
-            length = checked_length(told.block_bytes)
-            self._on_received(len(told.digests))
-            return await asyncio.to_thread(patch_of, base, told.digests, size_bytes=artifact.size_bytes, length=length)
+            description = await self._calls.repeat("describe artifact", call)
+            length = checked_length(description.block_bytes)
+            self._on_received(len(description.digests))
+            return await asyncio.to_thread(
+                patch_of, base, description.digests, size_bytes=artifact.size_bytes, length=length
+            )
         except (FedafdError, OSError) as error:  # an aggregator from before there was this call, for one
             _log.info("agent.download_whole", purpose=artifact.purpose, reason=str(error))
             return None

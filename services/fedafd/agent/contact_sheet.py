@@ -63,15 +63,15 @@ def _of_classes(split: ImageSplit, labels: Sequence[str]) -> Image.Image:
     row = _TITLE + _SIDE + _GAP
     more = _TITLE if len(labels) > len(shown) else 0
     sheet, pen = _paper(_COLUMNS, _GAP + row * len(shown) + more)
-    for place, name in enumerate(shown):
-        mine = samples_of(split.labels, place)
-        top = _GAP + place * row
-        title = f"{place + 1}. {_fitting(name, 70)}  ({len(mine)} in training)"
+    for position, name in enumerate(shown):
+        mine = samples_of(split.labels, position)
+        top = _GAP + position * row
+        title = f"{position + 1}. {_fitting(name, 70)}  ({len(mine)} in training)"
         pen.text((_GAP, top), title, _INK, _font(14, title))
         _line_up(sheet, split.images, _spread(mine.tolist()), top + _TITLE)
     if more:
-        told = f"and {len(labels) - len(shown)} more classes"
-        pen.text((_GAP, _GAP + row * len(shown)), told, _FAINT, _font(14, told))
+        note = f"and {len(labels) - len(shown)} more classes"
+        pen.text((_GAP, _GAP + row * len(shown)), note, _FAINT, _font(14, note))
     return sheet
 
 
@@ -106,8 +106,8 @@ def _line_up(sheet: Image.Image, images: Sequence[ImageArray], chosen: Sequence[
         try:
             picture = Image.fromarray(images[index])
         except DataError:
-            told = "cannot be read"
-            ImageDraw.Draw(sheet).text((left + 6, top + 6), told, (200, 30, 30), _font(11, told))
+            note = "cannot be read"
+            ImageDraw.Draw(sheet).text((left + 6, top + 6), note, (200, 30, 30), _font(11, note))
             continue
         scale = _SIDE / max(picture.size)
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
@@ -120,7 +120,7 @@ def _spread(indices: Sequence[int], count: int = _COLUMNS) -> list[int]:
     """At most `count` of them, evenly from first to last."""
     if len(indices) <= count:
         return list(indices)
-    return [indices[round(place * (len(indices) - 1) / (count - 1))] for place in range(count)]
+    return [indices[round(step * (len(indices) - 1) / (count - 1))] for step in range(count)]
 
 
 def _fitting(name: str, characters: int) -> str:

@@ -77,13 +77,13 @@ class Delivery:
     async def _commit(self, connection: AggregatorConnection, pending: PendingResult) -> bool:
         metrics = metrics_to_send(pending.metrics, self._share)
         samples = samples_to_send(pending.num_private_samples, self._share)
-        told = json.dumps({"metrics": metrics, "num_private_samples": samples}, sort_keys=True)
+        content = json.dumps({"metrics": metrics, "num_private_samples": samples}, sort_keys=True)
         self._ledger.record(
             "metrics",
-            sha256=hashlib.sha256(told.encode()).hexdigest(),
-            size_bytes=len(told),
+            sha256=hashlib.sha256(content.encode()).hexdigest(),
+            size_bytes=len(content),
             round_number=pending.round_number,
-            detail=told,
+            detail=content,
         )
         receipt = await connection.commit(pending.round_id, pending.upload_ids, metrics, samples)
         if receipt.accepted:

@@ -44,10 +44,10 @@ def explained(config: AgentConfig, *, fields: bool = False) -> Iterator[str]:
         yield f"  and D {_DIM} a round has epsilon {epsilon:.3g} at delta 1e-6, and rounds add up"
     if config.privacy.dp is not None:
         yield from _budget(config.privacy.dp)
-    held = [row for row in every if not leaves(row, config)]
+    withheld = [row for row in every if not leaves(row, config)]
     yield ""
-    yield "Does not leave, by `share` in agent.yaml:" if held else "Nothing is held back by `share` in agent.yaml."
-    for row in held:
+    yield "Does not leave, by `share` in agent.yaml:" if withheld else "Nothing is held back by `share` in agent.yaml."
+    for row in withheld:
         yield f"  {_last(row.name)}: {_plain(row.holds)} (share.{row.needs}: false)"
     yield ""
     yield "Never leaves: private samples, labels, gradients, names of files and classes but in a model that you share."
@@ -56,7 +56,7 @@ def explained(config: AgentConfig, *, fields: bool = False) -> Iterator[str]:
     yield ""
     refused = list(policy_words(config.policy))
     yield "Your agent refuses:" if refused else "Your agent refuses nothing that the federation asks for: no `policy`."
-    yield from (f"  {each}" for each in refused)
+    yield from (f"  {sentence}" for sentence in refused)
     yield ""
     yield "What has left: fedafd agent sent. Every field, and how long it is kept: docs/privacy.md"
 

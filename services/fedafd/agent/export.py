@@ -93,9 +93,9 @@ def _put(part: Path, output: Path) -> None:
 
 
 def _check_is_no_folder_of_the_agent(output: Path, state_dir: Path) -> None:
-    place, root = output.resolve(), state_dir.resolve()
+    target, root = output.resolve(), state_dir.resolve()
     for name in _AGENTS_OWN:
-        if place.is_relative_to(root / name):
+        if target.is_relative_to(root / name):
             raise ConflictError(
                 f"{output}: is in {root / name}, where the agent removes what it does not need; name a folder elsewhere"
             )

@@ -55,9 +55,9 @@ def error(about: str, text: str, exit_code: ExitCode) -> Finding:
 
 def worst_exit_code(findings: Iterable[Finding], *, strict: bool) -> ExitCode:
     """The first of the errors' codes in the order configuration, data, aggregator; warnings count if `strict`."""
-    found = list(findings)
-    codes = sorted(each.exit_code for each in found if each.level is Level.ERROR)
+    listed = list(findings)
+    codes = sorted(finding.exit_code for finding in listed if finding.level is Level.ERROR)
     if codes:
         return codes[0]
-    warned = strict and any(each.level is Level.WARNING for each in found)
+    warned = strict and any(finding.level is Level.WARNING for finding in listed)
     return ExitCode.WARNINGS if warned else ExitCode.STOPPED

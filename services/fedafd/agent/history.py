@@ -46,12 +46,12 @@ class History:
 
     def follow(self, state: StateDirectory) -> bool:
         """Note the last delivered round, if it is not noted yet; True if it was not. Raises StorageFullError."""
-        found = state.current_folder()
-        if found is None or self._path(found[0]).exists():
+        current = state.current_folder()
+        if current is None or self._path(current[0]).exists():
             return False
-        number, folder = found
+        number, folder = current
         scores = KeptScores.read(folder / SCORES_FILE)
-        earlier = max((each.participation for each in self._rounds() if each.number < number), default=None)
+        earlier = max((record.participation for record in self._rounds() if record.number < number), default=None)
         if earlier is None:
             # A state of an agent that kept no history has trained for at most so many rounds.
             participation = 1 if scores is not None else number
@@ -69,7 +69,7 @@ class History:
 
     def _rounds(self) -> Iterator[DeliveredRound]:
         try:
-            names = sorted(int(m.group(1)) for each in self._folder.iterdir() if (m := _FILE.match(each.name)))
+            names = sorted(int(m.group(1)) for file in self._folder.iterdir() if (m := _FILE.match(file.name)))
         except OSError:
             return
         for number in names:

@@ -55,7 +55,7 @@ class KeptScores:
         **about: Any,
     ) -> KeptScores:
         """Evaluations by split and view, on those splits of `data`; `content` is the fingerprint of the data."""
-        splits = {name: SplitScores(samples_digest(data, name, content), each) for name, each in views.items() if each}
+        splits = {name: SplitScores(samples_digest(data, name, content), view) for name, view in views.items() if view}
         return cls(splits, about)
 
     def to_bytes(self) -> bytes:
@@ -64,8 +64,8 @@ class KeptScores:
         splits = {
             name: {
                 "samples": split.samples,
-                "metrics": {view: each.metrics for view, each in split.views.items()},
-                "own": {view: each.own for view, each in split.views.items() if each.own},
+                "metrics": {view: score.metrics for view, score in split.views.items()},
+                "own": {view: score.own for view, score in split.views.items() if score.own},
             }
             for name, split in self.splits.items()
         }
@@ -80,7 +80,7 @@ class KeptScores:
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 meta = json.loads(arrays[_META].tobytes())
-                return cls({name: _split(name, each, arrays) for name, each in meta["splits"].items()}, meta["about"])
+                return cls({name: _split(name, split, arrays) for name, split in meta["splits"].items()}, meta["about"])
         except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
             raise DataError(f"not scores of a model: {error}") from None
 

@@ -52,10 +52,12 @@ class LeakageAudit:
             "round": self.round_number,
             "num_members": self.num_members,
             "num_others": self.num_others,
-            "membership": {modality.value: asdict(each) for modality, each in self.membership.items()},
+            "membership": {modality.value: asdict(leakage) for modality, leakage in self.membership.items()},
             "labels": None if self.labels is None else asdict(self.labels),
             "attribute_name": self.attribute_name,
-            "attribute": {m.value: None if each is None else asdict(each) for m, each in self.attribute.items()},
+            "attribute": {
+                m.value: None if leakage is None else asdict(leakage) for m, leakage in self.attribute.items()
+            },
         }
 
 
@@ -69,10 +71,10 @@ def audited(
     """
     from fedafd.learning.personalized_export import Recipe
 
-    found = StateDirectory(config.state_dir).current_folder()
-    if found is None:
+    current = StateDirectory(config.state_dir).current_folder()
+    if current is None:
         raise DataError(f"{config.state_dir}: no round is delivered yet, so that nothing has left to be audited")
-    number, folder = found
+    number, folder = current
     cache = ArtifactCache(config.state_dir / "artifacts", limit_bytes=2**62)
     source = _source(folder / MODEL_SOURCE_FILE)
     recipe = Recipe.from_json(source["recipe"])
@@ -91,9 +93,9 @@ def audited(
     anchors = decode_representations(_downloaded(cache, source["global_representations"]), **expected)
     data = load_own_data(config, config.state_dir).data
     attribute = chosen_attribute(topics, attributes, (data.train, data.val, data.test))
-    held = {m: _downloaded(cache, source["bundles"][m.value]) for m in config.kind.modalities}
-    inside = {m: global_features(bundle, m, [data.train], config.device) for m, bundle in held.items()}
-    outside = {m: global_features(bundle, m, [data.val, data.test], config.device) for m, bundle in held.items()}
+    bundles = {m: _downloaded(cache, source["bundles"][m.value]) for m in config.kind.modalities}
+    inside = {m: global_features(bundle, m, [data.train], config.device) for m, bundle in bundles.items()}
+    outside = {m: global_features(bundle, m, [data.val, data.test], config.device) for m, bundle in bundles.items()}
     if not len(data.val) + len(data.test):
         raise DataError("val and test have no sample that training samples could be told from")
     return LeakageAudit(
@@ -117,7 +119,7 @@ def audited(
                 seed=number,
                 resamples=resamples,
             )
-            for m, bundle in held.items()
+            for m, bundle in bundles.items()
         },
     )
 
@@ -125,20 +127,20 @@ def audited(
 def audit_words(audit: LeakageAudit) -> Iterator[str]:
     """For a terminal."""
     yield f"round {audit.round_number}: {audit.num_members:,} training samples, {audit.num_others:,} of val and test"
-    for modality, found in audit.membership.items():
-        yield f"membership from {modality.value} representations: {_advantage_words(found)}"
+    for modality, measured in audit.membership.items():
+        yield f"membership from {modality.value} representations: {_advantage_words(measured)}"
     if audit.labels is not None:
         yield f"distribution of classes: {_advantage_words(audit.labels)}"
     for modality, leakage in audit.attribute.items():
-        told = "too few samples of its values" if leakage is None else _advantage_words(leakage)
-        yield f"{audit.attribute_name} from {modality.value} representations: {told}"
+        words = "too few samples of its values" if leakage is None else _advantage_words(leakage)
+        yield f"{audit.attribute_name} from {modality.value} representations: {words}"
     yield "0 is chance, 1 is always right; 95 % intervals by bootstrap. No attack found is no proof that none exists:"
     yield "these attacks know the released rows, the global ones and the global encoder, and no weights of yours."
 
 
-def _advantage_words(found: Leakage) -> str:
-    shown = "LEAKS" if found.is_shown else "not shown"
-    return f"advantage {found.advantage:+.3f} [{found.low:+.3f}, {found.high:+.3f}], {shown}"
+def _advantage_words(leakage: Leakage) -> str:
+    shown = "LEAKS" if leakage.is_shown else "not shown"
+    return f"advantage {leakage.advantage:+.3f} [{leakage.low:+.3f}, {leakage.high:+.3f}], {shown}"
 
 
 def _source(path: Path) -> dict[str, Any]:
@@ -180,9 +182,9 @@ def _labels(
     assert not isinstance(data.test, PairSplit)
     (modality,) = outside
     given = np.concatenate([split.labels for split in (data.val, data.test) if len(split)])
-    classes = [each for each in range(len(data.labels)) if (given == each).any()]
-    counts = np.array([(data.train.labels == each).sum() for each in classes], dtype=np.int64)
+    classes = [label for label in range(len(data.labels)) if (given == label).any()]
+    counts = np.array([(data.train.labels == label).sum() for label in classes], dtype=np.int64)
     if len(classes) < 2 or not counts.sum():
         return None
-    prototypes = np.stack([outside[modality][given == each].mean(0) for each in classes])
+    prototypes = np.stack([outside[modality][given == label].mean(0) for label in classes])
     return label_leakage(released[modality], anchors[modality], prototypes, counts, seed=seed, resamples=resamples)

@@ -39,14 +39,14 @@ async def leave_round(
 
 def note_departure(ledger: Ledger, departure: Departure, round_number: int) -> None:
     """Keep in the ledger what is about to be said. Raises what Ledger.record raises."""
-    told = json.dumps({"reason": departure.reason.value, "num_affected": departure.num_affected}, sort_keys=True)
-    content = told.encode()
+    words = json.dumps({"reason": departure.reason.value, "num_affected": departure.num_affected}, sort_keys=True)
+    content = words.encode()
     ledger.record(
         "leave",
         sha256=hashlib.sha256(content).hexdigest(),
         size_bytes=len(content),
         round_number=round_number,
-        detail=told,
+        detail=words,
     )
 
 

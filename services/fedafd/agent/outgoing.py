@@ -100,11 +100,11 @@ def _reason(error: BaseException) -> LeaveReason:
         return LeaveReason.DISK_FULL
     for kind in type(error).__mro__:
         if issubclass(kind, FedafdError):
-            found = _BY_CODE.get(kind.code)
+            known = _BY_CODE.get(kind.code)
         else:
-            found = _BY_NAME.get(kind.__name__)
-        if found is not None:
-            return found
+            known = _BY_NAME.get(kind.__name__)
+        if known is not None:
+            return known
     return LeaveReason.OUT_OF_MEMORY if _NO_MEMORY in str(error) else LeaveReason.UNEXPECTED
 
 

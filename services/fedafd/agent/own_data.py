@@ -89,13 +89,13 @@ def load_own_data(config: AgentConfig, root: Path, progress: Progress | None = N
         report, dropped, fingerprint = kept
         data = without(_load(config), dropped) if dropped else _load(config)
         return OwnData(data=data, report=report, fingerprint=fingerprint, looked=False)
-    data, found, dropped = _look(config, progress)
-    problems = found.problems()
+    data, look, dropped = _look(config, progress)
+    problems = look.problems()
     if problems:
         raise DataError(f"the data cannot be used: {'; '.join(problems)} (`fedafd agent check` shows all)")
     if stamp is not None:
-        _keep(root, stamp, found, dropped)
-    return OwnData(data=data, report=found.to_dict(), fingerprint=found.fingerprint, looked=True)
+        _keep(root, stamp, look, dropped)
+    return OwnData(data=data, report=look.to_dict(), fingerprint=look.fingerprint, looked=True)
 
 
 def kept_look(root: Path) -> KeptLook | None:
@@ -155,10 +155,10 @@ def _lies_in(inner: Path, outer: Path) -> bool:
 
 
 def _look(config: AgentConfig, progress: Progress | None) -> tuple[ClientData, DataReport, tuple[int, ...]]:
-    found = survey(_load(config), progress=progress)
+    surveyed = survey(_load(config), progress=progress)
     if config.data.drop_repeats:
-        return found.dropped()
-    return found.data, found.report, ()
+        return surveyed.dropped()
+    return surveyed.data, surveyed.report, ()
 
 
 def _keep(root: Path, stamp: str, report: DataReport, dropped: tuple[int, ...]) -> None:
@@ -187,8 +187,8 @@ def stamp_of(config: AgentConfig) -> str | None:
         return None
     settings = [config.kind.value, config.data.model_dump(mode="json"), version("fedafd"), PIL.__version__]
     whole = hashlib.sha256(json.dumps([REPORT_VERSION, *settings]).encode())
-    for place, size, changed in sorted({each for root in _roots(config) for each in _files(root)}):
-        whole.update(f"{size} {changed} {len(place)} ".encode() + os.fsencode(place))
+    for name, size, changed in sorted({file for root in _roots(config) for file in _files(root)}):
+        whole.update(f"{size} {changed} {len(name)} ".encode() + os.fsencode(name))
     return whole.hexdigest()
 
 
@@ -199,7 +199,7 @@ def _roots(config: AgentConfig) -> Iterator[Path]:
         return
     yield path
     named = (path / value for value in config.data.options.values() if isinstance(value, str) and "\0" not in value)
-    yield from (place for place in named if not place.is_relative_to(path) or ".." in place.parts)
+    yield from (root for root in named if not root.is_relative_to(path) or ".." in root.parts)
 
 
 def _files(path: Path) -> Iterator[tuple[str, int, int]]:
@@ -218,7 +218,7 @@ def _files(path: Path) -> Iterator[tuple[str, int, int]]:
 
 def _file(path: Path) -> tuple[str, int, int]:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return str(path), -1, -1
-    return str(path), found.st_size, found.st_mtime_ns
+    return str(path), status.st_size, status.st_mtime_ns

@@ -73,8 +73,8 @@ def patch_of(base: Path, wanted: bytes, *, size_bytes: int, length: int) -> Patc
 
     None where nothing is saved. Raises InvalidRequestError for digests that do not fit the size.
     """
-    held = block_digests(_pieces(base), length)
-    changed = _joined(changed_spans(wanted, held, size_bytes=size_bytes, length=length))
+    digests = block_digests(_pieces(base), length)
+    changed = _joined(changed_spans(wanted, digests, size_bytes=size_bytes, length=length))
     patch = Patch(base, changed)
     return patch if patch.changed_bytes < size_bytes else None
 

@@ -112,17 +112,17 @@ class SitePolicy:
         from fedafd.learning.bundle_size import bundle_facts
 
         try:
-            found = bundle_facts(path)
+            facts = bundle_facts(path)
         except FedafdError as error:
             raise PolicyRefusedError(
                 f"the {modality.value} encoder bundle cannot be looked at: {error}", LeaveReason.POLICY_ENCODER
             ) from error
-        self._need_architecture(f"architecture of the {modality.value} encoder bundle", found.architecture)
+        self._need_architecture(f"architecture of the {modality.value} encoder bundle", facts.architecture)
         most = self._policy.max_bundle_parameters
-        if most is not None and found.num_parameters > most:
+        if most is not None and facts.num_parameters > most:
             _refuse(
                 LeaveReason.POLICY_ENCODER,
-                f"the {modality.value} encoder bundle holds {found.num_parameters:,} numbers,"
+                f"the {modality.value} encoder bundle holds {facts.num_parameters:,} numbers,"
                 f" max_bundle_parameters: {most:,}",
             )
 
@@ -136,10 +136,10 @@ class SitePolicy:
     async def _need_approval(
         self, task: pb.TrainTask, federation: FederationConfig, fetch_manifest: Callable[[], Awaitable[Path]]
     ) -> None:
-        approved, told = read_approved(self._root), json.loads(federation.sites_json())
+        approved, now = read_approved(self._root), json.loads(federation.sites_json())
         waits_for = []
         if "configuration" in self._policy.approve and (
-            approved.configuration is None or configuration_changes(approved.configuration, told)
+            approved.configuration is None or configuration_changes(approved.configuration, now)
         ):
             waits_for.append("the federation's configuration")
         known = {*(self._policy.public_sets or ()), *approved.public_sets}
@@ -152,9 +152,9 @@ class SitePolicy:
         proposal = Proposal(
             at=self._now().astimezone(UTC).isoformat(timespec="seconds"),
             round_number=task.round_number,
-            configuration=told if waits_for[0].startswith("the") else None,
+            configuration=now if waits_for[0].startswith("the") else None,
             public_set_sha256=task.public_set_sha256 if new_set else None,
-            public_set_bytes=sum(each.size_bytes for each in task.public_set[1:]),
+            public_set_bytes=sum(shard.size_bytes for shard in task.public_set[1:]),
             public_set_files=len(task.public_set) - 1,
             public_set_rows={} if manifest is None else _rows(manifest),
         )
@@ -184,8 +184,8 @@ def _manifest(path: Path) -> Manifest | None:
 
 
 def _rows(manifest: Manifest) -> dict[str, int]:
-    return {split: manifest.num_samples(split) for split in dict.fromkeys(each.split for each in manifest.shards)}
+    return {split: manifest.num_samples(split) for split in dict.fromkeys(shard.split for shard in manifest.shards)}
 
 
-def _refuse(reason: LeaveReason, told: str) -> None:
-    raise PolicyRefusedError(f"{told}; {_IN_AGENT_YAML}", reason)
+def _refuse(reason: LeaveReason, words: str) -> None:
+    raise PolicyRefusedError(f"{words}; {_IN_AGENT_YAML}", reason)

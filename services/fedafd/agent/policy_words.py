@@ -17,7 +17,7 @@ _APPROVED = {
 
 def policy_words(policy: PolicyConfig) -> Iterator[str]:
     """One phrase for each thing that a round is refused for; none for a site without a policy."""
-    yield from (_APPROVED[each] for each in dict.fromkeys(policy.approve))
+    yield from (_APPROVED[approval] for approval in dict.fromkeys(policy.approve))
     if policy.public_sets is not None and "public-set" not in policy.approve:
         yield f"a public set that is none of the {len(policy.public_sets)} that you name or one that you approved"
     if policy.max_bundle_bytes is not None:

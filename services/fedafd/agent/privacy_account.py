@@ -62,7 +62,7 @@ class PrivacyAccount:
         if dp is None:
             return
         entries, entry = self._next(dp, federation, round_number, is_new=is_new)
-        content = json.dumps([asdict(each) for each in (*entries, entry)], indent=1).encode()
+        content = json.dumps([asdict(line) for line in (*entries, entry)], indent=1).encode()
         write_atomically(self._root / _FILE, content, mode=0o600)
         self._ledger.record(
             PRIVACY,
@@ -84,7 +84,7 @@ class PrivacyAccount:
         kind = self._config.kind
         rate = dp.sampling_rate(federation.client.for_kind(kind).batch_size)
         steps = dp.steps_of_round(federation, kind, is_new=is_new)
-        spent = [Spending(each.noise_multiplier, each.sampling_rate, each.steps) for each in entries]
+        spent = [Spending(entry.noise_multiplier, entry.sampling_rate, entry.steps) for entry in entries]
         epsilon = epsilon_of([*spent, Spending(dp.noise_multiplier, rate, steps)], dp.delta)
         if epsilon > dp.epsilon:
             before = epsilon_of(spent, dp.delta)
@@ -116,7 +116,7 @@ def read_account(root: Path) -> tuple[PrivacyEntry, ...]:
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}; {_RESTORE}") from error
     try:
-        entries = tuple(PrivacyEntry(**each) for each in json.loads(content))
+        entries = tuple(PrivacyEntry(**values) for values in json.loads(content))
         sound = all(0 < e.sampling_rate <= 1 and e.noise_multiplier > 0 and e.steps >= 0 for e in entries)
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"{path}: is damaged ({error}); {_RESTORE}") from None
@@ -131,7 +131,7 @@ def budget_words(config: AgentConfig, root: Path) -> tuple[str, list[str]]:
     assert dp is not None
     federation = parse_federation_config({"name": "check"})
     spent = read_account(root) if root.is_dir() else ()
-    costs = [Spending(each.noise_multiplier, each.sampling_rate, each.steps) for each in spent]
+    costs = [Spending(entry.noise_multiplier, entry.sampling_rate, entry.steps) for entry in spent]
     used = epsilon_of(costs, dp.delta)
     rate = dp.sampling_rate(federation.client.for_kind(config.kind).batch_size)
     steps = dp.steps_of_round(federation, config.kind, is_new=False)
@@ -140,7 +140,7 @@ def budget_words(config: AgentConfig, root: Path) -> tuple[str, list[str]]:
         return epsilon_of([*costs, Spending(dp.noise_multiplier, rate, rounds * steps)], dp.delta)
 
     rounds = bisect_right(range(1, _MOST_ROUNDS + 1), dp.epsilon, key=after)
-    told = (
+    sentence = (
         f"epsilon {used:.3g} of {dp.epsilon:g} is spent at delta {dp.delta:g}; by a federation's defaults,"
         f" {steps} steps a round, the rest suffices for {'more than ' if rounds == _MOST_ROUNDS else ''}{rounds} rounds"
     )
@@ -150,7 +150,7 @@ def budget_words(config: AgentConfig, root: Path) -> tuple[str, list[str]]:
         warnings.append(
             f"{earlier} rounds were delivered before privacy.dp was set; no budget covers what left in them"
         )
-    return told, warnings
+    return sentence, warnings
 
 
 def _deliveries_before(root: Path) -> int:

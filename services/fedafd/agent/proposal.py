@@ -59,15 +59,15 @@ def propose(
         if not path.exists():
             raise DataError(f"{path}: no such folder")
     failed: DataError | ConfigurationError | None = None
-    for place in _places(path):
-        for name, as_kind, seen in _sources(place, adapter, kind):
+    for folder in _places(path):
+        for name, as_kind, seen in _sources(folder, adapter, kind):
             chosen = {**seen, **(options or {})}
             try:
-                data = load_client_data(name, place, as_kind, chosen)
+                data = load_client_data(name, folder, as_kind, chosen)
             except (DataError, ConfigurationError) as error:
                 failed = failed or error
             else:
-                return Proposal(adapter=name, kind=as_kind, path=place, options=chosen, data=data)
+                return Proposal(adapter=name, kind=as_kind, path=folder, options=chosen, data=data)
     raise failed or DataError(_nothing(path))
 
 
@@ -77,31 +77,31 @@ def _places(path: Path | None) -> Iterator[Path | None]:
     for _ in range(_DEEPEST):
         if path is None or not path.is_dir():
             return
-        inner = [each for each in path.iterdir() if not each.name.startswith((".", "__"))]
+        inner = [child for child in path.iterdir() if not child.name.startswith((".", "__"))]
         if len(inner) != 1 or not inner[0].is_dir():
             return
         path = inner[0]
         yield path
 
 
-def _sources(place: Path | None, adapter: str | None, kind: ClientKind | None) -> list[Source]:
+def _sources(folder: Path | None, adapter: str | None, kind: ClientKind | None) -> list[Source]:
     if adapter is not None:
         if adapter not in adapter_names():
             raise ConfigurationError(f"--adapter {adapter} is not known; installed: {', '.join(adapter_names())}")
-        found = table_hints(place) if adapter == "table" and place is not None and place.is_dir() else None
-        if found is not None and kind in (None, found[0]):
-            return [(adapter, *found)]
+        hints = table_hints(folder) if adapter == "table" and folder is not None and folder.is_dir() else None
+        if hints is not None and kind in (None, hints[0]):
+            return [(adapter, *hints)]
         kinds = [kind] if kind is not None else [_SERVES[adapter]] if adapter in _SERVES else list(ClientKind)
-        return [(adapter, each, {}) for each in kinds]
-    if place is None or not place.is_dir():
+        return [(adapter, served, {}) for served in kinds]
+    if folder is None or not folder.is_dir():
         return []
-    return [source for source in _by_its_files(place) if kind in (None, source[1])]
+    return [source for source in _by_its_files(folder) if kind in (None, source[1])]
 
 
 def _by_its_files(folder: Path) -> Iterator[Source]:
     has_table = any(folder.glob("*.csv")) or any(folder.glob("*.tsv"))
-    if has_table and not (folder / "classes.txt").exists() and (found := table_hints(folder)) is not None:
-        yield "table", *found
+    if has_table and not (folder / "classes.txt").exists() and (hints := table_hints(folder)) is not None:
+        yield "table", *hints
     yield from ((name, kind, {}) for name, kind in _adapters(folder))
 
 
@@ -119,7 +119,7 @@ def _adapters(folder: Path) -> Iterator[tuple[str, ClientKind]]:
         return
     if any(folder.glob("*.npz")) or (folder / "meta").is_file():
         yield "cifar100", ClientKind.IMAGE
-    if any(each.is_dir() for each in folder.iterdir()):
+    if any(child.is_dir() for child in folder.iterdir()):
         yield "image-folder", ClientKind.IMAGE
 
 
@@ -128,7 +128,7 @@ def _nothing(path: Path | None) -> str:
         return "give the folder of your data"
     if path.is_file():
         return f"{path}: is a file; give the folder that it is in"
-    names = sorted(each.name for each in path.iterdir())
+    names = sorted(child.name for child in path.iterdir())
     if not names:
         return f"{path}: is empty"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

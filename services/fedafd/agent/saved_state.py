@@ -57,9 +57,9 @@ def check_saved_state(config: AgentConfig, classes: Sequence[str], state: StateD
 
 def tell_differences(differences: Sequence[Difference]) -> None:
     """Say in the site's own log what the state was made for, and what becomes of it."""
-    for each in differences:
-        tell = _log.warning if each.answer is Answer.ADAPT or each.case in _WARNED else _log.info
-        tell("agent.state_differs", part=each.part, answer=each.answer.value, reason=each.message)
+    for difference in differences:
+        tell = _log.warning if difference.answer is Answer.ADAPT or difference.case in _WARNED else _log.info
+        tell("agent.state_differs", part=difference.part, answer=difference.answer.value, reason=difference.message)
 
 
 def reset(config: Path, state_dir: Path | None) -> str:

@@ -45,8 +45,12 @@ class AgentSession:
 
     def _read(self) -> list[str]:
         try:
-            found = json.loads(self._path.read_text(encoding="utf-8"))
-            return [str(each) for each in found["sessions"]][-_MOST_ENDED:] if found["place"] == self._place else []
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+            return (
+                [str(session) for session in content["sessions"]][-_MOST_ENDED:]
+                if content["place"] == self._place
+                else []
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return []
 
@@ -61,5 +65,5 @@ def _folder_identity(state_dir: Path) -> str:
         machine = _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:
         machine = platform.node()
-    found = state_dir.stat()
-    return f"{machine}:{found.st_dev}:{found.st_ino}"
+    status = state_dir.stat()
+    return f"{machine}:{status.st_dev}:{status.st_ino}"

@@ -77,7 +77,7 @@ class Site:
             dtype=task.config.wire_dtype,
         )
         bundles = {modality: path.read_bytes() for modality, path in task.encoder_bundles.items()}
-        made = train_client(
+        outcome = train_client(
             config=task.config,
             kind=self._config.kind,
             image_encoder=self._config.image_encoder,
@@ -96,35 +96,35 @@ class Site:
             compare_on=COMPARED_SPLITS,
             private=None if task.dp is None else PrivateTraining(config=task.dp, spend=task.spend),
         )
-        tell_differences(made.differences)
+        tell_differences(outcome.differences)
         recipe = Recipe(
             config=task.config,
             kind=self._config.kind,
-            metrics=made.metrics,
+            metrics=outcome.metrics,
             lineage={"round": task.round_number, "public_set_sha256": task.public_set_sha256},
             intensity_range=_intensity_range(self._config.data.options),
             facts=SiteFacts(**_facts(self._data)),
         )
         # Of what leaves besides, the state is read once.
         shares = task.share_model or task.config.averaging is not AveragingMode.OFF
-        trained = Checkpoint.from_bytes(made.state) if shares else None
+        trained = Checkpoint.from_bytes(outcome.state) if shares else None
         model = None
         if task.share_model and trained is not None:
             # What a site keeps to itself is in no card that leaves it either.
-            shared = replace(recipe, facts=None, metrics=metrics_to_send(made.metrics, self._config.share))
+            shared = replace(recipe, facts=None, metrics=metrics_to_send(outcome.metrics, self._config.share))
             model = pack_folder(export_personalized_model(shared, state=trained, bundles=bundles))
-        told = noised(made.representations, task.representation_noise)
-        reps = encode_representations(told, task.public_set_sha256, task.config.wire_dtype)
+        sent = noised(outcome.representations, task.representation_noise)
+        reps = encode_representations(sent, task.public_set_sha256, task.config.wire_dtype)
         return LocalResult(
             representations=reps,
-            state=made.state,
+            state=outcome.state,
             personalized_model=model,
             model_recipe=recipe.to_json(),
-            weights=_weights(task, trained, samples_to_send(made.num_private_samples, self._config.share)),
-            scores=KeptScores.of(self._undecoded, made.views, self._content, loss=made.loss).to_bytes(),
-            metrics=made.metrics,
-            num_private_samples=made.num_private_samples,
-            differences=made.differences,
+            weights=_weights(task, trained, samples_to_send(outcome.num_private_samples, self._config.share)),
+            scores=KeptScores.of(self._undecoded, outcome.views, self._content, loss=outcome.loss).to_bytes(),
+            metrics=outcome.metrics,
+            num_private_samples=outcome.num_private_samples,
+            differences=outcome.differences,
         )
 
     def _public_set(self, manifest: Manifest, files: Mapping[str, Path]) -> PublicSet:

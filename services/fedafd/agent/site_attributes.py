@@ -32,8 +32,8 @@ class SiteAttribute:
         """The number of each sample's value; -1 where none is known."""
         if self.topics:
             return topic_values(splits, self.topics)
-        found = [self._value(split, index) for split in splits for index in range(len(split))]
-        return np.array(found, dtype=np.int64)
+        numbers = [self._value(split, index) for split in splits for index in range(len(split))]
+        return np.array(numbers, dtype=np.int64)
 
     def _value(self, split: Split, index: int) -> int:
         name = split.texts[index] if isinstance(split, TextSplit) else sample_name(split, index)
@@ -81,15 +81,15 @@ def _read(path: Path) -> SiteAttribute:
     if not rows or len(rows[0]) != 2 or rows[0][0] != _KEY or not rows[0][1].strip():
         raise DataError(f"{path}, line 1: must name two columns, {_KEY!r} and the attribute, such as {_KEY},sex")
     numbers: dict[str, int] = {}
-    found: dict[str, int] = {}
+    values: dict[str, int] = {}
     for row, fields in enumerate(rows[1:], start=2):
         if not fields:
             continue
         if len(fields) != 2 or not fields[0] or not fields[1]:
             raise DataError(f"{path}, row {row}: must have a sample and its value, and has {len(fields)} fields")
-        if fields[0] in found:
+        if fields[0] in values:
             raise DataError(f"{path}, row {row}: {fields[0][:80]!r} stands there twice")
-        found[fields[0]] = numbers.setdefault(fields[1], len(numbers))
+        values[fields[0]] = numbers.setdefault(fields[1], len(numbers))
     if not 2 <= len(numbers) <= _MOST_VALUES:
         raise DataError(f"{path}: has {len(numbers)} values; an attribute has 2 to {_MOST_VALUES}")
-    return SiteAttribute(name=rows[0][1].strip(), of_samples=found)
+    return SiteAttribute(name=rows[0][1].strip(), of_samples=values)

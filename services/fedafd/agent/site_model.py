@@ -64,10 +64,10 @@ class SiteModel:
             _log.error("agent.model_not_made", folder=str(self._link), reason=str(error))
 
     def _refresh(self, state: StateDirectory, cache: ArtifactCache) -> None:
-        found = state.current_folder()
-        if found is None:
+        newest = state.current_folder()
+        if newest is None:
             return
-        number, folder = found
+        number, folder = newest
         target = self._folders / f"round-{number}-{_checked_hash(folder)[:12]}"
         self._forget_damaged(target)
         current = self.current()
@@ -158,13 +158,13 @@ def _checked_hash(folder: Path) -> str:
     """SHA-256 of the state in a folder. Raises DataError if the file is not what was written."""
     path = folder / STATE_FILE
     try:
-        found = file_sha256(path)
-        noted = json.loads((folder / "result.json").read_bytes()).get("state_sha256", found)
+        sha256 = file_sha256(path)
+        noted = json.loads((folder / "result.json").read_bytes()).get("state_sha256", sha256)
     except (OSError, ValueError, AttributeError) as error:
         raise DataError(f"{folder}: cannot be read: {error}; the model of before stays") from None
-    if noted != found:
+    if noted != sha256:
         raise DataError(f"{path}: was changed or damaged since it was written; the model of before stays")
-    return found
+    return sha256
 
 
 def _sync_all(folder: Path) -> None:

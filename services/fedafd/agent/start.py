@@ -95,12 +95,14 @@ def _tell_tokens(config: AgentConfig, own: OwnData) -> None:
         return
     from fedafd.agent.check_training import check_tokens
 
-    for found in check_tokens(config, own.data):
-        (_log.info if found.level is Level.FINE else _log.warning)("agent.words", reason=found.text)
+    for finding in check_tokens(config, own.data):
+        (_log.info if finding.level is Level.FINE else _log.warning)("agent.words", reason=finding.text)
 
 
 def _tell_changes(own: OwnData, root: Path) -> None:
     changes = changed_since_start(root, own.fingerprint)
     if changes:
-        told = "; ".join(f"{each.added} added, {each.removed} removed in {split}" for split, each in changes.items())
-        _log.warning("agent.data_changed", reason=f"your data changed since the agent's last start: {told}")
+        words = "; ".join(
+            f"{change.added} added, {change.removed} removed in {split}" for split, change in changes.items()
+        )
+        _log.warning("agent.data_changed", reason=f"your data changed since the agent's last start: {words}")

@@ -231,13 +231,13 @@ class StateDirectory:
 
     def delivered(self, round_id: str) -> PendingResult | None:
         """The result that was delivered last, if it was for that round, and is whole; its blobs are still here."""
-        found = self.current_folder()
-        if found is None or _round_id(found[1]) != round_id:
+        current = self.current_folder()
+        if current is None or _round_id(current[1]) != round_id:
             return None
         try:
-            result = _checked(_read_pending(found[1]))
+            result = _checked(_read_pending(current[1]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            _log.error("agent.result_damaged", folder=str(found[1]), reason=_reason(error))
+            _log.error("agent.result_damaged", folder=str(current[1]), reason=_reason(error))
             return None
         return result if UploadPurpose.REPRESENTATIONS in result.blobs() else None
 
@@ -291,8 +291,8 @@ class StateDirectory:
         return self.root / "state" / (f"round-{number}.pending" if pending else f"round-{number}")
 
     def _rounds(self, *, pending: bool) -> dict[int, Path]:
-        found = {path: _ROUND.match(path.name) for path in (self.root / "state").iterdir()}
-        return {int(m.group(1)): path for path, m in found.items() if m and bool(m.group(2)) == pending}
+        matches = {path: _ROUND.match(path.name) for path in (self.root / "state").iterdir()}
+        return {int(m.group(1)): path for path, m in matches.items() if m and bool(m.group(2)) == pending}
 
     def _sweep(self) -> None:
         for leftover in [*self.root.glob(".*.part"), *(self.root / "state").glob(".*.part")]:

@@ -60,19 +60,19 @@ class SiteStatus:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; no secret is in it."""
-        held = self.credential
+        own = self.credential
         return {
             "version": STATUS_VERSION,
             "state_dir": str(self.state_dir),
             "running": self.running,
             "enrolled": None
-            if held is None
-            else {"federation": held.federation_id, "client": held.client_name, "kind": held.kind.value},
+            if own is None
+            else {"federation": own.federation_id, "client": own.client_name, "kind": own.kind.value},
             "task": None if self.task is None else asdict(self.task),
             "waits_for_approval": self.waits_for_approval,
             "waits_for_receipt": self.waits_for_receipt,
-            "rounds": [each.to_dict() for each in self.rounds],
-            "sent": [asdict(each) for each in self.sent],
+            "rounds": [record.to_dict() for record in self.rounds],
+            "sent": [asdict(entry) for entry in self.sent],
             "model": None if self.model is None else str(self.model),
             "model_round": self.model_round,
             "baseline": {
@@ -103,14 +103,14 @@ def status_of(root: Path) -> SiteStatus:
         waits_for_approval=None if proposal is None else proposal.round_number,
         waits_for_receipt=None if pending is None else pending.round_number,
         rounds=rounds,
-        sent=tuple(each for each in sent if each.round and each.what != PRIVACY),
+        sent=tuple(entry for entry in sent if entry.round and entry.what != PRIVACY),
         sent_last=_last_of(sent, rounds[-1].round_number) if rounds else (),
         model=root / "model" if model.current() is not None else None,
         model_round=model.round_number(),
         baseline_rounds=baseline.done(),
         baseline_target=baseline_target(root),
         baseline_running=is_claimed(root / "baseline.lock"),
-        data_changes={split: (each.added, each.removed) for split, each in changed_at_start(root).items()},
+        data_changes={split: (change.added, change.removed) for split, change in changed_at_start(root).items()},
         disk_bytes=_disk(root),
         privacy=next(reversed(read_account(root)), None),
     )
@@ -118,25 +118,25 @@ def status_of(root: Path) -> SiteStatus:
 
 def _last_of(sent: Sequence[SentEntry], number: int) -> tuple[SentEntry, ...]:
     """The last run of entries of a round: another federation that this site was in had a round of that number, too."""
-    found: list[SentEntry] = []
-    for each in reversed(sent):
-        if each.what == PRIVACY:
+    last: list[SentEntry] = []
+    for entry in reversed(sent):
+        if entry.what == PRIVACY:
             continue  # nothing that left
-        if each.round == number:
-            found.append(each)
-        elif found:
+        if entry.round == number:
+            last.append(entry)
+        elif last:
             break
-    return tuple(reversed(found))
+    return tuple(reversed(last))
 
 
 def _disk(root: Path) -> dict[str, int]:
     """Bytes by entry of the directory, links not followed; what goes meanwhile does not count."""
-    found = {}
+    sizes = {}
     for path in sorted(root.iterdir()):
         if not path.is_symlink():
             files = [path] if path.is_file() else [Path(at, name) for at, _, names in os.walk(path) for name in names]
-            found[path.name] = sum(map(_size, files))
-    return found
+            sizes[path.name] = sum(map(_size, files))
+    return sizes
 
 
 def _size(path: Path) -> int:

@@ -36,11 +36,11 @@ def print_status(status: SiteStatus, console: Console) -> None:
 
 def status_facts(status: SiteStatus) -> Iterator[tuple[str, str]]:
     """What is what, in words."""
-    held = status.credential
-    if held is None:
+    own = status.credential
+    if own is None:
         yield "enrolled", "not yet"
     else:
-        yield "enrolled", f"as {held.kind.value} client {held.client_name} in federation {held.federation_id}"
+        yield "enrolled", f"as {own.kind.value} client {own.client_name} in federation {own.federation_id}"
     yield "agent", "running" if status.running else "not running"
     yield "task", _task(status)
     if status.waits_for_approval is not None:
@@ -48,19 +48,19 @@ def status_facts(status: SiteStatus) -> Iterator[tuple[str, str]]:
     delivered = f"round {status.rounds[-1].round_number}, {status.rounds[-1].delivered_at}" if status.rounds else "none"
     yield "last delivered", delivered
     if status.sent and status.rounds:
-        told = ", ".join(f"{each.what} ({each.bytes:,} bytes)" for each in status.sent_last)
-        yield "sent in it", told or "nothing"
+        words = ", ".join(f"{entry.what} ({entry.bytes:,} bytes)" for entry in status.sent_last)
+        yield "sent in it", words or "nothing"
     if status.privacy is not None:
         spent = status.privacy
         yield "privacy", f"epsilon {spent.epsilon:.3g} is spent at delta {spent.delta:g}, by round {spent.round}"
     yield "your model", _model(status)
     yield "trained alone", _baseline(status)
     if status.data_changes:
-        told = "; ".join(f"{a} added, {r} removed in {split}" for split, (a, r) in status.data_changes.items())
-        yield "data", f"changed before the agent's last start: {told}"
-    largest = sorted(status.disk_bytes.items(), key=lambda each: -each[1])[:4]
-    told = ", ".join(f"{name} {size / _MIB:.1f}" for name, size in largest if size >= _MIB / 20)
-    yield "disk", f"{sum(status.disk_bytes.values()) / _MIB:.1f} MiB" + (f" ({told})" if told else "")
+        words = "; ".join(f"{a} added, {r} removed in {split}" for split, (a, r) in status.data_changes.items())
+        yield "data", f"changed before the agent's last start: {words}"
+    largest = sorted(status.disk_bytes.items(), key=lambda item: -item[1])[:4]
+    words = ", ".join(f"{name} {size / _MIB:.1f}" for name, size in largest if size >= _MIB / 20)
+    yield "disk", f"{sum(status.disk_bytes.values()) / _MIB:.1f} MiB" + (f" ({words})" if words else "")
 
 
 def _model(status: SiteStatus) -> str:
@@ -100,21 +100,21 @@ def _rounds(rounds: tuple[RoundBenefit, ...]) -> Table:
         table.add_column(name, justify="right")
     table.add_column("over alone", justify="right")
     table.add_column("over global", justify="right")
-    for each in rounds:
-        split = each.splits[each.on] if each.on is not None else None
+    for record in rounds:
+        split = record.splits[record.on] if record.on is not None else None
         values = {} if split is None else split.values
         gains = {} if split is None else split.differences
         cells = [f"{values[view]:.1f}" if view in values else "-" for view in MODELS]
-        table.add_row(str(each.round_number), *cells, _gain(gains.get("alone")), _gain(gains.get("global")))
+        table.add_row(str(record.round_number), *cells, _gain(gains.get("alone")), _gain(gains.get("global")))
     return table
 
 
-def _gain(found: PairedDifference | None) -> Text:
-    if found is None:
+def _gain(difference: PairedDifference | None) -> Text:
+    if difference is None:
         return Text("-")
-    error = "" if found.standard_error is None else f" ± {found.standard_error:.1f}"
-    style = "green" if found.is_above else "red" if found.is_below else ""
-    return Text(f"{found.mean:+.1f}{error}", style=style)
+    error = "" if difference.standard_error is None else f" ± {difference.standard_error:.1f}"
+    style = "green" if difference.is_above else "red" if difference.is_below else ""
+    return Text(f"{difference.mean:+.1f}{error}", style=style)
 
 
 def legend_of(last: RoundBenefit) -> str:

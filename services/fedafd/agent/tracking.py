@@ -70,20 +70,20 @@ def site_points(state: StateDirectory) -> dict[int, dict[str, float]]:
     baseline = BaselineFolder(state.root)
     points: dict[int, dict[str, float]] = {}
     for delivered in History(state.root).rounds():
-        found = {} if delivered.loss is None else {"train/loss": delivered.loss}
+        metrics = {} if delivered.loss is None else {"train/loss": delivered.loss}
         for name, split in benefit_of(delivered, baseline).splits.items():
-            found |= {f"{name}/{key}": value for key, value in _split_points(split).items()}
-        points[delivered.number] = found
+            metrics |= {f"{name}/{key}": value for key, value in _split_points(split).items()}
+        points[delivered.number] = metrics
     return points
 
 
 def _split_points(split: SplitBenefit) -> Mapping[str, float]:
-    found = {f"{_VIEWS[view]}/{split.metric}": value for view, value in split.values.items()}
+    metrics = {f"{_VIEWS[view]}/{split.metric}": value for view, value in split.values.items()}
     for view, difference in split.differences.items():
-        found[f"{TOLD_AS[view]}/difference"] = difference.mean
+        metrics[f"{TOLD_AS[view]}/difference"] = difference.mean
         if difference.standard_error is not None:
-            found[f"{TOLD_AS[view]}/standard_error"] = difference.standard_error
-    return found
+            metrics[f"{TOLD_AS[view]}/standard_error"] = difference.standard_error
+    return metrics
 
 
 def _tell(line: str) -> None:

@@ -69,17 +69,17 @@ def encode_in_parts(encode: Callable[[Tensor], Features], rows: Tensor, parts: i
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _Again(model)
 
-    made = [
+    encoded = [
         checkpoint(lambda part: tuple(encode(part)), part, use_reentrant=False, context_fn=contexts)
         for part in rows.chunk(parts)
     ]
     # A text encoder may cut a part after its longest text: pad with positions of weight 0.
-    longest = max(tokens_BPD.shape[1] for _, tokens_BPD, _ in made)
-    vectors, tokens, weights = zip(*made, strict=True)
+    longest = max(tokens_BPD.shape[1] for _, tokens_BPD, _ in encoded)
+    vectors, tokens, weights = zip(*encoded, strict=True)
     return Features(
         torch.cat(vectors),
-        torch.cat([F.pad(each, (0, 0, 0, longest - each.shape[1])) for each in tokens]),
-        torch.cat([F.pad(each, (0, longest - each.shape[1])) for each in weights]),
+        torch.cat([F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in tokens]),
+        torch.cat([F.pad(part, (0, longest - part.shape[1])) for part in weights]),
     )
 
 

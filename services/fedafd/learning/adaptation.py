@@ -91,9 +91,9 @@ def adapt(checkpoint: Checkpoint, today: StateFingerprint, seed: int) -> list[Di
     Raises StateUnusableError where the state cannot follow.
     """
     saved = StateFingerprint.of_state(checkpoint.meta)
-    found = compare(saved, today)
-    refuse_mismatch(found)
-    cases = {each.case for each in found}
+    differences = compare(saved, today)
+    refuse_mismatch(differences)
+    cases = {difference.case for difference in differences}
     if "classes-added" in cases:
         _grow_head(checkpoint, today.classes or (), seed)
     for modality in Modality:
@@ -107,7 +107,7 @@ def adapt(checkpoint: Checkpoint, today: StateFingerprint, seed: int) -> list[Di
         checkpoint.drop("main")
     rows = tuple(checkpoint.meta["labels"])
     checkpoint.meta["fingerprint"] = today.over(saved).model_copy(update={"classes": rows}).as_json()
-    return found
+    return differences
 
 
 def bound_by_name(data: ClientData, classes: Sequence[str]) -> ClientData:
@@ -149,7 +149,7 @@ def _fresh_row(head_CD: Tensor, seed: int) -> Tensor:
 
 def _adapt_reading(checkpoint: Checkpoint, modality: Modality, today: EncoderConfig, cases: set[str]) -> None:
     """What an encoder's weights do not depend on follows the configuration."""
-    held = EncoderConfig.model_validate(checkpoint.meta["encoders"][modality.value])
+    saved = EncoderConfig.model_validate(checkpoint.meta["encoders"][modality.value])
     changes: dict[str, object] = {}
     if "encoder-trainable" in cases:
         changes["trainable"] = today.trainable
@@ -167,18 +167,18 @@ def _adapt_reading(checkpoint: Checkpoint, modality: Modality, today: EncoderCon
         texts = text_reading(today, modality)
         changes |= {"pooling": texts.pooling, "prefix": texts.prefix}
     if "encoder-dropout" in cases:
-        kept = {key: value for key, value in held.options.items() if "drop" not in key}
+        kept = {key: value for key, value in saved.options.items() if "drop" not in key}
         changes["options"] = kept | {key: value for key, value in today.options.items() if "drop" in key}
-        if held.lora is not None and today.adapter is not None:
-            changes["lora"] = held.lora.model_copy(update={"dropout": today.adapter.dropout})
+        if saved.lora is not None and today.adapter is not None:
+            changes["lora"] = saved.lora.model_copy(update={"dropout": today.adapter.dropout})
     if changes:
-        checkpoint.meta["encoders"][modality.value] = held.model_copy(update=changes).model_dump(mode="json")
+        checkpoint.meta["encoders"][modality.value] = saved.model_copy(update=changes).model_dump(mode="json")
 
 
 def _cut_at(tokenizer: str, max_tokens: int) -> str:
     """The tokenizer of pretrained weights cuts and pads by itself; the others leave it to `token_ids`."""
-    made = Tokenizer.from_str(tokenizer)
-    if made.padding:
-        made.enable_truncation(max_tokens)
-        made.enable_padding(**made.padding | {"length": max_tokens})
-    return made.to_str()
+    parsed = Tokenizer.from_str(tokenizer)
+    if parsed.padding:
+        parsed.enable_truncation(max_tokens)
+        parsed.enable_padding(**parsed.padding | {"length": max_tokens})
+    return parsed.to_str()

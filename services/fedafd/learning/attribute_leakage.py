@@ -46,7 +46,7 @@ class _Gains(NamedTuple):
     def drawn(self, generator: np.random.Generator) -> _Gains:
         """As many again of each value, with replacement."""
         places = [np.flatnonzero(self.values == value) for value in np.unique(self.values)]
-        which = np.concatenate([generator.choice(each, len(each)) for each in places])
+        which = np.concatenate([generator.choice(rows, len(rows)) for rows in places])
         return _Gains(self.gains[which], self.values[which])
 
 
@@ -64,20 +64,20 @@ def attribute_leakage(
     if len(kept) < 2:
         return None
     rows_ND, anchors_ND, mean_1D = turned(released_ND, global_ND)
-    inside, outside = (_renumbered(each, kept, mean_1D) for each in (members, others))
-    views_in, views_out = (_views(each.rows, rows_ND, anchors_ND) for each in (inside, outside))
+    inside, outside = (_renumbered(samples, kept, mean_1D) for samples in (members, others))
+    views_in, views_out = (_views(samples.rows, rows_ND, anchors_ND) for samples in (inside, outside))
     halves = _halves(outside.values)
     of_members, of_others = [], np.zeros(len(outside.values))
     for half in (halves, ~halves):
         prototypes = _prototypes(Attributed(outside.rows[half], outside.values[half]), len(kept))
         of_members.append(_gain(views_in, inside.values, prototypes))
         of_others[~half] = _gain(views_out, outside.values, prototypes)[~half]
-    found = _Gains(np.mean(of_members, axis=0), inside.values), _Gains(of_others, outside.values)
+    gains = _Gains(np.mean(of_members, axis=0), inside.values), _Gains(of_others, outside.values)
 
     def resampled(generator: np.random.Generator) -> float:
-        return found[0].drawn(generator).mean() - found[1].drawn(generator).mean()
+        return gains[0].drawn(generator).mean() - gains[1].drawn(generator).mean()
 
-    return measured(found[0].mean() - found[1].mean(), resampled, seed, resamples)
+    return measured(gains[0].mean() - gains[1].mean(), resampled, seed, resamples)
 
 
 def _renumbered(samples: Attributed, kept: list[np.int64], mean_1D: Rows) -> Attributed:
@@ -98,13 +98,13 @@ def _halves(values_K: NDArray[np.int64]) -> NDArray[np.bool_]:
 def _views(rows_MD: Rows, released_ND: Rows, global_ND: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Of each sample what the global encoder says, and that with what the released rows add around it, [M, D] each."""
     moved_ND, given_MD = released_ND - global_ND, np.asarray(rows_MD, dtype=np.float64)
-    found = []
+    parts = []
     for start in range(0, len(given_MD), _BLOCK):
         block = given_MD[start : start + _BLOCK]
         likeness = np.exp((block @ global_ND.T - 1) / _TEMPERATURE)
         weights = likeness / np.maximum(likeness.sum(1, keepdims=True), np.finfo(np.float64).tiny)
-        found.append(unit_rows(block + weights @ moved_ND))
-    return given_MD, np.concatenate(found)
+        parts.append(unit_rows(block + weights @ moved_ND))
+    return given_MD, np.concatenate(parts)
 
 
 def _prototypes(samples: Attributed, num_values: int) -> NDArray[np.float64]:
@@ -115,6 +115,6 @@ def _gain(
     views: tuple[NDArray[np.float64], NDArray[np.float64]], values_M: NDArray[np.int64], prototypes_AD: Rows
 ) -> NDArray[np.float64]:
     """Of each sample 1 where only the guess with the release is right, -1 where only the one without it is, else 0."""
-    before, after = ((each @ prototypes_AD.T).argmax(1) == values_M for each in views)
+    before, after = ((view @ prototypes_AD.T).argmax(1) == values_M for view in views)
     gains_M: NDArray[np.float64] = after.astype(np.float64) - before
     return gains_M

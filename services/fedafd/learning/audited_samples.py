@@ -31,22 +31,22 @@ def global_features(
     """
     where = choose_device(device)
     tower = Tower.from_files(merged_files(unpack_folder(bundle))).to(where)
-    found = []
+    features = []
     for split in splits:
         if not len(split):
             continue
         if modality is Modality.IMAGE:
             assert not isinstance(split, TextSplit)
-            found.append(encode_all(tower, tower.rows(split.images), where))
+            features.append(encode_all(tower, tower.rows(split.images), where))
         else:
-            texts = [without_topics(text, topics) for each in _texts(split) for text in each]
-            found.append(encode_all(tower, tower.rows(texts), where))
-    return np.concatenate(found) if found else np.zeros((0, tower.dim), dtype=np.float32)
+            texts = [without_topics(text, topics) for captions in _texts(split) for text in captions]
+            features.append(encode_all(tower, tower.rows(texts), where))
+    return np.concatenate(features) if features else np.zeros((0, tower.dim), dtype=np.float32)
 
 
 def of_each_text(values: NDArray[np.int64], splits: Sequence[Split]) -> NDArray[np.int64]:
     """A value of each sample, repeated for each of its texts, as `global_features` has them."""
-    counts = [len(each) for split in splits for each in _texts(split)]
+    counts = [len(captions) for split in splits for captions in _texts(split)]
     return np.repeat(values, counts)
 
 
@@ -55,8 +55,8 @@ def topic_values(splits: Sequence[Split], topics: Sequence[str]) -> NDArray[np.i
     patterns = [_pattern([topic]) for topic in topics]
 
     def value(texts: Sequence[str]) -> int:
-        found = (i for i, pattern in enumerate(patterns) if any(pattern.search(text) for text in texts))
-        return next(found, len(patterns))
+        matching = (i for i, pattern in enumerate(patterns) if any(pattern.search(text) for text in texts))
+        return next(matching, len(patterns))
 
     return np.array([value(texts) for split in splits for texts in _texts(split)], dtype=np.int64)
 

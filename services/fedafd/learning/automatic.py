@@ -45,8 +45,8 @@ def any_backbone(config: EncoderConfig, modality: Modality) -> Any:
         )
         if sizes.model_type == _TIMM:
             sizes.model_args = arguments
-        found = _text_tower(sizes) or transformers.AutoModel
-        model, loading = found.from_pretrained(
+        model_class = _text_tower(sizes) or transformers.AutoModel
+        model, loading = model_class.from_pretrained(
             config.pretrained,
             config=sizes,
             use_safetensors=True,
@@ -110,20 +110,22 @@ def _text_tower(sizes: Any) -> Any:
     return getattr(transformers, name) if name else None
 
 
-def plain_options(held: Any) -> dict[str, Any]:
+def plain_options(model_config: Any) -> dict[str, Any]:
     """What a transformers configuration says otherwise than its defaults, as JSON."""
-    options = {key: value for key, value in held.to_diff_dict().items() if key not in _NOT_OPTIONS and key[0] != "_"}
+    options = {
+        key: value for key, value in model_config.to_diff_dict().items() if key not in _NOT_OPTIONS and key[0] != "_"
+    }
     kept: dict[str, Any] = json.loads(json.dumps(options))
     return kept
 
 
-def self_options(held: Any) -> dict[str, Any]:
+def self_options(model_config: Any) -> dict[str, Any]:
     """Options that make the same backbone with nothing pretrained at hand."""
-    kind = held.model_type
+    kind = model_config.model_type
     if kind == _TIMM:
-        return {"model_type": kind, "architecture": held.architecture, "model_args": held.model_args}
+        return {"model_type": kind, "architecture": model_config.architecture, "model_args": model_config.model_args}
     # Labels are those of a head that is not read, and there may be thousands.
-    options = plain_options(held)
+    options = plain_options(model_config)
     return {"model_type": kind} | {k: v for k, v in options.items() if k not in ("id2label", "label2id")}
 
 

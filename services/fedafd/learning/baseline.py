@@ -63,7 +63,7 @@ def train_baseline(
     train_locally(site, round_number, progress, waypoints)
     evaluator = SiteEvaluator(site)
     views = {name: evaluator.views(name) for name in _SPLITS}
-    return BaselineRound(site.state(), {name: each["federated"] for name, each in views.items() if each})
+    return BaselineRound(site.state(), {name: view["federated"] for name, view in views.items() if view})
 
 
 def train_alone(
@@ -81,7 +81,7 @@ def train_alone(
     """All rounds of the baseline in one go, at least one; the last of them."""
     state = None
     for number in range(1, max(rounds, 1) + 1):
-        made = train_baseline(
+        trained = train_baseline(
             config=config,
             kind=kind,
             image_encoder=image_encoder,
@@ -93,5 +93,5 @@ def train_alone(
             device=device,
             progress=lambda f, a, n=number: progress((n - 1 + f) / rounds, a),  # type: ignore[misc]
         )
-        state = made.state
-    return made
+        state = trained.state
+    return trained

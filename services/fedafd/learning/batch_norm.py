@@ -31,14 +31,14 @@ class _Patient(nn.modules.batchnorm._BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         """As the layer does, if it can."""
         if not self.training or input.numel() != input.shape[1] or self.running_mean is None:
-            made: Tensor = super().forward(input)
-            return made
+            normalised: Tensor = super().forward(input)
+            return normalised
         self.training = False
         try:
-            made = super().forward(input)
+            normalised = super().forward(input)
         finally:
             self.training = True
-        return made
+        return normalised
 
 
 def synchronise(encoder: nn.Module, device: torch.device) -> None:
@@ -75,8 +75,8 @@ class _SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
         normal = centred * torch.rsqrt(variance_C + self.eps).view(shape)
         if self.affine:
             normal = normal * self.weight.view(shape) + self.bias.view(shape)
-        made: Tensor = normal.to(input.dtype)
-        return made
+        output: Tensor = normal.to(input.dtype)
+        return output
 
     @torch.no_grad()
     def _remember(self, mean_C: Tensor, variance_C: Tensor) -> None:

@@ -14,13 +14,13 @@ T = TypeVar("T")
 
 def beside(work: Callable[[], T]) -> Callable[[], T]:
     """Begin `work` in a thread. What is returned waits for it, gives its result, and raises what it raised."""
-    made: Future[T] = Future()
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
-            made.set_result(work())
+            future.set_result(work())
         except BaseException as error:
-            made.set_exception(error)
+            future.set_exception(error)
 
     Thread(target=run, name="beside").start()
-    return made.result
+    return future.result

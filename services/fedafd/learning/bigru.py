@@ -31,9 +31,9 @@ class BiGru(nn.Module):
         ids = ids[:, :longest]
         embedded = self.dropout(self.embedding(ids))
         # Reversing the valid part of each row stands for packing, which takes twice the time on a CPU.
-        place = torch.arange(longest, device=ids.device).expand_as(ids)
-        mirrored = (ids != 0).sum(1, keepdim=True) - 1 - place
-        mirror = torch.where(mirrored >= 0, mirrored, place).unsqueeze(-1)
+        position = torch.arange(longest, device=ids.device).expand_as(ids)
+        mirrored = (ids != 0).sum(1, keepdim=True) - 1 - position
+        mirror = torch.where(mirrored >= 0, mirrored, position).unsqueeze(-1)
         backward, _ = self.backward_gru(embedded.gather(1, mirror.expand_as(embedded)))
         backward = backward.gather(1, mirror.expand_as(backward))
         hidden = torch.cat([self.forward_gru(embedded)[0], backward], dim=-1)

@@ -39,7 +39,11 @@ def weights_from_json(values: Any) -> Weights:
     """Read back. Raises ValueError for what is not weights of branches that sum to 1."""
     if not isinstance(values, Mapping) or not values or not set(values) <= set(BRANCHES):
         raise ValueError(f"branches is {values!r}; must be weights of some of {', '.join(BRANCHES)}")
-    numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in values.values())
-    if not numbers or not all(0 < each <= 1 for each in values.values()) or not math.isclose(sum(values.values()), 1):
+    numbers = all(isinstance(weight, int | float) and not isinstance(weight, bool) for weight in values.values())
+    if (
+        not numbers
+        or not all(0 < weight <= 1 for weight in values.values())
+        or not math.isclose(sum(values.values()), 1)
+    ):
         raise ValueError(f"branches is {dict(values)!r}; the weights must be above 0 and sum to 1")
     return {branch: float(values[branch]) for branch in BRANCHES if branch in values}

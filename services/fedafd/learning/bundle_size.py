@@ -46,15 +46,15 @@ def bundle_facts(path: Path) -> BundleFacts:
                 stored = _numbers_in(content)
     if stored is None or "config.json" not in small:
         raise DataError(f"encoder bundle {path.name}: has no config.json, or no {_WEIGHTS}")
-    place = f"encoder bundle {path.name}"
+    source = f"encoder bundle {path.name}"
     try:
         described = json.loads(small["config.json"])
         architecture = str(described["encoder"]["architecture"])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DataError(f"{place}: config.json describes no encoder: {error}") from None
+        raise DataError(f"{source}: config.json describes no encoder: {error}") from None
     with torch.device("meta"):
-        made = Tower.described(described, small.get("tokenizer.json"), place=place)
-    return BundleFacts(architecture, max(stored, sum(each.numel() for each in made.encoder.state_dict().values())))
+        tower = Tower.described(described, small.get("tokenizer.json"), source=source)
+    return BundleFacts(architecture, max(stored, sum(tensor.numel() for tensor in tower.encoder.state_dict().values())))
 
 
 def _numbers_in(content: IO[bytes]) -> int:

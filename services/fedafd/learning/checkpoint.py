@@ -135,10 +135,10 @@ class Snapshot(Checkpoint):
         if value.device.type != "cuda" or self._pinned + value.nbytes > _PINNED:
             return super()._copied(value)
         self._pinned += value.nbytes
-        held = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
-        held.copy_(value.detach(), non_blocking=True)
+        pinned = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+        pinned.copy_(value.detach(), non_blocking=True)
         self._arrives = torch.cuda.current_stream(value.device).record_event()
-        return held
+        return pinned
 
     def _ordered(self) -> dict[str, Tensor]:
         if self._arrives is not None:

@@ -58,13 +58,13 @@ class SplitTensors:
 
         Pixels that both encoders want alike are those already read.
         """
-        found = {}
+        features = {}
         for modality, tower in towers.items():
             reads = modality is Modality.IMAGE and not is_pooled(self.rows[modality])
             same = reads and tower.config.trainable != "head" and self.fit == fit_of(tower.config)
             rows = self.rows[modality] if same else tower.rows(_samples(split, modality))
-            found[modality] = torch.from_numpy(encode_all(tower, rows, device))
-        return found
+            features[modality] = torch.from_numpy(encode_all(tower, rows, device))
+        return features
 
     def batch(
         self, indices: Tensor, generator: torch.Generator, *, augment: bool
@@ -90,11 +90,11 @@ class Splits:
     def __getitem__(self, name: SplitName) -> SplitTensors:
         if name not in self._read:
             split: Split = getattr(self._data, name)
-            made = SplitTensors(split, self._towers, self._device)
-            if made.labels is not None:
+            tensors = SplitTensors(split, self._towers, self._device)
+            if tensors.labels is not None:
                 # Here, on the host: no step waits for a device to say that they fit.
-                _check(f"labels of {name}", made.labels, made.count, len(self._data.labels))
-            self._read[name] = made
+                _check(f"labels of {name}", tensors.labels, tensors.count, len(self._data.labels))
+            self._read[name] = tensors
         return self._read[name]
 
 
@@ -104,11 +104,11 @@ def check_samples(data: ClientData, task: LabelTask | PairTask) -> None:
         raise DataError("the private data have no training sample")
     if len(data.labels) == 1:
         raise DataError("the private data have one class; telling classes apart takes two or more")
-    told = None if isinstance(data.train, PairSplit) else has_several(data.train.labels)
+    several = None if isinstance(data.train, PairSplit) else has_several(data.train.labels)
     wanted = getattr(task, "several_labels", None)
-    if told is not None and wanted is not None and told != wanted:
+    if several is not None and wanted is not None and several != wanted:
         raise DataError(
-            f"the private data have {_FORMS[told]}, but the task wants {_FORMS[wanted]}; set task.name to"
+            f"the private data have {_FORMS[several]}, but the task wants {_FORMS[wanted]}; set task.name to"
             " one that fits, in agent.yaml or the experiment's group of clients: classification for one class,"
             " multi-label for several labels"
         )

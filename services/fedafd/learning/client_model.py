@@ -99,12 +99,12 @@ class ClientModel(nn.Module):
     def task_loss(self, views: Mapping[Modality, Views], labels: Tensor | None, config: FederationConfig) -> Tensor:
         """The task's loss on the fused features, and with `auxiliary_weight` on each branch alone."""
         weight = config.fusion.auxiliary_weight if self.fusions else 0.0
-        if weight and takes_at_once(*(row for each in views.values() for row in each)):
+        if weight and takes_at_once(*(row for view in views.values() for row in view)):
             return self._task_at_once(views, labels, config, weight)
         parts = [(1.0, "fused")] + ([(weight, "local"), (weight, "global_")] if weight else [])
         loss = next(iter(views.values())).fused.new_zeros(())
         for factor, view in parts:
-            rows = {modality: getattr(each, view) for modality, each in views.items()}
+            rows = {modality: getattr(modality_views, view) for modality, modality_views in views.items()}
             loss = loss + factor * self._task(rows, labels, config)
         return loss
 
@@ -114,7 +114,9 @@ class ClientModel(nn.Module):
         head: Any = self.head
         loss: Tensor = self.task.loss(head(views.fused), labels)
         if weight:
-            loss = loss + weight * sum(self.task.loss(head(each), labels) for each in (views.local, views.global_))
+            loss = loss + weight * sum(
+                self.task.loss(head(features), labels) for features in (views.local, views.global_)
+            )
         return loss
 
     def head_loss(self, config: FederationConfig) -> Tensor | None:
@@ -130,8 +132,8 @@ class ClientModel(nn.Module):
             told_V = self.task.losses(self.contrast, views[Modality.IMAGE], views[Modality.TEXT])
             paired: Tensor = told_V[0] + weight * told_V[1:].sum()
             return paired
-        (each,) = views.values()
-        told_V = self.task.losses(self.head, each, labels)
+        (features,) = views.values()
+        told_V = self.task.losses(self.head, features, labels)
         loss: Tensor = told_V[0] + weight * told_V[1:].sum()
         by_itself = self.task.head_loss(self.head, config.client)
         return loss if by_itself is None else loss + (1 + 2 * weight) * by_itself
@@ -170,6 +172,6 @@ def make_client_model(
     towers = {}
     for modality in kind.modalities:
         encoder = EncoderConfig.model_validate(checkpoint.meta["encoders"][modality.value])
-        held = tokenizer if modality is Modality.TEXT else None
-        towers[modality] = Tower(encoder, modality, dim=config.embedding_dim, tokenizer=held)
+        kept = tokenizer if modality is Modality.TEXT else None
+        towers[modality] = Tower(encoder, modality, dim=config.embedding_dim, tokenizer=kept)
     return ClientModel(config, kind, towers, len(checkpoint.meta["labels"]), task)

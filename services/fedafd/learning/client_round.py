@@ -124,9 +124,9 @@ def _client_round(
     progress(0.95, Activity(ActivityKind.EVALUATING))
     views = {name: evaluator.views(name) for name in {evaluate_on, *compare_on}}
     whole = evaluator.in_one_level(views[evaluate_on])
-    told: dict[str, Mapping[str, Evaluation]] = {name: views[name] for name in compare_on}
+    compared: dict[str, Mapping[str, Evaluation]] = {name: views[name] for name in compare_on}
     return ClientRound(
-        state_made(), reps, whole.metrics, whole.scores, len(site.data.train), tuple(site.differences), told, loss
+        state_made(), reps, whole.metrics, whole.scores, len(site.data.train), tuple(site.differences), compared, loss
     )
 
 

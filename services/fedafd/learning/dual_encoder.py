@@ -31,8 +31,8 @@ class DualBackbone(nn.Module):
         self.model, self.modality, self.padding = model, modality, padding
 
     def forward(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        made = self._of_texts(batch) if self.modality is Modality.TEXT else self.model.get_image_features(batch)
-        own_BC = getattr(made, "pooler_output", made)
+        output = self._of_texts(batch) if self.modality is Modality.TEXT else self.model.get_image_features(batch)
+        own_BC = getattr(output, "pooler_output", output)
         if not isinstance(own_BC, Tensor) or own_BC.dim() != 2:
             raise ConfigurationError(f"projection: own: {type(self.model).__name__} makes no one feature of a sample")
         return own_BC.unsqueeze(1), own_BC.new_ones(len(own_BC), 1)
@@ -62,9 +62,9 @@ def half_of(model: Any, config: EncoderConfig, modality: Modality) -> Any:
     return model
 
 
-def half_options(held: Any, modality: Modality) -> dict[str, Any]:
+def half_options(model_config: Any, modality: Modality) -> dict[str, Any]:
     """Options that make the same half with nothing pretrained at hand; the other one is as small as it can be."""
-    options = self_options(held)
+    options = self_options(model_config)
     other = options[_OTHER_CONFIG[modality]]
     if "num_hidden_layers" in other:
         other["num_hidden_layers"] = 1

@@ -109,8 +109,8 @@ def build_encoder(
         return encoder
     for point in entry_points(group=GROUP):
         if point.name == config.architecture:
-            made: Encoder = point.load()(config, dim=dim, vocabulary=vocabulary)
-            return made
+            own: Encoder = point.load()(config, dim=dim, vocabulary=vocabulary)
+            return own
     raise ConfigurationError(f"encoder {config.architecture!r} is not known; installed: {', '.join(encoder_names())}")
 
 

@@ -40,10 +40,10 @@ def fold_state(
 
     `staleness`: how many rounds ago they were made; each multiplies the client's weight by `staleness_decay`.
     """
-    place = choose_device(device)
+    chosen_device = choose_device(device)
     mode, temperature = config.distillation.ensemble, config.distillation.temperature
     target_ND = torch.from_numpy(global_reps[modality.other if mode is EnsembleMode.CONTRASTIVE else modality]).to(
-        place
+        chosen_device
     )
     if config.distillation.centre:
         target_ND = centre(target_ND, public_mean(target_ND))
@@ -54,7 +54,7 @@ def fold_state(
     else:
         ensemble = SimilarityEnsemble(target_ND, temperature, precision=config.distillation.precision)
     decay = config.distillation.staleness_decay
-    ensemble.add(torch.from_numpy(reps_ND).to(place), weight=1.0 if decay is None else decay**staleness)
+    ensemble.add(torch.from_numpy(reps_ND).to(chosen_device), weight=1.0 if decay is None else decay**staleness)
     return _packed(ensemble)
 
 

@@ -54,10 +54,10 @@ class FeatureCache:
 
     def features(self, tower: Tower, rows: Tensor) -> Tensor:
         """Pooled features [n, C], float32 on the host, of rows that the tower's `read` made."""
-        made, told = backbone_digest(tower), _watching.get()
+        digest, report = backbone_digest(tower), _watching.get()
         starts = range(0, len(rows), _BLOCK)
         names = [
-            _digest(made.encode(), str(tuple(block.shape)).encode(), _bytes(block)) for block in rows.split(_BLOCK)
+            _digest(digest.encode(), str(tuple(block.shape)).encode(), _bytes(block)) for block in rows.split(_BLOCK)
         ]
         blocks: dict[int, Tensor] = {}
         # What another process computes right now is asked for again behind everything else.
@@ -65,7 +65,7 @@ class FeatureCache:
             for start, name in zip(starts, names, strict=True):
                 if start in blocks:
                     continue
-                told(min(1.0, len(blocks) * _BLOCK / len(rows)))
+                report(min(1.0, len(blocks) * _BLOCK / len(rows)))
                 features = self._kept_features(name)
                 if features is None:
                     features = self._computed_once(tower, rows[start : start + _BLOCK], name, patient=patient)
@@ -128,7 +128,7 @@ class FeatureCache:
     def _hold(self, name: str, features: Tensor) -> None:
         self._held[name] = features
         self._held.move_to_end(name)
-        while sum(each.nbytes for each in self._held.values()) > self._memory and len(self._held) > 1:
+        while sum(kept.nbytes for kept in self._held.values()) > self._memory and len(self._held) > 1:
             self._held.popitem(last=False)
 
     def _write(self, name: str, features: Tensor) -> None:
@@ -150,15 +150,15 @@ class FeatureCache:
 
     def _make_room(self, needed: int) -> None:
         assert self.folder is not None
-        found = []
+        files = []
         for path in self.folder.iterdir():
             if path.name == _LOCKS:
                 continue
             with suppress(OSError):
                 status = path.stat()
-                found.append((status.st_mtime, status.st_size, path))
-        total = sum(size for _, size, _ in found)
-        for _, size, path in sorted(found):
+                files.append((status.st_mtime, status.st_size, path))
+        total = sum(size for _, size, _ in files)
+        for _, size, path in sorted(files):
             if total + needed <= self._limit:
                 return
             with suppress(OSError):

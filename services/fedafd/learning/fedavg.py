@@ -92,10 +92,10 @@ def _travels(key: str, trained: Mapping[str, str]) -> bool:
 
 def _average(name: str, members: Sequence[Checkpoint]) -> bytes:
     shares = _shares(name, [int(member.meta["num_private_samples"]) for member in members])
-    made = Checkpoint(meta={"group": name})
+    average = Checkpoint(meta={"group": name})
     for key, first in members[0].tensors.items():
         if not first.is_floating_point():
-            made.tensors[key] = first
+            average.tensors[key] = first
             continue
         summed: Tensor = torch.zeros(first.shape, dtype=torch.float64)
         for member, share in zip(members, shares, strict=True):
@@ -103,16 +103,16 @@ def _average(name: str, members: Sequence[Checkpoint]) -> bytes:
             if value is None or value.shape != first.shape or not bool(torch.isfinite(value).all()):
                 raise DataError(f"averaging group {name}: {key} is missing, of another shape, or not finite")
             summed += value.double() * share
-        made.tensors[key] = summed.to(first.dtype)
-    return made.to_bytes()
+        average.tensors[key] = summed.to(first.dtype)
+    return average.to_bytes()
 
 
 def _shares(name: str, counts: Sequence[int]) -> list[float]:
     """Each member's share, by its number of samples; one that tells none counts as the mean of those that do."""
     if min(counts) < 0:
         raise DataError(f"averaging group {name}: a number of private samples is {min(counts)}")
-    told = [count for count in counts if count]
-    mean = sum(told) / len(told) if told else 1.0
+    known = [count for count in counts if count]
+    mean = sum(known) / len(known) if known else 1.0
     weights = [count or mean for count in counts]
     return [weight / sum(weights) for weight in weights]
 

@@ -44,7 +44,7 @@ class GlobalBatch(NamedTuple):
 
     inputs: dict[Modality, Tensor]
     """Pixels and token ids, or features of frozen backbones: this process's share of the batch."""
-    aims: dict[Modality, Tensor]
+    targets: dict[Modality, Tensor]
     """What is distilled [B, D], of the whole batch."""
     order: Tensor
     drawn: Tensor
@@ -136,9 +136,9 @@ class GlobalRun:
             way = TrainingWay(waypoints, self.model, {"optimizer": self.optimizer}, self.device, self.generator)
             step = RecordedSteps(self._step, self._recorder(), list(self.model.parameters()), self.device)
             with way:
-                done, held = way.restore()
+                done, resumed = way.restore()
                 steps = max(1, pairs.count // min(server.batch_size, pairs.count))
-                source = self._batches(pairs, targets, range(done, passes * steps), held.get("order"))
+                source = self._batches(pairs, targets, range(done, passes * steps), resumed.get("order"))
                 for number, batch in enumerate(ahead(source, self.device), start=done):
                     progress(number / (passes * steps), f"public pass {number // steps + 1} of {passes}")
                     self.losses.add(step(batch))
@@ -178,8 +178,8 @@ class GlobalRun:
             pixels = moved(pixels, draws._replace(mirrored=self.group.slice(draws.mirrored)))
         ids = self.group.slice(pairs.drawn(Modality.TEXT, rows, self.generator))
         inputs = {Modality.IMAGE: sent(pixels, self.device), Modality.TEXT: sent(ids, self.device)}
-        aims = {m: gathered(target, rows) for m, target in targets.items()}
-        return GlobalBatch(inputs, aims, order, self.generator.get_state())
+        batch_targets = {m: gathered(target, rows) for m, target in targets.items()}
+        return GlobalBatch(inputs, batch_targets, order, self.generator.get_state())
 
     def _step(self, batch: GlobalBatch) -> Tensor:
         """One step of the optimizer; its loss."""
@@ -189,12 +189,12 @@ class GlobalRun:
             for modality, rows in batch.inputs.items()
         }
         loss = features[Modality.IMAGE].new_zeros(())
-        if not batch.aims or config.distillation.joint:
+        if not batch.targets or config.distillation.joint:
             images, texts = features[Modality.IMAGE], features[Modality.TEXT]
             loss = self.model.contrast(images, texts) / len(images)
-        if batch.aims:
-            told = features if self.means is None else {m: centre(f, self.means[m]) for m, f in features.items()}
-            loss = loss + distillation_loss(told, batch.aims, weight=config.distillation.weight)
+        if batch.targets:
+            compared = features if self.means is None else {m: centre(f, self.means[m]) for m, f in features.items()}
+            loss = loss + distillation_loss(compared, batch.targets, weight=config.distillation.weight)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self.group.averaged(self.model.contrast.parameters())

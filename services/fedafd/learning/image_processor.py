@@ -38,12 +38,12 @@ def image_reading(config: EncoderConfig) -> dict[str, Any]:
     Raises ConfigurationError for a folder that cannot be read, or wants what is not known here.
     """
     mean, std = pixel_scale(config)
-    found: dict[str, Any] = {"image_mean": mean, "image_std": std}
+    reading: dict[str, Any] = {"image_mean": mean, "image_std": std}
     if config.pretrained is None or None not in (config.image_crop, config.image_interpolation):
-        return found
+        return reading
     values = _preprocessor(config)
     crop = _crop(config, values) if config.image_crop is None else config.image_crop
-    return found | {"image_crop": crop, "image_interpolation": config.image_interpolation or _interpolation(values)}
+    return reading | {"image_crop": crop, "image_interpolation": config.image_interpolation or _interpolation(values)}
 
 
 def pixel_scale(config: EncoderConfig) -> tuple[Channels, Channels]:
@@ -140,12 +140,12 @@ def _defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     """What the processor that a file names does where the file is silent; nothing where transformers has none."""
     import transformers
 
-    found = getattr(transformers, f"{_kind(values)}Pil", None)
+    processor = getattr(transformers, f"{_kind(values)}Pil", None)
     try:
-        held = {name: getattr(found, name, None) for name in _DEFAULTS}
+        defaults = {name: getattr(processor, name, None) for name in _DEFAULTS}
     except ImportError:  # what stands for a class that lacks a library
         return {}
-    return {name: value for name, value in held.items() if value is not None}
+    return {name: value for name, value in defaults.items() if value is not None}
 
 
 def _kind(values: Mapping[str, Any]) -> str:

@@ -54,31 +54,31 @@ class Reader:
         _refuse_one_sample(samples)
         places: list[int] = []
         kept: list[Any] = []
-        for place, sample in enumerate(samples):
+        for position, sample in enumerate(samples):
             try:
-                kept.append(self._read(sample, place))
+                kept.append(self._read(sample, position))
             except DataError as error:
                 if on_bad is None:
                     raise
-                on_bad(place, error)
+                on_bad(position, error)
                 continue
-            places.append(place)
+            places.append(position)
             if len(kept) == BATCH:
                 yield places, self._tensors(kept)
                 places, kept = [], []
         if kept:
             yield places, self._tensors(kept)
 
-    def _read(self, sample: Any, place: int) -> Any:
+    def _read(self, sample: Any, position: int) -> Any:
         if self._modality is Modality.TEXT:
-            return _text(sample, f"text {place + 1}")
-        image = _image(sample, f"image {place + 1}", self._window)
+            return _text(sample, f"text {position + 1}")
+        image = _image(sample, f"image {position + 1}", self._window)
         return {fit: resized(image, fit) for fit in self._fits}
 
     def _tensors(self, kept: list[Any]) -> list[Tensor]:
         if self._modality is Modality.TEXT:
             return [tower.read(kept) for tower in self._towers]
-        stacked = {fit: torch.from_numpy(np.stack([each[fit] for each in kept])) for fit in self._fits}
+        stacked = {fit: torch.from_numpy(np.stack([entry[fit] for entry in kept])) for fit in self._fits}
         return [stacked[fit_of(tower.config)] for tower in self._towers]
 
 
@@ -100,14 +100,14 @@ def _text(sample: TextSample, name: str) -> str:
 
 
 def _content(path: str | os.PathLike[str]) -> bytes:
-    place = Path(path)
+    file = Path(path)
     try:
-        there, plain = place.exists(), place.is_file()
+        there, plain = file.exists(), file.is_file()
     except (OSError, ValueError) as error:
-        raise DataError(f"{_shown(place)}: cannot be read: {error}") from None
+        raise DataError(f"{_shown(file)}: cannot be read: {error}") from None
     if not plain:
-        raise DataError(f"{_shown(place)}: {'is no file' if there else 'no such file'}")
-    return read_bytes(place)
+        raise DataError(f"{_shown(file)}: {'is no file' if there else 'no such file'}")
+    return read_bytes(file)
 
 
 def _shown(path: Path) -> str:

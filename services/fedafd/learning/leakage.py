@@ -77,10 +77,10 @@ def label_leakage(
     chance = _variation(np.full(len(true_C), 1 / len(true_C)), true_C)
 
     def gained(which: NDArray[np.int64]) -> float:
-        found = (np.bincount(rows_N[which], minlength=len(true_C)) + 1) / (
+        drawn = (np.bincount(rows_N[which], minlength=len(true_C)) + 1) / (
             np.bincount(anchors_N[which], minlength=len(true_C)) + 1
         )
-        return chance - _variation(found / found.sum(), true_C)
+        return chance - _variation(drawn / drawn.sum(), true_C)
 
     every = np.arange(len(rows_N))
     return measured(gained(every), lambda g: gained(g.choice(every, len(every))), seed, resamples)

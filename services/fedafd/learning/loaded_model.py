@@ -38,7 +38,7 @@ class LoadedModel:
         self.device = device
         self.intensity_range = window
         """The values that become black and white in images of more than eight bits; None: as their depth says."""
-        self._towers = {modality: [t.eval().to(device) for t in each] for modality, each in towers.items()}
+        self._towers = {modality: [t.eval().to(device) for t in group] for modality, group in towers.items()}
 
     @property
     def dim(self) -> int:

@@ -16,6 +16,6 @@ def load_model(
     folder: str | Path, *, device: str = "auto", intensity_range: IntensityRange | None = None
 ) -> GlobalModel | PersonalizedModel:
     """The model of a folder. Raises DataError and ConfigurationError as the models' `from_pretrained`."""
-    is_global = read_whole(folder, lambda found: found.model_type) == GLOBAL_MODEL
+    is_global = read_whole(folder, lambda model_folder: model_folder.model_type) == GLOBAL_MODEL
     chosen = GlobalModel if is_global else PersonalizedModel
     return chosen.from_pretrained(folder, device=device, intensity_range=intensity_range)

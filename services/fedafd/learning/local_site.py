@@ -148,8 +148,8 @@ class LocalSite:
         return sent.average_of(group_of(self._checkpoint))
 
     def _take(self, sent: Sent) -> None:
-        told = in_order(sent.representations)
-        reps = {m: torch.from_numpy(np.asarray(rows, dtype=np.float32)) for m, rows in told.items()}
+        by_modality = in_order(sent.representations)
+        reps = {m: torch.from_numpy(np.asarray(rows, dtype=np.float32)) for m, rows in by_modality.items()}
         means = {m: public_mean(rows) if self.config.alignment.centre else torch.zeros(1) for m, rows in reps.items()}
         self.model.set_means({m: mean.to(self.device) for m, mean in means.items()})
         self.global_reps = {m: self.model.centred(m, rows.to(self.device)) for m, rows in reps.items()}
@@ -214,10 +214,10 @@ class LocalSite:
         assert self._checkpoint is not None
         if not has_alone_branch(self.config, self.kind):
             return
-        held = self._checkpoint.nested(_ALONE)
-        if held is None and self.public is None:
+        saved = self._checkpoint.nested(_ALONE)
+        if saved is None and self.public is None:
             return  # evaluated only, and its state is of a time without such a branch
-        if held is not None:
+        if saved is not None:
             with _unusable_is_clear():
                 self.weights = _weights(self._checkpoint)
         # The words of the federated model, as a site's own baseline has them; but never the public set's alone.
@@ -227,7 +227,7 @@ class LocalSite:
             self.kind,
             self._encoders,
             self.data,
-            held,
+            saved,
             self.seed,
             self.device.type if self.device.index is None else str(self.device),
             sent=None,
@@ -245,7 +245,7 @@ class LocalSite:
             torch.manual_seed(self._first_seed())
             self.model = make_client_model(self.config, self.kind, self._checkpoint, self.task)
         if not self.is_new:
-            begins = any(each.case == "fusion-fresh" for each in self.differences)
+            begins = any(difference.case == "fusion-fresh" for difference in self.differences)
             with _unusable_is_clear():
                 self._checkpoint.load_module("model", self.model, fresh=FUSIONS if begins else None)
         # Before the optimizers: they place the moments that they are given where their parameters then are.
@@ -307,15 +307,15 @@ class LocalSite:
     def _make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         t, a, may = self.training, self.config.alignment, {"recorded": self.config.client.graph}
         apart = [*self.model.fusions.parameters(), *self.model.alignment.parameters()]
-        held = {id(parameter) for parameter in apart}
-        main = [parameter for parameter in trainable_parameters(self.model) if id(parameter) not in held]
-        made = {"main": make_optimizer(t.optimizer, main, t.learning_rate, t.weight_decay, t.momentum, **may)}
+        apart_ids = {id(parameter) for parameter in apart}
+        main = [parameter for parameter in trainable_parameters(self.model) if id(parameter) not in apart_ids]
+        optimizers = {"main": make_optimizer(t.optimizer, main, t.learning_rate, t.weight_decay, t.momentum, **may)}
         discriminators = self.model.alignment.parameters()
-        made["discriminators"] = make_optimizer("adam", discriminators, a.discriminator_learning_rate, 0.0, **may)
+        optimizers["discriminators"] = make_optimizer("adam", discriminators, a.discriminator_learning_rate, 0.0, **may)
         if len(self.model.fusions):
             fusion = self.model.fusions.parameters()
-            made["fusion"] = make_optimizer("adam", fusion, t.fusion_learning_rate, t.fusion_weight_decay, **may)
-        return made
+            optimizers["fusion"] = make_optimizer("adam", fusion, t.fusion_learning_rate, t.fusion_weight_decay, **may)
+        return optimizers
 
     def frozen_features(self, name: SplitName, which: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
         """Frozen global features of rows of a split; computed once, as no augmentation reaches them."""
@@ -323,15 +323,15 @@ class LocalSite:
             split: Split = getattr(self.data, name)
             if self._frozen:
                 raw = self.splits[name].global_features(split, self._frozen, self.device)
-                made = {m: self.model.centred(m, rows.to(self.device)) for m, rows in raw.items()}
+                computed = {m: self.model.centred(m, rows.to(self.device)) for m, rows in raw.items()}
             else:
                 dim = self.config.embedding_dim
-                made = {m: torch.zeros(1, dim, device=self.device) for m in self.splits[name].rows}
-            self._global_features[name] = made
-        held = self._global_features[name]
+                computed = {m: torch.zeros(1, dim, device=self.device) for m in self.splits[name].rows}
+            self._global_features[name] = computed
+        known = self._global_features[name]
         if not self._frozen:
-            return {m: held[m].expand(len(rows), -1) for m, rows in which.items()}
-        return {m: gathered(held[m], rows) for m, rows in which.items()}
+            return {m: known[m].expand(len(rows), -1) for m, rows in which.items()}
+        return {m: gathered(known[m], rows) for m, rows in which.items()}
 
     @property
     def has_global(self) -> bool:

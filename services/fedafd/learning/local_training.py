@@ -109,7 +109,7 @@ class _Steps:
             return
         for step, batch in enumerate(ahead(warm_batches(self._site, count), self._site.device)):
             self._where = (0, step)
-            self._take(batch, held=True)
+            self._take(batch, frozen=True)
 
     def mean_loss(self) -> float | None:
         """Over the steps of the epoch that was done last."""
@@ -124,14 +124,14 @@ class _Steps:
             self._where = (epoch + 1, self._count)
             self._take(batch)
 
-    def _take(self, batch: StepBatch, *, held: bool = False) -> None:
-        """A step, and a look at its loss; `held`: the encoders stay as they are."""
-        loss = self._step(batch, held=True) if held else self._recorded(batch)
+    def _take(self, batch: StepBatch, *, frozen: bool = False) -> None:
+        """A step, and a look at its loss; `frozen`: the encoders stay as they are."""
+        loss = self._step(batch, frozen=True) if frozen else self._recorded(batch)
         self.losses.add(loss)
         if batch.private is not None:
             self._sum, self._count = self._sum + loss, self._count + 1
 
-    def _step(self, batch: StepBatch, *, held: bool = False) -> Tensor:
+    def _step(self, batch: StepBatch, *, frozen: bool = False) -> Tensor:
         """One step of all optimizers; the loss of its task and of what is added to it."""
         site = self._site
         loss = torch.zeros((), device=site.device)
@@ -140,20 +140,20 @@ class _Steps:
         for optimizer in site.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         terms = Terms(None, None) if batch.public is None else self._terms(batch.public)
-        told = self._place_private(batch)
-        by_itself = None if told is None else site.model.head_loss(site.config)
+        placed = self._place_private(batch)
+        by_itself = None if placed is None else site.model.head_loss(site.config)
         if by_itself is not None:
             loss = loss + by_itself
         whole = loss if terms.joint is None else loss + terms.joint
-        self._backward(loss, whole, terms, balanced=told is not None)
-        if held:
+        self._backward(loss, whole, terms, balanced=placed is not None)
+        if frozen:
             for parameter in self._encoders:
                 parameter.grad = None
         nn.utils.clip_grad_norm_(self._clipped, site.config.client.clip_norm)
         for name in ("main", "fusion"):
             if name in site.optimizers:
                 site.optimizers[name].step()
-        return whole.detach() if told is None else whole.detach() + told
+        return whole.detach() if placed is None else whole.detach() + placed
 
     def _place_private(self, batch: StepBatch) -> Tensor | None:
         """Where training is private: the noised gradient of the step's samples, to which all others are added."""

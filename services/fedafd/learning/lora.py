@@ -104,17 +104,17 @@ def _targets(backbone: nn.Module, wanted: Sequence[str] | None) -> list[str]:
     layers = _layers(backbone)
     if wanted is None:
         linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
-        found = [name for name in layers if name.rpartition(".")[2] in _ATTENTION] or linear or list(layers)
+        targets = [name for name in layers if name.rpartition(".")[2] in _ATTENTION] or linear or list(layers)
     elif all(end in layers for end in wanted):
-        found = list(wanted)
+        targets = list(wanted)
     else:
-        found = [name for name in layers if any(_ends(name, end) for end in wanted)]
+        targets = [name for name in layers if any(_ends(name, end) for end in wanted)]
         lacking = [end for end in wanted if not any(_ends(name, end) for name in layers)]
         if lacking:
             raise ConfigurationError(f"lora.targets: no layer's name ends in {', '.join(lacking)}; {_known(layers)}")
-    if not found:
+    if not targets:
         raise ConfigurationError("trainable: lora: the encoder has no linear layer and no convolution to stand beside")
-    return found
+    return targets
 
 
 def _layers(backbone: nn.Module) -> dict[str, nn.Module]:

@@ -221,22 +221,24 @@ def _learned(kind: ClientKind, task: TaskConfig | None) -> str:
     """Of a task that is not the usual one."""
     if task is None or task == usual_task(kind):
         return ""
-    found = find_task(task, kind)
+    its_task = find_task(task, kind)
     with_options = f" with {_plain(dict(task.options))}" if task.options else ""
-    told = f"Task `{_plain(task.name)}`{with_options}: {_plain(found.title)}, chosen by {_plain(found.metric.name)}."
-    if getattr(found, "several_labels", False):
-        told += " A sample may have several labels, or none: each has a probability of its own."
-    return f"## Task\n\n{told}"
+    text = (
+        f"Task `{_plain(task.name)}`{with_options}: {_plain(its_task.title)}, chosen by {_plain(its_task.metric.name)}."
+    )
+    if getattr(its_task, "several_labels", False):
+        text += " A sample may have several labels, or none: each has a probability of its own."
+    return f"## Task\n\n{text}"
 
 
 def _classes(names: list[str], facts: SiteFacts | None) -> str:
     if not names:
         return ""
     counts = {} if facts is None else facts.classes
-    told = f", with {sum(counts.values())} training samples" if counts else ""
+    counted = f", with {sum(counts.values())} training samples" if counts else ""
     rows = [f"- {_plain(name)}{f': {counts[name]}' if name in counts else ''}" for name in names[:_SHOWN_CLASSES]]
     more = len(names) - _SHOWN_CLASSES
-    return f"## Classes\n\n{len(names)} classes{told}:\n\n" + "\n".join(rows) + (f"\n- and {more} more" * (more > 0))
+    return f"## Classes\n\n{len(names)} classes{counted}:\n\n" + "\n".join(rows) + (f"\n- and {more} more" * (more > 0))
 
 
 def _data(facts: SiteFacts | None) -> str:
@@ -247,12 +249,12 @@ def _data(facts: SiteFacts | None) -> str:
 
 
 def _results(measured_on: str, metrics: Mapping[str, float]) -> str:
-    told = {name: value for name, value in sorted(metrics.items()) if _metric_type(name) is not None}
-    if not told:
+    reported = {name: value for name, value in sorted(metrics.items()) if _metric_type(name) is not None}
+    if not reported:
         return ""
-    errors = {name: metrics.get(f"{name}_standard_error") for name in told}
+    errors = {name: metrics.get(f"{name}_standard_error") for name in reported}
     shown = {name: "" if error is None else f" ± {error:.2f}" for name, error in errors.items()}
-    rows = "\n".join(f"| {_plain(name)} | {value:.2f}{shown[name]} |" for name, value in told.items())
+    rows = "\n".join(f"| {_plain(name)} | {value:.2f}{shown[name]} |" for name, value in reported.items())
     about = " ± one standard error over the test samples." if any(shown.values()) else ""
     return f"## Metrics\n\nOn {measured_on}, in percent.{about}\n\n| metric | value |\n|---|---|\n{rows}"
 

@@ -71,8 +71,8 @@ class ModelFolder:
         except (SafetensorError, OSError, ValueError) as error:
             with path.open("rb") as file:
                 pointer = file.read(len(_POINTER)) == _POINTER
-            told = "it is a Git LFS pointer; fetch the file itself" if pointer else str(error)
-            raise DataError(f"{path}: not a readable safetensors file: {told}") from None
+            fault = "it is a Git LFS pointer; fetch the file itself" if pointer else str(error)
+            raise DataError(f"{path}: not a readable safetensors file: {fault}") from None
         check_sum(self.path, name, self._sums)
         return loaded
 
@@ -83,7 +83,7 @@ class ModelFolder:
             self.json(f"{prefix}/config.json"),
             self.tensors(f"{prefix}/model.safetensors"),
             self._bytes(tokenizer) if (self.path / tokenizer).is_file() else None,
-            place=str(self.path / prefix),
+            source=str(self.path / prefix),
         )
 
     def _file(self, name: str) -> Path:
@@ -101,14 +101,14 @@ class ModelFolder:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def parsed_json(content: bytes, place: str) -> dict[str, Any]:
+def parsed_json(content: bytes, source: str) -> dict[str, Any]:
     """Keys and values. Raises DataError naming `place`."""
     try:
         values = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: not readable as JSON: {error}") from None
+        raise DataError(f"{source}: not readable as JSON: {error}") from None
     if not isinstance(values, dict):
-        raise DataError(f"{place}: holds {type(values).__name__}, and must hold keys and values")
+        raise DataError(f"{source}: holds {type(values).__name__}, and must hold keys and values")
     return values
 
 
@@ -145,5 +145,5 @@ def _check_folder(path: Path) -> None:
         raise DataError(f"{path}: no such folder")
     if not folder:
         raise DataError(f"{path}: is a file; name the folder that holds the model's config.json")
-    told = f"did you mean {path / inside[0]}?" if inside else "name the folder that holds one"
-    raise DataError(f"{path}: not a model folder; it has no config.json{' beside its weights' * state}; {told}")
+    advice = f"did you mean {path / inside[0]}?" if inside else "name the folder that holds one"
+    raise DataError(f"{path}: not a model folder; it has no config.json{' beside its weights' * state}; {advice}")

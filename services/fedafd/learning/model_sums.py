@@ -24,24 +24,24 @@ def sums_file(files: Mapping[str, bytes]) -> bytes:
 def write_sums(folder: Path) -> None:
     """Write SHA256SUMS of all files below a folder. Raises OSError."""
     paths = (path for path in folder.rglob("*") if path.is_file())
-    found = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
-    (folder / SUMS).write_bytes(_as_lines({path: sha256 for path, sha256 in found.items() if path != SUMS}))
+    sums = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
+    (folder / SUMS).write_bytes(_as_lines({path: sha256 for path, sha256 in sums.items() if path != SUMS}))
 
 
 def read_sums(folder: Path) -> dict[str, str]:
     """SHA-256 by path; empty where the folder has no SHA256SUMS. Raises DataError for one that is unreadable."""
-    place = folder / SUMS
+    sums_file = folder / SUMS
     try:
-        lines = place.read_text(encoding="utf-8").splitlines()
+        lines = sums_file.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise DataError(f"{place}: cannot be read: {error}; copy the model folder again") from None
-    found = [_LINE.fullmatch(line) for line in lines]
-    if None in found:
-        number = found.index(None) + 1
-        raise DataError(f"{place}:{number}: is not a hash and a path; copy the model folder again")
-    return {each.group(2): each.group(1) for each in found if each is not None}
+        raise DataError(f"{sums_file}: cannot be read: {error}; copy the model folder again") from None
+    parsed = [_LINE.fullmatch(line) for line in lines]
+    if None in parsed:
+        number = parsed.index(None) + 1
+        raise DataError(f"{sums_file}:{number}: is not a hash and a path; copy the model folder again")
+    return {match.group(2): match.group(1) for match in parsed if match is not None}
 
 
 def check_sum(folder: Path, name: str, sums: Mapping[str, str]) -> None:

@@ -26,10 +26,10 @@ _READ_EVERY = 32
 OptimizerName = Literal["adamp", "adamw", "adam", "sgd"]
 
 
-def check_loss(loss: Tensor, place: str) -> None:
+def check_loss(loss: Tensor, where: str) -> None:
     """Raise DivergedError naming the place unless the loss is finite."""
     if not bool(torch.isfinite(loss)):
-        raise DivergedError(f"{place}: the loss is {float(loss)}; lower the learning rate, or look for broken samples")
+        raise DivergedError(f"{where}: the loss is {float(loss)}; lower the learning rate, or look for broken samples")
 
 
 class LossCheck:
@@ -39,15 +39,15 @@ class LossCheck:
     hearing of it some steps later.
     """
 
-    def __init__(self, place: str) -> None:
-        self.place = place
+    def __init__(self, where: str) -> None:
+        self.where = where
         self._seen: Tensor | None = None
         self._unread = 0
 
     def add(self, loss: Tensor) -> None:
         """Take a step's loss. Raises DivergedError."""
         if loss.device.type == "cpu":
-            check_loss(loss, self.place)
+            check_loss(loss, self.where)
             return
         # In a sum, one that is not finite stays.
         loss = loss.detach()
@@ -60,7 +60,7 @@ class LossCheck:
         """Look at what was taken and not looked at; once more when training ends. Raises DivergedError."""
         seen, self._seen, self._unread = self._seen, None, 0
         if seen is not None:
-            check_loss(seen, self.place)
+            check_loss(seen, self.where)
 
 
 def choose_device(name: str) -> torch.device:
@@ -77,14 +77,14 @@ def _present(device: torch.device) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) < count:
             return device
-        found = f"CUDA GPUs found by torch {torch.__version__}: {count or 'none'}"
+        devices = f"CUDA GPUs found by torch {torch.__version__}: {count or 'none'}"
     elif device.type == "mps":
         if torch.backends.mps.is_available():
             return device
-        found = f"torch {torch.__version__} finds no Apple GPU"
+        devices = f"torch {torch.__version__} finds no Apple GPU"
     else:
         return device
-    raise ConfigurationError(f"device: {device} is asked for, but it is not here ({found}); set device: auto or cpu")
+    raise ConfigurationError(f"device: {device} is asked for, but it is not here ({devices}); set device: auto or cpu")
 
 
 def make_optimizer(
@@ -110,8 +110,8 @@ def make_optimizer(
         return AdamP(kept, lr=lr, weight_decay=weight_decay, capturable=recorded and bool(fused))
     if fused and recorded:
         fused["capturable"] = True
-    made: torch.optim.Optimizer = kinds[name](kept, lr=lr, weight_decay=weight_decay, **fused)
-    return made
+    optimizer: torch.optim.Optimizer = kinds[name](kept, lr=lr, weight_decay=weight_decay, **fused)
+    return optimizer
 
 
 def cosine_factor(round_number: int, rounds: int) -> float:

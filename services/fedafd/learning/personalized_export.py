@@ -110,7 +110,7 @@ def write_personalized_model(
         _made_parent(folder / path).write_bytes(content)
     for path, tensors in weights.items():
         save_file(tensors, _made_parent(folder / path))
-    for modality in (each for each in recipe.kind.modalities if each in bundles):
+    for modality in (candidate for candidate in recipe.kind.modalities if candidate in bundles):
         target = folder / "global" / modality.value
         target.mkdir(parents=True, exist_ok=True)
         with bundles[modality].open("rb") as blob:
@@ -181,9 +181,9 @@ def _add_towers(
         for path, content in description(encoder.merged(), modality, config.embedding_dim, words).items():
             files[f"{whose}/{name}/{path}"] = content
         start = f"towers.{name}.encoder."
-        found = {key.removeprefix(start): value for key, value in sorted(model.items()) if key.startswith(start)}
+        tensors = {key.removeprefix(start): value for key, value in sorted(model.items()) if key.startswith(start)}
         adapter = encoder.adapter
-        weights[f"{whose}/{name}/model.safetensors"] = found if adapter is None else merged_tensors(adapter, found)
+        weights[f"{whose}/{name}/model.safetensors"] = tensors if adapter is None else merged_tensors(adapter, tensors)
 
 
 def _made_parent(path: Path) -> Path:

@@ -116,8 +116,11 @@ class PersonalizedModel(LoadedModel):
 
         Raises InvalidRequestError for `pair`, DataError naming the sample that cannot be read.
         """
-        found = [each for _, each in self.each_prediction(samples, top_k=1 if top_k is None else top_k, branch=branch)]
-        return found if top_k is not None else [each[0] for each in found]
+        predictions = [
+            prediction
+            for _, prediction in self.each_prediction(samples, top_k=1 if top_k is None else top_k, branch=branch)
+        ]
+        return predictions if top_k is not None else [prediction[0] for prediction in predictions]
 
     def each_prediction(
         self,
@@ -163,12 +166,12 @@ class PersonalizedModel(LoadedModel):
         if branch != "personalized" or self.weights == ONLY_FUSED:
             logits: Tensor = head(self._viewed(modality, batch, branch))
             return logits
-        found = {"alone": self._alone(batch)} if "alone" in self.weights else {}
+        by_branch = {"alone": self._alone(batch)} if "alone" in self.weights else {}
         if set(self.weights) != {"alone"}:
             views = self._views(modality, batch)
             features = {"fused": views.fused, "local": views.local, "global": views.global_}
-            found |= {name: head(rows) for name, rows in features.items() if name in self.weights}
-        return pool_branches(self._model.task, found, self.weights)
+            by_branch |= {name: head(rows) for name, rows in features.items() if name in self.weights}
+        return pool_branches(self._model.task, by_branch, self.weights)
 
     def _alone(self, batch: Sequence[Tensor]) -> Tensor:
         if self._alone_head is None:
@@ -191,47 +194,47 @@ class PersonalizedModel(LoadedModel):
 def _parts(folder: ModelFolder) -> dict[str, Any]:
     """Arguments of PersonalizedModel."""
     folder.need(PERSONALIZED_MODEL)
-    place = str(folder.path / "config.json")
+    source = str(folder.path / "config.json")
     try:
         kind = ClientKind(folder.value("kind"))
         config = parse_federation_config(folder.value("federation"), "federation")
     except (ValueError, TypeError, ConfigurationError) as error:
-        raise DataError(f"{place}: {error}") from None
+        raise DataError(f"{source}: {error}") from None
     labels = folder.value("labels")
     if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
-        raise DataError(f"{place}: labels must be class names")
+        raise DataError(f"{source}: labels must be class names")
     if bool(labels) is (kind is ClientKind.PAIR):
-        raise DataError(f"{place}: a model of kind {kind.value} {'has no' if labels else 'needs'} labels")
+        raise DataError(f"{source}: a model of kind {kind.value} {'has no' if labels else 'needs'} labels")
     towers = {m: _tower(folder, "local", m, config) for m in kind.modalities}
     frozen = {m: _tower(folder, "global", m, config) for m in kind.modalities}
-    task = _task(folder, kind, place)
+    task = _task(folder, kind, source)
     model = ClientModel(config, kind, towers, len(labels), task)
     load_fitting(model, folder.tensors("model.safetensors"), str(folder.path / "model.safetensors"), apart=_KEPT_APART)
-    weights, by_itself = _pool(folder, kind, config, (task, len(labels)), place)
+    weights, by_itself = _pool(folder, kind, config, (task, len(labels)), source)
     return {
         "labels": labels,
         "model": model,
         "frozen": frozen,
-        "intensity_range": _window(folder.described.get("intensity_range"), place),
+        "intensity_range": _window(folder.described.get("intensity_range"), source),
         "weights": weights,
         "by_itself": by_itself,
     }
 
 
-def _task(folder: ModelFolder, kind: ClientKind, place: str) -> Any:
+def _task(folder: ModelFolder, kind: ClientKind, source: str) -> Any:
     """The task that the model was trained for; a folder of before tasks had names holds the usual one."""
     if "task" not in folder.described:
         return find_task(usual_task(kind), kind)
     try:
         return find_task(TaskConfig.model_validate(folder.described["task"]), kind)
     except ValidationError as error:
-        raise DataError(f"{place}: task is none: {error.errors()[0]['msg']}") from None
+        raise DataError(f"{source}: task is none: {error.errors()[0]['msg']}") from None
     except ConfigurationError as error:
-        raise ConfigurationError(f"{place}: {error}; install the package that brings the task") from None
+        raise ConfigurationError(f"{source}: {error}; install the package that brings the task") from None
 
 
 def _pool(
-    folder: ModelFolder, kind: ClientKind, config: FederationConfig, learned: tuple[Any, int], place: str
+    folder: ModelFolder, kind: ClientKind, config: FederationConfig, learned: tuple[Any, int], source: str
 ) -> tuple[Weights, AloneBranch | None]:
     """The weights of a classifier's branches, and the one that was trained alone, where it has a weight."""
     if "branches" not in folder.described:
@@ -239,9 +242,9 @@ def _pool(
     try:
         weights = weights_from_json(folder.described["branches"])
     except ValueError as error:
-        raise DataError(f"{place}: {error}") from None
+        raise DataError(f"{source}: {error}") from None
     if kind is ClientKind.PAIR:
-        raise DataError(f"{place}: a model of kind pair has no branches to weigh")
+        raise DataError(f"{source}: a model of kind pair has no branches to weigh")
     if "alone" not in weights:
         return weights, None
     task, num_labels = learned
@@ -260,9 +263,9 @@ def _tower(folder: ModelFolder, whose: str, modality: Modality, config: Federati
     return tower
 
 
-def _window(value: Any, place: str) -> IntensityRange | None:
+def _window(value: Any, source: str) -> IntensityRange | None:
     if value is None:
         return None
-    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(each, int | float) for each in value):
-        raise DataError(f"{place}: intensity_range is {value!r}; must be two numbers, or null")
+    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(bound, int | float) for bound in value):
+        raise DataError(f"{source}: intensity_range is {value!r}; must be two numbers, or null")
     return float(value[0]), float(value[1])

@@ -52,8 +52,8 @@ def pretrained_backbone(config: EncoderConfig, modality: Modality, model_class: 
     unused = () if config.pooling == "pooler" else _UNUSED.get(config.architecture, ("pooler.",))
     check_whole(config, config.architecture, (name for name in loading["missing_keys"] if not name.startswith(unused)))
     _check_sizes(config, modality, model.config)
-    made: nn.Module = model
-    return made
+    backbone: nn.Module = model
+    return backbone
 
 
 @quietly()
@@ -93,17 +93,17 @@ def refuse_pickles(pretrained: str) -> None:
     folder = Path(pretrained)
     if not folder.is_dir() or list(folder.glob("*.safetensors")):
         return
-    found = [name for name in _PICKLES if (folder / name).exists()]
-    if found:
+    pickles = [name for name in _PICKLES if (folder / name).exists()]
+    if pickles:
         raise ConfigurationError(
-            f"weights {pretrained!r}: {found[0]} is a pickle, which can run any code when it is read; only safetensors"
-            " are read here. Convert it on a machine apart: from_pretrained(...), then save_pretrained(...)"
+            f"weights {pretrained!r}: {pickles[0]} is a pickle, which can run any code when it is read; only"
+            " safetensors are read here. Convert it on a machine apart: from_pretrained(...), then save_pretrained(...)"
         )
 
 
 def _check_kind(config: EncoderConfig, model_class: Any) -> None:
-    found, _ = model_class.config_class.get_config_dict(config.pretrained)
-    kind, wanted = found.get("model_type"), model_class.config_class.model_type
+    content, _ = model_class.config_class.get_config_dict(config.pretrained)
+    kind, wanted = content.get("model_type"), model_class.config_class.model_type
     if kind is not None and kind != wanted:
         raise ConfigurationError(
             f"weights {config.pretrained!r} are of a {kind}, but the encoder's architecture is {config.architecture}"
@@ -122,8 +122,8 @@ def _check_sizes(config: EncoderConfig, modality: Modality, sizes: Any) -> None:
 def missing_weights(config: EncoderConfig, modality: Modality, error: Exception) -> ConfigurationError:
     """The error that says where the weights were looked for, what a folder needs, and why they were not read."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    name, place = config.pretrained or "", Path(config.pretrained or "")
-    if place.is_dir():
+    name, local = config.pretrained or "", Path(config.pretrained or "")
+    if local.is_dir():
         return ConfigurationError(f"weights {name!r}: the folder needs {_FILES[modality]}: {reason}")
     from huggingface_hub.constants import HF_HUB_CACHE
 

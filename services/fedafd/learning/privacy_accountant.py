@@ -33,9 +33,9 @@ def epsilon_of(spent: Iterable[Spending], delta: float) -> float:
     """
     # Each kind of step is counted once, however many rounds took such steps: counting takes a third of a second a kind.
     steps = dict[tuple[float, float], int]()
-    for each in spent:
-        kind = (each.noise_multiplier, each.sampling_rate)
-        steps[kind] = steps.get(kind, 0) + each.steps
+    for entry in spent:
+        kind = (entry.noise_multiplier, entry.sampling_rate)
+        steps[kind] = steps.get(kind, 0) + entry.steps
     history = [(*kind, count) for kind, count in steps.items() if count]
     if not history:
         return 0.0
@@ -49,5 +49,5 @@ def epsilon_of(spent: Iterable[Spending], delta: float) -> float:
     accountant.history = history
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # an order at the border makes the bound looser, never wrong
-        found = float(accountant.get_epsilon(delta))
-    return found if math.isfinite(found) else math.inf
+        epsilon = float(accountant.get_epsilon(delta))
+    return epsilon if math.isfinite(epsilon) else math.inf

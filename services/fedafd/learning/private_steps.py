@@ -115,8 +115,8 @@ def _couples(module: nn.Module) -> bool:
 def _learns_by(site: LocalSite, name: str) -> bool:
     """Whether private samples go through it in training; not where a frozen backbone has encoded them before."""
     part, _, inner = name.partition(".")
-    held = {m.value for m, tower in site.towers.items() if tower.config.trainable == "head"}
-    return not (part == "towers" and inner.partition(".")[0] in held)
+    frozen = {m.value for m, tower in site.towers.items() if tower.config.trainable == "head"}
+    return not (part == "towers" and inner.partition(".")[0] in frozen)
 
 
 class PrivateGradient:
@@ -127,12 +127,12 @@ class PrivateGradient:
         self._private, self._site = private, site
         self._batch_size = site.training.batch_size
         parameters = dict(site.model.named_parameters())
-        learns = {id(each) for each in trainable_parameters(site.model)}
-        held = "head." if site.model.mode is FusionMode.GLOBAL else ""
+        learns = {id(parameter) for parameter in trainable_parameters(site.model)}
+        prefix = "head." if site.model.mode is FusionMode.GLOBAL else ""
         self._names = [
             name
-            for name, each in parameters.items()
-            if id(each) in learns and not name.startswith("alignment.") and name.startswith(held)
+            for name, parameter in parameters.items()
+            if id(parameter) in learns and not name.startswith("alignment.") and name.startswith(prefix)
         ]
         self._learned = [parameters[name] for name in self._names]
         self._by_itself = _SampleLoss(site.model, site.config)
@@ -144,7 +144,10 @@ class PrivateGradient:
         `where`: epoch and step, no two of a round alike; the noise follows from them and the secret.
         """
         clip = self._private.config.clip
-        total, loss = [torch.zeros_like(each) for each in self._learned], torch.zeros((), device=self._site.device)
+        total, loss = (
+            [torch.zeros_like(parameter) for parameter in self._learned],
+            torch.zeros((), device=self._site.device),
+        )
         count = 0
         for part in self._parts(batch):
             gradients, losses_B = self._of_each(part)
@@ -167,7 +170,7 @@ class PrivateGradient:
     def _parts(self, batch: PrivateBatch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         (rows,), (frozen,) = batch.rows.values(), batch.frozen.values()
         assert batch.labels is not None
-        numbers = sum(each.numel() for each in self._learned)
+        numbers = sum(parameter.numel() for parameter in self._learned)
         size = min(max(_MOST_NUMBERS // max(numbers, 1), 1), _MOST_SAMPLES)
         for start in range(0, len(rows), size):
             yield rows[start : start + size], frozen[start : start + size], batch.labels[start : start + size]
@@ -181,8 +184,8 @@ class PrivateGradient:
                 raise
             except RuntimeError:  # an operator without a rule for it, such as a GRU: the same, one after the other
                 self._vmaps = False
-        each = [self._one(*(value[i] for value in part)) for i in range(len(part[0]))]
-        gradients, losses = zip(*each, strict=True)
+        results = [self._one(*(value[i] for value in part)) for i in range(len(part[0]))]
+        gradients, losses = zip(*results, strict=True)
         return [torch.stack(parameter) for parameter in zip(*gradients, strict=True)], torch.stack(losses)
 
     def _all_at_once(self, part: tuple[Tensor, Tensor, Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -192,25 +195,27 @@ class PrivateGradient:
             loss: Tensor = functional_call(self._by_itself, (learned, others), (row, frozen, label))
             return loss
 
-        each = vmap(grad_and_value(loss_of), in_dims=(None, 0, 0, 0), randomness="different")
-        gradients, losses_B = each(parameters, *part)
+        gradients_of = vmap(grad_and_value(loss_of), in_dims=(None, 0, 0, 0), randomness="different")
+        gradients, losses_B = gradients_of(parameters, *part)
         return [gradients[name] for name in parameters], losses_B.detach()
 
     def _one(self, row: Tensor, frozen: Tensor, label: Tensor) -> tuple[list[Tensor], Tensor]:
         parameters, others = self._apart()
-        learned = {name: each.requires_grad_() for name, each in parameters.items()}
+        learned = {name: parameter.requires_grad_() for name, parameter in parameters.items()}
         with torch.enable_grad():
             loss: Tensor = functional_call(self._by_itself, (learned, others), (row, frozen, label))
-            found = torch.autograd.grad(loss, list(learned.values()), allow_unused=True, materialize_grads=True)
-        return list(found), loss.detach()
+            gradients = torch.autograd.grad(loss, list(learned.values()), allow_unused=True, materialize_grads=True)
+        return list(gradients), loss.detach()
 
     def _apart(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Parameters that learn, and all else as copies: nothing that a layer notes of a sample stays in the model."""
-        learned = {f"model.{name}": each.detach() for name, each in zip(self._names, self._learned, strict=True)}
+        learned = {
+            f"model.{name}": parameter.detach() for name, parameter in zip(self._names, self._learned, strict=True)
+        }
         model = self._by_itself
-        every = {name: each.detach() for name, each in model.named_parameters()}
-        every |= {name: each.detach().clone() for name, each in model.named_buffers()}
-        return learned, {name: each for name, each in every.items() if name not in learned}
+        every = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        every |= {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+        return learned, {name: tensor for name, tensor in every.items() if name not in learned}
 
 
 class _SampleLoss(nn.Module):
@@ -232,6 +237,6 @@ class _SampleLoss(nn.Module):
 def gaussian_like(tensors: Sequence[Tensor], deviation: float, generator: np.random.Generator) -> list[Tensor]:
     """Independent Gaussian noise of the shape, type and place of each tensor."""
     return [
-        torch.from_numpy(deviation * generator.standard_normal(tuple(each.shape), dtype=np.float32)).to(each)
-        for each in tensors
+        torch.from_numpy(deviation * generator.standard_normal(tuple(tensor.shape), dtype=np.float32)).to(tensor)
+        for tensor in tensors
     ]

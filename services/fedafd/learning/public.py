@@ -42,13 +42,13 @@ class PairTensors:
     def keep_on(self, device: torch.device) -> None:
         """Move pixels and tokens to `device`, where there is room; draws stay on the host."""
         self._pixels, self._ids = (
-            None if held is None else resident(held, device) for held in (self._pixels, self._ids)
+            None if tensor is None else resident(tensor, device) for tensor in (self._pixels, self._ids)
         )
 
     def to_tensors(self) -> dict[str, Tensor]:
         """All that there is to keep, for `from_tensors`."""
-        held = {"pixels": self._pixels, "ids": self._ids, "counts": self.counts}
-        return {name: tensor.cpu().contiguous() for name, tensor in held.items() if tensor is not None}
+        tensors = {"pixels": self._pixels, "ids": self._ids, "counts": self.counts}
+        return {name: tensor.cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> PairTensors:

@@ -46,7 +46,7 @@ class Recorder(Protocol):
 
 class _Recording(NamedTuple):
     inputs: list[Tensor]
-    made: Tensor
+    loss: Tensor
     replay: Callable[[], object]
 
 
@@ -74,40 +74,40 @@ class RecordedSteps(Generic[B]):
             return self._step(batch)
         leaves, form = tree_flatten(batch)
         inputs = [leaf for leaf in leaves if self._is_input(leaf)]
-        key = str(form), tuple((tuple(each.shape), each.dtype) for each in inputs)
+        key = str(form), tuple((tuple(leaf.shape), leaf.dtype) for leaf in inputs)
         if key not in self._recordings:
             if self._warm.get(key, 0) < _WARM_UP:
                 return self._warmed(self._recorder, batch, key)
             if not self._recorded(self._recorder, batch, key):
                 return self._step(batch)
         recording = self._recordings[key]
-        for held, given in zip(recording.inputs, inputs, strict=True):
-            held.copy_(given, non_blocking=True)
+        for recorded, given in zip(recording.inputs, inputs, strict=True):
+            recorded.copy_(given, non_blocking=True)
         recording.replay()
-        return recording.made.clone()
+        return recording.loss.clone()
 
     def _is_input(self, leaf: Any) -> bool:
         return isinstance(leaf, Tensor) and leaf.device.type == self._device.type
 
     def _warmed(self, recorder: Recorder, batch: B, key: Any) -> Tensor:
         self._warm[key] = self._warm.get(key, 0) + 1
-        made, waited = recorder.warm(lambda: self._step(batch))
+        loss, waited = recorder.warm(lambda: self._step(batch))
         if waited and self._warm[key] == _WARM_UP:
             self._give_up("the host waits for the device within a step")
-        return made
+        return loss
 
     def _recorded(self, recorder: Recorder, batch: B, key: Any) -> bool:
-        held = tree_map(lambda leaf: leaf.clone() if self._is_input(leaf) else leaf, batch)
+        copied = tree_map(lambda leaf: leaf.clone() if self._is_input(leaf) else leaf, batch)
         self._forget_gradients()  # so that the recording makes them in memory of its own
         try:
-            made, replay = recorder.record(lambda: self._step(held))
+            loss, replay = recorder.record(lambda: self._step(copied))
         except NotRecordableError as error:
             self._give_up(str(error))
             return False
         finally:
             self._forget_gradients()
-        inputs = [leaf for leaf in tree_flatten(held)[0] if self._is_input(leaf)]
-        self._recordings[key] = _Recording(inputs, made, replay)
+        inputs = [leaf for leaf in tree_flatten(copied)[0] if self._is_input(leaf)]
+        self._recordings[key] = _Recording(inputs, loss, replay)
         return True
 
     def _forget_gradients(self) -> None:
@@ -131,21 +131,21 @@ class _CudaRecorder:
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream), _waits_told() as waits:
-            made = work()
+            result = work()
         current.wait_stream(self._stream)
-        made.record_stream(current)
-        return made, bool(waits)
+        result.record_stream(current)
+        return result, bool(waits)
 
     def record(self, work: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], object]]:
         graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
         try:
             # The errors of this thread alone: another one pins memory, or writes what is kept.
             with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
-                made = work()
+                result = work()
         except RuntimeError as error:
             self._leave(before)
             raise NotRecordableError(str(error).strip().splitlines()[0]) from None
-        return made, graph.replay
+        return result, graph.replay
 
     def _leave(self, before: torch.cuda.Stream) -> None:
         """torch leaves three things as they were while it recorded, if that fails."""
@@ -160,14 +160,14 @@ class _CudaRecorder:
 def _waits_told() -> Iterator[list[str]]:
     """What torch says of each time that the host waits for a GPU in here; filled when it is left."""
     mode, waits = torch.cuda.get_sync_debug_mode(), list[str]()
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
             yield waits
         finally:
             torch.cuda.set_sync_debug_mode(mode)
-            waits += [str(each.message) for each in told if _WAITS in str(each.message)]
+            waits += [str(warning.message) for warning in warned if _WAITS in str(warning.message)]
 
 
 RECORDERS: dict[str, Callable[[torch.device], Recorder]] = {"cuda": _CudaRecorder}

@@ -22,14 +22,14 @@ def score_classes(logits: Tensor, labels_n: Tensor, trained: Tensor) -> tuple[di
     `trained`: the labels of the training split.
     """
     ks = (1, 5) if logits.shape[1] >= 5 else (1,)
-    found = accuracy_at_k(logits, labels_n, ks=ks)
+    metrics = accuracy_at_k(logits, labels_n, ks=ks)
     own = torch.bincount(trained, minlength=logits.shape[1])
-    found |= {f"own_{k}": v for k, v in own_accuracy_at_k(logits, labels_n, own, ks=(1,)).items()}
-    return found, accuracy_scores(logits, labels_n)
+    metrics |= {f"own_{k}": v for k, v in own_accuracy_at_k(logits, labels_n, own, ks=(1,)).items()}
+    return metrics, accuracy_scores(logits, labels_n)
 
 
 def score_pairs(features: Mapping[Modality, Tensor], image_of_text: Tensor) -> tuple[dict[str, float], Tensor]:
     """Recalls in percent with their sum, and each pair's part of that; features [n, D] and [Q, D] by modality."""
     image, text = (nn.functional.normalize(features[m], dim=-1) for m in Modality)
-    found, scores = scored_recall_at_k(image, text, image_of_text)
-    return found | {"rsum": rsum(found)}, scores
+    metrics, scores = scored_recall_at_k(image, text, image_of_text)
+    return metrics | {"rsum": rsum(metrics)}, scores

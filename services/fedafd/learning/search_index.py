@@ -63,7 +63,7 @@ class SearchIndex:
         self, paths: Sequence[Path], embed: Embed, on_bad: Callable[[Path, DataError], None]
     ) -> tuple[list[Path], NDArray[np.float32]]:
         """The readable ones of `paths` and their rows [n, D]; only what is new or changed is read and embedded."""
-        found: dict[Path, str] = {}
+        hashes: dict[Path, str] = {}
         missing: dict[str, Path] = {}
         seen: dict[str, list[int | str]] = {}
         for path in paths:
@@ -73,15 +73,15 @@ class SearchIndex:
                 on_bad(path, DataError(f"{path}: cannot be read: {error.strerror}"))
                 continue
             seen[str(path)] = facts
-            found[path] = str(facts[-1])
-            if found[path] not in self._rows:
-                missing.setdefault(found[path], path)
+            hashes[path] = str(facts[-1])
+            if hashes[path] not in self._rows:
+                missing.setdefault(hashes[path], path)
         self.changed |= seen != self._seen
         self._seen = seen
-        self._embed(list(missing.items()), embed, found, on_bad)
-        kept = [path for path in paths if path in found]
-        self._forget(set(found.values()))
-        return kept, self._matrix([found[path] for path in kept])
+        self._embed(list(missing.items()), embed, hashes, on_bad)
+        kept = [path for path in paths if path in hashes]
+        self._forget(set(hashes.values()))
+        return kept, self._matrix([hashes[path] for path in kept])
 
     def save(self) -> None:
         """Write the file beside and rename it, if anything changed. Raises OSError where that cannot be."""
@@ -123,22 +123,22 @@ class SearchIndex:
         self,
         missing: list[tuple[str, Path]],
         embed: Embed,
-        found: dict[Path, str],
+        hashes: dict[Path, str],
         on_bad: Callable[[Path, DataError], None],
     ) -> None:
         bad: set[str] = set()
 
-        def refuse(place: int, error: DataError) -> None:
-            content, first = missing[place]
+        def refuse(position: int, error: DataError) -> None:
+            content, first = missing[position]
             bad.add(content)
             on_bad(first, error)
 
-        for place, row in embed([path for _, path in missing], refuse):
-            self._rows[missing[place][0]] = row
+        for position, row in embed([path for _, path in missing], refuse):
+            self._rows[missing[position][0]] = row
             self.added += 1
             self.changed = True
-        for path in [path for path, content in found.items() if content in bad]:
-            del found[path]
+        for path in [path for path, content in hashes.items() if content in bad]:
+            del hashes[path]
 
     def _forget(self, contents: set[str]) -> None:
         gone = [content for content in self._rows if content not in contents]

@@ -44,14 +44,14 @@ def _pooling(pretrained: str) -> str:
 
 
 def _mode(pretrained: str, name: str) -> str:
-    held = _content(pretrained, name)
-    found = held if isinstance(held, dict) else {}
-    named = found.get("pooling_mode")
+    content = _content(pretrained, name)
+    values = content if isinstance(content, dict) else {}
+    named = values.get("pooling_mode")
     if named is None:
-        flags = [key.removeprefix(_FLAG) for key, on in found.items() if key.startswith(_FLAG) and on is True]
+        flags = [key.removeprefix(_FLAG) for key, on in values.items() if key.startswith(_FLAG) and on is True]
         modes = [_FLAGS.get(flag, flag) for flag in flags]
     else:
-        modes = [str(each) for each in (named if isinstance(named, list) else [named])]
+        modes = [str(mode) for mode in (named if isinstance(named, list) else [named])]
     if len(modes) != 1 or modes[0] not in _POOLING:
         raise ConfigurationError(
             f"weights {pretrained!r}, {name}: pools by {' and '.join(modes) or 'nothing'}, which is not known here; set"
@@ -62,9 +62,9 @@ def _mode(pretrained: str, name: str) -> str:
 
 def _prompt(pretrained: str) -> str:
     """The prompt that sentence-transformers puts before a text of which nothing else is said."""
-    held = _content(pretrained, "config_sentence_transformers.json")
-    found = held if isinstance(held, dict) else {}
-    prompts, name = found.get("prompts"), found.get("default_prompt_name")
+    content = _content(pretrained, "config_sentence_transformers.json")
+    values = content if isinstance(content, dict) else {}
+    prompts, name = values.get("prompts"), values.get("default_prompt_name")
     prompt = prompts.get(name) if isinstance(prompts, dict) and isinstance(name, str) else None
     return prompt if isinstance(prompt, str) else ""
 

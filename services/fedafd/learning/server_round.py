@@ -42,7 +42,7 @@ __all__ = ["Prepared", "distil", "distils", "evaluate", "export_global_model", "
 
 Reps = Mapping[Modality, NDArray[np.float32]]
 _FOLD_AT = 5000
-_JOB, _STATE, _AIMS, _PAIRS, _TRAINED = "job.json", "state", "aims.safetensors", "pairs.safetensors", "trained"
+_JOB, _STATE, _TARGETS, _PAIRS, _TRAINED = "job.json", "state", "targets.safetensors", "pairs.safetensors", "trained"
 
 
 @dataclass(frozen=True)
@@ -217,12 +217,12 @@ def _trained(
         return run
     job = {"config": json.loads(config.canonical_json()), "round_number": run.round_number, "seed": run.seed}
     given = {"targets": targets} | ({} if means is None else {"means": means})
-    tensors = {f"{name}/{m.value}": t.cpu().contiguous() for name, each in given.items() for m, t in each.items()}
+    tensors = {f"{name}/{m.value}": t.cpu().contiguous() for name, group in given.items() for m, t in group.items()}
     with tempfile.TemporaryDirectory(prefix="fedafd-training-") as path:
         folder = Path(path)
         (folder / _JOB).write_text(json.dumps(job | {"passes": passes, "centred": means is not None}), encoding="utf-8")
         (folder / _STATE).write_bytes(run.state())
-        save_file(tensors, folder / _AIMS)
+        save_file(tensors, folder / _TARGETS)
         save_file(pairs.to_tensors(), folder / _PAIRS)
         run_in_processes(_train_share, size, run.device, folder, progress)
         return GlobalRun(config, (folder / _TRAINED).read_bytes(), run.round_number, run.seed, run.device)
@@ -233,9 +233,9 @@ def _train_share(group: Group, device: torch.device, folder: Path, progress: Pro
     job = json.loads((folder / _JOB).read_text(encoding="utf-8"))
     config = FederationConfig.model_validate(job["config"])
     run = GlobalRun(config, (folder / _STATE).read_bytes(), job["round_number"], job["seed"], device, group)
-    aims = load_file(folder / _AIMS)
-    targets = in_order({Modality(m): rows.to(device) for m, rows in tensors_below(aims, "targets").items()})
-    means = {Modality(m): mean for m, mean in tensors_below(aims, "means").items()} if job["centred"] else None
+    loaded = load_file(folder / _TARGETS)
+    targets = in_order({Modality(m): rows.to(device) for m, rows in tensors_below(loaded, "targets").items()})
+    means = {Modality(m): mean for m, mean in tensors_below(loaded, "means").items()} if job["centred"] else None
     run.train(PairTensors.from_tensors(load_file(folder / _PAIRS)), job["passes"], targets, means, progress)
     if group.rank == 0:
         (folder / _TRAINED).write_bytes(run.state())

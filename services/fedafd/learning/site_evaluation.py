@@ -43,13 +43,13 @@ class SiteEvaluator:
         otherwise is the personalized model. None for an empty split.
         """
         if self._site.beside is None:
-            scored = {view: self._score(name, each) for view, each in self.features(name).items()}
+            scored = {view: self._score(name, rows) for view, rows in self.features(name).items()}
         else:
             logits = self.logits(name)
             pool = {"federated": pool_branches(self._site.task, logits, self._site.weights)} if logits else {}
-            scored = {view: self._score_logits(name, each) for view, each in (pool | logits).items()}
+            scored = {view: self._score_logits(name, rows) for view, rows in (pool | logits).items()}
         metric = self._site.task.metric.name
-        return {view: Evaluation(found, scores.numpy(), metric) for view, (found, scores) in scored.items()}
+        return {view: Evaluation(metrics, scores.numpy(), metric) for view, (metrics, scores) in scored.items()}
 
     def assess(self, name: SplitName) -> Evaluation:
         """`views` in one level, with the offset of each gate; the scores are the personalized model's."""
@@ -57,12 +57,16 @@ class SiteEvaluator:
 
     def in_one_level(self, views: Mapping[str, Evaluation]) -> Evaluation:
         """What `assess` makes of `views`."""
-        found = {f"{view}/{metric}": value for view, each in views.items() for metric, value in each.metrics.items()}
+        flat = {
+            f"{view}/{metric}": value
+            for view, evaluation in views.items()
+            for metric, value in evaluation.metrics.items()
+        }
         for modality, fusion in self._site.model.fusions.items():
             offset = float(fusion.gate_offset)  # type: ignore[arg-type]
-            found[f"gate_offset/{modality}"] = max(min(offset, 1e6), -1e6)
+            flat[f"gate_offset/{modality}"] = max(min(offset, 1e6), -1e6)
         scores = views["federated"].scores if views else np.empty(0)
-        return Evaluation(found, scores, f"federated/{self._site.task.metric.name}")
+        return Evaluation(flat, scores, f"federated/{self._site.task.metric.name}")
 
     def calibrate(self) -> None:
         """Choose the gate's offset, then the branches' weights, on the validation split.
@@ -96,10 +100,10 @@ class SiteEvaluator:
     def _local_batches(self, name: SplitName, modality: Modality) -> Iterator[Features]:
         rows = self._site.splits[name].rows[modality]
         for start in range(0, len(rows), _BATCH):
-            made: Features = self._site.towers[modality](rows[start : start + _BATCH].to(self._site.device))
+            features: Features = self._site.towers[modality](rows[start : start + _BATCH].to(self._site.device))
             # Tokens are only kept where the fusion reads them: a split of them is large.
             keep = self._site.model.mode is FusionMode.TOKENS
-            yield made if keep else made.without_tokens()
+            yield features if keep else features.without_tokens()
 
     def _viewed(self, name: SplitName, modality: Modality, batches: Iterable[Features]) -> Iterator[Views]:
         start = 0
@@ -107,7 +111,7 @@ class SiteEvaluator:
             which = torch.arange(start, start + len(local.vector_BD))
             frozen = self._site.frozen_features(name, {modality: which})[modality]
             viewed = self._site.model.views(modality, local, frozen)
-            yield Views(*(each.cpu() for each in viewed))
+            yield Views(*(features.cpu() for features in viewed))
             start += len(which)
 
     @torch.inference_mode()
@@ -116,28 +120,28 @@ class SiteEvaluator:
         self._site.model.eval()
         if not self._site.has(name):
             return {}
-        made: dict[Modality, Views] = {}
+        gathered_views: dict[Modality, Views] = {}
         for modality in self._site.splits[name].rows:
             parts = list(self._viewed(name, modality, self._local_batches(name, modality)))
-            made[modality] = Views(*map(torch.cat, zip(*parts, strict=True)))
-        told = {
-            "federated": {m: views.fused for m, views in made.items()},
-            "local": {m: views.local for m, views in made.items()},
+            gathered_views[modality] = Views(*map(torch.cat, zip(*parts, strict=True)))
+        by_view = {
+            "federated": {m: views.fused for m, views in gathered_views.items()},
+            "local": {m: views.local for m, views in gathered_views.items()},
         }
         if self._site.has_global:
-            told["global"] = {m: views.global_ for m, views in made.items()}
-        return told
+            by_view["global"] = {m: views.global_ for m, views in gathered_views.items()}
+        return by_view
 
     @torch.inference_mode()
     def logits(self, name: SplitName) -> dict[str, Tensor]:
         """A classifier's logits of a split by branch, [n, C]; none of an empty split."""
         assert self._site.beside is not None
-        found = self.features(name)
+        by_view = self.features(name)
         own = SiteEvaluator(self._site.beside).features(name)
-        if not found:
+        if not by_view:
             return {}
-        features = {"fused": found["federated"]} | {view: found[view] for view in ("local", "global")}
-        logits = {view: _classified(self._site.model, each) for view, each in features.items()}
+        features = {"fused": by_view["federated"]} | {view: by_view[view] for view in ("local", "global")}
+        logits = {view: _classified(self._site.model, rows) for view, rows in features.items()}
         return logits | {"alone": _classified(self._site.beside.model, own["federated"])}
 
     @torch.inference_mode()
@@ -147,13 +151,13 @@ class SiteEvaluator:
             return self._score_logits(name, _classified(self._site.model, features))
         split = self._site.splits[name]
         assert split.pairs is not None
-        found: Scored = self._site.task.score(features, split.pairs.image_of_text)
-        return found
+        scored: Scored = self._site.task.score(features, split.pairs.image_of_text)
+        return scored
 
     def _score_logits(self, name: SplitName, logits: Tensor) -> Scored:
         labels, trained = self._site.splits[name].labels, self._site.splits["train"].labels
-        found: Scored = self._site.task.score(logits, labels, trained)
-        return found
+        scored: Scored = self._site.task.score(logits, labels, trained)
+        return scored
 
 
 def _classified(model: ClientModel, features: Mapping[Modality, Tensor]) -> Tensor:

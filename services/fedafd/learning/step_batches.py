@@ -114,8 +114,8 @@ def _public_rows(site: LocalSite, steps: int | None) -> Iterator[Tensor]:
     for step in range(per_pass if steps is None else steps):
         if step % per_pass == 0:
             order = torch.randperm(site.public.count, generator=site.generator)
-        place = step % per_pass * size
-        yield order[place : place + size]
+        start = step % per_pass * size
+        yield order[start : start + size]
 
 
 def _private_size(site: LocalSite) -> int:

@@ -11,7 +11,7 @@ from fedafd.domain.errors import DataError
 __all__ = ["load_fitting"]
 
 
-def load_fitting(module: nn.Module, tensors: Mapping[str, Tensor], place: str, *, apart: tuple[str, ...] = ()) -> None:
+def load_fitting(module: nn.Module, tensors: Mapping[str, Tensor], source: str, *, apart: tuple[str, ...] = ()) -> None:
     """Copy `tensors` into `module`; those whose names start with one of `apart` come from elsewhere.
 
     Raises DataError naming `place` and the first tensor that is missing, unknown or of another shape.
@@ -28,5 +28,5 @@ def load_fitting(module: nn.Module, tensors: Mapping[str, Tensor], place: str, *
     ]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise DataError(f"{place}: {problems[0]}{more}; the file belongs to another model or version", place=place)
+        raise DataError(f"{source}: {problems[0]}{more}; the file belongs to another model or version", place=source)
     module.load_state_dict(dict(tensors), strict=False)

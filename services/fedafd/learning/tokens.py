@@ -77,8 +77,8 @@ def unknown_share(tokenizer: Tokenizer, texts: Iterable[str]) -> float:
 def _unknown_id(tokenizer: Tokenizer) -> int | None:
     model = json.loads(tokenizer.to_str())["model"]
     token = model.get("unk_token")
-    found: int | None = model.get("unk_id") if token is None else tokenizer.token_to_id(token)
-    return found
+    unknown: int | None = model.get("unk_id") if token is None else tokenizer.token_to_id(token)
+    return unknown
 
 
 def padding_id(tokenizer: Tokenizer) -> int:
@@ -87,9 +87,9 @@ def padding_id(tokenizer: Tokenizer) -> int:
 
 
 def _tokenizer(vocabulary: dict[str, int]) -> Tokenizer:
-    made = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
-    made.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    made.pre_tokenizer = pre_tokenizers.Sequence(
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(_CHARACTER), "isolated"), pre_tokenizers.Whitespace()]
     )
-    return made
+    return tokenizer

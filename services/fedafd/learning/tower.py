@@ -114,35 +114,35 @@ class Tower(nn.Module):
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], prefix: str = "") -> Tower:
         """Read back what to_files made. Raises DataError naming the file that is missing or does not fit."""
-        place = f"model folder {prefix.rstrip('/') or '.'}"
+        source = f"model folder {prefix.rstrip('/') or '.'}"
         try:
             config, weights = json.loads(files[f"{prefix}config.json"]), load(files[f"{prefix}model.safetensors"])
         except KeyError as error:
-            raise DataError(f"{place}: file {error} is missing") from None
+            raise DataError(f"{source}: file {error} is missing") from None
         except (ValueError, RecursionError, SafetensorError) as error:
-            raise DataError(f"{place}: {error}") from None
-        return cls.restored(config, weights, files.get(f"{prefix}tokenizer.json"), place=place)
+            raise DataError(f"{source}: {error}") from None
+        return cls.restored(config, weights, files.get(f"{prefix}tokenizer.json"), source=source)
 
     @classmethod
     def restored(
-        cls, described: Mapping[str, Any], weights: Mapping[str, Tensor], tokenizer: bytes | None, *, place: str
+        cls, described: Mapping[str, Any], weights: Mapping[str, Tensor], tokenizer: bytes | None, *, source: str
     ) -> Tower:
         """The tower that a config.json describes, in eval mode. It holds all it needs: nothing pretrained is looked up.
 
         Raises DataError naming `place`.
         """
-        tower = cls.described(described, tokenizer, place=place)
-        load_fitting(tower.encoder, weights, f"{place}/model.safetensors")
+        tower = cls.described(described, tokenizer, source=source)
+        load_fitting(tower.encoder, weights, f"{source}/model.safetensors")
         return tower.eval()
 
     @classmethod
-    def described(cls, described: Mapping[str, Any], tokenizer: bytes | None, *, place: str) -> Tower:
+    def described(cls, described: Mapping[str, Any], tokenizer: bytes | None, *, source: str) -> Tower:
         """The same with fresh weights. Raises DataError naming `place`."""
-        where = f"{place}/config.json"
+        where = f"{source}/config.json"
         config, modality, dim = _read_description(described, where)
-        words = _read_tokenizer(tokenizer, f"{place}/tokenizer.json")
+        words = _read_tokenizer(tokenizer, f"{source}/tokenizer.json")
         if modality is Modality.TEXT and words is None:
-            raise DataError(f"{place}/tokenizer.json: is missing")
+            raise DataError(f"{source}/tokenizer.json: is missing")
         try:
             return cls(config, modality, dim=dim, tokenizer=words)
         except FedafdError:
@@ -186,8 +186,8 @@ def _read_description(described: Mapping[str, Any], where: str) -> tuple[Encoder
         modality, dim = Modality(described["modality"]), int(described["embedding_dim"])
         config = parse_config(EncoderConfig, values, "encoder")
     except (KeyError, TypeError, ValueError, OverflowError, ConfigurationError) as error:
-        told = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise DataError(f"{where}: not the description of an encoder: {told}") from None
+        fault = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise DataError(f"{where}: not the description of an encoder: {fault}") from None
     if config.pretrained is not None:
         raise DataError(
             f"{where}: names pretrained weights {config.pretrained!r}; a model folder holds its weights itself, and"
@@ -208,13 +208,13 @@ def _self_contained(config: EncoderConfig, modality: Modality, encoder: Encoder)
     changes: dict[str, Any] = {"pretrained": None}
     if modality is Modality.IMAGE:
         changes |= image_reading(config)
-    held: Any = getattr(getattr(encoder.backbone, "model", None), "config", None)
+    model_config: Any = getattr(getattr(encoder.backbone, "model", None), "config", None)
     if config.projection == "own":
-        changes["options"] = half_options(held, modality)
+        changes["options"] = half_options(model_config, modality)
     elif config.architecture == AUTO:
-        changes["options"] = self_options(held)
-    elif hasattr(held, "to_diff_dict"):
-        changes["options"] = plain_options(held)
+        changes["options"] = self_options(model_config)
+    elif hasattr(model_config, "to_diff_dict"):
+        changes["options"] = plain_options(model_config)
     return config.model_copy(update=changes)
 
 
@@ -235,7 +235,7 @@ def encode_all(tower: Tower, rows: Tensor, device: torch.device) -> NDArray[np.f
     training = tower.training
     tower.eval()
     # The result comes back once, at the end: each copy from a GPU would wait for it.
-    made = batches_worked(lambda batch: tower(batch).vector_BD, rows, device)
+    rows_encoded = batches_worked(lambda batch: tower(batch).vector_BD, rows, device)
     tower.train(training)
-    encoded: NDArray[np.float32] = made.cpu().numpy()
+    encoded: NDArray[np.float32] = rows_encoded.cpu().numpy()
     return encoded

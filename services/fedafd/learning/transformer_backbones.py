@@ -70,13 +70,13 @@ class TextBackbone(nn.Module):
             ids, mask = ids[:, :used], mask[:, :used]
         sizes: Any = self.model.config
         unmasked = self.pooling == "pooler" and pooled_without_mask(sizes.model_type)
-        made = self.model(input_ids=ids, attention_mask=None if unmasked else self._attended(mask))
+        output = self.model(input_ids=ids, attention_mask=None if unmasked else self._attended(mask))
         if self.pooling == "pooler":
-            own_BC = getattr(made, "pooler_output", None)
+            own_BC = getattr(output, "pooler_output", None)
             if own_BC is None:
                 raise ConfigurationError(f"pooling: {type(self.model).__name__} has no pooler; take mean or cls")
             return own_BC.unsqueeze(1), own_BC.new_ones(len(own_BC), 1)
-        hidden = made.last_hidden_state
+        hidden = output.last_hidden_state
         if self.pooling == "cls":
             first_BP = torch.zeros_like(mask, dtype=hidden.dtype)
             first_BP[:, 0] = 1
@@ -92,7 +92,7 @@ class TextBackbone(nn.Module):
             return mask_BP
         if sizes._attn_implementation != "sdpa":
             return mask_BP
-        place = mask_BP.device.type
-        dtype = torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else torch.float32
+        device_type = mask_BP.device.type
+        dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else torch.float32
         bias_BP = torch.zeros_like(mask_BP, dtype=dtype).masked_fill_(mask_BP == 0, torch.finfo(dtype).min)
         return bias_BP[:, None, None, :].expand(-1, 1, mask_BP.shape[1], -1).contiguous()

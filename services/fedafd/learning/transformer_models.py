@@ -105,10 +105,10 @@ def _channels_seen(config: EncoderConfig, modality: Modality, backbone: nn.Modul
 
 def _check_vocabulary(config: EncoderConfig, modality: Modality, model: Any, vocabulary: int) -> None:
     words: Any = getattr(model.config, "text_config", model.config)
-    held = words.vocab_size if modality is Modality.TEXT else vocabulary
-    if vocabulary > held:
+    capacity = words.vocab_size if modality is Modality.TEXT else vocabulary
+    if vocabulary > capacity:
         raise ConfigurationError(
-            f"weights {config.pretrained!r} know {held} tokens, but its tokenizer makes {vocabulary}"
+            f"weights {config.pretrained!r} know {capacity} tokens, but its tokenizer makes {vocabulary}"
         )
 
 

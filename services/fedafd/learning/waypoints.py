@@ -62,10 +62,10 @@ class Waypoints:
             return None
         self.settle()
         try:
-            found = Checkpoint.from_bytes((self._folder / part).read_bytes())
+            checkpoint = Checkpoint.from_bytes((self._folder / part).read_bytes())
         except (OSError, DataError):
             return None
-        return found if found.meta.get("made_by") == _MADE_BY else None
+        return checkpoint if checkpoint.meta.get("made_by") == _MADE_BY else None
 
     def due(self, *, last: bool = False) -> bool:
         """Whether enough time has passed since the last save; a part's `last` state is kept sooner than others."""
@@ -133,18 +133,18 @@ class TrainingWay(AbstractContextManager[None]):
 
     def restore(self) -> tuple[int, dict[str, Tensor]]:
         """Go on from what was kept: how many steps are done, and the loop's own tensors. 0 and none at the start."""
-        held = self._waypoints.last(_TRAINING)
-        if held is None:
+        saved = self._waypoints.last(_TRAINING)
+        if saved is None:
             return 0, {}
-        held.load_module("model", self._model)
+        saved.load_module("model", self._model)
         for name, optimizer in self._optimizers.items():
-            held.load_optimizer(name, optimizer)
-        random = tensors_below(held.tensors, "random")
+            saved.load_optimizer(name, optimizer)
+        random = tensors_below(saved.tensors, "random")
         self._generator.set_state(random["own"])
         torch.set_rng_state(random["cpu"])
         if self._device.type == "cuda" and "cuda" in random:
             torch.cuda.set_rng_state(random["cuda"], self._device)
-        return int(held.meta["done"]), tensors_below(held.tensors, "loop")
+        return int(saved.meta["done"]), tensors_below(saved.tensors, "loop")
 
     def keep(self, done: int, *, drawn: Tensor | None = None, last: bool = False, **loop: Tensor) -> None:
         """Keep the state after `done` steps, `last` of them all, if that is due.
@@ -177,8 +177,8 @@ def encode_kept(
     """As fedafd.learning.tower.encode_all, in blocks that `waypoints` keeps under the name `part`."""
     if not waypoints.keeps:
         return encode_all(tower, rows, device)
-    held = waypoints.last(part)
-    done = [] if held is None else [held.tensors["rows"].numpy()]
+    saved = waypoints.last(part)
+    done = [] if saved is None else [saved.tensors["rows"].numpy()]
     block = _BLOCK * encode_batch(device)
     try:
         for start in range(sum(map(len, done)), len(rows), block):

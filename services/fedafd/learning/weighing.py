@@ -63,22 +63,22 @@ def score_sheet(
 def weigh(config: FederationConfig, sheets: Sequence[bytes]) -> Weighed:
     """Weigh all states of a modality, whose sheets are given in the cohort's order."""
     read = [load(sheet) for sheet in sheets]
-    single = [place for place, sheet in enumerate(read) if "added" in sheet]
-    similar_K = torch.stack([read[place]["similarity"] for place in single]) if single else torch.empty(0)
+    single = [position for position, sheet in enumerate(read) if "added" in sheet]
+    similar_K = torch.stack([read[position]["similarity"] for position in single]) if single else torch.empty(0)
     agree_K, copies = torch.empty(0), set[int]()
     if len(single) > 1:
-        added_KSD = torch.stack([read[place]["added"] for place in single])
+        added_KSD = torch.stack([read[position]["added"] for position in single])
         agree_K = agreements(added_KSD)
         if config.distillation.leave_out_copies:
             _, samples, dim = added_KSD.shape
             found_K = near_copies(similar_K, agree_K, num_samples=samples, dim=dim)
-            copies = {place for place, is_copy in zip(single, found_K.tolist(), strict=True) if is_copy}
-    kept = [place for place in range(len(read)) if place not in copies]
-    counts = [int(read[place]["count"]) for place in kept]
+            copies = {position for position, is_copy in zip(single, found_K.tolist(), strict=True) if is_copy}
+    kept = [position for position in range(len(read)) if position not in copies]
+    counts = [int(read[position]["count"]) for position in kept]
     cap = config.distillation.weight_cap
     share = share_cap(None if cap == "auto" else cap, sum(counts))
     caps_K = torch.tensor([min(1.0, share * count) for count in counts], dtype=torch.float64)
-    scores_KN = torch.stack([read[place]["scores"] for place in kept])
+    scores_KN = torch.stack([read[position]["scores"] for position in kept])
     weights = dict(zip(kept, capped_weights(scores_KN, caps_K).mean(dim=1).tolist(), strict=True))
     similar = dict(zip(single, similar_K.tolist(), strict=True))
     agree = dict(zip(single, agree_K.tolist(), strict=False))
@@ -86,12 +86,12 @@ def weigh(config: FederationConfig, sheets: Sequence[bytes]) -> Weighed:
     return Weighed(
         contributions=tuple(
             Contribution(
-                weight=weights.get(place, 0.0),
-                similarity=similar.get(place),
-                agreement=agree.get(place),
-                left_out=place in copies,
+                weight=weights.get(position, 0.0),
+                similarity=similar.get(position),
+                agreement=agree.get(position),
+                left_out=position in copies,
             )
-            for place in range(len(read))
+            for position in range(len(read))
         ),
         limit=save(limit),
     )

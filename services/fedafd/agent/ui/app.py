@@ -87,7 +87,7 @@ class _Routes:
         text = form.fields.get("text", form.fields.get("caption", ""))
         try:
             if "caption" in form.fields:
-                return Tried(text, found=self._model.search(text))
+                return Tried(text, pictures=self._model.search(text))
             if "text" in form.fields:
                 return Tried(text, guess=self._model.guess_text(text))
             return Tried(guess=self._model.guess_picture(form.content, form.file_name))

@@ -91,12 +91,12 @@ def _from_here(headers: Headers, host: str) -> bool:
 
 def _cookie(headers: Headers, name: str) -> str:
     try:
-        found = SimpleCookie("; ".join(headers.getlist("cookie"))).get(name)
+        cookie = SimpleCookie("; ".join(headers.getlist("cookie"))).get(name)
     except CookieError:
         return ""
-    return "" if found is None else found.value
+    return "" if cookie is None else cookie.value
 
 
 def _locked() -> Response:
-    told = "Open the whole address that `fedafd agent ui` printed: it holds a key, and another one at each start.\n"
-    return PlainTextResponse(told, 403)
+    text = "Open the whole address that `fedafd agent ui` printed: it holds a key, and another one at each start.\n"
+    return PlainTextResponse(text, 403)

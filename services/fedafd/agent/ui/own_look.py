@@ -51,8 +51,8 @@ class OwnLook:
     def view(self) -> LookView:
         """The newest look, the agent's or the page's own. Raises OSError where the files cannot be listed."""
         kept = max(
-            (each for each in (kept_look(self._config.state_dir), self._job.result) if each is not None),
-            key=lambda each: each.at,
+            (look for look in (kept_look(self._config.state_dir), self._job.result) if look is not None),
+            key=lambda look: look.at,
             default=None,
         )
         has_pictures = self._config.kind is not ClientKind.TEXT

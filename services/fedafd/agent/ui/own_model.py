@@ -137,12 +137,12 @@ class OwnModel:
             )
         (row,) = self._model().embed_texts([caption])
         names = [f"{split}/{index}" for split, index in pictures.places]
-        found = []
+        results = []
         for name, likeness in nearest(row, names, pictures.rows, _HITS):
             split, _, index = name.partition("/")
             captions = pictures.splits[split].captions[int(index)]
-            found.append(Found(f"/pictures/{name}.png", split, captions[0] if captions else "", likeness))
-        return found
+            results.append(Found(f"/pictures/{name}.png", split, captions[0] if captions else "", likeness))
+        return results
 
     def picture(self, split: str, index: int) -> bytes | None:
         """One of the pictures that were read, small; None if there is none. Raises DataError."""

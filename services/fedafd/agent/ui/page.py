@@ -31,7 +31,7 @@ class Tried:
 
     text: str = ""
     guess: Guess | None = None
-    found: list[Found] | None = None
+    pictures: list[Found] | None = None
     problem: str = ""
 
 

@@ -56,12 +56,12 @@ class RoundsView:
 
 def rounds_of(root: Path) -> RoundsView:
     """Of a state directory; no rows where no agent has run. Raises DataError for a history that cannot be read."""
-    found = benefits(root)
+    records = benefits(root)
     return RoundsView(
         models=[name.removesuffix(" model").removeprefix("trained ") for name in MODELS.values()],
-        rows=[_row(each) for each in reversed(found)],
-        legend=legend_of(found[-1]) if found else "",
-        warnings=found[-1].warnings() if found else [],
+        rows=[_row(record) for record in reversed(records)],
+        legend=legend_of(records[-1]) if records else "",
+        warnings=records[-1].warnings() if records else [],
         facts=list(_facts(root)),
     )
 
@@ -77,11 +77,13 @@ def _row(delivered: RoundBenefit) -> RoundRow:
     )
 
 
-def _gain(found: PairedDifference | None) -> Gain:
-    if found is None:
+def _gain(difference: PairedDifference | None) -> Gain:
+    if difference is None:
         return Gain("", "")
-    error = "" if found.standard_error is None else f" ± {found.standard_error:.1f}"
-    return Gain(f"{found.mean:+.1f}{error}", "better" if found.is_above else "worse" if found.is_below else "")
+    error = "" if difference.standard_error is None else f" ± {difference.standard_error:.1f}"
+    return Gain(
+        f"{difference.mean:+.1f}{error}", "better" if difference.is_above else "worse" if difference.is_below else ""
+    )
 
 
 def _facts(root: Path) -> Iterator[tuple[str, str]]:

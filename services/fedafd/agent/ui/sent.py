@@ -36,7 +36,7 @@ class Sent:
     @property
     def total(self) -> Total:
         """Of everything."""
-        return Total("all", sum(each.count for each in self.totals), sum(each.bytes for each in self.totals))
+        return Total("all", sum(total.count for total in self.totals), sum(total.bytes for total in self.totals))
 
     @property
     def pages(self) -> int:
@@ -58,8 +58,8 @@ def sent_of(state_dir: Path) -> Sent:
         except (DataError, OSError) as error:
             problem = str(error)
     kinds: dict[str, list[int]] = {}
-    for each in entries:
-        kinds.setdefault(each.what, []).append(each.bytes)
+    for entry in entries:
+        kinds.setdefault(entry.what, []).append(entry.bytes)
     totals = sorted(
         (Total(what, len(sizes), sum(sizes)) for what, sizes in kinds.items()), key=lambda t: (-t.bytes, t.what)
     )

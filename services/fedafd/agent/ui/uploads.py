@@ -45,14 +45,14 @@ async def read_form(request: Request) -> Form:
     parser.spool_max_size = limit + 1  # above what can come: no temporary file
     try:
         async with asyncio.timeout(_READ_SECONDS):
-            found = await parser.parse()
+            form = await parser.parse()
     except (MultiPartException, KeyError, ClientDisconnect, TimeoutError) as error:
-        told = error.message if isinstance(error, MultiPartException) else "the upload broke off"
-        raise InvalidRequestError(f"the form cannot be read: {told}") from None
+        reason = error.message if isinstance(error, MultiPartException) else "the upload broke off"
+        raise InvalidRequestError(f"the form cannot be read: {reason}") from None
     try:
-        return await _read(list(found.multi_items()))
+        return await _read(list(form.multi_items()))
     finally:
-        await found.close()
+        await form.close()
 
 
 async def _read(items: list[tuple[str, UploadFile | str]]) -> Form:

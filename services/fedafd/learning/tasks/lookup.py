@@ -44,7 +44,7 @@ def find_task(config: TaskConfig, kind: ClientKind) -> Any:
     needed = _PAIRS if kind is ClientKind.PAIR else _LABELS
     missing = [name for name in ("kinds", "title", "metric") if not hasattr(task, name)]
     if not missing and kind not in task.kinds:
-        serves = ", ".join(sorted(each.value for each in task.kinds)) or "none"
+        serves = ", ".join(sorted(served.value for served in task.kinds)) or "none"
         raise ConfigurationError(f"task.name: {config.name} serves clients of kind {serves}, not {kind.value}")
     missing += [name for name in needed if not hasattr(task, name)]
     if missing:
@@ -56,8 +56,8 @@ def find_task(config: TaskConfig, kind: ClientKind) -> Any:
 
 def usual_task_of(kind: ClientKind) -> LabelTask | PairTask:
     """The task of a client whose configuration names none."""
-    found: LabelTask | PairTask = find_task(usual_task(kind), kind)
-    return found
+    task: LabelTask | PairTask = find_task(usual_task(kind), kind)
+    return task
 
 
 def _build_task(config: TaskConfig) -> Any:

@@ -44,13 +44,13 @@ class MultiLabel:
     def losses(self, head: Any, views: Sequence[Tensor], labels: Tensor) -> Tensor:
         """The head is asked once."""
         logits_VBC = head(torch.cat(list(views))).unflatten(0, (len(views), -1))
-        return torch.stack([self.loss(each, labels) for each in logits_VBC])
+        return torch.stack([self.loss(logits_BC, labels) for logits_BC in logits_VBC])
 
     def score(self, logits: Tensor, labels: Tensor, trained: Tensor) -> Scored:
         """Ranking average precision, by which models are chosen; mean average precision and micro F1 beside it."""
         scores = label_ranking_scores(logits, labels)
-        found = {"lrap": float(scores.mean()), "map": mean_average_precision(logits, labels)}
-        return found | {"micro_f1": micro_f1(logits, labels)}, scores
+        metrics = {"lrap": float(scores.mean()), "map": mean_average_precision(logits, labels)}
+        return metrics | {"micro_f1": micro_f1(logits, labels)}, scores
 
     def pool(self, logits: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         """Label by label."""
@@ -58,7 +58,7 @@ class MultiLabel:
 
     def fit_pool(self, logits: Sequence[Tensor], labels: Tensor, trained: Tensor) -> Sequence[float]:
         """By ranking average precision."""
-        exact = [each.double() for each in logits]
+        exact = [logits_BC.double() for logits_BC in logits]
         return fit_weights(len(exact), lambda weights: label_ranking_scores(pooled_labels(exact, weights), labels))
 
     def probabilities(self, logits: Tensor) -> Tensor:

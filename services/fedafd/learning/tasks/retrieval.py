@@ -31,8 +31,8 @@ class Retrieval:
 
     def loss(self, contrast: Any, image: Tensor, text: Tensor) -> Tensor:
         """Of unit rows."""
-        told: Tensor = contrast(F.normalize(image, dim=-1), F.normalize(text, dim=-1))
-        return told / len(image)
+        total: Tensor = contrast(F.normalize(image, dim=-1), F.normalize(text, dim=-1))
+        return total / len(image)
 
     def losses(self, contrast: Any, images: Sequence[Tensor], texts: Sequence[Tensor]) -> Tensor:
         """Of unit rows."""
