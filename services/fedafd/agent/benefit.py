@@ -80,8 +80,8 @@ class RoundBenefit:
             if difference is not None and difference.is_below:
                 sentences.append(
                     f"the personalized model of round {self.round_number} is worse than {name}, by"
-                    f" {-difference.mean:.1f} ± {difference.standard_error:.1f}; `fedafd agent export FOLDER --best` takes the best of them by"
-                    " the validation split"
+                    f" {-difference.mean:.1f} ± {difference.standard_error:.1f}; `fedafd agent export FOLDER --best`"
+                    " takes the best of them by the validation split"
                 )
         return sentences
 

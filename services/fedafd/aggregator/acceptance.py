@@ -78,22 +78,22 @@ class Acceptances:
 
 async def _accept(session: AsyncSession, deliveries: Sequence[Checked]) -> dict[Checked, datetime | Exception | None]:
     now = utc_now()
-    counted = [each for each in deliveries if await _settle(session, each, now)]
-    await add_artifacts(session, [artifact for each in counted for artifact in _artifacts(each)])
+    counted = [delivery for delivery in deliveries if await _settle(session, delivery, now)]
+    await add_artifacts(session, [artifact for delivery in counted for artifact in _artifacts(delivery)])
     by_round: defaultdict[str, list[Checked]] = defaultdict(list)
-    for each in counted:
-        by_round[each.row.id].append(each)
+    for delivery in counted:
+        by_round[delivery.row.id].append(delivery)
     for round_id, those in by_round.items():
         await _announce_folds(session, round_id, those)
-    for each in counted:
-        await _add_model(session, each)
-        entry = each.content
-        told: dict[str, Any] = {} if each.num_clients is None else {"num_clients": each.num_clients}
-        told |= {"round": each.row.number, "sha256": entry["sha256"], "bytes": entry["size_bytes"]}
-        with asked_from(each.address):
-            actor, federation = f"client:{each.client.name}", each.row.federation_id
-            record_event(session, "participation.delivered", federation_id=federation, actor=actor, **told)
-    return {each: now if each in counted else None for each in deliveries}
+    for delivery in counted:
+        await _add_model(session, delivery)
+        entry = delivery.content
+        facts: dict[str, Any] = {} if delivery.num_clients is None else {"num_clients": delivery.num_clients}
+        facts |= {"round": delivery.row.number, "sha256": entry["sha256"], "bytes": entry["size_bytes"]}
+        with asked_from(delivery.address):
+            actor, federation = f"client:{delivery.client.name}", delivery.row.federation_id
+            record_event(session, "participation.delivered", federation_id=federation, actor=actor, **facts)
+    return {delivery: now if delivery in counted else None for delivery in deliveries}
 
 
 async def _settle(session: AsyncSession, delivery: Checked, now: datetime) -> bool:
@@ -122,14 +122,14 @@ def _artifacts(delivery: Checked) -> list[NewArtifact]:
 async def _announce_folds(session: AsyncSession, round_id: str, deliveries: Sequence[Checked]) -> None:
     prepared = await stage_outputs(session, round_id, StageKind.PREPARE) or {}
     folds: dict[tuple[Modality, int], dict[str, ArtifactRef]] = {}
-    for each in deliveries:
-        if each.region_clients is None:
-            made = SharedOutputs.of(prepared).global_representations
-            inputs = FoldInputs(client_representations=each.content, global_representations=made).named()
+    for delivery in deliveries:
+        if delivery.region_clients is None:
+            global_reps = SharedOutputs.of(prepared).global_representations
+            inputs = FoldInputs(client_representations=delivery.content, global_representations=global_reps).named()
         else:
-            inputs = {each.content["purpose"]: each.content}
-        for modality in each.modalities:
-            folds[modality, each.participation.position] = inputs
+            inputs = {delivery.content["purpose"]: delivery.content}
+        for modality in delivery.modalities:
+            folds[modality, delivery.participation.position] = inputs
     for modality, position in await add_folds(session, round_id, folds):
         await fold_anew(session, round_id, folds[modality, position], modality=modality, position=position)
 
@@ -139,7 +139,7 @@ async def _add_model(session: AsyncSession, delivery: Checked) -> None:
     if not delivery.model_files or await has_personalized(session, client, row.number):
         return
     metrics = dict(delivery.metrics)
-    made = PersonalizedModelRow(client_id=client.id, version=row.number, round_id=row.id, metrics=metrics)
-    session.add(made)
+    model = PersonalizedModelRow(client_id=client.id, version=row.number, round_id=row.id, metrics=metrics)
+    session.add(model)
     await session.flush()
-    await add_files(session, made, dict(delivery.model_files))
+    await add_files(session, model, dict(delivery.model_files))

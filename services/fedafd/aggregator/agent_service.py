@@ -162,7 +162,7 @@ class AgentService(AggregatorServiceServicer):
             await check_stored(self._context, artifact, part)
         store = self._context.store
         if request.ranges:
-            wanted = [(each.offset_bytes, each.length_bytes) for each in request.ranges]
+            wanted = [(part.offset_bytes, part.length_bytes) for part in request.ranges]
             pieces = pieces_of(store, artifact.key, checked_spans(wanted, artifact.size_bytes))
         else:
             pieces = store.stream(artifact.key, request.offset_bytes)
@@ -173,10 +173,10 @@ class AgentService(AggregatorServiceServicer):
             self._context.progress.moved(client.federation_id, part.id, down=len(data))
 
     async def _named_artifact(self, client: ClientRow, sha256: str) -> tuple[types_pb2.Artifact, ParticipationRow]:
-        found = await find_artifact(self._context, client, sha256)
-        if found is None:
+        located = await find_artifact(self._context, client, sha256)
+        if located is None:
             raise ForbiddenError(f"the current task of client {client.name} does not name that artifact")
-        return found
+        return located
 
     async def _next(self, pieces: Iterator[bytes], artifact: types_pb2.Artifact, part: ParticipationRow) -> bytes:
         try:

@@ -55,17 +55,18 @@ class Announcements:
 async def _take(
     session: AsyncSession, announcements: Sequence[Announcement]
 ) -> dict[Announcement, UploadRow | Exception]:
-    held: defaultdict[tuple[str, str], list[UploadRow]] = defaultdict(list)
-    rounds, clients = {each.round_id for each in announcements}, {each.client_id for each in announcements}
+    uploads: defaultdict[tuple[str, str], list[UploadRow]] = defaultdict(list)
+    rounds = {announcement.round_id for announcement in announcements}
+    clients = {announcement.client_id for announcement in announcements}
     for row in await uploads_of(session, rounds, clients):
-        held[row.round_id, row.client_id].append(row)
+        uploads[row.round_id, row.client_id].append(row)
     taken: dict[Announcement, UploadRow | Exception] = {}
-    for each in announcements:
-        mine = held[each.round_id, each.client_id]
+    for announcement in announcements:
+        mine = uploads[announcement.round_id, announcement.client_id]
         try:
-            taken[each] = row = _same(each, mine) or _new(each, mine)
+            taken[announcement] = row = _same(announcement, mine) or _new(announcement, mine)
         except UploadError as error:
-            taken[each] = error
+            taken[announcement] = error
             continue
         if row not in mine:
             session.add(row)

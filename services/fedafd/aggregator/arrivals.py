@@ -31,10 +31,11 @@ class ArrivingBlob:
         """How many bytes have arrived, from the begin without a gap."""
         return min(await asyncio.to_thread(self._store.arrived, self.key), self.upload.size_bytes)
 
-    def missing(self, held: int) -> range:
+    def missing(self, arrived_bytes: int) -> range:
         """Indices of the chunks that have not arrived, where so many bytes have: all from some one on."""
         count = len(self.upload.chunk_sha256)
-        return range(count if held == self.upload.size_bytes else held // self.upload.chunk_size_bytes, count)
+        whole = arrived_bytes == self.upload.size_bytes
+        return range(count if whole else arrived_bytes // self.upload.chunk_size_bytes, count)
 
     async def append(self, first: int, data: bytes) -> None:
         """Keep the bytes of whole chunks, the first of index `first`. Raises UploadIncompleteError for a gap."""
@@ -55,10 +56,10 @@ class ArrivingBlob:
             size = path.stat().st_size
             if size < self.upload.size_bytes:
                 raise self._gap(size // self.upload.chunk_size_bytes)
-            found = await asyncio.to_thread(file_sha256, path)
+            computed = await asyncio.to_thread(file_sha256, path)
         except (ArtifactNotFoundError, FileNotFoundError):
             raise self._gap(0) from None
-        if found != self.upload.sha256:
+        if computed != self.upload.sha256:
             await self._cut_damaged(path)
             raise UploadError(f"upload {self.upload.id}: the whole blob does not have the announced hash")
         return path
@@ -80,9 +81,9 @@ class ArrivingBlob:
         damaged = await asyncio.to_thread(_damaged_chunks, path, sizes, hashes)
         if damaged:
             await asyncio.to_thread(self._store.cut, self.key, damaged[0] * sizes)
-            told = ", ".join(str(index) for index in damaged[:_MOST_TOLD])
+            listed = ", ".join(str(index) for index in damaged[:_MOST_TOLD])
             raise UploadIncompleteError(
-                f"upload {self.upload.id}: chunks {told} were damaged in the store; begin it again"
+                f"upload {self.upload.id}: chunks {listed} were damaged in the store; begin it again"
             )
 
     def _gap(self, index: int) -> UploadIncompleteError:
@@ -113,8 +114,8 @@ class Stream:
         announced = min(upload.chunk_size_bytes, upload.size_bytes - index * upload.chunk_size_bytes)
         if len(data) != announced:
             raise UploadError(f"upload {upload.id}: chunk {index} has {len(data)} bytes, announced were {announced}")
-        found = await asyncio.to_thread(sha256_of, data)
-        if found != upload.chunk_sha256[index]:
+        sha256 = await asyncio.to_thread(sha256_of, data)
+        if sha256 != upload.chunk_sha256[index]:
             raise UploadError(f"upload {upload.id}: chunk {index} does not have the announced hash; send it again")
         if index > self._next:
             raise UploadIncompleteError(

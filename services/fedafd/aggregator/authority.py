@@ -34,10 +34,10 @@ async def open_authority(database: Database, settings: AggregatorSettings) -> Au
     async with database.transaction() as session:
         row = await find_authority(session)
     if row is None:
-        made = await asyncio.to_thread(new_authority)
+        fresh = await asyncio.to_thread(new_authority)
         async with database.transaction() as session:
-            row = await keep_authority(session, made.certificate_pem(), made.wrapped_key(_wrapping(secret)))
-        _log.info("aggregator.authority_made", subject=made.certificate.subject.rfc4514_string())
+            row = await keep_authority(session, fresh.certificate_pem(), fresh.wrapped_key(_wrapping(secret)))
+        _log.info("aggregator.authority_made", subject=fresh.certificate.subject.rfc4514_string())
     if row.wrapped_key is None:
         raise ConfigurationError(
             f"{_WHAT} is the operator's own: set FEDAFD_AGGREGATOR_AUTHORITY_CERTIFICATE and _AUTHORITY_KEY as before"
@@ -58,9 +58,9 @@ async def _opened(database: Database, row: AuthorityRow, wrapped: str, settings:
     previous = settings.previous_internal_token.get_secret_value()
     authority = read_authority(certificate, wrapped.encode(), _wrapping(previous), _WHAT)
     async with database.transaction() as session:
-        found = await find_authority(session)
-        assert found is not None
-        found.wrapped_key = authority.wrapped_key(_wrapping(token))
+        stored = await find_authority(session)
+        assert stored is not None
+        stored.wrapped_key = authority.wrapped_key(_wrapping(token))
     _log.info("aggregator.authority_wrapped_anew")
     return authority
 

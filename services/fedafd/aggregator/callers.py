@@ -111,10 +111,10 @@ class Callers:
         if change is None:
             gone = list(self._by_hash.values())
         elif change.clients is None:
-            gone = [each for each in self._by_hash.values() if each.client.federation_id == change.federation]
+            gone = [caller for caller in self._by_hash.values() if caller.client.federation_id == change.federation]
         else:
             hashes = (self._hash_of.get(client, "") for client in change.clients)
-            gone = [self._by_hash[each] for each in hashes if each in self._by_hash]
+            gone = [self._by_hash[credential] for credential in hashes if credential in self._by_hash]
         for caller in gone:
             self._by_hash.pop(self._hash_of.pop(caller.client.id, ""), None)
 
@@ -135,14 +135,14 @@ class CallerLooks:
         self._remembered.begin_look()
         async with self._database.snapshot() as session:
             rows = await callers_by_credential(session, credential_hashes)
-        found: dict[str, Caller | Exception] = {}
+        callers: dict[str, Caller | Exception] = {}
         for credential_hash, row in rows.items():
             if isinstance(row, Exception):
-                found[credential_hash] = row
+                callers[credential_hash] = row
                 continue
-            found[credential_hash] = caller = Caller(*row, found_at=now, steady=self._remembered.is_steady(row[0]))
+            callers[credential_hash] = caller = Caller(*row, found_at=now, steady=self._remembered.is_steady(row[0]))
             self._remembered.keep(credential_hash, caller)
-        return found
+        return callers
 
 
 def _concerns(change: Change | None, client: ClientRow) -> bool:

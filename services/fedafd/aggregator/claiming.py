@@ -92,7 +92,7 @@ async def claim_next(context: Context, row: RoundRow, done: StageRow) -> Claimed
                 if stage is None:
                     return None
                 claimed = await claim(session, stage, row, worker, FOLDS_TOGETHER - 1)
-                await mark_taken(session, [stage.id, *(each.id for each in claimed.companions)])
+                await mark_taken(session, [stage.id, *(companion.id for companion in claimed.companions)])
                 return claimed
     except Exception as error:
         # What was completed is completed, and is answered; a message tells of what comes next.

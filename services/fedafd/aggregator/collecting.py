@@ -54,8 +54,8 @@ async def step_collecting(step: Step, stages: list[StageRow]) -> bool:
             if (modality.value, ready.level, ready.position) in begun:
                 continue
             inputs = MergeInputs(states=tuple(ready.children), limit=weighings[modality].limit).named()
-            place = (ready.level, ready.position)
-            changed = await _add_merge(step, modality, place, inputs) or changed
+            node = (ready.level, ready.position)
+            changed = await _add_merge(step, modality, node, inputs) or changed
     if any(_is_open(participation) for participation, _ in cohort):
         return changed
     missing = _quorum_missing(step, cohort)
@@ -78,22 +78,28 @@ async def _fold_stale(step: Step, cohort: _Cohort, stages: list[StageRow]) -> bo
         if not settled_without or participation.position in folding or client.revoked_at is not None:
             continue
         most = step.config.distillation.max_staleness
-        found = await earlier_representations(step.session, client.id, step.row, most)
-        if found is None:
+        earlier = await earlier_representations(step.session, client.id, step.row, most)
+        if earlier is None:
             continue
-        entry, age = found
+        entry, age = earlier
         inputs = FoldInputs(
             client_representations=entry, global_representations=shared.global_representations, age=age
         ).named()
         for modality in ParticipantKind(client.kind).modalities:
-            place = participation.position
-            await add_stage(step.session, step.row.id, StageKind.FOLD, inputs, modality=modality, position=place)
+            await add_stage(
+                step.session,
+                step.row.id,
+                StageKind.FOLD,
+                inputs,
+                modality=modality,
+                position=participation.position,
+            )
         added = True
     return added
 
 
-async def _add_merge(step: Step, modality: Modality, place: tuple[int, int], inputs: dict[str, ArtifactRef]) -> bool:
-    level, position = place
+async def _add_merge(step: Step, modality: Modality, node: tuple[int, int], inputs: dict[str, ArtifactRef]) -> bool:
+    level, position = node
     added = await add_stage(
         step.session, step.row.id, StageKind.MERGE, inputs, modality=modality, level=level, position=position
     )
@@ -160,8 +166,8 @@ def _plan(
     """Who is left out is an empty leaf, so that the tree keeps its shape."""
     if weighing.is_open:
         return MergePlan((), settled=False, root=None)
-    out = {position for position, each in weighing.contributions.items() if each.left_out}
-    states = {place: None if leaf is None or place in out else leaf.state for place, leaf in leaves.items()}
+    out = {position for position, contribution in weighing.contributions.items() if contribution.left_out}
+    states = {position: None if leaf is None or position in out else leaf.state for position, leaf in leaves.items()}
     done = [s for s in stages if s.modality == modality.value and s.state == StageState.DONE.value and s.outputs]
     merged = {(s.level, s.position): sed_state_of(s.outputs or {}) for s in done if s.kind == StageKind.MERGE.value}
     return plan_merges(len(cohort), states, merged)
@@ -196,7 +202,7 @@ def _quorum_missing(step: Step, cohort: _Cohort) -> str | None:
     for modality, needed in ((Modality.IMAGE, quorum.min_image_clients), (Modality.TEXT, quorum.min_text_clients)):
         holders = sum(clients_with(part, client, modality) for part, client in delivered)
         counts[f" with {modality.value} representations"] = (holders, needed)
-    short = [f"{found} of {needed} deliveries{what}" for what, (found, needed) in counts.items() if found < needed]
+    short = [f"{count} of {needed} deliveries{what}" for what, (count, needed) in counts.items() if count < needed]
     return f"quorum not reached: {', '.join(short)}" if short else None
 
 

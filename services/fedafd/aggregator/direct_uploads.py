@@ -40,10 +40,10 @@ class DirectUploads:
             self._store.append_form(key, begin, min(length, upload.size_bytes - begin), _LIFETIME) for begin in begins
         ]
 
-    def moved(self, upload_id: str, held: int) -> int:
+    def moved(self, upload_id: str, arrived_bytes: int) -> int:
         """Bytes that have arrived since this was asked before, as far as this process knows."""
-        before = self._held.pop(upload_id, held)
-        self._held[upload_id] = held
+        before = self._held.pop(upload_id, arrived_bytes)
+        self._held[upload_id] = arrived_bytes
         while len(self._held) > _MOST_UPLOADS:
             self._held.popitem(last=False)
-        return max(0, held - before)
+        return max(0, arrived_bytes - before)

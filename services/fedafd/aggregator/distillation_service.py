@@ -75,41 +75,41 @@ class DistillationService(DistillationServiceServicer):
             if not request.alive_only and not 0 <= request.fraction <= 1:  # also what is no number
                 raise InvalidRequestError("fraction must be a number from 0 to 1")
             if request.alive_only:
-                held = await renew_stage(session, request.stage_id, request.token)
-                if not held:
+                renewed = await renew_stage(session, request.stage_id, request.token)
+                if not renewed:
                     await forgive_strike(session, request.stage_id, request.token)
                 if request.with_companions:
                     await renew_companions(session, request.stage_id, stepped=False)
-                return pb.ReportStageProgressResponse(keep_going=held)
-            held = await note_stage_progress(
+                return pb.ReportStageProgressResponse(keep_going=renewed)
+            renewed = await note_stage_progress(
                 session, request.stage_id, request.token, request.fraction, plain_text(request.activity)
             )
-            if not held:
+            if not renewed:
                 await forgive_strike(session, request.stage_id, request.token)
             if request.with_companions:
                 await renew_companions(session, request.stage_id, stepped=True)
             _, row = await get_stage(session, request.stage_id)
         self._context.wakeups.changed(row.federation_id, clients=(), rounds=False)
-        return pb.ReportStageProgressResponse(keep_going=held)
+        return pb.ReportStageProgressResponse(keep_going=renewed)
 
     async def CompleteStage(self, request: pb.CompleteStageRequest, call: Call) -> pb.CompleteStageResponse:
         require_internal(self._context, call)
         requests = [request, *request.companions]
-        lost, made = [], []
+        lost, artifacts = [], []
         async with self._context.database.transaction() as session:
-            stages = await get_stages(session, [each.stage_id for each in requests])
-            for each in requests:
-                stage, row = stages[each.stage_id]
-                outputs = await _complete(session, each, stage, row)
+            stages = await get_stages(session, [completion.stage_id for completion in requests])
+            for completion in requests:
+                stage, row = stages[completion.stage_id]
+                outputs = await _complete(session, completion, stage, row)
                 if outputs is not None:
-                    made += outputs
+                    artifacts += outputs
                     continue
-                words = f"stage {stage.id}: token {each.token} no longer holds it; it is {stage.state}"
+                words = f"stage {stage.id}: token {completion.token} no longer holds it; it is {stage.state}"
                 if len(requests) == 1:
                     raise StageLostError(words)
                 _log.info("stage.lost", stage=stage.id, reason=words)
                 lost.append(stage.id)
-            await add_artifacts(session, made)
+            await add_artifacts(session, artifacts)
         add_context(federation=row.federation_id, round_number=row.number)
         goes_on = request.takes_next and not lost
         following = await claim_next(self._context, row, stages[request.stage_id][0]) if goes_on else None
@@ -186,7 +186,7 @@ class DistillationService(DistillationServiceServicer):
         answer = _description(claimed.stage, claimed.row, config, claimed.token)
         answer.lease.FromTimedelta(self._context.stage_lease)
         answer.stage_id = claimed.stage.id
-        answer.companions.extend(_companion(each) for each in claimed.companions)
+        answer.companions.extend(_companion(companion) for companion in claimed.companions)
         return answer
 
 

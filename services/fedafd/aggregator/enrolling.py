@@ -36,9 +36,9 @@ async def enrol(context: Context, request: pb.EnrollRequest) -> pb.EnrollRespons
             session, request.token, kind, _version(request), _nonce(request), bound
         )
         if authority is not None and key is not None:
-            made = authority.sign_client(key, client.federation_id, client.id, context.certificate_lifetime)
-            await bind_key(session, client.id, key_id(key), made.not_valid_after_utc)
-            answer.certificate, answer.authority = _der(made), authority.certificate_der()
+            issued = authority.sign_client(key, client.federation_id, client.id, context.certificate_lifetime)
+            await bind_key(session, client.id, key_id(key), issued.not_valid_after_utc)
+            answer.certificate, answer.authority = _der(issued), authority.certificate_der()
         if new:
             record_event(
                 session,
@@ -70,9 +70,9 @@ async def renew_certificate(
             f"client {client.name}: its certificate ended on {ended:%Y-%m-%d %H:%M} UTC, too long ago to renew it; ask"
             " the operator for a new invitation"
         )
-    made = authority.sign_client(key, client.federation_id, client.id, context.certificate_lifetime)
+    issued = authority.sign_client(key, client.federation_id, client.id, context.certificate_lifetime)
     async with context.database.transaction() as session:
-        if not await bind_key(session, client.id, key_id(key), made.not_valid_after_utc):
+        if not await bind_key(session, client.id, key_id(key), issued.not_valid_after_utc):
             raise ForbiddenError(
                 f"client {client.name}: its credential is bound to another key; a new key needs a new invitation"
             )
@@ -83,10 +83,10 @@ async def renew_certificate(
             actor=f"client:{client.name}",
             client=client.name,
             key_sha256=key_id(key),
-            until=made.not_valid_after_utc.isoformat(),
+            until=issued.not_valid_after_utc.isoformat(),
         )
     context.wakeups.changed(client.federation_id, clients=(client.id,), rounds=False)
-    return pb.RenewCertificateResponse(certificate=_der(made), authority=authority.certificate_der())
+    return pb.RenewCertificateResponse(certificate=_der(issued), authority=authority.certificate_der())
 
 
 def _need(authority: Authority | None) -> Authority:

@@ -44,7 +44,7 @@ def needs_look(step: Step, before: RoundGlance | None, now: RoundGlance) -> bool
         return True
     if _num_without(now) != _num_without(before) or now.num_stages(StageState.FAILED.value):
         return True
-    cohort = sum(each.count for each in now.parts.values())
+    cohort = sum(part.count for part in now.parts.values())
     done = now.num_stages(StageState.DONE.value) - before.num_stages(StageState.DONE.value)
     return done >= max(MERGE_ARITY, cohort // _SHARE)
 
@@ -52,12 +52,12 @@ def needs_look(step: Step, before: RoundGlance | None, now: RoundGlance) -> bool
 def _is_anyone_late(step: Step, now: RoundGlance) -> bool:
     """Whether a client or a distiller has to be given up."""
     silent_since, alive_since = step.silent_since, step.alive_since
-    for (_, _, state), each in now.stages.items():
-        if state in _OPEN_STAGES and each.stepped_at < silent_since:
+    for (_, _, state), group in now.stages.items():
+        if state in _OPEN_STAGES and group.stepped_at < silent_since:
             return True
-        if state == StageState.RUNNING.value and alive_since is not None and each.alive_at < alive_since:
+        if state == StageState.RUNNING.value and alive_since is not None and group.alive_at < alive_since:
             return True
-    waited_for = [each for state, each in now.parts.items() if state in _OPEN_PARTS]
+    waited_for = [group for state, group in now.parts.items() if state in _OPEN_PARTS]
     return bool(waited_for) and (
         _is_past(step.row.deadline_at) or any(p.any_revoked or p.stepped_at < silent_since for p in waited_for)
     )
@@ -70,9 +70,9 @@ def _is_past(deadline: datetime | None) -> bool:
 def _counts(glance: RoundGlance) -> dict[tuple[str, ...], int]:
     """What a step can follow from; whether a stage waits or is worked on, or a client trains, is nothing to it."""
     counts: dict[tuple[str, ...], int] = {}
-    for (kind, modality, state), each in glance.stages.items():
-        place = (kind, modality, "open" if state in _OPEN_STAGES else state)
-        counts[place] = counts.get(place, 0) + each.count
+    for (kind, modality, state), group in glance.stages.items():
+        key = (kind, modality, "open" if state in _OPEN_STAGES else state)
+        counts[key] = counts.get(key, 0) + group.count
     for state, part in glance.parts.items():
         known = ("open" if state in _OPEN_PARTS else state,)
         counts[known] = counts.get(known, 0) + part.count

@@ -47,6 +47,6 @@ class Holds:
     async def _hold_all(self, holds: Sequence[Hold]) -> Mapping[Hold, bool | Exception]:
         async with self._database.transaction() as session:
             return {
-                each: await hold_session(session, each.client_id, each.own, each.ended, each.now, each.until)
-                for each in holds
+                hold: await hold_session(session, hold.client_id, hold.own, hold.ended, hold.now, hold.until)
+                for hold in holds
             }

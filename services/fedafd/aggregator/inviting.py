@@ -39,7 +39,9 @@ async def _drawn(step: Step, online: Sequence[ClientRow]) -> list[ClientRow]:
     config = step.config
     counts = await count_invitations(step.session, [client.id for client in online])
     sites = _candidates(online, counts)
-    chosen = {each.name for each in draw_cohort(config.cohort, config.quorum, config.seed, step.row.number, sites)}
+    chosen = {
+        candidate.name for candidate in draw_cohort(config.cohort, config.quorum, config.seed, step.row.number, sites)
+    }
     return [client for client in online if client.name in chosen]
 
 
@@ -72,8 +74,8 @@ async def _collect(step: Step, cohort: Sequence[ClientRow], num_online: int | No
 
 def _candidates(clients: Sequence[ClientRow], invited: Mapping[str, int] = MappingProxyType({})) -> list[Candidate]:
     return [
-        Candidate(each.name, ParticipantKind(each.kind), invited.get(each.id, 0), each.max_clients or 1)
-        for each in clients
+        Candidate(client.name, ParticipantKind(client.kind), invited.get(client.id, 0), client.max_clients or 1)
+        for client in clients
     ]
 
 

@@ -57,7 +57,7 @@ class Pace:
     def wait_seconds(self, credential: str, now: float) -> float:
         """Count a call that comes at `now`; how long it has to wait."""
         if len(self._due) > _MOST_PACED:
-            self._due = {each: due for each, due in self._due.items() if due > now}
+            self._due = {caller: due for caller, due in self._due.items() if due > now}
         due = max(self._due.get(credential, now), now) + self._gap
         self._due[credential] = due
         return max(0.0, due - now - self._ahead)

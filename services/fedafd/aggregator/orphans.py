@@ -52,12 +52,12 @@ def orphan_kind(key: str, known: Known, forgotten: Mapping[str, OrphanKind] = _N
     """Why nothing needs the object of that key; None if something does or may. `forgotten`: keys about to be so."""
     if key.startswith(_PROBE):
         return OrphanKind.PROBES
-    if (found := OF_A_FEDERATION.match(key)) is None or found["federation"] not in known.federations:
-        return OrphanKind.FOREIGN if found else None
+    if (of_federation := OF_A_FEDERATION.match(key)) is None or of_federation["federation"] not in known.federations:
+        return OrphanKind.FOREIGN if of_federation else None
     if chunk := OF_AN_UPLOAD.match(key):
         return None if chunk["upload"] in known.uploads else OrphanKind.CHUNKS
-    place = OF_A_ROUND.match(key)
-    if place is None or (place["federation"], int(place["number"])) in known.open_rounds:
+    of_round = OF_A_ROUND.match(key)
+    if of_round is None or (of_round["federation"], int(of_round["number"])) in known.open_rounds:
         return None
     of_whole = key.removesuffix(".copy")
     if of_whole in forgotten:
@@ -69,14 +69,14 @@ def orphans_of(
     objects: Iterable[ObjectInfo], known: Known, forgotten: Mapping[str, OrphanKind] = _NONE
 ) -> Iterator[Orphan]:
     """Those of the objects that nothing needs."""
-    for each in objects:
-        kind = orphan_kind(each.key, known, forgotten)
+    for entry in objects:
+        kind = orphan_kind(entry.key, known, forgotten)
         if kind is not None:
-            yield Orphan(kind, each.key, each.size_bytes)
+            yield Orphan(kind, entry.key, entry.size_bytes)
 
 
 def unfinished_writes(store: ObjectStore) -> Iterator[Orphan]:
     """What processes that were killed while they wrote left in the store, at least a day ago."""
     if isinstance(store, UnfinishedWrites):
-        for found in store.unfinished(_ABANDONED_AFTER):
-            yield Orphan(OrphanKind.UNFINISHED, found.key, found.size_bytes)
+        for written in store.unfinished(_ABANDONED_AFTER):
+            yield Orphan(OrphanKind.UNFINISHED, written.key, written.size_bytes)

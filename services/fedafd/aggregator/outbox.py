@@ -93,9 +93,9 @@ class Outbox:
                 folds.setdefault(rounds[message.stage_id][0], []).append(message)
             else:
                 yield [message]
-        for each in folds.values():
-            for start in range(0, len(each), self._folds_together):
-                yield each[start : start + self._folds_together]
+        for group in folds.values():
+            for start in range(0, len(group), self._folds_together):
+                yield group[start : start + self._folds_together]
 
     async def _check_memory(self, memory: Memory) -> None:
         try:

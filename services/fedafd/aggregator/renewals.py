@@ -56,8 +56,8 @@ class Renewals:
         if not noted:
             return
         rows = [
-            {"client": client, "own": each.session, "now": each.seen_at, "until": each.until}
-            for client, each in sorted(noted.items())
+            {"client": client, "own": renewal.session, "now": renewal.seen_at, "until": renewal.until}
+            for client, renewal in sorted(noted.items())
         ]
         try:
             async with self._database.transaction() as session:

@@ -43,7 +43,7 @@ async def round_points(session: AsyncSession, row: RoundRow) -> tuple[dict[str, 
     if row.finished_at is not None:
         points["round/seconds"] = (row.finished_at - (row.started_at or row.created_at)).total_seconds()
     points |= {f"server/{name}": float(value) for name, value in (row.metrics or {}).items()}
-    for part, client in sorted(parts, key=lambda each: each[1].name)[:MOST_CLIENTS]:
+    for part, client in sorted(parts, key=lambda pair: pair[1].name)[:MOST_CLIENTS]:
         points |= {f"{client.name}/{name}": value for name, value in _of_client(part).items()}
     folds = _folds(parts, await list_stages(session, row.id))
     weighed = {modality for part, _ in parts for modality in part.contributions or {}}
@@ -56,7 +56,7 @@ def sed_weights(store: ObjectStore, folds: Folds) -> dict[str, float]:
     Blocking: reads the small part of each state that holds the scores. Raises what the store raises,
     ArtifactCorruptError for a state that is none.
     """
-    found: dict[str, float] = {}
+    weights: dict[str, float] = {}
     for modality, keys in folds.items():
         if not keys:
             continue
@@ -64,29 +64,31 @@ def sed_weights(store: ObjectStore, folds: Folds) -> dict[str, float]:
         weights_KN = np.exp(scores_KN - scores_KN.max(axis=0))
         weights_KN /= weights_KN.sum(axis=0)
         means = dict(zip(keys, weights_KN.mean(axis=1).tolist(), strict=True))
-        found |= {f"{name}/sed_weight/{modality}": means[name] for name in sorted(means)[:MOST_CLIENTS]}
-    return found
+        weights |= {f"{name}/sed_weight/{modality}": means[name] for name in sorted(means)[:MOST_CLIENTS]}
+    return weights
 
 
 def _of_client(part: ParticipationRow) -> dict[str, float]:
     """Of what it shared, and what was seen of it."""
-    found = {name: float(value) for name, value in (part.metrics or {}).items()}
-    found |= {"bytes_up": float(part.bytes_up), "bytes_down": float(part.bytes_down)}
-    for modality, each in (part.contributions or {}).items():
-        seen = {name: each[name] for name in ("weight", "similarity", "agreement") if each[name] is not None}
-        found |= {f"sed_{name}/{modality}": float(value) for name, value in seen.items()}
-    return found | {"delivered": float(part.state == ParticipationState.DELIVERED.value)}
+    points = {name: float(value) for name, value in (part.metrics or {}).items()}
+    points |= {"bytes_up": float(part.bytes_up), "bytes_down": float(part.bytes_down)}
+    for modality, contribution in (part.contributions or {}).items():
+        seen = {
+            name: contribution[name] for name in ("weight", "similarity", "agreement") if contribution[name] is not None
+        }
+        points |= {f"sed_{name}/{modality}": float(value) for name, value in seen.items()}
+    return points | {"delivered": float(part.state == ParticipationState.DELIVERED.value)}
 
 
 def _folds(parts: Sequence[tuple[ParticipationRow, ClientRow]], stages: Sequence[StageRow]) -> Folds:
     names = {part.position: client.name for part, client in parts}
-    found: dict[str, dict[str, str]] = {}
+    folds: dict[str, dict[str, str]] = {}
     for stage in stages:
         entry = find_sed_state(stage.outputs or {})
         is_done = stage.kind == StageKind.FOLD.value and stage.state == StageState.DONE.value
         if is_done and entry and stage.position in names:
-            found.setdefault(stage.modality, {})[names[stage.position]] = entry["key"]
-    return found
+            folds.setdefault(stage.modality, {})[names[stage.position]] = entry["key"]
+    return folds
 
 
 def _log_shares(store: ObjectStore, key: str) -> NDArray[np.float64]:
@@ -115,9 +117,9 @@ class _Start:
 
     def tensor(self, name: str) -> NDArray[np.float64]:
         """Raises KeyError, TypeError, ValueError for another header than is expected."""
-        told = json.loads(self._header)[name]
-        begin, end = (self._first + int(offset) for offset in told["data_offsets"])
-        return np.frombuffer(self._bytes(begin, end), _KINDS[told["dtype"]]).astype(np.float64)
+        description = json.loads(self._header)[name]
+        begin, end = (self._first + int(offset) for offset in description["data_offsets"])
+        return np.frombuffer(self._bytes(begin, end), _KINDS[description["dtype"]]).astype(np.float64)
 
     def _bytes(self, begin: int, end: int) -> bytes:
         while len(self._content) < end:

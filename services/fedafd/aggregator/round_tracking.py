@@ -65,7 +65,7 @@ class RoundTracking:
     async def close(self) -> None:
         """End the trackers; another aggregator may coordinate now."""
         trackers, self._trackers, self._shown = list(self._trackers.values()), {}, {}
-        await asyncio.gather(*(asyncio.to_thread(each.close) for each in trackers))
+        await asyncio.gather(*(asyncio.to_thread(tracker.close) for tracker in trackers))
 
     async def _points(self, round_id: str, *, weigh: bool) -> dict[str, float]:
         async with self._context.database.snapshot() as session:

@@ -60,14 +60,14 @@ class _Facts:
 
 async def _seen(context: Context) -> dict[str, _Facts] | None:
     """The facts of each federation that has a client or a round; None while the database is away."""
-    found: defaultdict[str, _Facts] = defaultdict(_Facts)
+    facts: defaultdict[str, _Facts] = defaultdict(_Facts)
     try:
         async with context.database.snapshot() as session:
             for federation, round_id in await session.execute(_COLLECTING):
-                found[federation].collecting.append(round_id)
+                facts[federation].collecting.append(round_id)
             for federation, count in await session.execute(_ENDED):
-                found[federation].ended = count
+                facts[federation].ended = count
     except DatabaseUnavailableError as error:
         _log.debug("round_watch.database_away", reason=str(error))
         return None
-    return dict(found)
+    return dict(facts)

@@ -180,7 +180,7 @@ def _listening(
 
 @asynccontextmanager
 async def _background(*work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    tasks = [asyncio.ensure_future(each) for each in work]
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in work]
     try:
         yield
     finally:
@@ -193,8 +193,8 @@ async def _background(*work: Coroutine[None, None, None]) -> AsyncIterator[None]
 
 async def _finished(task: asyncio.Future[None], seconds: float) -> None:
     _, late = await asyncio.wait((task,), timeout=seconds)
-    for each in late:
-        each.cancel()
+    for unfinished in late:
+        unfinished.cancel()
     with suppress(asyncio.CancelledError):
         await task
 

@@ -91,11 +91,11 @@ async def remove_deleted(database: Database, store: ObjectStore) -> None:
     async with database.snapshot() as session:
         names = await removals(session)
     for name in names:
-        found = await asyncio.to_thread(_listed, store, f"{FEDERATIONS}{name}/")
-        await asyncio.to_thread(_delete_keys, store, [each.key for each in found])
+        objects_left = await asyncio.to_thread(_listed, store, f"{FEDERATIONS}{name}/")
+        await asyncio.to_thread(_delete_keys, store, [entry.key for entry in objects_left])
         async with database.transaction() as session:
             await finish_removal(session, name)
-        _log.info("federation.removed", federation=name, objects=len(found))
+        _log.info("federation.removed", federation=name, objects=len(objects_left))
 
 
 async def sweep_round(database: Database, store: ObjectStore, row: RoundRow) -> Amount:
@@ -115,11 +115,11 @@ async def sweep_round(database: Database, store: ObjectStore, row: RoundRow) -> 
     amount = Amount()
     objects = RoundObjects(row.federation_id, row.number)
     for prefix in (objects.artifacts, objects.model):
-        found = list(orphans_of(await asyncio.to_thread(_listed, store, prefix), known))
-        await asyncio.to_thread(_delete, store, found)
-        for each in found:
+        orphans = list(orphans_of(await asyncio.to_thread(_listed, store, prefix), known))
+        await asyncio.to_thread(_delete, store, orphans)
+        for orphan in orphans:
             amount.objects += 1
-            amount.size_bytes += each.size_bytes
+            amount.size_bytes += orphan.size_bytes
     async with database.transaction() as session:
         await mark_swept(session, row.id)
     if amount.objects:
@@ -139,14 +139,14 @@ async def prune(
     async with database.snapshot() if dry_run else database.transaction() as session:
         forgotten = await _let_go(session) if dry_run else await _forget(session)
         known = await known_objects(session)
-    found = [*orphans_of(listed, known, forgotten), *unfinished_writes(store)]
+    orphans = [*orphans_of(listed, known, forgotten), *unfinished_writes(store)]
     if not dry_run:
         kept = () if foreign else (OrphanKind.FOREIGN,)
-        await asyncio.to_thread(_delete, store, [each for each in found if each.kind not in kept])
+        await asyncio.to_thread(_delete, store, [orphan for orphan in orphans if orphan.kind not in kept])
     amounts: defaultdict[OrphanKind, Amount] = defaultdict(Amount)
-    for each in found:
-        amounts[each.kind].objects += 1
-        amounts[each.kind].size_bytes += each.size_bytes
+    for orphan in orphans:
+        amounts[orphan.kind].objects += 1
+        amounts[orphan.kind].size_bytes += orphan.size_bytes
     return dict(amounts)
 
 
@@ -181,5 +181,5 @@ def _delete_keys(store: ObjectStore, keys: Iterable[str]) -> None:
 
 
 def _delete(store: ObjectStore, orphans: Iterable[Orphan]) -> None:
-    for each in orphans:
-        store.delete(each.key)
+    for orphan in orphans:
+        store.delete(orphan.key)

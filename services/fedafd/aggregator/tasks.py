@@ -69,13 +69,13 @@ async def find_artifact(
     """The artifact of that hash with its key, if the client's current task names it; and the part it is for."""
     remembered = context.callers.of(client.id)
     if remembered is not None and remembered.part is not None:
-        found = await _named(context, client, remembered.part, sha256)
-        if found is not None:
-            return found, remembered.part
+        named = await _named(context, client, remembered.part, sha256)
+        if named is not None:
+            return named, remembered.part
     async with context.database.snapshot() as session:
         current = await current_participation(session, client.id)
-    found = None if current is None else await _named(context, client, current[0], sha256)
-    return None if found is None or current is None else (found, current[0])
+    named = None if current is None else await _named(context, client, current[0], sha256)
+    return None if named is None or current is None else (named, current[0])
 
 
 async def _named(context: Context, client: ClientRow, part: ParticipationRow, sha256: str) -> types_pb2.Artifact | None:
@@ -96,10 +96,10 @@ async def _round_task(context: Context, row: RoundRow, kind: ParticipantKind) ->
 
 
 def _without_key(artifact: types_pb2.Artifact) -> types_pb2.Artifact:
-    told = types_pb2.Artifact()
-    told.CopyFrom(artifact)
-    told.key = ""
-    return told
+    public = types_pb2.Artifact()
+    public.CopyFrom(artifact)
+    public.key = ""
+    return public
 
 
 def _train_task(row: RoundRow, artifacts: list[types_pb2.Artifact]) -> pb.TrainTask:

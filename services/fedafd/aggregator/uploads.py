@@ -80,10 +80,10 @@ async def begin_upload(context: Context, client: ClientRow, request: pb.BeginUpl
     upload = await context.announcements.take(announcement)
     context.uploads.keep(upload)
     blob = ArrivingBlob(context.store, row, upload)
-    held = await blob.size_arrived()
-    answer = pb.BeginUploadResponse(upload_id=upload.id, missing_chunks=blob.missing(held))
+    arrived_bytes = await blob.size_arrived()
+    answer = pb.BeginUploadResponse(upload_id=upload.id, missing_chunks=blob.missing(arrived_bytes))
     if request.direct:
-        if moved := context.direct.moved(upload.id, held):
+        if moved := context.direct.moved(upload.id, arrived_bytes):
             context.progress.moved(row.federation_id, part.id, up=moved)
         for form in context.direct.forms(blob.key, upload, answer.missing_chunks):
             answer.forms.add(

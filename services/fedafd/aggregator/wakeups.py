@@ -81,18 +81,18 @@ class Wakeups:
 
         A client has one listener: those that it had before are woken for the last time.
         """
-        place = (federation_id, client_id)
-        listener = Listener(awake=self._last_change(place) > since)
-        for earlier in self._clients[place]:
+        client = (federation_id, client_id)
+        listener = Listener(awake=self._last_change(client) > since)
+        for earlier in self._clients[client]:
             earlier.replaced = True
             earlier.wake()
-        self._clients[place].add(listener)
+        self._clients[client].add(listener)
         try:
             yield listener
         finally:
-            self._clients[place].discard(listener)
-            if not self._clients[place]:
-                del self._clients[place]
+            self._clients[client].discard(listener)
+            if not self._clients[client]:
+                del self._clients[client]
 
     @contextmanager
     def of_rounds(self, listener: Listener | None = None) -> Iterator[Listener]:
@@ -119,11 +119,11 @@ class Wakeups:
             hook(change)
         self._note(change)
         if change.clients is None:
-            places = [place for place in self._clients if place[0] == change.federation]
+            keys = [client for client in self._clients if client[0] == change.federation]
         else:
-            places = [(change.federation, client) for client in change.clients]
-        for place in places:
-            for listener in self._clients.get(place, ()):
+            keys = [(change.federation, client) for client in change.clients]
+        for key in keys:
+            for listener in self._clients.get(key, ()):
                 listener.wake()
         if change.rounds:
             for listener in self._coordinators:
@@ -135,7 +135,10 @@ class Wakeups:
         self._changed_for_all = self.tick
         for hook in self._hooks:
             hook(None)
-        for listener in (*self._coordinators, *(each for held in self._clients.values() for each in held)):
+        for listener in (
+            *self._coordinators,
+            *(listener_in for group in self._clients.values() for listener_in in group),
+        ):
             listener.wake()
 
     def _note(self, change: Change) -> None:
@@ -145,13 +148,13 @@ class Wakeups:
             return
         self.tick += 1
         for client in concerned:
-            place = (change.federation, client)
-            self._changed[place] = self.tick
-            self._changed.move_to_end(place)
+            changed = (change.federation, client)
+            self._changed[changed] = self.tick
+            self._changed.move_to_end(changed)
         while len(self._changed) > _MOST_NOTED:
             _, at = self._changed.popitem(last=False)
             self._changed_for_all = max(self._changed_for_all, at)
 
-    def _last_change(self, place: tuple[str, str]) -> int:
-        own, all_of_it = self._changed.get(place, 0), self._changed.get((place[0], None), 0)
+    def _last_change(self, client: tuple[str, str]) -> int:
+        own, all_of_it = self._changed.get(client, 0), self._changed.get((client[0], None), 0)
         return max(own, all_of_it, self._changed_for_all)

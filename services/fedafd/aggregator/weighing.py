@@ -82,8 +82,8 @@ def note_contributions(
         }
         if not known or known == part.contributions:
             continue
-        for modality, each in known.items():
-            if each["left_out"] and modality not in (part.contributions or {}):
+        for modality, contribution in known.items():
+            if contribution["left_out"] and modality not in (part.contributions or {}):
                 record_event(
                     step.session,
                     "participation.left_out",
@@ -92,7 +92,7 @@ def note_contributions(
                     round=step.row.number,
                     client=client.name,
                     modality=modality,
-                    similarity=each["similarity"],
-                    agreement=each["agreement"],
+                    similarity=contribution["similarity"],
+                    agreement=contribution["agreement"],
                 )
         part.contributions = known

@@ -41,9 +41,9 @@ def agent_check(
     from fedafd.agent.contact_sheet import write_contact_sheet
     from fedafd.agent.main import read_site
 
-    for place in (json_file, sheet):
-        if place is not None:
-            need_place(place)
+    for target in (json_file, sheet):
+        if target is not None:
+            need_place(target)
     site = read_site(config)
     with _shown() as bar:
         task = bar.add_task("", total=None)

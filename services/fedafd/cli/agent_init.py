@@ -48,25 +48,25 @@ def agent_init(
     asks = not yes
     if path is None and adapter != "shapes":
         path = Path(_asked("Folder of your data", None, asks, "PATH"))
-    found = _proposal(path, kind, adapter, _options(option or []))
-    _describe(found)
+    proposal = _proposal(path, kind, adapter, _options(option or []))
+    _describe(proposal)
     if asks and not _is_right():
         raise ConfigurationError("say it with --kind, --adapter and --option NAME=VALUE; docs/data.md lists them")
     if aggregator is None:
         aggregator = _asked("Address of the aggregator (host:port)", _DEFAULT_AGGREGATOR, asks, "--aggregator")
         if asks and authorities is None:
             with _answers():
-                told = typer.prompt(
+                answer = typer.prompt(
                     "PEM file of who signed its certificate (empty: none)", default="", show_default=False
                 )
-            authorities = Path(told).expanduser() if told else None
+            authorities = Path(answer).expanduser() if answer else None
     text, _ = agent_file(
         aggregator=aggregator,
-        kind=found.kind,
-        adapter=found.adapter,
-        path=found.path,
-        options=found.options,
-        task=found.task,
+        kind=proposal.kind,
+        adapter=proposal.adapter,
+        path=proposal.path,
+        options=proposal.options,
+        task=proposal.task,
         state_dir=state_dir,
         authorities=None if authorities is None else authorities.absolute(),
     )
@@ -80,24 +80,24 @@ def _proposal(path: Path | None, kind: ClientKind | None, adapter: str | None, o
     return propose(path, adapter=adapter, kind=kind, options=options)
 
 
-def _describe(found: Proposal) -> None:
-    data = found.data
-    counts = ", ".join(f"{name} {len(split)}" for name, split in _splits(found).items())
-    where = "" if found.path is None else f"{found.path}: "
-    typer.echo(f"{where}{found.kind.value} data, read by {found.adapter}")
+def _describe(proposal: Proposal) -> None:
+    data = proposal.data
+    counts = ", ".join(f"{name} {len(split)}" for name, split in _splits(proposal).items())
+    where = "" if proposal.path is None else f"{proposal.path}: "
+    typer.echo(f"{where}{proposal.kind.value} data, read by {proposal.adapter}")
     typer.echo(f"samples: {counts}")
     if data.labels:
         more = f" and {len(data.labels) - 8} more" if len(data.labels) > 8 else ""
-        what = "classes" if found.task is None else "labels, several a sample"
+        what = "classes" if proposal.task is None else "labels, several a sample"
         typer.echo(f"{what}: {len(data.labels)} ({', '.join(data.labels[:8])}{more})")
     for note in data.listing.notes:
         typer.echo(f"note: {note}")
 
 
-def _splits(found: Proposal) -> dict[str, Any]:
+def _splits(proposal: Proposal) -> dict[str, Any]:
     from fedafd.datasets.fingerprint import splits_of
 
-    return dict(splits_of(found.data))
+    return dict(splits_of(proposal.data))
 
 
 def _asked(question: str, default: str | None, asks: bool, flag: str) -> str:
@@ -131,14 +131,14 @@ def _options(given: list[str]) -> dict[str, Any]:
     from fedafd.domain.yaml_files import parse_yaml
 
     options = {}
-    for each in given:
-        name, equals, value = each.partition("=")
+    for option in given:
+        name, equals, value = option.partition("=")
         if not equals or not name:
-            raise ConfigurationError(f"--option {each}: give NAME=VALUE")
+            raise ConfigurationError(f"--option {option}: give NAME=VALUE")
         try:
             options[name.strip()] = parse_yaml(value)
         except yaml.YAMLError:
-            raise ConfigurationError(f"--option {each}: the value is not readable as YAML") from None
+            raise ConfigurationError(f"--option {option}: the value is not readable as YAML") from None
     return options
 
 

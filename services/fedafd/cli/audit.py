@@ -44,9 +44,9 @@ def leakage(
     from fedafd.agent.leakage import audit_words, audited
     from fedafd.agent.main import read_site
 
-    found = audited(read_site(config), resamples=resamples, topics=topic or (), attributes=attributes)
+    leakages = audited(read_site(config), resamples=resamples, topics=topic or (), attributes=attributes)
     if output.is_data:
-        print_answer(found.to_dict(), output)
+        print_answer(leakages.to_dict(), output)
         return
-    for line in audit_words(found):
+    for line in audit_words(leakages):
         typer.echo(line)

@@ -42,7 +42,7 @@ def bootstrap(
     from fedafd.domain.config import read_federation_config
 
     config = read_federation_config(file)
-    invitations = [parse_invitation(each) for each in client or []]
+    invitations = [parse_invitation(words) for words in client or []]
     settings = config.model_dump(mode="json", exclude_unset=True)
     public_set = partial(_write_public_set, adapter=adapter, path=path, options=_parsed(options))
     rest = FederationClient(url, read_secret(api_key_file), config.name)
@@ -58,7 +58,7 @@ def parse_invitation(text: str) -> Invitation:
     """NAME:KIND:FILE. Raises ConfigurationError."""
     name, _, rest = text.partition(":")
     kind, _, file = rest.partition(":")
-    kinds = [each.value for each in ClientKind]
+    kinds = [kind_name.value for kind_name in ClientKind]
     if not name or kind not in kinds or not file:
         raise ConfigurationError(f"--client {text}: write NAME:KIND:FILE, KIND being one of {', '.join(kinds)}")
     return Invitation(name, ClientKind(kind), Path(file))

@@ -255,9 +255,9 @@ class _Federation:
         result = str(work / f"alone-{site.name}.json")
         return self._supervisor.start(f"alone-{site.name}", [*command, result], thread_environment(1), may_end=True)
 
-    def _alone(self, site: DemoSite, told: Mapping[str, float]) -> dict[str, Any] | None:
+    def _alone(self, site: DemoSite, metrics: Mapping[str, float]) -> dict[str, Any] | None:
         """What a site got by itself: its last round tells it if its model has a branch for that; else a child does."""
-        if (branch := _branch_alone(told)) is not None:
+        if (branch := _branch_alone(metrics)) is not None:
             return branch
         path = self._output.work / f"alone-{site.name}.json"
         if not path.is_file():
@@ -314,10 +314,10 @@ def _say_where(
         console.print("Everything keeps running; stop it with Ctrl-C.")
 
 
-def _branch_alone(told: Mapping[str, float]) -> dict[str, Any] | None:
+def _branch_alone(given: Mapping[str, float]) -> dict[str, Any] | None:
     """As a child of the comparison tells it, from the metrics of a round; None for a model without such a branch."""
-    metrics = {name.removeprefix("alone/"): value for name, value in told.items() if name.startswith("alone/")}
-    return {"metrics": metrics, "standard_error": told.get("over_alone/standard_error")} if metrics else None
+    metrics = {name.removeprefix("alone/"): value for name, value in given.items() if name.startswith("alone/")}
+    return {"metrics": metrics, "standard_error": given.get("over_alone/standard_error")} if metrics else None
 
 
 def _ended(child: Child) -> bool:

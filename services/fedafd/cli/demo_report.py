@@ -118,10 +118,10 @@ def _difference(client: ClientResult) -> str:
     gain, error = client.federated - client.alone, client.standard_error
     if error is None:
         return f"{gain:+.1f}"
-    told = f"{gain:+.1f} ± {error:.1f}"
+    words = f"{gain:+.1f} ± {error:.1f}"
     if abs(gain) <= error:
-        return told
-    return f"[green]{told}[/]" if gain > 0 else f"[red]{told} lost[/]"
+        return words
+    return f"[green]{words}[/]" if gain > 0 else f"[red]{words} lost[/]"
 
 
 def _percent(value: float | None) -> str:

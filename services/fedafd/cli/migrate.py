@@ -58,14 +58,14 @@ def current(
     from fedafd.persistence import migrate as schema
 
     _need(context.obj)
-    found, head = schema.current_revision(context.obj) or schema.BASE, schema.head_revision()
+    revision, head = schema.current_revision(context.obj) or schema.BASE, schema.head_revision()
     if output.is_data:
-        print_answer({"current": found, "head": head}, output)
-    elif found == head:
-        typer.echo(f"{found}, which is what this program needs")
+        print_answer({"current": revision, "head": head}, output)
+    elif revision == head:
+        typer.echo(f"{revision}, which is what this program needs")
     else:
-        typer.echo(f"{found}; this program needs {head}: run `fedafd migrate`")
-    raise typer.Exit(found != head)
+        typer.echo(f"{revision}; this program needs {head}: run `fedafd migrate`")
+    raise typer.Exit(revision != head)
 
 
 def _need(database_url: str) -> None:

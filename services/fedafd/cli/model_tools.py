@@ -59,12 +59,12 @@ def pictures_in(folder: Path) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
 
-    found = []
-    for place, folders, files in os.walk(folder, onerror=refuse):
+    pictures = []
+    for directory, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
         shown = (name for name in files if not name.startswith("."))
-        found += [Path(place, name) for name in shown if Path(name).suffix.lower() in ENDINGS]
-    return sorted(found)
+        pictures += [Path(directory, name) for name in shown if Path(name).suffix.lower() in ENDINGS]
+    return sorted(pictures)
 
 
 def texts_in(path: Path) -> Iterator[tuple[str, str]]:

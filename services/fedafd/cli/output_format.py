@@ -41,7 +41,7 @@ class AnswerCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """The arguments, the short form spelt out."""
-        return super().parse_args(ctx, ["--output=json" if each == "--json" else each for each in args])
+        return super().parse_args(ctx, ["--output=json" if arg == "--json" else arg for arg in args])
 
 
 def print_answer(answer: Any, output: OutputFormat) -> None:

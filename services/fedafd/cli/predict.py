@@ -53,7 +53,7 @@ class _Item:
     name: str
     sample: Any
     row: list[str]
-    found: list[Prediction] | None = None
+    predictions: list[Prediction] | None = None
     error: DataError | None = None
 
 
@@ -120,7 +120,7 @@ def predict(
     skipped = 0
     # A CSV may be written over: its rows are all in the result.
     inputs = [Path(item.sample) for item in listed if loaded.kind == "image"]
-    inputs += [each for each in (texts, csv_file if json_lines else None) if each is not None]
+    inputs += [source for source in (texts, csv_file if json_lines else None) if source is not None]
     with (
         results_to(output, force=force, inputs=inputs) as file,
         progress("predicting", total, prints=output is None) as advance,
@@ -164,10 +164,10 @@ def _given(samples: list[str], kind: str) -> Iterator[_Item]:
         if not path.is_dir():
             yield _Item(name, path, [])
             continue
-        found = pictures_in(path)
-        if not found:
+        pictures = pictures_in(path)
+        if not pictures:
             raise DataError(f"{path}: holds no pictures")
-        yield from (_Item(str(each), each, []) for each in found)
+        yield from (_Item(str(picture), picture, []) for picture in pictures)
 
 
 def _header(path: Path, delimiter: str | None) -> list[str]:
@@ -182,10 +182,10 @@ def _place_of(column: str, header: list[str], path: Path) -> int:
         return header.index(column)
     known = ", ".join(map(repr, header))
     count = header.count(column)
-    told = f"{path}: has {count or 'no'} column{'s' if count else ''} named {column!r}; its columns: {known}"
-    other = next((each for each in _OTHER_DELIMITERS if len(header) == 1 and each in header[0]), None)
+    sentence = f"{path}: has {count or 'no'} column{'s' if count else ''} named {column!r}; its columns: {known}"
+    other = next((delimiter for delimiter in _OTHER_DELIMITERS if len(header) == 1 and delimiter in header[0]), None)
     hint = f"; name what separates them with --delimiter '{other}'" if other else ""
-    raise UsageError(told + hint)
+    raise UsageError(sentence + hint)
 
 
 def _rows(path: Path, delimiter: str | None, header: list[str], at: int, kind: str) -> Iterator[_Item]:
@@ -231,13 +231,13 @@ def _fill(model: PersonalizedModel, chunk: list[_Item], top_k: int, branch: Bran
             raise item.error
     whole = [item for item in chunk if item.error is None]
 
-    def skip(place: int, error: DataError) -> None:
-        whole[place].error = error
+    def skip(position: int, error: DataError) -> None:
+        whole[position].error = error
 
     on_bad = skip if skip_bad else None
     samples = [item.sample for item in whole]
-    for place, found in model.each_prediction(samples, top_k=top_k, branch=branch.value, on_bad=on_bad):
-        whole[place].found = found
+    for position, predictions in model.each_prediction(samples, top_k=top_k, branch=branch.value, on_bad=on_bad):
+        whole[position].predictions = predictions
     for item in chunk:
         if item.error is not None:
             typer.secho(f"left out: {one_line(str(item.error))}", fg="yellow", err=True)
@@ -249,7 +249,8 @@ def _json_writer(file: IO[str]) -> Callable[[_Item], object]:
 
 def _line_writer(file: IO[str]) -> Callable[[_Item], object]:
     return lambda item: file.writelines(
-        f"{one_line(label)}\t{probability:.3f}\t{one_line(item.name)}\n" for label, probability in item.found or []
+        f"{one_line(label)}\t{probability:.3f}\t{one_line(item.name)}\n"
+        for label, probability in item.predictions or []
     )
 
 
@@ -265,7 +266,7 @@ def _csv_writer(
     table.writerow(header + added)
 
     def write(item: _Item) -> None:
-        cells = [cell for label, probability in item.found or [] for cell in (label, f"{probability:.6f}")]
+        cells = [cell for label, probability in item.predictions or [] for cell in (label, f"{probability:.6f}")]
         cells += [""] * (2 * ranks - len(cells))
         table.writerow(item.row + cells + ([str(item.error or "")] if skips else []))
 
@@ -273,7 +274,7 @@ def _csv_writer(
 
 
 def _as_json(item: _Item) -> dict[str, Any]:
-    if item.found is None:
+    if item.predictions is None:
         return {"sample": item.name, "error": str(item.error)}
-    found = [{"label": label, "probability": round(probability, 6)} for label, probability in item.found]
-    return {"sample": item.name, "predictions": found}
+    predictions = [{"label": label, "probability": round(probability, 6)} for label, probability in item.predictions]
+    return {"sample": item.name, "predictions": predictions}

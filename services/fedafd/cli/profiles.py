@@ -62,10 +62,12 @@ def read_profiles(path: Path) -> Profiles:
     if not path.exists():
         return Profiles()
     values = _mapping(read_yaml(path) or {}, f"{path}", ("default", "profiles"))
-    found = _mapping(values.get("profiles") or {}, f"{path}: profiles", None)
+    named = _mapping(values.get("profiles") or {}, f"{path}: profiles", None)
     profiles = {
-        name: Profile(**_texts(_mapping(each or {}, f"{path}: profiles.{name}", tuple(_VARIABLES)), f"{path}: {name}"))
-        for name, each in found.items()
+        name: Profile(
+            **_texts(_mapping(fields or {}, f"{path}: profiles.{name}", tuple(_VARIABLES)), f"{path}: {name}")
+        )
+        for name, fields in named.items()
     }
     default = values.get("default")
     if default is not None and default not in profiles:
@@ -76,7 +78,8 @@ def read_profiles(path: Path) -> Profiles:
 def write_profiles(path: Path, profiles: Profiles) -> None:
     """Write the file, whole or not at all, readable for its owner alone. Raises ConfigurationError."""
     kept = {
-        name: {key: value for key, value in asdict(each).items() if value} for name, each in profiles.profiles.items()
+        name: {key: value for key, value in asdict(profile).items() if value}
+        for name, profile in profiles.profiles.items()
     }
     text = yaml.safe_dump({"default": profiles.default, "profiles": kept}, sort_keys=False, allow_unicode=True)
     try:
@@ -92,7 +95,7 @@ def apply_profile(name: str | None, environment: MutableMapping[str, str]) -> No
     The default one counts as a whole or not at all, so that no key goes to a control plane that it is not for.
     Raises ConfigurationError.
     """
-    if not name and any(environment.get(each) for each in _WHERE):
+    if not name and any(environment.get(variable) for variable in _WHERE):
         return
     path = profiles_file()
     known = read_profiles(path)
@@ -103,8 +106,8 @@ def apply_profile(name: str | None, environment: MutableMapping[str, str]) -> No
         raise ConfigurationError(f"--profile {chosen}: {path} has no such; {_there_are(known.profiles)}")
     variables = known.profiles[chosen].variables()
     if name:
-        for each in _WHERE:
-            environment.pop(each, None)
+        for variable in _WHERE:
+            environment.pop(variable, None)
     elif environment.get("FEDAFD_FEDERATION"):
         variables.pop("FEDAFD_FEDERATION", None)
     environment.update(variables)

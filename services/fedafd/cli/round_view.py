@@ -90,10 +90,10 @@ class RoundView:
     def _name(self, number: int) -> str:
         """`round 2 of 3`; `round 5 (2 of 3)` where the rounds do not start at 1; `round 5` where it is alone."""
         count = len(self._numbers)
-        place = self._numbers.index(number) + 1 if number in self._numbers else number
-        if place == number:
+        position = self._numbers.index(number) + 1 if number in self._numbers else number
+        if position == number:
             return f"round {number} of {count}"
-        return f"round {number} ({place} of {count})" if count > 1 else f"round {number}"
+        return f"round {number} ({position} of {count})" if count > 1 else f"round {number}"
 
     def _current(self) -> RenderableType:
         return Text() if self._answer is None else self._render(self._answer)

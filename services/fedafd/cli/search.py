@@ -100,9 +100,9 @@ def _indexed(
 
     def embed(paths: Sequence[Path], on_bad: Callable[[int, DataError], None]) -> Iterator[Any]:
         with progress("indexing", len(paths), prints=False) as advance:
-            for found in model.each_embedded(Modality.IMAGE, paths, on_bad):
+            for embedded in model.each_embedded(Modality.IMAGE, paths, on_bad):
                 advance(1)
-                yield found
+                yield embedded
 
     paths, rows = kept.update(pictures, embed, refuse)
     try:

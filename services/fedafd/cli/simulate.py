@@ -157,14 +157,15 @@ def _report(experiment: ExperimentConfig, output: Path, failed: Mapping[RunKey, 
 def _narrowed(experiment: ExperimentConfig, what: str, chosen: str | None) -> ExperimentConfig:
     if chosen is None:
         return experiment
-    held = getattr(experiment, what)
+    available = getattr(experiment, what)
     names = [name.strip() for name in chosen.split(",") if name.strip()]
-    unknown = [name for name in names if name not in held]
+    unknown = [name for name in names if name not in available]
     if unknown or not names:
         raise ConfigurationError(
-            f"--{what} {chosen}: {', '.join(unknown) or 'nothing'} is not in the experiment; it has: {', '.join(held)}"
+            f"--{what} {chosen}: {', '.join(unknown) or 'nothing'} is not in the experiment; it has:"
+            f" {', '.join(available)}"
         )
-    values: dict[str, Any] = {what: {name: held[name] for name in names}}
+    values: dict[str, Any] = {what: {name: available[name] for name in names}}
     if what == "strategies" and experiment.baseline not in names:
         values["baseline"] = names[0]
     return experiment.model_copy(update=values)

@@ -35,11 +35,11 @@ def simulate_compare(
 
     if json_file is not None:
         need_place(json_file)
-    found = compare(first, second, strategy=strategy, against=against, other_data=other_data)
+    comparison = compare(first, second, strategy=strategy, against=against, other_data=other_data)
     if output.is_data:
-        print_answer(found.to_dict(), output)
+        print_answer(comparison.to_dict(), output)
     else:
-        Console().print(Markdown(found.markdown()))
+        Console().print(Markdown(comparison.markdown()))
     if json_file is not None:
-        json_file.write_text(json.dumps(found.to_dict(), indent=1), encoding="utf-8")
+        json_file.write_text(json.dumps(comparison.to_dict(), indent=1), encoding="utf-8")
         typer.echo(f"Written: {json_file}", err=output.is_data)

@@ -23,13 +23,13 @@ def done_figures(output: Path, keys: Sequence[RunKey]) -> dict[RunKey, Row]:
     from fedafd.simulation.files import read_json
     from fedafd.simulation.summary import rows_of
 
-    found = {}
+    figures = {}
     for key in keys:
         try:
-            found[key] = rows_of([read_json(output / key.folder / "result.json")])[0]
+            figures[key] = rows_of([read_json(output / key.folder / "result.json")])[0]
         except (DataError, KeyError):
             continue
-    return found
+    return figures
 
 
 def done_table(rows: Sequence[Row], runs: Sequence[RunKey]) -> Table | None:

@@ -74,8 +74,8 @@ class SimulationView:
 
     def say(self, text: str) -> None:
         """A line above the bars."""
-        place = self._console if self._console.is_terminal else self._lines
-        place.print(escape(text), highlight=False, soft_wrap=True)
+        console = self._console if self._console.is_terminal else self._lines
+        console.print(escape(text), highlight=False, soft_wrap=True)
 
     def update(self, now: dict[RunKey, tuple[int, float, str]]) -> None:
         """Show what each run at work does: its round, the share of the run that is done, and words."""
@@ -89,8 +89,8 @@ class SimulationView:
         for key, (number, share, words) in now.items():
             if key not in self._at_work:
                 self._at_work[key] = self._bars.add_task(escape(key.name), total=1.0, words="")
-            told = f"round {number} of {self._rounds}, {words}"
-            self._bars.update(self._at_work[key], completed=share, words=escape(told))
+            line = f"round {number} of {self._rounds}, {words}"
+            self._bars.update(self._at_work[key], completed=share, words=escape(line))
         whole = len(done) + sum(share for _, share, _ in now.values())
         seconds = self._time_left.seconds(self._clock(), done, {key: share for key, (_, share, _) in now.items()})
         left = "time left not known yet" if seconds is None else f"about {duration_words(seconds)} left"

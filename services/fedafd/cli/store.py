@@ -42,8 +42,8 @@ def store_provision(
     """Make the bucket, and for each process the access key fedafd-PROCESS with just its rights; safe to repeat."""
     from fedafd.storage.provision import provision
 
-    pairs = [each.partition("=") for each in key]
-    wrong = [each for each, (_, sign, file) in zip(key, pairs, strict=True) if not (sign and file)]
+    pairs = [text.partition("=") for text in key]
+    wrong = [text for text, (_, sign, file) in zip(key, pairs, strict=True) if not (sign and file)]
     if wrong:
         raise ConfigurationError(f"--key {wrong[0]}: write it as PROCESS=FILE")
     done = provision(

@@ -29,9 +29,9 @@ def store_verify(output: Output = OutputFormat.TABLE) -> None:
     store = open_store(settings.store)
     objects, public_sets = asyncio.run(_named(settings.database_url.get_secret_value()))
     problems, count = [], 0
-    for each in (*objects, *_public_objects(store, public_sets)):
+    for entry in (*objects, *_public_objects(store, public_sets)):
         count += 1
-        if problem := _problem(store, each):
+        if problem := _problem(store, entry):
             problems.append(problem)
     if output.is_data:
         print_answer({"objects": count, "problems": problems}, output)

@@ -14,5 +14,7 @@ def named_weights(image: str | None, text: str | None) -> dict[str, str]:
     """What was given, by the encoder's key in `federation.yaml`; folders by their absolute path."""
     given = {"image_encoder": image, "text_encoder": text}
     return {
-        key: str(Path(place).absolute()) if Path(place).is_dir() else place for key, place in given.items() if place
+        key: str(Path(source).absolute()) if Path(source).is_dir() else source
+        for key, source in given.items()
+        if source
     }

@@ -40,14 +40,14 @@ def doctor(
     given = settings_of_folder(folder) if folder is not None else {}
     given |= read_up_file(file) if file is not None else {}
     os.environ.update(process_settings(given, os.environ))
-    found = []
-    for each in _findings():
-        found.append(each)
+    findings = []
+    for finding in _findings():
+        findings.append(finding)
         if output is OutputFormat.TABLE:
-            _print(each)
-    level = worst(found)
+            _print(finding)
+    level = worst(findings)
     if output is not OutputFormat.TABLE:
-        print_answer({"level": level.value, "findings": [each.to_dict() for each in found]}, output)
+        print_answer({"level": level.value, "findings": [finding.to_dict() for finding in findings]}, output)
     if level is Level.BAD:
         raise typer.Exit(_BAD)
 
@@ -57,8 +57,8 @@ def _findings() -> Iterator[Finding]:
     from fedafd.cli.doctor.versions import look_at_versions
 
     yield from look_at_versions([process for process in PREFIXES if is_set_up(process, os.environ)])
-    deployment, found = look_at_settings(os.environ)
-    yield from found
+    deployment, of_settings = look_at_settings(os.environ)
+    yield from of_settings
     yield from look_at_ports(deployment)
     yield from look_at_disks(deployment)
     for look in _looks(deployment):

@@ -53,22 +53,22 @@ def is_set_up(process: str, environment: Mapping[str, str]) -> bool:
 
 def look_at_settings(environment: Mapping[str, str]) -> tuple[Deployment, list[Finding]]:
     """The settings of each process that has variables in `environment`, which is this process's own."""
-    deployment, found = Deployment(), []
+    deployment, findings = Deployment(), []
     for name, load in _loaders().items():
         if not is_set_up(name, environment):
             continue
         try:
             setattr(deployment, name.replace("-", "_"), load())
         except ConfigurationError as error:
-            found.append(bad("settings", f"{name}: {error}", "correct the variables; docs/operator.md lists them"))
+            findings.append(bad("settings", f"{name}: {error}", "correct the variables; docs/settings.md lists them"))
         else:
-            found.append(fine("settings", f"{name}: complete"))
-    if not found:
+            findings.append(fine("settings", f"{name}: complete"))
+    if not findings:
         names = ", ".join(f"{prefix}*" for prefix in PREFIXES.values())
         remedy = "run it where a process runs, with its variables; for `fedafd up` give --folder"
-        found.append(bad("settings", f"none of {names} is set: no process is set up here", remedy))
-    found += _differing(deployment)
-    return deployment, found
+        findings.append(bad("settings", f"none of {names} is set: no process is set up here", remedy))
+    findings += _differing(deployment)
+    return deployment, findings
 
 
 def _loaders() -> dict[str, Callable[[], Any]]:

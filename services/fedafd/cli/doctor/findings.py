@@ -52,4 +52,4 @@ def bad(about: str, words: str, remedy: str) -> Finding:
 def worst(findings: Iterable[Finding]) -> Level:
     """The worst of them."""
     order = list(Level)
-    return max((each.level for each in findings), key=order.index, default=Level.FINE)
+    return max((finding.level for finding in findings), key=order.index, default=Level.FINE)

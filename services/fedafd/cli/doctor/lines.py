@@ -113,8 +113,8 @@ def _asked(address: str, tls: TlsConfig | Trust | None) -> Iterator[Finding]:
         yield fine("aggregator", f"{address}: answers and can serve")
     else:
         yield bad("aggregator", f"{address}: answers, but cannot serve", "see its log: its database or store is away")
-    told = dict(call.trailing_metadata() or ()).get(CLOCK_KEY)
-    skew = here - float(told) if told is not None else 0.0
+    their_time = dict(call.trailing_metadata() or ()).get(CLOCK_KEY)
+    skew = here - float(their_time) if their_time is not None else 0.0
     if abs(skew) > _MOST_SKEW_SECONDS:
         side = "ahead of" if skew > 0 else "behind"
         yield look("clock", f"{abs(skew):.0f} s {side} the aggregator's", "set both by NTP: certificates depend on it")

@@ -45,7 +45,7 @@ def look_at_ports(deployment: Deployment) -> Iterator[Finding]:
 
 
 def _port(process: str, host: str, port: int, variable: str, *, is_http: bool) -> Finding:
-    place = f"{host}:{port}"
+    address = f"{host}:{port}"
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -53,15 +53,15 @@ def _port(process: str, host: str, port: int, variable: str, *, is_http: bool) -
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 return _taken(process, host, port, variable, is_http=is_http)
-            return bad("ports", f"{place}: {process} cannot listen there: {error.strerror}", f"set {variable}")
-    return fine("ports", f"{place}: free for the {process}, which does not run now")
+            return bad("ports", f"{address}: {process} cannot listen there: {error.strerror}", f"set {variable}")
+    return fine("ports", f"{address}: free for the {process}, which does not run now")
 
 
 def _taken(process: str, host: str, port: int, variable: str, *, is_http: bool) -> Finding:
     """Whether it is ours that has the port. gRPC is asked for its health elsewhere."""
-    place = f"{host}:{port}"
+    address = f"{host}:{port}"
     if not is_http:
-        return fine("ports", f"{place}: in use, by an aggregator if the line to it below is fine")
+        return fine("ports", f"{address}: in use, by an aggregator if the line to it below is fine")
     url = f"http://{_ANY.get(host, host)}:{port}"
     try:
         with make_client(url, timeout=_SECONDS) as client:
@@ -70,15 +70,15 @@ def _taken(process: str, host: str, port: int, variable: str, *, is_http: bool) 
     except (httpx.HTTPError, ValueError):
         ours = False
     if ours:
-        return fine("ports", f"{place}: the {process} answers there")
-    return bad("ports", f"{place}: another program listens there", f"stop it, or set {variable} to a free port")
+        return fine("ports", f"{address}: the {process} answers there")
+    return bad("ports", f"{address}: another program listens there", f"stop it, or set {variable} to a free port")
 
 
 def look_at_disks(deployment: Deployment) -> Iterator[Finding]:
     """The free space wherever a process writes, once for each disk."""
     disks: dict[int, tuple[Path, list[str]]] = {}
-    for what, place in _places(deployment):
-        there = next(each for each in (place, *place.parents) if each.exists())
+    for what, folder in _places(deployment):
+        there = next(parent for parent in (folder, *folder.parents) if parent.exists())
         disks.setdefault(there.stat().st_dev, (there, []))[1].append(what)
     for there, uses in disks.values():
         usage = shutil.disk_usage(there)

@@ -22,11 +22,11 @@ def settings_of_folder(folder: Path) -> dict[str, str]:
     """The settings as environment variables. Raises ConfigurationError for a folder of no `fedafd up`."""
     path = folder / _FILE
     try:
-        found: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+        settings: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(
             f"{path}: {error.strerror}; give the --folder of a `fedafd up` that was started once"
         ) from None
     except ValueError:
         raise ConfigurationError(f"{path}: is not what `fedafd up` wrote; start it again") from None
-    return found
+    return settings

@@ -36,13 +36,13 @@ def export(
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         with part.open("w", encoding="utf-8") as target:
-            for found in _answered(connect(url, api_key)):
-                target.write(json.dumps(found) + "\n")
+            for entry in _answered(connect(url, api_key)):
+                target.write(json.dumps(entry) + "\n")
                 count += 1
-                if found["hash"] is None:
+                if entry["hash"] is None:
                     behind += 1
                 else:
-                    head, behind = f"{found['id']}:{found['hash']}", 0
+                    head, behind = f"{entry['id']}:{entry['hash']}", 0
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
@@ -67,9 +67,9 @@ def verify(
     With a file it asks nobody. Without an anchor it cannot see that the log's end was cut off, nor that all of it was
     made anew: give the newest that you have.
     """
-    check = ChainCheck([Head.parse(each) for each in anchor or ()])
+    check = ChainCheck([Head.parse(text) for text in anchor or ()])
     entries = _entries_of(file) if file is not None else map(AuditEntry.of_json, _answered(connect(url, api_key)))
-    misfit = next((found for found in map(check.misfit, entries) if found is not None), None) or check.missing_end()
+    misfit = next((fault for fault in map(check.misfit, entries) if fault is not None), None) or check.missing_end()
     head = None if check.head is None else str(check.head)
     if output.is_data:
         print_answer({"intact": misfit is None, "entries": check.count, "anchor": head, "misfit": misfit}, output)

@@ -44,21 +44,21 @@ def invite(
         raise typer.BadParameter("give --kind for a new client, or --again for one that exists")
     server = connect(url, api_key)
     if again:
-        made = server.ask(operations.INVITE_AGAIN, federation, name, json={"max_clients": max_clients})
+        invitation = server.ask(operations.INVITE_AGAIN, federation, name, json={"max_clients": max_clients})
     else:
         wanted = {"name": name, "kind": str(kind), "max_clients": max_clients}
-        made = server.ask(operations.INVITE_CLIENT, federation, json=wanted)
+        invitation = server.ask(operations.INVITE_CLIENT, federation, json=wanted)
     if output.is_data:
-        print_answer(made, output)
+        print_answer(invitation, output)
         return
-    typer.echo(f"{name} is invited as {made['kind']} client; its token is good once, until", err=True, nl=False)
+    typer.echo(f"{name} is invited as {invitation['kind']} client; its token is good once, until", err=True, nl=False)
     there = (
         "In the region: fedafd region run"
-        if made["kind"] == ParticipantKind.REGION
+        if invitation["kind"] == ParticipantKind.REGION
         else "At the site: fedafd agent run"
     )
-    typer.echo(f" {short_time(made['token_expires_at'])}. {there} --token <token>", err=True)
-    typer.echo(made["enrolment_token"])
+    typer.echo(f" {short_time(invitation['token_expires_at'])}. {there} --token <token>", err=True)
+    typer.echo(invitation["enrolment_token"])
 
 
 @client_app.command("list", cls=AnswerCommand)
@@ -66,12 +66,12 @@ def list_all(
     federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE
 ) -> None:
     """List clients and whether their agents are there."""
-    found = connect(url, api_key).items(operations.LIST_CLIENTS, federation)
+    clients = connect(url, api_key).items(operations.LIST_CLIENTS, federation)
     if output.is_data:
-        print_answer(found, output)
+        print_answer(clients, output)
         return
     print_table(
-        ["NAME", "KIND", "STATE", "ONLINE", "LAST SEEN", "ACTIVITY", "VERSION"], [_row(c) for c in found], _NONE
+        ["NAME", "KIND", "STATE", "ONLINE", "LAST SEEN", "ACTIVITY", "VERSION"], [_row(c) for c in clients], _NONE
     )
 
 
@@ -86,12 +86,12 @@ def show(
     """Show one client."""
     from fedafd.cli.remote.output import print_fields
 
-    found = connect(url, api_key).ask(operations.SHOW_CLIENT, federation, name)
+    client = connect(url, api_key).ask(operations.SHOW_CLIENT, federation, name)
     if output.is_data:
-        print_answer(found, output)
+        print_answer(client, output)
         return
     print_fields(
-        {key: short_time(str(value)) if value and key.endswith("_at") else value for key, value in found.items()}
+        {key: short_time(str(value)) if value and key.endswith("_at") else value for key, value in client.items()}
     )
 
 
@@ -104,9 +104,9 @@ def history(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """What a client did in each round, the newest first, and what its model gained."""
-    found = connect(url, api_key).items(operations.LIST_PARTICIPATIONS, federation, name)
+    parts = connect(url, api_key).items(operations.LIST_PARTICIPATIONS, federation, name)
     if output.is_data:
-        print_answer(found, output)
+        print_answer(parts, output)
         return
     rows = [
         (
@@ -119,7 +119,7 @@ def history(
             short_time(part["settled_at"]),
             part["reason"],
         )
-        for part in found
+        for part in parts
     ]
     columns = ["ROUND", "STATE", "ITS MODEL", "OVER", "UP", "DOWN", "SETTLED", "REASON"]
     print_table(columns, rows, f"{name} has taken part in no round yet")
@@ -134,8 +134,8 @@ def revoke(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Revoke a client: its credential and token are refused from now on."""
-    found = connect(url, api_key).ask(operations.REVOKE_CLIENT, federation, name)
-    print_answer(found, output) if output.is_data else typer.echo(f"client {name} is revoked")
+    client = connect(url, api_key).ask(operations.REVOKE_CLIENT, federation, name)
+    print_answer(client, output) if output.is_data else typer.echo(f"client {name} is revoked")
 
 
 @client_app.command("forget", cls=AnswerCommand)
@@ -155,22 +155,22 @@ def forget(
     if not yes:
         typer.confirm(f"Delete all that client {name} sent? Nobody can undo that.", abort=True, err=True)
     control_plane = connect(url, api_key)
-    found = control_plane.ask(operations.FORGET_CLIENT, federation, name)
-    told = ""
-    while wait and found["requested_at"] is not None:
-        running = found["waits_for_round"]
+    client = control_plane.ask(operations.FORGET_CLIENT, federation, name)
+    last_words = ""
+    while wait and client["requested_at"] is not None:
+        running = client["waits_for_round"]
         what = "an aggregator has done it" if running is None else f"round {running} is over or cancelled"
-        if what != told:
-            told = what
+        if what != last_words:
+            last_words = what
             typer.echo(f"waiting until {what}; it will be done if you end this, too", err=True)
         time.sleep(_LOOK_SECONDS)
-        found = control_plane.ask(operations.CLIENT_DATA, federation, name)
+        client = control_plane.ask(operations.CLIENT_DATA, federation, name)
     if output.is_data:
-        print_answer(found, output)
-    elif found["requested_at"] is not None:
+        print_answer(client, output)
+    elif client["requested_at"] is not None:
         typer.echo(f"what client {name} sent will be deleted")
     else:
-        receipt = found["receipt"]
+        receipt = client["receipt"]
         typer.echo(f"client {name} is forgotten" + ("" if receipt is None else f": {_receipt(receipt)}"))
 
 
@@ -191,9 +191,9 @@ def exclude(
 ) -> None:
     """Leave a client out from a round on; it stays enrolled. `readmit` takes it back."""
     wanted = {"reason": reason, "from_round": from_round}
-    found = connect(url, api_key).ask(operations.EXCLUDE_CLIENT, federation, name, json=wanted)
-    words = f"client {name} is left out from round {found['excluded_from_round']} on"
-    print_answer(found, output) if output.is_data else typer.echo(words)
+    client = connect(url, api_key).ask(operations.EXCLUDE_CLIENT, federation, name, json=wanted)
+    words = f"client {name} is left out from round {client['excluded_from_round']} on"
+    print_answer(client, output) if output.is_data else typer.echo(words)
 
 
 @client_app.command("readmit", cls=AnswerCommand)
@@ -205,8 +205,8 @@ def readmit(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Invite a client that was excluded again to the rounds to come."""
-    found = connect(url, api_key).ask(operations.READMIT_CLIENT, federation, name)
-    print_answer(found, output) if output.is_data else typer.echo(f"client {name} is invited to rounds again")
+    client = connect(url, api_key).ask(operations.READMIT_CLIENT, federation, name)
+    print_answer(client, output) if output.is_data else typer.echo(f"client {name} is invited to rounds again")
 
 
 _NONE = "no client yet; `fedafd client invite NAME --kind image`"

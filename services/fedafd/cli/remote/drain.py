@@ -59,11 +59,11 @@ def resume(api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = Output
 
 def _waited(server: ControlPlaneClient, state: Drain, timeout: float | None) -> Drain:
     """The state when no round runs any more; tells on standard error what it waits for, whenever that changes."""
-    started, told = time.monotonic(), ""
+    started, last_words = time.monotonic(), ""
     while state["running"]:
-        if (now := _listed(state)) != told:
+        if (now := _listed(state)) != last_words:
             typer.echo(f"queued rounds wait; still running: {now}", err=True)
-            told = now
+            last_words = now
         if timeout is not None and time.monotonic() - started >= timeout:
             raise StillRunningError(
                 f"after {timeout:g} s these rounds still run and go on: {now}; the service stays drained"
@@ -88,4 +88,7 @@ def _look(server: ControlPlaneClient) -> Drain:
 
 
 def _listed(state: Drain) -> str:
-    return ", ".join(f"{each['federation']}/{each['number']} ({each['state']})" for each in state["running"])
+    return ", ".join(
+        f"{running_round['federation']}/{running_round['number']} ({running_round['state']})"
+        for running_round in state["running"]
+    )

@@ -32,8 +32,8 @@ def events(
     YAML one document.
     """
     server, federation = connect(url, api_key), federation or None
-    found, cursor = _past(server, federation)
-    for event in found[-last:]:
+    past, cursor = _past(server, federation)
+    for event in past[-last:]:
         _print(event, output=output)
     if not follow:
         return
@@ -47,12 +47,12 @@ def events(
 
 def _past(server: ControlPlaneClient, federation: str | None) -> tuple[list[Event], str | None]:
     """The events so far, and the cursor after the last."""
-    found: list[Event] = []
+    gathered: list[Event] = []
     cursor: str | None = None
     for page in server.event_pages(federation):
-        found += page["items"]
+        gathered += page["items"]
         cursor = page["end_cursor"]
-    return found, cursor
+    return gathered, cursor
 
 
 def _print(event: Event, *, output: OutputFormat) -> None:
@@ -61,12 +61,12 @@ def _print(event: Event, *, output: OutputFormat) -> None:
         return
     data = "  ".join(f"{key}={_words(value)}" for key, value in event["data"].items() if value not in (None, []))
     where = "" if event["federation"] is None else f"  {event['federation']}"
-    place = f" from {event['address']}" if event.get("address") else ""
-    print_line(f"{short_time(event['at'])}{where}  {event['kind']}  by {event['actor']}{place}  {data}")
+    address = f" from {event['address']}" if event.get("address") else ""
+    print_line(f"{short_time(event['at'])}{where}  {event['kind']}  by {event['actor']}{address}  {data}")
 
 
 def _words(value: object) -> str:
     """Of a list of objects, such as the clients that are missing in a round, the values alone."""
-    if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
-        return "; ".join(" ".join(str(part) for part in each.values() if part is not None) for each in value)
+    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+        return "; ".join(" ".join(str(part) for part in item.values() if part is not None) for item in value)
     return str(value)

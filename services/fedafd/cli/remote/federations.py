@@ -33,31 +33,31 @@ File = Annotated[Path, typer.Option("--file", "-f", help="federation.yaml")]
 @federation_app.command("create", cls=AnswerCommand)
 def create(file: File, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE) -> None:
     """Create a federation from its federation.yaml."""
-    made = connect(url, api_key).ask(operations.CREATE_FEDERATION, json=_read(file))
-    print_answer(made, output) if output.is_data else typer.echo(f"federation {made['name']} created")
+    created = connect(url, api_key).ask(operations.CREATE_FEDERATION, json=_read(file))
+    print_answer(created, output) if output.is_data else typer.echo(f"federation {created['name']} created")
 
 
 @federation_app.command("configure", cls=AnswerCommand)
 def configure(file: File, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE) -> None:
     """Replace a federation's configuration with this federation.yaml; not while a round is open."""
     config = _read(file)
-    made = connect(url, api_key).ask(operations.CONFIGURE_FEDERATION, config["name"], json=config)
+    configured = connect(url, api_key).ask(operations.CONFIGURE_FEDERATION, config["name"], json=config)
     if output.is_data:
-        print_answer(made, output)
+        print_answer(configured, output)
     else:
-        typer.echo(f"federation {made['name']}: configuration is now version {made['config_version']}")
+        typer.echo(f"federation {configured['name']}: configuration is now version {configured['config_version']}")
 
 
 @federation_app.command("list", cls=AnswerCommand)
 def list_all(api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE) -> None:
     """List federations."""
-    found = connect(url, api_key).items(operations.LIST_FEDERATIONS)
+    federations = connect(url, api_key).items(operations.LIST_FEDERATIONS)
     if output.is_data:
-        print_answer(found, output)
+        print_answer(federations, output)
         return
     rows = [
-        (each["name"], each["current_version"], (each["public_set_sha256"] or "-")[:12], short_time(each["created_at"]))
-        for each in found
+        (item["name"], item["current_version"], (item["public_set_sha256"] or "-")[:12], short_time(item["created_at"]))
+        for item in federations
     ]
     print_table(["NAME", "MODEL", "PUBLIC SET", "CREATED"], rows, "no federation yet; `fedafd federation create`")
 
@@ -70,12 +70,12 @@ def show(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Show a federation with its whole configuration."""
-    found = connect(url, api_key).ask(operations.SHOW_FEDERATION, federation)
+    details = connect(url, api_key).ask(operations.SHOW_FEDERATION, federation)
     if output.is_data:
-        print_answer(found, output)
+        print_answer(details, output)
         return
-    facts = {key: value for key, value in found.items() if key != "config"}
-    print_fields(facts | {"created_at": short_time(found["created_at"])} | dict(flat(found["config"])))
+    facts = {key: value for key, value in details.items() if key != "config"}
+    print_fields(facts | {"created_at": short_time(details["created_at"])} | dict(flat(details["config"])))
 
 
 @federation_app.command("export")
@@ -85,8 +85,8 @@ def export(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Print a federation's whole configuration as a federation.yaml, which `configure -f` takes."""
-    found = connect(url, api_key).ask(operations.SHOW_FEDERATION, federation)
-    print_answer(found["config"], OutputFormat.YAML)
+    details = connect(url, api_key).ask(operations.SHOW_FEDERATION, federation)
+    print_answer(details["config"], OutputFormat.YAML)
 
 
 @federation_app.command("diff", cls=AnswerCommand)
@@ -95,12 +95,12 @@ def diff(file: File, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Outpu
     from fedafd.domain.config import read_federation_config
 
     wanted = read_federation_config(file)
-    found = connect(url, api_key).ask(operations.SHOW_FEDERATION, wanted.name)["config"]
-    changes = [each._asdict() for each in differences(found, wanted.model_dump(mode="json"))]
+    present = connect(url, api_key).ask(operations.SHOW_FEDERATION, wanted.name)["config"]
+    changes = [difference._asdict() for difference in differences(present, wanted.model_dump(mode="json"))]
     if output.is_data:
         print_answer(changes, output)
     else:
-        rows = [(each["key"], each["now"], each["then"]) for each in changes]
+        rows = [(change["key"], change["now"], change["then"]) for change in changes]
         print_table(["KEY", "NOW", "WITH THE FILE"], rows, f"{file} says what holds for {wanted.name}")
     if changes:
         raise typer.Exit(_DIFFERS)
@@ -130,8 +130,8 @@ def delete(
         typer.echo("Its name, to go on: ", err=True, nl=False)  # typer's own prompt writes to standard output, too
         if sys.stdin.readline().strip() != federation:
             raise ConfigurationError(f"federation {federation}: is not deleted")
-    made = server.ask(operations.DELETE_FEDERATION, federation)
-    print_answer(made, output) if output.is_data else typer.echo(f"federation {federation} deleted")
+    deleted = server.ask(operations.DELETE_FEDERATION, federation)
+    print_answer(deleted, output) if output.is_data else typer.echo(f"federation {federation} deleted")
 
 
 @public_set_app.command("push", cls=AnswerCommand)
@@ -155,8 +155,8 @@ def push(
             if not output.is_data:
                 typer.echo(f"shard {number} of {len(manifest.shards)}: {shard.name}", err=True)
             server.send(operations.PUSH_SHARD, federation, shard.sha256, content=Path(folder) / shard.name)
-        made = server.send(operations.PUSH_PUBLIC_SET, federation, content=manifest.to_bytes())
-    print_answer(made, output) if output.is_data else _print_public_set(federation, made)
+        pushed = server.send(operations.PUSH_PUBLIC_SET, federation, content=manifest.to_bytes())
+    print_answer(pushed, output) if output.is_data else _print_public_set(federation, pushed)
 
 
 @public_set_app.command("show", cls=AnswerCommand)
@@ -164,13 +164,13 @@ def show_public_set(
     federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE
 ) -> None:
     """Show the public set's hash and sizes."""
-    found = connect(url, api_key).ask(operations.SHOW_PUBLIC_SET, federation)
-    print_answer(found, output) if output.is_data else _print_public_set(federation, found)
+    public_set = connect(url, api_key).ask(operations.SHOW_PUBLIC_SET, federation)
+    print_answer(public_set, output) if output.is_data else _print_public_set(federation, public_set)
 
 
-def _print_public_set(federation: str, found: PublicSet) -> None:
-    samples = ", ".join(f"{count} {split}" for split, count in found["num_samples"].items())
-    typer.echo(f"public set of {federation}: {samples}; {found['sha256']}")
+def _print_public_set(federation: str, public_set: PublicSet) -> None:
+    samples = ", ".join(f"{count} {split}" for split, count in public_set["num_samples"].items())
+    typer.echo(f"public set of {federation}: {samples}; {public_set['sha256']}")
 
 
 def _read(file: Path) -> dict[str, Any]:

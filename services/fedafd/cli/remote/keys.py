@@ -36,23 +36,23 @@ def create(
 ) -> None:
     """Create an API key; prints its secret, which is never shown again."""
     body = {"name": name, "role": role.value, "expires_in_days": days, "federations": federation or None}
-    made = connect(url, api_key).ask(operations.CREATE_KEY, json=body)
+    created = connect(url, api_key).ask(operations.CREATE_KEY, json=body)
     if output.is_data:
-        print_answer(made, output)
+        print_answer(created, output)
         return
-    _say_once(made)
-    typer.echo(made["secret"])
+    _say_once(created)
+    typer.echo(created["secret"])
 
 
 @key_app.command("list", cls=AnswerCommand)
 def list_all(api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE) -> None:
     """List API keys."""
-    found = connect(url, api_key).items(operations.LIST_KEYS)
+    keys = connect(url, api_key).items(operations.LIST_KEYS)
     if output.is_data:
-        print_answer(found, output)
+        print_answer(keys, output)
         return
     heads = ["NAME", "ROLE", "FEDERATIONS", "STATE", "LAST USED", "EXPIRES", "CREATED BY", "OLD SECRET"]
-    print_table(heads, [_row(each) for each in found], "none")
+    print_table(heads, [_row(key) for key in keys], "none")
 
 
 @key_app.command("rotate", cls=AnswerCommand)
@@ -68,27 +68,29 @@ def rotate(
 ) -> None:
     """Give an API key a new secret, and print it; the old one is refused at once, or after an overlap."""
     body = {"expires_in_days": days, "overlap_hours": overlap_hours}
-    made = connect(url, api_key).ask(operations.ROTATE_KEY, name, json=body)
+    rotated = connect(url, api_key).ask(operations.ROTATE_KEY, name, json=body)
     if output.is_data:
-        print_answer(made, output)
+        print_answer(rotated, output)
         return
-    _say_once(made)
-    typer.echo(made["secret"])
+    _say_once(rotated)
+    typer.echo(rotated["secret"])
 
 
 @key_app.command("revoke", cls=AnswerCommand)
 def revoke(name: Name, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE) -> None:
     """Revoke an API key: it is refused from now on."""
-    found = connect(url, api_key).ask(operations.REVOKE_KEY, name)
-    print_answer(found, output) if output.is_data else typer.echo(f"API key {name} is revoked")
+    revoked = connect(url, api_key).ask(operations.REVOKE_KEY, name)
+    print_answer(revoked, output) if output.is_data else typer.echo(f"API key {name} is revoked")
 
 
-def _say_once(made: answers.CreatedApiKey) -> None:
-    until = f"until {short_time(made['expires_at'])}" if made["expires_at"] else "until it is revoked"
-    where = "" if made["federations"] is None else f" in {_federations(made)}"
-    typer.echo(f"{made['name']} may act as {made['role']}{where} {until}; keep the key, it is shown once", err=True)
-    if made["previous_secret_until"]:
-        typer.echo(f"the old key is good until {short_time(made['previous_secret_until'])}", err=True)
+def _say_once(created: answers.CreatedApiKey) -> None:
+    until = f"until {short_time(created['expires_at'])}" if created["expires_at"] else "until it is revoked"
+    where = "" if created["federations"] is None else f" in {_federations(created)}"
+    typer.echo(
+        f"{created['name']} may act as {created['role']}{where} {until}; keep the key, it is shown once", err=True
+    )
+    if created["previous_secret_until"]:
+        typer.echo(f"the old key is good until {short_time(created['previous_secret_until'])}", err=True)
 
 
 def _row(key: answers.ApiKey) -> tuple[object, ...]:

@@ -40,13 +40,13 @@ def missing_words(answer: RoundDetails) -> str:
     """Who was dropped or rejected, each with the reason; empty where nobody was."""
     parts = []
     for state in ("dropped", "rejected"):
-        told = [
+        clients = [
             f"{part['client']} ({part['reason'] or 'no reason recorded'})"
             for part in answer["participations"]
             if part["state"] == state
         ]
-        if told:
-            parts.append(f"{state}: {_some(told)}")
+        if clients:
+            parts.append(f"{state}: {_some(clients)}")
     return "; ".join(parts)
 
 

@@ -38,7 +38,7 @@ def start(
     """Queue rounds; with --watch exits with 1 if one does not complete."""
     server = connect(url, api_key)
     numbers = [
-        each["number"] for each in server.ask(operations.START_ROUNDS, federation, json={"count": rounds})["items"]
+        queued["number"] for queued in server.ask(operations.START_ROUNDS, federation, json={"count": rounds})["items"]
     ]
     if watch:
         _watch(server, federation, numbers, output=output)
@@ -59,11 +59,11 @@ def watch_rounds(
     """Follow a round, or all open ones, until the last is over; exits with 1 if one does not complete."""
     server = connect(url, api_key)
     rounds = [] if number else server.items(operations.LIST_ROUNDS, federation)
-    found = [number] if number else [each["number"] for each in rounds if each["state"] not in _OVER]
-    if not found:
+    numbers = [number] if number else [details["number"] for details in rounds if details["state"] not in _OVER]
+    if not numbers:
         typer.echo("no round is open", err=True)
         return
-    _watch(server, federation, found, output=output)
+    _watch(server, federation, numbers, output=output)
 
 
 @round_app.command("list", cls=AnswerCommand)
@@ -71,13 +71,13 @@ def list_all(
     federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE
 ) -> None:
     """List rounds."""
-    found = connect(url, api_key).items(operations.LIST_ROUNDS, federation)
+    listed = connect(url, api_key).items(operations.LIST_ROUNDS, federation)
     if output.is_data:
-        print_answer(found, output)
+        print_answer(listed, output)
         return
     rows = [
         (r["number"], r["state"], _rsum(r), short_time(r["started_at"]), short_time(r["finished_at"]), r["reason"])
-        for r in found
+        for r in listed
     ]
     columns = ["ROUND", "STATE", "RSUM", "STARTED", "FINISHED", "REASON"]
     print_table(columns, rows, "no round yet; `fedafd round start`")
@@ -92,35 +92,35 @@ def show(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Show one round: who takes part, what the distillers do, and how long each took."""
-    found = connect(url, api_key).ask(operations.SHOW_ROUND, federation, number)
+    details = connect(url, api_key).ask(operations.SHOW_ROUND, federation, number)
     if output.is_data:
-        print_answer(found, output)
+        print_answer(details, output)
         return
-    seconds = round_seconds(found)
+    seconds = round_seconds(details)
     took = "" if seconds is None else f", {duration_words(seconds)}"
-    print_line(f"round {number}: {found['state']}{took}" + (f" ({found['reason']})" if found["reason"] else ""))
-    if found["num_online"] is not None:
-        print_line(f"{len(found['participations'])} of {found['num_online']} sites that were online are invited")
-    if missing := missing_words(found):
-        print_line(f"{delivered_words(found)}; {missing}")
-    if found["metrics"]:
+    print_line(f"round {number}: {details['state']}{took}" + (f" ({details['reason']})" if details["reason"] else ""))
+    if details["num_online"] is not None:
+        print_line(f"{len(details['participations'])} of {details['num_online']} sites that were online are invited")
+    if missing := missing_words(details):
+        print_line(f"{delivered_words(details)}; {missing}")
+    if details["metrics"]:
         typer.echo(
-            "  ".join(f"{name} {value:.1f}" for name, value in sorted(found["metrics"].items()) if value is not None)
+            "  ".join(f"{name} {value:.1f}" for name, value in sorted(details["metrics"].items()) if value is not None)
         )
-    over = found["finished_at"]
+    over = details["finished_at"]
     parts = [
         (
             p["client"],
             p["kind"] if p["num_clients"] is None else f"{p['kind']} of {p['num_clients']}",
             p["state"],
-            took_words(found["collecting_since"], p["settled_at"], over),
+            took_words(details["collecting_since"], p["settled_at"], over),
             percent(p["progress"]),
             size(p["bytes_up"]),
             size(p["bytes_down"]),
             _counts(p),
             _why(p),
         )
-        for p in found["participations"]
+        for p in details["participations"]
     ]
     columns = ["CLIENT", "KIND", "STATE", "TOOK", "DONE", "UP", "DOWN", "WEIGHT", "ACTIVITY OR REASON"]
     print_table(columns, parts, "nobody invited yet")
@@ -134,7 +134,7 @@ def show(
             s["worker"],
             _why(s),
         )
-        for s in found["stages"]
+        for s in details["stages"]
     ]
     print_table(["STAGE", "MODALITY", "STATE", "TOOK", "DONE", "WORKER", "ACTIVITY OR REASON"], stages, "no stage yet")
 
@@ -148,8 +148,8 @@ def cancel(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Cancel a round; the current model version stays."""
-    found = connect(url, api_key).ask(operations.CANCEL_ROUND, federation, number)
-    print_answer(found, output) if output.is_data else typer.echo(f"round {number} is cancelled")
+    cancelled = connect(url, api_key).ask(operations.CANCEL_ROUND, federation, number)
+    print_answer(cancelled, output) if output.is_data else typer.echo(f"round {number} is cancelled")
 
 
 def _watch(server: ControlPlaneClient, federation: str, numbers: Sequence[int], *, output: OutputFormat) -> None:
@@ -182,28 +182,28 @@ def _watch(server: ControlPlaneClient, federation: str, numbers: Sequence[int], 
 
 def _over(server: ControlPlaneClient, federation: str, number: int, *, output: OutputFormat) -> RoundDetails | None:
     """The round if it completed, None while it is open. Raises ControlPlaneError if it ended otherwise."""
-    found = server.ask(operations.SHOW_ROUND, federation, number)
-    if found["state"] not in _OVER:
+    details = server.ask(operations.SHOW_ROUND, federation, number)
+    if details["state"] not in _OVER:
         return None
     if output.is_data:
-        print_answer(found, output)
-    if found["state"] != "completed":
-        missing = missing_words(found)
-        words = f"round {number} {found['state']}: {found['reason']}" + (f"; {missing}" if missing else "")
+        print_answer(details, output)
+    if details["state"] != "completed":
+        missing = missing_words(details)
+        words = f"round {number} {details['state']}: {details['reason']}" + (f"; {missing}" if missing else "")
         raise ControlPlaneError(plain_text(words))
-    return found
+    return details
 
 
-def _rsum(found: Round) -> str | None:
-    value = (found["metrics"] or {}).get("rsum")
+def _rsum(round_: Round) -> str | None:
+    value = (round_["metrics"] or {}).get("rsum")
     return f"{value:.1f}" if value is not None else None
 
 
 def _counts(part: Participation) -> str | None:
     """`image 12%, text left out`: its mean weight in each modality's ensemble."""
     words = [
-        f"{modality} left out" if each["left_out"] else f"{modality} {each['weight']:.0%}"
-        for modality, each in (part.get("contributions") or {}).items()
+        f"{modality} left out" if contribution["left_out"] else f"{modality} {contribution['weight']:.0%}"
+        for modality, contribution in (part.get("contributions") or {}).items()
     ]
     return ", ".join(words) or None
 

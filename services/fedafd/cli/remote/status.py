@@ -21,13 +21,13 @@ _TROUBLE = 1
 
 def status(api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE) -> None:
     """Say what waits for what, since when, and what to do; exits with 1 where something is in trouble."""
-    found = connect(url, api_key).ask(operations.STATUS)
+    answer = connect(url, api_key).ask(operations.STATUS)
     if output.is_data:
-        print_answer(found, output)
+        print_answer(answer, output)
     else:
-        for each in found["findings"]:
-            _print(each, datetime.fromisoformat(found["at"]))
-    if found["level"] == "trouble":
+        for finding in answer["findings"]:
+            _print(finding, datetime.fromisoformat(answer["at"]))
+    if answer["level"] == "trouble":
         raise typer.Exit(_TROUBLE)
 
 
