@@ -94,8 +94,8 @@ def create_app(settings: ControlPlaneSettings) -> FastAPI:
             if redis_url and context.redis:
                 stack.push_async_callback(context.redis.aclose)
                 work.append(listen_for_wakeups(redis_url, lambda change: context.wakeups.heard(change.federation)))
-            for each in work:
-                stack.push_async_callback(_cancelled, asyncio.create_task(each))
+            for coroutine in work:
+                stack.push_async_callback(_cancelled, asyncio.create_task(coroutine))
             yield
 
     app = FastAPI(

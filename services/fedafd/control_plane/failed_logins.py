@@ -119,10 +119,10 @@ def _name(who: str) -> str:
 def _network(address: str) -> str:
     """The address; of IPv6 the network of 64 bits, whose addresses are one holder's."""
     try:
-        found = ipaddress.ip_address(address)
+        parsed = ipaddress.ip_address(address)
     except ValueError:
         return address[:64]
-    return str(ipaddress.ip_network((found, 64), strict=False)) if found.version == 6 else str(found)
+    return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else str(parsed)
 
 
 def _keep(kept: OrderedDict[str, T], key: str, value: T) -> None:

@@ -80,14 +80,14 @@ class Once:
                     )
                 if not is_new:
                     return _answer(self._open(row.body), row.status, row.location, replayed=True)
-            made = await act(session)
-            body = made.model_dump_json().encode()
-            place = location(made) if location else None
+            result = await act(session)
+            body = result.model_dump_json().encode()
+            address = location(result) if location else None
             if row is not None:
-                await keep_answer(session, row, status, place, self._seal(body))
+                await keep_answer(session, row, status, address, self._seal(body))
         if changed is not None:
             self._context.wakeups.changed(changed)
-        return _answer(body, status, place)
+        return _answer(body, status, address)
 
     def _seal(self, body: bytes) -> bytes:
         nonce = secrets.token_bytes(_NONCE_BYTES)

@@ -49,8 +49,8 @@ class Observed:
             await self._app(scope, receive, send)
             return
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
-        found = _ABOUT.match(scope["path"])
-        about = found.groupdict() if found else {}
+        path_match = _ABOUT.match(scope["path"])
+        about = path_match.groupdict() if path_match else {}
         number = about.get("round")
         with (
             bind_context(

@@ -82,17 +82,17 @@ def add_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        found = [
+        problems = [
             RefusedField(
                 location=_cut(".".join(str(part) for part in item["loc"]), 200), message=_cut(item["msg"], 500)
             )
             for item in error.errors()[:_MOST_FIELDS]
         ]
-        detail = "; ".join(f"{item.location}: {item.message}" for item in found)
-        more = len(error.errors()) - len(found)
+        detail = "; ".join(f"{item.location}: {item.message}" for item in problems)
+        more = len(error.errors()) - len(problems)
         if more:
             detail = f"{detail[:_LONGEST_DETAIL]}; and {more} more"
-        return _problem(422, "invalid-request", detail, errors=found)
+        return _problem(422, "invalid-request", detail, errors=problems)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:

@@ -78,11 +78,11 @@ class ControlPlaneSettings(ProcessSettings):
     @field_validator("trusted_proxies")
     @classmethod
     def _are_networks(cls, value: str) -> str:
-        for each in filter(None, (part.strip() for part in value.split(","))):
+        for network in filter(None, (part.strip() for part in value.split(","))):
             try:
-                ip_network(each)
+                ip_network(network)
             except ValueError as error:
-                raise ValueError(f"{each!r}: {error}; such as 10.0.0.7 or 10.0.0.0/8") from None
+                raise ValueError(f"{network!r}: {error}; such as 10.0.0.7 or 10.0.0.0/8") from None
         return value
 
     def first_admin_key(self) -> str | None:

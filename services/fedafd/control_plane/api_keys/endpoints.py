@@ -35,8 +35,8 @@ async def create_api_key(body: CreateApiKey, once: AdminOnce) -> Response:
     async def act(session: AsyncSession) -> CreatedApiKey:
         return await service.create(session, body, once.caller.actor)
 
-    def location(made: BaseModel) -> str:
-        return f"/v1/api-keys/{cast('ApiKey', made).name}"
+    def location(answer: BaseModel) -> str:
+        return f"/v1/api-keys/{cast('ApiKey', answer).name}"
 
     return await once(act, status=201, location=location)
 

@@ -48,8 +48,8 @@ async def invite_client(
         lifetime, named = context.invitation_lifetime, context.name_authority
         return await service.invite(session, federation, body, lifetime, once.caller.actor, name_authority=named)
 
-    def location(made: BaseModel) -> str:
-        return f"/v1/federations/{federation}/clients/{cast('Client', made).name}"
+    def location(answer: BaseModel) -> str:
+        return f"/v1/federations/{federation}/clients/{cast('Client', answer).name}"
 
     return await once(act, status=201, location=location, changed=federation)
 

@@ -124,13 +124,13 @@ class ClientData(BaseModel):
     @classmethod
     def of(cls, row: ClientRow, running: int | None) -> ClientData:
         """From its row, and the running round that has it."""
-        told = row.forgotten if row.forgotten_at is not None else None
+        summary = row.forgotten if row.forgotten_at is not None else None
         return cls(
             client=row.name,
             requested_at=row.forget_requested_at,
             waits_for_round=running if row.forget_requested_at is not None else None,
             forgotten_at=row.forgotten_at,
-            receipt=None if told is None or "keys" in told else ForgottenData(**told),
+            receipt=None if summary is None or "keys" in summary else ForgottenData(**summary),
         )
 
 

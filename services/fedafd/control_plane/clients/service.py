@@ -119,8 +119,8 @@ async def exclude(session: AsyncSession, federation: str, client: str, wanted: E
             " revoke it, which ends its part in an open round"
         )
     row.excluded_from_round, row.exclusion_reason = wanted.from_round or first, reason
-    told = {"client": row.name, "from_round": row.excluded_from_round, "reason": reason}
-    record_event(session, "client.excluded", federation_id=federation, actor=actor, **told)
+    facts = {"client": row.name, "from_round": row.excluded_from_round, "reason": reason}
+    record_event(session, "client.excluded", federation_id=federation, actor=actor, **facts)
     return Client.of(row, None)
 
 

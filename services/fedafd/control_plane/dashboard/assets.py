@@ -50,7 +50,7 @@ def add_assets(app: FastAPI) -> None:
 
 def _swagger_ui() -> Path:
     """Where the package fastapi-offline has its files; importing it is not needed."""
-    found = importlib.util.find_spec("fastapi_offline")
-    assert found is not None, "fastapi-offline is a dependency of the control plane"
-    assert found.submodule_search_locations
-    return Path(found.submodule_search_locations[0]) / "static"
+    spec = importlib.util.find_spec("fastapi_offline")
+    assert spec is not None, "fastapi-offline is a dependency of the control plane"
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "static"

@@ -56,10 +56,10 @@ async def benefit_page(
     async with context.database.snapshot() as session:
         owner = await get_federation(session, federation)
         clients = await list_clients(session, federation, after, _SITES + 1)
-        parts = await delivered_by(session, [each.id for each in clients[:_SITES]], _MOST_ROUNDS)
+        parts = await delivered_by(session, [client.id for client in clients[:_SITES]], _MOST_ROUNDS)
         versions = (await newest_versions(session, federation, None, _MOST_ROUNDS))[::-1]
         costs = (await round_costs(session, federation, None, _MOST_ROUNDS))[::-1]
-    sites = site_gains(clients[:_SITES], parts, {each.number: each.collecting_at for each in costs})
+    sites = site_gains(clients[:_SITES], parts, {cost.number: cost.collecting_at for cost in costs})
     server = [server_figure(versions, "rsum"), recalls_figure(versions)]
     return federation_page(
         request,
@@ -73,8 +73,8 @@ async def benefit_page(
         server=[figure for figure in server if figure],
         costs=cost_figures(costs),
         num_rounds=len(costs),
-        seconds=sum(each.seconds for each in costs),
-        bytes_moved=sum(each.bytes_up + each.bytes_down for each in costs),
+        seconds=sum(cost.seconds for cost in costs),
+        bytes_moved=sum(cost.bytes_up + cost.bytes_down for cost in costs),
         more=clients[_SITES - 1].name if len(clients) > _SITES else None,
         is_first=not after,
     )
@@ -116,17 +116,17 @@ async def _site_lines(context: Context, federation: str, only: Sequence[ClientRo
     while True:
         async with context.database.snapshot() as session:
             clients = only or await list_clients(session, federation, after, _BATCH)
-            parts = await delivered_by(session, [each.id for each in clients], _ALL_ROUNDS)
+            parts = await delivered_by(session, [client.id for client in clients], _ALL_ROUNDS)
         if not clients:
             return
-        of = {each.id: each for each in clients}
+        of = {client.id: client for client in clients}
         for part, number in parts:
             client = of[part.client_id]
             start = (number, client.name, client.kind, part.num_private_samples, part.bytes_up, part.bytes_down)
             for name, value in sorted((part.metrics or {}).items()):
                 yield _line((*start, name, value))
-            for modality, told in sorted((part.contributions or {}).items()):
-                for name, value in told.items():
+            for modality, contribution in sorted((part.contributions or {}).items()):
+                for name, value in contribution.items():
                     yield _line((*start, f"ensemble_{name}/{modality}", "" if value is None else float(value)))
         if only:
             return
@@ -153,10 +153,10 @@ async def _round_lines(context: Context, federation: str) -> AsyncIterator[str]:
     while True:
         async with context.database.snapshot() as session:
             costs = await round_costs(session, federation, before, _BATCH)
-        for each in costs:
-            times = (each.started_at.isoformat(), each.finished_at.isoformat(), each.seconds)
-            counts = (each.invited, each.delivered, each.bytes_up, each.bytes_down)
-            yield _line((each.number, each.state, *times, *counts))
+        for cost in costs:
+            times = (cost.started_at.isoformat(), cost.finished_at.isoformat(), cost.seconds)
+            counts = (cost.invited, cost.delivered, cost.bytes_up, cost.bytes_down)
+            yield _line((cost.number, cost.state, *times, *counts))
         if not costs:
             return
         before = costs[-1].number

@@ -57,7 +57,7 @@ def chart(
     `worse`: by series which rounds are marked as bad, and how that is said. `from_zero`: of amounts, which are seen
     by their whole height.
     """
-    series = {name: [each for each in points if math.isfinite(each[1])] for name, points in series.items()}
+    series = {name: [point for point in points if math.isfinite(point[1])] for name, points in series.items()}
     numbers = sorted({number for points in series.values() for number, _, _ in points})
     if not numbers:
         return None
@@ -82,8 +82,8 @@ def chart(
     marks = worse or {}
     dots = {
         name: [
-            _dot(x, y, each, f"{x_name} {each[0]}", marks.get(name, {}).get(each[0], ""))
-            for each in _thinned(points, marks.get(name, {}))
+            _dot(x, y, point, f"{x_name} {point[0]}", marks.get(name, {}).get(point[0], ""))
+            for point in _thinned(points, marks.get(name, {}))
         ]
         for name, points in drawn.items()
     }
@@ -110,7 +110,7 @@ def _dot(
 def _thinned(points: _Points, marked: Mapping[int, str]) -> _Points:
     """So many that dots and error bars stand apart; the last, and each that is marked, is always among them."""
     every = math.ceil(len(points) / _MOST_DOTS)
-    return [each for place, each in enumerate(reversed(points)) if place % every == 0 or each[0] in marked][::-1]
+    return [point for index, point in enumerate(reversed(points)) if index % every == 0 or point[0] in marked][::-1]
 
 
 def _step(span: float) -> float:
@@ -121,4 +121,4 @@ def _step(span: float) -> float:
 
 def _some(numbers: Sequence[int]) -> list[int]:
     every = max(1, math.ceil(len(numbers) / 12))
-    return [number for place, number in enumerate(numbers) if place % every == 0]
+    return [number for index, number in enumerate(numbers) if index % every == 0]

@@ -60,14 +60,14 @@ class Checked:
         return hashlib.sha256(json.dumps(self.values, sort_keys=True).encode()).hexdigest()
 
 
-def sections(found: Checked, fixed: Iterable[str]) -> dict[str, list[Field]]:
+def sections(form: Checked, fixed: Iterable[str]) -> dict[str, list[Field]]:
     """Fields by the block that they stand in, of all keys that the configuration has, or would have."""
     blocks: dict[str, list[Field]] = {}
-    for path, value in values_of(found.values).items():
+    for path, value in values_of(form.values).items():
         key = _KEYS[path]
-        shown = found.written.get(path, _shown(value, key))
+        shown = form.written.get(path, _shown(value, key))
         block = path.split(".")[0] if "." in path else "general"
-        entry = Field(key, shown, found.problems.get(path, ""), _is_below(path, fixed))
+        entry = Field(key, shown, form.problems.get(path, ""), _is_below(path, fixed))
         blocks.setdefault(block, []).append(entry)
     return {"general": blocks.pop("general", []), **blocks}
 
@@ -97,8 +97,8 @@ def checked(config: Mapping[str, Any], sent: Callable[[str], str | None], fixed:
 
 def values_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Each key's value by its path; without those of a block that is left out, which is None, and else `on`."""
-    found = {path: _value(config, path) for path in _KEYS}
-    return {path: value for path, value in found.items() if value is not _ABSENT}
+    values = {path: _value(config, path) for path in _KEYS}
+    return {path: value for path, value in values.items() if value is not _ABSENT}
 
 
 def _value(config: Mapping[str, Any], path: str) -> Any:
@@ -139,7 +139,7 @@ def _put(values: dict[str, Any], path: str, value: Any) -> None:
 
 
 def _is_below(path: str, fixed: Iterable[str]) -> bool:
-    return any(path == each or path.startswith(f"{each}.") for each in fixed)
+    return any(path == fixed_path or path.startswith(f"{fixed_path}.") for fixed_path in fixed)
 
 
 def _nearest(path: str) -> str:

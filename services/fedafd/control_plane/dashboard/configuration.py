@@ -40,14 +40,14 @@ async def change_configuration(
     """Check what was written and show what it changes; save it where that was seen before."""
     async with context.database.snapshot() as session:
         owner = await get_federation(session, federation)
-    found = checked(owner.config, form.raw, _fixed(owner))
-    if found.problems or form.text("do") != "save" or form.text("seen") != found.digest:
-        return _page(request, form.visit, owner, found, status=422 if found.problems else 200)
+    checked_form = checked(owner.config, form.raw, _fixed(owner))
+    if checked_form.problems or form.text("do") != "save" or form.text("seen") != checked_form.digest:
+        return _page(request, form.visit, owner, checked_form, status=422 if checked_form.problems else 200)
     try:
-        await _save(context, owner, found.values, form.text("version"), form.caller.actor)
+        await _save(context, owner, checked_form.values, form.text("version"), form.caller.actor)
     except (ConfigurationError, ConflictError, InvalidRequestError) as error:
-        found.problems[""] = str(error)
-        return _page(request, form.visit, owner, found, status=409)
+        checked_form.problems[""] = str(error)
+        return _page(request, form.visit, owner, checked_form, status=409)
     context.wakeups.changed(federation)
     return see(f"/federations/{federation}/configuration")
 
@@ -64,7 +64,7 @@ def _fixed(owner: FederationRow) -> tuple[str, ...]:
     return ("name", "preset", "strategy", *(service.SHAPES_THE_MODEL if owner.current_version is not None else ()))
 
 
-def _page(request: Request, visit: Visit, owner: FederationRow, found: Checked, status: int = 200) -> Response:
+def _page(request: Request, visit: Visit, owner: FederationRow, form: Checked, status: int = 200) -> Response:
     return federation_page(
         request,
         "configuration.html",
@@ -72,9 +72,9 @@ def _page(request: Request, visit: Visit, owner: FederationRow, found: Checked, 
         owner,
         http_status=status,
         is_live=False,
-        sections=sections(found, _fixed(owner)),
-        problems=found.problems,
-        changes=[] if found.problems else differences(owner.config, found.values),
+        sections=sections(form, _fixed(owner)),
+        problems=form.problems,
+        changes=[] if form.problems else differences(owner.config, form.values),
         asked=request.method == "POST",
-        seen=found.digest,
+        seen=form.digest,
     )

@@ -43,9 +43,9 @@ def site_figure(site: SiteGain) -> Figure | None:
     """A site's models by round. An error bar is that of the model's difference to the personalized one."""
     series: Series = {
         view: [
-            (each.round_number, each.values[view], each.gains[view].error if view in each.gains else None)
-            for each in site.points
-            if view in each.values
+            (point.round_number, point.values[view], point.gains[view].error if view in point.gains else None)
+            for point in site.points
+            if view in point.values
         ]
         for view in VIEWS
     }
@@ -141,10 +141,10 @@ def recalls_figure(versions: Sequence[ModelVersionRow]) -> Figure | None:
 def cost_figures(costs: Sequence[RoundCost]) -> list[Figure]:
     """Bytes and time by round, ascending."""
     megabytes: Series = {
-        _FIRST: [(each.number, each.bytes_up / _MEGABYTE, None) for each in costs],
-        _SECOND: [(each.number, each.bytes_down / _MEGABYTE, None) for each in costs],
+        _FIRST: [(cost.number, cost.bytes_up / _MEGABYTE, None) for cost in costs],
+        _SECOND: [(cost.number, cost.bytes_down / _MEGABYTE, None) for cost in costs],
     }
-    minutes: Series = {_FIRST: [(each.number, each.seconds / 60, None) for each in costs]}
+    minutes: Series = {_FIRST: [(cost.number, cost.seconds / 60, None) for cost in costs]}
     kinds = [
         ("cost-bytes", "Megabytes moved", "megabytes that all sites moved, by round", megabytes),
         ("cost-minutes", "Minutes taken", "minutes from a round's begin to its end, by round", minutes),

@@ -101,7 +101,7 @@ def site_gains(
 
     `began`: when each round began to collect.
     """
-    found = []
+    gains = []
     for client in clients:
         if client.kind == ParticipantKind.REGION.value:
             continue
@@ -109,29 +109,31 @@ def site_gains(
         metric = "rsum" if client.kind == ClientKind.PAIR.value else "acc1"
         points = [_point(number, part.metrics, metric) for part, number in mine if part.metrics]
         moved = sum(part.bytes_up + part.bytes_down for part, _ in mine)
-        told = [point for point in points if point.values]
+        reported = [point for point in points if point.values]
         seconds = sum(_seconds((began or {}).get(number), part.settled_at) for part, number in mine)
         shares = [_share(number, part.contributions) for part, number in mine if part.contributions]
-        found.append(SiteGain(client.name, ClientKind(client.kind), metric, told, moved, seconds, shares))
-    return found
+        gains.append(SiteGain(client.name, ClientKind(client.kind), metric, reported, moved, seconds, shares))
+    return gains
 
 
 def summary(sites: Sequence[SiteGain]) -> str:
     """One sentence on all of them."""
     counts = {verdict: sum(site.verdict == verdict for site in sites) for verdict in ("better", "worse", "same", "")}
-    told = len(sites) - counts[""]
-    if not told:
+    reporting = len(sites) - counts[""]
+    if not reporting:
         return "No site has told a comparison yet; a site shares one with share.metrics and a test split of its own"
     parts = [f"helps {counts['better']}", f"makes no difference beyond chance to {counts['same']}"]
     if counts["worse"]:
         parts.append(f"is worse for {counts['worse']}")
     more = f"; {counts['']} told no comparison" if counts[""] else ""
-    return f"Of {told} {'site that tells' if told == 1 else 'sites that tell'} it {', '.join(parts)}{more}"
+    return f"Of {reporting} {'site that tells' if reporting == 1 else 'sites that tell'} it {', '.join(parts)}{more}"
 
 
 def _share(number: int, contributions: Mapping[str, Any]) -> Share:
-    weights = {modality: 100 * each["weight"] for modality, each in sorted(contributions.items())}
-    return Share(number, weights, frozenset(name for name, each in contributions.items() if each["left_out"]))
+    weights = {modality: 100 * contribution["weight"] for modality, contribution in sorted(contributions.items())}
+    return Share(
+        number, weights, frozenset(name for name, contribution in contributions.items() if contribution["left_out"])
+    )
 
 
 def _seconds(began: datetime | None, settled: datetime | None) -> float:

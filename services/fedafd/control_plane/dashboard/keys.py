@@ -66,8 +66,8 @@ async def make_key(request: Request, context: ContextDep, form: KeysForm) -> Res
             " lasts 1 to 3650 days; it opens the federations that are named, or all"
         ) from None
     async with context.database.transaction() as session:
-        made = await service.create(session, wanted, form.caller.actor)
-    return await _page(request, context, form.visit, made)
+        created = await service.create(session, wanted, form.caller.actor)
+    return await _page(request, context, form.visit, created)
 
 
 @router.post("/keys/{name}/revoke")
@@ -87,12 +87,12 @@ async def rotate(request: Request, name: KeyName, context: ContextDep, form: Key
         raise InvalidRequestError("hours: the old secret may be good for 0 to 720 hours more") from None
     async with context.database.transaction() as session:
         row = await get_key(session, name)
-        made = await service.rotate(session, row, form.caller, row.expires_at, wanted)
-    return await _page(request, context, form.visit, made)
+        rotated = await service.rotate(session, row, form.caller, row.expires_at, wanted)
+    return await _page(request, context, form.visit, rotated)
 
 
-async def _page(request: Request, context: Context, visit: Visit, made: CreatedApiKey | None = None) -> Response:
+async def _page(request: Request, context: Context, visit: Visit, created: CreatedApiKey | None = None) -> Response:
     async with context.database.snapshot() as session:
         keys = [ApiKey.of(row) for row in await list_keys(session, "", _MOST)]
         names = await federation_ids(session)
-    return render(request, "keys.html", visit, keys=keys, made=made, roles=list(Role), federations=names)
+    return render(request, "keys.html", visit, keys=keys, created=created, roles=list(Role), federations=names)

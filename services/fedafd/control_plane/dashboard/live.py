@@ -43,7 +43,7 @@ async def live(
 
 async def _changes(context: Context, visitor: Visit, federation: str | None) -> AsyncIterator[ServerSentEvent]:
     only = visitor.caller.federations if federation is None else {federation}
-    shown, told = await _look(context, federation, only), monotonic()
+    shown, sent_at = await _look(context, federation, only), monotonic()
     while True:
         change = context.wakeups.next_change(federation)
         await wait_for_change(change, context.stream_poll_seconds)
@@ -51,9 +51,9 @@ async def _changes(context: Context, visitor: Visit, federation: str | None) -> 
             if await visitor_of(context, session, visitor.session) != visitor.caller:
                 yield ServerSentEvent("over", event="over")
                 return
-            found = await _fingerprint(session, federation, only)
-        if found != shown or monotonic() - told >= _TICK_SECONDS:
-            shown, told = found, monotonic()
+            fingerprint = await _fingerprint(session, federation, only)
+        if fingerprint != shown or monotonic() - sent_at >= _TICK_SECONDS:
+            shown, sent_at = fingerprint, monotonic()
             yield ServerSentEvent("changed", event="changed")
 
 

@@ -31,10 +31,10 @@ _log = get_logger(__name__)
 async def begin(request: Request, context: ContextDep, next: str = "/") -> Response:
     """Go to the provider."""
     try:
-        begun, place = await _logins(context).begin(own_path(next))
+        begun, address = await _logins(context).begin(own_path(next))
     except FedafdError as error:
         return login_answer(request, context, error, next)
-    answer = RedirectResponse(place, 303)
+    answer = RedirectResponse(address, 303)
     sealed = context.sessions.seal(_KIND, begun.text())
     # Lax, not strict: the provider's answer comes from another site, and has to bring it.
     answer.set_cookie(

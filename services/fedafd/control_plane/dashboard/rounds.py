@@ -53,7 +53,7 @@ async def rounds_page(
         "rounds.html",
         visitor,
         owner,
-        finding=next(each for each in status.findings if each.federation == federation),
+        finding=next(finding for finding in status.findings if finding.federation == federation),
         rounds=rows[:_PAGE],
         queued=queued,
         older=rows[_PAGE - 1].number if len(rows) > _PAGE else None,

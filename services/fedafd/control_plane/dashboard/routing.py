@@ -36,8 +36,10 @@ class _Page(APIRoute):
                 status = next(ERROR_STATUS[kind].http for kind in type(error).__mro__ if kind in ERROR_STATUS)
                 return render_error(request, status, str(error))
             except RequestValidationError as error:
-                told = "; ".join(f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in error.errors()[:5])
-                return render_error(request, 422, told[:1000])
+                words = "; ".join(
+                    f"{'.'.join(map(str, problem['loc'][1:]))}: {problem['msg']}" for problem in error.errors()[:5]
+                )
+                return render_error(request, 422, words[:1000])
             except HTTPException as error:
                 return render_error(request, error.status_code, str(error.detail))
             except Exception as error:

@@ -71,8 +71,8 @@ class SessionSigner:
         if text is None:
             return None
         key_id, mark, expires_at, nonce, *person = text.split(".")
-        told = _decoded(person[0]) if person else None
-        session = Session(key_id, mark, int(expires_at), nonce, None if told is None else told.decode())
+        decoded = _decoded(person[0]) if person else None
+        session = Session(key_id, mark, int(expires_at), nonce, None if decoded is None else decoded.decode())
         return session if session.expires_at > (now if now is not None else time.time()) else None
 
     def seal(self, kind: str, text: str) -> str:
@@ -85,8 +85,8 @@ class SessionSigner:
         text = _decoded(encoded)
         if text is None:
             return None
-        made = self._sign(f"{kind} ".encode() + text)
-        return text.decode() if hmac.compare_digest(made.encode(), signature.encode(errors="replace")) else None
+        signed = self._sign(f"{kind} ".encode() + text)
+        return text.decode() if hmac.compare_digest(signed.encode(), signature.encode(errors="replace")) else None
 
     def form_token(self, session: Session) -> str:
         """What each form of the session's pages carries, and no other page can know."""

@@ -77,7 +77,7 @@ async def invite_site(
             " region, and only a region, needs the number of sites that it may stand for"
         ) from None
     async with context.database.transaction() as session:
-        made = await service.invite(
+        invited = await service.invite(
             session,
             federation,
             wanted,
@@ -86,7 +86,7 @@ async def invite_site(
             name_authority=context.name_authority,
         )
     context.wakeups.changed(federation)
-    return await _invited(request, context, federation, form, made, aggregator, path)
+    return await _invited(request, context, federation, form, invited, aggregator, path)
 
 
 @router.post("/federations/{federation}/sites/{client}/invite")
@@ -95,7 +95,7 @@ async def invite_again(
 ) -> Response:
     """Invite a known site or region again; its old token and credential are void at once."""
     async with context.database.transaction() as session:
-        made = await service.renew(
+        invited = await service.renew(
             session,
             federation,
             client,
@@ -104,7 +104,7 @@ async def invite_again(
             name_authority=context.name_authority,
         )
     context.wakeups.changed(federation)
-    return await _invited(request, context, federation, form, made, _likely_aggregator(request), "")
+    return await _invited(request, context, federation, form, invited, _likely_aggregator(request), "")
 
 
 @router.post("/federations/{federation}/sites/{client}/revoke")
@@ -129,11 +129,11 @@ async def _invited(
     context: Context,
     federation: str,
     form: Form,
-    made: InvitedClient,
+    invited: InvitedClient,
     aggregator: str,
     path: str,
 ) -> Response:
-    kind = None if made.kind is ParticipantKind.REGION else ClientKind(made.kind)
+    kind = None if invited.kind is ParticipantKind.REGION else ClientKind(invited.kind)
     async with context.database.snapshot() as session:
         owner = await get_federation(session, federation)
     return federation_page(
@@ -142,9 +142,9 @@ async def _invited(
         form.visit,
         owner,
         is_live=False,
-        made=made,
+        invited=invited,
         aggregator=aggregator,
         path=path or "/data",
         adapter=ADAPTERS[kind] if kind else "",
-        first_file=agent_yaml(kind, aggregator, path or "/data") if kind else region_yaml(made.name, aggregator),
+        first_file=agent_yaml(kind, aggregator, path or "/data") if kind else region_yaml(invited.name, aggregator),
     )

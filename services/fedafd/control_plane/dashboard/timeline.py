@@ -83,7 +83,7 @@ def timeline(
     if row.started_at is None:
         return None
     scale = _Scale(row.started_at, row.finished_at or now)
-    collecting = next((each.at for each in changes if each.data.get("new") == RoundState.COLLECTING.value), None)
+    collecting = next((change.at for change in changes if change.data.get("new") == RoundState.COLLECTING.value), None)
     sites = list(_sites(scale, parts, collecting or row.state_changed_at))
     return Timeline(seconds=scale.seconds, server=list(_server(scale, stages)), sites=sites)
 
@@ -100,16 +100,16 @@ def _server(scale: _Scale, stages: Sequence[StageRow]) -> Iterator[Bar]:
 
 def _stage(scale: _Scale, kind: StageKind, stage: StageRow) -> Bar:
     left, width, seconds = scale.bar(stage.created_at, stage.finished_at)
-    told = [stage.reason or (stage.activity if stage.finished_at is None else "") or "", stage.worker or ""]
+    notes = [stage.reason or (stage.activity if stage.finished_at is None else "") or "", stage.worker or ""]
     if stage.failures:
-        told.insert(0, f"failed {'once' if stage.failures == 1 else f'{stage.failures} times'} before")
+        notes.insert(0, f"failed {'once' if stage.failures == 1 else f'{stage.failures} times'} before")
     return Bar(
         name=_STAGES[kind],
         state=stage.state,
         left=left,
         width=width,
         seconds=seconds,
-        note="; ".join(each for each in told if each),
+        note="; ".join(note_text for note_text in notes if note_text),
         progress=1.0 if stage.state == "done" else stage.progress,
     )
 
@@ -118,9 +118,11 @@ def _together(scale: _Scale, kind: StageKind, stages: Sequence[StageRow]) -> Bar
     ends = [stage.finished_at for stage in stages]
     done = sum(stage.state == "done" for stage in stages)
     states = {stage.state for stage in stages}
-    state = next((each for each in ("failed", "running", "pending", "cancelled") if each in states), "done")
+    state = next(
+        (state_name for state_name in ("failed", "running", "pending", "cancelled") if state_name in states), "done"
+    )
     left, width, seconds = scale.bar(
-        min(stage.created_at for stage in stages), None if None in ends else max(each for each in ends if each)
+        min(stage.created_at for stage in stages), None if None in ends else max(end for end in ends if end)
     )
     return Bar(
         name=f"{_STAGES[kind]} deliveries",

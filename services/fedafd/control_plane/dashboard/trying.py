@@ -58,7 +58,7 @@ class _Shown:
 
     @property
     def is_preparing(self) -> bool:
-        return any(each.answer is not None and each.answer.state == "preparing" for each in self.columns)
+        return any(column.answer is not None and column.answer.state == "preparing" for column in self.columns)
 
 
 @router.get("/federations/{federation}/try")
@@ -92,8 +92,8 @@ async def tried(request: Request, federation: FederationName, context: ContextDe
         asked = await _asked(form)
     except InvalidRequestError as error:
         return _page(request, form.visit, owner, replace(shown, problem=str(error)), http_status=422)
-    numbers = dict.fromkeys(each for each in (one, other) if each is not None)
-    columns = await asyncio.gather(*(_column(context, form.visit, federation, each, asked) for each in numbers))
+    numbers = dict.fromkeys(number for number in (one, other) if number is not None)
+    columns = await asyncio.gather(*(_column(context, form.visit, federation, number, asked) for number in numbers))
     return _page(request, form.visit, owner, replace(shown, columns=columns))
 
 

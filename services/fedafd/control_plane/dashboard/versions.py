@@ -99,18 +99,18 @@ async def _text(context: Context, file: ModelFileRow) -> str:
 
 def _metric_names(rows: Sequence[ModelVersionRow]) -> list[str]:
     """Of all that were measured, rsum first; an error stands beside its metric."""
-    found = {name for row in rows for name in row.metrics if not name.endswith("_standard_error")}
-    return sorted(found, key=lambda name: (name != "rsum", name))
+    names = {name for row in rows for name in row.metrics if not name.endswith("_standard_error")}
+    return sorted(names, key=lambda name: (name != "rsum", name))
 
 
 def _lineages(known: Sequence[ModelVersionRow], rows: Sequence[ModelVersionRow]) -> list[list[int]]:
     """Each one's versions back to the first, or so many as are shown."""
     parents: Mapping[int, int | None] = {row.version: row.parent_version for row in known}
-    found = []
+    lineages = []
     for row in rows:
         line, at = [row.version], row.parent_version
         while at is not None and len(line) < _SHOWN:
             line.append(at)
             at = parents.get(at)
-        found.append(line)
-    return found
+        lineages.append(line)
+    return lineages

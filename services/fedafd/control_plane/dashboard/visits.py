@@ -69,27 +69,27 @@ def cookie_name(request: Request) -> str:
 def cookie_of(request: Request, name: str) -> str:
     """The cookie of that name; empty where there is none."""
     try:
-        found = SimpleCookie("; ".join(request.headers.getlist("cookie"))).get(name)
+        cookie = SimpleCookie("; ".join(request.headers.getlist("cookie"))).get(name)
     except CookieError:
         return ""
-    return "" if found is None else found.value
+    return "" if cookie is None else cookie.value
 
 
-async def visitor_of(context: Context, session: AsyncSession, held: Session) -> Caller | None:
+async def visitor_of(context: Context, session: AsyncSession, login: Session) -> Caller | None:
     """The caller of a session; None where its key is revoked, has expired, or has another secret, and where the
     settings of the identity provider are others than at a person's login.
     """
-    if held.person is not None:
+    if login.person is not None:
         people = context.people
-        if people is None or held.key_mark != people.mark:
+        if people is None or login.key_mark != people.mark:
             return None
-        person = people.of_session(held.key_id, held.person)
+        person = people.of_session(login.key_id, login.person)
         return None if person is None else caller_of_person(person)
-    row = await active_key(session, held.key_id)
+    row = await active_key(session, login.key_id)
     used = (
         None
         if row is None
-        else next((each for each in _secrets(row) if context.sessions.mark(each) == held.key_mark), None)
+        else next((secret for secret in _secrets(row) if context.sessions.mark(secret) == login.key_mark), None)
     )
     if row is None or used is None:
         return None
@@ -105,19 +105,19 @@ def _secrets(row: ApiKeyRow) -> list[str]:
 
 async def visit(request: Request, context: ContextDep) -> Visit:
     """The visitor. Raises LoginNeededError for nobody."""
-    held = context.sessions.read(cookie_of(request, cookie_name(request)))
-    if held is None:
+    login = context.sessions.read(cookie_of(request, cookie_name(request)))
+    if login is None:
         raise LoginNeededError("log in first")
     async with context.database.snapshot() as session:
-        caller = await visitor_of(context, session, held)
+        caller = await visitor_of(context, session, login)
     if caller is None:
         raise LoginNeededError("what this session began with is not good any more; log in anew")
-    found = Visit(caller, held, context.sessions.form_token(held))
-    request.state.visit = found
+    current = Visit(caller, login, context.sessions.form_token(login))
+    request.state.visit = current
     await count_request(context, caller.id)
     if (federation := request.path_params.get("federation")) is not None:
         check_scope(caller, federation)
-    return found
+    return current
 
 
 Visitor = Annotated[Visit, Depends(visit)]

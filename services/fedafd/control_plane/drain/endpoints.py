@@ -21,7 +21,7 @@ router = APIRouter(prefix="/v1/drain", tags=["drain"])
 async def get_drain_state(context: ContextDep, caller: ViewerOfSome) -> Drain:
     """Whether queued rounds are held, and which rounds of the federations that the key opens still run."""
     async with context.database.snapshot() as session:
-        rounds = [each for each in await list_open_rounds(session) if caller.opens(each.federation_id)]
+        rounds = [row for row in await list_open_rounds(session) if caller.opens(row.federation_id)]
         return Drain.of(await get_drain(session), rounds)
 
 
@@ -39,6 +39,6 @@ async def resume(context: ContextDep, caller: Admin) -> Drain:
     async with context.database.transaction() as session:
         await end_drain(session, caller.actor)
         rounds = await list_open_rounds(session)
-    for federation in {each.federation_id for each in rounds}:
+    for federation in {row.federation_id for row in rounds}:
         context.wakeups.changed(federation)
     return Drain.of(None, rounds)

@@ -41,9 +41,9 @@ class Drain(BaseModel):
     def of(cls, row: DrainRow | None, open_rounds: Sequence[RoundRow]) -> Self:
         """From the rows."""
         running = [
-            RunningRound(federation=each.federation_id, number=each.number, state=RoundState(each.state))
-            for each in open_rounds
-            if each.state != RoundState.QUEUED.value
+            RunningRound(federation=row.federation_id, number=row.number, state=RoundState(row.state))
+            for row in open_rounds
+            if row.state != RoundState.QUEUED.value
         ]
         if row is None:
             return cls(draining=False, running=running)

@@ -106,10 +106,10 @@ async def _messages(
         shown = state
         if state and federation and monotonic() - looked >= _WAITS_SECONDS:
             looked = monotonic()
-            found = await _waits(context, federation)
-            if found and found != waits:
-                waits = found
-                yield ServerSentEvent(found, event="round.waits")
+            latest = await _waits(context, federation)
+            if latest and latest != waits:
+                waits = latest
+                yield ServerSentEvent(latest, event="round.waits")
         if len(rows) < _BATCH:
             await wait_for_change(change, context.stream_poll_seconds)
 
@@ -118,10 +118,10 @@ async def _may_go_on(context: Context, session: AsyncSession, caller: Caller) ->
     if caller.ends_at is not None:
         return time.time() < caller.ends_at
     try:
-        found = await identify(context, session, caller.secret)
+        caller_now = await identify(context, session, caller.secret)
     except UnauthenticatedError:
         return False
-    return found.role == caller.role and found.federations == caller.federations
+    return caller_now.role == caller.role and caller_now.federations == caller.federations
 
 
 async def _waits(context: Context, federation: str) -> str:
@@ -130,10 +130,10 @@ async def _waits(context: Context, federation: str) -> str:
     What the service lacks counts as the round's, where it is worse.
     """
     status = decide(await gather(context, {federation}))
-    own = next((each for each in status.findings if each.federation == federation and each.round), None)
+    own = next((finding for finding in status.findings if finding.federation == federation and finding.round), None)
     if own is None:
         return ""
-    first = next(each for each in status.findings if each is own or _stops_all(each))
+    first = next(finding for finding in status.findings if finding is own or _stops_all(finding))
     return first.model_copy(update={"federation": federation, "round": own.round}).model_dump_json()
 
 

@@ -37,8 +37,8 @@ async def create_federation(config: Config, once: OperatorOnce) -> Response:
     async def act(session: AsyncSession) -> Federation:
         return Federation.of(await service.create(session, config, once.caller.actor))
 
-    def location(made: BaseModel) -> str:
-        return f"/v1/federations/{cast('Federation', made).name}"
+    def location(answer: BaseModel) -> str:
+        return f"/v1/federations/{cast('Federation', answer).name}"
 
     return await once(act, status=201, location=location)
 

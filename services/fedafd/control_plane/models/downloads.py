@@ -33,7 +33,7 @@ class _Part:
 
     size_bytes: int
     stored: ModelFileRow | None = None
-    made: bytes = b""
+    content: bytes = b""
 
 
 async def archive_response(
@@ -100,8 +100,8 @@ def _range(asked: str, size: int) -> tuple[int, int] | None:
     unit, is_one, text = asked.partition("=")
     if (is_one and unit.strip().lower() != "bytes") or "," in text:
         return None
-    found = _BYTES.fullmatch(text)
-    first, last = found.groups() if found else ("", "")
+    match = _BYTES.fullmatch(text)
+    first, last = match.groups() if match else ("", "")
     if first:
         start, end = int(first), min(int(last) + 1, size) if last else size
     else:
@@ -127,10 +127,14 @@ def _archive(files: Sequence[ModelFileRow]) -> list[_Part]:
         # As USTAR, but a path that is too long for it gets a header of its own.
         header = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
         filling = -row.size_bytes % tarfile.BLOCKSIZE
-        parts += [_Part(len(header), made=header), _Part(row.size_bytes, row), _Part(filling, made=bytes(filling))]
+        parts += [
+            _Part(len(header), content=header),
+            _Part(row.size_bytes, row),
+            _Part(filling, content=bytes(filling)),
+        ]
     end = 2 * tarfile.BLOCKSIZE
     end += -(sum(part.size_bytes for part in parts) + end) % tarfile.RECORDSIZE
-    return [*parts, _Part(end, made=bytes(end))]
+    return [*parts, _Part(end, content=bytes(end))]
 
 
 def _overlaps(parts: Sequence[_Part], start: int, end: int) -> Iterator[tuple[_Part, int, int]]:
@@ -158,7 +162,7 @@ def _content(store: ObjectStore, parts: Sequence[_Part], start: int, end: int) -
         if part.stored:
             yield from _stored(store, part.stored, first, last)
         else:
-            yield part.made[first:last]
+            yield part.content[first:last]
 
 
 def _stored(store: ObjectStore, row: ModelFileRow, first: int, last: int) -> Iterator[bytes]:
@@ -176,9 +180,9 @@ def _stored(store: ObjectStore, row: ModelFileRow, first: int, last: int) -> Ite
     _compare(row, digest.hexdigest())
 
 
-def _compare(row: ModelFileRow, found: str) -> None:
-    if found != row.sha256:
+def _compare(row: ModelFileRow, computed: str) -> None:
+    if computed != row.sha256:
         raise ArtifactCorruptError(
-            f"object {row.key}: its content has SHA-256 {found}, expected {row.sha256}; restore it from a backup",
+            f"object {row.key}: its content has SHA-256 {computed}, expected {row.sha256}; restore it from a backup",
             key=row.key,
         )

@@ -127,8 +127,8 @@ async def make_model_tickets(
 
     async def act(session: AsyncSession) -> DownloadTickets:
         row, _ = await service.find_global(session, federation, version)
-        made = await service.tickets(context, await pulled_files(session, federation, row))
+        answer = await service.tickets(context, await pulled_files(session, federation, row))
         ModelRead(once.caller, federation, None, row.version, "(tickets)").record(session)
-        return made
+        return answer
 
     return await once(act)

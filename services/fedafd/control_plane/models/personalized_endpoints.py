@@ -104,8 +104,8 @@ async def make_personalized_tickets(
 
     async def act(session: AsyncSession) -> DownloadTickets:
         row = await service.find_personalized(session, federation, client, version, once.caller)
-        made = await service.tickets(context, await pulled_files(session, federation, row))
+        answer = await service.tickets(context, await pulled_files(session, federation, row))
         ModelRead(once.caller, federation, client, row.version, "(tickets)").record(session)
-        return made
+        return answer
 
     return await once(act)

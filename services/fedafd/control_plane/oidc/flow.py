@@ -73,8 +73,8 @@ class Logins:
             "code_challenge": _challenge(begun.verifier),
             "code_challenge_method": "S256",
         }
-        place = metadata.authorization_endpoint
-        return begun, f"{place}{'&' if '?' in place else '?'}{urlencode(asked)}"
+        endpoint = metadata.authorization_endpoint
+        return begun, f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(asked)}"
 
     async def end(self, begun: Begun | None, state: str, code: str, issuer: str | None, error: str) -> Person:
         """Who logged in. `issuer` and `error` are as the provider's answer has them, if it does.
@@ -117,13 +117,13 @@ class Logins:
             form |= {"client_id": client, "client_secret": secret.get_secret_value()}
         answer = await self._people.provider.ask("POST", metadata.token_endpoint, data=form, headers=headers)
         try:
-            found = answer.json()
+            content = answer.json()
         except ValueError:
-            found = None
-        told = found if isinstance(found, dict) else {}
-        token = told.get("id_token")
+            content = None
+        values = content if isinstance(content, dict) else {}
+        token = values.get("id_token")
         if not answer.is_success or not isinstance(token, str):
-            words = plain_text(str(told.get("error", f"status {answer.status_code}")))[:60]
+            words = plain_text(str(values.get("error", f"status {answer.status_code}")))[:60]
             raise UnauthenticatedError(f"the identity provider gave no identity for the code: {words}; begin again")
         return token
 

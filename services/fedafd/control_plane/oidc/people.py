@@ -100,7 +100,7 @@ class People:
         name = claims.get(self.settings.name_claim) or claims.get("email")
         shown = plain_text(name if isinstance(name, str) else subject).strip()[:_LONGEST_NAME] or subject[:8]
         has = _values(claims, self.settings.roles_claim)
-        places = tuple(place for place, value in enumerate(self.settings.roles) if value in has)
+        places = tuple(position for position, value in enumerate(self.settings.roles) if value in has)
         person = self._person(hash_secret(f"{self.settings.issuer} {subject}")[:32], shown, places)
         if person is None:
             raise ForbiddenError(
@@ -110,10 +110,10 @@ class People:
         expires_at = float(claims["exp"]) + self.settings.leeway_seconds
         return Person(**{**person.__dict__, "subject": subject[:200], "expires_at": expires_at})
 
-    def of_session(self, person_id: str, told: str) -> Person | None:
+    def of_session(self, person_id: str, text: str) -> Person | None:
         """The person whom a session of the dashboard tells of, as `for_session` wrote it."""
         try:
-            name, places = json.loads(told)
+            name, places = json.loads(text)
             return self._person(person_id, name, tuple(places))
         except (ValueError, TypeError):
             return None
@@ -131,25 +131,25 @@ class People:
 
     def _person(self, person_id: str, name: str, places: tuple[int, ...]) -> Person | None:
         """With the highest of the roles; the federations of those that give it add up."""
-        grants = [_at(self.settings.roles, place) for place in places]
+        grants = [_at(self.settings.roles, position) for position in places]
         if not grants:
             return None
-        role = max((each.role for each in grants), key=_RANK.index)
-        scopes = [each.federations for each in grants if each.role is role]
+        role = max((grant.role for grant in grants), key=_RANK.index)
+        scopes = [grant.federations for grant in grants if grant.role is role]
         only = None if None in scopes else frozenset(name for scope in scopes for name in scope or ())
         return Person(id=person_id, name=name, values=places, role=role, federations=only)
 
 
-def _at(roles: Mapping[str, Grant], place: int) -> Grant:
-    return list(roles.values())[place]
+def _at(roles: Mapping[str, Grant], position: int) -> Grant:
+    return list(roles.values())[position]
 
 
 def _values(claims: Mapping[str, Any], path: str) -> set[str]:
     """The claim's values: of that name, or below, of a list or of a single text."""
-    found: Any = claims.get(path)
-    if found is None:
-        found = claims
+    value: Any = claims.get(path)
+    if value is None:
+        value = claims
         for part in path.split("."):
-            found = found.get(part) if isinstance(found, Mapping) else None
-    listed = found if isinstance(found, list) else [found]
-    return {each for each in listed if isinstance(each, str)}
+            value = value.get(part) if isinstance(value, Mapping) else None
+    listed = value if isinstance(value, list) else [value]
+    return {item for item in listed if isinstance(item, str)}

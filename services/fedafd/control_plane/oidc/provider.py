@@ -83,12 +83,12 @@ class Provider:
 
         Raises UnauthenticatedError for one that the provider has not, IdentityProviderUnavailableError.
         """
-        found = _fitting((await self._known()).keys, kid, algorithm)
-        if found is None:
-            found = _fitting((await self._known(newer=True)).keys, kid, algorithm)
-        if found is None:
+        fitting = _fitting((await self._known()).keys, kid, algorithm)
+        if fitting is None:
+            fitting = _fitting((await self._known(newer=True)).keys, kid, algorithm)
+        if fitting is None:
             raise UnauthenticatedError("the token is signed with a key that the identity provider does not show")
-        return found.key
+        return fitting.key
 
     async def ask(self, method: str, url: str, **options: Any) -> httpx.Response:
         """One request to the provider. Raises IdentityProviderUnavailableError where no answer comes."""
@@ -105,12 +105,12 @@ class Provider:
         """What it told within the hour; with `newer` asked again, unless that was done a moment ago."""
         before = self._told
         async with self._lock:
-            now, told = monotonic(), self._told
-            is_fresh = told is not None and now - told.at < self._fresh
-            if told is not None and told is not before:
-                return told  # somebody else asked meanwhile
-            if told is not None and is_fresh and not newer:
-                return told
+            now, known = monotonic(), self._told
+            is_fresh = known is not None and now - known.at < self._fresh
+            if known is not None and known is not before:
+                return known  # somebody else asked meanwhile
+            if known is not None and is_fresh and not newer:
+                return known
             if now - self._asked_at >= self._again:
                 self._asked_at = now
                 try:
@@ -120,35 +120,35 @@ class Provider:
                     self._failure = error
                     if is_configured():  # `fedafd doctor` says it in its own answer
                         _log.warning("oidc.provider_unavailable", reason=str(error))
-            if told is None or now - told.at >= self._stale or (newer and self._failure is not None):
+            if known is None or now - known.at >= self._stale or (newer and self._failure is not None):
                 raise self._failure or self._away("it was asked a moment ago")
-            return told
+            return known
 
     async def _asked(self, now: float) -> _Told:
-        place = f"{self._settings.issuer.rstrip('/')}/.well-known/openid-configuration"
+        address = f"{self._settings.issuer.rstrip('/')}/.well-known/openid-configuration"
         try:
-            metadata = Metadata.model_validate(await self._json(place))
+            metadata = Metadata.model_validate(await self._json(address))
         except ValidationError as error:
             first = error.errors()[0]
             words = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-            raise self._away(f"{place}: is no discovery document: {words}") from None
+            raise self._away(f"{address}: is no discovery document: {words}") from None
         if metadata.issuer != self._settings.issuer:
-            raise self._away(f"{place}: is of issuer {metadata.issuer[:200]!r}, and the settings name another")
+            raise self._away(f"{address}: is of issuer {metadata.issuer[:200]!r}, and the settings name another")
         keys = await self._json(metadata.jwks_uri)
-        found = tuple(_keys(keys.get("keys")))
-        if not found:
+        fresh_keys = tuple(_keys(keys.get("keys")))
+        if not fresh_keys:
             raise self._away(f"{metadata.jwks_uri}: has no key that is for signatures")
-        return _Told(metadata, found, now)
+        return _Told(metadata, fresh_keys, now)
 
     async def _json(self, url: str) -> Mapping[str, Any]:
         answer = await self.ask("GET", url)
         try:
-            found = answer.json() if answer.is_success else None
+            content = answer.json() if answer.is_success else None
         except ValueError:
-            found = None
-        if not isinstance(found, dict):
+            content = None
+        if not isinstance(content, dict):
             raise self._away(f"{url}: answers {answer.status_code}, and no JSON object")
-        return found
+        return content
 
     def _away(self, words: str) -> IdentityProviderUnavailableError:
         return IdentityProviderUnavailableError(
@@ -158,20 +158,20 @@ class Provider:
 
 def _keys(listed: Any) -> list[jwt.PyJWK]:
     """The public keys for signatures, without those that this program does not know."""
-    found = []
-    for each in listed if isinstance(listed, list) else []:
-        if not isinstance(each, dict) or each.get("kty") not in ("RSA", "EC", "OKP") or each.get("use", "sig") != "sig":
+    keys = []
+    for item in listed if isinstance(listed, list) else []:
+        if not isinstance(item, dict) or item.get("kty") not in ("RSA", "EC", "OKP") or item.get("use", "sig") != "sig":
             continue
         try:
-            found.append(jwt.PyJWK.from_dict({name: value for name, value in each.items() if name != "d"}))
+            keys.append(jwt.PyJWK.from_dict({name: value for name, value in item.items() if name != "d"}))
         except (jwt.PyJWTError, ValueError, TypeError):
             continue
-    return found
+    return keys
 
 
 def _fitting(keys: Sequence[jwt.PyJWK], kid: str | None, algorithm: str) -> jwt.PyJWK | None:
     kinds = {"R": "RSA", "P": "RSA", "E": "OKP" if algorithm == "EdDSA" else "EC"}
-    fit = [each for each in keys if each.key_type == kinds[algorithm[0]] and each.key_id in (kid, kid or each.key_id)]
+    fit = [key for key in keys if key.key_type == kinds[algorithm[0]] and key.key_id in (kid, kid or key.key_id)]
     return fit[0] if fit and (kid is not None or len(fit) == 1) else None
 
 

@@ -29,9 +29,9 @@ async def start(session: AsyncSession, federation: str, count: int, actor: str) 
     if row.public_set_sha256 is None:
         raise ConflictError(f"federation {federation}: has no public set yet; push one with `fedafd public-set push`")
     rounds = await add_rounds(session, row.id, row.config, row.public_set_sha256, count)
-    numbers = [each.number for each in rounds]
+    numbers = [row.number for row in rounds]
     record_event(session, "rounds.queued", federation_id=row.id, actor=actor, numbers=numbers)
-    return Rounds(items=[Round.of(each) for each in rounds])
+    return Rounds(items=[Round.of(row) for row in rounds])
 
 
 async def cancel(session: AsyncSession, federation: str, number: int, caller: Caller) -> RoundDetails:
@@ -55,5 +55,5 @@ async def details(session: AsyncSession, row: RoundRow) -> RoundDetails:
     participations = [Participation.of(part, client) for part, client in await list_participations(session, row.id)]
     stages = [Stage.of(stage) for stage in await list_stages(session, row.id)]
     changes = await round_changes(session, row)
-    collecting = next((each.at for each in changes if each.data.get("new") == RoundState.COLLECTING.value), None)
+    collecting = next((change.at for change in changes if change.data.get("new") == RoundState.COLLECTING.value), None)
     return RoundDetails.with_parts(row, participations, stages, collecting)

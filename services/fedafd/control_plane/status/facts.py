@@ -126,13 +126,13 @@ async def gather(context: Context, only: Collection[str] | None = None) -> Facts
             row=row,
             sites=sites[row.id],
             open_round=_open_round(first.get(row.id), stages, parts, unsent),
-            num_open=sum(each.federation_id == row.id for each in rounds),
+            num_open=sum(open_row.federation_id == row.id for open_row in rounds),
             last=last.get(row.id),
             last_parts=parts.get(last[row.id].id, ()) if row.id in last else (),
         )
         for row in rows
     ]
-    at_work = [stage for each in stages.values() for stage in each if stage.state == "running"]
+    at_work = [stage for group in stages.values() for stage in group if stage.state == "running"]
     return Facts(
         now=now,
         lease=lease,
@@ -164,13 +164,13 @@ async def _sites(
     numbers: Mapping[str, int],
 ) -> dict[str, list[Client]]:
     """Of each federation those that its open round, or its next one, may invite; `numbers` are those rounds'."""
-    found = {}
+    by_federation = {}
     for row in rows:
         number = numbers.get(row.id, 1)
-        of_row = [each for each in clients.get(row.id, []) if not is_excluded(each, number)]
+        of_row = [client for client in clients.get(row.id, []) if not is_excluded(client, number)]
         there = await presences(context, row.id, of_row)
-        found[row.id] = [Client.of(each, there.get(each.name)) for each in of_row]
-    return found
+        by_federation[row.id] = [Client.of(client, there.get(client.name)) for client in of_row]
+    return by_federation
 
 
 def _use_store(context: Context) -> None:

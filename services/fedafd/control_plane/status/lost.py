@@ -20,9 +20,9 @@ def lost_words(parts: Sequence[tuple[ParticipationRow, ClientRow]]) -> str:
     for part, client in parts:
         if part.state in LOST:
             names.setdefault((part.state, part.reason or "no reason recorded"), []).append(client.name)
-    told = [f"{state}: {some(names[state, reason])} ({reason})" for state, reason in list(names)[:_MOST_REASONS]]
-    more = sum(len(each) for each in list(names.values())[_MOST_REASONS:])
-    return "; ".join([*told, *([f"and {more} more for other reasons"] if more else [])])
+    reasons = [f"{state}: {some(names[state, reason])} ({reason})" for state, reason in list(names)[:_MOST_REASONS]]
+    more = sum(len(group) for group in list(names.values())[_MOST_REASONS:])
+    return "; ".join([*reasons, *([f"and {more} more for other reasons"] if more else [])])
 
 
 def some(names: Sequence[str]) -> str:
