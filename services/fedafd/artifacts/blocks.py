@@ -58,7 +58,7 @@ def block_digests(pieces: Iterable[bytes], length: int) -> bytes:
     return b"".join(hashlib.sha256(block).digest()[:DIGEST_BYTES] for block in _blocks(pieces, length))
 
 
-def changed_spans(wanted: bytes, held: bytes, *, size_bytes: int, length: int) -> list[Span]:
+def changed_spans(wanted: bytes, present: bytes, *, size_bytes: int, length: int) -> list[Span]:
     """Where a blob of `size_bytes` with the digests `wanted` differs from a held one with the digests `held`.
 
     Neighbouring blocks are one span. Raises InvalidRequestError if there are not as many digests as blocks.
@@ -68,8 +68,8 @@ def changed_spans(wanted: bytes, held: bytes, *, size_bytes: int, length: int) -
         raise InvalidRequestError(f"{len(wanted)} bytes of digests came for {count} blocks of {DIGEST_BYTES}")
     spans: list[Span] = []
     for number in range(count):
-        place = slice(number * DIGEST_BYTES, (number + 1) * DIGEST_BYTES)
-        if wanted[place] == held[place]:
+        span = slice(number * DIGEST_BYTES, (number + 1) * DIGEST_BYTES)
+        if wanted[span] == present[span]:
             continue
         start, end = number * length, min((number + 1) * length, size_bytes)
         if spans and spans[-1].end == start:

@@ -55,5 +55,5 @@ def read_manifest(content: bytes) -> Manifest:
         return Manifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "top level"
-        raise DataError(f"public set manifest, {place}: {first['msg']}") from None
+        where = ".".join(str(part) for part in first["loc"]) or "top level"
+        raise DataError(f"public set manifest, {where}: {first['msg']}") from None

@@ -45,8 +45,8 @@ class ClientCounts:
     def __post_init__(self) -> None:
         counts = self.by_modality.values()
         if not counts or min(counts) < 1 or not max(counts) <= self.total <= sum(counts):
-            told = ", ".join(f"{count} with {modality.value}" for modality, count in self.by_modality.items())
-            raise RepresentationError(f"a region cannot have {self.total} clients, {told or 'none with a modality'}")
+            parts = ", ".join(f"{count} with {modality.value}" for modality, count in self.by_modality.items())
+            raise RepresentationError(f"a region cannot have {self.total} clients, {parts or 'none with a modality'}")
 
 
 def encode_merged_states(
@@ -55,9 +55,9 @@ def encode_merged_states(
     """The delivery of `total` clients whose merged SED states these are; the same bytes for the same values."""
     tensors: dict[str, NDArray[np.generic]] = {}
     for modality in sorted(states):
-        found = load(states[modality])
-        tensors |= {f"{modality.value}.{name}": found[name].astype(np.float32) for name in _ARRAYS}
-        tensors |= {f"{modality.value}.{name}": found[name].astype(dtype) for name, dtype in _SCALARS.items()}
+        state = load(states[modality])
+        tensors |= {f"{modality.value}.{name}": state[name].astype(np.float32) for name in _ARRAYS}
+        tensors |= {f"{modality.value}.{name}": state[name].astype(dtype) for name, dtype in _SCALARS.items()}
     about = {"public_set_sha256": public_set_sha256, "global_representations_sha256": global_sha256}
     return save(tensors, metadata=about | {"num_clients": str(total)})
 
@@ -65,8 +65,8 @@ def encode_merged_states(
 def sed_state_of(blob: bytes, modality: Modality) -> bytes:
     """The SED state of one modality of a delivery that was checked."""
     prefix = f"{modality.value}."
-    found = {name.removeprefix(prefix): value for name, value in load(blob).items() if name.startswith(prefix)}
-    return save(found)
+    tensors = {name.removeprefix(prefix): value for name, value in load(blob).items() if name.startswith(prefix)}
+    return save(tensors)
 
 
 def check_merged_states(
@@ -90,8 +90,8 @@ def check_merged_states(
         check_subject(metadata, public_set_sha256)
         if metadata.get("global_representations_sha256") != global_sha256:
             raise RepresentationError("merged states compare with other global representations than this round's")
-        held = _modalities(tensors)
-        counts = {modality: _count(tensors, modality, config) for modality in held}
+        modalities = _modalities(tensors)
+        counts = {modality: _count(tensors, modality, config) for modality in modalities}
         clients = ClientCounts(total=_total(metadata), by_modality=counts)
         if clients.total > max_clients:
             raise RepresentationError(
@@ -103,15 +103,15 @@ def check_merged_states(
 
 
 def _modalities(tensors: Mapping[str, Tensor]) -> list[Modality]:
-    held = [modality for modality in Modality if f"{modality.value}.count" in tensors]
-    names = {f"{modality.value}.{part}" for modality in held for part in (*_ARRAYS, *_SCALARS)}
-    if not held or names != tensors.keys():
+    modalities = [modality for modality in Modality if f"{modality.value}.count" in tensors]
+    names = {f"{modality.value}.{part}" for modality in modalities for part in (*_ARRAYS, *_SCALARS)}
+    if not modalities or names != tensors.keys():
         missing, surplus = sorted(names - tensors.keys()), len(tensors.keys() - names)
         raise RepresentationError(
-            f"merged states hold {len(tensors)} tensors; for {[m.value for m in held]} {missing or 'none'} are missing"
-            f" and {surplus} are of other names"
+            f"merged states hold {len(tensors)} tensors; for {[m.value for m in modalities]} {missing or 'none'} are"
+            f" missing and {surplus} are of other names"
         )
-    return held
+    return modalities
 
 
 def _count(tensors: Mapping[str, Tensor], modality: Modality, config: FederationConfig) -> int:
@@ -131,10 +131,10 @@ def _count(tensors: Mapping[str, Tensor], modality: Modality, config: Federation
 
 
 def _total(metadata: Mapping[str, str]) -> int:
-    told = metadata.get("num_clients", "")
-    if not (told.isascii() and told.isdecimal() and len(told) <= 9):
+    text = metadata.get("num_clients", "")
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
         raise RepresentationError("merged states do not say how many clients they stand for")
-    return int(told)
+    return int(text)
 
 
 def _check_arrays(
@@ -143,16 +143,22 @@ def _check_arrays(
     dim, name = config.embedding_dim, modality.value
     for part in _ARRAYS:
         shape = (num_samples, dim) if part == "weighted_sum" else (num_samples,)
-        found = tensors[f"{name}.{part}"]
-        if found.dtype != np.float32 or found.shape != shape:
+        tensor = tensors[f"{name}.{part}"]
+        if tensor.dtype != np.float32 or tensor.shape != shape:
             raise RepresentationError(
-                f"tensor {f'{name}.{part}'!r} has dtype {found.dtype} and shape {list(found.shape)}, expected float32"
+                f"tensor {f'{name}.{part}'!r} has dtype {tensor.dtype} and shape {list(tensor.shape)}, expected float32"
                 f" and {list(shape)}"
             )
     rows = max(1, _NUMBERS_AT_ONCE // dim)
     for first in range(0, num_samples, rows):
         some = slice(first, min(first + rows, num_samples))
-        _check_values({each: _floats(tensors[f"{name}.{each}"][some]) for each in _ARRAYS}, name, count, config, first)
+        _check_values(
+            {part_name: _floats(tensors[f"{name}.{part_name}"][some]) for part_name in _ARRAYS},
+            name,
+            count,
+            config,
+            first,
+        )
 
 
 def _floats(values: NDArray[np.generic]) -> NDArray[np.float64]:

@@ -163,17 +163,17 @@ class _TensorInFile:
         self.shape = tuple(int(length) for length in piece.get_shape())
 
     def __getitem__(self, rows: slice | EllipsisType, /) -> NDArray[np.generic]:
-        found: NDArray[np.generic] = self._piece[rows]
-        return found
+        rows_read: NDArray[np.generic] = self._piece[rows]
+        return rows_read
 
 
 def check_subject(metadata: Mapping[str, str], public_set_sha256: str) -> None:
     """Raise PublicSetMismatchError unless a blob's metadata says that it is about this public set."""
     about = metadata.get("public_set_sha256")
     if about != public_set_sha256:
-        told = about if about is not None and _SHA256.fullmatch(about) else "none"
+        subject = about if about is not None and _SHA256.fullmatch(about) else "none"
         raise PublicSetMismatchError(
-            f"representations are of public set {told}, but this round is about {public_set_sha256};"
+            f"representations are of public set {subject}, but this round is about {public_set_sha256};"
             " encode the public set that the task names"
         )
 
@@ -220,19 +220,19 @@ def _check_values(rows_ND: NDArray[np.float32], name: str, first: int = 0) -> No
         )
 
 
-def _unexpected(found: Collection[str], names: Sequence[str]) -> str:
+def _unexpected(tensor_names: Collection[str], names: Sequence[str]) -> str:
     """What is wrong with the tensors, without a word of the sender's: names of its own are counted."""
-    ours, others = sorted(_NAMES & set(found)), len(set(found) - _NAMES)
+    ours, others = sorted(_NAMES & set(tensor_names)), len(set(tensor_names) - _NAMES)
     more = f" and {others} of other names" if others else ""
     return f"representations hold tensors {ours}{more}, expected {sorted(names)}"
 
 
 def need_distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """The object of these names. Raises ValueError for a name that is there twice: which one counts?"""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    values = dict(pairs)
+    if len(values) != len(pairs):
         raise ValueError("a name is there twice")
-    return found
+    return values
 
 
 def _read(blob: bytes) -> tuple[dict[str, str], dict[str, NDArray[np.generic]]]:
@@ -257,8 +257,8 @@ def opened(path: Path) -> Iterator[tuple[dict[str, str], dict[str, Tensor]]]:
 
 def _metadata(file: IO[bytes]) -> dict[str, str]:
     (length,) = struct.unpack("<Q", file.read(8))
-    found = json.loads(file.read(length), object_pairs_hook=need_distinct).get("__metadata__") or {}
-    return {str(key): str(value) for key, value in found.items()}
+    metadata = json.loads(file.read(length), object_pairs_hook=need_distinct).get("__metadata__") or {}
+    return {str(key): str(value) for key, value in metadata.items()}
 
 
 @contextmanager

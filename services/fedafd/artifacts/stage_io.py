@@ -272,7 +272,7 @@ class DistilInputs(Generic[T]):
     def named(self) -> dict[str, T]:
         """By name."""
         ensembles = {f"{_SED}/{modality.value}": state for modality, state in self.ensembles.items()}
-        weights = {f"{WEIGHTS}{place:06d}": each for place, each in enumerate(self.client_weights)}
+        weights = {f"{WEIGHTS}{index:06d}": artifact for index, artifact in enumerate(self.client_weights)}
         return (
             {SERVER_STATE: self.server_state, GLOBAL_REPRESENTATIONS: self.global_representations} | ensembles | weights
         )
@@ -284,7 +284,7 @@ class DistilInputs(Generic[T]):
             server_state=inputs[SERVER_STATE],
             global_representations=inputs[GLOBAL_REPRESENTATIONS],
             ensembles=_by_modality(inputs, f"{_SED}/"),
-            client_weights=tuple(each for _, each in sorted(_below(inputs, WEIGHTS).items())),
+            client_weights=tuple(artifact for _, artifact in sorted(_below(inputs, WEIGHTS).items())),
         )
 
 
@@ -297,7 +297,9 @@ class DistilOutputs(Generic[T]):
 
     def named(self) -> dict[str, T]:
         """By name."""
-        return {SERVER_STATE: self.server_state} | {f"{WEIGHTS}{group}": each for group, each in self.averages.items()}
+        return {SERVER_STATE: self.server_state} | {
+            f"{WEIGHTS}{group}": artifact for group, artifact in self.averages.items()
+        }
 
     @classmethod
     def of(cls, outputs: Mapping[str, T]) -> DistilOutputs[T]:
@@ -339,7 +341,7 @@ class EvaluateOutputs(Generic[T]):
 
 
 def _below(values: Mapping[str, T], prefix: str) -> dict[str, T]:
-    return {name.removeprefix(prefix): each for name, each in values.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): artifact for name, artifact in values.items() if name.startswith(prefix)}
 
 
 def _by_modality(values: Mapping[str, T], prefix: str) -> dict[Modality, T]:

@@ -99,10 +99,10 @@ class ControlPlaneClient:
 
     def items(self, listing: Listing[Answer], *parts: str | int) -> list[Answer]:
         """All items of a list, page by page."""
-        found: list[Answer] = []
+        answers: list[Answer] = []
         for page in self._pages(listing.filled(*parts)):
-            found += page["items"]
-        return found
+            answers += page["items"]
+        return answers
 
     def event_pages(self, federation: str | None) -> Iterator[EventPage]:
         """The audit log of a federation, or of everything, page by page; the oldest events come first."""
@@ -168,12 +168,12 @@ class ControlPlaneClient:
     def _json_of(self, response: httpx.Response) -> Any:
         """Raises ControlPlaneError for what no control plane answers, such as a page of another server."""
         try:
-            found = response.json()
+            content = response.json()
         except ValueError:
-            found = None
-        if not isinstance(found, dict):
+            content = None
+        if not isinstance(content, dict):
             raise ControlPlaneError(f"{self.url}: answers something else than JSON; is this a control plane of FedAFD?")
-        return found
+        return content
 
     def _repeated(self, method: str, path: str, **options: Any) -> httpx.Response:
         from tenacity import Retrying, retry_if_exception, stop_after_attempt

@@ -49,14 +49,14 @@ def pull_model(
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigurationError(f"{target}: is there and not empty; choose another folder")
-    found: PulledModel
+    model: PulledModel
     if client is None:
-        found = control_plane.ask(SHOW_MODEL, federation, version)
+        model = control_plane.ask(SHOW_MODEL, federation, version)
         archive, tickets = MODEL_ARCHIVE, MODEL_TICKETS
     else:
-        found = control_plane.ask(SHOW_CLIENT_MODEL, federation, client, version)
+        model = control_plane.ask(SHOW_CLIENT_MODEL, federation, client, version)
         archive, tickets = CLIENT_MODEL_ARCHIVE, CLIENT_MODEL_TICKETS
-    parts = (federation, *(() if client is None else (client,)), found["version"])
+    parts = (federation, *(() if client is None else (client,)), model["version"])
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pull-") as folder:
         fetched = Path(folder) / "model"
@@ -65,12 +65,12 @@ def pull_model(
             digests = _fetch_direct(control_plane.ask(tickets, *parts)["items"], fetched)
         else:
             digests = _fetch_archive(control_plane, archive, parts, fetched)
-        _check(digests, found["files"])
+        _check(digests, model["files"])
         if target.exists():
             target.rmdir()
         shutil.move(fetched, target)
     target.chmod(0o755)
-    return found
+    return model
 
 
 def _fetch_archive(

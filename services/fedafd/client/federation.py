@@ -80,7 +80,7 @@ class FederationClient:
     def start_rounds(self, count: int) -> list[int]:
         """Queue rounds; returns their numbers."""
         started = self._control_plane.ask(operations.START_ROUNDS, self.name, json={"count": count})
-        return [each["number"] for each in started["items"]]
+        return [entry["number"] for entry in started["items"]]
 
     def rounds(self) -> list[Round]:
         """All rounds."""

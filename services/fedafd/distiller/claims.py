@@ -25,14 +25,14 @@ class Claimed:
 def claimed_stages(asked: str, answer: pb.ClaimStageResponse) -> list[Claimed]:
     """What the answer to a claim of the stage `asked` stands for, the stage that is reported on first."""
     stages = [Claimed(answer.stage_id or asked, answer)]
-    for each in answer.companions:
+    for companion in answer.companions:
         claim = pb.ClaimStageResponse()
         claim.CopyFrom(answer)
         del claim.companions[:]
         del claim.inputs[:]
-        claim.inputs.extend(each.inputs)
-        claim.token, claim.modality = each.token, each.modality
-        stages.append(Claimed(each.stage_id, claim))
+        claim.inputs.extend(companion.inputs)
+        claim.token, claim.modality = companion.token, companion.modality
+        stages.append(Claimed(companion.stage_id, claim))
     return stages
 
 

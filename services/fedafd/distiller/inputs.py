@@ -52,11 +52,11 @@ class StageInputs:
         try:
             return self._whole(artifact)
         except _UNUSABLE as error:
-            made = self._made_again(name, artifact)
-            if made is None:
+            content = self._made_again(name, artifact)
+            if content is None:
                 error.data["input"] = name
                 raise
-            return made
+            return content
 
     def _whole(self, artifact: types_pb2.Artifact) -> bytes:
         try:
@@ -76,7 +76,7 @@ class StageInputs:
             maker = self._client.maker(self._stage_id, artifact.key)
             _log.warning("stage.input_unusable", input=name, key=artifact.key, next="making it again")
             with span("make input again"):
-                result = self._redo(maker, {each.name: self.read(each) for each in maker.inputs})
+                result = self._redo(maker, {item.name: self.read(item) for item in maker.inputs})
         except FedafdError as error:
             _log.error("stage.input_lost", input=name, key=artifact.key, reason=str(error))
             return None

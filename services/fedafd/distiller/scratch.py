@@ -23,8 +23,8 @@ _log = get_logger(__name__)
 def scratch_folder() -> Iterator[Path]:
     """A new folder for this process among the system's temporary ones; what killed distillers left there is removed."""
     _sweep(Path(tempfile.gettempdir()))
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as made:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as name:
+        folder = Path(name)
         with claimed(folder / _LOCK, f"{folder}: another distiller uses it"):
             yield folder
 

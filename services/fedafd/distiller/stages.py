@@ -81,7 +81,7 @@ def _prepare(work: StageWork) -> StageResult:
     state = PrepareInputs.of(work.inputs).server_state
     if state is None:
         state = initial_server_state(config=work.config, captions=public.captions, seed=work.config.seed)
-    made = prepare(
+    prepared = prepare(
         config=work.config,
         state=state,
         public=public,
@@ -92,8 +92,8 @@ def _prepare(work: StageWork) -> StageResult:
         progress=work.progress,
     )
     # Rounded here, once: sites, folds and distillation work on the very same rows.
-    reps = encode_representations(made.representations, work.public_set_sha256, work.config.wire_dtype)
-    outputs = PrepareOutputs(server_state=made.state, global_representations=reps, encoder_bundles=made.bundles)
+    reps = encode_representations(prepared.representations, work.public_set_sha256, work.config.wire_dtype)
+    outputs = PrepareOutputs(server_state=prepared.state, global_representations=reps, encoder_bundles=prepared.bundles)
     return StageResult(outputs.named())
 
 
@@ -104,10 +104,10 @@ def _fold(work: StageWork) -> StageResult:
     inputs = FoldInputs.of(work.inputs)
     global_reps = _global(work, inputs.global_representations)
     count, dim = global_reps[work.modality].shape
-    held = [m for m in Modality if m is work.modality]
+    own = [m for m in Modality if m is work.modality]
     reps = decode_representations(
         inputs.client_representations,
-        modalities=held,
+        modalities=own,
         num_samples=count,
         embedding_dim=dim,
         public_set_sha256=work.public_set_sha256,
@@ -161,11 +161,11 @@ def _distil(work: StageWork) -> StageResult:
 
 def _evaluate(work: StageWork) -> StageResult:
     state = EvaluateInputs.of(work.inputs).server_state
-    made = evaluate(
+    evaluation = evaluate(
         config=work.config, state=state, samples=work.split("test"), device=work.device, progress=work.progress
     )
-    error = standard_error(made.scores)
-    metrics = made.metrics | ({} if error is None else {"rsum_standard_error": error})
+    error = standard_error(evaluation.scores)
+    metrics = evaluation.metrics | ({} if error is None else {"rsum_standard_error": error})
     lineage = {
         "federation": work.federation_id,
         "round": work.round_number,
@@ -179,8 +179,8 @@ def _evaluate(work: StageWork) -> StageResult:
 def _global(work: StageWork, blob: bytes) -> dict[Modality, NDArray[np.float32]]:
     if "global" not in work.decoded:
         work.decoded["global"] = _decoded_global(work, blob)
-    found: dict[Modality, NDArray[np.float32]] = work.decoded["global"]
-    return found
+    global_reps: dict[Modality, NDArray[np.float32]] = work.decoded["global"]
+    return global_reps
 
 
 def _decoded_global(work: StageWork, blob: bytes) -> dict[Modality, NDArray[np.float32]]:

@@ -140,9 +140,9 @@ class StageRunner:
             results.failed |= dict.fromkeys(done, error)
             return {}, None
         lost = frozenset(answer.lost_stage_ids)
-        for each in done:
-            _log.info("stage.lost" if each.stage_id in lost else "stage.done", stage_id=each.stage_id)
-        outcomes = {each: "lost" if each.stage_id in lost else "done" for each in done}
+        for completion in done:
+            _log.info("stage.lost" if completion.stage_id in lost else "stage.done", stage_id=completion.stage_id)
+        outcomes = {completion: "lost" if completion.stage_id in lost else "done" for completion in done}
         return outcomes, answer.next if answer.HasField("next") else None
 
     def _left(self, left: Mapping[Claimed, Exception], *, claimed: int) -> dict[Claimed, str]:
@@ -166,7 +166,7 @@ class StageRunner:
             stage_id=stage.stage_id,
             redo=lambda maker, given: run_stage(self._described(maker, given, heartbeat.step)),
         )
-        given = {each.name: shared.read(each, inputs) for each in claim.inputs}
+        given = {item.name: shared.read(item, inputs) for item in claim.inputs}
         work = self._described(claim, given, heartbeat.step, shared.decoded)
         with span("work"):
             result = run_stage(work)

@@ -96,5 +96,5 @@ async def read_presence(client: redis.asyncio.Redis, federation: str, clients: S
 
 
 def _parsed(value: bytes | str) -> Presence:
-    found = json.loads(value)
-    return Presence(datetime.fromisoformat(found["at"]), str(found["activity"]))
+    values = json.loads(value)
+    return Presence(datetime.fromisoformat(values["at"]), str(values["activity"]))

@@ -117,8 +117,8 @@ async def listen_for_wakeups(
 def _decoded(text: str) -> tuple[str, Change]:
     """Origin and change of a message. What is no message of this version is the name of a federation."""
     try:
-        found = json.loads(text)
-        clients = None if found["clients"] is None else frozenset(found["clients"])
-        return str(found["origin"]), Change(str(found["federation"]), clients, bool(found["rounds"]))
+        values = json.loads(text)
+        clients = None if values["clients"] is None else frozenset(values["clients"])
+        return str(values["origin"]), Change(str(values["federation"]), clients, bool(values["rounds"]))
     except (ValueError, KeyError, TypeError):
         return "", Change(text)

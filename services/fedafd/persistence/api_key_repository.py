@@ -61,8 +61,8 @@ async def note_used(session: AsyncSession, key_id: str, secret_hash: str, at: da
         (ApiKeyRow.previous_hash, ApiKeyRow.previous_used_at),
     ):
         earlier = or_(used.is_(None), used < at)
-        found = update(ApiKeyRow).where(ApiKeyRow.id == key_id, secret == secret_hash, earlier)
-        await session.execute(found.values({used: at}))
+        statement = update(ApiKeyRow).where(ApiKeyRow.id == key_id, secret == secret_hash, earlier)
+        await session.execute(statement.values({used: at}))
 
 
 async def create_key(
@@ -149,7 +149,7 @@ async def forget_federation(session: AsyncSession, name: str) -> None:
     """No key opens the federation by its name any more, because another may take that; keys for all of them do."""
     for row in await session.scalars(select(ApiKeyRow).where(ApiKeyRow.federations.is_not(None)).with_for_update()):
         if row.federations and name in row.federations:
-            row.federations = [each for each in row.federations if each != name]
+            row.federations = [opened for opened in row.federations if opened != name]
     await session.flush()
 
 

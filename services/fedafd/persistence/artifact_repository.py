@@ -43,16 +43,20 @@ async def add_artifacts(session: AsyncSession, artifacts: Sequence[NewArtifact])
     if not artifacts:
         return
     same = select(ArtifactRow.federation_id, ArtifactRow.key).where(
-        ArtifactRow.federation_id.in_({each.federation_id for each in artifacts}),
-        ArtifactRow.key.in_({each.entry["key"] for each in artifacts}),
+        ArtifactRow.federation_id.in_({artifact.federation_id for artifact in artifacts}),
+        ArtifactRow.key.in_({artifact.entry["key"] for artifact in artifacts}),
     )
     there = {(federation_id, key) for federation_id, key in await session.execute(same)}
-    for each in artifacts:
-        place = (each.federation_id, each.entry["key"])
-        if place not in there:
-            there.add(place)
-            owner = {"federation_id": each.federation_id, "round_id": each.round_id, "client_id": each.client_id}
-            session.add(ArtifactRow(**owner, **each.entry))
+    for artifact in artifacts:
+        identity = (artifact.federation_id, artifact.entry["key"])
+        if identity not in there:
+            there.add(identity)
+            owner = {
+                "federation_id": artifact.federation_id,
+                "round_id": artifact.round_id,
+                "client_id": artifact.client_id,
+            }
+            session.add(ArtifactRow(**owner, **artifact.entry))
     await session.flush()
 
 
@@ -104,9 +108,9 @@ async def earlier_representations(
         )
         .order_by(RoundRow.number.desc())
     )
-    for artifact, made in (await session.execute(query)).all():
-        if all(made.config.get(name) == row.config.get(name) for name in ("wire_dtype", "embedding_dim")):
-            return _entry(artifact), row.number - made.number
+    for artifact, earlier_row in (await session.execute(query)).all():
+        if all(earlier_row.config.get(name) == row.config.get(name) for name in ("wire_dtype", "embedding_dim")):
+            return _entry(artifact), row.number - earlier_row.number
     return None
 
 

@@ -36,8 +36,8 @@ def chain_events(connection: Connection, *, addresses: bool = True) -> Head | No
         .order_by(_EVENTS.c.id.desc())
         .limit(1)
     )
-    found = connection.execute(last_hashed).one_or_none()
-    head = None if found is None else Head(id=found.id, hash=found.hash)
+    last = connection.execute(last_hashed).one_or_none()
+    head = None if last is None else Head(id=last.id, hash=last.hash)
     ids = connection.scalars(
         sa.select(_EVENTS.c.id).where(_EVENTS.c.id > (head.id if head else 0)).order_by("id")
     ).all()
@@ -48,10 +48,10 @@ def chain_events(connection: Connection, *, addresses: bool = True) -> Head | No
 
 
 def _chain(connection: Connection, head: Head | None, first: int, last: int, addresses: bool) -> Head | None:
-    columns = [each for each in _EVENTS.c if addresses or each.name != "address"]
+    columns = [column for column in _EVENTS.c if addresses or column.name != "address"]
     within = _EVENTS.c.id.between(first, last)
     rows = connection.execute(sa.select(*columns).where(within).order_by(_EVENTS.c.id)).all()
-    made = []
+    hashed = []
     for row in rows:
         entry = AuditEntry(
             id=row.id,
@@ -63,6 +63,6 @@ def _chain(connection: Connection, head: Head | None, first: int, last: int, add
             data=row.data or {},
         )
         head = Head(id=row.id, hash=entry_hash(head.hash if head else START, entry))
-        made.append({"of": head.id, "made": head.hash})
-    connection.execute(_SET_HASH, made)
+        hashed.append({"of": head.id, "made": head.hash})
+    connection.execute(_SET_HASH, hashed)
     return head

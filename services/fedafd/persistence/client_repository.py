@@ -135,10 +135,10 @@ async def caller_by_credential(
 
     Raises UnauthenticatedError for a credential that is not known or revoked.
     """
-    found = (await callers_by_credential(session, [credential_hash]))[credential_hash]
-    if isinstance(found, UnauthenticatedError):
-        raise found
-    return found
+    caller = (await callers_by_credential(session, [credential_hash]))[credential_hash]
+    if isinstance(caller, UnauthenticatedError):
+        raise caller
+    return caller
 
 
 async def callers_by_credential(
@@ -152,19 +152,19 @@ async def callers_by_credential(
     )
     query = select(ClientRow, ParticipationRow).outerjoin(ParticipationRow, waits)
     rows = (await session.execute(query.where(ClientRow.credential_hash.in_(credential_hashes)))).all()
-    found = {row.credential_hash: (row, part) for row, part in reversed(rows)}
-    return {each: _usable(found.get(each)) for each in credential_hashes}
+    callers = {row.credential_hash: (row, part) for row, part in reversed(rows)}
+    return {credential: _usable(callers.get(credential)) for credential in credential_hashes}
 
 
 def _usable(
-    found: tuple[ClientRow, ParticipationRow | None] | None,
+    caller: tuple[ClientRow, ParticipationRow | None] | None,
 ) -> tuple[ClientRow, ParticipationRow | None] | UnauthenticatedError:
-    if found is None:
+    if caller is None:
         return UnauthenticatedError("the credential is not known; enrol with a new invitation")
-    row = found[0]
+    row = caller[0]
     if row.revoked_at is not None:
         return UnauthenticatedError(f"client {row.name}: was revoked on {row.revoked_at:%Y-%m-%d %H:%M} UTC")
-    return found
+    return caller
 
 
 async def get_client(session: AsyncSession, federation_id: str, name: str) -> ClientRow:

@@ -59,10 +59,10 @@ async def round_costs(session: AsyncSession, federation_id: str, before: int | N
         func.sum(ParticipationRow.bytes_down),
     ).where(ParticipationRow.round_id.in_(ids))
     sums = {row[0]: row[1:] for row in (await session.execute(moved.group_by(ParticipationRow.round_id))).all()}
-    found = []
+    costs = []
     for row in rounds:
-        invited, arrived, up, down = (int(each) for each in sums.get(row.id, (0, 0, 0, 0)))
-        found.append(
+        invited, arrived, up, down = (int(number) for number in sums.get(row.id, (0, 0, 0, 0)))
+        costs.append(
             RoundCost(
                 number=row.number,
                 state=row.state,
@@ -75,4 +75,4 @@ async def round_costs(session: AsyncSession, federation_id: str, before: int | N
                 bytes_down=down,
             )
         )
-    return found
+    return costs

@@ -163,8 +163,8 @@ class Database:
             if self.is_sqlite:  # the processes of one machine share its clock
                 await connection.execute(text("SELECT 1"))
                 return
-            told = await connection.scalar(text("SELECT clock_timestamp()"))
-        shared_clock.set(cast("datetime", told), asked_at)
+            now = await connection.scalar(text("SELECT clock_timestamp()"))
+        shared_clock.set(cast("datetime", now), asked_at)
 
     async def close(self) -> None:
         """Close all connections."""

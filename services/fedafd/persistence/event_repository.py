@@ -108,8 +108,8 @@ async def round_changes(session: AsyncSession, row: RoundRow) -> Sequence[EventR
     )
     if row.finished_at is not None:
         query = query.where(EventRow.at <= row.finished_at + _CLOCKS)
-    found = await session.scalars(query.order_by(EventRow.id))
-    return [each for each in found if each.data.get("round") == row.number]
+    events = await session.scalars(query.order_by(EventRow.id))
+    return [event for event in events if event.data.get("round") == row.number]
 
 
 async def last_event_id(session: AsyncSession, only: Collection[str] | None = None) -> int:

@@ -74,14 +74,14 @@ async def forget_rows(session: AsyncSession, row: ClientRow) -> Sequence[str]:
         )
     ).all()
     there = select(func.count()).select_from(ParticipationRow).where(ParticipationRow.client_id == row.id)
-    told = or_(ParticipationRow.metrics.is_not(None), ParticipationRow.num_private_samples.is_not(None))
-    blobs = [(each.key, each.sha256, each.size_bytes) for each in artifacts]
-    blobs += [(each.key, each.sha256, each.size_bytes) for each in files]
+    with_metrics = or_(ParticipationRow.metrics.is_not(None), ParticipationRow.num_private_samples.is_not(None))
+    blobs = [(artifact.key, artifact.sha256, artifact.size_bytes) for artifact in artifacts]
+    blobs += [(file.key, file.sha256, file.size_bytes) for file in files]
     receipt = _receipt(blobs) | {
-        "representations": sum(each.purpose != UploadPurpose.WEIGHTS.value for each in artifacts),
-        "weights": sum(each.purpose == UploadPurpose.WEIGHTS.value for each in artifacts),
+        "representations": sum(artifact.purpose != UploadPurpose.WEIGHTS.value for artifact in artifacts),
+        "weights": sum(artifact.purpose == UploadPurpose.WEIGHTS.value for artifact in artifacts),
         "personalized_models": len(models),
-        "rounds_with_metrics": await session.scalar(there.where(told)) or 0,
+        "rounds_with_metrics": await session.scalar(there.where(with_metrics)) or 0,
     }
     keys = sorted({key for key, _, _ in blobs})
     await forget_artifacts(session, artifacts)
@@ -110,14 +110,14 @@ async def finish_forgetting(session: AsyncSession, row: ClientRow) -> Mapping[st
 
 async def _artifacts(session: AsyncSession, client_id: str) -> list[ArtifactRow]:
     """Those that the client sent; not what another client sent with the same bytes, in the same round."""
-    found = (await session.scalars(select(ArtifactRow).where(ArtifactRow.client_id == client_id))).all()
+    artifacts = (await session.scalars(select(ArtifactRow).where(ArtifactRow.client_id == client_id))).all()
     others = select(ParticipationRow.round_id, ParticipationRow.representations_sha256).where(
         ParticipationRow.client_id != client_id,
-        ParticipationRow.round_id.in_({each.round_id for each in found}),
-        ParticipationRow.representations_sha256.in_({each.sha256 for each in found}),
+        ParticipationRow.round_id.in_({artifact.round_id for artifact in artifacts}),
+        ParticipationRow.representations_sha256.in_({artifact.sha256 for artifact in artifacts}),
     )
-    shared = {(round_id, sha256) for round_id, sha256 in await session.execute(others)} if found else set()
-    return [each for each in found if (each.round_id, each.sha256) not in shared]
+    shared = {(round_id, sha256) for round_id, sha256 in await session.execute(others)} if artifacts else set()
+    return [artifact for artifact in artifacts if (artifact.round_id, artifact.sha256) not in shared]
 
 
 def _receipt(blobs: Sequence[tuple[str, str, int]]) -> dict[str, Any]:

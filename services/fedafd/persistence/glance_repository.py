@@ -71,11 +71,11 @@ class RoundGlance:
 
     def num_stages(self, *states: str) -> int:
         """How many stages are in one of these states."""
-        return sum(each.count for (_, _, state), each in self.stages.items() if state in states)
+        return sum(group.count for (_, _, state), group in self.stages.items() if state in states)
 
     def num_parts(self, *states: str) -> int:
         """How many participations are in one of these states."""
-        return sum(each.count for state, each in self.parts.items() if state in states)
+        return sum(group.count for state, group in self.parts.items() if state in states)
 
 
 async def glance_at_round(session: AsyncSession, round_id: str) -> RoundGlance:

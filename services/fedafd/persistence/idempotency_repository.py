@@ -25,10 +25,10 @@ async def claim_key(
     await session.execute(old)
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     values = {"key": key, "request_hash": request_hash, "status": 0, "body": b"", "created_at": utc_now()}
-    made = await session.execute(
+    inserted = await session.execute(
         dialect.insert(IdempotencyRow).values(values).on_conflict_do_nothing().returning(IdempotencyRow.key)
     )
-    is_new = made.first() is not None
+    is_new = inserted.first() is not None
     row = await session.get(IdempotencyRow, key, populate_existing=True)
     if row is None:  # forgotten between the two statements
         raise ConcurrentChangeError("the remembered answer has just expired; repeat the request")

@@ -70,13 +70,13 @@ async def version_to_start_from(session: AsyncSession, federation_id: str, versi
     row = await get_version(session, federation_id, version)
     if row.state_removed_at is None:
         return row
-    found = await _kept(session, federation_id, ModelVersionRow.state_removed_at)
+    kept_versions = await _kept(session, federation_id, ModelVersionRow.state_removed_at)
     raise VersionRemovedError(
         f"federation {federation_id}: no round can start from version {version}: its server state was let go on"
-        f" {row.state_removed_at:%Y-%m-%d %H:%M} UTC (retention.keep_rounds). {_to_be_had(found)}",
+        f" {row.state_removed_at:%Y-%m-%d %H:%M} UTC (retention.keep_rounds). {_to_be_had(kept_versions)}",
         federation=federation_id,
         version=version,
-        kept=list(found),
+        kept=list(kept_versions),
     )
 
 
@@ -85,18 +85,18 @@ async def pulled_files(session: AsyncSession, federation_id: str, owner: _Owner)
     if owner.files_removed_at is None:
         return await list_files(session, owner)
     if isinstance(owner, ModelVersionRow):
-        found = await _kept(session, federation_id, ModelVersionRow.files_removed_at)
+        files = await _kept(session, federation_id, ModelVersionRow.files_removed_at)
     else:
         query = select(PersonalizedModelRow.version).where(
             PersonalizedModelRow.client_id == owner.client_id, PersonalizedModelRow.files_removed_at.is_(None)
         )
-        found = (await session.scalars(query.order_by(PersonalizedModelRow.version))).all()
+        files = (await session.scalars(query.order_by(PersonalizedModelRow.version))).all()
     raise VersionRemovedError(
         f"federation {federation_id}: the folder of version {owner.version} was let go on"
-        f" {owner.files_removed_at:%Y-%m-%d %H:%M} UTC (retention.keep_models). {_to_be_had(found)}",
+        f" {owner.files_removed_at:%Y-%m-%d %H:%M} UTC (retention.keep_models). {_to_be_had(files)}",
         federation=federation_id,
         version=owner.version,
-        kept=list(found),
+        kept=list(files),
     )
 
 
@@ -112,8 +112,8 @@ def _to_be_had(versions: Sequence[int]) -> str:
         return "There is no other"
     more = len(versions) - _MOST_NAMED
     first = versions if more <= 0 else versions[:_MOST_NAMED]
-    told = ", ".join(map(str, first)) + (f" and {more} more up to {versions[-1]}" if more > 0 else "")
-    return f"The oldest that can be had is version {versions[0]}; there are {told}"
+    listed = ", ".join(map(str, first)) + (f" and {more} more up to {versions[-1]}" if more > 0 else "")
+    return f"The oldest that can be had is version {versions[0]}; there are {listed}"
 
 
 async def list_versions(session: AsyncSession, federation_id: str, after: int, limit: int) -> Sequence[ModelVersionRow]:

@@ -23,7 +23,7 @@ class NamedObject:
 
 async def named_objects(session: AsyncSession) -> list[NamedObject]:
     """Artifacts, files of models and server states that retention has not let go, each once, by key."""
-    found: set[NamedObject] = set()
+    objects: set[NamedObject] = set()
     for query in (
         select(ArtifactRow.key, ArtifactRow.sha256),
         select(ModelFileRow.key, ModelFileRow.sha256),
@@ -31,8 +31,8 @@ async def named_objects(session: AsyncSession) -> list[NamedObject]:
             ModelVersionRow.state_removed_at.is_(None)
         ),
     ):
-        found |= {NamedObject(*row) for row in await session.execute(query)}
-    return sorted(found)
+        objects |= {NamedObject(*row) for row in await session.execute(query)}
+    return sorted(objects)
 
 
 async def public_set_hashes(session: AsyncSession) -> list[str]:

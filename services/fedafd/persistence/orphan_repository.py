@@ -117,9 +117,11 @@ async def forgettable_artifacts(session: AsyncSession, round_id: str | None = No
     )
     if round_id is not None:
         query = query.where(RoundRow.id == round_id)
-    found = (await session.scalars(query)).all()
-    stale_counts = await _federations_with_stale_deliveries(session) if found else set()
-    return [each for each in found if not (each.federation_id in stale_counts and _is_delivery(each))]
+    artifacts = (await session.scalars(query)).all()
+    stale_counts = await _federations_with_stale_deliveries(session) if artifacts else set()
+    return [
+        artifact for artifact in artifacts if not (artifact.federation_id in stale_counts and _is_delivery(artifact))
+    ]
 
 
 def _is_delivery(row: ArtifactRow) -> bool:
@@ -129,8 +131,8 @@ def _is_delivery(row: ArtifactRow) -> bool:
 async def _federations_with_stale_deliveries(session: AsyncSession) -> set[str]:
     """Those whose configuration, or that of an open round, lets what was sent in an earlier round count."""
     rounds = select(RoundRow.federation_id, RoundRow.config).where(RoundRow.state.in_(_OPEN))
-    found = (await session.execute(select(FederationRow.id, FederationRow.config))).all()
-    configs = [*found, *(await session.execute(rounds)).all()]
+    federations = (await session.execute(select(FederationRow.id, FederationRow.config))).all()
+    configs = [*federations, *(await session.execute(rounds)).all()]
     return {federation for federation, config in configs if _lets_stale_count(stored_federation_config(config))}
 
 

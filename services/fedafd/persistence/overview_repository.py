@@ -34,10 +34,10 @@ async def coordinator_lease(session: AsyncSession) -> LeaseRow | None:
 async def clients_by_federation(session: AsyncSession) -> Mapping[str, list[ClientRow]]:
     """Clients that are not revoked, by federation and name."""
     query = select(ClientRow).where(ClientRow.revoked_at.is_(None))
-    found: dict[str, list[ClientRow]] = defaultdict(list)
+    by_federation: dict[str, list[ClientRow]] = defaultdict(list)
     for row in await session.scalars(query.order_by(ClientRow.federation_id, ClientRow.name)):
-        found[row.federation_id].append(row)
-    return found
+        by_federation[row.federation_id].append(row)
+    return by_federation
 
 
 async def last_finished_rounds(session: AsyncSession) -> Mapping[str, RoundRow]:
@@ -55,10 +55,10 @@ async def last_finished_rounds(session: AsyncSession) -> Mapping[str, RoundRow]:
 async def open_stages(session: AsyncSession) -> Mapping[str, list[StageRow]]:
     """Stages that are pending or running, by round, oldest first."""
     query = select(StageRow).where(StageRow.state.in_(_OPEN_STAGES)).order_by(StageRow.created_at, StageRow.id)
-    found: dict[str, list[StageRow]] = defaultdict(list)
+    by_round: dict[str, list[StageRow]] = defaultdict(list)
     for row in await session.scalars(query):
-        found[row.round_id].append(row)
-    return found
+        by_round[row.round_id].append(row)
+    return by_round
 
 
 async def participations_of(
@@ -66,11 +66,11 @@ async def participations_of(
 ) -> Mapping[str, list[tuple[ParticipationRow, ClientRow]]]:
     """Participations of these rounds with their clients, by round, in cohort order."""
     query = select(ParticipationRow, ClientRow).join(ClientRow, ParticipationRow.client_id == ClientRow.id)
-    found: dict[str, list[tuple[ParticipationRow, ClientRow]]] = defaultdict(list)
+    by_round: dict[str, list[tuple[ParticipationRow, ClientRow]]] = defaultdict(list)
     of_rounds = query.where(ParticipationRow.round_id.in_(round_ids)).order_by(ParticipationRow.position)
     for part, client in (await session.execute(of_rounds)).all():
-        found[part.round_id].append((part, client))
-    return found
+        by_round[part.round_id].append((part, client))
+    return by_round
 
 
 async def unsent_stages(session: AsyncSession, written_before: datetime) -> frozenset[str]:

@@ -59,17 +59,15 @@ async def invite_cohort(session: AsyncSession, round_id: str, clients: Sequence[
 async def count_invitations(session: AsyncSession, client_ids: Sequence[str]) -> dict[str, int]:
     """Of these clients how many rounds each was invited to; who never was is not in it."""
     counted = select(ParticipationRow.client_id, func.count()).where(ParticipationRow.client_id.in_(client_ids))
-    found = await session.execute(counted.group_by(ParticipationRow.client_id))
-    return {client_id: count for client_id, count in found.all()}
+    counts = await session.execute(counted.group_by(ParticipationRow.client_id))
+    return {client_id: count for client_id, count in counts.all()}
 
 
 async def list_participations(session: AsyncSession, round_id: str) -> Sequence[tuple[ParticipationRow, ClientRow]]:
     """A round's participations with their clients, in cohort order."""
     query = select(ParticipationRow, ClientRow).join(ClientRow, ParticipationRow.client_id == ClientRow.id)
-    found = await session.execute(
-        query.where(ParticipationRow.round_id == round_id).order_by(ParticipationRow.position)
-    )
-    return [(part, client) for part, client in found.all()]
+    rows = await session.execute(query.where(ParticipationRow.round_id == round_id).order_by(ParticipationRow.position))
+    return [(part, client) for part, client in rows.all()]
 
 
 async def delivered_by(
@@ -77,7 +75,7 @@ async def delivered_by(
 ) -> Sequence[tuple[ParticipationRow, int]]:
     """Deliveries of these clients in rounds that are over, with the rounds' numbers, ascending; the newest of each."""
     newest = func.row_number().over(partition_by=ParticipationRow.client_id, order_by=RoundRow.number.desc())
-    found = (
+    recent = (
         select(ParticipationRow.id, RoundRow.number.label("number"), newest.label("age"))
         .join(RoundRow, ParticipationRow.round_id == RoundRow.id)
         .where(
@@ -87,8 +85,8 @@ async def delivered_by(
         )
         .subquery()
     )
-    query = select(ParticipationRow, found.c.number).join(found, ParticipationRow.id == found.c.id)
-    rows = await session.execute(query.where(found.c.age <= most_rounds).order_by(found.c.number))
+    query = select(ParticipationRow, recent.c.number).join(recent, ParticipationRow.id == recent.c.id)
+    rows = await session.execute(query.where(recent.c.age <= most_rounds).order_by(recent.c.number))
     return [(part, number) for part, number in rows.all()]
 
 
@@ -100,8 +98,8 @@ async def history_of(
     query = query.where(ParticipationRow.client_id == client_id)
     if before_round is not None:
         query = query.where(RoundRow.number < before_round)
-    found = await session.execute(query.order_by(RoundRow.number.desc()).limit(limit))
-    return [(part, of) for part, of in found.all()]
+    rows = await session.execute(query.order_by(RoundRow.number.desc()).limit(limit))
+    return [(part, of) for part, of in rows.all()]
 
 
 async def find_participation(session: AsyncSession, round_id: str, client_id: str) -> ParticipationRow | None:
@@ -123,8 +121,8 @@ async def current_participation(session: AsyncSession, client_id: str) -> tuple[
             RoundRow.state == RoundState.COLLECTING.value,
         )
     )
-    found = (await session.execute(query)).first()
-    return None if found is None else (found[0], found[1])
+    pair = (await session.execute(query)).first()
+    return None if pair is None else (pair[0], pair[1])
 
 
 async def write_progress(session: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -153,8 +151,8 @@ async def participation_at(session: AsyncSession, round_id: str, position: int) 
     """The part of the client at a cohort position."""
     query = select(ParticipationRow, ClientRow).join(ClientRow, ParticipationRow.client_id == ClientRow.id)
     at = query.where(ParticipationRow.round_id == round_id, ParticipationRow.position == position)
-    found = (await session.execute(at.execution_options(populate_existing=True))).one()
-    return found[0], found[1]
+    pair = (await session.execute(at.execution_options(populate_existing=True))).one()
+    return pair[0], pair[1]
 
 
 async def reopen_participation(

@@ -164,12 +164,12 @@ def _kept_versions(rows: Sequence[ModelVersionRow], current: int | None, keep_ro
     scored = [row for row in rows if _BEST_BY in row.metrics]
     if scored:
         kept.add(max(scored, key=lambda row: (row.metrics[_BEST_BY], row.version)).version)
-    found = by_version.get(current) if current is not None else None
+    version = by_version.get(current) if current is not None else None
     for _ in range(max(keep_rounds, _CURRENT_AND_BEFORE)):
-        if found is None:
+        if version is None:
             break
-        kept.add(found.version)
-        found = by_version.get(found.parent_version) if found.parent_version is not None else None
+        kept.add(version.version)
+        version = by_version.get(version.parent_version) if version.parent_version is not None else None
     return kept
 
 
@@ -192,8 +192,8 @@ async def _first_of_newest(session: AsyncSession, federation_id: str, count: int
 async def _counts_from(session: AsyncSession, federation: FederationRow, open_rounds: Sequence[RoundRow]) -> int:
     """Number of the first round whose representations may still count; above all rounds where none may."""
     configs = [federation.config, *(row.config for row in open_rounds)]
-    found = [stored_federation_config(config).distillation for config in configs]
-    ages = [config.max_staleness for config in found if config.staleness_decay is not None]
+    distillations = [stored_federation_config(config).distillation for config in configs]
+    ages = [config.max_staleness for config in distillations if config.staleness_decay is not None]
     if not ages:
         return _NEVER
     last = select(func.max(RoundRow.number)).where(RoundRow.federation_id == federation.id)
@@ -222,14 +222,14 @@ async def _folders(
 async def _files(
     session: AsyncSession, folders: Sequence[ModelVersionRow], personalized: Sequence[PersonalizedModelRow]
 ) -> list[ModelFileRow]:
-    found: list[ModelFileRow] = []
+    files: list[ModelFileRow] = []
     for column, owners in (
         (ModelFileRow.model_version_id, folders),
         (ModelFileRow.personalized_model_id, personalized),
     ):
         for some in _portions([row.id for row in owners]):
-            found += await session.scalars(select(ModelFileRow).where(column.in_(some)))
-    return found
+            files += await session.scalars(select(ModelFileRow).where(column.in_(some)))
+    return files
 
 
 async def _artifacts(
@@ -240,7 +240,7 @@ async def _artifacts(
     over = query.where(RoundRow.federation_id == federation_id, RoundRow.state.not_in(_OPEN))
     wanted = [over.where(ArtifactRow.key.not_in(select(ModelFileRow.key)))]
     wanted += [over.where(ArtifactRow.key.in_(some)) for some in _portions([row.key for row in files])]
-    return [(row, number) for each in wanted for row, number in (await session.execute(each)).all()]
+    return [(row, number) for query in wanted for row, number in (await session.execute(query)).all()]
 
 
 async def _versions(session: AsyncSession, federation_id: str, which: ColumnElement[bool]) -> Sequence[ModelVersionRow]:

@@ -41,9 +41,9 @@ async def renew_sessions(session: AsyncSession, rows: Sequence[Mapping[str, Any]
     Each row has the `client`'s id, its `own` session, `now` and `until`.
     """
     table = cast("Table", ClientRow.__table__)
-    held = update(table).where(table.c.id == bindparam("client"), table.c.session == bindparam("own"))
+    statement = update(table).where(table.c.id == bindparam("client"), table.c.session == bindparam("own"))
     at = table.c.session_until.type
-    extended = held.values(session_until=bindparam("until", type_=at), last_seen_at=bindparam("now", type_=at))
+    extended = statement.values(session_until=bindparam("until", type_=at), last_seen_at=bindparam("now", type_=at))
     await (await session.connection()).execute(extended, [dict(row) for row in rows])
 
 
@@ -57,5 +57,5 @@ async def note_refused_agent(session: AsyncSession, client_id: str, now: datetim
 
 async def end_session(session: AsyncSession, client_id: str, own: str) -> None:
     """The client's agent ends: if `own` is its session, any other may begin at once."""
-    held = update(ClientRow).where(ClientRow.id == client_id, ClientRow.session == own)
-    await session.execute(held.values(session=None, session_until=None))
+    statement = update(ClientRow).where(ClientRow.id == client_id, ClientRow.session == own)
+    await session.execute(statement.values(session=None, session_until=None))

@@ -60,11 +60,11 @@ class _Cursor(AsyncAdapt_aiosqlite_cursor):
         return await self._run("executemany", operation, seq_of_parameters)
 
     async def _run(self, method: str, operation: str, given: Any) -> Any:
-        held: Any = self._adapt_connection
-        connection = held._connection
-        async with held._execute_mutex:
+        adapter: Any = self._adapt_connection
+        connection = adapter._connection
+        async with adapter._execute_mutex:
             if operation.startswith(_WAITS):
-                held.has_turn = True
+                adapter.has_turn = True
                 self._cursor, rows = await connection._execute(_run_all, connection._conn, method, operation, given)
             else:
                 self._cursor, rows = _run_all(connection._conn, method, operation, given)
@@ -113,8 +113,8 @@ class _Connection(AsyncAdapt_aiosqlite_connection):
 
 class _Driver(AsyncAdapt_aiosqlite_dbapi):
     def connect(self, *given: Any, **options: Any) -> AsyncAdapt_aiosqlite_connection:
-        made = super().connect(*given, **options | {"check_same_thread": False})
-        return _Connection(self, made._connection)
+        connection = super().connect(*given, **options | {"check_same_thread": False})
+        return _Connection(self, connection._connection)
 
 
 class SQLiteDialect(SQLiteDialect_aiosqlite):

@@ -127,11 +127,11 @@ async def get_stages(session: AsyncSession, stage_ids: Sequence[str]) -> dict[st
     """As `get_stage`, many at once, by id."""
     query = select(StageRow, RoundRow).join(RoundRow, StageRow.round_id == RoundRow.id)
     rows = await session.execute(query.where(StageRow.id.in_(stage_ids)).execution_options(populate_existing=True))
-    found = {stage.id: (stage, row) for stage, row in rows}
+    stages = {stage.id: (stage, row) for stage, row in rows}
     for stage_id in stage_ids:
-        if stage_id not in found:
+        if stage_id not in stages:
             raise NotFoundError(f"stage {stage_id}: does not exist", stage_id=stage_id)
-    return found
+    return stages
 
 
 async def list_stages(session: AsyncSession, round_id: str) -> Sequence[StageRow]:
@@ -213,9 +213,9 @@ async def next_stage(session: AsyncSession, round_id: str, worker: str) -> Stage
     """
     going_on = StageRow.kind.in_([kind.value for kind in _GOING_ON])
     mine = (StageRow.state == StageState.RUNNING.value) & (StageRow.worker == worker[:120])
-    held = select(StageRow).where(StageRow.round_id == round_id, going_on, mine).order_by(StageRow.created_at)
-    found = await session.scalar(held.limit(1))
-    return found or await session.scalar(_waiting(round_id, *(kind.value for kind in _GOING_ON)).limit(1))
+    query = select(StageRow).where(StageRow.round_id == round_id, going_on, mine).order_by(StageRow.created_at)
+    stage = await session.scalar(query.limit(1))
+    return stage or await session.scalar(_waiting(round_id, *(kind.value for kind in _GOING_ON)).limit(1))
 
 
 async def has_open_folds(session: AsyncSession, round_id: str) -> bool:
@@ -239,8 +239,8 @@ async def claim_companions(
     """
     mine = (StageRow.state == StageState.RUNNING.value) & (StageRow.worker == worker[:120])
     others = (StageRow.round_id == stage.round_id, StageRow.kind == stage.kind, StageRow.id != stage.id)
-    held = select(StageRow.id).where(*others, mine)
-    ids = list(await session.scalars(held))
+    own_ids = select(StageRow.id).where(*others, mine)
+    ids = list(await session.scalars(own_ids))
     waiting = _waiting(stage.round_id, stage.kind).where(StageRow.id != stage.id).limit(max(most - len(ids), 0))
     rows = (await session.scalars(waiting)).all()
     ids += [row.id for row in rows]
@@ -276,8 +276,8 @@ def _waiting(round_id: str, *kinds: str) -> Select[StageRow]:
 
 def _claimed_by(worker: str) -> dict[str, Any]:
     now = utc_now()
-    held = {"state": StageState.RUNNING.value, "worker": worker[:120], "last_progress_at": now, "alive_at": now}
-    return held | {"progress": 0.0, "activity": None}
+    values = {"state": StageState.RUNNING.value, "worker": worker[:120], "last_progress_at": now, "alive_at": now}
+    return values | {"progress": 0.0, "activity": None}
 
 
 async def note_stage_progress(session: AsyncSession, stage_id: str, token: int, fraction: float, activity: str) -> bool:
@@ -351,8 +351,8 @@ async def unsent_messages(session: AsyncSession, limit: int = 100) -> Sequence[O
 async def rounds_of(session: AsyncSession, stage_ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:
     """Of each stage its round's id, and the trace that the round belongs to."""
     query = select(StageRow.id, RoundRow.id, RoundRow.traceparent).join(RoundRow, StageRow.round_id == RoundRow.id)
-    found = await session.execute(query.where(StageRow.id.in_(stage_ids)))
-    return {stage_id: (round_id, traceparent) for stage_id, round_id, traceparent in found}
+    rows = await session.execute(query.where(StageRow.id.in_(stage_ids)))
+    return {stage_id: (round_id, traceparent) for stage_id, round_id, traceparent in rows}
 
 
 async def mark_sent(session: AsyncSession, message_ids: Sequence[int]) -> None:

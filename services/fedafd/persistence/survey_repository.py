@@ -57,14 +57,14 @@ async def take_survey(session: AsyncSession, present_since: datetime) -> Survey:
 
 
 async def _counted(session: AsyncSession, *columns: object) -> Counts:
-    found = await session.execute(select(*columns, func.count()).group_by(*columns))  # type: ignore[call-overload]
-    return {tuple(row[:-1]): float(row[-1]) for row in found}
+    rows = await session.execute(select(*columns, func.count()).group_by(*columns))  # type: ignore[call-overload]
+    return {tuple(row[:-1]): float(row[-1]) for row in rows}
 
 
 async def _open_stages(session: AsyncSession) -> Counts:
     query = select(StageRow.kind, StageRow.state, func.count()).group_by(StageRow.kind, StageRow.state)
-    found = await session.execute(query.where(StageRow.state.in_((StageState.PENDING.value, StageState.RUNNING.value))))
-    return {(kind, state): float(count) for kind, state, count in found}
+    rows = await session.execute(query.where(StageRow.state.in_((StageState.PENDING.value, StageState.RUNNING.value))))
+    return {(kind, state): float(count) for kind, state, count in rows}
 
 
 async def _clients(session: AsyncSession, present_since: datetime) -> Counts:
@@ -74,8 +74,8 @@ async def _clients(session: AsyncSession, present_since: datetime) -> Counts:
         (ClientRow.last_seen_at >= present_since, "present"),
         else_="away",
     )
-    found = await session.execute(select(ClientRow.federation_id, state))
-    return {key: float(count) for key, count in Counter((federation, is_) for federation, is_ in found).items()}
+    rows = await session.execute(select(ClientRow.federation_id, state))
+    return {key: float(count) for key, count in Counter((federation, is_) for federation, is_ in rows).items()}
 
 
 async def _participations(session: AsyncSession) -> Counts:

@@ -146,8 +146,8 @@ class OwnFederation:
         if not roots or not all(plan.settled for plan in plans.values()):
             raise RoundClosedError(f"round {row.number} of federation {self.name} has not merged its states")
         delivered = [(p, client) for p, client in cohort if p.state == ParticipationState.DELIVERED.value]
-        held = {m: sum(clients_with(part, client, m) for part, client in delivered) for m in roots}
-        if not all(held.values()):
+        counts = {m: sum(clients_with(part, client, m) for part, client in delivered) for m in roots}
+        if not all(counts.values()):
             raise ConflictError(f"round {row.number} of federation {self.name}: a state stands for no client")
         states = {m: await asyncio.to_thread(self._read, entry) for m, entry in roots.items()}
         return encode_merged_states(
@@ -192,13 +192,13 @@ def _prepared(federation: str, task: pb.TrainTask) -> dict[str, ArtifactRef]:
     """Entries of the upper round's preparing stage, with this federation's keys."""
     objects = RoundObjects(federation, task.round_number)
     return {
-        each.purpose: {
-            "sha256": each.sha256,
-            "size_bytes": each.size_bytes,
-            "purpose": each.purpose,
-            "key": objects.artifact(each.purpose, each.sha256),
+        blob.purpose: {
+            "sha256": blob.sha256,
+            "size_bytes": blob.size_bytes,
+            "purpose": blob.purpose,
+            "key": objects.artifact(blob.purpose, blob.sha256),
         }
-        for each in (task.global_representations, *task.encoder_bundles)
+        for blob in (task.global_representations, *task.encoder_bundles)
     }
 
 

@@ -272,10 +272,10 @@ def _name(common: str) -> x509.Name:
 
 
 def _general(names: Sequence[str]) -> list[x509.GeneralName]:
-    found: list[x509.GeneralName] = []
+    general_names: list[x509.GeneralName] = []
     for name in names:
         try:
-            found.append(x509.IPAddress(ipaddress.ip_address(name.strip("[]"))))
+            general_names.append(x509.IPAddress(ipaddress.ip_address(name.strip("[]"))))
         except ValueError:
-            found.append(x509.DNSName(name))
-    return found
+            general_names.append(x509.DNSName(name))
+    return general_names

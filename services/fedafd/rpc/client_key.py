@@ -43,8 +43,8 @@ class ClientKey:
     def request(self) -> bytes:
         """A certificate request in DER. The server knows the client's name; the request holds none."""
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "FedAFD client")])
-        made = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(self._key, hashes.SHA256())
-        return made.public_bytes(serialization.Encoding.DER)
+        signed = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(self._key, hashes.SHA256())
+        return signed.public_bytes(serialization.Encoding.DER)
 
     def metadata(self, secret: str, path: str) -> tuple[tuple[str, str], ...]:
         """What a call of the method at `path` carries beside the credential `secret`; nothing without a certificate."""
@@ -59,7 +59,7 @@ def certificate_text(der: bytes) -> str:
 def half_life(certificate: str) -> datetime:
     """When half of the time that a certificate holds for is over; at once for none, or one that cannot be read."""
     try:
-        held = x509.load_der_x509_certificate(base64.b64decode(certificate, validate=True))
+        parsed = x509.load_der_x509_certificate(base64.b64decode(certificate, validate=True))
     except (ValueError, binascii.Error):
         return datetime.fromtimestamp(0, UTC)
-    return held.not_valid_before_utc + (held.not_valid_after_utc - held.not_valid_before_utc) / 2
+    return parsed.not_valid_before_utc + (parsed.not_valid_after_utc - parsed.not_valid_before_utc) / 2

@@ -29,15 +29,15 @@ class Sessions(NamedTuple):
 
 def session_metadata(own: str, ended: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
     """Metadata that carries the sessions, for a stub's call."""
-    told = ((_ENDED, ",".join(ended[-_MOST_ENDED:])),) if ended else ()
-    return ((_SESSION, own), *told)
+    ended_part = ((_ENDED, ",".join(ended[-_MOST_ENDED:])),) if ended else ()
+    return ((_SESSION, own), *ended_part)
 
 
 def sessions_in(metadata: Iterable[tuple[str, str | bytes]] | None) -> Sessions:
     """The sessions in a call's metadata. Raises InvalidRequestError where they are missing or malformed."""
     given = {key: value for key, value in metadata or () if isinstance(value, str)}
-    own, ended = given.get(_SESSION, ""), [each for each in given.get(_ENDED, "").split(",") if each]
-    if len(ended) > _MOST_ENDED or not all(_ID.fullmatch(each) for each in (own, *ended)):
+    own, ended = given.get(_SESSION, ""), [session_id for session_id in given.get(_ENDED, "").split(",") if session_id]
+    if len(ended) > _MOST_ENDED or not all(_ID.fullmatch(session_id) for session_id in (own, *ended)):
         raise InvalidRequestError(
             "no session; send the metadata `fedafd-session` with 16 hexadecimal digits that are this process's own"
             " (agents before that are too old for this aggregator: update the agent)"

@@ -66,9 +66,9 @@ def error_from_rpc(error: grpc.RpcError) -> FedafdError:
     trailing: Any = error.trailing_metadata() if hasattr(error, "trailing_metadata") else None
     kind = _BY_CODE.get(str(dict(trailing or ()).get(ERROR_CODE_KEY)))
     if kind is not None:
-        made = kind.__new__(kind)
-        FedafdError.__init__(made, text)
-        return made
+        rebuilt = kind.__new__(kind)
+        FedafdError.__init__(rebuilt, text)
+        return rebuilt
     if has_no_route(error):
         return UnreachableError("no answer: what is there has no route to an aggregator (HTTP 404); is the name right?")
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):

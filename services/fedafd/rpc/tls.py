@@ -108,8 +108,8 @@ class _ServerFiles:
 
     def _if_changed(self) -> grpc.ServerCertificateConfiguration | None:
         # gRPC calls this at each handshake, from a thread of its own; None keeps what is in use.
-        found = self._look()
-        if found == self._used:
+        stamp = self._look()
+        if stamp == self._used:
             return None
         try:
             fresh = self._load()
@@ -117,7 +117,7 @@ class _ServerFiles:
             # Certificate and key are two files: between the two writes they do not fit. The next handshake looks again.
             _log.warning("tls.files_not_taken", reason=str(error))
             return None
-        self._used = found
+        self._used = stamp
         _log.info("tls.files_reloaded", certificate=str(self._certificate))
         return fresh
 
@@ -169,10 +169,10 @@ def _stamps(*paths: Path | None) -> FileStamp:
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _read(path: Path | None) -> bytes | None:

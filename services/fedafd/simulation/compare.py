@@ -65,8 +65,8 @@ class Comparison(NamedTuple):
                     "shown": d.shown,
                     "seeds": d.seeds,
                 }
-                for title, found in self.differences.items()
-                for d in found
+                for title, differences_of_title in self.differences.items()
+                for d in differences_of_title
             ],
             "clients": {title: client_differences(rows, _SECOND, _FIRST) for title, rows in self.rows.items()},
         }
@@ -74,9 +74,9 @@ class Comparison(NamedTuple):
     def markdown(self) -> str:
         """A table for each strategy and scenario, after what differs and is left out."""
         parts = [f"## {self.second} minus {self.first}", "", *self._apart()]
-        for title, found in self.differences.items():
-            for scenario in dict.fromkeys(d.scenario for d in found):
-                here = [d for d in found if d.scenario == scenario]
+        for title, of_title in self.differences.items():
+            for scenario in dict.fromkeys(d.scenario for d in of_title):
+                here = [d for d in of_title if d.scenario == scenario]
                 seeds = "1 seed" if here[0].seeds == 1 else f"{here[0].seeds} seeds"
                 parts += [
                     f"### {title}, {scenario}, {seeds}",
@@ -88,12 +88,12 @@ class Comparison(NamedTuple):
         return "\n".join([*parts, _on_intervals(self.differences)]) + "\n"
 
     def _apart(self) -> Iterator[str]:
-        for what, found in (("Data", self.data), ("Settings", self.settings)):
-            if found:
+        for what, changes in (("Data", self.data), ("Settings", self.settings)):
+            if changes:
                 yield from (f"{what} that differ:", "")
-                for name, (one, other) in list(found.items())[:_MOST]:
+                for name, (one, other) in list(changes.items())[:_MOST]:
                     yield f"- {name}: {one} in the first, {other} in the second"
-                yield from ([f"- and {len(found) - _MOST} more", ""] if len(found) > _MOST else [""])
+                yield from ([f"- and {len(changes) - _MOST} more", ""] if len(changes) > _MOST else [""])
         if not self.settings:
             yield from ("Their settings are the same.", "")
         if self.alone:
@@ -113,29 +113,29 @@ def compare(
     pairs = _pairs(runs, first, second, strategy, against)
     settings: dict[str, tuple[str, str]] = {}
     data: dict[str, tuple[str, str]] = {}
-    for one, other in (pair for found in pairs.values() for pair in found):
+    for one, other in (pair for paired in pairs.values() for pair in paired):
         if "configuration" in one.record and "configuration" in other.record:
             settings |= changed_settings(one.record["configuration"], other.record["configuration"])
         if "data" in one.record and "data" in other.record:
             data |= changed_data(one.record["data"], other.record["data"])
     if data and not other_data:
-        told = "; ".join(f"{name}: {one} and {two}" for name, (one, two) in list(data.items())[:_MOST])
+        changes = "; ".join(f"{name}: {one} and {two}" for name, (one, two) in list(data.items())[:_MOST])
         raise ConfigurationError(
-            f"{first} and {second}: made from other data ({told}), so that their runs are no pairs; add --other-data to"
-            " compare them all the same"
+            f"{first} and {second}: made from other data ({changes}), so that their runs are no pairs; add --other-data"
+            " to compare them all the same"
         )
     rows = {
-        title: [run.row._replace(strategy=name) for pair in found for run, name in zip(pair, _NAMES, strict=True)]
-        for title, found in pairs.items()
+        title: [run.row._replace(strategy=name) for pair in paired for run, name in zip(pair, _NAMES, strict=True)]
+        for title, paired in pairs.items()
     }
-    compared = {title: differences(found, _SECOND) for title, found in rows.items()}
-    used = [{id(pair[side]) for found in pairs.values() for pair in found} for side in (0, 1)]
+    compared = {title: differences(title_rows, _SECOND) for title, title_rows in rows.items()}
+    used = [{id(pair[side]) for paired in pairs.values() for pair in paired} for side in (0, 1)]
     wanted = ((first, runs[_FIRST], against or strategy), (second, runs[_SECOND], strategy or against))
     left = [
-        f"{key.name} of {place}"
-        for (place, found, name), held in zip(wanted, used, strict=True)
-        for key, run in found.items()
-        if name in (None, key.strategy) and id(run) not in held
+        f"{key.name} of {output}"
+        for (output, runs_read, name), used_ids in zip(wanted, used, strict=True)
+        for key, run in runs_read.items()
+        if name in (None, key.strategy) and id(run) not in used_ids
     ]
     return Comparison(first, second, rows, compared, settings, data, left)
 
@@ -144,44 +144,44 @@ _NAMES = (_FIRST, _SECOND)
 
 
 def _read(output: Path) -> dict[RunKey, _Run]:
-    found = {}
+    runs = {}
     for path in sorted(output.glob("runs/*/*/seed-*/result.json")):
         (row,) = rows_of([read_json(path)])
         record = read_json(path.with_name("run.json")) if path.with_name("run.json").exists() else {}
-        found[RunKey(scenario=row.scenario, strategy=row.strategy, seed=row.seed)] = _Run(row, record)
-    if not found:
+        runs[RunKey(scenario=row.scenario, strategy=row.strategy, seed=row.seed)] = _Run(row, record)
+    if not runs:
         raise ConfigurationError(f"{output}: holds no finished run; give the --output of a `fedafd simulate`")
-    return found
+    return runs
 
 
 def _pairs(
     runs: Mapping[str, Mapping[RunKey, _Run]], first: Path, second: Path, strategy: str | None, against: str | None
 ) -> dict[str, list[tuple[_Run, _Run]]]:
     """Pairs by title, each of a run of the first and one of the second."""
-    there = {name: list(dict.fromkeys(key.strategy for key in found)) for name, found in runs.items()}
+    there = {name: list(dict.fromkeys(key.strategy for key in strategy_runs)) for name, strategy_runs in runs.items()}
     wanted = [strategy] if strategy is not None else [against] if against is not None else there[_SECOND]
-    made: dict[str, list[tuple[_Run, _Run]]] = {}
+    paired: dict[str, list[tuple[_Run, _Run]]] = {}
     for name in wanted:
         partner = against or name
         for key, run in runs[_SECOND].items():
             other = key.model_copy(update={"strategy": partner})
             if key.strategy == name and other in runs[_FIRST]:
                 title = name if name == partner else f"{name} against {partner}"
-                made.setdefault(title, []).append((runs[_FIRST][other], run))
-    if not made:
+                paired.setdefault(title, []).append((runs[_FIRST][other], run))
+    if not paired:
         raise ConfigurationError(
             f"{first} and {second}: no run of the same scenario, seed and strategy; the first has strategies"
             f" {', '.join(there[_FIRST])}, the second {', '.join(there[_SECOND])}; --strategy names one of the second,"
             " --against one of the first"
         )
-    return made
+    return paired
 
 
 def _means(rows: Sequence[Row], d: Difference) -> tuple[float, float]:
     """Of the first and the second, over the runs that the difference is of."""
-    held = [row for row in rows if d.scenario in (row.scenario, "all") and d.measure in row.values]
-    number = len({row.scenario for row in held}) * len(_NAMES)
-    whole = [row for row in held if sum(other.seed == row.seed for other in held) == number]
+    of_scenario = [row for row in rows if d.scenario in (row.scenario, "all") and d.measure in row.values]
+    number = len({row.scenario for row in of_scenario}) * len(_NAMES)
+    whole = [row for row in of_scenario if sum(other.seed == row.seed for other in of_scenario) == number]
     one, other = ([row.values[d.measure] for row in whole if row.strategy == name] for name in _NAMES)
     return fmean(one), fmean(other)
 
@@ -196,12 +196,12 @@ def _line(d: Difference, rows: Sequence[Row]) -> str:
 def _clients(title: str, gains: Mapping[str, float]) -> str:
     lower = {name: value for name, value in gains.items() if value < 0}
     most = min(lower, key=lambda name: lower[name], default="")
-    told = f", most of all {most} by {-lower[most]:.1f}" if lower else ""
-    return f"Clients of {title} that are lower in the second: {len(lower)} of {len(gains)}{told}."
+    largest = f", most of all {most} by {-lower[most]:.1f}" if lower else ""
+    return f"Clients of {title} that are lower in the second: {len(lower)} of {len(gains)}{largest}."
 
 
-def _on_intervals(found: Mapping[str, Sequence[Difference]]) -> str:
-    intervals = [d for each in found.values() for d in each if math.isfinite(d.low)]
+def _on_intervals(by_title: Mapping[str, Sequence[Difference]]) -> str:
+    intervals = [d for of_title in by_title.values() for d in of_title if math.isfinite(d.low)]
     if not intervals:
         return "With one seed there is no interval: nothing is shown."
     return (

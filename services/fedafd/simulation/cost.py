@@ -57,16 +57,16 @@ def cost_of(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     if not rounds or any("traffic" not in entry for entry in rounds):
         return {}
     first, later = (
-        [Traffic(*each) for each in rounds[0]["traffic"].values()],
-        [Traffic(*each) for entry in rounds[1:] for each in entry["traffic"].values()],
+        [Traffic(*traffic) for traffic in rounds[0]["traffic"].values()],
+        [Traffic(*traffic) for entry in rounds[1:] for traffic in entry["traffic"].values()],
     )
     cost = {"core seconds": sum(entry["core_seconds"] for entry in rounds)}
     if all("gpu_seconds" in entry for entry in rounds):
         cost["GPU seconds"] = sum(entry["gpu_seconds"] for entry in rounds)
     if first or later:
-        cost["MB up"] = fmean(each.up for each in (*first, *later)) / _MB
+        cost["MB up"] = fmean(traffic.up for traffic in (*first, *later)) / _MB
     if first:
-        cost["MB down, first"] = fmean(each.down for each in first) / _MB
+        cost["MB down, first"] = fmean(traffic.down for traffic in first) / _MB
     if later:
-        cost["MB down, later"] = fmean(each.down for each in later) / _MB
+        cost["MB down, later"] = fmean(traffic.down for traffic in later) / _MB
     return cost

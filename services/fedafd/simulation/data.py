@@ -40,8 +40,8 @@ def load_run_data(experiment: ExperimentConfig, key: RunKey) -> RunData:
     public, groups = _load(experiment)
     prints = _prints(experiment, public, groups)
     clients: list[SimulatedClient] = []
-    for place, (group, whole) in enumerate(zip(experiment.clients, groups, strict=True)):
-        clients += _clients(experiment, key, place, group, whole)
+    for index, (group, whole) in enumerate(zip(experiment.clients, groups, strict=True)):
+        clients += _clients(experiment, key, index, group, whole)
     return RunData({name: _kept_in_memory(split) for name, split in public.items()}, clients, prints)
 
 
@@ -55,14 +55,14 @@ def _load(experiment: ExperimentConfig) -> tuple[dict[str, PairSplit], list[Clie
     with _of(PUBLIC_SET):
         public = load_public_data(source.adapter, source.path, source.options)
     groups = []
-    for place, group in enumerate(experiment.clients):
-        with _of(_named(place, group)):
+    for index, group in enumerate(experiment.clients):
+        with _of(_named(index, group)):
             groups.append(load_client_data(group.adapter, group.path, group.kind, group.options))
     for name in _SPLITS:
         if not len(public[name]):
             raise DataError(f"{PUBLIC_SET} ({source.adapter}): the split {name} has no sample; a simulation needs one")
-    for place, (group, data) in enumerate(zip(experiment.clients, groups, strict=True)):
-        _check_group(place, group, data)
+    for index, (group, data) in enumerate(zip(experiment.clients, groups, strict=True)):
+        _check_group(index, group, data)
     return public, groups
 
 
@@ -76,33 +76,33 @@ def _of(source: str) -> Iterator[None]:
         raise kind(f"{source}: {error}") from error
 
 
-def _check_group(place: int, group: ClientGroup, data: ClientData) -> None:
+def _check_group(index: int, group: ClientGroup, data: ClientData) -> None:
     """Raise DataError where a client would have nothing to train on, to choose by or to be tested on."""
     parts = group.parts or group.count
     if len(data.train) < parts:
         raise DataError(
-            f"{_named(place, group)}: {len(data.train)} training samples for {parts} parts:"
-            f" {_client(place, group, parts - 1)} would have none; lower count or parts, or give more data"
+            f"{_named(index, group)}: {len(data.train)} training samples for {parts} parts:"
+            f" {_client(index, group, parts - 1)} would have none; lower count or parts, or give more data"
         )
     for name, use in (("val", "rounds and gates are chosen on it"), ("test", "results are measured on it")):
         if not len(getattr(data, name)):
-            raise DataError(f"{_named(place, group)}: the split {name} has no sample, and {use}")
+            raise DataError(f"{_named(index, group)}: the split {name} has no sample, and {use}")
 
 
-def _named(place: int, group: ClientGroup) -> str:
-    return f"clients[{place}] ({group.kind.value}, {group.adapter})"
+def _named(index: int, group: ClientGroup) -> str:
+    return f"clients[{index}] ({group.kind.value}, {group.adapter})"
 
 
-def _client(place: int, group: ClientGroup, index: int) -> str:
-    return f"{group.kind.value}-{place}-{index:03d}"
+def _client(number: int, group: ClientGroup, index: int) -> str:
+    return f"{group.kind.value}-{number}-{index:03d}"
 
 
 def _prints(experiment: ExperimentConfig, public: Mapping[str, PairSplit], groups: Sequence[ClientData]) -> Prints:
     whole = ClientData(ClientKind.PAIR, public["train"], public["val"], public["test"])
-    found = {PUBLIC_SET: _print(whole)}
-    for place, (group, data) in enumerate(zip(experiment.clients, groups, strict=True)):
-        found[_named(place, group)] = _print(data)
-    return found
+    prints = {PUBLIC_SET: _print(whole)}
+    for index, (group, data) in enumerate(zip(experiment.clients, groups, strict=True)):
+        prints[_named(index, group)] = _print(data)
+    return prints
 
 
 def _print(data: ClientData) -> dict[str, Any]:
@@ -111,28 +111,28 @@ def _print(data: ClientData) -> dict[str, Any]:
 
 
 def _clients(
-    experiment: ExperimentConfig, key: RunKey, place: int, group: ClientGroup, whole: ClientData
+    experiment: ExperimentConfig, key: RunKey, group_index: int, group: ClientGroup, whole: ClientData
 ) -> list[SimulatedClient]:
     whole = replace(whole, val=_kept_in_memory(whole.val), test=_kept_in_memory(whole.test))
     scenario = experiment.scenarios[key.scenario]
-    made = []
+    clients = []
     for index in range(group.count):
         spec = PartitionConfig(
             scheme=scenario.scheme,
             alpha=scenario.alpha,
             num_clients=group.parts or group.count,
             index=index,
-            seed=derive_seed(key.seed, place, "partition") % 2**32,
+            seed=derive_seed(key.seed, group_index, "partition") % 2**32,
         )
         share = share_of(whole.train, spec)
         if not len(share):
             raise DataError(
-                f"scenario {key.scenario}, seed {key.seed}: {_client(place, group, index)} has no training sample;"
-                " lower the count of clients, or raise alpha"
+                f"scenario {key.scenario}, seed {key.seed}: {_client(group_index, group, index)} has no training"
+                " sample; lower the count of clients, or raise alpha"
             )
-        made.append(
+        clients.append(
             SimulatedClient(
-                name=_client(place, group, index),
+                name=_client(group_index, group, index),
                 kind=group.kind,
                 data=replace(whole, train=_kept_in_memory(share)),
                 image_encoder=group.image_encoder,
@@ -141,7 +141,7 @@ def _clients(
                 dp=group.dp,
             )
         )
-    return made
+    return clients
 
 
 def _kept_in_memory(split: S) -> S:

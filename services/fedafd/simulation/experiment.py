@@ -217,7 +217,7 @@ def read_experiment(
     if isinstance(values, Mapping):
         values = {**values, **overrides}
         if weights:
-            named = {key: {"pretrained": place} for key, place in weights.items()}
+            named = {key: {"pretrained": source} for key, source in weights.items()}
             values["federation"] = merged(values.get("federation") or {}, named)
     config = parse_config(ExperimentConfig, values, str(path) if path is not None else "experiment")
     for key in config.runs():

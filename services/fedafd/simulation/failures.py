@@ -43,10 +43,10 @@ def failure_of(error: Exception, folder: Path) -> Failure:
     with suppress(OSError):
         log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     said = _one_line(str(error))
-    told = type(error).__name__ + (f": {said}" if said else "")
+    fault = type(error).__name__ + (f": {said}" if said else "")
     if isinstance(error, MemoryError) or "memory" in said.lower():
-        told += f"; {_MEMORY}"
-    return Failure(f"{told} (traceback in {log})", expected=False)
+        fault += f"; {_MEMORY}"
+    return Failure(f"{fault} (traceback in {log})", expected=False)
 
 
 def killed(exit_code: int | None) -> Failure:
@@ -75,11 +75,11 @@ def forget_failure(folder: Path) -> None:
 
 def failures_in(output: Path, keys: Sequence[RunKey]) -> dict[RunKey, str]:
     """Reasons of the runs that failed when they were last tried."""
-    found = {}
+    failures = {}
     for key in keys:
         with suppress(DataError, KeyError):
-            found[key] = str(read_json(output / key.folder / _RECORD)["reason"])
-    return found
+            failures[key] = str(read_json(output / key.folder / _RECORD)["reason"])
+    return failures
 
 
 def _one_line(text: str) -> str:

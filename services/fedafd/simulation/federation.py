@@ -127,7 +127,7 @@ class Federation:
         """
         number = before.round_number + 1
         prepared = self.prepared(before, watch=watch, stages=stages)
-        made: dict[str, ClientProgress] = {}
+        after: dict[str, ClientProgress] = {}
         uploads: dict[str, Reps] = {}
         ages: dict[str, int] = {}
         updates: list[bytes] = []
@@ -135,19 +135,19 @@ class Federation:
         sent_down = self._sent_bytes(prepared.representations)
         for client in self.clients:
             watch(client.name, 0.0, f"client {client.name}")
-            held = before.clients.get(client.name, ClientProgress())
+            progress = before.clients.get(client.name, ClientProgress())
             if client.name in absent:
-                made[client.name] = held
+                after[client.name] = progress
                 if client.name in before.uploads:
                     uploads[client.name], ages[client.name] = before.uploads[client.name], before.ages[client.name] + 1
                 continue
             result = stages.client(
                 client.name,
-                lambda waypoints, client=client, held=held: self._train(  # type: ignore[misc]
-                    client, held, before, prepared, number, evaluate_on, watch, waypoints
+                lambda waypoints, client=client, progress=progress: self._train(  # type: ignore[misc]
+                    client, progress, before, prepared, number, evaluate_on, watch, waypoints
                 ),
             )
-            made[client.name] = ClientProgress(
+            after[client.name] = ClientProgress(
                 state=result.state, round_number=number, metrics=result.metrics, scores=result.scores
             )
             uploads[client.name], ages[client.name] = self.as_sent(client.kind.modalities, result.representations), 0
@@ -164,7 +164,7 @@ class Federation:
         return FederationProgress(
             round_number=number,
             server_state=state,
-            clients=made,
+            clients=after,
             averages=average_updates(updates) if updates else {},
             server=evaluate(config=self.config, state=state, samples=self.public[evaluate_on], device=self.device),
             representations=prepared.representations,
@@ -183,14 +183,14 @@ class Federation:
         state = before.server_state or initial_server_state(
             config=self.config, captions=self.public["train"].captions, seed=self.config.seed
         )
-        made = self._server.prepare(
+        server_round = self._server.prepare(
             state,
             number,
             self._seed(number, "server", "prepare"),
             stages,
             lambda fraction, activity: watch(PREPARE, fraction, f"server: {activity}"),
         )
-        return replace(made, representations=self.as_sent(Modality, made.representations))
+        return replace(server_round, representations=self.as_sent(Modality, server_round.representations))
 
     def distilled(
         self,
@@ -254,7 +254,7 @@ class Federation:
     def _train(
         self,
         client: SimulatedClient,
-        held: ClientProgress,
+        own_progress: ClientProgress,
         before: FederationProgress,
         prepared: Prepared,
         number: int,
@@ -271,7 +271,7 @@ class Federation:
             public=self.public["train"],
             global_representations=prepared.representations,
             bundles={m: prepared.bundles[m] for m in client.kind.modalities},
-            state=held.state,
+            state=own_progress.state,
             round_number=number,
             seed=self._seed(number, client.name, "train"),
             device=self.device,
@@ -308,7 +308,7 @@ class Federation:
     def _aggregates(
         self, uploads: Mapping[str, Reps], ages: Mapping[str, int], global_reps: Reps
     ) -> tuple[dict[Modality, NDArray[np.float32]], dict[Modality, dict[str, Contribution]]]:
-        found, contributions = {}, {}
+        aggregates, contributions = {}, {}
         distillation = self.config.distillation
         oldest = 0 if distillation.staleness_decay is None else distillation.max_staleness
         for modality in Modality if self.config.distillation.enabled else ():
@@ -321,15 +321,15 @@ class Federation:
                         self.config, modality, reps, global_reps, device=self.device, staleness=age
                     )
             weighed, limit = self._weigh(modality, leaves, global_reps)
-            contributions[modality] = {self.clients[position].name: each for position, each in weighed.items()}
-            leaves |= {position: None for position, each in weighed.items() if each.left_out}
+            contributions[modality] = {self.clients[position].name: weight for position, weight in weighed.items()}
+            leaves |= {position: None for position, weight in weighed.items() if weight.left_out}
             merged: dict[tuple[int, int], bytes] = {}
             while not (plan := plan_merges(len(self.clients), leaves, merged)).settled:
                 for step in plan.ready:
                     merged[step.level, step.position] = merge_states(step.children, limit)
             if plan.root is not None:
-                found[modality] = aggregate(self.config, plan.root)
-        return found, contributions
+                aggregates[modality] = aggregate(self.config, plan.root)
+        return aggregates, contributions
 
     def _weigh(
         self, modality: Modality, leaves: Mapping[int, bytes | None], global_reps: Reps

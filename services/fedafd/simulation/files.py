@@ -31,11 +31,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def write_folder(place: Path, files: Mapping[str, bytes]) -> None:
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """All files or none: another worker may be writing the same, or the disk is full, and neither is an error."""
     with suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".part-", dir=place.parent, ignore_cleanup_errors=True) as path:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder.parent, ignore_cleanup_errors=True) as path:
             for name, content in files.items():
                 Path(path, name).write_bytes(content)
-            Path(path).rename(place)
+            Path(path).rename(folder)

@@ -38,6 +38,7 @@ def html_page(title: str, markdown: str, plots: Sequence[Path]) -> str:
 def _figure(path: Path) -> str:
     kind, _, scenario = path.stem.partition("-")
     words = "validation figures per round" if kind == "curves" else "test figures per strategy"
-    told = escape(f"{scenario}: {words}")
+    caption = escape(f"{scenario}: {words}")
     content = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f'<figure><figcaption>{told}</figcaption><img alt="{told}" src="data:image/png;base64,{content}"></figure>'
+    picture = f'<img alt="{caption}" src="data:image/png;base64,{content}">'
+    return f"<figure><figcaption>{caption}</figcaption>{picture}</figure>"

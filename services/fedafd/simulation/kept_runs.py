@@ -48,9 +48,9 @@ def check_kept_runs(
     unknown: list[RunKey] = []
     for key, record in _kept(output):
         described = experiment.described(key) if key in experiment.runs() else None
-        told = _unlike(experiment, key, record, described, prints)
-        if told:
-            unlike.setdefault(told, []).append(key)
+        difference = _unlike(experiment, key, record, described, prints)
+        if difference:
+            unlike.setdefault(difference, []).append(key)
         elif "data" not in record:
             unknown.append(key)
         elif prints is None:
@@ -78,9 +78,10 @@ def note_run(folder: Path, experiment: ExperimentConfig, key: RunKey, prints: Pr
     described = experiment.described(key)
     if (folder / _RECORD).exists():
         record = read_json(folder / _RECORD)
-        if told := _unlike(experiment, key, record, described, prints):
+        if difference := _unlike(experiment, key, record, described, prints):
             raise ConfigurationError(
-                f"{folder}: holds a run of another configuration or of other data ({told}); choose another --output"
+                f"{folder}: holds a run of another configuration or of other data ({difference}); choose another"
+                " --output"
             )
         made_with = record.get("made_with", [])
     if (now := _versions(device)) not in made_with:
@@ -123,17 +124,17 @@ def _unlike(
     prints: Prints | None,
 ) -> str:
     """In what a kept run differs; empty if in nothing that is known."""
-    told = []
+    changes = []
     if "configuration" in record and described is not None:
         changed = changed_settings(record["configuration"], described)
-        told += [f"{path}: {then} then, {now} now" for path, (then, now) in changed.items()]
+        changes += [f"{path}: {then} then, {now} now" for path, (then, now) in changed.items()]
     elif described is not None and record.get("fingerprint") != experiment.fingerprint(key):
-        told.append("its configuration (an older version kept no more of it than a hash)")
+        changes.append("its configuration (an older version kept no more of it than a hash)")
     if "data" in record and prints is not None:
         unlike = changed_data(record["data"], prints)
-        told += [f"data of {name}: {then} then, {now} now" for name, (then, now) in unlike.items()]
-    more = len(told) - _MOST_NAMED
-    return ", ".join(told[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+        changes += [f"data of {name}: {then} then, {now} now" for name, (then, now) in unlike.items()]
+    more = len(changes) - _MOST_NAMED
+    return ", ".join(changes[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _as_read_today(configuration: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,28 +151,28 @@ def _as_read_today(configuration: Mapping[str, Any]) -> dict[str, Any]:
 def _flat(value: Any, path: str = "") -> dict[str, str]:
     """Values by their path, as JSON."""
     if isinstance(value, Mapping) and value:
-        parts: Iterator[tuple[str, Any]] = ((f"{path}.{name}".lstrip("."), each) for name, each in value.items())
+        parts: Iterator[tuple[str, Any]] = ((f"{path}.{name}".lstrip("."), item) for name, item in value.items())
     elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-        parts = ((f"{path}[{place}]", each) for place, each in enumerate(value))
+        parts = ((f"{path}[{index}]", item) for index, item in enumerate(value))
     else:
         text = json.dumps(value, sort_keys=True)
         return {path: text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "..."}
-    return {name: text for place, each in parts for name, text in _flat(each, place).items()}
+    return {name: text for item_path, item in parts for name, text in _flat(item, item_path).items()}
 
 
-def _samples(held: Mapping[str, Any] | None) -> str:
-    if held is None:
+def _samples(print_of_data: Mapping[str, Any] | None) -> str:
+    if print_of_data is None:
         return _NOT_THERE
-    counts = "/".join(str(count) for count in held["samples"].values())
-    return f"{counts} samples with fingerprint {held['fingerprint'][:8]}"
+    counts = "/".join(str(count) for count in print_of_data["samples"].values())
+    return f"{counts} samples with fingerprint {print_of_data['fingerprint'][:8]}"
 
 
 def _refusal(output: Path, unlike: Mapping[str, Sequence[RunKey]]) -> str:
-    told = "; ".join(f"{_named(keys)} ({what})" for what, keys in list(unlike.items())[:_MOST_NAMED])
+    words = "; ".join(f"{_named(keys)} ({what})" for what, keys in list(unlike.items())[:_MOST_NAMED])
     more = len(unlike) - _MOST_NAMED
     return (
         f"--output {output}: holds runs of other settings or other data, which must not stand in one table with these:"
-        f" {told}{f' and {more} more kinds' if more > 0 else ''}; choose another --output, or add --restart to set"
+        f" {words}{f' and {more} more kinds' if more > 0 else ''}; choose another --output, or add --restart to set"
         " those runs aside and do them anew"
     )
 
@@ -197,10 +198,10 @@ def _versions(device: str) -> dict[str, str]:
     from fedafd.learning.optimizers import choose_device
 
     chosen = choose_device(device)
-    place = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else chosen.type
+    device_name = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else chosen.type
     return {
         **{name: version(name) for name in _LIBRARIES},
         "python": platform.python_version(),
-        "device": f"{place} ({platform.machine()})",
+        "device": f"{device_name} ({platform.machine()})",
         "threads": str(torch.get_num_threads()),
     }

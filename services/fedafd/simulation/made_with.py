@@ -18,28 +18,28 @@ Made = tuple[tuple[str, str], ...]
 
 def made_with_note(output: Path, keys: Sequence[RunKey]) -> str | None:
     """A few sentences where runs were not made alike; None where they were, or nothing is known of them."""
-    held = dict(_recorded(output, keys))
-    names = dict.fromkeys(name for made in held.values() for each in made for name, _ in each)
-    unlike = {name: counts for name in names if len(counts := _counts(held, name)) > 1}
+    recorded = dict(_recorded(output, keys))
+    names = dict.fromkeys(name for makings in recorded.values() for making in makings for name, _ in making)
+    unlike = {name: counts for name in names if len(counts := _counts(recorded, name)) > 1}
     if not unlike:
         return None
-    told = "; ".join(f"{name}: {_listed(counts)}" for name, counts in unlike.items())
-    return f"The runs were not all made alike ({told}). {_what_it_means(list(unlike))} {_pairs(held)}"
+    words = "; ".join(f"{name}: {_listed(counts)}" for name, counts in unlike.items())
+    return f"The runs were not all made alike ({words}). {_what_it_means(list(unlike))} {_pairs(recorded)}"
 
 
 def _recorded(output: Path, keys: Sequence[RunKey]) -> Iterator[tuple[RunKey, tuple[Made, ...]]]:
     """What each run was made with; several where it was stopped and went on elsewhere."""
     for key in keys:
         path = output / key.folder / _RECORD
-        made = read_json(path).get("made_with", []) if path.exists() else []
-        if made:
-            yield key, tuple(tuple(sorted(each.items())) for each in made)
+        makings = read_json(path).get("made_with", []) if path.exists() else []
+        if makings:
+            yield key, tuple(tuple(sorted(making.items())) for making in makings)
 
 
-def _counts(held: Mapping[RunKey, Sequence[Made]], name: str) -> dict[str, int]:
+def _counts(recorded: Mapping[RunKey, Sequence[Made]], name: str) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for made in held.values():
-        for value in dict.fromkeys(dict(each).get(name, "not known") for each in made):
+    for makings in recorded.values():
+        for value in dict.fromkeys(dict(making).get(name, "not known") for making in makings):
             counts[value] = counts.get(value, 0) + 1
     return counts
 
@@ -63,12 +63,12 @@ def _what_it_means(names: Sequence[str]) -> str:
     )
 
 
-def _pairs(held: Mapping[RunKey, Sequence[Made]]) -> str:
+def _pairs(recorded: Mapping[RunKey, Sequence[Made]]) -> str:
     """Differences are paired by scenario and seed: they are touched where the runs of a pair are unlike."""
     groups: dict[tuple[str, int], set[tuple[Made, ...]]] = {}
-    for key, made in held.items():
-        groups.setdefault((key.scenario, key.seed), set()).add(tuple(sorted(made)))
-    unlike = [f"{scenario} seed {seed}" for (scenario, seed), made in groups.items() if len(made) > 1]
+    for key, makings in recorded.items():
+        groups.setdefault((key.scenario, key.seed), set()).add(tuple(sorted(makings)))
+    unlike = [f"{scenario} seed {seed}" for (scenario, seed), makings in groups.items() if len(makings) > 1]
     if not unlike:
         return "All strategies of a seed were made alike, so that their differences do not come from it."
     more = f" and {len(unlike) - 3} more" if len(unlike) > 3 else ""

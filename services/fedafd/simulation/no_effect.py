@@ -162,10 +162,10 @@ def _partition(experiment: ExperimentConfig) -> Iterator[str]:
 
 
 def _encoders(experiment: ExperimentConfig) -> Iterator[str]:
-    for place, group in enumerate(experiment.clients):
+    for index, group in enumerate(experiment.clients):
         for modality, encoder in (("image", group.image_encoder), ("text", group.text_encoder)):
-            if encoder is not None and modality not in [each.value for each in group.kind.modalities]:
-                yield f"clients[{place}]: {modality}_encoder: a client of kind {group.kind.value} has none"
+            if encoder is not None and modality not in [allowed.value for allowed in group.kind.modalities]:
+                yield f"clients[{index}]: {modality}_encoder: a client of kind {group.kind.value} has none"
 
 
 def _values(experiment: ExperimentConfig, configs: Mapping[str, FederationConfig]) -> Iterator[str]:
@@ -173,18 +173,18 @@ def _values(experiment: ExperimentConfig, configs: Mapping[str, FederationConfig
     kinds = {group.kind for group in experiment.clients}
     places = [("federation", experiment.federation, list(configs.values()))]
     places += [(f"strategies.{name}", values, [configs[name]]) for name, values in experiment.strategies.items()]
-    for place, values, users in places:
+    for where, values, users in places:
         for path in _paths(values):
             if path.split(".")[0] in _SERVICES_ONLY:
-                yield f"{place}.{path}: a simulation has no use for it"
+                yield f"{where}.{path}: a simulation has no use for it"
             for kind in set(ClientKind) - kinds:
                 if path.startswith(f"client.{kind.value}."):
-                    yield f"{place}.{path}: there is no {kind.value} client"
+                    yield f"{where}.{path}: there is no {kind.value} client"
             for prefix, is_used, why in _USES:
                 if (path == prefix or (prefix.endswith("_") and path.startswith(prefix))) and not any(
                     is_used(config) for config in users
                 ):
-                    yield f"{place}.{path}: {why}"
+                    yield f"{where}.{path}: {why}"
                     break
 
 

@@ -38,11 +38,11 @@ def _curves(scenario: str, results: Sequence[Mapping[str, Any]], path: Path) -> 
     panels = ["server", *sorted({client["kind"] for client in results[0]["clients"].values()})]
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.8), squeeze=False)
     for axis, panel in zip(axes[0], panels, strict=True):
-        for place, strategy in enumerate(dict.fromkeys(result["strategy"] for result in results)):
+        for index, strategy in enumerate(dict.fromkeys(result["strategy"] for result in results)):
             lines = [_line(result, panel) for result in results if result["strategy"] == strategy]
             columns = list(zip(*lines, strict=False))
-            rounds, colour = range(1, len(columns) + 1), f"C{place % 10}"
-            style = "-" if place < 10 else "--"
+            rounds, colour = range(1, len(columns) + 1), f"C{index % 10}"
+            style = "-" if index < 10 else "--"
             axis.plot(rounds, [fmean(c) for c in columns], style, color=colour, label=strategy, linewidth=1.4)
             if len(lines) > 1:
                 axis.fill_between(rounds, [min(c) for c in columns], [max(c) for c in columns], color=colour, alpha=0.1)
@@ -86,11 +86,11 @@ def _bars(scenario: str, rows: Sequence[Row], output: Path) -> Path:
     size = (3.6 * len(measures), 0.36 * len(strategies) + 1.4)
     figure, axes = plt.subplots(1, len(measures), figsize=size, squeeze=False, sharey=True)
     for axis, measure in zip(axes[0], measures, strict=True):
-        for place, strategy in enumerate(strategies):
+        for index, strategy in enumerate(strategies):
             values = [row.values[measure] for row in rows if row.strategy == strategy]
             error = stdev(values) if len(values) > 1 else 0.0
-            axis.barh(place, fmean(values), xerr=error, color=f"C{place % 10}", alpha=0.55, error_kw={"linewidth": 1})
-            axis.plot(values, [place] * len(values), "k.", markersize=4)
+            axis.barh(index, fmean(values), xerr=error, color=f"C{index % 10}", alpha=0.55, error_kw={"linewidth": 1})
+            axis.plot(values, [index] * len(values), "k.", markersize=4)
         axis.set_title(f"{measure} (test)", fontsize=10)
         axis.set_yticks(range(len(strategies)), strategies, fontsize=8)
         axis.grid(axis="x", alpha=0.3)

@@ -206,14 +206,14 @@ def _signals_held() -> Iterator[None]:
 
 
 def _at_work(output: Path, keys: Iterable[RunKey]) -> AtWork:
-    found = {}
+    at_work = {}
     for key in keys:
         try:
             now = read_json(output / key.folder / NOW)
         except DataError:
             continue
-        found[key] = (int(now["round"]), float(now["fraction"]), str(now["activity"]))
-    return found
+        at_work[key] = (int(now["round"]), float(now["fraction"]), str(now["activity"]))
+    return at_work
 
 
 def _gpus() -> int:

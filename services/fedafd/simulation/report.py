@@ -72,7 +72,7 @@ def markdown(
     parts += _checks(experiment, rows)
     parts += _costs(rows)
     if idle := settings_without_effect(experiment):
-        parts += ["", "Settings without effect:", "", *(f"- {each}" for each in idle)]
+        parts += ["", "Settings without effect:", "", *(f"- {sentence}" for sentence in idle)]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -100,8 +100,7 @@ def _recalls(rows: Sequence[Row]) -> list[str]:
     for strategy in dict.fromkeys(row.strategy for row in rows):
         own = [row.recalls for row in rows if row.strategy == strategy]
         cells = [
-            " / ".join(f"{fmean(each[f'{way}_r{k}'] for each in own):.1f}" for k in (1, 5, 10))
-            for way in ("i2t", "t2i")
+            " / ".join(f"{fmean(row[f'{way}_r{k}'] for row in own):.1f}" for k in (1, 5, 10)) for way in ("i2t", "t2i")
         ]
         lines.append(f"| {strategy} | {cells[0]} | {cells[1]} |")
     return lines
@@ -144,8 +143,8 @@ def _checks(experiment: ExperimentConfig, rows: Sequence[Row]) -> list[str]:
     own = [row for row in rows if row.strategy == baseline]
     if not own:
         return [f"No run of {baseline} is done: nothing is said of its clients."]
-    told = [*_against_global(baseline, own), *_against_alone(experiment, rows)]
-    return [line for part in told for line in (part, "")][:-1]
+    paragraphs = [*_against_global(baseline, own), *_against_alone(experiment, rows)]
+    return [line for part in paragraphs for line in (part, "")][:-1]
 
 
 def _against_global(baseline: str, own: Sequence[Row]) -> list[str]:
@@ -171,8 +170,8 @@ def _against_alone(experiment: ExperimentConfig, rows: Sequence[Row]) -> list[st
         return [f"No run of {_ALONE} is done for the same scenario and seed: nothing to compare {baseline} with."]
     worse = {name: value for name, value in alone.items() if value < 0}
     most = min(worse, key=lambda name: worse[name], default="")
-    told = f"{len(worse)} of {len(alone)} below" + (f", most of all {most} by {-worse[most]:.1f}" if worse else "")
-    return [f"Clients of {baseline} against themselves under {_ALONE} on the test split: {told}."]
+    words = f"{len(worse)} of {len(alone)} below" + (f", most of all {most} by {-worse[most]:.1f}" if worse else "")
+    return [f"Clients of {baseline} against themselves under {_ALONE} on the test split: {words}."]
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -39,33 +39,33 @@ class RoundStages:
 
     def client(self, name: str, train: Callable[[Waypoints], ClientRound]) -> ClientRound:
         """A client's part, done by `train` unless it is there."""
-        place = self.file(f"client-{name}")
-        if place is not None and place.exists():
-            return _read(place)
-        made = train(self.waypoints(f"client-{name}"))
-        if place is not None:
-            write_folder(place, _files(made))
-        return made
+        folder = self.file(f"client-{name}")
+        if folder is not None and folder.exists():
+            return _read(folder)
+        trained = train(self.waypoints(f"client-{name}"))
+        if folder is not None:
+            write_folder(folder, _files(trained))
+        return trained
 
 
 UNKEPT = RoundStages(None)
 
 
-def _files(made: ClientRound) -> dict[str, bytes]:
-    tensors = {modality.value: rows for modality, rows in made.representations.items()}
-    facts = {"metrics": made.metrics, "num_private_samples": made.num_private_samples}
+def _files(trained: ClientRound) -> dict[str, bytes]:
+    tensors = {modality.value: rows for modality, rows in trained.representations.items()}
+    facts = {"metrics": trained.metrics, "num_private_samples": trained.num_private_samples}
     return {
-        _STATE: made.state,
-        _TENSORS: save({**tensors, _SCORES: made.scores}),
+        _STATE: trained.state,
+        _TENSORS: save({**tensors, _SCORES: trained.scores}),
         _FACTS: json.dumps(facts).encode(),
     }
 
 
-def _read(place: Path) -> ClientRound:
-    tensors, facts = load((place / _TENSORS).read_bytes()), json.loads((place / _FACTS).read_bytes())
+def _read(folder: Path) -> ClientRound:
+    tensors, facts = load((folder / _TENSORS).read_bytes()), json.loads((folder / _FACTS).read_bytes())
     scores = np.asarray(tensors.pop(_SCORES), dtype=np.float64)
     return ClientRound(
-        state=(place / _STATE).read_bytes(),
+        state=(folder / _STATE).read_bytes(),
         representations={Modality(name): rows for name, rows in tensors.items()},
         metrics=facts["metrics"],
         scores=scores,

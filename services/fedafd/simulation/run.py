@@ -86,13 +86,13 @@ def run_one(
         for number in range(run.progress.round_number + 1, experiment.rounds + 1):
             meter = Meter(run.federation.device)
             absent = experiment.absent(key, number, [client.name for client in clients])
-            made = run.federation.run_round(
+            finished = run.federation.run_round(
                 run.progress,
                 absent=absent,
                 watch=lambda stage, f, a, n=number: watch(n, effort.share(n, stage, f), a),  # type: ignore[misc]
                 stages=RoundStages(run.stages(number)),
             )
-            run.keep(made, meter.read())
+            run.keep(finished, meter.read())
             trackers.show(_points(run.rounds))
     watch(experiment.rounds, 1.0, "test")
     result = run.result(key)
@@ -119,8 +119,8 @@ def _points(rounds: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
     points = {}
     for entry in rounds:
         metrics = {"seconds": entry["seconds"]} | {f"server/{name}": value for name, value in entry["server"].items()}
-        for client, found in entry["clients"].items():
-            metrics |= {f"{client}/{name}": value for name, value in found.items()}
+        for client, metrics_of_client in entry["clients"].items():
+            metrics |= {f"{client}/{name}": value for name, value in metrics_of_client.items()}
         points[entry["number"]] = metrics
     return points
 
@@ -170,48 +170,48 @@ class _Run:
                 shutil.rmtree(path, ignore_errors=True)
         return self.folder / f"{_STAGES}{number}"
 
-    def keep(self, made: FederationProgress, used: Mapping[str, float]) -> None:
+    def keep(self, finished: FederationProgress, used: Mapping[str, float]) -> None:
         """Files first, then progress.json in one step, then away with what nobody needs any more."""
-        number = made.round_number
-        assert made.server_state is not None
-        assert made.server is not None
-        self._write(f"server-{number}", made.server_state)
-        self._write(f"sent-{number}", save({m.value: rows for m, rows in made.representations.items()}))
-        for modality, bundle in made.bundles.items():
+        number = finished.round_number
+        assert finished.server_state is not None
+        assert finished.server is not None
+        self._write(f"server-{number}", finished.server_state)
+        self._write(f"sent-{number}", save({m.value: rows for m, rows in finished.representations.items()}))
+        for modality, bundle in finished.bundles.items():
             self._write(f"bundle-{modality.value}-{number}", bundle)
-        for name, average in made.averages.items():
+        for name, average in finished.averages.items():
             self._write(f"average-{name}-{number}", average)
-        for name, upload in made.uploads.items():
+        for name, upload in finished.uploads.items():
             self._write(f"upload-{name}-{number}", save({m.value: rows for m, rows in upload.items()}))
-        for name, client in made.clients.items():
+        for name, client in finished.clients.items():
             assert client.state is not None
             self._write(f"client-{name}-{number}", client.state)
         self.rounds.append(
             {
                 "number": number,
                 **used,
-                "traffic": made.traffic,
-                "server": made.server.metrics,
-                "clients": {name: dict(client.metrics) for name, client in made.clients.items()},
+                "traffic": finished.traffic,
+                "server": finished.server.metrics,
+                "clients": {name: dict(client.metrics) for name, client in finished.clients.items()},
             }
         )
-        self._choose("server", number, made.server.scores)
-        for name, client in made.clients.items():
+        self._choose("server", number, finished.server.scores)
+        for name, client in finished.clients.items():
             if client.round_number == number:
                 self._choose(name, number, client.scores)
-        self.progress = made
+        self.progress = finished
         saved = {
             "rounds": self.rounds,
             "chosen": {name: choice.to_json() for name, choice in self.chosen.items()},
-            "averages": sorted(made.averages),
-            "ages": dict(made.ages),
+            "averages": sorted(finished.averages),
+            "ages": dict(finished.ages),
         }
         write_json(self.folder / "progress.json", saved)
         self._clear()
 
     def _choose(self, name: str, number: int, scores: NDArray[np.float64]) -> None:
-        held = self.chosen.get(name)
-        self.chosen[name] = RoundChoice(number, scores) if held is None else held.after(number, scores)
+        choice = self.chosen.get(name)
+        self.chosen[name] = RoundChoice(number, scores) if choice is None else choice.after(number, scores)
 
     def _clear(self) -> None:
         last = len(self.rounds)

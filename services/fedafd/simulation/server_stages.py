@@ -49,10 +49,10 @@ class ServerStages:
     ) -> Prepared:
         """Round `number`'s preparation of `state`. What is this run's alone is kept in `stages`."""
         shared = None if distils(self._config, number - 1) else self._shared_file("prepare", state, number, seed)
-        place = shared or stages.file("prepare")
-        if place is not None and place.exists():
-            return self._prepared(place)
-        made = prepare(
+        folder = shared or stages.file("prepare")
+        if folder is not None and folder.exists():
+            return self._prepared(folder)
+        prepared = prepare(
             config=self._config,
             state=state,
             public=self._public,
@@ -62,11 +62,11 @@ class ServerStages:
             progress=progress,
             waypoints=stages.waypoints("prepare"),
         )
-        if place is not None:
-            reps = save({modality.value: rows for modality, rows in made.representations.items()})
-            bundles = {modality.value: bundle for modality, bundle in made.bundles.items()}
-            write_folder(place, {_STATE: made.state, _REPS: reps, **bundles})
-        return made
+        if folder is not None:
+            reps = save({modality.value: rows for modality, rows in prepared.representations.items()})
+            bundles = {modality.value: bundle for modality, bundle in prepared.bundles.items()}
+            write_folder(folder, {_STATE: prepared.state, _REPS: reps, **bundles})
+        return prepared
 
     def distil(
         self,
@@ -80,10 +80,10 @@ class ServerStages:
     ) -> bytes:
         """Round `number`'s distillation, or the pass that stands in its place."""
         alone = not distils(self._config, number) or not aggregates
-        place = (self._shared_file("distil", state, number, seed) if alone else None) or stages.file("distil")
-        if place is not None and place.exists():
-            return (place / _STATE).read_bytes()
-        made = distil(
+        folder = (self._shared_file("distil", state, number, seed) if alone else None) or stages.file("distil")
+        if folder is not None and folder.exists():
+            return (folder / _STATE).read_bytes()
+        distilled = distil(
             config=self._config,
             state=state,
             public=self._public,
@@ -95,9 +95,9 @@ class ServerStages:
             progress=progress,
             waypoints=stages.waypoints("distil"),
         )
-        if place is not None:
-            write_folder(place, {_STATE: made})
-        return made
+        if folder is not None:
+            write_folder(folder, {_STATE: distilled})
+        return distilled
 
     def _shared_file(self, stage: str, state: bytes, number: int, seed: int) -> Path | None:
         """Where a stage that distils nothing is kept: a hash of all that it depends on."""
@@ -119,7 +119,7 @@ class ServerStages:
         return self._folder / hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
 
     @staticmethod
-    def _prepared(place: Path) -> Prepared:
-        reps = {Modality(m): rows for m, rows in load((place / _REPS).read_bytes()).items()}
-        bundles = {modality: (place / modality.value).read_bytes() for modality in Modality}
-        return Prepared((place / _STATE).read_bytes(), reps, bundles)
+    def _prepared(folder: Path) -> Prepared:
+        reps = {Modality(m): rows for m, rows in load((folder / _REPS).read_bytes()).items()}
+        bundles = {modality: (folder / modality.value).read_bytes() for modality in Modality}
+        return Prepared((folder / _STATE).read_bytes(), reps, bundles)

@@ -75,7 +75,7 @@ class Difference(NamedTuple):
 def read_results(experiment: ExperimentConfig, output: Path) -> list[dict[str, Any]]:
     """Results of the runs that are done, in the experiment's order. Raises DataError for a broken file."""
     places = [output / key.folder / "result.json" for key in experiment.runs()]
-    return [read_json(place) for place in places if place.exists()]
+    return [read_json(file) for file in places if file.exists()]
 
 
 def not_done(experiment: ExperimentConfig, rows: Sequence[Row]) -> list[RunKey]:
@@ -102,12 +102,12 @@ def _row(result: Mapping[str, Any]) -> Row:
             over[name] = metrics["federated/rsum"] - metrics["global/rsum"]
     values = {"server rsum": result["server"]["metrics"]["rsum"]}
     shares = []
-    for (_, kind, metric, highest), found in sorted(groups.items(), key=lambda group: group[0]):
-        value = fmean(metrics[f"federated/{metric}"] for metrics in found)
+    for (_, kind, metric, highest), of_group in sorted(groups.items(), key=lambda group: group[0]):
+        value = fmean(metrics[f"federated/{metric}"] for metrics in of_group)
         values[f"{kind} {metric}"] = value
         shares.append(value / (highest / 100))
-        if all("federated/own_acc1" in metrics for metrics in found):
-            values[f"{kind} own acc1"] = fmean(metrics["federated/own_acc1"] for metrics in found)
+        if all("federated/own_acc1" in metrics for metrics in of_group):
+            values[f"{kind} own acc1"] = fmean(metrics["federated/own_acc1"] for metrics in of_group)
     return Row(
         result["scenario"],
         result["strategy"],
@@ -128,26 +128,26 @@ def measures_of(rows: Sequence[Row]) -> list[str]:
 
 def differences(rows: Sequence[Row], baseline: str, confidence: float = 0.95) -> list[Difference]:
     """`baseline` minus each other strategy, per scenario and, where there are several, over all of them."""
-    held = {(row.scenario, row.strategy, row.seed): row.values for row in rows}
+    values_of = {(row.scenario, row.strategy, row.seed): row.values for row in rows}
     scenarios = list(dict.fromkeys(row.scenario for row in rows))
     strategies = [name for name in dict.fromkeys(row.strategy for row in rows) if name != baseline]
     seeds = list(dict.fromkeys(row.seed for row in rows))
     measures = measures_of(rows)
-    found = []
+    results = []
     for group in [[name] for name in scenarios] + ([scenarios] if len(scenarios) > 1 else []):
         for strategy in strategies:
             for measure in measures:
-                by_seed = [_gains(held, group, baseline, strategy, measure, seed) for seed in seeds]
-                gains = [fmean(each) for each in by_seed if len(each) == len(group)]
+                by_seed = [_gains(values_of, group, baseline, strategy, measure, seed) for seed in seeds]
+                gains = [fmean(paired) for paired in by_seed if len(paired) == len(group)]
                 if gains:
                     mean, half = fmean(gains), half_width(gains, confidence)
                     scenario = group[0] if len(group) == 1 else "all"
-                    found.append(Difference(scenario, strategy, measure, mean, mean - half, mean + half, len(gains)))
-    return found
+                    results.append(Difference(scenario, strategy, measure, mean, mean - half, mean + half, len(gains)))
+    return results
 
 
 def _gains(
-    held: Mapping[tuple[str, str, int], Mapping[str, float]],
+    values_of: Mapping[tuple[str, str, int], Mapping[str, float]],
     scenarios: Sequence[str],
     baseline: str,
     strategy: str,
@@ -155,17 +155,17 @@ def _gains(
     seed: int,
 ) -> list[float]:
     """One seed's differences, of the scenarios in which both strategies were run."""
-    pairs = [(held.get((s, baseline, seed), {}), held.get((s, strategy, seed), {})) for s in scenarios]
+    pairs = [(values_of.get((s, baseline, seed), {}), values_of.get((s, strategy, seed), {})) for s in scenarios]
     return [own[measure] - other[measure] for own, other in pairs if measure in own and measure in other]
 
 
 def client_differences(rows: Sequence[Row], strategy: str, other: str) -> dict[str, float]:
     """Each client's own metric under `strategy` less that under `other`, by `<scenario>, seed <n>, <client>`."""
-    held = {(row.scenario, row.seed): row.clients for row in rows if row.strategy == other}
+    clients_of = {(row.scenario, row.seed): row.clients for row in rows if row.strategy == other}
     return {
-        f"{row.scenario}, seed {row.seed}, {name}": value - held[row.scenario, row.seed][name]
+        f"{row.scenario}, seed {row.seed}, {name}": value - clients_of[row.scenario, row.seed][name]
         for row in rows
-        if row.strategy == strategy and (row.scenario, row.seed) in held
+        if row.strategy == strategy and (row.scenario, row.seed) in clients_of
         for name, value in row.clients.items()
     }
 

@@ -89,8 +89,8 @@ class FolderStore:
         self._path(key).unlink(missing_ok=True)
 
     def arrived(self, key: str) -> int:
-        found = self.stat(key)
-        return 0 if found is None else found.size_bytes
+        info = self.stat(key)
+        return 0 if info is None else info.size_bytes
 
     def append(self, key: str, offset: int, data: bytes) -> None:
         path = self._path(key)
@@ -133,9 +133,9 @@ class FolderStore:
         before = time.time() - older_than.total_seconds()
         for path in sorted((self.root / _TEMPORARY).iterdir()):
             with suppress(FileNotFoundError):  # renamed meanwhile, as whatever is being written is
-                found = path.stat()
-                if found.st_mtime < before:
-                    yield ObjectInfo(f"{_TEMPORARY}/{path.name}", found.st_size)
+                status = path.stat()
+                if status.st_mtime < before:
+                    yield ObjectInfo(f"{_TEMPORARY}/{path.name}", status.st_size)
 
     def ping(self) -> None:
         if not os.access(self.root / _TEMPORARY, os.W_OK):
@@ -158,10 +158,10 @@ class FolderStore:
 
     def _make_folder(self, folder: Path) -> None:
         """Make a folder below the root, which may have gone a moment ago: nothing is written beside a share."""
-        place = self.root
+        current = self.root
         for part in folder.relative_to(self.root).parts:
-            place /= part
-            place.mkdir(exist_ok=True)
+            current /= part
+            current.mkdir(exist_ok=True)
 
     def _name_again(self, path: Path, target: Path) -> None:
         """Give the file a second name, without a moment in which there is no whole object of that name."""

@@ -104,8 +104,8 @@ class S3Store:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         with self._errors(prefix):
-            for found in self._client.list_objects(self.bucket, prefix=prefix, recursive=True):
-                yield ObjectInfo(found.object_name or "", found.size or 0)
+            for entry in self._client.list_objects(self.bucket, prefix=prefix, recursive=True):
+                yield ObjectInfo(entry.object_name or "", entry.size or 0)
 
     def delete(self, key: str) -> None:
         with self._errors(key):
@@ -147,12 +147,12 @@ class S3Store:
 
     def _parts(self, key: str) -> Sequence[ObjectInfo]:
         """Objects that together are the begin of the arriving one; each is named by where it begins."""
-        found, end = [], 0
+        parts, end = [], 0
         for part in self.list(f"{check_key(key)}/"):
             if int(part.key.rpartition("/")[2]) == end:
-                found.append(part)
+                parts.append(part)
                 end += part.size_bytes
-        return found
+        return parts
 
     def presigned_get(self, key: str, lifetime: timedelta) -> str:
         """A URL that reads the object until `lifetime` is over, without a key of the store."""
@@ -182,19 +182,19 @@ class S3Store:
 
     @contextmanager
     def _errors(self, key: str) -> Iterator[None]:
-        place = f"{self.bucket}/{key} at {self.endpoint}"
+        where = f"{self.bucket}/{key} at {self.endpoint}"
         try:
             yield
         except S3Error as error:
             if error.code in _MISSING:
                 raise ArtifactNotFoundError(f"object {key}: not in the store", key=key) from None
             if error.code in _FULL:
-                raise StorageFullError(f"object store, {place}: no space left; free some", key=key) from error
+                raise StorageFullError(f"object store, {where}: no space left; free some", key=key) from error
             if error.code in _BUSY:
-                raise StorageUnavailableError(f"object store, {place}: busy ({error.code})", key=key) from error
-            raise StorageError(f"object store, {place}: refused with {error.code}: {error.message}", key=key) from error
+                raise StorageUnavailableError(f"object store, {where}: busy ({error.code})", key=key) from error
+            raise StorageError(f"object store, {where}: refused with {error.code}: {error.message}", key=key) from error
         except (urllib3.exceptions.HTTPError, OSError, ServerError, InvalidResponseError) as error:
             # The last two are a proxy's or a starting server's, which speaks no S3.
-            raise StorageUnavailableError(f"object store, {place}: cannot be reached: {error}", key=key) from error
+            raise StorageUnavailableError(f"object store, {where}: cannot be reached: {error}", key=key) from error
         except (MinioException, ValueError) as error:
-            raise StorageError(f"object store, {place}: {error}", key=key) from error
+            raise StorageError(f"object store, {where}: {error}", key=key) from error

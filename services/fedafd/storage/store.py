@@ -190,10 +190,10 @@ def get_verified(store: ObjectStore, key: str, sha256: str) -> bytes:
 
 def _verified(store: ObjectStore, key: str, sha256: str) -> bytes:
     data = store.get(key)
-    found = sha256_of(data)
-    if found != sha256:
+    computed = sha256_of(data)
+    if computed != sha256:
         raise ArtifactCorruptError(
-            f"object {key}: its content has SHA-256 {found}, expected {sha256}; restore it from a backup",
+            f"object {key}: its content has SHA-256 {computed}, expected {sha256}; restore it from a backup",
             key=key,
         )
     return data

@@ -35,8 +35,8 @@ class ConsoleLines:
         """One line, and the stack trace of an error that is none of ours below it."""
         level = str(event.get("level", "info"))
         name = str(event.get("event", ""))
-        words, told = self._sentence(name, event)
-        rest = ", ".join(f"{key} {_plain(value)}" for key, value in event.items() if key not in _HIDDEN | told)
+        words, used = self._sentence(name, event)
+        rest = ", ".join(f"{key} {_plain(value)}" for key, value in event.items() if key not in _HIDDEN | used)
         mark = "" if level in ("info", "debug") else f"{level}: "
         line = f"{time.strftime('%H:%M:%S')}  {self._coloured(mark + words, _COLOURS.get(level, ''))}"
         if rest:

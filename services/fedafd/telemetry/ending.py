@@ -41,8 +41,8 @@ def tell_end(process: str, error: FedafdError) -> None:
         sys.stderr.write(f"{process}: {error}\n")
         return
     at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    told = {"reason": str(error), "code": error.code, "event": "process.ended", "level": "error", "timestamp": at}
-    sys.stderr.write(json.dumps(told | {"process": process}) + "\n")
+    event = {"reason": str(error), "code": error.code, "event": "process.ended", "level": "error", "timestamp": at}
+    sys.stderr.write(json.dumps(event | {"process": process}) + "\n")
 
 
 def _end(seconds: float) -> None:

@@ -83,12 +83,12 @@ def span(name: str, *, parent: str | None = None, kind: Kind = "INTERNAL", **att
         attributes=named,
         record_exception=False,
         set_status_on_exception=False,
-    ) as made:
+    ) as current:
         try:
             yield
         except Exception as error:
             # Spans leave the machine: the error's code and no more, since its text may name files and samples.
-            made.set_status(trace.StatusCode.ERROR, error.code if isinstance(error, FedafdError) else "unexpected")
+            current.set_status(trace.StatusCode.ERROR, error.code if isinstance(error, FedafdError) else "unexpected")
             raise
 
 

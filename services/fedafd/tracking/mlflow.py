@@ -63,26 +63,26 @@ class MlFlow:
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 
-        found = self._client.get_experiment_by_name(name)
-        if found is not None:
-            if found.lifecycle_stage != "active":
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is not None:
+            if experiment.lifecycle_stage != "active":
                 raise ConfigurationError(
                     f"tracking.mlflow.experiment: {name!r} was deleted; restore it or name another"
                 )
-            return str(found.experiment_id)
+            return str(experiment.experiment_id)
         try:
             return str(self._client.create_experiment(name))
         except MlflowException:
             # Another run made it meanwhile.
-            found = self._client.get_experiment_by_name(name)
-            if found is None:
+            experiment = self._client.get_experiment_by_name(name)
+            if experiment is None:
                 raise
-            return str(found.experiment_id)
+            return str(experiment.experiment_id)
 
     def _find(self, experiment: str, run: TrackedRun) -> tuple[str, bool]:
-        found = self._client.search_runs([experiment], f"tags.`{_ID_TAG}` = '{run.id}'", max_results=1)
-        if found:
-            run_id = str(found[0].info.run_id)
+        runs = self._client.search_runs([experiment], f"tags.`{_ID_TAG}` = '{run.id}'", max_results=1)
+        if runs:
+            run_id = str(runs[0].info.run_id)
             self._client.update_run(run_id, status="RUNNING")
             return run_id, False
         tags = {**run.tags, _ID_TAG: run.id}

@@ -84,11 +84,11 @@ class TrackerThread:
             self._told.clear()
             self._tracker = self._start()
         for number, metrics in sorted(rounds.items()):
-            told = self._told.setdefault(number, {})
-            new = {name: value for name, value in metrics.items() if name not in told}
+            shown = self._told.setdefault(number, {})
+            new = {name: value for name, value in metrics.items() if name not in shown}
             if new:
                 self._tracker.log(number, new)
-                told |= new
+                shown |= new
 
     def _close(self) -> None:
         tracker, self._tracker = self._tracker, None
@@ -98,8 +98,8 @@ class TrackerThread:
 
     def _warn(self, why: str) -> None:
         with self._changed:
-            told, self._warned = self._warned, True
-        if not told:
+            was_warned, self._warned = self._warned, True
+        if not was_warned:
             self._tell(f"tracker {self._name}: {why}; the run goes on without it")
 
 

@@ -51,12 +51,12 @@ class WandB:
             host="-",
         )
         project = options.get("project", "fedafd")
-        made = wandb.init(
+        started = wandb.init(
             project=project, name=run.name, id=run_id, dir=str(folder), config=dict(run.tags), settings=settings
         )
-        made.define_metric(_ROUND)
-        made.define_metric("*", step_metric=_ROUND)
-        self._run = made
+        started.define_metric(_ROUND)
+        started.define_metric("*", step_metric=_ROUND)
+        self._run = started
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """A row of metrics that names its round: rows of a round that come later are points of that round, too."""

@@ -47,7 +47,7 @@ class Pictures(Sequence[ImageArray]):
     def __getitem__(self, index: slice) -> Sequence[ImageArray]: ...
     def __getitem__(self, index: int | slice) -> ImageArray | Sequence[ImageArray]:
         if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
+            return [self[position] for position in range(*index.indices(len(self)))]
         split, row = self._places[index]
         with self._lock:
             return self._set.split(split).images[row]
@@ -77,9 +77,9 @@ class Gallery:
     def picture_hit(self, number: int, likeness: float) -> QueryHit:
         """A picture of the gallery as an answer shows it."""
         split, row = self._places[number]
-        found = self._set.split(split)
-        captions = tuple(found.captions[row][:_MOST_CAPTIONS])
-        name = found.ids[row] if found.ids else f"{split}-{row}"
+        pairs = self._set.split(split)
+        captions = tuple(pairs.captions[row][:_MOST_CAPTIONS])
+        name = pairs.ids[row] if pairs.ids else f"{split}-{row}"
         return QueryHit(
             id=name, split=split, likeness=likeness, captions=captions, thumbnail=_thumbnail(self.pictures, number)
         )
@@ -96,6 +96,6 @@ def _thumbnail(pictures: Pictures, number: int) -> bytes | None:
     except DataError:
         return None
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    made = io.BytesIO()
-    image.save(made, format="JPEG", quality=80)
-    return made.getvalue()
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=80)
+    return buffer.getvalue()

@@ -121,12 +121,14 @@ class Versions:
     def _loaded(self, files: Iterable[QueryFile]) -> LoadedModel:
         self._folder.mkdir(parents=True, exist_ok=True)
         # Beside the cache, and not in the system's folder, which may be small and in memory.
-        with tempfile.TemporaryDirectory(dir=self._folder, prefix="version-", ignore_cleanup_errors=True) as made:
+        with tempfile.TemporaryDirectory(
+            dir=self._folder, prefix="version-", ignore_cleanup_errors=True
+        ) as model_folder:
             for file in files:
-                place = Path(made) / _checked(file.path)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(get_verified(self._store, file.key, file.sha256))
-            return load_model(made, device=self._device)
+                target = Path(model_folder) / _checked(file.path)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(get_verified(self._store, file.key, file.sha256))
+            return load_model(model_folder, device=self._device)
 
 
 def _checked(path: str) -> str:

@@ -37,10 +37,10 @@ def _note_promotions() -> None:
     events = sa.table("events", *map(sa.column, ("kind", "federation_id", "data")), sa.column("at", at))
     versions = sa.table("model_versions", *map(sa.column, ("federation_id", "version")), sa.column("promoted_at", at))
     promoted = sa.select(events.c.federation_id, events.c.data, events.c.at).where(events.c.kind == "model.promoted")
-    found: dict[tuple[str, Any], datetime] = {}
+    promotions: dict[tuple[str, Any], datetime] = {}
     for federation, data, when in op.get_bind().execute(promoted):
         new = (json.loads(data) if isinstance(data, str) else data or {}).get("new")
-        found[federation, new] = when
-    for (federation, new), when in found.items():
+        promotions[federation, new] = when
+    for (federation, new), when in promotions.items():
         mine = (versions.c.federation_id == federation) & (versions.c.version == new)
         op.execute(sa.update(versions).where(mine).values(promoted_at=when))
