@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from fedafd.client.answers import Participation
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -33,14 +35,14 @@ class RoundResult:
 
     @classmethod
     def of(
-        cls, number: int, metrics: Mapping[str, float], participations: Sequence[Mapping[str, Any]], seconds: float
+        cls, number: int, metrics: Mapping[str, float], participations: Sequence[Participation], seconds: float
     ) -> RoundResult:
         """From the metrics and participations that REST tells."""
         return cls(
             number=number,
             server={name: round(float(metrics[name]), 3) for name in _RECALLS},
-            bytes_up=sum(int(part["bytes_up"]) for part in participations),
-            bytes_down=sum(int(part["bytes_down"]) for part in participations),
+            bytes_up=sum(part["bytes_up"] for part in participations),
+            bytes_down=sum(part["bytes_down"] for part in participations),
             seconds=round(seconds, 1),
         )
 
