@@ -1,4 +1,4 @@
-"""`fedafd model search` waits until a version is prepared, prints what is likest, and says why it cannot."""
+"""`fedafd model search` waits until a version is prepared, prints what matches best, and says why it cannot."""
 
 from __future__ import annotations
 

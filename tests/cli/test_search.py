@@ -1,4 +1,4 @@
-"""`fedafd search` finds what the model finds likest; its index follows the folder and is never silently old."""
+"""`fedafd search` finds what matches best for the model; its index follows the folder and is never silently old."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def hits(result: Result) -> list[tuple[str, float]]:
 
 
 @pytest.mark.parametrize("kind", ["global", "pair"])
-def test_a_caption_finds_the_pictures_that_the_model_finds_likest(models: Path, pictures: Path, kind: str) -> None:
+def test_a_caption_finds_the_best_matching_pictures(models: Path, pictures: Path, kind: str) -> None:
     arguments = (models / kind, CAPTION, "--images", pictures, "--index", pictures.parent / "index")
     found = hits(ask(*arguments, "--json"))
     model = load_model(models / kind, device="cpu")

@@ -28,7 +28,7 @@ def search(
     queries: Annotated[list[str], typer.Argument(help="With --images captions in quotes; with --texts image files.")],
     images: Annotated[Path | None, typer.Option(help="Find pictures below this folder.")] = None,
     texts: Annotated[Path | None, typer.Option(help="Find texts among the lines of this UTF-8 file.")] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="The likest of each query.")] = 5,
+    top_k: Annotated[int, typer.Option(min=1, help="How many matches to print for each query.")] = 5,
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object for each query, a line each.")] = False,
     index: Annotated[
         Path | None, typer.Option(help="Keep the index of the pictures in this folder, not in the user's cache.")

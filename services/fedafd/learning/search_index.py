@@ -163,7 +163,7 @@ def model_key(folder: Path, window: tuple[float, float] | None) -> str:
 
 
 def nearest(query_D: NDArray[np.float32], names: Sequence[str], rows_ND: NDArray[np.float32], top_k: int) -> list[Hit]:
-    """The `top_k` likest, best first; ties in the order given."""
+    """The `top_k` best matches, best first; ties in the order given."""
     likeness_N = rows_ND @ query_D
     best = np.argsort(-likeness_N, kind="stable")[:top_k]
     return [Hit(names[i], float(likeness_N[i])) for i in best]

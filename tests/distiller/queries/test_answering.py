@@ -1,4 +1,4 @@
-"""A query finds what the version finds likest among the public set, from embeddings that are made once."""
+"""A query finds what matches best among the public set, from embeddings that are made once."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def public() -> list[tuple[str, Any, tuple[str, ...]]]:
     ]
 
 
-def test_a_caption_finds_the_pictures_that_the_model_finds_likest(trying: Trying, answering: Answering) -> None:
+def test_a_caption_finds_the_best_matching_pictures(trying: Trying, answering: Answering) -> None:
     answer = ready(answering, trying.query(caption=CAPTION))
     model = GlobalModel.from_pretrained(trying.model, device="cpu")
     samples = public()

@@ -127,7 +127,7 @@ class OwnModel:
         self._job.wait(seconds)
 
     def search(self, caption: str) -> list[Found]:
-        """The pictures of val and test that are likest, best first. Raises DataError, InvalidRequestError."""
+        """The pictures of val and test that match best, best first. Raises DataError, InvalidRequestError."""
         from fedafd.learning.search_index import nearest
 
         caption, pictures = _given(caption, "caption"), self._pictures()

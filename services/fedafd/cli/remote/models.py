@@ -97,7 +97,7 @@ def search(
     ] = None,
     image: Annotated[Path | None, typer.Option(help="An image file instead: finds captions.")] = None,
     version: Annotated[str, typer.Option(help="A number or `current`.")] = "current",
-    top_k: Annotated[int, typer.Option(min=1, max=24, help="The likest.")] = 6,
+    top_k: Annotated[int, typer.Option(min=1, max=24, help="How many matches to print.")] = 6,
     api_key: ApiKey = "",
     url: Url = DEFAULT_URL,
     output: Output = OutputFormat.TABLE,
