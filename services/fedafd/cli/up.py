@@ -125,8 +125,8 @@ def _queries_store(settings: Mapping[str, str]) -> dict[str, str]:
 def _all_settings(services: Services, *, queries: bool) -> dict[str, str]:
     """What the processes are given, for `fedafd doctor`."""
     names = ("CONTROL_PLANE", "AGGREGATOR", "DISTILLER", *(("QUERIES",) if queries else ()))
-    found = {key: value for name in names for key, value in services.environment(name).items()}
-    return {key: value for key, value in found.items() if queries or not key.startswith("FEDAFD_QUERIES_")}
+    variables = {key: value for name in names for key, value in services.environment(name).items()}
+    return {key: value for key, value in variables.items() if queries or not key.startswith("FEDAFD_QUERIES_")}
 
 
 def _prepared(folder: Path) -> Path:

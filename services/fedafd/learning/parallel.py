@@ -104,16 +104,16 @@ def run_in_processes(work: Work, size: int, device: torch.device, folder: Path, 
     Raises what the work raised, if it is one of ours; WorkerLostError when a process died. No process is left behind.
     """
     context = training_processes(device.type)
-    told: Any = context.SimpleQueue()
+    queue: Any = context.SimpleQueue()
     threads = max(1, torch.get_num_threads() // size)
     with tempfile.TemporaryDirectory(prefix="fedafd-group-") as meeting:
-        arguments = (work, size, device.type, folder, Path(meeting), threads, told)
+        arguments = (work, size, device.type, folder, Path(meeting), threads, queue)
         start = context.get_start_method()
         running: Any = start_processes(_enter, arguments, nprocs=size, join=False, start_method=start)
         try:
             while not running.join(timeout=_POLL_SECONDS):
-                while not told.empty():
-                    progress(*told.get())
+                while not queue.empty():
+                    progress(*queue.get())
         except (ProcessRaisedException, ProcessExitedException) as error:
             raise _reason(Path(meeting), error) from None
         finally:
@@ -121,10 +121,10 @@ def run_in_processes(work: Work, size: int, device: torch.device, folder: Path, 
                 if process.is_alive():
                     process.kill()
                 process.join()
-            told.close()
+            queue.close()
 
 
-def _enter(rank: int, work: Work, size: int, kind: str, folder: Path, meeting: Path, threads: int, told: Any) -> None:
+def _enter(rank: int, work: Work, size: int, kind: str, folder: Path, meeting: Path, threads: int, queue: Any) -> None:
     device = torch.device(kind, rank) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
         torch.cuda.set_device(device)
@@ -139,7 +139,7 @@ def _enter(rank: int, work: Work, size: int, kind: str, folder: Path, meeting: P
         timeout=_SILENT_PEER,
     )
     try:
-        work(Group(rank, size), device, folder, lambda *step: told.put(step) if rank == 0 else None)
+        work(Group(rank, size), device, folder, lambda *step: queue.put(step) if rank == 0 else None)
     except FedafdError as error:
         (meeting / f"error-{rank}.json").write_text(json.dumps([error.code, str(error)]), encoding="utf-8")
         raise

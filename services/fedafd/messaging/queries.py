@@ -104,8 +104,8 @@ class QueryLine:
         end = monotonic() + seconds
         try:
             while monotonic() < end:
-                if found := await client.blpop([_answer_key(name)], timeout=_LOOK_SECONDS):
-                    return _content(found[1])
+                if popped := await client.blpop([_answer_key(name)], timeout=_LOOK_SECONDS):
+                    return _content(popped[1])
                 if not await client.exists(_PRESENT):
                     await self._forget(client, name)
                     await self._miss(client)
@@ -159,10 +159,10 @@ class QueryTaker:
     def take(self) -> tuple[str, bytes] | None:
         """Name and content of the next query; None if there was none for a second, or it was given up meanwhile."""
         try:
-            found = self._client.blpop([_NAMES], timeout=_LOOK_SECONDS)
-            if found is None:
+            popped = self._client.blpop([_NAMES], timeout=_LOOK_SECONDS)
+            if popped is None:
                 return None
-            name = _content(found[1]).decode()
+            name = _content(popped[1]).decode()
             content = self._client.getdel(_query_key(name))
         except (RedisError, OSError) as error:
             raise _away(error) from error

@@ -112,15 +112,15 @@ async def schema_problem(database: Database, *, newer_is_fine: bool = False) -> 
 
     try:
         async with database.reading_engine.connect() as connection:
-            found, stamped = await connection.run_sync(look)
+            revision, stamped = await connection.run_sync(look)
     except SchemaError as error:
         return str(error)
-    if found is not None and found not in revisions():
-        return None if newer_is_fine else _newer(found)
-    if found == head_revision() and stamped:
+    if revision is not None and revision not in revisions():
+        return None if newer_is_fine else _newer(revision)
+    if revision == head_revision() and stamped:
         return None
-    place = "is empty" if found is None else f"is at revision {found}"
-    return f"the database {place}, this program needs revision {head_revision()}; {_RUN} first"
+    state = "is empty" if revision is None else f"is at revision {revision}"
+    return f"the database {state}, this program needs revision {head_revision()}; {_RUN} first"
 
 
 async def check_schema(database: Database) -> None:
@@ -136,18 +136,18 @@ async def check_schema(database: Database) -> None:
 @contextmanager
 def _connected(url: str) -> Iterator[Connection]:
     engine = _engine(url)
-    place = shown_url(engine.url)
+    address = shown_url(engine.url)
     try:
         try:
             connection = engine.connect()
         except DBAPIError as error:
-            raise DatabaseUnavailableError(f"{place}: cannot be reached: {first_line(error)}") from None
+            raise DatabaseUnavailableError(f"{address}: cannot be reached: {first_line(error)}") from None
         with connection:
             yield connection
     except DBAPIError as error:
-        raise SchemaError(f"{place}: failed, nothing was changed: {first_line(error)}") from error
+        raise SchemaError(f"{address}: failed, nothing was changed: {first_line(error)}") from error
     except CommandError as error:
-        raise SchemaError(f"{place}: {error}") from None
+        raise SchemaError(f"{address}: {error}") from None
     finally:
         engine.dispose()
 
@@ -163,11 +163,11 @@ def _engine(url: str) -> Engine:
 
 
 def _current(connection: Connection) -> str | None:
-    found = MigrationContext.configure(connection).get_current_revision()
+    revision = MigrationContext.configure(connection).get_current_revision()
     names = set(inspect(connection).get_table_names())
     connection.rollback()
-    if found is not None or not names:
-        return found
+    if revision is not None or not names:
+        return revision
     first, ours = _first_schema(), _columns(connection)
     connection.rollback()
     if not names & set(first):
@@ -186,9 +186,9 @@ def _first_schema() -> dict[str, set[str]]:
     engine = _engine("sqlite://")
     with engine.connect() as connection:
         _run(connection, _FIRST)
-        found = _columns(connection)
+        by_table = _columns(connection)
     engine.dispose()
-    return {name: columns for name, columns in found.items() if name != "alembic_version"}
+    return {name: columns for name, columns in by_table.items() if name != "alembic_version"}
 
 
 def _columns(connection: Connection) -> dict[str, set[str]]:
@@ -209,18 +209,18 @@ def _run(connection: Connection, target: str, *, forward: bool = True) -> None:
 
 
 def _has_version(connection: Connection) -> bool:
-    found = inspect(connection).has_table("alembic_version")
+    has_version = inspect(connection).has_table("alembic_version")
     connection.rollback()
-    return found
+    return has_version
 
 
-def _refuse_newer(found: str | None) -> None:
-    if found not in (None, BASE) and found not in revisions():
-        raise SchemaError(_newer(str(found)))
+def _refuse_newer(revision: str | None) -> None:
+    if revision not in (None, BASE) and revision not in revisions():
+        raise SchemaError(_newer(str(revision)))
 
 
-def _newer(found: str) -> str:
-    return f"the database is at revision {found}, which this program does not know; install the newer FedAFD"
+def _newer(revision: str) -> str:
+    return f"the database is at revision {revision}, which this program does not know; install the newer FedAFD"
 
 
 def _resolved(revision: str) -> str:

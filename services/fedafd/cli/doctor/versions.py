@@ -21,11 +21,11 @@ _EXTRAS = {"queries": "distiller"}
 def look_at_versions(processes: list[str]) -> Iterator[Finding]:
     """Python, then each process's extra."""
     wanted = SpecifierSet(metadata("fedafd")["Requires-Python"] or "")
-    found = f"Python {platform.python_version()}"
+    python = f"Python {platform.python_version()}"
     if platform.python_version() in wanted:
-        yield fine("versions", f"fedafd {version('fedafd')}, {found}, {platform.system()} {platform.machine()}")
+        yield fine("versions", f"fedafd {version('fedafd')}, {python}, {platform.system()} {platform.machine()}")
     else:
-        yield bad("versions", f"{found}: fedafd needs {wanted}", f"install a Python {wanted} and fedafd into it")
+        yield bad("versions", f"{python}: fedafd needs {wanted}", f"install a Python {wanted} and fedafd into it")
     for process in processes:
         extra = _EXTRAS.get(process, process)
         wrong = sorted(_wrong(extra, set()))
@@ -39,32 +39,32 @@ def _wrong(extra: str, seen: set[str]) -> Iterator[str]:
     if extra in seen:
         return
     seen.add(extra)
-    for each in _requirements(extra):
-        if each.name == "fedafd":
-            for further in each.extras:
+    for requirement in _requirements(extra):
+        if requirement.name == "fedafd":
+            for further in requirement.extras:
                 yield from _wrong(further, seen)
             continue
         try:
-            found = version(each.name)
+            installed = version(requirement.name)
         except PackageNotFoundError:
-            yield f"{each.name} is not installed"
+            yield f"{requirement.name} is not installed"
         else:
-            if not each.specifier.contains(found, prereleases=True):
-                yield f"{each.name} is {found}, needed is {each.specifier}"
+            if not requirement.specifier.contains(installed, prereleases=True):
+                yield f"{requirement.name} is {installed}, needed is {requirement.specifier}"
 
 
 def _requirements(extra: str) -> Iterator[Requirement]:
     for text in requires("fedafd") or ():
-        each = Requirement(text)
+        requirement = Requirement(text)
         # What stands in no extra holds for this environment without one.
         if (
-            each.marker is not None
-            and each.marker.evaluate({"extra": extra})
-            and not each.marker.evaluate({"extra": ""})
+            requirement.marker is not None
+            and requirement.marker.evaluate({"extra": extra})
+            and not requirement.marker.evaluate({"extra": ""})
         ):
-            yield each
+            yield requirement
 
 
 def _shown(extra: str) -> str:
-    names = [each.name for each in _requirements(extra) if each.name != "fedafd"]
+    names = [requirement.name for requirement in _requirements(extra) if requirement.name != "fedafd"]
     return ", ".join(f"{name} {version(name)}" for name in names)

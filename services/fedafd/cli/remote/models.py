@@ -38,11 +38,11 @@ def list_all(
     if client is not None:
         own = server.items(operations.LIST_CLIENT_MODELS, federation, client)
         columns = ["VERSION", "FIGURE", "OVER", "KEPT", "MORE", "CREATED"]
-        _print_list(own, [_row_of_client(each) for each in own], columns, output)
+        _print_list(own, [_row_of_client(model) for model in own], columns, output)
     else:
-        found = server.items(operations.LIST_MODELS, federation)
+        versions = server.items(operations.LIST_MODELS, federation)
         columns = ["VERSION", "FIGURE", "FROM", "CURRENT", "KEPT", "MORE", "CREATED"]
-        _print_list(found, [_row(each) for each in found], columns, output)
+        _print_list(versions, [_row(model) for model in versions], columns, output)
 
 
 @model_app.command("show", cls=AnswerCommand)
@@ -56,18 +56,22 @@ def show(
 ) -> None:
     """Show one model version: what it was made from, its metrics, its files."""
     server = connect(url, api_key)
-    found: ModelVersionDetails | PersonalizedModelDetails
+    details: ModelVersionDetails | PersonalizedModelDetails
     if client is not None:
-        found = server.ask(operations.SHOW_CLIENT_MODEL, federation, client, version)
-        known: dict[str, object] = {"version": found["version"]}
+        details = server.ask(operations.SHOW_CLIENT_MODEL, federation, client, version)
+        known: dict[str, object] = {"version": details["version"]}
     else:
-        found = server.ask(operations.SHOW_MODEL, federation, version)
-        known = {"version": found["version"], "parent_version": found["parent_version"], "current": found["current"]}
+        details = server.ask(operations.SHOW_MODEL, federation, version)
+        known = {
+            "version": details["version"],
+            "parent_version": details["parent_version"],
+            "current": details["current"],
+        }
     if output.is_data:
-        print_answer(found, output)
+        print_answer(details, output)
         return
-    print_fields(known | {"created_at": short_time(found["created_at"]), **_rounded(found["metrics"])})
-    rows = [(file["path"], size(file["size_bytes"]), file["sha256"][:16]) for file in found["files"]]
+    print_fields(known | {"created_at": short_time(details["created_at"]), **_rounded(details["metrics"])})
+    rows = [(file["path"], size(file["size_bytes"]), file["sha256"][:16]) for file in details["files"]]
     print_table(["FILE", "SIZE", "SHA-256"], rows, "no file")
 
 
@@ -85,8 +89,8 @@ def pull(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Pull a model version as a folder, whole or not at all."""
-    found = pull_model(connect(url, api_key), federation, version, target, client=client, direct=direct)
-    print_answer({**found, "folder": str(target)}, output) if output.is_data else typer.echo(str(target))
+    pulled = pull_model(connect(url, api_key), federation, version, target, client=client, direct=direct)
+    print_answer({**pulled, "folder": str(target)}, output) if output.is_data else typer.echo(str(target))
 
 
 @model_app.command("search", cls=AnswerCommand)
@@ -111,13 +115,13 @@ def search(
         raise typer.BadParameter("give either a caption or --image")
     content = None if image is None else _picture(image)
     client = connect(url, api_key)
-    found = search_model(
+    answer = search_model(
         client, federation, version, caption=caption, image=content, top_k=top_k, on_preparing=_HowFar()
     )
     if output.is_data:
-        print_answer(found, output)
+        print_answer(answer, output)
         return
-    rows = [(f"{hit['likeness']:.3f}", hit["id"], hit["split"], " / ".join(hit["captions"])) for hit in found["hits"]]
+    rows = [(f"{hit['likeness']:.3f}", hit["id"], hit["split"], " / ".join(hit["captions"])) for hit in answer["hits"]]
     print_table(["LIKENESS", "PICTURE", "SPLIT", "CAPTION"], rows, "nothing found")
 
 
@@ -155,8 +159,8 @@ def promote(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Make a version the current one, also an older one."""
-    made = connect(url, api_key).ask(operations.PROMOTE_MODEL, federation, version)
-    print_answer(made, output) if output.is_data else typer.echo(f"version {made['version']} is the current one")
+    model = connect(url, api_key).ask(operations.PROMOTE_MODEL, federation, version)
+    print_answer(model, output) if output.is_data else typer.echo(f"version {model['version']} is the current one")
 
 
 @model_app.command("rollback", cls=AnswerCommand)
@@ -164,14 +168,14 @@ def rollback(
     federation: Federation, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE
 ) -> None:
     """Go back to the version that the current one was trained from."""
-    made = connect(url, api_key).ask(operations.ROLL_BACK_MODEL, federation)
-    print_answer(made, output) if output.is_data else typer.echo(f"version {made['version']} is the current one")
+    model = connect(url, api_key).ask(operations.ROLL_BACK_MODEL, federation)
+    print_answer(model, output) if output.is_data else typer.echo(f"version {model['version']} is the current one")
 
 
 def _print_list(
-    found: Sequence[object], rows: Sequence[Sequence[object]], columns: Sequence[str], output: OutputFormat
+    models: Sequence[object], rows: Sequence[Sequence[object]], columns: Sequence[str], output: OutputFormat
 ) -> None:
-    print_answer(found, output) if output.is_data else print_table(columns, rows, "no model version yet")
+    print_answer(models, output) if output.is_data else print_table(columns, rows, "no model version yet")
 
 
 def _kept(*, has_state: bool, has_files: bool) -> str:
@@ -180,20 +184,20 @@ def _kept(*, has_state: bool, has_files: bool) -> str:
     return ", ".join(name for name, is_there in parts.items() if is_there) or "metrics"
 
 
-def _row(found: ModelVersion) -> tuple[object, ...]:
+def _row(model: ModelVersion) -> tuple[object, ...]:
     """The figure that matters first, then where the version stands."""
-    metrics, made = found["metrics"], short_time(found["created_at"])
-    kept = _kept(has_state=found["has_state"], has_files=found["has_files"])
+    metrics, created = model["metrics"], short_time(model["created_at"])
+    kept = _kept(has_state=model["has_state"], has_files=model["has_files"])
     figure = main_figure(metrics)
-    return (found["version"], figure, found["parent_version"], found["current"], kept, _more(metrics), made)
+    return (model["version"], figure, model["parent_version"], model["current"], kept, _more(metrics), created)
 
 
-def _row_of_client(found: PersonalizedModel) -> tuple[object, ...]:
+def _row_of_client(model: PersonalizedModel) -> tuple[object, ...]:
     """The figure that matters first, then what it is over another model's."""
-    metrics, made = found["metrics"], short_time(found["created_at"])
+    metrics, created = model["metrics"], short_time(model["created_at"])
     own = {key.removeprefix("federated/"): value for key, value in metrics.items() if key.startswith("federated/")}
-    kept = _kept(has_state=False, has_files=found["has_files"])
-    return (found["version"], main_figure(metrics), gain_words(metrics), kept, _more(own), made)
+    kept = _kept(has_state=False, has_files=model["has_files"])
+    return (model["version"], main_figure(metrics), gain_words(metrics), kept, _more(own), created)
 
 
 def _more(metrics: dict[str, float]) -> str:

@@ -18,9 +18,9 @@ _ORDER = list(Level)
 
 def decide(facts: Facts) -> Status:
     """The status, worst first; among findings of one level the service's own come before the federations'."""
-    found = [*_of_service(facts), *(_of_federation(facts, each) for each in facts.federations)]
+    by_level = [*_of_service(facts), *(_of_federation(facts, federation) for federation in facts.federations)]
     if not facts.federations:
-        found.append(
+        by_level.append(
             _finding(
                 Level.WAITING,
                 Cause.NO_FEDERATION,
@@ -31,9 +31,9 @@ def decide(facts: Facts) -> Status:
     if facts.queries_missed_since is not None:  # after what rounds wait for
         words = "queries wait: somebody tries a model version, and no query worker is running"
         remedy = "start one: `fedafd queries`"
-        found.append(_finding(Level.WAITING, Cause.NO_QUERY_WORKER, words, remedy, facts.queries_missed_since))
-    found.sort(key=lambda each: _ORDER.index(each.level))
-    return Status(level=found[0].level, at=facts.now, summary=found[0].sentence(facts.now), findings=found)
+        by_level.append(_finding(Level.WAITING, Cause.NO_QUERY_WORKER, words, remedy, facts.queries_missed_since))
+    by_level.sort(key=lambda finding: _ORDER.index(finding.level))
+    return Status(level=by_level[0].level, at=facts.now, summary=by_level[0].sentence(facts.now), findings=by_level)
 
 
 def _of_service(facts: Facts) -> Iterator[Finding]:
@@ -53,46 +53,48 @@ def _of_service(facts: Facts) -> Iterator[Finding]:
         yield _finding(Level.WAITING, Cause.DRAINED, words, "end it with `fedafd resume`", facts.drain.since)
 
 
-def _of_federation(facts: Facts, each: FederationFacts) -> Finding:
-    if each.open_round is not None:
-        return round_finding(facts, each, each.open_round)
-    name = each.row.id
+def _of_federation(facts: Facts, member: FederationFacts) -> Finding:
+    if member.open_round is not None:
+        return round_finding(facts, member, member.open_round)
+    name = member.row.id
 
-    def told(level: Level, cause: Cause, words: str, remedy: str = "", since: datetime | None = None) -> Finding:
+    def finding(level: Level, cause: Cause, words: str, remedy: str = "", since: datetime | None = None) -> Finding:
         return _finding(level, cause, f"{name}: {words}", remedy, since, federation=name)
 
-    upper = each.row.follows  # public set and rounds come from there
-    if each.row.public_set_sha256 is None and upper is None:
-        return told(Level.WAITING, Cause.NO_PUBLIC_SET, "has no public set yet", "send one: `fedafd public-set push`")
-    if not each.enrolled:
-        waiting = f"; {len(each.sites)} invited" if each.sites else ""
+    upper = member.row.follows  # public set and rounds come from there
+    if member.row.public_set_sha256 is None and upper is None:
+        return finding(
+            Level.WAITING, Cause.NO_PUBLIC_SET, "has no public set yet", "send one: `fedafd public-set push`"
+        )
+    if not member.enrolled:
+        waiting = f"; {len(member.sites)} invited" if member.sites else ""
         remedy = "invite a site: `fedafd client invite`"
-        if each.sites:
+        if member.sites:
             remedy = "start their agents with the token that they were given: `fedafd agent run --token`"
-        return told(Level.WAITING, Cause.NO_SITE, f"no site has enrolled yet{waiting}", remedy)
-    last = each.last
+        return finding(Level.WAITING, Cause.NO_SITE, f"no site has enrolled yet{waiting}", remedy)
+    last = member.last
     if last is not None and last.state == RoundState.FAILED.value:
-        lost = lost_words(each.last_parts)
+        lost = lost_words(member.last_parts)
         words = f"round {last.number} failed: {last.reason}" + (f"; {lost}" if lost else "")
         remedy = "mend that and start a round again" if upper is None else f"mend that before {upper}'s next round"
-        return told(Level.TROUBLE, Cause.ROUND_FAILED, words, remedy, last.finished_at)
-    if not each.online:
-        words = f"no round is open, and no agent of its {_sites(len(each.enrolled))} is online"
-        return told(
+        return finding(Level.TROUBLE, Cause.ROUND_FAILED, words, remedy, last.finished_at)
+    if not member.online:
+        words = f"no round is open, and no agent of its {_sites(len(member.enrolled))} is online"
+        return finding(
             Level.WAITING, Cause.NO_SITE_ONLINE, words, "start the agents before the next round: `fedafd agent run`"
         )
-    online = f"{len(each.online)} of {_sites(len(each.enrolled))} online"
+    online = f"{len(member.online)} of {_sites(len(member.enrolled))} online"
     if last is None:
         remedy = (
             "start the first round: `fedafd round start --watch`"
             if upper is None
             else f"its rounds come from federation {upper}"
         )
-        return told(Level.WAITING, Cause.IDLE, f"is ready, {online}", remedy)
+        return finding(Level.WAITING, Cause.IDLE, f"is ready, {online}", remedy)
     words = f"round {last.number} {last.state}, no round is open, {online}"
-    if last.state == RoundState.COMPLETED.value and (lost := lost_words(each.last_parts)):
-        return told(Level.WAITING, Cause.SITES_LOST, f"{words}; {lost}", "see to that before the next round")
-    return told(Level.FINE, Cause.IDLE, words)
+    if last.state == RoundState.COMPLETED.value and (lost := lost_words(member.last_parts)):
+        return finding(Level.WAITING, Cause.SITES_LOST, f"{words}; {lost}", "see to that before the next round")
+    return finding(Level.FINE, Cause.IDLE, words)
 
 
 def _sites(count: int) -> str:

@@ -65,21 +65,21 @@ class Answering:
         row_D = _embedded(version.model, Modality.TEXT if picture is None else Modality.IMAGE, asked)
         searched: Sequence[Any] = gallery.pictures if modality is Modality.IMAGE else gallery.captions
         name = _name(version.key, query.public_set_sha256, self._most_pictures, modality)
-        found = self._indexes.find(name, len(searched), _maker(version.model, modality, searched), owner=version.key)
-        if isinstance(found, Progress):
+        result = self._indexes.find(name, len(searched), _maker(version.model, modality, searched), owner=version.key)
+        if isinstance(result, Progress):
             return QueryAnswer(
                 state="preparing",
                 step="embedding",
-                done=found.done,
-                total=found.total,
+                done=result.done,
+                total=result.total,
                 num_pictures=gallery.num_pictures,
             )
         show = gallery.picture_hit if modality is Modality.IMAGE else gallery.caption_hit
-        hits = nearest(row_D, [str(entry) for entry in found.entries], found.rows, query.top_k)
+        hits = nearest(row_D, [str(entry) for entry in result.entries], result.rows, query.top_k)
         return QueryAnswer(
             state="ready",
             hits=tuple(show(int(hit.name), hit.likeness) for hit in hits),
-            num_searched=len(found.entries),
+            num_searched=len(result.entries),
             num_pictures=gallery.num_pictures,
         )
 
@@ -90,8 +90,8 @@ class Answering:
 
 
 def _embedded(model: LoadedModel, modality: Modality, sample: Any) -> NDArray[np.float32]:
-    (found,) = model.each_embedded(modality, [sample])
-    return found[1]
+    (embedded,) = model.each_embedded(modality, [sample])
+    return embedded[1]
 
 
 def _maker(model: LoadedModel, modality: Modality, searched: Sequence[Any]) -> Callable[[Callable[[], None]], Index]:

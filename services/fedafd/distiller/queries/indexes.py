@@ -75,19 +75,19 @@ class Indexes:
 
         Raises what `make` raised, once; and TooManyRequestsError where several others are being made.
         """
-        found = self._held.get(name) or (None if name in self._making else self._loaded(name))
-        if found is None:
+        index = self._held.get(name) or (None if name in self._making else self._loaded(name))
+        if index is None:
             making = self._making.get(name) or self._begin(name, total, make, owner)
             wait([making.future], self._wait_seconds)
             if not making.future.done():
                 return Progress(making.done, making.total)
             del self._making[name]
-            found = making.future.result()
-        self._held[name] = found
+            index = making.future.result()
+        self._held[name] = index
         self._held.move_to_end(name)
         while len(self._held) > _HELD:
             self._held.popitem(last=False)
-        return found
+        return index
 
     def close(self) -> None:
         """Stop what is being made."""
@@ -96,10 +96,10 @@ class Indexes:
 
     def is_making(self, owner: str) -> bool:
         """Whether an index of `owner` is being made, or waits for that."""
-        return any(each.owner == owner and not each.future.done() for each in self._making.values())
+        return any(making.owner == owner and not making.future.done() for making in self._making.values())
 
     def _begin(self, name: str, total: int, make: Make, owner: str) -> _Making:
-        for other in [each for each, making in self._making.items() if making.future.done()]:
+        for other in [other_name for other_name, making in self._making.items() if making.future.done()]:
             del self._making[other]  # nobody came back for it; its file is there
         if len(self._making) >= _MOST_MAKING:
             raise TooManyRequestsError(
@@ -114,9 +114,9 @@ class Indexes:
                 raise _StoppedError
 
         def run() -> Index:
-            made = make(advance)
-            self._save(name, made)
-            return made
+            index = make(advance)
+            self._save(name, index)
+            return index
 
         making.future = self._thread.submit(run)
         self._making[name] = making
@@ -126,14 +126,14 @@ class Indexes:
         path = self._path(name)
         try:
             with safe_open(path, framework="numpy") as file:
-                found = Index(file.get_tensor("entries"), file.get_tensor("rows"))
+                index = Index(file.get_tensor("entries"), file.get_tensor("rows"))
         except (OSError, SafetensorError):
             return None
-        if found.rows.shape[0] != len(found.entries) or not np.isfinite(found.rows).all():
+        if index.rows.shape[0] != len(index.entries) or not np.isfinite(index.rows).all():
             return None
         with suppress(OSError):
             os.utime(path)
-        return found
+        return index
 
     def _save(self, name: str, index: Index) -> None:
         path = self._path(name)

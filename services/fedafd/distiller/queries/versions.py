@@ -100,7 +100,7 @@ class Versions:
             if loading.exception() is None:
                 self._held[name] = loading.result()
         while len(self._held) + len(self._loading) >= self._most:
-            idle = next((name for name, held in self._held.items() if not self._is_busy(held.key)), None)
+            idle = next((name for name, kept in self._held.items() if not self._is_busy(kept.key)), None)
             if idle is None:
                 raise TooManyRequestsError(
                     f"the query worker holds {self._most} versions at most, and prepares that many; try again when it"
