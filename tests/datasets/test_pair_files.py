@@ -142,7 +142,7 @@ class Store:
     """Files without content."""
 
     def __init__(self, files: list[str]) -> None:
-        self.place, self.files, self.barred = Path("store"), files, dict[str, str]()
+        self.where, self.files, self.barred = Path("store"), files, dict[str, str]()
 
     def name(self, path: str) -> str:
         return path

@@ -75,7 +75,7 @@ def _losses() -> Iterator[list[tuple[str, float]]]:
     add = LossCheck.add
 
     def recording(check: LossCheck, loss: Tensor) -> None:
-        seen.append((check.place, float(loss.detach())))
+        seen.append((check.where, float(loss.detach())))
         add(check, loss)
 
     LossCheck.add = recording  # type: ignore[method-assign, assignment]

@@ -20,7 +20,7 @@ _JSON_KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or fa
 class Entry:
     """One picture."""
 
-    place: str
+    where: str
     """Where in the annotations it stands."""
     file: str
     captions: tuple[str, ...]
@@ -40,28 +40,28 @@ def karpathy_entries(path: Path, adapter: str) -> dict[str, list[Entry]]:
     return splits
 
 
-def _karpathy_entry(image: Any, place: str) -> tuple[str, Entry]:
-    split = _field(image, "split", place)
+def _karpathy_entry(image: Any, where: str) -> tuple[str, Entry]:
+    split = _field(image, "split", where)
     if split not in (*SPLITS, "restval"):
-        raise DataError(f"{place}: split is {split!r}; must be train, restval, val or test")
-    file = _file(_field(image, "filename", place), place)
+        raise DataError(f"{where}: split is {split!r}; must be train, restval, val or test")
+    file = _file(_field(image, "filename", where), where)
     # Karpathy's COCO names the folder apart from the file; the others do not.
     if folder := image.get("filepath"):
-        file = f"{_file(folder, place)}/{file}"
-    sentences = _need(_field(image, "sentences", place), list, f"{place}.sentences")
-    raw = [_sentence(sentence, f"{place}.sentences[{number}]") for number, sentence in enumerate(sentences)]
+        file = f"{_file(folder, where)}/{file}"
+    sentences = _need(_field(image, "sentences", where), list, f"{where}.sentences")
+    raw = [_sentence(sentence, f"{where}.sentences[{number}]") for number, sentence in enumerate(sentences)]
     captions = tuple(caption for caption in raw if is_visible(caption))
     if not captions:
-        raise DataError(f"{place}: {file} has no caption")
-    entry = Entry(place, file, captions, image.get("role"), len(raw) - len(captions))
+        raise DataError(f"{where}: {file} has no caption")
+    entry = Entry(where, file, captions, image.get("role"), len(raw) - len(captions))
     return "train" if split == "restval" else split, entry
 
 
-def _sentence(sentence: Any, place: str) -> str:
+def _sentence(sentence: Any, where: str) -> str:
     if not isinstance(sentence, dict):
-        raise DataError(f"{place} must be an object with the text in `raw`, found {_kind(sentence)}")
-    raw = _need(_field(sentence, "raw", place), str, f"{place}.raw")
-    return sound_text(raw, f"{place}.raw").strip()
+        raise DataError(f"{where} must be an object with the text in `raw`, found {_kind(sentence)}")
+    raw = _need(_field(sentence, "raw", where), str, f"{where}.raw")
+    return sound_text(raw, f"{where}.raw").strip()
 
 
 class CocoEntries(NamedTuple):
@@ -79,49 +79,49 @@ def coco_entries(path: Path, adapter: str) -> CocoEntries:
     content = read_json(path, adapter)
     files: dict[int | str, tuple[str, str]] = {}
     for number, image in enumerate(_list(content, "images", path)):
-        place = f"{path}: images[{number}]"
-        key, file = _key(image, "id", place), _field(image, "file_name", place)
+        where = f"{path}: images[{number}]"
+        key, file = _key(image, "id", where), _field(image, "file_name", where)
         if key in files:
-            raise DataError(f"{place}: id {key!r} occurs twice; each image must be there once")
-        files[key] = place, _file(file, place)
+            raise DataError(f"{where}: id {key!r} occurs twice; each image must be there once")
+        files[key] = where, _file(file, where)
     need_unique([file for _, file in files.values()], str(path))
     captions: dict[int | str, list[str]] = {}
     blank = 0
     for number, note in enumerate(_list(content, "annotations", path)):
-        place = f"{path}: annotations[{number}]"
-        key, caption = _key(note, "image_id", place), _need(_field(note, "caption", place), str, f"{place}.caption")
+        where = f"{path}: annotations[{number}]"
+        key, caption = _key(note, "image_id", where), _need(_field(note, "caption", where), str, f"{where}.caption")
         if key not in files:
-            raise DataError(f"{place}: image_id {key!r} is the id of none of the images; correct or remove it")
-        if is_visible(sound_text(caption, f"{place}.caption")):
+            raise DataError(f"{where}: image_id {key!r} is the id of none of the images; correct or remove it")
+        if is_visible(sound_text(caption, f"{where}.caption")):
             captions.setdefault(key, []).append(caption.strip())
         else:
             blank += 1
-    made = [Entry(place, file, tuple(captions[key])) for key, (place, file) in files.items() if key in captions]
-    return CocoEntries(made, len(files) - len(made), blank)
+    entries = [Entry(where, file, tuple(captions[key])) for key, (where, file) in files.items() if key in captions]
+    return CocoEntries(entries, len(files) - len(entries), blank)
 
 
-def _key(entry: Any, name: str, place: str) -> int | str:
-    found = _field(entry, name, place)
-    if isinstance(found, bool) or not isinstance(found, int | str):
-        raise DataError(f"{place}.{name} must be a number or text, found {_kind(found)}")
-    return found
+def _key(entry: Any, name: str, where: str) -> int | str:
+    value = _field(entry, name, where)
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise DataError(f"{where}.{name} must be a number or text, found {_kind(value)}")
+    return value
 
 
-def _file(name: object, place: str) -> str:
-    return sound_text(need_plain_path(name, place), f"{place}: file name")
+def _file(name: object, where: str) -> str:
+    return sound_text(need_plain_path(name, where), f"{where}: file name")
 
 
-def _field(entry: Any, name: str, place: str) -> Any:
+def _field(entry: Any, name: str, where: str) -> Any:
     if not isinstance(entry, dict):
-        raise DataError(f"{place} must be an object, found {_kind(entry)}")
+        raise DataError(f"{where} must be an object, found {_kind(entry)}")
     if name not in entry:
-        raise DataError(f"{place}: has no {name!r}")
+        raise DataError(f"{where}: has no {name!r}")
     return entry[name]
 
 
-def _need(value: Any, kind: type, place: str) -> Any:
+def _need(value: Any, kind: type, where: str) -> Any:
     if not isinstance(value, kind):
-        raise DataError(f"{place} must be {_JSON_KINDS[kind]}, found {_kind(value)}")
+        raise DataError(f"{where} must be {_JSON_KINDS[kind]}, found {_kind(value)}")
     return value
 
 
@@ -130,7 +130,7 @@ def _kind(value: object) -> str:
 
 
 def _list(content: Any, key: str, path: Path) -> list[Any]:
-    found = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(found, list):
+    values = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(values, list):
         raise DataError(f"{path}: has no list {key!r}")
-    return found
+    return values

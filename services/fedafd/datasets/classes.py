@@ -19,7 +19,7 @@ _SHOWN = 5
 
 
 def settled_classes(
-    names: Sequence[str], splits: Mapping[str, L], place: object
+    names: Sequence[str], splits: Mapping[str, L], where: object
 ) -> tuple[tuple[str, ...], dict[str, L], tuple[str, ...]]:
     """The classes that have samples, the splits with labels that index these, and notes on the classes left out.
 
@@ -34,20 +34,20 @@ def settled_classes(
     ]
     if untrained:
         raise DataError(
-            f"{place}: no training sample of class {_listed(untrained)}; add some to train, or remove the class"
+            f"{where}: no training sample of class {_listed(untrained)}; add some to train, or remove the class"
         )
     kept = np.flatnonzero(counts["train"]).tolist()
     if len(kept) < 2:
-        found = ", ".join(repr(names[label]) for label in kept)
-        raise DataError(f"{place}: needs samples of two or more classes, found {len(kept)}: {found or 'none'}")
+        listed = ", ".join(repr(names[label]) for label in kept)
+        raise DataError(f"{where}: needs samples of two or more classes, found {len(kept)}: {listed or 'none'}")
     if len(kept) == len(names):
         return tuple(names), dict(splits), ()
     left = [repr(name) for label, name in enumerate(names) if not counts["train"][label]]
-    made = {
+    kept_splits = {
         split: replace(samples, labels=_only(samples.labels, kept, len(names))) for split, samples in splits.items()
     }
     note = f"left out for want of any sample: class {_listed(left)}"
-    return tuple(names[label] for label in kept), made, (note,)
+    return tuple(names[label] for label in kept), kept_splits, (note,)
 
 
 def _only(labels: Labels, kept: Sequence[int], num_names: int) -> Labels:

@@ -20,27 +20,27 @@ def sound_texts(column: Column) -> list[str]:
     """Texts with a visible character each. Raises DataError."""
     for row, text in enumerate(column.values):
         if not isinstance(text, str) or not is_visible(text):
-            raise DataError(f"{column.place(row)} holds no text, but {_kind(text)}")
-        sound_text(text, column.place(row))
+            raise DataError(f"{column.where(row)} holds no text, but {_kind(text)}")
+        sound_text(text, column.where(row))
     return column.values
 
 
 def caption_lists(column: Column) -> list[tuple[str, ...]]:
     """One caption or more of each row; blank ones are left out. Raises DataError."""
-    return [_captions(texts, column.place(row)) for row, texts in enumerate(column.values)]
+    return [_captions(texts, column.where(row)) for row, texts in enumerate(column.values)]
 
 
-def sample_ids(column: Column, place: str) -> tuple[str, ...]:
-    """Texts or whole numbers, each there once; `place` names the column as a whole. Raises DataError."""
+def sample_ids(column: Column, where: str) -> tuple[str, ...]:
+    """Texts or whole numbers, each there once; `where` names the column as a whole. Raises DataError."""
     for row, value in enumerate(column.values):
         if isinstance(value, bool) or not isinstance(value, str | int):
-            raise DataError(f"{column.place(row)} must be text or a whole number, found {_kind(value)}")
-    ids = tuple(sound_text(str(value), column.place(row)) for row, value in enumerate(column.values))
-    need_unique(ids, place)
+            raise DataError(f"{column.where(row)} must be text or a whole number, found {_kind(value)}")
+    ids = tuple(sound_text(str(value), column.where(row)) for row, value in enumerate(column.values))
+    need_unique(ids, where)
     return ids
 
 
-def need_apart(splits: Mapping[str, PairSplit], place: object) -> tuple[str, ...]:
+def need_apart(splits: Mapping[str, PairSplit], where: object) -> tuple[str, ...]:
     """Refuse ids that are in two splits, but for a val split that is the test split altogether; it gets a note."""
     val, test = splits["val"], splits["test"]
     same = bool(val.ids) and val.ids == test.ids and list(val.captions) == list(test.captions)
@@ -49,41 +49,41 @@ def need_apart(splits: Mapping[str, PairSplit], place: object) -> tuple[str, ...
         if common and not (same and one == "val"):
             more = f" and {len(common) - _SHOWN} more" if len(common) > _SHOWN else ""
             raise DataError(
-                f"{place}: ids {', '.join(map(repr, common[:_SHOWN]))}{more} are in {one} and in {other}; each sample"
+                f"{where}: ids {', '.join(map(repr, common[:_SHOWN]))}{more} are in {one} and in {other}; each sample"
                 " must be in one split. If the column is no identity of samples, set options.id_column to null"
             )
     return ("val and test hold the same samples",) if same else ()
 
 
-def picture_bytes(cell: Any, place: str) -> bytes:
+def picture_bytes(cell: Any, where: str) -> bytes:
     """The content of a picture's file. Raises DataError for a cell without it, such as one of a path alone."""
-    found = cell.get("bytes") if isinstance(cell, dict) else cell
-    if isinstance(cell, dict) and found is None and isinstance(cell.get("path"), str):
+    content = cell.get("bytes") if isinstance(cell, dict) else cell
+    if isinstance(cell, dict) and content is None and isinstance(cell.get("path"), str):
         raise DataError(
-            f"{place} holds only the path {cell['path'][:80]!r} of a picture, not its content; write it"
+            f"{where} holds only the path {cell['path'][:80]!r} of a picture, not its content; write it"
             " again with the pictures inside (Hugging Face: datasets.Image, embed_external_files)"
         )
-    if not isinstance(found, bytes):
+    if not isinstance(content, bytes):
         raise DataError(
-            f"{place} must hold the file's bytes, as in Hugging Face's layout: a struct with `bytes`; found"
+            f"{where} must hold the file's bytes, as in Hugging Face's layout: a struct with `bytes`; found"
             f" {_kind(cell)}"
         )
-    return found
+    return content
 
 
-def _captions(texts: Any, place: str) -> tuple[str, ...]:
+def _captions(texts: Any, where: str) -> tuple[str, ...]:
     if not isinstance(texts, list):
-        raise DataError(f"{place} must be a list of texts, found {_kind(texts)}")
+        raise DataError(f"{where} must be a list of texts, found {_kind(texts)}")
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             fields = (
                 f"; options.caption_column names a field of it: {', '.join(text)}" if isinstance(text, dict) else ""
             )
-            raise DataError(f"{place}: element {number} must be text, found {_kind(text)}{fields}")
-        sound_text(text, f"{place}: element {number}")
+            raise DataError(f"{where}: element {number} must be text, found {_kind(text)}{fields}")
+        sound_text(text, f"{where}: element {number}")
     seen = tuple(text.strip() for text in texts if is_visible(text))
     if not seen:
-        raise DataError(f"{place} has no caption")
+        raise DataError(f"{where} has no caption")
     return seen
 
 

@@ -158,8 +158,8 @@ def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
     try:
         image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
     except UnidentifiedImageError:
-        found = kind_of_content(content) or f"none of {', '.join(IMAGE_FORMATS)}"
-        raise DataError(f"{name}: not a readable image ({found}); replace or remove it", name=name) from None
+        kind = kind_of_content(content) or f"none of {', '.join(IMAGE_FORMATS)}"
+        raise DataError(f"{name}: not a readable image ({kind}); replace or remove it", name=name) from None
     except _DECODER_ERRORS as error:
         raise _unreadable(name, error) from None
     with image:
@@ -197,12 +197,12 @@ def _rgb(image: Image.Image, name: str, given: IntensityRange | None) -> ImageAr
 
 def _pixels(image: Image.Image, clear_shade: Any) -> ImageArray:
     """Strip by strip: the steps to RGB on white need five times the memory of what they make."""
-    made = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
     rows = max(1, _STRIP_PIXELS // max(image.width, 1))
     for top in range(0, image.height, rows):
         below = min(top + rows, image.height)
-        made[top:below] = np.asarray(_on_white(image.crop((0, top, image.width, below)), clear_shade))
-    return made
+        pixels[top:below] = np.asarray(_on_white(image.crop((0, top, image.width, below)), clear_shade))
+    return pixels
 
 
 def _deep_rgb(image: Image.Image, stored: StoredPixels, name: str, given: IntensityRange | None) -> ImageArray:
@@ -244,10 +244,10 @@ def _on_white(image: Image.Image, clear_shade: Any) -> Image.Image:
 
 def _from_lab(image: Image.Image) -> Image.Image:
     lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    made = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
-    if made is None:
+    converted = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
+    if converted is None:
         raise ValueError("LAB colours cannot be converted")
-    return made
+    return converted
 
 
 def _array_rgb(array: NDArray[Any], name: str, given: IntensityRange | None) -> ImageArray:

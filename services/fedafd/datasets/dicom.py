@@ -273,6 +273,6 @@ def _through_table(values: NDArray[Any], table: Dataset, data: Dataset) -> tuple
     if isinstance(raw, bytes):
         order = "<" if data.original_encoding[1] else ">"
         raw = np.frombuffer(raw, dtype="u1" if len(raw) in (entries, entries + 1) else f"{order}u2")
-    found = np.atleast_1d(np.asarray(raw))[: entries or 1 << 16]
-    index = np.clip(np.rint(values).astype(np.int64) - first, 0, len(found) - 1)
-    return found[index], (0.0, float(2**bits - 1))
+    entries_read = np.atleast_1d(np.asarray(raw))[: entries or 1 << 16]
+    index = np.clip(np.rint(values).astype(np.int64) - first, 0, len(entries_read) - 1)
+    return entries_read[index], (0.0, float(2**bits - 1))

@@ -114,33 +114,33 @@ class DataReport:
 
     def problems(self) -> tuple[str, ...]:
         """Why these data cannot be used; empty if they can."""
-        found = []
+        sentences = []
         if self.unreadable.count:
             one = self.unreadable.first[0]
-            found.append(
+            sentences.append(
                 f"{_samples(self.unreadable.count)} cannot be read; the first, of split {one.split}:"
                 f" {one.name}: {one.reason}"
             )
         if self.kind is not ClientKind.PAIR and len(self.classes) < 2:
             names = ", ".join(self.classes) or "none"
-            found.append(f"classes: {len(self.classes)} ({names}); telling classes apart needs two or more")
+            sentences.append(f"classes: {len(self.classes)} ({names}); telling classes apart needs two or more")
         train = self.counts["train"]
         if train < 2:
-            found.append(f"{train or 'no'} training sample; a site needs two or more to train on")
-        found += [f"split {split} has no sample" for split in ("val", "test") if not self.counts[split]]
-        return tuple(found)
+            sentences.append(f"{train or 'no'} training sample; a site needs two or more to train on")
+        sentences += [f"split {split} has no sample" for split in ("val", "test") if not self.counts[split]]
+        return tuple(sentences)
 
     def warnings(self) -> tuple[str, ...]:
         """What a person should look at; at most 20 sentences, then how many more."""
-        found = [*self._listing_warnings(), *self._class_warnings(), *self._repeat_warnings()]
-        found += self._content_warnings()
-        over = len(found) - _MOST_WARNINGS
-        return tuple(found) if over <= 0 else (*found[:_MOST_WARNINGS], f"and {over} more")
+        sentences = [*self._listing_warnings(), *self._class_warnings(), *self._repeat_warnings()]
+        sentences += self._content_warnings()
+        over = len(sentences) - _MOST_WARNINGS
+        return tuple(sentences) if over <= 0 else (*sentences[:_MOST_WARNINGS], f"and {over} more")
 
     def to_dict(self) -> dict[str, Any]:
         """For a JSON file, in JSON's own types; the keys are this class's fields."""
         values = {name: value for name, value in asdict(self).items() if name != "fingerprint"}
-        made = {
+        fields = {
             "version": REPORT_VERSION,
             **values,
             "untrained": self.untrained,
@@ -148,54 +148,60 @@ class DataReport:
             "problems": self.problems(),
             "warnings": self.warnings(),
         }
-        plain: dict[str, Any] = json.loads(json.dumps(made))
+        plain: dict[str, Any] = json.loads(json.dumps(fields))
         return plain
 
     def _listing_warnings(self) -> list[str]:
-        meant = [each for each in self.listing.left_out if each.reason in _PERHAPS_MEANT]
-        count = sum(each.count for each in meant)
+        meant = [omission for omission in self.listing.left_out if omission.reason in _PERHAPS_MEANT]
+        count = sum(omission.count for omission in meant)
         if count < _FEW_LEFT_OUT or count <= _LEFT_OUT_BOUND * self.listing.files_seen:
             return []
-        what = ", ".join(f"{each.count} {each.reason.words} ({each.what})" for each in meant[:_MOST_NAMES])
+        what = ", ".join(
+            f"{omission.count} {omission.reason.words} ({omission.what})" for omission in meant[:_MOST_NAMES]
+        )
         return [f"{count} of {self.listing.files_seen} files are not read: {what}"]
 
     def _class_warnings(self) -> list[str]:
-        found = []
+        sentences = []
         if self.untrained and self.counts["train"]:
-            found.append(f"no training sample in {_named('class', 'classes', self.untrained)}: it cannot be learned")
+            sentences.append(
+                f"no training sample in {_named('class', 'classes', self.untrained)}: it cannot be learned"
+            )
         trained = [name for name in self.classes if name not in self.untrained]
         if self.classes and len(trained) == 1:
-            found.append(f"all training samples are of one class, {trained[0]}")
+            sentences.append(f"all training samples are of one class, {trained[0]}")
         for split in ("val", "test"):
             absent = tuple(name for name in trained if not self.classes[name].get(split))
             if absent and self.counts[split]:
-                found.append(f"no sample in split {split} of {_named('class', 'classes', absent)}")
-        return found
+                sentences.append(f"no sample in split {split} of {_named('class', 'classes', absent)}")
+        return sentences
 
     def _repeat_warnings(self) -> list[str]:
-        repeats, found = self.repeats, []
+        repeats, sentences = self.repeats, []
         for splits, count in repeats.across.items():
             one, other = splits.split("/")
-            told = f"{_samples(count)} of split {one} {'is' if count == 1 else 'are'} also in split {other}"
-            found.append(told + ("; data.drop_repeats: true leaves them out" if one == "train" else ""))
+            sentence = f"{_samples(count)} of split {one} {'is' if count == 1 else 'are'} also in split {other}"
+            sentences.append(sentence + ("; data.drop_repeats: true leaves them out" if one == "train" else ""))
         for split, count in repeats.within.items():
-            found.append(f"split {split} holds {_samples(count)} more than once")
+            sentences.append(f"split {split} holds {_samples(count)} more than once")
         if repeats.conflicting:
-            found.append(f"equal content stands under different classes: {_times(repeats.conflicting)}")
+            sentences.append(f"equal content stands under different classes: {_times(repeats.conflicting)}")
         if repeats.ids:
-            found.append(f"ids occur more than once: {repeats.ids} of them")
-        return found
+            sentences.append(f"ids occur more than once: {repeats.ids} of them")
+        return sentences
 
     def _content_warnings(self) -> list[str]:
-        found = []
+        sentences = []
         if self.images is not None and self.images.blank:
-            found.append(f"images of a single colour: {self.images.blank}")
+            sentences.append(f"images of a single colour: {self.images.blank}")
         if self.images is not None and self.images.several_frames:
-            found.append(f"images of several frames or pages, of which the first is read: {self.images.several_frames}")
+            sentences.append(
+                f"images of several frames or pages, of which the first is read: {self.images.several_frames}"
+            )
         if self.images is not None and min(self.images.smallest) < 8:
             width, height = self.images.smallest
-            found.append(f"the smallest image has {width} x {height} pixels: {self.images.smallest_name}")
-        return found
+            sentences.append(f"the smallest image has {width} x {height} pixels: {self.images.smallest_name}")
+        return sentences
 
 
 def _samples(count: int) -> str:

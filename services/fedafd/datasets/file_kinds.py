@@ -54,8 +54,8 @@ def kind_of_content(head: bytes) -> str | None:
     if not head:
         return "an empty file"
     start = head.lstrip()[:16].lower() if head[:1] in b"< \t\r\n\xef" else head
-    found = next((what for mark, what in _STARTS if start.startswith(mark)), None)
-    if found is None and head[4:8] == b"ftyp":
-        found = "HEIC, which is not read; save it as JPEG or PNG" if head[8:12] in _HEIC else None
-        found = "a video; save single pictures of it" if head[8:12] in _VIDEO else found
-    return found
+    kind = next((what for mark, what in _STARTS if start.startswith(mark)), None)
+    if kind is None and head[4:8] == b"ftyp":
+        kind = "HEIC, which is not read; save it as JPEG or PNG" if head[8:12] in _HEIC else None
+        kind = "a video; save single pictures of it" if head[8:12] in _VIDEO else kind
+    return kind

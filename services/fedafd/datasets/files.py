@@ -72,34 +72,34 @@ def need_file_of_its_kind(path: Path, adapter: str, start: bytes) -> Path:
 
 
 def _refuse_other_kind(head: bytes, path: Path) -> None:
-    found = kind_of_content(head)
-    if found is not None:
-        raise DataError(f"{path}: is {found}")
+    kind = kind_of_content(head)
+    if kind is not None:
+        raise DataError(f"{path}: is {kind}")
 
 
-def need_plain_path(name: object, place: str) -> str:
-    """`name`, if it is a relative path that stays below its folder. Raises DataError naming `place`."""
+def need_plain_path(name: object, where: str) -> str:
+    """`name`, if it is a relative path that stays below its folder. Raises DataError naming `where`."""
     if not isinstance(name, str) or not name:
-        raise DataError(f"{place}: file name is {name!r}; must be text")
+        raise DataError(f"{where}: file name is {name!r}; must be text")
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-        raise DataError(f"{place}: file name {name!r} leaves the folder of images; it must be a plain relative path")
+        raise DataError(f"{where}: file name {name!r} leaves the folder of images; it must be a plain relative path")
     return name
 
 
-def need_unique(ids: Sequence[str], place: str, what: str = "sample") -> None:
+def need_unique(ids: Sequence[str], where: str, what: str = "sample") -> None:
     """Raise DataError naming the first ids that occur twice; each names a `what`."""
     twice = [name for name, count in Counter(ids).items() if count > 1]
     if twice:
         more = f" and {len(twice) - 3} more" if len(twice) > 3 else ""
-        raise DataError(f"{place}: {', '.join(map(repr, twice[:3]))}{more} occur twice; each {what} must be there once")
+        raise DataError(f"{where}: {', '.join(map(repr, twice[:3]))}{more} occur twice; each {what} must be there once")
 
 
-def need_one(candidates: Sequence[str], place: object, option: str) -> str | None:
+def need_one(candidates: Sequence[str], where: object, option: str) -> str | None:
     """The only one of `candidates`; None if there is none. Raises DataError naming several, and the option to set."""
     if len(candidates) > 1:
         raise DataError(
-            f"{place}: {len(candidates)} candidates: {', '.join(candidates)}; set options.{option} to the one to read"
+            f"{where}: {len(candidates)} candidates: {', '.join(candidates)}; set options.{option} to the one to read"
         )
     return candidates[0] if candidates else None
 

@@ -63,13 +63,13 @@ class DataFingerprint:
 
     def changes_since(self, earlier: DataFingerprint) -> dict[str, Change]:
         """What came and went in each split whose samples differ; a sample that is there twice counts twice."""
-        found = {}
+        changes = {}
         for split in {**earlier.digests, **self.digests}:
             old, new = Counter(_rows(earlier.digests.get(split, b""))), Counter(_rows(self.digests.get(split, b"")))
             change = Change((new - old).total(), (old - new).total())
             if change != (0, 0):
-                found[split] = change
-        return found
+                changes[split] = change
+        return changes
 
     def to_bytes(self) -> bytes:
         """For a file, as NumPy's .npz: an array uint8 [n, 16] by split."""

@@ -87,8 +87,8 @@ class FolderScan:
 
     def leave_out_nested(self, folder: Path) -> int:
         """Remember all files below a sub-folder of a class as too deep. Returns how many pictures are among them."""
-        place = shown(folder.relative_to(self.root))
-        return self._leave_out(LeftOutReason.NESTED, f"in {place}", folder)
+        name = shown(folder.relative_to(self.root))
+        return self._leave_out(LeftOutReason.NESTED, f"in {name}", folder)
 
     def leave_out_unused(self, path: Path, what: str) -> None:
         """Remember a file, or all below a folder, that nothing needs."""
@@ -98,7 +98,7 @@ class FolderScan:
         """All that was met."""
         left: list[LeftOut] = []
         for reason in LeftOutReason:
-            left += left_out(reason, [(what, place) for place, what in self._left.get(reason, {}).items()])
+            left += left_out(reason, [(what, path) for path, what in self._left.get(reason, {}).items()])
         seen = files_read + sum(entry.count for entry in left)
         return Listing(source=str(self.root), files_seen=seen, files_read=files_read, left_out=tuple(left), notes=notes)
 
@@ -108,9 +108,9 @@ class FolderScan:
         kinds = Counter(what for reason in meant for what in self._left.get(reason, {}).values())
         if not kinds:
             return ()
-        told = ", ".join(f"{count} ({what})" for what, count in kinds.most_common(_MOST_KINDS))
+        counted = ", ".join(f"{count} ({what})" for what, count in kinds.most_common(_MOST_KINDS))
         more = f" and {len(kinds) - _MOST_KINDS} kinds more" if len(kinds) > _MOST_KINDS else ""
-        return (f"files that are not read: {told}{more}",)
+        return (f"files that are not read: {counted}{more}",)
 
     def has_pictures_below(self, folder: Path) -> bool:
         """Whether any file below `folder` has a picture's ending."""
@@ -143,8 +143,8 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    for place, _, names in os.walk(folder):
-        yield from (Path(place) / name for name in names)
+    for directory, _, names in os.walk(folder):
+        yield from (Path(directory) / name for name in names)
 
 
 def _is_picture(path: Path) -> bool:

@@ -41,12 +41,12 @@ def saved_set(folder: Path) -> dict[str, Dataset]:
 
     names = _split_names(folder)
     places = {name: folder / name for name in names} if names is not None else {"train": folder}
-    made = {}
-    for name, place in places.items():
-        _need_own_files(place)
-        with _in_words(str(place)):
-            made[name] = Dataset.load_from_disk(str(place), keep_in_memory=False)
-    return made
+    sets = {}
+    for name, part in places.items():
+        _need_own_files(part)
+        with _in_words(str(part)):
+            sets[name] = Dataset.load_from_disk(str(part), keep_in_memory=False)
+    return sets
 
 
 def hub_set(name: str, config: str | None, revision: str | None) -> dict[str, Dataset]:
@@ -55,41 +55,41 @@ def hub_set(name: str, config: str | None, revision: str | None) -> dict[str, Da
     from datasets import DatasetDict, load_dataset
 
     with _in_words(f"data set {name}"):
-        found = load_dataset(name, config, revision=revision)
-    if not isinstance(found, DatasetDict):
+        loaded = load_dataset(name, config, revision=revision)
+    if not isinstance(loaded, DatasetDict):
         raise DataError(f"data set {name}: has no splits")
-    return {str(split): data for split, data in found.items()}
+    return {str(split): data for split, data in loaded.items()}
 
 
 def chosen_splits(
-    found: Mapping[str, Dataset], chosen: Mapping[str, str | None], place: str, *, may_lack: frozenset[str]
+    available: Mapping[str, Dataset], chosen: Mapping[str, str | None], where: str, *, may_lack: frozenset[str]
 ) -> dict[str, Dataset]:
     """The set of each of our splits: the one `chosen`, else the one of a usual name. Raises DataError.
 
     `may_lack` splits are left out where there is none.
     """
-    made: dict[str, Dataset] = {}
+    chosen_sets: dict[str, Dataset] = {}
     names: dict[str, str] = {}
     for split in SPLITS:
-        name = chosen[split] or _usual(found, split, place)
+        name = chosen[split] or _usual(available, split, where)
         if name is None and split in may_lack:
             continue
-        if name is None or name not in found:
+        if name is None or name not in available:
             wanted = "no split for" if name is None else f"no split {name!r}, which options.{split} names for"
             raise DataError(
-                f"{place}: {wanted} {split}; splits found: {', '.join(found)}; set options.{split} to one of them, or"
-                " options.val_fraction and test_fraction to cut val and test from train"
+                f"{where}: {wanted} {split}; splits found: {', '.join(available)}; set options.{split} to one of them,"
+                " or options.val_fraction and test_fraction to cut val and test from train"
             )
-        made[split], names[split] = found[name], name
+        chosen_sets[split], names[split] = available[name], name
     if names["train"] in (names.get("val"), names.get("test")):
-        raise DataError(f"{place}: split {names['train']!r} is train and held out, too; name another")
-    return made
+        raise DataError(f"{where}: split {names['train']!r} is train and held out, too; name another")
+    return chosen_sets
 
 
 class Pictures:
     """One column's pictures, as the bytes of their files."""
 
-    def __init__(self, data: Dataset, column: str, place: str, *, may_read_files: bool) -> None:
+    def __init__(self, data: Dataset, column: str, where: str, *, may_read_files: bool) -> None:
         """`may_read_files`: of what the library fetched it keeps some pictures as files of its cache."""
         from datasets import Image, Value
 
@@ -100,7 +100,7 @@ class Pictures:
             self.is_of_pictures = feature.dtype in ("binary", "large_binary")
         data = data.select_columns([column]).with_format(None)
         self._data = data.cast_column(column, Image(decode=False)) if isinstance(feature, Image) else data
-        self._column, self._place, self._may_read_files = column, place, may_read_files
+        self._column, self._place, self._may_read_files = column, where, may_read_files
 
     def name(self, row: int) -> str:
         """Where the picture comes from."""
@@ -123,10 +123,10 @@ def type_in_words(feature: object) -> str:
     return str(getattr(feature, "dtype", None) or type(feature).__name__)
 
 
-def _usual(found: Mapping[str, Dataset], split: str, place: str) -> str | None:
-    names = [name for name in found if name in _NAMES[split]]
+def _usual(available: Mapping[str, Dataset], split: str, where: str) -> str | None:
+    names = [name for name in available if name in _NAMES[split]]
     if len(names) > 1:
-        raise DataError(f"{place}: splits {', '.join(names)} could be {split}; set options.{split} to one of them")
+        raise DataError(f"{where}: splits {', '.join(names)} could be {split}; set options.{split} to one of them")
     return names[0] if names else None
 
 
@@ -175,7 +175,7 @@ def _library() -> None:
 
 
 @contextmanager
-def _in_words(place: str) -> Iterator[None]:
+def _in_words(where: str) -> Iterator[None]:
     """The library raises what its many parts raise."""
     try:
         yield
@@ -183,4 +183,4 @@ def _in_words(place: str) -> Iterator[None]:
         raise
     except Exception as error:
         said = " ".join(str(error).split())[:400] or type(error).__name__
-        raise DataError(f"{place}: cannot be loaded: {said}") from None
+        raise DataError(f"{where}: cannot be loaded: {said}") from None

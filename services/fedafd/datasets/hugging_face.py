@@ -65,8 +65,8 @@ def hugging_face_pairs(path: Path | None, options: HuggingFaceOptions) -> tuple[
     if _is_of_parquet_files(path, options):
         return parquet_pairs(path, options)
     source = _Source(path, options)
-    made, notes = source.cut({split: source.pairs(split) for split in source.splits}, labels=None)
-    return made, source.listing((*notes, *need_apart(made, source.place)))
+    splits, notes = source.cut({split: source.pairs(split) for split in source.splits}, labels=None)
+    return splits, source.listing((*notes, *need_apart(splits, source.where)))
 
 
 def hugging_face_client(path: Path | None, kind: ClientKind, options: HuggingFaceOptions) -> ClientData:
@@ -79,17 +79,17 @@ def hugging_face_client(path: Path | None, kind: ClientKind, options: HuggingFac
     source = _Source(path, options)
     columns = {split: source.column(split, options.label_column, "label_column") for split in source.splits}
     names, labels, notes = column_labels(columns, source.class_label())
-    made: Mapping[str, Split]
+    kept_splits: Mapping[str, Split]
     if kind is ClientKind.TEXT:
         texts = {split: TextSplit(source.texts(split), labels[split]) for split in labels}
         whole_texts, cut = source.cut(texts, labels=labels["train"])
-        kept, made, told = settled_classes(names, whole_texts, source.place)
+        kept, kept_splits, class_notes = settled_classes(names, whole_texts, source.where)
     else:
         images = {split: ImageSplit(source.images(split), labels[split]) for split in labels}
         whole_images, cut = source.cut(images, labels=labels["train"])
-        kept, made, told = settled_classes(names, whole_images, source.place)
-    listing = source.listing((*notes, *cut, *told))
-    return ClientData(kind, made["train"], made["val"], made["test"], kept, listing)
+        kept, kept_splits, class_notes = settled_classes(names, whole_images, source.where)
+    listing = source.listing((*notes, *cut, *class_notes))
+    return ClientData(kind, kept_splits["train"], kept_splits["val"], kept_splits["test"], kept, listing)
 
 
 def _is_of_parquet_files(path: Path | None, options: HuggingFaceOptions) -> bool:
@@ -117,15 +117,15 @@ class _Source:
 
     def __init__(self, path: Path | None, options: HuggingFaceOptions) -> None:
         self._options = options
-        self.place = f"data set {options.id}" if path is None else str(path)
+        self.where = f"data set {options.id}" if path is None else str(path)
         if path is not None:
-            found = saved_set(path)
+            available = saved_set(path)
         else:
             assert options.id is not None
-            found = hub_set(options.id, options.config, options.revision)
+            available = hub_set(options.id, options.config, options.revision)
         may_lack = frozenset(split for split in ("val", "test") if getattr(options, f"{split}_fraction") is not None)
         wanted = {split: getattr(options, split) for split in SPLITS}
-        self.splits = chosen_splits(found, wanted, self.place, may_lack=may_lack)
+        self.splits = chosen_splits(available, wanted, self.where, may_lack=may_lack)
 
     def column(self, split: str, name: str, option: str) -> Column:
         """Column `name`, with dots a field of one. Raises DataError for one that is not there or has an empty cell."""
@@ -133,8 +133,8 @@ class _Source:
         top, fields = self._column_and_field(data, name, split, option)
         cells = data.select_columns([top]).with_format(None)[:][top]
         values = [descended(cell, fields) for cell in cells] if fields else list(cells)
-        held = data.features.arrow_schema.field(top).type
-        return need_filled(Column(name, values, (Path(self.place) / split,), (held,), (len(values),)))
+        kind = data.features.arrow_schema.field(top).type
+        return need_filled(Column(name, values, (Path(self.where) / split,), (kind,), (len(values),)))
 
     def texts(self, split: str) -> list[str]:
         """The texts. Raises DataError."""
@@ -144,15 +144,15 @@ class _Source:
         """The pictures, each read from its row when it is asked for. Raises DataError for a column of another kind."""
         data, name = self.splits[split], self._options.image_column
         top, fields = self._column_and_field(data, name, split, "image_column")
-        place = f"{Path(self.place) / split}: column {name!r}"
-        rows = Pictures(data, top, place, may_read_files=self._options.id is not None)
+        where = f"{Path(self.where) / split}: column {name!r}"
+        rows = Pictures(data, top, where, may_read_files=self._options.id is not None)
         if fields or not rows.is_of_pictures:
             raise DataError(
-                f"{place} is of type {type_in_words(data.features[top])}; must be Image, or hold a file's bytes;"
+                f"{where} is of type {type_in_words(data.features[top])}; must be Image, or hold a file's bytes;"
                 " options.image_column names another"
             )
         if not len(data):
-            raise DataError(f"{Path(self.place) / split}: no rows")
+            raise DataError(f"{Path(self.where) / split}: no rows")
         return LazyImages(len(data), rows.read, rows.name, intensity_range=self._options.intensity_range)
 
     def pairs(self, split: str) -> PairSplit:
@@ -164,20 +164,20 @@ class _Source:
 
     def class_label(self) -> ClassNames:
         """The names of ClassLabel, the same in all splits, if the column is one. Raises DataError."""
-        name, found = self._options.label_column, {}
+        name, labels = self._options.label_column, {}
         for split, data in self.splits.items():
             feature = data.features.get(name)
             feature = getattr(feature, "feature", feature)  # of a list, what its elements are
             names = getattr(feature, "names", None)
             if isinstance(names, list):
-                place = f"{Path(self.place) / split}: ClassLabel of column {name!r}"
-                found[split] = tuple(normal_name(str(each), place) for each in names)
-                need_unique(found[split], place, "class")
-        if found and (len(set(found.values())) > 1 or found.keys() != self.splits.keys()):
+                where = f"{Path(self.where) / split}: ClassLabel of column {name!r}"
+                labels[split] = tuple(normal_name(str(class_name), where) for class_name in names)
+                need_unique(labels[split], where, "class")
+        if labels and (len(set(labels.values())) > 1 or labels.keys() != self.splits.keys()):
             raise DataError(
-                f"{self.place}: column {name!r} is not the same ClassLabel in {', '.join(self.splits)}; cast it alike"
+                f"{self.where}: column {name!r} is not the same ClassLabel in {', '.join(self.splits)}; cast it alike"
             )
-        return next(iter(found.values()), None), ()
+        return next(iter(labels.values()), None), ()
 
     def cut(self, splits: dict[str, S], *, labels: Labels | None) -> tuple[dict[str, S], tuple[str, ...]]:
         """`splits`, with those that lack cut from train, and a note on each. Raises DataError for too few samples."""
@@ -187,30 +187,31 @@ class _Source:
         whole, seed = splits["train"], self._options.split_seed
         fractions = [getattr(self._options, f"{split}_fraction") for split in lacking]
         drawn = stratified_cut(np.zeros(len(whole), np.int64) if labels is None else labels, fractions, seed)
-        made: dict[str, S] = dict(splits)
+        cut_splits: dict[str, S] = dict(splits)
         for split, rows in zip(("train", *lacking), drawn, strict=True):
-            made[split] = whole.take(rows.tolist())
-        empty = [split for split in ("train", *lacking) if not len(made[split])]
+            cut_splits[split] = whole.take(rows.tolist())
+        empty = [split for split in ("train", *lacking) if not len(cut_splits[split])]
         if empty:
-            raise DataError(f"{self.place}: {len(whole)} samples are too few to cut {' and '.join(lacking)} from train")
+            raise DataError(f"{self.where}: {len(whole)} samples are too few to cut {' and '.join(lacking)} from train")
         notes = tuple(
-            f"no split {split}: {len(made[split])} of {len(whole)} samples of train are it, drawn by split_seed {seed}"
+            f"no split {split}: {len(cut_splits[split])} of {len(whole)} samples of train are it, drawn by split_seed"
+            f" {seed}"
             for split in lacking
         )
-        return made, notes
+        return cut_splits, notes
 
     def listing(self, notes: tuple[str, ...]) -> Listing:
         """What was read; the library tells no files apart that it does not need."""
         files = {entry["filename"] for data in self.splits.values() for entry in data.cache_files}
-        return Listing(source=self.place, files_seen=len(files), files_read=len(files), notes=notes)
+        return Listing(source=self.where, files_seen=len(files), files_read=len(files), notes=notes)
 
     def _ids(self, split: str) -> tuple[str, ...]:
         name = self._options.id_column
-        with_ids = [each for each, data in self.splits.items() if name in data.column_names]
+        with_ids = [split for split, data in self.splits.items() if name in data.column_names]
         if name is None or not with_ids:
             return ()
-        place = f"{Path(self.place) / split}, column {name!r}"
-        return sample_ids(self.column(split, name, "id_column"), place)
+        where = f"{Path(self.where) / split}, column {name!r}"
+        return sample_ids(self.column(split, name, "id_column"), where)
 
     def _column_and_field(self, data: Dataset, name: str, split: str, option: str) -> tuple[str, Sequence[str]]:
         parts = name.split(".")
@@ -219,5 +220,5 @@ class _Source:
                 return top, parts[count:]
         columns = ", ".join(data.column_names)
         raise DataError(
-            f"{Path(self.place) / split}: no column {name!r}; found {columns}; options.{option} names another"
+            f"{Path(self.where) / split}: no column {name!r}; found {columns}; options.{option} names another"
         )

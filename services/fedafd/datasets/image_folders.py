@@ -66,60 +66,62 @@ def image_folder(path: Path | None, options: ImageFolderOptions | None = None) -
     folder = need_folder(path, "image-folder")
     scan = FolderScan(folder, chosen.follow_links)
     places = _split_folders(scan, chosen.splits) or {"train": folder}
-    found = {split: _class_files(scan, place) for split, place in places.items()}
-    names = tuple(sorted({name for files in found.values() for name in files}))
+    by_split = {split: _class_files(scan, folder_of_split) for split, folder_of_split in places.items()}
+    names = tuple(sorted({name for files in by_split.values() for name in files}))
     if len(names) < 2:
         raise DataError(f"{places['train']}: needs two or more class folders, found {len(names)}")
-    splits = {split: _split_of(found[split], names, places[split], chosen) for split in _SPLITS if split in found}
+    splits = {split: _split_of(by_split[split], names, places[split], chosen) for split in _SPLITS if split in by_split}
     notes = _alike(names)
     missing = tuple(split for split in _SPLITS if split not in splits)
     if missing:
-        own = [path for name in names for path in found["train"].get(name, ())]
+        own = [path for name in names for path in by_split["train"].get(name, ())]
         splits, note = _with_cut(splits, names, missing, places["train"], own, chosen)
         notes += note
-    kept, made, more = settled_classes(names, splits, folder)
-    listing = scan.listing(sum(map(len, made.values())), notes + more + scan.unread_note())
-    return ClientData(ClientKind.IMAGE, made["train"], made["val"], made["test"], kept, listing=listing)
+    kept, of_split, more = settled_classes(names, splits, folder)
+    listing = scan.listing(sum(map(len, of_split.values())), notes + more + scan.unread_note())
+    return ClientData(ClientKind.IMAGE, of_split["train"], of_split["val"], of_split["test"], kept, listing=listing)
 
 
 def _split_folders(scan: FolderScan, choice: str) -> dict[str, Path] | None:
     """The folder of each split that has one; None where the folders at the top are classes. Raises DataError."""
     look = scan.look(scan.root)
-    named = [place for place in look.folders if place.name.casefold() in _SPLIT_NAMES]
-    others = [place for place in look.folders if place not in named]
+    named = [folder for folder in look.folders if folder.name.casefold() in _SPLIT_NAMES]
+    others = [folder for folder in look.folders if folder not in named]
     _leave_out_loose(scan, look.pictures)
     if choice == "none" or (choice == "auto" and not (named and _are_splits(scan, named, others))):
         return None
-    made: dict[str, Path] = {}
-    for place in named:
-        split = _SPLIT_NAMES[place.name.casefold()]
-        if split in made:
-            raise DataError(f"{scan.root}: {made[split].name} and {place.name} are both a {split} folder; keep one")
-        made[split] = place
-    if "train" not in made:
-        there = ", ".join(place.name for place in named) or "no folder of a split"
+    by_split: dict[str, Path] = {}
+    for folder in named:
+        split = _SPLIT_NAMES[folder.name.casefold()]
+        if split in by_split:
+            raise DataError(
+                f"{scan.root}: {by_split[split].name} and {folder.name} are both a {split} folder; keep one"
+            )
+        by_split[split] = folder
+    if "train" not in by_split:
+        there = ", ".join(folder.name for folder in named) or "no folder of a split"
         raise DataError(
             f"{scan.root}: has {there}, but no folder train; set the option splits: none if these are classes"
         )
-    for place in others:
-        scan.leave_out_unused(place, "in no split folder")
-    return made
+    for folder in others:
+        scan.leave_out_unused(folder, "in no split folder")
+    return by_split
 
 
 def _are_splits(scan: FolderScan, named: Sequence[Path], others: Sequence[Path]) -> bool:
     """Whether folders with the names of splits are splits. Raises DataError where they might be classes as well."""
-    looks = {place: FolderScan(scan.root, scan.follow_links).look(place) for place in named}
+    looks = {folder: FolderScan(scan.root, scan.follow_links).look(folder) for folder in named}
     with_classes = [p for p in named if any(scan.has_pictures_below(below) for below in looks[p].folders)]
-    with_pictures = [place for place in named if looks[place].pictures]
-    other = [place for place in others if scan.has_pictures_below(place)]
-    has_train = any(_SPLIT_NAMES[place.name.casefold()] == "train" for place in named)
+    with_pictures = [folder for folder in named if looks[folder].pictures]
+    other = [folder for folder in others if scan.has_pictures_below(folder)]
+    has_train = any(_SPLIT_NAMES[folder.name.casefold()] == "train" for folder in named)
     if other and (not with_classes or len(named) == 1 or not has_train):
         return False
     if not other and not with_pictures:
         return True
     if not other and len(named) == 1:
         return False
-    there = ", ".join(place.name for place in named)
+    there = ", ".join(folder.name for folder in named)
     why = f"{other[0].name} holds pictures, too" if other else f"{with_pictures[0].name} holds pictures without a class"
     raise DataError(
         f"{scan.root}: the folders {there} may be splits or classes, because {why}; set the option splits: folders or"
@@ -127,10 +129,10 @@ def _are_splits(scan: FolderScan, named: Sequence[Path], others: Sequence[Path])
     )
 
 
-def _class_files(scan: FolderScan, place: Path) -> _Files:
-    """The pictures of each class folder of `place`, by the class's name in NFC. Raises DataError."""
-    look = scan.look(place)
-    if place != scan.root:
+def _class_files(scan: FolderScan, split_folder: Path) -> _Files:
+    """The pictures of each class folder of `split_folder`, by the class's name in NFC. Raises DataError."""
+    look = scan.look(split_folder)
+    if split_folder != scan.root:
         _leave_out_loose(scan, look.pictures)
     files: _Files = {}
     folders: dict[str, Path] = {}
@@ -142,7 +144,7 @@ def _class_files(scan: FolderScan, place: Path) -> _Files:
             )
         if name in files:
             raise DataError(
-                f"{place}: two class folders are named {name!r}, in two ways of Unicode ({folders[name].name!a},"
+                f"{split_folder}: two class folders are named {name!r}, in two ways of Unicode ({folders[name].name!a},"
                 f" {folder.name!a}); keep one"
             )
         files[name], folders[name] = _pictures_of(scan, folder), folder
@@ -172,12 +174,12 @@ def _leave_out_loose(scan: FolderScan, pictures: Sequence[Path]) -> None:
 
 
 def _split_of(
-    files: Mapping[str, list[Path]], names: Sequence[str], place: Path, options: ImageFolderOptions
+    files: Mapping[str, list[Path]], names: Sequence[str], folder: Path, options: ImageFolderOptions
 ) -> ImageSplit:
     paths = [path for name in names for path in files.get(name, ())]
     labels = [label for label, name in enumerate(names) for _ in files.get(name, ())]
     if not paths:
-        raise DataError(f"{place}: no images in its class folders; known endings: {', '.join(sorted(ENDINGS))}")
+        raise DataError(f"{folder}: no images in its class folders; known endings: {', '.join(sorted(ENDINGS))}")
     images = LazyImages(
         len(paths),
         lambda i: read_bytes(paths[i]),
@@ -191,7 +193,7 @@ def _with_cut(
     splits: Mapping[str, ImageSplit],
     names: Sequence[str],
     missing: Sequence[str],
-    place: Path,
+    folder: Path,
     paths: Sequence[Path],
     options: ImageFolderOptions,
 ) -> tuple[dict[str, ImageSplit], tuple[str, ...]]:
@@ -206,17 +208,17 @@ def _with_cut(
     if few:
         more = f" and {len(few) - 5} more" if len(few) > 5 else ""
         raise DataError(
-            f"{place}: too few images to cut {' and '.join(missing)} from class {', '.join(few[:5])}{more}: each class"
+            f"{folder}: too few images to cut {' and '.join(missing)} from class {', '.join(few[:5])}{more}: each class"
             f" needs {needed} or more; add images, or lay the splits out as folders yourself"
         )
     fractions = [options.val_fraction if split == "val" else options.test_fraction for split in missing]
-    own = [Path(os.path.relpath(path, place)).as_posix() for path in paths]
+    own = [Path(os.path.relpath(path, folder)).as_posix() for path in paths]
     train, *parts = stratified_cut(whole.labels, fractions, options.split_seed, own)
-    made = dict(splits) | {split: whole.take(part.tolist()) for split, part in zip(missing, parts, strict=True)}
+    cut_splits = dict(splits) | {split: whole.take(part.tolist()) for split, part in zip(missing, parts, strict=True)}
     shares = " and ".join(f"{split} ({share:g} of each class)" for split, share in zip(missing, fractions, strict=True))
-    source = f"folder {place.name}" if len(missing) < 2 else "class folders"
+    source = f"folder {folder.name}" if len(missing) < 2 else "class folders"
     note = f"{shares}: made from the {source} by split_seed {options.split_seed}"
-    return made | {"train": whole.take(train.tolist())}, (note,)
+    return cut_splits | {"train": whole.take(train.tolist())}, (note,)
 
 
 def _alike(names: Sequence[str]) -> tuple[str, ...]:

@@ -61,23 +61,23 @@ def cifar100(path: Path | None, options: CifarOptions | None = None) -> ClientDa
     else:
         names, splits = _cifar_official(folder, chosen)
         notes = (f"val ({chosen.val_fraction:g} of each class): made from train by split_seed {chosen.split_seed}",)
-    kept, made, more = settled_classes(names, splits, file)
+    kept, of_split, more = settled_classes(names, splits, file)
     listing = folder_listing(folder, read, {".npz"}, notes=notes + more)
-    return ClientData(ClientKind.IMAGE, made["train"], made["val"], made["test"], kept, listing=listing)
+    return ClientData(ClientKind.IMAGE, of_split["train"], of_split["val"], of_split["test"], kept, listing=listing)
 
 
 def _source(folder: Path, wanted: str | None) -> Path:
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".npz" and not p.name.startswith("."))
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".npz" and not p.name.startswith("."))
     if (folder / "meta").is_file():
-        found.append(folder / "meta")
+        files.append(folder / "meta")
     if wanted is not None:
         return need_file(folder / need_plain_path(wanted, "data.options.file"), "cifar100")
-    if not found:
+    if not files:
         raise DataError(f"{folder}: neither an .npz nor the official files train, test and meta")
-    if len(found) > 1:
-        candidates = ", ".join(path.name for path in found)
+    if len(files) > 1:
+        candidates = ", ".join(path.name for path in files)
         raise DataError(f"{folder}: {candidates} could each be the data; set the option file to one of them")
-    return need_file(found[0], "cifar100")
+    return need_file(files[0], "cifar100")
 
 
 _NPZ_ERRORS = (
@@ -108,8 +108,8 @@ def _cifar_npz(path: Path) -> _Read:
             splits = {s: (arrays[f"{s}_images"], arrays[f"{s}_labels"]) for s in _SPLITS}
             names = _npz_names(arrays["class_names"], path)
     except _NPZ_ERRORS as error:
-        told = "it holds Python objects (pickled); save plain arrays" if "allow_pickle" in str(error) else error
-        raise DataError(f"{path}: not the expected arrays: {told}") from None
+        fault = "it holds Python objects (pickled); save plain arrays" if "allow_pickle" in str(error) else error
+        raise DataError(f"{path}: not the expected arrays: {fault}") from None
     return names, {s: _image_split(*arrays, len(names), f"{path}: {s}") for s, arrays in splits.items()}
 
 
@@ -121,19 +121,19 @@ def _npz_names(array: NDArray[Any], path: Path) -> tuple[str, ...]:
     return _class_names(array.tolist(), f"{path}: class_names")
 
 
-def _class_names(found: Sequence[object], place: str) -> tuple[str, ...]:
+def _class_names(raw_names: Sequence[object], where: str) -> tuple[str, ...]:
     """Names as text in NFC. Raises DataError for one that is empty, not UTF-8, or there twice."""
     names = []
-    for position, raw in enumerate(found):
+    for position, raw in enumerate(raw_names):
         try:
             text = raw.decode("utf-8") if isinstance(raw, bytes) else str(raw)
         except UnicodeDecodeError as error:
-            raise DataError(f"{place}: name {position} is not UTF-8: {error.reason}") from None
-        names.append(normal_name(text, f"{place}: name {position}"))
+            raise DataError(f"{where}: name {position} is not UTF-8: {error.reason}") from None
+        names.append(normal_name(text, f"{where}: name {position}"))
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(
-            f"{place}: {', '.join(map(repr, twice[:5]))} is the name of two or more classes; name each once"
+            f"{where}: {', '.join(map(repr, twice[:5]))} is the name of two or more classes; name each once"
         )
     return tuple(names)
 
@@ -167,17 +167,17 @@ def _official(path: Path) -> Any:
 
 
 def _entry(content: Any, key: str, path: Path) -> Any:
-    found = content.get(key, content.get(key.encode())) if isinstance(content, dict) else None
-    if found is None:
+    value = content.get(key, content.get(key.encode())) if isinstance(content, dict) else None
+    if value is None:
         raise DataError(f"{path}: has no entry {key!r}")
-    return found
+    return value
 
 
 def _names(content: Any, key: str, path: Path) -> list[str | bytes]:
-    found = _entry(content, key, path)
-    if not isinstance(found, list) or not all(isinstance(name, str | bytes) for name in found):
+    names = _entry(content, key, path)
+    if not isinstance(names, list) or not all(isinstance(name, str | bytes) for name in names):
         raise DataError(f"{path}: {key!r} is not a list of names")
-    return found
+    return names
 
 
 def _image_split(images: NDArray[np.uint8], labels: NDArray[Any], classes: int, where: str) -> ImageSplit:

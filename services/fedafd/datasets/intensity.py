@@ -53,12 +53,12 @@ def to_8_bits(
 def scaled_to_8_bits(values: NDArray[np.generic], chosen: IntensityRange) -> NDArray[np.uint8]:
     """0 at the first value, 255 at the second, clipped beyond them, rounded to nearest."""
     black, white = chosen
-    made = np.empty(values.shape, dtype=np.uint8)
-    flat, out = values.reshape(-1), made.reshape(-1)
+    scaled = np.empty(values.shape, dtype=np.uint8)
+    flat, out = values.reshape(-1), scaled.reshape(-1)
     for start in range(0, flat.size, _BLOCK):
         part = flat[start : start + _BLOCK].astype(np.float64)
         out[start : start + _BLOCK] = np.rint(np.clip((part - black) * (255.0 / (white - black)), 0.0, 255.0))
-    return made
+    return scaled
 
 
 def _range_of_type(values: NDArray[np.generic], low: float, high: float, name: str) -> IntensityRange:
@@ -99,7 +99,7 @@ def _check_given(low: float, high: float, given: IntensityRange, name: str) -> N
         )
 
 
-def need_intensity_range(given: IntensityRange | None, place: str = "intensity_range") -> None:
+def need_intensity_range(given: IntensityRange | None, where: str = "intensity_range") -> None:
     """Raise ConfigurationError unless black lies below white and both are finite."""
     if given is not None and not (np.isfinite(given).all() and given[0] < given[1]):
-        raise ConfigurationError(f"{place} is [{given[0]:g}, {given[1]:g}]; must be [BLACK, WHITE], BLACK below WHITE")
+        raise ConfigurationError(f"{where} is [{given[0]:g}, {given[1]:g}]; must be [BLACK, WHITE], BLACK below WHITE")

@@ -27,9 +27,9 @@ class _Elements(Column):
     rows: tuple[int, ...]
     """The cell of each element."""
 
-    def place(self, row: int) -> str:
+    def where(self, row: int) -> str:
         """Of the cell that the element is in."""
-        return self.cells.place(self.rows[row])
+        return self.cells.where(self.rows[row])
 
 
 def column_labels(
@@ -40,9 +40,13 @@ def column_labels(
     Raises DataError for splits of both forms, an empty element, and what named_labels refuses.
     """
     forms = {split: [_is_list(kind) for kind in column.types] for split, column in columns.items()}
-    if not any(any(each) for each in forms.values()):
+    if not any(any(kinds) for kinds in forms.values()):
         names, numbers, notes = named_labels(columns, class_label)
-        return names, {split: np.array(found, dtype=np.int64) for split, found in numbers.items()}, notes
+        return (
+            names,
+            {split: np.array(label_numbers, dtype=np.int64) for split, label_numbers in numbers.items()},
+            notes,
+        )
     for split, column in columns.items():
         for file, is_list in zip(column.files, forms[split], strict=True):
             if not is_list:
@@ -54,10 +58,10 @@ def column_labels(
     names, numbers, notes = named_labels(elements, class_label)
     labels: dict[str, Labels] = {}
     for split, column in columns.items():
-        found: list[list[int]] = [[] for _ in column.values]
+        label_rows: list[list[int]] = [[] for _ in column.values]
         for row, number in zip(elements[split].rows, numbers[split], strict=True):
-            found[row].append(number)
-        labels[split] = label_sets(found, len(names))
+            label_rows[row].append(number)
+        labels[split] = label_sets(label_rows, len(names))
     return names, labels, notes
 
 
@@ -70,7 +74,7 @@ def _elements(column: Column) -> _Elements:
     rows = tuple(row for row, cell in enumerate(column.values) for _ in cell)
     empty = next((row for row, value in zip(rows, values, strict=True) if value is None), None)
     if empty is not None:
-        raise DataError(f"{column.place(empty)}: an element of its list is empty; fill it, or leave it out")
+        raise DataError(f"{column.where(empty)}: an element of its list is empty; fill it, or leave it out")
     lengths = list(accumulate(map(len, column.values), initial=0))
     ends = tuple(lengths[end] for end in column.ends)
     types = tuple(_element_type(kind) for kind in column.types)
@@ -78,5 +82,5 @@ def _elements(column: Column) -> _Elements:
 
 
 def _element_type(kind: pa.DataType) -> pa.DataType:
-    held = kind.value_type
-    return held.value_type if pa.types.is_dictionary(held) else held
+    element = kind.value_type
+    return element.value_type if pa.types.is_dictionary(element) else element

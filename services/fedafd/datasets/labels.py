@@ -19,12 +19,12 @@ def has_several(labels: Labels) -> bool:
     return labels.ndim == 2
 
 
-def label_sets(found: Sequence[Sequence[int]], num_labels: int) -> Labels:
+def label_sets(lists: Sequence[Sequence[int]], num_labels: int) -> Labels:
     """The numbers of each sample's labels as [n, C]."""
-    made = np.zeros((len(found), num_labels), dtype=np.uint8)
-    for row, numbers in enumerate(found):
-        made[row, list(numbers)] = 1
-    return made
+    flags = np.zeros((len(lists), num_labels), dtype=np.uint8)
+    for row, numbers in enumerate(lists):
+        flags[row, list(numbers)] = 1
+    return flags
 
 
 def class_counts(labels: Labels, num_classes: int) -> NDArray[np.int64]:
@@ -56,5 +56,5 @@ def strata(labels: Labels) -> NDArray[np.int64]:
         return labels.astype(np.int64)
     counts = labels.sum(axis=0, dtype=np.int64)
     rarity = np.where(labels > 0, counts, np.iinfo(np.int64).max)
-    found: NDArray[np.int64] = rarity.argmin(axis=1) if labels.shape[1] else np.zeros(len(labels), np.int64)
-    return np.where(labels.any(axis=1), found, labels.shape[1]).astype(np.int64)
+    rarest: NDArray[np.int64] = rarity.argmin(axis=1) if labels.shape[1] else np.zeros(len(labels), np.int64)
+    return np.where(labels.any(axis=1), rarest, labels.shape[1]).astype(np.int64)

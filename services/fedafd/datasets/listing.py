@@ -79,8 +79,8 @@ def left_out(reason: LeftOutReason, entries: Iterable[tuple[str, str]]) -> tuple
         paths.setdefault(what, []).append(path)
     by_count = sorted(paths.items(), key=lambda item: (-len(item[1]), item[0]))
     return tuple(
-        LeftOut(reason=reason, what=what, count=len(found), examples=tuple(sorted(found)[:_EXAMPLES]))
-        for what, found in by_count
+        LeftOut(reason=reason, what=what, count=len(names), examples=tuple(sorted(names)[:_EXAMPLES]))
+        for what, names in by_count
     )
 
 
@@ -97,7 +97,12 @@ def folder_listing(
     Other files with one of `endings`, in small letters, could have been read, but are unused.
     """
     places = [folder / name for name in below if (folder / name).is_dir()]
-    files = {entry.relative_to(folder).as_posix() for place in places for entry in place.iterdir() if entry.is_file()}
+    files = {
+        entry.relative_to(folder).as_posix()
+        for folder_listed in places
+        for entry in folder_listed.iterdir()
+        if entry.is_file()
+    }
     kinds: dict[LeftOutReason, list[tuple[str, str]]] = {reason: [] for reason in LeftOutReason}
     for path in sorted(files - set(read)):
         name = path.rpartition("/")[2]
@@ -108,6 +113,6 @@ def folder_listing(
             kinds[LeftOutReason.UNUSED].append((f"{ending} of no split", path))
         else:
             kinds[LeftOutReason.EXTENSION].append((ending or "no ending", path))
-    left = tuple(found for reason, entries in kinds.items() for found in left_out(reason, entries))
+    left = tuple(omission for reason, entries in kinds.items() for omission in left_out(reason, entries))
     seen = len(files | set(read))
     return Listing(source=str(folder), files_seen=seen, files_read=len(set(read)), left_out=left, notes=notes)

@@ -54,10 +54,10 @@ def pair_splits(path: Path | None, options: PairOptions, adapter: str) -> tuple[
             role = f" of role {options.role}" if options.role else ""
             raise DataError(f"{folder}: no pairs{role} in split {split}")
     store = open_store(folder, options.images or _find_images(folder))
-    wanted = {entry.file: entry.place for split in SPLITS for entry in chosen[split]}
-    found = find_pictures(store, wanted, names)
-    made = {split: _split(chosen[split], store, found, options.intensity_range) for split in SPLITS}
-    return made, pictures_listing(folder, store, found, names, notes)
+    wanted = {entry.file: entry.where for split in SPLITS for entry in chosen[split]}
+    pictures = find_pictures(store, wanted, names)
+    splits = {split: _split(chosen[split], store, pictures, options.intensity_range) for split in SPLITS}
+    return splits, pictures_listing(folder, store, pictures, names, notes)
 
 
 def _of_role(entries: Sequence[Entry], role: str | None) -> list[Entry]:
@@ -65,9 +65,9 @@ def _of_role(entries: Sequence[Entry], role: str | None) -> list[Entry]:
 
 
 def _split(
-    entries: Sequence[Entry], store: PictureStore, found: Mapping[str, str], window: IntensityRange | None
+    entries: Sequence[Entry], store: PictureStore, pictures: Mapping[str, str], window: IntensityRange | None
 ) -> PairSplit:
-    paths = [found[entry.file] for entry in entries]
+    paths = [pictures[entry.file] for entry in entries]
     images = LazyImages(
         len(paths), lambda i: store.read(paths[i]), lambda i: store.name(paths[i]), intensity_range=window
     )
@@ -87,33 +87,35 @@ def _entries(folder: Path, given: str | None, adapter: str) -> tuple[dict[str, l
     read: dict[str, CocoEntries] = {}
     if "{split}" in given:
         read = {split: coco_entries(folder / given.replace("{split}", split), adapter) for split in SPLITS}
-        made = {split: found.entries for split, found in read.items()}
-        without = sum(found.without_caption for found in read.values())
+        by_split = {split: part.entries for split, part in read.items()}
+        without = sum(part.without_caption for part in read.values())
         notes += [f"{without} images that no caption is about are left out"] if without else []
     else:
-        made = karpathy_entries(folder / given, adapter)
-    blank = sum(entry.blank for entries in made.values() for entry in entries)
-    blank += sum(found.blank for found in read.values())
+        by_split = karpathy_entries(folder / given, adapter)
+    blank = sum(entry.blank for entries in by_split.values() for entry in entries)
+    blank += sum(part.blank for part in read.values())
     notes += [f"{blank} blank captions are left out"] if blank else []
-    return made, tuple(notes)
+    return by_split, tuple(notes)
 
 
 def _find_images(folder: Path) -> str:
     usual = ["images"] if (folder / "images").is_dir() else []
     usual += sorted(entry.name for entry in folder.glob("*.tar") if not entry.name.startswith("."))
-    found = need_one(usual, f"{folder}, images", "images")
-    if found is None:
+    source = need_one(usual, f"{folder}, images", "images")
+    if source is None:
         packed = sorted(entry.name for entry in folder.iterdir() if entry.name.lower().endswith(_PACKED))
-        told = f"unpack {', '.join(packed[:3])} into images/, or set options.images" if packed else "set options.images"
-        raise DataError(f"{folder}: neither a folder images/ nor a .tar of images; {told}")
-    return found
+        advice = (
+            f"unpack {', '.join(packed[:3])} into images/, or set options.images" if packed else "set options.images"
+        )
+        raise DataError(f"{folder}: neither a folder images/ nor a .tar of images; {advice}")
+    return source
 
 
 def pictures_listing(
-    folder: Path, store: PictureStore, found: Mapping[str, str], names: Iterable[str], notes: tuple[str, ...]
+    folder: Path, store: PictureStore, pictures: Mapping[str, str], names: Iterable[str], notes: tuple[str, ...]
 ) -> Listing:
     """What lies in a store beside the pictures that were found; other files that are known by `names` are not told."""
-    read = set(found.values())
+    read = set(pictures.values())
     left: dict[LeftOutReason, list[tuple[str, str]]] = {reason: [] for reason in LeftOutReason}
     for path in sorted({*store.files, *store.barred} - read - set(names)):
         reason, what = _why_left_out(path, store)
@@ -122,7 +124,7 @@ def pictures_listing(
         source=str(folder),
         files_seen=len({*store.files, *store.barred}),
         files_read=len(read),
-        left_out=tuple(each for reason, entries in left.items() for each in left_out(reason, entries)),
+        left_out=tuple(omission for reason, entries in left.items() for omission in left_out(reason, entries)),
         notes=notes,
     )
 

@@ -51,21 +51,21 @@ def split_files(folder: Path, chosen: Mapping[str, str | None]) -> dict[str, lis
 
     Raises DataError naming the candidates and the option where it is not clear which to read.
     """
-    found = {}
+    files = {}
     for split in SPLITS:
         pattern = chosen.get(split)
-        found[split] = _usual(folder, split) if pattern is None else _matching(folder, split, pattern)
-    return found
+        files[split] = _usual(folder, split) if pattern is None else _matching(folder, split, pattern)
+    return files
 
 
 def _matching(folder: Path, split: str, pattern: str) -> list[Path]:
-    place = f"data.options.{split}"
+    option = f"data.options.{split}"
     try:
-        files = sorted(path for path in folder.glob(need_plain_path(pattern, place)) if path.is_file())
+        files = sorted(path for path in folder.glob(need_plain_path(pattern, option)) if path.is_file())
     except (ValueError, NotImplementedError) as error:
-        raise DataError(f"{place}: {pattern!r} is no pattern of files: {error}") from None
+        raise DataError(f"{option}: {pattern!r} is no pattern of files: {error}") from None
     if not files:
-        raise DataError(f"{folder}: no file {pattern}, which {place} names")
+        raise DataError(f"{folder}: no file {pattern}, which {option} names")
     return files
 
 
@@ -75,7 +75,7 @@ def _usual(folder: Path, split: str) -> list[Path]:
     every = sorted(
         path for below in _FOLDERS for path in (folder / below).glob("*") if path.suffix.lower() == ".parquet"
     )
-    matches = {path: found for path in every if (found := exact.fullmatch(path.name))}
+    matches = {path: match for path in every if (match := exact.fullmatch(path.name))}
     if not matches:
         names = ", ".join(str(path.relative_to(folder)) for path in every[:_SHOWN]) or "none"
         raise DataError(
@@ -83,10 +83,10 @@ def _usual(folder: Path, split: str) -> list[Path]:
             f" files found: {names}; options.{split} names others"
         )
     others = [path for path in every if path not in matches and alike.fullmatch(path.name)]
-    kinds = {(path.parent, found[1], found[2] is None, found[3]) for path, found in matches.items()}
+    kinds = {(path.parent, match[1], match[2] is None, match[3]) for path, match in matches.items()}
     if others or len(kinds) > 1:
         raise _unclear(folder, split, sorted([*matches, *others]), "it is not clear which to read")
-    numbers = sorted((int(found[2] or 0), path) for path, found in matches.items())
+    numbers = sorted((int(match[2] or 0), path) for path, match in matches.items())
     total = next(iter(matches.values()))[3]
     wanted = range(int(total)) if total else range(numbers[0][0], numbers[0][0] + len(numbers))
     if [number for number, _ in numbers] != list(wanted) or numbers[0][0] > 1:
@@ -115,7 +115,7 @@ class Column:
     ends: tuple[int, ...]
     """Rows up to the end of each file."""
 
-    def place(self, row: int) -> str:
+    def where(self, row: int) -> str:
         """File, row in it from 0, and column, for messages."""
         number = bisect_right(self.ends, row)
         first = self.ends[number - 1] if number else 0
@@ -160,7 +160,7 @@ def need_filled(column: Column) -> Column:
         raise DataError(f"{', '.join(map(str, column.files[:_SHOWN]))}: no rows")
     empty = next((row for row, value in enumerate(column.values) if value is None), None)
     if empty is not None:
-        raise DataError(f"{column.place(empty)} has an empty cell; fill it, or remove the row")
+        raise DataError(f"{column.where(empty)} has an empty cell; fill it, or remove the row")
     return column
 
 
@@ -202,10 +202,10 @@ def _whole_bytes(array: pa.Array) -> int:
     return int(array.nbytes)
 
 
-def _bomb(file: Path, found: int) -> DataError:
+def _bomb(file: Path, num_bytes: int) -> DataError:
     return DataError(
-        f"{file}: not read, because its {file.stat().st_size} bytes unpack to {found} or more (a decompression bomb?);"
-        " write it anew, or in several files"
+        f"{file}: not read, because its {file.stat().st_size} bytes unpack to {num_bytes} or more (a decompression"
+        " bomb?); write it anew, or in several files"
     )
 
 
@@ -221,15 +221,15 @@ def _split_path(schema: pa.Schema, name: str, file: Path, option: str) -> tuple[
     raise DataError(f"{file}: no column {name!r}; found {', '.join(schema.names)}; options.{option} names another")
 
 
-def _type_at(kind: pa.DataType, fields: Sequence[str], place: str) -> pa.DataType:
+def _type_at(kind: pa.DataType, fields: Sequence[str], where: str) -> pa.DataType:
     if not fields:
         return kind.value_type if pa.types.is_dictionary(kind) else kind
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return _type_at(kind.value_type, fields, place)
+        return _type_at(kind.value_type, fields, where)
     names = [field.name for field in kind] if pa.types.is_struct(kind) else []
     if fields[0] not in names:
-        raise DataError(f"{place}: no field {fields[0]!r} there; found {', '.join(names) or str(kind)}")
-    return _type_at(kind.field(fields[0]).type, fields[1:], place)
+        raise DataError(f"{where}: no field {fields[0]!r} there; found {', '.join(names) or str(kind)}")
+    return _type_at(kind.field(fields[0]).type, fields[1:], where)
 
 
 def _cells(opened: pq.ParquetFile, top: str, file: Path) -> list[Any]:
@@ -258,7 +258,7 @@ def _first_undecodable(array: pa.Array) -> int:
 def descended(cell: Any, fields: Sequence[str]) -> Any:
     """The field of a struct, or of each struct of a list, to which `fields` lead."""
     if isinstance(cell, list) and fields:
-        return [descended(each, fields) for each in cell]
+        return [descended(item, fields) for item in cell]
     for number, field in enumerate(fields):
         if cell is None:
             return None

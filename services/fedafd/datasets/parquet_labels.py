@@ -46,21 +46,22 @@ def named_labels(
     if given is not None:
         return given, {split: _numbered(column, given) for split, column in columns.items()}, notes
     values = {
-        split: [_name(v, column.place(row)) for row, v in enumerate(column.values)] for split, column in columns.items()
+        split: [_name(v, column.where(row)) for row, v in enumerate(column.values)] for split, column in columns.items()
     }
-    names = tuple(sorted({name for found in values.values() for name in found}, key=_order))
+    names = tuple(sorted({name for split_names in values.values() for name in split_names}, key=_order))
     number = {name: index for index, name in enumerate(names)}
-    return names, {split: [number[name] for name in found] for split, found in values.items()}, ()
+    return names, {split: [number[name] for name in split_names] for split, split_names in values.items()}, ()
 
 
 def _kind(columns: Mapping[str, Column]) -> str:
     first: tuple[str, Path] | None = None
     for column in columns.values():
-        for file, held in zip(column.files, column.types, strict=True):
-            kind = next((name for name, tests in _KINDS.items() if any(test(held) for test in tests)), None)
+        for file, column_type in zip(column.files, column.types, strict=True):
+            kind = next((name for name, tests in _KINDS.items() if any(test(column_type) for test in tests)), None)
             if kind is None:
                 raise DataError(
-                    f"{file}: column {column.name!r} is of type {held}; labels must be whole numbers, text or booleans"
+                    f"{file}: column {column.name!r} is of type {column_type}; labels must be whole numbers, text or"
+                    " booleans"
                 )
             first = first or (kind, file)
             if kind != first[0]:
@@ -71,36 +72,36 @@ def _kind(columns: Mapping[str, Column]) -> str:
     return first[0]
 
 
-def _name(value: Any, place: str) -> str:
+def _name(value: Any, where: str) -> str:
     if isinstance(value, bool):
         return str(value)
     if isinstance(value, bytes):
         try:
             value = value.decode()
         except UnicodeDecodeError as error:
-            raise DataError(f"{place} is no UTF-8: {error.reason}; write labels as text") from None
-    return normal_name(value, place) if isinstance(value, str) else str(_whole(value, place))
+            raise DataError(f"{where} is no UTF-8: {error.reason}; write labels as text") from None
+    return normal_name(value, where) if isinstance(value, str) else str(_whole(value, where))
 
 
-def _whole(value: int | float | Decimal, place: str) -> int:
+def _whole(value: int | float | Decimal, where: str) -> int:
     # int() of what is not finite raises.
     if value != value or value in (float("inf"), float("-inf")) or value != int(value):
-        raise DataError(f"{place} is {value}; a label must be a whole number")
+        raise DataError(f"{where} is {value}; a label must be a whole number")
     if value < 0:
         raise DataError(
-            f"{place} is {int(value)}, which stands for unlabelled; remove such rows, or write labels as names"
+            f"{where} is {int(value)}, which stands for unlabelled; remove such rows, or write labels as names"
         )
     return int(value)
 
 
 def _numbered(column: Column, names: Sequence[str]) -> list[int]:
-    made = []
+    numbers = []
     for row, value in enumerate(column.values):
-        number = _whole(value, column.place(row))
+        number = _whole(value, column.where(row))
         if number >= len(names):
-            raise DataError(f"{column.place(row)} is {number}, but ClassLabel has {len(names)} names, from 0")
-        made.append(number)
-    return made
+            raise DataError(f"{column.where(row)} is {number}, but ClassLabel has {len(names)} names, from 0")
+        numbers.append(number)
+    return numbers
 
 
 def _order(name: str) -> tuple[bool, int, str]:
@@ -111,15 +112,15 @@ def _order(name: str) -> tuple[bool, int, str]:
 
 def _class_label(columns: Mapping[str, Column]) -> ClassNames:
     """ClassLabel's names, the same in all files that have some, and a note on files that have none."""
-    found = {file: _names_in(file, column.name) for column in columns.values() for file in column.files}
-    named = {file: names for file, names in found.items() if names is not None}
+    by_file = {file: _names_in(file, column.name) for column in columns.values() for file in column.files}
+    named = {file: names for file, names in by_file.items() if names is not None}
     if not named:
         return None, ()
     first, names = next(iter(named.items()))
     for file, others in named.items():
         if others != names:
             raise DataError(f"{file}: its ClassLabel names other classes than that of {first}; write both alike")
-    without = [file.name for file in found if file not in named]
+    without = [file.name for file in by_file if file not in named]
     if not without:
         return names, ()
     return names, (
@@ -151,7 +152,7 @@ def _names_in(file: Path, column: str) -> tuple[str, ...] | None:
         names = [names[key] for key in sorted(names, key=lambda key: _order(str(key)))]
     if not isinstance(names, list):
         return None
-    place = f"{file}: ClassLabel of column {column!r}"
-    made = tuple(normal_name(str(name), place) for name in names)
-    need_unique(made, place, "class")
-    return made
+    where = f"{file}: ClassLabel of column {column!r}"
+    class_names = tuple(normal_name(str(name), where) for name in names)
+    need_unique(class_names, where, "class")
+    return class_names

@@ -25,8 +25,8 @@ def parquet_pairs(path: Path | None, options: ColumnOptions) -> tuple[dict[str, 
     """Columns of images and captions, and perhaps of ids. Raises DataError naming what is missing, and where."""
     folder = need_folder(path, "parquet")
     files = _files(folder, options)
-    made = {split: _pairs(files[split], options) for split in SPLITS}
-    return made, _listing(folder, files, need_apart(made, folder))
+    pairs = {split: _pairs(files[split], options) for split in SPLITS}
+    return pairs, _listing(folder, files, need_apart(pairs, folder))
 
 
 def parquet_client(path: Path | None, kind: ClientKind, options: ColumnOptions) -> ClientData:
@@ -38,15 +38,15 @@ def parquet_client(path: Path | None, kind: ClientKind, options: ColumnOptions) 
     files = _files(folder, options)
     columns = {split: read_column(files[split], options.label_column, "label_column") for split in SPLITS}
     names, labels, notes = column_labels(columns)
-    made: Mapping[str, Split]
+    splits: Mapping[str, Split]
     if kind is ClientKind.TEXT:
         texts = {split: TextSplit(_texts(files[split], options), labels[split]) for split in SPLITS}
-        kept, made, told = settled_classes(names, texts, folder)
+        kept, splits, class_notes = settled_classes(names, texts, folder)
     else:
         images = {split: ImageSplit(_images(files[split], options), labels[split]) for split in SPLITS}
-        kept, made, told = settled_classes(names, images, folder)
-    listing = _listing(folder, files, (*notes, *told))
-    return ClientData(kind, made["train"], made["val"], made["test"], kept, listing)
+        kept, splits, class_notes = settled_classes(names, images, folder)
+    listing = _listing(folder, files, (*notes, *class_notes))
+    return ClientData(kind, splits["train"], splits["val"], splits["test"], kept, listing)
 
 
 def _files(folder: Path, options: ColumnOptions) -> dict[str, list[Path]]:
@@ -88,5 +88,5 @@ def _has_column(file: Path, name: str) -> bool:
 
 def _images(files: list[Path], options: ColumnOptions) -> LazyImages:
     column = read_column(files, options.image_column, "image_column")
-    content = [picture_bytes(cell, column.place(row)) for row, cell in enumerate(column.values)]
-    return LazyImages(len(content), content.__getitem__, column.place, intensity_range=options.intensity_range)
+    content = [picture_bytes(cell, column.where(row)) for row, cell in enumerate(column.values)]
+    return LazyImages(len(content), content.__getitem__, column.where, intensity_range=options.intensity_range)

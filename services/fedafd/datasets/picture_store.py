@@ -27,12 +27,12 @@ class PictureStore(Protocol):
     """Where pictures lie."""
 
     @property
-    def place(self) -> Path:
+    def where(self) -> Path:
         """The folder or tar."""
 
     @property
     def files(self) -> Collection[str]:
-        """Paths below `place` of all files that can be read."""
+        """Paths below `where` of all files that can be read."""
 
     @property
     def barred(self) -> Mapping[str, str]:
@@ -47,33 +47,33 @@ class PictureStore(Protocol):
 
 def open_store(root: Path, location: str) -> PictureStore:
     """`root/location`, a folder or a tar. Raises DataError when it is neither."""
-    place = root / location
-    if is_folder(place):
-        return _Folder(place, _roots(root, place))
-    if not is_file(place):
-        raise DataError(f"{place}: no such folder or tar of images")
-    return _Tar(place)
+    target = root / location
+    if is_folder(target):
+        return _Folder(target, _roots(root, target))
+    if not is_file(target):
+        raise DataError(f"{target}: no such folder or tar of images")
+    return _Tar(target)
 
 
 class _Folder:
-    def __init__(self, place: Path, roots: tuple[str, ...]) -> None:
-        self.place = place
+    def __init__(self, path: Path, roots: tuple[str, ...]) -> None:
+        self.where = path
         self.files: list[str] = []
         self.barred: dict[str, str] = {}
-        self._walk("", roots, {os.path.realpath(place)})
+        self._walk("", roots, {os.path.realpath(path)})
 
     def name(self, path: str) -> str:
-        return str(self.place / path)
+        return str(self.where / path)
 
     def read(self, path: str) -> bytes:
-        return read_bytes(self.place / path)
+        return read_bytes(self.where / path)
 
     def _walk(self, below: str, roots: tuple[str, ...], seen: set[str]) -> None:
         """A link is followed within `roots`, and a folder entered once, so that a circle of links ends."""
         try:
-            entries = sorted(os.scandir(self.place / below), key=lambda entry: entry.name)
+            entries = sorted(os.scandir(self.where / below), key=lambda entry: entry.name)
         except OSError as error:
-            raise DataError(f"{self.place / below}: cannot be listed: {error.strerror}") from None
+            raise DataError(f"{self.where / below}: cannot be listed: {error.strerror}") from None
         for entry in entries:
             path = posixpath.join(below, entry.name)
             if entry.is_symlink():
@@ -95,8 +95,8 @@ class _Folder:
                 self.barred[path] = "is no regular file"
 
 
-def _roots(root: Path, place: Path) -> tuple[str, ...]:
-    return os.path.realpath(root), os.path.realpath(place)
+def _roots(root: Path, folder: Path) -> tuple[str, ...]:
+    return os.path.realpath(root), os.path.realpath(folder)
 
 
 def _within(target: str, roots: tuple[str, ...]) -> bool:
@@ -106,24 +106,24 @@ def _within(target: str, roots: tuple[str, ...]) -> bool:
 class _Tar:
     """Nothing is ever unpacked: the members' offsets are kept."""
 
-    def __init__(self, place: Path) -> None:
-        self.place = place
+    def __init__(self, path: Path) -> None:
+        self.where = path
         self._spans: dict[str, tuple[int, int]] = {}
         self.barred: dict[str, str] = {}
         try:
-            with tarfile.open(place, "r:") as tar:
+            with tarfile.open(path, "r:") as tar:
                 for member in tar:
                     self._add(member)
         except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            with place.open("rb") as file:
-                found = kind_of_content(file.read(HEAD_BYTES)) or error
-            raise DataError(f"{place}: not a whole, uncompressed tar: {found}; copy or pack it again") from None
+            with path.open("rb") as file:
+                fault = kind_of_content(file.read(HEAD_BYTES)) or error
+            raise DataError(f"{path}: not a whole, uncompressed tar: {fault}; copy or pack it again") from None
         self.files = list(self._spans)
 
     def _add(self, member: tarfile.TarInfo) -> None:
         if member.isdir():
             return
-        path = posixpath.normpath(need_plain_path(member.name, str(self.place)))
+        path = posixpath.normpath(need_plain_path(member.name, str(self.where)))
         if member.issym() or member.islnk():
             self.barred[path] = "is a link in the tar; pack it again with --dereference --hard-dereference"
         elif not member.isreg() or member.issparse():
@@ -134,16 +134,16 @@ class _Tar:
             self._spans[path] = (member.offset_data, member.size)
 
     def name(self, path: str) -> str:
-        return f"{self.place}: {path}"
+        return f"{self.where}: {path}"
 
     def read(self, path: str) -> bytes:
         offset, size = self._spans[path]
         try:
-            with self.place.open("rb") as file:
+            with self.where.open("rb") as file:
                 file.seek(offset)
                 return file.read(size)
         except OSError as error:
-            raise DataError(f"{self.place}: cannot be read: {error.strerror}") from None
+            raise DataError(f"{self.where}: cannot be read: {error.strerror}") from None
 
 
 class _Index:
@@ -165,24 +165,24 @@ def find_pictures(store: PictureStore, wanted: Mapping[str, str], others: Iterab
     Raises DataError for the first name without a file of its own, and how many more there are.
     """
     index = _Index(store, {*wanted, *others})
-    found: dict[str, str] = {}
+    pictures: dict[str, str] = {}
     owners: dict[str, str] = {}
     faults: list[str] = []
     # Names of files that are there come first, so that none of these files stands in for another name.
-    for name, place in sorted(wanted.items(), key=lambda item: posixpath.normpath(item[0]) not in index.exact):
+    for name, where in sorted(wanted.items(), key=lambda item: posixpath.normpath(item[0]) not in index.exact):
         try:
             path = _path_in_store(store, index, name)
         except DataError as error:
-            faults.append(f"{place}: {error}")
+            faults.append(f"{where}: {error}")
             continue
         owner = owners.setdefault(path, name)
         if owner != name:
-            faults.append(f"{place}: {name} has no file of its own in {store.place}; {path} belongs to {owner}")
-        found[name] = path
+            faults.append(f"{where}: {name} has no file of its own in {store.where}; {path} belongs to {owner}")
+        pictures[name] = path
     if faults:
         more = f"; and {len(faults) - 1} more of {len(wanted)} pictures are not to be found" if len(faults) > 1 else ""
         raise DataError(faults[0] + more)
-    return found
+    return pictures
 
 
 def _path_in_store(store: PictureStore, index: _Index, name: str) -> str:
@@ -202,7 +202,7 @@ def _path_in_store(store: PictureStore, index: _Index, name: str) -> str:
 
 def _readable(store: PictureStore, path: str) -> str:
     if path in store.barred:
-        raise DataError(f"{store.place}: {path} {store.barred[path]}")
+        raise DataError(f"{store.where}: {path} {store.barred[path]}")
     return path
 
 
@@ -212,7 +212,7 @@ def _ending(paths: Iterable[str], composed: str) -> list[str]:
 
 def _several(store: PictureStore, name: str, candidates: Sequence[str]) -> str:
     return (
-        f"{store.place}: {len(candidates)} files could be {name}: {_listed(candidates)}; name it by its path, or set"
+        f"{store.where}: {len(candidates)} files could be {name}: {_listed(candidates)}; name it by its path, or set"
         " options.images to the folder that is meant"
     )
 
@@ -228,7 +228,7 @@ def _absent(store: PictureStore, index: _Index, name: str) -> str:
         )
     elif other_case:
         hint = f"only {_listed(other_case)}, in other capital and small letters; rename one of them"
-    return f"{store.place}: has no file {name}; {hint}"
+    return f"{store.where}: has no file {name}; {hint}"
 
 
 def _listed(paths: Sequence[str]) -> str:

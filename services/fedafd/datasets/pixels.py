@@ -111,15 +111,15 @@ class PixelCache:
         fit = ImageFit.of(fit)
         name = f"{key}-{fit.name}-r{READER_VERSION}-pillow{PIL.__version__}"
         shape = (len(images), 3, fit.size, fit.size)
-        found = self._opened.get(name)
-        if found is None:
-            found = self._load(name, shape)
-        if found is None:
-            found = self._make(name, images, fit, shape)
+        opened = self._opened.get(name)
+        if opened is None:
+            opened = self._load(name, shape)
+        if opened is None:
+            opened = self._make(name, images, fit, shape)
         else:
             self._touch(name)
-        self._opened[name] = found
-        return found
+        self._opened[name] = opened
+        return opened
 
     def _entries(self, name: str) -> list[Path]:
         return sorted(self._folder.glob(f"{name}.*.npy"))
@@ -150,8 +150,8 @@ class PixelCache:
             try:
                 path = self._write(name, images, fit, shape)
                 trim_folder(self._folder, self._limit_bytes, keep={path.name})
-                made: Pixels = np.lib.format.open_memmap(path, mode="c")
-                return made
+                mapped: Pixels = np.lib.format.open_memmap(path, mode="c")
+                return mapped
             except OSError as error:
                 _log.warning("pixel_cache.not_written", folder=str(self._folder), reason=str(error), bytes=size_bytes)
         return resized_all(images, fit)
@@ -180,13 +180,13 @@ def trim_folder(folder: Path, limit_bytes: int, *, keep: set[str]) -> int:
 
     Files named in `keep` stay. Returns the number of bytes freed. Other processes may do the same meanwhile.
     """
-    found = []
+    files = []
     for path in folder.iterdir():
         with suppress(OSError):
-            found.append((path.stat().st_mtime, path.stat().st_size, path))
+            files.append((path.stat().st_mtime, path.stat().st_size, path))
     stale = time.time() - _STALE_PART_SECONDS
-    whole = [entry for entry in found if entry[2].suffix != ".part"]
-    gone = [entry for entry in found if entry[2].suffix == ".part" and entry[0] < stale]
+    whole = [entry for entry in files if entry[2].suffix != ".part"]
+    gone = [entry for entry in files if entry[2].suffix == ".part" and entry[0] < stale]
     over = sum(size for _, size, _ in whole) - limit_bytes
     for entry in sorted(whole):
         if over > 0 and entry[2].name not in keep:

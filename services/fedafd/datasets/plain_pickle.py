@@ -163,12 +163,12 @@ class _Machine:
         if not isinstance(named, _Named) or named.call is None or not isinstance(arguments, tuple):
             raise _RefusedError("this call is not allowed")
         _need_flat(arguments)
-        made = named.call(*arguments)
-        self.spend(made)
-        self.push(made)
+        result = named.call(*arguments)
+        self.spend(result)
+        self.push(result)
 
-    def spend(self, made: Any) -> None:
-        array = made.value if isinstance(made, _Array) else made
+    def spend(self, result: Any) -> None:
+        array = result.value if isinstance(result, _Array) else result
         self.left -= array.nbytes if isinstance(array, np.ndarray) else len(array) if isinstance(array, bytes) else 0
         if self.left < 0:
             raise _RefusedError("it makes more of the same bytes than it holds")
@@ -220,8 +220,8 @@ _STEPS: dict[str, _Step] = {
 
 def _need_flat(arguments: tuple[Any, ...]) -> None:
     """Refuse containers in containers: comparing or showing what names itself often would never end."""
-    for each in arguments:
-        if isinstance(each, list | dict) or (isinstance(each, tuple) and any(map(_is_container, each))):
+    for argument in arguments:
+        if isinstance(argument, list | dict) or (isinstance(argument, tuple) and any(map(_is_container, argument))):
             raise _RefusedError("the arguments of an array are garbled")
 
 

@@ -127,9 +127,9 @@ class PublicImages(LazyImages):
 
     def resized(self, fit: ImageFit | int) -> NDArray[np.uint8]:
         """All of them brought to one size, uint8 [n, 3, S, S]; from the cache where there is one. Raises DataError."""
-        made = resized_all(self, fit) if self._cache is None else self._cache.pixels(self._key, self, fit)
+        resized = resized_all(self, fit) if self._cache is None else self._cache.pixels(self._key, self, fit)
         self._held = (-1, [])
-        return made
+        return resized
 
     def _content(self, index: int) -> bytes:
         number = bisect_right(self._first, index) - 1
@@ -169,9 +169,9 @@ def write_public_set(splits: Mapping[str, PairSplit], folder: Path, rows_per_sha
 def _table(samples: PairSplit, rows: Sequence[int], split: str) -> pa.Table:
     records: list[dict[str, Any]] = []
     for row in rows:
-        place = f"public set, split {split}: sample {row}"
-        name = sound_text(samples.ids[row], place) if samples.ids else f"{split}-{row}"
-        captions = [sound_text(caption, place).strip() for caption in samples.captions[row] if caption.strip()]
+        where = f"public set, split {split}: sample {row}"
+        name = sound_text(samples.ids[row], where) if samples.ids else f"{split}-{row}"
+        captions = [sound_text(caption, where).strip() for caption in samples.captions[row] if caption.strip()]
         if not captions:
             raise DataError(f"public set, split {split}: sample {name} has no caption")
         records.append({"image": {"bytes": _encoded(samples, row), "path": name}, "captions": captions, "id": name})

@@ -198,8 +198,8 @@ def _adapter(name: str) -> Adapter:
     point = _installed().get(name)
     if point is None:
         raise ConfigurationError(f"data adapter {name!r} is not known; installed: {', '.join(adapter_names())}")
-    made: Adapter = point.load()()
-    return made
+    adapter: Adapter = point.load()()
+    return adapter
 
 
 def _no_pairs(adapter: str) -> ConfigurationError:
@@ -231,10 +231,10 @@ def _options(kind: type[Options], values: Mapping[str, Any], adapter: str) -> Op
                 f"data.options.{name}: {adapter} has no such option; known: {', '.join(sorted(known)) or 'none'}"
             )
     try:
-        made = TypeAdapter(kind).validate_python(dict(values))
+        options = TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
-        found = error.errors()[0]
-        place = ".".join(str(part) for part in found["loc"])
-        raise ConfigurationError(f"data.options.{place}: {found['msg']}; found {found['input']!r}") from None
-    need_intensity_range(getattr(made, "intensity_range", None), "data.options.intensity_range")
-    return made
+        first = error.errors()[0]
+        option = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(f"data.options.{option}: {first['msg']}; found {first['input']!r}") from None
+    need_intensity_range(getattr(options, "intensity_range", None), "data.options.intensity_range")
+    return options

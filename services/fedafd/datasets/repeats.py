@@ -27,8 +27,8 @@ class Look(NamedTuple):
 def find_repeats(splits: Mapping[str, Split], looks: Mapping[str, Sequence[Look]]) -> tuple[Repeats, tuple[int, ...]]:
     """What repeats, and which training samples do so in another split."""
     places: dict[bytes, list[tuple[str, int]]] = {}
-    for name, found in looks.items():
-        for at, look in enumerate(found):
+    for name, split_looks in looks.items():
+        for at, look in enumerate(split_looks):
             if look.content:
                 places.setdefault(look.content, []).append((name, at))
     groups = [group for group in places.values() if len(group) > 1]
@@ -65,5 +65,5 @@ def _names(splits: Mapping[str, Split], group: Sequence[tuple[str, int]]) -> tup
 
 
 def _repeated_ids(splits: Mapping[str, Split]) -> int:
-    counts = Counter(each for split in splits.values() if isinstance(split, PairSplit) for each in split.ids)
+    counts = Counter(sample_id for split in splits.values() if isinstance(split, PairSplit) for sample_id in split.ids)
     return sum(count > 1 for count in counts.values())

@@ -86,15 +86,15 @@ def survey(data: ClientData, *, progress: Progress | None = None) -> Survey:
     total = sum(len(split) for split in splits.values())
     seen: dict[str, list[_Seen]] = {}
     for name, split in splits.items():
-        found: list[_Seen] = []
+        of_split: list[_Seen] = []
         for block in _looked_at(data, name, split):
-            found += block
+            of_split += block
             if progress is not None:
-                progress(sum(map(len, seen.values())) + len(found), total)
-        seen[name] = found
+                progress(sum(map(len, seen.values())) + len(of_split), total)
+        seen[name] = of_split
     looks = {
-        name: [Look(each.content, label_of(data, splits[name], at)) for at, each in enumerate(found)]
-        for name, found in seen.items()
+        name: [Look(sample.content, label_of(data, splits[name], at)) for at, sample in enumerate(samples)]
+        for name, samples in seen.items()
     }
     repeats, in_train = find_repeats(splits, looks)
     report = DataReport(
@@ -107,7 +107,7 @@ def survey(data: ClientData, *, progress: Progress | None = None) -> Survey:
         images=_image_facts(splits, seen),
         texts=_text_facts(splits),
         fingerprint=DataFingerprint(
-            {name: joined(each.digest for each in found if each.digest) for name, found in seen.items()}
+            {name: joined(sample.digest for sample in samples if sample.digest) for name, samples in seen.items()}
         ),
     )
     return Survey(data, report, in_train)
@@ -192,36 +192,39 @@ def _classes(data: ClientData, splits: dict[str, Split]) -> dict[str, dict[str, 
 
 
 def _unreadable(splits: dict[str, Split], seen: dict[str, list[_Seen]]) -> Unreadable:
-    found = [
-        (name, at, each.reason) for name, each_of in seen.items() for at, each in enumerate(each_of) if each.reason
+    unreadable = [
+        (name, at, sample.reason)
+        for name, samples in seen.items()
+        for at, sample in enumerate(samples)
+        if sample.reason
     ]
     first = []
-    for split, at, reason in found[:_FIRST_UNREADABLE]:
+    for split, at, reason in unreadable[:_FIRST_UNREADABLE]:
         name = sample_name(splits[split], at)
         first.append(UnreadableSample(split=split, name=name, reason=str(reason).removeprefix(f"{name}: ")))
-    return Unreadable(count=len(found), first=tuple(first))
+    return Unreadable(count=len(unreadable), first=tuple(first))
 
 
 def _image_facts(splits: dict[str, Split], seen: dict[str, list[_Seen]]) -> ImageFacts | None:
     sizes = [
-        (each.size[0] * each.size[1], each.size, name, at)
-        for name, found in seen.items()
-        for at, each in enumerate(found)
-        if each.size is not None
+        (sample.size[0] * sample.size[1], sample.size, name, at)
+        for name, samples in seen.items()
+        for at, sample in enumerate(samples)
+        if sample.size is not None
     ]
     if not sizes:
         return None
     (_, smallest, *_), (_, largest, *_) = ends = min(sizes), max(sizes)
     names = [sample_name(splits[name], at) for _, _, name, at in ends]
-    every = [each for found in seen.values() for each in found]
+    every = [sample for samples in seen.values() for sample in samples]
     return ImageFacts(
         smallest=smallest,
         smallest_name=names[0],
         largest=largest,
         largest_name=names[1],
-        grey=sum(each.grey for each in every),
-        blank=sum(each.blank for each in every),
-        several_frames=sum(each.several_frames for each in every),
+        grey=sum(sample.grey for sample in every),
+        blank=sum(sample.blank for sample in every),
+        several_frames=sum(sample.several_frames for sample in every),
     )
 
 

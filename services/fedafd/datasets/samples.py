@@ -152,10 +152,10 @@ def sample_name(split: Split, index: int) -> str:
     """What a person finds a sample by: where its image comes from, its id, or else its place in the split."""
     items = split.texts if isinstance(split, TextSplit) else split.images
     name = getattr(items, "name", None)
-    found: str | None = None if name is None else name(index)
-    if found is None and isinstance(split, PairSplit) and split.ids:
-        found = split.ids[index]
-    return f"sample {index + 1}" if found is None else found
+    text: str | None = None if name is None else name(index)
+    if text is None and isinstance(split, PairSplit) and split.ids:
+        text = split.ids[index]
+    return f"sample {index + 1}" if text is None else text
 
 
 class _Picked(Sequence[T]):

@@ -72,7 +72,7 @@ class _Scene:
     shape: str
     colour: str
     size: str
-    place: str
+    position: str
     rng: np.random.Generator
 
 
@@ -85,9 +85,9 @@ def public_data(options: ShapesOptions) -> dict[str, PairSplit]:
 def client_data(kind: ClientKind, options: ShapesOptions) -> ClientData:
     """One site's data: shape names (image), shape names in captions (text), or pairs."""
     counts = {"train": options.num_train, "val": options.num_val, "test": options.num_test}
-    made = {split: _split(kind, options, split, count) for split, count in counts.items()}
+    splits = {split: _split(kind, options, split, count) for split, count in counts.items()}
     labels = () if kind is ClientKind.PAIR else SHAPES
-    return ClientData(kind, made["train"], made["val"], made["test"], labels)
+    return ClientData(kind, splits["train"], splits["val"], splits["test"], labels)
 
 
 def _split(kind: ClientKind, options: ShapesOptions, split: str, count: int) -> ImageSplit | TextSplit | PairSplit:
@@ -116,7 +116,7 @@ def _scene(options: ShapesOptions, split: str, index: int) -> _Scene:
 
 
 def _caption(scene: _Scene, template: int) -> str:
-    return _TEMPLATES[template].format(shape=scene.shape, colour=scene.colour, size=scene.size, place=scene.place)
+    return _TEMPLATES[template].format(shape=scene.shape, colour=scene.colour, size=scene.size, place=scene.position)
 
 
 _HINTS = {
@@ -133,7 +133,7 @@ _HINTS = {
 
 def _report(scene: _Scene) -> str:
     """A site's own way of writing: sometimes the shape is named, mostly it is only described."""
-    start = f"we saw something {scene.colour} {scene.place}"
+    start = f"we saw something {scene.colour} {scene.position}"
     if scene.rng.random() < 0.3:
         return f"{start} , a {scene.shape}"
     hints = _HINTS[scene.shape]
@@ -145,7 +145,7 @@ def _draw(scene: _Scene, options: ShapesOptions) -> ImageArray:
     scale = 4
     background = tuple(int(v) for v in rng.integers(70, 190, size=3))
     image = Image.new("RGB", (side * scale, side * scale), background)
-    centre = np.array(PLACES[scene.place]) + rng.uniform(-0.08, 0.08, size=2)
+    centre = np.array(PLACES[scene.position]) + rng.uniform(-0.08, 0.08, size=2)
     radius = SIZES[scene.size] * rng.uniform(0.85, 1.15)
     colour = tuple(int(v) for v in np.clip(np.array(COLOURS[scene.colour]) + rng.integers(-25, 26, size=3), 0, 255))
     _paint(ImageDraw.Draw(image), scene.shape, centre * side * scale, radius * side * scale, colour, rng)

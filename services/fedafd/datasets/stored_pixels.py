@@ -115,5 +115,5 @@ def _jpeg2000_bits(image: Image.Image) -> int:
     head = file.read(_HEAD_BYTES)
     file.seek(here)
     stream = head[max(head.find(_SIZE_MARKER), 0) :]
-    found = (stream[_DEPTH_PLACE] & 0x7F) + 1 if len(stream) > _DEPTH_PLACE else 16
-    return min(max(found, 8), 16)
+    bits = (stream[_DEPTH_PLACE] & 0x7F) + 1 if len(stream) > _DEPTH_PLACE else 16
+    return min(max(bits, 8), 16)

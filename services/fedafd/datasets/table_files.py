@@ -29,7 +29,7 @@ class _Lines(Column):
     places: tuple[str, ...]
     """File and line of each row."""
 
-    def place(self, row: int) -> str:
+    def where(self, row: int) -> str:
         return f"{self.places[row]}: column {self.name!r}"
 
 
@@ -74,17 +74,17 @@ def chosen_files(folder: Path, wanted: str | None) -> dict[str, Path]:
     if wanted is not None:
         return {"train": need_file(folder / need_plain_path(wanted, "data.options.file"), "table")}
     every = sorted(p for p in folder.iterdir() if p.suffix.lower() in _ENDINGS and not p.name.startswith("."))
-    found: dict[str, Path] = {}
+    by_split: dict[str, Path] = {}
     for path in every:
         split = _SPLIT_NAMES.get(path.stem.casefold())
-        if split in found:
-            raise DataError(f"{folder}: {found[split].name} and {path.name} are both files of {split}; keep one")
+        if split in by_split:
+            raise DataError(f"{folder}: {by_split[split].name} and {path.name} are both files of {split}; keep one")
         if split is not None:
-            found[split] = path
+            by_split[split] = path
     names = ", ".join(path.name for path in every[:_SHOWN]) or "none"
-    if "train" in found:
-        return {split: found[split] for split in SPLITS if split in found}
-    if len(every) == 1 and not found:
+    if "train" in by_split:
+        return {split: by_split[split] for split in SPLITS if split in by_split}
+    if len(every) == 1 and not by_split:
         return {"train": every[0]}
     what = "set the option file to the table to read" if every else "add train.csv, or one table of all samples"
     raise DataError(f"{folder}: no train.csv, and not one table alone; tables found: {names}; {what}")
@@ -93,10 +93,10 @@ def chosen_files(folder: Path, wanted: str | None) -> dict[str, Path]:
 def read_table(path: Path, delimiter: str | None) -> Table:
     """A CSV file's rows below its header; blank lines are skipped. Raises DataError by file and line."""
     parted = delimiter or _ENDINGS.get(path.suffix.lower(), ",")
-    found = [(place, row) for place, row in csv_rows(path, "table", parted) if any(cell.strip() for cell in row)]
-    if len(found) < 2:
-        raise DataError(f"{path}: {'has a header alone' if found else 'is empty'}; needs column names, then a row each")
-    (top, names), rows = found[0], found[1:]
+    lines = [(where, row) for where, row in csv_rows(path, "table", parted) if any(cell.strip() for cell in row)]
+    if len(lines) < 2:
+        raise DataError(f"{path}: {'has a header alone' if lines else 'is empty'}; needs column names, then a row each")
+    (top, names), rows = lines[0], lines[1:]
     header = tuple(name.strip() for name in names)
     if len(header) == 1:
         other = next((mark for mark in (",", *SEPARATORS) if mark != parted and mark in header[0]), None)
@@ -105,15 +105,15 @@ def read_table(path: Path, delimiter: str | None) -> Table:
             raise DataError(f"{top}: its fields are parted by {words}; set the option delimiter to {other!r}")
     for name in header:
         if header.count(name) > 1:
-            told = f"column {name!r} is there {header.count(name)} times" if name else "two columns have no name"
-            raise DataError(f"{top}: {told}; the first row must name each column once")
-    for place, row in rows:
+            fault = f"column {name!r} is there {header.count(name)} times" if name else "two columns have no name"
+            raise DataError(f"{top}: {fault}; the first row must name each column once")
+    for where, row in rows:
         if len(row) != len(header):
             raise DataError(
-                f"{place}: has {len(row)} fields, but the header {len(header)}; put quotes around a field that holds"
+                f"{where}: has {len(row)} fields, but the header {len(header)}; put quotes around a field that holds"
                 f" {SEPARATORS.get(parted, 'commas')}"
             )
-    return Table(path, header, tuple(tuple(row) for _, row in rows), tuple(place for place, _ in rows))
+    return Table(path, header, tuple(tuple(row) for _, row in rows), tuple(where for where, _ in rows))
 
 
 def divided(table: Table, column: str) -> dict[str, Table]:

@@ -42,7 +42,7 @@ def table_hints(folder: Path) -> tuple[ClientKind, dict[str, Any]] | None:
         return ClientKind.IMAGE, options | ({} if "image" in pictures else {"image_column": pictures[0]})
     if "text" in others:
         return ClientKind.TEXT, options
-    name = max(others, key=lambda each: _words(others[each]), default=None)
+    name = max(others, key=lambda column: _words(others[column]), default=None)
     if name is None or _words(others[name]) < _WORDS:
         return None
     return ClientKind.TEXT, options | {"text_column": name}

@@ -35,11 +35,14 @@ def table_labels(
         return _of_columns(tables, columns)
     cells = {split: table.cells(column, "label_column") for split, table in tables.items()}
     if separator is not None:
-        parted = {split: _parted(tables[split], column, found, separator, no_label) for split, found in cells.items()}
+        parted = {
+            split: _parted(tables[split], column, split_cells, separator, no_label)
+            for split, split_cells in cells.items()
+        }
         return column_labels(parted)
     single = {
-        split: need_filled(tables[split].column(column, [cell.strip() or None for cell in found], pa.string()))
-        for split, found in cells.items()
+        split: need_filled(tables[split].column(column, [cell.strip() or None for cell in split_cells], pa.string()))
+        for split, split_cells in cells.items()
     }
     names, labels, notes = column_labels(single)
     return names, labels, (*notes, *_marks_in(names))
@@ -61,26 +64,26 @@ def _parted(table: Table, name: str, cells: Sequence[str], separator: str, no_la
 
 def _of_columns(tables: Mapping[str, Table], columns: Sequence[str]) -> Named:
     names = {column: normal_name(column, "data.options.label_columns") for column in columns}
-    made = {}
+    columns_of = {}
     for split, table in tables.items():
-        held: list[list[str]] = [[] for _ in range(len(table))]
+        rows: list[list[str]] = [[] for _ in range(len(table))]
         for column in columns:
             for row, cell in enumerate(table.cells(column, "label_columns")):
                 if _is_set(cell, f"{table.places[row]}: column {column!r}"):
-                    held[row].append(names[column])
-        made[split] = table.column("label_columns", held, pa.list_(pa.string()))
-    found, labels, notes = column_labels(made)
-    never = [repr(name) for name in names.values() if name not in found]
-    told = (f"left out for want of any sample: label {', '.join(never)}",) if never else ()
-    return found, labels, (*notes, *told)
+                    rows[row].append(names[column])
+        columns_of[split] = table.column("label_columns", rows, pa.list_(pa.string()))
+    labelled, labels, notes = column_labels(columns_of)
+    never = [repr(name) for name in names.values() if name not in labelled]
+    note = (f"left out for want of any sample: label {', '.join(never)}",) if never else ()
+    return labelled, labels, (*notes, *note)
 
 
-def _is_set(cell: str, place: str) -> bool:
-    found = YES_AND_NO.get(cell.strip().casefold())
-    if found is None:
+def _is_set(cell: str, where: str) -> bool:
+    flag = YES_AND_NO.get(cell.strip().casefold())
+    if flag is None:
         what = f"is {cell[:40]!r}" if cell.strip() else "has an empty cell"
-        raise DataError(f"{place} {what}; must be 0 or 1, true or false")
-    return found
+        raise DataError(f"{where} {what}; must be 0 or 1, true or false")
+    return flag
 
 
 def _marks_in(names: Sequence[str]) -> tuple[str, ...]:

@@ -78,8 +78,8 @@ class TableOptions:
 def _check_columns(names: Sequence[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if len(names) < 2 or twice:
-        told = f"names {', '.join(twice)} twice" if twice else f"names {len(names)}"
-        raise ConfigurationError(f"data.options.label_columns {told}; must name two or more columns, each once")
+        fault = f"names {', '.join(twice)} twice" if twice else f"names {len(names)}"
+        raise ConfigurationError(f"data.options.label_columns {fault}; must name two or more columns, each once")
 
 
 def table_client(path: Path | None, kind: ClientKind, options: TableOptions) -> ClientData:
@@ -100,14 +100,14 @@ def table_client(path: Path | None, kind: ClientKind, options: TableOptions) -> 
     if kind is ClientKind.TEXT:
         texts = {split: _texts(table, options.text_column) for split, table in tables.items()}
         of_texts, cut = _cut({s: TextSplit(texts[s], labels[s]) for s in tables}, texts["train"], options, folder)
-        kept, made, told = settled_classes(names, of_texts, folder)
-        listing = folder_listing(folder, read, {".csv", ".tsv"}, notes=(*notes, *cut, *told))
-        return ClientData(kind, made["train"], made["val"], made["test"], kept, listing)
+        kept, of_split, class_notes = settled_classes(names, of_texts, folder)
+        listing = folder_listing(folder, read, {".csv", ".tsv"}, notes=(*notes, *cut, *class_notes))
+        return ClientData(kind, of_split["train"], of_split["val"], of_split["test"], kept, listing)
     pictures = _Pictures(folder, tables, options)
     of_images, cut = _cut({s: pictures.split(s, labels[s]) for s in tables}, pictures.paths["train"], options, folder)
-    kept, shown, told = settled_classes(names, of_images, folder)
+    kept, shown, class_notes = settled_classes(names, of_images, folder)
     return ClientData(
-        kind, shown["train"], shown["val"], shown["test"], kept, pictures.listing(read, (*notes, *cut, *told))
+        kind, shown["train"], shown["val"], shown["test"], kept, pictures.listing(read, (*notes, *cut, *class_notes))
     )
 
 
@@ -119,13 +119,13 @@ def _by_split(tables: dict[str, Table], options: TableOptions) -> dict[str, Tabl
 
 
 def _texts(table: Table, column: str) -> list[str]:
-    made = []
-    for place, cell in zip(table.places, table.cells(column, "text_column"), strict=True):
+    texts = []
+    for where, cell in zip(table.places, table.cells(column, "text_column"), strict=True):
         text = " ".join(cell.split())
         if not is_visible(text):
-            raise DataError(f"{place}: column {column!r} holds no text")
-        made.append(text)
-    return made
+            raise DataError(f"{where}: column {column!r} holds no text")
+        texts.append(text)
+    return texts
 
 
 class _Pictures:
@@ -138,12 +138,12 @@ class _Pictures:
         wanted: dict[str, str] = {}
         for split, table in tables.items():
             cells = zip(table.places, table.cells(column, "image_column"), strict=True)
-            places = [(place, need_plain_path(cell.strip(), f"{place}: column {column!r}")) for place, cell in cells]
-            for place, path in places:
-                first = wanted.setdefault(path, place)
-                if first != place:
+            places = [(where, need_plain_path(cell.strip(), f"{where}: column {column!r}")) for where, cell in cells]
+            for where, path in places:
+                first = wanted.setdefault(path, where)
+                if first != where:
                     raise DataError(
-                        f"{place}: {path} is there already, at {first}; write a picture once, with all of its labels"
+                        f"{where}: {path} is there already, at {first}; write a picture once, with all of its labels"
                     )
             self.paths[split] = [path for _, path in places]
         self._store = open_store(folder, need_plain_path(options.images, "data.options.images"))
@@ -159,9 +159,9 @@ class _Pictures:
 
     def listing(self, tables: Collection[str], notes: tuple[str, ...]) -> Listing:
         """What was read and left out; the tables, which may lie elsewhere than the pictures, are read too."""
-        found = pictures_listing(self._folder, self._store, self._found, tables, notes)
-        seen = found.files_seen + len(set(tables) - set(self._store.files))
-        return replace(found, files_seen=seen, files_read=found.files_read + len(tables))
+        listed = pictures_listing(self._folder, self._store, self._found, tables, notes)
+        seen = listed.files_seen + len(set(tables) - set(self._store.files))
+        return replace(listed, files_seen=seen, files_read=listed.files_read + len(tables))
 
 
 def _cut(
@@ -176,8 +176,12 @@ def _cut(
         return splits, ()
     whole, fractions = splits["train"], [getattr(options, f"{split}_fraction") for split in missing]
     drawn = stratified_cut(whole.labels, fractions, options.split_seed, names)
-    made = splits | {split: whole.take(rows.tolist()) for split, rows in zip(("train", *missing), drawn, strict=True)}
-    if not all(map(len, made.values())):
+    cut_splits = splits | {
+        split: whole.take(rows.tolist()) for split, rows in zip(("train", *missing), drawn, strict=True)
+    }
+    if not all(map(len, cut_splits.values())):
         raise DataError(f"{folder}: {len(whole)} rows are too few to cut {' and '.join(missing)} from; add rows")
     shares = " and ".join(f"{split} ({share:g})" for split, share in zip(missing, fractions, strict=True))
-    return made, (f"{shares}: cut from the rows of train, of each class alike, by split_seed {options.split_seed}",)
+    return cut_splits, (
+        f"{shares}: cut from the rows of train, of each class alike, by split_seed {options.split_seed}",
+    )

@@ -68,19 +68,19 @@ def ag_news(path: Path | None, options: TextOptions | None = None) -> ClientData
     if "val" not in splits:
         splits, note = _with_val(splits, folder, chosen)
         notes.append(note)
-    labels, splits, told = settled_classes(names, splits, folder)
-    if told:
+    labels, splits, class_notes = settled_classes(names, splits, folder)
+    if class_notes:
         _need_no_comment(names, folder / "classes.txt")
-    listing = folder_listing(folder, {"classes.txt", *files.values()}, {".csv"}, notes=(*notes, *told))
+    listing = folder_listing(folder, {"classes.txt", *files.values()}, {".csv"}, notes=(*notes, *class_notes))
     return ClientData(ClientKind.TEXT, splits["train"], splits["val"], splits["test"], labels, listing)
 
 
 def _files(folder: Path) -> dict[str, str]:
     """The file of each split; that for validation has one of several names, or is not there."""
-    found = sorted(each.name for each in folder.iterdir() if each.name.lower() in _VAL_FILES)
-    if len(found) > 1:
-        raise DataError(f"{folder}: {', '.join(found)} are all files for validation; keep the one to read")
-    return {"train": "train.csv", **({"val": found[0]} if found else {}), "test": "test.csv"}
+    candidates = sorted(file.name for file in folder.iterdir() if file.name.lower() in _VAL_FILES)
+    if len(candidates) > 1:
+        raise DataError(f"{folder}: {', '.join(candidates)} are all files for validation; keep the one to read")
+    return {"train": "train.csv", **({"val": candidates[0]} if candidates else {}), "test": "test.csv"}
 
 
 def _class_names(path: Path) -> tuple[str, ...]:
@@ -112,21 +112,21 @@ def _with_val(splits: dict[str, TextSplit], folder: Path, options: TextOptions) 
             f"{folder / 'train.csv'}: has {len(whole)} rows, too few to train on some and validate on others, as no"
             " class has two; add rows, or val.csv"
         )
-    made = splits | {"train": whole.take(train.tolist()), "val": whole.take(val.tolist())}
+    cut_splits = splits | {"train": whole.take(train.tolist()), "val": whole.take(val.tolist())}
     share = f"{options.val_fraction:g} of each class, drawn by split_seed {options.split_seed}"
-    return made, f"no val.csv: {len(val)} of {len(whole)} rows of train.csv ({share}) are for validation"
+    return cut_splits, f"no val.csv: {len(val)} of {len(whole)} rows of train.csv ({share}) are for validation"
 
 
 def _table(path: Path, classes: int, unescape: bool) -> _Table:
     texts, labels, blank, unescaped = [], [], 0, 0
-    for place, row in csv_rows(path, "ag-news"):
+    for where, row in csv_rows(path, "ag-news"):
         if not any(field.strip() for field in row) and len(row) < 2:
             blank += 1
             continue
-        label, plain = _parsed(row, classes, place)
+        label, plain = _parsed(row, classes, where)
         text = " ".join(_unescaped(plain).split()) if unescape else plain
         if not is_visible(text):
-            raise DataError(f"{place}: has no text")
+            raise DataError(f"{where}: has no text")
         unescaped += text != plain
         texts.append(text)
         labels.append(label)
@@ -135,16 +135,16 @@ def _table(path: Path, classes: int, unescape: bool) -> _Table:
     return _Table(TextSplit(texts, np.array(labels, dtype=np.int64)), blank, unescaped)
 
 
-def _parsed(row: list[str], classes: int, place: str) -> tuple[int, str]:
+def _parsed(row: list[str], classes: int, where: str) -> tuple[int, str]:
     label = row[0].strip()
     other = next((name for mark, name in SEPARATORS.items() if re.match(rf"\"?\w+\"?{re.escape(mark)}", label)), None)
     if other is not None:
-        raise DataError(f"{place}: its fields are parted by {other}; save the file with commas between them")
+        raise DataError(f"{where}: its fields are parted by {other}; save the file with commas between them")
     if len(row) < 2:
-        raise DataError(f"{place}: {len(row)} fields; needs class number, title, description, with commas between")
+        raise DataError(f"{where}: {len(row)} fields; needs class number, title, description, with commas between")
     if not _NUMBER.fullmatch(label) or not 1 <= int(label) <= classes:
-        hint = "; remove the row if it is a header" if place.endswith(":1") and re.match(r"[^\W\d]", label) else ""
-        raise DataError(f"{place}: class is {row[0][:40]!r}; must be 1 to {classes}, as in classes.txt{hint}")
+        hint = "; remove the row if it is a header" if where.endswith(":1") and re.match(r"[^\W\d]", label) else ""
+        raise DataError(f"{where}: class is {row[0][:40]!r}; must be 1 to {classes}, as in classes.txt{hint}")
     return int(label) - 1, " ".join(" ".join(row[1:]).split())
 
 
@@ -153,11 +153,11 @@ def _unescaped(text: str) -> str:
 
 
 def _notes(tables: dict[str, _Table]) -> list[str]:
-    found = [f"{name}: {table.blank} blank lines skipped" for name, table in tables.items() if table.blank]
+    sentences = [f"{name}: {table.blank} blank lines skipped" for name, table in tables.items() if table.blank]
     unescaped = sum(table.unescaped for table in tables.values())
     if unescaped:
-        found.append(
+        sentences.append(
             f"AG_NEWS's escapes were read in {unescaped} texts, where a backslash is a line break;"
             " options.unescape: false takes texts as they are"
         )
-    return found
+    return sentences

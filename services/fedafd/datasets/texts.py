@@ -48,20 +48,20 @@ def lines_of(text: str, path: object) -> list[str]:
     return lines
 
 
-def sound_text(text: str, place: object) -> str:
-    """`text`, if it can be stored. Raises DataError naming `place` for a NUL or half a character."""
-    found = _UNSOUND.search(text)
-    if found is None:
+def sound_text(text: str, where: object) -> str:
+    """`text`, if it can be stored. Raises DataError naming `where` for a NUL or half a character."""
+    unsound = _UNSOUND.search(text)
+    if unsound is None:
         return text
-    what = "a NUL character" if found[0] == "\0" else f"half a character (U+{ord(found[0]):04X}, a lone surrogate)"
-    raise DataError(f"{place}: holds {what} at position {found.start()}; mend or remove it")
+    what = "a NUL character" if unsound[0] == "\0" else f"half a character (U+{ord(unsound[0]):04X}, a lone surrogate)"
+    raise DataError(f"{where}: holds {what} at position {unsound.start()}; mend or remove it")
 
 
-def normal_name(name: str, place: object) -> str:
+def normal_name(name: str, where: object) -> str:
     """A class name in Unicode's composed form (NFC), in which names are compared. Raises DataError for an empty one."""
-    normal = unicodedata.normalize("NFC", sound_text(name, place)).strip()
+    normal = unicodedata.normalize("NFC", sound_text(name, where)).strip()
     if not is_visible(normal):
-        raise DataError(f"{place}: a class has an empty name; give it one")
+        raise DataError(f"{where}: a class has an empty name; give it one")
     return normal
 
 
