@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,51 @@ def test_pages_that_are_made_from_the_code_say_what_it_says(tool: str) -> None:
     command = [sys.executable, str(ROOT / "tools" / tool), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+VAGUE = frozenset({"found", "made", "told", "held", "each", "place", "meet", "aims"})
+"""Names that say nothing of what a variable holds."""
+
+
+def test_names_in_the_package_say_what_they_hold() -> None:
+    package = ROOT / "services" / "fedafd"
+    paths = [path for path in package.rglob("*.py") if "proto" not in path.parts]
+    assert len(paths) > 300
+    vague = [
+        f"{path.relative_to(package)}:{line}: {name}"
+        for path in paths
+        for name, line in _bound_names(ast.parse(path.read_text(encoding="utf-8")))
+        if name in VAGUE
+    ]
+    assert vague == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "found = 1",
+        "found: int = 1",
+        "[each for each in (1, 2)]",
+        "def of(place: str) -> None: ...",
+        "class Row:\n    made: int",
+        "with open('x') as held: ...",
+        "try: ...\nexcept ValueError as told: ...",
+        "match 1:\n    case aims: ...",
+        "def meet() -> None: ...",
+        "def of(self): self.place = 1",
+    ],
+)
+def test_a_vague_name_is_seen(code: str) -> None:
+    assert VAGUE & {name for name, _ in _bound_names(ast.parse(code))}
+
+
+def _bound_names(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Names of variables, parameters, functions and attributes that a module binds, with their lines."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name) | ast.Attribute(attr=name, ctx=ast.Store()):
+                yield name, node.lineno
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name, node.lineno
+            case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
+                yield name, node.lineno
