@@ -108,7 +108,7 @@ def test_a_long_ledger_comes_in_pages_and_a_damaged_line_is_named(tmp_path: Path
     config = after_two_rounds(site_config(tmp_path, ClientKind.TEXT))
     path = config.state_dir / "sent.jsonl"
     line = path.read_text().splitlines()[0]
-    path.write_text("\n".join([line.replace("e" * 64, f"{n:064d}") for n in range(250)] + ['{"at": "torn']))
+    path.write_text("\n".join([line.replace("e" * 64, f"{n:064d}") for n in range(250)] + ['{"at": "torn', ""]))
     with visiting(config) as visitor:
         text, last = visitor.text(), visitor.text("/sent?page=3")
         beyond = [visitor.text(f"/sent?page={asked}") for asked in ("4", "0", "-1", "x", "9" * 40, "²")]
