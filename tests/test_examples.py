@@ -179,7 +179,8 @@ def test_the_batch_job_does_each_picture_once_and_tells_bad_ones(
 
 def test_the_notebook_draws_what_the_demo_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recalls = dict.fromkeys(("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "rsum"), 10.0)
-    rounds = [RoundResult.of(number, recalls, [{"bytes_up": 1, "bytes_down": 2}], 3.0) for number in (1, 2)]
+    paid: Any = {"bytes_up": 1, "bytes_down": 2}
+    rounds = [RoundResult.of(number, recalls, [paid], 3.0) for number in (1, 2)]
     alike: dict[str, Any] = {"bytes_up": 2**20, "bytes_down": 2**21, "details": {}}
     clients = [
         ClientResult(name="a", kind="image", metric="acc1", alone=40.0, federated=45.0, standard_error=1.0, **alike),

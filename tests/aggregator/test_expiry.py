@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -16,7 +17,7 @@ from fedafd.rpc.authority import new_authority, new_key
 _NAME = "fedafd_aggregator_certificate_expiry_timestamp_seconds"
 
 
-def settings(**more: Path) -> AggregatorSettings:
+def settings(**more: Any) -> AggregatorSettings:
     return AggregatorSettings(
         database_url="sqlite+aiosqlite:///x.db",
         store={"url": "store"},

@@ -46,8 +46,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[ClientKind | None,
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("models")
     write_files(tiny_global(), root / "global")
-    own = {kind: personalized_folder(kind, root / kind.value, metrics=METRICS, facts=FACTS) for kind in ClientKind}
-    return {None: root / "global", **own}
+    made: dict[ClientKind | None, Path] = {None: root / "global"}
+    for kind in ClientKind:
+        made[kind] = personalized_folder(kind, root / kind.value, metrics=METRICS, facts=FACTS)
+    return made
 
 
 @pytest.mark.parametrize("kind", [*ClientKind, None], ids=str)
