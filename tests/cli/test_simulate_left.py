@@ -47,3 +47,15 @@ def test_nothing_is_told_of_what_nobody_can_know(seconds: float) -> None:
 def test_stages_that_runs_have_in_common_are_no_speed(seconds: float) -> None:
     told, truth = told_at(seconds, server_share=0.6)
     assert told == pytest.approx(truth, rel=0.1)
+
+
+@pytest.mark.parametrize("seconds", [50.0, 150.0, 250.0])
+def test_a_run_that_is_left_over_has_a_worker_to_itself(seconds: float) -> None:
+    """Five runs of 100 s by two workers take 300 s, although half of the last 100 s' power lies idle."""
+    runs = [RunKey(scenario="iid", strategy="local", seed=seed) for seed in range(5)]
+    left, told = TimeLeft(runs, []), None
+    for tick in range(int(2 * seconds) + 1):
+        shares = {key: (tick / 2 - number // 2 * 100) / 100 for number, key in enumerate(runs)}
+        done = [key for key, share in shares.items() if share >= 1]
+        told = left.seconds(tick / 2, done, {key: share for key, share in shares.items() if 0 <= share < 1})
+    assert told == pytest.approx(300 - seconds, rel=0.05)

@@ -1,10 +1,15 @@
-"""How long a simulation may still take, from the speed of its second half so far: what a start costs is no speed."""
+"""How long a simulation may still take, from the speed of its second half so far: what a start costs is no speed.
+
+The speed is that of one run. Runs that wait are dealt to the workers as they come free, since the last of them often
+has the machine to itself.
+"""
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from fedafd.simulation.experiment import RunKey
@@ -18,6 +23,14 @@ _LEAST_SKIP, _SKIP_TIMES = 0.05, 10.0
 runs have in common are done once."""
 
 
+class _Look(NamedTuple):
+    """How much was worked at a time, and in how many seconds of runs: two at a time have two a second."""
+
+    at: float
+    worked: float
+    run_seconds: float
+
+
 class TimeLeft:
     """Watches the shares of the runs. A share is from 0 to 1, work is counted in runs."""
 
@@ -27,28 +40,32 @@ class TimeLeft:
         self._shares: dict[RunKey, float] = dict.fromkeys(done, 1.0)
         self._skipped: dict[RunKey, float] = {}
         """The share of a run that was there already, beside what an earlier command did of it."""
-        self._worked = 0.0
-        self._looks: deque[tuple[float, float]] = deque()
-        """When was how much worked; from the half of the time since work began."""
+        self._worked, self._run_seconds = 0.0, 0.0
+        self._looks: deque[_Look] = deque()
+        """From the half of the time since work began."""
         self._begun: float | None = None
+        self._workers = 1
 
     def seconds(self, now: float, done: Collection[RunKey], at_work: Mapping[RunKey, float]) -> float | None:
         """Seconds left at the time `now`; None as long as nobody can know."""
         speed = self._speed(now)
         for key, share in {**at_work, **dict.fromkeys(done, 1.0)}.items():
-            self._look(key, share, None if speed is None else speed * (now - self._looks[-1][0]))
+            self._look(key, share, None if speed is None else speed * len(at_work) * (now - self._looks[-1].at))
+        if self._looks:
+            self._run_seconds += len(at_work) * (now - self._looks[-1].at)
+        self._workers = max(self._workers, len(at_work))
         if at_work and self._begun is None:
             self._begun = now
         if self._begun is None:
             return None
         if not self._worked:
             self._looks.clear()
-        self._looks.append((now, self._worked))
+        self._looks.append(_Look(now, self._worked, self._run_seconds))
         half = self._begun + (now - self._begun) / 2
-        while len(self._looks) > 1 and self._looks[1][0] <= half:
+        while len(self._looks) > 1 and self._looks[1].at <= half:
             self._looks.popleft()
         speed = self._speed(now)
-        return None if speed is None else self._work_left() / speed
+        return None if speed is None else self._work_left(at_work) / speed
 
     def _look(self, key: RunKey, share: float, expected: float | None) -> None:
         before = self._shares.get(key)
@@ -62,12 +79,25 @@ class TimeLeft:
             self._worked += max(grown, 0.0)
 
     def _speed(self, now: float) -> float | None:
-        if not self._looks or now - self._looks[0][0] < _KNOWN_AFTER_SECONDS:
+        """Of one run, a second."""
+        if not self._looks or now - self._looks[0].at < _KNOWN_AFTER_SECONDS:
             return None
-        begun, worked = self._looks[0]
-        return (self._worked - worked) / (now - begun) if self._worked > worked else None
+        first = self._looks[0]
+        worked, seconds = self._worked - first.worked, self._run_seconds - first.run_seconds
+        return worked / seconds if worked > 0 and seconds > 0 else None
 
-    def _work_left(self) -> float:
+    def _work_left(self, at_work: Collection[RunKey]) -> float:
+        """Of the worker that ends last."""
         # Runs that wait will skip what those before them did, but for the first, which did it for all.
         whole = 1 - sum(self._skipped.values()) / max(len(self._skipped), 1)
-        return sum(whole if (share := self._shares.get(key)) is None else 1 - share for key in self._runs)
+        busy = [1 - self._shares.get(key, 0.0) for key in self._runs if key in at_work]
+        waiting = [
+            whole if (share := self._shares.get(key)) is None else 1 - share
+            for key in self._runs
+            if key not in at_work and self._shares.get(key) != 1
+        ]
+        free_after = [*busy, *[0.0] * (self._workers - len(busy))]
+        heapq.heapify(free_after)
+        for work in waiting:
+            heapq.heappush(free_after, heapq.heappop(free_after) + work)
+        return max(free_after)
