@@ -82,12 +82,13 @@ def _end_last_line(file: BinaryIO) -> None:
         return
     if not newline and start:
         raise DataError(f"{file.name}: the last line has no end within {_LONGEST_LINE:,} bytes; is this a ledger?")
-    if _is_entry(rest):
+    try:
+        _entry(rest)
         file.write(b"\n")
-        return
-    _log.warning("agent.ledger_entry_cut_short", path=file.name, bytes=len(rest))
-    file.seek(start + len(whole) + len(newline))
-    file.truncate()
+    except DataError:
+        _log.warning("agent.ledger_entry_cut_short", path=file.name, bytes=len(rest))
+        file.seek(start + len(whole) + len(newline))
+        file.truncate()
 
 
 def read_sent(state_dir: Path) -> Iterator[SentEntry]:
@@ -99,20 +100,19 @@ def read_sent(state_dir: Path) -> Iterator[SentEntry]:
         return
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n") and not _is_entry(line):
-                return
             try:
-                yield SentEntry(**json.loads(line))
-            except (ValueError, TypeError) as error:
-                raise DataError(f"{path}, line {number}: not a ledger entry: {error}") from error
+                yield _entry(line)
+            except DataError as error:
+                if not line.endswith(b"\n"):
+                    return
+                raise DataError(f"{path}, line {number}: {error}") from error
 
 
-def _is_entry(line: bytes) -> bool:
+def _entry(line: bytes) -> SentEntry:
     try:
-        SentEntry(**json.loads(line))
-    except (ValueError, TypeError):
-        return False
-    return True
+        return SentEntry(**json.loads(line))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"not a ledger entry: {error}") from error
 
 
 def format_sent(entries: Iterator[SentEntry]) -> str:

@@ -17,7 +17,6 @@ __all__ = ["training_processes"]
 _IMPORTED_ONCE = (
     "fedafd.learning.server_round",
     "fedafd.learning.parallel",
-    "fedafd.simulation.worker",
     "transformers.modeling_utils",
 )
 _LONGEST_FOLDER = 64

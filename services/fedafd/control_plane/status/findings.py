@@ -18,9 +18,9 @@ _ORDER = list(Level)
 
 def decide(facts: Facts) -> Status:
     """The status, worst first; among findings of one level the service's own come before the federations'."""
-    by_level = [*_of_service(facts), *(_of_federation(facts, federation) for federation in facts.federations)]
+    findings = [*_of_service(facts), *(_of_federation(facts, federation) for federation in facts.federations)]
     if not facts.federations:
-        by_level.append(
+        findings.append(
             _finding(
                 Level.WAITING,
                 Cause.NO_FEDERATION,
@@ -31,9 +31,9 @@ def decide(facts: Facts) -> Status:
     if facts.queries_missed_since is not None:  # after what rounds wait for
         words = "queries wait: somebody tries a model version, and no query worker is running"
         remedy = "start one: `fedafd queries`"
-        by_level.append(_finding(Level.WAITING, Cause.NO_QUERY_WORKER, words, remedy, facts.queries_missed_since))
-    by_level.sort(key=lambda finding: _ORDER.index(finding.level))
-    return Status(level=by_level[0].level, at=facts.now, summary=by_level[0].sentence(facts.now), findings=by_level)
+        findings.append(_finding(Level.WAITING, Cause.NO_QUERY_WORKER, words, remedy, facts.queries_missed_since))
+    findings.sort(key=lambda finding: _ORDER.index(finding.level))
+    return Status(level=findings[0].level, at=facts.now, summary=findings[0].sentence(facts.now), findings=findings)
 
 
 def _of_service(facts: Facts) -> Iterator[Finding]:
@@ -53,37 +53,37 @@ def _of_service(facts: Facts) -> Iterator[Finding]:
         yield _finding(Level.WAITING, Cause.DRAINED, words, "end it with `fedafd resume`", facts.drain.since)
 
 
-def _of_federation(facts: Facts, member: FederationFacts) -> Finding:
-    if member.open_round is not None:
-        return round_finding(facts, member, member.open_round)
-    name = member.row.id
+def _of_federation(facts: Facts, federation: FederationFacts) -> Finding:
+    if federation.open_round is not None:
+        return round_finding(facts, federation, federation.open_round)
+    name = federation.row.id
 
     def finding(level: Level, cause: Cause, words: str, remedy: str = "", since: datetime | None = None) -> Finding:
         return _finding(level, cause, f"{name}: {words}", remedy, since, federation=name)
 
-    upper = member.row.follows  # public set and rounds come from there
-    if member.row.public_set_sha256 is None and upper is None:
+    upper = federation.row.follows  # public set and rounds come from there
+    if federation.row.public_set_sha256 is None and upper is None:
         return finding(
             Level.WAITING, Cause.NO_PUBLIC_SET, "has no public set yet", "send one: `fedafd public-set push`"
         )
-    if not member.enrolled:
-        waiting = f"; {len(member.sites)} invited" if member.sites else ""
+    if not federation.enrolled:
+        waiting = f"; {len(federation.sites)} invited" if federation.sites else ""
         remedy = "invite a site: `fedafd client invite`"
-        if member.sites:
+        if federation.sites:
             remedy = "start their agents with the token that they were given: `fedafd agent run --token`"
         return finding(Level.WAITING, Cause.NO_SITE, f"no site has enrolled yet{waiting}", remedy)
-    last = member.last
+    last = federation.last
     if last is not None and last.state == RoundState.FAILED.value:
-        lost = lost_words(member.last_parts)
+        lost = lost_words(federation.last_parts)
         words = f"round {last.number} failed: {last.reason}" + (f"; {lost}" if lost else "")
         remedy = "mend that and start a round again" if upper is None else f"mend that before {upper}'s next round"
         return finding(Level.TROUBLE, Cause.ROUND_FAILED, words, remedy, last.finished_at)
-    if not member.online:
-        words = f"no round is open, and no agent of its {_sites(len(member.enrolled))} is online"
+    if not federation.online:
+        words = f"no round is open, and no agent of its {_sites(len(federation.enrolled))} is online"
         return finding(
             Level.WAITING, Cause.NO_SITE_ONLINE, words, "start the agents before the next round: `fedafd agent run`"
         )
-    online = f"{len(member.online)} of {_sites(len(member.enrolled))} online"
+    online = f"{len(federation.online)} of {_sites(len(federation.enrolled))} online"
     if last is None:
         remedy = (
             "start the first round: `fedafd round start --watch`"
@@ -92,7 +92,7 @@ def _of_federation(facts: Facts, member: FederationFacts) -> Finding:
         )
         return finding(Level.WAITING, Cause.IDLE, f"is ready, {online}", remedy)
     words = f"round {last.number} {last.state}, no round is open, {online}"
-    if last.state == RoundState.COMPLETED.value and (lost := lost_words(member.last_parts)):
+    if last.state == RoundState.COMPLETED.value and (lost := lost_words(federation.last_parts)):
         return finding(Level.WAITING, Cause.SITES_LOST, f"{words}; {lost}", "see to that before the next round")
     return finding(Level.FINE, Cause.IDLE, words)
 

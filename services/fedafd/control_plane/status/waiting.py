@@ -30,7 +30,7 @@ _DOES = {
 }
 
 
-class _Told:
+class _OfRound:
     """Makes findings of one round."""
 
     def __init__(self, federation: str, number: int) -> None:
@@ -52,7 +52,7 @@ class _Told:
 
 def round_finding(facts: Facts, federation: FederationFacts, round_facts: RoundFacts) -> Finding:
     """What the round waits for."""
-    row, finding = round_facts.row, _Told(federation.row.id, round_facts.row.number)
+    row, finding = round_facts.row, _OfRound(federation.row.id, round_facts.row.number)
     state = RoundState(row.state)
     if state is RoundState.QUEUED:
         if facts.drain is not None:
@@ -66,7 +66,7 @@ def round_finding(facts: Facts, federation: FederationFacts, round_facts: RoundF
     return _stages(facts, round_facts, finding)
 
 
-def _stages(facts: Facts, round_facts: RoundFacts, finding: _Told) -> Finding:
+def _stages(facts: Facts, round_facts: RoundFacts, finding: _OfRound) -> Finding:
     if round_facts.row.state == RoundState.DISTILLING.value and round_facts.row.upstream_round_id is not None:
         words = "has merged what its sites sent, and delivers it to the upper federation"
         remedy = "if this lasts, see the log of `fedafd region run`, or start it"
@@ -86,27 +86,27 @@ def _stages(facts: Facts, round_facts: RoundFacts, finding: _Told) -> Finding:
     return finding(Level.WAITING, Cause.STARTING, f"is {round_facts.row.state}", since=round_facts.row.state_changed_at)
 
 
-def _at_work(stage: StageRow, finding: _Told) -> Finding:
+def _at_work(stage: StageRow, finding: _OfRound) -> Finding:
     doing = stage.activity or _DOES[stage.kind]
     words = f"is at work on {stage.worker}: {doing}, {stage.progress:.0%}"
     return finding(Level.FINE, Cause.STAGE, words, since=stage.created_at)
 
 
-def _tried(stage: StageRow, finding: _Told) -> Finding:
+def _tried(stage: StageRow, finding: _OfRound) -> Finding:
     why = f": {stage.reason}" if stage.reason else ""
     times = "once" if stage.failures == 1 else f"{stage.failures} times"
     words = f"is {_DOES[stage.kind]} again, after it failed {times}{why}"
     return finding(Level.WAITING, Cause.STAGE_FAILED, words, "see the distiller's log", stage.created_at)
 
 
-def _silent(stage: StageRow, finding: _Told) -> Finding:
+def _silent(stage: StageRow, finding: _OfRound) -> Finding:
     words = f"was {_DOES[stage.kind]} on {stage.worker}, of which nothing was heard since"
     return finding(
         Level.TROUBLE, Cause.DISTILLER_SILENT, words, "start a distiller: `fedafd distiller`", stage.alive_at
     )
 
 
-def _untaken(facts: Facts, round_facts: RoundFacts, stage: StageRow, finding: _Told) -> Finding:
+def _untaken(facts: Facts, round_facts: RoundFacts, stage: StageRow, finding: _OfRound) -> Finding:
     """Nobody works on it: because nobody is told, nobody is there, or all are at something else."""
     what, since = f"waits for a distiller, for {_DOES[stage.kind]}", stage.last_progress_at
     if facts.redis_problem or stage.id in round_facts.unsent:
@@ -127,7 +127,7 @@ def _untaken(facts: Facts, round_facts: RoundFacts, stage: StageRow, finding: _T
     return finding(Level.TROUBLE, Cause.NO_DISTILLER, f"{what}: none is running{failed}", start, since)
 
 
-def _collecting(facts: Facts, federation: FederationFacts, round_facts: RoundFacts, finding: _Told) -> Finding:
+def _collecting(facts: Facts, federation: FederationFacts, round_facts: RoundFacts, finding: _OfRound) -> Finding:
     online = {site.name for site in federation.online}
     awaited = [
         client.name for part, client in round_facts.parts if ParticipationState(part.state) in OPEN_PARTICIPATION_STATES
@@ -168,7 +168,7 @@ def _short(round_facts: RoundFacts) -> str:
     return ", ".join(f"{have} of {needed} sites{what}" for what, have, needed in needs if have < needed)
 
 
-def _inviting(federation: FederationFacts, round_facts: RoundFacts, finding: _Told) -> Finding:
+def _inviting(federation: FederationFacts, round_facts: RoundFacts, finding: _OfRound) -> Finding:
     """It is prepared, and invites its cohort as soon as enough sites are online."""
     config, since = stored_federation_config(round_facts.row.config), round_facts.row.state_changed_at
     online = [Candidate(site.name, site.kind, 0, site.max_clients or 1) for site in federation.online]
