@@ -1,4 +1,4 @@
-"""Links between the documents lead to a page and a heading that exist, on a code host and in the site of `make docs`."""
+"""Links between the documents lead to a page and a heading that exist, on a code host and in the built site."""
 
 from __future__ import annotations
 
