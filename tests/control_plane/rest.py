@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -162,6 +163,30 @@ async def listening(settings: ControlPlaneSettings) -> AsyncIterator[Rest]:
         yield Rest(app, client, url)
     server.should_exit = True
     await running
+
+
+@contextmanager
+def in_a_thread(settings: ControlPlaneSettings, prepare: Callable[[Rest], Awaitable[None]]) -> Iterator[str]:
+    """The address of a real server in a thread of its own, with what `prepare` puts into it: for callers that block."""
+    ready, stop, url = threading.Event(), asyncio.Event(), ""
+    loop = asyncio.new_event_loop()
+
+    async def serve() -> None:
+        nonlocal url
+        async with listening(settings) as rest:
+            await prepare(rest)
+            url = rest.url
+            ready.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    assert ready.wait(120)
+    try:
+        yield url
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(60)
 
 
 def problem(response: httpx.Response, status: int, code: str) -> str:

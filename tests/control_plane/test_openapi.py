@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
     unsupported_method,
 )
-from tests.control_plane.rest import FEDERATION, KEY, Rest, listening, settings_for
+from tests.control_plane.rest import FEDERATION, KEY, Rest, in_a_thread, settings_for
 
 from fedafd.storage import StoreSettings
 
@@ -41,9 +39,7 @@ EXAMPLES = 3
 @pytest.fixture
 def server(database_url: str, tmp_path: Path) -> Iterator[str]:
     """A server in a thread of its own, with something in it."""
-    ready, stop, url = threading.Event(), asyncio.Event(), ""
     CALLERS.clear()
-    loop = asyncio.new_event_loop()
 
     async def prepare(rest: Rest) -> None:
         await rest.federation()
@@ -53,20 +49,8 @@ def server(database_url: str, tmp_path: Path) -> Iterator[str]:
         await rest.publish(2)
         await rest.share("north")
 
-    async def serve() -> None:
-        nonlocal url
-        async with listening(settings_for(database_url, StoreSettings(url=str(tmp_path / "store")))) as rest:
-            await prepare(rest)
-            url = rest.url
-            ready.set()
-            await stop.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    assert ready.wait(120)
-    yield url
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(60)
+    with in_a_thread(settings_for(database_url, StoreSettings(url=str(tmp_path / "store"))), prepare) as url:
+        yield url
 
 
 def test_generated_requests_are_answered_as_documented(server: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from fedafd.domain.errors import DataError
 
@@ -20,7 +22,7 @@ class Shard(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    split: str
+    split: Literal["train", "val", "test"]
     name: str = Field(pattern=r"^[a-z0-9-]+\.parquet$")
     sha256: str = Field(pattern=_HEX)
     size_bytes: int = Field(ge=1)
@@ -34,6 +36,15 @@ class Manifest(BaseModel):
 
     version: int = Field(1, ge=1, le=1)
     shards: tuple[Shard, ...] = Field(min_length=1)
+
+    @field_validator("shards")
+    @classmethod
+    def _no_name_twice(cls, shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
+        """Shards are stored by their names: of two with one name, the second would be lost."""
+        twice = [name for name, count in Counter(shard.name for shard in shards).items() if count > 1]
+        if twice:
+            raise ValueError(f"several shards have the name {twice[0]}")
+        return shards
 
     def num_samples(self, split: str = "train") -> int:
         """Samples of one split; N for `train`."""

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from fedafd.artifacts.keys import incoming_shard, public_set_manifest, public_set_shard
-from fedafd.artifacts.manifest import Manifest, read_manifest
+from fedafd.artifacts.manifest import Manifest, Shard, read_manifest
 from fedafd.control_plane.context import Context
 from fedafd.domain.errors import ConflictError, InvalidRequestError, UploadError
 from fedafd.persistence.event_repository import record_event
@@ -43,8 +43,8 @@ async def receive_shard(
 async def adopt(context: Context, federation: str, content: bytes, actor: str) -> FederationRow:
     """Make a manifest, whose shards were sent before, the federation's public set.
 
-    Raises DataError for a malformed manifest, InvalidRequestError for one without samples to train or test on,
-    ConflictError for shards that have not arrived, NotFoundError.
+    Raises DataError for a malformed manifest, InvalidRequestError for one without samples to train or test on, or with
+    another size than a shard has, ConflictError for shards that have not arrived, NotFoundError.
     """
     async with context.database.snapshot() as session:
         await get_federation(session, federation)
@@ -62,24 +62,39 @@ async def adopt(context: Context, federation: str, content: bytes, actor: str) -
 
 
 def _collect(store: ObjectStore, manifest: Manifest) -> None:
-    absent = [shard.name for shard in manifest.shards if not _held(store, manifest.sha256, shard.sha256, shard.name)]
+    sizes = {shard.name: _stored_bytes(store, manifest.sha256, shard) for shard in manifest.shards}
+    absent = [name for name, size in sizes.items() if size is None]
     if absent:
         raise ConflictError(f"public set: shards {', '.join(absent)} have not arrived; send them before the manifest")
+    for shard in manifest.shards:
+        if sizes[shard.name] != shard.size_bytes:
+            raise InvalidRequestError(
+                f"public set: shard {shard.name} has {sizes[shard.name]} bytes, and the manifest says"
+                f" {shard.size_bytes}; push it again with `fedafd public-set push`"
+            )
+    for shard in manifest.shards:
+        _place(store, manifest.sha256, shard)
     store.put(public_set_manifest(manifest.sha256), manifest.to_bytes())
     # Only now: several shards of one manifest may have the same content.
     for digest in {shard.sha256 for shard in manifest.shards}:
         store.delete(incoming_shard(digest))
 
 
-def _held(store: ObjectStore, sha256: str, digest: str, name: str) -> bool:
-    target, source = public_set_shard(sha256, name), incoming_shard(digest)
+def _stored_bytes(store: ObjectStore, sha256: str, shard: Shard) -> int | None:
+    """The size of a shard that has arrived, or that lies in its place already."""
+    for key in (public_set_shard(sha256, shard.name), incoming_shard(shard.sha256)):
+        stored = store.stat(key)
+        if stored is not None:
+            return stored.size_bytes
+    return None
+
+
+def _place(store: ObjectStore, sha256: str, shard: Shard) -> None:
+    target = public_set_shard(sha256, shard.name)
     if store.stat(target) is not None:
-        return True
-    if store.stat(source) is None:
-        return False
+        return
     with tempfile.NamedTemporaryFile() as file:
-        for block in store.stream(source):
+        for block in store.stream(incoming_shard(shard.sha256)):
             file.write(block)
         file.flush()
         store.put_file(target, Path(file.name))
-    return True
