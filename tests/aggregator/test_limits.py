@@ -18,7 +18,7 @@ from tests.aggregator.world import World, refused
 
 from fedafd.aggregator.callers import Callers
 from fedafd.aggregator.delivery import commit_delivery
-from fedafd.aggregator.limits import ByteBudget, CallCaps, Pace, Turns
+from fedafd.aggregator.limits import ByteBudget, CallCaps, Pace, SlowRefusals, Turns
 from fedafd.domain.errors import TooManyRequestsError
 from fedafd.domain.kinds import UploadPurpose
 from fedafd.domain.secrets import hash_secret
@@ -141,6 +141,30 @@ async def test_a_call_too_many_is_refused_slowly(world: World) -> None:
         begun = loop.time()
         assert await waits(world, site, known) is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert loop.time() - begun > 0.9
+
+
+async def test_many_refusals_of_one_credential_follow_each_other_and_delay_no_other_s() -> None:
+    """600 calls too many, refused after 3 s each, were 200 refusals a second; more calls are no more refusals."""
+    refusals, loop = (
+        SlowRefusals(least_seconds=0.1, per_second=50, most_seconds=0.8, most=40),
+        asyncio.get_running_loop(),
+    )
+    begun, ends = loop.time(), []
+
+    async def refused_call(credential: str) -> float:
+        await refusals.wait(credential)
+        ends.append(credential)
+        return loop.time() - begun
+
+    first, many, other, beyond = await asyncio.gather(
+        refused_call("greedy"),
+        asyncio.gather(*(refused_call("greedy") for _ in range(38))),
+        refused_call("other"),
+        refused_call("greedy"),
+    )
+    assert first >= 0.1 and other >= 0.1  # a lower bound alone: the machine may be busy
+    assert many == sorted(many) and many[-1] >= 36 / 50
+    assert beyond < first and ends[0] == "greedy" and ends.index("other") < 12
 
 
 # -- streams ---------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from fedafd.aggregator.claiming import Mover
 from fedafd.aggregator.cut_off import Waiting
 from fedafd.aggregator.direct_uploads import DirectUploads
 from fedafd.aggregator.holding import Holds
-from fedafd.aggregator.limits import ByteBudget, CallCaps, Pace, Turns
+from fedafd.aggregator.limits import ByteBudget, CallCaps, Pace, SlowRefusals, Turns
 from fedafd.aggregator.metrics import AggregatorMetrics
 from fedafd.aggregator.progress import ProgressBook
 from fedafd.aggregator.proofs import Proofs
@@ -62,6 +62,7 @@ class Context:
     """Digests of a blob's blocks, by its hash."""
     calls: CallCaps = field(default_factory=CallCaps)
     pace: Pace = field(default_factory=Pace)
+    refusals: SlowRefusals = field(default_factory=SlowRefusals)
     direct: DirectUploads = field(default_factory=DirectUploads)
     waiting: Waiting = field(default_factory=Waiting)
     commits: Turns = field(default_factory=Turns)

@@ -29,8 +29,6 @@ __all__ = ["ErrorInterceptor"]
 _OURS = "/fedafd."
 _AGENTS = "/fedafd.v1.AggregatorService/"
 _ARITY = {False: "unary", True: "stream"}
-_REFUSED_AFTER_SECONDS, _MOST_REFUSED = 3.0, 2000
-"""Those beyond are refused at once: what waits takes memory."""
 _log = get_logger(__name__)
 
 
@@ -39,7 +37,7 @@ class ErrorInterceptor(Interceptor):
 
     def __init__(self, context: Context) -> None:
         self._metrics, self._waiting, self._proofs = context.metrics, context.waiting, context.proofs
-        self._caps, self._pace, self._refused = context.calls, context.pace, 0
+        self._caps, self._pace, self._refusals = context.calls, context.pace, context.refusals
 
     async def intercept_service(
         self,
@@ -110,16 +108,6 @@ class ErrorInterceptor(Interceptor):
                 self._proofs.check(metadata, path)
             yield 0.0 if secret is None else self._pace.wait_seconds(hash_secret(secret), time.monotonic())
 
-    async def _slowly(self) -> None:
-        """Who has too many calls, and calls again as soon as one ends, is answered seconds later."""
-        if self._refused >= _MOST_REFUSED:
-            return
-        self._refused += 1
-        try:
-            await asyncio.sleep(_REFUSED_AFTER_SECONDS)
-        finally:
-            self._refused -= 1
-
     async def _abort(self, error: Exception, method: str, context: Call) -> None:
         if isinstance(error, grpc.aio.AbortError):
             return
@@ -127,7 +115,7 @@ class ErrorInterceptor(Interceptor):
             code, text, trailing = status_of(error)
             _log.info("rpc.refused", method=method, code=error.code, reason=text)
             if error.data.get("too_many_calls"):
-                await self._slowly()
+                await self._refusals.wait(hash_secret(find_bearer_secret(context.invocation_metadata()) or ""))
         else:
             code, text, trailing = grpc.StatusCode.INTERNAL, "internal error; the aggregator's log has the details", ()
             _log.exception("rpc.failed", method=method)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from fedafd.domain.errors import TooManyRequestsError
 
-__all__ = ["MOST_CALLS", "ByteBudget", "CallCaps", "Pace", "Turns"]
+__all__ = ["MOST_CALLS", "ByteBudget", "CallCaps", "Pace", "SlowRefusals", "Turns"]
 
 MOST_CALLS = 8
 """Of one client at once. An agent has a poll, a report and one stream; a pool has 15 connections."""
@@ -61,6 +62,32 @@ class Pace:
         due = max(self._due.get(credential, now), now) + self._gap
         self._due[credential] = due
         return max(0.0, due - now - self._ahead)
+
+
+class SlowRefusals:
+    """When calls that are too many are refused: seconds later, and those of one credential one after the other.
+
+    Who keeps hundreds of them open, and calls again as soon as one ends, so makes this process refuse a few a second,
+    however many they are. Beyond `most` that wait, calls are refused at once: what waits takes memory.
+    """
+
+    def __init__(
+        self, *, least_seconds: float = 3.0, per_second: float = 10.0, most_seconds: float = 60.0, most: int = 2000
+    ) -> None:
+        self._least, self._most_seconds, self._most = least_seconds, most_seconds, most
+        self._pace = Pace(per_second, burst=1)
+        self._waiting = 0
+
+    async def wait(self, credential: str) -> None:
+        """Return when the call of that credential is to be refused."""
+        if self._waiting >= self._most:
+            return
+        self._waiting += 1
+        try:
+            after = self._pace.wait_seconds(credential, time.monotonic())
+            await asyncio.sleep(min(max(after, self._least), self._most_seconds))
+        finally:
+            self._waiting -= 1
 
 
 class Turns:
