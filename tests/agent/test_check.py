@@ -176,9 +176,9 @@ def test_a_state_folder_that_may_not_be_written_is_an_error(tmp_path: Path) -> N
 
 def run_command(tmp_path: Path, values: dict[str, Any], *arguments: str) -> tuple[int, str]:
     (tmp_path / "agent.yaml").write_text(yaml.safe_dump(values))
-    runner = CliRunner(env={"COLUMNS": "80"})
+    runner = CliRunner(env={"FORCE_COLOR": "1", "TERM": "dumb"})  # a terminal of 80 columns
     result = runner.invoke(app, ["agent", "check", "--config", str(tmp_path / "agent.yaml"), *arguments])
-    return result.exit_code, result.output
+    return result.exit_code, result.stdout
 
 
 def test_the_command_prints_tables_of_80_columns_and_writes_its_files(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ async def line(url: str) -> AsyncIterator[QueryLine]:
 
 
 def kept(url: str) -> list[bytes]:
-    return sorted(key for key in redis.Redis.from_url(url).scan_iter() if key != b"fedafd:query-workers")
+    keys = redis.Redis.from_url(url).scan_iter()
+    return sorted(key for key in keys if not key.startswith(b"fedafd:query-worker"))
 
 
 async def test_a_query_is_answered_and_nothing_of_it_stays(url: str, line: QueryLine) -> None:
@@ -87,6 +88,71 @@ async def test_who_waits_for_a_worker_that_dies_is_told_before_the_time_is_over(
     with pytest.raises(QueriesUnavailableError, match=r"has ended before it answered: no query worker is running"):
         await asyncio.wait_for(asking, 5)
     assert kept(url) == [b"fedafd:queries-missed"]
+
+
+def taken_by(taker: QueryTaker) -> tuple[str, bytes]:
+    for _ in range(5):
+        if taken := taker.take():
+            return taken
+    raise AssertionError("no query came")
+
+
+def end(url: str, worker: str) -> None:
+    """As it is some seconds after a kill."""
+    redis.Redis.from_url(url).delete(f"fedafd:query-worker:{worker}")
+
+
+async def test_the_query_of_a_worker_that_dies_goes_to_another_at_once(url: str, line: QueryLine) -> None:
+    dying, other = QueryTaker(url, "dying"), QueryTaker(url, "other")
+    dying.here()
+    other.here()
+    asking = asyncio.create_task(line.ask(b"one"))
+    assert (await asyncio.to_thread(taken_by, dying))[1] == b"one"
+    end(url, "dying")
+    name, content = await asyncio.to_thread(taken_by, other)
+    assert content == b"one"
+    other.answer(name, b"ONE")
+    assert await asyncio.wait_for(asking, 5) == b"ONE"
+    assert kept(url) == []
+
+
+async def test_a_query_that_came_to_a_frozen_worker_goes_to_another(url: str, line: QueryLine) -> None:
+    """Redis hands the name to a connection whose process does nothing more."""
+    QueryTaker(url).here()
+    asking = asyncio.create_task(line.ask(b"one"))
+    assert await asyncio.to_thread(redis.Redis.from_url(url).blpop, ["fedafd:queries"], 5) is not None
+    other = QueryTaker(url)
+    name, _ = await asyncio.to_thread(taken_by, other)
+    other.answer(name, b"ONE")
+    assert await asyncio.wait_for(asking, 5) == b"ONE"
+    assert kept(url) == []
+
+
+async def test_a_query_that_two_workers_end_at_is_given_to_no_third(url: str, line: QueryLine) -> None:
+    workers = [QueryTaker(url, f"worker-{number}") for number in range(3)]
+    for worker in workers:
+        worker.here()
+    asking = asyncio.create_task(line.ask(b"deadly"))
+    for number in range(2):
+        await asyncio.to_thread(taken_by, workers[number])
+        end(url, f"worker-{number}")
+    with pytest.raises(QueriesUnavailableError, match="two query workers ended before they answered"):
+        await asyncio.wait_for(asking, 10)
+    assert await asyncio.to_thread(workers[2].take) is None
+    assert kept(url) == []
+
+
+async def test_a_worker_that_was_only_silent_may_answer_after_all(url: str, line: QueryLine) -> None:
+    silent = QueryTaker(url, "silent")
+    silent.here()
+    asking = asyncio.create_task(line.ask(b"one"))
+    name, _ = await asyncio.to_thread(taken_by, silent)
+    end(url, "silent")
+    while not redis.Redis.from_url(url).llen("fedafd:queries"):  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    silent.answer(name, b"ONE")
+    assert await asyncio.wait_for(asking, 5) == b"ONE"
+    assert kept(url) == [], "it is not in the list any more"
 
 
 async def test_a_worker_that_does_not_answer_leaves_no_query_behind(url: str, line: QueryLine) -> None:

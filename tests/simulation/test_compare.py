@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,18 @@ def test_the_page_holds_its_plots_and_no_foreign_html(tmp_path: Path) -> None:
     assert "<td>1</td>" in page
     assert 'src="data:image/png;base64,iVBORw==' in page
     assert "http" not in page
+
+
+def test_an_output_is_not_compared_with_itself_unless_two_of_its_strategies_are(outputs: tuple[Path, Path]) -> None:
+    first = outputs[0]
+    for strategy, against in ((None, None), ("fedafd", None), (None, "fedafd"), ("fedafd", "fedafd")):
+        with pytest.raises(ConfigurationError, match="one and the same output.*--strategy ONE --against OTHER"):
+            compare(first, first / ".." / first.name, strategy=strategy, against=against)
+    assert list(compare(first, first, strategy="fedafd", against="local").rows) == ["fedafd against local"]
+
+
+def test_figures_that_are_all_the_same_are_told(outputs: tuple[Path, Path], tmp_path: Path) -> None:
+    words = "All figures are the same in both"
+    shutil.copytree(outputs[0], tmp_path / "copy")
+    assert words in compare(outputs[0], tmp_path / "copy").markdown()
+    assert words not in compare(*outputs).markdown()

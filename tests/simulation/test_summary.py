@@ -92,7 +92,7 @@ def test_the_report_says_which_clients_fall_below() -> None:
     experiment = ExperimentConfig.model_validate(TINY | {"strategies": ["fedafd", "local"], "seeds": [0, 1, 2]})
     rows = rows_of(made)
     text = markdown(experiment, rows, differences(rows, "fedafd"))
-    assert "3 cases in 3 runs: below in 1 cases: iid seed 2: pair-0 by 1.0." in text
+    assert "3 cases in 3 runs: below in 1 case: iid seed 2: pair-0 by 1.0." in text
     assert "1 of 6 below, most of all iid, seed 1, image-0 by 3.0." in text
 
 

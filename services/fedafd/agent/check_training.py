@@ -21,6 +21,7 @@ from fedafd.agent.saved_state import fingerprint_of_site
 from fedafd.datasets.report import texts_of
 from fedafd.datasets.samples import ClientData, TextSplit
 from fedafd.domain.config import AgentConfig, FederationConfig, parse_federation_config
+from fedafd.domain.counted import counted
 from fedafd.domain.errors import FedafdError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.alone import has_alone_branch
@@ -128,7 +129,8 @@ def _time(federation: FederationConfig, kind: ClientKind, count: int, size: int,
     # Beside each private batch goes a public one of the same size; a branch that trains alone takes each once more.
     batches = 3 if has_alone_branch(federation, kind) else 2
     seconds = batches * step * epochs * max(1, count // size)
-    words = f"about {_duration(seconds)} a round by a few measured steps: {epochs} epochs of {count} samples"
+    work = f"{counted(epochs, 'epoch')} of {counted(count, 'sample')}"
+    words = f"about {_duration(seconds)} a round by a few measured steps: {work}"
     assumed = "; what the federation asks for is not known yet"
     deadline = federation.round_deadline_seconds
     if deadline is not None and seconds > deadline:

@@ -53,10 +53,10 @@ def _data(report: DataReport, where: str) -> RenderableType:
     facts.add_column(overflow="fold")
     for name, value in _facts(report):
         facts.add_row(name, Text(value))
-    parts.append(Padding(facts, (1, 0, 0, 0)))
+    parts.append(Padding(facts, (1, 0, 0, 0), expand=False))
     for title, rows in (("Cannot be read", _unreadable(report, where)), ("Equal content", _repeats(report, where))):
         if rows:
-            parts.append(Padding(Group(Text(title, style="bold"), *map(Text, rows)), (1, 0, 0, 0)))
+            parts.append(Padding(Group(Text(title, style="bold"), *map(Text, rows)), (1, 0, 0, 0), expand=False))
     return Group(*parts)
 
 

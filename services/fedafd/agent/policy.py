@@ -16,6 +16,7 @@ from fedafd.agent.approval import Proposal, configuration_changes, read_approved
 from fedafd.agent.ledger import read_sent
 from fedafd.artifacts.manifest import Manifest, read_manifest
 from fedafd.domain.config import AgentConfig, FederationConfig
+from fedafd.domain.counted import counted
 from fedafd.domain.errors import DataError, FedafdError
 from fedafd.domain.kinds import Modality, UploadPurpose
 from fedafd.domain.leaving import LeaveReason
@@ -81,7 +82,9 @@ class SitePolicy:
             return
         used = used_rounds(self._root)
         if round_number not in used and len(used) >= most:
-            _refuse(LeaveReason.POLICY_ROUNDS, f"the data were used for {len(used)} rounds, max_rounds: {most}")
+            _refuse(
+                LeaveReason.POLICY_ROUNDS, f"the data were used for {counted(len(used), 'round')}, max_rounds: {most}"
+            )
 
     def _need_values(self, federation: FederationConfig) -> None:
         epochs, most = federation.client.local_epochs, self._policy.max_epochs

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedafd.cli.agent_options import AgentYaml
+from fedafd.cli.console import console_for
 from fedafd.cli.output_format import OutputBesideFile, OutputFormat, print_answer
 from fedafd.cli.output_place import need_place
 
@@ -34,8 +35,6 @@ def agent_check(
 
     Joins nothing and spends no token. Exit codes: 0 ready, 2 configuration, 4 data, 5 aggregator not reachable.
     """
-    from rich.console import Console
-
     from fedafd.agent.check import check_site
     from fedafd.agent.check_view import print_check
     from fedafd.agent.contact_sheet import write_contact_sheet
@@ -56,7 +55,7 @@ def agent_check(
     if output.is_data:
         print_answer(check.to_dict(), output)
     else:
-        print_check(check, Console(), site=site, config=config)
+        print_check(check, console_for(), site=site, config=config)
     if json_file is not None:
         json_file.write_text(json.dumps(check.to_dict(), indent=1), encoding="utf-8")
     if sheet is not None and check.data is not None:
@@ -69,10 +68,9 @@ def agent_check(
 @contextmanager
 def _shown() -> Iterator[Progress]:
     """A line on standard error while the check runs, on a terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True)
+    console = console_for(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         yield bar

@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from fedafd.cli.agent_options import AgentYaml, StateDir, state_dir_of
+from fedafd.cli.console import console_for
 from fedafd.cli.output_format import Output, OutputFormat, print_answer
 
 __all__ = ["agent_baseline", "agent_status"]
@@ -18,8 +19,6 @@ def agent_status(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Tell where this site stands: what it is, its rounds, whether they helped, its model. Asks no service."""
-    from rich.console import Console
-
     from fedafd.agent.status import status_of
     from fedafd.agent.status_view import print_status
 
@@ -27,7 +26,7 @@ def agent_status(
     if output.is_data:
         print_answer(status.to_dict(), output)
     else:
-        print_status(status, Console())
+        print_status(status, console_for())
 
 
 def agent_baseline(
@@ -38,7 +37,6 @@ def agent_baseline(
 
     May be stopped at any time: it goes on from its last epoch.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from fedafd.agent.baseline import advance, baseline_target
@@ -52,7 +50,7 @@ def agent_baseline(
         raise DataError(
             f"{site.state_dir}: no round is delivered yet; the baseline trains for as many rounds as the agent did"
         )
-    console = Console(stderr=True)
+    console = console_for(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading the data", total=None)

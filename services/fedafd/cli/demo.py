@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedafd.cli.console import console_for
 from fedafd.cli.model_tools import need_modules
 from fedafd.cli.weights import IMAGE_WEIGHTS, TEXT_WEIGHTS, named_weights
 from fedafd.domain.errors import ConfigurationError, FedafdError
@@ -91,8 +92,6 @@ def demo(
 ) -> None:
     """Run a whole federation on this machine: three sites, real processes, about three minutes."""
     need_modules("demo", _NEEDED, "demo")
-    from rich.console import Console
-
     weights = named_weights(image_weights, text_weights)
     if weights and not pretrained:
         raise ConfigurationError("--image-weights and --text-weights go with --pretrained")
@@ -107,7 +106,7 @@ def demo(
         force=force,
         alone=alone,
     )
-    raise typer.Exit(run_demo(options, Console(stderr=as_json), as_json=as_json))
+    raise typer.Exit(run_demo(options, console_for(stderr=as_json), as_json=as_json))
 
 
 def run_demo(options: DemoOptions, console: Console, *, as_json: bool = False) -> int:

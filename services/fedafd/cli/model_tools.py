@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TypeVar
 
+from fedafd.cli.console import console_for
 from fedafd.domain.errors import ConfigurationError, DataError, InvalidRequestError
 
 __all__ = [
@@ -101,10 +102,9 @@ def in_chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
 @contextmanager
 def progress(what: str, total: int | None, *, prints: bool) -> Iterator[Callable[[int], None]]:
     """A bar on standard error, if that is a terminal that no results are printed to; tell it how many are done."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    console = console_for(stderr=True)
     hidden = not console.is_terminal or (prints and sys.stdout.isatty())
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=hidden) as bar:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedafd.cli.console import console_for, print_markdown
 from fedafd.cli.simulate_compare import simulate_compare
 from fedafd.cli.weights import IMAGE_WEIGHTS, TEXT_WEIGHTS, named_weights
 from fedafd.domain.errors import ConfigurationError
@@ -115,13 +116,11 @@ def _run(
     keep_models: bool,
     restart: bool,
 ) -> None:
-    from rich.console import Console
-
     from fedafd.cli.simulate_view import SimulationView
     from fedafd.simulation.pool import default_workers, run_experiment
 
     count = workers or default_workers(len(experiment.runs()), device)
-    with SimulationView(experiment, output, Console(), Console(stderr=True)).shown() as view:
+    with SimulationView(experiment, output, console_for(), console_for(stderr=True)).shown() as view:
         failed = run_experiment(
             experiment,
             output,
@@ -136,17 +135,15 @@ def _run(
 
 
 def _report(experiment: ExperimentConfig, output: Path, failed: Mapping[RunKey, str]) -> None:
-    from rich.console import Console
-    from rich.markdown import Markdown
     from rich.markup import escape
 
     from fedafd.simulation.kept_runs import check_kept_runs
     from fedafd.simulation.report import write_report
 
-    console = Console()
+    console = console_for()
     check_kept_runs(experiment, output, None)
     files = write_report(experiment, output)
-    console.print(Markdown((output / "results.md").read_text(encoding="utf-8")))
+    print_markdown((output / "results.md").read_text(encoding="utf-8"), console)
     console.print("Written: " + ", ".join(str(file) for file in files))
     for key, reason in failed.items():
         console.print(f"[red]failed[/] {key.name}: {escape(reason)}", highlight=False)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fedafd.cli.console import console_for, print_markdown
 from fedafd.cli.output_format import OutputBesideFile, OutputFormat, print_answer
 from fedafd.cli.output_place import need_place
 
@@ -28,9 +29,6 @@ def simulate_compare(
     Runs pair by scenario, seed and strategy. What differs in their settings is told first; runs of other data are
     refused.
     """
-    from rich.console import Console
-    from rich.markdown import Markdown
-
     from fedafd.simulation.compare import compare
 
     if json_file is not None:
@@ -39,7 +37,7 @@ def simulate_compare(
     if output.is_data:
         print_answer(comparison.to_dict(), output)
     else:
-        Console().print(Markdown(comparison.markdown()))
+        print_markdown(comparison.markdown(), console_for())
     if json_file is not None:
         json_file.write_text(json.dumps(comparison.to_dict(), indent=1), encoding="utf-8")
         typer.echo(f"Written: {json_file}", err=output.is_data)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedafd.cli.console import console_for
 from fedafd.cli.doctor.up_folder import note_settings
 from fedafd.cli.model_tools import need_modules
 from fedafd.cli.up_file import is_set, process_settings, read_up_file
@@ -65,12 +66,10 @@ def up(
     Without settings everything is embedded and answers on this machine alone. A process that ends is started again.
     """
     need_modules("up", _NEEDED, "demo")
-    from rich.console import Console
-
     settings = process_settings(read_up_file(file) if file is not None else {}, os.environ)
     signal.signal(signal.SIGTERM, _interrupt)
     with contextlib.suppress(KeyboardInterrupt):
-        _run(folder, settings, port=port, agents_port=agents_port, queries=queries, console=Console(stderr=True))
+        _run(folder, settings, port=port, agents_port=agents_port, queries=queries, console=console_for(stderr=True))
 
 
 def _run(

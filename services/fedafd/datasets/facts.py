@@ -13,6 +13,7 @@ from typing import Any
 
 from fedafd.datasets.fingerprint import DataFingerprint
 from fedafd.datasets.listing import LeftOutReason, Listing
+from fedafd.domain.counted import counted
 from fedafd.domain.kinds import ClientKind
 
 __all__ = ["REPORT_VERSION", "DataReport", "ImageFacts", "Repeats", "TextFacts", "Unreadable", "UnreadableSample"]
@@ -205,7 +206,7 @@ class DataReport:
 
 
 def _samples(count: int) -> str:
-    return f"{count} sample" if count == 1 else f"{count} samples"
+    return counted(count, "sample")
 
 
 def _times(count: int) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedafd.domain.config import FederationConfig, TaskConfig, usual_task
+from fedafd.domain.counted import counted
 from fedafd.domain.kinds import ClientKind
 from fedafd.learning.tasks import find_task
 
@@ -235,16 +236,17 @@ def _classes(names: list[str], facts: SiteFacts | None) -> str:
     if not names:
         return ""
     counts = {} if facts is None else facts.classes
-    counted = f", with {sum(counts.values())} training samples" if counts else ""
+    trained = f", with {counted(sum(counts.values()), 'training sample')}" if counts else ""
     rows = [f"- {_plain(name)}{f': {counts[name]}' if name in counts else ''}" for name in names[:_SHOWN_CLASSES]]
-    more = len(names) - _SHOWN_CLASSES
-    return f"## Classes\n\n{len(names)} classes{counted}:\n\n" + "\n".join(rows) + (f"\n- and {more} more" * (more > 0))
+    if (more := len(names) - _SHOWN_CLASSES) > 0:
+        rows.append(f"- and {more} more")
+    return f"## Classes\n\n{counted(len(names), 'class', 'classes')}{trained}:\n\n" + "\n".join(rows)
 
 
 def _data(facts: SiteFacts | None) -> str:
     if facts is None:
         return ""
-    rows = "\n".join(f"- {split}: {count} samples" for split, count in facts.samples.items())
+    rows = "\n".join(f"- {split}: {counted(count, 'sample')}" for split, count in facts.samples.items())
     return f"## Data\n\nThis part is the site's own; a model that is shared does not hold it.\n\n{rows}"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from fedafd.domain.counted import counted
 from fedafd.domain.errors import ConfigurationError
 from fedafd.simulation.experiment import RunKey
 from fedafd.simulation.files import read_json
@@ -77,7 +78,7 @@ class Comparison(NamedTuple):
         for title, of_title in self.differences.items():
             for scenario in dict.fromkeys(d.scenario for d in of_title):
                 here = [d for d in of_title if d.scenario == scenario]
-                seeds = "1 seed" if here[0].seeds == 1 else f"{here[0].seeds} seeds"
+                seeds = counted(here[0].seeds, "seed")
                 parts += [
                     f"### {title}, {scenario}, {seeds}",
                     "",
@@ -96,6 +97,8 @@ class Comparison(NamedTuple):
                 yield from ([f"- and {len(changes) - _MOST} more", ""] if len(changes) > _MOST else [""])
         if not self.settings:
             yield from ("Their settings are the same.", "")
+        if all(row.values == other.values for rows in self.rows.values() for row, other in _side_by_side(rows)):
+            yield from ("All figures are the same in both: one repeats the other, or is a copy of it.", "")
         if self.alone:
             more = f" and {len(self.alone) - _MOST} more" if len(self.alone) > _MOST else ""
             yield from (f"Without a partner, left out: {', '.join(self.alone[:_MOST])}{more}.", "")
@@ -106,9 +109,14 @@ def compare(
 ) -> Comparison:
     """Compare the second output with the first; `strategy` is one of the second, `against` that of the first.
 
-    Without them every strategy that both have is compared with itself. Raises ConfigurationError where no runs pair, or
-    where their data differ and `other_data` does not allow it.
+    Without them every strategy that both have is compared with itself. Raises ConfigurationError where no runs pair,
+    where they would pair with themselves, or where their data differ and `other_data` does not allow it.
     """
+    if first.resolve() == second.resolve() and (strategy is None or against in (None, strategy)):
+        raise ConfigurationError(
+            f"{first} and {second}: one and the same output, so that each run would be compared with itself; give"
+            " another, or two of its strategies: --strategy ONE --against OTHER"
+        )
     runs = {_FIRST: _read(first), _SECOND: _read(second)}
     pairs = _pairs(runs, first, second, strategy, against)
     settings: dict[str, tuple[str, str]] = {}
@@ -141,6 +149,11 @@ def compare(
 
 
 _NAMES = (_FIRST, _SECOND)
+
+
+def _side_by_side(rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
+    """Pairs, as `compare` lists them: each run of the first is before its partner."""
+    return zip(rows[::2], rows[1::2], strict=True)
 
 
 def _read(output: Path) -> dict[RunKey, _Run]:

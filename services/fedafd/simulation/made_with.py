@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from fedafd.domain.counted import counted
 from fedafd.simulation.experiment import RunKey
 from fedafd.simulation.files import read_json
 
@@ -45,7 +46,7 @@ def _counts(recorded: Mapping[RunKey, Sequence[Made]], name: str) -> dict[str, i
 
 
 def _listed(counts: Mapping[str, int]) -> str:
-    parts = [f"{value} in {number} {'run' if number == 1 else 'runs'}" for value, number in counts.items()]
+    parts = [f"{value} in {counted(number, 'run')}" for value, number in counts.items()]
     return ", ".join(parts)
 
 

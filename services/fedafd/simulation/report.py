@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from fedafd.domain.counted import counted
 from fedafd.simulation.cost import COSTS
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
 from fedafd.simulation.failures import failures_in
@@ -80,7 +81,8 @@ def _missing(experiment: ExperimentConfig, rows: Sequence[Row], failed: Mapping[
     missing = not_done(experiment, rows)
     if not missing:
         return []
-    lines = [f"**{len(missing)} of {len(experiment.runs())} runs are not done: the tables are without them.**", ""]
+    which = f"{len(missing)} of {counted(len(experiment.runs()), 'run')} {'is' if len(missing) == 1 else 'are'}"
+    lines = [f"**{which} not done: the tables are without them.**", ""]
     lines += [f"- {key.name} failed: {reason}" for key, reason in failed.items()]
     return [*lines, ""] if failed else lines
 
@@ -152,12 +154,12 @@ def _against_global(baseline: str, own: Sequence[Row]) -> list[str]:
     if not over:
         return []
     below = [f"{name} by {-value:.1f}" for name, value in over.items() if value < 0]
-    verdict = f"below in {len(below)} cases: {'; '.join(below)}" if below else "never below"
+    verdict = f"below in {counted(len(below), 'case')}: {'; '.join(below)}" if below else "never below"
     if not any(over.values()):
         verdict = "equal in each, as where nothing but the global model is used"
     return [
-        f"Pair clients of {baseline} against the frozen global model on the test split, {len(over)} cases in"
-        f" {len(own)} runs: {verdict}."
+        f"Pair clients of {baseline} against the frozen global model on the test split,"
+        f" {counted(len(over), 'case')} in {counted(len(own), 'run')}: {verdict}."
     ]
 
 

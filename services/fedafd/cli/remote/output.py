@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from fedafd.cli.console import console_for
 from fedafd.domain.plain_text import plain_text
 
 __all__ = ["percent", "print_fields", "print_line", "print_table", "short_time", "size"]
-
-_WIDTH_OF_A_PIPE = 200
 
 
 def print_line(text: str) -> None:
@@ -36,7 +34,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(_text(cell) for cell in row))
-    _console().print(table)
+    console_for().print(table)
 
 
 def print_fields(fields: Mapping[str, object]) -> None:
@@ -46,7 +44,7 @@ def print_fields(fields: Mapping[str, object]) -> None:
     table.add_column(overflow="fold")
     for name, value in fields.items():
         table.add_row(f"[bold]{name}[/]", _text(value))
-    _console().print(table)
+    console_for().print(table)
 
 
 def short_time(text: str | None) -> str:
@@ -61,11 +59,6 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=_WIDTH_OF_A_PIPE)
 
 
 def _text(cell: object) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fedafd.cli.console import console_for
 from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Federation, Url, connect
 from fedafd.cli.remote.outcome import delivered_words, duration_words, missing_words, round_seconds, took_words
@@ -153,11 +154,9 @@ def cancel(
 
 
 def _watch(server: ControlPlaneClient, federation: str, numbers: Sequence[int], *, output: OutputFormat) -> None:
-    from rich.console import Console
-
     from fedafd.cli.round_view import RoundView
 
-    view, waiting = RoundView(Console(stderr=output.is_data), numbers), list(numbers)
+    view, waiting = RoundView(console_for(stderr=output.is_data), numbers), list(numbers)
     try:
         with view.shown():
             for message in server.follow(federation, {"cursor": "end", "progress": "true"}):

@@ -9,6 +9,7 @@ from fedafd.control_plane.status.facts import Facts, FederationFacts
 from fedafd.control_plane.status.lost import lost_words
 from fedafd.control_plane.status.schemas import Cause, Finding, Level, Status
 from fedafd.control_plane.status.waiting import round_finding
+from fedafd.domain.counted import counted
 from fedafd.domain.states import RoundState
 
 __all__ = ["decide"]
@@ -98,7 +99,7 @@ def _of_federation(facts: Facts, federation: FederationFacts) -> Finding:
 
 
 def _sites(count: int) -> str:
-    return "1 site" if count == 1 else f"{count} sites"
+    return counted(count, "site")
 
 
 def _finding(

@@ -7,6 +7,7 @@ object store, of which it only reads. What somebody asks is neither logged nor k
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import threading
 import traceback
@@ -20,7 +21,7 @@ from fedafd.distiller.queries.settings import QueriesSettings, load_settings
 from fedafd.distiller.scratch import cache_folder
 from fedafd.domain.addresses import split_address
 from fedafd.domain.errors import FedafdError, InvalidRequestError, StorageUnavailableError
-from fedafd.messaging.queries import PRESENCE_SECONDS, QueryTaker
+from fedafd.messaging.queries import LOST_SECONDS, QueryTaker
 from fedafd.messaging.query_messages import Query, QueryAnswer
 from fedafd.storage import open_store
 from fedafd.telemetry.ending import end_within, leave_objects, tell_end
@@ -82,8 +83,12 @@ def _read(content: bytes) -> Query:
 
 def serve(redis_url: str, answering: Answering, stop: threading.Event, metrics: QueryMetrics) -> None:
     """Say that a worker is there, and answer, until `stop`."""
-    threading.Thread(target=_say_here, args=(QueryTaker(redis_url), stop), name="presence", daemon=True).start()
-    taker, away = QueryTaker(redis_url), False
+    worker = secrets.token_hex(8)
+    presence = QueryTaker(redis_url, worker)
+    with suppress(StorageUnavailableError):  # told, and tried again, below
+        presence.here()
+    threading.Thread(target=_say_here, args=(presence, stop), name="presence", daemon=True).start()
+    taker, away = QueryTaker(redis_url, worker), False
     while not stop.is_set():
         try:
             taken = taker.take()
@@ -107,7 +112,7 @@ def _say_here(taker: QueryTaker, stop: threading.Event) -> None:
         except StorageUnavailableError:
             stop.wait(_PAUSE_SECONDS)
         else:
-            stop.wait(PRESENCE_SECONDS / 3)
+            stop.wait(LOST_SECONDS / 4)
 
 
 def _run(settings: QueriesSettings, cache: Path) -> None:
@@ -134,8 +139,6 @@ def _run(settings: QueriesSettings, cache: Path) -> None:
         if settings.metrics_listen:
             host, port = split_address(settings.metrics_listen)
             stack.enter_context(start_metrics_server(metrics, host, port))
-        with suppress(StorageUnavailableError):  # told, and tried again, while serving
-            QueryTaker(redis_url).here()
         _log.info("queries.started", device=settings.device)
         serve(redis_url, answering, stop, metrics)
         end_within(_END_SECONDS)  # a version may be being loaded, from a store that does not answer
