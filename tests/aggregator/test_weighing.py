@@ -70,12 +70,16 @@ async def contributions(world: World, round_id: str) -> list[dict[str, Any]]:
         return [(part.contributions or {}).get("image", {}) for part, _ in await list_participations(session, round_id)]
 
 
-async def merged_here(world: World, round_id: str, out: Sequence[int]) -> bytes:
-    """The state of all clients but those that are left out, in the cohort's order, without any service."""
+async def merged_here(world: World, round_id: str, out: Sequence[int], **distillation: Any) -> bytes:
+    """The state of all clients but those that are left out, in the cohort's order, without any service.
+
+    `distillation`: other settings than the round's.
+    """
     from fedafd.learning.ensemble import fold_state, merge_states
     from fedafd.learning.weighing import score_sheet, weigh
 
     config, states = await config_of(world, round_id), []
+    config = config.model_copy(update={"distillation": config.distillation.model_copy(update=distillation)})
     for rows in ROWS:
         blob = encode_representations({IMAGE: rows}, world.public_sha256)
         sent = decode_representations(
@@ -131,6 +135,16 @@ async def test_a_copy_is_left_out_and_what_each_counts_for_is_written(world: Wor
     assert points["site-0/sed_weight/image"] == 0
     assert points["site-1/sed_weight/image"] == found[1]["weight"]
     assert folds == {}
+
+
+async def test_who_agrees_least_on_a_sample_weighs_nothing_there(world: World, runner: StageRunner) -> None:
+    round_id = await delivered(world, [3, 0, 5, 1, 4, 2], leave_out_copies=False, trimmed_share=0.2)
+    await work_off(world, runner)
+    assert sum(each["weight"] for each in await contributions(world, round_id)) == pytest.approx(1)
+    trimmed = await root(world, round_id)
+    assert trimmed == await merged_here(world, round_id, out=())
+    # On each of the samples one of six counts for nothing: what is distilled is not what it would be with all of them.
+    assert trimmed != await merged_here(world, round_id, out=(), trimmed_share=0.0)
 
 
 @pytest.mark.parametrize("lost", ["sed-limit", "sed-sheet"])

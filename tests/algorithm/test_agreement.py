@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedafd.algorithm.agreement import FEWEST_CLIENTS, added, agreements, mean_similarity, near_copies
+from fedafd.algorithm import agreement
+from fedafd.algorithm.agreement import (
+    FEWEST_CLIENTS,
+    added,
+    agreements,
+    least_agreeing,
+    mean_similarity,
+    near_copies,
+    num_trimmed,
+)
+from fedafd.algorithm.checks import InvalidTensorError
 
 SAMPLES, DIM = 200, 32
 
@@ -93,3 +107,60 @@ def test_nothing_is_added_by_a_copy_and_by_what_is_the_same_in_all_rows() -> Non
     constant = unit(1, DIM, seed=9).expand(SAMPLES, DIM)
     pair = torch.stack([added(constant, GLOBAL), added(constant, GLOBAL)])
     assert torch.isfinite(pair).all()
+
+
+def least_agreeing_slowly(added_KND: Tensor, count: int) -> Tensor:
+    """The definition, one sample and one pair at a time in float64."""
+    clients, samples, _ = added_KND.shape
+    rows = added_KND.double()
+    meant_KN = torch.zeros(clients, samples, dtype=torch.bool)
+    for n in range(samples):
+        medians = [
+            statistics.median(float(rows[k, n] @ rows[j, n]) for j in range(clients) if j != k) for k in range(clients)
+        ]
+        for k in sorted(range(clients), key=lambda k: (medians[k], -k))[:count]:
+            meant_KN[k, n] = True
+    return meant_KN
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    clients=st.integers(2, 9), samples=st.integers(1, 7), dim=st.integers(1, 5), seed=st.integers(0, 99), data=st.data()
+)
+def test_least_agreeing_is_its_definition(clients: int, samples: int, dim: int, seed: int, data: st.DataObject) -> None:
+    count = data.draw(st.integers(0, clients - 1))
+    # Small integers: every product and sum is exact, so that ties are ties in both.
+    rows = torch.randint(-2, 3, (clients, samples, dim), generator=torch.Generator().manual_seed(seed)).float()
+    assert least_agreeing(rows, count).equal(least_agreeing_slowly(rows, count))
+
+
+def test_a_sample_s_rows_are_looked_at_alike_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = unit(7, 50, 16, seed=3)
+    whole = least_agreeing(rows, 2)
+    monkeypatch.setattr(agreement, "_COSINES_AT_ONCE", 200)
+    assert least_agreeing(rows, 2).equal(whole)
+    assert whole.sum(dim=0).tolist() == [2] * 50
+
+
+@pytest.mark.parametrize("bad", [1, 3])
+def test_who_plants_rows_on_a_few_samples_agrees_least_there_and_there_alone(bad: int) -> None:
+    clients = torch.stack([honest(seed) for seed in range(10)])
+    planted = torch.tensor([3, 20, 77])
+    clients[:bad, planted] = unit(DIM, seed=99)
+    meant_KN = least_agreeing(torch.stack([added(reps_ND, GLOBAL) for reps_ND in clients]), bad)
+    assert meant_KN[:bad, planted].all()
+    assert float(meant_KN[:bad].float().mean()) < 0.6  # elsewhere they are trimmed as often as anybody
+
+
+@pytest.mark.parametrize(
+    ("share", "clients", "count"), [(0.0, 10, 0), (0.3, 10, 3), (0.3, 11, 3), (0.49, 5, 2), (0.3, 4, 0), (0.1, 9, 0)]
+)
+def test_a_share_of_the_clients_is_rounded_down(share: float, clients: int, count: int) -> None:
+    assert num_trimmed(share, clients) == count
+
+
+def test_shares_and_counts_that_cannot_be_are_refused() -> None:
+    with pytest.raises(InvalidTensorError, match="share"):
+        num_trimmed(0.5, 10)
+    with pytest.raises(InvalidTensorError, match="count"):
+        least_agreeing(torch.zeros(3, 2, 2), 3)

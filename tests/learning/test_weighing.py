@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
-from safetensors.torch import load
+from safetensors.torch import load, save
 
+from fedafd.algorithm.checks import InvalidTensorError
 from fedafd.domain.config import FederationConfig, parse_federation_config
 from fedafd.domain.kinds import Modality
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
@@ -116,3 +118,63 @@ def test_who_is_left_out_leaves_the_cap_of_those_who_stay() -> None:
     assert [each.left_out for each in found.contributions] == [True, True] + [False] * 6
     assert float(load(found.limit)["share"]) == pytest.approx(2 / 6)
     assert sum(each.weight for each in found.contributions) == pytest.approx(1)
+
+
+def planted(rows: Rows) -> Rows:
+    """Another row on the first three samples, the same of all who plant."""
+    false = rows.copy()
+    false[:3] = unit(np.random.default_rng(77).normal(size=(1, D)))
+    return false
+
+
+@pytest.mark.parametrize("cap", ["auto", 0.1])
+def test_rows_that_agree_least_weigh_nothing_and_merges_hold_what_is_told(cap: Any) -> None:
+    chosen = config(leave_out_copies=False, normalise_aggregate=False, weight_cap=cap, trimmed_share=0.3)
+    clients = [honest(seed) for seed in range(20, 30)]
+    bad = (1, 4, 7)
+    attacked = [planted(rows) if place in bad else rows for place, rows in enumerate(clients)]
+    states = states_of(chosen, attacked)
+    found = weighed(chosen, states)
+    assert sum(each.weight for each in found.contributions) == pytest.approx(1)
+    left = [states[:3], states[3:7], states[7:]]
+    merged = merge_states([merge_states(part, found.limit) for part in left], found.limit)
+    at_once = merge_states(states, found.limit)
+    np.testing.assert_allclose(aggregate(chosen, merged), aggregate(chosen, at_once), rtol=0, atol=1e-6)
+    # On the planted samples the ensemble is that of the honest clients alone, who have no others trimmed there.
+    honest_ones = config(
+        leave_out_copies=False, normalise_aggregate=False, weight_cap=max(0.2, 1 / 7) if cap == "auto" else 1 / 7
+    )
+    rest = states_of(honest_ones, [rows for place, rows in enumerate(clients) if place not in bad])
+    expected = aggregate(honest_ones, merge_states(rest, weighed(honest_ones, rest).limit))
+    np.testing.assert_allclose(aggregate(chosen, merged)[:3], expected[:3], rtol=0, atol=1e-5)
+    untrimmed = config(leave_out_copies=False, normalise_aggregate=False, weight_cap=cap)
+    plain = states_of(untrimmed, attacked)
+    pulled = aggregate(untrimmed, merge_states(plain, weighed(untrimmed, plain).limit))
+    assert np.abs(pulled[:3] - expected[:3]).max() > 0.05
+
+
+def test_a_limit_that_does_not_fit_is_refused() -> None:
+    chosen = config(trimmed_share=0.3)
+    states = states_of(chosen, [honest(seed) for seed in range(20, 26)])
+    limit = load(weighed(chosen, states).limit)
+    for bad in (torch.zeros(N - 1, dtype=torch.bool), torch.zeros(N)):
+        wrong = save({name: bad.clone() if name.startswith("trimmed/") else value for name, value in limit.items()})
+        with pytest.raises(InvalidTensorError, match="samples_N: expected bool"):
+            merge_states(states, wrong)
+
+
+def test_equal_states_are_trimmed_alike_and_nothing_is_trimmed_among_four() -> None:
+    chosen = config(leave_out_copies=False, trimmed_share=0.3)
+    twice = states_of(chosen, [honest(20), honest(20), *(honest(seed) for seed in range(21, 26))])
+    found = weighed(chosen, twice)
+    assert found.contributions[0] == found.contributions[1]
+    assert sum(each.weight for each in found.contributions) == pytest.approx(1)
+    four = states_of(chosen, [honest(seed) for seed in range(20, 24)])
+    assert set(load(weighed(chosen, four).limit)) == {"limit", "share"}
+
+
+def test_without_trimming_sheets_and_limits_are_what_they_were() -> None:
+    chosen = config()
+    states = states_of(chosen, [honest(seed) for seed in range(20, 26)])
+    assert set(load(score_sheet(chosen, IMAGE, states[0], GLOBAL))) == {"added", "count", "scores", "similarity"}
+    assert set(load(weighed(chosen, states).limit)) == {"limit", "share"}

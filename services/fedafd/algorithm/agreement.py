@@ -13,9 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedafd.algorithm.checks import check_same_shape, check_shape
+from fedafd.algorithm.checks import InvalidTensorError, check_same_shape, check_shape
 
-__all__ = ["FEWEST_CLIENTS", "added", "agreements", "mean_similarity", "near_copies"]
+__all__ = [
+    "FEWEST_CLIENTS",
+    "added",
+    "agreements",
+    "least_agreeing",
+    "mean_similarity",
+    "near_copies",
+    "num_trimmed",
+]
 
 FEWEST_CLIENTS = 5
 """With fewer, what the others do says too little to leave somebody out."""
@@ -28,6 +36,9 @@ _ALONE = 2.0
 _LEAST_AGREEMENT = 0.5
 _CHANCE = 4.0
 _AT_ONCE = 64
+_COSINES_AT_ONCE = 1 << 24
+_ROUNDING = 1e-9
+"""0.3 of 10 clients are 3."""
 _SMALLEST_PART = 1e-2
 """A shorter rest is rounding of what travels."""
 
@@ -88,3 +99,38 @@ def near_copies(similarities_K: Tensor, agreements_K: Tensor, *, num_samples: in
     if float(agreed) * (num_samples * dim) ** 0.5 < _CHANCE:
         return similar_K > usual + _ALONE * step
     return (similar_K > usual + step) & (agree_K < _LEAST_AGREEMENT * agreed)
+
+
+def num_trimmed(share: float, num_clients: int) -> int:
+    """How many of so many clients a share of them is, rounded down; none where there are fewer than FEWEST_CLIENTS.
+
+    Raises InvalidTensorError for a share outside 0 .. 0.5: half of the clients cannot be told from the other half.
+    """
+    if not 0 <= share < 0.5:
+        raise InvalidTensorError(f"share: expected a number from 0 to below 0.5, got {share}")
+    return 0 if num_clients < FEWEST_CLIENTS else int(share * num_clients + _ROUNDING)
+
+
+@torch.no_grad()
+def least_agreeing(added_KND: Tensor, count: int) -> Tensor:
+    """On each sample the `count` clients whose rows agree least with the others' rows of that sample: bool [K, N].
+
+    A client's agreement on a sample is the median over the others of the cosine of what both add: a minority that
+    agrees among itself does not raise its own median. Of equal ones the last clients are meant. K^2 N D products.
+    """
+    check_shape("added_KND", added_KND, None, None, None)
+    num_clients, num_samples, _ = added_KND.shape
+    if not 0 <= count < num_clients:
+        raise InvalidTensorError(f"count: expected 0 to {num_clients - 1} of {num_clients} clients, got {count}")
+    meant_KN = torch.zeros(num_clients, num_samples, dtype=torch.bool)
+    if count == 0:
+        return meant_KN
+    own_KK = torch.eye(num_clients, dtype=torch.bool)
+    at_once = max(1, _COSINES_AT_ONCE // num_clients**2)
+    for first in range(0, num_samples, at_once):
+        rows_BKD = added_KND[:, first : first + at_once].float().transpose(0, 1)
+        cosines_BKK = rows_BKD @ rows_BKD.mT
+        others_BKJ = cosines_BKK[:, ~own_KK].view(len(rows_BKD), num_clients, num_clients - 1)
+        order_BK = others_BKJ.quantile(0.5, dim=2).sort(dim=1, descending=True, stable=True).indices
+        meant_KN[order_BK[:, -count:].T, torch.arange(first, first + len(rows_BKD))] = True
+    return meant_KN

@@ -28,6 +28,7 @@ from fedafd.algorithm.weight_cap import capped_scores
 from fedafd.domain.kinds import Modality
 
 __all__ = [
+    "FAR_BELOW",
     "MeanEnsemble",
     "SimilarityEnsemble",
     "distillation_loss",
@@ -46,6 +47,10 @@ def similarity_weights(reps_KND: Tensor, global_ND: Tensor, temperature: float =
     check_shape("global_ND", global_ND, None, None)
     check_shape("reps_KND", reps_KND, None, *global_ND.shape)
     return torch.stack([similarity_scores(reps_ND, global_ND, temperature) for reps_ND in reps_KND]).softmax(dim=0)
+
+
+FAR_BELOW = 1e4
+"""Of a score: exp of it is 0 beside any other. Finite, so that states of it alone still merge."""
 
 
 class SimilarityEnsemble:
@@ -108,6 +113,15 @@ class SimilarityEnsemble:
             score_N = self._max_N + spread_N
             capped_N = capped_scores(score_N, limit_N.to(score_N.device), share)
             self._max_N.copy_(torch.where(capped_N == score_N, self._max_N, capped_N - spread_N))
+
+    def leave_out(self, samples_N: Tensor) -> None:
+        """Weigh nothing beside others on the samples that are true in `samples_N` [N], bool."""
+        if samples_N.dtype is not torch.bool or samples_N.shape != self._max_N.shape:
+            raise InvalidTensorError(
+                f"samples_N: expected bool {list(self._max_N.shape)}, got {samples_N.dtype} {list(samples_N.shape)}"
+            )
+        if self._count:
+            self._max_N.sub_(torch.where(samples_N.to(self._max_N.device), FAR_BELOW, 0.0))
 
     def scores(self) -> Tensor:
         """What it weighs against other ensembles before shares are normalised, [N]: log of its sum of exp(score)."""

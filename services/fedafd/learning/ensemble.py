@@ -6,6 +6,7 @@ global representations are centred first where the configuration says so; client
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -24,7 +25,7 @@ from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.optimizers import choose_device
 
-__all__ = ["aggregate", "fold_state", "merge_states"]
+__all__ = ["aggregate", "fold_state", "merge_states", "state_digest", "trimmed_name"]
 
 
 def fold_state(
@@ -69,6 +70,16 @@ def merge_states(states: Sequence[bytes], limit: bytes | None = None) -> bytes:
     return _packed(merged)
 
 
+def state_digest(state: bytes) -> bytes:
+    """What a limit knows a single client's state by, 32 bytes."""
+    return hashlib.sha256(state).digest()
+
+
+def trimmed_name(digest: bytes) -> str:
+    """Of the samples, bool [N], on which a state counts for nothing, in a limit."""
+    return f"trimmed/{digest.hex()}"
+
+
 def aggregate(config: FederationConfig, state: bytes) -> NDArray[np.float32]:
     """The weighted ensemble [N, D] of a state."""
     ensemble = SimilarityEnsemble.from_state(_tensors_in(state))
@@ -80,6 +91,9 @@ def _capped(state: bytes, limit: bytes | None) -> SimilarityEnsemble:
     ensemble = SimilarityEnsemble.from_state(_tensors_in(state))
     if limit is not None:
         limits = _tensors_in(limit)
+        trimmed = limits.get(trimmed_name(state_digest(state)))
+        if trimmed is not None:
+            ensemble.leave_out(trimmed)
         ensemble.cap(limits["limit"], min(1.0, float(limits["share"]) * ensemble.count))
     return ensemble
 

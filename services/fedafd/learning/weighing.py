@@ -2,7 +2,9 @@
 
 A *sheet* is the small part of a state that weights are made of, safetensors: `scores` [N], `count`, and of a single
 client `similarity` and `added` [S, D], S of the public samples. A *limit* is one number per sample, and `share`, the
-cap: all that merges need (fedafd.algorithm.weight_cap).
+cap: all that merges need (fedafd.algorithm.weight_cap). Where rows that agree least are trimmed, a client's sheet has
+what it adds on all samples, `every` [N, D] in float16, and its state's `digest`; the limit has the samples on which a
+state counts for nothing.
 Shape legend: K states, N public samples, D embedding dimension.
 """
 
@@ -17,14 +19,22 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fedafd.algorithm.agreement import added, agreements, mean_similarity, near_copies
+from fedafd.algorithm.agreement import (
+    added,
+    agreements,
+    least_agreeing,
+    mean_similarity,
+    near_copies,
+    num_trimmed,
+)
 from fedafd.algorithm.centring import centre, public_mean
-from fedafd.algorithm.distillation import SimilarityEnsemble
+from fedafd.algorithm.distillation import FAR_BELOW, SimilarityEnsemble
 from fedafd.algorithm.weight_cap import capped_weights, score_limit, share_cap
 from fedafd.domain.config import FederationConfig
 from fedafd.domain.contributions import Contribution
 from fedafd.domain.kinds import Modality
 from fedafd.domain.seeds import derive_seed
+from fedafd.learning.ensemble import state_digest, trimmed_name
 
 __all__ = ["Weighed", "score_sheet", "weigh"]
 
@@ -57,6 +67,9 @@ def score_sheet(
         some_S = _compared(config, modality, len(reps_ND))
         sheet["added"] = added(reps_ND[some_S], global_ND[some_S])
         sheet["similarity"] = torch.tensor(mean_similarity(reps_ND, global_ND), dtype=torch.float64)
+        if config.distillation.trimmed_share:
+            sheet["every"] = added(reps_ND, global_ND).half()
+            sheet["digest"] = torch.frombuffer(bytearray(state_digest(state)), dtype=torch.uint8)
     return save({name: value.contiguous() for name, value in sorted(sheet.items())})
 
 
@@ -74,15 +87,19 @@ def weigh(config: FederationConfig, sheets: Sequence[bytes]) -> Weighed:
             found_K = near_copies(similar_K, agree_K, num_samples=samples, dim=dim)
             copies = {position for position, is_copy in zip(single, found_K.tolist(), strict=True) if is_copy}
     kept = [position for position in range(len(read)) if position not in copies]
+    trimmed = _trimmed(config, {position: read[position] for position in kept if "every" in read[position]})
     counts = [int(read[position]["count"]) for position in kept]
     cap = config.distillation.weight_cap
-    share = share_cap(None if cap == "auto" else cap, sum(counts))
+    num_left = sum(counts) - (int(torch.stack(list(trimmed.values())).sum(dim=0).max()) if trimmed else 0)
+    share = max(share_cap(None if cap == "auto" else cap, sum(counts)), 1 / num_left)
     caps_K = torch.tensor([min(1.0, share * count) for count in counts], dtype=torch.float64)
-    scores_KN = torch.stack([read[position]["scores"] for position in kept])
+    scores_KN = torch.stack([_scores(read[position], trimmed.get(position)) for position in kept])
     weights = dict(zip(kept, capped_weights(scores_KN, caps_K).mean(dim=1).tolist(), strict=True))
     similar = dict(zip(single, similar_K.tolist(), strict=True))
     agree = dict(zip(single, agree_K.tolist(), strict=False))
     limit = {"limit": score_limit(scores_KN, caps_K), "share": torch.tensor(share, dtype=torch.float64)}
+    for position, samples_N in trimmed.items():
+        limit[trimmed_name(_digest(read[position]))] = samples_N
     return Weighed(
         contributions=tuple(
             Contribution(
@@ -95,6 +112,29 @@ def weigh(config: FederationConfig, sheets: Sequence[bytes]) -> Weighed:
         ),
         limit=save(limit),
     )
+
+
+def _trimmed(config: FederationConfig, sheets: Mapping[int, Mapping[str, Tensor]]) -> dict[int, Tensor]:
+    """By position the samples on which a client counts for nothing, bool [N]; empty where none is trimmed.
+
+    Equal states are one to a limit: what one of them is trimmed on, all of them are.
+    """
+    count = num_trimmed(config.distillation.trimmed_share, len(sheets))
+    if not count:
+        return {}
+    meant_KN = least_agreeing(torch.stack([sheet["every"] for sheet in sheets.values()]), count)
+    by_state: dict[bytes, Tensor] = {}
+    for sheet, samples_N in zip(sheets.values(), meant_KN, strict=True):
+        by_state[_digest(sheet)] = by_state.get(_digest(sheet), torch.zeros_like(samples_N)) | samples_N
+    return {position: by_state[_digest(sheet)] for position, sheet in sheets.items()}
+
+
+def _digest(sheet: Mapping[str, Tensor]) -> bytes:
+    return bytes(sheet["digest"].tolist())
+
+
+def _scores(sheet: Mapping[str, Tensor], trimmed_N: Tensor | None) -> Tensor:
+    return sheet["scores"] if trimmed_N is None else torch.where(trimmed_N, FAR_BELOW, 0.0).neg() + sheet["scores"]
 
 
 def _compared(config: FederationConfig, modality: Modality, num_samples: int) -> Tensor:

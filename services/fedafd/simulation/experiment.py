@@ -33,7 +33,7 @@ from fedafd.tracking.trackers import check_trackers
 
 __all__ = ["SERVER_SETTINGS", "ClientGroup", "ExperimentConfig", "RunKey", "Scenario", "Source", "read_experiment"]
 
-SERVER_SETTINGS = ("weight_cap", "leave_out_copies")
+SERVER_SETTINGS = ("weight_cap", "leave_out_copies", "trimmed_share")
 """Of the block `distillation`: no site is told of them, but results depend on them."""
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 

@@ -75,10 +75,13 @@ _USES: tuple[tuple[str, Callable[[FederationConfig], bool], str], ...] = (
         lambda c: c.distillation.enabled and c.distillation.ensemble is not EnsembleMode.MEAN,
         "no ensemble by similarity is distilled",
     ),
-    (
-        "distillation.leave_out_copies",
-        lambda c: c.distillation.caps_weights,
-        "distillation.weight_cap is null, or no ensemble by similarity is distilled",
+    *(
+        (
+            f"distillation.{name}",
+            lambda c: c.distillation.caps_weights,
+            "distillation.weight_cap is null, or no ensemble by similarity is distilled",
+        )
+        for name in ("leave_out_copies", "trimmed_share")
     ),
     (
         "distillation.max_staleness",

@@ -22,7 +22,15 @@ from fedafd.domain.strategies import strategy_names, strategy_values
 __all__ = ["OF_THE_SERVER", "FederationConfig", "QuorumConfig", "stored_federation_config"]
 
 
-OF_THE_SERVER = frozenset({"cohort", "retention", "distillation.weight_cap", "distillation.leave_out_copies"})
+OF_THE_SERVER = frozenset(
+    {
+        "cohort",
+        "retention",
+        "distillation.weight_cap",
+        "distillation.leave_out_copies",
+        "distillation.trimmed_share",
+    }
+)
 """Blocks and keys that no site is told: its part does not depend on them, and an agent of before they were there does
 not know them."""
 

@@ -107,6 +107,14 @@ class DistillationConfig(Config):
         description="Leave out of a round's ensemble who sends little but the global representations back: much nearer"
         " to them than the other clients, and with nothing beyond them that agrees with anybody. Needs weight_cap.",
     )
+    trimmed_share: float = Field(
+        0.0,
+        ge=0,
+        lt=0.5,
+        description="Share of the clients that count for nothing on a public sample, those whose rows of it agree least"
+        " with the other clients' rows: against clients that agree on false rows of a few samples. It discards what"
+        " only few clients know, too. 0: none; nobody among fewer than five clients. Needs weight_cap.",
+    )
     staleness_decay: float | None = Field(
         None,
         gt=0,
