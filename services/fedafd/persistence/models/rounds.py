@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column, Float, ForeignKey, Integer, String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Integer, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from fedafd.artifacts.ref import ArtifactRef
@@ -22,12 +22,7 @@ class RoundRow(Base):
     """A communication round."""
 
     __tablename__ = "rounds"
-    __table_args__ = (
-        UniqueConstraint("federation_id", "number"),
-        one_of("state", RoundState),
-        Column("cohort", JSON),  # nobody reads it; the release before still names it, the next one drops it
-    )
-    __mapper_args__ = {"exclude_properties": ["cohort"]}  # noqa: RUF012
+    __table_args__ = (UniqueConstraint("federation_id", "number"), one_of("state", RoundState))
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
     federation_id: Mapped[str] = mapped_column(ForeignKey("federations.id"), index=True)

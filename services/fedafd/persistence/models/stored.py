@@ -7,14 +7,11 @@ from datetime import datetime
 from sqlalchemy import (
     JSON,
     BigInteger,
-    Boolean,
     CheckConstraint,
-    Column,
     ForeignKey,
     Index,
     String,
     UniqueConstraint,
-    false,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -45,12 +42,7 @@ class UploadRow(Base):
     """A blob on its way up: its manifest and which chunks have arrived (objects `<key_prefix><index>`)."""
 
     __tablename__ = "uploads"
-    __table_args__ = (
-        UniqueConstraint("round_id", "client_id", "sha256", "purpose"),
-        # Nobody reads it; the release before still writes it, the next one drops it.
-        Column("completed", Boolean, nullable=False, server_default=false()),
-    )
-    __mapper_args__ = {"exclude_properties": ["completed"]}  # noqa: RUF012
+    __table_args__ = (UniqueConstraint("round_id", "client_id", "sha256", "purpose"),)
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
     round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"), index=True)
