@@ -175,7 +175,7 @@ def test_the_agent_logs_one_line_a_round_and_a_warning_for_a_worse_model(tmp_pat
         asyncio.run(comparing.follow())
     told = [each for each in logs if each["event"] in ("agent.compared", "agent.model_is_worse")]
     assert [each["event"] for each in told] == ["agent.compared", "agent.model_is_worse"]
-    assert told[0]["told"].startswith("round 1: personalized model 2.5")
+    assert told[0]["summary"].startswith("round 1: personalized model 2.5")
 
 
 def test_the_metrics_of_a_round_hold_the_baseline_of_as_many_rounds(tmp_path: Path) -> None:

@@ -30,7 +30,12 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 
 def settings(database: Database, **changes: Any) -> AggregatorSettings:
-    values = {"database_url": "sqlite:///x", "store": {"url": "file:///x"}, "internal_token": "t" * 32}
+    values = {
+        "database_url": "sqlite:///x",
+        "redis_url": "redis://h/0",
+        "store": {"url": "file:///x"},
+        "internal_token": "t" * 32,
+    }
     return AggregatorSettings(**values | changes)
 
 

@@ -20,6 +20,7 @@ _NAME = "fedafd_aggregator_certificate_expiry_timestamp_seconds"
 def settings(**more: Any) -> AggregatorSettings:
     return AggregatorSettings(
         database_url="sqlite+aiosqlite:///x.db",
+        redis_url="redis://h/0",
         store={"url": "store"},
         internal_token="0123456789abcdef0123456789abcdef",
         **more,

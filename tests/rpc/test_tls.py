@@ -217,6 +217,7 @@ def test_half_a_pair_is_refused(tmp_path: Path) -> None:
         parse_agent_config(values | {"tls": {"ca": "c.pem"}})
     needed: dict[str, Any] = {
         "database_url": "sqlite:///x",
+        "redis_url": "redis://h/0",
         "store": {"url": str(tmp_path)},
         "internal_token": "t" * 20,
     }

@@ -51,7 +51,7 @@ class Comparing:
         await asyncio.to_thread(self._tracking.close)
 
     def metrics(self, scores: bytes | None) -> dict[str, float]:
-        """What is to be told, beside its own metrics, of a round that was just trained; `scores` are KeptScores."""
+        """Metrics that compare a round that was just trained with the other models; `scores` are KeptScores."""
         if scores is None:
             return {}
         try:
@@ -77,7 +77,7 @@ class Comparing:
         benefit = benefit or self._last()
         if benefit is None:
             return
-        _log.info("agent.compared", told=benefit.words())
+        _log.info("agent.compared", summary=benefit.words())
         for warning in benefit.warnings():
             _log.warning("agent.model_is_worse", reason=warning)
 

@@ -46,7 +46,7 @@ SENTENCES: dict[str, str] = {
     "agent.leave_refused": "leaving the round was refused",
     "agent.model_ready": "your model is ready: {folder}",
     "agent.model_not_made": "no model folder was made",
-    "agent.compared": "{told}",
+    "agent.compared": "{summary}",
     "agent.model_is_worse": "this model helps you less than another",
     "agent.not_compared": "the round could not be compared",
     "agent.not_tracked": "a tracker does not work",

@@ -31,7 +31,7 @@ from fedafd.aggregator.sweeping import sweep_rounds
 from fedafd.aggregator.types import Interceptor
 from fedafd.aggregator.wakeups import Wakeups
 from fedafd.domain.addresses import split_address
-from fedafd.domain.errors import ConfigurationError, FedafdError
+from fedafd.domain.errors import FedafdError
 from fedafd.domain.kinds import FOLDS_TOGETHER
 from fedafd.messaging.broker_memory import BrokerMemory
 from fedafd.messaging.celery_app import make_celery, send_stage
@@ -94,8 +94,6 @@ def _direct_uploads(settings: AggregatorSettings) -> DirectUploads:
 
 async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set. Raises ConfigurationError when the address cannot be bound."""
-    if settings.redis_url is None:
-        raise ConfigurationError("FEDAFD_AGGREGATOR_REDIS_URL: must be set; it is the way to the distillers")
     check_trackers(settings.tracking, "FEDAFD_AGGREGATOR_TRACKING")
     async with AsyncExitStack() as stack:
         redis_url = settings.redis_url.get_secret_value()

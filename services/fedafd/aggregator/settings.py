@@ -26,9 +26,8 @@ class AggregatorSettings(ProcessSettings):
     database_url: SecretStr = Field(
         description="Database: postgresql://user:password@host/name or sqlite:///path; the control plane's."
     )
-    redis_url: SecretStr | None = Field(
-        None,
-        description="redis://host:6379/0, needed. It carries stages to the distillers, wake-ups, and who is connected.",
+    redis_url: SecretStr = Field(
+        description="redis://host:6379/0. It carries stages to the distillers, wake-ups, and who is connected."
     )
     store: StoreSettings = Field(description="The object store: STORE__URL and so on.")
     store_for_sites: OriginUrl | None = Field(

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import httpx
 
-from fedafd.client.answers import EventPage
+from fedafd.client.answers import Event, EventPage, Finding, RoundDetails
 from fedafd.client.http import checked_url, make_client, way_to
 from fedafd.client.operations import ALL_EVENTS, EVENTS, Answer, Listing, Operation
 from fedafd.domain.errors import ConfigurationError
@@ -24,7 +24,17 @@ from fedafd.domain.plain_text import plain_text
 from fedafd.domain.process_errors import ControlPlaneError, ControlPlaneUnreachableError
 from fedafd.domain.secrets import plain_secret
 
-__all__ = ["NOT_FOUND", "PATIENCE_SECONDS", "ControlPlaneClient", "Message", "unreachable"]
+__all__ = [
+    "NOT_FOUND",
+    "PATIENCE_SECONDS",
+    "AuditEntry",
+    "Connected",
+    "ControlPlaneClient",
+    "Message",
+    "RoundProgress",
+    "RoundWaits",
+    "unreachable",
+]
 
 NOT_FOUND = 5
 """Exit code where there is no such thing."""
@@ -43,12 +53,33 @@ def unreachable(url: str, error: Exception) -> ControlPlaneUnreachableError:
 
 
 @dataclass(frozen=True)
-class Message:
-    """One message of an event stream; `event` is `connected` for the moment after each (re)connection."""
+class Connected:
+    """The moment after each connection of an event stream, the first and those after a broken line."""
 
-    event: str
-    data: Any = None
-    """An Event, of `round.progress` a RoundDetails, of `round.waits` a Finding, of `connected` nothing."""
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """A new entry of the audit log."""
+
+    event: Event
+
+
+@dataclass(frozen=True)
+class RoundProgress:
+    """The federation's open round, after something of it changed."""
+
+    round: RoundDetails
+
+
+@dataclass(frozen=True)
+class RoundWaits:
+    """What the federation's open round waits for, after that changed."""
+
+    finding: Finding
+
+
+Message = Connected | AuditEntry | RoundProgress | RoundWaits
+"""What an event stream brings."""
 
 
 class ControlPlaneClient:
@@ -151,11 +182,11 @@ class ControlPlaneClient:
                         source.response.read()
                     _accepted(source.response)
                     broken_since, tries = 0.0, 0
-                    yield Message("connected")
+                    yield Connected()
                     for sse in source.iter_sse():
                         last_id = sse.id or last_id
                         if sse.data:  # a heartbeat has none
-                            yield Message(sse.event, sse.json())
+                            yield _message(sse.event, sse.json())
                 failure: Exception = ConnectionError("the stream ended")
             except (httpx.HTTPError, SSEError) as error:
                 failure = error
@@ -193,6 +224,14 @@ class ControlPlaneClient:
             reraise=True,
         )
         return repeated(once)
+
+
+def _message(name: str, content: Any) -> Message:
+    if name == "round.progress":
+        return RoundProgress(content)
+    if name == "round.waits":
+        return RoundWaits(content)
+    return AuditEntry(content)
 
 
 def _blocks(path: Path) -> Iterator[bytes]:

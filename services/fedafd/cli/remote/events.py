@@ -10,7 +10,7 @@ from fedafd.cli.output_format import Output, OutputFormat, print_entry
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Url, connect
 from fedafd.cli.remote.output import print_line, short_time
 from fedafd.client.answers import Event
-from fedafd.client.control_plane import ControlPlaneClient
+from fedafd.client.control_plane import AuditEntry, ControlPlaneClient
 
 __all__ = ["events"]
 
@@ -39,8 +39,8 @@ def events(
         return
     try:
         for message in server.follow(federation, {"cursor": cursor} if cursor else {}):
-            if message.event != "connected":
-                _print(message.data, output=output)
+            if isinstance(message, AuditEntry):
+                _print(message.event, output=output)
     except KeyboardInterrupt:
         return
 

@@ -13,8 +13,8 @@ from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Federation, Url, conn
 from fedafd.cli.remote.outcome import delivered_words, duration_words, missing_words, round_seconds, took_words
 from fedafd.cli.remote.output import percent, print_line, print_table, short_time, size
 from fedafd.client import operations
-from fedafd.client.answers import Finding, Participation, Round, RoundDetails, Stage
-from fedafd.client.control_plane import ControlPlaneClient
+from fedafd.client.answers import Participation, Round, RoundDetails, Stage
+from fedafd.client.control_plane import Connected, ControlPlaneClient, RoundProgress, RoundWaits
 from fedafd.domain.plain_text import plain_text
 from fedafd.domain.process_errors import ControlPlaneError
 
@@ -160,15 +160,13 @@ def _watch(server: ControlPlaneClient, federation: str, numbers: Sequence[int], 
     try:
         with view.shown():
             for message in server.follow(federation, {"cursor": "end", "progress": "true"}):
-                if message.event == "round.progress":
-                    progress: RoundDetails = message.data
-                    if progress["number"] in waiting:
-                        view.update(progress)
-                elif message.event == "round.waits":
-                    finding: Finding = message.data
-                    if finding["round"] in waiting:
-                        view.waits(finding)
-                elif message.event in ("connected", "round.state_changed"):
+                if isinstance(message, RoundProgress):
+                    if message.round["number"] in waiting:
+                        view.update(message.round)
+                elif isinstance(message, RoundWaits):
+                    if message.finding["round"] in waiting:
+                        view.waits(message.finding)
+                elif isinstance(message, Connected) or message.event["kind"] == "round.state_changed":
                     while waiting and (over := _over(server, federation, waiting[0], output=output)):
                         waiting.pop(0)
                         view.finished(over)
