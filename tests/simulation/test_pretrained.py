@@ -84,7 +84,7 @@ def test_the_demo_tells_weights_that_do_not_fit_before_it_writes_data(
     image, _ = tiny_weights(tmp_path)
     weights = {"image_encoder": str(image), "text_encoder": str(image)}
     choices = json.dumps({"work": str(tmp_path), "seed": 0, "weights": weights})
-    assert demo_data.main([choices]) == demo_data.TOLD
+    assert demo_data.main([choices]) == demo_data.ALREADY_REPORTED
     assert str(image) in capsys.readouterr().err
     assert not (tmp_path / "public-set").exists()
 

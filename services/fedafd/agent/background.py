@@ -43,11 +43,11 @@ class Background:
         self._config, self._trained = config, trained
         self._child: asyncio.subprocess.Process | None = None
         self._watching: asyncio.Task[None] | None = None
-        self._held = 0
+        self._pauses = 0
 
     async def wake(self) -> None:
         """Train, if the site wants that, and something is left to train."""
-        if self._config.baseline is BaselineMode.OFF or self._held or self._watching is not None:
+        if self._config.baseline is BaselineMode.OFF or self._pauses or self._watching is not None:
             return
         if await asyncio.to_thread(self._left):
             self._watching = asyncio.ensure_future(self._run())
@@ -58,12 +58,12 @@ class Background:
         if self._config.baseline is BaselineMode.OFF or await asyncio.to_thread(_on_processor, self._config.device):
             yield
             return
-        self._held += 1
+        self._pauses += 1
         try:
             await self.stop()
             yield
         finally:
-            self._held -= 1
+            self._pauses -= 1
         await self.wake()
 
     async def stop(self) -> None:

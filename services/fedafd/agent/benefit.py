@@ -15,7 +15,7 @@ from fedafd.agent.history import DeliveredRound, History
 from fedafd.agent.kept_scores import SplitScores
 from fedafd.learning.comparison import PairedDifference, paired_difference
 
-__all__ = ["MODELS", "TOLD_AS", "RoundBenefit", "SplitBenefit", "benefit_of", "benefits"]
+__all__ = ["METRIC_NAMES", "MODELS", "RoundBenefit", "SplitBenefit", "benefit_of", "benefits"]
 
 MODELS: Mapping[str, str] = {
     "federated": "personalized model",
@@ -26,7 +26,7 @@ MODELS: Mapping[str, str] = {
 """The views in words, the order of all tables."""
 _COMPARED = ("local", "global", "alone")
 _SAID_IF_BELOW = {"alone": "the same model trained alone", "global": "the frozen global model"}
-TOLD_AS = {"local": "over_local", "global": "over_global", "alone": "over_alone"}
+METRIC_NAMES = {"local": "over_local", "global": "over_global", "alone": "over_alone"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +91,9 @@ class RoundBenefit:
         if split is None:
             return {}
         shown = {f"alone/{name}": value for name, value in split.alone.items()}
-        shown |= {f"{TOLD_AS[view]}/difference": difference.mean for view, difference in split.differences.items()}
+        shown |= {f"{METRIC_NAMES[view]}/difference": difference.mean for view, difference in split.differences.items()}
         errors = {view: difference.standard_error for view, difference in split.differences.items()}
-        return shown | {f"{TOLD_AS[v]}/standard_error": e for v, e in errors.items() if e is not None}
+        return shown | {f"{METRIC_NAMES[v]}/standard_error": e for v, e in errors.items() if e is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -35,8 +35,8 @@ def _noised(rows_ND: NDArray[np.float32], noise: float, generator: np.random.Gen
     clipped_ND = rows_ND / np.maximum(lengths_N1, 1.0)
     moved_ND = clipped_ND + generator.normal(0.0, noise / math.sqrt(rows_ND.shape[1]), rows_ND.shape)
     unit_ND = moved_ND / np.maximum(np.linalg.norm(moved_ND, axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    told_ND: NDArray[np.float32] = unit_ND.astype(np.float32)
-    return told_ND
+    sent_ND: NDArray[np.float32] = unit_ND.astype(np.float32)
+    return sent_ND
 
 
 def gaussian_epsilon(noise: float, *, num_rows: int, dim: int, rounds: int = 1, delta: float = 1e-6) -> float:

@@ -59,7 +59,7 @@ def propose(
         if not path.exists():
             raise DataError(f"{path}: no such folder")
     failed: DataError | ConfigurationError | None = None
-    for folder in _places(path):
+    for folder in _candidate_folders(path):
         for name, as_kind, seen in _sources(folder, adapter, kind):
             chosen = {**seen, **(options or {})}
             try:
@@ -71,7 +71,7 @@ def propose(
     raise failed or DataError(_nothing(path))
 
 
-def _places(path: Path | None) -> Iterator[Path | None]:
+def _candidate_folders(path: Path | None) -> Iterator[Path | None]:
     """The folder, then what is in it if that is one folder alone, as unpacked archives have it."""
     yield path
     for _ in range(_DEEPEST):

@@ -27,7 +27,7 @@ class AgentSession:
 
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / _FILE
-        self._place = _folder_identity(state_dir)
+        self._folder_id = _folder_identity(state_dir)
         self.own = secrets.token_hex(8)
         self._ended = self._read()
         # Written before the first call: if this process dies right after it, the next one can say so.
@@ -48,14 +48,14 @@ class AgentSession:
             content = json.loads(self._path.read_text(encoding="utf-8"))
             return (
                 [str(session) for session in content["sessions"]][-_MOST_ENDED:]
-                if content["place"] == self._place
+                if content["place"] == self._folder_id
                 else []
             )
         except (OSError, ValueError, KeyError, TypeError):
             return []
 
     def _write(self, sessions: list[str]) -> None:
-        content = {"place": self._place, "sessions": sessions[-_MOST_ENDED:]}
+        content = {"place": self._folder_id, "sessions": sessions[-_MOST_ENDED:]}
         write_atomically(self._path, json.dumps(content).encode(), mode=0o600)
 
 

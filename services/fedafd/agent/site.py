@@ -153,9 +153,9 @@ def _intensity_range(options: Mapping[str, Any]) -> IntensityRange | None:
     return (float(value[0]), float(value[1])) if isinstance(value, list | tuple) else None
 
 
-def _weights(task: LocalTask, trained: Checkpoint | None, told_samples: int) -> bytes | None:
+def _weights(task: LocalTask, trained: Checkpoint | None, num_samples: int) -> bytes | None:
     from fedafd.learning.fedavg import weight_update
 
     if trained is None or task.config.averaging is AveragingMode.OFF:
         return None
-    return weight_update(trained, told_samples)
+    return weight_update(trained, num_samples)

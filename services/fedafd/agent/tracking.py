@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedafd.agent.baseline_folder import BaselineFolder
-from fedafd.agent.benefit import TOLD_AS, SplitBenefit, benefit_of
+from fedafd.agent.benefit import METRIC_NAMES, SplitBenefit, benefit_of
 from fedafd.agent.history import History
 from fedafd.agent.state import StateDirectory
 from fedafd.domain.config import AgentConfig
@@ -80,9 +80,9 @@ def site_points(state: StateDirectory) -> dict[int, dict[str, float]]:
 def _split_points(split: SplitBenefit) -> Mapping[str, float]:
     metrics = {f"{_VIEWS[view]}/{split.metric}": value for view, value in split.values.items()}
     for view, difference in split.differences.items():
-        metrics[f"{TOLD_AS[view]}/difference"] = difference.mean
+        metrics[f"{METRIC_NAMES[view]}/difference"] = difference.mean
         if difference.standard_error is not None:
-            metrics[f"{TOLD_AS[view]}/standard_error"] = difference.standard_error
+            metrics[f"{METRIC_NAMES[view]}/standard_error"] = difference.standard_error
     return metrics
 
 

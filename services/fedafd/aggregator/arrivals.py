@@ -17,7 +17,7 @@ from fedafd.storage import ObjectStore
 
 __all__ = ["ArrivingBlob", "Stream"]
 
-_MOST_TOLD = 10
+_MOST_LISTED = 10
 
 
 class ArrivingBlob:
@@ -81,7 +81,7 @@ class ArrivingBlob:
         damaged = await asyncio.to_thread(_damaged_chunks, path, sizes, hashes)
         if damaged:
             await asyncio.to_thread(self._store.cut, self.key, damaged[0] * sizes)
-            listed = ", ".join(str(index) for index in damaged[:_MOST_TOLD])
+            listed = ", ".join(str(index) for index in damaged[:_MOST_LISTED])
             raise UploadIncompleteError(
                 f"upload {self.upload.id}: chunks {listed} were damaged in the store; begin it again"
             )

@@ -27,7 +27,7 @@ class DirectUploads:
 
     def __init__(self, store: FormStore | None = None) -> None:
         self._store = store
-        self._held: OrderedDict[str, int] = OrderedDict()
+        self._arrived: OrderedDict[str, int] = OrderedDict()
 
     def forms(self, key: str, upload: UploadRow, missing: Sequence[int]) -> list[UploadForm]:
         """For the first of the missing chunks of the object that arrives under `key`."""
@@ -42,8 +42,8 @@ class DirectUploads:
 
     def moved(self, upload_id: str, arrived_bytes: int) -> int:
         """Bytes that have arrived since this was asked before, as far as this process knows."""
-        before = self._held.pop(upload_id, arrived_bytes)
-        self._held[upload_id] = arrived_bytes
-        while len(self._held) > _MOST_UPLOADS:
-            self._held.popitem(last=False)
+        before = self._arrived.pop(upload_id, arrived_bytes)
+        self._arrived[upload_id] = arrived_bytes
+        while len(self._arrived) > _MOST_UPLOADS:
+            self._arrived.popitem(last=False)
         return max(0, arrived_bytes - before)

@@ -119,7 +119,7 @@ class ByteBudget:
     def __init__(self, most_bytes: int = _BUDGET_BYTES, *, wait_seconds: float = _ROOM_SECONDS) -> None:
         self._most = most_bytes
         self._wait_seconds = wait_seconds
-        self._held = 0
+        self._bytes_in_use = 0
         self._door = asyncio.Lock()
         self._freed = asyncio.Event()
 
@@ -128,16 +128,16 @@ class ByteBudget:
         """Wait for room for so many bytes, and hold it. Raises TooManyRequestsError when none comes free in time."""
         try:
             async with asyncio.timeout(self._wait_seconds), self._door:
-                while self._held and self._held + size > self._most:
+                while self._bytes_in_use and self._bytes_in_use + size > self._most:
                     self._freed.clear()
                     await self._freed.wait()
-                self._held += size
+                self._bytes_in_use += size
         except TimeoutError:
             raise TooManyRequestsError(
-                f"deliveries of {self._held} bytes are being checked; commit again in a while"
+                f"deliveries of {self._bytes_in_use} bytes are being checked; commit again in a while"
             ) from None
         try:
             yield
         finally:
-            self._held -= size
+            self._bytes_in_use -= size
             self._freed.set()

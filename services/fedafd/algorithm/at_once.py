@@ -81,8 +81,8 @@ def head_losses(head: ClassificationHead, views: Sequence[Tensor], labels_B: Ten
     """ClassificationHead.loss of each view [B, D], without the separation term, [V]."""
     logits_VBC = head(torch.cat(list(views))).unflatten(0, (len(views), -1))
     own_VB = logits_VBC.gather(-1, labels_B.long().expand(len(views), -1).unsqueeze(-1)).squeeze(-1)
-    told_V: Tensor = (logits_VBC.logsumexp(dim=-1) - own_VB).mean(dim=1)
-    return told_V
+    losses_V: Tensor = (logits_VBC.logsumexp(dim=-1) - own_VB).mean(dim=1)
+    return losses_V
 
 
 def contrast_each(contrast: SoftContrastiveLoss, images: Sequence[Tensor], texts: Sequence[Tensor]) -> Tensor:

@@ -81,9 +81,9 @@ def _limit_of(scores_KB: Tensor, log_caps_K: Tensor) -> Tensor:
     limit_KB = others_KB - left_KB.clamp(min=_SMALLEST_REST).log()
     fits_KB = (excess_KB <= limit_KB + _rounding(limit_KB)) & (left_KB > _SMALLEST_REST)
     first_B = fits_KB.to(torch.uint8).argmax(dim=0)
-    found_B = limit_KB.gather(0, first_B[None])[0]
+    fitting_B = limit_KB.gather(0, first_B[None])[0]
     # Caps of sum 1: all have theirs.
-    return torch.where(fits_KB.any(dim=0), found_B, excess_KB[-1])
+    return torch.where(fits_KB.any(dim=0), fitting_B, excess_KB[-1])
 
 
 def _rounding(limit: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ import typer
 
 from fedafd.cli.agent_options import AgentYaml
 from fedafd.cli.console import console_for
+from fedafd.cli.output_file import need_writable_file
 from fedafd.cli.output_format import OutputBesideFile, OutputFormat, print_answer
-from fedafd.cli.output_place import need_place
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -42,7 +42,7 @@ def agent_check(
 
     for target in (json_file, sheet):
         if target is not None:
-            need_place(target)
+            need_writable_file(target)
     site = read_site(config)
     with _shown() as bar:
         task = bar.add_task("", total=None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedafd.cli.output_place import need_place
+from fedafd.cli.output_file import need_writable_file
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind
 
@@ -42,7 +42,7 @@ def agent_init(
     from fedafd.agent.agent_file import agent_file
     from fedafd.agent.files import write_atomically
 
-    need_place(output)
+    need_writable_file(output)
     if output.exists() and not force:
         raise ConfigurationError(f"{output} is there already; give --force to overwrite it, or another --output")
     asks = not yes

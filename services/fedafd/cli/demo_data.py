@@ -18,9 +18,9 @@ from fedafd.domain.errors import FedafdError
 from fedafd.domain.kinds import ClientKind
 from fedafd.learning.weights_check import check_weights, encoders_of
 
-__all__ = ["TOLD", "DataChoices", "main"]
+__all__ = ["ALREADY_REPORTED", "DataChoices", "main"]
 
-TOLD = 3
+ALREADY_REPORTED = 3
 """Exit code: what was wrong is all that was written."""
 
 _NAMES = {ClientKind.IMAGE: "images", ClientKind.TEXT: "texts", ClientKind.PAIR: "pairs"}
@@ -50,10 +50,10 @@ def main(arguments: list[str]) -> int:
         write_public_set(load_public_data(public.adapter, public.path, public.options), work / "public-set")
     except FedafdError as error:
         sys.stderr.write(f"{error}\n")
-        return TOLD
+        return ALREADY_REPORTED
     except OSError as error:
         sys.stderr.write(f"{error.filename or work}: cannot be written: {error.strerror or error}; is the disk full?\n")
-        return TOLD
+        return ALREADY_REPORTED
     plan = {
         "federation": federation,
         "sites": [_site(kind, source) for kind, source in clients.items()],

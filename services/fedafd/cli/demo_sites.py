@@ -16,7 +16,7 @@ from fedafd.local.supervisor import Supervisor
 
 __all__ = ["DemoSite", "Plan", "prepare_sites"]
 
-_TOLD = 3
+_ALREADY_REPORTED = 3
 """Exit code of fedafd.cli.demo_data for an error that it has told."""
 
 
@@ -69,7 +69,7 @@ def prepare_sites(
     child = supervisor.start("data", command, {}, may_end=True)
     while child.process.poll() is None:
         time.sleep(0.05)
-    if child.process.returncode == _TOLD:
+    if child.process.returncode == _ALREADY_REPORTED:
         raise DataError(child.log.read_text(encoding="utf-8", errors="replace").strip())
     child.check()
     described = json.loads(plan.read_text(encoding="utf-8"))

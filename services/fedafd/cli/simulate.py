@@ -67,10 +67,10 @@ def simulate(
     """
     if context.invoked_subcommand is not None:
         return
+    from fedafd.simulation.devices import check_devices
     from fedafd.simulation.experiment import read_experiment
-    from fedafd.simulation.places import check_places
 
-    check_places(device)
+    check_devices(device)
     if workers is not None and workers < 1:
         raise ConfigurationError(f"--workers {workers}: expected 1 or more")
     overrides: dict[str, Any] = {}

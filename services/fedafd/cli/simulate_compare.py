@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from fedafd.cli.console import console_for, print_markdown
+from fedafd.cli.output_file import need_writable_file
 from fedafd.cli.output_format import OutputBesideFile, OutputFormat, print_answer
-from fedafd.cli.output_place import need_place
 
 __all__ = ["simulate_compare"]
 
@@ -32,7 +32,7 @@ def simulate_compare(
     from fedafd.simulation.compare import compare
 
     if json_file is not None:
-        need_place(json_file)
+        need_writable_file(json_file)
     comparison = compare(first, second, strategy=strategy, against=against, other_data=other_data)
     if output.is_data:
         print_answer(comparison.to_dict(), output)

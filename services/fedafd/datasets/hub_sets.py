@@ -40,9 +40,9 @@ def saved_set(folder: Path) -> dict[str, Dataset]:
     from datasets import Dataset
 
     names = _split_names(folder)
-    places = {name: folder / name for name in names} if names is not None else {"train": folder}
+    folders = {name: folder / name for name in names} if names is not None else {"train": folder}
     sets = {}
-    for name, part in places.items():
+    for name, part in folders.items():
         _need_own_files(part)
         with _in_words(str(part)):
             sets[name] = Dataset.load_from_disk(str(part), keep_in_memory=False)
@@ -100,11 +100,11 @@ class Pictures:
             self.is_of_pictures = feature.dtype in ("binary", "large_binary")
         data = data.select_columns([column]).with_format(None)
         self._data = data.cast_column(column, Image(decode=False)) if isinstance(feature, Image) else data
-        self._column, self._place, self._may_read_files = column, where, may_read_files
+        self._column, self._source, self._may_read_files = column, where, may_read_files
 
     def name(self, row: int) -> str:
         """Where the picture comes from."""
-        return f"{self._place}, row {row}"
+        return f"{self._source}, row {row}"
 
     def read(self, row: int) -> bytes:
         """Raises DataError for a picture that is not in the set, but only named by it."""

@@ -65,17 +65,19 @@ def image_folder(path: Path | None, options: ImageFolderOptions | None = None) -
     chosen = options or ImageFolderOptions()
     folder = need_folder(path, "image-folder")
     scan = FolderScan(folder, chosen.follow_links)
-    places = _split_folders(scan, chosen.splits) or {"train": folder}
-    by_split = {split: _class_files(scan, folder_of_split) for split, folder_of_split in places.items()}
+    split_folders = _split_folders(scan, chosen.splits) or {"train": folder}
+    by_split = {split: _class_files(scan, folder_of_split) for split, folder_of_split in split_folders.items()}
     names = tuple(sorted({name for files in by_split.values() for name in files}))
     if len(names) < 2:
-        raise DataError(f"{places['train']}: needs two or more class folders, found {len(names)}")
-    splits = {split: _split_of(by_split[split], names, places[split], chosen) for split in _SPLITS if split in by_split}
+        raise DataError(f"{split_folders['train']}: needs two or more class folders, found {len(names)}")
+    splits = {
+        split: _split_of(by_split[split], names, split_folders[split], chosen) for split in _SPLITS if split in by_split
+    }
     notes = _alike(names)
     missing = tuple(split for split in _SPLITS if split not in splits)
     if missing:
         own = [path for name in names for path in by_split["train"].get(name, ())]
-        splits, note = _with_cut(splits, names, missing, places["train"], own, chosen)
+        splits, note = _with_cut(splits, names, missing, split_folders["train"], own, chosen)
         notes += note
     kept, of_split, more = settled_classes(names, splits, folder)
     listing = scan.listing(sum(map(len, of_split.values())), notes + more + scan.unread_note())

@@ -96,10 +96,10 @@ def folder_listing(
 
     Other files with one of `endings`, in small letters, could have been read, but are unused.
     """
-    places = [folder / name for name in below if (folder / name).is_dir()]
+    subfolders = [folder / name for name in below if (folder / name).is_dir()]
     files = {
         entry.relative_to(folder).as_posix()
-        for folder_listed in places
+        for folder_listed in subfolders
         for entry in folder_listed.iterdir()
         if entry.is_file()
     }

@@ -123,21 +123,21 @@ class PublicImages(LazyImages):
         super().__init__(sum(shard.num_rows for shard in shards), self._content, name)
         self._shards, self._file, self._key, self._cache = shards, file, key, cache
         self._first = [0, *accumulate(shard.num_rows for shard in shards)]
-        self._held: tuple[int, list[bytes]] = (-1, [])
+        self._last_group: tuple[int, list[bytes]] = (-1, [])
 
     def resized(self, fit: ImageFit | int) -> NDArray[np.uint8]:
         """All of them brought to one size, uint8 [n, 3, S, S]; from the cache where there is one. Raises DataError."""
         resized = resized_all(self, fit) if self._cache is None else self._cache.pixels(self._key, self, fit)
-        self._held = (-1, [])
+        self._last_group = (-1, [])
         return resized
 
     def _content(self, index: int) -> bytes:
         number = bisect_right(self._first, index) - 1
-        if number != self._held[0]:
+        if number != self._last_group[0]:
             shard = self._shards[number]
             images = _read_shard(self._file(shard), shard, ["image"])["image"].to_pylist()
-            self._held = (number, [image["bytes"] for image in images])
-        return self._held[1][index - self._first[number]]
+            self._last_group = (number, [image["bytes"] for image in images])
+        return self._last_group[1][index - self._first[number]]
 
 
 def write_public_set(splits: Mapping[str, PairSplit], folder: Path, rows_per_shard: int = 1000) -> Manifest:

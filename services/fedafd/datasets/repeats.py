@@ -26,12 +26,12 @@ class Look(NamedTuple):
 
 def find_repeats(splits: Mapping[str, Split], looks: Mapping[str, Sequence[Look]]) -> tuple[Repeats, tuple[int, ...]]:
     """What repeats, and which training samples do so in another split."""
-    places: dict[bytes, list[tuple[str, int]]] = {}
+    rows_by_content: dict[bytes, list[tuple[str, int]]] = {}
     for name, split_looks in looks.items():
         for at, look in enumerate(split_looks):
             if look.content:
-                places.setdefault(look.content, []).append((name, at))
-    groups = [group for group in places.values() if len(group) > 1]
+                rows_by_content.setdefault(look.content, []).append((name, at))
+    groups = [group for group in rows_by_content.values() if len(group) > 1]
     groups.sort(key=lambda group: len({name for name, _ in group}) == 1)
     within = {name: sum(max(0, _count(group, name) - 1) for group in groups) for name in looks}
     pairs = {

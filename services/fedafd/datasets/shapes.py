@@ -30,7 +30,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle", "cross", "ring", "star", "diamond", "bar")
 SIZES = {"small": 0.16, "medium": 0.23, "large": 0.32}
-PLACES = {
+POSITIONS = {
     "at the top left": (0.3, 0.3),
     "at the top right": (0.7, 0.3),
     "in the middle": (0.5, 0.5),
@@ -38,10 +38,10 @@ PLACES = {
     "at the bottom right": (0.7, 0.7),
 }
 _TEMPLATES = (
-    "a {size} {colour} {shape} {place}",
-    "{place} there is a {colour} {shape} , {size} in size",
-    "a picture of a {colour} {shape} {place}",
-    "the {shape} is {colour} and lies {place}",
+    "a {size} {colour} {shape} {position}",
+    "{position} there is a {colour} {shape} , {size} in size",
+    "a picture of a {colour} {shape} {position}",
+    "the {shape} is {colour} and lies {position}",
     "one {size} {shape} painted {colour}",
 )
 _SPLITS = {"train": 0, "val": 1, "test": 2}
@@ -112,11 +112,11 @@ def _scene(options: ShapesOptions, split: str, index: int) -> _Scene:
     def one_of(names: tuple[str, ...]) -> str:
         return names[int(rng.integers(len(names)))]
 
-    return _Scene(one_of(SHAPES), one_of(tuple(COLOURS)), one_of(tuple(SIZES)), one_of(tuple(PLACES)), rng)
+    return _Scene(one_of(SHAPES), one_of(tuple(COLOURS)), one_of(tuple(SIZES)), one_of(tuple(POSITIONS)), rng)
 
 
 def _caption(scene: _Scene, template: int) -> str:
-    return _TEMPLATES[template].format(shape=scene.shape, colour=scene.colour, size=scene.size, place=scene.position)
+    return _TEMPLATES[template].format(shape=scene.shape, colour=scene.colour, size=scene.size, position=scene.position)
 
 
 _HINTS = {
@@ -145,7 +145,7 @@ def _draw(scene: _Scene, options: ShapesOptions) -> ImageArray:
     scale = 4
     background = tuple(int(v) for v in rng.integers(70, 190, size=3))
     image = Image.new("RGB", (side * scale, side * scale), background)
-    centre = np.array(PLACES[scene.position]) + rng.uniform(-0.08, 0.08, size=2)
+    centre = np.array(POSITIONS[scene.position]) + rng.uniform(-0.08, 0.08, size=2)
     radius = SIZES[scene.size] * rng.uniform(0.85, 1.15)
     colour = tuple(int(v) for v in np.clip(np.array(COLOURS[scene.colour]) + rng.integers(-25, 26, size=3), 0, 255))
     _paint(ImageDraw.Draw(image), scene.shape, centre * side * scale, radius * side * scale, colour, rng)

@@ -26,11 +26,11 @@ _SHOWN = 5
 class _Lines(Column):
     """A column of a CSV file."""
 
-    places: tuple[str, ...]
+    origins: tuple[str, ...]
     """File and line of each row."""
 
     def where(self, row: int) -> str:
-        return f"{self.places[row]}: column {self.name!r}"
+        return f"{self.origins[row]}: column {self.name!r}"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Table:
     path: Path
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    places: tuple[str, ...]
+    origins: tuple[str, ...]
     """File and line of each row."""
 
     def __len__(self) -> int:
@@ -57,12 +57,12 @@ class Table:
 
     def column(self, name: str, values: Sequence[object], kind: pa.DataType) -> Column:
         """`values`, one for each row, as the column `name`."""
-        return _Lines(name, list(values), (self.path,), (kind,), (len(self),), self.places)
+        return _Lines(name, list(values), (self.path,), (kind,), (len(self),), self.origins)
 
     def only(self, rows: Sequence[int]) -> Table:
         """Some of the rows."""
         return Table(
-            self.path, self.header, tuple(self.rows[row] for row in rows), tuple(self.places[row] for row in rows)
+            self.path, self.header, tuple(self.rows[row] for row in rows), tuple(self.origins[row] for row in rows)
         )
 
 
@@ -123,7 +123,7 @@ def divided(table: Table, column: str) -> dict[str, Table]:
         split = _SPLIT_NAMES.get(cell.strip().casefold())
         if split is None:
             raise DataError(
-                f"{table.places[row]}: column {column!r} is {cell[:40]!r}; must be train, val or test; where it is no"
+                f"{table.origins[row]}: column {column!r} is {cell[:40]!r}; must be train, val or test; where it is no"
                 " split, set options.split_column to null"
             )
         rows.setdefault(split, []).append(row)

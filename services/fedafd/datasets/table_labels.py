@@ -55,7 +55,7 @@ def _parted(table: Table, name: str, cells: Sequence[str], separator: str, no_la
         parts = [] if whole == "" or whole == no_label else whole.split(separator)
         if no_label is not None and no_label in (part.strip() for part in parts):
             raise DataError(
-                f"{table.places[row]}: column {name!r} is {cell[:60]!r}: {no_label!r} stands for no label, but is"
+                f"{table.origins[row]}: column {name!r} is {cell[:60]!r}: {no_label!r} stands for no label, but is"
                 " beside others; remove one of them"
             )
         values.append(parts)
@@ -69,7 +69,7 @@ def _of_columns(tables: Mapping[str, Table], columns: Sequence[str]) -> Named:
         rows: list[list[str]] = [[] for _ in range(len(table))]
         for column in columns:
             for row, cell in enumerate(table.cells(column, "label_columns")):
-                if _is_set(cell, f"{table.places[row]}: column {column!r}"):
+                if _is_set(cell, f"{table.origins[row]}: column {column!r}"):
                     rows[row].append(names[column])
         columns_of[split] = table.column("label_columns", rows, pa.list_(pa.string()))
     labelled, labels, notes = column_labels(columns_of)

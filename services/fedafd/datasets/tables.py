@@ -120,7 +120,7 @@ def _by_split(tables: dict[str, Table], options: TableOptions) -> dict[str, Tabl
 
 def _texts(table: Table, column: str) -> list[str]:
     texts = []
-    for where, cell in zip(table.places, table.cells(column, "text_column"), strict=True):
+    for where, cell in zip(table.origins, table.cells(column, "text_column"), strict=True):
         text = " ".join(cell.split())
         if not is_visible(text):
             raise DataError(f"{where}: column {column!r} holds no text")
@@ -137,21 +137,21 @@ class _Pictures:
         self.paths: dict[str, list[str]] = {}
         wanted: dict[str, str] = {}
         for split, table in tables.items():
-            cells = zip(table.places, table.cells(column, "image_column"), strict=True)
-            places = [(where, need_plain_path(cell.strip(), f"{where}: column {column!r}")) for where, cell in cells]
-            for where, path in places:
+            cells = zip(table.origins, table.cells(column, "image_column"), strict=True)
+            named = [(where, need_plain_path(cell.strip(), f"{where}: column {column!r}")) for where, cell in cells]
+            for where, path in named:
                 first = wanted.setdefault(path, where)
                 if first != where:
                     raise DataError(
                         f"{where}: {path} is there already, at {first}; write a picture once, with all of its labels"
                     )
-            self.paths[split] = [path for _, path in places]
+            self.paths[split] = [path for _, path in named]
         self._store = open_store(folder, need_plain_path(options.images, "data.options.images"))
-        self._found = find_pictures(self._store, wanted)
+        self._pictures = find_pictures(self._store, wanted)
 
     def split(self, split: str, labels: Labels) -> ImageSplit:
         """The pictures of a split, with their labels."""
-        files, store = [self._found[path] for path in self.paths[split]], self._store
+        files, store = [self._pictures[path] for path in self.paths[split]], self._store
         images = LazyImages(
             len(files), lambda i: store.read(files[i]), lambda i: store.name(files[i]), intensity_range=self._window
         )
@@ -159,7 +159,7 @@ class _Pictures:
 
     def listing(self, tables: Collection[str], notes: tuple[str, ...]) -> Listing:
         """What was read and left out; the tables, which may lie elsewhere than the pictures, are read too."""
-        listed = pictures_listing(self._folder, self._store, self._found, tables, notes)
+        listed = pictures_listing(self._folder, self._store, self._pictures, tables, notes)
         seen = listed.files_seen + len(set(tables) - set(self._store.files))
         return replace(listed, files_seen=seen, files_read=listed.files_read + len(tables))
 

@@ -26,7 +26,7 @@ def claim(lock: Path, taken: str) -> FileLock:
     ConfigurationError where the file system has no locks.
     """
     file_lock = _lock(lock)
-    with _told(lock):
+    with _clear_lock_errors(lock):
         try:
             file_lock.acquire(timeout=0)
         except Timeout:
@@ -48,7 +48,7 @@ def claimed(lock: Path, taken: str) -> Iterator[None]:
 def in_turn(lock: Path) -> Iterator[None]:
     """A block that one process at a time is in; the others wait. Raises ConfigurationError as claim."""
     file_lock = _lock(lock)
-    with _told(lock):
+    with _clear_lock_errors(lock):
         file_lock.acquire()
     try:
         yield
@@ -74,7 +74,7 @@ def _lock(lock: Path) -> FileLock:
 
 
 @contextmanager
-def _told(lock: Path) -> Iterator[None]:
+def _clear_lock_errors(lock: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -63,13 +63,13 @@ def _words(error: yaml.YAMLError) -> str:
         return f"character {error.position + 1} is {chr(error.character)!r}, which no YAML may hold"
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return " ".join(str(error).split())
-    where, context = _place(error.problem_mark), error.context or ""
+    where, context = _line_and_column(error.problem_mark), error.context or ""
     if context.startswith("while") and error.context_mark:
-        return f"{error.problem}, {where}, {context} of {_place(error.context_mark)}"
+        return f"{error.problem}, {where}, {context} of {_line_and_column(error.context_mark)}"
     return f"{context}, {error.problem}, {where}" if context else f"{error.problem}, {where}"
 
 
-def _place(mark: yaml.Mark) -> str:
+def _line_and_column(mark: yaml.Mark) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}"
 
 

@@ -91,19 +91,19 @@ class _Again(AbstractContextManager[None]):
 
     def __init__(self, model: nn.Module) -> None:
         self._tracked = {layer: layer.track_running_stats for layer in _norms(model)}
-        self._held: list[tuple[dict[_Norm, bool], dict[Tensor, Tensor]]] = []
+        self._saved: list[tuple[dict[_Norm, bool], dict[Tensor, Tensor]]] = []
 
     def __enter__(self) -> None:
         now = {layer: layer.track_running_stats for layer in self._tracked}
         buffers = {
             buffer: buffer.clone() for layer, kept in self._tracked.items() if kept for buffer in layer.buffers()
         }
-        self._held.append((now, buffers))
+        self._saved.append((now, buffers))
         for layer, tracked in self._tracked.items():
             layer.track_running_stats = tracked
 
     def __exit__(self, *_: object) -> None:
-        now, buffers = self._held.pop()
+        now, buffers = self._saved.pop()
         for layer, tracked in now.items():
             layer.track_running_stats = tracked
         with torch.no_grad():

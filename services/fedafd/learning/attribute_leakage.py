@@ -45,8 +45,8 @@ class _Gains(NamedTuple):
 
     def drawn(self, generator: np.random.Generator) -> _Gains:
         """As many again of each value, with replacement."""
-        places = [np.flatnonzero(self.values == value) for value in np.unique(self.values)]
-        which = np.concatenate([generator.choice(rows, len(rows)) for rows in places])
+        rows_by_value = [np.flatnonzero(self.values == value) for value in np.unique(self.values)]
+        which = np.concatenate([generator.choice(rows, len(rows)) for rows in rows_by_value])
         return _Gains(self.gains[which], self.values[which])
 
 

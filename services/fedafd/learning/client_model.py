@@ -129,12 +129,12 @@ class ClientModel(nn.Module):
         self, views: Mapping[Modality, Views], labels: Tensor | None, config: FederationConfig, weight: float
     ) -> Tensor:
         if self.head is None:
-            told_V = self.task.losses(self.contrast, views[Modality.IMAGE], views[Modality.TEXT])
-            paired: Tensor = told_V[0] + weight * told_V[1:].sum()
+            losses_V = self.task.losses(self.contrast, views[Modality.IMAGE], views[Modality.TEXT])
+            paired: Tensor = losses_V[0] + weight * losses_V[1:].sum()
             return paired
         (features,) = views.values()
-        told_V = self.task.losses(self.head, features, labels)
-        loss: Tensor = told_V[0] + weight * told_V[1:].sum()
+        losses_V = self.task.losses(self.head, features, labels)
+        loss: Tensor = losses_V[0] + weight * losses_V[1:].sum()
         by_itself = self.task.head_loss(self.head, config.client)
         return loss if by_itself is None else loss + (1 + 2 * weight) * by_itself
 

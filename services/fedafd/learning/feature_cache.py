@@ -50,7 +50,7 @@ class FeatureCache:
     def __init__(self, folder: Path | None = None, *, limit_bytes: int = _DISK, memory_bytes: int = _MEMORY) -> None:
         """At most so many bytes are kept on disk and in memory; those that were used longest ago go first."""
         self.folder, self._limit, self._memory = folder, limit_bytes, memory_bytes
-        self._held: OrderedDict[str, Tensor] = OrderedDict()
+        self._in_memory: OrderedDict[str, Tensor] = OrderedDict()
 
     def features(self, tower: Tower, rows: Tensor) -> Tensor:
         """Pooled features [n, C], float32 on the host, of rows that the tower's `read` made."""
@@ -107,8 +107,8 @@ class FeatureCache:
         return FileLock(probe)
 
     def _kept_features(self, name: str) -> Tensor | None:
-        if name in self._held:
-            return self._held[name]
+        if name in self._in_memory:
+            return self._in_memory[name]
         if self.folder is None:
             return None
         path = self.folder / name
@@ -126,10 +126,10 @@ class FeatureCache:
         return features
 
     def _hold(self, name: str, features: Tensor) -> None:
-        self._held[name] = features
-        self._held.move_to_end(name)
-        while sum(kept.nbytes for kept in self._held.values()) > self._memory and len(self._held) > 1:
-            self._held.popitem(last=False)
+        self._in_memory[name] = features
+        self._in_memory.move_to_end(name)
+        while sum(kept.nbytes for kept in self._in_memory.values()) > self._memory and len(self._in_memory) > 1:
+            self._in_memory.popitem(last=False)
 
     def _write(self, name: str, features: Tensor) -> None:
         """A disk that is full or broken is told in the log: features can be computed again."""

@@ -62,8 +62,8 @@ def moved(pixels: Tensor, draws: Draws) -> Tensor:
     """`augmented` as drawn before, for images that are part of a larger batch."""
     side = pixels.shape[-1]
     reach = _reach(side)
-    places = torch.arange(side)
-    down, across = (sent((places + at - reach).clamp_(0, side - 1), pixels.device) for at in (draws.y, draws.x))
+    positions = torch.arange(side)
+    down, across = (sent((positions + at - reach).clamp_(0, side - 1), pixels.device) for at in (draws.y, draws.x))
     shifted = pixels.index_select(-2, down).index_select(-1, across)
     rows = sent(draws.mirrored.nonzero().flatten(), pixels.device)
     shifted[rows] = shifted[rows].flip(-1)

@@ -52,7 +52,7 @@ class Reader:
         Raises DataError for a sample that cannot be read, unless `on_bad` takes it.
         """
         _refuse_one_sample(samples)
-        places: list[int] = []
+        positions: list[int] = []
         kept: list[Any] = []
         for position, sample in enumerate(samples):
             try:
@@ -62,12 +62,12 @@ class Reader:
                     raise
                 on_bad(position, error)
                 continue
-            places.append(position)
+            positions.append(position)
             if len(kept) == BATCH:
-                yield places, self._tensors(kept)
-                places, kept = [], []
+                yield positions, self._tensors(kept)
+                positions, kept = [], []
         if kept:
-            yield places, self._tensors(kept)
+            yield positions, self._tensors(kept)
 
     def _read(self, sample: Any, position: int) -> Any:
         if self._modality is Modality.TEXT:

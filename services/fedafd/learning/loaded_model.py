@@ -56,17 +56,17 @@ class LoadedModel:
         """As `Reader.batches`, on the model's device. Raises InvalidRequestError for a modality it has not."""
         if modality not in self._towers:
             raise InvalidRequestError(f"this is a model of kind {self.kind}; it has no {modality.value} encoder")
-        for places, batch in Reader(self._towers[modality], self.intensity_range).batches(samples, on_bad):
-            yield places, [rows.to(self.device) for rows in batch]
+        for positions, batch in Reader(self._towers[modality], self.intensity_range).batches(samples, on_bad):
+            yield positions, [rows.to(self.device) for rows in batch]
 
     def each_embedded(
         self, modality: Modality, samples: Iterable[Any], on_bad: OnBad | None = None
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Place and unit row [D] of each sample that can be read, batch by batch."""
-        for places, batch in self.each_batch(modality, samples, on_bad):
+        for positions, batch in self.each_batch(modality, samples, on_bad):
             with torch.inference_mode():
                 rows = self._embedded(modality, batch)
-            yield from zip(places, rows.float().cpu().numpy(), strict=True)
+            yield from zip(positions, rows.float().cpu().numpy(), strict=True)
 
     def _embedded(self, modality: Modality, batch: Sequence[Tensor]) -> Tensor:
         raise NotImplementedError

@@ -108,7 +108,7 @@ class LocalSite:
         """What the state was made for that is another today."""
         today = fingerprint_of_round(config, kind, encoders, data.labels)
         self._made_for = today if made_for is None else today.over(made_for)
-        self._encoders, self._told_made_for = encoders, made_for
+        self._encoders, self._given_fingerprint = encoders, made_for
         self._checkpoint: Checkpoint | None = None
         if state is not None:
             with _unusable_is_clear():
@@ -232,7 +232,7 @@ class LocalSite:
             self.device.type if self.device.index is None else str(self.device),
             sent=None,
             tokenizer=words,
-            made_for=self._told_made_for,
+            made_for=self._given_fingerprint,
         )
         self.beside.stage = f"client training alone, {self.kind.value}"
         if self.kind is ClientKind.IMAGE and self.towers[Modality.IMAGE].config.trainable != "head":

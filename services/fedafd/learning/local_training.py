@@ -165,7 +165,7 @@ class _Steps:
         assert self._regularise is not None
         with untouched_statistics(self._site.model):
             features = {m: tower(batch.rows[m]).vector_BD for m, tower in self._site.towers.items()}
-        return self._regularise(features, batch.places)
+        return self._regularise(features, batch.public_rows)
 
     def _backward(self, task: Tensor, whole: Tensor, terms: Terms, *, balanced: bool = False) -> None:
         """`balanced`: parameters hold a part of the task's gradient already."""

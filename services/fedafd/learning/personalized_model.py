@@ -139,11 +139,11 @@ class PersonalizedModel(LoadedModel):
         if top_k < 1:
             raise InvalidRequestError(f"top_k is {top_k}; must be 1 or more")
         modality = Modality(self.kind)
-        for places, batch in self.each_batch(modality, samples, on_bad):
+        for positions, batch in self.each_batch(modality, samples, on_bad):
             with torch.inference_mode():
                 odds = self._model.task.probabilities(self._logits(modality, batch, branch))
                 best = odds.topk(min(top_k, len(self.labels)), dim=-1)
-            rows = zip(places, best.values.tolist(), best.indices.tolist(), strict=True)
+            rows = zip(positions, best.values.tolist(), best.indices.tolist(), strict=True)
             yield from ((n, [(self.labels[i], p) for p, i in zip(v, w, strict=True)]) for n, v, w in rows)
 
     def embed_images(self, images: Iterable[ImageSample]) -> NDArray[np.float32]:

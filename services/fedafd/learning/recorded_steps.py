@@ -130,7 +130,7 @@ class _CudaRecorder:
     def warm(self, work: Callable[[], Tensor]) -> tuple[Tensor, bool]:
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream), _waits_told() as waits:
+        with torch.cuda.stream(self._stream), _recorded_waits() as waits:
             result = work()
         current.wait_stream(self._stream)
         result.record_stream(current)
@@ -157,7 +157,7 @@ class _CudaRecorder:
 
 
 @contextmanager
-def _waits_told() -> Iterator[list[str]]:
+def _recorded_waits() -> Iterator[list[str]]:
     """What torch says of each time that the host waits for a GPU in here; filled when it is left."""
     mode, waits = torch.cuda.get_sync_debug_mode(), list[str]()
     with warnings.catch_warnings(record=True) as warned:

@@ -41,7 +41,7 @@ class PublicBatch(NamedTuple):
     """Samples of the public set, and where in it they are [B]."""
 
     rows: dict[Modality, Tensor]
-    places: Tensor
+    public_rows: Tensor
 
 
 class StepBatch(NamedTuple):
@@ -68,9 +68,11 @@ def epoch_batches(site: LocalSite, *, aligns: bool) -> Iterator[StepBatch]:
     order = None if site.private else torch.randperm(site.splits["train"].count, generator=site.generator)
     public = _public_rows(site, steps) if aligns and schedule == "joint" else None
     for step in range(steps):
-        places = None if public is None else next(public)  # a pass that begins draws its order before the private batch
+        public_rows = (
+            None if public is None else next(public)
+        )  # a pass that begins draws its order before the private batch
         private = private_batch(site, _by_chance(site) if order is None else order[step * size : (step + 1) * size])
-        yield StepBatch(private, None if places is None else _public_batch(site, places))
+        yield StepBatch(private, None if public_rows is None else _public_batch(site, public_rows))
 
 
 def warm_batches(site: LocalSite, count: int) -> Iterator[StepBatch]:

@@ -14,7 +14,7 @@ __all__ = ["load_fitting"]
 def load_fitting(module: nn.Module, tensors: Mapping[str, Tensor], source: str, *, apart: tuple[str, ...] = ()) -> None:
     """Copy `tensors` into `module`; those whose names start with one of `apart` come from elsewhere.
 
-    Raises DataError naming `place` and the first tensor that is missing, unknown or of another shape.
+    Raises DataError naming `source` and the first tensor that is missing, unknown or of another shape.
     """
     wanted = {name: value for name, value in module.state_dict().items() if not name.startswith(apart or ("\0",))}
     problems = [
@@ -28,5 +28,5 @@ def load_fitting(module: nn.Module, tensors: Mapping[str, Tensor], source: str, 
     ]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise DataError(f"{source}: {problems[0]}{more}; the file belongs to another model or version", place=source)
+        raise DataError(f"{source}: {problems[0]}{more}; the file belongs to another model or version")
     module.load_state_dict(dict(tensors), strict=False)

@@ -84,8 +84,8 @@ def weigh(config: FederationConfig, sheets: Sequence[bytes]) -> Weighed:
         agree_K = agreements(added_KSD)
         if config.distillation.leave_out_copies:
             _, samples, dim = added_KSD.shape
-            found_K = near_copies(similar_K, agree_K, num_samples=samples, dim=dim)
-            copies = {position for position, is_copy in zip(single, found_K.tolist(), strict=True) if is_copy}
+            copied_K = near_copies(similar_K, agree_K, num_samples=samples, dim=dim)
+            copies = {position for position, is_copy in zip(single, copied_K.tolist(), strict=True) if is_copy}
     kept = [position for position in range(len(read)) if position not in copies]
     trimmed = _trimmed(config, {position: read[position] for position in kept if "every" in read[position]})
     counts = [int(read[position]["count"]) for position in kept]

@@ -13,7 +13,7 @@ from fedafd.telemetry.logging import get_logger
 
 __all__ = ["SharedClock", "shared_clock", "utc_now"]
 
-_TOLD_SECONDS = 2.0
+_WARN_SECONDS = 2.0
 _log = get_logger(__name__)
 
 
@@ -26,7 +26,7 @@ class SharedClock:
 
     def __init__(self) -> None:
         self._anchor: tuple[datetime, float] | None = None
-        self._told = False
+        self._warned = False
         self.skew_seconds = 0.0
         """How far this machine's clock was ahead of the database's when they were last compared; behind: below 0."""
 
@@ -42,14 +42,14 @@ class SharedClock:
         mark = (asked_at + monotonic()) / 2
         self._anchor = (database_time, mark)
         self.skew_seconds = (_wall() - self.now()).total_seconds()
-        differs = abs(self.skew_seconds) > _TOLD_SECONDS
-        if differs and not self._told:
+        differs = abs(self.skew_seconds) > _WARN_SECONDS
+        if differs and not self._warned:
             _log.warning(
                 "clock.differs_from_database",
                 seconds_ahead=round(self.skew_seconds, 1),
                 reason="the database's time counts; set this machine's clock by NTP",
             )
-        self._told = differs
+        self._warned = differs
 
     def forget(self) -> None:
         """Go by this machine's clock again."""

@@ -14,7 +14,7 @@ __all__ = ["made_with_note"]
 _RECORD = "run.json"
 _ROUNDING = ("device", "threads")
 """Where only these differ, the same code added the same numbers, in another order."""
-Made = tuple[tuple[str, str], ...]
+RunEnvironment = tuple[tuple[str, str], ...]
 
 
 def made_with_note(output: Path, keys: Sequence[RunKey]) -> str | None:
@@ -28,7 +28,7 @@ def made_with_note(output: Path, keys: Sequence[RunKey]) -> str | None:
     return f"The runs were not all made alike ({words}). {_what_it_means(list(unlike))} {_pairs(recorded)}"
 
 
-def _recorded(output: Path, keys: Sequence[RunKey]) -> Iterator[tuple[RunKey, tuple[Made, ...]]]:
+def _recorded(output: Path, keys: Sequence[RunKey]) -> Iterator[tuple[RunKey, tuple[RunEnvironment, ...]]]:
     """What each run was made with; several where it was stopped and went on elsewhere."""
     for key in keys:
         path = output / key.folder / _RECORD
@@ -37,7 +37,7 @@ def _recorded(output: Path, keys: Sequence[RunKey]) -> Iterator[tuple[RunKey, tu
             yield key, tuple(tuple(sorted(making.items())) for making in makings)
 
 
-def _counts(recorded: Mapping[RunKey, Sequence[Made]], name: str) -> dict[str, int]:
+def _counts(recorded: Mapping[RunKey, Sequence[RunEnvironment]], name: str) -> dict[str, int]:
     counts: dict[str, int] = {}
     for makings in recorded.values():
         for value in dict.fromkeys(dict(making).get(name, "not known") for making in makings):
@@ -64,9 +64,9 @@ def _what_it_means(names: Sequence[str]) -> str:
     )
 
 
-def _pairs(recorded: Mapping[RunKey, Sequence[Made]]) -> str:
+def _pairs(recorded: Mapping[RunKey, Sequence[RunEnvironment]]) -> str:
     """Differences are paired by scenario and seed: they are touched where the runs of a pair are unlike."""
-    groups: dict[tuple[str, int], set[tuple[Made, ...]]] = {}
+    groups: dict[tuple[str, int], set[tuple[RunEnvironment, ...]]] = {}
     for key, makings in recorded.items():
         groups.setdefault((key.scenario, key.seed), set()).add(tuple(sorted(makings)))
     unlike = [f"{scenario} seed {seed}" for (scenario, seed), makings in groups.items() if len(makings) > 1]

@@ -174,9 +174,9 @@ def _encoders(experiment: ExperimentConfig) -> Iterator[str]:
 def _values(experiment: ExperimentConfig, configs: Mapping[str, FederationConfig]) -> Iterator[str]:
     """What is set for all strategies counts if one of them uses it; what a strategy sets, if that one does."""
     kinds = {group.kind for group in experiment.clients}
-    places = [("federation", experiment.federation, list(configs.values()))]
-    places += [(f"strategies.{name}", values, [configs[name]]) for name, values in experiment.strategies.items()]
-    for where, values, users in places:
+    sections = [("federation", experiment.federation, list(configs.values()))]
+    sections += [(f"strategies.{name}", values, [configs[name]]) for name, values in experiment.strategies.items()]
+    for where, values, users in sections:
         for path in _paths(values):
             if path.split(".")[0] in _SERVICES_ONLY:
                 yield f"{where}.{path}: a simulation has no use for it"

@@ -24,12 +24,12 @@ from fedafd.learning.optimizers import choose_device
 from fedafd.learning.process_start import training_processes
 from fedafd.learning.weights_check import check_weights, encoders_of
 from fedafd.simulation.data import data_prints
+from fedafd.simulation.devices import device_names, least_used
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
 from fedafd.simulation.failures import Failure, killed, note_failure
 from fedafd.simulation.files import read_json
 from fedafd.simulation.kept_runs import check_kept_runs
 from fedafd.simulation.no_effect import settings_without_effect
-from fedafd.simulation.places import least_used, places
 from fedafd.simulation.run import SERVER_STAGES
 from fedafd.simulation.worker import NOW, Job, serve
 
@@ -45,7 +45,7 @@ def default_workers(runs: int, device: str) -> int:
     """As many as there are cores to run on, at most one per run; one per GPU where GPUs do the work."""
     gpus = _gpus()
     if device.startswith("cuda") or (device == "auto" and gpus):
-        return max(1, min(len(places(device, gpus)), runs))
+        return max(1, min(len(device_names(device, gpus)), runs))
     return max(1, min(len(os.sched_getaffinity(0)), runs))
 
 
@@ -62,7 +62,7 @@ def run_experiment(
 ) -> dict[RunKey, str]:
     """Do all runs that are not done yet. Returns the reason of each run that failed; the others have a result.json.
 
-    Of several devices (fedafd.simulation.places) each worker keeps to one. They must be here, what `output` holds must
+    Of several devices (fedafd.simulation.devices) each worker keeps to one. They must be here, what `output` holds must
     be of the same configuration and data, or is set aside with `restart` (fedafd.simulation.kept_runs), and pretrained
     weights must be there: ConfigurationError, DataError.
 
@@ -71,7 +71,7 @@ def run_experiment(
     run that is done, words; `tell` hears what else happens. Whatever ends this call ends the workers. Raises
     ConflictError while another simulation works in `output`.
     """
-    devices = places(device, _gpus())
+    devices = device_names(device, _gpus())
     for name in devices:
         choose_device(name)
     failed: dict[RunKey, str] = {}

@@ -74,8 +74,8 @@ class Difference(NamedTuple):
 
 def read_results(experiment: ExperimentConfig, output: Path) -> list[dict[str, Any]]:
     """Results of the runs that are done, in the experiment's order. Raises DataError for a broken file."""
-    places = [output / key.folder / "result.json" for key in experiment.runs()]
-    return [read_json(file) for file in places if file.exists()]
+    files = [output / key.folder / "result.json" for key in experiment.runs()]
+    return [read_json(file) for file in files if file.exists()]
 
 
 def not_done(experiment: ExperimentConfig, rows: Sequence[Row]) -> list[RunKey]:

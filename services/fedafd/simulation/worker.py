@@ -22,7 +22,7 @@ __all__ = ["NOW", "Job", "serve"]
 
 NOW = "now.json"
 """What a run at work does, in its folder."""
-_TELL_SECONDS = 0.25
+_WRITE_SECONDS = 0.25
 
 
 class Job(NamedTuple):
@@ -79,13 +79,13 @@ def _end_with_parent() -> None:
 
 def _work(experiment: ExperimentConfig, key: RunKey, job: Job) -> Failure | None:
     folder = Path(job.output) / key.folder
-    told_at = 0.0
+    written_at = 0.0
 
     def watch(number: int, fraction: float, activity: str) -> None:
-        nonlocal told_at
-        if time.monotonic() >= told_at + _TELL_SECONDS:
+        nonlocal written_at
+        if time.monotonic() >= written_at + _WRITE_SECONDS:
             write_json(folder / NOW, {"round": number, "fraction": fraction, "activity": activity})
-            told_at = time.monotonic()
+            written_at = time.monotonic()
 
     def tell(line: str) -> None:
         sys.stderr.write(f"{key.name}: {line}\n")

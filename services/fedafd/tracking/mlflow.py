@@ -45,7 +45,7 @@ class MlFlow:
         with _alone(run.output / f".{_DATABASE}.lock") if "uri" not in options else _no_lock():
             self._client = MlflowClient(tracking_uri=options.get("uri", f"sqlite:///{run.output / _DATABASE}"))
             self._run_id, self._is_new = self._find(self._experiment(experiment), run)
-        self._held: dict[str, set[int]] = {}
+        self._logged_steps: dict[str, set[int]] = {}
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Metrics at the round's number, those left out that the run has at that round."""
@@ -89,10 +89,10 @@ class MlFlow:
         return str(self._client.create_run(experiment, run_name=run.name, tags=tags).info.run_id), True
 
     def _steps(self, name: str) -> set[int]:
-        if name not in self._held:
+        if name not in self._logged_steps:
             history = [] if self._is_new else self._client.get_metric_history(self._run_id, name)
-            self._held[name] = {point.step for point in history}
-        return self._held[name]
+            self._logged_steps[name] = {point.step for point in history}
+        return self._logged_steps[name]
 
 
 @contextmanager

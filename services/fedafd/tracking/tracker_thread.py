@@ -34,7 +34,7 @@ class TrackerThread:
         self._ending = False
         self._busy_since: float | None = None
         self._warned = False
-        self._told: dict[int, dict[str, float]] = {}
+        self._sent: dict[int, dict[str, float]] = {}
         self._tracker: Tracker | None = None
         self._thread = threading.Thread(target=self._work, name=f"tracker-{name}", daemon=True)
         self._thread.start()
@@ -81,10 +81,10 @@ class TrackerThread:
 
     def _log(self, rounds: Rounds) -> None:
         if self._tracker is None:
-            self._told.clear()
+            self._sent.clear()
             self._tracker = self._start()
         for number, metrics in sorted(rounds.items()):
-            shown = self._told.setdefault(number, {})
+            shown = self._sent.setdefault(number, {})
             new = {name: value for name, value in metrics.items() if name not in shown}
             if new:
                 self._tracker.log(number, new)

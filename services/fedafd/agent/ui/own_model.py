@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from fedafd.learning.personalized_model import PersonalizedModel, Prediction
 
-__all__ = ["Found", "Guess", "ModelView", "OwnModel"]
+__all__ = ["Guess", "ModelView", "OwnModel", "PictureHit"]
 
 _TOP = 5
 _HITS = 12
@@ -59,7 +59,7 @@ class Guess:
 
 
 @dataclass(frozen=True)
-class Found:
+class PictureHit:
     """One picture that a caption found."""
 
     path: str
@@ -73,7 +73,7 @@ class _Pictures:
     """All pictures of val and test as the model sees them."""
 
     made_for: tuple[Path | None, str]
-    places: list[tuple[str, int]]
+    sample_ids: list[tuple[str, int]]
     rows: NDArray[np.float32]
     unreadable: int
     splits: dict[str, PairSplit]
@@ -101,7 +101,7 @@ class OwnModel:
             kind=kind,
             round_number=number if isinstance(number, int) else None,
             labels=tuple(map(str, described.get("labels", ()))),
-            searchable=None if pictures is None else len(pictures.places),
+            searchable=None if pictures is None else len(pictures.sample_ids),
             unreadable=0 if pictures is None else pictures.unreadable,
             job=self._job.view(),
         )
@@ -126,7 +126,7 @@ class OwnModel:
         """Until the pictures that are being read are, but not longer."""
         self._job.wait(seconds)
 
-    def search(self, caption: str) -> list[Found]:
+    def search(self, caption: str) -> list[PictureHit]:
         """The pictures of val and test that match best, best first. Raises DataError, InvalidRequestError."""
         from fedafd.learning.search_index import nearest
 
@@ -136,12 +136,12 @@ class OwnModel:
                 "let the model read the pictures first; a new model or new data must be read anew"
             )
         (row,) = self._model().embed_texts([caption])
-        names = [f"{split}/{index}" for split, index in pictures.places]
+        names = [f"{split}/{index}" for split, index in pictures.sample_ids]
         results = []
         for name, likeness in nearest(row, names, pictures.rows, _HITS):
             split, _, index = name.partition("/")
             captions = pictures.splits[split].captions[int(index)]
-            results.append(Found(f"/pictures/{name}.png", split, captions[0] if captions else "", likeness))
+            results.append(PictureHit(f"/pictures/{name}.png", split, captions[0] if captions else "", likeness))
         return results
 
     def picture(self, split: str, index: int) -> bytes | None:
@@ -196,24 +196,24 @@ class OwnModel:
         model, data = self._model(), self._look.data()
         splits = {name: split for name in ("val", "test") if isinstance(split := getattr(data, name), PairSplit)}
         total = sum(map(len, splits.values()))
-        places: list[tuple[str, int]] = []
+        sample_ids: list[tuple[str, int]] = []
         bad: list[tuple[str, int]] = []
 
         def readable() -> Iterator[ImageArray]:
             for name, split in splits.items():
                 for index in range(len(split)):
-                    progress(len(places) + len(bad), total)
+                    progress(len(sample_ids) + len(bad), total)
                     try:
                         picture = split.images[index]
                     except DataError:
                         bad.append((name, index))
                         continue
-                    places.append((name, index))
+                    sample_ids.append((name, index))
                     yield picture
 
         rows = [row for _, row in model.each_embedded(Modality.IMAGE, readable())]
         matrix = np.stack(rows) if rows else np.zeros((0, model.dim), dtype=np.float32)
-        return _Pictures(made_for, places, matrix, len(bad), splits)
+        return _Pictures(made_for, sample_ids, matrix, len(bad), splits)
 
 
 def _given(text: str, what: str) -> str:

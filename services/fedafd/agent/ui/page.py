@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from fedafd.agent.state import Credential, StateDirectory
 from fedafd.agent.ui.own_look import LookView, OwnLook
-from fedafd.agent.ui.own_model import Found, Guess, ModelView, OwnModel
+from fedafd.agent.ui.own_model import Guess, ModelView, OwnModel, PictureHit
 from fedafd.agent.ui.rounds import rounds_of
 from fedafd.agent.ui.sent import sent_of
 from fedafd.datasets.listing import LeftOutReason
@@ -31,7 +31,7 @@ class Tried:
 
     text: str = ""
     guess: Guess | None = None
-    pictures: list[Found] | None = None
+    pictures: list[PictureHit] | None = None
     problem: str = ""
 
 

@@ -77,7 +77,7 @@ def _taken(process: str, host: str, port: int, variable: str, *, is_http: bool) 
 def look_at_disks(deployment: Deployment) -> Iterator[Finding]:
     """The free space wherever a process writes, once for each disk."""
     disks: dict[int, tuple[Path, list[str]]] = {}
-    for what, folder in _places(deployment):
+    for what, folder in _folders(deployment):
         there = next(parent for parent in (folder, *folder.parents) if parent.exists())
         disks.setdefault(there.stat().st_dev, (there, []))[1].append(what)
     for there, uses in disks.values():
@@ -91,7 +91,7 @@ def look_at_disks(deployment: Deployment) -> Iterator[Finding]:
             yield fine("disk", words)
 
 
-def _places(deployment: Deployment) -> Iterator[tuple[str, Path]]:
+def _folders(deployment: Deployment) -> Iterator[tuple[str, Path]]:
     url = deployment.first("database_url") or ""
     if url.startswith("sqlite:///"):
         yield "database", Path(url.removeprefix("sqlite:///")).absolute()

@@ -39,7 +39,7 @@ class Person:
     subject: str = ""
     """The provider's name for the person; empty where a session tells of it."""
     values: tuple[int, ...]
-    """Which of the settings' roles the person has, by their places."""
+    """Which of the settings' roles the person has, by their positions."""
     role: Role
     federations: frozenset[str] | None
     """None for all."""
@@ -100,8 +100,8 @@ class People:
         name = claims.get(self.settings.name_claim) or claims.get("email")
         shown = plain_text(name if isinstance(name, str) else subject).strip()[:_LONGEST_NAME] or subject[:8]
         has = _values(claims, self.settings.roles_claim)
-        places = tuple(position for position, value in enumerate(self.settings.roles) if value in has)
-        person = self._person(hash_secret(f"{self.settings.issuer} {subject}")[:32], shown, places)
+        positions = tuple(position for position, value in enumerate(self.settings.roles) if value in has)
+        person = self._person(hash_secret(f"{self.settings.issuer} {subject}")[:32], shown, positions)
         if person is None:
             raise ForbiddenError(
                 f"{shown}: is known, and has no role here: none of the values of {self.settings.roles_claim!r} in the"
@@ -113,8 +113,8 @@ class People:
     def of_session(self, person_id: str, text: str) -> Person | None:
         """The person whom a session of the dashboard tells of, as `for_session` wrote it."""
         try:
-            name, places = json.loads(text)
-            return self._person(person_id, name, tuple(places))
+            name, positions = json.loads(text)
+            return self._person(person_id, name, tuple(positions))
         except (ValueError, TypeError):
             return None
 
@@ -129,15 +129,15 @@ class People:
         what = self.settings.model_dump_json(include={"issuer", "client_id", "roles_claim", "roles"})
         return hash_secret(what)[:16]
 
-    def _person(self, person_id: str, name: str, places: tuple[int, ...]) -> Person | None:
+    def _person(self, person_id: str, name: str, positions: tuple[int, ...]) -> Person | None:
         """With the highest of the roles; the federations of those that give it add up."""
-        grants = [_at(self.settings.roles, position) for position in places]
+        grants = [_at(self.settings.roles, position) for position in positions]
         if not grants:
             return None
         role = max((grant.role for grant in grants), key=_RANK.index)
         scopes = [grant.federations for grant in grants if grant.role is role]
         only = None if None in scopes else frozenset(name for scope in scopes for name in scope or ())
-        return Person(id=person_id, name=name, values=places, role=role, federations=only)
+        return Person(id=person_id, name=name, values=positions, role=role, federations=only)
 
 
 def _at(roles: Mapping[str, Grant], position: int) -> Grant:

@@ -49,7 +49,7 @@ class Metadata(BaseModel):
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Discovery:
     metadata: Metadata
     keys: tuple[jwt.PyJWK, ...]
     at: float
@@ -68,7 +68,7 @@ class Provider:
     ) -> None:
         self._settings = settings
         self._fresh, self._stale, self._again = fresh_seconds, stale_seconds, again_seconds
-        self._told: _Told | None = None
+        self._discovery: _Discovery | None = None
         self._asked_at = float("-inf")
         self._failure: IdentityProviderUnavailableError | None = None
         self._lock = asyncio.Lock()
@@ -101,11 +101,11 @@ class Provider:
             raise self._away(f"{url}: answers {answer.status_code}")
         return answer
 
-    async def _known(self, *, newer: bool = False) -> _Told:
+    async def _known(self, *, newer: bool = False) -> _Discovery:
         """What it told within the hour; with `newer` asked again, unless that was done a moment ago."""
-        before = self._told
+        before = self._discovery
         async with self._lock:
-            now, known = monotonic(), self._told
+            now, known = monotonic(), self._discovery
             is_fresh = known is not None and now - known.at < self._fresh
             if known is not None and known is not before:
                 return known  # somebody else asked meanwhile
@@ -114,8 +114,8 @@ class Provider:
             if now - self._asked_at >= self._again:
                 self._asked_at = now
                 try:
-                    self._told, self._failure = await self._asked(now), None
-                    return self._told
+                    self._discovery, self._failure = await self._asked(now), None
+                    return self._discovery
                 except IdentityProviderUnavailableError as error:
                     self._failure = error
                     if is_configured():  # `fedafd doctor` says it in its own answer
@@ -124,7 +124,7 @@ class Provider:
                 raise self._failure or self._away("it was asked a moment ago")
             return known
 
-    async def _asked(self, now: float) -> _Told:
+    async def _asked(self, now: float) -> _Discovery:
         address = f"{self._settings.issuer.rstrip('/')}/.well-known/openid-configuration"
         try:
             metadata = Metadata.model_validate(await self._json(address))
@@ -138,7 +138,7 @@ class Provider:
         fresh_keys = tuple(_keys(keys.get("keys")))
         if not fresh_keys:
             raise self._away(f"{metadata.jwks_uri}: has no key that is for signatures")
-        return _Told(metadata, fresh_keys, now)
+        return _Discovery(metadata, fresh_keys, now)
 
     async def _json(self, url: str) -> Mapping[str, Any]:
         answer = await self.ask("GET", url)

@@ -73,7 +73,7 @@ def _collect(store: ObjectStore, manifest: Manifest) -> None:
                 f" {shard.size_bytes}; push it again with `fedafd public-set push`"
             )
     for shard in manifest.shards:
-        _place(store, manifest.sha256, shard)
+        _store_shard(store, manifest.sha256, shard)
     store.put(public_set_manifest(manifest.sha256), manifest.to_bytes())
     # Only now: several shards of one manifest may have the same content.
     for digest in {shard.sha256 for shard in manifest.shards}:
@@ -89,7 +89,7 @@ def _stored_bytes(store: ObjectStore, sha256: str, shard: Shard) -> int | None:
     return None
 
 
-def _place(store: ObjectStore, sha256: str, shard: Shard) -> None:
+def _store_shard(store: ObjectStore, sha256: str, shard: Shard) -> None:
     target = public_set_shard(sha256, shard.name)
     if store.stat(target) is not None:
         return

@@ -23,7 +23,7 @@ _THUMBNAIL = 192
 _MOST_CAPTIONS = 5
 
 
-class Place(NamedTuple):
+class SampleRow(NamedTuple):
     """A sample of the public set."""
 
     split: str
@@ -33,13 +33,13 @@ class Place(NamedTuple):
 class Pictures(Sequence[ImageArray]):
     """The gallery's pictures, each decoded when it is asked for, for one thread after the other."""
 
-    def __init__(self, public_set: PublicSet, places: Sequence[Place]) -> None:
-        self._set, self._places = public_set, places
+    def __init__(self, public_set: PublicSet, samples: Sequence[SampleRow]) -> None:
+        self._set, self._samples = public_set, samples
         # A split holds one shard's contents, which another thread's reading would replace.
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._samples)
 
     @overload
     def __getitem__(self, index: int) -> ImageArray: ...
@@ -48,7 +48,7 @@ class Pictures(Sequence[ImageArray]):
     def __getitem__(self, index: int | slice) -> ImageArray | Sequence[ImageArray]:
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
-        split, row = self._places[index]
+        split, row = self._samples[index]
         with self._lock:
             return self._set.split(split).images[row]
 
@@ -64,11 +64,11 @@ class Gallery:
         before = accumulate((shard.num_rows for shard in shards), initial=0)
         needed = [shard for shard, count in zip(shards, before, strict=False) if count < most]
         self._set = public_set.with_shards(needed)
-        every = (Place(split, row) for split in _SPLITS for row in range(self._set.manifest.num_samples(split)))
-        self._places = list(islice(every, most))
-        self.pictures = Pictures(self._set, self._places)
+        every = (SampleRow(split, row) for split in _SPLITS for row in range(self._set.manifest.num_samples(split)))
+        self._samples = list(islice(every, most))
+        self.pictures = Pictures(self._set, self._samples)
         first: dict[str, int] = {}
-        for number, (split, row) in enumerate(self._places):
+        for number, (split, row) in enumerate(self._samples):
             for text in self._set.split(split).captions[row]:
                 first.setdefault(text, number)
         self.captions = list(first)
@@ -76,7 +76,7 @@ class Gallery:
 
     def picture_hit(self, number: int, likeness: float) -> QueryHit:
         """A picture of the gallery as an answer shows it."""
-        split, row = self._places[number]
+        split, row = self._samples[number]
         pairs = self._set.split(split)
         captions = tuple(pairs.captions[row][:_MOST_CAPTIONS])
         name = pairs.ids[row] if pairs.ids else f"{split}-{row}"

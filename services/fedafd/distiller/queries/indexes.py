@@ -24,7 +24,7 @@ from fedafd.telemetry.logging import get_logger
 
 __all__ = ["Index", "Indexes", "Progress"]
 
-_HELD = 6
+_MOST_INDEXES = 6
 _MOST_MAKING = 4
 """Being made or waiting for that."""
 _RETRY_SECONDS = 10
@@ -65,7 +65,7 @@ class Indexes:
     def __init__(self, folder: Path, limit_bytes: int, *, wait_seconds: float = 0.5) -> None:
         """`wait_seconds`: so long a caller waits for one that is being made before it hears how far it is."""
         self._folder, self._limit_bytes, self._wait_seconds = folder, limit_bytes, wait_seconds
-        self._held: OrderedDict[str, Index] = OrderedDict()
+        self._indexes: OrderedDict[str, Index] = OrderedDict()
         self._making: dict[str, _Making] = {}
         self._thread = ThreadPoolExecutor(1, "indexing")
         self._stops = False
@@ -75,7 +75,7 @@ class Indexes:
 
         Raises what `make` raised, once; and TooManyRequestsError where several others are being made.
         """
-        index = self._held.get(name) or (None if name in self._making else self._loaded(name))
+        index = self._indexes.get(name) or (None if name in self._making else self._loaded(name))
         if index is None:
             making = self._making.get(name) or self._begin(name, total, make, owner)
             wait([making.future], self._wait_seconds)
@@ -83,10 +83,10 @@ class Indexes:
                 return Progress(making.done, making.total)
             del self._making[name]
             index = making.future.result()
-        self._held[name] = index
-        self._held.move_to_end(name)
-        while len(self._held) > _HELD:
-            self._held.popitem(last=False)
+        self._indexes[name] = index
+        self._indexes.move_to_end(name)
+        while len(self._indexes) > _MOST_INDEXES:
+            self._indexes.popitem(last=False)
         return index
 
     def close(self) -> None:

@@ -55,7 +55,7 @@ class Versions:
         """
         self._store, self._folder, self._public_sets, self._device = store, folder, public_sets, device
         self._most, self._most_pictures, self._is_busy, self._wait_seconds = most, most_pictures, is_busy, wait_seconds
-        self._held: OrderedDict[str, HeldVersion] = OrderedDict()
+        self._versions: OrderedDict[str, HeldVersion] = OrderedDict()
         self._loading: dict[str, Future[HeldVersion]] = {}
         self._galleries: OrderedDict[str, Gallery] = OrderedDict()
         self._thread = ThreadPoolExecutor(1, "loading")
@@ -71,15 +71,15 @@ class Versions:
         about = "".join(f"{file.path}\0{file.sha256}\n" for file in weighty)
         key = hashlib.sha256(about.encode()).hexdigest()
         name = f"{key} {public_set_sha256}"
-        if name not in self._held:
+        if name not in self._versions:
             loading = self._loading.get(name) or self._begin(name, key, listed, public_set_sha256)
             wait([loading], self._wait_seconds)
             if not loading.done():
                 return None
             del self._loading[name]
-            self._held[name] = loading.result()
-        self._held.move_to_end(name)
-        return self._held[name]
+            self._versions[name] = loading.result()
+        self._versions.move_to_end(name)
+        return self._versions[name]
 
     def close(self) -> None:
         """Let no further one be loaded, and wait for the one that is."""
@@ -98,16 +98,16 @@ class Versions:
         for name in [name for name, loading in self._loading.items() if loading.done()]:
             loading = self._loading.pop(name)  # nobody came back for it yet
             if loading.exception() is None:
-                self._held[name] = loading.result()
-        while len(self._held) + len(self._loading) >= self._most:
-            idle = next((name for name, kept in self._held.items() if not self._is_busy(kept.key)), None)
+                self._versions[name] = loading.result()
+        while len(self._versions) + len(self._loading) >= self._most:
+            idle = next((name for name, kept in self._versions.items() if not self._is_busy(kept.key)), None)
             if idle is None:
                 raise TooManyRequestsError(
                     f"the query worker holds {self._most} versions at most, and prepares that many; try again when it"
                     " has, or give it memory for more: FEDAFD_QUERIES_VERSIONS_HELD",
                     retry_after_seconds=_RETRY_SECONDS,
                 )
-            del self._held[idle]
+            del self._versions[idle]
 
     def _gallery(self, sha256: str) -> Gallery:
         """Versions of one public set share it. In the thread that loads."""

@@ -6,14 +6,15 @@ from collections import Counter
 from multiprocessing.connection import Connection
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedafd.domain.errors import ConfigurationError
 from fedafd.simulation import pool as pool_module
+from fedafd.simulation.devices import check_devices, device_names, least_used
 from fedafd.simulation.experiment import RunKey
 from fedafd.simulation.failures import Failure
-from fedafd.simulation.places import check_places, least_used, places
 from fedafd.simulation.pool import default_workers
 from fedafd.simulation.worker import Job
 
@@ -31,13 +32,13 @@ from fedafd.simulation.worker import Job
     ],
 )
 def test_a_name_stands_for_these_devices(text: str, gpus: int, wanted: list[str]) -> None:
-    assert places(text, gpus) == wanted
+    assert device_names(text, gpus) == wanted
 
 
 @pytest.mark.parametrize("text", ["", "gpu", "cuda:0,", "cuda:0,cpu", "cuda,cuda:1", "cuda:0 cuda:1", "auto,cuda:0"])
 def test_other_names_are_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="--device"):
-        check_places(text)
+        check_devices(text)
 
 
 @settings(max_examples=30, deadline=None)
@@ -69,8 +70,9 @@ def tell_device(requests: Connection, job: Job) -> None:
 
 def test_processes_keep_to_the_device_they_got(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "serve", tell_device)
+    monkeypatch.setattr(pool_module, "choose_device", torch.device)  # this machine need not have the GPUs
     pool = pool_module._Pool(Job("", "", "cuda:0", False, 1), ["cuda:0", "cuda:1"])
-    told = []
+    rounds = []
     try:
         for _ in range(2):
             keys = [RunKey(scenario="iid", strategy=name, seed=0) for name in ("a", "b")]
@@ -79,7 +81,7 @@ def test_processes_keep_to_the_device_they_got(monkeypatch: pytest.MonkeyPatch) 
             answers: list[str] = []
             while pool.at_work:
                 answers += [failure.reason for _, failure in pool.ended() if failure is not None]
-            told.append(sorted(answers))
+            rounds.append(sorted(answers))
     finally:
         pool.close()
-    assert told == [["cuda:0", "cuda:1"]] * 2
+    assert rounds == [["cuda:0", "cuda:1"]] * 2

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from fedafd.domain.errors import ConfigurationError
 
-__all__ = ["need_place"]
+__all__ = ["need_writable_file"]
 
 
-def need_place(path: Path) -> None:
+def need_writable_file(path: Path) -> None:
     """Raise ConfigurationError unless `path` is a regular file or could become one."""
     try:
         there = path.exists()
