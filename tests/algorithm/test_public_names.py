@@ -13,7 +13,15 @@ import fedafd.algorithm
 
 PUBLIC = {
     "adamp_on_device": {"step_matrices"},
-    "agreement": {"FEWEST_CLIENTS", "added", "agreements", "mean_similarity", "near_copies"},
+    "agreement": {
+        "FEWEST_CLIENTS",
+        "added",
+        "agreements",
+        "least_agreeing",
+        "mean_similarity",
+        "near_copies",
+        "num_trimmed",
+    },
     "at_once": {
         "contrast_each",
         "fooling_loss",
@@ -37,6 +45,7 @@ PUBLIC = {
     "contrastive": {"SoftContrastiveLoss"},
     "distillation": {
         "MeanEnsemble",
+        "FAR_BELOW",
         "SimilarityEnsemble",
         "distillation_loss",
         "distillation_targets",
