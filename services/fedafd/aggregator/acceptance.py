@@ -17,14 +17,13 @@ from fedafd.aggregator.together import Guard, Together
 from fedafd.artifacts.ref import ArtifactRef
 from fedafd.artifacts.stage_io import FoldInputs, SharedOutputs
 from fedafd.domain.kinds import Modality, StageKind
-from fedafd.domain.states import ParticipationState
 from fedafd.persistence.artifact_repository import NewArtifact, add_artifacts
 from fedafd.persistence.caller_address import asked_from, caller_address
 from fedafd.persistence.database import Database
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.model_repository import add_files, has_personalized
 from fedafd.persistence.models import ClientRow, ParticipationRow, PersonalizedModelRow, RoundRow, utc_now
-from fedafd.persistence.participation_repository import settle_participation
+from fedafd.persistence.settling_repository import deliver_participations
 from fedafd.persistence.stage_repository import add_folds, fold_anew, stage_outputs
 
 __all__ = ["Acceptances", "Checked"]
@@ -78,7 +77,9 @@ class Acceptances:
 
 async def _accept(session: AsyncSession, deliveries: Sequence[Checked]) -> dict[Checked, datetime | Exception | None]:
     now = utc_now()
-    counted = [delivery for delivery in deliveries if await _settle(session, delivery, now)]
+    first = {delivery.participation.id: delivery for delivery in reversed(deliveries)}
+    waited_for = await deliver_participations(session, {key: _values(first[key]) for key in first}, now)
+    counted = [one for one in deliveries if one.participation.id in waited_for and first[one.participation.id] is one]
     await add_artifacts(session, [artifact for delivery in counted for artifact in _artifacts(delivery)])
     by_round: defaultdict[str, list[Checked]] = defaultdict(list)
     for delivery in counted:
@@ -96,21 +97,17 @@ async def _accept(session: AsyncSession, deliveries: Sequence[Checked]) -> dict[
     return {delivery: now if delivery in counted else None for delivery in deliveries}
 
 
-async def _settle(session: AsyncSession, delivery: Checked, now: datetime) -> bool:
-    return await settle_participation(
-        session,
-        delivery.participation.id,
-        ParticipationState.DELIVERED,
-        settled_at=now,
-        receipt=delivery.receipt,
-        progress=1.0,
-        bytes_up=ParticipationRow.bytes_up + delivery.bytes_up,
-        bytes_down=ParticipationRow.bytes_down + delivery.bytes_down,
-        metrics=dict(delivery.metrics),
-        num_private_samples=delivery.num_private_samples,
-        representations_sha256=delivery.content["sha256"],
-        region_clients=None if delivery.region_clients is None else dict(delivery.region_clients),
-    )
+def _values(delivery: Checked) -> dict[str, Any]:
+    """Of the part in the round."""
+    return {
+        "receipt": delivery.receipt,
+        "bytes_up": delivery.bytes_up,
+        "bytes_down": delivery.bytes_down,
+        "metrics": dict(delivery.metrics),
+        "num_private_samples": delivery.num_private_samples,
+        "representations_sha256": delivery.content["sha256"],
+        "region_clients": None if delivery.region_clients is None else dict(delivery.region_clients),
+    }
 
 
 def _artifacts(delivery: Checked) -> list[NewArtifact]:

@@ -20,11 +20,11 @@ from fedafd.domain.config import stored_federation_config
 from fedafd.domain.kinds import FOLDS_TOGETHER, StageKind
 from fedafd.domain.states import StageState
 from fedafd.persistence.models import RoundRow, StageRow, utc_now
+from fedafd.persistence.outbox_repository import mark_taken
 from fedafd.persistence.stage_repository import (
     claim_companions,
     claim_stage,
     has_open_folds,
-    mark_taken,
     next_stage,
 )
 from fedafd.telemetry.logging import get_logger

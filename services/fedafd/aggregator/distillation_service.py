@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from sqlalchemy.ext.asyncio import AsyncSession
+from collections.abc import Collection, Mapping, Sequence
 
 from fedafd.aggregator.claiming import Claimed, claim, claim_next
 from fedafd.aggregator.context import Context
@@ -23,6 +21,7 @@ from fedafd.domain.states import StageState
 from fedafd.persistence.artifact_repository import NewArtifact, add_artifacts
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import RoundRow, StageRow, utc_now
+from fedafd.persistence.settling_repository import Completion, complete_stages
 from fedafd.persistence.stage_repository import (
     announce_again,
     forgive_strike,
@@ -94,28 +93,25 @@ class DistillationService(DistillationServiceServicer):
 
     async def CompleteStage(self, request: pb.CompleteStageRequest, call: Call) -> pb.CompleteStageResponse:
         require_internal(self._context, call)
-        requests = [request, *request.companions]
-        lost, artifacts = [], []
+        completions = [_completion(each) for each in (request, *request.companions)]
         async with self._context.database.transaction() as session:
-            stages = await get_stages(session, [completion.stage_id for completion in requests])
-            for completion in requests:
-                stage, row = stages[completion.stage_id]
-                outputs = await _complete(session, completion, stage, row)
-                if outputs is not None:
-                    artifacts += outputs
-                    continue
-                words = f"stage {stage.id}: token {completion.token} no longer holds it; it is {stage.state}"
-                if len(requests) == 1:
-                    raise StageLostError(words)
-                _log.info("stage.lost", stage=stage.id, reason=words)
-                lost.append(stage.id)
-            await add_artifacts(session, artifacts)
+            stages = await get_stages(session, [completion.stage_id for completion in completions])
+            lost = await complete_stages(session, completions)
+            for completion in completions:
+                if completion.stage_id in lost:
+                    stage, _ = stages[completion.stage_id]
+                    words = f"stage {stage.id}: token {completion.token} no longer holds it; it is {stage.state}"
+                    if len(completions) == 1:
+                        raise StageLostError(words)
+                    _log.info("stage.lost", stage=stage.id, reason=words)
+            await add_artifacts(session, _made(completions, stages, lost))
+        _, row = stages[request.stage_id]
         add_context(federation=row.federation_id, round_number=row.number)
         goes_on = request.takes_next and not lost
         following = await claim_next(self._context, row, stages[request.stage_id][0]) if goes_on else None
         # Who has the next stage has seen to all that the coordinator could do.
         self._context.wakeups.changed(row.federation_id, clients=(), rounds=following is None)
-        answer = pb.CompleteStageResponse(lost_stage_ids=lost)
+        answer = pb.CompleteStageResponse(lost_stage_ids=sorted(lost))
         if following is not None:
             answer.next.CopyFrom(self._described(following))
         return answer
@@ -190,17 +186,27 @@ class DistillationService(DistillationServiceServicer):
         return answer
 
 
-async def _complete(
-    session: AsyncSession, request: pb.CompleteStageRequest, stage: StageRow, row: RoundRow
-) -> list[NewArtifact] | None:
-    """Settle the stage with its outputs, once, which are to be registered; None if the claim is lost."""
-    if stage.state == StageState.DONE.value and stage.attempt == request.token:
-        return []
-    outputs = {output.name: _entry(output) for output in request.outputs}
-    values: dict[str, Any] = {"outputs": outputs, "metrics": dict(request.metrics), "progress": 1.0}
-    if not await settle_stage(session, stage.id, request.token, StageState.DONE, **values):
-        return None
-    return [NewArtifact(row.federation_id, entry, round_id=row.id) for entry in outputs.values()]
+def _completion(request: pb.CompleteStageRequest) -> Completion:
+    return Completion(
+        stage_id=request.stage_id,
+        token=request.token,
+        outputs={output.name: _entry(output) for output in request.outputs},
+        metrics=dict(request.metrics),
+    )
+
+
+def _made(
+    completions: Sequence[Completion], stages: Mapping[str, tuple[StageRow, RoundRow]], lost: Collection[str]
+) -> list[NewArtifact]:
+    """What the stages made, to be registered; of one that was completed before it is registered already."""
+    artifacts = []
+    for completion in completions:
+        stage, row = stages[completion.stage_id]
+        if completion.stage_id not in lost and stage.state != StageState.DONE.value:
+            artifacts += [
+                NewArtifact(row.federation_id, entry, round_id=row.id) for entry in completion.outputs.values()
+            ]
+    return artifacts
 
 
 def _companion(stage: StageRow) -> pb.Companion:

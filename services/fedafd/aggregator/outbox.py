@@ -12,7 +12,8 @@ from fedafd.domain.errors import StorageUnavailableError
 from fedafd.domain.kinds import StageKind
 from fedafd.persistence.database import Database
 from fedafd.persistence.models import OutboxRow, utc_now
-from fedafd.persistence.stage_repository import announce_pending, mark_sent, rounds_of, unsent_messages
+from fedafd.persistence.outbox_repository import mark_sent, rounds_of, unsent_messages
+from fedafd.persistence.stage_repository import announce_pending
 from fedafd.telemetry.logging import get_logger
 from fedafd.telemetry.tracing import span_below
 

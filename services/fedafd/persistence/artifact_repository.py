@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, select
+from sqlalchemy import bindparam, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.artifacts.ref import ArtifactRef
@@ -28,6 +28,20 @@ __all__ = [
 _OF_A_STATEMENT = 500
 
 
+_UPLOADS_OF = (
+    select(UploadRow)
+    .where(
+        UploadRow.round_id.in_(bindparam("rounds", expanding=True)),
+        UploadRow.client_id.in_(bindparam("clients", expanding=True)),
+    )
+    .order_by(UploadRow.created_at, UploadRow.id)
+)
+_SAME_ARTIFACTS = select(ArtifactRow.federation_id, ArtifactRow.key).where(
+    ArtifactRow.federation_id.in_(bindparam("federations", expanding=True)),
+    ArtifactRow.key.in_(bindparam("keys", expanding=True)),
+)
+
+
 @dataclass(frozen=True)
 class NewArtifact:
     """A stored blob, {sha256, size_bytes, purpose, key}, and to what it belongs."""
@@ -42,11 +56,11 @@ async def add_artifacts(session: AsyncSession, artifacts: Sequence[NewArtifact])
     """Register stored blobs; harmless for one that is registered already. Of several with one key the first counts."""
     if not artifacts:
         return
-    same = select(ArtifactRow.federation_id, ArtifactRow.key).where(
-        ArtifactRow.federation_id.in_({artifact.federation_id for artifact in artifacts}),
-        ArtifactRow.key.in_({artifact.entry["key"] for artifact in artifacts}),
-    )
-    there = {(federation_id, key) for federation_id, key in await session.execute(same)}
+    asked = {
+        "federations": list({artifact.federation_id for artifact in artifacts}),
+        "keys": list({artifact.entry["key"] for artifact in artifacts}),
+    }
+    there = {(federation_id, key) for federation_id, key in await session.execute(_SAME_ARTIFACTS, asked)}
     for artifact in artifacts:
         identity = (artifact.federation_id, artifact.entry["key"])
         if identity not in there:
@@ -118,8 +132,7 @@ async def uploads_of(
     session: AsyncSession, round_ids: Collection[str], client_ids: Collection[str]
 ) -> Sequence[UploadRow]:
     """What these clients announced in these rounds."""
-    query = select(UploadRow).where(UploadRow.round_id.in_(round_ids), UploadRow.client_id.in_(client_ids))
-    return (await session.scalars(query.order_by(UploadRow.created_at, UploadRow.id))).all()
+    return (await session.scalars(_UPLOADS_OF, {"rounds": list(round_ids), "clients": list(client_ids)})).all()
 
 
 async def get_upload(session: AsyncSession, upload_id: str, client_id: str) -> UploadRow:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import and_, bindparam, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.errors import AlreadyEnrolledError, ConflictError, NotFoundError, UnauthenticatedError
@@ -31,6 +31,21 @@ __all__ = [
     "list_clients",
     "revoke_client",
 ]
+
+
+_CALLERS = (
+    select(ClientRow, ParticipationRow)
+    .outerjoin(
+        ParticipationRow,
+        and_(
+            ParticipationRow.client_id == ClientRow.id,
+            ParticipationRow.state.in_(OPEN_PARTICIPATIONS),
+            ParticipationRow.round_id.in_(select(RoundRow.id).where(RoundRow.state == RoundState.COLLECTING.value)),
+        ),
+    )
+    .where(ClientRow.credential_hash.in_(bindparam("hashes", expanding=True)))
+)
+"""Built once, as all that runs for each client or each look is: building costs as much as running."""
 
 
 async def invite_client(
@@ -145,13 +160,7 @@ async def callers_by_credential(
     session: AsyncSession, credential_hashes: Sequence[str]
 ) -> dict[str, tuple[ClientRow, ParticipationRow | None] | UnauthenticatedError]:
     """As `caller_by_credential`, of many, with the error of each that it would be raised for."""
-    waits = and_(
-        ParticipationRow.client_id == ClientRow.id,
-        ParticipationRow.state.in_(OPEN_PARTICIPATIONS),
-        ParticipationRow.round_id.in_(select(RoundRow.id).where(RoundRow.state == RoundState.COLLECTING.value)),
-    )
-    query = select(ClientRow, ParticipationRow).outerjoin(ParticipationRow, waits)
-    rows = (await session.execute(query.where(ClientRow.credential_hash.in_(credential_hashes)))).all()
+    rows = (await session.execute(_CALLERS, {"hashes": list(credential_hashes)})).all()
     callers = {row.credential_hash: (row, part) for row, part in reversed(rows)}
     return {credential: _usable(callers.get(credential)) for credential in credential_hashes}
 

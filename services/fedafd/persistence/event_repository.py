@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import func, select, text
+from sqlalchemy import Table, func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -33,6 +33,7 @@ __all__ = [
     "write_recorded_events",
 ]
 
+_INSERT = insert(cast("Table", EventRow.__table__))
 _PENDING = "recorded_events"
 _HEAD = "audit_head"
 _OWN_ACCORD = frozenset({"coordinator"})
@@ -50,7 +51,7 @@ def record_event(session: AsyncSession, kind: str, *, federation_id: str | None,
     It tells from where the actor asked, as far as one asked (`caller_address`).
     """
     address = None if actor in _OWN_ACCORD else caller_address()
-    row = EventRow(kind=kind, federation_id=federation_id, actor=actor, address=address, data=data)
+    row = {"kind": kind, "federation_id": federation_id, "actor": actor, "address": address, "data": data}
     session.sync_session.info.setdefault(_PENDING, []).append(row)
 
 
@@ -62,9 +63,10 @@ def write_recorded_events(session: Session) -> None:
     if rows:
         if session.get_bind().dialect.name == "postgresql":
             session.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
-        session.add_all(rows)
-        session.flush()
-        session.info[_HEAD] = chain_events(session.connection())
+        session.flush()  # what entries refer to comes first
+        connection = session.connection()
+        connection.execute(_INSERT, rows)  # one after the other, in the order of recording: so are their ids
+        session.info[_HEAD] = chain_events(connection)
 
 
 def log_head(session: Session) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import cast
 
-from sqlalchemy import or_, update
+from sqlalchemy import Table, bindparam, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from fedafd.persistence.database import affected_rows
 from fedafd.persistence.models import LeaseRow, utc_now
 
 __all__ = ["COORDINATOR_LEASE", "acquire_lease", "release_lease"]
@@ -17,13 +17,26 @@ COORDINATOR_LEASE = "coordinator"
 """Its holder moves rounds."""
 
 
+_LEASES = cast("Table", LeaseRow.__table__)
+_HELD = select(_LEASES.c.holder, _LEASES.c.token).where(_LEASES.c.name == bindparam("called")).with_for_update()
+_TAKE = (
+    update(_LEASES)
+    .where(
+        _LEASES.c.name == bindparam("called"),
+        _LEASES.c.token == bindparam("held"),
+        or_(_LEASES.c.holder == bindparam("by"), _LEASES.c.expires_at < bindparam("now")),
+    )
+    .values(holder=bindparam("by"), token=bindparam("next"), expires_at=bindparam("until"))
+)
+
+
 async def acquire_lease(session: AsyncSession, name: str, holder: str, lifetime: timedelta) -> int | None:
     """Take or renew the lease; its fencing token, or None while somebody else holds it.
 
     Renewing keeps the token; a new holder gets a higher one, so that what the old one still does can be refused.
     """
-    now = utc_now()
-    row = await session.get(LeaseRow, name, with_for_update=True)
+    now, connection = utc_now(), await session.connection()
+    row = (await connection.execute(_HELD, {"called": name})).one_or_none()
     if row is None:
         try:
             async with session.begin_nested():
@@ -32,10 +45,9 @@ async def acquire_lease(session: AsyncSession, name: str, holder: str, lifetime:
             return None
         return 1
     token = row.token if row.holder == holder else row.token + 1
-    free = or_(LeaseRow.holder == holder, LeaseRow.expires_at < now)
-    guarded = update(LeaseRow).where(LeaseRow.name == name, LeaseRow.token == row.token, free)
-    taken = await affected_rows(session, guarded.values(holder=holder, token=token, expires_at=now + lifetime))
-    return token if taken == 1 else None
+    values = {"called": name, "held": row.token, "now": now, "by": holder, "next": token, "until": now + lifetime}
+    taken = await connection.execute(_TAKE, values)
+    return token if taken.rowcount == 1 else None
 
 
 async def release_lease(session: AsyncSession, name: str, holder: str) -> None:

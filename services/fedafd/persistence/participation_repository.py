@@ -33,6 +33,22 @@ __all__ = [
 OPEN_PARTICIPATIONS = sorted(state.value for state in OPEN_PARTICIPATION_STATES)
 
 
+_PARTS = cast("Table", ParticipationRow.__table__)
+_STEPS = or_(*(_PARTS.c.state == state for state in OPEN_PARTICIPATIONS)) & bindparam("stepped", type_=Boolean)
+_PROGRESS = (
+    update(_PARTS)
+    .where(_PARTS.c.id == bindparam("participation_id"))
+    .values(
+        bytes_up=_PARTS.c.bytes_up + bindparam("up"),
+        bytes_down=_PARTS.c.bytes_down + bindparam("down"),
+        last_progress_at=bindparam("at", type_=_PARTS.c.last_progress_at.type),
+        state=case((_STEPS, ParticipationState.TRAINING.value), else_=_PARTS.c.state),
+        progress=case((_STEPS, bindparam("fraction", type_=Float)), else_=_PARTS.c.progress),
+        activity=case((_STEPS, bindparam("activity_now", type_=String(200))), else_=_PARTS.c.activity),
+    )
+)
+
+
 def clients_in(part: ParticipationRow, client: ClientRow) -> int:
     """How many clients a part in a round stands for: one, or a region's; at most so many before it has delivered."""
     if client.kind != ParticipantKind.REGION.value:
@@ -131,20 +147,7 @@ async def write_progress(session: AsyncSession, rows: Sequence[Mapping[str, Any]
     Each row has `participation_id`, `at`, bytes `up` and `down`, and whether the client `stepped`, which moves an
     unsettled participation to `training`, to `fraction` and `activity_now`.
     """
-    table = cast("Table", ParticipationRow.__table__)
-    steps = or_(*(table.c.state == state for state in OPEN_PARTICIPATIONS)) & bindparam("stepped", type_=Boolean)
-    written = update(table).where(table.c.id == bindparam("participation_id"))
-    await (await session.connection()).execute(
-        written.values(
-            bytes_up=table.c.bytes_up + bindparam("up"),
-            bytes_down=table.c.bytes_down + bindparam("down"),
-            last_progress_at=bindparam("at", type_=table.c.last_progress_at.type),
-            state=case((steps, ParticipationState.TRAINING.value), else_=table.c.state),
-            progress=case((steps, bindparam("fraction", type_=Float)), else_=table.c.progress),
-            activity=case((steps, bindparam("activity_now", type_=String(200))), else_=table.c.activity),
-        ),
-        [dict(row) for row in rows],
-    )
+    await (await session.connection()).execute(_PROGRESS, [dict(row) for row in rows])
 
 
 async def participation_at(session: AsyncSession, round_id: str, position: int) -> tuple[ParticipationRow, ClientRow]:

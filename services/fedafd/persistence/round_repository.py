@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _OPEN = [state.value for state in OPEN_ROUND_STATES]
+_ALL_OPEN = select(RoundRow).where(RoundRow.state.in_(_OPEN)).order_by(RoundRow.federation_id, RoundRow.number)
 
 
 async def add_rounds(
@@ -90,8 +91,7 @@ async def queued_round_numbers(session: AsyncSession, federation_id: str) -> Seq
 
 async def list_open_rounds(session: AsyncSession) -> Sequence[RoundRow]:
     """All rounds that are not over, by federation and number."""
-    query = select(RoundRow).where(RoundRow.state.in_(_OPEN))
-    return (await session.scalars(query.order_by(RoundRow.federation_id, RoundRow.number))).all()
+    return (await session.scalars(_ALL_OPEN)).all()
 
 
 async def open_round_numbers(session: AsyncSession, federation_id: str) -> Sequence[int]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, and_, case, insert, or_, select, update
+from sqlalchemy import Select, and_, bindparam, case, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -33,18 +33,17 @@ __all__ = [
     "has_open_folds",
     "list_stages",
     "maker_of",
-    "mark_sent",
-    "mark_taken",
     "next_stage",
     "note_stage_progress",
     "renew_companions",
     "renew_stage",
-    "rounds_of",
     "settle_stage",
     "stage_outputs",
-    "unsent_messages",
 ]
 
+_ANEW = {"populate_existing": True}
+_STAGES_OF = select(StageRow).where(StageRow.id.in_(bindparam("ids", expanding=True)))
+_ROUNDS_OF = select(RoundRow).where(RoundRow.id.in_(bindparam("ids", expanding=True)))
 _OPEN = (StageState.PENDING.value, StageState.RUNNING.value)
 _GOING_ON = (StageKind.WEIGH, StageKind.MERGE, StageKind.DISTIL, StageKind.EVALUATE)
 
@@ -125,13 +124,16 @@ async def get_stage(session: AsyncSession, stage_id: str) -> tuple[StageRow, Rou
 
 async def get_stages(session: AsyncSession, stage_ids: Sequence[str]) -> dict[str, tuple[StageRow, RoundRow]]:
     """As `get_stage`, many at once, by id."""
-    query = select(StageRow, RoundRow).join(RoundRow, StageRow.round_id == RoundRow.id)
-    rows = await session.execute(query.where(StageRow.id.in_(stage_ids)).execution_options(populate_existing=True))
-    stages = {stage.id: (stage, row) for stage, row in rows}
+    # Rounds by a statement of their own: joined, each stage would bring its round's whole configuration along.
+    stages = {
+        stage.id: stage for stage in await session.scalars(_STAGES_OF, {"ids": stage_ids}, execution_options=_ANEW)
+    }
     for stage_id in stage_ids:
         if stage_id not in stages:
             raise NotFoundError(f"stage {stage_id}: does not exist", stage_id=stage_id)
-    return stages
+    ids = {"ids": list({stage.round_id for stage in stages.values()})}
+    rounds = {row.id: row for row in await session.scalars(_ROUNDS_OF, ids, execution_options=_ANEW)}
+    return {stage_id: (stage, rounds[stage.round_id]) for stage_id, stage in stages.items()}
 
 
 async def list_stages(session: AsyncSession, round_id: str) -> Sequence[StageRow]:
@@ -222,12 +224,6 @@ async def has_open_folds(session: AsyncSession, round_id: str) -> bool:
     """Whether a fold of the round waits or is worked on."""
     folds = select(StageRow.id).where(StageRow.round_id == round_id, StageRow.kind == StageKind.FOLD.value)
     return await session.scalar(folds.where(StageRow.state.in_(_OPEN)).limit(1)) is not None
-
-
-async def mark_taken(session: AsyncSession, stage_ids: Sequence[str]) -> None:
-    """Nobody has to be told of these stages any more: they are claimed."""
-    untold = update(OutboxRow).where(OutboxRow.stage_id.in_(stage_ids), OutboxRow.sent_at.is_(None))
-    await session.execute(untold.values(sent_at=utc_now()))
 
 
 async def claim_companions(
@@ -340,24 +336,6 @@ async def announce_again(session: AsyncSession, row: StageRow, *, failures: int)
     values = {"state": StageState.PENDING.value, "failures": failures, "last_progress_at": utc_now()}
     await session.execute(guarded.values(**values))
     session.add(OutboxRow(stage_id=row.id, kind=row.kind))
-
-
-async def unsent_messages(session: AsyncSession, limit: int = 100) -> Sequence[OutboxRow]:
-    """Messages that have not left, oldest first."""
-    query = select(OutboxRow).where(OutboxRow.sent_at.is_(None)).order_by(OutboxRow.id).limit(limit)
-    return (await session.scalars(query)).all()
-
-
-async def rounds_of(session: AsyncSession, stage_ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:
-    """Of each stage its round's id, and the trace that the round belongs to."""
-    query = select(StageRow.id, RoundRow.id, RoundRow.traceparent).join(RoundRow, StageRow.round_id == RoundRow.id)
-    rows = await session.execute(query.where(StageRow.id.in_(stage_ids)))
-    return {stage_id: (round_id, traceparent) for stage_id, round_id, traceparent in rows}
-
-
-async def mark_sent(session: AsyncSession, message_ids: Sequence[int]) -> None:
-    """The messages left."""
-    await session.execute(update(OutboxRow).where(OutboxRow.id.in_(message_ids)).values(sent_at=utc_now()))
 
 
 def _update_if_holder(stage_id: str, token: int) -> Any:

@@ -19,9 +19,10 @@ from fedafd.messaging.broker_queue import QUEUE
 from fedafd.persistence.client_repository import get_client
 from fedafd.persistence.lease_repository import COORDINATOR_LEASE, acquire_lease
 from fedafd.persistence.models import utc_now
+from fedafd.persistence.outbox_repository import mark_sent, unsent_messages
 from fedafd.persistence.participation_repository import invite_cohort
 from fedafd.persistence.round_repository import get_round_by_number, transition_round
-from fedafd.persistence.stage_repository import add_stage, mark_sent, unsent_messages
+from fedafd.persistence.stage_repository import add_stage
 from fedafd.storage import StoreSettings
 
 
