@@ -21,31 +21,27 @@ from fedafd.domain.merge_tree import MergePlan, plan_merges
 from fedafd.domain.states import OPEN_PARTICIPATION_STATES, ParticipationState, RoundState, StageState
 from fedafd.persistence.artifact_repository import earlier_representations, round_artifacts
 from fedafd.persistence.event_repository import record_event
-from fedafd.persistence.models import ClientRow, ParticipationRow, StageRow, utc_now
-from fedafd.persistence.participation_repository import (
-    clients_in,
-    clients_with,
-    list_participations,
-    settle_participation,
-)
+from fedafd.persistence.look_repository import ClientLook, PartLook, StageLook, look_at_parts
+from fedafd.persistence.models import utc_now
+from fedafd.persistence.participation_repository import clients_in, clients_with, settle_participation
 from fedafd.persistence.stage_repository import add_stage
 
 __all__ = ["merge_plan", "step_collecting"]
 
-_Cohort = list[tuple[ParticipationRow, ClientRow]]
+_Cohort = list[tuple[PartLook, ClientLook]]
 _Leaves = dict[int, FoldOutputs[ArtifactRef] | None]
 
 
-async def step_collecting(step: Step, stages: list[StageRow]) -> bool:
+async def step_collecting(step: Step, stages: list[StageLook]) -> bool:
     """Drop who is lost, merge what is complete, close when all are settled."""
-    cohort = list(await list_participations(step.session, step.row.id))
+    cohort = await look_at_parts(step.session, step.row.id)
     if await _drop_lost(step, cohort):
         return True
     if await _fold_stale(step, cohort, stages):
         return True
     leaves = {modality: _leaves(cohort, stages, modality) for modality in Modality}
     weighings = {m: weighing_of(len(cohort), leaves[m], stages, m) for m in Modality}
-    note_contributions(step, cohort, weighings)
+    await note_contributions(step, cohort, weighings)
     changed = await start_weighing(step, weighings)
     plans = {m: _plan(cohort, stages, m, leaves[m], weighings[m]) for m in Modality}
     begun = {(s.modality, s.level, s.position) for s in stages if s.kind == StageKind.MERGE.value}
@@ -66,7 +62,7 @@ async def step_collecting(step: Step, stages: list[StageRow]) -> bool:
     return await _close(step, stages, {m: plan.root for m, plan in plans.items() if plan.root is not None})
 
 
-async def _fold_stale(step: Step, cohort: _Cohort, stages: list[StageRow]) -> bool:
+async def _fold_stale(step: Step, cohort: _Cohort, stages: list[StageLook]) -> bool:
     """Fold what clients without a delivery sent in an earlier round, where the configuration lets it count."""
     if step.config.distillation.staleness_decay is None:
         return False
@@ -106,7 +102,7 @@ async def _add_merge(step: Step, modality: Modality, node: tuple[int, int], inpu
     return added is not None
 
 
-async def _close(step: Step, stages: list[StageRow], roots: dict[Modality, ArtifactRef]) -> bool:
+async def _close(step: Step, stages: list[StageLook], roots: dict[Modality, ArtifactRef]) -> bool:
     if step.row.upstream_round_id is not None:
         return await step.move(RoundState.DISTILLING)  # which the upper federation does, of the merged states
     prepared, weights = PrepareOutputs.of(_prepared(stages)), []
@@ -154,14 +150,14 @@ async def _drop_lost(step: Step, cohort: _Cohort) -> bool:
     return dropped
 
 
-def merge_plan(cohort: _Cohort, stages: list[StageRow], modality: Modality) -> MergePlan[ArtifactRef]:
+def merge_plan(cohort: _Cohort, stages: list[StageLook], modality: Modality) -> MergePlan[ArtifactRef]:
     """What of one modality's states can be merged now, and the root once all are."""
     leaves = _leaves(cohort, stages, modality)
     return _plan(cohort, stages, modality, leaves, weighing_of(len(cohort), leaves, stages, modality))
 
 
 def _plan(
-    cohort: _Cohort, stages: list[StageRow], modality: Modality, leaves: _Leaves, weighing: Weighing
+    cohort: _Cohort, stages: list[StageLook], modality: Modality, leaves: _Leaves, weighing: Weighing
 ) -> MergePlan[ArtifactRef]:
     """Who is left out is an empty leaf, so that the tree keeps its shape."""
     if weighing.is_open:
@@ -173,7 +169,7 @@ def _plan(
     return plan_merges(len(cohort), states, merged)
 
 
-def _leaves(cohort: _Cohort, stages: list[StageRow], modality: Modality) -> _Leaves:
+def _leaves(cohort: _Cohort, stages: list[StageLook], modality: Modality) -> _Leaves:
     """Of each cohort position that is settled the outputs of its fold, or None if it delivers nothing."""
     folds = [s for s in stages if s.kind == StageKind.FOLD.value and s.modality == modality.value]
     done = [s for s in folds if s.state == StageState.DONE.value and s.outputs]
@@ -191,7 +187,7 @@ def _leaves(cohort: _Cohort, stages: list[StageRow], modality: Modality) -> _Lea
     return leaves
 
 
-def _prepared(stages: list[StageRow]) -> dict[str, ArtifactRef]:
+def _prepared(stages: list[StageLook]) -> dict[str, ArtifactRef]:
     return next(stage for stage in stages if stage.kind == StageKind.PREPARE.value).outputs or {}
 
 
@@ -206,5 +202,5 @@ def _quorum_missing(step: Step, cohort: _Cohort) -> str | None:
     return f"quorum not reached: {', '.join(short)}" if short else None
 
 
-def _is_open(participation: ParticipationRow) -> bool:
+def _is_open(participation: PartLook) -> bool:
     return ParticipationState(participation.state) in OPEN_PARTICIPATION_STATES

@@ -12,13 +12,14 @@ from fedafd.domain.kinds import ParticipantKind
 from fedafd.domain.states import RoundState
 from fedafd.persistence.client_repository import enrolled_clients, is_excluded
 from fedafd.persistence.event_repository import record_event
-from fedafd.persistence.models import ClientRow, StageRow, utc_now
+from fedafd.persistence.look_repository import StageLook
+from fedafd.persistence.models import ClientRow, utc_now
 from fedafd.persistence.participation_repository import count_invitations, invite_cohort
 
 __all__ = ["invite"]
 
 
-async def invite(step: Step, prepared: StageRow) -> bool:
+async def invite(step: Step, prepared: StageLook) -> bool:
     """Draw the cohort and go on; where too few sites are online for the quorum, wait for them, and fail in the end."""
     enrolled = await enrolled_clients(step.session, step.row.federation_id)
     if not enrolled:
@@ -45,7 +46,7 @@ async def _drawn(step: Step, online: Sequence[ClientRow]) -> list[ClientRow]:
     return [client for client in online if client.name in chosen]
 
 
-async def _wait(step: Step, prepared: StageRow, short: str) -> bool:
+async def _wait(step: Step, prepared: StageLook, short: str) -> bool:
     seconds = step.config.idle_timeout_seconds
     since = prepared.finished_at or step.row.state_changed_at
     if utc_now() - since < timedelta(seconds=seconds):

@@ -6,13 +6,14 @@ from fedafd.aggregator.step import COORDINATOR, Step
 from fedafd.artifacts.stage_io import EvaluateOutputs
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.federation_repository import get_federation
+from fedafd.persistence.look_repository import StageLook
 from fedafd.persistence.model_repository import add_files
-from fedafd.persistence.models import ModelVersionRow, StageRow
+from fedafd.persistence.models import ModelVersionRow
 
 __all__ = ["publish_version"]
 
 
-async def publish_version(step: Step, evaluated: StageRow) -> None:
+async def publish_version(step: Step, evaluated: StageLook) -> None:
     """Make the evaluated model the federation's current version."""
     outputs = EvaluateOutputs.of(evaluated.outputs or {})
     state = outputs.server_state

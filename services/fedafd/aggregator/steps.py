@@ -14,10 +14,10 @@ from fedafd.domain.kinds import StageKind
 from fedafd.domain.states import ParticipationState, RoundState, StageState
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.federation_repository import get_federation
+from fedafd.persistence.look_repository import StageLook, look_at_parts, look_at_stages
 from fedafd.persistence.model_repository import find_version
-from fedafd.persistence.models import StageRow, utc_now
-from fedafd.persistence.participation_repository import list_participations
-from fedafd.persistence.stage_repository import add_stage, announce_again, list_stages
+from fedafd.persistence.models import utc_now
+from fedafd.persistence.stage_repository import add_stage, announce_again
 
 __all__ = ["Step", "step_round"]
 
@@ -28,7 +28,7 @@ _MOST_NAMED = 100
 
 async def step_round(step: Step) -> bool:
     """Move one round as far as one transaction goes."""
-    stages = list(await list_stages(step.session, step.row.id))
+    stages = await look_at_stages(step.session, step.row.id)
     failed = next((stage for stage in stages if stage.state == StageState.FAILED.value and not _is_repeat(stage)), None)
     if failed is not None:
         name = f"{failed.kind} {failed.modality}".strip()
@@ -38,12 +38,12 @@ async def step_round(step: Step) -> bool:
     return await _STEPS[RoundState(step.row.state)](step, stages)
 
 
-def _is_repeat(stage: StageRow) -> bool:
+def _is_repeat(stage: StageLook) -> bool:
     """Whether it makes again what the store has lost; who needs that finds out by itself if it cannot be made."""
     return stage.kind == StageKind.PREPARE.value and stage.level > 0
 
 
-async def _revive(step: Step, stages: list[StageRow]) -> bool:
+async def _revive(step: Step, stages: list[StageLook]) -> bool:
     """Offer again what nobody works on: the distiller died, or makes no step, or the message never came."""
     silent_since = step.silent_since
     idle = [stage for stage in stages if stage.state in _OPEN and stage.last_progress_at < silent_since]
@@ -66,7 +66,7 @@ async def _revive(step: Step, stages: list[StageRow]) -> bool:
     return bool(idle or lost)
 
 
-def _record_lost(step: Step, stage: StageRow, reason: str) -> None:
+def _record_lost(step: Step, stage: StageLook, reason: str) -> None:
     record_event(
         step.session,
         "stage.lost",
@@ -78,7 +78,7 @@ def _record_lost(step: Step, stage: StageRow, reason: str) -> None:
     )
 
 
-async def _step_queued(step: Step, _: list[StageRow]) -> bool:
+async def _step_queued(step: Step, _: list[StageLook]) -> bool:
     # Locked: retention does not let go meanwhile what the round starts from.
     federation = await get_federation(step.session, step.row.federation_id, lock=True)
     version = await find_version(step.session, federation.id, federation.current_version)
@@ -90,12 +90,12 @@ async def _step_queued(step: Step, _: list[StageRow]) -> bool:
     return await step.move(RoundState.PREPARING, base_version=federation.current_version, started_at=utc_now())
 
 
-async def _step_preparing(step: Step, stages: list[StageRow]) -> bool:
+async def _step_preparing(step: Step, stages: list[StageLook]) -> bool:
     prepared = _done(stages, StageKind.PREPARE)
     return prepared is not None and await invite(step, prepared)
 
 
-async def _step_distilling(step: Step, stages: list[StageRow]) -> bool:
+async def _step_distilling(step: Step, stages: list[StageLook]) -> bool:
     if step.row.upstream_round_id is not None:
         # The region's process has to deliver, and notes the receipt in the row.
         return step.row.upstream_receipt is not None and await step.move(RoundState.EVALUATING)
@@ -107,7 +107,7 @@ async def _step_distilling(step: Step, stages: list[StageRow]) -> bool:
     return await step.move(RoundState.EVALUATING)
 
 
-async def _step_evaluating(step: Step, stages: list[StageRow]) -> bool:
+async def _step_evaluating(step: Step, stages: list[StageLook]) -> bool:
     if step.row.upstream_round_id is not None:
         return await _complete(step)
     evaluated = _done(stages, StageKind.EVALUATE)
@@ -128,7 +128,7 @@ async def _complete(step: Step, metrics: dict[str, float] | None = None) -> bool
 
 async def _record_completed(step: Step) -> None:
     """The event of a round that went on to its end: who delivered, and whom it went on without and why."""
-    parts = await list_participations(step.session, step.row.id)
+    parts = await look_at_parts(step.session, step.row.id)
     delivered = ParticipationState.DELIVERED.value
     missing = [(part, client.name) for part, client in parts if part.state != delivered]
     named = [
@@ -147,11 +147,11 @@ async def _record_completed(step: Step) -> None:
     )
 
 
-def _done(stages: list[StageRow], kind: StageKind) -> StageRow | None:
+def _done(stages: list[StageLook], kind: StageKind) -> StageLook | None:
     return next((s for s in stages if s.kind == kind.value and s.state == StageState.DONE.value), None)
 
 
-_STEPS: dict[RoundState, Callable[[Step, list[StageRow]], Awaitable[bool]]] = {
+_STEPS: dict[RoundState, Callable[[Step, list[StageLook]], Awaitable[bool]]] = {
     RoundState.QUEUED: _step_queued,
     RoundState.PREPARING: _step_preparing,
     RoundState.COLLECTING: step_collecting,

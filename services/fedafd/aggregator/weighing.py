@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from fedafd.aggregator.step import COORDINATOR, Step
 from fedafd.artifacts.ref import ArtifactRef
@@ -16,7 +17,7 @@ from fedafd.domain.contributions import Contribution, contributions_of
 from fedafd.domain.kinds import Modality, StageKind
 from fedafd.domain.states import StageState
 from fedafd.persistence.event_repository import record_event
-from fedafd.persistence.models import ClientRow, ParticipationRow, StageRow
+from fedafd.persistence.look_repository import ClientLook, PartLook, StageLook, write_contributions
 from fedafd.persistence.stage_repository import add_stage
 
 __all__ = ["Weighing", "note_contributions", "start_weighing", "weighing_of"]
@@ -38,12 +39,12 @@ class Weighing:
     """By cohort position; empty while nothing is known."""
 
 
-def weighing_of(cohort_size: int, leaves: Leaves, stages: Sequence[StageRow], modality: Modality) -> Weighing:
+def weighing_of(cohort_size: int, leaves: Leaves, stages: Sequence[StageLook], modality: Modality) -> Weighing:
     """`leaves`: as plan_merges takes them."""
     filled = {position: leaf for position, leaf in sorted(leaves.items()) if leaf is not None}
     sheets = {position: leaf.sheet for position, leaf in filled.items() if leaf.sheet is not None}
     mine = [stage for stage in stages if stage.modality == modality.value]
-    plain = [s for s in mine if s.kind == StageKind.MERGE.value and MergeInputs.of(s.inputs).limit is None]
+    plain = [s for s in mine if s.kind == StageKind.MERGE.value and MergeInputs.of(s.inputs or {}).limit is None]
     if len(sheets) < len(filled) or plain:
         return Weighing()
     if len(leaves) < cohort_size:
@@ -70,10 +71,11 @@ async def start_weighing(step: Step, weighings: Mapping[Modality, Weighing]) -> 
     return added
 
 
-def note_contributions(
-    step: Step, cohort: Sequence[tuple[ParticipationRow, ClientRow]], weighings: Mapping[Modality, Weighing]
+async def note_contributions(
+    step: Step, cohort: Sequence[tuple[PartLook, ClientLook]], weighings: Mapping[Modality, Weighing]
 ) -> None:
     """Write with each part in the round what it counts for, as far as it is known, and tell who is left out."""
+    written: list[tuple[str, dict[str, Any]]] = []
     for part, client in cohort:
         known = {
             modality.value: weighing.contributions[part.position].as_json()
@@ -95,4 +97,5 @@ def note_contributions(
                     similarity=contribution["similarity"],
                     agreement=contribution["agreement"],
                 )
-        part.contributions = known
+        written.append((part.id, known))
+    await write_contributions(step.session, written)

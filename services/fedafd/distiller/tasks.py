@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from concurrent.futures import Future
+from functools import lru_cache, partial
+from time import perf_counter
 from typing import Any, Literal
 
 from fedafd.artifacts.keys import RoundObjects
@@ -18,7 +20,8 @@ from fedafd.distiller.patience import Patience, is_outage
 from fedafd.distiller.public_sets import PublicSets
 from fedafd.distiller.shutdown import Shutdown, StageHandedBackError
 from fedafd.distiller.stages import StageResult, StageWork, run_stage
-from fedafd.domain.config import parse_federation_config
+from fedafd.distiller.storing import Storing
+from fedafd.domain.config import FederationConfig, parse_federation_config
 from fedafd.domain.errors import (
     FedafdError,
     NotFoundError,
@@ -36,6 +39,7 @@ from fedafd.telemetry.tracing import note, span, span_below
 __all__ = ["StageRunner"]
 
 _log = get_logger(__name__)
+_Stored = Future[tuple[pb.CompleteStageRequest, float]]
 
 
 class StageRunner:
@@ -101,15 +105,15 @@ class StageRunner:
         with (
             Heartbeat(self._client, main.stage_id, main.claim, self._shutdown) as heartbeat,
             self._patience.telling(heartbeat.wait),
+            Storing[pb.CompleteStageRequest]() as storing,
         ):
+            storings: dict[Claimed, tuple[_Stored, float]] = {}
             for number, stage in enumerate(stages):
+                began = perf_counter()
                 try:
                     if number:
                         heartbeat.step(number / len(stages), f"stage {number + 1} of {len(stages)}")
-                    with self._metrics.timed(
-                        self._metrics.stage_seconds, kind=stage_kind_from_wire(main.claim.kind).value
-                    ):
-                        results.done[stage] = self._work(stage, heartbeat, results.shared)
+                    storings[stage] = self._work(stage, heartbeat, results.shared, storing), began
                 except (StageLostError, StageHandedBackError) as error:
                     results.left = dict.fromkeys(stages[number:], error)
                     break
@@ -119,12 +123,25 @@ class StageRunner:
                         break
                     # The others go on: each is settled for itself.
                     results.failed[stage] = error
+            self._await_stored(storings, results, stage_kind_from_wire(main.claim.kind).value)
         outcomes, following = self._completed(results)
         reached = True
         for stage, failure in results.failed.items():
             reached = reached and self._give_up(stage, failure)
             outcomes[stage] = "failed"
         return outcomes | self._left(results.left, claimed=len(stages)), following
+
+    def _await_stored(self, storings: Mapping[Claimed, tuple[_Stored, float]], results: Results, kind: str) -> None:
+        """Wait until all outputs are stored; by stage what tells so, and when the stage began."""
+        for stage, (stored, began) in storings.items():
+            try:
+                results.done[stage], ended = stored.result()
+            except (StageLostError, StageHandedBackError) as error:
+                results.left[stage] = error
+            except Exception as error:
+                results.failed[stage] = error
+            else:
+                self._metrics.stage_seconds.labels(kind=kind).observe(ended - began)
 
     def _completed(self, results: Results) -> tuple[dict[Claimed, str], pb.ClaimStageResponse | None]:
         done = results.done
@@ -156,7 +173,10 @@ class StageRunner:
                 reached = self._tell(stage, partial(self._client.hand_back, reason=reason))
         return outcomes
 
-    def _work(self, stage: Claimed, heartbeat: Heartbeat, shared: Shared) -> pb.CompleteStageRequest:
+    def _work(
+        self, stage: Claimed, heartbeat: Heartbeat, shared: Shared, storing: Storing[pb.CompleteStageRequest]
+    ) -> _Stored:
+        """Do the stage's work, and begin to store its outputs."""
         claim = stage.claim
         inputs = StageInputs(
             self._client,
@@ -170,11 +190,15 @@ class StageRunner:
         work = self._described(claim, given, heartbeat.step, shared.decoded)
         with span("work"):
             result = run_stage(work)
-        with span("store outputs"):
-            outputs = self._stored(claim, result)
-        return pb.CompleteStageRequest(
-            stage_id=stage.stage_id, token=claim.token, outputs=outputs, metrics=result.metrics
-        )
+
+        def store() -> pb.CompleteStageRequest:
+            with span("store outputs"):
+                outputs = self._stored(claim, result)
+            return pb.CompleteStageRequest(
+                stage_id=stage.stage_id, token=claim.token, outputs=outputs, metrics=result.metrics
+            )
+
+        return storing.begin(store, sum(map(len, result.outputs.values())))
 
     def _described(
         self,
@@ -185,7 +209,7 @@ class StageRunner:
     ) -> StageWork:
         return StageWork(
             kind=stage_kind_from_wire(claim.kind),
-            config=parse_federation_config(json.loads(claim.federation_config_json)),
+            config=_config_of(claim.federation_config_json),
             federation_id=claim.federation_id,
             round_number=claim.round_number,
             seed=claim.seed,
@@ -203,21 +227,17 @@ class StageRunner:
         named = []
         read = {given.artifact.key for given in claim.inputs}
         for name, content in result.outputs.items():
-            purpose, key = _purpose_and_key(claim, name, sha256_of(content))
+            sha256 = sha256_of(content)
+            purpose, key = _purpose_and_key(claim, name, sha256)
             put: Callable[[str, bytes], None] = self._store.put
             if name == SERVER_STATE and stage_kind_from_wire(claim.kind) is StageKind.EVALUATE:
                 # A version's state is hours of work, and its copy a small part of the store.
                 put = partial(put_twice, self._store, is_there=key in read)
-            named.append(self._put(name, purpose, key, content, put))
+            self._patience.through(partial(put, key, content))
+            self._metrics.bytes_written.inc(len(content))
+            artifact = types_pb2.Artifact(sha256=sha256, size_bytes=len(content), purpose=purpose, key=key)
+            named.append(pb.NamedArtifact(name=name, artifact=artifact))
         return named
-
-    def _put(
-        self, name: str, purpose: str, key: str, content: bytes, put: Callable[[str, bytes], None]
-    ) -> pb.NamedArtifact:
-        self._patience.through(lambda: put(key, content))
-        self._metrics.bytes_written.inc(len(content))
-        artifact = types_pb2.Artifact(sha256=sha256_of(content), size_bytes=len(content), purpose=purpose, key=key)
-        return pb.NamedArtifact(name=name, artifact=artifact)
 
     def _give_up(self, stage: Claimed, error: Exception) -> bool:
         """Say that the stage failed; False if nobody could be reached."""
@@ -238,6 +258,12 @@ class StageRunner:
             _log.warning("stage.failure_not_taken", stage_id=stage.stage_id, reason=str(refused))
             return isinstance(refused, FedafdError) and not refused.retryable
         return True
+
+
+@lru_cache(maxsize=8)
+def _config_of(text: str) -> FederationConfig:
+    """Parsed once for all stages of a round. Raises ConfigurationError."""
+    return parse_federation_config(json.loads(text))
 
 
 def _purpose_and_key(claim: pb.ClaimStageResponse, name: str, sha256: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from fedafd.domain.kinds import Modality, ParticipantKind
 from fedafd.domain.states import OPEN_PARTICIPATION_STATES, ParticipationState, RoundState
 from fedafd.persistence.database import affected_rows
+from fedafd.persistence.look_repository import ClientLook, PartLook
 from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, utc_now
 
 __all__ = [
@@ -49,14 +50,14 @@ _PROGRESS = (
 )
 
 
-def clients_in(part: ParticipationRow, client: ClientRow) -> int:
+def clients_in(part: ParticipationRow | PartLook, client: ClientRow | ClientLook) -> int:
     """How many clients a part in a round stands for: one, or a region's; at most so many before it has delivered."""
     if client.kind != ParticipantKind.REGION.value:
         return 1
     return part.region_clients["total"] if part.region_clients else client.max_clients or 0
 
 
-def clients_with(part: ParticipationRow, client: ClientRow, modality: Modality) -> int:
+def clients_with(part: ParticipationRow | PartLook, client: ClientRow | ClientLook, modality: Modality) -> int:
     """As `clients_in`, of those that hold a modality."""
     if client.kind != ParticipantKind.REGION.value:
         return int(modality in ParticipantKind(client.kind).modalities)

@@ -15,6 +15,7 @@ from fedafd.domain.errors import NotFoundError, StageLostError
 from fedafd.domain.kinds import Modality, StageKind
 from fedafd.domain.states import StageState
 from fedafd.persistence.database import affected_rows
+from fedafd.persistence.look_repository import StageLook
 from fedafd.persistence.models import ArtifactRow, OutboxRow, RoundRow, StageRow, utc_now
 
 __all__ = [
@@ -330,7 +331,7 @@ async def announce_pending(session: AsyncSession, sent_before: datetime | None =
     return len(rows)
 
 
-async def announce_again(session: AsyncSession, row: StageRow, *, failures: int) -> None:
+async def announce_again(session: AsyncSession, row: StageRow | StageLook, *, failures: int) -> None:
     """Offer a stage to the distillers once more; an old claim on it is void."""
     guarded = update(StageRow).where(StageRow.id == row.id, StageRow.attempt == row.attempt, StageRow.state.in_(_OPEN))
     values = {"state": StageState.PENDING.value, "failures": failures, "last_progress_at": utc_now()}

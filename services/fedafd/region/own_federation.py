@@ -31,6 +31,7 @@ from fedafd.persistence.following_repository import (
     note_receipt,
     open_following_rounds,
 )
+from fedafd.persistence.look_repository import look_at_parts, look_at_stages
 from fedafd.persistence.models import FederationRow, RoundRow
 from fedafd.persistence.participation_repository import clients_in, clients_with, list_participations
 from fedafd.persistence.round_repository import get_round
@@ -138,8 +139,8 @@ class OwnFederation:
     async def merged(self, row: RoundRow) -> bytes:
         """What the region delivers for a round whose states are merged. Raises RoundClosedError for another round."""
         async with self._database.snapshot() as session:
-            cohort = list(await list_participations(session, row.id))
-            stages = list(await list_stages(session, row.id))
+            cohort = await look_at_parts(session, row.id)
+            stages = await look_at_stages(session, row.id)
             prepared = await stage_outputs(session, row.id, StageKind.PREPARE) or {}
         plans = {modality: merge_plan(cohort, stages, modality) for modality in Modality}
         roots = {modality: plan.root for modality, plan in plans.items() if plan.root is not None}
