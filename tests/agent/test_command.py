@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ def test_both_have_the_same_options(monkeypatch: pytest.MonkeyPatch, capsys: pyt
             program()
         assert ended.value.code == 0
         said.append(capsys.readouterr().out)
-    assert options(said[0]) == options(said[1]) == {"--config", "--token", "--state-dir"}
+    assert options(said[0]) == options(said[1]) == {"--config", "--token", "--token-file", "--state-dir"}
     assert all("Run this site's agent until it is stopped." in text for text in said)
 
 
@@ -33,8 +34,8 @@ def test_a_token_that_looks_like_an_option_arrives_as_it_was_given(
 ) -> None:
     given: dict[str, object] = {}
 
-    def noted(path: Path, *, token: str | None, state_dir: Path | None) -> int:
-        given.update(path=path, token=token, state_dir=state_dir)
+    def noted(path: Path, *, token: str | None, token_file: Path | None, state_dir: Path | None) -> int:
+        given.update(path=path, token=token, token_file=token_file, state_dir=state_dir)
         return 3
 
     monkeypatch.setattr(agent_main, "start_agent", noted)
@@ -42,4 +43,22 @@ def test_a_token_that_looks_like_an_option_arrives_as_it_was_given(
     with pytest.raises(SystemExit) as ended:
         fedafd()
     assert ended.value.code == 3
-    assert given == {"path": Path("agent.yaml"), "token": "--x", "state_dir": tmp_path}
+    assert given == {"path": Path("agent.yaml"), "token": "--x", "token_file": None, "state_dir": tmp_path}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"token": "a", "token_file": Path("token")}, "give --token or --token-file, not both"),
+        ({"token_file": Path("no-such-file")}, "--token-file"),
+    ],
+)
+def test_a_token_that_cannot_be_had_is_told_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: Any, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "agent.yaml").write_text("{aggregator: '127.0.0.1:1', kind: text, data: {adapter: shapes}}")
+    assert agent_main.start_agent(Path("agent.yaml"), **options) == agent_main.ExitCode.CONFIGURATION
+    captured = capsys.readouterr()
+    assert words in captured.out + captured.err
+    assert [path.name for path in tmp_path.iterdir()] == ["agent.yaml"]

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.datasets import makers
 from tests.servers import child, free_port, wait_until
 from typer.testing import CliRunner
 
 from fedafd.cli.bootstrap import parse_invitation
 from fedafd.cli.main import app
+from fedafd.cli.own_sites import parse_site
+from fedafd.domain.config import read_agent_config
 from fedafd.domain.errors import ConfigurationError, FedafdError
-from fedafd.domain.kinds import ParticipantKind
+from fedafd.domain.kinds import ClientKind, ParticipantKind
 from fedafd.persistence.client_repository import enrol_client
 from fedafd.persistence.database import Database
 from fedafd.persistence.migrate import migrate
@@ -79,6 +82,48 @@ def test_it_makes_what_is_missing_and_leaves_what_is_there(url: str, tmp_path: P
     assert {each["name"]: each["state"] for each in clients} == {"images": "enrolled", "texts": "invited"}
 
 
+def test_a_site_of_this_machine_gets_all_that_its_agent_starts_from(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    makers.image_folder(tmp_path / "scans", splits=True)
+    (tmp_path / "key").write_text(KEY)
+    arguments = ["bootstrap", "--name", "trial", "--api-key-file", "key", "--url", url, "--options", '{"num_train": 8}']
+    arguments += ["--site", "north:pair", "--site", "south:image:scans", "--client", "west:text:west.token"]
+    missing = CliRunner().invoke(app, arguments)
+    assert "--aggregator host:port" in str(missing.exception)
+    assert not (tmp_path / "north").exists()
+    done = CliRunner().invoke(app, [*arguments, "--aggregator", "127.0.0.1:7001"])
+    assert done.exit_code == 0, done.output
+    north, south = (read_agent_config(tmp_path / name / "agent.yaml") for name in ("north", "south"))
+    assert (north.aggregator, north.kind, north.data.adapter) == ("127.0.0.1:7001", ClientKind.PAIR, "shapes")
+    assert (south.data.adapter, south.data.path) == ("image-folder", tmp_path / "scans")
+    assert north.state_dir == tmp_path / "north" / "state"
+    assert (tmp_path / "north" / "token").read_text().startswith("fedafd-enrol.")
+    assert done.stderr.splitlines() == [
+        "Next:",
+        "  fedafd agent run --config north/agent.yaml --token-file north/token",
+        "  fedafd agent run --config south/agent.yaml --token-file south/token",
+        "  at west, with west.token: fedafd agent init, then fedafd agent run --token-file",
+        "  fedafd round start -F trial --watch",
+    ]
+    (tmp_path / "north" / "agent.yaml").write_text("mine")
+    assert "north/agent.yaml is there" in CliRunner().invoke(app, [*arguments, "--aggregator", "127.0.0.1:7001"]).output
+    assert (tmp_path / "north" / "agent.yaml").read_text() == "mine"
+
+
+def test_data_that_do_not_load_are_told_before_anything_is_made(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "key").write_text(KEY)
+    arguments = ["bootstrap", "--name", "trial", "--api-key-file", "key", "--url", url, "--aggregator", "127.0.0.1:1"]
+    failed = CliRunner().invoke(app, [*arguments, "--site", "north:image:nowhere"])
+    assert "nowhere: no such folder" in str(failed.exception)
+    headers = {"Authorization": f"Bearer {KEY}"}
+    assert httpx.get(f"{url}/v1/federations", headers=headers).json()["items"] == []
+
+
 async def _enrol(database_url: str, token: str) -> None:
     database = Database(database_url)
     async with database.transaction() as session:
@@ -89,6 +134,17 @@ async def _enrol(database_url: str, token: str) -> None:
 def test_a_control_plane_that_is_away_is_named(tmp_path: Path) -> None:
     with pytest.raises(FedafdError, match=r"127\.0\.0\.1:1: cannot be reached"):
         _run(tmp_path, "http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("text", ["north", "north:sound", ":image", "../north:image", "North:image:data"])
+def test_a_wrong_site_says_how_to_write_it(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"--site .*: write NAME:KIND, or NAME:KIND:DATA"):
+        parse_site(text)
+
+
+@pytest.mark.parametrize("names", [[], ["--name", "trial", "-f", "federation.yaml"]])
+def test_either_a_file_or_a_name_says_which_federation(names: list[str]) -> None:
+    assert "-f, or a --name" in str(CliRunner().invoke(app, ["bootstrap", *names]).exception)
 
 
 @pytest.mark.parametrize("text", ["images", "images:sound:/x", "images:image:", ":image:/x"])

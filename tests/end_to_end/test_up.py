@@ -67,19 +67,27 @@ def child_of(process: subprocess.Popen[str], module: str) -> psutil.Process:
 
 def test_the_pages_commands_make_a_round_and_the_same_command_goes_on(tmp_path: Path) -> None:
     ports = free_port(), free_port()
-    _, commands = blocks("docs/up.md", "sh")
-    (site, _) = blocks("docs/up.md", "yaml")
+    (install, start), (bootstrap,), (run,) = (block.splitlines() for block in blocks("docs/up.md", "sh"))
+    assert (install, start) == ("pip install 'fedafd[demo]'", "fedafd up"), "four commands, with the two below"
     (tmp_path / "federation.yaml").write_text("name: lungs\npreset: small\n" + TINY)
-    (tmp_path / "north.yaml").write_text(site.replace("7443", str(ports[1])))
-    (tmp_path / "north.yaml").chmod(0o600)
+    assert "--name lungs" in bootstrap
+    # The page's, but smaller: with tiny encoders, and a public set of 40.
+    bootstrap = bootstrap.replace("--name lungs", "-f federation.yaml --options '{\"num_train\": 40}'")
     with up(tmp_path, ports) as process:
         key = re.search(r"fedafd-key\.[\w-]+", said(tmp_path))
         assert key is not None, said(tmp_path)
         assert (tmp_path / "fedafd-data" / "secrets" / "admin-key").read_text().strip() == key[0]
         assert (tmp_path / "fedafd-data" / "secrets" / "admin-key").stat().st_mode & 0o077 == 0
         child_of(process, "fedafd.distiller.worker").kill()
-        commands = commands.replace("http://127.0.0.1:8080", f"http://127.0.0.1:{ports[0]}")
-        answer = shell(tmp_path, commands + "code=$?; kill %1; wait; exit $code\n")
+        both = [
+            f"{bootstrap} 2>&1 & first=$!",
+            "until [ -e north/token ]; do kill -0 $first; sleep 0.2; done",
+            f"{run} >&2 & second=$!",
+            "code=0; wait $first || code=$?",
+            "kill $second; wait $second || true; exit $code",
+        ]
+        answer = shell(tmp_path, "\n".join(both))
+        assert f"Next, each in a terminal of its own:\n  {run}\n" in answer
         assert "delivered: north" in answer
         assert "distiller was ended by signal 9; starts again in 1 s" in said(tmp_path)
         children = psutil.Process(process.pid).children(recursive=True)

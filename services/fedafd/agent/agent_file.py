@@ -38,6 +38,7 @@ def agent_file(
     state_dir: str,
     authorities: Path | None,
     task: str | None = None,
+    plaintext: bool | None = None,
 ) -> tuple[str, AgentConfig]:
     """The file's text, and the configuration that it reads as. Raises ConfigurationError."""
     lines = [
@@ -62,6 +63,7 @@ def agent_file(
         "  weights: false  # true: for federations that average the encoders' weights",
         *_POLICY,
         *_tls(authorities),
+        *([] if plaintext is None else [f"plaintext: {str(plaintext).lower()}  # false: TLS on this machine, too"]),
     ]
     text = "\n".join(lines) + "\n"
     return text, parse_agent_config(parse_yaml(text), "agent.yaml")

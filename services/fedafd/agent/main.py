@@ -17,12 +17,13 @@ from pathlib import Path
 import typer
 
 from fedafd.agent.exit_codes import ExitCode, exit_code_of
-from fedafd.agent.options import AgentYaml, StateDir, Token
+from fedafd.agent.options import AgentYaml, StateDir, Token, TokenFile
 from fedafd.agent.sentences import SENTENCES
 from fedafd.agent.settings import AgentSettings, load_settings
 from fedafd.agent.state import StateDirectory
 from fedafd.domain.config import AgentConfig, read_agent_config
-from fedafd.domain.errors import DataError, FedafdError
+from fedafd.domain.errors import ConfigurationError, DataError, FedafdError
+from fedafd.domain.secrets import read_secret_file
 from fedafd.telemetry.ending import leave_objects, tell_end
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.metrics import start_metrics_server
@@ -92,20 +93,30 @@ def run(config: AgentConfig, *, token: str | None = None, settings: AgentSetting
     return ExitCode.STOPPED
 
 
-def start_agent(path: Path, *, token: str | None = None, state_dir: Path | None = None) -> int:
+def start_agent(
+    path: Path, *, token: str | None = None, token_file: Path | None = None, state_dir: Path | None = None
+) -> int:
     """Be the agent of the site that the agent.yaml at `path` describes; returns the process's exit code."""
     try:
         settings = load_settings()
         configure("agent", level=settings.log_level, format=settings.log_format, sentences=SENTENCES)
         configure_tracing("agent")
         config = _with_overrides(read_agent_config(path), settings, state_dir)
-        token = token or settings.token()
+        token = _token(token, token_file) or settings.token()
     except FedafdError as error:
         tell_end("agent", error)
         return ExitCode.CONFIGURATION
     code = run(config, token=token, settings=settings)
     leave_objects()
     return code
+
+
+def _token(token: str | None, file: Path | None) -> str | None:
+    if file is None:
+        return token
+    if token:
+        raise ConfigurationError("give --token or --token-file, not both")
+    return read_secret_file(file, "--token-file")
 
 
 def main() -> None:
@@ -115,9 +126,14 @@ def main() -> None:
     app()
 
 
-def _command(config: AgentYaml = Path("agent.yaml"), token: Token = None, state_dir: StateDir = None) -> None:
+def _command(
+    config: AgentYaml = Path("agent.yaml"),
+    token: Token = None,
+    token_file: TokenFile = None,
+    state_dir: StateDir = None,
+) -> None:
     """Run this site's agent until it is stopped. It dials out and opens no port."""
-    raise typer.Exit(start_agent(config, token=token, state_dir=state_dir))
+    raise typer.Exit(start_agent(config, token=token, token_file=token_file, state_dir=state_dir))
 
 
 def read_site(path: Path) -> AgentConfig:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AgentYaml", "StateDir", "Token"]
+__all__ = ["AgentYaml", "StateDir", "Token", "TokenFile"]
 
 AgentYaml = Annotated[
     Path,
@@ -17,3 +17,6 @@ StateDir = Annotated[
     Path | None, typer.Option(help="The agent's own folder; wins over FEDAFD_AGENT_STATE_DIR and agent.yaml.")
 ]
 Token = Annotated[str | None, typer.Option(help="One-time enrolment token; first start only.")]
+TokenFile = Annotated[
+    Path | None, typer.Option(help="A file that holds the token, which then stands in no list of processes.")
+]

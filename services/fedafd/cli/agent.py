@@ -10,7 +10,7 @@ import typer
 from fedafd.cli.agent_approve import agent_approve
 from fedafd.cli.agent_check import agent_check
 from fedafd.cli.agent_init import agent_init
-from fedafd.cli.agent_options import AgentYaml, StateDir, Token, state_dir_of
+from fedafd.cli.agent_options import AgentYaml, StateDir, Token, TokenFile, state_dir_of
 from fedafd.cli.agent_status import agent_baseline, agent_status
 from fedafd.cli.agent_ui import agent_ui
 from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
@@ -30,12 +30,13 @@ agent_app.command("ui")(agent_ui)
 def agent_run(
     config: AgentYaml = Path("agent.yaml"),
     token: Token = None,
+    token_file: TokenFile = None,
     state_dir: StateDir = None,
 ) -> None:
     """Run this site's agent until it is stopped. It dials out and opens no port."""
     from fedafd.agent.main import start_agent
 
-    raise typer.Exit(start_agent(config, token=token, state_dir=state_dir))
+    raise typer.Exit(start_agent(config, token=token, token_file=token_file, state_dir=state_dir))
 
 
 @agent_app.command("explain", cls=AnswerCommand)

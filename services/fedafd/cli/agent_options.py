@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedafd.agent.options import AgentYaml, StateDir, Token
+from fedafd.agent.options import AgentYaml, StateDir, Token, TokenFile
 
-__all__ = ["AgentYaml", "StateDir", "Token", "state_dir_of"]
+__all__ = ["AgentYaml", "StateDir", "Token", "TokenFile", "state_dir_of"]
 
 
 def state_dir_of(config: Path, state_dir: Path | None) -> Path:

@@ -1,4 +1,4 @@
-"""`fedafd bootstrap`: bring a federation to life from files, for jobs that start with a deployment.
+"""`fedafd bootstrap`: bring a federation to life: in jobs that start with a deployment, and as a first trial.
 
 Every step looks first whether it was done, so that the job may run at every start and be cut off anywhere.
 """
@@ -6,27 +6,56 @@ Every step looks first whether it was done, so that the job may run at every sta
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Sequence, Set
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedafd.cli.remote.options import DEFAULT_URL, warn_of_plain_text
+from fedafd.cli.doctor.up_folder import up_folder
+from fedafd.cli.output_format import OutputFormat
+from fedafd.cli.own_sites import OwnSite, parse_site, run_command, write_agent_yaml
+from fedafd.cli.remote.options import DEFAULT_URL, connect
+from fedafd.cli.remote.rounds import follow_rounds
 from fedafd.cli.store import read_secret
 from fedafd.client.set_up import Invitation
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind
 
+if TYPE_CHECKING:
+    from fedafd.client.federation import FederationClient
+    from fedafd.domain.config import FederationConfig
+
 __all__ = ["bootstrap", "parse_invitation"]
+
+_LOOK_SECONDS = 1.0
 
 
 def bootstrap(
-    file: Annotated[Path, typer.Option("--file", "-f", envvar="FEDAFD_BOOTSTRAP_FILE", help="federation.yaml")],
-    api_key_file: Annotated[Path, typer.Option(envvar="FEDAFD_API_KEY_FILE", help="File with an operator's API key.")],
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", envvar="FEDAFD_BOOTSTRAP_FILE", help="federation.yaml")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Without a file: a federation of this name, with preset small.")
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(envvar="FEDAFD_API_KEY_FILE", help="File with an operator's API key.")
+    ] = None,
     url: Annotated[str, typer.Option(envvar="FEDAFD_URL", help="The control plane.")] = DEFAULT_URL,
     client: Annotated[
         list[str] | None, typer.Option(help="NAME:KIND:FILE: invite the client, write its one-time token to FILE.")
+    ] = None,
+    site: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME:KIND:DATA: invite a site of this machine, write NAME/agent.yaml and NAME/token. Without :DATA it"
+            " takes generated data, as a trial."
+        ),
+    ] = None,
+    aggregator: Annotated[
+        str | None, typer.Option(help="host:port that these sites dial; that of a `fedafd up` in this folder is known.")
     ] = None,
     adapter: Annotated[
         str, typer.Option(envvar="FEDAFD_PUBLIC_ADAPTER", help="Public set: shapes, flickr, coco or parquet.")
@@ -35,23 +64,83 @@ def bootstrap(
     options: Annotated[
         str, typer.Option(envvar="FEDAFD_PUBLIC_OPTIONS", help="The adapter's options, as JSON.")
     ] = "{}",
+    rounds: Annotated[
+        int, typer.Option(min=0, max=1000, help="Then wait for these clients' agents, and run so many rounds.")
+    ] = 0,
 ) -> None:
     """Create a federation, push its public set and invite its clients; what is there already stays as it is."""
     from fedafd.client.federation import FederationClient
     from fedafd.client.set_up import set_up_federation
-    from fedafd.domain.config import read_federation_config
 
-    config = read_federation_config(file)
-    invitations = [parse_invitation(words) for words in client or []]
+    config = _federation(file, name)
+    sites = [parse_site(words) for words in site or []]
+    invitations = [parse_invitation(words) for words in client or []] + [own.invitation for own in sites]
     settings = config.model_dump(mode="json", exclude_unset=True)
     public_set = partial(_write_public_set, adapter=adapter, path=path, options=_parsed(options))
+    if api_key_file is None:
+        raise ConfigurationError(
+            "no API key: give --api-key-file or set FEDAFD_API_KEY_FILE, or run this where the folder of `fedafd up` is"
+        )
+    control_plane = connect(url, read_secret(api_key_file))
     rest = FederationClient(url, read_secret(api_key_file), config.name)
-    warn_of_plain_text(url)
     try:
+        for line in _own_sites(sites, url, aggregator):
+            typer.echo(line)
         for line in set_up_federation(rest, settings, public_set, invitations):
             typer.echo(line)
+        _say_next(config.name, sites, invitations, rounds)
+        if rounds:
+            _wait_for(rest, {invitation.name for invitation in invitations})
+            follow_rounds(control_plane, config.name, rest.start_rounds(rounds), output=OutputFormat.TABLE)
     finally:
         rest.close()
+
+
+def _federation(file: Path | None, name: str | None) -> FederationConfig:
+    from fedafd.domain.config import parse_federation_config, read_federation_config
+
+    if file is not None and name is None:
+        return read_federation_config(file)
+    if file is None and name is not None:
+        return parse_federation_config({"name": name, "preset": "small"}, "--name")
+    raise ConfigurationError("give a federation.yaml with -f, or a --name for a federation with preset small")
+
+
+def _own_sites(sites: Sequence[OwnSite], url: str, aggregator: str | None) -> Sequence[str]:
+    """Write what each site starts from, before anybody is asked for anything. Raises ConfigurationError, DataError."""
+    up = up_folder()
+    here = up if up is not None and up.url == url and aggregator is None else None
+    dialled = aggregator or (here.aggregator if here else None)
+    if sites and dialled is None:
+        raise ConfigurationError("--site: give --aggregator host:port too; no `fedafd up` of this folder says it")
+    has_tls = here is not None and here.has_tls
+    return [
+        write_agent_yaml(site, str(dialled), seed=number, has_tls=has_tls) for number, site in enumerate(sites, start=1)
+    ]
+
+
+def _say_next(federation: str, sites: Sequence[OwnSite], invitations: Sequence[Invitation], rounds: int) -> None:
+    """Who has to do what now, on standard error."""
+    own = {site.name for site in sites}
+    others = [invitation for invitation in invitations if invitation.name not in own]
+    steps = [run_command(site) for site in sites]
+    words = "fedafd agent init, then fedafd agent run --token-file"
+    steps += [f"at {invitation.name}, with {invitation.token_file}: {words}" for invitation in others]
+    if not rounds:
+        steps.append(f"fedafd round start -F {federation} --watch")
+    typer.echo("Next, each in a terminal of its own:" if rounds else "Next:", err=True)
+    for step in steps:
+        typer.echo(f"  {step}", err=True)
+
+
+def _wait_for(federation: FederationClient, names: Set[str]) -> None:
+    """Until the agents of these clients are there: a round without any would fail."""
+    named: Set[str] = set()
+    while away := names - {client["name"] for client in federation.clients() if client["online"]}:
+        if away != named:
+            typer.echo(f"waiting for the agents of {', '.join(sorted(away))}", err=True)
+            named = away
+        time.sleep(_LOOK_SECONDS)
 
 
 def parse_invitation(text: str) -> Invitation:

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from fedafd.cli.doctor.up_folder import up_folder
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.whole_files import write_whole
 from fedafd.domain.yaml_files import read_yaml
@@ -92,6 +93,8 @@ def write_profiles(path: Path, profiles: Profiles) -> None:
 def apply_profile(name: str | None, environment: MutableMapping[str, str]) -> None:
     """Put a profile into `environment`: the one that is named, over what is set there, else the default one.
 
+    Without any, it is the `fedafd up` whose folder is here.
+
     The default one counts as a whole or not at all, so that no key goes to a control plane that it is not for.
     Raises ConfigurationError.
     """
@@ -101,6 +104,8 @@ def apply_profile(name: str | None, environment: MutableMapping[str, str]) -> No
     known = read_profiles(path)
     chosen = name or known.default
     if chosen is None:
+        if (up := up_folder()) is not None:
+            environment.update({"FEDAFD_URL": up.url, "FEDAFD_API_KEY_FILE": str(up.key_file)})
         return
     if chosen not in known.profiles:
         raise ConfigurationError(f"--profile {chosen}: {path} has no such; {_there_are(known.profiles)}")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedafd.cli.console import console_for
-from fedafd.cli.doctor.up_folder import note_settings
+from fedafd.cli.doctor.up_folder import DEFAULT_FOLDER, note_settings
 from fedafd.cli.model_tools import need_modules
 from fedafd.cli.up_file import is_set, process_settings, read_up_file
 from fedafd.domain.errors import ConfigurationError
@@ -54,7 +54,7 @@ def up(
             help="up.yaml: settings of control_plane, aggregator, distiller and queries. See docs/up.md.",
         ),
     ] = None,
-    folder: Annotated[Path, typer.Option(help="Where database, objects, secrets and logs lie.")] = Path("fedafd-data"),
+    folder: Annotated[Path, typer.Option(help="Where database, objects, secrets and logs lie.")] = DEFAULT_FOLDER,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of REST on this machine.")] = 8080,
     agents_port: Annotated[int, typer.Option(min=1, max=65535, help="Port that agents dial.")] = 7443,
     queries: Annotated[
@@ -193,9 +193,14 @@ def _welcome(console: Console, services: Services, home: Path, *, key_file: Path
         rows.append(("API key", f"{services.api_key}   (shown this once)"))
     for name, value in rows:
         console.print(f"  {name:12} {value}", highlight=False, soft_wrap=True)
-    console.print("For commands in another terminal:", highlight=False)
+    finds = key_file is not None and home == DEFAULT_FOLDER.absolute()
+    here = "Commands in this folder find it by themselves; elsewhere:"
+    console.print(here if finds else "For commands in another terminal:", highlight=False)
     key = "" if key_file is None else f" FEDAFD_API_KEY_FILE={shlex.quote(str(key_file))}"
     console.print(f"  export FEDAFD_URL={services.url}{key}", highlight=False, soft_wrap=True)
+    if key_is_new:
+        console.print("A first federation, with a site on generated data, as a trial:", highlight=False)
+        console.print("  fedafd bootstrap --name trial --site north:pair --rounds 1", highlight=False, soft_wrap=True)
     console.print("Ctrl-C stops everything; the same command goes on.", highlight=False)
 
 

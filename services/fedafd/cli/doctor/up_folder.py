@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.proxies import is_off_machine
 from fedafd.domain.whole_files import write_whole
 
-__all__ = ["note_settings", "settings_of_folder"]
+__all__ = ["DEFAULT_FOLDER", "UpFolder", "note_settings", "settings_of_folder", "up_folder"]
+
+DEFAULT_FOLDER = Path("fedafd-data")
 
 _FILE = Path("secrets") / "settings.json"
 
@@ -29,4 +33,41 @@ def settings_of_folder(folder: Path) -> dict[str, str]:
         ) from None
     except ValueError:
         raise ConfigurationError(f"{path}: is not what `fedafd up` wrote; start it again") from None
+    if not isinstance(settings, dict):
+        raise ConfigurationError(f"{path}: is not what `fedafd up` wrote; start it again")
     return settings
+
+
+@dataclass(frozen=True)
+class UpFolder:
+    """Where the processes of a `fedafd up` answer on this machine, and the file of its admin's key."""
+
+    url: str
+    key_file: Path
+    aggregator: str
+    has_tls: bool
+    """Of the aggregator."""
+
+
+def up_folder(folder: Path = DEFAULT_FOLDER) -> UpFolder | None:
+    """What a folder of `fedafd up` says; None where there is none, or its key is the operator's own.
+
+    Only ports are read of it, so that no file sends a key to another machine.
+    """
+    key_file = folder / "secrets" / "admin-key"
+    try:
+        settings = settings_of_folder(folder)
+        is_there = key_file.is_file()
+    except (ConfigurationError, OSError):
+        return None
+    listen = settings.get("FEDAFD_AGGREGATOR_LISTEN", "")
+    rest, agents = settings.get("FEDAFD_CONTROL_PLANE_PORT", ""), listen.rpartition(":")[2]
+    if not (is_there and rest.isdecimal() and agents.isdecimal()):
+        return None
+    plain = settings.get("FEDAFD_AGGREGATOR_PLAINTEXT", "").lower() in ("true", "1", "yes", "on")
+    return UpFolder(
+        url=f"http://127.0.0.1:{rest}",
+        key_file=key_file,
+        aggregator=f"127.0.0.1:{agents}",
+        has_tls="FEDAFD_AGGREGATOR_TLS_CERTIFICATE" in settings or (is_off_machine(listen) and not plain),
+    )

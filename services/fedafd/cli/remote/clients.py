@@ -55,7 +55,7 @@ def invite(
     there = (
         "In the region: fedafd region run"
         if invitation["kind"] == ParticipantKind.REGION
-        else "At the site: fedafd agent run"
+        else "At the site: fedafd agent init, then fedafd agent run"
     )
     typer.echo(f" {short_time(invitation['token_expires_at'])}. {there} --token <token>", err=True)
     typer.echo(invitation["enrolment_token"])

@@ -18,7 +18,7 @@ from fedafd.client.control_plane import Connected, ControlPlaneClient, RoundProg
 from fedafd.domain.plain_text import plain_text
 from fedafd.domain.process_errors import ControlPlaneError
 
-__all__ = ["round_app"]
+__all__ = ["follow_rounds", "round_app"]
 
 round_app = typer.Typer(help="Start, list, watch and cancel rounds.", no_args_is_help=True)
 
@@ -42,7 +42,7 @@ def start(
         queued["number"] for queued in server.ask(operations.START_ROUNDS, federation, json={"count": rounds})["items"]
     ]
     if watch:
-        _watch(server, federation, numbers, output=output)
+        follow_rounds(server, federation, numbers, output=output)
     elif output.is_data:
         print_answer({"numbers": numbers}, output)
     else:
@@ -64,7 +64,7 @@ def watch_rounds(
     if not numbers:
         typer.echo("no round is open", err=True)
         return
-    _watch(server, federation, numbers, output=output)
+    follow_rounds(server, federation, numbers, output=output)
 
 
 @round_app.command("list", cls=AnswerCommand)
@@ -153,7 +153,8 @@ def cancel(
     print_answer(cancelled, output) if output.is_data else typer.echo(f"round {number} is cancelled")
 
 
-def _watch(server: ControlPlaneClient, federation: str, numbers: Sequence[int], *, output: OutputFormat) -> None:
+def follow_rounds(server: ControlPlaneClient, federation: str, numbers: Sequence[int], *, output: OutputFormat) -> None:
+    """Show rounds until the last is over. Raises ControlPlaneError if one does not complete."""
     from fedafd.cli.round_view import RoundView
 
     view, waiting = RoundView(console_for(stderr=output.is_data), numbers), list(numbers)

@@ -10,7 +10,8 @@ __all__ = ["LONGEST_SECONDS", "Config", "Count", "Name", "NonNegative", "Optimiz
 
 LONGEST_SECONDS = 1e9
 """Thirty years: longer ones are slips, and far longer ones no clock can count."""
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
