@@ -23,6 +23,7 @@ import httpx
 from benchmarks.flooding import FLOODS, OF_AGENTS, Target, flood
 from benchmarks.measure import Clock, Ratio, Report, Times
 from fedafd.client.federation import FederationClient
+from fedafd.domain.hashing import sha256_of
 from fedafd.local.services import Backends, Services, start_redis
 from fedafd.local.supervisor import Supervisor, is_free
 from fedafd.persistence.database import Database
@@ -38,7 +39,6 @@ from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
 from fedafd.rpc.credentials import bearer_metadata
 from fedafd.rpc.sessions import session_metadata
 from fedafd.storage.folder import FolderStore
-from fedafd.storage.store import sha256_of
 
 __all__ = ["run"]
 

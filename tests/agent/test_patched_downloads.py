@@ -12,7 +12,7 @@ from tests.agent.scene import MIB, Scene, play
 
 from fedafd.agent import connection as connection_module
 from fedafd.artifacts.blocks import DIGEST_BYTES, block_digests
-from fedafd.storage.store import sha256_of
+from fedafd.domain.hashing import sha256_of
 
 FIRST = random.Random(0).randbytes(4 * MIB + 123)
 SECOND = FIRST[: 2 * MIB] + random.Random(1).randbytes(40_000) + FIRST[2 * MIB + 40_000 : -5] + b"other"

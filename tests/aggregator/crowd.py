@@ -33,6 +33,7 @@ from fedafd.aggregator.wakeups import Wakeups
 from fedafd.artifacts.representations import encode_representations
 from fedafd.datasets import load_public_data, write_public_set
 from fedafd.domain.config import FederationConfig, WireDtype, parse_agent_config
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import FOLDS_TOGETHER, Modality, ParticipantKind, StageKind
 from fedafd.messaging.wakeups import WakeupPublisher, listen_for_wakeups
 from fedafd.persistence.client_repository import invite_client
@@ -45,7 +46,7 @@ from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
 from fedafd.rpc.codes import stage_kind_from_wire
 from fedafd.storage import ObjectStore
 from fedafd.storage.folder import FolderStore
-from fedafd.storage.store import ObjectInfo, sha256_of
+from fedafd.storage.store import ObjectInfo
 
 _NUM_PUBLIC = 6
 _OUTPUTS = {

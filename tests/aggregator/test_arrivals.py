@@ -23,12 +23,12 @@ from fedafd.aggregator.arrivals import ArrivingBlob, Stream
 from fedafd.artifacts.representations import check_representations, encode_representations
 from fedafd.domain.config import WireDtype
 from fedafd.domain.errors import RepresentationError, UploadIncompleteError
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import Modality
 from fedafd.persistence.models import RoundRow, UploadRow
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.storage import ObjectStore
 from fedafd.storage.folder import FolderStore
-from fedafd.storage.store import sha256_of
 
 CHUNK = 65536
 CONTENT = random.Random(1).randbytes(9 * CHUNK + 5)

@@ -17,13 +17,13 @@ from sqlalchemy import select
 from tests.aggregator.test_identity import Site, invited
 from tests.aggregator.world import World
 
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import UploadPurpose
 from fedafd.persistence.event_repository import events_after
 from fedafd.persistence.models import Base, ClientRow, EventRow
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.rpc.codes import wire_purpose
-from fedafd.storage.store import sha256_of
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AggregatorService"]
 Rows = dict[tuple[Any, ...], Any]

@@ -16,12 +16,12 @@ import pytest
 from safetensors.numpy import save
 from tests.aggregator.world import DIM, World, refused
 
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import ClientKind, ParticipantKind, StageKind
 from fedafd.persistence.client_repository import get_client, invite_client, revoke_client
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.rpc.credentials import bearer_metadata
-from fedafd.storage.store import sha256_of
 
 Caller = tuple[tuple[str, str], ...]
 

@@ -11,13 +11,13 @@ from tests.aggregator.world import DIM, INTERNAL, World
 from fedafd.aggregator.claiming import Mover
 from fedafd.artifacts.representations import encode_representations
 from fedafd.domain.config import WireDtype
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import ClientKind, Modality, StageKind
 from fedafd.domain.states import RoundState, StageState
 from fedafd.persistence.models import StageRow, utc_now
 from fedafd.proto.v1 import distillation_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.rpc.codes import stage_kind_from_wire
-from fedafd.storage.store import sha256_of
 
 OUTPUTS = {
     StageKind.FOLD: ("sed-state",),

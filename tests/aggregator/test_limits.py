@@ -20,6 +20,7 @@ from fedafd.aggregator.callers import Callers
 from fedafd.aggregator.delivery import commit_delivery
 from fedafd.aggregator.limits import ByteBudget, CallCaps, Pace, SlowRefusals, Turns
 from fedafd.domain.errors import TooManyRequestsError
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import UploadPurpose
 from fedafd.domain.secrets import hash_secret
 from fedafd.persistence.client_repository import get_client, revoke_client
@@ -28,7 +29,6 @@ from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.rpc.codes import wire_purpose
 from fedafd.rpc.status import error_from_rpc
 from fedafd.storage.folder import FolderStore
-from fedafd.storage.store import sha256_of
 
 Caller = tuple[tuple[str, str], ...]
 

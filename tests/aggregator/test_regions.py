@@ -17,11 +17,11 @@ from tests.aggregator.world import DIM, World, refused
 from fedafd.artifacts.merged_states import encode_merged_states
 from fedafd.artifacts.representations import encode_representations
 from fedafd.domain.config import FederationConfig, WireDtype, stored_federation_config
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import ClientKind, Modality, ParticipantKind, StageKind
 from fedafd.persistence.client_repository import get_client
 from fedafd.persistence.participation_repository import find_participation
 from fedafd.persistence.stage_repository import list_stages
-from fedafd.storage.store import sha256_of
 
 if TYPE_CHECKING:
     from fedafd.distiller.tasks import StageRunner

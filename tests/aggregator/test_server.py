@@ -17,6 +17,7 @@ from tests.aggregator.world import INTERNAL, World, refused
 from fedafd.aggregator.coordinator import Coordinator
 from fedafd.aggregator.outbox import Outbox
 from fedafd.artifacts.blocks import block_digests
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import ParticipantKind, StageKind
 from fedafd.domain.states import RoundState
 from fedafd.persistence.client_repository import get_client, invite_client, revoke_client
@@ -26,7 +27,6 @@ from fedafd.persistence.round_repository import transition_round
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import distillation_pb2, types_pb2
 from fedafd.rpc.credentials import bearer_metadata
-from fedafd.storage.store import sha256_of
 
 
 async def test_a_round_walks_from_queued_to_a_published_version(world: World) -> None:

@@ -11,6 +11,7 @@ from tests.aggregator.world import INTERNAL, World, refused
 
 from fedafd.aggregator.coordinator import Coordinator
 from fedafd.aggregator.outbox import Outbox
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import StageKind
 from fedafd.persistence.event_repository import events_after
 from fedafd.persistence.models import utc_now
@@ -18,7 +19,6 @@ from fedafd.persistence.round_repository import get_round
 from fedafd.persistence.stage_repository import get_stage
 from fedafd.proto.v1 import aggregator_pb2
 from fedafd.proto.v1 import distillation_pb2 as pb
-from fedafd.storage.store import sha256_of
 
 LEASE_SECONDS = 1.0
 

@@ -11,6 +11,7 @@ from tests.aggregator.world import INTERNAL, World, refused
 
 from fedafd.control_plane.models.service import roll_back
 from fedafd.distiller.tasks import StageRunner
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import StageKind
 from fedafd.persistence.event_repository import events_after
 from fedafd.persistence.federation_repository import get_federation
@@ -19,7 +20,6 @@ from fedafd.persistence.round_repository import get_round
 from fedafd.persistence.stage_repository import list_stages
 from fedafd.proto.v1 import aggregator_pb2 as agents_pb
 from fedafd.proto.v1 import distillation_pb2 as pb
-from fedafd.storage.store import sha256_of
 
 
 async def add_versions(world: World, count: int) -> list[str]:

@@ -17,6 +17,7 @@ from fedafd.aggregator.context import Context
 from fedafd.aggregator.coordinator import Coordinator
 from fedafd.artifacts.representations import encode_representations
 from fedafd.domain.config import WireDtype
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import ClientKind, Modality, ParticipantKind, StageKind, UploadPurpose
 from fedafd.persistence.client_repository import invite_client
 from fedafd.persistence.federation_repository import get_federation
@@ -29,7 +30,6 @@ from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
 from fedafd.rpc.codes import wire_purpose
 from fedafd.rpc.credentials import bearer_metadata
 from fedafd.rpc.sessions import session_metadata
-from fedafd.storage.store import sha256_of
 
 TOKEN = "internal"
 DIM = 8

@@ -22,7 +22,7 @@ from fedafd.artifacts.blocks import (
     checked_spans,
 )
 from fedafd.domain.errors import ArtifactCorruptError, InvalidRequestError
-from fedafd.storage.store import sha256_of
+from fedafd.domain.hashing import sha256_of
 
 KIB = 1024
 

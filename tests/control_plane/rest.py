@@ -22,6 +22,7 @@ from fedafd.control_plane.context import Context
 from fedafd.control_plane.patience import PatientProtocol
 from fedafd.control_plane.settings import ControlPlaneSettings
 from fedafd.datasets import load_public_data, write_public_set
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import ParticipantKind
 from fedafd.persistence.client_repository import enrol_client, invite_client
 from fedafd.persistence.federation_repository import get_federation
@@ -29,7 +30,6 @@ from fedafd.persistence.model_repository import add_files
 from fedafd.persistence.models import ModelVersionRow, PersonalizedModelRow
 from fedafd.persistence.round_repository import add_rounds
 from fedafd.storage import StoreSettings
-from fedafd.storage.store import sha256_of
 
 KEY = "fedafd-key.test-of-rest"
 FEDERATION = {"name": "trial", "preset": "small"}

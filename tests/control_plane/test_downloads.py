@@ -16,9 +16,9 @@ from tests.control_plane.rest import Rest, problem
 
 from fedafd.control_plane.models.downloads import archive_response, file_response
 from fedafd.domain.errors import ArtifactCorruptError, RangeNotSatisfiableError
+from fedafd.domain.hashing import sha256_of
 from fedafd.persistence.models import ModelFileRow
 from fedafd.storage.folder import FolderStore
-from fedafd.storage.store import sha256_of
 
 ARCHIVE = "/federations/trial/models/1/archive"
 FILE = "/federations/trial/models/1/files/weights/model.safetensors"

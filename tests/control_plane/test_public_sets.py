@@ -11,7 +11,7 @@ from tests.control_plane.rest import Rest, problem
 
 from fedafd.artifacts.keys import PUBLIC_SETS
 from fedafd.datasets import load_public_data, write_public_set
-from fedafd.storage.store import sha256_of
+from fedafd.domain.hashing import sha256_of
 
 PATH = "/federations/trial/public-set"
 

@@ -13,11 +13,12 @@ from fedafd.distiller.metrics import DistillerMetrics
 from fedafd.distiller.shutdown import Shutdown
 from fedafd.distiller.stages import StageResult
 from fedafd.distiller.tasks import StageRunner
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import StageKind
 from fedafd.proto.v1 import distillation_pb2 as pb
 from fedafd.rpc.codes import wire_stage_kind
 from fedafd.storage.folder import FolderStore
-from fedafd.storage.store import copy_of, get_verified, sha256_of
+from fedafd.storage.store import copy_of, get_verified
 
 STATE = b"hours of work"
 DISTILLED = RoundObjects("f", 3).artifact(SERVER_STATE, sha256_of(STATE))

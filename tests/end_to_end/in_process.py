@@ -25,10 +25,10 @@ from fedafd.datasets import PublicSet
 from fedafd.distiller.stages import StageResult, StageWork, run_stage
 from fedafd.domain.config import FederationConfig, parse_agent_config, parse_federation_config
 from fedafd.domain.contributions import contributions_of
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import ClientKind, Modality, StageKind
 from fedafd.domain.merge_tree import plan_merges
 from fedafd.domain.seeds import derive_seed
-from fedafd.storage.store import sha256_of
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from tests.end_to_end.supervised import LoggedSupervisor
 from fedafd.client.federation import FederationClient
 from fedafd.datasets import PublicSet, load_client_data, load_public_data, write_public_set
 from fedafd.domain.config import EncoderConfig, parse_federation_config
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.strategies import ABLATIONS, STRATEGIES
 from fedafd.local.services import Backends, Services, thread_environment
 from fedafd.local.supervisor import Child
 from fedafd.simulation.federation import Federation, FederationProgress, SimulatedClient
-from fedafd.storage.store import sha256_of
 
 pytestmark = pytest.mark.timeout(560)
 

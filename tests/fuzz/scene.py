@@ -25,6 +25,7 @@ from tests.servers import wait_until
 from fedafd.artifacts.representations import encode_representations
 from fedafd.datasets import load_public_data, write_public_set
 from fedafd.domain.config import FederationConfig, WireDtype
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import Modality, ParticipantKind
 from fedafd.local.services import Backends, Services
 from fedafd.local.supervisor import Child
@@ -42,7 +43,6 @@ from fedafd.rpc.client_key import ClientKey, certificate_text
 from fedafd.rpc.credentials import bearer_metadata
 from fedafd.rpc.sessions import session_metadata
 from fedafd.storage.folder import FolderStore
-from fedafd.storage.store import sha256_of
 
 __all__ = ["DIM", "NUM_PUBLIC", "TOKEN", "Metadata", "Open", "Scene", "path_of", "scene_on"]
 

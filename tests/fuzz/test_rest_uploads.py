@@ -23,9 +23,10 @@ from tests.fuzz.long import IS_LONG, fuzz
 from fedafd.artifacts.keys import PUBLIC_SETS, incoming_shard, public_set_manifest, public_set_shard
 from fedafd.artifacts.manifest import read_manifest
 from fedafd.datasets import load_public_data, write_public_set
+from fedafd.domain.hashing import sha256_of
 from fedafd.storage import StoreSettings
 from fedafd.storage.folder import FolderStore
-from fedafd.storage.store import get_verified, sha256_of
+from fedafd.storage.store import get_verified
 
 EXAMPLES = 75
 PATH = "/v1/federations/trial/public-set"

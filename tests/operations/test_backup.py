@@ -23,13 +23,13 @@ from fedafd.cli.main import app
 from fedafd.control_plane.app import create_app
 from fedafd.control_plane.settings import ControlPlaneSettings
 from fedafd.datasets import load_public_data, write_public_set
+from fedafd.domain.hashing import sha256_of
 from fedafd.persistence.artifact_repository import NewArtifact, add_artifacts
 from fedafd.persistence.database import Database
 from fedafd.persistence.migrate import migrate
 from fedafd.persistence.round_repository import get_round_by_number
 from fedafd.storage import ObjectStore, StoreSettings, open_store
 from fedafd.storage.s3 import S3Store
-from fedafd.storage.store import sha256_of
 
 KEY = "fedafd-key.backup-test"
 HEADERS = {"Authorization": f"Bearer {KEY}"}

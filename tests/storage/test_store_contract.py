@@ -24,10 +24,11 @@ from fedafd.domain.errors import (
     StorageFullError,
     StorageUnavailableError,
 )
+from fedafd.domain.hashing import sha256_of
 from fedafd.storage import CHUNK_BYTES, ObjectStore, StoreSettings, WriteProbe, open_store
 from fedafd.storage.folder import FolderStore
 from fedafd.storage.s3 import S3Store
-from fedafd.storage.store import get_verified, put_twice, sha256_of
+from fedafd.storage.store import get_verified, put_twice
 
 
 @pytest.fixture(params=["folder", "minio"])

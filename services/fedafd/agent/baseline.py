@@ -6,7 +6,6 @@ delivered round. Killed at any point it goes on from its last epoch, to the same
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from fedafd.datasets import ClientData
 from fedafd.datasets.pixels import keep_decoded
 from fedafd.domain.config import AgentConfig, FederationConfig
 from fedafd.domain.errors import ConfigurationError, DataError
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.leaving import Activity
 
 __all__ = ["AHEAD", "BaselineTask", "advance", "baseline_target", "read_task"]
@@ -132,6 +132,6 @@ def _train(
 
 def _way(task: BaselineTask, state: bytes | None, number: int) -> str:
     """Name of the folder of this very training's waypoints."""
-    before = "" if state is None else hashlib.sha256(state).hexdigest()
+    before = "" if state is None else sha256_of(state)
     parts = [task.federation.canonical_json(), task.client, task.tokenizer, before, number]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return sha256_of(json.dumps(parts).encode())[:16]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedafd.domain.errors import DataError
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import UploadPurpose
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.rpc.codes import wire_purpose
@@ -37,7 +38,7 @@ class ChunkedFile:
         with path.open("rb") as file:
             while chunk := file.read(chunk_bytes):
                 whole.update(chunk)
-                hashes.append(hashlib.sha256(chunk).hexdigest())
+                hashes.append(sha256_of(chunk))
         return cls(path, whole.hexdigest(), path.stat().st_size, chunk_bytes, tuple(hashes))
 
     def announcement(self, round_id: str, purpose: UploadPurpose) -> pb.BeginUploadRequest:

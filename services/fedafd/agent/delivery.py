@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 
 from fedafd.agent.chunks import ChunkedFile
@@ -13,6 +12,7 @@ from fedafd.agent.outgoing import metrics_to_send, samples_to_send
 from fedafd.agent.state import PendingResult, StateDirectory
 from fedafd.domain.config import SharingConfig
 from fedafd.domain.errors import FedafdError, UploadIncompleteError
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import UploadPurpose
 from fedafd.telemetry.logging import get_logger
 
@@ -80,7 +80,7 @@ class Delivery:
         content = json.dumps({"metrics": metrics, "num_private_samples": samples}, sort_keys=True)
         self._ledger.record(
             "metrics",
-            sha256=hashlib.sha256(content.encode()).hexdigest(),
+            sha256=sha256_of(content.encode()),
             size_bytes=len(content),
             round_number=pending.round_number,
             detail=content,

@@ -7,7 +7,6 @@ with the process, the same agent asks again and gets the same credential, and no
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import secrets
 from pathlib import Path
@@ -20,6 +19,7 @@ from fedafd.agent.state import Credential, StateDirectory
 from fedafd.domain.config import AgentConfig
 from fedafd.domain.config.region import RegionConfig
 from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import ClientKind, ParticipantKind
 from fedafd.domain.secrets import token_and_pin
 from fedafd.rpc.client_key import ClientKey
@@ -53,7 +53,7 @@ async def enrol(
     token, _ = token_and_pin(token)
     connection = AggregatorConnection(config.aggregator, tls=config.tls, stop=stop)
     try:
-        named = hashlib.sha256(token.encode()).hexdigest()
+        named = sha256_of(token.encode())
         ledger.record("enrolment", sha256=named, size_bytes=len(token.encode()), round_number=0)
         draft = await asyncio.to_thread(draft_of, token, state.root)
         credential = await connection.enrol(token, kind, draft.nonce, draft.key)
@@ -67,7 +67,7 @@ async def enrol(
 def draft_of(token: str, state_dir: Path) -> EnrolmentDraft:
     """This agent's number and key for `token`: the kept ones, else new ones, which are kept from here on."""
     path = state_dir / _FILE
-    named = hashlib.sha256(token.encode()).hexdigest()
+    named = sha256_of(token.encode())
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["token_sha256"] == named:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 from contextlib import suppress
 
@@ -15,6 +14,7 @@ from fedafd.agent.session import AgentSession
 from fedafd.agent.state import Credential, StateDirectory
 from fedafd.domain.config import AgentConfig
 from fedafd.domain.errors import FedafdError
+from fedafd.domain.hashing import sha256_of
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.telemetry.logging import get_logger
 
@@ -43,7 +43,7 @@ def note_departure(ledger: Ledger, departure: Departure, round_number: int) -> N
     content = words.encode()
     ledger.record(
         "leave",
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=sha256_of(content),
         size_bytes=len(content),
         round_number=round_number,
         detail=words,

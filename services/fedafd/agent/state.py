@@ -18,7 +18,6 @@ Layout of the state directory (readable by the agent's user only):
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -33,7 +32,7 @@ from filelock import FileLock
 from fedafd.agent.files import disk_full_is_clear, sync_folder, write_atomically
 from fedafd.domain.claims import claim
 from fedafd.domain.errors import ConfigurationError, ConflictError, IdentityInUseError, StateUnusableError
-from fedafd.domain.hashing import file_sha256
+from fedafd.domain.hashing import file_sha256, sha256_of
 from fedafd.domain.kinds import ParticipantKind, UploadPurpose
 from fedafd.domain.state_cases import AFRESH
 from fedafd.telemetry.logging import get_logger
@@ -199,8 +198,8 @@ class StateDirectory:
             "task_key": task_key,
             "metrics": metrics,
             "num_private_samples": num_private_samples,
-            "state_sha256": hashlib.sha256(state).hexdigest(),
-            "blob_sha256": {purpose.value: hashlib.sha256(blob).hexdigest() for purpose, blob in blobs.items()},
+            "state_sha256": sha256_of(state),
+            "blob_sha256": {purpose.value: sha256_of(blob) for purpose, blob in blobs.items()},
             "upload_ids": [],
         }
         with disk_full_is_clear(self.root):
@@ -312,7 +311,7 @@ def _read_whole(folder: Path) -> tuple[bytes | None, str]:
         expected = _read_result(folder).get("state_sha256")
     except (OSError, ValueError) as error:
         return None, f"{noted}: cannot be read: {_reason(error)}"
-    if expected not in (None, hashlib.sha256(state).hexdigest()):
+    if expected not in (None, sha256_of(state)):
         return None, f"{path}: {_CHANGED}"
     return state, ""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedafd.domain.config import DpConfig, FederationConfig
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import Modality
 from fedafd.domain.leaving import Activity
 from fedafd.domain.state_cases import Difference
@@ -69,12 +69,12 @@ class LocalTask:
             self.global_representations.name,
             sorted((modality.value, path.name) for modality, path in self.encoder_bundles.items()),
             sorted((group, path.name) for group, path in self.averages.items()),
-            None if self.previous_state is None else hashlib.sha256(self.previous_state).hexdigest(),
+            None if self.previous_state is None else sha256_of(self.previous_state),
             self.share_model,
             *([self.representation_noise] if self.representation_noise else []),
             *([self.dp.model_dump(mode="json", exclude={"epsilon", "delta"})] if self.dp is not None else []),
         ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return sha256_of(json.dumps(parts).encode())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import math
 import tempfile
@@ -38,6 +37,7 @@ from fedafd.domain.errors import (
     RoundClosedError,
     UploadError,
 )
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import ClientKind, Modality, ParticipantKind, UploadPurpose
 from fedafd.domain.leaving import CLIENT_METRICS
 from fedafd.domain.states import ParticipationState
@@ -46,7 +46,7 @@ from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, UploadRow
 from fedafd.persistence.participation_repository import find_participation, settle_participation
 from fedafd.proto.v1 import aggregator_pb2 as pb
-from fedafd.storage.store import copy_of, sha256_of
+from fedafd.storage.store import copy_of
 from fedafd.telemetry.logging import get_logger
 
 __all__ = ["commit_delivery"]
@@ -295,4 +295,4 @@ def _record(session: AsyncSession, kind: str, client: ClientRow, row: RoundRow, 
 def _receipt(participation: ParticipationRow, blobs: list[Assembled]) -> str:
     """Of this part in the round and of the content that was delivered for it."""
     content = sorted((blob.purpose.value, blob.entry["sha256"]) for blob in blobs)
-    return hashlib.sha256(json.dumps(["receipt", participation.id, *content]).encode()).hexdigest()
+    return sha256_of(json.dumps(["receipt", participation.id, *content]).encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from typing import Literal
@@ -10,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from fedafd.domain.errors import DataError
+from fedafd.domain.hashing import sha256_of
 
 __all__ = ["MANIFEST_NAME", "Manifest", "Shard", "read_manifest"]
 
@@ -57,7 +57,7 @@ class Manifest(BaseModel):
     @property
     def sha256(self) -> str:
         """The hash that names the set."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
+        return sha256_of(self.to_bytes())
 
 
 def read_manifest(content: bytes) -> Manifest:

@@ -6,7 +6,6 @@ group always fit each other, whatever a site sends.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from safetensors.numpy import load
 
 from fedafd.artifacts.representations import need_distinct
 from fedafd.domain.errors import UploadError
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import ClientKind
 
 __all__ = ["check_weight_update", "group_name", "layout_of"]
@@ -30,7 +30,7 @@ _OF_ODD_JSON = (OverflowError, RecursionError)
 def layout_of(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> str:
     """Eight hexadecimal digits for names, dtypes (such as float32) and shapes."""
     described = sorted((name, dtype, list(shape)) for name, (dtype, shape) in tensors.items())
-    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:8]
+    return sha256_of(json.dumps(described).encode())[:8]
 
 
 def group_name(kind: ClientKind, layout: str, meaning: str) -> str:

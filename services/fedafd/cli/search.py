@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from fedafd.cli.model_tools import exactly_one, need_learning, one_line, pictures_in, progress, results_to, texts_in
 from fedafd.domain.errors import DataError, InvalidRequestError
+from fedafd.domain.hashing import sha256_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,7 +118,7 @@ def _indexed(
 def _index_file(images: Path, index: Path | None) -> Path:
     from platformdirs import user_cache_path
 
-    name = hashlib.sha256(str(images.resolve()).encode(errors="surrogateescape")).hexdigest()[:24]
+    name = sha256_of(str(images.resolve()).encode(errors="surrogateescape"))[:24]
     return (index or user_cache_path("fedafd") / "search") / f"{name}.safetensors"
 
 

@@ -72,14 +72,11 @@ def _public_objects(store: ObjectStore, public_sets: list[str]) -> Iterator[Name
 
 def _problem(store: ObjectStore, named: NamedObject) -> str | None:
     """What is wrong with an object, or None. Reads it in pieces: a model may be large."""
-    import hashlib
-
     from fedafd.domain.errors import ArtifactNotFoundError
+    from fedafd.domain.hashing import pieces_sha256
 
-    digest = hashlib.sha256()
     try:
-        for piece in store.stream(named.key):
-            digest.update(piece)
+        sha256 = pieces_sha256(store.stream(named.key))
     except ArtifactNotFoundError:
         return f"{named.key} is missing"
-    return None if digest.hexdigest() == named.sha256 else f"{named.key} has other content"
+    return None if sha256 == named.sha256 else f"{named.key} has other content"

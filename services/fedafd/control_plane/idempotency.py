@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from fedafd.control_plane.callers import Caller, any_caller, at_least
 from fedafd.control_plane.context import Context, ContextDep
 from fedafd.domain.errors import IdempotencyConflictError
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import Role
 from fedafd.persistence.idempotency_repository import claim_key, keep_answer
 
@@ -53,7 +54,7 @@ class Once:
         self._key = None if key is None else f"{caller.id}:{key}"
         self._secret = hmac.new(caller.secret.encode(), f"idempotent answer {key}".encode(), hashlib.sha256).digest()
         described = f"{request.method} {request.url.path}?{request.url.query}\n".encode() + body
-        self._request_hash = hashlib.sha256(described).hexdigest()
+        self._request_hash = sha256_of(described)
 
     async def __call__(
         self,

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from fedafd.datasets.image_fit import ImageFit
 from fedafd.datasets.samples import ClientData, TextSplit
+from fedafd.domain.hashing import sha256_of
 from fedafd.telemetry.logging import get_logger
 
 __all__ = ["READER_VERSION", "KeptImages", "PixelCache", "keep_decoded", "resized", "resized_all", "trim_folder"]
@@ -133,7 +134,7 @@ class PixelCache:
         for path in self._entries(name):
             try:
                 pixels: Pixels = np.lib.format.open_memmap(path, mode="c")
-                digest = hashlib.sha256(pixels.reshape(-1).data).hexdigest()
+                digest = sha256_of(pixels.reshape(-1).data)
                 fits = pixels.dtype == np.uint8 and pixels.shape == shape and digest == path.suffixes[-2][1:]
             except (OSError, EOFError, ValueError, TypeError, IndexError):
                 fits = False

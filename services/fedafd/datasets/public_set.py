@@ -7,7 +7,6 @@ manifest's bytes names the whole set: two participants with equal hashes hold eq
 
 from __future__ import annotations
 
-import hashlib
 import io
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,7 @@ from fedafd.datasets.pixels import PixelCache, resized_all
 from fedafd.datasets.samples import LazyImages, PairSplit
 from fedafd.datasets.texts import sound_text
 from fedafd.domain.errors import ArtifactCorruptError, DataError
-from fedafd.domain.hashing import file_sha256
+from fedafd.domain.hashing import file_sha256, sha256_of
 
 __all__ = ["MANIFEST_NAME", "Manifest", "PublicImages", "PublicSet", "Shard", "read_manifest", "write_public_set"]
 
@@ -157,7 +156,7 @@ def write_public_set(splits: Mapping[str, PairSplit], folder: Path, rows_per_sha
             path = folder / f"{split}-{number:05d}.parquet"
             pq.write_table(_table(samples, rows, split), path, compression="zstd")
             content = path.read_bytes()
-            digest = hashlib.sha256(content).hexdigest()
+            digest = sha256_of(content)
             shards.append(
                 Shard(split=split, name=path.name, sha256=digest, size_bytes=len(content), num_rows=len(rows))
             )

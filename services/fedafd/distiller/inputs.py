@@ -14,10 +14,11 @@ from fedafd.distiller.metrics import DistillerMetrics
 from fedafd.distiller.patience import Patience
 from fedafd.distiller.stages import StageResult
 from fedafd.domain.errors import ArtifactCorruptError, ArtifactNotFoundError, FedafdError
+from fedafd.domain.hashing import sha256_of
 from fedafd.proto.v1 import distillation_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.storage import ObjectStore
-from fedafd.storage.store import get_verified, sha256_of
+from fedafd.storage.store import get_verified
 from fedafd.telemetry.logging import get_logger
 from fedafd.telemetry.tracing import span
 

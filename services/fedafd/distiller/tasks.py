@@ -27,12 +27,13 @@ from fedafd.domain.errors import (
     NotFoundError,
     StageLostError,
 )
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import StageKind
 from fedafd.proto.v1 import distillation_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.rpc.codes import modality_from_wire, stage_kind_from_wire
 from fedafd.storage import ObjectStore
-from fedafd.storage.store import put_twice, sha256_of
+from fedafd.storage.store import put_twice
 from fedafd.telemetry.logging import bind_context, get_logger
 from fedafd.telemetry.tracing import note, span, span_below
 

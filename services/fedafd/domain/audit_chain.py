@@ -11,10 +11,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
 from typing import Any
 
 from fedafd.domain.errors import DataError
+from fedafd.domain.hashing import sha256_of
 
 __all__ = ["START", "AuditEntry", "ChainCheck", "Head", "entry_hash"]
 
@@ -87,7 +87,7 @@ def entry_hash(previous: str, entry: AuditEntry) -> str:
     covered = [previous, entry.id, at, federation, entry.kind, entry.actor, json.loads(json.dumps(data))]
     if entry.address is not None:
         covered.append(entry.address)
-    return sha256(json.dumps(_plain(covered), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return sha256_of(json.dumps(_plain(covered), sort_keys=True, separators=(",", ":")).encode())
 
 
 def _plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Annotated
 from pydantic import AfterValidator, SecretStr
 
 from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.hashing import sha256_of
 
 __all__ = [
     "MIN_SECRET_LENGTH",
@@ -62,7 +63,7 @@ def token_and_pin(invitation: str) -> tuple[str, str]:
 
 def hash_secret(secret: str) -> str:
     """Lower-case hexadecimal SHA-256. Enough for random secrets; see docs/adr/0005."""
-    return hashlib.sha256(secret.encode()).hexdigest()
+    return sha256_of(secret.encode())
 
 
 def plain_secret(text: str) -> str:

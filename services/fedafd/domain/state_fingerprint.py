@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from fedafd.domain.config import (
     usual_task,
 )
 from fedafd.domain.errors import StateUnusableError
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.state_cases import AFRESH, CASES, Answer, Difference
 
@@ -117,7 +117,7 @@ def tokenizer_rules(tokenizer: str) -> str:
     """Hash of how a tokenizer (as JSON) cuts texts into words, whatever words it knows."""
     rules = json.loads(tokenizer)
     rules.get("model", {}).pop("vocab", None)
-    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:16]
+    return sha256_of(json.dumps(rules, sort_keys=True).encode())[:16]
 
 
 def _of_before(meta: Mapping[str, Any]) -> StateFingerprint:

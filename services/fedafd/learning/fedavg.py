@@ -8,7 +8,6 @@ that a row means the same class whatever order a client has learned them in.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from fedafd.artifacts.weight_updates import group_name, layout_of
 from fedafd.domain.errors import DataError
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.state_fingerprint import rows_by_name
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
@@ -136,8 +136,8 @@ def _group(checkpoint: Checkpoint) -> str:
     meaning["labels"] = sorted(rows_by_name(checkpoint.meta["labels"])[0])
     frozen = {key: value for key, value in model.items() if not _travels(key, trained)}
     if frozen:  # what is trained beside other weights means something else
-        meaning["frozen"] = hashlib.sha256(save(dict(sorted(frozen.items())))).hexdigest()
-    digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
+        meaning["frozen"] = sha256_of(save(dict(sorted(frozen.items()))))
+    digest = sha256_of(json.dumps(meaning, sort_keys=True).encode())[:16]
     modalities = sorted(checkpoint.meta["encoders"])
     kind = ClientKind.PAIR if len(modalities) == 2 else ClientKind(modalities[0])
     return group_name(kind, layout, digest)

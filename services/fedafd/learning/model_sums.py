@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from fedafd.domain.errors import DataError
-from fedafd.domain.hashing import file_sha256
+from fedafd.domain.hashing import file_sha256, sha256_of
 
 __all__ = ["SUMS", "check_sum", "check_sums", "read_sums", "sums_file", "write_sums"]
 
@@ -18,7 +17,7 @@ _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 def sums_file(files: Mapping[str, bytes]) -> bytes:
     """The content of SHA256SUMS for files by their paths."""
-    return _as_lines({path: hashlib.sha256(content).hexdigest() for path, content in files.items()})
+    return _as_lines({path: sha256_of(content) for path, content in files.items()})
 
 
 def write_sums(folder: Path) -> None:

@@ -6,13 +6,13 @@ then the receipt is written to the audit log. Each step may be done twice.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import delete, func, null, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import UploadPurpose
 from fedafd.domain.states import OPEN_ROUND_STATES
 from fedafd.persistence.artifact_repository import forget_artifacts
@@ -127,5 +127,5 @@ def _receipt(blobs: Sequence[tuple[str, str, int]]) -> dict[str, Any]:
         "objects": len(blobs),
         "size_bytes": sum(size for _, _, size in blobs),
         "sha256": hashes[:_MOST_HASHES],
-        "sha256_of_all": hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
+        "sha256_of_all": sha256_of("\n".join(hashes).encode()),
     }

@@ -6,7 +6,6 @@ Everything is X.509 by `cryptography`. What an authority is and who trusts it: d
 from __future__ import annotations
 
 import base64
-import hashlib
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedafd.domain.errors import ConfigurationError, InvalidRequestError, UnauthenticatedError
+from fedafd.domain.hashing import sha256_of
 
 __all__ = [
     "AGGREGATOR_NAME",
@@ -243,7 +243,7 @@ def checked_request(der: bytes) -> ec.EllipticCurvePublicKey:
 def key_id(key: ec.EllipticCurvePublicKey) -> str:
     """Names a key: SHA-256 of its SubjectPublicKeyInfo, in lower-case hexadecimal."""
     der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(der).hexdigest()
+    return sha256_of(der)
 
 
 @lru_cache(maxsize=_KNOWN_CERTIFICATES)

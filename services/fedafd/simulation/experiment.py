@@ -5,7 +5,6 @@ Unknown keys and bad values raise ConfigurationError with the key's path and wha
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from fedafd.domain.config import (
     parse_federation_config,
 )
 from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.presets import merged
 from fedafd.domain.seeds import derive_seed
@@ -190,7 +190,7 @@ class ExperimentConfig(_Config):
     def fingerprint(self, key: RunKey) -> str:
         """What older versions kept of a configuration: a hash, of the data's places too."""
         described = self._described(key, exclude=set())
-        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+        return sha256_of(json.dumps(described, sort_keys=True).encode())
 
     def _described(self, key: RunKey, exclude: set[str]) -> dict[str, Any]:
         return {

@@ -6,7 +6,6 @@ strategies share those stages; those that never distil share them to the end.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.numpy import load, save
 
 from fedafd.datasets.samples import PairSplit
 from fedafd.domain.config import FederationConfig
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import Modality
 from fedafd.learning.server_round import Prepared, distil, distils, prepare
 from fedafd.simulation.files import write_folder
@@ -114,9 +114,9 @@ class ServerStages:
             "text_encoder": config.text_encoder.model_dump(mode="json"),
             "server": config.server.model_dump(mode="json"),
             "distillation": [config.distillation.joint, config.distillation.passes],
-            "state": hashlib.sha256(state).hexdigest(),
+            "state": sha256_of(state),
         }
-        return self._folder / hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
+        return self._folder / sha256_of(json.dumps(described, sort_keys=True).encode())[:32]
 
     @staticmethod
     def _prepared(folder: Path) -> Prepared:

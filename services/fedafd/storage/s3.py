@@ -15,7 +15,8 @@ from minio.datatypes import PostPolicy
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
 from fedafd.domain.errors import ArtifactNotFoundError, StorageError, StorageFullError, StorageUnavailableError
-from fedafd.storage.store import CHUNK_BYTES, ObjectInfo, UploadForm, check_key, sha256_of
+from fedafd.domain.hashing import sha256_of
+from fedafd.storage.store import CHUNK_BYTES, ObjectInfo, UploadForm, check_key
 
 __all__ = ["S3Store"]
 

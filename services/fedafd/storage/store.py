@@ -24,7 +24,6 @@ __all__ = [
     "copy_of",
     "get_verified",
     "put_twice",
-    "sha256_of",
 ]
 
 CHUNK_BYTES = 1 << 20

@@ -6,7 +6,6 @@ versions - the machine's name, the user, the command, packages, the repository -
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.hashing import sha256_of
 from fedafd.tracking.run import TrackedRun, check_options
 
 __all__ = ["WandB"]
@@ -34,7 +34,7 @@ class WandB:
             raise ConfigurationError("needs Weights & Biases: pip install 'fedafd[wandb]'") from None
         folder = run.output / Path(options.get("path", "."))
         folder.mkdir(parents=True, exist_ok=True)
-        run_id = hashlib.sha256(run.id.encode()).hexdigest()[:16]
+        run_id = sha256_of(run.id.encode())[:16]
         for earlier in folder.glob(f"wandb/offline-run-*-{run_id}"):
             shutil.rmtree(earlier)
         settings = wandb.Settings(

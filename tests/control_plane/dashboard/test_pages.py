@@ -15,13 +15,13 @@ from tests.control_plane.rest import Rest
 from fedafd.domain.config import parse_agent_config
 from fedafd.domain.config.reading import parse_config
 from fedafd.domain.config.region import RegionConfig
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.states import ParticipationState, RoundState
 from fedafd.persistence.client_repository import get_client
 from fedafd.persistence.model_repository import add_files, find_version
 from fedafd.persistence.models import ModelVersionRow, utc_now
 from fedafd.persistence.participation_repository import invite_cohort, list_participations, settle_participation
 from fedafd.persistence.round_repository import get_round_by_number, transition_round
-from fedafd.storage.store import sha256_of
 
 F = "/federations/trial"
 COMPARED = f"{F}/models/compare?one=3&other=1"

@@ -23,9 +23,9 @@ from tests.end_to_end.warm import WarmProcess, start_warm
 from fedafd.distiller.public_sets import PublicSets
 from fedafd.distiller.queries.versions import Versions
 from fedafd.domain.errors import ArtifactCorruptError, TooManyRequestsError
+from fedafd.domain.hashing import sha256_of
 from fedafd.messaging.queries import QueryLine
 from fedafd.messaging.query_messages import Query, QueryAnswer, QueryFile
-from fedafd.storage.store import sha256_of
 
 EXTRA = b"{}"
 SOON_SECONDS = 10.0

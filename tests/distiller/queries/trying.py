@@ -9,9 +9,9 @@ from tests.learning.tiny import tiny_global, tiny_public, write_files
 
 from fedafd.datasets import write_public_set
 from fedafd.distiller.queries.answering import Answering
+from fedafd.domain.hashing import sha256_of
 from fedafd.messaging.query_messages import Query, QueryAnswer, QueryFile
 from fedafd.storage.folder import FolderStore
-from fedafd.storage.store import sha256_of
 
 MODEL = "federations/trial/models/1/"
 

@@ -6,7 +6,6 @@ out is a field, too: once it is switched on its keys stand below it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 from fedafd.domain.config import FederationConfig
 from fedafd.domain.config.reading import problem_words
 from fedafd.domain.config.reference import Key, keys_of
+from fedafd.domain.hashing import sha256_of
 
 __all__ = ["PREFIX", "Checked", "Field", "checked", "sections", "values_of"]
 
@@ -57,7 +57,7 @@ class Checked:
     @property
     def digest(self) -> str:
         """Names these values, so that only what was shown is saved."""
-        return hashlib.sha256(json.dumps(self.values, sort_keys=True).encode()).hexdigest()
+        return sha256_of(json.dumps(self.values, sort_keys=True).encode())
 
 
 def sections(form: Checked, fixed: Iterable[str]) -> dict[str, list[Field]]:

@@ -19,6 +19,7 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from fedafd.domain.errors import ArtifactCorruptError, NotFoundError, RangeNotSatisfiableError
+from fedafd.domain.hashing import pieces_sha256
 from fedafd.persistence.models import ModelFileRow
 from fedafd.storage import ObjectStore
 
@@ -151,10 +152,7 @@ def _check(store: ObjectStore, parts: Sequence[_Part], start: int, end: int) -> 
     """Raise ArtifactCorruptError unless every stored object that the range touches has its hash."""
     for part, _, _ in _overlaps(parts, start, end):
         if part.stored:
-            digest = hashlib.sha256()
-            for block in store.stream(part.stored.key):
-                digest.update(block)
-            _compare(part.stored, digest.hexdigest())
+            _compare(part.stored, pieces_sha256(store.stream(part.stored.key)))
 
 
 def _content(store: ObjectStore, parts: Sequence[_Part], start: int, end: int) -> Iterator[bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from fedafd.distiller.public_sets import PublicSets
 from fedafd.distiller.queries.indexes import Index, Indexes, Progress
 from fedafd.distiller.queries.versions import Versions
 from fedafd.domain.errors import DataError
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import Modality
 from fedafd.learning.loaded_model import LoadedModel
 from fedafd.learning.search_index import nearest
@@ -113,4 +113,4 @@ def _leave_out(_: int, __: DataError) -> None:
 
 def _name(version: str, public_set: str, most: int, modality: Modality) -> str:
     about = f"{version} {public_set} {most} {modality.value} {READER_VERSION}"
-    return hashlib.sha256(about.encode()).hexdigest()
+    return sha256_of(about.encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -13,6 +12,7 @@ from typing import NamedTuple
 from fedafd.distiller.public_sets import PublicSets
 from fedafd.distiller.queries.gallery import Gallery
 from fedafd.domain.errors import ArtifactCorruptError, TooManyRequestsError
+from fedafd.domain.hashing import sha256_of
 from fedafd.learning.loaded_model import LoadedModel
 from fedafd.learning.loading import load_model
 from fedafd.messaging.query_messages import QueryFile
@@ -69,7 +69,7 @@ class Versions:
         listed = sorted(files, key=lambda file: file.path)
         weighty = (file for file in listed if file.path.endswith(_MODEL_ENDINGS))
         about = "".join(f"{file.path}\0{file.sha256}\n" for file in weighty)
-        key = hashlib.sha256(about.encode()).hexdigest()
+        key = sha256_of(about.encode())
         name = f"{key} {public_set_sha256}"
         if name not in self._versions:
             loading = self._loading.get(name) or self._begin(name, key, listed, public_set_sha256)
