@@ -93,7 +93,7 @@ class DistillationService(DistillationServiceServicer):
 
     async def CompleteStage(self, request: pb.CompleteStageRequest, call: Call) -> pb.CompleteStageResponse:
         require_internal(self._context, call)
-        completions = [_completion(each) for each in (request, *request.companions)]
+        completions = [_completion(one) for one in (request, *request.companions)]
         async with self._context.database.transaction() as session:
             stages = await get_stages(session, [completion.stage_id for completion in completions])
             lost = await complete_stages(session, completions)
@@ -104,7 +104,7 @@ class DistillationService(DistillationServiceServicer):
                     if len(completions) == 1:
                         raise StageLostError(words)
                     _log.info("stage.lost", stage=stage.id, reason=words)
-            await add_artifacts(session, _made(completions, stages, lost))
+            await add_artifacts(session, _artifacts_of(completions, stages, lost))
         _, row = stages[request.stage_id]
         add_context(federation=row.federation_id, round_number=row.number)
         goes_on = request.takes_next and not lost
@@ -195,7 +195,7 @@ def _completion(request: pb.CompleteStageRequest) -> Completion:
     )
 
 
-def _made(
+def _artifacts_of(
     completions: Sequence[Completion], stages: Mapping[str, tuple[StageRow, RoundRow]], lost: Collection[str]
 ) -> list[NewArtifact]:
     """What the stages made, to be registered; of one that was completed before it is registered already."""

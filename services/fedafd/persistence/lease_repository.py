@@ -18,7 +18,7 @@ COORDINATOR_LEASE = "coordinator"
 
 
 _LEASES = cast("Table", LeaseRow.__table__)
-_HELD = select(_LEASES.c.holder, _LEASES.c.token).where(_LEASES.c.name == bindparam("called")).with_for_update()
+_LEASE_OF = select(_LEASES.c.holder, _LEASES.c.token).where(_LEASES.c.name == bindparam("called")).with_for_update()
 _TAKE = (
     update(_LEASES)
     .where(
@@ -36,7 +36,7 @@ async def acquire_lease(session: AsyncSession, name: str, holder: str, lifetime:
     Renewing keeps the token; a new holder gets a higher one, so that what the old one still does can be refused.
     """
     now, connection = utc_now(), await session.connection()
-    row = (await connection.execute(_HELD, {"called": name})).one_or_none()
+    row = (await connection.execute(_LEASE_OF, {"called": name})).one_or_none()
     if row is None:
         try:
             async with session.begin_nested():

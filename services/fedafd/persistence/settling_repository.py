@@ -83,15 +83,15 @@ async def complete_stages(session: AsyncSession, completions: Sequence[Completio
     """Settle claimed stages as done, each by the holder of its token; ids of those that were not, as their claim is
     lost. One that the same holder has completed before is done, and stays as it is."""
     connection = await session.connection()
-    found = await connection.execute(_CLAIMS, {"ids": [completion.stage_id for completion in completions]})
-    claims = {claim.id: claim for claim in found}
-    held, lost = [], set()
+    claim_rows = await connection.execute(_CLAIMS, {"ids": [completion.stage_id for completion in completions]})
+    claims = {claim.id: claim for claim in claim_rows}
+    kept, lost = list[Completion](), set[str]()
     for completion in completions:
         claim = claims.get(completion.stage_id)
         if claim is None or claim.attempt != completion.token:
             lost.add(completion.stage_id)
         elif claim.state == StageState.RUNNING.value or _is_cut_off(claim):
-            held.append(completion)
+            kept.append(completion)
         elif claim.state != StageState.DONE.value:
             lost.add(completion.stage_id)
     now = utc_now()
@@ -102,7 +102,7 @@ async def complete_stages(session: AsyncSession, completions: Sequence[Completio
             "measured": dict(completion.metrics),
             "at": now,
         }
-        for completion in held
+        for completion in kept
     ]
     if ended:
         await connection.execute(_COMPLETE, ended)
@@ -122,8 +122,8 @@ async def deliver_participations(
     Of each by its id the values of its columns, but for `bytes_up` and `bytes_down`, which are added.
     """
     connection = await session.connection()
-    found = await connection.scalars(_WAITED_FOR, {"ids": list(deliveries)})
-    waited_for = frozenset(found)
+    open_ids = await connection.scalars(_WAITED_FOR, {"ids": list(deliveries)})
+    waited_for = frozenset(open_ids)
     rows = [
         {
             "participation_id": key,
