@@ -61,6 +61,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--database-url", help="Of round_overhead: another database than SQLite.")
     parser.add_argument("--redis-url", help="Of round_overhead: another Redis than one of its own.")
     parser.add_argument(
+        "--peers",
+        type=_peers,
+        help="Of round_overhead: a folder in which `flower` is an environment with flwr; Flower is not run without.",
+    )
+    parser.add_argument(
         "--data",
         type=Path,
         help="Of attacks, leakage and two_nets: the folder of the real cuts; generated data without, but for two_nets.",
@@ -88,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
             further["weights"] = {key: str(path) for key, path in folders.items() if path is not None}
             further["settings"] = chosen.cases.split(",") if chosen.cases else ()
         if name == "round_overhead":
-            further |= {"database_url": chosen.database_url, "redis_url": chosen.redis_url}
+            further |= {"database_url": chosen.database_url, "redis_url": chosen.redis_url, "peers": chosen.peers}
             further["cases"] = chosen.cases.split(",") if chosen.cases else ()
         made = import_module(f"benchmarks.{name}").run(
             tiny=chosen.tiny, repeats=chosen.repeats, clock=chosen.clock, **further
@@ -102,6 +107,16 @@ def main(arguments: list[str] | None = None) -> int:
     path.write_text(json.dumps(content, indent=2), encoding="utf-8")
     print(f"written to {path}")
     return int(any(ratio.holds is False for report in reports for ratio in report.ratios) and not chosen.tiny)
+
+
+def _peers(text: str) -> Path:
+    folder = Path(text)
+    if not (folder / "flower" / "bin" / "python").exists():
+        raise argparse.ArgumentTypeError(
+            f"{folder / 'flower'} is no environment of Flower; make one: python3 -m venv {folder / 'flower'} &&"
+            f" {folder / 'flower'}/bin/pip install flwr"
+        )
+    return folder
 
 
 def _device(asked: str | None, name: str, *, has_gpu: bool) -> str:

@@ -1,4 +1,4 @@
-"""What a round costs beside training: this system, beside a bare gRPC server that moves the same bytes.
+"""What a round costs beside training: this system, beside a bare gRPC server that moves the same bytes, and Flower.
 
 Each case is a number of pair clients and the megabytes that each of them sends; nobody trains. Seconds are those of a
 round beyond the server's own training (preparing, distilling, evaluating, of which the arithmetic alone is taken off).
@@ -12,6 +12,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from benchmarks.measure import Clock, Ratio, Report, Times
 from benchmarks.round_overhead.case import DEFAULT, MEGABYTE, Case
 from benchmarks.round_overhead.floor import Floor
 from benchmarks.round_overhead.here import Here, RoundCost
+from benchmarks.round_overhead.peers import Flower
 from fedafd.local.supervisor import Supervisor
 
 __all__ = ["run"]
@@ -40,22 +42,35 @@ def run(
     cases: Sequence[str] = (),
     database_url: str | None = None,
     redis_url: str | None = None,
+    peers: Path | None = None,
 ) -> list[Report]:
-    """Run all cases in turn; seconds are by the clock on the wall, CPU's are the aggregator's, whatever `clock`."""
+    """Run all cases in turn; seconds are by the clock on the wall, CPU's are the aggregator's, whatever `clock`.
+
+    `peers`: a folder with environments of other systems (benchmarks.round_overhead.peers); without it none is run.
+    """
     del clock
+    flower = None if peers is None else Flower(peers)
     chosen = [Case.of(text) for text in cases] or list(_TINY if tiny else DEFAULT)
     with tempfile.TemporaryDirectory(prefix="fedafd-rounds-") as name, Supervisor(Path(name) / "logs") as supervisor:
         folder = Path(name)
         here, floor = Here(supervisor, folder, database_url, redis_url), Floor(supervisor, folder / "floor")
-        costs, floors = asyncio.run(_turns(here, floor, chosen, repeats))
-    return [_report(case, costs[case], floors[case]) for case in chosen]
+        measured = asyncio.run(_turns(here, floor, flower, chosen, repeats))
+    return [_report(case, measured[case], flower) for case in chosen]
+
+
+@dataclass
+class _Measured:
+    """Of one case, a turn each; of Flower two rounds in each."""
+
+    costs: list[RoundCost] = field(default_factory=list)
+    floors: list[float] = field(default_factory=list)
+    flower: list[float] = field(default_factory=list)
 
 
 async def _turns(
-    here: Here, floor: Floor, cases: Sequence[Case], repeats: int
-) -> tuple[dict[Case, list[RoundCost]], dict[Case, list[float]]]:
-    costs: dict[Case, list[RoundCost]] = {case: [] for case in cases}
-    floors: dict[Case, list[float]] = {case: [] for case in cases}
+    here: Here, floor: Floor, flower: Flower | None, cases: Sequence[Case], repeats: int
+) -> dict[Case, _Measured]:
+    measured = {case: _Measured() for case in cases}
     try:
         for case in cases:
             await here.add(case)
@@ -63,20 +78,31 @@ async def _turns(
             for case in cases:
                 cost = await here.round(case)
                 seconds = await floor.exchange(case.clients, cost.bytes_up, cost.bytes_down)
+                others: list[float] = []
                 if turn:
-                    costs[case].append(cost)
-                    floors[case].append(seconds)
-                sys.stderr.write(f"{case}: {cost.overhead:.2f} s, floor {seconds:.2f} s, work {cost.work}\n")
+                    if flower is not None:
+                        others = await asyncio.to_thread(flower.rounds, case.clients, cost.bytes_up, cost.bytes_down)
+                    measured[case].costs.append(cost)
+                    measured[case].floors.append(seconds)
+                    measured[case].flower += others
+                told = "".join(f", Flower {each:.2f} s" for each in others)
+                sys.stderr.write(f"{case}: {cost.overhead:.2f} s, floor {seconds:.2f} s{told}, work {cost.work}\n")
     finally:
         await here.close()
-    return costs, floors
+    return measured
 
 
-def _report(case: Case, costs: Sequence[RoundCost], floors: Sequence[float]) -> Report:
+def _report(case: Case, measured: _Measured, flower: Flower | None) -> Report:
+    costs, floors = measured.costs, measured.floors
     times = {
         "a round beyond training": Times([c.overhead for c in costs], [c.cpu_seconds for c in costs]),
         "plain gRPC floor": Times(list(floors), list(floors)),
     }
+    facts = _facts(case, costs)
+    if flower is None:
+        facts["Flower"] = "not run: --peers names no folder"
+    else:
+        times[f"Flower {flower.version}, start_server"] = Times(measured.flower, measured.flower)
     overhead, floor = statistics.median(c.overhead for c in costs), statistics.median(floors)
     ratios = [Ratio("seconds beyond training", overhead, at_most=_goal(case, floor))]
     ratios += [
@@ -88,7 +114,7 @@ def _report(case: Case, costs: Sequence[RoundCost], floors: Sequence[float]) -> 
             at_most=_GOAL_GROWTH_MB,
         ),
     ]
-    return Report("round_overhead", str(case), times=times, ratios=ratios, facts=_facts(case, costs))
+    return Report("round_overhead", str(case), times=times, ratios=ratios, facts=facts)
 
 
 def _goal(case: Case, floor: float) -> float | None:
