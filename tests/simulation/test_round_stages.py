@@ -100,6 +100,21 @@ def test_shares_rise_evenly_to_one() -> None:
     assert effort.share(1, PREPARE, 1.0) > 2 * (effort.share(2, PREPARE, 1.0) - effort.share(2, PREPARE, 0.0))
 
 
+def test_a_runs_share_never_falls_whatever_order_its_groups_have(tmp_path: Path) -> None:
+    group = {"count": 1, "adapter": "shapes", "options": {"num_train": 8, "num_val": 8, "num_test": 8}}
+    clients = [group | {"kind": kind} for kind in ("text", "pair", "image")]
+    shares: list[float] = []
+    run_one(
+        ExperimentConfig.model_validate(TINY | {"rounds": 1, "clients": clients}),
+        KEY,
+        tmp_path / "out",
+        device="cpu",
+        watch=lambda _, share, __: shares.append(share),
+    )
+    assert len(set(shares)) > 5
+    assert shares == sorted(shares)
+
+
 def test_a_branch_that_trains_alone_is_work_of_classifiers_alone() -> None:
     def client(kind: ClientKind, **fusion: bool) -> float:
         config = parse_federation_config({"name": "made", "fusion": fusion})

@@ -70,6 +70,8 @@ def test_the_sentence_counts_every_site_once() -> None:
     assert summary(site_gains(clients, parts)) == (
         "Of 3 sites that tell it helps 1, makes no difference beyond chance to 1, is worse for 1; 1 told no comparison"
     )
+    one = [(part(TOLD, "a"), 1)]
+    assert summary(site_gains([client("a")], one)) == "Of 1 site that tells it helps 1", "nothing is said of none"
     assert summary(site_gains(clients, [])).startswith("No site has told a comparison yet")
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from fedafd.domain.counted import counted
 from fedafd.domain.kinds import ClientKind, ParticipantKind
 from fedafd.persistence.models import ClientRow, ParticipationRow
 
@@ -122,11 +123,10 @@ def summary(sites: Sequence[SiteGain]) -> str:
     reporting = len(sites) - counts[""]
     if not reporting:
         return "No site has told a comparison yet; a site shares one with share.metrics and a test split of its own"
-    parts = [f"helps {counts['better']}", f"makes no difference beyond chance to {counts['same']}"]
-    if counts["worse"]:
-        parts.append(f"is worse for {counts['worse']}")
+    words = {"better": "helps", "same": "makes no difference beyond chance to", "worse": "is worse for"}
+    parts = [f"{verb} {counts[verdict]}" for verdict, verb in words.items() if counts[verdict]]
     more = f"; {counts['']} told no comparison" if counts[""] else ""
-    return f"Of {reporting} {'site that tells' if reporting == 1 else 'sites that tell'} it {', '.join(parts)}{more}"
+    return f"Of {counted(reporting, 'site that tells', 'sites that tell')} it {', '.join(parts)}{more}"
 
 
 def _share(number: int, contributions: Mapping[str, Any]) -> Share:
