@@ -144,6 +144,31 @@ def test_a_vague_name_is_seen(code: str) -> None:
     assert any(_is_vague(name) for name, _ in _bound_names(ast.parse(code)))
 
 
+def test_log_keys_say_what_they_hold() -> None:
+    package = ROOT / "services" / "fedafd"
+    vague = [
+        f"{path.relative_to(package)}:{line}: {key}"
+        for path in package.rglob("*.py")
+        for key, line in _log_keys(ast.parse(path.read_text(encoding="utf-8")))
+        if _is_vague(key) or key in ("of", "who", "what", "looked")
+    ]
+    assert vague == []
+
+
+def test_a_log_key_is_seen() -> None:
+    code = '_log.info("login.failed", who="somebody")\nself._log.warning("agent.compared", told="better")'
+    assert [key for key, _ in _log_keys(ast.parse(code))] == ["who", "told"]
+
+
+def _log_keys(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Keywords of calls that log an event, with their lines."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Attribute(value=log), args=[ast.Constant(value=str()), *_], keywords=keywords):
+                if ast.unparse(log).rpartition(".")[2] in ("log", "_log"):
+                    yield from ((keyword.arg or "", node.lineno) for keyword in keywords)
+
+
 def _bound_names(tree: ast.AST) -> Iterator[tuple[str, int]]:
     """Names of variables, parameters, functions and attributes that a module binds, with their lines."""
     for node in ast.walk(tree):

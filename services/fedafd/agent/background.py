@@ -149,7 +149,7 @@ class Background:
         if "reason" in message:
             _log.error("agent.baseline_failed", reason=message["reason"], code=message.get("code"))
         elif "done" in message:
-            _log.info("agent.baseline_trained", rounds=message["done"], of=message["target"])
+            _log.info("agent.baseline_trained", rounds=message["done"], total=message["target"])
             self._trained(int(message["done"]))
 
 

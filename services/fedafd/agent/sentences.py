@@ -7,8 +7,8 @@ __all__ = ["SENTENCES"]
 SENTENCES: dict[str, str] = {
     "agent.started": "agent of a site with {kind} data, for the aggregator {aggregator}; its state is in {state_dir}",
     "agent.plaintext": "the line to the aggregator {aggregator} has no TLS",
-    "agent.reading_data": "looking at every sample: {samples} of {of}",
-    "agent.data_checked": "data are usable ({looked})",
+    "agent.reading_data": "looking at every sample: {samples} of {total}",
+    "agent.data_checked": "data are usable ({checked})",
     "agent.data_warnings": "the data raise {count} warnings; {next}",
     "agent.data_changed": "data changed",
     "agent.words": "texts",
@@ -51,9 +51,10 @@ SENTENCES: dict[str, str] = {
     "agent.not_compared": "the round could not be compared",
     "agent.not_tracked": "a tracker does not work",
     "agent.baseline_training": "training your model alone in the background, to compare with; {done} rounds are done",
-    "agent.baseline_trained": "trained alone for {rounds} of {of} rounds",
+    "agent.baseline_trained": "trained alone for {rounds} of {total} rounds",
     "agent.baseline_failed": "training alone failed",
     "agent.baseline_stopped": "training alone ended before its time",
+    "agent.ledger_entry_cut_short": "the ledger's last entry was not written whole when this site stopped; it is removed",
     "agent.ended": "ended",
     "agent.stopped": "stopped",
 }

@@ -68,7 +68,7 @@ def _watching(stop: asyncio.Event) -> Progress:
             raise StartStoppedError
         if time.monotonic() - said > _SECONDS_BETWEEN_WORDS:
             said = time.monotonic()
-            _log.info("agent.reading_data", samples=done, of=total)
+            _log.info("agent.reading_data", samples=done, total=total)
 
     return progress
 
@@ -83,7 +83,7 @@ def _tell(own: OwnData, seconds: float) -> None:
         warnings=len(report["warnings"]),
         repeats_across_splits=sum(repeats["across"].values()),
         dropped_repeats=repeats["dropped"],
-        looked="every sample" if own.looked else "files unchanged since the last look",
+        checked="every sample" if own.looked else "files unchanged since the last look",
         seconds=round(seconds, 1),
     )
     if report["warnings"]:

@@ -103,7 +103,7 @@ class DistillationService(DistillationServiceServicer):
                     words = f"stage {stage.id}: token {completion.token} no longer holds it; it is {stage.state}"
                     if len(completions) == 1:
                         raise StageLostError(words)
-                    _log.info("stage.lost", stage=stage.id, reason=words)
+                    _log.info("stage.lost", stage_id=stage.id, reason=words)
             await add_artifacts(session, _artifacts_of(completions, stages, lost))
         _, row = stages[request.stage_id]
         add_context(federation=row.federation_id, round_number=row.number)

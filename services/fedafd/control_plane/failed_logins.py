@@ -92,16 +92,15 @@ class FailedLogins:
         try:
             async with database.transaction() as session:
                 for who, count in counts.items():
-                    actor = who if who.startswith("key:") else f"address:{who}"
-                    with asked_from(None if who.startswith("key:") else who):
-                        record_event(session, "login.failed", federation_id=None, actor=actor, count=count)
+                    with asked_from(None if _is_key(who) else who):
+                        record_event(session, "login.failed", federation_id=None, actor=_actor(who), count=count)
         except FedafdError as error:
             for who, count in counts.items():
                 _keep(self._unwritten, who, self._unwritten.get(who, 0) + count)
             _log.warning("login.failures_not_written", reason=str(error))
             return
         for who, count in counts.items():
-            _log.warning("login.failed", who=who, count=count)
+            _log.warning("login.failed", actor=_actor(who), count=count)
             _keep(self._written, who, now)
 
     async def _count(self, who: str) -> None:
@@ -110,6 +109,15 @@ class FailedLogins:
 
     def _note(self, who: str) -> None:
         _keep(self._unwritten, who, self._unwritten.get(who, 0) + 1)
+
+
+def _is_key(who: str) -> bool:
+    return who.startswith("key:")
+
+
+def _actor(who: str) -> str:
+    """As log and audit log name it."""
+    return who if _is_key(who) else f"address:{who}"
 
 
 def _name(who: str) -> str:

@@ -83,11 +83,11 @@ class StageRunner:
         try:
             claim = claim or self._client.claim(stage_id)
         except (StageLostError, NotFoundError) as error:
-            _log.info("stage.not_ours", stage=stage_id, reason=str(error))
+            _log.info("stage.not_ours", stage_id=stage_id, reason=str(error))
             return None
         except (FedafdError, StageHandedBackError) as error:
             # The coordinator offers again what nobody claimed.
-            _log.warning("stage.not_claimed", stage=stage_id, reason=str(error))
+            _log.warning("stage.not_claimed", stage_id=stage_id, reason=str(error))
             return None
         kind = stage_kind_from_wire(claim.kind).value
         note(stage=kind, federation=claim.federation_id, round=claim.round_number)
