@@ -54,7 +54,7 @@ SENTENCES: dict[str, str] = {
     "agent.baseline_trained": "trained alone for {rounds} of {total} rounds",
     "agent.baseline_failed": "training alone failed",
     "agent.baseline_stopped": "training alone ended before its time",
-    "agent.ledger_entry_cut_short": "the ledger's last entry was not written whole when this site stopped; it is removed",
+    "agent.ledger_entry_cut_short": "the ledger's last entry was not written whole, and is removed",
     "agent.ended": "ended",
     "agent.stopped": "stopped",
 }
