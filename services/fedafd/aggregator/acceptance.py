@@ -24,7 +24,7 @@ from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.model_repository import add_files, has_personalized
 from fedafd.persistence.models import ClientRow, ParticipationRow, PersonalizedModelRow, RoundRow, utc_now
 from fedafd.persistence.settling_repository import deliver_participations
-from fedafd.persistence.stage_repository import add_folds, fold_anew, stage_outputs
+from fedafd.persistence.stage_repository import add_stages, fold_anew, stage_outputs
 
 __all__ = ["Acceptances", "Checked"]
 
@@ -118,7 +118,7 @@ def _artifacts(delivery: Checked) -> list[NewArtifact]:
 
 async def _announce_folds(session: AsyncSession, round_id: str, deliveries: Sequence[Checked]) -> None:
     prepared = await stage_outputs(session, round_id, StageKind.PREPARE) or {}
-    folds: dict[tuple[Modality, int], dict[str, ArtifactRef]] = {}
+    folds: dict[tuple[Modality, int, int], dict[str, ArtifactRef]] = {}
     for delivery in deliveries:
         if delivery.region_clients is None:
             global_reps = SharedOutputs.of(prepared).global_representations
@@ -126,9 +126,10 @@ async def _announce_folds(session: AsyncSession, round_id: str, deliveries: Sequ
         else:
             inputs = {delivery.content["purpose"]: delivery.content}
         for modality in delivery.modalities:
-            folds[modality, delivery.participation.position] = inputs
-    for modality, position in await add_folds(session, round_id, folds):
-        await fold_anew(session, round_id, folds[modality, position], modality=modality, position=position)
+            folds[modality, 0, delivery.participation.position] = inputs
+    for fold in await add_stages(session, round_id, StageKind.FOLD, folds):
+        modality, _, position = fold
+        await fold_anew(session, round_id, folds[fold], modality=modality, position=position)
 
 
 async def _add_model(session: AsyncSession, delivery: Checked) -> None:

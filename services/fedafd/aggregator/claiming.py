@@ -23,7 +23,7 @@ from fedafd.persistence.models import RoundRow, StageRow, utc_now
 from fedafd.persistence.outbox_repository import mark_taken
 from fedafd.persistence.stage_repository import (
     claim_companions,
-    claim_stage,
+    claim_row,
     has_open_folds,
     next_stage,
 )
@@ -65,7 +65,7 @@ async def claim(session: AsyncSession, stage: StageRow, row: RoundRow, worker: s
     config = stored_federation_config(row.config)
     silent_since = utc_now() - timedelta(seconds=config.idle_timeout_seconds)
     announced = [stage.last_progress_at] if stage.state == StageState.PENDING.value else []
-    token = await claim_stage(session, stage.id, worker, silent_since)
+    token = await claim_row(session, stage, worker, silent_since)
     companions: Sequence[StageRow] = ()
     if stage.kind in _TOGETHER and most_companions > 0:
         companions, theirs = await claim_companions(session, stage, worker, most_companions)

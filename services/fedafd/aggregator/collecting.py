@@ -24,7 +24,7 @@ from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.look_repository import ClientLook, PartLook, StageLook, look_at_parts
 from fedafd.persistence.models import utc_now
 from fedafd.persistence.participation_repository import clients_in, clients_with, settle_participation
-from fedafd.persistence.stage_repository import add_stage
+from fedafd.persistence.stage_repository import add_stage, add_stages
 
 __all__ = ["merge_plan", "step_collecting"]
 
@@ -45,13 +45,17 @@ async def step_collecting(step: Step, stages: list[StageLook]) -> bool:
     changed = await start_weighing(step, weighings)
     plans = {m: _plan(cohort, stages, m, leaves[m], weighings[m]) for m in Modality}
     begun = {(s.modality, s.level, s.position) for s in stages if s.kind == StageKind.MERGE.value}
-    for modality, plan in plans.items():
-        for ready in plan.ready:
-            if (modality.value, ready.level, ready.position) in begun:
-                continue
-            inputs = MergeInputs(states=tuple(ready.children), limit=weighings[modality].limit).named()
-            node = (ready.level, ready.position)
-            changed = await _add_merge(step, modality, node, inputs) or changed
+    merges = {
+        (modality, ready.level, ready.position): MergeInputs(
+            states=tuple(ready.children), limit=weighings[modality].limit
+        ).named()
+        for modality, plan in plans.items()
+        for ready in plan.ready
+        if (modality.value, ready.level, ready.position) not in begun
+    }
+    if merges:
+        there = await add_stages(step.session, step.row.id, StageKind.MERGE, merges)
+        changed = changed or len(there) < len(merges)
     if any(_is_open(participation) for participation, _ in cohort):
         return changed
     missing = _quorum_missing(step, cohort)
@@ -92,14 +96,6 @@ async def _fold_stale(step: Step, cohort: _Cohort, stages: list[StageLook]) -> b
             )
         added = True
     return added
-
-
-async def _add_merge(step: Step, modality: Modality, node: tuple[int, int], inputs: dict[str, ArtifactRef]) -> bool:
-    level, position = node
-    added = await add_stage(
-        step.session, step.row.id, StageKind.MERGE, inputs, modality=modality, level=level, position=position
-    )
-    return added is not None
 
 
 async def _close(step: Step, stages: list[StageLook], roots: dict[Modality, ArtifactRef]) -> bool:

@@ -19,12 +19,13 @@ from fedafd.persistence.look_repository import StageLook
 from fedafd.persistence.models import ArtifactRow, OutboxRow, RoundRow, StageRow, utc_now
 
 __all__ = [
-    "add_folds",
     "add_stage",
+    "add_stages",
     "announce_again",
     "announce_pending",
     "cancel_stages",
     "claim_companions",
+    "claim_row",
     "claim_stage",
     "fold_anew",
     "forgive_strike",
@@ -45,6 +46,11 @@ __all__ = [
 _ANEW = {"populate_existing": True}
 _STAGES_OF = select(StageRow).where(StageRow.id.in_(bindparam("ids", expanding=True)))
 _ROUNDS_OF = select(RoundRow).where(RoundRow.id.in_(bindparam("ids", expanding=True)))
+_PLACES = select(StageRow.modality, StageRow.level, StageRow.position).where(
+    StageRow.round_id == bindparam("round_id"),
+    StageRow.kind == bindparam("kind"),
+    StageRow.position.in_(bindparam("positions", expanding=True)),
+)
 _OPEN = (StageState.PENDING.value, StageState.RUNNING.value)
 _GOING_ON = (StageKind.WEIGH, StageKind.MERGE, StageKind.DISTIL, StageKind.EVALUATE)
 
@@ -78,25 +84,28 @@ async def add_stage(
     return row
 
 
-async def add_folds(
-    session: AsyncSession, round_id: str, folds: Mapping[tuple[Modality, int], dict[str, ArtifactRef]]
-) -> list[tuple[Modality, int]]:
-    """Add folds with their inputs, by modality and position, and announce them; those that the round has already."""
-    mine = (StageRow.round_id == round_id, StageRow.kind == StageKind.FOLD.value)
-    query = select(StageRow.modality, StageRow.position).where(
-        *mine, StageRow.position.in_({position for _, position in folds})
-    )
-    there = {(modality, position) for modality, position in await session.execute(query)}
+async def add_stages(
+    session: AsyncSession,
+    round_id: str,
+    kind: StageKind,
+    inputs: Mapping[tuple[Modality, int, int], Mapping[str, ArtifactRef]],
+) -> list[tuple[Modality, int, int]]:
+    """Add stages of one kind with their inputs, by modality, level and position, and announce them; those that the
+    round has already."""
+    asked = {"round_id": round_id, "kind": kind.value, "positions": list({position for _, _, position in inputs})}
+    there = {(modality, level, position) for modality, level, position in await session.execute(_PLACES, asked)}
     rows = [
-        StageRow(round_id=round_id, kind=StageKind.FOLD.value, modality=modality, position=position, inputs=inputs)
-        for (modality, position), inputs in folds.items()
-        if (modality.value, position) not in there
+        StageRow(
+            round_id=round_id, kind=kind.value, modality=modality, level=level, position=position, inputs=dict(named)
+        )
+        for (modality, level, position), named in inputs.items()
+        if (modality.value, level, position) not in there
     ]
     session.add_all(rows)
     await session.flush()
     if rows:
         await session.execute(insert(OutboxRow), [{"stage_id": row.id, "kind": row.kind} for row in rows])
-    return [fold for fold in folds if (fold[0].value, fold[1]) in there]
+    return [node for node in inputs if (node[0].value, *node[1:]) in there]
 
 
 async def fold_anew(
@@ -181,6 +190,12 @@ async def claim_stage(session: AsyncSession, stage_id: str, worker: str, silent_
     Raises StageLostError when it is settled, or somebody else reported progress after `silent_since`.
     """
     row, _ = await get_stage(session, stage_id)
+    return await claim_row(session, row, worker, silent_since)
+
+
+async def claim_row(session: AsyncSession, row: StageRow, worker: str, silent_since: datetime) -> int:
+    """As `claim_stage`, of a stage that this transaction has just read."""
+    stage_id = row.id
     if row.state == StageState.RUNNING.value and row.worker == worker[:120]:
         await renew_stage(session, stage_id, row.attempt)
         return row.attempt
