@@ -67,6 +67,8 @@ class Counts:
     objects: Counter[str] = field(default_factory=Counter)
     stages: Counter[str] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
+    executions: Counter[str] = field(default_factory=Counter)
+    """Of statements, one for all rows that it was repeated for."""
     messages: Counter[str] = field(default_factory=Counter)
     """To distillers."""
 
@@ -246,8 +248,10 @@ class Crowd:
 
     async def _state(self, round_id: str) -> str:
         statements, transactions = Counter(self.counts.statements), Counter(self.counts.transactions)
+        executions = Counter(self.counts.executions)
         async with self.context.database.snapshot() as session:
             state = (await get_round(session, round_id)).state
+        self.counts.executions -= self.counts.executions - executions
         self.counts.statements -= self.counts.statements - statements
         self.counts.transactions -= self.counts.transactions - transactions
         return state
@@ -322,6 +326,7 @@ def _count_statements(database: Database, counts: Counts) -> None:
         # Rows that are inserted by one statement come as one flat tuple of values.
         rows = len(given) if many and given and isinstance(given[0], (tuple, dict)) else 1
         counts.statements[statement.partition(" ")[0]] += rows
+        counts.executions[statement.partition(" ")[0]] += 1
 
     for engine, name in ((database.engine, "write"), (database.reading_engine, "read")):
 

@@ -11,6 +11,7 @@ from tests.aggregator.crowd import Counts, crowd_of
 
 _BOUNDS = {
     "statements": (260, 36),
+    "executions": (230, 22),
     "transactions": (70, 9),
     "objects": (4, 8),
     "stages": (5, 2.5),

@@ -58,6 +58,9 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.so_reuseport", 0),
+    # When a round of hundreds begins on a busy machine, calls wait for longer than gRPC's 30 s until they are taken up;
+    # it cancels them then, and their callers have to call again.
+    ("grpc.server_max_unrequested_time_in_server", 120),
 )
 _HARD_END_SECONDS = 4.0
 """After the grace a process that still waits for a hung database or broker is ended."""
