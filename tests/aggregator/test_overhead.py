@@ -11,8 +11,8 @@ from tests.aggregator.crowd import Counts, crowd_of
 
 _BOUNDS = {
     "statements": (260, 36),
-    "executions": (230, 22),
-    "transactions": (70, 9),
+    "executions": (300, 22),
+    "transactions": (60, 8),
     "objects": (4, 8),
     "stages": (5, 2.5),
     "calls": (20, 16),
