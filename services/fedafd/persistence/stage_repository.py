@@ -46,7 +46,7 @@ __all__ = [
 _ANEW = {"populate_existing": True}
 _STAGES_OF = select(StageRow).where(StageRow.id.in_(bindparam("ids", expanding=True)))
 _ROUNDS_OF = select(RoundRow).where(RoundRow.id.in_(bindparam("ids", expanding=True)))
-_PLACES = select(StageRow.modality, StageRow.level, StageRow.position).where(
+_NODES = select(StageRow.modality, StageRow.level, StageRow.position).where(
     StageRow.round_id == bindparam("round_id"),
     StageRow.kind == bindparam("kind"),
     StageRow.position.in_(bindparam("positions", expanding=True)),
@@ -93,7 +93,7 @@ async def add_stages(
     """Add stages of one kind with their inputs, by modality, level and position, and announce them; those that the
     round has already."""
     asked = {"round_id": round_id, "kind": kind.value, "positions": list({position for _, _, position in inputs})}
-    there = {(modality, level, position) for modality, level, position in await session.execute(_PLACES, asked)}
+    there = {(modality, level, position) for modality, level, position in await session.execute(_NODES, asked)}
     rows = [
         StageRow(
             round_id=round_id, kind=kind.value, modality=modality, level=level, position=position, inputs=dict(named)
