@@ -67,7 +67,7 @@ class Comparing:
         return benefit_of(trained, self._baseline).metrics()
 
     def _tell_alone(self, rounds: int) -> None:
-        """The baseline has trained for so many rounds: where those are the last model's, tell both side by side."""
+        """Report both models side by side where the baseline has trained for as many rounds as the last model."""
         benefit = self._last()
         if benefit is not None and benefit.participation == rounds:
             self._tell(benefit)

@@ -26,7 +26,7 @@ class DeliveredRound:
 
     number: int
     participation: int
-    """The how many-th round it was for this site, counted from 1: so many rounds its model has trained."""
+    """Rounds that the site's model has trained, this one included."""
     delivered_at: str
     """ISO 8601, UTC."""
     splits: dict[str, SplitScores]

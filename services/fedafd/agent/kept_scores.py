@@ -92,7 +92,7 @@ class KeptScores:
 
     @classmethod
     def read(cls, path: Path) -> KeptScores | None:
-        """None where the file is not there, or is damaged: what it would tell is then not told."""
+        """None where the file is missing or damaged; callers then go on without a comparison."""
         try:
             return cls.from_bytes(path.read_bytes())
         except (OSError, DataError):

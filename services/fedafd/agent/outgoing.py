@@ -26,7 +26,7 @@ __all__ = ["Departure", "activity_to_send", "departure_of", "fraction_to_send", 
 
 _MOST_AFFECTED = 2**40
 _MOST_STEPS = 2**31 - 1
-"""Largest counts that are told; what is above is no count of ours."""
+"""The largest counts that are sent; anything above is no count that this program makes."""
 
 _BY_CODE: Mapping[str, LeaveReason] = {
     DataError.code: LeaveReason.DATA_UNUSABLE,

@@ -33,7 +33,7 @@ _WATCH_IS_NEW_SECONDS = 5.0
 """Two looks of `round_watch`, and one that was late."""
 _IDLE_SECONDS = 300.0
 _WATCH_SECONDS = 10.0
-"""Without a look of `round_watch` for so long nobody is remembered for longer than CALLER_SECONDS."""
+"""If `round_watch` has not looked for this long, no caller is remembered for longer than CALLER_SECONDS."""
 _MOST = 10_000
 
 

@@ -36,7 +36,7 @@ __all__ = ["Claimed", "Mover", "claim", "claim_next"]
 
 _TOGETHER = (StageKind.FOLD, StageKind.WEIGH, StageKind.MERGE)
 _MOVE_SECONDS = 5.0
-"""A distiller waits so long for the round to move, and for a message after that."""
+"""How long a distiller waits for the round to move, and then for a message."""
 _log = get_logger(__name__)
 
 

@@ -36,7 +36,7 @@ _REST = 2.0
 _IDLE_POLLS = 3
 _SHORTEST_REST_SECONDS = 0.02
 _LONGEST_REST_SECONDS = 0.2
-"""After a look that changed nothing the coordinator rests so many times as long as the look took, within these."""
+"""After a look that changed nothing the coordinator rests _REST times as long as the look took, within these limits."""
 _log = get_logger(__name__)
 
 

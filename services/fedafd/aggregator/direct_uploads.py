@@ -18,7 +18,7 @@ __all__ = ["DirectUploads"]
 _LIFETIME = timedelta(minutes=15)
 _PART_BYTES = 16 << 20
 _PARTS_AT_ONCE = 4
-"""Between two answers a site sends so many parts: it is seen to go on, and hears in time that its round is over."""
+"""Parts that a site sends between two answers: few, so that it reports progress and hears that its round is over."""
 _MOST_UPLOADS = 10_000
 
 

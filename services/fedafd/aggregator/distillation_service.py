@@ -43,7 +43,7 @@ from fedafd.telemetry.logging import add_context, get_logger
 __all__ = ["MAX_STAGE_FAILURES", "DistillationService"]
 
 MAX_STAGE_FAILURES = 3
-"""A stage that failed or went silent so often fails its round."""
+"""A round fails when one of its stages has failed, or its distiller has fallen silent, this many times."""
 
 _log = get_logger(__name__)
 

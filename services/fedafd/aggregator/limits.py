@@ -19,7 +19,7 @@ _CALLS_A_SECOND, _BURST = 20.0, 200
 _MOST_PACED = 10_000
 _BUDGET_BYTES = 512 << 20
 _ROOM_SECONDS = 30.0
-"""A commit that waits so long for room is told to come again."""
+"""How long a commit waits for memory before it is refused and has to be repeated."""
 
 
 class CallCaps:

@@ -15,7 +15,7 @@ from fedafd.persistence.participation_repository import participation_at, reopen
 __all__ = ["MAX_LOST_DELIVERIES", "take_back"]
 
 MAX_LOST_DELIVERIES = 3
-"""Who delivered so often, in vain, is left out of the round."""
+"""A client is left out of the round when this many of its deliveries were lost."""
 _DELIVERED = (UploadPurpose.REPRESENTATIONS, UploadPurpose.MERGED_STATES)
 
 

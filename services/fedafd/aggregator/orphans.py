@@ -21,7 +21,7 @@ __all__ = ["Orphan", "OrphanKind", "orphan_kind", "orphans_of", "unfinished_writ
 """Prefix of the objects that rounds write. Public sets, which lie elsewhere, are an operator's to keep."""
 _PROBE = f"{FEDERATIONS}write-probe/"
 _ABANDONED_AFTER = timedelta(days=1)
-"""No write takes so long."""
+"""Longer than any write takes."""
 
 
 class OrphanKind(StrEnum):

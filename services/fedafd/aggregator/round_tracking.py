@@ -28,9 +28,9 @@ __all__ = ["RoundTracking", "track_rounds"]
 
 _OVER = [state.value for state, targets in ROUND_TRANSITIONS.items() if not targets]
 _MOST_ROUNDS = 1000
-"""Of a federation so many are shown, the latest."""
+"""The most rounds of a federation that are shown: the latest."""
 _MOST_WEIGHED = 20
-"""Of the rounds that are new in one look so many have their clients' weights worked out, the latest."""
+"""The most new rounds in one look whose clients' weights are worked out: the latest."""
 _CLOSE_SECONDS = 5.0
 _log = get_logger(__name__)
 

@@ -38,7 +38,7 @@ from fedafd.telemetry.logging import bind_context, get_logger
 __all__ = ["Amount", "prune", "remove_deleted", "sweep_next", "sweep_round", "sweep_rounds"]
 
 _QUIET = 6
-"""Without news looks are so many times as seldom: only a lost wake-up leaves them something."""
+"""How many times rarer looks are without news: they find something only after a lost wake-up."""
 _log = get_logger(__name__)
 
 

@@ -16,9 +16,9 @@ V = TypeVar("V")
 Guard = Callable[[], AbstractContextManager[None]]
 """What is around a question, such as fedafd.aggregator.cut_off.Waiting.one: it ends one that nobody will answer."""
 _MOST = 200
-"""Keys of one question: databases take so many values in a statement, and nobody waits long for the others."""
+"""The most keys of one question: databases take that many values in a statement, and none waits long for the rest."""
 _GATHER_SECONDS = 0.002
-"""A question waits so long for others to join: where many call at once, they do within a few of these."""
+"""How long a question waits for others to join it: where many call at once, they come within a few of these."""
 
 
 class Together(Generic[K, V]):

@@ -1,7 +1,7 @@
 """Weighing: what stands between a modality's folds and its merges where clients' weights are capped.
 
-Whether they are is told by the folds, which have made sheets then. A round that was planned or folded before there were
-any merges as it did.
+A fold's outputs hold a sheet where weights are capped. A round that was planned or folded by a version without sheets
+merges without a cap, as that version did.
 """
 
 from __future__ import annotations

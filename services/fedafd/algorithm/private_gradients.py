@@ -16,7 +16,7 @@ from fedafd.algorithm.checks import check_positive
 __all__ = ["clipped_sum"]
 
 _ROUNDING = 1e-5
-"""Clipped to so much less, that float32 makes no sample's share longer than the bound."""
+"""The share by which gradients are clipped below the bound, so that rounding to float32 leads none above it."""
 
 
 def clipped_sum(gradients: Sequence[Tensor], clip: float) -> list[Tensor]:

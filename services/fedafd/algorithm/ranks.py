@@ -27,10 +27,10 @@ _OWN_ROWS = 4096
 """Captions multiplied with their own images at once: they stay in cache on the way to the sum."""
 
 _LEAST_PAIRS = 1 << 20
-"""For fewer pairs of an image and a text the shorter way is none."""
+"""With fewer pairs of an image and a text, exact products everywhere are faster."""
 
 _SMALLEST, _LARGEST = 1e-12, 1e12
-"""Norms of the longest rows with which it is taken."""
+"""The norm of the longest row has to lie between these for rounded products."""
 
 
 @torch.no_grad()

@@ -127,7 +127,7 @@ def check_representations(
 def decode_global_representations(
     blob: bytes, *, num_samples: int | None, embedding_dim: int, public_set_sha256: str, dtype: WireDtype
 ) -> dict[Modality, NDArray[np.float32]]:
-    """I_g and T_g as `decode_representations` reads them; also in float32, as distillers of before sent them.
+    """I_g and T_g as `decode_representations` reads them; also in float32, as older distillers sent them.
 
     So a round that was prepared before an update goes on after it.
     """

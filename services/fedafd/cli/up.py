@@ -42,7 +42,7 @@ _GRACE_SECONDS = 35.0
 _LOOK_SECONDS = 0.25
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 30.0
 _STEADY_SECONDS = 60.0
-"""A process that ran for so long has recovered: its next pause is the first one again."""
+"""How long a process has to run to count as recovered: its next pause is the first one again."""
 
 
 def up(

@@ -43,7 +43,7 @@ _ATTEMPTS = 3
 PATIENCE_SECONDS = 60.0
 """For how long a command that follows something tries again over a broken line."""
 _SILENCE_SECONDS = 60.0
-"""A stream brings a comment every 15 s; silent for so long, it is broken."""
+"""How long a stream may be silent before it counts as broken; it brings a comment every 15 s."""
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 5.0
 
 

@@ -1,4 +1,4 @@
-"""A request's body may be so long, and no longer: refused by its Content-Length, or while it comes in."""
+"""The largest body of a request: a larger one is refused by its Content-Length, or while it comes in."""
 
 from __future__ import annotations
 

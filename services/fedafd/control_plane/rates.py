@@ -25,7 +25,7 @@ _WINDOW = 60
 _REDIS_SECONDS = 0.5
 """Redis answers in less than a millisecond, or it is away."""
 _AWAY_SECONDS = 5.0
-"""For so long it is not asked again."""
+"""How long Redis is not asked again after it did not answer."""
 _PREFIX = "fedafd:rates"
 _log = get_logger(__name__)
 

@@ -64,7 +64,7 @@ _PALETTES = tuple(
     for kind, what in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
 )
 _OVERLAYS = tuple((group << 16) + 0x0102 for group in range(0x6000, 0x6020, 2))
-"""OverlayBitPosition: in files of before 2004 an overlay may lie in the bits that the picture leaves free."""
+"""OverlayBitPosition: in files written before 2004 an overlay may lie in the bits that the picture leaves free."""
 _TAGS: tuple[str | int, ...] = (
     *("Rows", "Columns", "SamplesPerPixel", "PlanarConfiguration", "PhotometricInterpretation", "NumberOfFrames"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "ModalityLUTSequence"),

@@ -11,7 +11,7 @@ from PIL import Image
 __all__ = ["ImageFit"]
 
 _LONGEST = 32
-"""Longer sides than so many times the shorter one are cut before resizing, which would take memory for nothing."""
+"""A longer side is cut before resizing to at most this many times the shorter one: more would only take memory."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,9 +41,9 @@ _SHOWN = 5
 _SPARE_BYTES = 128 << 20
 _TIMES = 100
 _CELL_BYTES = 64
-"""A column may grow to so many times its file, and 128 MiB; each cell counts as 64 bytes more, as an object."""
+"""A decoded column may take 100 times its file's size, and 128 MiB; each cell counts 64 bytes more, as an object."""
 _BATCH_BYTES = 64 << 20
-"""At most so much is decoded at once, even if each cell is the largest value of its column."""
+"""The most that is decoded at once, even if each cell is the largest value of its column."""
 
 
 def split_files(folder: Path, chosen: Mapping[str, str | None]) -> dict[str, list[Path]]:

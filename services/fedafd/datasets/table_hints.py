@@ -18,7 +18,7 @@ __all__ = ["table_hints"]
 _LABELS = ("label", "labels", "class", "classes", "category", "categories", "tags", "target", "finding labels")
 _LOOKED_AT = 50
 _WORDS = 2
-"""A column of texts has so many words a cell, on average."""
+"""From how many words a cell, on average, a column counts as texts."""
 
 
 def table_hints(folder: Path) -> tuple[ClientKind, dict[str, Any]] | None:

@@ -22,9 +22,9 @@ class Candidate:
     name: str
     kind: ParticipantKind
     num_invited: int
-    """Rounds of the federation that it was invited to before."""
+    """How many rounds of the federation it was invited to before."""
     clients: int = 1
-    """Whom it stands for: of a region at most so many, of any modality."""
+    """The clients that it stands for: one, or the most that a region may have, of any modality."""
 
     def holds(self, modality: Modality) -> bool:
         """Whether what it delivers may have that modality."""

@@ -43,12 +43,12 @@ class StateFingerprint(BaseModel):
     classes: tuple[str, ...] | None = None
     """Names of the classes in the order of the head's rows; empty for pairs."""
     task: TaskConfig | None = None
-    """In a state of before tasks had names: the usual one of its kind."""
+    """In a state that is older than the names of tasks: the usual task of its kind."""
     image_encoder: EncoderConfig | None = None
     text_encoder: EncoderConfig | None = None
     """As configured: by agent.yaml, else by the federation."""
     encoders_as_built: bool = False
-    """The encoders tell what was built, not what was configured: states of before kept no more."""
+    """Whether the encoders say what was built, not what was configured: older states kept no more than that."""
     tokenizer: str | None = None
     """`tokenizer_rules` of an encoder that starts from fresh weights."""
     vocabulary: str | None = None

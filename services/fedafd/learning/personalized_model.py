@@ -222,7 +222,7 @@ def _parts(folder: ModelFolder) -> dict[str, Any]:
 
 
 def _task(folder: ModelFolder, kind: ClientKind, source: str) -> Any:
-    """The task that the model was trained for; a folder of before tasks had names holds the usual one."""
+    """The task that the model was trained for; a folder that is older than the names of tasks holds the usual one."""
     if "task" not in folder.described:
         return find_task(usual_task(kind), kind)
     try:

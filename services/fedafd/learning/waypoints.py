@@ -28,7 +28,7 @@ __all__ = ["EVERY_SECONDS", "NOWHERE", "TrainingWay", "Waypoints", "encode_kept"
 
 EVERY_SECONDS = 30.0
 _LEAST_TIME_PER_SAVE = 20
-"""Between two saves pass so many times what the last one took: keeping costs at most a twentieth of the time."""
+"""The time between two saves, in times of what the last one took: saving costs at most a twentieth of the time."""
 _TRAINING = "training"
 _BLOCK = 4
 """Batches encoded between two looks at the clock: whole ones, so that the bits are those of one go."""

@@ -23,7 +23,7 @@ from fedafd.telemetry.logging import get_logger
 __all__ = ["PRESENCE_SECONDS", "Presence", "PresenceWriter", "presence_key", "read_presence"]
 
 PRESENCE_SECONDS = 60
-"""An agent that has not called for so long counts as away; above its longest pause between two calls, 30 s."""
+"""After how long without a call an agent counts as away; above its longest pause between two calls, 30 s."""
 
 _REPEAT_SECONDS = 5.0
 _ACTIVITY_CHARACTERS = 200

@@ -52,7 +52,7 @@ _IDLE_TRANSACTION = "25P03"
 """What it says then."""
 _TURN_SECONDS = 30
 _POOL_SECONDS = 10
-"""A call that waits so long for a connection is told to come again."""
+"""How long a call waits for a connection before it is refused and has to be repeated."""
 _log = get_logger(__name__)
 _DRIVERS = {"sqlite": DRIVER, "postgresql": "psycopg", "postgres": "psycopg"}
 

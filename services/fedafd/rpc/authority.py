@@ -40,7 +40,7 @@ AGGREGATOR_NAME = "fedafd-aggregator"
 """In every certificate that an aggregator has of its authority, by whatever host it is dialled."""
 _AUTHORITY_YEARS = 20
 _CLOCK_SLACK = timedelta(hours=1)
-"""Certificates begin to hold so long before they are made, for clocks that are behind."""
+"""How long before its making a certificate is already valid, for clocks that are behind."""
 _LONGEST_REQUEST = 4096
 _KNOWN_CERTIFICATES = 4096
 SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey

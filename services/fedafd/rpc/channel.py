@@ -23,7 +23,7 @@ __all__ = [
 MAX_MESSAGE_BYTES = 4 << 20
 """gRPC's default; a chunk and its frame stay well below."""
 KEEPALIVE_SECONDS = (30.0, 10.0)
-"""A line that is silent for so long is pinged, and given up if the ping is not answered for so long."""
+"""After how long a silence a connection is pinged, and how long the answer may take before it is given up."""
 
 Options = tuple[tuple[str, int | str], ...]
 

@@ -30,7 +30,7 @@ _ALGORITHM = "ES256"
 _CLAIMS = ["htu", "iat", "jti", "ath"]
 _MOST_JTI = 64
 PROOF_SECONDS = 300.0
-"""A statement is good for so long before and after it was made: clocks differ."""
+"""How far a statement's time may lie before or after the server's: clocks differ."""
 
 
 class Proof(NamedTuple):

@@ -48,7 +48,7 @@ PASSING: Mapping[grpc.StatusCode, bool] = {
 }
 """Of each code of a failed call without a code of ours: whether repeating the call may help."""
 DIAL_ANEW_SECONDS = 5.0
-"""Who calls in vain opens another connection, but not more often."""
+"""A caller whose calls fail opens a new connection, at most once in this time."""
 _LONGEST_TEXT = 2000
 """Characters; the text travels as a header, of which HTTP/2 takes about 8 KiB."""
 

@@ -53,7 +53,7 @@ def bytes_to_fetch(blob: bytes, before: bytes | None) -> int:
 
 
 def cost_of(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """A run's cost by the names of COSTS, of what its rounds say; empty for runs of before costs were counted."""
+    """A run's cost by the names of COSTS, from what its rounds say; empty for a run that counted no costs."""
     if not rounds or any("traffic" not in entry for entry in rounds):
         return {}
     first, later = (

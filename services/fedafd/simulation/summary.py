@@ -52,7 +52,7 @@ class Row(NamedTuple):
     """By how much each pair client's personalized model is above the frozen global model on the test split."""
     seconds: float
     cost: dict[str, float]
-    """By the names of fedafd.simulation.cost.COSTS; empty for a run of before costs were counted."""
+    """By the names of fedafd.simulation.cost.COSTS; empty for a run that counted no costs."""
 
 
 class Difference(NamedTuple):

@@ -17,7 +17,7 @@ from fedafd.tracking.run import Tracker
 __all__ = ["HANGS_SECONDS", "TrackerThread"]
 
 HANGS_SECONDS = 60.0
-"""Who has worked on one round's points for so long is told as hanging."""
+"""How long a tracker may work on one round's points before it is reported as hanging."""
 _SECRET = re.compile(r"(\w://)[^/\s@]+@")
 """Name and password in an address; libraries quote it in their errors."""
 Rounds = Mapping[int, Mapping[str, float]]

@@ -27,7 +27,7 @@ _BUILT_IN = {
 }
 _LIBRARIES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 CLOSE_SECONDS = 30.0
-"""A tracker may take so long for what it was given last: a library's import, a new database, a slow server."""
+"""How long a tracker may take for what it was given last: a library's import, a new database, a slow server."""
 
 
 class Trackers:

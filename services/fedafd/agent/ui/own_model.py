@@ -181,7 +181,6 @@ class OwnModel:
                         raise
 
     def _by_branch(self, model: PersonalizedModel, sample: ImageArray | str) -> dict[str, list[Prediction]]:
-
         return {branch: model.predict([sample], top_k=_TOP, branch=branch)[0] for branch in model.branches}
 
     def _pictures(self) -> _Pictures | None:

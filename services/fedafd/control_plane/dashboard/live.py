@@ -28,7 +28,7 @@ __all__ = ["router"]
 router = page_router()
 
 _TICK_SECONDS = 5.0
-"""What no event tells, such as an agent that went away, shows after so long."""
+"""How late the page shows what makes no event, such as an agent that went away."""
 
 
 @router.get("/live")

@@ -29,7 +29,7 @@ __all__ = ["router"]
 router = page_router()
 
 _VERSIONS = 100
-"""That can be chosen here, the newest; an older one by its own page."""
+"""The most versions that the page offers, the newest first; an older one is tried from its own page."""
 _TOP_K = {"caption": 9, "picture": 12}
 _Number = Annotated[int | None, Query(ge=1, le=MAX_INTEGER)]
 

@@ -33,9 +33,9 @@ __all__ = ["counted_stream", "event_stream", "open_round_json", "wait_for_change
 
 _BATCH = 200
 _PAUSE_SECONDS = 0.2
-"""At least so long between two looks, however often rows change."""
+"""The shortest time between two reads of the database, however often rows change."""
 _WAITS_SECONDS = 5.0
-"""At least so long between two looks at what a round waits for, which asks the store and Redis, too."""
+"""The shortest time between two checks of what a round waits for: they ask the store and Redis, too."""
 
 
 def event_stream(

@@ -1,4 +1,4 @@
-"""Model versions that the query worker holds: loaded in a thread beside the answers, so many in memory at most."""
+"""Model versions that the query worker holds: loaded in a thread beside the answers, a limited number in memory."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ OF_THE_SERVER = frozenset(
         "distillation.trimmed_share",
     }
 )
-"""Blocks and keys that no site is told: its part does not depend on them, and an agent of before they were there does
-not know them."""
+"""Blocks and keys that are not sent to sites: a site's work does not depend on them, and older agents do not know
+them."""
 
 
 class QuorumConfig(Config):

@@ -29,7 +29,7 @@ class EventRow(Base):
     actor: Mapped[str] = mapped_column(String(128))
     """`api-key:<name>`, `client:<name>`, `coordinator`, `distiller:<worker>`."""
     address: Mapped[str | None] = mapped_column(String(64))
-    """From where the actor asked; None for what a process does of its own accord, and for entries of before 0019."""
+    """The address that the actor asked from; None for what a process does by itself, and before revision 0019."""
     data: Mapped[dict[str, Any]]
     hash: Mapped[str | None] = mapped_column(String(64))
     """Covers this entry and the hash of the one before (`domain.audit_chain`); None until the next write, where a
