@@ -9,10 +9,10 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 
-from fedafd.cli.remote.figures import gain_words, main_figure
 from fedafd.cli.remote.outcome import duration_words, missing_words, round_seconds, took_words
 from fedafd.cli.round_view import RoundView
 from fedafd.client.answers import RoundDetails
+from fedafd.domain.headline import gain_words, main_figure
 
 STARTED = datetime(2026, 11, 1, 12, tzinfo=UTC)
 

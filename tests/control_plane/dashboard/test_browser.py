@@ -33,6 +33,7 @@ PATHS = [
     "/",
     F,
     *(f"{F}/{path}" for path in ("rounds/2", "benefit", "models", "models/2", "models/compare?one=3&other=1", "sites")),
+    f"{F}/sites/north",
     f"{F}/configuration",
     f"{F}/events",
     "/keys",

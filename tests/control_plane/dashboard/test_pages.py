@@ -25,7 +25,10 @@ from fedafd.persistence.round_repository import get_round_by_number, transition_
 
 F = "/federations/trial"
 COMPARED = f"{F}/models/compare?one=3&other=1"
-PAGES = [F, f"{F}/rounds/1", f"{F}/benefit", f"{F}/models", f"{F}/models/2", COMPARED, f"{F}/sites", f"{F}/events"]
+NORTH = f"{F}/sites/north"
+PAGES = [
+    F, f"{F}/rounds/1", f"{F}/benefit", f"{F}/models", f"{F}/models/2", COMPARED, f"{F}/sites", NORTH, f"{F}/events"
+]  # fmt: skip
 FORMS = {
     "operator": [
         (f"{F}/rounds", {"count": "1"}),
@@ -124,6 +127,13 @@ async def test_a_round_shows_each_site_with_bytes_and_why_it_was_lost(trial: Res
     assert "1.5 MB" in page
     assert "&lt;b&gt;the deadline" in page
     assert 'style="' not in page
+    history = await admin.page(NORTH)
+    assert f'href="{F}/rounds/4">4</a>' in history
+    assert "1.5 MB" in history
+    assert "&lt;b&gt;the deadline" in history
+    assert f'href="{NORTH}"' in await admin.page(f"{F}/sites")
+    assert "There are no older rounds" in await admin.page(f"{NORTH}?before=4")
+    await admin.page(f"{F}/sites/nobody", 404)
 
 
 async def test_an_invitation_is_a_file_and_commands_that_work_and_shows_its_token_once(trial: Rest) -> None:

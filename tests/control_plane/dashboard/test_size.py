@@ -19,7 +19,8 @@ from fedafd.storage import StoreSettings
 F = "/federations/trial"
 PAGES = [
     "/", F, f"{F}?before=2", f"{F}/rounds/2", f"{F}/benefit", f"{F}/models", f"{F}/models/2",
-    f"{F}/models/compare?one=2&other=1", f"{F}/sites", f"{F}/configuration", f"{F}/events", "/keys",
+    f"{F}/models/compare?one=2&other=1", f"{F}/sites", f"{F}/sites/site-00000", f"{F}/configuration",
+    f"{F}/events", "/keys",
 ]  # fmt: skip
 LONGEST_PAGE = 400_000
 """Characters. A page of so many rows as are shown at once, with as many figures."""

@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
-from fedafd.cli.remote.figures import gain_words, main_figure
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Federation, Url, connect
 from fedafd.cli.remote.output import print_table, short_time, size
 from fedafd.client import operations
 from fedafd.client.answers import Client, ForgottenData
+from fedafd.domain.headline import gain_words, main_figure
 from fedafd.domain.kinds import ParticipantKind
 
 __all__ = ["client_app"]

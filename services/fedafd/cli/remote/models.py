@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
-from fedafd.cli.remote.figures import gain_words, main_figure
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Federation, Url, connect
 from fedafd.cli.remote.output import print_fields, print_table, short_time, size
 from fedafd.client import operations
@@ -17,6 +16,7 @@ from fedafd.client.answers import ModelVersion, ModelVersionDetails, Personalize
 from fedafd.client.downloads import pull_model
 from fedafd.client.searching import search_model
 from fedafd.domain.errors import DataError
+from fedafd.domain.headline import gain_words, main_figure
 
 __all__ = ["model_app"]
 

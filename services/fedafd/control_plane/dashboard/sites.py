@@ -21,10 +21,14 @@ from fedafd.control_plane.dashboard.federation import federation_page
 from fedafd.control_plane.dashboard.routing import page_router, see
 from fedafd.control_plane.dashboard.visits import Form, OperatorForm, Visitor
 from fedafd.control_plane.names import NAME_PATTERN, ClientName, FederationName
+from fedafd.control_plane.paging import MAX_INTEGER
+from fedafd.control_plane.rounds.schemas import PastParticipation
 from fedafd.domain.errors import InvalidRequestError
+from fedafd.domain.headline import gain_words, main_figure
 from fedafd.domain.kinds import ClientKind, ParticipantKind
-from fedafd.persistence.client_repository import list_clients
+from fedafd.persistence.client_repository import get_client, list_clients
 from fedafd.persistence.federation_repository import get_federation
+from fedafd.persistence.participation_repository import history_of
 
 __all__ = ["router"]
 
@@ -58,6 +62,34 @@ async def sites_page(
         is_first=not after,
         kinds=list(ParticipantKind),
         aggregator=_likely_aggregator(request),
+    )
+
+
+@router.get("/federations/{federation}/sites/{client}")
+async def site_page(
+    request: Request,
+    federation: FederationName,
+    client: ClientName,
+    context: ContextDep,
+    visitor: Visitor,
+    before: Annotated[int | None, Query(ge=1, le=MAX_INTEGER)] = None,
+) -> Response:
+    """One site: its state, and its part in each round, the newest first."""
+    async with context.database.snapshot() as session:
+        owner = await get_federation(session, federation)
+        row = await get_client(session, federation, client)
+        parts = await history_of(session, row.id, before, _PAGE + 1)
+    there = await service.presences(context, federation, [row])
+    shown = [PastParticipation.in_round(part, row, of) for part, of in parts[:_PAGE]]
+    return federation_page(
+        request,
+        "site.html",
+        visitor,
+        owner,
+        site=Client.of(row, there.get(row.name)),
+        parts=[(part, main_figure(part.metrics or {}), gain_words(part.metrics or {})) for part in shown],
+        older=shown[-1].round if len(parts) > _PAGE else None,
+        is_first=before is None,
     )
 
 
