@@ -97,7 +97,6 @@ def test_the_store_and_the_schema_are_told_as_data(tmp_path: Path, monkeypatch: 
     migrate(url)
     monkeypatch.setenv("FEDAFD_DATABASE_URL", url)
     monkeypatch.setenv("FEDAFD_AGGREGATOR_DATABASE_URL", url)
-    monkeypatch.setenv("FEDAFD_AGGREGATOR_INTERNAL_TOKEN", "internal-token-of-tests")
     monkeypatch.setenv("FEDAFD_AGGREGATOR_STORE__URL", str(tmp_path / "store"))
     foreign = tmp_path / "store" / "federations" / "unknown" / "rounds" / "r" / "object"
     foreign.parent.mkdir(parents=True)

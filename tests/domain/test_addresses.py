@@ -15,7 +15,12 @@ from fedafd.domain.errors import ConfigurationError
 
 HOSTS = {"127.0.0.1": "127.0.0.1", "site.example.org": "site.example.org", "[::1]": "::1", "dns:///name": "name"}
 COMMON = {
-    "AGGREGATOR": {"DATABASE_URL": "sqlite:///x", "STORE__URL": "store", "INTERNAL_TOKEN": "t" * 20},
+    "AGGREGATOR": {
+        "DATABASE_URL": "sqlite:///x",
+        "REDIS_URL": "redis://h:6379/0",
+        "STORE__URL": "store",
+        "INTERNAL_TOKEN": "t" * 20,
+    },
     "CONTROL_PLANE": {"DATABASE_URL": "sqlite:///x", "STORE__URL": "store"},
     "DISTILLER": {"REDIS_URL": "redis://h:6379/0", "STORE__URL": "store", "INTERNAL_TOKEN": "t" * 20},
     "AGENT": {},

@@ -30,6 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "database_url": "sqlite:///x.db",
         "store__secret_key": "s3cret",
         "internal_token": "t" * 20,
+        "redis_url": "redis://h/0",
     }.items():
         (tmp_path / name).write_text(f"{value}\n")
     return tmp_path
@@ -50,7 +51,7 @@ def test_a_variable_wins_over_a_file(folder: Path, monkeypatch: pytest.MonkeyPat
 
 def test_files_that_are_no_settings_are_left_alone(folder: Path) -> None:
     (folder / "admin_key").write_text("another process's")
-    assert load_settings().redis_url is None
+    assert load_settings().authority_key is None
 
 
 def test_a_missing_folder_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,24 +12,29 @@ from fedafd.domain.secrets import LongSecret
 from fedafd.domain.settings import ProcessSettings, load_process_settings
 from fedafd.storage import StoreSettings
 
-__all__ = ["AggregatorSettings", "load_settings"]
+__all__ = ["AggregatorSettings", "StoredSettings", "load_settings", "load_stored_settings"]
 
 _PREFIX = "FEDAFD_AGGREGATOR_"
 
 
-class AggregatorSettings(ProcessSettings):
-    """What an aggregator needs."""
+class StoredSettings(ProcessSettings):
+    """What `fedafd store verify` and `prune` need of an aggregator's settings: where its database and store are."""
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid")
 
-    listen: ListenAddress = Field("127.0.0.1:7443", description="host:port that agents and distillers call.")
     database_url: SecretStr = Field(
         description="Database: postgresql://user:password@host/name or sqlite:///path; the control plane's."
     )
+    store: StoreSettings = Field(description="The object store: STORE__URL and so on.")
+
+
+class AggregatorSettings(StoredSettings):
+    """What an aggregator needs."""
+
+    listen: ListenAddress = Field("127.0.0.1:7443", description="host:port that agents and distillers call.")
     redis_url: SecretStr = Field(
         description="redis://host:6379/0. It carries stages to the distillers, wake-ups, and who is connected."
     )
-    store: StoreSettings = Field(description="The object store: STORE__URL and so on.")
     store_for_sites: OriginUrl | None = Field(
         None,
         description="The object store as sites reach it, such as https://store.example.org:9000: agents with"
@@ -80,12 +85,14 @@ class AggregatorSettings(ProcessSettings):
         10.0, gt=0, description="How long the coordinator's lease lasts; a dead one is replaced after that."
     )
     stage_lease_seconds: float = Field(
-        15.0, ge=1, description="A distiller that sends nothing for so long loses its stage, which is announced again."
+        15.0,
+        ge=1,
+        description="How long a distiller may send nothing before its stage is taken from it and announced again.",
     )
     session_lease_seconds: float = Field(
         30.0,
         ge=1,
-        description="After so long without a call of a client's agent, another agent may act for the client.",
+        description="How long a client's agent may make no call before another agent may act for the client.",
     )
     shutdown_grace_seconds: float = Field(
         25.0, ge=0, description="How long running calls may take after SIGTERM; keep it below the platform's own limit."
@@ -115,3 +122,8 @@ class AggregatorSettings(ProcessSettings):
 def load_settings() -> AggregatorSettings:
     """Settings from the environment. Raises ConfigurationError naming each variable that is missing or wrong."""
     return load_process_settings(AggregatorSettings)
+
+
+def load_stored_settings() -> StoredSettings:
+    """Read where database and store are. Raises ConfigurationError naming each variable that is missing or wrong."""
+    return load_process_settings(StoredSettings)

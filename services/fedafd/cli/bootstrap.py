@@ -65,7 +65,7 @@ def bootstrap(
         str, typer.Option(envvar="FEDAFD_PUBLIC_OPTIONS", help="The adapter's options, as JSON.")
     ] = "{}",
     rounds: Annotated[
-        int, typer.Option(min=0, max=1000, help="Then wait for these clients' agents, and run so many rounds.")
+        int, typer.Option(min=0, max=1000, help="Rounds to run afterwards, as soon as these clients' agents are there.")
     ] = 0,
 ) -> None:
     """Create a federation, push its public set and invite its clients; what is there already stays as it is."""

@@ -13,7 +13,7 @@ from fedafd.cli.remote.output import print_table, size
 
 if TYPE_CHECKING:
     from fedafd.aggregator.orphans import OrphanKind
-    from fedafd.aggregator.settings import AggregatorSettings
+    from fedafd.aggregator.settings import StoredSettings
     from fedafd.aggregator.sweeping import Amount
 
 __all__ = ["store_prune"]
@@ -29,9 +29,9 @@ def store_prune(
 ) -> None:
     """Remove objects that nothing needs: safe while the services run. Settings: FEDAFD_AGGREGATOR_*."""
     from fedafd.aggregator.orphans import OrphanKind
-    from fedafd.aggregator.settings import load_settings
+    from fedafd.aggregator.settings import load_stored_settings
 
-    amounts = asyncio.run(_prune(load_settings(), dry_run, foreign))
+    amounts = asyncio.run(_prune(load_stored_settings(), dry_run, foreign))
     if output.is_data:
         print_answer([_entry(kind, amounts[kind], dry_run, foreign) for kind in OrphanKind if kind in amounts], output)
         return
@@ -65,7 +65,7 @@ def _done(kind: OrphanKind, dry_run: bool, foreign: bool) -> str:
     return "would be removed" if dry_run else "removed"
 
 
-async def _prune(settings: AggregatorSettings, dry_run: bool, foreign: bool) -> Mapping[OrphanKind, Amount]:
+async def _prune(settings: StoredSettings, dry_run: bool, foreign: bool) -> Mapping[OrphanKind, Amount]:
     from fedafd.aggregator.sweeping import prune
     from fedafd.persistence.database import Database
     from fedafd.persistence.migrate import check_schema

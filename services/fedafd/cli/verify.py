@@ -22,10 +22,10 @@ _SHOWN = 20
 
 def store_verify(output: Output = OutputFormat.TABLE) -> None:
     """Read every object that the database names and compare its hash. Settings: FEDAFD_AGGREGATOR_*."""
-    from fedafd.aggregator.settings import load_settings
+    from fedafd.aggregator.settings import load_stored_settings
     from fedafd.storage import open_store
 
-    settings = load_settings()
+    settings = load_stored_settings()
     store = open_store(settings.store)
     objects, public_sets = asyncio.run(_named(settings.database_url.get_secret_value()))
     problems, count = [], 0

@@ -24,7 +24,7 @@ R = TypeVar("R")
 Cursor = Annotated[
     str | None, Query(max_length=200, description="`next_cursor` of the page before; leave it out for the first page.")
 ]
-Limit = Annotated[int, Query(ge=1, le=200, description="At most so many items.")]
+Limit = Annotated[int, Query(ge=1, le=200, description="The most items of a page.")]
 
 
 class Page(BaseModel, Generic[T]):

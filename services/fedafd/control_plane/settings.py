@@ -51,7 +51,7 @@ class ControlPlaneSettings(ProcessSettings):
     stream_heartbeat_seconds: float = Field(
         15.0,
         gt=0,
-        description="An event stream sends a comment after so long without an event, so that proxies keep it open.",
+        description="After how long without an event an event stream sends a comment, so that proxies keep it open.",
     )
     streams_per_key: int = Field(20, ge=1, description="Most event streams that one API key may have open at once.")
     failed_logins_per_minute: int = Field(
@@ -71,7 +71,7 @@ class ControlPlaneSettings(ProcessSettings):
         None, description="The identity provider (OpenID Connect): OIDC__ISSUER and so on; unset: none."
     )
     body_idle_seconds: float = Field(
-        30.0, gt=0, description="A request whose body sends nothing for so long is refused."
+        30.0, gt=0, description="How long a request's body may send nothing before the request is refused."
     )
     log_level: str = Field("INFO", description="Least level that is logged: DEBUG, INFO, WARNING or ERROR.")
 

@@ -23,7 +23,7 @@ def events(
     follow: Annotated[
         bool, typer.Option("--follow", help="Go on with each event as it happens, until Ctrl-C.")
     ] = False,
-    last: Annotated[int, typer.Option(min=0, help="At most so many of the past ones; 0 for all.")] = 0,
+    last: Annotated[int, typer.Option(min=0, help="The most past events to print, the newest; 0 for all.")] = 0,
     api_key: ApiKey = "",
     url: Url = DEFAULT_URL,
     output: Output = OutputFormat.TABLE,

@@ -44,7 +44,7 @@ class RotateApiKey(BaseModel):
         0.0,
         ge=0,
         le=_MOST_HOURS,
-        description="The old secret is good for so long; never past the time at which it would have expired.",
+        description="How long the old secret still works, but never past the time at which it would have expired.",
     )
 
 

@@ -15,7 +15,8 @@ class CohortConfig(Config):
     """Without `size` and `fraction` a round invites every enrolled site, and waits for those that are away."""
 
     size: Count | None = Field(
-        None, description="Invite so many of the sites that are online, those first that were invited least often."
+        None,
+        description="How many of the sites that are online are invited, those first that were invited least often.",
     )
     fraction: float | None = Field(
         None, gt=0, le=1, description="Instead of size: this share of the sites that are online, rounded up; 1: all."

@@ -87,7 +87,11 @@ class FederationConfig(Config):
         3600.0, gt=0, le=LONGEST_SECONDS, description="How long a round waits for deliveries; null: for ever."
     )
     idle_timeout_seconds: float = Field(
-        300.0, gt=0, le=LONGEST_SECONDS, description="No byte and no step of progress for so long: lost."
+        300.0,
+        gt=0,
+        le=LONGEST_SECONDS,
+        description="How long a site or a distiller's stage may make no progress, and send no byte,"
+        " before it counts as lost.",
     )
     retention: RetentionConfig = RetentionConfig()
     accept_personalized_models: bool = Field(True, description="Take personalized models from sites that share them.")

@@ -29,8 +29,8 @@ class RegionConfig(Config):
         0.9,
         gt=0,
         lt=1,
-        description="Of the time that the upper round gives, so much is for the region's sites; the rest is for merging"
-        " and sending.",
+        description="The share of the upper round's time that the region's sites have; the rest is for merging and"
+        " sending.",
     )
     tls: TlsConfig | None = Field(None, description="TLS to the upper aggregator; null: by the invitation's token.")
     plaintext: bool | None = PlaintextField
