@@ -23,4 +23,4 @@ def print_markdown(text: str, console: Console) -> None:
 
         console.print(Markdown(text))
     else:
-        console.print(text, end="", soft_wrap=True, markup=False, highlight=False)
+        console.print(text, soft_wrap=True, markup=False, highlight=False)

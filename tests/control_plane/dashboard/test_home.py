@@ -21,6 +21,7 @@ async def test_an_empty_service_says_how_to_begin(rest: Rest) -> None:
     page = await (await visitor(rest)).page("/")
     assert "no aggregator is running" in page.lower()
     assert "<code>fedafd federation create -f federation.yaml</code>" in page
+    assert "<code>fedafd bootstrap --name NAME</code>" in page
 
 
 async def test_home_and_rest_tell_the_same_of_each_federation(rest: Rest, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def decide(facts: Facts) -> Status:
                 Level.WAITING,
                 Cause.NO_FEDERATION,
                 "there is no federation yet",
-                "make one: `fedafd federation create -f federation.yaml`",
+                "make one: `fedafd bootstrap --name NAME`, or `fedafd federation create -f federation.yaml`",
             )
         )
     if facts.queries_missed_since is not None:  # after what rounds wait for
