@@ -71,8 +71,9 @@ def test_the_pages_commands_make_a_round_and_the_same_command_goes_on(tmp_path: 
     assert (install, start) == ("pip install 'fedafd[demo]'", "fedafd up"), "four commands, with the two below"
     (tmp_path / "federation.yaml").write_text("name: lungs\npreset: small\n" + TINY)
     assert "--name lungs" in bootstrap
-    # The page's, but smaller: with tiny encoders, and a public set of 40.
-    bootstrap = bootstrap.replace("--name lungs", "-f federation.yaml --options '{\"num_train\": 40}'")
+    # The page's, but smaller: with tiny encoders, and a public set of 80.
+    options = """'{"num_train": 40, "num_val": 20, "num_test": 20}'"""
+    bootstrap = bootstrap.replace("--name lungs", f"-f federation.yaml --options {options}")
     with up(tmp_path, ports) as process:
         key = re.search(r"fedafd-key\.[\w-]+", said(tmp_path))
         assert key is not None, said(tmp_path)
