@@ -33,7 +33,7 @@ tools: ## Build the pinned Go programs that tests use into .tools/bin (TOOLS="mi
 	@tools/install_go_tools.sh $(TOOLS)
 
 test: setup ## Run all tests; the servers they need are started by them
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) tests
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal tests
 
 test-browser: setup ## Use the dashboard and the agent's page in Debian's chromium (apt-get install chromium); pictures of it in build/screenshots
 	FEDAFD_TEST_SCREENSHOTS=build/screenshots $(BIN)/python -m pytest -n 0 tests/control_plane/dashboard/test_browser.py tests/agent/ui/test_browser.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -29,6 +30,10 @@ del os.environ["GRPC_ENABLE_FORK_SUPPORT"]
 typer.main.get_command = typer.testing._get_command = functools.cache(  # type: ignore[attr-defined]
     typer.main.get_command
 )
+
+# Started in the background by a shell, tests ignore Ctrl-C, and so would the processes that they send it to.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A loaded machine is no reason to fail.
 hypothesis.settings.register_profile("house", deadline=None)

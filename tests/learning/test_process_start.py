@@ -58,7 +58,10 @@ def test_a_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
         note = tmp_path / str(attempt)
         process = processes.Process(target=_wait, args=(str(note),))
         process.start()
-        os.kill(_noted(note), signal.SIGKILL)
+        server = _noted(note)
+        os.kill(server, signal.SIGKILL)
+        # It lives on until the last of its threads has ended; multiprocessing asks whether it has, and does not wait.
+        os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join()
