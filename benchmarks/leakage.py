@@ -31,6 +31,7 @@ from fedafd.domain.seeds import derive_seed
 from fedafd.learning.attribute_leakage import Attributed, attribute_leakage
 from fedafd.learning.audited_samples import global_features, of_each_text, topic_values
 from fedafd.learning.leakage import Rows, label_leakage, membership_leakage
+from fedafd.learning.privacy_accountant import Spending, epsilon_of
 from fedafd.simulation.federation import Federation, FederationProgress, SimulatedClient
 
 _NOISE = 0.5
@@ -114,9 +115,8 @@ class _Site(NamedTuple):
 def _of_seed(size: _Size, seed: int, data: Path | None) -> dict[str, dict[str, float]]:
     public, sites = _loaded(size, seed, data)
     config = parse_federation_config({"name": "audited", "preset": "small", "seed": seed} | size.federation)
-    dp = {"epsilon": size.epsilon, "delta": _DELTA, "clip": 1.0, "noise_multiplier": 1.0}
     private_sites = [
-        site._replace(client=replace(site.client, dp=DpConfig(samples=_round(len(site.client.data.train)), **dp)))
+        site._replace(client=replace(site.client, dp=_budgeted(size, config, site.client)))
         for site in sites
         if site.client.kind in _TASK_CLASSES
     ]
@@ -135,6 +135,19 @@ def _of_seed(size: _Size, seed: int, data: Path | None) -> dict[str, dict[str, f
         sent = private.uploads[site.client.name]
         found[f"{site.client.name}, DP-SGD"] = _attacked(private, site, sent, seed)
     return found
+
+
+def _budgeted(size: _Size, config: FederationConfig, client: SimulatedClient) -> DpConfig:
+    """The least noise, in steps of a quarter, with which all rounds stay within the budget."""
+    values: dict[str, Any] = {"samples": _round(len(client.data.train)), "delta": _DELTA, "clip": 1.0}
+    multiplier = 1.0
+    while True:
+        dp = DpConfig(epsilon=size.epsilon, noise_multiplier=multiplier, **values)
+        first, later = (dp.steps_of_round(config, client.kind, is_new=new) for new in (True, False))
+        rate = dp.sampling_rate(config.client.for_kind(client.kind).batch_size)
+        if epsilon_of([Spending(multiplier, rate, first + (size.rounds - 1) * later)], dp.delta) <= size.epsilon:
+            return dp
+        multiplier += 0.25
 
 
 def _round(count: int) -> int:

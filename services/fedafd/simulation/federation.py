@@ -110,6 +110,12 @@ class Federation:
         self.clients = sorted(clients, key=lambda client: client.name)
         self._sha256 = public_set_sha256
 
+    def check_budgets(self, rounds: int) -> None:
+        """Raises ConfigurationError if a client's privacy budget ends before the rounds do; nothing is trained."""
+        for client in self.clients:
+            if client.dp is not None:
+                self._need_budget(client, client.dp, rounds)
+
     def run_round(
         self,
         before: FederationProgress,
@@ -288,19 +294,22 @@ class Federation:
         dp = client.dp
         if dp is None:
             return None
-        rate = dp.sampling_rate(self.config.client.for_kind(client.kind).batch_size)
-        first, later = (dp.steps_of_round(self.config, client.kind, is_new=new) for new in (True, False))
-        spent = Spending(dp.noise_multiplier, rate, first + (number - 1) * later)
 
         def spend() -> None:
-            epsilon = epsilon_of([spent], dp.delta)
-            if epsilon > dp.epsilon:
-                raise ConfigurationError(
-                    f"client {client.name}: dp.epsilon is {dp.epsilon:g}, but with round {number} it would be"
-                    f" {epsilon:.3g}; run fewer rounds, or set a larger noise_multiplier or epsilon"
-                )
+            self._need_budget(client, dp, number)
 
         return PrivateTraining(config=dp, spend=spend, secret=self._seed(number, client.name, "dp"))
+
+    def _need_budget(self, client: SimulatedClient, dp: DpConfig, number: int) -> None:
+        """Raises ConfigurationError if as many rounds spend more than the client's budget."""
+        rate = dp.sampling_rate(self.config.client.for_kind(client.kind).batch_size)
+        first, later = (dp.steps_of_round(self.config, client.kind, is_new=new) for new in (True, False))
+        epsilon = epsilon_of([Spending(dp.noise_multiplier, rate, first + (number - 1) * later)], dp.delta)
+        if epsilon > dp.epsilon:
+            raise ConfigurationError(
+                f"client {client.name}: dp.epsilon is {dp.epsilon:g}, but with round {number} it would be"
+                f" {epsilon:.3g}; run fewer rounds, or set a larger noise_multiplier or epsilon"
+            )
 
     def _seed(self, number: int, who: str, stage: str) -> int:
         return derive_seed(self.config.seed, number, who, stage)

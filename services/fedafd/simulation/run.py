@@ -78,6 +78,7 @@ def run_one(
     note_run(folder, experiment, key, prints, device)
     kept_stages = output / SERVER_STAGES / prints[PUBLIC_SET]["fingerprint"][:16]
     run = _Run(Federation(config, public, clients, device=device, kept_stages=kept_stages), folder)
+    run.federation.check_budgets(experiment.rounds)
     run.open()
     sizes = {c.name: ClientSize(c.kind, len(c.data.train), len(c.data.val)) for c in clients}
     effort = Effort(config, len(public["train"]), sizes, experiment.rounds)
