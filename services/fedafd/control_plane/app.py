@@ -136,6 +136,7 @@ def _context(settings: ControlPlaneSettings, redis_url: str | None) -> Context:
         wakeups=Wakeups(publish),
         invitation_lifetime=timedelta(hours=settings.invitation_hours),
         name_authority=settings.name_authority,
+        agents_address=settings.agents_address,
         idempotency_lifetime=timedelta(hours=settings.idempotency_hours),
         ticket_lifetime=timedelta(minutes=settings.ticket_minutes),
         sessions=SessionSigner(settings.first_admin_key()),

@@ -81,6 +81,8 @@ class Context:
     invitation_lifetime: timedelta = timedelta(days=7)
     name_authority: bool = True
     """Whether an invitation's token names the server's authority."""
+    agents_address: str = "0.0.0.0:7443"
+    """Where agents dial; 0.0.0.0: the host that the dashboard was asked by."""
     idempotency_lifetime: timedelta = timedelta(hours=24)
     ticket_lifetime: timedelta = timedelta(minutes=15)
     stream_poll_seconds: float = 1.0

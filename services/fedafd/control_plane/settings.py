@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from fedafd.control_plane.oidc.settings import OidcSettings
+from fedafd.domain.addresses import ListenAddress
 from fedafd.domain.secrets import LongSecret, check_length, read_secret_file
 from fedafd.domain.settings import ProcessSettings, load_process_settings
 from fedafd.storage import StoreSettings
@@ -41,6 +42,11 @@ class ControlPlaneSettings(ProcessSettings):
         True,
         description="Invitations name the built-in authority, so that agents trust its certificates alone; false where"
         " something in front of the aggregator ends TLS, or its certificate is your own.",
+    )
+    agents_address: ListenAddress = Field(
+        "0.0.0.0:7443",
+        description="host:port that agents dial, which the dashboard writes into invitations; 0.0.0.0 stands for the"
+        " host that the dashboard was asked by.",
     )
     idempotency_hours: float = Field(24.0, gt=0, description="How long the answer to an Idempotency-Key is remembered.")
     ticket_minutes: float = Field(15.0, gt=0, le=10080, description="How long a download's ticket is valid.")

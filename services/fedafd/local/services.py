@@ -128,7 +128,12 @@ class Services:
     def environment(self, process: str, own: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
         """The variables of CONTROL_PLANE, AGGREGATOR, DISTILLER or QUERIES; `own` wins over what is chosen here."""
         chosen = {
-            "CONTROL_PLANE": {"HOST": "127.0.0.1", "PORT": str(self._http_port), "ADMIN_KEY": self.api_key},
+            "CONTROL_PLANE": {
+                "HOST": "127.0.0.1",
+                "PORT": str(self._http_port),
+                "ADMIN_KEY": self.api_key,
+                "AGENTS_ADDRESS": f"0.0.0.0:{self._grpc_port}",
+            },
             "AGGREGATOR": {"LISTEN": self.aggregator, "INTERNAL_TOKEN": self._internal_token},
             "DISTILLER": {"AGGREGATOR": self.aggregator, "INTERNAL_TOKEN": self._internal_token},
             "QUERIES": {},

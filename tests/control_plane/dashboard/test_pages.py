@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -159,6 +160,16 @@ async def test_an_invitation_is_a_file_and_commands_that_work_and_shows_its_toke
         ({"name": "north"}, 409),
     ):
         assert (await admin.send(f"{F}/sites", **(fields | changes))).status_code == status, changes
+
+
+async def test_the_form_suggests_the_address_that_agents_dial(trial: Rest) -> None:
+    admin = await visitor(trial)
+    assert 'value="test:7443"' in await admin.page(f"{F}/sites")
+    trial.app.state.context = replace(trial.context, agents_address="0.0.0.0:9443")
+    assert 'value="test:9443"' in await admin.page(f"{F}/sites")
+    trial.app.state.context = replace(trial.context, agents_address="agents.example:9443")
+    assert 'value="agents.example:9443"' in await admin.page(f"{F}/sites")
+    assert "agents.example:9443" in unescape((await admin.send(f"{F}/sites/north/invite")).text)
 
 
 async def test_a_region_is_invited_and_invited_again_with_a_file_that_its_process_takes(trial: Rest) -> None:

@@ -23,6 +23,7 @@ from fedafd.control_plane.dashboard.visits import Form, OperatorForm, Visitor
 from fedafd.control_plane.names import NAME_PATTERN, ClientName, FederationName
 from fedafd.control_plane.paging import MAX_INTEGER
 from fedafd.control_plane.rounds.schemas import PastParticipation
+from fedafd.domain.addresses import split_address
 from fedafd.domain.errors import InvalidRequestError
 from fedafd.domain.headline import gain_words, main_figure
 from fedafd.domain.kinds import ClientKind, ParticipantKind
@@ -35,7 +36,7 @@ __all__ = ["router"]
 router = page_router()
 
 _PAGE = 100
-_AGGREGATOR_PORT = 7443
+_ASKED_HOST = "0.0.0.0"  # noqa: S104 (nothing listens there: it is compared with)
 
 
 @router.get("/federations/{federation}/sites")
@@ -61,7 +62,7 @@ async def sites_page(
         more=shown[-1].name if len(rows) > _PAGE else None,
         is_first=not after,
         kinds=list(ParticipantKind),
-        aggregator=_likely_aggregator(request),
+        aggregator=_aggregator_address(request, context),
     )
 
 
@@ -136,7 +137,7 @@ async def invite_again(
             name_authority=context.name_authority,
         )
     context.wakeups.changed(federation)
-    return await _invited(request, context, federation, form, invited, _likely_aggregator(request), "")
+    return await _invited(request, context, federation, form, invited, _aggregator_address(request, context), "")
 
 
 @router.post("/federations/{federation}/sites/{client}/revoke")
@@ -150,10 +151,12 @@ async def revoke_site(
     return see(f"/federations/{federation}/sites")
 
 
-def _likely_aggregator(request: Request) -> str:
-    """Where many have it: on the control plane's host, at its usual port."""
-    host = request.url.hostname or "aggregator.example.org"
-    return f"[{host}]:{_AGGREGATOR_PORT}" if ":" in host else f"{host}:{_AGGREGATOR_PORT}"
+def _aggregator_address(request: Request, context: Context) -> str:
+    host, port = split_address(context.agents_address)
+    if host != _ASKED_HOST:
+        return context.agents_address
+    asked = request.url.hostname or "aggregator.example.org"
+    return f"[{asked}]:{port}" if ":" in asked else f"{asked}:{port}"
 
 
 async def _invited(
