@@ -16,6 +16,7 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 import grpc
 import hypothesis
 import pytest
+import structlog
 import typer.main
 import typer.testing
 from tests.servers import ROOT, Minio, minio_server, postgres_server, redis_server
@@ -38,6 +39,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # A loaded machine is no reason to fail.
 hypothesis.settings.register_profile("house", deadline=None)
 hypothesis.settings.load_profile("house")
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """A command prints no logs among its answers where nothing configured them; a test that did is no later test's."""
+    configured = structlog.is_configured()
+    yield
+    if not configured:
+        structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -168,6 +168,7 @@ def test_the_trackers_are_read_from_the_environment(monkeypatch: pytest.MonkeyPa
     given = {"mlflow": {"uri": "http://mlflow:5000"}, "tensorboard": {}}
     for name, value in (
         ("DATABASE_URL", "sqlite+aiosqlite:///x.db"),
+        ("REDIS_URL", "redis://127.0.0.1:1"),
         ("STORE__URL", str(tmp_path)),
         ("INTERNAL_TOKEN", "0123456789abcdef0123456789abcdef"),
         ("TRACKING", json.dumps(given)),

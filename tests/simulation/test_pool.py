@@ -97,7 +97,7 @@ def test_a_killed_worker_takes_one_run_with_it_and_the_next_command_does_that(tm
     assert "failed iid / local / seed 0: its process was ended by SIGKILL" in " ".join(told.split())
     assert "fewer --workers" in read(first / "failed.json")["reason"]
     assert (second / "result.json").exists()
-    assert "1 of 2 runs are not done" in (tmp_path / "out" / "results.md").read_text()
+    assert "1 of 2 runs is not done" in (tmp_path / "out" / "results.md").read_text()
     assert [each["strategy"] for each in read(tmp_path / "out" / "results.json")["failed"]] == ["local"]
 
     again = subprocess.run(wanted, capture_output=True, text=True, check=False)
