@@ -31,7 +31,7 @@ from fedafd.domain.seeds import derive_seed
 from fedafd.learning.attribute_leakage import Attributed, attribute_leakage
 from fedafd.learning.audited_samples import global_features, of_each_text, topic_values
 from fedafd.learning.leakage import Rows, label_leakage, membership_leakage
-from fedafd.learning.privacy_accountant import Spending, epsilon_of
+from fedafd.learning.privacy_accountant import epsilon_of_rounds
 from fedafd.simulation.federation import Federation, FederationProgress, SimulatedClient
 
 _NOISE = 0.5
@@ -143,9 +143,7 @@ def _budgeted(size: _Size, config: FederationConfig, client: SimulatedClient) ->
     multiplier = 1.0
     while True:
         dp = DpConfig(epsilon=size.epsilon, noise_multiplier=multiplier, **values)
-        first, later = (dp.steps_of_round(config, client.kind, is_new=new) for new in (True, False))
-        rate = dp.sampling_rate(config.client.for_kind(client.kind).batch_size)
-        if epsilon_of([Spending(multiplier, rate, first + (size.rounds - 1) * later)], dp.delta) <= size.epsilon:
+        if epsilon_of_rounds(dp, config, client.kind, size.rounds) <= size.epsilon:
             return dp
         multiplier += 0.25
 

@@ -81,8 +81,8 @@ def bootstrap(
         raise ConfigurationError(
             "no API key: give --api-key-file or set FEDAFD_API_KEY_FILE, or run this where the folder of `fedafd up` is"
         )
-    control_plane = connect(url, read_secret(api_key_file))
-    rest = FederationClient(url, read_secret(api_key_file), config.name)
+    api_key = read_secret(api_key_file)
+    control_plane, rest = connect(url, api_key), FederationClient(url, api_key, config.name)
     try:
         for line in _own_sites(sites, url, aggregator):
             typer.echo(line)
@@ -94,6 +94,7 @@ def bootstrap(
             follow_rounds(control_plane, config.name, rest.start_rounds(rounds), output=OutputFormat.TABLE)
     finally:
         rest.close()
+        control_plane.close()
 
 
 def _federation(file: Path | None, name: str | None) -> FederationConfig:

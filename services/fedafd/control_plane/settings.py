@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from fedafd.control_plane.oidc.settings import OidcSettings
-from fedafd.domain.addresses import ListenAddress
+from fedafd.domain.addresses import DialAddress
 from fedafd.domain.secrets import LongSecret, check_length, read_secret_file
 from fedafd.domain.settings import ProcessSettings, load_process_settings
 from fedafd.storage import StoreSettings
@@ -43,7 +43,7 @@ class ControlPlaneSettings(ProcessSettings):
         description="Invitations name the built-in authority, so that agents trust its certificates alone; false where"
         " something in front of the aggregator ends TLS, or its certificate is your own.",
     )
-    agents_address: ListenAddress = Field(
+    agents_address: DialAddress = Field(
         "0.0.0.0:7443",
         description="host:port that agents dial, which the dashboard writes into invitations; 0.0.0.0 stands for the"
         " host that the dashboard was asked by.",

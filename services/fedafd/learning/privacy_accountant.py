@@ -13,9 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedafd.domain.config import DpConfig, FederationConfig
 from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.kinds import ClientKind
 
-__all__ = ["Spending", "epsilon_of"]
+__all__ = ["Spending", "epsilon_of", "epsilon_of_rounds"]
 
 
 class Spending(NamedTuple):
@@ -51,3 +53,13 @@ def epsilon_of(spent: Iterable[Spending], delta: float) -> float:
         warnings.simplefilter("ignore")  # an order at the border makes the bound looser, never wrong
         epsilon = float(accountant.get_epsilon(delta))
     return epsilon if math.isfinite(epsilon) else math.inf
+
+
+def epsilon_of_rounds(dp: DpConfig, federation: FederationConfig, kind: ClientKind, rounds: int) -> float:
+    """Epsilon of so many rounds, 1 or more, of a client that starts without a state and takes part in all of them.
+
+    Raises ConfigurationError without Opacus.
+    """
+    rate = dp.sampling_rate(federation.client.for_kind(kind).batch_size)
+    first, later = (dp.steps_of_round(federation, kind, is_new=new) for new in (True, False))
+    return epsilon_of([Spending(dp.noise_multiplier, rate, first + (rounds - 1) * later)], dp.delta)

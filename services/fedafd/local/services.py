@@ -19,8 +19,8 @@ import httpx
 
 from fedafd.client.http import make_client
 from fedafd.domain.errors import ConflictError
-from fedafd.domain.proxies import is_off_machine
 from fedafd.domain.secrets import SecretKind, new_secret
+from fedafd.local.aggregator_tls import aggregator_has_tls
 from fedafd.local.supervisor import Child, Supervisor, find_redis_server, free_port, is_free
 
 __all__ = ["Backends", "Services", "cores", "restart_redis", "start_redis", "thread_environment"]
@@ -138,17 +138,10 @@ class Services:
             "DISTILLER": {"AGGREGATOR": self.aggregator, "INTERNAL_TOKEN": self._internal_token},
             "QUERIES": {},
         }[process]
-        if process == "DISTILLER" and self._has_tls():
+        if process == "DISTILLER" and aggregator_has_tls(self._settings, self.aggregator):
             chosen |= {"PLAINTEXT": "false"}
         variables = {f"FEDAFD_{process}_{key}": value for key, value in (chosen | dict(own)).items()}
         return variables | self.backends.environment(process) | self._settings
-
-    def _has_tls(self) -> bool:
-        """Whether the aggregator speaks TLS although the distiller dials it on loopback."""
-        given = {name.removeprefix("FEDAFD_AGGREGATOR_"): value for name, value in self._settings.items()}
-        own = "TLS_CERTIFICATE" in given
-        plain = given.get("PLAINTEXT", "").lower() in ("true", "1", "yes", "on")
-        return own or (is_off_machine(given.get("LISTEN", self.aggregator)) and not plain)
 
     def start_control_plane(self) -> Child:
         """Start the control plane."""

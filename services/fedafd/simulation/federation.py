@@ -26,7 +26,7 @@ from fedafd.learning.client_round import ClientRound, evaluate_client, train_cli
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
 from fedafd.learning.evaluation import Evaluation
 from fedafd.learning.fedavg import average_updates, weight_update
-from fedafd.learning.privacy_accountant import Spending, epsilon_of
+from fedafd.learning.privacy_accountant import epsilon_of_rounds
 from fedafd.learning.private_steps import PrivateTraining
 from fedafd.learning.server_round import Prepared, evaluate, initial_server_state
 from fedafd.learning.waypoints import Waypoints
@@ -302,9 +302,7 @@ class Federation:
 
     def _need_budget(self, client: SimulatedClient, dp: DpConfig, number: int) -> None:
         """Raises ConfigurationError if as many rounds spend more than the client's budget."""
-        rate = dp.sampling_rate(self.config.client.for_kind(client.kind).batch_size)
-        first, later = (dp.steps_of_round(self.config, client.kind, is_new=new) for new in (True, False))
-        epsilon = epsilon_of([Spending(dp.noise_multiplier, rate, first + (number - 1) * later)], dp.delta)
+        epsilon = epsilon_of_rounds(dp, self.config, client.kind, number)
         if epsilon > dp.epsilon:
             raise ConfigurationError(
                 f"client {client.name}: dp.epsilon is {dp.epsilon:g}, but with round {number} it would be"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedafd.domain.errors import ConfigurationError
-from fedafd.domain.proxies import is_off_machine
 from fedafd.domain.whole_files import write_whole
+from fedafd.local.aggregator_tls import aggregator_has_tls
 
 __all__ = ["DEFAULT_FOLDER", "UpFolder", "note_settings", "settings_of_folder", "up_folder"]
 
@@ -64,10 +64,9 @@ def up_folder(folder: Path = DEFAULT_FOLDER) -> UpFolder | None:
     rest, agents = settings.get("FEDAFD_CONTROL_PLANE_PORT", ""), listen.rpartition(":")[2]
     if not (is_there and rest.isdecimal() and agents.isdecimal()):
         return None
-    plain = settings.get("FEDAFD_AGGREGATOR_PLAINTEXT", "").lower() in ("true", "1", "yes", "on")
     return UpFolder(
         url=f"http://127.0.0.1:{rest}",
         key_file=key_file,
         aggregator=f"127.0.0.1:{agents}",
-        has_tls="FEDAFD_AGGREGATOR_TLS_CERTIFICATE" in settings or (is_off_machine(listen) and not plain),
+        has_tls=aggregator_has_tls(settings, listen),
     )

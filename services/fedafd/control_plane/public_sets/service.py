@@ -16,6 +16,7 @@ from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.federation_repository import get_federation
 from fedafd.persistence.models import FederationRow
 from fedafd.storage import ObjectStore
+from fedafd.storage.store import ObjectInfo
 
 __all__ = ["adopt", "receive_shard"]
 
@@ -62,39 +63,35 @@ async def adopt(context: Context, federation: str, content: bytes, actor: str) -
 
 
 def _collect(store: ObjectStore, manifest: Manifest) -> None:
-    sizes = {shard.name: _stored_bytes(store, manifest.sha256, shard) for shard in manifest.shards}
-    absent = [name for name, size in sizes.items() if size is None]
+    stored = {shard.name: _stored(store, manifest.sha256, shard) for shard in manifest.shards}
+    absent = [name for name, source in stored.items() if source is None]
     if absent:
         raise ConflictError(f"public set: shards {', '.join(absent)} have not arrived; send them before the manifest")
+    sources = {name: source for name, source in stored.items() if source is not None}
     for shard in manifest.shards:
-        if sizes[shard.name] != shard.size_bytes:
+        if sources[shard.name].size_bytes != shard.size_bytes:
             raise InvalidRequestError(
-                f"public set: shard {shard.name} has {sizes[shard.name]} bytes, and the manifest says"
+                f"public set: shard {shard.name} has {sources[shard.name].size_bytes} bytes, and the manifest says"
                 f" {shard.size_bytes}; push it again with `fedafd public-set push`"
             )
-    for shard in manifest.shards:
-        _store_shard(store, manifest.sha256, shard)
+    for name, source in sources.items():
+        _copy_shard(store, source.key, public_set_shard(manifest.sha256, name))
     store.put(public_set_manifest(manifest.sha256), manifest.to_bytes())
     # Only now: several shards of one manifest may have the same content.
     for digest in {shard.sha256 for shard in manifest.shards}:
         store.delete(incoming_shard(digest))
 
 
-def _stored_bytes(store: ObjectStore, sha256: str, shard: Shard) -> int | None:
-    """The size of a shard that has arrived, or that lies in its place already."""
-    for key in (public_set_shard(sha256, shard.name), incoming_shard(shard.sha256)):
-        stored = store.stat(key)
-        if stored is not None:
-            return stored.size_bytes
-    return None
+def _stored(store: ObjectStore, sha256: str, shard: Shard) -> ObjectInfo | None:
+    """The shard in its place, or as it has arrived."""
+    return store.stat(public_set_shard(sha256, shard.name)) or store.stat(incoming_shard(shard.sha256))
 
 
-def _store_shard(store: ObjectStore, sha256: str, shard: Shard) -> None:
-    target = public_set_shard(sha256, shard.name)
-    if store.stat(target) is not None:
+def _copy_shard(store: ObjectStore, source: str, target: str) -> None:
+    if source == target:
         return
     with tempfile.NamedTemporaryFile() as file:
-        for block in store.stream(incoming_shard(shard.sha256)):
+        for block in store.stream(source):
             file.write(block)
         file.flush()
         store.put_file(target, Path(file.name))
