@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from sqlalchemy import event
@@ -13,14 +11,13 @@ from tests.aggregator.world import World
 
 from fedafd.aggregator import callers as callers_module
 from fedafd.aggregator.callers import CALLER_SECONDS, WATCHED_SECONDS, Caller, Callers
+from fedafd.aggregator.holding import Hold
 from fedafd.domain.kinds import ParticipantKind
+from fedafd.domain.secrets import hash_secret
 from fedafd.messaging.wakeups import Change
 from fedafd.persistence.client_repository import invite_client
+from fedafd.persistence.clock import utc_now
 from fedafd.persistence.models import ClientRow
-from fedafd.proto.v1 import aggregator_pb2 as pb
-from fedafd.proto.v1 import types_pb2
-from fedafd.rpc.credentials import bearer_metadata
-from fedafd.rpc.sessions import session_metadata
 
 
 @pytest.fixture
@@ -85,24 +82,27 @@ def test_what_changed_for_others_during_the_look_is_nothing_to_a_caller(
     assert (callers.find("hash") is not None) is steady
 
 
-async def test_sessions_of_many_who_call_at_once_are_taken_in_few_transactions(world: World) -> None:
-    tokens = []
+async def test_those_who_call_at_once_are_looked_up_and_get_their_sessions_in_a_transaction_each(world: World) -> None:
+    """Asked for here and not over a line, which brings as many at once as the machine's load lets it."""
+    clients, hashes = [], []
     async with world.context.database.transaction() as session:
         for number in range(30):
-            client = await invite_client(session, "trial", f"s{number}", ParticipantKind.IMAGE, timedelta(hours=1))
-            tokens.append(client[1])
-    callers = []
-    for number, token in enumerate(tokens):
-        answer = await world.agents.Enroll(pb.EnrollRequest(token=token, kind=types_pb2.CLIENT_KIND_IMAGE))
-        callers.append((*bearer_metadata(answer.credential), *session_metadata(f"{number:016x}")))
-    begun: Counter[str] = Counter()
-
-    def count(_: Any) -> None:
-        begun["write"] += 1
-
-    event.listen(world.context.database.engine.sync_engine, "begin", count)
-    calls = [world.agents.FetchTask(pb.FetchTaskRequest(), metadata=caller) for caller in callers]
-    answers = await asyncio.gather(*calls)
-    assert all(answer.HasField("idle") for answer in answers)
-    # On PostgreSQL looks count, too: both engines are one.
-    assert begun["write"] <= 12  # and not 30
+            client, _ = await invite_client(session, "trial", f"s{number}", ParticipantKind.IMAGE, timedelta(hours=1))
+            client.credential_hash = hash_secret(client.id)
+            clients.append(client.id)
+            hashes.append(client.credential_hash)
+    looked: list[object] = []
+    event.listen(world.context.database.reading_engine.sync_engine, "begin", looked.append)
+    callers = await asyncio.gather(*map(world.context.looks.of, hashes))
+    assert [caller.client.id for caller in callers] == clients
+    assert len(looked) == 1
+    written: list[object] = []
+    event.listen(world.context.database.engine.sync_engine, "begin", written.append)
+    now = utc_now()
+    until = now + timedelta(minutes=1)
+    holds = [
+        Hold(client_id=client, own=f"{number:016x}", ended=(), now=now, until=until)
+        for number, client in enumerate(clients)
+    ]
+    assert all(await asyncio.gather(*map(world.context.holds.take, holds)))
+    assert len(written) == 1
