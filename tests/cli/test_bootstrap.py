@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -13,9 +15,10 @@ from tests.datasets import makers
 from tests.servers import child, free_port, wait_until
 from typer.testing import CliRunner
 
-from fedafd.cli.bootstrap import parse_invitation
+from fedafd.cli.bootstrap import RoundPlan, parse_invitation, plan_rounds
 from fedafd.cli.main import app
 from fedafd.cli.own_sites import parse_site
+from fedafd.client.federation import FederationClient
 from fedafd.domain.config import read_agent_config
 from fedafd.domain.errors import ConfigurationError, FedafdError
 from fedafd.domain.kinds import ClientKind, ParticipantKind
@@ -50,14 +53,14 @@ def _ready(url: str) -> bool:
         return False
 
 
-def _run(folder: Path, url: str) -> str:
+def _run(folder: Path, url: str, *more: str) -> str:
     (folder / "federation.yaml").write_text("name: trial\npreset: small\n")
     (folder / "key").write_text(f"{KEY}\n")
     arguments = ["bootstrap", "-f", str(folder / "federation.yaml"), "--api-key-file", str(folder / "key")]
     arguments += ["--options", '{"num_train": 8, "num_val": 4, "num_test": 4}', "--url", url]
     for name in ("images", "texts"):
         arguments += ["--client", f"{name}:{name.removesuffix('s')}:{folder}/{name}/token"]
-    done = CliRunner().invoke(app, arguments, catch_exceptions=True)
+    done = CliRunner().invoke(app, [*arguments, *more], catch_exceptions=True)
     if done.exception is not None:
         raise done.exception
     return done.output
@@ -122,6 +125,24 @@ def test_data_that_do_not_load_are_told_before_anything_is_made(
     assert "nowhere: no such folder" in str(failed.exception)
     headers = {"Authorization": f"Bearer {KEY}"}
     assert httpx.get(f"{url}/v1/federations", headers=headers).json()["items"] == []
+
+
+def test_the_same_command_again_starts_only_the_rounds_that_are_missing(url: str, tmp_path: Path) -> None:
+    _run(tmp_path, url)
+    asyncio.run(_enrol(_database(tmp_path), (tmp_path / "images" / "token").read_text().strip()))
+    with closing(FederationClient(url, KEY, "trial")) as federation:
+        federation.start_rounds(4)
+        with closing(sqlite3.connect(tmp_path / "fedafd.db")) as database, database:
+            for number, state in ((1, "failed"), (2, "completed"), (3, "completed")):
+                database.execute("UPDATE rounds SET state = ? WHERE number = ?", (state, number))
+        for wanted in (1, 2):
+            said = f"rounds: already complete, 2 of {wanted}; `fedafd round start -F trial` starts another\n"
+            assert said in _run(tmp_path, url, "--rounds", str(wanted))
+        assert len(federation.rounds()) == 4
+        going_on = ["rounds: 2 of 3 already complete", "round 4: is queued"]
+        assert plan_rounds(federation, 3) == RoundPlan([4], 0, going_on)
+        assert plan_rounds(federation, 5).missing == 2
+        assert plan_rounds(federation, 0) == RoundPlan([], 0, [])
 
 
 async def _enrol(database_url: str, token: str) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence, Set
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -23,12 +23,13 @@ from fedafd.cli.store import read_secret
 from fedafd.client.set_up import Invitation
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind
+from fedafd.domain.states import OPEN_ROUND_STATES, RoundState
 
 if TYPE_CHECKING:
     from fedafd.client.federation import FederationClient
     from fedafd.domain.config import FederationConfig
 
-__all__ = ["bootstrap", "parse_invitation"]
+__all__ = ["RoundPlan", "bootstrap", "parse_invitation", "plan_rounds"]
 
 _LOOK_SECONDS = 1.0
 
@@ -65,7 +66,13 @@ def bootstrap(
         str, typer.Option(envvar="FEDAFD_PUBLIC_OPTIONS", help="The adapter's options, as JSON.")
     ] = "{}",
     rounds: Annotated[
-        int, typer.Option(min=0, max=1000, help="Rounds to run afterwards, as soon as these clients' agents are there.")
+        int,
+        typer.Option(
+            min=0,
+            max=1000,
+            help="Rounds that the federation has completed afterwards: what is missing starts as soon as these clients'"
+            " agents are there.",
+        ),
     ] = 0,
 ) -> None:
     """Create a federation, push its public set and invite its clients; what is there already stays as it is."""
@@ -88,10 +95,15 @@ def bootstrap(
             typer.echo(line)
         for line in set_up_federation(rest, settings, public_set, invitations):
             typer.echo(line)
-        _say_next(config.name, sites, invitations, rounds)
-        if rounds:
+        plan = plan_rounds(rest, rounds)
+        for line in plan.lines:
+            typer.echo(line)
+        _say_next(rest, sites, invitations, waits=plan.missing > 0)
+        if plan.missing:
             _wait_for(rest, {invitation.name for invitation in invitations})
-            follow_rounds(control_plane, config.name, rest.start_rounds(rounds), output=OutputFormat.TABLE)
+            plan.open.extend(rest.start_rounds(plan.missing))
+        if plan.open:
+            follow_rounds(control_plane, config.name, plan.open, output=OutputFormat.TABLE)
     finally:
         rest.close()
         control_plane.close()
@@ -120,16 +132,45 @@ def _own_sites(sites: Sequence[OwnSite], url: str, aggregator: str | None) -> Se
     ]
 
 
-def _say_next(federation: str, sites: Sequence[OwnSite], invitations: Sequence[Invitation], rounds: int) -> None:
-    """Who has to do what now, on standard error."""
+class RoundPlan(NamedTuple):
+    """The rounds still to be run."""
+
+    open: list[int]
+    """Numbers of rounds that are queued or at work."""
+    missing: int
+    """How many to start."""
+    lines: Sequence[str]
+
+
+def plan_rounds(federation: FederationClient, wanted: int) -> RoundPlan:
+    """What is missing to `wanted` completed rounds; a round that failed or was cancelled does not count."""
+    if not wanted:
+        return RoundPlan([], 0, [])
+    states = {listed["number"]: listed["state"] for listed in federation.rounds()}
+    completed = sum(state == RoundState.COMPLETED for state in states.values())
+    if completed >= wanted:
+        more = f"`fedafd round start -F {federation.name}` starts another"
+        return RoundPlan([], 0, [f"rounds: already complete, {completed} of {wanted}; {more}"])
+    open_rounds = sorted(number for number, state in states.items() if state in OPEN_ROUND_STATES)
+    done = [f"rounds: {completed} of {wanted} already complete"] if completed else []
+    going_on = [f"round {number}: is {states[number]}" for number in open_rounds]
+    return RoundPlan(open_rounds, max(0, wanted - completed - len(open_rounds)), done + going_on)
+
+
+def _say_next(
+    federation: FederationClient, sites: Sequence[OwnSite], invitations: Sequence[Invitation], *, waits: bool
+) -> None:
+    """Who has to do what now, on standard error; nothing of sites whose agents are there."""
     own = {site.name for site in sites}
-    others = [invitation for invitation in invitations if invitation.name not in own]
-    steps = [run_command(site) for site in sites]
+    online = {client["name"] for client in federation.clients() if client["online"]}
+    others = [invitation for invitation in invitations if invitation.name not in own | online]
+    steps = [run_command(site) for site in sites if site.name not in online]
     words = "fedafd agent init, then fedafd agent run --token-file"
     steps += [f"at {invitation.name}, with {invitation.token_file}: {words}" for invitation in others]
-    if not rounds:
-        steps.append(f"fedafd round start -F {federation} --watch")
-    typer.echo("Next, each in a terminal of its own:" if rounds else "Next:", err=True)
+    if not waits:
+        steps.append(f"fedafd round start -F {federation.name} --watch")
+    if steps:
+        typer.echo("Next, each in a terminal of its own:" if waits else "Next:", err=True)
     for step in steps:
         typer.echo(f"  {step}", err=True)
 
