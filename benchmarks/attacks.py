@@ -38,6 +38,7 @@ _NONE = "none"
 _DEFENCES: dict[str, dict[str, Any]] = {
     _NONE: {"weight_cap": 1.0, "leave_out_copies": False},
     "default": {},
+    "strict": {"weight_cap": "strict"},
     "trimmed": {"trimmed_share": 0.3},
 }
 _NOBODY = "nobody"

@@ -77,9 +77,26 @@ def test_where_clients_agree_by_chance_only_being_nearer_has_to_be_plain() -> No
     assert not any(found([better, *weak]))
 
 
-def test_too_few_clients_and_a_majority_of_copies_mean_nobody() -> None:
-    assert found([GLOBAL, *(honest(seed) for seed in range(40, 38 + FEWEST_CLIENTS))]) == [False] * (FEWEST_CLIENTS - 1)
+def as_int8(reps_ND: Tensor) -> Tensor:
+    scale = reps_ND.abs().amax() / 127
+    return (reps_ND / scale).round() * scale
+
+
+@pytest.mark.parametrize("sent", [GLOBAL, GLOBAL.half().float(), as_int8(GLOBAL), 10 * GLOBAL])
+@pytest.mark.parametrize("others", [1, 3, 7])
+def test_what_adds_nothing_is_left_out_however_many_send_it_and_however_much_the_others_differ(
+    sent: Tensor, others: int
+) -> None:
+    # Such different ones that four deviations, twice, are beyond 1.
+    differing = [honest(60 + step, near=0.6 * step, common=0.0) for step in range(others)]
+    assert found([sent, *differing, sent]) == [True, *[False] * others, True]
+
+
+def test_the_same_from_all_and_mixed_copies_of_too_few_mean_nobody() -> None:
     assert not any(found([GLOBAL] * 6))
+    assert not any(found([GLOBAL]))
+    few = [mixed(), *(honest(seed) for seed in range(40, 38 + FEWEST_CLIENTS))]
+    assert found(few) == [False] * (FEWEST_CLIENTS - 1)
 
 
 def test_agreement_is_one_with_oneself_and_about_zero_with_chance() -> None:

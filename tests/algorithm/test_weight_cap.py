@@ -13,11 +13,11 @@ from torch import Tensor
 
 from fedafd.algorithm.checks import InvalidTensorError
 from fedafd.algorithm.distillation import MeanEnsemble, SimilarityEnsemble, similarity_weights
-from fedafd.algorithm.weight_cap import capped_scores, capped_weights, score_limit, share_cap
+from fedafd.algorithm.weight_cap import Cap, capped_scores, capped_weights, score_limit, share_cap
 from fedafd.domain.merge_tree import plan_merges
 
 quick = settings(max_examples=25, deadline=None)
-CAPS = st.one_of(st.none(), st.floats(0.01, 1.0))
+CAPS = st.one_of(st.sampled_from(["auto", "strict"]), st.floats(0.01, 1.0))
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def oracle(scores: list[float], caps: list[float]) -> list[float]:
 
 @quick
 @given(st.integers(1, 12), st.sampled_from([0.0, 0.1, 3.0, 40.0]), CAPS, st.integers(0, 10**6))
-def test_weights_are_those_of_a_slow_search(count: int, scale: float, cap: float | None, seed: int) -> None:
+def test_weights_are_those_of_a_slow_search(count: int, scale: float, cap: Cap, seed: int) -> None:
     scores_KN = drawn(count, 4, scale, seed, torch.float64)
     caps_K = torch.full((count,), share_cap(cap, count), dtype=torch.float64)
     found_KN = capped_weights(scores_KN, caps_K)
@@ -56,9 +56,7 @@ def test_weights_are_those_of_a_slow_search(count: int, scale: float, cap: float
 
 @quick
 @given(st.integers(1, 40), st.sampled_from([0.0, 1.0, 30.0, 1e4, 1e30]), CAPS, st.integers(0, 10**6))
-def test_no_client_weighs_more_than_its_cap_whatever_the_scores(
-    count: int, scale: float, cap: float | None, seed: int
-) -> None:
+def test_no_client_weighs_more_than_its_cap_whatever_the_scores(count: int, scale: float, cap: Cap, seed: int) -> None:
     scores_KN, share = drawn(count, 30, scale, seed), share_cap(cap, count)
     weights_KN = capped_weights(scores_KN, torch.full((count,), share, dtype=torch.float64))
     assert float(weights_KN.max()) <= share * (1 + 1e-12)
@@ -70,7 +68,7 @@ def test_no_client_weighs_more_than_its_cap_whatever_the_scores(
 @quick
 @given(st.integers(1, 20), st.sampled_from([0.01, 0.3, 3.0]), st.integers(0, 10**6))
 def test_where_nobody_exceeds_the_cap_every_bit_is_that_of_plain_sed(count: int, scale: float, seed: int) -> None:
-    scores_KN, share = drawn(count, 50, scale, seed), share_cap(None, count)
+    scores_KN, share = drawn(count, 50, scale, seed), share_cap("auto", count)
     limit_N = score_limit(scores_KN, torch.full((count,), share, dtype=torch.float64))
     free_N = scores_KN.double().softmax(dim=0).max(dim=0).values < share - 1e-9
     for scores_N in scores_KN:
@@ -83,7 +81,18 @@ def test_one_and_two_clients_are_never_capped_by_default(count: int, scale: floa
     scores_KN = drawn(count, 500, scale, 7)
     limit_N = score_limit(scores_KN, torch.ones(count, dtype=torch.float64))
     for scores_N in scores_KN:
-        assert torch.equal(capped_scores(scores_N, limit_N, share_cap(None, count)), scores_N)
+        assert torch.equal(capped_scores(scores_N, limit_N, share_cap("auto", count)), scores_N)
+
+
+@quick
+@given(st.integers(3, 40), st.sampled_from([1.0, 30.0, 1e30]), st.integers(0, 10**6))
+def test_with_a_strict_cap_thirty_percent_of_the_clients_weigh_at_most_thirty_five(
+    count: int, scale: float, seed: int
+) -> None:
+    share = share_cap("strict", count)
+    weights_KN = capped_weights(drawn(count, 20, scale, seed), torch.full((count,), share, dtype=torch.float64))
+    largest_KN = weights_KN.sort(dim=0, descending=True).values
+    assert float(largest_KN[: math.floor(0.3 * count)].sum(dim=0).max()) <= 0.35 + 1e-9
 
 
 def test_caps_that_sum_to_one_are_the_weights() -> None:
@@ -107,7 +116,7 @@ def test_capped_states_merge_in_any_order_to_the_capped_ensemble(count: int, see
     rng = torch.Generator().manual_seed(seed)
     rows = torch.nn.functional.normalize(torch.randn(count, 9, 6, generator=rng, dtype=torch.float64), dim=2)
     global_ND = rows[0]  # the first client copies
-    share = share_cap(None, count)
+    share = share_cap("auto", count)
     caps_K = torch.full((count,), share, dtype=torch.float64)
     ensembles = [SimilarityEnsemble(global_ND, 0.05) for _ in range(count)]
     for ensemble, reps_ND in zip(ensembles, rows, strict=True):
@@ -134,7 +143,7 @@ def test_the_uniform_mean_stays_as_it_is() -> None:
     ensemble = MeanEnsemble(global_ND)
     ensemble.add(global_ND)
     before = ensemble.state()
-    ensemble.cap(torch.full((5,), math.log(3), dtype=torch.float64), share_cap(None, 3))
+    ensemble.cap(torch.full((5,), math.log(3), dtype=torch.float64), share_cap("auto", 3))
     assert torch.equal(ensemble.state()["running_max"], before["running_max"])
 
 
@@ -167,7 +176,7 @@ def test_a_share_that_makes_no_sense_is_refused(cap: float, count: int) -> None:
 
 def test_the_tree_gives_the_same_bits_whoever_was_first() -> None:
     rows = torch.nn.functional.normalize(torch.randn(11, 7, 5, generator=torch.Generator().manual_seed(1)), dim=2)
-    share = share_cap(None, 11)
+    share = share_cap("auto", 11)
 
     def merged_after(order: list[int]) -> Tensor:
         leaves: dict[int, SimilarityEnsemble | None] = {}

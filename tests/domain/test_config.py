@@ -318,7 +318,13 @@ def test_a_pipe_is_refused_without_waiting(tmp_path: Path, read: Callable[[Path]
 
 @pytest.mark.parametrize(
     ("values", "cap"),
-    [({}, "auto"), ({"preset": "small"}, "auto"), ({"preset": "paper"}, None), ({"strategy": "creamfl"}, None)],
+    [
+        ({}, "auto"),
+        ({"preset": "small"}, "auto"),
+        ({"distillation": {"weight_cap": "strict"}}, "strict"),
+        ({"preset": "paper"}, None),
+        ({"strategy": "creamfl"}, None),
+    ],
     ids=str,
 )
 def test_weights_are_capped_but_where_a_method_is_kept_to_the_letter(values: dict[str, Any], cap: str | None) -> None:

@@ -66,6 +66,14 @@ def test_a_copy_weighs_most_without_a_cap_and_no_more_than_two_shares_with_it(ta
     assert min(each.agreement or 0 for each in found[1:]) > 0.3
 
 
+def test_with_a_strict_cap_three_of_ten_weigh_at_most_thirty_five_percent_whatever_they_mix_in() -> None:
+    chosen = config(leave_out_copies=False, weight_cap="strict", temperature=0.02)
+    clients = [unit(CENTRED + 0.5 * honest(seed)) for seed in range(3)] + [honest(seed) for seed in range(20, 27)]
+    weights = [each.weight for each in weighed(chosen, states_of(chosen, clients)).contributions]
+    assert sum(weights) == pytest.approx(1)
+    assert 0.34 < sum(weights[:3]) <= 0.35 + 1e-9
+
+
 def test_the_merged_states_hold_the_weights_that_are_told() -> None:
     chosen = config(leave_out_copies=False, normalise_aggregate=False, weight_cap=0.15)
     clients = [CENTRED, *(honest(seed) for seed in range(20, 29))]
@@ -82,7 +90,7 @@ def test_the_merged_states_hold_the_weights_that_are_told() -> None:
 def test_one_and_two_clients_merge_to_the_bits_of_no_cap() -> None:
     chosen = config()
     for count in (1, 2):
-        states = states_of(chosen, [CENTRED, honest(3)][:count])
+        states = states_of(chosen, [honest(2), honest(3)][:count])
         found = weighed(chosen, states)
         assert merge_states(states, found.limit) == merge_states(states)
         assert sum(each.weight for each in found.contributions) == pytest.approx(1)

@@ -34,6 +34,8 @@ little among themselves leave little deviation)."""
 _ALONE = 2.0
 """So many times as much where agreement says nothing."""
 _LEAST_AGREEMENT = 0.5
+_NOTHING_ADDED = 0.9999
+"""From this mean cosine on, what is left of the rows is rounding of what travels, int8 included."""
 _CHANCE = 4.0
 _AT_ONCE = 64
 _COSINES_AT_ONCE = 1 << 24
@@ -83,22 +85,27 @@ def agreements(added_KSD: Tensor) -> Tensor:
 
 @torch.no_grad()
 def near_copies(similarities_K: Tensor, agreements_K: Tensor, *, num_samples: int, dim: int) -> Tensor:
-    """Who is much nearer to the global representations than the others are, and adds nothing that agrees: bool [K].
+    """Who adds nothing to the ensemble but the weight of the global representations: bool [K].
 
-    Both are needed, so that neither an honest site that is unusual nor one that is better than the others is meant: the
-    first is farther from the global representations, what the second adds agrees. Where clients are so weak that the
-    usual agreement is no more than chance gives, being nearer has to be twice as plain, and is enough. Nobody is meant
-    where there are fewer than FEWEST_CLIENTS.
+    Rows that are the global ones up to rounding add nothing, whoever sends them, so that to leave them out loses
+    nothing; unless nobody sends others. Of the rest those who are much nearer to the global representations than the
+    others are, and add nothing that agrees. Both are needed, so that neither an honest site that is unusual nor one
+    that is better than the others is meant: the first is farther from the global representations, what the second adds
+    agrees. Where clients are so weak that the usual agreement is no more than chance gives, being nearer has to be
+    twice as plain, and is enough. Of fewer than FEWEST_CLIENTS that add something nobody is meant.
     """
-    if len(similarities_K) < FEWEST_CLIENTS:
-        return torch.zeros(len(similarities_K), dtype=torch.bool)
     similar_K, agree_K = similarities_K.double(), agreements_K.double()
-    usual, agreed = similar_K.quantile(0.5), agree_K.quantile(0.5)
-    deviation = _DEVIATION_OF_MAD * (similar_K - usual).abs().quantile(0.5)
+    same_K = similar_K >= _NOTHING_ADDED
+    if bool(same_K.all()):
+        return torch.zeros_like(same_K)
+    if int((~same_K).sum()) < FEWEST_CLIENTS:
+        return same_K
+    usual, agreed = similar_K[~same_K].quantile(0.5), agree_K[~same_K].quantile(0.5)
+    deviation = _DEVIATION_OF_MAD * (similar_K[~same_K] - usual).abs().quantile(0.5)
     step = torch.maximum(_DEVIATIONS * deviation, _STEP * (1 - usual))
     if float(agreed) * (num_samples * dim) ** 0.5 < _CHANCE:
-        return similar_K > usual + _ALONE * step
-    return (similar_K > usual + step) & (agree_K < _LEAST_AGREEMENT * agreed)
+        return same_K | (similar_K > usual + _ALONE * step)
+    return same_K | ((similar_K > usual + step) & (agree_K < _LEAST_AGREEMENT * agreed))
 
 
 def num_trimmed(share: float, num_clients: int) -> int:

@@ -9,25 +9,33 @@ Shape legend: K clients holding the modality, N public samples, B samples at onc
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from fedafd.algorithm.checks import InvalidTensorError, check_finite, check_shape
 
-__all__ = ["capped_scores", "capped_weights", "score_limit", "share_cap"]
+__all__ = ["Cap", "capped_scores", "capped_weights", "score_limit", "share_cap"]
+
+Cap = float | Literal["auto", "strict"]
+"""The most that a client may weigh, 0 to 1; or twice an equal share (auto), or 7/6 of one (strict)."""
+_EQUAL_SHARES = {"auto": 2.0, "strict": 7 / 6}
+"""With 7/6, clients that are at most 30 % of all weigh at most 35 % together, whatever they send."""
 
 _NUMBERS_AT_ONCE = 1 << 22
 _SMALLEST_REST = 1e-9
 """Less than that is rounding of shares that sum to 1."""
 
 
-def share_cap(cap: float | None, num_clients: int) -> float:
-    """The most that one of so many clients may weigh, 0 to 1: `cap`, or 2 / K where it is None; never below 1 / K."""
+def share_cap(cap: Cap, num_clients: int) -> float:
+    """The most that one of `num_clients` may weigh, 0 to 1: never below an equal share."""
     if num_clients < 1:
         raise InvalidTensorError(f"num_clients: expected 1 or more, got {num_clients}")
-    if cap is not None and not 0 < cap <= 1:
+    if not isinstance(cap, str) and not 0 < cap <= 1:
         raise InvalidTensorError(f"cap: expected a number above 0 to 1, got {cap}")
-    return min(1.0, max(2 / num_clients if cap is None else cap, 1 / num_clients))
+    most = _EQUAL_SHARES[cap] / num_clients if isinstance(cap, str) else cap
+    return min(1.0, max(most, 1 / num_clients))
 
 
 @torch.no_grad()

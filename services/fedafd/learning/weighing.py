@@ -89,9 +89,9 @@ def weigh(config: FederationConfig, sheets: Sequence[bytes]) -> Weighed:
     kept = [position for position in range(len(read)) if position not in copies]
     trimmed = _trimmed(config, {position: read[position] for position in kept if "every" in read[position]})
     counts = [int(read[position]["count"]) for position in kept]
-    cap = config.distillation.weight_cap
+    cap = config.distillation.weight_cap or 1.0
     num_left = sum(counts) - (int(torch.stack(list(trimmed.values())).sum(dim=0).max()) if trimmed else 0)
-    share = max(share_cap(None if cap == "auto" else cap, sum(counts)), 1 / num_left)
+    share = max(share_cap(cap, sum(counts)), 1 / num_left)
     caps_K = torch.tensor([min(1.0, share * count) for count in counts], dtype=torch.float64)
     scores_KN = torch.stack([_scores(read[position], trimmed.get(position)) for position in kept])
     weights = dict(zip(kept, capped_weights(scores_KN, caps_K).mean(dim=1).tolist(), strict=True))
