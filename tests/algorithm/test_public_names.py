@@ -74,7 +74,7 @@ PUBLIC = {
     "pooling": {"fit_pool", "fit_weights", "pooled", "pooled_labels"},
     "bounded_ranks": {"LEAST_DIM", "Side", "bounded_ranks", "has_rounded_products", "leave_out_own"},
     "ranks": {"TIE_ULPS", "retrieval_ranks"},
-    "weight_cap": {"Cap", "capped_scores", "capped_weights", "score_limit", "share_cap"},
+    "weight_cap": {"capped_scores", "capped_weights", "score_limit", "share_cap"},
     "similarity": {"has_bfloat16", "scores_unchecked", "similarity_scores"},
 }
 

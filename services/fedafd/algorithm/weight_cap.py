@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedafd.algorithm.checks import InvalidTensorError, check_finite, check_shape
 
-__all__ = ["Cap", "capped_scores", "capped_weights", "score_limit", "share_cap"]
+__all__ = ["capped_scores", "capped_weights", "score_limit", "share_cap"]
 
 Cap = float | Literal["auto", "strict"]
 """The most that a client may weigh, 0 to 1; or twice an equal share (auto), or 7/6 of one (strict)."""
