@@ -6,6 +6,7 @@ import pytest
 
 from fedafd.cli.simulate_left import TimeLeft
 from fedafd.simulation.experiment import RunKey
+from fedafd.simulation.worker import Now
 
 RUNS = [RunKey(scenario="iid", strategy=name, seed=0) for name in ("local", "fedafd", "creamfl", "fedmd")]
 START, RUN = 45.0, 400.0
@@ -20,14 +21,14 @@ def told_at(seconds: float, *, server_share: float = 0.0) -> tuple[float | None,
     left, done, told = TimeLeft(RUNS, []), [], None
     begins = [START + n * RUN - max(n - 1, 0) * server_share * RUN for n in range(len(RUNS))]
     for tick in range(int(2 * seconds) + 1):
-        now, at_work = tick / 2, {RUNS[0]: 0.0} if tick > 10 else {}
+        now, at_work = tick / 2, {RUNS[0]: Now(1, 0.0, "")} if tick > 10 else {}
         for n, (key, begin) in enumerate(zip(RUNS, begins, strict=True)):
             share = (now - begin) / RUN + (server_share if n and now > begin + 1 else 0.0)
             if share >= 1 and key not in done:
                 done.append(key)
             elif begin <= now and key not in done:
-                at_work[key] = share
-        told = left.seconds(now, done, {key: share for key, share in at_work.items() if key not in done})
+                at_work[key] = Now(1, share, "")
+        told = left.seconds(now, done, {key: at for key, at in at_work.items() if key not in done})
     end = begins[-1] + (1 - server_share) * RUN
     return told, end - seconds
 
@@ -57,5 +58,5 @@ def test_a_run_that_is_left_over_has_a_worker_to_itself(seconds: float) -> None:
     for tick in range(int(2 * seconds) + 1):
         shares = {key: (tick / 2 - number // 2 * 100) / 100 for number, key in enumerate(runs)}
         done = [key for key, share in shares.items() if share >= 1]
-        told = left.seconds(tick / 2, done, {key: share for key, share in shares.items() if 0 <= share < 1})
+        told = left.seconds(tick / 2, done, {key: Now(1, share, "") for key, share in shares.items() if 0 <= share < 1})
     assert told == pytest.approx(300 - seconds, rel=0.05)

@@ -12,7 +12,7 @@ from tests.simulation.test_simulate import TINY, figures
 from fedafd.domain.config import parse_federation_config
 from fedafd.domain.kinds import ClientKind
 from fedafd.learning import waypoints
-from fedafd.simulation.effort import DISTIL, PREPARE, ClientSize, Effort
+from fedafd.simulation.effort import DISTIL, EVALUATE, PREPARE, ClientSize, Effort
 from fedafd.simulation.experiment import ExperimentConfig, RunKey, read_experiment
 from fedafd.simulation.run import run_one
 
@@ -92,7 +92,7 @@ def test_shares_rise_evenly_to_one() -> None:
     )
     sizes = {"a": ClientSize(ClientKind.IMAGE, 100, 10), "b": ClientSize(ClientKind.PAIR, 50, 10)}
     effort = Effort(config, 200, sizes, rounds=3)
-    stages = [PREPARE, "a", "b", DISTIL]
+    stages = [PREPARE, "a", "b", DISTIL, EVALUATE]
     shares = [effort.share(n, stage, f) for n in (1, 2, 3) for stage in stages for f in (0.0, 0.5, 1.0)]
     assert shares == sorted(shares)
     assert shares[0] == 0.0

@@ -1,6 +1,7 @@
-"""How long a simulation may still take, from the speed of its second half so far: what a start costs is no speed.
+"""How long a simulation may still take: what its workers measured of their stages says it (fedafd.simulation.forecast).
 
-The speed is that of one run. Runs that wait are dealt to the workers as they come free, since the last of them often
+Before they know it is told from the speed of the second half so far, which is that of one run: what a start costs is no
+speed. Runs that wait are dealt to the workers as they come free, since the last of them often
 has the machine to itself.
 """
 
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from fedafd.simulation.experiment import RunKey
+    from fedafd.simulation.forecast import WholeRun
+    from fedafd.simulation.worker import Now
 
 __all__ = ["TimeLeft"]
 
@@ -45,9 +48,31 @@ class TimeLeft:
         """From the half of the time since work began."""
         self._begun: float | None = None
         self._workers = 1
+        self._whole: dict[str, WholeRun] = {}
+        """By strategy, as last told."""
 
-    def seconds(self, now: float, done: Collection[RunKey], at_work: Mapping[RunKey, float]) -> float | None:
+    def seconds(self, now: float, done: Collection[RunKey], doing: Mapping[RunKey, Now]) -> float | None:
         """Seconds left at the time `now`; None as long as nobody can know."""
+        at_work = {key: at.share for key, at in doing.items()}
+        told = self._by_share(now, done, at_work)
+        for at in doing.values():
+            self._whole.update(at.whole_runs)
+        busy = {key: self._whole_left(key) if at.seconds_left is None else at.seconds_left for key, at in doing.items()}
+        waiting = [self._whole_left(key) for key in self._runs if key not in at_work and self._shares.get(key) != 1]
+        lefts = [left for left in (*busy.values(), *waiting) if left is not None]
+        if not busy or len(lefts) < len(busy) + len(waiting):
+            return told
+        return self._last_end(lefts[: len(busy)], lefts[len(busy) :])
+
+    def _whole_left(self, key: RunKey) -> float | None:
+        """Of a run that tells nothing itself, by what its strategy's runs take."""
+        whole = self._whole.get(key.strategy)
+        if whole is None:
+            return None
+        first = key == next(run for run in self._runs if run.seed == key.seed)
+        return (whole.alone if first else whole.after_others) * (1 - self._shares.get(key, 0.0))
+
+    def _by_share(self, now: float, done: Collection[RunKey], at_work: Mapping[RunKey, float]) -> float | None:
         speed = self._speed(now)
         for key, share in {**at_work, **dict.fromkeys(done, 1.0)}.items():
             self._look(key, share, None if speed is None else speed * len(at_work) * (now - self._looks[-1].at))
@@ -96,6 +121,10 @@ class TimeLeft:
             for key in self._runs
             if key not in at_work and self._shares.get(key) != 1
         ]
+        return self._last_end(busy, waiting)
+
+    def _last_end(self, busy: Sequence[float], waiting: Sequence[float]) -> float:
+        """When the last worker ends: runs that wait are begun in order by those that are free first."""
         free_after = [*busy, *[0.0] * (self._workers - len(busy))]
         heapq.heapify(free_after)
         for work in waiting:

@@ -20,6 +20,7 @@ from fedafd.cli.simulate_table import done_figures, done_table
 if TYPE_CHECKING:
     from fedafd.simulation.experiment import ExperimentConfig, RunKey
     from fedafd.simulation.summary import Row
+    from fedafd.simulation.worker import Now
 
 __all__ = ["SimulationView"]
 
@@ -77,8 +78,8 @@ class SimulationView:
         console = self._console if self._console.is_terminal else self._lines
         console.print(escape(text), highlight=False, soft_wrap=True)
 
-    def update(self, now: dict[RunKey, tuple[int, float, str]]) -> None:
-        """Show what each run at work does: its round, the share of the run that is done, and words."""
+    def update(self, now: dict[RunKey, Now]) -> None:
+        """Show what each run at work does."""
         done = self._done()
         self._rows |= done_figures(self._output, [key for key in done if key not in self._rows])
         now = {key: at for key, at in now.items() if key not in done}
@@ -86,21 +87,21 @@ class SimulationView:
             self._bars.remove_task(self._at_work.pop(key))
             if key in done:
                 self.say(f"{key.name}: done{self._in_figures(key)}")
-        for key, (number, share, words) in now.items():
+        for key, at in now.items():
             if key not in self._at_work:
                 self._at_work[key] = self._bars.add_task(escape(key.name), total=1.0, words="")
-            line = f"round {number} of {self._rounds}, {words}"
-            self._bars.update(self._at_work[key], completed=share, words=escape(line))
-        whole = len(done) + sum(share for _, share, _ in now.values())
-        seconds = self._time_left.seconds(self._clock(), done, {key: share for key, (_, share, _) in now.items()})
+            line = f"round {at.round} of {self._rounds}, {at.activity}"
+            self._bars.update(self._at_work[key], completed=at.share, words=escape(line))
+        whole = len(done) + sum(at.share for at in now.values())
+        seconds = self._time_left.seconds(self._clock(), done, now)
         left = "time left not known yet" if seconds is None else f"about {duration_words(seconds)} left"
         words = f"{len(done)} of {len(self._runs)} runs done, {left}"
         self._bars.update(self._whole, completed=whole, words=words)
         if not self._console.is_terminal and self._clock() >= self._next_line:
             self._next_line = self._clock() + _LINE_SECONDS
             self.say(f"{words} ({whole / len(self._runs):.0%})")
-            for key, (number, share, activity) in now.items():
-                self.say(f"  {key.name}: round {number} of {self._rounds}, {activity} ({share:.0%})")
+            for key, at in now.items():
+                self.say(f"  {key.name}: round {at.round} of {self._rounds}, {at.activity} ({at.share:.0%})")
 
     def _in_figures(self, key: RunKey) -> str:
         row = self._rows.get(key)

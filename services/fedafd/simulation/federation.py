@@ -32,7 +32,7 @@ from fedafd.learning.server_round import Prepared, evaluate, initial_server_stat
 from fedafd.learning.waypoints import Waypoints
 from fedafd.learning.weighing import score_sheet, weigh
 from fedafd.simulation.cost import Traffic, bytes_to_fetch
-from fedafd.simulation.effort import DISTIL, PREPARE
+from fedafd.simulation.effort import DISTIL, EVALUATE, PREPARE
 from fedafd.simulation.round_stages import UNKEPT, RoundStages
 from fedafd.simulation.server_stages import ServerStages
 
@@ -167,12 +167,15 @@ class Federation:
                 down += len(updates[-1]) if before.averages else 0  # an average has the layout of what it is of
             traffic[client.name] = Traffic(up, down)
         state, contributions = self.distilled(prepared, number, uploads, ages, watch=watch, stages=stages)
+        watch(EVALUATE, 0.0, "server: evaluation")
+        evaluated = evaluate(config=self.config, state=state, samples=self.public[evaluate_on], device=self.device)
+        watch(EVALUATE, 1.0, "server: evaluation")
         return FederationProgress(
             round_number=number,
             server_state=state,
             clients=after,
             averages=average_updates(updates) if updates else {},
-            server=evaluate(config=self.config, state=state, samples=self.public[evaluate_on], device=self.device),
+            server=evaluated,
             representations=prepared.representations,
             bundles=prepared.bundles,
             uploads=uploads,
@@ -186,6 +189,7 @@ class Federation:
     ) -> Prepared:
         """What the server makes for the round after `before`, its representations as they arrive at the sites."""
         number = before.round_number + 1
+        watch(PREPARE, 0.0, "server: preparing")
         state = before.server_state or initial_server_state(
             config=self.config, captions=self.public["train"].captions, seed=self.config.seed
         )

@@ -31,11 +31,11 @@ from fedafd.simulation.files import read_json
 from fedafd.simulation.kept_runs import check_kept_runs
 from fedafd.simulation.no_effect import settings_without_effect
 from fedafd.simulation.run import SERVER_STAGES
-from fedafd.simulation.worker import NOW, Job, serve
+from fedafd.simulation.worker import NOW, Job, Now, serve
 
 __all__ = ["AtWork", "default_workers", "run_experiment"]
 
-AtWork = dict[RunKey, tuple[int, float, str]]
+AtWork = dict[RunKey, Now]
 _LOOK_SECONDS = 0.5
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -67,8 +67,8 @@ def run_experiment(
     weights must be there: ConfigurationError, DataError.
 
     A run that fails, or whose process is killed, leaves its reason (fedafd.simulation.failures) and the others go on;
-    the same call tries it again. `look` is told twice a second what each run at work does: its round, the share of the
-    run that is done, words; `tell` hears what else happens. Whatever ends this call ends the workers. Raises
+    the same call tries it again. `look` is told twice a second what each run at work does; `tell` hears what else
+    happens. Whatever ends this call ends the workers. Raises
     ConflictError while another simulation works in `output`.
     """
     devices = device_names(device, _gpus())
@@ -212,7 +212,7 @@ def _at_work(output: Path, keys: Iterable[RunKey]) -> AtWork:
             now = read_json(output / key.folder / NOW)
         except DataError:
             continue
-        at_work[key] = (int(now["round"]), float(now["fraction"]), str(now["activity"]))
+        at_work[key] = Now.from_json(now)
     return at_work
 
 

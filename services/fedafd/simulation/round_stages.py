@@ -20,6 +20,7 @@ from fedafd.simulation.files import write_folder
 
 __all__ = ["UNKEPT", "RoundStages"]
 
+_CLIENT, _WAY = "client-", ".way"
 _STATE, _TENSORS, _FACTS, _SCORES = "state", "tensors", "facts", "scores"
 
 
@@ -33,16 +34,23 @@ class RoundStages:
         """Where a stage's result lies once it is there."""
         return None if self._folder is None else self._folder / stage
 
+    def begun(self) -> frozenset[str]:
+        """Names of the stages of which something is kept (fedafd.simulation.effort)."""
+        if self._folder is None or not self._folder.exists():
+            return frozenset()
+        kept = {path.name.removesuffix(_WAY) for path in self._folder.iterdir()}
+        return frozenset(name.removeprefix(_CLIENT) for name in kept)
+
     def waypoints(self, stage: str) -> Waypoints:
         """Where a stage keeps how far it came."""
-        return NOWHERE if self._folder is None else Waypoints(self._folder / f"{stage}.way")
+        return NOWHERE if self._folder is None else Waypoints(self._folder / f"{stage}{_WAY}")
 
     def client(self, name: str, train: Callable[[Waypoints], ClientRound]) -> ClientRound:
         """A client's part, done by `train` unless it is there."""
-        folder = self.file(f"client-{name}")
+        folder = self.file(f"{_CLIENT}{name}")
         if folder is not None and folder.exists():
             return _read(folder)
-        trained = train(self.waypoints(f"client-{name}"))
+        trained = train(self.waypoints(f"{_CLIENT}{name}"))
         if folder is not None:
             write_folder(folder, _files(trained))
         return trained

@@ -13,7 +13,7 @@ splits are read once.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,11 @@ from fedafd.learning.tasks import find_task
 from fedafd.simulation.choice import RoundChoice
 from fedafd.simulation.cost import Meter, cost_of
 from fedafd.simulation.data import PUBLIC_SET, load_run_data
-from fedafd.simulation.effort import ClientSize, Effort
+from fedafd.simulation.effort import ClientSize
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
 from fedafd.simulation.federation import ClientProgress, Federation, FederationProgress, SimulatedClient
 from fedafd.simulation.files import read_json, write_json
+from fedafd.simulation.forecast import Forecast
 from fedafd.simulation.kept_runs import note_run
 from fedafd.simulation.round_stages import RoundStages
 from fedafd.tracking.run import TrackedRun, lasting_id
@@ -44,6 +45,8 @@ __all__ = ["SERVER_STAGES", "run_one", "score_of"]
 Watch = Callable[[int, float, str], None]
 """Told of the round at work, the share of the run that is done, and in words what is being done."""
 _STAGES = "round-"
+STAGE_SECONDS = "stage_seconds"
+"""In a round's entry of progress.json: work and seconds of its stages by kind (fedafd.simulation.effort)."""
 SERVER_STAGES = "server"
 """Folder below an experiment's output: stages of the server that its runs have in common."""
 
@@ -63,9 +66,10 @@ def run_one(
     device: str = "auto",
     keep_models: bool = False,
     watch: Watch = lambda _, __, ___: None,
+    forecast: Forecast | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Do a run, from where it was left; `tell` gets a line for what does not stop it.
+    """Do a run, from where it was left; `tell` gets a line for what does not stop it, `forecast` hears of its stages.
 
     Returns the content of result.json. Raises what the roles raise.
     """
@@ -81,22 +85,30 @@ def run_one(
     run.federation.check_budgets(experiment.rounds)
     run.open()
     sizes = {c.name: ClientSize(c.kind, len(c.data.train), len(c.data.val)) for c in clients}
-    effort = Effort(config, len(public["train"]), sizes, experiment.rounds)
+    forecast = forecast or Forecast(experiment)
+    effort = forecast.begin(key, len(public["train"]), sizes)
+    for entry in run.rounds:
+        forecast.learn(entry.get(STAGE_SECONDS, {}))
     with closing(_trackers(experiment, key, output, tell)) as trackers:
         trackers.show(_points(run.rounds))
         for number in range(run.progress.round_number + 1, experiment.rounds + 1):
             meter = Meter(run.federation.device)
             absent = experiment.absent(key, number, [client.name for client in clients])
-            finished = run.federation.run_round(
-                run.progress,
-                absent=absent,
-                watch=lambda stage, f, a, n=number: watch(n, effort.share(n, stage, f), a),  # type: ignore[misc]
-                stages=RoundStages(run.stages(number)),
-            )
-            run.keep(finished, meter.read())
+            stages = RoundStages(run.stages(number))
+            begun = stages.begun()
+
+            def at(stage: str, fraction: float, words: str, number: int = number, begun: Set[str] = begun) -> None:
+                forecast.at(number, stage, fraction, kept=stage in begun)
+                watch(number, effort.share(number, stage, fraction), words)
+
+            finished = run.federation.run_round(run.progress, absent=absent, watch=at, stages=stages)
+            forecast.ended()
+            run.keep(finished, {**meter.read(), STAGE_SECONDS: forecast.measured()})
             trackers.show(_points(run.rounds))
+    forecast.testing()
     watch(experiment.rounds, 1.0, "test")
     result = run.result(key)
+    forecast.ended()
     write_json(folder / "result.json", result)
     run.stages(0)
     if not keep_models:
@@ -171,7 +183,7 @@ class _Run:
                 shutil.rmtree(path, ignore_errors=True)
         return self.folder / f"{_STAGES}{number}"
 
-    def keep(self, finished: FederationProgress, used: Mapping[str, float]) -> None:
+    def keep(self, finished: FederationProgress, used: Mapping[str, Any]) -> None:
         """Files first, then progress.json in one step, then away with what nobody needs any more."""
         number = finished.round_number
         assert finished.server_state is not None

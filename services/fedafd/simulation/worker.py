@@ -8,21 +8,44 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fedafd.learning.feature_cache import keep_features
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
 from fedafd.simulation.failures import Failure, failure_of, forget_failure
 from fedafd.simulation.files import write_json
+from fedafd.simulation.forecast import Forecast, WholeRun
 from fedafd.simulation.run import run_one
 
-__all__ = ["NOW", "Job", "serve"]
+__all__ = ["NOW", "Job", "Now", "serve"]
 
 NOW = "now.json"
 """What a run at work does, in its folder."""
-_WRITE_SECONDS = 0.25
+_WRITE_SECONDS, _WHOLE_SECONDS = 0.25, 5.0
+
+
+class Now(NamedTuple):
+    """What a run at work does."""
+
+    round: int
+    share: float
+    """Of the run, that is done."""
+    activity: str
+    seconds_left: float | None = None
+    whole_runs: Mapping[str, WholeRun] = {}
+    """How long a run of each strategy takes, as far as this run's worker can know."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As now.json holds it."""
+        return self._asdict()
+
+    @classmethod
+    def from_json(cls, now: Mapping[str, Any]) -> Now:
+        """From a now.json."""
+        return cls(**{**now, "whole_runs": {name: WholeRun(*whole) for name, whole in now["whole_runs"].items()}})
 
 
 class Job(NamedTuple):
@@ -44,12 +67,13 @@ def serve(requests: Connection, job: Job) -> None:
     _prepare(job.threads, job.device)
     keep_features(Path(job.output) / "features")
     experiment = ExperimentConfig.model_validate_json(job.experiment)
+    forecast = Forecast(experiment)
     while True:
         try:
             key = RunKey.model_validate(requests.recv())
         except EOFError:
             return
-        failure = _work(experiment, key, job)
+        failure = _work(experiment, key, job, forecast)
         requests.send(failure)
         if failure is not None and not failure.expected:
             return
@@ -77,14 +101,19 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(experiment: ExperimentConfig, key: RunKey, job: Job) -> Failure | None:
+def _work(experiment: ExperimentConfig, key: RunKey, job: Job, forecast: Forecast) -> Failure | None:
     folder = Path(job.output) / key.folder
-    written_at = 0.0
+    written_at, whole_at = 0.0, 0.0
+    whole_runs: Mapping[str, WholeRun] = {}
 
-    def watch(number: int, fraction: float, activity: str) -> None:
-        nonlocal written_at
-        if time.monotonic() >= written_at + _WRITE_SECONDS:
-            write_json(folder / NOW, {"round": number, "fraction": fraction, "activity": activity})
+    def watch(number: int, share: float, activity: str) -> None:
+        nonlocal written_at, whole_at, whole_runs
+        now = time.monotonic()
+        if now >= written_at + _WRITE_SECONDS:
+            if now >= whole_at + _WHOLE_SECONDS:
+                whole_runs, whole_at = forecast.whole_runs(), now
+            at = Now(number, share, activity, forecast.seconds_left(), whole_runs)
+            write_json(folder / NOW, at.to_json())
             written_at = time.monotonic()
 
     def tell(line: str) -> None:
@@ -94,7 +123,16 @@ def _work(experiment: ExperimentConfig, key: RunKey, job: Job) -> Failure | None
         folder.mkdir(parents=True, exist_ok=True)
         forget_failure(folder)
         output = Path(job.output)
-        run_one(experiment, key, output, device=job.device, keep_models=job.keep_models, watch=watch, tell=tell)
+        run_one(
+            experiment,
+            key,
+            output,
+            device=job.device,
+            keep_models=job.keep_models,
+            watch=watch,
+            forecast=forecast,
+            tell=tell,
+        )
     except Exception as error:
         return failure_of(error, folder)
     finally:
