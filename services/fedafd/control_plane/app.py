@@ -36,6 +36,7 @@ from fedafd.control_plane.openapi import describe, operation_id
 from fedafd.control_plane.patience import PatientBody, PatientProtocol
 from fedafd.control_plane.problems import add_problem_handlers
 from fedafd.control_plane.public_sets import endpoints as public_sets
+from fedafd.control_plane.queueing import Queueing
 from fedafd.control_plane.rates import Rates
 from fedafd.control_plane.rounds import endpoints as rounds
 from fedafd.control_plane.settings import ControlPlaneSettings, load_settings
@@ -109,8 +110,9 @@ def create_app(settings: ControlPlaneSettings) -> FastAPI:
     app.state.context = context
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     app.add_middleware(BodyLimit, shard_bytes=settings.max_shard_bytes)
-    app.add_middleware(PatientBody, idle_seconds=settings.body_idle_seconds)
     app.add_middleware(Door, context=context)
+    app.add_middleware(Queueing, context=context)
+    app.add_middleware(PatientBody, idle_seconds=settings.body_idle_seconds)
     add_problem_handlers(app)
     for resource in _RESOURCES:
         app.include_router(resource.router)

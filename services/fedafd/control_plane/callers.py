@@ -6,7 +6,7 @@ federation is refused to it, unless its endpoint takes a `ViewerOfSome`, and ans
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, NamedTuple
 
 from fastapi import Depends, Request
@@ -103,7 +103,7 @@ def caller_of_person(person: Person, secret: str = "") -> Caller:
     return Caller(person.id, person.name, person.role, secret, federations=only, person=mark, ends_at=ends_at)
 
 
-def _let_in(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
+async def _let_in(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
     """The caller, whoever it is, as the door let it in. Raises UnauthenticatedError."""
     caller: Caller | None = getattr(request.state, "caller", None)
     if caller is None:
@@ -111,7 +111,7 @@ def _let_in(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, 
     return caller
 
 
-def any_caller(request: Request, caller: Annotated[Caller, Depends(_let_in)]) -> Caller:
+async def any_caller(request: Request, caller: Annotated[Caller, Depends(_let_in)]) -> Caller:
     """The caller, whoever it is, who may know of what the path names. Raises NotFoundError, ForbiddenError."""
     check_scope(caller, request.path_params.get("federation"))
     return caller
@@ -137,10 +137,10 @@ def check_role(caller: Caller, role: Role) -> None:
         raise ForbiddenError(f"this needs an API key of role {role.value} or higher; {yours}")
 
 
-def at_least(role: Role, among: Callable[..., Caller] = any_caller) -> Callable[[Caller], Caller]:
+def at_least(role: Role, among: Callable[..., Awaitable[Caller]] = any_caller) -> Callable[[Caller], Awaitable[Caller]]:
     """A dependency that lets callers of this role or a higher one through. Raises ForbiddenError."""
 
-    def check(caller: Caller = Depends(among)) -> Caller:
+    async def check(caller: Caller = Depends(among)) -> Caller:
         check_role(caller, role)
         return caller
 

@@ -21,6 +21,7 @@ from fedafd.control_plane.observed import ControlPlaneMetrics
 from fedafd.control_plane.oidc.flow import Logins
 from fedafd.control_plane.oidc.people import People
 from fedafd.control_plane.rates import Rates
+from fedafd.control_plane.turns import Turns
 from fedafd.persistence.database import Database
 from fedafd.storage import ObjectStore, WriteProbe
 
@@ -67,6 +68,7 @@ class Context:
     failed_logins: FailedLogins = field(default_factory=lambda: FailedLogins(per_minute=60))
     requests_per_minute: int = 6000
     """Of one caller."""
+    turns: Turns = field(default_factory=Turns)
     sessions: SessionSigner = field(default_factory=lambda: SessionSigner(None))
     writes: WriteProbe = field(init=False)
     open_streams: Counter[str] = field(default_factory=Counter)
@@ -92,7 +94,7 @@ class Context:
         object.__setattr__(self, "writes", WriteProbe(self.store, below=WRITES_BELOW))
 
 
-def _context(request: Request) -> Context:
+async def _context(request: Request) -> Context:
     context: Context = request.app.state.context
     return context
 

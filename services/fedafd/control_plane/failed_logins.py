@@ -15,6 +15,7 @@ from time import monotonic
 from typing import TypeVar
 
 from fedafd.control_plane.rates import MOST_REMEMBERED, Rates
+from fedafd.control_plane.turns import without_turn
 from fedafd.domain.errors import FedafdError, TooManyRequestsError
 from fedafd.domain.secrets import hash_secret
 from fedafd.persistence.caller_address import asked_from
@@ -22,7 +23,7 @@ from fedafd.persistence.database import Database
 from fedafd.persistence.event_repository import record_event
 from fedafd.telemetry.logging import get_logger
 
-__all__ = ["FailedLogins"]
+__all__ = ["FailedLogins", "network_of"]
 
 _TRUSTED_SECONDS = 3600.0
 _EVENT_SECONDS = 60.0
@@ -59,7 +60,7 @@ class FailedLogins:
         if self.known(secret):
             return
         ended = self._ended.get(hash_secret(secret))
-        for who in (_network(address), *([f"key:{ended}"] if ended else [])):
+        for who in (network_of(address), *([f"key:{ended}"] if ended else [])):
             seconds = (await self._rates.seen(_name(who))).wait_seconds(self._per_minute)
             if seconds:
                 self._note(who)
@@ -70,13 +71,14 @@ class FailedLogins:
 
     async def failed(self, address: str, secret: str, key: str | None) -> None:
         """A secret from there was wrong; `key` is the one that it opened before that was revoked or had expired."""
-        await self._count(_network(address))
+        await self._count(network_of(address))
         if key is not None:
             _keep(self._ended, hash_secret(secret), key)
             await self._count(f"key:{key}")
-        share = (await self._rates.seen(_name(_network(address)))).rate / self._per_minute
+        share = (await self._rates.seen(_name(network_of(address)))).rate / self._per_minute
         if share > _SLOW_FROM:
-            await asyncio.sleep(_SLOWEST_SECONDS * min(1.0, (share - _SLOW_FROM) / (1 - _SLOW_FROM)))
+            async with without_turn():
+                await asyncio.sleep(_SLOWEST_SECONDS * min(1.0, (share - _SLOW_FROM) / (1 - _SLOW_FROM)))
 
     def opened(self, secret: str, caller: str) -> None:
         """The secret is that caller's."""
@@ -124,7 +126,7 @@ def _name(who: str) -> str:
     return f"failed:{who}"
 
 
-def _network(address: str) -> str:
+def network_of(address: str) -> str:
     """The address; of IPv6 the network of 64 bits, whose addresses are one holder's."""
     try:
         parsed = ipaddress.ip_address(address)

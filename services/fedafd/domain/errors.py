@@ -98,7 +98,7 @@ class RequestTimeoutError(FedafdError):
 
 
 class TooManyRequestsError(FedafdError):
-    """Too many of one caller or address at once: wrong keys, event streams, calls, or deliveries."""
+    """Too many of one caller or address at once: wrong keys, requests, event streams, calls, or deliveries."""
 
     code = "too-many-requests"
     retryable = True

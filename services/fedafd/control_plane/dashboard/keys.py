@@ -29,13 +29,13 @@ _MOST = 1000
 KeyName = Annotated[str, Path(pattern=NAME_PATTERN)]
 
 
-def _admin(visitor: Visitor) -> Visit:
+async def _admin(visitor: Visitor) -> Visit:
     check_role(visitor.caller, Role.ADMIN)
     check_scope(visitor.caller, None)
     return visitor
 
 
-def _form(form: AdminForm) -> Form:
+async def _form(form: AdminForm) -> Form:
     check_scope(form.caller, None)
     return form
 

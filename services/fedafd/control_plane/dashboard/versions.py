@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from fedafd.control_plane.dashboard.visits import Visitor
 from fedafd.control_plane.models.reads import ModelRead
 from fedafd.control_plane.names import FederationName, RoundNumber
 from fedafd.control_plane.paging import MAX_INTEGER
+from fedafd.control_plane.turns import in_store
 from fedafd.domain.config.differences import differences
 from fedafd.persistence.federation_repository import get_federation
 from fedafd.persistence.model_repository import find_version, get_version, list_files, newest_versions
@@ -94,7 +94,7 @@ async def version_page(
 
 
 async def _text(context: Context, file: ModelFileRow) -> str:
-    return (await asyncio.to_thread(context.store.get, file.key)).decode("utf-8", "replace")
+    return (await in_store(context.store.get, file.key)).decode("utf-8", "replace")
 
 
 def _metric_names(rows: Sequence[ModelVersionRow]) -> list[str]:

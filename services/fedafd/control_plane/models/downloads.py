@@ -16,8 +16,8 @@ from urllib.parse import quote
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
-from starlette.concurrency import run_in_threadpool
 
+from fedafd.control_plane.turns import in_store
 from fedafd.domain.errors import ArtifactCorruptError, NotFoundError, RangeNotSatisfiableError
 from fedafd.domain.hashing import pieces_sha256
 from fedafd.persistence.models import ModelFileRow
@@ -81,7 +81,7 @@ async def _response(
     else:
         piece = None
     start, end = piece or (0, size)
-    await run_in_threadpool(_check, store, parts, start, end)
+    await in_store(_check, store, parts, start, end)
     headers = {
         "Accept-Ranges": "bytes",
         "Content-Disposition": _disposition(name),

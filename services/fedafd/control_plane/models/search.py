@@ -13,6 +13,7 @@ from fedafd.control_plane.context import Context
 from fedafd.control_plane.models import service
 from fedafd.control_plane.models.reads import ModelRead
 from fedafd.control_plane.names import check_storable
+from fedafd.control_plane.turns import without_turn
 from fedafd.domain.errors import (
     ERROR_STATUS,
     FedafdError,
@@ -142,7 +143,8 @@ async def _asked(context: Context, query: Query) -> QueryAnswer:
     """The worker's answer, counted. Raises what it, or the way to it, refused with."""
     outcome = "failed"
     try:
-        content = await QueryLine(context.redis).ask(query.model_dump_json().encode())
+        async with without_turn():
+            content = await QueryLine(context.redis).ask(query.model_dump_json().encode())
         answer = QueryAnswer.model_validate_json(content)
         outcome = answer.state
     except QueriesUnavailableError:

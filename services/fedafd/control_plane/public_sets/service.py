@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import tempfile
 from collections.abc import AsyncIterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from fedafd.artifacts.keys import incoming_shard, public_set_manifest, public_set_shard
 from fedafd.artifacts.manifest import Manifest, Shard, read_manifest
 from fedafd.control_plane.context import Context
+from fedafd.control_plane.turns import in_store
 from fedafd.domain.errors import ConflictError, InvalidRequestError, UploadError
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.federation_repository import get_federation
@@ -34,7 +34,7 @@ async def receive_shard(
         if digest.hexdigest() != sha256:
             raise UploadError(f"the shard's content has SHA-256 {digest.hexdigest()}, not {sha256}; send it again")
         size_bytes = file.tell()
-        await asyncio.to_thread(context.store.put_file, incoming_shard(sha256), Path(file.name))
+        await in_store(context.store.put_file, incoming_shard(sha256), Path(file.name))
     about = {"sha256": sha256, "size_bytes": size_bytes}
     async with context.database.transaction() as session:
         await get_federation(session, federation)
@@ -52,7 +52,7 @@ async def adopt(context: Context, federation: str, content: bytes, actor: str) -
     manifest = read_manifest(content)
     if not manifest.num_samples("train") or not manifest.num_samples("test"):
         raise InvalidRequestError("public set: needs samples in the splits train and test")
-    await asyncio.to_thread(_collect, context.store, manifest)
+    await in_store(_collect, context.store, manifest)
     summary = {split: manifest.num_samples(split) for split in ("train", "val", "test")}
     async with context.database.transaction() as session:
         row = await get_federation(session, federation, lock=True)
