@@ -10,6 +10,7 @@ from sqlalchemy import event
 from tests.aggregator.world import World
 
 from fedafd.aggregator.acceptance import Checked
+from fedafd.aggregator.progress import Unwritten
 from fedafd.domain.kinds import ClientKind, StageKind
 from fedafd.persistence.participation_repository import list_participations
 from fedafd.persistence.stage_repository import list_stages
@@ -43,8 +44,7 @@ async def checked(world: World, **faulty: Any) -> tuple[str, list[Checked]]:
             "model_files": {},
             "metrics": {},
             "num_private_samples": None,
-            "bytes_up": 1,
-            "bytes_down": 2,
+            "unwritten": Unwritten(1, 2),
         }
         deliveries.append(Checked(**values | (faulty if number == 0 else {})))
     return round_id, deliveries

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 
-from fedafd.cli.remote.outcome import duration_words, missing_words, round_seconds, took_words
+from fedafd.cli.remote.outcome import duration_words, missing_words, phase_words, round_seconds, took_words
 from fedafd.cli.round_view import RoundView
 from fedafd.client.answers import RoundDetails
 from fedafd.domain.headline import gain_words, main_figure
@@ -54,6 +54,31 @@ def test_the_end_of_a_round_names_who_is_missing_and_why() -> None:
     parts = [part("a", "delivered"), part("b", "dropped", "deadline [late]"), part("c", "rejected", "not finite")]
     RoundView(Console(file=out, width=400), [1]).finished(answer(1, *parts))
     assert out.getvalue().endswith("delivered: a; dropped: b (deadline [late]); rejected: c (not finite)\n")
+
+
+@pytest.mark.parametrize(
+    ("trains", "sends", "settled", "words"),
+    [
+        (4, 40, 42, "4 s, 36 s, 2 s"),
+        (4, None, 30, "4 s, 26 s, -"),
+        (4, None, None, "4 s, 68 s, -"),
+        (None, None, 30, "-"),
+    ],
+)
+def test_a_part_says_how_long_each_phase_took(
+    trains: float | None, sends: float | None, settled: float | None, words: str
+) -> None:
+    """What was not settled ends with the round."""
+
+    def moment(seconds: float | None) -> str | None:
+        return None if seconds is None else (STARTED + timedelta(seconds=seconds)).isoformat()
+
+    given: Any = {"trains_since": moment(trains), "sends_since": moment(sends), "settled_at": moment(settled)}
+    assert phase_words(given, moment(0), moment(72)) == words
+
+
+def test_a_part_that_an_older_server_tells_of_has_no_phases() -> None:
+    assert phase_words(cast("Any", {"settled_at": None}), STARTED.isoformat(), None) == "-"
 
 
 def test_a_round_in_which_all_delivered_names_nobody_missing() -> None:

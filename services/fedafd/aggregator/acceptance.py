@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from fedafd.aggregator.progress import Unwritten
 from fedafd.aggregator.together import Guard, Together
 from fedafd.artifacts.ref import ArtifactRef
 from fedafd.artifacts.stage_io import FoldInputs, SharedOutputs
@@ -52,9 +53,8 @@ class Checked:
     model_files: Mapping[str, ArtifactRef]
     metrics: Mapping[str, float]
     num_private_samples: int | None
-    bytes_up: int
-    """That were not written yet."""
-    bytes_down: int
+    unwritten: Unwritten
+    """Bytes and moments of the part in the round."""
     address: str | None = field(default_factory=caller_address)
     """From where it was delivered."""
 
@@ -101,8 +101,10 @@ def _values(delivery: Checked) -> dict[str, Any]:
     """Of the part in the round."""
     return {
         "receipt": delivery.receipt,
-        "bytes_up": delivery.bytes_up,
-        "bytes_down": delivery.bytes_down,
+        "bytes_up": delivery.unwritten.up,
+        "bytes_down": delivery.unwritten.down,
+        "trains_since": delivery.unwritten.trains_at,
+        "sends_since": delivery.unwritten.sends_at,
         "metrics": dict(delivery.metrics),
         "num_private_samples": delivery.num_private_samples,
         "representations_sha256": delivery.content["sha256"],

@@ -90,7 +90,7 @@ class AgentService(AggregatorServiceServicer):
         client = await calling_client(self._context, call)
         if not 0 <= request.fraction <= 1:  # also what is no number
             raise InvalidRequestError("fraction must be a number from 0 to 1")
-        activity = str(activity_from_wire(request.doing, request.step, request.steps) or "")
+        activity = activity_from_wire(request.doing, request.step, request.steps)
         try:
             participation, row = await open_participation(self._context, client, request.round_id)
         except RoundClosedError:
@@ -98,7 +98,7 @@ class AgentService(AggregatorServiceServicer):
         if request.alive_only:
             return pb.ReportProgressResponse(keep_going=True)
         self._context.progress.step(row.federation_id, participation.id, request.fraction, activity)
-        self._seen(client, activity)
+        self._seen(client, str(activity or ""))
         return pb.ReportProgressResponse(keep_going=True)
 
     async def BeginUpload(self, request: pb.BeginUploadRequest, call: Call) -> pb.BeginUploadResponse:

@@ -245,7 +245,7 @@ async def _accept(
     metrics = _metrics_of(request)
     if len(metrics) < len(request.metrics):
         _log.info("delivery.metrics_left_out", count=len(request.metrics) - len(metrics))
-    up, down = context.progress.take_bytes(participation.id)
+    unwritten = context.progress.take(participation.id)
     checked = Checked(
         client=client,
         row=row,
@@ -259,8 +259,7 @@ async def _accept(
         model_files=delivery.model_files,
         metrics=metrics,
         num_private_samples=request.num_private_samples or None,
-        bytes_up=up,
-        bytes_down=down,
+        unwritten=unwritten,
     )
     accepted_at = await context.acceptances.accept(checked)
     if accepted_at is None:

@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedafd.aggregator.wakeups import Wakeups
 from fedafd.domain.errors import DatabaseUnavailableError
+from fedafd.domain.leaving import Activity, ActivityKind
 from fedafd.persistence.database import Database
 from fedafd.persistence.models import utc_now
 from fedafd.persistence.participation_repository import write_progress
 from fedafd.telemetry.logging import get_logger
 
-__all__ = ["ProgressBook"]
+__all__ = ["ProgressBook", "Unwritten"]
+
+_BEFORE_TRAINING = (ActivityKind.WAITING, ActivityKind.DOWNLOADING)
 
 _log = get_logger(__name__)
 
@@ -28,8 +31,20 @@ class _Entry:
     federation_id: str
     at: datetime = field(default_factory=utc_now)
     step: tuple[float, str] | None = None
+    trains_at: datetime | None = None
+    sends_at: datetime | None = None
     up: int = 0
     down: int = 0
+
+
+class Unwritten(NamedTuple):
+    """What was noted of a part and not written yet."""
+
+    up: int = 0
+    down: int = 0
+    trains_at: datetime | None = None
+    """When it began to train, where that is news."""
+    sends_at: datetime | None = None
 
 
 class ProgressBook:
@@ -42,20 +57,25 @@ class ProgressBook:
         self._noted: dict[str, _Entry] = {}
         self._writing: asyncio.Task[None] | None = None
 
-    def step(self, federation_id: str, participation_id: str, fraction: float, activity: str) -> None:
+    def step(self, federation_id: str, participation_id: str, fraction: float, activity: Activity | None) -> None:
         """The client made a step."""
-        self._note(federation_id, participation_id).step = (min(max(fraction, 0.0), 1.0), activity[:200])
+        entry = self._note(federation_id, participation_id)
+        entry.step = (min(max(fraction, 0.0), 1.0), str(activity or "")[:200])
+        if activity is not None and activity.kind not in _BEFORE_TRAINING:
+            entry.trains_at = entry.trains_at or entry.at
 
     def moved(self, federation_id: str, participation_id: str, *, up: int = 0, down: int = 0) -> None:
         """Bytes of artifacts moved, which is a sign of progress; none where the store is what it waits for."""
         entry = self._note(federation_id, participation_id)
         entry.up += up
         entry.down += down
+        if up:
+            entry.sends_at = entry.sends_at or entry.at
 
-    def take_bytes(self, participation_id: str) -> tuple[int, int]:
-        """Bytes up and down that were not written yet; the caller writes them."""
+    def take(self, participation_id: str) -> Unwritten:
+        """What was not written yet; the caller writes it."""
         entry = self._noted.pop(participation_id, None)
-        return (0, 0) if entry is None else (entry.up, entry.down)
+        return Unwritten() if entry is None else Unwritten(entry.up, entry.down, entry.trains_at, entry.sends_at)
 
     async def flush(self) -> None:
         """Write what was noted. Raises DatabaseUnavailableError, and keeps it then."""
@@ -71,6 +91,8 @@ class ProgressBook:
                 if newer is not entry:
                     newer.up, newer.down = newer.up + entry.up, newer.down + entry.down
                     newer.step = newer.step or entry.step
+                    newer.trains_at = entry.trains_at or newer.trains_at
+                    newer.sends_at = entry.sends_at or newer.sends_at
             raise
         for federation_id in {entry.federation_id for entry in noted.values()}:
             self._wakeups.changed(federation_id, clients=(), rounds=False)
@@ -111,6 +133,8 @@ def _row(participation_id: str, entry: _Entry) -> dict[str, Any]:
         "stepped": entry.step is not None,
         "fraction": fraction,
         "activity_now": activity,
+        "trains_at": entry.trains_at,
+        "sends_at": entry.sends_at,
         "up": entry.up,
         "down": entry.down,
     }

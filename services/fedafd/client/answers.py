@@ -177,6 +177,9 @@ class Participation(TypedDict):
     metrics: dict[str, float] | None
     bytes_up: int
     bytes_down: int
+    trains_since: str | None
+    """When it had downloaded and began its training."""
+    sends_since: str | None
     settled_at: str | None
     contributions: dict[str, Contribution] | None
 

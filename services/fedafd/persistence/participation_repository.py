@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from fedafd.domain.kinds import Modality, ParticipantKind
 from fedafd.domain.states import OPEN_PARTICIPATION_STATES, ParticipationState, RoundState
 from fedafd.persistence.database import affected_rows
+from fedafd.persistence.first_moments import first_moment
 from fedafd.persistence.look_repository import ClientLook, PartLook
 from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, utc_now
 
@@ -43,6 +44,8 @@ _PROGRESS = (
         bytes_up=_PARTS.c.bytes_up + bindparam("up"),
         bytes_down=_PARTS.c.bytes_down + bindparam("down"),
         last_progress_at=bindparam("at", type_=_PARTS.c.last_progress_at.type),
+        trains_since=first_moment(_PARTS.c.trains_since, "trains_at"),
+        sends_since=first_moment(_PARTS.c.sends_since, "sends_at"),
         state=case((_STEPS, ParticipationState.TRAINING.value), else_=_PARTS.c.state),
         progress=case((_STEPS, bindparam("fraction", type_=Float)), else_=_PARTS.c.progress),
         activity=case((_STEPS, bindparam("activity_now", type_=String(200))), else_=_PARTS.c.activity),
@@ -145,7 +148,8 @@ async def current_participation(session: AsyncSession, client_id: str) -> tuple[
 async def write_progress(session: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write what clients did since the last time, many at once: a moving byte is progress, and so is a step.
 
-    Each row has `participation_id`, `at`, bytes `up` and `down`, and whether the client `stepped`, which moves an
+    Each row has `participation_id`, `at`, when it began to train and to send (`trains_at`, `sends_at`, None for no
+    news; the first that was written stays), bytes `up` and `down`, and whether the client `stepped`, which moves an
     unsettled participation to `training`, to `fraction` and `activity_now`.
     """
     await (await session.connection()).execute(_PROGRESS, [dict(row) for row in rows])
@@ -173,6 +177,8 @@ async def reopen_participation(
             "region_clients": None,
             "progress": 0.0,
             "last_progress_at": utc_now(),
+            "trains_since": None,
+            "sends_since": None,
         }
     taken = delivered.values(state=new.value, representations_sha256=None, **values)
     return await affected_rows(session, taken) == 1

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.artifacts.ref import ArtifactRef
 from fedafd.domain.states import ParticipationState, StageState
+from fedafd.persistence.first_moments import first_moment
 from fedafd.persistence.models import ParticipationRow, StageRow, utc_now
 from fedafd.persistence.participation_repository import OPEN_PARTICIPATIONS
 
@@ -46,6 +47,7 @@ _WAITED_FOR = (
     .order_by(_PARTS.c.id)
     .with_for_update()
 )
+_MERGED = ("bytes_up", "bytes_down", "trains_since", "sends_since")
 _DELIVER = (
     update(_PARTS)
     .where(_PARTS.c.id == bindparam("participation_id"))
@@ -54,6 +56,8 @@ _DELIVER = (
         progress=1.0,
         bytes_up=_PARTS.c.bytes_up + bindparam("more_up"),
         bytes_down=_PARTS.c.bytes_down + bindparam("more_down"),
+        trains_since=first_moment(_PARTS.c.trains_since, "trains_at"),
+        sends_since=first_moment(_PARTS.c.sends_since, "sends_at"),
         **{
             name: bindparam(f"new_{name}")
             for name in (
@@ -119,7 +123,8 @@ async def deliver_participations(
 ) -> Collection[str]:
     """Settle participations as delivered; ids of those that waited for it, as others stay as they are.
 
-    Of each by its id the values of its columns, but for `bytes_up` and `bytes_down`, which are added.
+    Of each by its id the values of its columns; but `bytes_up` and `bytes_down` are added, and of `trains_since` and
+    `sends_since` the first that was written stays.
     """
     connection = await session.connection()
     open_ids = await connection.scalars(_WAITED_FOR, {"ids": list(deliveries)})
@@ -129,9 +134,11 @@ async def deliver_participations(
             "participation_id": key,
             "more_up": values["bytes_up"],
             "more_down": values["bytes_down"],
+            "trains_at": values.get("trains_since"),
+            "sends_at": values.get("sends_since"),
             "new_settled_at": settled_at,
         }
-        | {f"new_{name}": value for name, value in values.items() if name not in ("bytes_up", "bytes_down")}
+        | {f"new_{name}": value for name, value in values.items() if name not in _MERGED}
         for key, values in deliveries.items()
         if key in waited_for
     ]

@@ -57,10 +57,30 @@ def test_a_site_is_at_work_from_the_collecting_to_its_delivery_and_the_last_one_
     drawn = timeline(round_row(), CHANGES, [], parts, at(500))
     assert drawn is not None
     a, b, c = drawn.sites
-    assert (a.left, a.width, a.seconds, a.rate) == (20, 20, 20, 50)
+    assert (a.left, a.width, a.seconds, a.phases, a.rate_down) == (20, 20, 20, (), None)
     assert (b.slowest, a.slowest, c.slowest) == (True, False, False)
     assert c.note == "the round's deadline passed"
     assert drawn.seconds == 100
+
+
+def test_a_sites_bar_has_its_phases_and_rates_are_theirs() -> None:
+    parts = [
+        part("a", "delivered", 70, trains_since=at(25), sends_since=at(60), bytes_down=500, bytes_up=200),
+        part("b", "training", None, trains_since=at(30)),
+        part("c", "invited", None, bytes_down=100),
+    ]
+    drawn = timeline(round_row(state="collecting", finished_at=None), CHANGES, [], parts, at(100))
+    assert drawn is not None
+    a, b, c = drawn.sites
+    assert [(p.name, p.left, p.width, p.seconds) for p in a.phases] == [
+        ("download", 20, 5, 5),
+        ("training", 25, 35, 35),
+        ("upload", 60, 10, 10),
+    ]
+    assert (a.rate_down, a.rate_up) == (100, 20)
+    assert [(p.name, p.seconds) for p in b.phases] == [("download", 10), ("training", 70)]
+    assert (b.rate_down, b.rate_up) == (None, None)
+    assert (c.phases, c.rate_down) == ((), None)
 
 
 def test_what_is_not_over_ends_now_and_says_what_it_does() -> None:
@@ -109,7 +129,10 @@ def test_every_bar_lies_within_the_scale(
         round_row(finished_at=at(end)),
         CHANGES,
         [stage("distil", begin, finish) for begin, finish in stages],
-        [part(f"s{number}", "delivered", moment) for number, moment in enumerate(settled)],
+        [
+            part(f"s{number}", "delivered", moment, trains_since=at(20), sends_since=moment and at(100 - moment))
+            for number, moment in enumerate(settled)
+        ],
         at(1000),
     )
     assert drawn is not None
@@ -117,3 +140,4 @@ def test_every_bar_lies_within_the_scale(
         assert 0 <= bar.left <= 100
         assert 0 < bar.width <= 100
         assert bar.seconds >= 0
+        assert all(0 <= phase.left <= 100 and 0 < phase.width <= 100 for phase in bar.phases)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from fedafd.client.answers import RoundDetails
+from fedafd.client.answers import Participation, RoundDetails
 from fedafd.domain.durations import duration_words
 
-__all__ = ["delivered_words", "duration_words", "missing_words", "round_seconds", "took_words"]
+__all__ = ["delivered_words", "duration_words", "missing_words", "phase_words", "round_seconds", "took_words"]
 
 _MOST_NAMED = 20
 
@@ -28,6 +28,16 @@ def took_words(begin: str | None, end: str | None, over: str | None) -> str:
     last = end or over
     until = datetime.fromisoformat(last) if last else datetime.now(UTC)
     return duration_words(max((until - datetime.fromisoformat(begin)).total_seconds(), 0.0))
+
+
+def phase_words(part: Participation, began: str | None, over: str | None) -> str:
+    """How long it downloaded, trained and uploaded: `2 s, 40 s, 1 s`; a dash for what is not known."""
+    # A control plane of an older version says nothing of them.
+    trains, sends, settled = part.get("trains_since"), part.get("sends_since"), part["settled_at"]
+    if trains is None:
+        return "-"
+    times = [(began, trains), (trains, sends or settled), (sends, settled)]
+    return ", ".join(took_words(begin, end, over) for begin, end in times)
 
 
 def delivered_words(answer: RoundDetails) -> str:

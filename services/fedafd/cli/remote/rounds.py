@@ -10,7 +10,14 @@ import typer
 from fedafd.cli.console import console_for
 from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Federation, Url, connect
-from fedafd.cli.remote.outcome import delivered_words, duration_words, missing_words, round_seconds, took_words
+from fedafd.cli.remote.outcome import (
+    delivered_words,
+    duration_words,
+    missing_words,
+    phase_words,
+    round_seconds,
+    took_words,
+)
 from fedafd.cli.remote.output import percent, print_line, print_table, short_time, size
 from fedafd.client import operations
 from fedafd.client.answers import Participation, Round, RoundDetails, Stage
@@ -115,6 +122,7 @@ def show(
             p["kind"] if p["num_clients"] is None else f"{p['kind']} of {p['num_clients']}",
             p["state"],
             took_words(details["collecting_since"], p["settled_at"], over),
+            phase_words(p, details["collecting_since"], over),
             percent(p["progress"]),
             size(p["bytes_up"]),
             size(p["bytes_down"]),
@@ -123,7 +131,18 @@ def show(
         )
         for p in details["participations"]
     ]
-    columns = ["CLIENT", "KIND", "STATE", "TOOK", "DONE", "UP", "DOWN", "WEIGHT", "ACTIVITY OR REASON"]
+    columns = [
+        "CLIENT",
+        "KIND",
+        "STATE",
+        "TOOK",
+        "DOWNLOAD, TRAIN, UPLOAD",
+        "DONE",
+        "UP",
+        "DOWN",
+        "WEIGHT",
+        "ACTIVITY OR REASON",
+    ]
     print_table(columns, parts, "nobody invited yet")
     stages = [
         (

@@ -1,6 +1,7 @@
 """A round's timeline: when each site and each stage of the server was at work, as bars of one scale. Pure.
 
-A site begins when the round begins to collect; a stage when it is announced. What is not over ends now.
+A site begins when the round begins to collect; a stage when it is announced. What is not over ends now. A site's bar
+has three phases: it downloads until it tells of its first step, and uploads from its first byte on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from fedafd.domain.kinds import StageKind
 from fedafd.domain.states import OPEN_PARTICIPATION_STATES, ParticipationState, RoundState
 from fedafd.persistence.models import ClientRow, EventRow, ParticipationRow, RoundRow, StageRow
 
-__all__ = ["Bar", "Timeline", "seconds_left", "timeline"]
+__all__ = ["Bar", "Phase", "Timeline", "seconds_left", "timeline"]
 
 _STAGES = {
     StageKind.PREPARE: "Prepare: train and encode",
@@ -24,8 +25,21 @@ _STAGES = {
     StageKind.DISTIL: "Distil",
     StageKind.EVALUATE: "Evaluate and publish",
 }
+_LEAST_SECONDS = 0.05
+"""A rate that was measured over less says nothing."""
 _TOGETHER = (StageKind.FOLD, StageKind.WEIGH, StageKind.MERGE)
 """Many of them, one bar: there are as many as sites."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A piece of a site's bar, at the same scale."""
+
+    name: str
+    """download, training or upload."""
+    left: float
+    width: float
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +56,22 @@ class Bar:
     bytes_up: int = 0
     bytes_down: int = 0
     slowest: bool = False
+    phases: tuple[Phase, ...] = ()
+    """None where the site told of no step yet."""
 
     @property
-    def rate(self) -> float | None:
-        """Bytes per second, both ways; None where nothing moved."""
-        moved = self.bytes_up + self.bytes_down
-        return moved / self.seconds if moved and self.seconds > 0 else None
+    def rate_down(self) -> float | None:
+        """Bytes per second of the download; None where nothing moved, or it is not known when."""
+        return self._rate("download", self.bytes_down)
+
+    @property
+    def rate_up(self) -> float | None:
+        """As `rate_down`, of the upload."""
+        return self._rate("upload", self.bytes_up)
+
+    def _rate(self, name: str, moved: int) -> float | None:
+        seconds = next((phase.seconds for phase in self.phases if phase.name == name), 0.0)
+        return moved / seconds if moved and seconds >= _LEAST_SECONDS else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +176,19 @@ def _sites(scale: _Scale, parts: Sequence[tuple[ParticipationRow, ClientRow]], b
             bytes_up=part.bytes_up,
             bytes_down=part.bytes_down,
             slowest=len(delivered) > 1 and part in delivered and part.settled_at == latest,
+            phases=tuple(_phases(scale, part, began)),
         )
+
+
+def _phases(scale: _Scale, part: ParticipationRow, began: datetime) -> Iterator[Phase]:
+    moments = (("download", began), ("training", part.trains_since), ("upload", part.sends_since))
+    known = [(name, moment) for name, moment in moments if moment is not None]
+    if part.trains_since is None:
+        return
+    ends = [*(moment for _, moment in known[1:]), part.settled_at]
+    for (name, begin), end in zip(known, ends, strict=True):
+        left, width, seconds = scale.bar(begin, end)
+        yield Phase(name=name, left=left, width=width, seconds=seconds)
 
 
 def seconds_left(row: RoundRow, now: datetime) -> str:

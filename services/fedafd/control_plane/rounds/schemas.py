@@ -60,6 +60,8 @@ class Participation(BaseModel):
     metrics: dict[str, float] | None
     bytes_up: int
     bytes_down: int
+    trains_since: datetime | None = Field(description="When it had downloaded and began its training; null if unknown.")
+    sends_since: datetime | None = Field(description="When its upload began; null if unknown.")
     settled_at: datetime | None = Field(description="When it was delivered, dropped or rejected.")
     contributions: dict[Modality, Contribution] | None = Field(
         description="By modality what it counts for in the ensemble; null until all have delivered, and where"
@@ -178,6 +180,8 @@ def _part(row: ParticipationRow, client: ClientRow) -> dict[str, Any]:
         "metrics": row.metrics,
         "bytes_up": row.bytes_up,
         "bytes_down": row.bytes_down,
+        "trains_since": row.trains_since,
+        "sends_since": row.sends_since,
         "settled_at": row.settled_at,
         "contributions": row.contributions,
     }

@@ -76,6 +76,10 @@ class ParticipationRow(Base):
     progress: Mapped[float] = mapped_column(Float, default=0.0)
     activity: Mapped[str | None] = mapped_column(String(200))
     last_progress_at: Mapped[datetime] = mapped_column(default=utc_now)
+    trains_since: Mapped[datetime | None]
+    """When it had downloaded and told of its first step; None before, and in rows of versions that did not note it."""
+    sends_since: Mapped[datetime | None]
+    """When the first of what it uploads arrived."""
     receipt: Mapped[str | None] = mapped_column(String(64))
     settled_at: Mapped[datetime | None]
     metrics: Mapped[dict[str, float] | None]
