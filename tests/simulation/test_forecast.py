@@ -36,7 +36,7 @@ class Simulated:
             for stage in self._stages(effort, number):
                 skipped = number == 1 and stage.name in there
                 for part in range(1 if skipped else PARTS):
-                    self.forecast.at(number, stage.name, part / PARTS)
+                    self.forecast.at(number, stage.name, part / PARTS if stage.kind != "evaluate" else 0.0)
                     yield number, stage.name, part / PARTS
                     self.now += 0.0 if skipped else self._seconds(stage, number) / PARTS
             self.forecast.ended()

@@ -70,6 +70,8 @@ class _At(NamedTuple):
     measured: bool
     """Whether it began at its beginning."""
     fraction: float = 0.0
+    told: int = 0
+    """How often it told of itself; one that does nothing is only announced."""
 
 
 class Forecast:
@@ -116,22 +118,22 @@ class Forecast:
             self.ended()
             self._number = number
             self._at = _At(self._own.stage(number, name), self._clock(), measured=not kept)
-        self._at = self._at._replace(fraction=fraction)
+        self._at = self._at._replace(fraction=fraction, told=self._at.told + 1)
 
     def testing(self) -> None:
         """The rounds are done, the test at the end begins."""
         self.ended()
         self._number = self._own.num_rounds + 1
-        self._at = _At(self._own.test, self._clock(), measured=True)
+        self._at = _At(self._own.test, self._clock(), measured=True, told=2)
 
     def ended(self) -> None:
-        """The stage at work is over; one that told of no progress was there already, or had nothing to do."""
+        """The stage at work is over; one that was only announced was there already, or had nothing to do."""
         at, self._at, self._later = self._at, None, None
         if at is None or not at.measured:
             return
         if at.stage.common:
-            self._skips = at.fraction == 0
-        if at.fraction == 0 and at.stage.kind != TEST:
+            self._skips = at.told == 1
+        if at.told == 1:
             return
         seconds = self._clock() - at.began
         self._pace.note(self._strategy, at.stage, seconds)
