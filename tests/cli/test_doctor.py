@@ -16,6 +16,7 @@ from tests.certificates import Authority
 from tests.identity_provider import identity_provider
 from tests.servers import redis_server
 
+from fedafd.cli.doctor.up_folder import note_settings
 from fedafd.cli.main import main
 from fedafd.local.services import Backends, Services
 from fedafd.local.supervisor import Supervisor
@@ -153,6 +154,19 @@ def test_where_nothing_is_set_up_it_says_so(look: Look, monkeypatch: pytest.Monk
         for name in services.environment(process):
             monkeypatch.delenv(name)
     assert "fedafd up" in told(look(DISTILLER_DEVICE=None), "settings", "no process is set up here")["remedy"]
+
+
+def test_where_the_folder_of_an_up_lies_it_is_looked_at(
+    look: Look, monkeypatch: pytest.MonkeyPatch, services: Services, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fedafd-data" / "secrets").mkdir(parents=True)
+    processes = ("CONTROL_PLANE", "AGGREGATOR", "DISTILLER", "QUERIES")
+    given = {name: value for process in processes for name, value in services.environment(process).items()}
+    note_settings(tmp_path / "fedafd-data", given)
+    for name in given:
+        monkeypatch.delenv(name)
+    assert told(look(DISTILLER_DEVICE=None), "ports", "the control-plane answers there")["level"] == "fine"
 
 
 def test_a_port_that_another_program_has(look: Look) -> None:

@@ -25,7 +25,11 @@ def doctor(
         Path | None, typer.Option("--file", "-f", help="up.yaml: settings beside the environment. See docs/up.md.")
     ] = None,
     folder: Annotated[
-        Path | None, typer.Option(help="The folder of a `fedafd up`: looks at what that has set up.")
+        Path | None,
+        typer.Option(
+            help="The folder of a `fedafd up`: looks at what that has set up. By default ./fedafd-data where it is"
+            " there and no process has variables here."
+        ),
     ] = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
@@ -34,9 +38,13 @@ def doctor(
 
     Run it where a process runs, with its variables. It changes nothing, and exits with 1 if something is BAD.
     """
-    from fedafd.cli.doctor.up_folder import settings_of_folder
+    from fedafd.cli.doctor.up_folder import default_folder, settings_of_folder
     from fedafd.cli.up_file import process_settings, read_up_file
 
+    if folder is None and file is None and not any(is_set_up(process, os.environ) for process in PREFIXES):
+        folder = default_folder()
+        if folder is not None:
+            typer.echo(f"looking at ./{folder}, the folder of a `fedafd up`", err=True)
     given = settings_of_folder(folder) if folder is not None else {}
     given |= read_up_file(file) if file is not None else {}
     os.environ.update(process_settings(given, os.environ))

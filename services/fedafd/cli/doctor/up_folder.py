@@ -10,7 +10,7 @@ from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.whole_files import write_whole
 from fedafd.local.aggregator_tls import aggregator_has_tls
 
-__all__ = ["DEFAULT_FOLDER", "UpFolder", "note_settings", "settings_of_folder", "up_folder"]
+__all__ = ["DEFAULT_FOLDER", "UpFolder", "default_folder", "note_settings", "settings_of_folder", "up_folder"]
 
 DEFAULT_FOLDER = Path("fedafd-data")
 
@@ -20,6 +20,11 @@ _FILE = Path("secrets") / "settings.json"
 def note_settings(home: Path, settings: dict[str, str]) -> None:
     """Keep them, readable for their owner alone."""
     write_whole(home / _FILE, json.dumps(settings, indent=1), mode=0o600)
+
+
+def default_folder() -> Path | None:
+    """The folder that `fedafd up` takes by default, if it was started here once."""
+    return DEFAULT_FOLDER if (DEFAULT_FOLDER / _FILE).is_file() else None
 
 
 def settings_of_folder(folder: Path) -> dict[str, str]:

@@ -71,7 +71,7 @@ def _of_federation(facts: Facts, federation: FederationFacts) -> Finding:
         waiting = f"; {len(federation.sites)} invited" if federation.sites else ""
         remedy = "invite a site: `fedafd client invite`"
         if federation.sites:
-            remedy = "start their agents with the token that they were given: `fedafd agent run --token`"
+            remedy = "start their agents with the token that they were given: `fedafd agent run --token-file`"
         return finding(Level.WAITING, Cause.NO_SITE, f"no site has enrolled yet{waiting}", remedy)
     last = federation.last
     if last is not None and last.state == RoundState.FAILED.value:
