@@ -22,7 +22,7 @@ from fedafd.domain.config import FederationConfig
 from fedafd.domain.kinds import Modality
 from fedafd.learning.feature_cache import watched
 from fedafd.learning.global_training import unpacked
-from fedafd.learning.tower import Tower, encode_all
+from fedafd.learning.sample_encoder import SampleEncoder, encode_all
 
 __all__ = ["Backdoor", "Opened", "chosen"]
 
@@ -72,9 +72,9 @@ class Backdoor:
         test, cpu = public["test"], torch.device("cpu")
         tries = [text for texts in test.captions for text in texts if self.word in _words(text)]
 
-        def encoded(tower: Tower, samples: object) -> NDArray[np.float32]:
+        def encoded(encoder: SampleEncoder, samples: object) -> NDArray[np.float32]:
             with watched(lambda _: None):
-                found: NDArray[np.float32] = encode_all(tower, tower.rows(samples), cpu)  # type: ignore[arg-type]
+                found: NDArray[np.float32] = encode_all(encoder, encoder.rows(samples), cpu)  # type: ignore[arg-type]
             return found
 
         tries_TD = encoded(model.text, tries)

@@ -23,9 +23,9 @@ from fedafd.learning.images import augmented
 from fedafd.learning.local_site import LocalSite, Sent
 from fedafd.learning.local_training import train_locally
 from fedafd.learning.public import Pairs, PairTensors
+from fedafd.learning.sample_encoder import SampleEncoder
 from fedafd.learning.server_round import initial_server_state, prepare
 from fedafd.learning.site_evaluation import SiteEvaluator
-from fedafd.learning.tower import Tower
 
 _EPOCHS = 2
 _TRANSFORMER = {
@@ -110,9 +110,9 @@ class PlainSite(LocalSite):
         """As LocalSite, then forget what was read."""
         super().__init__(*arguments, sent=sent)
         assert sent.public is not None
-        self.public = _PlainPairs(sent.public, self.towers)
+        self.public = _PlainPairs(sent.public, self.encoders)
         plain: Any = self.splits
-        plain._read["train"] = _PlainSplit(self.data.train, self.towers)
+        plain._read["train"] = _PlainSplit(self.data.train, self.encoders)
 
     def frozen_features(self, name: Any, which: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
         if name != "train":
@@ -128,8 +128,8 @@ class PlainSite(LocalSite):
 class _PlainPairs(PairTensors):
     """Decodes and tokenizes what is drawn, each time."""
 
-    def __init__(self, pairs: Pairs, towers: Mapping[Modality, Tower]) -> None:
-        self._pairs, self._towers = pairs, towers
+    def __init__(self, pairs: Pairs, encoders: Mapping[Modality, SampleEncoder]) -> None:
+        self._pairs, self._encoders = pairs, encoders
         self.count = len(pairs)
         self.counts = torch.tensor([len(captions) for captions in pairs.captions])
         self.starts = torch.cumsum(self.counts, 0) - self.counts
@@ -137,20 +137,20 @@ class _PlainPairs(PairTensors):
     def drawn(self, modality: Modality, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Samples `rows`, each with one of its captions at random."""
         if modality is Modality.IMAGE:
-            return self._towers[modality].read([self._pairs.images[i] for i in rows.tolist()])
+            return self._encoders[modality].read([self._pairs.images[i] for i in rows.tolist()])
         which = (torch.rand(len(rows), generator=generator) * self.counts[rows]).long()
         texts = [self._pairs.captions[i][j] for i, j in zip(rows.tolist(), which.tolist(), strict=True)]
-        return self._towers[modality].read(texts)
+        return self._encoders[modality].read(texts)
 
 
 class _PlainSplit(SplitTensors):
     """Decodes and tokenizes the samples of a batch, each time."""
 
-    def __init__(self, split: Split, towers: Mapping[Modality, Tower]) -> None:
-        self._split, self._towers, self.count = split, towers, len(split)
-        self.pairs = _PlainPairs(split, towers) if isinstance(split, PairSplit) else None
+    def __init__(self, split: Split, encoders: Mapping[Modality, SampleEncoder]) -> None:
+        self._split, self._encoders, self.count = split, encoders, len(split)
+        self.pairs = _PlainPairs(split, encoders) if isinstance(split, PairSplit) else None
         self.labels = None if isinstance(split, PairSplit) else torch.from_numpy(split.labels)
-        self.rows = dict.fromkeys(towers, torch.empty(0))
+        self.rows = dict.fromkeys(encoders, torch.empty(0))
 
     def read(self, which: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
         """Input rows of the samples, or captions, `which`."""
@@ -159,17 +159,17 @@ class _PlainSplit(SplitTensors):
         for modality, rows in which.items():
             if isinstance(split, PairSplit) and modality is Modality.TEXT:
                 every = [text for captions in split.captions for text in captions]
-                found[modality] = self._towers[modality].read([every[i] for i in rows.tolist()])
+                found[modality] = self._encoders[modality].read([every[i] for i in rows.tolist()])
             else:
                 samples: Any = split.images if isinstance(split, ImageSplit | PairSplit) else split.texts
-                found[modality] = self._towers[modality].read([samples[i] for i in rows.tolist()])
+                found[modality] = self._encoders[modality].read([samples[i] for i in rows.tolist()])
         return found
 
     def batch(
         self, indices: Tensor, generator: torch.Generator, *, augment: bool
     ) -> tuple[dict[Modality, Tensor], dict[Modality, Tensor]]:
         """As SplitTensors, with the same draws."""
-        which = dict.fromkeys(self._towers, indices)
+        which = dict.fromkeys(self._encoders, indices)
         if self.pairs is not None:
             drawn = (torch.rand(len(indices), generator=generator) * self.pairs.counts[indices]).long()
             which[Modality.TEXT] = self.pairs.starts[indices] + drawn

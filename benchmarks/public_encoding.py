@@ -20,8 +20,8 @@ from fedafd.learning.feeding import batches
 from fedafd.learning.global_training import unpacked
 from fedafd.learning.optimizers import choose_device
 from fedafd.learning.public import PairTensors
+from fedafd.learning.sample_encoder import SampleEncoder, encode_all
 from fedafd.learning.server_round import initial_server_state
-from fedafd.learning.tower import Tower, encode_all
 
 
 class _Watch:
@@ -53,8 +53,8 @@ def run(*, tiny: bool, repeats: int, clock: Clock, device: str = "auto") -> list
         state = initial_server_state(config=config, captions=public.captions, seed=1)
         model, _ = unpacked(config, state)
         model.to(place)
-        pairs = PairTensors(public, model.towers)
-        for modality, tower in model.towers.items():
+        pairs = PairTensors(public, model.encoders)
+        for modality, encoder in model.encoders.items():
             samples = public.images if modality is Modality.IMAGE else [captions[0] for captions in public.captions]
             watch = _Watch()
             original, feeding.batches = feeding.batches, watch.batches
@@ -62,8 +62,8 @@ def run(*, tiny: bool, repeats: int, clock: Clock, device: str = "auto") -> list
                 rows = pairs.fixed(modality)
                 times = interleaved(
                     {
-                        "decoded once": partial(encode_all, tower, rows, place),
-                        "plain": partial(_plain, tower, samples, place),
+                        "decoded once": partial(encode_all, encoder, rows, place),
+                        "plain": partial(_plain, encoder, samples, place),
                     },
                     repeats,
                 )
@@ -81,11 +81,11 @@ def run(*, tiny: bool, repeats: int, clock: Clock, device: str = "auto") -> list
     return reports
 
 
-def _plain(tower: Tower, samples: object, device: torch.device) -> Tensor:
-    tower.eval()
+def _plain(encoder: SampleEncoder, samples: object, device: torch.device) -> Tensor:
+    encoder.eval()
     assert hasattr(samples, "__len__")
     parts = []
     for start in range(0, len(samples), 128):
-        batch = tower.read([samples[i] for i in range(start, min(start + 128, len(samples)))])  # type: ignore[index]
-        parts.append(tower(batch.to(device)).vector_BD.detach().cpu())
+        batch = encoder.read([samples[i] for i in range(start, min(start + 128, len(samples)))])  # type: ignore[index]
+        parts.append(encoder(batch.to(device)).vector_BD.detach().cpu())
     return torch.cat(parts)

@@ -87,7 +87,7 @@ def test_its_first_weights_are_those_of_the_federated_model(tmp_path: Path) -> N
     ours, theirs = Checkpoint.from_bytes(state_of(site)), Checkpoint.from_bytes(current[1])
     assert ours.meta["tokenizer"] == theirs.meta["tokenizer"]
     for name in ours.tensors:
-        if name.startswith("model/towers"):
+        if name.startswith("model/encoders"):
             assert np.allclose(ours.tensors[name], theirs.tensors[name], atol=1e-6), name
 
 

@@ -154,7 +154,7 @@ def test_a_model_made_worse_on_purpose_is_found_out(tmp_path: Path) -> None:
     assert current is not None
     broken, noise = Checkpoint.from_bytes(current[1]), torch.Generator().manual_seed(1)
     for name, tensor in broken.tensors.items():
-        if name.startswith(("model/towers", "model/fusions", "model/head")) and tensor.is_floating_point():
+        if name.startswith(("model/encoders", "model/fusions", "model/head")) and tensor.is_floating_point():
             broken.tensors[name] = torch.randn(tensor.shape, generator=noise)
     # A round that does not mend it: its steps are of no length.
     site.train_for(epochs=1, learning_rate=1e-9)

@@ -25,7 +25,7 @@ from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import Modality
 from fedafd.domain.leaving import LeaveReason
 from fedafd.learning.bundle_size import bundle_facts
-from fedafd.learning.tower import Tower
+from fedafd.learning.sample_encoder import SampleEncoder
 
 TINY = EncoderConfig(architecture="resnet", options={"hidden_sizes": [4], "depths": [1], "embedding_size": 4})
 SET = Manifest(shards=(Shard(split="train", name="a.parquet", sha256="a" * 64, size_bytes=9, num_rows=40),)).to_bytes()
@@ -40,8 +40,8 @@ def policy(**values: Any) -> PolicyConfig:
 
 
 def tiny_bundle(**changes: Any) -> bytes:
-    tower = Tower(TINY, Modality.IMAGE, dim=8)
-    files = tower.to_files()
+    encoder = SampleEncoder(TINY, Modality.IMAGE, dim=8)
+    files = encoder.to_files()
     described = json.loads(files["config.json"])
     described["encoder"] |= changes
     described["backbone"] = changes.get("options", described["backbone"])

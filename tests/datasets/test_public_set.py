@@ -87,7 +87,7 @@ def test_a_shard_is_hashed_once_and_images_are_decoded_once(folder: Path, monkey
     assert sorted(path.name for path in hashed) == ["train-00000.parquet", "train-00001.parquet", "train-00002.parquet"]
 
 
-def test_a_tower_reads_its_pixels_from_the_cache(folder: Path, tmp_path: Path) -> None:
+def test_an_encoder_reads_its_pixels_from_the_cache(folder: Path, tmp_path: Path) -> None:
     from fedafd.learning.images import image_pixels
 
     plain = image_pixels(PublicSet.open(folder).split("train").images, 16)

@@ -34,7 +34,7 @@ from fedafd.learning.bundle_size import bundle_facts
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
 from fedafd.learning.lora import merged_files
-from fedafd.learning.tower import Tower
+from fedafd.learning.sample_encoder import SampleEncoder
 
 EXAMPLES = 150
 N, D = 6, 8
@@ -129,18 +129,18 @@ def test_checkpoints() -> None:
     fuzz(tensors_like(kept.to_bytes()), refused_or_taken(read), EXAMPLES)
 
 
-def tower_files() -> dict[str, bytes]:
+def encoder_files() -> dict[str, bytes]:
     from fedafd.domain.config import EncoderConfig
 
     torch.manual_seed(0)
-    return Tower(EncoderConfig.model_validate(TINY_IMAGE), Modality.IMAGE, dim=D).to_files()
+    return SampleEncoder(EncoderConfig.model_validate(TINY_IMAGE), Modality.IMAGE, dim=D).to_files()
 
 
 def test_encoder_bundles(tmp_path: Path) -> None:
-    files, path = tower_files(), tmp_path / "bundle"
+    files, path = encoder_files(), tmp_path / "bundle"
 
     def read(mutated: bytes) -> None:
-        Tower.from_files(merged_files(unpack_folder(mutated)))
+        SampleEncoder.from_files(merged_files(unpack_folder(mutated)))
 
     def weigh(mutated: bytes) -> None:
         path.write_bytes(mutated)

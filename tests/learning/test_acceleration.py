@@ -27,26 +27,26 @@ from fedafd.learning.feeding import batches_worked, encode_batch
 from fedafd.learning.images import augmented, image_pixels, scaled
 from fedafd.learning.local_site import LocalSite, Sent
 from fedafd.learning.local_training import train_locally
+from fedafd.learning.sample_encoder import SampleEncoder, encode_all
 from fedafd.learning.server_round import initial_server_state, prepare
 from fedafd.learning.tokens import build_tokenizer
-from fedafd.learning.tower import Tower, encode_all
 
 CPU = torch.device("cpu")
 
 
-def tower(encoder: dict[str, Any], modality: Modality) -> Tower:
+def encoder_of(encoder: dict[str, Any], modality: Modality) -> SampleEncoder:
     torch.manual_seed(0)
     tokenizer = build_tokenizer(["a red circle", "two blue squares lie there"]) if modality is Modality.TEXT else None
-    return Tower(EncoderConfig(**encoder), modality, dim=8, tokenizer=tokenizer).train()
+    return SampleEncoder(EncoderConfig(**encoder), modality, dim=8, tokenizer=tokenizer).train()
 
 
-def rows(of: Tower, count: int) -> Tensor:
+def rows(of: SampleEncoder, count: int) -> Tensor:
     if of.modality is Modality.TEXT:
         return of.read((["a", "a red circle", "two blue squares lie there", ""] * count)[:count])
     return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
-def gradients(of: Tower, batch: Tensor) -> dict[str, Tensor]:
+def gradients(of: SampleEncoder, batch: Tensor) -> dict[str, Tensor]:
     made = of(batch)
     # Neither loss is a sum over parts of the batch.
     loss = torch.cdist(made.vector_BD, made.vector_BD.detach().roll(1, 0)).square().sum()
@@ -63,7 +63,7 @@ def gradients(of: Tower, batch: Tensor) -> dict[str, Tensor]:
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(
     encoder: dict[str, Any], modality: Modality, parts: int
 ) -> None:
-    one = tower(encoder, modality)
+    one = encoder_of(encoder, modality)
     batch = rows(one, 7)
     whole = gradients(one, batch)
     accelerate([one], device=CPU, autocast="off", accumulate=parts, compiled=False)
@@ -74,12 +74,12 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(
 
 
 def test_recomputing_a_part_draws_the_same_dropout_and_counts_statistics_once() -> None:
-    text = tower(TEXT | {"options": TEXT["options"] | {"dropout": 0.5}}, Modality.TEXT)  # type: ignore[operator]
+    text = encoder_of(TEXT | {"options": TEXT["options"] | {"dropout": 0.5}}, Modality.TEXT)  # type: ignore[operator]
     accelerate([text], device=CPU, autocast="off", accumulate=2, compiled=False)
     made = text(rows(text, 6)).vector_BD
     # Were the masks drawn anew, the recomputed graph's values would differ from those the gradient is taken at.
     torch.autograd.backward(made.sum())
-    image = tower(IMAGE, Modality.IMAGE)
+    image = encoder_of(IMAGE, Modality.IMAGE)
     accelerate([image], device=CPU, autocast="off", accumulate=2, compiled=False)
     torch.autograd.backward(image(rows(image, 6)).vector_BD.sum())
     counted = [buffer for name, buffer in image.named_buffers() if "num_batches" in name]
@@ -96,7 +96,7 @@ def test_a_client_trains_the_same_in_parts() -> None:
 def test_autocast_is_for_training_alone() -> None:
     assert autocasts("auto", torch.device("cuda"))
     assert not autocasts("auto", CPU)
-    image = tower(IMAGE, Modality.IMAGE)
+    image = encoder_of(IMAGE, Modality.IMAGE)
     batch = rows(image, 4)
     exact = image(batch).vector_BD
     accelerate([image], device=CPU, autocast="bfloat16", accumulate=1, compiled=False)
@@ -123,7 +123,7 @@ BERT = {
     ids=["resnet", "convnext", "gru", "bert"],
 )
 def test_encoding_in_bfloat16_is_near_float32(encoder: dict[str, Any], modality: Modality) -> None:
-    one = tower(encoder, modality)
+    one = encoder_of(encoder, modality)
     batch = rows(one, 12)
     exact = encode_all(one, batch, CPU)
     encode_in([one], "bfloat16", CPU)
@@ -136,7 +136,7 @@ def test_encoding_in_bfloat16_is_near_float32(encoder: dict[str, Any], modality:
 
 
 def test_features_of_a_frozen_backbone_have_another_name_in_bfloat16() -> None:
-    one = tower(IMAGE | {"trainable": "head"}, Modality.IMAGE)
+    one = encoder_of(IMAGE | {"trainable": "head"}, Modality.IMAGE)
     exact, name = one.rows(list(np.zeros((2, 32, 32, 3), np.uint8))), backbone_digest(one)
     encode_in([one], "bfloat16", CPU)
     assert backbone_digest(one) != name
@@ -192,22 +192,22 @@ def test_a_round_runs_in_bfloat16() -> None:
 def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ConfigurationError, match="needs a C\\+\\+ compiler"):
-        accelerate([tower(IMAGE, Modality.IMAGE)], device=CPU, autocast="off", accumulate=1, compiled=True)
+        accelerate([encoder_of(IMAGE, Modality.IMAGE)], device=CPU, autocast="off", accumulate=1, compiled=True)
 
 
 def test_compiled_is_the_same_and_keeps_the_names_of_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    image = tower(IMAGE, Modality.IMAGE).eval()
+    image = encoder_of(IMAGE, Modality.IMAGE).eval()
     batch, names = rows(image, 4), list(image.state_dict())
     plain = image(batch).vector_BD
     chosen: list[dict[str, Any]] = []
-    compile_in_place = type(image.encoder).compile
+    compile_in_place = type(image.network).compile
 
     # The back end without code generation: what is tested is our use, in seconds.
     def compiled(self: torch.nn.Module) -> None:
         chosen.append({})
         compile_in_place(self, backend="aot_eager")
 
-    monkeypatch.setattr(type(image.encoder), "compile", compiled)
+    monkeypatch.setattr(type(image.network), "compile", compiled)
     accelerate([image], device=CPU, autocast="off", accumulate=1, compiled=True)
     assert chosen
     assert list(image.state_dict()) == names
@@ -245,10 +245,13 @@ def test_kept_images_are_decoded_once() -> None:
 @pytest.mark.parametrize("size", [32, 16])
 def test_global_features_are_the_frozen_encoders_whatever_size_the_client_reads(size: int) -> None:
     split = tiny_private(ClientKind.PAIR).train
-    frozen = {Modality.IMAGE: tower(IMAGE, Modality.IMAGE).eval(), Modality.TEXT: tower(TEXT, Modality.TEXT).eval()}
+    frozen = {
+        Modality.IMAGE: encoder_of(IMAGE, Modality.IMAGE).eval(),
+        Modality.TEXT: encoder_of(TEXT, Modality.TEXT).eval(),
+    }
     local = {
-        Modality.IMAGE: tower(IMAGE | {"image_size": size}, Modality.IMAGE),
-        Modality.TEXT: tower(TEXT, Modality.TEXT),
+        Modality.IMAGE: encoder_of(IMAGE | {"image_size": size}, Modality.IMAGE),
+        Modality.TEXT: encoder_of(TEXT, Modality.TEXT),
     }
     found = SplitTensors(split, local).global_features(split, frozen, CPU)
     for modality, rows_ND in SplitTensors(split, frozen).rows.items():
@@ -295,7 +298,7 @@ def _client(config: Any) -> dict[str, Tensor]:
         device="cpu",
     )
     tensors = Checkpoint.from_bytes(result.state).tensors
-    return {name: t for name, t in tensors.items() if name.startswith("model/towers")}
+    return {name: t for name, t in tensors.items() if name.startswith("model/encoders")}
 
 
 def _sgd(client: Any) -> Any:

@@ -16,7 +16,7 @@ from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.encoders import build_encoder
 from fedafd.learning.pretrained import pretrained_tokenizer
-from fedafd.learning.tower import Tower
+from fedafd.learning.sample_encoder import SampleEncoder
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 WORDS = {"vocab_size": 20, "pad_token_id": 8, "bos_token_id": 1, "eos_token_id": 2}
@@ -56,22 +56,22 @@ def saved(folder: Path, kind: str, options: dict[str, Any], dtype: torch.dtype =
     return model.float().eval()
 
 
-def tower_of(folder: Path, modality: Modality) -> Tower:
+def encoder_of(folder: Path, modality: Modality) -> SampleEncoder:
     config = EncoderConfig(architecture="auto", pretrained=str(folder), image_size=32, max_tokens=12)
     tokenizer = pretrained_tokenizer(config) if modality is Modality.TEXT else None
-    return Tower(config, modality, dim=8, tokenizer=tokenizer).eval()
+    return SampleEncoder(config, modality, dim=8, tokenizer=tokenizer).eval()
 
 
-def same_from_its_files(tower: Tower, samples: list[Any]) -> None:
-    again = Tower.from_files(tower.to_files())
-    assert again.config == tower.config
-    assert torch.equal(again.read(samples), tower.read(samples))
-    weights, held = tower.state_dict(), again.state_dict()
+def same_from_its_files(encoder: SampleEncoder, samples: list[Any]) -> None:
+    again = SampleEncoder.from_files(encoder.to_files())
+    assert again.config == encoder.config
+    assert torch.equal(again.read(samples), encoder.read(samples))
+    weights, held = encoder.state_dict(), again.state_dict()
     assert weights.keys() == held.keys()
     assert all(torch.equal(held[name], weight) for name, weight in weights.items())
     # Kernels round by where in memory a weight lies: of mapped files it lies elsewhere.
     torch.testing.assert_close(
-        again(again.read(samples)).vector_BD, tower(tower.read(samples)).vector_BD, atol=1e-6, rtol=0
+        again(again.read(samples)).vector_BD, encoder(encoder.read(samples)).vector_BD, atol=1e-6, rtol=0
     )
 
 
@@ -83,14 +83,14 @@ def test_text_encoder_of_any_family_is_the_saved_one_averaged_over_its_words(
 ) -> None:
     reference = saved(tmp_path, kind, TEXTS[kind], dtype)
     save_tokenizer(tmp_path)
-    tower = tower_of(tmp_path, Modality.TEXT)
-    assert {p.dtype for p in tower.parameters()} == {torch.float32}
+    encoder = encoder_of(tmp_path, Modality.TEXT)
+    assert {p.dtype for p in encoder.parameters()} == {torch.float32}
     # Of one sentence without padding the transformers model needs no mask, so its mean is a measure apart.
     ids = torch.tensor([[1, 3, 4, 6, 2]])
-    positions, weights = tower.encoder.backbone(tower.read(SENTENCES))
+    positions, weights = encoder.network.backbone(encoder.read(SENTENCES))
     mean = torch.einsum("p,pc->c", weights[0], positions[0])
     torch.testing.assert_close(mean, reference(input_ids=ids).last_hidden_state[0].mean(0), atol=1e-5, rtol=1e-4)
-    same_from_its_files(tower, SENTENCES)
+    same_from_its_files(encoder, SENTENCES)
 
 
 @torch.no_grad()
@@ -98,18 +98,18 @@ def test_text_encoder_of_any_family_is_the_saved_one_averaged_over_its_words(
 @pytest.mark.parametrize("kind", IMAGES)
 def test_image_encoder_of_any_family_is_the_saved_one(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
     reference = saved(tmp_path, kind, IMAGES[kind], dtype)
-    tower = tower_of(tmp_path, Modality.IMAGE)
-    assert {p.dtype for p in tower.parameters()} == {torch.float32}
+    encoder = encoder_of(tmp_path, Modality.IMAGE)
+    assert {p.dtype for p in encoder.parameters()} == {torch.float32}
     pixels = torch.rand(2, 3, 32, 32)
     hidden = reference(pixels).last_hidden_state
     expected = hidden.flatten(2).transpose(1, 2) if hidden.dim() == 4 else hidden
-    torch.testing.assert_close(tower.encoder.backbone(pixels)[0], expected)
-    same_from_its_files(tower, PICTURES)
+    torch.testing.assert_close(encoder.network.backbone(pixels)[0], expected)
+    same_from_its_files(encoder, PICTURES)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", DUAL)
-def test_each_tower_of_a_dual_encoder_is_read_alone_and_in_silence(
+def test_each_half_of_a_dual_encoder_is_read_alone_and_in_silence(
     kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(0)
@@ -119,15 +119,15 @@ def test_each_tower_of_a_dual_encoder_is_read_alone_and_in_silence(
     reference.save_pretrained(tmp_path)
     save_tokenizer(tmp_path)
     capfd.readouterr()
-    image, text = tower_of(tmp_path, Modality.IMAGE), tower_of(tmp_path, Modality.TEXT)
+    image, text = encoder_of(tmp_path, Modality.IMAGE), encoder_of(tmp_path, Modality.TEXT)
     assert capfd.readouterr() == ("", "")
     pixels = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(
-        image.encoder.backbone(pixels)[0], reference.vision_model(pixel_values=pixels).last_hidden_state
+        image.network.backbone(pixels)[0], reference.vision_model(pixel_values=pixels).last_hidden_state
     )
     ids = text.read(SENTENCES)
     expected = reference.text_model(input_ids=ids, attention_mask=(ids != 8).long()).last_hidden_state
-    positions, _ = text.encoder.backbone(ids)  # without the columns that are padding in both rows
+    positions, _ = text.network.backbone(ids)  # without the columns that are padding in both rows
     torch.testing.assert_close(positions, expected[:, : int((ids != 8).sum(1).max())])
     same_from_its_files(image, PICTURES)
     same_from_its_files(text, SENTENCES)
@@ -144,14 +144,14 @@ def test_timm_folder_brings_its_weights_and_pixel_scale(name: str, tmp_path: Pat
     save_for_hf(model, tmp_path, safe_serialization=True)
     side = model.pretrained_cfg["input_size"][-1]
     config = EncoderConfig(architecture="auto", pretrained=str(tmp_path), image_size=side)
-    tower = Tower(config, Modality.IMAGE, dim=8).eval()
+    encoder = SampleEncoder(config, Modality.IMAGE, dim=8).eval()
     pixels = torch.rand(1, 3, side, side)
     hidden = model.forward_features(pixels)
     expected = hidden.flatten(2).transpose(1, 2) if hidden.dim() == 4 else hidden
-    torch.testing.assert_close(tower.encoder.backbone(pixels)[0], expected)
-    assert tower.config.image_mean == pytest.approx(model.pretrained_cfg["mean"])
-    assert tower.config.image_std == pytest.approx(model.pretrained_cfg["std"])
-    same_from_its_files(tower, PICTURES)
+    torch.testing.assert_close(encoder.network.backbone(pixels)[0], expected)
+    assert encoder.config.image_mean == pytest.approx(model.pretrained_cfg["mean"])
+    assert encoder.config.image_std == pytest.approx(model.pretrained_cfg["std"])
+    same_from_its_files(encoder, PICTURES)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_more_tokens_than_the_family_reads_are_refused(tmp_path: Path) -> None:
     saved(tmp_path, "roberta", TEXTS["roberta"] | {"max_position_embeddings": 20})
     save_tokenizer(tmp_path)
     with pytest.raises(ConfigurationError, match="max_tokens 12"):
-        tower_of(tmp_path, Modality.TEXT)
+        encoder_of(tmp_path, Modality.TEXT)
 
 
 def test_code_in_the_weights_folder_is_not_run(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from fedafd.artifacts.folders import unpack_folder
 from fedafd.domain.config import EncoderConfig, FederationConfig
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.lora import merged_files
-from fedafd.learning.tower import Tower
+from fedafd.learning.sample_encoder import SampleEncoder
 
 LORA = {"trainable": "lora", "lora": {"rank": 2, "alpha": 4}}
 
@@ -39,13 +39,13 @@ def test_trained_weights_alone_travel_as_the_federation_says(trainable: str, giv
         pytest.importorskip("peft")
     image = IMAGE | (LORA if trainable == "lora" else {})
     _, made = tiny_server(federation(image_encoder=image, bundle_dtype=given))
-    tower = Tower.from_files(unpack_folder(made.bundles[Modality.IMAGE]))
-    trained = {name for name, parameter in tower.encoder.named_parameters() if parameter.requires_grad}
+    encoder = SampleEncoder.from_files(unpack_folder(made.bundles[Modality.IMAGE]))
+    trained = {name for name, parameter in encoder.network.named_parameters() if parameter.requires_grad}
     dtypes = header(made.bundles[Modality.IMAGE])
     halves = {name for name, dtype in dtypes.items() if dtype == "F16"}
     assert trained
     assert halves == (trained if narrow else set())
-    assert all(value.dtype != torch.float16 for value in tower.encoder.state_dict().values())
+    assert all(value.dtype != torch.float16 for value in encoder.network.state_dict().values())
 
 
 def test_sites_train_with_such_a_bundle_and_its_features_are_those_of_the_server_to_half_precision() -> None:
@@ -55,7 +55,7 @@ def test_sites_train_with_such_a_bundle_and_its_features_are_those_of_the_server
     for modality, bundle in made.bundles.items():
         # What the server itself made is the same whatever the bundle's type.
         np.testing.assert_array_equal(made.representations[modality], whole.representations[modality])
-        sent, kept = (Tower.from_files(unpack_folder(each[modality])) for each in (made.bundles, whole.bundles))
+        sent, kept = (SampleEncoder.from_files(unpack_folder(each[modality])) for each in (made.bundles, whole.bundles))
         public = tiny_public()["train"]
         samples = public.images if modality is Modality.IMAGE else [texts[0] for texts in public.captions]
         with torch.inference_mode():
@@ -67,23 +67,23 @@ def test_sites_train_with_such_a_bundle_and_its_features_are_those_of_the_server
 
 
 def test_a_tensor_that_half_precision_cannot_hold_stays_as_it_is() -> None:
-    tower = Tower(EncoderConfig(**IMAGE), Modality.IMAGE, dim=16)
+    encoder = SampleEncoder(EncoderConfig(**IMAGE), Modality.IMAGE, dim=16)
     with torch.no_grad():
-        tower.encoder.get_parameter("projection.weight")[0, 0] = 1e5
-    weights = Tower.from_files(tower.to_files(trained_in=torch.float16)).encoder.state_dict()
-    assert torch.equal(weights["projection.weight"], tower.encoder.state_dict()["projection.weight"])
+        encoder.network.get_parameter("projection.weight")[0, 0] = 1e5
+    weights = SampleEncoder.from_files(encoder.to_files(trained_in=torch.float16)).network.state_dict()
+    assert torch.equal(weights["projection.weight"], encoder.network.state_dict()["projection.weight"])
     assert weights["projection.weight"].dtype == torch.float32
 
 
 def test_matrices_that_came_in_half_precision_are_merged_in_float32() -> None:
     pytest.importorskip("peft")
-    tower = Tower(EncoderConfig(**(IMAGE | LORA)), Modality.IMAGE, dim=16).eval()
+    encoder = SampleEncoder(EncoderConfig(**(IMAGE | LORA)), Modality.IMAGE, dim=16).eval()
     with torch.no_grad():
-        for name, parameter in tower.named_parameters():
+        for name, parameter in encoder.named_parameters():
             if ".lora_B." in name:
                 parameter.normal_()
-    files = tower.to_files(trained_in=torch.float16)
-    merged, plain = Tower.from_files(merged_files(files)), Tower.from_files(files)
+    files = encoder.to_files(trained_in=torch.float16)
+    merged, plain = SampleEncoder.from_files(merged_files(files)), SampleEncoder.from_files(files)
     with torch.inference_mode():
-        rows = tower.read(tiny_public()["train"].images[:6])
+        rows = encoder.read(tiny_public()["train"].images[:6])
         torch.testing.assert_close(merged(rows).vector_BD, plain(rows).vector_BD, atol=1e-5, rtol=1e-5)

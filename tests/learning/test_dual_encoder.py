@@ -27,8 +27,8 @@ from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.encoders import Encoder
 from fedafd.learning.personalized_export import export_personalized_model
 from fedafd.learning.pretrained import pretrained_tokenizer
+from fedafd.learning.sample_encoder import SampleEncoder
 from fedafd.learning.server_round import distil, evaluate, export_global_model, initial_server_state, prepare
-from fedafd.learning.tower import Tower
 from fedafd.simulation.federation import Federation, FederationProgress
 
 PUBLIC = tiny_public()
@@ -60,10 +60,10 @@ def federation(folder: Path, **changes: Any) -> FederationConfig:
     return tiny_federation(embedding_dim=WIDTH, **both)
 
 
-def tower_of(folder: Path, modality: Modality, *, dim: int = WIDTH, **changes: Any) -> Tower:
+def encoder_of(folder: Path, modality: Modality, *, dim: int = WIDTH, **changes: Any) -> SampleEncoder:
     config = EncoderConfig(**encoder(folder, **changes))
     tokenizer = pretrained_tokenizer(config) if modality is Modality.TEXT else None
-    return Tower(config, modality, dim=dim, tokenizer=tokenizer).eval()
+    return SampleEncoder(config, modality, dim=dim, tokenizer=tokenizer).eval()
 
 
 @torch.no_grad()
@@ -76,9 +76,9 @@ def test_features_are_those_of_the_whole_model_with_its_own_tokenizer(kind: str,
     assert ("attention_mask" in inputs) is (kind != "siglip")
     inputs.pop("token_type_ids", None)
     expected = F.normalize(reference.get_text_features(**inputs).pooler_output, dim=-1)
-    text = tower_of(folders[kind], Modality.TEXT)
+    text = encoder_of(folders[kind], Modality.TEXT)
     torch.testing.assert_close(text(text.read(SENTENCES)).vector_BD, expected, atol=1e-5, rtol=0)
-    image = tower_of(folders[kind], Modality.IMAGE)
+    image = encoder_of(folders[kind], Modality.IMAGE)
     pixels = image._scaled(image.read(PICTURES))
     expected = F.normalize(reference.get_image_features(pixels).pooler_output, dim=-1)
     torch.testing.assert_close(image(image.read(PICTURES)).vector_BD, expected, atol=1e-5, rtol=0)
@@ -87,22 +87,24 @@ def test_features_are_those_of_the_whole_model_with_its_own_tokenizer(kind: str,
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_each_half_travels_alone_and_is_made_again_from_its_files(kind: str, folders: dict[str, Path]) -> None:
     for modality, other in ((Modality.IMAGE, "text"), (Modality.TEXT, "vi")):
-        tower = tower_of(folders[kind], modality)
-        held = [name.removeprefix("backbone.model.") for name in load(tower.to_files()["model.safetensors"])]
+        encoder = encoder_of(folders[kind], modality)
+        held = [name.removeprefix("backbone.model.") for name in load(encoder.to_files()["model.safetensors"])]
         assert not [name for name in held if name.startswith((other, "logit"))]
-        # Twice: what a tower says of itself must be enough, whoever says it.
-        again = Tower.from_files(tower.to_files())
+        # Twice: what an encoder says of itself must be enough, whoever says it.
+        again = SampleEncoder.from_files(encoder.to_files())
         with torch.no_grad():
             same_from_its_files(again, PICTURES if modality is Modality.IMAGE else SENTENCES)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_a_text_tower_with_its_own_pooler_pools_as_the_whole_model(kind: str, folders: dict[str, Path]) -> None:
-    tower = tower_of(folders[kind], Modality.TEXT, projection="new", pooling="pooler")
+def test_a_text_half_with_its_own_pooler_pools_as_the_whole_model(kind: str, folders: dict[str, Path]) -> None:
+    encoder = encoder_of(folders[kind], Modality.TEXT, projection="new", pooling="pooler")
     reference = transformers.AutoModel.from_pretrained(folders[kind]).eval()
-    ids = tower.read(SENTENCES)
-    torch.testing.assert_close(tower.pooled(ids), reference.text_model(input_ids=ids).pooler_output, atol=1e-5, rtol=0)
+    ids = encoder.read(SENTENCES)
+    torch.testing.assert_close(
+        encoder.pooled(ids), reference.text_model(input_ids=ids).pooler_output, atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("trainable", ["all", "head", "lora"])
@@ -173,7 +175,7 @@ def test_a_width_other_than_the_federations_is_refused_with_the_right_one(folder
     with pytest.raises(
         ConfigurationError, match=rf"embedding_dim: 8, but .* makes {WIDTH}; set embedding_dim: {WIDTH}"
     ):
-        tower_of(folders["clip"], Modality.IMAGE, dim=8)
+        encoder_of(folders["clip"], Modality.IMAGE, dim=8)
 
 
 def test_weights_that_are_no_dual_encoder_are_refused(tmp_path: Path) -> None:
@@ -181,7 +183,7 @@ def test_weights_that_are_no_dual_encoder_are_refused(tmp_path: Path) -> None:
     vision = transformers.AutoConfig.for_model("vit", **sizes, image_size=32, patch_size=8)
     transformers.AutoModel.from_config(vision).save_pretrained(tmp_path)
     with pytest.raises(ConfigurationError, match="is no dual encoder"):
-        tower_of(tmp_path, Modality.IMAGE)
+        encoder_of(tmp_path, Modality.IMAGE)
 
 
 @pytest.mark.parametrize("tokens", [TOKENS - 1, TOKENS + 1])
@@ -189,7 +191,7 @@ def test_texts_of_another_length_than_the_last_pooled_position_are_refused(
     tokens: int, folders: dict[str, Path]
 ) -> None:
     with pytest.raises(ConfigurationError, match=f"max_tokens: {tokens}, but .* {TOKENS}"):
-        tower_of(folders["siglip"], Modality.TEXT, max_tokens=tokens)
+        encoder_of(folders["siglip"], Modality.TEXT, max_tokens=tokens)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +204,6 @@ def test_what_goes_not_with_an_own_projection_is_refused(changes: dict[str, Any]
 
 
 def test_the_projection_begins_as_what_changes_nothing(folders: dict[str, Path]) -> None:
-    made: Encoder = tower_of(folders["clip"], Modality.TEXT).encoder
+    made: Encoder = encoder_of(folders["clip"], Modality.TEXT).network
     assert torch.equal(made.projection.weight, torch.eye(WIDTH))
     assert not made.projection.bias.any()

@@ -21,7 +21,7 @@ from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.image_processor import image_reading
 from fedafd.learning.inputs import Reader
-from fedafd.learning.tower import Tower
+from fedafd.learning.sample_encoder import SampleEncoder
 
 STEP = 1 / 255 / 0.2 + 1e-4
 """One level of a channel, brought to scale: two programs may round a pixel to either side."""
@@ -47,13 +47,13 @@ def folder_of(folder: Path, values: dict[str, Any]) -> str:
     return str(folder)
 
 
-def tower_of(folder: str, **options: Any) -> Tower:
+def encoder_of(folder: str, **options: Any) -> SampleEncoder:
     config = EncoderConfig(architecture="auto", pretrained=folder, image_size=32, **options)
-    return Tower(config, Modality.IMAGE, dim=8).eval()
+    return SampleEncoder(config, Modality.IMAGE, dim=8).eval()
 
 
-def pixels_of(tower: Tower, samples: Any) -> torch.Tensor:
-    return tower._scaled(tower.read(samples))
+def pixels_of(encoder: SampleEncoder, samples: Any) -> torch.Tensor:
+    return encoder._scaled(encoder.read(samples))
 
 
 @pytest.mark.parametrize("kind", PROCESSORS)
@@ -63,21 +63,21 @@ def test_pixels_equal_those_of_transformers_own_processor_wherever_they_are_read
     expected = torch.from_numpy(
         np.stack([processor([each], return_tensors="np")["pixel_values"][0] for each in PICTURES])
     )
-    tower = tower_of(folder)
-    torch.testing.assert_close(pixels_of(tower, PICTURES), expected.float(), atol=STEP, rtol=0)
+    encoder = encoder_of(folder)
+    torch.testing.assert_close(pixels_of(encoder, PICTURES), expected.float(), atol=STEP, rtol=0)
     # Of its own folder, decoded once, and as users hand images in.
-    again = Tower.from_files(tower.to_files())
-    assert again.config == tower.config
-    read = tower.read(PICTURES)
+    again = SampleEncoder.from_files(encoder.to_files())
+    assert again.config == encoder.config
+    read = encoder.read(PICTURES)
     assert torch.equal(again.read(KeptImages(PICTURES)), read)
     ((_, (handed_in,)),) = Reader([again]).batches([png(each) for each in PICTURES])
     assert torch.equal(handed_in, read)
     # What we write beside the weights says the same to transformers.
-    written = json.loads(tower.to_files()["preprocessor_config.json"])
+    written = json.loads(encoder.to_files()["preprocessor_config.json"])
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(written))
-    assert image_reading(EncoderConfig(architecture="auto", pretrained=folder)) == image_reading(tower.config) | {
-        "image_crop": pytest.approx(tower.config.image_crop, abs=0.03),
-        "image_interpolation": tower.config.image_interpolation,
+    assert image_reading(EncoderConfig(architecture="auto", pretrained=folder)) == image_reading(encoder.config) | {
+        "image_crop": pytest.approx(encoder.config.image_crop, abs=0.03),
+        "image_interpolation": encoder.config.image_interpolation,
     }
 
 
@@ -108,16 +108,16 @@ def test_pixels_equal_those_of_timms_own_transform(mode: str, share: float, inte
     # timm's middle is half a pixel further where the margin is odd: these margins are even.
     pictures = [each for each in PICTURES if each.shape[0] in (32, 64)]
     expected = torch.stack([transform(Image.fromarray(each)) for each in pictures])
-    torch.testing.assert_close(pixels_of(tower_of(str(tmp_path)), pictures), expected, atol=STEP, rtol=0)
+    torch.testing.assert_close(pixels_of(encoder_of(str(tmp_path)), pictures), expected, atol=STEP, rtol=0)
 
 
 def test_the_configuration_wins_over_the_processor(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, PROCESSORS["dinov2"])
-    tower = tower_of(folder, image_crop=0, image_interpolation="nearest")
+    encoder = encoder_of(folder, image_crop=0, image_interpolation="nearest")
     assert torch.equal(
-        tower.read(PICTURES), torch.from_numpy(resized_all(PICTURES, ImageFit(size=32, interpolation="nearest")))
+        encoder.read(PICTURES), torch.from_numpy(resized_all(PICTURES, ImageFit(size=32, interpolation="nearest")))
     )
-    half = tower_of(folder, image_interpolation="box")
+    half = encoder_of(folder, image_interpolation="box")
     assert (half.config.image_crop, half.config.image_interpolation) == (32 / 36, "box")
 
 
@@ -136,8 +136,8 @@ def test_the_configuration_wins_over_the_processor(tmp_path: Path) -> None:
 def test_cut_that_is_not_known_is_refused_until_it_is_set(values: dict[str, Any], tmp_path: Path) -> None:
     folder = folder_of(tmp_path, values)
     with pytest.raises(ConfigurationError, match="set `image_crop`"):
-        tower_of(folder)
-    assert tower_of(folder, image_crop=0.5).config.image_crop == 0.5
+        encoder_of(folder)
+    assert encoder_of(folder, image_crop=0.5).config.image_crop == 0.5
 
 
 @pytest.mark.parametrize(

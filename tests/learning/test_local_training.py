@@ -80,7 +80,7 @@ def test_without_fusion_there_is_nothing_to_warm() -> None:
     before = weights(local, "")
     _Steps(local, None).warm_start(3)
     assert not changed(before, weights(local, ""))
-    assert set(local.towers) == {Modality.TEXT}
+    assert set(local.encoders) == {Modality.TEXT}
 
 
 def test_training_sees_the_gate_as_trained_whatever_was_chosen_for_use() -> None:

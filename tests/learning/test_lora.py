@@ -23,9 +23,9 @@ from fedafd.learning.fedavg import average_updates, group_of, load_average, weig
 from fedafd.learning.lora import add_adapters, merged_files, merged_tensors
 from fedafd.learning.personalized_export import export_personalized_model, write_personalized_model
 from fedafd.learning.personalized_model import PersonalizedModel
+from fedafd.learning.sample_encoder import SampleEncoder
 from fedafd.learning.server_round import Prepared, distil, export_global_model
 from fedafd.learning.tokens import build_tokenizer
-from fedafd.learning.tower import Tower
 from fedafd.learning.waypoints import NOWHERE, Waypoints
 
 pytest.importorskip("peft")
@@ -57,17 +57,17 @@ def federation(**changes: Any) -> FederationConfig:
     return tiny_federation(**({"image_encoder": IMAGE | LORA, "text_encoder": BERT | LORA} | changes))
 
 
-def tower(config: dict[str, Any], modality: Modality = Modality.TEXT) -> Tower:
+def encoder_of(config: dict[str, Any], modality: Modality = Modality.TEXT) -> SampleEncoder:
     torch.manual_seed(3)
     tokenizer = build_tokenizer(captions()) if modality is Modality.TEXT else None
-    return Tower(EncoderConfig(**config), modality, dim=16, tokenizer=tokenizer).eval()
+    return SampleEncoder(EncoderConfig(**config), modality, dim=16, tokenizer=tokenizer).eval()
 
 
 def captions() -> list[str]:
     return [text for texts in PUBLIC["train"].captions for text in texts]
 
 
-def with_learned_matrices(made: Tower) -> Tower:
+def with_learned_matrices(made: SampleEncoder) -> SampleEncoder:
     """They start as zero in product; as if something had been learned."""
     with torch.no_grad():
         for name, parameter in made.named_parameters():
@@ -134,10 +134,10 @@ def test_the_base_keeps_its_bits_for_server_and_client_and_the_matrices_learn(
 def test_without_targets_attention_then_linear_layers_then_convolutions_are_chosen(
     config: dict[str, Any], modality: Modality, ends: set[str]
 ) -> None:
-    made = tower(config | LORA, modality)
+    made = encoder_of(config | LORA, modality)
     assert made.config.lora is not None
     assert {name.rpartition(".")[2] for name in made.config.lora.targets or ()} == ends
-    trained = {name for name, parameter in made.encoder.named_parameters() if parameter.requires_grad}
+    trained = {name for name, parameter in made.network.named_parameters() if parameter.requires_grad}
     assert all(name.startswith("projection.") or ".lora_" in name for name in trained)
 
 
@@ -145,32 +145,32 @@ def test_without_targets_attention_then_linear_layers_then_convolutions_are_chos
 def test_a_merged_folder_gives_the_same_features_and_needs_no_peft(
     config: dict[str, Any], modality: Modality, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = with_learned_matrices(tower(config | LORA, modality))
+    made = with_learned_matrices(encoder_of(config | LORA, modality))
     rows = made.read(captions()[:6] if modality is Modality.TEXT else PUBLIC["train"].images[:6])
     files = made.to_files()
-    assert torch.equal(Tower.from_files(files)(rows).vector_BD, made(rows).vector_BD)
+    assert torch.equal(SampleEncoder.from_files(files)(rows).vector_BD, made(rows).vector_BD)
     monkeypatch.setitem(sys.modules, "peft", None)
-    plain = Tower.from_files(merged_files(files))
+    plain = SampleEncoder.from_files(merged_files(files))
     assert plain.config.trainable == "all"
     torch.testing.assert_close(plain(rows).vector_BD, made(rows).vector_BD, atol=1e-5, rtol=1e-5)
-    base = tower(config, modality)
-    assert plain.encoder.state_dict().keys() == base.encoder.state_dict().keys()
+    base = encoder_of(config, modality)
+    assert plain.network.state_dict().keys() == base.network.state_dict().keys()
     assert (base(rows).vector_BD - made(rows).vector_BD).abs().max() > 1e-3
     assert merged_files(base.to_files()) == base.to_files()
     with pytest.raises(ConfigurationError, match=r"pip install fedafd\[lora\]"):
-        tower(config | LORA, modality)
+        encoder_of(config | LORA, modality)
 
 
 @pytest.mark.parametrize("targets", [["dense", "no_such"], ["embeddings"], ["LayerNorm"]])
 def test_a_target_that_names_no_layer_is_an_error_that_tells_those_there_are(targets: list[str]) -> None:
     with pytest.raises(ConfigurationError, match=f"ends in {targets[-1]}; there are dense, key"):
-        tower(BERT | {"trainable": "lora", "lora": {"targets": targets}})
+        encoder_of(BERT | {"trainable": "lora", "lora": {"targets": targets}})
 
 
 def test_targets_that_are_given_are_taken_by_the_ends_of_their_names() -> None:
-    made = tower(BERT | {"trainable": "lora", "lora": {"targets": ["attention.output.dense"]}})
+    made = encoder_of(BERT | {"trainable": "lora", "lora": {"targets": ["attention.output.dense"]}})
     assert made.config.lora == LoraConfig(targets=("model.encoder.layer.0.attention.output.dense",))
-    again = Tower.from_files(made.to_files())
+    again = SampleEncoder.from_files(made.to_files())
     assert again.config == made.config
 
 
@@ -222,7 +222,7 @@ def test_the_published_global_model_holds_plain_weights(begun: tuple[bytes, Prep
     files = export_global_model(config=federation(), state=begun[1].state, metrics={"rsum": 1.0}, lineage={"round": 1})
     assert not any(b"lora_" in content for path, content in files.items() if path.endswith(".safetensors"))
     for modality in Modality:
-        assert Tower.from_files(files, f"{modality.value}/").config.trainable == "all"
+        assert SampleEncoder.from_files(files, f"{modality.value}/").config.trainable == "all"
 
 
 def test_averaging_sends_what_is_trained_alone_among_those_of_one_base() -> None:

@@ -27,7 +27,7 @@ from fedafd.domain.config import EncoderConfig
 from fedafd.domain.errors import ConfigurationError, DataError, FedafdError, InvalidRequestError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.encoders import build_encoder
-from fedafd.learning.tower import Tower
+from fedafd.learning.sample_encoder import SampleEncoder
 
 
 @pytest.fixture(scope="module")
@@ -184,8 +184,8 @@ def test_a_servers_bundle_that_names_pretrained_weights_is_refused(no_network: l
         values = json.loads(files["config.json"])
         values["encoder"]["pretrained"] = "somebody/weights"
         with pytest.raises(DataError, match="names pretrained weights"):
-            Tower.from_files(files | {"config.json": json.dumps(values).encode()})
-        assert Tower.from_files(files).modality is modality
+            SampleEncoder.from_files(files | {"config.json": json.dumps(values).encode()})
+        assert SampleEncoder.from_files(files).modality is modality
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_any_value_in_a_description_is_refused_in_words_or_loads(made: Path, dat
     place = data.draw(st.sampled_from([values, values["encoder"], values["backbone"]]))
     place[data.draw(st.sampled_from(sorted(place)))] = data.draw(junk)
     with contextlib.suppress(FedafdError):
-        assert Tower.from_files(files | {"config.json": json.dumps(values).encode()}).modality is Modality.TEXT
+        assert SampleEncoder.from_files(files | {"config.json": json.dumps(values).encode()}).modality is Modality.TEXT
 
 
 def test_json_that_nests_too_deep_is_refused(image_model: Path) -> None:

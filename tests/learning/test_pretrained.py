@@ -25,8 +25,8 @@ from fedafd.learning.encoders import build_encoder
 from fedafd.learning.image_processor import pixel_scale
 from fedafd.learning.personalized_export import Recipe, export_personalized_model
 from fedafd.learning.pretrained import pretrained_tokenizer
+from fedafd.learning.sample_encoder import SampleEncoder
 from fedafd.learning.server_round import evaluate, export_global_model, initial_server_state, prepare
-from fedafd.learning.tower import Tower
 
 SIZES: dict[str, dict[str, Any]] = {
     "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
@@ -90,27 +90,27 @@ def test_backbone_starts_from_the_saved_weights(architecture: str, tmp_path: Pat
     folder = saved_text(architecture, tmp_path) if text else saved_image(architecture, tmp_path)
     modality = Modality.TEXT if text else Modality.IMAGE
     config = EncoderConfig(architecture=architecture, pretrained=str(folder), image_size=32, max_tokens=8)
-    tower = Tower(config, modality, dim=8, tokenizer=pretrained_tokenizer(config) if text else None).eval()
+    encoder = SampleEncoder(config, modality, dim=8, tokenizer=pretrained_tokenizer(config) if text else None).eval()
     reference = getattr(transformers, SAVED[architecture]).from_pretrained(folder).base_model.eval()
     if text:
-        rows = tower.read(["a red circle", "blue square a red circle a blue square"])
+        rows = encoder.read(["a red circle", "blue square a red circle a blue square"])
         assert rows.tolist() == [[1, 3, 4, 6, 2, 8, 8, 8], [1, 5, 7, 3, 4, 6, 3, 2]]
         with torch.no_grad():
             hidden = reference(input_ids=rows, attention_mask=(rows != 8).long()).last_hidden_state
-            positions, weights = tower.encoder.backbone(rows)
+            positions, weights = encoder.network.backbone(rows)
         torch.testing.assert_close(positions, hidden)
         torch.testing.assert_close(weights[0], torch.tensor([0.2] * 5 + [0.0] * 3))
         return
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    rows = tower.read([image])
+    rows = encoder.read([image])
     seen: list[torch.Tensor] = []
-    tower.encoder.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    tower(rows)
+    encoder.network.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    encoder(rows)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     torch.testing.assert_close(seen[0][0], (rows[0] / 255 - mean) / std)
     with torch.no_grad():
         hidden = reference(seen[0]).last_hidden_state
-        positions, _ = tower.encoder.backbone(seen[0])
+        positions, _ = encoder.network.backbone(seen[0])
     torch.testing.assert_close(positions, hidden.flatten(2).transpose(1, 2) if hidden.dim() == 4 else hidden)
 
 
@@ -134,13 +134,13 @@ def test_weights_stored_in_half_precision_are_trained_in_float32(
     folder = halved(saved_text(architecture, tmp_path) if text else saved_image(architecture, tmp_path), dtype)
     config = EncoderConfig(architecture=architecture, pretrained=str(folder), image_size=32, max_tokens=8)
     modality = Modality.TEXT if text else Modality.IMAGE
-    tower = Tower(config, modality, dim=8, tokenizer=pretrained_tokenizer(config) if text else None)
-    held = {name: tensor.dtype for name, tensor in tower.state_dict().items() if tensor.is_floating_point()}
+    encoder = SampleEncoder(config, modality, dim=8, tokenizer=pretrained_tokenizer(config) if text else None)
+    held = {name: tensor.dtype for name, tensor in encoder.state_dict().items() if tensor.is_floating_point()}
     assert set(held.values()) == {torch.float32}, held
     stored = transformers.AutoModel.from_pretrained(folder).state_dict()
-    for name, tensor in tower.encoder.backbone.model.state_dict().items():  # type: ignore[union-attr]
+    for name, tensor in encoder.network.backbone.model.state_dict().items():  # type: ignore[union-attr]
         assert torch.equal(tensor, stored[name].to(tensor.dtype)), name
-    assert "dtype" not in tower.config.options
+    assert "dtype" not in encoder.config.options
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)

@@ -17,8 +17,8 @@ from fedafd.domain.config import EncoderConfig
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.acceleration import encode_in
 from fedafd.learning.pretrained import pretrained_tokenizer
+from fedafd.learning.sample_encoder import SampleEncoder, encode_all
 from fedafd.learning.server_round import export_global_model, initial_server_state
-from fedafd.learning.tower import Tower, encode_all
 
 ALIKE = ["A dog runs over the grass.", "A puppy is running across a meadow."]
 OTHER = "The bank raised its interest rates."
@@ -35,9 +35,9 @@ def weights(name: str) -> str:
 @pytest.mark.parametrize("name", ["minilm", "minilm-half"])
 def test_sentences_of_one_meaning_lie_together(name: str) -> None:
     config = EncoderConfig(architecture="auto", pretrained=weights(name), max_tokens=24)
-    tower = Tower(config, Modality.TEXT, dim=8, tokenizer=pretrained_tokenizer(config)).eval()
-    assert {p.dtype for p in tower.parameters()} == {torch.float32}
-    pooled = torch.nn.functional.normalize(tower.pooled(tower.read([*ALIKE, OTHER])), dim=-1)
+    encoder = SampleEncoder(config, Modality.TEXT, dim=8, tokenizer=pretrained_tokenizer(config)).eval()
+    assert {p.dtype for p in encoder.parameters()} == {torch.float32}
+    pooled = torch.nn.functional.normalize(encoder.pooled(encoder.read([*ALIKE, OTHER])), dim=-1)
     similar = pooled @ pooled.T
     assert similar[0, 1] > 0.6
     assert max(similar[0, 2], similar[1, 2]) < 0.2
@@ -51,13 +51,13 @@ def test_encoding_in_bfloat16_is_near_float32_and_finds_the_same(name: str, leas
     is_image = name == "lite0"
     tokenizer = None if is_image else pretrained_tokenizer(config)
     torch.manual_seed(0)
-    tower = Tower(config, Modality.IMAGE if is_image else Modality.TEXT, dim=64, tokenizer=tokenizer).eval()
+    encoder = SampleEncoder(config, Modality.IMAGE if is_image else Modality.TEXT, dim=64, tokenizer=tokenizer).eval()
     public = tiny_public()["train"]
-    rows = tower.read(public.images if is_image else sorted({text for texts in public.captions for text in texts}))
+    rows = encoder.read(public.images if is_image else sorted({text for texts in public.captions for text in texts}))
     found = []
     for mode in ("off", "bfloat16"):
-        encode_in([tower], mode, torch.device("cpu"))
-        found.append(encode_all(tower, rows, torch.device("cpu")))
+        encode_in([encoder], mode, torch.device("cpu"))
+        found.append(encode_all(encoder, rows, torch.device("cpu")))
     exact, near = found
     assert not np.array_equal(near, exact)
     assert float((near * exact).sum(1).min()) > least

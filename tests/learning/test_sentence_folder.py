@@ -16,8 +16,8 @@ from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.encoders import build_encoder
 from fedafd.learning.pretrained import pretrained_tokenizer
+from fedafd.learning.sample_encoder import SampleEncoder
 from fedafd.learning.sentence_folder import text_reading
-from fedafd.learning.tower import Tower
 
 BERT = SMALL | {"vocab_size": 20, "pad_token_id": 8}
 OLD, NEW = "sentence_transformers.models.Pooling", "sentence_transformers.sentence_transformer.modules.pooling.Pooling"
@@ -44,20 +44,20 @@ def flags(*on: str) -> dict[str, Any]:
     return {"word_embedding_dimension": 16} | {f"pooling_mode_{name}": name in on for name in names}
 
 
-def tower_of(folder: Path, architecture: str = "auto", **options: Any) -> Tower:
+def encoder_of(folder: Path, architecture: str = "auto", **options: Any) -> SampleEncoder:
     config = EncoderConfig(architecture=architecture, pretrained=str(folder), max_tokens=12, **options)
-    return Tower(config, Modality.TEXT, dim=8, tokenizer=pretrained_tokenizer(config)).eval()
+    return SampleEncoder(config, Modality.TEXT, dim=8, tokenizer=pretrained_tokenizer(config)).eval()
 
 
-def in_double(reference: Any, tower: Tower, texts: list[str], pooling: str) -> torch.Tensor:
+def in_double(reference: Any, encoder: SampleEncoder, texts: list[str], pooling: str) -> torch.Tensor:
     """Each text alone, without padding, in float64: pooled, projected, brought to length 1."""
     rows = []
     for text in texts:
-        ids = tower.read([text])[0]
+        ids = encoder.read([text])[0]
         answer = reference(input_ids=ids[ids != 8].unsqueeze(0))
         hidden = answer.last_hidden_state[0]
         rows.append({"mean": hidden.mean(0), "cls": hidden[0], "pooler": answer.pooler_output[0]}[pooling])
-    projection = tower.encoder.projection
+    projection = encoder.network.projection
     made = torch.stack(rows) @ projection.weight.double().T + projection.bias.double()
     unit: torch.Tensor = made / made.norm(dim=1, keepdim=True)
     return unit
@@ -71,13 +71,13 @@ def test_each_pooling_equals_an_oracle_in_double_and_survives_its_files(
 ) -> None:
     reference = saved(tmp_path, "bert", BERT).double()
     save_tokenizer(tmp_path)
-    tower = tower_of(tmp_path, architecture, pooling=pooling)
-    found = tower(tower.read(SENTENCES))
+    encoder = encoder_of(tmp_path, architecture, pooling=pooling)
+    found = encoder(encoder.read(SENTENCES))
     torch.testing.assert_close(
-        found.vector_BD.double(), in_double(reference, tower, SENTENCES, pooling), atol=1e-5, rtol=0
+        found.vector_BD.double(), in_double(reference, encoder, SENTENCES, pooling), atol=1e-5, rtol=0
     )
     torch.testing.assert_close(found.weights_BP.sum(1), torch.ones(len(SENTENCES)))
-    same_from_its_files(tower, SENTENCES)
+    same_from_its_files(encoder, SENTENCES)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_default_prompt_of_the_folder_stands_before_each_text_and_the_configurat
     save_tokenizer(tmp_path)
     prompts = {"prompts": {"query": "a red ", "passage": "blue "}, "default_prompt_name": "query"}
     sentence_folder(tmp_path, flags("cls_token"), prompts=prompts)
-    own, other, plain = tower_of(tmp_path), tower_of(tmp_path, prefix="blue "), tower_of(tmp_path, prefix="")
+    own, other, plain = encoder_of(tmp_path), encoder_of(tmp_path, prefix="blue "), encoder_of(tmp_path, prefix="")
     assert torch.equal(own.read(["circle"]), plain.read(["a red circle"]))
     assert torch.equal(other.read(["circle"]), plain.read(["blue circle"]))
     assert not torch.equal(own.read(["circle"]), plain.read(["circle"]))
@@ -135,9 +135,9 @@ def test_pooler_whose_weights_are_missing_is_refused(tmp_path: Path) -> None:
     held = load_file(tmp_path / "model.safetensors")
     save_file({k: v for k, v in held.items() if "pooler" not in k}, tmp_path / "model.safetensors", {"format": "pt"})
     for architecture in ("bert", "auto"):
-        tower_of(tmp_path, architecture)
+        encoder_of(tmp_path, architecture)
         with pytest.raises(ConfigurationError, match=r"pooler\.dense"):
-            tower_of(tmp_path, architecture, pooling="pooler")
+            encoder_of(tmp_path, architecture, pooling="pooler")
 
 
 @pytest.mark.parametrize(

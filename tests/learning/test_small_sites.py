@@ -21,8 +21,8 @@ from fedafd.learning.baseline import train_alone
 from fedafd.learning.batch_norm import accept_single_values
 from fedafd.learning.client_round import ClientRound, train_client
 from fedafd.learning.ensemble import aggregate, fold_state
+from fedafd.learning.sample_encoder import SampleEncoder
 from fedafd.learning.server_round import distil, evaluate, initial_server_state, prepare
-from fedafd.learning.tower import Tower
 
 # Of 32 pixels a side one position is left: a batch of one has one value per channel.
 DEEP = IMAGE | {"options": IMAGE["options"] | {"hidden_sizes": [8] * 5, "depths": [1] * 5}}  # type: ignore[operator]
@@ -193,8 +193,8 @@ def test_a_single_value_is_normalised_by_running_statistics_and_leaves_them(kind
 
 def test_a_batch_in_parts_may_leave_a_part_of_one() -> None:
     torch.manual_seed(0)
-    tower = Tower(EncoderConfig.model_validate(DEEP), Modality.IMAGE, dim=8).train()
-    accelerate([tower], device=torch.device("cpu"), autocast="off", accumulate=2, compiled=False)
+    encoder = SampleEncoder(EncoderConfig.model_validate(DEEP), Modality.IMAGE, dim=8).train()
+    accelerate([encoder], device=torch.device("cpu"), autocast="off", accumulate=2, compiled=False)
     batch = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
-    tower(batch).vector_BD.sum().backward()
-    assert all(torch.isfinite(p.grad).all() for p in tower.parameters() if p.grad is not None)
+    encoder(batch).vector_BD.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in encoder.parameters() if p.grad is not None)

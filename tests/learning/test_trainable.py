@@ -17,9 +17,9 @@ from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning import feature_cache
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.feature_cache import FeatureCache, backbone_digest, keep_features, watched
+from fedafd.learning.sample_encoder import SampleEncoder, is_pooled
 from fedafd.learning.server_round import distil, evaluate
 from fedafd.learning.tokens import build_tokenizer
-from fedafd.learning.tower import Tower, is_pooled
 from fedafd.learning.trainable import trainable_parameters
 
 PUBLIC = tiny_public()
@@ -34,12 +34,12 @@ def fresh_cache() -> Any:
     keep_features(None)
 
 
-def towers(trainable: str = "head") -> dict[Modality, Tower]:
+def encoders_of(trainable: str = "head") -> dict[Modality, SampleEncoder]:
     torch.manual_seed(3)
     captions = [text for texts in PUBLIC["train"].captions for text in texts]
     return {
-        Modality.IMAGE: Tower(EncoderConfig(**IMAGE, trainable=trainable), Modality.IMAGE, dim=16),
-        Modality.TEXT: Tower(
+        Modality.IMAGE: SampleEncoder(EncoderConfig(**IMAGE, trainable=trainable), Modality.IMAGE, dim=16),
+        Modality.TEXT: SampleEncoder(
             EncoderConfig(**TEXT, trainable=trainable),
             Modality.TEXT,
             dim=16,
@@ -63,20 +63,20 @@ def backbones(state: bytes) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("modality", Modality)
 def test_features_give_what_the_whole_encoder_gives(modality: Modality) -> None:
-    tower = towers()[modality].eval()
+    encoder = encoders_of()[modality].eval()
     with torch.inference_mode():
-        whole = tower(tower.read(samples(modality))).vector_BD
-        rows = tower.rows(samples(modality))
+        whole = encoder(encoder.read(samples(modality))).vector_BD
+        rows = encoder.rows(samples(modality))
         assert is_pooled(rows)
-        made = tower(rows)
+        made = encoder(rows)
     torch.testing.assert_close(made.vector_BD, whole, atol=1e-5, rtol=1e-5)
     assert made.tokens_BPD.shape == (len(rows), 1, 16)
 
 
 def test_of_an_encoder_that_is_trained_whole_the_rows_are_its_input() -> None:
-    for modality, tower in towers("all").items():
-        assert torch.equal(tower.rows(samples(modality)), tower.read(samples(modality)))
-        assert len(list(trainable_parameters(tower))) == len(list(tower.parameters()))
+    for modality, encoder in encoders_of("all").items():
+        assert torch.equal(encoder.rows(samples(modality)), encoder.read(samples(modality)))
+        assert len(list(trainable_parameters(encoder))) == len(list(encoder.parameters()))
 
 
 @pytest.mark.parametrize("kind", ClientKind)
@@ -133,24 +133,24 @@ def test_a_second_round_asks_no_backbone(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_other_weights_other_rows_and_damage_are_computed_anew(tmp_path: Path) -> None:
-    tower, other = towers()[Modality.TEXT], towers()[Modality.TEXT]
+    encoder, other = encoders_of()[Modality.TEXT], encoders_of()[Modality.TEXT]
     with torch.no_grad():
-        next(other.encoder.backbone.parameters()).add_(1.0)
+        next(other.network.backbone.parameters()).add_(1.0)
     texts = samples(Modality.TEXT)
     cache = FeatureCache(tmp_path)
-    found = cache.features(tower, tower.read(texts))
+    found = cache.features(encoder, encoder.read(texts))
     assert not torch.equal(cache.features(other, other.read(texts)), found)
-    assert not torch.equal(cache.features(tower, tower.read(texts[::-1])), found)
+    assert not torch.equal(cache.features(encoder, encoder.read(texts[::-1])), found)
     kept = [path for path in tmp_path.iterdir() if path.is_file()]
     assert len(kept) == 3
     for path in kept:
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
         path.write_bytes(content)
-    assert torch.equal(FeatureCache(tmp_path).features(tower, tower.read(texts)), found)
+    assert torch.equal(FeatureCache(tmp_path).features(encoder, encoder.read(texts)), found)
     for path in kept:
         path.write_bytes(b"cut")
-    assert torch.equal(FeatureCache(tmp_path).features(tower, tower.read(texts)), found)
+    assert torch.equal(FeatureCache(tmp_path).features(encoder, encoder.read(texts)), found)
     assert not list(tmp_path.glob(".part-*"))
 
 
@@ -158,13 +158,13 @@ def test_what_is_interrupted_goes_on_behind_the_last_whole_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feature_cache, "_BLOCK", 16)
-    tower = towers()[Modality.TEXT]
-    rows = tower.read(samples(Modality.TEXT))
-    whole = FeatureCache(None).features(tower, rows)
+    encoder = encoders_of()[Modality.TEXT]
+    rows = encoder.read(samples(Modality.TEXT))
+    whole = FeatureCache(None).features(encoder, rows)
     computed = feature_cache._computed
     seen: list[int] = []
 
-    def broken(made: Tower, block: Tensor) -> Tensor:
+    def broken(made: SampleEncoder, block: Tensor) -> Tensor:
         if len(seen) == 2:
             raise KeyboardInterrupt
         seen.append(len(block))
@@ -172,16 +172,16 @@ def test_what_is_interrupted_goes_on_behind_the_last_whole_block(
 
     monkeypatch.setattr(feature_cache, "_computed", broken)
     with pytest.raises(KeyboardInterrupt):
-        FeatureCache(tmp_path).features(tower, rows)
+        FeatureCache(tmp_path).features(encoder, rows)
 
-    def noted(made: Tower, block: Tensor) -> Tensor:
+    def noted(made: SampleEncoder, block: Tensor) -> Tensor:
         seen.append(-1)
         return computed(made, block)
 
     monkeypatch.setattr(feature_cache, "_computed", noted)
     shares: list[float] = []
     with watched(shares.append):
-        again = FeatureCache(tmp_path).features(tower, rows)
+        again = FeatureCache(tmp_path).features(encoder, rows)
     np.testing.assert_array_equal(again.numpy(), whole.numpy())
     assert seen == [16, 16, -1]
     assert shares == [0.0, 16 / 48, 32 / 48]
@@ -189,12 +189,12 @@ def test_what_is_interrupted_goes_on_behind_the_last_whole_block(
 
 def test_processes_that_share_a_folder_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feature_cache, "_BLOCK", 16)
-    tower = towers()[Modality.TEXT]
-    rows = tower.read(samples(Modality.TEXT))
-    whole = FeatureCache(None).features(tower, rows)
+    encoder = encoders_of()[Modality.TEXT]
+    rows = encoder.read(samples(Modality.TEXT))
+    whole = FeatureCache(None).features(encoder, rows)
     computed, counts, both = feature_cache._computed, {"one": 0, "two": 0}, threading.Barrier(2)
 
-    def slow(made: Tower, block: Tensor) -> Tensor:
+    def slow(made: SampleEncoder, block: Tensor) -> Tensor:
         name = threading.current_thread().name
         counts[name] += 1
         if counts[name] == 1:
@@ -205,7 +205,7 @@ def test_processes_that_share_a_folder_share_the_work(tmp_path: Path, monkeypatc
     results: dict[str, Tensor] = {}
 
     def compute() -> None:
-        results[threading.current_thread().name] = FeatureCache(tmp_path).features(tower, rows)
+        results[threading.current_thread().name] = FeatureCache(tmp_path).features(encoder, rows)
 
     workers = [threading.Thread(target=compute, name=name) for name in counts]
     for worker in workers:
@@ -219,34 +219,34 @@ def test_processes_that_share_a_folder_share_the_work(tmp_path: Path, monkeypatc
 def test_padding_changes_no_feature_and_costs_a_cpu_nothing() -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     config = EncoderConfig(architecture="bert", max_tokens=24, options=sizes, trainable="head")
-    tower = Tower(
+    encoder = SampleEncoder(
         config, Modality.TEXT, dim=16, tokenizer=build_tokenizer(["a dog runs over the wide green field cats"])
     ).eval()
-    rows = tower.read(["a dog", "a dog runs over the wide green field", "", "cats"] * 64)
-    backbone: Any = tower.encoder.backbone
+    rows = encoder.read(["a dog", "a dog runs over the wide green field", "", "cats"] * 64)
+    backbone: Any = encoder.network.backbone
     lengths: list[int] = []
     handle = backbone.model.register_forward_pre_hook(
         lambda _, __, given: lengths.append(given["input_ids"].shape[1]), with_kwargs=True
     )
-    features = FeatureCache(None).features(tower, rows)
+    features = FeatureCache(None).features(encoder, rows)
     handle.remove()
     longest = int((rows != backbone.padding).sum(1).max())
     assert max(lengths) == longest < rows.shape[1]
     assert min(lengths) < longest
     for row, feature in zip(rows, features, strict=True):
-        np.testing.assert_allclose(tower.pooled(row.unsqueeze(0))[0].detach(), feature, atol=1e-5)
+        np.testing.assert_allclose(encoder.pooled(row.unsqueeze(0))[0].detach(), feature, atol=1e-5)
 
 
 def test_the_disk_holds_no_more_than_its_limit_and_a_full_one_costs_time_alone(tmp_path: Path) -> None:
-    tower = towers()[Modality.TEXT]
-    rows = tower.read(samples(Modality.TEXT))
-    size = FeatureCache(None).features(tower, rows).nbytes
+    encoder = encoders_of()[Modality.TEXT]
+    rows = encoder.read(samples(Modality.TEXT))
+    size = FeatureCache(None).features(encoder, rows).nbytes
     cache = FeatureCache(tmp_path, limit_bytes=3 * size, memory_bytes=0)
     for shift in range(6):
-        cache.features(tower, rows.roll(shift, 0))
+        cache.features(encoder, rows.roll(shift, 0))
     assert sum(path.stat().st_size for path in tmp_path.iterdir() if path.is_file()) <= 3 * size
     (tmp_path / "file").write_bytes(b"")
-    assert len(FeatureCache(tmp_path / "file").features(tower, rows)) == len(rows)
+    assert len(FeatureCache(tmp_path / "file").features(encoder, rows)) == len(rows)
 
 
 def test_a_state_follows_when_more_or_less_of_it_is_trained() -> None:
@@ -269,23 +269,23 @@ def test_a_state_follows_when_more_or_less_of_it_is_trained() -> None:
 def test_a_backbone_is_hashed_once_and_again_after_its_weights_changed(
     modality: Modality, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tower = towers()[modality]
-    hashed: list[Tower] = []
+    encoder = encoders_of()[modality]
+    hashed: list[SampleEncoder] = []
     whole = feature_cache._backbone_digest
 
-    def noted(hashing: Tower) -> str:
+    def noted(hashing: SampleEncoder) -> str:
         hashed.append(hashing)
         return whole(hashing)
 
     monkeypatch.setattr(feature_cache, "_backbone_digest", noted)
-    first = backbone_digest(tower)
-    assert (backbone_digest(tower), len(hashed)) == (first, 1)
-    parameter = next(tower.encoder.backbone.parameters())
+    first = backbone_digest(encoder)
+    assert (backbone_digest(encoder), len(hashed)) == (first, 1)
+    parameter = next(encoder.network.backbone.parameters())
     with torch.no_grad():
         parameter.add_(1)
-    written = backbone_digest(tower)
+    written = backbone_digest(encoder)
     parameter.data = parameter.detach() + 1
-    replaced = backbone_digest(tower)
-    tower.encoder.backbone.load_state_dict(towers()[modality].encoder.backbone.state_dict())
+    replaced = backbone_digest(encoder)
+    encoder.network.backbone.load_state_dict(encoders_of()[modality].network.backbone.state_dict())
     assert len({first, written, replaced}) == 3
-    assert backbone_digest(tower) == first
+    assert backbone_digest(encoder) == first

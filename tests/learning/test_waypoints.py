@@ -27,8 +27,8 @@ from fedafd.learning.ahead import ahead
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.client_round import train_client
 from fedafd.learning.process_start import training_processes
+from fedafd.learning.sample_encoder import SampleEncoder, encode_all
 from fedafd.learning.server_round import Prepared, distil, initial_server_state, prepare
-from fedafd.learning.tower import Tower, encode_all
 from fedafd.learning.waypoints import NOWHERE, TrainingWay, Waypoints
 
 PUBLIC = public_data(ShapesOptions(num_train=40, num_val=8, num_test=8, seed=1))["train"]
@@ -116,9 +116,9 @@ def test_encodings_are_not_made_twice(tmp_path: Path, monkeypatch: pytest.Monkey
     whole = prepared(made, NOWHERE)
     encoded: list[int] = []
 
-    def noted(tower: Tower, rows: Tensor, device: torch.device) -> NDArray[np.float32]:
+    def noted(encoder: SampleEncoder, rows: Tensor, device: torch.device) -> NDArray[np.float32]:
         encoded.append(len(rows))
-        return encode_all(tower, rows, device)
+        return encode_all(encoder, rows, device)
 
     monkeypatch.setattr(module, "encode_all", noted)
     with pytest.raises(InterruptedHereError):

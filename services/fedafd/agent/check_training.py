@@ -141,7 +141,7 @@ def _time(federation: FederationConfig, kind: ClientKind, count: int, size: int,
 def _memory(site: LocalSite, data: ClientData) -> Finding:
     rows = sum(
         math.prod(site.splits["train"].rows[modality].shape[1:]) * site.splits["train"].rows[modality].element_size()
-        for modality in site.towers
+        for modality in site.encoders
     )
     samples = sum(len(split) for split in (data.train, data.val, data.test))
     if isinstance(data.train, TextSplit):

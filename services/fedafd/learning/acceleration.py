@@ -1,4 +1,4 @@
-"""How towers run while they are trained: bfloat16 autocast, compiled, a batch in parts.
+"""How encoders run while they are trained: bfloat16 autocast, compiled, a batch in parts.
 
 A batch is encoded in parts by recomputing each part's activations when its gradient is due, so that a loss over all
 pairs of the batch, which is no sum over parts, keeps its exact gradient with the memory of one part. The idea is that
@@ -21,7 +21,7 @@ from fedafd.domain.errors import ConfigurationError
 from fedafd.learning.encoders import Features
 
 if TYPE_CHECKING:
-    from fedafd.learning.tower import Tower
+    from fedafd.learning.sample_encoder import SampleEncoder
 
 _Norm = nn.modules.batchnorm._BatchNorm
 
@@ -29,29 +29,31 @@ __all__ = ["accelerate", "autocasts", "encode_in", "encode_in_parts", "untouched
 
 
 def accelerate(
-    towers: Iterable[Tower],
+    encoders: Iterable[SampleEncoder],
     *,
     device: torch.device,
     autocast: Literal["auto", "bfloat16", "off"],
     accumulate: int,
     compiled: bool,
 ) -> None:
-    """Set how `towers` run in training. Raises ConfigurationError if they cannot be compiled here."""
+    """Set how `encoders` run in training. Raises ConfigurationError if they cannot be compiled here."""
     if compiled and device.type == "cpu" and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         raise ConfigurationError(
             "compile: torch.compile needs a C++ compiler on a CPU; install g++, or set compile: false"
         )
-    for tower in towers:
-        tower.in_bfloat16, tower.parts = autocasts(autocast, device), accumulate
+    for encoder in encoders:
+        encoder.in_bfloat16, encoder.parts = autocasts(autocast, device), accumulate
         if compiled:
             # In place: the names of the parameters, and so every saved state, stay as they are.
-            tower.encoder.compile()
+            encoder.network.compile()
 
 
-def encode_in(towers: Iterable[Tower], mode: Literal["auto", "bfloat16", "off"], device: torch.device) -> None:
-    """Set how `towers` encode where nothing is trained: in bfloat16, or in float32."""
-    for tower in towers:
-        tower.encodes_in_bfloat16 = autocasts(mode, device)
+def encode_in(
+    encoders: Iterable[SampleEncoder], mode: Literal["auto", "bfloat16", "off"], device: torch.device
+) -> None:
+    """Set how `encoders` encode where nothing is trained: in bfloat16, or in float32."""
+    for encoder in encoders:
+        encoder.encodes_in_bfloat16 = autocasts(mode, device)
 
 
 def autocasts(mode: Literal["auto", "bfloat16", "off"], device: torch.device) -> bool:

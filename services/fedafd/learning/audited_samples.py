@@ -17,7 +17,7 @@ from fedafd.domain.kinds import Modality
 from fedafd.learning.leakage import Rows
 from fedafd.learning.lora import merged_files
 from fedafd.learning.optimizers import choose_device
-from fedafd.learning.tower import Tower, encode_all
+from fedafd.learning.sample_encoder import SampleEncoder, encode_all
 
 __all__ = ["global_features", "of_each_text", "topic_values", "without_topics"]
 
@@ -30,18 +30,18 @@ def global_features(
     Words of `topics` are taken out of texts first.
     """
     where = choose_device(device)
-    tower = Tower.from_files(merged_files(unpack_folder(bundle))).to(where)
+    encoder = SampleEncoder.from_files(merged_files(unpack_folder(bundle))).to(where)
     features = []
     for split in splits:
         if not len(split):
             continue
         if modality is Modality.IMAGE:
             assert not isinstance(split, TextSplit)
-            features.append(encode_all(tower, tower.rows(split.images), where))
+            features.append(encode_all(encoder, encoder.rows(split.images), where))
         else:
             texts = [without_topics(text, topics) for captions in _texts(split) for text in captions]
-            features.append(encode_all(tower, tower.rows(texts), where))
-    return np.concatenate(features) if features else np.zeros((0, tower.dim), dtype=np.float32)
+            features.append(encode_all(encoder, encoder.rows(texts), where))
+    return np.concatenate(features) if features else np.zeros((0, encoder.dim), dtype=np.float32)
 
 
 def of_each_text(values: NDArray[np.int64], splits: Sequence[Split]) -> NDArray[np.int64]:

@@ -27,7 +27,7 @@ _PARTS = {Modality.IMAGE: "vision_config", Modality.TEXT: "text_config"}
 
 @quietly()
 def any_backbone(config: EncoderConfig, modality: Modality) -> Any:
-    """The weights named by `config.pretrained`, in float32; of a dual encoder the tower of this modality, or all of it
+    """The weights named by `config.pretrained`, in float32; of a dual encoder the half of this modality, or all of it
     where its own projection is asked for.
 
     Raises ConfigurationError for what is missing or does not fit.
@@ -45,7 +45,7 @@ def any_backbone(config: EncoderConfig, modality: Modality) -> Any:
         )
         if sizes.model_type == _TIMM:
             sizes.model_args = arguments
-        model_class = _text_tower(sizes) or transformers.AutoModel
+        model_class = _text_half_class(sizes) or transformers.AutoModel
         model, loading = model_class.from_pretrained(
             config.pretrained,
             config=sizes,
@@ -87,8 +87,8 @@ def fresh_backbone(config: EncoderConfig, modality: Modality, *, vocabulary: int
     try:
         sizes = transformers.AutoConfig.for_model(kind, **options)
         auto: Any = transformers.AutoModel
-        tower = _text_tower(sizes)
-        return tower(sizes) if tower else auto.from_config(sizes, trust_remote_code=False)
+        text_half = _text_half_class(sizes)
+        return text_half(sizes) if text_half else auto.from_config(sizes, trust_remote_code=False)
     except ImportError:
         raise _lacks_timm(kind) from None
     except Exception as error:  # any value may stand in a folder, and families fail on each in their own way
@@ -102,7 +102,7 @@ def _lacks_timm(named: str) -> ConfigurationError:
     )
 
 
-def _text_tower(sizes: Any) -> Any:
+def _text_half_class(sizes: Any) -> Any:
     """The text half of SigLIP, which AutoModel does not find by its configuration; null for all else."""
     import transformers
 

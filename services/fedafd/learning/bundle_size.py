@@ -16,7 +16,7 @@ import torch
 
 from fedafd.artifacts.folders import each_file
 from fedafd.domain.errors import DataError
-from fedafd.learning.tower import Tower
+from fedafd.learning.sample_encoder import SampleEncoder
 
 __all__ = ["BundleFacts", "bundle_facts"]
 
@@ -53,8 +53,10 @@ def bundle_facts(path: Path) -> BundleFacts:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DataError(f"{source}: config.json describes no encoder: {error}") from None
     with torch.device("meta"):
-        tower = Tower.described(described, small.get("tokenizer.json"), source=source)
-    return BundleFacts(architecture, max(stored, sum(tensor.numel() for tensor in tower.encoder.state_dict().values())))
+        encoder = SampleEncoder.described(described, small.get("tokenizer.json"), source=source)
+    return BundleFacts(
+        architecture, max(stored, sum(tensor.numel() for tensor in encoder.network.state_dict().values()))
+    )
 
 
 def _numbers_in(content: IO[bytes]) -> int:

@@ -17,8 +17,8 @@ from fedafd.domain.kinds import Modality
 from fedafd.learning.feeding import gathered, resident
 from fedafd.learning.images import augmented, fit_of
 from fedafd.learning.public import PairTensors
+from fedafd.learning.sample_encoder import SampleEncoder, encode_all, is_pooled
 from fedafd.learning.tasks import LabelTask, PairTask
-from fedafd.learning.tower import Tower, encode_all, is_pooled
 
 __all__ = ["SplitName", "SplitTensors", "Splits", "check_samples"]
 
@@ -27,43 +27,43 @@ _FORMS = {False: "one class a sample", True: "several labels a sample"}
 
 
 class SplitTensors:
-    """One split, read by the local towers. Rows of texts of a pair split are its captions, all of them.
+    """One split, read by the local encoders. Rows of texts of a pair split are its captions, all of them.
 
     Rows are kept on `device` where there is room, labels and draws on the host.
     """
 
     def __init__(
-        self, split: Split, towers: Mapping[Modality, Tower], device: torch.device = torch.device("cpu")
+        self, split: Split, encoders: Mapping[Modality, SampleEncoder], device: torch.device = torch.device("cpu")
     ) -> None:
         self.labels: Tensor | None = None
         self.pairs: PairTensors | None = None
         self.rows: dict[Modality, Tensor] = {}
         if isinstance(split, PairSplit):
-            self.pairs = PairTensors(split, dict(towers))
+            self.pairs = PairTensors(split, dict(encoders))
             self.pairs.keep_on(device)
             self.rows = {Modality.IMAGE: self.pairs.fixed(Modality.IMAGE), Modality.TEXT: self.pairs.all_captions()}
         elif isinstance(split, ImageSplit):
-            self.rows = {Modality.IMAGE: resident(towers[Modality.IMAGE].rows(split.images), device)}
+            self.rows = {Modality.IMAGE: resident(encoders[Modality.IMAGE].rows(split.images), device)}
             self.labels = torch.from_numpy(split.labels)
         elif isinstance(split, TextSplit):
-            self.rows = {Modality.TEXT: resident(towers[Modality.TEXT].rows(split.texts), device)}
+            self.rows = {Modality.TEXT: resident(encoders[Modality.TEXT].rows(split.texts), device)}
             self.labels = torch.from_numpy(split.labels)
         self.count = len(split)
-        self.fit = fit_of(towers[Modality.IMAGE].config) if Modality.IMAGE in towers else None
+        self.fit = fit_of(encoders[Modality.IMAGE].config) if Modality.IMAGE in encoders else None
 
     def global_features(
-        self, split: Split, towers: Mapping[Modality, Tower], device: torch.device
+        self, split: Split, encoders: Mapping[Modality, SampleEncoder], device: torch.device
     ) -> dict[Modality, Tensor]:
         """Unit rows of the frozen global encoders for the rows of `split`, without augmentation: once is enough.
 
         Pixels that both encoders want alike are those already read.
         """
         features = {}
-        for modality, tower in towers.items():
+        for modality, encoder in encoders.items():
             reads = modality is Modality.IMAGE and not is_pooled(self.rows[modality])
-            same = reads and tower.config.trainable != "head" and self.fit == fit_of(tower.config)
-            rows = self.rows[modality] if same else tower.rows(_samples(split, modality))
-            features[modality] = torch.from_numpy(encode_all(tower, rows, device))
+            same = reads and encoder.config.trainable != "head" and self.fit == fit_of(encoder.config)
+            rows = self.rows[modality] if same else encoder.rows(_samples(split, modality))
+            features[modality] = torch.from_numpy(encode_all(encoder, rows, device))
         return features
 
     def batch(
@@ -83,14 +83,14 @@ class SplitTensors:
 class Splits:
     """Splits as tensors, each read when it is first asked for."""
 
-    def __init__(self, data: ClientData, towers: Mapping[Modality, Tower], device: torch.device) -> None:
-        self._data, self._towers, self._device = data, towers, device
+    def __init__(self, data: ClientData, encoders: Mapping[Modality, SampleEncoder], device: torch.device) -> None:
+        self._data, self._encoders, self._device = data, encoders, device
         self._read: dict[SplitName, SplitTensors] = {}
 
     def __getitem__(self, name: SplitName) -> SplitTensors:
         if name not in self._read:
             split: Split = getattr(self._data, name)
-            tensors = SplitTensors(split, self._towers, self._device)
+            tensors = SplitTensors(split, self._encoders, self._device)
             if tensors.labels is not None:
                 # Here, on the host: no step waits for a device to say that they fit.
                 _check(f"labels of {name}", tensors.labels, tensors.count, len(self._data.labels))

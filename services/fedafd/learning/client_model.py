@@ -22,10 +22,13 @@ from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.batch_norm import accept_single_values
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.encoders import Features
+from fedafd.learning.sample_encoder import SampleEncoder
 from fedafd.learning.tasks import usual_task_of
-from fedafd.learning.tower import Tower
 
-__all__ = ["ClientModel", "Gates", "Views", "make_client_model"]
+__all__ = ["ENCODERS", "ClientModel", "Gates", "Views", "make_client_model"]
+
+ENCODERS = "towers"
+"""What stored states call the client's own encoders: the first part of their tensors' names."""
 
 
 class Views(NamedTuple):
@@ -43,7 +46,7 @@ class ClientModel(nn.Module):
         self,
         config: FederationConfig,
         kind: ClientKind,
-        towers: Mapping[Modality, Tower],
+        encoders: Mapping[Modality, SampleEncoder],
         num_labels: int,
         task: Any = None,
     ) -> None:
@@ -52,10 +55,10 @@ class ClientModel(nn.Module):
         self.task: Any = usual_task_of(kind) if task is None else task
         dim, fusion, training = config.embedding_dim, config.fusion, config.client.for_kind(kind)
         self.kind, self.mode = kind, fusion.mode
-        self.towers = nn.ModuleDict({modality.value: tower for modality, tower in towers.items()})
+        self.add_module(ENCODERS, nn.ModuleDict({modality.value: encoder for modality, encoder in encoders.items()}))
         self.fusions = nn.ModuleDict()
         if fusion.mode in (FusionMode.VECTOR, FusionMode.TOKENS):
-            for modality in towers:
+            for modality in encoders:
                 self.fusions[modality.value] = GranularityAwareFusion(
                     dim,
                     mode=fusion.mode.value,
@@ -72,6 +75,12 @@ class ClientModel(nn.Module):
         self.alignment = BiLevelAlignment(dim, weight=config.alignment.weight)
         for modality in Modality:
             self.register_buffer(f"mean_{modality.value}", torch.zeros(dim))
+
+    @property
+    def encoders(self) -> dict[Modality, SampleEncoder]:
+        """The client's own, image first."""
+        own: Any = self.get_submodule(ENCODERS)
+        return {modality: own[modality.value] for modality in self.kind.modalities}
 
     def set_means(self, means: Mapping[Modality, Tensor]) -> None:
         """Take the round's public means; zero for no centring."""
@@ -169,9 +178,9 @@ def make_client_model(
     """
     text = checkpoint.meta["tokenizer"]
     tokenizer = Tokenizer.from_str(text) if text is not None else None
-    towers = {}
+    encoders = {}
     for modality in kind.modalities:
-        encoder = EncoderConfig.model_validate(checkpoint.meta["encoders"][modality.value])
+        described = EncoderConfig.model_validate(checkpoint.meta["encoders"][modality.value])
         kept = tokenizer if modality is Modality.TEXT else None
-        towers[modality] = Tower(encoder, modality, dim=config.embedding_dim, tokenizer=kept)
-    return ClientModel(config, kind, towers, len(checkpoint.meta["labels"]), task)
+        encoders[modality] = SampleEncoder(described, modality, dim=config.embedding_dim, tokenizer=kept)
+    return ClientModel(config, kind, encoders, len(checkpoint.meta["labels"]), task)

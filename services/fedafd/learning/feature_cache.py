@@ -31,7 +31,7 @@ from fedafd.learning.feeding import batches_worked
 from fedafd.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
-    from fedafd.learning.tower import Tower
+    from fedafd.learning.sample_encoder import SampleEncoder
 
 __all__ = ["FeatureCache", "backbone_digest", "features_of", "keep_features", "watched"]
 
@@ -52,9 +52,9 @@ class FeatureCache:
         self.folder, self._limit, self._memory = folder, limit_bytes, memory_bytes
         self._in_memory: OrderedDict[str, Tensor] = OrderedDict()
 
-    def features(self, tower: Tower, rows: Tensor) -> Tensor:
-        """Pooled features [n, C], float32 on the host, of rows that the tower's `read` made."""
-        digest, report = backbone_digest(tower), _watching.get()
+    def features(self, encoder: SampleEncoder, rows: Tensor) -> Tensor:
+        """Pooled features [n, C], float32 on the host, of rows that the encoder's `read` made."""
+        digest, report = backbone_digest(encoder), _watching.get()
         starts = range(0, len(rows), _BLOCK)
         names = [
             _digest(digest.encode(), str(tuple(block.shape)).encode(), _bytes(block)) for block in rows.split(_BLOCK)
@@ -68,28 +68,28 @@ class FeatureCache:
                 report(min(1.0, len(blocks) * _BLOCK / len(rows)))
                 features = self._kept_features(name)
                 if features is None:
-                    features = self._computed_once(tower, rows[start : start + _BLOCK], name, patient=patient)
+                    features = self._computed_once(encoder, rows[start : start + _BLOCK], name, patient=patient)
                 if features is not None:
                     self._hold(name, features)
                     blocks[start] = features
         if not blocks:
-            return torch.zeros(0, tower.encoder.projection.in_features)
+            return torch.zeros(0, encoder.network.projection.in_features)
         return torch.cat([blocks[start] for start in starts])
 
-    def _computed_once(self, tower: Tower, block: Tensor, name: str, *, patient: bool) -> Tensor | None:
+    def _computed_once(self, encoder: SampleEncoder, block: Tensor, name: str, *, patient: bool) -> Tensor | None:
         """The features of a block, kept; None where another process makes them and this one is not `patient`."""
         lock = self._lock(name)
         if lock is None:
-            return self._computed_and_kept(tower, block, name)
+            return self._computed_and_kept(encoder, block, name)
         try:
             with lock.acquire(timeout=-1 if patient else 0):
                 features = self._kept_features(name)
-                return features if features is not None else self._computed_and_kept(tower, block, name)
+                return features if features is not None else self._computed_and_kept(encoder, block, name)
         except Timeout:
             return None
 
-    def _computed_and_kept(self, tower: Tower, block: Tensor, name: str) -> Tensor:
-        features = _computed(tower, block)
+    def _computed_and_kept(self, encoder: SampleEncoder, block: Tensor, name: str) -> Tensor:
+        features = _computed(encoder, block)
         self._write(name, features)
         return features
 
@@ -168,8 +168,8 @@ class FeatureCache:
 
 _caches = [FeatureCache()]
 """One a process, as one process trains for one site."""
-_digests: WeakKeyDictionary[Tower, tuple[Any, str]] = WeakKeyDictionary()
-"""Of each tower: where its backbone's tensors lie and how often each was written to, and the hash of then."""
+_digests: WeakKeyDictionary[SampleEncoder, tuple[Any, str]] = WeakKeyDictionary()
+"""Of each encoder: where its backbone's tensors lie and how often each was written to, and the hash of then."""
 _watching: ContextVar[Progress] = ContextVar("watching", default=lambda _: None)
 
 
@@ -180,9 +180,9 @@ def keep_features(folder: Path | None, *, limit_bytes: int = _DISK) -> None:
     _caches[0] = FeatureCache(folder, limit_bytes=limit_bytes)
 
 
-def features_of(tower: Tower, rows: Tensor) -> Tensor:
+def features_of(encoder: SampleEncoder, rows: Tensor) -> Tensor:
     """As FeatureCache.features, of this process's cache."""
-    return _caches[0].features(tower, rows)
+    return _caches[0].features(encoder, rows)
 
 
 @contextmanager
@@ -195,35 +195,35 @@ def watched(progress: Progress) -> Iterator[None]:
         _watching.reset(token)
 
 
-def backbone_digest(tower: Tower) -> str:
+def backbone_digest(encoder: SampleEncoder) -> str:
     """Hash of all that a feature depends on beside the rows: weights, settings, torch, and the kind of device.
 
     Weights are hashed once, and again only after somebody wrote to them.
     """
     marks = tuple(
-        (value.data_ptr(), value._version) for value in tower.encoder.backbone.state_dict(keep_vars=True).values()
+        (value.data_ptr(), value._version) for value in encoder.network.backbone.state_dict(keep_vars=True).values()
     )
-    known = _digests.get(tower)
-    marks = (*marks, (int(tower.encodes_in_bfloat16), 0))
+    known = _digests.get(encoder)
+    marks = (*marks, (int(encoder.encodes_in_bfloat16), 0))
     if known is None or known[0] != marks:
-        known = _digests[tower] = marks, _backbone_digest(tower)
+        known = _digests[encoder] = marks, _backbone_digest(encoder)
     return known[1]
 
 
-def _backbone_digest(tower: Tower) -> str:
-    state = tower.encoder.backbone.state_dict()
+def _backbone_digest(encoder: SampleEncoder) -> str:
+    state = encoder.network.backbone.state_dict()
     settings = {
-        "architecture": tower.config.architecture,
-        "options": tower.config.options,
-        "modality": tower.modality.value,
-        "pooling": tower.config.pooling,
-        "padding": getattr(tower.encoder.backbone, "padding", None),
-        "mean": tower.config.image_mean,
-        "std": tower.config.image_std,
+        "architecture": encoder.config.architecture,
+        "options": encoder.config.options,
+        "modality": encoder.modality.value,
+        "pooling": encoder.config.pooling,
+        "padding": getattr(encoder.network.backbone, "padding", None),
+        "mean": encoder.config.image_mean,
+        "std": encoder.config.image_std,
         "torch": torch.__version__,
-        "device": _device(tower).type,
-        **({"precision": "bfloat16"} if tower.encodes_in_bfloat16 else {}),
-        **({"projection": "own"} if tower.config.projection == "own" else {}),
+        "device": _device(encoder).type,
+        **({"precision": "bfloat16"} if encoder.encodes_in_bfloat16 else {}),
+        **({"projection": "own"} if encoder.config.projection == "own" else {}),
         "tensors": {name: (str(value.dtype), tuple(value.shape)) for name, value in state.items()},
     }
     hashed = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
@@ -233,27 +233,27 @@ def _backbone_digest(tower: Tower) -> str:
 
 
 @torch.inference_mode()
-def _computed(tower: Tower, rows: Tensor) -> Tensor:
-    training = tower.training
-    tower.eval()
-    order = _shortest_first(tower, rows)
+def _computed(encoder: SampleEncoder, rows: Tensor) -> Tensor:
+    training = encoder.training
+    encoder.eval()
+    order = _shortest_first(encoder, rows)
     arranged = rows if order is None else rows[order]
-    features = batches_worked(lambda batch: tower.pooled(batch).float(), arranged, _device(tower)).cpu()
-    tower.train(training)
+    features = batches_worked(lambda batch: encoder.pooled(batch).float(), arranged, _device(encoder)).cpu()
+    encoder.train(training)
     # A tensor that was made in inference mode may take no part in training.
     return (features if order is None else features[order.argsort()]).clone()
 
 
-def _shortest_first(tower: Tower, rows: Tensor) -> Tensor | None:
+def _shortest_first(encoder: SampleEncoder, rows: Tensor) -> Tensor | None:
     """An order of texts that puts equal lengths into one batch, whose padding is then cut off; None for images."""
-    if tower.modality is Modality.IMAGE:
+    if encoder.modality is Modality.IMAGE:
         return None
-    padding = getattr(tower.encoder.backbone, "padding", 0)
+    padding = getattr(encoder.network.backbone, "padding", 0)
     return (rows != padding).sum(1).argsort(stable=True)
 
 
-def _device(tower: Tower) -> torch.device:
-    return next(tower.parameters()).device
+def _device(encoder: SampleEncoder) -> torch.device:
+    return next(encoder.parameters()).device
 
 
 def _bytes(tensor: Tensor) -> memoryview:

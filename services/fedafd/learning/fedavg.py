@@ -22,6 +22,7 @@ from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.state_fingerprint import rows_by_name
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
+from fedafd.learning.client_model import ENCODERS, ClientModel
 
 __all__ = ["HEAD", "average_updates", "group_of", "load_average", "weight_update"]
 
@@ -70,8 +71,8 @@ def load_average(model: nn.Module, average: bytes, labels: Sequence[str]) -> Non
         rows = torch.tensor(_rows_in_order(labels))
         tensors[HEAD] = tensors[HEAD][torch.argsort(rows)]
     missing, surplus = model.load_state_dict(tensors, strict=False)
-    towers: Any = getattr(model, "towers", {})
-    trained = {name: tower.config.trainable for name, tower in towers.items()}
+    encoders = model.encoders if isinstance(model, ClientModel) else {}
+    trained = {modality.value: encoder.config.trainable for modality, encoder in encoders.items()}
     lacking = [name for name in missing if not name.startswith(_APART) and _travels(name, trained)]
     if lacking or surplus:
         raise DataError(f"averaged weights do not fit this model: lacking {lacking}, unknown {surplus}")
@@ -85,7 +86,7 @@ def _trained_of(encoders: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 def _travels(key: str, trained: Mapping[str, str]) -> bool:
     """Whether a tensor of a client's model is one that training changes: a frozen one stays where it is."""
     for modality, what in trained.items():
-        if what != "all" and key.startswith(f"towers.{modality}.encoder.backbone."):
+        if what != "all" and key.startswith(f"{ENCODERS}.{modality}.encoder.backbone."):
             return what == "lora" and ".lora_" in key
     return True
 

@@ -15,7 +15,7 @@ from fedafd.domain.kinds import Modality
 from fedafd.learning.inputs import ImageSample, TextSample
 from fedafd.learning.loaded_model import LoadedModel, device_named
 from fedafd.learning.model_folder import GLOBAL_MODEL, ModelFolder, read_whole
-from fedafd.learning.tower import Tower
+from fedafd.learning.sample_encoder import SampleEncoder
 
 __all__ = ["GlobalModel"]
 
@@ -27,12 +27,14 @@ class GlobalModel(LoadedModel):
 
     def __init__(
         self,
-        towers: dict[Modality, Tower],
+        encoders: dict[Modality, SampleEncoder],
         *,
         device: torch.device | None = None,
         intensity_range: IntensityRange | None = None,
     ) -> None:
-        super().__init__({m: [tower] for m, tower in towers.items()}, device or torch.device("cpu"), intensity_range)
+        super().__init__(
+            {m: [encoder] for m, encoder in encoders.items()}, device or torch.device("cpu"), intensity_range
+        )
 
     @classmethod
     def from_pretrained(
@@ -44,7 +46,7 @@ class GlobalModel(LoadedModel):
         that is missing or does not fit, ConfigurationError for a device that is not there.
         """
         chosen = device_named(device)
-        return cls(read_whole(folder, _towers), device=chosen, intensity_range=intensity_range)
+        return cls(read_whole(folder, _encoders), device=chosen, intensity_range=intensity_range)
 
     def embed_images(self, images: Iterable[ImageSample]) -> NDArray[np.float32]:
         """Unit rows [n, D], float32. Raises DataError naming the image that cannot be read."""
@@ -55,10 +57,10 @@ class GlobalModel(LoadedModel):
         return self._rows(Modality.TEXT, texts)
 
     def _embedded(self, modality: Modality, batch: Sequence[Tensor]) -> Tensor:
-        vector_BD: Tensor = self._towers[modality][0](batch[0]).vector_BD
+        vector_BD: Tensor = self._encoders[modality][0](batch[0]).vector_BD
         return vector_BD
 
 
-def _towers(folder: ModelFolder) -> dict[Modality, Tower]:
+def _encoders(folder: ModelFolder) -> dict[Modality, SampleEncoder]:
     folder.need(GLOBAL_MODEL)
-    return {modality: folder.tower(modality.value) for modality in Modality}
+    return {modality: folder.encoder(modality.value) for modality in Modality}

@@ -29,7 +29,7 @@ from fedafd.learning.optimizers import LossCheck, choose_device, cosine_factor, 
 from fedafd.learning.parallel import ALONE, Group
 from fedafd.learning.public import PairTensors
 from fedafd.learning.recorded_steps import RecordedSteps, Recorder, recorder_for
-from fedafd.learning.tower import Tower, is_pooled
+from fedafd.learning.sample_encoder import SampleEncoder, is_pooled
 from fedafd.learning.trainable import trainable_parameters
 from fedafd.learning.waypoints import NOWHERE, TrainingWay, Waypoints
 
@@ -51,23 +51,25 @@ class GlobalBatch(NamedTuple):
 
 
 class GlobalEncoders(nn.Module):
-    """The two towers, and the loss that they meet in."""
+    """The image and the text encoder, and the loss that they share."""
 
     def __init__(
-        self, config: FederationConfig, tokenizer: Tokenizer, encoders: Mapping[str, Mapping[str, Any]] | None = None
+        self, config: FederationConfig, tokenizer: Tokenizer, described: Mapping[str, Mapping[str, Any]] | None = None
     ) -> None:
-        """`encoders`: what the towers of an earlier version say of themselves; nothing pretrained is read again."""
+        """`described`: what the encoders of an earlier version say of themselves; nothing pretrained is read again."""
         super().__init__()
         dim, chosen = config.embedding_dim, {Modality.IMAGE: config.image_encoder, Modality.TEXT: config.text_encoder}
-        if encoders is not None:
+        if described is not None:
             trainable = {modality: encoder.trainable for modality, encoder in chosen.items()}
-            chosen = {m: EncoderConfig.model_validate({**encoders[m.value], "trainable": trainable[m]}) for m in chosen}
-        self.image = Tower(chosen[Modality.IMAGE], Modality.IMAGE, dim=dim)
-        self.text = Tower(chosen[Modality.TEXT], Modality.TEXT, dim=dim, tokenizer=tokenizer)
+            chosen = {
+                m: EncoderConfig.model_validate({**described[m.value], "trainable": trainable[m]}) for m in chosen
+            }
+        self.image = SampleEncoder(chosen[Modality.IMAGE], Modality.IMAGE, dim=dim)
+        self.text = SampleEncoder(chosen[Modality.TEXT], Modality.TEXT, dim=dim, tokenizer=tokenizer)
         self.contrast = SoftContrastiveLoss(config.server.loss_scale)
 
     @property
-    def towers(self) -> dict[Modality, Tower]:
+    def encoders(self) -> dict[Modality, SampleEncoder]:
         return {Modality.IMAGE: self.image, Modality.TEXT: self.text}
 
 
@@ -87,15 +89,15 @@ class GlobalRun:
         self.device = choose_device(device) if isinstance(device, str) else device
         self.model, checkpoint = unpacked(config, state)
         self.model.to(self.device)
-        encode_in(self.model.towers.values(), config.server.encode_autocast, self.device)
+        encode_in(self.model.encoders.values(), config.server.encode_autocast, self.device)
         self.optimizer = _optimizer(self.model, config, round_number)
         if all(
-            encoder.get("trainable", "all") == self.model.towers[Modality(name)].config.trainable
+            encoder.get("trainable", "all") == self.model.encoders[Modality(name)].config.trainable
             for name, encoder in checkpoint.meta.get("encoders", {}).items()
         ):
             checkpoint.load_optimizer("optimizer", self.optimizer)
         self.generator = torch.Generator().manual_seed(seed)
-        self.encoders: dict[Modality, nn.Module] = dict(self.model.towers)
+        self._encoders: dict[Modality, nn.Module] = dict(self.model.encoders)
         self.means: Reps | None = None
         self.losses = LossCheck(f"global training, round {round_number}")
 
@@ -118,17 +120,16 @@ class GlobalRun:
     ) -> None:
         """`passes` over the pairs, kept in `waypoints`. `targets` are distilled; `means` centre what meets them."""
         server = self.config.server
-        towers = self.model.towers
         pairs.keep_on(self.device)
         self.means = None if means is None else {m: mean.to(self.device) for m, mean in means.items()}
         accelerate(
-            towers.values(),
+            self.model.encoders.values(),
             device=self.device,
             autocast=server.autocast,
             accumulate=server.accumulate,
             compiled=server.compile,
         )
-        self.encoders = {modality: self.group.wrap(tower, self.device) for modality, tower in towers.items()}
+        self._encoders = {m: self.group.wrap(encoder, self.device) for m, encoder in self.model.encoders.items()}
         with torch.random.fork_rng(devices=[]):
             # Each process draws dropout masks of its own.
             torch.manual_seed(self.seed if self.group.rank == 0 else derive_seed(self.seed, "rank", self.group.rank))
@@ -185,7 +186,7 @@ class GlobalRun:
         """One step of the optimizer; its loss."""
         config = self.config
         features = {
-            modality: self.group.gathered(self.encoders[modality](rows).vector_BD)
+            modality: self.group.gathered(self._encoders[modality](rows).vector_BD)
             for modality, rows in batch.inputs.items()
         }
         loss = features[Modality.IMAGE].new_zeros(())
@@ -236,7 +237,7 @@ def _packed(model: GlobalEncoders, optimizer: torch.optim.Optimizer) -> Checkpoi
         meta={
             "tokenizer": tokenizer.to_str() if tokenizer is not None else None,
             "encoders": {
-                modality.value: tower.config.model_dump(mode="json") for modality, tower in model.towers.items()
+                modality.value: encoder.config.model_dump(mode="json") for modality, encoder in model.encoders.items()
             },
         }
     )

@@ -24,7 +24,7 @@ from fedafd.datasets.texts import decoded, sound_text
 from fedafd.domain.errors import DataError, InvalidRequestError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.images import fit_of
-from fedafd.learning.tower import Tower
+from fedafd.learning.sample_encoder import SampleEncoder
 
 __all__ = ["BATCH", "ImageSample", "OnBad", "Reader", "TextSample"]
 
@@ -41,10 +41,10 @@ OnBad = Callable[[int, DataError], None]
 class Reader:
     """Reads samples of one modality for encoders that may want them at different sizes, with different vocabularies."""
 
-    def __init__(self, towers: Sequence[Tower], window: IntensityRange | None = None) -> None:
-        self._towers, self._window = towers, window
-        self._modality = towers[0].modality
-        self._fits = {fit_of(tower.config) for tower in towers}
+    def __init__(self, encoders: Sequence[SampleEncoder], window: IntensityRange | None = None) -> None:
+        self._encoders, self._window = encoders, window
+        self._modality = encoders[0].modality
+        self._fits = {fit_of(encoder.config) for encoder in encoders}
 
     def batches(self, samples: Iterable[Any], on_bad: OnBad | None = None) -> Iterator[tuple[list[int], list[Tensor]]]:
         """Places of the readable samples of each batch, counted from 0 over all, and what each encoder takes of them.
@@ -77,9 +77,9 @@ class Reader:
 
     def _tensors(self, kept: list[Any]) -> list[Tensor]:
         if self._modality is Modality.TEXT:
-            return [tower.read(kept) for tower in self._towers]
+            return [encoder.read(kept) for encoder in self._encoders]
         stacked = {fit: torch.from_numpy(np.stack([entry[fit] for entry in kept])) for fit in self._fits}
-        return [stacked[fit_of(tower.config)] for tower in self._towers]
+        return [stacked[fit_of(encoder.config)] for encoder in self._encoders]
 
 
 def _image(sample: ImageSample, name: str, window: IntensityRange | None) -> ImageArray:

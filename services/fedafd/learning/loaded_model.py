@@ -19,7 +19,7 @@ from fedafd.domain.errors import ConfigurationError, InvalidRequestError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.inputs import OnBad, Reader
 from fedafd.learning.optimizers import choose_device
-from fedafd.learning.tower import Tower
+from fedafd.learning.sample_encoder import SampleEncoder
 
 __all__ = ["LoadedModel", "device_named"]
 
@@ -33,30 +33,30 @@ class LoadedModel:
     """`image`, `text` or `pair`: what the model takes."""
 
     def __init__(
-        self, towers: dict[Modality, list[Tower]], device: torch.device, window: IntensityRange | None
+        self, encoders: dict[Modality, list[SampleEncoder]], device: torch.device, window: IntensityRange | None
     ) -> None:
         self.device = device
         self.intensity_range = window
         """The values that become black and white in images of more than eight bits; None: as their depth says."""
-        self._towers = {modality: [t.eval().to(device) for t in group] for modality, group in towers.items()}
+        self._encoders = {modality: [t.eval().to(device) for t in group] for modality, group in encoders.items()}
 
     @property
     def dim(self) -> int:
         """The embedding dimension D."""
-        return next(iter(self._towers.values()))[0].dim
+        return next(iter(self._encoders.values()))[0].dim
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
         """What the model has encoders of, image first."""
-        return tuple(modality for modality in Modality if modality in self._towers)
+        return tuple(modality for modality in Modality if modality in self._encoders)
 
     def each_batch(
         self, modality: Modality, samples: Iterable[Any], on_bad: OnBad | None = None
     ) -> Iterator[tuple[list[int], list[Tensor]]]:
         """As `Reader.batches`, on the model's device. Raises InvalidRequestError for a modality it has not."""
-        if modality not in self._towers:
+        if modality not in self._encoders:
             raise InvalidRequestError(f"this is a model of kind {self.kind}; it has no {modality.value} encoder")
-        for positions, batch in Reader(self._towers[modality], self.intensity_range).batches(samples, on_bad):
+        for positions, batch in Reader(self._encoders[modality], self.intensity_range).batches(samples, on_bad):
             yield positions, [rows.to(self.device) for rows in batch]
 
     def each_embedded(

@@ -45,10 +45,10 @@ from fedafd.learning.lora import merged_files
 from fedafd.learning.optimizers import choose_device, make_optimizer
 from fedafd.learning.private_steps import IS_PRIVATE, PrivateTraining, need_private_model, need_private_state
 from fedafd.learning.public import Pairs, PairTensors
+from fedafd.learning.sample_encoder import SampleEncoder
 from fedafd.learning.step_batches import PrivateBatch
 from fedafd.learning.tasks import find_task
 from fedafd.learning.tokens import tokenizer_for
-from fedafd.learning.tower import Tower
 from fedafd.learning.trainable import trainable_parameters
 from fedafd.learning.waypoints import NOWHERE, Waypoints, encode_kept
 
@@ -108,7 +108,7 @@ class LocalSite:
         """What the state was made for that is another today."""
         today = fingerprint_of_round(config, kind, encoders, data.labels)
         self._made_for = today if made_for is None else today.over(made_for)
-        self._encoders, self._given_fingerprint = encoders, made_for
+        self._encoder_configs, self._given_fingerprint = encoders, made_for
         self._checkpoint: Checkpoint | None = None
         if state is not None:
             with _unusable_is_clear():
@@ -129,7 +129,7 @@ class LocalSite:
         """The branch that trains alone, as a site of its own; None for a client without one."""
         self.weights: Weights = ONLY_FUSED
         """Of the branches of a classifier's personalized model."""
-        self._frozen: dict[Modality, Tower] = {}
+        self._frozen: dict[Modality, SampleEncoder] = {}
         self._global_features: dict[SplitName, dict[Modality, Tensor]] = {}
         average = self._average(sent)
         public = None if sent is None else sent.public
@@ -153,11 +153,11 @@ class LocalSite:
         means = {m: public_mean(rows) if self.config.alignment.centre else torch.zeros(1) for m, rows in reps.items()}
         self.model.set_means({m: mean.to(self.device) for m, mean in means.items()})
         self.global_reps = {m: self.model.centred(m, rows.to(self.device)) for m, rows in reps.items()}
-        self.public = PairTensors(sent.public, self.towers) if sent.public is not None else None
+        self.public = PairTensors(sent.public, self.encoders) if sent.public is not None else None
         if self.public is not None:
             self.public.keep_on(self.device)
         self._frozen = {
-            m: Tower.from_files(merged_files(unpack_folder(sent.bundles[m]))).to(self.device)
+            m: SampleEncoder.from_files(merged_files(unpack_folder(sent.bundles[m]))).to(self.device)
             for m in self.kind.modalities
         }
         encode_in(self._frozen.values(), self.config.client.encode_autocast, self.device)
@@ -170,14 +170,14 @@ class LocalSite:
                 return torch.zeros((), device=self.device)
             views = {m: Views(row, row, row) for m, row in batch.frozen.items()}
         else:
-            views = {m: self.model.views(m, t(batch.rows[m]), batch.frozen[m]) for m, t in self.towers.items()}
+            views = {m: self.model.views(m, t(batch.rows[m]), batch.frozen[m]) for m, t in self.encoders.items()}
         return self.model.task_loss(views, batch.labels, self.config)
 
     def represent(self, waypoints: Waypoints = NOWHERE) -> dict[Modality, NDArray[np.float32]]:
         """The client's representations of the public set, [N, D] by modality: its own encoders, no fusion."""
         assert self.public is not None
-        public = {m: self.public.fixed(m) for m in self.towers}
-        return {m: encode_kept(t, public[m], self.device, waypoints, m.value) for m, t in self.towers.items()}
+        public = {m: self.public.fixed(m) for m in self.encoders}
+        return {m: encode_kept(t, public[m], self.device, waypoints, m.value) for m, t in self.encoders.items()}
 
     @property
     def gates(self) -> Gates:
@@ -194,8 +194,8 @@ class LocalSite:
 
     def _kept(self) -> Checkpoint:
         assert self._checkpoint is not None
-        # As the towers say of themselves: no later round needs the pretrained weights again.
-        encoders = {m.value: tower.config.model_dump(mode="json") for m, tower in self.towers.items()}
+        # As the encoders say of themselves: no later round needs the pretrained weights again.
+        encoders = {m.value: encoder.config.model_dump(mode="json") for m, encoder in self.encoders.items()}
         earlier = {
             name: value for name, value in self._checkpoint.meta.items() if name not in (_ALONE, _BRANCHES, IS_PRIVATE)
         }
@@ -225,7 +225,7 @@ class LocalSite:
         self.beside = LocalSite(
             alone(self.config),
             self.kind,
-            self._encoders,
+            self._encoder_configs,
             self.data,
             saved,
             self.seed,
@@ -235,7 +235,7 @@ class LocalSite:
             made_for=self._given_fingerprint,
         )
         self.beside.stage = f"client training alone, {self.kind.value}"
-        if self.kind is ClientKind.IMAGE and self.towers[Modality.IMAGE].config.trainable != "head":
+        if self.kind is ClientKind.IMAGE and self.encoders[Modality.IMAGE].config.trainable != "head":
             self.beside.splits = self.splits  # both encoders read the same pixels
 
     def _build(self, public_texts: list[str], tokenizer: str | None) -> None:
@@ -254,17 +254,17 @@ class LocalSite:
         if not self.is_new:
             for name, optimizer in self.optimizers.items():
                 self._checkpoint.load_optimizer(name, optimizer)
-        self.towers: dict[Modality, Tower] = {m: self.model.towers[m.value] for m in self.kind.modalities}  # type: ignore[misc]
+        self.encoders = self.model.encoders
         client = self.config.client
         accelerate(
-            self.towers.values(),
+            self.encoders.values(),
             device=self.device,
             autocast=client.autocast,
             accumulate=client.accumulate if self.private is None else 1,
             compiled=client.compile and self.private is None,
         )
-        encode_in(self.towers.values(), client.encode_autocast, self.device)
-        self.splits = Splits(self.data, self.towers, self.device)
+        encode_in(self.encoders.values(), client.encode_autocast, self.device)
+        self.splits = Splits(self.data, self.encoders, self.device)
 
     def _first_seed(self) -> int:
         # Weights can only be averaged when all started from the same.
@@ -277,7 +277,7 @@ class LocalSite:
         """Whether the text encoder's vocabulary is made of private texts, too."""
         if not self.is_new or Modality.TEXT not in self.kind.modalities or self.config.client.vocabulary == "public":
             return False
-        return chosen_encoders(self.config, self.kind, self._encoders or {})[Modality.TEXT].pretrained is None
+        return chosen_encoders(self.config, self.kind, self._encoder_configs or {})[Modality.TEXT].pretrained is None
 
     def _note_unknown_words(self, tokenizer: str | None, data: ClientData) -> None:
         self._made_for = self._made_for.model_copy(update={"unknown_words": unknown_words(tokenizer, data)})
@@ -290,7 +290,7 @@ class LocalSite:
             own = list(self.data.train.texts)
         elif isinstance(self.data.train, PairSplit):
             own = [text for captions in self.data.train.captions for text in captions]
-        chosen = chosen_encoders(self.config, self.kind, self._encoders or {})
+        chosen = chosen_encoders(self.config, self.kind, self._encoder_configs or {})
         text = chosen.get(Modality.TEXT)
         if text is not None and tokenizer is None:
             tokenizer = tokenizer_for(text, [*public_texts, *own]).to_str()

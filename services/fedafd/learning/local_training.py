@@ -91,7 +91,7 @@ class _Steps:
     def __init__(self, site: LocalSite, regulariser: Regulariser | None) -> None:
         self._site, self._regularise = site, regulariser
         self.losses = LossCheck(site.stage)
-        self._encoders = [p for tower in site.towers.values() for p in tower.parameters()]
+        self._encoder_parameters = [p for encoder in site.encoders.values() for p in encoder.parameters()]
         self._sum, self._count = torch.zeros((), device=site.device), 0
         client = site.config.client
         self._private = None if site.private is None else PrivateGradient(site.private, site)
@@ -147,7 +147,7 @@ class _Steps:
         whole = loss if terms.joint is None else loss + terms.joint
         self._backward(loss, whole, terms, balanced=placed is not None)
         if frozen:
-            for parameter in self._encoders:
+            for parameter in self._encoder_parameters:
                 parameter.grad = None
         nn.utils.clip_grad_norm_(self._clipped, site.config.client.clip_norm)
         for name in ("main", "fusion"):
@@ -164,7 +164,7 @@ class _Steps:
     def _terms(self, batch: PublicBatch) -> Terms:
         assert self._regularise is not None
         with untouched_statistics(self._site.model):
-            features = {m: tower(batch.rows[m]).vector_BD for m, tower in self._site.towers.items()}
+            features = {m: encoder(batch.rows[m]).vector_BD for m, encoder in self._site.encoders.items()}
         return self._regularise(features, batch.public_rows)
 
     def _backward(self, task: Tensor, whole: Tensor, terms: Terms, *, balanced: bool = False) -> None:
@@ -180,7 +180,7 @@ class _Steps:
             backward_balanced(
                 task if apart else whole,
                 terms.adversarial,
-                self._encoders,
+                self._encoder_parameters,
                 joint_loss=terms.joint if apart else None,
                 max_share=share,
             )

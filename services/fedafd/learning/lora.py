@@ -68,7 +68,7 @@ def merged_tensors(lora: LoraConfig, tensors: Mapping[str, Tensor]) -> dict[str,
 
 
 def merged_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The files of a tower's folder in which nothing of LoRA is left; as they are, where there is none.
+    """The files of an encoder's folder in which nothing of LoRA is left; as they are, where there is none.
 
     Raises DataError for a folder that describes no encoder, or another one than its weights are of.
     """

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedafd.domain.errors import DataError
 from fedafd.learning.model_sums import check_sum, read_sums
-from fedafd.learning.tower import Tower
+from fedafd.learning.sample_encoder import SampleEncoder
 
 __all__ = ["GLOBAL_MODEL", "PERSONALIZED_MODEL", "ModelFolder", "read_whole"]
 
@@ -76,10 +76,10 @@ class ModelFolder:
         check_sum(self.path, name, self._sums)
         return loaded
 
-    def tower(self, prefix: str) -> Tower:
+    def encoder(self, prefix: str) -> SampleEncoder:
         """The encoder in the sub-folder `prefix`."""
         tokenizer = f"{prefix}/tokenizer.json"
-        return Tower.restored(
+        return SampleEncoder.restored(
             self.json(f"{prefix}/config.json"),
             self.tensors(f"{prefix}/model.safetensors"),
             self._bytes(tokenizer) if (self.path / tokenizer).is_file() else None,
@@ -102,7 +102,7 @@ class ModelFolder:
 
 
 def parsed_json(content: bytes, source: str) -> dict[str, Any]:
-    """Keys and values. Raises DataError naming `place`."""
+    """Keys and values. Raises DataError naming `source`."""
     try:
         values = json.loads(content)
     except (ValueError, RecursionError) as error:

@@ -23,11 +23,12 @@ from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.state_fingerprint import StateFingerprint
 from fedafd.learning.alone import has_alone_branch
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
+from fedafd.learning.client_model import ENCODERS
 from fedafd.learning.fedavg import HEAD
 from fedafd.learning.lora import merge_folder, merged_files, merged_tensors
 from fedafd.learning.model_card import SiteFacts, personalized_card
 from fedafd.learning.model_sums import SUMS, sums_file, write_sums
-from fedafd.learning.tower import description
+from fedafd.learning.sample_encoder import description
 
 __all__ = ["Recipe", "export_personalized_model", "write_personalized_model"]
 
@@ -129,15 +130,15 @@ def _parts(
     config, kind = recipe.config, recipe.kind
     model = tensors_below(tensors, "model")
     fuses = config.fusion.mode in (FusionMode.VECTOR, FusionMode.TOKENS)
-    apart = ("towers.", "alignment.") if fuses else ("towers.", "alignment.", "fusions.")
+    apart = (f"{ENCODERS}.", "alignment.", *(() if fuses else ("fusions.",)))
     rest = {name: value for name, value in sorted(model.items()) if not name.startswith(apart)}
     files: dict[str, bytes] = {}
     weights = {"model.safetensors": rest}
-    _add_towers(files, weights, "local", meta, model, config)
+    _add_encoders(files, weights, "local", meta, model, config)
     pool = meta.get("branches", {}) if has_alone_branch(config, kind) else {}
     if "alone" in pool:
         by_itself = tensors_below(tensors, "alone/model")
-        _add_towers(files, weights, "alone", meta["alone"], by_itself, config)
+        _add_encoders(files, weights, "alone", meta["alone"], by_itself, config)
         weights["alone/head.safetensors"] = {"free_weight": by_itself[HEAD]}
     task = StateFingerprint.of_state(meta).task
     described = {
@@ -165,7 +166,7 @@ def _parts(
     return files, weights
 
 
-def _add_towers(
+def _add_encoders(
     files: dict[str, bytes],
     weights: dict[str, dict[str, Tensor]],
     whose: str,
@@ -180,7 +181,7 @@ def _add_towers(
         encoder = EncoderConfig.model_validate(described)
         for path, content in description(encoder.merged(), modality, config.embedding_dim, words).items():
             files[f"{whose}/{name}/{path}"] = content
-        start = f"towers.{name}.encoder."
+        start = f"{ENCODERS}.{name}.encoder."
         tensors = {key.removeprefix(start): value for key, value in sorted(model.items()) if key.startswith(start)}
         adapter = encoder.adapter
         weights[f"{whose}/{name}/model.safetensors"] = tensors if adapter is None else merged_tensors(adapter, tensors)

@@ -17,13 +17,13 @@ from fedafd.domain.config import FederationConfig, TaskConfig, parse_federation_
 from fedafd.domain.errors import ConfigurationError, DataError, InvalidRequestError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.branches import ONLY_FUSED, Weights, pool_branches, weights_from_json
-from fedafd.learning.client_model import ClientModel, Views
+from fedafd.learning.client_model import ENCODERS, ClientModel, Views
 from fedafd.learning.inputs import ImageSample, OnBad, TextSample
 from fedafd.learning.loaded_model import LoadedModel, device_named
 from fedafd.learning.model_folder import PERSONALIZED_MODEL, ModelFolder, read_whole
+from fedafd.learning.sample_encoder import SampleEncoder
 from fedafd.learning.tasks import find_task
 from fedafd.learning.tensor_fit import load_fitting
-from fedafd.learning.tower import Tower
 
 __all__ = ["AloneBranch", "Branch", "PersonalizedModel", "Prediction"]
 
@@ -33,14 +33,14 @@ the site trained without the federation."""
 Prediction = tuple[str, float]
 """A label and its probability."""
 
-_KEPT_APART = ("towers.", "alignment.")
+_KEPT_APART = (f"{ENCODERS}.", "alignment.")
 """Parts of a client's model that other files hold, and that only training needs."""
 
 
 class AloneBranch(NamedTuple):
     """The branch of a classifier that its site trained without the federation."""
 
-    tower: Tower
+    encoder: SampleEncoder
     head: nn.Module
 
 
@@ -54,7 +54,7 @@ class PersonalizedModel(LoadedModel):
         self,
         labels: Sequence[str],
         model: ClientModel,
-        frozen: dict[Modality, Tower],
+        frozen: dict[Modality, SampleEncoder],
         *,
         device: torch.device | None = None,
         intensity_range: IntensityRange | None = None,
@@ -65,10 +65,10 @@ class PersonalizedModel(LoadedModel):
         self.labels: tuple[str, ...] = tuple(labels)
         """Class names; empty for `pair`."""
         device = device or torch.device("cpu")
-        towers: dict[Modality, list[Tower]] = {m: [model.towers[m.value], frozen[m]] for m in frozen}  # type: ignore[list-item]
+        encoders: dict[Modality, list[SampleEncoder]] = {m: [model.encoders[m], frozen[m]] for m in frozen}
         if by_itself is not None:
-            towers[Modality(self.kind)].append(by_itself.tower)
-        super().__init__(towers, device, intensity_range)
+            encoders[Modality(self.kind)].append(by_itself.encoder)
+        super().__init__(encoders, device, intensity_range)
         self._model = model.eval().to(device)
         self.weights: Weights = weights
         """Of the branches that a classifier predicts by."""
@@ -176,7 +176,7 @@ class PersonalizedModel(LoadedModel):
     def _alone(self, batch: Sequence[Tensor]) -> Tensor:
         if self._alone_head is None:
             raise InvalidRequestError("this model has no branch that was trained alone; choose another branch")
-        logits: Tensor = self._alone_head(self._towers[Modality(self.kind)][2](batch[2]).vector_BD)
+        logits: Tensor = self._alone_head(self._encoders[Modality(self.kind)][2](batch[2]).vector_BD)
         return logits
 
     def _viewed(self, modality: Modality, batch: Sequence[Tensor], branch: Branch) -> Tensor:
@@ -186,7 +186,7 @@ class PersonalizedModel(LoadedModel):
         return {"personalized": views.fused, "own": views.local, "global": views.global_}[branch]
 
     def _views(self, modality: Modality, batch: Sequence[Tensor]) -> Views:
-        local, frozen = self._towers[modality][:2]
+        local, frozen = self._encoders[modality][:2]
         reps = self._model.centred(modality, frozen(batch[1]).vector_BD)
         return self._model.views(modality, local(batch[0]), reps)
 
@@ -205,10 +205,10 @@ def _parts(folder: ModelFolder) -> dict[str, Any]:
         raise DataError(f"{source}: labels must be class names")
     if bool(labels) is (kind is ClientKind.PAIR):
         raise DataError(f"{source}: a model of kind {kind.value} {'has no' if labels else 'needs'} labels")
-    towers = {m: _tower(folder, "local", m, config) for m in kind.modalities}
-    frozen = {m: _tower(folder, "global", m, config) for m in kind.modalities}
+    encoders = {m: _encoder(folder, "local", m, config) for m in kind.modalities}
+    frozen = {m: _encoder(folder, "global", m, config) for m in kind.modalities}
     task = _task(folder, kind, source)
-    model = ClientModel(config, kind, towers, len(labels), task)
+    model = ClientModel(config, kind, encoders, len(labels), task)
     load_fitting(model, folder.tensors("model.safetensors"), str(folder.path / "model.safetensors"), apart=_KEPT_APART)
     weights, by_itself = _pool(folder, kind, config, (task, len(labels)), source)
     return {
@@ -250,17 +250,17 @@ def _pool(
     task, num_labels = learned
     head = task.make_head(config.embedding_dim, num_labels)
     load_fitting(head, folder.tensors("alone/head.safetensors"), str(folder.path / "alone" / "head.safetensors"))
-    return weights, AloneBranch(_tower(folder, "alone", kind.modalities[0], config), head)
+    return weights, AloneBranch(_encoder(folder, "alone", kind.modalities[0], config), head)
 
 
-def _tower(folder: ModelFolder, whose: str, modality: Modality, config: FederationConfig) -> Tower:
-    tower = folder.tower(f"{whose}/{modality.value}")
-    if (tower.modality, tower.dim) != (modality, config.embedding_dim):
+def _encoder(folder: ModelFolder, whose: str, modality: Modality, config: FederationConfig) -> SampleEncoder:
+    encoder = folder.encoder(f"{whose}/{modality.value}")
+    if (encoder.modality, encoder.dim) != (modality, config.embedding_dim):
         raise DataError(
-            f"{folder.path / whose / modality.value / 'config.json'}: describes a {tower.modality.value} encoder of"
-            f" {tower.dim} dimensions; this model needs {modality.value} and {config.embedding_dim}"
+            f"{folder.path / whose / modality.value / 'config.json'}: describes a {encoder.modality.value} encoder of"
+            f" {encoder.dim} dimensions; this model needs {modality.value} and {config.embedding_dim}"
         )
-    return tower
+    return encoder
 
 
 def _window(value: Any, source: str) -> IntensityRange | None:

@@ -23,7 +23,7 @@ from fedafd.domain.config import DpConfig, FederationConfig, FusionMode
 from fedafd.domain.errors import ConfigurationError, StateUnusableError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.state_cases import AFRESH
-from fedafd.learning.client_model import ClientModel
+from fedafd.learning.client_model import ENCODERS, ClientModel
 from fedafd.learning.trainable import trainable_parameters
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def need_private_model(site: LocalSite) -> None:
             f"privacy.dp: the federation's strategy {site.config.strategy} averages weights, and a site with privacy.dp"
             " delivers none"
         )
-    text = site.towers.get(Modality.TEXT)
+    text = site.encoders.get(Modality.TEXT)
     if text is not None and site.words_of_private:
         raise ConfigurationError(
             "privacy.dp: the text encoder's vocabulary would be made of private texts, and a word in it tells of its"
@@ -115,8 +115,8 @@ def _couples(module: nn.Module) -> bool:
 def _learns_by(site: LocalSite, name: str) -> bool:
     """Whether private samples go through it in training; not where a frozen backbone has encoded them before."""
     part, _, inner = name.partition(".")
-    frozen = {m.value for m, tower in site.towers.items() if tower.config.trainable == "head"}
-    return not (part == "towers" and inner.partition(".")[0] in frozen)
+    frozen = {m.value for m, encoder in site.encoders.items() if encoder.config.trainable == "head"}
+    return not (part == ENCODERS and inner.partition(".")[0] in frozen)
 
 
 class PrivateGradient:
@@ -228,7 +228,7 @@ class _SampleLoss(nn.Module):
     def forward(self, row: Tensor, frozen_D: Tensor, label: Tensor) -> Tensor:
         """A scalar."""
         (modality,) = self.model.kind.modalities
-        local = self.model.towers[modality.value](row.unsqueeze(0))
+        local = self.model.encoders[modality](row.unsqueeze(0))
         views = self.model.views(modality, local, frozen_D.unsqueeze(0))
         loss: Tensor = self.model.labels_loss(views, label.unsqueeze(0), self._config)
         return loss

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedafd.domain.kinds import Modality
 from fedafd.learning.feeding import gathered, resident
-from fedafd.learning.tower import Tower
+from fedafd.learning.sample_encoder import SampleEncoder
 
 __all__ = ["PairTensors", "Pairs"]
 
@@ -28,16 +28,16 @@ class Pairs(Protocol):
 
 
 class PairTensors:
-    """Samples read once by the towers of the modalities that are asked for."""
+    """Samples read once by the encoders of the modalities that are asked for."""
 
-    def __init__(self, pairs: Pairs, towers: dict[Modality, Tower]) -> None:
+    def __init__(self, pairs: Pairs, encoders: dict[Modality, SampleEncoder]) -> None:
         self.count = len(pairs)
-        self._pixels = towers[Modality.IMAGE].rows(pairs.images) if Modality.IMAGE in towers else None
+        self._pixels = encoders[Modality.IMAGE].rows(pairs.images) if Modality.IMAGE in encoders else None
         self.counts = torch.tensor([len(captions) for captions in pairs.captions])
         self.starts = torch.cumsum(self.counts, 0) - self.counts
         self._ids: Tensor | None = None
-        if Modality.TEXT in towers:
-            self._ids = towers[Modality.TEXT].rows([text for captions in pairs.captions for text in captions])
+        if Modality.TEXT in encoders:
+            self._ids = encoders[Modality.TEXT].rows([text for captions in pairs.captions for text in captions])
 
     def keep_on(self, device: torch.device) -> None:
         """Move pixels and tokens to `device`, where there is room; draws stay on the host."""

@@ -34,8 +34,8 @@ from fedafd.learning.model_card import global_card
 from fedafd.learning.model_sums import SUMS, sums_file
 from fedafd.learning.parallel import Group, Processes, number_of_processes, run_in_processes
 from fedafd.learning.public import Pairs, PairTensors
+from fedafd.learning.sample_encoder import encode_all
 from fedafd.learning.tokens import tokenizer_for
-from fedafd.learning.tower import encode_all
 from fedafd.learning.waypoints import NOWHERE, Waypoints, encode_kept
 
 __all__ = ["Prepared", "distil", "distils", "evaluate", "export_global_model", "initial_server_state", "prepare"]
@@ -89,16 +89,18 @@ def prepare(
     run = _trained(run, pairs, passes, {}, None, processes, lambda f, a: progress(0.8 * f, a), waypoints)
     state_made = run.saving()
     reps = {}
-    for number, (modality, tower) in enumerate(run.model.towers.items()):
+    for number, (modality, encoder) in enumerate(run.model.encoders.items()):
         reps[modality] = encode_kept(
-            tower,
+            encoder,
             pairs.fixed(modality),
             run.device,
             waypoints,
             modality.value,
             lambda f, m=modality, n=number: progress(0.8 + 0.1 * (n + f), f"representing {m.value}s"),  # type: ignore[misc]
         )
-    bundles = {m: pack_folder(tower.to_files(trained_in=_sent_in(config, m))) for m, tower in run.model.towers.items()}
+    bundles = {
+        m: pack_folder(encoder.to_files(trained_in=_sent_in(config, m))) for m, encoder in run.model.encoders.items()
+    }
     return Prepared(state_made(), reps, bundles)
 
 
@@ -165,7 +167,7 @@ def evaluate(
     """Recall@1/5/10 both ways on `samples`, and their sum; from 5,000 pairs on also five-fold."""
     run = GlobalRun(config, state, 1, 0, device)
     with watched(lambda share: progress(0.2 * share, "features of the test pairs")):
-        pairs = PairTensors(samples, run.model.towers)
+        pairs = PairTensors(samples, run.model.encoders)
     progress(0.2, "encoding the test pairs")
     image_reps = torch.from_numpy(encode_all(run.model.image, pairs.fixed(Modality.IMAGE), run.device))
     text_reps = torch.from_numpy(encode_all(run.model.text, pairs.all_captions(), run.device))
@@ -184,8 +186,8 @@ def export_global_model(
     model, _ = unpacked(config, state)
     files = {
         f"{modality.value}/{path}": content
-        for modality, tower in model.towers.items()
-        for path, content in merged_files(tower.to_files()).items()
+        for modality, encoder in model.encoders.items()
+        for path, content in merged_files(encoder.to_files()).items()
     }
     described = {"model_type": "fedafd-global", "embedding_dim": config.embedding_dim, "lineage": dict(lineage)}
     files["config.json"] = json.dumps(described, indent=2, sort_keys=True).encode()
@@ -194,9 +196,9 @@ def export_global_model(
 
 
 def _read(public: Pairs, run: GlobalRun, progress: Progress) -> PairTensors:
-    """The public set as the global towers read it; where a backbone is frozen, that is heard."""
+    """The public set as the global encoders read it; where a backbone is frozen, that is heard."""
     with watched(lambda share: progress(0.0, f"features of the public set, {share:.0%}")):
-        return PairTensors(public, run.model.towers)
+        return PairTensors(public, run.model.encoders)
 
 
 def _trained(

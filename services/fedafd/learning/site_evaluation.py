@@ -100,7 +100,7 @@ class SiteEvaluator:
     def _local_batches(self, name: SplitName, modality: Modality) -> Iterator[Features]:
         rows = self._site.splits[name].rows[modality]
         for start in range(0, len(rows), _BATCH):
-            features: Features = self._site.towers[modality](rows[start : start + _BATCH].to(self._site.device))
+            features: Features = self._site.encoders[modality](rows[start : start + _BATCH].to(self._site.device))
             # Tokens are only kept where the fusion reads them: a split of them is large.
             keep = self._site.model.mode is FusionMode.TOKENS
             yield features if keep else features.without_tokens()

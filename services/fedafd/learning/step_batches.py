@@ -91,7 +91,7 @@ def private_batch(site: LocalSite, indices: Tensor) -> PrivateBatch:
     rows, which = split.batch(indices, site.generator, augment=site.config.client.augment)
     frozen = site.frozen_features("train", which)
     labels = None if split.labels is None else sent(split.labels[indices], site.device)
-    return PrivateBatch({m: sent(rows[m], site.device) for m in site.towers}, frozen, labels)
+    return PrivateBatch({m: sent(rows[m], site.device) for m in site.encoders}, frozen, labels)
 
 
 def _by_chance(site: LocalSite) -> Tensor:
@@ -103,7 +103,7 @@ def _by_chance(site: LocalSite) -> Tensor:
 
 def _public_batch(site: LocalSite, rows: Tensor) -> PublicBatch:
     assert site.public is not None
-    drawn = {m: sent(site.public.drawn(m, rows, site.generator), site.device) for m in site.towers}
+    drawn = {m: sent(site.public.drawn(m, rows, site.generator), site.device) for m in site.encoders}
     return PublicBatch(drawn, sent(rows, site.device))
 
 

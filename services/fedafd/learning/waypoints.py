@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fedafd.domain.errors import DataError
 from fedafd.learning.checkpoint import Checkpoint, Snapshot, tensors_below
 from fedafd.learning.feeding import encode_batch
-from fedafd.learning.tower import Tower, encode_all
+from fedafd.learning.sample_encoder import SampleEncoder, encode_all
 from fedafd.telemetry.logging import get_logger
 
 __all__ = ["EVERY_SECONDS", "NOWHERE", "TrainingWay", "Waypoints", "encode_kept"]
@@ -167,25 +167,25 @@ class TrainingWay(AbstractContextManager[None]):
 
 
 def encode_kept(
-    tower: Tower,
+    encoder: SampleEncoder,
     rows: Tensor,
     device: torch.device,
     waypoints: Waypoints,
     part: str,
     progress: Callable[[float], None] = lambda _: None,
 ) -> NDArray[np.float32]:
-    """As fedafd.learning.tower.encode_all, in blocks that `waypoints` keeps under the name `part`."""
+    """As fedafd.learning.sample_encoder.encode_all, in blocks that `waypoints` keeps under the name `part`."""
     if not waypoints.keeps:
-        return encode_all(tower, rows, device)
+        return encode_all(encoder, rows, device)
     saved = waypoints.last(part)
     done = [] if saved is None else [saved.tensors["rows"].numpy()]
     block = _BLOCK * encode_batch(device)
     try:
         for start in range(sum(map(len, done)), len(rows), block):
             progress(start / len(rows))
-            done.append(encode_all(tower, rows[start : start + block], device))
+            done.append(encode_all(encoder, rows[start : start + block], device))
             if waypoints.due(last=start + block >= len(rows)):
                 waypoints.keep(part, Checkpoint({"rows": torch.from_numpy(np.concatenate(done))}))
     finally:
         waypoints.settle()
-    return np.concatenate(done) if done else encode_all(tower, rows, device)
+    return np.concatenate(done) if done else encode_all(encoder, rows, device)

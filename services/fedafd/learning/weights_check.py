@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from fedafd.domain.config import EncoderConfig, FederationConfig
 from fedafd.domain.kinds import Modality
 from fedafd.learning.pretrained import pretrained_tokenizer
-from fedafd.learning.tower import Tower
+from fedafd.learning.sample_encoder import SampleEncoder
 
 __all__ = ["check_weights", "encoders_of"]
 
@@ -27,7 +27,7 @@ def check_weights(encoders: Iterable[tuple[EncoderConfig, Modality]]) -> None:
         if config.pretrained is None or name in checked:
             continue
         checked.add(name)
-        Tower(
+        SampleEncoder(
             config,
             modality,
             dim=_DIM,

@@ -34,11 +34,11 @@ from fedafd.learning.tokens import padding_id, token_ids
 from fedafd.learning.trainable import freeze_backbone
 from fedafd.learning.transformer_models import AUTO
 
-__all__ = ["Tower", "description", "encode_all", "is_pooled"]
+__all__ = ["SampleEncoder", "description", "encode_all", "is_pooled"]
 
 
-class Tower(nn.Module):
-    """Encoder, its configuration, and the tokenizer of a text tower."""
+class SampleEncoder(nn.Module):
+    """An encoder with its configuration and, for texts, its tokenizer: reads raw samples and encodes them."""
 
     def __init__(
         self, config: EncoderConfig, modality: Modality, *, dim: int, tokenizer: Tokenizer | None = None
@@ -47,7 +47,7 @@ class Tower(nn.Module):
         self.modality, self.dim, self.tokenizer = modality, dim, tokenizer
         config = text_reading(config, modality)
         self.in_bfloat16, self.parts = False, 1
-        """Trains in bfloat16; a batch in so many parts. `accelerate` sets them; in eval mode they count for nothing."""
+        """Trains in bfloat16; a batch in `parts` parts. `accelerate` sets them; in eval mode they count for nothing."""
         self.encodes_in_bfloat16 = False
         """In eval mode. `encode_in` sets it; a model that is read from its folder keeps to float32."""
         vocabulary = tokenizer.get_vocab_size() if tokenizer is not None else 0
@@ -64,6 +64,11 @@ class Tower(nn.Module):
             mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.config.image_mean, self.config.image_std))
             self.register_buffer("_factor", 255 * std, persistent=False)
             self.register_buffer("_shift", mean / std, persistent=False)
+
+    @property
+    def network(self) -> Encoder:
+        """Backbone and projection, without the reading of samples."""
+        return self.encoder
 
     def read(self, samples: Sequence[Any]) -> Tensor:
         """Raw images (uint8 arrays) or texts as the tensor that `forward` takes rows of."""
@@ -103,7 +108,7 @@ class Tower(nn.Module):
         return scaled(rows, self.get_buffer("_factor"), self.get_buffer("_shift"))
 
     def to_files(self, prefix: str = "", trained_in: torch.dtype = torch.float32) -> dict[str, bytes]:
-        """The tower as files of a model folder, its trained parameters in `trained_in` where that holds their range."""
+        """Files of a model folder, its trained parameters in `trained_in` where that holds their range."""
         weights = {key: value.detach().cpu().contiguous() for key, value in sorted(self.encoder.state_dict().items())}
         for key in (key for key, parameter in self.encoder.named_parameters() if parameter.requires_grad):
             weights[key] = _narrowed(weights[key], trained_in)
@@ -112,7 +117,7 @@ class Tower(nn.Module):
         return {f"{prefix}{name}": content for name, content in files.items()}
 
     @classmethod
-    def from_files(cls, files: Mapping[str, bytes], prefix: str = "") -> Tower:
+    def from_files(cls, files: Mapping[str, bytes], prefix: str = "") -> SampleEncoder:
         """Read back what to_files made. Raises DataError naming the file that is missing or does not fit."""
         source = f"model folder {prefix.rstrip('/') or '.'}"
         try:
@@ -126,18 +131,18 @@ class Tower(nn.Module):
     @classmethod
     def restored(
         cls, described: Mapping[str, Any], weights: Mapping[str, Tensor], tokenizer: bytes | None, *, source: str
-    ) -> Tower:
-        """The tower that a config.json describes, in eval mode. It holds all it needs: nothing pretrained is looked up.
+    ) -> SampleEncoder:
+        """The encoder that a config.json describes, in eval mode.
 
-        Raises DataError naming `place`.
+        The folder holds all that it needs: nothing pretrained is looked up. Raises DataError naming `source`.
         """
-        tower = cls.described(described, tokenizer, source=source)
-        load_fitting(tower.encoder, weights, f"{source}/model.safetensors")
-        return tower.eval()
+        encoder = cls.described(described, tokenizer, source=source)
+        load_fitting(encoder.network, weights, f"{source}/model.safetensors")
+        return encoder.eval()
 
     @classmethod
-    def described(cls, described: Mapping[str, Any], tokenizer: bytes | None, *, source: str) -> Tower:
-        """The same with fresh weights. Raises DataError naming `place`."""
+    def described(cls, described: Mapping[str, Any], tokenizer: bytes | None, *, source: str) -> SampleEncoder:
+        """The same with fresh weights. Raises DataError naming `source`."""
         where = f"{source}/config.json"
         config, modality, dim = _read_description(described, where)
         words = _read_tokenizer(tokenizer, f"{source}/tokenizer.json")
@@ -165,7 +170,7 @@ def is_pooled(rows: Tensor) -> bool:
 
 
 def description(config: EncoderConfig, modality: Modality, dim: int, tokenizer: str | None) -> dict[str, bytes]:
-    """The files of a tower's folder beside its weights. `config` is what a tower says of itself."""
+    """The files of an encoder's folder beside its weights. `config` is what a SampleEncoder says of itself."""
     described = {
         "modality": modality.value,
         "embedding_dim": dim,
@@ -230,12 +235,12 @@ def _preprocessor(config: EncoderConfig) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def encode_all(tower: Tower, rows: Tensor, device: torch.device) -> NDArray[np.float32]:
-    """Unit rows [n, D] of all samples, in eval mode; the tower's mode stays as it was."""
-    training = tower.training
-    tower.eval()
+def encode_all(encoder: SampleEncoder, rows: Tensor, device: torch.device) -> NDArray[np.float32]:
+    """Unit rows [n, D] of all samples, in eval mode; the encoder's mode stays as it was."""
+    training = encoder.training
+    encoder.eval()
     # The result comes back once, at the end: each copy from a GPU would wait for it.
-    rows_encoded = batches_worked(lambda batch: tower(batch).vector_BD, rows, device)
-    tower.train(training)
+    rows_encoded = batches_worked(lambda batch: encoder(batch).vector_BD, rows, device)
+    encoder.train(training)
     encoded: NDArray[np.float32] = rows_encoded.cpu().numpy()
     return encoded
