@@ -1,4 +1,4 @@
-"""What the baseline leaves in the state directory: its model after so many rounds, and what it got at each.
+"""What the baseline leaves in the state directory: its newest model, and its scores after each round.
 
 state/baseline/after-<k>.npz            scores after k rounds, of every k
 state/baseline/state-<k>.safetensors    the model after the last of them
@@ -48,11 +48,11 @@ class BaselineFolder:
         return (max(states), states[max(states)]) if states else (0, None)
 
     def scores(self, rounds: int) -> KeptScores | None:
-        """What it got after so many rounds, as view `alone`; None if it has not trained for so many."""
+        """Its scores after `rounds` rounds, as view `alone`; None if it has not trained for that many."""
         return KeptScores.read(self.folder / f"after-{rounds}.npz")
 
     def keep(self, rounds: int, state: bytes, scores: KeptScores) -> None:
-        """The model after so many rounds, in place of the one before. Raises StorageFullError."""
+        """Keep the model after `rounds` rounds, in place of the one before. Raises StorageFullError."""
         with disk_full_is_clear(self._root):
             self.folder.mkdir(parents=True, exist_ok=True)
         scores.write(self.folder / f"after-{rounds}.npz")

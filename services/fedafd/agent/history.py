@@ -53,7 +53,7 @@ class History:
         scores = KeptScores.read(folder / SCORES_FILE)
         earlier = max((record.participation for record in self._rounds() if record.number < number), default=None)
         if earlier is None:
-            # A state of an agent that kept no history has trained for at most so many rounds.
+            # A state of an agent that kept no history has trained for `number` rounds at most.
             participation = 1 if scores is not None else number
         else:
             participation = earlier + 1

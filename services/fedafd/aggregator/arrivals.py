@@ -32,7 +32,7 @@ class ArrivingBlob:
         return min(await asyncio.to_thread(self._store.arrived, self.key), self.upload.size_bytes)
 
     def missing(self, arrived_bytes: int) -> range:
-        """Indices of the chunks that have not arrived, where so many bytes have: all from some one on."""
+        """Indices of the chunks that are missing after `arrived_bytes`: all from the first incomplete one on."""
         count = len(self.upload.chunk_sha256)
         whole = arrived_bytes == self.upload.size_bytes
         return range(count if whole else arrived_bytes // self.upload.chunk_size_bytes, count)

@@ -42,9 +42,9 @@ class Context:
     internal_token: str
     wakeups: Wakeups = field(default_factory=Wakeups)
     stage_lease: timedelta = timedelta(seconds=15)
-    """A distiller that does not renew its claim for so long has lost the stage."""
+    """A distiller that does not renew its claim within it has lost the stage."""
     session_lease: timedelta = timedelta(seconds=30)
-    """An agent that does not call for so long has lost its session: another one of the same client may begin."""
+    """An agent that does not call within it has lost its session: another one of the same client may begin."""
     seen: Callable[[str, str, str], None] | None = None
     """Hears of every call of an agent: federation's id, client's name, what the agent is doing."""
     authority: Authority | None = None

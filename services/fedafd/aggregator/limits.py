@@ -125,7 +125,7 @@ class ByteBudget:
 
     @asynccontextmanager
     async def room_for(self, size: int) -> AsyncIterator[None]:
-        """Wait for room for so many bytes, and hold it. Raises TooManyRequestsError when none comes free in time."""
+        """Wait for room for `size` bytes, and hold it. Raises TooManyRequestsError when none comes free in time."""
         try:
             async with asyncio.timeout(self._wait_seconds), self._door:
                 while self._bytes_in_use and self._bytes_in_use + size > self._most:

@@ -41,7 +41,7 @@ class Listener:
         self._event.set()
 
     async def wait(self, seconds: float) -> bool:
-        """True when something changed since it last said so; False when nothing did for so long."""
+        """True when something changed since it last said so; False when nothing did for `seconds`."""
         try:
             async with asyncio.timeout(seconds):
                 await self._event.wait()
@@ -51,7 +51,7 @@ class Listener:
         return True
 
     async def rest(self, shortest: float, longest: float) -> None:
-        """Wait for so many seconds at least, and until something changed, but no longer than `longest`."""
+        """Wait for `shortest` seconds, then until something changed, but no longer than `longest` in all."""
         await asyncio.sleep(shortest)
         await self.wait(max(longest - shortest, 0.0))
 

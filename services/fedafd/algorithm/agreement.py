@@ -109,7 +109,7 @@ def near_copies(similarities_K: Tensor, agreements_K: Tensor, *, num_samples: in
 
 
 def num_trimmed(share: float, num_clients: int) -> int:
-    """How many of so many clients a share of them is, rounded down; none where there are fewer than FEWEST_CLIENTS.
+    """`share` of `num_clients` as a whole number, rounded down; 0 where there are fewer than FEWEST_CLIENTS.
 
     Raises InvalidTensorError for a share outside 0 .. 0.5: half of the clients cannot be told from the other half.
     """

@@ -18,7 +18,7 @@ __all__ = ["as_good"]
 def as_good(scores: Tensor, best: Tensor, *, errors: float = 1.0) -> bool:
     """Whether a candidate with `scores` [n] is as good as the one with `best` [n], which looks best.
 
-    It is if its mean is as high, or lower by at most so many standard `errors` of the mean difference. Both are of the
+    It is if its mean is as high, or lower by at most `errors` standard errors of the mean difference. Both are of the
     same samples in the same order; higher is better. Raises InvalidTensorError for shapes that differ, NaN or infinity.
     """
     check_shape("scores", scores, None)

@@ -102,7 +102,7 @@ def fit_weights(
 ) -> tuple[float, ...]:
     """Weights of `count` classifiers that sum to 1, multiples of 1 / `steps`, by the pool's scores of samples [n].
 
-    Of the weights that are `as_good` as the best ones, within so many standard `errors`, those with the most for the
+    Of the weights that are `as_good` as the best ones, within `errors` standard errors, those with the most for the
     first classifier; then the best. So what cannot be told from chance takes nothing from the first classifier, and on
     these samples the pool is at least as good as it. `also`: importances of the samples [n], not negative; by each of
     them, too, the pool is at least as good as the first classifier. Raises InvalidTensorError for steps below 1.

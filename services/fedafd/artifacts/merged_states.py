@@ -78,7 +78,7 @@ def check_merged_states(
     global_sha256: str,
     max_clients: int,
 ) -> ClientCounts:
-    """How many clients a region's delivery stands for, if it can be what so many clients of the round make.
+    """How many clients a region's delivery stands for, if that many clients of the round can have made it.
 
     Scores are logarithms of probabilities, so that a state whose scores are no higher and whose sums are no larger than
     those of its clients weighs at most as much as they would. Part of the rows is in memory at a time.

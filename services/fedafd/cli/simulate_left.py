@@ -22,8 +22,8 @@ __all__ = ["TimeLeft"]
 _KNOWN_AFTER_SECONDS = 10.0
 """A speed that was measured over less says nothing."""
 _LEAST_SKIP, _SKIP_TIMES = 0.05, 10.0
-"""A share that grows by so much, and so many times faster than the speed, was there already: the server's stages that
-runs have in common are done once."""
+"""A share that grows by the first at once, and by the second times as fast as the speed, was there already: the stages
+of the server that runs have in common are done once."""
 
 
 class _Look(NamedTuple):

@@ -1,9 +1,9 @@
 """Failed logins: slowed and then refused for each address and each key, logged, and in the audit log.
 
-An address may fail so often a minute. Beyond that, secrets that did not open anything lately are refused unseen from
-there, so that nobody can try many; callers that share the address, as behind a proxy, go on. A secret of a key that was
-revoked or has expired counts for the key too, from wherever it comes. What is remembered is bounded, and log and audit
-log tell of a burst once a minute: nobody fills disk or database by failing.
+An address may fail a limited number of times a minute. Beyond that, its secrets are refused unseen, so that nobody can
+try many. Those that opened something lately are not, so that callers who share the address, as behind a proxy, go on. A
+secret of a key that was revoked or has expired counts for the key too, from wherever it comes. What is remembered is
+bounded, and log and audit log tell of a burst once a minute: nobody fills disk or database by failing.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class PairOptions:
     role: Literal["public", "private"] | None = None
     """Training images of this role only, where the annotations give roles."""
     limit: Annotated[int, Field(ge=1)] | None = None
-    """At most so many training pairs, the first ones."""
+    """The most training pairs that are read; the first ones count."""
     intensity_range: IntensityRange | None = None
     """The values that become black and white in images of more than 8 bits."""
 

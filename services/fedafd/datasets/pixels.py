@@ -37,7 +37,7 @@ Pixels = NDArray[np.uint8]
 
 
 def resized(image: Pixels, fit: ImageFit | int) -> Pixels:
-    """One RGB image [h, w, 3] as `fit` says, or squeezed to so many pixels a side: uint8 [3, S, S], contiguous."""
+    """One RGB image [h, w, 3] as `fit` says; a number squeezes to that side. uint8 [3, S, S], contiguous."""
     return np.ascontiguousarray(ImageFit.of(fit).squared(image).transpose(2, 0, 1))
 
 

@@ -37,7 +37,7 @@ class Storing(Generic[T]):
         self._pool.shutdown(cancel_futures=kind is not None)
 
     def begin(self, store: Callable[[], T], size_bytes: int) -> Future[tuple[T, float]]:
-        """Call `store`, which writes so many bytes, and note when it ended, by perf_counter; waits while too many do.
+        """Call `store`, which writes `size_bytes`, and note when it ended, by perf_counter; waits for room first.
 
         What it raises, the future does.
         """

@@ -164,7 +164,7 @@ class StageRunner:
         return outcomes, answer.next if answer.HasField("next") else None
 
     def _left(self, left: Mapping[Claimed, Exception], *, claimed: int) -> dict[Claimed, str]:
-        """Give back what was not settled, of so many that were claimed; a stage that is lost is not ours to give."""
+        """Give back what was not settled of `claimed` stages; a lost one is another worker's by now."""
         outcomes, reached = {}, True
         for stage, error in left.items():
             lost, reason = isinstance(error, StageLostError), str(error)

@@ -66,7 +66,7 @@ def _needs(quorum: QuorumConfig) -> Iterator[tuple[Modality, int]]:
 
 
 def _fill(chosen: dict[str, Candidate], line: Sequence[Candidate], count: int) -> None:
-    """Choose the first of the line until so many of it are chosen."""
+    """Choose from the front of the line until `count` of it are chosen."""
     missing = count - sum(site.name in chosen for site in line)
     waiting = [site for site in line if site.name not in chosen]
     chosen |= {site.name: site for site in waiting[: max(missing, 0)]}

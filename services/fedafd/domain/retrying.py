@@ -35,7 +35,7 @@ class FullJitter(wait_base):
         return self.after(retry_state.attempt_number)
 
     def after(self, tries: int) -> float:
-        """Seconds to wait after so many failed tries, from 1."""
+        """Seconds to wait after `tries` failed tries, 1 or more."""
         bound = min(self._longest, self._first * 2 ** min(tries - 1, _MOST_DOUBLINGS))
         return _JITTER.uniform(0, bound)
 

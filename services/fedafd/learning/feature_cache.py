@@ -48,7 +48,7 @@ class FeatureCache:
     """Blocks of features by name; `folder` None keeps them in memory alone."""
 
     def __init__(self, folder: Path | None = None, *, limit_bytes: int = _DISK, memory_bytes: int = _MEMORY) -> None:
-        """At most so many bytes are kept on disk and in memory; those that were used longest ago go first."""
+        """At most `limit_bytes` are kept on disk and `memory_bytes` in memory; what was used longest ago goes first."""
         self.folder, self._limit, self._memory = folder, limit_bytes, memory_bytes
         self._in_memory: OrderedDict[str, Tensor] = OrderedDict()
 

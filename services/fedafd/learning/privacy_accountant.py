@@ -56,7 +56,7 @@ def epsilon_of(spent: Iterable[Spending], delta: float) -> float:
 
 
 def epsilon_of_rounds(dp: DpConfig, federation: FederationConfig, kind: ClientKind, rounds: int) -> float:
-    """Epsilon of so many rounds, 1 or more, of a client that starts without a state and takes part in all of them.
+    """Epsilon of `rounds` rounds, 1 or more, of a client that starts without a state and takes part in all of them.
 
     Raises ConfigurationError without Opacus.
     """

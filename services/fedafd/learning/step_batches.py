@@ -108,7 +108,7 @@ def _public_batch(site: LocalSite, rows: Tensor) -> PublicBatch:
 
 
 def _public_rows(site: LocalSite, steps: int | None) -> Iterator[Tensor]:
-    """Rows of the public set for so many steps, pass after pass; None: of one pass."""
+    """Rows of the public set for `steps` steps, pass after pass; None: of one pass."""
     assert site.public is not None
     limit = min(site.config.client.public_samples_per_epoch or site.public.count, site.public.count)
     size = min(site.training.batch_size, limit)

@@ -46,7 +46,7 @@ _LINE = {
 }
 """Of libpq: a line to PostgreSQL that leads nowhere is given up after about 20 s, not after the many minutes of TCP."""
 _IDLE_TRANSACTION_SECONDS = 10
-"""PostgreSQL ends a transaction of ours that nothing is heard of for so long: a process frozen or cut off in one
+"""PostgreSQL ends a transaction of ours that is idle for this long: a process that is frozen or cut off
 would hold its locks, such as that on the coordinator's lease, for as long as the server believes in its line."""
 _IDLE_TRANSACTION = "25P03"
 """What it says then."""

@@ -54,7 +54,7 @@ _PROGRESS = (
 
 
 def clients_in(part: ParticipationRow | PartLook, client: ClientRow | ClientLook) -> int:
-    """How many clients a part in a round stands for: one, or a region's; at most so many before it has delivered."""
+    """How many clients a part in a round stands for: one, or a region's; before it delivers, the most that may be."""
     if client.kind != ParticipantKind.REGION.value:
         return 1
     return part.region_clients["total"] if part.region_clients else client.max_clients or 0

@@ -181,7 +181,7 @@ async def _newest_round(session: AsyncSession, federation_id: str) -> frozenset[
 
 
 async def _first_of_newest(session: AsyncSession, federation_id: str, count: int) -> int:
-    """Number of the first of the newest so many completed rounds; above all rounds for 0."""
+    """Number of the first of the newest `count` completed rounds; for 0, one above all rounds."""
     completed = select(RoundRow.number).where(
         RoundRow.federation_id == federation_id, RoundRow.state == RoundState.COMPLETED.value
     )

@@ -245,7 +245,7 @@ async def has_open_folds(session: AsyncSession, round_id: str) -> bool:
 async def claim_companions(
     session: AsyncSession, stage: StageRow, worker: str, most: int
 ) -> tuple[Sequence[StageRow], Sequence[datetime]]:
-    """Claim up to so many others of a stage's kind and round; their `attempt` is the token. Also when each was told of.
+    """Claim up to `most` others of a stage's kind and round, their `attempt` as the token; and when each was announced.
 
     The holder who asks again gets those that it has, which do not wait any more, and others up to as many.
     """

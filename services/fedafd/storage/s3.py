@@ -161,7 +161,7 @@ class S3Store:
             return self._client.presigned_get_object(self.bucket, check_key(key), expires=lifetime)
 
     def append_form(self, key: str, offset: int, length: int, lifetime: timedelta) -> UploadForm:
-        """A form that does what `append` does for exactly so many bytes, until `lifetime` is over."""
+        """A form that does what `append` does for exactly `length` bytes, until `lifetime` is over."""
         name = f"{check_key(key)}/{offset:015d}"
         policy = PostPolicy(self.bucket, datetime.now(UTC) + lifetime)
         policy.add_equals_condition("key", name)

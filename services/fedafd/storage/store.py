@@ -81,7 +81,7 @@ class ObjectStore(Protocol):
     # An object that arrives in pieces, over any number of connections and processes, until `finish` makes it whole.
 
     append_bytes: int
-    """`append` takes so many bytes at least, but for the last piece of an object."""
+    """The fewest bytes that `append` takes, but for the last piece of an object."""
 
     def arrived(self, key: str) -> int:
         """How many bytes of the arriving object are there, from its begin without a gap."""
@@ -106,7 +106,7 @@ class ObjectStore(Protocol):
         """
 
     def cut(self, key: str, size_bytes: int = 0) -> None:
-        """Forget all that has arrived beyond so many bytes, perhaps some before; with 0 the arriving object is gone."""
+        """Forget what has arrived beyond `size_bytes`, perhaps some before; with 0 the arriving object is gone."""
 
 
 @runtime_checkable
@@ -132,7 +132,7 @@ class FormStore(Protocol):
     """A store that can let somebody without a key of its own append to one arriving object for a while."""
 
     def append_form(self, key: str, offset: int, length: int, lifetime: timedelta) -> UploadForm:
-        """A form that does what `append` does for exactly so many bytes, until `lifetime` is over."""
+        """A form that does what `append` does for exactly `length` bytes, until `lifetime` is over."""
 
 
 @runtime_checkable

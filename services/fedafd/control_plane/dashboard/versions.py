@@ -104,7 +104,7 @@ def _metric_names(rows: Sequence[ModelVersionRow]) -> list[str]:
 
 
 def _lineages(known: Sequence[ModelVersionRow], rows: Sequence[ModelVersionRow]) -> list[list[int]]:
-    """Each one's versions back to the first, or so many as are shown."""
+    """Each one's versions, back to the first or to the last one that is shown."""
     parents: Mapping[int, int | None] = {row.version: row.parent_version for row in known}
     lineages = []
     for row in rows:

@@ -63,7 +63,7 @@ class Indexes:
     """Indexes by name below `folder`, of at most `limit_bytes`."""
 
     def __init__(self, folder: Path, limit_bytes: int, *, wait_seconds: float = 0.5) -> None:
-        """`wait_seconds`: so long a caller waits for one that is being made before it hears how far it is."""
+        """`wait_seconds`: how long a caller waits for one that is being built before it gets the progress instead."""
         self._folder, self._limit_bytes, self._wait_seconds = folder, limit_bytes, wait_seconds
         self._indexes: OrderedDict[str, Index] = OrderedDict()
         self._making: dict[str, _Making] = {}

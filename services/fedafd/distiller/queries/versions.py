@@ -51,7 +51,7 @@ class Versions:
     ) -> None:
         """At most `most` are in memory, those that are being loaded too; one whose key `is_busy` is not let go.
 
-        `wait_seconds`: so long a caller waits for one that is being loaded; everybody else's query waits behind.
+        `wait_seconds`: how long a caller waits for one that is being loaded; everybody else's query waits behind.
         """
         self._store, self._folder, self._public_sets, self._device = store, folder, public_sets, device
         self._most, self._most_pictures, self._is_busy, self._wait_seconds = most, most_pictures, is_busy, wait_seconds

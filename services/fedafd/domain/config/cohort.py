@@ -41,7 +41,7 @@ class CohortConfig(Config):
         return self.size is not None or self.fraction is not None
 
     def of(self, count: int) -> int:
-        """How many of so many sites are invited."""
+        """How many of `count` sites are invited."""
         if self.fraction is not None:
             return math.ceil(round(self.fraction * count, 9))  # 0.7 of 10 is 7, though 0.7 * 10 is more than 7
         return count if self.size is None else min(self.size, count)
