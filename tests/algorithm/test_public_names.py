@@ -45,10 +45,10 @@ PUBLIC = {
     "contrastive": {"SoftContrastiveLoss"},
     "distillation": {
         "MeanEnsemble",
-        "FAR_BELOW",
         "SimilarityEnsemble",
         "distillation_loss",
         "distillation_targets",
+        "scores_without",
         "similarity_scores",
         "similarity_weights",
     },

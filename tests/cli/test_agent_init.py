@@ -19,6 +19,7 @@ from tests.datasets import makers
 from typer.testing import CliRunner
 
 from fedafd.agent.agent_file import agent_file
+from fedafd.agent.proposal import DataProposal
 from fedafd.cli.main import app
 from fedafd.datasets import load_client_data
 from fedafd.domain.config import TaskConfig, read_agent_config
@@ -152,12 +153,16 @@ def test_without_questions_the_aggregator_must_be_given(tmp_path: Path) -> None:
 @settings(max_examples=80, deadline=None)
 @given(st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1), st.text(min_size=1, max_size=8))
 def test_any_name_survives_the_file(name: str, value: str) -> None:
-    text, config = agent_file(
-        aggregator="host:7443",
-        kind=ClientKind.IMAGE,
+    proposal = DataProposal(
         adapter="image-folder",
+        kind=ClientKind.IMAGE,
         path=Path("/data") / name,
         options={"annotations": value, "limit": 3},
+        data=load_client_data("shapes", None, ClientKind.IMAGE, {"num_train": 4}),
+    )
+    text, config = agent_file(
+        proposal,
+        aggregator="host:7443",
         state_dir=f"/state/{name}",
         authorities=Path("/tls") / name,
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from fedafd.agent.proposal import DataProposal
 from fedafd.domain.config import AgentConfig, parse_agent_config
-from fedafd.domain.kinds import ClientKind
 from fedafd.domain.yaml_files import parse_yaml
 
 __all__ = ["agent_file"]
@@ -29,29 +28,26 @@ _POLICY = (
 
 
 def agent_file(
+    proposal: DataProposal,
     *,
     aggregator: str,
-    kind: ClientKind,
-    adapter: str,
-    path: Path | None,
-    options: Mapping[str, Any],
     state_dir: str,
     authorities: Path | None,
-    task: str | None = None,
     plaintext: bool | None = None,
 ) -> tuple[str, AgentConfig]:
-    """The file's text, and the configuration that it reads as. Raises ConfigurationError."""
+    """The file's text for the data of `proposal`, and the configuration that it reads as. Raises ConfigurationError."""
+    path, task = proposal.path, proposal.task
     lines = [
         "# One site of a federation. `fedafd agent check` looks at all of it before you join.",
         "# Every key: docs/configuration.md",
         f"aggregator: {_plain(aggregator)}  # host:port; the agent dials out and opens no port",
-        f"kind: {kind.value}  # what the data are: image, text or pair (image with captions)",
+        f"kind: {proposal.kind.value}  # what the data are: image, text or pair (image with captions)",
         *([f"task: {{name: {_plain(task)}}}  # what is learned of the labels: docs/tasks.md"] if task else []),
         "data:",
-        f"  adapter: {_plain(adapter)}  # how they are read: docs/data.md",
+        f"  adapter: {_plain(proposal.adapter)}  # how they are read: docs/data.md",
         *([f"  path: {_plain(str(path))}"] if path is not None else []),
-        *(["  options:"] if options else []),
-        *(f"    {_plain(name)}: {_plain(value)}" for name, value in options.items()),
+        *(["  options:"] if proposal.options else []),
+        *(f"    {_plain(name)}: {_plain(value)}" for name, value in proposal.options.items()),
         "  drop_repeats: false  # true: training samples that another split holds, too, are left out",
         f"state_dir: {_plain(state_dir)}  # credential, personalized model, downloads; for this user alone",
         "device: auto  # auto, cpu, cuda, cuda:N or mps",

@@ -16,7 +16,7 @@ from fedafd.datasets.table_hints import table_hints
 from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.domain.kinds import ClientKind
 
-__all__ = ["Proposal", "propose"]
+__all__ = ["DataProposal", "propose"]
 
 _DEEPEST = 3
 _SHOWN = 5
@@ -27,7 +27,7 @@ _SERVES |= {"flickr": ClientKind.PAIR, "coco": ClientKind.PAIR}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Proposal:
+class DataProposal:
     """A `data` block and its kind, and the data that it loads."""
 
     adapter: str
@@ -49,7 +49,7 @@ def propose(
     adapter: str | None = None,
     kind: ClientKind | None = None,
     options: Mapping[str, Any] | None = None,
-) -> Proposal:
+) -> DataProposal:
     """The first source that reads `path`; `adapter` and `kind` are taken as given.
 
     Raises DataError where nothing does: of the likeliest adapter, or that none knows what is there; ConfigurationError.
@@ -67,7 +67,7 @@ def propose(
             except (DataError, ConfigurationError) as error:
                 failed = failed or error
             else:
-                return Proposal(adapter=name, kind=as_kind, path=folder, options=chosen, data=data)
+                return DataProposal(adapter=name, kind=as_kind, path=folder, options=chosen, data=data)
     raise failed or DataError(_nothing(path))
 
 

@@ -24,9 +24,12 @@ from fedafd.datasets.pixels import keep_decoded
 from fedafd.datasets.samples import PairSplit
 from fedafd.domain.config import AgentConfig, AveragingMode
 from fedafd.domain.errors import ArtifactCorruptError
+from fedafd.domain.kinds import Modality
 
 if TYPE_CHECKING:
     from fedafd.learning.checkpoint import Checkpoint
+    from fedafd.learning.client_round import ClientRound
+    from fedafd.learning.personalized_export import Recipe
 
 __all__ = ["Site"]
 
@@ -53,13 +56,36 @@ class Site:
 
     def train(self, task: LocalTask, progress: ProgressCallback) -> LocalResult:
         """Do the client's part of a round; blocks. Deterministic in the private data and in what task.key() is of."""
+        from fedafd.learning.checkpoint import Checkpoint
+
+        bundles = {modality: path.read_bytes() for modality, path in task.encoder_bundles.items()}
+        outcome = self._client_round(task, bundles, progress)
+        tell_differences(outcome.differences)
+        recipe = self._recipe(task, outcome.metrics)
+        # Of what leaves besides, the state is read once.
+        shares = task.share_model or task.config.averaging is not AveragingMode.OFF
+        trained = Checkpoint.from_bytes(outcome.state) if shares else None
+        noisy = noised(outcome.representations, task.representation_noise)
+        return LocalResult(
+            representations=encode_representations(noisy, task.public_set_sha256, task.config.wire_dtype),
+            state=outcome.state,
+            personalized_model=self._shared_model(recipe, trained, bundles) if task.share_model else None,
+            model_recipe=recipe.to_json(),
+            weights=_weights(task, trained, samples_to_send(outcome.num_private_samples, self._config.share)),
+            scores=KeptScores.of(self._undecoded, outcome.views, self._content, loss=outcome.loss).to_bytes(),
+            metrics=outcome.metrics,
+            num_private_samples=outcome.num_private_samples,
+            differences=outcome.differences,
+        )
+
+    def _client_round(
+        self, task: LocalTask, bundles: Mapping[Modality, bytes], progress: ProgressCallback
+    ) -> ClientRound:
+        """Read what the server sent for the round, and train."""
         import torch
 
-        from fedafd.learning.checkpoint import Checkpoint
         from fedafd.learning.client_round import train_client
         from fedafd.learning.feature_cache import keep_features
-        from fedafd.learning.model_card import SiteFacts
-        from fedafd.learning.personalized_export import Recipe, export_personalized_model
         from fedafd.learning.private_steps import PrivateTraining
 
         if self._config.threads is not None:
@@ -76,8 +102,7 @@ class Site:
             public_set_sha256=task.public_set_sha256,
             dtype=task.config.wire_dtype,
         )
-        bundles = {modality: path.read_bytes() for modality, path in task.encoder_bundles.items()}
-        outcome = train_client(
+        return train_client(
             config=task.config,
             kind=self._config.kind,
             image_encoder=self._config.image_encoder,
@@ -96,36 +121,28 @@ class Site:
             compare_on=COMPARED_SPLITS,
             private=None if task.dp is None else PrivateTraining(config=task.dp, spend=task.spend),
         )
-        tell_differences(outcome.differences)
-        recipe = Recipe(
+
+    def _recipe(self, task: LocalTask, metrics: Mapping[str, float]) -> Recipe:
+        """Of the site's own model folder."""
+        from fedafd.learning.model_card import SiteFacts
+        from fedafd.learning.personalized_export import Recipe
+
+        return Recipe(
             config=task.config,
             kind=self._config.kind,
-            metrics=outcome.metrics,
+            metrics=metrics,
             lineage={"round": task.round_number, "public_set_sha256": task.public_set_sha256},
             intensity_range=_intensity_range(self._config.data.options),
             facts=SiteFacts(**_facts(self._data)),
         )
-        # Of what leaves besides, the state is read once.
-        shares = task.share_model or task.config.averaging is not AveragingMode.OFF
-        trained = Checkpoint.from_bytes(outcome.state) if shares else None
-        model = None
-        if task.share_model and trained is not None:
-            # What a site keeps to itself is in no card that leaves it either.
-            shared = replace(recipe, facts=None, metrics=metrics_to_send(outcome.metrics, self._config.share))
-            model = pack_folder(export_personalized_model(shared, state=trained, bundles=bundles))
-        sent = noised(outcome.representations, task.representation_noise)
-        reps = encode_representations(sent, task.public_set_sha256, task.config.wire_dtype)
-        return LocalResult(
-            representations=reps,
-            state=outcome.state,
-            personalized_model=model,
-            model_recipe=recipe.to_json(),
-            weights=_weights(task, trained, samples_to_send(outcome.num_private_samples, self._config.share)),
-            scores=KeptScores.of(self._undecoded, outcome.views, self._content, loss=outcome.loss).to_bytes(),
-            metrics=outcome.metrics,
-            num_private_samples=outcome.num_private_samples,
-            differences=outcome.differences,
-        )
+
+    def _shared_model(self, recipe: Recipe, trained: Checkpoint | None, bundles: Mapping[Modality, bytes]) -> bytes:
+        """The model as it is sent up: what a site keeps to itself is not in its card either."""
+        from fedafd.learning.personalized_export import export_personalized_model
+
+        assert trained is not None
+        shared = replace(recipe, facts=None, metrics=metrics_to_send(recipe.metrics, self._config.share))
+        return pack_folder(export_personalized_model(shared, state=trained, bundles=bundles))
 
     def _public_set(self, manifest: Manifest, files: Mapping[str, Path]) -> PublicSet:
         if self._public is None or self._public.manifest != manifest:

@@ -28,11 +28,11 @@ from fedafd.algorithm.weight_cap import capped_scores
 from fedafd.domain.kinds import Modality
 
 __all__ = [
-    "FAR_BELOW",
     "MeanEnsemble",
     "SimilarityEnsemble",
     "distillation_loss",
     "distillation_targets",
+    "scores_without",
     "similarity_scores",
     "similarity_weights",
 ]
@@ -49,8 +49,13 @@ def similarity_weights(reps_KND: Tensor, global_ND: Tensor, temperature: float =
     return torch.stack([similarity_scores(reps_ND, global_ND, temperature) for reps_ND in reps_KND]).softmax(dim=0)
 
 
-FAR_BELOW = 1e4
+_FAR_BELOW = 1e4
 """Of a score: exp of it is 0 beside any other. Finite, so that states of it alone still merge."""
+
+
+def scores_without(scores_N: Tensor, samples_N: Tensor) -> Tensor:
+    """`scores_N` [N], so low that they weigh nothing beside others on the samples that are true in `samples_N` [N]."""
+    return scores_N - torch.where(samples_N.to(scores_N.device), _FAR_BELOW, 0.0)
 
 
 class SimilarityEnsemble:
@@ -121,7 +126,7 @@ class SimilarityEnsemble:
                 f"samples_N: expected bool {list(self._max_N.shape)}, got {samples_N.dtype} {list(samples_N.shape)}"
             )
         if self._count:
-            self._max_N.sub_(torch.where(samples_N.to(self._max_N.device), FAR_BELOW, 0.0))
+            self._max_N.copy_(scores_without(self._max_N, samples_N))
 
     def scores(self) -> Tensor:
         """What it weighs against other ensembles before shares are normalised, [N]: log of its sum of exp(score)."""

@@ -15,7 +15,7 @@ from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind
 
 if TYPE_CHECKING:
-    from fedafd.agent.proposal import Proposal
+    from fedafd.agent.proposal import DataProposal
 
 __all__ = ["agent_init"]
 
@@ -61,12 +61,8 @@ def agent_init(
                 )
             authorities = Path(answer).expanduser() if answer else None
     text, _ = agent_file(
+        proposal,
         aggregator=aggregator,
-        kind=proposal.kind,
-        adapter=proposal.adapter,
-        path=proposal.path,
-        options=proposal.options,
-        task=proposal.task,
         state_dir=state_dir,
         authorities=None if authorities is None else authorities.absolute(),
     )
@@ -74,13 +70,13 @@ def agent_init(
     _next(output)
 
 
-def _proposal(path: Path | None, kind: ClientKind | None, adapter: str | None, options: dict[str, Any]) -> Proposal:
+def _proposal(path: Path | None, kind: ClientKind | None, adapter: str | None, options: dict[str, Any]) -> DataProposal:
     from fedafd.agent.proposal import propose
 
     return propose(path, adapter=adapter, kind=kind, options=options)
 
 
-def _describe(proposal: Proposal) -> None:
+def _describe(proposal: DataProposal) -> None:
     data = proposal.data
     counts = ", ".join(f"{name} {len(split)}" for name, split in _splits(proposal).items())
     where = "" if proposal.path is None else f"{proposal.path}: "
@@ -94,7 +90,7 @@ def _describe(proposal: Proposal) -> None:
         typer.echo(f"note: {note}")
 
 
-def _splits(proposal: Proposal) -> dict[str, Any]:
+def _splits(proposal: DataProposal) -> dict[str, Any]:
     from fedafd.datasets.fingerprint import splits_of
 
     return dict(splits_of(proposal.data))

@@ -63,12 +63,8 @@ def write_agent_yaml(site: OwnSite, aggregator: str, *, seed: int, has_tls: bool
     else:
         proposal = propose(site.data, kind=site.kind)
     text, _ = agent_file(
+        proposal,
         aggregator=aggregator,
-        kind=proposal.kind,
-        adapter=proposal.adapter,
-        path=proposal.path,
-        options=proposal.options,
-        task=proposal.task,
         state_dir="state",
         authorities=None,
         plaintext=False if has_tls else None,

@@ -93,11 +93,8 @@ def predict(
     force: Annotated[bool, typer.Option(help="Replace the output file.")] = False,
 ) -> None:
     """Predict labels with a personalized model; needs no service."""
-    way = exactly_one((("SAMPLES", samples), ("--texts", texts), ("--csv", csv_file)))
-    if (column is not None) != (way == "--csv"):
-        raise UsageError("--csv and --column go together: name the column that holds the samples")
-    if delimiter is not None and (csv_file is None or len(delimiter) != 1 or delimiter in '"\r\n'):
-        raise UsageError(f"--delimiter {delimiter!r}: is one character, such as ';', and goes with --csv")
+    exactly_one((("SAMPLES", samples), ("--texts", texts), ("--csv", csv_file)))
+    _check_csv_options(csv_file, column, delimiter)
     need_learning("predict")
     from fedafd import PersonalizedModel
 
@@ -106,24 +103,19 @@ def predict(
         raise UsageError(f"{model}: is a model of image-text pairs, which has no labels; use fedafd search")
     header: list[str] = []
     listed: list[_Item] = []
-    total: int | None = None
     if csv_file is not None:
         header = _header(csv_file, delimiter)
-        items = _rows(csv_file, delimiter, header, _place_of(str(column), header, csv_file), loaded.kind)
-    elif texts is not None:
-        _need_kind(loaded, "text", "--texts")
-        listed = [_Item(text, text, []) for _, text in texts_in(texts)]
-        items, total = iter(listed), len(listed)
+        items = _rows(csv_file, delimiter, header, _position(str(column), header, csv_file), loaded.kind)
     else:
-        listed = list(_given(samples or [], loaded.kind))
-        items, total = iter(listed), len(listed)
-    skipped = 0
+        listed = _listed(loaded, samples or [], texts)
+        items = iter(listed)
     # A CSV may be written over: its rows are all in the result.
     inputs = [Path(item.sample) for item in listed if loaded.kind == "image"]
     inputs += [source for source in (texts, csv_file if json_lines else None) if source is not None]
+    skipped = 0
     with (
         results_to(output, force=force, inputs=inputs) as file,
-        progress("predicting", total, prints=output is None) as advance,
+        progress("predicting", None if csv_file else len(listed), prints=output is None) as advance,
     ):
         if json_lines:
             write = _json_writer(file)
@@ -143,6 +135,22 @@ def predict(
     if skipped:
         typer.secho(f"{skipped} samples could not be read and were left out", fg="yellow", err=True)
         raise typer.Exit(SOME_SKIPPED)
+
+
+def _check_csv_options(csv_file: Path | None, column: str | None, delimiter: str | None) -> None:
+    """Raise UsageError for options that only go with a CSV, and for one that it lacks."""
+    if (column is None) != (csv_file is None):
+        raise UsageError("--csv and --column go together: name the column that holds the samples")
+    if delimiter is not None and (csv_file is None or len(delimiter) != 1 or delimiter in '"\r\n'):
+        raise UsageError(f"--delimiter {delimiter!r}: is one character, such as ';', and goes with --csv")
+
+
+def _listed(model: PersonalizedModel, samples: list[str], texts: Path | None) -> list[_Item]:
+    """The samples of the arguments, or of the file `texts`, one a line."""
+    if texts is None:
+        return list(_given(samples, model.kind))
+    _need_kind(model, "text", "--texts")
+    return [_Item(text, text, []) for _, text in texts_in(texts)]
 
 
 def _need_kind(model: PersonalizedModel, kind: str, option: str) -> None:
@@ -177,7 +185,8 @@ def _header(path: Path, delimiter: str | None) -> list[str]:
     return header
 
 
-def _place_of(column: str, header: list[str], path: Path) -> int:
+def _position(column: str, header: list[str], path: Path) -> int:
+    """Of the column in the header, from 0. Raises UsageError unless there is exactly one of the name."""
     if header.count(column) == 1:
         return header.index(column)
     known = ", ".join(map(repr, header))
@@ -188,15 +197,16 @@ def _place_of(column: str, header: list[str], path: Path) -> int:
     raise UsageError(sentence + hint)
 
 
-def _rows(path: Path, delimiter: str | None, header: list[str], at: int, kind: str) -> Iterator[_Item]:
+def _rows(path: Path, delimiter: str | None, header: list[str], position: int, kind: str) -> Iterator[_Item]:
     lines = _lines_of_csv(path, delimiter)
     next(lines)
     for number, row in lines:
         if len(row) != len(header):
             raise DataError(f"{path}:{number}: has {len(row)} fields, and the header {len(header)}")
-        item = _Item(row[at], row[at] if kind == "text" else path.parent / row[at], row)
-        if not row[at].strip():
-            item.error = DataError(f"{path}:{number}: column {header[at]!r} is empty")
+        sample = row[position]
+        item = _Item(sample, sample if kind == "text" else path.parent / sample, row)
+        if not sample.strip():
+            item.error = DataError(f"{path}:{number}: column {header[position]!r} is empty")
         yield item
 
 

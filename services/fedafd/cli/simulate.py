@@ -73,15 +73,10 @@ def simulate(
     check_devices(device)
     if workers is not None and workers < 1:
         raise ConfigurationError(f"--workers {workers}: expected 1 or more")
-    overrides: dict[str, Any] = {}
-    if preset is not None:
-        overrides["preset"] = preset
-    if seeds is not None:
-        overrides["seeds"] = _numbers(seeds)
-    if rounds is not None:
-        overrides["rounds"] = rounds
     if file is None and preset is None:
         raise ConfigurationError("give an experiment with -f experiment.yaml, or --preset small")
+    given = {"preset": preset, "seeds": None if seeds is None else _numbers(seeds), "rounds": rounds}
+    overrides = {key: value for key, value in given.items() if value is not None}
     experiment = read_experiment(file, overrides, data, weights=named_weights(image_weights, text_weights))
     experiment = _narrowed(experiment, "strategies", strategies)
     experiment = _narrowed(experiment, "scenarios", scenarios)

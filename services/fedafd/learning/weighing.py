@@ -28,7 +28,7 @@ from fedafd.algorithm.agreement import (
     num_trimmed,
 )
 from fedafd.algorithm.centring import centre, public_mean
-from fedafd.algorithm.distillation import FAR_BELOW, SimilarityEnsemble
+from fedafd.algorithm.distillation import SimilarityEnsemble, scores_without
 from fedafd.algorithm.weight_cap import capped_weights, score_limit, share_cap
 from fedafd.domain.config import FederationConfig
 from fedafd.domain.contributions import Contribution
@@ -134,7 +134,7 @@ def _digest(sheet: Mapping[str, Tensor]) -> bytes:
 
 
 def _scores(sheet: Mapping[str, Tensor], trimmed_N: Tensor | None) -> Tensor:
-    return sheet["scores"] if trimmed_N is None else torch.where(trimmed_N, FAR_BELOW, 0.0).neg() + sheet["scores"]
+    return sheet["scores"] if trimmed_N is None else scores_without(sheet["scores"], trimmed_N)
 
 
 def _compared(config: FederationConfig, modality: Modality, num_samples: int) -> Tensor:
