@@ -43,7 +43,7 @@ def wanted_state(site: ComparedSite, rounds: int) -> bytes:
             state=state,
             tokenizer=Checkpoint.from_bytes(current[1]).meta["tokenizer"],
             device="cpu",
-            made_for=fingerprint_of_site(site.config, data.labels),
+            fingerprint=fingerprint_of_site(site.config, data.labels),
         )
         state = made.state
     assert state is not None

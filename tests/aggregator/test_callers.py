@@ -34,7 +34,7 @@ def remembered(callers: Callers, now: float, heard: Change | str | None = "nothi
     callers.begin_look()
     if not isinstance(heard, str):
         callers.forget(heard)
-    callers.keep("hash", Caller(client, None, found_at=now, steady=callers.is_steady(client)))
+    callers.keep("hash", Caller(client, None, looked_up_at=now, steady=callers.is_steady(client)))
     return client
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from fedafd.algorithm.alignment import BiLevelAlignment, pairing_loss
 from fedafd.algorithm.at_once import (
-    contrast_each,
+    contrast_losses,
     fooling_loss,
     head_losses,
     pairing_at_once,
@@ -100,7 +100,7 @@ def test_contrasts_are_those_of_each_view_apart() -> None:
     images, texts = ([rows(n + start, learns=True) for n in range(3)] for start in (0, 5))
     learned: list[Tensor] = [*contrast.parameters(), *images, *texts]
     apart = [contrast(F.normalize(x, dim=-1), F.normalize(y, dim=-1)) for x, y in zip(images, texts, strict=True)]
-    told = contrast_each(contrast, images, texts)
+    told = contrast_losses(contrast, images, texts)
     weights = torch.tensor([1.0, 0.3, 0.3], dtype=torch.float64)
     expected = gradients((weights * torch.stack(apart)).sum(), learned)
     torch.testing.assert_close(gradients((weights * told).sum(), learned), expected)

@@ -23,7 +23,7 @@ PUBLIC = {
         "num_trimmed",
     },
     "at_once": {
-        "contrast_each",
+        "contrast_losses",
         "fooling_loss",
         "head_losses",
         "pairing_at_once",

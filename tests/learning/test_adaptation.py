@@ -47,7 +47,7 @@ def prepared() -> Prepared:
 
 def trained(data: ClientData, state: bytes | None = None, **changes: Any) -> ClientRound:
     own = changes.pop("encoders", {})
-    made_for = changes.pop("made_for", None)
+    fingerprint = changes.pop("fingerprint", None)
     config: FederationConfig = changes.pop("config", None) or tiny_federation(**changes)
     return train_client(
         config=config,
@@ -62,7 +62,7 @@ def trained(data: ClientData, state: bytes | None = None, **changes: Any) -> Cli
         round_number=1,
         seed=5,
         device="cpu",
-        made_for=made_for,
+        fingerprint=fingerprint,
     )
 
 
@@ -200,10 +200,10 @@ def test_names_in_another_normal_form_are_the_same_classes() -> None:
 def test_what_the_fingerprint_says_of_the_site_is_kept_and_told_once() -> None:
     sites = [StateFingerprint(data=DataConfig(adapter=name)) for name in ("image-folder", "parquet")]
     data = classes(images(), list(images().labels[:3]))
-    first = trained(data, made_for=sites[0])
-    second = trained(data, first.state, made_for=sites[1])
+    first = trained(data, fingerprint=sites[0])
+    second = trained(data, first.state, fingerprint=sites[1])
     assert cases(second) == ["adapter"]
-    assert cases(trained(data, second.state, made_for=sites[1])) == []
+    assert cases(trained(data, second.state, fingerprint=sites[1])) == []
 
 
 @pytest.mark.parametrize("kind", ClientKind)

@@ -64,8 +64,8 @@ def test_it_is_strategy_local_of_the_simulation_bit_for_bit(kind: ClientKind) ->
     assert theirs.state is not None
     wanted = Checkpoint.from_bytes(theirs.state)
     # Of the federation that FedAFD trains, whose text client reads the words that the public set has, too.
-    made_for = StateFingerprint(task=usual_task(kind))
-    made = baseline(tiny_federation(), kind, 2, tokenizer=wanted.meta["tokenizer"], made_for=made_for)[-1]
+    fingerprint = StateFingerprint(task=usual_task(kind))
+    made = baseline(tiny_federation(), kind, 2, tokenizer=wanted.meta["tokenizer"], fingerprint=fingerprint)[-1]
     found = Checkpoint.from_bytes(made.state)
     # Only the public means differ: alone there is no public set, and nothing else depends on them.
     names = {name for name in wanted.tensors if "/mean_" not in name}

@@ -48,7 +48,7 @@ def site(made: Prepared, kind: ClientKind, how: PrivateTraining, data: ClientDat
     )
     labels = None if data is None else MULTI_LABEL
     data = tiny_private(kind) if data is None else data
-    return LocalSite(federation(), kind, {}, data, None, 5, "cpu", sent=sent, made_for=labels, private=how)
+    return LocalSite(federation(), kind, {}, data, None, 5, "cpu", sent=sent, fingerprint=labels, private=how)
 
 
 def slow_gradient(here: LocalSite, batch: PrivateBatch, clip: float) -> dict[str, torch.Tensor]:

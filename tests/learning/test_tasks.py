@@ -66,7 +66,7 @@ def trained(kind: ClientKind, state: bytes | None = None, **changes: Any) -> Cli
         state=state,
         round_number=1 if state is None else 2,
         seed=5,
-        **arguments(kind, **({"made_for": MULTI} | changes)),
+        **arguments(kind, **({"fingerprint": MULTI} | changes)),
     )
 
 
@@ -106,7 +106,7 @@ def test_labels_are_learned() -> None:
         5,
         "cpu",
         sent=None,
-        made_for=MULTI,
+        fingerprint=MULTI,
     )
     evaluator = SiteEvaluator(site)
     before = evaluator.assess("val").metrics["federated/map"]
@@ -155,9 +155,9 @@ def test_a_branch_without_which_labels_rank_better_gets_no_weight() -> None:
     ],
 )
 def test_labels_of_another_form_than_the_tasks_are_refused_with_what_to_set(data: Any, task: str, told: str) -> None:
-    made_for = StateFingerprint(task=TaskConfig(name=task))
+    fingerprint = StateFingerprint(task=TaskConfig(name=task))
     with pytest.raises(DataError, match=f"{told}.*task.name"):
-        trained(ClientKind.TEXT, data=data(ClientKind.TEXT), made_for=made_for)
+        trained(ClientKind.TEXT, data=data(ClientKind.TEXT), fingerprint=fingerprint)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_state_of_another_task_is_refused() -> None:
     made = one_round(kind)
     other = StateFingerprint(task=TaskConfig(name="classification"))
     with pytest.raises(StateUnusableError, match="task: was multi-label, is classification"):
-        trained(kind, made.state, made_for=other)
+        trained(kind, made.state, fingerprint=other)
 
 
 def test_a_state_of_before_tasks_had_names_is_the_usual_ones() -> None:

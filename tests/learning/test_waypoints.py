@@ -216,7 +216,7 @@ def test_a_waypoint_that_does_not_fit_is_not_taken(
     if damage == "cut":
         (tmp_path / "training").write_bytes((tmp_path / "training").read_bytes()[:-100])
     else:
-        monkeypatch.setattr(module, "_MADE_BY", "another")
+        monkeypatch.setattr(module, "_VERSIONS", "another")
     assert Waypoints(tmp_path).last("training") is None
     assert same(prepared(made, Waypoints(tmp_path, every_seconds=0)), prepared(made, NOWHERE))
 

@@ -124,7 +124,7 @@ def _train(
         progress=lambda share, activity: progress(number, share, activity),
         # After each epoch: what is lost is less than one.
         waypoints=Waypoints(folder.way / _way(task, state, number), every_seconds=0),
-        made_for=fingerprint_of_site(config, own.data.labels),
+        fingerprint=fingerprint_of_site(config, own.data.labels),
     )
     views = {name: {"alone": evaluation} for name, evaluation in trained.evaluations.items()}
     folder.keep(number, trained.state, KeptScores.of(own.data, views, own.fingerprint, rounds=number))

@@ -81,7 +81,7 @@ def check_training(config: AgentConfig, data: ClientData) -> list[Finding]:
             0,
             config.device,
             sent=None,
-            made_for=fingerprint_of_site(config, data.labels),
+            fingerprint=fingerprint_of_site(config, data.labels),
             private=None if dp is None else PrivateTraining(config=dp, spend=lambda: None),
         )
         train_locally(site, 1, lambda *_: moments.append(time.monotonic()))

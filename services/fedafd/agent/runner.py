@@ -241,7 +241,7 @@ class Agent:
             local = await self._fetch_inputs(connection, task)
         pending = self._state.load_pending()
         if pending is not None and pending.task_key == local.key():
-            _log.info("agent.result_found", reason="trained before the restart; only delivering")
+            _log.info("agent.result_reused", reason="trained before the restart; only delivering")
         else:
             with self._metrics.phase("train"):
                 async with self._comparing.making_way():

@@ -52,7 +52,7 @@ class Site:
         self._undecoded = data
         # Decoded in the first round, and kept for the next ones.
         self._data = keep_decoded(data)
-        self._made_for = fingerprint_of_site(config, data.labels)
+        self._fingerprint = fingerprint_of_site(config, data.labels)
 
     def train(self, task: LocalTask, progress: ProgressCallback) -> LocalResult:
         """Do the client's part of a round; blocks. Deterministic in the private data and in what task.key() is of."""
@@ -117,7 +117,7 @@ class Site:
             device=self._config.device,
             progress=progress,
             average_of=partial(_average_of, task) if task.averages else None,
-            made_for=self._made_for,
+            fingerprint=self._fingerprint,
             compare_on=COMPARED_SPLITS,
             private=None if task.dp is None else PrivateTraining(config=task.dp, spend=task.spend),
         )

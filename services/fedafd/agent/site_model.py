@@ -61,7 +61,7 @@ class SiteModel:
             self._refresh(state, cache)
         except (FedafdError, OSError) as error:
             self._sweep()
-            _log.error("agent.model_not_made", folder=str(self._link), reason=str(error))
+            _log.error("agent.model_not_written", folder=str(self._link), reason=str(error))
 
     def _refresh(self, state: StateDirectory, cache: ArtifactCache) -> None:
         newest = state.current_folder()
@@ -76,7 +76,7 @@ class SiteModel:
             return
         if not target.is_dir():
             if not (folder / MODEL_SOURCE_FILE).is_file():
-                _log.info("agent.model_not_made", reason="the state is of an older agent; the next round makes it")
+                _log.info("agent.model_not_written", reason="the state is of an older agent; the next round makes it")
                 return
             self._write(target, folder, cache)
         self._lead_to(target)

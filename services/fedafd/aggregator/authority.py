@@ -37,7 +37,7 @@ async def open_authority(database: Database, settings: AggregatorSettings) -> Au
         fresh = await asyncio.to_thread(new_authority)
         async with database.transaction() as session:
             row = await keep_authority(session, fresh.certificate_pem(), fresh.wrapped_key(_wrapping(secret)))
-        _log.info("aggregator.authority_made", subject=fresh.certificate.subject.rfc4514_string())
+        _log.info("aggregator.authority_created", subject=fresh.certificate.subject.rfc4514_string())
     if row.wrapped_key is None:
         raise ConfigurationError(
             f"{_WHAT} is the operator's own: set FEDAFD_AGGREGATOR_AUTHORITY_CERTIFICATE and _AUTHORITY_KEY as before"

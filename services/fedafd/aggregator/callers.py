@@ -43,7 +43,7 @@ class Caller:
 
     client: ClientRow
     part: ParticipationRow | None
-    found_at: float = field(default_factory=monotonic)
+    looked_up_at: float = field(default_factory=monotonic)
     steady: bool = False
     """Whether nothing changed for it while it was looked up."""
 
@@ -67,12 +67,12 @@ class Callers:
             return None
         watched = caller.steady and now - self._watched_at < _WATCH_IS_NEW_SECONDS
         lifetime = max(self._lifetime, WATCHED_SECONDS) if watched else self._lifetime
-        return caller if now - caller.found_at < lifetime else None
+        return caller if now - caller.looked_up_at < lifetime else None
 
     def idle(self, credential_hash: str) -> Caller | None:
         """Who has that credential, if no round waited for it when it was looked up, and nothing changed since."""
         caller, now = self._by_hash.get(credential_hash), monotonic()
-        if caller is None or caller.part is not None or not caller.steady or now - caller.found_at > _IDLE_SECONDS:
+        if caller is None or caller.part is not None or not caller.steady or now - caller.looked_up_at > _IDLE_SECONDS:
             return None
         unseen = now - self._watched_at > _WATCH_SECONDS or caller.client.federation_id in self._collecting
         return None if unseen else caller
@@ -94,7 +94,7 @@ class Callers:
         return not any(_concerns(change, client) for change in self._heard)
 
     def keep(self, credential_hash: str, caller: Caller) -> None:
-        """Remember who was looked up just now. `caller.found_at` is from before the look."""
+        """Remember who was looked up just now. `caller.looked_up_at` is from before the look."""
         self._by_hash[credential_hash] = caller
         self._by_hash.move_to_end(credential_hash)
         self._hash_of[caller.client.id] = credential_hash
@@ -140,7 +140,9 @@ class CallerLooks:
             if isinstance(row, Exception):
                 callers[credential_hash] = row
                 continue
-            callers[credential_hash] = caller = Caller(*row, found_at=now, steady=self._remembered.is_steady(row[0]))
+            callers[credential_hash] = caller = Caller(
+                *row, looked_up_at=now, steady=self._remembered.is_steady(row[0])
+            )
             self._remembered.keep(credential_hash, caller)
         return callers
 

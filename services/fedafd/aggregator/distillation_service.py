@@ -120,7 +120,7 @@ class DistillationService(DistillationServiceServicer):
         require_internal(self._context, call)
         async with self._context.database.transaction() as session:
             stage, row = await get_stage(session, request.stage_id)
-            maker, made_in = await maker_of(session, row.federation_id, request.key)
+            maker, its_round = await maker_of(session, row.federation_id, request.key)
             record_event(
                 session,
                 "artifact.unusable",
@@ -129,9 +129,9 @@ class DistillationService(DistillationServiceServicer):
                 round=row.number,
                 stage=stage.kind,
                 key=request.key,
-                made_by=maker.kind,
+                maker=maker.kind,
             )
-        description = _description(maker, made_in, stored_federation_config(made_in.config), 0)
+        description = _description(maker, its_round, stored_federation_config(its_round.config), 0)
         return pb.DescribeMakerResponse(maker=description)
 
     async def FailStage(self, request: pb.FailStageRequest, call: Call) -> pb.FailStageResponse:

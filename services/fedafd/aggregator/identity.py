@@ -57,12 +57,12 @@ async def caller_of(
         need_key(client, bound_only=context.bound_only)
     add_context(federation=client.federation_id, client=client.name)
     sessions = sessions_in(metadata)
-    if not _is_held(context, client, sessions.own, wait_seconds):
+    if not _has_session(context, client, sessions.own, wait_seconds):
         await _hold(context, client, sessions, wait_seconds)
     return caller
 
 
-def _is_held(context: Context, client: ClientRow, own: str, wait_seconds: float) -> bool:
+def _has_session(context: Context, client: ClientRow, own: str, wait_seconds: float) -> bool:
     """Whether the session is the caller's for a good while yet, so that most calls write nothing."""
     if client.session != own or client.session_until is None:
         return False

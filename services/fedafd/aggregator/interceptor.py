@@ -49,7 +49,7 @@ class ErrorInterceptor(Interceptor):
             return cast("Handler", handler)
         path = handler_call_details.method
         kind = f"{_ARITY[handler.request_streaming]}_{_ARITY[handler.response_streaming]}"
-        read = _each_of if handler.request_streaming else _message_of
+        read = _messages_of if handler.request_streaming else _message_of
         inner = _reading(getattr(handler, kind), partial(read, handler.request_deserializer))
         if path.startswith(_OURS):
             inner = (self._streaming if handler.response_streaming else self._single)(inner, path)
@@ -137,7 +137,7 @@ def _message_of(parse: Callable[[bytes], Any], content: bytes) -> Any:
         ) from None
 
 
-async def _each_of(parse: Callable[[bytes], Any], contents: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+async def _messages_of(parse: Callable[[bytes], Any], contents: AsyncIterator[bytes]) -> AsyncIterator[Any]:
     async for content in contents:
         yield _message_of(parse, content)
 

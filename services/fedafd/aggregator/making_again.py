@@ -72,6 +72,6 @@ async def _is_on_its_way(context: Context, row: RoundRow, artifact: types_pb2.Ar
             actor=COORDINATOR,
             round=row.number,
             key=artifact.key,
-            made_by=first.kind,
+            maker=first.kind,
         )
         return True

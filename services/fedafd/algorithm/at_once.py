@@ -21,7 +21,7 @@ from fedafd.algorithm.heads import ClassificationHead
 if TYPE_CHECKING:
     from fedafd.algorithm.alignment import Discriminator
 
-__all__ = ["contrast_each", "fooling_loss", "head_losses", "pairing_at_once", "takes_at_once", "telling_loss"]
+__all__ = ["contrast_losses", "fooling_loss", "head_losses", "pairing_at_once", "takes_at_once", "telling_loss"]
 
 
 def takes_at_once(*tensors: Tensor) -> bool:
@@ -85,7 +85,7 @@ def head_losses(head: ClassificationHead, views: Sequence[Tensor], labels_B: Ten
     return losses_V
 
 
-def contrast_each(contrast: SoftContrastiveLoss, images: Sequence[Tensor], texts: Sequence[Tensor]) -> Tensor:
+def contrast_losses(contrast: SoftContrastiveLoss, images: Sequence[Tensor], texts: Sequence[Tensor]) -> Tensor:
     """SoftContrastiveLoss of each view's image and text features [B, D], normalised here, [V]."""
     image_VBD, text_VBD = (F.normalize(torch.stack(list(views)), dim=-1) for views in (images, texts))
     logits_VBB = contrast.match_logits(image_VBD, text_VBD)

@@ -53,7 +53,7 @@ class StageInputs:
         try:
             return self._whole(artifact)
         except _UNUSABLE as error:
-            content = self._made_again(name, artifact)
+            content = self._rebuilt(name, artifact)
             if content is None:
                 error.data["input"] = name
                 raise
@@ -71,7 +71,7 @@ class StageInputs:
         self._metrics.bytes_read.inc(len(content))
         return content
 
-    def _made_again(self, name: str, artifact: types_pb2.Artifact) -> bytes | None:
+    def _rebuilt(self, name: str, artifact: types_pb2.Artifact) -> bytes | None:
         """The content, which lies in the store again; None if no stage made it, or what made it is lost as well."""
         try:
             maker = self._client.maker(self._stage_id, artifact.key)
@@ -88,5 +88,5 @@ class StageInputs:
             return None
         self._patience.through(lambda: self._store.put(artifact.key, content))
         self._metrics.bytes_written.inc(len(content))
-        _log.info("stage.input_made_again", input=name, key=artifact.key)
+        _log.info("stage.input_rebuilt", input=name, key=artifact.key)
         return content

@@ -48,7 +48,7 @@ def train_baseline(
     device: str = "auto",
     progress: Progress = lambda _, __: None,
     waypoints: Waypoints = NOWHERE,
-    made_for: StateFingerprint | None = None,
+    fingerprint: StateFingerprint | None = None,
 ) -> BaselineRound:
     """Train the baseline for round `round_number`, counted from 1; `state` is that of the round before, None at first.
 
@@ -58,7 +58,16 @@ def train_baseline(
     encoders = {Modality.IMAGE: image_encoder, Modality.TEXT: text_encoder}
     seed = derive_seed(config.seed, round_number, client, "train")
     site = LocalSite(
-        alone(config), kind, encoders, data, state, seed, device, sent=None, tokenizer=tokenizer, made_for=made_for
+        alone(config),
+        kind,
+        encoders,
+        data,
+        state,
+        seed,
+        device,
+        sent=None,
+        tokenizer=tokenizer,
+        fingerprint=fingerprint,
     )
     train_locally(site, round_number, progress, waypoints)
     evaluator = SiteEvaluator(site)

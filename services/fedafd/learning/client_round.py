@@ -68,14 +68,14 @@ def train_client(
     progress: Progress = lambda _, __: None,
     average_of: Callable[[str], bytes | None] | None = None,
     evaluate_on: SplitName = "test",
-    made_for: StateFingerprint | None = None,
+    fingerprint: StateFingerprint | None = None,
     waypoints: Waypoints = NOWHERE,
     compare_on: Sequence[SplitName] = (),
     private: PrivateTraining | None = None,
 ) -> ClientRound:
     """Do the client's part of a round. `state` is its personalized state, None before its first round.
 
-    A state that was made for other classes or another configuration is adapted (docs/site.md). `made_for`: what the
+    A state that was made for other classes or another configuration is adapted (docs/site.md). `fingerprint`: what the
     site knows of that beside the other arguments.
 
     `average_of`: averaged weights by the name of a group, for strategies that average. Metrics, in percent, on the
@@ -94,7 +94,7 @@ def train_client(
     with watched(progress.stands):
         return _client_round(
             lambda: LocalSite(
-                config, kind, encoders, data, state, seed, device, sent=sent, made_for=made_for, private=private
+                config, kind, encoders, data, state, seed, device, sent=sent, fingerprint=fingerprint, private=private
             ),
             round_number,
             progress,
@@ -118,7 +118,7 @@ def _client_round(
     progress(0.87, Activity(ActivityKind.CALIBRATING))
     evaluator = SiteEvaluator(site)
     evaluator.calibrate()
-    state_made = site.saving()
+    packed_state = site.saving()
     progress(0.9, Activity(ActivityKind.REPRESENTING))
     reps = site.represent(waypoints)
     progress(0.95, Activity(ActivityKind.EVALUATING))
@@ -126,7 +126,7 @@ def _client_round(
     whole = evaluator.in_one_level(views[evaluate_on])
     compared: dict[str, Mapping[str, Evaluation]] = {name: views[name] for name in compare_on}
     return ClientRound(
-        state_made(), reps, whole.metrics, whole.scores, len(site.data.train), tuple(site.differences), compared, loss
+        packed_state(), reps, whole.metrics, whole.scores, len(site.data.train), tuple(site.differences), compared, loss
     )
 
 

@@ -77,7 +77,7 @@ class LocalSite:
 
     `encoders`: the site's own; None, with a state only, to take the state's. `sent`: None for a client that trains
     alone, with no public set and no global feature. `tokenizer`: of a client that starts afresh, as JSON; None: made
-    from the texts that it has. `made_for`: what the site knows of what it trains for, beside what follows from the
+    from the texts that it has. `fingerprint`: what the site knows of what it trains for, beside what follows from the
     other arguments. `private`: how it trains by DP-SGD; the branch that trains alone does not. Raises
     ConfigurationError, DataError, and StateUnusableError for a state that was made for something else.
     """
@@ -94,7 +94,7 @@ class LocalSite:
         *,
         sent: Sent | None,
         tokenizer: str | None = None,
-        made_for: StateFingerprint | None = None,
+        fingerprint: StateFingerprint | None = None,
         private: PrivateTraining | None = None,
     ) -> None:
         self.config, self.kind, self.seed, self.private = config, kind, seed, private
@@ -107,8 +107,8 @@ class LocalSite:
         self.differences: list[Difference] = []
         """What the state was made for that is another today."""
         today = fingerprint_of_round(config, kind, encoders, data.labels)
-        self._made_for = today if made_for is None else today.over(made_for)
-        self._encoder_configs, self._given_fingerprint = encoders, made_for
+        self._fingerprint = today if fingerprint is None else today.over(fingerprint)
+        self._encoder_configs, self._given_fingerprint = encoders, fingerprint
         self._checkpoint: Checkpoint | None = None
         if state is not None:
             with _unusable_is_clear():
@@ -116,11 +116,11 @@ class LocalSite:
             if private is not None:
                 need_private_state(self._checkpoint.meta)
             self._note_unknown_words(self._checkpoint.meta.get("tokenizer"), data)
-            self.differences = adapt(self._checkpoint, self._made_for, self._first_seed())
-            self._made_for = self._made_for.over(StateFingerprint.of_state(self._checkpoint.meta))
+            self.differences = adapt(self._checkpoint, self._fingerprint, self._first_seed())
+            self._fingerprint = self._fingerprint.over(StateFingerprint.of_state(self._checkpoint.meta))
             data = bound_by_name(data, self._checkpoint.meta["labels"])
         self.data = data
-        self.task: Any = find_task(self._made_for.task or usual_task(kind), kind)
+        self.task: Any = find_task(self._fingerprint.task or usual_task(kind), kind)
         """What is learned: a LabelTask, or a PairTask for pairs."""
         check_samples(data, self.task)
         self.stage = f"client training, {kind.value}"
@@ -232,7 +232,7 @@ class LocalSite:
             self.device.type if self.device.index is None else str(self.device),
             sent=None,
             tokenizer=words,
-            made_for=self._given_fingerprint,
+            fingerprint=self._given_fingerprint,
         )
         self.beside.stage = f"client training alone, {self.kind.value}"
         if self.kind is ClientKind.IMAGE and self.encoders[Modality.IMAGE].config.trainable != "head":
@@ -280,7 +280,7 @@ class LocalSite:
         return chosen_encoders(self.config, self.kind, self._encoder_configs or {})[Modality.TEXT].pretrained is None
 
     def _note_unknown_words(self, tokenizer: str | None, data: ClientData) -> None:
-        self._made_for = self._made_for.model_copy(update={"unknown_words": unknown_words(tokenizer, data)})
+        self._fingerprint = self._fingerprint.model_copy(update={"unknown_words": unknown_words(tokenizer, data)})
 
     def _fresh_meta(self, public_texts: list[str], tokenizer: str | None) -> dict[str, Any]:
         own: list[str] = []
@@ -296,12 +296,11 @@ class LocalSite:
             tokenizer = tokenizer_for(text, [*public_texts, *own]).to_str()
         encoders = {m.value: encoder.model_dump(mode="json") for m, encoder in chosen.items()}
         self._note_unknown_words(tokenizer, self.data)
-        made_for = self._made_for.as_json()
         return {
             "encoders": encoders,
             "tokenizer": tokenizer if text is not None else None,
             "labels": list(self.data.labels),
-            "fingerprint": made_for,
+            "fingerprint": self._fingerprint.as_json(),
         }
 
     def _make_optimizers(self) -> dict[str, torch.optim.Optimizer]:

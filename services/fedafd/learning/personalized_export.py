@@ -32,7 +32,7 @@ from fedafd.learning.sample_encoder import description
 
 __all__ = ["Recipe", "export_personalized_model", "write_personalized_model"]
 
-_TOWER_FILES = frozenset({"config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"})
+_ENCODER_FILES = frozenset({"config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"})
 """What a bundle's folder is read for; nothing else that it may hold gets into a model's folder."""
 
 
@@ -88,7 +88,7 @@ def export_personalized_model(
     files, weights = _parts(recipe, checkpoint.meta, checkpoint.tensors)
     files |= {path: save(tensors) for path, tensors in weights.items()}
     for modality in recipe.kind.modalities:
-        kept = {path: c for path, c in unpack_folder(bundles[modality]).items() if path in _TOWER_FILES}
+        kept = {path: c for path, c in unpack_folder(bundles[modality]).items() if path in _ENCODER_FILES}
         files |= {f"global/{modality.value}/{path}": content for path, content in merged_files(kept).items()}
     return files | {SUMS: sums_file(files)}
 
@@ -108,15 +108,15 @@ def write_personalized_model(
         checkpoint = nested
     files, weights = _parts(recipe, checkpoint.meta, checkpoint.tensors)
     for path, content in files.items():
-        _made_parent(folder / path).write_bytes(content)
+        _with_parent(folder / path).write_bytes(content)
     for path, tensors in weights.items():
-        save_file(tensors, _made_parent(folder / path))
+        save_file(tensors, _with_parent(folder / path))
     for modality in (candidate for candidate in recipe.kind.modalities if candidate in bundles):
         target = folder / "global" / modality.value
         target.mkdir(parents=True, exist_ok=True)
         with bundles[modality].open("rb") as blob:
             for path, packed in each_file(blob):
-                if path in _TOWER_FILES:
+                if path in _ENCODER_FILES:
                     with (target / path).open("wb") as file:
                         shutil.copyfileobj(packed, file, 1 << 20)
         merge_folder(target)
@@ -187,6 +187,6 @@ def _add_encoders(
         weights[f"{whose}/{name}/model.safetensors"] = tensors if adapter is None else merged_tensors(adapter, tensors)
 
 
-def _made_parent(path: Path) -> Path:
+def _with_parent(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path

@@ -87,7 +87,7 @@ def prepare(
     pairs = _read(public, run, progress)
     passes = config.server.passes + (config.server.initial_passes if round_number == 1 else 0)
     run = _trained(run, pairs, passes, {}, None, processes, lambda f, a: progress(0.8 * f, a), waypoints)
-    state_made = run.saving()
+    packed_state = run.saving()
     reps = {}
     for number, (modality, encoder) in enumerate(run.model.encoders.items()):
         reps[modality] = encode_kept(
@@ -101,7 +101,7 @@ def prepare(
     bundles = {
         m: pack_folder(encoder.to_files(trained_in=_sent_in(config, m))) for m, encoder in run.model.encoders.items()
     }
-    return Prepared(state_made(), reps, bundles)
+    return Prepared(packed_state(), reps, bundles)
 
 
 def _sent_in(config: FederationConfig, modality: Modality) -> torch.dtype:

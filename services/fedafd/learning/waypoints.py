@@ -33,7 +33,7 @@ _TRAINING = "training"
 _BLOCK = 4
 """Batches encoded between two looks at the clock: whole ones, so that the bits are those of one go."""
 _SHARE_FOR_LAST = 0.2
-_MADE_BY = f"{version('fedafd')} torch {torch.__version__}"
+_VERSIONS = f"{version('fedafd')} torch {torch.__version__}"
 _log = get_logger(__name__)
 
 
@@ -65,7 +65,7 @@ class Waypoints:
             checkpoint = Checkpoint.from_bytes((self._folder / part).read_bytes())
         except (OSError, DataError):
             return None
-        return checkpoint if checkpoint.meta.get("made_by") == _MADE_BY else None
+        return checkpoint if checkpoint.meta.get("made_by") == _VERSIONS else None
 
     def due(self, *, last: bool = False) -> bool:
         """Whether enough time has passed since the last save; a part's `last` state is kept sooner than others."""
@@ -82,7 +82,7 @@ class Waypoints:
         if self._folder is None:
             return
         self.settle()
-        content.meta["made_by"] = _MADE_BY
+        content.meta["made_by"] = _VERSIONS
         self._saving = Thread(target=self._write, args=(self._folder, part, content), name="waypoint")
         self._saving.start()
 

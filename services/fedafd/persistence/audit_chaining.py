@@ -22,7 +22,7 @@ _EVENTS = sa.table(
     sa.column("at", UtcDateTime),
     sa.column("data", sa.JSON),
 )
-_SET_HASH = sa.update(_EVENTS).where(_EVENTS.c.id == sa.bindparam("of")).values(hash=sa.bindparam("made"))
+_SET_HASH = sa.update(_EVENTS).where(_EVENTS.c.id == sa.bindparam("of")).values(hash=sa.bindparam("new_hash"))
 
 
 def chain_events(connection: Connection, *, addresses: bool = True) -> Head | None:
@@ -63,6 +63,6 @@ def _chain(connection: Connection, head: Head | None, first: int, last: int, add
             data=row.data or {},
         )
         head = Head(id=row.id, hash=entry_hash(head.hash if head else START, entry))
-        hashed.append({"of": head.id, "made": head.hash})
+        hashed.append({"of": head.id, "new_hash": head.hash})
     connection.execute(_SET_HASH, hashed)
     return head

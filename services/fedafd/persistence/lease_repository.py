@@ -23,7 +23,7 @@ _TAKE = (
     update(_LEASES)
     .where(
         _LEASES.c.name == bindparam("called"),
-        _LEASES.c.token == bindparam("held"),
+        _LEASES.c.token == bindparam("expected_token"),
         or_(_LEASES.c.holder == bindparam("by"), _LEASES.c.expires_at < bindparam("now")),
     )
     .values(holder=bindparam("by"), token=bindparam("next"), expires_at=bindparam("until"))
@@ -45,7 +45,14 @@ async def acquire_lease(session: AsyncSession, name: str, holder: str, lifetime:
             return None
         return 1
     token = row.token if row.holder == holder else row.token + 1
-    values = {"called": name, "held": row.token, "now": now, "by": holder, "next": token, "until": now + lifetime}
+    values = {
+        "called": name,
+        "expected_token": row.token,
+        "now": now,
+        "by": holder,
+        "next": token,
+        "until": now + lifetime,
+    }
     taken = await connection.execute(_TAKE, values)
     return token if taken.rowcount == 1 else None
 

@@ -36,8 +36,8 @@ _COMPLETE = (
     .values(
         state=StageState.DONE.value,
         progress=1.0,
-        outputs=bindparam("made"),
-        metrics=bindparam("measured"),
+        outputs=bindparam("stage_outputs"),
+        metrics=bindparam("stage_metrics"),
         finished_at=bindparam("at"),
     )
 )
@@ -102,8 +102,8 @@ async def complete_stages(session: AsyncSession, completions: Sequence[Completio
     ended: list[dict[str, Any]] = [
         {
             "stage_id": completion.stage_id,
-            "made": dict(completion.outputs),
-            "measured": dict(completion.metrics),
+            "stage_outputs": dict(completion.outputs),
+            "stage_metrics": dict(completion.metrics),
             "at": now,
         }
         for completion in kept

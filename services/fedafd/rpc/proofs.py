@@ -38,7 +38,7 @@ class Proof(NamedTuple):
 
     certificate: ClientCertificate
     jti: str
-    made_at: float
+    issued_at: float
 
 
 def proof_metadata(
@@ -76,20 +76,20 @@ def find_proof(
             algorithms=[_ALGORITHM],
             options={"require": _CLAIMS, "verify_iat": False, "verify_aud": False},
         )
-        made_at, jti = float(claims["iat"]), claims["jti"]
+        issued_at, jti = float(claims["iat"]), claims["jti"]
     except (jwt.PyJWTError, ValueError, TypeError) as error:
         raise UnauthenticatedError(f"{_KEY}: is not signed by the certificate's key: {error}") from None
     if claims["htu"] != path or claims["ath"] != _hash(bearer_secret(values)):
         raise UnauthenticatedError(f"{_KEY}: is about another call or another credential")
     if not isinstance(jti, str) or not 0 < len(jti) <= _MOST_JTI:
         raise UnauthenticatedError(f"{_KEY}: jti must be a text of 1 to {_MOST_JTI} characters")
-    if not abs(now - made_at) <= PROOF_SECONDS:  # also what is no number
+    if not abs(now - issued_at) <= PROOF_SECONDS:  # also what is no number
         raise ProofStaleError(
-            f"the call's proof was made at a time {abs(now - made_at):.0f} s {'before' if made_at < now else 'after'}"
-            f" the aggregator's clock, and {PROOF_SECONDS:.0f} s are allowed; set this site's clock by NTP"
+            f"the call's proof was made at a time {abs(now - issued_at):.0f} s"
+            f" {'before' if issued_at < now else 'after'} the aggregator's clock, and {PROOF_SECONDS:.0f} s are allowed; set this site's clock by NTP"
         )
     _need_valid(certificate, now)
-    return Proof(certificate, jti, made_at)
+    return Proof(certificate, jti, issued_at)
 
 
 def _certificate_in(token: str) -> bytes:

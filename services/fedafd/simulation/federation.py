@@ -289,7 +289,7 @@ class Federation:
             evaluate_on=evaluate_on,  # type: ignore[arg-type]
             progress=lambda fraction, activity: watch(client.name, fraction, f"client {client.name}: {activity}"),
             waypoints=waypoints,
-            made_for=StateFingerprint(task=client.task or usual_task(client.kind)),
+            fingerprint=StateFingerprint(task=client.task or usual_task(client.kind)),
             private=self._private(client, number),
         )
 

@@ -72,7 +72,7 @@ class PictureHit:
 class _Pictures:
     """All pictures of val and test as the model sees them."""
 
-    made_for: tuple[Path | None, str]
+    read_from: tuple[Path | None, str]
     sample_ids: list[tuple[str, int]]
     rows: NDArray[np.float32]
     unreadable: int
@@ -185,13 +185,13 @@ class OwnModel:
 
     def _pictures(self) -> _Pictures | None:
         pictures = self._job.result
-        fits = pictures is not None and pictures.made_for == (self._site.current(), self._look.stamp())
+        fits = pictures is not None and pictures.read_from == (self._site.current(), self._look.stamp())
         return pictures if fits else None
 
     def _read_pictures(self, progress: Progress) -> _Pictures:
         import numpy as np
 
-        made_for = (self._site.current(), self._look.stamp())
+        read_from = (self._site.current(), self._look.stamp())
         model, data = self._model(), self._look.data()
         splits = {name: split for name in ("val", "test") if isinstance(split := getattr(data, name), PairSplit)}
         total = sum(map(len, splits.values()))
@@ -212,7 +212,7 @@ class OwnModel:
 
         rows = [row for _, row in model.each_embedded(Modality.IMAGE, readable())]
         matrix = np.stack(rows) if rows else np.zeros((0, model.dim), dtype=np.float32)
-        return _Pictures(made_for, sample_ids, matrix, len(bad), splits)
+        return _Pictures(read_from, sample_ids, matrix, len(bad), splits)
 
 
 def _given(text: str, what: str) -> str:

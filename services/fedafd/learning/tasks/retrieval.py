@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedafd.algorithm.at_once import contrast_each
+from fedafd.algorithm.at_once import contrast_losses
 from fedafd.algorithm.contrastive import SoftContrastiveLoss
 from fedafd.domain.config import ClientTrainingConfig
 from fedafd.domain.kinds import ClientKind, Modality
@@ -36,7 +36,7 @@ class Retrieval:
 
     def losses(self, contrast: Any, images: Sequence[Tensor], texts: Sequence[Tensor]) -> Tensor:
         """Of unit rows."""
-        return contrast_each(contrast, images, texts) / len(images[0])
+        return contrast_losses(contrast, images, texts) / len(images[0])
 
     def score(self, features: Mapping[Modality, Tensor], image_of_text: Tensor) -> Scored:
         """Recalls and their sum."""
