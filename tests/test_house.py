@@ -144,6 +144,37 @@ def test_a_vague_name_is_seen(code: str) -> None:
     assert any(_is_vague(name) for name, _ in _bound_names(ast.parse(code)))
 
 
+def test_docstrings_explain_parameters_that_there_are() -> None:
+    package = ROOT / "services" / "fedafd"
+    stale = [
+        f"{path.relative_to(package)}:{line}: {name}"
+        for path in package.rglob("*.py")
+        if "proto" not in path.parts
+        for name, line in _explained_but_missing(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert stale == []
+
+
+def test_a_parameter_that_is_explained_but_missing_is_seen() -> None:
+    code = '''def read(source):
+    """Raises DataError naming `place`."""
+class Check:
+    """`stage`: where."""
+    def __init__(self, stage, size):
+        """`size`: of what `stage` has; `limit`: the most."""'''
+    assert [name for name, _ in _explained_but_missing(ast.parse(code))] == ["place", "limit"]
+
+
+def _explained_but_missing(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Names that a docstring explains, as "`name`: " or "naming `name`", of no parameter or field there is."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            known = {name for name, _ in _bound_names(node)}
+            text = ast.get_docstring(node) or ""
+            explained = re.findall(r"`([a-z][a-z0-9_]*)`:", text) + re.findall(r"naming `([a-z][a-z0-9_]*)`", text)
+            yield from ((name, node.lineno) for name in explained if name not in known and "__" not in name)
+
+
 def test_log_keys_say_what_they_hold() -> None:
     package = ROOT / "services" / "fedafd"
     vague = [

@@ -24,7 +24,7 @@ _STATE = re.compile(r"^state-(\d+)\.safetensors$")
 
 
 class BaselineFolder:
-    """Of one state directory. One process writes it, under `held`; anybody at the site may read it meanwhile."""
+    """Of one state directory. One process writes it, while `locked`; anybody at the site may read it meanwhile."""
 
     def __init__(self, root: Path) -> None:
         self._root = root

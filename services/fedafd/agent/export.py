@@ -17,14 +17,13 @@ from fedafd.domain.errors import ConfigurationError, ConflictError, DataError
 __all__ = ["export_best_model", "export_site_model"]
 
 T = TypeVar("T")
+_AGENTS_OWN = ("models", "state", "artifacts", "pixels", "features", "data")
+"""Folders of a state directory that the agent clears by itself."""
 
 
 def export_best_model(state_dir: Path, output: Path, *, force: bool = False) -> BestModel:
     """Write the best of the site's models by its validation split to `output`; otherwise as export_site_model."""
     return _exported(state_dir, output, lambda part: write_best(state_dir, part), force=force)
-
-
-_AGENTS_OWN = ("models", "state", "artifacts", "pixels", "features", "data")
 
 
 def export_site_model(state_dir: Path, output: Path, *, force: bool = False) -> Path:

@@ -24,7 +24,7 @@ _GLANCED_AT = (RoundState.COLLECTING.value, RoundState.DISTILLING.value, RoundSt
 _OPEN_STAGES = (StageState.PENDING.value, StageState.RUNNING.value)
 _OPEN_PARTS = tuple(state.value for state in OPEN_PARTICIPATION_STATES)
 _SHARE = 4
-"""Merges begin anew after a fourth of the cohort's number of further stages is done; a pair client has two."""
+"""Rows are read again once as many further stages are done as a quarter of the cohort has clients: merges can begin."""
 
 
 def takes_glances(row: RoundRow) -> bool:

@@ -59,7 +59,7 @@ def block_digests(pieces: Iterable[bytes], length: int) -> bytes:
 
 
 def changed_spans(wanted: bytes, present: bytes, *, size_bytes: int, length: int) -> list[Span]:
-    """Where a blob of `size_bytes` with the digests `wanted` differs from a held one with the digests `held`.
+    """Where a blob of `size_bytes` with the digests `wanted` differs from one at hand with the digests `present`.
 
     Neighbouring blocks are one span. Raises InvalidRequestError if there are not as many digests as blocks.
     """

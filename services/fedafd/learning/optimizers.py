@@ -33,7 +33,7 @@ def check_loss(loss: Tensor, where: str) -> None:
 
 
 class LossCheck:
-    """check_loss of the steps at `place`: on the CPU of each at once, on another device of many together.
+    """check_loss of the steps at `where`: on the CPU of each at once, on another device of many together.
 
     Each look at a loss waits for the device. The state of a run that diverged is thrown away, so nothing is lost by
     hearing of it some steps later.

@@ -86,8 +86,8 @@ def find_proof(
     if not abs(now - issued_at) <= PROOF_SECONDS:  # also what is no number
         raise ProofStaleError(
             f"the call's proof was made at a time {abs(now - issued_at):.0f} s"
-            f" {'before' if issued_at < now else 'after'} the aggregator's clock, and {PROOF_SECONDS:.0f} s are allowed;"
-            " set this site's clock by NTP"
+            f" {'before' if issued_at < now else 'after'} the aggregator's clock, and {PROOF_SECONDS:.0f} s are"
+            " allowed; set this site's clock by NTP"
         )
     _need_valid(certificate, now)
     return Proof(certificate, jti, issued_at)
