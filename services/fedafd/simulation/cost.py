@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from fedafd.artifacts.blocks import DIGEST_BYTES, block_digests, block_length
+from fedafd.artifacts.blocks import block_digests, block_length, changed_spans
 
 __all__ = ["COSTS", "Meter", "Traffic", "bytes_to_fetch", "cost_of"]
 
@@ -47,9 +47,8 @@ def bytes_to_fetch(blob: bytes, before: bytes | None) -> int:
         return len(blob)
     length = block_length(len(blob))
     old, new = (block_digests([content], length) for content in (before, blob))
-    begins = range(0, len(new), DIGEST_BYTES)
-    changed = [i // DIGEST_BYTES * length for i in begins if old[i : i + DIGEST_BYTES] != new[i : i + DIGEST_BYTES]]
-    return len(new) + sum(min(length, len(blob) - begin) for begin in changed)
+    spans = changed_spans(new, old, size_bytes=len(blob), length=length)
+    return len(new) + sum(span.end - span.start for span in spans)
 
 
 def cost_of(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
