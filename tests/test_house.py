@@ -77,6 +77,10 @@ def test_no_module_and_no_page_is_longer_than_one_reads() -> None:
     assert [str(path) for path in pages if _lines(path) > PAGE_LINES] == []
 
 
+def test_the_readme_is_short() -> None:
+    assert _lines(ROOT / "README.md") < 150
+
+
 def _lines(path: Path) -> int:
     """But for a chart's table of values, which is written from its file and looked things up in."""
     text = re.sub(r"<!-- values -->.*<!-- /values -->", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)

@@ -50,7 +50,7 @@ SERVER_STATE = "server-state"
 WEIGHTS = "weights/"
 """Clients' weights by number, as inputs; averages by group, as outputs."""
 GLOBAL_REPRESENTATIONS = "global-representations"
-_REPRESENTATIONS = "representations"
+_PREPARED_REPRESENTATIONS = "representations"
 """The global representations as an output of PREPARE and as what a task tells a site to fetch."""
 _CLIENT = UploadPurpose.REPRESENTATIONS.value
 _STALE = "stale-representations/"
@@ -82,7 +82,7 @@ def encoder_bundle(modality: Modality) -> str:
 
 def is_global_representations(name: str) -> bool:
     """Whether what a task names is the global representations."""
-    return name == _REPRESENTATIONS
+    return name == _PREPARED_REPRESENTATIONS
 
 
 def is_client_representations(name: str) -> bool:
@@ -140,13 +140,13 @@ class SharedOutputs(Generic[T]):
     def of(cls, outputs: Mapping[str, T]) -> SharedOutputs[T]:
         """From names."""
         return SharedOutputs(
-            global_representations=outputs[_REPRESENTATIONS], encoder_bundles=_by_modality(outputs, BUNDLE)
+            global_representations=outputs[_PREPARED_REPRESENTATIONS], encoder_bundles=_by_modality(outputs, BUNDLE)
         )
 
     def for_sites(self, modalities: tuple[Modality, ...]) -> dict[str, T]:
         """What a site with encoders of these modalities fetches, by name."""
         bundles = {encoder_bundle(modality): self.encoder_bundles[modality] for modality in modalities}
-        return {_REPRESENTATIONS: self.global_representations} | bundles
+        return {_PREPARED_REPRESENTATIONS: self.global_representations} | bundles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +164,7 @@ class PrepareOutputs(SharedOutputs[T]):
         """From names."""
         return PrepareOutputs(
             server_state=outputs[SERVER_STATE],
-            global_representations=outputs[_REPRESENTATIONS],
+            global_representations=outputs[_PREPARED_REPRESENTATIONS],
             encoder_bundles=_by_modality(outputs, BUNDLE),
         )
 
