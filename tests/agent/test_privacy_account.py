@@ -107,7 +107,7 @@ def test_numbers_that_make_it_cheaper_are_no_account(tmp_path: Path) -> None:
     path = tmp_path / "privacy.json"
     (entry,) = json.loads(path.read_text())
     path.write_text(json.dumps([entry | {"steps": -100}]))
-    with pytest.raises(ConfigurationError, match="none of an account"):
+    with pytest.raises(ConfigurationError, match="out of range"):
         read_account(tmp_path)
 
 

@@ -61,7 +61,7 @@ class Approved:
 
 
 def read_approved(root: Path) -> Approved:
-    """Nothing where nothing was. Raises ConfigurationError for a file that is none."""
+    """What was approved; empty where nothing was. Raises ConfigurationError for a damaged file."""
     path = root / _FOLDER / _APPROVED
     try:
         return Approved(**json.loads(path.read_bytes()))

@@ -66,7 +66,7 @@ def audited(
 ) -> LeakageAudit:
     """Attack the last delivery; `topics` or the file `attributes` say which attribute is looked for, if any.
 
-    Raises DataError where there is no delivery, what it was made of is not here any more, or the file is none, and
+    Raises DataError without a delivery, where what it was made of is gone, or where `attributes` cannot be read, and
     ConfigurationError for an attribute that these samples cannot have.
     """
     from fedafd.learning.personalized_export import Recipe

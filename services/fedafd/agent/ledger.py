@@ -92,7 +92,7 @@ def _end_last_line(file: BinaryIO) -> None:
 
 
 def read_sent(state_dir: Path) -> Iterator[SentEntry]:
-    """The entries, oldest first; none where nothing was sent. Raises DataError for a state_dir that is none."""
+    """The entries, oldest first; none where nothing was sent. Raises DataError for a folder that is no state_dir."""
     if not state_dir.is_dir():
         raise DataError(f"{state_dir}: no such folder; give the agent's state_dir")
     path = state_dir / _FILE

@@ -134,7 +134,7 @@ class SitePolicy:
         if listed is None or sha256 in listed or sha256 in read_approved(self._root).public_sets:
             return
         if "public-set" not in self._policy.approve:
-            _refuse(LeaveReason.POLICY_PUBLIC_SET, f"public set {sha256} is none of public_sets")
+            _refuse(LeaveReason.POLICY_PUBLIC_SET, f"public set {sha256} is not among public_sets")
 
     async def _need_approval(
         self, task: pb.TrainTask, federation: FederationConfig, fetch_manifest: Callable[[], Awaitable[Path]]

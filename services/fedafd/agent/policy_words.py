@@ -19,7 +19,7 @@ def policy_words(policy: PolicyConfig) -> Iterator[str]:
     """One phrase for each thing that a round is refused for; none for a site without a policy."""
     yield from (_APPROVED[approval] for approval in dict.fromkeys(policy.approve))
     if policy.public_sets is not None and "public-set" not in policy.approve:
-        yield f"a public set that is none of the {len(policy.public_sets)} that you name or one that you approved"
+        yield f"a public set that is neither among the {len(policy.public_sets)} that you name nor approved by you"
     if policy.max_bundle_bytes is not None:
         yield f"an encoder bundle of more than {policy.max_bundle_bytes:,} bytes"
     if policy.max_bundle_parameters is not None:

@@ -107,7 +107,7 @@ class PrivacyAccount:
 
 
 def read_account(root: Path) -> tuple[PrivacyEntry, ...]:
-    """The entries, oldest first; none where nothing was spent. Raises ConfigurationError for a file that is none."""
+    """The entries, oldest first; none where nothing was spent. Raises ConfigurationError for a damaged file."""
     path = root / _FILE
     try:
         content = path.read_bytes()
@@ -121,7 +121,7 @@ def read_account(root: Path) -> tuple[PrivacyEntry, ...]:
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"{path}: is damaged ({error}); {_RESTORE}") from None
     if not sound:
-        raise ConfigurationError(f"{path}: is damaged: a number in it is none of an account; {_RESTORE}")
+        raise ConfigurationError(f"{path}: is damaged: a number in it is out of range; {_RESTORE}")
     return entries
 
 

@@ -48,7 +48,7 @@ def check_saved_state(config: AgentConfig, classes: Sequence[str], state: StateD
         saved = StateFingerprint.of_state(read_meta(current[1]))
     except (ValueError, KeyError, TypeError) as error:
         raise StateUnusableError(
-            f"the saved state of round {current[0]} in {state.root} is none ({error}); {AFRESH}"
+            f"the saved state of round {current[0]} in {state.root} cannot be read ({error}); {AFRESH}"
         ) from None
     differences = compare(saved, fingerprint_of_site(config, classes))
     refuse_mismatch(differences)

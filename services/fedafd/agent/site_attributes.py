@@ -45,7 +45,7 @@ class SiteAttribute:
 def chosen_attribute(topics: Sequence[str], file: Path | None, splits: Sequence[Split] = ()) -> SiteAttribute | None:
     """The one that is asked for; None where none is. `splits`: what it has to fit.
 
-    Raises ConfigurationError for a choice that fits no data of the kind, DataError for a file that is none.
+    Raises ConfigurationError for a choice that fits no data of the kind, DataError for a file that cannot be read.
     """
     if topics and file is not None:
         raise ConfigurationError(

@@ -42,7 +42,7 @@ def note_task(
 
 
 def read_task_note(root: Path) -> TaskNote | None:
-    """None before the first answer, and for a file that is none."""
+    """None before the first answer, and for a damaged file."""
     try:
         return TaskNote(**json.loads((root / _FILE).read_bytes()))
     except (OSError, ValueError, TypeError):

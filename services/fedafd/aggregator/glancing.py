@@ -68,7 +68,7 @@ def _is_past(deadline: datetime | None) -> bool:
 
 
 def _counts(glance: RoundGlance) -> dict[tuple[str, ...], int]:
-    """What a step can follow from; whether a stage waits or is worked on, or a client trains, is nothing to it."""
+    """What a step can follow from: a waiting stage and one at work count alike, as do clients with an open part."""
     counts: dict[tuple[str, ...], int] = {}
     for (kind, modality, state), group in glance.stages.items():
         key = (kind, modality, "open" if state in _OPEN_STAGES else state)

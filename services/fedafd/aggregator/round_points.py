@@ -54,7 +54,7 @@ def sed_weights(store: ObjectStore, folds: Folds) -> dict[str, float]:
     """`CLIENT/sed_weight/MODALITY`: the mean over public samples of the client's weight in the ensemble, 0 to 1.
 
     Blocking: reads the small part of each state that holds the scores. Raises what the store raises,
-    ArtifactCorruptError for a state that is none.
+    ArtifactCorruptError for a state that cannot be read.
     """
     weights: dict[str, float] = {}
     for modality, keys in folds.items():

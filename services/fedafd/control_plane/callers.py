@@ -133,7 +133,7 @@ def check_scope(caller: Caller, federation: str | None) -> None:
 def check_role(caller: Caller, role: Role) -> None:
     """Raise ForbiddenError unless the caller has this role or a higher one."""
     if caller.role is None or _RANK[caller.role] < _RANK[role]:
-        yours = f"yours is {caller.role.value}" if caller.role else "a client's credential is none"
+        yours = f"yours is {caller.role.value}" if caller.role else "a client's credential has no role"
         raise ForbiddenError(f"this needs an API key of role {role.value} or higher; {yours}")
 
 

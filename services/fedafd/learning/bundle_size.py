@@ -68,4 +68,4 @@ def _numbers_in(content: IO[bytes]) -> int:
         header = json.loads(content.read(length))
         return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
     except (struct.error, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise DataError(f"encoder bundle: its {_WEIGHTS} is none: {error}") from None
+        raise DataError(f"encoder bundle: its {_WEIGHTS} is not readable as safetensors: {error}") from None

@@ -228,7 +228,7 @@ def _task(folder: ModelFolder, kind: ClientKind, source: str) -> Any:
     try:
         return find_task(TaskConfig.model_validate(folder.described["task"]), kind)
     except ValidationError as error:
-        raise DataError(f"{source}: task is none: {error.errors()[0]['msg']}") from None
+        raise DataError(f"{source}: task cannot be read: {error.errors()[0]['msg']}") from None
     except ConfigurationError as error:
         raise ConfigurationError(f"{source}: {error}; install the package that brings the task") from None
 

@@ -196,7 +196,7 @@ def export_global_model(
 
 
 def _read(public: Pairs, run: GlobalRun, progress: Progress) -> PairTensors:
-    """The public set as the global encoders read it; where a backbone is frozen, that is heard."""
+    """The public set as the global encoders read it; `progress` hears how far the features of a frozen backbone are."""
     with watched(lambda share: progress(0.0, f"features of the public set, {share:.0%}")):
         return PairTensors(public, run.model.encoders)
 

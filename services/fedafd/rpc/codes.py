@@ -79,7 +79,7 @@ def wire_purpose(purpose: UploadPurpose) -> str:
 
 
 def purpose_from_wire(number: int) -> UploadPurpose:
-    """What an upload is for. Raises UploadError for a number that is none."""
+    """What an upload is for. Raises UploadError for an unknown number."""
     purpose = _PURPOSE_OF.get(number)
     if purpose is None:
         raise UploadError(f"upload_purpose {number} is none of {', '.join(UploadPurpose)}; update the agent")
@@ -102,7 +102,7 @@ def wire_stage_kind(kind: StageKind) -> str:
 
 
 def stage_kind_from_wire(number: int) -> StageKind:
-    """A stage's kind. Raises InvalidRequestError for a number that is none."""
+    """A stage's kind. Raises InvalidRequestError for an unknown number."""
     kind = _STAGE_KIND_OF.get(number)
     if kind is None:
         raise InvalidRequestError(f"stage kind {number} is none of {', '.join(StageKind)}; update the distiller")

@@ -139,7 +139,7 @@ class FormStore(Protocol):
 class UnfinishedWrites(Protocol):
     """A store in which a process that was killed while it wrote leaves something behind.
 
-    S3 is none: what it keeps of a broken write is no object, and the service removes it by a rule of its own.
+    S3 is not one: what it keeps of a broken write is no object, and the service removes it by a rule of its own.
     """
 
     def unfinished(self, older_than: timedelta) -> Iterator[ObjectInfo]:

@@ -32,7 +32,7 @@ class Form:
 
 
 async def read_form(request: Request) -> Form:
-    """The form in a request. Raises InvalidRequestError for one that is too large or is none."""
+    """The form in a request. Raises InvalidRequestError for one that is too large, and for a request without a form."""
     limit = FILE_BYTES + _TEXT_BYTES + _FRAME_BYTES
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit:

@@ -118,7 +118,7 @@ def _shown(value: Any, key: Key) -> str:
 
 
 def _read(text: str, key: Key) -> Any:
-    """A value as JSON has it; text that is none is checked, and refused, as it is."""
+    """A value as JSON has it; text that is not JSON stays text, which is then checked, and refused."""
     if key.nullable and (text == _NULL or (not text and not key.is_text)):
         return None
     if key.block is not None and text == _ON:

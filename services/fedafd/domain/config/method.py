@@ -128,5 +128,5 @@ class DistillationConfig(Config):
 
     @property
     def caps_weights(self) -> bool:
-        """Whether clients' weights are looked at together before their states merge: of equal weights there is none."""
+        """Whether clients' weights are capped together before their states merge; equal weights need no cap."""
         return self.enabled and self.weight_cap is not None and self.ensemble is not EnsembleMode.MEAN
