@@ -44,14 +44,15 @@ async def make_again(
     if row.upstream_round_id is not None:
         # It came from the upper federation, and the region's process puts it here again where it is missing.
         await asyncio.to_thread(context.store.delete, artifact.key)
-    elif not await _is_on_its_way(context, row, artifact):
+    elif not await _begins_again(context, row, artifact):
         raise error
     context.progress.moved(row.federation_id, part.id)
     context.wakeups.changed(row.federation_id, clients=())
     raise StorageUnavailableError(f"object {artifact.key}: was lost or damaged, and is being made again")
 
 
-async def _is_on_its_way(context: Context, row: RoundRow, artifact: types_pb2.Artifact) -> bool:
+async def _begins_again(context: Context, row: RoundRow, artifact: types_pb2.Artifact) -> bool:
+    """Begin the preparing stage once more, unless it has begun; whether it has now."""
     async with context.database.transaction() as session:
         stages = [s for s in await list_stages(session, row.id) if s.kind == StageKind.PREPARE.value]
         first = next((s for s in stages if s.level == 0), None)

@@ -95,7 +95,7 @@ class FolderScan:
         self._leave_out(LeftOutReason.UNUSED, what, path)
 
     def listing(self, files_read: int, notes: tuple[str, ...]) -> Listing:
-        """All that was met."""
+        """The pictures that were read, by their number, and what was left out."""
         left: list[LeftOut] = []
         for reason in LeftOutReason:
             left += left_out(reason, [(what, path) for path, what in self._left.get(reason, {}).items()])

@@ -24,7 +24,7 @@ class LeftOutReason(StrEnum):
     SYSTEM = "system"
     """A folder that an archive program or a file system made: `__MACOSX`, `lost+found`, `@eaDir`."""
     EXTENSION = "extension"
-    """Its ending is none that the adapter reads."""
+    """The adapter reads no files with its ending."""
     NESTED = "nested"
     """It lies deeper than the adapter looks."""
     OUTSIDE = "outside"
@@ -61,7 +61,7 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What loading a data set met. Paths and names in it never leave the site."""
+    """What loading a data set read and left out. Paths and names in it never leave the site."""
 
     source: str = ""
     """The folder or file that was read; empty for generated data."""
