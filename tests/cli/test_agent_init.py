@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ from typer.testing import CliRunner
 from fedafd.agent.agent_file import agent_file
 from fedafd.agent.proposal import DataProposal
 from fedafd.cli.main import app
-from fedafd.datasets import load_client_data
+from fedafd.datasets import ClientData, load_client_data
 from fedafd.domain.config import TaskConfig, read_agent_config
 from fedafd.domain.errors import FedafdError
 from fedafd.domain.kinds import ClientKind
@@ -150,6 +151,11 @@ def test_without_questions_the_aggregator_must_be_given(tmp_path: Path) -> None:
     assert "--aggregator" in text
 
 
+@cache
+def few_shapes() -> ClientData:
+    return load_client_data("shapes", None, ClientKind.IMAGE, {"num_train": 4, "num_val": 1, "num_test": 1})
+
+
 @settings(max_examples=80, deadline=None)
 @given(st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1), st.text(min_size=1, max_size=8))
 def test_any_name_survives_the_file(name: str, value: str) -> None:
@@ -158,7 +164,7 @@ def test_any_name_survives_the_file(name: str, value: str) -> None:
         kind=ClientKind.IMAGE,
         path=Path("/data") / name,
         options={"annotations": value, "limit": 3},
-        data=load_client_data("shapes", None, ClientKind.IMAGE, {"num_train": 4}),
+        data=few_shapes(),
     )
     text, config = agent_file(
         proposal,

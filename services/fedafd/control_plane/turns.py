@@ -1,4 +1,4 @@
-"""Requests of one caller take turns: so many are worked on at once, and the others wait, in the order of asking.
+"""Requests of one caller take turns: a few are worked on at once, and the others wait, in the order of asking.
 
 This process answers in one thread, so that sixty requests of one key at once made everybody else's wait for sixty. A
 request has no turn while its body comes in, while its answer goes out, and while it waits for another process or for
@@ -22,7 +22,7 @@ __all__ = ["AT_ONCE", "CROWD", "STORE_AT_ONCE", "Turn", "Turns", "in_store", "wi
 AT_ONCE = 2
 """Requests of one caller that are worked on at once."""
 CROWD = 16
-"""Who has more than so many under way gets one turn at a time: no program that means well has."""
+"""A caller with more requests under way gets one turn at a time: no program that means well has as many."""
 STORE_AT_ONCE = 4
 """Threads that one caller's requests have in the object store. All have forty (anyio's); probes have others."""
 _MOST = 500
