@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ssl
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -145,12 +146,20 @@ async def in_process(settings: ControlPlaneSettings) -> AsyncIterator[Rest]:
 
 
 @asynccontextmanager
-async def listening(settings: ControlPlaneSettings) -> AsyncIterator[Rest]:
-    """Behind a real server on a free port of this process."""
+async def listening(settings: ControlPlaneSettings, verify: ssl.SSLContext | bool = True) -> AsyncIterator[Rest]:
+    """Behind a real server on a free port of this process; `verify`: whose certificate it must show."""
     await asyncio.to_thread(migrated, settings.database_url.get_secret_value())
     app = create_app(settings)
+    own_tls = settings.own_tls()
     server = uvicorn.Server(
-        uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2, http=PatientProtocol)
+        uvicorn.Config(
+            app,
+            port=0,
+            log_config=None,
+            timeout_graceful_shutdown=2,
+            http=PatientProtocol,
+            ssl_context_factory=None if own_tls is None else lambda *_: own_tls.context(),
+        )
     )
     running = asyncio.create_task(server.serve())
     while not server.started:
@@ -158,8 +167,8 @@ async def listening(settings: ControlPlaneSettings) -> AsyncIterator[Rest]:
         await asyncio.sleep(0.02)
     port = server.servers[0].sockets[0].getsockname()[1]
     headers = {"Authorization": f"Bearer {KEY}"}
-    url = f"http://127.0.0.1:{port}"
-    async with httpx.AsyncClient(base_url=f"{url}/v1", headers=headers, timeout=60) as client:
+    url = f"http://127.0.0.1:{port}" if own_tls is None else f"https://localhost:{port}"
+    async with httpx.AsyncClient(base_url=f"{url}/v1", headers=headers, timeout=60, verify=verify) as client:
         yield Rest(app, client, url)
     server.should_exit = True
     await running

@@ -104,6 +104,7 @@ def create_app(settings: ControlPlaneSettings) -> FastAPI:
         version="1",
         lifespan=lifespan,
         generate_unique_id_function=operation_id,
+        openapi_url="/openapi.json" if settings.publish_docs else None,
         docs_url=None,
         redoc_url=None,
     )
@@ -116,12 +117,13 @@ def create_app(settings: ControlPlaneSettings) -> FastAPI:
     add_problem_handlers(app)
     for resource in _RESOURCES:
         app.include_router(resource.router)
-    add_dashboard(app)
+    add_dashboard(app, docs=settings.publish_docs)
     app.add_middleware(SecureHeaders)
     app.add_middleware(Observed, metrics=context.metrics)
     app.add_middleware(Addresses)
     app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=settings.trusted_proxies)
-    _add_metrics(app, context.metrics)
+    if settings.publish_metrics:
+        _add_metrics(app, context.metrics)
     return app
 
 
@@ -202,6 +204,7 @@ def main() -> int:
         configure_tracing("control-plane")
         app = create_app(settings)
         settings.first_admin_key()
+        own_tls = settings.own_tls()
         asyncio.run(_check_database(settings))
     except ConfigurationError as error:
         tell_end("control-plane", error)
@@ -210,11 +213,12 @@ def main() -> int:
         tell_end("control-plane", error)
         return 1
     _log.info("control_plane.starting", host=settings.host, port=settings.port)
-    if is_off_machine(f"[{settings.host}]:1" if ":" in settings.host else f"{settings.host}:1"):
+    if own_tls is None and is_off_machine(f"[{settings.host}]:1" if ":" in settings.host else f"{settings.host}:1"):
         _log.warning(
             "control_plane.plaintext",
             host=settings.host,
-            reason="HTTP without TLS: API keys can be read on the way; let only a proxy that ends TLS reach this port",
+            reason="HTTP without TLS: API keys can be read on the way; set TLS_CERTIFICATE and TLS_KEY, or let only"
+            " a proxy that ends TLS reach this port",
         )
     # uvicorn ends gracefully and then raises the signal again, which would end us by it instead of with exit code 0.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -228,6 +232,7 @@ def main() -> int:
         server_header=False,
         proxy_headers=False,  # the application's own, which knows whom to trust
         http=PatientProtocol,
+        ssl_context_factory=None if own_tls is None else lambda *_: own_tls.context(),
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     _log.info("control_plane.stopped")

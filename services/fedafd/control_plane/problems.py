@@ -101,7 +101,9 @@ def add_problem_handlers(app: FastAPI) -> None:
         code = _CODES.get(status, "invalid-request" if status < 500 else "internal")
         detail = str(error.detail)
         if status in (404, 405):
-            detail = f"{request.method} {_cut(request.url.path, 300)}: {detail}; /docs lists what there is"
+            detail = f"{request.method} {_cut(request.url.path, 300)}: {detail}"
+            if request.app.openapi_url is not None:
+                detail += "; /docs lists what there is"
         return _problem(status, code, detail, dict(error.headers or {}), retryable=status == 408)
 
     @app.exception_handler(Exception)

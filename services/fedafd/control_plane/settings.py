@@ -5,10 +5,11 @@ from __future__ import annotations
 from ipaddress import ip_network
 from pathlib import Path
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from fedafd.control_plane.oidc.settings import OidcSettings
+from fedafd.control_plane.own_tls import OwnTls
 from fedafd.domain.addresses import DialAddress
 from fedafd.domain.secrets import LongSecret, check_length, read_secret_file
 from fedafd.domain.settings import ProcessSettings, load_process_settings
@@ -26,6 +27,14 @@ class ControlPlaneSettings(ProcessSettings):
 
     host: str = Field("127.0.0.1", description="Address that REST and the dashboard listen on; 0.0.0.0: every address.")
     port: int = Field(8080, ge=1, le=65535, description="Their port.")
+    tls_certificate: Path | None = Field(
+        None,
+        description="PEM of a certificate (with its chain) for HTTPS without a proxy, read anew when it changes; unset:"
+        " HTTP.",
+    )
+    tls_key: Path | None = Field(None, description="PEM of its key, unencrypted.")
+    publish_docs: bool = Field(True, description="Serve the API's description: /docs and /openapi.json.")
+    publish_metrics: bool = Field(True, description="Serve /metrics, which asks for no key.")
     database_url: SecretStr = Field(description="Database: postgresql://user:password@host/name or sqlite:///path.")
     redis_url: SecretStr | None = Field(
         None,
@@ -90,6 +99,18 @@ class ControlPlaneSettings(ProcessSettings):
             except ValueError as error:
                 raise ValueError(f"{network!r}: {error}; such as 10.0.0.7 or 10.0.0.0/8") from None
         return value
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> ControlPlaneSettings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("TLS_CERTIFICATE and TLS_KEY are needed together")
+        return self
+
+    def own_tls(self) -> OwnTls | None:
+        """TLS of its own; None for HTTP. Raises ConfigurationError."""
+        if self.tls_certificate is None or self.tls_key is None:
+            return None
+        return OwnTls(self.tls_certificate.expanduser(), self.tls_key.expanduser())
 
     def first_admin_key(self) -> str | None:
         """The first admin's key from wherever it was given. Raises ConfigurationError."""

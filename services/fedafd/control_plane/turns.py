@@ -36,7 +36,7 @@ class _Line:
     """The requests of one caller."""
 
     def __init__(self, at_once: int) -> None:
-        self.places, self.crowd = asyncio.Semaphore(at_once), asyncio.Semaphore(1)
+        self.slots, self.crowd = asyncio.Semaphore(at_once), asyncio.Semaphore(1)
         self.store = asyncio.Semaphore(STORE_AT_ONCE)
         self.present = 0
 
@@ -47,7 +47,7 @@ class Turn:
     def __init__(self, line: _Line) -> None:
         self.line = line
         # From the outermost to the innermost.
-        self._doors = [line.crowd, line.places] if line.present > CROWD else [line.places]
+        self._doors = [line.crowd, line.slots] if line.present > CROWD else [line.slots]
         self._taking = asyncio.Lock()  # a framework listens and answers in two tasks
         self._is_held = self._is_over = False
 

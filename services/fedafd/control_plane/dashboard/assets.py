@@ -13,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 
 from fedafd.control_plane.dashboard.rendering import render
 
-__all__ = ["add_assets"]
+__all__ = ["add_assets", "add_docs"]
 
 _OWN = Path(__file__).parent / "static"
 _DOCS_POLICY = (
@@ -33,8 +33,12 @@ class _Files(StaticFiles):
 
 
 def add_assets(app: FastAPI) -> None:
-    """Serve the files, and the API's page at /docs."""
+    """Serve the files of our own."""
     app.mount("/static", _Files(directory=_OWN), name="static")
+
+
+def add_docs(app: FastAPI) -> None:
+    """Serve the API's page at /docs, and its files."""
     app.mount("/docs/assets", _Files(directory=_swagger_ui()), name="swagger-ui")
 
     @app.get("/docs", include_in_schema=False)

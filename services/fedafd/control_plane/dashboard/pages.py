@@ -19,7 +19,7 @@ from fedafd.control_plane.dashboard import (
     trying,
     versions,
 )
-from fedafd.control_plane.dashboard.assets import add_assets
+from fedafd.control_plane.dashboard.assets import add_assets, add_docs
 
 __all__ = ["add_dashboard"]
 
@@ -40,8 +40,10 @@ _PAGES = (
 )
 
 
-def add_dashboard(app: FastAPI) -> None:
-    """Serve the dashboard at the root of the control plane."""
+def add_dashboard(app: FastAPI, *, docs: bool = True) -> None:
+    """Serve the dashboard at the root of the control plane, with `docs` the API's page too."""
     add_assets(app)
+    if docs:
+        add_docs(app)
     for pages in _PAGES:
         app.include_router(pages.router)

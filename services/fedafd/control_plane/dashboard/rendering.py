@@ -80,7 +80,12 @@ def render(
 ) -> HTMLResponse:
     """A page. `live` is the address of the stream that tells when to look again; empty: it stays as it is."""
     html = _templates.get_template(template).render(
-        visit=visit, here=request.url.path, now=utc_now(), live=live, **values
+        visit=visit,
+        here=request.url.path,
+        now=utc_now(),
+        live=live,
+        has_docs=request.app.openapi_url is not None,
+        **values,
     )
     return HTMLResponse(html.encode("utf-8", "backslashreplace"), http_status, headers=_HEADERS)
 
