@@ -68,6 +68,20 @@ def test_an_honest_site_is_not_meant_however_unusual() -> None:
         assert found([unusual, *others]) == [False] * 10
 
 
+def test_a_site_of_another_kind_that_is_much_nearer_and_agrees_little_is_not_meant() -> None:
+    """A pretrained image classifier among pair clients: mean cosine 0.73 beside 0.57, agreement 0.04 beside 0.15."""
+    others = [honest(seed, near=0.8) for seed in range(10, 16)]
+    other_kind = honest(30, near=2.2, common=0.15)
+    agree_K = agreements(torch.stack([added(reps_ND, GLOBAL) for reps_ND in (other_kind, *others)]))
+    assert 0.05 < float(agree_K[0]) < 0.5 * float(agree_K[1:].min())
+    assert found([other_kind, *others]) == [False] * 7
+
+
+def test_two_of_seven_do_not_hide_by_what_they_add_to_the_spread() -> None:
+    others = [honest(seed, near=near) for seed, near in enumerate((0.58, 0.605, 0.63, 0.655, 0.68), start=10)]
+    assert found([mixed(), mixed(), *others]) == [True, True] + [False] * 5
+
+
 def test_where_clients_agree_by_chance_only_being_nearer_has_to_be_plain() -> None:
     weak = [honest(seed, near=0.1, common=0.0) for seed in range(40, 48)]
     for attack in (GLOBAL, mixed()):

@@ -30,13 +30,16 @@ FEWEST_CLIENTS = 5
 _DEVIATION_OF_MAD = 1.4826
 _DEVIATIONS, _STEP = 4.0, 0.25
 """How much nearer: more deviations than that, and more of the way from the usual similarity to 1 (sites that differ
-little among themselves leave little deviation)."""
+little among themselves leave little deviation). Deviations are of those below the median: copies are above it."""
 _ALONE = 2.0
 """So many times as much where agreement says nothing."""
 _LEAST_AGREEMENT = 0.5
-_NOTHING_ADDED = 0.9999
-"""From this mean cosine on, what is left of the rows is rounding of what travels, int8 included."""
-_CHANCE = 4.0
+_NOTHING_ADDED = 0.999
+"""From this mean cosine on, what is left of the rows is rounding of what travels, int8 included, and what centring them
+once more moves (up to 0.0004 for 300 samples)."""
+_AGREEING, _NOTHING_AGREES = 4.0, 3.0
+"""In standard deviations of the agreement of rows that have nothing to do with each other: the usual agreement is more
+than chance from the first on; what a client adds is less than the second where nothing of it agrees."""
 _AT_ONCE = 64
 _COSINES_AT_ONCE = 1 << 24
 _ROUNDING = 1e-9
@@ -101,11 +104,13 @@ def near_copies(similarities_K: Tensor, agreements_K: Tensor, *, num_samples: in
     if int((~same_K).sum()) < FEWEST_CLIENTS:
         return same_K
     usual, agreed = similar_K[~same_K].quantile(0.5), agree_K[~same_K].quantile(0.5)
-    deviation = _DEVIATION_OF_MAD * (similar_K[~same_K] - usual).abs().quantile(0.5)
+    below = similar_K[~same_K & (similar_K <= usual)]
+    deviation = _DEVIATION_OF_MAD * (usual - below).quantile(0.5)
     step = torch.maximum(_DEVIATIONS * deviation, _STEP * (1 - usual))
-    if float(agreed) * (num_samples * dim) ** 0.5 < _CHANCE:
+    chance = (num_samples * dim) ** -0.5
+    if float(agreed) < _AGREEING * chance:
         return same_K | (similar_K > usual + _ALONE * step)
-    return same_K | ((similar_K > usual + step) & (agree_K < _LEAST_AGREEMENT * agreed))
+    return same_K | ((similar_K > usual + step) & (agree_K < min(_NOTHING_AGREES * chance, _LEAST_AGREEMENT * agreed)))
 
 
 def num_trimmed(share: float, num_clients: int) -> int:
