@@ -109,8 +109,11 @@ def near_copies(similarities_K: Tensor, agreements_K: Tensor, *, num_samples: in
     step = torch.maximum(_DEVIATIONS * deviation, _STEP * (1 - usual))
     chance = (num_samples * dim) ** -0.5
     if float(agreed) < _AGREEING * chance:
-        return same_K | (similar_K > usual + _ALONE * step)
-    return same_K | ((similar_K > usual + step) & (agree_K < min(_NOTHING_AGREES * chance, _LEAST_AGREEMENT * agreed)))
+        near_K = similar_K > usual + _ALONE * step
+    else:
+        least = min(_NOTHING_AGREES * chance, _LEAST_AGREEMENT * float(agreed))
+        near_K = (similar_K > usual + step) & (agree_K < least)
+    return same_K | near_K
 
 
 def num_trimmed(share: float, num_clients: int) -> int:
