@@ -31,6 +31,7 @@ round_app = typer.Typer(help="Start, list, watch and cancel rounds.", no_args_is
 
 Number = Annotated[int, typer.Argument(min=1, help="The round's number.")]
 _OVER = frozenset({"completed", "failed", "cancelled"})
+_AT_WORK = frozenset({"invited", "training", "pending", "running"})
 _INTERRUPTED = 130
 
 
@@ -226,4 +227,5 @@ def _counts(part: Participation) -> str | None:
 
 
 def _why(part: Participation | Stage) -> str | None:
-    return part["reason"] or part["activity"]
+    at_work = part["state"] in _AT_WORK
+    return part["reason"] or (part["activity"] if at_work else None)
