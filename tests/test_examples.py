@@ -177,7 +177,11 @@ def test_the_batch_job_does_each_picture_once_and_tells_bad_ones(
     assert "1 new of 5 pictures, 0 could not be read" in capsys.readouterr().out
 
 
-def test_the_notebook_draws_what_the_demo_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_named", [True, False])
+def test_the_notebook_draws_what_the_demo_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_named: bool
+) -> None:
+    """Where a variable names the folder, and where a kernel starts: in the notebook's own, one below `make demo`'s."""
     recalls = dict.fromkeys(("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "rsum"), 10.0)
     paid: Any = {"bytes_up": 1, "bytes_down": 2}
     rounds = [RoundResult.of(number, recalls, [paid], 3.0) for number in (1, 2)]
@@ -190,7 +194,11 @@ def test_the_notebook_draws_what_the_demo_leaves(tmp_path: Path, monkeypatch: py
     made = DemoResult(seed=0, rounds=rounds, clients=clients, seconds=6.0, seconds_total=9.0, data="generated")
     (tmp_path / "demo-output").mkdir()
     (tmp_path / "demo-output" / "results.json").write_text(json.dumps(made.to_json()))
-    monkeypatch.setenv("FEDAFD_DEMO_OUTPUT", str(tmp_path / "demo-output"))
+    if is_named:
+        monkeypatch.setenv("FEDAFD_DEMO_OUTPUT", str(tmp_path / "demo-output"))
+    else:
+        (tmp_path / "examples").mkdir()
+        monkeypatch.chdir(tmp_path / "examples")
     monkeypatch.setenv("MPLBACKEND", "Agg")
     notebook = json.loads((EXAMPLES / "demo_to_figure.ipynb").read_text(encoding="utf-8"))
     assert notebook["nbformat"] == 4

@@ -8,7 +8,7 @@ from typing import Any
 import hypothesis
 import hypothesis.strategies as st
 
-from fedafd.control_plane.dashboard.timeline import seconds_left, timeline
+from fedafd.control_plane.dashboard.timeline import seconds_left, time_left, timeline
 from fedafd.persistence.models import ClientRow, EventRow, ParticipationRow, RoundRow, StageRow
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -114,6 +114,16 @@ def test_the_time_left_is_told_while_sites_are_awaited() -> None:
     assert seconds_left(round_row(state="collecting", deadline_at=None), at(0)) == ""
 
 
+def test_an_open_round_takes_what_the_last_completed_one_took() -> None:
+    row = round_row(number=4, state="collecting", finished_at=None)
+    earlier = [round_row(number=3, state="failed"), round_row(number=2), round_row(number=1, finished_at=at(7))]
+    assert time_left(row, earlier, at(40)) == "about 60 s (round 2 took 100 s)"
+    assert time_left(row, earlier, at(140)) == "longer than usual (round 2 took 100 s)"
+    assert time_left(row, earlier[:1], at(40)) == ""
+    assert time_left(round_row(number=3), earlier, at(40)) == ""
+    assert time_left(round_row(number=3, state="queued", started_at=None, finished_at=None), earlier, at(40)) == ""
+
+
 moments = st.floats(-50, 500, allow_nan=False)
 
 
@@ -130,7 +140,13 @@ def test_every_bar_lies_within_the_scale(
         CHANGES,
         [stage("distil", begin, finish) for begin, finish in stages],
         [
-            part(f"s{number}", "delivered", moment, trains_since=at(20), sends_since=moment and at(100 - moment))
+            part(
+                f"s{number}",
+                "delivered",
+                moment,
+                trains_since=at(20),
+                sends_since=None if moment is None else at(100 - moment),
+            )
             for number, moment in enumerate(settled)
         ],
         at(1000),

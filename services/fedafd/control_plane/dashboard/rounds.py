@@ -9,7 +9,7 @@ from fastapi import Query, Request, Response
 from fedafd.control_plane.context import ContextDep
 from fedafd.control_plane.dashboard.federation import federation_page
 from fedafd.control_plane.dashboard.routing import page_router, see
-from fedafd.control_plane.dashboard.timeline import seconds_left, timeline
+from fedafd.control_plane.dashboard.timeline import seconds_left, time_left, timeline
 from fedafd.control_plane.dashboard.visits import OperatorForm, Visitor
 from fedafd.control_plane.names import FederationName, RoundNumber
 from fedafd.control_plane.paging import MAX_INTEGER
@@ -31,6 +31,8 @@ router = page_router()
 
 _PAGE = 25
 _SITES = 100
+_EARLIER = 5
+"""Rounds before an open one, of which the last that completed says how long it may take."""
 _MOST_AT_ONCE = 1000
 
 
@@ -89,6 +91,8 @@ async def round_page(
         changes = await round_changes(session, row)
         stages = await list_stages(session, row.id)
         parts = await list_participations(session, row.id)
+        is_open = RoundState(row.state) in OPEN_ROUND_STATES
+        earlier = await newest_rounds(session, federation, number, _EARLIER) if is_open else []
     now = utc_now()
     drawn = timeline(row, changes, stages, parts, now)
     return federation_page(
@@ -97,7 +101,8 @@ async def round_page(
         visitor,
         owner,
         round=row,
-        is_open=RoundState(row.state) in OPEN_ROUND_STATES,
+        is_open=is_open,
+        time_left=time_left(row, earlier, now),
         drawn=drawn,
         sites=drawn.sites[first : first + _SITES] if drawn else [],
         first=first,

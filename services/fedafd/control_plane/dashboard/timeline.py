@@ -15,7 +15,7 @@ from fedafd.domain.kinds import StageKind
 from fedafd.domain.states import OPEN_PARTICIPATION_STATES, ParticipationState, RoundState
 from fedafd.persistence.models import ClientRow, EventRow, ParticipationRow, RoundRow, StageRow
 
-__all__ = ["Bar", "Phase", "Timeline", "seconds_left", "timeline"]
+__all__ = ["Bar", "Phase", "Timeline", "seconds_left", "time_left", "timeline"]
 
 _STAGES = {
     StageKind.PREPARE: "Prepare: train and encode",
@@ -189,6 +189,19 @@ def _phases(scale: _Scale, part: ParticipationRow, began: datetime) -> Iterator[
     for (name, begin), end in zip(known, ends, strict=True):
         left, width, seconds = scale.bar(begin, end)
         yield Phase(name=name, left=left, width=width, seconds=seconds)
+
+
+def time_left(row: RoundRow, earlier: Sequence[RoundRow], now: datetime) -> str:
+    """Of an open round, by what the last completed one took, in words; empty where nothing says it."""
+    last = next((each for each in earlier if each.state == RoundState.COMPLETED.value), None)
+    if row.started_at is None or row.finished_at is not None or last is None:
+        return ""
+    if last.started_at is None or last.finished_at is None:
+        return ""
+    took = (last.finished_at - last.started_at).total_seconds()
+    left = took - (now - row.started_at).total_seconds()
+    words = f"round {last.number} took {duration_words(took)}"
+    return f"about {duration_words(left)} ({words})" if left > 0 else f"longer than usual ({words})"
 
 
 def seconds_left(row: RoundRow, now: datetime) -> str:
