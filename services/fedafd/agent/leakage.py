@@ -7,7 +7,7 @@ samples that it has to tell from training samples it gets those of the site's va
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,18 @@ class LeakageAudit:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Delivery:
+    """The last delivery, and what the server had beside it."""
+
+    round_number: int
+    released: Mapping[Modality, Rows]
+    anchors: Mapping[Modality, Rows]
+    """The server's own rows."""
+    bundles: Mapping[Modality, bytes]
+    """The server's encoders, packed."""
+
+
 def audited(
     config: AgentConfig, *, resamples: int = 1000, topics: Sequence[str] = (), attributes: Path | None = None
 ) -> LeakageAudit:
@@ -69,6 +81,41 @@ def audited(
     Raises DataError without a delivery, where what it was made of is gone, or where `attributes` cannot be read, and
     ConfigurationError for an attribute that these samples cannot have.
     """
+    delivery = _last_delivery(config)
+    released, anchors, bundles = delivery.released, delivery.anchors, delivery.bundles
+    data = load_own_data(config, config.state_dir).data
+    attribute = chosen_attribute(topics, attributes, (data.train, data.val, data.test))
+    inside = {m: global_features(bundle, m, [data.train], config.device) for m, bundle in bundles.items()}
+    outside = {m: global_features(bundle, m, [data.val, data.test], config.device) for m, bundle in bundles.items()}
+    if not len(data.val) + len(data.test):
+        raise DataError("val and test have no sample that training samples could be told from")
+    number = delivery.round_number
+    of_attribute: dict[Modality, Leakage | None] = {}
+    if attribute is not None:
+        for modality, bundle in bundles.items():
+            of_attribute[modality] = attribute_leakage(
+                released[modality],
+                anchors[modality],
+                _attributed(attribute, [data.train], modality, bundle, inside[modality], config.device),
+                _attributed(attribute, [data.val, data.test], modality, bundle, outside[modality], config.device),
+                seed=number,
+                resamples=resamples,
+            )
+    return LeakageAudit(
+        round_number=number,
+        num_members=len(data.train),
+        num_others=len(data.val) + len(data.test),
+        membership={
+            m: membership_leakage(released[m], anchors[m], inside[m], outside[m], seed=number, resamples=resamples)
+            for m in config.kind.modalities
+        },
+        labels=_labels(data, released, anchors, outside, number, resamples),
+        attribute_name=None if attribute is None else attribute.name,
+        attribute=of_attribute,
+    )
+
+
+def _last_delivery(config: AgentConfig) -> _Delivery:
     from fedafd.learning.personalized_export import Recipe
 
     current = StateDirectory(config.state_dir).current_folder()
@@ -89,38 +136,11 @@ def audited(
     blob = folder / f"{UploadPurpose.REPRESENTATIONS.value}.blob"
     if not blob.is_file():
         raise DataError(f"{blob}: is not here; {_AGAIN}")
-    released = decode_representations(blob.read_bytes(), **expected)
-    anchors = decode_representations(_downloaded(cache, source["global_representations"]), **expected)
-    data = load_own_data(config, config.state_dir).data
-    attribute = chosen_attribute(topics, attributes, (data.train, data.val, data.test))
-    bundles = {m: _downloaded(cache, source["bundles"][m.value]) for m in config.kind.modalities}
-    inside = {m: global_features(bundle, m, [data.train], config.device) for m, bundle in bundles.items()}
-    outside = {m: global_features(bundle, m, [data.val, data.test], config.device) for m, bundle in bundles.items()}
-    if not len(data.val) + len(data.test):
-        raise DataError("val and test have no sample that training samples could be told from")
-    return LeakageAudit(
+    return _Delivery(
         round_number=number,
-        num_members=len(data.train),
-        num_others=len(data.val) + len(data.test),
-        membership={
-            m: membership_leakage(released[m], anchors[m], inside[m], outside[m], seed=number, resamples=resamples)
-            for m in config.kind.modalities
-        },
-        labels=_labels(data, released, anchors, outside, number, resamples),
-        attribute_name=None if attribute is None else attribute.name,
-        attribute={}
-        if attribute is None
-        else {
-            m: attribute_leakage(
-                released[m],
-                anchors[m],
-                _attributed(attribute, [data.train], m, bundle, inside[m], config.device),
-                _attributed(attribute, [data.val, data.test], m, bundle, outside[m], config.device),
-                seed=number,
-                resamples=resamples,
-            )
-            for m, bundle in bundles.items()
-        },
+        released=decode_representations(blob.read_bytes(), **expected),
+        anchors=decode_representations(_downloaded(cache, source["global_representations"]), **expected),
+        bundles={m: _downloaded(cache, source["bundles"][m.value]) for m in config.kind.modalities},
     )
 
 
@@ -175,7 +195,12 @@ def _attributed(
 
 
 def _labels(
-    data: ClientData, released: Any, anchors: Any, outside: dict[Modality, Rows], seed: int, resamples: int
+    data: ClientData,
+    released: Mapping[Modality, Rows],
+    anchors: Mapping[Modality, Rows],
+    outside: Mapping[Modality, Rows],
+    seed: int,
+    resamples: int,
 ) -> Leakage | None:
     if isinstance(data.train, PairSplit) or data.train.labels.ndim != 1 or isinstance(data.val, PairSplit):
         return None
