@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedafd.cli.output_format import Output, OutputFormat, print_answer
-from fedafd.cli.remote.output import print_table, size
+from fedafd.cli.remote.output import print_table
+from fedafd.domain.counted import byte_size
 
 if TYPE_CHECKING:
     from fedafd.aggregator.orphans import OrphanKind
@@ -36,7 +37,7 @@ def store_prune(
         print_answer([_entry(kind, amounts[kind], dry_run, foreign) for kind in OrphanKind if kind in amounts], output)
         return
     rows = [
-        (kind.value, amounts[kind].objects, size(amounts[kind].size_bytes), _done(kind, dry_run, foreign))
+        (kind.value, amounts[kind].objects, byte_size(amounts[kind].size_bytes), _done(kind, dry_run, foreign))
         for kind in OrphanKind
         if kind in amounts
     ]

@@ -20,7 +20,7 @@ from fedafd.datasets.listing import Listing
 from fedafd.datasets.parquet_files import SPLITS, Column, descended, need_filled
 from fedafd.datasets.parquet_labels import ClassNames
 from fedafd.datasets.parquet_sets import parquet_client, parquet_pairs
-from fedafd.datasets.partition import stratified_cut
+from fedafd.datasets.partition import check_split_seed, stratified_cut
 from fedafd.datasets.samples import ClientData, ImageSplit, LazyImages, PairSplit, Split, TextSplit
 from fedafd.datasets.texts import normal_name
 from fedafd.domain.errors import ConfigurationError, DataError
@@ -56,8 +56,7 @@ class HuggingFaceOptions(ColumnOptions):
                 raise ConfigurationError(f"data.options.{name} is {value:g}; must be above 0 and below 1")
         if (self.val_fraction or 0) + (self.test_fraction or 0) >= 1:
             raise ConfigurationError("data.options.val_fraction and test_fraction: leave nothing for train")
-        if self.split_seed < 0:
-            raise ConfigurationError(f"data.options.split_seed is {self.split_seed}; must be 0 or more")
+        check_split_seed(self.split_seed)
 
 
 def hugging_face_pairs(path: Path | None, options: HuggingFaceOptions) -> tuple[dict[str, PairSplit], Listing]:

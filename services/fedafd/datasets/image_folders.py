@@ -19,10 +19,10 @@ from fedafd.datasets.classes import settled_classes
 from fedafd.datasets.files import need_folder, read_bytes
 from fedafd.datasets.folder_scan import ENDINGS, FolderScan, shown
 from fedafd.datasets.intensity import IntensityRange
-from fedafd.datasets.partition import stratified_cut
+from fedafd.datasets.partition import check_cuts, stratified_cut
 from fedafd.datasets.samples import ClientData, ImageSplit, LazyImages
 from fedafd.datasets.texts import is_visible
-from fedafd.domain.errors import ConfigurationError, DataError
+from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind
 
 __all__ = ["ImageFolderOptions", "image_folder"]
@@ -51,13 +51,7 @@ class ImageFolderOptions:
     """Follow links out of the folder; otherwise files behind them are left out."""
 
     def __post_init__(self) -> None:
-        if self.val_fraction <= 0 or self.test_fraction <= 0 or self.val_fraction + self.test_fraction >= 1:
-            raise ConfigurationError(
-                f"data.options: val_fraction {self.val_fraction:g} and test_fraction {self.test_fraction:g} must be"
-                " above 0, and leave something of 1 for training"
-            )
-        if self.split_seed < 0:
-            raise ConfigurationError(f"data.options.split_seed is {self.split_seed}; must be 0 or more")
+        check_cuts(self.val_fraction, self.test_fraction, self.split_seed)
 
 
 def image_folder(path: Path | None, options: ImageFolderOptions | None = None) -> ClientData:

@@ -17,7 +17,7 @@ from fedafd.datasets.samples import PairSplit, Split
 from fedafd.domain.config import PartitionConfig
 from fedafd.domain.errors import ConfigurationError, DataError
 
-__all__ = ["check_cut", "partition_indices", "share_of", "stratified_cut"]
+__all__ = ["check_cut", "check_cuts", "check_split_seed", "partition_indices", "share_of", "stratified_cut"]
 
 
 def partition_indices(labels: NDArray[np.int64], spec: PartitionConfig) -> NDArray[np.int64]:
@@ -122,5 +122,20 @@ def check_cut(val_fraction: float, split_seed: int) -> None:
     """Raise ConfigurationError for adapter options that draw no validation split."""
     if not 0 < val_fraction < 1:
         raise ConfigurationError(f"data.options.val_fraction is {val_fraction:g}; must be above 0 and below 1")
+    check_split_seed(split_seed)
+
+
+def check_cuts(val_fraction: float, test_fraction: float, split_seed: int) -> None:
+    """Raise ConfigurationError for adapter options that draw no validation or no test split, or leave no training."""
+    if val_fraction <= 0 or test_fraction <= 0 or val_fraction + test_fraction >= 1:
+        raise ConfigurationError(
+            f"data.options: val_fraction {val_fraction:g} and test_fraction {test_fraction:g} must be above 0, and"
+            " leave something of 1 for training"
+        )
+    check_split_seed(split_seed)
+
+
+def check_split_seed(split_seed: int) -> None:
+    """Raise ConfigurationError for one below 0."""
     if split_seed < 0:
         raise ConfigurationError(f"data.options.split_seed is {split_seed}; must be 0 or more")

@@ -13,7 +13,7 @@ from fedafd.datasets.intensity import IntensityRange
 from fedafd.datasets.labels import Labels
 from fedafd.datasets.listing import Listing, folder_listing
 from fedafd.datasets.pair_sets import pictures_listing
-from fedafd.datasets.partition import stratified_cut
+from fedafd.datasets.partition import check_cuts, stratified_cut
 from fedafd.datasets.picture_store import find_pictures, open_store
 from fedafd.datasets.samples import ClientData, ImageSplit, LazyImages, TextSplit
 from fedafd.datasets.table_files import Table, chosen_files, divided, read_table
@@ -58,13 +58,7 @@ class TableOptions:
     """The values that become black and white in pictures of more than 8 bits."""
 
     def __post_init__(self) -> None:
-        if self.val_fraction <= 0 or self.test_fraction <= 0 or self.val_fraction + self.test_fraction >= 1:
-            raise ConfigurationError(
-                f"data.options: val_fraction {self.val_fraction:g} and test_fraction {self.test_fraction:g} must be"
-                " above 0, and leave something of 1 for training"
-            )
-        if self.split_seed < 0:
-            raise ConfigurationError(f"data.options.split_seed is {self.split_seed}; must be 0 or more")
+        check_cuts(self.val_fraction, self.test_fraction, self.split_seed)
         if self.label_separator is not None and not self.label_separator:
             raise ConfigurationError("data.options.label_separator is empty; must be what parts labels, such as '|'")
         if self.label_columns is not None:

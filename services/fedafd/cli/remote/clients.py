@@ -9,9 +9,10 @@ import typer
 
 from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Federation, Url, connect
-from fedafd.cli.remote.output import print_table, short_time, size
+from fedafd.cli.remote.output import print_table, short_time
 from fedafd.client import operations
 from fedafd.client.answers import Client, ForgottenData
+from fedafd.domain.counted import byte_size
 from fedafd.domain.headline import gain_words, main_figure
 from fedafd.domain.kinds import ParticipantKind
 
@@ -114,8 +115,8 @@ def history(
             part["state"],
             main_figure(part["metrics"] or {}),
             gain_words(part["metrics"] or {}),
-            size(part["bytes_up"]),
-            size(part["bytes_down"]),
+            byte_size(part["bytes_up"]),
+            byte_size(part["bytes_down"]),
             short_time(part["settled_at"]),
             part["reason"],
         )
@@ -217,7 +218,7 @@ def _receipt(receipt: ForgottenData) -> str:
         f"{receipt['representations']} representations, {receipt['weights']} weights,"
         f" {receipt['personalized_models']} personalized models,"
         f" {receipt['rounds_with_metrics']} rounds with metrics; {receipt['objects']} objects,"
-        f" {size(receipt['size_bytes'])}, hashes {receipt['sha256_of_all'][:16]}"
+        f" {byte_size(receipt['size_bytes'])}, hashes {receipt['sha256_of_all'][:16]}"
     )
 
 

@@ -10,11 +10,12 @@ import typer
 
 from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Federation, Url, connect
-from fedafd.cli.remote.output import print_fields, print_table, short_time, size
+from fedafd.cli.remote.output import print_fields, print_table, short_time
 from fedafd.client import operations
 from fedafd.client.answers import ModelVersion, ModelVersionDetails, PersonalizedModel, PersonalizedModelDetails
 from fedafd.client.downloads import pull_model
 from fedafd.client.searching import search_model
+from fedafd.domain.counted import byte_size
 from fedafd.domain.errors import DataError
 from fedafd.domain.headline import gain_words, main_figure
 
@@ -71,7 +72,7 @@ def show(
         print_answer(details, output)
         return
     print_fields(known | {"created_at": short_time(details["created_at"]), **_rounded(details["metrics"])})
-    rows = [(file["path"], size(file["size_bytes"]), file["sha256"][:16]) for file in details["files"]]
+    rows = [(file["path"], byte_size(file["size_bytes"]), file["sha256"][:16]) for file in details["files"]]
     print_table(["FILE", "SIZE", "SHA-256"], rows, "no file")
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from fedafd.cli.console import console_for
 from fedafd.domain.plain_text import plain_text
 
-__all__ = ["percent", "print_fields", "print_line", "print_table", "short_time", "size"]
+__all__ = ["percent", "print_fields", "print_line", "print_table", "short_time"]
 
 
 def print_line(text: str) -> None:
@@ -50,15 +50,6 @@ def print_fields(fields: Mapping[str, object]) -> None:
 def short_time(text: str | None) -> str:
     """A moment in local time, to the second; a dash for none."""
     return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S") if text else "-"
-
-
-def size(count: float) -> str:
-    """Bytes for people: `1.5 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def _text(cell: object) -> str:

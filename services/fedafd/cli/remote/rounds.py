@@ -18,10 +18,11 @@ from fedafd.cli.remote.outcome import (
     round_seconds,
     took_words,
 )
-from fedafd.cli.remote.output import percent, print_line, print_table, short_time, size
+from fedafd.cli.remote.output import percent, print_line, print_table, short_time
 from fedafd.client import operations
 from fedafd.client.answers import Participation, Round, RoundDetails, Stage
 from fedafd.client.control_plane import Connected, ControlPlaneClient, RoundProgress, RoundWaits
+from fedafd.domain.counted import byte_size
 from fedafd.domain.plain_text import plain_text
 from fedafd.domain.process_errors import ControlPlaneError
 
@@ -125,8 +126,8 @@ def show(
             took_words(details["collecting_since"], p["settled_at"], over),
             phase_words(p, details["collecting_since"], over),
             percent(p["progress"]),
-            size(p["bytes_up"]),
-            size(p["bytes_down"]),
+            byte_size(p["bytes_up"]),
+            byte_size(p["bytes_down"]),
             _counts(p),
             _why(p),
         )

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from fedafd.control_plane.dashboard.visits import Visit
+from fedafd.domain.counted import byte_size
 from fedafd.domain.durations import duration_words
 from fedafd.persistence.models import utc_now
 
@@ -50,14 +51,6 @@ def _prose(text: str) -> Markup:
     )
 
 
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
 _templates = Environment(
     loader=PackageLoader("fedafd.control_plane.dashboard"),
     autoescape=True,
@@ -70,7 +63,7 @@ _templates.filters |= {
     "ago": _ago,
     "prose": _prose,
     "sh": shlex.quote,
-    "size": _size,
+    "size": byte_size,
     "duration": duration_words,
 }
 
