@@ -7,11 +7,11 @@ from datetime import timedelta
 
 from fedafd.aggregator.callers import Caller
 from fedafd.aggregator.context import Context
+from fedafd.aggregator.credentials import credential_hash
 from fedafd.aggregator.holding import Hold
 from fedafd.aggregator.proofs import need_key
 from fedafd.aggregator.types import Call
 from fedafd.domain.errors import IdentityInUseError, UnauthenticatedError
-from fedafd.domain.secrets import hash_secret
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import ClientRow, utc_now
 from fedafd.persistence.session_repository import note_refused_agent
@@ -46,12 +46,12 @@ async def caller_of(
     Raises UnauthenticatedError, InvalidRequestError without a session, IdentityInUseError while another is alive.
     """
     metadata = call.invocation_metadata()
-    credential_hash = hash_secret(bearer_secret(metadata))
-    caller = None if fresh else context.callers.find(credential_hash)
+    credential = credential_hash(metadata)
+    caller = None if fresh else context.callers.find(credential)
     if idle:
-        caller = context.callers.idle(credential_hash)
+        caller = context.callers.idle(credential)
     if caller is None:
-        caller = await context.looks.of(credential_hash)
+        caller = await context.looks.of(credential)
     client = caller.client
     if proven:
         need_key(client, bound_only=context.bound_only)

@@ -14,11 +14,10 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from fedafd.aggregator.context import Context
+from fedafd.aggregator.credentials import credential_hash, note_credential
 from fedafd.aggregator.types import Call, Handler, Interceptor
 from fedafd.domain.errors import FedafdError, InvalidRequestError
-from fedafd.domain.secrets import hash_secret
 from fedafd.persistence.caller_address import note_caller_address
-from fedafd.rpc.credentials import find_bearer_secret
 from fedafd.rpc.peer import address_of
 from fedafd.rpc.status import status_of
 from fedafd.telemetry.logging import get_logger
@@ -100,13 +99,13 @@ class ErrorInterceptor(Interceptor):
         # Each RPC is a task of its own, with a context of its own.
         note_caller_address(address_of(context.peer()))
         # Distillers share one credential; a call without any is refused by its handler.
-        secret = find_bearer_secret(metadata) if path.startswith(_AGENTS) else None
-        cap = nullcontext() if secret is None else self._caps.one_of(hash_secret(secret))
+        credential = note_credential(metadata) if path.startswith(_AGENTS) else None
+        cap = nullcontext() if credential is None else self._caps.one_of(credential)
         span = span_below(traceparent_in(metadata), f"rpc.{path.rpartition('/')[2]}", kind="SERVER")
         with self._metrics.calls_in_flight.track_inprogress(), span, cap:
-            if secret is not None:
+            if credential is not None:
                 self._proofs.check(metadata, path)
-            yield 0.0 if secret is None else self._pace.wait_seconds(hash_secret(secret), time.monotonic())
+            yield 0.0 if credential is None else self._pace.wait_seconds(credential, time.monotonic())
 
     async def _abort(self, error: Exception, method: str, context: Call) -> None:
         if isinstance(error, grpc.aio.AbortError):
@@ -115,7 +114,7 @@ class ErrorInterceptor(Interceptor):
             code, text, trailing = status_of(error)
             _log.info("rpc.refused", method=method, code=error.code, reason=text)
             if error.data.get("too_many_calls"):
-                await self._refusals.wait(hash_secret(find_bearer_secret(context.invocation_metadata()) or ""))
+                await self._refusals.wait(credential_hash(context.invocation_metadata()))
         else:
             code, text, trailing = grpc.StatusCode.INTERNAL, "internal error; the aggregator's log has the details", ()
             _log.exception("rpc.failed", method=method)
