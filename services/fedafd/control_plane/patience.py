@@ -43,6 +43,17 @@ class PatientProtocol(H11Protocol):
         self._stop()
         super().on_response_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP. A request that is under way hears that its caller is gone, and is answered no more."""
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.response_started:
+                self.transport.close()
+                return
+        super().send_400_response(msg)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing to wait for."""
         self._stop()

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from fedafd.domain.errors import ERROR_STATUS, FedafdError
 from fedafd.telemetry.logging import get_logger
@@ -105,6 +106,11 @@ def add_problem_handlers(app: FastAPI) -> None:
             if request.app.openapi_url is not None:
                 detail += "; /docs lists what there is"
         return _problem(status, code, detail, dict(error.headers or {}), retryable=status == 408)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, __: ClientDisconnect) -> JSONResponse:
+        # Nobody hears it, and it is no fault of ours that the log would tell of.
+        return _problem(408, "request-timeout", "the caller went away before its request was here", retryable=True)
 
     @app.exception_handler(Exception)
     async def surprise(request: Request, error: Exception) -> JSONResponse:

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from fedafd.control_plane.dashboard.rendering import render_error
 from fedafd.control_plane.dashboard.visits import LoginNeededError
@@ -40,6 +41,8 @@ class _Page(APIRoute):
                     f"{'.'.join(map(str, problem['loc'][1:]))}: {problem['msg']}" for problem in error.errors()[:5]
                 )
                 return render_error(request, 422, words[:1000])
+            except ClientDisconnect:
+                return render_error(request, 408, "The request did not come to its end.")
             except HTTPException as error:
                 return render_error(request, error.status_code, str(error.detail))
             except Exception as error:
