@@ -136,7 +136,12 @@ async def test_a_client_that_calls_as_fast_as_it_can_is_slowed_and_others_are_no
 async def test_a_credential_is_hashed_once_in_a_call(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     round_id, (site,) = await opened(world, "site")
     hashed: list[str] = []
-    monkeypatch.setattr("fedafd.aggregator.credentials.hash_secret", lambda it: hashed.append(it) or hash_secret(it))
+
+    def hash_and_note(secret: str) -> str:
+        hashed.append(secret)
+        return hash_secret(secret)
+
+    monkeypatch.setattr("fedafd.aggregator.credentials.hash_secret", hash_and_note)
     await world.agents.ReportProgress(pb.ReportProgressRequest(round_id=round_id), metadata=site)
     assert hashed == [dict(site)["authorization"].removeprefix("Bearer ")]
 
