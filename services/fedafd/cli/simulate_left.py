@@ -54,14 +54,14 @@ class TimeLeft:
     def seconds(self, now: float, done: Collection[RunKey], doing: Mapping[RunKey, Now]) -> float | None:
         """Seconds left at the time `now`; None as long as nobody can know."""
         at_work = {key: at.share for key, at in doing.items()}
-        told = self._by_share(now, done, at_work)
+        by_share = self._by_share(now, done, at_work)
         for at in doing.values():
             self._whole.update(at.whole_runs)
         busy = {key: self._whole_left(key) if at.seconds_left is None else at.seconds_left for key, at in doing.items()}
         waiting = [self._whole_left(key) for key in self._runs if key not in at_work and self._shares.get(key) != 1]
         lefts = [left for left in (*busy.values(), *waiting) if left is not None]
         if not busy or len(lefts) < len(busy) + len(waiting):
-            return told
+            return by_share
         return self._last_end(lefts[: len(busy)], lefts[len(busy) :])
 
     def _whole_left(self, key: RunKey) -> float | None:

@@ -70,8 +70,8 @@ class _At(NamedTuple):
     measured: bool
     """Whether it began at its beginning."""
     fraction: float = 0.0
-    told: int = 0
-    """How often it told of itself; one that does nothing is only announced."""
+    num_reports: int = 0
+    """How often it reported; one that does nothing is only announced."""
 
 
 class Forecast:
@@ -118,13 +118,13 @@ class Forecast:
             self.ended()
             self._number = number
             self._at = _At(self._own.stage(number, name), self._clock(), measured=not kept)
-        self._at = self._at._replace(fraction=fraction, told=self._at.told + 1)
+        self._at = self._at._replace(fraction=fraction, num_reports=self._at.num_reports + 1)
 
     def testing(self) -> None:
         """The rounds are done, the test at the end begins."""
         self.ended()
         self._number = self._own.num_rounds + 1
-        self._at = _At(self._own.test, self._clock(), measured=True, told=2)
+        self._at = _At(self._own.test, self._clock(), measured=True, num_reports=2)
 
     def ended(self) -> None:
         """The stage at work is over; one that was only announced was there already, or had nothing to do."""
@@ -132,8 +132,8 @@ class Forecast:
         if at is None or not at.measured:
             return
         if at.stage.common:
-            self._skips = at.told == 1
-        if at.told == 1:
+            self._skips = at.num_reports == 1
+        if at.num_reports == 1:
             return
         seconds = self._clock() - at.began
         self._pace.note(self._strategy, at.stage, seconds)

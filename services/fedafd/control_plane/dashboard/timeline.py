@@ -193,7 +193,7 @@ def _phases(scale: _Scale, part: ParticipationRow, began: datetime) -> Iterator[
 
 def time_left(row: RoundRow, earlier: Sequence[RoundRow], now: datetime) -> str:
     """Of an open round, by what the last completed one took, in words; empty where nothing says it."""
-    last = next((each for each in earlier if each.state == RoundState.COMPLETED.value), None)
+    last = next((ended for ended in earlier if ended.state == RoundState.COMPLETED.value), None)
     if row.started_at is None or row.finished_at is not None or last is None:
         return ""
     if last.started_at is None or last.finished_at is None:
