@@ -29,7 +29,10 @@ SERVICE = pb.DESCRIPTOR.services_by_name["AggregatorService"]
 Rows = dict[tuple[Any, ...], Any]
 SIGNS_OF_LIFE = {
     "clients": {"last_seen_at", "session", "session_until", "other_agent_refused_at"},
-    "participations": {"state", "progress", "activity", "last_progress_at", "bytes_up", "bytes_down"},
+    "participations": {
+        *("state", "progress", "activity", "last_progress_at", "trains_since", "sends_since"),
+        *("bytes_up", "bytes_down"),
+    },
 }
 """Columns that say that an agent lives and how far it is. A participation's state is among them while it is open."""
 ON_THE_WAY = {"uploads"}
