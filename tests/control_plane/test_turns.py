@@ -157,6 +157,19 @@ async def test_a_crowd_gets_one_turn_at_a_time_and_none_after_it() -> None:
     assert turns.callers() == []
 
 
+async def test_who_ends_while_it_waits_for_its_turn_takes_none() -> None:
+    turns = Turns()
+    async with turns.of("caller", at_once=1) as first:
+        first.leave()
+        async with turns.of("caller", at_once=1):
+            again = asyncio.create_task(first.take())
+            await asyncio.sleep(0)
+            first.end()
+        await again
+        async with asyncio.timeout(10), turns.of("caller", at_once=1):
+            pass
+
+
 async def test_the_store_is_read_without_a_turn_by_so_many_of_a_caller() -> None:
     turns, reading, most = Turns(), 0, 0
     guard, opened = threading.Lock(), threading.Event()

@@ -60,6 +60,8 @@ class Turn:
                 for door in self._doors:
                     await door.acquire()
                     stack.callback(door.release)
+                if self._is_over:  # while it waited
+                    return
                 stack.pop_all()
             self._is_held = True
 
