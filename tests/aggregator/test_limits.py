@@ -77,7 +77,7 @@ async def test_six_hundred_polls_of_one_client_leave_one_waiting_and_the_others_
     assert ends <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
     (left,) = (poll for poll in polls if not poll.done())
     assert world.context.database.reading_engine.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]
-    assert begun["transactions"] <= 900  # each poll looks once; what runs beside looks more often where it takes long
+    assert begun["transactions"] <= 620  # each poll looks once
     left.cancel()
 
 
