@@ -1,4 +1,4 @@
-"""What a round costs beside training: this system, beside a bare gRPC server that moves the same bytes, and Flower.
+"""What a round costs beside training: this system, beside a bare gRPC server that moves the same bytes, and peers.
 
 Each case is a number of pair clients and the megabytes that each of them sends; nobody trains. Seconds are those of a
 round beyond the server's own training (preparing, distilling, evaluating, of which the arithmetic alone is taken off).
@@ -11,7 +11,7 @@ import asyncio
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from benchmarks.measure import Clock, Ratio, Report, Times
 from benchmarks.round_overhead.case import DEFAULT, MEGABYTE, Case
 from benchmarks.round_overhead.floor import Floor
 from benchmarks.round_overhead.here import Here, RoundCost
-from benchmarks.round_overhead.peers import Flower
+from benchmarks.round_overhead.peers import Peer, find_peers
 from fedafd.local.supervisor import Supervisor
 
 __all__ = ["run"]
@@ -49,26 +49,33 @@ def run(
     `peers`: a folder with environments of other systems (benchmarks.round_overhead.peers); without it none is run.
     """
     del clock
-    flower = None if peers is None else Flower(peers)
+    others, absent = find_peers(peers)
     chosen = [Case.of(text) for text in cases] or list(_TINY if tiny else DEFAULT)
     with tempfile.TemporaryDirectory(prefix="fedafd-rounds-") as name, Supervisor(Path(name) / "logs") as supervisor:
         folder = Path(name)
         here, floor = Here(supervisor, folder, database_url, redis_url), Floor(supervisor, folder / "floor")
-        measured = asyncio.run(_turns(here, floor, flower, chosen, repeats))
-    return [_report(case, measured[case], flower) for case in chosen]
+        measured = asyncio.run(_turns(here, floor, others, chosen, repeats))
+    return [_report(case, measured[case], absent) for case in chosen]
 
 
 @dataclass
 class _Measured:
-    """Of one case, a turn each; of Flower two rounds in each."""
+    """Of one case, a turn each; of a peer two rounds in each, by its title."""
 
     costs: list[RoundCost] = field(default_factory=list)
     floors: list[float] = field(default_factory=list)
-    flower: list[float] = field(default_factory=list)
+    peers: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, cost: RoundCost, floor: float, peers: Mapping[str, Sequence[float]]) -> None:
+        """What one turn gave."""
+        self.costs.append(cost)
+        self.floors.append(floor)
+        for title, seconds in peers.items():
+            self.peers.setdefault(title, []).extend(seconds)
 
 
 async def _turns(
-    here: Here, floor: Floor, flower: Flower | None, cases: Sequence[Case], repeats: int
+    here: Here, floor: Floor, peers: Sequence[Peer], cases: Sequence[Case], repeats: int
 ) -> dict[Case, _Measured]:
     measured = {case: _Measured() for case in cases}
     try:
@@ -78,31 +85,33 @@ async def _turns(
             for case in cases:
                 cost = await here.round(case)
                 seconds = await floor.exchange(case.clients, cost.bytes_up, cost.bytes_down)
-                others: list[float] = []
+                beside: dict[str, list[float]] = {}
                 if turn:
-                    if flower is not None:
-                        others = await asyncio.to_thread(flower.rounds, case.clients, cost.bytes_up, cost.bytes_down)
-                    measured[case].costs.append(cost)
-                    measured[case].floors.append(seconds)
-                    measured[case].flower += others
-                told = "".join(f", Flower {each:.2f} s" for each in others)
-                sys.stderr.write(f"{case}: {cost.overhead:.2f} s, floor {seconds:.2f} s{told}, work {cost.work}\n")
+                    for peer in peers:
+                        arguments = (case.clients, cost.bytes_up, cost.bytes_down)
+                        beside[peer.title] = await asyncio.to_thread(peer.rounds, *arguments)
+                    measured[case].add(cost, seconds, beside)
+                line = "".join(f", {title} {each:.2f} s" for title, some in beside.items() for each in some)
+                sys.stderr.write(f"{case}: {cost.overhead:.2f} s, floor {seconds:.2f} s{line}, work {cost.work}\n")
     finally:
         await here.close()
     return measured
 
 
-def _report(case: Case, measured: _Measured, flower: Flower | None) -> Report:
+def _report(case: Case, measured: _Measured, absent: Sequence[str]) -> Report:
     costs, floors = measured.costs, measured.floors
     times = {
         "a round beyond training": Times([c.overhead for c in costs], [c.cpu_seconds for c in costs]),
         "plain gRPC floor": Times(list(floors), list(floors)),
     }
     facts = _facts(case, costs)
-    if flower is None:
-        facts["Flower"] = "not run: --peers names no folder"
-    else:
-        times[f"Flower {flower.version}, start_server"] = Times(measured.flower, measured.flower)
+    for name in absent:
+        facts[name] = "not run: --peers names no folder that holds it"
+    for title, seconds in measured.peers.items():
+        if seconds:
+            times[title] = Times(seconds, seconds)
+        else:
+            facts[title] = "not run: too many clients for a process each"
     overhead, floor = statistics.median(c.overhead for c in costs), statistics.median(floors)
     ratios = [Ratio("seconds beyond training", overhead, at_most=_goal(case, floor))]
     ratios += [
