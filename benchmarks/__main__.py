@@ -63,8 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--peers",
         type=_peers,
-        help="Of round_overhead: a folder in which `flower` is an environment with flwr; Flower is not run without.",
+        help="Of round_overhead: a folder with environments: `flower` with flwr, `nvflare` with nvflare.",
     )
+    parser.add_argument("--aggregators", type=int, default=1, help="Of round_overhead: how many serve the sites.")
     parser.add_argument(
         "--data",
         type=Path,
@@ -95,6 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
         if name == "round_overhead":
             further |= {"database_url": chosen.database_url, "redis_url": chosen.redis_url, "peers": chosen.peers}
             further["cases"] = chosen.cases.split(",") if chosen.cases else ()
+            further["aggregators"] = chosen.aggregators
         made = import_module(f"benchmarks.{name}").run(
             tiny=chosen.tiny, repeats=chosen.repeats, clock=chosen.clock, **further
         )
@@ -111,10 +113,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _peers(text: str) -> Path:
     folder = Path(text)
-    if not (folder / "flower" / "bin" / "python").exists():
+    if not any((folder / name / "bin" / "python").exists() for name in ("flower", "nvflare")):
         raise argparse.ArgumentTypeError(
-            f"{folder / 'flower'} is no environment of Flower; make one: python3 -m venv {folder / 'flower'} &&"
-            f" {folder / 'flower'}/bin/pip install flwr"
+            f"{folder} holds no environment of Flower or NVIDIA FLARE; make one: python3 -m venv {folder / 'flower'} &&"
+            f" {folder / 'flower'}/bin/pip install flwr (or {folder / 'nvflare'}, nvflare)"
         )
     return folder
 

@@ -119,13 +119,15 @@ def _messages(begun: pb.BeginUploadResponse, blob: Blob) -> Iterator[pb.UploadCh
 
 
 @asynccontextmanager
-async def enrolled_sites(address: str, tokens: Sequence[str]) -> AsyncIterator[list[LightSite]]:
-    """A pair client for each enrolment token, some on each connection."""
+async def enrolled_sites(address: str, tokens: Sequence[str], *more: str) -> AsyncIterator[list[LightSite]]:
+    """A pair client for each enrolment token, some on each connection; these take turns over the addresses."""
+    addresses = (address, *more)
     async with AsyncExitStack() as stack:
         sites: list[LightSite] = []
         for number, token in enumerate(tokens):
             if number % _SITES_OF_A_CONNECTION == 0:
-                channel = grpc.aio.insecure_channel(address, options=_OWN_CONNECTION)
+                turn = addresses[number // _SITES_OF_A_CONNECTION % len(addresses)]
+                channel = grpc.aio.insecure_channel(turn, options=_OWN_CONNECTION)
                 stub = AggregatorServiceStub(await stack.enter_async_context(channel))
             answer = await stub.Enroll(pb.EnrollRequest(token=token, kind=types_pb2.CLIENT_KIND_PAIR))
             own = (*bearer_metadata(answer.credential), *session_metadata(secrets.token_hex(8)))

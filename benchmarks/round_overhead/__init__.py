@@ -43,8 +43,9 @@ def run(
     database_url: str | None = None,
     redis_url: str | None = None,
     peers: Path | None = None,
+    aggregators: int = 1,
 ) -> list[Report]:
-    """Run all cases in turn; seconds are by the clock on the wall, CPU's are the aggregator's, whatever `clock`.
+    """Run all cases in turn; seconds are by the clock on the wall, CPU's are the aggregators', whatever `clock`.
 
     `peers`: a folder with environments of other systems (benchmarks.round_overhead.peers); without it none is run.
     """
@@ -53,7 +54,10 @@ def run(
     chosen = [Case.of(text) for text in cases] or list(_TINY if tiny else DEFAULT)
     with tempfile.TemporaryDirectory(prefix="fedafd-rounds-") as name, Supervisor(Path(name) / "logs") as supervisor:
         folder = Path(name)
-        here, floor = Here(supervisor, folder, database_url, redis_url), Floor(supervisor, folder / "floor")
+        here, floor = (
+            Here(supervisor, folder, database_url, redis_url, aggregators),
+            Floor(supervisor, folder / "floor"),
+        )
         measured = asyncio.run(_turns(here, floor, others, chosen, repeats))
     return [_report(case, measured[case], absent) for case in chosen]
 
@@ -116,7 +120,7 @@ def _report(case: Case, measured: _Measured, absent: Sequence[str]) -> Report:
     ratios = [Ratio("seconds beyond training", overhead, at_most=_goal(case, floor))]
     ratios += [
         Ratio("seconds after the last delivery", statistics.median(c.seconds_after_last for c in costs)),
-        Ratio("aggregator's CPU, ms per client", _cpu_milliseconds(case, costs), at_most=_cpu_goal(case)),
+        Ratio("aggregators' CPU, ms per client", _cpu_milliseconds(case, costs), at_most=_cpu_goal(case)),
         Ratio(
             "aggregator's own memory, MB grown",
             statistics.median(c.own_growth_bytes for c in costs) / MEGABYTE,

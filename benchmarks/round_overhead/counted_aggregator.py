@@ -1,11 +1,11 @@
-"""The aggregator as it is, which counts statements, transactions and store operations into a file."""
+"""The aggregator as it is, which counts statements, transactions and store operations into a file of its process."""
 
 from __future__ import annotations
 
 import mmap
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from fedafd.storage import ObjectStore, StoreSettings, open_store
 __all__ = ["COUNTED", "COUNTS_FILE", "read_counts"]
 
 COUNTS_FILE = "FEDAFD_BENCHMARK_COUNTS"
-"""Variable that names the file."""
+"""Variable that names the file, to which the id of the process is added."""
 COUNTED = ("statements", "transactions", "objects")
 _FORM = struct.Struct(f"={len(COUNTED)}q")
 _OPERATIONS = frozenset(
@@ -26,9 +26,14 @@ _OPERATIONS = frozenset(
 )
 
 
-def read_counts(path: Path) -> dict[str, int]:
-    """What was counted so far."""
-    return dict(zip(COUNTED, _FORM.unpack(path.read_bytes()), strict=True))
+def read_counts(path: Path, pids: Iterable[int]) -> dict[str, int]:
+    """What these processes counted so far. `path`: what COUNTS_FILE says."""
+    counted = [_FORM.unpack(_of_process(path, pid).read_bytes()) for pid in pids]
+    return dict(zip(COUNTED, map(sum, zip(*counted, strict=True)), strict=True))
+
+
+def _of_process(path: Path, pid: int) -> Path:
+    return path.with_name(f"{path.name}-{pid}")
 
 
 class _CountingStore:
@@ -60,7 +65,7 @@ def _counter(path: Path) -> Callable[[int], None]:
 
 def main() -> int:
     """Run the aggregator, counting."""
-    count = _counter(Path(os.environ[COUNTS_FILE]))
+    count = _counter(_of_process(Path(os.environ[COUNTS_FILE]), os.getpid()))
     event.listen(Engine, "before_cursor_execute", lambda *_: count(0))
     event.listen(Engine, "begin", lambda *_: count(1))
 

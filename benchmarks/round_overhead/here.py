@@ -19,7 +19,7 @@ from fedafd.client.answers import Round
 from fedafd.client.federation import FederationClient
 from fedafd.datasets import load_public_data, write_public_set
 from fedafd.local.services import Backends, Services, start_redis
-from fedafd.local.supervisor import Child, Supervisor, is_free
+from fedafd.local.supervisor import Child, Supervisor, free_port, is_free
 
 __all__ = ["Here", "RoundCost"]
 
@@ -39,9 +39,9 @@ class RoundCost:
     seconds_after_last: float
     """From the last accepted delivery to the end, without training."""
     cpu_seconds: float
-    """Of the aggregator."""
+    """Of all aggregators."""
     own_growth_bytes: int
-    """Of the aggregator's own memory, at its peak."""
+    """Of the own memory of the aggregator that grew most, at its peak."""
     growth_bytes: int
     """The same with pages of files."""
     counts: dict[str, int]
@@ -79,6 +79,8 @@ class Here:
     folder: Path
     database_url: str | None = None
     redis_url: str | None = None
+    aggregators: int = 1
+    """The distiller calls the first; the sites' connections take turns."""
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     _federations: dict[Case, _Federation] = field(default_factory=dict)
 
@@ -99,10 +101,18 @@ class Here:
         services.migrate()
         services.start_control_plane()
         services.wait_for_control_plane()
-        self._aggregator: Child = services.start_aggregator(module="benchmarks.round_overhead.counted_aggregator")
+        self._addresses = [services.aggregator, *(f"127.0.0.1:{free_port()}" for _ in range(1, self.aggregators))]
+        self._pids = [self._start_aggregator(number) for number in range(self.aggregators)]
         services.start_distiller("benchmarks.round_overhead.timed_distiller")
-        port = int(services.aggregator.rpartition(":")[2])
-        self.supervisor.wait_until(lambda: not is_free(port), "the aggregator")
+
+    def _start_aggregator(self, number: int) -> int:
+        """Its process; it answers."""
+        name, address = f"aggregator-{number}", self._addresses[number]
+        module = "benchmarks.round_overhead.counted_aggregator"
+        process: Child = self._services.start_aggregator(address, name, module)
+        port = int(address.rpartition(":")[2])
+        self.supervisor.wait_until(lambda: not is_free(port), name)
+        return process.process.pid
 
     async def add(self, case: Case) -> None:
         """Create the case's federation and enrol its clients."""
@@ -112,7 +122,7 @@ class Here:
         sha256 = write_public_set(public, self.folder / case.name).sha256
         rest.push_public_set(self.folder / case.name)
         tokens = [rest.invite(f"site-{number:04d}", "pair") for number in range(case.clients)]
-        sites = await self._stack.enter_async_context(enrolled_sites(self._services.aggregator, tokens))
+        sites = await self._stack.enter_async_context(enrolled_sites(self._addresses[0], tokens, *self._addresses[1:]))
         self._federations[case] = _Federation(case, rest, sites, list(case.blobs(sha256)))
 
     async def round(self, case: Case) -> RoundCost:
@@ -137,13 +147,15 @@ class Here:
             federation.rest.close()
 
     async def _measured(self, federation: _Federation, taking_part: Sequence[asyncio.Future[None]]) -> RoundCost:
-        pid, federation.rounds = self._aggregator.process.pid, federation.rounds + 1
+        federation.rounds += 1
         number, down = federation.rounds, [site.bytes_down for site in federation.sites]
-        forget_peak(pid)
-        counts, cpu, resident, own = read_counts(self._counts), cpu_seconds(pid), resident_bytes(pid), own_bytes(pid)
+        for pid in self._pids:
+            forget_peak(pid)
+        counts, cpu = read_counts(self._counts, self._pids), self._cpu_seconds()
+        resident = {pid: resident_bytes(pid) for pid in self._pids}
         await asyncio.to_thread(federation.rest.start_rounds, 1)
-        done, most = await self._ended(federation.rest, number, taking_part, pid)
-        counted = read_counts(self._counts)
+        done, own_growth = await self._ended(federation.rest, number, taking_part)
+        counted = read_counts(self._counts, self._pids)
         created, finished = (datetime.fromisoformat(str(done[name])) for name in ("created_at", "finished_at"))
         if any(number not in site.accepted for site in federation.sites):
             raise AssertionError(f"{federation.case}: a delivery did not count in round {number}")
@@ -153,23 +165,27 @@ class Here:
             seconds=(finished - created).total_seconds(),
             work=work,
             seconds_after_last=finished.timestamp() - last - work.get("distil", 0.0) - work.get("evaluate", 0.0),
-            cpu_seconds=cpu_seconds(pid) - cpu,
-            own_growth_bytes=max(most - own, 0),
-            growth_bytes=max(peak_bytes(pid) - resident, 0),
+            cpu_seconds=self._cpu_seconds() - cpu,
+            own_growth_bytes=own_growth,
+            growth_bytes=max(0, *(peak_bytes(pid) - before for pid, before in resident.items())),
             counts={name: counted[name] - before for name, before in counts.items()},
             bytes_down=max(site.bytes_down - before for site, before in zip(federation.sites, down, strict=True)),
             bytes_up=federation.blobs[0].size_bytes,
             broken_calls=sum(site.num_broken for site in federation.sites),
         )
 
+    def _cpu_seconds(self) -> float:
+        return sum(cpu_seconds(pid) for pid in self._pids)
+
     async def _ended(
-        self, rest: FederationClient, number: int, taking_part: Sequence[asyncio.Future[None]], pid: int
+        self, rest: FederationClient, number: int, taking_part: Sequence[asyncio.Future[None]]
     ) -> tuple[Round, int]:
-        """The round once it is completed, and the most memory of its own that the aggregator was seen with."""
+        """The round once it is completed, and by how much an aggregator's own memory was seen to grow at most."""
         most, until = 0, time.monotonic() + _ROUND_SECONDS
+        before = {pid: own_bytes(pid) for pid in self._pids}
         while True:
             for _ in range(10):
-                most = max(most, own_bytes(pid))
+                most = max(most, *(own_bytes(pid) - own for pid, own in before.items()))
                 await asyncio.sleep(_LOOK_SECONDS)
             self.supervisor.check()
             for task in taking_part:
