@@ -15,12 +15,14 @@ PUBLIC = {
     "adamp_on_device": {"step_matrices"},
     "agreement": {
         "FEWEST_CLIENTS",
+        "KnownRows",
         "added",
         "agreements",
         "least_agreeing",
         "mean_similarity",
         "near_copies",
         "num_trimmed",
+        "unit_rest",
     },
     "at_once": {
         "contrast_losses",
@@ -75,7 +77,7 @@ PUBLIC = {
     "bounded_ranks": {"LEAST_DIM", "Side", "bounded_ranks", "has_rounded_products", "leave_out_own"},
     "ranks": {"TIE_ULPS", "retrieval_ranks"},
     "weight_cap": {"capped_scores", "capped_weights", "score_limit", "share_cap"},
-    "similarity": {"has_bfloat16", "scores_unchecked", "similarity_scores"},
+    "similarity": {"has_bfloat16", "longest_row", "scores_unchecked", "similarity_scores"},
 }
 
 SOURCES = sorted(path for path in Path(fedafd.algorithm.__path__[0]).glob("*.py") if path.stem != "__init__")

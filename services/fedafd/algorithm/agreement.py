@@ -17,12 +17,14 @@ from fedafd.algorithm.checks import InvalidTensorError, check_same_shape, check_
 
 __all__ = [
     "FEWEST_CLIENTS",
+    "KnownRows",
     "added",
     "agreements",
     "least_agreeing",
     "mean_similarity",
     "near_copies",
     "num_trimmed",
+    "unit_rest",
 ]
 
 FEWEST_CLIENTS = 5
@@ -46,16 +48,50 @@ _ROUNDING = 1e-9
 """0.3 of 10 clients are 3."""
 _SMALLEST_PART = 1e-2
 """A shorter rest is rounding of what travels."""
+_SMALLEST_LENGTH = 1e-8
+"""Shorter rows are divided by it."""
+
+
+class KnownRows:
+    """The global rows [N, D] of public samples, measured once for all clients that are compared with them."""
+
+    @torch.no_grad()
+    def __init__(self, global_ND: Tensor) -> None:
+        """Raises InvalidTensorError for anything else than rows of numbers."""
+        check_shape("global_ND", global_ND, None, None)
+        self._unit_ND = _unit(global_ND.float())
+
+    @torch.no_grad()
+    def mean_similarity(self, reps_ND: Tensor) -> float:
+        """Mean cosine of a client's rows [N, D] to these, -1 to 1."""
+        check_same_shape("reps_ND", reps_ND, "the global rows", self._unit_ND)
+        return float(_unit(reps_ND.float()).mul_(self._unit_ND).sum(dim=1).double().mean())
+
+    @torch.no_grad()
+    def rest(self, reps_ND: Tensor) -> Tensor:
+        """A client's rows without their part along these, [N, D]; zeros where nothing is left but rounding."""
+        check_shape("reps_ND", reps_ND, None, None)
+        check_same_shape("reps_ND", reps_ND, "the global rows", self._unit_ND)
+        rows_ND, along_ND = reps_ND.float(), self._unit_ND
+        rest_ND = rows_ND - (rows_ND * along_ND).sum(dim=1, keepdim=True) * along_ND
+        return torch.where(rest_ND.norm(dim=1, keepdim=True) > _SMALLEST_PART, rest_ND, 0.0)
+
+
+def _unit(rows_ND: Tensor) -> Tensor:
+    unit_ND: Tensor = rows_ND / rows_ND.norm(dim=1, keepdim=True).clamp_min(_SMALLEST_LENGTH)
+    return unit_ND
 
 
 @torch.no_grad()
 def added(reps_SD: Tensor, global_SD: Tensor) -> Tensor:
     """What the rows hold beyond the global ones, [S, D]: unit rows, or zeros where nothing is left but rounding."""
-    check_shape("reps_SD", reps_SD, None, None)
-    check_same_shape("global_SD", global_SD, "reps_SD", reps_SD)
-    along_SD = F.normalize(global_SD.float(), dim=1)
-    rest_SD = reps_SD.float() - (reps_SD.float() * along_SD).sum(dim=1, keepdim=True) * along_SD
-    rest_SD = torch.where(rest_SD.norm(dim=1, keepdim=True) > _SMALLEST_PART, rest_SD, 0.0)
+    return unit_rest(KnownRows(global_SD).rest(reps_SD))
+
+
+@torch.no_grad()
+def unit_rest(rest_SD: Tensor) -> Tensor:
+    """`added` of rows that leave this rest beside the global ones (`KnownRows.rest`), [S, D]."""
+    check_shape("rest_SD", rest_SD, None, None)
     if len(rest_SD) > 1:  # what is the same in all rows says nothing about any sample
         rest_SD = rest_SD - rest_SD.mean(dim=0)
     return F.normalize(rest_SD, dim=1)
@@ -64,9 +100,7 @@ def added(reps_SD: Tensor, global_SD: Tensor) -> Tensor:
 @torch.no_grad()
 def mean_similarity(reps_ND: Tensor, global_ND: Tensor) -> float:
     """Mean cosine of the rows to the global ones, -1 to 1."""
-    check_shape("reps_ND", reps_ND, None, None)
-    check_same_shape("global_ND", global_ND, "reps_ND", reps_ND)
-    return float(F.cosine_similarity(reps_ND.float(), global_ND.float(), dim=1).double().mean())
+    return KnownRows(global_ND).mean_similarity(reps_ND)
 
 
 @torch.no_grad()

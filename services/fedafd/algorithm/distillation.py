@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from fedafd.algorithm.checks import (
     check_shape,
     compute_dtype,
 )
-from fedafd.algorithm.similarity import Precision, scores_unchecked, similarity_scores
+from fedafd.algorithm.similarity import Precision, longest_row, scores_unchecked, similarity_scores
 from fedafd.algorithm.weight_cap import capped_scores
 from fedafd.domain.kinds import Modality
 
@@ -74,14 +75,29 @@ class SimilarityEnsemble:
         check_shape("global_reps", global_reps, None, None)
         check_finite("global_reps", global_reps)
         self._global_ND: Tensor | None = global_reps.to(compute_dtype(global_reps))
+        self._longest: Tensor | None = None
         self._start(self._global_ND)
         self.temperature = float(temperature)
         self._precision: Precision = precision
+
+    def anew(self) -> Self:
+        """An empty one that compares with the same global representations, which are not checked and measured again."""
+        if self._global_ND is not None and self._longest is None:
+            self._longest = longest_row(self._global_ND)
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        other._start(self._sum_ND)
+        return other
 
     @property
     def count(self) -> int:
         """Number of clients folded in, here and in all that was merged."""
         return self._count
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is kept, and clients are to be."""
+        return self._max_N.device
 
     def add(self, reps: Tensor, *, weight: float = 1.0) -> None:
         """Fold in one client's representations [N, D], same order. Refuses other shapes, NaN and infinity.
@@ -142,10 +158,14 @@ class SimilarityEnsemble:
     def state(self) -> dict[str, Tensor]:
         """All that there is to keep, as tensors: running_max [N], normaliser [N], weighted_sum [N, D], and the scalars
         count (int64) and temperature (float64; infinite for the uniform mean). Copies: later folds leave them be."""
+        return {name: part.clone(memory_format=torch.contiguous_format) for name, part in self.state_now().items()}
+
+    def state_now(self) -> dict[str, Tensor]:
+        """The state without a copy of it: good until something is folded in."""
         return {
-            "running_max": self._max_N.clone(),
-            "normaliser": self._normaliser_N.clone(),
-            "weighted_sum": self._sum_ND.clone(),
+            "running_max": self._max_N,
+            "normaliser": self._normaliser_N,
+            "weighted_sum": self._sum_ND,
             "count": torch.tensor(self._count, dtype=torch.int64),
             "temperature": torch.tensor(self.temperature, dtype=torch.float64),
         }
@@ -161,14 +181,13 @@ class SimilarityEnsemble:
         temperature = float(state["temperature"])
         ensemble = object.__new__(MeanEnsemble if temperature == float("inf") else SimilarityEnsemble)
         sum_ND = state["weighted_sum"]
-        ensemble._start(sum_ND)
         ensemble.temperature = temperature
         ensemble._precision = "float32"
-        ensemble._max_N.copy_(state["running_max"])
-        ensemble._normaliser_N.copy_(state["normaliser"])
-        ensemble._sum_ND.copy_(sum_ND)
+        ensemble._max_N = state["running_max"].to(sum_ND, copy=True)
+        ensemble._normaliser_N = state["normaliser"].to(sum_ND, copy=True)
+        ensemble._sum_ND = sum_ND.detach().clone(memory_format=torch.contiguous_format)
         ensemble._count = int(state["count"])
-        ensemble._global_ND = None
+        ensemble._global_ND = ensemble._longest = None
         if global_reps is not None:
             check_shape("global_reps", global_reps, *sum_ND.shape)
             check_finite("global_reps", global_reps)
@@ -180,16 +199,25 @@ class SimilarityEnsemble:
         self._count = 0
         self._max_N: Tensor = like_ND.new_full((len(like_ND),), -torch.inf)
         self._normaliser_N: Tensor = like_ND.new_zeros(len(like_ND))
-        self._sum_ND = torch.zeros_like(like_ND, requires_grad=False)
+        # One number that stands for all: the first fold puts rows in its place.
+        self._sum_ND: Tensor = like_ND.new_zeros(()).expand(like_ND.shape)
 
     def _scores(self, reps_ND: Tensor) -> Tensor:
         if self._global_ND is None:
             raise InvalidTensorError("add: this ensemble was read from a state without global_reps; it can only merge")
-        return scores_unchecked(reps_ND, self._global_ND, self.temperature, self._precision)
+        return scores_unchecked(reps_ND, self._global_ND, self.temperature, self._precision, self._longest)
 
     @torch.no_grad()
     def _fold(self, max_N: Tensor, normaliser_N: Tensor, sum_ND: Tensor) -> None:
-        """Online softmax: bring both sides to the larger maximum, then add. In place."""
+        """Online softmax: bring both sides to the larger maximum, then add. In place.
+
+        What the first brings is taken as it is, which gives the same bits: its factor is 1, and 0 is added.
+        """
+        if not self._count:
+            self._max_N = max_N.clone()
+            self._normaliser_N = normaliser_N + 0.0
+            self._sum_ND = sum_ND.to(self._sum_ND) + 0.0
+            return
         new_max_N = torch.maximum(self._max_N, max_N)
         kept_N = torch.exp(self._max_N - new_max_N)
         added_N = torch.exp(max_N - new_max_N)

@@ -19,7 +19,7 @@ from torch import Tensor
 from fedafd.algorithm.checks import check_finite, check_positive, check_shape, compute_dtype
 from fedafd.algorithm.flash_scores import fits, flash_scores
 
-__all__ = ["has_bfloat16", "scores_unchecked", "similarity_scores"]
+__all__ = ["has_bfloat16", "longest_row", "scores_unchecked", "similarity_scores"]
 
 Precision = Literal["float32", "bfloat16"]
 """Of the similarities in the normaliser. bfloat16: products of rounded rows, added up in float32; a GPU that has a
@@ -58,20 +58,31 @@ def has_bfloat16(device: torch.device) -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
+def longest_row(rows_ND: Tensor) -> Tensor:
+    """The length of the longest row, a scalar on the rows' device."""
+    longest: Tensor = rows_ND.norm(dim=1).max()
+    return longest
+
+
 @torch.no_grad()
 def scores_unchecked(
-    reps_ND: Tensor, global_ND: Tensor, temperature: float, precision: Precision = "float32"
+    reps_ND: Tensor,
+    global_ND: Tensor,
+    temperature: float,
+    precision: Precision = "float32",
+    longest: Tensor | None = None,
 ) -> Tensor:
     """similarity_scores for tensors already checked; computed in the dtype of `global_ND`, float32 or float64.
 
     `precision` bfloat16 counts where `global_ND` is float32 and the hardware has it. A row's own similarity stays
-    exact; the error is measured in docs/performance.md.
+    exact; the error is measured in docs/performance.md. `longest`: what `longest_row` says of `global_ND`, if known.
     """
     device = global_ND.device
     rounded = precision == "bfloat16" and global_ND.dtype == torch.float32 and has_bfloat16(device)
     rows, columns = _CPU_BLOCK if device.type == "cpu" else _DEVICE_BLOCK
     # Asked once: each question waits for the device.
-    norms = torch.stack([reps.to(global_ND.dtype).norm(dim=1).max() for reps in (reps_ND, global_ND)]).tolist()
+    longest = longest_row(global_ND) if longest is None else longest
+    norms = torch.stack([longest_row(reps_ND.to(global_ND.dtype)), longest]).tolist()
     if rounded and fits(global_ND):
         return flash_scores(reps_ND, global_ND, global_ND, temperature, (norms[0], norms[1]))
     scores_N = torch.empty(len(reps_ND), dtype=global_ND.dtype, device=device)

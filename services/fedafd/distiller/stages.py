@@ -34,8 +34,9 @@ from fedafd.domain.config import FederationConfig
 from fedafd.domain.contributions import contribution_metrics
 from fedafd.domain.kinds import Modality, StageKind, UploadPurpose
 from fedafd.learning.comparison import standard_error
-from fedafd.learning.ensemble import aggregate, fold_state, merge_states
+from fedafd.learning.ensemble import aggregate, merge_states
 from fedafd.learning.fedavg import average_updates
+from fedafd.learning.folding import Folding
 from fedafd.learning.server_round import distil, evaluate, export_global_model, initial_server_state, prepare
 from fedafd.learning.weighing import score_sheet, weigh
 
@@ -100,7 +101,9 @@ def _prepare(work: StageWork) -> StageResult:
 def _fold(work: StageWork) -> StageResult:
     assert work.modality is not None
     if UploadPurpose.MERGED_STATES in work.inputs:
-        return _folded(work, work.modality, sed_state_of(work.inputs[UploadPurpose.MERGED_STATES], work.modality))
+        state = sed_state_of(work.inputs[UploadPurpose.MERGED_STATES], work.modality)
+        sheet = score_sheet(work.config, work.modality, state) if work.config.distillation.caps_weights else None
+        return StageResult(FoldOutputs(state=state, sheet=sheet).named())
     inputs = FoldInputs.of(work.inputs)
     global_reps = _global(work, inputs.global_representations)
     count, dim = global_reps[work.modality].shape
@@ -115,17 +118,15 @@ def _fold(work: StageWork) -> StageResult:
         allow_more=True,
     )
     modality = work.modality
-    state = fold_state(work.config, modality, reps[modality], global_reps, device=work.device, staleness=inputs.age)
-    return _folded(work, modality, state, global_reps)
+    folded = _folding(work, global_reps).fold(modality, reps[modality], staleness=inputs.age)
+    return StageResult(FoldOutputs(state=folded.state, sheet=folded.sheet).named())
 
 
-def _folded(
-    work: StageWork, modality: Modality, state: bytes, global_reps: Mapping[Modality, NDArray[np.float32]] | None = None
-) -> StageResult:
-    sheet = None
-    if work.config.distillation.caps_weights:
-        sheet = score_sheet(work.config, modality, state, global_reps)
-    return StageResult(FoldOutputs(state=state, sheet=sheet).named())
+def _folding(work: StageWork, global_reps: Mapping[Modality, NDArray[np.float32]]) -> Folding:
+    if "folding" not in work.decoded:
+        work.decoded["folding"] = Folding(work.config, global_reps, device=work.device)
+    folding: Folding = work.decoded["folding"]
+    return folding
 
 
 def _weigh(work: StageWork) -> StageResult:

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.numpy import save
+from safetensors.torch import load
 from torch import Tensor
 
 from fedafd.algorithm.centring import centre, public_mean
@@ -25,7 +26,46 @@ from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.optimizers import choose_device
 
-__all__ = ["aggregate", "fold_state", "merge_states", "state_digest", "trimmed_name"]
+__all__ = [
+    "aggregate",
+    "client_weight",
+    "compared_rows",
+    "empty_ensemble",
+    "fold_state",
+    "merge_states",
+    "packed",
+    "read_state",
+    "state_digest",
+    "trimmed_name",
+]
+
+_OF_ALL = frozenset({"limit", "share"})
+"""What a limit has beside the samples that single states are trimmed on."""
+
+
+def empty_ensemble(
+    config: FederationConfig, modality: Modality, global_reps: Mapping[Modality, NDArray[np.float32]], device: str
+) -> SimilarityEnsemble:
+    """An ensemble of nobody that compares with the global representations [N, D] of both modalities, on the device."""
+    mode, temperature = config.distillation.ensemble, config.distillation.temperature
+    target = global_reps[modality.other if mode is EnsembleMode.CONTRASTIVE else modality]
+    target_ND = compared_rows(config, target, choose_device(device))
+    if mode is EnsembleMode.MEAN:
+        return MeanEnsemble(target_ND)
+    kind = ContrastiveEnsemble if mode is EnsembleMode.CONTRASTIVE else SimilarityEnsemble
+    return kind(target_ND, temperature, precision=config.distillation.precision)
+
+
+def compared_rows(config: FederationConfig, reps_ND: NDArray[np.float32], device: torch.device | None = None) -> Tensor:
+    """Global representations as clients' are compared with them: centred where the configuration says so."""
+    rows_ND = torch.from_numpy(reps_ND).to(device or "cpu")
+    return centre(rows_ND, public_mean(rows_ND)) if config.distillation.centre else rows_ND
+
+
+def client_weight(config: FederationConfig, staleness: int) -> float:
+    """What a client weighs beside others whose representations are fresh, if its own are so many rounds old."""
+    decay = config.distillation.staleness_decay
+    return 1.0 if decay is None else decay**staleness
 
 
 def fold_state(
@@ -41,22 +81,9 @@ def fold_state(
 
     `staleness`: how many rounds ago they were made; each multiplies the client's weight by `staleness_decay`.
     """
-    chosen_device = choose_device(device)
-    mode, temperature = config.distillation.ensemble, config.distillation.temperature
-    target_ND = torch.from_numpy(global_reps[modality.other if mode is EnsembleMode.CONTRASTIVE else modality]).to(
-        chosen_device
-    )
-    if config.distillation.centre:
-        target_ND = centre(target_ND, public_mean(target_ND))
-    if mode is EnsembleMode.MEAN:
-        ensemble: SimilarityEnsemble = MeanEnsemble(target_ND)
-    elif mode is EnsembleMode.CONTRASTIVE:
-        ensemble = ContrastiveEnsemble(target_ND, temperature, precision=config.distillation.precision)
-    else:
-        ensemble = SimilarityEnsemble(target_ND, temperature, precision=config.distillation.precision)
-    decay = config.distillation.staleness_decay
-    ensemble.add(torch.from_numpy(reps_ND).to(chosen_device), weight=1.0 if decay is None else decay**staleness)
-    return _packed(ensemble)
+    ensemble = empty_ensemble(config, modality, global_reps, device)
+    ensemble.add(torch.from_numpy(reps_ND).to(choose_device(device)), weight=client_weight(config, staleness))
+    return packed(ensemble.state_now())
 
 
 def merge_states(states: Sequence[bytes], limit: bytes | None = None) -> bytes:
@@ -64,10 +91,11 @@ def merge_states(states: Sequence[bytes], limit: bytes | None = None) -> bytes:
 
     Raises DataError or InvalidTensorError for one that is no state.
     """
-    merged = _capped(states[0], limit)
+    limits = None if limit is None else _tensors_in(limit)
+    merged = _capped(states[0], limits)
     for state in states[1:]:
-        merged.merge(_capped(state, limit))
-    return _packed(merged)
+        merged.merge(_capped(state, limits))
+    return packed(merged.state_now())
 
 
 def state_digest(state: bytes) -> bytes:
@@ -82,18 +110,18 @@ def trimmed_name(digest: bytes) -> str:
 
 def aggregate(config: FederationConfig, state: bytes) -> NDArray[np.float32]:
     """The weighted ensemble [N, D] of a state."""
-    ensemble = SimilarityEnsemble.from_state(_tensors_in(state))
+    ensemble = read_state(state)
     result: NDArray[np.float32] = ensemble.result(normalise=config.distillation.normalise_aggregate).float().numpy()
     return result
 
 
-def _capped(state: bytes, limit: bytes | None) -> SimilarityEnsemble:
-    ensemble = SimilarityEnsemble.from_state(_tensors_in(state))
-    if limit is not None:
-        limits = _tensors_in(limit)
-        trimmed = limits.get(trimmed_name(state_digest(state)))
-        if trimmed is not None:
-            ensemble.leave_out(trimmed)
+def _capped(state: bytes, limits: Mapping[str, Tensor] | None) -> SimilarityEnsemble:
+    ensemble = read_state(state)
+    if limits is not None:
+        if len(limits) > len(_OF_ALL):  # hashing a state is no little part of a merge
+            trimmed = limits.get(trimmed_name(state_digest(state)))
+            if trimmed is not None:
+                ensemble.leave_out(trimmed)
         ensemble.cap(limits["limit"], min(1.0, float(limits["share"]) * ensemble.count))
     return ensemble
 
@@ -105,5 +133,11 @@ def _tensors_in(state: bytes) -> Mapping[str, Tensor]:
         raise DataError(f"SED state of {len(state)} bytes: not readable as safetensors: {error}") from None
 
 
-def _packed(ensemble: SimilarityEnsemble) -> bytes:
-    return save({name: torch.as_tensor(value).cpu().contiguous() for name, value in sorted(ensemble.state().items())})
+def read_state(state: bytes) -> SimilarityEnsemble:
+    """The ensemble of a state. Raises DataError or InvalidTensorError for what is none."""
+    return SimilarityEnsemble.from_state(_tensors_in(state))
+
+
+def packed(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors as safetensors bytes; the same bytes for the same values."""
+    return save({name: tensors[name].cpu().contiguous().numpy() for name in sorted(tensors)})

@@ -19,24 +19,16 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fedafd.algorithm.agreement import (
-    added,
-    agreements,
-    least_agreeing,
-    mean_similarity,
-    near_copies,
-    num_trimmed,
-)
-from fedafd.algorithm.centring import centre, public_mean
+from fedafd.algorithm.agreement import KnownRows, agreements, least_agreeing, near_copies, num_trimmed, unit_rest
 from fedafd.algorithm.distillation import SimilarityEnsemble, scores_without
 from fedafd.algorithm.weight_cap import capped_weights, score_limit, share_cap
 from fedafd.domain.config import FederationConfig
 from fedafd.domain.contributions import Contribution
 from fedafd.domain.kinds import Modality
 from fedafd.domain.seeds import derive_seed
-from fedafd.learning.ensemble import state_digest, trimmed_name
+from fedafd.learning.ensemble import compared_rows, packed, read_state, state_digest, trimmed_name
 
-__all__ = ["Weighed", "score_sheet", "weigh"]
+__all__ = ["SheetMaker", "Weighed", "score_sheet", "weigh"]
 
 _COMPARED = 128
 """Samples of which what clients add is compared."""
@@ -50,6 +42,29 @@ class Weighed:
     limit: bytes
 
 
+class SheetMaker:
+    """Makes the sheets of one modality; what all clients' rows are compared with is centred and measured once."""
+
+    def __init__(self, config: FederationConfig, modality: Modality, global_ND: Tensor) -> None:
+        """`global_ND` [N, D] on the CPU, centred where the configuration says so."""
+        self._trims = bool(config.distillation.trimmed_share)
+        self._known = KnownRows(global_ND)
+        self._compared_S = _compared(config, modality, len(global_ND))
+
+    def sheet(self, ensemble: SimilarityEnsemble, digest: bytes) -> bytes:
+        """Of an ensemble on the CPU, whose state has this `state_digest`."""
+        if ensemble.count != 1:
+            return _packed_sheet(ensemble, {})
+        reps_ND = ensemble.result()
+        rest_ND = self._known.rest(reps_ND)
+        parts = {"added": unit_rest(rest_ND[self._compared_S])}
+        parts["similarity"] = torch.tensor(self._known.mean_similarity(reps_ND), dtype=torch.float64)
+        if self._trims:
+            parts["every"] = unit_rest(rest_ND).half()
+            parts["digest"] = torch.frombuffer(bytearray(digest), dtype=torch.uint8)
+        return _packed_sheet(ensemble, parts)
+
+
 def score_sheet(
     config: FederationConfig,
     modality: Modality,
@@ -57,20 +72,16 @@ def score_sheet(
     global_reps: Mapping[Modality, NDArray[np.float32]] | None = None,
 ) -> bytes:
     """The sheet of a state. Of a single client's it needs the global representations; of a region's it takes none."""
-    ensemble = SimilarityEnsemble.from_state(load(state))
-    sheet: dict[str, Tensor] = {"scores": ensemble.scores(), "count": torch.tensor(ensemble.count)}
-    if global_reps is not None and ensemble.count == 1:
-        global_ND = torch.from_numpy(global_reps[modality])
-        if config.distillation.centre:
-            global_ND = centre(global_ND, public_mean(global_ND))
-        reps_ND = ensemble.result()
-        some_S = _compared(config, modality, len(reps_ND))
-        sheet["added"] = added(reps_ND[some_S], global_ND[some_S])
-        sheet["similarity"] = torch.tensor(mean_similarity(reps_ND, global_ND), dtype=torch.float64)
-        if config.distillation.trimmed_share:
-            sheet["every"] = added(reps_ND, global_ND).half()
-            sheet["digest"] = torch.frombuffer(bytearray(state_digest(state)), dtype=torch.uint8)
-    return save({name: value.contiguous() for name, value in sorted(sheet.items())})
+    ensemble = read_state(state)
+    if global_reps is None:
+        return _packed_sheet(ensemble, {})
+    global_ND = compared_rows(config, global_reps[modality])
+    return SheetMaker(config, modality, global_ND).sheet(ensemble, state_digest(state))
+
+
+def _packed_sheet(ensemble: SimilarityEnsemble, parts: Mapping[str, Tensor]) -> bytes:
+    sheet = {"scores": ensemble.scores(), "count": torch.tensor(ensemble.count), **parts}
+    return packed(sheet)
 
 
 def weigh(config: FederationConfig, sheets: Sequence[bytes]) -> Weighed:

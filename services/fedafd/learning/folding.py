@@ -1,0 +1,63 @@
+"""Folds of a round on bytes: each client's state and sheet, while what all of them compare with is made ready once.
+
+With few public samples a fold is hardly any arithmetic: then centring, checking and measuring the global
+representations anew for each client would be most of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedafd.algorithm.distillation import SimilarityEnsemble
+from fedafd.domain.config import FederationConfig
+from fedafd.domain.kinds import Modality
+from fedafd.learning.ensemble import client_weight, compared_rows, empty_ensemble, packed, state_digest
+from fedafd.learning.weighing import SheetMaker
+
+__all__ = ["Folded", "Folding"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folded:
+    """What a fold leaves."""
+
+    state: bytes
+    sheet: bytes | None
+    """None where weights are not capped."""
+
+
+class Folding:
+    """Folds clients of a round, one after the other."""
+
+    def __init__(
+        self, config: FederationConfig, global_reps: Mapping[Modality, NDArray[np.float32]], *, device: str = "cpu"
+    ) -> None:
+        """`global_reps` hold both modalities, [N, D] each."""
+        self._config, self._global_reps, self._device = config, global_reps, device
+        self._empty: dict[Modality, SimilarityEnsemble] = {}
+        self._sheets: dict[Modality, SheetMaker] = {}
+
+    def fold(self, modality: Modality, reps_ND: NDArray[np.float32], *, staleness: int = 0) -> Folded:
+        """One client's representations of one modality, made `staleness` rounds ago. Raises InvalidTensorError."""
+        if modality not in self._empty:
+            self._empty[modality] = empty_ensemble(self._config, modality, self._global_reps, self._device)
+        ensemble = self._empty[modality].anew()
+        ensemble.add(torch.from_numpy(reps_ND).to(ensemble.device), weight=client_weight(self._config, staleness))
+        here = {name: part.cpu() for name, part in ensemble.state_now().items()}
+        state = packed(here)
+        if not self._config.distillation.caps_weights:
+            return Folded(state=state, sheet=None)
+        if ensemble.device.type != "cpu":
+            ensemble = SimilarityEnsemble.from_state(here)
+        return Folded(state=state, sheet=self._sheet_maker(modality).sheet(ensemble, state_digest(state)))
+
+    def _sheet_maker(self, modality: Modality) -> SheetMaker:
+        if modality not in self._sheets:
+            rows_ND = compared_rows(self._config, self._global_reps[modality])
+            self._sheets[modality] = SheetMaker(self._config, modality, rows_ND)
+        return self._sheets[modality]

@@ -1,0 +1,79 @@
+"""Folds that share what they compare with: the same bits as each for itself, as the plain formulas, and less work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load
+from torch.nn import functional as F
+
+from fedafd.algorithm import checks
+from fedafd.domain.config import FederationConfig
+from fedafd.domain.kinds import Modality
+from fedafd.learning.ensemble import fold_state
+from fedafd.learning.folding import Folding
+from fedafd.learning.weighing import score_sheet
+
+SHAPES = [(3, 8), (8, 8), (200, 12)]
+
+
+def rows(seed: int, shape: tuple[int, int]) -> NDArray[np.float32]:
+    drawn = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+    unit: NDArray[np.float32] = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    return unit
+
+
+def config(dim: int, **distillation: Any) -> FederationConfig:
+    return FederationConfig.model_validate({"name": "f", "embedding_dim": dim, "distillation": distillation})
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("ensemble", ["similarity", "mean", "contrastive"])
+def test_a_fold_has_the_same_bits_whatever_was_folded_before_it(ensemble: str, shape: tuple[int, int]) -> None:
+    chosen = config(shape[1], ensemble=ensemble, staleness_decay=0.5)
+    reps = {modality: rows(number, shape) for number, modality in enumerate(Modality)}
+    folding = Folding(chosen, reps)
+    for seed in (2, 3, 4, 2):
+        for modality in Modality:
+            folded = folding.fold(modality, rows(seed, shape), staleness=seed - 2)
+            assert folded.state == fold_state(chosen, modality, rows(seed, shape), reps, staleness=seed - 2)
+            assert folded.sheet == (
+                score_sheet(chosen, modality, folded.state, reps) if chosen.distillation.caps_weights else None
+            )
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_sheet_has_the_bits_of_the_plain_formulas(shape: tuple[int, int]) -> None:
+    chosen = config(shape[1], centre=False, trimmed_share=0.2, weight_cap="auto")
+    reps = dict.fromkeys(Modality, rows(0, shape))
+    sheet = Folding(chosen, reps).fold(Modality.TEXT, rows(1, shape)).sheet
+    assert sheet is not None
+    mine_ND, known_ND = torch.from_numpy(rows(1, shape)), torch.from_numpy(reps[Modality.TEXT])
+    along_ND = F.normalize(known_ND, dim=1)
+    rest_ND = mine_ND - (mine_ND * along_ND).sum(dim=1, keepdim=True) * along_ND
+    rest_ND = rest_ND - rest_ND.mean(dim=0)
+    found = load(sheet)
+    assert torch.equal(found["every"], F.normalize(rest_ND, dim=1).half())
+    assert float(found["similarity"]) == float(F.cosine_similarity(mine_ND, known_ND, dim=1).double().mean())
+
+
+def test_what_all_folds_compare_with_is_checked_for_the_first_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    check = checks.check_finite
+
+    def noted(name: str, tensor: torch.Tensor) -> None:
+        looked.append(tensor.data_ptr())
+        check(name, tensor)
+
+    for module in ("distillation", "centring"):
+        monkeypatch.setattr(f"fedafd.algorithm.{module}.check_finite", noted)
+    shape = SHAPES[-1]
+    folding = Folding(config(shape[1]), dict.fromkeys(Modality, rows(0, shape)))
+    folding.fold(Modality.IMAGE, rows(1, shape))
+    first = len(looked)
+    folding.fold(Modality.IMAGE, rows(2, shape))
+    assert len(looked) == first + 1
