@@ -93,6 +93,7 @@ class FakeAggregator(AggregatorServiceServicer):
         self.commits: list[pb.CommitUploadRequest] = []
         self.left: list[LeaveReason] = []
         self.progress: list[tuple[float, str]] = []
+        self.work_done: list[int] = []
         self.wire: list[bytes] = []
         """Every message and every piece of metadata that came, in order."""
         self.downloads: list[tuple[str, int]] = []
@@ -204,6 +205,7 @@ class FakeAggregator(AggregatorServiceServicer):
         await self._authenticate(context)
         if request.alive_only:
             return pb.ReportProgressResponse(keep_going=self.keep_going)
+        self.work_done.append(request.work_done)
         self.progress.append((request.fraction, str(activity_from_wire(request.doing, request.step, request.steps))))
         return pb.ReportProgressResponse(keep_going=self.keep_going)
 

@@ -210,6 +210,13 @@ def test_a_folder_that_is_read_only_for_a_while_costs_no_training(
 
     scene = play(tmp_path, scenario)
     assert (len(scene.trainer.tasks), len(scene.server.commits), scene.server.left) == (1, 1, [])
+    waited = [
+        done
+        for (_, doing), done in zip(scene.server.progress, scene.server.work_done, strict=True)
+        if doing == "waiting for its disk"
+    ]
+    assert len(waited) == 3
+    assert len(set(waited)) == 1, "waiting is no work"
 
 
 def test_a_site_that_cannot_note_why_it_leaves_stays_silent_and_lives(

@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback, TrainingCancelledError, train_watched
+from fedafd.agent.training import (
+    LocalResult,
+    LocalTask,
+    ProgressCallback,
+    TrainingCancelledError,
+    WorkCount,
+    train_watched,
+)
 from fedafd.domain.config import parse_federation_config
 from fedafd.domain.kinds import Modality
 from fedafd.domain.leaving import Activity, ActivityKind
@@ -62,9 +69,12 @@ def test_result_comes_back_and_progress_is_throttled() -> None:
         heard.append((fraction, activity))
         return True
 
-    trainer = StepTrainer(steps=60, seconds=0.01)
-    result = asyncio.run(train_watched(trainer, TASK, stop=asyncio.Event(), report=report, interval_seconds=0.1))
+    trainer, work = StepTrainer(steps=60, seconds=0.01), WorkCount()
+    result = asyncio.run(
+        train_watched(trainer, TASK, stop=asyncio.Event(), report=report, work=work, interval_seconds=0.1)
+    )
     assert result == RESULT
+    assert work.done == 1 + 60
     assert 1 <= len(heard) <= 12
     assert heard == sorted(heard)
     assert trainer.threads.isdisjoint({threading.get_ident()})

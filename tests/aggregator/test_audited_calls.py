@@ -31,7 +31,7 @@ SIGNS_OF_LIFE = {
     "clients": {"last_seen_at", "session", "session_until", "other_agent_refused_at"},
     "participations": {
         *("state", "progress", "activity", "last_progress_at", "trains_since", "sends_since"),
-        *("bytes_up", "bytes_down"),
+        *("bytes_up", "bytes_down", "advanced_at", "work_done", "work_of", "work_begun", "farthest"),
     },
 }
 """Columns that say that an agent lives and how far it is. A participation's state is among them while it is open."""

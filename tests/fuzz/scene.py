@@ -256,7 +256,7 @@ class Scene:
         recorded |= {
             "FetchTask": pb.FetchTaskRequest(),
             "ReportProgress": pb.ReportProgressRequest(
-                round_id=round_id, fraction=0.5, doing=pb.CLIENT_ACTIVITY_TRAINING, step=1, steps=2
+                round_id=round_id, fraction=0.5, doing=pb.CLIENT_ACTIVITY_TRAINING, step=1, steps=2, work_done=3
             ),
             "BeginUpload": begin,
             "UploadChunks": chunk,

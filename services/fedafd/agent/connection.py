@@ -144,8 +144,8 @@ class AggregatorConnection:
             self._session.accepted()
         return answer
 
-    async def report_progress(self, round_id: str, fraction: float, activity: Activity) -> bool:
-        """Tell how far training is; False means: stop and discard."""
+    async def report_progress(self, round_id: str, fraction: float, activity: Activity, *, work_done: int) -> bool:
+        """Tell how far training is; False means: stop and discard. `work_done`: what this process has done so far."""
         sent = activity_to_send(activity)
         request = pb.ReportProgressRequest(
             round_id=round_id,
@@ -153,6 +153,7 @@ class AggregatorConnection:
             doing=wire_activity(sent.kind),
             step=sent.step,
             steps=sent.steps,
+            work_done=work_done,
         )
         answer = await self._ask("report progress", "ReportProgress", request)
         return bool(answer.keep_going)

@@ -38,6 +38,7 @@ from fedafd.agent.training import (
     LocalTask,
     Trainer,
     TrainingCancelledError,
+    WorkCount,
     train_watched,
 )
 from fedafd.artifacts.stage_io import BUNDLE
@@ -103,6 +104,7 @@ class Agent:
         self._ledger = Ledger(state.root)
         self._account = PrivacyAccount(config, state.root, self._ledger)
         self._delivery = Delivery(state, self._ledger, config.share)
+        self._work = WorkCount()
 
     async def run(self, token: str | None) -> None:
         """Enrol if need be, then serve.
@@ -245,8 +247,8 @@ class Agent:
         else:
             with self._metrics.phase("train"):
                 async with self._comparing.making_way():
-                    report = _reporter(connection, task.round_id, self._policy.watch())
-                    result = await train_watched(self._trainer, local, stop=self._stop, report=report)
+                    report = self._reporter(connection, task.round_id)
+                    result = await train_watched(self._trainer, local, stop=self._stop, report=report, work=self._work)
             pending = await self._outlasting(connection, task, lambda: asyncio.to_thread(self._keep, local, result))
             _log.info("agent.trained", **result.metrics)
         with self._metrics.phase("deliver"):
@@ -259,10 +261,23 @@ class Agent:
         self, connection: AggregatorConnection, task: pb.TrainTask, work: Callable[[], Awaitable[T]]
     ) -> T:
         async def tell() -> None:
-            if not await connection.report_progress(task.round_id, 0.95, Activity(ActivityKind.TRAINING)):
+            doing, done = Activity(ActivityKind.WAITING_FOR_DISK), self._work.done
+            if not await connection.report_progress(task.round_id, 0.95, doing, work_done=done):
                 raise TrainingCancelledError
 
         return await outlast_read_only(work, stop=self._stop, tell=tell)
+
+    def _reporter(
+        self, connection: AggregatorConnection, round_id: str
+    ) -> Callable[[float, Activity], Awaitable[bool]]:
+        check = self._policy.watch()
+
+        async def report(fraction: float, activity: Activity) -> bool:
+            check()
+            done = self._work.done
+            return await connection.report_progress(round_id, 0.05 + 0.9 * fraction, activity, work_done=done)
+
+        return report
 
     async def _follow_delivery(self) -> None:
         await asyncio.to_thread(self._model.refresh, self._state, self._cache)
@@ -312,6 +327,7 @@ class Agent:
                 task.round_id,
                 0.05 * number / len(artifacts),
                 Activity(ActivityKind.DOWNLOADING, number + 1, len(artifacts)),
+                work_done=self._work.done,
             ):
                 raise TrainingCancelledError
             paths[artifact.sha256] = await connection.download(artifact, self._cache)
@@ -347,16 +363,6 @@ async def _keep_session(connection: AggregatorConnection, round_id: str) -> None
         while True:
             await asyncio.sleep(_KEEP_SESSION_SECONDS)
             await connection.keep_session(round_id)
-
-
-def _reporter(
-    connection: AggregatorConnection, round_id: str, check: Callable[[], None]
-) -> Callable[[float, Activity], Awaitable[bool]]:
-    async def report(fraction: float, activity: Activity) -> bool:
-        check()
-        return await connection.report_progress(round_id, 0.05 + 0.9 * fraction, activity)
-
-    return report
 
 
 def _modality(bundle: types_pb2.Artifact) -> Modality:

@@ -17,7 +17,15 @@ from fedafd.domain.kinds import Modality
 from fedafd.domain.leaving import Activity
 from fedafd.domain.state_cases import Difference
 
-__all__ = ["LocalResult", "LocalTask", "ProgressCallback", "Trainer", "TrainingCancelledError", "train_watched"]
+__all__ = [
+    "LocalResult",
+    "LocalTask",
+    "ProgressCallback",
+    "Trainer",
+    "TrainingCancelledError",
+    "WorkCount",
+    "train_watched",
+]
 
 ProgressCallback = Callable[[float, Activity], None]
 """Hears the done share, 0 to 1, and what is being done; raises TrainingCancelledError to stop the training."""
@@ -25,6 +33,21 @@ ProgressCallback = Callable[[float, Activity], None]
 
 def _nothing() -> None:
     """Costs nothing."""
+
+
+class WorkCount:
+    """Units of work that this process has done: batches, blocks of features. It grows only as work goes on.
+
+    Downloads and uploads are not among them: the aggregator counts their bytes.
+    """
+
+    def __init__(self) -> None:
+        self.done = 1
+        """From 1, as 0 says that nobody counts."""
+
+    def one_more(self) -> None:
+        """A unit was done."""
+        self.done += 1
 
 
 class TrainingCancelledError(Exception):
@@ -112,17 +135,21 @@ async def train_watched(
     *,
     stop: asyncio.Event,
     report: Callable[[float, Activity], Awaitable[bool]],
+    work: WorkCount | None = None,
     interval_seconds: float = 1.0,
 ) -> LocalResult:
     """Train in a thread; tell `report` about steps, at most once per interval; stop when it answers False.
 
-    Steps are reported, not mere life: a training that hangs goes silent and is found out by the idle timeout.
+    Steps are reported, not mere life: a training that hangs goes silent and is found out by the idle timeout. `work`
+    counts them.
     Raises TrainingCancelledError when the round closed or `stop` was set before the last step.
     """
     cancelled = threading.Event()
+    counted = WorkCount() if work is None else work
     latest: list[tuple[float, Activity]] = []
 
     def progress(fraction: float, activity: Activity) -> None:
+        counted.one_more()
         latest[:] = [(fraction, activity)]
         if cancelled.is_set():
             raise TrainingCancelledError

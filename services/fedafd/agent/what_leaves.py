@@ -44,12 +44,17 @@ MESSAGES = (
     Leaving("ReportProgressRequest.fraction", "done share, 0 to 1", "with it"),
     Leaving(
         "ReportProgressRequest.doing",
-        "downloading, reading data, training, calibrating, representing, evaluating, uploading",
+        "downloading, reading data, training, calibrating, representing, evaluating, uploading, waiting for its disk",
         "with it",
     ),
     Leaving("ReportProgressRequest.step", "number of the epoch or file", "with it"),
     Leaving("ReportProgressRequest.steps", "how many epochs or files", "with it"),
     Leaving("ReportProgressRequest.alive_only", "that the process lives", "every ten seconds of a round"),
+    Leaving(
+        "ReportProgressRequest.work_done",
+        "how many batches and blocks of features the agent has been through since it started",
+        "with `fraction`",
+    ),
     Leaving("BeginUploadRequest.round_id", "the round's id", "before each upload"),
     Leaving(
         "BeginUploadRequest.upload_purpose",

@@ -13,6 +13,7 @@ from fedafd.aggregator.described import describe, pieces_of
 from fedafd.aggregator.enrolling import enrol, renew_certificate
 from fedafd.aggregator.identity import caller_of, calling_client
 from fedafd.aggregator.making_again import check_stored, make_again
+from fedafd.aggregator.progress import Report
 from fedafd.aggregator.tasks import desired_task, find_artifact
 from fedafd.aggregator.types import Call
 from fedafd.aggregator.uploads import announced_upload, begin_upload, open_participation
@@ -97,7 +98,13 @@ class AgentService(AggregatorServiceServicer):
             return pb.ReportProgressResponse(keep_going=False)
         if request.alive_only:
             return pb.ReportProgressResponse(keep_going=True)
-        self._context.progress.step(row.federation_id, participation.id, request.fraction, activity)
+        told = Report(
+            fraction=request.fraction,
+            activity=activity,
+            work_done=request.work_done,
+            session=sessions_in(call.invocation_metadata()).own,
+        )
+        self._context.progress.step(row.federation_id, participation.id, told)
         self._seen(client, str(activity or ""))
         return pb.ReportProgressResponse(keep_going=True)
 
@@ -125,7 +132,8 @@ class AgentService(AggregatorServiceServicer):
             except _STORE_OUTAGES:
                 self._context.progress.moved(row.federation_id, part.id)
                 raise
-            self._context.progress.moved(row.federation_id, part.id, up=len(request.data))
+            counts = self._context.transfers.goes_farther(upload.id, request.index)
+            self._context.progress.moved(row.federation_id, part.id, up=len(request.data), counts=counts)
             self._context.metrics.bytes_in.inc(len(request.data))
             self._seen(client, f"{ActivityKind.UPLOADING} {upload.purpose}")
         if stream is None:
@@ -148,7 +156,7 @@ class AgentService(AggregatorServiceServicer):
         artifact, part = await self._named_artifact(client, request.sha256)
         self._seen(client, f"{ActivityKind.DOWNLOADING} {artifact.purpose}")
         length, digests = await describe(self._context, artifact, part)
-        self._context.progress.moved(client.federation_id, part.id, down=len(digests))
+        self._moved_down(client, artifact, part, len(digests))
         return pb.DescribeArtifactResponse(block_bytes=length, digests=digests)
 
     async def DownloadArtifact(
@@ -170,7 +178,13 @@ class AgentService(AggregatorServiceServicer):
             yield pb.DownloadArtifactResponse(data=data)
             self._seen(client, f"{ActivityKind.DOWNLOADING} {artifact.purpose}")
             self._context.metrics.bytes_out.inc(len(data))
-            self._context.progress.moved(client.federation_id, part.id, down=len(data))
+            self._moved_down(client, artifact, part, len(data))
+
+    def _moved_down(
+        self, client: ClientRow, artifact: types_pb2.Artifact, part: ParticipationRow, num_bytes: int
+    ) -> None:
+        counts = self._context.transfers.is_needed(part.id, artifact.sha256, artifact.size_bytes, num_bytes)
+        self._context.progress.moved(client.federation_id, part.id, down=num_bytes, counts=counts)
 
     async def _named_artifact(self, client: ClientRow, sha256: str) -> tuple[types_pb2.Artifact, ParticipationRow]:
         located = await find_artifact(self._context, client, sha256)

@@ -21,6 +21,7 @@ from fedafd.aggregator.progress import ProgressBook
 from fedafd.aggregator.proofs import Proofs
 from fedafd.aggregator.renewals import Renewals
 from fedafd.aggregator.round_facts import Once, RoundFacts
+from fedafd.aggregator.transfers import Transfers
 from fedafd.aggregator.wakeups import Wakeups
 from fedafd.artifacts.keys import FEDERATIONS
 from fedafd.persistence.database import Database
@@ -64,6 +65,7 @@ class Context:
     pace: Pace = field(default_factory=Pace)
     refusals: SlowRefusals = field(default_factory=SlowRefusals)
     direct: DirectUploads = field(default_factory=DirectUploads)
+    transfers: Transfers = field(default_factory=Transfers)
     waiting: Waiting = field(default_factory=Waiting)
     commits: Turns = field(default_factory=Turns)
     mover: Mover = field(default_factory=Mover)

@@ -14,23 +14,40 @@ from typing import Any, NamedTuple
 from fedafd.aggregator.wakeups import Wakeups
 from fedafd.domain.errors import DatabaseUnavailableError
 from fedafd.domain.leaving import Activity, ActivityKind
+from fedafd.persistence.advances import excused_since
 from fedafd.persistence.database import Database
 from fedafd.persistence.models import utc_now
 from fedafd.persistence.participation_repository import write_progress
 from fedafd.telemetry.logging import get_logger
 
-__all__ = ["ProgressBook", "Unwritten"]
+__all__ = ["ProgressBook", "Report", "Unwritten"]
 
-_BEFORE_TRAINING = (ActivityKind.WAITING, ActivityKind.DOWNLOADING)
+_BEFORE_TRAINING = (ActivityKind.WAITING, ActivityKind.DOWNLOADING, ActivityKind.WAITING_FOR_DISK)
+_MOST_WORK = 2**62
+"""More is no count, and no number of the database."""
 
 _log = get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a client told of its part in a round."""
+
+    fraction: float
+    activity: Activity | None
+    work_done: int
+    """As its process counts; 0: it does not."""
+    session: str
+    """Of the process."""
 
 
 @dataclass
 class _Entry:
     federation_id: str
     at: datetime = field(default_factory=utc_now)
-    step: tuple[float, str] | None = None
+    report: Report | None = None
+    moves: bool = False
+    """Bytes moved that count as progress."""
     trains_at: datetime | None = None
     sends_at: datetime | None = None
     up: int = 0
@@ -57,16 +74,19 @@ class ProgressBook:
         self._noted: dict[str, _Entry] = {}
         self._writing: asyncio.Task[None] | None = None
 
-    def step(self, federation_id: str, participation_id: str, fraction: float, activity: Activity | None) -> None:
-        """The client made a step."""
-        entry = self._note(federation_id, participation_id)
-        entry.step = (min(max(fraction, 0.0), 1.0), str(activity or "")[:200])
+    def step(self, federation_id: str, participation_id: str, report: Report) -> None:
+        """The client told how far it is. Whether that is progress is decided when it is written."""
+        entry, activity = self._note(federation_id, participation_id), report.activity
+        entry.report = report
         if activity is not None and activity.kind not in _BEFORE_TRAINING:
             entry.trains_at = entry.trains_at or entry.at
 
-    def moved(self, federation_id: str, participation_id: str, *, up: int = 0, down: int = 0) -> None:
-        """Bytes of artifacts moved, which is a sign of progress; none where the store is what it waits for."""
+    def moved(
+        self, federation_id: str, participation_id: str, *, up: int = 0, down: int = 0, counts: bool = True
+    ) -> None:
+        """Bytes of artifacts moved, none where the store is what it waits for. `counts`: that is progress."""
         entry = self._note(federation_id, participation_id)
+        entry.moves = entry.moves or counts
         entry.up += up
         entry.down += down
         if up:
@@ -90,7 +110,8 @@ class ProgressBook:
                 newer = self._noted.setdefault(key, entry)
                 if newer is not entry:
                     newer.up, newer.down = newer.up + entry.up, newer.down + entry.down
-                    newer.step = newer.step or entry.step
+                    newer.report = newer.report or entry.report
+                    newer.moves = newer.moves or entry.moves
                     newer.trains_at = entry.trains_at or newer.trains_at
                     newer.sends_at = entry.sends_at or newer.sends_at
             raise
@@ -126,13 +147,18 @@ class ProgressBook:
 
 
 def _row(participation_id: str, entry: _Entry) -> dict[str, Any]:
-    fraction, activity = entry.step or (0.0, "")
+    report = entry.report or Report(fraction=0.0, activity=None, work_done=0, session="")
+    work = min(report.work_done, _MOST_WORK)
     return {
         "participation_id": participation_id,
         "at": entry.at,
-        "stepped": entry.step is not None,
-        "fraction": fraction,
-        "activity_now": activity,
+        "moves": entry.moves,
+        "stepped": entry.report is not None,
+        "fraction": min(max(report.fraction, 0.0), 1.0),
+        "work": work,
+        "own": report.session,
+        "excused_since": excused_since(entry.at, report.activity, work),
+        "activity_now": str(report.activity or "")[:200],
         "trains_at": entry.trains_at,
         "sends_at": entry.sends_at,
         "up": entry.up,

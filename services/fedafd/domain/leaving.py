@@ -119,6 +119,7 @@ class ActivityKind(StrEnum):
     UPLOADING = "uploading"
     DELIVERING = "delivering"
     COLLECTING = "collecting from its sites"
+    WAITING_FOR_DISK = "waiting for its disk"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from fedafd.domain.state_cases import Difference
 from fedafd.domain.state_fingerprint import StateFingerprint
 from fedafd.learning.evaluation import Evaluation
 from fedafd.learning.feature_cache import watched
+from fedafd.learning.feeding import after_batches
 from fedafd.learning.local_site import LocalSite, Sent, SplitName
 from fedafd.learning.local_training import Progress, train_locally
 from fedafd.learning.private_steps import PrivateTraining
@@ -90,14 +91,14 @@ def train_client(
     """
     encoders = {Modality.IMAGE: image_encoder, Modality.TEXT: text_encoder}
     sent = Sent(representations=global_representations, bundles=bundles, public=public, average_of=average_of)
-    progress = _Onward(progress)
-    with watched(progress.stands):
+    onward = _Onward(progress)
+    with watched(lambda _: onward.goes_on()), after_batches(onward.goes_on):
         return _client_round(
             lambda: LocalSite(
                 config, kind, encoders, data, state, seed, device, sent=sent, fingerprint=fingerprint, private=private
             ),
             round_number,
-            progress,
+            onward,
             waypoints,
             evaluate_on,
             compare_on,
@@ -148,18 +149,18 @@ def evaluate_client(
 
 
 class _Onward:
-    """A client's progress, which also hears that a frozen backbone is at work somewhere between."""
+    """A client's progress, which also hears of batches that are encoded between two shares."""
 
     def __init__(self, progress: Progress) -> None:
-        self._progress, self._share = progress, 0.0
+        self._progress, self._last = progress, (0.0, Activity(ActivityKind.READING_DATA))
 
     def __call__(self, share: float, activity: Activity) -> None:
-        self._share = share
+        self._last = share, activity
         self._progress(share, activity)
 
-    def stands(self, _: float) -> None:
-        """Features are being computed: a step, though the share stays."""
-        self._progress(self._share, Activity(ActivityKind.READING_DATA))
+    def goes_on(self) -> None:
+        """A batch more is encoded: a step, though the share stays."""
+        self._progress(*self._last)
 
 
 def _train(site: LocalSite, round_number: int, progress: Progress, waypoints: Waypoints) -> float | None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
 from fedafd.learning.ahead import ahead
 
-__all__ = ["batches", "batches_worked", "encode_batch", "gathered", "resident", "sent"]
+__all__ = ["after_batches", "batches", "batches_worked", "encode_batch", "gathered", "resident", "sent"]
 
 _AHEAD = 2
 _BATCH, _BATCH_ON_GPU, _LEAST_ON_GPU = 128, 1024, 32
 _borne: dict[str, int] = {}
 """By kind of device the samples that its memory bore, where that were fewer than encode_batch."""
+_hearing: ContextVar[Callable[[], None]] = ContextVar("hearing", default=lambda: None)
 _SHARE_OF_FREE = 0.25
 """Of a GPU's free memory, for one split's pixels or tokens; the rest is for training."""
 
@@ -53,11 +56,27 @@ def batches_worked(work: Callable[[Tensor], Tensor], rows: Tensor, device: torch
     while True:
         size = min(encode_batch(device), _borne.get(device.type, encode_batch(device)))
         try:
-            return torch.cat([work(batch) for batch in batches(rows, size, device)])
+            return torch.cat([_worked(work, batch) for batch in batches(rows, size, device)])
         except torch.OutOfMemoryError:
             if device.type == "cpu" or size <= _LEAST_ON_GPU:
                 raise
             _borne[device.type] = size // 2
+
+
+@contextmanager
+def after_batches(hear: Callable[[], None]) -> Iterator[None]:
+    """`hear` is called after each batch of `batches_worked`; what it raises ends the work."""
+    token = _hearing.set(hear)
+    try:
+        yield
+    finally:
+        _hearing.reset(token)
+
+
+def _worked(work: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    result = work(batch)
+    _hearing.get()()
+    return result
 
 
 def sent(rows: Tensor, device: torch.device) -> Tensor:

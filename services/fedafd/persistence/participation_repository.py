@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.kinds import Modality, ParticipantKind
 from fedafd.domain.states import OPEN_PARTICIPATION_STATES, ParticipationState, RoundState
+from fedafd.persistence.advances import advance_values
 from fedafd.persistence.database import affected_rows
 from fedafd.persistence.first_moments import first_moment
 from fedafd.persistence.look_repository import ClientLook, PartLook
@@ -43,7 +44,7 @@ _PROGRESS = (
     .values(
         bytes_up=_PARTS.c.bytes_up + bindparam("up"),
         bytes_down=_PARTS.c.bytes_down + bindparam("down"),
-        last_progress_at=bindparam("at", type_=_PARTS.c.last_progress_at.type),
+        **advance_values(),
         trains_since=first_moment(_PARTS.c.trains_since, "trains_at"),
         sends_since=first_moment(_PARTS.c.sends_since, "sends_at"),
         state=case((_STEPS, ParticipationState.TRAINING.value), else_=_PARTS.c.state),
@@ -146,10 +147,10 @@ async def current_participation(session: AsyncSession, client_id: str) -> tuple[
 
 
 async def write_progress(session: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write what clients did since the last time, many at once: a moving byte is progress, and so is a step.
+    """Write what clients did since the last time, many at once.
 
-    Each row has `participation_id`, `at`, when it began to train and to send (`trains_at`, `sends_at`, None for no
-    news; the first that was written stays), bytes `up` and `down`, and whether the client `stepped`, which moves an
+    Each row has `participation_id`, what `advance_values` names, bytes `up` and `down`, and when the client began to
+    train and to send (`trains_at`, `sends_at`, None for no news; the first that was written stays). A report moves an
     unsettled participation to `training`, to `fraction` and `activity_now`.
     """
     await (await session.connection()).execute(_PROGRESS, [dict(row) for row in rows])
@@ -177,6 +178,11 @@ async def reopen_participation(
             "region_clients": None,
             "progress": 0.0,
             "last_progress_at": utc_now(),
+            "advanced_at": None,
+            "work_done": 0,
+            "work_of": None,
+            "work_begun": 0,
+            "farthest": 0.0,
             "trains_since": None,
             "sends_since": None,
         }

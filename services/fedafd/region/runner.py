@@ -69,6 +69,8 @@ class Region:
         look_seconds: float = 1.0,
     ) -> None:
         """`look_seconds`: how often it looks how far its own round is."""
+        self._moves = 1
+        """How often it told that its round went on, from 1."""
         self._config, self._own, self._state, self._stop = config, own, state, stop
         self._poll_seconds, self._look_seconds = poll_seconds, look_seconds
         self._cache = ArtifactCache(state.root / "artifacts", limit_bytes=cache_limit_bytes)
@@ -215,7 +217,8 @@ class Region:
     async def _tell(
         self, connection: AggregatorConnection, task: pb.TrainTask, fraction: float, doing: Activity
     ) -> None:
-        if not await connection.report_progress(task.round_id, fraction, doing):
+        self._moves += 1
+        if not await connection.report_progress(task.round_id, fraction, doing, work_done=self._moves):
             raise RoundClosedError("the upper round closed for this region")
 
     async def _deliver(self, connection: AggregatorConnection, task: pb.TrainTask, row: RoundRow) -> None:

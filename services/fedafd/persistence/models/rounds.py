@@ -76,6 +76,17 @@ class ParticipationRow(Base):
     progress: Mapped[float] = mapped_column(Float, default=0.0)
     activity: Mapped[str | None] = mapped_column(String(200))
     last_progress_at: Mapped[datetime] = mapped_column(default=utc_now)
+    """When its client last made progress (fedafd.persistence.advances), or was invited."""
+    advanced_at: Mapped[datetime | None]
+    """When its work last went on, or its bytes: without what is excused. None before, and in rows of older versions."""
+    work_done: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """What its agent counted of its work, at most; 0 for one that does not count."""
+    work_of: Mapped[str | None] = mapped_column(String(16))
+    """The session that counted."""
+    work_begun: Mapped[int] = mapped_column(default=0, server_default="0")
+    """How many sessions began to count."""
+    farthest: Mapped[float] = mapped_column(Float, default=0.0, server_default="0")
+    """The largest share that it told of, of an agent that does not count."""
     trains_since: Mapped[datetime | None]
     """When it had downloaded and told of its first step; None before, and in rows of versions that did not note it."""
     sends_since: Mapped[datetime | None]

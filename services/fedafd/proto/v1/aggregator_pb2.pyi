@@ -23,6 +23,7 @@ class ClientActivity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CLIENT_ACTIVITY_EVALUATING: _ClassVar[ClientActivity]
     CLIENT_ACTIVITY_UPLOADING: _ClassVar[ClientActivity]
     CLIENT_ACTIVITY_COLLECTING: _ClassVar[ClientActivity]
+    CLIENT_ACTIVITY_WAITING_FOR_DISK: _ClassVar[ClientActivity]
 
 class UploadPurpose(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -64,6 +65,7 @@ CLIENT_ACTIVITY_REPRESENTING: ClientActivity
 CLIENT_ACTIVITY_EVALUATING: ClientActivity
 CLIENT_ACTIVITY_UPLOADING: ClientActivity
 CLIENT_ACTIVITY_COLLECTING: ClientActivity
+CLIENT_ACTIVITY_WAITING_FOR_DISK: ClientActivity
 UPLOAD_PURPOSE_UNSPECIFIED: UploadPurpose
 UPLOAD_PURPOSE_REPRESENTATIONS: UploadPurpose
 UPLOAD_PURPOSE_PERSONALIZED_MODEL: UploadPurpose
@@ -200,20 +202,22 @@ class TrainTask(_message.Message):
     def __init__(self, round_id: _Optional[str] = ..., round_number: _Optional[int] = ..., federation_config_json: _Optional[str] = ..., seed: _Optional[int] = ..., public_set_sha256: _Optional[str] = ..., public_set: _Optional[_Iterable[_Union[_types_pb2.Artifact, _Mapping]]] = ..., global_representations: _Optional[_Union[_types_pb2.Artifact, _Mapping]] = ..., encoder_bundles: _Optional[_Iterable[_Union[_types_pb2.Artifact, _Mapping]]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., accepts_personalized_model: _Optional[bool] = ..., traceparent: _Optional[str] = ..., averaged_weights: _Optional[_Iterable[_Union[_types_pb2.Artifact, _Mapping]]] = ...) -> None: ...
 
 class ReportProgressRequest(_message.Message):
-    __slots__ = ("round_id", "fraction", "doing", "step", "steps", "alive_only")
+    __slots__ = ("round_id", "fraction", "doing", "step", "steps", "alive_only", "work_done")
     ROUND_ID_FIELD_NUMBER: _ClassVar[int]
     FRACTION_FIELD_NUMBER: _ClassVar[int]
     DOING_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     ALIVE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    WORK_DONE_FIELD_NUMBER: _ClassVar[int]
     round_id: str
     fraction: float
     doing: ClientActivity
     step: int
     steps: int
     alive_only: bool
-    def __init__(self, round_id: _Optional[str] = ..., fraction: _Optional[float] = ..., doing: _Optional[_Union[ClientActivity, str]] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., alive_only: _Optional[bool] = ...) -> None: ...
+    work_done: int
+    def __init__(self, round_id: _Optional[str] = ..., fraction: _Optional[float] = ..., doing: _Optional[_Union[ClientActivity, str]] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., alive_only: _Optional[bool] = ..., work_done: _Optional[int] = ...) -> None: ...
 
 class ReportProgressResponse(_message.Message):
     __slots__ = ("keep_going",)
