@@ -98,13 +98,13 @@ class AgentService(AggregatorServiceServicer):
             return pb.ReportProgressResponse(keep_going=False)
         if request.alive_only:
             return pb.ReportProgressResponse(keep_going=True)
-        told = Report(
+        report = Report(
             fraction=request.fraction,
             activity=activity,
             work_done=request.work_done,
             session=sessions_in(call.invocation_metadata()).own,
         )
-        self._context.progress.step(row.federation_id, participation.id, told)
+        self._context.progress.step(row.federation_id, participation.id, report)
         self._seen(client, str(activity or ""))
         return pb.ReportProgressResponse(keep_going=True)
 
