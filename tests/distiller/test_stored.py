@@ -9,6 +9,7 @@ import pytest
 
 from fedafd.artifacts.keys import RoundObjects
 from fedafd.artifacts.stage_io import SERVER_STATE, EvaluateOutputs
+from fedafd.distiller.claims import Claimed
 from fedafd.distiller.metrics import DistillerMetrics
 from fedafd.distiller.shutdown import Shutdown
 from fedafd.distiller.stages import StageResult
@@ -30,23 +31,15 @@ OF_ANOTHER_ROUND = RoundObjects("f", 2).artifact(SERVER_STATE, sha256_of(STATE))
     [(DISTILLED, [copy_of(DISTILLED)]), (OF_ANOTHER_ROUND, [DISTILLED, copy_of(DISTILLED)])],
     ids=["of-this-round", "of-another-round"],
 )
-def test_a_state_that_is_there_is_not_written_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: str, written: list[str]
-) -> None:
+def test_a_state_that_is_there_is_not_written_again(tmp_path: Path, read: str, written: list[str]) -> None:
     store, metrics = FolderStore(tmp_path), DistillerMetrics()
     store.put(read, STATE)
-    puts: list[str] = []
-    put = store.put
-
-    def noted(key: str, data: bytes) -> None:
-        puts.append(key)
-        put(key, data)
-
-    monkeypatch.setattr(store, "put", noted)
     nobody: Any = None
     runner = StageRunner(nobody, store, nobody, "cpu", metrics, Shutdown(1.0, metrics))
     claim = pb.ClaimStageResponse(federation_id="f", round_number=3, kind=wire_stage_kind(StageKind.EVALUATE))
     claim.inputs.add(name=SERVER_STATE).artifact.key = read
-    runner._stored(claim, StageResult(EvaluateOutputs(server_state=STATE, model_files={}).named(), {}))
-    assert puts == written
+    result = StageResult(EvaluateOutputs(server_state=STATE, model_files={}).named(), {})
+    outputs = runner._outputs(Claimed("stage", claim), result)
+    runner._put(outputs.objects)
+    assert list(outputs.objects) == written
     assert get_verified(store, DISTILLED, sha256_of(STATE)) == STATE

@@ -28,7 +28,7 @@ from fedafd.domain.hashing import sha256_of
 from fedafd.storage import CHUNK_BYTES, ObjectStore, StoreSettings, WriteProbe, open_store
 from fedafd.storage.folder import FolderStore
 from fedafd.storage.s3 import S3Store
-from fedafd.storage.store import get_verified, put_twice
+from fedafd.storage.store import get_verified, put_all, twice_stored
 
 
 @pytest.fixture(params=["folder", "minio"])
@@ -66,6 +66,19 @@ def test_a_second_put_replaces_the_first(store: ObjectStore) -> None:
     store.put("a", b"old")
     store.put("a", b"newer")
     assert store.get("a") == b"newer"
+
+
+def test_objects_that_are_put_together_are_each_there(store: ObjectStore) -> None:
+    objects = {f"a/{number}": os.urandom(number) for number in range(20)} | {"b/c/d": b"elsewhere", "a/3": b"once"}
+    put_all(store, objects)
+    put_all(store, {})
+    assert {found.key: store.get(found.key) for found in store.list("")} == objects
+
+
+def test_of_objects_that_are_put_together_a_bad_key_is_refused_and_none_is_half_there(store: ObjectStore) -> None:
+    with pytest.raises(InvalidRequestError, match=r"\.\./c"):
+        put_all(store, {"a": b"1", "../c": b"2", "d": b"3"})
+    assert {store.get(found.key) for found in store.list("")} <= {b"1"}
 
 
 def test_a_file_is_put_without_change(store: ObjectStore, tmp_path: Path) -> None:
@@ -206,7 +219,7 @@ def test_what_is_kept_twice_is_whole_as_long_as_one_of_the_two_is(store: ObjectS
         lambda: store.delete("a.copy"),
     ]
     for spoil in spoils:
-        put_twice(store, "a", data)
+        put_all(store, twice_stored("a", data))
         spoil()
         assert get_verified(store, "a", sha256_of(data)) == data
         assert store.get("a") == data
@@ -234,6 +247,11 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
 def test_a_disk_that_is_really_full_is_said_so(tmp_path: Path) -> None:
     with full_disk(tmp_path), pytest.raises(StorageFullError):
         FolderStore(tmp_path).put("a", bytes(1 << 20))
+    with full_disk(tmp_path):
+        store = FolderStore(tmp_path)
+        with pytest.raises(StorageFullError):
+            store.put_batch({"a": b"", "b": bytes(1 << 20)})
+        assert not any((tmp_path / ".incoming").iterdir())
 
 
 def test_a_probe_of_writes_leaves_nothing_behind(store: ObjectStore) -> None:

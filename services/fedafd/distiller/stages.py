@@ -70,6 +70,8 @@ class StageResult:
 
     outputs: dict[str, bytes]
     metrics: dict[str, float] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)
+    """Of those outputs that were hashed on the way, by name."""
 
 
 def run_stage(work: StageWork) -> StageResult:
@@ -119,7 +121,8 @@ def _fold(work: StageWork) -> StageResult:
     )
     modality = work.modality
     folded = _folding(work, global_reps).fold(modality, reps[modality], staleness=inputs.age)
-    return StageResult(FoldOutputs(state=folded.state, sheet=folded.sheet).named())
+    outputs = FoldOutputs(state=folded.state, sheet=folded.sheet).named()
+    return StageResult(outputs, sha256={} if folded.sha256 is None else sed_state_outputs(folded.sha256))
 
 
 def _folding(work: StageWork, global_reps: Mapping[Modality, NDArray[np.float32]]) -> Folding:

@@ -20,7 +20,7 @@ from fedafd.distiller.patience import Patience, is_outage
 from fedafd.distiller.public_sets import PublicSets
 from fedafd.distiller.shutdown import Shutdown, StageHandedBackError
 from fedafd.distiller.stages import StageResult, StageWork, run_stage
-from fedafd.distiller.storing import Storing
+from fedafd.distiller.storing import TOGETHER_BYTES, Outputs, Storing
 from fedafd.domain.config import FederationConfig, parse_federation_config
 from fedafd.domain.errors import (
     FedafdError,
@@ -33,7 +33,7 @@ from fedafd.proto.v1 import distillation_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.rpc.codes import modality_from_wire, stage_kind_from_wire
 from fedafd.storage import ObjectStore
-from fedafd.storage.store import put_twice
+from fedafd.storage.store import BatchStore, put_all, twice_stored
 from fedafd.telemetry.logging import bind_context, get_logger
 from fedafd.telemetry.tracing import note, span, span_below
 
@@ -61,6 +61,7 @@ class StageRunner:
         self._patience = patience or Patience()
         self._device, self._processes = device, processes
         self._metrics, self._shutdown = metrics, shutdown
+        self._together_bytes = TOGETHER_BYTES if isinstance(store, BatchStore) else 0
         self.busy = False
 
     def run(self, stage_id: str, traceparent: str | None = None) -> None:
@@ -106,7 +107,7 @@ class StageRunner:
         with (
             Heartbeat(self._client, main.stage_id, main.claim, self._shutdown) as heartbeat,
             self._patience.telling(heartbeat.wait),
-            Storing[pb.CompleteStageRequest]() as storing,
+            Storing[pb.CompleteStageRequest](self._put, together_bytes=self._together_bytes) as storing,
         ):
             storings: dict[Claimed, tuple[_Stored, float]] = {}
             for number, stage in enumerate(stages):
@@ -124,6 +125,7 @@ class StageRunner:
                         break
                     # The others go on: each is settled for itself.
                     results.failed[stage] = error
+            storing.flush()
             self._await_stored(storings, results, stage_kind_from_wire(main.claim.kind).value)
         outcomes, following = self._completed(results)
         reached = True
@@ -192,14 +194,7 @@ class StageRunner:
         with span("work"):
             result = run_stage(work)
 
-        def store() -> pb.CompleteStageRequest:
-            with span("store outputs"):
-                outputs = self._stored(claim, result)
-            return pb.CompleteStageRequest(
-                stage_id=stage.stage_id, token=claim.token, outputs=outputs, metrics=result.metrics
-            )
-
-        return storing.begin(store, sum(map(len, result.outputs.values())))
+        return storing.begin(partial(self._outputs, stage, result), sum(map(len, result.outputs.values())))
 
     def _described(
         self,
@@ -224,21 +219,26 @@ class StageRunner:
             decoded={} if decoded is None else decoded,
         )
 
-    def _stored(self, claim: pb.ClaimStageResponse, result: StageResult) -> list[pb.NamedArtifact]:
-        named = []
+    def _outputs(self, stage: Claimed, result: StageResult) -> Outputs[pb.CompleteStageRequest]:
+        """What the stage leaves in the store, and how it is completed then."""
+        claim = stage.claim
+        done = pb.CompleteStageRequest(stage_id=stage.stage_id, token=claim.token, metrics=result.metrics)
+        objects: dict[str, bytes] = {}
         read = {given.artifact.key for given in claim.inputs}
         for name, content in result.outputs.items():
-            sha256 = sha256_of(content)
+            sha256 = result.sha256.get(name) or sha256_of(content)
             purpose, key = _purpose_and_key(claim, name, sha256)
-            put: Callable[[str, bytes], None] = self._store.put
-            if name == SERVER_STATE and stage_kind_from_wire(claim.kind) is StageKind.EVALUATE:
-                # A version's state is hours of work, and its copy a small part of the store.
-                put = partial(put_twice, self._store, is_there=key in read)
-            self._patience.through(partial(put, key, content))
+            twice = name == SERVER_STATE and stage_kind_from_wire(claim.kind) is StageKind.EVALUATE
+            # A version's state is hours of work, and its copy a small part of the store.
+            objects |= twice_stored(key, content, is_there=key in read) if twice else {key: content}
             self._metrics.bytes_written.inc(len(content))
             artifact = types_pb2.Artifact(sha256=sha256, size_bytes=len(content), purpose=purpose, key=key)
-            named.append(pb.NamedArtifact(name=name, artifact=artifact))
-        return named
+            done.outputs.add(name=name, artifact=artifact)
+        return Outputs(objects, done)
+
+    def _put(self, objects: Mapping[str, bytes]) -> None:
+        with span("store outputs"):
+            self._patience.through(partial(put_all, self._store, objects))
 
     def _give_up(self, stage: Claimed, error: Exception) -> bool:
         """Say that the stage failed; False if nobody could be reached."""

@@ -29,6 +29,8 @@ class Folded:
     state: bytes
     sheet: bytes | None
     """None where weights are not capped."""
+    sha256: str | None
+    """Of the state, where the sheet needs it."""
 
 
 class Folding:
@@ -51,10 +53,12 @@ class Folding:
         here = {name: part.cpu() for name, part in ensemble.state_now().items()}
         state = packed(here)
         if not self._config.distillation.caps_weights:
-            return Folded(state=state, sheet=None)
+            return Folded(state=state, sheet=None, sha256=None)
         if ensemble.device.type != "cpu":
             ensemble = SimilarityEnsemble.from_state(here)
-        return Folded(state=state, sheet=self._sheet_maker(modality).sheet(ensemble, state_digest(state)))
+        digest = state_digest(state) if self._config.distillation.trimmed_share else None
+        sheet = self._sheet_maker(modality).sheet(ensemble, digest)
+        return Folded(state=state, sheet=sheet, sha256=None if digest is None else digest.hex())
 
     def _sheet_maker(self, modality: Modality) -> SheetMaker:
         if modality not in self._sheets:

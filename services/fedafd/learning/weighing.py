@@ -47,19 +47,18 @@ class SheetMaker:
 
     def __init__(self, config: FederationConfig, modality: Modality, global_ND: Tensor) -> None:
         """`global_ND` [N, D] on the CPU, centred where the configuration says so."""
-        self._trims = bool(config.distillation.trimmed_share)
         self._known = KnownRows(global_ND)
         self._compared_S = _compared(config, modality, len(global_ND))
 
-    def sheet(self, ensemble: SimilarityEnsemble, digest: bytes) -> bytes:
-        """Of an ensemble on the CPU, whose state has this `state_digest`."""
+    def sheet(self, ensemble: SimilarityEnsemble, digest: bytes | None) -> bytes:
+        """Of an ensemble on the CPU. `digest`: its `state_digest`, where rows that agree least are trimmed."""
         if ensemble.count != 1:
             return _packed_sheet(ensemble, {})
         reps_ND = ensemble.result()
         rest_ND = self._known.rest(reps_ND)
         parts = {"added": unit_rest(rest_ND[self._compared_S])}
         parts["similarity"] = torch.tensor(self._known.mean_similarity(reps_ND), dtype=torch.float64)
-        if self._trims:
+        if digest is not None:
             parts["every"] = unit_rest(rest_ND).half()
             parts["digest"] = torch.frombuffer(bytearray(digest), dtype=torch.uint8)
         return _packed_sheet(ensemble, parts)
@@ -75,8 +74,8 @@ def score_sheet(
     ensemble = read_state(state)
     if global_reps is None:
         return _packed_sheet(ensemble, {})
-    global_ND = compared_rows(config, global_reps[modality])
-    return SheetMaker(config, modality, global_ND).sheet(ensemble, state_digest(state))
+    maker = SheetMaker(config, modality, compared_rows(config, global_reps[modality]))
+    return maker.sheet(ensemble, state_digest(state) if config.distillation.trimmed_share else None)
 
 
 def _packed_sheet(ensemble: SimilarityEnsemble, parts: Mapping[str, Tensor]) -> bytes:

@@ -14,6 +14,7 @@ from fedafd.domain.hashing import sha256_of
 
 __all__ = [
     "CHUNK_BYTES",
+    "BatchStore",
     "FormStore",
     "ObjectInfo",
     "ObjectStore",
@@ -23,7 +24,8 @@ __all__ = [
     "check_key",
     "copy_of",
     "get_verified",
-    "put_twice",
+    "put_all",
+    "twice_stored",
 ]
 
 CHUNK_BYTES = 1 << 20
@@ -136,6 +138,17 @@ class FormStore(Protocol):
 
 
 @runtime_checkable
+class BatchStore(Protocol):
+    """A store to which several objects cost less together than one after the other."""
+
+    def put_batch(self, objects: Mapping[str, bytes]) -> None:
+        """Store each object under its key as `put` does; when it returns, all of them survive a crash.
+
+        Raises as `put` does; then some may be stored, each of them whole.
+        """
+
+
+@runtime_checkable
 class UnfinishedWrites(Protocol):
     """A store in which a process that was killed while it wrote leaves something behind.
 
@@ -156,14 +169,21 @@ def check_key(key: str) -> str:
     return key
 
 
-def put_twice(store: ObjectStore, key: str, data: bytes, *, is_there: bool = False) -> None:
-    """Store what nobody can make again under its key, and a copy beside it, which `get_verified` falls back on.
+def put_all(store: ObjectStore, objects: Mapping[str, bytes]) -> None:
+    """Store all objects, together where the store gains by it. Raises as `put` does; some may be stored then."""
+    if len(objects) > 1 and isinstance(store, BatchStore):
+        store.put_batch(objects)
+        return
+    for key, data in objects.items():
+        store.put(key, data)
+
+
+def twice_stored(key: str, data: bytes, *, is_there: bool = False) -> dict[str, bytes]:
+    """By key what nobody can make again, and a copy beside it, which `get_verified` falls back on; for `put_all`.
 
     `is_there`: the object itself has just been read and verified, and is not written again.
     """
-    if not is_there:
-        store.put(key, data)
-    store.put(copy_of(key), data)
+    return {copy_of(key): data} if is_there else {key: data, copy_of(key): data}
 
 
 def copy_of(key: str) -> str:
