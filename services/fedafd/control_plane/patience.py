@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import h11
 from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -19,10 +20,26 @@ _BYTES_PER_SECOND = 1024
 """A body that comes slower, after the first `idle_seconds`, is given up."""
 
 
+class _OneLength(h11.Connection):
+    """Refuses a request that says twice, and so perhaps otherwise to a proxy in front, where its body ends."""
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            names = {name for name, _ in event.headers}
+            if {b"content-length", b"transfer-encoding"} <= names:
+                raise h11.RemoteProtocolError("both Content-Length and Transfer-Encoding")
+        return event
+
+
 class PatientProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1, which closes a connection whose headers do not come."""
+    """uvicorn's HTTP/1.1, which closes a connection whose headers do not come, or whose request has two lengths."""
 
     header_seconds = HEADER_SECONDS
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        self.conn = _OneLength(h11.SERVER, *([] if (most := config.h11_max_incomplete_event_size) is None else [most]))
 
     def connection_made(self, transport: Any) -> None:
         """Start to wait."""

@@ -60,8 +60,8 @@ def find_proof(
 ) -> Proof | None:
     """The statement in a call's metadata, None if there is none.
 
-    Raises UnauthenticatedError for one that is not of this call, credential and authority, or whose certificate has
-    ended; ProofStaleError for one that was made at another time.
+    Raises UnauthenticatedError for one that is not of this call, credential and authority, or whose certificate is
+    not valid at the time; ProofStaleError for one that was made at another time.
     """
     values = tuple(metadata or ())
     token = next((value for key, value in values if key == _KEY and isinstance(value, str)), None)
@@ -109,6 +109,11 @@ def _need_valid(certificate: ClientCertificate, now: float) -> None:
         raise UnauthenticatedError(
             f"this client's certificate ended on {certificate.ends:%Y-%m-%d %H:%M} UTC; the agent renews it while it"
             " runs. Ask the operator for a new invitation"
+        )
+    if now < certificate.begins.timestamp():
+        raise UnauthenticatedError(
+            f"this client's certificate is not valid before {certificate.begins:%Y-%m-%d %H:%M} UTC; set the clocks of"
+            " all aggregators by NTP"
         )
 
 
