@@ -94,6 +94,8 @@ class FakeAggregator(AggregatorServiceServicer):
         self.left: list[LeaveReason] = []
         self.progress: list[tuple[float, str]] = []
         self.work_done: list[int] = []
+        self.federation_id = "f"
+        self.client_name = "site-a"
         self.wire: list[bytes] = []
         """Every message and every piece of metadata that came, in order."""
         self.downloads: list[tuple[str, int]] = []
@@ -191,7 +193,9 @@ class FakeAggregator(AggregatorServiceServicer):
         if self.lost_enrolments:
             self.lost_enrolments -= 1
             await context.abort(grpc.StatusCode.UNAVAILABLE, "cable cut after the enrolment")
-        return pb.EnrollResponse(federation_id="f", client_id="1", client_name="site-a", credential=CREDENTIAL)
+        return pb.EnrollResponse(
+            federation_id=self.federation_id, client_id="1", client_name=self.client_name, credential=CREDENTIAL
+        )
 
     async def FetchTask(self, request: pb.FetchTaskRequest, context: Any) -> pb.FetchTaskResponse:
         await self._authenticate(context)

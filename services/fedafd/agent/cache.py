@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from fedafd.agent.files import disk_full_is_clear, sync_folder
-from fedafd.domain.errors import ArtifactCorruptError
+from fedafd.domain.errors import ArtifactCorruptError, InvalidRequestError
 from fedafd.domain.hashing import file_sha256
 
 __all__ = ["ArtifactCache", "PartialDownload"]
@@ -33,8 +33,11 @@ class ArtifactCache:
         folder.mkdir(parents=True, exist_ok=True)
 
     def find(self, sha256: str) -> Path | None:
-        """The file with that content, or None. A file that rotted is removed and does not count."""
-        path = self._folder / sha256
+        """The file with that content, or None. A file that rotted is removed and does not count.
+
+        Raises InvalidRequestError for what is no hash.
+        """
+        path = self._place(sha256)
         if not path.exists():
             return None
         if sha256 not in self._checked:
@@ -46,8 +49,11 @@ class ArtifactCache:
         return path
 
     def begin(self, sha256: str, size_bytes: int) -> PartialDownload:
-        """Start or continue a download. `size_bytes` is its announced length."""
-        return PartialDownload(self._folder / sha256, size_bytes, self._checked.add)
+        """Start or continue a download. `size_bytes` is its announced length.
+
+        Raises InvalidRequestError for what is no hash.
+        """
+        return PartialDownload(self._place(sha256), size_bytes, self._checked.add)
 
     def remember(self, purpose: str, sha256: str) -> None:
         """From now on the artifact is the newest of its purpose."""
@@ -67,6 +73,15 @@ class ArtifactCache:
     def newest_hashes(self, purposes: Collection[str]) -> set[str]:
         """What `newest` would look for."""
         return {sha256 for purpose, sha256 in self._newest().items() if purpose in purposes}
+
+    def _place(self, sha256: str) -> Path:
+        # The server says it: a path in its place would name, and remove, any file of the site.
+        if not _HASH.fullmatch(sha256):
+            raise InvalidRequestError(
+                f"the task names an artifact by {sha256[:80]!r}, which is no SHA-256 (64 of 0-9 and a-f); nothing was"
+                " downloaded. Ask the federation's operator what its aggregator is"
+            )
+        return self._folder / sha256
 
     def _newest(self) -> dict[str, str]:
         try:

@@ -29,10 +29,12 @@ from fedafd.agent.state import Credential
 from fedafd.artifacts.blocks import checked_length
 from fedafd.artifacts.stage_io import BUNDLE, WEIGHTS
 from fedafd.domain.config import DirectUploadConfig, TlsConfig
+from fedafd.domain.config.base import NAME_PATTERN
 from fedafd.domain.errors import (
     ArtifactCorruptError,
     ConfigurationError,
     FedafdError,
+    InvalidRequestError,
     StorageUnavailableError,
 )
 from fedafd.domain.kinds import ClientKind, ParticipantKind, UploadPurpose
@@ -109,7 +111,10 @@ class AggregatorConnection:
     async def enrol(
         self, token: str, kind: ClientKind | ParticipantKind, nonce: bytes = b"", key: ClientKey | None = None
     ) -> Credential:
-        """Trade the one-time token for a credential, bound to `key`; with the same `nonce` again for the same one."""
+        """Trade the one-time token for a credential, bound to `key`; with the same `nonce` again for the same one.
+
+        Raises InvalidRequestError for names that are none: folders of trackers have them.
+        """
         request = pb.EnrollRequest(
             token=token,
             kind=wire_client_kind(ParticipantKind(kind)),
@@ -118,6 +123,7 @@ class AggregatorConnection:
             certificate_request=b"" if key is None else key.request(),
         )
         answer = await self._calls.repeat("enrol", lambda: self._stub.Enroll(request, timeout=_CALL_SECONDS))
+        _need_names(federation=answer.federation_id, client=answer.client_name)
         return Credential(
             federation_id=answer.federation_id,
             client_id=answer.client_id,
@@ -334,3 +340,12 @@ def _software() -> pb.SoftwareVersion:
     numbers = [int(part) for part in re.findall(r"\d+", version("fedafd"))]
     major, minor, patch, *_ = [*numbers, 0, 0, 0]
     return pb.SoftwareVersion(major=major, minor=minor, patch=patch)
+
+
+def _need_names(**names: str) -> None:
+    for what, name in names.items():
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise InvalidRequestError(
+                f"the aggregator says that the {what} is {name[:80]!r}, which is no name of a {what}; nothing was kept."
+                " Ask the federation's operator what answers at this address"
+            )

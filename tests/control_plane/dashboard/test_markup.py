@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -10,7 +11,7 @@ from tests.control_plane.dashboard.browsing import visitor
 from tests.control_plane.dashboard.test_size import PAGES, F, fill
 from tests.control_plane.rest import Rest
 
-from fedafd.persistence.models import ApiKeyRow, ClientRow, EventRow, ParticipationRow, RoundRow, StageRow
+from fedafd.persistence.models import ApiKeyRow, Base, ClientRow, EventRow, ParticipationRow, RoundRow, StageRow
 
 MARK = "<b id=planted>"
 TEXT = f"""a'"`--></script></style></title></textarea>{MARK}<img src=x onerror=alert(1)><script>alert(2)</script>"""
@@ -49,7 +50,7 @@ def test_the_look_finds_what_is_planted() -> None:
 
 async def test_no_page_makes_markup_of_a_text(rest: Rest) -> None:
     await fill(rest, 3, 3)
-    changes = [
+    changes: list[tuple[type[Base], dict[str, Any]]] = [
         (RoundRow, {"reason": TEXT, "state": "failed"}),
         (ParticipationRow, {"reason": TEXT, "activity": TEXT[:200], "state": "dropped"}),
         (StageRow, {"reason": TEXT, "activity": TEXT[:200], "worker": TEXT[:120]}),
