@@ -48,6 +48,24 @@ async def test_who_asks_while_an_answer_is_under_way_waits_for_a_later_one() -> 
     assert (await first, await asyncio.gather(*later)) == (1, [2, 2])
 
 
+async def test_of_a_stream_of_questions_the_next_waits_for_as_long_as_the_last_answer_took(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fedafd.aggregator.together._LONGEST_GATHER_SECONDS", 5.0)
+    source = Source()
+    together = Together(source.ask)
+    source.open.clear()
+    first = asyncio.ensure_future(together.get("a"))
+    await asyncio.sleep(0.3)
+    source.open.set()
+    await first
+    later = [asyncio.ensure_future(together.get("b"))]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    later.append(asyncio.ensure_future(together.get("c")))
+    assert await asyncio.gather(*later) == [2, 2]
+
+
 async def test_one_question_has_so_many_keys_at_most() -> None:
     source = Source()
     together = Together(source.ask, most=2)

@@ -28,6 +28,15 @@ from fedafd.persistence.stage_repository import add_stage, add_stages
 
 __all__ = ["merge_plan", "step_collecting"]
 
+_OPEN = frozenset(state.value for state in OPEN_PARTICIPATION_STATES)
+_DELIVERED = ParticipationState.DELIVERED.value
+# A look at a large round compares with these thousands of times, and an enum's value is a call.
+_FOLD, _MERGE, _DONE, _CANCELLED = (
+    StageKind.FOLD.value,
+    StageKind.MERGE.value,
+    StageState.DONE.value,
+    StageState.CANCELLED.value,
+)
 _Cohort = list[tuple[PartLook, ClientLook]]
 _Leaves = dict[int, FoldOutputs[ArtifactRef] | None]
 
@@ -44,7 +53,7 @@ async def step_collecting(step: Step, stages: list[StageLook]) -> bool:
     await note_contributions(step, cohort, weighings)
     changed = await start_weighing(step, weighings)
     plans = {m: _plan(cohort, stages, m, leaves[m], weighings[m]) for m in Modality}
-    begun = {(s.modality, s.level, s.position) for s in stages if s.kind == StageKind.MERGE.value}
+    begun = {(s.modality, s.level, s.position) for s in stages if s.kind == _MERGE}
     merges = {
         (modality, ready.level, ready.position): MergeInputs(
             states=tuple(ready.children), limit=weighings[modality].limit
@@ -160,26 +169,30 @@ def _plan(
         return MergePlan((), settled=False, root=None)
     out = {position for position, contribution in weighing.contributions.items() if contribution.left_out}
     states = {position: None if leaf is None or position in out else leaf.state for position, leaf in leaves.items()}
-    done = [s for s in stages if s.modality == modality.value and s.state == StageState.DONE.value and s.outputs]
-    merged = {(s.level, s.position): sed_state_of(s.outputs or {}) for s in done if s.kind == StageKind.MERGE.value}
+    name = modality.value
+    done = [s for s in stages if s.kind == _MERGE and s.modality == name and s.state == _DONE and s.outputs]
+    merged = {(s.level, s.position): sed_state_of(s.outputs or {}) for s in done}
     return plan_merges(len(cohort), states, merged)
 
 
 def _leaves(cohort: _Cohort, stages: list[StageLook], modality: Modality) -> _Leaves:
     """Of each cohort position that is settled the outputs of its fold, or None if it delivers nothing."""
-    folds = [s for s in stages if s.kind == StageKind.FOLD.value and s.modality == modality.value]
-    done = [s for s in folds if s.state == StageState.DONE.value and s.outputs]
+    name = modality.value
+    folds = [s for s in stages if s.kind == _FOLD and s.modality == name]
+    done = [s for s in folds if s.state == _DONE and s.outputs]
     folded = {s.position: FoldOutputs.of(s.outputs or {}) for s in done}
-    folding = {s.position for s in folds if s.state != StageState.CANCELLED.value}
+    folding = {s.position for s in folds if s.state != _CANCELLED}
     leaves: _Leaves = {}
     for participation, client in cohort:
-        delivers = bool(clients_with(participation, client, modality)) and (
-            _is_open(participation) or participation.state == ParticipationState.DELIVERED.value
+        position = participation.position
+        if position in folded:
+            leaves[position] = folded[position]
+            continue
+        delivers = (_is_open(participation) or participation.state == _DELIVERED) and bool(
+            clients_with(participation, client, modality)
         )
-        if participation.position in folded:
-            leaves[participation.position] = folded[participation.position]
-        elif not delivers and participation.position not in folding:
-            leaves[participation.position] = None
+        if not delivers and position not in folding:
+            leaves[position] = None
     return leaves
 
 
@@ -188,7 +201,7 @@ def _prepared(stages: list[StageLook]) -> dict[str, ArtifactRef]:
 
 
 def _quorum_missing(step: Step, cohort: _Cohort) -> str | None:
-    delivered = [(part, client) for part, client in cohort if part.state == ParticipationState.DELIVERED.value]
+    delivered = [(part, client) for part, client in cohort if part.state == _DELIVERED]
     quorum = step.config.quorum
     counts = {"": (sum(clients_in(part, client) for part, client in delivered), quorum.min_clients)}
     for modality, needed in ((Modality.IMAGE, quorum.min_image_clients), (Modality.TEXT, quorum.min_text_clients)):
@@ -199,4 +212,4 @@ def _quorum_missing(step: Step, cohort: _Cohort) -> str | None:
 
 
 def _is_open(participation: PartLook) -> bool:
-    return ParticipationState(participation.state) in OPEN_PARTICIPATION_STATES
+    return participation.state in _OPEN

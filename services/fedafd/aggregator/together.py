@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from time import monotonic
 from typing import Generic, TypeVar
 
 from fedafd.domain.errors import DatabaseUnavailableError
@@ -19,6 +20,8 @@ _MOST = 200
 """The most keys of one question: databases take that many values in a statement, and none waits long for the rest."""
 _GATHER_SECONDS = 0.002
 """How long a question waits for others to join it: where many call at once, they come within a few of these."""
+_LONGEST_GATHER_SECONDS = 0.02
+"""After the last answer it waits for as long as that took, up to this: of a stream of calls, some go together."""
 
 
 class Together(Generic[K, V]):
@@ -38,6 +41,7 @@ class Together(Generic[K, V]):
         self._ask, self._most, self._guard = ask, most, guard
         self._waiting: dict[K, asyncio.Future[V]] = {}
         self._work: asyncio.Task[None] | None = None
+        self._rests_until = 0.0
 
     async def get(self, key: K) -> V:
         """The answer for `key`. Raises what `ask` raises, or answers with for that key."""
@@ -51,9 +55,11 @@ class Together(Generic[K, V]):
     async def _answer_all(self) -> None:
         try:
             while self._waiting:
-                await asyncio.sleep(_GATHER_SECONDS)
-                keys = list(self._waiting)[: self._most]
+                await asyncio.sleep(max(_GATHER_SECONDS, self._rests_until - monotonic()))
+                keys, began = list(self._waiting)[: self._most], monotonic()
                 await self._answer({key: self._waiting.pop(key) for key in keys})
+                ended = monotonic()
+                self._rests_until = ended + min(ended - began, _LONGEST_GATHER_SECONDS)
         finally:
             self._work = None
 

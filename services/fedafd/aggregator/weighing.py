@@ -43,8 +43,9 @@ def weighing_of(cohort_size: int, leaves: Leaves, stages: Sequence[StageLook], m
     """`leaves`: as plan_merges takes them."""
     filled = {position: leaf for position, leaf in sorted(leaves.items()) if leaf is not None}
     sheets = {position: leaf.sheet for position, leaf in filled.items() if leaf.sheet is not None}
-    mine = [stage for stage in stages if stage.modality == modality.value]
-    plain = [s for s in mine if s.kind == StageKind.MERGE.value and MergeInputs.of(s.inputs or {}).limit is None]
+    name, merge = modality.value, StageKind.MERGE.value
+    mine = [stage for stage in stages if stage.kind != StageKind.FOLD and stage.modality == name]
+    plain = [s for s in mine if s.kind == merge and MergeInputs.of(s.inputs or {}).limit is None]
     if len(sheets) < len(filled) or plain:
         return Weighing()
     if len(leaves) < cohort_size:
@@ -76,12 +77,10 @@ async def note_contributions(
 ) -> None:
     """Write with each part in the round what it counts for, as far as it is known, and tell who is left out."""
     written: list[tuple[str, dict[str, Any]]] = []
+    by_modality = [(modality.value, weighing.contributions) for modality, weighing in weighings.items()]
     for part, client in cohort:
-        known = {
-            modality.value: weighing.contributions[part.position].as_json()
-            for modality, weighing in weighings.items()
-            if part.position in weighing.contributions
-        }
+        position = part.position
+        known = {name: by[position].as_json() for name, by in by_modality if position in by}
         if not known or known == part.contributions:
             continue
         for modality, contribution in known.items():

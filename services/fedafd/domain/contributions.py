@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 __all__ = ["Contribution", "contribution_metrics", "contributions_of"]
@@ -27,7 +27,12 @@ class Contribution:
 
     def as_json(self) -> dict[str, Any]:
         """By name."""
-        return asdict(self)
+        return {
+            _WEIGHT: self.weight,
+            _SIMILARITY: self.similarity,
+            _AGREEMENT: self.agreement,
+            _LEFT_OUT: self.left_out,
+        }
 
 
 def contribution_metrics(contributions: Mapping[int, Contribution]) -> dict[str, float]:

@@ -53,18 +53,21 @@ _PROGRESS = (
     )
 )
 
+_REGION = ParticipantKind.REGION.value
+_MODALITIES = {kind.value: kind.modalities for kind in ParticipantKind}
+
 
 def clients_in(part: ParticipationRow | PartLook, client: ClientRow | ClientLook) -> int:
     """How many clients a part in a round stands for: one, or a region's; before it delivers, the most that may be."""
-    if client.kind != ParticipantKind.REGION.value:
+    if client.kind != _REGION:
         return 1
     return part.region_clients["total"] if part.region_clients else client.max_clients or 0
 
 
 def clients_with(part: ParticipationRow | PartLook, client: ClientRow | ClientLook, modality: Modality) -> int:
     """As `clients_in`, of those that hold a modality."""
-    if client.kind != ParticipantKind.REGION.value:
-        return int(modality in ParticipantKind(client.kind).modalities)
+    if client.kind != _REGION:
+        return int(modality in _MODALITIES[client.kind])
     return part.region_clients.get(modality.value, 0) if part.region_clients else client.max_clients or 0
 
 
