@@ -133,7 +133,7 @@ def _federation(weights: dict[str, Path], mode: str) -> dict[str, Any]:
             "max_tokens": 16,
             "trainable": mode,
         },
-        "server": {"passes": 1, "batch_size": 16},
+        "server": {"passes": 1, "batch_size": 16, "optimizer": "sgd"},  # no averages in its states; bundles have none
         "client": {"local_epochs": 1},
         "idle_timeout_seconds": 3600,
         "round_deadline_seconds": None,
