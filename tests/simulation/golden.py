@@ -40,8 +40,9 @@ def here() -> dict[str, str]:
     }
 
 
-def recorded(strategy: str) -> list[Figures]:
-    """Of each of two rounds: the loss of every training step, and the metrics of the server and of every client."""
+def recorded(strategy: str) -> tuple[list[Figures], FederationProgress]:
+    """Of each of two rounds: the loss of every training step, and the metrics of the server and of every client; and
+    the progress after the second."""
     federation = Federation(config(strategy, client=_CLIENT), public_set(), clients(), device="cpu")
     progress, made = FederationProgress(), []
     with _one_thread(), _losses() as losses:
@@ -49,7 +50,7 @@ def recorded(strategy: str) -> list[Figures]:
             progress = federation.run_round(progress)
             made.append(_figures(progress, losses))
             losses.clear()
-    return made
+    return made, progress
 
 
 def committed() -> Any:
@@ -106,7 +107,7 @@ def _processor() -> str:
 
 def main() -> None:
     """Write FILE."""
-    figures = {strategy: recorded(strategy) for strategy in ALL}
+    figures = {strategy: recorded(strategy)[0] for strategy in ALL}
     text = json.dumps({"platform": here(), "strategies": figures}, indent=1)
     a_line_each = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda numbers: f"[{' '.join(numbers[1].split())}]", text)
     FILE.write_text(a_line_each + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tests.simulation.golden import ALL, committed, here, recorded
+from tests.simulation.tiny_federation import assert_whole
 
 GOLDEN = committed()
 
@@ -17,8 +18,10 @@ def test_all_strategies_are_recorded() -> None:
 
 
 @pytest.mark.parametrize("strategy", ALL)
-def test_a_seeded_round_gives_the_golden_losses(strategy: str) -> None:
-    found, golden = recorded(strategy), GOLDEN["strategies"][strategy]
+def test_two_seeded_rounds_give_the_golden_losses(strategy: str) -> None:
+    found, last = recorded(strategy)
+    assert_whole(last, round_number=2)
+    golden = GOLDEN["strategies"][strategy]
     if here() == GOLDEN["platform"]:
         assert found == golden
         return

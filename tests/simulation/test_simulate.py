@@ -224,7 +224,9 @@ def test_a_hundred_clients(tmp_path: Path) -> None:
         }
         for kind, count in (("image", 40), ("text", 40), ("pair", 20))
     ]
-    experiment = read_experiment(None, TINY | {"clients": clients, "rounds": 1, "strategies": ["fedafd"]}, tmp_path)
+    public = TINY["public"] | {"options": {"num_train": 16, "num_val": 4, "num_test": 4, "seed": 1}}
+    values = {"clients": clients, "public": public, "rounds": 1, "strategies": ["fedafd"]}
+    experiment = read_experiment(None, TINY | values, tmp_path)
     result = run_one(experiment, experiment.runs()[0], tmp_path, device="cpu")
     assert len(result["clients"]) == 100
     assert {client["num_private_samples"] for client in result["clients"].values()} == {8}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
+
+import numpy as np
+import pytest
 
 from fedafd.datasets.samples import PairSplit
 from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
@@ -11,7 +15,7 @@ from fedafd.domain.kinds import ClientKind
 from fedafd.domain.presets import merged
 from fedafd.simulation.federation import Federation, FederationProgress, SimulatedClient
 
-__all__ = ["FEDERATION", "clients", "config", "public_set", "run"]
+__all__ = ["FEDERATION", "assert_whole", "clients", "config", "public_set", "run", "run_once"]
 
 FEDERATION: dict[str, Any] = {
     "preset": "small",
@@ -59,3 +63,20 @@ def run(strategy: str, public: dict[str, PairSplit], rounds: int = 2, device: st
     for _ in range(rounds):
         made.append(federation.run_round(made[-1]))
     return made[1:]
+
+
+@functools.cache
+def run_once(strategy: str) -> tuple[FederationProgress, ...]:
+    """The progress after each of two rounds on the CPU, computed once for all tests of a process."""
+    return tuple(run(strategy, public_set()))
+
+
+def assert_whole(last: FederationProgress, *, round_number: int) -> None:
+    """The server and every client have finite metrics."""
+    assert last.round_number == round_number
+    assert last.server is not None
+    assert last.server.metrics["rsum"] == pytest.approx(last.server.scores.mean())
+    assert set(last.clients) == {client.name for client in clients()}
+    for progress in last.clients.values():
+        assert progress.metrics
+        assert all(np.isfinite(value) for value in progress.metrics.values())
