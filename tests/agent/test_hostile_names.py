@@ -1,4 +1,4 @@
-"""A server that names files of the site in place of hashes: nothing is read, written or removed by such a name."""
+"""A server that names files of the site in place of hashes, or more than its disk holds: no file is touched."""
 
 from __future__ import annotations
 
@@ -46,10 +46,21 @@ def test_a_path_in_place_of_a_hash_touches_no_file(tmp_path: Path, place: str, i
     assert scene.trainer.tasks == []
 
 
+def test_a_task_that_does_not_fit_on_the_disk_is_left_before_any_of_it_comes(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.server.assign()
+        scene.server.task.train.global_representations.size_bytes = 1 << 60
+        await scene.run(lambda: bool(scene.server.left))
+
+    scene = play(tmp_path, scenario)
+    assert scene.server.left == [LeaveReason.DISK_FULL]
+    assert scene.server.downloads == []
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "a", "A" * 64, "0" * 63, "0" * 65, "0" * 64 + "\n", "/etc/passwd"])
 def test_the_cache_takes_hashes_alone(tmp_path: Path, name: str) -> None:
     cache = ArtifactCache(tmp_path / "artifacts", limit_bytes=1)
-    for use in (lambda: cache.find(name), lambda: cache.begin(name, 1)):
+    for use in (lambda: cache.find(name), lambda: cache.begin(name, 1), lambda: cache.need_room({name: 1})):
         with pytest.raises(InvalidRequestError, match="no SHA-256"):
             use()
 

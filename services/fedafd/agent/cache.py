@@ -9,18 +9,21 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Collection
+import shutil
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from fedafd.agent.files import disk_full_is_clear, sync_folder
-from fedafd.domain.errors import ArtifactCorruptError, InvalidRequestError
+from fedafd.domain.errors import ArtifactCorruptError, InvalidRequestError, StorageFullError
 from fedafd.domain.hashing import file_sha256
 
 __all__ = ["ArtifactCache", "PartialDownload"]
 
 _NEWEST = "newest.json"
 _HASH = re.compile(r"[0-9a-f]{64}")
+_LEFT_FREE_BYTES = 64 << 20
+"""Of the disk, for what the site itself writes."""
 
 
 class ArtifactCache:
@@ -37,7 +40,7 @@ class ArtifactCache:
 
         Raises InvalidRequestError for what is no hash.
         """
-        path = self._place(sha256)
+        path = self._path_of(sha256)
         if not path.exists():
             return None
         if sha256 not in self._checked:
@@ -53,7 +56,26 @@ class ArtifactCache:
 
         Raises InvalidRequestError for what is no hash.
         """
-        return PartialDownload(self._place(sha256), size_bytes, self._checked.add)
+        return PartialDownload(self._path_of(sha256), size_bytes, self._checked.add)
+
+    def need_room(self, sizes: Mapping[str, int]) -> None:
+        """Raise StorageFullError if the artifacts, by hash with their announced lengths, do not fit on the disk.
+
+        Raises InvalidRequestError for what is no hash and no length.
+        """
+        needed = 0
+        for sha256, size_bytes in sizes.items():
+            path = self._path_of(sha256)
+            if size_bytes < 0:
+                raise InvalidRequestError(f"artifact {sha256}: its announced length is {size_bytes} bytes")
+            needed += 0 if path.exists() else size_bytes - PartialDownload.bytes_there(path)
+        free = shutil.disk_usage(self._folder).free - _LEFT_FREE_BYTES
+        if needed > max(0, free):
+            raise StorageFullError(
+                f"{self._folder}: {needed:,} bytes have to be downloaded for the round, and {max(0, free):,} may be;"
+                " free some space or move state_dir to a larger disk",
+                folder=str(self._folder),
+            )
 
     def remember(self, purpose: str, sha256: str) -> None:
         """From now on the artifact is the newest of its purpose."""
@@ -74,7 +96,7 @@ class ArtifactCache:
         """What `newest` would look for."""
         return {sha256 for purpose, sha256 in self._newest().items() if purpose in purposes}
 
-    def _place(self, sha256: str) -> Path:
+    def _path_of(self, sha256: str) -> Path:
         # The server says it: a path in its place would name, and remove, any file of the site.
         if not _HASH.fullmatch(sha256):
             raise InvalidRequestError(
@@ -117,12 +139,22 @@ class PartialDownload:
 
     def __init__(self, target: Path, size_bytes: int, on_checked: Callable[[str], None]) -> None:
         self._target = target
-        self._part = target.with_name(f"{target.name}.part")
+        self._part = self._part_of(target)
         self.size_bytes = size_bytes
         self._on_checked = on_checked
-        self.offset_bytes = self._part.stat().st_size if self._part.exists() else 0
+        self.offset_bytes = self.bytes_there(target)
         if self.offset_bytes > size_bytes:
             self.restart()
+
+    @staticmethod
+    def _part_of(target: Path) -> Path:
+        return target.with_name(f"{target.name}.part")
+
+    @classmethod
+    def bytes_there(cls, target: Path) -> int:
+        """How much of the file has been downloaded before."""
+        part = cls._part_of(target)
+        return part.stat().st_size if part.exists() else 0
 
     @property
     def complete(self) -> bool:

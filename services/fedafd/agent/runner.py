@@ -321,6 +321,7 @@ class Agent:
         artifacts = [*task.public_set, task.global_representations, *task.encoder_bundles, *task.averaged_weights]
         wanted = {artifact.sha256 for artifact in artifacts}
         self._cache.trim(wanted | self._cache.newest_hashes({artifact.purpose for artifact in artifacts}))
+        self._cache.need_room({artifact.sha256: artifact.size_bytes for artifact in artifacts})
         paths = {}
         for number, artifact in enumerate(artifacts):
             if not await connection.report_progress(

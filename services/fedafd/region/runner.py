@@ -178,6 +178,7 @@ class Region:
         artifacts = [*task.public_set, task.global_representations, *task.encoder_bundles]
         wanted = {artifact.sha256 for artifact in artifacts}
         self._cache.trim(wanted | self._cache.newest_hashes({artifact.purpose for artifact in artifacts}))
+        self._cache.need_room({artifact.sha256: artifact.size_bytes for artifact in artifacts})
         files = {}
         for number, artifact in enumerate(artifacts, start=1):
             doing = Activity(ActivityKind.DOWNLOADING, number, len(artifacts))
