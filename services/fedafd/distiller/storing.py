@@ -104,23 +104,23 @@ class Storing(Generic[T]):
         self._pool.submit(contextvars.copy_context().run, self._store, group)
 
     def _store(self, group: list[_Waiting[T]]) -> None:
-        made = [(one, outputs) for one in group if (outputs := _made(one)) is not None]
+        finished = [(one, outputs) for one in group if (outputs := _outputs_of(one)) is not None]
         try:
-            self._put({key: data for _, outputs in made for key, data in outputs.objects.items()})
+            self._put({key: data for _, outputs in finished for key, data in outputs.objects.items()})
         except BaseException as error:
-            if len(made) > 1 and isinstance(error, StorageError) and not is_outage(error):
-                for one, _ in made:  # whose it is shows when each is stored for itself
+            if len(finished) > 1 and isinstance(error, StorageError) and not is_outage(error):
+                for one, _ in finished:  # whose it is shows when each is stored for itself
                     self._store([one])
                 return
-            for one, _ in made:
+            for one, _ in finished:
                 one.future.set_exception(error)
         else:
             now = perf_counter()
-            for one, outputs in made:
+            for one, outputs in finished:
                 one.future.set_result((outputs.meaning, now))
 
 
-def _made(one: _Waiting[T]) -> Outputs[T] | None:
+def _outputs_of(one: _Waiting[T]) -> Outputs[T] | None:
     try:
         return one.make()
     except BaseException as error:
