@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 from tests.aggregator.world import INTERNAL, World
 
 from fedafd.aggregator.coordinator import Coordinator
@@ -15,6 +15,7 @@ from fedafd.persistence.drain_repository import end_drain, start_drain
 from fedafd.persistence.event_repository import events_after
 from fedafd.persistence.federation_repository import get_federation
 from fedafd.persistence.lease_repository import COORDINATOR_LEASE, acquire_lease
+from fedafd.persistence.models import LeaseRow
 from fedafd.persistence.round_repository import add_rounds, list_open_rounds
 from fedafd.persistence.stage_repository import get_stage
 from fedafd.proto.v1 import aggregator_pb2 as pb
@@ -77,6 +78,19 @@ async def test_a_draining_aggregator_answers_long_polls_at_once(world: World) ->
     assert not polling.done()
     world.context.drain()
     assert (await asyncio.wait_for(polling, 30)).revision == idle.revision
+
+
+async def test_a_lease_is_not_written_with_each_look_and_renewed_long_before_it_runs_out(world: World) -> None:
+    outbox = Outbox(world.context.database, lambda kind, stage: None)
+    coordinator = Coordinator(world.context, outbox, lease_seconds=3600)
+    ends = []
+    for passed_seconds in (0.0, 0.0, 400.0):
+        coordinator._renewed_at -= passed_seconds
+        await coordinator.look()
+        assert coordinator.leading
+        async with world.context.database.snapshot() as session:
+            ends.append(await session.scalar(select(LeaseRow.expires_at)))
+    assert ends[0] == ends[1] < ends[2]
 
 
 async def test_a_draining_coordinator_gives_its_lease_up(world: World) -> None:

@@ -31,6 +31,8 @@ from fedafd.telemetry.tracing import span_below
 __all__ = ["Coordinator"]
 
 _LEASES_PER_LOOK = 3
+_RENEWED_SHARE = 0.1
+"""Of the lease, before it is renewed."""
 _RELEASE_SECONDS = 5.0
 _REST = 2.0
 _IDLE_POLLS = 3
@@ -52,6 +54,7 @@ class Coordinator:
         self._poll_seconds = poll_seconds
         self._leading_since: float | None = None
         self._token: int | None = None
+        self._renewed_at = 0.0
         self._idle = False
         self._moving = asyncio.Lock()
         self._seen: dict[str, RoundGlance] = {}
@@ -158,9 +161,7 @@ class Coordinator:
                 await asyncio.sleep(_SHORTEST_REST_SECONDS)
 
     async def _move(self) -> bool:
-        async with self._context.database.transaction() as session:
-            token = await acquire_lease(session, COORDINATOR_LEASE, self.holder, self._lease)
-            rows = [] if token is None else list(await list_open_rounds(session))
+        token, rows = await self._hold()
         self._context.metrics.leader.set(0 if token is None else 1)
         self._token, self._idle = token, token is not None and not rows
         if token is None:
@@ -178,6 +179,21 @@ class Coordinator:
                 async with self._moving:
                     moved = await self._look_at(row, token) or moved
         return moved
+
+    async def _hold(self) -> tuple[int | None, list[RoundRow]]:
+        """The lease's token, None while another candidate has it, and the open rounds.
+
+        A lease that was renewed a moment ago is not written again with each look: nobody can have taken it since.
+        """
+        now = monotonic()
+        if self.leading and now - self._renewed_at < _RENEWED_SHARE * self._lease.total_seconds():
+            async with self._context.database.snapshot() as session:
+                return self._token, list(await list_open_rounds(session))
+        async with self._context.database.transaction() as session:
+            token = await acquire_lease(session, COORDINATOR_LEASE, self.holder, self._lease)
+            rows = [] if token is None else list(await list_open_rounds(session))
+        self._renewed_at = now
+        return token, rows
 
     async def _look_at(self, row: RoundRow, token: int) -> bool:
         """Step if a glance says that there may be something to do."""
