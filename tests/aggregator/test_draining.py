@@ -89,7 +89,7 @@ async def test_a_lease_is_not_written_with_each_look_and_renewed_long_before_it_
         await coordinator.look()
         assert coordinator.leading
         async with world.context.database.snapshot() as session:
-            ends.append(await session.scalar(select(LeaseRow.expires_at)))
+            ends.append((await session.scalars(select(LeaseRow.expires_at))).one())
     assert ends[0] == ends[1] < ends[2]
 
 

@@ -111,8 +111,8 @@ async def test_one_message_has_all_waiting_folds_done_with_the_bits_of_each_for_
     monkeypatch.setattr(runner, "_store", CountingStore(world.context.store, reads))
     await asyncio.to_thread(runner.run, first_announced(world))
     assert await states(world, together) == {"done": 6}
-    # Each fold's representations, and once the global ones.
-    assert reads["get"] == 6 + 1
+    # Each client's representations once for both of its folds, and once the global ones.
+    assert reads["get"] == 3 + 1
     found = await bits(world, together)
 
     async with world.context.database.transaction() as session:

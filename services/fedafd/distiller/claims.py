@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedafd.artifacts.stage_io import GLOBAL_REPRESENTATIONS
+from fedafd.artifacts.stage_io import GLOBAL_REPRESENTATIONS, is_client_representations
 from fedafd.distiller.inputs import StageInputs
 from fedafd.proto.v1 import distillation_pb2 as pb
 
@@ -33,7 +33,14 @@ def claimed_stages(asked: str, answer: pb.ClaimStageResponse) -> list[Claimed]:
         claim.inputs.extend(companion.inputs)
         claim.token, claim.modality = companion.token, companion.modality
         stages.append(Claimed(companion.stage_id, claim))
-    return stages
+    # Folds of one client's modalities one after the other: both are of the same upload.
+    place: dict[str, int] = {}
+    return sorted(stages, key=lambda stage: place.setdefault(_upload_of(stage), len(place)))
+
+
+def _upload_of(stage: Claimed) -> str:
+    keys = (given.artifact.key for given in stage.claim.inputs if is_client_representations(given.name))
+    return next(keys, stage.stage_id)
 
 
 @dataclass
@@ -42,12 +49,19 @@ class Shared:
 
     decoded: dict[str, Any] = field(default_factory=dict)
     _read: dict[str, bytes] = field(default_factory=dict)
+    _upload: tuple[str, bytes] | None = None
+    """The last upload that was read."""
 
     def read(self, named: pb.NamedArtifact, inputs: StageInputs) -> bytes:
         """The input. Raises as `StageInputs.read`."""
+        key = named.artifact.key
+        if is_client_representations(named.name):
+            if self._upload is None or self._upload[0] != key:
+                self._upload = None  # what was read before makes room first
+                self._upload = key, inputs.read(named)
+            return self._upload[1]
         if named.name != _READ_BY_ALL:
             return inputs.read(named)
-        key = named.artifact.key
         if key not in self._read:
             self._read[key] = inputs.read(named)
         return self._read[key]
