@@ -82,8 +82,8 @@ def samples_to_send(num_private_samples: int, share: SharingConfig) -> int:
 
 
 def fraction_to_send(fraction: float) -> float:
-    """The done share as a number from 0 to 1."""
-    return min(max(float(fraction), 0.0), 1.0) if _finite(fraction) else 0.0
+    """The done share as a number from 0 to 1, in whole percents: finer ones would tell how many batches there are."""
+    return round(min(max(float(fraction), 0.0), 1.0), 2) if _finite(fraction) else 0.0
 
 
 def activity_to_send(activity: Activity) -> Activity:

@@ -36,9 +36,10 @@ def _nothing() -> None:
 
 
 class WorkCount:
-    """Units of work that this process has done: batches, blocks of features. It grows only as work goes on.
+    """How often this process had got further when it told so. It grows only as work goes on.
 
-    Downloads and uploads are not among them: the aggregator counts their bytes.
+    Not the batches themselves: their number would tell how many samples a site has. Downloads and uploads do not count
+    here: the aggregator counts their bytes.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,7 @@ class WorkCount:
         """From 1, as 0 says that nobody counts."""
 
     def one_more(self) -> None:
-        """A unit was done."""
+        """Work went on since the last time."""
         self.done += 1
 
 
@@ -141,7 +142,7 @@ async def train_watched(
     """Train in a thread; tell `report` about steps, at most once per interval; stop when it answers False.
 
     Steps are reported, not mere life: a training that hangs goes silent and is found out by the idle timeout. `work`
-    counts them.
+    counts the reports.
     Raises TrainingCancelledError when the round closed or `stop` was set before the last step.
     """
     cancelled = threading.Event()
@@ -149,7 +150,6 @@ async def train_watched(
     latest: list[tuple[float, Activity]] = []
 
     def progress(fraction: float, activity: Activity) -> None:
-        counted.one_more()
         latest[:] = [(fraction, activity)]
         if cancelled.is_set():
             raise TrainingCancelledError
@@ -159,8 +159,10 @@ async def train_watched(
             with suppress(TimeoutError):
                 async with asyncio.timeout(interval_seconds):
                     await stop.wait()
-            if latest and not stop.is_set() and not await report(*latest.pop()):
-                return
+            if latest and not stop.is_set():
+                counted.one_more()
+                if not await report(*latest.pop()):
+                    return
 
     def train() -> LocalResult:
         try:

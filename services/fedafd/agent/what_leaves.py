@@ -41,7 +41,7 @@ MESSAGES = (
     Leaving("FetchTaskRequest.wait", "how long the answer may take", "while the agent runs, about twice a minute"),
     Leaving("FetchTaskRequest.known_revision", "the answer's number that the agent has already", "with it"),
     Leaving("ReportProgressRequest.round_id", "the round's id", "while a round is worked on, at most once a second"),
-    Leaving("ReportProgressRequest.fraction", "done share, 0 to 1", "with it"),
+    Leaving("ReportProgressRequest.fraction", "done share, 0 to 1, in whole percents", "with it"),
     Leaving(
         "ReportProgressRequest.doing",
         "downloading, reading data, training, calibrating, representing, evaluating, uploading, waiting for its disk",
@@ -52,7 +52,7 @@ MESSAGES = (
     Leaving("ReportProgressRequest.alive_only", "that the process lives", "every ten seconds of a round"),
     Leaving(
         "ReportProgressRequest.work_done",
-        "how many batches and blocks of features the agent has been through since it started",
+        "how often the agent has told of work that went on since it started, which is no number of samples",
         "with `fraction`",
     ),
     Leaving("BeginUploadRequest.round_id", "the round's id", "before each upload"),
