@@ -6,15 +6,17 @@ Both are the same training with the same draws: only what is computed once, and 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.measure import Clock, Ratio, Report, interleaved
+from benchmarks.measure import Clock, Ratio, Report, Times, interleaved
 from benchmarks.photographs import private_photographs, public_photographs
+from benchmarks.tiny import TINY_FEDERATION
 from fedafd.datasets.samples import ClientData, ImageSplit, PairSplit, Split
 from fedafd.domain.config import EncoderConfig, FederationConfig, parse_federation_config
 from fedafd.domain.kinds import ClientKind, Modality
@@ -33,18 +35,26 @@ _TRANSFORMER = {
     "options": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 1536},
 }
 """Half of BERT-base's width and depth."""
+_TINY_TRANSFORMER = {
+    "architecture": "bert",
+    "options": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
+}
 
 
 def run(*, tiny: bool, repeats: int, clock: Clock, device: str = "auto") -> list[Report]:
     """One case per kind of client, preset small, photographs as JPEG; one more with a transformer as global encoder."""
-    sizes, repeats = ((32, 32) if tiny else (512, 320)), min(repeats, 3)
-    small = parse_federation_config({"name": "bench", "preset": "small", "seed": 1, "server": {"passes": 1}})
-    deep = parse_federation_config(small.model_dump() | {"text_encoder": _TRANSFORMER})
+    sizes = (16, 16) if tiny else (512, 320)
+    in_turns = partial(interleaved, repeats=min(repeats, 3), warm_up=not tiny)
+    values: dict[str, Any] = {"name": "bench", "preset": "small", "seed": 1, "server": {"passes": 1}}
+    if tiny:
+        values |= TINY_FEDERATION | {"server": TINY_FEDERATION["server"] | {"passes": 1, "initial_passes": 0}}
+    small = parse_federation_config(values)
+    deep = parse_federation_config(small.model_dump() | {"text_encoder": _TINY_TRANSFORMER if tiny else _TRANSFORMER})
     own = {Modality.TEXT: small.text_encoder}
     return [
-        *_cases(small, dict.fromkeys(ClientKind, ("", {})), sizes, repeats, clock, device),
+        *_cases(small, dict.fromkeys(ClientKind, ("", {})), sizes, in_turns, clock, device),
         *_cases(
-            deep, {ClientKind.TEXT: (", a transformer as the global text encoder", own)}, sizes, repeats, clock, device
+            deep, {ClientKind.TEXT: (", a transformer as the global text encoder", own)}, sizes, in_turns, clock, device
         ),
     ]
 
@@ -53,7 +63,7 @@ def _cases(
     config: FederationConfig,
     kinds: Mapping[ClientKind, tuple[str, Mapping[Modality, EncoderConfig]]],
     sizes: tuple[int, int],
-    repeats: int,
+    in_turns: Callable[[Mapping[str, Callable[[], Any]]], dict[str, Times]],
     clock: Clock,
     device: str,
 ) -> Iterator[Report]:
@@ -64,7 +74,9 @@ def _cases(
         made = prepare(config=config, state=state, public=public, round_number=1, seed=1, device=device)
         sent = Sent(representations=made.representations, bundles=made.bundles, public=public)
         for kind, (note, encoders) in kinds.items():
-            yield _case(config, kind, note, encoders, private_photographs(kind, sizes[1]), sent, repeats, clock, device)
+            yield _case(
+                config, kind, note, encoders, private_photographs(kind, sizes[1]), sent, in_turns, clock, device
+            )
 
 
 def _case(
@@ -74,7 +86,7 @@ def _case(
     encoders: Mapping[Modality, EncoderConfig],
     data: ClientData,
     sent: Sent,
-    repeats: int,
+    in_turns: Callable[[Mapping[str, Callable[[], Any]]], dict[str, Times]],
     clock: Clock,
     device: str,
 ) -> Report:
@@ -93,7 +105,7 @@ def _case(
         train_locally(site, 1)
         trained["plain"] = site
 
-    times = interleaved({"local epochs": fast, "plain loop": plain}, repeats)
+    times = in_turns({"local epochs": fast, "plain loop": plain})
     ratio = times["plain loop"].median(clock) / times["local epochs"].median(clock)
     scores = {name: SiteEvaluator(site).assess("val").metrics for name, site in trained.items()}
     metric = "rsum" if kind is ClientKind.PAIR else "acc1"

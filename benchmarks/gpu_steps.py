@@ -35,9 +35,11 @@ _TEXT: dict[str, Any] = {
     "options": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 1536},
 }
 """MiniLM-L6 by its sizes."""
-_TINY_IMAGE = _IMAGE | {"image_size": 32, "options": _IMAGE["options"] | {"hidden_sizes": [8, 8, 16, 16]}}
-_TINY_TEXT = _TEXT | {"options": _TEXT["options"] | {"hidden_size": 24, "intermediate_size": 48}}
-"""The same operators, narrow."""
+_TINY_IMAGE = _IMAGE | {"image_size": 32, "options": _IMAGE["options"] | {"hidden_sizes": [8, 16], "depths": [1, 1]}}
+_TINY_TEXT = _TEXT | {
+    "options": _TEXT["options"] | {"hidden_size": 24, "num_hidden_layers": 1, "intermediate_size": 48}
+}
+"""The same operators, narrow and few."""
 _STEPS = ("public pass", "local epoch")
 _SETTLED = 3
 """Steps before this one also do what is done once."""

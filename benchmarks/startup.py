@@ -15,7 +15,7 @@ def run(*, tiny: bool, repeats: int, clock: Clock) -> list[Report]:
     del clock
     ways = {"fedafd --help": _MAIN, "with torch at the start": f"import torch; {_MAIN}"}
     calls = {name: lambda c=code: _call(c) for name, code in ways.items()}
-    times = interleaved(calls, 1 if tiny else max(repeats, 5))
+    times = interleaved(calls, 1 if tiny else max(repeats, 5), warm_up=not tiny)
     seconds = times["fedafd --help"].median("wall")
     for each in times.values():
         each.cpu[:] = each.wall

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from benchmarks.__main__ import NAMES, main
+from tests.end_to_end.supervised import LoggedSupervisor
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_benchmark_runs_and_writes_its_figures(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_benchmark_runs_and_writes_its_figures(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark = import_module(f"benchmarks.{name}")
+    monkeypatch.setattr("fedafd.local.supervisor.Supervisor", LoggedSupervisor)  # what it starts is forked
+    if hasattr(benchmark, "Supervisor"):
+        monkeypatch.setattr(benchmark, "Supervisor", LoggedSupervisor)
     # The stand-in for a GPU would stay in this process: tests/learning/test_device.py has it in one of its own.
     arguments = ["--tiny", "--repeats", "1", "--clock", "cpu", "--device", "cpu", "--output", str(tmp_path)]
     assert main([name, *arguments]) == 0
