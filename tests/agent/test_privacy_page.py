@@ -10,7 +10,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from typer.testing import CliRunner
 
 from fedafd.agent.explain import explained, leaves
-from fedafd.agent.what_leaves import BLOBS, MESSAGES
+from fedafd.agent.what_leaves import BLOBS, MESSAGES, USES
 from fedafd.cli.main import app
 from fedafd.domain.config import AgentConfig, SharingConfig, parse_agent_config
 from fedafd.domain.leaving import CLIENT_METRICS, SAID_BY_AGENTS, LeaveReason
@@ -62,6 +62,15 @@ def rows(heading: str) -> list[str]:
 
 def test_every_field_that_an_agent_sends_has_a_row_and_every_row_a_field() -> None:
     assert sorted(rows("Messages")) == sorted(sent_fields())
+
+
+def test_every_message_and_every_blob_says_why_it_leaves_who_reads_it_and_how_long_it_is_kept() -> None:
+    methods = pb.DESCRIPTOR.services_by_name["AggregatorService"].methods
+    leaving = [*(method.input_type.name for method in methods), *(blob.name for blob in BLOBS)]
+    assert sorted(use.name for use in USES) == sorted(leaving)
+    for use in USES:
+        assert f"| `{use.name}` | {use.why} | {use.readers} | {use.kept} |" in PAGE
+    assert rows("Why, who reads it, and for how long") == [use.name for use in USES]
 
 
 def test_explain_says_all_of_the_page_by_the_sites_own_agent_yaml() -> None:

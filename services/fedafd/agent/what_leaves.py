@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-__all__ = ["BLOBS", "MESSAGES", "Leaving"]
+__all__ = ["BLOBS", "MESSAGES", "USES", "Leaving", "Use"]
 
 
 class Leaving(NamedTuple):
@@ -126,5 +126,103 @@ BLOBS = (
         " `share.metrics` is false",
         "once a round, only with `share.weights: true` where the federation averages them",
         "weights",
+    ),
+)
+
+
+class Use(NamedTuple):
+    """Why a message or a blob leaves, who reads it, and how long the federation keeps it."""
+
+    name: str
+    why: str
+    readers: str
+    kept: str
+
+
+USES = (
+    Use(
+        "EnrollRequest",
+        "to become a client, bound to a key that stays at the site",
+        "the aggregator; viewers see kind and version",
+        "hashes of token and key until another invitation; kind and version with the client",
+    ),
+    Use(
+        "RenewCertificateRequest",
+        "to go on being that client",
+        "the aggregator",
+        "the certificate's end with the client; the audit log",
+    ),
+    Use(
+        "FetchTaskRequest",
+        "to hear of rounds",
+        "the aggregator; viewers see when the agent was last there",
+        "the newest moment alone",
+    ),
+    Use(
+        "ReportProgressRequest",
+        "so that a round waits for who works, and for nobody else",
+        "the aggregator and viewers",
+        "the last report with its round",
+    ),
+    Use(
+        "BeginUploadRequest",
+        "so that a broken upload goes on, and damage is found",
+        "the aggregator",
+        "until the round's uploads are removed, or the client is forgotten",
+    ),
+    Use(
+        "UploadChunksRequest",
+        "to bring the blob",
+        "see blobs",
+        "see blobs",
+    ),
+    Use(
+        "CommitUploadRequest",
+        "to compare models, and to weigh sites where weights are averaged",
+        "the aggregator, distillers and viewers",
+        "until the client is forgotten",
+    ),
+    Use(
+        "DescribeArtifactRequest",
+        "so that only what changed comes down",
+        "the aggregator",
+        "nothing but how many bytes went, with the round",
+    ),
+    Use(
+        "DownloadArtifactRequest",
+        "to get what the round needs",
+        "the aggregator",
+        "nothing but how many bytes went, with the round",
+    ),
+    Use(
+        "LeaveRoundRequest",
+        "so that the round need not wait, and its operator knows whom to ask",
+        "the aggregator and viewers",
+        "code and count with the round, and in the audit log",
+    ),
+    Use(
+        "EndSessionRequest",
+        "so that the site's next agent may begin at once",
+        "the aggregator",
+        "nothing",
+    ),
+    Use(
+        "representations",
+        "to teach the global model what the site's model sees in public samples",
+        "distillers; nobody over REST",
+        "until the round is over, if the federation does not keep deliveries; in the ensemble of all sites until the"
+        " next round",
+    ),
+    Use(
+        "personalized model",
+        "so that the federation keeps a copy for the site",
+        "administrators, and the client's own key",
+        "until newer ones are there (`retention.keep_models`), or the client is forgotten",
+    ),
+    Use(
+        "weights",
+        "to be averaged",
+        "distillers; nobody over REST",
+        "as representations",
     ),
 )
