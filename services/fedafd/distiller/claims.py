@@ -34,8 +34,8 @@ def claimed_stages(asked: str, answer: pb.ClaimStageResponse) -> list[Claimed]:
         claim.token, claim.modality = companion.token, companion.modality
         stages.append(Claimed(companion.stage_id, claim))
     # Folds of one client's modalities one after the other: both are of the same upload.
-    place: dict[str, int] = {}
-    return sorted(stages, key=lambda stage: place.setdefault(_upload_of(stage), len(place)))
+    order_of_uploads: dict[str, int] = {}
+    return sorted(stages, key=lambda stage: order_of_uploads.setdefault(_upload_of(stage), len(order_of_uploads)))
 
 
 def _upload_of(stage: Claimed) -> str:
