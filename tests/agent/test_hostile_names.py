@@ -57,7 +57,7 @@ def test_a_task_that_does_not_fit_on_the_disk_is_left_before_any_of_it_comes(tmp
     assert scene.server.downloads == []
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a", "A" * 64, "0" * 63, "0" * 65, "0" * 64 + "\n", "/etc/passwd"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a", "A" * 64, "0" * 63, "0" * 65, "0" * 64 + "\n", "/no/such/file"])
 def test_the_cache_takes_hashes_alone(tmp_path: Path, name: str) -> None:
     cache = ArtifactCache(tmp_path / "artifacts", limit_bytes=1)
     for use in (lambda: cache.find(name), lambda: cache.begin(name, 1), lambda: cache.need_room({name: 1})):
