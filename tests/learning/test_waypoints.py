@@ -41,12 +41,16 @@ class InterruptedHereError(Exception):
 
 
 class Until:
-    """Progress that goes on until its n-th step."""
+    """Progress that goes on until its n-th step; a batch that is encoded between two says the last share again."""
 
     def __init__(self, steps: int) -> None:
         self.steps, self.seen = steps, 0
+        self._share = -1.0
 
-    def __call__(self, *_: object) -> None:
+    def __call__(self, share: float, *_: object) -> None:
+        if share == self._share:
+            return
+        self._share = share
         self.seen += 1
         if self.seen > self.steps:
             raise InterruptedHereError
