@@ -10,7 +10,7 @@ import pytest
 from tests.aggregator.crowd import Counts, crowd_of
 
 _BOUNDS = {
-    "statements": (290, 36),
+    "statements": (260, 36),
     "executions": (300, 22),
     "transactions": (60, 8),
     "objects": (4, 8),
