@@ -72,6 +72,7 @@ def closed_hours() -> list[str]:
     ("told", "reason"),
     [
         ({"max_bundle_bytes": 3}, LeaveReason.POLICY_ENCODER),
+        ({"max_download_bytes": 20}, LeaveReason.POLICY_DOWNLOAD),
         ({"encoders": ["vit"]}, LeaveReason.POLICY_ENCODER),
         ({"max_epochs": 4}, LeaveReason.POLICY_EFFORT),
         ({"allow": {"alignment.mode": "off"}}, LeaveReason.POLICY_VALUES),
@@ -93,6 +94,7 @@ def test_what_the_policy_refuses_is_refused_before_anything_is_downloaded(
 def test_a_policy_that_allows_it_all_changes_nothing(tmp_path: Path) -> None:
     told = {
         "max_bundle_bytes": 10**9,
+        "max_download_bytes": 10**9,
         "max_bundle_parameters": 10**6,
         "max_epochs": 5,
         "max_minutes": 60,
@@ -243,6 +245,7 @@ def test_hours_are_those_of_the_time_zone() -> None:
 def test_everything_that_a_policy_may_say_has_words() -> None:
     whole = {
         "approve": ["configuration"],
+        "max_download_bytes": 1,
         "max_bundle_bytes": 1,
         "max_bundle_parameters": 1,
         "max_epochs": 1,

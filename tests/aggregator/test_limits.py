@@ -18,10 +18,11 @@ from tests.aggregator.world import World, refused
 
 from fedafd.aggregator.callers import Callers
 from fedafd.aggregator.delivery import commit_delivery
-from fedafd.aggregator.limits import ByteBudget, CallCaps, Pace, SlowRefusals, Turns
+from fedafd.aggregator.limits import ByteBudget, CallCaps, SlowRefusals, Turns
 from fedafd.domain.errors import TooManyRequestsError
 from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import UploadPurpose
+from fedafd.domain.pacing import Pace
 from fedafd.domain.secrets import hash_secret
 from fedafd.persistence.client_repository import get_client, revoke_client
 from fedafd.persistence.round_repository import get_round

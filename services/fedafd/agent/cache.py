@@ -58,17 +58,25 @@ class ArtifactCache:
         """
         return PartialDownload(self._path_of(sha256), size_bytes, self._checked.add)
 
+    def missing_bytes(self, sizes: Mapping[str, int]) -> int:
+        """How much of the artifacts, by hash with their announced lengths, is not here.
+
+        Raises InvalidRequestError for what is no hash and no length.
+        """
+        missing = 0
+        for sha256, size_bytes in sizes.items():
+            path = self._path_of(sha256)
+            if size_bytes < 0:
+                raise InvalidRequestError(f"artifact {sha256}: its announced length is {size_bytes} bytes")
+            missing += 0 if path.exists() else size_bytes - PartialDownload.bytes_there(path)
+        return missing
+
     def need_room(self, sizes: Mapping[str, int]) -> None:
         """Raise StorageFullError if the artifacts, by hash with their announced lengths, do not fit on the disk.
 
         Raises InvalidRequestError for what is no hash and no length.
         """
-        needed = 0
-        for sha256, size_bytes in sizes.items():
-            path = self._path_of(sha256)
-            if size_bytes < 0:
-                raise InvalidRequestError(f"artifact {sha256}: its announced length is {size_bytes} bytes")
-            needed += 0 if path.exists() else size_bytes - PartialDownload.bytes_there(path)
+        needed = self.missing_bytes(sizes)
         free = shutil.disk_usage(self._folder).free - _LEFT_FREE_BYTES
         if needed > max(0, free):
             raise StorageFullError(

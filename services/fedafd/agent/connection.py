@@ -39,6 +39,7 @@ from fedafd.domain.errors import (
 )
 from fedafd.domain.kinds import ClientKind, ParticipantKind, UploadPurpose
 from fedafd.domain.leaving import Activity
+from fedafd.domain.pacing import Pace
 from fedafd.domain.retrying import FullJitter
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
@@ -61,6 +62,8 @@ _CORRUPT_TRIES = 3
 _CHANGE_IN_PART = (BUNDLE, WEIGHTS)
 """Purposes whose next artifact has the layout of the last."""
 _WORTH_A_PATCH_BYTES = 256 << 10
+_TASKS_A_SECOND, _TASKS_AT_ONCE = 1.0, 60
+"""Asked for at most. A federation answers when something changed, some three times a round, or after the wait."""
 _log = get_logger(__name__)
 T = TypeVar("T")
 
@@ -97,6 +100,7 @@ class AggregatorConnection:
         self._direct = DirectUpload(direct, on_sent) if direct else None
         pauses = FullJitter(_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS)
         self._calls = PatientCalls(address, stop, pauses, self._before_next)
+        self._tasks, self._slowed = Pace(_TASKS_A_SECOND, _TASKS_AT_ONCE), False
         self.use(credential)
         self._open()
 
@@ -141,7 +145,11 @@ class AggregatorConnection:
         return answer.certificate
 
     async def fetch_task(self, known_revision: int, wait_seconds: float) -> pb.FetchTaskResponse:
-        """The desired state; held by the server for up to `wait_seconds` while it is the known one."""
+        """The desired state; held by the server for up to `wait_seconds` while it is the known one.
+
+        A server that answers at once, time and again, is asked once a second in the end.
+        """
+        await self._slow_down()
         wait = Duration()
         wait.FromMilliseconds(int(wait_seconds * 1000))
         request = pb.FetchTaskRequest(wait=wait, known_revision=known_revision)
@@ -149,6 +157,14 @@ class AggregatorConnection:
         if self._session is not None:
             self._session.accepted()
         return answer
+
+    async def _slow_down(self) -> None:
+        early_seconds = self._tasks.wait_seconds(self._address, monotonic())
+        if early_seconds > 0:
+            if not self._slowed:
+                _log.warning("agent.answers_too_often", aggregator=self._address, asks_a_second=_TASKS_A_SECOND)
+            await self._calls.guarded(asyncio.sleep(early_seconds))
+        self._slowed = early_seconds > 0
 
     async def report_progress(self, round_id: str, fraction: float, activity: Activity, *, work_done: int) -> bool:
         """Tell how far training is; False means: stop and discard. `work_done`: what this process has done so far."""

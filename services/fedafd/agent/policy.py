@@ -39,9 +39,16 @@ class SitePolicy:
         self._config, self._policy, self._root, self._now = config, config.policy, root, now
 
     async def admit(
-        self, task: pb.TrainTask, federation: FederationConfig, fetch_manifest: Callable[[], Awaitable[Path]]
+        self,
+        task: pb.TrainTask,
+        federation: FederationConfig,
+        fetch_manifest: Callable[[], Awaitable[Path]],
+        *,
+        missing_bytes: int,
     ) -> None:
         """Whether anything is done for the round. `fetch_manifest` is called where a person has to be told of the set.
+
+        `missing_bytes`: of what the task names, how much would have to be downloaded.
 
         Raises PolicyRefusedError, and what `fetch_manifest` raises.
         """
@@ -49,6 +56,7 @@ class SitePolicy:
         self._need_rounds(task.round_number)
         self._need_values(federation)
         self._need_small_bundles(task)
+        self._need_small_downloads(missing_bytes)
         self._need_known_set(task.public_set_sha256)
         await self._need_approval(task, federation, fetch_manifest)
 
@@ -110,6 +118,14 @@ class SitePolicy:
                     LeaveReason.POLICY_ENCODER,
                     f"{bundle.purpose} has {bundle.size_bytes:,} bytes, max_bundle_bytes: {most:,}",
                 )
+
+    def _need_small_downloads(self, missing_bytes: int) -> None:
+        most = self._policy.max_download_bytes
+        if most is not None and missing_bytes > most:
+            _refuse(
+                LeaveReason.POLICY_DOWNLOAD,
+                f"{missing_bytes:,} bytes would have to be downloaded for the round, max_download_bytes: {most:,}",
+            )
 
     def _need_small_encoder(self, modality: Modality, path: Path) -> None:
         from fedafd.learning.bundle_size import bundle_facts

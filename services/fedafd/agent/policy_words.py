@@ -20,6 +20,8 @@ def policy_words(policy: PolicyConfig) -> Iterator[str]:
     yield from (_APPROVED[approval] for approval in dict.fromkeys(policy.approve))
     if policy.public_sets is not None and "public-set" not in policy.approve:
         yield f"a public set that is neither among the {len(policy.public_sets)} that you name nor approved by you"
+    if policy.max_download_bytes is not None:
+        yield f"a round for which more than {policy.max_download_bytes:,} bytes have to be downloaded"
     if policy.max_bundle_bytes is not None:
         yield f"an encoder bundle of more than {policy.max_bundle_bytes:,} bytes"
     if policy.max_bundle_parameters is not None:

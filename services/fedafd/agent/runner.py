@@ -313,15 +313,20 @@ class Agent:
                 f"the federation's strategy {config.strategy} averages weights, and this site shares none; set"
                 " share.weights: true in agent.yaml to take part"
             )
-        await self._policy.admit(task, config, lambda: connection.download(task.public_set[0], self._cache))
+        artifacts = [*task.public_set, task.global_representations, *task.encoder_bundles, *task.averaged_weights]
+        sizes = {artifact.sha256: artifact.size_bytes for artifact in artifacts}
+        await self._policy.admit(
+            task,
+            config,
+            lambda: connection.download(task.public_set[0], self._cache),
+            missing_bytes=self._cache.missing_bytes(sizes),
+        )
         previous = self._state.current_state(before=task.round_id)
         trained = self._state.load_pending()
         if trained is None or trained.round_id != task.round_id:
             await asyncio.to_thread(self._account.need, config, task.round_number, is_new=previous is None)
-        artifacts = [*task.public_set, task.global_representations, *task.encoder_bundles, *task.averaged_weights]
-        wanted = {artifact.sha256 for artifact in artifacts}
-        self._cache.trim(wanted | self._cache.newest_hashes({artifact.purpose for artifact in artifacts}))
-        self._cache.need_room({artifact.sha256: artifact.size_bytes for artifact in artifacts})
+        self._cache.trim(sizes.keys() | self._cache.newest_hashes({artifact.purpose for artifact in artifacts}))
+        self._cache.need_room(sizes)
         paths = {}
         for number, artifact in enumerate(artifacts):
             if not await connection.report_progress(

@@ -18,6 +18,7 @@ SENTENCES: dict[str, str] = {
     "agent.state_damaged": "a saved state is damaged",
     "agent.idle": "waiting",
     "agent.fetch_failed": "asking for a task failed; asking again",
+    "agent.answers_too_often": "the aggregator {aggregator} answers at once, time and again; asking it more seldom",
     "agent.second_agent_refused": "a second agent was refused",
     "agent.aggregator_unreachable": "the aggregator {aggregator} cannot be reached; trying again",
     "agent.aggregator_busy": "the aggregator {aggregator} cannot answer now; trying again",

@@ -15,7 +15,7 @@ from fedafd.aggregator.claiming import Mover
 from fedafd.aggregator.cut_off import Waiting
 from fedafd.aggregator.direct_uploads import DirectUploads
 from fedafd.aggregator.holding import Holds
-from fedafd.aggregator.limits import ByteBudget, CallCaps, Pace, SlowRefusals, Turns
+from fedafd.aggregator.limits import ByteBudget, CallCaps, SlowRefusals, Turns, pace_of_clients
 from fedafd.aggregator.metrics import AggregatorMetrics
 from fedafd.aggregator.progress import ProgressBook
 from fedafd.aggregator.proofs import Proofs
@@ -24,6 +24,7 @@ from fedafd.aggregator.round_facts import Once, RoundFacts
 from fedafd.aggregator.transfers import Transfers
 from fedafd.aggregator.wakeups import Wakeups
 from fedafd.artifacts.keys import FEDERATIONS
+from fedafd.domain.pacing import Pace
 from fedafd.persistence.database import Database
 from fedafd.rpc.authority import Authority
 from fedafd.storage import ObjectStore, WriteProbe
@@ -62,7 +63,7 @@ class Context:
     digests: Once[str, bytes] = field(default_factory=Once)
     """Digests of a blob's blocks, by its hash."""
     calls: CallCaps = field(default_factory=CallCaps)
-    pace: Pace = field(default_factory=Pace)
+    pace: Pace = field(default_factory=pace_of_clients)
     refusals: SlowRefusals = field(default_factory=SlowRefusals)
     direct: DirectUploads = field(default_factory=DirectUploads)
     transfers: Transfers = field(default_factory=Transfers)

@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from fedafd.domain.errors import TooManyRequestsError
+from fedafd.domain.pacing import Pace
 
-__all__ = ["MOST_CALLS", "ByteBudget", "CallCaps", "Pace", "SlowRefusals", "Turns"]
+__all__ = ["MOST_CALLS", "ByteBudget", "CallCaps", "SlowRefusals", "Turns", "pace_of_clients"]
 
 MOST_CALLS = 8
 """Of one client at once. An agent has a poll, a report and one stream; a pool has 15 connections."""
 _CALLS_A_SECOND, _BURST = 20.0, 200
 """Of one client. An agent makes about a dozen calls in a round, one each few seconds while it trains."""
-_MOST_PACED = 10_000
 _BUDGET_BYTES = 512 << 20
 _ROOM_SECONDS = 30.0
 """How long a commit waits for memory before it is refused and has to be repeated."""
@@ -45,23 +45,9 @@ class CallCaps:
                 del self._running[credential]
 
 
-class Pace:
-    """How fast the calls of one credential follow each other: beyond a burst each waits, at its caller's cost.
-
-    A theoretical arrival time for each caller (the generic cell rate algorithm), and nothing else.
-    """
-
-    def __init__(self, per_second: float = _CALLS_A_SECOND, burst: int = _BURST) -> None:
-        self._gap, self._ahead = 1 / per_second, burst / per_second
-        self._due: dict[str, float] = {}
-
-    def wait_seconds(self, credential: str, now: float) -> float:
-        """Count a call that comes at `now`; how long it has to wait."""
-        if len(self._due) > _MOST_PACED:
-            self._due = {caller: due for caller, due in self._due.items() if due > now}
-        due = max(self._due.get(credential, now), now) + self._gap
-        self._due[credential] = due
-        return max(0.0, due - now - self._ahead)
+def pace_of_clients() -> Pace:
+    """Of calls with the same credential."""
+    return Pace(_CALLS_A_SECOND, _BURST)
 
 
 class SlowRefusals:

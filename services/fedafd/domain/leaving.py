@@ -40,6 +40,7 @@ class LeaveReason(StrEnum):
     POLICY_EFFORT = "policy-effort"
     POLICY_VALUES = "policy-values"
     POLICY_PUBLIC_SET = "policy-public-set"
+    POLICY_DOWNLOAD = "policy-download"
     POLICY_HOURS = "policy-hours"
     POLICY_ROUNDS = "policy-rounds"
     POLICY_APPROVAL = "policy-approval"
@@ -84,6 +85,9 @@ _WORDS: Mapping[LeaveReason, str] = {
         "its policy does not allow a value of the federation's configuration; the log of the site's agent names the key"
     ),
     LeaveReason.POLICY_PUBLIC_SET: "its policy does not name the round's public set",
+    LeaveReason.POLICY_DOWNLOAD: (
+        "its policy does not let it download as much as the round needs; the log of the site's agent has the numbers"
+    ),
     LeaveReason.POLICY_HOURS: "its policy does not let it train at this hour",
     LeaveReason.POLICY_ROUNDS: "its data were used for as many rounds as its policy allows",
     LeaveReason.POLICY_APPROVAL: (

@@ -30,6 +30,12 @@ class PolicyConfig(Config):
     max_bundle_bytes: int | None = Field(
         None, ge=1, description="Longest encoder bundle that is downloaded; null: no limit."
     )
+    max_download_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Most bytes that a round may bring down: public set, representations and bundles that are not here"
+        " yet; null: as much as the disk holds.",
+    )
     max_bundle_parameters: int | None = Field(
         None, ge=1, description="Most numbers in the encoder of a bundle; null: no limit."
     )

@@ -56,6 +56,7 @@ class LeaveReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LEAVE_REASON_POLICY_HOURS: _ClassVar[LeaveReason]
     LEAVE_REASON_POLICY_ROUNDS: _ClassVar[LeaveReason]
     LEAVE_REASON_POLICY_APPROVAL: _ClassVar[LeaveReason]
+    LEAVE_REASON_POLICY_DOWNLOAD: _ClassVar[LeaveReason]
 CLIENT_ACTIVITY_UNSPECIFIED: ClientActivity
 CLIENT_ACTIVITY_DOWNLOADING: ClientActivity
 CLIENT_ACTIVITY_READING_DATA: ClientActivity
@@ -92,6 +93,7 @@ LEAVE_REASON_POLICY_PUBLIC_SET: LeaveReason
 LEAVE_REASON_POLICY_HOURS: LeaveReason
 LEAVE_REASON_POLICY_ROUNDS: LeaveReason
 LEAVE_REASON_POLICY_APPROVAL: LeaveReason
+LEAVE_REASON_POLICY_DOWNLOAD: LeaveReason
 
 class EnrollRequest(_message.Message):
     __slots__ = ("token", "kind", "software", "nonce", "certificate_request")
