@@ -47,6 +47,7 @@ from fedafd.messaging.wakeups import WakeupPublisher, listen_for_wakeups
 from fedafd.persistence.api_key_repository import ensure_admin_key
 from fedafd.persistence.database import Database
 from fedafd.persistence.idempotency_repository import forget_old_answers
+from fedafd.persistence.login_repository import forget_ended_logins
 from fedafd.persistence.migrate import check_schema
 from fedafd.storage import open_store
 from fedafd.telemetry.ending import tell_end
@@ -160,6 +161,7 @@ async def _forget_answers(context: Context) -> None:
         try:
             async with context.database.transaction() as session:
                 await forget_old_answers(session, context.idempotency_lifetime)
+                await forget_ended_logins(session)
         except FedafdError as error:
             _log.warning("idempotency.not_forgotten", reason=str(error))
         await asyncio.sleep(_FORGET_SECONDS)

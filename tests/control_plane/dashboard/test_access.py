@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 
 import pytest
+from sqlalchemy import select, update
 from tests.control_plane.dashboard.browsing import stranger, visitor
 from tests.control_plane.rest import KEY, Rest
 
 from fedafd.control_plane.dashboard.sessions import SESSION_SECONDS, SessionSigner
+from fedafd.persistence.login_repository import forget_ended_logins
+from fedafd.persistence.models import EndedLoginRow, utc_now
 
 PAGES = ["/", "/live"]
 
@@ -77,6 +81,31 @@ async def test_a_session_ends_with_its_key_and_at_the_logout(rest: Rest) -> None
     admin = await visitor(rest)
     assert (await admin.send("/logout")).headers["location"] == "/login"
     assert (await admin.http.get("/")).status_code == 303
+
+
+async def test_a_copy_of_the_cookie_is_worth_nothing_after_the_logout(rest: Rest) -> None:
+    admin, thief, other = await visitor(rest), stranger(rest), await visitor(rest)
+    thief.http.cookies.update(admin.http.cookies)
+    assert (await thief.http.get("/")).status_code == 200
+    await admin.send("/logout")
+    assert (await thief.http.get("/")).status_code == 303
+    assert (await other.http.get("/")).status_code == 200  # the key's other logins go on
+    async with rest.context.database.transaction() as session:
+        await forget_ended_logins(session)
+    assert (await thief.http.get("/")).status_code == 303
+    async with rest.context.database.transaction() as session:
+        await session.execute(update(EndedLoginRow).values(expires_at=utc_now() - timedelta(seconds=1)))
+        await forget_ended_logins(session)
+        assert await session.scalar(select(EndedLoginRow)) is None
+
+
+async def test_a_cookie_that_was_planted_before_the_login_becomes_nobodys(rest: Rest) -> None:
+    attacker, victim = await visitor(rest, "viewer"), stranger(rest)
+    victim.http.cookies.update(attacker.http.cookies)
+    assert (await victim.http.post("/login", data={"key": KEY})).status_code == 303
+    assert dict(victim.http.cookies) != dict(attacker.http.cookies)
+    assert "/keys" in await victim.page("/")
+    assert "/keys" not in await attacker.page("/")
 
 
 async def test_forms_of_other_pages_are_refused(rest: Rest) -> None:

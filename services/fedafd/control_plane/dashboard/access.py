@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from fastapi import Request, Response
@@ -14,6 +15,7 @@ from fedafd.control_plane.dashboard.visits import ViewerForm, check_origin, cook
 from fedafd.control_plane.login import log_in as caller_of
 from fedafd.domain.errors import ERROR_STATUS, FedafdError, ForbiddenError, TooManyRequestsError, UnauthenticatedError
 from fedafd.domain.secrets import hash_secret
+from fedafd.persistence.login_repository import end_login
 
 __all__ = ["is_secure", "login_answer", "own_path", "router", "set_session"]
 
@@ -43,8 +45,11 @@ async def log_in(request: Request, context: ContextDep) -> Response:
 
 
 @router.post("/logout")
-async def log_out(request: Request, _: ViewerForm) -> Response:
-    """End the session of this browser."""
+async def log_out(request: Request, form: ViewerForm, context: ContextDep) -> Response:
+    """End the session, for whoever has a copy of its cookie, too."""
+    ended = form.visit.session
+    async with context.database.transaction() as session:
+        await end_login(session, ended.nonce, datetime.fromtimestamp(ended.expires_at, UTC))
     answer = see("/login")
     answer.delete_cookie(cookie_name(request), httponly=True, samesite="strict")
     return answer

@@ -1,8 +1,9 @@
 """Sessions of the dashboard: a signed cookie that names an API key or a person, and the token of its forms.
 
 The cookie holds no secret of the caller's. Each request looks the key up, so a session ends at once when its key is
-revoked or expires. It is signed with a secret that is derived from the first admin's key, which all replicas are given;
-where no such key is set it is random, and sessions end with the process.
+revoked or expires, and with the logout, whoever has a copy of the cookie. It is signed with a secret that is derived
+from the first admin's key, which all replicas are given; where no such key is set it is random, and sessions end with
+the process.
 """
 
 from __future__ import annotations

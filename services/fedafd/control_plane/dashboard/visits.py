@@ -18,6 +18,7 @@ from fedafd.control_plane.login import count_request
 from fedafd.domain.errors import ForbiddenError, UnauthenticatedError
 from fedafd.domain.kinds import Role
 from fedafd.persistence.api_key_repository import active_key
+from fedafd.persistence.login_repository import has_ended
 from fedafd.persistence.models import ApiKeyRow, utc_now
 
 __all__ = [
@@ -76,9 +77,11 @@ def cookie_of(request: Request, name: str) -> str:
 
 
 async def visitor_of(context: Context, session: AsyncSession, login: Session) -> Caller | None:
-    """The caller of a session; None where its key is revoked, has expired, or has another secret, and where the
-    settings of the identity provider are others than at a person's login.
+    """The caller of a session; None where it was ended, its key is revoked, has expired, or has another secret, and
+    where the settings of the identity provider are others than at a person's login.
     """
+    if await has_ended(session, login.nonce):
+        return None
     if login.person is not None:
         people = context.people
         if people is None or login.key_mark != people.mark:

@@ -105,6 +105,17 @@ class ApiKeyRow(Base):
     previous_used_at: Mapped[datetime | None]
 
 
+class EndedLoginRow(Base):
+    """A login to the dashboard that was ended while its cookie was still good."""
+
+    __tablename__ = "ended_logins"
+
+    nonce: Mapped[str] = mapped_column(String(32), primary_key=True)
+    """Of the login's cookie."""
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+    """When the cookie is over by itself, and the row with it."""
+
+
 class IdempotencyRow(Base):
     """The answer to a POST that carried an Idempotency-Key."""
 
