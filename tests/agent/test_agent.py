@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from tests.agent.fake_aggregator import CREDENTIAL, TOKEN
 from tests.agent.scene import MIB, Scene, play
@@ -136,9 +137,11 @@ def test_agent_stopped_while_training_begins_the_same_task_again(tmp_path: Path)
 def test_trained_result_is_delivered_after_a_restart_without_training_again(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         scene.server.assign()
-        scene.server.break_uploads = 10**6
+        # Not `break_uploads`: a chunk arrives with each of its tries, and with the last one the agent would commit.
+        scene.server.surprises["UploadChunks"] = [grpc.StatusCode.UNAVAILABLE] * 10_000
         await scene.run(lambda: bool(scene.server.uploads))
-        scene.server.break_uploads = 0
+        assert not scene.server.commits
+        scene.server.surprises.clear()
         await scene.run(scene.settled, token=None)
 
     scene = play(tmp_path, scenario)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from tests.agent.compared import ComparedSite
 from tests.agent.scene import Scene, play
@@ -149,11 +150,12 @@ def test_an_agent_pays_once_for_a_round_and_leaves_the_one_it_cannot_pay(tmp_pat
     async def scenario(scene: Scene) -> None:
         scene.share, scene.privacy = {"metrics": False}, {"dp": DP | {"epsilon": 3.0}}
         scene.server.assign()
-        scene.server.break_uploads = 10**6
+        scene.server.surprises["UploadChunks"] = [grpc.StatusCode.UNAVAILABLE] * 10_000
         await scene.run(lambda: bool(scene.server.uploads))
         # What is trained and paid for is delivered after a restart, though nothing is left.
         scene.privacy = {"dp": DP | {"epsilon": 0.01}}
-        scene.server.break_uploads = 0
+        assert not scene.server.commits
+        scene.server.surprises.clear()
         await scene.run(scene.settled, token=None)
         assert scene.server.commits and not scene.server.left
         scene.server.assign(2)
