@@ -21,8 +21,9 @@ from fedafd.control_plane.settings import ControlPlaneSettings
 from fedafd.distiller.queries.settings import QueriesSettings
 from fedafd.distiller.settings import DistillerSettings
 from fedafd.domain.config import read_agent_config, read_federation_config
+from fedafd.region.settings import RegionSettings
 
-OVERLAYS = ("gpu", "observability", "oidc", "scale", "tls")
+OVERLAYS = ("gpu", "observability", "oidc", "region", "scale", "tls")
 JOBS = {"migrate", "store-keys", "federation", "invite-images", "invite-texts", "invite-pairs"}
 AGENTS = {"agent-images", "agent-texts", "agent-pairs"}
 SETTINGS: dict[str, type[BaseSettings]] = {
@@ -31,6 +32,7 @@ SETTINGS: dict[str, type[BaseSettings]] = {
     "DISTILLER": DistillerSettings,
     "QUERIES": QueriesSettings,
     "AGENT": AgentSettings,
+    "REGION": RegionSettings,
 }
 
 
@@ -133,7 +135,7 @@ def test_no_password_stands_in_a_file(path: str) -> None:
 @pytest.mark.parametrize("path", ["docker-compose.yml", *(f"deploy/compose/{name}.yml" for name in OVERLAYS)])
 def test_every_variable_is_a_setting(path: str) -> None:
     for name in re.findall(
-        r"\bFEDAFD_(?:CONTROL_PLANE|AGGREGATOR|DISTILLER|QUERIES|AGENT)_\w+(?=: )", (ROOT / path).read_text()
+        r"\bFEDAFD_(?:CONTROL_PLANE|AGGREGATOR|DISTILLER|QUERIES|AGENT|REGION)_\w+(?=: )", (ROOT / path).read_text()
     ):
         process = next(each for each in SETTINGS if name.startswith(f"FEDAFD_{each}_"))
         key = name.removeprefix(f"FEDAFD_{process}_").split("__")[0].lower()
@@ -208,6 +210,8 @@ def test_compose_takes_the_files(overlays: tuple[str, ...]) -> None:
     environment = os.environ | {
         "FEDAFD_SECRETS": "./s",
         "FEDAFD_TLS": "./t",
+        "FEDAFD_REGION_FILE": "./region.yaml",
+        "FEDAFD_REGION_TOKEN": "./token",
         "FEDAFD_OIDC_ROLES": '{"staff": "viewer"}',
     }
     environment |= {"FEDAFD_OIDC_ISSUER": "https://login.example", "FEDAFD_OIDC_PUBLIC_URL": "https://fed.example"}

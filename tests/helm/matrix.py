@@ -59,6 +59,25 @@ SERVER_CASES: dict[str, Values] = {
         EXTERNAL, {"distiller": {"autoscaling": {"mode": "keda", "keda": {"redisAddress": "redis.example.org:6379"}}}}
     ),
     "keda on the trial's Redis": merged(TRIAL, {"distiller": {"autoscaling": {"mode": "keda"}}}),
+    "region": merged(
+        EXTERNAL,
+        {
+            "region": _SCHEDULING
+            | {
+                "enabled": True,
+                "aggregator": "upper.example.org:7443",
+                "federation": "north",
+                "enrolment": {"existingSecret": "invitation"},
+                "tls": {"caSecret": "upper-ca", "serverName": "aggregator"},
+                "state": {"storageClass": "fast"},
+            },
+            "networkPolicy": {"upperTo": _PEERS},
+        },
+    ),
+    "region of a trial": merged(
+        TRIAL,
+        {"region": {"enabled": True, "aggregator": "upper:7443", "federation": "north", "tls": {"enabled": False}}},
+    ),
     "gpu": merged(
         EXTERNAL,
         {

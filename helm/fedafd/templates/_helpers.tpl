@@ -71,6 +71,15 @@ app.kubernetes.io/component: queries
 app.kubernetes.io/component: queries
 {{- end -}}
 
+{{- define "fedafd.region.selectorLabels" -}}
+{{ include "fedafd.releaseSelector" . }}
+app.kubernetes.io/component: region
+{{- end -}}
+{{- define "fedafd.region.labels" -}}
+{{ include "fedafd.labels" . }}
+app.kubernetes.io/component: region
+{{- end -}}
+
 {{- define "fedafd.migration.selectorLabels" -}}
 {{ include "fedafd.releaseSelector" . }}
 app.kubernetes.io/component: migration
