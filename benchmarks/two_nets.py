@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import statistics
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from fedafd.domain.config import FederationConfig
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.seeds import derive_seed
 from fedafd.learning.alone import alone
+from fedafd.learning.feature_cache import keep_features
 from fedafd.learning.local_site import LocalSite, SplitName
 from fedafd.learning.local_training import train_locally
 from fedafd.learning.site_evaluation import SiteEvaluator
@@ -66,7 +68,12 @@ def run(
         return [Report("two_nets", "pool", skipped="needs --data, --image-weights and --text-weights")]
     weights = {"image_encoder": str(image_weights), "text_encoder": str(text_weights)}
     experiment = _tiny() if tiny else read_experiment(None, _wanted(repeats), data, weights=weights)
-    figures = [figure for key in experiment.runs() for figure in _figures(experiment, key)]
+    with tempfile.TemporaryDirectory() as folder:
+        keep_features(Path(folder))  # each of a client's nets, in each round, takes those of the same frozen backbone
+        try:
+            figures = [figure for key in experiment.runs() for figure in _figures(experiment, key)]
+        finally:
+            keep_features(None)
     federated = {} if tiny else _federated(repeats)
     return [_report(kind, figures, federated) for kind in _CLASSIFIERS]
 
@@ -92,6 +99,9 @@ def _figures(experiment: ExperimentConfig, key: RunKey) -> Iterable[_Figure]:
         found = [_accuracies(config, client, experiment.rounds) for client in clients if client.kind is kind]
         for way in _WAYS:
             accuracy = statistics.mean(each[way] for each in found)
+            print(
+                f"two_nets: {key.scenario}, seed {key.seed}, {kind.value} clients, {way}: {accuracy:.2f} %", flush=True
+            )
             yield _Figure(key.scenario, key.seed, kind, way, accuracy)
 
 
