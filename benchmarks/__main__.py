@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from importlib import import_module
@@ -150,4 +151,6 @@ def _print(reports: list[Report], clock: Clock) -> None:
 
 
 if __name__ == "__main__":
+    # What a benchmark has started ends with it, also where `timeout` or a batch system ends it.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     raise SystemExit(main())
