@@ -279,6 +279,30 @@ async def test_one_message_announces_as_many_folds_as_are_claimed_with_it(world:
     assert claimed == {stage.id for stage in await folds(world, round_id)}
 
 
+@pytest.mark.parametrize("kind", [StageKind.WEIGH, StageKind.MERGE])
+async def test_one_message_announces_as_many_merges_and_a_late_one_brings_what_waits(
+    world: World, kind: StageKind
+) -> None:
+    await world.enrol("north")
+    round_id = await world.start_round()
+    await world.prepare()
+    count = FOLDS_TOGETHER + 2
+    async with world.context.database.transaction() as session:
+        for position in range(count):
+            await add_stage(session, round_id, kind, {}, modality=Modality.IMAGE, position=position)
+    sent: list[str] = []
+    outbox = Outbox(world.context.database, lambda _, stage: sent.append(stage), folds_together=FOLDS_TOGETHER)
+    assert await outbox.send() == count
+    assert len(sent) == 2
+    # Somebody went on with what the second message names, without any message.
+    early = await claim(world, sent[1], "early", most=0)
+    claimed = {early.stage_id}
+    for worker, stage_id in (("second", sent[1]), ("first", sent[0])):
+        answer = await claim(world, stage_id, worker, most=FOLDS_TOGETHER // 2)
+        claimed |= {answer.stage_id, *(companion.stage_id for companion in answer.companions)}
+    assert len(claimed) == count
+
+
 async def test_a_lost_delivery_is_folded_with_what_is_sent_again(world: World, runner: StageRunner) -> None:
     caller = await world.enrol("alone", ClientKind.PAIR)
     round_id = await world.start_round()

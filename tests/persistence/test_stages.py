@@ -20,7 +20,7 @@ from fedafd.persistence.stage_repository import (
     add_stage,
     claim_companions,
     claim_stage,
-    free_fold,
+    free_stage,
     get_stage,
     list_stages,
     renew_companions,
@@ -53,7 +53,7 @@ async def test_distillers_that_claim_at_the_same_time_share_the_folds(database: 
         await meet.wait()
         async with database.transaction() as session:
             stage, _ = await get_stage(session, ids[number])
-            stage = await free_fold(session, stage, worker)
+            stage = await free_stage(session, stage, worker)
             try:
                 await claim_stage(session, stage.id, worker, utc_now())
             except StageLostError:  # another one was quicker; its message is worth nothing now

@@ -171,10 +171,13 @@ class AgentService(AggregatorServiceServicer):
         store = self._context.store
         if request.ranges:
             wanted = [(part.offset_bytes, part.length_bytes) for part in request.ranges]
-            pieces = pieces_of(store, artifact.key, checked_spans(wanted, artifact.size_bytes))
+            spans = checked_spans(wanted, artifact.size_bytes)
+            pieces, left = pieces_of(store, artifact.key, spans), sum(span.end - span.start for span in spans)
         else:
-            pieces = store.stream(artifact.key, request.offset_bytes)
-        while data := await self._next(pieces, artifact, part):
+            pieces, left = store.stream(artifact.key, request.offset_bytes), artifact.size_bytes - request.offset_bytes
+        # Nothing comes after the last byte: to ask the store whether anything does would be one more thread.
+        while left > 0 and (data := await self._next(pieces, artifact, part)):
+            left -= len(data)
             yield pb.DownloadArtifactResponse(data=data)
             self._seen(client, f"{ActivityKind.DOWNLOADING} {artifact.purpose}")
             self._context.metrics.bytes_out.inc(len(data))

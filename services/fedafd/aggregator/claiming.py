@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.config import stored_federation_config
-from fedafd.domain.kinds import FOLDS_TOGETHER, StageKind
+from fedafd.domain.kinds import CLAIMED_TOGETHER, FOLDS_TOGETHER, StageKind
 from fedafd.domain.states import StageState
 from fedafd.persistence.models import RoundRow, StageRow, utc_now
 from fedafd.persistence.outbox_repository import mark_taken
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Claimed", "Mover", "claim", "claim_next"]
 
-_TOGETHER = (StageKind.FOLD, StageKind.WEIGH, StageKind.MERGE)
 _MOVE_SECONDS = 5.0
 """How long a distiller waits for the round to move, and then for a message."""
 _log = get_logger(__name__)
@@ -67,7 +66,7 @@ async def claim(session: AsyncSession, stage: StageRow, row: RoundRow, worker: s
     announced = [stage.last_progress_at] if stage.state == StageState.PENDING.value else []
     token = await claim_row(session, stage, worker, silent_since)
     companions: Sequence[StageRow] = ()
-    if stage.kind in _TOGETHER and most_companions > 0:
+    if stage.kind in CLAIMED_TOGETHER and most_companions > 0:
         companions, theirs = await claim_companions(session, stage, worker, most_companions)
         announced += theirs
     return Claimed(stage=stage, row=row, token=token, companions=companions, announced_at=announced)

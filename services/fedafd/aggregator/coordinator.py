@@ -38,7 +38,8 @@ _REST = 2.0
 _IDLE_POLLS = 3
 _SHORTEST_REST_SECONDS = 0.02
 _LONGEST_REST_SECONDS = 0.2
-"""After a look that changed nothing the coordinator rests _REST times as long as the look took, within these limits."""
+"""After a look that changed nothing, or a look for messages, comes a rest, _REST times as long as it took, within these
+limits."""
 _log = get_logger(__name__)
 
 
@@ -93,10 +94,7 @@ class Coordinator:
                     if not self._idle:
                         self._looked.wake()
                     if not worked:
-                        # What arrives while many deliver is seen in one look, not in one each; a look that comes after
-                        # a quiet moment comes at once.
-                        rest = max(_SHORTEST_REST_SECONDS, _REST * (monotonic() - began))
-                        await asyncio.sleep(min(_LONGEST_REST_SECONDS, rest))
+                        await _rest(began)
                         await news.wait(self._look_again_seconds)
         finally:
             sending.cancel()
@@ -154,11 +152,12 @@ class Coordinator:
                 await self._looked.wait(self._look_again_seconds * (_IDLE_POLLS if self._idle else 1))
                 if not self.leading:
                     continue
+                began = monotonic()
                 try:
                     await self._outbox.send()
                 except Exception as error:
                     _log.warning("outbox.failed", reason=str(error))
-                await asyncio.sleep(_SHORTEST_REST_SECONDS)
+                await _rest(began)
 
     async def _move(self) -> bool:
         token, rows = await self._hold()
@@ -261,3 +260,10 @@ class Coordinator:
         except Exception as error:
             # Without its database a process must still end; the lease runs out by itself.
             _log.warning("coordinator.lease_not_released", reason=str(error))
+
+
+async def _rest(began: float) -> None:
+    """After what began then: what arrives while many deliver is seen at once, not in a look for each. A look that comes
+    after a quiet moment does not wait."""
+    rest = max(_SHORTEST_REST_SECONDS, _REST * (monotonic() - began))
+    await asyncio.sleep(min(_LONGEST_REST_SECONDS, rest))

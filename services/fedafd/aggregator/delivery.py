@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import tempfile
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from safetensors import SafetensorError, deserialize
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.aggregator.acceptance import Checked
-from fedafd.aggregator.arrivals import ArrivingBlob
+from fedafd.aggregator.arrivals import ArrivingBlob, scratch_folder
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.region_delivery import as_stored, check_region
 from fedafd.aggregator.tasks import public_set_manifest
@@ -101,8 +100,8 @@ async def _commit(context: Context, client: ClientRow, request: pb.CommitUploadR
     participation, row = await open_participation(context, client, request.round_id)
     uploads = await announced(context, client, row, list(dict.fromkeys(request.upload_ids)))
     async with context.in_memory.room_for(sum(_room(upload) for upload in uploads)):
-        with tempfile.TemporaryDirectory() as scratch:
-            blobs = [await assemble(context, client, row, upload, Path(scratch)) for upload in uploads]
+        with scratch_folder() as scratch:
+            blobs = [await assemble(context, client, row, upload, scratch) for upload in uploads]
             accepted = await _settle(context, client, row, participation, blobs, request)
     for upload in uploads:
         context.metrics.uploads.labels(purpose=upload.purpose).inc()

@@ -14,7 +14,7 @@ from fedafd.artifacts.keys import RoundObjects
 from fedafd.artifacts.ref import ArtifactRef
 from fedafd.domain.config import FederationConfig, stored_federation_config
 from fedafd.domain.errors import InvalidRequestError, StageLostError
-from fedafd.domain.kinds import FOLDS_TOGETHER, Modality, StageKind
+from fedafd.domain.kinds import CLAIMED_TOGETHER, FOLDS_TOGETHER, Modality, StageKind
 from fedafd.domain.plain_text import plain_text
 from fedafd.domain.seeds import derive_seed
 from fedafd.domain.states import StageState
@@ -25,7 +25,7 @@ from fedafd.persistence.settling_repository import Completion, complete_stages
 from fedafd.persistence.stage_repository import (
     announce_again,
     forgive_strike,
-    free_fold,
+    free_stage,
     get_stage,
     get_stages,
     maker_of,
@@ -59,8 +59,8 @@ class DistillationService(DistillationServiceServicer):
         async with self._context.database.transaction() as session:
             stage, row = await get_stage(session, request.stage_id)
             worker, most = plain_text(request.worker), min(request.most_companions, FOLDS_TOGETHER - 1)
-            if stage.kind == StageKind.FOLD and most > 0:
-                stage = await free_fold(session, stage, worker)
+            if stage.kind in CLAIMED_TOGETHER and most > 0:
+                stage = await free_stage(session, stage, worker)
             claimed = await claim(session, stage, row, worker, most)
         add_context(federation=row.federation_id, round_number=row.number)
         self._context.wakeups.changed(row.federation_id, clients=(), rounds=False)

@@ -65,7 +65,8 @@ class ErrorInterceptor(Interceptor):
             try:
                 timed = self._metrics.metrics.timed(seconds, method=method)
                 with self._around(path, context) as wait:
-                    await asyncio.sleep(wait)
+                    if wait:
+                        await asyncio.sleep(wait)
                     with timed, self._waiting.one():
                         answer = await inner(request, context)
             except Exception as error:
@@ -82,7 +83,8 @@ class ErrorInterceptor(Interceptor):
         async def call(request: Any, context: Call) -> AsyncIterator[Any]:
             try:
                 with self._around(path, context) as wait:
-                    await asyncio.sleep(wait)
+                    if wait:
+                        await asyncio.sleep(wait)
                     async for answer in inner(request, context):
                         yield answer
             except Exception as error:

@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Protocol
 
 from fedafd.domain.errors import StorageUnavailableError
-from fedafd.domain.kinds import StageKind
+from fedafd.domain.kinds import CLAIMED_TOGETHER, StageKind
 from fedafd.persistence.database import Database
 from fedafd.persistence.models import OutboxRow, utc_now
 from fedafd.persistence.outbox_repository import mark_sent, rounds_of, unsent_messages
@@ -39,7 +39,8 @@ class Outbox:
     whether the broker still knows what it was given; once it does not, what nobody has claimed is sent again.
     `waiting` counts the messages in the broker (None: it does not answer); what left `overdue_seconds` ago, is claimed
     by nobody and waits there no more was lost by a distiller that died or was cut off, and is sent again.
-    One message announces up to `folds_together` folds of a round: as many as whoever gets it claims.
+    One message announces up to `folds_together` folds, or merges, or weighings, of a round: as many as whoever gets it
+    claims.
     """
 
     def __init__(
@@ -87,14 +88,15 @@ class Outbox:
     def _groups(
         self, messages: Sequence[OutboxRow], rounds: Mapping[str, tuple[str, str | None]]
     ) -> Iterator[list[OutboxRow]]:
-        """Folds of a round in groups, of which one message is enough: who gets it claims as many as are in one."""
-        folds: dict[str, list[OutboxRow]] = {}
+        """Stages of a round and kind that are claimed together in groups, of which one message is enough: who gets it
+        claims as many as are in one."""
+        alike: dict[tuple[str, str], list[OutboxRow]] = {}
         for message in messages:
-            if message.kind == StageKind.FOLD.value:
-                folds.setdefault(rounds[message.stage_id][0], []).append(message)
+            if message.kind in CLAIMED_TOGETHER:
+                alike.setdefault((rounds[message.stage_id][0], message.kind), []).append(message)
             else:
                 yield [message]
-        for group in folds.values():
+        for group in alike.values():
             for start in range(0, len(group), self._folds_together):
                 yield group[start : start + self._folds_together]
 

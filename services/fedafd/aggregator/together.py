@@ -20,8 +20,10 @@ _MOST = 200
 """The most keys of one question: databases take that many values in a statement, and none waits long for the rest."""
 _GATHER_SECONDS = 0.002
 """How long a question waits for others to join it: where many call at once, they come within a few of these."""
-_LONGEST_GATHER_SECONDS = 0.02
-"""After the last answer it waits for as long as that took, up to this: of a stream of calls, some go together."""
+_REST = 3.0
+_LONGEST_GATHER_SECONDS = 0.06
+"""After the last answer it waits _REST times as long as that took, up to this: of a stream of calls, some go
+together. Where questions are answered in a few ms nobody notices it, and a busy process asks a third as often."""
 
 
 class Together(Generic[K, V]):
@@ -59,7 +61,7 @@ class Together(Generic[K, V]):
                 keys, began = list(self._waiting)[: self._most], monotonic()
                 await self._answer({key: self._waiting.pop(key) for key in keys})
                 ended = monotonic()
-                self._rests_until = ended + min(ended - began, _LONGEST_GATHER_SECONDS)
+                self._rests_until = ended + min(_REST * (ended - began), _LONGEST_GATHER_SECONDS)
         finally:
             self._work = None
 

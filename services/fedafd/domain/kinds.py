@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 __all__ = [
+    "CLAIMED_TOGETHER",
     "FOLDS_TOGETHER",
     "ClientKind",
     "Modality",
@@ -20,7 +21,7 @@ __all__ = [
 T = TypeVar("T")
 
 FOLDS_TOGETHER = 16
-"""How many folds of a round a distiller claims at once, and one message announces."""
+"""How many folds, weighings or merges of a round a distiller claims at once, and one message announces."""
 
 
 class Modality(StrEnum):
@@ -89,6 +90,10 @@ class StageKind(StrEnum):
     MERGE = "merge"
     DISTIL = "distil"
     EVALUATE = "evaluate"
+
+
+CLAIMED_TOGETHER = frozenset({StageKind.FOLD, StageKind.WEIGH, StageKind.MERGE})
+"""Kinds of which a round has many: a distiller claims several at once, and one message announces as many."""
 
 
 class UploadPurpose(StrEnum):

@@ -6,6 +6,10 @@ rolling upgrade has no hash; the next write chains it first, so that the chain h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
@@ -23,6 +27,9 @@ _EVENTS = sa.table(
     sa.column("data", sa.JSON),
 )
 _SET_HASH = sa.update(_EVENTS).where(_EVENTS.c.id == sa.bindparam("of")).values(hash=sa.bindparam("new_hash"))
+_LAST_HASHED = (
+    sa.select(_EVENTS.c.id, _EVENTS.c.hash).where(_EVENTS.c.hash.is_not(None)).order_by(_EVENTS.c.id.desc()).limit(1)
+)
 
 
 def chain_events(connection: Connection, *, addresses: bool = True) -> Head | None:
@@ -30,27 +37,25 @@ def chain_events(connection: Connection, *, addresses: bool = True) -> Head | No
 
     `addresses` is False for a schema from before entries had them.
     """
-    last_hashed = (
-        sa.select(_EVENTS.c.id, _EVENTS.c.hash)
-        .where(_EVENTS.c.hash.is_not(None))
-        .order_by(_EVENTS.c.id.desc())
-        .limit(1)
-    )
-    last = connection.execute(last_hashed).one_or_none()
+    last = connection.execute(_LAST_HASHED).one_or_none()
     head = None if last is None else Head(id=last.id, hash=last.hash)
-    ids = connection.scalars(
-        sa.select(_EVENTS.c.id).where(_EVENTS.c.id > (head.id if head else 0)).order_by("id")
-    ).all()
-    for start in range(0, len(ids), _BATCH):
-        some = ids[start : start + _BATCH]
-        head = _chain(connection, head, some[0], some[-1], addresses)
-    return head
+    while True:
+        after = {"last": head.id if head else 0, "most": _BATCH}
+        rows = connection.execute(_unhashed(addresses), after).all()
+        if rows:
+            head = _chain(connection, head, rows, addresses)
+        if len(rows) < _BATCH:
+            return head
 
 
-def _chain(connection: Connection, head: Head | None, first: int, last: int, addresses: bool) -> Head | None:
+@cache
+def _unhashed(addresses: bool) -> sa.Select[Any]:
     columns = [column for column in _EVENTS.c if addresses or column.name != "address"]
-    within = _EVENTS.c.id.between(first, last)
-    rows = connection.execute(sa.select(*columns).where(within).order_by(_EVENTS.c.id)).all()
+    behind = sa.select(*columns).where(_EVENTS.c.id > sa.bindparam("last"))
+    return behind.order_by(_EVENTS.c.id).limit(sa.bindparam("most"))
+
+
+def _chain(connection: Connection, head: Head | None, rows: Sequence[Any], addresses: bool) -> Head | None:
     hashed = []
     for row in rows:
         entry = AuditEntry(

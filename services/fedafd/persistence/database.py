@@ -8,7 +8,7 @@ written for, and reads from one snapshot.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from time import monotonic
@@ -172,9 +172,10 @@ class Database:
         await self.reading_engine.dispose()
 
 
-async def affected_rows(session: AsyncSession, statement: Update) -> int:
-    """Execute a guarded UPDATE; how many rows it found. 0 means that the guard held it back."""
-    result = await session.execute(statement, execution_options={"synchronize_session": False})
+async def affected_rows(session: AsyncSession, statement: Update, values: Mapping[str, Any] | None = None) -> int:
+    """Execute a guarded UPDATE with `values` for its parameters; how many rows it found. 0 means that the guard held it
+    back."""
+    result = await session.execute(statement, values, execution_options={"synchronize_session": False})
     return cast("CursorResult[Any]", result).rowcount
 
 

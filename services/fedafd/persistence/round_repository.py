@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.errors import NotFoundError
@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _OPEN = [state.value for state in OPEN_ROUND_STATES]
+_ONE = select(RoundRow).where(RoundRow.id == bindparam("of"))
 _ALL_OPEN = select(RoundRow).where(RoundRow.state.in_(_OPEN)).order_by(RoundRow.federation_id, RoundRow.number)
 
 
@@ -48,7 +49,7 @@ async def add_rounds(
 
 async def get_round(session: AsyncSession, round_id: str) -> RoundRow:
     """A round by id. Raises NotFoundError."""
-    row = await session.get(RoundRow, round_id)
+    row = await session.scalar(_ONE, {"of": round_id})
     if row is None:
         raise NotFoundError(f"round {round_id}: does not exist", round_id=round_id)
     return row

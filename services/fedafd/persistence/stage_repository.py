@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, case, insert, or_, select, update
+from sqlalchemy import and_, bindparam, case, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -29,7 +29,7 @@ __all__ = [
     "claim_stage",
     "fold_anew",
     "forgive_strike",
-    "free_fold",
+    "free_stage",
     "get_stage",
     "get_stages",
     "has_open_folds",
@@ -52,7 +52,56 @@ _NODES = select(StageRow.modality, StageRow.level, StageRow.position).where(
     StageRow.position.in_(bindparam("positions", expanding=True)),
 )
 _OPEN = (StageState.PENDING.value, StageState.RUNNING.value)
-_GOING_ON = (StageKind.WEIGH, StageKind.MERGE, StageKind.DISTIL, StageKind.EVALUATE)
+_GOING_ON = [kind.value for kind in (StageKind.WEIGH, StageKind.MERGE, StageKind.DISTIL, StageKind.EVALUATE)]
+_OF_ROUND = and_(
+    StageRow.round_id == bindparam("round_id"),
+    StageRow.kind.in_(bindparam("kinds", expanding=True)),
+    StageRow.id != bindparam("but"),
+)
+_MINE = and_(StageRow.state == StageState.RUNNING.value, StageRow.worker == bindparam("by"))
+_OWN = select(StageRow).where(_OF_ROUND, _MINE).order_by(StageRow.created_at, StageRow.id)
+_OWN_IDS = select(StageRow.id).where(_OF_ROUND, _MINE)
+_WAITING = (
+    select(StageRow)
+    .where(_OF_ROUND, StageRow.state == StageState.PENDING.value)
+    .order_by(StageRow.created_at, StageRow.id)
+    .limit(bindparam("most"))
+    # What another distiller is claiming at this moment is left to it.
+    .with_for_update(skip_locked=True)
+)
+_OPEN_FOLD = (
+    select(StageRow.id)
+    .where(
+        StageRow.round_id == bindparam("round_id"),
+        StageRow.kind == StageKind.FOLD.value,
+        StageRow.state.in_(_OPEN),
+    )
+    .limit(1)
+)
+_CLAIMED = {
+    "state": StageState.RUNNING.value,
+    "attempt": StageRow.attempt + 1,
+    "worker": bindparam("by"),
+    "last_progress_at": bindparam("now"),
+    "alive_at": bindparam("now"),
+    "progress": 0.0,
+    "activity": None,
+}
+_CLAIM = (
+    update(StageRow)
+    .where(
+        StageRow.id == bindparam("of"),
+        StageRow.attempt == bindparam("attempt_before"),
+        StageRow.state == bindparam("state_before"),
+    )
+    .values(_CLAIMED)
+)
+_CLAIM_MANY = (
+    update(StageRow)
+    .where(StageRow.id.in_(bindparam("ids", expanding=True)), StageRow.state == StageState.PENDING.value)
+    .values(_CLAIMED)
+)
+_ANEW_ONLY = {"synchronize_session": False}
 
 
 async def add_stage(
@@ -204,24 +253,18 @@ async def claim_row(session: AsyncSession, row: StageRow, worker: str, silent_si
     )
     if not free:
         raise StageLostError(f"stage {stage_id}: is {row.state}, by {row.worker}", stage_id=stage_id)
-    claimed = update(StageRow).where(
-        StageRow.id == stage_id, StageRow.attempt == row.attempt, StageRow.state == row.state
-    )
-    taken = await affected_rows(
-        session,
-        claimed.values(attempt=row.attempt + 1, **_claimed_by(worker)),
-    )
-    if taken != 1:
+    before = {"of": stage_id, "attempt_before": row.attempt, "state_before": row.state}
+    if await affected_rows(session, _CLAIM, before | {"by": worker[:120], "now": utc_now()}) != 1:
         raise StageLostError(f"stage {stage_id}: another distiller was quicker", stage_id=stage_id)
     return row.attempt + 1
 
 
-async def free_fold(session: AsyncSession, stage: StageRow, worker: str) -> StageRow:
-    """The fold, if it waits or is the worker's own, else another one of the round that waits, else the fold itself."""
+async def free_stage(session: AsyncSession, stage: StageRow, worker: str) -> StageRow:
+    """The stage, if it waits or is the worker's own, else another of its kind and round that waits, else itself."""
     mine = stage.state == StageState.RUNNING.value and stage.worker == worker[:120]
     if mine or stage.state == StageState.PENDING.value:
         return stage
-    return await session.scalar(_waiting(stage.round_id, StageKind.FOLD.value).limit(1)) or stage
+    return await session.scalar(_WAITING, _asked(stage.round_id, [stage.kind]) | {"most": 1}) or stage
 
 
 async def next_stage(session: AsyncSession, round_id: str, worker: str) -> StageRow | None:
@@ -229,17 +272,14 @@ async def next_stage(session: AsyncSession, round_id: str, worker: str) -> Stage
 
     Folds are not among them: they come with messages, in turn with those of other federations.
     """
-    going_on = StageRow.kind.in_([kind.value for kind in _GOING_ON])
-    mine = (StageRow.state == StageState.RUNNING.value) & (StageRow.worker == worker[:120])
-    query = select(StageRow).where(StageRow.round_id == round_id, going_on, mine).order_by(StageRow.created_at)
-    stage = await session.scalar(query.limit(1))
-    return stage or await session.scalar(_waiting(round_id, *(kind.value for kind in _GOING_ON)).limit(1))
+    asked = _asked(round_id, _GOING_ON)
+    own = (await session.scalars(_OWN, asked | {"by": worker[:120]})).first()
+    return own or await session.scalar(_WAITING, asked | {"most": 1})
 
 
 async def has_open_folds(session: AsyncSession, round_id: str) -> bool:
     """Whether a fold of the round waits or is worked on."""
-    folds = select(StageRow.id).where(StageRow.round_id == round_id, StageRow.kind == StageKind.FOLD.value)
-    return await session.scalar(folds.where(StageRow.state.in_(_OPEN)).limit(1)) is not None
+    return await session.scalar(_OPEN_FOLD, {"round_id": round_id}) is not None
 
 
 async def claim_companions(
@@ -249,20 +289,17 @@ async def claim_companions(
 
     The holder who asks again gets those that it has, which do not wait any more, and others up to as many.
     """
-    mine = (StageRow.state == StageState.RUNNING.value) & (StageRow.worker == worker[:120])
-    others = (StageRow.round_id == stage.round_id, StageRow.kind == stage.kind, StageRow.id != stage.id)
-    own_ids = select(StageRow.id).where(*others, mine)
-    ids = list(await session.scalars(own_ids))
-    waiting = _waiting(stage.round_id, stage.kind).where(StageRow.id != stage.id).limit(max(most - len(ids), 0))
-    rows = (await session.scalars(waiting)).all()
-    ids += [row.id for row in rows]
+    asked = _asked(stage.round_id, [stage.kind], but=stage.id)
+    own = asked | {"by": worker[:120]}
+    ids = list(await session.scalars(_OWN_IDS, own))
+    rows = (await session.scalars(_WAITING, asked | {"most": max(most - len(ids), 0)})).all()
     announced = [row.last_progress_at for row in rows]
-    if not ids:
+    if rows:
+        claim = {"ids": [row.id for row in rows], "by": worker[:120], "now": utc_now()}
+        await session.execute(_CLAIM_MANY, claim, execution_options=_ANEW_ONLY)
+    if not rows and not ids:
         return [], []
-    waits = update(StageRow).where(StageRow.id.in_(ids), StageRow.state == StageState.PENDING.value)
-    await session.execute(waits.values(attempt=StageRow.attempt + 1, **_claimed_by(worker)))
-    query = select(StageRow).where(StageRow.id.in_(ids), mine).order_by(StageRow.created_at, StageRow.id)
-    return (await session.scalars(query.execution_options(populate_existing=True))).all(), announced
+    return (await session.scalars(_OWN, own, execution_options=_ANEW)).all(), announced
 
 
 async def renew_companions(session: AsyncSession, stage_id: str, *, stepped: bool) -> None:
@@ -279,17 +316,9 @@ async def renew_companions(session: AsyncSession, stage_id: str, *, stepped: boo
     await session.execute(same.values(**values).execution_options(synchronize_session=False))
 
 
-def _waiting(round_id: str, *kinds: str) -> Select[StageRow]:
-    query = select(StageRow).where(StageRow.round_id == round_id, StageRow.kind.in_(kinds))
-    waiting = query.where(StageRow.state == StageState.PENDING.value).order_by(StageRow.created_at, StageRow.id)
-    # What another distiller is claiming at this moment is left to it.
-    return waiting.with_for_update(skip_locked=True)
-
-
-def _claimed_by(worker: str) -> dict[str, Any]:
-    now = utc_now()
-    values = {"state": StageState.RUNNING.value, "worker": worker[:120], "last_progress_at": now, "alive_at": now}
-    return values | {"progress": 0.0, "activity": None}
+def _asked(round_id: str, kinds: Sequence[str], *, but: str = "") -> dict[str, Any]:
+    """Stages of a round of these kinds, but for one."""
+    return {"round_id": round_id, "kinds": list(kinds), "but": but}
 
 
 async def note_stage_progress(session: AsyncSession, stage_id: str, token: int, fraction: float, activity: str) -> bool:

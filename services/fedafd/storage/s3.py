@@ -122,6 +122,7 @@ class S3Store:
 
     def arrived_file(self, key: str, scratch: Path, /) -> Path:
         parts = self._parts_there(key)
+        scratch.mkdir(mode=0o700, exist_ok=True)
         path = scratch / sha256_of(key.encode())
         with path.open("wb") as file:
             for part in parts:

@@ -96,7 +96,7 @@ class ObjectStore(Protocol):
         """
 
     def arrived_file(self, key: str, scratch: Path, /) -> Path:
-        """What has arrived, as a file to read: the store's own, or a copy in the folder `scratch`.
+        """What has arrived, as a file to read: the store's own, or a copy in the folder `scratch`, made if needed.
 
         Raises ArtifactNotFoundError if nothing has.
         """
