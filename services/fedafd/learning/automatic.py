@@ -14,7 +14,7 @@ import torch
 from fedafd.domain.config import EncoderConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import Modality
-from fedafd.learning.pretrained import check_whole, missing_weights, refuse_pickles
+from fedafd.learning.pretrained import check_whole, read_or_refused, refuse_quantised, refuse_unreadable
 from fedafd.learning.quiet_loading import quietly
 
 __all__ = ["any_backbone", "fresh_backbone", "plain_options", "self_options"]
@@ -35,9 +35,10 @@ def any_backbone(config: EncoderConfig, modality: Modality) -> Any:
     import transformers
 
     assert config.pretrained is not None
-    refuse_pickles(config.pretrained)
-    try:
+    refuse_unreadable(config.pretrained)
+    with read_or_refused(config, modality):
         sizes: Any = transformers.AutoConfig.from_pretrained(config.pretrained, trust_remote_code=False)
+        refuse_quantised(config, getattr(sizes, "quantization_config", None))
         if config.projection == "new":
             sizes = getattr(sizes, _PARTS[modality], None) or sizes
         arguments = _timm_arguments(
@@ -51,16 +52,12 @@ def any_backbone(config: EncoderConfig, modality: Modality) -> Any:
             config=sizes,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused by `check_whole`, which names them
             dtype=torch.float32,
             trust_remote_code=False,
         )
-    except ImportError:
-        raise _lacks_timm(config.pretrained) from None
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise missing_weights(config, modality, error) from None
     reads_pooler = config.pooling == "pooler" or config.projection == "own"
-    lacking = (name for name in loading["missing_keys"] if reads_pooler or "pooler." not in name)
-    check_whole(config, sizes.model_type, lacking)
+    check_whole(config, sizes.model_type, model, loading, is_read=lambda name: reads_pooler or "pooler." not in name)
     return model
 
 

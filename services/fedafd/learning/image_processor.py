@@ -6,7 +6,8 @@ Read from preprocessor_config.json, in the words of transformers' image processo
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ _HALF, _QUARTER = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 _SQUEEZED, _BILINEAR = 0.0, "bilinear"
 _ENLARGE = ("ConvNext", "Levit")
 """Processors that resize to more than their `size` and crop to it."""
+_SCALE = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 _DEFAULTS = (
     *("do_resize", "size", "default_to_square", "resample", "do_center_crop", "crop_size", "crop_pct"),
-    *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
+    *_SCALE,
 )
 _LARGE = 384
 """From here on ConvNext's processor squeezes."""
@@ -54,7 +56,13 @@ def pixel_scale(config: EncoderConfig) -> tuple[Channels, Channels]:
     if config.image_mean is not None and config.image_std is not None:
         return config.image_mean, config.image_std
     values = _preprocessor(config) if config.pretrained is not None else {}
-    mean, std = _scale(values) if values else (_HALF, _QUARTER)
+    try:
+        mean, std = _scale(values) if values else (_HALF, _QUARTER)
+    except (TypeError, ValueError, ZeroDivisionError):
+        raise ConfigurationError(
+            f"weights {config.pretrained!r}: no scale of pixels follows from {_shown(values, _SCALE)}; set `image_mean`"
+            " and `image_std` of the image encoder"
+        ) from None
     return config.image_mean or mean, config.image_std or std
 
 
@@ -64,8 +72,20 @@ def _scale(values: Mapping[str, Any]) -> tuple[Channels, Channels]:
     mean, std = values.get("image_mean") or _HALF, values.get("image_std") or _HALF
     if not values.get("do_normalize", True):
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    red, green, blue = ((float(m) / factor, float(s) / factor) for m, s in zip(mean, std, strict=True))
+    pairs = zip(_channels(mean), _channels(std), strict=True)
+    red, green, blue = ((float(m) / factor, float(s) / factor) for m, s in pairs)
+    if not all(isfinite(m) and isfinite(s) and s > 0 for m, s in (red, green, blue)):
+        raise ValueError("a mean or a deviation that no pixel can be scaled by")
     return (red[0], green[0], blue[0]), (red[1], green[1], blue[1])
+
+
+def _channels(value: Any) -> Any:
+    """One number counts for all three channels."""
+    return [value] * 3 if isinstance(value, int | float) else value
+
+
+def _shown(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: values[name] for name in names if name in values}
 
 
 def _interpolation(values: Mapping[str, Any]) -> str:
@@ -82,7 +102,7 @@ def _crop(config: EncoderConfig, values: Mapping[str, Any]) -> float:
     except (TypeError, ValueError, ZeroDivisionError, KeyError):
         share = None
     if share is None or not 0 <= share <= 1:
-        shown = {key: values[key] for key in ("size", "crop_size", "crop_pct", "crop_mode") if key in values}
+        shown = _shown(values, ("size", "crop_size", "crop_pct", "crop_mode"))
         raise ConfigurationError(
             f"weights {config.pretrained!r}: images are to be cut in a way that is not known here: {shown}; set"
             " `image_crop` of the image encoder: 0 squeezes, 0.875 crops as is usual"
@@ -130,9 +150,11 @@ def _preprocessor(config: EncoderConfig) -> dict[str, Any]:
             "preprocessor_config.json",
             _raise_exceptions_for_missing_entries=False,
         )
-        values: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8")) if path is not None else {}
+        values: Any = json.loads(Path(path).read_text(encoding="utf-8")) if path is not None else {}
+        if not isinstance(values, dict):
+            raise ValueError("preprocessor_config.json is not an object of keys and values")
         return _defaults(values) | values if values else _timm_values(config)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise missing_weights(config, Modality.IMAGE, error) from None
 
 

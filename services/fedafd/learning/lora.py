@@ -28,6 +28,7 @@ _ATTENTION = {
     *("qkv", "Wqkv", "in_proj", "qkv_proj"),
 }
 """What families call the layers that make queries and values, or all three at once."""
+_SHAPE = ("kernel_size", "stride", "padding", "dilation", "groups")
 _BASE, _ADAPTER = ".base_layer.", ".lora_"
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _SHOWN = 12
@@ -48,10 +49,20 @@ def add_adapters(encoder: Encoder, lora: LoraConfig) -> LoraConfig:
     names = "|".join(re.escape(name) for name in targets)
     chosen = peft.LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names)
     peft.inject_adapter_in_model(chosen, encoder.backbone)
+    _show_shapes(encoder.backbone)
     for name, parameter in encoder.backbone.named_parameters():
         parameter.requires_grad_(_ADAPTER in name)
     encoder.keeps_statistics = True
     return lora.model_copy(update={"targets": tuple(targets)})
+
+
+def _show_shapes(backbone: nn.Module) -> None:
+    """Some families (MobileNet) read a convolution's shape to pad what it gets, and peft's layer does not show it."""
+    for module in backbone.modules():
+        base = getattr(module, "base_layer", None)
+        if isinstance(base, nn.Conv2d):
+            for name in _SHAPE:
+                setattr(module, name, getattr(base, name))
 
 
 def merged_tensors(lora: LoraConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,11 +5,13 @@ Nothing is fetched that is not needed, and no pickle is read: weights that exist
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import nn
 
@@ -23,7 +25,9 @@ __all__ = [
     "missing_weights",
     "pretrained_backbone",
     "pretrained_tokenizer",
-    "refuse_pickles",
+    "read_or_refused",
+    "refuse_quantised",
+    "refuse_unreadable",
 ]
 
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth")
@@ -40,17 +44,19 @@ _FILES = {
 def pretrained_backbone(config: EncoderConfig, modality: Modality, model_class: Any) -> nn.Module:
     """The weights named by `config.pretrained`. Raises ConfigurationError for what is missing or does not fit."""
     assert config.pretrained is not None
-    refuse_pickles(config.pretrained)
-    try:
+    refuse_unreadable(config.pretrained)
+    with read_or_refused(config, modality):
         _check_kind(config, model_class)
         # Hubs store half precision, which transformers would keep; training adds steps too small for it to hold.
         model, loading = model_class.from_pretrained(
-            config.pretrained, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+            config.pretrained,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused by `check_whole`, which names them
+            dtype=torch.float32,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise missing_weights(config, modality, error) from None
     unused = () if config.pooling == "pooler" else _UNUSED.get(config.architecture, ("pooler.",))
-    check_whole(config, config.architecture, (name for name in loading["missing_keys"] if not name.startswith(unused)))
+    check_whole(config, config.architecture, model, loading, is_read=lambda name: not name.startswith(unused))
     _check_sizes(config, modality, model.config)
     backbone: nn.Module = model
     return backbone
@@ -62,14 +68,25 @@ def pretrained_tokenizer(config: EncoderConfig) -> Tokenizer:
     import transformers
 
     assert config.pretrained is not None
-    try:
+    refuse_unreadable(config.pretrained)
+    with read_or_refused(config, Modality.TEXT):
         loaded: Any = transformers.AutoTokenizer.from_pretrained(config.pretrained, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise missing_weights(config, Modality.TEXT, error) from None
     backend = getattr(loaded, "backend_tokenizer", None)
-    if not isinstance(backend, Tokenizer) or loaded.pad_token_id is None:
+    if not isinstance(backend, Tokenizer):
         raise ConfigurationError(
-            f"tokenizer of {config.pretrained!r}: it has no fast form (tokenizer.json) or no padding"
+            f"tokenizer of {config.pretrained!r}: a {type(loaded).__name__} has no fast form; put a tokenizer.json into"
+            " the folder, or take a model that has one"
+        )
+    if loaded.pad_token_id is None:
+        raise ConfigurationError(
+            f"tokenizer of {config.pretrained!r}: it has no padding token; name one as `pad_token` in its"
+            " tokenizer_config.json, a token that its vocabulary holds and texts do not"
+        )
+    # Without its files, transformers makes a tokenizer that reads every word as an unknown one.
+    if backend.get_vocab().keys() <= set(loaded.all_special_tokens):
+        raise ConfigurationError(
+            f"tokenizer of {config.pretrained!r}: it knows no word, as if its files were missing; put the model's"
+            " tokenizer.json and tokenizer_config.json beside its weights"
         )
     # A copy: what cuts and pads is part of the tokenizer's own file from here on.
     tokenizer = Tokenizer.from_str(backend.to_str())
@@ -78,32 +95,102 @@ def pretrained_tokenizer(config: EncoderConfig) -> Tokenizer:
     return tokenizer
 
 
-def check_whole(config: EncoderConfig, kind: str, lacking: Iterable[str]) -> None:
-    """Raise ConfigurationError where the weights lack tensors that a backbone of this kind reads."""
-    names = sorted(lacking)
-    if names:
+def check_whole(
+    config: EncoderConfig, kind: str, model: nn.Module, loading: Mapping[str, Any], *, is_read: Callable[[str], bool]
+) -> None:
+    """Raise ConfigurationError where weights do not give a backbone of this kind every tensor that it reads.
+
+    `loading` is what transformers says of them.
+    """
+    named = f"weights {config.pretrained!r}"
+    shapes = {name: (list(stored), list(wanted)) for name, stored, wanted in loading["mismatched_keys"]}
+    other = sorted(filter(is_read, shapes))
+    if other:
+        stored, wanted = shapes[other[0]]
         raise ConfigurationError(
-            f"weights {config.pretrained!r} do not hold a whole {kind}: {len(names)} tensors are missing, such as"
-            f" {names[0]}"
+            f"{named} are of other sizes than the config.json beside them says: {len(other)} tensors, such as"
+            f" {other[0]}, which is {stored} and should be {wanted}; take both files from one model"
+        )
+    lacking = sorted(filter(is_read, loading["missing_keys"]))
+    if lacking:
+        raise ConfigurationError(
+            f"{named} do not hold a whole {kind}: {len(lacking)} tensors are missing, such as {lacking[0]}"
+        )
+    broken = [name for name, tensor in model.state_dict().items() if is_read(name) and not tensor.isfinite().all()]
+    if broken:
+        raise ConfigurationError(
+            f"{named} hold numbers that are not finite: {len(broken)} tensors, such as {broken[0]}; save them again"
+            " from a sound copy, in float32 if float16 was too small for them"
         )
 
 
-def refuse_pickles(pretrained: str) -> None:
-    """Raise ConfigurationError for a folder whose weights are pickles only."""
+def refuse_unreadable(pretrained: str) -> None:
+    """Raise ConfigurationError for what is no folder of safetensors: pickles only, an adapter alone, a single file."""
     folder = Path(pretrained)
-    if not folder.is_dir() or list(folder.glob("*.safetensors")):
+    if folder.is_file():
+        raise ConfigurationError(
+            f"weights {pretrained!r}: is a file; name the folder that holds it and its config.json"
+        )
+    if not folder.is_dir():
         return
+    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        raise ConfigurationError(
+            f"weights {pretrained!r}: is an adapter of peft without its base; merge them first: merge_and_unload(),"
+            " then save_pretrained(...)"
+        )
     pickles = [name for name in _PICKLES if (folder / name).exists()]
-    if pickles:
+    if pickles and not list(folder.glob("*.safetensors")):
         raise ConfigurationError(
             f"weights {pretrained!r}: {pickles[0]} is a pickle, which can run any code when it is read; only"
             " safetensors are read here. Convert it on a machine apart: from_pretrained(...), then save_pretrained(...)"
         )
 
 
+def refuse_quantised(config: EncoderConfig, quantisation: Any) -> None:
+    """Raise ConfigurationError for weights that a quantisation, if any, has made unfit for training."""
+    if not quantisation:
+        return
+    method = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else None
+    raise ConfigurationError(
+        f"weights {config.pretrained!r} are quantised ({method or 'by an unknown method'}), and cannot be trained; take"
+        " those that the model had before, in float32, float16 or bfloat16"
+    )
+
+
+@contextmanager
+def read_or_refused(config: EncoderConfig, modality: Modality) -> Iterator[None]:
+    """Within, whatever a library raises of a folder or a hub is a ConfigurationError that names it."""
+    try:
+        yield
+    except ConfigurationError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise missing_weights(config, modality, error) from None
+    except SafetensorError as error:
+        raise ConfigurationError(
+            f"weights {config.pretrained!r}: a file of safetensors is damaged or was not fetched whole ({error}); fetch"
+            " it again, from a repository of Git LFS by `git lfs pull`"
+        ) from None
+    except ImportError as error:
+        raise ConfigurationError(_lacking_library(config, error)) from None
+    except Exception as error:  # a damaged file ends each library in its own way
+        raise ConfigurationError(
+            f"weights {config.pretrained!r}: config.json, or a file beside it, holds what its model does not take:"
+            f" {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from None
+
+
+def _lacking_library(config: EncoderConfig, error: ImportError) -> str:
+    reason = " ".join(str(error).split())
+    if "timm" in reason:
+        return f"encoder auto, {config.pretrained}: models of timm need the extra `vision`: pip install fedafd[vision]"
+    return f"weights {config.pretrained!r} need a library that is not installed: {reason}"
+
+
 def _check_kind(config: EncoderConfig, model_class: Any) -> None:
     content, _ = model_class.config_class.get_config_dict(config.pretrained)
     kind, wanted = content.get("model_type"), model_class.config_class.model_type
+    refuse_quantised(config, content.get("quantization_config"))
     if kind is not None and kind != wanted:
         raise ConfigurationError(
             f"weights {config.pretrained!r} are of a {kind}, but the encoder's architecture is {config.architecture}"
@@ -121,7 +208,7 @@ def _check_sizes(config: EncoderConfig, modality: Modality, sizes: Any) -> None:
 
 def missing_weights(config: EncoderConfig, modality: Modality, error: Exception) -> ConfigurationError:
     """The error that says where the weights were looked for, what a folder needs, and why they were not read."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(" :")
     name, local = config.pretrained or "", Path(config.pretrained or "")
     if local.is_dir():
         return ConfigurationError(f"weights {name!r}: the folder needs {_FILES[modality]}: {reason}")
