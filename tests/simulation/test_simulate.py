@@ -20,6 +20,7 @@ from tests.simulation.tiny_federation import FEDERATION
 
 from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.simulation.experiment import RunKey, read_experiment
+from fedafd.simulation.pool import run_experiment
 from fedafd.simulation.run import run_one
 
 TINY: dict[str, Any] = {
@@ -211,6 +212,21 @@ def test_mistakes_are_one_line(tmp_path: Path, given: list[str], told: str) -> N
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {told}")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("task", "told"),
+    [
+        ("segmentation", "task.name: 'segmentation' is not known; installed: classification"),
+        ("retrieval", "task.name: retrieval serves clients of kind pair, not image"),
+    ],
+)
+def test_a_task_that_a_client_cannot_have_is_told_before_any_run_starts(tmp_path: Path, task: str, told: str) -> None:
+    clients = [TINY["clients"][0] | {"task": {"name": task}}]
+    experiment = read_experiment(None, TINY | {"clients": clients, "strategies": ["local"]}, tmp_path)
+    with pytest.raises(ConfigurationError, match=told):
+        run_experiment(experiment, tmp_path / "out", device="cpu", workers=1)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.timeout(600)

@@ -22,6 +22,7 @@ from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.optimizers import choose_device
 from fedafd.learning.process_start import training_processes
+from fedafd.learning.tasks import find_task
 from fedafd.learning.weights_check import check_weights, encoders_of
 from fedafd.simulation.data import data_prints
 from fedafd.simulation.devices import device_names, least_used
@@ -63,14 +64,17 @@ def run_experiment(
     """Do all runs that are not done yet. Returns the reason of each run that failed; the others have a result.json.
 
     Of several devices (fedafd.simulation.devices) each worker keeps to one. They must be here, what `output` holds must
-    be of the same configuration and data, or is set aside with `restart` (fedafd.simulation.kept_runs), and pretrained
-    weights must be there: ConfigurationError, DataError.
+    be of the same configuration and data, or is set aside with `restart` (fedafd.simulation.kept_runs), pretrained
+    weights must be there, and clients' tasks be known: ConfigurationError, DataError.
 
     A run that fails, or whose process is killed, leaves its reason (fedafd.simulation.failures) and the others go on;
     the same call tries it again. `look` is told twice a second what each run at work does; `tell` hears what else
     happens. Whatever ends this call ends the workers. Raises
     ConflictError while another simulation works in `output`.
     """
+    for group in experiment.clients:
+        if group.task is not None:
+            find_task(group.task, group.kind)
     devices = device_names(device, _gpus())
     for name in devices:
         choose_device(name)
