@@ -7,6 +7,8 @@ nothing: the next report brings it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -25,7 +27,8 @@ __all__ = ["ProgressBook", "Report", "Unwritten"]
 _BEFORE_TRAINING = (ActivityKind.WAITING, ActivityKind.DOWNLOADING, ActivityKind.WAITING_FOR_DISK)
 _MOST_WORK = 2**62
 """More is no count, and no number of the database."""
-
+_LAST_WRITE_SECONDS = 3.0
+"""How long the end of the process waits for a write that is under way."""
 _log = get_logger(__name__)
 
 
@@ -73,6 +76,7 @@ class ProgressBook:
         self._seconds = seconds
         self._noted: dict[str, _Entry] = {}
         self._writing: asyncio.Task[None] | None = None
+        self._one_write = asyncio.Lock()
 
     def step(self, federation_id: str, participation_id: str, report: Report) -> None:
         """The client told how far it is. Whether that is progress is decided when it is written."""
@@ -98,10 +102,13 @@ class ProgressBook:
         return Unwritten() if entry is None else Unwritten(entry.up, entry.down, entry.trains_at, entry.sends_at)
 
     async def flush(self) -> None:
-        """Write what was noted. Raises DatabaseUnavailableError, and keeps it then."""
-        noted, self._noted = self._noted, {}
-        if not noted:
-            return
+        """Write what was noted, after what is being written. Raises DatabaseUnavailableError, and keeps it then."""
+        async with self._one_write:
+            noted, self._noted = self._noted, {}
+            if noted:
+                await self._write_all(noted)
+
+    async def _write_all(self, noted: Mapping[str, _Entry]) -> None:
         try:
             async with self._database.transaction() as session:
                 await write_progress(session, [_row(key, entry) for key, entry in sorted(noted.items())])
@@ -121,6 +128,10 @@ class ProgressBook:
     async def close(self) -> None:
         """Write the rest."""
         if self._writing is not None:
+            # Not in the middle of a transaction, unless the database answers no more.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_WRITE_SECONDS), self._one_write:
+                    self._writing.cancel()
             self._writing.cancel()
             await asyncio.wait((self._writing,))
         try:
