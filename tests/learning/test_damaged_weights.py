@@ -21,7 +21,7 @@ from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.image_processor import pixel_scale
 from fedafd.learning.sample_encoder import SampleEncoder
-from fedafd.learning.weights_check import check_weights
+from fedafd.learning.weights_check import WantedEncoder, check_encoders
 
 WEIGHTS = "model.safetensors"
 
@@ -170,4 +170,5 @@ def test_lora_goes_with_a_family_that_reads_the_shape_of_its_convolutions() -> N
 
 
 def check(folder: Path, architecture: str) -> None:
-    check_weights([(EncoderConfig(architecture=architecture, pretrained=str(folder), max_tokens=8), Modality.TEXT)])
+    config = EncoderConfig(architecture=architecture, pretrained=str(folder), max_tokens=8)
+    check_encoders([WantedEncoder("text_encoder", config, Modality.TEXT, 8)])

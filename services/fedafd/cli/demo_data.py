@@ -16,7 +16,7 @@ from fedafd.datasets.cuts import DataSource, generated, real_cuts
 from fedafd.domain.config import parse_federation_config
 from fedafd.domain.errors import FedafdError
 from fedafd.domain.kinds import ClientKind
-from fedafd.learning.weights_check import check_weights, encoders_of
+from fedafd.learning.weights_check import check_encoders, encoders_of
 
 __all__ = ["ALREADY_REPORTED", "DataChoices", "main"]
 
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     data = None if choices.data is None else Path(choices.data)
     federation = _federation(choices)
     try:
-        check_weights(encoders_of(parse_federation_config(federation)))
+        check_encoders(encoders_of(parse_federation_config(federation)))
         public, clients = generated(seed) if data is None else real_cuts(data.absolute())
         write_public_set(load_public_data(public.adapter, public.path, public.options), work / "public-set")
     except FedafdError as error:

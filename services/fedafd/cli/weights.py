@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fedafd.domain.errors import ConfigurationError
+
 __all__ = ["IMAGE_WEIGHTS", "TEXT_WEIGHTS", "named_weights"]
 
 IMAGE_WEIGHTS = "Folder or hub id of the image encoder's pretrained weights, in place of those that are configured."
@@ -11,10 +13,16 @@ TEXT_WEIGHTS = "Folder or hub id of the text encoder's pretrained weights, in pl
 
 
 def named_weights(image: str | None, text: str | None) -> dict[str, str]:
-    """What was given, by the encoder's key in `federation.yaml`; folders by their absolute path."""
-    given = {"image_encoder": image, "text_encoder": text}
-    return {
-        key: str(Path(source).absolute()) if Path(source).is_dir() else source
-        for key, source in given.items()
-        if source
-    }
+    """What was given, by the encoder's key in `federation.yaml`; folders by their absolute path.
+
+    Raises ConfigurationError for an empty name, as of a variable of the shell that is not set.
+    """
+    given = {"image_encoder": (image, "--image-weights"), "text_encoder": (text, "--text-weights")}
+    named = {}
+    for key, (source, option) in given.items():
+        if source is None:
+            continue
+        if not source.strip():
+            raise ConfigurationError(f"{option}: is empty; give a folder or a hub id, or leave the option out")
+        named[key] = str(Path(source).absolute()) if Path(source).is_dir() else source
+    return named

@@ -89,7 +89,7 @@ def fresh_backbone(config: EncoderConfig, modality: Modality, *, vocabulary: int
     except ImportError:
         raise _lacks_timm(kind) from None
     except Exception as error:  # any value may stand in a folder, and families fail on each in their own way
-        reason = (str(error).splitlines() or [""])[0]
+        reason = " ".join(str(error).split())
         raise ConfigurationError(f"encoder auto, options: {type(error).__name__}: {reason}") from None
 
 

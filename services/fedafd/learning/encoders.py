@@ -18,7 +18,7 @@ from fedafd.domain.kinds import Modality
 from fedafd.learning.bigru import BiGru
 from fedafd.learning.transformer_models import AUTO, FAMILIES, check_modality, make_backbone
 
-__all__ = ["Encoder", "Features", "build_encoder", "encoder_names"]
+__all__ = ["Encoder", "Features", "build_encoder", "encoder_names", "is_built_in"]
 
 GROUP = "fedafd.encoders"
 _BIGRU = "bigru"
@@ -79,6 +79,11 @@ class Encoder(nn.Module):
 def encoder_names() -> list[str]:
     """Names of all architectures: the built-in ones and the entry points of the group `fedafd.encoders`."""
     return sorted({*_TRANSFORMERS, _BIGRU, *(point.name for point in entry_points(group=GROUP))})
+
+
+def is_built_in(config: EncoderConfig) -> bool:
+    """Whether the architecture comes with FedAFD, and not from an entry point."""
+    return config.architecture in {*_TRANSFORMERS, _BIGRU}
 
 
 def build_encoder(

@@ -23,6 +23,8 @@ __all__ = ["image_reading", "pixel_scale"]
 Channels = tuple[float, float, float]
 _HALF, _QUARTER = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 _SQUEEZED, _BILINEAR = 0.0, "bilinear"
+_RANDOM = "random"
+"""timm's word where training draws the interpolation of each image; it evaluates with bilinear then."""
 _ENLARGE = ("ConvNext", "Levit")
 """Processors that resize to more than their `size` and crop to it."""
 _SCALE = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
@@ -45,7 +47,8 @@ def image_reading(config: EncoderConfig) -> dict[str, Any]:
         return reading
     values = _preprocessor(config)
     crop = _crop(config, values) if config.image_crop is None else config.image_crop
-    return reading | {"image_crop": crop, "image_interpolation": config.image_interpolation or _interpolation(values)}
+    interpolation = config.image_interpolation or _interpolation(config, values)
+    return reading | {"image_crop": crop, "image_interpolation": interpolation}
 
 
 def pixel_scale(config: EncoderConfig) -> tuple[Channels, Channels]:
@@ -88,12 +91,18 @@ def _shown(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {name: values[name] for name in names if name in values}
 
 
-def _interpolation(values: Mapping[str, Any]) -> str:
-    named = values.get("interpolation") or values.get("resample", 2)
+def _interpolation(config: EncoderConfig, values: Mapping[str, Any]) -> str:
+    named = values.get("interpolation") or values.get("resample")
+    if named is None or named == _RANDOM:
+        return _BILINEAR
     try:
         return (Image.Resampling[named.upper()] if isinstance(named, str) else Image.Resampling(named)).name.lower()
     except (KeyError, ValueError):
-        return _BILINEAR
+        raise ConfigurationError(
+            f"weights {config.pretrained!r}: images are to be resized in a way that is not known here:"
+            f" {_shown(values, ('resample', 'interpolation'))}; set `image_interpolation` of the image encoder, such as"
+            " bicubic"
+        ) from None
 
 
 def _crop(config: EncoderConfig, values: Mapping[str, Any]) -> float:

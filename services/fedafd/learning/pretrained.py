@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it is in no __all__
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import nn
@@ -125,13 +127,15 @@ def check_whole(
 
 
 def refuse_unreadable(pretrained: str) -> None:
-    """Raise ConfigurationError for what is no folder of safetensors: pickles only, an adapter alone, a single file."""
+    """Raise ConfigurationError for what is no folder of safetensors: pickles only, an adapter alone, a single file, a
+    path where no folder is."""
     folder = Path(pretrained)
     if folder.is_file():
         raise ConfigurationError(
             f"weights {pretrained!r}: is a file; name the folder that holds it and its config.json"
         )
     if not folder.is_dir():
+        _refuse_lacking_folder(pretrained)
         return
     if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
         raise ConfigurationError(
@@ -144,6 +148,23 @@ def refuse_unreadable(pretrained: str) -> None:
             f"weights {pretrained!r}: {pickles[0]} is a pickle, which can run any code when it is read; only"
             " safetensors are read here. Convert it on a machine apart: from_pretrained(...), then save_pretrained(...)"
         )
+
+
+def _refuse_lacking_folder(pretrained: str) -> None:
+    """Raise ConfigurationError for what can only be a path, as no hub has such a name."""
+    try:
+        validate_repo_id(pretrained)
+    except HFValidationError:
+        raise ConfigurationError(
+            f"weights {pretrained!r}: there is no such folder on this machine"
+            f" ({_nearest(Path(pretrained))}), and a hub id has the form `name` or `organisation/name`"
+        ) from None
+
+
+def _nearest(folder: Path) -> str:
+    """How far a path leads."""
+    there = next(parent for parent in folder.absolute().parents if parent.is_dir())
+    return f"{there} is the last folder of its path that is there"
 
 
 def refuse_quantised(config: EncoderConfig, quantisation: Any) -> None:

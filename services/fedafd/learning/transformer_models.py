@@ -52,8 +52,9 @@ def _named(config: EncoderConfig, modality: Modality, vocabulary: int, padding: 
             options.setdefault("vocab_size", vocabulary)
         try:
             model = model_class(getattr(transformers, config_name)(**options))
-        except (TypeError, ValueError) as error:
-            raise ConfigurationError(f"encoder {config.architecture}, options: {error}") from None
+        except Exception as error:  # families fail on a value in their own ways
+            reason = " ".join(str(error).split())
+            raise ConfigurationError(f"encoder {config.architecture}, options: {reason}") from None
     if config.pooling == "pooler" and getattr(model, "pooler", None) is None:
         raise ConfigurationError(f"encoder {config.architecture}: pooling: it has no pooler; take mean or cls")
     sizes = model.config

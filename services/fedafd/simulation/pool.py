@@ -17,13 +17,12 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from fedafd.domain.claims import claimed
-from fedafd.domain.config import EncoderConfig
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.optimizers import choose_device
 from fedafd.learning.process_start import training_processes
 from fedafd.learning.tasks import find_task
-from fedafd.learning.weights_check import check_weights, encoders_of
+from fedafd.learning.weights_check import WantedEncoder, check_encoders, encoders_of
 from fedafd.simulation.data import data_prints
 from fedafd.simulation.devices import device_names, least_used
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
@@ -65,7 +64,7 @@ def run_experiment(
 
     Of several devices (fedafd.simulation.devices) each worker keeps to one. They must be here, what `output` holds must
     be of the same configuration and data, or is set aside with `restart` (fedafd.simulation.kept_runs), pretrained
-    weights must be there, and clients' tasks be known: ConfigurationError, DataError.
+    weights must be there, encoders be possible and clients' tasks be known: ConfigurationError, DataError.
 
     A run that fails, or whose process is killed, leaves its reason (fedafd.simulation.failures) and the others go on;
     the same call tries it again. `look` is told twice a second what each run at work does; `tell` hears what else
@@ -90,7 +89,7 @@ def run_experiment(
         for idle in settings_without_effect(experiment):
             tell(f"without effect: {idle}")
         todo = deque(key for key in experiment.runs() if not (output / key.folder / "result.json").exists())
-        check_weights(encoder for key in todo for encoder in _encoders(experiment, key))
+        check_encoders(encoder for key in todo for encoder in _encoders(experiment, key))
         for key in todo:
             (output / key.folder / NOW).unlink(missing_ok=True)
         pool = _Pool(Job(experiment.model_dump_json(), str(output), devices[0], keep_models, threads), devices)
@@ -111,13 +110,18 @@ def run_experiment(
     return failed
 
 
-def _encoders(experiment: ExperimentConfig, key: RunKey) -> list[tuple[EncoderConfig, Modality]]:
-    """Whatever a run loads: the server's and the clients' own."""
-    own = []
-    for group in experiment.clients:
+def _encoders(experiment: ExperimentConfig, key: RunKey) -> list[WantedEncoder]:
+    """Whatever a run makes: the server's and the clients' own."""
+    federation = experiment.federation_config(key)
+    wanted = encoders_of(federation)
+    for place, group in enumerate(experiment.clients):
         given = ((group.image_encoder, Modality.IMAGE), (group.text_encoder, Modality.TEXT))
-        own += [(config, modality) for config, modality in given if config and modality in group.kind.modalities]
-    return encoders_of(experiment.federation_config(key)) + own
+        wanted += [
+            WantedEncoder(f"clients[{place}], {modality}_encoder", config, modality, federation.embedding_dim)
+            for config, modality in given
+            if config and modality in group.kind.modalities
+        ]
+    return wanted
 
 
 class _Worker:
