@@ -157,8 +157,7 @@ def scratch_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        if folder.exists():
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _damaged_chunks(path: Path, chunk_bytes: int, hashes: list[str]) -> list[int]:

@@ -92,7 +92,8 @@ def create_app(settings: ControlPlaneSettings) -> FastAPI:
                     await ensure_admin_key(session, key)
             stack.push_async_callback(context.key_uses.write, context.database)
             stack.push_async_callback(context.failed_logins.write, context.database)
-            work = [_forget_answers(context), context.key_uses.keep_writing(context.database), _write_failures(context)]
+            uses = context.key_uses.keep_writing(context.database)
+            work = [_forget_what_ended(context), uses, _write_failures(context)]
             if redis_url and context.redis:
                 stack.push_async_callback(context.redis.aclose)
                 work.append(listen_for_wakeups(redis_url, lambda change: context.wakeups.heard(change.federation)))
@@ -156,14 +157,15 @@ def _context(settings: ControlPlaneSettings, redis_url: str | None) -> Context:
     )
 
 
-async def _forget_answers(context: Context) -> None:
+async def _forget_what_ended(context: Context) -> None:
+    """Remembered answers past their lifetime, and logins that are over."""
     while True:
         try:
             async with context.database.transaction() as session:
                 await forget_old_answers(session, context.idempotency_lifetime)
                 await forget_ended_logins(session)
         except FedafdError as error:
-            _log.warning("idempotency.not_forgotten", reason=str(error))
+            _log.warning("old_rows.not_forgotten", reason=str(error))
         await asyncio.sleep(_FORGET_SECONDS)
 
 
