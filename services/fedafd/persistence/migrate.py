@@ -7,6 +7,7 @@ tables of those names is refused.
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ _RUN = "run `fedafd migrate`"
 
 def revisions() -> list[str]:
     """All revisions, oldest first."""
-    return [script.revision for script in _scripts().walk_revisions()][::-1]
+    return list(_revisions())
 
 
 def head_revision() -> str:
@@ -229,6 +230,12 @@ def _resolved(revision: str) -> str:
     if target not in (BASE, *known):
         raise SchemaError(f"revision {revision!r}: there is no such; there are {BASE}, {', '.join(known)} and head")
     return target
+
+
+@functools.cache
+def _revisions() -> tuple[str, ...]:
+    # Alembic runs every revision's file to say this, and readiness asks for it each time.
+    return tuple(script.revision for script in _scripts().walk_revisions())[::-1]
 
 
 def _config() -> Config:
