@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from fedafd.learning.server_round import Prepared, distil, export_global_model
 from fedafd.learning.tokens import build_tokenizer
 from fedafd.learning.waypoints import NOWHERE, Waypoints
 
-pytest.importorskip("peft")
+# Looked for, not imported: every worker collects this file, and peft takes seconds.
+pytestmark = pytest.mark.skipif(find_spec("peft") is None, reason="the extra `lora` is not installed")
 PUBLIC = tiny_public()
 BERT = {
     "architecture": "bert",
