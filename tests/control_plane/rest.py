@@ -54,7 +54,7 @@ def _build_once(router: _IncludedRouter, route: BaseRoute) -> Any:
     return known[2]
 
 
-_IncludedRouter._build_effective_context = _build_once  # type: ignore[method-assign]
+_IncludedRouter._build_effective_context = _build_once  # type: ignore[assignment, method-assign]
 
 
 @dataclass

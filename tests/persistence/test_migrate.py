@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Column, Engine, MetaData, create_engine, inspect, text
 from sqlalchemy.sql import sqltypes
 
@@ -308,3 +309,11 @@ def test_what_cannot_be_done_says_why(tmp_path: Path) -> None:
         migrate("mysql://host/name")
     with pytest.raises(ConfigurationError, match="not a URL"):
         migrate("somewhere")
+
+
+def test_asking_for_readiness_does_not_run_the_files_of_revisions_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = revisions()
+    monkeypatch.delattr(ScriptDirectory, "from_config")
+    revisions().clear()
+    assert revisions() == known
+    assert head_revision() == known[-1]
