@@ -114,10 +114,10 @@ def _encoders(experiment: ExperimentConfig, key: RunKey) -> list[WantedEncoder]:
     """Whatever a run makes: the server's and the clients' own."""
     federation = experiment.federation_config(key)
     wanted = encoders_of(federation)
-    for place, group in enumerate(experiment.clients):
+    for index, group in enumerate(experiment.clients):
         given = ((group.image_encoder, Modality.IMAGE), (group.text_encoder, Modality.TEXT))
         wanted += [
-            WantedEncoder(f"clients[{place}], {modality}_encoder", config, modality, federation.embedding_dim)
+            WantedEncoder(f"clients[{index}], {modality}_encoder", config, modality, federation.embedding_dim)
             for config, modality in given
             if config and modality in group.kind.modalities
         ]
