@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,13 +65,14 @@ def test_encoding_in_bfloat16_is_near_float32_and_finds_the_same(name: str, leas
     assert np.array_equal((near @ exact.T).argmax(1), np.arange(len(rows)))
 
 
+@pytest.mark.parametrize("trainable", ["head", "lora"])
 @pytest.mark.parametrize("text", ["minilm", "minilm-half"])
 def test_server_and_client_train_on_real_weights_and_the_model_needs_none_of_their_folders(
-    text: str, tmp_path: Path
+    text: str, trainable: Any, tmp_path: Path
 ) -> None:
     pytest.importorskip("timm", reason="the extra `vision` is not installed")
-    image = EncoderConfig(architecture="auto", pretrained=weights("lite0"), image_size=64, trainable="head")
-    words = EncoderConfig(architecture="auto", pretrained=weights(text), max_tokens=16, trainable="head")
+    image = EncoderConfig(architecture="auto", pretrained=weights("lite0"), image_size=64, trainable=trainable)
+    words = EncoderConfig(architecture="auto", pretrained=weights(text), max_tokens=16, trainable=trainable)
     config = tiny_federation(image_encoder=image, text_encoder=words)
     public = tiny_public()
     state = initial_server_state(config=config, captions=public["train"].captions, seed=3)
