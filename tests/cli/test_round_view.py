@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from rich.console import Console
 
+from fedafd.cli.remote.rounds import _counts
 from fedafd.cli.round_view import RoundView
 from fedafd.client.answers import Finding, RoundDetails
 
@@ -52,3 +53,15 @@ def test_what_a_round_waits_for_is_drawn_with_it_until_it_goes_on() -> None:
     view.update(answer(30))
     view.waits({**WAITS, "level": "fine"})
     assert "waits for" not in drawn(view)
+
+
+def test_a_sites_weight_is_told_with_its_agreement_where_there_is_one() -> None:
+    contributions: Any = {
+        "image": {"weight": 0.124, "similarity": 0.2, "agreement": -0.031, "left_out": False},
+        "text": {"weight": 0.0, "similarity": 1.0, "agreement": 0.0, "left_out": True},
+    }
+    part: Any = {"contributions": contributions}
+    assert _counts(part) == "image 12% agreeing -0.03, text left out agreeing 0.00"
+    contributions["image"]["agreement"] = contributions["text"]["agreement"] = None
+    assert _counts(part) == "image 12%, text left out"
+    assert _counts({"contributions": None}) is None  # type: ignore[typeddict-item]

@@ -59,7 +59,10 @@ async def test_a_malformed_request_says_where(rest: Rest) -> None:
     assert {error["location"] for error in answer.json()["errors"]} == {"body.count", "body.wrong"}
     json = {"Content-Type": "application/json"}
     problem(await rest.http.post("/federations/trial/rounds", content="{", headers=json), 422, "invalid-request")
-    for path in ("/federations/Trial", "/federations/trial/rounds/0", "/federations/trial/rounds/99999999999"):
+    for path in (
+        "/federations/Trial",
+        *(f"/federations/trial/rounds/{number}" for number in (0, "9" * 11, "9" * 5000)),
+    ):
         problem(await rest.http.get(path), 422, "invalid-request")
     for path in ("/federations?limit=0", "/federations?limit=201", "/federations?limit=x"):
         problem(await rest.http.get(path), 422, "invalid-request")

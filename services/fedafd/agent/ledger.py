@@ -1,6 +1,7 @@
 """The site engineer's record of what left the site: one JSON line per thing, append-only, written before it is sent.
 
-Nothing else leaves: no private sample, no gradient. `fedafd agent sent` prints it.
+Polls, progress and renewals of a certificate are not in it: what they may hold is in `fedafd.agent.what_leaves`. No
+private sample and no gradient leaves. `fedafd agent sent` prints it.
 """
 
 from __future__ import annotations

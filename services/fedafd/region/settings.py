@@ -16,7 +16,7 @@ from fedafd.storage import StoreSettings
 
 __all__ = ["RegionSettings", "load_settings"]
 
-_TOKEN = "FEDAFD_REGION_ENROLMENT_TOKEN"  # noqa: S105
+_TOKEN = "FEDAFD_REGION_ENROLMENT_TOKEN"  # noqa: S105 - the name of a variable
 
 
 class RegionSettings(ProcessSettings):

@@ -124,7 +124,10 @@ async def deliver(rest: Rest, number: int, metrics: dict[str, float]) -> None:
         values = {"metrics": metrics, "num_private_samples": 40}
         assert await settle_participation(session, found.id, ParticipationState.DELIVERED, **values)
         found.bytes_up, found.bytes_down = 2_000_000, 5_000_000
-        found.contributions = {"text": {"weight": 0.125, "similarity": None, "agreement": None, "left_out": False}}
+        found.contributions = {
+            "image": {"weight": 0.5, "similarity": None, "agreement": None, "left_out": False},
+            "text": {"weight": 0.125, "similarity": 0.2, "agreement": -0.031, "left_out": False},
+        }
 
 
 async def test_the_page_and_the_file_tell_what_sites_shared(rest: Rest) -> None:
@@ -138,7 +141,8 @@ async def test_the_page_and_the_file_tell_what_sites_shared(rest: Rest) -> None:
     for number in (1, 2):
         await deliver(rest, number, TOLD)
     page = await viewer.page("/federations/trial/benefit")
-    assert "12 % text" in page
+    assert "50 % image</span>" in page
+    assert "12 % text, agreement -0.03</span>" in page
     assert "it helps 1" in page
     assert "+2.0 ± 1.0" in page
     assert page.count('<circle class="dot alone"') == 2
@@ -148,10 +152,11 @@ async def test_the_page_and_the_file_tell_what_sites_shared(rest: Rest) -> None:
     answer = await viewer.http.get("/federations/trial/benefit.csv")
     assert answer.headers["content-type"].startswith("text/csv")
     rows = list(csv.DictReader(io.StringIO(answer.text)))
-    assert len(rows) == 2 * (len(TOLD) + 4)
+    assert len(rows) == 2 * (len(TOLD) + 2 * 4)
     told = {row["metric"]: row["value"] for row in rows if row["round"] == "2"}
     assert {name: float(value) for name, value in told.items() if "ensemble" not in name} == TOLD
-    assert (told["ensemble_weight/text"], told["ensemble_similarity/text"]) == ("0.125", "")
+    assert (told["ensemble_weight/image"], told["ensemble_similarity/image"]) == ("0.5", "")
+    assert (told["ensemble_weight/text"], told["ensemble_agreement/text"]) == ("0.125", "-0.031")
     assert {(row["site"], row["kind"], row["samples"]) for row in rows} == {("north", "text", "40")}
     await rest.enrol("south")
     assert len((await viewer.http.get("/federations/trial/benefit.csv?site=north")).text.splitlines()) == len(rows) + 1

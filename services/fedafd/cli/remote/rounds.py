@@ -219,11 +219,12 @@ def _rsum(round_: Round) -> str | None:
 
 
 def _counts(part: Participation) -> str | None:
-    """`image 12%, text left out`: its mean weight in each modality's ensemble."""
-    words = [
-        f"{modality} left out" if contribution["left_out"] else f"{modality} {contribution['weight']:.0%}"
-        for modality, contribution in (part.get("contributions") or {}).items()
-    ]
+    """`image 12% agreeing 0.31, text left out`: its mean weight in each modality's ensemble, and its agreement."""
+    words = []
+    for modality, contribution in (part.get("contributions") or {}).items():
+        weight = "left out" if contribution["left_out"] else f"{contribution['weight']:.0%}"
+        agreement = contribution["agreement"]
+        words.append(f"{modality} {weight}" + ("" if agreement is None else f" agreeing {agreement:.2f}"))
     return ", ".join(words) or None
 
 

@@ -60,6 +60,8 @@ class Share:
     """By modality, in percent of all who hold it."""
     left_out: frozenset[str]
     """Modalities in which the ensemble went without it."""
+    agreements: Mapping[str, float]
+    """By modality, how far what it adds agrees with what the others add; of a region, and of one alone, none."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,16 @@ def summary(sites: Sequence[SiteGain]) -> str:
 
 
 def _share(number: int, contributions: Mapping[str, Any]) -> Share:
-    weights = {modality: 100 * contribution["weight"] for modality, contribution in sorted(contributions.items())}
+    by_modality = dict(sorted(contributions.items()))
     return Share(
-        number, weights, frozenset(name for name, contribution in contributions.items() if contribution["left_out"])
+        number,
+        weights={name: 100 * contribution["weight"] for name, contribution in by_modality.items()},
+        left_out=frozenset(name for name, contribution in by_modality.items() if contribution["left_out"]),
+        agreements={
+            name: contribution["agreement"]
+            for name, contribution in by_modality.items()
+            if contribution["agreement"] is not None
+        },
     )
 
 
