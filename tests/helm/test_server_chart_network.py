@@ -58,6 +58,26 @@ def test_tls_reaches_the_aggregator_and_those_who_call_it() -> None:
     assert source["secret"]["items"] == [{"key": "ca.crt", "path": "ca.crt"}], "the key must stay with the aggregator"
 
 
+def test_an_authority_of_your_own_reaches_the_aggregator_alone_and_no_token_names_it() -> None:
+    manifests = render(SERVER, external(aggregator={"authority": {"existingSecret": "sites-authority"}}))
+    given = settings_of(manifests, "aggregator")
+    assert given["FEDAFD_AGGREGATOR_AUTHORITY_CERTIFICATE"] == "/etc/fedafd/authority/tls.crt"
+    assert given["FEDAFD_AGGREGATOR_AUTHORITY_KEY"] == "/etc/fedafd/authority/tls.key"
+    assert settings_of(manifests, "control-plane")["FEDAFD_CONTROL_PLANE_NAME_AUTHORITY"] == "false"
+    holders = [
+        (name, mount["mountPath"])
+        for name in ("aggregator", "control-plane", "distiller")
+        for pod in [manifests.one("Deployment", f"fed-fedafd-{name}")["spec"]["template"]["spec"]]
+        for volume in pod["volumes"]
+        if volume.get("secret", {}).get("secretName") == "sites-authority"
+        for mount in pod["containers"][0]["volumeMounts"]
+        if mount["name"] == volume["name"]
+    ]
+    assert holders == [("aggregator", "/etc/fedafd/authority")]
+    built_in = settings_of(render(SERVER, external()), "control-plane")
+    assert built_in["FEDAFD_CONTROL_PLANE_NAME_AUTHORITY"] == "true"
+
+
 def test_with_public_authorities_callers_need_no_file() -> None:
     manifests = render(SERVER, external(aggregator={"tls": {"existingSecret": "server-tls", "caKey": ""}}))
     assert settings_of(manifests, "distiller")["FEDAFD_DISTILLER_TLS__SERVER_NAME"] == "fed-fedafd-aggregator"
