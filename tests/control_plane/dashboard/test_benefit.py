@@ -142,7 +142,7 @@ async def test_the_page_and_the_file_tell_what_sites_shared(rest: Rest) -> None:
         await deliver(rest, number, TOLD)
     page = await viewer.page("/federations/trial/benefit")
     assert "50 % image</span>" in page
-    assert "12 % text, agreement -0.03</span>" in page
+    assert "12 % text, -0.03</span>" in page
     assert "it helps 1" in page
     assert "+2.0 ± 1.0" in page
     assert page.count('<circle class="dot alone"') == 2
