@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tests.learning.dual import TOKENS, WIDTH, save_dual_encoder
+from tests.learning.test_automatic import IMAGES, TEXTS, TIMM
 from tests.learning.test_pretrained import saved_image
 
 from fedafd.cli.weights import named_weights
@@ -19,6 +20,7 @@ from fedafd.learning.image_processor import image_reading
 from fedafd.learning.weights_check import WantedEncoder, check_encoders, encoders_of
 
 BERT = {"architecture": "bert", "max_tokens": 8, "options": {"hidden_size": 16, "num_attention_heads": 2}}
+FRESH = [*((Modality.TEXT, kind) for kind in TEXTS), *((Modality.IMAGE, kind) for kind in IMAGES)]
 RESNET = {"architecture": "resnet", "image_size": 32, "options": {"depths": [1], "hidden_sizes": [8]}}
 
 
@@ -49,6 +51,25 @@ def test_an_encoder_that_no_weights_are_read_for_is_checked_too(
     with pytest.raises(ConfigurationError) as raised:
         check(modality, values)
     assert str(raised.value).startswith(f"clients[1], {modality}_encoder: {told}")
+
+
+@pytest.mark.parametrize("trainable", ["all", "lora"])
+@pytest.mark.parametrize(("modality", "kind"), FRESH)
+def test_no_family_is_refused_for_what_a_tensor_without_values_cannot_do(
+    modality: Modality, kind: str, trainable: str
+) -> None:
+    options = {"model_type": kind} | (TEXTS if modality is Modality.TEXT else IMAGES)[kind]
+    options.pop("vocab_size", None)
+    options.pop("pad_token_id", None)
+    size = {"image_size": 32, "max_tokens": 12}
+    check(modality, {"architecture": "auto", "options": options, "trainable": trainable} | size)
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_no_model_of_timm_is_refused_either(name: str) -> None:
+    pytest.importorskip("timm", reason="the extra `vision` is not installed")
+    options = {"model_type": "timm_wrapper", "architecture": name}
+    check(Modality.IMAGE, {"architecture": "auto", "image_size": 160, "options": options})
 
 
 @pytest.mark.parametrize("trainable", ["all", "head", "lora"])

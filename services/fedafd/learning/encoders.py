@@ -23,6 +23,7 @@ __all__ = ["Encoder", "Features", "build_encoder", "encoder_names", "is_built_in
 GROUP = "fedafd.encoders"
 _BIGRU = "bigru"
 _TRANSFORMERS = {*FAMILIES, AUTO}
+_BUILT_IN = {*_TRANSFORMERS, _BIGRU}
 
 
 class Features(NamedTuple):
@@ -78,12 +79,12 @@ class Encoder(nn.Module):
 
 def encoder_names() -> list[str]:
     """Names of all architectures: the built-in ones and the entry points of the group `fedafd.encoders`."""
-    return sorted({*_TRANSFORMERS, _BIGRU, *(point.name for point in entry_points(group=GROUP))})
+    return sorted({*_BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
 
 
 def is_built_in(config: EncoderConfig) -> bool:
     """Whether the architecture comes with FedAFD, and not from an entry point."""
-    return config.architecture in {*_TRANSFORMERS, _BIGRU}
+    return config.architecture in _BUILT_IN
 
 
 def build_encoder(

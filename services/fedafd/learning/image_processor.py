@@ -23,8 +23,6 @@ __all__ = ["image_reading", "pixel_scale"]
 Channels = tuple[float, float, float]
 _HALF, _QUARTER = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 _SQUEEZED, _BILINEAR = 0.0, "bilinear"
-_RANDOM = "random"
-"""timm's word where training draws the interpolation of each image; it evaluates with bilinear then."""
 _ENLARGE = ("ConvNext", "Levit")
 """Processors that resize to more than their `size` and crop to it."""
 _SCALE = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
@@ -93,7 +91,7 @@ def _shown(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
 
 def _interpolation(config: EncoderConfig, values: Mapping[str, Any]) -> str:
     named = values.get("interpolation") or values.get("resample")
-    if named is None or named == _RANDOM:
+    if named is None:
         return _BILINEAR
     try:
         return (Image.Resampling[named.upper()] if isinstance(named, str) else Image.Resampling(named)).name.lower()

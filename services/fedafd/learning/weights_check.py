@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -36,21 +35,39 @@ def encoders_of(config: FederationConfig) -> list[WantedEncoder]:
 
 
 def check_encoders(encoders: Iterable[WantedEncoder]) -> None:
-    """Make each encoder and let it go: pretrained weights are read, fresh ones take neither time nor memory.
+    """Make each encoder and let it go: pretrained weights are read, most fresh ones take neither time nor memory.
 
     Raises ConfigurationError for weights that are missing or do not fit, and for options, a projection or a target of
     LoRA that the architecture does not have; it says where.
     """
     checked = set()
-    for where, config, modality, dim in encoders:
-        name = (config.model_dump_json(), modality, dim)
+    for wanted in encoders:
+        name = (wanted.config.model_dump_json(), wanted.modality, wanted.dim)
         if name in checked:
             continue
         checked.add(name)
-        # An encoder of somebody else's may not bear tensors without values.
-        with torch.device("meta") if config.pretrained is None and is_built_in(config) else nullcontext():
-            try:
-                tokenizer = tokenizer_for(config, ()) if modality is Modality.TEXT else None
-                SampleEncoder(config, modality, dim=dim, tokenizer=tokenizer)
-            except ConfigurationError as error:
-                raise ConfigurationError(f"{where}: {error}") from None
+        if _can_be_made_without_values(wanted):
+            continue
+        try:
+            _make(wanted)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{wanted.where}: {error}") from None
+
+
+def _can_be_made_without_values(wanted: WantedEncoder) -> bool:
+    """Whether a fresh encoder can be made of tensors that have a shape alone. If not, nothing is said against it: most
+    families of texts look at values in the pass that tries them out, and so may an encoder of an entry point.
+    """
+    if wanted.config.pretrained is not None or not is_built_in(wanted.config):
+        return False
+    try:
+        with torch.device("meta"):
+            _make(wanted)
+    except Exception:  # whatever it is, the encoder with values shows whether it is a fault
+        return False
+    return True
+
+
+def _make(wanted: WantedEncoder) -> None:
+    tokenizer = tokenizer_for(wanted.config, ()) if wanted.modality is Modality.TEXT else None
+    SampleEncoder(wanted.config, wanted.modality, dim=wanted.dim, tokenizer=tokenizer)
