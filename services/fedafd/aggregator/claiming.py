@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from fedafd.domain.config import stored_federation_config
 from fedafd.domain.kinds import CLAIMED_TOGETHER, FOLDS_TOGETHER, StageKind
 from fedafd.domain.states import StageState
 from fedafd.persistence.models import RoundRow, StageRow, utc_now
 from fedafd.persistence.outbox_repository import mark_taken
+from fedafd.persistence.round_repository import config_of_round
 from fedafd.persistence.stage_repository import (
     claim_companions,
     claim_row,
@@ -61,7 +61,7 @@ class Claimed:
 
 async def claim(session: AsyncSession, stage: StageRow, row: RoundRow, worker: str, most_companions: int) -> Claimed:
     """Claim the stage, and others of its kind and round with it. Raises StageLostError."""
-    config = stored_federation_config(row.config)
+    config = config_of_round(row)
     silent_since = utc_now() - timedelta(seconds=config.idle_timeout_seconds)
     announced = [stage.last_progress_at] if stage.state == StageState.PENDING.value else []
     token = await claim_row(session, stage, worker, silent_since)

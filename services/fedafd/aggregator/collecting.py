@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fedafd.aggregator.step import COORDINATOR, Step
 from fedafd.aggregator.weighing import Weighing, note_contributions, start_weighing, weighing_of
 from fedafd.artifacts.ref import ArtifactRef
@@ -196,7 +198,7 @@ def _leaves(cohort: _Cohort, stages: list[StageLook], modality: Modality) -> _Le
     return leaves
 
 
-def _prepared(stages: list[StageLook]) -> dict[str, ArtifactRef]:
+def _prepared(stages: list[StageLook]) -> Mapping[str, ArtifactRef]:
     return next(stage for stage in stages if stage.kind == StageKind.PREPARE.value).outputs or {}
 
 

@@ -27,7 +27,7 @@ from fedafd.artifacts.ref import ArtifactRef
 from fedafd.artifacts.representations import check_representations
 from fedafd.artifacts.stage_io import MODEL_FILE
 from fedafd.artifacts.weight_updates import check_weight_update
-from fedafd.domain.config import AveragingMode, stored_federation_config
+from fedafd.domain.config import AveragingMode
 from fedafd.domain.errors import (
     ConfigurationError,
     InvalidRequestError,
@@ -44,6 +44,7 @@ from fedafd.learning.model_sums import SUMS
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, UploadRow
 from fedafd.persistence.participation_repository import find_participation, settle_participation
+from fedafd.persistence.round_repository import config_of_round
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.storage.store import copy_of
 from fedafd.telemetry.logging import get_logger
@@ -171,7 +172,7 @@ async def _checked(context: Context, client: ClientRow, row: RoundRow, blobs: li
     if client.kind == ParticipantKind.REGION:
         content, clients = await check_region(context, client, row, blobs)
         return _Delivery(content, {}, None, clients)
-    config = stored_federation_config(row.config)
+    config = config_of_round(row)
     manifest = await public_set_manifest(context, row.public_set_sha256)
     reps = [blob for blob in blobs if blob.purpose is UploadPurpose.REPRESENTATIONS]
     models = [blob for blob in blobs if blob.purpose is UploadPurpose.PERSONALIZED_MODEL]

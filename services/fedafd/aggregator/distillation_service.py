@@ -12,7 +12,7 @@ from fedafd.aggregator.lost_delivery import take_back
 from fedafd.aggregator.types import Call
 from fedafd.artifacts.keys import RoundObjects
 from fedafd.artifacts.ref import ArtifactRef
-from fedafd.domain.config import FederationConfig, stored_federation_config
+from fedafd.domain.config import FederationConfig
 from fedafd.domain.errors import InvalidRequestError, StageLostError
 from fedafd.domain.kinds import CLAIMED_TOGETHER, FOLDS_TOGETHER, Modality, StageKind
 from fedafd.domain.plain_text import plain_text
@@ -21,6 +21,7 @@ from fedafd.domain.states import StageState
 from fedafd.persistence.artifact_repository import NewArtifact, add_artifacts
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import RoundRow, StageRow, utc_now
+from fedafd.persistence.round_repository import config_of_round
 from fedafd.persistence.settling_repository import Completion, complete_stages
 from fedafd.persistence.stage_repository import (
     announce_again,
@@ -131,7 +132,7 @@ class DistillationService(DistillationServiceServicer):
                 key=request.key,
                 maker=maker.kind,
             )
-        description = _description(maker, its_round, stored_federation_config(its_round.config), 0)
+        description = _description(maker, its_round, config_of_round(its_round), 0)
         return pb.DescribeMakerResponse(maker=description)
 
     async def FailStage(self, request: pb.FailStageRequest, call: Call) -> pb.FailStageResponse:
@@ -178,7 +179,7 @@ class DistillationService(DistillationServiceServicer):
         for since in claimed.announced_at:
             waited = max((utc_now() - since).total_seconds(), 0.0)
             self._context.metrics.stage_wait_seconds.labels(kind=claimed.stage.kind).observe(waited)
-        config = stored_federation_config(claimed.row.config)
+        config = config_of_round(claimed.row)
         answer = _description(claimed.stage, claimed.row, config, claimed.token)
         answer.lease.FromTimedelta(self._context.stage_lease)
         answer.stage_id = claimed.stage.id

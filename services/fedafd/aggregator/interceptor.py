@@ -7,11 +7,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
+from prometheus_client import Counter
 
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.credentials import credential_hash, note_credential
@@ -37,16 +38,23 @@ class ErrorInterceptor(Interceptor):
     def __init__(self, context: Context) -> None:
         self._metrics, self._waiting, self._proofs = context.metrics, context.waiting, context.proofs
         self._caps, self._pace, self._refusals = context.calls, context.pace, context.refusals
+        self._wrapped: dict[str, Handler] = {}
+        """By path; only of methods that there are."""
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
-        handler: Any = await continuation(handler_call_details)
-        if handler is None:
-            return cast("Handler", handler)
         path = handler_call_details.method
+        if path not in self._wrapped:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return handler
+            self._wrapped[path] = self._around_handler(handler, path)
+        return self._wrapped[path]
+
+    def _around_handler(self, handler: Any, path: str) -> Handler:
         kind = f"{_ARITY[handler.request_streaming]}_{_ARITY[handler.response_streaming]}"
         read = _messages_of if handler.request_streaming else _message_of
         inner = _reading(getattr(handler, kind), partial(read, handler.request_deserializer))
@@ -59,26 +67,27 @@ class ErrorInterceptor(Interceptor):
         return wrapped
 
     def _single(self, inner: Callable[..., Any], path: str) -> Callable[..., Any]:
-        seconds, method = self._metrics.call_seconds, path.rpartition("/")[2]
+        method = path.rpartition("/")[2]
+        seconds, answered = self._metrics.call_seconds.labels(method=method), self._answered(method)
 
         async def call(request: Any, context: Call) -> Any:
             try:
-                timed = self._metrics.metrics.timed(seconds, method=method)
                 with self._around(path, context) as wait:
                     if wait:
                         await asyncio.sleep(wait)
-                    with timed, self._waiting.one():
+                    with seconds.time(), self._waiting.one():
                         answer = await inner(request, context)
             except Exception as error:
                 await self._abort(error, method, context)
                 raise
-            self._metrics.calls.labels(method=method, code="OK").inc()
+            answered.inc()
             return answer
 
         return call
 
     def _streaming(self, inner: Callable[..., Any], path: str) -> Callable[..., Any]:
         method = path.rpartition("/")[2]
+        answered = self._answered(method)
 
         async def call(request: Any, context: Call) -> AsyncIterator[Any]:
             try:
@@ -90,9 +99,13 @@ class ErrorInterceptor(Interceptor):
             except Exception as error:
                 await self._abort(error, method, context)
                 raise
-            self._metrics.calls.labels(method=method, code="OK").inc()
+            answered.inc()
 
         return call
+
+    def _answered(self, method: str) -> Counter:
+        """Looked up once per method, as each look takes a lock."""
+        return self._metrics.calls.labels(method=method, code="OK")
 
     @contextmanager
     def _around(self, path: str, context: Call) -> Iterator[float]:

@@ -10,11 +10,11 @@ from fedafd.aggregator.tasks import public_set_manifest
 from fedafd.aggregator.uploads import Assembled
 from fedafd.artifacts.merged_states import ClientCounts, check_merged_states
 from fedafd.artifacts.stage_io import SharedOutputs
-from fedafd.domain.config import stored_federation_config
 from fedafd.domain.config.regions import check_regions
 from fedafd.domain.errors import RoundClosedError, UploadError
 from fedafd.domain.kinds import StageKind, UploadPurpose
 from fedafd.persistence.models import ClientRow, RoundRow
+from fedafd.persistence.round_repository import config_of_round
 from fedafd.persistence.stage_repository import stage_outputs
 
 __all__ = ["as_stored", "check_region"]
@@ -30,7 +30,7 @@ async def check_region(
     """
     if [blob.purpose for blob in blobs] != [UploadPurpose.MERGED_STATES]:
         raise UploadError("a region delivers one blob of merged states and nothing else")
-    config = stored_federation_config(row.config)
+    config = config_of_round(row)
     check_regions(config)
     manifest = await public_set_manifest(context, row.public_set_sha256)
     async with context.database.snapshot() as session:

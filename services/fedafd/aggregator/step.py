@@ -9,12 +9,12 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from fedafd.domain.config import FederationConfig, stored_federation_config
+from fedafd.domain.config import FederationConfig
 from fedafd.domain.states import ParticipationState, RoundState
 from fedafd.persistence.artifact_repository import artifact_size
 from fedafd.persistence.models import RoundRow, utc_now
 from fedafd.persistence.participation_repository import list_participations, settle_participation
-from fedafd.persistence.round_repository import transition_round
+from fedafd.persistence.round_repository import config_of_round, transition_round
 from fedafd.persistence.stage_repository import cancel_stages
 
 __all__ = ["COORDINATOR", "Step"]
@@ -45,7 +45,7 @@ class Step:
     @cached_property
     def config(self) -> FederationConfig:
         """The configuration that the round was queued with."""
-        return stored_federation_config(self.row.config)
+        return config_of_round(self.row)
 
     @property
     def silent_since(self) -> datetime:

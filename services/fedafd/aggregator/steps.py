@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from fedafd.aggregator.collecting import step_collecting
 from fedafd.aggregator.distillation_service import MAX_STAGE_FAILURES
@@ -119,8 +119,8 @@ async def _step_evaluating(step: Step, stages: list[StageLook]) -> bool:
     return True
 
 
-async def _complete(step: Step, metrics: dict[str, float] | None = None) -> bool:
-    if not await step.move(RoundState.COMPLETED, metrics=metrics or {}):
+async def _complete(step: Step, metrics: Mapping[str, float] | None = None) -> bool:
+    if not await step.move(RoundState.COMPLETED, metrics=dict(metrics or {})):
         return False
     await _record_completed(step)
     return True

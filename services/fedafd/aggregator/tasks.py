@@ -23,12 +23,12 @@ from fedafd.artifacts.stage_io import (
     SharedOutputs,
     is_global_representations,
 )
-from fedafd.domain.config import stored_federation_config
 from fedafd.domain.kinds import ParticipantKind, StageKind
 from fedafd.domain.seeds import derive_seed
 from fedafd.persistence.model_repository import find_version
 from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow
 from fedafd.persistence.participation_repository import current_participation
+from fedafd.persistence.round_repository import config_of_round
 from fedafd.persistence.stage_repository import stage_outputs
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
@@ -58,7 +58,7 @@ async def desired_task(context: Context, caller: Caller) -> pb.FetchTaskResponse
         row = await context.rounds.row(context.database, caller.part.round_id)
         task, _ = await _round_task(context, row, ParticipantKind(client.kind))
         response.train.CopyFrom(task)
-        seed = stored_federation_config(row.config).seed
+        seed = config_of_round(row).seed
         response.train.seed = derive_seed(seed, row.number, client.name, "train")
     return _answer(response)
 
@@ -103,7 +103,7 @@ def _without_key(artifact: types_pb2.Artifact) -> types_pb2.Artifact:
 
 
 def _train_task(row: RoundRow, artifacts: list[types_pb2.Artifact]) -> pb.TrainTask:
-    config = stored_federation_config(row.config)
+    config = config_of_round(row)
     task = pb.TrainTask(
         round_id=row.id,
         round_number=row.number,

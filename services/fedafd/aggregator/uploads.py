@@ -10,13 +10,13 @@ from fedafd.aggregator.arrivals import ArrivingBlob
 from fedafd.aggregator.context import Context
 from fedafd.artifacts.keys import RoundObjects
 from fedafd.artifacts.ref import ArtifactRef
-from fedafd.domain.config import AveragingMode, FederationConfig, stored_federation_config
+from fedafd.domain.config import AveragingMode, FederationConfig
 from fedafd.domain.errors import NotFoundError, RoundClosedError, UploadError
 from fedafd.domain.kinds import ParticipantKind, UploadPurpose
 from fedafd.persistence.artifact_repository import get_upload
 from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, UploadRow
 from fedafd.persistence.participation_repository import current_participation
-from fedafd.persistence.round_repository import get_round
+from fedafd.persistence.round_repository import config_of_round, get_round
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.rpc.codes import purpose_from_wire
 from fedafd.telemetry.logging import add_context
@@ -64,7 +64,7 @@ async def begin_upload(context: Context, client: ClientRow, request: pb.BeginUpl
     """Announce a blob; says which chunks are missing. Raises UploadError for a manifest that does not add up."""
     purpose = purpose_from_wire(request.upload_purpose)
     part, row = await open_participation(context, client, request.round_id)
-    config = stored_federation_config(row.config)
+    config = config_of_round(row)
     _check_sender(client, purpose)
     _check_manifest(request, purpose, config)
     announcement = Announcement(

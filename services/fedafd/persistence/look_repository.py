@@ -6,11 +6,27 @@ as much, and an input of a fold, of which nothing follows, as much as the rest.
 
 from __future__ import annotations
 
+import json
+import typing
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, cast
+from functools import lru_cache
+from typing import Any, NamedTuple
 
-from sqlalchemy import JSON, Table, bindparam, case, null, select, type_coerce, update
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Dialect,
+    Table,
+    Text,
+    TypeDecorator,
+    bindparam,
+    case,
+    cast,
+    null,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.artifacts.ref import ArtifactRef
@@ -19,9 +35,9 @@ from fedafd.persistence.models import ClientRow, ParticipationRow, StageRow
 
 __all__ = ["ClientLook", "PartLook", "StageLook", "look_at_parts", "look_at_stages", "write_contributions"]
 
-_STAGES = cast("Table", StageRow.__table__)
-_PARTS = cast("Table", ParticipationRow.__table__)
-_CLIENTS = cast("Table", ClientRow.__table__)
+_STAGES = typing.cast("Table", StageRow.__table__)
+_PARTS = typing.cast("Table", ParticipationRow.__table__)
+_CLIENTS = typing.cast("Table", ClientRow.__table__)
 
 
 class StageLook(NamedTuple):
@@ -41,8 +57,8 @@ class StageLook(NamedTuple):
     alive_at: datetime
     finished_at: datetime | None
     inputs: Mapping[str, ArtifactRef] | None
-    outputs: dict[str, ArtifactRef] | None
-    metrics: dict[str, float] | None
+    outputs: Mapping[str, ArtifactRef] | None
+    metrics: Mapping[str, float] | None
 
 
 class PartLook(NamedTuple):
@@ -54,8 +70,8 @@ class PartLook(NamedTuple):
     last_progress_at: datetime
     reason: str | None
     reason_code: str | None
-    region_clients: dict[str, int] | None
-    contributions: dict[str, Any] | None
+    region_clients: Mapping[str, int] | None
+    contributions: Mapping[str, Any] | None
 
 
 class ClientLook(NamedTuple):
@@ -68,14 +84,34 @@ class ClientLook(NamedTuple):
     revoked_at: datetime | None
 
 
-_OWN_INPUTS = type_coerce(case((_STAGES.c.kind == StageKind.FOLD.value, null()), else_=_STAGES.c.inputs), JSON)
+@lru_cache(maxsize=8192)
+def _value_of(text: str) -> Any:
+    """Nearly all that a look reads stood there at the last one: it is parsed once, and nobody changes it."""
+    return json.loads(text)
+
+
+class _SharedJson(TypeDecorator[Any]):
+    """JSON as text, whatever the database keeps it as."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, _: Dialect) -> Any:
+        return None if value is None else _value_of(value)
+
+
+def _read(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    return cast(column, _SharedJson) if isinstance(column.type, JSON) else column
+
+
+_OWN_INPUTS = cast(case((_STAGES.c.kind == StageKind.FOLD.value, null()), else_=_STAGES.c.inputs), _SharedJson)
 _STAGE_LOOKS = (
-    select(*(_OWN_INPUTS if name == "inputs" else _STAGES.c[name] for name in StageLook._fields))
+    select(*(_OWN_INPUTS if name == "inputs" else _read(_STAGES.c[name]) for name in StageLook._fields))
     .where(_STAGES.c.round_id == bindparam("round_id"))
     .order_by(_STAGES.c.created_at, _STAGES.c.id)
 )
 _PART_LOOKS = (
-    select(*(_PARTS.c[name] for name in PartLook._fields), *(_CLIENTS.c[name] for name in ClientLook._fields))
+    select(*(_read(_PARTS.c[name]) for name in PartLook._fields), *(_CLIENTS.c[name] for name in ClientLook._fields))
     .join_from(_PARTS, _CLIENTS, _PARTS.c.client_id == _CLIENTS.c.id)
     .where(_PARTS.c.round_id == bindparam("round_id"))
     .order_by(_PARTS.c.position)

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from fedafd.domain.config import FederationConfig, stored_federation_config
 from fedafd.domain.errors import NotFoundError
 from fedafd.domain.states import OPEN_ROUND_STATES, ROUND_TRANSITIONS, RoundState, check_transition
 from fedafd.persistence.database import affected_rows
@@ -16,6 +17,7 @@ from fedafd.persistence.models import RoundRow, utc_now
 
 __all__ = [
     "add_rounds",
+    "config_of_round",
     "first_open_round",
     "first_round_to_invite",
     "get_round",
@@ -28,6 +30,9 @@ __all__ = [
     "transition_round",
 ]
 
+_MOST_CONFIGS = 256
+_configs: dict[str, FederationConfig] = {}
+"""By round: to find a configuration by its values means to write them out, each time."""
 _OPEN = [state.value for state in OPEN_ROUND_STATES]
 _ONE = select(RoundRow).where(RoundRow.id == bindparam("of"))
 _ALL_OPEN = select(RoundRow).where(RoundRow.state.in_(_OPEN)).order_by(RoundRow.federation_id, RoundRow.number)
@@ -45,6 +50,16 @@ async def add_rounds(
     session.add_all(rows)
     await session.flush()
     return rows
+
+
+def config_of_round(row: RoundRow) -> FederationConfig:
+    """The configuration that the round was queued with. It never changes, so it is looked at once per round."""
+    config = _configs.get(row.id)
+    if config is None:
+        while len(_configs) >= _MOST_CONFIGS:
+            _configs.pop(next(iter(_configs)))
+        config = _configs[row.id] = stored_federation_config(row.config)
+    return config
 
 
 async def get_round(session: AsyncSession, round_id: str) -> RoundRow:
