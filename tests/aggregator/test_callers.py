@@ -15,6 +15,7 @@ from fedafd.aggregator.holding import Hold
 from fedafd.domain.kinds import ParticipantKind
 from fedafd.domain.secrets import hash_secret
 from fedafd.messaging.wakeups import Change
+from fedafd.persistence.caller_repository import CallingClient
 from fedafd.persistence.client_repository import invite_client
 from fedafd.persistence.clock import utc_now
 from fedafd.persistence.models import ClientRow
@@ -28,9 +29,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def remembered(callers: Callers, now: float, heard: Change | str | None = "nothing") -> ClientRow:
+def remembered(callers: Callers, now: float, heard: Change | str | None = "nothing") -> CallingClient:
     """A client that was looked up while that was heard."""
-    client = ClientRow(id="north", federation_id="trial", name="north", kind="image")
+    client = CallingClient.of(ClientRow(id="north", federation_id="trial", name="north", kind="image"))
     callers.begin_look()
     if not isinstance(heard, str):
         callers.forget(heard)

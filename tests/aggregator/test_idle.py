@@ -19,7 +19,8 @@ from fedafd.aggregator import callers as callers_module
 from fedafd.aggregator.renewals import Renewals
 from fedafd.aggregator.round_watch import watch_rounds
 from fedafd.domain.states import RoundState
-from fedafd.persistence.client_repository import callers_by_credential, get_client
+from fedafd.persistence.caller_repository import CallingClient, callers_by_credential
+from fedafd.persistence.client_repository import get_client
 from fedafd.persistence.models import ClientRow, RoundRow, utc_now
 from fedafd.proto.v1 import aggregator_pb2 as pb
 
@@ -135,7 +136,7 @@ async def test_sessions_are_extended_together_and_only_by_who_holds_them(world: 
     renewals, now = Renewals(world.context.database, seconds=0.05), utc_now()
     until = now + timedelta(hours=1)
     async with world.context.database.snapshot() as session:
-        north, south = [await get_client(session, "trial", name) for name in ("north", "south")]
+        north, south = [CallingClient.of(await get_client(session, "trial", name)) for name in ("north", "south")]
     assert north.session is not None
     assert not renewals.take(north, "another", now, until)
     assert renewals.take(north, north.session, now, until)
@@ -154,9 +155,9 @@ async def test_a_session_that_is_nearly_over_is_extended_at_once(world: World) -
     caller = await world.enrol("north")
     await poll(world, caller)
     async with world.context.database.snapshot() as session:
-        row = await get_client(session, "trial", "north")
-    row.session_until = utc_now() + timedelta(seconds=1)
-    assert not Renewals(world.context.database).take(row, row.session or "", utc_now(), utc_now())
+        client = CallingClient.of(await get_client(session, "trial", "north"))
+    client.session_until = utc_now() + timedelta(seconds=1)
+    assert not Renewals(world.context.database).take(client, client.session or "", utc_now(), utc_now())
 
 
 async def test_who_leads_looks_less_often_while_no_round_is_open(world: World) -> None:

@@ -24,6 +24,7 @@ from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import UploadPurpose
 from fedafd.domain.pacing import Pace
 from fedafd.domain.secrets import hash_secret
+from fedafd.persistence.caller_repository import CallingClient
 from fedafd.persistence.client_repository import get_client, revoke_client
 from fedafd.persistence.round_repository import get_round
 from fedafd.proto.v1 import aggregator_pb2 as pb
@@ -271,7 +272,7 @@ async def test_a_commit_that_another_aggregator_overtakes_gets_its_receipt(world
     upload_id = await world.upload(site, round_id, world.reps())
     request = pb.CommitUploadRequest(round_id=round_id, upload_ids=[upload_id])
     async with world.context.database.snapshot() as session:
-        client = await get_client(session, "trial", "site")
+        client = CallingClient.of(await get_client(session, "trial", "site"))
     loop = asyncio.get_running_loop()
 
     def overtake() -> object:

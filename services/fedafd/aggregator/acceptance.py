@@ -20,10 +20,11 @@ from fedafd.artifacts.stage_io import FoldInputs, SharedOutputs
 from fedafd.domain.kinds import Modality, StageKind
 from fedafd.persistence.artifact_repository import NewArtifact, add_artifacts
 from fedafd.persistence.caller_address import asked_from, caller_address
+from fedafd.persistence.caller_repository import CallingClient, WaitingPart
 from fedafd.persistence.database import Database
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.model_repository import add_files, has_personalized
-from fedafd.persistence.models import ClientRow, ParticipationRow, PersonalizedModelRow, RoundRow, utc_now
+from fedafd.persistence.models import PersonalizedModelRow, RoundRow, utc_now
 from fedafd.persistence.settling_repository import deliver_participations
 from fedafd.persistence.stage_repository import add_stages, fold_anew, stage_outputs
 
@@ -37,9 +38,9 @@ _MOST = 50
 class Checked:
     """A delivery that was checked and lies in the store."""
 
-    client: ClientRow
+    client: CallingClient
     row: RoundRow
-    participation: ParticipationRow
+    participation: WaitingPart
     receipt: str
     content: ArtifactRef
     """The entry of the representations, or of a region's merged states."""
@@ -136,7 +137,7 @@ async def _announce_folds(session: AsyncSession, round_id: str, deliveries: Sequ
 
 async def _add_model(session: AsyncSession, delivery: Checked) -> None:
     client, row = delivery.client, delivery.row
-    if not delivery.model_files or await has_personalized(session, client, row.number):
+    if not delivery.model_files or await has_personalized(session, client.id, row.number):
         return
     metrics = dict(delivery.metrics)
     model = PersonalizedModelRow(client_id=client.id, version=row.number, round_id=row.id, metrics=metrics)

@@ -29,8 +29,8 @@ from fedafd.domain.errors import (
 )
 from fedafd.domain.leaving import ActivityKind, leave_words
 from fedafd.domain.states import ParticipationState
+from fedafd.persistence.caller_repository import CallingClient, WaitingPart
 from fedafd.persistence.event_repository import record_event
-from fedafd.persistence.models import ClientRow, ParticipationRow
 from fedafd.persistence.participation_repository import settle_participation
 from fedafd.persistence.session_repository import end_session
 from fedafd.proto.v1 import aggregator_pb2 as pb
@@ -184,18 +184,18 @@ class AgentService(AggregatorServiceServicer):
             self._moved_down(client, artifact, part, len(data))
 
     def _moved_down(
-        self, client: ClientRow, artifact: types_pb2.Artifact, part: ParticipationRow, num_bytes: int
+        self, client: CallingClient, artifact: types_pb2.Artifact, part: WaitingPart, num_bytes: int
     ) -> None:
         counts = self._context.transfers.is_needed(part.id, artifact.sha256, artifact.size_bytes, num_bytes)
         self._context.progress.moved(client.federation_id, part.id, down=num_bytes, counts=counts)
 
-    async def _named_artifact(self, client: ClientRow, sha256: str) -> tuple[types_pb2.Artifact, ParticipationRow]:
+    async def _named_artifact(self, client: CallingClient, sha256: str) -> tuple[types_pb2.Artifact, WaitingPart]:
         located = await find_artifact(self._context, client, sha256)
         if located is None:
             raise ForbiddenError(f"the current task of client {client.name} does not name that artifact")
         return located
 
-    async def _next(self, pieces: Iterator[bytes], artifact: types_pb2.Artifact, part: ParticipationRow) -> bytes:
+    async def _next(self, pieces: Iterator[bytes], artifact: types_pb2.Artifact, part: WaitingPart) -> bytes:
         try:
             return await asyncio.to_thread(next, pieces, b"")
         except ArtifactNotFoundError as error:
@@ -232,6 +232,6 @@ class AgentService(AggregatorServiceServicer):
         self._context.wakeups.changed(client.federation_id, clients=(client.id,), rounds=False)
         return pb.EndSessionResponse()
 
-    def _seen(self, client: ClientRow, activity: str) -> None:
+    def _seen(self, client: CallingClient, activity: str) -> None:
         if self._context.seen is not None:
             self._context.seen(client.federation_id, client.name, activity)

@@ -20,9 +20,8 @@ from time import monotonic
 
 from fedafd.aggregator.together import Guard, Together
 from fedafd.messaging.wakeups import Change
-from fedafd.persistence.client_repository import callers_by_credential
+from fedafd.persistence.caller_repository import CallingClient, WaitingPart, callers_by_credential
 from fedafd.persistence.database import Database
-from fedafd.persistence.models import ClientRow, ParticipationRow
 
 __all__ = ["CALLER_SECONDS", "WATCHED_SECONDS", "Caller", "CallerLooks", "Callers"]
 
@@ -41,8 +40,8 @@ _MOST = 10_000
 class Caller:
     """A client, and its unsettled participation in a round that is collecting."""
 
-    client: ClientRow
-    part: ParticipationRow | None
+    client: CallingClient
+    part: WaitingPart | None
     looked_up_at: float = field(default_factory=monotonic)
     steady: bool = False
     """Whether nothing changed for it while it was looked up."""
@@ -89,7 +88,7 @@ class Callers:
         """Callers are looked up from here on; one look at a time."""
         self._heard.clear()
 
-    def is_steady(self, client: ClientRow) -> bool:
+    def is_steady(self, client: CallingClient) -> bool:
         """Whether nothing changed for that client since the look began."""
         return not any(_concerns(change, client) for change in self._heard)
 
@@ -147,7 +146,7 @@ class CallerLooks:
         return callers
 
 
-def _concerns(change: Change | None, client: ClientRow) -> bool:
+def _concerns(change: Change | None, client: CallingClient) -> bool:
     if change is None:
         return True
     return change.federation == client.federation_id and (change.clients is None or client.id in change.clients)

@@ -41,8 +41,9 @@ from fedafd.domain.kinds import ClientKind, Modality, ParticipantKind, UploadPur
 from fedafd.domain.leaving import CLIENT_METRICS
 from fedafd.domain.states import ParticipationState
 from fedafd.learning.model_sums import SUMS
+from fedafd.persistence.caller_repository import CallingClient, WaitingPart
 from fedafd.persistence.event_repository import record_event
-from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, UploadRow
+from fedafd.persistence.models import RoundRow, UploadRow
 from fedafd.persistence.participation_repository import find_participation, settle_participation
 from fedafd.persistence.round_repository import config_of_round
 from fedafd.proto.v1 import aggregator_pb2 as pb
@@ -68,7 +69,7 @@ class _Delivery:
 
 
 async def commit_delivery(
-    context: Context, client: ClientRow, request: pb.CommitUploadRequest
+    context: Context, client: CallingClient, request: pb.CommitUploadRequest
 ) -> pb.CommitUploadResponse:
     """Settle the client's participation as delivered or rejected. Repeating it gives the same receipt.
 
@@ -91,13 +92,13 @@ async def commit_delivery(
             return settled
 
 
-def _waits(context: Context, client: ClientRow, round_id: str) -> bool:
+def _waits(context: Context, client: CallingClient, round_id: str) -> bool:
     """Whether the round waited for the client a moment ago; what was settled here since then is forgotten."""
     remembered = context.callers.of(client.id)
     return remembered is not None and remembered.part is not None and remembered.part.round_id == round_id
 
 
-async def _commit(context: Context, client: ClientRow, request: pb.CommitUploadRequest) -> pb.CommitUploadResponse:
+async def _commit(context: Context, client: CallingClient, request: pb.CommitUploadRequest) -> pb.CommitUploadResponse:
     participation, row = await open_participation(context, client, request.round_id)
     uploads = await announced(context, client, row, list(dict.fromkeys(request.upload_ids)))
     async with context.in_memory.room_for(sum(_room(upload) for upload in uploads)):
@@ -122,9 +123,9 @@ def _room(upload: UploadRow) -> int:
 
 async def _settle(
     context: Context,
-    client: ClientRow,
+    client: CallingClient,
     row: RoundRow,
-    participation: ParticipationRow,
+    participation: WaitingPart,
     blobs: list[Assembled],
     request: pb.CommitUploadRequest,
 ) -> pb.CommitUploadResponse | None:
@@ -159,7 +160,7 @@ def _metrics_of(request: pb.CommitUploadRequest) -> dict[str, float]:
     return {name: request.metrics[name] for name in sorted(CLIENT_METRICS & request.metrics.keys())}
 
 
-async def _settled(context: Context, client: ClientRow, round_id: str) -> pb.CommitUploadResponse | None:
+async def _settled(context: Context, client: CallingClient, round_id: str) -> pb.CommitUploadResponse | None:
     async with context.database.snapshot() as session:
         row = await find_participation(session, round_id, client.id)
     if row is None or row.receipt is None or row.settled_at is None:
@@ -168,7 +169,7 @@ async def _settled(context: Context, client: ClientRow, round_id: str) -> pb.Com
     return _answer(row.receipt, row.settled_at, None if delivered else row.reason or "")
 
 
-async def _checked(context: Context, client: ClientRow, row: RoundRow, blobs: list[Assembled]) -> _Delivery:
+async def _checked(context: Context, client: CallingClient, row: RoundRow, blobs: list[Assembled]) -> _Delivery:
     if client.kind == ParticipantKind.REGION:
         content, clients = await check_region(context, client, row, blobs)
         return _Delivery(content, {}, None, clients)
@@ -199,7 +200,7 @@ async def _checked(context: Context, client: ClientRow, row: RoundRow, blobs: li
     return _Delivery(reps[0], files, weights[0] if weights else None)
 
 
-def _store_model(context: Context, client: ClientRow, row: RoundRow, bundle: Path) -> dict[str, ArtifactRef]:
+def _store_model(context: Context, client: CallingClient, row: RoundRow, bundle: Path) -> dict[str, ArtifactRef]:
     files = unpack_folder(bundle.read_bytes())
     for path, content in files.items():
         _check_model_file(path, content)
@@ -224,7 +225,7 @@ def _check_model_file(path: str, content: bytes) -> None:
 
 
 async def _reject(
-    context: Context, client: ClientRow, row: RoundRow, participation: ParticipationRow, receipt: str, reason: str
+    context: Context, client: CallingClient, row: RoundRow, participation: WaitingPart, receipt: str, reason: str
 ) -> None:
     async with context.database.transaction() as session:
         values = {"reason": reason, "receipt": receipt}
@@ -235,9 +236,9 @@ async def _reject(
 
 async def _accept(
     context: Context,
-    client: ClientRow,
+    client: CallingClient,
     row: RoundRow,
-    participation: ParticipationRow,
+    participation: WaitingPart,
     receipt: str,
     delivery: _Delivery,
     request: pb.CommitUploadRequest,
@@ -268,7 +269,7 @@ async def _accept(
     return _answer(receipt, accepted_at)
 
 
-def _modalities(client: ClientRow, delivery: _Delivery) -> tuple[Modality, ...]:
+def _modalities(client: CallingClient, delivery: _Delivery) -> tuple[Modality, ...]:
     """Of which something was delivered."""
     if delivery.clients is not None:
         return tuple(delivery.clients.by_modality)
@@ -286,12 +287,12 @@ def _answer(receipt: str, settled_at: datetime, rejection_reason: str | None = N
     )
 
 
-def _record(session: AsyncSession, kind: str, client: ClientRow, row: RoundRow, **data: Any) -> None:
+def _record(session: AsyncSession, kind: str, client: CallingClient, row: RoundRow, **data: Any) -> None:
     actor = f"client:{client.name}"
     record_event(session, kind, federation_id=row.federation_id, actor=actor, round=row.number, **data)
 
 
-def _receipt(participation: ParticipationRow, blobs: list[Assembled]) -> str:
+def _receipt(participation: WaitingPart, blobs: list[Assembled]) -> str:
     """Of this part in the round and of the content that was delivered for it."""
     content = sorted((blob.purpose.value, blob.entry["sha256"]) for blob in blobs)
     return sha256_of(json.dumps(["receipt", participation.id, *content]).encode())

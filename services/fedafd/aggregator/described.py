@@ -10,14 +10,14 @@ from fedafd.aggregator.context import Context
 from fedafd.aggregator.making_again import make_again
 from fedafd.artifacts.blocks import Span, block_digests, block_length
 from fedafd.domain.errors import ArtifactCorruptError, ArtifactNotFoundError
-from fedafd.persistence.models import ParticipationRow
+from fedafd.persistence.caller_repository import WaitingPart
 from fedafd.proto.v1 import types_pb2
 from fedafd.storage.store import ObjectStore
 
 __all__ = ["describe", "pieces_of"]
 
 
-async def describe(context: Context, artifact: types_pb2.Artifact, part: ParticipationRow) -> tuple[int, bytes]:
+async def describe(context: Context, artifact: types_pb2.Artifact, part: WaitingPart) -> tuple[int, bytes]:
     """Length of a block, and the digests of all blocks (fedafd.artifacts.blocks).
 
     The object is read once. Raises as `make_again` if it is lost or damaged.

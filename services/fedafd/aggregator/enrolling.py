@@ -7,9 +7,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from fedafd.aggregator.context import Context
 from fedafd.domain.errors import ForbiddenError, InvalidRequestError, UnauthenticatedError
+from fedafd.persistence.caller_repository import CallingClient
 from fedafd.persistence.client_repository import bind_key, enrol_client
 from fedafd.persistence.event_repository import record_event
-from fedafd.persistence.models import ClientRow, utc_now
+from fedafd.persistence.models import utc_now
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.rpc.authority import Authority, checked_request, key_id
 from fedafd.rpc.codes import client_kind_from_wire
@@ -56,7 +57,7 @@ async def enrol(context: Context, request: pb.EnrollRequest) -> pb.EnrollRespons
 
 
 async def renew_certificate(
-    context: Context, client: ClientRow, request: pb.RenewCertificateRequest
+    context: Context, client: CallingClient, request: pb.RenewCertificateRequest
 ) -> pb.RenewCertificateResponse:
     """Another certificate of the client's key; the first of an older agent's binds its credential to the key.
 

@@ -12,8 +12,9 @@ from fedafd.aggregator.holding import Hold
 from fedafd.aggregator.proofs import need_key
 from fedafd.aggregator.types import Call
 from fedafd.domain.errors import IdentityInUseError, UnauthenticatedError
+from fedafd.persistence.caller_repository import CallingClient
 from fedafd.persistence.event_repository import record_event
-from fedafd.persistence.models import ClientRow, utc_now
+from fedafd.persistence.models import utc_now
 from fedafd.persistence.session_repository import note_refused_agent
 from fedafd.rpc.credentials import bearer_secret
 from fedafd.rpc.sessions import Sessions, sessions_in
@@ -24,7 +25,7 @@ __all__ = ["caller_of", "calling_client", "require_internal"]
 _log = get_logger(__name__)
 
 
-async def calling_client(context: Context, call: Call) -> ClientRow:
+async def calling_client(context: Context, call: Call) -> CallingClient:
     """The client whose credential the call carries; see caller_of."""
     return (await caller_of(context, call)).client
 
@@ -62,14 +63,14 @@ async def caller_of(
     return caller
 
 
-def _has_session(context: Context, client: ClientRow, own: str, wait_seconds: float) -> bool:
+def _has_session(context: Context, client: CallingClient, own: str, wait_seconds: float) -> bool:
     """Whether the session is the caller's for a good while yet, so that most calls write nothing."""
     if client.session != own or client.session_until is None:
         return False
     return client.session_until - utc_now() > context.session_lease / 2 + timedelta(seconds=wait_seconds)
 
 
-async def _hold(context: Context, client: ClientRow, sessions: Sessions, wait_seconds: float) -> None:
+async def _hold(context: Context, client: CallingClient, sessions: Sessions, wait_seconds: float) -> None:
     now = utc_now()
     until = now + context.session_lease + timedelta(seconds=wait_seconds)
     if context.renewals.take(client, sessions.own, now, until):
@@ -99,7 +100,7 @@ async def _hold(context: Context, client: ClientRow, sessions: Sessions, wait_se
     )
 
 
-def _after(context: Context, client: ClientRow) -> str:
+def _after(context: Context, client: CallingClient) -> str:
     left = (client.session_until - utc_now() if client.session_until else context.session_lease).total_seconds()
     return f"in {max(1, round(left))} s"
 

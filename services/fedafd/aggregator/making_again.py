@@ -13,8 +13,9 @@ from fedafd.aggregator.step import COORDINATOR
 from fedafd.domain.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageUnavailableError
 from fedafd.domain.kinds import StageKind
 from fedafd.domain.states import StageState
+from fedafd.persistence.caller_repository import WaitingPart
 from fedafd.persistence.event_repository import record_event
-from fedafd.persistence.models import ParticipationRow, RoundRow
+from fedafd.persistence.models import RoundRow
 from fedafd.persistence.stage_repository import add_stage, list_stages
 from fedafd.proto.v1 import types_pb2
 from fedafd.storage.store import get_verified
@@ -25,7 +26,7 @@ _MOST_TIMES = 3
 _OPEN = (StageState.PENDING.value, StageState.RUNNING.value)
 
 
-async def check_stored(context: Context, artifact: types_pb2.Artifact, part: ParticipationRow) -> None:
+async def check_stored(context: Context, artifact: types_pb2.Artifact, part: WaitingPart) -> None:
     """Read the object. Raises as `make_again` if it is not whole."""
     try:
         await asyncio.to_thread(get_verified, context.store, artifact.key, artifact.sha256)
@@ -36,7 +37,7 @@ async def check_stored(context: Context, artifact: types_pb2.Artifact, part: Par
 async def make_again(
     context: Context,
     artifact: types_pb2.Artifact,
-    part: ParticipationRow,
+    part: WaitingPart,
     error: ArtifactCorruptError | ArtifactNotFoundError,
 ) -> None:
     """Have it made again. Raises StorageUnavailableError meanwhile, and `error` if nobody can, or it does not help."""

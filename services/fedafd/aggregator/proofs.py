@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from contextvars import ContextVar
 
 from fedafd.domain.errors import ProofStaleError, UnauthenticatedError
-from fedafd.persistence.models import ClientRow
+from fedafd.persistence.caller_repository import CallingClient
 from fedafd.rpc.authority import Authority
 from fedafd.rpc.proofs import PROOF_SECONDS, Proof, find_proof
 
@@ -50,7 +50,7 @@ class Proofs:
         self._used[name] = now + 2 * PROOF_SECONDS
 
 
-def need_key(client: ClientRow, *, bound_only: bool) -> None:
+def need_key(client: CallingClient, *, bound_only: bool) -> None:
     """Raise UnauthenticatedError unless this call was made with the key that the client's credential is bound to.
 
     With `bound_only` a credential that is bound to no key is refused as well.

@@ -13,7 +13,8 @@ from fedafd.artifacts.stage_io import SharedOutputs
 from fedafd.domain.config.regions import check_regions
 from fedafd.domain.errors import RoundClosedError, UploadError
 from fedafd.domain.kinds import StageKind, UploadPurpose
-from fedafd.persistence.models import ClientRow, RoundRow
+from fedafd.persistence.caller_repository import CallingClient
+from fedafd.persistence.models import RoundRow
 from fedafd.persistence.round_repository import config_of_round
 from fedafd.persistence.stage_repository import stage_outputs
 
@@ -21,7 +22,7 @@ __all__ = ["as_stored", "check_region"]
 
 
 async def check_region(
-    context: Context, client: ClientRow, row: RoundRow, blobs: Sequence[Assembled]
+    context: Context, client: CallingClient, row: RoundRow, blobs: Sequence[Assembled]
 ) -> tuple[Assembled, ClientCounts]:
     """The region's one blob, and whom it stands for.
 

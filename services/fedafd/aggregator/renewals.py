@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from fedafd.domain.errors import DatabaseUnavailableError
+from fedafd.persistence.caller_repository import CallingClient
 from fedafd.persistence.database import Database
-from fedafd.persistence.models import ClientRow
 from fedafd.persistence.session_repository import renew_sessions
 from fedafd.telemetry.logging import get_logger
 
@@ -38,7 +38,7 @@ class Renewals:
         self._noted: dict[str, _Renewal] = {}
         self._writing: asyncio.Task[None] | None = None
 
-    def take(self, client: ClientRow, own: str, now: datetime, until: datetime) -> bool:
+    def take(self, client: CallingClient, own: str, now: datetime, until: datetime) -> bool:
         """Extend the session later; False if it is not the caller's, or may be over before that is written."""
         if client.session != own or client.session_until is None:
             return False

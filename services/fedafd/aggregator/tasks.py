@@ -25,8 +25,9 @@ from fedafd.artifacts.stage_io import (
 )
 from fedafd.domain.kinds import ParticipantKind, StageKind
 from fedafd.domain.seeds import derive_seed
+from fedafd.persistence.caller_repository import CallingClient, WaitingPart
 from fedafd.persistence.model_repository import find_version
-from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow
+from fedafd.persistence.models import RoundRow
 from fedafd.persistence.participation_repository import current_participation
 from fedafd.persistence.round_repository import config_of_round
 from fedafd.persistence.stage_repository import stage_outputs
@@ -64,8 +65,8 @@ async def desired_task(context: Context, caller: Caller) -> pb.FetchTaskResponse
 
 
 async def find_artifact(
-    context: Context, client: ClientRow, sha256: str
-) -> tuple[types_pb2.Artifact, ParticipationRow] | None:
+    context: Context, client: CallingClient, sha256: str
+) -> tuple[types_pb2.Artifact, WaitingPart] | None:
     """The artifact of that hash with its key, if the client's current task names it; and the part it is for."""
     remembered = context.callers.of(client.id)
     if remembered is not None and remembered.part is not None:
@@ -74,11 +75,14 @@ async def find_artifact(
             return named, remembered.part
     async with context.database.snapshot() as session:
         current = await current_participation(session, client.id)
-    named = None if current is None else await _named(context, client, current[0], sha256)
-    return None if named is None or current is None else (named, current[0])
+    if current is None:
+        return None
+    part = WaitingPart.of(current[0])
+    named = await _named(context, client, part, sha256)
+    return None if named is None else (named, part)
 
 
-async def _named(context: Context, client: ClientRow, part: ParticipationRow, sha256: str) -> types_pb2.Artifact | None:
+async def _named(context: Context, client: CallingClient, part: WaitingPart, sha256: str) -> types_pb2.Artifact | None:
     row = await context.rounds.row(context.database, part.round_id)
     _, artifacts = await _round_task(context, row, ParticipantKind(client.kind))
     return next((artifact for artifact in artifacts if artifact.sha256 == sha256), None)

@@ -14,7 +14,8 @@ from fedafd.domain.config import AveragingMode, FederationConfig
 from fedafd.domain.errors import NotFoundError, RoundClosedError, UploadError
 from fedafd.domain.kinds import ParticipantKind, UploadPurpose
 from fedafd.persistence.artifact_repository import get_upload
-from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, UploadRow
+from fedafd.persistence.caller_repository import CallingClient, WaitingPart
+from fedafd.persistence.models import RoundRow, UploadRow
 from fedafd.persistence.participation_repository import current_participation
 from fedafd.persistence.round_repository import config_of_round, get_round
 from fedafd.proto.v1 import aggregator_pb2 as pb
@@ -37,7 +38,7 @@ _TRIES_OF_FULL_SIZE = 2
 _HEX = frozenset("0123456789abcdef")
 
 
-async def open_participation(context: Context, client: ClientRow, round_id: str) -> tuple[ParticipationRow, RoundRow]:
+async def open_participation(context: Context, client: CallingClient, round_id: str) -> tuple[WaitingPart, RoundRow]:
     """The client's unsettled part in that round. Raises RoundClosedError, NotFoundError."""
     check_id(round_id, "round_id")
     remembered = context.callers.of(client.id)
@@ -49,7 +50,7 @@ async def open_participation(context: Context, client: ClientRow, round_id: str)
         current = await current_participation(session, client.id)
         if current is not None and current[1].id == round_id:
             add_context(round_number=current[1].number)
-            return current
+            return WaitingPart.of(current[0]), current[1]
         row = await get_round(session, round_id)
     raise RoundClosedError(f"round {row.number} waits for nothing from client {client.name} (it is {row.state})")
 
@@ -60,7 +61,9 @@ def check_id(text: str, field: str) -> None:
         raise NotFoundError(f"{field}: there is no such id")
 
 
-async def begin_upload(context: Context, client: ClientRow, request: pb.BeginUploadRequest) -> pb.BeginUploadResponse:
+async def begin_upload(
+    context: Context, client: CallingClient, request: pb.BeginUploadRequest
+) -> pb.BeginUploadResponse:
     """Announce a blob; says which chunks are missing. Raises UploadError for a manifest that does not add up."""
     purpose = purpose_from_wire(request.upload_purpose)
     part, row = await open_participation(context, client, request.round_id)
@@ -102,7 +105,7 @@ class Assembled:
     blob: ArrivingBlob
 
 
-async def announced_upload(context: Context, client: ClientRow, upload_id: str) -> UploadRow:
+async def announced_upload(context: Context, client: CallingClient, upload_id: str) -> UploadRow:
     """The client's own upload. Raises NotFoundError."""
     check_id(upload_id, "upload_id")
     upload = context.uploads.find(upload_id, client.id)
@@ -113,7 +116,7 @@ async def announced_upload(context: Context, client: ClientRow, upload_id: str) 
     return upload
 
 
-async def announced(context: Context, client: ClientRow, row: RoundRow, upload_ids: list[str]) -> list[UploadRow]:
+async def announced(context: Context, client: CallingClient, row: RoundRow, upload_ids: list[str]) -> list[UploadRow]:
     """The client's uploads of those ids in the round. Raises NotFoundError, UploadError."""
     uploads = [await announced_upload(context, client, upload_id) for upload_id in upload_ids]
     for upload in uploads:
@@ -122,7 +125,9 @@ async def announced(context: Context, client: ClientRow, row: RoundRow, upload_i
     return uploads
 
 
-async def assemble(context: Context, client: ClientRow, row: RoundRow, upload: UploadRow, scratch: Path) -> Assembled:
+async def assemble(
+    context: Context, client: CallingClient, row: RoundRow, upload: UploadRow, scratch: Path
+) -> Assembled:
     """The blob of an upload, if all of it is there. Raises UploadError when some is missing or does not fit."""
     # Weights count once per client, even where two clients send the same bytes.
     owner = client.name if upload.purpose == UploadPurpose.WEIGHTS else None
@@ -143,7 +148,7 @@ def _quota(config: FederationConfig) -> int:
     return _TRIES_OF_FULL_SIZE * purposes * config.max_upload_bytes
 
 
-def _check_sender(client: ClientRow, purpose: UploadPurpose) -> None:
+def _check_sender(client: CallingClient, purpose: UploadPurpose) -> None:
     if (client.kind == ParticipantKind.REGION) != (purpose is UploadPurpose.MERGED_STATES):
         raise UploadError(f"{client.name} is enrolled as {client.kind}, and such a participant sends no {purpose}")
 

@@ -19,9 +19,9 @@ from fedafd.domain.errors import ForbiddenError, UnauthenticatedError
 from fedafd.domain.kinds import Role
 from fedafd.domain.secrets import hash_secret
 from fedafd.persistence.api_key_repository import key_by_secret
-from fedafd.persistence.client_repository import caller_by_credential
+from fedafd.persistence.caller_repository import CallingClient, caller_by_credential
 from fedafd.persistence.federation_repository import no_such_federation
-from fedafd.persistence.models import ApiKeyRow, ClientRow
+from fedafd.persistence.models import ApiKeyRow
 
 __all__ = [
     "Admin",
@@ -55,7 +55,7 @@ class Caller(NamedTuple):
     name: str
     role: Role | None
     secret: str
-    client: ClientRow | None = None
+    client: CallingClient | None = None
     federations: frozenset[str] | None = None
     """Those that the key opens; None for all."""
     person: str | None = None

@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, bindparam, or_, select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.errors import AlreadyEnrolledError, ConflictError, NotFoundError, UnauthenticatedError
 from fedafd.domain.kinds import ParticipantKind
 from fedafd.domain.plain_text import plain_text
 from fedafd.domain.secrets import SecretKind, derived_secret, hash_secret, new_secret, token_and_pin
-from fedafd.domain.states import RoundState
 from fedafd.persistence.database import affected_rows
-from fedafd.persistence.models import ClientRow, ParticipationRow, RoundRow, utc_now
-from fedafd.persistence.participation_repository import OPEN_PARTICIPATIONS
+from fedafd.persistence.models import ClientRow, utc_now
 
 __all__ = [
     "bind_key",
-    "caller_by_credential",
-    "callers_by_credential",
     "enrol_client",
     "enrolled_clients",
     "get_client",
@@ -31,21 +27,6 @@ __all__ = [
     "list_clients",
     "revoke_client",
 ]
-
-
-_CALLERS = (
-    select(ClientRow, ParticipationRow)
-    .outerjoin(
-        ParticipationRow,
-        and_(
-            ParticipationRow.client_id == ClientRow.id,
-            ParticipationRow.state.in_(OPEN_PARTICIPATIONS),
-            ParticipationRow.round_id.in_(select(RoundRow.id).where(RoundRow.state == RoundState.COLLECTING.value)),
-        ),
-    )
-    .where(ClientRow.credential_hash.in_(bindparam("hashes", expanding=True)))
-)
-"""Built once, as all that runs for each client or each look is: building costs as much as running."""
 
 
 async def invite_client(
@@ -141,39 +122,6 @@ async def bind_key(session: AsyncSession, client_id: str, key_sha256: str, until
     free = or_(ClientRow.key_sha256.is_(None), ClientRow.key_sha256 == key_sha256)
     bound = update(ClientRow).where(ClientRow.id == client_id, free)
     return await affected_rows(session, bound.values(key_sha256=key_sha256, certificate_until=until)) == 1
-
-
-async def caller_by_credential(
-    session: AsyncSession, credential_hash: str
-) -> tuple[ClientRow, ParticipationRow | None]:
-    """The client that a credential belongs to, and its unsettled participation in a round that is collecting.
-
-    Raises UnauthenticatedError for a credential that is not known or revoked.
-    """
-    caller = (await callers_by_credential(session, [credential_hash]))[credential_hash]
-    if isinstance(caller, UnauthenticatedError):
-        raise caller
-    return caller
-
-
-async def callers_by_credential(
-    session: AsyncSession, credential_hashes: Sequence[str]
-) -> dict[str, tuple[ClientRow, ParticipationRow | None] | UnauthenticatedError]:
-    """As `caller_by_credential`, of many, with the error of each that it would be raised for."""
-    rows = (await session.execute(_CALLERS, {"hashes": list(credential_hashes)})).all()
-    callers = {row.credential_hash: (row, part) for row, part in reversed(rows)}
-    return {credential: _usable(callers.get(credential)) for credential in credential_hashes}
-
-
-def _usable(
-    caller: tuple[ClientRow, ParticipationRow | None] | None,
-) -> tuple[ClientRow, ParticipationRow | None] | UnauthenticatedError:
-    if caller is None:
-        return UnauthenticatedError("the credential is not known; enrol with a new invitation")
-    row = caller[0]
-    if row.revoked_at is not None:
-        return UnauthenticatedError(f"client {row.name}: was revoked on {row.revoked_at:%Y-%m-%d %H:%M} UTC")
-    return caller
 
 
 async def get_client(session: AsyncSession, federation_id: str, name: str) -> ClientRow:

@@ -157,10 +157,10 @@ async def get_personalized(session: AsyncSession, client: ClientRow, version: in
     return row
 
 
-async def has_personalized(session: AsyncSession, client: ClientRow, version: int) -> bool:
+async def has_personalized(session: AsyncSession, client_id: str, version: int) -> bool:
     """Whether the client has shared that version."""
     query = select(PersonalizedModelRow.id).where(
-        PersonalizedModelRow.client_id == client.id, PersonalizedModelRow.version == version
+        PersonalizedModelRow.client_id == client_id, PersonalizedModelRow.version == version
     )
     return await session.scalar(query) is not None
 
