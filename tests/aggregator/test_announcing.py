@@ -38,10 +38,13 @@ async def test_what_is_announced_at_once_is_one_transaction_and_the_same_blob_on
     north, south = await announcements(world, "north", "south")
     begun: list[object] = []
     event.listen(world.context.database.engine.sync_engine, "begin", begun.append)
-    rows = await asyncio.gather(*map(world.context.announcements.take, (north, south, replace(north))))
+    taken = await asyncio.gather(*map(world.context.announcements.take, (north, south, replace(north))))
     assert len(begun) == 1
-    assert rows[0].id == rows[2].id != rows[1].id
-    assert (await world.context.announcements.take(replace(south))).id == rows[1].id
+    assert taken[0].row.id == taken[2].row.id != taken[1].row.id
+    assert [one.is_new for one in taken] == [True, True, False]
+    again = await world.context.announcements.take(replace(south))
+    assert again.row.id == taken[1].row.id
+    assert not again.is_new
 
 
 async def test_a_clients_limit_holds_for_what_it_announces_at_once_and_for_nobody_else(world: World) -> None:

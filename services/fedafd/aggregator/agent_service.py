@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 from fedafd.aggregator.arrivals import ArrivingBlob, Stream
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.delivery import commit_delivery
-from fedafd.aggregator.described import describe, pieces_of
+from fedafd.aggregator.described import describe
 from fedafd.aggregator.enrolling import enrol, renew_certificate
 from fedafd.aggregator.identity import caller_of, calling_client
 from fedafd.aggregator.making_again import check_stored, make_again
@@ -17,7 +17,7 @@ from fedafd.aggregator.progress import Report
 from fedafd.aggregator.tasks import desired_task, find_artifact
 from fedafd.aggregator.types import Call
 from fedafd.aggregator.uploads import announced_upload, begin_upload, open_participation
-from fedafd.artifacts.blocks import checked_spans
+from fedafd.artifacts.blocks import Span, checked_spans
 from fedafd.domain.errors import (
     ArtifactNotFoundError,
     ForbiddenError,
@@ -166,22 +166,23 @@ class AgentService(AggregatorServiceServicer):
         if request.offset_bytes < 0:
             raise InvalidRequestError(f"offset is {request.offset_bytes}; must be 0 or more")
         artifact, part = await self._named_artifact(client, request.sha256)
+        downloads = self._context.downloads
         if request.damaged:
+            downloads.forget(artifact.key)
             await check_stored(self._context, artifact, part)
-        store = self._context.store
+        spans = [Span(request.offset_bytes, artifact.size_bytes)]
         if request.ranges:
-            wanted = [(part.offset_bytes, part.length_bytes) for part in request.ranges]
+            wanted = [(one.offset_bytes, one.length_bytes) for one in request.ranges]
             spans = checked_spans(wanted, artifact.size_bytes)
-            pieces, left = pieces_of(store, artifact.key, spans), sum(span.end - span.start for span in spans)
-        else:
-            pieces, left = store.stream(artifact.key, request.offset_bytes), artifact.size_bytes - request.offset_bytes
-        # Nothing comes after the last byte: to ask the store whether anything does would be one more thread.
-        while left > 0 and (data := await self._next(pieces, artifact, part)):
-            left -= len(data)
-            yield pb.DownloadArtifactResponse(data=data)
-            self._seen(client, f"{ActivityKind.DOWNLOADING} {artifact.purpose}")
-            self._context.metrics.bytes_out.inc(len(data))
-            self._moved_down(client, artifact, part, len(data))
+        try:
+            async for data in downloads.stream(artifact.key, spans):
+                yield pb.DownloadArtifactResponse(data=data)
+                self._seen(client, f"{ActivityKind.DOWNLOADING} {artifact.purpose}")
+                self._context.metrics.bytes_out.inc(len(data))
+                self._moved_down(client, artifact, part, len(data))
+        except ArtifactNotFoundError as error:
+            await make_again(self._context, artifact, part, error)
+            raise
 
     def _moved_down(
         self, client: CallingClient, artifact: types_pb2.Artifact, part: WaitingPart, num_bytes: int
@@ -194,13 +195,6 @@ class AgentService(AggregatorServiceServicer):
         if located is None:
             raise ForbiddenError(f"the current task of client {client.name} does not name that artifact")
         return located
-
-    async def _next(self, pieces: Iterator[bytes], artifact: types_pb2.Artifact, part: WaitingPart) -> bytes:
-        try:
-            return await asyncio.to_thread(next, pieces, b"")
-        except ArtifactNotFoundError as error:
-            await make_again(self._context, artifact, part, error)
-            raise
 
     async def LeaveRound(self, request: pb.LeaveRoundRequest, call: Call) -> pb.LeaveRoundResponse:
         client = await calling_client(self._context, call)

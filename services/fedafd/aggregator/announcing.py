@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -14,7 +15,7 @@ from fedafd.persistence.artifact_repository import uploads_of
 from fedafd.persistence.database import Database
 from fedafd.persistence.models import UploadRow
 
-__all__ = ["Announcement", "Announcements"]
+__all__ = ["Announced", "Announcement", "Announcements"]
 
 _MOST_UPLOADS = 16
 """Of one client in one round: a few tries of each purpose, and no filling of the store."""
@@ -36,38 +37,46 @@ class Announcement:
     """What the client may announce in the round altogether."""
 
 
+class Announced(NamedTuple):
+    """A blob's row, and whether it was not there before: then nothing of the blob can have arrived."""
+
+    row: UploadRow
+    is_new: bool
+
+
 class Announcements:
     """Takes announcements down, each blob once."""
 
     def __init__(self, database: Database, guard: Guard) -> None:
         self._database = database
-        self._together: Together[Announcement, UploadRow] = Together(self._take_all, most=_MOST_TOGETHER, guard=guard)
+        self._together: Together[Announcement, Announced] = Together(self._take_all, most=_MOST_TOGETHER, guard=guard)
 
-    async def take(self, announcement: Announcement) -> UploadRow:
+    async def take(self, announcement: Announcement) -> Announced:
         """The blob's row, new or of an earlier announcement. Raises UploadError for what the client may not send."""
         return await self._together.get(announcement)
 
-    async def _take_all(self, announcements: Sequence[Announcement]) -> Mapping[Announcement, UploadRow | Exception]:
+    async def _take_all(self, announcements: Sequence[Announcement]) -> Mapping[Announcement, Announced | Exception]:
         async with self._database.transaction() as session:
             return await _take(session, announcements)
 
 
 async def _take(
     session: AsyncSession, announcements: Sequence[Announcement]
-) -> dict[Announcement, UploadRow | Exception]:
+) -> dict[Announcement, Announced | Exception]:
     uploads: defaultdict[tuple[str, str], list[UploadRow]] = defaultdict(list)
     rounds = {announcement.round_id for announcement in announcements}
     clients = {announcement.client_id for announcement in announcements}
     for row in await uploads_of(session, rounds, clients):
         uploads[row.round_id, row.client_id].append(row)
-    taken: dict[Announcement, UploadRow | Exception] = {}
+    taken: dict[Announcement, Announced | Exception] = {}
     for announcement in announcements:
         mine = uploads[announcement.round_id, announcement.client_id]
         try:
-            taken[announcement] = row = _same(announcement, mine) or _new(announcement, mine)
+            row = _same(announcement, mine) or _new(announcement, mine)
         except UploadError as error:
             taken[announcement] = error
             continue
+        taken[announcement] = Announced(row, row not in mine)
         if row not in mine:
             session.add(row)
             mine.append(row)

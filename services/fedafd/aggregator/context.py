@@ -21,6 +21,7 @@ from fedafd.aggregator.progress import ProgressBook
 from fedafd.aggregator.proofs import Proofs
 from fedafd.aggregator.renewals import Renewals
 from fedafd.aggregator.round_facts import Once, RoundFacts
+from fedafd.aggregator.shared_reads import SharedReads
 from fedafd.aggregator.transfers import Transfers
 from fedafd.aggregator.wakeups import Wakeups
 from fedafd.artifacts.keys import FEDERATIONS
@@ -79,6 +80,7 @@ class Context:
     progress: ProgressBook = field(init=False)
     renewals: Renewals = field(init=False)
     writes: WriteProbe = field(init=False)
+    downloads: SharedReads = field(init=False)
     store_trouble: list[str] = field(default_factory=list)
     """Why the store takes no writes at the moment, if so: for the reason of a round that fails meanwhile."""
 
@@ -91,6 +93,7 @@ class Context:
         object.__setattr__(self, "progress", ProgressBook(self.database, self.wakeups))
         object.__setattr__(self, "renewals", Renewals(self.database))
         object.__setattr__(self, "writes", WriteProbe(self.store, below=WRITES_BELOW))
+        object.__setattr__(self, "downloads", SharedReads(self.store))
         self.wakeups.first_tell(self.callers.forget)
         self.wakeups.first_tell(self.rounds.forget)
 

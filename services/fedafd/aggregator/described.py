@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.making_again import make_again
-from fedafd.artifacts.blocks import Span, block_digests, block_length
+from fedafd.artifacts.blocks import block_digests, block_length
 from fedafd.domain.errors import ArtifactCorruptError, ArtifactNotFoundError
 from fedafd.persistence.caller_repository import WaitingPart
 from fedafd.proto.v1 import types_pb2
 from fedafd.storage.store import ObjectStore
 
-__all__ = ["describe", "pieces_of"]
+__all__ = ["describe"]
 
 
 async def describe(context: Context, artifact: types_pb2.Artifact, part: WaitingPart) -> tuple[int, bytes]:
@@ -32,12 +32,6 @@ async def describe(context: Context, artifact: types_pb2.Artifact, part: Waiting
             raise
 
     return length, await context.digests.get(artifact.sha256, read)
-
-
-def pieces_of(store: ObjectStore, key: str, spans: list[Span]) -> Iterator[bytes]:
-    """The bytes of these spans, one span after the other."""
-    for span in spans:
-        yield from store.stream(key, span.start, span.end - span.start)
 
 
 def _read(store: ObjectStore, artifact: types_pb2.Artifact, length: int) -> bytes:

@@ -80,10 +80,10 @@ async def begin_upload(
         chunk_sha256=tuple(request.chunk_sha256),
         quota_bytes=_quota(config),
     )
-    upload = await context.announcements.take(announcement)
+    upload, is_new = await context.announcements.take(announcement)
     context.uploads.keep(upload)
     blob = ArrivingBlob(context.store, row, upload)
-    arrived_bytes = await blob.size_arrived()
+    arrived_bytes = 0 if is_new else await blob.size_arrived()
     answer = pb.BeginUploadResponse(upload_id=upload.id, missing_chunks=blob.missing(arrived_bytes))
     if request.direct:
         if moved := context.direct.moved(upload.id, arrived_bytes):

@@ -1,0 +1,103 @@
+"""What sites download is read from the store once for all who want it at about the same time.
+
+When a round begins, all sites of a kind download the same objects: two hundred of them would read a bundle two hundred
+times, from a store that may be far away. Here each piece is read by the first who needs it, in a thread; those that
+come meanwhile wait for the same read, and those that come soon after get it from memory, without a thread.
+
+Objects have the hash of their content in their keys, so that nothing that is kept becomes an old one. A damaged one is
+forgotten when a site says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable, Iterator
+
+from fedafd.artifacts.blocks import Span
+from fedafd.storage import CHUNK_BYTES, ObjectStore
+
+__all__ = ["KEPT_BYTES", "SharedReads"]
+
+KEPT_BYTES = 32 << 20
+"""Of pieces that were read last."""
+_Piece = tuple[str, int, int]
+"""Key, first byte, and the byte behind the last."""
+
+
+class SharedReads:
+    """Pieces of a store's objects."""
+
+    def __init__(self, store: ObjectStore, *, kept_bytes: int = KEPT_BYTES) -> None:
+        self._store, self._kept_bytes = store, kept_bytes
+        self._pieces: OrderedDict[_Piece, bytes] = OrderedDict()
+        self._num_bytes = 0
+        self._reading: dict[_Piece, asyncio.Task[bytes]] = {}
+
+    async def stream(self, key: str, spans: Iterable[Span]) -> AsyncIterator[bytes]:
+        """The bytes of these spans in pieces of up to CHUNK_BYTES; ends early where the object does.
+
+        The next piece is read while whoever asks does something with the last one. Raises as ObjectStore.stream.
+        """
+        pieces = _cut(key, spans)
+        following = self._begin(next(pieces, None))
+        while following is not None:
+            piece, found = following
+            data = found if isinstance(found, bytes) else await asyncio.shield(found)
+            _, start, end = piece
+            following = self._begin(next(pieces, None)) if len(data) == end - start else None
+            if data:
+                yield data
+
+    def forget(self, key: str) -> None:
+        """The object may be damaged: from here on it is read anew."""
+        for piece in [piece for piece in self._pieces if piece[0] == key]:
+            self._num_bytes -= len(self._pieces.pop(piece))
+        for piece in [piece for piece in self._reading if piece[0] == key]:
+            del self._reading[piece]
+
+    def _begin(self, piece: _Piece | None) -> tuple[_Piece, bytes | asyncio.Task[bytes]] | None:
+        """The piece, or who reads it."""
+        if piece is None:
+            return None
+        if piece in self._pieces:
+            self._pieces.move_to_end(piece)
+            return piece, self._pieces[piece]
+        if piece not in self._reading:
+            task = self._reading[piece] = asyncio.create_task(self._read(piece))
+            task.add_done_callback(_heard)
+        return piece, self._reading[piece]
+
+    async def _read(self, piece: _Piece) -> bytes:
+        key, start, end = piece
+        try:
+            data = await asyncio.to_thread(lambda: b"".join(self._store.stream(key, start, end - start)))
+            if self._reading.get(piece) is asyncio.current_task():  # not forgotten meanwhile
+                self._keep(piece, data)
+            return data
+        finally:
+            if self._reading.get(piece) is asyncio.current_task():
+                del self._reading[piece]
+
+    def _keep(self, piece: _Piece, data: bytes) -> None:
+        self._pieces[piece] = data
+        self._num_bytes += len(data)
+        while self._num_bytes > self._kept_bytes:
+            _, oldest = self._pieces.popitem(last=False)
+            self._num_bytes -= len(oldest)
+
+
+def _cut(key: str, spans: Iterable[Span]) -> Iterator[_Piece]:
+    """At multiples of CHUNK_BYTES, so that those who resume share pieces with those who begin."""
+    for span in spans:
+        start = span.start
+        while start < span.end:
+            end = min(span.end, start - start % CHUNK_BYTES + CHUNK_BYTES)
+            yield key, start, end
+            start = end
+
+
+def _heard(task: asyncio.Task[bytes]) -> None:
+    """Take note of an error that nobody waits for any more: asyncio would complain of it."""
+    if not task.cancelled():
+        task.exception()
