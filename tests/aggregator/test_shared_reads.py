@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from fedafd.aggregator.shared_reads import SharedReads
-from fedafd.artifacts.blocks import Span
-from fedafd.domain.errors import ArtifactNotFoundError
-from fedafd.storage import CHUNK_BYTES
-from fedafd.storage.folder import FolderStore
 from tests.aggregator.world import World
 
+from fedafd.aggregator.shared_reads import PIECE_BYTES, SharedReads
+from fedafd.artifacts.blocks import Span
+from fedafd.domain.errors import ArtifactNotFoundError
+from fedafd.proto.v1 import aggregator_pb2 as pb
+from fedafd.storage import CHUNK_BYTES
+from fedafd.storage.folder import FolderStore
+
 _KEY = "federations/trial/bundle"
-_CONTENT = bytes(range(256)) * (3 * CHUNK_BYTES // 256) + b"the end"
+_CONTENT = bytes(range(256)) * (3 * PIECE_BYTES // 256) + b"the end"
 
 
 class _CountingStore(FolderStore):
@@ -31,10 +33,12 @@ class _CountingStore(FolderStore):
         self.reads: Counter[tuple[str, int]] = Counter()
         self.gate = threading.Event()
         self.gate.set()
+        self.begun = threading.Event()
 
     def stream(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         self.reads[key, offset] += 1
         data = b"".join(super().stream(key, offset, length))
+        self.begun.set()
         assert self.gate.wait(20)
         yield data
 
@@ -57,10 +61,16 @@ def _whole(start: int = 0) -> Span:
 
 async def test_sites_that_download_at_once_read_each_piece_once(store: _CountingStore) -> None:
     reads = SharedReads(store)
-    assert set(await asyncio.gather(*(_read(reads, _whole()) for _ in range(50)))) == {_CONTENT}
-    assert await _read(reads, _whole(CHUNK_BYTES)) == _CONTENT[CHUNK_BYTES:]
+    assert set(await asyncio.gather(*(_read(reads, _whole()) for _ in range(20)))) == {_CONTENT}
+    assert await _read(reads, _whole(PIECE_BYTES)) == _CONTENT[PIECE_BYTES:]
     assert set(store.reads.values()) == {1}
     assert len(store.reads) == 4
+
+
+async def test_messages_stay_as_short_as_the_wire_takes_them(store: _CountingStore) -> None:
+    lengths = [len(part) async for part in SharedReads(store).stream(_KEY, [_whole()])]
+    assert max(lengths) == CHUNK_BYTES
+    assert sum(lengths) == len(_CONTENT)
 
 
 async def test_who_resumes_shares_what_comes_after_its_first_piece(store: _CountingStore) -> None:
@@ -72,12 +82,12 @@ async def test_who_resumes_shares_what_comes_after_its_first_piece(store: _Count
 
 
 async def test_what_is_kept_is_bounded_and_what_was_used_last_stays(store: _CountingStore) -> None:
-    reads = SharedReads(store, kept_bytes=2 * CHUNK_BYTES)
+    reads = SharedReads(store, kept_bytes=2 * PIECE_BYTES)
     await _read(reads, _whole())
     store.reads.clear()
-    await _read(reads, Span(2 * CHUNK_BYTES, 3 * CHUNK_BYTES))
+    await _read(reads, Span(2 * PIECE_BYTES, 3 * PIECE_BYTES))
     assert not store.reads
-    await _read(reads, Span(0, CHUNK_BYTES))
+    await _read(reads, Span(0, PIECE_BYTES))
     assert store.reads == {(_KEY, 0): 1}
 
 
@@ -86,9 +96,7 @@ async def test_a_damaged_object_is_read_anew_even_by_who_comes_while_it_is_being
     reads, first = SharedReads(store), Span(0, 7)
     store.gate.clear()
     early = asyncio.create_task(_read(reads, first))
-    async with asyncio.timeout(20):
-        while not store.reads:
-            await asyncio.sleep(0.01)
+    await asyncio.to_thread(store.begun.wait, 20)
     store.put(_KEY, b"mended!")
     reads.forget(_KEY)
     late = asyncio.create_task(_read(reads, first))
@@ -114,7 +122,7 @@ async def test_who_gives_up_takes_no_read_from_others(store: _CountingStore) -> 
     reads = SharedReads(store)
     store.gate.clear()
     one, other = (asyncio.create_task(_read(reads, _whole())) for _ in range(2))
-    await asyncio.sleep(0.05)
+    await asyncio.to_thread(store.begun.wait, 20)
     one.cancel()
     await asyncio.gather(one, return_exceptions=True)
     store.gate.set()
@@ -123,22 +131,26 @@ async def test_who_gives_up_takes_no_read_from_others(store: _CountingStore) -> 
 
 
 async def test_an_object_that_is_shorter_than_it_should_be_ends_there(store: _CountingStore) -> None:
-    store.put(_KEY, _CONTENT[: CHUNK_BYTES + 5])
-    assert await _read(SharedReads(store), _whole()) == _CONTENT[: CHUNK_BYTES + 5]
+    store.put(_KEY, _CONTENT[: PIECE_BYTES + 5])
+    assert await _read(SharedReads(store), _whole()) == _CONTENT[: PIECE_BYTES + 5]
 
 
-@settings(deadline=None, max_examples=40)
-@given(cuts=st.lists(st.integers(0, len(_CONTENT)), min_size=2, max_size=12, unique=True), kept=st.integers(0, 3))
-def test_any_spans_in_any_order_are_what_the_store_holds(
-    tmp_path_factory: pytest.TempPathFactory, cuts: list[int], kept: int
-) -> None:
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> _CountingStore:
+    """A store that stays as it is."""
     store = _CountingStore(tmp_path_factory.mktemp("store"))
     store.put(_KEY, _CONTENT)
+    return store
+
+
+@settings(deadline=None, max_examples=20)
+@given(cuts=st.lists(st.integers(0, len(_CONTENT)), min_size=2, max_size=12, unique=True), kept=st.integers(0, 3))
+def test_any_spans_in_any_order_are_what_the_store_holds(filled: _CountingStore, cuts: list[int], kept: int) -> None:
     bounds = sorted(cuts)
-    spans = [Span(start, end) for start, end in zip(bounds, bounds[1:], strict=False)][::2]
+    spans = [Span(start, end) for start, end in pairwise(bounds)][::2]
 
     async def check() -> None:
-        reads = SharedReads(store, kept_bytes=kept * CHUNK_BYTES)
+        reads = SharedReads(filled, kept_bytes=kept * PIECE_BYTES)
         for wanted in (spans, [_whole()], spans[::-1]):
             assert await _read(reads, *wanted) == b"".join(_CONTENT[span.start : span.end] for span in wanted)
 
@@ -146,25 +158,23 @@ def test_any_spans_in_any_order_are_what_the_store_holds(
 
 
 @pytest.fixture
-async def counted(world: World, tmp_path: Path) -> AsyncIterator[tuple[World, _CountingStore]]:
+async def counted(world: World, tmp_path: Path) -> tuple[World, _CountingStore]:
     """The services with a store that counts."""
     store = _CountingStore(tmp_path / "store")
     object.__setattr__(world.context, "downloads", SharedReads(store))
-    yield world, store
+    return world, store
 
 
 async def test_all_sites_of_a_round_cost_the_store_one_read_of_each_object(
     counted: tuple[World, _CountingStore],
 ) -> None:
-    from fedafd.proto.v1 import aggregator_pb2 as pb
-
     world, store = counted
     callers = [await world.enrol(f"site-{number}") for number in range(5)]
     await world.start_round()
     await world.prepare()
     store.reads.clear()
 
-    async def download(caller: object) -> list[bytes]:
+    async def download(caller: tuple[tuple[str, str], ...]) -> list[bytes]:
         task = (await world.agents.FetchTask(pb.FetchTaskRequest(), metadata=caller)).train
         wanted = (*task.encoder_bundles, task.global_representations)
         answers = []

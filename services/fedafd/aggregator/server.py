@@ -46,6 +46,7 @@ from fedafd.rpc.authority import Authority
 from fedafd.rpc.channel import KEEPALIVE_SECONDS, MAX_MESSAGE_BYTES, keepalive_options
 from fedafd.storage import open_store, open_store_for_sites
 from fedafd.telemetry.ending import end_within, tell_end
+from fedafd.telemetry.garbage import collect_seldom
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.metrics import start_metrics_server
 from fedafd.telemetry.tracing import configure_tracing
@@ -206,6 +207,7 @@ def main() -> int:
         settings = load_settings()
         configure("aggregator", level=settings.log_level)
         configure_tracing("aggregator")
+        collect_seldom()
         asyncio.run(_serve_until_signal(settings))
     except FedafdError as error:
         tell_end("aggregator", error)

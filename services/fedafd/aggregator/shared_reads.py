@@ -17,8 +17,10 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from fedafd.artifacts.blocks import Span
 from fedafd.storage import CHUNK_BYTES, ObjectStore
 
-__all__ = ["KEPT_BYTES", "SharedReads"]
+__all__ = ["KEPT_BYTES", "PIECE_BYTES", "SharedReads"]
 
+PIECE_BYTES = 4 << 20
+"""That are read at once: 100 MB from MinIO on one machine take 0.5 s so, 1 s by the mebibyte, 0.3 s as one stream."""
 KEPT_BYTES = 32 << 20
 """Of pieces that were read last."""
 _Piece = tuple[str, int, int]
@@ -35,19 +37,19 @@ class SharedReads:
         self._reading: dict[_Piece, asyncio.Task[bytes]] = {}
 
     async def stream(self, key: str, spans: Iterable[Span]) -> AsyncIterator[bytes]:
-        """The bytes of these spans in pieces of up to CHUNK_BYTES; ends early where the object does.
+        """The bytes of these spans in parts of up to CHUNK_BYTES; ends early where the object does.
 
-        The next piece is read while whoever asks does something with the last one. Raises as ObjectStore.stream.
+        Raises as ObjectStore.stream.
         """
-        pieces = _cut(key, spans)
-        following = self._begin(next(pieces, None))
-        while following is not None:
-            piece, found = following
-            data = found if isinstance(found, bytes) else await asyncio.shield(found)
+        for piece in _cut(key, spans):
+            data = self._kept(piece)
+            if data is None:
+                data = await asyncio.shield(self._reader(piece))
+            for start in range(0, len(data), CHUNK_BYTES):
+                yield data[start : start + CHUNK_BYTES]
             _, start, end = piece
-            following = self._begin(next(pieces, None)) if len(data) == end - start else None
-            if data:
-                yield data
+            if len(data) < end - start:
+                return
 
     def forget(self, key: str) -> None:
         """The object may be damaged: from here on it is read anew."""
@@ -56,17 +58,16 @@ class SharedReads:
         for piece in [piece for piece in self._reading if piece[0] == key]:
             del self._reading[piece]
 
-    def _begin(self, piece: _Piece | None) -> tuple[_Piece, bytes | asyncio.Task[bytes]] | None:
-        """The piece, or who reads it."""
-        if piece is None:
-            return None
+    def _kept(self, piece: _Piece) -> bytes | None:
         if piece in self._pieces:
             self._pieces.move_to_end(piece)
-            return piece, self._pieces[piece]
+        return self._pieces.get(piece)
+
+    def _reader(self, piece: _Piece) -> asyncio.Task[bytes]:
         if piece not in self._reading:
             task = self._reading[piece] = asyncio.create_task(self._read(piece))
             task.add_done_callback(_heard)
-        return piece, self._reading[piece]
+        return self._reading[piece]
 
     async def _read(self, piece: _Piece) -> bytes:
         key, start, end = piece
@@ -88,11 +89,11 @@ class SharedReads:
 
 
 def _cut(key: str, spans: Iterable[Span]) -> Iterator[_Piece]:
-    """At multiples of CHUNK_BYTES, so that those who resume share pieces with those who begin."""
+    """At multiples of PIECE_BYTES, so that those who resume share pieces with those who begin."""
     for span in spans:
         start = span.start
         while start < span.end:
-            end = min(span.end, start - start % CHUNK_BYTES + CHUNK_BYTES)
+            end = min(span.end, start - start % PIECE_BYTES + PIECE_BYTES)
             yield key, start, end
             start = end
 

@@ -51,6 +51,7 @@ from fedafd.persistence.login_repository import forget_ended_logins
 from fedafd.persistence.migrate import check_schema
 from fedafd.storage import open_store
 from fedafd.telemetry.ending import tell_end
+from fedafd.telemetry.garbage import collect_seldom
 from fedafd.telemetry.logging import configure, get_logger
 from fedafd.telemetry.metrics import Metrics
 from fedafd.telemetry.tracing import configure_tracing
@@ -216,6 +217,7 @@ def main() -> int:
     except FedafdError as error:
         tell_end("control-plane", error)
         return 1
+    collect_seldom()
     _log.info("control_plane.starting", host=settings.host, port=settings.port)
     if own_tls is None and is_off_machine(f"[{settings.host}]:1" if ":" in settings.host else f"{settings.host}:1"):
         _log.warning(
