@@ -184,27 +184,27 @@ async def test_a_client_downloads_only_what_its_task_names(world: World) -> None
         refused(raised, grpc.StatusCode.PERMISSION_DENIED, "forbidden")
 
 
-async def test_nothing_is_asked_of_the_store_after_the_last_byte(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_store_is_asked_once_for_what_is_downloaded_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caller, content = await world.enrol("north"), b"reps"
     await world.start_round()
     await world.prepare()
-    asked: list[bytes] = []
+    asked: list[tuple[int, int | None]] = []
     stream = world.context.store.stream
 
     def counted(key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
-        for piece in stream(key, offset, length):
-            asked.append(piece)
-            yield piece
-        asked.append(b"")
+        asked.append((offset, length))
+        return stream(key, offset, length)
 
     monkeypatch.setattr(world.context.store, "stream", counted)
     whole = pb.DownloadArtifactRequest(sha256=sha256_of(content))
     part = pb.DownloadArtifactRequest(sha256=sha256_of(content))
     part.ranges.add(offset_bytes=1, length_bytes=2)
-    for request, expected in ((whole, content), (part, content[1:3])):
+    for request, expected in ((whole, content), (part, content[1:3]), (whole, content), (part, content[1:3])):
         got = b"".join([part.data async for part in world.agents.DownloadArtifact(request, metadata=caller)])
         assert got == expected
-    assert asked == [content, content[1:3]]
+    assert asked == [(0, 4), (1, 2)]
 
 
 async def test_a_client_asks_for_the_blocks_that_it_lacks(world: World) -> None:
