@@ -47,6 +47,15 @@ def _restrict(more: str) -> None:
         batch.create_check_constraint(op.f("ck_participations_state"), _STATES.format(more=more))
 """
 
+USE = """  option (use) = {
+    why: "to be polite"
+    readers: "nobody"
+    kept: "nothing"
+  };
+
+  // Unix seconds.
+"""
+
 
 class Tree:
     """A copy of the repository that a recipe is followed in."""
@@ -111,11 +120,28 @@ def test_an_rpc(tree: Tree) -> None:
     proto, servicer = "protos/fedafd/v1/aggregator.proto", "services/fedafd/aggregator/agent_service.py"
     last = "  rpc EndSession(EndSessionRequest) returns (EndSessionResponse);\n"
     tree.change(proto, last, f"{last}  // Asks nothing.\n  rpc Greet(GreetRequest) returns (GreetResponse);\n")
-    message = "message EndSessionRequest {}\n"
-    added = "\n// Says nothing.\nmessage GreetRequest {}\n\n// Answers nothing.\nmessage GreetResponse {}\n"
-    tree.change(proto, message, message + added)
+    message = "\n// The session is ended.\n"
+    request = "\n// Says when.\nmessage GreetRequest {\n  // Unix seconds.\n  int64 at = 1;\n}\n"
+    added = f"{request}\n// Answers nothing.\nmessage GreetResponse {{}}\n"
+    tree.change(proto, message, added + message)
     tree.fails(tree.run("tools/generate_protos.py", "--check"), "run: make proto")
     tree.passes(tree.run("tools/generate_protos.py"))
+    page = ("tools/write_reference.py",)
+    tree.fails(
+        tree.run(*page, "--check"),
+        "no words on what leaves, or why, in protos/fedafd/v1: GreetRequest, GreetRequest.at",
+    )
+    tree.change(
+        proto, "  // Unix seconds.\n  int64 at = 1;\n", f'{USE}  int64 at = 1 [(leaves) = {{holds: "when it was"}}];\n'
+    )
+    tree.passes(tree.run("tools/generate_protos.py"))
+    tree.fails(tree.run(*page, "--check"), "in protos/fedafd/v1: GreetRequest.at")
+    tree.change(proto, '"when it was"', '"when it was" when: "once a day"')
+    tree.passes(tree.run("tools/generate_protos.py"))
+    tree.passes(tree.run(*page))
+    assert "| `GreetRequest.at` | when it was | once a day |" in (tree.root / "docs/privacy.md").read_text(
+        encoding="utf-8"
+    )
     examples = ("tests/aggregator/test_audited_calls.py", "-k", "Greet or every_call")
     tree.fails(tree.test(*examples), "test_an_example_of_every_call_stands_here")
     tree.change(

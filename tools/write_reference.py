@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic_settings import BaseSettings
 
 from fedafd.agent.settings import AgentSettings
-from fedafd.agent.what_leaves import BLOBS, MESSAGES
+from fedafd.agent.what_leaves import BLOBS, BLOBS_OF_REGIONS, MESSAGES, USES, unexplained
 from fedafd.aggregator.settings import AggregatorSettings
 from fedafd.control_plane.settings import ControlPlaneSettings
 from fedafd.distiller.queries.settings import QueriesSettings
@@ -184,11 +184,16 @@ def _unit(key: Key) -> str | None:
 
 
 def privacy() -> str:
-    """The page on what leaves a site, with its tables as the code has them."""
+    """The page on what leaves a site, its tables as the protos say. Raises ValueError naming what they leave out."""
+    if unexplained():
+        raise ValueError(f"no words on what leaves, or why, in protos/fedafd/v1: {', '.join(unexplained())}")
     page = (DOCS / "privacy.md").read_text(encoding="utf-8")
     codes = [f"| `{reason.value}` | {reason.words} |" for reason in LeaveReason if reason in SAID_BY_AGENTS]
     page = _with_table(page, "Messages", [f"| `{row.name}` | {row.holds} | {row.when} |" for row in MESSAGES])
-    page = _with_table(page, "Blobs", [f"| {row.name} | {row.holds} | {row.when} |" for row in BLOBS])
+    blobs = [f"| {row.name} | {row.holds} | {row.when} |" for row in (*BLOBS, *BLOBS_OF_REGIONS)]
+    uses = [f"| `{use.name}` | {use.why} | {use.readers} | {use.kept} |" for use in USES]
+    page = _with_table(page, "Blobs", blobs)
+    page = _with_table(page, "Why, who reads it, and for how long", uses)
     return _with_table(page, "Codes of a refusal", codes)
 
 

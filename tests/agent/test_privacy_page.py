@@ -10,7 +10,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from typer.testing import CliRunner
 
 from fedafd.agent.explain import explained, leaves
-from fedafd.agent.what_leaves import BLOBS, MESSAGES, USES
+from fedafd.agent.what_leaves import BLOBS, BLOBS_OF_REGIONS, MESSAGES, USES
 from fedafd.cli.main import app
 from fedafd.domain.config import AgentConfig, SharingConfig, parse_agent_config
 from fedafd.domain.leaving import CLIENT_METRICS, SAID_BY_AGENTS, LeaveReason
@@ -67,6 +67,7 @@ def test_every_field_that_an_agent_sends_has_a_row_and_every_row_a_field() -> No
 def test_every_message_and_every_blob_says_why_it_leaves_who_reads_it_and_how_long_it_is_kept() -> None:
     methods = pb.DESCRIPTOR.services_by_name["AggregatorService"].methods
     leaving = [*(method.input_type.name for method in methods), *(blob.name for blob in BLOBS)]
+    leaving += [blob.name for blob in BLOBS_OF_REGIONS]
     assert sorted(use.name for use in USES) == sorted(leaving)
     for use in USES:
         assert f"| `{use.name}` | {use.why} | {use.readers} | {use.kept} |" in PAGE

@@ -1,13 +1,21 @@
-"""All that an agent sends, field by field: the one table behind docs/privacy.md and `fedafd agent explain`.
+"""All that an agent sends, field by field, as the protos' options (protos/fedafd/v1/privacy.proto) say it.
 
-A test compares it with the wire's definition: a field without a row, or a row without a field, fails it.
+docs/privacy.md and `fedafd agent explain` are made of it.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple, cast
 
-__all__ = ["BLOBS", "MESSAGES", "USES", "Leaving", "Use"]
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from fedafd.proto.v1 import aggregator_pb2, privacy_pb2
+
+__all__ = ["BLOBS", "BLOBS_OF_REGIONS", "MESSAGES", "USES", "Leaving", "Use", "unexplained"]
+
+_WITH_THE_FIELD_ABOVE = "with it"
 
 
 class Leaving(NamedTuple):
@@ -16,118 +24,8 @@ class Leaving(NamedTuple):
     name: str
     holds: str
     when: str
-    needs: Literal["", "metrics", "personalized_model", "weights"] = ""
-    """The key of `share` in agent.yaml without which it does not leave."""
-
-
-MESSAGES = (
-    Leaving(
-        "EnrollRequest.token",
-        "the invitation's one-time token",
-        "at the first start, and when a new invitation is taken",
-    ),
-    Leaving("EnrollRequest.kind", "image, text or pair", "with it"),
-    Leaving("EnrollRequest.software", "the agent's version", "with it"),
-    Leaving("EnrollRequest.nonce", "32 random bytes, so that a lost answer can be asked for again", "with it"),
-    Leaving(
-        "EnrollRequest.certificate_request",
-        "the public half of a key that the agent made, signed by the key, without names; the key stays",
-        "with it",
-    ),
-    Leaving("RenewCertificateRequest.certificate_request", "the same", "every 15 days"),
-    Leaving("SoftwareVersion.major", "a number of it", "with it"),
-    Leaving("SoftwareVersion.minor", "a number of it", "with it"),
-    Leaving("SoftwareVersion.patch", "a number of it", "with it"),
-    Leaving("FetchTaskRequest.wait", "how long the answer may take", "while the agent runs, about twice a minute"),
-    Leaving("FetchTaskRequest.known_revision", "the answer's number that the agent has already", "with it"),
-    Leaving("ReportProgressRequest.round_id", "the round's id", "while a round is worked on, at most once a second"),
-    Leaving("ReportProgressRequest.fraction", "done share, 0 to 1, in whole percents", "with it"),
-    Leaving(
-        "ReportProgressRequest.doing",
-        "downloading, reading data, training, calibrating, representing, evaluating, uploading, waiting for its disk",
-        "with it",
-    ),
-    Leaving("ReportProgressRequest.step", "number of the epoch or file", "with it"),
-    Leaving("ReportProgressRequest.steps", "how many epochs or files", "with it"),
-    Leaving("ReportProgressRequest.alive_only", "that the process lives", "every ten seconds of a round"),
-    Leaving(
-        "ReportProgressRequest.work_done",
-        "how often the agent has told of work that went on since it started, which is no number of samples",
-        "with `fraction`",
-    ),
-    Leaving("BeginUploadRequest.round_id", "the round's id", "before each upload"),
-    Leaving(
-        "BeginUploadRequest.upload_purpose",
-        "representations, personalized model or weights; of a region merged states",
-        "with it",
-    ),
-    Leaving("BeginUploadRequest.sha256", "hash of the blob", "with it"),
-    Leaving("BeginUploadRequest.size_bytes", "its length", "with it"),
-    Leaving("BeginUploadRequest.chunk_size_bytes", "length of its chunks", "with it"),
-    Leaving("BeginUploadRequest.chunk_sha256", "their hashes", "with it"),
-    Leaving("BeginUploadRequest.direct", "whether the blob may go to the object store itself", "with it"),
-    Leaving("UploadChunksRequest.upload_id", "id of the upload, from the aggregator", "with each chunk"),
-    Leaving("UploadChunksRequest.index", "the chunk's number", "with each chunk"),
-    Leaving("UploadChunksRequest.data", "the blob's bytes: see below", "with each chunk"),
-    Leaving("CommitUploadRequest.round_id", "the round's id", "once a round"),
-    Leaving("CommitUploadRequest.upload_ids", "ids of its uploads, from the aggregator", "with it"),
-    Leaving(
-        "CommitUploadRequest.metrics",
-        "metrics of a fixed list, finite",
-        "with it, unless `share.metrics` is false",
-        "metrics",
-    ),
-    Leaving(
-        "CommitUploadRequest.num_private_samples",
-        "number of private training samples",
-        "with it, unless `share.metrics` is false",
-        "metrics",
-    ),
-    Leaving(
-        "DescribeArtifactRequest.sha256", "hash of what the task names", "before a bundle of which an older one is here"
-    ),
-    Leaving("DownloadArtifactRequest.sha256", "hash of what the task names", "before each download"),
-    Leaving(
-        "DownloadArtifactRequest.damaged",
-        "that what came before under this hash had another one",
-        "with a download that is repeated for it",
-    ),
-    Leaving("DownloadArtifactRequest.offset_bytes", "how much of it is here", "with it"),
-    Leaving("DownloadArtifactRequest.ranges", "which parts of it are asked for, as some are here", "with it"),
-    Leaving("ByteRange.offset_bytes", "where such a part begins", "with it"),
-    Leaving("ByteRange.length_bytes", "how long it is", "with it"),
-    Leaving("LeaveRoundRequest.round_id", "the round's id", "when the site cannot take part"),
-    Leaving("LeaveRoundRequest.leave_reason", "a code: see below", "with it"),
-    Leaving(
-        "LeaveRoundRequest.num_affected",
-        "how many samples, files or values it is about",
-        "with it, unless `share.metrics` is false",
-        "metrics",
-    ),
-)
-
-BLOBS = (
-    Leaving(
-        "representations",
-        "one unit vector per public sample and modality, with noise where `share.representation_noise` asks for it, the"
-        " public set's hash",
-        "once a round",
-    ),
-    Leaving(
-        "personalized model",
-        "the model's folder: weights, vocabulary (with words of private texts), names of classes,"
-        " `intensity_range`, a card with its metrics unless `share.metrics` is false",
-        "once a round, only with `share.personalized_model: true` where the federation takes them",
-        "personalized_model",
-    ),
-    Leaving(
-        "weights",
-        "the encoders' and head's weights, a hash of what they fit, the number of private samples unless"
-        " `share.metrics` is false",
-        "once a round, only with `share.weights: true` where the federation averages them",
-        "weights",
-    ),
-)
+    needs: str
+    """The key of `share` in agent.yaml without which it does not leave; empty for none."""
 
 
 class Use(NamedTuple):
@@ -139,90 +37,59 @@ class Use(NamedTuple):
     kept: str
 
 
+def unexplained() -> list[str]:
+    """Names of fields, messages and blobs of which the protos do not say enough."""
+    silent = {row.name for row in (*MESSAGES, *BLOBS, *BLOBS_OF_REGIONS) if not (row.name and row.holds and row.when)}
+    silent |= {use.name for use in USES if not all(use)}
+    return sorted(silent)
+
+
+def _requests() -> list[Descriptor]:
+    service = aggregator_pb2.DESCRIPTOR.services_by_name["AggregatorService"]
+    return [method.input_type for method in service.methods]
+
+
+def _fields(message: Descriptor) -> Iterator[tuple[str, FieldDescriptor]]:
+    """Each field of a request, and below it those of a message of ours that it holds."""
+    for field in message.fields:
+        yield f"{message.name}.{field.name}", field
+        inner = field.message_type
+        if inner is not None and inner.file.package == "fedafd.v1" and not inner.GetOptions().map_entry:
+            yield from _fields(inner)
+
+
+def _said(options: Message, extension: FieldDescriptor) -> Any:
+    """One of our options; empty where the protos do not set it."""
+    return cast("Any", options).Extensions[extension]
+
+
+def _leaving(name: str, leaves: privacy_pb2.Leaves, *, otherwise: str = "") -> Leaving:
+    return Leaving(name, leaves.holds, leaves.when or otherwise, leaves.needs)
+
+
+def _use(name: str, use: privacy_pb2.Use) -> Use:
+    return Use(name, use.why, use.readers, use.kept)
+
+
+def _blobs() -> dict[str, privacy_pb2.Blob]:
+    """By what each is called, or by its purpose where the protos do not say that."""
+    values = aggregator_pb2.UploadPurpose.DESCRIPTOR.values
+    blobs = [(value.name, _said(value.GetOptions(), privacy_pb2.blob)) for value in values if value.number]
+    return {blob.name or purpose: blob for purpose, blob in blobs}
+
+
+MESSAGES = tuple(
+    {
+        name: _leaving(
+            name, _said(field.GetOptions(), privacy_pb2.leaves), otherwise=_WITH_THE_FIELD_ABOVE if place else ""
+        )
+        for request in _requests()
+        for place, (name, field) in enumerate(_fields(request))
+    }.values()
+)
+BLOBS = tuple(_leaving(name, blob.leaves) for name, blob in _blobs().items() if not blob.of_region)
+BLOBS_OF_REGIONS = tuple(_leaving(name, blob.leaves) for name, blob in _blobs().items() if blob.of_region)
 USES = (
-    Use(
-        "EnrollRequest",
-        "to become a client, bound to a key that stays at the site",
-        "the aggregator; viewers see kind and version",
-        "hashes of token and key until another invitation; kind and version with the client",
-    ),
-    Use(
-        "RenewCertificateRequest",
-        "to go on being that client",
-        "the aggregator",
-        "the certificate's end with the client; the audit log",
-    ),
-    Use(
-        "FetchTaskRequest",
-        "to hear of rounds",
-        "the aggregator; viewers see when the agent was last there",
-        "the newest moment alone",
-    ),
-    Use(
-        "ReportProgressRequest",
-        "so that a round waits for who works, and for nobody else",
-        "the aggregator and viewers",
-        "the last report with its round",
-    ),
-    Use(
-        "BeginUploadRequest",
-        "so that a broken upload goes on, and damage is found",
-        "the aggregator",
-        "until the round's uploads are removed, or the client is forgotten",
-    ),
-    Use(
-        "UploadChunksRequest",
-        "to bring the blob",
-        "see blobs",
-        "see blobs",
-    ),
-    Use(
-        "CommitUploadRequest",
-        "to compare models, and to weigh sites where weights are averaged",
-        "the aggregator, distillers and viewers",
-        "until the client is forgotten",
-    ),
-    Use(
-        "DescribeArtifactRequest",
-        "so that only what changed comes down",
-        "the aggregator",
-        "nothing but how many bytes went, with the round",
-    ),
-    Use(
-        "DownloadArtifactRequest",
-        "to get what the round needs",
-        "the aggregator",
-        "nothing but how many bytes went, with the round",
-    ),
-    Use(
-        "LeaveRoundRequest",
-        "so that the round need not wait, and its operator knows whom to ask",
-        "the aggregator and viewers",
-        "code and count with the round, and in the audit log",
-    ),
-    Use(
-        "EndSessionRequest",
-        "so that the site's next agent may begin at once",
-        "the aggregator",
-        "nothing",
-    ),
-    Use(
-        "representations",
-        "to teach the global model what the site's model sees in public samples",
-        "distillers; nobody over REST",
-        "until the round is over, if the federation does not keep deliveries; in the ensemble of all sites until the"
-        " next round",
-    ),
-    Use(
-        "personalized model",
-        "so that the federation keeps a copy for the site",
-        "administrators, and the client's own key",
-        "until newer ones are there (`retention.keep_models`), or the client is forgotten",
-    ),
-    Use(
-        "weights",
-        "to be averaged",
-        "distillers; nobody over REST",
-        "as representations",
-    ),
+    *(_use(request.name, _said(request.GetOptions(), privacy_pb2.use)) for request in _requests()),
+    *(_use(name, blob.use) for name, blob in _blobs().items()),
 )

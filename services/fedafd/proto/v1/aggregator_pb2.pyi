@@ -1,5 +1,6 @@
 import datetime
 
+from fedafd.proto.v1 import privacy_pb2 as _privacy_pb2
 from fedafd.proto.v1 import types_pb2 as _types_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
