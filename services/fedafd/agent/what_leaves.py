@@ -81,10 +81,10 @@ def _blobs() -> dict[str, privacy_pb2.Blob]:
 MESSAGES = tuple(
     {
         name: _leaving(
-            name, _said(field.GetOptions(), privacy_pb2.leaves), otherwise=_WITH_THE_FIELD_ABOVE if place else ""
+            name, _said(field.GetOptions(), privacy_pb2.leaves), otherwise=_WITH_THE_FIELD_ABOVE if index else ""
         )
         for request in _requests()
-        for place, (name, field) in enumerate(_fields(request))
+        for index, (name, field) in enumerate(_fields(request))
     }.values()
 )
 BLOBS = tuple(_leaving(name, blob.leaves) for name, blob in _blobs().items() if not blob.of_region)
