@@ -1,4 +1,4 @@
-"""OpenAPI tells the truth: generated requests of every role to a real process, on both databases, checked against it."""
+"""OpenAPI tells the truth: requests of every role to a real process, generated from it, on both databases."""
 
 from __future__ import annotations
 

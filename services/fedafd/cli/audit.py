@@ -13,12 +13,14 @@ import typer
 from fedafd.cli.agent_options import AgentYaml
 from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
 from fedafd.cli.remote.audit_log import export, verify
+from fedafd.cli.remote.audit_redo import redo
 
 __all__ = ["audit_app"]
 
 audit_app = typer.Typer(help="Check the audit log, and measure what has left a site.", no_args_is_help=True)
 audit_app.command("export")(export)
 audit_app.command("verify", cls=AnswerCommand)(verify)
+audit_app.command("redo", cls=AnswerCommand)(redo)
 
 
 @audit_app.command("leakage", cls=AnswerCommand)

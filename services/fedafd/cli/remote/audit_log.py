@@ -18,7 +18,7 @@ from fedafd.client.control_plane import ControlPlaneClient
 from fedafd.domain.audit_chain import AuditEntry, ChainCheck, Head
 from fedafd.domain.errors import DataError
 
-__all__ = ["export", "verify"]
+__all__ = ["entries_of", "entries_of_server", "export", "verify"]
 
 _LONGEST_LINE = 16 * 2**20
 
@@ -68,7 +68,7 @@ def verify(
     made anew: give the newest that you have.
     """
     check = ChainCheck([Head.parse(text) for text in anchor or ()])
-    entries = _entries_of(file) if file is not None else map(AuditEntry.of_json, _answered(connect(url, api_key)))
+    entries = entries_of(file) if file is not None else entries_of_server(connect(url, api_key))
     misfit = next((fault for fault in map(check.misfit, entries) if fault is not None), None) or check.missing_end()
     head = None if check.head is None else str(check.head)
     if output.is_data:
@@ -86,7 +86,13 @@ def _answered(server: ControlPlaneClient) -> Iterator[Event]:
     return (event for page in server.event_pages(None) for event in page["items"])
 
 
-def _entries_of(file: Path) -> Iterator[AuditEntry]:
+def entries_of_server(server: ControlPlaneClient) -> Iterator[AuditEntry]:
+    """Of its log, the oldest first."""
+    return map(AuditEntry.of_json, _answered(server))
+
+
+def entries_of(file: Path) -> Iterator[AuditEntry]:
+    """Of an exported log. Raises DataError for a line that is no entry."""
     with file.open("rb") as lines:
         number = 0
         while line := lines.readline(_LONGEST_LINE):

@@ -1,0 +1,103 @@
+"""`fedafd audit redo`: after a restore, take away again what was taken away since the backup."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedafd.cli.output_format import Output, OutputFormat, print_answer
+from fedafd.cli.remote.audit_log import entries_of, entries_of_server
+from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Url, connect
+from fedafd.cli.remote.output import print_line
+from fedafd.client import operations
+from fedafd.client.control_plane import ControlPlaneClient
+from fedafd.domain.audit_chain import ChainCheck
+from fedafd.domain.errors import DataError
+from fedafd.domain.process_errors import ControlPlaneError
+from fedafd.domain.taken_away import Taking, Takings, to_take_away
+
+__all__ = ["redo"]
+
+_WORDS = {
+    Taking.REVOKE_CLIENT: "revoke client {name} of {federation}",
+    Taking.REVOKE_KEY: "revoke API key {name}",
+    Taking.EXCLUDE_CLIENT: "exclude client {name} of {federation}",
+    Taking.FORGET_CLIENT: "forget client {name} of {federation}",
+    Taking.DELETE_FEDERATION: "delete federation {name}",
+}
+_NOT_FOUND, _CONFLICT = 5, 6
+_DONE, _ASKED = "done", "would be done"
+_BY_HAND = "left to you: `fedafd federation delete` says what goes"
+
+
+def redo(
+    file: Annotated[Path, typer.Argument(help="What export wrote, as late before the restore as you have it.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    api_key: ApiKey = "",
+    url: Url = DEFAULT_URL,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """After a restore: take away again what the exported log took away since the backup; for admins.
+
+    A client that was revoked, invited again or enrolled since then is revoked: the backup knows an older credential or
+    token of it. So is an API key that was revoked or rotated. Exclusions and requests to forget are made again.
+    Exit code 1 if something could not be done. It may be repeated: who was invited again since the restore stays in.
+    """
+    server = connect(url, api_key)
+    takings = _since_the_backup(server, file)
+    outcomes = [_ASKED if dry_run else _do(server, taking) for taking in takings]
+    if output.is_data:
+        print_answer(list(map(_facts, takings, outcomes)), output)
+    else:
+        for taking, outcome in zip(takings, outcomes, strict=True):
+            print_line(f"{_words(taking)}: {outcome}")
+        if not takings:
+            print_line("nothing was taken away since the backup")
+    if any(outcome.startswith("NOT done") for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def _since_the_backup(server: ControlPlaneClient, file: Path) -> list[Takings]:
+    check = ChainCheck()
+    exported = list(entries_of(file))
+    misfit = next((fault for fault in map(check.misfit, exported) if fault is not None), None)
+    if misfit is not None:
+        raise DataError(f"{file}: {misfit}")
+    return to_take_away(exported, entries_of_server(server))
+
+
+def _facts(taking: Takings, outcome: str) -> dict[str, str]:
+    return {"what": taking.what, "federation": taking.federation, "name": taking.name, "outcome": outcome}
+
+
+def _words(taking: Takings) -> str:
+    return _WORDS[taking.what].format(name=taking.name, federation=taking.federation)
+
+
+def _do(server: ControlPlaneClient, taking: Takings) -> str:
+    """How it went, in words."""
+    if taking.what is Taking.DELETE_FEDERATION:
+        return _BY_HAND
+    try:
+        _ask(server, taking)
+    except ControlPlaneError as error:
+        if error.exit_code == _NOT_FOUND:
+            return "is not in the backup"
+        if error.exit_code == _CONFLICT and "revoked before" in str(error):
+            return "is so in the backup"
+        return f"NOT done: {error}"
+    return _DONE
+
+
+def _ask(server: ControlPlaneClient, taking: Takings) -> None:
+    if taking.what is Taking.REVOKE_KEY:
+        server.ask(operations.REVOKE_KEY, taking.name)
+    elif taking.what is Taking.REVOKE_CLIENT:
+        server.ask(operations.REVOKE_CLIENT, taking.federation, taking.name)
+    elif taking.what is Taking.FORGET_CLIENT:
+        server.ask(operations.FORGET_CLIENT, taking.federation, taking.name)
+    else:
+        wanted = {"reason": taking.reason, "from_round": None}
+        server.ask(operations.EXCLUDE_CLIENT, taking.federation, taking.name, json=wanted)

@@ -1,0 +1,167 @@
+"""A database restored from a backup lets in whom it knew then; `fedafd audit redo` takes away again what was since."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.cli.remote import KEY, ControlPlane
+
+from fedafd.cli.main import main
+from fedafd.domain.errors import UnauthenticatedError
+from fedafd.domain.kinds import ParticipantKind
+from fedafd.domain.secrets import hash_secret
+from fedafd.persistence.client_repository import caller_by_credential, enrol_client
+from fedafd.persistence.database import Database
+from fedafd.persistence.event_repository import record_event
+
+NOW_REVOKED = ("revoked", "reinvited", "late")
+
+
+class Site:
+    """A control plane's process on a real file, its backup, and what is done to both."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch) -> None:
+        self.server = ControlPlane(folder)
+        self.file, self.backup = folder / "fedafd.db", folder / "backup.db"
+        self._capsys, self._patch = capsys, patch
+        for name, value in {"FEDAFD_URL": self.server.url, "FEDAFD_API_KEY": KEY, "FEDAFD_FEDERATION": "trial"}.items():
+            patch.setenv(name, value)
+
+    def run(self, *arguments: str) -> str:
+        code, out = self.ended(*arguments)
+        assert code == 0, out
+        return out
+
+    def ended(self, *arguments: str) -> tuple[int, str]:
+        self._patch.setattr(sys, "argv", ["fedafd", *arguments])
+        self._capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = self._capsys.readouterr()
+        return int(ended.value.code or 0), told.out or told.err
+
+    def back_up(self) -> None:
+        with closing(sqlite3.connect(self.file)) as live, closing(sqlite3.connect(self.backup)) as copy:
+            live.backup(copy)
+
+    def restore(self) -> None:
+        """As docs/backup.md says."""
+        self.server.stop()
+        for end in ("-wal", "-shm"):
+            self.file.with_name(self.file.name + end).unlink(missing_ok=True)
+        self.backup.replace(self.file)
+        self.server.start()
+
+    async def enrol(self, token: str) -> str:
+        """The credential that an aggregator gives for a token."""
+        database = Database(self.server.database_url)
+        async with database.transaction() as session:
+            client, credential, _ = await enrol_client(session, token.strip(), ParticipantKind.IMAGE, "1.0")
+            record_event(session, "client.enrolled", federation_id="trial", actor=f"client:{client.name}")
+        await database.close()
+        return credential
+
+    async def is_let_in(self, credential: str) -> bool:
+        database = Database(self.server.database_url)
+        try:
+            async with database.transaction() as session:
+                await caller_by_credential(session, hash_secret(credential))
+        except UnauthenticatedError:
+            return False
+        finally:
+            await database.close()
+        return True
+
+    def opens(self, key: str) -> bool:
+        headers = {"Authorization": f"Bearer {key.strip()}"}
+        return httpx.get(f"{self.server.url}/v1/federations", headers=headers, timeout=60).is_success
+
+
+@pytest.fixture
+def site(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    made = Site(tmp_path, capsys, monkeypatch)
+    (tmp_path / "federation.yaml").write_text("name: trial\npreset: small\n")
+    made.run("federation", "create", "-f", str(tmp_path / "federation.yaml"))
+    yield made
+    made.server.stop()
+
+
+async def test_who_was_revoked_after_the_backup_is_let_in_until_the_log_is_done_again(
+    site: Site, tmp_path: Path
+) -> None:
+    tokens = {
+        name: site.run("client", "invite", name, "--kind", "image")
+        for name in ("stays", "revoked", "reinvited", "late", "excluded", "readmitted")
+    }
+    credentials = {name: await site.enrol(token) for name, token in tokens.items() if name != "late"}
+    keys = {name: site.run("key", "create", name, "--role", "viewer") for name in ("kept", "gone", "turned")}
+    site.back_up()
+
+    site.run("client", "revoke", "revoked")
+    site.run("client", "forget", "revoked", "--yes", "--no-wait")
+    await site.enrol(site.run("client", "invite", "reinvited", "--again"))
+    await site.enrol(tokens["late"])
+    site.run("client", "exclude", "excluded", "--reason", "copies")
+    site.run("client", "exclude", "readmitted", "--reason", "copies")
+    site.run("client", "readmit", "readmitted")
+    site.run("client", "invite", "new", "--kind", "image")
+    site.run("client", "revoke", "new")
+    site.run("key", "revoke", "gone")
+    site.run("key", "rotate", "turned")
+    export = str(tmp_path / "audit.jsonl")
+    site.run("audit", "export", export)
+    site.restore()
+
+    # What a restore alone does.
+    assert await site.is_let_in(credentials["revoked"]) and await site.is_let_in(credentials["reinvited"])
+    assert site.opens(keys["gone"]) and site.opens(keys["turned"])
+    await site.enrol(tokens["late"])
+
+    planned = site.run("audit", "redo", export, "--dry-run")
+    assert await site.is_let_in(credentials["revoked"]) and "would be done" in planned
+    told = site.run("audit", "redo", export)
+    assert {line.partition(":")[0] for line in told.splitlines() if line.endswith(": done")} == {
+        *(f"revoke client {name} of trial" for name in NOW_REVOKED),
+        "revoke API key gone",
+        "revoke API key turned",
+        "exclude client excluded of trial",
+        "forget client revoked of trial",
+    }
+    assert "revoke client new of trial: is not in the backup" in told
+    clients = {each["name"]: each for each in json.loads(site.run("client", "list", "--json"))}
+    assert {name for name, each in clients.items() if each["state"] == "revoked"} == set(NOW_REVOKED)
+    assert [name for name, each in clients.items() if each["excluded_from_round"]] == ["excluded"]
+    assert {name for name, credential in credentials.items() if await site.is_let_in(credential)} == {
+        "stays",
+        "excluded",
+        "readmitted",
+    }
+    assert [name for name, key in keys.items() if site.opens(key)] == ["kept"]
+
+    # Who is invited again from now on stays in.
+    credential = await site.enrol(site.run("client", "invite", "reinvited", "--again"))
+    assert "nothing was taken away" not in site.run("audit", "redo", export)
+    assert await site.is_let_in(credential)
+
+
+def test_a_log_of_another_server_or_with_a_changed_line_does_nothing(site: Site, tmp_path: Path) -> None:
+    export = tmp_path / "audit.jsonl"
+    site.run("client", "invite", "north", "--kind", "image")
+    site.run("audit", "export", str(export))
+    assert site.run("audit", "redo", str(export)) == "nothing was taken away since the backup\n"
+    lines = export.read_text().splitlines()
+    forged = json.loads(lines[-1]) | {"kind": "client.revoked"}
+    export.write_text("\n".join([*lines[:-1], json.dumps(forged)]))
+    code, said = site.ended("audit", "redo", str(export))
+    assert code != 0 and "does not fit" in said
+    export.write_text("")
+    code, said = site.ended("audit", "redo", str(export))
+    assert code != 0 and "another server's" in said
+    assert [each["state"] for each in json.loads(site.run("client", "list", "--json"))] == ["invited"]
