@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, CheckConstraint, DateTime, MetaData, TypeDecorator
+from sqlalchemy import JSON, CheckConstraint, DateTime, Float, MetaData, TypeDecorator
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase
 
 from fedafd.artifacts.ref import ArtifactRef
 
-__all__ = ["Base", "UtcDateTime", "new_id", "one_of"]
+__all__ = ["Base", "Contributions", "Share", "UtcDateTime", "new_id", "one_of"]
 
 _NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -58,6 +59,50 @@ def _utc_of(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
+class Share(TypeDecorator[float]):
+    """A done share, 0 to 1. What is no number is none done on reading: older versions stored what agents sent."""
+
+    impl = Float
+    cache_ok = True
+
+    def process_result_value(self, value: float | None, _: Dialect) -> float | None:
+        return None if value is None else value if math.isfinite(value) else 0.0
+
+
+class Figures(TypeDecorator[dict[str, float]]):
+    """Numbers by name. What is no number is left out on reading, as above."""
+
+    impl = JSON
+    cache_ok = True
+    should_evaluate_none = True
+
+    def process_result_value(self, value: dict[str, float] | None, _: Dialect) -> dict[str, float] | None:
+        return None if value is None else {name: figure for name, figure in value.items() if math.isfinite(figure)}
+
+
+class Contributions(TypeDecorator[dict[str, Any]]):
+    """A Contribution by modality. What is no number is not known on reading, and without a weight the whole is not."""
+
+    impl = JSON
+    cache_ok = True
+    should_evaluate_none = True
+
+    def process_result_value(self, value: dict[str, Any] | None, _: Dialect) -> dict[str, Any] | None:
+        if value is None:
+            return None
+        known = {modality: _known(contribution) for modality, contribution in value.items()}
+        return {
+            modality: contribution for modality, contribution in known.items() if contribution["weight"] is not None
+        }
+
+
+def _known(figures: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: None if isinstance(figure, float) and not math.isfinite(figure) else figure
+        for name, figure in figures.items()
+    }
+
+
 def one_of(column: str, states: type[StrEnum]) -> CheckConstraint:
     """A column holds one of an enum's values."""
     return CheckConstraint(f"{column} IN ({', '.join(repr(state.value) for state in states)})", name=column)
@@ -71,6 +116,6 @@ class Base(DeclarativeBase):
         datetime: UtcDateTime(),
         dict[str, Any]: JSON(),
         dict[str, ArtifactRef]: JSON(),
-        dict[str, float]: JSON(),
+        dict[str, float]: Figures(),
         list[str]: JSON(),
     }

@@ -5,14 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Integer, String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, Integer, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from fedafd.artifacts.ref import ArtifactRef
 from fedafd.domain.kinds import StageKind
 from fedafd.domain.states import ParticipationState, RoundState, StageState
 from fedafd.persistence.clock import utc_now
-from fedafd.persistence.models.base import Base, new_id, one_of
+from fedafd.persistence.models.base import Base, Contributions, Share, new_id, one_of
 from fedafd.telemetry.tracing import current_traceparent
 
 __all__ = ["OutboxRow", "ParticipationRow", "RoundRow", "StageRow"]
@@ -73,7 +73,7 @@ class ParticipationRow(Base):
     """Why it was dropped or rejected, in our words."""
     reason_code: Mapped[str | None] = mapped_column(String(32))
     """A LeaveReason, where it was dropped."""
-    progress: Mapped[float] = mapped_column(Float, default=0.0)
+    progress: Mapped[float] = mapped_column(Share, default=0.0)
     activity: Mapped[str | None] = mapped_column(String(200))
     last_progress_at: Mapped[datetime] = mapped_column(default=utc_now)
     """When its client last made progress (fedafd.persistence.advances), or was invited."""
@@ -85,7 +85,7 @@ class ParticipationRow(Base):
     """The session that counted."""
     work_begun: Mapped[int] = mapped_column(default=0, server_default="0")
     """How many sessions began to count."""
-    farthest: Mapped[float] = mapped_column(Float, default=0.0, server_default="0")
+    farthest: Mapped[float] = mapped_column(Share, default=0.0, server_default="0")
     """The largest share that it told of, of an agent that does not count."""
     trains_since: Mapped[datetime | None]
     """When it had downloaded and told of its first step; None before, and in rows of versions that did not note it."""
@@ -100,7 +100,7 @@ class ParticipationRow(Base):
     representations_sha256: Mapped[str | None] = mapped_column(String(64))
     region_clients: Mapped[dict[str, int] | None] = mapped_column(JSON)
     """Of a region's delivery: `total` clients, and those that hold each modality; None for a client's."""
-    contributions: Mapped[dict[str, Any] | None]
+    contributions: Mapped[dict[str, Any] | None] = mapped_column(Contributions)
     """By modality what it counts for in the ensemble, a Contribution as JSON; None until that is known."""
 
 
@@ -128,7 +128,7 @@ class StageRow(Base):
     failures: Mapped[int] = mapped_column(default=0)
     """Attempts that failed or went silent."""
     worker: Mapped[str | None] = mapped_column(String(120))
-    progress: Mapped[float] = mapped_column(Float, default=0.0)
+    progress: Mapped[float] = mapped_column(Share, default=0.0)
     activity: Mapped[str | None] = mapped_column(String(200))
     last_progress_at: Mapped[datetime] = mapped_column(default=utc_now)
     """When it was announced, claimed, or made a step."""
