@@ -42,18 +42,17 @@ def test_with_tls_the_image_itself_asks_since_the_kubelet_cannot() -> None:
 
 
 # --- TLS -------------------------------------------------------------------------------------------------------------
-def test_tls_reaches_the_aggregator_and_those_who_call_it() -> None:
+def test_tls_reaches_the_aggregator_and_those_who_ask_for_its_health() -> None:
     manifests = render(
         SERVER, external(aggregator={"tls": {"existingSecret": "server-tls", "serverName": "agg.example"}})
     )
     given = settings_of(manifests, "aggregator")
     assert given["FEDAFD_AGGREGATOR_TLS_KEY"] == "/etc/fedafd/tls/tls.key"
     assert "FEDAFD_AGGREGATOR_TLS_CLIENT_AUTHORITIES" not in given
-    caller = settings_of(manifests, "distiller")
-    assert caller["FEDAFD_DISTILLER_TLS__SERVER_NAME"] == "agg.example"
-    assert caller["FEDAFD_DISTILLER_TLS__AUTHORITIES"] == "/etc/fedafd/caller-tls/ca.crt"
-    pod = manifests.one("Deployment", "fed-fedafd-distiller")["spec"]["template"]["spec"]
-    (volume,) = [each for each in pod["volumes"] if each["name"] == "caller-tls"]
+    command = manifests.container("Deployment", "fed-fedafd-aggregator")["readinessProbe"]["exec"]["command"]
+    assert {"agg.example", "/etc/fedafd/caller-tls/ca.crt"} <= set(command)
+    (asking,) = manifests.of("Pod")
+    (volume,) = [each for each in asking["spec"]["volumes"] if each["name"] == "caller-tls"]
     (source,) = volume["projected"]["sources"]
     assert source["secret"]["items"] == [{"key": "ca.crt", "path": "ca.crt"}], "the key must stay with the aggregator"
 
@@ -78,20 +77,19 @@ def test_an_authority_of_your_own_reaches_the_aggregator_alone_and_no_token_name
     assert built_in["FEDAFD_CONTROL_PLANE_NAME_AUTHORITY"] == "true"
 
 
-def test_with_public_authorities_callers_need_no_file() -> None:
+def test_with_public_authorities_probes_need_no_file() -> None:
     manifests = render(SERVER, external(aggregator={"tls": {"existingSecret": "server-tls", "caKey": ""}}))
-    assert settings_of(manifests, "distiller")["FEDAFD_DISTILLER_TLS__SERVER_NAME"] == "fed-fedafd-aggregator"
-    pod = manifests.one("Deployment", "fed-fedafd-distiller")["spec"]["template"]["spec"]
+    pod = manifests.one("Deployment", "fed-fedafd-aggregator")["spec"]["template"]["spec"]
+    assert "fed-fedafd-aggregator" in pod["containers"][0]["readinessProbe"]["exec"]["command"]
     assert "caller-tls" not in {volume["name"] for volume in pod["volumes"]}
 
 
-def test_mutual_tls_needs_a_certificate_for_the_distillers() -> None:
+def test_mutual_tls_needs_a_certificate_for_the_probes() -> None:
     with pytest.raises(RefusedError, match="clientSecret"):
         render(SERVER, external(aggregator={"tls": {"existingSecret": "a", "clientAuthoritiesSecret": "b"}}))
     manifests = render(SERVER, external(aggregator={"tls": MUTUAL_TLS}))
     path = "/etc/fedafd/client-authorities/ca.crt"
     assert settings_of(manifests, "aggregator")["FEDAFD_AGGREGATOR_TLS_CLIENT_AUTHORITIES"] == path
-    assert settings_of(manifests, "distiller")["FEDAFD_DISTILLER_TLS__KEY"] == "/etc/fedafd/caller-tls/tls.key"
 
 
 def test_by_default_the_aggregator_has_tls_of_its_own_and_nobody_needs_a_file() -> None:
@@ -223,8 +221,9 @@ def test_a_trials_stores_are_reached_by_their_users_only() -> None:
         assert "egress" not in manifests.one("NetworkPolicy", f"fed-fedafd-{store}")["spec"]
 
 
-def test_distillers_have_a_listener_of_their_own_that_is_never_published() -> None:
-    manifests = render(SERVER, external(aggregator={"service": {"type": "LoadBalancer"}}))
+@pytest.mark.parametrize("tls", [{}, {"existingSecret": "server-tls"}, MUTUAL_TLS, {"mode": "off"}])
+def test_distillers_have_a_listener_of_their_own_that_is_never_published(tls: dict[str, Any]) -> None:
+    manifests = render(SERVER, external(aggregator={"service": {"type": "LoadBalancer"}, "tls": tls}))
     assert settings_of(manifests, "aggregator")["FEDAFD_AGGREGATOR_INTERNAL_LISTEN"] == "0.0.0.0:7444"
     assert settings_of(manifests, "distiller")["FEDAFD_DISTILLER_AGGREGATOR"] == "fed-fedafd-aggregator-internal:7444"
     inner = manifests.one("Service", "fed-fedafd-aggregator-internal")["spec"]
@@ -233,10 +232,11 @@ def test_distillers_have_a_listener_of_their_own_that_is_never_published() -> No
     assert [port["targetPort"] for port in outer["ports"]] == ["grpc"]
     container = manifests.container("Deployment", "fed-fedafd-aggregator")
     assert {"name": "internal", "containerPort": 7444} in container["ports"]
-    # With files of the operator's own, distillers trust those, beside the agents.
-    files = render(SERVER, external(aggregator={"tls": {"existingSecret": "server-tls"}}))
-    assert settings_of(files, "distiller")["FEDAFD_DISTILLER_AGGREGATOR"] == "fed-fedafd-aggregator:7443"
-    assert files.find("Service", "fed-fedafd-aggregator-internal") is None
+    # Both know each other by the internal token: no file of the operator's is theirs.
+    assert not [name for name in settings_of(manifests, "distiller") if "TLS" in name]
+    pod = manifests.one("Deployment", "fed-fedafd-distiller")["spec"]["template"]["spec"]
+    assert {volume["name"] for volume in pod["volumes"]} == {"tmp", "cache"}
+    assert egress_ports(manifests, "distiller") >= {"internal"} and "grpc" not in egress_ports(manifests, "distiller")
 
 
 def test_proxies_in_front_are_named_and_no_others_are_trusted() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.certificates import Authority
 from tests.servers import free_port
 from typer.testing import CliRunner
 
@@ -223,6 +224,23 @@ async def test_distillers_and_aggregator_know_each_other_by_the_internal_token(a
                 await asyncio.to_thread(method)
             assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert await health(asked, None) == ""
+
+
+async def test_beside_certificates_of_your_own_distillers_know_the_aggregator_by_the_internal_token(
+    aggregator: Serve, tmp_path: Path
+) -> None:
+    authority, apart = Authority(tmp_path, "own"), f"0.0.0.0:{free_port()}"
+    certificate, key = authority.issue("server")
+    address = await aggregator(
+        internal_listen=apart, tls_certificate=certificate, tls_key=key, tls_client_authorities=authority.file
+    )
+    line = distiller(apart)
+    with pytest.raises(NotFoundError):
+        await asyncio.to_thread(DistillationClient(apart, INTERNAL, line).claim, "0" * 32)
+    assert isinstance(line, Trust) and await health(address, line) != ""
+    shown, its_key = authority.issue("site")
+    own = TlsConfig(authorities=authority.file, certificate=shown, key=its_key, server_name="localhost")
+    assert await health(address, own) == "" and await health(apart, own) != ""
 
 
 async def test_distillers_without_a_listener_of_their_own_are_served_beside_agents(aggregator: Serve) -> None:

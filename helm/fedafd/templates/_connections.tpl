@@ -91,9 +91,7 @@
 
 {{/* Where distillers call. */}}
 {{- define "fedafd.distillersAddress" -}}
-{{- if include "fedafd.distillersApart" . -}}{{ include "fedafd.fullname" . }}-aggregator-internal:7444
-{{- else -}}{{ include "fedafd.aggregatorAddress" . }}
-{{- end -}}
+{{ include "fedafd.fullname" . }}-aggregator-internal:7444
 {{- end -}}
 
 {{- define "fedafd.aggregatorAddress" -}}

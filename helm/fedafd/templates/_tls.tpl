@@ -1,4 +1,5 @@
-{{/* TLS between the aggregator and those who call it. Callers get what they trust and, with mutual TLS, what they show. */}}
+{{/* TLS of the aggregator's listener for agents. Probes get what they trust and, with mutual TLS, what they show. Distillers have
+a listener of their own, whose certificates follow from the internal token. */}}
 {{/* Where the aggregator's TLS comes from: "files", "own" (its built-in authority) or "off". */}}
 {{- define "fedafd.aggregatorTls" -}}
 {{- if .Values.aggregator.tls.existingSecret -}}files
@@ -6,11 +7,6 @@
 {{- else if or .Values.ingress.grpc.enabled .Values.gateway.enabled -}}off
 {{- else -}}own
 {{- end -}}
-{{- end -}}
-
-{{/* "yes" where distillers have a listener of their own, with certificates of the internal token on both sides. */}}
-{{- define "fedafd.distillersApart" -}}
-{{- if ne (include "fedafd.aggregatorTls" .) "files" -}}yes{{- end -}}
 {{- end -}}
 
 {{- define "fedafd.tlsServerName" -}}
@@ -44,22 +40,6 @@
       - secret: {name: {{ .clientSecret | quote }}, items: [{key: tls.crt, path: tls.crt}, {key: tls.key, path: tls.key}]}
       {{- end }}
       {{- end }}
-{{- end -}}
-{{- end -}}
-
-{{/* A caller's settings for the ConfigMap. Takes (dict "root" $ "prefix" PREFIX). */}}
-{{- define "fedafd.callerSettings" -}}
-{{- with .root.Values.aggregator.tls -}}
-{{- if .existingSecret -}}
-{{ $.prefix }}_TLS__SERVER_NAME: {{ include "fedafd.tlsServerName" $.root | quote }}
-{{- if .caKey }}
-{{ $.prefix }}_TLS__AUTHORITIES: /etc/fedafd/caller-tls/ca.crt
-{{- end }}
-{{- if .clientSecret }}
-{{ $.prefix }}_TLS__CERTIFICATE: /etc/fedafd/caller-tls/tls.crt
-{{ $.prefix }}_TLS__KEY: /etc/fedafd/caller-tls/tls.key
-{{- end }}
-{{- end -}}
 {{- end -}}
 {{- end -}}
 
