@@ -13,7 +13,7 @@ LOCKED := --require-hashes --requirement
 RELEASE := build/release/bin
 STAMP := .venv/.installed
 
-.PHONY: audit docs help lock package sbom setup tools test test-browser test-gpu test-faults fuzz soak golden bench check format proto diagrams reference charts test-helm secrets certificates images test-compose demo clean changelog
+.PHONY: audit digests docs help lock package sbom setup tools test test-browser test-gpu test-faults fuzz soak golden bench check format proto diagrams reference charts test-helm secrets certificates images test-compose demo clean changelog
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -81,6 +81,9 @@ audit: $(RELEASE)/python ## Ask for known vulnerabilities of all that is locked,
 
 sbom: $(RELEASE)/python ## Write a bill of materials (CycloneDX) of each image and of the package, and where they come from, into build/sbom
 	$(RELEASE)/python tools/write_sbom.py build/sbom
+
+digests: setup ## Refuse images of others that a tag alone names, before a release (docs/supply-chain.md)
+	$(BIN)/python tools/base_images.py --by-digest
 
 package: setup ## Build sdist and wheel into build/dist and check them in environments of their own (EXTRAS="'' agent distiller", PYTHONS="python3.12 python3.13" for more)
 	$(BIN)/python tools/check_package.py build/dist $(if $(EXTRAS),--extras $(EXTRAS)) $(if $(PYTHONS),--pythons $(PYTHONS))

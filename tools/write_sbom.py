@@ -2,18 +2,21 @@
 
 `<image>.cdx.json` is a CycloneDX bill of materials of an image's Python distributions, with hashes, by locks/.
 `provenance.json` is an in-toto statement with SLSA's predicate: the hashes of the files in build/dist, the commit,
-and the hashes of the locks. It is not signed: whoever releases signs it with their own key.
+the hashes of the locks, and images by digest. It is not signed: whoever releases signs it with their own key.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from base_images import images
 
 ROOT = Path(__file__).parent.parent
 IMAGES = {
@@ -54,6 +57,7 @@ def provenance(files: list[Path]) -> dict[str, Any]:
     inputs = [{"uri": f"git+file:.@{commit}", "digest": {"gitCommit": commit}, "annotations": {"changed": changed}}]
     locks = sorted((ROOT / "locks").glob("*.lock"))
     inputs += [{"uri": f"locks/{lock.name}", "digest": {"sha256": _sha256(lock)}, "annotations": {}} for lock in locks]
+    inputs += _images()
     return {
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [{"name": path.name, "digest": {"sha256": _sha256(path)}} for path in files],
@@ -68,6 +72,15 @@ def provenance(files: list[Path]) -> dict[str, Any]:
             "runDetails": {"builder": {"id": "make"}},
         },
     }
+
+
+def _images() -> list[dict[str, Any]]:
+    """The images of others that the environment names by digest."""
+    named = {image.name for image in images(ROOT, os.environ) if image.is_by_digest}
+    return [
+        {"uri": f"docker://{name}", "digest": {"sha256": name.rpartition(":")[2]}, "annotations": {}}
+        for name in sorted(named)
+    ]
 
 
 def _git(*arguments: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from tests.servers import ROOT
+
+DIGEST = f"@sha256:{'0a' * 32}"
 
 
 def tool(name: str) -> ModuleType:
@@ -109,7 +112,8 @@ def test_an_audit_says_what_was_not_checked(known: Any, told: str, vulnerable: i
     assert number == vulnerable
 
 
-def test_the_provenance_names_the_commit_and_the_files(tmp_path: Path) -> None:
+def test_the_provenance_names_the_commit_and_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GO_IMAGE", f"golang:1.26-bookworm{DIGEST}")
     made = tmp_path / "fedafd-1.whl"
     made.write_bytes(b"wheel")
     statement = tool("write_sbom").provenance([made])
@@ -117,4 +121,35 @@ def test_the_provenance_names_the_commit_and_the_files(tmp_path: Path) -> None:
     assert (subject["name"], subject["digest"]["sha256"]) == (made.name, hashlib.sha256(b"wheel").hexdigest())
     inputs = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
     assert re.fullmatch("[0-9a-f]{40}", inputs[0]["digest"]["gitCommit"])
-    assert {f"locks/{path.name}" for path in (ROOT / "locks").glob("*.lock")} == {each["uri"] for each in inputs[1:]}
+    locks = {f"locks/{path.name}" for path in (ROOT / "locks").glob("*.lock")}
+    assert locks | {f"docker://golang:1.26-bookworm{DIGEST}"} == {each["uri"] for each in inputs[1:]}
+
+
+def test_a_release_refuses_each_image_of_others_that_a_tag_alone_names() -> None:
+    here = tool("base_images")
+    variables = {image.variable: image.name for image in here.images(ROOT, {}) if image.variable}
+    assert {"PYTHON_IMAGE", "FEDAFD_POSTGRES_IMAGE", "FEDAFD_GRAFANA_IMAGE"} < set(variables)
+    assert not [image for image in here.images(ROOT, {}) if image.is_by_digest]
+    named = {variable: f"{name}{DIGEST}" for variable, name in variables.items()}
+    assert all(image.is_by_digest for image in here.images(ROOT, named) if image.variable)
+    for missing in variables:
+        given = named | {missing: f"{variables[missing]}@sha256:short"}
+        told = subprocess.run(
+            [sys.executable, "tools/base_images.py", "--by-digest"],
+            cwd=ROOT, env=os.environ | given, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (told.returncode, set(re.findall(r"set (\w+)=", told.stderr))) == (1, {missing})
+
+
+def test_every_image_of_others_can_be_named_by_digest() -> None:
+    listed = {(image.file, image.name) for image in tool("base_images").images(ROOT, {})}
+    for file in (ROOT / "Dockerfile", *(ROOT / "deploy").glob("*/Dockerfile")):
+        text = file.read_text(encoding="utf-8")
+        stages = {"scratch", *re.findall(r"^FROM .+ AS (\S+)$", text, re.M)}
+        for base in re.findall(r"^FROM (\S+)", text, re.M):
+            assert base in stages or re.search(rf"^ARG {base[1:]}=\S+$", text, re.M), (file, base)
+    for file in (ROOT / "docker-compose.yml", *(ROOT / "deploy/compose").glob("*.yml")):
+        for image in re.findall(r"^\s+image: (.+)", file.read_text(encoding="utf-8"), re.M):
+            ours = image.startswith("fedafd/")
+            assert ours or image.startswith("${"), f"{file}: {image} has no variable"
+    assert {file for file, _ in listed} >= {"docker-compose.yml", "deploy/minio/Dockerfile", "helm/fedafd/values.yaml"}
