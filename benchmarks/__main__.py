@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--cases",
         help="Of round_overhead: clients x MB up of each, such as 8x1,32x10. Of attacks: settings, such as cuts,helps.",
     )
-    parser.add_argument("--database-url", help="Of round_overhead: another database than SQLite.")
+    parser.add_argument("--database-url", help="Of round_overhead and floods: another, empty database than SQLite.")
     parser.add_argument("--redis-url", help="Of round_overhead: another Redis than one of its own.")
     parser.add_argument(
         "--peers",
@@ -98,6 +98,8 @@ def main(arguments: list[str] | None = None) -> int:
             further |= {"database_url": chosen.database_url, "redis_url": chosen.redis_url, "peers": chosen.peers}
             further["cases"] = chosen.cases.split(",") if chosen.cases else ()
             further["aggregators"] = chosen.aggregators
+        if name == "floods":
+            further["database_url"] = chosen.database_url
         made = import_module(f"benchmarks.{name}").run(
             tiny=chosen.tiny, repeats=chosen.repeats, clock=chosen.clock, **further
         )

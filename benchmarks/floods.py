@@ -19,6 +19,7 @@ from pathlib import Path
 
 import grpc
 import httpx
+from sqlalchemy import Select, select
 
 from benchmarks.flooding import FLOODS, OF_AGENTS, Target, flood
 from benchmarks.measure import Clock, Ratio, Report, Times
@@ -29,7 +30,7 @@ from fedafd.local.supervisor import Supervisor, is_free
 from fedafd.persistence.database import Database
 from fedafd.persistence.federation_repository import get_federation
 from fedafd.persistence.model_repository import add_files
-from fedafd.persistence.models import ModelVersionRow
+from fedafd.persistence.models import ModelVersionRow, RoundRow, StageRow
 from fedafd.persistence.round_repository import add_rounds
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import distillation_pb2 as dpb
@@ -48,11 +49,14 @@ _CALLS, _PAUSE_SECONDS = 20, 0.05
 _SETTLE_SECONDS, _TINY_SECONDS = 2.0, 0.6
 
 
-def run(*, tiny: bool, repeats: int, clock: Clock) -> list[Report]:
-    """A report for each flood: an honest call's median time in each window, idle and flooded; the wall clock counts."""
+def run(*, tiny: bool, repeats: int, clock: Clock, database_url: str | None = None) -> list[Report]:
+    """A report for each flood: an honest call's median time in each window, idle and flooded; the wall clock counts.
+
+    `database_url`: an empty database; default: SQLite in a file.
+    """
     reports = []
     with tempfile.TemporaryDirectory(prefix="fedafd-floods-") as folder, Supervisor(Path(folder) / "logs") as started:
-        scene = _Scene(started, Path(folder))
+        scene = _Scene(started, Path(folder), database_url)
         for name, (_, most) in FLOODS.items():
             at_once = 4 if tiny else most
             honest = scene.report if name in OF_AGENTS else scene.read
@@ -129,9 +133,9 @@ def _window(honest: Callable[[], None], calls: int) -> list[float]:
 class _Scene:
     """Services with a round that collects from a greedy and an honest site, and a model version to download."""
 
-    def __init__(self, supervisor: Supervisor, folder: Path) -> None:
+    def __init__(self, supervisor: Supervisor, folder: Path, database_url: str | None) -> None:
         backends = Backends(
-            database_url=f"sqlite:///{folder / 'fedafd.db'}",
+            database_url=database_url or f"sqlite:///{folder / 'fedafd.db'}",
             redis_url=start_redis(supervisor, folder),
             store={"URL": str(folder / "store")},
         )
@@ -148,7 +152,7 @@ class _Scene:
         tokens = [rest.invite(name, "image") for name in ("greedy", "honest")]
         greedy, self._honest = (self._enrolled(token, number) for number, token in enumerate(tokens))
         self._round_id = asyncio.run(_with_round(backends.database_url, self._store))
-        self._prepare(folder / "fedafd.db")
+        self._prepare(backends.database_url)
         rest.close()
         headers = {"Authorization": f"Bearer {services.api_key}"}
         self._reader = self._stack.enter_context(httpx.Client(base_url=services.url, headers=headers, timeout=60))
@@ -173,29 +177,37 @@ class _Scene:
         answer = self._agents.Enroll(pb.EnrollRequest(token=token, kind=types_pb2.CLIENT_KIND_IMAGE))
         return (*bearer_metadata(answer.credential), *session_metadata(f"{number:016x}"))
 
-    def _prepare(self, database: Path) -> None:
+    def _prepare(self, database_url: str) -> None:
         """Be the distiller of the first stage, whose outputs nobody reads."""
-        import sqlite3
+        stage, state = StageRow.round_id == self._round_id, select(RoundRow.state).where(RoundRow.id == self._round_id)
 
-        def first(query: str) -> str | None:
-            with sqlite3.connect(database) as connection:
-                found = connection.execute(query, (self._round_id,)).fetchone()
-            return None if found is None else str(found[0])
+        def first(query: Select[str]) -> str | None:
+            return asyncio.run(_first(database_url, query))
 
-        self._until(lambda: first("SELECT id FROM stages WHERE round_id = ?") is not None, "the first stage")
-        stage_id, internal = first("SELECT id FROM stages WHERE round_id = ?") or "", bearer_metadata(_TOKEN)
-        stage = self._distillers.ClaimStage(
+        self._until(lambda: first(select(StageRow.id).where(stage)) is not None, "the first stage")
+        stage_id, internal = first(select(StageRow.id).where(stage)) or "", bearer_metadata(_TOKEN)
+        claimed = self._distillers.ClaimStage(
             dpb.ClaimStageRequest(stage_id=stage_id, worker="floods"), metadata=internal
         )
         outputs = []
         for name in ("server-state", "representations", "encoder-bundle/image", "encoder-bundle/text"):
-            content, key = name.encode(), f"{stage.output_prefix}{name}/{sha256_of(name.encode())}"
+            content, key = name.encode(), f"{claimed.output_prefix}{name}/{sha256_of(name.encode())}"
             self._store.put(key, content)
             artifact = types_pb2.Artifact(sha256=sha256_of(content), size_bytes=len(content), purpose=name, key=key)
             outputs.append(dpb.NamedArtifact(name=name, artifact=artifact))
-        done = dpb.CompleteStageRequest(stage_id=stage_id, token=stage.token, outputs=outputs)
+        done = dpb.CompleteStageRequest(stage_id=stage_id, token=claimed.token, outputs=outputs)
         self._distillers.CompleteStage(done, metadata=internal)
-        self._until(lambda: first("SELECT state FROM rounds WHERE id = ?") == "collecting", "the round")
+        self._until(lambda: first(state) == "collecting", "the round")
+
+
+async def _first(database_url: str, query: Select[str]) -> str | None:
+    database = Database(database_url)
+    try:
+        async with database.transaction() as session:
+            found: str | None = await session.scalar(query)
+            return found
+    finally:
+        await database.close()
 
 
 async def _with_round(database_url: str, store: FolderStore) -> str:

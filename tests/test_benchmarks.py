@@ -28,3 +28,14 @@ def test_benchmark_runs_and_writes_its_figures(
     assert {report["benchmark"] for report in written["reports"]} == {name}
     assert all(report["times"] or report["ratios"] or report["skipped"] for report in written["reports"])
     assert name in capsys.readouterr().out
+
+
+def test_floods_run_on_another_database(postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import psycopg
+
+    monkeypatch.setattr("benchmarks.floods.Supervisor", LoggedSupervisor)
+    sizes = ["--tiny", "--repeats", "1", "--output", str(tmp_path)]
+    assert main(["floods", *sizes, "--database-url", postgres_url]) == 0
+    with psycopg.connect(postgres_url) as connection:
+        found = connection.execute("SELECT state FROM rounds WHERE federation_id = 'floods' ORDER BY number").fetchall()
+    assert found == [("completed",), ("collecting",)]
