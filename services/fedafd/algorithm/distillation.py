@@ -275,7 +275,8 @@ def distillation_loss(
 
 
 def _check_state(state: Mapping[str, Tensor]) -> None:
-    missing = {"running_max", "normaliser", "weighted_sum", "count", "temperature"} - state.keys()
+    of_floats = ("running_max", "normaliser", "weighted_sum", "temperature")
+    missing = {*of_floats, "count"} - state.keys()
     if missing:
         raise InvalidTensorError(f"state: missing {', '.join(sorted(missing))}")
     check_shape("state weighted_sum", state["weighted_sum"], None, None)
@@ -284,6 +285,8 @@ def _check_state(state: Mapping[str, Tensor]) -> None:
     check_shape("state normaliser", state["normaliser"], samples)
     if state["count"].numel() != 1 or state["temperature"].numel() != 1:
         raise InvalidTensorError("state: count and temperature must be single numbers")
+    if state["count"].dtype != torch.int64 or not all(state[name].is_floating_point() for name in of_floats):
+        raise InvalidTensorError("state: count must be int64, and all else of floats")
     if int(state["count"]) < 0 or not float(state["temperature"]) > 0:
         raise InvalidTensorError("state: count must be from 0 and temperature above 0")
     check_finite("state weighted_sum", state["weighted_sum"])
