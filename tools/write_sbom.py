@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))
 from base_images import images
 
 ROOT = Path(__file__).parent.parent
