@@ -1,15 +1,16 @@
-"""Bytes that come down to a client in a round, through the real services, for each way to train the server's encoders.
+"""Bytes between a client and the services in a round, through the real ones, for each way to train the encoders.
 
 The paper's encoders, ResNet-101 and BERT-base, with random weights: what is counted depends on their layout alone. One
-client of pairs, with tiny encoders of its own, takes part in three rounds.
+client of pairs, with tiny encoders of its own, takes part in three rounds and shares its model.
 """
 
 from __future__ import annotations
 
 import os
-import statistics
 import sys
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,17 @@ _OWN = {
 _SAMPLES = {"num_train": 32, "num_val": 8, "num_test": 8}
 
 
+@dataclass(frozen=True)
+class _Bytes:
+    """Of one round."""
+
+    down: int
+    up: Mapping[str, int]
+    """By what the site's ledger calls it."""
+    whole_model: int
+    """The shared model's folder, as the federation has it."""
+
+
 def run(*, tiny: bool, repeats: int, clock: Clock) -> list[Report]:
     """Bytes do not spread: each way runs once, whatever `repeats` and the clock."""
     del repeats, clock
@@ -42,9 +54,13 @@ def run(*, tiny: bool, repeats: int, clock: Clock) -> list[Report]:
     reports = []
     for mode, (first, later) in counted.items():
         ratios = [
-            Ratio("MB at first contact", first / _MEGABYTE),
-            Ratio("MB in a later round", later / _MEGABYTE),
-            Ratio("share of the weights", later / whole, at_most=0.01 if mode == "lora" and not tiny else None),
+            Ratio("MB at first contact", first.down / _MEGABYTE),
+            Ratio("MB in a later round", later.down / _MEGABYTE),
+            Ratio("share of the weights", later.down / whole, at_most=0.01 if mode == "lora" and not tiny else None),
+            Ratio("MB of representations up", later.up["representations"] / _MEGABYTE),
+            Ratio("MB of the shared model", later.whole_model / _MEGABYTE),
+            Ratio("MB of it up at first", first.up["personalized-model"] / _MEGABYTE),
+            Ratio("MB of it up in a later round", later.up["personalized-model"] / _MEGABYTE),
         ]
         reports.append(Report("bundle_bytes", f"trainable: {mode}", ratios=ratios, facts={"weights_bytes": whole}))
     return reports
@@ -74,18 +90,20 @@ def _weights(folder: Path, *, tiny: bool) -> dict[str, Path]:
     return {"image": folder / "image", "text": folder / "text"}
 
 
-def _counted(weights: dict[str, Path], mode: str, rounds: int) -> tuple[int, int]:
+def _counted(weights: dict[str, Path], mode: str, rounds: int) -> tuple[_Bytes, _Bytes]:
     # A folder for each, as rounds that train all weights leave large states.
     with tempfile.TemporaryDirectory() as folder:
-        counted = _bytes_down(Path(folder), weights, mode, rounds)
-    sys.stderr.write(f"trainable: {mode}: {counted[0]} bytes at first, {counted[1]} in a later round\n")
-    return counted
+        first, *later = _rounds(Path(folder), weights, mode, rounds)
+    median = sorted(later, key=lambda counted: counted.down)[(len(later) - 1) // 2]
+    sys.stderr.write(f"trainable: {mode}: {first} at first, {median} in a later round\n")
+    return first, median
 
 
-def _bytes_down(folder: Path, weights: dict[str, Path], mode: str, rounds: int) -> tuple[int, int]:
-    """Of the first round, and the median of the later ones."""
+def _rounds(folder: Path, weights: dict[str, Path], mode: str, rounds: int) -> list[_Bytes]:
+    """Of each round."""
     import yaml
 
+    from fedafd.agent.ledger import read_sent
     from fedafd.client.federation import FederationClient
     from fedafd.datasets import load_public_data, write_public_set
     from fedafd.local.services import Backends, Services, start_redis, thread_environment
@@ -105,7 +123,8 @@ def _bytes_down(folder: Path, weights: dict[str, Path], mode: str, rounds: int) 
         rest.push_public_set(folder / "public")
         token, site = rest.invite("pairs", "pair"), folder / "agent.yaml"
         own = {"aggregator": services.aggregator, "kind": "pair", "state_dir": str(folder / "agent"), "threads": 1}
-        site.write_text(yaml.safe_dump(own | _OWN | {"data": {"adapter": "shapes", "options": _SAMPLES}}))
+        shares = {"share": {"personalized_model": True}}
+        site.write_text(yaml.safe_dump(own | shares | _OWN | {"data": {"adapter": "shapes", "options": _SAMPLES}}))
         environment = thread_environment(1) | {"FEDAFD_AGENT_ENROLMENT_TOKEN": token}
         supervisor.start("agent", [sys.executable, "-m", "fedafd.agent.main", "--config", str(site)], environment)
         supervisor.wait_until(lambda: rest.clients()[0]["state"] == "enrolled", "the agent", seconds=300)
@@ -113,9 +132,12 @@ def _bytes_down(folder: Path, weights: dict[str, Path], mode: str, rounds: int) 
         counted = []
         for number in range(1, rounds + 1):
             done = rest.wait_for_round(number, lambda _: supervisor.check(), seconds=3600)
-            counted.append(int(done["participations"][0]["bytes_down"]))
+            sent = {entry.what: entry.bytes for entry in read_sent(folder / "agent") if entry.round == number}
+            files = (folder / "store" / f"federations/bytes/clients/pairs/models/{number}").rglob("*")
+            whole_model = sum(path.stat().st_size for path in files if path.is_file())
+            counted.append(_Bytes(int(done["participations"][0]["bytes_down"]), sent, whole_model))
         rest.close()
-    return counted[0], int(statistics.median(counted[1:]))
+    return counted
 
 
 def _federation(weights: dict[str, Path], mode: str) -> dict[str, Any]:

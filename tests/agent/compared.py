@@ -76,17 +76,21 @@ class ComparedSite:
 
     def train(self, number: int) -> LocalResult:
         """The client's part of a round."""
-        return self.site.train(self._task(number), lambda *_: None)
+        return self.site.train(self.task(number), lambda *_: None)
+
+    def train_shared(self, number: int) -> LocalResult:
+        """The same, of a site that shares its model."""
+        return self.site.train(replace(self.task(number), share_model=True), lambda *_: None)
 
     def train_from(self, number: int, state: bytes) -> LocalResult:
         """The same, with another state than the round before left."""
-        return self.site.train(replace(self._task(number), previous_state=state), lambda *_: None)
+        return self.site.train(replace(self.task(number), previous_state=state), lambda *_: None)
 
     def deliver(
         self, number: int, result: LocalResult | None = None, scores: bytes | None = None, *, follow: bool = True
     ) -> LocalResult:
         """One whole round, as an agent leaves it; `scores` in place of those that its model got."""
-        task = self._task(number)
+        task = self.task(number)
         result = result or self.site.train(task, lambda *_: None)
         bundles = {modality.value: path.name for modality, path in task.encoder_bundles.items()}
         pending = self.state.save_pending(
@@ -122,7 +126,8 @@ class ComparedSite:
         shutil.copy(path, self._inputs / "manifest.json")
         return public
 
-    def _task(self, number: int) -> LocalTask:
+    def task(self, number: int) -> LocalTask:
+        """What the federation asks for in a round."""
         manifest, samples = self._public.manifest, self._public.split("train")
         if self._prepared is None:
             state = initial_server_state(config=self.federation, captions=samples.captions, seed=3)

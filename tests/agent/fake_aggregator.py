@@ -144,6 +144,7 @@ class FakeAggregator(AggregatorServiceServicer):
         *,
         blob_bytes: int = 3_000_000,
         accepts_model: bool = False,
+        takes_parts: bool = False,
         strategy: str = "fedafd",
         bundle: bytes | None = None,
         public_set: bytes = b"manifest",
@@ -164,6 +165,7 @@ class FakeAggregator(AggregatorServiceServicer):
                 global_representations=self.put(b"reps %d" % number, "representations"),
                 encoder_bundles=[self.put(bundle or b"bundle %d" % number, "encoder-bundle/image")],
                 accepts_personalized_model=accepts_model,
+                takes_model_in_parts=takes_parts,
             )
         )
 

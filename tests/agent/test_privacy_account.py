@@ -181,7 +181,7 @@ def test_a_site_delivers_what_dp_sgd_trained_and_its_status_has_the_cost(tmp_pat
     here = PrivacyAccount(site.config, site.root, Ledger(site.root))
 
     def task(number: int) -> Any:
-        made = site._task(number)
+        made = site.task(number)
         new = made.previous_state is None
         return replace(made, dp=site.config.privacy.dp, spend=lambda: here.spend(site.federation, number, is_new=new))
 

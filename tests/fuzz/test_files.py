@@ -24,11 +24,13 @@ from tests.fuzz.long import fuzz
 from fedafd.artifacts.folders import pack_folder, unpack_folder
 from fedafd.artifacts.manifest import read_manifest
 from fedafd.artifacts.merged_states import check_merged_states, encode_merged_states
+from fedafd.artifacts.model_parts import BundleBase, FilePieces, Parts, join_parts, pack_parts, read_parts
 from fedafd.artifacts.representations import check_representations, decode_representations, encode_representations
 from fedafd.artifacts.weight_updates import check_weight_update
 from fedafd.domain.config import FederationConfig, WireDtype
 from fedafd.domain.config.reading import read_agent_config, read_federation_config, read_region_config
 from fedafd.domain.errors import FedafdError
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.bundle_size import bundle_facts
 from fedafd.learning.checkpoint import Checkpoint
@@ -167,6 +169,44 @@ def test_encoder_bundles(tmp_path: Path) -> None:
     )
     fuzz(bundles, refused_or_taken(read), EXAMPLES // 3)
     fuzz(bundles, refused_or_taken(weigh), EXAMPLES // 3)
+
+
+def test_models_in_parts() -> None:
+    """Whatever the parts say, what is put together has its length and its hash, or is refused."""
+    base, new = b"of a bundle" * 10, b"new bytes!"
+    content = base[:20] + new
+    file = FilePieces(path="a.json", sha256=sha256_of(content), size_bytes=30, pieces=[[1, 0, 20], [0, 0, 10]])
+    parts = Parts(bases=[BundleBase(sha256=sha256_of(base))], files=[file])
+
+    def take(blob: bytes) -> None:
+        found = read_parts(blob)
+        if found is None:
+            return
+        whole = join_parts(*found, lambda _, start, length: iter([base[start : start + length]]))
+        for (_, got), announced in zip(whole, found[0].files, strict=True):
+            assert (len(got), sha256_of(got)) == (announced.size_bytes, announced.sha256)
+
+    values = parts.model_dump(mode="json")
+    (of_file,), (of_base,) = values["files"], values["bases"]
+    changed = st.one_of(
+        st.builds(lambda key, value: {**values, key: value}, st.sampled_from([*values, "x"]), json_values()),
+        st.builds(
+            lambda key, value: {**values, "files": [{**of_file, key: value}]},
+            st.sampled_from([*of_file, "x"]),
+            json_values(),
+        ),
+        st.builds(
+            lambda key, value: {**values, "bases": [{**of_base, key: value}]},
+            st.sampled_from([*of_base, "x"]),
+            json_values(),
+        ),
+        st.lists(st.lists(json_values(), max_size=4)).map(
+            lambda pieces: {**values, "files": [{**of_file, "pieces": pieces}]}
+        ),
+    )
+    described = changed.map(lambda each: pack_folder({"parts.json": json.dumps(each).encode(), "new": new}))
+    take(pack_parts(parts, new))
+    fuzz(bytes_like(pack_parts(parts, new)) | described, refused_or_taken(take), EXAMPLES)
 
 
 def test_manifests() -> None:

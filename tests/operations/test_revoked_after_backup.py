@@ -17,7 +17,8 @@ from fedafd.cli.main import main
 from fedafd.domain.errors import UnauthenticatedError
 from fedafd.domain.kinds import ParticipantKind
 from fedafd.domain.secrets import hash_secret
-from fedafd.persistence.client_repository import caller_by_credential, enrol_client
+from fedafd.persistence.caller_repository import caller_by_credential
+from fedafd.persistence.client_repository import enrol_client
 from fedafd.persistence.database import Database
 from fedafd.persistence.event_repository import record_event
 

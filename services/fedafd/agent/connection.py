@@ -241,11 +241,21 @@ class AggregatorConnection:
         return await self._calls.repeat("upload", whole, pauses=FullJitter(_FIRST_WAIT_SECONDS, _FIRST_WAIT_SECONDS))
 
     async def commit(
-        self, round_id: str, upload_ids: Sequence[str], metrics: Mapping[str, float], num_private_samples: int
+        self,
+        round_id: str,
+        upload_ids: Sequence[str],
+        metrics: Mapping[str, float],
+        num_private_samples: int,
+        *,
+        model_bytes: int = 0,
     ) -> pb.CommitUploadResponse:
-        """Deliver; repeating it gives the same receipt."""
+        """Deliver; repeating it gives the same receipt. `model_bytes`: of the personalized model when it is whole."""
         request = pb.CommitUploadRequest(
-            round_id=round_id, upload_ids=upload_ids, metrics=metrics, num_private_samples=num_private_samples
+            round_id=round_id,
+            upload_ids=upload_ids,
+            metrics=metrics,
+            num_private_samples=num_private_samples,
+            model_bytes=model_bytes,
         )
         answer: pb.CommitUploadResponse = await self._ask("commit upload", "CommitUpload", request, 10 * _CALL_SECONDS)
         return answer

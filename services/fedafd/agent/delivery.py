@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 
+from fedafd.agent.cache import ArtifactCache
 from fedafd.agent.chunks import ChunkedFile
 from fedafd.agent.connection import AggregatorConnection
 from fedafd.agent.ledger import Ledger
 from fedafd.agent.outgoing import metrics_to_send, samples_to_send
+from fedafd.agent.shared_model import SharedModel
 from fedafd.agent.state import PendingResult, StateDirectory
 from fedafd.domain.config import SharingConfig
 from fedafd.domain.errors import FedafdError, UploadIncompleteError
@@ -25,27 +27,35 @@ _log = get_logger(__name__)
 class Delivery:
     """Uploads, commits, and settles the pending result by what the receipt says."""
 
-    def __init__(self, state: StateDirectory, ledger: Ledger, share: SharingConfig) -> None:
+    def __init__(self, state: StateDirectory, ledger: Ledger, share: SharingConfig, cache: ArtifactCache) -> None:
         self._state = state
         self._ledger = ledger
         self._share = share
+        self._model = SharedModel(state, cache)
 
-    async def deliver(self, connection: AggregatorConnection, pending: PendingResult) -> bool:
-        """Upload and commit; True if it counts. Raises RoundClosedError when the round no longer waits for it."""
+    async def deliver(
+        self, connection: AggregatorConnection, pending: PendingResult, *, in_parts: bool = False
+    ) -> bool:
+        """Upload and commit; True if it counts. Raises RoundClosedError when the round no longer waits for it.
+
+        `in_parts`: the aggregator takes a personalized model so. Where a part is not there any more, it goes whole.
+        """
         for tries_left in reversed(range(_UPLOAD_TRIES)):
             try:
-                return await self._deliver_once(connection, pending)
+                return await self._deliver_once(connection, pending, in_parts=in_parts)
             except UploadIncompleteError as error:
                 if not tries_left:
                     raise
                 _log.warning("agent.upload_incomplete", round=pending.round_number, reason=str(error))
+                in_parts = False
         raise AssertionError("the last try returns or raises")
 
-    async def _deliver_once(self, connection: AggregatorConnection, pending: PendingResult) -> bool:
+    async def _deliver_once(self, connection: AggregatorConnection, pending: PendingResult, *, in_parts: bool) -> bool:
         upload_ids = []
-        for purpose, path in pending.blobs().items():
-            blob = await asyncio.to_thread(ChunkedFile.of, path)
-            upload_ids.append(await self._upload(connection, pending, purpose, blob))
+        files = await asyncio.to_thread(self._model.to_send, pending, in_parts=in_parts)
+        for purpose, file in files.items():
+            blob = await asyncio.to_thread(ChunkedFile.of, file.path)
+            upload_ids.append(await self._upload(connection, pending, purpose, blob, file.detail))
         pending = self._state.note_uploads(pending, tuple(upload_ids))
         return await self._commit(connection, pending)
 
@@ -67,10 +77,19 @@ class Delivery:
             self._state.discard_pending()
 
     async def _upload(
-        self, connection: AggregatorConnection, pending: PendingResult, purpose: UploadPurpose, blob: ChunkedFile
+        self,
+        connection: AggregatorConnection,
+        pending: PendingResult,
+        purpose: UploadPurpose,
+        blob: ChunkedFile,
+        detail: str,
     ) -> str:
         self._ledger.record(
-            purpose.value, sha256=blob.sha256, size_bytes=blob.size_bytes, round_number=pending.round_number
+            purpose.value,
+            sha256=blob.sha256,
+            size_bytes=blob.size_bytes,
+            round_number=pending.round_number,
+            detail=detail,
         )
         return await connection.upload(pending.round_id, purpose, blob)
 
@@ -85,9 +104,17 @@ class Delivery:
             round_number=pending.round_number,
             detail=content,
         )
-        receipt = await connection.commit(pending.round_id, pending.upload_ids, metrics, samples)
+        whole = pending.blobs().get(UploadPurpose.PERSONALIZED_MODEL)
+        receipt = await connection.commit(
+            pending.round_id,
+            pending.upload_ids,
+            metrics,
+            samples,
+            model_bytes=0 if whole is None else whole.stat().st_size,
+        )
         if receipt.accepted:
             if pending.waits:
+                await asyncio.to_thread(self._model.remember, pending)
                 self._state.promote(pending)
             _log.info("agent.delivered", round=pending.round_number, receipt=receipt.receipt)
         else:

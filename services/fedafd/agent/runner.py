@@ -103,7 +103,7 @@ class Agent:
         self._comparing = Comparing(config, state)
         self._ledger = Ledger(state.root)
         self._account = PrivacyAccount(config, state.root, self._ledger)
-        self._delivery = Delivery(state, self._ledger, config.share)
+        self._delivery = Delivery(state, self._ledger, config.share, self._cache)
         self._work = WorkCount()
 
     async def run(self, token: str | None) -> None:
@@ -252,7 +252,7 @@ class Agent:
             pending = await self._outlasting(connection, task, lambda: asyncio.to_thread(self._keep, local, result))
             _log.info("agent.trained", **result.metrics)
         with self._metrics.phase("deliver"):
-            delivered = await self._delivery.deliver(connection, pending)
+            delivered = await self._delivery.deliver(connection, pending, in_parts=task.takes_model_in_parts)
         if delivered:
             await self._follow_delivery()
         return "delivered" if delivered else "rejected"

@@ -35,7 +35,7 @@ SENTENCES: dict[str, str] = {
     "agent.result_reused": "a finished result is here",
     "agent.folder_read_only": "the state folder is read-only; nothing is lost or sent until it is writable again",
     "agent.asked_again": "the federation has lost what was delivered for round {round}; sending it again",
-    "agent.upload_incomplete": "a part of the upload was damaged on the server; sending it again",
+    "agent.upload_incomplete": "the server does not have all of the upload, or of what it refers to; sending it again",
     "agent.not_sent_to_the_store": "a part of the upload was not sent to the federation's store itself; {next}",
     "agent.delivered": "delivered round {round}",
     "agent.delivery_rejected": "the federation rejected the delivery of round {round}",

@@ -6,6 +6,7 @@ Layout of the state directory (readable by the agent's user only):
     credential.json         who this client is, its secret, key and certificate (mode 0600)
     authority.pem           whom the aggregator is trusted by, where the invitation's token named it (see line.py)
     state/round-<n>/        personalized state after the last delivered round, and after the one before it
+                            and, where its model was shared, the hashes of what is in it (see shared_model.py)
     state/round-<n>.pending/  result of a finished training whose receipt has not come yet
     state/history/          what each delivered round's model got on the site's own samples (see history.py)
     state/baseline/         the same model trained alone, if the site wants it (see baseline_folder.py)
@@ -37,10 +38,20 @@ from fedafd.domain.kinds import ParticipantKind, UploadPurpose
 from fedafd.domain.state_cases import AFRESH
 from fedafd.telemetry.logging import get_logger
 
-__all__ = ["MODEL_SOURCE_FILE", "SCORES_FILE", "STATE_FILE", "Credential", "PendingResult", "StateDirectory"]
+__all__ = [
+    "DELIVERED_MODEL_FILE",
+    "MODEL_SOURCE_FILE",
+    "PARTS_FILE",
+    "SCORES_FILE",
+    "STATE_FILE",
+    "Credential",
+    "PendingResult",
+    "StateDirectory",
+]
 
 _ROUND = re.compile(r"^round-(\d+)(\.pending)?$")
 STATE_FILE, MODEL_SOURCE_FILE, SCORES_FILE = "state.safetensors", "model_source.json", "scores.npz"
+DELIVERED_MODEL_FILE, PARTS_FILE = "delivered_model.json", f"{UploadPurpose.PERSONALIZED_MODEL.value}.parts"
 _RESULT_FILE = "result.json"
 _CHANGED = "its SHA-256 is not the one that was noted when it was written: the file was changed or damaged"
 _log = get_logger(__name__)
@@ -256,7 +267,8 @@ class StateDirectory:
         shutil.rmtree(target, ignore_errors=True)
         pending.folder.rename(target)
         sync_folder(self.root / "state")
-        (target / f"{UploadPurpose.PERSONALIZED_MODEL.value}.blob").unlink(missing_ok=True)
+        for name in (f"{UploadPurpose.PERSONALIZED_MODEL.value}.blob", PARTS_FILE):
+            (target / name).unlink(missing_ok=True)
         older = {n: folder for n, folder in self._rounds(pending=False).items() if n < pending.round_number}
         stays = max(older.keys() - self._damaged, default=None)
         for number, folder in older.items():

@@ -15,7 +15,7 @@ from fedafd.aggregator.claiming import Mover
 from fedafd.aggregator.cut_off import Waiting
 from fedafd.aggregator.direct_uploads import DirectUploads
 from fedafd.aggregator.holding import Holds
-from fedafd.aggregator.limits import ByteBudget, CallCaps, SlowRefusals, Turns, pace_of_clients
+from fedafd.aggregator.limits import ByteBudget, CallCaps, FailedParts, SlowRefusals, Turns, pace_of_clients
 from fedafd.aggregator.metrics import AggregatorMetrics
 from fedafd.aggregator.progress import ProgressBook
 from fedafd.aggregator.proofs import Proofs
@@ -72,6 +72,7 @@ class Context:
     commits: Turns = field(default_factory=Turns)
     mover: Mover = field(default_factory=Mover)
     in_memory: ByteBudget = field(default_factory=ByteBudget)
+    failed_parts: FailedParts = field(default_factory=FailedParts)
     proofs: Proofs = field(init=False)
     looks: CallerLooks = field(init=False)
     holds: Holds = field(init=False)

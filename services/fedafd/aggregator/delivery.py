@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -17,10 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from fedafd.aggregator.acceptance import Checked
 from fedafd.aggregator.arrivals import ArrivingBlob, scratch_folder
 from fedafd.aggregator.context import Context
+from fedafd.aggregator.model_parts import whole_model
 from fedafd.aggregator.region_delivery import as_stored, check_region
 from fedafd.aggregator.tasks import public_set_manifest
 from fedafd.aggregator.uploads import Assembled, announced, assemble, open_participation
-from fedafd.artifacts.folders import unpack_folder
 from fedafd.artifacts.keys import personalized_model_file
 from fedafd.artifacts.merged_states import ClientCounts
 from fedafd.artifacts.ref import ArtifactRef
@@ -35,6 +35,7 @@ from fedafd.domain.errors import (
     RepresentationError,
     RoundClosedError,
     UploadError,
+    UploadIncompleteError,
 )
 from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import ClientKind, Modality, ParticipantKind, UploadPurpose
@@ -101,7 +102,8 @@ def _waits(context: Context, client: CallingClient, round_id: str) -> bool:
 async def _commit(context: Context, client: CallingClient, request: pb.CommitUploadRequest) -> pb.CommitUploadResponse:
     participation, row = await open_participation(context, client, request.round_id)
     uploads = await announced(context, client, row, list(dict.fromkeys(request.upload_ids)))
-    async with context.in_memory.room_for(sum(_room(upload) for upload in uploads)):
+    _check_model_bytes(request, row)
+    async with context.in_memory.room_for(sum(_room(upload, request) for upload in uploads)):
         with scratch_folder() as scratch:
             blobs = [await assemble(context, client, row, upload, scratch) for upload in uploads]
             accepted = await _settle(context, client, row, participation, blobs, request)
@@ -116,9 +118,21 @@ async def _commit(context: Context, client: CallingClient, request: pb.CommitUpl
     return answer
 
 
-def _room(upload: UploadRow) -> int:
+def _room(upload: UploadRow, request: pb.CommitUploadRequest) -> int:
     """Bytes: the whole and its tensors; of what is read in pieces at most a copy, on a disk that may be memory."""
-    return upload.size_bytes * (1 if upload.purpose in _READ_IN_PIECES else 2)
+    return _whole_bytes(upload, request) * (1 if upload.purpose in _READ_IN_PIECES else 2)
+
+
+def _whole_bytes(upload: UploadRow, request: pb.CommitUploadRequest) -> int:
+    """Of a model that may have come in parts, when it is put together; of anything else its length."""
+    is_model = upload.purpose == UploadPurpose.PERSONALIZED_MODEL
+    return max(upload.size_bytes, request.model_bytes) if is_model else upload.size_bytes
+
+
+def _check_model_bytes(request: pb.CommitUploadRequest, row: RoundRow) -> None:
+    most = config_of_round(row).max_upload_bytes
+    if not 0 <= request.model_bytes <= most:
+        raise InvalidRequestError(f"model_bytes is {request.model_bytes}; must be 0 to {most}")
 
 
 async def _settle(
@@ -132,7 +146,9 @@ async def _settle(
     """Check what was uploaded, and accept it, or reject it and keep none of it; the answer if it was accepted."""
     receipt = _receipt(participation, blobs)
     try:
-        delivery = await _checked(context, client, row, blobs)
+        delivery = await _checked(context, client, row, blobs, request)
+    except UploadIncompleteError:
+        raise
     except (RepresentationError, PublicSetMismatchError, UploadError, ConfigurationError) as error:
         await _reject(context, client, row, participation, receipt, str(error))
         return None
@@ -169,7 +185,9 @@ async def _settled(context: Context, client: CallingClient, round_id: str) -> pb
     return _answer(row.receipt, row.settled_at, None if delivered else row.reason or "")
 
 
-async def _checked(context: Context, client: CallingClient, row: RoundRow, blobs: list[Assembled]) -> _Delivery:
+async def _checked(
+    context: Context, client: CallingClient, row: RoundRow, blobs: list[Assembled], request: pb.CommitUploadRequest
+) -> _Delivery:
     if client.kind == ParticipantKind.REGION:
         content, clients = await check_region(context, client, row, blobs)
         return _Delivery(content, {}, None, clients)
@@ -196,12 +214,26 @@ async def _checked(context: Context, client: CallingClient, row: RoundRow, blobs
     )
     if weights:
         await asyncio.to_thread(check_weight_update, weights[0].file.read_bytes(), ClientKind(client.kind))
-    files = await asyncio.to_thread(_store_model, context, client, row, models[0].file) if models else {}
+    files = await _model(context, client, row, models[0], request) if models else {}
     return _Delivery(reps[0], files, weights[0] if weights else None)
 
 
-def _store_model(context: Context, client: CallingClient, row: RoundRow, bundle: Path) -> dict[str, ArtifactRef]:
-    files = unpack_folder(bundle.read_bytes())
+async def _model(
+    context: Context, client: CallingClient, row: RoundRow, model: Assembled, request: pb.CommitUploadRequest
+) -> dict[str, ArtifactRef]:
+    """Check and store the files. Raises UploadError, and UploadIncompleteError for parts that make no whole."""
+    blob, most_bytes = await asyncio.to_thread(model.file.read_bytes), _whole_bytes(model.blob.upload, request)
+    try:
+        files = await whole_model(context, client, row.id, blob, most_bytes=most_bytes)
+    except UploadIncompleteError:
+        await model.blob.discard()  # who commits it again sends it again
+        raise
+    return await asyncio.to_thread(_store_model, context, client, row, files)
+
+
+def _store_model(
+    context: Context, client: CallingClient, row: RoundRow, files: Mapping[str, bytes]
+) -> dict[str, ArtifactRef]:
     for path, content in files.items():
         _check_model_file(path, content)
     entries: dict[str, ArtifactRef] = {}

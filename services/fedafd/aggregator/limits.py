@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from fedafd.domain.errors import TooManyRequestsError
 from fedafd.domain.pacing import Pace
 
-__all__ = ["MOST_CALLS", "ByteBudget", "CallCaps", "SlowRefusals", "Turns", "pace_of_clients"]
+__all__ = ["MOST_CALLS", "ByteBudget", "CallCaps", "FailedParts", "SlowRefusals", "Turns", "pace_of_clients"]
 
 MOST_CALLS = 8
 """Of one client at once. An agent has a poll, a report and one stream; a pool has 15 connections."""
@@ -94,6 +94,27 @@ class Turns:
             self._asking[client_id] -= 1
             if not self._asking[client_id]:
                 del self._asking[client_id], self._locks[client_id]
+
+
+class FailedParts:
+    """Clients whose model could not be put together of parts, by round: to try costs reads of any size, so only once.
+
+    Known to this process alone; those that failed longest ago are forgotten first.
+    """
+
+    def __init__(self, most: int = 20_000) -> None:
+        self._most = most
+        self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def add(self, round_id: str, client_id: str) -> None:
+        """It failed."""
+        self._known[round_id, client_id] = None
+        while len(self._known) > self._most:
+            self._known.popitem(last=False)
+
+    def has(self, round_id: str, client_id: str) -> bool:
+        """Whether it has failed before."""
+        return (round_id, client_id) in self._known
 
 
 class ByteBudget:

@@ -118,6 +118,7 @@ def _train_task(row: RoundRow, artifacts: list[types_pb2.Artifact]) -> pb.TrainT
         encoder_bundles=[a for a in artifacts if a.purpose.startswith(BUNDLE)],
         averaged_weights=[a for a in artifacts if a.purpose.startswith(WEIGHTS)],
         accepts_personalized_model=config.accept_personalized_models,
+        takes_model_in_parts=config.accept_personalized_models,
         traceparent=row.traceparent or "",
     )
     if row.deadline_at is not None:

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import IO
 
+from fedafd.artifacts.blocks import Span
 from fedafd.domain.errors import UploadError
 
-__all__ = ["each_file", "pack_folder", "unpack_folder"]
+__all__ = ["checked_path", "each_file", "file_spans", "pack_folder", "unpack_folder"]
 
 
 def pack_folder(files: Mapping[str, bytes]) -> bytes:
@@ -21,7 +22,7 @@ def pack_folder(files: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for path in sorted(files):
-            info = tarfile.TarInfo(_checked(path))
+            info = tarfile.TarInfo(checked_path(path))
             info.size = len(files[path])
             info.mode = 0o644
             tar.addfile(info, io.BytesIO(files[path]))
@@ -35,13 +36,23 @@ def unpack_folder(blob: bytes) -> dict[str, bytes]:
 
 def each_file(blob: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
     """Path and content of each file of a packed folder, one after the other. Raises UploadError as unpack_folder."""
+    for path, content, _ in _each_member(blob):
+        yield path, content
+
+
+def file_spans(blob: IO[bytes]) -> dict[str, Span]:
+    """Where in a packed folder the content of each file lies. Raises UploadError as unpack_folder."""
+    return {path: span for path, _, span in _each_member(blob)}
+
+
+def _each_member(blob: IO[bytes]) -> Iterator[tuple[str, IO[bytes], Span]]:
     seen: set[str] = set()
     end = blob.seek(0, io.SEEK_END)
     blob.seek(0)
     try:
         with tarfile.open(fileobj=blob, mode="r:") as tar:
             for member in tar:
-                path = _checked(member.name)
+                path = checked_path(member.name)
                 # Extended headers could announce any size: a sparse file of a few bytes unpacks to terabytes.
                 plain = member.type == tarfile.REGTYPE and not member.pax_headers
                 content = tar.extractfile(member) if plain else None
@@ -51,12 +62,13 @@ def each_file(blob: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
                 if member.offset_data + member.size > end:
                     raise UploadError("bundle: not a readable tar archive")
                 seen.add(path)
-                yield path, content
+                yield path, content, Span(member.offset_data, member.offset_data + member.size)
     except (tarfile.TarError, ValueError, OSError, EOFError) as error:
         raise UploadError("bundle: not a readable tar archive") from error
 
 
-def _checked(path: str) -> str:
+def checked_path(path: str) -> str:
+    """The path of a file in a folder, if it is plain and relative. Raises UploadError."""
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\\" in path or str(PurePosixPath(path)) != path:
         raise UploadError("bundle: a member's name is not a plain relative path")

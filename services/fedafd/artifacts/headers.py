@@ -1,12 +1,17 @@
-"""The JSON that our safetensors files carry beside their tensors, read without the tensors."""
+"""What the headers of safetensors files say, read without the tensors: our own JSON, and where each tensor lies."""
 
 from __future__ import annotations
 
 import json
 import struct
+from itertools import pairwise
 from typing import Any
 
-__all__ = ["read_meta"]
+from fedafd.artifacts.blocks import Span
+
+__all__ = ["portions", "read_meta"]
+
+_LENGTH_BYTES = 8
 
 
 def read_meta(blob: bytes) -> dict[str, Any]:
@@ -19,3 +24,22 @@ def read_meta(blob: bytes) -> dict[str, Any]:
     if not isinstance(meta, dict):
         raise ValueError("no header with values of ours: `meta` is not an object")
     return meta
+
+
+def portions(blob: bytes | memoryview) -> list[Span]:
+    """Of a safetensors file its header and each of its tensors, in the order in which they lie; of another file all."""
+    whole = [Span(0, len(blob))] if blob else []
+    try:
+        (length,) = struct.unpack_from("<Q", blob)
+        begin = _LENGTH_BYTES + length
+        if begin > len(blob):
+            return whole
+        header = json.loads(bytes(blob[_LENGTH_BYTES:begin]))
+        header.pop("__metadata__", None)
+        offsets = sorted(tuple(tensor["data_offsets"]) for tensor in header.values())
+        tensors = [Span(begin + int(start), begin + int(end)) for start, end in offsets if start < end]
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return whole
+    spans = [Span(0, begin), *tensors]
+    gapless = all(first.end == second.start for first, second in pairwise(spans)) and spans[-1].end == len(blob)
+    return spans if gapless else whole

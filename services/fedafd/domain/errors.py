@@ -242,7 +242,7 @@ class UploadError(FedafdError):
 
 
 class UploadIncompleteError(UploadError):
-    """Chunks of an upload are missing in the object store, or damaged there: begin it again, and send those."""
+    """Chunks or named parts of an upload are missing or damaged in the store: begin it again, and send them."""
 
     code = "upload-incomplete"
 

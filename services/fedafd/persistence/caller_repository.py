@@ -38,6 +38,7 @@ class CallingClient:
     credential_hash: str | None
     key_sha256: str | None
     certificate_until: datetime | None
+    enrolled_at: datetime | None
     revoked_at: datetime | None
     session: str | None
     session_until: datetime | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,10 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from fedafd.domain.errors import NotFoundError, VersionRemovedError
+from fedafd.persistence.caller_repository import CallingClient
 from fedafd.persistence.models import ClientRow, ModelFileRow, ModelVersionRow, PersonalizedModelRow
 
 __all__ = [
     "add_files",
+    "delivered_files",
     "find_version",
     "get_personalized",
     "get_version",
@@ -163,6 +165,21 @@ async def has_personalized(session: AsyncSession, client_id: str, version: int) 
         PersonalizedModelRow.client_id == client_id, PersonalizedModelRow.version == version
     )
     return await session.scalar(query) is not None
+
+
+async def delivered_files(
+    session: AsyncSession, client: CallingClient, versions: Collection[int]
+) -> Sequence[tuple[int, ModelFileRow]]:
+    """The files of those of its versions that the client has shared since it enrolled, each with its version."""
+    if client.enrolled_at is None:
+        return []
+    query = select(PersonalizedModelRow.version, ModelFileRow).join(
+        ModelFileRow, ModelFileRow.personalized_model_id == PersonalizedModelRow.id
+    )
+    mine = PersonalizedModelRow.client_id == client.id
+    query = query.where(mine, PersonalizedModelRow.version.in_(sorted(versions)))
+    rows = await session.execute(query.where(PersonalizedModelRow.created_at >= client.enrolled_at))
+    return [(version, file) for version, file in rows]
 
 
 async def list_files(session: AsyncSession, owner: _Owner) -> Sequence[ModelFileRow]:

@@ -177,7 +177,7 @@ class IdleTask(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class TrainTask(_message.Message):
-    __slots__ = ("round_id", "round_number", "federation_config_json", "seed", "public_set_sha256", "public_set", "global_representations", "encoder_bundles", "deadline", "accepts_personalized_model", "traceparent", "averaged_weights")
+    __slots__ = ("round_id", "round_number", "federation_config_json", "seed", "public_set_sha256", "public_set", "global_representations", "encoder_bundles", "deadline", "accepts_personalized_model", "traceparent", "averaged_weights", "takes_model_in_parts")
     ROUND_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_NUMBER_FIELD_NUMBER: _ClassVar[int]
     FEDERATION_CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
@@ -190,6 +190,7 @@ class TrainTask(_message.Message):
     ACCEPTS_PERSONALIZED_MODEL_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     AVERAGED_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    TAKES_MODEL_IN_PARTS_FIELD_NUMBER: _ClassVar[int]
     round_id: str
     round_number: int
     federation_config_json: str
@@ -202,7 +203,8 @@ class TrainTask(_message.Message):
     accepts_personalized_model: bool
     traceparent: str
     averaged_weights: _containers.RepeatedCompositeFieldContainer[_types_pb2.Artifact]
-    def __init__(self, round_id: _Optional[str] = ..., round_number: _Optional[int] = ..., federation_config_json: _Optional[str] = ..., seed: _Optional[int] = ..., public_set_sha256: _Optional[str] = ..., public_set: _Optional[_Iterable[_Union[_types_pb2.Artifact, _Mapping]]] = ..., global_representations: _Optional[_Union[_types_pb2.Artifact, _Mapping]] = ..., encoder_bundles: _Optional[_Iterable[_Union[_types_pb2.Artifact, _Mapping]]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., accepts_personalized_model: _Optional[bool] = ..., traceparent: _Optional[str] = ..., averaged_weights: _Optional[_Iterable[_Union[_types_pb2.Artifact, _Mapping]]] = ...) -> None: ...
+    takes_model_in_parts: bool
+    def __init__(self, round_id: _Optional[str] = ..., round_number: _Optional[int] = ..., federation_config_json: _Optional[str] = ..., seed: _Optional[int] = ..., public_set_sha256: _Optional[str] = ..., public_set: _Optional[_Iterable[_Union[_types_pb2.Artifact, _Mapping]]] = ..., global_representations: _Optional[_Union[_types_pb2.Artifact, _Mapping]] = ..., encoder_bundles: _Optional[_Iterable[_Union[_types_pb2.Artifact, _Mapping]]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., accepts_personalized_model: _Optional[bool] = ..., traceparent: _Optional[str] = ..., averaged_weights: _Optional[_Iterable[_Union[_types_pb2.Artifact, _Mapping]]] = ..., takes_model_in_parts: _Optional[bool] = ...) -> None: ...
 
 class ReportProgressRequest(_message.Message):
     __slots__ = ("round_id", "fraction", "doing", "step", "steps", "alive_only", "work_done")
@@ -292,7 +294,7 @@ class UploadChunksResponse(_message.Message):
     def __init__(self, accepted_chunks: _Optional[int] = ...) -> None: ...
 
 class CommitUploadRequest(_message.Message):
-    __slots__ = ("round_id", "upload_ids", "metrics", "num_private_samples")
+    __slots__ = ("round_id", "upload_ids", "metrics", "num_private_samples", "model_bytes")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -304,11 +306,13 @@ class CommitUploadRequest(_message.Message):
     UPLOAD_IDS_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     NUM_PRIVATE_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    MODEL_BYTES_FIELD_NUMBER: _ClassVar[int]
     round_id: str
     upload_ids: _containers.RepeatedScalarFieldContainer[str]
     metrics: _containers.ScalarMap[str, float]
     num_private_samples: int
-    def __init__(self, round_id: _Optional[str] = ..., upload_ids: _Optional[_Iterable[str]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., num_private_samples: _Optional[int] = ...) -> None: ...
+    model_bytes: int
+    def __init__(self, round_id: _Optional[str] = ..., upload_ids: _Optional[_Iterable[str]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., num_private_samples: _Optional[int] = ..., model_bytes: _Optional[int] = ...) -> None: ...
 
 class CommitUploadResponse(_message.Message):
     __slots__ = ("receipt", "accepted", "rejection_reason", "settled_at")
