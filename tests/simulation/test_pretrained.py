@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 from fedafd.cli import demo_data
 from fedafd.cli.main import app
+from fedafd.cli.weights import Trainable, chosen_encoders
+from fedafd.domain.config import parse_federation_config
 from fedafd.domain.errors import ConfigurationError
 
 SMALLER: dict[str, Any] = {
@@ -62,34 +64,41 @@ def test_weights_that_are_not_there_are_told_once_and_nothing_begins(tmp_path: P
     assert not (tmp_path / "out" / "runs").exists()
 
 
-def test_the_demos_federation_stands_on_the_preset_and_the_folders(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trainable", [None, Trainable.LORA])
+def test_the_demos_federation_stands_on_the_preset_the_folders_and_what_is_trained(
+    trainable: Trainable | None, tmp_path: Path
+) -> None:
     image, text = tiny_weights(tmp_path)
-    weights = {"image_encoder": str(image), "text_encoder": str(text)}
+    encoders = chosen_encoders(str(image), str(text), trainable)
     (tmp_path / "work").mkdir()
-    choices = json.dumps({"work": str(tmp_path / "work"), "seed": 3, "weights": weights})
+    choices = json.dumps({"work": str(tmp_path / "work"), "seed": 3, "encoders": encoders})
     assert demo_data.main([choices]) == 0
     federation = json.loads((tmp_path / "work" / "plan.json").read_text())["federation"]
+    trained = {} if trainable is None else {"trainable": trainable}
     assert federation == {
         "name": "demo",
         "preset": "pretrained",
         "seed": 3,
-        "image_encoder": {"pretrained": str(image)},
-        "text_encoder": {"pretrained": str(text)},
+        "image_encoder": {"pretrained": str(image)} | trained,
+        "text_encoder": {"pretrained": str(text)} | trained,
     }
+    config = parse_federation_config(federation)
+    assert {config.image_encoder.trainable, config.text_encoder.trainable} == {trainable or "head"}
 
 
 def test_the_demo_tells_weights_that_do_not_fit_before_it_writes_data(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image, _ = tiny_weights(tmp_path)
-    weights = {"image_encoder": str(image), "text_encoder": str(image)}
-    choices = json.dumps({"work": str(tmp_path), "seed": 0, "weights": weights})
+    encoders = chosen_encoders(str(image), str(image), None)
+    choices = json.dumps({"work": str(tmp_path), "seed": 0, "encoders": encoders})
     assert demo_data.main([choices]) == demo_data.ALREADY_REPORTED
     assert str(image) in capsys.readouterr().err
     assert not (tmp_path / "public-set").exists()
 
 
-def test_weights_without_pretrained_are_a_mistake_of_the_demos_options() -> None:
-    told = CliRunner().invoke(app, ["demo", "--image-weights", "x"]).exception
+@pytest.mark.parametrize("option", ["--image-weights", "--text-weights", "--trainable"])
+def test_what_goes_with_pretrained_alone_is_a_mistake_of_the_demos_options(option: str) -> None:
+    told = CliRunner().invoke(app, ["demo", option, "lora"]).exception
     assert isinstance(told, ConfigurationError)
     assert "go with --pretrained" in str(told)

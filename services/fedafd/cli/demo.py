@@ -21,7 +21,7 @@ import typer
 
 from fedafd.cli.console import console_for
 from fedafd.cli.model_tools import need_modules
-from fedafd.cli.weights import IMAGE_WEIGHTS, TEXT_WEIGHTS, named_weights
+from fedafd.cli.weights import IMAGE_WEIGHTS, TEXT_WEIGHTS, Trainable, chosen_encoders
 from fedafd.domain.errors import ConfigurationError, FedafdError
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ class DemoOptions:
     seed: int = 0
     data: Path | None = None
     """A folder of real data, laid out as docs/data.md says; None generates data."""
-    weights: dict[str, str] | None = None
-    """Pretrained encoders: hub id or folder by key, where it is not the preset's; None: tiny ones from scratch."""
+    encoders: dict[str, dict[str, str]] | None = None
+    """Pretrained encoders: by key what is not as the preset has it; None: tiny ones from scratch."""
     port: int | None = None
     keep: bool = False
     force: bool = False
@@ -82,6 +82,13 @@ def demo(
     pretrained: Annotated[
         bool, typer.Option(help="Small pretrained encoders, frozen but for their projections: fetched from a hub once.")
     ] = False,
+    trainable: Annotated[
+        Trainable | None,
+        typer.Option(
+            help="What is trained of them: their projections alone (head, the default), small matrices beside their"
+            " frozen weights (lora), or all of it; both take many times as long. With --pretrained."
+        ),
+    ] = None,
     image_weights: Annotated[str | None, typer.Option(help=IMAGE_WEIGHTS + " With --pretrained.")] = None,
     text_weights: Annotated[str | None, typer.Option(help=TEXT_WEIGHTS + " With --pretrained.")] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of REST; any free one by default.")] = None,
@@ -92,15 +99,15 @@ def demo(
 ) -> None:
     """Run a whole federation on this machine: three sites, real processes, about three minutes."""
     need_modules("demo", _NEEDED, "demo")
-    weights = named_weights(image_weights, text_weights)
-    if weights and not pretrained:
-        raise ConfigurationError("--image-weights and --text-weights go with --pretrained")
+    encoders = chosen_encoders(image_weights, text_weights, trainable)
+    if encoders and not pretrained:
+        raise ConfigurationError("--trainable, --image-weights and --text-weights go with --pretrained")
     options = DemoOptions(
         output=output,
         rounds=rounds,
         seed=seed,
         data=data,
-        weights=weights if pretrained else None,
+        encoders=encoders if pretrained else None,
         port=port,
         keep=keep,
         force=force,
@@ -143,7 +150,7 @@ def _run(options: DemoOptions, console: Console, *, as_json: bool) -> None:
         stack.callback(output.release)
         supervisor = stack.enter_context(Supervisor(output.logs))
         with console.status("Preparing the data"):
-            plan = prepare_sites(supervisor, output.work, options.data, options.seed, options.weights)
+            plan = prepare_sites(supervisor, output.work, options.data, options.seed, options.encoders)
         with console.status("Starting Redis, control plane, aggregator, distiller"):
             backends = Backends(
                 database_url=f"sqlite:///{output.work / 'fedafd.db'}",

@@ -34,8 +34,8 @@ class DataChoices:
     seed: int
     data: str | None = None
     """A folder of real data; None generates data."""
-    weights: dict[str, str] | None = None
-    """Pretrained encoders, by key those that are not the preset's; None: tiny ones from scratch."""
+    encoders: dict[str, dict[str, str]] | None = None
+    """Pretrained encoders: by key what is not as the preset has it; None: tiny ones from scratch."""
 
 
 def main(arguments: list[str]) -> int:
@@ -65,8 +65,8 @@ def main(arguments: list[str]) -> int:
 
 def _federation(choices: DataChoices) -> dict[str, Any]:
     config: dict[str, Any] = {"name": "demo", "preset": "small", "seed": choices.seed}
-    if choices.weights is not None:
-        return config | {"preset": "pretrained"} | {key: {"pretrained": at} for key, at in choices.weights.items()}
+    if choices.encoders is not None:
+        return config | {"preset": "pretrained"} | choices.encoders
     if choices.data is None:
         # Generated sites are small: more epochs cost seconds.
         config |= {"image_encoder": {"image_size": 32}, "client": {"local_epochs": 5}}

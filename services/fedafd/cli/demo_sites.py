@@ -57,14 +57,18 @@ class Plan:
 
 
 def prepare_sites(
-    supervisor: Supervisor, work: Path, data: Path | None, seed: int, weights: dict[str, str] | None = None
+    supervisor: Supervisor,
+    work: Path,
+    data: Path | None,
+    seed: int,
+    encoders: dict[str, dict[str, str]] | None = None,
 ) -> Plan:
     """Write the public set and describe the sites; in a child, so that this process stays small.
 
     Raises DataError for data or pretrained weights that cannot be used and a public set that cannot be written.
     """
     plan = work / "plan.json"
-    choices = {"work": str(work), "seed": seed, "data": str(data) if data else None, "weights": weights}
+    choices = {"work": str(work), "seed": seed, "data": str(data) if data else None, "encoders": encoders}
     command = [sys.executable, "-m", "fedafd.cli.demo_data", json.dumps(choices)]
     child = supervisor.start("data", command, {}, may_end=True)
     while child.process.poll() is None:
