@@ -20,7 +20,7 @@ from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import ClientKind
 from fedafd.simulation.federation import Federation, FederationProgress, SimulatedClient
 
-pytestmark = pytest.mark.timeout(560)
+pytestmark = pytest.mark.timeout(900)
 ROUNDS = 2
 FEW = {"num_train": 16, "num_val": 8, "num_test": 8}
 SITES: dict[str, dict[str, Any]] = {
@@ -82,7 +82,7 @@ def _trained(trial: Trial, values: Mapping[str, Any], public: Path) -> Mapping[s
     trial.until(lambda: all(c["state"] == "enrolled" for c in trial.rest.clients()), "the agents", seconds=90)
     trial.rest.start_rounds(ROUNDS)
     for number in range(1, ROUNDS + 1):
-        answer = trial.rest.wait_for_round(number, lambda _: None, seconds=240)
+        answer = trial.rest.wait_for_round(number, lambda _: None, seconds=360)
         assert {p["client"]: p["state"] for p in answer["participations"]} == dict.fromkeys(KINDS, "delivered")
     return answer
 

@@ -2,7 +2,7 @@
 
 A process of its own, since the device that stands in for a GPU stays in a process. It prints one JSON object: by
 optimizer and participant how far the results of the two are apart, and the operators and syncs of a settled step on the
-device. Every kind of client steps by AdamP; by the others pair clients alone, which have both encoders.
+device. Each participant steps by each optimizer, and each of both trains encoders as a whole, their heads and by LoRA.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from benchmarks.gpu_steps import Steps
-from tests.learning.tiny import TEXT, tiny_federation
+from tests.learning.tiny import IMAGE, TEXT, tiny_federation
 
 from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
 from fedafd.domain.config import FederationConfig
@@ -25,6 +25,7 @@ from fedafd.domain.process_errors import DivergedError
 from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.client_round import train_client
 from fedafd.learning.ensemble import aggregate, fold_state
+from fedafd.learning.feature_cache import keep_features
 from fedafd.learning.server_round import Prepared, distil, evaluate, initial_server_state, prepare
 
 BERT = {
@@ -40,6 +41,13 @@ BERT = {
     },
 }
 GRU = TEXT | {"max_tokens": 6}
+TRAINED = {
+    "adamp": {"server": "all", "image": "all", "text": "all", "pair": "all"},
+    "adamw": {"server": "head", "image": "lora", "text": "all", "pair": "head"},
+    "adam": {"server": "lora", "image": "head", "text": "lora", "pair": "all"},
+    "sgd": {"server": "all", "image": "all", "text": "head", "pair": "lora"},
+}
+"""By optimizer and participant what is trained of an encoder. What AdamP lacks here, it trains besides."""
 _SETTLED = 1
 
 
@@ -57,12 +65,13 @@ class _World:
         return "cpu", str(self.device)
 
 
-def federation(optimizer: str, text: dict[str, Any], **changes: Any) -> FederationConfig:
+def federation(optimizer: str, text: dict[str, Any], trainable: str = "all", **changes: Any) -> FederationConfig:
     """Small batches, so that a round has steps that are settled. Autocast is off, so that results can be compared."""
     kind = {"batch_size": 8, "optimizer": optimizer}
     exact = {"autocast": "off", "encode_autocast": "off"}
     return tiny_federation(
-        text_encoder=text,
+        image_encoder=IMAGE | {"trainable": trainable},
+        text_encoder=text | {"trainable": trainable},
         server={"batch_size": 8, "optimizer": optimizer, "learning_rate": 0.002, "augment": True} | exact,
         client=exact | {"augment": True, "image": kind, "text": kind, "pair": kind},
         **changes,
@@ -74,6 +83,7 @@ def server_rounds(world: _World, name: str) -> Prepared:
     made: dict[str, Prepared] = {}
     ensembles: dict[str, Any] = {}
     for place in world.places:
+        keep_features(None)  # those of the CPU are not the device's
         state = initial_server_state(config=world.config, captions=world.public["train"].captions, seed=3)
         for number in (1, 2):
             steps = Steps(world.device, counting=place != "cpu" and number == 2)
@@ -111,10 +121,13 @@ def server_rounds(world: _World, name: str) -> Prepared:
     return near
 
 
-def client_rounds(world: _World, kind: ClientKind, made: Prepared) -> None:
+def client_rounds(world: _World, kind: ClientKind, made: Prepared, trainable: str) -> None:
     """The second round goes on from the state of the first, the optimizers' moments included."""
     ends = []
+    encoders = (world.config.image_encoder, world.config.text_encoder)
+    image, text = (encoder.model_copy(update={"trainable": trainable}) for encoder in encoders)
     for place in world.places:
+        keep_features(None)
         state = None
         for number in (1, 2):
             steps = Steps(world.device, counting=place != "cpu" and number == 2)
@@ -122,8 +135,8 @@ def client_rounds(world: _World, kind: ClientKind, made: Prepared) -> None:
                 done = train_client(
                     config=world.config,
                     kind=kind,
-                    image_encoder=None,
-                    text_encoder=None,
+                    image_encoder=image,
+                    text_encoder=text,
                     data=client_data(kind, ShapesOptions(num_train=24, num_val=8, num_test=8, seed=2)),
                     public=world.public["train"],
                     global_representations=made.representations,
@@ -137,7 +150,9 @@ def client_rounds(world: _World, kind: ClientKind, made: Prepared) -> None:
             state = done.state
         ends.append(done)
     near, far = ends
-    world.found[kind.value] = _facts(near.representations, far.representations, near.state, far.state, steps)
+    world.found[f"{kind.value}, {trainable}"] = _facts(
+        near.representations, far.representations, near.state, far.state, steps
+    )
 
 
 def diverges(world: _World) -> str:
@@ -174,13 +189,15 @@ def _apart(near: Any, far: Any) -> float:
 def facts_of(optimizer: str, place: torch.device) -> dict[str, Any]:
     """What was found with one optimizer, by participant."""
     # One optimizer with a GRU, the others with a transformer.
-    world = _World(federation(optimizer, GRU if optimizer == "adamp" else BERT), place)
-    made = server_rounds(world, "server")
-    for kind in ClientKind if optimizer == "adamp" else [ClientKind.PAIR]:
-        client_rounds(world, kind, made)
+    text, trained = GRU if optimizer == "adamp" else BERT, TRAINED[optimizer]
+    world = _World(federation(optimizer, text, trained["server"]), place)
+    made = server_rounds(world, f"server, {trained['server']}")
+    for kind in ClientKind:
+        client_rounds(world, kind, made, trained[kind.value])
     if optimizer == "adamp":
-        world.config = federation(optimizer, BERT)
-        server_rounds(world, "server, bert")
+        client_rounds(world, ClientKind.IMAGE, made, "head")
+        world.config = federation(optimizer, BERT, "lora")
+        server_rounds(world, "server, lora")
         world.found["diverged"] = diverges(world)
     return world.found
 
