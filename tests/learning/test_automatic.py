@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,17 @@ from fedafd.domain.config import EncoderConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.encoders import build_encoder
+from fedafd.learning.lora import merged_files
 from fedafd.learning.pretrained import pretrained_tokenizer
 from fedafd.learning.sample_encoder import SampleEncoder
+from fedafd.learning.tokens import build_tokenizer
+from fedafd.learning.trainable import trainable_parameters
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 WORDS = {"vocab_size": 20, "pad_token_id": 8, "bos_token_id": 1, "eos_token_id": 2}
 PATCHES = SMALL | {"image_size": 32, "patch_size": 8}
 TEXTS: dict[str, dict[str, Any]] = {
+    "bert": SMALL | WORDS,
     "roberta": SMALL | WORDS,
     "xlm-roberta": SMALL | WORDS,
     "mpnet": SMALL | WORDS,
@@ -39,6 +44,10 @@ IMAGES: dict[str, dict[str, Any]] = {
         "window_size": 4,
     },
     "dinov2": PATCHES,
+    "dinov3_convnext": {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
+    "dinov3_vit": PATCHES,
+    "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+    "vit": PATCHES,
     "convnext": {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2},
     "siglip_vision_model": PATCHES,
     "clip_vision_model": PATCHES,
@@ -152,6 +161,37 @@ def test_timm_folder_brings_its_weights_and_pixel_scale(name: str, tmp_path: Pat
     assert encoder.config.image_mean == pytest.approx(model.pretrained_cfg["mean"])
     assert encoder.config.image_std == pytest.approx(model.pretrained_cfg["std"])
     same_from_its_files(encoder, PICTURES)
+
+
+FRESH = [*((Modality.TEXT, kind) for kind in TEXTS), *((Modality.IMAGE, kind) for kind in IMAGES)]
+
+
+@pytest.mark.parametrize("trainable", ["head", "lora"])
+@pytest.mark.parametrize(("modality", "kind"), FRESH, ids=str)
+def test_of_any_family_a_head_or_matrices_alone_are_trained_and_a_merged_folder_gives_the_same(
+    modality: Modality, kind: str, trainable: Any
+) -> None:
+    if trainable == "lora" and find_spec("peft") is None:
+        pytest.skip("the extra `lora` is not installed")
+    is_text = modality is Modality.TEXT
+    options = {"model_type": kind} | {k: v for k, v in (TEXTS | IMAGES)[kind].items() if k not in WORDS}
+    config = EncoderConfig(architecture="auto", options=options, image_size=32, max_tokens=12, trainable=trainable)
+    torch.manual_seed(0)
+    encoder = SampleEncoder(config, modality, dim=8, tokenizer=build_tokenizer(SENTENCES) if is_text else None)
+    before = {name: weight.clone() for name, weight in encoder.network.named_parameters()}
+    samples: list[Any] = SENTENCES if is_text else PICTURES
+    for _ in range(2):  # the first of LoRA's matrices has no gradient while the second is zero
+        encoder.train()(encoder.rows(samples)).vector_BD[:, 0].sum().backward()
+        torch.optim.SGD(trainable_parameters(encoder), lr=0.5).step()
+    moved = {name for name, weight in encoder.network.named_parameters() if not torch.equal(weight, before[name])}
+    assert {name.partition(".")[0] for name in moved} == (
+        {"projection"} if trainable == "head" else {"projection", "backbone"}
+    )
+    assert all(".lora_" in name for name in moved if name.startswith("backbone."))
+    plain = SampleEncoder.from_files(merged_files(encoder.eval().to_files()))
+    assert plain.config.trainable == ("all" if trainable == "lora" else "head")
+    rows = encoder.read(samples)
+    torch.testing.assert_close(plain(rows).vector_BD, encoder(rows).vector_BD, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tests.learning.dual import TOKENS, WIDTH, save_dual_encoder
-from tests.learning.test_automatic import IMAGES, TEXTS, TIMM
+from tests.learning.test_automatic import FRESH, IMAGES, TEXTS, TIMM
 from tests.learning.test_pretrained import saved_image
 
 from fedafd.cli.weights import named_weights
@@ -20,7 +20,6 @@ from fedafd.learning.image_processor import image_reading
 from fedafd.learning.weights_check import WantedEncoder, check_encoders, encoders_of
 
 BERT = {"architecture": "bert", "max_tokens": 8, "options": {"hidden_size": 16, "num_attention_heads": 2}}
-FRESH = [*((Modality.TEXT, kind) for kind in TEXTS), *((Modality.IMAGE, kind) for kind in IMAGES)]
 RESNET = {"architecture": "resnet", "image_size": 32, "options": {"depths": [1], "hidden_sizes": [8]}}
 
 
