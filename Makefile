@@ -11,9 +11,10 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --no-deps
 LOCKED := --require-hashes --requirement
 RELEASE := build/release/bin
+VISION := build/vision
 STAMP := .venv/.installed
 
-.PHONY: audit digests docs help lock package sbom setup tools test test-browser test-gpu test-faults fuzz soak golden bench check format proto diagrams reference charts test-helm secrets certificates images test-compose demo clean changelog
+.PHONY: audit digests docs help lock package sbom setup tools test test-browser test-gpu test-vision test-faults fuzz soak golden bench check format proto diagrams reference charts test-helm secrets certificates images test-compose demo clean changelog
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -42,6 +43,17 @@ test-gpu: setup ## Test algorithm, learning, simulation and whole federations on
 	@if $(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then \
 		FEDAFD_TEST_DEVICE=cuda $(BIN)/python -m pytest -n 0 tests/algorithm tests/learning tests/simulation tests/end_to_end/test_federation.py; \
 	else echo "torch finds no CUDA device: nothing is tested (make test runs rounds on a stand-in for one)"; fi
+
+test-vision: $(VISION)/.installed ## Test encoders of timm, with the extra `vision` in a folder beside .venv: make test skips them
+	PYTHONPATH=$(VISION) $(BIN)/python -c "import timm"
+	PYTHONPATH=$(VISION) $(BIN)/python -m pytest -n 0 tests/learning tests/tools/test_supply_chain.py -k "timm or extras_take"
+
+# torchvision fits the build of PyTorch alone that comes from the same index.
+$(VISION)/.installed: $(STAMP) locks/vision.lock
+	@rm -rf $(VISION)
+	$(if $(TORCH_INDEX_URL),$(INSTALL) --target $(VISION) --constraint constraints.txt --index-url $(TORCH_INDEX_URL) torchvision)
+	$(INSTALL) --target $(VISION) $(LOCKED) $(if $(TORCH_INDEX_URL),<(sed '/^torchvision==/,/[^\\]$$/d' locks/vision.lock),locks/vision.lock)
+	@touch $@
 
 test-faults: setup ## One round for each fault in each state, about 20 minutes; writes docs/faults.md (FAULTS=: names that hold it)
 	$(BIN)/python -m tests.end_to_end.fault_matrix $(if $(FAULTS),--only "$(FAULTS)",--write docs/faults.md)

@@ -21,12 +21,15 @@ ROOT = Path(__file__).parent.parent
 LOCKS = {
     "dev": ["dev"],
     "docs": ["docs"],
+    "vision": ["vision"],
     "release": ["release"],
     "services": ["control-plane", "aggregator", "tracing"],
     "distiller": ["distiller", "tracing"],
     "agent": ["agent", "dicom", "privacy", "tracing"],
 }
 """Each lock, and the extras of pyproject.toml that it is for. Images are made of the last three."""
+_BESIDE = {"vision": "dev"}
+"""A lock that is installed beside another lacks what that one has."""
 _PYTHON, _NEWER = "3.11", {"docs": "3.11.5"}
 """The oldest version that a lock is for: what only an old one needs stands in it, too."""
 _TORCH = re.compile(r"^(torch|triton|nvidia-.*|cuda-.*)$")
@@ -45,7 +48,9 @@ def main() -> int:
     torch = {entry for text in whole.values() for entry in _entries(text) if _TORCH.match(_name(entry))}
     _write("torch", sorted(torch))
     for name, text in whole.items():
-        _write(name, [entry for entry in _entries(text) if not _TORCH.match(_name(entry))])
+        there = {_name(entry) for entry in _entries(whole[_BESIDE[name]])} if name in _BESIDE else set()
+        entries = [entry for entry in _entries(text) if not _TORCH.match(_name(entry))]
+        _write(name, [entry for entry in entries if _name(entry) not in there])
     return 0
 
 
@@ -103,7 +108,8 @@ def _problems() -> Iterator[str]:
                 yield f"locks/{lock}.lock: {name} has no hash: make lock"
             if pin and pinned.get(name, pin["version"]) != pin["version"]:
                 yield f"locks/{lock}.lock: {name} {pin['version']}, and constraints.txt has {pinned[name]}: make lock"
-        locked = torch | {_name(entry) for entry in entries}
+        beside = _entries(_read(_BESIDE[lock])) if lock in _BESIDE else []
+        locked = torch | {_name(entry) for entry in [*entries, *beside]}
         for requirement in requirements(project, LOCKS.get(lock, [])) if lock in LOCKS else []:
             name = _plain(re.split(r"[\[<>=!~; ]", requirement)[0])
             if name not in locked:

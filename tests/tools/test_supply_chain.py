@@ -61,14 +61,14 @@ def test_the_locks_are_those_of_pyproject_and_constraints() -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-@pytest.mark.parametrize("lock", ["services", "distiller", "agent", "dev"])
+@pytest.mark.parametrize("lock", ["services", "distiller", "agent", "dev", "vision"])
 def test_a_lock_holds_all_that_its_extras_take(lock: str) -> None:
-    extras = tool("lock").LOCKS[lock]
+    extras, beside = tool("lock").LOCKS[lock], tool("lock")._BESIDE.get(lock, lock)
     try:
         wanted = required(extras)
     except importlib.metadata.PackageNotFoundError as error:
         pytest.skip(f"not installed here, so that nobody knows what it requires: {error}")
-    assert wanted - locked("torch", lock) == set()
+    assert wanted - locked("torch", lock, beside) == set()
 
 
 def test_a_lock_of_an_older_pin_or_without_a_requirement_or_a_hash_is_named(
