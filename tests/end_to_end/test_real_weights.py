@@ -71,7 +71,7 @@ def _federation(trainable: str, text: str) -> dict[str, Any]:
     }
 
 
-def _trained(trial: Trial, values: Mapping[str, Any], public: Path) -> Mapping[str, Any]:
+def _trained(trial: Trial, values: dict[str, Any], public: Path) -> Mapping[str, Any]:
     """What the services tell of the last round."""
     write_public_set(load_public_data("shapes", None, FEW | {"seed": 5}), public)
     trial.rest.create(values)
