@@ -85,8 +85,8 @@ def demo(
     trainable: Annotated[
         Trainable | None,
         typer.Option(
-            help="What is trained of them: their projections alone (head, the default), small matrices beside their"
-            " frozen weights (lora), or all of it; both take many times as long. With --pretrained."
+            help="What is trained of them: their projections alone (head, the default), or small matrices beside their"
+            " frozen weights, too (lora), which takes many times as long. With --pretrained."
         ),
     ] = None,
     image_weights: Annotated[str | None, typer.Option(help=IMAGE_WEIGHTS + " With --pretrained.")] = None,

@@ -14,11 +14,10 @@ TEXT_WEIGHTS = "Folder or hub id of the text encoder's pretrained weights, in pl
 
 
 class Trainable(StrEnum):
-    """What is trained of an encoder, as `trainable` of `federation.yaml` says it."""
+    """What is trained of a pretrained encoder, as `trainable` of `federation.yaml` says it."""
 
     HEAD = "head"
     LORA = "lora"
-    ALL = "all"
 
 
 def named_weights(image: str | None, text: str | None) -> dict[str, str]:
