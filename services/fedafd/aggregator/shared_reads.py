@@ -21,7 +21,7 @@ __all__ = ["KEPT_BYTES", "PIECE_BYTES", "SharedReads"]
 
 PIECE_BYTES = 4 << 20
 """That are read at once: 100 MB from MinIO on one machine take 0.5 s so, 1 s by the mebibyte, 0.3 s as one stream."""
-KEPT_BYTES = 32 << 20
+KEPT_BYTES = 16 << 20
 """Of pieces that were read last."""
 _Piece = tuple[str, int, int]
 """Key, first byte, and the byte behind the last."""

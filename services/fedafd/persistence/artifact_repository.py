@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import cast
 
-from sqlalchemy import bindparam, delete, select
+from sqlalchemy import Table, bindparam, delete, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.artifacts.ref import ArtifactRef
@@ -36,10 +38,12 @@ _UPLOADS_OF = (
     )
     .order_by(UploadRow.created_at, UploadRow.id)
 )
-_SAME_ARTIFACTS = select(ArtifactRow.federation_id, ArtifactRow.key).where(
-    ArtifactRow.federation_id.in_(bindparam("federations", expanding=True)),
-    ArtifactRow.key.in_(bindparam("keys", expanding=True)),
-)
+_ARTIFACTS = cast("Table", ArtifactRow.__table__)
+_REGISTER = {
+    "sqlite": sqlite.insert(_ARTIFACTS).on_conflict_do_nothing(),
+    "postgresql": postgresql.insert(_ARTIFACTS).on_conflict_do_nothing(),
+}
+"""One statement by dialect. To look first what is there would not tell what another aggregator registers meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -56,22 +60,19 @@ async def add_artifacts(session: AsyncSession, artifacts: Sequence[NewArtifact])
     """Register stored blobs; harmless for one that is registered already. Of several with one key the first counts."""
     if not artifacts:
         return
-    asked = {
-        "federations": list({artifact.federation_id for artifact in artifacts}),
-        "keys": list({artifact.entry["key"] for artifact in artifacts}),
-    }
-    there = {(federation_id, key) for federation_id, key in await session.execute(_SAME_ARTIFACTS, asked)}
-    for artifact in artifacts:
-        identity = (artifact.federation_id, artifact.entry["key"])
-        if identity not in there:
-            there.add(identity)
-            owner = {
-                "federation_id": artifact.federation_id,
-                "round_id": artifact.round_id,
-                "client_id": artifact.client_id,
-            }
-            session.add(ArtifactRow(**owner, **artifact.entry))
-    await session.flush()
+    # By key: two aggregators that register the same blobs wait for each other in one order.
+    rows = [
+        {
+            "federation_id": artifact.federation_id,
+            "round_id": artifact.round_id,
+            "client_id": artifact.client_id,
+            **artifact.entry,
+        }
+        for artifact in sorted(artifacts, key=lambda one: one.entry["key"])
+    ]
+    await session.flush()  # what they belong to comes first
+    connection = await session.connection()
+    await connection.execute(_REGISTER[connection.dialect.name], rows)
 
 
 async def forget_artifacts(session: AsyncSession, rows: Sequence[ArtifactRow]) -> None:
