@@ -142,7 +142,7 @@ async def test_an_upload_is_one_object_in_the_store_and_is_written_once(world: W
     round_id = await world.start_round()
     await world.prepare()
     counts: Counter[str] = Counter()
-    object.__setattr__(world.context, "store", CountingStore(world.context.store, counts))
+    world.use_store(CountingStore(world.context.store, counts))
     upload_id = await world.upload(caller, round_id, CONTENT)
     there = [found for found in world.context.store.list("federations/") if "/chunks/" in found.key]
     assert [(found.size_bytes, upload_id in found.key) for found in there] == [(len(CONTENT), True)]
@@ -186,7 +186,7 @@ async def test_another_aggregator_goes_on_where_the_first_one_stopped(world: Wor
 
     answer = await world.agents.UploadChunks(messages(range(4)), metadata=caller)
     assert answer.accepted_chunks == 4
-    object.__setattr__(world.context, "store", replace_store(world))
+    world.use_store(replace_store(world))
     again = await world.agents.BeginUpload(begin_of(round_id), metadata=caller)
     assert (again.upload_id, list(again.missing_chunks)) == (begun.upload_id, list(range(4, len(CHUNKS))))
     # One chunk twice: its answer was lost.

@@ -86,7 +86,7 @@ class Scene:
 async def scene(world: World, minio: Minio, bucket: S3Store, tmp_path: Path) -> AsyncIterator[Scene]:
     for found in world.context.store.list(""):
         bucket.put(found.key, world.context.store.get(found.key))
-    object.__setattr__(world.context, "store", bucket)
+    world.use_store(bucket)
     for_sites = open_store_for_sites(settings_of(minio, bucket.bucket), f"http://{minio.endpoint}")
     object.__setattr__(world.context, "direct", DirectUploads(for_sites))
     server, _ = make_server(world.context)

@@ -11,11 +11,14 @@ import pytest
 from tests.aggregator.test_bad_uploads import opened
 from tests.aggregator.world import World, refused
 
+from fedafd.aggregator.model_parts import whole_model
 from fedafd.artifacts.folders import pack_folder
 from fedafd.artifacts.model_parts import BundleBase, FilePieces, ModelBase, Parts, pack_parts
+from fedafd.domain.errors import UploadIncompleteError
 from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import ClientKind
 from fedafd.domain.states import RoundState
+from fedafd.persistence.caller_repository import CallingClient
 from fedafd.persistence.client_repository import get_client
 from fedafd.persistence.model_repository import get_personalized, list_files
 from fedafd.persistence.models import RoundRow
@@ -135,7 +138,7 @@ async def test_a_small_upload_makes_no_large_model(world: World, tmp_path: Path,
     uploads.append(await world.upload(north, round_id, bomb, "personalized-model"))
     request = pb.CommitUploadRequest(round_id=round_id, upload_ids=uploads, model_bytes=told)
     store = _Counting(tmp_path / "store")
-    object.__setattr__(world.context, "store", store)
+    world.use_store(store)
     receipt = await world.agents.CommitUpload(request, metadata=north)
     assert not receipt.accepted
     assert f"its parts make {makes} bytes, and {told} were told" in receipt.rejection_reason
@@ -145,7 +148,7 @@ async def test_a_small_upload_makes_no_large_model(world: World, tmp_path: Path,
 async def test_who_names_parts_that_do_not_fit_has_them_read_once_in_a_round(world: World, tmp_path: Path) -> None:
     round_id, (north,) = await opened(world, ClientKind.IMAGE)
     store = _Counting(tmp_path / "store")
-    object.__setattr__(world.context, "store", store)
+    world.use_store(store)
     base, read = BundleBase(sha256=sha256_of(b"image")), []
     for number in range(3):
         file = FilePieces(path=f"{number}.txt", sha256="0" * 64, size_bytes=5, pieces=[[1, 0, 5]])
@@ -168,6 +171,25 @@ async def test_who_names_parts_that_do_not_fit_has_them_read_once_in_a_round(wor
     uploads.append(await world.upload(north, round_id, pack_folder({"a.json": b"{}"}), "personalized-model"))
     request = pb.CommitUploadRequest(round_id=round_id, upload_ids=uploads)
     assert (await world.agents.CommitUpload(request, metadata=north)).accepted
+
+
+@pytest.mark.parametrize("start", [3, 2**62])
+async def test_a_piece_of_more_than_there_is_costs_no_read_of_what_comes_before_it(
+    world: World, tmp_path: Path, start: int
+) -> None:
+    round_id, _ = await opened(world, ClientKind.IMAGE)
+    store = _Counting(tmp_path / "store")
+    world.use_store(store)
+    async with world.context.database.snapshot() as session:
+        client = CallingClient.of(await get_client(session, "trial", "site-0"))
+    pieces = [[1, 0, 5], [1, start, 5]]
+    file = FilePieces(path="b.json", sha256="0" * 64, size_bytes=10, pieces=pieces)
+    blob = pack_parts(Parts(bases=[BundleBase(sha256=sha256_of(b"image"))], files=[file]), b"")
+    for _ in range(2):
+        with pytest.raises(UploadIncompleteError):
+            await whole_model(world.context, client, round_id, blob, most_bytes=100)
+    assert store.read_bytes == 0
+    assert world.context.failed_parts.has(round_id, client.id)
 
 
 async def test_no_more_is_told_than_an_upload_may_have(world: World) -> None:

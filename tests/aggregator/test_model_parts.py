@@ -189,7 +189,7 @@ async def test_parts_are_taken_from_a_bucket_too(scene: Scene, minio: Minio) -> 
     bucket.make_bucket()
     for found in scene.world.context.store.list(""):
         bucket.put(found.key, scene.world.context.store.get(found.key))
-    object.__setattr__(scene.world.context, "store", bucket)
+    scene.world.use_store(bucket)
     north = await scene.site("north")
     sent = [await scene.round(north, number, model(number)) for number in (1, 2)]
     assert sent[1] < 2 * TRAINED_BYTES + DESCRIBED_BYTES < sent[0]

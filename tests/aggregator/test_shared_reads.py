@@ -130,6 +130,28 @@ async def test_who_gives_up_takes_no_read_from_others(store: _CountingStore) -> 
     assert store.reads[_KEY, 0] == 1
 
 
+async def test_many_ranges_of_a_byte_are_kept_no_longer_than_what_they_take_up(store: _CountingStore) -> None:
+    reads = SharedReads(store, kept_bytes=50_000)
+    assert await _read(reads, *(Span(at, at + 1) for at in range(0, 2000, 2))) == _CONTENT[:2000:2]
+    assert len(reads._pieces) < 100
+
+
+async def test_a_slow_reader_holds_a_part_of_its_piece_and_not_the_piece(store: _CountingStore) -> None:
+    reads = SharedReads(store, kept_bytes=0)
+    slow = reads.stream(_KEY, [_whole()])
+    assert await anext(slow) == _CONTENT[:CHUNK_BYTES]
+    assert b"".join([part async for part in slow]) == _CONTENT[CHUNK_BYTES:]
+    assert store.reads[_KEY, CHUNK_BYTES] == 1, "what was dropped meanwhile is read alone"
+
+
+async def test_an_object_that_was_cut_is_read_anew_when_it_is_whole(store: _CountingStore) -> None:
+    store.put(_KEY, _CONTENT[:100])
+    reads = SharedReads(store)
+    assert await _read(reads, _whole()) == _CONTENT[:100]
+    store.put(_KEY, _CONTENT)
+    assert await _read(reads, _whole()) == _CONTENT
+
+
 async def test_an_object_that_is_shorter_than_it_should_be_ends_there(store: _CountingStore) -> None:
     store.put(_KEY, _CONTENT[: PIECE_BYTES + 5])
     assert await _read(SharedReads(store), _whole()) == _CONTENT[: PIECE_BYTES + 5]

@@ -15,6 +15,7 @@ import pytest
 
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.coordinator import Coordinator
+from fedafd.aggregator.shared_reads import SharedReads
 from fedafd.artifacts.representations import encode_representations
 from fedafd.domain.config import WireDtype
 from fedafd.domain.hashing import sha256_of
@@ -30,6 +31,7 @@ from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
 from fedafd.rpc.codes import wire_purpose
 from fedafd.rpc.credentials import bearer_metadata
 from fedafd.rpc.sessions import session_metadata
+from fedafd.storage import ObjectStore
 
 TOKEN = "internal"
 DIM = 8
@@ -45,6 +47,11 @@ class World:
     sent: list[tuple[StageKind, str]]
     public_sha256: str
     seen: list[tuple[str, str, str]]
+
+    def use_store(self, store: ObjectStore) -> None:
+        """The aggregator works with that store from here on."""
+        object.__setattr__(self.context, "store", store)
+        object.__setattr__(self.context, "downloads", SharedReads(store))
 
     def has_led_for_long(self) -> None:
         """The coordinator has: who was not heard of in that time is silent."""

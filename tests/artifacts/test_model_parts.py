@@ -232,4 +232,6 @@ def test_a_whole_model_is_no_parts() -> None:
 
 def test_bases_are_told_apart() -> None:
     parts = Parts(bases=[BundleBase(sha256="1" * 64), ModelBase(version=3, path="a", sha256="2" * 64)], files=[])
-    assert read_parts(pack_parts(parts, b"")) == (parts, b"")
+    found = read_parts(pack_parts(parts, b""))
+    assert found is not None
+    assert (found[0], bytes(found[1])) == (parts, b"")

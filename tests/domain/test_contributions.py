@@ -28,3 +28,10 @@ def test_contributions_come_back_from_metrics(contributions: dict[int, Contribut
     metrics = contribution_metrics(contributions)
     assert all(type(value) is float for value in metrics.values())
     assert contributions_of(dict(reversed(metrics.items()))) == contributions
+
+
+def test_a_position_whose_weight_is_not_known_has_no_contribution() -> None:
+    """Older versions stored a weight that is no number, which is left out on reading."""
+    metrics = contribution_metrics({1: Contribution(weight=0.5), 2: Contribution(weight=0.25, similarity=0.1)})
+    del metrics["2/weight"]
+    assert contributions_of(metrics) == {1: Contribution(weight=0.5)}

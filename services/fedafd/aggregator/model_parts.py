@@ -8,12 +8,13 @@ there or not, so that nobody learns by hashes what others have.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.tasks import find_artifact
 from fedafd.artifacts.folders import unpack_folder
-from fedafd.artifacts.model_parts import BundleBase, ModelBase, Parts, join_parts, read_parts
+from fedafd.artifacts.model_parts import NEW, BundleBase, ModelBase, Parts, join_parts, read_parts
 from fedafd.artifacts.stage_io import BUNDLE
 from fedafd.domain.errors import ArtifactNotFoundError, UploadError, UploadIncompleteError
 from fedafd.persistence.caller_repository import CallingClient
@@ -41,15 +42,30 @@ async def whole_model(
     if context.failed_parts.has(round_id, client.id):
         raise _gone()
     try:
-        return await _joined(context, await _keys(context, client, parts), parts, new)
+        bases = await _bases(context, client, parts)
+        _check_within(parts, bases)
+        return await _joined(context, bases, parts, new)
     except UploadIncompleteError:
         context.failed_parts.add(round_id, client.id)
         raise
 
 
-async def _joined(context: Context, keys: list[str], parts: Parts, new: bytes) -> dict[str, bytes]:
+class _Base(NamedTuple):
+    key: str
+    size_bytes: int
+
+
+def _check_within(parts: Parts, bases: Sequence[_Base]) -> None:
+    """Raise UploadIncompleteError for a piece of more than there is, before anything is read for others."""
+    for file in parts.files:
+        for source, start, length in file.pieces:
+            if source != NEW and start + length > bases[source - 1].size_bytes:
+                raise _gone()
+
+
+async def _joined(context: Context, bases: Sequence[_Base], parts: Parts, new: memoryview) -> dict[str, bytes]:
     def pieces(base: int, start: int, length: int) -> Iterator[bytes]:
-        return context.store.stream(keys[base], start, length)
+        return context.store.stream(bases[base].key, start, length)
 
     try:
         return await asyncio.to_thread(lambda: dict(join_parts(parts, new, pieces)))
@@ -57,28 +73,33 @@ async def _joined(context: Context, keys: list[str], parts: Parts, new: bytes) -
         raise _gone() from None
 
 
-async def _keys(context: Context, client: CallingClient, parts: Parts) -> list[str]:
+async def _bases(context: Context, client: CallingClient, parts: Parts) -> list[_Base]:
     """Where the bases lie. Raises UploadIncompleteError for one that is not the client's to refer to, or is gone."""
-    own: dict[tuple[int, str, str], str] = {}
+    own: dict[tuple[int, str, str], _Base] = {}
+    bundles: dict[str, _Base | None] = {}
     if versions := {base.version for base in parts.bases if isinstance(base, ModelBase)}:
         async with context.database.snapshot() as session:
             for version, file in await delivered_files(session, client, versions):
-                own[version, file.path, file.sha256] = file.key
-    keys = []
+                own[version, file.path, file.sha256] = _Base(file.key, file.size_bytes)
+    bases = []
     for base in parts.bases:
         if isinstance(base, BundleBase):
-            key = await _bundle_key(context, client, base.sha256)
+            if base.sha256 not in bundles:
+                bundles[base.sha256] = await _bundle(context, client, base.sha256)
+            found = bundles[base.sha256]
         else:
-            key = own.get((base.version, base.path, base.sha256))
-        if key is None:
+            found = own.get((base.version, base.path, base.sha256))
+        if found is None:
             raise _gone()
-        keys.append(key)
-    return keys
+        bases.append(found)
+    return bases
 
 
-async def _bundle_key(context: Context, client: CallingClient, sha256: str) -> str | None:
+async def _bundle(context: Context, client: CallingClient, sha256: str) -> _Base | None:
     located = await find_artifact(context, client, sha256)
-    return located[0].key if located is not None and located[0].purpose.startswith(BUNDLE) else None
+    if located is None or not located[0].purpose.startswith(BUNDLE):
+        return None
+    return _Base(located[0].key, located[0].size_bytes)
 
 
 def _gone() -> UploadIncompleteError:

@@ -23,6 +23,7 @@ PIECE_BYTES = 4 << 20
 """That are read at once: 100 MB from MinIO on one machine take 0.5 s so, 1 s by the mebibyte, 0.3 s as one stream."""
 KEPT_BYTES = 16 << 20
 """Of pieces that were read last."""
+_AROUND_BYTES = 512
 _Piece = tuple[str, int, int]
 """Key, first byte, and the byte behind the last."""
 
@@ -42,19 +43,34 @@ class SharedReads:
         Raises as ObjectStore.stream.
         """
         for piece in _cut(key, spans):
-            data = self._kept(piece)
-            if data is None:
-                data = await asyncio.shield(self._reader(piece))
-            for start in range(0, len(data), CHUNK_BYTES):
-                yield data[start : start + CHUNK_BYTES]
             _, start, end = piece
-            if len(data) < end - start:
-                return
+            while start < end:
+                stop = min(end, _next_multiple(start, CHUNK_BYTES))
+                part = await self._part(piece, start, stop)
+                if part:
+                    yield part
+                if len(part) < stop - start:
+                    return
+                start = stop
+
+    async def _part(self, piece: _Piece, start: int, stop: int) -> bytes:
+        """These bytes of a piece, which is read as a whole where it begins.
+
+        Where it was dropped since, they are read alone: who sends slowly holds no more than what it sends next.
+        """
+        key, first, _ = piece
+        data = self._kept(piece)
+        if data is None and start > first:
+            data, first = self._kept((key, start, stop)), start
+            piece = key, start, stop
+        if data is None:
+            data = await asyncio.shield(self._reader(piece))
+        return data[start - first : stop - first]
 
     def forget(self, key: str) -> None:
         """The object may be damaged: from here on it is read anew."""
         for piece in [piece for piece in self._pieces if piece[0] == key]:
-            self._num_bytes -= len(self._pieces.pop(piece))
+            self._num_bytes -= _weight(self._pieces.pop(piece))
         for piece in [piece for piece in self._reading if piece[0] == key]:
             del self._reading[piece]
 
@@ -73,7 +89,8 @@ class SharedReads:
         key, start, end = piece
         try:
             data = await asyncio.to_thread(lambda: b"".join(self._store.stream(key, start, end - start)))
-            if self._reading.get(piece) is asyncio.current_task():  # not forgotten meanwhile
+            # Of an object that was cut nothing is kept: it may be whole again at the next question.
+            if len(data) == end - start and self._reading.get(piece) is asyncio.current_task():
                 self._keep(piece, data)
             return data
         finally:
@@ -82,10 +99,15 @@ class SharedReads:
 
     def _keep(self, piece: _Piece, data: bytes) -> None:
         self._pieces[piece] = data
-        self._num_bytes += len(data)
+        self._num_bytes += _weight(data)
         while self._num_bytes > self._kept_bytes:
             _, oldest = self._pieces.popitem(last=False)
-            self._num_bytes -= len(oldest)
+            self._num_bytes -= _weight(oldest)
+
+
+def _weight(data: bytes) -> int:
+    """With what is around it: a site may ask for ranges of one byte."""
+    return len(data) + _AROUND_BYTES
 
 
 def _cut(key: str, spans: Iterable[Span]) -> Iterator[_Piece]:
@@ -93,9 +115,13 @@ def _cut(key: str, spans: Iterable[Span]) -> Iterator[_Piece]:
     for span in spans:
         start = span.start
         while start < span.end:
-            end = min(span.end, start - start % PIECE_BYTES + PIECE_BYTES)
+            end = min(span.end, _next_multiple(start, PIECE_BYTES))
             yield key, start, end
             start = end
+
+
+def _next_multiple(start: int, of: int) -> int:
+    return start - start % of + of
 
 
 def _heard(task: asyncio.Task[bytes]) -> None:

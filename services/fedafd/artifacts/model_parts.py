@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fedafd.artifacts.folders import checked_path, each_file, pack_folder
+from fedafd.artifacts.folders import checked_path, file_spans, pack_folder
 from fedafd.domain.errors import UploadError, UploadIncompleteError
 from fedafd.domain.hashing import sha256_of
 
@@ -96,28 +96,28 @@ def pack_parts(parts: Parts, new: bytes) -> bytes:
     return pack_folder({_DESCRIPTION: parts.model_dump_json().encode(), _BYTES: new})
 
 
-def read_parts(blob: bytes) -> tuple[Parts, bytes] | None:
-    """What a blob is put together of, with the bytes that came along; None for a model that travels whole.
+def read_parts(blob: bytes) -> tuple[Parts, memoryview] | None:
+    """What a blob is put together of, with the bytes that came along, in place; None for a model that travels whole.
 
     Raises UploadError for parts that no site of ours makes; nothing is read for them.
     """
-    files = each_file(io.BytesIO(blob))
-    contents = {path: content.read() for path, content in files if path in (_DESCRIPTION, _BYTES)}
+    view, spans = memoryview(blob), file_spans(io.BytesIO(blob))
+    contents = {path: view[span.start : span.end] for path, span in spans.items() if path in (_DESCRIPTION, _BYTES)}
     if _DESCRIPTION not in contents:
         return None
     if len(contents[_DESCRIPTION]) > _MOST_DESCRIPTION_BYTES:
         raise UploadError(f"personalized model: {_DESCRIPTION} is longer than {_MOST_DESCRIPTION_BYTES} bytes")
     try:
-        parts = Parts.model_validate_json(contents[_DESCRIPTION])
+        parts = Parts.model_validate_json(bytes(contents[_DESCRIPTION]))
     except (ValidationError, RecursionError) as error:
         raise UploadError(f"personalized model: {_DESCRIPTION} does not describe the parts of a model") from error
-    new = contents.get(_BYTES, b"")
+    new = contents.get(_BYTES, view[:0])
     _check(parts, len(new))
     return parts, new
 
 
 def join_parts(
-    parts: Parts, new: bytes, read: Callable[[int, int, int], Iterator[bytes]]
+    parts: Parts, new: memoryview, read: Callable[[int, int, int], Iterator[bytes]]
 ) -> Iterator[tuple[str, bytes]]:
     """Path and content of each file. `read` gives bytes of a base, by its number from 0, first byte and length.
 
@@ -132,7 +132,9 @@ def join_parts(
         yield file.path, content
 
 
-def _pieces_of(file: FilePieces, new: bytes, read: Callable[[int, int, int], Iterator[bytes]]) -> Iterator[bytes]:
+def _pieces_of(
+    file: FilePieces, new: memoryview, read: Callable[[int, int, int], Iterator[bytes]]
+) -> Iterator[bytes | memoryview]:
     for source, start, length in file.pieces:
         if source == NEW:
             yield new[start : start + length]

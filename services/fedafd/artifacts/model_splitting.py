@@ -39,6 +39,8 @@ __all__ = ["DeliveredModel", "SplitModel", "delivered_model", "split_model"]
 
 _WORTH_A_PIECE_BYTES = 256
 """What is shorter is named only where it goes on where the piece before it ended."""
+_WORTH_PARTS = 0.9
+"""Share of a model that may be new for parts to be worth their making."""
 _SAME_CONTENT_AT_MOST = 16
 """Places of one content that are remembered, such as those of a tensor of zeros."""
 
@@ -139,6 +141,8 @@ def split_model(packed: Path, bundles: Iterable[Path], delivered: DeliveredModel
     files, new = [], bytearray()
     for path, content in whole.files():
         pieces = [list(piece) for piece in _pieces(content, origins, new)]
+        if len(new) > _WORTH_PARTS * len(whole.content):
+            return None  # nearly all is new, and would be in memory several times
         files.append(FilePieces(path=path, sha256=sha256_of(content), size_bytes=len(content), pieces=pieces))
     if len(files) > MOST_FILES or sum(len(file.pieces) for file in files) > MOST_PIECES:
         return None

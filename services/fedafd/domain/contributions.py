@@ -59,4 +59,5 @@ def contributions_of(metrics: Mapping[str, float]) -> dict[int, Contribution]:
             left_out=bool(parts.get(_LEFT_OUT)),
         )
         for position, parts in sorted(by_position.items())
+        if _WEIGHT in parts  # not so where older versions stored one that is no number
     }

@@ -77,7 +77,11 @@ class Figures(TypeDecorator[dict[str, float]]):
     should_evaluate_none = True
 
     def process_result_value(self, value: dict[str, float] | None, _: Dialect) -> dict[str, float] | None:
-        return None if value is None else {name: figure for name, figure in value.items() if math.isfinite(figure)}
+        return None if value is None else {name: figure for name, figure in value.items() if _is_number(figure)}
+
+
+def _is_number(figure: Any) -> bool:
+    return isinstance(figure, int | float) and math.isfinite(figure)
 
 
 class Contributions(TypeDecorator[dict[str, Any]]):
