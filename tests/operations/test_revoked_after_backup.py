@@ -152,6 +152,52 @@ async def test_who_was_revoked_after_the_backup_is_let_in_until_the_log_is_done_
     assert await site.is_let_in(credential)
 
 
+async def test_what_was_decided_since_the_restore_stays_when_it_is_done_again(site: Site, tmp_path: Path) -> None:
+    for name in ("excluded", "later"):
+        await site.enrol(site.run("client", "invite", name, "--kind", "image"))
+    own = site.run("key", "create", "own", "--role", "admin").strip()
+    site.back_up()
+    await site.enrol(site.run("client", "invite", "new", "--kind", "image"))
+    site.run("client", "forget", "new", "--yes", "--no-wait")
+    site.run("client", "revoke", "new")
+    site.run("key", "create", "knew", "--role", "viewer")
+    site.run("key", "rotate", "knew")
+    site.run("key", "rotate", "own")
+    site.run("client", "exclude", "excluded", "--reason", "copies")
+    site.run("client", "exclude", "later", "--reason", "copies", "--from-round", "50")
+    export = str(tmp_path / "audit.jsonl")
+    site.run("audit", "export", export)
+    site.restore()
+
+    # The key that the backup knows is turned off last, by itself.
+    told = site.run("audit", "redo", export, "--api-key", own)
+    assert "exclude client excluded of trial: done" in told and "revoke API key own: done" in told
+    assert not site.opens(own)
+    excluded = {each["name"]: each["excluded_from_round"] for each in json.loads(site.run("client", "list", "--json"))}
+    assert excluded == {"excluded": 1, "later": 50}
+
+    credential = await site.enrol(site.run("client", "invite", "new", "--kind", "image"))
+    key = site.run("key", "create", "knew", "--role", "viewer")
+    site.run("client", "readmit", "excluded")
+    assert site.run("audit", "redo", export) == "nothing was taken away since the backup\n"
+    assert await site.is_let_in(credential) and site.opens(key)
+    clients = {each["name"]: each for each in json.loads(site.run("client", "list", "--json"))}
+    assert clients["excluded"]["excluded_from_round"] is None and clients["later"]["excluded_from_round"] == 50
+
+
+async def test_an_export_from_before_the_backup_is_no_all_clear(site: Site, tmp_path: Path) -> None:
+    export = str(tmp_path / "audit.jsonl")
+    credential = await site.enrol(site.run("client", "invite", "north", "--kind", "image"))
+    site.run("audit", "export", export)
+    site.run("client", "invite", "south", "--kind", "image")
+    site.back_up()
+    site.run("client", "revoke", "north")
+    site.restore()
+    code, said = site.ended("audit", "redo", export)
+    assert code != 0 and "take a newer export" in said
+    assert await site.is_let_in(credential)
+
+
 def test_a_log_of_another_server_or_with_a_changed_line_does_nothing(site: Site, tmp_path: Path) -> None:
     export = tmp_path / "audit.jsonl"
     site.run("client", "invite", "north", "--kind", "image")

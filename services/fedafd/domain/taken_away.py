@@ -17,11 +17,11 @@ class Taking(StrEnum):
 
     REVOKE_CLIENT = "revoke-client"
     """Revoked, or let in by another credential or token than that of the backup."""
-    REVOKE_KEY = "revoke-key"
-    """Revoked, or given another secret than that of the backup."""
     EXCLUDE_CLIENT = "exclude-client"
     FORGET_CLIENT = "forget-client"
     DELETE_FEDERATION = "delete-federation"
+    REVOKE_KEY = "revoke-key"
+    """Revoked, or given another secret than that of the backup. Last: the key that asks for it all may be one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +33,28 @@ class Takings:
     name: str
     reason: str = ""
     """Of an exclusion, as it was given."""
+    from_round: int | None = None
+    """The first round of an exclusion."""
 
 
 _REVOKING = {"client.revoked", "client.invited_again", "client.enrolled"}
 _KEY_TURNED = {"api_key.revoked", "api_key.rotated"}
+_SETTLED_BY = {
+    # Who is new since the restore has nothing of what the backup does not know.
+    "client.invited": (Taking.REVOKE_CLIENT, Taking.EXCLUDE_CLIENT, Taking.FORGET_CLIENT),
+    "client.invited_again": (Taking.REVOKE_CLIENT,),
+    "client.revoked": (Taking.REVOKE_CLIENT,),
+    "client.excluded": (Taking.EXCLUDE_CLIENT,),
+    "client.readmitted": (Taking.EXCLUDE_CLIENT,),
+    "client.forget_requested": (Taking.FORGET_CLIENT,),
+    "api_key.created": (Taking.REVOKE_KEY,),
+    "api_key.revoked": (Taking.REVOKE_KEY,),
+    "api_key.rotated": (Taking.REVOKE_KEY,),
+    "federation.created": (Taking.DELETE_FEDERATION,),
+    "federation.deleted": (Taking.DELETE_FEDERATION,),
+}
+"""What somebody decided since the restore stays as they decided it. That a client enrolled decides nothing: it may have
+done so by a token that was used up."""
 
 
 def parted(exported: Iterable[AuditEntry], restored: Iterable[AuditEntry]) -> tuple[list[AuditEntry], list[AuditEntry]]:
@@ -58,42 +76,59 @@ def parted(exported: Iterable[AuditEntry], restored: Iterable[AuditEntry]) -> tu
 
 
 def to_take_away(exported: Iterable[AuditEntry], restored: Iterable[AuditEntry]) -> list[Takings]:
-    """What the exported log took away since the backup, but for what was since the restore. Raises DataError as above.
+    """What the exported log took away since the backup, but for what was decided since the restore.
 
-    A client that enrolled since the restore may have done so by a token that was used up.
+    Raises DataError as above, and for an export that ends before the restored log does: it tells nothing of what came
+    after the backup.
     """
     since_backup, since_restore = parted(exported, restored)
-    done = {_key(taking) for taking in taken_away(entry for entry in since_restore if entry.kind != "client.enrolled")}
-    return [taking for taking in taken_away(since_backup) if _key(taking) not in done]
+    if since_restore and not since_backup:
+        raise DataError(
+            f"the exported log ends before entry {since_restore[0].id}, which the restored database has: it tells"
+            " nothing of what came after the backup; take a newer export"
+        )
+    settled = {(what, *_subject(entry, what)) for entry in since_restore for what in _SETTLED_BY.get(entry.kind, ())}
+    return [one for one in taken_away(since_backup) if (one.what, one.federation, one.name) not in settled]
 
 
 def taken_away(entries: Iterable[AuditEntry]) -> list[Takings]:
     """What these entries took away that nothing in them gave back, in a safe order to do it again."""
     takings: dict[tuple[Taking, str, str], Takings] = {}
     for entry in entries:
-        federation = entry.federation or str(entry.data.get("federation", ""))
-        client = str(entry.data.get("client") or entry.actor.removeprefix("client:"))
         if entry.kind in _REVOKING:
-            _note(takings, Taking.REVOKE_CLIENT, federation, client)
+            _note(takings, entry, Taking.REVOKE_CLIENT)
         elif entry.kind in _KEY_TURNED:
-            _note(takings, Taking.REVOKE_KEY, "", str(entry.data.get("name", "")))
+            _note(takings, entry, Taking.REVOKE_KEY)
         elif entry.kind == "client.excluded":
-            _note(takings, Taking.EXCLUDE_CLIENT, federation, client, str(entry.data.get("reason") or ""))
+            _note(takings, entry, Taking.EXCLUDE_CLIENT)
         elif entry.kind == "client.readmitted":
-            takings.pop((Taking.EXCLUDE_CLIENT, federation, client), None)
+            takings.pop((Taking.EXCLUDE_CLIENT, *_subject(entry, Taking.EXCLUDE_CLIENT)), None)
         elif entry.kind == "client.forget_requested":
-            _note(takings, Taking.FORGET_CLIENT, federation, client)
+            _note(takings, entry, Taking.FORGET_CLIENT)
         elif entry.kind == "federation.deleted":
-            _note(takings, Taking.DELETE_FEDERATION, federation, federation)
+            _note(takings, entry, Taking.DELETE_FEDERATION)
     order = list(Taking)
     return sorted(takings.values(), key=lambda taking: order.index(taking.what))
 
 
-def _key(taking: Takings) -> tuple[Taking, str, str]:
-    return taking.what, taking.federation, taking.name
+def _subject(entry: AuditEntry, what: Taking) -> tuple[str, str]:
+    """Federation and name of whom an entry is about."""
+    federation = entry.federation or str(entry.data.get("federation", ""))
+    if what is Taking.REVOKE_KEY:
+        return "", str(entry.data.get("name", ""))
+    if what is Taking.DELETE_FEDERATION:
+        return federation, federation
+    return federation, str(entry.data.get("client") or entry.actor.removeprefix("client:"))
 
 
-def _note(
-    takings: dict[tuple[Taking, str, str], Takings], what: Taking, federation: str, name: str, reason: str = ""
-) -> None:
-    takings[what, federation, name] = Takings(what=what, federation=federation, name=name, reason=reason)
+def _note(takings: dict[tuple[Taking, str, str], Takings], entry: AuditEntry, what: Taking) -> None:
+    federation, name = _subject(entry, what)
+    excluded = entry.data if what is Taking.EXCLUDE_CLIENT else {}
+    from_round = excluded.get("from_round")
+    takings[what, federation, name] = Takings(
+        what=what,
+        federation=federation,
+        name=name,
+        reason=str(excluded.get("reason") or ""),
+        from_round=from_round if isinstance(from_round, int) else None,
+    )

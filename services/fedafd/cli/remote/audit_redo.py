@@ -42,8 +42,9 @@ def redo(
     """After a restore: take away again what the exported log took away since the backup; for admins.
 
     A client that was revoked, invited again or enrolled since then is revoked: the backup knows an older credential or
-    token of it. So is an API key that was revoked or rotated. Exclusions and requests to forget are made again.
-    Exit code 1 if something could not be done. It may be repeated: who was invited again since the restore stays in.
+    token of it. So is an API key that was revoked or rotated; keys come last, and where the key that you call with is
+    one of them, repeat the command with another. Exclusions and requests to forget are made again.
+    Exit code 1 if something could not be done. It may be repeated: what you decided since the restore stays.
     """
     server = connect(url, api_key)
     takings = _since_the_backup(server, file)
@@ -99,5 +100,15 @@ def _ask(server: ControlPlaneClient, taking: Takings) -> None:
     elif taking.what is Taking.FORGET_CLIENT:
         server.ask(operations.FORGET_CLIENT, taking.federation, taking.name)
     else:
-        wanted = {"reason": taking.reason, "from_round": None}
+        _exclude(server, taking, taking.from_round)
+
+
+def _exclude(server: ControlPlaneClient, taking: Takings, from_round: int | None) -> None:
+    """From that round on, or from the next one where that one has invited its clients."""
+    wanted = {"reason": taking.reason, "from_round": from_round}
+    try:
         server.ask(operations.EXCLUDE_CLIENT, taking.federation, taking.name, json=wanted)
+    except ControlPlaneError as error:
+        if from_round is None or error.exit_code != _CONFLICT:
+            raise
+        _exclude(server, taking, None)
