@@ -46,6 +46,8 @@ SENTENCES: dict[str, str] = {
     "agent.left_round": "left round {round}, which waited for this site",
     "agent.leave_refused": "leaving the round was refused",
     "agent.model_ready": "your model is ready: {folder}",
+    "agent.model_goes_whole": "the shared model is sent as a whole",
+    "agent.model_not_remembered": "what the shared model holds was not noted; the next one brings it again",
     "agent.model_not_written": "no model folder was made",
     "agent.compared": "{summary}",
     "agent.model_is_worse": "this model helps you less than another",

@@ -8,11 +8,11 @@ from fedafd.control_plane.status.facts import Facts, FederationFacts, RoundFacts
 from fedafd.control_plane.status.lost import LOST, lost_words, some
 from fedafd.control_plane.status.schemas import Cause, Finding, Level
 from fedafd.domain.cohorts import Candidate, short_of_quorum
+from fedafd.domain.config.federation import stored_federation_config
 from fedafd.domain.kinds import Modality
 from fedafd.domain.states import OPEN_PARTICIPATION_STATES, ParticipationState, RoundState, StageState
 from fedafd.persistence.models import StageRow
 from fedafd.persistence.participation_repository import clients_in, clients_with
-from fedafd.persistence.round_repository import config_of_round
 
 __all__ = ["round_finding"]
 
@@ -159,7 +159,7 @@ def _collecting(facts: Facts, federation: FederationFacts, round_facts: RoundFac
 
 def _short(round_facts: RoundFacts) -> str:
     """What of the quorum cannot be reached even if every site that is still awaited delivers; empty if it can."""
-    quorum = config_of_round(round_facts.row).quorum
+    quorum = stored_federation_config(round_facts.row.config).quorum
     possible = [(part, client) for part, client in round_facts.parts if part.state not in LOST]
     needs = [("", sum(clients_in(part, client) for part, client in possible), quorum.min_clients)]
     for modality, needed in ((Modality.IMAGE, quorum.min_image_clients), (Modality.TEXT, quorum.min_text_clients)):
@@ -170,7 +170,7 @@ def _short(round_facts: RoundFacts) -> str:
 
 def _inviting(federation: FederationFacts, round_facts: RoundFacts, finding: _OfRound) -> Finding:
     """It is prepared, and invites its cohort as soon as enough sites are online."""
-    config, since = config_of_round(round_facts.row), round_facts.row.state_changed_at
+    config, since = stored_federation_config(round_facts.row.config), round_facts.row.state_changed_at
     online = [Candidate(site.name, site.kind, 0, site.max_clients or 1) for site in federation.online]
     short = short_of_quorum(config.quorum, online)
     if not config.cohort.is_drawn or not short:
