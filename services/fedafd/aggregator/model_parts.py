@@ -86,12 +86,12 @@ async def _bases(context: Context, client: CallingClient, parts: Parts) -> list[
         if isinstance(base, BundleBase):
             if base.sha256 not in bundles:
                 bundles[base.sha256] = await _bundle(context, client, base.sha256)
-            found = bundles[base.sha256]
+            own_base = bundles[base.sha256]
         else:
-            found = own.get((base.version, base.path, base.sha256))
-        if found is None:
+            own_base = own.get((base.version, base.path, base.sha256))
+        if own_base is None:
             raise _gone()
-        bases.append(found)
+        bases.append(own_base)
     return bases
 
 
