@@ -20,7 +20,7 @@ from fedafd.storage import CHUNK_BYTES, ObjectStore
 __all__ = ["KEPT_BYTES", "PIECE_BYTES", "SharedReads"]
 
 PIECE_BYTES = 4 << 20
-"""That are read at once: 100 MB from MinIO on one machine take 0.5 s so, 1 s by the mebibyte, 0.3 s as one stream."""
+"""That are read at once: each read asks an S3 service anew, and what waits to be sent is in memory."""
 KEPT_BYTES = 16 << 20
 """Of pieces that were read last."""
 _AROUND_BYTES = 512

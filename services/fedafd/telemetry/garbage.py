@@ -1,8 +1,8 @@
 """How often a service looks for garbage that refers to itself.
 
-Python looks through all young objects after 700 new ones, and now and then through all there are. A service makes tens
-of thousands for each call and frees them at once, without that search; what lives, its modules above all, is looked
-through again and again for nothing: a tenth of the aggregator's time.
+Python looks through all young objects after 700 new ones, and now and then through all there are. Nearly all that a
+service makes for a call is freed without that search; what lives, its modules above all, is looked through again and
+again for nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import gc
 __all__ = ["collect_seldom"]
 
 _YOUNG = 20_000
-"""New objects between two looks at the young ones: a few megabytes."""
+"""New objects between two looks at the young ones."""
 
 
 def collect_seldom() -> None:

@@ -96,7 +96,7 @@ class Contributions(TypeDecorator[dict[str, Any]]):
             return None
         known = {modality: _known(contribution) for modality, contribution in value.items()}
         return {
-            modality: contribution for modality, contribution in known.items() if contribution["weight"] is not None
+            modality: contribution for modality, contribution in known.items() if contribution.get("weight") is not None
         }
 
 
