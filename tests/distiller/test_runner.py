@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -194,17 +195,36 @@ def test_of_stages_claimed_together_one_that_fails_hinders_no_other(make: Make) 
     assert distiller.outcomes() == {"done": 2, "failed": 1}
 
 
-def test_an_outage_fails_what_is_left_at_once(make: Make) -> None:
-    """The second of three cannot be reached for: the third is not tried after as long a wait again."""
-    tries: list[int] = []
+def test_folds_claimed_together_are_worked_on_at_the_same_time_and_completed_in_their_order(make: Make) -> None:
+    meet = threading.Barrier(2, timeout=20)
 
     def work(_: StageWork) -> StageResult:
+        meet.wait()
+        return StageResult({"sed-state": OUTPUT})
+
+    aggregator = Aggregator(claimed("one", "two", "three", "four"))
+    distiller = make(aggregator)
+    distiller.runner._threads = 2
+    distiller.work = work
+    distiller.runner.run("one")
+    assert aggregator.calls[1:] == [("complete", [("one", 7), ("two", 8), ("three", 9), ("four", 10)], True)]
+    assert distiller.outcomes() == {"done": 4}
+
+
+def test_an_outage_fails_what_is_left_at_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The input of the first of three cannot be reached: no other is waited for as long again."""
+    tries: list[int] = []
+
+    def give_up(*_: object) -> bytes:
         tries.append(1)
         raise StorageUnavailableError("no route")
 
-    aggregator = Aggregator(claimed("one", "two", "three"))
+    monkeypatch.setattr("fedafd.distiller.inputs.StageInputs.read", give_up)
+    claim = claimed("one", "two", "three")
+    for inputs in (claim.inputs, *(companion.inputs for companion in claim.companions)):
+        inputs.add(name="global-representations")
+    aggregator = Aggregator(claim)
     distiller = make(aggregator)
-    distiller.work = work
     distiller.runner.run("one")
     assert len(tries) == 1
     assert [(name, stage_id) for name, stage_id, *_ in aggregator.calls[1:]] == [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import sqlite3
 import sys
 import tempfile
@@ -105,25 +106,35 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    drawn, faults = random.Random(arguments.seed), [fault for fault in FAULTS if fault.scene is Scene]
-    history: list[Measured] = []
-    with tempfile.TemporaryDirectory(prefix="fedafd-soak-") as folder:
-        scene = Scene(Path(folder))
-        try:
-            for number in range(1, arguments.rounds + 1):
-                fault = drawn.choice(faults)
-                line = run_line(scene, fault, drawn.choice(list(fault.moments)))
-                if line.red:
-                    sys.stdout.write(f"round {number}: {line.fault}, {line.moment}: {line.red}\n")
-                    return 1
-                history.append(measure(scene))
-                sys.stdout.write(_told(number, line.fault, line.moment, line.back_seconds, history[-1]))
-                sys.stdout.flush()
-        finally:
-            scene.close()
+    # Kept if a round is red: what went wrong stands in the logs there.
+    folder = Path(tempfile.mkdtemp(prefix="fedafd-soak-"))
+    scene = Scene(folder)
+    try:
+        history = _rounds(scene, arguments.rounds, random.Random(arguments.seed))
+    finally:
+        scene.close()
+    if history is None:
+        return 1
+    shutil.rmtree(folder)
     found = grown(history)
     sys.stdout.write("\n".join(found or [f"{len(history)} rounds: every bit equal, nothing grows"]) + "\n")
     return 1 if found else 0
+
+
+def _rounds(scene: Scene, count: int, drawn: random.Random) -> list[Measured] | None:
+    """What there was after each round; None if one is red."""
+    faults = [fault for fault in FAULTS if fault.scene is Scene]
+    history: list[Measured] = []
+    for number in range(1, count + 1):
+        fault = drawn.choice(faults)
+        line = run_line(scene, fault, drawn.choice(list(fault.moments)))
+        if line.red:
+            sys.stdout.write(f"round {number}: {line.fault}, {line.moment}: {line.red}\n")
+            return None
+        history.append(measure(scene))
+        sys.stdout.write(_told(number, line.fault, line.moment, line.back_seconds, history[-1]))
+        sys.stdout.flush()
+    return history
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load
 from torch.nn import functional as F
 
-from fedafd.algorithm import checks
+from fedafd.algorithm import checks, distillation, similarity
 from fedafd.domain.config import FederationConfig
 from fedafd.domain.kinds import Modality
 from fedafd.learning.ensemble import fold_state
@@ -77,3 +78,47 @@ def test_what_all_folds_compare_with_is_checked_for_the_first_alone(monkeypatch:
     first = len(looked)
     folding.fold(Modality.IMAGE, rows(2, shape))
     assert len(looked) == first + 1
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["a thread each", "all threads in turn"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_folds_side_by_side_have_the_bits_of_one_after_the_other(
+    precision: str, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With torch's settings as before afterwards, whoever of them ends last."""
+    if large:
+        monkeypatch.setattr("fedafd.learning.folding._SMALL", 0)
+    threads, shape = torch.get_num_threads(), (300, 64)
+    chosen = config(shape[1], precision=precision)
+    reps = {modality: rows(number, shape) for number, modality in enumerate(Modality)}
+    products: Any = torch.backends.mkldnn
+    before = products.matmul.fp32_precision
+    clients = [(modality, rows(seed, shape)) for seed in range(2, 10) for modality in Modality]
+    alone = [Folding(chosen, reps).fold(*client) for client in clients]
+    together = Folding(chosen, reps)
+    with ThreadPoolExecutor(4) as pool:
+        folded = list(pool.map(lambda client: together.fold(*client), clients * 3))
+    assert folded == alone * 3
+    assert products.matmul.fp32_precision == before
+    assert torch.get_num_threads() == threads
+
+
+def test_a_small_fold_computes_on_one_thread_and_a_large_one_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    scores = similarity.scores_unchecked
+
+    def noted(*given: Any) -> torch.Tensor:
+        counted.append(torch.get_num_threads())
+        return scores(*given)
+
+    monkeypatch.setattr(distillation, "scores_unchecked", noted)
+    threads, shape = torch.get_num_threads(), SHAPES[0]
+    torch.set_num_threads(2)
+    try:
+        folding = Folding(config(shape[1]), dict.fromkeys(Modality, rows(0, shape)))
+        folding.fold(Modality.IMAGE, rows(1, shape))
+        monkeypatch.setattr("fedafd.learning.folding._SMALL", 0)
+        folding.fold(Modality.IMAGE, rows(1, shape))
+        assert (counted, torch.get_num_threads()) == ([1, 2], 2)
+    finally:
+        torch.set_num_threads(threads)

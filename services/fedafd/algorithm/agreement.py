@@ -68,11 +68,16 @@ class KnownRows:
         return float(_unit(reps_ND.float()).mul_(self._unit_ND).sum(dim=1).double().mean())
 
     @torch.no_grad()
-    def rest(self, reps_ND: Tensor) -> Tensor:
-        """A client's rows without their part along these, [N, D]; zeros where nothing is left but rounding."""
+    def rest(self, reps_ND: Tensor, samples_S: Tensor | None = None) -> Tensor:
+        """A client's rows without their part along these, [N, D]; zeros where nothing is left but rounding.
+
+        `samples_S`: their positions, if only some are wanted, [S, D].
+        """
         check_shape("reps_ND", reps_ND, None, None)
         check_same_shape("reps_ND", reps_ND, "the global rows", self._unit_ND)
         rows_ND, along_ND = reps_ND.float(), self._unit_ND
+        if samples_S is not None:
+            rows_ND, along_ND = rows_ND[samples_S], along_ND[samples_S]
         rest_ND = rows_ND * along_ND  # one piece of memory for all steps, of which each is as quick as its bytes
         torch.mul(along_ND, rest_ND.sum(dim=1, keepdim=True), out=rest_ND)
         torch.sub(rows_ND, rest_ND, out=rest_ND)

@@ -8,6 +8,7 @@ Shape legend: N public samples, D embedding dimension; R rows and C columns of o
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -159,16 +160,33 @@ def _keeps_float32() -> bool:
     return torch.equal(product.double(), left.double() @ right.double().T)
 
 
-@contextmanager
-def _bfloat16_products(wanted: bool) -> Iterator[None]:
-    """Let the CPU's float32 products round their inputs to bfloat16; what comes out stays float32."""
-    if not wanted:
-        yield
-        return
-    products: Any = torch.backends.mkldnn
-    before = products.matmul.fp32_precision
-    products.matmul.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        products.matmul.fp32_precision = before
+class _Bfloat16Products:
+    """Lets the CPU's float32 products round their inputs to bfloat16; what comes out stays float32.
+
+    torch has one switch for the whole process. So the first thread that enters sets it, and the last that leaves puts
+    it back: one that ends early takes nothing from another that still computes.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = threading.Lock(), 0, ""
+
+    @contextmanager
+    def __call__(self, wanted: bool) -> Iterator[None]:
+        if not wanted:
+            yield
+            return
+        products: Any = torch.backends.mkldnn
+        with self._lock:
+            if not self._inside:
+                self._before, products.matmul.fp32_precision = products.matmul.fp32_precision, "bf16"
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    products.matmul.fp32_precision = self._before
+
+
+_bfloat16_products = _Bfloat16Products()

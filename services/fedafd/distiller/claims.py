@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from fedafd.artifacts.stage_io import GLOBAL_REPRESENTATIONS, is_client_representations
 from fedafd.distiller.inputs import StageInputs
+from fedafd.distiller.stages import Decoded
 from fedafd.proto.v1 import distillation_pb2 as pb
 
 __all__ = ["Claimed", "Results", "Shared", "claimed_stages"]
@@ -47,7 +47,7 @@ def _upload_of(stage: Claimed) -> str:
 class Shared:
     """What the stages at hand read alike: once from the store, and decoded once."""
 
-    decoded: dict[str, Any] = field(default_factory=dict)
+    decoded: Decoded = field(default_factory=Decoded)
     _read: dict[str, bytes] = field(default_factory=dict)
     _upload: tuple[str, bytes] | None = None
     """The last upload that was read."""

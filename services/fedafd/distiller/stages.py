@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,15 @@ from fedafd.learning.weighing import score_sheet, weigh
 __all__ = ["StageResult", "StageWork", "run_stage"]
 
 
+@dataclass
+class Decoded:
+    """What folds that are worked on together decode once; of one round."""
+
+    global_reps: dict[Modality, NDArray[np.float32]] | None = None
+    folding: Folding | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
 @dataclass(frozen=True, kw_only=True)
 class StageWork:
     """A stage with all it needs in memory."""
@@ -60,8 +70,7 @@ class StageWork:
     device: str
     processes: int | Literal["auto"]
     progress: Callable[[float, str], None]
-    decoded: dict[str, Any] = field(default_factory=dict)
-    """What stages that are worked on together decode once; of one round."""
+    decoded: Decoded = field(default_factory=Decoded)
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ def _fold(work: StageWork) -> StageResult:
         sheet = score_sheet(work.config, work.modality, state) if work.config.distillation.caps_weights else None
         return StageResult(FoldOutputs(state=state, sheet=sheet).named())
     inputs = FoldInputs.of(work.inputs)
-    global_reps = _global(work, inputs.global_representations)
+    global_reps, folding = _folding(work, inputs.global_representations)
     count, dim = global_reps[work.modality].shape
     own = [m for m in Modality if m is work.modality]
     reps = decode_representations(
@@ -120,16 +129,19 @@ def _fold(work: StageWork) -> StageResult:
         allow_more=True,
     )
     modality = work.modality
-    folded = _folding(work, global_reps).fold(modality, reps[modality], staleness=inputs.age)
+    folded = folding.fold(modality, reps[modality], staleness=inputs.age)
     outputs = FoldOutputs(state=folded.state, sheet=folded.sheet).named()
     return StageResult(outputs, sha256={} if folded.sha256 is None else sed_state_outputs(folded.sha256))
 
 
-def _folding(work: StageWork, global_reps: Mapping[Modality, NDArray[np.float32]]) -> Folding:
-    if "folding" not in work.decoded:
-        work.decoded["folding"] = Folding(work.config, global_reps, device=work.device)
-    folding: Folding = work.decoded["folding"]
-    return folding
+def _folding(work: StageWork, blob: bytes) -> tuple[dict[Modality, NDArray[np.float32]], Folding]:
+    """The global representations, and what folds clients beside them; the first of the folds makes both."""
+    decoded = work.decoded
+    with decoded.lock:
+        if decoded.global_reps is None or decoded.folding is None:
+            decoded.global_reps = _global(work, blob)
+            decoded.folding = Folding(work.config, decoded.global_reps, device=work.device)
+        return decoded.global_reps, decoded.folding
 
 
 def _weigh(work: StageWork) -> StageResult:
@@ -181,13 +193,6 @@ def _evaluate(work: StageWork) -> StageResult:
 
 
 def _global(work: StageWork, blob: bytes) -> dict[Modality, NDArray[np.float32]]:
-    if "global" not in work.decoded:
-        work.decoded["global"] = _decoded_global(work, blob)
-    global_reps: dict[Modality, NDArray[np.float32]] = work.decoded["global"]
-    return global_reps
-
-
-def _decoded_global(work: StageWork, blob: bytes) -> dict[Modality, NDArray[np.float32]]:
     return decode_global_representations(
         blob,
         num_samples=None,

@@ -8,6 +8,7 @@ the store gains by it, those of many small ones together.
 from __future__ import annotations
 
 import contextvars
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -57,7 +58,7 @@ class Storing(Generic[T]):
         """`put` stores objects by key. Outputs of up to `together_bytes` are given to it together; 0: each alone."""
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="store")
         self._put, self._together_bytes, self._most_bytes = put, together_bytes, most_bytes
-        self._num_bytes = 0
+        self._num_bytes, self._lock = 0, threading.RLock()
         self._small: list[_Waiting[T]] = []
         self._waiting: deque[_Waiting[T]] = deque()
 
@@ -73,10 +74,15 @@ class Storing(Generic[T]):
 
     def begin(self, make: Callable[[], Outputs[T]], size_bytes: int) -> Future[tuple[T, float]]:
         """Store the outputs that `make` tells, about `size_bytes`; their meaning, and when they were there, by
-        perf_counter. Waits for room first. Small ones wait for others, until `flush`.
+        perf_counter. Waits for room first, and with it whoever begins meanwhile. Small ones wait for others, until
+        `flush`.
 
         What `make` or storing raises, the future does.
         """
+        with self._lock:
+            return self._begun(make, size_bytes)
+
+    def _begun(self, make: Callable[[], Outputs[T]], size_bytes: int) -> Future[tuple[T, float]]:
         while self._waiting and (self._num_bytes + size_bytes > self._most_bytes or self._waiting[0].future.done()):
             if self._waiting[0] in self._small:
                 self.flush()
@@ -96,9 +102,10 @@ class Storing(Generic[T]):
 
     def flush(self) -> None:
         """Store what waits for others."""
-        small, self._small = self._small, []
-        if small:
-            self._submit(small)
+        with self._lock:
+            small, self._small = self._small, []
+            if small:
+                self._submit(small)
 
     def _submit(self, group: list[_Waiting[T]]) -> None:
         self._pool.submit(contextvars.copy_context().run, self._store, group)

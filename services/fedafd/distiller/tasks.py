@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from functools import lru_cache, partial
 from time import perf_counter
-from typing import Any, Literal
+from typing import Literal
 
 from fedafd.artifacts.keys import RoundObjects
 from fedafd.artifacts.stage_io import MODEL_FILE, SERVER_STATE, model_path
@@ -19,7 +19,8 @@ from fedafd.distiller.metrics import DistillerMetrics
 from fedafd.distiller.patience import Patience, is_outage
 from fedafd.distiller.public_sets import PublicSets
 from fedafd.distiller.shutdown import Shutdown, StageHandedBackError
-from fedafd.distiller.stages import StageResult, StageWork, run_stage
+from fedafd.distiller.side_by_side import SideBySide
+from fedafd.distiller.stages import Decoded, StageResult, StageWork, run_stage
 from fedafd.distiller.storing import TOGETHER_BYTES, Outputs, Storing
 from fedafd.domain.config import FederationConfig, parse_federation_config
 from fedafd.domain.errors import (
@@ -56,7 +57,10 @@ class StageRunner:
         shutdown: Shutdown,
         processes: int | Literal["auto"] = "auto",
         patience: Patience | None = None,
+        threads: int = 1,
     ) -> None:
+        """`threads`: CPU threads for folds that are worked on at the same time."""
+        self._threads = threads
         self._client, self._store, self._public_sets = client, store, public_sets
         self._patience = patience or Patience()
         self._device, self._processes = device, processes
@@ -108,14 +112,16 @@ class StageRunner:
             Heartbeat(self._client, main.stage_id, main.claim, self._shutdown) as heartbeat,
             self._patience.telling(heartbeat.wait),
             Storing[pb.CompleteStageRequest](self._put, together_bytes=self._together_bytes) as storing,
+            SideBySide[_Stored](threads=self._threads) as working,
         ):
-            storings: dict[Claimed, tuple[_Stored, float]] = {}
+            begun: dict[Claimed, tuple[Future[_Stored], float]] = {}
             for number, stage in enumerate(stages):
                 began = perf_counter()
                 try:
                     if number:
                         heartbeat.step(number / len(stages), f"stage {number + 1} of {len(stages)}")
-                    storings[stage] = self._work(stage, heartbeat, results.shared, storing), began
+                    work = self._prepared(stage, heartbeat, results.shared)
+                    begun[stage] = working.begin(work, partial(self._work, stage, work, storing)), began
                 except (StageLostError, StageHandedBackError) as error:
                     results.left = dict.fromkeys(stages[number:], error)
                     break
@@ -125,8 +131,9 @@ class StageRunner:
                         break
                     # The others go on: each is settled for itself.
                     results.failed[stage] = error
+            wait(future for future, _ in begun.values())
             storing.flush()
-            self._await_stored(storings, results, stage_kind_from_wire(main.claim.kind).value)
+            self._await_stored(begun, results, stage_kind_from_wire(main.claim.kind).value)
         outcomes, following = self._completed(results)
         reached = True
         for stage, failure in results.failed.items():
@@ -134,11 +141,13 @@ class StageRunner:
             outcomes[stage] = "failed"
         return outcomes | self._left(results.left, claimed=len(stages)), following
 
-    def _await_stored(self, storings: Mapping[Claimed, tuple[_Stored, float]], results: Results, kind: str) -> None:
+    def _await_stored(
+        self, begun: Mapping[Claimed, tuple[Future[_Stored], float]], results: Results, kind: str
+    ) -> None:
         """Wait until all outputs are stored; by stage what tells so, and when the stage began."""
-        for stage, (stored, began) in storings.items():
+        for stage, (worked, began) in begun.items():
             try:
-                results.done[stage], ended = stored.result()
+                results.done[stage], ended = worked.result().result()
             except (StageLostError, StageHandedBackError) as error:
                 results.left[stage] = error
             except Exception as error:
@@ -176,10 +185,8 @@ class StageRunner:
                 reached = self._tell(stage, partial(self._client.hand_back, reason=reason))
         return outcomes
 
-    def _work(
-        self, stage: Claimed, heartbeat: Heartbeat, shared: Shared, storing: Storing[pb.CompleteStageRequest]
-    ) -> _Stored:
-        """Do the stage's work, and begin to store its outputs."""
+    def _prepared(self, stage: Claimed, heartbeat: Heartbeat, shared: Shared) -> StageWork:
+        """The stage with its inputs in memory."""
         claim = stage.claim
         inputs = StageInputs(
             self._client,
@@ -190,10 +197,12 @@ class StageRunner:
             redo=lambda maker, given: run_stage(self._described(maker, given, heartbeat.step)),
         )
         given = {item.name: shared.read(item, inputs) for item in claim.inputs}
-        work = self._described(claim, given, heartbeat.step, shared.decoded)
+        return self._described(claim, given, heartbeat.step, shared.decoded)
+
+    def _work(self, stage: Claimed, work: StageWork, storing: Storing[pb.CompleteStageRequest]) -> _Stored:
+        """Do the stage's work, and begin to store its outputs."""
         with span("work"):
             result = run_stage(work)
-
         return storing.begin(partial(self._outputs, stage, result), sum(map(len, result.outputs.values())))
 
     def _described(
@@ -201,7 +210,7 @@ class StageRunner:
         claim: pb.ClaimStageResponse,
         inputs: Mapping[str, bytes],
         progress: Callable[[float, str], None],
-        decoded: dict[str, Any] | None = None,
+        decoded: Decoded | None = None,
     ) -> StageWork:
         return StageWork(
             kind=stage_kind_from_wire(claim.kind),
@@ -216,7 +225,7 @@ class StageRunner:
             device=self._device,
             processes=self._processes,
             progress=progress,
-            decoded={} if decoded is None else decoded,
+            decoded=decoded or Decoded(),
         )
 
     def _outputs(self, stage: Claimed, result: StageResult) -> Outputs[pb.CompleteStageRequest]:

@@ -48,6 +48,7 @@ def _run(settings: DistillerSettings, cache: Path) -> int:
     from fedafd.distiller.public_sets import PublicSets
     from fedafd.distiller.tasks import StageRunner
     from fedafd.learning.feature_cache import keep_features
+    from fedafd.learning.optimizers import choose_device
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -59,7 +60,18 @@ def _run(settings: DistillerSettings, cache: Path) -> int:
     store, patience = open_store(settings.store), Patience()
     keep_features(cache / "features", limit_bytes=settings.cache_limit_bytes)
     public_sets = PublicSets(store, cache, limit_bytes=settings.cache_limit_bytes, patience=patience)
-    runner = StageRunner(client, store, public_sets, settings.device, metrics, shutdown, settings.processes, patience)
+    runner = StageRunner(
+        client,
+        store,
+        public_sets,
+        settings.device,
+        metrics,
+        shutdown,
+        settings.processes,
+        patience,
+        # A GPU is one device, on which folds take turns.
+        torch.get_num_threads() if choose_device(settings.device).type == "cpu" else 1,
+    )
     with ExitStack() as stack:
         if settings.metrics_listen:
             host, port = split_address(settings.metrics_listen)

@@ -55,10 +55,12 @@ class SheetMaker:
         if ensemble.count != 1:
             return _packed_sheet(ensemble, {})
         reps_ND = ensemble.result()
-        rest_ND = self._known.rest(reps_ND)
-        parts = {"added": unit_rest(rest_ND[self._compared_S])}
-        parts["similarity"] = torch.tensor(self._known.mean_similarity(reps_ND), dtype=torch.float64)
-        if digest is not None:
+        parts = {"similarity": torch.tensor(self._known.mean_similarity(reps_ND), dtype=torch.float64)}
+        if digest is None:
+            parts["added"] = unit_rest(self._known.rest(reps_ND, self._compared_S))
+        else:
+            rest_ND = self._known.rest(reps_ND)
+            parts["added"] = unit_rest(rest_ND[self._compared_S])
             parts["every"] = unit_rest(rest_ND).half()
             parts["digest"] = torch.frombuffer(bytearray(digest), dtype=torch.uint8)
         return _packed_sheet(ensemble, parts)

@@ -1,0 +1,65 @@
+"""Folds that were claimed together, worked on at the same time where the arithmetic is done by CPU cores.
+
+A fold is mostly one product of matrices, of which two cores make little more than one does; two folds on a core each
+take half the time of one after the other. All other stages are worked on as they come.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from types import TracebackType
+from typing import Generic, TypeVar
+
+import torch
+
+from fedafd.distiller.stages import StageWork
+from fedafd.domain.kinds import StageKind
+
+__all__ = ["SideBySide"]
+
+_MOST = 8
+_MOST_BYTES = 128 << 20
+"""Of inputs in work: one beyond it waits until there is room. In memory a fold takes a few times as much."""
+T = TypeVar("T")
+
+
+class SideBySide(Generic[T]):
+    """Works on folds in threads of its own, which end with the block."""
+
+    def __init__(self, *, threads: int, most_bytes: int = _MOST_BYTES) -> None:
+        """`threads`: CPU threads that all take together; 1 to work on one fold after the other."""
+        self._threads, self._most_bytes = threads, most_bytes
+        self._most = min(threads, _MOST)
+        self._pool = ThreadPoolExecutor(self._most, thread_name_prefix="fold")
+        self._running: deque[tuple[Future[T], int]] = deque()
+
+    def __enter__(self) -> SideBySide[T]:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        self._pool.shutdown(cancel_futures=kind is not None)
+        # A thread that is new begins with the number that was set last, by whichever thread.
+        torch.set_num_threads(self._threads)
+
+    def begin(self, work: StageWork, do: Callable[[], T]) -> Future[T]:
+        """Begin the work by `do`. What it raises the future does for a fold; anything else is done when this returns.
+
+        Waits until fewer folds are in work than may be.
+        """
+        if work.kind is not StageKind.FOLD:
+            done: Future[T] = Future()
+            done.set_result(do())
+            return done
+        size_bytes = sum(map(len, work.inputs.values()))
+        while self._running and not self._has_room(size_bytes):
+            wait((self._running.popleft()[0],))
+        future = self._pool.submit(contextvars.copy_context().run, do)
+        self._running.append((future, size_bytes))
+        return future
+
+    def _has_room(self, size_bytes: int) -> bool:
+        in_work = [size for future, size in self._running if not future.done()]
+        return len(in_work) < self._most and sum(in_work) + size_bytes <= self._most_bytes
