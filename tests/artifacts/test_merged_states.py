@@ -16,6 +16,7 @@ from safetensors.numpy import load, save
 
 from fedafd.artifacts.merged_states import ClientCounts, check_merged_states, encode_merged_states, sed_state_of
 from fedafd.artifacts.representations import decode_representations, encode_representations
+from fedafd.artifacts.sed_states import HALF_ROWS
 from fedafd.domain.config import FederationConfig, WireDtype, parse_federation_config
 from fedafd.domain.errors import PublicSetMismatchError, RepresentationError
 from fedafd.domain.kinds import Modality
@@ -116,6 +117,17 @@ def test_regions_of_any_sizes_equal_the_flat_federation(
         if flat:
             found, expected = aggregate(chosen, merge_states(leaves)), aggregate(chosen, merge_states(flat))
             np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+
+
+def test_a_region_of_one_client_delivers_float32_whatever_its_state_is_kept_in(tmp_path: Path) -> None:
+    sent = as_sent({Modality.TEXT: unit_rows(1)}, WireDtype.FLOAT16)
+    global_reps = dict.fromkeys(Modality, unit_rows(2))
+    assert HALF_ROWS in load(fold_state(config(), Modality.TEXT, sent[Modality.TEXT], global_reps))
+    blob, counts = delivered([sent], config(), global_reps, tmp_path / "region")
+    assert counts.total == 1
+    tensors = load(blob)
+    assert tensors["text.weighted_sum"].dtype == np.float32
+    np.testing.assert_array_equal(tensors["text.weighted_sum"], sent[Modality.TEXT])
 
 
 def good() -> dict[str, NDArray[np.generic]]:

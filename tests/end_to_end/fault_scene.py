@@ -103,7 +103,7 @@ class Scene:
         self.rest.start_rounds(1)
 
     def until(self, moment: str) -> None:
-        """Wait for one of MOMENTS in the round at hand."""
+        """Wait for one of MOMENTS in the round at hand, or what follows it, if it passed between two looks."""
         self.trial.until(lambda: self._reached(moment), moment, _LONGEST_ROUND_SECONDS)
 
     def end_round(self) -> RoundDetails:
@@ -123,9 +123,9 @@ class Scene:
             "preparing": answer["state"] == "preparing",
             "training": "training" in parts,
             "delivering": "delivered" in parts,
-            "distilling": answer["state"] in ("distilling", "evaluating", "completed"),
+            "distilling": answer["state"] in ("distilling", "evaluating", "completed", "failed"),
         }
-        return reached[moment]
+        return any(reached[each] for each in MOMENTS[MOMENTS.index(moment) :])
 
     def child(self, name: str) -> Child:
         return next(child for child in self.supervisor.children if child.name == name)

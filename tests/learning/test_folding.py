@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load
+from safetensors.torch import load, save
 from torch.nn import functional as F
 
 from fedafd.algorithm import checks, distillation, similarity
+from fedafd.algorithm.checks import InvalidTensorError
+from fedafd.artifacts.sed_states import HALF_ROWS, WEIGHTED_SUM
 from fedafd.domain.config import FederationConfig
+from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import Modality
-from fedafd.learning.ensemble import fold_state
+from fedafd.learning.ensemble import aggregate, fold_state, merge_states
 from fedafd.learning.folding import Folding
 from fedafd.learning.weighing import score_sheet
 
@@ -45,6 +48,45 @@ def test_a_fold_has_the_same_bits_whatever_was_folded_before_it(ensemble: str, s
             assert folded.sheet == (
                 score_sheet(chosen, modality, folded.state, reps) if chosen.distillation.caps_weights else None
             )
+
+
+@pytest.mark.parametrize("staleness", [0, 3])
+def test_rows_that_came_in_float16_are_kept_in_it_without_a_bit_lost(staleness: int) -> None:
+    chosen = config(12, staleness_decay=0.5)
+    reps = dict.fromkeys(Modality, rows(0, (200, 12)))
+    sent_ND = rows(1, (200, 12)).astype(np.float16)
+    state = Folding(chosen, reps).fold(Modality.TEXT, sent_ND.astype(np.float32), staleness=staleness).state
+    kept = load(state)
+    assert WEIGHTED_SUM not in kept
+    assert kept[HALF_ROWS].dtype == torch.float16
+    assert torch.equal(kept[HALF_ROWS], torch.from_numpy(sent_ND))
+    assert merge_states([state]) == state
+    kept[WEIGHTED_SUM] = kept.pop(HALF_ROWS).float()
+    in_float32 = save(kept)
+    other = fold_state(chosen, Modality.TEXT, rows(2, (200, 12)), reps)
+    assert merge_states([state, other]) == merge_states([in_float32, other])
+    assert np.array_equal(aggregate(chosen, state), aggregate(chosen, in_float32))
+
+
+def test_rows_that_float16_would_round_stay_in_float32() -> None:
+    reps = dict.fromkeys(Modality, rows(0, (8, 8)))
+    for sent_ND in (rows(1, (8, 8)), np.full((8, 8), 1e6, np.float32), np.full((8, 8), 1e-9, np.float32)):
+        kept = load(fold_state(config(8), Modality.TEXT, sent_ND, reps))
+        assert HALF_ROWS not in kept
+        assert torch.equal(kept[WEIGHTED_SUM], torch.from_numpy(sent_ND))
+
+
+@pytest.mark.parametrize("wrong", ["both", "neither"])
+def test_a_state_with_rows_twice_or_never_is_refused(wrong: str) -> None:
+    reps = dict.fromkeys(Modality, rows(0, (8, 8)))
+    kept = load(fold_state(config(8), Modality.TEXT, rows(1, (8, 8)), reps))
+    if wrong == "both":
+        kept[HALF_ROWS], message = kept[WEIGHTED_SUM].half(), "rows twice"
+    else:
+        del kept[WEIGHTED_SUM]
+        message = "missing weighted_sum"
+    with pytest.raises((DataError, InvalidTensorError), match=message):
+        aggregate(config(8), save(kept))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

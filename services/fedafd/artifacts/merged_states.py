@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from fedafd.artifacts.representations import NORM_TOLERANCE, Tensor, check_subject, opened
+from fedafd.artifacts.sed_states import WEIGHTED_SUM, rows_of
 from fedafd.domain.config import EnsembleMode, FederationConfig
 from fedafd.domain.errors import RepresentationError
 from fedafd.domain.kinds import Modality
 
 __all__ = ["ClientCounts", "check_merged_states", "encode_merged_states", "sed_state_of"]
 
-_ARRAYS = ("running_max", "normaliser", "weighted_sum")
+_ARRAYS = ("running_max", "normaliser", WEIGHTED_SUM)
 _SCALARS = {"count": np.dtype(np.int64), "temperature": np.dtype(np.float64)}
 _NUMBERS_AT_ONCE = 1 << 20
 _SUM_TOLERANCE = 1e-3
@@ -56,7 +57,8 @@ def encode_merged_states(
     tensors: dict[str, NDArray[np.generic]] = {}
     for modality in sorted(states):
         state = load(states[modality])
-        tensors |= {f"{modality.value}.{name}": state[name].astype(np.float32) for name in _ARRAYS}
+        arrays = {**state, WEIGHTED_SUM: rows_of(state)}
+        tensors |= {f"{modality.value}.{name}": arrays[name].astype(np.float32) for name in _ARRAYS}
         tensors |= {f"{modality.value}.{name}": state[name].astype(dtype) for name, dtype in _SCALARS.items()}
     about = {"public_set_sha256": public_set_sha256, "global_representations_sha256": global_sha256}
     return save(tensors, metadata=about | {"num_clients": str(total)})
@@ -142,7 +144,7 @@ def _check_arrays(
 ) -> None:
     dim, name = config.embedding_dim, modality.value
     for part in _ARRAYS:
-        shape = (num_samples, dim) if part == "weighted_sum" else (num_samples,)
+        shape = (num_samples, dim) if part == WEIGHTED_SUM else (num_samples,)
         tensor = tensors[f"{name}.{part}"]
         if tensor.dtype != np.float32 or tensor.shape != shape:
             raise RepresentationError(
@@ -170,7 +172,7 @@ def _check_values(
 ) -> None:
     """`first` is the number of the first row."""
     max_N, normaliser_N = state["running_max"], state["normaliser"]
-    length_N = np.linalg.norm(state["weighted_sum"], axis=1)
+    length_N = np.linalg.norm(state[WEIGHTED_SUM], axis=1)
     _need(np.isfinite(max_N), f"{name}.running_max", "is not finite", first)
     _need(np.isfinite(normaliser_N), f"{name}.normaliser", "is not finite", first)
     _need(np.isfinite(length_N), f"{name}.weighted_sum", "has a value that is not finite", first)

@@ -1,7 +1,8 @@
 """SED on bytes: one client's representations folded into a state, states merged, the ensemble read off.
 
-Shape legend: N public samples, D embedding dimension. A state is the safetensors of SimilarityEnsemble.state(). The
-global representations are centred first where the configuration says so; clients send theirs in that space already.
+Shape legend: N public samples, D embedding dimension. A state is the safetensors of SimilarityEnsemble.state(), its
+rows in float16 where that loses nothing (fedafd.artifacts.sed_states). The global representations are centred first
+where the configuration says so; clients send theirs in that space already.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from fedafd.algorithm.centring import centre, public_mean
 from fedafd.algorithm.creamfl import ContrastiveEnsemble
 from fedafd.algorithm.distillation import SimilarityEnsemble
 from fedafd.algorithm.fedmd import MeanEnsemble
+from fedafd.artifacts.sed_states import HALF_ROWS, WEIGHTED_SUM
 from fedafd.domain.config import EnsembleMode, FederationConfig
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import Modality
@@ -34,6 +36,7 @@ __all__ = [
     "fold_state",
     "merge_states",
     "packed",
+    "packed_state",
     "read_state",
     "state_digest",
     "trimmed_name",
@@ -83,7 +86,7 @@ def fold_state(
     """
     ensemble = empty_ensemble(config, modality, global_reps, device)
     ensemble.add(torch.from_numpy(reps_ND).to(choose_device(device)), weight=client_weight(config, staleness))
-    return packed(ensemble.state_now())
+    return packed_state(ensemble)
 
 
 def merge_states(states: Sequence[bytes], limit: bytes | None = None) -> bytes:
@@ -95,7 +98,7 @@ def merge_states(states: Sequence[bytes], limit: bytes | None = None) -> bytes:
     merged = _capped(states[0], limits)
     for state in states[1:]:
         merged.merge(_capped(state, limits))
-    return packed(merged.state_now())
+    return packed_state(merged)
 
 
 def state_digest(state: bytes) -> bytes:
@@ -135,7 +138,24 @@ def _tensors_in(state: bytes) -> Mapping[str, Tensor]:
 
 def read_state(state: bytes) -> SimilarityEnsemble:
     """The ensemble of a state. Raises DataError or InvalidTensorError for what is none."""
-    return SimilarityEnsemble.from_state(_tensors_in(state))
+    tensors = dict(_tensors_in(state))
+    if HALF_ROWS in tensors:
+        if WEIGHTED_SUM in tensors:
+            raise DataError(f"SED state of {len(state)} bytes: has its rows twice, as {WEIGHTED_SUM} and {HALF_ROWS}")
+        tensors[WEIGHTED_SUM] = tensors.pop(HALF_ROWS).float()
+    return SimilarityEnsemble.from_state(tensors)
+
+
+def packed_state(ensemble: SimilarityEnsemble) -> bytes:
+    """The state of an ensemble; the same bytes for the same values. One client's rows are in float16 if they can be."""
+    tensors = ensemble.state_now()
+    rows_ND = tensors[WEIGHTED_SUM]
+    if ensemble.count == 1 and rows_ND.dtype == torch.float32:
+        half_ND = rows_ND.half()
+        if torch.equal(half_ND.float(), rows_ND):
+            del tensors[WEIGHTED_SUM]
+            tensors[HALF_ROWS] = half_ND
+    return packed(tensors)
 
 
 def packed(tensors: Mapping[str, Tensor]) -> bytes:

@@ -23,7 +23,14 @@ from fedafd.algorithm.distillation import SimilarityEnsemble
 from fedafd.domain.config import FederationConfig
 from fedafd.domain.kinds import Modality
 from fedafd.learning.cores import cores
-from fedafd.learning.ensemble import client_weight, compared_rows, empty_ensemble, packed, state_digest
+from fedafd.learning.ensemble import (
+    client_weight,
+    compared_rows,
+    empty_ensemble,
+    packed_state,
+    read_state,
+    state_digest,
+)
 from fedafd.learning.weighing import SheetMaker
 
 __all__ = ["Folded", "Folding"]
@@ -61,12 +68,11 @@ class Folding:
         with self._cores(modality):
             ensemble = self._empty_of(modality)
             ensemble.add(torch.from_numpy(reps_ND).to(ensemble.device), weight=client_weight(self._config, staleness))
-            here = {name: part.cpu() for name, part in ensemble.state_now().items()}
-            state = packed(here)
+            state = packed_state(ensemble)
             if not self._config.distillation.caps_weights:
                 return Folded(state=state, sheet=None, sha256=None)
             if ensemble.device.type != "cpu":
-                ensemble = SimilarityEnsemble.from_state(here)
+                ensemble = read_state(state)
             digest = state_digest(state) if self._config.distillation.trimmed_share else None
             sheet = self._sheet_maker(modality).sheet(ensemble, digest)
             return Folded(state=state, sheet=sheet, sha256=None if digest is None else digest.hex())
