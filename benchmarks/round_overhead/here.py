@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from benchmarks.counted_aggregator import COUNTS_FILE, read_counts
 from benchmarks.light_sites import Blob, LightSite, enrolled_sites
 from benchmarks.round_overhead.case import Case
-from benchmarks.round_overhead.counted_aggregator import COUNTS_FILE, read_counts
 from benchmarks.round_overhead.process_cost import cpu_seconds, forget_peak, own_bytes, peak_bytes, resident_bytes
 from benchmarks.round_overhead.timed_distiller import WORK_FILE, work_of
 from fedafd.client.answers import Round
@@ -108,7 +108,7 @@ class Here:
     def _start_aggregator(self, number: int) -> int:
         """Its process; it answers."""
         name, address = f"aggregator-{number}", self._addresses[number]
-        module = "benchmarks.round_overhead.counted_aggregator"
+        module = "benchmarks.counted_aggregator"
         process: Child = self._services.start_aggregator(address, name, module)
         port = int(address.rpartition(":")[2])
         self.supervisor.wait_until(lambda: not is_free(port), name)

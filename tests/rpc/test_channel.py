@@ -13,8 +13,14 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
-from fedafd.aggregator import server as aggregator_server
-from fedafd.rpc.channel import CHANNEL_OPTIONS, KEEPALIVE_SECONDS, keepalive_options, open_channel, way_to
+from fedafd.rpc.channel import (
+    CHANNEL_OPTIONS,
+    KEEPALIVE_SECONDS,
+    SERVER_OPTIONS,
+    keepalive_options,
+    open_channel,
+    way_to,
+)
 
 QUICK = keepalive_options(1.0, 1.0)
 BOUND_SECONDS = 20.0
@@ -110,7 +116,7 @@ async def test_a_server_gives_up_a_silent_line_in_its_time() -> None:
 def test_agents_distillers_and_aggregators_keep_lines_by_the_same_times() -> None:
     wanted = set(keepalive_options(*KEEPALIVE_SECONDS))
     assert wanted <= set(CHANNEL_OPTIONS)
-    assert wanted <= set(aggregator_server._OPTIONS)
+    assert wanted <= set(SERVER_OPTIONS)
     assert ("grpc.http2.ping_timeout_ms", 10_000) in wanted
 
 

@@ -121,20 +121,21 @@ class AgentService(AggregatorServiceServicer):
         async for request in requests:
             if upload is None:
                 upload = await announced_upload(self._context, client, request.upload_id)
+            index, data = request.index, request.data  # each reading of `data` is a copy
             # With each chunk, from memory: a stream ends with its round, and with its client's credential.
             client = await calling_client(self._context, call)
             part, row = await open_participation(self._context, client, upload.round_id)
             try:
                 if stream is None:
                     blob = ArrivingBlob(self._context.store, row, upload)
-                    stream = Stream(blob, request.index, self._context.store.append_bytes)
-                await stream.take(request.index, request.data)
+                    stream = Stream(blob, index, self._context.store.append_bytes)
+                await stream.take(index, data)
             except _STORE_OUTAGES:
                 self._context.progress.moved(row.federation_id, part.id)
                 raise
-            counts = self._context.transfers.goes_farther(upload.id, request.index)
-            self._context.progress.moved(row.federation_id, part.id, up=len(request.data), counts=counts)
-            self._context.metrics.bytes_in.inc(len(request.data))
+            counts = self._context.transfers.goes_farther(upload.id, index)
+            self._context.progress.moved(row.federation_id, part.id, up=len(data), counts=counts)
+            self._context.metrics.bytes_in.inc(len(data))
             self._seen(client, f"{ActivityKind.UPLOADING} {upload.purpose}")
         if stream is None:
             raise UploadError("the stream brought no chunk")

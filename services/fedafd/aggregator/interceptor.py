@@ -153,7 +153,9 @@ def _message_of(parse: Callable[[bytes], Any], content: bytes) -> Any:
 
 async def _messages_of(parse: Callable[[bytes], Any], contents: AsyncIterator[bytes]) -> AsyncIterator[Any]:
     async for content in contents:
-        yield _message_of(parse, content)
+        message = _message_of(parse, content)
+        del content  # a chunk is in memory once, not twice, while it is worked on
+        yield message
 
 
 def _foreign(inner: Callable[..., Any]) -> Callable[..., Any]:

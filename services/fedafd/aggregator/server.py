@@ -43,8 +43,9 @@ from fedafd.persistence.migrate import check_schema
 from fedafd.proto.v1.aggregator_pb2_grpc import add_AggregatorServiceServicer_to_server
 from fedafd.proto.v1.distillation_pb2_grpc import add_DistillationServiceServicer_to_server
 from fedafd.rpc.authority import Authority
-from fedafd.rpc.channel import KEEPALIVE_SECONDS, MAX_MESSAGE_BYTES, keepalive_options
+from fedafd.rpc.channel import SERVER_OPTIONS
 from fedafd.storage import open_store, open_store_for_sites
+from fedafd.telemetry.allocator import give_memory_back
 from fedafd.telemetry.ending import end_within, tell_end
 from fedafd.telemetry.garbage import collect_seldom
 from fedafd.telemetry.logging import configure, get_logger
@@ -54,15 +55,6 @@ from fedafd.tracking.trackers import check_trackers
 
 __all__ = ["main", "make_server", "serve"]
 
-_OPTIONS = (
-    *keepalive_options(*KEEPALIVE_SECONDS),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.so_reuseport", 0),
-    # When a round of hundreds begins on a busy machine, calls wait for longer than gRPC's 30 s until they are taken up;
-    # it cancels them then, and their callers have to call again.
-    ("grpc.server_max_unrequested_time_in_server", 120),
-)
 _HARD_END_SECONDS = 4.0
 """After the grace a process that still waits for a hung database or broker is ended."""
 _log = get_logger(__name__)
@@ -80,7 +72,7 @@ def _make_server(
     """A server with these of our services, and health."""
     server = grpc.aio.server(
         interceptors=[*interceptors, ErrorInterceptor(context)],
-        options=_OPTIONS,
+        options=SERVER_OPTIONS,
     )
     if FOR_AGENTS in services:
         add_AggregatorServiceServicer_to_server(AgentService(context), server)
@@ -208,6 +200,7 @@ def main() -> int:
         configure("aggregator", level=settings.log_level)
         configure_tracing("aggregator")
         collect_seldom()
+        give_memory_back()
         asyncio.run(_serve_until_signal(settings))
     except FedafdError as error:
         tell_end("aggregator", error)

@@ -27,7 +27,7 @@ __all__ = ["ClientCounts", "check_merged_states", "encode_merged_states", "sed_s
 
 _ARRAYS = ("running_max", "normaliser", WEIGHTED_SUM)
 _SCALARS = {"count": np.dtype(np.int64), "temperature": np.dtype(np.float64)}
-_NUMBERS_AT_ONCE = 1 << 20
+_NUMBERS_AT_ONCE = 1 << 14  # in float64
 _SUM_TOLERANCE = 1e-3
 """Of sums of float32, relative."""
 _SCORE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}

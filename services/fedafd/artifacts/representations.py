@@ -43,8 +43,8 @@ NORM_TOLERANCE = 0.02
 
 _NAMES = frozenset(f"{modality}{part}" for modality in Modality for part in ("", ".scale"))
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_CHECKED_AT_ONCE = 1 << 20
-"""Numbers of a tensor in memory."""
+_CHECKED_AT_ONCE = 1 << 15
+"""Numbers of a tensor in memory: they stay in a core's cache, and are no block that malloc maps for itself."""
 _DTYPES = {
     short: np.dtype(f"{kind}{bits}")
     for letter, kind in (("F", "float"), ("I", "int"), ("U", "uint"))

@@ -50,6 +50,7 @@ from fedafd.persistence.idempotency_repository import forget_old_answers
 from fedafd.persistence.login_repository import forget_ended_logins
 from fedafd.persistence.migrate import check_schema
 from fedafd.storage import open_store
+from fedafd.telemetry.allocator import give_memory_back
 from fedafd.telemetry.ending import tell_end
 from fedafd.telemetry.garbage import collect_seldom
 from fedafd.telemetry.logging import configure, get_logger
@@ -218,6 +219,7 @@ def main() -> int:
         tell_end("control-plane", error)
         return 1
     collect_seldom()
+    give_memory_back()
     _log.info("control_plane.starting", host=settings.host, port=settings.port)
     if own_tls is None and is_off_machine(f"[{settings.host}]:1" if ":" in settings.host else f"{settings.host}:1"):
         _log.warning(

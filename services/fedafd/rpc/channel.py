@@ -1,4 +1,7 @@
-"""Channels to the aggregator: keepalive, message limits, the way there, and TLS where its files are given."""
+"""Channels to the aggregator: keepalive, message limits, the way there, and TLS where its files are given.
+
+And what the server at their other end is set to.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ __all__ = [
     "CHANNEL_OPTIONS",
     "KEEPALIVE_SECONDS",
     "MAX_MESSAGE_BYTES",
+    "SERVER_OPTIONS",
     "keepalive_options",
     "open_channel",
     "open_sync_channel",
@@ -47,6 +51,18 @@ CHANNEL_OPTIONS: Options = (
     ("grpc.max_reconnect_backoff_ms", 5_000),
     # Each channel has a connection of its own: one that is opened anew may lead to another aggregator.
     ("grpc.use_local_subchannel_pool", 1),
+)
+SERVER_OPTIONS: Options = (
+    *keepalive_options(*KEEPALIVE_SECONDS),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.so_reuseport", 0),
+    # Otherwise gRPC measures each line, and lets a site send many megabytes ahead of what has been read, which fill the
+    # memory when many send at once. Without it a site sends about the next chunk while this one is worked on.
+    ("grpc.http2.bdp_probe", 0),
+    # When a round of hundreds begins on a busy machine, calls wait for longer than gRPC's 30 s until they are taken up;
+    # it cancels them then, and their callers have to call again.
+    ("grpc.server_max_unrequested_time_in_server", 120),
 )
 
 
