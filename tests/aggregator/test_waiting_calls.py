@@ -11,11 +11,11 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
-from fedafd.aggregator import server as aggregator_server
+from fedafd.rpc.channel import SERVER_OPTIONS
 
 BUSY_SECONDS = 2.5
 PATIENCE = "grpc.server_max_unrequested_time_in_server"
-OPTIONS = dict(aggregator_server._OPTIONS)
+OPTIONS = dict(SERVER_OPTIONS)
 
 
 def codes_of_calls_to_a_busy_server(patience_seconds: int) -> list[grpc.StatusCode]:

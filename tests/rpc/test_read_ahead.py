@@ -44,14 +44,20 @@ async def receiving(hold: asyncio.Event) -> AsyncIterator[str]:
         await server.stop(None)
 
 
+def stream_of(channel: grpc.aio.Channel, method: str) -> grpc.aio.StreamUnaryCall[bytes, bytes]:
+    call: Any = channel.stream_unary
+    stream: grpc.aio.StreamUnaryCall[bytes, bytes] = call(f"/test/{method}")()
+    return stream
+
+
 async def test_a_site_on_a_fast_line_cannot_fill_the_memory_ahead_of_what_is_read() -> None:
     async with receiving(asyncio.Event()) as address, open_channel(address) as channel:
-        fast = channel.stream_unary("/test/all")()
+        fast = stream_of(channel, "all")
         for _ in range(64):  # so long a stream shows gRPC how fast the line is
             await fast.write(_CHUNK)
         await fast.done_writing()
         await fast
-        slow, sent = channel.stream_unary("/test/first")(), 0
+        slow, sent = stream_of(channel, "first"), 0
         while sent < 64:
             try:
                 async with asyncio.timeout(3):
