@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
 from fedafd.artifacts.folders import pack_folder, unpack_folder
 from fedafd.artifacts.model_parts import BundleBase, join_parts, read_parts
 from fedafd.artifacts.model_splitting import DeliveredModel, delivered_model, split_model
-from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.domain.kinds import ClientKind
 from fedafd.proto.v1 import aggregator_pb2 as pb
 
 FROZEN = np.random.default_rng(0).standard_normal((300, 300)).astype(np.float32)
@@ -142,19 +143,38 @@ def test_hashes_that_are_damaged_cost_bytes_and_no_round(tmp_path: Path, damage:
 
 
 SIZES = {"embedding_size": 8, "hidden_sizes": [32, 64], "depths": [1, 1], "layer_type": "basic"}
-HEAD: dict[str, Any] = {"image_encoder": IMAGE | {"trainable": "head", "options": SIZES}}
+TEXTS = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+LORA = {"trainable": "lora", "lora": {"rank": 1}}
 
 
-def frozen_bytes(files: dict[str, bytes], path: str, others: dict[str, bytes]) -> int:
-    """Of the tensors that are in an encoder of both models."""
-    mine, theirs = (load(found[path]) for found in (files, others))
-    return sum(mine[name].nbytes for name in mine if np.array_equal(mine[name], theirs[name]))
+def trained_as(trainable: dict[str, Any]) -> dict[str, Any]:
+    """Encoders that are mostly frozen, of the federation and of a site."""
+    return {
+        "image_encoder": IMAGE | {"options": SIZES} | trainable,
+        "text_encoder": {"architecture": "bert", "max_tokens": 16, "options": TEXTS} | trainable,
+    }
 
 
-def test_of_an_encoder_with_a_trained_head_the_rest_goes_up_once(tmp_path: Path) -> None:
-    """The site's real training, an encoder of its own beside the federation's, two rounds."""
-    site = ComparedSite(tmp_path, ClientKind.IMAGE, alone_branch=True, **HEAD)
-    site.federation = tiny_federation(**HEAD, fusion={"alone_branch": True}, client={"local_epochs": 1})
+def tensors_of(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Of all encoders, by their paths and names."""
+    found = {path: load(content) for path, content in files.items() if path.count("/") == 2 and path.endswith("tensors")}
+    return {f"{path}:{name}": value.tobytes() for path, tensors in found.items() for name, value in tensors.items()}
+
+
+@pytest.mark.parametrize("kind", ClientKind)
+@pytest.mark.parametrize(
+    "trainable",
+    [
+        {"trainable": "head"},
+        pytest.param(LORA, marks=pytest.mark.skipif(find_spec("peft") is None, reason="the extra `lora` is missing")),
+    ],
+    ids=["head", "lora"],
+)
+def test_what_is_frozen_of_encoders_goes_up_once(kind: ClientKind, trainable: dict[str, Any], tmp_path: Path) -> None:
+    """The site's real training, encoders of its own beside the federation's, two rounds."""
+    encoders = trained_as(trainable)
+    site = ComparedSite(tmp_path, kind, alone_branch=True, **encoders)
+    site.federation = tiny_federation(**encoders, fusion={"alone_branch": True}, client={"local_epochs": 1})
     made, sizes, kept = [], [], None
     for number in (1, 2):
         result = site.train_shared(number)
@@ -162,15 +182,19 @@ def test_of_an_encoder_with_a_trained_head_the_rest_goes_up_once(tmp_path: Path)
         path = tmp_path / f"model-{number}"
         path.write_bytes(result.personalized_model)
         made.append(unpack_folder(result.personalized_model))
-        bundles = [site.task(number).encoder_bundles[Modality.IMAGE]]
-        split = split_model(path, bundles, kept)
+        split = split_model(path, site.task(number).encoder_bundles.values(), kept)
         assert split is not None
         sizes.append(len(split.blob))
         kept = DeliveredModel.from_bytes(delivered_model(path, number).to_bytes())
         site.deliver(number, result)
-    whole_bytes = [(tmp_path / f"model-{number}").stat().st_size for number in (1, 2)]
-    encoders = [f"{whose}/image/model.safetensors" for whose in ("local", "alone", "global")]
-    frozen = [frozen_bytes(made[1], path, made[0]) for path in encoders]
-    assert min(frozen) > 50_000, "nothing is frozen, so nothing is tested"
-    assert sizes[0] < whole_bytes[0] - frozen[1] - frozen[2] + 5_000
-    assert sizes[1] < whole_bytes[1] - sum(frozen) + 5_000
+    first, second = (tensors_of(files) for files in made)
+    frozen = {name for name, content in second.items() if first.get(name) == content and ":backbone." in name}
+    bundled = {name for name in second if name.startswith("global/")}
+    assert {name.partition("/")[0] for name in frozen} == {path.partition("/")[0] for path in made[1] if "/" in path}
+    for encoder in {name.partition(":")[0] for name in second}:
+        assert sum(len(second[name]) for name in frozen if name.startswith(encoder)) > 100_000, encoder
+    new = sum(len(content) for name, content in second.items() if name not in frozen | bundled)
+    around = 1024 * len(made[1]) + sum(len(c) for path, c in made[1].items() if path.count("/") < 2) + 60_000
+    assert sizes[1] < new + around
+    once = {second[name] for name in frozen - bundled}
+    assert sizes[0] < new + sum(map(len, once)) + around

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.learning.tiny import IMAGE, tiny_client, tiny_federation, tiny_private, tiny_public, tiny_recipe, tiny_server
+from safetensors.torch import load, save
+from tests.learning.tiny import IMAGE, tiny_client, tiny_federation, tiny_private, tiny_public, tiny_recipe, tiny_server, write_files
 from torch import Tensor, nn
 
+from fedafd.artifacts.folders import unpack_folder
 from fedafd.domain.config import EncoderConfig, FederationConfig, LoraConfig, parse_federation_config
-from fedafd.domain.errors import ConfigurationError, StateUnusableError
+from fedafd.domain.errors import ConfigurationError, DataError, StateUnusableError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
 from fedafd.learning.client_model import make_client_model
@@ -22,6 +25,7 @@ from fedafd.learning.client_round import ClientRound
 from fedafd.learning.encoders import Encoder
 from fedafd.learning.fedavg import average_updates, group_of, load_average, weight_update
 from fedafd.learning.lora import add_adapters, merged_files, merged_tensors
+from fedafd.learning.model_sums import SUMS
 from fedafd.learning.personalized_export import export_personalized_model, write_personalized_model
 from fedafd.learning.personalized_model import PersonalizedModel
 from fedafd.learning.sample_encoder import SampleEncoder
@@ -200,24 +204,55 @@ def test_lora_s_values_without_lora_are_refused() -> None:
         parse_federation_config({"name": "x", "text_encoder": BERT | LORA | {"trainable": "head"}})
 
 
-@pytest.mark.parametrize("kind", [ClientKind.IMAGE, ClientKind.TEXT])
-def test_exported_models_hold_plain_weights_and_need_no_peft(
+@pytest.mark.parametrize("kind", ClientKind)
+def test_a_shared_model_keeps_matrices_apart_and_is_the_site_s_plain_model_where_it_is_read(
     kind: ClientKind, begun: tuple[bytes, Prepared], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, made = begun
-    trained = client(kind, made)
-    recipe = tiny_recipe(kind)
+    recipe, trained = tiny_recipe(kind), client(kind, made)
     monkeypatch.setitem(sys.modules, "peft", None)
     (tmp_path / "state").write_bytes(trained.state)
     paths = {modality: tmp_path / modality.value for modality in kind.modalities}
     for modality, path in paths.items():
         path.write_bytes(made.bundles[modality])
     write_personalized_model(tmp_path / "model", recipe, state=tmp_path / "state", bundles=paths)
+    assert not [path for path in (tmp_path / "model").rglob("*.safetensors") if b"lora_" in path.read_bytes()]
     files = export_personalized_model(recipe, state=trained.state, bundles=made.bundles)
-    for name, content in files.items():
-        assert (tmp_path / "model" / name).read_bytes() == content, name
-        assert b"lora_" not in content, name
-    assert len(PersonalizedModel.from_pretrained(tmp_path / "model").predict(samples(kind))) == 24
+    for modality, bundle in made.bundles.items():
+        if modality in kind.modalities:
+            of_global = {path: files[f"global/{modality.value}/{path}"] for path in unpack_folder(bundle)}
+            assert of_global == unpack_folder(bundle), "known by its bytes"
+            assert b"lora_" in files[f"local/{modality.value}/model.safetensors"]
+    shared = PersonalizedModel.from_pretrained(write_files(files, tmp_path / "shared"))
+    own = PersonalizedModel.from_pretrained(tmp_path / "model")
+    if kind is ClientKind.PAIR:
+        test: Any = tiny_private(kind).test
+        for name, given in (("embed_images", test.images), ("embed_texts", [texts[0] for texts in test.captions])):
+            np.testing.assert_array_equal(getattr(shared, name)(given), getattr(own, name)(given))
+    else:
+        assert shared.predict(samples(kind)) == own.predict(samples(kind))
+        assert len(own.predict(samples(kind))) == 24
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: {name: value for name, value in tensors.items() if ".lora_A." not in name},
+        lambda tensors: tensors | {name: value[:, :3] for name, value in tensors.items() if ".lora_A." in name},
+        lambda tensors: tensors | {name: value[0] for name, value in tensors.items() if ".lora_B." in name},
+    ],
+    ids=["gone", "narrower", "a row"],
+)
+def test_matrices_that_do_not_fit_are_refused_by_name_where_the_model_is_read(
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]], begun: tuple[bytes, Prepared], tmp_path: Path
+) -> None:
+    trained = client(ClientKind.TEXT, begun[1])
+    files = export_personalized_model(tiny_recipe(ClientKind.TEXT), state=trained.state, bundles=begun[1].bundles)
+    name = "local/text/model.safetensors"
+    changed = files | {name: save({k: v.contiguous() for k, v in change(load(files[name])).items()})}
+    folder = write_files({path: content for path, content in changed.items() if path != SUMS}, tmp_path / "model")
+    with pytest.raises(DataError, match=f"{folder}/local/text: describes no encoder that its weights are of"):
+        PersonalizedModel.from_pretrained(folder)
 
 
 def test_the_published_global_model_holds_plain_weights(begun: tuple[bytes, Prepared]) -> None:

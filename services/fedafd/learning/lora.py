@@ -2,7 +2,8 @@
 
 While they are trained, and on their way between server and sites, the matrices are tensors of their own
 (`<layer>.lora_A.default.weight`, `<layer>.lora_B.default.weight`), and the frozen ones (`<layer>.base_layer.weight`)
-keep their bits: what is sent by content is sent once. An exported model holds their sum under the layer's own name.
+keep their bits: what is sent by content is sent once. They stay apart in a model that a site shares, too, and are
+merged where it is read. Any other model's folder holds their sum under the layer's own name.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -21,7 +23,7 @@ from fedafd.domain.config import EncoderConfig, LoraConfig, parse_config
 from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.learning.encoders import Encoder
 
-__all__ = ["add_adapters", "merge_folder", "merged_files", "merged_tensors"]
+__all__ = ["add_adapters", "merge_folder", "merged_encoder", "merged_files", "merged_tensors"]
 
 _ATTENTION = {
     *("query", "value", "query_proj", "value_proj", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v"),
@@ -66,16 +68,38 @@ def _show_shapes(backbone: nn.Module) -> None:
 
 
 def merged_tensors(lora: LoraConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An encoder's tensors with the matrices added, in float32, to the weights that they stand beside."""
+    """An encoder's tensors with the matrices added, in float32, to the weights that they stand beside.
+
+    Raises ValueError, KeyError or RuntimeError for matrices that do not fit each other or the weights.
+    """
     merged = {}
     for name, value in tensors.items():
         if _ADAPTER in name:
             continue
         layer, base, part = name.rpartition(_BASE)
         if base and part == "weight":
-            value = value.float() + lora.alpha / lora.rank * _product(layer, tensors)
+            value = value.float() + lora.alpha / lora.rank * _product(layer, value, tensors)
         merged[f"{layer}.{part}" if base else name] = value
     return merged
+
+
+def merged_encoder(
+    described: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str
+) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+    """What `config.json` says of an encoder, and its tensors, with nothing of LoRA; as they are, where there is none.
+
+    Raises DataError naming `source` for what describes no encoder, or another one than the tensors are of.
+    """
+    values = described.get("encoder")
+    if not isinstance(values, dict) or values.get("trainable") != "lora":
+        return described, tensors
+    try:
+        adapter = parse_config(EncoderConfig, values, "encoder").adapter
+        assert adapter is not None
+        merged = merged_tensors(adapter, tensors)
+    except (ValueError, KeyError, TypeError, IndexError, RuntimeError, ConfigurationError) as error:
+        raise DataError(f"{source}: describes no encoder that its weights are of: {error!r}") from None
+    return dict(described) | {"encoder": values | {"trainable": "all", "lora": None}}, merged
 
 
 def merged_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -85,15 +109,14 @@ def merged_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """
     try:
         described = json.loads(files[_CONFIG])
-        encoder = parse_config(EncoderConfig, described["encoder"], f"{_CONFIG}, encoder")
-        if encoder.adapter is None:
+        if described["encoder"].get("trainable") != "lora":
             return dict(files)
-        described["encoder"] |= {"trainable": "all", "lora": None}
-        merged = merged_tensors(encoder.adapter, load(files[_WEIGHTS]))
-    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:  # RecursionError is one, too
+        tensors = load(files[_WEIGHTS])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise DataError(f"model folder: describes no encoder that its weights are of: {error!r}") from None
+    plain, merged = merged_encoder(described, tensors, "model folder")
     weights = {name: value.contiguous() for name, value in merged.items()}
-    return dict(files) | {_CONFIG: json.dumps(described, indent=2, sort_keys=True).encode(), _WEIGHTS: save(weights)}
+    return dict(files) | {_CONFIG: json.dumps(plain, indent=2, sort_keys=True).encode(), _WEIGHTS: save(weights)}
 
 
 def merge_folder(folder: Path) -> None:
@@ -105,10 +128,16 @@ def merge_folder(folder: Path) -> None:
         (folder / name).write_bytes(content)
 
 
-def _product(layer: str, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Of the two matrices, in the weight's shape; of a convolution the second one reads single positions."""
+def _product(layer: str, weight: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Of the two matrices, in the weight's shape; of a convolution the second one reads single positions.
+
+    Raises ValueError for matrices of another shape, before their product takes memory.
+    """
     down, up = (tensors[f"{layer}.lora_{which}.default.weight"].float() for which in "AB")
-    return torch.einsum("or,r...->o...", up.flatten(1), down)
+    up = up.flatten(1)
+    if (up.shape[0], *down.shape[1:]) != tuple(weight.shape):
+        raise ValueError(f"{layer}: the matrices' product has another shape than the weight beside them")
+    return torch.einsum("or,r...->o...", up, down)
 
 
 def _targets(backbone: nn.Module, wanted: Sequence[str] | None) -> list[str]:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedafd.domain.errors import DataError
+from fedafd.learning.lora import merged_encoder
 from fedafd.learning.model_sums import check_sum, read_sums
 from fedafd.learning.sample_encoder import SampleEncoder
 
@@ -77,14 +78,13 @@ class ModelFolder:
         return loaded
 
     def encoder(self, prefix: str) -> SampleEncoder:
-        """The encoder in the sub-folder `prefix`."""
-        tokenizer = f"{prefix}/tokenizer.json"
-        return SampleEncoder.restored(
-            self.json(f"{prefix}/config.json"),
-            self.tensors(f"{prefix}/model.safetensors"),
-            self._bytes(tokenizer) if (self.path / tokenizer).is_file() else None,
-            source=str(self.path / prefix),
+        """The encoder in the sub-folder `prefix`; LoRA's matrices, which a shared model keeps apart, are merged."""
+        tokenizer, source = f"{prefix}/tokenizer.json", str(self.path / prefix)
+        described, tensors = merged_encoder(
+            self.json(f"{prefix}/config.json"), self.tensors(f"{prefix}/model.safetensors"), source
         )
+        words = self._bytes(tokenizer) if (self.path / tokenizer).is_file() else None
+        return SampleEncoder.restored(described, tensors, words, source=source)
 
     def _file(self, name: str) -> Path:
         path = self.path / name

@@ -1,6 +1,8 @@
 """The personalized model's folder, made from a client's state: in memory to be sent, or on disk for the site itself.
 
-On disk the weights go from file to file: the state is memory-mapped and the server's bundles are streamed.
+On disk the weights go from file to file: the state is memory-mapped and the server's bundles are streamed. What is sent
+keeps LoRA's matrices apart from the frozen weights, as the bundles do, so that the frozen ones are known by their hash
+and need not travel; whoever reads it merges them. What stays at the site holds plain weights.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from fedafd.learning.alone import has_alone_branch
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
 from fedafd.learning.client_model import ENCODERS
 from fedafd.learning.fedavg import HEAD
-from fedafd.learning.lora import merge_folder, merged_files, merged_tensors
+from fedafd.learning.lora import merge_folder, merged_tensors
 from fedafd.learning.model_card import SiteFacts, personalized_card
 from fedafd.learning.model_sums import SUMS, sums_file, write_sums
 from fedafd.learning.sample_encoder import description
@@ -83,21 +85,25 @@ class Recipe:
 def export_personalized_model(
     recipe: Recipe, *, state: bytes | Checkpoint, bundles: Mapping[Modality, bytes]
 ) -> dict[str, bytes]:
-    """Complete: local and frozen global encoders, fusion, head, labels, model card, SHA256SUMS. Files by path."""
+    """To be sent: local and frozen global encoders, fusion, head, labels, model card, SHA256SUMS. Files by path.
+
+    Where an encoder is trained by LoRA, its matrices are apart from the frozen weights.
+    """
     checkpoint = state if isinstance(state, Checkpoint) else Checkpoint.from_bytes(state)
-    files, weights = _parts(recipe, checkpoint.meta, checkpoint.tensors)
+    files, weights = _parts(recipe, checkpoint.meta, checkpoint.tensors, merged=False)
     files |= {path: save(tensors) for path, tensors in weights.items()}
     for modality in recipe.kind.modalities:
-        kept = {path: c for path, c in unpack_folder(bundles[modality]).items() if path in _ENCODER_FILES}
-        files |= {f"global/{modality.value}/{path}": content for path, content in merged_files(kept).items()}
+        sent = unpack_folder(bundles[modality])
+        files |= {f"global/{modality.value}/{path}": c for path, c in sent.items() if path in _ENCODER_FILES}
     return files | {SUMS: sums_file(files)}
 
 
 def write_personalized_model(
     folder: Path, recipe: Recipe, *, state: Path, bundles: Mapping[Modality, Path], part: str | None = None
 ) -> None:
-    """Write the same files into `folder`, which is made; without the frozen encoders whose bundle is not given.
+    """Write the model into `folder`, which is made; without the frozen encoders whose bundle is not given.
 
+    LoRA's matrices are added to the weights. All else is as in export_personalized_model.
     `part`: of a state that is nested in `state` under that name. Raises DataError for an unreadable state, OSError.
     """
     checkpoint = Checkpoint.mapped(state)
@@ -106,7 +112,7 @@ def write_personalized_model(
         if nested is None:
             raise DataError(f"{state}: holds no {part}")
         checkpoint = nested
-    files, weights = _parts(recipe, checkpoint.meta, checkpoint.tensors)
+    files, weights = _parts(recipe, checkpoint.meta, checkpoint.tensors, merged=True)
     for path, content in files.items():
         _with_parent(folder / path).write_bytes(content)
     for path, tensors in weights.items():
@@ -124,7 +130,7 @@ def write_personalized_model(
 
 
 def _parts(
-    recipe: Recipe, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    recipe: Recipe, meta: Mapping[str, Any], tensors: Mapping[str, Tensor], *, merged: bool
 ) -> tuple[dict[str, bytes], dict[str, dict[str, Tensor]]]:
     """The small files, and the tensors of each file of weights, all by path."""
     config, kind = recipe.config, recipe.kind
@@ -134,11 +140,11 @@ def _parts(
     rest = {name: value for name, value in sorted(model.items()) if not name.startswith(apart)}
     files: dict[str, bytes] = {}
     weights = {"model.safetensors": rest}
-    _add_encoders(files, weights, "local", meta, model, config)
+    _add_encoders(files, weights, "local", meta, model, config, merged=merged)
     pool = meta.get("branches", {}) if has_alone_branch(config, kind) else {}
     if "alone" in pool:
         by_itself = tensors_below(tensors, "alone/model")
-        _add_encoders(files, weights, "alone", meta["alone"], by_itself, config)
+        _add_encoders(files, weights, "alone", meta["alone"], by_itself, config, merged=merged)
         weights["alone/head.safetensors"] = {"free_weight": by_itself[HEAD]}
     task = StateFingerprint.of_state(meta).task
     described = {
@@ -173,17 +179,20 @@ def _add_encoders(
     meta: Mapping[str, Any],
     model: Mapping[str, Tensor],
     config: FederationConfig,
+    *,
+    merged: bool,
 ) -> None:
-    """The folder of each encoder of a client's model, below `whose`."""
+    """The folder of each encoder of a client's model, below `whose`, its LoRA merged or apart."""
     for name, described in meta["encoders"].items():
         modality = Modality(name)
         words = meta["tokenizer"] if modality is Modality.TEXT else None
         encoder = EncoderConfig.model_validate(described)
-        for path, content in description(encoder.merged(), modality, config.embedding_dim, words).items():
+        adapter = encoder.adapter if merged else None
+        shown = encoder.merged() if merged else encoder
+        for path, content in description(shown, modality, config.embedding_dim, words).items():
             files[f"{whose}/{name}/{path}"] = content
         start = f"{ENCODERS}.{name}.encoder."
         tensors = {key.removeprefix(start): value for key, value in sorted(model.items()) if key.startswith(start)}
-        adapter = encoder.adapter
         weights[f"{whose}/{name}/model.safetensors"] = tensors if adapter is None else merged_tensors(adapter, tensors)
 
 
