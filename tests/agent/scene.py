@@ -15,7 +15,7 @@ from tests.agent.fake_aggregator import TOKEN, FakeAggregator
 from fedafd.agent.metrics import AgentMetrics
 from fedafd.agent.runner import Agent
 from fedafd.agent.state import StateDirectory
-from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
+from fedafd.agent.training import LocalResult, LocalTask, ModelWriter, ProgressCallback
 from fedafd.domain.config import parse_agent_config
 from fedafd.domain.kinds import Modality
 from fedafd.domain.leaving import Activity, ActivityKind
@@ -48,11 +48,29 @@ class CountingTrainer:
         return LocalResult(
             representations=bytes([task.seed]) * (2 * MIB + 10),
             state=f"state after {task.round_number}".encode(),
-            personalized_model=b"model" if task.share_model else None,
+            personalized_model=written(b"model") if task.share_model else None,
             weights=b"weights" if task.config.averaging == "weights" else None,
             metrics={"federated/acc1": 50.0},
             num_private_samples=12,
         )
+
+
+def written(model: bytes) -> ModelWriter:
+    """What writes that, whatever the state."""
+
+    def write(state: Path, target: Path) -> None:
+        assert state.exists()
+        target.write_bytes(model)
+
+    return write
+
+
+def packed_model(made: LocalResult, folder: Path) -> bytes:
+    """The model that a result shares, written in `folder`."""
+    assert made.personalized_model is not None
+    (folder / "state").write_bytes(made.state)
+    made.personalized_model(folder / "state", folder / "shared-model")
+    return (folder / "shared-model").read_bytes()
 
 
 class Scene:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from structlog.testing import capture_logs
+from tests.agent.scene import packed_model
 from tests.learning.tiny import IMAGE, tiny_federation
 from typer.testing import CliRunner
 
@@ -167,8 +168,7 @@ def test_classes_that_change_between_rounds_keep_their_names(
 
 
 def _unpacked(made: LocalResult, folder: Path) -> Path:
-    assert made.personalized_model is not None
-    for path, content in unpack_folder(made.personalized_model).items():
+    for path, content in unpack_folder(packed_model(made, folder.parent)).items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(content)
     return folder

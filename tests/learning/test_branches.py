@@ -12,6 +12,7 @@ import pytest
 import torch
 from tests.learning.test_waypoints import InterruptedHereError, Until
 from tests.learning.tiny import (
+    shared_files,
     tiny_client,
     tiny_federation,
     tiny_private,
@@ -28,7 +29,6 @@ from fedafd.learning.baseline import train_baseline
 from fedafd.learning.branches import BRANCHES, weights_from_json
 from fedafd.learning.checkpoint import Checkpoint, tensors_below
 from fedafd.learning.client_round import ClientRound, evaluate_client
-from fedafd.learning.personalized_export import export_personalized_model
 from fedafd.learning.personalized_model import PersonalizedModel
 from fedafd.learning.server_round import Prepared
 from fedafd.learning.waypoints import NOWHERE, Waypoints
@@ -220,5 +220,5 @@ def test_weights_that_nobody_fitted_are_refused_with_the_file(tmp_path: Path) ->
 def _exported(folder: Path, kind: ClientKind, state: bytes) -> PersonalizedModel:
     recipe = tiny_recipe(kind)
     assert set(tensors_below(Checkpoint.from_bytes(state).tensors, "alone"))
-    write_files(export_personalized_model(recipe, state=state, bundles=prepared().bundles), folder)
+    write_files(shared_files(recipe, state=state, bundles=prepared().bundles), folder)
     return PersonalizedModel.from_pretrained(folder, device="cpu")

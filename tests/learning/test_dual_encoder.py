@@ -14,7 +14,16 @@ from PIL import Image
 from safetensors.torch import load
 from tests.learning.dual import FAMILIES, TOKENS, WIDTH, save_dual_encoder
 from tests.learning.test_automatic import same_from_its_files
-from tests.learning.tiny import IMAGE, TEXT, tiny_client, tiny_federation, tiny_public, tiny_recipe, write_files
+from tests.learning.tiny import (
+    IMAGE,
+    TEXT,
+    shared_files,
+    tiny_client,
+    tiny_federation,
+    tiny_public,
+    tiny_recipe,
+    write_files,
+)
 from tests.simulation import tiny_federation as simulated
 from torch.nn import functional as F
 from typer.testing import CliRunner
@@ -25,7 +34,6 @@ from fedafd.domain.config import EncoderConfig, FederationConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.encoders import Encoder
-from fedafd.learning.personalized_export import export_personalized_model
 from fedafd.learning.pretrained import pretrained_tokenizer
 from fedafd.learning.sample_encoder import SampleEncoder
 from fedafd.learning.server_round import distil, evaluate, export_global_model, initial_server_state, prepare
@@ -150,9 +158,7 @@ def test_a_round_with_a_dual_encoder_as_the_global_model(
     likeness = model.embed_images(PICTURES) @ model.embed_texts(SENTENCES[:1])[0]
     assert hit["likeness"] == pytest.approx(likeness.max(), abs=1e-5)
 
-    files = export_personalized_model(
-        tiny_recipe(ClientKind.IMAGE, config=config), state=same.state, bundles=made.bundles
-    )
+    files = shared_files(tiny_recipe(ClientKind.IMAGE, config=config), state=same.state, bundles=made.bundles)
     site = PersonalizedModel.from_pretrained(write_files(files, tmp_path / "site"), device="cpu")
     assert len(site.predict(PICTURES)) == len(PICTURES)
 

@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
-from tests.learning.tiny import IMAGE, tiny_client, tiny_federation, tiny_private, tiny_public, tiny_recipe, tiny_server, write_files
+from tests.learning.tiny import (
+    IMAGE,
+    shared_files,
+    tiny_client,
+    tiny_federation,
+    tiny_private,
+    tiny_public,
+    tiny_recipe,
+    tiny_server,
+    write_files,
+)
 from torch import Tensor, nn
 
 from fedafd.artifacts.folders import unpack_folder
@@ -26,7 +36,7 @@ from fedafd.learning.encoders import Encoder
 from fedafd.learning.fedavg import average_updates, group_of, load_average, weight_update
 from fedafd.learning.lora import add_adapters, merged_files, merged_tensors
 from fedafd.learning.model_sums import SUMS
-from fedafd.learning.personalized_export import export_personalized_model, write_personalized_model
+from fedafd.learning.personalized_export import write_personalized_model
 from fedafd.learning.personalized_model import PersonalizedModel
 from fedafd.learning.sample_encoder import SampleEncoder
 from fedafd.learning.server_round import Prepared, distil, export_global_model
@@ -217,7 +227,7 @@ def test_a_shared_model_keeps_matrices_apart_and_is_the_site_s_plain_model_where
         path.write_bytes(made.bundles[modality])
     write_personalized_model(tmp_path / "model", recipe, state=tmp_path / "state", bundles=paths)
     assert not [path for path in (tmp_path / "model").rglob("*.safetensors") if b"lora_" in path.read_bytes()]
-    files = export_personalized_model(recipe, state=trained.state, bundles=made.bundles)
+    files = shared_files(recipe, state=trained.state, bundles=made.bundles)
     for modality, bundle in made.bundles.items():
         if modality in kind.modalities:
             of_global = {path: files[f"global/{modality.value}/{path}"] for path in unpack_folder(bundle)}
@@ -247,7 +257,7 @@ def test_matrices_that_do_not_fit_are_refused_by_name_where_the_model_is_read(
     change: Callable[[dict[str, Tensor]], dict[str, Tensor]], begun: tuple[bytes, Prepared], tmp_path: Path
 ) -> None:
     trained = client(ClientKind.TEXT, begun[1])
-    files = export_personalized_model(tiny_recipe(ClientKind.TEXT), state=trained.state, bundles=begun[1].bundles)
+    files = shared_files(tiny_recipe(ClientKind.TEXT), state=trained.state, bundles=begun[1].bundles)
     name = "local/text/model.safetensors"
     changed = files | {name: save({k: v.contiguous() for k, v in change(load(files[name])).items()})}
     folder = write_files({path: content for path, content in changed.items() if path != SUMS}, tmp_path / "model")

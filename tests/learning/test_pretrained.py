@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from tests.learning.tiny import IMAGE, TEXT, tiny_federation, tiny_private, tiny_public
+from tests.learning.tiny import IMAGE, TEXT, shared_files, tiny_federation, tiny_private, tiny_public
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from fedafd import GlobalModel, PersonalizedModel
@@ -23,7 +23,7 @@ from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.client_round import train_client
 from fedafd.learning.encoders import build_encoder
 from fedafd.learning.image_processor import pixel_scale
-from fedafd.learning.personalized_export import Recipe, export_personalized_model
+from fedafd.learning.personalized_export import Recipe
 from fedafd.learning.pretrained import pretrained_tokenizer
 from fedafd.learning.sample_encoder import SampleEncoder
 from fedafd.learning.server_round import evaluate, export_global_model, initial_server_state, prepare
@@ -178,7 +178,7 @@ def test_a_round_needs_the_pretrained_folders_once_and_its_models_never(tmp_path
     texts = [captions[0] for captions in public["train"].captions]
     np.testing.assert_allclose(model.embed_texts(texts), made.representations[Modality.TEXT], atol=1e-5)
     recipe = Recipe(config=config, kind=ClientKind.PAIR, metrics={}, lineage={})
-    files = export_personalized_model(recipe, state=client.state, bundles=made.bundles)
+    files = shared_files(recipe, state=client.state, bundles=made.bundles)
     _write(files, tmp_path / "client")
     assert PersonalizedModel.from_pretrained(tmp_path / "client").embed_texts(texts).shape == (48, 16)
     described = json.loads((tmp_path / "global" / "image" / "preprocessor_config.json").read_text())

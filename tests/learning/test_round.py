@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.learning.tiny import shared_files
 from torch.nn import functional as F
 
 from fedafd import GlobalModel, PersonalizedModel
@@ -24,7 +25,7 @@ from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.client_round import ClientRound, train_client
 from fedafd.learning.encoders import build_encoder
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
-from fedafd.learning.personalized_export import Recipe, export_personalized_model
+from fedafd.learning.personalized_export import Recipe
 from fedafd.learning.regularisers import make_regulariser
 from fedafd.learning.server_round import Prepared, distil, evaluate, export_global_model, initial_server_state, prepare
 from fedafd.learning.tokens import build_tokenizer, token_ids
@@ -291,7 +292,7 @@ def test_personalized_folder_is_complete(kind: ClientKind, public: dict[str, Pai
     made = prepared(config, public)
     result = client(config, kind, made, public)
     recipe = Recipe(config=config, kind=kind, metrics=result.metrics, lineage={})
-    files = export_personalized_model(recipe, state=result.state, bundles=made.bundles)
+    files = shared_files(recipe, state=result.state, bundles=made.bundles)
     _write(files, tmp_path)
     model = PersonalizedModel.from_pretrained(tmp_path)
     images = [Image.fromarray(image) for image in public["test"].images]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tests.learning.labelled import LABELS, several_labels
-from tests.learning.tiny import tiny_federation, tiny_private, tiny_public, tiny_recipe, write_files
+from tests.learning.tiny import shared_files, tiny_federation, tiny_private, tiny_public, tiny_recipe, write_files
 from torch import nn
 from torch.nn import functional as F
 
@@ -25,7 +25,6 @@ from fedafd.learning.checkpoint import Checkpoint
 from fedafd.learning.client_round import ClientRound, evaluate_client, train_client
 from fedafd.learning.local_site import LocalSite
 from fedafd.learning.local_training import train_locally
-from fedafd.learning.personalized_export import export_personalized_model
 from fedafd.learning.personalized_model import PersonalizedModel
 from fedafd.learning.server_round import Prepared, initial_server_state, prepare
 from fedafd.learning.site_evaluation import SiteEvaluator
@@ -121,7 +120,7 @@ def test_labels_are_learned() -> None:
 def test_a_models_folder_predicts_each_label_by_itself(kind: ClientKind, tmp_path: Path) -> None:
     made, data = one_round(kind), several_labels(kind)
     recipe = dataclasses.replace(tiny_recipe(kind, metrics=made.metrics), config=arguments(kind)["config"])
-    files = export_personalized_model(recipe, state=made.state, bundles=arguments(kind)["bundles"])
+    files = shared_files(recipe, state=made.state, bundles=arguments(kind)["bundles"])
     model = PersonalizedModel.from_pretrained(write_files(files, tmp_path), device="cpu")
     samples: Any = data.test.texts if hasattr(data.test, "texts") else [np.asarray(i) for i in data.test.images]
     found = model.predict(samples, top_k=len(LABELS))

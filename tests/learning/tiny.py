@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedafd.artifacts.folders import pack_folder
+from fedafd.artifacts.folders import pack_folder, unpack_folder
 from fedafd.datasets.samples import ClientData, PairSplit
 from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
 from fedafd.domain.config import FederationConfig, parse_federation_config
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.client_round import ClientRound, train_client
 from fedafd.learning.local_site import LocalSite, Sent
-from fedafd.learning.personalized_export import Recipe, export_personalized_model
+from fedafd.learning.personalized_export import Recipe, write_shared_model
 from fedafd.learning.server_round import Prepared, export_global_model, initial_server_state, prepare
 
 IMAGE = {
@@ -116,11 +118,23 @@ def write_files(files: dict[str, bytes], folder: Path) -> Path:
     return folder
 
 
+def shared_files(recipe: Recipe, *, state: bytes, bundles: Mapping[Modality, bytes]) -> dict[str, bytes]:
+    """The files of a model as a site shares it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "state").write_bytes(state)
+        paths = {modality: folder / modality.value for modality in bundles}
+        for modality, bundle in bundles.items():
+            paths[modality].write_bytes(bundle)
+        write_shared_model(folder / "packed", recipe, state=folder / "state", bundles=paths)
+        return unpack_folder((folder / "packed").read_bytes())
+
+
 def personalized_folder(kind: ClientKind, folder: Path, **changes: Any) -> Path:
     """A personalized model's folder, of a client that has learned nothing."""
     bundles = tiny_bundles()
     recipe = tiny_recipe(kind, **changes)
-    return write_files(export_personalized_model(recipe, state=tiny_state(kind, bundles), bundles=bundles), folder)
+    return write_files(shared_files(recipe, state=tiny_state(kind, bundles), bundles=bundles), folder)
 
 
 def tiny_recipe(kind: ClientKind, **changes: Any) -> Recipe:

@@ -11,7 +11,7 @@ from pathlib import Path
 from fedafd.domain.errors import StorageFullError
 from fedafd.domain.whole_files import write_whole
 
-__all__ = ["disk_full_is_clear", "sync_folder", "write_atomically"]
+__all__ = ["disk_full_is_clear", "sync_file", "sync_folder", "write_atomically"]
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
@@ -19,6 +19,12 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     with disk_full_is_clear(path.parent):
         write_whole(path, content, mode=mode, sync=True)
     sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Make what was written into a file survive a power cut."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -285,8 +285,6 @@ class Agent:
 
     def _keep(self, local: LocalTask, result: LocalResult) -> PendingResult:
         blobs = {UploadPurpose.REPRESENTATIONS: result.representations}
-        if local.share_model and result.personalized_model is not None:
-            blobs[UploadPurpose.PERSONALIZED_MODEL] = result.personalized_model
         if result.weights is not None:
             blobs[UploadPurpose.WEIGHTS] = result.weights
         source = {
@@ -302,6 +300,7 @@ class Agent:
             num_private_samples=result.num_private_samples,
             state=result.state,
             blobs=blobs,
+            shared_model=result.personalized_model if local.share_model else None,
             model_source=None if result.model_recipe is None else source,
             scores=result.scores,
         )

@@ -12,8 +12,7 @@ from fedafd.agent.kept_scores import COMPARED_SPLITS, KeptScores
 from fedafd.agent.noise import noised
 from fedafd.agent.outgoing import metrics_to_send, samples_to_send
 from fedafd.agent.saved_state import fingerprint_of_site, tell_differences
-from fedafd.agent.training import LocalResult, LocalTask, ProgressCallback
-from fedafd.artifacts.folders import pack_folder
+from fedafd.agent.training import LocalResult, LocalTask, ModelWriter, ProgressCallback
 from fedafd.artifacts.manifest import Manifest
 from fedafd.artifacts.representations import decode_global_representations, encode_representations
 from fedafd.datasets import ClientData, PixelCache, PublicSet, read_manifest
@@ -27,7 +26,6 @@ from fedafd.domain.errors import ArtifactCorruptError
 from fedafd.domain.kinds import Modality
 
 if TYPE_CHECKING:
-    from fedafd.learning.checkpoint import Checkpoint
     from fedafd.learning.client_round import ClientRound
     from fedafd.learning.personalized_export import Recipe
 
@@ -56,22 +54,17 @@ class Site:
 
     def train(self, task: LocalTask, progress: ProgressCallback) -> LocalResult:
         """Do the client's part of a round; blocks. Deterministic in the private data and in what task.key() is of."""
-        from fedafd.learning.checkpoint import Checkpoint
-
         bundles = {modality: path.read_bytes() for modality, path in task.encoder_bundles.items()}
         outcome = self._client_round(task, bundles, progress)
         tell_differences(outcome.differences)
         recipe = self._recipe(task, outcome.metrics)
-        # Of what leaves besides, the state is read once.
-        shares = task.share_model or task.config.averaging is not AveragingMode.OFF
-        trained = Checkpoint.from_bytes(outcome.state) if shares else None
         noisy = noised(outcome.representations, task.representation_noise)
         return LocalResult(
             representations=encode_representations(noisy, task.public_set_sha256, task.config.wire_dtype),
             state=outcome.state,
-            personalized_model=self._shared_model(recipe, trained, bundles) if task.share_model else None,
+            personalized_model=self._shared_model(recipe, task.encoder_bundles) if task.share_model else None,
             model_recipe=recipe.to_json(),
-            weights=_weights(task, trained, samples_to_send(outcome.num_private_samples, self._config.share)),
+            weights=_weights(task, outcome.state, samples_to_send(outcome.num_private_samples, self._config.share)),
             scores=KeptScores.of(self._undecoded, outcome.views, self._content, loss=outcome.loss).to_bytes(),
             metrics=outcome.metrics,
             num_private_samples=outcome.num_private_samples,
@@ -136,13 +129,12 @@ class Site:
             facts=SiteFacts(**_facts(self._data)),
         )
 
-    def _shared_model(self, recipe: Recipe, trained: Checkpoint | None, bundles: Mapping[Modality, bytes]) -> bytes:
-        """The model as it is sent up: what a site keeps to itself is not in its card either."""
-        from fedafd.learning.personalized_export import export_personalized_model
+    def _shared_model(self, recipe: Recipe, bundles: Mapping[Modality, Path]) -> ModelWriter:
+        """Of the model as it is sent up: what a site keeps to itself is not in its card either."""
+        from fedafd.learning.personalized_export import write_shared_model
 
-        assert trained is not None
         shared = replace(recipe, facts=None, metrics=metrics_to_send(recipe.metrics, self._config.share))
-        return pack_folder(export_personalized_model(shared, state=trained, bundles=bundles))
+        return lambda state, target: write_shared_model(target, shared, state=state, bundles=bundles)
 
     def _public_set(self, manifest: Manifest, files: Mapping[str, Path]) -> PublicSet:
         if self._public is None or self._public.manifest != manifest:
@@ -170,9 +162,7 @@ def _intensity_range(options: Mapping[str, Any]) -> IntensityRange | None:
     return (float(value[0]), float(value[1])) if isinstance(value, list | tuple) else None
 
 
-def _weights(task: LocalTask, trained: Checkpoint | None, num_samples: int) -> bytes | None:
+def _weights(task: LocalTask, state: bytes, num_samples: int) -> bytes | None:
     from fedafd.learning.fedavg import weight_update
 
-    if trained is None or task.config.averaging is AveragingMode.OFF:
-        return None
-    return weight_update(trained, num_samples)
+    return None if task.config.averaging is AveragingMode.OFF else weight_update(state, num_samples)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fedafd.agent.cache import ArtifactCache
-from fedafd.agent.files import disk_full_is_clear, sync_folder
+from fedafd.agent.files import disk_full_is_clear, sync_file, sync_folder
 from fedafd.agent.state import MODEL_SOURCE_FILE, STATE_FILE, StateDirectory
 from fedafd.domain.errors import ConfigurationError, DataError, FedafdError
 from fedafd.domain.hashing import file_sha256
@@ -172,5 +172,4 @@ def _sync_all(folder: Path) -> None:
         if path.is_dir():
             sync_folder(path)
         else:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            sync_file(path)

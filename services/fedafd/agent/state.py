@@ -30,7 +30,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from fedafd.agent.files import disk_full_is_clear, sync_folder, write_atomically
+from fedafd.agent.files import disk_full_is_clear, sync_file, sync_folder, write_atomically
+from fedafd.agent.training import ModelWriter
 from fedafd.domain.claims import claim
 from fedafd.domain.errors import ConfigurationError, ConflictError, IdentityInUseError, StateUnusableError
 from fedafd.domain.hashing import file_sha256, sha256_of
@@ -192,18 +193,20 @@ class StateDirectory:
         num_private_samples: int,
         state: bytes,
         blobs: dict[UploadPurpose, bytes],
+        shared_model: ModelWriter | None = None,
         model_source: Mapping[str, Any] | None = None,
         scores: bytes | None = None,
     ) -> PendingResult:
         """Keep a finished training, all of it or nothing. Replaces an older pending result.
 
+        `shared_model` writes one more blob, as it may be too large for the memory.
         `model_source` is what the site's model folder is made of beside the state (see site_model.py); `scores` are
         KeptScores.
         """
         self.discard_pending()
         part = self.root / "state" / f".{round_number}.part"
         shutil.rmtree(part, ignore_errors=True)
-        values = {
+        values: dict[str, Any] = {
             "round_id": round_id,
             "round_number": round_number,
             "task_key": task_key,
@@ -218,6 +221,11 @@ class StateDirectory:
             write_atomically(part / STATE_FILE, state)
             for purpose, blob in blobs.items():
                 write_atomically(part / f"{purpose.value}.blob", blob)
+            if shared_model is not None:
+                model = part / f"{UploadPurpose.PERSONALIZED_MODEL.value}.blob"
+                shared_model(part / STATE_FILE, model)
+                sync_file(model)
+                values["blob_sha256"][UploadPurpose.PERSONALIZED_MODEL.value] = file_sha256(model)
             if model_source is not None:
                 write_atomically(part / MODEL_SOURCE_FILE, json.dumps(model_source).encode())
             if scores is not None:

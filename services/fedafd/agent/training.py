@@ -20,6 +20,7 @@ from fedafd.domain.state_cases import Difference
 __all__ = [
     "LocalResult",
     "LocalTask",
+    "ModelWriter",
     "ProgressCallback",
     "Trainer",
     "TrainingCancelledError",
@@ -29,6 +30,8 @@ __all__ = [
 
 ProgressCallback = Callable[[float, Activity], None]
 """Hears the done share, 0 to 1, and what is being done; raises TrainingCancelledError to stop the training."""
+ModelWriter = Callable[[Path, Path], None]
+"""Writes the packed model of a state, which lies in the first file, into the second. Raises OSError, DataError."""
 
 
 def _nothing() -> None:
@@ -109,8 +112,8 @@ class LocalResult:
     """safetensors, as the wire wants them."""
     state: bytes
     """The personalized state that the next round goes on from; safetensors; stays here."""
-    personalized_model: bytes | None
-    """Packed model folder; None unless the task asks for it."""
+    personalized_model: ModelWriter | None
+    """Writes the packed model folder; None unless the task asks for it."""
     model_recipe: Mapping[str, Any] | None = None
     """What the site's own model folder is made of beside the state and the bundles, as JSON; stays here."""
     weights: bytes | None = None

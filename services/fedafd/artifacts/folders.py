@@ -8,13 +8,13 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 from fedafd.artifacts.blocks import Span
 from fedafd.domain.errors import UploadError
 
-__all__ = ["checked_path", "each_file", "file_spans", "pack_folder", "unpack_folder"]
+__all__ = ["checked_path", "each_file", "file_spans", "pack_files", "pack_folder", "unpack_folder"]
 
 
 def pack_folder(files: Mapping[str, bytes]) -> bytes:
@@ -22,11 +22,23 @@ def pack_folder(files: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for path in sorted(files):
-            info = tarfile.TarInfo(checked_path(path))
-            info.size = len(files[path])
-            info.mode = 0o644
-            tar.addfile(info, io.BytesIO(files[path]))
+            tar.addfile(_member(path, len(files[path])), io.BytesIO(files[path]))
     return buffer.getvalue()
+
+
+def pack_files(folder: Path, target: Path) -> None:
+    """Pack all files below a folder into a file, the same bytes as pack_folder, piece by piece. Raises OSError."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    with target.open("wb") as packed, tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, path in sorted(files.items()):
+            with path.open("rb") as content:
+                tar.addfile(_member(name, path.stat().st_size), content)
+
+
+def _member(path: str, size_bytes: int) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(checked_path(path))
+    info.size, info.mode = size_bytes, 0o644
+    return info
 
 
 def unpack_folder(blob: bytes) -> dict[str, bytes]:

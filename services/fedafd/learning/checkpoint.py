@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -17,9 +18,11 @@ from torch import Tensor
 from fedafd.artifacts.headers import read_meta
 from fedafd.domain.errors import DataError
 
-__all__ = ["Checkpoint", "Snapshot", "tensors_below"]
+__all__ = ["Checkpoint", "Snapshot", "tensors_below", "write_tensors"]
 
 _PINNED = 1 << 30
+_OS_ERROR = re.compile(r"os error (\d+)")
+"""How safetensors, which has no errors of the system's kind, tells one."""
 
 
 @dataclass
@@ -87,10 +90,7 @@ class Checkpoint:
 
     def write(self, path: Path) -> None:
         """The same bytes into a file, from where the tensors lie. Raises OSError."""
-        try:
-            save_file(self._ordered(), path, metadata=self._metadata())
-        except SafetensorError as error:
-            raise OSError(f"{path}: {error}") from None
+        write_tensors(self._ordered(), path, self._metadata())
 
     def _ordered(self) -> dict[str, Tensor]:
         return {key: self.tensors[key] for key in sorted(self.tensors)}
@@ -144,6 +144,15 @@ class Snapshot(Checkpoint):
         if self._arrives is not None:
             self._arrives.synchronize()
         return super()._ordered()
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file, from where the tensors lie. Raises OSError, with the system's number where that is known."""
+    try:
+        save_file(dict(tensors), path, metadata=metadata)
+    except SafetensorError as error:
+        number = _OS_ERROR.search(str(error))
+        raise OSError(int(number.group(1)) if number else None, str(error), str(path)) from None
 
 
 def tensors_below(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

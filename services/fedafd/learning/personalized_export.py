@@ -1,8 +1,8 @@
-"""The personalized model's folder, made from a client's state: in memory to be sent, or on disk for the site itself.
+"""The personalized model's folder, made from a client's state: packed to be sent, or for the site itself.
 
-On disk the weights go from file to file: the state is memory-mapped and the server's bundles are streamed. What is sent
-keeps LoRA's matrices apart from the frozen weights, as the bundles do, so that the frozen ones are known by their hash
-and need not travel; whoever reads it merges them. What stays at the site holds plain weights.
+The weights go from file to file: the state is memory-mapped and the server's bundles are streamed. What is sent keeps
+LoRA's matrices apart from the frozen weights, as the bundles do, so that the frozen ones are known by their hash and
+need not travel; whoever reads it merges them. What stays at the site holds plain weights.
 """
 
 from __future__ import annotations
@@ -14,25 +14,24 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save, save_file
 from torch import Tensor
 
-from fedafd.artifacts.folders import each_file, unpack_folder
+from fedafd.artifacts.folders import each_file, pack_files
 from fedafd.datasets.intensity import IntensityRange
 from fedafd.domain.config import EncoderConfig, FederationConfig, FusionMode, parse_federation_config, usual_task
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.state_fingerprint import StateFingerprint
 from fedafd.learning.alone import has_alone_branch
-from fedafd.learning.checkpoint import Checkpoint, tensors_below
+from fedafd.learning.checkpoint import Checkpoint, tensors_below, write_tensors
 from fedafd.learning.client_model import ENCODERS
 from fedafd.learning.fedavg import HEAD
 from fedafd.learning.lora import merge_folder, merged_tensors
 from fedafd.learning.model_card import SiteFacts, personalized_card
-from fedafd.learning.model_sums import SUMS, sums_file, write_sums
+from fedafd.learning.model_sums import write_sums
 from fedafd.learning.sample_encoder import description
 
-__all__ = ["Recipe", "export_personalized_model", "write_personalized_model"]
+__all__ = ["Recipe", "write_personalized_model", "write_shared_model"]
 
 _ENCODER_FILES = frozenset({"config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"})
 """What a bundle's folder is read for; nothing else that it may hold gets into a model's folder."""
@@ -82,28 +81,22 @@ class Recipe:
             raise DataError(f"not the description of a personalized model: {error}") from None
 
 
-def export_personalized_model(
-    recipe: Recipe, *, state: bytes | Checkpoint, bundles: Mapping[Modality, bytes]
-) -> dict[str, bytes]:
-    """To be sent: local and frozen global encoders, fusion, head, labels, model card, SHA256SUMS. Files by path.
-
-    Where an encoder is trained by LoRA, its matrices are apart from the frozen weights.
-    """
-    checkpoint = state if isinstance(state, Checkpoint) else Checkpoint.from_bytes(state)
-    files, weights = _parts(recipe, checkpoint.meta, checkpoint.tensors, merged=False)
-    files |= {path: save(tensors) for path, tensors in weights.items()}
-    for modality in recipe.kind.modalities:
-        sent = unpack_folder(bundles[modality])
-        files |= {f"global/{modality.value}/{path}": c for path, c in sent.items() if path in _ENCODER_FILES}
-    return files | {SUMS: sums_file(files)}
+def write_shared_model(target: Path, recipe: Recipe, *, state: Path, bundles: Mapping[Modality, Path]) -> None:
+    """Write the model as it is sent, packed, with LoRA's matrices apart. Raises DataError for an unreadable state."""
+    folder = target.with_name(f"{target.name}.folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        _write(folder, recipe, Checkpoint.mapped(state), bundles, merged=False)
+        pack_files(folder, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_personalized_model(
     folder: Path, recipe: Recipe, *, state: Path, bundles: Mapping[Modality, Path], part: str | None = None
 ) -> None:
-    """Write the model into `folder`, which is made; without the frozen encoders whose bundle is not given.
+    """Write the site's own into `folder`, which is made; without the frozen encoders whose bundle is not given.
 
-    LoRA's matrices are added to the weights. All else is as in export_personalized_model.
     `part`: of a state that is nested in `state` under that name. Raises DataError for an unreadable state, OSError.
     """
     checkpoint = Checkpoint.mapped(state)
@@ -112,11 +105,18 @@ def write_personalized_model(
         if nested is None:
             raise DataError(f"{state}: holds no {part}")
         checkpoint = nested
-    files, weights = _parts(recipe, checkpoint.meta, checkpoint.tensors, merged=True)
+    _write(folder, recipe, checkpoint, bundles, merged=True)
+
+
+def _write(
+    folder: Path, recipe: Recipe, checkpoint: Checkpoint, bundles: Mapping[Modality, Path], *, merged: bool
+) -> None:
+    """Local and frozen global encoders, fusion, head, labels, model card, SHA256SUMS."""
+    files, weights = _parts(recipe, checkpoint.meta, checkpoint.tensors, merged=merged)
     for path, content in files.items():
         _with_parent(folder / path).write_bytes(content)
     for path, tensors in weights.items():
-        save_file(tensors, _with_parent(folder / path))
+        write_tensors(tensors, _with_parent(folder / path))
     for modality in (candidate for candidate in recipe.kind.modalities if candidate in bundles):
         target = folder / "global" / modality.value
         target.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,8 @@ def write_personalized_model(
                 if path in _ENCODER_FILES:
                     with (target / path).open("wb") as file:
                         shutil.copyfileobj(packed, file, 1 << 20)
-        merge_folder(target)
+        if merged:
+            merge_folder(target)
     write_sums(folder)
 
 
