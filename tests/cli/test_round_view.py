@@ -55,6 +55,34 @@ def test_what_a_round_waits_for_is_drawn_with_it_until_it_goes_on() -> None:
     assert "waits for" not in drawn(view)
 
 
+def test_without_a_terminal_a_long_state_tells_once_a_minute_who_works_on_what() -> None:
+    console, seconds = Console(file=io.StringIO(), width=60), 0.0
+    view = RoundView(console, [1, 2], clock=lambda: seconds)
+    now: Any = answer(0)
+    sites = [
+        {"client": f"site-{n}", "state": "training", "progress": 0.1, "activity": f"epoch {n} of 9"} for n in range(9)
+    ]
+    now["stages"] = [
+        {"kind": "prepare", "state": "running", "progress": 0.178, "activity": "public pass 2 of 8"},
+        {"kind": "fold", "state": "done", "progress": 1.0, "activity": None},
+    ]
+    now["participations"] = [{"client": "a", "state": "delivered", "progress": 1.0, "activity": None}]
+    for seconds in (0.0, 59.0, 60.0, 100.0, 120.0):
+        view.update(now)
+    now["stages"], now["participations"] = [], []
+    seconds = 200.0
+    view.update(now)
+    now["participations"] = sites
+    view.update(now)
+    working = "round 1 of 2: preparing: server public pass 2 of 8, 18 %"
+    assert console.file.getvalue().splitlines() == [  # type: ignore[attr-defined]
+        "round 1 of 2: preparing",
+        working,
+        working,
+        "round 1 of 2: preparing: " + "; ".join(f"site-{n} epoch {n} of 9, 10 %" for n in range(6)) + "; and 3 more",
+    ]
+
+
 def test_a_sites_weight_is_told_with_its_agreement_where_there_is_one() -> None:
     contributions: Any = {
         "image": {"weight": 0.124, "similarity": 0.2, "agreement": -0.031, "left_out": False},

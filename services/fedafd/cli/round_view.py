@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
@@ -27,17 +28,23 @@ _STAGE_WORDS = {
     "distil": "distil the ensemble into the global model",
     "evaluate": "evaluate and publish",
 }
+_SAID_AGAIN_SECONDS = 60
+_MOST_SHOWN = 6
+"""At work in one line."""
 
 
 class RoundView:
-    """Shows rounds as REST tells them. Without a terminal it prints a line per change of state instead."""
+    """Shows rounds as REST tells them. Without a terminal it prints a line per change of state, and one a minute."""
 
-    def __init__(self, console: Console, numbers: Sequence[int]) -> None:
+    def __init__(
+        self, console: Console, numbers: Sequence[int], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """`numbers`: those of the rounds that are shown, in order; each is named with its place among them."""
         self._console = console
         self._numbers = list(numbers)
         self._live: Live | None = None
         self._said: tuple[int, str] | None = None
+        self._clock, self._said_at = clock, 0.0
         self._answer: RoundDetails | None = None
         self._waits: Finding | None = None
 
@@ -59,9 +66,13 @@ class RoundView:
         if self._live is not None:
             return
         said = (int(answer["number"]), str(answer["state"]))
+        now = self._clock()
         if said != self._said:
-            self._said = said
+            self._said, self._said_at = said, now
             self._console.print(f"{self._name(said[0])}: {said[1]}", highlight=False)
+        elif now - self._said_at >= _SAID_AGAIN_SECONDS and (doing := _doing(answer)):
+            self._said_at = now
+            self._console.print(f"{self._name(said[0])}: {said[1]}: {doing}", highlight=False, soft_wrap=True)
 
     def waits(self, finding: Finding) -> None:
         """What the round waits for, as the control plane's status tells it; told where somebody has to do something."""
@@ -113,6 +124,21 @@ class RoundView:
         if self._waits is not None and self._waits["round"] == answer["number"]:
             return Group(title, self._remedy(self._waits), table)
         return Group(title, table)
+
+
+def _doing(answer: RoundDetails) -> str:
+    """Who works on what, and how far that is."""
+    at_work: list[tuple[str, str | None, float | None]] = [
+        ("server", stage["activity"] or _STAGE_WORDS[stage["kind"]], stage["progress"])
+        for stage in answer["stages"]
+        if stage["state"] == "running"
+    ]
+    at_work += [
+        (p["client"], p["activity"], p["progress"]) for p in answer["participations"] if p["state"] == "training"
+    ]
+    shown = [f"{who} {words or 'works'}, {100 * (share or 0.0):.0f} %" for who, words, share in at_work[:_MOST_SHOWN]]
+    more = [f"and {len(at_work) - _MOST_SHOWN} more"] if len(at_work) > _MOST_SHOWN else []
+    return plain_text("; ".join(shown + more))
 
 
 def _score(metrics: Mapping[str, float | None], name: str) -> str:
