@@ -56,8 +56,8 @@ def test_what_a_round_waits_for_is_drawn_with_it_until_it_goes_on() -> None:
 
 
 def test_without_a_terminal_a_long_state_tells_once_a_minute_who_works_on_what() -> None:
-    console, seconds = Console(file=io.StringIO(), width=60), 0.0
-    view = RoundView(console, [1, 2], clock=lambda: seconds)
+    console, times = Console(file=io.StringIO(), width=60), iter([0.0, 59.0, 60.0, 100.0, 120.0, 200.0, 210.0])
+    view = RoundView(console, [1, 2], clock=times.__next__)
     now: Any = answer(0)
     sites = [
         {"client": f"site-{n}", "state": "training", "progress": 0.1, "activity": f"epoch {n} of 9"} for n in range(9)
@@ -67,10 +67,9 @@ def test_without_a_terminal_a_long_state_tells_once_a_minute_who_works_on_what()
         {"kind": "fold", "state": "done", "progress": 1.0, "activity": None},
     ]
     now["participations"] = [{"client": "a", "state": "delivered", "progress": 1.0, "activity": None}]
-    for seconds in (0.0, 59.0, 60.0, 100.0, 120.0):
+    for _ in range(5):
         view.update(now)
     now["stages"], now["participations"] = [], []
-    seconds = 200.0
     view.update(now)
     now["participations"] = sites
     view.update(now)
