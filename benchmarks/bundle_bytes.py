@@ -61,6 +61,11 @@ def run(*, tiny: bool, repeats: int, clock: Clock) -> list[Report]:
             Ratio("MB of the shared model", later.whole_model / _MEGABYTE),
             Ratio("MB of it up at first", first.up["personalized-model"] / _MEGABYTE),
             Ratio("MB of it up in a later round", later.up["personalized-model"] / _MEGABYTE),
+            Ratio(
+                "share of it up in a later round",
+                later.up["personalized-model"] / later.whole_model,
+                at_most=None if tiny else 0.01,
+            ),
         ]
         reports.append(Report("bundle_bytes", f"trainable: {mode}", ratios=ratios, facts={"weights_bytes": whole}))
     return reports
