@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from tests.agent.scene import packed_model
 from tests.end_to_end.federation import KINDS, Trial, agent_config
 
 from fedafd.agent.own_data import look_at
@@ -109,7 +110,7 @@ class InProcess:
         evaluated = self._stage(StageKind.EVALUATE, number, {"server-state": distilled})
         published = EvaluateOutputs.of(evaluated.outputs)
         self._server = published.server_state
-        models = {name: unpack_folder(result.personalized_model or b"") for name, result in results.items()}
+        models = {name: unpack_folder(packed_model(result, self._files)) for name, result in results.items()}
         return RoundOutcome(dict(published.model_files), models, evaluated.metrics)
 
     def _stage(
