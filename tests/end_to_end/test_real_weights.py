@@ -14,6 +14,7 @@ from tests.end_to_end.supervised import LoggedSupervisor
 from tests.learning.test_real_weights import weights
 
 from fedafd import GlobalModel
+from fedafd.agent.ledger import read_sent
 from fedafd.datasets import PublicSet, load_client_data, load_public_data, write_public_set
 from fedafd.domain.config import parse_federation_config
 from fedafd.domain.hashing import sha256_of
@@ -56,6 +57,8 @@ def test_services_and_simulation_train_real_weights_to_the_same_bits(
     down = {part["client"]: part["bytes_down"] for part in last["participations"]}
     assert down == {name: traffic.down for name, traffic in wanted.traffic.items()}
     assert max(down.values()) < 2_000_000, "what is frozen does not travel again"
+    sent = [entry for name in KINDS for entry in read_sent(tmp_path / name) if entry.what == "personalized-model"]
+    assert max(entry.bytes for entry in sent if entry.round == ROUNDS) < 2_000_000, "nor does it go up"
     trial.rest.pull_global_model(tmp_path / "global")
     rows = GlobalModel.from_pretrained(tmp_path / "global").embed_texts(["a large red circle"])
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)

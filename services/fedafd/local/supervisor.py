@@ -27,7 +27,7 @@ __all__ = ["Child", "Supervisor", "find_redis_server", "free_port", "is_free", "
 
 _TAIL_LINES = 15
 _PR_SET_PDEATHSIG = 1
-_WORKING_SHARE = 0.05
+_WORKING_SHARE = 0.02
 """Of a core, all children together: who only waits takes less."""
 _MOST_EXTENSIONS = 10
 
