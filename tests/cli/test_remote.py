@@ -387,7 +387,7 @@ def test_the_audit_log_is_exported_and_tampering_with_it_is_found(
         # As a replica of a version without the chain writes during an upgrade.
         old = "INSERT INTO events (at, kind, actor, data) VALUES ('2026-01-02 03:04:05', 'old.one', 'test', '{}')"
         database.execute(old)
-    code, said, _ = run("audit", "export", str(file))
+    code, said, _ = run("audit", "export", str(tmp_path / "later.jsonl"))
     assert f"anchor {anchor}\n" in said
     assert "the last 1 have no hash yet: export again later" in said
     run("client", "invite", "audited-3", "--kind", "image")

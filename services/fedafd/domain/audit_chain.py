@@ -53,6 +53,10 @@ class AuditEntry:
             raise DataError("is no entry of an audit log: federation, address and hash must be text or null")
         return cls(**entry | {"at": _moment(entry["at"])})
 
+    def is_held_by(self, later: AuditEntry) -> bool:
+        """Whether a log that was read later has this entry as it was; one without a hash may have got its own since."""
+        return self.hash in (None, later.hash) and entry_hash(START, self) == entry_hash(START, later)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Head:

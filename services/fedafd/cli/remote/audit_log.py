@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -30,19 +30,24 @@ def export(
 ) -> None:
     """Write the audit log of everything as JSON lines, the oldest entry first; for admins.
 
-    The anchor that it prints is to be kept where nobody who runs the server can change it.
+    The anchor that it prints is to be kept where nobody who runs the server can change it. An earlier export is
+    replaced only by one that holds all of it: what a server forged or lost since stays to be seen.
     """
-    head, count, behind = None, 0, 0
+    earlier, head, count, behind = _Earlier(file), None, 0, 0
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         with part.open("w", encoding="utf-8") as target:
             for entry in _answered(connect(url, api_key)):
+                earlier.is_followed_by(AuditEntry.of_json(entry))
                 target.write(json.dumps(entry) + "\n")
                 count += 1
                 if entry["hash"] is None:
                     behind += 1
                 else:
                     head, behind = f"{entry['id']}:{entry['hash']}", 0
+            earlier.has_ended()
+            target.flush()
+            os.fsync(target.fileno())
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
@@ -80,6 +85,44 @@ def verify(
         print_line(f"fits until then: {check.count} entries" + ("" if head is None else f"; anchor {head}"))
     if misfit is not None:
         raise typer.Exit(1)
+
+
+class _Earlier:
+    """The export that lies where a new one is to be written, gone through beside the new one; empty if there is none.
+
+    Raises DataError, at the first entry that the new one does not have as it was, and where no export lies there.
+    """
+
+    def __init__(self, file: Path) -> None:
+        if (file.exists() or file.is_symlink()) and not file.is_file():
+            raise DataError(f"{file}: is no file that an export could replace; name another one")
+        self._file = file
+        self._entries = entries_of(file) if file.exists() else iter(())
+
+    def is_followed_by(self, entry: AuditEntry) -> None:
+        """The next entry of the new export is that of the earlier one, or is behind its end."""
+        exported = self._next()
+        if exported is not None and not exported.is_held_by(entry):
+            self._refuse(exported)
+
+    def has_ended(self) -> None:
+        """The new export has no more entries, and so the earlier one may have none."""
+        exported = self._next()
+        if exported is not None:
+            self._refuse(exported)
+
+    def _next(self) -> AuditEntry | None:
+        try:
+            return next(self._entries, None)
+        except DataError as error:
+            raise DataError(f"{error}. The file stays as it is: export to another one") from None
+
+    def _refuse(self, exported: AuditEntry) -> NoReturn:
+        raise DataError(
+            f"{self._file}: stays as it is: the server's log no longer has its entry {exported.id} ({exported.kind},"
+            f" {exported.at.isoformat()}) as it was exported. The log was changed, cut off or restored from a backup,"
+            " or it is another server's. Keep the file, and export to another one"
+        )
 
 
 def _answered(server: ControlPlaneClient) -> Iterator[Event]:
