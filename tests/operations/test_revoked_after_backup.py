@@ -7,6 +7,7 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -18,9 +19,10 @@ from fedafd.domain.errors import UnauthenticatedError
 from fedafd.domain.kinds import ParticipantKind
 from fedafd.domain.secrets import hash_secret
 from fedafd.persistence.caller_repository import caller_by_credential
-from fedafd.persistence.client_repository import enrol_client
+from fedafd.persistence.client_repository import bind_key, enrol_client, get_client
 from fedafd.persistence.database import Database
 from fedafd.persistence.event_repository import record_event
+from fedafd.persistence.models import utc_now
 
 NOW_REVOKED = ("revoked", "reinvited", "late")
 
@@ -68,6 +70,15 @@ class Site:
             record_event(session, "client.enrolled", federation_id="trial", actor=f"client:{client.name}")
         await database.close()
         return credential
+
+    async def bind(self, name: str, key_sha256: str) -> None:
+        """As an aggregator does with the first key of an agent from before there were keys."""
+        database = Database(self.server.database_url)
+        async with database.transaction() as session:
+            client = await get_client(session, "trial", name)
+            assert await bind_key(session, client.id, key_sha256, utc_now() + timedelta(days=30))
+            record_event(session, "client.key_bound", federation_id="trial", actor=f"client:{name}", client=name)
+        await database.close()
 
     async def is_let_in(self, credential: str) -> bool:
         database = Database(self.server.database_url)
@@ -149,6 +160,26 @@ async def test_who_was_revoked_after_the_backup_is_let_in_until_the_log_is_done_
     # Who is invited again from now on stays in.
     credential = await site.enrol(site.run("client", "invite", "reinvited", "--again"))
     assert "nothing was taken away" not in site.run("audit", "redo", export)
+    assert await site.is_let_in(credential)
+
+
+async def test_who_was_bound_to_a_first_key_after_the_backup_is_revoked(site: Site, tmp_path: Path) -> None:
+    credentials = {
+        name: await site.enrol(site.run("client", "invite", name, "--kind", "image")) for name in ("bound", "stays")
+    }
+    site.back_up()
+    await site.bind("bound", "a" * 64)
+    export = str(tmp_path / "audit.jsonl")
+    site.run("audit", "export", export)
+    site.restore()
+    # The restored database takes whoever has the credential, with the first key that comes, and so it did here.
+    assert await site.is_let_in(credentials["bound"])
+    await site.bind("bound", "b" * 64)
+
+    assert site.run("audit", "redo", export) == "revoke client bound of trial: done\n"
+    assert {name for name, credential in credentials.items() if await site.is_let_in(credential)} == {"stays"}
+    credential = await site.enrol(site.run("client", "invite", "bound", "--again"))
+    assert site.run("audit", "redo", export) == "nothing was taken away since the backup\n"
     assert await site.is_let_in(credential)
 
 

@@ -16,7 +16,8 @@ class Taking(StrEnum):
     """What to do again."""
 
     REVOKE_CLIENT = "revoke-client"
-    """Revoked, or let in by another credential or token than that of the backup."""
+    """Revoked, let in by another credential or token than that of the backup, or by that credential bound to a key: the
+    restored database would bind it to the first key that comes, whoever holds it."""
     EXCLUDE_CLIENT = "exclude-client"
     FORGET_CLIENT = "forget-client"
     DELETE_FEDERATION = "delete-federation"
@@ -37,7 +38,7 @@ class Takings:
     """The first round of an exclusion."""
 
 
-_REVOKING = {"client.revoked", "client.invited_again", "client.enrolled"}
+_REVOKING = {"client.revoked", "client.invited_again", "client.enrolled", "client.key_bound"}
 _KEY_TURNED = {"api_key.revoked", "api_key.rotated"}
 _SETTLED_BY = {
     # Who is new since the restore has nothing of what the backup does not know.
@@ -53,8 +54,8 @@ _SETTLED_BY = {
     "federation.created": (Taking.DELETE_FEDERATION,),
     "federation.deleted": (Taking.DELETE_FEDERATION,),
 }
-"""What somebody decided since the restore stays as they decided it. That a client enrolled decides nothing: it may have
-done so by a token that was used up."""
+"""What somebody decided since the restore stays as they decided it. That a client enrolled or bound a key decides
+nothing: it may have done so by a token that was used up, or by a credential that somebody else has too."""
 
 
 def parted(exported: Iterable[AuditEntry], restored: Iterable[AuditEntry]) -> tuple[list[AuditEntry], list[AuditEntry]]:
