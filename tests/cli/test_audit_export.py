@@ -56,7 +56,7 @@ def test_a_falsified_log_does_not_take_the_place_of_an_earlier_export(
         code, _, said = run("audit", "export", str(exported))
         assert code == 1 and "stays as it is" in said and "export to another one" in said
         assert exported.read_bytes() == before
-        assert os.listdir(exported.parent) == [exported.name]
+        assert list(exported.parent.iterdir()) == [exported]
     other = exported.with_name("other.jsonl")
     assert run("audit", "export", str(other))[0] == 0 and other.exists()
 
@@ -93,4 +93,4 @@ def test_what_is_no_export_is_not_replaced(run: Run, exported: Path) -> None:
         code, _, said = run("audit", "export", str(exported))
         assert code == 1 and "stays as it is" in said
         assert exported.read_bytes() == content
-    assert sorted(os.listdir(exported.parent)) == [exported.name, "folder", "pipe"]
+    assert sorted(exported.parent.iterdir()) == [exported, folder, pipe]

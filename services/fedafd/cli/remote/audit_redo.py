@@ -42,8 +42,9 @@ def redo(
     """After a restore: take away again what the exported log took away since the backup; for admins.
 
     A client that was revoked, invited again, enrolled or bound to its first key since then is revoked: the backup knows
-    an older credential or token of it, or one without its key. So is an API key that was revoked or rotated; keys come last, and where the key that you call with is
-    one of them, repeat the command with another. Exclusions and requests to forget are made again.
+    an older credential or token of it, or one without its key. So is an API key that was revoked or rotated; keys come
+    last, and where the key that you call with is one of them, repeat the command with another. Exclusions and requests
+    to forget are made again.
     Exit code 1 if something could not be done. It may be repeated: what you decided since the restore stays.
     """
     server = connect(url, api_key)
