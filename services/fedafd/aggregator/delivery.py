@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +17,7 @@ from fedafd.aggregator.acceptance import Checked
 from fedafd.aggregator.arrivals import ArrivingBlob, scratch_folder
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.model_parts import whole_model
+from fedafd.aggregator.numbers import check_finite
 from fedafd.aggregator.region_delivery import as_stored, check_region
 from fedafd.aggregator.tasks import public_set_manifest
 from fedafd.aggregator.uploads import Assembled, announced, assemble, open_participation
@@ -164,8 +164,7 @@ async def _settle(
 
 def _check_numbers(request: pb.CommitUploadRequest) -> None:
     """Raise InvalidRequestError unless the metrics' values are finite, and the count is one."""
-    if not all(math.isfinite(value) for value in _metrics_of(request).values()):
-        raise InvalidRequestError("metrics must be finite numbers")
+    check_finite(_metrics_of(request))
     if not 0 <= request.num_private_samples <= _MOST_SAMPLES:
         raise InvalidRequestError("num_private_samples must be 0, for not told, or a number of samples")
 

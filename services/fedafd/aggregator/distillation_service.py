@@ -9,6 +9,7 @@ from fedafd.aggregator.context import Context
 from fedafd.aggregator.fallback import older_inputs
 from fedafd.aggregator.identity import require_internal
 from fedafd.aggregator.lost_delivery import take_back
+from fedafd.aggregator.numbers import check_finite
 from fedafd.aggregator.types import Call
 from fedafd.artifacts.keys import RoundObjects
 from fedafd.artifacts.ref import ArtifactRef
@@ -188,6 +189,8 @@ class DistillationService(DistillationServiceServicer):
 
 
 def _completion(request: pb.CompleteStageRequest) -> Completion:
+    """What is told of a stage. Raises InvalidRequestError."""
+    check_finite(request.metrics)
     return Completion(
         stage_id=request.stage_id,
         token=request.token,
@@ -247,6 +250,8 @@ def _entry(output: pb.NamedArtifact) -> ArtifactRef:
     artifact = output.artifact
     if len(artifact.sha256) != 64 or not artifact.key:
         raise InvalidRequestError(f"output {output.name}: needs a SHA-256 and a key")
+    if artifact.size_bytes < 0:
+        raise InvalidRequestError(f"output {output.name}: size_bytes is {artifact.size_bytes}; must be 0 or more")
     return {
         "sha256": artifact.sha256,
         "size_bytes": artifact.size_bytes,
