@@ -17,8 +17,8 @@ from fedafd.artifacts.folders import pack_folder
 from fedafd.artifacts.representations import encode_representations
 from fedafd.domain.config import WireDtype
 from fedafd.domain.errors import StorageUnavailableError
-from fedafd.domain.kinds import Modality
-from fedafd.domain.states import RoundState
+from fedafd.domain.kinds import Modality, StageKind
+from fedafd.domain.states import RoundState, StageState
 from fedafd.persistence.client_repository import get_client
 from fedafd.persistence.federation_repository import get_federation
 from fedafd.persistence.forgetting_repository import ask_to_forget, round_in_the_way
@@ -30,8 +30,10 @@ from fedafd.persistence.models import (
     ParticipationRow,
     PersonalizedModelRow,
     RoundRow,
+    StageRow,
     UploadRow,
 )
+from fedafd.persistence.stage_repository import add_stage
 from fedafd.proto.v1 import aggregator_pb2 as pb
 
 CARDS = {"north": b"card of north", "south": b"card of south"}
@@ -201,3 +203,26 @@ async def test_a_client_that_is_forgotten_before_its_round_was_swept_leaves_no_o
         pass
     left = b"".join(world.context.store.get(key) for key in keys(world))
     assert CARDS["north"] not in left and CARDS["south"] in left
+
+
+async def test_what_a_forgotten_client_weighed_goes_and_the_figures_of_the_others_stay(world: World) -> None:
+    metrics = {f"{position}/{part}": position / 16 for position in range(12) for part in ("weight", "agreement")}
+    round_id = await delivered_round(world)
+    async with world.context.database.transaction() as session:
+        of = select(ParticipationRow).join(ClientRow, ClientRow.id == ParticipationRow.client_id)
+        # North stands at position 1: there are figures of 10 and 11, which begin alike.
+        for name, position in (("south", 11), ("north", 1)):
+            (await session.scalars(of.where(ClientRow.name == name))).one().position = position
+            await session.flush()
+        for modality in Modality:
+            stage = await add_stage(session, round_id, StageKind.WEIGH, {}, modality=modality)
+            assert stage is not None
+            stage.metrics, stage.state = metrics, StageState.DONE.value
+    await over(world, round_id)
+    await ask(world)
+    assert await forget_next(world.context.database, world.context.store)
+    async with world.context.database.snapshot() as session:
+        weighed = (await session.scalars(select(StageRow).where(StageRow.kind == StageKind.WEIGH.value))).all()
+        others = {name: value for name, value in metrics.items() if not name.startswith("1/")}
+        assert [stage.metrics for stage in weighed] == [others, others]
+        assert len(others) == len(metrics) - 2

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Contribution", "contribution_metrics", "contributions_of"]
+__all__ = ["Contribution", "contribution_metrics", "contributions_of", "without_contribution"]
 
 _WEIGHT, _SIMILARITY, _AGREEMENT, _LEFT_OUT = "weight", "similarity", "agreement", "left_out"
 
@@ -61,3 +61,8 @@ def contributions_of(metrics: Mapping[str, float]) -> dict[int, Contribution]:
         for position, parts in sorted(by_position.items())
         if _WEIGHT in parts  # not so where older versions stored one that is no number
     }
+
+
+def without_contribution(metrics: Mapping[str, float], position: int) -> dict[str, float]:
+    """The metrics of a stage, but for those of one position in the cohort."""
+    return {name: value for name, value in metrics.items() if name.partition("/")[0] != str(position)}

@@ -12,8 +12,9 @@ from typing import Any
 from sqlalchemy import delete, func, null, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from fedafd.domain.contributions import without_contribution
 from fedafd.domain.hashing import sha256_of
-from fedafd.domain.kinds import UploadPurpose
+from fedafd.domain.kinds import StageKind, UploadPurpose
 from fedafd.domain.states import OPEN_ROUND_STATES
 from fedafd.persistence.artifact_repository import forget_artifacts
 from fedafd.persistence.event_repository import record_event
@@ -24,6 +25,7 @@ from fedafd.persistence.models import (
     ParticipationRow,
     PersonalizedModelRow,
     RoundRow,
+    StageRow,
     UploadRow,
     utc_now,
 )
@@ -91,6 +93,7 @@ async def forget_rows(session: AsyncSession, row: ClientRow) -> Sequence[str]:
     await session.execute(delete(UploadRow).where(UploadRow.client_id == row.id))
     nothing = {"metrics": null(), "contributions": null(), "num_private_samples": None, "representations_sha256": None}
     await session.execute(update(ParticipationRow).where(ParticipationRow.client_id == row.id).values(**nothing))
+    await _forget_measurements(session, row.id)
     row.forgotten = receipt | {_KEYS: keys}
     return keys
 
@@ -106,6 +109,19 @@ async def finish_forgetting(session: AsyncSession, row: ClientRow) -> Mapping[st
         session, "client.forgotten", federation_id=row.federation_id, actor="coordinator", client=row.name, **receipt
     )
     return receipt
+
+
+async def _forget_measurements(session: AsyncSession, client_id: str) -> None:
+    """What the client weighed, as the stages that weigh cohorts measured it; the others' figures stay as they are."""
+    weighings = select(StageRow.id, ParticipationRow.position).join(
+        ParticipationRow, ParticipationRow.round_id == StageRow.round_id
+    )
+    mine = weighings.where(ParticipationRow.client_id == client_id, StageRow.kind == StageKind.WEIGH.value)
+    for stage_id, position in (await session.execute(mine)).all():
+        figures = await session.scalar(select(StageRow.metrics).where(StageRow.id == stage_id))
+        if figures:
+            left = without_contribution(figures, position)
+            await session.execute(update(StageRow).where(StageRow.id == stage_id).values(metrics=left))
 
 
 async def _artifacts(session: AsyncSession, client_id: str) -> list[ArtifactRow]:
