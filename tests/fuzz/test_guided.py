@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.fuzz.long import IS_LONG, SECONDS
+from tests.fuzz.long import IS_LONG, SECONDS, first_seed, libfuzzer_seed
 from tests.servers import ROOT
 
 READERS = (
@@ -26,9 +26,10 @@ pytestmark = [
 @pytest.mark.parametrize("name", READERS)
 def test_a_reader_takes_or_refuses_what_reaches_its_lines(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.fuzz.guided", name, str(tmp_path / "inputs")]
-    seed = os.environ.get("FUZZ_SEED") or "0"
+    seed = first_seed()
+    sys.stderr.write(f"FUZZ_SEED={seed}\n")
     done = subprocess.run(
-        [*command, f"-max_total_time={SECONDS:.0f}", f"-seed={seed}", "-rss_limit_mb=4096"],
+        [*command, f"-max_total_time={SECONDS:.0f}", f"-seed={libfuzzer_seed(seed)}", "-rss_limit_mb=4096"],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "services"), str(ROOT), *sys.path])},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
