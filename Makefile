@@ -145,8 +145,8 @@ secrets: ## Generate what docker-compose.yml needs into deploy/secrets; what is 
 certificates: ## Make an authority and certificates for deploy/compose/tls.yml
 	@deploy/make-certificates.sh
 
-images: ## Build all images (TORCH_INDEX_URL= for CUDA, PIP_INDEX_URL= and so on: docs/deploy-compose.md)
-	FEDAFD_SECRETS=deploy/secrets docker compose build
+images: ## Build all images, the proxy's of the overlays too (TORCH_INDEX_URL= for CUDA, PIP_INDEX_URL= and so on: docs/deploy-compose.md)
+	FEDAFD_SECRETS=deploy/secrets docker compose -f docker-compose.yml -f deploy/compose/scale.yml build
 
 test-compose: setup ## Build the images, bring the Compose stack up, run rounds, break, stop, remove (COMPOSE_TESTS=: pytest's -k)
 	@docker info >/dev/null 2>&1 || { echo "No Docker engine answers; install Docker, or start it"; exit 1; }

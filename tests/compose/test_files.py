@@ -174,6 +174,23 @@ def test_images_take_nothing_that_no_lock_holds() -> None:
     assert "--require-hashes --requirement" in script
 
 
+def test_all_images_that_are_ours_are_built_by_one_target() -> None:
+    told = subprocess.run(["make", "--dry-run", "images"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    built = re.findall(r"(?<=-f )\S+\.yml", told)
+    assert "docker-compose.yml" in built
+    # The overlay for GPUs has images with CUDA, which TORCH_INDEX_URL makes of the same recipes.
+    all_of_them = {image for name in OVERLAYS if name != "gpu" for image in _own_images(f"deploy/compose/{name}.yml")}
+    assert "proxy" in all_of_them
+    all_of_them |= _own_images("docker-compose.yml")
+    assert set().union(*map(_own_images, built)) == all_of_them
+
+
+def _own_images(path: str) -> set[str]:
+    """Of the services of a Compose file, those that this project builds."""
+    images = [service.get("image", "") for service in read(path)["services"].values()]
+    return {image.partition("/")[2].partition(":")[0] for image in images if image.startswith("fedafd/")}
+
+
 def test_secrets_are_made_once_and_kept(tmp_path: Path) -> None:
     def make() -> dict[str, str]:
         subprocess.run(["deploy/make-secrets.sh", str(tmp_path / "s")], cwd=ROOT, check=True, capture_output=True)
