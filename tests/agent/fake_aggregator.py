@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,10 +27,10 @@ CREDENTIAL = "fedafd-client.good"
 
 
 class _Recorder(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Keeps what comes over the wire, byte for byte."""
+    """Keeps what comes over the wire, byte for byte, and counts the requests that are no part of a delivery."""
 
-    def __init__(self, wire: list[bytes]) -> None:
-        self._wire = wire
+    def __init__(self, server: FakeAggregator) -> None:
+        self._wire, self._server = server.wire, server
 
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
         handler = await continuation(details)
@@ -38,6 +39,10 @@ class _Recorder(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
         def deserialize(message: bytes) -> Any:
             self._wire.append(message)
+            method = details.method.rpartition("/")[2]
+            if method not in ("Enroll", "UploadChunks", "CommitUpload", "LeaveRound"):
+                self._server.small_calls[method] += 1
+                self._server.small_bytes += len(message)
             return handler.request_deserializer(message)
 
         kinds = ("unary", "stream")
@@ -98,6 +103,8 @@ class FakeAggregator(AggregatorServiceServicer):
         self.client_name = "site-a"
         self.wire: list[bytes] = []
         """Every message and every piece of metadata that came, in order."""
+        self.small_calls: Counter[str] = Counter()
+        self.small_bytes = 0
         self.downloads: list[tuple[str, int]] = []
         self.token_used = False
         self.nonces: list[bytes] = []
@@ -124,7 +131,7 @@ class FakeAggregator(AggregatorServiceServicer):
         self.address = ""
 
     async def start(self, address: str = "127.0.0.1:0") -> None:
-        self._server = grpc.aio.server(interceptors=[_Recorder(self.wire), _Surprising(self.surprises)])
+        self._server = grpc.aio.server(interceptors=[_Recorder(self), _Surprising(self.surprises)])
         add_AggregatorServiceServicer_to_server(self, self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(address)}"
         await self._server.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -349,8 +350,20 @@ def test_ledger_names_everything_that_left(tmp_path: Path) -> None:
         ("representations", 1),
         ("personalized-model", 1),
         ("metrics", 1),
+        ("calls", 1),
+        ("calls", 0),
     ]
     sent = {upload.request.sha256: upload.request.size_bytes for upload in scene.server.uploads.values()}
     assert {e.sha256: e.bytes for e in entries if e.what in ("representations", "personalized-model")} == sent
-    assert json.loads(entries[-1].detail)["metrics"] == {"federated/acc1": 50.0}
+    (told,) = [e for e in entries if e.what == "metrics"]
+    assert json.loads(told.detail)["metrics"] == {"federated/acc1": 50.0}
     assert TOKEN not in (scene.state_dir / "sent.jsonl").read_text()
+    # Each small call that came in is counted, and its bytes; those of enrolment and delivery have their own lines.
+    counted, size_bytes = Counter[str](), 0
+    for entry in entries:
+        if entry.what == "calls":
+            size_bytes += entry.bytes
+            counted.update({name: int(count) for count, name in (part.split() for part in entry.detail.split(", "))})
+    assert {"FetchTask", "ReportProgress", "BeginUpload"} <= counted.keys()
+    assert counted == scene.server.small_calls
+    assert size_bytes == scene.server.small_bytes

@@ -83,7 +83,9 @@ def test_what_left_in_another_federations_round_of_the_same_number_is_not_told(t
         ("representations", 111, 1),
         ("enrolment", 56, 0),  # in another federation
         ("representations", 222, 1),
+        ("calls", 55, 0),  # the agent ended in the middle of the round
         ("metrics", 33, 1),
+        ("calls", 77, 1),
         ("leave", 44, 2),
     ):
         ledger.record(what, sha256="a" * 64, size_bytes=size, round_number=number)

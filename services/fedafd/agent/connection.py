@@ -18,6 +18,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from fedafd.agent.cache import ArtifactCache, PartialDownload
+from fedafd.agent.call_count import CallCount
 from fedafd.agent.chunks import ChunkedFile
 from fedafd.agent.direct_upload import DirectUpload
 from fedafd.agent.outgoing import Departure, activity_to_send, fraction_to_send
@@ -99,6 +100,7 @@ class AggregatorConnection:
         self._session = session
         self._direct = DirectUpload(direct, on_sent) if direct else None
         pauses = FullJitter(_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS)
+        self.call_count = CallCount()
         self._calls = PatientCalls(address, stop, pauses, self._before_next)
         self._tasks, self._slowed = Pace(_TASKS_A_SECOND, _TASKS_AT_ONCE), False
         self.use(credential)
@@ -188,9 +190,7 @@ class AggregatorConnection:
     async def end_session(self) -> None:
         """Say that this process ends; tried once, since the session runs out by itself."""
         with suppress(grpc.aio.AioRpcError):
-            await self._stub.EndSession(
-                pb.EndSessionRequest(), metadata=self._signing.metadata("EndSession"), timeout=_GOODBYE_SECONDS
-            )
+            await self._once("EndSession", pb.EndSessionRequest(), _GOODBYE_SECONDS)
 
     async def download(self, artifact: types_pb2.Artifact, cache: ArtifactCache) -> Path:
         """The file with the artifact's content: from the cache, else downloaded from where it broke off."""
@@ -319,6 +319,7 @@ class AggregatorConnection:
         if patch is not None:
             spans = patch.missing(part)
             request.ranges.extend(pb.ByteRange(offset_bytes=s.start, length_bytes=s.end - s.start) for s in spans)
+        self.call_count.add("DownloadArtifact", request)
         call = self._stub.DownloadArtifact(request, metadata=self._signing.metadata("DownloadArtifact"))
         try:
             while True:
@@ -348,6 +349,7 @@ class AggregatorConnection:
         return await self._calls.repeat(what, lambda: self._once(method, request, seconds))
 
     def _once(self, method: str, request: Message, seconds: float = _CALL_SECONDS) -> Awaitable[Any]:
+        self.call_count.add(method, request)
         call: Awaitable[Any] = getattr(self._stub, method)(
             request, metadata=self._signing.metadata(method), timeout=seconds
         )

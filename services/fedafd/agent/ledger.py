@@ -1,7 +1,8 @@
 """The site engineer's record of what left the site: one JSON line per thing, append-only, written before it is sent.
 
-Polls, progress and renewals of a certificate are not in it: what they may hold is in `fedafd.agent.what_leaves`. No
-private sample and no gradient leaves. `fedafd agent sent` prints it.
+Polls, progress, renewals of a certificate and other small calls are counted, in one line when a round is over and one
+when the agent ends: what they may hold is in `fedafd.agent.what_leaves`. No private sample and no gradient leaves.
+`fedafd agent sent` prints it.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ _log = structlog.get_logger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class SentEntry:
     """One thing that left, or was about to: `what` is "enrolment", "representations", "personalized-model",
-    "metrics" or "leave", or "privacy" for steps that were paid for, where nothing left; `sha256` and `bytes` are of
-    the whole content; `round` is 0 outside of rounds."""
+    "metrics" or "leave", "calls" for small calls since the line before, told afterwards, or "privacy" for steps that
+    were paid for, where nothing left; `sha256` and `bytes` are of the whole content, of calls there is no hash; `round`
+    is 0 outside of rounds."""
 
     at: str
     what: str

@@ -142,6 +142,7 @@ class Agent:
         finally:
             await self._comparing.stop()
             await connection.end_session()
+            connection.call_count.write(self._ledger, 0)
             await connection.close()
 
     async def _begin(self, connection: AggregatorConnection, renewal: Renewal) -> None:
@@ -230,6 +231,7 @@ class Agent:
                 outcome = "failed"
             finally:
                 living.cancel()
+                connection.call_count.write(self._ledger, task.round_number)
             self._metrics.round_done(outcome, time.monotonic() - started)
 
     async def _do_round(self, connection: AggregatorConnection, task: pb.TrainTask) -> str:

@@ -12,6 +12,7 @@ from fedafd.agent.approval import read_proposal
 from fedafd.agent.baseline import baseline_target
 from fedafd.agent.baseline_folder import BaselineFolder
 from fedafd.agent.benefit import RoundBenefit, benefits
+from fedafd.agent.call_count import CALLS
 from fedafd.agent.ledger import SentEntry, read_sent
 from fedafd.agent.own_data import changed_at_start
 from fedafd.agent.privacy_account import PRIVACY, PrivacyEntry, read_account
@@ -120,8 +121,8 @@ def _last_of(sent: Sequence[SentEntry], number: int) -> tuple[SentEntry, ...]:
     """The last run of entries of a round: another federation that this site was in had a round of that number, too."""
     last: list[SentEntry] = []
     for entry in reversed(sent):
-        if entry.what == PRIVACY:
-            continue  # nothing that left
+        if entry.what in (PRIVACY, CALLS):
+            continue  # nothing that left, and what is told afterwards, also of the time between rounds
         if entry.round == number:
             last.append(entry)
         elif last:
