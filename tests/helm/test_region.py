@@ -87,15 +87,31 @@ def test_the_invitation_may_vanish_once_the_region_is_enrolled() -> None:
     assert "FEDAFD_REGION_ENROLMENT_TOKEN" not in {entry["name"] for entry in none}
 
 
-def test_it_reaches_the_upper_aggregator_database_and_store_and_nobody_reaches_it() -> None:
+def test_it_reaches_the_upper_aggregator_database_and_store_and_nobody_reaches_more_than_its_metrics() -> None:
     manifests = render(SERVER, merged(region(), {"database": {"port": 5433}, "objectStore": {"port": 9443}}))
     assert egress_ports(manifests, "region") == {7443, 5433, 9443}
-    assert "ingress" not in manifests.one("NetworkPolicy", NAME)["spec"]
+    (rule,) = manifests.one("NetworkPolicy", NAME)["spec"]["ingress"]
+    assert rule["ports"] == [{"port": "metrics"}]
+    without = render(SERVER, merged(region(), {"metrics": {"enabled": False}}))
+    assert "ingress" not in without.one("NetworkPolicy", NAME)["spec"]
     trial = render(SERVER, region(TRIAL))
     for store, reaches in (("postgresql", True), ("minio", True), ("redis", False)):
         peers = trial.one("NetworkPolicy", f"fed-fedafd-{store}")["spec"]["ingress"][0]["from"]
         users = {peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for peer in peers}
         assert ("region" in users) is reaches, store
+
+
+def test_it_is_ready_once_its_metrics_answer() -> None:
+    """They do so once it is enrolled. An upper federation that does not answer is no reason to restart it."""
+    manifests = render(SERVER, region())
+    container = manifests.container("StatefulSet", NAME)
+    assert container["readinessProbe"]["httpGet"] == {"path": "/metrics", "port": "metrics"}
+    assert not {"livenessProbe", "startupProbe"} & set(container)
+    assert manifests.one("ConfigMap", NAME)["data"]["FEDAFD_REGION_METRICS_LISTEN"] == "0.0.0.0:9090"
+    assert manifests.find("Service", f"{NAME}-metrics")
+    without = render(SERVER, merged(region(), {"metrics": {"enabled": False}}))
+    assert "readinessProbe" not in without.container("StatefulSet", NAME)
+    assert not without.find("Service", f"{NAME}-metrics")
 
 
 def test_its_state_lies_on_a_claim_of_its_own_or_on_yours() -> None:

@@ -15,6 +15,7 @@ from fedafd.aggregator.metrics import AggregatorMetrics
 from fedafd.control_plane.observed import ControlPlaneMetrics
 from fedafd.distiller.metrics import DistillerMetrics
 from fedafd.distiller.queries.worker import QueryMetrics
+from fedafd.region.metrics import RegionMetrics
 
 _NAME = re.compile(r"\b(?:fedafd|process)_[a-z_]+\b|\bup\b(?=\{)")
 _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
@@ -29,6 +30,7 @@ def exported() -> set[str]:
             AggregatorMetrics().metrics,
             DistillerMetrics(),
             QueryMetrics(),
+            RegionMetrics(),
             AgentMetrics(),
         )
     ]

@@ -14,12 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import yaml
 from tests.full_disk import full_disk
 from tests.region.conftest import Levels
 from tests.region.world import Services, agent, at_work, region, until
+from tests.servers import free_port
 
 from fedafd.agent.connection import AggregatorConnection
 from fedafd.agent.files import disk_full_is_clear
@@ -140,13 +142,53 @@ async def test_a_region_that_is_killed_while_its_sites_train_goes_on(scene: Scen
     assert scene.site.trained == 1
 
 
-async def _started(scene: Scene, *more: str) -> asyncio.subprocess.Process:
+async def test_its_metrics_answer_once_it_is_enrolled_and_count_its_rounds(scene: Scene) -> None:
+    """What a container's health check asks: a region that is not in the upper federation yet is not healthy."""
+    listen = f"127.0.0.1:{free_port()}"
+
+    async def answers() -> bool:
+        with suppress(httpx.HTTPError):
+            async with httpx.AsyncClient() as client:
+                return (await client.get(f"http://{listen}/metrics")).is_success
+        return False
+
+    async def counted() -> bool:
+        async with httpx.AsyncClient() as client:
+            text = (await client.get(f"http://{listen}/metrics")).text
+        lines = {'fedafd_region_rounds_total{outcome="delivered"} 1.0', "fedafd_region_last_round 1.0"}
+        return {*lines, "fedafd_region_following 0.0"} <= set(text.splitlines())
+
+    async def called_in_vain() -> bool:
+        return "agent.aggregator_unreachable" in (scene.folder / "region.log").read_text(encoding="utf-8")
+
+    async with scene.its_site():
+        token = await scene.invited()
+        config = {"aggregator": f"127.0.0.1:{free_port()}", "federation": "north"}
+        config["state_dir"] = str(scene.folder / "region")
+        (scene.folder / "region.yaml").write_text(yaml.safe_dump(config))
+        waiting = await _started(scene, "--token", token, listen=listen)
+        await until(called_in_vain, "the region to call in vain")
+        assert not await answers()
+        waiting.kill()
+        await waiting.wait()
+        (scene.folder / "region.yaml").write_text(yaml.safe_dump(config | {"aggregator": scene.above.address}))
+        await _started(scene, "--token", token, listen=listen)
+        await until(answers, "the region to enrol")
+        await scene.above.start_round("upper")
+        scene.site.may_end.set()
+        assert (await scene.above.over("upper", 1)).state == "completed"
+        await until(counted, "the count of its round", seconds=20)
+
+
+async def _started(scene: Scene, *more: str, listen: str | None = None) -> asyncio.subprocess.Process:
     environment = os.environ | {
         "FEDAFD_REGION_DATABASE_URL": scene.below.database_url,
         "FEDAFD_REGION_STORE__URL": str(scene.folder / "below" / "store"),
         "FEDAFD_REGION_LOOK_SECONDS": "0.1",
         "OMP_NUM_THREADS": "1",
     }
+    if listen is not None:
+        environment["FEDAFD_REGION_METRICS_LISTEN"] = listen
     command = [
         sys.executable,
         "-m",
@@ -157,7 +199,8 @@ async def _started(scene: Scene, *more: str) -> asyncio.subprocess.Process:
         str(scene.folder / "region.yaml"),
         *more,
     ]
-    process = await asyncio.create_subprocess_exec(*command, env=environment)
+    with (scene.folder / "region.log").open("ab") as log:
+        process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=log)
     scene.processes.append(process)
     return process
 

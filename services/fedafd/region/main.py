@@ -64,6 +64,7 @@ async def _serve(config: RegionConfig, settings: RegionSettings, token: str | No
             cache_limit_bytes=settings.cache_limit_bytes,
             poll_seconds=settings.poll_seconds,
             look_seconds=settings.look_seconds,
+            metrics_listen=settings.metrics_listen,
         )
         _log.info("region.started", aggregator=config.aggregator, federation=config.federation)
         await region.run(token)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from fedafd.agent.cache import ArtifactCache
@@ -25,6 +25,7 @@ from fedafd.agent.patient_calls import StopRequestedError
 from fedafd.agent.renewal import Renewal
 from fedafd.agent.session import AgentSession
 from fedafd.agent.state import Credential, StateDirectory
+from fedafd.domain.addresses import split_address
 from fedafd.domain.config import SharingConfig, parse_federation_config
 from fedafd.domain.config.region import RegionConfig
 from fedafd.domain.errors import (
@@ -42,8 +43,10 @@ from fedafd.domain.leaving import Activity, ActivityKind, LeaveReason
 from fedafd.domain.states import RoundState
 from fedafd.persistence.models import RoundRow
 from fedafd.proto.v1 import aggregator_pb2 as pb
+from fedafd.region.metrics import RegionMetrics
 from fedafd.region.own_federation import OwnFederation, Standing
 from fedafd.telemetry.logging import bind_context, get_logger
+from fedafd.telemetry.metrics import start_metrics_server
 
 __all__ = ["Region"]
 
@@ -67,8 +70,10 @@ class Region:
         cache_limit_bytes: int,
         poll_seconds: float = 30.0,
         look_seconds: float = 1.0,
+        metrics_listen: str | None = None,
     ) -> None:
-        """`look_seconds`: how often it looks how far its own round is."""
+        """`look_seconds`: how often it looks how far its own round is. `metrics_listen`: host:port of /metrics."""
+        self._metrics, self._metrics_listen = RegionMetrics(), metrics_listen
         self._moves = 1
         """How often it told that its round went on, from 1."""
         self._config, self._own, self._state, self._stop = config, own, state, stop
@@ -98,7 +103,12 @@ class Region:
                 session=session,
             )
             try:
-                with bind_context(federation=credential.federation_id, client=credential.client_name):
+                with ExitStack() as stack:
+                    if self._metrics_listen:
+                        stack.enter_context(start_metrics_server(self._metrics, *split_address(self._metrics_listen)))
+                    stack.enter_context(
+                        bind_context(federation=credential.federation_id, client=credential.client_name)
+                    )
                     await self._serve(connection, Renewal(self._state, credential))
             finally:
                 await connection.end_session()
@@ -121,7 +131,11 @@ class Region:
                 asked = answer.train.round_id if answer.HasField("train") else ""
                 await self._settle_others(connection, asked)
                 if asked:
-                    with bind_context(round_number=answer.train.round_number):
+                    self._metrics.last_round.set(answer.train.round_number)
+                    with (
+                        bind_context(round_number=answer.train.round_number),
+                        self._metrics.following.track_inprogress(),
+                    ):
                         await self._take_part(connection, answer.train)
                 revision = answer.revision
             except (*_FATAL, ConfigurationError):
@@ -142,6 +156,7 @@ class Region:
                 receipt = await connection.commit(upstream, [], {}, 0)
             except (RoundClosedError, NotFoundError) as error:
                 await self._own.end(row.id, RoundState.CANCELLED, _WITHOUT_IT)
+                self._metrics.round_done("closed")
                 _log.warning("region.round_closed", round=row.number, reason=str(error))
                 continue
             await self._settled(row, receipt)
@@ -152,6 +167,7 @@ class Region:
             row = await self._own.find(task.round_id) or await self._begun(task, files)
             await self._follow(connection, task, row, files)
         except RoundClosedError as error:
+            self._metrics.round_done("closed")
             _log.warning("region.round_closed", round=task.round_number, reason=str(error))
             begun = await self._own.find(task.round_id)
             if begun is not None:
@@ -244,6 +260,7 @@ class Region:
         return file
 
     async def _settled(self, row: RoundRow, receipt: pb.CommitUploadResponse) -> None:
+        self._metrics.round_done("delivered" if receipt.accepted else "rejected")
         if receipt.accepted:
             await self._own.delivered(row, receipt.receipt)
             _log.info("region.delivered", round=row.number, receipt=receipt.receipt)
@@ -254,6 +271,7 @@ class Region:
 
     async def _leave(self, connection: AggregatorConnection, task: pb.TrainTask, departure: Departure) -> None:
         """Leave the upper round; what cannot be noted, as on a full disk, is not said."""
+        self._metrics.round_done("failed")
         try:
             note_departure(self._ledger, departure, task.round_number)
             with suppress(RoundClosedError):

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from fedafd.domain.addresses import ListenAddress
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.paths import OwnPath
 from fedafd.domain.secrets import plain_secret, read_secret_file
@@ -41,6 +42,9 @@ class RegionSettings(ProcessSettings):
     )
     look_seconds: float = Field(
         1.0, gt=0, le=60, description="How often the process looks how far the region's own round is."
+    )
+    metrics_listen: ListenAddress | None = Field(
+        None, description="host:port of /metrics, which answers once the region is enrolled; unset: no metrics."
     )
     log_level: str = Field("INFO", description="Least level that is logged: DEBUG, INFO, WARNING or ERROR.")
 

@@ -111,9 +111,13 @@ class Stack:
         state = self.containers()[service]["State"]
         return str(state["Health"]["Status"] if "Health" in state else state["Status"])
 
-    def make_certificates(self, name: str) -> Path:
-        """Files of an authority of its own and what it signed, as deploy/compose/tls.yml wants them."""
-        run(["deploy/make-certificates.sh", str(self._folder / name / "tls")])
+    def make_certificates(self, name: str, more_names: str = "") -> Path:
+        """Files of an authority of its own and what it signed, as deploy/compose/tls.yml wants them.
+
+        `more_names` are FEDAFD_TLS_NAMES: names in the certificates, such as `IP:10.0.0.5`.
+        """
+        own = os.environ | {"FEDAFD_TLS_NAMES": more_names}
+        run(["deploy/make-certificates.sh", str(self._folder / name / "tls")], environment=own)
         return self._folder / name / "tls"
 
     def wait_healthy(self, service: str, seconds: float = 240) -> None:

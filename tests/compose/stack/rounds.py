@@ -33,13 +33,13 @@ def round_state(rest: FederationClient, number: int) -> RoundDetails:
     return patiently(lambda: rest.round(number))
 
 
-def completed(rest: FederationClient, number: int, seconds: float = 600) -> RoundDetails:
+def completed(rest: FederationClient, number: int, seconds: float = 600, parts: int = 3) -> RoundDetails:
     deadline = time.monotonic() + seconds
     while (answer := round_state(rest, number))["state"] in OPEN:
         assert time.monotonic() < deadline, f"round {number} is still {answer}"
         time.sleep(0.5)
     assert answer["state"] == "completed", (answer["reason"], answer["participations"])
-    assert [each["state"] for each in answer["participations"]] == ["delivered"] * 3
+    assert [each["state"] for each in answer["participations"]] == ["delivered"] * parts
     return answer
 
 
