@@ -13,7 +13,8 @@ import pytest
 import typer
 from tests.servers import ROOT
 
-from fedafd.cli.main import _EXTRAS, app
+from fedafd.cli.main import app
+from fedafd.cli.running import EXTRAS
 
 OPTIONAL = ROOT / "pyproject.toml"
 MODULES = {
@@ -128,10 +129,10 @@ def test_a_command_of_a_base_install_gives_no_stack_trace(command: str, outcomes
     said, status = outcomes[command]
     assert "Traceback" not in said, said
     assert (status == 0) == (command in USEFUL), said
-    if command.split()[0] in _EXTRAS and command not in WITHOUT:
-        assert f"pip install 'fedafd[{_EXTRAS[command.split()[0]]}]'" in said
+    if command.split()[0] in EXTRAS and command not in WITHOUT:
+        assert f"pip install 'fedafd[{EXTRAS[command.split()[0]]}]'" in said
 
 
 def test_the_extras_that_are_named_exist() -> None:
     extras = tomllib.loads(OPTIONAL.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    assert set(_EXTRAS.values()) | {"all"} <= set(extras)
+    assert set(EXTRAS.values()) | {"all"} <= set(extras)

@@ -69,3 +69,28 @@ def test_a_ctrl_c_that_was_answered_is_not_answered_again_at_the_exit(tmp_path: 
     (tmp_path / "interrupted.py").write_text(INTERRUPTED_WITHIN_A_STRING)
     ended = subprocess.run([sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (130, "")
+
+
+def test_health_loads_no_other_command_and_is_the_same_command() -> None:
+    """Each container of a deployment runs it four times a minute."""
+    code = (
+        "import sys; sys.argv = ['fedafd', *sys.argv[1:]]\n"
+        "from fedafd.cli.{module} import main\n"
+        "try:\n    main()\n"
+        "finally:\n    print(*[name for name in sys.modules if name.startswith('fedafd.cli.')], file=sys.stderr)"
+    )
+    answers = {}
+    for module in ("entry", "main"):
+        command = [sys.executable, "-c", code.format(module=module), "health"]
+        for arguments in (["http://127.0.0.1:1/"], ["ftp://x"], [], ["--help"]):
+            done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120, check=False)
+            *told, loaded = done.stderr.splitlines()
+            answers[module, *arguments] = done.returncode, done.stdout, told
+            if module == "entry":
+                wanted = {f"fedafd.cli.{name}" for name in ("entry", "health", "health_alone", "running")}
+                assert set(loaded.split()) == wanted
+                assert (
+                    answers["entry", *arguments][0] == {"http": 1, "ftp:": 2, "": 2, "--he": 0}["".join(arguments)[:4]]
+                )
+    for key, answer in answers.items():
+        assert answer == answers["main", *key[1:]]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 from importlib.metadata import version
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -22,33 +21,13 @@ from fedafd.cli.predict import predict
 from fedafd.cli.profiles import apply_profile
 from fedafd.cli.region import region_app
 from fedafd.cli.remote import REMOTE_COMMANDS, add_remote_commands
+from fedafd.cli.running import run
 from fedafd.cli.search import search
 from fedafd.cli.simulate import simulate_app
 from fedafd.cli.store import store_app
 from fedafd.cli.up import up
-from fedafd.domain.errors import ConfigurationError, FedafdError
-from fedafd.domain.plain_text import plain_text
 
 __all__ = ["app", "main"]
-
-_EXTRAS = {
-    "agent": "agent",
-    "aggregator": "aggregator",
-    "audit": "agent",
-    "control-plane": "control-plane",
-    "demo": "demo",
-    "distiller": "distiller",
-    "health": "rpc",
-    "migrate": "database",
-    "predict": "learning",
-    "queries": "distiller",
-    "region": "aggregator",
-    "search": "learning",
-    "simulate": "simulation",
-    "store": "control-plane",
-    "up": "demo",
-}
-"""What of pyproject.toml's optional dependencies a command needs, by its first word."""
 
 app = typer.Typer(
     name="fedafd",
@@ -92,33 +71,33 @@ def _options(
 @app.command("control-plane", rich_help_panel=SERVER)
 def control_plane() -> None:
     """Run the control plane (REST). Settings: FEDAFD_CONTROL_PLANE_*."""
-    from fedafd.control_plane.app import main as run
+    from fedafd.control_plane.app import main as serve
 
-    raise typer.Exit(run())
+    raise typer.Exit(serve())
 
 
 @app.command(rich_help_panel=SERVER)
 def aggregator() -> None:
     """Run an aggregator (gRPC, coordinator). Settings: FEDAFD_AGGREGATOR_*."""
-    from fedafd.aggregator.server import main as run
+    from fedafd.aggregator.server import main as serve
 
-    raise typer.Exit(run())
+    raise typer.Exit(serve())
 
 
 @app.command(rich_help_panel=SERVER)
 def distiller() -> None:
     """Run a distiller (GPU worker). Settings: FEDAFD_DISTILLER_*."""
-    from fedafd.distiller.worker import main as run
+    from fedafd.distiller.worker import main as serve
 
-    raise typer.Exit(run())
+    raise typer.Exit(serve())
 
 
 @app.command(rich_help_panel=SERVER)
 def queries() -> None:
     """Run a query worker, which lets people try model versions. Settings: FEDAFD_QUERIES_*."""
-    from fedafd.distiller.queries.worker import main as run
+    from fedafd.distiller.queries.worker import main as serve
 
-    raise typer.Exit(run())
+    raise typer.Exit(serve())
 
 
 app.add_typer(region_app, name="region", rich_help_panel=SERVER)
@@ -129,32 +108,8 @@ app.command(rich_help_panel=SERVER)(health)
 
 
 def main() -> None:
-    """Entry of the program: errors of ours become one line and an exit code, which docs/operator.md lists."""
-    try:
-        app()
-    except ConfigurationError as error:
-        _end(error, 2)
-    except FedafdError as error:
-        _end(error, getattr(error, "exit_code", 1))
-    except ModuleNotFoundError as error:
-        if (error.name or "fedafd").startswith("fedafd"):
-            raise
-        extra = _EXTRAS.get(next((word for word in sys.argv[1:] if not word.startswith("-")), ""), "all")
-        _end(f"this command needs {error.name}, which is not installed: pip install 'fedafd[{extra}]'", 2)
-    except OSError as error:
-        # A full disk, a folder that may not be written to: nothing of ours is wrong, so no stack trace.
-        _end(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
-    finally:
-        # CPython remembers a Ctrl-C that reached code in a string, such as that of a dataclass being imported, and ends
-        # the process by SIGINT although somebody has caught it. The next such code makes it forget (pythonrun.c).
-        eval("None")  # noqa: S307
-
-
-def _end(error: FedafdError | str, exit_code: int) -> NoReturn:
-    # Line by line: a message of ours may have several, and may tell what others wrote.
-    lines = "\n".join(plain_text(line) for line in str(error).split("\n"))
-    typer.secho(f"error: {lines}", fg="red", err=True)
-    raise SystemExit(exit_code)
+    """Entry of the program."""
+    run(app)
 
 
 if __name__ == "__main__":

@@ -131,7 +131,8 @@ def test_a_round_of_the_upper_federation_counts_both_sites(
     assert not below.models(), "versions are the upper federation's"
     assert [model["version"] for model in above.models()] == [1]
     told = region.exec("region", "fedafd", "region", "sent", "--config", "/etc/fedafd/region.yaml", "--output", "json")
-    assert [each["purpose"] for each in json.loads(told.stdout)] == ["merged-states"], told
+    sent = [each for each in json.loads(told.stdout) if each["round"]]
+    assert [(each["what"], each["round"]) for each in sent] == [("merged-states", 1)], told
 
 
 def test_it_goes_on_without_its_invitation_after_down_and_up(
