@@ -23,6 +23,12 @@ class Authority:
         self.file = folder / f"{name}-authority.pem"
         self.file.write_bytes(_pem(certificate.sign(self._key, hashes.SHA256())))
 
+    def key_file(self) -> Path:
+        """Write the authority's own key, for those who sign with it; its file."""
+        path = self.file.with_suffix(".key")
+        path.write_bytes(_key_pem(self._key))
+        return path
+
     def issue(self, name: str, *, host: str = "localhost", days: int = 1) -> tuple[Path, Path]:
         """Sign a certificate for `host` that is valid for `days` from now (negative: expired); its file, its key's."""
         key = ec.generate_private_key(ec.SECP256R1())
@@ -31,11 +37,7 @@ class Authority:
         certificate = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         paths = self._folder / f"{name}.pem", self._folder / f"{name}.key"
         paths[0].write_bytes(_pem(certificate.sign(self._key, hashes.SHA256())))
-        paths[1].write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
+        paths[1].write_bytes(_key_pem(key))
         return paths
 
 
@@ -56,3 +58,9 @@ def _builder(
 
 def _pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )

@@ -38,6 +38,17 @@ class Operator:
         self._again(lambda: self._rest.push_public_set(public_set))
         return {name: self._again(partial(self._rest.invite, name, kind)) for name, kind in clients.items()}
 
+    def create(self, config: dict[str, Any]) -> None:
+        self._again(lambda: self._rest.create(config))
+
+    def invite(self, name: str, kind: str, max_clients: int | None = None) -> str:
+        """Invite a client, or a region of at most `max_clients`; the enrolment token."""
+        return self._again(lambda: self._rest.invite(name, kind, max_clients=max_clients))
+
+    def invite_again(self, name: str) -> str:
+        """A new enrolment token for a client, whose old credential is void from then on."""
+        return self._again(lambda: self._rest.invite_again(name))
+
     def clients(self) -> dict[str, str]:
         """State of each client."""
         return {each["name"]: each["state"] for each in self._again(self._rest.clients)}

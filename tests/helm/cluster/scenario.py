@@ -15,6 +15,7 @@ __all__ = [
     "FEDERATION",
     "KINDS",
     "TRIAL",
+    "address",
     "images",
     "load_public_data",
     "server_values",
@@ -29,8 +30,8 @@ TAG = os.environ.get("FEDAFD_IMAGE_TAG") or chart_version()
 POSTGRES = os.environ.get("FEDAFD_POSTGRES_IMAGE", "postgres:15-bookworm")
 REDIS = os.environ.get("FEDAFD_REDIS_IMAGE", "redis:7-bookworm")
 RELEASE = "fed"
-SERVER_PODS = 8
-"""Two control planes, two aggregators, one distiller, three stores."""
+SERVER_PODS = 9
+"""Two control planes, two aggregators, one distiller, one query worker, three stores."""
 _SMALL = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "3Gi"}}
 
 
@@ -51,12 +52,18 @@ def server_values(**more: Any) -> Values:
         "controlPlane": {"replicas": 2},
         "aggregator": {"replicas": 2},
         "distiller": {"device": "cpu", "resources": _SMALL, "terminationGracePeriodSeconds": 60},
+        "queries": {"resources": _SMALL},
     }
     return merged(merged(TRIAL, own), more)
 
 
+def address(namespace: str, release: str = RELEASE) -> str:
+    """host:port of a release's aggregator."""
+    return f"{release}-fedafd-aggregator.{namespace}.svc:7443"
+
+
 def site_values(name: str, namespace: str, **more: Any) -> Values:
-    """Values of one site, whose invitation is in the Secret invitation-<name>."""
+    """Values of one site, whose invitation is in the Secret invitation-<name>: TLS by what the invitation names."""
     agent: dict[str, Any] = {
         "kind": KINDS[name],
         "device": "cpu",
@@ -72,10 +79,7 @@ def site_values(name: str, namespace: str, **more: Any) -> Values:
         agent["textEncoder"] = TINY_TEXT
     values: Values = {
         "image": {"registry": REGISTRY, "tag": TAG},
-        "aggregator": {
-            "address": f"{RELEASE}-fedafd-aggregator.{namespace}.svc:7443",
-            "tls": {"enabled": False},
-        },
+        "aggregator": {"address": address(namespace)},
         "enrolment": {"existingSecret": f"invitation-{name}"},
         "agent": agent,
         "state": {"size": "1Gi"},

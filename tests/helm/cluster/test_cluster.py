@@ -134,12 +134,13 @@ def test_policies_let_pass_what_is_needed_and_drop_the_rest(world: World) -> Non
     pods = {
         pod["metadata"]["labels"]["app.kubernetes.io/component"]: name for name, pod in world.namespace.pods().items()
     }
-    services = {name: f"{RELEASE}-fedafd-{name}" for name in ("postgresql", "redis", "minio", "aggregator")}
-    ports = {"postgresql": 5432, "redis": 6379, "minio": 9000, "aggregator": 7443}
+    ports = {"postgresql": 5432, "redis": 6379, "minio": 9000, "aggregator": 7443, "aggregator-internal": 7444}
+    services = {name: f"{RELEASE}-fedafd-{name}" for name in ports}
     reachable = {
         "control-plane": {"postgresql", "redis", "minio"},
         "aggregator": {"postgresql", "redis", "minio"},
-        "distiller": {"redis", "minio", "aggregator"},
+        "distiller": {"redis", "minio", "aggregator-internal"},
+        "queries": {"redis", "minio"},
         "agent": {"aggregator"},
     }
     for component, allowed in reachable.items():
@@ -152,7 +153,7 @@ def test_policies_let_pass_what_is_needed_and_drop_the_rest(world: World) -> Non
 
 
 def test_pods_run_without_rights(world: World) -> None:
-    for component in ("control-plane", "aggregator", "distiller", "agent"):
+    for component in ("control-plane", "aggregator", "distiller", "queries", "agent"):
         (name, *_) = [
             name
             for name, pod in world.namespace.pods().items()
@@ -287,17 +288,17 @@ def test_on_stores_of_ones_own_migration_is_a_hook_and_pods_scale(world: World) 
 
 
 def _install_on_other_stores(world: World, stores: Namespace) -> None:
-    nothing = {"controlPlane": {"replicas": 0}, "aggregator": {"replicas": 0}, "distiller": {"replicas": 0}}
+    nothing = {name: {"replicas": 0} for name in ("controlPlane", "aggregator", "distiller", "queries")}
     stores.create()
     stores.install("stores", "fedafd", server_values(networkPolicy={"enabled": False}, **nothing))
     given = {key: base64.b64decode(value).decode() for key, value in stores.secret("stores-fedafd-generated").items()}
     host = f"stores-fedafd-{{}}.{stores}.svc"
     secrets = {
-        "keys": {"admin-key": "fedafd-key.own-admin", "internal-token": "own-internal-token"},
+        "keys": {"admin-key": f"fedafd-key.{'own-admin' * 4}", "internal-token": "own-internal-token" * 2},
         "postgres": {"url": given["database-url"].replace("stores-fedafd-postgresql", host.format("postgresql"))},
         "redis": {"url": given["redis-url"].replace("stores-fedafd-redis", host.format("redis"))},
     }
-    for process in ("control-plane", "aggregator", "distiller"):
+    for process in ("control-plane", "aggregator", "distiller", "queries"):
         pair = {half: given[f"{process}-{half}"] for half in ("access-key", "secret-key")}
         secrets[f"s3-{process}"] = pair
     for name, content in secrets.items():
@@ -316,13 +317,14 @@ def _install_on_other_stores(world: World, stores: Namespace) -> None:
         controlPlane={"objectStoreSecret": "own-s3-control-plane", "autoscaling": {"enabled": True}},
         aggregator={"objectStoreSecret": "own-s3-aggregator", "autoscaling": {"enabled": True}},
         distiller={"objectStoreSecret": "own-s3-distiller", "replicas": 1},
+        queries={"objectStoreSecret": "own-s3-queries"},
     )
     with world.transcript.step(
         "helm install on stores of one's own: migration as a hook, autoscaling to two pods each"
     ):
         world.namespace.install("own", "fedafd", values)
         selector = "--selector=app.kubernetes.io/instance=own"
-        wait_until(lambda: _ready(world.namespace.get("pods", selector)) == 5, "two pods of each, and the distiller")
+        wait_until(lambda: _ready(world.namespace.get("pods", selector)) == 6, "two pods of each, and the workers")
     assert not world.namespace.get("jobs", selector), "a hook that succeeded is deleted"
     assert len(world.namespace.get("poddisruptionbudgets", selector)) == 2
     world.namespace.helm("test", "own")

@@ -54,8 +54,8 @@ pytestmark = [
     ),
 ]
 SITES = ("images", "texts")
-SERVER_PODS = 6
-"""One of each process, three stores."""
+SERVER_PODS = 7
+"""One of each process, a query worker, three stores."""
 PUBLIC_SET = {"num_train": 64, "num_val": 16, "num_test": 32, "seed": 5, "image_size": 128}
 WIDE_IMAGE = {"options": {"hidden_sizes": [64, 256]}}
 """Some MB of personalized model, so that an upload has several chunks."""
