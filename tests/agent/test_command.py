@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fedafd.agent import main as agent_main
+from fedafd.agent.state import CREDENTIAL_FILE
 from fedafd.cli.main import main as fedafd
 
 
@@ -62,3 +63,35 @@ def test_a_token_that_cannot_be_had_is_told_before_anything_is_done(
     captured = capsys.readouterr()
     assert words in captured.out + captured.err
     assert [path.name for path in tmp_path.iterdir()] == ["agent.yaml"]
+
+
+@pytest.mark.parametrize("way", ["--token-file", "variable"])
+@pytest.mark.parametrize("content", [None, ""], ids=["gone", "empty"])
+def test_an_enrolled_agent_does_without_the_file_of_its_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, content: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "agent.yaml").write_text("{aggregator: '127.0.0.1:1', kind: text, data: {adapter: shapes}}")
+    if content is not None:
+        (tmp_path / "token").write_text(content)
+    if way == "variable":
+        monkeypatch.setenv("FEDAFD_AGENT_ENROLMENT_TOKEN_FILE", "token")
+    given: list[str | None] = []
+
+    def noted(_: object, *, token: str | None, **__: object) -> int:
+        given.append(token)
+        return 0
+
+    monkeypatch.setattr(agent_main, "run", noted)
+
+    def start() -> int:
+        options: dict[str, Any] = {"token_file": Path("token")} if way == "--token-file" else {}
+        return agent_main.start_agent(Path("agent.yaml"), state_dir=tmp_path / "state", **options)
+
+    assert start() == agent_main.ExitCode.CONFIGURATION
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / CREDENTIAL_FILE).write_text("{}")
+    assert start() == 0
+    (tmp_path / "token").write_text("fedafd-enrol.another")
+    assert start() == 0
+    assert given == [None, "fedafd-enrol.another"]

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from fedafd.agent.exit_codes import ExitCode
 from fedafd.agent.ledger import Ledger
-from fedafd.agent.state import StateDirectory
+from fedafd.agent.state import CREDENTIAL_FILE, StateDirectory
 from fedafd.cli.main import app
 from fedafd.domain.config import parse_federation_config
 from fedafd.domain.config.region import config_of_region
@@ -50,6 +50,31 @@ def test_a_region_that_is_not_enrolled_asks_for_its_token(file: Path, capsys: py
     migrate(f"sqlite:///{file.parent}/f.db")
     assert start_region(file) == ExitCode.CONFIGURATION
     assert "give the invitation's token with --token or FEDAFD_REGION_ENROLMENT_TOKEN" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, ""], ids=["gone", "empty"])
+def test_an_enrolled_region_does_without_the_file_of_its_token(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: str | None
+) -> None:
+    migrate(f"sqlite:///{file.parent}/f.db")
+    token = file.parent / "token"
+    monkeypatch.setenv("FEDAFD_REGION_ENROLMENT_TOKEN_FILE", str(token))
+    if content is not None:
+        token.write_text(content)
+    given: list[str | None] = []
+
+    async def noted(_: Region, token: str | None) -> None:
+        given.append(token)
+
+    monkeypatch.setattr(Region, "run", noted)
+    assert start_region(file) == ExitCode.CONFIGURATION
+    assert f"FEDAFD_REGION_ENROLMENT_TOKEN_FILE {token}" in capsys.readouterr().err
+    (file.parent / "state").mkdir(exist_ok=True)
+    (file.parent / "state" / CREDENTIAL_FILE).write_text("{}")
+    assert start_region(file) == ExitCode.STOPPED
+    token.write_text("fedafd-enrol.another")
+    assert start_region(file) == ExitCode.STOPPED
+    assert given == [None, "fedafd-enrol.another"]
 
 
 def test_a_full_disk_has_a_code_of_its_own(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import typer
 
+from fedafd.agent.enrolled import token_if_needed
 from fedafd.agent.exit_codes import ExitCode, exit_code_of
 from fedafd.agent.options import AgentYaml, StateDir, Token, TokenFile
 from fedafd.agent.sentences import SENTENCES
@@ -102,7 +103,7 @@ def start_agent(
         configure("agent", level=settings.log_level, format=settings.log_format, sentences=SENTENCES)
         configure_tracing("agent")
         config = _with_overrides(read_agent_config(path), settings, state_dir)
-        token = _token(token, token_file) or settings.token()
+        token = _token(token, token_file, settings, config.state_dir)
     except FedafdError as error:
         tell_end("agent", error)
         return ExitCode.CONFIGURATION
@@ -111,12 +112,12 @@ def start_agent(
     return code
 
 
-def _token(token: str | None, file: Path | None) -> str | None:
+def _token(token: str | None, file: Path | None, settings: AgentSettings, state_dir: Path) -> str | None:
     if file is None:
-        return token
+        return token or token_if_needed(settings.token, state_dir)
     if token:
         raise ConfigurationError("give --token or --token-file, not both")
-    return read_secret_file(file, "--token-file")
+    return token_if_needed(lambda: read_secret_file(file, "--token-file"), state_dir)
 
 
 def main() -> None:

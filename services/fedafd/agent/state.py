@@ -40,6 +40,7 @@ from fedafd.domain.state_cases import AFRESH
 from fedafd.telemetry.logging import get_logger
 
 __all__ = [
+    "CREDENTIAL_FILE",
     "DELIVERED_MODEL_FILE",
     "MODEL_SOURCE_FILE",
     "PARTS_FILE",
@@ -50,6 +51,7 @@ __all__ = [
     "StateDirectory",
 ]
 
+CREDENTIAL_FILE = "credential.json"
 _ROUND = re.compile(r"^round-(\d+)(\.pending)?$")
 STATE_FILE, MODEL_SOURCE_FILE, SCORES_FILE = "state.safetensors", "model_source.json", "scores.npz"
 DELIVERED_MODEL_FILE, PARTS_FILE = "delivered_model.json", f"{UploadPurpose.PERSONALIZED_MODEL.value}.parts"
@@ -136,7 +138,7 @@ class StateDirectory:
 
     def load_credential(self) -> Credential | None:
         """The credential of an earlier enrolment, or None."""
-        path = self.root / "credential.json"
+        path = self.root / CREDENTIAL_FILE
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             return Credential(**values | {"kind": ParticipantKind(values["kind"])})
@@ -149,7 +151,7 @@ class StateDirectory:
 
     def save_credential(self, credential: Credential) -> None:
         """Keep the credential, readable by this user only."""
-        write_atomically(self.root / "credential.json", json.dumps(asdict(credential), indent=1).encode(), mode=0o600)
+        write_atomically(self.root / CREDENTIAL_FILE, json.dumps(asdict(credential), indent=1).encode(), mode=0o600)
 
     def current_state(self, *, before: str = "") -> tuple[int, bytes] | None:
         """Round number and personalized state after the last delivered round; None before the first.

@@ -9,6 +9,7 @@ import asyncio
 import signal
 from pathlib import Path
 
+from fedafd.agent.enrolled import token_if_needed
 from fedafd.agent.exit_codes import ExitCode, exit_code_of
 from fedafd.agent.files import disk_full_is_clear
 from fedafd.agent.line import with_line
@@ -37,7 +38,8 @@ def start_region(path: Path, *, token: str | None = None) -> int:
         settings = load_settings()
         configure("region", level=settings.log_level)
         configure_tracing("region")
-        config, token = read_region_config(path), token or settings.token()
+        config = read_region_config(path)
+        token = token or token_if_needed(settings.token, config.state_dir)
         with disk_full_is_clear(config.state_dir):
             asyncio.run(_serve(config, settings, token))
     except FedafdError as error:

@@ -143,7 +143,9 @@ class Stack:
         self.figures[what] = round(time.monotonic() - started, 1)
 
     def report(self) -> None:
-        """Write the figures into benchmark-results and show them."""
+        """Write the figures, if there are any, into benchmark-results and show them."""
+        if not self.figures:
+            return
         path = ROOT / "benchmark-results" / f"compose{'-' + self.overlay if self.overlay else ''}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(self.figures, indent=2) + "\n", encoding="utf-8")

@@ -135,10 +135,11 @@ def test_a_round_of_the_upper_federation_counts_both_sites(
     assert [(each["what"], each["round"]) for each in sent] == [("merged-states", 1)], told
 
 
-def test_it_goes_on_with_the_invitation_that_is_used_up_after_down_and_up(
+def test_it_goes_on_without_its_invitation_after_down_and_up(
     region: Stack, above: FederationClient, below: FederationClient
 ) -> None:
     region.compose("down", "--timeout", "30")
+    Path(region.environment["FEDAFD_REGION_TOKEN"]).write_text("", encoding="utf-8")
     region.up("region", "distiller", *(f"agent-{name}" for name in SITES))
     above.start_rounds(1)
     (part,) = completed(above, 2, parts=1)["participations"]
