@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 import typer
@@ -71,11 +72,37 @@ USEFUL = {"profile list"}
 AGENT = "aggregator: 127.0.0.1:1\nkind: image\ndata: {adapter: shapes}\nstate_dir: state\n"
 
 
-def blocked() -> set[str]:
-    project = tomllib.loads(OPTIONAL.read_text(encoding="utf-8"))["project"]
-    listed = [name for extra, names in project["optional-dependencies"].items() if extra != "dev" for name in names]
-    packages = {re.split(r"[\[><=]", name)[0] for name in listed} - {"fedafd"}
-    return {MODULES.get(name, name.replace("-", "_")) for name in packages}
+def blocked(*installed: str) -> set[str]:
+    """Modules that an installation with these extras has not."""
+    extras = tomllib.loads(OPTIONAL.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+
+    def modules(extra: str) -> set[str]:
+        found = set()
+        for name in extras[extra]:
+            package, *options = re.split(r"[\[><=,\]]", name)
+            if package == "fedafd":
+                found |= {module for option in options if option in extras for module in modules(option)}
+            else:
+                found.add(MODULES.get(package, package.replace("-", "_")))
+        return found
+
+    listed = {module for extra in extras if extra != "dev" for module in modules(extra)}
+    return listed - {module for extra in installed for module in modules(extra)}
+
+
+def hidden(folder: Path, modules: set[str]) -> dict[str, str]:
+    """An environment in which Python finds none of `modules`, by a hook of its start that is written into `folder`."""
+    (folder / "sitecustomize.py").write_text(
+        "import sys\n"
+        f"HIDDEN = {modules!r}\n"
+        "class Hider:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in HIDDEN:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Hider())\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FEDAFD_")}
+    return environment | {"PYTHONPATH": f"{folder}:{ROOT / 'services'}"}
 
 
 def every_command(group: object = None, path: str = "") -> list[str]:
@@ -97,18 +124,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, i
     (install / "model").mkdir()
     (install / "model" / "config.json").write_text("{}")
     (install / "picture.png").write_bytes(b"x")
-    # A hook of Python's start, which hides all that extras bring.
-    (folder / "sitecustomize.py").write_text(
-        "import sys\n"
-        f"HIDDEN = {blocked()!r}\n"
-        "class Hider:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.partition('.')[0] in HIDDEN:\n"
-        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
-        "sys.meta_path.insert(0, Hider())\n"
-    )
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("FEDAFD_")}
-    environment |= {"PYTHONPATH": f"{folder}:{ROOT / 'services'}", "HOME": str(install)}
+    environment = hidden(folder, blocked()) | {"HOME": str(install)}
     commands = every_command()
     done = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "cli" / "forked_commands.py"), str(install)],
@@ -136,3 +152,26 @@ def test_a_command_of_a_base_install_gives_no_stack_trace(command: str, outcomes
 def test_the_extras_that_are_named_exist() -> None:
     extras = tomllib.loads(OPTIONAL.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     assert set(EXTRAS.values()) | {"all"} <= set(extras)
+
+
+@pytest.mark.parametrize("process", ["control-plane", "aggregator", "distiller", "queries"])
+def test_doctor_needs_the_extra_of_the_process_that_is_set_up_alone(process: str, tmp_path: Path) -> None:
+    """In the image of each, as `docker compose exec SERVICE fedafd doctor` runs it."""
+    # What its extra brings along without naming it, as fastapi does starlette, is there, too.
+    modules = blocked({"queries": "distiller"}.get(process, process)) - {"starlette"}
+    environment = hidden(tmp_path, modules)
+    values = {"REDIS_URL": "redis://127.0.0.1:1/0", "STORE__URL": str(tmp_path / "store")}
+    if process in ("control-plane", "aggregator"):
+        values["DATABASE_URL"] = f"sqlite:///{tmp_path}/f.db"
+    if process in ("aggregator", "distiller"):
+        values["INTERNAL_TOKEN"] = "of-enough-characters" * 2
+    if process == "control-plane":
+        values["ADMIN_KEY"] = f"fedafd-key.{'of-enough-characters' * 2}"
+    prefix = f"FEDAFD_{process.replace('-', '_').upper()}_"
+    environment |= {prefix + name: value for name, value in values.items()}
+    command = [sys.executable, "-m", "fedafd.cli.main", "doctor", "--output", "json"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    found = {each["about"]: each["words"] for each in json.loads(done.stdout or '{"findings": []}')["findings"]}
+    assert found.get("settings") == f"{process}: complete", done.stderr or found
+    assert "broker" in found, found
+    assert not [words for words in found.values() if "is not installed" in words]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fedafd.cli.doctor.findings import Finding, bad, fine
@@ -23,6 +24,13 @@ PREFIXES: Mapping[str, str] = {
     "distiller": "FEDAFD_DISTILLER_",
     "queries": "FEDAFD_QUERIES_",
 }
+_SETTINGS: Mapping[str, str] = {
+    "control-plane": "fedafd.control_plane.settings",
+    "aggregator": "fedafd.aggregator.settings",
+    "distiller": "fedafd.distiller.settings",
+    "queries": "fedafd.distiller.queries.settings",
+}
+"""Modules with a `load_settings`."""
 _SHARED = ("database_url", "redis_url", "internal_token", "store.url", "store.endpoint")
 
 
@@ -54,11 +62,12 @@ def is_set_up(process: str, environment: Mapping[str, str]) -> bool:
 def look_at_settings(environment: Mapping[str, str]) -> tuple[Deployment, list[Finding]]:
     """The settings of each process that has variables in `environment`, which is this process's own."""
     deployment, findings = Deployment(), []
-    for name, load in _loaders().items():
+    for name in PREFIXES:
         if not is_set_up(name, environment):
             continue
         try:
-            setattr(deployment, name.replace("-", "_"), load())
+            # Only those of processes that are set up: the image of one has not what another needs.
+            setattr(deployment, name.replace("-", "_"), import_module(_SETTINGS[name]).load_settings())
         except ConfigurationError as error:
             findings.append(bad("settings", f"{name}: {error}", "correct the variables; docs/settings.md lists them"))
         else:
@@ -69,15 +78,6 @@ def look_at_settings(environment: Mapping[str, str]) -> tuple[Deployment, list[F
         findings.append(bad("settings", f"none of {names} is set: no process is set up here", remedy))
     findings += _differing(deployment)
     return deployment, findings
-
-
-def _loaders() -> dict[str, Callable[[], Any]]:
-    from fedafd.aggregator.settings import load_settings as aggregator
-    from fedafd.control_plane.settings import load_settings as control_plane
-    from fedafd.distiller.queries.settings import load_settings as queries
-    from fedafd.distiller.settings import load_settings as distiller
-
-    return dict(zip(PREFIXES, (control_plane, aggregator, distiller, queries), strict=True))
 
 
 def _differing(deployment: Deployment) -> Iterator[Finding]:
