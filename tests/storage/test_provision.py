@@ -39,7 +39,7 @@ def _store(minio: Minio, bucket: str, process: str, secret: str | None = None) -
 
 MAY = {
     "control-plane": {"put public-sets/a", "delete public-sets/a"},
-    "aggregator": {"put federations/a", "delete federations/a"},
+    "aggregator": {"put federations/a", "delete federations/a", "put public-sets/a"},
     "distiller": {"put federations/a"},
     "queries": set(),
 }

@@ -23,7 +23,8 @@ _WRITE = ("s3:PutObject", "s3:AbortMultipartUpload")
 _DELETE = ("s3:DeleteObject",)
 _GRANTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "control-plane": {f"{PUBLIC_SETS}*": _WRITE + _DELETE},
-    "aggregator": {f"{FEDERATIONS}*": _WRITE + _DELETE},
+    # A region's process has the aggregator's key, and keeps the upper federation's public set.
+    "aggregator": {f"{FEDERATIONS}*": _WRITE + _DELETE, f"{PUBLIC_SETS}*": _WRITE},
     "distiller": {f"{FEDERATIONS}*": _WRITE},
     "queries": {},
 }

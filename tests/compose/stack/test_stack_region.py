@@ -70,6 +70,8 @@ def region(upper: Stack, authority: Path, tmp_path_factory: pytest.TempPathFacto
     with fresh_stack(folder, "region") as stack:
         stack.environment |= {
             "FEDAFD_FEDERATION_FILE": federation_file(folder, "north"),
+            # Another public set than the upper federation's, which the region has to bring into its store.
+            "FEDAFD_PUBLIC_OPTIONS": '{"num_train": 32, "num_val": 16, "num_test": 16, "seed": 6}',
             "FEDAFD_REGION_FILE": str(folder / "region.yaml"),
             "FEDAFD_REGION_TOKEN": str(folder / "token"),
             "FEDAFD_REGION_AUTHORITY": str(authority),
