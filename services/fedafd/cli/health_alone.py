@@ -1,4 +1,4 @@
-"""`fedafd health` without the other commands, which cost most of its time: containers run it several times a minute."""
+"""`fedafd health` without the other commands: containers run it several times a minute, and need none of them."""
 
 from __future__ import annotations
 
