@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -66,7 +67,7 @@ async def rounds(scene: Scene, numbers: range, *, in_parts: bool = True) -> None
 
 def whole(blob: bytes, before: dict[str, bytes]) -> dict[str, bytes]:
     """What an aggregator makes of parts."""
-    found = read_parts(blob)
+    found = read_parts(io.BytesIO(blob))
     assert found is not None
     parts, new = found
 
@@ -74,7 +75,7 @@ def whole(blob: bytes, before: dict[str, bytes]) -> dict[str, bytes]:
         base = parts.bases[number]
         yield (BUNDLE if isinstance(base, BundleBase) else before[base.path])[start : start + length]
 
-    return dict(join_parts(parts, new, read))
+    return {path: b"".join(content) for path, content in join_parts(parts, new, read)}
 
 
 def test_an_aggregator_that_takes_no_parts_gets_the_whole(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from tests.aggregator.test_bad_uploads import opened
 from tests.aggregator.world import World, refused
 
-from fedafd.aggregator.model_parts import whole_model
+from fedafd.aggregator.model_parts import model_content
 from fedafd.artifacts.folders import pack_folder
 from fedafd.artifacts.keys import FEDERATIONS
 from fedafd.artifacts.model_parts import BundleBase, FilePieces, ModelBase, Parts, pack_parts
@@ -189,7 +190,7 @@ async def test_a_piece_of_more_than_there_is_costs_no_read_of_what_comes_before_
     blob = pack_parts(Parts(bases=[BundleBase(sha256=sha256_of(b"image"))], files=[file]), b"")
     for _ in range(2):
         with pytest.raises(UploadIncompleteError):
-            await whole_model(world.context, client, round_id, blob, most_bytes=100)
+            await model_content(world.context, client, round_id, io.BytesIO(blob), most_bytes=100)
     assert store.read_bytes == 0
     assert world.context.failed_parts.has(round_id, client.id)
 
@@ -202,20 +203,6 @@ async def test_no_more_is_told_than_an_upload_may_have(world: World) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await world.agents.CommitUpload(request, metadata=north)
         assert "must be 0 to 1048576" in refused(raised, grpc.StatusCode.INVALID_ARGUMENT, "invalid-request")
-
-
-async def test_a_commit_waits_for_the_memory_that_the_whole_model_takes(world: World) -> None:
-    round_id, (north,) = await opened(world, ClientKind.IMAGE)
-    uploads = [await world.upload(north, round_id, world.reps())]
-    uploads.append(await world.upload(north, round_id, pack_folder({"a.json": b"{}"}), "personalized-model"))
-    budget = world.context.in_memory
-    budget._wait_seconds = 0.1
-    request = pb.CommitUploadRequest(round_id=round_id, upload_ids=uploads, model_bytes=100 << 20)
-    async with budget.room_for(budget._most - (150 << 20)):
-        with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await world.agents.CommitUpload(request, metadata=north)
-        refused(raised, grpc.StatusCode.RESOURCE_EXHAUSTED, "too-many-requests")
-    assert (await world.agents.CommitUpload(request, metadata=north)).accepted
 
 
 async def test_parts_that_do_not_fit_each_other_are_rejected(world: World) -> None:

@@ -6,6 +6,7 @@ in test_rpcs.py and test_uploads.py.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -179,11 +180,12 @@ def test_models_in_parts() -> None:
     parts = Parts(bases=[BundleBase(sha256=sha256_of(base))], files=[file])
 
     def take(blob: bytes) -> None:
-        found = read_parts(blob)
+        found = read_parts(io.BytesIO(blob))
         if found is None:
             return
         whole = join_parts(*found, lambda _, start, length: iter([base[start : start + length]]))
-        for (_, got), announced in zip(whole, found[0].files, strict=True):
+        for (_, content), announced in zip(whole, found[0].files, strict=True):
+            got = b"".join(content)
             assert (len(got), sha256_of(got)) == (announced.size_bytes, announced.sha256)
 
     values = parts.model_dump(mode="json")

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fedafd.artifacts.keys import RoundObjects
@@ -20,9 +21,11 @@ from fedafd.domain.hashing import file_sha256, sha256_of
 from fedafd.persistence.models import RoundRow, UploadRow
 from fedafd.storage import ObjectStore
 
-__all__ = ["ArrivingBlob", "Stream", "scratch_folder"]
+__all__ = ["ArrivingBlob", "Stream", "remove_left_scratch", "scratch_folder"]
 
 _MOST_LISTED = 10
+_SCRATCH = "fedafd-"
+_LEFT_SECONDS = 24 * 3600
 _HASHED_AT_ONCE = 64 << 10
 """Bytes; to hash them takes less than to hand them to a thread and to be woken by it (0.2 ms)."""
 
@@ -153,11 +156,22 @@ def scratch_folder() -> Iterator[Path]:
 
     A store with files of its own needs none, and to make one and remove it costs milliseconds of the event loop.
     """
-    folder = Path(tempfile.gettempdir(), f"fedafd-{uuid.uuid4().hex}")
+    folder = Path(tempfile.gettempdir(), f"{_SCRATCH}{uuid.uuid4().hex}")
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_left_scratch() -> None:
+    """Remove what commits left there whose aggregator was killed: folders that nothing came into for a day.
+
+    Others may work beside this one, on the same disk.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}{'[0-9a-f]' * 32}"):
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > _LEFT_SECONDS:
+                shutil.rmtree(folder)
 
 
 def _damaged_chunks(path: Path, chunk_bytes: int, hashes: list[str]) -> list[int]:

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from safetensors import SafetensorError, deserialize
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.aggregator.acceptance import Checked
 from fedafd.aggregator.arrivals import ArrivingBlob, scratch_folder
 from fedafd.aggregator.context import Context
-from fedafd.aggregator.model_parts import whole_model
+from fedafd.aggregator.model_files import store_model_files
+from fedafd.aggregator.model_parts import model_content
 from fedafd.aggregator.numbers import check_finite
 from fedafd.aggregator.region_delivery import as_stored, check_region
 from fedafd.aggregator.tasks import public_set_manifest
 from fedafd.aggregator.uploads import Assembled, announced, assemble, open_participation
-from fedafd.artifacts.keys import personalized_model_file
+from fedafd.artifacts.keys import RoundObjects, personalized_model_file
 from fedafd.artifacts.merged_states import ClientCounts
 from fedafd.artifacts.ref import ArtifactRef
 from fedafd.artifacts.representations import check_representations
-from fedafd.artifacts.stage_io import MODEL_FILE
 from fedafd.artifacts.weight_updates import check_weight_update
 from fedafd.domain.config import AveragingMode
 from fedafd.domain.errors import (
@@ -41,7 +40,6 @@ from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import ClientKind, Modality, ParticipantKind, UploadPurpose
 from fedafd.domain.leaving import CLIENT_METRICS
 from fedafd.domain.states import ParticipationState
-from fedafd.learning.model_sums import SUMS
 from fedafd.persistence.caller_repository import CallingClient, WaitingPart
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import RoundRow, UploadRow
@@ -54,9 +52,7 @@ from fedafd.telemetry.logging import get_logger
 __all__ = ["commit_delivery"]
 
 _log = get_logger(__name__)
-_MODEL_FILES = (".safetensors", ".json", ".txt", ".md")
 _MOST_SAMPLES = 2**31 - 1
-_READ_IN_PIECES = (UploadPurpose.REPRESENTATIONS, UploadPurpose.MERGED_STATES)
 
 
 @dataclass(frozen=True)
@@ -103,10 +99,10 @@ async def _commit(context: Context, client: CallingClient, request: pb.CommitUpl
     participation, row = await open_participation(context, client, request.round_id)
     uploads = await announced(context, client, row, list(dict.fromkeys(request.upload_ids)))
     _check_model_bytes(request, row)
-    async with context.in_memory.room_for(sum(_room(upload, request) for upload in uploads)):
+    async with context.in_memory.room_for(sum(_room(upload) for upload in uploads)):
         with scratch_folder() as scratch:
             blobs = [await assemble(context, client, row, upload, scratch) for upload in uploads]
-            accepted = await _settle(context, client, row, participation, blobs, request)
+            accepted = await _settle(context, client, row, participation, blobs, request, scratch)
     for upload in uploads:
         context.metrics.uploads.labels(purpose=upload.purpose).inc()
         await ArrivingBlob(context.store, row, upload).discard()
@@ -118,9 +114,9 @@ async def _commit(context: Context, client: CallingClient, request: pb.CommitUpl
     return answer
 
 
-def _room(upload: UploadRow, request: pb.CommitUploadRequest) -> int:
-    """Bytes: the whole and its tensors; of what is read in pieces at most a copy, on a disk that may be memory."""
-    return _whole_bytes(upload, request) * (1 if upload.purpose in _READ_IN_PIECES else 2)
+def _room(upload: UploadRow) -> int:
+    """Bytes: of weights the whole and its tensors; of the rest at most a copy, on a disk that may be memory."""
+    return upload.size_bytes * (2 if upload.purpose == UploadPurpose.WEIGHTS else 1)
 
 
 def _whole_bytes(upload: UploadRow, request: pb.CommitUploadRequest) -> int:
@@ -142,11 +138,12 @@ async def _settle(
     participation: WaitingPart,
     blobs: list[Assembled],
     request: pb.CommitUploadRequest,
+    scratch: Path,
 ) -> pb.CommitUploadResponse | None:
     """Check what was uploaded, and accept it, or reject it and keep none of it; the answer if it was accepted."""
     receipt = _receipt(participation, blobs)
     try:
-        delivery = await _checked(context, client, row, blobs, request)
+        delivery = await _checked(context, client, row, blobs, request, scratch)
     except UploadIncompleteError:
         raise
     except (RepresentationError, PublicSetMismatchError, UploadError, ConfigurationError) as error:
@@ -185,7 +182,12 @@ async def _settled(context: Context, client: CallingClient, round_id: str) -> pb
 
 
 async def _checked(
-    context: Context, client: CallingClient, row: RoundRow, blobs: list[Assembled], request: pb.CommitUploadRequest
+    context: Context,
+    client: CallingClient,
+    row: RoundRow,
+    blobs: list[Assembled],
+    request: pb.CommitUploadRequest,
+    scratch: Path,
 ) -> _Delivery:
     if client.kind == ParticipantKind.REGION:
         content, clients = await check_region(context, client, row, blobs)
@@ -213,46 +215,34 @@ async def _checked(
     )
     if weights:
         await asyncio.to_thread(check_weight_update, weights[0].file.read_bytes(), ClientKind(client.kind))
-    files = await _model(context, client, row, models[0], request) if models else {}
+    files = await _model(context, client, row, models[0], request, scratch) if models else {}
     return _Delivery(reps[0], files, weights[0] if weights else None)
 
 
 async def _model(
-    context: Context, client: CallingClient, row: RoundRow, model: Assembled, request: pb.CommitUploadRequest
+    context: Context,
+    client: CallingClient,
+    row: RoundRow,
+    model: Assembled,
+    request: pb.CommitUploadRequest,
+    scratch: Path,
 ) -> dict[str, ArtifactRef]:
     """Check and store the files. Raises UploadError, and UploadIncompleteError for parts that make no whole."""
-    blob, most_bytes = await asyncio.to_thread(model.file.read_bytes), _whole_bytes(model.blob.upload, request)
+    upload = model.blob.upload
     try:
-        files = await whole_model(context, client, row.id, blob, most_bytes=most_bytes)
+        with model.file.open("rb") as blob:
+            files = await model_content(context, client, row.id, blob, most_bytes=_whole_bytes(upload, request))
+            return await asyncio.to_thread(
+                store_model_files,
+                context.store,
+                files,
+                arriving=lambda name: RoundObjects(row.federation_id, row.number).arriving(f"{upload.id}-{name}"),
+                target=lambda path: personalized_model_file(row.federation_id, client.name, row.number, path),
+                scratch=scratch,
+            )
     except UploadIncompleteError:
         await model.blob.discard()  # who commits it again sends it again
         raise
-    return await asyncio.to_thread(_store_model, context, client, row, files)
-
-
-def _store_model(
-    context: Context, client: CallingClient, row: RoundRow, files: Mapping[str, bytes]
-) -> dict[str, ArtifactRef]:
-    for path, content in files.items():
-        _check_model_file(path, content)
-    entries: dict[str, ArtifactRef] = {}
-    for path, content in files.items():
-        key = personalized_model_file(row.federation_id, client.name, row.number, path)
-        context.store.put(key, content)
-        entries[path] = {"sha256": sha256_of(content), "size_bytes": len(content), "purpose": MODEL_FILE, "key": key}
-    return entries
-
-
-def _check_model_file(path: str, content: bytes) -> None:
-    if not path.endswith(_MODEL_FILES) and path != SUMS:
-        raise UploadError(f"personalized model: a file is not one of {', '.join(_MODEL_FILES)}")
-    try:
-        if path.endswith(".json"):
-            json.loads(content)
-        elif path.endswith(".safetensors"):
-            deserialize(content)
-    except (ValueError, RecursionError, SafetensorError) as error:
-        raise UploadError(f"personalized model: a {path.rpartition('.')[2]} file is not readable") from error
 
 
 async def _reject(

@@ -9,31 +9,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from contextlib import contextmanager
+from functools import partial
+from typing import IO, NamedTuple
 
 from fedafd.aggregator.context import Context
+from fedafd.aggregator.model_files import Content
 from fedafd.aggregator.tasks import find_artifact
-from fedafd.artifacts.folders import unpack_folder
-from fedafd.artifacts.model_parts import NEW, BundleBase, ModelBase, Parts, join_parts, read_parts
+from fedafd.artifacts.folders import each_file
+from fedafd.artifacts.model_parts import NEW, BundleBase, ModelBase, NewBytes, Parts, join_parts, read_parts
 from fedafd.artifacts.stage_io import BUNDLE
 from fedafd.domain.errors import ArtifactNotFoundError, UploadError, UploadIncompleteError
 from fedafd.persistence.caller_repository import CallingClient
 from fedafd.persistence.model_repository import delivered_files
+from fedafd.storage.store import CHUNK_BYTES
 
-__all__ = ["whole_model"]
+__all__ = ["model_content"]
 
 
-async def whole_model(
-    context: Context, client: CallingClient, round_id: str, blob: bytes, *, most_bytes: int
-) -> dict[str, bytes]:
-    """The files of a model, whole or in parts, by path; of parts at most so many bytes altogether.
+async def model_content(
+    context: Context, client: CallingClient, round_id: str, blob: IO[bytes], *, most_bytes: int
+) -> Iterator[tuple[str, Content]]:
+    """Path and content of each file of a model, whole or in parts; of parts at most so many bytes altogether.
 
-    Raises UploadError for what no site of ours sends, and UploadIncompleteError where a part cannot be taken from what
-    is here: the site sends the model whole then, and parts are looked at no more in this round.
+    Contents are read in order, each to its end before the next path is asked for. They raise, as this does, UploadError
+    for what no site of ours sends, and UploadIncompleteError where a part cannot be taken from what is here: the site
+    sends the model whole then, and parts are looked at no more in this round.
     """
     read = await asyncio.to_thread(read_parts, blob)
     if read is None:
-        return await asyncio.to_thread(unpack_folder, blob)
+        return _whole(blob)
     parts, new = read
     if parts.size_bytes > most_bytes:
         raise UploadError(
@@ -41,10 +46,21 @@ async def whole_model(
         )
     if context.failed_parts.has(round_id, client.id):
         raise _gone()
-    try:
+    with _noted(context, round_id, client):
         bases = await _bases(context, client, parts)
         _check_within(parts, bases)
-        return await _joined(context, bases, parts, new)
+    return _joined(context, round_id, client, bases, parts, new)
+
+
+def _whole(blob: IO[bytes]) -> Iterator[tuple[str, Content]]:
+    for path, content in each_file(blob):
+        yield path, iter(partial(content.read, CHUNK_BYTES), b"")
+
+
+@contextmanager
+def _noted(context: Context, round_id: str, client: CallingClient) -> Iterator[None]:
+    try:
+        yield
     except UploadIncompleteError:
         context.failed_parts.add(round_id, client.id)
         raise
@@ -63,14 +79,21 @@ def _check_within(parts: Parts, bases: Sequence[_Base]) -> None:
                 raise _gone()
 
 
-async def _joined(context: Context, bases: Sequence[_Base], parts: Parts, new: memoryview) -> dict[str, bytes]:
+def _joined(
+    context: Context, round_id: str, client: CallingClient, bases: Sequence[_Base], parts: Parts, new: NewBytes
+) -> Iterator[tuple[str, Content]]:
     def pieces(base: int, start: int, length: int) -> Iterator[bytes]:
         return context.store.stream(bases[base].key, start, length)
 
-    try:
-        return await asyncio.to_thread(lambda: dict(join_parts(parts, new, pieces)))
-    except ArtifactNotFoundError:
-        raise _gone() from None
+    def watched(content: Content) -> Content:
+        with _noted(context, round_id, client):
+            try:
+                yield from content
+            except ArtifactNotFoundError:
+                raise _gone() from None
+
+    for path, content in join_parts(parts, new, pieces):
+        yield path, watched(content)
 
 
 async def _bases(context: Context, client: CallingClient, parts: Parts) -> list[_Base]:

@@ -14,6 +14,7 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from fedafd.aggregator.agent_service import AgentService
+from fedafd.aggregator.arrivals import remove_left_scratch
 from fedafd.aggregator.authority import open_authority
 from fedafd.aggregator.context import Context
 from fedafd.aggregator.coordinator import Coordinator
@@ -99,6 +100,7 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
         stack.push_async_callback(database.close)
         await check_schema(database)
         await database.ping()
+        await asyncio.to_thread(remove_left_scratch)
         authority = await open_authority(database, settings)
         context = Context(
             database,

@@ -8,15 +8,15 @@ What is put together has to have the hash that is announced for each file.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Literal
+from hashlib import sha256
+from typing import IO, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedafd.artifacts.blocks import Span
 from fedafd.artifacts.folders import checked_path, file_spans, pack_folder
 from fedafd.domain.errors import UploadError, UploadIncompleteError
-from fedafd.domain.hashing import sha256_of
 
 __all__ = [
     "MOST_FILES",
@@ -29,6 +29,7 @@ __all__ = [
     "Hash",
     "ModelBase",
     "ModelPath",
+    "NewBytes",
     "Parts",
     "join_parts",
     "pack_parts",
@@ -41,6 +42,7 @@ MOST_PIECES = 4096
 """Of all files: each piece of a base is a read of the object store."""
 MOST_FILES = 1000
 _MOST_DESCRIPTION_BYTES = 2 << 20
+_READ_AT_ONCE = 1 << 20
 _DESCRIPTION, _BYTES = "parts.json", "new"
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 ModelPath = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f]+$")]
@@ -96,48 +98,74 @@ def pack_parts(parts: Parts, new: bytes) -> bytes:
     return pack_folder({_DESCRIPTION: parts.model_dump_json().encode(), _BYTES: new})
 
 
-def read_parts(blob: bytes) -> tuple[Parts, memoryview] | None:
+class NewBytes:
+    """The bytes that came along with parts, where they lie in a blob."""
+
+    def __init__(self, blob: IO[bytes], span: Span) -> None:
+        self._blob, self._span = blob, span
+
+    def __len__(self) -> int:
+        return self._span.end - self._span.start
+
+    def pieces(self, start: int, length: int) -> Iterator[bytes]:
+        """`length` of them from `start` on, in pieces. Raises UploadError if the blob has become shorter."""
+        position, end = self._span.start + start, self._span.start + start + length
+        while position < end:
+            self._blob.seek(position)
+            piece = self._blob.read(min(_READ_AT_ONCE, end - position))
+            if not piece:
+                raise UploadError("personalized model: its blob is shorter than it was")
+            position += len(piece)
+            yield piece
+
+
+def read_parts(blob: IO[bytes]) -> tuple[Parts, NewBytes] | None:
     """What a blob is put together of, with the bytes that came along, in place; None for a model that travels whole.
 
     Raises UploadError for parts that no site of ours makes; nothing is read for them.
     """
-    view, spans = memoryview(blob), file_spans(io.BytesIO(blob))
-    contents = {path: view[span.start : span.end] for path, span in spans.items() if path in (_DESCRIPTION, _BYTES)}
-    if _DESCRIPTION not in contents:
+    spans = file_spans(blob)
+    if _DESCRIPTION not in spans:
         return None
-    if len(contents[_DESCRIPTION]) > _MOST_DESCRIPTION_BYTES:
+    described = NewBytes(blob, spans[_DESCRIPTION])
+    if len(described) > _MOST_DESCRIPTION_BYTES:
         raise UploadError(f"personalized model: {_DESCRIPTION} is longer than {_MOST_DESCRIPTION_BYTES} bytes")
     try:
-        parts = Parts.model_validate_json(bytes(contents[_DESCRIPTION]))
+        parts = Parts.model_validate_json(b"".join(described.pieces(0, len(described))))
     except (ValidationError, RecursionError) as error:
         raise UploadError(f"personalized model: {_DESCRIPTION} does not describe the parts of a model") from error
-    new = contents.get(_BYTES, view[:0])
+    new = NewBytes(blob, spans.get(_BYTES, Span(0, 0)))
     _check(parts, len(new))
     return parts, new
 
 
 def join_parts(
-    parts: Parts, new: memoryview, read: Callable[[int, int, int], Iterator[bytes]]
-) -> Iterator[tuple[str, bytes]]:
-    """Path and content of each file. `read` gives bytes of a base, by its number from 0, first byte and length.
+    parts: Parts, new: NewBytes, read: Callable[[int, int, int], Iterator[bytes]]
+) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """Path and content of each file, in pieces. `read` gives bytes of a base, by number from 0, first byte and length.
 
-    Raises UploadIncompleteError for a file that does not get its hash, as where a base is not what the site has.
+    The content raises UploadIncompleteError at its end if the file does not get its hash, as where a base is not what
+    the site has.
     """
     for file in parts.files:
-        content = b"".join(_pieces_of(file, new, read))
-        if sha256_of(content) != file.sha256:
-            raise UploadIncompleteError(
-                f"personalized model: {file.path!r} does not get its hash from the parts; send the model whole"
-            )
-        yield file.path, content
+        yield file.path, _hashed(file, _pieces_of(file, new, read))
 
 
-def _pieces_of(
-    file: FilePieces, new: memoryview, read: Callable[[int, int, int], Iterator[bytes]]
-) -> Iterator[bytes | memoryview]:
+def _hashed(file: FilePieces, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    computed = sha256()
+    for piece in pieces:
+        computed.update(piece)
+        yield piece
+    if computed.hexdigest() != file.sha256:
+        raise UploadIncompleteError(
+            f"personalized model: {file.path!r} does not get its hash from the parts; send the model whole"
+        )
+
+
+def _pieces_of(file: FilePieces, new: NewBytes, read: Callable[[int, int, int], Iterator[bytes]]) -> Iterator[bytes]:
     for source, start, length in file.pieces:
         if source == NEW:
-            yield new[start : start + length]
+            yield from new.pieces(start, length)
         else:
             yield from read(source - 1, start, length)
 
