@@ -1,7 +1,7 @@
 # One image per process: --target control-plane, aggregator, distiller or agent. See docs/deploy-compose.md.
 #
 # Build arguments, all optional:
-#   TORCH_INDEX_URL   the index that torch alone comes from; empty: pip's default, whose build has CUDA
+#   TORCH_INDEX_URL   the index that torch and torchvision alone come from; empty: pip's default, whose builds have CUDA
 #   PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, PIP_TRUSTED_HOST   as pip reads them
 #   PYTHON_IMAGE   the image that all of them start from; for a release with its digest: NAME@sha256:...
 #   VERSION, REVISION   for the labels
@@ -36,12 +36,13 @@ FROM base AS services
 RUN --mount=type=cache,target=/root/.cache/pip --mount=from=recipe,target=/build --mount=from=recipe,source=/wheels,target=/wheels \
     HOME=/root /build/install-requirements.sh services
 
-# torch's layer depends on nothing but its own lock and pin, so that it is hardly ever made again.
+# torch's layer depends on nothing but its own lock and pins, so that it is hardly ever made again.
 FROM base AS torch-pins
 COPY constraints.txt locks/torch.lock /
-RUN grep -E '^torch==' /constraints.txt > /torch.txt
+RUN grep -E '^torch(vision)?==' /constraints.txt > /torch.txt
 
-# What agent and distiller share. What torch requires stands in their locks. An index of one's own has builds of other hashes.
+# What agent and distiller share. What torch requires stands in their locks. An index of one's own has builds of other hashes,
+# and its torchvision with its torch; pip's default has torchvision in the locks of agent and distiller.
 FROM base AS learning
 RUN --mount=type=cache,target=/root/.cache/pip --mount=from=torch-pins,target=/pins --mount=from=recipe,source=/wheels,target=/wheels \
     export HOME=/root install="python -m pip install --quiet --no-deps" \

@@ -24,8 +24,8 @@ LOCKS = {
     "vision": ["vision"],
     "release": ["release"],
     "services": ["control-plane", "aggregator", "tracing"],
-    "distiller": ["distiller", "tracing"],
-    "agent": ["agent", "dicom", "privacy", "tracing"],
+    "distiller": ["distiller", "lora", "tracing", "vision"],
+    "agent": ["agent", "dicom", "lora", "privacy", "tracing", "vision"],
 }
 """Each lock, and the extras of pyproject.toml that it is for. Images are made of the last three."""
 _BESIDE = {"vision": "dev"}
