@@ -1,11 +1,9 @@
 #!/bin/sh
 # In an image's build: install what the named lock holds, each distribution only with one of the hashes that stand there.
-# torchvision fits the build of PyTorch alone that comes from the same index: with an index of one's own it is there already.
+# Where TORCH_INDEX_URL names an index, torchvision came from it with torch, whose build alone it fits.
 set -eu
 lock="$(dirname "$0")/locks/$1.lock"
-if [ -n "${TORCH_INDEX_URL:-}" ]; then
-  sed '/^torchvision==/,/[^\\]$/d' "$lock" > /tmp/requirements.lock
-  lock=/tmp/requirements.lock
-fi
-python -m pip install --quiet --no-deps --require-hashes --requirement "$lock"
-rm -f /tmp/requirements.lock
+wanted=$(mktemp)
+trap 'rm -f "$wanted"' EXIT
+if [ -n "${TORCH_INDEX_URL:-}" ]; then sed '/^torchvision==/,/[^\\]$/d' "$lock" > "$wanted"; else cat "$lock" > "$wanted"; fi
+python -m pip install --quiet --no-deps --require-hashes --requirement "$wanted"

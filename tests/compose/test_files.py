@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
 import subprocess
+import sys
+import zipfile
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -172,6 +175,39 @@ def test_images_take_nothing_that_no_lock_holds() -> None:
         )
     script = (ROOT / "deploy/install-requirements.sh").read_text(encoding="utf-8")
     assert "--require-hashes --requirement" in script
+
+
+@pytest.mark.parametrize(
+    ("index", "taken"), [("", {"first", "torchvision", "last"}), ("https://torch.example/cpu", {"first", "last"})]
+)
+def test_an_image_takes_torchvision_from_where_its_torch_comes(index: str, taken: set[str], tmp_path: Path) -> None:
+    (tmp_path / "locks").mkdir()
+    entries = [_wheel(tmp_path, name) for name in ("first", "torchvision", "last")]
+    (tmp_path / "locks/agent.lock").write_text("# A comment.\n" + "\n".join(entries) + "\n")
+    script = shutil.copy(ROOT / "deploy/install-requirements.sh", tmp_path)
+    own = {"TORCH_INDEX_URL": index, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "TMPDIR": str(tmp_path)}
+    own |= {"PIP_TARGET": str(tmp_path / "site"), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run([script, "agent"], env=os.environ | own, check=True, capture_output=True)
+    assert {path.name.partition("-")[0] for path in (tmp_path / "site").glob("*.dist-info")} == taken
+    # What an index of one's own gives instead, in the same layer as its torch.
+    recipe = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    (pattern,) = re.findall(r"grep -E '(.+)' /constraints.txt > /torch.txt", recipe)
+    pins = re.findall(rf"{pattern}.*", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M)
+    assert len(pins) == 2
+
+
+def _wheel(folder: Path, name: str) -> str:
+    """An empty distribution, and its lines in a lock, the last of two hashes being its own."""
+    path = folder / f"{name}-1-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for file, text in (
+            ("METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n"),
+            ("WHEEL", "Wheel-Version: 1.0\nGenerator: fedafd\nRoot-Is-Purelib: true\nTag: py3-none-any\n"),
+            ("RECORD", ""),
+        ):
+            wheel.writestr(f"{name}-1.dist-info/{file}", text)
+    own = hashlib.sha256(path.read_bytes()).hexdigest()
+    return f"{name}==1 \\\n    --hash=sha256:{'0' * 64} \\\n    --hash=sha256:{own}"
 
 
 def test_all_images_that_are_ours_are_built_by_one_target() -> None:

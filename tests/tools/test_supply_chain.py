@@ -71,6 +71,13 @@ def test_a_lock_holds_all_that_its_extras_take(lock: str) -> None:
     assert wanted - locked("torch", lock, beside) == set()
 
 
+@pytest.mark.parametrize("image", ["distiller", "agent"])
+def test_an_image_that_trains_has_what_adapters_and_encoders_of_timm_need(image: str) -> None:
+    lock, locks = tool("lock"), tool("write_sbom").IMAGES[image]
+    assert {"lora", "vision"} <= set(lock.LOCKS[image]), "an image cannot be given an extra while it runs"
+    assert {"peft", "accelerate", "timm", "torchvision", "torch"} <= locked(*locks)
+
+
 def test_a_lock_of_an_older_pin_or_without_a_requirement_or_a_hash_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
