@@ -5,5 +5,6 @@ set -eu
 lock="$(dirname "$0")/locks/$1.lock"
 wanted=$(mktemp)
 trap 'rm -f "$wanted"' EXIT
-if [ -n "${TORCH_INDEX_URL:-}" ]; then sed '/^torchvision==/,/[^\\]$/d' "$lock" > "$wanted"; else cat "$lock" > "$wanted"; fi
+cat "$lock" > "$wanted"
+if [ -n "${TORCH_INDEX_URL:-}" ]; then sed -i '/^torchvision==/,/[^\\]$/d' "$wanted"; fi
 python -m pip install --quiet --no-deps --require-hashes --requirement "$wanted"

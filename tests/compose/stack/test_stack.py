@@ -69,6 +69,20 @@ def test_only_those_who_train_have_torch(name: str, there: int) -> None:
     assert run(["docker", "run", "--rm", _image(name), "python", "-c", code]) == f"{there}\n"
 
 
+_ADAPTERS_AND_TIMM = """
+import peft, timm, torch, torchvision
+model = peft.inject_adapter_in_model(peft.LoraConfig(target_modules="fc"), timm.create_model("resnet10t"))
+kept = torchvision.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]] * 2), torch.tensor([1.0, 0.5]), 0.5)
+print(*model(torch.zeros(1, 3, 64, 64)).shape, *kept.tolist())
+"""
+
+
+@pytest.mark.parametrize("name", ["distiller", "agent"])
+def test_those_who_train_have_adapters_and_timm_and_a_torchvision_that_fits_their_torch(name: str) -> None:
+    confined = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--network", "none"]
+    assert run(["docker", "run", "--rm", *confined, _image(name), "python", "-c", _ADAPTERS_AND_TIMM]) == "1 1000 0\n"
+
+
 def test_agent_and_distiller_share_torchs_layer() -> None:
     layers = [
         json.loads(run(["docker", "image", "inspect", "--format", "{{json .RootFS.Layers}}", _image(name)]))
