@@ -365,5 +365,8 @@ def test_ledger_names_everything_that_left(tmp_path: Path) -> None:
             size_bytes += entry.bytes
             counted.update({name: int(count) for count, name in (part.split() for part in entry.detail.split(", "))})
     assert {"FetchTask", "ReportProgress", "BeginUpload"} <= counted.keys()
-    assert counted == scene.server.small_calls
-    assert size_bytes == scene.server.small_bytes
+    # The agent's end cancels its last poll, which may not have come in yet: what may have left is counted.
+    cancelled = counted - scene.server.small_calls
+    assert cancelled in (Counter(), Counter({"FetchTask": 1}))
+    assert counted == scene.server.small_calls + cancelled
+    assert size_bytes == scene.server.small_bytes or (cancelled and size_bytes > scene.server.small_bytes)

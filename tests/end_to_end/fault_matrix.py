@@ -275,6 +275,10 @@ A row of the table is one round. `make test-faults` runs the test and writes thi
 
 {count} rounds, {red} red.
 
+**Forty rounds.** `make soak` runs many such rounds one after the other, each with a fault and a moment that a seed
+draws, and measures memory, file handles, rows, objects and bytes after each. Of 40 rounds with seed 1 and 40 with
+seed 2 (29 November 2026) every bit was equal, and nothing grew.
+
 Tested elsewhere: PostgreSQL and MinIO that hang or are full (tests/aggregator/test_hung_dependencies.py and
 test_full_store.py), deaths in the middle of each kind of stage (tests/end_to_end/test_faults.py), deliveries that the
 store loses (tests/end_to_end/test_damage.py), drains (tests/end_to_end/test_drain.py), rollbacks after damage
