@@ -17,7 +17,7 @@ def test_folders_of_killed_commits_go_after_a_day_and_nothing_else(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with scratch_folder() as used:
         used.mkdir()
-        names = [used.name.replace(used.name[-1], "0"), "fedafd-of-somebody", "f" * 32]
+        names = [f"fedafd-{'0' * 32}", "fedafd-of-somebody", "f" * 32]
         for name in names:
             (tmp_path / name / "inner").mkdir(parents=True)
             os.utime(tmp_path / name, (0, time.time() - 25 * 3600))
