@@ -58,6 +58,7 @@ SENTENCES: dict[str, str] = {
     "agent.baseline_failed": "training alone failed",
     "agent.baseline_stopped": "training alone ended before its time",
     "agent.ledger_entry_cut_short": "the ledger's last entry was not written whole, and is removed",
+    "agent.token_not_read": "the invitation is gone or empty; it is not needed, as this site is enrolled",
     "agent.calls_not_written": "the ledger does not take how many calls were made; its next line has them too",
     "agent.ended": "ended",
     "agent.stopped": "stopped",
