@@ -13,10 +13,9 @@ from typing import Any
 
 from benchmarks.light_sites import Blob, LightSite, enrolled_sites
 from benchmarks.measure import Clock, Ratio, Report
-from benchmarks.round_overhead.process_cost import cpu_seconds
 from fedafd.client.federation import FederationClient
 from fedafd.local.services import Backends, Services, start_redis
-from fedafd.local.supervisor import Supervisor, is_free
+from fedafd.local.supervisor import Supervisor, cpu_seconds, is_free
 
 __all__ = ["run"]
 

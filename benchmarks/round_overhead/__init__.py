@@ -154,6 +154,7 @@ def _facts(case: Case, costs: Sequence[RoundCost]) -> dict[str, Any]:
         "seconds of folds' and merges' arithmetic": round(folding, 3),
         "MB up, down, per client": f"{costs[-1].bytes_up / MEGABYTE:.2f}, {costs[-1].bytes_down / MEGABYTE:.2f}",
         "calls that broke off, of all rounds": costs[-1].broken_calls,
+        "own MB grown since the start": round(costs[-1].own_growth_since_start_bytes / MEGABYTE, 1),
         "MB grown with pages of files": round(statistics.median(c.growth_bytes for c in costs) / MEGABYTE, 1),
         **{f"{name} per client": round(statistics.median(each), 1) for name, each in counts.items()},
     }

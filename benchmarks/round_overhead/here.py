@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
@@ -13,13 +14,13 @@ from pathlib import Path
 from benchmarks.counted_aggregator import COUNTS_FILE, read_counts
 from benchmarks.light_sites import Blob, LightSite, enrolled_sites
 from benchmarks.round_overhead.case import Case
-from benchmarks.round_overhead.process_cost import cpu_seconds, forget_peak, own_bytes, peak_bytes, resident_bytes
+from benchmarks.round_overhead.process_cost import forget_peak, own_bytes, peak_bytes, resident_bytes
 from benchmarks.round_overhead.timed_distiller import WORK_FILE, work_of
 from fedafd.client.answers import Round
 from fedafd.client.federation import FederationClient
 from fedafd.datasets import load_public_data, write_public_set
 from fedafd.local.services import Backends, Services, start_redis
-from fedafd.local.supervisor import Child, Supervisor, free_port, is_free
+from fedafd.local.supervisor import Child, Supervisor, cpu_seconds, free_port, is_free
 
 __all__ = ["Here", "RoundCost"]
 
@@ -42,6 +43,8 @@ class RoundCost:
     """Of all aggregators."""
     own_growth_bytes: int
     """Of the own memory of the aggregator that grew most, at its peak."""
+    own_growth_since_start_bytes: int
+    """The same since its start, with all rounds before."""
     growth_bytes: int
     """The same with pages of files."""
     counts: dict[str, int]
@@ -94,7 +97,7 @@ class Here:
                 store={"URL": str(self.folder / "store")},
             ),
             http_port=None,
-            threads=1,
+            threads=len(os.sched_getaffinity(0)),
             settings={COUNTS_FILE: str(self._counts), WORK_FILE: str(self._work)},
         )
         services = self._services
@@ -103,6 +106,8 @@ class Here:
         services.wait_for_control_plane()
         self._addresses = [services.aggregator, *(f"127.0.0.1:{free_port()}" for _ in range(1, self.aggregators))]
         self._pids = [self._start_aggregator(number) for number in range(self.aggregators)]
+        self._at_start = {pid: own_bytes(pid) for pid in self._pids}
+        self._most = dict(self._at_start)
         services.start_distiller("benchmarks.round_overhead.timed_distiller")
 
     def _start_aggregator(self, number: int) -> int:
@@ -167,6 +172,7 @@ class Here:
             seconds_after_last=finished.timestamp() - last - work.get("distil", 0.0) - work.get("evaluate", 0.0),
             cpu_seconds=self._cpu_seconds() - cpu,
             own_growth_bytes=own_growth,
+            own_growth_since_start_bytes=max(self._most[pid] - self._at_start[pid] for pid in self._pids),
             growth_bytes=max(0, *(peak_bytes(pid) - before for pid, before in resident.items())),
             counts={name: counted[name] - before for name, before in counts.items()},
             bytes_down=max(site.bytes_down - before for site, before in zip(federation.sites, down, strict=True)),
@@ -185,7 +191,9 @@ class Here:
         before = {pid: own_bytes(pid) for pid in self._pids}
         while True:
             for _ in range(10):
-                most = max(most, *(own_bytes(pid) - own for pid, own in before.items()))
+                for pid, own in before.items():
+                    now = own_bytes(pid)
+                    most, self._most[pid] = max(most, now - own), max(self._most[pid], now)
                 await asyncio.sleep(_LOOK_SECONDS)
             self.supervisor.check()
             for task in taking_part:

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-__all__ = ["cpu_seconds", "forget_peak", "own_bytes", "peak_bytes", "resident_bytes"]
-
-_TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def cpu_seconds(pid: int) -> float:
-    """Of all its threads, so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+__all__ = ["forget_peak", "own_bytes", "peak_bytes", "resident_bytes"]
 
 
 def forget_peak(pid: int) -> None:

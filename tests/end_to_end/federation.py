@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from fedafd.client.answers import RoundDetails
 from fedafd.client.federation import FederationClient
 from fedafd.local.services import Backends, Services, thread_environment
 from fedafd.local.supervisor import Child, Supervisor
@@ -99,6 +100,23 @@ class Trial:
         os.kill(child.process.pid, signal.SIGKILL)
         child.process.wait()
         self.supervisor.forget(child)
+
+    def completed_rounds(self, values: Mapping[str, Any], public: Path, count: int, *, seconds: float) -> RoundDetails:
+        """The federation of `values` from its creation on: all sites enrol and deliver in each of `count` rounds.
+
+        The last round's answer; a round may take `seconds`.
+        """
+        self.rest.create(dict(values))
+        self.rest.push_public_set(public)
+        self.invite_all()
+        for name in KINDS:
+            self.start_agent(name)
+        self.until(lambda: all(c["state"] == "enrolled" for c in self.rest.clients()), "the agents", seconds=90)
+        self.rest.start_rounds(count)
+        for number in range(1, count + 1):
+            answer = self.rest.wait_for_round(number, lambda _: None, seconds=seconds)
+            assert {p["client"]: p["state"] for p in answer["participations"]} == dict.fromkeys(KINDS, "delivered")
+        return answer
 
     def until(self, ready: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
         self.supervisor.wait_until(ready, what, seconds=seconds)

@@ -77,17 +77,7 @@ def _federation(trainable: str, text: str) -> dict[str, Any]:
 def _trained(trial: Trial, values: dict[str, Any], public: Path) -> Mapping[str, Any]:
     """What the services tell of the last round."""
     write_public_set(load_public_data("shapes", None, FEW | {"seed": 5}), public)
-    trial.rest.create(values)
-    trial.rest.push_public_set(public)
-    trial.invite_all()
-    for name in KINDS:
-        trial.start_agent(name)
-    trial.until(lambda: all(c["state"] == "enrolled" for c in trial.rest.clients()), "the agents", seconds=90)
-    trial.rest.start_rounds(ROUNDS)
-    for number in range(1, ROUNDS + 1):
-        answer = trial.rest.wait_for_round(number, lambda _: None, seconds=360)
-        assert {p["client"]: p["state"] for p in answer["participations"]} == dict.fromkeys(KINDS, "delivered")
-    return answer
+    return trial.completed_rounds(values, public, ROUNDS, seconds=360)
 
 
 def _simulated(values: Mapping[str, Any], folder: Path) -> FederationProgress:

@@ -56,16 +56,7 @@ def test_frozen_weights_of_shared_models_go_up_once_and_the_models_predict_as_th
     trial: Trial, tmp_path: Path
 ) -> None:
     write_public_set(load_public_data("shapes", None, FEW | {"seed": 5}), tmp_path / "public")
-    trial.rest.create(FEDERATION | ENCODERS)
-    trial.rest.push_public_set(tmp_path / "public")
-    trial.invite_all()
-    for name in KINDS:
-        trial.start_agent(name)
-    trial.until(lambda: all(c["state"] == "enrolled" for c in trial.rest.clients()), "the agents", seconds=90)
-    trial.rest.start_rounds(ROUNDS)
-    for number in range(1, ROUNDS + 1):
-        done = trial.rest.wait_for_round(number, lambda _: None, seconds=180)
-        assert {p["client"]: p["state"] for p in done["participations"]} == dict.fromkeys(KINDS, "delivered")
+    trial.completed_rounds(FEDERATION | ENCODERS, tmp_path / "public", ROUNDS, seconds=180)
     for name in KINDS:
         trial.until(partial(_is_of_the_last_round, tmp_path / name / "model"), f"the model of {name}")
         trial.rest.pull_personalized_model(name, tmp_path / "pulled" / name)

@@ -119,12 +119,6 @@ def _room(upload: UploadRow) -> int:
     return upload.size_bytes * (2 if upload.purpose == UploadPurpose.WEIGHTS else 1)
 
 
-def _whole_bytes(upload: UploadRow, request: pb.CommitUploadRequest) -> int:
-    """Of a model that may have come in parts, when it is put together; of anything else its length."""
-    is_model = upload.purpose == UploadPurpose.PERSONALIZED_MODEL
-    return max(upload.size_bytes, request.model_bytes) if is_model else upload.size_bytes
-
-
 def _check_model_bytes(request: pb.CommitUploadRequest, row: RoundRow) -> None:
     most = config_of_round(row).max_upload_bytes
     if not 0 <= request.model_bytes <= most:
@@ -229,9 +223,10 @@ async def _model(
 ) -> dict[str, ArtifactRef]:
     """Check and store the files. Raises UploadError, and UploadIncompleteError for parts that make no whole."""
     upload = model.blob.upload
+    most_bytes = max(upload.size_bytes, request.model_bytes)
     try:
         with model.file.open("rb") as blob:
-            files = await model_content(context, client, row.id, blob, most_bytes=_whole_bytes(upload, request))
+            files = await model_content(context, client, row.id, blob, most_bytes=most_bytes)
             return await asyncio.to_thread(
                 store_model_files,
                 context.store,

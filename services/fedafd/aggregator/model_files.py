@@ -143,36 +143,34 @@ class _File:
         """Raises UploadError for a name that no file of a model has."""
         if not path.endswith(_ENDINGS) and path != SUMS:
             raise UploadError(f"personalized model: a file is not one of {', '.join(_ENDINGS)}")
-        self._path, self._scratch = path, scratch
+        self._path, self._ending, self._scratch = path, path.rpartition(".")[2], scratch
         self.hash = sha256()
         self._size_bytes = 0
         self._kept = bytearray()
-        self._wanted = _MOST_JSON_BYTES + 1 if path.endswith(".json") else 0
-        if path.endswith(".safetensors"):
-            self._wanted = _LENGTH.size
+        # Of JSON one byte more than may be; of tensors the header, whose length the first bytes say.
+        self._wanted = {"json": _MOST_JSON_BYTES + 1, "safetensors": _LENGTH.size}.get(self._ending, 0)
 
     def take(self, piece: bytes) -> None:
         """Raises UploadError for a file that is longer than may be."""
         self.hash.update(piece)
         self._size_bytes += len(piece)
         kept = self._keep(piece)
-        if self._path.endswith(".safetensors") and self._wanted == len(self._kept) == _LENGTH.size:
+        if self._ending == "safetensors" and self._wanted == len(self._kept) == _LENGTH.size:
             self._wanted += min(_LENGTH.unpack(self._kept)[0], _MOST_HEADER_BYTES + 1)
             self._keep(piece[kept:])
-        if len(self._kept) > (_MOST_JSON_BYTES if self._path.endswith(".json") else _LENGTH.size + _MOST_HEADER_BYTES):
+        if len(self._kept) > (_MOST_JSON_BYTES if self._ending == "json" else _LENGTH.size + _MOST_HEADER_BYTES):
             raise UploadError(f"personalized model: {self._path!r} has more to read at once than an aggregator reads")
 
     def check(self) -> None:
         """Raises UploadError unless the content is readable."""
         try:
-            if self._path.endswith(".json"):
+            if self._ending == "json":
                 with _reading_json:
                     json.loads(bytes(self._kept))
-            elif self._path.endswith(".safetensors"):
+            elif self._ending == "safetensors":
                 self._check_header()
         except (ValueError, RecursionError, SafetensorError) as error:
-            ending = self._path.rpartition(".")[2]
-            raise UploadError(f"personalized model: a {ending} file is not readable") from error
+            raise UploadError(f"personalized model: a {self._ending} file is not readable") from error
 
     def _keep(self, piece: bytes) -> int:
         """Keep what is wanted of it; how many bytes that is."""

@@ -23,7 +23,7 @@ from pathlib import Path
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.process_errors import ChildFailedError
 
-__all__ = ["Child", "Supervisor", "find_redis_server", "free_port", "is_free", "log_tail"]
+__all__ = ["Child", "Supervisor", "cpu_seconds", "find_redis_server", "free_port", "is_free", "log_tail"]
 
 _TAIL_LINES = 15
 _PR_SET_PDEATHSIG = 1
@@ -143,7 +143,7 @@ class Supervisor:
 
     def _cpu_seconds(self) -> float:
         """What all children took of the processors; 0 where the system does not tell."""
-        return sum(_cpu_seconds(child.process.pid) for child in self._children)
+        return sum(cpu_seconds(child.process.pid) for child in self._children)
 
     def stop(self, seconds: float = 10.0) -> None:
         """Ask each child to stop, latest first, then end what is left after `seconds`."""
@@ -161,7 +161,8 @@ class Supervisor:
         self._children.clear()
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
+    """What a process took of the processors so far, all its threads; 0 where the system does not tell."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:

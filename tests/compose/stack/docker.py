@@ -120,6 +120,23 @@ class Stack:
         run(["deploy/make-certificates.sh", str(self._folder / name / "tls")], environment=own)
         return self._folder / name / "tls"
 
+    def serve_tls(self, grpc_address: str = "127.0.0.1", more_names: str = "") -> None:
+        """Let deploy/compose/tls.yml publish free ports, gRPC's at `grpc_address`, with certificates of its own."""
+        https = free_port()
+        self.environment |= {
+            "FEDAFD_TLS": str(self.make_certificates("ours", more_names)),
+            "FEDAFD_HTTPS_ADDRESS": "127.0.0.1",
+            "FEDAFD_HTTPS_PORT": str(https),
+            "FEDAFD_GRPC_ADDRESS": grpc_address,
+            "FEDAFD_GRPC_PORT": str(free_port()),
+        }
+        self.url = f"https://127.0.0.1:{https}"
+
+    @property
+    def tls_authority(self) -> Path:
+        """That of the certificates which it serves."""
+        return Path(self.environment["FEDAFD_TLS"]) / "tls_authority.pem"
+
     def wait_healthy(self, service: str, seconds: float = 240) -> None:
         deadline = time.monotonic() + seconds
         while (state := self.health(service)) not in ("healthy", "running"):

@@ -14,7 +14,6 @@ import pytest
 import yaml
 from tests.compose.stack.docker import HERE, NEEDS_DOCKER, Stack, fresh_stack, run
 from tests.compose.stack.rounds import completed, fedafd
-from tests.servers import free_port
 
 from fedafd.client.federation import FederationClient
 
@@ -38,23 +37,15 @@ def upper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     # The address of this machine that containers of other stacks can dial.
     machine = run(["docker", "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}"]).strip()
     with fresh_stack(folder, "tls") as stack:
-        https = free_port()
-        stack.environment |= {
-            "FEDAFD_TLS": str(stack.make_certificates("ours", f"IP:{machine}")),
-            "FEDAFD_HTTPS_ADDRESS": "127.0.0.1",
-            "FEDAFD_HTTPS_PORT": str(https),
-            "FEDAFD_GRPC_ADDRESS": machine,
-            "FEDAFD_GRPC_PORT": str(free_port()),
-            "FEDAFD_FEDERATION_FILE": federation_file(folder, "upper"),
-        }
-        stack.url = f"https://127.0.0.1:{https}"
+        stack.serve_tls(machine, f"IP:{machine}")
+        stack.environment["FEDAFD_FEDERATION_FILE"] = federation_file(folder, "upper")
         stack.compose("build", "--quiet", seconds=1800)
         yield stack
 
 
 @pytest.fixture(scope="module")
 def authority(upper: Stack) -> Path:
-    return Path(upper.environment["FEDAFD_TLS"]) / "tls_authority.pem"
+    return upper.tls_authority
 
 
 @pytest.fixture(scope="module")

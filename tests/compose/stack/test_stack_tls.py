@@ -12,7 +12,7 @@ import httpx
 import pytest
 from tests.compose.stack.docker import NEEDS_DOCKER, SERVICES, Stack, fresh_stack
 from tests.compose.stack.rounds import completed, fedafd
-from tests.servers import ROOT, free_port
+from tests.servers import ROOT
 
 from fedafd.client.federation import FederationClient
 
@@ -22,22 +22,14 @@ pytestmark = [pytest.mark.timeout(1200), NEEDS_DOCKER]
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with fresh_stack(tmp_path_factory.mktemp("compose-tls"), "tls") as stack:
-        https, grpc = free_port(), free_port()
-        stack.environment |= {
-            "FEDAFD_TLS": str(stack.make_certificates("ours")),
-            "FEDAFD_HTTPS_ADDRESS": "127.0.0.1",
-            "FEDAFD_HTTPS_PORT": str(https),
-            "FEDAFD_GRPC_ADDRESS": "127.0.0.1",
-            "FEDAFD_GRPC_PORT": str(grpc),
-        }
-        stack.url = f"https://127.0.0.1:{https}"
+        stack.serve_tls()
         stack.compose("build", "--quiet", seconds=1800)
         yield stack
 
 
 @pytest.fixture(scope="module")
 def authority(stack: Stack) -> Path:
-    return Path(stack.environment["FEDAFD_TLS"]) / "tls_authority.pem"
+    return stack.tls_authority
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shlex
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from tests.helm.charts import CHARTS, Values, program
 from tests.servers import free_port
@@ -98,6 +100,10 @@ class Namespace:
         items: list[dict[str, Any]] = json.loads(self.kubectl("get", kind, *more, "--output", "json"))["items"]
         return items
 
+    def admin_key(self, release: str) -> str:
+        """The admin's key that a release generated."""
+        return base64.b64decode(self.secret(f"{release}-fedafd-generated")["admin-key"]).decode()
+
     def secret(self, name: str) -> dict[str, str]:
         """The Secret's data, still in base64."""
         data: dict[str, str] = json.loads(self.kubectl("get", "secret", name, "--output", "json"))["data"]
@@ -141,6 +147,11 @@ class Namespace:
             return False
         return True
 
+    def remove_unless_kept(self) -> None:
+        """Remove it, unless FEDAFD_KEEP_NAMESPACE asks to leave it for a look."""
+        if not os.environ.get("FEDAFD_KEEP_NAMESPACE"):
+            self.remove()
+
     def logs(self) -> str:
         """The last lines of every pod, for a failed test's report."""
         parts = []
@@ -155,6 +166,16 @@ class Namespace:
 
     def __str__(self) -> str:
         return self.name
+
+
+@contextmanager
+def told_if_failed(request: pytest.FixtureRequest, *namespaces: Namespace) -> Iterator[None]:
+    """Print the pods' logs after a test that failed in the block."""
+    failed = request.session.testsfailed
+    yield
+    if request.session.testsfailed > failed:
+        for namespace in namespaces:
+            print(namespace.logs())
 
 
 def is_ready(pod: Pod) -> bool:

@@ -28,6 +28,11 @@ class Operator:
         self._rest = FederationClient(self._forward.url, api_key, federation)
         self.last_number = 0
 
+    @classmethod
+    def of_release(cls, namespace: Namespace, release: str, federation: str) -> Operator:
+        """With the admin's key of the release as it is now."""
+        return cls(namespace, f"{release}-fedafd-control-plane", namespace.admin_key(release), federation)
+
     def close(self) -> None:
         self._rest.close()
         self._forward.stop()

@@ -15,7 +15,16 @@ from pathlib import Path
 
 import pytest
 from tests.helm.cluster import scenario
-from tests.helm.cluster.kubernetes import Namespace, Pod, Transcript, is_ready, load_images, run, wait_until
+from tests.helm.cluster.kubernetes import (
+    Namespace,
+    Pod,
+    Transcript,
+    is_ready,
+    load_images,
+    run,
+    told_if_failed,
+    wait_until,
+)
 from tests.helm.cluster.operator_client import Operator
 from tests.helm.cluster.scenario import FEDERATION, KINDS, RELEASE, SERVER_PODS, server_values, site_values
 from tests.servers import ROOT
@@ -50,8 +59,7 @@ class World:
         """An operator with the admin's key of the release as it is now."""
         if self.operator is not None:
             self.operator.close()
-        key = base64.b64decode(self.namespace.secret(GENERATED)["admin-key"]).decode()
-        self.operator = Operator(self.namespace, f"{RELEASE}-fedafd-control-plane", key, FEDERATION["name"])
+        self.operator = Operator.of_release(self.namespace, RELEASE, FEDERATION["name"])
         return self.operator
 
 
@@ -66,16 +74,13 @@ def world() -> Iterator[World]:
         world.transcript.write(ROOT / "benchmark-results" / "helm-cluster.json")
         if world.operator is not None:
             world.operator.close()
-        if not os.environ.get("FEDAFD_KEEP_NAMESPACE"):
-            namespace.remove()
+        namespace.remove_unless_kept()
 
 
 @pytest.fixture(autouse=True)
 def logs_of_a_failure(request: pytest.FixtureRequest, world: World) -> Iterator[None]:
-    failed = request.session.testsfailed
-    yield
-    if request.session.testsfailed > failed:
-        print(world.namespace.logs())
+    with told_if_failed(request, world.namespace):
+        yield
 
 
 def test_images_are_loaded(world: World) -> None:

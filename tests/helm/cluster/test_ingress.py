@@ -6,7 +6,6 @@ the sites are the agents' chart over gRPC with TLS. What it measured lies in ben
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import ssl
@@ -35,6 +34,7 @@ from tests.helm.cluster.kubernetes import (
     Transcript,
     load_images,
     run,
+    told_if_failed,
     wait_until,
 )
 from tests.helm.cluster.scenario import KINDS, RELEASE, server_values, site_values
@@ -125,11 +125,8 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
 
 @pytest.fixture(autouse=True)
 def logs_of_a_failure(request: pytest.FixtureRequest, front: Front) -> Iterator[None]:
-    failed = request.session.testsfailed
-    yield
-    if request.session.testsfailed > failed:
-        for namespace in (front.releases, front.controller.namespace):
-            print(namespace.logs())
+    with told_if_failed(request, front.releases, front.controller.namespace):
+        yield
 
 
 def test_the_controller_starts(front: Front) -> None:
@@ -144,8 +141,7 @@ def test_the_server_side_installs_behind_ingresses(front: Front) -> None:
     with front.transcript.step("helm install fedafd --wait with both Ingresses"):
         front.releases.install(RELEASE, "fedafd", _server(front, ingress=_ingresses(front)))
         wait_until(lambda: front.releases.settled(SERVER_PODS), "the readiness of all pods")
-    key = front.releases.secret(f"{RELEASE}-fedafd-generated")["admin-key"]
-    front.api_key = base64.b64decode(key).decode()
+    front.api_key = front.releases.admin_key(RELEASE)
     # Until it has heard of the pods that became ready, Traefik has no route: 404.
     front.transcript.add("after that, until REST answers", wait_until(lambda: _answers(front), "REST", seconds=60))
 

@@ -6,7 +6,6 @@ lies in benchmark-results/helm-certificates.json afterwards.
 
 from __future__ import annotations
 
-import base64
 import os
 import uuid
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import pytest
 from tests.certificates import Authority
 from tests.helm.charts import Values
 from tests.helm.cluster import scenario
-from tests.helm.cluster.kubernetes import Namespace, Transcript, load_images, wait_until
+from tests.helm.cluster.kubernetes import Namespace, Transcript, load_images, told_if_failed, wait_until
 from tests.helm.cluster.operator_client import Operator
 from tests.helm.cluster.scenario import FEDERATION, KINDS, RELEASE, address, server_values, site_values
 from tests.servers import ROOT
@@ -46,8 +45,7 @@ class World:
     @property
     def rest(self) -> Operator:
         if self.operator is None:
-            key = base64.b64decode(self.namespace.secret(f"{RELEASE}-fedafd-generated")["admin-key"]).decode()
-            self.operator = Operator(self.namespace, f"{RELEASE}-fedafd-control-plane", key, FEDERATION["name"])
+            self.operator = Operator.of_release(self.namespace, RELEASE, FEDERATION["name"])
         return self.operator
 
     def keep_invitation(self, name: str, token: str) -> None:
@@ -71,16 +69,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         world.transcript.write(ROOT / "benchmark-results" / "helm-certificates.json")
         if world.operator is not None:
             world.operator.close()
-        if not os.environ.get("FEDAFD_KEEP_NAMESPACE"):
-            world.namespace.remove()
+        world.namespace.remove_unless_kept()
 
 
 @pytest.fixture(autouse=True)
 def logs_of_a_failure(request: pytest.FixtureRequest, world: World) -> Iterator[None]:
-    failed = request.session.testsfailed
-    yield
-    if request.session.testsfailed > failed:
-        print(world.namespace.logs())
+    with told_if_failed(request, world.namespace):
+        yield
 
 
 def server(**aggregator: Any) -> Values:

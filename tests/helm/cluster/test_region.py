@@ -5,7 +5,6 @@ Runs by `make test-helm` only. What it measured lies in benchmark-results/helm-r
 
 from __future__ import annotations
 
-import base64
 import os
 import uuid
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 from tests.helm.charts import Values, merged
 from tests.helm.cluster import scenario
-from tests.helm.cluster.kubernetes import Namespace, Transcript, is_ready, load_images, wait_until
+from tests.helm.cluster.kubernetes import Namespace, Transcript, is_ready, load_images, told_if_failed, wait_until
 from tests.helm.cluster.operator_client import Operator
 from tests.helm.cluster.scenario import FEDERATION, KINDS, address, server_values, site_values
 from tests.servers import ROOT
@@ -41,8 +40,7 @@ class Levels:
 
     def connect(self, release: str) -> Operator:
         if release not in self.operators:
-            key = base64.b64decode(self.namespace.secret(f"{release}-fedafd-generated")["admin-key"]).decode()
-            self.operators[release] = Operator(self.namespace, f"{release}-fedafd-control-plane", key, release)
+            self.operators[release] = Operator.of_release(self.namespace, release, release)
         return self.operators[release]
 
     def keep_invitation(self, name: str, token: str) -> None:
@@ -59,16 +57,13 @@ def levels() -> Iterator[Levels]:
         levels.transcript.write(ROOT / "benchmark-results" / "helm-region.json")
         for operator in levels.operators.values():
             operator.close()
-        if not os.environ.get("FEDAFD_KEEP_NAMESPACE"):
-            levels.namespace.remove()
+        levels.namespace.remove_unless_kept()
 
 
 @pytest.fixture(autouse=True)
 def logs_of_a_failure(request: pytest.FixtureRequest, levels: Levels) -> Iterator[None]:
-    failed = request.session.testsfailed
-    yield
-    if request.session.testsfailed > failed:
-        print(levels.namespace.logs())
+    with told_if_failed(request, levels.namespace):
+        yield
 
 
 def values(**more: Any) -> Values:
