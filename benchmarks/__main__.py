@@ -68,6 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--aggregators", type=int, default=1, help="Of round_overhead: how many serve the sites.")
     parser.add_argument(
+        "--spread", type=float, default=0.0, help="Of round_overhead: seconds over which clients begin to upload."
+    )
+    parser.add_argument(
         "--data",
         type=Path,
         help="Of attacks, leakage and two_nets: the folder of the real cuts; generated data without, but for two_nets.",
@@ -97,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
         if name == "round_overhead":
             further |= {"database_url": chosen.database_url, "redis_url": chosen.redis_url, "peers": chosen.peers}
             further["cases"] = chosen.cases.split(",") if chosen.cases else ()
-            further["aggregators"] = chosen.aggregators
+            further |= {"aggregators": chosen.aggregators, "spread": chosen.spread}
         if name == "floods":
             further["database_url"] = chosen.database_url
         made = import_module(f"benchmarks.{name}").run(

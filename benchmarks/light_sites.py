@@ -67,6 +67,8 @@ class LightSite:
     """Numbers of the rounds that its delivery counted in."""
     delivered_at: float = 0.0
     """When its last delivery was accepted, in seconds since the epoch."""
+    trains_seconds: float = 0.0
+    """For so long it does nothing between its downloads and its upload."""
 
     async def run(self, blob: Blob) -> None:
         """Take part in each round, until cancelled; after a broken line once more, as an agent does."""
@@ -94,6 +96,7 @@ class LightSite:
             request = pb.DownloadArtifactRequest(sha256=artifact.sha256)
             async for message in self.stub.DownloadArtifact(request, metadata=self.metadata):
                 self.bytes_down += len(message.data)
+        await asyncio.sleep(self.trains_seconds)
         begin = pb.BeginUploadRequest(
             round_id=task.round_id,
             upload_purpose=pb.UPLOAD_PURPOSE_REPRESENTATIONS,

@@ -21,6 +21,7 @@ from benchmarks.round_overhead.case import DEFAULT, MEGABYTE, Case
 from benchmarks.round_overhead.floor import Floor
 from benchmarks.round_overhead.here import Here, RoundCost
 from benchmarks.round_overhead.peers import Peer, find_peers
+from benchmarks.round_overhead.phases import medians
 from fedafd.local.supervisor import Supervisor
 
 __all__ = ["run"]
@@ -30,6 +31,8 @@ _ADDED_SECONDS = 0.5
 _GOAL_SECONDS = {Case(8, 1): 0.5, Case(200, 0): 5.0, Case(1000, 0): 20.0}
 _GOAL_FLOORS = {Case(8, 10): (2.0, _ADDED_SECONDS), Case(32, 10): (2.0, _ADDED_SECONDS), Case(8, 100): (2.0, 0.0)}
 """At most so many times the floor, and so many seconds more."""
+_FEW, _MANY, _GOAL_TIMES = 5, 50, 1.5
+"""From few clients to many, seconds after the last delivery may grow so much."""
 _GOAL_CPU_MILLISECONDS = 15.0
 _GOAL_GROWTH_MB = 150.0
 
@@ -44,10 +47,13 @@ def run(
     redis_url: str | None = None,
     peers: Path | None = None,
     aggregators: int = 1,
+    spread: float = 0.0,
 ) -> list[Report]:
     """Run all cases in turn; seconds are by the clock on the wall, CPU's are the aggregators', whatever `clock`.
 
-    `peers`: a folder with environments of other systems (benchmarks.round_overhead.peers); without it none is run.
+    `spread`: seconds over which a round's clients begin to upload, as they do where each trains for another time; these
+    seconds are in those of the round. `peers`: a folder with environments of other systems
+    (benchmarks.round_overhead.peers); without it none is run.
     """
     del clock
     others, absent = find_peers(peers)
@@ -55,11 +61,17 @@ def run(
     with tempfile.TemporaryDirectory(prefix="fedafd-rounds-") as name, Supervisor(Path(name) / "logs") as supervisor:
         folder = Path(name)
         here, floor = (
-            Here(supervisor, folder, database_url, redis_url, aggregators),
+            Here(supervisor, folder, database_url, redis_url, aggregators, spread),
             Floor(supervisor, folder / "floor"),
         )
         measured = asyncio.run(_turns(here, floor, others, chosen, repeats))
-    return [_report(case, measured[case], absent) for case in chosen]
+    reports = {case: _report(case, measured[case], absent) for case in chosen}
+    for case in chosen:
+        few = Case(_FEW, case.megabytes)
+        if case.clients == _MANY and few in measured:
+            times = _after_last(measured[case].costs) / _after_last(measured[few].costs)
+            reports[case].ratios.append(Ratio(f"as often as at {few.clients}", times, at_most=_GOAL_TIMES))
+    return list(reports.values())
 
 
 @dataclass
@@ -119,15 +131,19 @@ def _report(case: Case, measured: _Measured, absent: Sequence[str]) -> Report:
     overhead, floor = statistics.median(c.overhead for c in costs), statistics.median(floors)
     ratios = [Ratio("seconds beyond training", overhead, at_most=_goal(case, floor))]
     ratios += [
-        Ratio("seconds after the last delivery", statistics.median(c.seconds_after_last for c in costs)),
+        Ratio("seconds after the last delivery", _after_last(costs)),
         Ratio("aggregators' CPU, ms per client", _cpu_milliseconds(case, costs), at_most=_cpu_goal(case)),
         Ratio(
-            "aggregator's own memory, MB grown",
-            statistics.median(c.own_growth_bytes for c in costs) / MEGABYTE,
+            "aggregator's own memory, MB grown since its start",
+            costs[-1].own_growth_since_start_bytes / MEGABYTE,
             at_most=_GOAL_GROWTH_MB,
         ),
     ]
     return Report("round_overhead", str(case), times=times, ratios=ratios, facts=facts)
+
+
+def _after_last(costs: Sequence[RoundCost]) -> float:
+    return statistics.median(cost.seconds_after_last for cost in costs)
 
 
 def _goal(case: Case, floor: float) -> float | None:
@@ -154,7 +170,8 @@ def _facts(case: Case, costs: Sequence[RoundCost]) -> dict[str, Any]:
         "seconds of folds' and merges' arithmetic": round(folding, 3),
         "MB up, down, per client": f"{costs[-1].bytes_up / MEGABYTE:.2f}, {costs[-1].bytes_down / MEGABYTE:.2f}",
         "calls that broke off, of all rounds": costs[-1].broken_calls,
-        "own MB grown since the start": round(costs[-1].own_growth_since_start_bytes / MEGABYTE, 1),
+        "own MB grown in a round": round(statistics.median(c.own_growth_bytes for c in costs) / MEGABYTE, 1),
         "MB grown with pages of files": round(statistics.median(c.growth_bytes for c in costs) / MEGABYTE, 1),
         **{f"{name} per client": round(statistics.median(each), 1) for name, each in counts.items()},
+        **{f"seconds: {name}": round(seconds, 3) for name, seconds in medians([cost.phases for cost in costs]).items()},
     }

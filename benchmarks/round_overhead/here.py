@@ -14,8 +14,9 @@ from pathlib import Path
 from benchmarks.counted_aggregator import COUNTS_FILE, read_counts
 from benchmarks.light_sites import Blob, LightSite, enrolled_sites
 from benchmarks.round_overhead.case import Case
+from benchmarks.round_overhead.phases import Phases, phases_of
 from benchmarks.round_overhead.process_cost import forget_peak, own_bytes, peak_bytes, resident_bytes
-from benchmarks.round_overhead.timed_distiller import WORK_FILE, work_of
+from benchmarks.round_overhead.timed_distiller import WORK_FILE, seconds_by_kind, work_of
 from fedafd.client.answers import Round
 from fedafd.client.federation import FederationClient
 from fedafd.datasets import load_public_data, write_public_set
@@ -53,6 +54,7 @@ class RoundCost:
     bytes_up: int
     broken_calls: int
     """Of all clients: what ended because the line did, and was done again."""
+    phases: Phases
 
     @property
     def overhead(self) -> float:
@@ -84,6 +86,8 @@ class Here:
     redis_url: str | None = None
     aggregators: int = 1
     """The distiller calls the first; the sites' connections take turns."""
+    spread_seconds: float = 0.0
+    """Between the first and the last of a round's sites that begin to upload; the others are spread evenly."""
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     _federations: dict[Case, _Federation] = field(default_factory=dict)
 
@@ -128,6 +132,8 @@ class Here:
         rest.push_public_set(self.folder / case.name)
         tokens = [rest.invite(f"site-{number:04d}", "pair") for number in range(case.clients)]
         sites = await self._stack.enter_async_context(enrolled_sites(self._addresses[0], tokens, *self._addresses[1:]))
+        for number, site in enumerate(sites):
+            site.trains_seconds = self.spread_seconds * number / max(1, len(sites) - 1)
         self._federations[case] = _Federation(case, rest, sites, list(case.blobs(sha256)))
 
     async def round(self, case: Case) -> RoundCost:
@@ -164,7 +170,9 @@ class Here:
         created, finished = (datetime.fromisoformat(str(done[name])) for name in ("created_at", "finished_at"))
         if any(number not in site.accepted for site in federation.sites):
             raise AssertionError(f"{federation.case}: a delivery did not count in round {number}")
-        work = work_of(self._work, federation.case.name, number)
+        stages = work_of(self._work, federation.case.name, number)
+        work = seconds_by_kind(stages)
+        details = await asyncio.to_thread(federation.rest.round, number)
         last = max(site.delivered_at for site in federation.sites)
         return RoundCost(
             seconds=(finished - created).total_seconds(),
@@ -178,6 +186,7 @@ class Here:
             bytes_down=max(site.bytes_down - before for site, before in zip(federation.sites, down, strict=True)),
             bytes_up=federation.blobs[0].size_bytes,
             broken_calls=sum(site.num_broken for site in federation.sites),
+            phases=phases_of(details, stages),
         )
 
     def _cpu_seconds(self) -> float:

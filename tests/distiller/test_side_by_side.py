@@ -1,11 +1,10 @@
-"""Folds that were claimed together are worked on at the same time, as many as there are threads and room for."""
+"""Folds and merges that were claimed together are worked on at the same time, as threads and room allow."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Literal
 
 import pytest
 import torch
@@ -27,7 +26,7 @@ def own_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def work(kind: Literal[StageKind.FOLD, StageKind.MERGE] = StageKind.FOLD, size_bytes: int = 0) -> StageWork:
+def work(kind: StageKind = StageKind.FOLD, size_bytes: int = 0) -> StageWork:
     def split(_: str) -> None:
         raise AssertionError("no fold reads the public set")
 
@@ -47,7 +46,8 @@ def work(kind: Literal[StageKind.FOLD, StageKind.MERGE] = StageKind.FOLD, size_b
     )
 
 
-def test_two_folds_meet_each_in_the_context_it_began_in() -> None:
+@pytest.mark.parametrize("kind", [StageKind.FOLD, StageKind.MERGE])
+def test_two_stages_meet_each_in_the_context_it_began_in(kind: StageKind) -> None:
     meet = threading.Barrier(2, timeout=_SECONDS)
 
     def fold() -> str:
@@ -58,7 +58,7 @@ def test_two_folds_meet_each_in_the_context_it_began_in() -> None:
         begun = []
         for label in ("one", "two"):
             LABEL.set(label)
-            begun.append(working.begin(work(), fold))
+            begun.append(working.begin(work(kind), fold))
         assert [future.result() for future in begun] == ["one", "two"]
 
 
@@ -84,14 +84,14 @@ def test_no_more_folds_are_in_work_than_threads_and_room(threads: int, size_byte
     assert most == at_once
 
 
-def test_what_is_no_fold_is_done_when_it_has_begun_and_raises_then() -> None:
+def test_what_is_neither_fold_nor_merge_is_done_when_it_has_begun_and_raises_then() -> None:
     own = threading.get_ident()
     with SideBySide[int](threads=4) as working:
-        future = working.begin(work(StageKind.MERGE), threading.get_ident)
+        future = working.begin(work(StageKind.WEIGH), threading.get_ident)
         assert future.done()
         assert future.result() == own
         with pytest.raises(DataError):
-            working.begin(work(StageKind.MERGE), _fail)
+            working.begin(work(StageKind.WEIGH), _fail)
 
 
 def _fail() -> int:

@@ -47,11 +47,11 @@ class ArrivingBlob:
         whole = arrived_bytes == self.upload.size_bytes
         return range(count if whole else arrived_bytes // self.upload.chunk_size_bytes, count)
 
-    async def append(self, first: int, data: bytes) -> None:
-        """Keep the bytes of whole chunks, the first of index `first`. Raises UploadIncompleteError for a gap."""
-        offset = first * self.upload.chunk_size_bytes
+    def append(self, first: int, data: bytes) -> None:
+        """Keep the bytes of whole chunks, the first of index `first`; for a thread. Raises UploadIncompleteError for a
+        gap."""
         try:
-            await asyncio.to_thread(self._store.append, self.key, offset, data)
+            self._store.append(self.key, first * self.upload.chunk_size_bytes, data)
         except ArtifactNotFoundError:
             raise self._gap(first) from None
 
@@ -128,26 +128,37 @@ class Stream:
         announced = min(upload.chunk_size_bytes, upload.size_bytes - index * upload.chunk_size_bytes)
         if len(data) != announced:
             raise UploadError(f"upload {upload.id}: chunk {index} has {len(data)} bytes, announced were {announced}")
-        small = len(data) <= _HASHED_AT_ONCE
-        sha256 = sha256_of(data) if small else await asyncio.to_thread(sha256_of, data)
-        if sha256 != upload.chunk_sha256[index]:
-            raise UploadError(f"upload {upload.id}: chunk {index} does not have the announced hash; send it again")
+        if index == self._next and self._completes(data):
+            await asyncio.to_thread(self._check_and_append, index, data)
+            return
+        if len(data) <= _HASHED_AT_ONCE:
+            self._check(index, data)
+        else:
+            await asyncio.to_thread(self._check, index, data)
         if index > self._next:
             raise UploadIncompleteError(
                 f"upload {upload.id}: chunk {index} came before chunk {self._next}; begin it again, and send in order"
             )
-        if index < self._next:
-            return
-        self._waiting.append(data)
-        self._next += 1
-        if self._next == len(upload.chunk_sha256) or sum(map(len, self._waiting)) >= self._append_bytes:
-            await self._flush()
+        if index == self._next:
+            self._waiting.append(data)
+            self._next += 1
 
-    async def _flush(self) -> None:
-        data = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
-        await self._blob.append(self._first, data)
-        self.accepted += len(self._waiting)
-        self._first, self._waiting = self._next, []
+    def _completes(self, data: bytes) -> bool:
+        """Whether with this chunk as many bytes wait as the store takes at once, or all that are left."""
+        is_last = self._next + 1 == len(self._blob.upload.chunk_sha256)
+        return is_last or sum(map(len, self._waiting)) + len(data) >= self._append_bytes
+
+    def _check(self, index: int, data: bytes) -> None:
+        upload = self._blob.upload
+        if sha256_of(data) != upload.chunk_sha256[index]:
+            raise UploadError(f"upload {upload.id}: chunk {index} does not have the announced hash; send it again")
+
+    def _check_and_append(self, index: int, data: bytes) -> None:
+        """Both in one thread: to be handed to another costs about as much as to hash a chunk."""
+        self._check(index, data)
+        self._blob.append(self._first, b"".join([*self._waiting, data]) if self._waiting else data)
+        self.accepted += len(self._waiting) + 1
+        self._first, self._next, self._waiting = index + 1, index + 1, []
 
 
 @contextmanager

@@ -43,8 +43,8 @@ NORM_TOLERANCE = 0.02
 
 _NAMES = frozenset(f"{modality}{part}" for modality in Modality for part in ("", ".scale"))
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_CHECKED_AT_ONCE = 1 << 15
-"""Numbers of a tensor in memory: they stay in a core's cache, and are no block that malloc maps for itself."""
+_CHECKED_AT_ONCE = 1 << 17
+"""Numbers of a tensor in memory: they stay in the cache of a core."""
 _DTYPES = {
     short: np.dtype(f"{kind}{bits}")
     for letter, kind in (("F", "float"), ("I", "int"), ("U", "uint"))
@@ -208,7 +208,7 @@ def _floats(tensors: Mapping[str, Tensor], name: str, dtype: WireDtype, rows: sl
 
 def _check_values(rows_ND: NDArray[np.float32], name: str, first: int = 0) -> None:
     """`first` is the number of the first row."""
-    length_N = np.linalg.norm(rows_ND, axis=1)
+    length_N = np.sqrt(np.einsum("nd,nd->n", rows_ND, rows_ND))
     if not np.isfinite(length_N).all():
         row = int(np.flatnonzero(~np.isfinite(length_N))[0])
         raise RepresentationError(f"tensor {name!r} has a value that is not finite, first in row {first + row}")

@@ -1,7 +1,7 @@
-"""Folds that were claimed together, worked on at the same time where the arithmetic is done by CPU cores.
+"""Folds and merges that were claimed together, worked on at the same time where CPU cores do the arithmetic.
 
-A fold is mostly one product of matrices, of which two cores make little more than one does; two folds on a core each
-take half the time of one after the other. All other stages are worked on as they come.
+A fold is mostly one product of matrices, a merge goes through memory once: two cores make of one little more than one
+core does. Two on a core each take half the time of one after the other. All other stages are worked on as they come.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from fedafd.domain.kinds import StageKind
 
 __all__ = ["SideBySide"]
 
+_KINDS = (StageKind.FOLD, StageKind.MERGE)
 _MOST = 8
 _MOST_BYTES = 128 << 20
-"""Of inputs in work: one beyond it waits until there is room. In memory a fold takes a few times as much."""
+"""Of inputs in work: one beyond it waits until there is room. In memory a stage takes a few times as much."""
 T = TypeVar("T")
 
 
 class SideBySide(Generic[T]):
-    """Works on folds in threads of its own, which end with the block."""
+    """Works on folds and merges in threads of its own, which end with the block."""
 
     def __init__(self, *, threads: int, most_bytes: int = _MOST_BYTES) -> None:
-        """`threads`: CPU threads that all take together; 1 to work on one fold after the other."""
+        """`threads`: CPU threads that all take together; 1 to work on one after the other."""
         self._threads, self._most_bytes = threads, most_bytes
         self._most = min(threads, _MOST)
-        self._pool = ThreadPoolExecutor(self._most, thread_name_prefix="fold")
+        self._pool = ThreadPoolExecutor(self._most, thread_name_prefix="stage")
         self._running: deque[tuple[Future[T], int]] = deque()
 
     def __enter__(self) -> SideBySide[T]:
@@ -45,11 +46,11 @@ class SideBySide(Generic[T]):
         torch.set_num_threads(self._threads)
 
     def begin(self, work: StageWork, do: Callable[[], T]) -> Future[T]:
-        """Begin the work by `do`. What it raises the future does for a fold; anything else is done when this returns.
+        """Begin the work by `do`. What it raises the future does for a fold or merge; all else is done on return.
 
-        Waits until fewer folds are in work than may be.
+        Waits until fewer are in work than may be.
         """
-        if work.kind is not StageKind.FOLD:
+        if work.kind not in _KINDS:
             done: Future[T] = Future()
             done.set_result(do())
             return done

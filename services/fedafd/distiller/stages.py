@@ -35,6 +35,7 @@ from fedafd.domain.config import FederationConfig
 from fedafd.domain.contributions import contribution_metrics
 from fedafd.domain.kinds import Modality, StageKind, UploadPurpose
 from fedafd.learning.comparison import standard_error
+from fedafd.learning.cores import cores
 from fedafd.learning.ensemble import aggregate, merge_states
 from fedafd.learning.fedavg import average_updates
 from fedafd.learning.folding import Folding
@@ -153,7 +154,8 @@ def _weigh(work: StageWork) -> StageResult:
 
 def _merge(work: StageWork) -> StageResult:
     inputs = MergeInputs.of(work.inputs)
-    return StageResult(sed_state_outputs(merge_states(inputs.states, inputs.limit)))
+    with cores(1):  # several are merged at the same time
+        return StageResult(sed_state_outputs(merge_states(inputs.states, inputs.limit)))
 
 
 def _distil(work: StageWork) -> StageResult:
