@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 import tracemalloc
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -233,3 +234,51 @@ def test_a_bad_row_is_named_wherever_it_is(tmp_path: Path, row: int) -> None:
             public_set_sha256="0" * 64,
             dtype=WireDtype.FLOAT32,
         )
+
+
+class _Slow(FolderStore):
+    """A folder whose disk takes nothing until it is told to."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.asked, self.may = threading.Event(), threading.Event()
+
+    def append(self, key: str, offset: int, data: bytes) -> None:
+        self.asked.set()
+        assert self.may.wait(30)
+        super().append(key, offset, data)
+
+
+async def test_a_chunk_is_in_memory_once_while_the_store_takes_it(world: World) -> None:
+    """Fifty sites that send at the same time are fifty times whatever else holds it."""
+    caller = await world.enrol("north")
+    round_id = await world.start_round()
+    await world.prepare()
+    content = random.Random(2).randbytes(1 << 20)
+    begin = pb.BeginUploadRequest(
+        round_id=round_id,
+        upload_purpose=pb.UPLOAD_PURPOSE_REPRESENTATIONS,
+        sha256=sha256_of(content),
+        size_bytes=len(content),
+        chunk_size_bytes=len(content),
+        chunk_sha256=[sha256_of(content)],
+    )
+    begun = await world.agents.BeginUpload(begin, metadata=caller)
+    slow = _Slow(replace_store(world).root)
+    world.use_store(slow)
+
+    async def messages() -> AsyncIterator[pb.UploadChunksRequest]:
+        yield pb.UploadChunksRequest(upload_id=begun.upload_id, index=0, data=content)
+        await asyncio.to_thread(slow.may.wait, 30)
+
+    tracemalloc.start()
+    try:
+        call = asyncio.ensure_future(world.agents.UploadChunks(messages(), metadata=caller))
+        assert await asyncio.to_thread(slow.asked.wait, 30)
+        held = [trace.size for trace in tracemalloc.take_snapshot().traces if trace.size >= len(content)]
+        slow.may.set()
+        assert (await call).accepted_chunks == 1
+    finally:
+        tracemalloc.stop()
+        slow.may.set()
+    assert len(held) == 1

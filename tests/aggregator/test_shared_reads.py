@@ -14,11 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.aggregator.world import World
 
-from fedafd.aggregator.shared_reads import PIECE_BYTES, SharedReads
+from fedafd.aggregator.shared_reads import PIECE_BYTES, SENT_BYTES, SharedReads
 from fedafd.artifacts.blocks import Span
 from fedafd.domain.errors import ArtifactNotFoundError
 from fedafd.proto.v1 import aggregator_pb2 as pb
-from fedafd.storage import CHUNK_BYTES
 from fedafd.storage.folder import FolderStore
 
 _KEY = "federations/trial/bundle"
@@ -69,7 +68,7 @@ async def test_sites_that_download_at_once_read_each_piece_once(store: _Counting
 
 async def test_messages_stay_as_short_as_the_wire_takes_them(store: _CountingStore) -> None:
     lengths = [len(part) async for part in SharedReads(store).stream(_KEY, [_whole()])]
-    assert max(lengths) == CHUNK_BYTES
+    assert max(lengths) == SENT_BYTES
     assert sum(lengths) == len(_CONTENT)
 
 
@@ -139,9 +138,9 @@ async def test_many_ranges_of_a_byte_are_kept_no_longer_than_what_they_take_up(s
 async def test_a_slow_reader_holds_a_part_of_its_piece_and_not_the_piece(store: _CountingStore) -> None:
     reads = SharedReads(store, kept_bytes=0)
     slow = reads.stream(_KEY, [_whole()])
-    assert await anext(slow) == _CONTENT[:CHUNK_BYTES]
-    assert b"".join([part async for part in slow]) == _CONTENT[CHUNK_BYTES:]
-    assert store.reads[_KEY, CHUNK_BYTES] == 1, "what was dropped meanwhile is read alone"
+    assert await anext(slow) == _CONTENT[:SENT_BYTES]
+    assert b"".join([part async for part in slow]) == _CONTENT[SENT_BYTES:]
+    assert store.reads[_KEY, SENT_BYTES] == 1, "what was dropped meanwhile is read alone"
 
 
 async def test_an_object_that_was_cut_is_read_anew_when_it_is_whole(store: _CountingStore) -> None:

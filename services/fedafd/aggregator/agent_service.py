@@ -122,6 +122,7 @@ class AgentService(AggregatorServiceServicer):
             if upload is None:
                 upload = await announced_upload(self._context, client, request.upload_id)
             index, data = request.index, request.data  # each reading of `data` is a copy
+            del request
             # With each chunk, from memory: a stream ends with its round, and with its client's credential.
             client = await calling_client(self._context, call)
             part, row = await open_participation(self._context, client, upload.round_id)

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
 import grpc
@@ -56,8 +55,8 @@ class ErrorInterceptor(Interceptor):
 
     def _around_handler(self, handler: Any, path: str) -> Handler:
         kind = f"{_ARITY[handler.request_streaming]}_{_ARITY[handler.response_streaming]}"
-        read = _messages_of if handler.request_streaming else _message_of
-        inner = _reading(getattr(handler, kind), partial(read, handler.request_deserializer))
+        reading = _reading_all if handler.request_streaming else _reading
+        inner = reading(getattr(handler, kind), handler.request_deserializer)
         if path.startswith(_OURS):
             inner = (self._streaming if handler.response_streaming else self._single)(inner, path)
         else:
@@ -137,9 +136,14 @@ class ErrorInterceptor(Interceptor):
         await context.abort(code, text, trailing)
 
 
-def _reading(inner: Callable[..., Any], read: Callable[[Any], Any]) -> Callable[..., Any]:
-    """The handler `inner` for requests that are bytes still."""
-    return lambda request, context: inner(read(request), context)
+def _reading(inner: Callable[..., Any], parse: Callable[[bytes], Any]) -> Callable[..., Any]:
+    """The handler `inner` for a request that is bytes still."""
+    return lambda request, context: inner(_message_of(parse, request), context)
+
+
+def _reading_all(inner: Callable[..., Any], parse: Callable[[bytes], Any]) -> Callable[..., Any]:
+    """The handler `inner` for a stream of them."""
+    return lambda _, context: inner(_messages_of(parse, context), context)
 
 
 def _message_of(parse: Callable[[bytes], Any], content: bytes) -> Any:
@@ -151,11 +155,16 @@ def _message_of(parse: Callable[[bytes], Any], content: bytes) -> Any:
         ) from None
 
 
-async def _messages_of(parse: Callable[[bytes], Any], contents: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-    async for content in contents:
-        message = _message_of(parse, content)
-        del content  # a chunk is in memory once, not twice, while it is worked on
-        yield message
+async def _messages_of(parse: Callable[[bytes], Any], context: Call) -> AsyncIterator[Any]:
+    """Read from the call itself, and kept nowhere, so that a chunk is in memory once while it is worked on: gRPC's own
+    iterator holds what it gave last until it is asked for the next."""
+    while True:
+        content = await context.read()
+        if content is grpc.aio.EOF:
+            return
+        messages = [_message_of(parse, content)]
+        del content
+        yield messages.pop()
 
 
 def _foreign(inner: Callable[..., Any]) -> Callable[..., Any]:

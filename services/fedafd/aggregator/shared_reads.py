@@ -15,12 +15,14 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Iterator
 
 from fedafd.artifacts.blocks import Span
-from fedafd.storage import CHUNK_BYTES, ObjectStore
+from fedafd.storage import ObjectStore
 
-__all__ = ["KEPT_BYTES", "PIECE_BYTES", "SharedReads"]
+__all__ = ["KEPT_BYTES", "PIECE_BYTES", "SENT_BYTES", "SharedReads"]
 
 PIECE_BYTES = 4 << 20
 """That are read at once: each read asks an S3 service anew, and what waits to be sent is in memory."""
+SENT_BYTES = 256 << 10
+"""Of one message: while it is sent it is in memory three times, for each of the sites that download."""
 KEPT_BYTES = 16 << 20
 """Of pieces that were read last."""
 _AROUND_BYTES = 512
@@ -38,14 +40,14 @@ class SharedReads:
         self._reading: dict[_Piece, asyncio.Task[bytes]] = {}
 
     async def stream(self, key: str, spans: Iterable[Span]) -> AsyncIterator[bytes]:
-        """The bytes of these spans in parts of up to CHUNK_BYTES; ends early where the object does.
+        """The bytes of these spans in parts of up to SENT_BYTES; ends early where the object does.
 
         Raises as ObjectStore.stream.
         """
         for piece in _cut(key, spans):
             _, start, end = piece
             while start < end:
-                stop = min(end, _next_multiple(start, CHUNK_BYTES))
+                stop = min(end, _next_multiple(start, SENT_BYTES))
                 part = await self._part(piece, start, stop)
                 if part:
                     yield part
