@@ -160,7 +160,7 @@ async def _messages_of(parse: Callable[[bytes], Any], context: Call) -> AsyncIte
     iterator holds what it gave last until it is asked for the next."""
     while True:
         content = await context.read()
-        if content is grpc.aio.EOF:
+        if content is grpc.aio.EOF:  # type: ignore[attr-defined]
             return
         messages = [_message_of(parse, content)]
         del content
