@@ -23,11 +23,13 @@ LOCKS = {
     "docs": ["docs"],
     "vision": ["vision"],
     "release": ["release"],
+    "wandb": ["wandb"],
     "services": ["control-plane", "aggregator", "tracing"],
     "distiller": ["distiller", "lora", "tracing", "vision"],
     "agent": ["agent", "dicom", "lora", "privacy", "tracing", "vision"],
 }
-"""Each lock, and the extras of pyproject.toml that it is for. Images are made of the last three."""
+"""Each lock, and the extras of pyproject.toml that it is for. Images are made of the last three. An extra that no lock
+names must be part of what one names."""
 _BESIDE = {"vision": "dev"}
 """A lock that is installed beside another lacks what that one has."""
 _PYTHON, _NEWER = "3.11", {"docs": "3.11.5"}
@@ -99,6 +101,7 @@ def _problems() -> Iterator[str]:
         if pin
     }
     project = project_of(ROOT / "pyproject.toml")
+    yield from _unlocked(project)
     torch = {_name(entry) for entry in _entries(_read("torch"))}
     for lock in ("torch", *LOCKS):
         entries = _entries(_read(lock))
@@ -114,6 +117,16 @@ def _problems() -> Iterator[str]:
             name = _plain(re.split(r"[\[<>=!~; ]", requirement)[0])
             if name not in locked:
                 yield f"locks/{lock}.lock: lacks {name}, which pyproject.toml requires: make lock"
+
+
+def _unlocked(project: dict[str, object]) -> Iterator[str]:
+    optional = project["optional-dependencies"]
+    assert isinstance(optional, dict)
+    covered = [set(requirements(project, extras)) for extras in LOCKS.values()]
+    for extra in optional:
+        wanted = set(requirements(project, [extra]))
+        if not any(wanted <= locked for locked in covered):
+            yield f"pyproject.toml: no lock holds the extra {extra}; name it in LOCKS of tools/lock.py: make lock"
 
 
 def _read(name: str) -> str:

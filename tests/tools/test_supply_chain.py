@@ -69,6 +69,16 @@ def test_the_locks_are_those_of_pyproject_and_constraints() -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+@pytest.mark.parametrize(
+    "extra", sorted(tool("list_requirements").project_of(ROOT / "pyproject.toml")["optional-dependencies"])
+)
+def test_an_extra_can_be_installed_from_one_lock(extra: str) -> None:
+    lists, lock = tool("list_requirements"), tool("lock")
+    wanted = lists.requirements(lists.project_of(ROOT / "pyproject.toml"), [extra])
+    names = {plain(Requirement(each).name) for each in wanted}
+    assert any(names <= locked("torch", each, lock._BESIDE.get(each, each)) for each in lock.LOCKS)
+
+
 @pytest.mark.parametrize("lock", ["services", "distiller", "agent", "dev", "vision"])
 def test_a_lock_holds_all_that_its_extras_take(lock: str) -> None:
     extras, beside = tool("lock").LOCKS[lock], tool("lock")._BESIDE.get(lock, lock)
@@ -91,7 +101,7 @@ def test_a_lock_of_an_older_pin_or_without_a_requirement_or_a_hash_is_named(
     lock = tool("lock")
     (tmp_path / "locks").mkdir()
     (tmp_path / "pyproject.toml").write_text(
-        '[project]\ndependencies = ["kept>=1", "lost"]\n[project.optional-dependencies]\nall = []\n'
+        '[project]\ndependencies = ["kept>=1", "lost"]\n[project.optional-dependencies]\nall = []\nforgotten = ["rare"]\n'
     )
     (tmp_path / "constraints.txt").write_text("kept==2\n")
     (tmp_path / "locks/torch.lock").write_text("torch==1 \\\n    --hash=sha256:aa\n")
@@ -102,6 +112,7 @@ def test_a_lock_of_an_older_pin_or_without_a_requirement_or_a_hash_is_named(
     assert "kept 1, and constraints.txt has 2" in told
     assert "bare has no hash" in told
     assert "lacks lost" in told
+    assert "no lock holds the extra forgotten" in told and "extra all" not in told
 
 
 @pytest.mark.parametrize(
