@@ -84,6 +84,8 @@ class Scene:
         self.policy: dict[str, Any] = {}
         self.privacy: dict[str, Any] = {}
         self.kind = "image"
+        self.more: dict[str, Any] = {}
+        """Of agent.yaml."""
 
     async def run(self, until: Callable[[], bool], token: str | None = TOKEN, seconds: float = 20.0) -> None:
         """Run an agent until the condition holds, then stop it in good order."""
@@ -97,6 +99,7 @@ class Scene:
                 "policy": self.policy,
                 "privacy": self.privacy,
             }
+            | self.more
         )
         state, stop = StateDirectory(self.state_dir), asyncio.Event()
         agent = Agent(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,14 +17,16 @@ from typer.testing import CliRunner
 
 from fedafd.agent import connection as connection_module
 from fedafd.agent.approval import read_approved, read_proposal
+from fedafd.agent.policy import as_taken
 from fedafd.agent.policy_words import policy_words
 from fedafd.artifacts.folders import pack_folder
 from fedafd.artifacts.manifest import Manifest, Shard
 from fedafd.cli.main import app
-from fedafd.domain.config import EncoderConfig, PolicyConfig, parse_agent_config, parse_config
+from fedafd.domain.config import EncoderConfig, PolicyConfig, parse_agent_config, parse_config, parse_federation_config
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import Modality
 from fedafd.domain.leaving import LeaveReason
+from fedafd.domain.process_errors import PolicyRefusedError
 from fedafd.learning.bundle_size import bundle_facts
 from fedafd.learning.sample_encoder import SampleEncoder
 
@@ -89,6 +92,92 @@ def test_what_the_policy_refuses_is_refused_before_anything_is_downloaded(
     scene = site(tmp_path, told)
     assert scene.server.left == [reason]
     assert not scene.server.downloads and not scene.server.commits and not scene.trainer.tasks
+
+
+def pretrained(name: str) -> dict[str, Any]:
+    """What a server says for a site's model to start from `name`."""
+    return {"image_encoder": {"architecture": "resnet", "pretrained": name}}
+
+
+@pytest.mark.parametrize("told", [{}, {"pretrained": ["organisation/allowed", "organisation/other@v1"]}])
+@pytest.mark.parametrize(
+    "named",
+    [
+        "organisation/model",
+        "organisation/other",
+        "organisation/other@v2",
+        "organisation/allowed/../other",
+        "Organisation/allowed",
+        "organisation/allowed@../x",
+        "allowed",
+        "/etc",
+        "/nowhere/at/all",
+        "~/weights",
+        "./organisation/allowed",
+        "..",
+        "\x1b[2J",
+    ],
+)
+def test_pretrained_weights_that_a_server_names_are_not_loaded_unless_the_site_has_them_in_its_policy(
+    tmp_path: Path, told: dict[str, Any], named: str
+) -> None:
+    if told and named == "organisation/other":
+        return  # at the site's revision
+    scene = site(tmp_path, told, **pretrained(named))
+    assert scene.server.left == [LeaveReason.POLICY_PRETRAINED]
+    assert not scene.server.downloads and not scene.server.commits and not scene.trainer.tasks
+
+
+def test_a_folder_of_the_site_is_never_taken_from_a_server(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    with pytest.raises(ConfigurationError, match="a folder is never taken from a federation"):
+        policy(pretrained=str(folder))
+    scene = site(tmp_path, {}, **pretrained(str(folder)))
+    assert scene.server.left == [LeaveReason.POLICY_PRETRAINED] and not scene.trainer.tasks
+
+
+@pytest.mark.parametrize(
+    ("allowed", "named", "loaded"),
+    [
+        ("a/b", "a/b", "a/b"),
+        ("a/b", "a/b@v2", "a/b@v2"),
+        ("a/b@v1", "a/b", "a/b@v1"),
+        ("a/b@v1", "a/b@v1", "a/b@v1"),
+    ],
+)
+def test_an_allowed_name_is_loaded_at_the_sites_revision(tmp_path: Path, allowed: str, named: str, loaded: str) -> None:
+    scene = site(tmp_path, {"pretrained": allowed, "approve": []}, **pretrained(named))
+    assert len(scene.server.commits) == 1
+    assert [task.config.image_encoder.pretrained for task in scene.trainer.tasks] == [loaded]
+
+
+def test_a_site_with_an_encoder_of_its_own_loads_what_its_file_names(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.more = {"image_encoder": {"architecture": "resnet", "pretrained": "own/model@v1"}}
+        scene.server.assign(**pretrained("organisation/model"))
+        await scene.run(scene.settled)
+
+    scene = play(tmp_path, scenario)
+    assert len(scene.server.commits) == 1 and not scene.server.left
+
+
+def test_weights_of_a_modality_that_the_site_does_not_have_are_no_matter(tmp_path: Path) -> None:
+    scene = site(tmp_path, {}, text_encoder={"architecture": "bert", "pretrained": "organisation/model"})
+    assert len(scene.server.commits) == 1 and not scene.server.left
+
+
+def test_the_site_reads_what_it_could_put_into_its_file(tmp_path: Path) -> None:
+    config = parse_agent_config({"aggregator": "a:1", "kind": "image", "data": {"adapter": "shapes"}})
+    for named, told in (
+        ("organisation/model", "policy: {pretrained: [organisation/model]}"),
+        ("/weights", "a folder is never taken from a federation"),
+    ):
+        federation = parse_federation_config({"name": "f"} | pretrained(named))
+        with pytest.raises(PolicyRefusedError, match=re.escape(told)) as refused:
+            as_taken(config, federation)
+        assert refused.value.reason is LeaveReason.POLICY_PRETRAINED and named in str(refused.value)
+        assert "image_encoder" in str(refused.value)
 
 
 def test_a_policy_that_allows_it_all_changes_nothing(tmp_path: Path) -> None:
@@ -216,6 +305,8 @@ def test_no_number_and_no_name_of_the_policy_leaves_the_site(tmp_path: Path) -> 
         ({"time_zone": "Mars/Base"}, "no time zone"),
         ({"time_zone": "../../etc/passwd"}, "no time zone"),
         ({"public_sets": "abc"}, "no SHA-256"),
+        ({"pretrained": "/models"}, "is no id on a hub"),
+        ({"pretrained": ["a/b", "a/b@v1"]}, "is there twice"),
         ({"approve": "everything"}, "approve.0"),
         ({"max_epochs": 0}, "max_epochs"),
     ],
@@ -252,16 +343,18 @@ def test_everything_that_a_policy_may_say_has_words() -> None:
         "max_minutes": 1,
         "max_rounds": 1,
         "encoders": ["bert"],
+        "pretrained": ["a/b@v1"],
         "public_sets": ["0" * 64],
         "allow": {"averaging": "off"},
         "hours": ["01:00-02:00"],
     }
     assert set(whole) | {"time_zone"} == set(PolicyConfig.model_fields)
     for key, value in whole.items():
-        assert len(list(policy_words(policy(**{key: value})))) == 1, key
-    assert not list(policy_words(PolicyConfig()))
+        new = set(policy_words(policy(**{key: value}))) - set(policy_words(PolicyConfig()))
+        assert len(new) == 1, key
+    assert len(list(policy_words(PolicyConfig()))) == 1, "pretrained weights that a server names"
 
 
-def test_an_agent_yaml_without_a_policy_refuses_nothing() -> None:
+def test_an_agent_yaml_without_a_policy_refuses_no_hour() -> None:
     config = parse_agent_config({"aggregator": "a:1", "kind": "image", "data": {"adapter": "shapes"}})
     assert config.policy == PolicyConfig() and config.policy.is_open(datetime.now(UTC))

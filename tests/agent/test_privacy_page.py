@@ -87,7 +87,7 @@ def test_explain_says_all_of_the_page_by_the_sites_own_agent_yaml() -> None:
 
 
 def test_explain_says_what_the_policy_refuses(tmp_path: Path) -> None:
-    assert "refuses nothing" in "\n".join(explained(agent()))
+    assert "refuses:\n  pretrained weights that the federation names" in "\n".join(explained(agent()))
     (tmp_path / "agent.yaml").write_text(
         "aggregator: a:1\nkind: image\ndata: {adapter: shapes}\npolicy: {max_epochs: 3, hours: [22:00-06:00]}\n"
     )

@@ -101,7 +101,8 @@ def test_a_lock_of_an_older_pin_or_without_a_requirement_or_a_hash_is_named(
     lock = tool("lock")
     (tmp_path / "locks").mkdir()
     (tmp_path / "pyproject.toml").write_text(
-        '[project]\ndependencies = ["kept>=1", "lost"]\n[project.optional-dependencies]\nall = []\nforgotten = ["rare"]\n'
+        '[project]\ndependencies = ["kept>=1", "lost"]\n'
+        '[project.optional-dependencies]\nall = []\nforgotten = ["rare"]\n'
     )
     (tmp_path / "constraints.txt").write_text("kept==2\n")
     (tmp_path / "locks/torch.lock").write_text("torch==1 \\\n    --hash=sha256:aa\n")

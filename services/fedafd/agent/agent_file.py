@@ -14,7 +14,7 @@ from fedafd.domain.yaml_files import parse_yaml
 __all__ = ["agent_file"]
 
 _POLICY = (
-    "# policy:  # what your agent refuses to do for the federation; nothing is refused unless you say so: docs/site.md",
+    "# policy:  # what your agent refuses to do for the federation, beside pretrained weights: docs/site.md",
     "#   approve: [configuration, public-set]  # each waits for your yes: fedafd agent approve",
     "#   max_bundle_bytes: 500000000  # longest encoder that is downloaded",
     "#   max_download_bytes: 5000000000  # of a round, all that is not here yet",
@@ -23,6 +23,7 @@ _POLICY = (
     "#   max_minutes: 60  # of training in a round",
     "#   max_rounds: 100  # that your data are used for",
     "#   encoders: [resnet, bert]  # by architecture",
+    "#   pretrained: [org/name@REVISION]  # weights that the federation may name for your model; left out: none",
     "#   allow: {averaging: off, alignment.mode: [adversarial+pairing, pairing]}",
     "#   hours: [22:00-06:00]  # with time_zone: Europe/Berlin, else by this machine's clock",
 )

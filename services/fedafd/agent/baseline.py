@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from fedafd.agent.baseline_folder import BaselineFolder
 from fedafd.agent.history import History
 from fedafd.agent.kept_scores import KeptScores
 from fedafd.agent.own_data import OwnData, load_own_data
+from fedafd.agent.policy import as_taken
 from fedafd.agent.saved_state import fingerprint_of_site
 from fedafd.agent.state import MODEL_SOURCE_FILE, STATE_FILE, StateDirectory
 from fedafd.datasets import ClientData
@@ -79,13 +80,15 @@ def advance(
 ) -> int:
     """Train the baseline for as many rounds as the federated model has, and `ahead` more; returns how many those are.
 
-    Raises ConflictError while another process trains it, and what read_task, loading and training raise.
+    Raises ConflictError while another process trains it, PolicyRefusedError, and what read_task, loading and training
+    raise.
     """
     folder = BaselineFolder(config.state_dir)
     with folder.locked():
         own: OwnData | None = None
         while (number := folder.done() + 1) <= (target := baseline_target(config.state_dir, ahead=ahead)):
             task = read_task(config.state_dir)
+            task = replace(task, federation=as_taken(config, task.federation))
             if own is None:
                 own = load_own_data(config, config.state_dir)
                 decoded = keep_decoded(own.data)

@@ -9,6 +9,8 @@ from fedafd.agent.noise import gaussian_epsilon
 from fedafd.agent.policy_words import policy_words
 from fedafd.agent.what_leaves import BLOBS, MESSAGES, Leaving
 from fedafd.domain.config import AgentConfig, DpConfig
+from fedafd.domain.hub_names import hub_name
+from fedafd.domain.kinds import Modality
 
 __all__ = ["explained", "explained_as_data", "leaves"]
 
@@ -54,9 +56,12 @@ def explained(config: AgentConfig, *, fields: bool = False) -> Iterator[str]:
     if config.tracking:
         yield f"Your own trackers get your losses and metrics: {', '.join(sorted(config.tracking))} (`tracking`)."
     yield ""
-    refused = list(policy_words(config.policy))
-    yield "Your agent refuses:" if refused else "Your agent refuses nothing that the federation asks for: no `policy`."
-    yield from (f"  {sentence}" for sentence in refused)
+    asked = list(_asked_hubs(config))
+    yield "A model hub is asked, and sees your address, for:" if asked else "No model hub is asked for weights."
+    yield from (f"  {line}" for line in asked)
+    yield ""
+    yield "Your agent refuses:"
+    yield from (f"  {sentence}" for sentence in policy_words(config.policy))
     yield ""
     yield "What has left: fedafd agent sent. Every field, and how long it is kept: docs/privacy.md"
 
@@ -73,8 +78,27 @@ def explained_as_data(config: AgentConfig, *, fields: bool = False) -> dict[str,
         "epsilon_of_a_round": gaussian_epsilon(noise, num_rows=_ROWS, dim=_DIM) if noise else None,
         "differential_privacy": None if config.privacy.dp is None else config.privacy.dp.model_dump(mode="json"),
         "trackers": sorted(config.tracking),
+        "asks_hubs_for": list(_asked_hubs(config)),
         "refuses": list(policy_words(config.policy)),
     }
+
+
+def _asked_hubs(config: AgentConfig) -> Iterator[str]:
+    """Weights that are fetched unless they are in the hub's cache here: the site's own, else those that it allows."""
+    own = {Modality.IMAGE: config.image_encoder, Modality.TEXT: config.text_encoder}
+    for modality in config.kind.modalities:
+        encoder = own[modality]
+        named = None if encoder is None else encoder.pretrained
+        if named is not None and hub_name(named) is not None:
+            yield f"{_pinned(named)}, by {modality.value}_encoder"
+    if any(own[modality] is None for modality in config.kind.modalities):
+        yield from (
+            f"{_pinned(name)}, if the federation names it (policy.pretrained)" for name in config.policy.pretrained
+        )
+
+
+def _pinned(name: str) -> str:
+    return name if "@" in name else f"{name}, whatever its newest revision is"
 
 
 def _row(row: Leaving) -> dict[str, str]:

@@ -11,19 +11,22 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 from fedafd.agent.approval import Proposal, configuration_changes, read_approved, write_proposal
 from fedafd.agent.ledger import read_sent
 from fedafd.artifacts.manifest import Manifest, read_manifest
-from fedafd.domain.config import AgentConfig, FederationConfig
+from fedafd.domain.config import AgentConfig, EncoderConfig, FederationConfig
 from fedafd.domain.counted import counted
 from fedafd.domain.errors import DataError, FedafdError
+from fedafd.domain.hub_names import hub_name
 from fedafd.domain.kinds import Modality, UploadPurpose
 from fedafd.domain.leaving import LeaveReason
+from fedafd.domain.plain_text import plain_text
 from fedafd.domain.process_errors import PolicyRefusedError
 from fedafd.proto.v1 import aggregator_pb2 as pb
 
-__all__ = ["SitePolicy", "used_rounds"]
+__all__ = ["SitePolicy", "as_taken", "used_rounds"]
 
 _IN_AGENT_YAML = "as `policy` in agent.yaml says"
 
@@ -104,6 +107,7 @@ class SitePolicy:
         for modality in self._config.kind.modalities:
             named = federation.image_encoder if modality is Modality.IMAGE else federation.text_encoder
             self._need_architecture(f"{modality.value}_encoder.architecture", named.architecture)
+        as_taken(self._config, federation)
 
     def _need_architecture(self, where: str, name: str) -> None:
         allowed = self._policy.encoders
@@ -184,6 +188,40 @@ class SitePolicy:
         )
 
 
+def as_taken(site: AgentConfig, federation: FederationConfig) -> FederationConfig:
+    """The federation's configuration with the pretrained weights of the site's model at the revision that it pins.
+
+    Whatever builds the site's model of a federation's configuration takes it from here: a server's name of weights
+    leads to a hub only if the site's policy has it, and never to a folder. Raises PolicyRefusedError.
+    """
+    own = {Modality.IMAGE: site.image_encoder, Modality.TEXT: site.text_encoder}
+    changes: dict[str, EncoderConfig] = {}
+    for modality in site.kind.modalities:
+        key = f"{modality.value}_encoder"
+        named: EncoderConfig = getattr(federation, key)
+        if own[modality] is not None or named.pretrained is None:
+            continue
+        taken = site.policy.taken_pretrained(named.pretrained)
+        if taken is None:
+            _refuse(LeaveReason.POLICY_PRETRAINED, _how_to_allow(key, named.pretrained, site.policy.pretrained))
+        changes[key] = named.model_copy(update={"pretrained": taken})
+    return federation.model_copy(update=changes)
+
+
+def _how_to_allow(key: str, named: str, allowed: tuple[str, ...]) -> str:
+    said = f"the federation's {key}.pretrained is {plain_text(named)[:300]!r}"
+    listed = f"pretrained: {', '.join(allowed) or 'nothing'}"
+    if hub_name(named) is None:
+        return (
+            f"{said}, which is no id on a hub, and a folder is never taken from a federation; to use one of yours name"
+            f" it as `pretrained` of {key} in agent.yaml; {listed}"
+        )
+    return (
+        f"{said}, and it is not allowed; to have your agent load it put `policy: {{pretrained: [{named}]}}` into"
+        f" agent.yaml, best with `@` and the revision that you have looked at, or name an {key} of your own; {listed}"
+    )
+
+
 def used_rounds(root: Path) -> set[int]:
     """Numbers of the rounds whose representations left, or were about to; below 0 those before the last enrolment."""
     used: set[int] = set()
@@ -206,5 +244,5 @@ def _rows(manifest: Manifest) -> dict[str, int]:
     return {split: manifest.num_samples(split) for split in dict.fromkeys(shard.split for shard in manifest.shards)}
 
 
-def _refuse(reason: LeaveReason, words: str) -> None:
+def _refuse(reason: LeaveReason, words: str) -> NoReturn:
     raise PolicyRefusedError(f"{words}; {_IN_AGENT_YAML}", reason)

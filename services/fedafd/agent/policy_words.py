@@ -16,7 +16,9 @@ _APPROVED = {
 
 
 def policy_words(policy: PolicyConfig) -> Iterator[str]:
-    """One phrase for each thing that a round is refused for; none for a site without a policy."""
+    """One phrase for each thing that a round is refused for; without a policy the first one alone."""
+    named = "" if not policy.pretrained else f" and are not {_either(policy.pretrained)}"
+    yield f"pretrained weights that the federation names for your model{named}"
     yield from (_APPROVED[approval] for approval in dict.fromkeys(policy.approve))
     if policy.public_sets is not None and "public-set" not in policy.approve:
         yield f"a public set that is neither among the {len(policy.public_sets)} that you name nor approved by you"

@@ -25,7 +25,7 @@ from fedafd.agent.leaving import leave_round
 from fedafd.agent.ledger import Ledger
 from fedafd.agent.metrics import AgentMetrics
 from fedafd.agent.patient_calls import StopRequestedError
-from fedafd.agent.policy import SitePolicy
+from fedafd.agent.policy import SitePolicy, as_taken
 from fedafd.agent.privacy_account import PrivacyAccount
 from fedafd.agent.read_only import outlast_read_only
 from fedafd.agent.renewal import Renewal
@@ -322,6 +322,7 @@ class Agent:
             lambda: connection.download(task.public_set[0], self._cache),
             missing_bytes=self._cache.missing_bytes(sizes),
         )
+        config = as_taken(self._config, config)
         previous = self._state.current_state(before=task.round_id)
         trained = self._state.load_pending()
         if trained is None or trained.round_id != task.round_id:

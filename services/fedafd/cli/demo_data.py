@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from fedafd.datasets.cuts import DataSource, generated, real_cuts
 from fedafd.domain.config import parse_federation_config
 from fedafd.domain.errors import FedafdError
 from fedafd.domain.kinds import ClientKind
-from fedafd.learning.weights_check import check_encoders, encoders_of
+from fedafd.learning.weights_check import WantedEncoder, check_encoders, encoders_of
 
 __all__ = ["ALREADY_REPORTED", "DataChoices", "main"]
 
@@ -47,7 +48,8 @@ def main(arguments: list[str]) -> int:
     data = None if choices.data is None else Path(choices.data)
     federation = _federation(choices)
     try:
-        check_encoders(encoders_of(parse_federation_config(federation)))
+        encoders = encoders_of(parse_federation_config(federation))
+        check_encoders(encoders)
         public, clients = generated(seed) if data is None else real_cuts(data.absolute())
         write_public_set(load_public_data(public.adapter, public.path, public.options), work / "public-set")
     except FedafdError as error:
@@ -58,7 +60,7 @@ def main(arguments: list[str]) -> int:
         return ALREADY_REPORTED
     plan = {
         "federation": federation,
-        "sites": [_site(kind, source) for kind, source in clients.items()],
+        "sites": [_site(kind, source, encoders) for kind, source in clients.items()],
         "words": "generated shapes" if data is None else f"real files below {data}",
     }
     (work / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
@@ -78,12 +80,15 @@ def _federation(choices: DataChoices) -> dict[str, Any]:
     return config
 
 
-def _site(kind: ClientKind, source: DataSource) -> dict[str, Any]:
+def _site(kind: ClientKind, source: DataSource, encoders: Sequence[WantedEncoder]) -> dict[str, Any]:
+    """Pretrained weights stand in the site's own file, too: no site loads what a server alone names."""
     path = None if source.path is None else str(source.path)
+    named = [each for each in encoders if each.config.pretrained is not None and each.modality in kind.modalities]
     return {
         "name": _NAMES[kind],
         "kind": kind.value,
         "data": {"adapter": source.adapter, "path": path, "options": source.options},
+        "encoders": {each.where: each.config.model_dump(mode="json") for each in named},
     }
 
 

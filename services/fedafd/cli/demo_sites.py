@@ -27,6 +27,8 @@ class DemoSite:
     name: str
     kind: str
     data: dict[str, Any]
+    encoders: dict[str, dict[str, Any]]
+    """The site's own, by their key in agent.yaml: empty where it takes the federation's."""
 
     def agent_config(self, folder: Path, aggregator: str) -> dict[str, Any]:
         """agent.yaml of this site."""
@@ -37,6 +39,7 @@ class DemoSite:
             "state_dir": str(folder / f"agent-{self.name}"),
             "threads": 1,
             "share": {"personalized_model": True},
+            **self.encoders,
         }
 
     def write_agent_file(self, folder: Path, aggregator: str) -> Path:

@@ -37,6 +37,7 @@ class LeaveReason(StrEnum):
     TASK_NOT_UNDERSTOOD = "task-not-understood"
     REGION_ROUND_FAILED = "region-round-failed"
     POLICY_ENCODER = "policy-encoder"
+    POLICY_PRETRAINED = "policy-pretrained"
     POLICY_EFFORT = "policy-effort"
     POLICY_VALUES = "policy-values"
     POLICY_PUBLIC_SET = "policy-public-set"
@@ -77,6 +78,10 @@ _WORDS: Mapping[LeaveReason, str] = {
     LeaveReason.POLICY_ENCODER: (
         "its policy refuses an encoder of the round, for its size or its architecture; the log of the site's agent has"
         " the numbers"
+    ),
+    LeaveReason.POLICY_PRETRAINED: (
+        "its policy does not allow the pretrained weights that the federation names for its model; the site allows them"
+        " by policy.pretrained in its agent.yaml, or names an encoder of its own there"
     ),
     LeaveReason.POLICY_EFFORT: (
         "its policy allows fewer epochs or minutes of training; the log of the site's agent has the numbers"

@@ -78,7 +78,7 @@ CASES: Mapping[str, Case] = {
     ),
     "encoder-moved": Case(
         "encoder",
-        "pretrained weights of the same name in another place",
+        "pretrained weights of the same name in another place, or now with or without a revision",
         Answer.GO_ON,
         "the saved weights are used; nothing is read from there",
     ),

@@ -22,6 +22,7 @@ from fedafd.domain.config import (
 )
 from fedafd.domain.errors import StateUnusableError
 from fedafd.domain.hashing import sha256_of
+from fedafd.domain.hub_names import hub_name
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.state_cases import AFRESH, CASES, Answer, Difference
 
@@ -217,7 +218,7 @@ def _encoder(modality: Modality, saved: EncoderConfig, today: EncoderConfig) -> 
         yield _difference("encoder-architecture", f"{name} {saved.architecture}", f"{name} {today.architecture}")
         return
     if saved.pretrained != today.pretrained:
-        moved = None not in (saved.pretrained, today.pretrained) and _last(saved) == _last(today)
+        moved = saved.pretrained is not None and today.pretrained is not None and _same_name(saved, today)
         yield _difference("encoder-moved" if moved else "encoder-pretrained", saved.pretrained, today.pretrained)
     if saved.pretrained is None and today.pretrained is None:
         yield from _options(saved.options, today.options)
@@ -269,8 +270,13 @@ def _options(saved: Mapping[str, Any], today: Mapping[str, Any]) -> Iterator[Dif
             yield _difference(case, before, now)
 
 
-def _last(encoder: EncoderConfig) -> str:
-    return PurePath(encoder.pretrained or "").name
+def _same_name(saved: EncoderConfig, today: EncoderConfig) -> bool:
+    """Whether they are weights of one name, wherever they lie; two revisions of it are others."""
+    before, now = (hub_name(encoder.pretrained or "") for encoder in (saved, today))
+    if None not in (before and before.revision, now and now.revision):
+        return False
+    paths = ((hub.id if hub else encoder.pretrained or "") for hub, encoder in ((before, saved), (now, today)))
+    return len({PurePath(path).name for path in paths}) == 1
 
 
 def _training(saved: StateFingerprint, today: StateFingerprint) -> Iterator[Difference]:

@@ -14,7 +14,14 @@ import torch
 from fedafd.domain.config import EncoderConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import Modality
-from fedafd.learning.pretrained import check_whole, read_or_refused, refuse_quantised, refuse_unreadable
+from fedafd.learning.pretrained import (
+    check_whole,
+    read_or_refused,
+    refuse_adapter,
+    refuse_quantised,
+    refuse_unreadable,
+    source_of,
+)
 from fedafd.learning.quiet_loading import quietly
 
 __all__ = ["any_backbone", "fresh_backbone", "plain_options", "self_options"]
@@ -36,8 +43,10 @@ def any_backbone(config: EncoderConfig, modality: Modality) -> Any:
 
     assert config.pretrained is not None
     refuse_unreadable(config.pretrained)
+    name, revision = source_of(config.pretrained)
     with read_or_refused(config, modality):
-        sizes: Any = transformers.AutoConfig.from_pretrained(config.pretrained, trust_remote_code=False)
+        refuse_adapter(config.pretrained)
+        sizes: Any = transformers.AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
         refuse_quantised(config, getattr(sizes, "quantization_config", None))
         if config.projection == "new":
             sizes = getattr(sizes, _PARTS[modality], None) or sizes
@@ -48,7 +57,8 @@ def any_backbone(config: EncoderConfig, modality: Modality) -> Any:
             sizes.model_args = arguments
         model_class = _text_half_class(sizes) or transformers.AutoModel
         model, loading = model_class.from_pretrained(
-            config.pretrained,
+            name,
+            revision=revision or "main",
             config=sizes,
             use_safetensors=True,
             output_loading_info=True,

@@ -16,7 +16,7 @@ from PIL import Image
 from fedafd.domain.config import EncoderConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import Modality
-from fedafd.learning.pretrained import missing_weights
+from fedafd.learning.pretrained import missing_weights, source_of
 
 __all__ = ["image_reading", "pixel_scale"]
 
@@ -151,10 +151,12 @@ def _preprocessor(config: EncoderConfig) -> dict[str, Any]:
     assert config.pretrained is not None
     from transformers.utils.hub import cached_file
 
+    name, revision = source_of(config.pretrained)
     try:
         path = cached_file(
-            config.pretrained,
+            name,
             "preprocessor_config.json",
+            revision=revision,
             _raise_exceptions_for_missing_entries=False,
         )
         values: Any = json.loads(Path(path).read_text(encoding="utf-8")) if path is not None else {}
@@ -188,7 +190,8 @@ def _timm_values(config: EncoderConfig) -> dict[str, Any]:
     from transformers import PreTrainedConfig
 
     assert config.pretrained is not None
-    kept = PreTrainedConfig.get_config_dict(config.pretrained)[0].get("pretrained_cfg") or {}
+    name, revision = source_of(config.pretrained)
+    kept = PreTrainedConfig.get_config_dict(name, revision=revision)[0].get("pretrained_cfg") or {}
     if "mean" not in kept or "std" not in kept:
         return {}
     return {

@@ -19,6 +19,7 @@ from torch import nn
 
 from fedafd.domain.config import EncoderConfig
 from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.hub_names import HubName, hub_name
 from fedafd.domain.kinds import Modality
 from fedafd.learning.quiet_loading import quietly
 
@@ -28,10 +29,13 @@ __all__ = [
     "pretrained_backbone",
     "pretrained_tokenizer",
     "read_or_refused",
+    "refuse_adapter",
     "refuse_quantised",
     "refuse_unreadable",
+    "source_of",
 ]
 
+_ADAPTER = "adapter_config.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth")
 _UNUSED = {"convnextv2": ("pooler.", "layernorm.")}
 """Layers behind the last hidden state, which we do not read: a checkpoint without them is complete."""
@@ -42,16 +46,25 @@ _FILES = {
 }
 
 
+def source_of(pretrained: str) -> HubName:
+    """What `from_pretrained` is asked for: an id and its revision, or a folder of this machine, which has none."""
+    named = None if Path(pretrained).exists() else hub_name(pretrained)
+    return named or HubName(pretrained, None)
+
+
 @quietly()
 def pretrained_backbone(config: EncoderConfig, modality: Modality, model_class: Any) -> nn.Module:
     """The weights named by `config.pretrained`. Raises ConfigurationError for what is missing or does not fit."""
     assert config.pretrained is not None
     refuse_unreadable(config.pretrained)
+    name, revision = source_of(config.pretrained)
     with read_or_refused(config, modality):
+        refuse_adapter(config.pretrained)
         _check_kind(config, model_class)
         # Hubs store half precision, which transformers would keep; training adds steps too small for it to hold.
         model, loading = model_class.from_pretrained(
-            config.pretrained,
+            name,
+            revision=revision or "main",
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused by `check_whole`, which names them
@@ -71,8 +84,11 @@ def pretrained_tokenizer(config: EncoderConfig) -> Tokenizer:
 
     assert config.pretrained is not None
     refuse_unreadable(config.pretrained)
+    name, revision = source_of(config.pretrained)
     with read_or_refused(config, Modality.TEXT):
-        loaded: Any = transformers.AutoTokenizer.from_pretrained(config.pretrained, trust_remote_code=False)
+        loaded: Any = transformers.AutoTokenizer.from_pretrained(
+            name, revision=revision or "main", trust_remote_code=False
+        )
     backend = getattr(loaded, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise ConfigurationError(
@@ -137,11 +153,8 @@ def refuse_unreadable(pretrained: str) -> None:
     if not folder.is_dir():
         _refuse_lacking_folder(pretrained)
         return
-    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
-        raise ConfigurationError(
-            f"weights {pretrained!r}: is an adapter of peft without its base; merge them first: merge_and_unload(),"
-            " then save_pretrained(...)"
-        )
+    if (folder / _ADAPTER).exists() and not (folder / "config.json").exists():
+        raise _adapter_alone(pretrained)
     pickles = [name for name in _PICKLES if (folder / name).exists()]
     if pickles and not list(folder.glob("*.safetensors")):
         raise ConfigurationError(
@@ -150,14 +163,35 @@ def refuse_unreadable(pretrained: str) -> None:
         )
 
 
+def refuse_adapter(pretrained: str) -> None:
+    """Raise ConfigurationError for an adapter on a hub: transformers would fetch the base that it names, which nobody
+    here allowed, at a revision that nobody pinned. Raises OSError where the hub does not answer."""
+    from transformers.utils.hub import cached_file
+
+    if Path(pretrained).exists():
+        return
+    name, revision = source_of(pretrained)
+    silent = {f"_raise_exceptions_for_{fault}": False for fault in ("missing_entries", "connection_errors")}
+    if cached_file(name, _ADAPTER, revision=revision, **silent) is not None:
+        raise _adapter_alone(pretrained)
+
+
+def _adapter_alone(pretrained: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"weights {pretrained!r}: is an adapter of peft without its base; merge them first: merge_and_unload(),"
+        " then save_pretrained(...)"
+    )
+
+
 def _refuse_lacking_folder(pretrained: str) -> None:
     """Raise ConfigurationError for what can only be a path, as no hub has such a name."""
     try:
-        validate_repo_id(pretrained)
+        validate_repo_id(source_of(pretrained).id)
     except HFValidationError:
         raise ConfigurationError(
             f"weights {pretrained!r}: there is no such folder on this machine"
-            f" ({_nearest(Path(pretrained))}), and a hub id has the form `name` or `organisation/name`"
+            f" ({_nearest(Path(pretrained))}), and a hub id has the form `name` or `organisation/name`, and"
+            " `@` and a revision behind it, if one is pinned"
         ) from None
 
 
@@ -209,7 +243,8 @@ def _lacking_library(config: EncoderConfig, error: ImportError) -> str:
 
 
 def _check_kind(config: EncoderConfig, model_class: Any) -> None:
-    content, _ = model_class.config_class.get_config_dict(config.pretrained)
+    name, revision = source_of(config.pretrained or "")
+    content, _ = model_class.config_class.get_config_dict(name, revision=revision)
     kind, wanted = content.get("model_type"), model_class.config_class.model_type
     refuse_quantised(config, content.get("quantization_config"))
     if kind is not None and kind != wanted:

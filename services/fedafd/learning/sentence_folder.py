@@ -13,6 +13,7 @@ from typing import Any
 from fedafd.domain.config import EncoderConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import Modality
+from fedafd.learning.pretrained import source_of
 
 __all__ = ["text_reading"]
 
@@ -73,10 +74,12 @@ def _content(pretrained: str, name: str) -> Any:
     """What a JSON file of the folder or the hub holds; null where there is none, or the hub cannot be asked for it."""
     from transformers.utils.hub import cached_file
 
+    source, revision = source_of(pretrained)
     try:
         path = cached_file(
-            pretrained,
+            source,
             name,
+            revision=revision,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
             _raise_exceptions_for_gated_repo=False,

@@ -31,10 +31,11 @@ class LoraConfig(Config):
 class EncoderConfig(Config):
     """One encoder: a backbone and a projection to D.
 
-    `architecture` names an entry point of the group `fedafd.encoders`. `pretrained` is a hub id or a local
-    folder for `from_pretrained`; without it the backbone starts from `options`, which are passed to the
-    architecture's own configuration (for example transformers.ResNetConfig). A pretrained backbone brings its own
-    options, tokenizer and pixel normalisation; `options` are then not used.
+    `architecture` names an entry point of the group `fedafd.encoders`. `pretrained` is a hub id, or a hub id and a
+    revision (`organisation/name@revision`), or a local folder for `from_pretrained`; without it the backbone
+    starts from `options`, which are passed to the architecture's own configuration (for example
+    transformers.ResNetConfig). A pretrained backbone brings its own options, tokenizer and pixel normalisation;
+    `options` are then not used.
     """
 
     architecture: str = Field(
@@ -42,7 +43,9 @@ class EncoderConfig(Config):
         " (entry point group `fedafd.encoders`): docs/models.md."
     )
     pretrained: HubIdOrFolder | None = Field(
-        None, description="Hub id or folder that the backbone's weights come from; null: fresh weights."
+        None,
+        description="Hub id, such as organisation/name or organisation/name@revision, or folder that the backbone's"
+        " weights come from; null: fresh weights.",
     )
     options: dict[str, JsonValue] = Field(
         default_factory=dict,

@@ -1,4 +1,4 @@
-"""`policy` in agent.yaml: what a site does for its federation. What it leaves out is not limited."""
+"""`policy` in agent.yaml: what a site does for its federation. What is left out, but `pretrained`, is not limited."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, JsonValue, ValidationError, create_model,
 
 from fedafd.domain.config.base import Config, Count, Positive
 from fedafd.domain.config.federation import OF_THE_SERVER, FederationConfig
+from fedafd.domain.hub_names import hub_name
 
 __all__ = ["PolicyConfig", "flat_values"]
 
@@ -49,6 +50,12 @@ class PolicyConfig(Config):
     encoders: tuple[str, ...] | None = Field(
         None, description="Architectures of encoders that are taken from the federation, by name; null: any."
     )
+    pretrained: tuple[str, ...] = Field(
+        (),
+        description="Pretrained weights that are loaded where the federation names them for your model, by their id on"
+        " a hub: `organisation/name@revision` for this revision alone, or `organisation/name`; left out: none. A folder"
+        " is never taken from a federation. Encoders that agent.yaml names itself need no entry.",
+    )
     public_sets: tuple[str, ...] | None = Field(
         None, description="Public sets that are taken, by SHA-256, beside those that you approved; null: any."
     )
@@ -64,7 +71,7 @@ class PolicyConfig(Config):
         None, description="Of `hours`, such as `Europe/Berlin`; null: as this machine's clock says."
     )
 
-    @field_validator("approve", "encoders", "public_sets", "hours", mode="before")
+    @field_validator("approve", "encoders", "pretrained", "public_sets", "hours", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
@@ -80,6 +87,23 @@ class PolicyConfig(Config):
     @classmethod
     def _are_keys_of_a_federation(cls, allow: dict[str, tuple[JsonValue, ...]]) -> dict[str, tuple[JsonValue, ...]]:
         return {path: tuple(_as_a_federation_has_it(path, item) for item in values) for path, values in allow.items()}
+
+    @field_validator("pretrained")
+    @classmethod
+    def _are_names_on_a_hub(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        ids = []
+        for name in names:
+            parsed = hub_name(name)
+            if parsed is None:
+                raise ValueError(
+                    f"{name!r} is no id on a hub, such as organisation/name or organisation/name@revision; a folder is"
+                    " never taken from a federation: name it in image_encoder or text_encoder of agent.yaml"
+                )
+            ids.append(parsed.id)
+        twice = next((name for name in ids if ids.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice!r} is there twice: which revision of it counts?")
+        return names
 
     @field_validator("public_sets")
     @classmethod
@@ -109,6 +133,21 @@ class PolicyConfig(Config):
         local = now.astimezone(None if self.time_zone is None else ZoneInfo(self.time_zone))
         minute = local.hour * 60 + local.minute
         return self.hours is None or any(_within(minute, *_span(span)) for span in self.hours)
+
+    def taken_pretrained(self, named: str) -> str | None:
+        """What is loaded where a federation names pretrained weights: with the revision that stands here, if one does.
+
+        None for what is not allowed: a folder, an id that is not listed, another revision than the listed one.
+        """
+        wanted = hub_name(named)
+        for entry in self.pretrained:
+            allowed = hub_name(entry)
+            if wanted is None or allowed is None or allowed.id != wanted.id:
+                continue
+            if allowed.revision is None:
+                return named
+            return entry if wanted.revision in (None, allowed.revision) else None
+        return None
 
     def not_allowed(self, config: FederationConfig) -> Iterator[tuple[str, JsonValue, tuple[JsonValue, ...]]]:
         """Key, value and what is allowed, of each key that `allow` has and the federation sets otherwise."""

@@ -58,6 +58,7 @@ class LeaveReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LEAVE_REASON_POLICY_ROUNDS: _ClassVar[LeaveReason]
     LEAVE_REASON_POLICY_APPROVAL: _ClassVar[LeaveReason]
     LEAVE_REASON_POLICY_DOWNLOAD: _ClassVar[LeaveReason]
+    LEAVE_REASON_POLICY_PRETRAINED: _ClassVar[LeaveReason]
 CLIENT_ACTIVITY_UNSPECIFIED: ClientActivity
 CLIENT_ACTIVITY_DOWNLOADING: ClientActivity
 CLIENT_ACTIVITY_READING_DATA: ClientActivity
@@ -95,6 +96,7 @@ LEAVE_REASON_POLICY_HOURS: LeaveReason
 LEAVE_REASON_POLICY_ROUNDS: LeaveReason
 LEAVE_REASON_POLICY_APPROVAL: LeaveReason
 LEAVE_REASON_POLICY_DOWNLOAD: LeaveReason
+LEAVE_REASON_POLICY_PRETRAINED: LeaveReason
 
 class EnrollRequest(_message.Message):
     __slots__ = ("token", "kind", "software", "nonce", "certificate_request")
