@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +11,13 @@ from uuid import uuid4
 import numpy as np
 import pytest
 from safetensors.numpy import save
+from tests.full_disk import full_disk
 from tests.servers import Minio
 
 from fedafd.aggregator import model_files
 from fedafd.aggregator.model_files import store_model_files
 from fedafd.artifacts.ref import ArtifactRef
-from fedafd.domain.errors import UploadError
+from fedafd.domain.errors import StorageFullError, UploadError
 from fedafd.domain.hashing import sha256_of
 from fedafd.storage.folder import FolderStore
 from fedafd.storage.s3 import S3Store
@@ -77,7 +79,15 @@ def test_files_of_any_size_are_stored_as_they_came(store: ObjectStore, tmp_path:
     assert [*store.list("arriving/")] == []
 
 
+def headed(header: str, data: bytes) -> bytes:
+    return struct.pack("<Q", len(header)) + header.encode() + data
+
+
+_TENSOR = '"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}'
 BAD = {
+    "a name twice": headed(f"{{{_TENSOR}, {_TENSOR}}}", b"four"),
+    "metadata twice": headed(f'{{"__metadata__": {{"b": "1"}}, "__metadata__": {{"b": "2"}}, {_TENSOR}}}', b"four"),
+    "a key of the metadata twice": headed(f'{{"__metadata__": {{"b": "1", "b": "2"}}, {_TENSOR}}}', b"four"),
     "broken weights": weights(6)[:-4],
     "no header": b"\xff" * 9 * _MIB,
     "a header of another length": b"\x09" + bytes(7) + b'{"a":1}  ' + bytes(6 * _MIB),
@@ -94,6 +104,30 @@ def test_a_file_that_is_bad_leaves_nothing_of_those_before_it(store: ObjectStore
     ):
         stored(store, files, tmp_path / "scratch")
     assert [*store.list("")] == []
+
+
+def test_a_full_disk_here_is_an_outage_of_storage_and_the_commit_may_be_repeated(tmp_path: Path) -> None:
+    folder = tmp_path / "full"
+    folder.mkdir()
+    with full_disk(folder), pytest.raises(StorageFullError, match="set TMPDIR") as raised:
+        stored(FolderStore(tmp_path / "store"), {"a.safetensors": weights(1)}, folder / "scratch")
+    assert raised.value.retryable
+
+
+def test_a_copy_from_an_object_store_that_fills_the_disk_is_one_too(minio: Minio, tmp_path: Path) -> None:
+    bucket = S3Store(
+        bucket=f"b{uuid4().hex}",
+        endpoint=minio.endpoint,
+        access_key=minio.access_key,
+        secret_key=minio.secret_key,
+        secure=False,
+    )
+    bucket.make_bucket()
+    bucket.append("arriving/x", 0, weights(6))
+    folder = tmp_path / "full"
+    folder.mkdir()
+    with full_disk(folder), pytest.raises(StorageFullError, match="set TMPDIR"):
+        bucket.arrived_file("arriving/x", folder / "scratch")
 
 
 def test_a_reading_that_breaks_off_leaves_nothing(store: ObjectStore, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,11 +23,14 @@ def headed(meta: str) -> bytes:
 
 
 @pytest.mark.parametrize("samples", ["Infinity", "-Infinity", "NaN", "[]", "1" * 5000, DEEP])
-def test_weights_that_count_their_samples_oddly_are_refused(samples: str) -> None:
+def test_weights_that_count_their_samples_oddly_are_refused(samples: str, tmp_path: Path) -> None:
+    file = tmp_path / "weights"
     group = group_name(ClientKind.IMAGE, layout_of({"a": ("float32", (2, 3))}), "x1")
+    file.write_bytes(headed(f'{{"group": "{group}", "num_private_samples": {samples}}}'))
     with pytest.raises(UploadError, match="a number of samples"):
-        check_weight_update(headed(f'{{"group": "{group}", "num_private_samples": {samples}}}'), ClientKind.IMAGE)
-    check_weight_update(headed(json.dumps({"group": group, "num_private_samples": 3})), ClientKind.IMAGE)
+        check_weight_update(file, ClientKind.IMAGE)
+    file.write_bytes(headed(json.dumps({"group": group, "num_private_samples": 3})))
+    check_weight_update(file, ClientKind.IMAGE)
 
 
 @pytest.mark.parametrize("meta", [DEEP, "[]", "5", "null", '"x"', "{"])

@@ -75,7 +75,7 @@ def readers(file: Path) -> Mapping[str, tuple[bytes, Reader]]:
             as_file(file, lambda path: check_merged_states(path, CONFIG, max_clients=3, **of_region)),
         ),
         "state": (state, lambda content: aggregate(CONFIG, merge_states([state, content]))),
-        "weights": (_weights(), lambda content: check_weight_update(content, ClientKind.IMAGE)),
+        "weights": (_weights(), as_file(file, lambda path: check_weight_update(path, ClientKind.IMAGE))),
         "checkpoint": (
             kept.to_bytes(),
             lambda content: Checkpoint.from_bytes(content).load_module("encoder", module),

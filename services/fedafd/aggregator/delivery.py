@@ -42,7 +42,7 @@ from fedafd.domain.leaving import CLIENT_METRICS
 from fedafd.domain.states import ParticipationState
 from fedafd.persistence.caller_repository import CallingClient, WaitingPart
 from fedafd.persistence.event_repository import record_event
-from fedafd.persistence.models import RoundRow, UploadRow
+from fedafd.persistence.models import RoundRow
 from fedafd.persistence.participation_repository import find_participation, settle_participation
 from fedafd.persistence.round_repository import config_of_round
 from fedafd.proto.v1 import aggregator_pb2 as pb
@@ -99,7 +99,8 @@ async def _commit(context: Context, client: CallingClient, request: pb.CommitUpl
     participation, row = await open_participation(context, client, request.round_id)
     uploads = await announced(context, client, row, list(dict.fromkeys(request.upload_ids)))
     _check_model_bytes(request, row)
-    async with context.in_memory.room_for(sum(_room(upload) for upload in uploads)):
+    # All is checked in pieces; what takes room is at most a copy, on a disk that may be memory.
+    async with context.in_memory.room_for(sum(upload.size_bytes for upload in uploads)):
         with scratch_folder() as scratch:
             blobs = [await assemble(context, client, row, upload, scratch) for upload in uploads]
             accepted = await _settle(context, client, row, participation, blobs, request, scratch)
@@ -112,11 +113,6 @@ async def _commit(context: Context, client: CallingClient, request: pb.CommitUpl
     if answer is None:
         raise RoundClosedError(f"round {row.number} closed while the delivery was checked")
     return answer
-
-
-def _room(upload: UploadRow) -> int:
-    """Bytes: of weights the whole and its tensors; of the rest at most a copy, on a disk that may be memory."""
-    return upload.size_bytes * (2 if upload.purpose == UploadPurpose.WEIGHTS else 1)
 
 
 def _check_model_bytes(request: pb.CommitUploadRequest, row: RoundRow) -> None:
@@ -208,7 +204,7 @@ async def _checked(
         dtype=config.wire_dtype,
     )
     if weights:
-        await asyncio.to_thread(check_weight_update, weights[0].file.read_bytes(), ClientKind(client.kind))
+        await asyncio.to_thread(check_weight_update, weights[0].file, ClientKind(client.kind))
     files = await _model(context, client, row, models[0], request, scratch) if models else {}
     return _Delivery(reps[0], files, weights[0] if weights else None)
 

@@ -16,10 +16,12 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from fedafd.artifacts.headers import MOST_HEADER_BYTES, distinct_header
 from fedafd.artifacts.ref import ArtifactRef
 from fedafd.artifacts.stage_io import MODEL_FILE
 from fedafd.domain.errors import UploadError
 from fedafd.learning.model_sums import SUMS
+from fedafd.storage.scratch import on_scratch
 from fedafd.storage.store import CHUNK_BYTES, ObjectStore, put_all
 
 __all__ = ["Content", "store_model_files"]
@@ -28,8 +30,6 @@ _ENDINGS = (".safetensors", ".json", ".txt", ".md")
 _MOST_FILES = 1000
 _MOST_JSON_BYTES = 32 << 20
 """Of one file. What Python makes of it takes several times as much: one at a time is read in a process."""
-_MOST_HEADER_BYTES = 8 << 20
-"""Of a safetensors file: about 80,000 tensors."""
 _MOST_SMALL_BYTES = 4 << 20
 """Of small files altogether, which are stored together at the end; those beyond it arrive one by one."""
 _LENGTH = struct.Struct("<Q")
@@ -50,7 +50,8 @@ def store_model_files(
     """Check and store them; by path where each lies.
 
     `arriving` gives the key of what arrives by a name, `target` a file's own by its path; `scratch` is a folder for
-    headers, made if needed. Raises UploadError for a file that no model has, and what reading `files` raises.
+    headers, made if needed. Raises UploadError for a file that no model has, StorageFullError for a full
+    disk of the store or of `scratch`, and what reading `files` raises.
     """
     attempt = uuid.uuid4().hex
     entries: dict[str, ArtifactRef] = {}
@@ -156,13 +157,13 @@ class _File:
         self._size_bytes += len(piece)
         kept = self._keep(piece)
         if self._ending == "safetensors" and self._wanted == len(self._kept) == _LENGTH.size:
-            self._wanted += min(_LENGTH.unpack(self._kept)[0], _MOST_HEADER_BYTES + 1)
+            self._wanted += min(_LENGTH.unpack(self._kept)[0], MOST_HEADER_BYTES + 1)
             self._keep(piece[kept:])
-        if len(self._kept) > (_MOST_JSON_BYTES if self._ending == "json" else _LENGTH.size + _MOST_HEADER_BYTES):
+        if len(self._kept) > (_MOST_JSON_BYTES if self._ending == "json" else _LENGTH.size + MOST_HEADER_BYTES):
             raise UploadError(f"personalized model: {self._path!r} has more to read at once than an aggregator reads")
 
     def check(self) -> None:
-        """Raises UploadError unless the content is readable."""
+        """Raises UploadError unless the content is readable, StorageFullError for a full disk here."""
         try:
             if self._ending == "json":
                 with _reading_json:
@@ -180,11 +181,13 @@ class _File:
 
     def _check_header(self) -> None:
         """By the library, on a file of the same length that has the header alone and takes no room for the rest."""
-        self._scratch.mkdir(mode=0o700, exist_ok=True)
         file = self._scratch / "header.safetensors"
-        with file.open("wb") as sparse:
-            sparse.write(self._kept)
-            sparse.truncate(self._size_bytes)
+        with on_scratch(self._scratch):
+            self._scratch.mkdir(mode=0o700, exist_ok=True)
+            with file.open("wb") as sparse:
+                sparse.write(self._kept)
+                sparse.truncate(self._size_bytes)
         with safe_open(file, framework="numpy"):
             pass
         file.unlink()
+        distinct_header(bytes(self._kept[_LENGTH.size :]))

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import json
 import struct
+import threading
 from itertools import pairwise
 from typing import Any
 
 from fedafd.artifacts.blocks import Span
+from fedafd.artifacts.representations import need_distinct
 
-__all__ = ["portions", "read_meta"]
+__all__ = ["MOST_HEADER_BYTES", "distinct_header", "portions", "read_meta"]
 
+MOST_HEADER_BYTES = 8 << 20
+"""Of a safetensors file that a site sends: about 80,000 tensors."""
 _LENGTH_BYTES = 8
+_reading = threading.Lock()
+"""What Python makes of a header takes several times as much as the header: one at a time is read in a process."""
+
+
+def distinct_header(header: bytes) -> dict[str, Any]:
+    """The header of a safetensors file, without the length before it. Raises ValueError for a name that is there twice.
+
+    The library takes such a file, and each reader another one of the two tensors.
+    """
+    with _reading:
+        read: dict[str, Any] = json.loads(header, object_pairs_hook=need_distinct)
+    return read
 
 
 def read_meta(blob: bytes) -> dict[str, Any]:

@@ -83,12 +83,12 @@ def _federation(choices: DataChoices) -> dict[str, Any]:
 def _site(kind: ClientKind, source: DataSource, encoders: Sequence[WantedEncoder]) -> dict[str, Any]:
     """Pretrained weights stand in the site's own file, too: no site loads what a server alone names."""
     path = None if source.path is None else str(source.path)
-    named = [each for each in encoders if each.config.pretrained is not None and each.modality in kind.modalities]
+    named = [wanted for wanted in encoders if wanted.config.pretrained and wanted.modality in kind.modalities]
     return {
         "name": _NAMES[kind],
         "kind": kind.value,
         "data": {"adapter": source.adapter, "path": path, "options": source.options},
-        "encoders": {each.where: each.config.model_dump(mode="json") for each in named},
+        "encoders": {wanted.where: wanted.config.model_dump(mode="json") for wanted in named},
     }
 
 

@@ -16,6 +16,7 @@ from minio.error import InvalidResponseError, MinioException, S3Error, ServerErr
 
 from fedafd.domain.errors import ArtifactNotFoundError, StorageError, StorageFullError, StorageUnavailableError
 from fedafd.domain.hashing import sha256_of
+from fedafd.storage.scratch import on_scratch
 from fedafd.storage.store import CHUNK_BYTES, ObjectInfo, UploadForm, check_key
 
 __all__ = ["S3Store"]
@@ -122,12 +123,13 @@ class S3Store:
 
     def arrived_file(self, key: str, scratch: Path, /) -> Path:
         parts = self._parts_there(key)
-        scratch.mkdir(mode=0o700, exist_ok=True)
         path = scratch / sha256_of(key.encode())
-        with path.open("wb") as file:
-            for part in parts:
-                for piece in self.stream(part.key):
-                    file.write(piece)
+        with on_scratch(scratch):
+            scratch.mkdir(mode=0o700, exist_ok=True)
+            with path.open("wb") as file:
+                for part in parts:
+                    for piece in self.stream(part.key):
+                        file.write(piece)
         return path
 
     def finish(self, key: str, target: str) -> None:
