@@ -22,6 +22,7 @@ import httpx
 from sqlalchemy import Select, select
 
 from benchmarks.flooding import FLOODS, OF_AGENTS, Target, flood
+from benchmarks.light_sites import WITHOUT_KEYS
 from benchmarks.measure import Clock, Ratio, Report, Times
 from fedafd.client.federation import FederationClient
 from fedafd.domain.hashing import sha256_of
@@ -139,7 +140,9 @@ class _Scene:
             redis_url=start_redis(supervisor, folder),
             store={"URL": str(folder / "store")},
         )
-        services = Services(supervisor, backends, http_port=None, threads=1, internal_token=_TOKEN)
+        services = Services(
+            supervisor, backends, http_port=None, threads=1, settings=WITHOUT_KEYS, internal_token=_TOKEN
+        )
         services.start(distiller=False)
         port = int(services.aggregator.rpartition(":")[2])
         supervisor.wait_until(lambda: not is_free(port), "the aggregator")

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.light_sites import Blob, LightSite, enrolled_sites
+from benchmarks.light_sites import WITHOUT_KEYS, Blob, LightSite, enrolled_sites
 from benchmarks.measure import Clock, Ratio, Report
 from fedafd.client.federation import FederationClient
 from fedafd.local.services import Backends, Services, start_redis
@@ -42,7 +42,7 @@ async def _share_of_a_core(
         redis_url=start_redis(supervisor, folder),
         store={"URL": str(folder / "store")},
     )
-    services = Services(supervisor, backends, http_port=None, threads=1)
+    services = Services(supervisor, backends, http_port=None, threads=1, settings=WITHOUT_KEYS)
     services.migrate()
     services.start_control_plane()
     services.wait_for_control_plane()

@@ -24,7 +24,10 @@ from fedafd.rpc.channel import MAX_MESSAGE_BYTES
 from fedafd.rpc.credentials import bearer_metadata
 from fedafd.rpc.sessions import session_metadata
 
-__all__ = ["CHUNK_BYTES", "Blob", "LightSite", "enrolled_sites"]
+__all__ = ["CHUNK_BYTES", "WITHOUT_KEYS", "Blob", "LightSite", "enrolled_sites"]
+
+WITHOUT_KEYS = {"FEDAFD_AGGREGATOR_REQUIRE_CLIENT_KEYS": "false"}
+"""For an aggregator of light sites, which sign nothing: a thousand of them share a process and its time."""
 
 CHUNK_BYTES = 1 << 20
 _SITES_OF_A_CONNECTION = 25

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from benchmarks.counted_aggregator import COUNTS_FILE, read_counts
-from benchmarks.light_sites import Blob, LightSite, enrolled_sites
+from benchmarks.light_sites import WITHOUT_KEYS, Blob, LightSite, enrolled_sites
 from benchmarks.round_overhead.case import Case
 from benchmarks.round_overhead.phases import Phases, phases_of
 from benchmarks.round_overhead.process_cost import forget_peak, own_bytes, peak_bytes, resident_bytes
@@ -102,7 +102,7 @@ class Here:
             ),
             http_port=None,
             threads=len(os.sched_getaffinity(0)),
-            settings={COUNTS_FILE: str(self._counts), WORK_FILE: str(self._work)},
+            settings=WITHOUT_KEYS | {COUNTS_FILE: str(self._counts), WORK_FILE: str(self._work)},
         )
         services = self._services
         services.migrate()

@@ -228,6 +228,16 @@ async def test_credentials_without_a_key_are_refused_where_that_is_asked_for(wor
     assert "bound to no key" in await is_refused(world, site.bearer())
 
 
+async def test_an_enrolment_without_a_key_is_refused_there_and_leaves_the_token_good(world: World) -> None:
+    site = await invited(world)
+    object.__setattr__(world.context, "bound_only", True)
+    with pytest.raises(grpc.aio.AioRpcError, match="comes without a key") as raised:
+        await site.enrol(world, keyed=False)
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    await site.enrol(world)
+    await fetch(world, site.signed())
+
+
 async def test_a_new_invitation_or_a_revocation_ends_key_and_certificate(world: World) -> None:
     site = await enrolled(world)
     async with world.context.database.transaction() as session:

@@ -121,6 +121,15 @@ def test_nothing_turns_tls_off_and_distillers_dial_the_listener_for_them(service
     assert services["aggregator"]["environment"]["FEDAFD_AGGREGATOR_INTERNAL_LISTEN"].endswith(":7444")
 
 
+def test_every_deployment_takes_agents_with_a_key_of_their_own_alone(services: dict[str, dict[str, Any]]) -> None:
+    name = "REQUIRE_CLIENT_KEYS"
+    assert SETTINGS["AGGREGATOR"].model_fields[name.lower()].default is True
+    assert services["aggregator"]["environment"][f"FEDAFD_AGGREGATOR_{name}"] == f"${{FEDAFD_{name}:-true}}"
+    shipped = [*(ROOT / "helm").rglob("*.yaml"), *(ROOT / "deploy").rglob("*"), *(ROOT / "services").rglob("*.py")]
+    others = [path for path in shipped if path.is_file() and f"AGGREGATOR_{name}" in path.read_text(errors="replace")]
+    assert others == []
+
+
 @pytest.mark.parametrize("invitation", sorted(JOBS - {"migrate", "store-keys", "federation"}))
 def test_who_invites_waits_for_the_authority_that_tokens_name(
     services: dict[str, dict[str, Any]], invitation: str
@@ -132,7 +141,7 @@ def test_who_invites_waits_for_the_authority_that_tokens_name(
 def test_no_password_stands_in_a_file(path: str) -> None:
     text = (ROOT / path).read_text(encoding="utf-8")
     assigned = re.findall(r"\b[A-Z_]*(?:PASSWORD|TOKEN|SECRET|_KEY)[A-Z_]*: (\S+)", text)
-    assert all(value.startswith(("/run/", "fedafd-")) for value in assigned), assigned
+    assert all(value.startswith(("/run/", "fedafd-", "${FEDAFD_REQUIRE_CLIENT_KEYS:-")) for value in assigned), assigned
 
 
 @pytest.mark.parametrize("path", ["docker-compose.yml", *(f"deploy/compose/{name}.yml" for name in OVERLAYS)])

@@ -19,13 +19,14 @@ from tests.end_to_end.supervised import LoggedSupervisor
 
 from fedafd.agent.exit_codes import ExitCode
 from fedafd.domain.config import parse_federation_config
-from fedafd.domain.secrets import SecretKind, hash_secret, new_secret
+from fedafd.domain.secrets import SecretKind, hash_secret, new_secret, token_and_pin
 from fedafd.local.services import thread_environment
 from fedafd.local.supervisor import Child, Supervisor
 from fedafd.persistence.database import driver_url
 from fedafd.persistence.migrate import migrate
 from fedafd.persistence.models import utc_now
 from fedafd.proto.v1 import aggregator_pb2 as pb
+from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
 from fedafd.rpc.authority import new_authority
 from fedafd.rpc.credentials import bearer_metadata
@@ -127,7 +128,10 @@ def test_a_deployment_of_bearers_goes_over_to_keys(supervisor: Supervisor, tmp_p
     (tmp_path / "site").mkdir()
     old = {"federation_id": "trial", "client_id": "images".ljust(32, "0"), "client_name": "images", "kind": "image"}
     (tmp_path / "site" / "credential.json").write_text(json.dumps(old | {"secret": secrets["images"]}))
+    # A server as it comes takes no bearer alone: the documented setting is for the time of the transition.
     trial = Trial(supervisor, backends, tmp_path, distiller=False)
+    assert bearer_alone(trial, secrets["images"]) is grpc.StatusCode.UNAUTHENTICATED
+    with_aggregator(trial, REQUIRE_CLIENT_KEYS="false")
 
     # Who is not updated goes on; who is gets a key by itself, and its bearer alone is worth nothing any more.
     assert bearer_alone(trial, secrets["images"]) is grpc.StatusCode.OK
@@ -143,6 +147,21 @@ def test_a_deployment_of_bearers_goes_over_to_keys(supervisor: Supervisor, tmp_p
     assert bearer_alone(trial, secrets["later"]) is grpc.StatusCode.UNAUTHENTICATED
     stopped(trial, updated)
     goes_on(trial, start(trial, "afterwards"))
+
+
+def test_a_server_as_it_comes_enrols_nobody_without_a_key(
+    supervisor: Supervisor, tmp_path: Path, redis_url: str
+) -> None:
+    trial = Trial(supervisor, embedded(tmp_path, redis_url), tmp_path, distiller=False)
+    trial.rest.create(FEDERATION)
+    token = trial.rest.invite("images", "image")
+    with grpc.insecure_channel(trial.services.aggregator) as channel:
+        without = pb.EnrollRequest(token=token_and_pin(token)[0], kind=types_pb2.CLIENT_KIND_IMAGE)
+        with pytest.raises(grpc.RpcError) as raised:
+            AggregatorServiceStub(channel).Enroll(without, wait_for_ready=True)
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "comes without a key" in str(raised.value.details())
+    goes_on(trial, start(trial, "with-key", "--token", token))
 
 
 def test_a_lost_key_and_another_authority_need_a_new_invitation(

@@ -50,6 +50,8 @@ TOKEN = "fedafd-internal.of-the-fuzzers-scene"
 DIM, NUM_PUBLIC = 8, 6
 Metadata = tuple[tuple[str, str], ...]
 _AGENTS = "/fedafd.v1.AggregatorService"
+_ALSO_KEYLESS = {"FEDAFD_AGGREGATOR_REQUIRE_CLIENT_KEYS": "false"}
+"""As while a deployment of early versions is being updated: both kinds of credential are tried."""
 _INTERNAL = bearer_metadata(TOKEN)
 
 
@@ -289,7 +291,9 @@ def scene_on(database_url: str, redis_url: str, folder: Path) -> Iterator[Scene]
         store.put_file(f"public-sets/{manifest.sha256}/{shard.name}", folder / shard.name)
     backends = Backends(database_url=database_url, redis_url=redis_url, store={"URL": str(folder / "store")})
     with LoggedSupervisor(folder / "logs") as supervisor:
-        services = Services(supervisor, backends, http_port=None, threads=1, internal_token=TOKEN)
+        services = Services(
+            supervisor, backends, http_port=None, threads=1, settings=_ALSO_KEYLESS, internal_token=TOKEN
+        )
         aggregator = services.start_aggregator()
         options = (("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.use_local_subchannel_pool", 1))
         engine = create_engine(driver_url(database_url, asynchronous=False))

@@ -23,7 +23,8 @@ _NONCE_BYTES = (16, 64)
 async def enrol(context: Context, request: pb.EnrollRequest) -> pb.EnrollResponse:
     """Trade a token for a credential, bound to the key of the certificate request if there is one.
 
-    Raises InvalidRequestError and what enrol_client raises.
+    Raises InvalidRequestError, also for one without a key where the federation takes no such, and what enrol_client
+    raises.
     """
     kind = client_kind_from_wire(request.kind)
     if kind is None:
@@ -31,6 +32,11 @@ async def enrol(context: Context, request: pb.EnrollRequest) -> pb.EnrollRespons
     authority = context.authority if request.certificate_request else None
     key = None if authority is None else checked_request(request.certificate_request)
     bound = None if key is None else key_id(key)
+    if bound is None and context.bound_only:
+        raise InvalidRequestError(
+            "the enrolment comes without a key, and this federation takes no credential that is bound to none; update"
+            " the agent, the token is still good"
+        )
     answer = pb.EnrollResponse()
     async with context.database.transaction() as session:
         client, credential, new = await enrol_client(

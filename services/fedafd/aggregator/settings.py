@@ -54,7 +54,9 @@ class AggregatorSettings(StoredSettings):
         30.0, gt=0, le=3650, description="How long a client's certificate is valid; agents renew it after half of that."
     )
     require_client_keys: bool = Field(
-        False, description="Refuse a credential that is bound to no key, as agents of early versions have."
+        True,
+        description="Refuse agents without a key of their own: an enrolment without one, and a credential that is bound"
+        " to none, as agents of early versions have. false: while such agents are being updated, see certificates.md.",
     )
     tls_certificate: Path | None = Field(
         None, description="PEM of the server's certificate; unset: one of the built-in authority."

@@ -19,6 +19,7 @@ import httpx
 
 from fedafd.client.http import make_client
 from fedafd.domain.errors import ConflictError
+from fedafd.domain.proxies import is_off_machine
 from fedafd.domain.secrets import SecretKind, new_secret
 from fedafd.local.aggregator_tls import aggregator_has_tls
 from fedafd.local.supervisor import Child, Supervisor, find_redis_server, free_port, is_free
@@ -101,6 +102,7 @@ class Services:
         self._grpc_port = grpc_port or free_port()
         self.url = f"http://127.0.0.1:{self._http_port}"
         self.aggregator = f"127.0.0.1:{self._grpc_port}"
+        self._for_distillers = _listener_for_distillers(self._settings)
 
     def start(self, *, distiller: bool = True) -> None:
         """Migrate the database, start all but the query worker (and the distiller), wait until they are ready."""
@@ -138,7 +140,11 @@ class Services:
             "DISTILLER": {"AGGREGATOR": self.aggregator, "INTERNAL_TOKEN": self._internal_token},
             "QUERIES": {},
         }[process]
-        if process == "DISTILLER" and aggregator_has_tls(self._settings, self.aggregator):
+        if self._for_distillers is not None and process == "AGGREGATOR":
+            chosen |= {"INTERNAL_LISTEN": self._for_distillers}
+        if self._for_distillers is not None and process == "DISTILLER":
+            chosen |= {"AGGREGATOR": self._for_distillers, "PLAINTEXT": "false"}
+        elif process == "DISTILLER" and aggregator_has_tls(self._settings, self.aggregator):
             chosen |= {"PLAINTEXT": "false"}
         variables = {f"FEDAFD_{process}_{key}": value for key, value in (chosen | dict(own)).items()}
         return variables | self.backends.environment(process) | self._settings
@@ -174,6 +180,22 @@ class Services:
                 return client.get(f"{self.url}/readyz").status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
+
+
+def _listener_for_distillers(settings: Mapping[str, str]) -> str | None:
+    """Where distillers dial, apart from agents: on this machine alone, once other machines reach the agents' port.
+
+    None where they dial the agents' port, and where the settings say themselves what the distiller dials, and how.
+    """
+    if any(key.startswith(("FEDAFD_DISTILLER_AGGREGATOR", "FEDAFD_DISTILLER_TLS")) for key in settings):
+        return None
+    if "FEDAFD_DISTILLER_PLAINTEXT" in settings:
+        return None
+    given = settings.get("FEDAFD_AGGREGATOR_INTERNAL_LISTEN")
+    if given is not None:
+        return f"127.0.0.1:{given.rpartition(':')[2]}"
+    off_machine = is_off_machine(settings.get("FEDAFD_AGGREGATOR_LISTEN", "127.0.0.1:1"))
+    return f"127.0.0.1:{free_port()}" if off_machine else None
 
 
 def _answers(port: int) -> bool:

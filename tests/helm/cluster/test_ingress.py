@@ -44,6 +44,7 @@ from fedafd import GlobalModel
 from fedafd.domain.config import TlsConfig
 from fedafd.proto.v1 import aggregator_pb2, types_pb2
 from fedafd.rpc.channel import open_sync_channel
+from fedafd.rpc.client_key import ClientKey, certificate_text
 from fedafd.rpc.credentials import bearer_metadata
 from fedafd.rpc.sessions import session_metadata
 
@@ -265,17 +266,21 @@ def test_a_request_longer_than_the_read_timeout_is_cut_and_long_polls_are_not(fr
             request_serializer=aggregator_pb2.EnrollRequest.SerializeToString,
             response_deserializer=aggregator_pb2.EnrollResponse.FromString,
         )
-        request = aggregator_pb2.EnrollRequest(token=token, kind=types_pb2.CLIENT_KIND_IMAGE)
-        credential = enrol(request, timeout=30).credential
+        key = ClientKey()
+        request = aggregator_pb2.EnrollRequest(
+            token=token, kind=types_pb2.CLIENT_KIND_IMAGE, certificate_request=key.request()
+        )
+        answer = enrol(request, timeout=30)
+    key = ClientKey(key.pem(), certificate_text(answer.certificate))
     try:
-        _compare_read_timeouts(front, credential)
+        _compare_read_timeouts(front, answer.credential, key)
     finally:
         front.fedafd("client", "revoke", "slow")
 
 
-def _compare_read_timeouts(front: Front, credential: str) -> None:
+def _compare_read_timeouts(front: Front, credential: str, key: ClientKey) -> None:
     started = time.monotonic()
-    for what, (text, seconds) in _slow_requests(front, credential).items():
+    for what, (text, seconds) in _slow_requests(front, credential, key).items():
         front.transcript.add(f"a slow {what} with Traefik's own readTimeout: {text}", seconds)
         assert READ_TIMEOUT_SECONDS - 3 < seconds < READ_TIMEOUT_SECONDS + 5, (what, text, seconds)
     wait_until(lambda: time.monotonic() - started > 100, "three long polls of each agent")
@@ -289,18 +294,18 @@ def _compare_read_timeouts(front: Front, credential: str) -> None:
         assert "agent.aggregator_unreachable" not in front.releases.kubectl("logs", f"{name}-fedafd-agent-0")
     front.controller.configure(read_timeout="0s")
     front.close()  # the port-forward led to the pod before
-    for what, (text, seconds) in _slow_requests(front, credential).items():
+    for what, (text, seconds) in _slow_requests(front, credential, key).items():
         front.transcript.add(f"a slow {what} with readTimeout=0s: {text}", seconds)
         assert seconds > SLOW_SECONDS and "the server's own answer" in text, (what, text, seconds)
 
 
-def _slow_requests(front: Front, credential: str) -> dict[str, tuple[str, float]]:
+def _slow_requests(front: Front, credential: str, key: ClientKey) -> dict[str, tuple[str, float]]:
     """What came of an upload over REST and of one over gRPC that take their time, and after how long."""
     front.port()
     with ThreadPoolExecutor(2) as pool:
         ours = {
             "PUT": pool.submit(_timed, lambda: _slow_put(front)),
-            "UploadChunks": pool.submit(_timed, lambda: _slow_chunks(front, credential)),
+            "UploadChunks": pool.submit(_timed, lambda: _slow_chunks(front, credential, key)),
         }
         return {name: future.result() for name, future in ours.items()}
 
@@ -328,19 +333,21 @@ def _slow_put(front: Front) -> str:
     return f"{answer.status_code}, {ours}"
 
 
-def _slow_chunks(front: Front, credential: str) -> str:
+def _slow_chunks(front: Front, credential: str, key: ClientKey) -> str:
     def chunks() -> Iterator[aggregator_pb2.UploadChunksRequest]:
         time.sleep(SLOW_SECONDS)
         yield from ()
 
     with front.grpc_channel() as channel:
+        path = "/fedafd.v1.AggregatorService/UploadChunks"
         call = channel.stream_unary(
-            "/fedafd.v1.AggregatorService/UploadChunks",
+            path,
             request_serializer=aggregator_pb2.UploadChunksRequest.SerializeToString,
             response_deserializer=None,
         )
+        own = (*bearer_metadata(credential), *session_metadata("0" * 16), *key.metadata(credential, path))
         with pytest.raises(grpc.RpcError) as caught:
-            call(chunks(), metadata=(*bearer_metadata(credential), *session_metadata("0" * 16)), timeout=120)
+            call(chunks(), metadata=own, timeout=120)
     text = str(caught.value.details())
     ours = "the server's own answer" if "the stream brought no chunk" in text else text
     return f"{caught.value.code().name}, {ours}"

@@ -1,0 +1,96 @@
+"""What the processes of `fedafd up` dial: distillers and agents apart, once other machines reach the aggregator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from tests.end_to_end.federation import embedded
+from tests.end_to_end.supervised import LoggedSupervisor
+from tests.servers import free_port
+
+from fedafd.local.services import Services
+from fedafd.proto.v1 import distillation_pb2
+from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
+from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
+from fedafd.rpc.channel import open_sync_channel
+from fedafd.rpc.credentials import bearer_metadata
+from fedafd.rpc.own_tls import internal_trust
+
+TOKEN = "internal-token-of-tests"
+_LISTEN = "FEDAFD_AGGREGATOR_LISTEN"
+
+
+def code_of(call: Callable[[], object]) -> grpc.StatusCode:
+    try:
+        call()
+    except grpc.RpcError as error:
+        code: grpc.StatusCode = error.code()
+        return code
+    return grpc.StatusCode.OK
+
+
+def services_on(folder: Path, redis_url: str, supervisor: LoggedSupervisor, **settings: str) -> Services:
+    port = free_port()
+    return Services(
+        supervisor,
+        embedded(folder, redis_url),
+        http_port=None,
+        grpc_port=port,
+        threads=1,
+        settings={name: value.replace("PORT", str(port)) for name, value in settings.items()},
+        internal_token=TOKEN,
+    )
+
+
+@pytest.mark.parametrize("more", [{}, {"FEDAFD_AGGREGATOR_PLAINTEXT": "true"}])
+def test_where_other_machines_reach_the_agents_port_nobody_is_a_distiller_there(
+    more: dict[str, str], tmp_path: Path, redis_url: str
+) -> None:
+    claim = distillation_pb2.ClaimStageRequest(stage_id="0" * 32, worker="w")
+    with LoggedSupervisor(tmp_path / "logs") as supervisor:
+        services = services_on(tmp_path, redis_url, supervisor, **{_LISTEN: "0.0.0.0:PORT"} | more)
+        services.start(distiller=False)
+        told = services.environment("DISTILLER")
+        dialled = told["FEDAFD_DISTILLER_AGGREGATOR"]
+        assert dialled.startswith("127.0.0.1:") and dialled != services.aggregator
+        assert told["FEDAFD_DISTILLER_PLAINTEXT"] == "false"
+        line = internal_trust(TOKEN)
+        for where, trust, stub, code in (
+            (dialled, line, DistillationServiceStub, grpc.StatusCode.NOT_FOUND),
+            (services.aggregator, None if more else line, DistillationServiceStub, grpc.StatusCode.UNIMPLEMENTED),
+        ):
+            with open_sync_channel(where, trust) as channel:
+                call = partial(stub(channel).ClaimStage, claim, metadata=bearer_metadata(TOKEN), timeout=20)
+                assert code_of(call) is code, where
+        with open_sync_channel(dialled, line) as channel:
+            method: Any = AggregatorServiceStub(channel).Enroll
+            assert code_of(partial(method, claim, timeout=20)) is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(
+    ("settings", "dialled", "plain"),
+    [
+        ({}, "agents", None),
+        ({_LISTEN: "127.0.0.1:PORT"}, "agents", None),
+        ({_LISTEN: "127.0.0.1:PORT", "FEDAFD_AGGREGATOR_TLS_CERTIFICATE": "c.pem"}, "agents", "false"),
+        ({_LISTEN: "0.0.0.0:PORT", "FEDAFD_AGGREGATOR_INTERNAL_LISTEN": "0.0.0.0:7444"}, "127.0.0.1:7444", "false"),
+        ({_LISTEN: "0.0.0.0:PORT", "FEDAFD_DISTILLER_AGGREGATOR": "gpu.example.org:1"}, "gpu.example.org:1", "false"),
+        ({_LISTEN: "0.0.0.0:PORT", "FEDAFD_DISTILLER_TLS__AUTHORITIES": "a.pem"}, "agents", "false"),
+    ],
+)
+def test_what_an_operator_set_stays(
+    settings: dict[str, str], dialled: str, plain: str | None, tmp_path: Path, redis_url: str
+) -> None:
+    with LoggedSupervisor(tmp_path / "logs") as supervisor:
+        services = services_on(tmp_path, redis_url, supervisor, **settings)
+        told = services.environment("DISTILLER")
+        wanted = services.aggregator if dialled == "agents" else dialled
+        assert told["FEDAFD_DISTILLER_AGGREGATOR"] == wanted
+        assert told.get("FEDAFD_DISTILLER_PLAINTEXT") == plain
+        given = settings.get("FEDAFD_AGGREGATOR_INTERNAL_LISTEN")
+        assert services.environment("AGGREGATOR").get("FEDAFD_AGGREGATOR_INTERNAL_LISTEN") == given
