@@ -14,6 +14,7 @@ from tests.end_to_end.supervised import LoggedSupervisor
 from tests.servers import free_port
 
 from fedafd.local.services import Services
+from fedafd.local.supervisor import Supervisor
 from fedafd.proto.v1 import distillation_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
 from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
@@ -34,7 +35,7 @@ def code_of(call: Callable[[], object]) -> grpc.StatusCode:
     return grpc.StatusCode.OK
 
 
-def services_on(folder: Path, redis_url: str, supervisor: LoggedSupervisor, **settings: str) -> Services:
+def services_on(folder: Path, redis_url: str, supervisor: Supervisor, **settings: str) -> Services:
     port = free_port()
     return Services(
         supervisor,
@@ -65,11 +66,12 @@ def test_where_other_machines_reach_the_agents_port_nobody_is_a_distiller_there(
             (services.aggregator, None if more else line, DistillationServiceStub, grpc.StatusCode.UNIMPLEMENTED),
         ):
             with open_sync_channel(where, trust) as channel:
-                call = partial(stub(channel).ClaimStage, claim, metadata=bearer_metadata(TOKEN), timeout=20)
+                method: Any = stub(channel).ClaimStage
+                call = partial(method, claim, metadata=bearer_metadata(TOKEN), timeout=20)
                 assert code_of(call) is code, where
         with open_sync_channel(dialled, line) as channel:
-            method: Any = AggregatorServiceStub(channel).Enroll
-            assert code_of(partial(method, claim, timeout=20)) is grpc.StatusCode.UNIMPLEMENTED
+            enrol: Any = AggregatorServiceStub(channel).Enroll
+            assert code_of(partial(enrol, claim, timeout=20)) is grpc.StatusCode.UNIMPLEMENTED
 
 
 @pytest.mark.parametrize(
