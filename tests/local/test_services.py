@@ -61,12 +61,12 @@ def test_where_other_machines_reach_the_agents_port_nobody_is_a_distiller_there(
         assert dialled.startswith("127.0.0.1:") and dialled != services.aggregator
         assert told["FEDAFD_DISTILLER_PLAINTEXT"] == "false"
         line = internal_trust(TOKEN)
-        for where, trust, stub, code in (
-            (dialled, line, DistillationServiceStub, grpc.StatusCode.NOT_FOUND),
-            (services.aggregator, None if more else line, DistillationServiceStub, grpc.StatusCode.UNIMPLEMENTED),
+        for where, trust, code in (
+            (dialled, line, grpc.StatusCode.NOT_FOUND),
+            (services.aggregator, None if more else line, grpc.StatusCode.UNIMPLEMENTED),
         ):
             with open_sync_channel(where, trust) as channel:
-                method: Any = stub(channel).ClaimStage
+                method: Any = DistillationServiceStub(channel).ClaimStage
                 call = partial(method, claim, metadata=bearer_metadata(TOKEN), timeout=20)
                 assert code_of(call) is code, where
         with open_sync_channel(dialled, line) as channel:
