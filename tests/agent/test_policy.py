@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from fedafd.agent import connection as connection_module
 from fedafd.agent.approval import read_approved, read_proposal
+from fedafd.agent.check import _unpinned
 from fedafd.agent.policy import as_taken
 from fedafd.agent.policy_words import policy_words
 from fedafd.artifacts.folders import pack_folder
@@ -353,6 +354,15 @@ def test_everything_that_a_policy_may_say_has_words() -> None:
         new = set(policy_words(policy(**{key: value}))) - set(policy_words(PolicyConfig()))
         assert len(new) == 1, key
     assert len(list(policy_words(PolicyConfig()))) == 1, "pretrained weights that a server names"
+
+
+def test_a_check_names_the_weights_that_a_hub_may_change() -> None:
+    values = {"aggregator": "a:1", "kind": "image", "data": {"adapter": "shapes"}}
+    own = {"image_encoder": {"architecture": "resnet", "pretrained": "a/own"}}
+    config = parse_agent_config(values | own | {"policy": {"pretrained": ["a/pinned@v1", "a/newest"]}})
+    assert _unpinned(config) == ["a/newest", "a/own"]
+    folder = {"image_encoder": {"architecture": "resnet", "pretrained": "/models/own"}}
+    assert _unpinned(parse_agent_config(values | folder)) == []
 
 
 def test_an_agent_yaml_without_a_policy_refuses_no_hour() -> None:

@@ -16,6 +16,7 @@ from fedafd.datasets.report import Progress
 from fedafd.datasets.samples import ClientData
 from fedafd.domain.config import AgentConfig
 from fedafd.domain.errors import FedafdError
+from fedafd.domain.hub_names import hub_name
 from fedafd.tracking.trackers import check_trackers, missing_library
 
 __all__ = ["CHECK_VERSION", "SiteCheck", "check_site"]
@@ -109,6 +110,10 @@ def _tracking(config: AgentConfig) -> list[Finding]:
 
 def _policy(config: AgentConfig) -> list[Finding]:
     findings = [fine("policy", f"refuses {words}") for words in policy_words(config.policy)]
+    findings += [
+        note("policy", f"{name} may change on its hub: put `@` and the commit that you have looked at behind it")
+        for name in _unpinned(config)
+    ]
     try:
         waits = read_proposal(config.state_dir)
     except FedafdError as failed:
@@ -116,6 +121,14 @@ def _policy(config: AgentConfig) -> list[Finding]:
     if waits is None:
         return findings
     return [*findings, warning("policy", f"round {waits.round_number} waits for your yes: fedafd agent approve")]
+
+
+def _unpinned(config: AgentConfig) -> list[str]:
+    """Weights of a hub that agent.yaml names without a revision."""
+    encoders = (config.image_encoder, config.text_encoder)
+    named = [*config.policy.pretrained, *(encoder.pretrained for encoder in encoders if encoder and encoder.pretrained)]
+    parsed = {name: hub_name(name) for name in named}
+    return [name for name, hub in parsed.items() if hub is not None and hub.revision is None]
 
 
 def _privacy(config: AgentConfig) -> list[Finding]:
