@@ -19,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -137,6 +138,7 @@ def _become(request: Mapping[str, Any]) -> None:
     os.dup2(os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 1)
     os.dup2(1, 2)
     module, *arguments = request["arguments"]
+    tempfile.tempdir = None  # what imports asked for it was of another environment
     sys.argv = [module, *arguments]
     sys.modules.pop(module, None)  # else runpy warns that the module runs twice; it does under `python -m`, too
     runpy.run_module(module, run_name="__main__", alter_sys=True)

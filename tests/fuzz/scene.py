@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -42,7 +43,7 @@ from fedafd.rpc.channel import MAX_MESSAGE_BYTES
 from fedafd.rpc.client_key import ClientKey, certificate_text
 from fedafd.rpc.credentials import bearer_metadata
 from fedafd.rpc.sessions import session_metadata
-from fedafd.storage.folder import FolderStore
+from fedafd.storage import ObjectStore, StoreSettings, open_store
 
 __all__ = ["DIM", "NUM_PUBLIC", "TOKEN", "Metadata", "Open", "Scene", "path_of", "scene_on"]
 
@@ -85,9 +86,10 @@ class Open:
 class Scene:
     """What the fuzzers hold."""
 
+    services: Services
     aggregator: Child
     channel: grpc.Channel
-    store: FolderStore
+    store: ObjectStore
     engine: Engine
     database_url: str
     public_sha256: str
@@ -121,8 +123,19 @@ class Scene:
 
     def resident_bytes(self) -> int:
         """Of the aggregator's process."""
+        return self._memory("VmRSS")
+
+    def peak_bytes(self) -> int:
+        """The most that was resident since the process began, or since `forget_peak`."""
+        return self._memory("VmHWM")
+
+    def forget_peak(self) -> None:
+        """What is resident at this moment is the peak."""
+        Path(f"/proc/{self.aggregator.process.pid}/clear_refs").write_text("5", encoding="ascii")
+
+    def _memory(self, name: str) -> int:
         status = Path(f"/proc/{self.aggregator.process.pid}/status").read_text(encoding="ascii")
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS"))
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(name))
 
     def troubles(self) -> list[str]:
         """What the aggregator logged that nobody should see: failures, traces, lines that are no event."""
@@ -137,22 +150,38 @@ class Scene:
 
     def open(self, num_sites: int, **config: Any) -> Open:
         """A new federation with so many image clients, most with a key, and a round that waits for them."""
-        self._count += 1
-        name = f"trial-{self._count}"
-        round_id, tokens = asyncio.run(self._add(name, num_sites + 3, config))
         agents, distillers = AggregatorServiceStub(self.channel), DistillationServiceStub(self.channel)
-        recorded: dict[str, Message] = {}
-        sites = [self._enrol(agents, token, keyed=number % 3 != 2) for number, token in enumerate(tokens[:-1])]
-        self._prepare(distillers, round_id, recorded)
-        wait_until(lambda: self._state(round_id) == "collecting", "the round")
+        opened, token = self._begin(num_sites + 2, keys=lambda number: number % 3 != 2, config=config)
+        sites, round_id, recorded = opened.sites, opened.round_id, opened.likely
         for _ in range(2):
             self._deliver(agents, sites.pop(0), round_id, recorded)
-        recorded["Enroll"] = pb.EnrollRequest(token=tokens[-1], kind=types_pb2.CLIENT_KIND_IMAGE)
+        recorded["Enroll"] = pb.EnrollRequest(token=token, kind=types_pb2.CLIENT_KIND_IMAGE)
         wait_until(lambda: len(self._stages(round_id)) == 3, "both folds")
         self._fold(distillers, round_id, recorded)
         for site in sites:
             self._announce(agents, site, recorded)
-        return Open(name, round_id, sites, recorded)
+        return opened
+
+    def collecting(self, num_sites: int, bundle: bytes = b"", **config: Any) -> Open:
+        """A new federation with so many image clients, each with a key, and a round in which nobody did anything yet.
+
+        `bundle`: the encoder that they are to download.
+        """
+        return self._begin(num_sites, keys=lambda _: True, config=config, bundle=bundle)[0]
+
+    def _begin(
+        self, num_sites: int, *, keys: Callable[[int], bool], config: dict[str, Any], bundle: bytes = b""
+    ) -> tuple[Open, str]:
+        """As `collecting`, and the token of one more client; who has a key is said by its number."""
+        self._count += 1
+        name = f"trial-{self._count}"
+        round_id, tokens = asyncio.run(self._add(name, num_sites + 1, config))
+        agents, distillers = AggregatorServiceStub(self.channel), DistillationServiceStub(self.channel)
+        recorded: dict[str, Message] = {}
+        sites = [self._enrol(agents, token, keyed=keys(number)) for number, token in enumerate(tokens[:-1])]
+        self._prepare(distillers, round_id, recorded, bundle)
+        wait_until(lambda: self._state(round_id) == "collecting", "the round")
+        return Open(name, round_id, sites, recorded), tokens[-1]
 
     def waits(self, opened: Open) -> bool:
         """Whether the round still waits for some client."""
@@ -190,13 +219,15 @@ class Scene:
             key = ClientKey(key.pem(), certificate_text(answer.certificate))
         return Site(answer.credential, key)
 
-    def _prepare(self, distillers: DistillationServiceStub, round_id: str, recorded: dict[str, Message]) -> None:
+    def _prepare(
+        self, distillers: DistillationServiceStub, round_id: str, recorded: dict[str, Message], bundle: bytes
+    ) -> None:
         wait_until(lambda: bool(self._stages(round_id)), "the first stage")
         (stage_id,) = self._stages(round_id)
         stage = distillers.ClaimStage(dpb.ClaimStageRequest(stage_id=stage_id, worker="script"), metadata=_INTERNAL)
         outputs = []
         for name in ("server-state", "representations", "encoder-bundle/image", "encoder-bundle/text"):
-            content = f"{name} of {round_id}".encode()
+            content = bundle if bundle and name == "encoder-bundle/image" else f"{name} of {round_id}".encode()
             key = f"{stage.output_prefix}{name}/{sha256_of(content)}"
             self.store.put(key, content)
             artifact = types_pb2.Artifact(sha256=sha256_of(content), size_bytes=len(content), purpose=name, key=key)
@@ -280,19 +311,36 @@ def _bytes_of(request: Message | bytes) -> bytes:
 
 
 @contextmanager
-def scene_on(database_url: str, redis_url: str, folder: Path) -> Iterator[Scene]:
-    """The aggregator's process, its database migrated, and nothing in it."""
+def scene_on(
+    database_url: str,
+    redis_url: str,
+    folder: Path,
+    *,
+    store: Mapping[str, str] = MappingProxyType({}),
+    settings: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Scene]:
+    """The aggregator's process, its database migrated, and nothing in it.
+
+    `store`: settings of an object store in place of a folder. `settings`: further variables of all processes.
+    """
     migrated(database_url)
-    store = FolderStore(folder / "store")
+    backends = Backends(
+        database_url=database_url, redis_url=redis_url, store=store or {"URL": str(folder / "store")}
+    )
+    opened = open_store(StoreSettings.model_validate({key.lower(): value for key, value in backends.store.items()}))
     data = load_public_data("shapes", None, {"num_train": NUM_PUBLIC, "num_val": 1, "num_test": 1})
     manifest = write_public_set(data, folder)
-    store.put(f"public-sets/{manifest.sha256}/manifest.json", manifest.to_bytes())
+    opened.put(f"public-sets/{manifest.sha256}/manifest.json", manifest.to_bytes())
     for shard in manifest.shards:
-        store.put_file(f"public-sets/{manifest.sha256}/{shard.name}", folder / shard.name)
-    backends = Backends(database_url=database_url, redis_url=redis_url, store={"URL": str(folder / "store")})
+        opened.put_file(f"public-sets/{manifest.sha256}/{shard.name}", folder / shard.name)
     with LoggedSupervisor(folder / "logs") as supervisor:
         services = Services(
-            supervisor, backends, http_port=None, threads=1, settings=_ALSO_KEYLESS, internal_token=TOKEN
+            supervisor,
+            backends,
+            http_port=None,
+            threads=1,
+            settings={**_ALSO_KEYLESS, **settings},
+            internal_token=TOKEN,
         )
         aggregator = services.start_aggregator()
         options = (("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.use_local_subchannel_pool", 1))
@@ -300,6 +348,6 @@ def scene_on(database_url: str, redis_url: str, folder: Path) -> Iterator[Scene]
         with grpc.insecure_channel(services.aggregator, options=options) as channel:
             try:
                 grpc.channel_ready_future(channel).result(timeout=60)
-                yield Scene(aggregator, channel, store, engine, database_url, manifest.sha256)
+                yield Scene(services, aggregator, channel, opened, engine, database_url, manifest.sha256)
             finally:
                 engine.dispose()
