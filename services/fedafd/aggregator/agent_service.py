@@ -178,6 +178,8 @@ class AgentService(AggregatorServiceServicer):
             spans = checked_spans(wanted, artifact.size_bytes)
         try:
             async for data in downloads.stream(artifact.key, spans):
+                # With each piece, from memory: a stream ends with its client's credential.
+                client = await calling_client(self._context, call)
                 yield pb.DownloadArtifactResponse(data=data)
                 self._seen(client, f"{ActivityKind.DOWNLOADING} {artifact.purpose}")
                 self._context.metrics.bytes_out.inc(len(data))
