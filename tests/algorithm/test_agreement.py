@@ -15,6 +15,7 @@ from fedafd.algorithm import agreement
 from fedafd.algorithm.agreement import (
     FEWEST_CLIENTS,
     added,
+    adding_nothing,
     agreements,
     least_agreeing,
     mean_similarity,
@@ -47,7 +48,7 @@ def mixed(share: float = 0.9) -> Tensor:
 
 def found(clients: list[Tensor]) -> list[bool]:
     similar_K = torch.tensor([mean_similarity(reps_ND, GLOBAL) for reps_ND in clients])
-    agree_K = agreements(torch.stack([added(reps_ND, GLOBAL) for reps_ND in clients]))
+    agree_K = agreements(torch.stack([added(reps_ND, GLOBAL) for reps_ND in clients]), ~adding_nothing(similar_K))
     flags: list[bool] = near_copies(similar_K, agree_K, num_samples=SAMPLES, dim=DIM).tolist()
     return flags
 
@@ -75,6 +76,21 @@ def test_a_site_of_another_kind_that_is_much_nearer_and_agrees_little_is_not_mea
     agree_K = agreements(torch.stack([added(reps_ND, GLOBAL) for reps_ND in (other_kind, *others)]))
     assert 0.05 < float(agree_K[0]) < 0.5 * float(agree_K[1:].min())
     assert found([other_kind, *others]) == [False] * 7
+
+
+def test_copies_do_not_make_an_honest_site_of_another_kind_seem_to_agree_with_nobody() -> None:
+    others, other_kind = [honest(seed, near=0.8) for seed in range(10, 14)], honest(30, near=2.2, common=0.08)
+    for copies in (1, 2, 3):
+        assert found([other_kind, *others, *[GLOBAL] * copies]) == [False] * 5 + [True] * copies
+
+
+def test_rows_that_do_not_count_change_no_other_clients_agreement() -> None:
+    added_KSD = torch.stack([added(honest(seed), GLOBAL) for seed in range(10, 15)])
+    with_copies = torch.cat([added_KSD, torch.zeros(3, SAMPLES, DIM)])
+    among_K = torch.tensor([True] * 5 + [False] * 3)
+    expected = [*agreements(added_KSD).tolist(), 0.0, 0.0, 0.0]
+    assert agreements(with_copies, among_K).tolist() == pytest.approx(expected)
+    assert agreements(with_copies[5:], among_K[5:]).tolist() == [0.0] * 3
 
 
 def test_two_of_seven_do_not_hide_by_what_they_add_to_the_spread() -> None:

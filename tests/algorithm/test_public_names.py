@@ -17,6 +17,7 @@ PUBLIC = {
         "FEWEST_CLIENTS",
         "KnownRows",
         "added",
+        "adding_nothing",
         "agreements",
         "least_agreeing",
         "mean_similarity",

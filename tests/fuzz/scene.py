@@ -324,9 +324,7 @@ def scene_on(
     `store`: settings of an object store in place of a folder. `settings`: further variables of all processes.
     """
     migrated(database_url)
-    backends = Backends(
-        database_url=database_url, redis_url=redis_url, store=store or {"URL": str(folder / "store")}
-    )
+    backends = Backends(database_url=database_url, redis_url=redis_url, store=store or {"URL": str(folder / "store")})
     opened = open_store(StoreSettings.model_validate({key.lower(): value for key, value in backends.store.items()}))
     data = load_public_data("shapes", None, {"num_train": NUM_PUBLIC, "num_val": 1, "num_test": 1})
     manifest = write_public_set(data, folder)

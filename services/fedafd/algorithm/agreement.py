@@ -19,6 +19,7 @@ __all__ = [
     "FEWEST_CLIENTS",
     "KnownRows",
     "added",
+    "adding_nothing",
     "agreements",
     "least_agreeing",
     "mean_similarity",
@@ -111,20 +112,29 @@ def mean_similarity(reps_ND: Tensor, global_ND: Tensor) -> float:
     return KnownRows(global_ND).mean_similarity(reps_ND)
 
 
+def adding_nothing(similarities_K: Tensor) -> Tensor:
+    """Who sends the global rows up to rounding, by the mean cosine of its rows to them: bool [K]."""
+    return similarities_K.double() >= _NOTHING_ADDED
+
+
 @torch.no_grad()
-def agreements(added_KSD: Tensor) -> Tensor:
-    """Of each client the median over the others of the mean cosine of what both add, [K], float64; 0 for one alone."""
+def agreements(added_KSD: Tensor, among_K: Tensor | None = None) -> Tensor:
+    """Of each client the median over the others of the mean cosine of what both add, [K], float64; 0 with no others.
+
+    `among_K`, bool [K]: of the others those alone; rows of zeros agree with nobody, and would lower all medians.
+    """
     check_shape("added_KSD", added_KSD, None, None, None)
     count, samples, _ = added_KSD.shape
-    if count == 1:
-        return torch.zeros(1, dtype=torch.float64)
+    counted_K = torch.ones(count, dtype=torch.bool) if among_K is None else among_K
     rows = added_KSD.flatten(1)
     medians: list[Tensor] = []
     # Some at a time: of many clients the pairs are more than fit, and more than `quantile` takes.
     for part in rows.split(_AT_ONCE):
         for cosines_K in (part @ rows.T).double() / samples:
-            own = len(medians)
-            medians.append(torch.cat([cosines_K[:own], cosines_K[own + 1 :]]).quantile(0.5))
+            others_K = counted_K.clone()
+            others_K[len(medians)] = False
+            cosines_J = cosines_K[others_K]
+            medians.append(cosines_J.quantile(0.5) if len(cosines_J) else cosines_J.new_zeros(()))
     return torch.stack(medians)
 
 
@@ -140,7 +150,7 @@ def near_copies(similarities_K: Tensor, agreements_K: Tensor, *, num_samples: in
     twice as plain, and is enough. Of fewer than FEWEST_CLIENTS that add something nobody is meant.
     """
     similar_K, agree_K = similarities_K.double(), agreements_K.double()
-    same_K = similar_K >= _NOTHING_ADDED
+    same_K = adding_nothing(similar_K)
     if bool(same_K.all()):
         return torch.zeros_like(same_K)
     if int((~same_K).sum()) < FEWEST_CLIENTS:

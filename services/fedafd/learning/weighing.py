@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fedafd.algorithm.agreement import KnownRows, agreements, least_agreeing, near_copies, num_trimmed, unit_rest
+from fedafd.algorithm.agreement import (
+    KnownRows,
+    adding_nothing,
+    agreements,
+    least_agreeing,
+    near_copies,
+    num_trimmed,
+    unit_rest,
+)
 from fedafd.algorithm.distillation import SimilarityEnsemble, scores_without
 from fedafd.algorithm.weight_cap import capped_weights, score_limit, share_cap
 from fedafd.domain.config import FederationConfig
@@ -93,7 +101,7 @@ def weigh(config: FederationConfig, sheets: Sequence[bytes]) -> Weighed:
     agree_K, copies = torch.empty(0), set[int]()
     if len(single) > 1:
         added_KSD = torch.stack([read[position]["added"] for position in single])
-        agree_K = agreements(added_KSD)
+        agree_K = agreements(added_KSD, ~adding_nothing(similar_K))
         if config.distillation.leave_out_copies:
             _, samples, dim = added_KSD.shape
             copied_K = near_copies(similar_K, agree_K, num_samples=samples, dim=dim)
