@@ -27,7 +27,7 @@ from safetensors.numpy import save
 from sqlalchemy.engine import make_url
 from tests.control_plane.rest import in_process, settings_for
 from tests.control_plane.test_downloads import UNUSABLE
-from tests.fuzz.scene import DIM, NUM_PUBLIC, Open, Scene, Site, path_of, scene_on
+from tests.fuzz.scene import DIM, NUM_PUBLIC, Open, Site, path_of, scene_on
 from tests.hole import Hole, hole
 from tests.servers import Minio, free_port, wait_until
 
@@ -97,7 +97,8 @@ def store(request: pytest.FixtureRequest) -> dict[str, str]:
     if request.param == "folder":
         return {}
     minio: Minio = request.getfixturevalue("minio")
-    bucket, keys = f"b{uuid.uuid4().hex}", {"access_key": minio.access_key, "secret_key": minio.secret_key}
+    bucket = f"b{uuid.uuid4().hex}"
+    keys: dict[str, Any] = {"access_key": minio.access_key, "secret_key": minio.secret_key}
     S3Store(endpoint=minio.endpoint, bucket=bucket, secure=False, **keys).make_bucket()
     settings = {"URL": f"s3://{bucket}", "ENDPOINT": minio.endpoint, "SECURE": "false"}
     return settings | {key.upper(): value for key, value in keys.items()}
@@ -116,7 +117,11 @@ def test_six_commits_at_once_take_the_memory_of_one_and_leave_nothing_on_any_dis
     scratch.mkdir()
     database_url, settings = f"sqlite:///{tmp_path}/test.db", {"TMPDIR": str(scratch)}
     with scene_on(database_url, redis_url, tmp_path, store=store, settings=settings) as scene:
-        config = {"averaging": "weights", "client": {"vocabulary": "public"}, "max_upload_bytes": 64 * MIB}
+        config: dict[str, Any] = {
+            "averaging": "weights",
+            "client": {"vocabulary": "public"},
+            "max_upload_bytes": 64 * MIB,
+        }
         opened = scene.collecting(2, **config, accept_personalized_models=False)
         greedy, other = opened.sites
         kept = {found.key for found in scene.store.list("federations/")}
@@ -133,7 +138,10 @@ def test_six_commits_at_once_take_the_memory_of_one_and_leave_nothing_on_any_dis
         def commit(upload_id: str) -> pb.CommitUploadResponse:
             request = pb.CommitUploadRequest(round_id=opened.round_id, upload_ids=[first, upload_id])
             with line(scene.services.aggregator) as agents:
-                return agents.CommitUpload(request, metadata=own(greedy, "CommitUpload"), timeout=60)
+                answer: pb.CommitUploadResponse = agents.CommitUpload(
+                    request, metadata=own(greedy, "CommitUpload"), timeout=60
+                )
+                return answer
 
         before = scene.resident_bytes()
         scene.forget_peak()

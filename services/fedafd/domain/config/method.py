@@ -100,9 +100,8 @@ class DistillationConfig(Config):
     weight_cap: Annotated[float, Field(gt=0, le=1)] | Literal["auto", "strict"] | None = Field(
         "auto",
         description="The most that one client may weigh in the ensemble of a public sample; auto: 2 / K of K clients;"
-        " strict: 7 / 6 K, so that 30 % of the clients weigh at most 35 % whatever they send, for sites that do not trust"
-        " each other; null: no cap (paper)."
-        " No client is held below 1 / K.",
+        " strict: 7 / 6 K, so that 30 % of the clients weigh at most 35 % whatever they send, for sites that do not"
+        " trust each other; null: no cap (paper). No client is held below 1 / K.",
     )
     leave_out_copies: bool = Field(
         True,
