@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import grpc
 import grpc.aio
@@ -49,6 +50,27 @@ async def until_offered_again(world: World, sent_before: int) -> None:
 async def test_a_claim_tells_its_lease(world: World) -> None:
     await world.start_round()
     assert (await claim(world, world.sent[-1][1])).lease.ToMilliseconds() == LEASE_SECONDS * 1000
+
+
+async def test_a_claim_tells_how_long_the_round_may_last(world: World) -> None:
+    round_id = await world.start_round(round_deadline_seconds=600)
+    (_, stage_id) = world.sent[-1]
+    # The clock runs from when sites are invited.
+    assert not (await claim(world, stage_id)).HasField("until_deadline")
+    for seconds, told in ((600, range(590, 601)), (-5, range(1))):
+        async with world.context.database.transaction() as session:
+            (await get_round(session, round_id)).deadline_at = utc_now() + timedelta(seconds=seconds)
+        assert (await claim(world, stage_id)).until_deadline.seconds in told
+
+
+async def test_a_look_at_a_round_that_has_ended_meanwhile_does_nothing(world: World) -> None:
+    round_id = await world.start_round()
+    async with world.context.database.snapshot() as session:
+        before = await get_round(session, round_id)
+    async with world.context.database.transaction() as session:
+        row = await get_round(session, round_id)
+        row.state = "cancelled"
+    assert await world.coordinator._step(before, 1) is False
 
 
 async def test_a_stage_whose_distiller_is_silent_is_offered_again_and_the_old_claim_is_void(world: World) -> None:

@@ -71,6 +71,18 @@ def test_an_outage_that_does_not_end_is_told_as_such() -> None:
     assert is_outage(raised.value)
 
 
+def test_what_is_computed_waits_longer_than_a_try_does() -> None:
+    answers = iter([StorageUnavailableError("refused")] * 4)
+
+    def away_for_a_while() -> str:
+        for error in answers:
+            raise error
+        return "stored"
+
+    patience = Patience(first_seconds=0.02, give_up_seconds=0.05)
+    assert patience.through(away_for_a_while, at_least_seconds=60) == "stored"
+
+
 def test_a_full_cache_disk_is_said_in_words_and_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = FolderStore(tmp_path / "store")
     sizes = {"num_train": 6, "num_val": 1, "num_test": 2}

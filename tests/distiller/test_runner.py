@@ -235,6 +235,44 @@ def test_an_outage_fails_what_is_left_at_once(make: Make, monkeypatch: pytest.Mo
     assert distiller.outcomes() == {"failed": 3}
 
 
+@pytest.mark.parametrize("deadline", [None, 600], ids=["no deadline", "a deadline that is far"])
+def test_a_finished_stage_outlasts_a_store_that_is_away_until_the_rounds_deadline(
+    make: Make, deadline: int | None
+) -> None:
+    claim = claimed("one")
+    if deadline is not None:
+        claim.until_deadline.FromSeconds(deadline)
+    aggregator = Aggregator(claim)
+    distiller = make(aggregator)
+    away = distiller.store.root.with_name("away")
+
+    def work(_: StageWork) -> StageResult:
+        distiller.store.root.rename(away)
+        threading.Timer(0.5, lambda: away.rename(distiller.store.root)).start()
+        return StageResult({"sed-state": OUTPUT})
+
+    distiller.store.put("a/b", b"so that it is there")
+    distiller.work = work
+    distiller.runner.run("one")  # whose patience with inputs is 0.05 s
+    assert aggregator.calls == [("claim", "one"), ("complete", [("one", 7)], True)]
+
+
+def test_a_finished_stage_of_a_round_that_is_late_waits_no_longer_than_any_try(make: Make) -> None:
+    claim = claimed("one")
+    claim.until_deadline.FromSeconds(0)
+    aggregator = Aggregator(claim)
+    distiller = make(aggregator)
+
+    def work(_: StageWork) -> StageResult:
+        distiller.store.root.rename(distiller.store.root.with_name("away"))
+        return StageResult({"sed-state": OUTPUT})
+
+    distiller.store.put("a/b", b"so that it is there")
+    distiller.work = work
+    distiller.runner.run("one")
+    assert [name for name, *_ in aggregator.calls] == ["claim", "fail"]
+
+
 def test_a_distiller_that_ends_hands_back_what_it_did_not_reach(make: Make) -> None:
     aggregator = Aggregator(claimed("one", "two"), following=claimed("next"))
     distiller = make(aggregator)

@@ -3,7 +3,8 @@
 DOOMED_MARKS names a folder. Each kind of stage kills one process, at a step in the middle if it makes steps, else after
 its work and before its outputs are stored; one more dies after storing outputs and before completing the stage, and one
 when it is given the next stage. What has killed lies in the folder and kills no more. With DOOMED_ALWAYS every try at
-that kind of stage kills.
+that kind of stage kills. DOOMED_SIGNAL is another signal than SIGKILL to die of. DOOMED_STEPS names a folder in which
+each kind of stage writes a line before each step.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from fedafd.proto.v1 import distillation_pb2 as pb
 
 MARKS = Path(os.environ["DOOMED_MARKS"])
 ALWAYS = os.environ.get("DOOMED_ALWAYS")
+SIGNAL = signal.Signals[os.environ.get("DOOMED_SIGNAL", "SIGKILL")]
+STEPS = os.environ.get("DOOMED_STEPS")
 _complete = DistillationClient.complete
 
 
@@ -30,7 +33,7 @@ def _due(what: str) -> bool:
 
 def _die(what: str) -> None:
     (MARKS / what).touch()
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), SIGNAL)
 
 
 def _doomed_stage(work: StageWork) -> StageResult:
@@ -38,6 +41,9 @@ def _doomed_stage(work: StageWork) -> StageResult:
 
     def progress(fraction: float, activity: str) -> None:
         work.progress(fraction, activity)
+        if STEPS:
+            with (Path(STEPS) / what).open("a", encoding="utf-8") as file:
+                file.write(f"{activity}\n")
         if _due(what) and fraction >= 0.3:
             _die(what)
 

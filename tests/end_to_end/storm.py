@@ -29,18 +29,23 @@ class Storm:
         always: str | None = None,
         values: Mapping[str, Any] = FEDERATION,
         sites: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+        settings: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """`always`: a kind of stage, as tests.end_to_end.doomed_distiller takes it; `sites` as Trial."""
+        """`always`: a kind of stage, as tests.end_to_end.doomed_distiller takes it; `sites` as Trial; `settings` are
+        further variables of the services.
+        """
         self.marks = folder / "marks"
         self.marks.mkdir()
         self._redis_folder = folder / "redis"
         self._redis_folder.mkdir()
         self._redis = ExitStack()
         self.redis_url = self._redis.enter_context(redis_server(self._redis_folder))
-        settings = SETTINGS | {"DOOMED_MARKS": str(self.marks)} | ({"DOOMED_ALWAYS": always} if always else {})
-        settings["FEDAFD_DISTILLER_CACHE_DIR"] = str(folder / "cache")
+        own = {"DOOMED_MARKS": str(self.marks), "FEDAFD_DISTILLER_CACHE_DIR": str(folder / "cache")}
+        own |= {"DOOMED_ALWAYS": always} if always else {}
         backends = embedded(folder, self.redis_url)
-        self.trial = Trial(supervisor, backends, folder, distiller=False, settings=settings, sites=sites)
+        self.trial = Trial(
+            supervisor, backends, folder, distiller=False, settings={**SETTINGS, **own, **settings}, sites=sites
+        )
         self.public = folder / "public-set"
         write_public_set(
             load_public_data("shapes", None, {"num_train": 64, "num_val": 16, "num_test": 32, "seed": 5}), self.public

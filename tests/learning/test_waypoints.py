@@ -21,6 +21,7 @@ from fedafd.datasets.shapes import ShapesOptions, client_data, public_data
 from fedafd.domain.config import FederationConfig, parse_federation_config
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.presets import merged
+from fedafd.domain.process_errors import HandedBackError
 from fedafd.learning import global_training
 from fedafd.learning import waypoints as module
 from fedafd.learning.ahead import ahead
@@ -29,7 +30,7 @@ from fedafd.learning.client_round import train_client
 from fedafd.learning.process_start import training_processes
 from fedafd.learning.sample_encoder import SampleEncoder, encode_all
 from fedafd.learning.server_round import Prepared, distil, initial_server_state, prepare
-from fedafd.learning.waypoints import NOWHERE, TrainingWay, Waypoints
+from fedafd.learning.waypoints import NOWHERE, TrainingWay, Waypoints, encode_kept
 
 PUBLIC = public_data(ShapesOptions(num_train=40, num_val=8, num_test=8, seed=1))["train"]
 BERT = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 16}
@@ -43,8 +44,8 @@ class InterruptedHereError(Exception):
 class Until:
     """Progress that goes on until its n-th step; a batch that is encoded between two says the last share again."""
 
-    def __init__(self, steps: int) -> None:
-        self.steps, self.seen = steps, 0
+    def __init__(self, steps: int, error: type[Exception] = InterruptedHereError) -> None:
+        self.steps, self.seen, self._error = steps, 0, error
         self._share = -1.0
 
     def __call__(self, share: float, *_: object) -> None:
@@ -53,7 +54,7 @@ class Until:
         self._share = share
         self.seen += 1
         if self.seen > self.steps:
-            raise InterruptedHereError
+            raise self._error
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +134,27 @@ def test_encodings_are_not_made_twice(tmp_path: Path, monkeypatch: pytest.Monkey
     assert found.state == whole.state
     for modality in Modality:
         np.testing.assert_allclose(found.representations[modality], whole.representations[modality], atol=1e-6)
+
+
+def test_who_hands_a_stage_back_has_kept_the_rows_that_were_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BLOCK", 1)
+    monkeypatch.setattr(module, "encode_batch", lambda _: 16)
+    encoder, rows = (lambda x: x), torch.arange(80, dtype=torch.float32).reshape(40, 2)
+    encoded: list[int] = []
+
+    def noted(_: object, block: Tensor, __: object) -> NDArray[np.float32]:
+        encoded.append(len(block))
+        return block.numpy()
+
+    monkeypatch.setattr(module, "encode_all", noted)
+    device, ways = torch.device("cpu"), lambda: Waypoints(tmp_path, every_seconds=3600)
+    with pytest.raises(HandedBackError):
+        encode_kept(encoder, rows, device, ways(), "image", Until(2, HandedBackError))  # type: ignore[arg-type]
+    found = encode_kept(encoder, rows, device, ways(), "image")  # type: ignore[arg-type]
+    assert encoded == [16, 16, 8]
+    assert np.array_equal(found, rows.numpy())
 
 
 def test_what_was_drawn_ahead_is_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,6 +245,30 @@ def test_a_waypoint_that_does_not_fit_is_not_taken(
         monkeypatch.setattr(module, "_VERSIONS", "another")
     assert Waypoints(tmp_path).last("training") is None
     assert same(prepared(made, Waypoints(tmp_path, every_seconds=0)), prepared(made, NOWHERE))
+
+
+@pytest.mark.parametrize("at", range(1, 6), ids=lambda at: f"step-{at}")
+def test_who_hands_a_stage_back_between_two_steps_has_kept_all_that_was_done(tmp_path: Path, at: int) -> None:
+    """Though nothing was due: no step is made again."""
+    made = config(server={"initial_passes": 2})  # 6 steps
+    counted, again = Until(1000), Until(1000)
+    whole = prepared(made, Waypoints(tmp_path / "whole", every_seconds=3600), counted)
+    with pytest.raises(HandedBackError):
+        prepared(made, Waypoints(tmp_path, every_seconds=3600), Until(at, HandedBackError))
+    found = prepared(made, Waypoints(tmp_path, every_seconds=3600), again)
+    assert same(found, whole)
+    assert again.seen == counted.seen - at
+
+
+def test_who_is_asked_to_end_keeps_something_at_once(tmp_path: Path) -> None:
+    asked: list[bool] = []
+    ways = Waypoints(tmp_path, every_seconds=3600, asked=lambda: bool(asked))
+    assert not ways.due()
+    asked.append(True)
+    assert ways.due()
+    ways.keep("training", Checkpoint({"rows": torch.ones(1)}))
+    ways.settle()
+    assert not ways.due()
 
 
 def test_nothing_is_kept_before_its_time(tmp_path: Path) -> None:

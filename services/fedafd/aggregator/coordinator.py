@@ -19,7 +19,7 @@ from fedafd.aggregator.outbox import Outbox
 from fedafd.aggregator.steps import Step, step_round
 from fedafd.aggregator.wakeups import Listener
 from fedafd.domain.errors import DatabaseUnavailableError, FedafdError
-from fedafd.domain.states import RoundState
+from fedafd.domain.states import OPEN_ROUND_STATES, RoundState
 from fedafd.persistence.drain_repository import may_start_rounds
 from fedafd.persistence.glance_repository import RoundGlance, glance_at_round
 from fedafd.persistence.lease_repository import COORDINATOR_LEASE, acquire_lease, release_lease
@@ -212,6 +212,8 @@ class Coordinator:
             async with self._context.database.transaction() as session:
                 fresh = await get_round(session, row.id)
                 old, since = fresh.state, fresh.state_changed_at
+                if old not in OPEN_ROUND_STATES:  # the distiller's line has moved it on to its end meanwhile
+                    return False
                 if old == RoundState.QUEUED.value and not await may_start_rounds(session):
                     return False
                 with span_below(fresh.traceparent if old != RoundState.COLLECTING.value else None, f"round.{old}"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 
 from fedafd.aggregator.claiming import Claimed, claim, claim_next
 from fedafd.aggregator.context import Context
@@ -184,6 +185,8 @@ class DistillationService(DistillationServiceServicer):
         answer = _description(claimed.stage, claimed.row, config, claimed.token)
         answer.lease.FromTimedelta(self._context.stage_lease)
         answer.stage_id = claimed.stage.id
+        if claimed.row.deadline_at is not None:
+            answer.until_deadline.FromTimedelta(max(claimed.row.deadline_at - utc_now(), timedelta()))
         answer.companions.extend(_companion(companion) for companion in claimed.companions)
         return answer
 

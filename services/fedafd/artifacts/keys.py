@@ -72,6 +72,10 @@ class RoundObjects:
         """A blob on its way up, which grows chunk by chunk."""
         return f"{self.artifacts}chunks/{upload_id}/bytes"
 
+    def progress(self, binding: str) -> str:
+        """The prefix of how far the stage came that `binding` names; not named anywhere, and gone with the round."""
+        return f"{self.artifacts}progress/{binding}/"
+
     def model_file(self, path: str) -> str:
         """A file of the published model."""
         return f"{self.model}{path}"

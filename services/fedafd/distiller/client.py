@@ -27,12 +27,12 @@ from fedafd.rpc.tls import Trust, file_stamp
 from fedafd.telemetry.logging import get_logger
 from fedafd.telemetry.tracing import trace_metadata
 
-__all__ = ["DistillationClient"]
+__all__ = ["FINISHED_GIVE_UP_SECONDS", "DistillationClient"]
 
 _CALL_SECONDS = 15.0
 _REPORT_SECONDS = 5.0
 _GIVE_UP_SECONDS = 300.0
-_FINISHED_GIVE_UP_SECONDS = 6 * 3600.0
+FINISHED_GIVE_UP_SECONDS = 6 * 3600.0
 """For what is computed: doing it again takes longer than waiting for the aggregator."""
 _HAND_BACK_SECONDS = 5.0
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.5, 15.0
@@ -100,7 +100,7 @@ class DistillationClient:
         request.takes_next = takes_next
         answer: pb.CompleteStageResponse = self._call(
             lambda: self._stub.CompleteStage(request, metadata=self._metadata, timeout=_CALL_SECONDS),
-            give_up_seconds=_FINISHED_GIVE_UP_SECONDS,
+            give_up_seconds=FINISHED_GIVE_UP_SECONDS,
         )
         return answer
 

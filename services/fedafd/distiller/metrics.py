@@ -17,6 +17,9 @@ class DistillerMetrics(Metrics):
         super().__init__("distiller")
         self.stages = self.counter("stages", "Stages by kind and outcome.", ("kind", "outcome"))
         self.stage_seconds = self.histogram("stage_seconds", "From claim to end of a stage.", ("kind",), STAGE_BUCKETS)
+        self.resumed = self.counter(
+            "resumed", "Parts of stages that went on from where another worker came.", ("kind",)
+        )
         self.busy = self.gauge("busy", "1 while a stage is worked on.")
         self.deaf = self.gauge("deaf", "1 once messages waited and none arrived: the process ends.")
         self.draining = self.gauge("draining", "1 while this distiller takes nothing new.")
@@ -25,5 +28,6 @@ class DistillerMetrics(Metrics):
         # From the start, so that the first stage is an increase and not a new series.
         for kind in StageKind:
             self.stage_seconds.labels(kind=kind.value)
+            self.resumed.labels(kind=kind.value)
             for outcome in _OUTCOMES:
                 self.stages.labels(kind=kind.value, outcome=outcome)

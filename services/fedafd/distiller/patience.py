@@ -31,7 +31,10 @@ def is_outage(error: BaseException) -> bool:
 
 
 class Patience:
-    """Waits for `give_up_seconds`, 1 s at first, then twice as long each time up to 30 s."""
+    """Waits for `give_up_seconds`, 1 s at first, then twice as long each time up to 30 s.
+
+    After that another distiller, whose line to the store may be a better one, has its try.
+    """
 
     def __init__(self, *, first_seconds: float = 1.0, give_up_seconds: float = 1800.0) -> None:
         self._first, self._give_up = first_seconds, give_up_seconds
@@ -47,12 +50,15 @@ class Patience:
         finally:
             self._tell = _nobody
 
-    def through(self, call: Callable[[], T]) -> T:
-        """What `call` returns, once it does. Raises what it raises if that is no outage, or one that does not end."""
+    def through(self, call: Callable[[], T], *, at_least_seconds: float = 0.0) -> T:
+        """What `call` returns, once it does. Raises what it raises if that is no outage, or one that does not end.
+
+        `at_least_seconds`: where more is at stake than a try, how long to wait at least.
+        """
         retrying = Retrying(
             retry=retry_if_exception(is_outage),
             wait=wait_exponential(multiplier=self._first, max=_LONGEST_PAUSE_SECONDS),
-            stop=stop_after_delay(self._give_up),
+            stop=stop_after_delay(max(self._give_up, at_least_seconds)),
             before_sleep=self._say,
             sleep=sleep_in_slices(lambda: self._tell(self._words)),
             reraise=True,

@@ -55,6 +55,12 @@ class DistillerSettings(ProcessSettings):
         description="Most space in CACHE_DIR for decoded public images; shards and features may take as much, each.",
     )
     metrics_listen: ListenAddress | None = Field(None, description="host:port of /metrics; unset: no metrics.")
+    keep_progress_seconds: float = Field(
+        60.0,
+        ge=0,
+        description="Least time between two looks at a long stage's progress that are kept in the store, from where"
+        " another distiller goes on; where keeping is slow, it is done more seldom. 0: after each step.",
+    )
     shutdown_grace_seconds: float = Field(
         25.0,
         ge=0,

@@ -8,6 +8,7 @@ from typing import Any
 from celery.signals import worker_shutting_down
 
 from fedafd.distiller.metrics import DistillerMetrics
+from fedafd.domain.process_errors import HandedBackError
 from fedafd.telemetry.ending import end_within
 from fedafd.telemetry.logging import get_logger
 
@@ -18,7 +19,7 @@ _HARD_END_SECONDS = 20.0
 _log = get_logger(__name__)
 
 
-class StageHandedBackError(Exception):
+class StageHandedBackError(HandedBackError):
     """The process ends and the stage was not finished in time: another distiller shall do it."""
 
 

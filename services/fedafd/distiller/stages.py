@@ -40,6 +40,7 @@ from fedafd.learning.ensemble import aggregate, merge_states
 from fedafd.learning.fedavg import average_updates
 from fedafd.learning.folding import Folding
 from fedafd.learning.server_round import distil, evaluate, export_global_model, initial_server_state, prepare
+from fedafd.learning.waypoints import NOWHERE, Waypoints
 from fedafd.learning.weighing import score_sheet, weigh
 
 __all__ = ["StageResult", "StageWork", "run_stage"]
@@ -72,6 +73,8 @@ class StageWork:
     processes: int | Literal["auto"]
     progress: Callable[[float, str], None]
     decoded: Decoded = field(default_factory=Decoded)
+    waypoints: Waypoints = NOWHERE
+    """Where a long stage keeps how far it came."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ def _prepare(work: StageWork) -> StageResult:
         device=work.device,
         processes=work.processes,
         progress=work.progress,
+        waypoints=work.waypoints,
     )
     # Rounded here, once: sites, folds and distillation work on the very same rows.
     reps = encode_representations(prepared.representations, work.public_set_sha256, work.config.wire_dtype)
@@ -172,6 +176,7 @@ def _distil(work: StageWork) -> StageResult:
         device=work.device,
         processes=work.processes,
         progress=work.progress,
+        waypoints=work.waypoints,
     )
     averages = average_updates(list(inputs.client_weights))
     return StageResult(DistilOutputs(server_state=state, averages=averages).named())

@@ -6,15 +6,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from functools import lru_cache, partial
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Literal
 
 from fedafd.artifacts.keys import RoundObjects
 from fedafd.artifacts.stage_io import MODEL_FILE, SERVER_STATE, model_path
 from fedafd.distiller.claims import Claimed, Results, Shared, claimed_stages
-from fedafd.distiller.client import DistillationClient
+from fedafd.distiller.client import FINISHED_GIVE_UP_SECONDS, DistillationClient
 from fedafd.distiller.heartbeat import Heartbeat
 from fedafd.distiller.inputs import StageInputs
+from fedafd.distiller.kept_progress import ProgressKeeper
 from fedafd.distiller.metrics import DistillerMetrics
 from fedafd.distiller.patience import Patience, is_outage
 from fedafd.distiller.public_sets import PublicSets
@@ -30,6 +31,7 @@ from fedafd.domain.errors import (
 )
 from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import StageKind
+from fedafd.learning.waypoints import NOWHERE, Waypoints
 from fedafd.proto.v1 import distillation_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.rpc.codes import modality_from_wire, stage_kind_from_wire
@@ -58,12 +60,13 @@ class StageRunner:
         processes: int | Literal["auto"] = "auto",
         patience: Patience | None = None,
         threads: int = 1,
+        keeper: ProgressKeeper | None = None,
     ) -> None:
-        """`threads`: CPU threads for folds that are worked on at the same time."""
+        """`threads`: CPU threads for folds that are worked on at the same time. `keeper`: keeps how far stages came."""
         self._threads = threads
         self._client, self._store, self._public_sets = client, store, public_sets
         self._patience = patience or Patience()
-        self._device, self._processes = device, processes
+        self._device, self._processes, self._keeper = device, processes, keeper
         self._metrics, self._shutdown = metrics, shutdown
         self._together_bytes = TOGETHER_BYTES if isinstance(store, BatchStore) else 0
         self.busy = False
@@ -108,10 +111,11 @@ class StageRunner:
         """Work on stages that were claimed together, and settle each; the outcomes, and the stage to go on with."""
         results = Results()
         main = stages[0]
+        put = partial(self._put, kept_until=monotonic() + _kept_seconds(main.claim))
         with (
             Heartbeat(self._client, main.stage_id, main.claim, self._shutdown) as heartbeat,
             self._patience.telling(heartbeat.wait),
-            Storing[pb.CompleteStageRequest](self._put, together_bytes=self._together_bytes) as storing,
+            Storing[pb.CompleteStageRequest](put, together_bytes=self._together_bytes) as storing,
             SideBySide[_Stored](threads=self._threads) as working,
         ):
             begun: dict[Claimed, tuple[Future[_Stored], float]] = {}
@@ -197,7 +201,8 @@ class StageRunner:
             redo=lambda maker, given: run_stage(self._described(maker, given, heartbeat.step)),
         )
         given = {item.name: shared.read(item, inputs) for item in claim.inputs}
-        return self._described(claim, given, heartbeat.step, shared.decoded)
+        waypoints = NOWHERE if self._keeper is None else self._keeper.waypoints(stage)
+        return self._described(claim, given, heartbeat.step, shared.decoded, waypoints)
 
     def _work(self, stage: Claimed, work: StageWork, storing: Storing[pb.CompleteStageRequest]) -> _Stored:
         """Do the stage's work, and begin to store its outputs."""
@@ -211,6 +216,7 @@ class StageRunner:
         inputs: Mapping[str, bytes],
         progress: Callable[[float, str], None],
         decoded: Decoded | None = None,
+        waypoints: Waypoints = NOWHERE,
     ) -> StageWork:
         return StageWork(
             kind=stage_kind_from_wire(claim.kind),
@@ -226,6 +232,7 @@ class StageRunner:
             processes=self._processes,
             progress=progress,
             decoded=decoded or Decoded(),
+            waypoints=waypoints,
         )
 
     def _outputs(self, stage: Claimed, result: StageResult) -> Outputs[pb.CompleteStageRequest]:
@@ -245,9 +252,11 @@ class StageRunner:
             done.outputs.add(name=name, artifact=artifact)
         return Outputs(objects, done)
 
-    def _put(self, objects: Mapping[str, bytes]) -> None:
+    def _put(self, objects: Mapping[str, bytes], *, kept_until: float = 0.0) -> None:
+        """What is computed is kept until `kept_until`, by monotonic, while the store is away."""
         with span("store outputs"):
-            self._patience.through(partial(put_all, self._store, objects))
+            put = partial(put_all, self._store, objects)
+            self._patience.through(put, at_least_seconds=max(0.0, kept_until - monotonic()))
 
     def _give_up(self, stage: Claimed, error: Exception) -> bool:
         """Say that the stage failed; False if nobody could be reached."""
@@ -268,6 +277,11 @@ class StageRunner:
             _log.warning("stage.failure_not_taken", stage_id=stage.stage_id, reason=str(refused))
             return isinstance(refused, FedafdError) and not refused.retryable
         return True
+
+
+def _kept_seconds(claim: pb.ClaimStageResponse) -> float:
+    """How long what is computed is kept for a store that is away: until the round's deadline, if it has one."""
+    return claim.until_deadline.seconds if claim.HasField("until_deadline") else FINISHED_GIVE_UP_SECONDS
 
 
 @lru_cache(maxsize=8)

@@ -44,6 +44,7 @@ def _run(settings: DistillerSettings, cache: Path) -> int:
     import torch
 
     from fedafd.distiller.client import DistillationClient
+    from fedafd.distiller.kept_progress import ProgressKeeper
     from fedafd.distiller.patience import Patience
     from fedafd.distiller.public_sets import PublicSets
     from fedafd.distiller.tasks import StageRunner
@@ -60,6 +61,16 @@ def _run(settings: DistillerSettings, cache: Path) -> int:
     store, patience = open_store(settings.store), Patience()
     keep_features(cache / "features", limit_bytes=settings.cache_limit_bytes)
     public_sets = PublicSets(store, cache, limit_bytes=settings.cache_limit_bytes, patience=patience)
+    device = choose_device(settings.device)
+    keeper = ProgressKeeper(
+        store=store,
+        patience=patience,
+        metrics=metrics,
+        internal_token=token,
+        device=device.type,
+        every_seconds=settings.keep_progress_seconds,
+        asked=lambda: shutdown.begun,
+    )
     runner = StageRunner(
         client,
         store,
@@ -70,7 +81,8 @@ def _run(settings: DistillerSettings, cache: Path) -> int:
         settings.processes,
         patience,
         # A GPU is one device, on which folds take turns.
-        torch.get_num_threads() if choose_device(settings.device).type == "cpu" else 1,
+        torch.get_num_threads() if device.type == "cpu" else 1,
+        keeper,
     )
     with ExitStack() as stack:
         if settings.metrics_listen:

@@ -16,6 +16,7 @@ __all__ = [
     "ControlPlaneError",
     "ControlPlaneUnreachableError",
     "DivergedError",
+    "HandedBackError",
     "IncompleteStoreError",
     "InvalidOptimizerError",
     "NotHealthyError",
@@ -124,6 +125,13 @@ class DivergedError(FedafdError):
     """Training diverged: a loss is not a finite number. Lower the learning rate, or look for broken samples."""
 
     code = "diverged"
+
+
+class HandedBackError(Exception):
+    """The process ends between two steps of its work: what is done is kept, and another goes on from there.
+
+    No failure of the work, and so none of the errors that docs/errors.md lists.
+    """
 
 
 class WorkerLostError(FedafdError):

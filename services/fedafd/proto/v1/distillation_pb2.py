@@ -26,7 +26,7 @@ from fedafd.proto.v1 import types_pb2 as fedafd_dot_v1_dot_types__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66\x65\x64\x61\x66\x64/v1/distillation.proto\x12\tfedafd.v1\x1a\x15\x66\x65\x64\x61\x66\x64/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\"N\n\x11\x43laimStageRequest\x12\x10\n\x08stage_id\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x17\n\x0fmost_companions\x18\x03 \x01(\x05\"}\n\tCompanion\x12\x10\n\x08stage_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\x03\x12(\n\x06inputs\x18\x03 \x03(\x0b\x32\x18.fedafd.v1.NamedArtifact\x12%\n\x08modality\x18\x04 \x01(\x0e\x32\x13.fedafd.v1.Modality\"\x9d\x03\n\x12\x43laimStageResponse\x12\r\n\x05token\x18\x01 \x01(\x03\x12\"\n\x04kind\x18\x02 \x01(\x0e\x32\x14.fedafd.v1.StageKind\x12\x15\n\rfederation_id\x18\x03 \x01(\t\x12\x10\n\x08round_id\x18\x04 \x01(\t\x12\x14\n\x0cround_number\x18\x05 \x01(\x03\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12\x1e\n\x16\x66\x65\x64\x65ration_config_json\x18\x07 \x01(\t\x12\x19\n\x11public_set_sha256\x18\x08 \x01(\t\x12(\n\x06inputs\x18\t \x03(\x0b\x32\x18.fedafd.v1.NamedArtifact\x12\x15\n\routput_prefix\x18\n \x01(\t\x12%\n\x08modality\x18\x0b \x01(\x0e\x32\x13.fedafd.v1.Modality\x12(\n\x05lease\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08stage_id\x18\r \x01(\t\x12(\n\ncompanions\x18\x0e \x03(\x0b\x32\x14.fedafd.v1.Companion\"D\n\rNamedArtifact\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x08\x61rtifact\x18\x02 \x01(\x0b\x32\x13.fedafd.v1.Artifact\"\x8e\x01\n\x1aReportStageProgressRequest\x12\x10\n\x08stage_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x10\n\x08\x66raction\x18\x03 \x01(\x01\x12\x10\n\x08\x61\x63tivity\x18\x04 \x01(\t\x12\x12\n\nalive_only\x18\x05 \x01(\x08\x12\x17\n\x0fwith_companions\x18\x06 \x01(\x08\"1\n\x1bReportStageProgressResponse\x12\x12\n\nkeep_going\x18\x01 \x01(\x08\"\x9a\x02\n\x14\x43ompleteStageRequest\x12\x10\n\x08stage_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\x03\x12)\n\x07outputs\x18\x03 \x03(\x0b\x32\x18.fedafd.v1.NamedArtifact\x12=\n\x07metrics\x18\x04 \x03(\x0b\x32,.fedafd.v1.CompleteStageRequest.MetricsEntry\x12\x33\n\ncompanions\x18\x05 \x03(\x0b\x32\x1f.fedafd.v1.CompleteStageRequest\x12\x12\n\ntakes_next\x18\x06 \x01(\x08\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\\\n\x15\x43ompleteStageResponse\x12\x16\n\x0elost_stage_ids\x18\x01 \x03(\t\x12+\n\x04next\x18\x02 \x01(\x0b\x32\x1d.fedafd.v1.ClaimStageResponse\"5\n\x14\x44\x65scribeMakerRequest\x12\x10\n\x08stage_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"E\n\x15\x44\x65scribeMakerResponse\x12,\n\x05maker\x18\x01 \x01(\x0b\x32\x1d.fedafd.v1.ClaimStageResponse\"\x8e\x01\n\x10\x46\x61ilStageRequest\x12\x10\n\x08stage_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x11\n\tretryable\x18\x04 \x01(\x08\x12\x13\n\x0bhanded_back\x18\x05 \x01(\x08\x12\x0e\n\x06outage\x18\x06 \x01(\x08\x12\x11\n\tbad_input\x18\x07 \x01(\t\"\x13\n\x11\x46\x61ilStageResponse*\xb0\x01\n\tStageKind\x12\x1a\n\x16STAGE_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12STAGE_KIND_PREPARE\x10\x01\x12\x13\n\x0fSTAGE_KIND_FOLD\x10\x02\x12\x14\n\x10STAGE_KIND_MERGE\x10\x03\x12\x15\n\x11STAGE_KIND_DISTIL\x10\x04\x12\x17\n\x13STAGE_KIND_EVALUATE\x10\x05\x12\x14\n\x10STAGE_KIND_WEIGH\x10\x06\x32\xb6\x03\n\x13\x44istillationService\x12I\n\nClaimStage\x12\x1c.fedafd.v1.ClaimStageRequest\x1a\x1d.fedafd.v1.ClaimStageResponse\x12\x64\n\x13ReportStageProgress\x12%.fedafd.v1.ReportStageProgressRequest\x1a&.fedafd.v1.ReportStageProgressResponse\x12R\n\rCompleteStage\x12\x1f.fedafd.v1.CompleteStageRequest\x1a .fedafd.v1.CompleteStageResponse\x12R\n\rDescribeMaker\x12\x1f.fedafd.v1.DescribeMakerRequest\x1a .fedafd.v1.DescribeMakerResponse\x12\x46\n\tFailStage\x12\x1b.fedafd.v1.FailStageRequest\x1a\x1c.fedafd.v1.FailStageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66\x65\x64\x61\x66\x64/v1/distillation.proto\x12\tfedafd.v1\x1a\x15\x66\x65\x64\x61\x66\x64/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\"N\n\x11\x43laimStageRequest\x12\x10\n\x08stage_id\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x17\n\x0fmost_companions\x18\x03 \x01(\x05\"}\n\tCompanion\x12\x10\n\x08stage_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\x03\x12(\n\x06inputs\x18\x03 \x03(\x0b\x32\x18.fedafd.v1.NamedArtifact\x12%\n\x08modality\x18\x04 \x01(\x0e\x32\x13.fedafd.v1.Modality\"\xd0\x03\n\x12\x43laimStageResponse\x12\r\n\x05token\x18\x01 \x01(\x03\x12\"\n\x04kind\x18\x02 \x01(\x0e\x32\x14.fedafd.v1.StageKind\x12\x15\n\rfederation_id\x18\x03 \x01(\t\x12\x10\n\x08round_id\x18\x04 \x01(\t\x12\x14\n\x0cround_number\x18\x05 \x01(\x03\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12\x1e\n\x16\x66\x65\x64\x65ration_config_json\x18\x07 \x01(\t\x12\x19\n\x11public_set_sha256\x18\x08 \x01(\t\x12(\n\x06inputs\x18\t \x03(\x0b\x32\x18.fedafd.v1.NamedArtifact\x12\x15\n\routput_prefix\x18\n \x01(\t\x12%\n\x08modality\x18\x0b \x01(\x0e\x32\x13.fedafd.v1.Modality\x12(\n\x05lease\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08stage_id\x18\r \x01(\t\x12(\n\ncompanions\x18\x0e \x03(\x0b\x32\x14.fedafd.v1.Companion\x12\x31\n\x0euntil_deadline\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\"D\n\rNamedArtifact\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x08\x61rtifact\x18\x02 \x01(\x0b\x32\x13.fedafd.v1.Artifact\"\x8e\x01\n\x1aReportStageProgressRequest\x12\x10\n\x08stage_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x10\n\x08\x66raction\x18\x03 \x01(\x01\x12\x10\n\x08\x61\x63tivity\x18\x04 \x01(\t\x12\x12\n\nalive_only\x18\x05 \x01(\x08\x12\x17\n\x0fwith_companions\x18\x06 \x01(\x08\"1\n\x1bReportStageProgressResponse\x12\x12\n\nkeep_going\x18\x01 \x01(\x08\"\x9a\x02\n\x14\x43ompleteStageRequest\x12\x10\n\x08stage_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\x03\x12)\n\x07outputs\x18\x03 \x03(\x0b\x32\x18.fedafd.v1.NamedArtifact\x12=\n\x07metrics\x18\x04 \x03(\x0b\x32,.fedafd.v1.CompleteStageRequest.MetricsEntry\x12\x33\n\ncompanions\x18\x05 \x03(\x0b\x32\x1f.fedafd.v1.CompleteStageRequest\x12\x12\n\ntakes_next\x18\x06 \x01(\x08\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\\\n\x15\x43ompleteStageResponse\x12\x16\n\x0elost_stage_ids\x18\x01 \x03(\t\x12+\n\x04next\x18\x02 \x01(\x0b\x32\x1d.fedafd.v1.ClaimStageResponse\"5\n\x14\x44\x65scribeMakerRequest\x12\x10\n\x08stage_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"E\n\x15\x44\x65scribeMakerResponse\x12,\n\x05maker\x18\x01 \x01(\x0b\x32\x1d.fedafd.v1.ClaimStageResponse\"\x8e\x01\n\x10\x46\x61ilStageRequest\x12\x10\n\x08stage_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x11\n\tretryable\x18\x04 \x01(\x08\x12\x13\n\x0bhanded_back\x18\x05 \x01(\x08\x12\x0e\n\x06outage\x18\x06 \x01(\x08\x12\x11\n\tbad_input\x18\x07 \x01(\t\"\x13\n\x11\x46\x61ilStageResponse*\xb0\x01\n\tStageKind\x12\x1a\n\x16STAGE_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12STAGE_KIND_PREPARE\x10\x01\x12\x13\n\x0fSTAGE_KIND_FOLD\x10\x02\x12\x14\n\x10STAGE_KIND_MERGE\x10\x03\x12\x15\n\x11STAGE_KIND_DISTIL\x10\x04\x12\x17\n\x13STAGE_KIND_EVALUATE\x10\x05\x12\x14\n\x10STAGE_KIND_WEIGH\x10\x06\x32\xb6\x03\n\x13\x44istillationService\x12I\n\nClaimStage\x12\x1c.fedafd.v1.ClaimStageRequest\x1a\x1d.fedafd.v1.ClaimStageResponse\x12\x64\n\x13ReportStageProgress\x12%.fedafd.v1.ReportStageProgressRequest\x1a&.fedafd.v1.ReportStageProgressResponse\x12R\n\rCompleteStage\x12\x1f.fedafd.v1.CompleteStageRequest\x1a .fedafd.v1.CompleteStageResponse\x12R\n\rDescribeMaker\x12\x1f.fedafd.v1.DescribeMakerRequest\x1a .fedafd.v1.DescribeMakerResponse\x12\x46\n\tFailStage\x12\x1b.fedafd.v1.FailStageRequest\x1a\x1c.fedafd.v1.FailStageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,34 +35,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_COMPLETESTAGEREQUEST_METRICSENTRY']._loaded_options = None
   _globals['_COMPLETESTAGEREQUEST_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_STAGEKIND']._serialized_start=1659
-  _globals['_STAGEKIND']._serialized_end=1835
+  _globals['_STAGEKIND']._serialized_start=1710
+  _globals['_STAGEKIND']._serialized_end=1886
   _globals['_CLAIMSTAGEREQUEST']._serialized_start=98
   _globals['_CLAIMSTAGEREQUEST']._serialized_end=176
   _globals['_COMPANION']._serialized_start=178
   _globals['_COMPANION']._serialized_end=303
   _globals['_CLAIMSTAGERESPONSE']._serialized_start=306
-  _globals['_CLAIMSTAGERESPONSE']._serialized_end=719
-  _globals['_NAMEDARTIFACT']._serialized_start=721
-  _globals['_NAMEDARTIFACT']._serialized_end=789
-  _globals['_REPORTSTAGEPROGRESSREQUEST']._serialized_start=792
-  _globals['_REPORTSTAGEPROGRESSREQUEST']._serialized_end=934
-  _globals['_REPORTSTAGEPROGRESSRESPONSE']._serialized_start=936
-  _globals['_REPORTSTAGEPROGRESSRESPONSE']._serialized_end=985
-  _globals['_COMPLETESTAGEREQUEST']._serialized_start=988
-  _globals['_COMPLETESTAGEREQUEST']._serialized_end=1270
-  _globals['_COMPLETESTAGEREQUEST_METRICSENTRY']._serialized_start=1224
-  _globals['_COMPLETESTAGEREQUEST_METRICSENTRY']._serialized_end=1270
-  _globals['_COMPLETESTAGERESPONSE']._serialized_start=1272
-  _globals['_COMPLETESTAGERESPONSE']._serialized_end=1364
-  _globals['_DESCRIBEMAKERREQUEST']._serialized_start=1366
-  _globals['_DESCRIBEMAKERREQUEST']._serialized_end=1419
-  _globals['_DESCRIBEMAKERRESPONSE']._serialized_start=1421
-  _globals['_DESCRIBEMAKERRESPONSE']._serialized_end=1490
-  _globals['_FAILSTAGEREQUEST']._serialized_start=1493
-  _globals['_FAILSTAGEREQUEST']._serialized_end=1635
-  _globals['_FAILSTAGERESPONSE']._serialized_start=1637
-  _globals['_FAILSTAGERESPONSE']._serialized_end=1656
-  _globals['_DISTILLATIONSERVICE']._serialized_start=1838
-  _globals['_DISTILLATIONSERVICE']._serialized_end=2276
+  _globals['_CLAIMSTAGERESPONSE']._serialized_end=770
+  _globals['_NAMEDARTIFACT']._serialized_start=772
+  _globals['_NAMEDARTIFACT']._serialized_end=840
+  _globals['_REPORTSTAGEPROGRESSREQUEST']._serialized_start=843
+  _globals['_REPORTSTAGEPROGRESSREQUEST']._serialized_end=985
+  _globals['_REPORTSTAGEPROGRESSRESPONSE']._serialized_start=987
+  _globals['_REPORTSTAGEPROGRESSRESPONSE']._serialized_end=1036
+  _globals['_COMPLETESTAGEREQUEST']._serialized_start=1039
+  _globals['_COMPLETESTAGEREQUEST']._serialized_end=1321
+  _globals['_COMPLETESTAGEREQUEST_METRICSENTRY']._serialized_start=1275
+  _globals['_COMPLETESTAGEREQUEST_METRICSENTRY']._serialized_end=1321
+  _globals['_COMPLETESTAGERESPONSE']._serialized_start=1323
+  _globals['_COMPLETESTAGERESPONSE']._serialized_end=1415
+  _globals['_DESCRIBEMAKERREQUEST']._serialized_start=1417
+  _globals['_DESCRIBEMAKERREQUEST']._serialized_end=1470
+  _globals['_DESCRIBEMAKERRESPONSE']._serialized_start=1472
+  _globals['_DESCRIBEMAKERRESPONSE']._serialized_end=1541
+  _globals['_FAILSTAGEREQUEST']._serialized_start=1544
+  _globals['_FAILSTAGEREQUEST']._serialized_end=1686
+  _globals['_FAILSTAGERESPONSE']._serialized_start=1688
+  _globals['_FAILSTAGERESPONSE']._serialized_end=1707
+  _globals['_DISTILLATIONSERVICE']._serialized_start=1889
+  _globals['_DISTILLATIONSERVICE']._serialized_end=2327
 # @@protoc_insertion_point(module_scope)

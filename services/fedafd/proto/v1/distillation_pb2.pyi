@@ -51,7 +51,7 @@ class Companion(_message.Message):
     def __init__(self, stage_id: _Optional[str] = ..., token: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[NamedArtifact, _Mapping]]] = ..., modality: _Optional[_Union[_types_pb2.Modality, str]] = ...) -> None: ...
 
 class ClaimStageResponse(_message.Message):
-    __slots__ = ("token", "kind", "federation_id", "round_id", "round_number", "seed", "federation_config_json", "public_set_sha256", "inputs", "output_prefix", "modality", "lease", "stage_id", "companions")
+    __slots__ = ("token", "kind", "federation_id", "round_id", "round_number", "seed", "federation_config_json", "public_set_sha256", "inputs", "output_prefix", "modality", "lease", "stage_id", "companions", "until_deadline")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +66,7 @@ class ClaimStageResponse(_message.Message):
     LEASE_FIELD_NUMBER: _ClassVar[int]
     STAGE_ID_FIELD_NUMBER: _ClassVar[int]
     COMPANIONS_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_DEADLINE_FIELD_NUMBER: _ClassVar[int]
     token: int
     kind: StageKind
     federation_id: str
@@ -80,7 +81,8 @@ class ClaimStageResponse(_message.Message):
     lease: _duration_pb2.Duration
     stage_id: str
     companions: _containers.RepeatedCompositeFieldContainer[Companion]
-    def __init__(self, token: _Optional[int] = ..., kind: _Optional[_Union[StageKind, str]] = ..., federation_id: _Optional[str] = ..., round_id: _Optional[str] = ..., round_number: _Optional[int] = ..., seed: _Optional[int] = ..., federation_config_json: _Optional[str] = ..., public_set_sha256: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[NamedArtifact, _Mapping]]] = ..., output_prefix: _Optional[str] = ..., modality: _Optional[_Union[_types_pb2.Modality, str]] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., stage_id: _Optional[str] = ..., companions: _Optional[_Iterable[_Union[Companion, _Mapping]]] = ...) -> None: ...
+    until_deadline: _duration_pb2.Duration
+    def __init__(self, token: _Optional[int] = ..., kind: _Optional[_Union[StageKind, str]] = ..., federation_id: _Optional[str] = ..., round_id: _Optional[str] = ..., round_number: _Optional[int] = ..., seed: _Optional[int] = ..., federation_config_json: _Optional[str] = ..., public_set_sha256: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[NamedArtifact, _Mapping]]] = ..., output_prefix: _Optional[str] = ..., modality: _Optional[_Union[_types_pb2.Modality, str]] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., stage_id: _Optional[str] = ..., companions: _Optional[_Iterable[_Union[Companion, _Mapping]]] = ..., until_deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class NamedArtifact(_message.Message):
     __slots__ = ("name", "artifact")
