@@ -141,7 +141,8 @@ def test_who_hands_a_stage_back_has_kept_the_rows_that_were_encoded(
 ) -> None:
     monkeypatch.setattr(module, "_BLOCK", 1)
     monkeypatch.setattr(module, "encode_batch", lambda _: 16)
-    encoder, rows = (lambda x: x), torch.arange(80, dtype=torch.float32).reshape(40, 2)
+    encoder: Any = None
+    rows = torch.arange(80, dtype=torch.float32).reshape(40, 2)
     encoded: list[int] = []
 
     def noted(_: object, block: Tensor, __: object) -> NDArray[np.float32]:
@@ -149,10 +150,10 @@ def test_who_hands_a_stage_back_has_kept_the_rows_that_were_encoded(
         return block.numpy()
 
     monkeypatch.setattr(module, "encode_all", noted)
-    device, ways = torch.device("cpu"), lambda: Waypoints(tmp_path, every_seconds=3600)
+    device = torch.device("cpu")
     with pytest.raises(HandedBackError):
-        encode_kept(encoder, rows, device, ways(), "image", Until(2, HandedBackError))  # type: ignore[arg-type]
-    found = encode_kept(encoder, rows, device, ways(), "image")  # type: ignore[arg-type]
+        encode_kept(encoder, rows, device, Waypoints(tmp_path, every_seconds=3600), "image", Until(2, HandedBackError))
+    found = encode_kept(encoder, rows, device, Waypoints(tmp_path, every_seconds=3600), "image")
     assert encoded == [16, 16, 8]
     assert np.array_equal(found, rows.numpy())
 

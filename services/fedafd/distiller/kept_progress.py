@@ -1,8 +1,8 @@
 """How far a long stage came, in the object store, where whoever claims the stage next finds it.
 
-What is kept is bound to the stage: to its round, its inputs by their hashes, its seed, its configuration and the kind of
-device. It is sealed with the internal token, so that nobody who may merely write to the store can slip another state in.
-It lies among the round's objects and goes with them.
+What is kept is bound to the stage: to its round, its inputs by their hashes, its seed, its configuration and the kind
+of device. It is sealed with the internal token, so that nobody who may merely write to the store can slip another state
+in. It lies among the round's objects and goes with them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How far a long stage came, kept at intervals in a folder or elsewhere, so that what interrupts the stage costs little.
+"""How far a long stage came, kept at intervals in a folder or elsewhere: what interrupts the stage then costs little.
 
 A stage that goes on from its waypoints ends with the bits that it would have had without the interruption: what is kept
 is everything that its further steps depend on, the states of the random generators among it.
