@@ -19,8 +19,11 @@ from pydantic_settings import BaseSettings
 from tests.servers import ROOT
 
 from fedafd.agent.settings import AgentSettings
+from fedafd.aggregator import server as aggregator_server
 from fedafd.aggregator.settings import AggregatorSettings
+from fedafd.cli import up
 from fedafd.control_plane.settings import ControlPlaneSettings
+from fedafd.distiller import shutdown as distiller_shutdown
 from fedafd.distiller.queries.settings import QueriesSettings
 from fedafd.distiller.settings import DistillerSettings
 from fedafd.domain.config import read_agent_config, read_federation_config
@@ -87,6 +90,27 @@ def test_nothing_is_published_but_rest_on_this_machine(services: dict[str, dict[
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
     assert list(published) == ["control-plane"]
     assert all(port.startswith("127.0.0.1:") for port in published["control-plane"])
+
+
+@pytest.mark.parametrize(
+    ("name", "hard_end", "settings"),
+    [
+        ("distiller", distiller_shutdown.HARD_END_SECONDS, DistillerSettings),
+        ("aggregator", aggregator_server.HARD_END_SECONDS, AggregatorSettings),
+    ],
+)
+def test_a_process_ends_itself_before_the_engine_ends_it(
+    services: dict[str, dict[str, Any]], name: str, hard_end: float, settings: type[BaseSettings]
+) -> None:
+    """Its grace and what a hanging dependency may cost after it, against `stop_grace_period`; of `fedafd up`, too."""
+    variable = f"FEDAFD_{name.upper()}_SHUTDOWN_GRACE_SECONDS"
+    overlays = (read(f"deploy/compose/{overlay}.yml")["services"].get(name, {}) for overlay in OVERLAYS)
+    for service in (services[name], *(overlay for overlay in overlays if "stop_grace_period" in overlay)):
+        grace = float(
+            service.get("environment", {}).get(variable, settings.model_fields["shutdown_grace_seconds"].default)
+        )
+        assert grace + hard_end < float(service["stop_grace_period"].removesuffix("s"))
+    assert settings.model_fields["shutdown_grace_seconds"].default + hard_end < up.GRACE_SECONDS
 
 
 def test_what_is_waited_for_is_healthy_or_done(services: dict[str, dict[str, Any]]) -> None:

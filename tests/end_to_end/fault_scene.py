@@ -27,15 +27,16 @@ from fedafd.datasets import load_public_data, write_public_set
 from fedafd.local.services import Backends
 from fedafd.local.supervisor import Child
 
-__all__ = ["MOMENTS", "Scene", "flip", "swallowing"]
+__all__ = ["GRACE_SECONDS", "MOMENTS", "Scene", "flip", "swallowing"]
 
 MOMENTS = ("preparing", "training", "delivering", "distilling")
 """When a fault strikes: the server trains; a site trains; a site has delivered; nobody is waited for any more."""
+GRACE_SECONDS = 5
 _SETTINGS = {
     "FEDAFD_AGGREGATOR_STAGE_LEASE_SECONDS": "2",
     "FEDAFD_AGGREGATOR_LEASE_SECONDS": "2",
-    "FEDAFD_AGGREGATOR_SHUTDOWN_GRACE_SECONDS": "5",
-    "FEDAFD_DISTILLER_SHUTDOWN_GRACE_SECONDS": "5",
+    "FEDAFD_AGGREGATOR_SHUTDOWN_GRACE_SECONDS": str(GRACE_SECONDS),
+    "FEDAFD_DISTILLER_SHUTDOWN_GRACE_SECONDS": str(GRACE_SECONDS),
 }
 _LONGEST_ROUND_SECONDS = 240.0
 _LONGEST_END_SECONDS = 60.0

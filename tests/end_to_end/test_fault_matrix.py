@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from tests.end_to_end.fault_matrix import FAULTS, run_line
-from tests.end_to_end.fault_scene import Scene, flip
+from tests.end_to_end.fault_scene import GRACE_SECONDS, Scene, flip
 from tests.end_to_end.federation import FEDERATION
+
+from fedafd.distiller.shutdown import HARD_END_SECONDS
 
 pytestmark = pytest.mark.timeout(400)
 PART = (("store away", "preparing"), ("store away", "training"))
@@ -40,3 +42,14 @@ def test_faults_cost_no_round_and_no_bit_and_who_is_absent_counts_with_what_it_s
     parts = {part["client"]: part["state"] for part in answer["participations"]}
     assert parts == {"images": "dropped", "pairs": "delivered", "texts": "delivered"}
     scene.compare(answer, absent={"images"})
+
+
+def test_a_distiller_ends_within_its_bound_beside_an_aggregator_that_hangs(scene: Scene) -> None:
+    """The round goes on with another one as soon as the aggregator does."""
+    scene.begin_round()
+    scene.until("preparing")
+    with scene.frozen("aggregator"):
+        seconds = scene.end("distiller")
+    assert seconds < GRACE_SECONDS + HARD_END_SECONDS + 1
+    scene.start("distiller")
+    scene.compare(scene.end_round())

@@ -24,8 +24,10 @@ from tests.helm.charts import (
     template,
 )
 
+from fedafd.aggregator import server as aggregator_server
 from fedafd.aggregator.settings import AggregatorSettings
 from fedafd.control_plane.settings import ControlPlaneSettings
+from fedafd.distiller import shutdown as distiller_shutdown
 from fedafd.distiller.queries.settings import QueriesSettings
 from fedafd.distiller.settings import DistillerSettings
 
@@ -257,11 +259,23 @@ def test_traces_go_to_the_collector_through_its_port() -> None:
         assert not [name for name in settings_of(render(SERVER, EXTERNAL), process) if name.startswith("OTEL")]
 
 
-@pytest.mark.parametrize("process", ["aggregator", "distiller"])
-def test_a_process_ends_by_itself_before_the_kubelet_ends_it(process: str) -> None:
-    manifests = render(SERVER, external(**{process: {"terminationGracePeriodSeconds": 100}}))
-    name = f"{PROCESSES[process][0]}SHUTDOWN_GRACE_SECONDS"
-    assert settings_of(manifests, process)[name] == "90"
+@pytest.mark.parametrize("granted", [None, 100], ids=["as shipped", "as set"])
+@pytest.mark.parametrize(
+    ("process", "hard_end"),
+    [("aggregator", aggregator_server.HARD_END_SECONDS), ("distiller", distiller_shutdown.HARD_END_SECONDS)],
+)
+def test_a_process_ends_by_itself_before_the_kubelet_ends_it(
+    process: str, hard_end: float, granted: int | None
+) -> None:
+    changes = {} if granted is None else {process: {"terminationGracePeriodSeconds": granted}}
+    manifests = render(SERVER, external(**changes))
+    grace = float(settings_of(manifests, process)[f"{PROCESSES[process][0]}SHUTDOWN_GRACE_SECONDS"])
+    pod = manifests.one("Deployment", f"fed-fedafd-{process}")["spec"]["template"]["spec"]
+    pause = pod["containers"][0].get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    limit = pod["terminationGracePeriodSeconds"]
+    assert granted in (None, limit)
+    assert grace >= limit - 10
+    assert pause + grace + hard_end < limit
 
 
 # --- names, accounts, images -----------------------------------------------------------------------------------------

@@ -54,9 +54,9 @@ from fedafd.telemetry.metrics import start_metrics_server
 from fedafd.telemetry.tracing import configure_tracing
 from fedafd.tracking.trackers import check_trackers
 
-__all__ = ["main", "make_server", "serve"]
+__all__ = ["HARD_END_SECONDS", "main", "make_server", "serve"]
 
-_HARD_END_SECONDS = 4.0
+HARD_END_SECONDS = 4.0
 """After the grace a process that still waits for a hung database or broker is ended."""
 _log = get_logger(__name__)
 
@@ -215,7 +215,7 @@ async def _serve_until_signal(settings: AggregatorSettings) -> None:
 
     def end() -> None:
         if not stop.is_set():
-            end_within(settings.shutdown_grace_seconds + _HARD_END_SECONDS)
+            end_within(settings.shutdown_grace_seconds + HARD_END_SECONDS)
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):

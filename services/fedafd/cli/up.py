@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from fedafd.local.services import Backends, Services
     from fedafd.local.supervisor import Child, Supervisor
 
-__all__ = ["up"]
+__all__ = ["GRACE_SECONDS", "up"]
 
 _NEEDED = ("fastapi", "uvicorn", "grpc", "celery", "redis", "sqlalchemy", "torch", "transformers")
-_GRACE_SECONDS = 35.0
+GRACE_SECONDS = 35.0
 """For each process to end after SIGTERM: a distiller hands its stage back, an aggregator finishes calls (25 s)."""
 _LOOK_SECONDS = 0.25
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 30.0
@@ -256,7 +256,7 @@ def _stop_in_order(supervisor: Supervisor, console: Console) -> None:
             if child.process.poll() is None:
                 child.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                child.process.wait(_GRACE_SECONDS)
+                child.process.wait(GRACE_SECONDS)
     except KeyboardInterrupt:
         supervisor.stop(0)
 

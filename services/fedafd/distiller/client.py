@@ -34,7 +34,8 @@ _REPORT_SECONDS = 5.0
 _GIVE_UP_SECONDS = 300.0
 FINISHED_GIVE_UP_SECONDS = 6 * 3600.0
 """For what is computed: doing it again takes longer than waiting for the aggregator."""
-_HAND_BACK_SECONDS = 5.0
+_HAND_BACK_SECONDS = 2.5
+"""For each try, and after which there is no other."""
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.5, 15.0
 _log = get_logger(__name__)
 T = TypeVar("T")

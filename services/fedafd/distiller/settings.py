@@ -65,7 +65,7 @@ class DistillerSettings(ProcessSettings):
         25.0,
         ge=0,
         description="How long a stage may go on after SIGTERM; then it is handed back for another distiller. Keep it"
-        " below the platform's own limit.",
+        " 10 s below the platform's own limit.",
     )
     log_level: str = Field("INFO", description="Least level that is logged: DEBUG, INFO, WARNING or ERROR.")
 

@@ -12,10 +12,12 @@ from fedafd.domain.process_errors import HandedBackError
 from fedafd.telemetry.ending import end_within
 from fedafd.telemetry.logging import get_logger
 
-__all__ = ["Shutdown", "StageHandedBackError"]
+__all__ = ["HARD_END_SECONDS", "Shutdown", "StageHandedBackError"]
 
-_HARD_END_SECONDS = 20.0
-"""After the grace: the stage is handed back, which an aggregator that is away delays."""
+HARD_END_SECONDS = 9.0
+"""After the grace: progress is kept and the stage handed back, which a store or an aggregator that hangs delays. What
+the platform grants lies above it in every file that we ship (tests/compose/test_files.py, tests/helm).
+"""
 _log = get_logger(__name__)
 
 
@@ -42,7 +44,7 @@ class Shutdown:
         if self._deadline is None:
             self._deadline = monotonic() + self._grace
             self._metrics.draining.set(1)
-            end_within(self._grace + _HARD_END_SECONDS)
+            end_within(self._grace + HARD_END_SECONDS)
             _log.info("distiller.draining", grace_seconds=self._grace)
 
     def check(self) -> None:

@@ -37,7 +37,7 @@ _TRAINING = "training"
 _BLOCK = 4
 """Batches encoded between two looks at the clock: whole ones, so that the bits are those of one go."""
 _SHARE_FOR_LAST = 0.2
-_HANDING_BACK_SECONDS = 5.0
+_HANDING_BACK_SECONDS = 3.0
 """How long who hands a stage back waits for its last waypoint: the process has to end."""
 _VERSIONS = f"{version('fedafd')} torch {torch.__version__}"
 _log = get_logger(__name__)
