@@ -211,6 +211,10 @@ FAULTS: tuple[Fault, ...] = (
     Fault("TLS: line to the sites swallows", _for_a_while(_sites_swallowed), ("training",), TlsScene),
     Fault("TLS: certificates renewed meanwhile", _renewed_unseen, ("preparing", "training"), TlsScene),
     Fault("TLS: a certificate that nobody trusts", _strange_certificate, ("preparing", "training"), TlsScene),
+    Fault("first of two aggregators 20 s ahead", lambda scene: scene.skewed(0, 20), _SITES, scene=TwoAggregatorsScene),
+    Fault(
+        "second of two aggregators 20 s behind", lambda scene: scene.skewed(1, -20), _SITES, scene=TwoAggregatorsScene
+    ),
     Fault("first of two aggregators without database", lambda scene: scene.cut_off(0), scene=TwoAggregatorsScene),
     Fault("second of two aggregators without database", lambda scene: scene.cut_off(1), scene=TwoAggregatorsScene),
 )

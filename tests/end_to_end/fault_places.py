@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -74,19 +75,26 @@ class _TwoAggregators(Trial):
     scene: TwoAggregatorsScene
 
     def start_services(self, *, distiller: bool) -> None:
-        services, backends = self.services, self.services.backends
+        services = self.services
         services.migrate()
         services.start_control_plane()
         services.wait_for_control_plane()
-        ports = [free_port() for _ in self.scene.lines]
-        for name, port, line in zip("ab", ports, self.scene.lines, strict=True):
-            url = make_url(backends.database_url).set(host="127.0.0.1", port=line.port, query={})
-            services.backends = replace(backends, database_url=url.render_as_string(hide_password=False))
-            services.start_aggregator(f"127.0.0.1:{port}", name=f"aggregator-{name}")
-            self.until(partial(accepts, port), "the aggregator", 120)
-        services.backends = backends
-        services.aggregator = self.scene.stack.enter_context(proxy(ports))
+        self.ports = [free_port() for _ in self.scene.lines]
+        for which in range(len(self.ports)):
+            self.start_one(which, "fedafd.aggregator.server")
+        services.aggregator = self.scene.stack.enter_context(proxy(self.ports))
         services.start_distiller()
+
+    def start_one(self, which: int, module: str) -> None:
+        """The first or second of them; `module` is the program."""
+        services, backends = self.services, self.services.backends
+        url = make_url(backends.database_url).set(host="127.0.0.1", port=self.scene.lines[which].port, query={})
+        services.backends = replace(backends, database_url=url.render_as_string(hide_password=False))
+        try:
+            services.start_aggregator(f"127.0.0.1:{self.ports[which]}", name=f"aggregator-{'ab'[which]}", module=module)
+        finally:
+            services.backends = backends
+        self.until(partial(accepts, self.ports[which]), "the aggregator", 120)
 
 
 class TwoAggregatorsScene(Scene):
@@ -103,6 +111,14 @@ class TwoAggregatorsScene(Scene):
             self.stack.callback(line.close)
         _TwoAggregators.scene = self
         return Backends(database_url=url, redis_url=redis_url, store={"URL": str(self.folder / "store")})
+
+    def skewed(self, which: int, seconds: int) -> None:
+        """One of them comes back on a machine whose clock is so far ahead, and stays there."""
+        self.kill(f"aggregator-{'ab'[which]}")
+        os.environ["SKEWED_SECONDS"] = str(seconds)
+        trial = self.trial
+        assert isinstance(trial, _TwoAggregators)
+        trial.start_one(which, "tests.end_to_end.skewed_aggregator")
 
     def cut_off(self, which: int) -> None:
         """One of them does not reach the database until the round is over."""

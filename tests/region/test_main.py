@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from fedafd.agent.state import CREDENTIAL_FILE, StateDirectory
 from fedafd.cli.main import app
 from fedafd.domain.config import parse_federation_config
 from fedafd.domain.config.region import config_of_region
+from fedafd.persistence import clock
 from fedafd.persistence.migrate import migrate
 from fedafd.region.main import start_region
 from fedafd.region.runner import Region
@@ -75,6 +77,27 @@ def test_an_enrolled_region_does_without_the_file_of_its_token(
     token.write_text("fedafd-enrol.another")
     assert start_region(file) == ExitCode.STOPPED
     assert given == [None, "fedafd-enrol.another"]
+
+
+def test_a_region_goes_by_the_databases_clock_from_its_start(
+    file: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate(postgres_url)
+    monkeypatch.setenv("FEDAFD_REGION_DATABASE_URL", postgres_url)
+    monkeypatch.setattr(clock, "_wall", lambda: datetime.now(UTC) + timedelta(hours=3))
+    (file.parent / "state").mkdir()
+    (file.parent / "state" / CREDENTIAL_FILE).write_text("{}")
+    off: list[timedelta] = []
+
+    async def noted(_: Region, __: str | None) -> None:
+        off.append(clock.utc_now() - datetime.now(UTC))
+
+    monkeypatch.setattr(Region, "run", noted)
+    try:
+        assert start_region(file) == ExitCode.STOPPED
+    finally:
+        clock.shared_clock.forget()
+    assert abs(off[0]) < timedelta(seconds=5)
 
 
 def test_a_full_disk_has_a_code_of_its_own(

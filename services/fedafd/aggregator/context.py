@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from fedafd.aggregator.acceptance import Acceptances
 from fedafd.aggregator.announced_uploads import AnnouncedUploads
@@ -50,6 +50,8 @@ class Context:
     """An agent that does not call within it has lost its session: another one of the same client may begin."""
     seen: Callable[[str, str, str], None] | None = None
     """Hears of every call of an agent: federation's id, client's name, what the agent is doing."""
+    tell_skew: Callable[[float, datetime], None] | None = None
+    """Hears how far this machine's clock is ahead of the database's, as long as it differs; takes milliseconds."""
     authority: Authority | None = None
     """Signs clients' certificates; None: agents have no keys, as before there were any."""
     certificate_lifetime: timedelta = timedelta(days=30)

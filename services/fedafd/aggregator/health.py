@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1._async import HealthServicer
 
 from fedafd.aggregator.context import Context
-from fedafd.persistence.clock import shared_clock
+from fedafd.persistence.clock import shared_clock, utc_now
 from fedafd.rpc.clock import CLOCK_KEY
 from fedafd.telemetry.logging import get_logger
 
@@ -49,6 +49,8 @@ async def watch_health(context: Context, servicer: HealthServicer, seconds: floa
             _log.error("health.not_serving", reason=problem)
         context.metrics.healthy.set(0 if problem else 1)
         context.metrics.clock_skew.set(shared_clock.skew_seconds)
+        if context.tell_skew is not None and shared_clock.differs:
+            await asyncio.to_thread(context.tell_skew, shared_clock.skew_seconds, utc_now())
         answer = health_pb2.HealthCheckResponse
         status = answer.NOT_SERVING if problem else answer.SERVING
         for name in ("", *SERVICE_NAMES):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
@@ -36,6 +37,7 @@ from fedafd.domain.errors import FedafdError
 from fedafd.domain.kinds import FOLDS_TOGETHER
 from fedafd.messaging.broker_memory import BrokerMemory
 from fedafd.messaging.celery_app import make_celery, send_stage
+from fedafd.messaging.clock_skews import SkewTeller
 from fedafd.messaging.presence import PresenceWriter
 from fedafd.messaging.queue_depth import QueueDepth
 from fedafd.messaging.wakeups import WakeupPublisher, listen_for_wakeups
@@ -110,6 +112,7 @@ async def serve(settings: AggregatorSettings, stop: asyncio.Event) -> None:
             stage_lease=timedelta(seconds=settings.stage_lease_seconds),
             session_lease=timedelta(seconds=settings.session_lease_seconds),
             seen=PresenceWriter(redis_url).seen,
+            tell_skew=SkewTeller(redis_url, f"the aggregator {socket.gethostname()} ({settings.listen})").tell,
             authority=authority,
             certificate_lifetime=timedelta(days=settings.client_certificate_days),
             bound_only=settings.require_client_keys,

@@ -89,13 +89,14 @@ def create_app(settings: ControlPlaneSettings) -> FastAPI:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(context.database.close)
             await check_schema(context.database)
+            await context.database.ping()
             if key := settings.first_admin_key():
                 async with context.database.transaction() as session:
                     await ensure_admin_key(session, key)
             stack.push_async_callback(context.key_uses.write, context.database)
             stack.push_async_callback(context.failed_logins.write, context.database)
             uses = context.key_uses.keep_writing(context.database)
-            work = [_forget_what_ended(context), uses, _write_failures(context)]
+            work = [_forget_what_ended(context), uses, _write_failures(context), context.database.keep_time()]
             if redis_url and context.redis:
                 stack.push_async_callback(context.redis.aclose)
                 work.append(listen_for_wakeups(redis_url, lambda change: context.wakeups.heard(change.federation)))

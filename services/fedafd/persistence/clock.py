@@ -42,14 +42,18 @@ class SharedClock:
         mark = (asked_at + monotonic()) / 2
         self._anchor = (database_time, mark)
         self.skew_seconds = (_wall() - self.now()).total_seconds()
-        differs = abs(self.skew_seconds) > _WARN_SECONDS
-        if differs and not self._warned:
+        if self.differs and not self._warned:
             _log.warning(
                 "clock.differs_from_database",
                 seconds_ahead=round(self.skew_seconds, 1),
                 reason="the database's time counts; set this machine's clock by NTP",
             )
-        self._warned = differs
+        self._warned = self.differs
+
+    @property
+    def differs(self) -> bool:
+        """Whether this machine's clock is so far from the database's that somebody should set it."""
+        return abs(self.skew_seconds) > _WARN_SECONDS
 
     def forget(self) -> None:
         """Go by this machine's clock again."""

@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from time import monotonic
 from typing import Any, cast
 
 from sqlalchemy import CursorResult, Engine, Update, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
@@ -25,6 +33,7 @@ from fedafd.domain.errors import (
     ConcurrentChangeError,
     ConfigurationError,
     DatabaseUnavailableError,
+    FedafdError,
     InvalidRequestError,
 )
 from fedafd.persistence.clock import shared_clock
@@ -165,6 +174,13 @@ class Database:
                 return
             now = await connection.scalar(text("SELECT clock_timestamp()"))
         shared_clock.set(cast("datetime", now), asked_at)
+
+    async def keep_time(self, seconds: float = 30.0) -> None:
+        """Look at the database's clock, now and again and again, until cancelled; one that is away is asked later."""
+        while not self.is_sqlite:
+            with suppress(FedafdError, SQLAlchemyError, OSError):
+                await self.ping()
+            await asyncio.sleep(seconds)
 
     async def close(self) -> None:
         """Close all connections."""

@@ -55,8 +55,11 @@ async def _serve(config: RegionConfig, settings: RegionSettings, token: str | No
     state = StateDirectory(config.state_dir)
     state.lock()
     database = Database(settings.database_url.get_secret_value())
+    clock: asyncio.Task[None] | None = None
     try:
         await check_schema(database)
+        await database.ping()
+        clock = asyncio.create_task(database.keep_time())
         own = OwnFederation(database, open_store(settings.store), config.federation)
         region = Region(
             with_line(config, state.root, token),
@@ -71,6 +74,8 @@ async def _serve(config: RegionConfig, settings: RegionSettings, token: str | No
         _log.info("region.started", aggregator=config.aggregator, federation=config.federation)
         await region.run(token)
     finally:
+        if clock is not None:
+            clock.cancel()
         await database.close()
         state.unlock()
     _log.info("region.stopped")

@@ -259,3 +259,14 @@ def test_a_regions_federation_waits_for_the_upper_one_and_nobody_is_told_to_push
     (found,) = decide(facts(federation(delivering, client("north"), row=row))).findings
     assert "delivers it to the upper federation" in found.words
     assert "fedafd region run" in found.remedy
+
+
+def test_a_clock_that_differs_is_named_after_what_rounds_wait_for() -> None:
+    status = decide(facts(federation(), clock_skews={"the aggregator a (1:2)": 20.0, "the control plane": -7300.0}))
+    assert [finding.cause for finding in status.findings][-2:] == [Cause.CLOCK, Cause.CLOCK]
+    words = [finding.words for finding in status.findings if finding.cause is Cause.CLOCK]
+    assert words == [
+        "the clock of the aggregator a (1:2) is 20 s ahead of the database's, which rounds go by",
+        "the clock of the control plane is 2.0 h behind the database's, which rounds go by",
+    ]
+    assert all(finding.level is Level.WAITING for finding in status.findings if finding.cause is Cause.CLOCK)

@@ -11,8 +11,10 @@ from fedafd.control_plane.clients.schemas import Client, ClientState
 from fedafd.control_plane.clients.service import presences
 from fedafd.control_plane.context import Context
 from fedafd.messaging.broker_queue import count_waiting
+from fedafd.messaging.clock_skews import read_skews
 from fedafd.messaging.queries import QueryLine
 from fedafd.persistence.client_repository import is_excluded
+from fedafd.persistence.clock import shared_clock
 from fedafd.persistence.drain_repository import get_drain
 from fedafd.persistence.federation_repository import list_federations
 from fedafd.persistence.models import (
@@ -90,6 +92,8 @@ class Facts:
     """Messages in the broker that no distiller has taken; None where that is not known."""
     queries_missed_since: datetime | None = None
     """Since when people who try a version find no query worker; None while nobody tries, or one is there."""
+    clock_skews: Mapping[str, float] = field(default_factory=dict)
+    """By process how many seconds its machine's clock is ahead of the database's, where it differs; behind: below 0."""
     at_work: Sequence[StageRow] = ()
     """Stages of any federation that a distiller works on."""
     federations: Sequence[FederationFacts] = field(default_factory=list)
@@ -101,12 +105,15 @@ async def gather(context: Context, only: Collection[str] | None = None) -> Facts
     Raises DatabaseUnavailableError: without the database nothing is known.
     """
     now = utc_now()
-    store, cache, queue, missed = await asyncio.gather(
+    store, cache, queue, missed, skews = await asyncio.gather(
         _problem(asyncio.to_thread(_use_store, context)),
         _problem(_ping_redis(context)),
         _queue(context),
         QueryLine(context.redis).missed_since(),
+        read_skews(context.redis, now),
     )
+    if shared_clock.differs:
+        skews = {"the control plane": shared_clock.skew_seconds, **skews}
     async with context.database.snapshot() as session:
         rows = await list_federations(session, "", _MOST_FEDERATIONS, only)
         rounds = await list_open_rounds(session)
@@ -141,6 +148,7 @@ async def gather(context: Context, only: Collection[str] | None = None) -> Facts
         redis_problem=cache,
         queue=queue,
         queries_missed_since=missed,
+        clock_skews=skews,
         at_work=at_work,
         federations=federations,
     )

@@ -10,6 +10,7 @@ from fedafd.control_plane.status.lost import lost_words
 from fedafd.control_plane.status.schemas import Cause, Finding, Level, Status
 from fedafd.control_plane.status.waiting import round_finding
 from fedafd.domain.counted import counted
+from fedafd.domain.durations import duration_words
 from fedafd.domain.states import RoundState
 
 __all__ = ["decide"]
@@ -33,6 +34,10 @@ def decide(facts: Facts) -> Status:
         words = "queries wait: somebody tries a model version, and no query worker is running"
         remedy = "start one: `fedafd queries`"
         findings.append(_finding(Level.WAITING, Cause.NO_QUERY_WORKER, words, remedy, facts.queries_missed_since))
+    for process, seconds in facts.clock_skews.items():
+        side = "ahead of" if seconds > 0 else "behind"
+        words = f"the clock of {process} is {duration_words(abs(seconds))} {side} the database's, which rounds go by"
+        findings.append(_finding(Level.WAITING, Cause.CLOCK, words, "set it by NTP: certificates depend on it"))
     findings.sort(key=lambda finding: _ORDER.index(finding.level))
     return Status(level=findings[0].level, at=facts.now, summary=findings[0].sentence(facts.now), findings=findings)
 

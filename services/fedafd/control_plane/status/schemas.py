@@ -46,6 +46,7 @@ class Cause(StrEnum):
     NO_SITE = "no-site"
     ROUND_FAILED = "round-failed"
     NO_QUERY_WORKER = "no-query-worker"
+    CLOCK = "clock"
     IDLE = "idle"
 
 
