@@ -20,6 +20,8 @@ from typing import Any
 
 from tests.end_to_end.fault_places import TlsScene, TwoAggregatorsScene
 from tests.end_to_end.fault_scene import MOMENTS, Scene, flip, swallowing
+from tests.end_to_end.fault_servers import DisksScene, LinesScene, ServersScene
+from tests.end_to_end.grpc_line import GrpcLine
 
 from fedafd.domain.errors import FedafdError
 
@@ -93,6 +95,14 @@ def _asked_to_end(name: str, during: _Outage = lambda _: nullcontext()) -> Calla
     return strike
 
 
+def _of_the_distillers(outage: Callable[[GrpcLine], AbstractContextManager[None]]) -> Callable[[Scene], None]:
+    return _for_a_while(lambda scene: outage(scene.distiller_line))
+
+
+def _of_the_sites(outage: Callable[[GrpcLine], AbstractContextManager[None]]) -> Callable[[Scene], None]:
+    return _for_a_while(lambda scene: outage(scene.sites_line))
+
+
 def _store_away_while_drained(scene: Scene) -> str:
     scene.later.enter_context(scene.drained())
     _for_a_while(Scene.store_away)(scene)
@@ -152,6 +162,7 @@ def _flipped(purpose: str, rounds_ago: int = 0) -> Callable[[Scene], None]:
 
 
 _SITES = ("training", "delivering")
+_STAGES = ("preparing", "delivering", "distilling")
 FAULTS: tuple[Fault, ...] = (
     Fault("nothing", lambda _: None, ("preparing",)),
     Fault("distiller killed", _restarted("distiller")),
@@ -211,6 +222,18 @@ FAULTS: tuple[Fault, ...] = (
     Fault("TLS: line to the sites swallows", _for_a_while(_sites_swallowed), ("training",), TlsScene),
     Fault("TLS: certificates renewed meanwhile", _renewed_unseen, ("preparing", "training"), TlsScene),
     Fault("TLS: a certificate that nobody trusts", _strange_certificate, ("preparing", "training"), TlsScene),
+    Fault("PostgreSQL killed", _for_a_while(ServersScene.postgres_killed), scene=ServersScene),
+    Fault("PostgreSQL frozen", _for_a_while(ServersScene.postgres_frozen), scene=ServersScene),
+    Fault("MinIO killed", _for_a_while(ServersScene.minio_killed), scene=ServersScene),
+    Fault("MinIO frozen", _for_a_while(ServersScene.minio_frozen), scene=ServersScene),
+    Fault("answers to the distiller lost", _of_the_distillers(GrpcLine.losing_answers), _STAGES, LinesScene),
+    Fault("answers to the sites lost", _of_the_sites(GrpcLine.losing_answers), _SITES, LinesScene),
+    Fault("line of the distiller slow", _of_the_distillers(GrpcLine.slow), _STAGES, LinesScene),
+    Fault("line of the sites slow", _of_the_sites(GrpcLine.slow), _SITES, LinesScene),
+    Fault("line of the distiller refused", _of_the_distillers(GrpcLine.refusing), _STAGES, LinesScene),
+    Fault("line of the sites refused", _of_the_sites(GrpcLine.refusing), _SITES, LinesScene),
+    Fault("store full", _for_a_while(lambda scene: scene.full("store")), scene=DisksScene),
+    Fault("distiller's cache full", _for_a_while(DisksScene.cache_full), ("preparing",), DisksScene),
     Fault("first of two aggregators 20 s ahead", lambda scene: scene.skewed(0, 20), _SITES, scene=TwoAggregatorsScene),
     Fault(
         "second of two aggregators 20 s behind", lambda scene: scene.skewed(1, -20), _SITES, scene=TwoAggregatorsScene

@@ -46,6 +46,9 @@ class Scene:
     """Services, three agents and one distiller on SQLite, a folder and a Redis of its own, below `folder`."""
 
     trial_kind: type[Trial] = Trial
+    line_kind: type[Hole] = Hole
+    """Of the line between the sites and the aggregator."""
+    sites_line: Hole
 
     def __init__(self, folder: Path, values: Mapping[str, Any] = FEDERATION) -> None:
         self.folder = folder
@@ -63,7 +66,7 @@ class Scene:
         sites = dict.fromkeys(KINDS, self.own_keys())
         self.trial = self.trial_kind(self.supervisor, backends, folder, settings=settings, sites=sites)
         host, port = self.trial.services.aggregator.split(":")
-        self.sites_line = Hole((host, int(port)))
+        self.sites_line = self.line_kind((host, int(port)))
         self.trial.dialled = f"127.0.0.1:{self.sites_line.port}"
         self.rest = self.trial.rest
         public = folder / "public-set"

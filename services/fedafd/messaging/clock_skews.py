@@ -1,7 +1,7 @@
 """Whose machine's clock differs from the database's, told through Redis to whoever asks what is wrong.
 
-One hash, a field for each process, JSON `{"seconds": how far it is ahead, "at": ISO time in UTC}`. A process tells as long
-as its clock differs; what is old does not count. Nothing is decided by it.
+One hash, a field for each process, JSON `{"seconds": how far it is ahead, "at": ISO time in UTC}`. A process tells as
+long as its clock differs; what is old does not count. Nothing is decided by it.
 """
 
 from __future__ import annotations
