@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 
 import pytest
 from tests.aggregator.crowd import Counts, crowd_of
+from tests.servers import ROOT
 
 _BOUNDS = {
     "statements": (260, 36),
@@ -51,6 +53,30 @@ async def _round_of(count: int, folder: Path, redis_url: str, *, light: bool = F
     for name in counts.totals():
         print(f"    {name}: {dict(getattr(counts, name))}")
     return counts
+
+
+_ON_THE_PAGE = {
+    "statements": "statements",
+    "executions of them": "executions",
+    "transactions": "transactions",
+    "object operations of the aggregator": "objects",
+    "stages": "stages",
+    "calls": "calls",
+    "messages to distillers": "messages",
+}
+
+
+def test_the_page_says_the_bounds_that_are_asserted() -> None:
+    """docs/scale.md has them in the last column of its first table, per client and then per round."""
+    told = {}
+    for line in (ROOT / "docs" / "scale.md").read_text(encoding="utf-8").splitlines():
+        what, _, rest = line.removeprefix("| ").partition(" | ")
+        name = _ON_THE_PAGE.get(what.partition(",")[0])
+        if name is not None and name not in told:
+            told[name] = [float(number) for number in re.findall(r"[\d.]+\d|\d", rest.rsplit(" | ", 1)[1])]
+    expected = {name: [each, a_round] for name, (a_round, each) in _BOUNDS.items()}
+    expected["calls"] = [_LIGHT_CALLS, _BOUNDS["calls"][0], _BOUNDS["calls"][1]]
+    assert told == expected
 
 
 @pytest.mark.parametrize("count", [2, 20])

@@ -22,6 +22,7 @@ from tests.end_to_end.fault_places import TlsScene, TwoAggregatorsScene
 from tests.end_to_end.fault_scene import MOMENTS, Scene, flip, swallowing
 from tests.end_to_end.fault_servers import DisksScene, LinesScene, ServersScene
 from tests.end_to_end.grpc_line import GrpcLine
+from tests.end_to_end.soaked import recorded
 
 from fedafd.domain.errors import FedafdError
 
@@ -280,6 +281,28 @@ def _table(lines: Sequence[Line]) -> str:
     )
 
 
+_SOAKED = Path(__file__).resolve().parents[2] / "docs" / "results" / "soak.json"
+"""What `make soak` has found."""
+ELSEWHERE = {
+    "a distiller that dies in the middle of each kind of stage": "tests/end_to_end/test_faults.py",
+    "a distiller that dies or ends within a long stage: which steps are made again": (
+        "tests/end_to_end/test_kept_progress.py"
+    ),
+    "each status of gRPC in answer to each call of an agent": "tests/agent/test_agent_joining.py",
+    "each status of gRPC in answer to each call of a distiller": "tests/distiller/test_answers.py",
+    "the lost answer of an enrolment": "tests/aggregator/test_repeated_enrolment.py",
+    "deliveries that the store loses": "tests/end_to_end/test_damage.py",
+    "a full store, seen by a site and by the round": "tests/aggregator/test_full_store.py",
+    "a full cache of a distiller": "tests/distiller/test_patience.py",
+    "a server state that is lost for good, and a rollback after it": "tests/aggregator/test_unusable_states.py",
+    "PostgreSQL and Redis that hang, and a lease of a clock two hours ahead": (
+        "tests/aggregator/test_hung_dependencies.py"
+    ),
+    "two aggregators whose clocks are 40 s apart": "tests/end_to_end/test_skewed_clocks.py",
+    "a distiller that no longer receives": "tests/distiller/test_hearing.py",
+    "a drain": "tests/end_to_end/test_drain.py",
+}
+"""Faults that other tests cause, and where."""
 _PAGE = """# Faults, and what became of the round
 
 A test causes one fault in each round of a real federation, and compares the result with a round without faults.
@@ -288,10 +311,11 @@ A row of the table is one round. `make test-faults` runs the test and writes thi
 - **The federation** has three agents, one distiller, a control plane and an aggregator, each a process of its
   own, on SQLite, a folder as the store and a real Redis, with tiny encoders. In rows that begin with TLS every
   connection has certificates on both sides. Rows with two aggregators use PostgreSQL; one of the two is cut off
-  from it until the round ends.
-- **How long a fault lasts.** A frozen process, an outage or a lock lasts {seconds:g} s, a read-only folder four times
-  as long. A killed process is started again after a second. A process that is asked to end during an outage is
-  started after it.
+  from it, or has another clock, until the round ends. Rows of PostgreSQL and MinIO use these two in place of SQLite
+  and the folder. In rows of full disks the store and the distiller's cache are small file systems of their own.
+- **How long a fault lasts.** A frozen process, an outage, a full disk, a broken line or a lock lasts {seconds:g} s, a
+  read-only folder four times as long. A slow line adds a quarter of a second to each piece. A killed process is started
+  again after a second. A process that is asked to end during an outage is started after it.
 - **Seconds** count from the end of the fault (with one of two aggregators cut off: from its beginning) to the
   end of the round. They include the work that the round still had to do, on a machine that other programs used,
   too.
@@ -302,15 +326,26 @@ A row of the table is one round. `make test-faults` runs the test and writes thi
 
 {count} rounds, {red} red.
 
-**Forty rounds.** `make soak` runs many such rounds one after the other, each with a fault and a moment that a seed
-draws, and measures memory, file handles, rows, objects and bytes after each. Of 40 rounds with seed 1 and 40 with
-seed 2 (29 November 2026) every bit was equal, and nothing grew.
+**Many rounds in a row.** `make soak` runs such rounds one after the other, each with a fault and a moment that a seed
+draws, and measures memory, file handles, rows, objects and bytes after each.{soaked}
 
-Tested elsewhere: PostgreSQL and MinIO that hang or are full (tests/aggregator/test_hung_dependencies.py and
-test_full_store.py), deaths in the middle of each kind of stage (tests/end_to_end/test_faults.py), deliveries that the
-store loses (tests/end_to_end/test_damage.py), drains (tests/end_to_end/test_drain.py), rollbacks after damage
-(tests/aggregator/test_unusable_states.py).
+## Tested elsewhere
+
+| fault | test |
+|---|---|
+{elsewhere}
 """
+
+
+def page_of(table: str, count: int, red: int) -> str:
+    """The page with that table of `count` rounds, of which `red` are red."""
+    runs = [
+        f" On {run.day}, of {run.rounds} rounds with seed {run.seed} every bit was equal, and"
+        f" {'; '.join(run.grew) + ' grew' if run.grew else 'nothing grew'}."
+        for run in recorded(_SOAKED)
+    ]
+    elsewhere = "\n".join(f"| {fault} | `{test}` |" for fault, test in ELSEWHERE.items())
+    return _PAGE.format(seconds=_SECONDS, table=table, count=count, red=red, soaked="".join(runs), elsewhere=elsewhere)
 
 
 def main() -> int:
@@ -340,8 +375,7 @@ def main() -> int:
             scene.close()
     red = sum(bool(line.red) for line in lines)
     if arguments.write is not None:
-        page = _PAGE.format(seconds=_SECONDS, table=_table(lines), count=len(lines), red=red)
-        arguments.write.write_text(page, encoding="utf-8")
+        arguments.write.write_text(page_of(_table(lines), len(lines), red), encoding="utf-8")
     return 1 if red else 0
 
 

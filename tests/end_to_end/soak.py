@@ -16,12 +16,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
 from tests.end_to_end.fault_matrix import FAULTS, run_line
 from tests.end_to_end.fault_scene import Scene
 from tests.end_to_end.federation import KINDS
+from tests.end_to_end.soaked import Soaked, record
 
 __all__ = ["Measured", "grown", "measure"]
 
@@ -105,6 +107,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--record", type=Path, help="note the result there, for the page of make test-faults")
     arguments = parser.parse_args()
     # Kept if a round is red: what went wrong stands in the logs there.
     folder = Path(tempfile.mkdtemp(prefix="fedafd-soak-"))
@@ -117,6 +120,10 @@ def main() -> int:
         return 1
     shutil.rmtree(folder)
     found = grown(history)
+    if arguments.record is not None:
+        record(
+            arguments.record, Soaked(datetime.now(UTC).date().isoformat(), len(history), arguments.seed, tuple(found))
+        )
     sys.stdout.write("\n".join(found or [f"{len(history)} rounds: every bit equal, nothing grows"]) + "\n")
     return 1 if found else 0
 
