@@ -81,7 +81,7 @@ class Server(DistillationServiceServicer):
 @pytest.fixture(scope="module")
 def line() -> Iterator[tuple[Server, DistillationClient]]:
     service, server = Server(), grpc.server(ThreadPoolExecutor(4))
-    add_DistillationServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+    add_DistillationServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield service, DistillationClient(f"127.0.0.1:{port}", "internal-token-0123456789-0123456789", None)

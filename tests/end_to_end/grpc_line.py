@@ -23,6 +23,7 @@ class GrpcLine(Hole):
     def __init__(self, target: tuple[str, int]) -> None:
         self._loses, self._delay_seconds = threading.Event(), 0.0
         self._open: set[socket.socket] = set()
+        self._server = target
         super().__init__(target)
 
     @contextmanager
@@ -65,7 +66,7 @@ class GrpcLine(Hole):
             while True:
                 client, _ = listener.accept()
                 try:
-                    server = socket.create_connection(self._target)
+                    server = socket.create_connection(self._server)
                 except OSError:  # nobody is there at the moment
                     client.close()
                     continue
