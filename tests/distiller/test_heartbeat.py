@@ -10,7 +10,7 @@ import pytest
 from fedafd.distiller.client import DistillationClient
 from fedafd.distiller.heartbeat import Heartbeat
 from fedafd.distiller.metrics import DistillerMetrics
-from fedafd.distiller.shutdown import Shutdown, StageHandedBackError
+from fedafd.distiller.shutdown import HARD_END_SECONDS, Shutdown, StageHandedBackError
 from fedafd.domain.errors import FedafdError, StageLostError
 from fedafd.domain.process_errors import UnreachableError
 from fedafd.proto.v1 import distillation_pb2 as pb
@@ -89,4 +89,4 @@ def test_a_shutdown_leaves_the_stage_its_grace(monkeypatch: pytest.MonkeyPatch) 
     shutdown.begin()
     shutdown.begin()
     shutdown.check()
-    assert ends == [80.0]
+    assert ends == [60.0 + HARD_END_SECONDS]

@@ -56,7 +56,7 @@ class ProgressKeeper:
             return NOWHERE
         binding = _binding(stage, self.device)
         objects = RoundObjects(stage.claim.federation_id, stage.claim.round_number)
-        place = _InStore(
+        kept = _InStore(
             store=self.store,
             patience=self.patience,
             resumed=self.metrics.resumed.labels(kind=kind.value).inc,
@@ -64,7 +64,7 @@ class ProgressKeeper:
             key=hmac.digest(self.internal_token.encode(), _PURPOSE + binding.encode(), "sha256"),
             earlier=stage.claim.token > 1,
         )
-        return Waypoints(place, every_seconds=self.every_seconds, asked=self.asked)
+        return Waypoints(kept, every_seconds=self.every_seconds, asked=self.asked)
 
 
 def _binding(stage: Claimed, device: str) -> str:

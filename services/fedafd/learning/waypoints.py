@@ -28,7 +28,7 @@ from fedafd.learning.feeding import encode_batch
 from fedafd.learning.sample_encoder import SampleEncoder, encode_all
 from fedafd.telemetry.logging import get_logger
 
-__all__ = ["EVERY_SECONDS", "NOWHERE", "Place", "TrainingWay", "Waypoints", "encode_kept"]
+__all__ = ["EVERY_SECONDS", "NOWHERE", "TrainingWay", "WaypointStore", "Waypoints", "encode_kept"]
 
 EVERY_SECONDS = 30.0
 _LEAST_TIME_PER_SAVE = 20
@@ -43,7 +43,7 @@ _VERSIONS = f"{version('fedafd')} torch {torch.__version__}"
 _log = get_logger(__name__)
 
 
-class Place(Protocol):
+class WaypointStore(Protocol):
     """Where one stage's waypoints lie, one for each part of the stage."""
 
     def read(self, part: str) -> bytes | None:
@@ -52,7 +52,7 @@ class Place(Protocol):
     def write(self, part: str, content: Checkpoint) -> None:
         """Keep it in place of what was there: the older or the newer, never a half. Raises OSError, FedafdError."""
 
-    def below(self, name: str) -> Place:
+    def below(self, name: str) -> WaypointStore:
         """Where a part lies that has parts of its own."""
 
 
@@ -79,7 +79,7 @@ class _Folder:
                 part_file.unlink()
             raise
 
-    def below(self, name: str) -> Place:
+    def below(self, name: str) -> WaypointStore:
         return _Folder(self.path / name)
 
 
@@ -88,7 +88,7 @@ class Waypoints:
 
     def __init__(
         self,
-        place: Path | Place | None,
+        store: Path | WaypointStore | None,
         *,
         every_seconds: float | None = None,
         asked: Callable[[], bool] = lambda: False,
@@ -96,7 +96,7 @@ class Waypoints:
         """`every_seconds`: the least time between two saves; None: EVERY_SECONDS. Once `asked` says so, one is due at
         once, whenever the last was.
         """
-        self._place = _Folder(place) if isinstance(place, Path) else place
+        self._store = _Folder(store) if isinstance(store, Path) else store
         self._every = EVERY_SECONDS if every_seconds is None else every_seconds
         self._asked, self._answered = asked, False
         self._saved, self._pause = time.monotonic(), self._every
@@ -104,24 +104,24 @@ class Waypoints:
 
     def below(self, name: str) -> Waypoints:
         """Those of a part that has parts of its own."""
-        place = None if self._place is None else self._place.below(name)
-        return Waypoints(place, every_seconds=self._every, asked=self._asked)
+        store = None if self._store is None else self._store.below(name)
+        return Waypoints(store, every_seconds=self._every, asked=self._asked)
 
     @property
     def keeps(self) -> bool:
         """Whether anything is kept at all."""
-        return self._place is not None
+        return self._store is not None
 
     def last(self, part: str) -> Checkpoint | None:
         """What a part kept last; None where that is nothing, is damaged, or is another version's.
 
         Raises what a place other than a folder does that cannot tell.
         """
-        if self._place is None:
+        if self._store is None:
             return None
         self.settle()
         try:
-            kept = self._place.read(part)
+            kept = self._store.read(part)
             checkpoint = None if kept is None else Checkpoint.from_bytes(kept)
         except (OSError, DataError):
             return None
@@ -141,13 +141,13 @@ class Waypoints:
 
         A place that is full, broken or away is told in the log: the stage can do without.
         """
-        if self._place is None:
+        if self._store is None:
             return
         self.settle()
         self._answered = self._asked()
         content.meta["made_by"] = _VERSIONS
         self._saving = Thread(
-            target=copy_context().run, args=(self._write, self._place, part, content), name="waypoint"
+            target=copy_context().run, args=(self._write, self._store, part, content), name="waypoint"
         )
         self._saving.start()
 
@@ -158,12 +158,12 @@ class Waypoints:
             if not self._saving.is_alive():
                 self._saving = None
 
-    def _write(self, place: Place, part: str, content: Checkpoint) -> None:
+    def _write(self, store: WaypointStore, part: str, content: Checkpoint) -> None:
         begun = time.monotonic()
         try:
-            place.write(part, content)
+            store.write(part, content)
         except (OSError, FedafdError) as error:
-            _log.warning("waypoint.not_kept", place=str(place), reason=str(error))
+            _log.warning("waypoint.not_kept", kept_in=str(store), reason=str(error))
         self._saved = time.monotonic()
         if self._every:
             self._pause = max(self._every, _LEAST_TIME_PER_SAVE * (self._saved - begun))

@@ -41,14 +41,14 @@ async def read_skews(client: redis.asyncio.Redis | None, now: datetime) -> dict[
     if client is None:
         return {}
     with suppress(RedisError, ValueError, KeyError, TypeError):
-        told = {
+        skews = {
             (name.decode() if isinstance(name, bytes) else name): json.loads(value)
             for name, value in (await client.hgetall(_KEY)).items()
         }
         recent = timedelta(seconds=_SECONDS)
         return {
-            name: float(each["seconds"])
-            for name, each in sorted(told.items())
-            if now - datetime.fromisoformat(each["at"]) < recent
+            name: float(skew["seconds"])
+            for name, skew in sorted(skews.items())
+            if now - datetime.fromisoformat(skew["at"]) < recent
         }
     return {}
