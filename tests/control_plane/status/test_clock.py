@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import redis.asyncio
 from tests.control_plane.rest import in_process, settings_for
 
 from fedafd.messaging.clock_skews import SkewTeller
@@ -32,3 +33,5 @@ async def test_a_control_plane_that_is_off_knows_it_from_its_start_and_says_so(
         ], page
     finally:
         clock.shared_clock.forget()
+        async with redis.asyncio.Redis.from_url(redis_url) as client:
+            await client.delete("fedafd:clock-skews")
