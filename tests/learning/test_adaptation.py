@@ -324,7 +324,7 @@ def test_a_state_is_evaluated_with_the_encoders_that_it_has() -> None:
     data = tiny_private(ClientKind.TEXT)
     narrow = EncoderConfig(**TEXT | {"options": TEXT["options"] | {"hidden_size": 8}})  # type: ignore[operator]
     made = trained(data, encoders={"text": narrow})
-    metrics = evaluate_client(
+    told = evaluate_client(
         config=tiny_federation(),
         kind=data.kind,
         data=data,
@@ -333,7 +333,7 @@ def test_a_state_is_evaluated_with_the_encoders_that_it_has() -> None:
         state=made.state,
         device="cpu",
     )
-    assert metrics == made.metrics
+    assert told.metrics == made.metrics
 
 
 def test_clients_of_the_same_classes_average_by_name_whatever_their_order() -> None:

@@ -121,7 +121,7 @@ def test_the_model_is_the_pool_that_the_validation_split_bears_out(kind: ClientK
         state=made.state,
         device="cpu",
     )
-    assert again == made.metrics
+    assert again.metrics == made.metrics
 
 
 def test_pairs_have_no_such_branch() -> None:
@@ -145,7 +145,7 @@ def test_a_state_of_before_starts_its_branch_now() -> None:
         state=before.state,
         device="cpu",
     )
-    assert told == before.metrics
+    assert told.metrics == before.metrics
 
 
 def test_killed_while_the_branch_trains_it_ends_with_the_same_bits(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_an_exported_model_predicts_as_its_site_measured(kind: ClientKind, tmp_p
                 continue
             names = [name for name, _ in model.predict(list(samples), branch=branch)]
             right = [name == data.labels[int(y)] for name, y in zip(names, data.test.labels, strict=True)]  # type: ignore[union-attr]
-            assert 100 * np.mean(right) == pytest.approx(told[f"{view}/acc1"])
+            assert 100 * np.mean(right) == pytest.approx(told.metrics[f"{view}/acc1"])
 
 
 def test_weights_that_nobody_fitted_are_refused_with_the_file(tmp_path: Path) -> None:

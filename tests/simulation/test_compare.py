@@ -86,6 +86,23 @@ def test_a_strategy_is_compared_with_another_ones_runs(outputs: tuple[Path, Path
     assert found.to_dict()["differences"][0]["low"] is None
 
 
+def test_who_is_lower_is_told_with_how_many_are_so_beyond_noise(outputs: tuple[Path, Path]) -> None:
+    for output, values in zip(outputs, ([25.0, 20.0, 15.0], [24.0, 19.5, 14.0]), strict=True):
+        for seed in range(3):
+            path = output / f"runs/iid/fedafd/seed-{seed}/result.json"
+            content = json.loads(path.read_text())
+            content["clients"]["image-0"]["metrics"]["federated/acc1"] = sum(values) / 3
+            content["clients"]["image-0"]["scores"] = {"federated": values}
+            path.write_text(json.dumps(content))
+    found = compare(*outputs)
+    assert "3 of 6, most of all iid, seed 0, image-0 by 0.8; 3 of them by more than one standard error over test" in (
+        found.markdown()
+    )
+    errors = found.to_dict()["clients_standard_errors"]["fedafd"]
+    assert errors["iid, seed 0, image-0"] == pytest.approx(1 / 6)
+    assert errors["iid, seed 0, pair-0"] is None
+
+
 def test_over_all_scenarios_only_seeds_that_ran_in_each_count(outputs: tuple[Path, Path]) -> None:
     for seed in range(2):
         keep(outputs[0], "fedafd", seed, 30.0, scenario="skewed")

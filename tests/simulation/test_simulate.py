@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -55,18 +56,18 @@ def figures(result: dict[str, Any]) -> Any:
 
 
 def test_the_report_is_whole(tmp_path: Path) -> None:
-    strategies = ["fedafd", "fedavg"]
+    strategies = ["fedafd", "fedavg", "local"]
     experiment = TINY | {"strategies": strategies, "seeds": [0, 1], "rounds": 1}
     done = subprocess.run(command(tmp_path, experiment, "--workers", "2"), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr + done.stdout
     out = tmp_path / "out"
     results = json.loads((out / "results.json").read_text())
-    assert len(results["runs"]) == 4
+    assert len(results["runs"]) == 6
     differences = {d["strategy"]: d for d in results["differences"] if d["measure"] == "mean"}
     assert set(differences) == set(strategies) - {"fedafd"}
     assert all(d["seeds"] == 2 and d["low"] <= d["mean"] <= d["high"] for d in differences.values())
     with (out / "results.csv").open(newline="") as file:
-        assert len(list(csv.DictReader(file))) == 4
+        assert len(list(csv.DictReader(file))) == 6
     assert "| fedavg | 2 |" in (out / "results.md").read_text()
     page = (out / "results.html").read_text()
     assert page.count("data:image/png;base64,") == 2
@@ -75,6 +76,14 @@ def test_the_report_is_whole(tmp_path: Path) -> None:
         with Image.open(out / name) as image:
             assert image.width > 400
     assert not list(out.glob("runs/*/*/*/kept"))
+    for path in out.glob("runs/*/*/*/result.json"):
+        for client in json.loads(path.read_text())["clients"].values():
+            for view, scores in client["scores"].items():
+                assert fmean(scores) == pytest.approx(client["metrics"][f"{view}/{client['metric']}"])
+            assert ("global" in client["scores"]) is ("global/rsum" in client["metrics"])
+    assert not any("scores" in client for run in results["runs"] for client in run["clients"].values())
+    assert {len(clients) for clients in results["clients"].values()} == {4, 12}
+    assert all(d["standard_error"] >= 0 for clients in results["clients"].values() for d in clients.values())
 
 
 def test_a_full_disk_is_named_and_the_same_command_goes_on(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from tests.simulation.test_simulate import TINY
 
 from fedafd.simulation.experiment import ExperimentConfig
 from fedafd.simulation.report import markdown
-from fedafd.simulation.summary import client_differences, differences, half_width, rows_of
+from fedafd.simulation.summary import client_differences, differences, global_differences, half_width, rows_of
 
 RECALLS = dict.fromkeys(("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10"), 10.0)
 
@@ -81,9 +82,65 @@ def test_over_scenarios_a_seed_counts_once_and_only_where_it_was_run_in_all() ->
 
 def test_single_clients_are_compared_with_themselves() -> None:
     found = client_differences(rows_of(results()), "fedafd", "local")
-    assert found["iid, seed 2, image-0"] == 4.0
-    assert found["iid, seed 2, pair-0"] == 24.0
+    assert found["iid, seed 2, image-0"] == (4.0, None)
+    assert found["iid, seed 2, pair-0"] == (24.0, None)
     assert len(found) == 6
+
+
+RIGHT = [100.0] * 15 + [0.0] * 5
+"""Of 20 test samples."""
+DROPPED = [0.0] * 4 + RIGHT[4:]
+"""4 of those that were right are wrong: 20 points less, with a standard error of 100 * sqrt(0.2 * 0.8 / 19)."""
+SWAPPED = [0.0, 0.0, 0.0, *RIGHT[3:18], 100.0, 100.0]
+"""3 are wrong that were right, 2 the other way round: 5 points less, by 11 of standard error."""
+
+
+def scored(strategy: str, seed: int, image: list[float], pairs: list[float]) -> dict[str, Any]:
+    made = result(strategy, seed, image=fmean(image), pairs=fmean(pairs))
+    made["clients"]["image-0"]["scores"] = {"federated": image}
+    made["clients"]["pair-0"]["scores"] = {"federated": pairs, "global": [55.0, 55.0]}
+    return made
+
+
+def test_a_client_that_is_below_is_told_with_its_standard_error() -> None:
+    """What cannot be told from noise is said: of those that lose by more than an error, and of those that do not."""
+    made = [
+        scored("fedafd", 0, DROPPED, [50.0, 58.0]),
+        scored("fedafd", 1, SWAPPED, [54.0, 54.2]),
+        scored("local", 0, RIGHT, [40.0, 40.0]),
+        scored("local", 1, RIGHT, [40.0, 40.0]),
+    ]
+    rows = rows_of(made)
+    dropped = client_differences(rows, "fedafd", "local")["iid, seed 0, image-0"]
+    assert dropped.mean == -20.0
+    assert dropped.standard_error == pytest.approx(100 * math.sqrt(0.2 * 0.8 / 19))
+    assert dropped.beyond_noise is True
+    swapped = client_differences(rows, "fedafd", "local")["iid, seed 1, image-0"]
+    assert swapped.mean == -5.0
+    assert swapped.standard_error == pytest.approx(100 * math.sqrt((0.25 - 0.05**2) / 19))
+    assert swapped.beyond_noise is False
+    over = global_differences(rows, "fedafd")
+    assert over["iid, seed 0, pair-0"].standard_error == pytest.approx(4.0)
+    text = report(made, seeds=[0, 1])
+    assert (
+        "under local on the test split: 2 of 4 below. By more than one standard error of the paired difference over"
+        " test samples: iid, seed 0, image-0 by 20.0 ± 9.2. By less than one, which cannot be told from noise:"
+        " iid, seed 1, image-0 by 5.0 ± 11.4. By chance alone 1 in 6 clients would be below by so much."
+    ) in text
+    assert (
+        "2 cases in 2 runs: below in 2 cases. By more than one standard error of the paired difference over test"
+        " samples: iid, seed 1, pair-0 by 0.9 ± 0.1. By less than one, which cannot be told from noise:"
+        " iid, seed 0, pair-0 by 1.0 ± 4.0."
+    ) in text
+
+
+def test_of_runs_that_kept_no_scores_the_report_says_that_noise_is_not_known() -> None:
+    made = results()
+    made[0]["clients"]["image-0"]["metrics"]["federated/acc1"] = 15.0
+    made[0]["clients"]["image-0"]["scores"] = {"federated": RIGHT}  # of one of the two runs alone
+    (below,) = [d for d in client_differences(rows_of(made), "fedafd", "local").values() if d.mean < 0]
+    assert (below.standard_error, below.beyond_noise) == (None, None)
+    assert "1 of 6 below. Not known whether that is noise, since these runs kept no scores: iid, seed 0" in report(made)
 
 
 def test_the_report_says_which_clients_fall_below() -> None:
@@ -92,8 +149,9 @@ def test_the_report_says_which_clients_fall_below() -> None:
     experiment = ExperimentConfig.model_validate(TINY | {"strategies": ["fedafd", "local"], "seeds": [0, 1, 2]})
     rows = rows_of(made)
     text = markdown(experiment, rows, differences(rows, "fedafd"))
-    assert "3 cases in 3 runs: below in 1 case: iid seed 2: pair-0 by 1.0." in text
-    assert "1 of 6 below, most of all iid, seed 1, image-0 by 3.0." in text
+    unknown = "Not known whether that is noise, since these runs kept no scores"
+    assert f"3 cases in 3 runs: below in 1 case. {unknown}: iid, seed 2, pair-0 by 1.0." in text
+    assert f"1 of 6 below. {unknown}: iid, seed 1, image-0 by 3.0." in text
 
 
 def report(made: list[dict[str, Any]], **changes: Any) -> str:

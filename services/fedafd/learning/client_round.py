@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ from fedafd.learning.public import Pairs
 from fedafd.learning.site_evaluation import SiteEvaluator
 from fedafd.learning.waypoints import NOWHERE, Waypoints
 
-__all__ = ["ClientRound", "evaluate_client", "train_client"]
+__all__ = ["ClientEvaluation", "ClientRound", "evaluate_client", "train_client"]
 
 _SHARE_FEDERATED = 0.7
 """Of the training, where a branch trains alone, too: it has no public batches."""
@@ -50,6 +51,15 @@ class ClientRound:
     """By split, of those asked for, and there by feature, as SiteEvaluator.views tells them."""
     loss: float | None = None
     """Mean over the steps of the last local epoch; None where that was done before."""
+
+
+class ClientEvaluation(NamedTuple):
+    """Of a personalized state on one split."""
+
+    metrics: dict[str, float]
+    """As ClientRound's."""
+    scores: dict[str, NDArray[np.float64]]
+    """Each sample's part of the task's own metric [n], by view as SiteEvaluator.views names them."""
 
 
 def train_client(
@@ -141,11 +151,13 @@ def evaluate_client(
     state: bytes,
     evaluate_on: SplitName = "test",
     device: str = "auto",
-) -> dict[str, float]:
-    """Metrics of a personalized state, as train_client gives them; the representations and bundles of its round."""
+) -> ClientEvaluation:
+    """A personalized state's metrics, as train_client gives them; the representations and bundles of its round."""
     sent = Sent(representations=global_representations, bundles=bundles, public=None)
     site = LocalSite(config, kind, None, data, state, 0, device, sent=sent)
-    return SiteEvaluator(site).assess(evaluate_on).metrics
+    evaluator = SiteEvaluator(site)
+    views = evaluator.views(evaluate_on)
+    return ClientEvaluation(evaluator.in_one_level(views).metrics, {name: view.scores for name, view in views.items()})
 
 
 class _Onward:

@@ -17,7 +17,7 @@ from fedafd.domain.errors import ConfigurationError
 from fedafd.simulation.experiment import RunKey
 from fedafd.simulation.files import read_json
 from fedafd.simulation.kept_runs import changed_data, changed_settings
-from fedafd.simulation.summary import Difference, Row, client_differences, differences, rows_of
+from fedafd.simulation.summary import ClientDifference, Difference, Row, client_differences, differences, rows_of
 
 __all__ = ["Comparison", "compare"]
 
@@ -69,7 +69,14 @@ class Comparison(NamedTuple):
                 for title, differences_of_title in self.differences.items()
                 for d in differences_of_title
             ],
-            "clients": {title: client_differences(rows, _SECOND, _FIRST) for title, rows in self.rows.items()},
+            "clients": {
+                title: {name: d.mean for name, d in client_differences(rows, _SECOND, _FIRST).items()}
+                for title, rows in self.rows.items()
+            },
+            "clients_standard_errors": {
+                title: {name: d.standard_error for name, d in client_differences(rows, _SECOND, _FIRST).items()}
+                for title, rows in self.rows.items()
+            },
         }
 
     def markdown(self) -> str:
@@ -206,11 +213,14 @@ def _line(d: Difference, rows: Sequence[Row]) -> str:
     return f"| {d.measure} | {one:.1f} | {other:.1f} | {interval} | {verdict} |"
 
 
-def _clients(title: str, gains: Mapping[str, float]) -> str:
-    lower = {name: value for name, value in gains.items() if value < 0}
-    most = min(lower, key=lambda name: lower[name], default="")
-    largest = f", most of all {most} by {-lower[most]:.1f}" if lower else ""
-    return f"Clients of {title} that are lower in the second: {len(lower)} of {len(gains)}{largest}."
+def _clients(title: str, gains: Mapping[str, ClientDifference]) -> str:
+    lower = {name: d for name, d in gains.items() if d.mean < 0}
+    most = min(lower, key=lambda name: lower[name].mean, default="")
+    largest = f", most of all {most} by {-lower[most].mean:.1f}" if lower else ""
+    sure = sum(d.beyond_noise is True for d in lower.values())
+    known = all(d.standard_error is not None for d in lower.values())
+    beyond = f"; {sure} of them by more than one standard error over test samples" if lower and known else ""
+    return f"Clients of {title} that are lower in the second: {len(lower)} of {len(gains)}{largest}{beyond}."
 
 
 def _on_intervals(by_title: Mapping[str, Sequence[Difference]]) -> str:

@@ -22,7 +22,7 @@ from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.merge_tree import plan_merges
 from fedafd.domain.seeds import derive_seed
 from fedafd.domain.state_fingerprint import StateFingerprint
-from fedafd.learning.client_round import ClientRound, evaluate_client, train_client
+from fedafd.learning.client_round import ClientEvaluation, ClientRound, evaluate_client, train_client
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
 from fedafd.learning.evaluation import Evaluation
 from fedafd.learning.fedavg import average_updates, weight_update
@@ -249,6 +249,12 @@ class Federation:
         self, name: str, state: bytes, representations: Reps, bundles: Mapping[Modality, bytes], split: str = "test"
     ) -> dict[str, float]:
         """Metrics of a client's state on its own split, with what its round had sent."""
+        return self.examine_client(name, state, representations, bundles, split).metrics
+
+    def examine_client(
+        self, name: str, state: bytes, representations: Reps, bundles: Mapping[Modality, bytes], split: str = "test"
+    ) -> ClientEvaluation:
+        """As evaluate_client, with each sample's scores."""
         client = next(client for client in self.clients if client.name == name)
         return evaluate_client(
             config=self.config,

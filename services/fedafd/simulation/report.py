@@ -19,10 +19,12 @@ from fedafd.simulation.made_with import made_with_note
 from fedafd.simulation.no_effect import settings_without_effect
 from fedafd.simulation.plots import draw_plots
 from fedafd.simulation.summary import (
+    ClientDifference,
     Difference,
     Row,
     client_differences,
     differences,
+    global_differences,
     measures_of,
     not_done,
     read_results,
@@ -32,6 +34,12 @@ from fedafd.simulation.summary import (
 __all__ = ["markdown", "write_report"]
 
 _ALONE = "local"
+_NOISE = {
+    True: "By more than one standard error of the paired difference over test samples",
+    False: "By less than one, which cannot be told from noise",
+    None: "Not known whether that is noise, since these runs kept no scores",
+}
+"""What is said of clients that are below, by ClientDifference.beyond_noise."""
 
 
 def write_report(experiment: ExperimentConfig, output: Path) -> list[Path]:
@@ -40,7 +48,7 @@ def write_report(experiment: ExperimentConfig, output: Path) -> list[Path]:
     rows = rows_of(results)
     compared = differences(rows, experiment.baseline)
     failed = failures_in(output, not_done(experiment, rows))
-    _write_json(experiment, output, results, compared, failed)
+    _write_json(experiment, output, results, rows, compared, failed)
     _write_csv(output / "results.csv", rows)
     text = markdown(experiment, rows, compared, failed)
     done = [key for key in experiment.runs() if key not in not_done(experiment, rows)]
@@ -145,21 +153,22 @@ def _checks(experiment: ExperimentConfig, rows: Sequence[Row]) -> list[str]:
     own = [row for row in rows if row.strategy == baseline]
     if not own:
         return [f"No run of {baseline} is done: nothing is said of its clients."]
-    paragraphs = [*_against_global(baseline, own), *_against_alone(experiment, rows)]
+    paragraphs = [*_against_global(baseline, rows), *_against_alone(experiment, rows)]
     return [line for part in paragraphs for line in (part, "")][:-1]
 
 
-def _against_global(baseline: str, own: Sequence[Row]) -> list[str]:
-    over = {f"{r.scenario} seed {r.seed}: {name}": value for r in own for name, value in r.over_global.items()}
+def _against_global(baseline: str, rows: Sequence[Row]) -> list[str]:
+    over = global_differences(rows, baseline)
     if not over:
         return []
-    below = [f"{name} by {-value:.1f}" for name, value in over.items() if value < 0]
-    verdict = f"below in {counted(len(below), 'case')}: {'; '.join(below)}" if below else "never below"
-    if not any(over.values()):
-        verdict = "equal in each, as where nothing but the global model is used"
+    below = {name: d for name, d in over.items() if d.mean < 0}
+    verdict = f"below in {counted(len(below), 'case')}. {_told(below)}" if below else "never below."
+    if not any(d.mean for d in over.values()):
+        verdict = "equal in each, as where nothing but the global model is used."
+    runs = sum(row.strategy == baseline for row in rows)
     return [
         f"Pair clients of {baseline} against the frozen global model on the test split,"
-        f" {counted(len(over), 'case')} in {counted(len(own), 'run')}: {verdict}."
+        f" {counted(len(over), 'case')} in {counted(runs, 'run')}: {verdict}"
     ]
 
 
@@ -170,10 +179,25 @@ def _against_alone(experiment: ExperimentConfig, rows: Sequence[Row]) -> list[st
     alone = client_differences(rows, baseline, _ALONE)
     if not alone:
         return [f"No run of {_ALONE} is done for the same scenario and seed: nothing to compare {baseline} with."]
-    worse = {name: value for name, value in alone.items() if value < 0}
-    most = min(worse, key=lambda name: worse[name], default="")
-    words = f"{len(worse)} of {len(alone)} below" + (f", most of all {most} by {-worse[most]:.1f}" if worse else "")
-    return [f"Clients of {baseline} against themselves under {_ALONE} on the test split: {words}."]
+    below = {name: d for name, d in alone.items() if d.mean < 0}
+    words = f"{len(below)} of {len(alone)} below." + (f" {_told(below)}" if below else "")
+    return [f"Clients of {baseline} against themselves under {_ALONE} on the test split: {words}"]
+
+
+def _told(below: Mapping[str, ClientDifference]) -> str:
+    """Each by how much, farthest first, and whether that can be told from noise."""
+    sentences = []
+    for told, words in _NOISE.items():
+        names = [name for name in sorted(below, key=lambda n: below[n].mean) if below[name].beyond_noise is told]
+        if names:
+            sentences.append(f"{words}: {'; '.join(f'{name} {_loss(below[name])}' for name in names)}.")
+    if any(d.beyond_noise for d in below.values()):
+        sentences.append("By chance alone 1 in 6 clients would be below by so much.")
+    return " ".join(sentences)
+
+
+def _loss(d: ClientDifference) -> str:
+    return f"by {-d.mean:.1f}" + ("" if d.standard_error is None else f" ± {d.standard_error:.1f}")
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -191,10 +215,20 @@ def _write_csv(path: Path, rows: Sequence[Row]) -> None:
             writer.writerow([row.scenario, row.strategy, row.seed, *cells, f"{row.seconds:.1f}"])
 
 
+def _without_scores(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's result as results.json has it: what is said of single samples stays with the run."""
+    clients = {
+        name: {key: value for key, value in client.items() if key != "scores"}
+        for name, client in result["clients"].items()
+    }
+    return {**result, "clients": clients}
+
+
 def _write_json(
     experiment: ExperimentConfig,
     output: Path,
-    results: Sequence[Any],
+    results: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     compared: Sequence[Difference],
     failed: Mapping[RunKey, str],
 ) -> None:
@@ -204,8 +238,15 @@ def _write_json(
     shown = [d._asdict() | {"low": finite(d.low), "high": finite(d.high), "shown": d.shown} for d in compared]
     content = {
         "experiment": experiment.model_dump(mode="json", exclude={"tracking"}),  # an address may hold a password
-        "runs": list(results),
+        "runs": [_without_scores(result) for result in results],
         "failed": [key.model_dump() | {"reason": reason} for key, reason in failed.items()],
         "differences": shown,
+        "clients": {
+            against: {client: d._asdict() for client, d in found.items()}
+            for against, found in (
+                ("global model", global_differences(rows, experiment.baseline)),
+                (_ALONE, client_differences(rows, experiment.baseline, _ALONE)),
+            )
+        },
     }
     write_json(output / "results.json", content)

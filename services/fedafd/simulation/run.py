@@ -4,7 +4,7 @@
     progress.json    rounds done with their validation metrics, and which round is chosen for whom; written last
     round-<n>/       stages of the round at work that are done, and waypoints within the one at work
     kept/            server states, personalized states and what belongs to them, by round
-    result.json      test metrics of the chosen rounds; the run is over. `kept/` goes then.
+    result.json      test metrics of the chosen rounds, and scores by sample; the run is over. `kept/` goes then.
 
 Every choice (the server's round, each client's round) is made on validation splits (fedafd.simulation.choice); the test
 splits are read once.
@@ -24,7 +24,7 @@ from safetensors.numpy import load, save
 
 from fedafd.domain.config import usual_task
 from fedafd.domain.errors import DataError
-from fedafd.domain.kinds import Modality
+from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.whole_files import write_whole
 from fedafd.learning.tasks import find_task
 from fedafd.simulation.choice import RoundChoice
@@ -250,12 +250,16 @@ class _Run:
             reps = {Modality(m): rows for m, rows in load(self._read(f"sent-{number}")).items()}
             bundles = {m: self._read(f"bundle-{m.value}-{number}") for m in client.kind.modalities}
             state = self._read(f"client-{client.name}-{number}")
+            tested = self.federation.examine_client(client.name, state, reps, bundles)
             clients[client.name] = {
                 "kind": client.kind.value,
                 **_measured_by(client),
                 "round": number,
                 "num_private_samples": len(client.data.train),
-                "metrics": self.federation.evaluate_client(client.name, state, reps, bundles),
+                "metrics": tested.metrics,
+                "scores": {
+                    view: tested.scores[view].tolist() for view in _compared(client.kind) if view in tested.scores
+                },
             }
         return {
             **key.model_dump(),
@@ -277,6 +281,11 @@ class _Run:
                 f"{self.folder / 'kept' / name}: cannot be read: {error.strerror};"
                 f" remove {self.folder} to do the run anew"
             ) from None
+
+
+def _compared(kind: ClientKind) -> tuple[str, ...]:
+    """Views of which each test sample's score is kept; classifiers are not compared with the global model."""
+    return ("federated", "global") if kind is ClientKind.PAIR else ("federated",)
 
 
 def _measured_by(client: SimulatedClient) -> dict[str, Any]:

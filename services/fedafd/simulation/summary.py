@@ -13,15 +13,18 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from fedafd.learning.comparison import paired_difference
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
 from fedafd.simulation.files import read_json
 from fedafd.simulation.run import score_of
 
 __all__ = [
+    "ClientDifference",
     "Difference",
     "Row",
     "client_differences",
     "differences",
+    "global_differences",
     "half_width",
     "measures_of",
     "not_done",
@@ -50,6 +53,8 @@ class Row(NamedTuple):
     """Each client's own metric: that of its task, of the personalized model."""
     over_global: dict[str, float]
     """By how much each pair client's personalized model is above the frozen global model on the test split."""
+    scores: dict[str, Mapping[str, Sequence[float]]]
+    """Each client's test samples' parts of its metric, by view; nothing of a run of an older version."""
     seconds: float
     cost: dict[str, float]
     """By the names of fedafd.simulation.cost.COSTS; empty for a run that counted no costs."""
@@ -72,6 +77,19 @@ class Difference(NamedTuple):
         return "better" if self.low > 0 else "worse" if self.high < 0 else "not shown"
 
 
+class ClientDifference(NamedTuple):
+    """One client in one run: its own metric under one model less that under another."""
+
+    mean: float
+    standard_error: float | None
+    """Of `mean`, over test samples (fedafd.learning.comparison); None where a run did not keep their scores."""
+
+    @property
+    def beyond_noise(self) -> bool | None:
+        """Whether it is more than one standard error; None where that is not known."""
+        return None if self.standard_error is None else abs(self.mean) > self.standard_error
+
+
 def read_results(experiment: ExperimentConfig, output: Path) -> list[dict[str, Any]]:
     """Results of the runs that are done, in the experiment's order. Raises DataError for a broken file."""
     files = [output / key.folder / "result.json" for key in experiment.runs()]
@@ -91,13 +109,14 @@ def rows_of(results: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 def _row(result: Mapping[str, Any]) -> Row:
     groups: dict[tuple[int, str, str, float], list[Mapping[str, float]]] = {}
-    over, clients = {}, {}
+    over, clients, scores = {}, {}, {}
     for name, client in sorted(result["clients"].items()):
         metrics = client["metrics"]
         kind, metric = client["kind"], client.get("metric", _METRICS[client["kind"]])
         highest = float(client.get("highest", 600 if metric == "rsum" else 100))
         groups.setdefault((list(_METRICS).index(kind), kind, metric, highest), []).append(metrics)
         clients[name] = score_of(metrics, metric)
+        scores[name] = client.get("scores", {})
         if "global/rsum" in metrics:
             over[name] = metrics["federated/rsum"] - metrics["global/rsum"]
     values = {"server rsum": result["server"]["metrics"]["rsum"]}
@@ -116,6 +135,7 @@ def _row(result: Mapping[str, Any]) -> Row:
         {name: result["server"]["metrics"][name] for name in _RECALLS},
         clients,
         over,
+        scores,
         float(result["seconds"]),
         dict(result.get("cost", {})),
     )
@@ -159,15 +179,34 @@ def _gains(
     return [own[measure] - other[measure] for own, other in pairs if measure in own and measure in other]
 
 
-def client_differences(rows: Sequence[Row], strategy: str, other: str) -> dict[str, float]:
+def client_differences(rows: Sequence[Row], strategy: str, other: str) -> dict[str, ClientDifference]:
     """Each client's own metric under `strategy` less that under `other`, by `<scenario>, seed <n>, <client>`."""
-    clients_of = {(row.scenario, row.seed): row.clients for row in rows if row.strategy == other}
+    other_rows = {(row.scenario, row.seed): row for row in rows if row.strategy == other}
     return {
-        f"{row.scenario}, seed {row.seed}, {name}": value - clients_of[row.scenario, row.seed][name]
+        f"{row.scenario}, seed {row.seed}, {name}": ClientDifference(
+            value - partner.clients[name],
+            _standard_error(row.scores[name].get("federated"), partner.scores[name].get("federated")),
+        )
         for row in rows
-        if row.strategy == strategy and (row.scenario, row.seed) in clients_of
+        if row.strategy == strategy and (partner := other_rows.get((row.scenario, row.seed))) is not None
         for name, value in row.clients.items()
     }
+
+
+def global_differences(rows: Sequence[Row], strategy: str) -> dict[str, ClientDifference]:
+    """Each pair client under `strategy` less the frozen global model, by `<scenario>, seed <n>, <client>`."""
+    return {
+        f"{row.scenario}, seed {row.seed}, {name}": ClientDifference(
+            value, _standard_error(row.scores[name].get("federated"), row.scores[name].get("global"))
+        )
+        for row in rows
+        if row.strategy == strategy
+        for name, value in row.over_global.items()
+    }
+
+
+def _standard_error(scores: Sequence[float] | None, others: Sequence[float] | None) -> float | None:
+    return None if not scores or not others else paired_difference(scores, others).standard_error
 
 
 def half_width(values: Sequence[float], confidence: float = 0.95) -> float:
