@@ -40,6 +40,8 @@ _TINY_TEXT = _TEXT | {
     "options": _TEXT["options"] | {"hidden_size": 24, "num_hidden_layers": 1, "intermediate_size": 48}
 }
 """The same operators, narrow and few."""
+_AUTOCASTS = ("bfloat16", "off")
+"""What a GPU does by default, whose casts are operators, too, and float32. Named, since `auto` casts on CUDA alone."""
 _STEPS = ("public pass", "local epoch")
 _SETTLED = 3
 """Steps before this one also do what is done once."""
@@ -86,11 +88,15 @@ def run(*, tiny: bool, repeats: int, clock: Clock, device: str) -> list[Report]:
             place = stack.enter_context(stand_in())
         else:
             place = torch.device(device)
-        return [_case(name, work, place) for name, work in _rounds(tiny, place)]
+        return [
+            _case(f"{name}, autocast {autocast}", work, place)
+            for autocast in _AUTOCASTS
+            for name, work in _rounds(tiny, place, autocast)
+        ]
 
 
-def _rounds(tiny: bool, device: torch.device) -> Iterator[tuple[str, Callable[[Any], object]]]:
-    config, name = _config(tiny), str(device)
+def _rounds(tiny: bool, device: torch.device, autocast: str) -> Iterator[tuple[str, Callable[[Any], object]]]:
+    config, name = _config(tiny, autocast), str(device)
     samples = 6 * config.server.batch_size
     public = public_data(ShapesOptions(num_train=samples, num_val=8, num_test=8, seed=1))["train"]
     state = initial_server_state(config=config, captions=public.captions, seed=1)
@@ -133,12 +139,12 @@ def _rounds(tiny: bool, device: torch.device) -> Iterator[tuple[str, Callable[[A
         yield f"{kind.value} client", client(kind)
 
 
-def _config(tiny: bool) -> FederationConfig:
+def _config(tiny: bool, autocast: str) -> FederationConfig:
     size = {"batch_size": 8 if tiny else 32}
     image, text = (_TINY_IMAGE, _TINY_TEXT) if tiny else (_IMAGE, _TEXT)
-    client = {"local_epochs": 1} | {kind.value: size for kind in ClientKind}
+    client = {"local_epochs": 1, "autocast": autocast} | {kind.value: size for kind in ClientKind}
     values = {"name": "steps", "preset": "small", "image_encoder": image, "text_encoder": text, "client": client}
-    server = {"passes": 1, "initial_passes": 0, "batch_size": 8 if tiny else 128}
+    server = {"passes": 1, "initial_passes": 0, "batch_size": 8 if tiny else 128, "autocast": autocast}
     return parse_federation_config(values | {"server": server})
 
 

@@ -56,8 +56,12 @@ def test_steps_are_counted_on_the_stand_in_where_there_is_no_gpu(tmp_path: Path)
     assert done.returncode == 0, done.stdout + done.stderr
     (path,) = tmp_path.glob("*.json")
     reports = json.loads(path.read_text(encoding="utf-8"))["reports"]
-    assert [report["case"].split()[0] for report in reports] == ["server", *ClientKind]
+    assert [report["case"].split()[0].rstrip(",") for report in reports] == ["server", *ClientKind] * 2
+    operators = [report["ratios"][0]["value"] for report in reports]
+    for cast, exact in zip(operators[:4], operators[4:], strict=True):
+        assert exact < cast <= 1.6 * exact, "casts are operators, and no more than so many"
     for report in reports:
         counts = {ratio["name"]: ratio for ratio in report["ratios"]}
+        assert counts["syncs a step"]["value"] == 0
         assert counts["operators a step"]["value"] > 0
         assert counts["syncs a step"]["at_most"] is not None, "a CPU waits for nothing, and has no target"
