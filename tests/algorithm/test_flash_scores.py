@@ -15,10 +15,11 @@ from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fedafd.algorithm import distillation, similarity
 from fedafd.algorithm import flash_scores as module
-from fedafd.algorithm import similarity
 from fedafd.algorithm.distillation import SimilarityEnsemble
 from fedafd.algorithm.flash_scores import corrected, flash_scores, logit_error
+from fedafd.domain.config import DistillationConfig, FederationConfig
 
 
 def rows(count: int, dim: int, seed: int, norm: float = 1.0, near: Tensor | None = None) -> Tensor:
@@ -133,6 +134,37 @@ def test_an_ensemble_takes_the_kernel_where_rows_may_be_rounded_and_it_fits(
     assert launches.names.count(kernel) == (1 if precision == "bfloat16" else 0)
     expected_N, _ = exact(reps_ND, global_ND, 0.1)
     torch.testing.assert_close(ensemble.state()["running_max"].double(), expected_N, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("has_kernel", [True, False])
+def test_auto_takes_the_kernel_where_there_is_one_and_rounds_nothing_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, has_kernel: bool
+) -> None:
+    global_ND = rows(60, 256, 7)
+    reps_ND = rows(60, 256, 8, near=global_ND)
+    monkeypatch.setattr(similarity, "has_bfloat16", lambda device: True)
+    if has_kernel:
+        for module_ in (similarity, distillation):
+            monkeypatch.setattr(module_, "fits", lambda global_ND: True)
+    made = {}
+    for precision in ("auto", "float32"):
+        ensemble = SimilarityEnsemble(global_ND, 0.1, precision=precision)  # type: ignore[arg-type]
+        with Launches() as launches:
+            ensemble.add(reps_ND)
+        taken = "_scaled_dot_product_flash_attention_for_cpu" in launches.names
+        assert taken is (has_kernel and precision == "auto")
+        made[precision] = ensemble.state()
+    if not has_kernel:
+        for name, value in made["auto"].items():
+            assert torch.equal(value, made["float32"][name]), name
+
+
+def test_by_default_precision_is_left_to_the_hardware() -> None:
+    assert DistillationConfig().precision == "auto"
+    assert (
+        FederationConfig.model_validate({"name": "f", "distillation": {"precision": "float32"}}).distillation.precision
+        == "float32"
+    )
 
 
 @pytest.mark.parametrize("device", [CUDA])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from fedafd.algorithm.checks import (
     check_shape,
     compute_dtype,
 )
+from fedafd.algorithm.flash_scores import fits
 from fedafd.algorithm.similarity import Precision, longest_row, scores_unchecked, similarity_scores
 from fedafd.algorithm.weight_cap import capped_scores
 from fedafd.domain.kinds import Modality
@@ -66,10 +67,13 @@ class SimilarityEnsemble:
     A [N, D], both relative to m. The result is A / l, whatever the order of arrivals and merges, to float error.
     """
 
-    def __init__(self, global_reps: Tensor, temperature: float = 1.0, *, precision: Precision = "float32") -> None:
+    def __init__(
+        self, global_reps: Tensor, temperature: float = 1.0, *, precision: Precision | Literal["auto"] = "float32"
+    ) -> None:
         """`global_reps` [N, D]: what the scores compare with, in the public set's order. `temperature` is tau.
 
-        `precision` of the similarities, as in fedafd.algorithm.similarity; all else is float32 at least.
+        `precision` of the similarities, as in fedafd.algorithm.similarity; `auto` rounds where a flash attention kernel
+        takes them (fedafd.algorithm.flash_scores has the bound), and nowhere else. All else is float32 at least.
         """
         check_positive("temperature", temperature)
         check_shape("global_reps", global_reps, None, None)
@@ -78,7 +82,8 @@ class SimilarityEnsemble:
         self._longest: Tensor | None = None
         self._start(self._global_ND)
         self.temperature = float(temperature)
-        self._precision: Precision = precision
+        rounds = precision == "bfloat16" or (precision == "auto" and fits(self._global_ND))
+        self._precision: Precision = "bfloat16" if rounds else "float32"
 
     def anew(self) -> Self:
         """An empty one that compares with the same global representations, which are not checked and measured again."""

@@ -30,7 +30,7 @@ _SCALARS = {"count": np.dtype(np.int64), "temperature": np.dtype(np.float64)}
 _NUMBERS_AT_ONCE = 1 << 14  # in float64
 _SUM_TOLERANCE = 1e-3
 """Of sums of float32, relative."""
-_SCORE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
+_SCORE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "auto": 0.1}
 """How far rounding may lift a score above the highest there is, by the precision of the similarities."""
 _HIGHEST_CONTRAST = -math.log(np.finfo(np.float32).eps)
 """Where ContrastiveEnsemble cuts its scores off."""

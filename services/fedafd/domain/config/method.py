@@ -83,8 +83,10 @@ class DistillationConfig(Config):
         " (mean), or by CreamFL's contrast with the other modality (contrastive).",
     )
     temperature: Positive = Field(0.1, description="tau: lower trusts the most similar clients more (paper: 1).")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Of the similarities; bfloat16 is faster where the hardware has it: docs/performance.md."
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Of the similarities; bfloat16 is faster where the hardware has it, auto is so on a GPU with a"
+        " flash attention kernel that takes the rows, and float32 elsewhere: docs/performance.md.",
     )
     self_share: float = Field(
         0.5, ge=0, le=1, description="Share of the global model's own representations in the targets (paper: 0)."
