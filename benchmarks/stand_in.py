@@ -240,3 +240,44 @@ def _one_attention(
 _LIBRARY = torch.library.Library("aten", "IMPL")
 _LIBRARY.impl("scaled_dot_product_attention", _one_attention, "AutogradPrivateUse1")
 _LIBRARY.impl("scaled_dot_product_attention", _one_attention, "PrivateUse1")
+
+_LOWER = (
+    "_convolution",
+    "addbmm",
+    "addmm",
+    "baddbmm",
+    "bmm",
+    "convolution",
+    "linear",
+    "matmul",
+    "mm",
+    "scaled_dot_product_attention",
+    "_thnn_fused_gru_cell",
+)
+_HIGHER = ("cross_entropy_loss", "exp", "layer_norm", "log", "log_softmax.int", "mse_loss", "softmax.int", "sum")
+"""As CUDA's autocast has them, of what encoders and losses use. CUDA keeps a weight's cast until the region ends; here
+it is cast for each use, so that counts are at least CUDA's."""
+_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)  # type: ignore[attr-defined]
+
+
+def _cast_by(name: str, wanted: torch.dtype) -> Any:
+    packet, _, overload = name.partition(".")
+    operator = getattr(getattr(torch.ops.aten, packet), overload or "default")
+    among = (torch.bfloat16, torch.float32)
+
+    def cast(value: Any) -> Any:
+        is_ours = isinstance(value, Tensor) and value.device.type == NAME and value.dtype in among
+        return value.to(wanted) if is_ours and value.dtype is not wanted else value
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+            return operator(*mapped(cast, args), **mapped(cast, kwargs))
+
+    return kernel
+
+
+_OTHERS = torch.library.Library("_", "IMPL", "AutocastPrivateUse1")
+_OTHERS.fallback(torch.library.fallthrough_kernel)
+for _names, _dtype in ((_LOWER, torch.bfloat16), (_HIGHER, torch.float32)):
+    for _name in _names:
+        _LIBRARY.impl(_name, _cast_by(_name, _dtype), "AutocastPrivateUse1")

@@ -148,7 +148,7 @@ def test_auto_takes_the_kernel_where_there_is_one_and_rounds_nothing_elsewhere(
             monkeypatch.setattr(module_, "fits", lambda global_ND: True)
     made = {}
     for precision in ("auto", "float32"):
-        ensemble = SimilarityEnsemble(global_ND, 0.1, precision=precision)  # type: ignore[arg-type]
+        ensemble = SimilarityEnsemble(global_ND, 0.1, precision=precision)
         with Launches() as launches:
             ensemble.add(reps_ND)
         taken = "_scaled_dot_product_flash_attention_for_cpu" in launches.names

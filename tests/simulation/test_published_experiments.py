@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from tests.documents import ROOT
+from tests.servers import ROOT
 from typer.testing import CliRunner
 
 from fedafd.cli.main import app
