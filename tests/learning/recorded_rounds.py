@@ -134,7 +134,11 @@ def main(name: str) -> None:
     made: list[Prepared] = []
     with entered:
         found = {"server, adamp": server(device, "adamp", made)}
-        for kind, optimizer in ((ClientKind.TEXT, "adamp"), (ClientKind.PAIR, "sgd")):
+        for kind, optimizer in (
+            (ClientKind.IMAGE, "adam"),
+            (ClientKind.TEXT, "adamp"),
+            (ClientKind.PAIR, "sgd"),
+        ):
             found[f"{kind.value}, {optimizer}"] = client(device, kind, made[0], optimizer)
     print(json.dumps(found))
 

@@ -26,12 +26,12 @@ def test_recorded_rounds_end_as_others_do_and_a_step_is_one_replay(device: str) 
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    assert found.keys() == {"server, adamp", "text, adamp", "pair, sgd"}
+    assert found.keys() == {"server, adamp", "image, adam", "text, adamp", "pair, sgd"}
     for name, facts in found.items():
         # Bias corrections are the host's doubles on one side, and the device's floats on the other.
         assert facts["apart"] < (0.05 if device == "cuda" else 1e-4), (name, facts)
         assert facts["same_tensors"], name
-        # Of the server one in each of two rounds; of a text client also one of its branch that trains alone.
+        # Of the server one in each of two rounds; of a classifier also one of its branch that trains alone.
         assert facts["recordings"] == (1 if name.startswith("pair") else 2), (name, facts)
         assert facts["syncs"] == 0, (name, facts)
         # What is left are the batch, its copy to where the recording reads it, and the sum of the losses.
