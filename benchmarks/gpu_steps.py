@@ -40,6 +40,9 @@ _TINY_TEXT = _TEXT | {
     "options": _TEXT["options"] | {"hidden_size": 24, "num_hidden_layers": 1, "intermediate_size": 48}
 }
 """The same operators, narrow and few."""
+_NARROW_IMAGE = _IMAGE | {"image_size": 32, "options": _IMAGE["options"] | {"hidden_sizes": [8, 16, 24, 32]}}
+_NARROW_TEXT = _TEXT | {"options": _TEXT["options"] | {"hidden_size": 24, "intermediate_size": 48}}
+"""As deep as the whole ones, so that there are as many operators; for a stand-in, which computes them on a CPU."""
 _AUTOCASTS = ("bfloat16", "off")
 """What a GPU does by default, whose casts are operators, too, and float32. Named, since `auto` casts on CUDA alone."""
 _STEPS = ("public pass", "local epoch")
@@ -96,7 +99,7 @@ def run(*, tiny: bool, repeats: int, clock: Clock, device: str) -> list[Report]:
 
 
 def _rounds(tiny: bool, device: torch.device, autocast: str) -> Iterator[tuple[str, Callable[[Any], object]]]:
-    config, name = _config(tiny, autocast), str(device)
+    config, name = _config(tiny, autocast, narrow=device.type not in ("cpu", "cuda")), str(device)
     samples = 6 * config.server.batch_size
     public = public_data(ShapesOptions(num_train=samples, num_val=8, num_test=8, seed=1))["train"]
     state = initial_server_state(config=config, captions=public.captions, seed=1)
@@ -139,12 +142,13 @@ def _rounds(tiny: bool, device: torch.device, autocast: str) -> Iterator[tuple[s
         yield f"{kind.value} client", client(kind)
 
 
-def _config(tiny: bool, autocast: str) -> FederationConfig:
-    size = {"batch_size": 8 if tiny else 32}
-    image, text = (_TINY_IMAGE, _TINY_TEXT) if tiny else (_IMAGE, _TEXT)
+def _config(tiny: bool, autocast: str, *, narrow: bool) -> FederationConfig:
+    size = {"batch_size": 8 if tiny or narrow else 32}
+    wide = (_NARROW_IMAGE, _NARROW_TEXT) if narrow else (_IMAGE, _TEXT)
+    image, text = (_TINY_IMAGE, _TINY_TEXT) if tiny else wide
     client = {"local_epochs": 1, "autocast": autocast} | {kind.value: size for kind in ClientKind}
     values = {"name": "steps", "preset": "small", "image_encoder": image, "text_encoder": text, "client": client}
-    server = {"passes": 1, "initial_passes": 0, "batch_size": 8 if tiny else 128, "autocast": autocast}
+    server = {"passes": 1, "initial_passes": 0, "batch_size": 8 if tiny or narrow else 128, "autocast": autocast}
     return parse_federation_config(values | {"server": server})
 
 
