@@ -162,7 +162,7 @@ def _against_global(baseline: str, rows: Sequence[Row]) -> list[str]:
     if not over:
         return []
     below = {name: d for name, d in over.items() if d.mean < 0}
-    verdict = f"below in {counted(len(below), 'case')}. {_told(below)}" if below else "never below."
+    verdict = f"below in {counted(len(below), 'case')}. {_loss_sentences(below)}" if below else "never below."
     if not any(d.mean for d in over.values()):
         verdict = "equal in each, as where nothing but the global model is used."
     runs = sum(row.strategy == baseline for row in rows)
@@ -180,15 +180,15 @@ def _against_alone(experiment: ExperimentConfig, rows: Sequence[Row]) -> list[st
     if not alone:
         return [f"No run of {_ALONE} is done for the same scenario and seed: nothing to compare {baseline} with."]
     below = {name: d for name, d in alone.items() if d.mean < 0}
-    words = f"{len(below)} of {len(alone)} below." + (f" {_told(below)}" if below else "")
+    words = f"{len(below)} of {len(alone)} below." + (f" {_loss_sentences(below)}" if below else "")
     return [f"Clients of {baseline} against themselves under {_ALONE} on the test split: {words}"]
 
 
-def _told(below: Mapping[str, ClientDifference]) -> str:
+def _loss_sentences(below: Mapping[str, ClientDifference]) -> str:
     """Each by how much, farthest first, and whether that can be told from noise."""
     sentences = []
-    for told, words in _NOISE.items():
-        names = [name for name in sorted(below, key=lambda n: below[n].mean) if below[name].beyond_noise is told]
+    for is_sure, words in _NOISE.items():
+        names = [name for name in sorted(below, key=lambda n: below[n].mean) if below[name].beyond_noise is is_sure]
         if names:
             sentences.append(f"{words}: {'; '.join(f'{name} {_loss(below[name])}' for name in names)}.")
     if any(d.beyond_noise for d in below.values()):
@@ -242,8 +242,8 @@ def _write_json(
         "failed": [key.model_dump() | {"reason": reason} for key, reason in failed.items()],
         "differences": shown,
         "clients": {
-            against: {client: d._asdict() for client, d in found.items()}
-            for against, found in (
+            against: {client: d._asdict() for client, d in client_gains.items()}
+            for against, client_gains in (
                 ("global model", global_differences(rows, experiment.baseline)),
                 (_ALONE, client_differences(rows, experiment.baseline, _ALONE)),
             )
