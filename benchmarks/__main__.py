@@ -57,7 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--text-weights", type=Path, help="The same of a text encoder.")
     parser.add_argument(
         "--cases",
-        help="Of round_overhead: clients x MB up of each, such as 8x1,32x10. Of attacks: settings, such as cuts,helps.",
+        help="Of round_overhead: clients x MB up of each, such as 8x1,32x10. Of attacks: settings, such as cuts,helps."
+        " Of trainable: modes, such as head,lora.",
     )
     parser.add_argument("--database-url", help="Of round_overhead and floods: another, empty database than SQLite.")
     parser.add_argument("--redis-url", help="Of round_overhead: another Redis than one of its own.")
@@ -91,6 +92,8 @@ def main(arguments: list[str] | None = None) -> int:
             further["device"] = _device(chosen.device, name, has_gpu=torch.cuda.is_available())
         if name in ("trainable", "two_nets"):
             further |= {"image_weights": chosen.image_weights, "text_weights": chosen.text_weights}
+        if name == "trainable":
+            further["modes"] = chosen.cases.split(",") if chosen.cases else ()
         if name in {"attacks", "leakage", "two_nets"}:
             further["data"] = chosen.data
         if name == "attacks":

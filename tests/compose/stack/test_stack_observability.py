@@ -71,7 +71,7 @@ def test_every_process_is_found_by_its_name_and_scraped(prometheus: Prometheus) 
     def health() -> dict[str, str]:
         return {each["labels"]["job"]: each["health"] for each in prometheus.ask("targets")["activeTargets"]}
 
-    wanted = dict.fromkeys(("fedafd-control-plane", "fedafd-aggregator", "fedafd-distiller"), "up")
+    wanted = dict.fromkeys(("fedafd-control-plane", "fedafd-aggregator", "fedafd-distiller", "fedafd-queries"), "up")
     until(lambda: health() == wanted, health)
 
 
