@@ -314,7 +314,7 @@ def test_a_revocation_cuts_the_open_streams_of_both_aggregators(
         services.start_aggregator(second, name="aggregator-2")
         services.start_control_plane()
         services.wait_for_control_plane()
-        opened = scene.collecting(2, bundle=bytes(64 * MIB))
+        opened = scene.collecting(2, bundle=bytes(128 * MIB))
         revoked, other = opened.sites
         lines = [stack.enter_context(line(address)) for address in (services.aggregator, second)]
         streams = [
@@ -369,14 +369,16 @@ class Watched:
         task = agents.FetchTask(pb.FetchTaskRequest(), metadata=own(site, "FetchTask"))
         bundle = task.train.encoder_bundles[0].sha256
         request = pb.DownloadArtifactRequest(sha256=bundle)
-        for _ in self._slowly(agents.DownloadArtifact(request, metadata=own(site, "DownloadArtifact"))):
+        messages = agents.DownloadArtifact(request, metadata=own(site, "DownloadArtifact"))
+        # What has been sent already comes first; of these messages that may be twenty.
+        for _ in self._slowly(messages, seconds=0.05):
             pass
 
-    def _slowly(self, messages: Iterable[Any]) -> Iterator[Any]:
+    def _slowly(self, messages: Iterable[Any], *, seconds: float = 0.2) -> Iterator[Any]:
         for message in messages:
             yield message
             self.moved += 1
-            time.sleep(0.2)
+            time.sleep(seconds)
 
     def _run(
         self,
