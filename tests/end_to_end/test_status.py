@@ -27,6 +27,7 @@ from fedafd.local.services import restart_redis, start_redis
 from fedafd.messaging.presence import PRESENCE_SECONDS
 from fedafd.persistence.database import Database
 from fedafd.persistence.models import ClientRow, utc_now
+from fedafd.rpc.client_key import ClientKey
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -73,7 +74,7 @@ def enrol(trial: Trial, name: str, kind: ClientKind) -> None:
 
     async def call() -> None:
         connection = AggregatorConnection(trial.services.aggregator, stop=asyncio.Event())
-        credential = await connection.enrol(trial.rest.invite(name, kind.value), kind, os.urandom(16))
+        credential = await connection.enrol(trial.rest.invite(name, kind.value), kind, os.urandom(16), ClientKey())
         await connection.close()
         StateDirectory(trial.folder / name).save_credential(credential)
 

@@ -32,16 +32,16 @@ async def enrol(context: Context, request: pb.EnrollRequest) -> pb.EnrollRespons
     authority = context.authority if request.certificate_request else None
     key = None if authority is None else checked_request(request.certificate_request)
     bound = None if key is None else key_id(key)
-    if bound is None and context.bound_only:
-        raise InvalidRequestError(
-            "the enrolment comes without a key, and this federation takes no credential that is bound to none; update"
-            " the agent, the token is still good"
-        )
     answer = pb.EnrollResponse()
     async with context.database.transaction() as session:
         client, credential, new = await enrol_client(
             session, request.token, kind, _version(request), _nonce(request), bound
         )
+        if bound is None and context.bound_only:  # what was written until here is not kept
+            raise InvalidRequestError(
+                "the enrolment comes without a key, and this federation takes no credential that is bound to none;"
+                " update the agent, the token is still good"
+            )
         if authority is not None and key is not None:
             issued = authority.sign_client(key, client.federation_id, client.id, context.certificate_lifetime)
             await bind_key(session, client.id, key_id(key), issued.not_valid_after_utc)
