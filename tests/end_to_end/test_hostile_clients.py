@@ -293,8 +293,10 @@ def test_a_stolen_credential_is_refused_by_every_call_whatever_key_is_beside_it(
         assert not scene.troubles()
 
 
-AT_ONCE_SECONDS, LOST_SECONDS = 2.0, 10.0
-"""Until a revocation acts on all replicas: by the wake-up, and where it was lost (docs/tls.md)."""
+AT_ONCE_SECONDS, LOST_SECONDS = 5.0, 10.0
+"""Until a revocation acts on all replicas: by the wake-up, and where it was lost (docs/tls.md). A busy machine takes
+longer than the second of an idle one, and what was sent before comes first.
+"""
 
 
 @pytest.fixture
