@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -260,3 +262,26 @@ async def test_health_is_asked_of_whoever_shows_a_certificate(aggregator: Serve)
     assert (asked.exit_code, asked.output.strip()) == (0, f"{address}: SERVING")
     asked = await asyncio.to_thread(CliRunner().invoke, app, ["health", f"grpcs://{address}"])
     assert asked.exit_code != 0
+
+
+async def test_health_is_asked_where_each_connection_leads_to_another_aggregator(aggregator: Serve) -> None:
+    """As a Service of two replicas does; each has a certificate of its own."""
+    behind = itertools.cycle([await aggregator(), await aggregator()])
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, _, port = next(behind).rpartition(":")
+        its_reader, its_writer = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(_copy(reader, its_writer), _copy(its_reader, writer))
+
+    async with await asyncio.start_server(pass_on, "127.0.0.1", 0) as server:
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        asked = await asyncio.to_thread(CliRunner().invoke, app, ["health", "--any-certificate", f"grpcs://{address}"])
+    assert (asked.exit_code, asked.output.strip()) == (0, f"{address}: SERVING")
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["health"]
 
+_CONNECTIONS = 12
 _EXAMPLES = "http://127.0.0.1:8080/readyz, grpc://127.0.0.1:7443 or grpcs://host:7443/service"
 
 
@@ -40,11 +41,11 @@ def health(
         typer.echo(_ask_http(url, timeout))
     elif parts.scheme in ("grpc", "grpcs"):
         address = _address(url, parts)
-        tls: TlsConfig | Trust | None = None
+        service, tls = parts.path.strip("/"), None
         if parts.scheme == "grpcs":
-            given = _tls(authorities, certificate, key, server_name)
-            tls = _any(address, timeout) if any_certificate else given
-        typer.echo(_ask_grpc(address, parts.path.strip("/"), timeout, tls))
+            tls = _tls(authorities, certificate, key, server_name)
+        any_of_them = any_certificate and parts.scheme == "grpcs"
+        typer.echo(_ask_any(address, service, timeout) if any_of_them else _ask_grpc(address, service, timeout, tls))
     else:
         raise ConfigurationError(f"{url}: give an address such as {_EXAMPLES}")
 
@@ -95,16 +96,26 @@ def _ask_grpc(address: str, service: str, timeout: float, tls: TlsConfig | Trust
     return f"{address}: {status}"
 
 
-def _any(address: str, seconds: float) -> Trust:
+def _ask_any(address: str, service: str, timeout: float) -> str:
+    """Ask whoever is there. Behind one address there may be several, each with a certificate of its own, so that the
+    one that was shown may be another's than the one of who is asked: then those of several connections are trusted."""
+    try:
+        return _ask_grpc(address, service, timeout, _any(address, timeout, connections=1))
+    except NotHealthyError:
+        return _ask_grpc(address, service, timeout, _any(address, timeout, connections=_CONNECTIONS))
+
+
+def _any(address: str, seconds: float, *, connections: int) -> Trust:
     """Trust in whatever is shown there."""
     from fedafd.domain.addresses import split_address
     from fedafd.rpc.certificates import shown_certificate
     from fedafd.rpc.tls import Trust
 
     try:
-        return Trust(*shown_certificate(*split_address(address), seconds))
+        shown = [shown_certificate(*split_address(address), seconds) for _ in range(connections)]
     except (OSError, ValueError) as error:
         raise NotHealthyError(f"{address}: shows no certificate: {error}") from None
+    return Trust(b"".join(dict.fromkeys(certificate for certificate, _ in shown)), shown[0][1])
 
 
 def _tls(authorities: Path | None, certificate: Path | None, key: Path | None, server_name: str | None) -> TlsConfig:
