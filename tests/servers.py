@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from typing import NoReturn
 
 import httpx
 import pytest
+
+from fedafd.storage.s3 import S3Store
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -82,6 +85,18 @@ class Minio:
     endpoint: str
     access_key: str
     secret_key: str
+
+    def own_bucket(self) -> S3Store:
+        """A new, empty one of a name that no other test has."""
+        store = S3Store(
+            endpoint=self.endpoint,
+            bucket=f"b{uuid.uuid4().hex}",
+            access_key=self.access_key,
+            secret_key=self.secret_key,
+            secure=False,
+        )
+        store.make_bucket()
+        return store
 
 
 @contextmanager

@@ -70,7 +70,9 @@ def run(
         few = Case(_FEW, case.megabytes)
         if case.clients == _MANY and few in measured:
             times = _after_last(measured[case].costs) / _after_last(measured[few].costs)
-            reports[case].ratios.append(Ratio(f"as often as at {few.clients}", times, at_most=_GOAL_TIMES))
+            reports[case].ratios.append(
+                Ratio(f"the same, times that of {few.clients} clients", times, at_most=_GOAL_TIMES)
+            )
     return list(reports.values())
 
 

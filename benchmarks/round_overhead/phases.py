@@ -16,7 +16,7 @@ Phases = Mapping[str, float]
 """Seconds by phase, one after the other; the last is the longest pause between two stages."""
 
 _LAST = ("weigh", "merge", "distil", "evaluate")
-PAUSE = "longest pause between two stages of the last part"
+_PAUSE = "longest pause between two stages of the last part"
 
 
 def phases_of(details: RoundDetails, work: Sequence[Work]) -> Phases:
@@ -35,7 +35,7 @@ def phases_of(details: RoundDetails, work: Sequence[Work]) -> Phases:
     ]
     spans = pairwise([("", created), *moments])
     phases = {name: end - start for (_, start), (name, end) in spans}
-    return phases | {PAUSE: max(_pauses(work), default=0.0)}
+    return phases | {_PAUSE: max(_pauses(work), default=0.0)}
 
 
 def medians(rounds: Sequence[Phases]) -> dict[str, float]:

@@ -6,7 +6,6 @@ import struct
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -20,7 +19,6 @@ from fedafd.artifacts.ref import ArtifactRef
 from fedafd.domain.errors import StorageFullError, UploadError
 from fedafd.domain.hashing import sha256_of
 from fedafd.storage.folder import FolderStore
-from fedafd.storage.s3 import S3Store
 from fedafd.storage.store import ObjectStore
 
 _MIB = 1 << 20
@@ -30,16 +28,8 @@ _MIB = 1 << 20
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     if request.param == "folder":
         return FolderStore(tmp_path / "store")
-    server: Minio = request.getfixturevalue("minio")
-    bucket = S3Store(
-        bucket=f"b{uuid4().hex}",
-        endpoint=server.endpoint,
-        access_key=server.access_key,
-        secret_key=server.secret_key,
-        secure=False,
-    )
-    bucket.make_bucket()
-    return bucket
+    minio: Minio = request.getfixturevalue("minio")
+    return minio.own_bucket()
 
 
 def weights(size_mib: int) -> bytes:
@@ -115,14 +105,7 @@ def test_a_full_disk_here_is_an_outage_of_storage_and_the_commit_may_be_repeated
 
 
 def test_a_copy_from_an_object_store_that_fills_the_disk_is_one_too(minio: Minio, tmp_path: Path) -> None:
-    bucket = S3Store(
-        bucket=f"b{uuid4().hex}",
-        endpoint=minio.endpoint,
-        access_key=minio.access_key,
-        secret_key=minio.secret_key,
-        secure=False,
-    )
-    bucket.make_bucket()
+    bucket = minio.own_bucket()
     bucket.append("arriving/x", 0, weights(6))
     folder = tmp_path / "full"
     folder.mkdir()

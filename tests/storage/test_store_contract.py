@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -39,14 +38,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
 
 
 def _bucket(minio: Minio) -> S3Store:
-    store = S3Store(
-        endpoint=minio.endpoint,
-        bucket=f"b{uuid.uuid4().hex}",
-        access_key=minio.access_key,
-        secret_key=minio.secret_key,
-        secure=False,
-    )
-    store.make_bucket()
+    store = minio.own_bucket()
     store.make_bucket()
     return store
 

@@ -28,6 +28,7 @@ from fedafd.domain.kinds import Modality
 
 __all__ = [
     "NORM_TOLERANCE",
+    "NUMBER_DTYPES",
     "Tensor",
     "check_representations",
     "check_subject",
@@ -45,7 +46,7 @@ _NAMES = frozenset(f"{modality}{part}" for modality in Modality for part in ("",
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CHECKED_AT_ONCE = 1 << 17
 """Numbers of a tensor in memory: they stay in the cache of a core."""
-_DTYPES = {
+NUMBER_DTYPES = {
     short: np.dtype(f"{kind}{bits}")
     for letter, kind in (("F", "float"), ("I", "int"), ("U", "uint"))
     for bits in (8, 16, 32, 64)
@@ -159,7 +160,7 @@ class Tensor(Protocol):
 class _TensorInFile:
     def __init__(self, piece: Any) -> None:
         self._piece = piece
-        self.dtype = _DTYPES[piece.get_dtype()]
+        self.dtype = NUMBER_DTYPES[piece.get_dtype()]
         self.shape = tuple(int(length) for length in piece.get_shape())
 
     def __getitem__(self, rows: slice | EllipsisType, /) -> NDArray[np.generic]:

@@ -16,6 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from fedafd.artifacts.headers import MOST_HEADER_BYTES, distinct_header
+from fedafd.artifacts.representations import NUMBER_DTYPES
 from fedafd.domain.errors import UploadError
 from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import ClientKind
@@ -24,12 +25,7 @@ __all__ = ["check_weight_update", "group_name", "layout_of"]
 
 _MOST_SAMPLES = 2**40
 _PIECE_BYTES = 1 << 20
-_DTYPES = {
-    "BOOL": np.dtype(bool),
-    **{f"F{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
-    **{f"I{bits}": np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
-    **{f"U{bits}": np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
-}
+_DTYPES = {"BOOL": np.dtype(bool), **NUMBER_DTYPES}
 """Of what safetensors calls them; their bytes are little-endian."""
 _OF_ODD_JSON = (OverflowError, RecursionError)
 """Of a count that is infinite, and of values nested ten thousand deep."""

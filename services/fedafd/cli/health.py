@@ -41,11 +41,12 @@ def health(
         typer.echo(_ask_http(url, timeout))
     elif parts.scheme in ("grpc", "grpcs"):
         address = _address(url, parts)
-        service, tls = parts.path.strip("/"), None
-        if parts.scheme == "grpcs":
-            tls = _tls(authorities, certificate, key, server_name)
-        any_of_them = any_certificate and parts.scheme == "grpcs"
-        typer.echo(_ask_any(address, service, timeout) if any_of_them else _ask_grpc(address, service, timeout, tls))
+        service = parts.path.strip("/")
+        tls = _tls(authorities, certificate, key, server_name) if parts.scheme == "grpcs" else None
+        if tls is not None and any_certificate:
+            typer.echo(_ask_any(address, service, timeout))
+        else:
+            typer.echo(_ask_grpc(address, service, timeout, tls))
     else:
         raise ConfigurationError(f"{url}: give an address such as {_EXAMPLES}")
 

@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedafd.artifacts.headers import read_meta
@@ -123,14 +123,7 @@ class _InStore:
         _log.info("stage.progress_kept", part=part, done=_done(content.meta), size_bytes=len(kept))
 
     def below(self, name: str) -> _InStore:
-        return _InStore(
-            store=self.store,
-            patience=self.patience,
-            resumed=self.resumed,
-            prefix=f"{self.prefix}{name}/",
-            key=self.key,
-            earlier=self.earlier,
-        )
+        return replace(self, prefix=f"{self.prefix}{name}/", _turns={})
 
     def _newest(self, part: str) -> tuple[int, str]:
         newest = json.loads(self.patience.through(lambda: self.store.get(self._object(part, _NEWEST))))

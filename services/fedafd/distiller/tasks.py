@@ -62,7 +62,7 @@ class StageRunner:
         threads: int = 1,
         keeper: ProgressKeeper | None = None,
     ) -> None:
-        """`threads`: CPU threads for folds that are worked on at the same time. `keeper`: keeps how far stages came."""
+        """`threads`: CPU threads for stages that are worked on at the same time. `keeper`: keeps how far they came."""
         self._threads = threads
         self._client, self._store, self._public_sets = client, store, public_sets
         self._patience = patience or Patience()
