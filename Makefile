@@ -61,7 +61,7 @@ test-faults: setup ## One round for each fault in each state, about 20 minutes; 
 fuzz: setup ## Send made-up calls, uploads and files to real processes, each kind for FUZZ_SECONDS=60; FUZZ=: pytest's -k, FUZZ_SEED=: one again
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -n 0 -rs --timeout=0 tests/fuzz $(if $(FUZZ),-k "$(FUZZ)")
 
-soak: setup ## 40 rounds with random faults, about an hour; fails if anything grows or a bit differs (SOAK="--rounds 8 --seed 2")
+soak: setup ## 40 rounds with random faults, about ten minutes; fails if anything grows or a bit differs (SOAK="--rounds 8 --seed 2")
 	$(BIN)/python -m tests.end_to_end.soak --record docs/results/soak.json $(SOAK)
 
 golden: setup ## Write the golden losses anew, after a change of numerics that is meant

@@ -57,7 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--text-weights", type=Path, help="The same of a text encoder.")
     parser.add_argument(
         "--cases",
-        help="Of round_overhead: clients x MB up of each, such as 8x1,32x10. Of attacks: settings, such as cuts,helps."
+        help="Of round_overhead: clients x MB up of each, such as 8x1,32x10, or 8x1x256 for rows of 256 numbers."
+        " Of attacks: settings, such as cuts,helps."
         " Of trainable: modes, such as head,lora.",
     )
     parser.add_argument("--database-url", help="Of round_overhead and floods: another, empty database than SQLite.")

@@ -12,7 +12,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def run(
         measured = asyncio.run(_turns(here, floor, others, chosen, repeats))
     reports = {case: _report(case, measured[case], absent) for case in chosen}
     for case in chosen:
-        few = Case(_FEW, case.megabytes)
+        few = replace(case, clients=_FEW)
         if case.clients == _MANY and few in measured:
             times = _after_last(measured[case].costs) / _after_last(measured[few].costs)
             reports[case].ratios.append(

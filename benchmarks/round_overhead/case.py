@@ -27,27 +27,30 @@ class Case:
 
     clients: int
     megabytes: int
+    width: int = _WIDEST
+    """Numbers per row. The widest by default: a fold's arithmetic grows with the square of the number of samples."""
 
     @classmethod
     def of(cls, text: str) -> Case:
-        """From such as 8x10. Raises ValueError."""
-        clients, _, megabytes = text.partition("x")
-        return cls(int(clients), int(megabytes))
+        """From such as 8x10, or 8x1x256 with rows of 256 numbers. Raises ValueError."""
+        clients, megabytes, *width = text.split("x", maxsplit=2)
+        return cls(int(clients), int(megabytes), *map(int, width))
 
     def __str__(self) -> str:
-        return f"{self.clients} x {self.megabytes} MB"
+        rows = "" if self.width == _WIDEST else f", rows of {self.width}"
+        return f"{self.clients} x {self.megabytes} MB{rows}"
 
     @property
     def name(self) -> str:
         """Of its federation."""
-        return f"case-{self.clients}-{self.megabytes}"
+        return f"case-{self.clients}-{self.megabytes}-{self.width}"
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Public samples and numbers per row: the widest rows, since a fold's arithmetic grows with their square."""
+        """Public samples and numbers per row."""
         if self.megabytes == 0:
             return _SMALLEST
-        return -(-self.megabytes * MEGABYTE // (_WIDEST * _BYTES_OF_ROW)), _WIDEST
+        return -(-self.megabytes * MEGABYTE // (self.width * _BYTES_OF_ROW)), self.width
 
     def federation(self) -> dict[str, Any]:
         """Its configuration: tiny encoders, one pass over the public set."""
