@@ -42,8 +42,9 @@ async def caller_of(
     """Whose credential the call carries, if the call comes from its one live agent; asked anew with `fresh`.
 
     With `idle` one whom no round waits for is taken from memory, too, as long as nothing that concerns it changed.
-    The agent's session is held for the lease, and for as long as the call may wait. With `proven` a credential that is
-    bound to a key is taken with the key's proof only.
+    The agent's session is held for the lease, and for as long as the call may wait. A credential that is bound to a key
+    is taken with the key's proof only; without `proven` it is taken alone, and no session is: else whoever stole it
+    would hold the client's place.
     Raises UnauthenticatedError, InvalidRequestError without a session, IdentityInUseError while another is alive.
     """
     metadata = call.invocation_metadata()
@@ -54,9 +55,10 @@ async def caller_of(
     if caller is None:
         caller = await context.looks.of(credential)
     client = caller.client
-    if proven:
-        need_key(client, bound_only=context.bound_only)
     add_context(federation=client.federation_id, client=client.name)
+    if not proven:
+        return caller
+    need_key(client, bound_only=context.bound_only)
     sessions = sessions_in(metadata)
     if not _has_session(context, client, sessions.own, wait_seconds):
         await _hold(context, client, sessions, wait_seconds)
