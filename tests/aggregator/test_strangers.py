@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
 import grpc
 import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.aggregator.test_identity import Site, enrolled, fetch, invited
 from tests.aggregator.world import World, error_code
 
+from fedafd.aggregator import interceptor
+from fedafd.aggregator.server import make_server
+from fedafd.domain.pacing import Pace
+from fedafd.domain.secrets import SecretKind, new_secret
 from fedafd.proto.v1 import aggregator_pb2 as pb
+from fedafd.proto.v1 import distillation_pb2, types_pb2
 from fedafd.rpc.credentials import bearer_metadata
 from fedafd.rpc.sessions import session_metadata
 
@@ -28,3 +41,83 @@ async def test_a_stolen_credential_without_its_key_does_not_take_the_clients_pla
     except grpc.aio.AioRpcError as error:
         assert error_code(error) == "forbidden"
     await fetch(world, site.signed())
+
+
+async def test_watching_health_is_refused_without_a_trace(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Each try wrote a trace into the log; and a watcher that reads nothing holds what tells the others."""
+    async with listening(world) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=20)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await watch.read()
+    assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "Traceback" not in caplog.text
+
+
+async def test_strangers_open_a_few_streams_of_reflection_at_once_and_none_for_long(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interceptor, "_FOREIGN_SECONDS", 1.0, raising=False)
+    services = reflection_pb2.ServerReflectionRequest(list_services="")
+    async with listening(world) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        streams = [stub.ServerReflectionInfo(timeout=20) for _ in range(40)]
+        for stream in streams:
+            await stream.write(services)
+        ends = Counter([await end_of(stream) for stream in streams])
+        assert ends == {grpc.StatusCode.DEADLINE_EXCEEDED: 32, grpc.StatusCode.RESOURCE_EXHAUSTED: 8}
+        again = stub.ServerReflectionInfo(timeout=20)
+        await again.write(services)
+        assert (await again.read()).list_services_response.service
+        await again.done_writing()
+
+
+async def test_guesses_from_one_address_are_refused_at_a_pace_and_known_callers_are_not_slowed(world: World) -> None:
+    """Whoever has no credential had no limit: tokens and credentials were looked up as fast as they came."""
+    world.context.strangers._pace = Pace(per_second=2, burst=4)
+    site, loop = await enrolled(world), asyncio.get_running_loop()
+
+    async def seconds_of(guess: Callable[[], Any]) -> float:
+        begun = loop.time()
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await guess()
+        assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        return loop.time() - begun
+
+    def token() -> Any:
+        request = pb.EnrollRequest(token=new_secret(SecretKind.ENROLMENT), kind=types_pb2.CLIENT_KIND_IMAGE)
+        return world.agents.Enroll(request)
+
+    def credential() -> Any:
+        guessed = bearer_metadata(new_secret(SecretKind.CREDENTIAL))
+        return world.agents.FetchTask(pb.FetchTaskRequest(), metadata=(*guessed, *session_metadata("0" * 16)))
+
+    def internal_token() -> Any:
+        request = distillation_pb2.ClaimStageRequest(stage_id="stage", worker="guess")
+        return world.distillers.ClaimStage(request, metadata=bearer_metadata(new_secret(SecretKind.INTERNAL)))
+
+    guesses = [asyncio.ensure_future(seconds_of(guess)) for guess in (token, credential, internal_token) * 4]
+    await fetch(world, site.signed())
+    assert not all(guess.done() for guess in guesses)
+    assert max([await guess for guess in guesses]) > 3.0  # 12 guesses, 4 of them at once
+
+
+async def end_of(stream: Any) -> grpc.StatusCode:
+    """Read it to its end."""
+    with suppress(grpc.aio.AioRpcError):
+        while await stream.read() is not grpc.aio.EOF:  # type: ignore[attr-defined]
+            pass
+    code: grpc.StatusCode = await stream.code()
+    return code
+
+
+@asynccontextmanager
+async def listening(world: World) -> AsyncIterator[grpc.aio.Channel]:
+    """A way to all services of the world's aggregator."""
+    server, _ = make_server(world.context)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield channel
+    finally:
+        await server.stop(None)

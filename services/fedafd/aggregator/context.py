@@ -15,7 +15,15 @@ from fedafd.aggregator.claiming import Mover
 from fedafd.aggregator.cut_off import Waiting
 from fedafd.aggregator.direct_uploads import DirectUploads
 from fedafd.aggregator.holding import Holds
-from fedafd.aggregator.limits import ByteBudget, CallCaps, FailedParts, SlowRefusals, Turns, pace_of_clients
+from fedafd.aggregator.limits import (
+    ByteBudget,
+    CallCaps,
+    FailedParts,
+    SlowRefusals,
+    Turns,
+    pace_of_clients,
+    refusals_of_strangers,
+)
 from fedafd.aggregator.metrics import AggregatorMetrics
 from fedafd.aggregator.progress import ProgressBook
 from fedafd.aggregator.proofs import Proofs
@@ -68,6 +76,7 @@ class Context:
     calls: CallCaps = field(default_factory=CallCaps)
     pace: Pace = field(default_factory=pace_of_clients)
     refusals: SlowRefusals = field(default_factory=SlowRefusals)
+    strangers: SlowRefusals = field(default_factory=refusals_of_strangers)
     direct: DirectUploads = field(default_factory=DirectUploads)
     transfers: Transfers = field(default_factory=Transfers)
     waiting: Waiting = field(default_factory=Waiting)

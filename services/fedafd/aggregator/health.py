@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
 from grpc_health.v1 import health_pb2
 from grpc_health.v1._async import HealthServicer
 
@@ -31,6 +33,11 @@ _log = get_logger(__name__)
 
 class ClockedHealth(HealthServicer):  # type: ignore[misc]
     """Health that also tells the time, by which a site can check its clock before it joins."""
+
+    async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        """Refused, as the standard allows: who watches, and reads nothing, would hold up what the others are told."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "health is not watched here; ask Check every few seconds")
+        yield
 
     async def Check(self, request: Any, context: Any) -> Any:
         """The standard answer, with this machine's clock in the trailing metadata."""

@@ -27,6 +27,8 @@ __all__ = ["ErrorInterceptor"]
 
 _OURS = "/fedafd."
 _AGENTS = "/fedafd.v1.AggregatorService/"
+_FOREIGN_STREAMS, _FOREIGN_SECONDS = 32, 30.0
+"""Of reflection: a program asks for what it needs within a second."""
 _ARITY = {False: "unary", True: "stream"}
 _log = get_logger(__name__)
 
@@ -36,7 +38,8 @@ class ErrorInterceptor(Interceptor):
 
     def __init__(self, context: Context) -> None:
         self._metrics, self._waiting, self._proofs = context.metrics, context.waiting, context.proofs
-        self._caps, self._pace, self._refusals = context.calls, context.pace, context.refusals
+        self._caps, self._pace = context.calls, context.pace
+        self._refusals, self._strangers = context.refusals, context.strangers
         self._wrapped: dict[str, Handler] = {}
         """By path; only of methods that there are."""
 
@@ -129,6 +132,8 @@ class ErrorInterceptor(Interceptor):
             _log.info("rpc.refused", method=method, code=error.code, reason=text)
             if error.data.get("too_many_calls"):
                 await self._refusals.wait(credential_hash(context.invocation_metadata()))
+            elif code is grpc.StatusCode.UNAUTHENTICATED:
+                await self._strangers.wait(address_of(context.peer()) or "")
         else:
             code, text, trailing = grpc.StatusCode.INTERNAL, "internal error; the aggregator's log has the details", ()
             _log.exception("rpc.failed", method=method)
@@ -180,11 +185,23 @@ def _foreign(inner: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _foreign_stream(inner: Callable[..., Any]) -> Callable[..., Any]:
+    """Open to strangers, whom no credential counts: so few at once, and none of them for long."""
+    num_open = 0
+
     async def call(request: Any, context: Call) -> AsyncIterator[Any]:
+        nonlocal num_open
+        if num_open >= _FOREIGN_STREAMS:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{_FOREIGN_STREAMS} such streams are open already")
+        num_open += 1
         try:
-            async for answer in inner(request, context):
-                yield answer
+            async with asyncio.timeout(_FOREIGN_SECONDS):
+                async for answer in inner(request, context):
+                    yield answer
         except FedafdError as error:
             await context.abort(*status_of(error))
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"the stream was open for {_FOREIGN_SECONDS:g} s")
+        finally:
+            num_open -= 1
 
     return call

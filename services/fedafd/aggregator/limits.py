@@ -11,12 +11,13 @@ from contextlib import asynccontextmanager, contextmanager
 from fedafd.domain.errors import TooManyRequestsError
 from fedafd.domain.pacing import Pace
 
-__all__ = ["MOST_CALLS", "ByteBudget", "CallCaps", "FailedParts", "SlowRefusals", "Turns", "pace_of_clients"]
+__all__ = ["MOST_CALLS", "ByteBudget", "CallCaps", "FailedParts", "SlowRefusals", "Turns", "pace_of_clients", "refusals_of_strangers"]
 
 MOST_CALLS = 8
 """Of one client at once. An agent has a poll, a report and one stream; a pool has 15 connections."""
 _CALLS_A_SECOND, _BURST = 20.0, 200
 """Of one client. An agent makes about a dozen calls in a round, one each few seconds while it trains."""
+_STRANGERS_A_SECOND, _STRANGERS_AT_ONCE = 20.0, 200
 _BUDGET_BYTES = 512 << 20
 _ROOM_SECONDS = 30.0
 """How long a commit waits for memory before it is refused and has to be repeated."""
@@ -58,14 +59,21 @@ class SlowRefusals:
     """
 
     def __init__(
-        self, *, least_seconds: float = 3.0, per_second: float = 10.0, most_seconds: float = 60.0, most: int = 2000
+        self,
+        *,
+        least_seconds: float = 3.0,
+        per_second: float = 10.0,
+        burst: int = 1,
+        most_seconds: float = 60.0,
+        most: int = 2000,
     ) -> None:
+        """`burst`: refusals that come before the pace counts."""
         self._least, self._most_seconds, self._most = least_seconds, most_seconds, most
-        self._pace = Pace(per_second, burst=1)
+        self._pace = Pace(per_second, burst)
         self._waiting = 0
 
     async def wait(self, credential: str) -> None:
-        """Return when the call of that credential is to be refused."""
+        """Return when the call of that credential, or from that address, is to be refused."""
         if self._waiting >= self._most:
             return
         self._waiting += 1
@@ -74,6 +82,14 @@ class SlowRefusals:
             await asyncio.sleep(min(max(after, self._least), self._most_seconds))
         finally:
             self._waiting -= 1
+
+
+def refusals_of_strangers() -> SlowRefusals:
+    """Of calls whose caller is not known, by address: the first are refused at once, as one mistake is no flood.
+
+    Many sites may be behind one address: calls of those that are known are not slowed.
+    """
+    return SlowRefusals(least_seconds=0.0, per_second=_STRANGERS_A_SECOND, burst=_STRANGERS_AT_ONCE)
 
 
 class Turns:

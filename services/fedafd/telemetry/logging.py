@@ -17,6 +17,7 @@ import structlog
 
 from fedafd.domain.errors import ConfigurationError
 from fedafd.telemetry.console import ConsoleLines
+from fedafd.telemetry.sparing import SparingFilter
 
 __all__ = ["LogFormat", "add_context", "bind_context", "configure", "get_logger", "is_configured"]
 
@@ -67,6 +68,7 @@ def configure(
             ],
         )
     )
+    handler.addFilter(SparingFilter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
