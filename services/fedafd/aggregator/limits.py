@@ -11,7 +11,16 @@ from contextlib import asynccontextmanager, contextmanager
 from fedafd.domain.errors import TooManyRequestsError
 from fedafd.domain.pacing import Pace
 
-__all__ = ["MOST_CALLS", "ByteBudget", "CallCaps", "FailedParts", "SlowRefusals", "Turns", "pace_of_clients", "refusals_of_strangers"]
+__all__ = [
+    "MOST_CALLS",
+    "ByteBudget",
+    "CallCaps",
+    "FailedParts",
+    "SlowRefusals",
+    "Turns",
+    "pace_of_clients",
+    "refusals_of_strangers",
+]
 
 MOST_CALLS = 8
 """Of one client at once. An agent has a poll, a report and one stream; a pool has 15 connections."""

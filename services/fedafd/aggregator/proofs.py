@@ -7,19 +7,16 @@ call, not make one.
 
 from __future__ import annotations
 
-import time
-from collections import OrderedDict
 from collections.abc import Iterable
 from contextvars import ContextVar
 
-from fedafd.domain.errors import ProofStaleError, UnauthenticatedError
+from fedafd.domain.errors import UnauthenticatedError
 from fedafd.persistence.caller_repository import CallingClient
 from fedafd.rpc.authority import Authority
-from fedafd.rpc.proofs import PROOF_SECONDS, Proof, find_proof
+from fedafd.rpc.proofs import Proof, UsedProofs, find_proof
 
 __all__ = ["Proofs", "need_key"]
 
-_MOST_REMEMBERED = 1_000_000
 _of_this_call: ContextVar[Proof | None] = ContextVar("proof", default=None)
 
 
@@ -28,7 +25,7 @@ class Proofs:
 
     def __init__(self, authority: Authority | None) -> None:
         self._authority = authority
-        self._used: OrderedDict[str, float] = OrderedDict()
+        self._used = UsedProofs()
 
     def check(self, metadata: Iterable[tuple[str, str | bytes]] | None, path: str) -> None:
         """Note by which key this call is proven. Each call runs in a task, and so in a context, of its own.
@@ -37,17 +34,8 @@ class Proofs:
         """
         proof = None if self._authority is None else find_proof(metadata, path, self._authority)
         if proof is not None:
-            self._use_once(proof)
+            self._used.use(proof)
         _of_this_call.set(proof)
-
-    def _use_once(self, proof: Proof) -> None:
-        now = time.time()
-        while self._used and (next(iter(self._used.values())) < now or len(self._used) > _MOST_REMEMBERED):
-            self._used.popitem(last=False)
-        name = f"{proof.certificate.key_id}:{proof.jti}"
-        if name in self._used:
-            raise ProofStaleError("the call's proof was used before; each call makes its own")
-        self._used[name] = now + 2 * PROOF_SECONDS
 
 
 def need_key(client: CallingClient, *, bound_only: bool) -> None:

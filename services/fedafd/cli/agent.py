@@ -9,6 +9,7 @@ import typer
 
 from fedafd.cli.agent_approve import agent_approve
 from fedafd.cli.agent_check import agent_check
+from fedafd.cli.agent_headers import agent_headers
 from fedafd.cli.agent_init import agent_init
 from fedafd.cli.agent_options import AgentYaml, StateDir, Token, TokenFile, state_dir_of
 from fedafd.cli.agent_status import agent_baseline, agent_status
@@ -23,6 +24,7 @@ agent_app.command("check")(agent_check)
 agent_app.command("approve", cls=AnswerCommand)(agent_approve)
 agent_app.command("status", cls=AnswerCommand)(agent_status)
 agent_app.command("baseline", cls=AnswerCommand)(agent_baseline)
+agent_app.command("headers")(agent_headers)
 agent_app.command("ui")(agent_ui)
 
 

@@ -13,6 +13,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from fedafd.control_plane.client_proofs import Shown, need_client_key
 from fedafd.control_plane.context import Context
 from fedafd.control_plane.oidc.people import Person
 from fedafd.domain.errors import ForbiddenError, UnauthenticatedError
@@ -75,8 +76,8 @@ class Caller(NamedTuple):
         return f"client:{self.name}" if self.client is not None else f"api-key:{self.name}"
 
 
-async def identify(context: Context, session: AsyncSession, secret: str) -> Caller:
-    """The caller whose secret this is, of keys and clients. Raises UnauthenticatedError."""
+async def identify(context: Context, session: AsyncSession, secret: str, shown: Shown) -> Caller:
+    """The caller whose secret this is, of keys and clients. Raises UnauthenticatedError, ProofStaleError."""
     row = await key_by_secret(session, secret)
     if row is not None:
         context.key_uses.note(row, hash_secret(secret))
@@ -87,6 +88,7 @@ async def identify(context: Context, session: AsyncSession, secret: str) -> Call
         raise UnauthenticatedError(
             "the API key is not known, has expired or was revoked; ask an admin for one"
         ) from None
+    await need_client_key(session, client, secret, shown, context.used_proofs)
     return Caller(client.id, client.name, None, secret, client)
 
 

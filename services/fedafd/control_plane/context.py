@@ -23,6 +23,7 @@ from fedafd.control_plane.oidc.people import People
 from fedafd.control_plane.rates import Rates
 from fedafd.control_plane.turns import Turns
 from fedafd.persistence.database import Database
+from fedafd.rpc.proofs import UsedProofs
 from fedafd.storage import ObjectStore, WriteProbe
 
 __all__ = ["WRITES_BELOW", "Context", "ContextDep", "Wakeups"]
@@ -65,6 +66,7 @@ class Context:
     wakeups: Wakeups = field(default_factory=Wakeups)
     key_uses: KeyUses = field(default_factory=KeyUses)
     rates: Rates = field(default_factory=Rates)
+    used_proofs: UsedProofs = field(default_factory=UsedProofs)
     failed_logins: FailedLogins = field(default_factory=lambda: FailedLogins(per_minute=60))
     requests_per_minute: int = 6000
     """Of one caller."""

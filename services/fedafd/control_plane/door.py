@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from fastapi.security.utils import get_authorization_scheme_param
 from starlette.datastructures import Headers, MutableHeaders
 
+from fedafd.control_plane.client_proofs import Shown
 from fedafd.control_plane.login import log_in
 from fedafd.control_plane.problems import problem_of
 from fedafd.domain.errors import FedafdError, UnauthenticatedError
 from fedafd.persistence.caller_address import asked_from
+from fedafd.rpc.proofs import PROOF_KEY
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -51,11 +53,13 @@ class Door:
         await self._app(scope, receive, send)
 
     async def _caller(self, scope: Scope) -> Caller:
-        scheme, secret = get_authorization_scheme_param(Headers(scope=scope).get("authorization"))
+        headers = Headers(scope=scope)
+        scheme, secret = get_authorization_scheme_param(headers.get("authorization"))
         secret = secret.strip()
         if scheme.lower() != "bearer" or not secret:
             raise UnauthenticatedError("no API key; send the header `Authorization: Bearer <key>`")
-        return await log_in(self._context, secret, (scope.get("client") or ("unknown",))[0])
+        shown = Shown(headers.get(PROOF_KEY), f"{scope['method']} {scope['path']}")
+        return await log_in(self._context, secret, (scope.get("client") or ("unknown",))[0], shown)
 
 
 class SecureHeaders:

@@ -10,14 +10,15 @@ from fedafd.domain.errors import TooManyRequestsError, UnauthenticatedError
 from fedafd.persistence.api_key_repository import ended_key
 
 if TYPE_CHECKING:
+    from fedafd.control_plane.client_proofs import Shown
     from fedafd.control_plane.context import Context
     from fedafd.control_plane.oidc.people import People
 
 __all__ = ["count_request", "log_in"]
 
 
-async def log_in(context: Context, secret: str, address: str) -> Caller:
-    """The caller whose secret this is. Raises UnauthenticatedError, TooManyRequestsError."""
+async def log_in(context: Context, secret: str, address: str, shown: Shown) -> Caller:
+    """The caller whose secret this is. Raises UnauthenticatedError, ProofStaleError, TooManyRequestsError."""
     failed = context.failed_logins
     await failed.check(address, secret)
     known = failed.known(secret)
@@ -27,7 +28,7 @@ async def log_in(context: Context, secret: str, address: str) -> Caller:
     if context.people is not None and is_token(secret):
         caller = await _person(context, context.people, secret, address)
     else:
-        caller = await _key_or_client(context, secret, address)
+        caller = await _key_or_client(context, secret, address, shown)
     failed.opened(secret, caller.id)
     if not known:
         await count_request(context, caller.id)
@@ -43,12 +44,12 @@ async def _person(context: Context, people: People, token: str, address: str) ->
         raise
 
 
-async def _key_or_client(context: Context, secret: str, address: str) -> Caller:
+async def _key_or_client(context: Context, secret: str, address: str, shown: Shown) -> Caller:
     ended = None
     try:
         async with context.database.snapshot() as session:
             try:
-                return await identify(context, session, secret)
+                return await identify(context, session, secret, shown)
             except UnauthenticatedError:
                 ended = await ended_key(session, secret)
                 raise

@@ -24,6 +24,7 @@ from fedafd.domain.hashing import sha256_of
 __all__ = [
     "AGGREGATOR_NAME",
     "Authority",
+    "AuthorityCertificate",
     "ClientCertificate",
     "anchor_of_pin",
     "authority_of_key",
@@ -58,10 +59,23 @@ class ClientCertificate:
 
 
 @dataclass(frozen=True, eq=False)
-class Authority:
-    """An authority's certificate and key."""
+class AuthorityCertificate:
+    """What is needed of an authority to check what it signed."""
 
     certificate: x509.Certificate
+
+    def read_client(self, der: bytes) -> ClientCertificate:
+        """What a client's certificate says, whether or not it holds at the moment.
+
+        Raises UnauthenticatedError for one that this authority did not sign for a client.
+        """
+        return _read_client(self, der)
+
+
+@dataclass(frozen=True, eq=False)
+class Authority(AuthorityCertificate):
+    """An authority's certificate and key."""
+
     key: SigningKey
 
     def certificate_der(self) -> bytes:
@@ -89,13 +103,6 @@ class Authority:
     ) -> x509.Certificate:
         """A certificate of an aggregator; `names` are hosts or addresses, the first one its subject."""
         return self._sign(public_key, names[0], _general(names), ExtendedKeyUsageOID.SERVER_AUTH, lifetime)
-
-    def read_client(self, der: bytes) -> ClientCertificate:
-        """What a client's certificate says, whether or not it holds at the moment.
-
-        Raises UnauthenticatedError for one that this authority did not sign for a client.
-        """
-        return _read_client(self, der)
 
     def _sign(
         self,
@@ -247,7 +254,7 @@ def key_id(key: ec.EllipticCurvePublicKey) -> str:
 
 
 @lru_cache(maxsize=_KNOWN_CERTIFICATES)
-def _read_client(authority: Authority, der: bytes) -> ClientCertificate:
+def _read_client(authority: AuthorityCertificate, der: bytes) -> ClientCertificate:
     try:
         certificate = x509.load_der_x509_certificate(der)
         certificate.verify_directly_issued_by(authority.certificate)

@@ -12,6 +12,7 @@ import binascii
 import hashlib
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -19,16 +20,17 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedafd.domain.errors import ProofStaleError, UnauthenticatedError
-from fedafd.rpc.authority import Authority, ClientCertificate
+from fedafd.rpc.authority import AuthorityCertificate, ClientCertificate
 from fedafd.rpc.credentials import bearer_secret
 
-__all__ = ["PROOF_SECONDS", "Proof", "find_proof", "proof_metadata"]
+__all__ = ["PROOF_KEY", "PROOF_SECONDS", "Proof", "UsedProofs", "find_proof", "proof_metadata"]
 
-_KEY = "fedafd-proof"
+PROOF_KEY = "fedafd-proof"
 _TYPE = "fedafd-proof+jwt"
 _ALGORITHM = "ES256"
 _CLAIMS = ["htu", "iat", "jti", "ath"]
 _MOST_JTI = 64
+_MOST_REMEMBERED = 1_000_000
 PROOF_SECONDS = 300.0
 """How far a statement's time may lie before or after the server's: clocks differ."""
 
@@ -39,6 +41,23 @@ class Proof(NamedTuple):
     certificate: ClientCertificate
     jti: str
     issued_at: float
+
+
+class UsedProofs:
+    """Statements that were used, for as long as each would be good: none is taken twice by this process."""
+
+    def __init__(self) -> None:
+        self._used: OrderedDict[str, float] = OrderedDict()
+
+    def use(self, proof: Proof) -> None:
+        """Raise ProofStaleError for one that was used before."""
+        now = time.time()
+        while self._used and (next(iter(self._used.values())) < now or len(self._used) > _MOST_REMEMBERED):
+            self._used.popitem(last=False)
+        name = f"{proof.certificate.key_id}:{proof.jti}"
+        if name in self._used:
+            raise ProofStaleError("the call's proof was used before; each call makes its own")
+        self._used[name] = now + 2 * PROOF_SECONDS
 
 
 def proof_metadata(
@@ -52,11 +71,15 @@ def proof_metadata(
         "ath": _hash(secret),
     }
     header = {"typ": _TYPE, "x5c": [base64.b64encode(certificate).decode()]}
-    return ((_KEY, jwt.encode(claims, key, algorithm=_ALGORITHM, headers=header)),)
+    return ((PROOF_KEY, jwt.encode(claims, key, algorithm=_ALGORITHM, headers=header)),)
 
 
 def find_proof(
-    metadata: Iterable[tuple[str, str | bytes]] | None, path: str, authority: Authority, *, now: float | None = None
+    metadata: Iterable[tuple[str, str | bytes]] | None,
+    path: str,
+    authority: AuthorityCertificate,
+    *,
+    now: float | None = None,
 ) -> Proof | None:
     """The statement in a call's metadata, None if there is none.
 
@@ -64,7 +87,7 @@ def find_proof(
     not valid at the time; ProofStaleError for one that was made at another time.
     """
     values = tuple(metadata or ())
-    token = next((value for key, value in values if key == _KEY and isinstance(value, str)), None)
+    token = next((value for key, value in values if key == PROOF_KEY and isinstance(value, str)), None)
     if token is None:
         return None
     now = time.time() if now is None else now
@@ -78,11 +101,11 @@ def find_proof(
         )
         issued_at, jti = float(claims["iat"]), claims["jti"]
     except (jwt.PyJWTError, ValueError, TypeError) as error:
-        raise UnauthenticatedError(f"{_KEY}: is not signed by the certificate's key: {error}") from None
+        raise UnauthenticatedError(f"{PROOF_KEY}: is not signed by the certificate's key: {error}") from None
     if claims["htu"] != path or claims["ath"] != _hash(bearer_secret(values)):
-        raise UnauthenticatedError(f"{_KEY}: is about another call or another credential")
+        raise UnauthenticatedError(f"{PROOF_KEY}: is about another call or another credential")
     if not isinstance(jti, str) or not 0 < len(jti) <= _MOST_JTI:
-        raise UnauthenticatedError(f"{_KEY}: jti must be a text of 1 to {_MOST_JTI} characters")
+        raise UnauthenticatedError(f"{PROOF_KEY}: jti must be a text of 1 to {_MOST_JTI} characters")
     if not abs(now - issued_at) <= PROOF_SECONDS:  # also what is no number
         raise ProofStaleError(
             f"the call's proof was made at a time {abs(now - issued_at):.0f} s"
@@ -101,7 +124,7 @@ def _certificate_in(token: str) -> bytes:
             raise ValueError(f"its type is not {_TYPE}")
         return base64.b64decode(encoded, validate=True)
     except (jwt.PyJWTError, binascii.Error, KeyError, ValueError, TypeError) as error:
-        raise UnauthenticatedError(f"{_KEY}: holds no certificate: {error}") from None
+        raise UnauthenticatedError(f"{PROOF_KEY}: holds no certificate: {error}") from None
 
 
 def _need_valid(certificate: ClientCertificate, now: float) -> None:

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from fastapi import Request, Response
 
+from fedafd.control_plane.client_proofs import Shown
 from fedafd.control_plane.context import Context, ContextDep
 from fedafd.control_plane.dashboard.rendering import render
 from fedafd.control_plane.dashboard.routing import page_router, see
@@ -58,7 +59,7 @@ async def log_out(request: Request, form: ViewerForm, context: ContextDep) -> Re
 async def _begin(context: Context, key: str, address: str) -> str:
     if not key or not key.isascii() or len(key) > 500:
         raise UnauthenticatedError("give an API key; an admin makes one with `fedafd key create`")
-    caller = await caller_of(context, key, address)
+    caller = await caller_of(context, key, address, Shown.nothing())
     if caller.client is not None:
         raise ForbiddenError("this is a site's credential; the dashboard takes API keys of people")
     return context.sessions.cookie(context.sessions.begin(caller.id, hash_secret(key)))

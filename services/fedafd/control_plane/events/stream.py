@@ -18,6 +18,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Receive, Scope, Send
 
 from fedafd.control_plane.callers import Caller, identify
+from fedafd.control_plane.client_proofs import Shown
 from fedafd.control_plane.context import Context
 from fedafd.control_plane.events.schemas import Event
 from fedafd.control_plane.rounds.service import details
@@ -118,7 +119,7 @@ async def _may_go_on(context: Context, session: AsyncSession, caller: Caller) ->
     if caller.ends_at is not None:
         return time.time() < caller.ends_at
     try:
-        caller_now = await identify(context, session, caller.secret)
+        caller_now = await identify(context, session, caller.secret, Shown.nothing())
     except UnauthenticatedError:
         return False
     return caller_now.role == caller.role and caller_now.federations == caller.federations
