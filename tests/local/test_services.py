@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
+from tests.certificates import Authority
 from tests.end_to_end.federation import embedded
 from tests.end_to_end.supervised import LoggedSupervisor
 from tests.servers import free_port
 
+from fedafd.cli.doctor.machine import _port
+from fedafd.client.http import make_client, trust_in
 from fedafd.local.services import Services
 from fedafd.local.supervisor import Supervisor
 from fedafd.proto.v1 import distillation_pb2
@@ -46,6 +50,27 @@ def services_on(folder: Path, redis_url: str, supervisor: Supervisor, **settings
         settings={name: value.replace("PORT", str(port)) for name, value in settings.items()},
         internal_token=TOKEN,
     )
+
+
+def test_a_control_plane_with_a_certificate_is_ready_by_whatever_name_is_in_it(tmp_path: Path, redis_url: str) -> None:
+    """It was asked over HTTP without end."""
+    certificate, key = Authority(tmp_path, "ours").issue("rest", host="fedafd.example.org")
+    prefix = "FEDAFD_CONTROL_PLANE_TLS_"
+    settings = {f"{prefix}CERTIFICATE": str(certificate), f"{prefix}KEY": str(key)}
+    with LoggedSupervisor(tmp_path / "logs") as supervisor:
+        services = services_on(tmp_path, redis_url, supervisor, **settings)
+        services.migrate()
+        services.start_control_plane()
+        services.wait_for_control_plane()
+        assert services.url.startswith("https://127.0.0.1:")
+        with make_client(services.url, trust=trust_in(certificate)) as client:
+            assert client.get(f"{services.url}/healthz").status_code == 200
+        port = int(services.url.rpartition(":")[2])
+        seen = _port("control-plane", "127.0.0.1", port, f"{prefix}PORT", is_http=True, certificate=certificate)
+        assert seen.words.endswith("the control-plane answers there")
+        other, _ = Authority(tmp_path, "others").issue("another", host="fedafd.example.org")
+        with make_client(services.url, trust=trust_in(other)) as client, pytest.raises(httpx.ConnectError):
+            client.get(f"{services.url}/healthz")
 
 
 @pytest.mark.parametrize("more", [{}, {"FEDAFD_AGGREGATOR_PLAINTEXT": "true"}])

@@ -34,7 +34,7 @@ _log = get_logger(__name__)
 class ClockedHealth(HealthServicer):  # type: ignore[misc]
     """Health that also tells the time, by which a site can check its clock before it joins."""
 
-    async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
+    async def Watch(self, _: Any, context: Any) -> AsyncIterator[Any]:
         """Refused, as the standard allows: who watches, and reads nothing, would hold up what the others are told."""
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "health is not watched here; ask Check every few seconds")
         yield

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,7 +12,7 @@ import httpx
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.proxies import is_loopback, proxy_for
 
-__all__ = ["checked_url", "make_client", "way_to"]
+__all__ = ["checked_url", "make_client", "trust_in", "way_to"]
 
 
 def checked_url(url: str, option: str) -> str:
@@ -27,11 +29,16 @@ def checked_url(url: str, option: str) -> str:
     return url
 
 
-def make_client(url: str, **options: Any) -> httpx.Client:
-    """A client for `url`. Raises ConfigurationError for a proxy that cannot be used, naming its variable."""
+def make_client(url: str, *, trust: ssl.SSLContext | None = None, **options: Any) -> httpx.Client:
+    """A client for `url`. `trust`: in place of the usual authorities.
+
+    Raises ConfigurationError for a proxy that cannot be used, naming its variable.
+    """
     if is_loopback(urlsplit(url).hostname or ""):
         # A transport of our own: httpx looks at no variable for proxies then, and still at those for certificates.
-        return httpx.Client(transport=httpx.HTTPTransport(), **options)
+        return httpx.Client(transport=httpx.HTTPTransport(verify=trust or True), **options)
+    if trust is not None:
+        options["verify"] = trust
     try:
         return httpx.Client(**options)
     except (ValueError, ImportError) as error:
@@ -39,6 +46,18 @@ def make_client(url: str, **options: Any) -> httpx.Client:
             f"{url}: {way_to(url).strip(' ,') or 'the proxy'} cannot be used: {error}; correct the variable, or except"
             " the host with no_proxy"
         ) from None
+
+
+def trust_in(certificate: Path) -> ssl.SSLContext:
+    """Trust in whoever shows the certificate in that PEM file, by whatever name it is dialled: for a server of ours.
+
+    Raises OSError for a file that cannot be read, or is none.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.load_verify_locations(certificate)
+    return context
 
 
 def way_to(url: str) -> str:

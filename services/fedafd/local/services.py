@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from fedafd.client.http import make_client
+from fedafd.client.http import make_client, trust_in
 from fedafd.domain.errors import ConflictError
 from fedafd.domain.proxies import is_off_machine
 from fedafd.domain.secrets import SecretKind, new_secret
@@ -100,7 +100,9 @@ class Services:
         self.api_key = api_key or new_secret(SecretKind.API_KEY)
         self._http_port = http_port or free_port()
         self._grpc_port = grpc_port or free_port()
-        self.url = f"http://127.0.0.1:{self._http_port}"
+        certificate = self._settings.get("FEDAFD_CONTROL_PLANE_TLS_CERTIFICATE")
+        self._certificate = None if certificate is None else Path(certificate).expanduser()
+        self.url = f"{'http' if certificate is None else 'https'}://127.0.0.1:{self._http_port}"
         self.aggregator = f"127.0.0.1:{self._grpc_port}"
         self._for_distillers = _listener_for_distillers(self._settings)
 
@@ -176,9 +178,10 @@ class Services:
 
     def _control_plane_ready(self) -> bool:
         try:
-            with make_client(self.url, timeout=2) as client:
+            trust = None if self._certificate is None else trust_in(self._certificate)
+            with make_client(self.url, trust=trust, timeout=2) as client:
                 return client.get(f"{self.url}/readyz").status_code == httpx.codes.OK
-        except httpx.HTTPError:
+        except (httpx.HTTPError, OSError):  # a certificate that cannot be read ends the process, which says so
             return False
 
 

@@ -14,7 +14,7 @@ import httpx
 
 from fedafd.cli.doctor.deployment import Deployment
 from fedafd.cli.doctor.findings import Finding, bad, fine, look
-from fedafd.client.http import make_client
+from fedafd.client.http import make_client, trust_in
 from fedafd.domain.addresses import split_address
 
 __all__ = ["look_at_disks", "look_at_ports"]
@@ -34,7 +34,11 @@ _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what listens everyw
 def look_at_ports(deployment: Deployment) -> Iterator[Finding]:
     """Each address that a process listens on: free, or taken by that process."""
     if (settings := deployment.control_plane) is not None:
-        yield _port("control-plane", settings.host, settings.port, "FEDAFD_CONTROL_PLANE_PORT", is_http=True)
+        variable, certificate = (
+            "FEDAFD_CONTROL_PLANE_PORT",
+            settings.tls_certificate and settings.tls_certificate.expanduser(),
+        )
+        yield _port("control-plane", settings.host, settings.port, variable, is_http=True, certificate=certificate)
     for name, listens in _LISTENS:
         settings_of: Any = getattr(deployment, name)
         address = getattr(settings_of, listens, None)
@@ -44,7 +48,9 @@ def look_at_ports(deployment: Deployment) -> Iterator[Finding]:
             yield _port(name, host, port, variable, is_http=listens != "listen")
 
 
-def _port(process: str, host: str, port: int, variable: str, *, is_http: bool) -> Finding:
+def _port(
+    process: str, host: str, port: int, variable: str, *, is_http: bool, certificate: Path | None = None
+) -> Finding:
     address = f"{host}:{port}"
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -52,22 +58,23 @@ def _port(process: str, host: str, port: int, variable: str, *, is_http: bool) -
             listener.bind((host, port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                return _taken(process, host, port, variable, is_http=is_http)
+                return _taken(process, host, port, variable, is_http=is_http, certificate=certificate)
             return bad("ports", f"{address}: {process} cannot listen there: {error.strerror}", f"set {variable}")
     return fine("ports", f"{address}: free for the {process}, which does not run now")
 
 
-def _taken(process: str, host: str, port: int, variable: str, *, is_http: bool) -> Finding:
+def _taken(process: str, host: str, port: int, variable: str, *, is_http: bool, certificate: Path | None) -> Finding:
     """Whether it is ours that has the port. gRPC is asked for its health elsewhere."""
     address = f"{host}:{port}"
     if not is_http:
         return fine("ports", f"{address}: in use, by an aggregator if the line to it below is fine")
-    url = f"http://{_ANY.get(host, host)}:{port}"
+    url = f"{'http' if certificate is None else 'https'}://{_ANY.get(host, host)}:{port}"
     try:
-        with make_client(url, timeout=_SECONDS) as client:
+        trust = None if certificate is None else trust_in(certificate)
+        with make_client(url, trust=trust, timeout=_SECONDS) as client:
             ours = process != "control-plane" or client.get(f"{url}/healthz").json() == {"status": "ok"}
             ours = ours and (process == "control-plane" or "fedafd_" in client.get(f"{url}/metrics").text)
-    except (httpx.HTTPError, ValueError):
+    except (httpx.HTTPError, OSError, ValueError):
         ours = False
     if ours:
         return fine("ports", f"{address}: the {process} answers there")

@@ -70,7 +70,7 @@ def up_folder(folder: Path = DEFAULT_FOLDER) -> UpFolder | None:
     if not (is_there and rest.isdecimal() and agents.isdecimal()):
         return None
     return UpFolder(
-        url=f"http://127.0.0.1:{rest}",
+        url=f"{'https' if 'FEDAFD_CONTROL_PLANE_TLS_CERTIFICATE' in settings else 'http'}://127.0.0.1:{rest}",
         key_file=key_file,
         aggregator=f"127.0.0.1:{agents}",
         has_tls=aggregator_has_tls(settings, listen),
