@@ -6,10 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 import httpx
 import pytest
+import redis
 from tests.certificates import Authority
 from tests.end_to_end.federation import embedded
 from tests.end_to_end.supervised import LoggedSupervisor
@@ -17,8 +19,8 @@ from tests.servers import free_port
 
 from fedafd.cli.doctor.machine import _port
 from fedafd.client.http import make_client, trust_in
-from fedafd.local.services import Services
-from fedafd.local.supervisor import Supervisor
+from fedafd.local.services import Services, restart_redis, start_redis
+from fedafd.local.supervisor import Supervisor, is_free
 from fedafd.proto.v1 import distillation_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
 from fedafd.proto.v1.distillation_pb2_grpc import DistillationServiceStub
@@ -50,6 +52,31 @@ def services_on(folder: Path, redis_url: str, supervisor: Supervisor, **settings
         settings={name: value.replace("PORT", str(port)) for name, value in settings.items()},
         internal_token=TOKEN,
     )
+
+
+def test_the_redis_of_an_up_answers_nobody_without_its_password_which_no_list_of_processes_shows(
+    tmp_path: Path,
+) -> None:
+    """Pictures that people try models with pass through it, and every user of the machine reaches its port."""
+    with LoggedSupervisor(tmp_path / "logs") as supervisor:
+        url = start_redis(supervisor, tmp_path)
+        parts = urlsplit(url)
+        assert parts.password
+        for again in (False, True):
+            if again:
+                (child,) = supervisor.children
+                child.process.kill()
+                child.process.wait()
+                supervisor.forget(child)
+                restart_redis(supervisor, url, tmp_path)
+                supervisor.wait_until(lambda: not is_free(parts.port or 0), "Redis")
+            arguments = " ".join(map(str, supervisor.children[-1].process.args))  # type: ignore[arg-type]
+            assert parts.password not in arguments
+            assert redis.Redis.from_url(url).ping()
+            for stranger in (f"redis://127.0.0.1:{parts.port}/0", f"redis://:guessed@127.0.0.1:{parts.port}/0"):
+                with pytest.raises(redis.AuthenticationError):
+                    redis.Redis.from_url(stranger).ping()
+    assert (tmp_path / "redis" / "redis.conf").stat().st_mode & 0o077 == 0
 
 
 def test_a_control_plane_with_a_certificate_is_ready_by_whatever_name_is_in_it(tmp_path: Path, redis_url: str) -> None:

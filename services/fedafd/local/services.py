@@ -7,6 +7,7 @@ matter of the same settings.
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import sys
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from fedafd.client.http import make_client, trust_in
 from fedafd.domain.errors import ConflictError
 from fedafd.domain.proxies import is_off_machine
 from fedafd.domain.secrets import SecretKind, new_secret
+from fedafd.domain.whole_files import write_whole
 from fedafd.local.aggregator_tls import aggregator_has_tls
 from fedafd.local.supervisor import Child, Supervisor, find_redis_server, free_port, is_free
 
@@ -52,22 +54,30 @@ def thread_environment(threads: int) -> dict[str, str]:
 
 
 def start_redis(supervisor: Supervisor, folder: Path) -> str:
-    """Start a Redis-compatible server on a free port of 127.0.0.1; returns its URL once it answers."""
-    port, folder = free_port(), folder / "redis"
-    folder.mkdir(parents=True, exist_ok=True)
-    _redis_on(supervisor, port, folder)
+    """Start a Redis-compatible server on a free port of 127.0.0.1; returns its URL, with its password, once it answers.
+
+    Pictures and texts that people try models with pass through it: without a password every user of this machine could
+    read them, and write what the processes trust.
+    """
+    port, password = free_port(), secrets.token_urlsafe(32)
+    _redis_on(supervisor, port, password, folder / "redis")
     supervisor.wait_until(lambda: _answers(port), "Redis", seconds=20)
-    return f"redis://127.0.0.1:{port}/0"
+    return f"redis://:{password}@127.0.0.1:{port}/0"
 
 
 def restart_redis(supervisor: Supervisor, url: str, folder: Path) -> Child:
-    """Start the server of `start_redis` again, on the port of its URL."""
-    return _redis_on(supervisor, urlsplit(url).port or 6379, folder / "redis")
+    """Start the server of `start_redis` again, on the port and with the password of its URL."""
+    parts = urlsplit(url)
+    return _redis_on(supervisor, parts.port or 6379, parts.password or "", folder / "redis")
 
 
-def _redis_on(supervisor: Supervisor, port: int, folder: Path) -> Child:
+def _redis_on(supervisor: Supervisor, port: int, password: str, folder: Path) -> Child:
+    folder.mkdir(parents=True, exist_ok=True)
+    # In a file of its owner's: everybody sees a process's arguments.
+    file = folder / "redis.conf"
+    write_whole(file, f"requirepass {password}\n" if password else "", mode=0o600)
     options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(folder)]
-    return supervisor.start("redis", [str(find_redis_server()), *options, "--protected-mode", "yes"], {})
+    return supervisor.start("redis", [str(find_redis_server()), str(file), *options, "--protected-mode", "yes"], {})
 
 
 class Services:
