@@ -18,8 +18,12 @@ import grpc.aio
 import httpx
 from google.protobuf.duration_pb2 import Duration
 
+from fedafd.domain.secrets import SecretKind, new_secret
 from fedafd.proto.v1 import aggregator_pb2 as pb
+from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceStub
+from fedafd.rpc.credentials import bearer_metadata
+from fedafd.rpc.sessions import session_metadata
 
 __all__ = ["FLOODS", "OF_AGENTS", "Target", "flood"]
 
@@ -79,6 +83,15 @@ async def _commits(target: Target, stub: AggregatorServiceStub, number: int) -> 
     await stub.CommitUpload(commit, metadata=target.metadata)
 
 
+async def _guesses(target: Target, stub: AggregatorServiceStub, number: int) -> None:
+    """Tokens and credentials of nobody's, in turn."""
+    if number % 2:
+        await stub.Enroll(pb.EnrollRequest(token=new_secret(SecretKind.ENROLMENT), kind=types_pb2.CLIENT_KIND_IMAGE))
+    else:
+        guessed = bearer_metadata(new_secret(SecretKind.CREDENTIAL))
+        await stub.FetchTask(pb.FetchTaskRequest(), metadata=(*guessed, *session_metadata("0" * 16)))
+
+
 async def _streams(target: Target, http: httpx.AsyncClient, number: int) -> None:
     headers = {"Authorization": f"Bearer {target.api_key}", "Accept": "text/event-stream"}
     async with http.stream("GET", "/v1/federations/floods/events", headers=headers) as answer:
@@ -118,13 +131,14 @@ FLOODS = {
     "long polls": (_long_polls, 600),
     "progress reports": (_reports, 600),
     "chunks and commits": (_commits, 64),
+    "guesses": (_guesses, 600),
     "event streams": (_streams, 500),
     "failed logins": (_logins, 64),
     "odd ranges": (_ranges, 64),
     "slow requests": (_slow_request, 900),
 }
 """By name: what is tried, and how often at once."""
-OF_AGENTS = ("long polls", "progress reports", "chunks and commits")
+OF_AGENTS = ("long polls", "progress reports", "chunks and commits", "guesses")
 
 
 def flood(name: str, target: Target, at_once: int, begun: Event, seconds: float = _SECONDS) -> None:
