@@ -71,7 +71,7 @@ async def test_the_key_opens_what_a_copied_credential_does_not(rest: Rest, autho
     assert await status(rest, site.headers()) == 200
     copied = {"Authorization": f"Bearer {site.secret}"}
     refused = await rest.http.get(f"{MODELS}/current", headers=copied)
-    assert "bound to a key" in problem(refused, 401)["detail"]
+    assert "bound to a key" in problem(refused, 401, "unauthenticated")
     for path in (MODELS, f"{MODELS}/1/archive", f"{MODELS}/1/files/config.json"):
         assert await status(rest, copied, path) == 401
         assert await status(rest, site.headers(f"GET /v1{path}"), path) == 200
@@ -88,7 +88,7 @@ async def test_the_key_opens_what_a_copied_credential_does_not(rest: Rest, autho
         {"now": 1e12 + PROOF_SECONDS},
     ):
         assert await status(rest, site.headers(**changes)) == 401, changes  # type: ignore[arg-type]
-    for proof in ("", "x", "a.b.c", "e30.e30.", "\xff"):
+    for proof in ("", "x", "a.b.c", "e30.e30."):
         assert await status(rest, copied | {"Fedafd-Proof": proof}) == 401, proof
 
 
@@ -97,7 +97,7 @@ async def test_a_proof_is_good_once(rest: Rest, authority: Authority) -> None:
     headers = site.headers(f"GET /v1{MODELS}")
     assert await status(rest, headers, MODELS) == 200
     again = await rest.http.get(MODELS, headers=headers)
-    assert "used before" in problem(again, 401)["detail"]
+    assert "used before" in problem(again, 401, "proof-stale")
 
 
 async def test_the_command_prints_the_headers_of_one_request(rest: Rest, authority: Authority, tmp_path: Path) -> None:
