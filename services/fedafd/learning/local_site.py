@@ -318,19 +318,24 @@ class LocalSite:
 
     def frozen_features(self, name: SplitName, which: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
         """Frozen global features of rows of a split; computed once, as no augmentation reaches them."""
+        if not self._frozen:
+            return self._no_features(which)
         if name not in self._global_features:
             split: Split = getattr(self.data, name)
-            if self._frozen:
-                raw = self.splits[name].global_features(split, self._frozen, self.device)
-                computed = {m: self.model.centred(m, rows.to(self.device)) for m, rows in raw.items()}
-            else:
-                dim = self.config.embedding_dim
-                computed = {m: torch.zeros(1, dim, device=self.device) for m in self.splits[name].rows}
-            self._global_features[name] = computed
+            raw = self.splits[name].global_features(split, self._frozen, self.device)
+            self._global_features[name] = {m: self.model.centred(m, rows.to(self.device)) for m, rows in raw.items()}
         known = self._global_features[name]
-        if not self._frozen:
-            return {m: known[m].expand(len(rows), -1) for m, rows in which.items()}
         return {m: gathered(known[m], rows) for m, rows in which.items()}
+
+    def frozen_to_train(self, which: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+        """The same of training samples for a step; zeros without a fusion, as no loss reads them then."""
+        if self.model.mode is FusionMode.OFF:
+            return self._no_features(which)
+        return self.frozen_features("train", which)
+
+    def _no_features(self, which: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+        nothing_1D = torch.zeros(1, self.config.embedding_dim, device=self.device)
+        return {m: nothing_1D.expand(len(rows), -1) for m, rows in which.items()}
 
     @property
     def has_global(self) -> bool:

@@ -31,10 +31,16 @@ _BATCH = 256
 
 
 class SiteEvaluator:
-    """Of one site, in evaluation mode: its scores on its splits, and its choices on the validation split."""
+    """Of one site, in evaluation mode: its scores on its splits, and its choices on the validation split.
+
+    Each split is encoded once, so the encoders stay as they are for as long as this lives. What only calibration
+    changes, gates and weights, may change.
+    """
 
     def __init__(self, site: LocalSite) -> None:
         self._site = site
+        self._beside = None if site.beside is None else SiteEvaluator(site.beside)
+        self._encoded: dict[tuple[SplitName, Modality], list[Features]] = {}
 
     def views(self, name: SplitName) -> dict[str, Evaluation]:
         """A split with the personalized model (`federated`), the own (`local`) and the frozen (`global`) feature.
@@ -88,7 +94,7 @@ class SiteEvaluator:
         """Each sample's score [n] of the fused feature, with the gates as they are when it is called."""
         self._site.model.eval()
         with torch.inference_mode():
-            local = {m: list(self._local_batches(name, m)) for m in self._site.splits[name].rows}
+            local = {m: list(self._local(name, m)) for m in self._site.splits[name].rows}
 
         @torch.inference_mode()
         def score() -> Tensor:
@@ -96,6 +102,14 @@ class SiteEvaluator:
             return self._score(name, fused)[1]
 
         return score
+
+    def _local(self, name: SplitName, modality: Modality) -> Iterable[Features]:
+        """The split by the client's own encoder, in batches; encoded anew only where tokens would have to be kept."""
+        if self._site.model.mode is FusionMode.TOKENS:
+            return self._local_batches(name, modality)
+        if (name, modality) not in self._encoded:
+            self._encoded[name, modality] = list(self._local_batches(name, modality))
+        return self._encoded[name, modality]
 
     def _local_batches(self, name: SplitName, modality: Modality) -> Iterator[Features]:
         rows = self._site.splits[name].rows[modality]
@@ -122,7 +136,7 @@ class SiteEvaluator:
             return {}
         gathered_views: dict[Modality, Views] = {}
         for modality in self._site.splits[name].rows:
-            parts = list(self._viewed(name, modality, self._local_batches(name, modality)))
+            parts = list(self._viewed(name, modality, self._local(name, modality)))
             gathered_views[modality] = Views(*map(torch.cat, zip(*parts, strict=True)))
         by_view = {
             "federated": {m: views.fused for m, views in gathered_views.items()},
@@ -136,8 +150,9 @@ class SiteEvaluator:
     def logits(self, name: SplitName) -> dict[str, Tensor]:
         """A classifier's logits of a split by branch, [n, C]; none of an empty split."""
         assert self._site.beside is not None
+        assert self._beside is not None
         by_view = self.features(name)
-        own = SiteEvaluator(self._site.beside).features(name)
+        own = self._beside.features(name)
         if not by_view:
             return {}
         features = {"fused": by_view["federated"]} | {view: by_view[view] for view in ("local", "global")}

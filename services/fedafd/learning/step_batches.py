@@ -33,7 +33,7 @@ class PrivateBatch(NamedTuple):
 
     rows: dict[Modality, Tensor]
     frozen: dict[Modality, Tensor]
-    """The global features of the same samples [B, D]."""
+    """The global features of the same samples [B, D]; zeros where no fusion reads them."""
     labels: Tensor | None
 
 
@@ -89,7 +89,7 @@ def private_batch(site: LocalSite, indices: Tensor) -> PrivateBatch:
     """The training samples `indices`."""
     split = site.splits["train"]
     rows, which = split.batch(indices, site.generator, augment=site.config.client.augment)
-    frozen = site.frozen_features("train", which)
+    frozen = site.frozen_to_train(which)
     labels = None if split.labels is None else sent(split.labels[indices], site.device)
     return PrivateBatch({m: sent(rows[m], site.device) for m in site.encoders}, frozen, labels)
 
