@@ -46,7 +46,7 @@ test-gpu: setup ## Test algorithm, learning, simulation and whole federations on
 
 test-vision: $(VISION)/.installed ## Test encoders of timm, with the extra `vision` in a folder beside .venv: make test skips them
 	PYTHONPATH=$(VISION) $(BIN)/python -c "import timm"
-	PYTHONPATH=$(VISION) $(BIN)/python -m pytest -n 0 tests/learning tests/tools/test_supply_chain.py -k "timm or extras_take"
+	PYTHONPATH=$(VISION) $(BIN)/python -m pytest -n 0 tests/learning tests/simulation/test_timm.py tests/tools/test_supply_chain.py -k "timm or extras_take"
 
 # torchvision fits the build of PyTorch alone that comes from the same index.
 $(VISION)/.installed: $(STAMP) locks/vision.lock

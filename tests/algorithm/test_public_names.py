@@ -78,7 +78,7 @@ PUBLIC = {
     "bounded_ranks": {"LEAST_DIM", "Side", "bounded_ranks", "has_rounded_products", "leave_out_own"},
     "ranks": {"TIE_ULPS", "retrieval_ranks"},
     "weight_cap": {"capped_scores", "capped_weights", "score_limit", "share_cap"},
-    "similarity": {"has_bfloat16", "longest_row", "scores_unchecked", "similarity_scores"},
+    "similarity": {"fold_scores", "has_bfloat16", "longest_row", "similarity_scores"},
 }
 
 SOURCES = sorted(path for path in Path(fedafd.algorithm.__path__[0]).glob("*.py") if path.stem != "__init__")

@@ -61,3 +61,45 @@ def rounds(device: str) -> dict[str, dict[str, Any]]:
     assert done.returncode == 0, done.stderr[-4000:]
     found: dict[str, dict[str, Any]] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
+
+
+FOLDS = """
+import json, torch
+from benchmarks.device_operators import DeviceOperators
+from benchmarks.stand_in import stand_in
+from fedafd.algorithm.distillation import MeanEnsemble, SimilarityEnsemble
+
+torch.manual_seed(0)
+compared, first, second = torch.randn(3, 50, 8)
+found = {}
+with stand_in() as device, torch.no_grad():
+    for kind in (SimilarityEnsemble, MeanEnsemble):
+        ensemble, host = kind(compared.to(device)).anew(), kind(compared)
+        ensemble.add(first.to(device))
+        sent = second.to(device)
+        with DeviceOperators(device) as counter:
+            ensemble.add(sent)
+        host.add(first)
+        host.add(second)
+        apart = (ensemble.result().cpu() - host.result()).abs().max()
+        found[kind.__name__] = [counter.syncs.total(), float(apart)]
+        for bad in (torch.nan, torch.inf, -torch.inf):
+            wrong = second.clone()
+            wrong[3, 2] = bad
+            try:
+                ensemble.add(wrong.to(device))
+            except ValueError as error:
+                assert "first at index [3, 2]" in str(error)
+            else:
+                raise AssertionError(bad)
+print(json.dumps(found))
+"""
+
+
+def test_a_fold_waits_for_the_device_once_and_still_finds_what_is_not_finite() -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FOLDS]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout)
+    assert {name: syncs for name, (syncs, _) in found.items()} == {"SimilarityEnsemble": 1, "MeanEnsemble": 1}
+    assert all(apart < 1e-6 for _, apart in found.values()), found

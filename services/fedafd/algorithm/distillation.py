@@ -25,7 +25,7 @@ from fedafd.algorithm.checks import (
     compute_dtype,
 )
 from fedafd.algorithm.flash_scores import fits
-from fedafd.algorithm.similarity import Precision, longest_row, scores_unchecked, similarity_scores
+from fedafd.algorithm.similarity import Precision, fold_scores, longest_row, similarity_scores
 from fedafd.algorithm.weight_cap import capped_scores
 from fedafd.domain.kinds import Modality
 
@@ -110,7 +110,6 @@ class SimilarityEnsemble:
         `weight`, above 0, multiplies the client's share before shares are normalised: below 1 for stale ones.
         """
         check_shape("reps", reps, *self._sum_ND.shape)
-        check_finite("reps", reps)
         check_positive("weight", weight)
         self._fold(self._scores(reps) + math.log(weight), torch.ones_like(self._normaliser_N), reps)
         self._count += 1
@@ -208,9 +207,10 @@ class SimilarityEnsemble:
         self._sum_ND: Tensor = like_ND.new_zeros(()).expand(like_ND.shape)
 
     def _scores(self, reps_ND: Tensor) -> Tensor:
+        """[N]. Refuses NaN and infinity."""
         if self._global_ND is None:
             raise InvalidTensorError("add: this ensemble was read from a state without global_reps; it can only merge")
-        return scores_unchecked(reps_ND, self._global_ND, self.temperature, self._precision, self._longest)
+        return fold_scores(reps_ND, self._global_ND, self.temperature, self._precision, self._longest)
 
     @torch.no_grad()
     def _fold(self, max_N: Tensor, normaliser_N: Tensor, sum_ND: Tensor) -> None:
@@ -240,6 +240,7 @@ class MeanEnsemble(SimilarityEnsemble):
         self.temperature = float("inf")
 
     def _scores(self, reps_ND: Tensor) -> Tensor:
+        check_finite("reps", reps_ND)
         return self._normaliser_N.new_zeros(len(reps_ND))
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from fedafd.algorithm.checks import check_finite, check_positive, check_shape, compute_dtype
 from fedafd.algorithm.flash_scores import fits, flash_scores
 
-__all__ = ["has_bfloat16", "longest_row", "scores_unchecked", "similarity_scores"]
+__all__ = ["fold_scores", "has_bfloat16", "longest_row", "similarity_scores"]
 
 Precision = Literal["float32", "bfloat16"]
 """Of the similarities in the normaliser. bfloat16: products of rounded rows, added up in float32; a GPU that has a
@@ -46,9 +46,8 @@ def similarity_scores(reps: Tensor, global_reps: Tensor, temperature: float = 1.
     check_positive("temperature", temperature)
     check_shape("global_reps", global_reps, None, None)
     check_shape("reps", reps, *global_reps.shape)
-    check_finite("reps", reps)
     check_finite("global_reps", global_reps)
-    return scores_unchecked(reps, global_reps.to(compute_dtype(reps, global_reps)), temperature)
+    return fold_scores(reps, global_reps.to(compute_dtype(reps, global_reps)), temperature)
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -66,14 +65,17 @@ def longest_row(rows_ND: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def scores_unchecked(
+def fold_scores(
     reps_ND: Tensor,
     global_ND: Tensor,
     temperature: float,
     precision: Precision = "float32",
     longest: Tensor | None = None,
 ) -> Tensor:
-    """similarity_scores for tensors already checked; computed in the dtype of `global_ND`, float32 or float64.
+    """similarity_scores for shapes and global representations already checked, in the dtype of `global_ND`.
+
+    That is float32 or float64. Raises InvalidTensorError for NaN or infinity in `reps_ND`, which the length of its
+    longest row tells: a device is waited for once in a fold.
 
     `precision` bfloat16 counts where `global_ND` is float32 and the hardware has it. A row's own similarity stays
     exact; the error is measured in docs/performance.md. `longest`: what `longest_row` says of `global_ND`, if known.
@@ -81,9 +83,10 @@ def scores_unchecked(
     device = global_ND.device
     rounded = precision == "bfloat16" and global_ND.dtype == torch.float32 and has_bfloat16(device)
     rows, columns = _CPU_BLOCK if device.type == "cpu" else _DEVICE_BLOCK
-    # Asked once: each question waits for the device.
     longest = longest_row(global_ND) if longest is None else longest
     norms = torch.stack([longest_row(reps_ND.to(global_ND.dtype)), longest]).tolist()
+    if not math.isfinite(norms[0]):  # of large numbers it may be infinite, too
+        check_finite("reps", reps_ND)
     if rounded and fits(global_ND):
         return flash_scores(reps_ND, global_ND, global_ND, temperature, (norms[0], norms[1]))
     scores_N = torch.empty(len(reps_ND), dtype=global_ND.dtype, device=device)
