@@ -44,7 +44,7 @@ def backbone(state: bytes) -> dict[str, torch.Tensor]:
     return {name: value for name, value in tensors.items() if "/image." in name and ".backbone." in name}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("trainable", ["head", "lora"])
 @pytest.mark.parametrize("name", TIMM)
 def test_server_and_clients_train_heads_and_matrices_of_a_timm_folder(
