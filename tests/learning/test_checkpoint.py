@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.device_operators import DeviceOperators
+from tests.learning.test_local_training import site
 from torch import nn
 from torch._subclasses import FakeTensorMode
 
-from fedafd.learning.checkpoint import Checkpoint, Snapshot
+from fedafd.domain.kinds import ClientKind
+from fedafd.learning.checkpoint import Checkpoint, InPlace, Snapshot
+from fedafd.learning.global_training import GlobalRun
+from fedafd.learning.local_site import LocalSite
+from fedafd.learning.server_round import initial_server_state
 
 
 def test_what_is_kept_does_not_change_with_the_module_and_lies_in_order() -> None:
@@ -59,3 +64,34 @@ def test_what_is_done_to_a_nested_checkpoint_stays_there() -> None:
     inner.meta["labels"].append("b")
     inner.drop("x")
     assert outer.meta["alone"] == {"labels": ["a"]}
+
+
+def test_tensors_in_place_make_the_same_bytes_and_those_that_share_memory_are_copied() -> None:
+    layer = nn.Linear(3, 3)
+    tied = nn.Sequential(layer, nn.Linear(3, 3), nn.BatchNorm1d(3))
+    tied[1].weight = layer.weight
+    tied.register_buffer("across", torch.arange(6.0).view(2, 3).T)
+    tied.register_buffer("repeated", torch.ones(1, 4).expand(3, 4))
+    blobs = []
+    for kind in (Checkpoint, InPlace):
+        kept = kind()
+        kept.add_module("model", tied)
+        inner = kind()
+        inner.add_module("model", layer)
+        kept.add_nested("inner", inner)
+        blobs.append(kept.to_bytes())
+    assert blobs[0] == blobs[1]
+
+
+@pytest.mark.parametrize("who", [*ClientKind, "server"])
+def test_a_state_on_the_cpu_is_made_from_where_its_tensors_lie(who: str) -> None:
+    if who == "server":
+        local = site(ClientKind.PAIR)
+        state = initial_server_state(config=local.config, captions=[("a red circle",)], seed=3)
+        trained: LocalSite | GlobalRun = GlobalRun(local.config, state, 1, 2, "cpu")
+    else:
+        trained = site(ClientKind(who))
+    with DeviceOperators(torch.device("cpu")) as counted:
+        state = trained.state()
+    assert counted.operators.total() == 0, counted.operators
+    assert trained.saving()() == state

@@ -18,7 +18,7 @@ from torch import Tensor
 from fedafd.artifacts.headers import read_meta
 from fedafd.domain.errors import DataError
 
-__all__ = ["Checkpoint", "Snapshot", "tensors_below", "write_tensors"]
+__all__ = ["Checkpoint", "InPlace", "Snapshot", "tensors_below", "write_tensors"]
 
 _PINNED = 1 << 30
 _OS_ERROR = re.compile(r"os error (\d+)")
@@ -119,6 +119,25 @@ class Checkpoint:
             return cls(load_file(path), meta)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"{path}: not a readable state: {error}") from error
+
+
+class InPlace(Checkpoint):
+    """A checkpoint of tensors where they lie: for who turns it into bytes before anything changes them.
+
+    What lies on the host is not copied, but where two tensors share memory, which safetensors refuses.
+    """
+
+    def _copied(self, value: Tensor) -> Tensor:
+        return value.detach().to("cpu").contiguous()
+
+    def _ordered(self) -> dict[str, Tensor]:
+        ordered, seen = super()._ordered(), set[int]()
+        for key, value in ordered.items():
+            lies_at = value.untyped_storage().data_ptr()
+            if lies_at in seen:
+                ordered[key] = value.clone()
+            seen.add(lies_at)
+        return ordered
 
 
 class Snapshot(Checkpoint):

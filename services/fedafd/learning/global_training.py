@@ -22,7 +22,7 @@ from fedafd.domain.seeds import derive_seed
 from fedafd.learning.acceleration import accelerate, encode_in
 from fedafd.learning.ahead import ahead
 from fedafd.learning.beside import beside
-from fedafd.learning.checkpoint import Checkpoint
+from fedafd.learning.checkpoint import Checkpoint, InPlace
 from fedafd.learning.feeding import gathered, sent
 from fedafd.learning.images import draw, moved
 from fedafd.learning.optimizers import LossCheck, choose_device, cosine_factor, make_optimizer
@@ -103,11 +103,15 @@ class GlobalRun:
 
     def state(self) -> bytes:
         """What a later round goes on from."""
-        return _packed(self.model, self.optimizer).to_bytes()
+        return _packed(self.model, self.optimizer, InPlace).to_bytes()
 
     def saving(self) -> Callable[[], bytes]:
         """What gives `state`, which nothing changes meanwhile; off the CPU a thread makes it beside what follows."""
-        return self.state if self.device.type == "cpu" else beside(_packed(self.model, self.optimizer).to_bytes)
+        return (
+            self.state
+            if self.device.type == "cpu"
+            else beside(_packed(self.model, self.optimizer, Checkpoint).to_bytes)
+        )
 
     def train(
         self,
@@ -207,7 +211,7 @@ class GlobalRun:
 def fresh_state(config: FederationConfig, tokenizer: Tokenizer) -> bytes:
     """Of a model with fresh or pretrained weights, drawn from torch's global generator."""
     model = GlobalEncoders(config, tokenizer)
-    return _packed(model, _optimizer(model, config, 1)).to_bytes()
+    return _packed(model, _optimizer(model, config, 1), InPlace).to_bytes()
 
 
 def unpacked(config: FederationConfig, state: bytes) -> tuple[GlobalEncoders, Checkpoint]:
@@ -231,9 +235,9 @@ def _optimizer(model: nn.Module, config: FederationConfig, round_number: int) ->
     )
 
 
-def _packed(model: GlobalEncoders, optimizer: torch.optim.Optimizer) -> Checkpoint:
+def _packed(model: GlobalEncoders, optimizer: torch.optim.Optimizer, as_: type[Checkpoint]) -> Checkpoint:
     tokenizer = model.text.tokenizer
-    checkpoint = Checkpoint(
+    checkpoint = as_(
         meta={
             "tokenizer": tokenizer.to_str() if tokenizer is not None else None,
             "encoders": {

@@ -36,7 +36,7 @@ from fedafd.learning.adaptation import (
 from fedafd.learning.alone import alone, has_alone_branch
 from fedafd.learning.beside import beside
 from fedafd.learning.branches import ONLY_FUSED, Weights, weights_from_json
-from fedafd.learning.checkpoint import Checkpoint
+from fedafd.learning.checkpoint import Checkpoint, InPlace
 from fedafd.learning.client_data import SplitName, Splits, check_samples
 from fedafd.learning.client_model import Gates, Views, make_client_model
 from fedafd.learning.fedavg import group_of, load_average
@@ -186,26 +186,26 @@ class LocalSite:
 
     def state(self) -> bytes:
         """The personalized state that the next round goes on from."""
-        return self._kept().to_bytes()
+        return self._kept(InPlace).to_bytes()
 
     def saving(self) -> Callable[[], bytes]:
         """What gives `state`, which nothing changes meanwhile; off the CPU a thread makes it beside what follows."""
-        return self.state if self.device.type == "cpu" else beside(self._kept().to_bytes)
+        return self.state if self.device.type == "cpu" else beside(self._kept(Checkpoint).to_bytes)
 
-    def _kept(self) -> Checkpoint:
+    def _kept(self, as_: type[Checkpoint]) -> Checkpoint:
         assert self._checkpoint is not None
         # As the encoders say of themselves: no later round needs the pretrained weights again.
         encoders = {m.value: encoder.config.model_dump(mode="json") for m, encoder in self.encoders.items()}
         earlier = {
             name: value for name, value in self._checkpoint.meta.items() if name not in (_ALONE, _BRANCHES, IS_PRIVATE)
         }
-        kept = Checkpoint(meta=earlier | {"encoders": encoders} | ({} if self.private is None else {IS_PRIVATE: True}))
+        kept = as_(meta=earlier | {"encoders": encoders} | ({} if self.private is None else {IS_PRIVATE: True}))
         kept.add_module("model", self.model)
         for name, optimizer in self.optimizers.items():
             if name != "fusion" or self.config.fusion.persistent:
                 kept.add_optimizer(name, optimizer)
         if self.beside is not None:
-            kept.add_nested(_ALONE, self.beside._kept())
+            kept.add_nested(_ALONE, self.beside._kept(as_))
             kept.meta[_BRANCHES] = dict(self.weights)
         return kept
 
