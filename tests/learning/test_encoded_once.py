@@ -9,7 +9,7 @@ import torch
 from tests.learning.test_local_training import site
 
 from fedafd.domain.kinds import ClientKind
-from fedafd.learning.local_site import LocalSite
+from fedafd.learning.local_site import LocalSite, SplitName
 from fedafd.learning.local_training import train_locally
 from fedafd.learning.sample_encoder import SampleEncoder
 from fedafd.learning.site_evaluation import SiteEvaluator
@@ -27,8 +27,8 @@ class Counted:
         self.rows += len(inputs[0])
 
 
-def rows_of(local: LocalSite, name: str) -> int:
-    return sum(len(rows) for rows in local.splits[name].rows.values())  # type: ignore[index]
+def rows_of(local: LocalSite, name: SplitName) -> int:
+    return sum(len(rows) for rows in local.splits[name].rows.values())
 
 
 @pytest.mark.parametrize("mode", ["vector", "off"])
