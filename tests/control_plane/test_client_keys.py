@@ -87,7 +87,7 @@ async def test_the_key_opens_what_a_copied_credential_does_not(rest: Rest, autho
         {"now": 0.0},
         {"now": 1e12 + PROOF_SECONDS},
     ):
-        assert await status(rest, site.headers(**changes)) == 401, changes  # type: ignore[arg-type]
+        assert await status(rest, site.headers(**changes)) == 401, changes
     for proof in ("", "x", "a.b.c", "e30.e30."):
         assert await status(rest, copied | {"Fedafd-Proof": proof}) == 401, proof
 
