@@ -81,7 +81,7 @@ def assert_gone(processes: list[psutil.Process]) -> None:
     assert [each.cmdline() for each in alive if each.status() != psutil.STATUS_ZOMBIE] == []
 
 
-def test_a_busy_port_is_told(tmp_path: Path) -> None:
+def test_a_busy_port_is_told_before_anything_is_started(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -90,6 +90,7 @@ def test_a_busy_port_is_told(tmp_path: Path) -> None:
             assert process.wait(300) == 1
     assert f"port {port} of 127.0.0.1 is in use; choose another with --port" in said(tmp_path)
     assert "Traceback" not in said(tmp_path)
+    assert not list(tmp_path.glob("demo-output/work/logs/*"))
 
 
 def test_a_folder_that_holds_other_files_is_told_and_left_alone(tmp_path: Path) -> None:
@@ -115,6 +116,15 @@ def test_missing_real_data_is_told_before_anything_is_started(tmp_path: Path) ->
         assert process.wait(300) == 1
     assert "neither a folder images/ nor a .tar of images" in said(tmp_path)
     assert "Traceback" not in said(tmp_path)
+
+
+def test_encoders_from_scratch_are_prepared_without_their_libraries(tmp_path: Path, data: Path) -> None:
+    """torch and transformers take longer to load than the data to prepare, of which a user waits for the end."""
+    choices = json.dumps({"work": str(tmp_path), "seed": 0, "data": str(data)})
+    code = "import sys; from fedafd.cli.demo_data import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, choices], capture_output=True, text=True)
+    assert done.stdout.split() == ["0", "False"], done.stderr
+    assert (tmp_path / "plan.json").is_file()
 
 
 def test_a_disk_that_fills_up_is_told_and_nothing_keeps_running(tmp_path: Path) -> None:

@@ -141,10 +141,11 @@ def run_demo(options: DemoOptions, console: Console, *, as_json: bool = False) -
 def _run(options: DemoOptions, console: Console, *, as_json: bool) -> None:
     from fedafd.cli.demo_output import DemoOutput
     from fedafd.cli.demo_sites import prepare_sites
-    from fedafd.local.services import Backends, Services, cores, start_redis
+    from fedafd.local.services import Backends, Services, check_port, cores, start_redis
     from fedafd.local.supervisor import Supervisor
 
     started = time.monotonic()
+    check_port(options.port, "--port")
     with ExitStack() as stack:
         output = DemoOutput(options.output, force=options.force)
         stack.callback(output.release)

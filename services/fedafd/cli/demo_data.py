@@ -1,6 +1,7 @@
 """Child of the demo: `python -m fedafd.cli.demo_data CHOICES` writes the public set and the sites' plan.
 
-CHOICES is the JSON of DataChoices.
+CHOICES is the JSON of DataChoices. Libraries of encoders are loaded for pretrained ones alone: those from scratch are
+the preset's own, in which nothing can be wrong, and loading takes longer than all else that is done here.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedafd.datasets import load_public_data, write_public_set
 from fedafd.datasets.cuts import DataSource, generated, real_cuts
 from fedafd.domain.config import parse_federation_config
 from fedafd.domain.errors import FedafdError
 from fedafd.domain.kinds import ClientKind
-from fedafd.learning.weights_check import WantedEncoder, check_encoders, encoders_of
+
+if TYPE_CHECKING:
+    from fedafd.learning.weights_check import WantedEncoder
 
 __all__ = ["ALREADY_REPORTED", "DataChoices", "main"]
 
@@ -48,9 +51,8 @@ def main(arguments: list[str]) -> int:
     data = None if choices.data is None else Path(choices.data)
     federation = _federation(choices)
     try:
-        encoders = encoders_of(parse_federation_config(federation))
-        check_encoders(encoders)
         public, clients = generated(seed) if data is None else real_cuts(data.absolute())
+        encoders = [] if choices.encoders is None else _checked_encoders(federation)
         write_public_set(load_public_data(public.adapter, public.path, public.options), work / "public-set")
     except FedafdError as error:
         sys.stderr.write(f"{error}\n")
@@ -65,6 +67,14 @@ def main(arguments: list[str]) -> int:
     }
     (work / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     return 0
+
+
+def _checked_encoders(federation: dict[str, Any]) -> list[WantedEncoder]:
+    from fedafd.learning.weights_check import check_encoders, encoders_of
+
+    encoders = encoders_of(parse_federation_config(federation))
+    check_encoders(encoders)
+    return encoders
 
 
 def _federation(choices: DataChoices) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from fedafd.domain.whole_files import write_whole
 from fedafd.local.aggregator_tls import aggregator_has_tls
 from fedafd.local.supervisor import Child, Supervisor, find_redis_server, free_port, is_free
 
-__all__ = ["Backends", "Services", "cores", "restart_redis", "start_redis", "thread_environment"]
+__all__ = ["Backends", "Services", "check_port", "cores", "restart_redis", "start_redis", "thread_environment"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,12 @@ def thread_environment(threads: int) -> dict[str, str]:
     limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     # Threads that wait for each other sleep: spinning, they would take the cores from the processes beside them.
     return limits | {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def check_port(port: int | None, option: str) -> None:
+    """Raises ConflictError for a port of 127.0.0.1 that is in use, and names the option that chooses another."""
+    if port is not None and not is_free(port):
+        raise ConflictError(f"port {port} of 127.0.0.1 is in use; choose another with {option}")
 
 
 def start_redis(supervisor: Supervisor, folder: Path) -> str:
@@ -99,9 +105,8 @@ class Services:
 
         Raises ConflictError for a port that is in use.
         """
-        for port, option in ((http_port, "--port"), (grpc_port, "--agents-port")):
-            if port is not None and not is_free(port):
-                raise ConflictError(f"port {port} of 127.0.0.1 is in use; choose another with {option}")
+        check_port(http_port, "--port")
+        check_port(grpc_port, "--agents-port")
         self.supervisor = supervisor
         self.backends = backends
         self._threads = threads
