@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 from tests.servers import free_port, wait_until
 
+from fedafd.client.http import make_client
 from fedafd.domain.states import ParticipationState, RoundState
 from fedafd.persistence.client_repository import get_client
 from fedafd.persistence.database import Database
@@ -75,6 +76,7 @@ class ControlPlane:
     def _ready(self) -> bool:
         assert self.process.poll() is None, self._log.read_text()
         try:
-            return httpx.get(f"{self.url}/readyz", timeout=5).is_success
+            with make_client(self.url, timeout=5) as client:
+                return client.get(f"{self.url}/readyz").is_success
         except httpx.HTTPError:
             return False

@@ -19,6 +19,7 @@ from fedafd.cli.bootstrap import RoundPlan, parse_invitation, plan_rounds
 from fedafd.cli.main import app
 from fedafd.cli.own_sites import parse_site
 from fedafd.client.federation import FederationClient
+from fedafd.client.http import make_client
 from fedafd.domain.config import read_agent_config
 from fedafd.domain.errors import ConfigurationError, FedafdError
 from fedafd.domain.kinds import ClientKind, ParticipantKind
@@ -48,7 +49,8 @@ def _database(folder: Path) -> str:
 
 def _ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/readyz", timeout=5).is_success
+        with make_client(url, timeout=5) as client:
+            return client.get(f"{url}/readyz").is_success
     except httpx.HTTPError:
         return False
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from fedafd.cli.main import app
 from fedafd.client import operations
 from fedafd.client.control_plane import ControlPlaneClient
+from fedafd.client.http import make_client
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.process_errors import ControlPlaneUnreachableError
 
@@ -33,6 +34,16 @@ def own_server() -> Any:
         Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_port
         server.shutdown()
+
+
+def test_plain_http_to_this_machine_reads_no_authorities(own_server: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take a core longer than the request, and each look at what is starting, or is healthy, is a client's."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/authorities.pem")
+    server = ControlPlaneClient(f"http://127.0.0.1:{own_server}", "key")
+    assert server.items(operations.LIST_FEDERATIONS) == []
+    server.close()
+    with pytest.raises(FileNotFoundError):
+        make_client(f"https://127.0.0.1:{own_server}")
 
 
 @pytest.mark.parametrize("variable", VARIABLES)
