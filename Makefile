@@ -25,8 +25,9 @@ $(STAMP): pyproject.toml locks/torch.lock locks/dev.lock
 	@test -n "$(PYTHON)" || { echo "No Python found. Install it: apt-get install python3 python3-venv"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11; set PYTHON=..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Install the venv module: apt-get install python3-venv"; exit 1; }
-	$(INSTALL) $(if $(TORCH_INDEX_URL),--constraint constraints.txt --index-url $(TORCH_INDEX_URL) torch,$(LOCKED) locks/torch.lock)
-	$(INSTALL) $(LOCKED) locks/dev.lock
+	@echo "installing locks/torch.lock and locks/dev.lock side by side: they name no package both (minutes)"
+	@$(INSTALL) $(if $(TORCH_INDEX_URL),--constraint constraints.txt --index-url $(TORCH_INDEX_URL) torch,$(LOCKED) locks/torch.lock) & torch=$$!; \
+		$(INSTALL) $(LOCKED) locks/dev.lock; others=$$?; wait $$torch && exit $$others
 	$(INSTALL) --no-build-isolation --editable .
 	@touch $(STAMP)
 
@@ -107,7 +108,7 @@ changelog: $(RELEASE)/python ## Make a section of CHANGELOG.md out of the files 
 # Tools of a release have an environment of their own: they are not what a process runs on.
 $(RELEASE)/python: locks/release.lock
 	@test -x $@ || $(PYTHON) -m venv build/release
-	$@ -m pip install --quiet --no-deps $(LOCKED) locks/release.lock
+	$@ -m pip install --quiet --no-deps --no-compile $(LOCKED) locks/release.lock
 	@touch $@
 
 format: setup ## Format the code and sort imports

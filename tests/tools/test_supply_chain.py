@@ -69,6 +69,10 @@ def test_the_locks_are_those_of_pyproject_and_constraints() -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+def test_what_make_setup_installs_side_by_side_has_no_package_in_common() -> None:
+    assert locked("torch") & locked("dev") == set()
+
+
 @pytest.mark.parametrize(
     "extra", sorted(tool("list_requirements").project_of(ROOT / "pyproject.toml")["optional-dependencies"])
 )
