@@ -83,12 +83,13 @@ def runs(interpreter: str) -> bool:
 def try_out(wheel: Path, extra: str, interpreter: str = sys.executable) -> None:
     """Install it with an extra into an environment of its own, and start what must start there."""
     with tempfile.TemporaryDirectory() as place:
-        _run([interpreter, "-m", "venv", place], Path(place))
+        _run([interpreter, "-m", "venv", "--without-pip", place], Path(place))
         python = str(Path(place) / "bin" / "python")
+        pip = [sys.executable, "-m", "pip", "--python", python]
         named = f"{wheel}[{extra}]" if extra else str(wheel)
         limits = ["--constraint", str(ROOT / "constraints.txt")]
-        _run([python, "-m", "pip", "install", "--quiet", *limits, named], Path(place))
-        _run([python, "-m", "pip", "check"], Path(place))
+        _run([*pip, "install", "--quiet", "--no-compile", *limits, named], Path(place))
+        _run([*pip, "check"], Path(place))
         for arguments in [*STARTS[""], *(STARTS[extra] if extra else [])]:
             _run([python, *arguments], Path(place))
 
