@@ -20,6 +20,7 @@ import pytest
 import structlog
 import typer.main
 import typer.testing
+from tests.long import turn_of
 from tests.servers import ROOT, Minio, minio_server, postgres_server, redis_server
 
 # Tests start processes while channels of earlier ones are open. gRPC's handlers of a fork then run in the child before
@@ -51,6 +52,11 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of many seconds come first: begun last, one would run alone while the other workers have nothing to do."""
+    items.sort(key=lambda item: turn_of(item.nodeid))
 
 
 @pytest.fixture(autouse=True)

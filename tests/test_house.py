@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.long import LONG
 
 from fedafd.domain import errors
 
@@ -54,6 +55,11 @@ def test_every_error_has_a_status_and_is_documented() -> None:
     for kind in kinds:
         status = errors.ERROR_STATUS[kind]
         assert f"| `{kind.code}` | {status.http} | {status.grpc} |" in text
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_what_is_begun_first_is_there(name: str) -> None:
+    assert (ROOT / name).exists()
 
 
 PAGES = sorted(str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md"))
