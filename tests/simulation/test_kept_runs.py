@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from tests.simulation.test_simulate import TINY, command
+from tests.simulation.simulated import Simulate
+from tests.simulation.test_simulate import TINY
 
 from fedafd.domain.errors import ConfigurationError
 from fedafd.simulation.data import data_prints
@@ -175,22 +175,17 @@ def test_other_versions_are_not_refused(tmp_path: Path, pictures: Path) -> None:
     assert len(json.loads((folder / "run.json").read_text())["made_with"]) == 2
 
 
-def test_the_command_refuses_a_second_data_set_and_restarts(tmp_path: Path, pictures: Path) -> None:
+def test_the_command_refuses_a_second_data_set_and_restarts(tmp_path: Path, pictures: Path, simulate: Simulate) -> None:
     wanted = described(pictures, strategies=["local"], seeds=[0])
-
-    def simulate(*more: str, **changes: Any) -> subprocess.CompletedProcess[str]:
-        arguments = command(tmp_path, wanted | changes, "--workers", "1", *more)
-        return subprocess.run(arguments, capture_output=True, text=True, check=False)
-
-    assert simulate().returncode == 0
+    assert simulate(wanted, "--workers", "1").returncode == 0
     pictures.rename(tmp_path / "before")
     picture_folder(pictures, seed=1)
-    refused = simulate(seeds=[0, 1])
+    refused = simulate(wanted | {"seeds": [0, 1]}, "--workers", "1")
     assert refused.returncode == 2
     assert "data of clients[0] (image, image-folder)" in refused.stderr
     assert "Traceback" not in refused.stderr + refused.stdout
     assert "| local | 1 |" in (tmp_path / "out" / "results.md").read_text()
-    again = simulate("--restart", seeds=[0, 1])
+    again = simulate(wanted | {"seeds": [0, 1]}, "--workers", "1", "--restart")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "set aside in" in again.stderr
     assert "| local | 2 |" in (tmp_path / "out" / "results.md").read_text()

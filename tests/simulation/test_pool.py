@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from tests.simulation.simulated import Simulate
 from tests.simulation.test_simulate import TINY, alive, command, workers_of
 
 from fedafd.domain.errors import DataError
@@ -84,7 +85,9 @@ def test_a_signal_stops_all_that_computes(tmp_path: Path, sent: signal.Signals, 
         wait_for(lambda: not any(alive(pid) for pid in children), seconds=5)
 
 
-def test_a_killed_worker_takes_one_run_with_it_and_the_next_command_does_that(tmp_path: Path) -> None:
+def test_a_killed_worker_takes_one_run_with_it_and_the_next_command_does_that(
+    tmp_path: Path, simulate: Simulate
+) -> None:
     experiment = SMALLEST | {"strategies": ["local", "fedavg"], "rounds": 3}
     wanted = command(tmp_path, experiment, "--workers", "1")
     first, second = (tmp_path / "out" / f"runs/iid/{strategy}/seed-0" for strategy in ("local", "fedavg"))
@@ -100,7 +103,7 @@ def test_a_killed_worker_takes_one_run_with_it_and_the_next_command_does_that(tm
     assert "1 of 2 runs is not done" in (tmp_path / "out" / "results.md").read_text()
     assert [each["strategy"] for each in read(tmp_path / "out" / "results.json")["failed"]] == ["local"]
 
-    again = subprocess.run(wanted, capture_output=True, text=True, check=False)
+    again = simulate(experiment, "--workers", "1")
     assert again.returncode == 0, again.stdout + again.stderr
     assert (first / "result.json").exists()
     assert not (first / "failed.json").exists()

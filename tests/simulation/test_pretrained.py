@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from tests.learning.test_pretrained import saved_image, saved_text
+from tests.simulation.simulated import Simulate
 from tests.simulation.test_simulate import TINY, command
 from typer.testing import CliRunner
 
@@ -37,12 +38,10 @@ def tiny_weights(folder: Path) -> tuple[Path, Path]:
     return saved_image("resnet", folder / "image"), saved_text("bert", folder / "text")
 
 
-def test_folders_of_weights_are_an_option_and_backbones_stay_frozen(tmp_path: Path) -> None:
+def test_folders_of_weights_are_an_option_and_backbones_stay_frozen(tmp_path: Path, simulate: Simulate) -> None:
     image, text = tiny_weights(tmp_path)
     given = ["--image-weights", str(image), "--text-weights", os.path.relpath(text), "--workers", "1"]
-    done = subprocess.run(
-        command(tmp_path, TINY | SMALLER, *given), capture_output=True, text=True, check=False, timeout=600
-    )
+    done = simulate(TINY | SMALLER, *given)
     assert done.returncode == 0, done.stdout + done.stderr
     run = json.loads((tmp_path / "out" / "runs/iid/fedafd/seed-0/run.json").read_text())
     told = json.dumps(run)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
+from tests.simulation.simulated import Simulate
 from tests.simulation.tiny_federation import FEDERATION
 
 from fedafd.domain.errors import ConfigurationError, DataError
@@ -55,10 +56,9 @@ def figures(result: dict[str, Any]) -> Any:
     return json.dumps({**result, "rounds": rounds, "seconds": 0, "cost": cost}, sort_keys=True)
 
 
-def test_the_report_is_whole(tmp_path: Path) -> None:
+def test_the_report_is_whole(tmp_path: Path, simulate: Simulate) -> None:
     strategies = ["fedafd", "fedavg", "local"]
-    experiment = TINY | {"strategies": strategies, "seeds": [0, 1], "rounds": 1}
-    done = subprocess.run(command(tmp_path, experiment, "--workers", "2"), capture_output=True, text=True, check=False)
+    done = simulate(TINY | {"strategies": strategies, "seeds": [0, 1], "rounds": 1}, "--workers", "2")
     assert done.returncode == 0, done.stderr + done.stdout
     out = tmp_path / "out"
     results = json.loads((out / "results.json").read_text())
@@ -86,7 +86,7 @@ def test_the_report_is_whole(tmp_path: Path) -> None:
     assert all(d["standard_error"] >= 0 for clients in results["clients"].values() for d in clients.values())
 
 
-def test_a_full_disk_is_named_and_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_a_full_disk_is_named_and_the_same_command_goes_on(tmp_path: Path, simulate: Simulate) -> None:
     experiment = TINY | {"strategies": ["local"], "seeds": [0], "rounds": 1}
 
     def fill() -> None:
@@ -99,7 +99,7 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on(tmp_path: Path) -> No
     assert "failed iid / local / seed 0" in told
     assert "File too large; mend it, and the same command goes on" in told
     assert "Traceback" not in full.stdout + full.stderr
-    done = subprocess.run(wanted, capture_output=True, text=True, check=False)
+    done = simulate(experiment, "--workers", "1")
     assert done.returncode == 0, done.stderr + done.stdout
 
 
@@ -191,14 +191,14 @@ def test_another_configuration_does_not_go_on_in_the_same_folder(tmp_path: Path)
         run_one(other, other.runs()[0], tmp_path, device="cpu")
 
 
-def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path: Path, simulate: Simulate) -> None:
     diverging = {"server": {"learning_rate": 1e30}}
     experiment = TINY | {
         "strategies": {"local": {}, "diverging": diverging},
         "rounds": 1,
         "clients": TINY["clients"][:1],
     }
-    done = subprocess.run(command(tmp_path, experiment, "--workers", "1"), capture_output=True, text=True, check=False)
+    done = simulate(experiment, "--workers", "1")
     assert done.returncode == 1
     assert "failed iid / diverging / seed 0: global training, round 1" in " ".join(done.stdout.split())
     assert len(json.loads((tmp_path / "out" / "results.json").read_text())["runs"]) == 1
