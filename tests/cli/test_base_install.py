@@ -43,6 +43,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "agent check": ["--config", "agent.yaml", "--offline"],
     "agent init": ["data", "--output", "new.yaml"],
     "agent export": ["copy", "--config", "agent.yaml"],
+    "agent headers": ["GET", "/v1/federations"],
     "audit export": ["audit.jsonl"],
     "audit redo": ["audit.jsonl"],
     "store verify": [],

@@ -22,6 +22,7 @@ from fedafd.persistence.migrate import migrate
 
 DO = {
     "agent export": "makes a folder",
+    "agent headers": "prints headers for another program",
     "agent init": "asks, and writes agent.yaml",
     "agent reset": "moves a folder",
     "agent run": "runs",

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 import redis
@@ -163,6 +164,28 @@ async def test_a_worker_that_does_not_answer_leaves_no_query_behind(url: str, li
 
 
 async def test_who_gives_up_takes_the_query_back(url: str, line: QueryLine) -> None:
+    QueryTaker(url).here()
+    asking = asyncio.create_task(line.ask(b"secret"))
+    while len(kept(url)) < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert kept(url) == []
+
+
+async def test_who_gives_up_before_redis_has_answered_takes_it_back_as_well(
+    url: str, line: QueryLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stayed there, a picture maybe, until it expired."""
+    put = QueryLine._put
+
+    async def put_without_an_answer(*given: Any) -> int:
+        await put(*given)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(QueryLine, "_put", staticmethod(put_without_an_answer))
     QueryTaker(url).here()
     asking = asyncio.create_task(line.ask(b"secret"))
     while len(kept(url)) < 2:  # noqa: ASYNC110

@@ -120,10 +120,10 @@ class QueryLine:
         if waiting >= MOST_WAITING:
             raise _busy(waiting)
         name = secrets.token_hex(16)
-        if (waiting := await self._put(client, name, query, seconds)) > MOST_WAITING:  # others asked in the same moment
-            await self._forget(client, name)
-            raise _busy(waiting - 1)
-        try:
+        try:  # from before it is put there: who gives up may do so while Redis has it and its answer is on the way
+            waiting = await self._put(client, name, query, seconds)
+            if waiting > MOST_WAITING:  # others asked in the same moment
+                raise _busy(waiting - 1)
             return await self._answer(client, name, query, seconds)
         finally:
             await self._forget(client, name)
