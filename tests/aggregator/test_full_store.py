@@ -71,5 +71,6 @@ async def test_a_round_that_fails_while_the_store_is_full_says_so(world: World, 
     row = await world.round(round_id)
     assert row.state == RoundState.FAILED.value
     assert row.reason is not None
-    assert row.reason.startswith("quorum not reached: 0 of 1 deliveries; the store refuses writes: ")
+    assert row.reason.startswith("quorum not reached: 0 of 1 deliveries; north: no sign of progress for ")
+    assert "; the store refuses writes: " in row.reason
     assert "no space left" in row.reason

@@ -169,7 +169,10 @@ async def test_what_is_no_merged_state_of_the_round_is_rejected(world: World, se
     assert not answer.accepted
     await world.coordinate()
     row = await world.round(round_id)
-    assert (row.state, row.reason) == ("failed", "quorum not reached: 0 of 1 deliveries")
+    assert (row.state, row.reason) == (
+        "failed",
+        f"quorum not reached: 0 of 1 deliveries; north: {answer.rejection_reason}",
+    )
 
 
 async def test_each_kind_of_participant_sends_what_is_its_own(world: World) -> None:

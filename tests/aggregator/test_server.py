@@ -102,7 +102,25 @@ async def test_a_silent_client_is_dropped(world: World) -> None:
     await world.prepare()
     await asyncio.sleep(1.1)
     await world.coordinate()
-    assert (await world.round(round_id)).reason == "quorum not reached: 0 of 1 deliveries"
+    assert (
+        await world.round(round_id)
+    ).reason == "quorum not reached: 0 of 1 deliveries; north: no sign of progress for 1 s"
+
+
+async def test_a_round_without_its_quorum_says_why_its_clients_delivered_nothing(world: World) -> None:
+    """Of seven clients with full disks and two that were asked in vain it told no more than that nobody delivered."""
+    callers = [await world.enrol(f"site-{number}") for number in range(9)]
+    round_id = await world.start_round(idle_timeout_seconds=1)
+    await world.prepare()
+    leave = pb.LeaveRoundRequest(round_id=round_id, leave_reason=pb.LEAVE_REASON_DISK_FULL)
+    for caller in callers[:7]:
+        await world.agents.LeaveRound(leave, metadata=caller)
+    await asyncio.sleep(1.1)
+    await world.coordinate()
+    assert (await world.round(round_id)).reason == (
+        "quorum not reached: 0 of 1 deliveries; site-0, site-1, site-2, site-3, site-4 and 2 more: its disk is full;"
+        " the site frees some space or moves state_dir; site-7, site-8: no sign of progress for 1 s"
+    )
 
 
 async def test_who_could_tell_nothing_while_no_aggregator_was_there_has_not_been_silent(world: World) -> None:
@@ -115,7 +133,9 @@ async def test_who_could_tell_nothing_while_no_aggregator_was_there_has_not_been
     assert (await world.round(round_id)).state == "collecting"
     await asyncio.sleep(1.1)
     await world.coordinate()
-    assert (await world.round(round_id)).reason == "quorum not reached: 0 of 1 deliveries"
+    assert (
+        await world.round(round_id)
+    ).reason == "quorum not reached: 0 of 1 deliveries; north: no sign of progress for 1 s"
 
 
 async def test_a_completed_round_names_whom_it_went_on_without_and_why(world: World) -> None:

@@ -30,7 +30,7 @@ from fedafd.artifacts.manifest import read_manifest
 from fedafd.artifacts.representations import encode_representations
 from fedafd.domain.errors import ConfigurationError, DatabaseUnavailableError
 from fedafd.domain.kinds import ClientKind, Modality
-from fedafd.domain.leaving import Activity, ActivityKind
+from fedafd.domain.leaving import LEFT, Activity, ActivityKind
 from fedafd.domain.states import ParticipationState, RoundState
 from fedafd.persistence.database import Database
 from fedafd.persistence.following_repository import end_round
@@ -215,7 +215,10 @@ async def test_a_region_whose_own_round_is_cancelled_leaves_the_upper_round(scen
         scene.below.context.wakeups.changed("north")
         over = await scene.above.over("upper", 1)
         part = (await scene.above.round("upper", 1))[1]["north"]
-    assert (over.state, over.reason) == ("failed", "quorum not reached: 0 of 1 deliveries")
+    assert (over.state, over.reason) == (
+        "failed",
+        f"quorum not reached: 0 of 1 deliveries; north: {(part.reason or '').removeprefix(LEFT)}",
+    )
     assert (part.state, part.reason_code) == ("dropped", "region-round-failed")
 
 
@@ -233,7 +236,10 @@ async def test_a_region_whose_disk_is_full_leaves_the_upper_round_as_an_agent_do
         over = await scene.above.over("upper", 1)
         part = (await scene.above.round("upper", 1))[1]["north"]
         own = await scene.below.over("north", 1)
-    assert (over.state, over.reason) == ("failed", "quorum not reached: 0 of 1 deliveries")
+    assert (over.state, over.reason) == (
+        "failed",
+        f"quorum not reached: 0 of 1 deliveries; north: {(part.reason or '').removeprefix(LEFT)}",
+    )
     assert (part.state, part.reason_code) == ("dropped", "disk-full")
     assert own.state == "cancelled"
 

@@ -27,7 +27,7 @@ from fedafd.domain.errors import (
     StorageUnavailableError,
     UploadError,
 )
-from fedafd.domain.leaving import ActivityKind, leave_words
+from fedafd.domain.leaving import LEFT, ActivityKind, leave_words
 from fedafd.domain.states import ParticipationState
 from fedafd.persistence.caller_repository import CallingClient, WaitingPart
 from fedafd.persistence.event_repository import record_event
@@ -205,7 +205,7 @@ class AgentService(AggregatorServiceServicer):
         participation, row = await open_participation(self._context, client, request.round_id)
         code = leave_reason_from_wire(request.leave_reason)
         count = request.num_affected if 0 < request.num_affected <= _MOST_AFFECTED else 0
-        reason = f"left: {leave_words(code, count)}"
+        reason = f"{LEFT}{leave_words(code, count)}"
         values = {"reason": reason, "reason_code": code.value}
         async with self._context.database.transaction() as session:
             if await settle_participation(session, participation.id, ParticipationState.DROPPED, **values):

@@ -12,12 +12,17 @@ from enum import StrEnum
 
 __all__ = [
     "CLIENT_METRICS",
+    "LEFT",
     "SAID_BY_AGENTS",
     "Activity",
     "ActivityKind",
     "LeaveReason",
     "leave_words",
 ]
+
+
+LEFT = "left: "
+"""Before the words of a client that left a round by itself."""
 
 
 class LeaveReason(StrEnum):
