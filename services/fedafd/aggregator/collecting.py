@@ -223,7 +223,7 @@ def _why_without_a_delivery(cohort: _Cohort) -> list[str]:
     for part, client in cohort:
         if part.state != _DELIVERED and part.reason:
             by_reason.setdefault(part.reason.removeprefix(LEFT), []).append(client.name)
-    often = sorted(by_reason.items(), key=lambda told: -len(told[1]))
+    often = sorted(by_reason.items(), key=lambda item: -len(item[1]))
     said = [f"{_some_of(names)}: {reason}" for reason, names in often[:_MOST_REASONS]]
     return said if len(often) <= _MOST_REASONS else [*said, f"{len(often) - _MOST_REASONS} other reasons"]
 
