@@ -163,11 +163,17 @@ async def test_a_worker_that_does_not_answer_leaves_no_query_behind(url: str, li
     assert kept(url) == []
 
 
-async def test_who_gives_up_takes_the_query_back(url: str, line: QueryLine) -> None:
-    QueryTaker(url).here()
+async def asked(url: str, line: QueryLine) -> asyncio.Task[bytes]:
+    """A query that lies in Redis and has no answer."""
     asking = asyncio.create_task(line.ask(b"secret"))
     while len(kept(url)) < 2:  # noqa: ASYNC110
         await asyncio.sleep(0.02)
+    return asking
+
+
+async def test_who_gives_up_takes_the_query_back(url: str, line: QueryLine) -> None:
+    QueryTaker(url).here()
+    asking = await asked(url, line)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
@@ -187,9 +193,7 @@ async def test_who_gives_up_before_redis_has_answered_takes_it_back_as_well(
 
     monkeypatch.setattr(QueryLine, "_put", staticmethod(put_without_an_answer))
     QueryTaker(url).here()
-    asking = asyncio.create_task(line.ask(b"secret"))
-    while len(kept(url)) < 2:  # noqa: ASYNC110
-        await asyncio.sleep(0.02)
+    asking = await asked(url, line)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
@@ -201,9 +205,7 @@ async def test_what_a_dead_control_plane_asked_expires_and_is_passed_over(url: s
     client.rpush("fedafd:queries", "whose-query-expired")
     assert taker.take() is None
     taker.here()
-    asking = asyncio.create_task(line.ask(b"secret"))
-    while len(kept(url)) < 2:  # noqa: ASYNC110
-        await asyncio.sleep(0.02)
+    asking = await asked(url, line)
     (query,) = [key for key in kept(url) if key.startswith(b"fedafd:query:")]
     assert 0 < client.pttl(query) <= 30_000
     asking.cancel()

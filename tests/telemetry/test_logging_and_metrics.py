@@ -6,28 +6,14 @@ import io
 import json
 import logging
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-import structlog
 
 from fedafd.domain.errors import ConfigurationError
 from fedafd.telemetry.logging import bind_context, configure, get_logger
 from fedafd.telemetry.metrics import Metrics, start_metrics_server
-
-
-@pytest.fixture
-def stream() -> Iterator[io.StringIO]:
-    """What a process would write to stderr; the test run's own logging is put back afterwards."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    target = io.StringIO()
-    configure("aggregator", stream=target)
-    yield target
-    root.handlers[:], root.level = handlers, level
-    structlog.reset_defaults()
 
 
 def events(stream: io.StringIO) -> list[dict[str, Any]]:

@@ -5,28 +5,14 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
-import structlog
 
 from fedafd.telemetry import sparing
-from fedafd.telemetry.logging import configure, get_logger
+from fedafd.telemetry.logging import get_logger
 from fedafd.telemetry.sparing import LINES_A_MINUTE
 
 _MOST_BYTES = 200_000
-
-
-@pytest.fixture
-def written() -> Iterator[io.StringIO]:
-    """What a process writes; the test run's own logging is put back afterwards."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    target = io.StringIO()
-    configure("aggregator", stream=target)
-    yield target
-    root.handlers[:], root.level = handlers, level
-    structlog.reset_defaults()
 
 
 def refuse(code: str = "unauthenticated") -> None:
@@ -43,33 +29,33 @@ def complain() -> None:
 
 
 @pytest.mark.parametrize("cause", [refuse, complain])
-def test_ten_thousand_of_a_kind_are_a_few_lines(written: io.StringIO, cause: object) -> None:
+def test_ten_thousand_of_a_kind_are_a_few_lines(stream: io.StringIO, cause: object) -> None:
     assert callable(cause)
     for _ in range(10_000):
         cause()
-    lines = written.getvalue().splitlines()
+    lines = stream.getvalue().splitlines()
     assert len(lines) == LINES_A_MINUTE
-    assert len(written.getvalue()) < _MOST_BYTES
+    assert len(stream.getvalue()) < _MOST_BYTES
     assert "more lines of this kind are counted" in lines[-1]
 
 
 def test_the_next_minute_begins_with_how_many_were_left_out(
-    written: io.StringIO, monkeypatch: pytest.MonkeyPatch
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(LINES_A_MINUTE + 7):
         refuse()
     monkeypatch.setattr(sparing, "_MINUTE", 0.0)
     refuse()
-    last = json.loads(written.getvalue().splitlines()[-1])
+    last = json.loads(stream.getvalue().splitlines()[-1])
     assert last["note"] == "7 more lines of this kind were left out before"
     assert last["code"] == "unauthenticated"
 
 
-def test_other_codes_and_what_no_stranger_causes_are_written_in_full(written: io.StringIO) -> None:
+def test_other_codes_and_what_no_stranger_causes_are_written_in_full(stream: io.StringIO) -> None:
     for _ in range(2 * LINES_A_MINUTE):
         refuse()
         get_logger("fedafd.aggregator.delivery").info("delivery.accepted", client="north")
     refuse("forbidden")
-    events = [json.loads(line) for line in written.getvalue().splitlines()]
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert sum(event["event"] == "delivery.accepted" for event in events) == 2 * LINES_A_MINUTE
     assert events[-1]["code"] == "forbidden"

@@ -18,7 +18,7 @@ from fedafd.artifacts.stage_io import (
 )
 from fedafd.domain.config import AveragingMode
 from fedafd.domain.kinds import Modality, ParticipantKind, StageKind, UploadPurpose
-from fedafd.domain.leaving import LEFT, LeaveReason
+from fedafd.domain.leaving import LEFT, LeaveReason, some
 from fedafd.domain.merge_tree import MergePlan, plan_merges
 from fedafd.domain.states import OPEN_PARTICIPATION_STATES, ParticipationState, RoundState, StageState
 from fedafd.persistence.artifact_repository import earlier_representations, round_artifacts
@@ -30,7 +30,7 @@ from fedafd.persistence.stage_repository import add_stage, add_stages
 
 __all__ = ["merge_plan", "step_collecting"]
 
-_MOST_REASONS, _MOST_NAMES = 3, 5
+_MOST_REASONS = 3
 """That the reason of a round without its quorum tells."""
 _OPEN = frozenset(state.value for state in OPEN_PARTICIPATION_STATES)
 _DELIVERED = ParticipationState.DELIVERED.value
@@ -224,13 +224,8 @@ def _why_without_a_delivery(cohort: _Cohort) -> list[str]:
         if part.state != _DELIVERED and part.reason:
             by_reason.setdefault(part.reason.removeprefix(LEFT), []).append(client.name)
     often = sorted(by_reason.items(), key=lambda item: -len(item[1]))
-    said = [f"{_some_of(names)}: {reason}" for reason, names in often[:_MOST_REASONS]]
+    said = [f"{some(names)}: {reason}" for reason, names in often[:_MOST_REASONS]]
     return said if len(often) <= _MOST_REASONS else [*said, f"{len(often) - _MOST_REASONS} other reasons"]
-
-
-def _some_of(names: list[str]) -> str:
-    shown, more = names[:_MOST_NAMES], len(names) - _MOST_NAMES
-    return f"{', '.join(shown)} and {more} more" if more > 0 else ", ".join(shown)
 
 
 def _is_open(participation: PartLook) -> bool:

@@ -6,7 +6,7 @@ words for events, REST and the command line.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -18,11 +18,15 @@ __all__ = [
     "ActivityKind",
     "LeaveReason",
     "leave_words",
+    "some",
 ]
 
 
 LEFT = "left: "
 """Before the words of a client that left a round by itself."""
+
+
+_MOST_NAMED = 5
 
 
 class LeaveReason(StrEnum):
@@ -118,6 +122,12 @@ SAID_BY_AGENTS: frozenset[LeaveReason] = frozenset(LeaveReason) - _SAID_BY_THE_F
 def leave_words(reason: LeaveReason, num_affected: int = 0) -> str:
     """The reason in words; `num_affected` is how many items (samples, files, values) it is about, 0 if not told."""
     return f"{reason.words} ({num_affected:,} affected)" if num_affected else reason.words
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few names of clients, and how many more there are."""
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 class ActivityKind(StrEnum):

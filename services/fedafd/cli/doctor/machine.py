@@ -34,10 +34,8 @@ _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what listens everyw
 def look_at_ports(deployment: Deployment) -> Iterator[Finding]:
     """Each address that a process listens on: free, or taken by that process."""
     if (settings := deployment.control_plane) is not None:
-        variable, certificate = (
-            "FEDAFD_CONTROL_PLANE_PORT",
-            settings.tls_certificate and settings.tls_certificate.expanduser(),
-        )
+        variable = "FEDAFD_CONTROL_PLANE_PORT"
+        certificate = settings.tls_certificate and settings.tls_certificate.expanduser()
         yield _port("control-plane", settings.host, settings.port, variable, is_http=True, certificate=certificate)
     for name, listens in _LISTENS:
         settings_of: Any = getattr(deployment, name)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fedafd.domain.leaving import some
 from fedafd.domain.states import ParticipationState
 from fedafd.persistence.models import ClientRow, ParticipationRow
 
-__all__ = ["LOST", "lost_words", "some"]
+__all__ = ["LOST", "lost_words"]
 
 LOST = (ParticipationState.DROPPED.value, ParticipationState.REJECTED.value)
-_MOST_NAMED = 5
 _MOST_REASONS = 3
 
 
@@ -23,9 +23,3 @@ def lost_words(parts: Sequence[tuple[ParticipationRow, ClientRow]]) -> str:
     reasons = [f"{state}: {some(names[state, reason])} ({reason})" for state, reason in list(names)[:_MOST_REASONS]]
     more = sum(len(group) for group in list(names.values())[_MOST_REASONS:])
     return "; ".join([*reasons, *([f"and {more} more for other reasons"] if more else [])])
-
-
-def some(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

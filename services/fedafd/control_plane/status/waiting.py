@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from fedafd.control_plane.status.facts import Facts, FederationFacts, RoundFacts
-from fedafd.control_plane.status.lost import LOST, lost_words, some
+from fedafd.control_plane.status.lost import LOST, lost_words
 from fedafd.control_plane.status.schemas import Cause, Finding, Level
 from fedafd.domain.cohorts import Candidate, short_of_quorum
 from fedafd.domain.config.federation import stored_federation_config
 from fedafd.domain.kinds import Modality
+from fedafd.domain.leaving import some
 from fedafd.domain.states import OPEN_PARTICIPATION_STATES, ParticipationState, RoundState, StageState
 from fedafd.persistence.models import StageRow
 from fedafd.persistence.participation_repository import clients_in, clients_with
