@@ -21,7 +21,7 @@ certificate() { # NAME SUBJECT-ALTERNATIVE-NAMES
       -extfile <(printf 'subjectAltName=%s\nextendedKeyUsage=serverAuth\n' "$2") 2>/dev/null
 }
 names="DNS:localhost,IP:127.0.0.1${FEDAFD_TLS_NAMES:+,$FEDAFD_TLS_NAMES}"
-certificate tls_aggregator "DNS:aggregator,$names"
+certificate tls_aggregator "DNS:aggregator,DNS:grpc,$names"
 certificate tls_rest "DNS:control-plane,$names"
 rm -f "$folder/tls_rest.pem"
 cat "$folder/tls_rest.crt" "$folder/tls_rest.key" > "$folder/tls_rest.pem"

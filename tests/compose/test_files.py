@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -29,7 +30,9 @@ from fedafd.distiller.settings import DistillerSettings
 from fedafd.domain.config import read_agent_config, read_federation_config
 from fedafd.region.settings import RegionSettings
 
-OVERLAYS = ("gpu", "observability", "oidc", "region", "scale", "tls")
+# In an order in which all of them work together.
+OVERLAYS = ("gpu", "observability", "oidc", "region", "tls", "scale", "scale-tls")
+TOGETHER = [(), *((name,) for name in OVERLAYS if name != "scale-tls"), ("tls", "scale", "scale-tls"), OVERLAYS]
 JOBS = {"migrate", "store-keys", "federation", "invite-images", "invite-texts", "invite-pairs"}
 AGENTS = {"agent-images", "agent-texts", "agent-pairs"}
 SETTINGS: dict[str, type[BaseSettings]] = {
@@ -51,6 +54,7 @@ def _sequence(loader: _Loader, node: yaml.SequenceNode) -> list[Any]:
 
 
 _Loader.add_constructor("!override", _sequence)
+_Loader.add_constructor("!reset", _sequence)
 
 
 def read(path: str) -> dict[str, Any]:
@@ -289,10 +293,17 @@ def _compose() -> bool:
 
 
 @pytest.mark.skipif(not _compose(), reason="Docker Compose is not installed")
-@pytest.mark.parametrize("overlays", [(), *((name,) for name in OVERLAYS), OVERLAYS])
+@pytest.mark.parametrize("overlays", TOGETHER)
 def test_compose_takes_the_files(overlays: tuple[str, ...]) -> None:
     files = ["docker-compose.yml", *(f"deploy/compose/{name}.yml" for name in overlays)]
-    command = ["docker", "compose", *(word for file in files for word in ("--file", file)), "config", "--quiet"]
+    command = [
+        "docker",
+        "compose",
+        *(word for file in files for word in ("--file", file)),
+        "config",
+        "--format",
+        "json",
+    ]
     environment = os.environ | {
         "FEDAFD_SECRETS": "./s",
         "FEDAFD_TLS": "./t",
@@ -304,6 +315,9 @@ def test_compose_takes_the_files(overlays: tuple[str, ...]) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "not set" not in done.stderr, done.stderr
+    for name, service in json.loads(done.stdout)["services"].items():
+        # A port of this machine leads to one container.
+        assert not service.get("ports") or service.get("deploy", {}).get("replicas", 1) == 1, name
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
@@ -317,7 +331,8 @@ def test_certificates_are_made_anew_by_the_same_authority(tmp_path: Path) -> Non
     assert first["tls_authority.pem"] == second["tls_authority.pem"]
     assert first["tls_aggregator.crt"] != second["tls_aggregator.crt"]
     verify = ["openssl", "verify", "-CAfile", "tls_authority.pem", "-verify_hostname"]
-    for name, host in (("tls_aggregator.crt", "aggregator"), ("tls_rest.crt", "localhost")):
+    names = [("tls_aggregator.crt", "aggregator"), ("tls_aggregator.crt", "grpc"), ("tls_rest.crt", "localhost")]
+    for name, host in names:
         done = subprocess.run([*verify, host, name], cwd=tmp_path / "t", capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "t" / "authority.key").stat().st_mode & 0o777 == 0o400

@@ -37,10 +37,10 @@ IMAGES = ("control-plane", "aggregator", "distiller", "agent", "minio")
 class Stack:
     """Commands on the stack. Each raises AssertionError with the command's output if it fails."""
 
-    def __init__(self, project: str, folder: Path, overlay: str | None = None) -> None:
-        """`overlay` is the name of one of deploy/compose/*.yml."""
+    def __init__(self, project: str, folder: Path, *overlays: str) -> None:
+        """`overlays` are names of files of deploy/compose, in their order."""
         self.project = project
-        self.overlay = overlay
+        self._overlays = overlays
         self.figures: dict[str, Any] = {}
         self._folder = folder
         port = free_port()
@@ -48,8 +48,7 @@ class Stack:
         files = ["docker-compose.yml"]
         if (ROOT / ".tools" / "bin" / "minio").exists():
             files.append("tests/compose/stack/prebuilt.yml")
-        if overlay:
-            files.append(f"deploy/compose/{overlay}.yml")
+        files += [f"deploy/compose/{overlay}.yml" for overlay in overlays]
         self.environment = os.environ | {
             "COMPOSE_PROJECT_NAME": project,
             "COMPOSE_FILE": ":".join(files),
@@ -163,16 +162,16 @@ class Stack:
         """Write the figures, if there are any, into benchmark-results and show them."""
         if not self.figures:
             return
-        path = ROOT / "benchmark-results" / f"compose{'-' + self.overlay if self.overlay else ''}.json"
+        path = ROOT / "benchmark-results" / f"{'-'.join(['compose', *self._overlays])}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(self.figures, indent=2) + "\n", encoding="utf-8")
         print(f"\n{path}:\n{json.dumps(self.figures, indent=2)}")
 
 
 @contextmanager
-def fresh_stack(folder: Path, overlay: str | None = None) -> Iterator[Stack]:
+def fresh_stack(folder: Path, *overlays: str) -> Iterator[Stack]:
     """A stack under a name that nobody has; it is removed at the end, whatever happened, and its figures written."""
-    stack = Stack(f"fedafd-test-{uuid.uuid4().hex[:8]}", folder, overlay)
+    stack = Stack(f"fedafd-test-{uuid.uuid4().hex[:8]}", folder, *overlays)
     try:
         yield stack
     finally:
