@@ -50,11 +50,13 @@ def run(*, tiny: bool, repeats: int, clock: Clock) -> list[Report]:
         weights = _weights(Path(folder) / "weights", tiny=tiny)
         modes, rounds = (("head",), 2) if tiny else (_MODES, 3)
         counted = {mode: _counted(weights, mode, rounds) for mode in modes}
+        known = {mode: _first_to_one_that_has(weights, mode).down for mode in modes if mode != "all"}
         whole = sum(path.stat().st_size for path in Path(folder, "weights").glob("*/model.safetensors"))
     reports = []
     for mode, (first, later) in counted.items():
         ratios = [
             Ratio("MB at first contact", first.down / _MEGABYTE),
+            *([Ratio("MB at first contact, checkpoints there", known[mode] / _MEGABYTE)] if mode in known else []),
             Ratio("MB in a later round", later.down / _MEGABYTE),
             Ratio("share of the weights", later.down / whole, at_most=0.01 if mode == "lora" and not tiny else None),
             Ratio("MB of representations up", later.up["representations"] / _MEGABYTE),
@@ -104,8 +106,18 @@ def _counted(weights: dict[str, Path], mode: str, rounds: int) -> tuple[_Bytes, 
     return first, median
 
 
-def _rounds(folder: Path, weights: dict[str, Path], mode: str, rounds: int) -> list[_Bytes]:
-    """Of each round."""
+def _first_to_one_that_has(weights: dict[str, Path], mode: str) -> _Bytes:
+    """The first round of a site that has the checkpoints itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        (first,) = _rounds(Path(folder), weights, mode, 1, {"base_weights": {k: str(v) for k, v in weights.items()}})
+    sys.stderr.write(f"trainable: {mode}, checkpoints there: {first}\n")
+    return first
+
+
+def _rounds(
+    folder: Path, weights: dict[str, Path], mode: str, rounds: int, more: Mapping[str, Any] | None = None
+) -> list[_Bytes]:
+    """Of each round; `more` stands in agent.yaml."""
     import yaml
 
     from fedafd.agent.ledger import read_sent
@@ -129,6 +141,7 @@ def _rounds(folder: Path, weights: dict[str, Path], mode: str, rounds: int) -> l
         token, site = rest.invite("pairs", "pair"), folder / "agent.yaml"
         own = {"aggregator": services.aggregator, "kind": "pair", "state_dir": str(folder / "agent"), "threads": 1}
         shares = {"share": {"personalized_model": True}}
+        own |= dict(more or {})
         site.write_text(yaml.safe_dump(own | shares | _OWN | {"data": {"adapter": "shapes", "options": _SAMPLES}}))
         environment = thread_environment(1) | {"FEDAFD_AGENT_ENROLMENT_TOKEN": token}
         supervisor.start("agent", [sys.executable, "-m", "fedafd.agent.main", "--config", str(site)], environment)

@@ -103,6 +103,16 @@ def test_an_encoder_that_cannot_be_built_ends_with_2(tmp_path: Path) -> None:
     assert check.exit_code() is ExitCode.CONFIGURATION
 
 
+def test_base_weights_that_are_not_there_are_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    named = {"image": str(tmp_path / "here"), "text": str(tmp_path / "nowhere")}
+    check = check_site(images(tmp_path, base_weights=named), offline=True)
+    told = {each.text: each.level for each in check.findings if each.about == "base weights"}
+    assert list(told.values()) == [Level.FINE, Level.WARNING]
+    (_, text) = told
+    assert "nowhere" in text and "downloaded whole" in text
+
+
 def test_an_aggregator_that_does_not_answer_ends_with_5_and_only_if_asked(tmp_path: Path) -> None:
     config = images(tmp_path)
     assert check_site(config).exit_code() is ExitCode.UNREACHABLE

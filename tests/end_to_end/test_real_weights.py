@@ -57,6 +57,8 @@ def test_services_and_simulation_train_real_weights_to_the_same_bits(
     down = {part["client"]: part["bytes_down"] for part in last["participations"]}
     assert down == {name: traffic.down for name, traffic in wanted.traffic.items()}
     assert max(down.values()) < 2_000_000, "what is frozen does not travel again"
+    first = {part["client"]: part["bytes_down"] for part in trial.rest.round(1)["participations"]}
+    assert max(first.values()) < 5_000_000, "nor the first time, to a site that has the checkpoints"
     sent = [entry for name in KINDS for entry in read_sent(tmp_path / name) if entry.what == "personalized-model"]
     assert max(entry.bytes for entry in sent if entry.round == ROUNDS) < 2_000_000, "nor does it go up"
     trial.rest.pull_global_model(tmp_path / "global")

@@ -33,6 +33,7 @@ class ArtifactCache:
         self._folder = folder
         self._limit_bytes = limit_bytes
         self._checked: set[str] = set()
+        self._lent: dict[str, Path] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def find(self, sha256: str) -> Path | None:
@@ -86,7 +87,9 @@ class ArtifactCache:
             )
 
     def remember(self, purpose: str, sha256: str) -> None:
-        """From now on the artifact is the newest of its purpose."""
+        """From now on the artifact is the newest of its purpose; what was lent for its download goes."""
+        if (lent := self._lent.pop(purpose, None)) is not None:
+            lent.unlink(missing_ok=True)
         names = self._newest()
         if names.get(purpose) == sha256:
             return
@@ -99,6 +102,18 @@ class ArtifactCache:
         """The file that was the last one of that purpose, if it is still here and whole."""
         sha256 = self._newest().get(purpose)
         return None if sha256 is None else self.find(sha256)
+
+    def place_for_base(self, name: str) -> Path:
+        """Where a file may be made that `lend` takes; what a process that died left of one goes with `trim`."""
+        return self._folder / f"base-{name}.part"
+
+    def lend(self, purpose: str, path: Path) -> None:
+        """Let downloads of that purpose take from a file what it has, until one of them is there."""
+        self._lent[purpose] = path
+
+    def base(self, purpose: str) -> Path | None:
+        """What a download of that purpose can take bytes from: the last one, or what was lent; None without both."""
+        return self.newest(purpose) or self._lent.get(purpose)
 
     def newest_hashes(self, purposes: Collection[str]) -> set[str]:
         """What `newest` would look for."""

@@ -65,6 +65,7 @@ def check_site(
     doing("training a few steps")
     findings += _training(config, data, report)
     findings += _tracking(config)
+    findings += _base_weights(config)
     findings += _policy(config)
     findings += _privacy(config)
     doing("looking at the state folder")
@@ -106,6 +107,23 @@ def _tracking(config: AgentConfig) -> list[Finding]:
     return [warning("tracking", sentence) for sentence in needed] or [
         fine("tracking", f"metrics go to {', '.join(config.tracking)}")
     ]
+
+
+def _base_weights(config: AgentConfig) -> list[Finding]:
+    named = [name for name in (config.base_weights.image, config.base_weights.text) if name is not None]
+    if not named:
+        return []
+    from fedafd.learning.pretrained import refuse_unreadable
+
+    findings = []
+    for name in named:
+        try:
+            refuse_unreadable(name)
+        except FedafdError as failed:
+            findings.append(warning("base weights", f"{failed}; without them a global encoder is downloaded whole"))
+        else:
+            findings.append(fine("base weights", f"{name}: what is frozen of it need not be downloaded"))
+    return findings
 
 
 def _policy(config: AgentConfig) -> list[Finding]:

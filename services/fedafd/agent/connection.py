@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -201,6 +201,24 @@ class AggregatorConnection:
             cache.remember(artifact.purpose, artifact.sha256)
         return path
 
+    async def first_bytes(self, artifact: types_pb2.Artifact, count: int) -> bytes:
+        """The first `count` bytes of an artifact, of which nothing is kept."""
+        request = pb.DownloadArtifactRequest(sha256=artifact.sha256)
+        request.ranges.append(pb.ByteRange(offset_bytes=0, length_bytes=count))
+
+        async def read() -> bytes:
+            begin = b""
+            async with aclosing(self._stream(request)) as pieces:
+                async for data in pieces:
+                    begin += data
+                    if len(begin) >= count:  # an older aggregator does not know ranges
+                        break
+            if len(begin) < count:
+                raise StorageUnavailableError(f"the download of artifact {artifact.sha256} ended early")
+            return begin[:count]
+
+        return await self._calls.repeat("download", read)
+
     async def _downloaded(self, artifact: types_pb2.Artifact, cache: ArtifactCache) -> Path:
         patch = await self._patch(artifact, cache)
         damaged = False
@@ -294,7 +312,7 @@ class AggregatorConnection:
         """How the artifact is made of an older one of its purpose; None where there is none, or nobody can tell."""
         if not artifact.purpose.startswith(_CHANGE_IN_PART) or artifact.size_bytes < _WORTH_A_PATCH_BYTES:
             return None
-        base = await asyncio.to_thread(cache.newest, artifact.purpose)
+        base = await asyncio.to_thread(cache.base, artifact.purpose)
         if base is None:
             return None
         request = pb.DescribeArtifactRequest(sha256=artifact.sha256)
@@ -319,6 +337,17 @@ class AggregatorConnection:
         if patch is not None:
             spans = patch.missing(part)
             request.ranges.extend(pb.ByteRange(offset_bytes=s.start, length_bytes=s.end - s.start) for s in spans)
+        async with aclosing(self._stream(request)) as pieces:
+            async for data in pieces:
+                if patch is None:
+                    part.append(data)
+                else:
+                    await asyncio.to_thread(patch.append, part, data)
+        if not part.complete:
+            raise StorageUnavailableError(f"the download of artifact {sha256} ended early")
+
+    async def _stream(self, request: pb.DownloadArtifactRequest) -> AsyncGenerator[bytes, None]:
+        """The pieces of an artifact. Raises StorageUnavailableError where none comes for a while."""
         self.call_count.add("DownloadArtifact", request)
         call = self._stub.DownloadArtifact(request, metadata=self._signing.metadata("DownloadArtifact"))
         try:
@@ -326,18 +355,15 @@ class AggregatorConnection:
                 async with asyncio.timeout(_SILENCE_SECONDS):
                     message = await call.read()
                 if not isinstance(message, pb.DownloadArtifactResponse):  # the end of the stream
-                    break
-                if patch is None:
-                    part.append(message.data)
-                else:
-                    await asyncio.to_thread(patch.append, part, message.data)
+                    return
                 self._on_received(len(message.data))
+                yield message.data
         except TimeoutError:
-            raise StorageUnavailableError(f"no byte of artifact {sha256} for {_SILENCE_SECONDS:.0f} s") from None
+            raise StorageUnavailableError(
+                f"no byte of artifact {request.sha256} for {_SILENCE_SECONDS:.0f} s"
+            ) from None
         finally:
             call.cancel()
-        if not part.complete:
-            raise StorageUnavailableError(f"the download of artifact {sha256} ended early")
 
     async def _send(self, upload_id: str, missing: Sequence[int], blob: ChunkedFile) -> int:
         """Send those chunks; how many of them count."""

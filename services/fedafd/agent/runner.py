@@ -24,6 +24,7 @@ from fedafd.agent.enrolment import enrol
 from fedafd.agent.leaving import leave_round
 from fedafd.agent.ledger import Ledger
 from fedafd.agent.metrics import AgentMetrics
+from fedafd.agent.own_bases import lend_own_base
 from fedafd.agent.patient_calls import StopRequestedError
 from fedafd.agent.policy import SitePolicy, as_taken
 from fedafd.agent.privacy_account import PrivacyAccount
@@ -338,6 +339,8 @@ class Agent:
                 work_done=self._work.done,
             ):
                 raise TrainingCancelledError
+            if artifact.purpose.startswith(BUNDLE):
+                await lend_own_base(connection, self._cache, artifact, _modality(artifact), self._config, config)
             paths[artifact.sha256] = await connection.download(artifact, self._cache)
         bundles = {_modality(bundle): paths[bundle.sha256] for bundle in task.encoder_bundles}
         await self._policy.admit_bundles(bundles)

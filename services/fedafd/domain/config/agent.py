@@ -15,12 +15,13 @@ from fedafd.domain.config.encoders import EncoderConfig
 from fedafd.domain.config.policy import PolicyConfig
 from fedafd.domain.config.privacy import PrivacyConfig
 from fedafd.domain.config.task import TaskConfig
-from fedafd.domain.kinds import ClientKind
-from fedafd.domain.paths import OwnPath
+from fedafd.domain.kinds import ClientKind, Modality
+from fedafd.domain.paths import HubIdOrFolder, OwnPath
 from fedafd.domain.proxies import is_loopback
 
 __all__ = [
     "AgentConfig",
+    "BaseWeightsConfig",
     "BaselineMode",
     "DataConfig",
     "DirectUploadConfig",
@@ -125,6 +126,17 @@ class BaselineMode(StrEnum):
     BACKGROUND = "background"
 
 
+class BaseWeightsConfig(Config):
+    """Checkpoints at the site that are those of the federation's global encoders."""
+
+    image: HubIdOrFolder | None = Field(
+        None, description="Of the image encoder; null: what `image_encoder.pretrained` names, if anything."
+    )
+    text: HubIdOrFolder | None = Field(
+        None, description="Of the text encoder; null: what `text_encoder.pretrained` names, if anything."
+    )
+
+
 class AgentConfig(Config):
     """`agent.yaml`: one site's agent."""
 
@@ -137,6 +149,11 @@ class AgentConfig(Config):
     state_dir: OwnPath = Field(Path("fedafd-agent"), description="Credential, personalized model and cache live here.")
     image_encoder: EncoderConfig | None = None
     text_encoder: EncoderConfig | None = None
+    base_weights: BaseWeightsConfig = Field(
+        default_factory=BaseWeightsConfig,
+        description="Folders or hub ids of checkpoints; what is frozen of a global encoder is taken from them, where it"
+        " is the same, and not downloaded: docs/models.md#a-checkpoint-that-a-site-has.",
+    )
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$",
@@ -167,6 +184,12 @@ class AgentConfig(Config):
     )
     metrics_port: int | None = Field(None, ge=1, le=65535, description="Prometheus metrics; null: none.")
     metrics_host: str = Field("127.0.0.1", description="Address that the metrics are served on.")
+
+    def weights_at_hand(self, modality: Modality) -> str | None:
+        """Folder or hub id of a checkpoint that may be a global encoder's; None where the site names none."""
+        named = getattr(self.base_weights, modality.value)
+        own = self.image_encoder if modality is Modality.IMAGE else self.text_encoder
+        return named or (None if own is None else own.pretrained)
 
     @model_validator(mode="after")
     def _check_way_to_store(self) -> AgentConfig:

@@ -1,0 +1,134 @@
+"""A site that has the global encoder's checkpoint downloads what was trained, and nothing of what is frozen."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from tests.agent.scene import Scene, play
+
+from fedafd.agent import connection as connection_module
+from fedafd.artifacts.folders import pack_folder
+from fedafd.domain.config import EncoderConfig
+from fedafd.domain.kinds import Modality
+from fedafd.learning.sample_encoder import SampleEncoder
+
+DIM = 256
+KIND = {"architecture": "resnet", "image_size": 32}
+HEAD_BYTES = 128 << 10
+"""Asked for to learn where the tensors lie."""
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "_FIRST_WAIT_SECONDS", 0.01)
+
+
+def checkpoint(folder: Path, seed: int = 0, width: int = 128) -> Path:
+    """Of a ResNet of two to three megabytes."""
+    torch.manual_seed(seed)
+    sizes: Any = {"embedding_size": 32, "hidden_sizes": [64, width], "depths": [2, 3], "layer_type": "basic"}
+    transformers.ResNetModel(transformers.ResNetConfig(**sizes)).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.2, 0.2, 0.2]}')
+    return folder
+
+
+def bundle_of(folder: Path, **changes: Any) -> bytes:
+    """What the server sends of an encoder that it made from a checkpoint and trained since."""
+    config = EncoderConfig(pretrained=str(folder), **(KIND | changes))
+    torch.manual_seed(7)
+    encoder = SampleEncoder(config, Modality.IMAGE, dim=DIM)
+    with torch.no_grad():
+        for parameter in encoder.network.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter))
+    dtype = torch.float16 if config.trainable == "lora" else torch.float32
+    return pack_folder(encoder.to_files(trained_in=dtype))
+
+
+def first_round(tmp_path: Path, bundle: bytes, trainable: str, **site: Any) -> int:
+    """How many bytes of the bundle come to a site that has never had one."""
+
+    async def scenario(scene: Scene) -> None:
+        scene.more = site
+        encoder = KIND | {"trainable": trainable}
+        scene.server.assign(1, bundle=bundle, blob_bytes=5, image_encoder=encoder, embedding_dim=DIM)
+        await scene.run(scene.settled, seconds=60)
+
+    scene = play(tmp_path, scenario)
+    (path,) = scene.trainer.tasks[-1].encoder_bundles.values()
+    assert path.read_bytes() == bundle
+    assert len(scene.server.commits) == 1
+    assert not list(path.parent.glob("*.part")), "nothing is left of what was lent"
+    return scene.server.sent_bytes - len(b"manifest" + b"shard" + b"reps 1")
+
+
+LORA = pytest.param("lora", marks=pytest.mark.skipif(find_spec("peft") is None, reason="the extra `lora` is missing"))
+
+
+@pytest.mark.parametrize("trainable", ["head", LORA])
+def test_only_what_was_trained_comes(trainable: str, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "weights")
+    bundle = bundle_of(folder, trainable=trainable)
+    whole = first_round(tmp_path / "without", bundle, trainable)
+    assert whole == len(bundle)
+    came = first_round(tmp_path / "with", bundle, trainable, base_weights={"image": str(folder)})
+    assert came < HEAD_BYTES + 0.25 * len(bundle)
+
+
+def test_the_checkpoint_of_the_sites_own_encoder_is_one_it_has(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "weights")
+    bundle = bundle_of(folder, trainable="head")
+    own = KIND | {"pretrained": str(folder), "trainable": "head"}
+    assert first_round(tmp_path, bundle, "head", image_encoder=own) < HEAD_BYTES + 0.25 * len(bundle)
+
+
+def test_a_header_that_is_longer_than_what_is_asked_for_first_is_read_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedafd.agent.own_bases._FIRST_BYTES", 700)
+    folder = checkpoint(tmp_path / "weights")
+    bundle = bundle_of(folder, trainable="head")
+    assert first_round(tmp_path, bundle, "head", base_weights={"image": str(folder)}) < 0.25 * len(bundle)
+
+
+def test_other_weights_of_the_same_shape_save_nothing_and_cost_no_round(tmp_path: Path) -> None:
+    bundle = bundle_of(checkpoint(tmp_path / "theirs"), trainable="head")
+    other = {"image": str(checkpoint(tmp_path / "ours", seed=1))}
+    assert len(bundle) <= first_round(tmp_path, bundle, "head", base_weights=other) <= len(bundle) + HEAD_BYTES
+
+
+@pytest.mark.parametrize("wrong", ["not there", "of other sizes", "damaged"])
+def test_weights_that_cannot_be_used_are_told_and_all_is_downloaded(
+    wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = bundle_of(checkpoint(tmp_path / "theirs"), trainable="head")
+    folder = tmp_path / "ours"
+    if wrong == "of other sizes":
+        checkpoint(folder, width=24)
+    elif wrong == "damaged":
+        (checkpoint(folder) / "model.safetensors").write_bytes(b"\x10")
+    came = first_round(tmp_path, bundle, "head", base_weights={"image": str(folder)})
+    assert len(bundle) - 100_000 <= came <= len(bundle) + HEAD_BYTES
+    told = capsys.readouterr()
+    if wrong != "of other sizes":
+        assert "agent.own_weights_not_used" in told.out + told.err
+        assert str(folder) in told.out + told.err
+
+
+def test_an_encoder_that_is_trained_whole_is_downloaded_whole(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "weights")
+    bundle = bundle_of(folder)
+    assert first_round(tmp_path, bundle, "all", base_weights={"image": str(folder)}) == len(bundle)
+
+
+@pytest.mark.parametrize("bundle", [b"no bundle" * 50_000, b"", b"\0" * 400_000], ids=["text", "empty", "zeros"])
+def test_what_is_no_bundle_costs_no_more_than_before(bundle: bytes, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "weights")
+    bundle = bundle or b"x"
+    came = first_round(tmp_path, bundle, "head", base_weights={"image": str(folder)})
+    assert len(bundle) <= came <= len(bundle) + HEAD_BYTES
