@@ -208,6 +208,11 @@ def test_generated_secrets_are_long_and_differ_each_time() -> None:
     assert all(len(first[key]) >= 40 and first[key] != second[key] for key in random)
 
 
+def test_generated_secrets_stay_when_the_release_goes_as_they_open_what_its_database_holds() -> None:
+    (secret,) = render(SERVER, TRIAL).of("Secret")
+    assert secret["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
 def test_nothing_is_generated_where_everything_is_given() -> None:
     assert render(SERVER, EXTERNAL).of("Secret") == []
 

@@ -53,7 +53,7 @@ async def _opened(database: Database, row: AuthorityRow, wrapped: str, settings:
         if settings.previous_internal_token is None:
             raise ConfigurationError(
                 f"{_WHAT} was wrapped by another internal token; set FEDAFD_AGGREGATOR_PREVIOUS_INTERNAL_TOKEN to it"
-                " for one start"
+                " for one start; where it is lost: docs/certificates.md#the-internal-token-changes"
             ) from None
     previous = settings.previous_internal_token.get_secret_value()
     authority = read_authority(certificate, wrapped.encode(), _wrapping(previous), _WHAT)

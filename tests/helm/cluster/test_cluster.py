@@ -221,12 +221,15 @@ def test_a_rollback_in_the_middle_of_a_round_is_as_harmless(world: World) -> Non
     world.rest.completed(number)
 
 
-def test_uninstall_leaves_nothing_but_the_volumes(world: World) -> None:
+def test_uninstall_leaves_nothing_but_the_volumes_and_what_opens_them(world: World) -> None:
+    before = world.namespace.secret(GENERATED)
     with world.transcript.step("helm uninstall of four releases, until the last pod is gone"):
         for release in (*KINDS, RELEASE):
             world.namespace.helm("uninstall", release, "--wait")
         wait_until(lambda: not world.namespace.get("pods"), "the end of all pods")
-    wait_until(lambda: world.namespace.what_is_left() == CLAIMS, "the end of everything but volumes", seconds=60)
+    left = CLAIMS | {f"secret/{GENERATED}"}
+    wait_until(lambda: world.namespace.what_is_left() == left, "the end of everything but volumes", seconds=60)
+    assert world.namespace.secret(GENERATED) == before
 
 
 def test_installed_again_on_its_volumes_the_federation_goes_on(world: World, tls_secrets: None) -> None:
