@@ -45,8 +45,9 @@ def test_services_and_simulation_train_real_weights_to_the_same_bits(
     values = _federation(trainable, text)
     own = parse_federation_config(values)  # sites name the same folders themselves: a server's are not taken
     encoders = {key: getattr(own, key).model_dump(mode="json") for key in ("image_encoder", "text_encoder")}
+    base = {"base_weights": {key.removesuffix("_encoder"): each["pretrained"] for key, each in encoders.items()}}
     monkeypatch.setattr(
-        "tests.end_to_end.test_real_weights.SITES", {name: each | encoders for name, each in SITES.items()}
+        "tests.end_to_end.test_real_weights.SITES", {name: each | encoders | base for name, each in SITES.items()}
     )
     trial: Trial = request.getfixturevalue("trial")  # only now, as starting it takes longer than a skip
     last = _trained(trial, values, tmp_path / "public-set")

@@ -41,7 +41,7 @@ async def lend_own_base(
     trained. What goes wrong is told in the log, and all of the bundle is downloaded.
     """
     shared = federation.image_encoder if modality is Modality.IMAGE else federation.text_encoder
-    pretrained = own.weights_at_hand(modality)
+    pretrained = own.base_weights.of(modality)
     if pretrained is None or shared.trainable == "all":
         return
     if await asyncio.to_thread(lambda: cache.find(bundle.sha256) or cache.newest(bundle.purpose)):

@@ -129,12 +129,12 @@ class BaselineMode(StrEnum):
 class BaseWeightsConfig(Config):
     """Checkpoints at the site that are those of the federation's global encoders."""
 
-    image: HubIdOrFolder | None = Field(
-        None, description="Of the image encoder; null: what `image_encoder.pretrained` names, if anything."
-    )
-    text: HubIdOrFolder | None = Field(
-        None, description="Of the text encoder; null: what `text_encoder.pretrained` names, if anything."
-    )
+    image: HubIdOrFolder | None = Field(None, description="Of the image encoder; null: all of it is downloaded.")
+    text: HubIdOrFolder | None = Field(None, description="Of the text encoder; null: all of it is downloaded.")
+
+    def of(self, modality: Modality) -> str | None:
+        """Folder or hub id for this modality."""
+        return self.image if modality is Modality.IMAGE else self.text
 
 
 class AgentConfig(Config):
@@ -152,7 +152,7 @@ class AgentConfig(Config):
     base_weights: BaseWeightsConfig = Field(
         default_factory=BaseWeightsConfig,
         description="Folders or hub ids of checkpoints; what is frozen of a global encoder is taken from them, where it"
-        " is the same, and not downloaded: docs/models.md#a-checkpoint-that-a-site-has.",
+        " is the same, and not downloaded; the server sees that they are here: docs/models.md#a-checkpoint-that-a-site-has.",
     )
     device: str = Field(
         "auto",
@@ -184,12 +184,6 @@ class AgentConfig(Config):
     )
     metrics_port: int | None = Field(None, ge=1, le=65535, description="Prometheus metrics; null: none.")
     metrics_host: str = Field("127.0.0.1", description="Address that the metrics are served on.")
-
-    def weights_at_hand(self, modality: Modality) -> str | None:
-        """Folder or hub id of a checkpoint that may be a global encoder's; None where the site names none."""
-        named = getattr(self.base_weights, modality.value)
-        own = self.image_encoder if modality is Modality.IMAGE else self.text_encoder
-        return named or (None if own is None else own.pretrained)
 
     @model_validator(mode="after")
     def _check_way_to_store(self) -> AgentConfig:
