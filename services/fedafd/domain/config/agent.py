@@ -152,7 +152,8 @@ class AgentConfig(Config):
     base_weights: BaseWeightsConfig = Field(
         default_factory=BaseWeightsConfig,
         description="Folders or hub ids of checkpoints; what is frozen of a global encoder is taken from them, where it"
-        " is the same, and not downloaded; the server sees that they are here: docs/models.md#a-checkpoint-that-a-site-has.",
+        " is the same, and not downloaded; the server sees that they are here:"
+        " docs/models.md#a-checkpoint-that-a-site-has.",
     )
     device: str = Field(
         "auto",
