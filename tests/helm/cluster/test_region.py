@@ -136,9 +136,11 @@ def test_the_region_may_die_in_a_round(levels: Levels) -> None:
     wait_until(lambda: is_ready(levels.namespace.pods().get(POD, {"status": {}})), "a new pod for the region")
 
 
-def test_uninstall_leaves_nothing_but_the_volumes(levels: Levels) -> None:
+def test_uninstall_leaves_nothing_but_the_volumes_and_what_opens_them(levels: Levels) -> None:
     for release in (*SITES, REGION, UPPER):
         levels.namespace.helm("uninstall", release, "--wait")
     wait_until(lambda: not levels.namespace.get("pods"), "the end of all pods")
-    kinds = {name.partition("/")[0] for name in levels.namespace.what_is_left() if "secret/invitation-" not in name}
-    assert kinds == {"persistentvolumeclaim"}
+    left = {name for name in levels.namespace.what_is_left() if not name.startswith("secret/invitation-")}
+    volumes = {name for name in left if name.startswith("persistentvolumeclaim/")}
+    assert volumes
+    assert left - volumes == {f"secret/{UPPER}-fedafd-generated"}
