@@ -143,4 +143,4 @@ def test_uninstall_leaves_nothing_but_the_volumes_and_what_opens_them(levels: Le
     left = {name for name in levels.namespace.what_is_left() if not name.startswith("secret/invitation-")}
     volumes = {name for name in left if name.startswith("persistentvolumeclaim/")}
     assert volumes
-    assert left - volumes == {f"secret/{UPPER}-fedafd-generated"}
+    assert left - volumes == {f"secret/{release}-fedafd-generated" for release in (UPPER, REGION)}
