@@ -23,7 +23,7 @@ from fedafd.domain.config import EncoderConfig, LoraConfig, parse_config
 from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.learning.encoders import Encoder
 
-__all__ = ["add_adapters", "merge_folder", "merged_encoder", "merged_files", "merged_tensors"]
+__all__ = ["BASE", "add_adapters", "merge_folder", "merged_encoder", "merged_files", "merged_tensors"]
 
 _ATTENTION = {
     *("query", "value", "query_proj", "value_proj", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v"),
@@ -31,7 +31,7 @@ _ATTENTION = {
 }
 """What families call the layers that make queries and values, or all three at once."""
 _SHAPE = ("kernel_size", "stride", "padding", "dilation", "groups")
-_BASE, _ADAPTER = ".base_layer.", ".lora_"
+BASE, _ADAPTER = ".base_layer.", ".lora_"
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _SHOWN = 12
 
@@ -76,7 +76,7 @@ def merged_tensors(lora: LoraConfig, tensors: Mapping[str, Tensor]) -> dict[str,
     for name, value in tensors.items():
         if _ADAPTER in name:
             continue
-        layer, base, part = name.rpartition(_BASE)
+        layer, base, part = name.rpartition(BASE)
         if base and part == "weight":
             value = value.float() + lora.alpha / lora.rank * _product(layer, value, tensors)
         merged[f"{layer}.{part}" if base else name] = value

@@ -14,6 +14,7 @@ from torch import Tensor
 from fedafd.artifacts.bundle_heads import BundleHead
 from fedafd.domain.config import EncoderConfig
 from fedafd.domain.kinds import Modality
+from fedafd.learning.lora import BASE
 from fedafd.learning.sample_encoder import SampleEncoder
 from fedafd.learning.tokens import tokenizer_for
 
@@ -40,6 +41,7 @@ def write_own_part(
     `config` is the global encoder's, with `pretrained` being the site's. Returns how many bytes of tensors were
     written; the rest of the file is zeros. Raises ConfigurationError for weights that cannot be used, OSError.
     """
+    config = config.model_copy(update={"trainable": "head", "lora": None})  # LoRA's matrices are not the site's
     tokenizer = tokenizer_for(config, ()) if modality is Modality.TEXT else None
     with torch.random.fork_rng(devices=[]):  # what is drawn here is written nowhere
         network = SampleEncoder(config, modality, dim=dim, tokenizer=tokenizer).network
@@ -50,7 +52,7 @@ def write_own_part(
         file.truncate(size_bytes)
         file.write(begin[: head.num_bytes])
         for name, place in head.tensors.items():
-            tensor = own.get(name)
+            tensor = own.get(name.replace(BASE, "."))
             if tensor is None or place.dtype not in _DTYPES or tuple(tensor.shape) != place.shape:
                 continue
             content = _bytes_of(tensor, _DTYPES[place.dtype])
