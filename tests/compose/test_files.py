@@ -188,7 +188,10 @@ def test_the_proxy_that_ends_tls_alone_is_believed_where_requests_are_from() -> 
     trusted = file["services"]["control-plane"]["environment"]["FEDAFD_CONTROL_PLANE_TRUSTED_PROXIES"]
     assert re.findall(r":-([0-9.]+)\}\}$", trusted) == [address]
     (subnet,) = (each["subnet"] for each in file["networks"]["rest"]["ipam"]["config"])
-    assert ip_address(address) in ip_network(re.findall(r":-(.+)\}", subnet)[0])
+    ours = ip_network(re.findall(r":-(.+)\}", subnet)[0])
+    assert ip_address(address) in ours
+    # Where Docker takes the networks from that no file gives addresses to.
+    assert not any(ours.overlaps(ip_network(pool)) for pool in ("172.16.0.0/12", "192.168.0.0/16"))
     proxy = (ROOT / "deploy/proxy/rest-tls.cfg").read_text(encoding="utf-8")
     # Set, not added: what a caller wrote there before counts nothing.
     assert "http-request set-header X-Forwarded-For %[src]" in proxy

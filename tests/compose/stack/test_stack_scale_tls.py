@@ -47,7 +47,7 @@ def test_other_machines_reach_an_aggregator_although_one_is_killed(
     rest = FederationClient(stack.url, stack.admin_key, "local")
     run(["docker", "kill", stack.replicas("aggregator")[0]["Id"]])
     url = f"grpcs://127.0.0.1:{stack.environment['FEDAFD_GRPC_PORT']}"
-    fedafd(stack, "health", url, "--authorities", str(stack.tls_authority))
+    fedafd(stack, "health", url, "--authorities", str(stack.tls_authority), "--timeout", "20")
     # The sites, too, go through the proxy and trust its name in the certificate.
     with stack.timed("round_seconds"):
         fedafd(stack, "round", "start", "--watch", SSL_CERT_FILE=str(stack.tls_authority))
