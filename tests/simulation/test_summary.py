@@ -14,6 +14,7 @@ from fedafd.simulation.experiment import ExperimentConfig
 from fedafd.simulation.report import markdown
 from fedafd.simulation.summary import client_differences, differences, global_differences, half_width, rows_of
 
+WIDE = {"embedding_dim": 512}
 RECALLS = dict.fromkeys(("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10"), 10.0)
 
 
@@ -85,6 +86,28 @@ def test_single_clients_are_compared_with_themselves() -> None:
     assert found["iid, seed 2, image-0"] == (4.0, None)
     assert found["iid, seed 2, pair-0"] == (24.0, None)
     assert len(found) == 6
+
+
+@pytest.mark.parametrize(
+    ("strategies", "baseline", "alone"),
+    [
+        ({"fedafd": {}, "local": {}}, "fedafd", "local"),
+        ({"fedafd": {}, "creamfl": {}}, "fedafd", None),
+        ({"local": {}, "fedafd": {}}, "local", None),
+        (
+            {"wide": {"strategy": "fedafd", **WIDE}, "alone": {"strategy": "local", **WIDE}, "local": {}},
+            "wide",
+            "alone",
+        ),
+        ({"wide": {"strategy": "fedafd", **WIDE}, "fedafd": {}, "local": {}}, "wide", "local"),
+        ({"fedafd": {}, "alone": {"strategy": "local"}}, "fedafd", "alone"),
+    ],
+)
+def test_the_strategy_that_trains_alone_is_the_one_with_the_baselines_settings(
+    strategies: dict[str, Any], baseline: str, alone: str | None
+) -> None:
+    values = TINY | {"strategies": strategies, "baseline": baseline}
+    assert ExperimentConfig.model_validate(values).alone() == alone
 
 
 RIGHT = [100.0] * 15 + [0.0] * 5

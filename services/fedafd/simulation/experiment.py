@@ -86,6 +86,9 @@ class Scenario(_Config):
     alpha: float = Field(0.1, gt=0)
 
 
+_ALONE = "local"
+
+
 class RunKey(_Config):
     """One run of an experiment."""
 
@@ -171,6 +174,20 @@ class ExperimentConfig(_Config):
         named = {"strategy": key.strategy} if key.strategy in strategy_names() else {}
         values = merged(merged({"name": self.name, "seed": key.seed} | named, self.federation), own)
         return parse_federation_config(values, f"experiment, strategy {key.strategy}")
+
+    def alone(self) -> str | None:
+        """The strategy under which the baseline's clients train alone: `local`, in another word or not.
+
+        Of several it is the one that differs from the baseline in nothing else. None where there is none, or where the
+        baseline is one.
+        """
+        others = {name: {"strategy": name} | values for name, values in self.strategies.items()}
+        alone = [name for name, values in others.items() if values["strategy"] == _ALONE]
+        if self.baseline in alone:
+            return None
+        own = others[self.baseline] | {"strategy": _ALONE}
+        same = (name for name in alone if others[name] == own)
+        return next(same, _ALONE if _ALONE in alone else next(iter(alone), None))
 
     def absent(self, key: RunKey, number: int, names: Sequence[str]) -> list[str]:
         """Who delivers nothing in a round: the same clients under every strategy; at least one delivers."""

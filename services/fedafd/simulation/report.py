@@ -33,7 +33,6 @@ from fedafd.simulation.summary import (
 
 __all__ = ["markdown", "write_report"]
 
-_ALONE = "local"
 _NOISE = {
     True: "By more than one standard error of the paired difference over test samples",
     False: "By less than one, which cannot be told from noise",
@@ -173,15 +172,15 @@ def _against_global(baseline: str, rows: Sequence[Row]) -> list[str]:
 
 
 def _against_alone(experiment: ExperimentConfig, rows: Sequence[Row]) -> list[str]:
-    baseline = experiment.baseline
-    if baseline == _ALONE or _ALONE not in experiment.strategies:
+    baseline, alone = experiment.baseline, experiment.alone()
+    if alone is None:
         return []
-    alone = client_differences(rows, baseline, _ALONE)
-    if not alone:
-        return [f"No run of {_ALONE} is done for the same scenario and seed: nothing to compare {baseline} with."]
-    below = {name: d for name, d in alone.items() if d.mean < 0}
-    words = f"{len(below)} of {len(alone)} below." + (f" {_loss_sentences(below)}" if below else "")
-    return [f"Clients of {baseline} against themselves under {_ALONE} on the test split: {words}"]
+    gains = client_differences(rows, baseline, alone)
+    if not gains:
+        return [f"No run of {alone} is done for the same scenario and seed: nothing to compare {baseline} with."]
+    below = {name: d for name, d in gains.items() if d.mean < 0}
+    words = f"{len(below)} of {len(gains)} below." + (f" {_loss_sentences(below)}" if below else "")
+    return [f"Clients of {baseline} against themselves under {alone} on the test split: {words}"]
 
 
 def _loss_sentences(below: Mapping[str, ClientDifference]) -> str:
@@ -224,6 +223,12 @@ def _without_scores(result: Mapping[str, Any]) -> dict[str, Any]:
     return {**result, "clients": clients}
 
 
+def _gains_of_clients(experiment: ExperimentConfig, rows: Sequence[Row]) -> dict[str, dict[str, ClientDifference]]:
+    baseline, alone = experiment.baseline, experiment.alone()
+    gains = {"global model": global_differences(rows, baseline)}
+    return gains if alone is None else gains | {alone: client_differences(rows, baseline, alone)}
+
+
 def _write_json(
     experiment: ExperimentConfig,
     output: Path,
@@ -243,10 +248,7 @@ def _write_json(
         "differences": shown,
         "clients": {
             against: {client: d._asdict() for client, d in client_gains.items()}
-            for against, client_gains in (
-                ("global model", global_differences(rows, experiment.baseline)),
-                (_ALONE, client_differences(rows, experiment.baseline, _ALONE)),
-            )
+            for against, client_gains in _gains_of_clients(experiment, rows).items()
         },
     }
     write_json(output / "results.json", content)
