@@ -58,8 +58,8 @@ def test_the_report_tells_costs_where_every_run_has_them() -> None:
         "seeds": [0, 1, 2],
     }
     experiment = ExperimentConfig.model_validate(values)
-    runs = [{**run, "cost": {"core seconds": 100.0 + run["seed"], "MB up": 2.5}} for run in results()]
+    runs = [{**run, "cost": {"core seconds": 1100.0 + run["seed"], "MB up": 2.5}} for run in results()]
     told = markdown(experiment, rows_of(runs), [])
     assert "| strategy | runs | core seconds | MB up |" in told
-    assert "| local | 3 | 101 | 2.5 |" in told
+    assert "| local | 3 | 1,101 | 2.5 |" in told
     assert "### Cost" not in markdown(experiment, rows_of([*runs[1:], results()[0]]), [])

@@ -124,9 +124,14 @@ def _costs(rows: Sequence[Row]) -> list[str]:
     lines.append("|---" * (len(costs) + 2) + "|")
     for strategy in dict.fromkeys(row.strategy for row in rows):
         own = [row.cost for row in rows if row.strategy == strategy]
-        cells = [f"{fmean(cost[name] for cost in own):.3g}" for name in costs]
+        cells = [_three_digits(fmean(cost[name] for cost in own)) for name in costs]
         lines.append(f"| {strategy} | {len(own)} | {' | '.join(cells)} |")
     return lines
+
+
+def _three_digits(value: float) -> str:
+    """The first three that count; large values as whole numbers."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _differences(compared: Sequence[Difference], names: Sequence[str]) -> list[str]:
