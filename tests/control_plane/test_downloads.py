@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from tests.control_plane.rest import Rest, problem
 
+from fedafd.control_plane.models.checked import BLOCK_BYTES, CheckedObjects
 from fedafd.control_plane.models.downloads import archive_response, file_response
 from fedafd.domain.errors import ArtifactCorruptError, RangeNotSatisfiableError
 from fedafd.domain.hashing import sha256_of
@@ -136,7 +139,8 @@ async def test_each_part_of_an_archive_is_that_part_of_the_whole(
 ) -> None:
     store = FolderStore(tmp_path)
     rows = _rows(store, contents)
-    answer = await archive_response(_request(), store, rows, "model")
+    objects = CheckedObjects(store)
+    answer = await archive_response(_request(), objects, rows, "model")
     whole = await _read(answer)
     assert int(answer.headers["content-length"]) == len(whole)
     with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
@@ -144,14 +148,14 @@ async def test_each_part_of_an_archive_is_that_part_of_the_whole(
     assert found == {name.rstrip("/"): content for name, content in contents.items()}
     first = data.draw(st.integers(0, len(whole) - 1))
     last = data.draw(st.integers(first, len(whole)))
-    part = await archive_response(_request(range=f"bytes={first}-{last}"), store, rows, "model")
+    part = await archive_response(_request(range=f"bytes={first}-{last}"), objects, rows, "model")
     assert await _read(part) == whole[first : last + 1]
 
 
 async def test_what_is_damaged_after_the_check_does_not_arrive_whole(tmp_path: Path) -> None:
     store, content = FolderStore(tmp_path), bytes(3 << 20)
     rows = _rows(store, {"model.safetensors": content})
-    answer = await file_response(_request(), store, rows, "model.safetensors")
+    answer = await file_response(_request(), CheckedObjects(store), rows, "model.safetensors")
     store.put(rows[0].key, b"\1" + content[1:])
     with pytest.raises(ArtifactCorruptError, match="backup"):
         await _read(answer)
@@ -160,6 +164,69 @@ async def test_what_is_damaged_after_the_check_does_not_arrive_whole(tmp_path: P
 async def test_an_empty_file_is_answered_and_has_no_part(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     rows = _rows(store, {"empty.txt": b""})
-    assert await _read(await file_response(_request(), store, rows, "empty.txt")) == b""
+    assert await _read(await file_response(_request(), CheckedObjects(store), rows, "empty.txt")) == b""
     with pytest.raises(RangeNotSatisfiableError):
-        await file_response(_request(range="bytes=0-"), store, rows, "empty.txt")
+        await file_response(_request(range="bytes=0-"), CheckedObjects(store), rows, "empty.txt")
+
+
+class _Counting(FolderStore):
+    """Counts the bytes that are read."""
+
+    read_bytes = 0
+
+    def stream(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        for piece in super().stream(key, offset, length):
+            self.read_bytes += len(piece)
+            yield piece
+
+
+async def test_a_byte_of_a_large_model_asked_for_again_costs_no_reading_of_all_of_it(tmp_path: Path) -> None:
+    """Each such request read and hashed the whole object: one viewer held a core for each of its threads."""
+    store, content = _Counting(tmp_path), bytes(range(256)) * (64 << 12)
+    rows, objects = _rows(store, {"model.safetensors": content}), CheckedObjects(store)
+    size, last = len(content), len(content) - 1
+
+    async def asked(text: str) -> bytes:
+        return await _read(await file_response(_request(range=text), objects, rows, "model.safetensors"))
+
+    # At once, as the first ones come: the whole is compared for all of them together.
+    assert await asyncio.gather(*(asked(f"bytes={last}-") for _ in range(8))) == [b"\xff"] * 8
+    assert store.read_bytes <= size + 16 * BLOCK_BYTES
+    store.read_bytes = 0
+    for number in range(20):
+        assert await asked(f"bytes={number}-{number}") == bytes([number])
+    assert await asked(f"bytes={BLOCK_BYTES - 1}-{BLOCK_BYTES}") == b"\xff\0"
+    assert store.read_bytes <= (20 + 2) * 2 * BLOCK_BYTES
+
+
+async def test_who_asks_for_all_of_a_known_model_and_hangs_up_costs_its_beginning(tmp_path: Path) -> None:
+    store, content = _Counting(tmp_path), bytes(64 << 20)
+    rows, objects = _rows(store, {"model.safetensors": content}), CheckedObjects(store)
+    assert await _read(await file_response(_request(), objects, rows, "model.safetensors")) == content
+    store.read_bytes = 0
+    for _ in range(3):
+        await file_response(_request(), objects, rows, "model.safetensors")
+    assert store.read_bytes <= 3 * 17 * BLOCK_BYTES
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut off"])
+@pytest.mark.parametrize("asked", ["bytes=2097152-2097160", "bytes=20971520-", None])
+async def test_a_known_model_that_is_damaged_later_sends_no_damaged_byte(
+    tmp_path: Path, damage: str, asked: str | None
+) -> None:
+    store, content = FolderStore(tmp_path), bytes(24 << 20)
+    rows, objects = _rows(store, {"model.safetensors": content}), CheckedObjects(store)
+    headers = {} if asked is None else {"range": asked}
+    whole = await _read(await file_response(_request(**headers), objects, rows, "model.safetensors"))
+    position = {None: 20 << 20}.get(asked, int((asked or "=0-").split("=")[1].split("-")[0]))
+    store.put(rows[0].key, content[:position] + (b"\1" + content[position + 1 :] if damage == "changed" else b""))
+    found = bytearray()
+
+    async def received() -> None:
+        answer = await file_response(_request(**headers), objects, rows, "model.safetensors")
+        async for block in answer.body_iterator:
+            found.extend(block)  # type: ignore[arg-type]
+
+    with pytest.raises(ArtifactCorruptError, match="backup"):
+        await received()
+    assert bytes(found) == whole[: len(found)] and len(found) < len(whole)

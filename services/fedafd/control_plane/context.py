@@ -16,6 +16,7 @@ from fedafd.artifacts.keys import PUBLIC_SETS
 from fedafd.control_plane.dashboard.sessions import SessionSigner
 from fedafd.control_plane.failed_logins import FailedLogins
 from fedafd.control_plane.key_uses import KeyUses
+from fedafd.control_plane.models.checked import CheckedObjects
 from fedafd.control_plane.models.reads import ModelReads
 from fedafd.control_plane.observed import ControlPlaneMetrics
 from fedafd.control_plane.oidc.flow import Logins
@@ -73,6 +74,7 @@ class Context:
     turns: Turns = field(default_factory=Turns)
     sessions: SessionSigner = field(default_factory=lambda: SessionSigner(None))
     writes: WriteProbe = field(init=False)
+    objects: CheckedObjects = field(init=False)
     open_streams: Counter[str] = field(default_factory=Counter)
     """Event streams by caller."""
     streams_per_key: int = 20
@@ -94,6 +96,7 @@ class Context:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "writes", WriteProbe(self.store, below=WRITES_BELOW))
+        object.__setattr__(self, "objects", CheckedObjects(self.store))
 
 
 async def _context(request: Request) -> Context:

@@ -65,7 +65,7 @@ async def model_archive(
         files = await pulled_files(session, federation, row)
     read = ModelRead(visitor.caller, federation, None, version, "(archive)")
     await context.model_reads.audit(context.database, read)
-    return await archive_response(request, context.store, files, f"{federation}-{version}")
+    return await archive_response(request, context.objects, files, f"{federation}-{version}")
 
 
 @router.post("/federations/{federation}/models/{version}/promote")

@@ -1,7 +1,8 @@
 """Files and archives as responses, streamed from the store: no copy is kept, and no byte leaves that is not checked.
 
-What a request needs is read twice: once to compare it with its hash, before the answer begins, and once to send it.
-Sizes and hashes are known from the database, so a `Range` that cannot be answered is refused before anything is read.
+The first request for an object reads it twice: once to compare it with its hash, before the answer begins, and once to
+send it; later ones cost what they ask for (checked.py). Sizes and hashes are known from the database, so a `Range` that
+cannot be answered is refused before anything is read.
 """
 
 from __future__ import annotations
@@ -17,11 +18,9 @@ from urllib.parse import quote
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
-from fedafd.control_plane.turns import in_store
-from fedafd.domain.errors import ArtifactCorruptError, NotFoundError, RangeNotSatisfiableError
-from fedafd.domain.hashing import pieces_sha256
+from fedafd.control_plane.models.checked import CheckedObjects, CheckedPart
+from fedafd.domain.errors import NotFoundError, RangeNotSatisfiableError
 from fedafd.persistence.models import ModelFileRow
-from fedafd.storage import ObjectStore
 
 __all__ = ["archive_response", "check_file", "file_response"]
 
@@ -38,7 +37,7 @@ class _Part:
 
 
 async def archive_response(
-    request: Request, store: ObjectStore, files: Sequence[ModelFileRow], name: str
+    request: Request, objects: CheckedObjects, files: Sequence[ModelFileRow], name: str
 ) -> StreamingResponse:
     """All files as an uncompressed tar, the same byte for byte each time.
 
@@ -50,17 +49,17 @@ async def archive_response(
     named = hashlib.sha256(
         "".join(f"{part.stored.path}\0{part.stored.sha256}\0" for part in parts if part.stored).encode()
     )
-    return await _response(request, store, parts, f"{name}.tar", "application/x-tar", named.hexdigest())
+    return await _response(request, objects, parts, f"{name}.tar", "application/x-tar", named.hexdigest())
 
 
 async def file_response(
-    request: Request, store: ObjectStore, files: Sequence[ModelFileRow], wanted: str
+    request: Request, objects: CheckedObjects, files: Sequence[ModelFileRow], wanted: str
 ) -> StreamingResponse:
     """One file. Raises NotFoundError naming what there is, RangeNotSatisfiableError, ArtifactCorruptError."""
     row = check_file(files, wanted)
     part = _Part(row.size_bytes, row)
     name = PurePosixPath(wanted).name
-    return await _response(request, store, [part], name, "application/octet-stream", row.sha256)
+    return await _response(request, objects, [part], name, "application/octet-stream", row.sha256)
 
 
 def check_file(files: Sequence[ModelFileRow], wanted: str) -> ModelFileRow:
@@ -72,7 +71,7 @@ def check_file(files: Sequence[ModelFileRow], wanted: str) -> ModelFileRow:
 
 
 async def _response(
-    request: Request, store: ObjectStore, parts: Sequence[_Part], name: str, media_type: str, tag: str
+    request: Request, objects: CheckedObjects, parts: Sequence[_Part], name: str, media_type: str, tag: str
 ) -> StreamingResponse:
     size, etag = sum(part.size_bytes for part in parts), f'"{tag}"'
     asked = request.headers.get("range")
@@ -81,7 +80,7 @@ async def _response(
     else:
         piece = None
     start, end = piece or (0, size)
-    await in_store(_check, store, parts, start, end)
+    pieces = [await _piece(objects, *overlap) for overlap in _overlaps(parts, start, end)]
     headers = {
         "Accept-Ranges": "bytes",
         "Content-Disposition": _disposition(name),
@@ -90,7 +89,7 @@ async def _response(
     }
     if piece:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-    return StreamingResponse(_content(store, parts, start, end), 206 if piece else 200, headers, media_type)
+    return StreamingResponse(_content(pieces), 206 if piece else 200, headers, media_type)
 
 
 def _range(asked: str, size: int) -> tuple[int, int] | None:
@@ -148,39 +147,13 @@ def _overlaps(parts: Sequence[_Part], start: int, end: int) -> Iterator[tuple[_P
             yield part, first, last
 
 
-def _check(store: ObjectStore, parts: Sequence[_Part], start: int, end: int) -> None:
-    """Raise ArtifactCorruptError unless every stored object that the range touches has its hash."""
-    for part, _, _ in _overlaps(parts, start, end):
-        if part.stored:
-            _compare(part.stored, pieces_sha256(store.stream(part.stored.key)))
+async def _piece(objects: CheckedObjects, part: _Part, first: int, last: int) -> CheckedPart | bytes:
+    return part.content[first:last] if part.stored is None else await objects.part(part.stored, first, last)
 
 
-def _content(store: ObjectStore, parts: Sequence[_Part], start: int, end: int) -> Iterator[bytes]:
-    for part, first, last in _overlaps(parts, start, end):
-        if part.stored:
-            yield from _stored(store, part.stored, first, last)
+def _content(pieces: Sequence[CheckedPart | bytes]) -> Iterator[bytes]:
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            yield piece
         else:
-            yield part.content[first:last]
-
-
-def _stored(store: ObjectStore, row: ModelFileRow, first: int, last: int) -> Iterator[bytes]:
-    """Bytes of an object. One that was damaged since it was checked breaks off before its last block."""
-    left, digest = last - first, hashlib.sha256()
-    for whole in store.stream(row.key, first):
-        block = whole[:left]
-        left -= len(block)
-        digest.update(block)
-        if not left and last - first == row.size_bytes:
-            _compare(row, digest.hexdigest())
-        yield block
-        if not left:
-            return
-    _compare(row, digest.hexdigest())
-
-
-def _compare(row: ModelFileRow, computed: str) -> None:
-    if computed != row.sha256:
-        raise ArtifactCorruptError(
-            f"object {row.key}: its content has SHA-256 {computed}, expected {row.sha256}; restore it from a backup",
-            key=row.key,
-        )
+            yield from piece.pieces()

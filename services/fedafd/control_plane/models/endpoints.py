@@ -96,7 +96,7 @@ async def get_model_archive(
         row, _ = await service.find_global(session, federation, version)
         files = await pulled_files(session, federation, row)
     await context.model_reads.audit(context.database, ModelRead(caller, federation, None, row.version, "(archive)"))
-    return await archive_response(request, context.store, files, f"{federation}-{row.version}")
+    return await archive_response(request, context.objects, files, f"{federation}-{row.version}")
 
 
 @router.get("/{version}/files/{path:path}", response_class=Response, responses=FILE)
@@ -109,7 +109,7 @@ async def get_model_file(
         files = await pulled_files(session, federation, row)
     check_file(files, path)
     await context.model_reads.audit(context.database, ModelRead(caller, federation, None, row.version, path))
-    return await file_response(request, context.store, files, path)
+    return await file_response(request, context.objects, files, path)
 
 
 @router.post(

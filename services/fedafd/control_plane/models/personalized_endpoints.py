@@ -74,7 +74,7 @@ async def get_personalized_archive(
         row = await service.find_personalized(session, federation, client, version, caller)
         files = await pulled_files(session, federation, row)
     await context.model_reads.audit(context.database, ModelRead(caller, federation, client, row.version, "(archive)"))
-    return await archive_response(request, context.store, files, f"{federation}-{client}-{row.version}")
+    return await archive_response(request, context.objects, files, f"{federation}-{client}-{row.version}")
 
 
 @router.get("/{version}/files/{path:path}", response_class=Response, responses=FILE)
@@ -93,7 +93,7 @@ async def get_personalized_file(
         files = await pulled_files(session, federation, row)
     check_file(files, path)
     await context.model_reads.audit(context.database, ModelRead(caller, federation, client, row.version, path))
-    return await file_response(request, context.store, files, path)
+    return await file_response(request, context.objects, files, path)
 
 
 @router.post("/{version}/tickets", response_model=DownloadTickets, responses=problem_responses(401, 403, 404, 409, 422))
