@@ -49,6 +49,7 @@ from fedafd.rpc.authority import Authority
 from fedafd.rpc.channel import SERVER_OPTIONS
 from fedafd.storage import open_store, open_store_for_sites
 from fedafd.telemetry.allocator import give_memory_back
+from fedafd.telemetry.descriptors import connections_for, take_descriptors
 from fedafd.telemetry.ending import end_within, tell_end
 from fedafd.telemetry.garbage import collect_seldom
 from fedafd.telemetry.logging import configure, get_logger
@@ -75,7 +76,8 @@ def _make_server(
     """A server with these of our services, and health."""
     server = grpc.aio.server(
         interceptors=[*interceptors, ErrorInterceptor(context)],
-        options=SERVER_OPTIONS,
+        # Of a listener: beyond that the store and the database would find no file descriptor.
+        options=(*SERVER_OPTIONS, ("grpc.max_allowed_incoming_connections", connections_for(take_descriptors()))),
     )
     if FOR_AGENTS in services:
         add_AggregatorServiceServicer_to_server(AgentService(context), server)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
@@ -17,6 +18,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from fedafd.control_plane import probes
 from fedafd.control_plane.api_keys import endpoints as api_keys
 from fedafd.control_plane.clients import endpoints as clients
+from fedafd.control_plane.connections import Connections, listeners
 from fedafd.control_plane.context import Context, Wakeups
 from fedafd.control_plane.dashboard.pages import add_dashboard
 from fedafd.control_plane.dashboard.sessions import SessionSigner
@@ -51,6 +53,7 @@ from fedafd.persistence.login_repository import forget_ended_logins
 from fedafd.persistence.migrate import check_schema
 from fedafd.storage import open_store
 from fedafd.telemetry.allocator import give_memory_back
+from fedafd.telemetry.descriptors import connections_for, take_descriptors
 from fedafd.telemetry.ending import tell_end
 from fedafd.telemetry.garbage import collect_seldom
 from fedafd.telemetry.logging import configure, get_logger
@@ -76,6 +79,7 @@ _RESOURCES = (
 _FORGET_SECONDS = 600.0
 _FAILURES_SECONDS = 5.0
 _GRACE_SECONDS = 5
+_NOT_STARTED = 3
 _log = get_logger(__name__)
 
 
@@ -203,6 +207,12 @@ async def _check_database(settings: ControlPlaneSettings) -> None:
         await database.close()
 
 
+def _listeners(settings: ControlPlaneSettings) -> list[socket.socket]:
+    most = connections_for(take_descriptors())
+    limits = Connections(most=most, of_an_address=settings.connections_per_address, trusted=settings.trusted_proxies)
+    return listeners(settings.host, settings.port, limits)
+
+
 def main() -> int:
     """Run the control plane; returns its exit code."""
     try:
@@ -213,6 +223,7 @@ def main() -> int:
         settings.first_admin_key()
         own_tls = settings.own_tls()
         asyncio.run(_check_database(settings))
+        sockets = _listeners(settings)
     except ConfigurationError as error:
         tell_end("control-plane", error)
         return 2
@@ -232,10 +243,9 @@ def main() -> int:
     # uvicorn ends gracefully and then raises the signal again, which would end us by it instead of with exit code 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
+        loop="asyncio",  # its listening sockets are ours
         log_config=None,
         access_log=False,
         server_header=False,
@@ -244,6 +254,10 @@ def main() -> int:
         ssl_context_factory=None if own_tls is None else lambda *_: own_tls.context(),
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
+    server = uvicorn.Server(config)
+    server.run(sockets)
+    if not server.started:
+        return _NOT_STARTED
     _log.info("control_plane.stopped")
     return 0
 

@@ -78,6 +78,12 @@ class ControlPlaneSettings(ProcessSettings):
     requests_per_minute: int = Field(
         6000, ge=1, description="Most requests of one API key, over all replicas that share a Redis."
     )
+    connections_per_address: int = Field(
+        1000,
+        ge=1,
+        description="Most connections that one address may have open at once, those in a TLS handshake among them;"
+        " further ones are closed. Trusted proxies have no such limit.",
+    )
     trusted_proxies: str = Field(
         "127.0.0.1,::1",
         description="Addresses and networks of proxies, separated by commas, whose X-Forwarded-For is believed.",

@@ -63,6 +63,9 @@ SERVER_OPTIONS: Options = (
     # When a round of hundreds begins on a busy machine, calls wait for longer than gRPC's 30 s until they are taken up;
     # it cancels them then, and their callers have to call again.
     ("grpc.server_max_unrequested_time_in_server", 120),
+    # Until TLS and HTTP/2 have begun: as long as clients wait for that, in place of 120 s. Who opens connections and
+    # sends nothing holds each one for so long.
+    ("grpc.server_handshake_timeout_ms", 20_000),
 )
 
 
