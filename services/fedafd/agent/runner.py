@@ -11,9 +11,11 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import UTC
+from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from fedafd.agent.cache import ArtifactCache
 from fedafd.agent.comparing import Comparing
@@ -64,6 +66,8 @@ from fedafd.telemetry.tracing import span_below
 __all__ = ["Agent"]
 
 _AFTER_ERROR_SECONDS = 5.0
+_LONGEST_CONFIGURATION = 1 << 20
+"""Characters of its JSON."""
 _KEEP_SESSION_SECONDS = 10.0
 """Well below the aggregator's lease on a session."""
 _log = get_logger(__name__)
@@ -191,12 +195,12 @@ class Agent:
                 refused_at = answer.other_agent_refused_at.seconds
                 _log.warning(
                     "agent.second_agent_refused",
-                    at=answer.other_agent_refused_at.ToJsonString(),
+                    at=str(_moment(answer.other_agent_refused_at)),
                     reason=f"another agent has this site's credential: {self._state.root} was copied, or runs twice",
                 )
             if answer.HasField("train"):
                 task = answer.train
-                until = task.deadline.ToDatetime(tzinfo=UTC) if task.HasField("deadline") else None
+                until = _moment(task.deadline) if task.HasField("deadline") else None
                 note_task(self._state.root, round_number=task.round_number, deadline=until)
                 await self._participate(connection, task)
             else:
@@ -309,13 +313,16 @@ class Agent:
         )
 
     async def _fetch_inputs(self, connection: AggregatorConnection, task: pb.TrainTask) -> LocalTask:
+        _need_understood(task)
         config = parse_federation_config(_decoded(task.federation_config_json), "the federation's configuration")
         if config.averaging is not AveragingMode.OFF and not self._config.share.weights:
             raise WeightsNotSharedError(
                 f"the federation's strategy {config.strategy} averages weights, and this site shares none; set"
                 " share.weights: true in agent.yaml to take part"
             )
-        artifacts = [*task.public_set, task.global_representations, *task.encoder_bundles, *task.averaged_weights]
+        named = [*task.public_set, task.global_representations, *task.encoder_bundles, *task.averaged_weights]
+        # Each once, however often it is named: each use of a kept one reads all of it.
+        artifacts = list({artifact.sha256: artifact for artifact in reversed(named)}.values())[::-1]
         sizes = {artifact.sha256: artifact.size_bytes for artifact in artifacts}
         await self._policy.admit(
             task,
@@ -328,7 +335,7 @@ class Agent:
         trained = self._state.load_pending()
         if trained is None or trained.round_id != task.round_id:
             await asyncio.to_thread(self._account.need, config, task.round_number, is_new=previous is None)
-        self._cache.trim(sizes.keys() | self._cache.newest_hashes({artifact.purpose for artifact in artifacts}))
+        self._cache.trim(sizes.keys() | self._cache.newest_hashes({artifact.purpose for artifact in named}))
         self._cache.need_room(sizes)
         paths = {}
         for number, artifact in enumerate(artifacts):
@@ -383,8 +390,32 @@ def _modality(bundle: types_pb2.Artifact) -> Modality:
     return Modality(name)
 
 
+def _moment(told: Timestamp) -> datetime | None:
+    """A time that the server tells; None for one that no calendar has."""
+    try:
+        return told.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _need_understood(task: pb.TrainTask) -> None:
+    """Raises InvalidRequestError for a task that no round can have, whoever sent it."""
+    if task.round_number < 1:
+        raise InvalidRequestError(f"the task is of round {task.round_number}; rounds are counted from 1")
+    if not task.public_set:
+        raise InvalidRequestError("the task names no public set")
+    if not task.encoder_bundles:
+        raise InvalidRequestError("the task names no encoder bundle")
+
+
 def _decoded(text: str) -> object:
+    if len(text) > _LONGEST_CONFIGURATION:
+        raise ConfigurationError(
+            f"the federation's configuration has {len(text)} characters; at most {_LONGEST_CONFIGURATION} are read"
+        )
     try:
         return json.loads(text)
     except ValueError as error:
         raise ConfigurationError(f"the federation's configuration is not JSON: {error}") from error
+    except RecursionError:
+        raise ConfigurationError("the federation's configuration is nested too deeply") from None
