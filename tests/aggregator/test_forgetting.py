@@ -226,3 +226,30 @@ async def test_what_a_forgotten_client_weighed_goes_and_the_figures_of_the_other
         others = {name: value for name, value in metrics.items() if not name.startswith("1/")}
         assert [stage.metrics for stage in weighed] == [others, others]
         assert len(others) == len(metrics) - 2
+
+
+async def test_what_was_sent_while_deletes_failed_is_deleted_for_who_asked_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that refuses deletes for days: the receipt of the first request covered nothing of what came since."""
+    await over(world, await delivered_round(world))
+    await ask(world)
+    store = world.context.store
+
+    def refusing(key: str) -> None:
+        raise StorageUnavailableError("not allowed to delete")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "delete", refusing)
+        with pytest.raises(StorageUnavailableError):
+            await forget_next(world.context.database, store)
+    async with world.context.database.transaction() as session:
+        row = await get_client(session, "trial", "north")
+        (part,) = await session.scalars(select(ParticipationRow).where(ParticipationRow.client_id == row.id))
+        part.metrics, part.num_private_samples = {"federated/acc1": 51.0}, 13
+    await ask(world)
+    while await forget_next(world.context.database, store):
+        pass
+    assert set((await rows_of(world, "north")).values()) == {0}
+    assert [(each["objects"], each["rounds_with_metrics"]) for each in await receipts(world)] == [(3, 1), (0, 1)]
+    assert (await client(world)).forget_requested_at is None

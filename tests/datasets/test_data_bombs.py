@@ -14,9 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.datasets.makers import image_folder
 
-from fedafd.datasets.decoding import decode_image
+from fedafd.datasets import load_client_data
+from fedafd.datasets.decoding import as_rgb, decode_image
 from fedafd.datasets.plain_pickle import load_plain_pickle
+from fedafd.datasets.report import survey
+from fedafd.domain.errors import DataError
+from fedafd.domain.kinds import ClientKind
 
 MEMORY_BYTES = 700 << 20
 """What a reader may take beyond what it had after its imports."""
@@ -182,3 +187,37 @@ def test_a_shard_of_a_public_set_that_unpacks_a_millionfold_is_refused(tmp_path:
     assert path.stat().st_size < 1 << 20
     assert "decompression bomb" in _read(str(rows), path)
     assert "the manifest says 5" in _read("5", path)
+
+
+@pytest.mark.parametrize("how", ["folder", "path"])
+def test_a_picture_of_forty_gigabytes_is_not_read(how: str, tmp_path: Path) -> None:
+    """A file with a hole: it takes nothing on the disk, and all memory there is once it is read."""
+    folder = image_folder(tmp_path / "data", splits=True)
+    first = min(folder.rglob("*.png"))
+    with first.open("r+b") as file:
+        file.truncate(40 << 30)
+    if how == "path":
+        with pytest.raises(DataError, match="more than"):
+            as_rgb(first)
+        return
+    found = survey(load_client_data("image-folder", folder, ClientKind.IMAGE, {})).report.unreadable
+    assert "more than" in str(found)
+
+
+def test_a_table_that_does_not_fit_into_memory_is_refused_in_words(tmp_path: Path) -> None:
+    code = """
+import resource, sys
+from pathlib import Path
+from fedafd.datasets.files import read_bytes
+from fedafd.domain.errors import DataError
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+try:
+    read_bytes(Path(sys.argv[1]))
+except DataError as error:
+    print("refused:", error)
+"""
+    with (tmp_path / "table.csv").open("wb") as file:
+        file.truncate(40 << 30)
+    command = [sys.executable, "-c", code, str(tmp_path / "table.csv")]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    assert said.startswith("refused:") and "does not fit into memory" in said

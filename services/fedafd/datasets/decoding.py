@@ -28,6 +28,7 @@ from fedafd.domain.errors import DataError
 
 __all__ = [
     "IMAGE_FORMATS",
+    "MAX_FILE_BYTES",
     "MAX_PIXELS",
     "ImageArray",
     "as_rgb",
@@ -43,6 +44,8 @@ IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "JPEG2000",
 """What is decoded, besides DICOM. Pillow knows more, among them formats that start other programs (EPS)."""
 MAX_PIXELS = 1 << 26
 """The largest picture that is decoded: 67 million pixels, 8192 x 8192; its RGB takes 201 MB."""
+MAX_FILE_BYTES = 1 << 30
+"""The longest file of a picture that is read: twice what the largest one takes with four channels of 16 bits."""
 
 _STRIP_PIXELS = 1 << 22
 
@@ -148,6 +151,8 @@ def _content(path: Path) -> bytes:
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
             raise DataError(f"{path}: cannot be read: a pipe, socket or device")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise DataError(f"{path}: not read, because it has more than {MAX_FILE_BYTES} bytes; replace or remove it")
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None

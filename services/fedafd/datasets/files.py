@@ -104,14 +104,22 @@ def need_one(candidates: Sequence[str], where: object, option: str) -> str | Non
     return candidates[0] if candidates else None
 
 
-def read_bytes(path: Path) -> bytes:
-    """A file's content. Raises DataError, also for a pipe or device, which might never end."""
+def read_bytes(path: Path, most: int | None = None) -> bytes:
+    """A file's content. Raises DataError, also for a pipe or device, which might never end.
+
+    A file of more than `most` bytes is refused before it is read, one that does not fit into memory then.
+    """
     try:
         if path.exists() and not path.is_file():
             raise DataError(f"{path}: cannot be read: {'a folder' if path.is_dir() else 'a pipe, socket or device'}")
+        size = path.stat().st_size
+        if most is not None and size > most:
+            raise DataError(f"{path}: not read, because its {size} bytes are more than {most}; replace or remove it")
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except MemoryError:
+        raise DataError(f"{path}: does not fit into memory: {size} bytes; split or remove it") from None
 
 
 def read_text(path: Path, adapter: str) -> str:

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from fedafd.datasets.classes import settled_classes
+from fedafd.datasets.decoding import MAX_FILE_BYTES
 from fedafd.datasets.files import need_folder, read_bytes
 from fedafd.datasets.folder_scan import ENDINGS, FolderScan, shown
 from fedafd.datasets.intensity import IntensityRange
@@ -178,7 +179,7 @@ def _split_of(
         raise DataError(f"{folder}: no images in its class folders; known endings: {', '.join(sorted(ENDINGS))}")
     images = LazyImages(
         len(paths),
-        lambda i: read_bytes(paths[i]),
+        lambda i: read_bytes(paths[i], MAX_FILE_BYTES),
         lambda i: shown(paths[i]),
         intensity_range=options.intensity_range,
     )

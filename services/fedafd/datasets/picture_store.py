@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from fedafd.datasets.decoding import MAX_FILE_BYTES
 from fedafd.datasets.file_kinds import HEAD_BYTES, kind_of_content
 from fedafd.datasets.files import is_file, is_folder, need_plain_path, read_bytes
 from fedafd.domain.errors import DataError
@@ -66,7 +67,7 @@ class _Folder:
         return str(self.where / path)
 
     def read(self, path: str) -> bytes:
-        return read_bytes(self.where / path)
+        return read_bytes(self.where / path, MAX_FILE_BYTES)
 
     def _walk(self, below: str, roots: tuple[str, ...], seen: set[str]) -> None:
         """A link is followed within `roots`, and a folder entered once, so that a circle of links ends."""
@@ -138,6 +139,10 @@ class _Tar:
 
     def read(self, path: str) -> bytes:
         offset, size = self._spans[path]
+        if size > MAX_FILE_BYTES:
+            raise DataError(
+                f"{self.name(path)}: not read, because its {size} bytes are more than {MAX_FILE_BYTES}; replace it"
+            )
         try:
             with self.where.open("rb") as file:
                 file.seek(offset)

@@ -7,6 +7,7 @@ then the receipt is written to the audit log. Each step may be done twice.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete, func, null, or_, select, update
@@ -33,14 +34,18 @@ from fedafd.persistence.models import (
 __all__ = ["ask_to_forget", "finish_forgetting", "forget_rows", "next_to_forget", "round_in_the_way"]
 
 _OPEN = sorted(state.value for state in OPEN_ROUND_STATES)
-_KEYS = "keys"
+_KEYS, _ASKED = "keys", "asked_at"
+"""What the row keeps beside the receipt until the objects are gone: which, and for which request they are deleted."""
 _MOST_HASHES = 1000
 """Named one by one in a receipt; `sha256_of_all` covers the others."""
 
 
 def ask_to_forget(session: AsyncSession, row: ClientRow, actor: str) -> None:
-    """Note that what the client sent is to be deleted. Nothing changes where that was noted and is not done yet."""
-    if row.forget_requested_at is not None:
+    """Note that what the client sent is to be deleted. Nothing changes where that was noted and is not begun yet.
+
+    Where it has begun, its rows are chosen: what the client sent since is for another turn, with a receipt of its own.
+    """
+    if row.forget_requested_at is not None and not _has_begun(row):
         return
     row.forget_requested_at = utc_now()
     data: dict[str, Any] = {"federation_id": row.federation_id, "actor": actor, "client": row.name}
@@ -65,7 +70,7 @@ async def next_to_forget(session: AsyncSession) -> ClientRow | None:
 async def forget_rows(session: AsyncSession, row: ClientRow) -> Sequence[str]:
     """Delete all rows that name what the client sent, if that was not done yet; keys of the objects that have to go."""
     row = await session.get_one(ClientRow, row.id, populate_existing=True)
-    if row.forgotten is not None and _KEYS in row.forgotten:
+    if row.forgotten is not None and _has_begun(row):
         keys: Sequence[str] = row.forgotten[_KEYS]
         return keys
     artifacts = await _artifacts(session, row.id)
@@ -94,21 +99,32 @@ async def forget_rows(session: AsyncSession, row: ClientRow) -> Sequence[str]:
     nothing = {"metrics": null(), "contributions": null(), "num_private_samples": None, "representations_sha256": None}
     await session.execute(update(ParticipationRow).where(ParticipationRow.client_id == row.id).values(**nothing))
     await _forget_measurements(session, row.id)
-    row.forgotten = receipt | {_KEYS: keys}
+    row.forgotten = receipt | {_KEYS: keys, _ASKED: _text(row.forget_requested_at)}
     return keys
 
 
 async def finish_forgetting(session: AsyncSession, row: ClientRow) -> Mapping[str, Any] | None:
     """Write the receipt, once the objects are gone; None where somebody else has."""
     row = await session.get_one(ClientRow, row.id, populate_existing=True)
-    if row.forgotten is None or _KEYS not in row.forgotten:
+    if row.forgotten is None or not _has_begun(row):
         return None
-    receipt = {name: value for name, value in row.forgotten.items() if name != _KEYS}
-    row.forgotten, row.forgotten_at, row.forget_requested_at = receipt, utc_now(), None
+    receipt = {name: value for name, value in row.forgotten.items() if name not in (_KEYS, _ASKED)}
+    if row.forgotten.get(_ASKED) in (None, _text(row.forget_requested_at)):
+        row.forget_requested_at = None  # else somebody asked again meanwhile
+    row.forgotten, row.forgotten_at = receipt, utc_now()
     record_event(
         session, "client.forgotten", federation_id=row.federation_id, actor="coordinator", client=row.name, **receipt
     )
     return receipt
+
+
+def _has_begun(row: ClientRow) -> bool:
+    """Whether its rows are gone, and its objects are being deleted."""
+    return row.forgotten is not None and _KEYS in row.forgotten
+
+
+def _text(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat()
 
 
 async def _forget_measurements(session: AsyncSession, client_id: str) -> None:

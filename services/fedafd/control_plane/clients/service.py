@@ -90,7 +90,7 @@ async def revoke(session: AsyncSession, federation: str, client: str, actor: str
 
 async def forget(session: AsyncSession, federation: str, client: str, actor: str) -> ClientData:
     """Have all that the client sent deleted, once no running round has it; safe to repeat. Raises NotFoundError."""
-    await get_federation(session, federation)
+    await get_federation(session, federation, lock=True)  # who asks at the same time waits, and finds it noted
     row = await get_client(session, federation, client)
     ask_to_forget(session, row, actor)
     return ClientData.of(row, await round_in_the_way(session, row.id))
