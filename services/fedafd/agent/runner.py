@@ -7,15 +7,11 @@ the next start gets the same task again, finds what is already downloaded, train
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
-
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from fedafd.agent.cache import ArtifactCache
 from fedafd.agent.comparing import Comparing
@@ -34,6 +30,7 @@ from fedafd.agent.read_only import outlast_read_only
 from fedafd.agent.renewal import Renewal
 from fedafd.agent.session import AgentSession
 from fedafd.agent.site_model import SiteModel
+from fedafd.agent.sound_task import decoded_configuration, modality_of, moment_of, need_understood
 from fedafd.agent.state import Credential, PendingResult, StateDirectory
 from fedafd.agent.task_note import note_task
 from fedafd.agent.training import (
@@ -44,10 +41,8 @@ from fedafd.agent.training import (
     WorkCount,
     train_watched,
 )
-from fedafd.artifacts.stage_io import BUNDLE
 from fedafd.domain.config import AgentConfig, AveragingMode, parse_federation_config
 from fedafd.domain.errors import (
-    ConfigurationError,
     FedafdError,
     ForbiddenError,
     IdentityInUseError,
@@ -55,19 +50,16 @@ from fedafd.domain.errors import (
     RoundClosedError,
     UnauthenticatedError,
 )
-from fedafd.domain.kinds import Modality, UploadPurpose
+from fedafd.domain.kinds import UploadPurpose
 from fedafd.domain.leaving import Activity, ActivityKind
 from fedafd.domain.process_errors import PolicyRefusedError, WeightsNotSharedError
 from fedafd.proto.v1 import aggregator_pb2 as pb
-from fedafd.proto.v1 import types_pb2
 from fedafd.telemetry.logging import bind_context, get_logger
 from fedafd.telemetry.tracing import span_below
 
 __all__ = ["Agent"]
 
 _AFTER_ERROR_SECONDS = 5.0
-_LONGEST_CONFIGURATION = 1 << 20
-"""Characters of its JSON."""
 _KEEP_SESSION_SECONDS = 10.0
 """Well below the aggregator's lease on a session."""
 _log = get_logger(__name__)
@@ -195,12 +187,12 @@ class Agent:
                 refused_at = answer.other_agent_refused_at.seconds
                 _log.warning(
                     "agent.second_agent_refused",
-                    at=str(_moment(answer.other_agent_refused_at)),
+                    at=str(moment_of(answer.other_agent_refused_at)),
                     reason=f"another agent has this site's credential: {self._state.root} was copied, or runs twice",
                 )
             if answer.HasField("train"):
                 task = answer.train
-                until = _moment(task.deadline) if task.HasField("deadline") else None
+                until = moment_of(task.deadline) if task.HasField("deadline") else None
                 note_task(self._state.root, round_number=task.round_number, deadline=until)
                 await self._participate(connection, task)
             else:
@@ -313,8 +305,10 @@ class Agent:
         )
 
     async def _fetch_inputs(self, connection: AggregatorConnection, task: pb.TrainTask) -> LocalTask:
-        _need_understood(task)
-        config = parse_federation_config(_decoded(task.federation_config_json), "the federation's configuration")
+        need_understood(task)
+        config = parse_federation_config(
+            decoded_configuration(task.federation_config_json), "the federation's configuration"
+        )
         if config.averaging is not AveragingMode.OFF and not self._config.share.weights:
             raise WeightsNotSharedError(
                 f"the federation's strategy {config.strategy} averages weights, and this site shares none; set"
@@ -349,7 +343,7 @@ class Agent:
             if artifact.purpose.startswith(BUNDLE):
                 await lend_own_base(connection, self._cache, artifact, _modality(artifact), self._config, config)
             paths[artifact.sha256] = await connection.download(artifact, self._cache)
-        bundles = {_modality(bundle): paths[bundle.sha256] for bundle in task.encoder_bundles}
+        bundles = {modality_of(bundle): paths[bundle.sha256] for bundle in task.encoder_bundles}
         await self._policy.admit_bundles(bundles)
         return LocalTask(
             round_id=task.round_id,
@@ -381,41 +375,3 @@ async def _keep_session(connection: AggregatorConnection, round_id: str) -> None
         while True:
             await asyncio.sleep(_KEEP_SESSION_SECONDS)
             await connection.keep_session(round_id)
-
-
-def _modality(bundle: types_pb2.Artifact) -> Modality:
-    name = bundle.purpose.removeprefix(BUNDLE)
-    if name not in set(Modality):
-        raise InvalidRequestError(f"the task names an encoder bundle of purpose {bundle.purpose!r}; update the agent")
-    return Modality(name)
-
-
-def _moment(told: Timestamp) -> datetime | None:
-    """A time that the server tells; None for one that no calendar has."""
-    try:
-        return told.ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        return None
-
-
-def _need_understood(task: pb.TrainTask) -> None:
-    """Raises InvalidRequestError for a task that no round can have, whoever sent it."""
-    if task.round_number < 1:
-        raise InvalidRequestError(f"the task is of round {task.round_number}; rounds are counted from 1")
-    if not task.public_set:
-        raise InvalidRequestError("the task names no public set")
-    if not task.encoder_bundles:
-        raise InvalidRequestError("the task names no encoder bundle")
-
-
-def _decoded(text: str) -> object:
-    if len(text) > _LONGEST_CONFIGURATION:
-        raise ConfigurationError(
-            f"the federation's configuration has {len(text)} characters; at most {_LONGEST_CONFIGURATION} are read"
-        )
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ConfigurationError(f"the federation's configuration is not JSON: {error}") from error
-    except RecursionError:
-        raise ConfigurationError("the federation's configuration is nested too deeply") from None

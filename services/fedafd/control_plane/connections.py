@@ -88,8 +88,8 @@ def listeners(host: str, port: int, connections: Connections) -> list[socket.soc
     """Bound to each address of `host`, not listening yet. Raises ConfigurationError where that cannot be."""
     bound: list[_Listener] = []
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, kind, protocol, _, address in dict.fromkeys(found):
+        addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in dict.fromkeys(addresses):
             listener = _Listener(family, kind, protocol)
             bound.append(listener)
             listener.connections = connections
@@ -98,8 +98,8 @@ def listeners(host: str, port: int, connections: Connections) -> list[socket.soc
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listener.bind(address)
     except OSError as error:
-        for each in bound:
-            each.close()
+        for opened in bound:
+            opened.close()
         raise ConfigurationError(
             f"FEDAFD_CONTROL_PLANE_HOST, _PORT: cannot listen on {host}:{port}: {error.strerror}"
         ) from None

@@ -1,0 +1,59 @@
+"""What of a task is read before anything is done for it: a server can send what no round has. The site says so then."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from fedafd.artifacts.stage_io import BUNDLE
+from fedafd.domain.errors import ConfigurationError, InvalidRequestError
+from fedafd.domain.kinds import Modality
+from fedafd.proto.v1 import aggregator_pb2 as pb
+from fedafd.proto.v1 import types_pb2
+
+__all__ = ["decoded_configuration", "modality_of", "moment_of", "need_understood"]
+
+_LONGEST_CONFIGURATION = 1 << 20
+"""Characters of its JSON."""
+
+
+def need_understood(task: pb.TrainTask) -> None:
+    """Raises InvalidRequestError for a task that no round can have, whoever sent it."""
+    if task.round_number < 1:
+        raise InvalidRequestError(f"the task is of round {task.round_number}; rounds are counted from 1")
+    if not task.public_set:
+        raise InvalidRequestError("the task names no public set")
+    if not task.encoder_bundles:
+        raise InvalidRequestError("the task names no encoder bundle")
+
+
+def modality_of(bundle: types_pb2.Artifact) -> Modality:
+    """What an encoder bundle encodes. Raises InvalidRequestError."""
+    name = bundle.purpose.removeprefix(BUNDLE)
+    if name not in set(Modality):
+        raise InvalidRequestError(f"the task names an encoder bundle of purpose {bundle.purpose!r}; update the agent")
+    return Modality(name)
+
+
+def moment_of(timestamp: Timestamp) -> datetime | None:
+    """A time that the server tells; None for one that no calendar has."""
+    try:
+        return timestamp.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def decoded_configuration(text: str) -> object:
+    """The values of a federation's configuration. Raises ConfigurationError for what is no JSON of that size."""
+    if len(text) > _LONGEST_CONFIGURATION:
+        raise ConfigurationError(
+            f"the federation's configuration has {len(text)} characters; at most {_LONGEST_CONFIGURATION} are read"
+        )
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigurationError(f"the federation's configuration is not JSON: {error}") from error
+    except RecursionError:
+        raise ConfigurationError("the federation's configuration is nested too deeply") from None
