@@ -36,8 +36,9 @@ from fedafd.persistence.database import Database
 from fedafd.persistence.following_repository import end_round
 from fedafd.persistence.participation_repository import reopen_participation
 from fedafd.persistence.round_repository import get_round_by_number
+from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.region import runner
-from fedafd.region.own_federation import OwnFederation
+from fedafd.region.own_federation import OwnFederation, _seconds
 
 
 class ScriptedSite:
@@ -343,3 +344,10 @@ async def test_a_federation_that_does_not_exist_or_has_another_task_is_refused(l
     await north.follow("upper")
     with pytest.raises(ConfigurationError, match="is a region of upper"):
         await north.follow("another")
+
+
+@pytest.mark.parametrize("seconds", [2**62, -(2**62)])
+def test_a_deadline_that_no_calendar_has_is_none(seconds: int) -> None:
+    task = pb.TrainTask()
+    task.deadline.seconds = seconds
+    assert _seconds(task, 0.5) is None

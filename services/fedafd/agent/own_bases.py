@@ -8,7 +8,9 @@ from pathlib import Path
 from fedafd.agent.cache import ArtifactCache
 from fedafd.agent.connection import AggregatorConnection
 from fedafd.agent.patient_calls import StopRequestedError
+from fedafd.agent.sound_task import modality_of
 from fedafd.artifacts.bundle_heads import BundleHead, bundle_head
+from fedafd.artifacts.stage_io import BUNDLE
 from fedafd.domain.config import AgentConfig, EncoderConfig, FederationConfig
 from fedafd.domain.errors import (
     DataError,
@@ -30,29 +32,31 @@ _log = get_logger(__name__)
 async def lend_own_base(
     connection: AggregatorConnection,
     cache: ArtifactCache,
-    bundle: types_pb2.Artifact,
-    modality: Modality,
+    artifact: types_pb2.Artifact,
     own: AgentConfig,
     federation: FederationConfig,
 ) -> None:
-    """Put a file into the cache that the bundle's download takes the site's own bytes from.
+    """Put a file into the cache that a bundle's download takes the site's own bytes from.
 
-    Nothing is done where the bundle or an older one is here, the site names no weights, or all of the encoder is
-    trained. What goes wrong is told in the log, and all of the bundle is downloaded.
+    Nothing is done for what is no bundle, where it or an older one is here, where the site names no weights, and where
+    all of the encoder is trained. What goes wrong is told in the log, and all of the bundle is downloaded.
     """
+    if not artifact.purpose.startswith(BUNDLE):
+        return
+    modality = modality_of(artifact)
     shared = federation.image_encoder if modality is Modality.IMAGE else federation.text_encoder
     pretrained = own.base_weights.of(modality)
     if pretrained is None or shared.trainable == "all":
         return
-    if await asyncio.to_thread(lambda: cache.find(bundle.sha256) or cache.newest(bundle.purpose)):
+    if await asyncio.to_thread(lambda: cache.find(artifact.sha256) or cache.newest(artifact.purpose)):
         return
     config = shared.model_copy(update={"pretrained": pretrained})
     target = cache.place_for_base(modality.value)
     told = {"weights": pretrained, "modality": modality.value}
     try:
-        begin, head = await _head_of(connection, bundle)
+        begin, head = await _head_of(connection, artifact)
         own_bytes = await asyncio.to_thread(
-            _write, target, begin, head, bundle.size_bytes, config, modality, federation.embedding_dim
+            _write, target, begin, head, artifact.size_bytes, config, modality, federation.embedding_dim
         )
         if not own_bytes:
             raise DataError("none of its tensors has the name and shape of one of the global encoder's")
@@ -63,7 +67,7 @@ async def lend_own_base(
         _log.warning("agent.own_weights_not_used", reason=str(error), **told)
     else:
         _log.info("agent.own_weights_used", bytes=own_bytes, **told)
-        cache.lend(bundle.purpose, target)
+        cache.lend(artifact.purpose, target)
 
 
 async def _head_of(connection: AggregatorConnection, bundle: types_pb2.Artifact) -> tuple[bytes, BundleHead]:

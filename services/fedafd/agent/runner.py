@@ -340,8 +340,7 @@ class Agent:
                 work_done=self._work.done,
             ):
                 raise TrainingCancelledError
-            if artifact.purpose.startswith(BUNDLE):
-                await lend_own_base(connection, self._cache, artifact, modality_of(artifact), self._config, config)
+            await lend_own_base(connection, self._cache, artifact, self._config, config)
             paths[artifact.sha256] = await connection.download(artifact, self._cache)
         bundles = {modality_of(bundle): paths[bundle.sha256] for bundle in task.encoder_bundles}
         await self._policy.admit_bundles(bundles)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from fedafd.agent.sound_task import moment_of
 from fedafd.aggregator.collecting import merge_plan
 from fedafd.artifacts.keys import RoundObjects, public_set_manifest, public_set_shard
 from fedafd.artifacts.manifest import Manifest, read_manifest
@@ -211,7 +212,5 @@ def _adopt_public_set(owner: FederationRow, manifest: Manifest) -> None:
 
 def _seconds(task: pb.TrainTask, share: float) -> float | None:
     """How long the region waits for its sites; None: for ever."""
-    if not task.HasField("deadline"):
-        return None
-    left = (task.deadline.ToDatetime(tzinfo=UTC) - datetime.now(UTC)).total_seconds()
-    return max(1.0, share * left)
+    until = moment_of(task.deadline) if task.HasField("deadline") else None
+    return None if until is None else max(1.0, share * (until - datetime.now(UTC)).total_seconds())
