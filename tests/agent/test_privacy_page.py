@@ -9,7 +9,7 @@ from pathlib import Path
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from typer.testing import CliRunner
 
-from fedafd.agent.explain import explained, leaves
+from fedafd.agent.explain import explained, explained_as_data, leaves
 from fedafd.agent.what_leaves import BLOBS, BLOBS_OF_REGIONS, MESSAGES, USES
 from fedafd.cli.main import app
 from fedafd.domain.config import AgentConfig, SharingConfig, parse_agent_config
@@ -84,6 +84,16 @@ def test_explain_says_all_of_the_page_by_the_sites_own_agent_yaml() -> None:
             assert f"{name}: {row.holds.replace('`', '')}" in (out if leaves(row, config) else held), row.name
     assert "share.weights: false" in "\n".join(explained(agent()))
     assert "share.weights: false" not in "\n".join(explained(agent(share={"weights": True})))
+
+
+def test_explain_says_which_weights_the_server_sees_and_which_hub_is_asked() -> None:
+    none = "\n".join(explained(agent()))
+    assert "the server sees" not in none and "No model hub is asked" in none
+    config = agent(base_weights={"image": "/models/lite0", "text": "org/minilm@abc"})
+    told = "\n".join(explained(config))
+    assert "you have /models/lite0 and org/minilm@abc (base_weights)" in told
+    assert "org/minilm@abc, by base_weights" in told and "/models/lite0, by" not in told
+    assert explained_as_data(config)["weights_that_show"] == ["/models/lite0", "org/minilm@abc"]
 
 
 def test_explain_says_what_the_policy_refuses(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def _tracking(config: AgentConfig) -> list[Finding]:
 
 
 def _base_weights(config: AgentConfig) -> list[Finding]:
-    named = [name for name in (config.base_weights.image, config.base_weights.text) if name is not None]
+    named = config.base_weights.named()
     if not named:
         return []
     from fedafd.learning.pretrained import refuse_unreadable

@@ -136,6 +136,10 @@ class BaseWeightsConfig(Config):
         """Folder or hub id for this modality."""
         return self.image if modality is Modality.IMAGE else self.text
 
+    def named(self) -> tuple[str, ...]:
+        """All of them."""
+        return tuple(name for name in (self.image, self.text) if name is not None)
+
 
 class AgentConfig(Config):
     """`agent.yaml`: one site's agent."""
