@@ -65,7 +65,7 @@ def test_rounds_complete_although_an_agent_is_killed_and_another_is_poisoned(tri
     trial.until(lambda: _participation(trial, 2, "pairs").get("state") in AT_WORK, "the pair client's training")
     trial.kill(agents["pairs"])
     trial.start_agent("pairs")
-    rounds = [trial.rest.wait_for_round(number, lambda _: None, seconds=150) for number in (2, 3)]
+    rounds = [trial.rest.wait_for_round(number, lambda _: None, seconds=300) for number in (2, 3)]
 
     for answer in rounds:
         assert {p["client"]: p["state"] for p in answer["participations"]} == dict.fromkeys(KINDS, "delivered")
@@ -87,7 +87,7 @@ def test_rounds_complete_although_an_agent_is_killed_and_another_is_poisoned(tri
     trial.kill(agents["images"])
     trial.start_agent("images", module="tests.end_to_end.poisoned_agent")
     trial.rest.start_rounds(1)
-    answer = trial.rest.wait_for_round(4, lambda _: None, seconds=150)
+    answer = trial.rest.wait_for_round(4, lambda _: None, seconds=300)
     found = {p["client"]: p for p in answer["participations"]}
     assert found["images"]["state"] == "rejected"
     assert "not finite" in str(found["images"]["reason"])
