@@ -21,7 +21,7 @@ from fedafd.domain.process_errors import ControlPlaneError
 from fedafd.local.services import Backends
 from fedafd.storage.s3 import S3Store
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 AT_WORK = ("training", "delivered")
 """What a fast machine trains between two writes of its progress is delivered when it is first heard of."""
 

@@ -82,6 +82,12 @@ def test_every_key_of_agent_yaml_can_be_set_or_is_the_charts() -> None:
     assert SharingConfig.model_fields.keys() == chart_values(AGENT)["agent"]["share"].keys()
 
 
+def test_checkpoints_at_the_site_reach_agent_yaml() -> None:
+    manifests = render(AGENT, site(agent={"baseWeights": {"text": "/data/minilm"}}))
+    assert agent_yaml(manifests)["base_weights"] == {"text": "/data/minilm"}
+    assert "base_weights" not in agent_yaml(render(AGENT, SITE))
+
+
 @pytest.mark.parametrize(
     ("url", "port"),
     [("https://store.example.org:9000", 9000), ("https://10.0.0.1", 443), ("http://[::1]:9001", 9001)],

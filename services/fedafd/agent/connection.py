@@ -203,19 +203,16 @@ class AggregatorConnection:
 
     async def first_bytes(self, artifact: types_pb2.Artifact, count: int) -> bytes:
         """The first `count` bytes of an artifact, of which nothing is kept."""
-        request = pb.DownloadArtifactRequest(sha256=artifact.sha256)
-        request.ranges.append(pb.ByteRange(offset_bytes=0, length_bytes=count))
+        request = pb.DownloadArtifactRequest(sha256=artifact.sha256, ranges=[pb.ByteRange(length_bytes=count)])
 
         async def read() -> bytes:
             begin = b""
             async with aclosing(self._stream(request)) as pieces:
-                async for data in pieces:
+                async for data in pieces:  # all of it from an older aggregator, which knows no ranges
                     begin += data
-                    if len(begin) >= count:  # an older aggregator does not know ranges
-                        break
-            if len(begin) < count:
-                raise StorageUnavailableError(f"the download of artifact {artifact.sha256} ended early")
-            return begin[:count]
+                    if len(begin) >= count:
+                        return begin[:count]
+            raise StorageUnavailableError(f"the download of artifact {artifact.sha256} ended early")
 
         return await self._calls.repeat("download", read)
 
@@ -359,9 +356,7 @@ class AggregatorConnection:
                 self._on_received(len(message.data))
                 yield message.data
         except TimeoutError:
-            raise StorageUnavailableError(
-                f"no byte of artifact {request.sha256} for {_SILENCE_SECONDS:.0f} s"
-            ) from None
+            raise StorageUnavailableError(f"artifact {request.sha256}: no byte for {_SILENCE_SECONDS:.0f} s") from None
         finally:
             call.cancel()
 

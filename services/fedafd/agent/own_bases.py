@@ -52,7 +52,7 @@ async def lend_own_base(
         return
     config = shared.model_copy(update={"pretrained": pretrained})
     target = cache.place_for_base(modality.value)
-    told = {"weights": pretrained, "modality": modality.value}
+    log_fields = {"weights": pretrained, "modality": modality.value}
     try:
         begin, head = await _head_of(connection, artifact)
         own_bytes = await asyncio.to_thread(
@@ -64,9 +64,9 @@ async def lend_own_base(
         raise
     except Exception as error:  # a checkpoint fails in each library's own way, and the download needs none
         target.unlink(missing_ok=True)
-        _log.warning("agent.own_weights_not_used", reason=str(error), **told)
+        _log.warning("agent.own_weights_not_used", reason=str(error), **log_fields)
     else:
-        _log.info("agent.own_weights_used", bytes=own_bytes, **told)
+        _log.info("agent.own_weights_used", bytes=own_bytes, **log_fields)
         cache.lend(artifact.purpose, target)
 
 

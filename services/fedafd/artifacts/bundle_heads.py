@@ -84,13 +84,13 @@ def _weights_head(begin: bytes, at: int, end: int, size_bytes: int) -> BundleHea
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = "wrong entries" if isinstance(error, ValidationError) else str(error)
         raise DataError(f"encoder bundle: its {WEIGHTS_FILE} has no header of safetensors: {reason}") from None
-    places = {}
+    tensors_by_name = {}
     for name, entry in tensors.items():
         span = Span(data + entry.data_offsets[0], data + entry.data_offsets[1])
         if not data <= span.start <= span.end <= end:
             raise DataError(f"encoder bundle: tensor {name[:200]!r} lies outside of its file")
-        places[name] = TensorPlace(entry.dtype, tuple(entry.shape), span)
-    return BundleHead(data, places)
+        tensors_by_name[name] = TensorPlace(entry.dtype, tuple(entry.shape), span)
+    return BundleHead(data, tensors_by_name)
 
 
 def _needed(count: int, size_bytes: int) -> int:

@@ -36,7 +36,7 @@ _DTYPES = {
 def write_own_part(
     target: Path, begin: bytes, head: BundleHead, size_bytes: int, config: EncoderConfig, modality: Modality, dim: int
 ) -> int:
-    """Write a file of `size_bytes` with the bundle's first bytes and each tensor that is frozen and fits its place.
+    """Write a file of `size_bytes` with the bundle's first bytes and each tensor that is frozen and fits its stored.
 
     `config` is the global encoder's, with `pretrained` being the site's. Returns how many bytes of tensors were
     written; the rest of the file is zeros. Raises ConfigurationError for weights that cannot be used, OSError.
@@ -51,14 +51,14 @@ def write_own_part(
     with target.open("wb") as file:
         file.truncate(size_bytes)
         file.write(begin[: head.num_bytes])
-        for name, place in head.tensors.items():
+        for name, stored in head.tensors.items():
             tensor = own.get(name.replace(BASE, "."))
-            if tensor is None or place.dtype not in _DTYPES or tuple(tensor.shape) != place.shape:
+            if tensor is None or stored.dtype not in _DTYPES or tuple(tensor.shape) != stored.shape:
                 continue
-            content = _bytes_of(tensor, _DTYPES[place.dtype])
-            if len(content) != place.span.end - place.span.start:
+            content = _bytes_of(tensor, _DTYPES[stored.dtype])
+            if len(content) != stored.span.end - stored.span.start:
                 continue
-            file.seek(place.span.start)
+            file.seek(stored.span.start)
             file.write(content)
             written += len(content)
     return written
