@@ -8,6 +8,7 @@ import logging
 
 import pytest
 
+from fedafd.control_plane.connections import Connections
 from fedafd.telemetry import sparing
 from fedafd.telemetry.logging import get_logger
 from fedafd.telemetry.sparing import LINES_A_MINUTE
@@ -28,7 +29,12 @@ def complain() -> None:
         logging.getLogger("grpc._cython.cygrpc").exception("Invalid encoding on %s", b"\xff")
 
 
-@pytest.mark.parametrize("cause", [refuse, complain])
+def connect() -> None:
+    """As the control plane does with each connection beyond those that an address may have."""
+    assert not Connections(most=0, of_an_address=1).begin("192.0.2.1")
+
+
+@pytest.mark.parametrize("cause", [refuse, complain, connect])
 def test_ten_thousand_of_a_kind_are_a_few_lines(stream: io.StringIO, cause: object) -> None:
     assert callable(cause)
     for _ in range(10_000):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 __all__ = ["LINES_A_MINUTE", "SparingFilter"]
 
 LINES_A_MINUTE = 100
-_OF_STRANGERS = frozenset({"rpc.refused"})
+_OF_STRANGERS = frozenset({"rpc.refused", "connections.refused"})
 """Events of ours that a caller without a credential causes. Each of their codes has a limit of its own."""
 _LIBRARIES = ("grpc", "asyncio", "uvicorn")
 """Loggers of libraries that read what strangers send."""
