@@ -44,7 +44,7 @@ async def lend_own_base(
     if not artifact.purpose.startswith(BUNDLE):
         return
     modality = modality_of(artifact)
-    shared = federation.image_encoder if modality is Modality.IMAGE else federation.text_encoder
+    shared = federation.encoder_of(modality)
     pretrained = own.base_weights.of(modality)
     if pretrained is None or shared.trainable == "all":
         return

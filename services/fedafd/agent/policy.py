@@ -105,7 +105,7 @@ class SitePolicy:
             choices = ", ".join(map(json.dumps, allowed)) or "nothing"
             _refuse(LeaveReason.POLICY_VALUES, f"{key} is {json.dumps(value)}, allowed: {choices}")
         for modality in self._config.kind.modalities:
-            named = federation.image_encoder if modality is Modality.IMAGE else federation.text_encoder
+            named = federation.encoder_of(modality)
             self._need_architecture(f"{modality.value}_encoder.architecture", named.architecture)
         as_taken(self._config, federation)
 

@@ -18,6 +18,7 @@ __all__ = [
     "Span",
     "block_digests",
     "block_length",
+    "blocks_of",
     "changed_spans",
     "checked_length",
     "checked_spans",
@@ -55,7 +56,7 @@ def checked_length(length: int) -> int:
 
 def block_digests(pieces: Iterable[bytes], length: int) -> bytes:
     """The digests of a blob's blocks, one after the other, of its bytes in pieces of any size."""
-    return b"".join(hashlib.sha256(block).digest()[:DIGEST_BYTES] for block in _blocks(pieces, length))
+    return b"".join(hashlib.sha256(block).digest()[:DIGEST_BYTES] for block in blocks_of(pieces, length))
 
 
 def changed_spans(wanted: bytes, present: bytes, *, size_bytes: int, length: int) -> list[Span]:
@@ -93,7 +94,8 @@ def checked_spans(ranges: Sequence[tuple[int, int]], size_bytes: int) -> list[Sp
     return spans
 
 
-def _blocks(pieces: Iterable[bytes], length: int) -> Iterator[bytes]:
+def blocks_of(pieces: Iterable[bytes], length: int) -> Iterator[bytes]:
+    """The same bytes in blocks of `length`; the last one may be shorter."""
     rest = b""
     for piece in pieces:
         rest += piece

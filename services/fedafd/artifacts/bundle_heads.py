@@ -12,9 +12,9 @@ from fedafd.artifacts.blocks import Span
 from fedafd.artifacts.headers import MOST_HEADER_BYTES, distinct_header
 from fedafd.domain.errors import DataError
 
-__all__ = ["WEIGHTS_FILE", "BundleHead", "TensorPlace", "bundle_head"]
+__all__ = ["BundleHead", "TensorPlace", "bundle_head"]
 
-WEIGHTS_FILE = "model.safetensors"
+_WEIGHTS = "model.safetensors"
 _TAR_BLOCK = tarfile.BLOCKSIZE
 _LENGTH_BYTES = 8
 _MOST_BYTES = 2 * MOST_HEADER_BYTES
@@ -62,7 +62,7 @@ def bundle_head(begin: bytes, size_bytes: int) -> BundleHead | int:
         except (tarfile.TarError, ValueError) as error:
             raise DataError(f"encoder bundle: is no folder that was packed: {error}") from None
         at += _TAR_BLOCK
-        if member.name == WEIGHTS_FILE:
+        if member.name == _WEIGHTS:
             return _weights_head(begin, at, at + member.size, size_bytes)
         at += -(-member.size // _TAR_BLOCK) * _TAR_BLOCK
 
@@ -73,7 +73,7 @@ def _weights_head(begin: bytes, at: int, end: int, size_bytes: int) -> BundleHea
         return _needed(data, size_bytes)
     (length,) = struct.unpack_from("<Q", begin, at)
     if end > size_bytes or data + length > end:
-        raise DataError(f"encoder bundle: its {WEIGHTS_FILE} is longer than the bundle, or its header than the file")
+        raise DataError(f"encoder bundle: its {_WEIGHTS} is longer than the bundle, or its header than the file")
     header, data = data, data + length
     if data > len(begin):
         return _needed(data, size_bytes)
@@ -83,7 +83,7 @@ def _weights_head(begin: bytes, at: int, end: int, size_bytes: int) -> BundleHea
         tensors = _ENTRIES.validate_python(entries)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = "wrong entries" if isinstance(error, ValidationError) else str(error)
-        raise DataError(f"encoder bundle: its {WEIGHTS_FILE} has no header of safetensors: {reason}") from None
+        raise DataError(f"encoder bundle: its {_WEIGHTS} has no header of safetensors: {reason}") from None
     tensors_by_name = {}
     for name, entry in tensors.items():
         span = Span(data + entry.data_offsets[0], data + entry.data_offsets[1])

@@ -36,7 +36,7 @@ _DTYPES = {
 def write_own_part(
     target: Path, begin: bytes, head: BundleHead, size_bytes: int, config: EncoderConfig, modality: Modality, dim: int
 ) -> int:
-    """Write a file of `size_bytes` with the bundle's first bytes and each tensor that is frozen and fits its stored.
+    """Write a file of `size_bytes` with the bundle's first bytes and each tensor that is frozen and fits its place.
 
     `config` is the global encoder's, with `pretrained` being the site's. Returns how many bytes of tensors were
     written; the rest of the file is zeros. Raises ConfigurationError for weights that cannot be used, OSError.

@@ -106,7 +106,7 @@ def prepare(
 
 def _sent_in(config: FederationConfig, modality: Modality) -> torch.dtype:
     """How a bundle holds what is trained of this modality's encoder."""
-    encoder = config.image_encoder if modality is Modality.IMAGE else config.text_encoder
+    encoder = config.encoder_of(modality)
     given = config.bundle_dtype or (BundleDtype.FLOAT16 if encoder.trainable == "lora" else BundleDtype.FLOAT32)
     return torch.float16 if given is BundleDtype.FLOAT16 else torch.float32
 

@@ -35,6 +35,7 @@ __all__ = ["SERVER_SETTINGS", "ClientGroup", "ExperimentConfig", "RunKey", "Scen
 
 SERVER_SETTINGS = ("weight_cap", "leave_out_copies", "trimmed_share")
 """Of the block `distillation`: no site is told of them, but results depend on them."""
+_ALONE = "local"
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 
 
@@ -84,9 +85,6 @@ class Scenario(_Config):
 
     scheme: Literal["iid", "dirichlet"] = "iid"
     alpha: float = Field(0.1, gt=0)
-
-
-_ALONE = "local"
 
 
 class RunKey(_Config):
@@ -176,7 +174,7 @@ class ExperimentConfig(_Config):
         return parse_federation_config(values, f"experiment, strategy {key.strategy}")
 
     def alone(self) -> str | None:
-        """The strategy under which the baseline's clients train alone: `local`, in another word or not.
+        """The strategy under which the baseline's clients train alone, whatever its name is.
 
         Of several it is the one that differs from the baseline in nothing else. None where there is none, or where the
         baseline is one.

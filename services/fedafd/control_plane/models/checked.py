@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from fedafd.artifacts.blocks import blocks_of
 from fedafd.control_plane.turns import in_store, without_turn
 from fedafd.domain.errors import ArtifactCorruptError
 from fedafd.persistence.models import ModelFileRow
@@ -45,7 +46,7 @@ class CheckedPart:
         start = number * BLOCK_BYTES
         end = min(-(-self.last // BLOCK_BYTES) * BLOCK_BYTES, self.row.size_bytes)
         skipped = self.first - start
-        for block in _blocks(self.store.stream(self.row.key, start, end - start)):
+        for block in blocks_of(self.store.stream(self.row.key, start, end - start), BLOCK_BYTES):
             if number >= len(self.digests) or hashlib.sha256(block).digest() != self.digests[number]:
                 _refuse(self.row, f"block {number} is not what it was")
             piece = block[skipped : skipped + left]
@@ -113,24 +114,12 @@ class CheckedObjects:
 def _digests(store: ObjectStore, row: ModelFileRow) -> tuple[bytes, ...]:
     """Of the object's blocks. Raises ArtifactCorruptError unless the whole has its hash."""
     whole, digests = hashlib.sha256(), []
-    for block in _blocks(store.stream(row.key)):
+    for block in blocks_of(store.stream(row.key), BLOCK_BYTES):
         whole.update(block)
         digests.append(hashlib.sha256(block).digest())
     if whole.hexdigest() != row.sha256:
         _refuse(row, f"its content has SHA-256 {whole.hexdigest()}, expected {row.sha256}")
     return tuple(digests)
-
-
-def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in blocks of one length, the last may be shorter; a store's pieces are mostly that already."""
-    rest = b""
-    for piece in pieces:
-        rest = rest + piece if rest else piece
-        while len(rest) >= BLOCK_BYTES:
-            yield rest[:BLOCK_BYTES]
-            rest = rest[BLOCK_BYTES:]
-    if rest:
-        yield rest
 
 
 def _refuse(row: ModelFileRow, why: str) -> NoReturn:

@@ -16,6 +16,7 @@ from fedafd.domain.config.method import AlignmentConfig, DistillationConfig, Fus
 from fedafd.domain.config.modes import AveragingMode, BundleDtype, WireDtype
 from fedafd.domain.config.retention import RetentionConfig
 from fedafd.domain.config.training import ClientTrainingConfig, ServerTrainingConfig
+from fedafd.domain.kinds import Modality
 from fedafd.domain.presets import PRESETS, merged
 from fedafd.domain.strategies import strategy_names, strategy_values
 
@@ -120,6 +121,10 @@ class FederationConfig(Config):
         if self.averaging is not AveragingMode.OFF and self.client.vocabulary != "public":
             raise ValueError("averaging: weights needs client.vocabulary: public, so that embeddings mean the same")
         return self
+
+    def encoder_of(self, modality: Modality) -> EncoderConfig:
+        """The global encoder of this modality."""
+        return self.image_encoder if modality is Modality.IMAGE else self.text_encoder
 
     def sites_json(self) -> str:
         """As `canonical_json`, without what concerns the server alone: it reads like the defaults at a site."""
