@@ -51,11 +51,13 @@ from fedafd.storage.store import ObjectInfo
 _NUM_PUBLIC = 6
 _OUTPUTS = {
     StageKind.PREPARE: ("server-state", "representations", "encoder-bundle/image", "encoder-bundle/text"),
-    StageKind.FOLD: ("sed-state",),
+    StageKind.FOLD: ("sed-state", "sed-sheet"),
+    StageKind.WEIGH: ("sed-limit",),
     StageKind.MERGE: ("sed-state",),
     StageKind.DISTIL: ("server-state",),
     StageKind.EVALUATE: ("server-state", "model/config"),
 }
+_METRICS = {StageKind.EVALUATE: {"rsum": 1.0}}
 
 
 @dataclass
@@ -369,7 +371,7 @@ async def _work(
         outputs = await _outputs(kind, stage.stage_id, claim.output_prefix, store)
         done.append(
             distillation.CompleteStageRequest(
-                stage_id=stage.stage_id, token=stage.token, outputs=outputs, metrics={"rsum": 1.0}
+                stage_id=stage.stage_id, token=stage.token, outputs=outputs, metrics=_METRICS.get(kind, {})
             )
         )
     done[0].companions.extend(done[1:])

@@ -12,11 +12,11 @@ from tests.aggregator.crowd import Counts, crowd_of
 from tests.servers import ROOT
 
 _BOUNDS = {
-    "statements": (260, 36),
+    "statements": (330, 36),
     "executions": (300, 22),
     "transactions": (60, 8),
     "objects": (4, 8),
-    "stages": (5, 2.5),
+    "stages": (7, 2),
     "calls": (20, 16),
     "messages": (4, 0.7),
 }

@@ -189,7 +189,8 @@ def test_the_tree_gives_the_same_bits_whoever_was_first() -> None:
         done: dict[tuple[int, int], SimilarityEnsemble] = {}
         while not (plan := plan_merges(11, leaves, done)).settled:
             for step in plan.ready:
-                parts = [SimilarityEnsemble.from_state(child.state()) for child in step.children]
+                single = [child for child in step.children if isinstance(child, SimilarityEnsemble)]
+                parts = [SimilarityEnsemble.from_state(child.state()) for child in single]
                 for part in parts:
                     part.cap(limit_N, min(1.0, share * part.count))
                 for part in parts[1:]:

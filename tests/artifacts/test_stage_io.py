@@ -46,6 +46,18 @@ STORED = [
     (MergeInputs(states=("a", "b")), ["sed-state/0", "sed-state/1"]),
     (MergeInputs(states=("a", "b"), limit="t"), ["sed-state/0", "sed-state/1", "sed-limit"]),
     (
+        MergeInputs(states=("a", ("b", ("c", "d")), ("e", "f")), limit="t"),
+        [
+            "sed-state/0",
+            "sed-state/1/0",
+            "sed-state/1/1/0",
+            "sed-state/1/1/1",
+            "sed-state/2/0",
+            "sed-state/2/1",
+            "sed-limit",
+        ],
+    ),
+    (
         DistilInputs(server_state="s", global_representations="g", ensembles=BOTH, client_weights=("v", "w")),
         [
             "server-state",

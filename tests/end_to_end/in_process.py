@@ -6,7 +6,7 @@ What it makes is what the services must make, bit for bit, whatever fails meanwh
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import unified_diff
 from pathlib import Path
@@ -28,7 +28,7 @@ from fedafd.domain.config import FederationConfig, parse_agent_config, parse_fed
 from fedafd.domain.contributions import contributions_of
 from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import ClientKind, Modality, StageKind
-from fedafd.domain.merge_tree import plan_merges
+from fedafd.domain.merge_tree import Branch, plan_merges
 from fedafd.domain.seeds import derive_seed
 
 
@@ -178,8 +178,8 @@ class InProcess:
         assert plan.root is not None
         return plan.root
 
-    def _merged(self, number: int, states: Sequence[bytes], modality: Modality, limit: bytes | None) -> bytes:
-        inputs = MergeInputs(states=tuple(states), limit=limit).named()
+    def _merged(self, number: int, states: tuple[Branch[bytes], ...], modality: Modality, limit: bytes | None) -> bytes:
+        inputs = MergeInputs(states=states, limit=limit).named()
         return self._stage(StageKind.MERGE, number, inputs, modality).outputs["sed-state"]
 
     def _kept(self, content: bytes) -> Path:

@@ -14,6 +14,7 @@ from safetensors.torch import load, save
 from fedafd.algorithm.checks import InvalidTensorError
 from fedafd.domain.config import FederationConfig, parse_federation_config
 from fedafd.domain.kinds import Modality
+from fedafd.domain.merge_tree import Branch
 from fedafd.learning.ensemble import aggregate, fold_state, merge_states
 from fedafd.learning.weighing import Weighed, score_sheet, weigh
 
@@ -85,6 +86,30 @@ def test_the_merged_states_hold_the_weights_that_are_told() -> None:
     state, limit = load(merged), load(found.limit)
     total_N = state["running_max"].double() + state["normaliser"].double().log()
     np.testing.assert_allclose(total_N.numpy(), limit["limit"].numpy(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"weight_cap": None},
+        {"weight_cap": "strict"},
+        {"trimmed_share": 0.3},
+        {"ensemble": "mean"},
+        {"temperature": 0.02},
+    ],
+)
+def test_several_levels_merged_at_once_have_the_bits_of_one_after_the_other(given: dict[str, Any]) -> None:
+    chosen = config(**{"leave_out_copies": False} | given)
+    states = states_of(chosen, [CENTRED, *(honest(seed) for seed in range(20, 39))])
+    limit = weighed(chosen, states).limit if chosen.distillation.caps_weights else None
+
+    def merged(*parts: bytes) -> bytes:
+        return merge_states(parts, limit)
+
+    levels = merged(merged(*states[:8]), merged(merged(*states[8:11]), merged(*states[11:16])), *states[16:])
+    tree: tuple[Branch[bytes], ...] = (tuple(states[:8]), (tuple(states[8:11]), tuple(states[11:16])), *states[16:])
+    assert merge_states(tree, limit) == levels
 
 
 def test_one_and_two_clients_merge_to_the_bits_of_no_cap() -> None:

@@ -32,6 +32,8 @@ __all__ = ["merge_plan", "step_collecting"]
 
 _MOST_REASONS = 3
 """That the reason of a round without its quorum tells."""
+_MOST_MERGED_BYTES = 32 << 20
+"""Of states that one stage merges over several levels: more are merged by several stages at the same time."""
 _OPEN = frozenset(state.value for state in OPEN_PARTICIPATION_STATES)
 _DELIVERED = ParticipationState.DELIVERED.value
 # A look at a large round compares with these thousands of times, and an enum's value is a call.
@@ -57,14 +59,12 @@ async def step_collecting(step: Step, stages: list[StageLook]) -> bool:
     await note_contributions(step, cohort, weighings)
     changed = await start_weighing(step, weighings)
     plans = {m: _plan(cohort, stages, m, leaves[m], weighings[m]) for m in Modality}
-    begun = {(s.modality, s.level, s.position) for s in stages if s.kind == _MERGE}
     merges = {
         (modality, ready.level, ready.position): MergeInputs(
-            states=tuple(ready.children), limit=weighings[modality].limit
+            states=ready.children, limit=weighings[modality].limit
         ).named()
         for modality, plan in plans.items()
         for ready in plan.ready
-        if (modality.value, ready.level, ready.position) not in begun
     }
     if merges:
         there = await add_stages(step.session, step.row.id, StageKind.MERGE, merges)
@@ -174,9 +174,16 @@ def _plan(
     out = {position for position, contribution in weighing.contributions.items() if contribution.left_out}
     states = {position: None if leaf is None or position in out else leaf.state for position, leaf in leaves.items()}
     name = modality.value
-    done = [s for s in stages if s.kind == _MERGE and s.modality == name and s.state == _DONE and s.outputs]
-    merged = {(s.level, s.position): sed_state_of(s.outputs or {}) for s in done}
-    return plan_merges(len(cohort), states, merged)
+    merges = [s for s in stages if s.kind == _MERGE and s.modality == name]
+    done = [s for s in merges if s.state == _DONE and s.outputs]
+    return plan_merges(
+        len(cohort),
+        states,
+        {(s.level, s.position): sed_state_of(s.outputs or {}) for s in done},
+        begun={(s.level, s.position) for s in merges},
+        size_of=lambda state: state["size_bytes"],
+        most_bytes=_MOST_MERGED_BYTES,
+    )
 
 
 def _leaves(cohort: _Cohort, stages: list[StageLook], modality: Modality) -> _Leaves:

@@ -12,7 +12,7 @@ from typing import Any
 
 from fedafd.aggregator.step import COORDINATOR, Step
 from fedafd.artifacts.ref import ArtifactRef
-from fedafd.artifacts.stage_io import FoldOutputs, MergeInputs, WeighInputs, WeighOutputs
+from fedafd.artifacts.stage_io import FoldOutputs, WeighInputs, WeighOutputs, merge_limit
 from fedafd.domain.contributions import Contribution, contributions_of
 from fedafd.domain.kinds import Modality, StageKind
 from fedafd.domain.states import StageState
@@ -45,7 +45,7 @@ def weighing_of(cohort_size: int, leaves: Leaves, stages: Sequence[StageLook], m
     sheets = {position: leaf.sheet for position, leaf in filled.items() if leaf.sheet is not None}
     name, merge = modality.value, StageKind.MERGE.value
     mine = [stage for stage in stages if stage.kind != StageKind.FOLD and stage.modality == name]
-    plain = [s for s in mine if s.kind == merge and MergeInputs.of(s.inputs or {}).limit is None]
+    plain = [s for s in mine if s.kind == merge and merge_limit(s.inputs or {}) is None]
     if len(sheets) < len(filled) or plain:
         return Weighing()
     if len(leaves) < cohort_size:

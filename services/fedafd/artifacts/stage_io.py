@@ -6,12 +6,13 @@ works. Names are part of the stored format: a round that was planned before an u
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from fedafd.artifacts.ref import ArtifactRef
 from fedafd.domain.kinds import Modality, UploadPurpose
+from fedafd.domain.merge_tree import Branch
 
 __all__ = [
     "BUNDLE",
@@ -38,6 +39,7 @@ __all__ = [
     "find_sed_state",
     "is_client_representations",
     "is_global_representations",
+    "merge_limit",
     "model_path",
     "sed_state_of",
     "sed_state_outputs",
@@ -108,6 +110,11 @@ def sed_state_of(outputs: Mapping[str, T]) -> T:
 def find_sed_state(outputs: Mapping[str, T]) -> T | None:
     """The same; None where there is none."""
     return outputs.get(_SED)
+
+
+def merge_limit(inputs: Mapping[str, T]) -> T | None:
+    """What weights are capped by among the inputs of MERGE; None where they are not."""
+    return inputs.get(_LIMIT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,21 +249,23 @@ class WeighOutputs(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True)
 class MergeInputs(Generic[T]):
-    """States of the ensemble, in the order of the tree, and the limit where clients' weights are capped."""
+    """States of the ensemble, in the order of the tree, and the limit where clients' weights are capped.
 
-    states: tuple[T, ...]
+    A state's name is its way from the node that is merged: its number among the children at each level.
+    """
+
+    states: tuple[Branch[T], ...]
     limit: T | None = None
 
     def named(self) -> dict[str, T]:
         """By name."""
         limit = {} if self.limit is None else {_LIMIT: self.limit}
-        return {f"{_SED}/{number}": state for number, state in enumerate(self.states)} | limit
+        return dict(_ways(self.states, _SED)) | limit
 
     @classmethod
     def of(cls, inputs: Mapping[str, T]) -> MergeInputs[T]:
         """From names."""
-        states = _below(inputs, f"{_SED}/")
-        return cls(states=tuple(states[str(number)] for number in range(len(states))), limit=inputs.get(_LIMIT))
+        return cls(states=_branches(_below(inputs, f"{_SED}/")), limit=merge_limit(inputs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -342,6 +351,21 @@ class EvaluateOutputs(Generic[T]):
 
 def _below(values: Mapping[str, T], prefix: str) -> dict[str, T]:
     return {name.removeprefix(prefix): artifact for name, artifact in values.items() if name.startswith(prefix)}
+
+
+def _ways(branches: tuple[Branch[T], ...], above: str) -> Iterator[tuple[str, T]]:
+    for number, branch in enumerate(branches):
+        way = f"{above}/{number}"
+        if isinstance(branch, tuple):
+            yield from _ways(branch, way)
+        else:
+            yield way, branch
+
+
+def _branches(by_way: Mapping[str, T]) -> tuple[Branch[T], ...]:
+    """The children of the node that these ways begin at."""
+    numbers = sorted({int(way.partition("/")[0]) for way in by_way})
+    return tuple(by_way[str(n)] if str(n) in by_way else _branches(_below(by_way, f"{n}/")) for n in numbers)
 
 
 def _by_modality(values: Mapping[str, T], prefix: str) -> dict[Modality, T]:

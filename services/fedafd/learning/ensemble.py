@@ -26,6 +26,7 @@ from fedafd.artifacts.sed_states import HALF_ROWS, WEIGHTED_SUM
 from fedafd.domain.config import EnsembleMode, FederationConfig
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import Modality
+from fedafd.domain.merge_tree import Branch
 from fedafd.learning.optimizers import choose_device
 
 __all__ = [
@@ -89,16 +90,13 @@ def fold_state(
     return packed_state(ensemble)
 
 
-def merge_states(states: Sequence[bytes], limit: bytes | None = None) -> bytes:
+def merge_states(states: Sequence[Branch[bytes]], limit: bytes | None = None) -> bytes:
     """One state of several, merged in the given order; with the limit of fedafd.learning.weighing each is capped.
 
+    A branch that holds several is merged first: the bits are those of merging what it merges to.
     Raises DataError or InvalidTensorError for one that is no state.
     """
-    limits = None if limit is None else _tensors_in(limit)
-    merged = _capped(states[0], limits)
-    for state in states[1:]:
-        merged.merge(_capped(state, limits))
-    return packed_state(merged)
+    return packed_state(_merged(states, None if limit is None else _tensors_in(limit)))
 
 
 def state_digest(state: bytes) -> bytes:
@@ -118,6 +116,22 @@ def aggregate(config: FederationConfig, state: bytes) -> NDArray[np.float32]:
     return result
 
 
+def _merged(branches: Sequence[Branch[bytes]], limits: Mapping[str, Tensor] | None) -> SimilarityEnsemble:
+    merged = _branch(branches[0], limits)
+    for branch in branches[1:]:
+        merged.merge(_branch(branch, limits))
+    return merged
+
+
+def _branch(branch: Branch[bytes], limits: Mapping[str, Tensor] | None) -> SimilarityEnsemble:
+    if isinstance(branch, bytes):
+        return _capped(branch, limits)
+    merged = _merged(branch, limits)
+    if limits is not None:  # as the state that it would be
+        merged.cap(limits["limit"], _share(merged, limits))
+    return merged
+
+
 def _capped(state: bytes, limits: Mapping[str, Tensor] | None) -> SimilarityEnsemble:
     ensemble = read_state(state)
     if limits is not None:
@@ -125,8 +139,12 @@ def _capped(state: bytes, limits: Mapping[str, Tensor] | None) -> SimilarityEnse
             trimmed = limits.get(trimmed_name(state_digest(state)))
             if trimmed is not None:
                 ensemble.leave_out(trimmed)
-        ensemble.cap(limits["limit"], min(1.0, float(limits["share"]) * ensemble.count))
+        ensemble.cap(limits["limit"], _share(ensemble, limits))
     return ensemble
+
+
+def _share(ensemble: SimilarityEnsemble, limits: Mapping[str, Tensor]) -> float:
+    return min(1.0, float(limits["share"]) * ensemble.count)
 
 
 def _tensors_in(state: bytes) -> Mapping[str, Tensor]:
